@@ -1,0 +1,73 @@
+"""cw: a Python loop on hundreds of cores.
+
+    thread = cw.client.ClientThread(callback)    results through callbacks
+    executor = cw.ClusterExecutor()              results through concurrent.futures
+    with cw.allocate(8): ...                     a cluster for the length of a block
+
+`python -m cw.master` and `python -m cw.worker HOST` make a cluster by hand. All public names are here; a
+module is loaded when a name of it is first used, so that cw's own processes start fast.
+"""
+
+from __future__ import annotations
+
+from cw import program as _program
+
+_program.drop_cwd_from_path()  # for `python -m cw.…`, before anything of the standard library is imported
+
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+from cw.version import VERSION as __version__  # noqa: E402
+
+if TYPE_CHECKING:
+    from cw import client as client
+    from cw import mp as mp
+    from cw.address import PORT as PORT
+    from cw.client import ClientThread as ClientThread
+    from cw.client import randid as randid
+    from cw.errors import ConnectionError as ConnectionError
+    from cw.errors import EnvironmentMismatch as EnvironmentMismatch
+    from cw.errors import Error as Error
+    from cw.errors import JobTimeout as JobTimeout
+    from cw.errors import NotPicklable as NotPicklable
+    from cw.errors import ProtocolError as ProtocolError
+    from cw.errors import RemoteException as RemoteException
+    from cw.errors import RemoteTraceback as RemoteTraceback
+    from cw.errors import WorkerLost as WorkerLost
+    from cw.executor import ClusterExecutor as ClusterExecutor
+    from cw.executor import SlurmExecutor as SlurmExecutor
+    from cw.mp import allocate as allocate
+    from cw.mp import start as start
+    from cw.mp import stop as stop
+
+_MODULES = ("client", "mp")
+_MODULE_BY_NAME = {
+    "PORT": "address",
+    "ClientThread": "client",
+    "randid": "client",
+    "ClusterExecutor": "executor",
+    "SlurmExecutor": "executor",
+    "allocate": "mp",
+    "start": "mp",
+    "stop": "mp",
+} | dict.fromkeys(
+    ("ConnectionError", "EnvironmentMismatch", "Error", "JobTimeout", "NotPicklable", "ProtocolError",
+     "RemoteException", "RemoteTraceback", "WorkerLost"), "errors",
+)  # fmt: skip
+
+__all__ = ["__version__", *_MODULES, *_MODULE_BY_NAME]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _MODULES:
+        return importlib.import_module(f"cw.{name}")
+    module = _MODULE_BY_NAME.get(name)
+    if module is None:
+        raise AttributeError(f"module 'cw' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"cw.{module}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

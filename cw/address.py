@@ -1,0 +1,436 @@
+"""Finding the master, for workers and clients alike; and the user's own directory, with the address files.
+
+    HOST given ------------------------------------------.
+    CW_MASTER in the environment ------------------------|   the first of these that there is
+    the cluster that this very process has started ------'   is the only candidate
+    the address file of the cluster's name (CW_CLUSTER) --.
+    (what other modules add to FINDERS) ------------------|   else all of these, in this order:
+    this machine, port 5494 ------------------------------'   the connector passes over who refuses
+
+A HOST without a port: the address file's port if the file names that host, else 5494.
+
+The user's own directory is `~/.cw`, or what `CW_HOME` names: 0700, its files 0600. Nothing in it is trusted
+if others could have written it. Nothing here resolves names or connects: the connector does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from cw.program import Mistake
+
+PORT = 5494
+"""Of a master that is told no other."""
+
+MAX_FILE_SIZE = 64 * 1024
+"""Bytes read of a file in the user's own directory: more than any of ours has."""
+
+# Besides the loopback: bridges of containers and virtual machines, which have the same address everywhere.
+_PRIVATE_INTERFACES = ("lo", "docker", "br-", "veth", "virbr", "lxc", "cni", "podman")
+_SIOCGIFADDR = 0x8915  # From <linux/sockios.h>.
+
+logger = logging.getLogger("cw.address")
+
+
+class AddressError(Mistake, ValueError):
+    """An address or a cluster's name that cannot be one."""
+
+
+class HomeError(Mistake, PermissionError):
+    """The user's own directory or a file in it cannot be made, or is not to be trusted."""
+
+
+class Candidate(NamedTuple):
+    """Where a master may be."""
+
+    host: str
+    port: int
+    source: str
+    """How we come to think so: for messages."""
+
+    def __str__(self) -> str:
+        return f"{join(self.host, self.port)} ({self.source})"
+
+
+# --- HOST:PORT ------------------------------------------------------------------------------
+
+
+def parse(text: str) -> tuple[str, int | None]:
+    """`'HOST'`, `'HOST:PORT'`, `'[IPv6]:PORT'` or a bare IPv6 address -> (host, port or None).
+
+    Raises AddressError, a ValueError.
+    """
+    host, colon, port = _split(text.strip())
+    if not re.fullmatch(r"[0-9A-Fa-f:.]+(%\w+)?" if ":" in host else r"[^\s/@,[\]]+", host):
+        raise AddressError(f"{text!r} is no address of a master: give HOST, HOST:PORT or [IPV6]:PORT")
+    return host, check_port(port, text) if colon else None
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    """(host, colon, port), with an empty host where that cannot be."""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        is_sound = ":" in host and bracket and rest[:1] in ("", ":")
+        return (host if is_sound else "", rest[:1], rest[1:])
+    return (text, "", "") if text.count(":") > 1 else text.partition(":")
+
+
+def check_port(port: int | str, context: str | None = None) -> int:
+    """`port` (int or text) as an int from 1 to 65535. Raises AddressError, a ValueError."""
+    digits = str(port)
+    if isinstance(port, bool) or not re.fullmatch("[0-9]{1,5}", digits) or not 1 <= int(digits) <= 65535:
+        where = "" if context in (None, port) else f" in {context!r}"
+        raise AddressError(f"{digits!r}{where} is no port: give a number from 1 to 65535")
+    return int(digits)
+
+
+def join(host: str, port: int) -> str:
+    """`'HOST:PORT'`, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# --- finding the master ---------------------------------------------------------------------
+
+# The masters that this process has started, the innermost last. Touched by launchers, in the user's threads.
+_started_here: list[tuple[str, int]] = []
+
+
+def bind_process(address: str) -> None:
+    """From now on, clients of this process use the master at `address` ('HOST:PORT') if told no other."""
+    host, port = parse(address)
+    _started_here.append((host, port or PORT))
+
+
+def started_here() -> str:
+    """The address of the master that `bind_process` named last, or ''."""
+    return join(*_started_here[-1]) if _started_here else ""
+
+
+def unbind_process(address: str) -> None:
+    """Undo `bind_process`; nothing happens if it was undone before, or never done."""
+    for bound in reversed(_started_here):
+        if join(*bound) == address:
+            _started_here.remove(bound)
+            return
+
+
+def find_master(host: str | None = None, port: int | None = None) -> list[Candidate]:
+    """Where to look for the master, the likeliest first: a list of `Candidate`, never empty.
+
+    `host` may be 'HOST:PORT'. A port that is given stands above one that is found. Ask again before every
+    round of attempts: a master may have come, or come back elsewhere. Raises AddressError or HomeError.
+    """
+    port = None if port is None else check_port(port)
+    named: tuple[str, int | None]
+    if host:
+        named, source = parse(host), "as given"
+        if port and named[1] and named[1] != port:
+            raise AddressError(f"{host!r} and port {port} contradict each other: give the port once")
+    elif os.environ.get("CW_MASTER"):
+        try:
+            named, source = parse(os.environ["CW_MASTER"]), "from CW_MASTER"
+        except AddressError as error:
+            raise AddressError(f"in the environment variable CW_MASTER: {error}") from None
+    elif _started_here:
+        named, source = _started_here[-1], "started by this program"
+    else:
+        found = [candidate for find in FINDERS for candidate in find()]
+        return [c._replace(port=port) for c in found] if port else found
+    name, named_port = named
+    return [Candidate(name, port or named_port or _port_in_file(name) or PORT, source)]
+
+
+def _find_in_address_file() -> list[Candidate]:
+    entry = read_address()
+    if entry is None:
+        return []
+    source = f"from {address_file()}"
+    hosts = [host for host in entry["addresses"] if not is_loopback(host)]
+    if entry["machine"] == _machine():
+        hosts = entry["loopback"] + hosts
+    if not hosts:
+        logger.warning(
+            "%s names a master that only programs on %s reach: passed over (--host opens it to others)",
+            address_file(),
+            entry["host"],
+        )
+    return [Candidate(host, entry["port"], source) for host in hosts]
+
+
+def _find_on_this_machine() -> list[Candidate]:
+    return [Candidate("localhost", PORT, "nothing else is known")]
+
+
+FINDERS: list[Callable[[], list[Candidate]]] = [_find_in_address_file, _find_on_this_machine]
+"""Asked in this order where no host is named. Launchers of masters elsewhere put theirs before the last."""
+
+
+def _port_in_file(host: str) -> int | None:
+    entry = read_address()
+    if entry is None:
+        return None
+    if is_loopback(host):
+        is_named = entry["machine"] == _machine() and bool(entry["loopback"])
+    else:
+        is_named = any(_is_same_host(host, other) for other in [entry["host"], *entry["addresses"]])
+    return entry["port"] if is_named else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the name or address is one that always means the own machine."""
+    plain = _plain(host)
+    return plain in ("localhost", "::1") or plain.startswith("127.")
+
+
+def _plain(host: str) -> str:
+    """The host in one spelling: lower case, IPv6 in its short form."""
+    host = host.lower().rstrip(".")
+    if ":" in host:
+        with contextlib.suppress(OSError):
+            return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host))
+    return host
+
+
+def _is_same_host(one: str, other: str) -> bool:
+    """Same address or name, where a short name is taken for the full one."""
+    one, other = _plain(one), _plain(other)
+    if ":" in one + other or re.fullmatch("[0-9.]+", one) or re.fullmatch("[0-9.]+", other):
+        return one == other
+    return one == other or (("." in one) != ("." in other) and one.split(".")[0] == other.split(".")[0])
+
+
+# --- the address file -----------------------------------------------------------------------
+
+
+def cluster_name() -> str:
+    """The name of the cluster that this process belongs to: CW_CLUSTER, or 'default'."""
+    return check_cluster_name(os.environ.get("CW_CLUSTER") or "default")
+
+
+def check_cluster_name(name: str) -> str:
+    """`name`, which becomes part of file names. Raises AddressError."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", name):
+        raise AddressError(
+            f'{name!r} is no name for a cluster: use up to 64 letters, digits, "_", "-" and "."'
+        )
+    return name
+
+
+def address_file(name: str | None = None) -> str:
+    """The path of the address file of the cluster `name`."""
+    return os.path.join(home_directory(), _file_name(name))
+
+
+def write_address(bound_host: str, port: int, name: str | None = None) -> str:
+    """Say where the master of this process listens; returns the start id, which `remove_address` wants.
+
+    `bound_host` is what it is bound to: '', '::' and '0.0.0.0' are all interfaces. Raises HomeError, OSError.
+    """
+    import json  # Not above: a client that finds no address file does without.
+
+    start_id = os.urandom(16).hex()
+    addresses, loopback = _own_addresses(bound_host)
+    entry = {
+        "start_id": start_id,
+        "host": os.uname().nodename,
+        "addresses": addresses,
+        "loopback": loopback,
+        "port": port,
+        "machine": _machine(),
+        "pid": os.getpid(),
+        "time": time.time(),
+    }
+    make_home()
+    with locked(f"{_file_name(name)}.lock"):
+        write_private(_file_name(name), json.dumps(entry, indent=1).encode())
+    return start_id
+
+
+def remove_address(start_id: str, name: str | None = None) -> None:
+    """Remove the address file if it is still the one that `write_address` made."""
+    with contextlib.suppress(OSError), locked(f"{_file_name(name)}.lock"):
+        entry = read_address(name)
+        if entry is not None and entry["start_id"] == start_id:
+            os.unlink(address_file(name))
+
+
+def read_address(name: str | None = None) -> dict[str, Any] | None:
+    """The address file's content as a dict, or None where there is no usable one (told in the log).
+
+    Raises HomeError if others could have written it.
+    """
+    data = read_private(_file_name(name))
+    if data is None:
+        return None
+    import json
+
+    try:
+        entry: dict[str, Any] = json.loads(data)
+        texts = [entry["start_id"], entry["host"], entry["machine"], *entry["addresses"], *entry["loopback"]]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a text is missing")
+        check_port(entry["port"])
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning(
+            "%s is no address file of this version of cw: passed over (%r)", address_file(name), error
+        )
+        return None
+    return entry
+
+
+def _file_name(name: str | None) -> str:
+    return f"address-{check_cluster_name(name) if name else cluster_name()}.json"
+
+
+def _machine() -> str:
+    """What tells this machine's loopback from others': its boot and its network (a container has its own)."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return f"{file.read().strip()}/{os.stat('/proc/self/ns/net').st_ino}"
+
+
+def _own_addresses(bound_host: str) -> tuple[list[str], list[str]]:
+    """(addresses for other machines, addresses for this one) of a master that is bound to `bound_host`."""
+    if is_loopback(bound_host):
+        return [], [bound_host]
+    if bound_host not in ("", "::", "0.0.0.0"):
+        return [bound_host], []
+    addresses = [os.uname().nodename, *_ipv4_addresses()]
+    if bound_host != "0.0.0.0":
+        addresses += _ipv6_addresses()
+    return [host for host in addresses if not is_loopback(host)], ["127.0.0.1"]
+
+
+def _ipv4_addresses() -> list[str]:
+    import fcntl
+    import struct
+
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        for _, interface in socket.if_nameindex():
+            if not interface.startswith(_PRIVATE_INTERFACES):
+                with contextlib.suppress(OSError):  # It has no IPv4 address.
+                    answer = fcntl.ioctl(asker, _SIOCGIFADDR, struct.pack("256s", interface.encode()[:15]))
+                    found.append(socket.inet_ntoa(answer[20:24]))
+    return found
+
+
+def _ipv6_addresses() -> list[str]:
+    try:
+        with open("/proc/net/if_inet6") as file:
+            rows = [line.split() for line in file]
+    except OSError:  # A machine without IPv6.
+        return []
+    return [
+        socket.inet_ntop(socket.AF_INET6, bytes.fromhex(row[0]))
+        for row in rows
+        if row[3] == "00" and not row[5].startswith(_PRIVATE_INTERFACES)
+    ]  # 00: not for one link only.
+
+
+# --- the user's own directory ---------------------------------------------------------------
+
+
+def home_directory() -> str:
+    """The path of the user's own directory: CW_HOME, or ~/.cw. It need not be there."""
+    path = os.environ.get("CW_HOME") or os.path.expanduser("~/.cw")
+    if path.startswith("~"):
+        raise HomeError("this user has no home directory: set CW_HOME to a directory of your own")
+    return os.path.abspath(path)
+
+
+def make_home() -> str:
+    """Make the user's own directory where there is none; returns its path. Raises HomeError."""
+    path = home_directory()
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise HomeError(
+            f"cannot make the directory {path} ({error.strerror}): set CW_HOME to a directory of your own"
+        ) from error
+    check_home()
+    return path
+
+
+def check_home() -> bool:
+    """Whether the user's own directory is there. Raises HomeError if others can read or write it."""
+    path = home_directory()
+    try:
+        link, target = os.lstat(path), os.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise HomeError(f"cannot look at {path}: {error.strerror}") from error
+    if not stat.S_ISDIR(target.st_mode):
+        raise HomeError(f"{path} is no directory: move it away, or set CW_HOME to a directory of your own")
+    if {link.st_uid, target.st_uid} != {os.geteuid()}:  # A link of somebody else's may lead anywhere.
+        raise HomeError(f"{path} belongs to another user: set CW_HOME to a directory of your own")
+    if target.st_mode & 0o077:
+        raise HomeError(
+            f"{path} is open to other users (mode {stat.S_IMODE(target.st_mode):04o}): "
+            f"see what is in it, then run: chmod 700 {path}"
+        )
+    return True
+
+
+def read_private(name: str) -> bytes | None:
+    """The bytes of a file in that directory, or None. Raises HomeError if others may have written it."""
+    if not check_home():
+        return None
+    path = os.path.join(home_directory(), name)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HomeError(f"cannot read {path} ({error.strerror}): remove it") from error
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise HomeError(f"{path} could have been written by another user: remove it")
+        return file.read(MAX_FILE_SIZE)
+
+
+def write_private(name: str, data: bytes) -> None:
+    """Write a file in that directory, 0600 and atomically: readers see the old one or the new one."""
+    path = os.path.join(home_directory(), name)
+    temporary = f"{path}.{os.urandom(8).hex()}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o600)  # Whatever the umask is.
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold the lock file `name` in that directory; other processes of the user wait."""
+    import fcntl
+
+    path = os.path.join(home_directory(), name)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:  # A network file system without locks: then two of us at once may err.
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # A fork's child may hold the descriptor and outlive this.
+        os.close(descriptor)

@@ -1,0 +1,308 @@
+"""Pickling by value: what the user's script defines travels as code, and comes home as itself.
+
+       client                                        runner (its `__main__` is another module)
+    class C, from the script  --(id, definition)-->  C', made once under that id
+    C(1)                      --(id) instance----->  C'(1)
+    isinstance(x, C)          <--(id) instance-----  C'(2)
+
+cloudpickle does the work of taking functions and classes apart. Three things are done differently here:
+
+- *A class belongs to the process that defined it.* cloudpickle, loading an instance that comes home, sets the
+  class's attributes again to what they were over there, and so undoes at home what has changed since. Here the
+  owner of a class ignores what others say about it; others apply a definition once per version of it.
+- *A definition is pickled once.* In calls and results a class is named by id and version, next to the bytes of
+  its definition, which are kept (cloudpickle: 185 us for each dataclass instance, and as much to load it).
+- *What a pickle was made from is watched* (`Watch`), so that it can be used again until a name is bound anew.
+
+A function's pickle (`dumps` with a watch) holds the definitions inline instead: functions and methods that share
+global names at home share them in the runner too.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import io
+import os
+import pickle
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import cloudpickle
+
+_MISSING = object()
+
+# Classes whose definitions are kept pickled. More keeps more of them (and what they refer to) alive after the
+# user has dropped them; fewer pickles a definition again where a program has more classes than this in use.
+_DEFINITIONS = 256
+
+
+class Unpicklable(Exception):
+    """Pickling failed at the object `offender`; `__cause__` is what pickle said."""
+
+    def __init__(self, offender: Any) -> None:
+        super().__init__()
+        self.offender = offender
+
+
+class Watch:
+    """The bindings that a pickle was made from. It holds what it compares, so that no id is used again.
+
+    Only bindings are compared, and by identity: a list that has grown in place is not noticed.
+    """
+
+    __slots__ = ("_cells", "_functions", "_names", "_sizes")
+
+    def __init__(self) -> None:
+        self._functions: list[tuple[FunctionType, CodeType, Any, Any]] = []
+        self._cells: list[tuple[Any, Any]] = []
+        self._names: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
+        self._sizes: list[tuple[Mapping[str, Any], int]] = []
+
+    def add_function(self, function: FunctionType) -> None:
+        """Watch a function that travels by value: its code, defaults, closure, and the globals that it reads."""
+        self._functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
+        for namespace in (function.__kwdefaults__, function.__dict__):
+            if namespace:
+                self.add_namespace(namespace)
+        for cell in function.__closure__ or ():
+            self._cells.append((cell, _contents(cell)))
+        names = function.__globals__
+        for name in global_names(function.__code__):
+            self._names[id(names), name] = (names, name, names.get(name, _MISSING))
+
+    def add_namespace(self, namespace: Mapping[str, Any]) -> None:
+        """Watch all names of a namespace, also for ones that come or go: the `vars()` of an object or a class."""
+        items = list(namespace.items())
+        for name, value in items:
+            self._names[id(namespace), name] = (namespace, name, value)
+        self._sizes.append((namespace, len(items)))
+
+    def is_current(self) -> bool:
+        """Whether everything is still bound to what it was. On the path of every submit: 0.1 us, and 0.04 a name."""
+        for function, code, defaults, kwdefaults in self._functions:
+            if (
+                function.__code__ is not code
+                or function.__defaults__ is not defaults
+                or function.__kwdefaults__ is not kwdefaults
+            ):
+                return False
+        for namespace, name, value in self._names.values():
+            if namespace.get(name, _MISSING) is not value:
+                return False
+        for cell, value in self._cells:
+            if _contents(cell) is not value:
+                return False
+        for namespace, size in self._sizes:  # noqa: SIM110  (a generator costs more than the rest)
+            if len(namespace) != size:
+                return False
+        return True
+
+
+def _contents(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # the variable is not bound yet
+        return _MISSING
+
+
+@functools.lru_cache(maxsize=4096)
+def global_names(code: CodeType) -> tuple[str, ...]:
+    """The names that a piece of code, with what is defined inside it, may read from its globals."""
+    return tuple(dict.fromkeys(_global_names(code)))
+
+
+def _global_names(code: CodeType) -> Iterator[str]:
+    stored = set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"):
+            yield instruction.argval
+        # This is how the body of a class, also of one inside a function, reads names: its own or global ones.
+        elif instruction.opname == "LOAD_NAME" and instruction.argval not in stored:
+            yield instruction.argval
+        elif instruction.opname == "STORE_NAME":
+            stored.add(instruction.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _global_names(constant)
+
+
+def travels_by_value(thing: Any) -> bool:
+    """Whether a function or class cannot be had by importing its module in another process."""
+    module_name = getattr(thing, "__module__", None)
+    found = sys.modules.get(module_name) if isinstance(module_name, str) else None
+    if found is None or module_name == "__main__":
+        return True
+    for part in getattr(thing, "__qualname__", "").split("."):
+        found = getattr(found, part, None)
+    return found is not thing or _is_registered(module_name)
+
+
+def _is_registered(module_name: str) -> bool:
+    registry = cloudpickle.list_registry_pickle_by_value()
+    return any(module_name == name or module_name.startswith(name + ".") for name in registry)
+
+
+# --- classes: who owns them, and which version of a definition is in force ---
+
+_id_by_class: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
+_class_by_id: weakref.WeakValueDictionary[bytes, type] = weakref.WeakValueDictionary()
+# Only classes of other processes are in here: a class that is not belongs to this one.
+_version_by_foreign_class: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
+
+
+class _Definition:
+    """A version of a class that was pickled here: its own pickle (made when a call or result needs it)."""
+
+    __slots__ = ("cls", "data", "version", "watch")
+
+    def __init__(self, cls: type, watch: Watch) -> None:
+        self.cls = cls  # held, so that its id is not used again
+        self.version = os.urandom(8)  # random, so that several processes cannot give the same one to different things
+        self.watch = watch
+        self.data: bytes | None = None
+
+
+# Oldest first. Each operation is one step for the interpreter, so that threads need no lock; a lost race costs
+# one more pickling.
+_definition_by_class_id: dict[int, _Definition] = {}
+
+
+def _definition_of(cls: type) -> _Definition | None:
+    """The definition with its pickle; None: the class is to be had by import."""
+    definition = _definition_by_class_id.get(id(cls))
+    if definition is None or definition.data is None or not definition.watch.is_current():
+        if not travels_by_value(cls):
+            return None
+        data, found = _run(cls, None, Watch())
+        definition = found.get(id(cls))
+        if definition is not None:
+            definition.data = data
+    return definition
+
+
+def _id_of(cls: type) -> bytes:
+    identity = _id_by_class.setdefault(cls, os.urandom(16))
+    _class_by_id[identity] = cls
+    return identity
+
+
+def _make_class(identity: bytes, make: Callable[..., type], arguments: tuple[Any, ...]) -> type:
+    """In a pickle: the class of this id, or else an empty one, which `_set_class_state` will fill."""
+    cls = _class_by_id.get(identity)
+    if cls is None:
+        cls = make(*arguments)
+        _id_by_class[cls] = identity
+        _class_by_id[identity] = cls
+        _version_by_foreign_class[cls] = b""
+    return cls
+
+
+def _set_class_state(cls: type, state: tuple[Callable[..., Any], Any, bytes]) -> None:
+    """In a pickle: fill a class, unless it is ours or filled by this version already."""
+    set_state, attributes, version = state
+    if _version_by_foreign_class.get(cls, version) != version:
+        set_state(cls, attributes)
+        _version_by_foreign_class[cls] = version
+
+
+def _known_class(identity: bytes, version: bytes, definition: bytes) -> type:
+    """In a pickle: the class of this id, made or renewed from its definition where need be."""
+    cls = _class_by_id.get(identity)
+    if cls is not None and _version_by_foreign_class.get(cls, version) == version:
+        return cls
+    return pickle.loads(definition)
+
+
+def _make_cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Callable[..., Any]:
+    return functools.lru_cache(maxsize, typed)(function)
+
+
+class _Pickler(cloudpickle.Pickler):
+    """cloudpickle's, with the differences that the module's text names; and it remembers where it was."""
+
+    def __init__(self, file: io.BytesIO, buffer_callback: Callable[..., Any] | None, watch: Watch | None) -> None:
+        super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+        self.watch = watch
+        self.last: Any = _MISSING
+        self.definitions: dict[int, _Definition] = {}
+
+    def reducer_override(self, thing: Any) -> Any:
+        self.last = thing
+        kind = type(thing)  # not isinstance(), which asks the object, and proxies lie
+        if issubclass(kind, type):
+            return self._reduce_class(thing)
+        if kind is FunctionType:
+            return self._reduce_function(thing)
+        if kind is functools._lru_cache_wrapper:
+            # It pickles by name, which in the runner nobody has: a cached function of the script.
+            if travels_by_value(thing):
+                parameters = thing.cache_parameters()
+                return _make_cached, (thing.__wrapped__, parameters["maxsize"], parameters["typed"])
+        elif kind is ModuleType and self.watch is not None and _is_registered(thing.__name__):
+            self.watch.add_namespace(vars(thing))
+        return super().reducer_override(thing)
+
+    def _reduce_function(self, function: FunctionType) -> Any:
+        if not travels_by_value(function):
+            return NotImplemented
+        if self.watch is not None:
+            # Before its state is taken: a name bound anew between the two must look like a change.
+            self.watch.add_function(function)
+        reduced = super().reducer_override(function)
+        if reduced is not NotImplemented:
+            # cloudpickle passes over the names that the body of a class inside a function reads.
+            names = function.__globals__
+            used = reduced[2][1]["__globals__"]
+            used.update((name, names[name]) for name in global_names(function.__code__) if name in names)
+        return reduced
+
+    def _reduce_class(self, cls: type) -> Any:
+        if self.watch is None:
+            definition = _definition_of(cls)
+            if definition is None:
+                return super().reducer_override(cls)
+            return _known_class, (_id_of(cls), definition.version, definition.data)
+        if travels_by_value(cls):
+            self.watch.add_namespace(vars(cls))
+        reduced = super().reducer_override(cls)
+        if reduced is NotImplemented or len(reduced) < 6:  # by name, or a built-in type that has no name
+            return reduced
+        make, arguments, state, _, _, set_state = reduced
+        definition = _definition_by_class_id.get(id(cls))
+        if definition is None or not definition.watch.is_current():
+            definition = _Definition(cls, self.watch)
+        self.definitions[id(cls)] = definition
+        filling = (set_state, state, definition.version)
+        return _make_class, (_id_of(cls), make, arguments), filling, None, None, _set_class_state
+
+
+def dumps(value: Any, buffer_callback: Callable[..., Any] | None = None, watch: Watch | None = None) -> bytes:
+    """Pickle by value. With a watch, note in it what the pickle is made from, and have definitions inline.
+
+    Raises `Unpicklable`. It may be called from several threads.
+    """
+    return _run(value, buffer_callback, watch)[0]
+
+
+def _run(
+    value: Any, buffer_callback: Callable[..., Any] | None, watch: Watch | None
+) -> tuple[bytes, dict[int, _Definition]]:
+    file = io.BytesIO()
+    pickler = _Pickler(file, buffer_callback, watch)
+    try:
+        pickler.dump(value)
+    except (Unpicklable, MemoryError):  # from the pickling of a class's definition inside this one
+        raise
+    except Exception as error:
+        raise Unpicklable(pickler.last) from error
+    # Only now, when the watch is complete, may others rely on it.
+    for key, definition in pickler.definitions.items():
+        _definition_by_class_id.pop(key, None)
+        _definition_by_class_id[key] = definition
+    for key in list(_definition_by_class_id)[: -_DEFINITIONS]:
+        _definition_by_class_id.pop(key, None)
+    return file.getvalue(), pickler.definitions

@@ -1,0 +1,196 @@
+"""What runs between a worker and one of its runners, all on one machine.
+
+    worker                                                         runner
+      Environment, Functions, Run, Drop  == socket, frames ==>       reads when it has no job left
+      one token a job                    == eventfd ==========>      takes one before each job
+      large payloads                     == socket, memory files ==> maps them
+      large results                     <== the same socket ==       makes them
+      Results, BigResult, Dropped       <== pipe, frames ======      one write a job, at once
+
+A result is written before the next job starts: nothing that job does can hold it back. A pipe costs a third
+of what a socket does. A payload above `wire.LARGE` is not copied through: it lies in a memory file
+(memfd_create(2)) that both sides map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import select
+import selectors
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from cw import messages as m
+from cw import wire
+from cw.network import Connection, Loop
+
+READ = 256 * 1024
+"""Bytes taken from the pipe at once."""
+
+PIPE = 256 * 1024
+"""Bytes that the pipe should hold: how far a runner of short jobs may run ahead of the worker."""
+
+HIGH = 100
+"""The runner's descriptors are moved up here, out of the way of programs that assume small ones."""
+
+
+class Memory(mmap.mmap):
+    """A memory file: shared pages, passed on by descriptor. Gone when nobody maps it or holds it open."""
+
+    fd: int
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.close(self.fd)
+
+
+def allocate(size: int) -> memoryview:
+    """Memory for a payload that may go to a runner (or come from one) without being copied."""
+    fd = os.memfd_create("cw-payload", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, size)
+        return map_file(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def map_file(fd: int, size: int) -> memoryview:
+    """Map a memory file, which the memory owns from now on."""
+    memory = Memory(fd, size)
+    memory.fd = fd
+    return memoryview(memory)
+
+
+def as_memory(payload: Any) -> memoryview:
+    """The payload itself if it lies in a memory file of its own, else a copy that does."""
+    if isinstance(payload, memoryview) and isinstance(payload.obj, Memory) and len(payload) == len(payload.obj):
+        return payload
+    copy = allocate(len(payload))
+    copy[:] = payload
+    return copy
+
+
+class WorkerEnd:
+    """The worker's side. Belongs to the loop's thread.
+
+    `on_results(numbers, statuses, seconds, payloads)` and `on_dropped()` report what the runner says.
+    `runner_fds` are for the runner's process; close them here with `handed_over()`.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        ours, theirs = socket.socketpair()
+        our_files, their_files = socket.socketpair()
+        self._pipe, pipe_in = os.pipe2(os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # the user's share of pipe memory may be used up
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE)
+        os.set_blocking(self._pipe, False)
+        self._tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._stream = Connection(loop, ours)
+        self._files = our_files
+        self._files.setblocking(False)
+        self._loop = loop
+        self._rest = b""
+        self._theirs = theirs, their_files, pipe_in
+        self.runner_fds = [theirs.fileno(), their_files.fileno(), pipe_in, self._tokens]
+        self.functions: dict[Any, None] = {}  # what the runner knows; kept by the worker
+        self.on_results: Callable[[list[int], list[int], list[float], list[Any]], None]
+        self.on_dropped: Callable[[], None]
+        loop.watch(self._pipe, selectors.EVENT_READ, lambda events: self.read())
+
+    def handed_over(self) -> None:
+        """The runner's process has its descriptors: close ours of them."""
+        stream, files, pipe_in = self._theirs
+        stream.close()
+        files.close()
+        os.close(pipe_in)
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        self._stream.send(message)
+
+    def send_jobs(self, jobs: list[tuple[int, int, Any]]) -> None:
+        """Send (dispatch, function, payload)s, with a token for each."""
+        payloads: list[Any] = []
+        for _, _, payload in jobs:
+            if len(payload) > wire.LARGE:
+                memory = as_memory(payload)
+                socket.send_fds(self._files, [len(memory).to_bytes(8, "little")], [memory.obj.fd])  # type: ignore[attr-defined]
+                payload = b""
+            payloads.append(payload)
+        # The token first: a runner that finds none takes the job for one that was retracted.
+        os.eventfd_write(self._tokens, len(jobs))
+        self._stream.send(m.Run([job[0] for job in jobs], [job[1] for job in jobs], payloads))
+
+    def retract(self, count: int) -> int:
+        """Take up to `count` tokens; so many of the jobs sent last are ours again."""
+        taken = self.take_tokens(count)
+        if taken:
+            self._stream.send(m.Drop())
+        return taken
+
+    def take_tokens(self, count: int) -> int:
+        taken = 0
+        with contextlib.suppress(BlockingIOError):
+            while taken < count:
+                os.eventfd_read(self._tokens)
+                taken += 1
+        return taken
+
+    def read(self) -> bool:
+        """Report what the runner has written so far. False: nothing more can come."""
+        try:
+            data = os.read(self._pipe, READ)
+        except BlockingIOError:
+            return True
+        if not data:
+            self._loop.watch(self._pipe, 0, lambda events: None)
+            return False
+        numbers: list[int] = []
+        statuses: list[int] = []
+        seconds: list[float] = []
+        payloads: list[Any] = []
+
+        def take(number: int, status: int, lasted: float, payload: Any) -> None:
+            numbers.append(number)
+            statuses.append(status)
+            seconds.append(lasted)
+            payloads.append(payload)
+
+        others, self._rest = wire.split_results(self._rest + data if self._rest else data, take)
+        dropped = False
+        for frame in others:
+            (message,) = wire.Decoder().feed(frame)
+            if type(message) is m.BigResult:
+                # In order: a runner writes nothing else between this and what came before.
+                take(message.number, message.status, message.seconds, self._receive(message.size))
+            dropped = dropped or type(message) is m.Dropped
+        if numbers:
+            self.on_results(numbers, statuses, seconds, payloads)
+        if dropped:
+            self.on_dropped()
+        return True
+
+    def drain(self) -> None:
+        """Report all that a runner wrote before it ended."""
+        while self.read():
+            if not select.select([self._pipe], [], [], 0)[0]:
+                return  # a child that a job left behind may still hold the other end
+
+    def end(self) -> None:
+        """Let the runner end: it reads the end of its stream."""
+        self._stream.close()
+
+    def close(self) -> None:
+        self._stream.close()
+        self._loop.watch(self._pipe, 0, lambda events: None)
+        self._files.close()
+        os.close(self._pipe)
+        os.close(self._tokens)
+
+    def _receive(self, size: int) -> memoryview:
+        data, fds, _, _ = socket.recv_fds(self._files, 8, 1)
+        return map_file(fds[0], int.from_bytes(data, "little"))

@@ -1,0 +1,190 @@
+"""`ClientThread`: submit calls from any thread; results come back through callbacks.
+
+    thread = cw.client.ClientThread(callback)
+    thread.start()
+    jobid = thread.submit(function, argument)
+
+Callbacks run in the client's own thread, one at a time. The names of the original library are all here.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any
+
+from cw.errors import RemoteException
+from cw.executor import ClusterExecutor, SlurmExecutor
+from cw.session import Session
+
+__all__ = ["ClientThread", "ClusterExecutor", "RemoteException", "SlurmExecutor", "randid"]
+
+logger = logging.getLogger("cw.client")
+
+Callback = Callable[[int, Any], object]
+
+
+def randid() -> int:
+    """A random job id, for the form of `submit` that takes the caller's own."""
+    return secrets.randbits(62)
+
+
+class Options:
+    """Settings of jobs: `thread.options(callback=f).submit(function, *args)`. May be kept and used many times."""
+
+    __slots__ = ("_client", "callback", "on_error")
+
+    def __init__(self, client: ClientThread, callback: Callback | None, on_error: Callback | None) -> None:
+        self._client = client
+        self.callback = callback
+        self.on_error = on_error
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
+        """As `ClientThread.submit`, with these options."""
+        return self._client._submit(self, function, args, kwargs)
+
+
+class ClientThread:
+    """A thread that submits jobs to the master and calls back with their results.
+
+    `callback(jobid, result)` is called in this thread for each job that returns, `on_error(jobid, exception)` for
+    each that fails; without `on_error`, `wait()` raises the first error. Either may be None.
+    `host` may be 'HOST:PORT'; without it the master is found as the README says. `connect_timeout` is in
+    seconds. `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks (but never in a callback);
+    None means no limit of jobs, half of this machine's memory.
+
+    As a context manager it starts, and at the end of the block waits and stops; an exception cancels what is
+    outstanding. At the end of the program, what is outstanding is waited for.
+    """
+
+    def __init__(
+        self,
+        callback: Callback | None = None,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        on_error: Callback | None = None,
+        connect_timeout: float | None = None,
+        max_outstanding: tuple[int | None, int | None] | None = None,
+    ) -> None:
+        self._defaults = Options(self, _checked(callback, "callback"), _checked(on_error, "on_error"))
+        self._session = Session(
+            host, port, self._deliver, lambda number, tag: None, connect_timeout, max_outstanding
+        )
+        self._lock = threading.Lock()
+        self._number_by_jobid: dict[int, int] = {}  # outstanding jobs with an id of the caller's own
+        self._error: BaseException | None = None  # the first that nobody was told
+
+    def start(self) -> None:
+        """Connect to the master. Raises cw.ConnectionError if none answers within `connect_timeout`."""
+        if self._session.is_started():
+            raise RuntimeError("this ClientThread was started before; make another one")
+        self._session.start()
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
+        """Run `function(*args, **kwargs)` on a worker; returns the job's id. From any thread, callbacks included.
+
+        If the first argument is not callable, it is the caller's own id for the job, an int (see `cw.randid`),
+        and the function follows. Raises ValueError for an id that is outstanding, TypeError (NotPicklable) for what
+        cannot be pickled, RuntimeError after `stop`.
+        """
+        return self._submit(self._defaults, function, args, kwargs)
+
+    def options(self, *, callback: Callback | None = None, on_error: Callback | None = None) -> Options:
+        """Jobs with a callback of their own: `.options(callback=f).submit(function, *args)`.
+
+        What is not given here is as it was given to the ClientThread.
+        """
+        return Options(
+            self,
+            _checked(callback, "callback") or self._defaults.callback,
+            _checked(on_error, "on_error") or self._defaults.on_error,
+        )
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until every outstanding job has called back (seconds; TimeoutError after that).
+
+        Then raises the first error that no `on_error` was told: of a job, or of a callback; each is raised once.
+        """
+        if self._session.is_own_thread():
+            raise RuntimeError("wait() in a callback would wait for itself; submit more jobs from callbacks instead")
+        if not self._session.is_started() and self._session.outstanding():
+            raise RuntimeError("wait() before start(): nothing would ever run")
+        if not self._session.wait(timeout):
+            raise TimeoutError(f"{self._session.outstanding()} jobs are still outstanding after {timeout} s")
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def stop(self) -> None:
+        """Leave the master. What is outstanding is cancelled (`on_error` gets a CancelledError). `submit` raises."""
+        self._session.close(is_waiting=False)
+        self._session.join()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the thread has ended, after `stop`."""
+        self._session.join(timeout)
+
+    def is_alive(self) -> bool:
+        """Is the thread running?"""
+        return self._session.is_alive()
+
+    def __enter__(self) -> ClientThread:
+        self.start()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self.stop()
+
+    def _submit(self, options: Options, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        if callable(function):
+            tag = None if options is self._defaults else options
+            return self._session.submit(function, args, kwargs, tag)
+        jobid = function
+        if not isinstance(jobid, int) or isinstance(jobid, bool):
+            raise TypeError(f"submit() takes a function first, or a job id (an int) and a function, not {jobid!r}")
+        if not args or not callable(args[0]):
+            raise TypeError(f"submit({jobid}, ...): after a job id comes the function to call")
+        with self._lock:
+            if jobid in self._number_by_jobid:
+                raise ValueError(f"job id {jobid} is outstanding: take another (cw.randid() makes one)")
+            self._number_by_jobid[jobid] = 0
+        try:
+            self._session.submit(args[0], args[1:], kwargs, (jobid, options))
+        except BaseException:
+            self._number_by_jobid.pop(jobid, None)
+            raise
+        return jobid
+
+    def _deliver(self, number: int, tag: Any, error: BaseException | None, value: Any) -> None:
+        """In the session's thread: fire the callback."""
+        if type(tag) is tuple:
+            number, options = tag
+            self._number_by_jobid.pop(number, None)
+        else:
+            options = self._defaults if tag is None else tag
+        try:
+            if error is None:
+                if options.callback is not None:
+                    options.callback(number, value)
+            elif options.on_error is not None:
+                options.on_error(number, error)
+            elif self._error is None and not isinstance(error, CancelledError):
+                self._error = error
+        except BaseException as failure:
+            logger.error("the callback of job %d failed", number, exc_info=True)
+            if self._error is None:
+                self._error = failure
+
+
+def _checked(callback: Callback | None, name: str) -> Callback | None:
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{name} must be callable, not {callback!r}")
+    return callback

@@ -1,0 +1,576 @@
+"""The master's scheduling policy: facts in, actions out; no socket, no thread, no clock.
+
+      on_submitted        Assign                on_started           on_results
+     -------------> BACKLOG ------> SENT AHEAD -----------> RUNNING ------------> Deliver, forgotten
+                     ^  ^               |                      |
+                     |  '---------------'                      |
+                     |   on_returned, on_worker_departed:      |
+                     |   uncharged                             |
+                     '-----------------------------------------'
+                       on_runner_died: deaths + 1; on_worker_lost: losses + 1; at the limit: GiveUp
+
+The master reports facts to the on_*() methods and carries out the actions that they return, in order.
+A job is in exactly one of these places; sent ahead or running, one worker holds it, under a dispatch
+number of its own, by which late results are recognised. What is cancelled while a worker holds it keeps its
+place there, since it still takes a slot, until the worker says that it is gone.
+
+Within a session jobs go first come first served (what was requeued goes first); sessions take turns.
+A worker gets a job for each idle slot, and ahead of that what its slots will need for AHEAD_SECONDS, judged by
+the measured durations of the jobs' functions. What was sent ahead and waits while another worker idles is
+recalled (`on_tick`), and dispatched again only when the worker has named it as returned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+AHEAD_SECONDS = 0.02
+"""Work sent ahead to each slot. Larger: more to recall. Smaller: slots wait for the master when it is busy."""
+
+AHEAD_JOBS = 1000
+"""Jobs sent ahead to each slot, however short they are."""
+
+FEW_JOBS = 8
+"""Held by each slot: fewer are topped up one by one, more when half of them are done."""
+
+AHEAD_BYTES = 32 * 1024**2
+"""Bytes of payload sent ahead to one worker."""
+
+TURN_JOBS = 32
+"""Jobs of one session dispatched before the next has its turn. Larger: longer frames, coarser turns."""
+
+TURN_SECONDS = 0.001
+"""The same in estimated seconds: jobs that take longer go one at a time."""
+
+SMOOTHING = 0.2
+"""Share of a new duration in a function's estimate."""
+
+DEATHS = 3
+"""Runners that a job may take down before it is given up; `options(attempts=N)`."""
+
+LOSSES = 5
+"""Workers that may vanish with a job running before it is given up: it may be what takes them down."""
+
+
+class Function:
+    """A function of a session: its payload, and how long its jobs take."""
+
+    __slots__ = ("number", "payload", "seconds")
+
+    def __init__(self, number: int, payload: Any = b"") -> None:
+        self.number = number
+        self.payload = payload
+        self.seconds = math.inf  # not known: nothing is sent ahead
+
+
+class Job:
+    """One call, from its submission until its result has been delivered."""
+
+    __slots__ = (
+        "session", "number", "function", "options", "payload", "dispatch", "worker", "cost",
+        "started", "cancelled", "deaths", "losses", "notes", "avoid",
+    )  # fmt: skip
+
+    def __init__(self, number: int, function: Function, options: dict[str, Any] | None, payload: Any) -> None:
+        self.session: Session = None  # type: ignore[assignment]  # set by on_submitted
+        self.number = number
+        self.function = function
+        self.options = options
+        self.payload = payload
+        self.dispatch = 0  # its latest dispatch number
+        self.worker: Worker | None = None  # who holds it
+        self.cost = 0.0  # seconds, as estimated when it was sent
+        self.started = False  # the worker said so
+        self.cancelled = False
+        self.deaths = 0
+        self.losses = 0
+        self.notes: tuple[dict[str, Any], ...] = ()
+        self.avoid: tuple[Worker, int] | None = None  # where it died last: worker, slot
+
+    def limit(self) -> int:
+        return DEATHS if self.options is None else int(self.options.get("attempts", DEATHS))
+
+
+class Session:
+    """One client's life: its open jobs and those of them that wait."""
+
+    __slots__ = ("key", "python", "jobs", "backlog", "requeued", "is_blocked", "is_waiting")
+
+    def __init__(self, key: Hashable, python: Any) -> None:
+        self.key = key
+        self.python = python
+        self.jobs: dict[int, Job] = {}
+        self.backlog: deque[Job] = deque()  # may hold cancelled ones, which are passed over
+        self.requeued: deque[Job] = deque()  # goes before the backlog
+        self.is_blocked = False  # it does not take its results
+        self.is_waiting = False  # in the rotation
+
+
+class Worker:
+    """What one worker holds."""
+
+    __slots__ = ("key", "slots", "python", "held", "load", "size", "quiet", "recalling", "barren")
+
+    def __init__(self, key: Hashable, slots: int, python: Any) -> None:
+        self.key = key
+        self.slots = slots
+        self.python = python
+        self.held: dict[int, Job] = {}  # by dispatch number, in order
+        self.load = 0.0  # seconds: the costs of what is held
+        self.size = 0  # bytes of payload held
+        self.quiet = 0  # ticks since its last result
+        self.recalling = False  # a Recall is not answered yet
+        self.barren = False  # the last Recall gave nothing, and nothing was sent since
+
+    @property
+    def is_idle(self) -> bool:
+        return len(self.held) < self.slots
+
+    @property
+    def is_roomy(self) -> bool:
+        """Should more be sent ahead? With many short jobs here, not before half of them are done:
+        a full frame now and then costs less than a few jobs at each wakeup."""
+        count, full = len(self.held), self.slots * AHEAD_SECONDS
+        if count < FEW_JOBS * self.slots:
+            return self.load < full
+        return self.load < full / 2 and count < self.slots * AHEAD_JOBS // 2 and self.size < AHEAD_BYTES // 2
+
+
+# --- actions ----------------------------------------------------------------------------------
+
+
+class Assign(NamedTuple):
+    """Send these jobs to the worker."""
+
+    worker: Hashable
+    jobs: list[Job]
+
+
+class Recall(NamedTuple):
+    """Ask the worker for up to `count` unstarted jobs."""
+
+    worker: Hashable
+    count: int
+
+
+class StopJobs(NamedTuple):
+    """Tell the worker that these dispatches are not wanted any more."""
+
+    worker: Hashable
+    dispatches: list[int]
+
+
+class Deliver(NamedTuple):
+    """Send these results to the session's client."""
+
+    session: Hashable
+    numbers: list[int]
+    statuses: list[int]
+    seconds: list[float]
+    payloads: list[Any]
+
+
+class GiveUp(NamedTuple):
+    """Tell the client that the job was lost too often."""
+
+    session: Hashable
+    number: int
+    reason: str
+    notes: tuple[dict[str, Any], ...]
+
+
+class TellStarted(NamedTuple):
+    """Tell the client that these jobs run."""
+
+    session: Hashable
+    numbers: list[int]
+
+
+Action = Assign | Recall | StopJobs | Deliver | GiveUp | TellStarted
+
+
+class Dispatcher:
+    """The policy. Keys of sessions and workers are the master's own; methods raise KeyError for unknown ones."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[Hashable, Session] = {}
+        self._workers: dict[Hashable, Worker] = {}
+        self._rotation: deque[Session] = deque()  # sessions with jobs waiting, next first
+        # Ordered sets. Idle: a free slot; roomy: will take something ahead (a superset of idle).
+        self._idle: dict[Worker, None] = {}
+        self._roomy: dict[Worker, None] = {}
+        self._dispatched = 0
+
+    # --- workers ---
+
+    def on_worker_joined(self, key: Hashable, slots: int, python: Any) -> list[Action]:
+        worker = self._workers[key] = Worker(key, slots, python)
+        return self._fill_one(worker)
+
+    def on_worker_departed(self, key: Hashable) -> list[Action]:
+        """It said goodbye: what it still held is requeued, uncharged."""
+        return self._remove_worker(key, None)
+
+    def on_worker_lost(self, key: Hashable, note: dict[str, Any]) -> list[Action]:
+        """It is gone without a word: what may have been running there is charged with a loss."""
+        return self._remove_worker(key, note)
+
+    def on_returned(self, key: Hashable, dispatches: Iterable[int]) -> list[Action]:
+        """The worker does not hold these any more: unstarted, or stopped as it was told."""
+        worker = self._workers[key]
+        jobs = self._release(worker, dispatches)
+        self._requeue(job for job in jobs if not job.cancelled)
+        # Others first: this one was asked to give them up.
+        return self._fill_all() + self._fill_one(worker)
+
+    def on_recalled(self, key: Hashable, dispatches: Sequence[int]) -> list[Action]:
+        """The answer to a Recall."""
+        worker = self._workers[key]
+        worker.recalling = False
+        worker.barren = not dispatches
+        return self.on_returned(key, dispatches)
+
+    def on_started(self, key: Hashable, dispatches: Iterable[int]) -> list[Action]:
+        held = self._workers[key].held
+        by_session: dict[Hashable, list[int]] = {}
+        for dispatch in dispatches:
+            job = held.get(dispatch)
+            if job is not None and not job.started and not job.cancelled:
+                job.started = True
+                by_session.setdefault(job.session.key, []).append(job.number)
+        return [TellStarted(session, numbers) for session, numbers in by_session.items()]
+
+    def on_results(
+        self,
+        key: Hashable,
+        dispatches: Sequence[int],
+        statuses: Sequence[int],
+        seconds: Sequence[float],
+        payloads: Sequence[Any],
+    ) -> list[Action]:
+        """Jobs have ended. Those that this worker does not hold (late results) are dropped quietly."""
+        worker = self._workers[key]
+        worker.quiet = 0
+        pop = worker.held.pop
+        load, size = worker.load, worker.size
+        outs: dict[Session, Deliver] = {}
+        session = None
+        for dispatch, status, lasted, payload in zip(dispatches, statuses, seconds, payloads, strict=True):
+            job = pop(dispatch, None)
+            if job is None:
+                continue
+            load -= job.cost
+            size -= len(job.payload)
+            function = job.function
+            known = function.seconds
+            function.seconds = lasted if known == math.inf else known + (lasted - known) * SMOOTHING
+            if job.cancelled:
+                continue
+            if job.session is not session:
+                session = job.session
+                if session not in outs:
+                    outs[session] = Deliver(session.key, [], [], [], [])
+                out, jobs = outs[session], session.jobs
+            del jobs[job.number]
+            out.numbers.append(job.number)
+            out.statuses.append(status)
+            out.seconds.append(lasted)
+            out.payloads.append(payload)
+        worker.load, worker.size = (load, size) if worker.held else (0.0, 0)
+        actions: list[Action] = [*outs.values()]
+        if worker.is_roomy:
+            actions += self._fill_one(worker)
+        return actions
+
+    def on_runner_died(self, key: Hashable, dispatch: int, note: dict[str, Any]) -> list[Action]:
+        """The runner of this job died in the middle of it: charged, and retried on another slot."""
+        worker = self._workers[key]
+        actions: list[Action] = []
+        for job in self._release(worker, [dispatch]):
+            if not job.cancelled:
+                job.deaths += 1
+                job.notes += (note,)
+                job.avoid = worker, int(note.get("slot", -1))
+                if job.deaths >= job.limit():
+                    actions.append(self._give_up(job, "its runner died"))
+                else:
+                    self._requeue([job])
+        return actions + self._fill_all() + self._fill_one(worker)
+
+    # --- sessions ---
+
+    def on_session_opened(self, key: Hashable, python: Any) -> None:
+        self._sessions[key] = Session(key, python)
+
+    def on_submitted(self, key: Hashable, jobs: Sequence[Job]) -> list[Action]:
+        session = self._sessions[key]
+        session.backlog.extend(jobs)
+        known = session.jobs
+        for job in jobs:
+            job.session = session
+            known[job.number] = job
+        self._wait(session)
+        return self._fill_all()
+
+    def on_cancelled(self, key: Hashable, numbers: Iterable[int]) -> list[Action]:
+        """The client does not want these any more: they are neither dispatched nor delivered from now on."""
+        session = self._sessions[key]
+        jobs = [session.jobs.pop(number) for number in numbers if number in session.jobs]
+        return self._cancel(jobs)
+
+    def on_session_closed(self, key: Hashable) -> list[Action]:
+        """The session is over. Its jobs keep their slots until the workers have returned them."""
+        session = self._sessions.pop(key)
+        if session.is_waiting:
+            self._rotation.remove(session)
+            session.is_waiting = False
+        jobs = list(session.jobs.values())
+        session.jobs.clear()
+        session.backlog.clear()
+        session.requeued.clear()
+        return self._cancel(jobs)
+
+    def on_blocked(self, key: Hashable, is_blocked: bool) -> list[Action]:
+        """The client does not take its results (or takes them again): nothing of it is dispatched meanwhile."""
+        session = self._sessions[key]
+        session.is_blocked = is_blocked
+        if is_blocked:
+            if session.is_waiting:
+                self._rotation.remove(session)
+                session.is_waiting = False
+            return []
+        self._wait(session)
+        return self._fill_all()
+
+    # --- time ---
+
+    def wants_tick(self) -> bool:
+        """Is there something that `on_tick` might recall?"""
+        return bool(self._idle) and any(len(worker.held) > worker.slots for worker in self._workers.values())
+
+    def on_tick(self) -> list[Action]:
+        """Called every some 10 ms while `wants_tick`: recall what waits at one worker while another idles."""
+        actions: list[Action] = []
+        free = {}
+        for worker in self._idle:
+            free[worker.python] = free.get(worker.python, 0) + worker.slots - len(worker.held)
+        for worker in self._workers.values():
+            worker.quiet += 1
+            surplus = len(worker.held) - worker.slots
+            if surplus <= 0 or worker.recalling or worker.barren or not free.get(worker.python):
+                continue
+            # Half of it: the worker goes on with the rest meanwhile, and is asked again if that was too little.
+            if worker.quiet > 1 or worker.load > 2 * AHEAD_SECONDS * worker.slots:
+                worker.recalling = True
+                actions.append(Recall(worker.key, (surplus + 1) // 2))
+        return actions
+
+    # --- questions ---
+
+    def pythons(self) -> set[Any]:
+        """The Python versions of the connected workers."""
+        return {worker.python for worker in self._workers.values()}
+
+    def slots(self, python: Any = None) -> int:
+        """Slots connected (of that Python version)."""
+        return sum(w.slots for w in self._workers.values() if python is None or w.python == python)
+
+    def jobs_of(self, key: Hashable) -> int:
+        """Open jobs of this session here."""
+        return len(self._sessions[key].jobs)
+
+    def held(self, key: Hashable) -> int:
+        """Jobs that this worker holds."""
+        return len(self._workers[key].held)
+
+    def job(self, session: Hashable, number: int) -> Job:
+        return self._sessions[session].jobs[number]
+
+    # --- inside: everything that moves a job ---
+
+    def _fill_all(self) -> list[Action]:
+        """Give what waits to who has room: first a job for each idle slot anywhere, then ahead."""
+        assigned: dict[Worker, list[Job]] = {}
+        for ahead, candidates in ((False, self._idle), (True, self._roomy)):
+            if not self._rotation:
+                break
+            for worker in list(candidates):
+                self._fill(worker, assigned.setdefault(worker, []), ahead)
+                if not self._rotation:
+                    break
+        return [Assign(worker.key, jobs) for worker, jobs in assigned.items() if jobs]
+
+    def _fill_one(self, worker: Worker) -> list[Action]:
+        jobs: list[Job] = []
+        self._fill(worker, jobs, True)
+        return [Assign(worker.key, jobs)] if jobs else []
+
+    def _fill(self, worker: Worker, out: list[Job], ahead: bool) -> None:
+        """Move jobs from the backlogs to the worker, as far as it has room, sessions in turn."""
+        rotation = self._rotation
+        fruitless = 0  # sessions in a row that had nothing for this worker
+        while fruitless < len(rotation):
+            session = rotation[0]
+            alone = len(rotation) == 1
+            before = len(out)
+            if session.python == worker.python:
+                self._take(worker, session, out, ahead, alone)
+            if session.requeued or session.backlog:
+                rotation.rotate(-1)
+            else:
+                rotation.popleft()
+                session.is_waiting = False
+            fruitless = 0 if len(out) > before else fruitless + 1
+        self._note_room(worker)
+
+    def _take(self, worker: Worker, session: Session, out: list[Job], ahead: bool, alone: bool) -> None:
+        """One turn of a session at a worker."""
+        held, slots = worker.held, worker.slots
+        load_limit, jobs_limit = slots * AHEAD_SECONDS, slots * AHEAD_JOBS
+        load, size, dispatched = worker.load, worker.size, self._dispatched
+        turn_jobs, turn_cost = 0, 0.0
+        queue = session.requeued or session.backlog
+        while queue:
+            job = queue[0]
+            if job.cancelled:
+                queue.popleft()
+                queue = session.requeued or session.backlog
+                continue
+            seconds = job.function.seconds
+            cost = seconds if seconds < AHEAD_SECONDS else AHEAD_SECONDS
+            count = len(held)
+            if count >= slots and (
+                not ahead or load + cost > load_limit or count >= jobs_limit or size > AHEAD_BYTES
+            ):
+                break
+            if job.avoid is not None and self._must_avoid(job, worker):
+                queue = session.backlog  # where none has an `avoid`
+                continue
+            if not alone:
+                turn_jobs += 1
+                turn_cost += cost
+                if turn_jobs > 1 and (turn_jobs > TURN_JOBS or turn_cost > TURN_SECONDS):
+                    break
+            queue.popleft()
+            dispatched += 1
+            job.dispatch = dispatched
+            job.worker = worker
+            job.cost = cost
+            held[dispatched] = job
+            load += cost
+            size += len(job.payload)
+            out.append(job)
+            if not queue:
+                queue = session.requeued or session.backlog
+        worker.load, worker.size, self._dispatched = load, size, dispatched
+        worker.barren = False
+
+    def _must_avoid(self, job: Job, worker: Worker) -> bool:
+        """Its runner died on this worker's only slot, and there is another worker to try."""
+        assert job.avoid is not None
+        if job.avoid[0] is not worker or worker.slots > 1:
+            return False
+        return any(other is not worker and other.python == worker.python for other in self._workers.values())
+
+    def _note_room(self, worker: Worker) -> None:
+        if worker.is_idle:
+            self._idle[worker] = self._roomy[worker] = None
+            return
+        self._idle.pop(worker, None)
+        if worker.is_roomy:
+            self._roomy[worker] = None
+        else:
+            self._roomy.pop(worker, None)
+
+    def _wait(self, session: Session) -> None:
+        """Put a session with waiting jobs in the rotation."""
+        if not session.is_waiting and not session.is_blocked and (session.requeued or session.backlog):
+            session.is_waiting = True
+            self._rotation.append(session)
+
+    def _release(self, worker: Worker, dispatches: Iterable[int]) -> list[Job]:
+        """Take jobs from the worker; they are in no place until the caller puts them in one."""
+        jobs = []
+        for dispatch in dispatches:
+            job = worker.held.pop(dispatch, None)
+            if job is not None:
+                worker.load -= job.cost
+                worker.size -= len(job.payload)
+                job.worker = None
+                job.started = False
+                jobs.append(job)
+        if not worker.held:
+            worker.load, worker.size = 0.0, 0
+        return jobs
+
+    def _requeue(self, jobs: Iterable[Job]) -> None:
+        by_session: dict[Session, list[Job]] = {}
+        for job in jobs:
+            by_session.setdefault(job.session, []).append(job)
+        for session, again in by_session.items():
+            merged = sorted([*session.requeued, *again], key=lambda job: job.number)
+            session.requeued = deque(merged)
+            self._wait(session)
+
+    def _cancel(self, jobs: Iterable[Job]) -> list[Action]:
+        by_worker: dict[Worker, list[int]] = {}
+        for job in jobs:
+            job.cancelled = True
+            if job.worker is not None:
+                by_worker.setdefault(job.worker, []).append(job.dispatch)
+        return [StopJobs(worker.key, dispatches) for worker, dispatches in by_worker.items()]
+
+    def _remove_worker(self, key: Hashable, note: dict[str, Any] | None) -> list[Action]:
+        worker = self._workers.pop(key)
+        self._idle.pop(worker, None)
+        self._roomy.pop(worker, None)
+        actions: list[Action] = []
+        again = []
+        for job in self._release(worker, list(worker.held)):
+            if job.cancelled:
+                continue
+            # Goodbye comes after what was unstarted has been returned: what is left may have started.
+            if note is not None:
+                job.losses += 1
+                job.notes += (note,)
+            if job.losses >= LOSSES or job.limit() == 1:
+                actions.append(self._give_up(job, "its worker was lost" if note else "its worker left"))
+            else:
+                again.append(job)
+        self._requeue(again)
+        return actions + self._fill_all()
+
+    def _give_up(self, job: Job, reason: str) -> GiveUp:
+        del job.session.jobs[job.number]
+        return GiveUp(job.session.key, job.number, reason, job.notes)
+
+    # --- for tests ---
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the state contradicts itself."""
+        for worker in self._workers.values():
+            for dispatch, job in worker.held.items():
+                assert job.worker is worker and job.dispatch == dispatch
+                assert job.cancelled or job.session.jobs[job.number] is job
+            assert math.isclose(worker.load, sum(j.cost for j in worker.held.values()), abs_tol=1e-6)
+            assert worker.size == sum(len(j.payload) for j in worker.held.values())
+            assert (worker in self._idle) == worker.is_idle
+            assert worker not in self._idle or worker in self._roomy
+        for worker in self._roomy:
+            assert self._workers.get(worker.key) is worker
+        for session in self._sessions.values():
+            queued = [job for job in (*session.requeued, *session.backlog) if not job.cancelled]
+            assert len(queued) == len({job.number for job in queued})
+            assert all(job.worker is None for job in queued)
+            held = [j for w in self._workers.values() for j in w.held.values() if j.session is session]
+            assert {j.number for j in queued} | {j.number for j in held if not j.cancelled} == set(session.jobs)
+            assert session.is_waiting == (session in self._rotation)
+            if queued and not session.is_blocked:
+                assert session.is_waiting
+                # Nobody waits while a slot idles, but for a slot that it is to avoid.
+                idle = [w for w in self._idle if w.python == session.python]
+                assert not idle or any(j.avoid is not None for j in islice(queued, 1))

@@ -1,0 +1,123 @@
+"""Every exception that a user of cw may catch.
+
+    Exception
+     '- Error                          all of cw's own
+         |- ConnectionError            no way to the master        (also the built-in ConnectionError, an OSError)
+         |- ProtocolError              a peer breaks the protocol
+         |- WorkerLost                 a job took its runner or worker down too often
+         |- JobTimeout                 a job ran longer than it may  (also TimeoutError)
+         |- NotPicklable               an argument, function or result cannot travel  (also TypeError)
+         |- PayloadError               bytes that are not what cw packs               (also ValueError)
+         |- EnvironmentMismatch        a machine lacks what the client's program runs in
+         '- RemoteException            stands for a job's exception that does not survive pickling
+     '- RemoteTraceback                `__cause__` of a job's exception: where it was raised over there
+
+They travel between processes, so each one survives pickling: `args` holds what the constructor takes.
+This is the ground floor: it imports nothing of cw.
+"""
+
+import builtins
+
+
+class Error(Exception):
+    """The base of all exceptions that cw itself raises."""
+
+
+class ConnectionError(Error, builtins.ConnectionError):
+    """The client cannot reach the master, or has lost it for good. An `OSError` too."""
+
+
+class ProtocolError(Error):
+    """A peer sent something that the protocol does not allow; its connection is closed."""
+
+
+class NotPicklable(Error, TypeError):
+    """A function, an argument or a result cannot be pickled; the text names the object at fault where it was found."""
+
+
+class PayloadError(Error, ValueError):
+    """A payload is not what cw packs: cut short, or its sizes contradict each other."""
+
+
+class EnvironmentMismatch(Error):
+    """A machine cannot offer what the client's program runs in, such as its working directory."""
+
+
+class JobTimeout(Error, TimeoutError):
+    """A job ran longer than its time limit and was stopped. A `TimeoutError` too."""
+
+
+class WorkerLost(Error):
+    """A job was started as often as allowed and took its runner or worker down each time.
+
+    `attempts` is a list of dicts, oldest first. What is known of an attempt is in it under 'host', 'worker',
+    'slot', 'pid', 'how' (how it ended), 'seconds' (how long it ran) and 'stderr' (the end of what it wrote).
+    """
+
+    def __init__(self, message, attempts=()):
+        super().__init__(message, list(attempts))
+
+    @property
+    def attempts(self):
+        return self.args[1]
+
+    def __str__(self):
+        lines = [str(self.args[0])]
+        lines += [f"  attempt {n}: {_attempt_text(note)}" for n, note in enumerate(self.attempts, 1)]
+        return "\n".join(lines)
+
+
+class RemoteException(Error):
+    """Stands for a job's exception that could not be pickled, or not be unpickled here.
+
+    `type_name` is the name of the exception's own type, `traceback` the text of the remote traceback.
+    """
+
+    def __init__(self, message, type_name="", traceback=""):
+        super().__init__(message, type_name, traceback)
+
+    @property
+    def type_name(self):
+        return self.args[1]
+
+    @property
+    def traceback(self):
+        return self.args[2]
+
+    def __str__(self):
+        return str(self.args[0])
+
+
+class RemoteTraceback(Exception):
+    """The `__cause__` of a job's exception: its text is the traceback in the runner.
+
+    `where` is a dict with what is known of the place ('host', 'pid', ...).
+    """
+
+    def __init__(self, text, where=None):
+        super().__init__(text, where or {})
+
+    @property
+    def where(self):
+        return self.args[1]
+
+    def __str__(self):
+        # The form of concurrent.futures: Python prints this above "The above exception was the direct cause".
+        return f'\n"""\n{self.args[0]}"""'
+
+
+# An attempt is one line of a message: more of a crashed program's stderr would bury the other attempts.
+_STDERR_CHARACTERS = 200
+
+
+def _attempt_text(note):
+    """One attempt of a `WorkerLost` on one line; any of its keys may be missing."""
+    place = ", ".join(f"{key} {note[key]}" for key in ("host", "worker", "slot", "pid") if note.get(key) is not None)
+    text = f"{place or 'place unknown'}: {note.get('how') or 'lost'}"
+    if note.get("seconds") is not None:
+        text += f" after {note['seconds']:.3g} s"
+    stderr_lines = str(note.get("stderr") or "").split("\n")
+    last_words = next((line.strip() for line in reversed(stderr_lines) if line.strip()), "")
+    if last_words:
+        text += f"; its stderr ends with {last_words[-_STDERR_CHARACTERS:]!r}"
+    return text

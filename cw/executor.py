@@ -1,0 +1,214 @@
+"""`ClusterExecutor`: a complete `concurrent.futures.Executor` whose calls run on the cluster's workers."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import itertools
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, InvalidStateError
+from typing import Any
+
+from cw import chunks
+from cw.session import Session
+
+OPTIONS = ()
+"""Names of the options of jobs, for `options()`."""
+
+
+class Future(concurrent.futures.Future[Any]):
+    """The future of one job. `running()` is best knowledge: short jobs are never reported as running."""
+
+    _session: Session
+    _number = 0
+
+    def cancel(self) -> bool:
+        """Cancel the job unless it is known to run or has ended; answers at once.
+
+        True: the future is cancelled for good. Should its job have started in this very moment, it is stopped and
+        its result dropped.
+        """
+        if not super().cancel():
+            return False
+        # Also tells those who wait for this future. A second call of cancel() must not do it again.
+        with self._condition:
+            told = self._state == "CANCELLED_AND_NOTIFIED"
+        if not told:
+            self.set_running_or_notify_cancel()
+            self._session.cancel(self._number)
+        return True
+
+
+class Options:
+    """Settings of jobs: `executor.options(...).submit(function, *args)`. May be kept and used many times."""
+
+    def __init__(self, executor: ClusterExecutor, options: dict[str, Any]) -> None:
+        self._executor = executor
+        self._number = executor._session.option_number(options)
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """As `ClusterExecutor.submit`, with these options."""
+        return self._executor._submit(self._number, function, args, kwargs)
+
+    def map(self, function: Callable[..., Any], *iterables: Iterable[Any], **settings: Any) -> Iterator[Any]:
+        """As `ClusterExecutor.map`, with these options."""
+        return self._executor._map(self._number, function, iterables, **settings)
+
+
+class ClusterExecutor(concurrent.futures.Executor):
+    """Runs calls on the cluster. Connects when it is made: raises cw.ConnectionError if no master answers.
+
+    `host` may be 'HOST:PORT'; without it the master is found as the README says. `connect_timeout` is in
+    seconds, `max_outstanding=(jobs, bytes)` as for ClientThread. All methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        connect_timeout: float | None = None,
+        max_outstanding: tuple[int | None, int | None] | None = None,
+    ) -> None:
+        self._session = Session(
+            host, port, _deliver, _tell_started, connect_timeout, max_outstanding
+        )
+        self._is_shut_down = False
+        self._futures: dict[int, Future] | None = None
+        self._session.start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) here if it cannot be sent,
+        RuntimeError after `shutdown`."""
+        return self._submit(0, fn, args, kwargs)
+
+    def options(self, **options: Any) -> Options:
+        """Jobs with settings of their own: `.options(...).submit(fn, *args)`, `.options(...).map(fn, items)`."""
+        for name in options:
+            if name not in OPTIONS:
+                known = ", ".join(OPTIONS) or "none yet"
+                raise TypeError(f"options() has no option {name!r} (there are: {known})")
+        return Options(self, options)
+
+    def map(  # type: ignore[override]
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """As `Executor.map` of Python 3.14: results in the order of the input.
+
+        `chunksize` calls travel and run together. `buffersize`: so many calls, at most, are submitted whose results
+        have not been taken yet; the input is consumed as results are (without it, at once). `timeout` in seconds,
+        from this call on. A failed call raises when its result is taken; those before it in its chunk do not suffer.
+        """
+        return self._map(0, fn, iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; with `cancel_futures`, cancel those that have not started; with `wait`, block until
+        the others have ended."""
+        self._is_shut_down = True
+        if cancel_futures:
+            for future in self._session.tags():
+                future.cancel()
+        self._session.close(is_waiting=True)
+        if wait:
+            self._session.join()
+
+    def _submit(self, options: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future:
+        if self._is_shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if not callable(fn):
+            raise TypeError(f"submit() takes a function first, not {fn!r}")
+        future = Future()
+        future._session = self._session
+        future._number = self._session.submit(fn, args, kwargs, future, options)
+        return future
+
+    def _map(
+        self,
+        options: int,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        if not isinstance(chunksize, int) or chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        calls = zip(*iterables, strict=False)
+        if chunksize == 1:
+            futures = (self._submit(options, fn, args, {}) for args in calls)
+        else:
+            run = functools.partial(chunks.run, fn)
+            parts = iter(lambda: list(itertools.islice(calls, chunksize)), [])
+            futures = (self._submit(options, run, (part,), {}) for part in parts)
+        ahead = None if buffersize is None else max(1, buffersize // chunksize)
+        # The calls are submitted now, not when the first result is taken.
+        waiting = deque(itertools.islice(futures, ahead))
+        return _results(waiting, futures, chunksize > 1, deadline)
+
+
+def _results(
+    waiting: deque[Future], more: Iterator[Future], is_chunked: bool, deadline: float | None
+) -> Iterator[Any]:
+    """Yield results in order, submitting one more for each that is taken."""
+    try:
+        while waiting:
+            future = waiting.popleft()
+            try:
+                result = future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except BaseException:
+                waiting.appendleft(future)
+                raise
+            del future
+            following = next(more, None)
+            if following is not None:
+                waiting.append(following)
+            if not is_chunked:
+                yield result
+                continue
+            values, error = result
+            result = None
+            values.reverse()
+            while values:
+                yield values.pop()
+            if error is not None:
+                raise chunks.load_error(error)
+    finally:
+        while waiting:
+            waiting.pop().cancel()
+
+
+class SlurmExecutor(ClusterExecutor):
+    """A ClusterExecutor, by the name that the original library gave to the one for a Slurm cluster.
+
+    It finds the master as ClusterExecutor does; the user's Slurm job is one of the places looked at.
+    """
+
+
+def _deliver(number: int, future: Future, error: BaseException | None, value: Any) -> None:
+    try:
+        if error is None:
+            future.set_result(value)
+        elif isinstance(error, CancelledError):
+            future.cancel()
+        else:
+            future.set_exception(error)
+    except InvalidStateError:
+        pass  # cancelled in this very moment
+
+
+def _tell_started(number: int, future: Future) -> None:
+    if not future.done() and not future.running():
+        future.set_running_or_notify_cancel()

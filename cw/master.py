@@ -1,0 +1,523 @@
+"""`python -m cw.master`: carries messages between the network and the scheduling policy.
+
+    clients                             this process                             workers
+    Submit, Cancel ----> _ClientPeer ----> Dispatcher.on_*() ----> actions ----> Dispatch, Recall, Stop
+    Results, Lost  <---- actions     <---- Dispatcher.on_*() <---- _WorkerPeer <---- Results, Returned
+
+The master opens no payload: it knows jobs, functions and environments by number. It holds nothing that
+clients and workers cannot tell it again. All in here runs in the loop's thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import secrets
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from cw import address, program
+from cw import messages as m
+from cw.dispatch import (
+    Action,
+    Assign,
+    Deliver,
+    Dispatcher,
+    Function,
+    GiveUp,
+    Job,
+    Recall,
+    StopJobs,
+    TellStarted,
+)
+from cw.errors import ProtocolError
+from cw.network import Connection, Loop, tune
+from cw.version import VERSION
+from cw.wire import MAX_BODY
+
+logger = logging.getLogger("cw.master")
+
+WINDOW_JOBS = 16 * 1024
+"""Jobs that a client may have here, beside some for each slot. Larger: more memory for each client here.
+Smaller: slots may run dry while the next jobs are on their way."""
+
+WINDOW_JOBS_A_SLOT = 64
+
+WINDOW_BYTES = 64 * 1024**2
+"""Bytes of payload that a client may have here; one larger job is allowed when it is alone."""
+
+RESULTS_UNSENT = 16 * 1024**2
+"""Bytes of results that a client has not taken, beyond which nothing more of it is dispatched."""
+
+CACHE = 256 * 1024**2
+"""Bytes of functions of all sessions that one worker is trusted to remember."""
+
+HELLO_SECONDS = 10.0
+"""A connection that has not said Hello by then is closed."""
+
+HELLO_BYTES = 4096
+"""Bytes in a Hello. Before it, nothing else is read."""
+
+UNGREETED = 256
+"""Connections without a Hello at one time; at the bound the oldest is dropped."""
+
+HEARTBEAT = 5.0
+"""Seconds between the signs of life to each worker."""
+
+SILENCE = 30.0
+"""Seconds without a sign of life after which a worker is lost."""
+
+RECALL_SECONDS = 0.02
+"""How often the policy looks for work that waits at one worker while another idles."""
+
+NOTICE_SECONDS = 3.0
+"""A client whose jobs find no worker for that long is told so."""
+
+FROM_CLIENT = frozenset({m.Environment, m.Functions, m.Forget, m.OptionSets, m.Submit, m.Cancel, m.Goodbye, m.Heartbeat})
+FROM_WORKER = frozenset({m.Started, m.Results, m.Returned, m.Recalled, m.RunnerDied, m.Goodbye, m.Heartbeat})
+
+
+class Master:
+    """The cluster's switchboard. `ident` is its start id: another one means that it was restarted."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.ident = secrets.token_hex(16)
+        self.loop = loop
+        self.dispatcher = Dispatcher()
+        self.clients: dict[int, _ClientPeer] = {}
+        self.workers: dict[int, _WorkerPeer] = {}
+        self._ungreeted: deque[tuple[float, Connection]] = deque()
+        self._keys = 0
+        self._is_recalling = False
+        loop.tick(1.0, self._on_second)
+
+    def on_accept(self, sock: socket.socket, address: Any) -> None:
+        tune(sock)
+        connection = Connection(self.loop, sock)
+        connection.decoder.accepts = frozenset({m.Hello})
+        connection.decoder.max_body = HELLO_BYTES
+        connection.on_message = lambda hello: self._on_hello(connection, hello)
+        connection.on_close = lambda reason: logger.debug("%s left before its hello", connection.peer)
+        if len(self._ungreeted) >= UNGREETED:
+            self._ungreeted.popleft()[1].close()
+        self._ungreeted.append((time.monotonic() + HELLO_SECONDS, connection))
+
+    def perform(self, actions: list[Action]) -> None:
+        """Carry out what the policy decided."""
+        for action in actions:
+            _PERFORM[type(action)](self, action)
+        if not self._is_recalling and self.dispatcher.wants_tick():
+            self._is_recalling = True
+            self.loop.tick(RECALL_SECONDS, self._on_recall_tick)
+
+    def welcome(self, connection: Connection) -> None:
+        connection.send(m.Welcome(self.ident, VERSION))
+
+    def resize_windows(self) -> None:
+        slots = self.dispatcher.slots()
+        for client in self.clients.values():
+            client.grant(WINDOW_JOBS + WINDOW_JOBS_A_SLOT * slots)
+
+    def drop_session(self, key: int) -> None:
+        """A client's session is over: at the policy, and at each worker that knows it."""
+        del self.clients[key]
+        self.perform(self.dispatcher.on_session_closed(key))
+        for worker in self.workers.values():
+            worker.close_session(key)
+
+    def drop_worker(self, key: int) -> None:
+        del self.workers[key]
+        self.resize_windows()
+
+    def leave(self) -> None:
+        """Say goodbye to each peer, and stop the loop."""
+        for peer in (*self.clients.values(), *self.workers.values()):
+            peer.connection.send(m.Goodbye("the master ends"))
+            peer.connection.flush()
+            peer.connection.close()
+        self.loop.stop()
+
+    # --- connections ---
+
+    def _on_hello(self, connection: Connection, hello: m.Hello) -> None:
+        self._ungreeted = deque(entry for entry in self._ungreeted if entry[1] is not connection)
+        reason = _reason_to_refuse(hello)
+        if reason:
+            logger.warning("refused %s from %s: %s", hello.role, connection.peer, reason)
+            connection.send(m.Refused(reason))
+            connection.on_close = lambda reason: None
+            connection.close_when_sent()
+            return
+        connection.decoder.max_body = MAX_BODY
+        self._keys += 1
+        if hello.role == "client":
+            self.clients[self._keys] = _ClientPeer(self, connection, self._keys, hello)
+        else:
+            worker = self.workers[self._keys] = _WorkerPeer(self, connection, self._keys, hello)
+            worker.join(hello.slots, tuple(hello.python))
+        self.resize_windows()
+
+    # --- time ---
+
+    def _on_second(self, now: float) -> bool:
+        while self._ungreeted and self._ungreeted[0][0] < now:
+            connection = self._ungreeted.popleft()[1]
+            logger.warning("%s said no hello within %d s, closing", connection.peer, HELLO_SECONDS)
+            connection.close()
+        for worker in list(self.workers.values()):
+            worker.on_second(now)
+        for client in self.clients.values():
+            client.on_second(now)
+        return True
+
+    def _on_recall_tick(self, now: float) -> bool:
+        self._is_recalling = self.dispatcher.wants_tick()
+        if self._is_recalling:
+            self.perform(self.dispatcher.on_tick())
+        return self._is_recalling
+
+    # --- actions ---
+
+    def _assign(self, action: Assign) -> None:
+        self.workers[action.worker].assign(action.jobs)  # type: ignore[index]
+
+    def _recall(self, action: Recall) -> None:
+        self.workers[action.worker].connection.send(m.Recall(action.count))  # type: ignore[index]
+
+    def _stop(self, action: StopJobs) -> None:
+        self.workers[action.worker].connection.send(m.Stop(action.dispatches))  # type: ignore[index]
+
+    def _deliver(self, action: Deliver) -> None:
+        client = self.clients[action.session]  # type: ignore[index]
+        client.deliver(m.Results(action.numbers, action.statuses, action.seconds, action.payloads))
+
+    def _give_up(self, action: GiveUp) -> None:
+        client = self.clients[action.session]  # type: ignore[index]
+        logger.warning("job %d of %s is given up: %s", action.number, client.name, action.reason)
+        client.deliver(m.Lost(action.number, action.reason, list(action.notes)))
+
+    def _tell_started(self, action: TellStarted) -> None:
+        self.clients[action.session].connection.send(m.Started(action.numbers))  # type: ignore[index]
+
+
+_PERFORM: dict[type, Callable[[Master, Any], None]] = {
+    Assign: Master._assign,
+    Recall: Master._recall,
+    StopJobs: Master._stop,
+    Deliver: Master._deliver,
+    GiveUp: Master._give_up,
+    TellStarted: Master._tell_started,
+}
+
+
+def _reason_to_refuse(hello: m.Hello) -> str:
+    if hello.protocol != m.PROTOCOL:
+        return (
+            f"it is cw {hello.version} (protocol {hello.protocol}), the master is cw {VERSION} "
+            f"(protocol {m.PROTOCOL}): install the same cw on both"
+        )
+    if hello.role not in ("client", "worker"):
+        return f"its role is {hello.role!r}"
+    if hello.role == "worker" and not 0 < hello.slots <= 65536:
+        return f"it offers {hello.slots} slots"
+    if len(hello.python) != 2 or not all(isinstance(part, int) for part in hello.python):
+        return "it does not say its Python version"
+    return ""
+
+
+class _ClientPeer:
+    """A connected client: its functions and options, by the numbers that it gave them."""
+
+    def __init__(self, master: Master, connection: Connection, key: int, hello: m.Hello) -> None:
+        self.connection = connection
+        self.name = f"client {hello.host}:{hello.pid}"
+        self.environment: Any = None
+        self._master = master
+        self._key = key
+        self._python = tuple(hello.python)
+        self._functions: dict[int, Function] = {}
+        self._options: dict[int, dict[str, Any]] = {}
+        self._window = 0
+        self._is_blocked = False
+        self._waits_since = 0.0  # when its jobs were first seen without any worker; 0: not so
+        self._is_told = False
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            m.Submit: self._on_submit,
+            m.Functions: self._on_functions,
+            m.OptionSets: self._on_options,
+            m.Forget: self._on_forget,
+            m.Environment: self._on_environment,
+            m.Cancel: self._on_cancel,
+            m.Goodbye: self._on_goodbye,
+            m.Heartbeat: lambda message: None,
+        }
+        connection.decoder.accepts = FROM_CLIENT
+        connection.on_message = lambda message: self._handlers[type(message)](message)
+        connection.on_close = self._on_close
+        connection.on_drained = self._on_drained
+        master.dispatcher.on_session_opened(key, self._python)
+        master.welcome(connection)
+        logger.info("%s joined from %s", self.name, connection.peer)
+
+    def grant(self, jobs: int) -> None:
+        if jobs != self._window:
+            self._window = jobs
+            self.connection.send(m.Window(jobs, WINDOW_BYTES))
+
+    def deliver(self, message: m.Results | m.Lost) -> None:
+        self.connection.send(message)
+        if self.connection.unsent > RESULTS_UNSENT and not self._is_blocked:
+            self._is_blocked = True
+            self._master.perform(self._master.dispatcher.on_blocked(self._key, True))
+
+    def on_second(self, now: float) -> None:
+        """Tell a client whose jobs no connected worker can run."""
+        dispatcher = self._master.dispatcher
+        if not dispatcher.jobs_of(self._key) or dispatcher.slots(self._python):
+            self._waits_since, self._is_told = 0.0, False
+        elif not self._waits_since:
+            self._waits_since = now
+        elif not self._is_told and now - self._waits_since >= NOTICE_SECONDS:
+            self._is_told = True
+            self.connection.send(m.Notice(self._why_it_waits()))
+
+    def _why_it_waits(self) -> str:
+        own = "{}.{}".format(*self._python)
+        others = sorted(self._master.dispatcher.pythons())
+        if not others:
+            return "no worker is connected to the master; the jobs wait for one (python -m cw.worker HOST)"
+        names = ", ".join("{}.{}".format(*python) for python in others)
+        return (
+            f"this program runs Python {own}, but the connected workers run Python {names}: its jobs wait for "
+            f"workers with Python {own}"
+        )
+
+    def _on_submit(self, message: m.Submit) -> None:
+        dispatcher, functions, options = self._master.dispatcher, self._functions, self._options
+        if self.environment is None:
+            raise ProtocolError("jobs before the environment")
+        if dispatcher.jobs_of(self._key) + len(message.numbers) > 2 * self._window + WINDOW_JOBS:
+            raise ProtocolError("more jobs than its window")
+        try:
+            jobs = [
+                Job(number, functions[function], options[chosen] if chosen else None, payload)
+                for number, function, chosen, payload in zip(*message, strict=True)
+            ]
+        except KeyError as error:
+            raise ProtocolError(f"a job names a function or options that were not sent: {error}") from None
+        self._master.perform(dispatcher.on_submitted(self._key, jobs))
+
+    def _on_functions(self, message: m.Functions) -> None:
+        for number, payload in zip(message.numbers, message.payloads, strict=True):
+            self._functions[number] = Function(number, payload)
+
+    def _on_options(self, message: m.OptionSets) -> None:
+        self._options[message.number] = message.options
+
+    def _on_forget(self, message: m.Forget) -> None:
+        for number in message.numbers:
+            self._functions.pop(number, None)
+
+    def _on_environment(self, message: m.Environment) -> None:
+        self.environment = message.payloads[0] if message.payloads else None
+
+    def _on_cancel(self, message: m.Cancel) -> None:
+        self._master.perform(self._master.dispatcher.on_cancelled(self._key, message.numbers))
+
+    def _on_goodbye(self, message: m.Goodbye) -> None:
+        logger.info("%s left: %s", self.name, message.reason)
+        self.connection.close()
+        self._master.drop_session(self._key)
+
+    def _on_close(self, reason: str) -> None:
+        open_jobs = self._master.dispatcher.jobs_of(self._key)
+        logger.warning(
+            "%s is gone%s; its %d open jobs are dropped", self.name, f" ({reason})" if reason else "", open_jobs
+        )
+        self._master.drop_session(self._key)
+
+    def _on_drained(self) -> None:
+        if self._is_blocked:
+            self._is_blocked = False
+            self._master.perform(self._master.dispatcher.on_blocked(self._key, False))
+
+
+class _WorkerPeer:
+    """A connected worker: which sessions and functions it has been sent."""
+
+    def __init__(self, master: Master, connection: Connection, key: int, hello: m.Hello) -> None:
+        self.connection = connection
+        self.name = f"worker {hello.host}:{hello.pid}"
+        self._master = master
+        self._key = key
+        self._host = hello.host
+        self._sessions: set[int] = set()
+        self._functions: dict[Function, int] = {}  # what it remembers, oldest first, and of which session
+        self._functions_size = 0  # bytes
+        self._beat_at = 0.0
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            m.Results: self._on_results,
+            m.Started: self._on_started,
+            m.Returned: self._on_returned,
+            m.Recalled: self._on_recalled,
+            m.RunnerDied: self._on_runner_died,
+            m.Goodbye: self._on_goodbye,
+            m.Heartbeat: lambda message: None,
+        }
+        connection.decoder.accepts = FROM_WORKER
+        connection.on_message = lambda message: self._handlers[type(message)](message)
+        connection.on_close = self._on_close
+
+    def join(self, slots: int, python: tuple[Any, ...]) -> None:
+        """Be welcomed, and given work."""
+        self._master.welcome(self.connection)
+        logger.info(
+            "%s joined from %s: %d slots, Python %d.%d", self.name, self.connection.peer, slots, *python
+        )
+        self._master.perform(self._master.dispatcher.on_worker_joined(self._key, slots, python))
+
+    def assign(self, jobs: list[Job]) -> None:
+        for function, session in {job.function: job.session.key for job in jobs}.items():
+            if function not in self._functions:
+                self._introduce(function, session)  # type: ignore[arg-type]
+        avoid = [
+            0 if job.avoid is None or job.avoid[0].key != self._key else job.avoid[1] + 1 for job in jobs
+        ]
+        self.connection.send(
+            m.Dispatch(
+                [job.dispatch for job in jobs],
+                [job.session.key for job in jobs],  # type: ignore[misc]
+                [job.function.number for job in jobs],
+                avoid,
+                [job.payload for job in jobs],
+            )
+        )
+
+    def close_session(self, key: int) -> None:
+        if key in self._sessions:
+            self._sessions.discard(key)
+            for function in [f for f, session in self._functions.items() if session == key]:
+                del self._functions[function]
+                self._functions_size -= len(function.payload)
+            self.connection.send(m.CloseSession(key))
+
+    def on_second(self, now: float) -> None:
+        if now - self.connection.heard_at > SILENCE:
+            self.connection.close()
+            self._on_close(f"silent for {SILENCE:.0f} s")
+        elif now - self._beat_at >= HEARTBEAT:
+            self._beat_at = now
+            self.connection.send(m.Heartbeat())
+
+    def _introduce(self, function: Function, session: int) -> None:
+        """Send what the worker needs before it can run this function."""
+        if session not in self._sessions:
+            self._sessions.add(session)
+            environment = self._master.clients[session].environment
+            self.connection.send(m.Environment([session], [environment]))
+        self._functions[function] = session
+        self._functions_size += len(function.payload)
+        while self._functions_size > CACHE and len(self._functions) > 1:
+            oldest = next(iter(self._functions))
+            self.connection.send(m.Forget([self._functions.pop(oldest)], [oldest.number]))
+            self._functions_size -= len(oldest.payload)
+        self.connection.send(m.Functions([session], [function.number], [function.payload]))
+
+    def _on_results(self, message: m.Results) -> None:
+        self._master.perform(self._master.dispatcher.on_results(self._key, *message))
+
+    def _on_started(self, message: m.Started) -> None:
+        self._master.perform(self._master.dispatcher.on_started(self._key, message.numbers))
+
+    def _on_returned(self, message: m.Returned) -> None:
+        self._master.perform(self._master.dispatcher.on_returned(self._key, message.dispatches))
+
+    def _on_recalled(self, message: m.Recalled) -> None:
+        self._master.perform(self._master.dispatcher.on_recalled(self._key, message.dispatches))
+
+    def _on_runner_died(self, message: m.RunnerDied) -> None:
+        logger.warning("a runner of %s died: %s", self.name, message.note.get("how"))
+        self._master.perform(self._master.dispatcher.on_runner_died(self._key, message.dispatch, message.note))
+
+    def _on_goodbye(self, message: m.Goodbye) -> None:
+        logger.info("%s left: %s", self.name, message.reason)
+        self.connection.close()
+        self._master.drop_worker(self._key)
+        self._master.perform(self._master.dispatcher.on_worker_departed(self._key))
+
+    def _on_close(self, reason: str) -> None:
+        held = self._master.dispatcher.held(self._key)
+        logger.warning(
+            "%s is gone%s; %d jobs go back to the queue", self.name, f" ({reason})" if reason else "", held
+        )
+        self._master.drop_worker(self._key)
+        note = {"host": self._host, "worker": self.name, "how": f"the worker was lost: {reason or 'its connection closed'}"}
+        self._master.perform(self._master.dispatcher.on_worker_lost(self._key, note))
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
+    """A listening socket. The default port, if taken, gives way to one that the system picks."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    wanted = [address.PORT, 0] if port is None else [port]
+    for number in wanted:
+        try:
+            return socket.create_server((host, number), family=family, backlog=1024)
+        except socket.gaierror:
+            raise program.Mistake(f"the address {host!r} is unknown: give one of this machine's with --host") from None
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                if port is None and number:
+                    logger.warning("port %d is taken, by another master perhaps: taking a free one", number)
+                    continue
+                raise program.Mistake(
+                    f"port {number} on {host} is taken: give another with --port, or 0 for a free one"
+                ) from None
+            raise program.Mistake(f"cannot listen on {address.join(host, number)}: {error.strerror}") from None
+    raise AssertionError("port 0 is never taken")
+
+
+def main() -> int:
+    """The program. Returns its exit status."""
+    parser = program.argument_parser(
+        "cw.master", "Carries jobs from client programs to workers, and their results back."
+    )
+    parser.add_argument("--host", metavar="ADDR", help="the address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=program.converted_by(_parse_port), help="the port (default: 5494; 0: a free one)")
+    parser.add_argument("--no-address-file", action="store_true", help="do not write the address to ~/.cw")
+    program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--listen-fd")
+    options = parser.parse_args()
+    program.set_up_logging(options.verbose)
+    if options.host is not None and not address.is_loopback(options.host):
+        logger.warning("anybody who reaches %s can run programs as you here: use trusted networks only", options.host)
+    loop = Loop()
+    if options.listen_fd is not None:
+        listener = socket.socket(fileno=options.listen_fd)
+        listener.set_inheritable(False)
+    else:
+        listener = _listen(options.host or "127.0.0.1", options.port)
+    host, port = listener.getsockname()[:2]
+    start_id = None if options.no_address_file else address.write_address(host, port)
+    master = Master(loop)
+    loop.listen(listener, master.on_accept)
+    program.end_with(loop, options.lifeline_fd, master.leave)
+    logger.info("the master listens on %s; workers: python -m cw.worker %s", *2 * (address.join(host, port),))
+    if options.ready_fd is not None:
+        program.say_ready(options.ready_fd)
+    try:
+        loop.run()
+    finally:
+        listener.close()
+        if start_id is not None:
+            address.remove_address(start_id)
+    return 0
+
+
+def _parse_port(text: str) -> int:
+    return 0 if text == "0" else address.check_port(text)
+
+
+if __name__ == "__main__":
+    program.run("cw.master", main)

@@ -1,0 +1,252 @@
+"""The vocabulary: one small class per message.
+
+    client              master              worker              runner
+      | Hello              | Welcome            | Environment        |
+      | Environment        | Environment        | Functions          |
+      | Functions          | Functions          | Forget             |
+      | OptionSets         | Forget             | Run                |
+      | Submit             | Dispatch           | Drop               |
+      | Cancel             | Recall, Stop       |                    |
+      | Goodbye            | CloseSession       |                    |
+      | -----------------> | -----------------> | -----------------> |
+      |                    |                    |                    |
+      | Welcome, Window    | Hello              | Results            |
+      | Notice             | Started            | BigResult          |
+      | Started            | Results            | Dropped            |
+      | Results, Lost      | Returned           |                    |
+      |                    | Recalled           |                    |
+      |                    | RunnerDied         |                    |
+      |                    | Goodbye            |                    |
+      | <----------------- | <----------------- | <----------------- |
+
+Three shapes, and `wire` knows how each one travels:
+
+* A *batch* holds columns, lists of equal length: one entry for each job. Batches with a column
+  `payloads` go in the data lane of a connection, in order; those without overtake them.
+* A *record* holds a few plain values (what JSON has), and is rare. It overtakes the payloads.
+
+The sender keeps the books of what the receiver's caches hold (functions, environments): it sends
+what is missing before it is needed and says `Forget`, so no receiver ever has to ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+PROTOCOL = 1
+"""Raised by one whenever two versions could no longer talk to each other."""
+
+# What a result is: the `statuses` of Results.
+DONE = 0  # the payload is the pickled value
+ERROR = 1  # the payload is the pickled exception
+
+Payload = Any  # a bytes-like object; opaque outside client and runner
+
+
+# --- records, both ways ---------------------------------------------------------------------
+
+
+class Hello(NamedTuple):
+    """The first message of a peer. Nothing else is accepted before it."""
+
+    role: str  # 'client' or 'worker'
+    ident: str  # of the session or the worker: 32 hexadecimal digits, random
+    secret: str  # only who knows it may resume this session; '' for a worker
+    protocol: int
+    python: list[Any]  # [major, minor]
+    version: str  # cw's own
+    host: str
+    pid: int
+    slots: int  # 0 for a client
+
+
+class Welcome(NamedTuple):
+    """The master accepts a peer."""
+
+    ident: str  # the master's start id
+    version: str
+
+
+class Refused(NamedTuple):
+    """The master turns a peer down, and closes."""
+
+    reason: str
+
+
+class Goodbye(NamedTuple):
+    """The sender leaves on purpose: nothing that it holds is to be waited for."""
+
+    reason: str
+
+
+class Heartbeat(NamedTuple):
+    """A sign of life; any other byte is one too."""
+
+
+class Notice(NamedTuple):
+    """A sentence from the master that the client's user should read."""
+
+    text: str
+
+
+class Window(NamedTuple):
+    """What a client may have at the master at one time: jobs, and bytes of payload.
+
+    One job is always allowed, however large.
+    """
+
+    jobs: int
+    size: int  # bytes
+
+
+class Lost(NamedTuple):
+    """A job is given up: it was lost too often. One note for each attempt."""
+
+    number: int
+    reason: str
+    notes: list[Any]
+
+
+class RunnerDied(NamedTuple):
+    """A runner died in the middle of a job, `dispatch`."""
+
+    dispatch: int
+    note: dict[str, Any]
+
+
+class CloseSession(NamedTuple):
+    """A session is over: drop its jobs, end its runners."""
+
+    session: int
+
+
+class OptionSets(NamedTuple):
+    """Options of jobs, named by number within the session, as functions are."""
+
+    session: int
+    number: int
+    options: dict[str, Any]
+
+
+class Recall(NamedTuple):
+    """Give back up to `count` unstarted jobs. Answered by one Recalled."""
+
+    count: int
+
+
+class Drop(NamedTuple):
+    """To a runner: what was sent before this and is not started, is not yours any more."""
+
+
+class Dropped(NamedTuple):
+    """From a runner: the Drop was read. Before it, nothing more is sent to the runner."""
+
+
+# --- batches without payloads ----------------------------------------------------------------
+
+
+class Cancel(NamedTuple):
+    """From a client: these jobs are not wanted any more. Unstarted: never start; running: stop."""
+
+    numbers: Sequence[int]
+
+
+class Stop(NamedTuple):
+    """To a worker: drop these dispatches, unstarted or running; nobody waits for their results."""
+
+    dispatches: Sequence[int]
+
+
+class Started(NamedTuple):
+    """These jobs run (told for jobs that take long, never one by one for short ones).
+
+    From worker to master the numbers are dispatch numbers, from master to client the session's.
+    """
+
+    numbers: Sequence[int]
+
+
+class Returned(NamedTuple):
+    """From a worker: these dispatches are not here any more. Not started; or stopped, as told."""
+
+    dispatches: Sequence[int]
+
+
+class Recalled(NamedTuple):
+    """From a worker, once for each Recall: these dispatches were not started and are not here any more."""
+
+    dispatches: Sequence[int]
+
+
+class Forget(NamedTuple):
+    """These functions are not used again before they are sent again."""
+
+    sessions: Sequence[int]
+    numbers: Sequence[int]
+
+
+# --- batches with payloads -------------------------------------------------------------------
+
+
+class Environment(NamedTuple):
+    """Where a session's jobs run: working directory, sys.path, versions. Opens the session."""
+
+    sessions: Sequence[int]
+    payloads: Sequence[Payload]
+
+
+class Functions(NamedTuple):
+    """Pickled functions, named by their number within the session."""
+
+    sessions: Sequence[int]
+    numbers: Sequence[int]
+    payloads: Sequence[Payload]
+
+
+class Submit(NamedTuple):
+    """Jobs from a client; `numbers` are the session's own, `options` 0 means none."""
+
+    numbers: Sequence[int]
+    functions: Sequence[int]
+    options: Sequence[int]
+    payloads: Sequence[Payload]
+
+
+class Dispatch(NamedTuple):
+    """Jobs to a worker. `avoid`: 1 + the slot on which it died before, or 0."""
+
+    dispatches: Sequence[int]
+    sessions: Sequence[int]
+    functions: Sequence[int]
+    avoid: Sequence[int]
+    payloads: Sequence[Payload]
+
+
+class Run(NamedTuple):
+    """Jobs to a runner. A payload of size 0 comes as a memory file beside the frame."""
+
+    dispatches: Sequence[int]
+    functions: Sequence[int]
+    payloads: Sequence[Payload]
+
+
+class Results(NamedTuple):
+    """What jobs came to: by dispatch number up to the master, by the session's after it."""
+
+    numbers: Sequence[int]
+    statuses: Sequence[int]
+    seconds: Sequence[float]
+    payloads: Sequence[Payload]
+
+
+class BigResult(NamedTuple):
+    """From a runner: a result whose payload comes as a memory file over the socket."""
+
+    number: int
+    status: int
+    seconds: float
+    size: int  # bytes
+
+
+Message = NamedTuple

@@ -1,0 +1,402 @@
+"""A cluster of processes on this machine: one master, and one worker with as many slots as wanted.
+
+    with cw.mp.allocate(4):          # gone when the block ends, however it ends
+        ...
+
+    cw.mp.start(4)                   # lasts until cw.mp.stop(), which any program of the user may call
+    python -m cw.mp start -n 4       # the same from the shell
+
+The master listens on the loopback interface only. Clients of the program that starts the cluster use it by
+themselves; for others, `python -m cw.mp start` prints what to set. No address file is written.
+
+What `start` has started is noted in `~/.cw/mp-HOST/state.json` (many machines may share a home directory),
+under a lock for which other starts and stops wait. The logs lie beside it, also those of `allocate`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from cw import address, launcher, program
+from cw.launcher import Child, Cluster, LaunchError, Lifeline, Process
+
+logger = logging.getLogger("cw.mp")
+
+
+class Status(NamedTuple):
+    """What `start` has started on this machine."""
+
+    master: str
+    """The master's address, 'HOST:PORT'."""
+    slots: int
+    running: dict[str, int]
+    """The pid of each part that runs: 'master', 'worker'."""
+    ended: list[str]
+    """The parts that have ended without `stop`."""
+    since: float
+    logs: str
+
+
+def start(
+    nworkers: int,
+    master: bool = True,
+    workers: bool = True,
+    master_options: Sequence[str] = (),
+    worker_options: Sequence[str] = (),
+    docker_image: str | None = None,
+    docker_args: Sequence[str] = (),
+) -> Cluster:
+    """Start a local cluster with `nworkers` slots that lasts until `stop`; returns when it is ready.
+
+    With `workers=False`, only the master; with `master=False`, only a worker: for the master that was started
+    so, or else for the one that a client would find. The options are those of cw.master (`--port`, `-v`) and
+    cw.worker. Raises ValueError for arguments that make no sense, and LaunchError if a local cluster runs
+    already or cannot be started.
+    """
+    plan = _make_plan(nworkers, master, workers, master_options, worker_options, docker_image, docker_args)
+    with _locked_state() as state:
+        running = state.running()
+        if running and ("master" in plan.roles or "worker" in running):
+            raise LaunchError(f"{state.describe()}: use it, or stop it first (`python -m cw.mp stop`)")
+        if not running:
+            state.clear()
+            state.logs = launcher.make_logs(os.path.join(_directory(), "started"))
+        state.slots, state.since = plan.slots, time.time()
+        try:
+            state.master = _start_parts(plan, state.logs, state.note, known_master=state.master)
+        except BaseException:
+            state.end(plan.roles)
+            raise
+        state.save()
+    if "master" in plan.roles:
+        _use_in_this_process(state.master)
+    return Cluster(state.master, plan.slots, state.logs, stop)
+
+
+def stop(master: bool = True, workers: bool = True) -> bool:
+    """End what `start` has started on this machine, from whatever program; returns when it is gone.
+
+    Returns False if there was nothing to end. Jobs that are not done are lost with it. Raises LaunchError.
+    """
+    with _locked_state() as state:
+        if master and state.master:
+            address.unbind_process(state.master)
+        return state.end(_choose_roles(master, workers))
+
+
+def status() -> Status | None:
+    """What `start` has started on this machine and is there still, or None."""
+    state = _State.load()
+    pids = {role: process.pid for role, process in state.running().items()}
+    return Status(state.master, state.slots, pids, state.ended(), state.since, state.logs) if pids else None
+
+
+@contextlib.contextmanager
+def allocate(
+    nworkers: int,
+    master: bool = True,
+    workers: bool = True,
+    master_options: Sequence[str] = (),
+    worker_options: Sequence[str] = (),
+    docker_image: str | None = None,
+    docker_args: Sequence[str] = (),
+) -> Iterator[Cluster]:
+    """A local cluster with `nworkers` slots for a `with` block, ready when the block begins.
+
+    It is gone when the block ends, and soon after the program is killed. Other clusters, that of `start` too,
+    are not touched. Arguments and errors are those of `start`.
+    """
+    plan = _make_plan(nworkers, master, workers, master_options, worker_options, docker_image, docker_args)
+    logs = launcher.make_logs(os.path.join(_directory(), "allocated"))
+    lifeline = Lifeline()
+    processes: list[Process] = []
+
+    def note(master: str, child: Child) -> None:
+        processes.append(child.process)
+
+    def end() -> None:
+        if "master" in plan.roles:
+            address.unbind_process(cluster.master)
+        launcher.end_processes(processes, before_kill=lifeline.cut)
+
+    cluster = Cluster("", plan.slots, logs, end)
+    with cluster:
+        cluster.master = _start_parts(plan, logs, note, lifeline=lifeline)
+        if "master" in plan.roles:
+            _use_in_this_process(cluster.master)
+        yield cluster
+
+
+# --- one launch -----------------------------------------------------------------------------
+
+
+class _Plan(NamedTuple):
+    """What is to be started."""
+
+    roles: list[str]
+    slots: int
+    port: int
+    master_options: list[str]
+    worker_options: list[str]
+
+
+def _make_plan(
+    nworkers: int,
+    master: bool,
+    workers: bool,
+    master_options: Sequence[str],
+    worker_options: Sequence[str],
+    docker_image: str | None,
+    docker_args: Sequence[str],
+) -> _Plan:
+    slots = launcher.check_nworkers(nworkers)
+    if docker_image is not None or docker_args:
+        raise ValueError(
+            "docker_image and docker_args belong to clusters in Slurm (cw.slurm): "
+            "a local cluster runs with the Python that starts it"
+        )
+    roles = _choose_roles(master, workers)
+    if not roles:
+        raise ValueError("master=False and workers=False leave nothing to start")
+    port, rest = _take_port(_check_options("master_options", master_options))
+    return _Plan(roles, slots if workers else 0, port, rest, _check_options("worker_options", worker_options))
+
+
+def _choose_roles(master: bool, workers: bool) -> list[str]:
+    return [role for role, is_chosen in (("master", master), ("worker", workers)) if is_chosen]
+
+
+def _check_options(name: str, options: Sequence[str]) -> list[str]:
+    if isinstance(options, str):  # A sequence too, of letters.
+        raise TypeError(f"{name} is a list of arguments: [{options!r}], not {options!r}")
+    return [str(option) for option in options]
+
+
+def _take_port(options: list[str]) -> tuple[int, list[str]]:
+    """(port or 0, the other options): the launcher itself listens, so that it knows the port at once."""
+    port, rest, given = 0, [], iter(options)
+    for option in given:
+        name, has_value, value = option.partition("=")
+        if name == "--host":
+            raise ValueError(
+                "a local cluster listens on the loopback interface only: to open it, start cw.master by hand"
+            )
+        if name == "--port":
+            text = value if has_value else next(given, "")
+            port = 0 if text == "0" else address.check_port(text)
+        else:
+            rest.append(option)
+    return port, rest
+
+
+def _start_parts(
+    plan: _Plan,
+    logs: str,
+    note: Callable[[str, Child], object],
+    known_master: str = "",
+    lifeline: Lifeline | None = None,
+) -> str:
+    """Start the parts side by side and return the master's address when all are ready.
+
+    `note` is told of each, with the master's address, as soon as it is there.
+    """
+    children = []
+    master = known_master or address.started_here()
+    host: list[str] = []
+    if "master" in plan.roles:
+        listener = _listen(plan.port)
+        master = address.join(*listener.getsockname())
+        host = [master]
+        options = [*plan.master_options, "--host", "127.0.0.1", "--no-address-file"]
+        children.append(launcher.spawn("master", options, logs, lifeline=lifeline, listener=listener))
+        note(master, children[-1])
+    if "worker" in plan.roles:
+        # For a master that is there already: what the options or CW_MASTER say stands above what we know.
+        environment = {"CW_MASTER": master, **os.environ} if master and not host else None
+        options = [*host, *plan.worker_options, "-n", str(plan.slots)]
+        children.append(launcher.spawn("worker", options, logs, lifeline=lifeline, environment=environment))
+        note(master, children[-1])
+    launcher.wait_until_ready(children)
+    return master or address.join(*address.find_master()[0][:2])
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port), backlog=1024)
+    except OSError as error:
+        raise LaunchError(
+            f"cannot listen on port {port} of 127.0.0.1 ({error.strerror}): choose another"
+        ) from error
+
+
+def _use_in_this_process(master: str) -> None:
+    address.bind_process(master)
+    if os.environ.get("CW_MASTER"):
+        logger.warning(
+            "CW_MASTER is set: clients that are given no host use %s, not the cluster that starts here at %s",
+            os.environ["CW_MASTER"],
+            master,
+        )
+
+
+# --- what `start` has started -----------------------------------------------------------------
+
+
+def _directory() -> str:
+    """This machine's part of the user's own directory."""
+    path = os.path.join(address.make_home(), f"mp-{os.uname().nodename}")
+    os.makedirs(path, 0o700, exist_ok=True)
+    return path
+
+
+class _State:
+    """What `start` notes for `stop`. Read and written only by who holds the lock."""
+
+    def __init__(self) -> None:
+        self.master = ""
+        self.slots = 0
+        self.since = 0.0
+        self.logs = ""
+        self.processes: dict[str, Process] = {}
+
+    @classmethod
+    def load(cls) -> _State:
+        """The noted state; an empty one if there is none, or if the machine has been booted since."""
+        import json
+
+        state = cls()
+        try:
+            noted = json.loads(address.read_private(cls._file()) or "{}")
+            if noted and noted["boot_id"] == launcher.boot_id():
+                state.processes = {role: Process(*numbers) for role, numbers in noted["processes"].items()}
+                state.master, state.slots = noted["master"], noted["slots"]
+                state.since, state.logs = noted["since"], noted["logs"]
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is not of this version of cw: passed over (%r)", cls._file(), error)
+            return cls()
+        return state
+
+    def save(self) -> None:
+        import json
+
+        if self.processes:
+            noted = {"boot_id": launcher.boot_id(), **vars(self)}
+            address.write_private(self._file(), json.dumps(noted, indent=1).encode())
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(address.home_directory(), self._file()))
+
+    @staticmethod
+    def _file() -> str:
+        return f"mp-{os.uname().nodename}/state.json"
+
+    def running(self) -> dict[str, Process]:
+        return {role: process for role, process in self.processes.items() if process.is_alive()}
+
+    def ended(self) -> list[str]:
+        return [role for role, process in self.processes.items() if not process.is_alive()]
+
+    def clear(self) -> None:
+        vars(self).update(vars(_State()))
+
+    def note(self, master: str, child: Child) -> None:
+        """Write down a process as soon as it is there, so that it can be stopped whatever happens to us."""
+        self.master = master
+        self.processes[child.role] = child.process
+        self.save()
+
+    def end(self, roles: Sequence[str]) -> bool:
+        """End these and forget them; returns whether any of them was running."""
+        running = [process for role, process in self.running().items() if role in roles]
+        launcher.end_processes(running)
+        self.processes = {role: p for role, p in self.processes.items() if role not in roles}
+        self.save()
+        return bool(running)
+
+    def describe(self) -> str:
+        text = f"a local cluster of {self.slots} slots runs already, its master at {self.master}"
+        ended = " and ".join(self.ended())
+        return f"{text} (but its {ended} has ended)" if ended else text
+
+
+@contextlib.contextmanager
+def _locked_state() -> Iterator[_State]:
+    _directory()
+    with address.locked(f"mp-{os.uname().nodename}/lock"):
+        yield _State.load()
+
+
+# --- the program ------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """`python -m cw.mp start|stop|status`; returns the exit status."""
+    options = _parse_arguments()
+    program.set_up_logging(options.verbose)
+    master, workers = not options.without_master, not options.without_workers
+    if options.verb == "stop":
+        if not stop(master, workers):
+            print("no local cluster was running")
+        return 0
+    if options.verb == "status":
+        return _print_status()
+    verbose = ["-v"] if options.verbose else []
+    try:
+        cluster = start(
+            options.nworkers, master, workers, verbose + options.Xmaster, verbose + options.Xworkers
+        )
+    except ValueError as error:
+        raise program.UsageError(str(error)) from None
+    print(
+        f"{cluster.slots} slots on this machine, until `python -m cw.mp stop`; logs in {cluster.logs}\n"
+        "for other programs to find them, set:",
+        file=sys.stderr,
+    )
+    print(f"export CW_MASTER={cluster.master}")  # And nothing else, for eval "$(...)".
+    return 0
+
+
+def _parse_arguments() -> Any:
+    parser = program.argument_parser("cw.mp", "Starts and stops a cluster of processes on this machine.")
+    parser.add_argument("verb", choices=["start", "stop", "status"])
+    parser.add_argument(
+        "-n",
+        "--nworkers",
+        type=int,
+        metavar="N",
+        default=len(os.sched_getaffinity(0)),
+        help="number of slots (default: the usable CPUs, here %(default)s)",
+    )
+    parser.add_argument("-M", "--without-master", action="store_true", help="only the worker")
+    parser.add_argument("-W", "--without-workers", action="store_true", help="only the master")
+    for name in ("master", "workers"):
+        help_text = f"an argument for the {name} (as --X{name}=-v); may be repeated"
+        parser.add_argument(f"--X{name}", action="append", default=[], metavar="ARG", help=help_text)
+    return parser.parse_args()
+
+
+def _print_status() -> int:
+    found = status()
+    if not found:
+        print("no local cluster is running")
+        return 1
+    print(f"master: {found.master}")
+    print(f"slots: {found.slots}")
+    for role, pid in found.running.items():
+        print(f"{role}: runs (pid {pid})")
+    for role in found.ended:
+        print(f"{role}: has ended (see its log)")
+    print(f"since: {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(found.since))}")
+    print(f"logs: {found.logs}")
+    return 1 if found.ended else 0
+
+
+if __name__ == "__main__":
+    program.run("cw.mp", main)

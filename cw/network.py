@@ -1,0 +1,428 @@
+"""The I/O loop of master, worker and client: one selector behind one bluelet event.
+
+    other threads --- wake() ---.                          .---> Connection.on_message(message)
+    signals ----- wakeup fd ----+--> selector --> serve ---+---> listener: on_accept(socket)
+    sockets --------------------'        ^        tick ----'---> tick callbacks, once a period
+                                         |
+                 Connection.send() --> unsent frames, written once at the end of each wakeup
+
+bluelet walks all its coroutines at each wakeup and its `select` takes no descriptor above 1023, so all
+sockets sit in one selector (whose own descriptor is small: it is made first), and there are few coroutines:
+`serve`, and one for each tick. bluelet switches only at `yield`: handlers are plain functions and nothing
+interleaves in them. Time comes from `time.monotonic()`; bluelet's own clock is only slept on.
+
+Sockets never block. What a socket does not take is kept in its Connection, in two lanes: control, and data
+(payloads, in order). A slow peer delays only itself. Only `Loop.wake` and `Loop.call_soon` may be called
+from other threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import bluelet
+
+from cw import wire
+from cw.errors import ProtocolError
+
+logger = logging.getLogger("cw.network")
+
+READ = 256 * 1024
+"""Bytes asked from a socket at once."""
+
+TURN = 4 * READ
+"""Bytes read from one socket before the others have their turn."""
+
+WRITE = 256 * 1024
+"""Bytes of small frames put together into one write."""
+
+KEEPALIVE = 15.0
+"""Seconds of silence after which the kernel asks whether the other host still lives."""
+
+SILENCE = 30.0
+"""Seconds without an answer from the other host's kernel after which a connection is dead."""
+
+RETRY_ACCEPT = 0.5
+"""Seconds until accepting is tried again when the process had no descriptor left."""
+
+
+class _Ready(bluelet.WaitableEvent):
+    """bluelet's view of the selector: readable when any of its descriptors is ready."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._selector = selector
+        self._waitables = ((selector.fileno(),), (), ())  # type: ignore[attr-defined]
+
+    def waitables(self) -> Any:
+        return self._waitables
+
+    def fire(self) -> Any:
+        # bluelet ends a coroutine whose event raises OSError, without a word: this must not.
+        try:
+            return self._selector.select(0)
+        except OSError:
+            return []
+
+
+class Loop:
+    """Runs the callbacks of one process's (or client thread's) sockets, ticks and signals."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._receiver, self._waker = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector.register(self._receiver, selectors.EVENT_READ, self._on_wake)
+        self._soon: deque[Callable[[], None]] = deque()  # appended by any thread
+        self._spawns: deque[Any] = deque()
+        self._unflushed: set[Connection] = set()
+        self._stopped = False
+        self._signals: dict[int, Callable[[], None]] = {}
+        self._caught: deque[int] = deque()
+        self.scratch = memoryview(bytearray(READ))  # every socket reads through this
+        self.on_wake: Callable[[], None] = lambda: None
+        """Called in the loop's thread after `wake()`."""
+
+    # --- from any thread ---
+
+    def wake(self) -> None:
+        """Have `on_wake` called soon. Any thread; also a signal handler."""
+        # Full: a wakeup is on its way anyway. Closed: nobody is left to be woken.
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._waker.send(b"\0")
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call `function` in the loop's thread. Any thread."""
+        self._soon.append(function)
+        self.wake()
+
+    # --- the loop's thread ---
+
+    def run(self) -> None:
+        """Serve until `stop()`. An exception in a callback is ours: it ends the loop and is raised here."""
+        try:
+            bluelet.run(self._serve())
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self.wake()
+
+    def tick(self, seconds: float, callback: Callable[[float], bool]) -> None:
+        """Call `callback(now)` every so many seconds, for as long as it returns true."""
+        self._spawns.append(self._ticking(seconds, callback))
+        self.wake()
+
+    def later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call `callback()` once, in so many seconds."""
+        self.tick(seconds, lambda now: bool(callback()) and False)
+
+    def on_signal(self, number: int, callback: Callable[[], None]) -> None:
+        """Call `callback()` in the loop when the signal comes. Only for the process's main thread."""
+        self._signals[number] = callback
+        # An append is all that the handler does: it must survive another signal in the same millisecond.
+        signal.signal(number, lambda caught, frame: self._caught.append(caught))
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+
+    def watch(self, file: Any, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(events)` when the file is ready; a second call changes the events; 0 ends it."""
+        known = file in self._selector.get_map()
+        if not events:
+            if known:
+                self._selector.unregister(file)
+        elif known:
+            self._selector.modify(file, events, callback)
+        else:
+            self._selector.register(file, events, callback)
+
+    def listen(self, listener: socket.socket, on_accept: Callable[[socket.socket, Any], None]) -> None:
+        """Call `on_accept(socket, address)` for each new connection."""
+        listener.setblocking(False)
+
+        def accept(events: int) -> None:
+            for _ in range(64):  # a bound, so that a flood of connections does not keep out the others
+                try:
+                    sock, address = listener.accept()
+                except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                    return
+                except OSError as error:
+                    if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                        raise
+                    logger.warning("no new connection can be taken now: %s", error.strerror)
+                    self.watch(listener, 0, accept)
+                    self.later(RETRY_ACCEPT, lambda: self.watch(listener, selectors.EVENT_READ, accept))
+                    return
+                on_accept(sock, address)
+
+        self.watch(listener, selectors.EVENT_READ, accept)
+
+    def flush_later(self, connection: Connection) -> None:
+        self._unflushed.add(connection)
+
+    def drop_after_fork(self) -> None:
+        """In a forked child: close our descriptors. The selector is shared with the parent: unregister nothing."""
+        with contextlib.suppress(OSError):
+            os.close(self._selector.fileno())  # type: ignore[attr-defined]
+        self._receiver.close()
+        self._waker.close()
+
+    def _serve(self) -> Iterator[Any]:
+        ready = _Ready(self._selector)
+        while not self._stopped:
+            while self._spawns:
+                yield bluelet.spawn(self._spawns.popleft())
+            for key, events in (yield ready):
+                # A callback before this one may have closed it.
+                if key.fd in self._selector.get_map():
+                    key.data(events)
+            self._flush()
+        self._flush()
+
+    def _ticking(self, seconds: float, callback: Callable[[float], bool]) -> Iterator[Any]:
+        going_on = True
+        while going_on and not self._stopped:
+            yield bluelet.sleep(seconds)
+            if not self._stopped:
+                going_on = callback(time.monotonic())
+                self._flush()
+
+    def _flush(self) -> None:
+        while self._unflushed:
+            self._unflushed.pop().flush()
+
+    def _on_wake(self, events: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._receiver.recv(4096)
+        while self._caught:
+            self._signals[self._caught.popleft()]()
+        while self._soon:
+            self._soon.popleft()()
+        self.on_wake()
+
+    def _close(self) -> None:
+        if self._signals:
+            signal.set_wakeup_fd(-1)
+        for key in list(self._selector.get_map().values()):
+            owner = getattr(key.data, "__self__", None)
+            if isinstance(owner, Connection):
+                owner.close()
+        self._selector.close()
+        self._receiver.close()
+        self._waker.close()
+
+
+class Connection:
+    """A connected socket that speaks messages. Belongs to its loop's thread.
+
+    `on_message(message)` may raise ProtocolError: the connection is closed then, with one log line.
+    `on_close(reason)` is called once, unless `close()` was called here; `on_drained()` each time that
+    all which was unsent has been taken by the socket.
+    """
+
+    def __init__(self, loop: Loop, sock: socket.socket, *, decoder: wire.Decoder | None = None) -> None:
+        self.decoder = decoder or wire.Decoder()
+        self.on_message: Callable[[Any], None] = lambda message: None
+        self.on_close: Callable[[str], None] = lambda reason: None
+        self.on_drained: Callable[[], None] = lambda: None
+        self.unsent = 0  # bytes
+        self.heard_at = time.monotonic()
+        self.closed = False
+        self.peer = name_of_peer(sock)
+        self._loop = loop
+        self._socket = sock
+        self._control: deque[wire.Frame] = deque()
+        self._data: deque[wire.Frame] = deque()
+        self._writing: deque[Any] = deque()  # begun: must be finished before a lane has its turn
+        self._events = selectors.EVENT_READ
+        self._closing = False  # close when all is sent
+        sock.setblocking(False)
+        loop.watch(sock, self._events, self._on_ready)
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Queue a message; it is written at the end of this wakeup, as far as the socket takes it."""
+        if self.closed or self._closing:
+            return
+        lane = self._control if wire.is_control(message) else self._data
+        for frame in wire.encode(message):
+            lane.append(frame)
+            self.unsent += sum(map(len, frame))
+        self._loop.flush_later(self)
+
+    def close(self) -> None:
+        """Close at once; what is unsent is lost."""
+        if not self.closed:
+            self.closed = True
+            self._loop.watch(self._socket, 0, self._on_ready)
+            self._socket.close()
+            for queue in (self._control, self._data, self._writing):
+                queue.clear()
+            self.unsent = 0
+
+    def drop_after_fork(self) -> None:
+        """In a forked child: close our descriptor of the socket; the parent's is untouched."""
+        self.closed = True
+        self._socket.close()
+
+    def close_when_sent(self) -> None:
+        """Close as soon as all that is queued has been taken by the socket."""
+        self._closing = True
+        self._loop.flush_later(self)
+
+    def flush(self) -> None:
+        """Write what the socket takes; be called again when it takes more."""
+        try:
+            while not self.closed:
+                if not self._writing and not self._gather():
+                    break
+                buffer = self._writing[0]
+                sent = self._socket.send(buffer)
+                self.unsent -= sent
+                if sent == len(buffer):
+                    self._writing.popleft()
+                else:
+                    self._writing[0] = memoryview(buffer)[sent:]
+        except BlockingIOError:
+            self._want(selectors.EVENT_READ | selectors.EVENT_WRITE)
+            return
+        except OSError as error:
+            self._fail(error.strerror or str(error))
+            return
+        if self.closed:
+            return
+        if self._closing:
+            self.close()
+        elif self._events != selectors.EVENT_READ:
+            self._want(selectors.EVENT_READ)
+            self.on_drained()
+
+    def _gather(self) -> bool:
+        """Move the next frames to `_writing`: all control, then some data. Small ones are put together."""
+        small: list[Any] = []
+        size = 0
+        while size < WRITE and (self._control or self._data):
+            frame = self._control.popleft() if self._control else self._data.popleft()
+            for buffer in frame:
+                if len(buffer) > wire.LARGE:
+                    if small:
+                        self._writing.append(b"".join(small))
+                        small = []
+                    self._writing.append(buffer)
+                else:
+                    small.append(buffer)
+                size += len(buffer)
+        if small:
+            self._writing.append(b"".join(small))
+        return bool(self._writing)
+
+    def _want(self, events: int) -> None:
+        if events != self._events:
+            self._events = events
+            self._loop.watch(self._socket, events, self._on_ready)
+
+    def _on_ready(self, events: int) -> None:
+        if self.closed:
+            return  # by a callback of the same wakeup; the descriptor may be another's by now
+        if events & selectors.EVENT_WRITE:
+            self.flush()
+        if events & selectors.EVENT_READ:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            for message in self._receive():
+                if self.closed:
+                    return
+                self.on_message(message)
+        except ProtocolError as error:
+            logger.error("%s breaks the protocol, closing: %s", self.peer, error)
+            self._fail(f"broke the protocol: {error}")
+
+    def _receive(self) -> Iterable[Any]:
+        budget = TURN
+        scratch, decoder = self._loop.scratch, self.decoder
+        while budget > 0 and not self.closed:
+            target = decoder.direct()
+            into = target if target is not None else scratch
+            try:
+                count = self._socket.recv_into(into)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._fail(error.strerror or str(error))
+                return
+            if not count:
+                self._fail("")
+                return
+            self.heard_at = time.monotonic()
+            yield from decoder.received(count) if target is not None else decoder.feed(scratch[:count])
+            if count < len(into):
+                return
+            budget -= count
+
+    def _fail(self, reason: str) -> None:
+        if not self.closed:
+            self.close()
+            self.on_close(reason)
+
+
+def name_of_peer(sock: socket.socket) -> str:
+    """'HOST:PORT' of the other end, for log lines."""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return "(gone)"
+    if not isinstance(name, tuple):
+        return "(this machine)"
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+def tune(sock: socket.socket) -> None:
+    """Small frames go at once; a dead host is found by the kernel, however busy this process is."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(KEEPALIVE))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, int(KEEPALIVE / 3))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE * 1000))
+
+
+def dial(
+    loop: Loop,
+    addresses: Iterable[tuple[str, int]],
+    timeout: float,
+    on_connected: Callable[[socket.socket, tuple[str, int]], None],
+    on_failed: Callable[[list[tuple[tuple[str, int], OSError]]], None],
+) -> None:
+    """Connect to the first address that answers, in a thread of its own: names may take long to resolve.
+
+    One of the callbacks is called, in the loop's thread; `on_failed` gets each address with its error.
+    """
+
+    def work() -> None:
+        failures: list[tuple[tuple[str, int], OSError]] = []
+        for address in addresses:
+            try:
+                sock = socket.create_connection(address, timeout)
+            except OSError as error:
+                failures.append((address, error))
+                continue
+            tune(sock)
+            loop.call_soon(lambda: on_connected(sock, address))
+            return
+        loop.call_soon(lambda: on_failed(failures))
+
+    threading.Thread(target=work, name="cw-dial", daemon=True).start()

@@ -1,0 +1,237 @@
+"""What cw's programs share: `python -m cw.master`, `cw.worker`, `cw.mp`.
+
+    main() of a program:
+        parser = argument_parser("cw.master", "Carries jobs from clients to workers.")
+        ...
+        set_up_logging(options.verbose)
+        ...
+        raise Mistake("port 5494 is taken: choose another with --port")
+
+    if __name__ == "__main__":
+        run("cw.master", main)
+
+A user's mistake is answered with one line that says what to do, never with a traceback.
+
+This module imports nothing that is not loaded in every interpreter anyway. It is the first that
+cw/__init__.py imports, at a time when the current directory may still be in `sys.path`; and
+start-up time is part of what a user waits for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+TYPE_CHECKING = False  # As typing's, which is not to be imported here; type checkers know the name.
+if TYPE_CHECKING:
+    import argparse
+    import logging
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+# The directory that holds the package: a child process must find this cw and no other.
+_PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# What `command` runs. The package is loaded from its own place. Its parent directory (a clone with a user's
+# files in it, say) comes last in sys.path: what lies beside cw may be needed, and must shadow nothing.
+_BOOT = "; ".join(
+    (
+        "import sys",
+        "sys.path[:1] = filter(None, sys.path[:1])",
+        "from importlib import machinery, util",
+        "import runpy",
+        "parent, module = sys.argv[1:3]",
+        "del sys.argv[1:3]",
+        "sys.path += [] if parent in sys.path else [parent]",
+        'spec = machinery.PathFinder.find_spec("cw", [parent])',
+        'package = sys.modules["cw"] = util.module_from_spec(spec)',
+        "spec.loader.exec_module(package)",
+        'runpy.run_module(module, None, "__main__", True)',
+    )
+)
+
+
+class Mistake(Exception):
+    """A user's mistake. The text is one sentence that says what to do; a program prints it and ends."""
+
+    exit_status = 1
+
+
+class UsageError(Mistake):
+    """A mistake in the options, of the kind that argparse cannot see by itself."""
+
+    exit_status = 2
+
+
+def drop_cwd_from_path() -> None:
+    """Take the current directory out of `sys.path` if this process was started as `python -m cw.…`.
+
+    Else a `signal.py` that lies where the user stands would be imported in place of the standard one. Where
+    cw itself lies there, the directory goes to the end instead. Does nothing in any other process: a user's
+    program keeps its `sys.path`, also one that was started with -m.
+    """
+    # While `python -m` imports the parent package, argv[0] is '-m', and the last len(argv) original
+    # arguments are the module's name and its own arguments.
+    argv = getattr(sys, "argv", [])
+    if argv[:1] != ["-m"] or getattr(sys.flags, "safe_path", False):
+        return
+    module = sys.orig_argv[-len(argv)].removeprefix("-m")
+    if module.partition(".")[0] != "cw" or not sys.path:
+        return
+    try:
+        here = os.getcwd()
+    except OSError:  # The directory has been removed: then -m did not put it into the path.
+        return
+    if sys.path[0] == here:
+        del sys.path[0]
+        if here == _PACKAGE_PARENT and here not in sys.path:
+            sys.path.append(here)
+
+
+def command(module: str, *arguments: object) -> list[str]:
+    """The command line that runs one of cw's modules as a program in a new process.
+
+    As `python -m MODULE ARGUMENTS`, but with this very cw, whether it is installed or not, and without the
+    current directory in `sys.path`. (-P needs Python 3.11; an environment variable would go on to the jobs.)
+    """
+    if not sys.executable:
+        raise Mistake(
+            "this Python does not know its own executable (sys.executable is empty): "
+            "start cw.master and cw.worker by hand"
+        )
+    flags = [
+        flag
+        for flag, is_set in (
+            ("-I", sys.flags.isolated),
+            ("-E", sys.flags.ignore_environment),
+            ("-s", sys.flags.no_user_site),
+        )
+        if is_set
+    ]
+    return [sys.executable, *flags, "-c", _BOOT, _PACKAGE_PARENT, module, *map(str, arguments)]
+
+
+def argument_parser(program: str, description: str, **settings: Any) -> argparse.ArgumentParser:
+    """An `argparse.ArgumentParser` with what all programs have: `--version` and `-v`."""
+    import argparse  # Takes 5 ms to load: only programs need it.
+
+    from cw.version import VERSION
+
+    # No abbreviations: `--li` must not find an option that only launchers use.
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}", description=description, allow_abbrev=False, **settings
+    )
+    parser.add_argument("--version", action="version", version=f"cw {VERSION}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
+    return parser
+
+
+def add_launcher_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add options that only launchers use and `--help` does not show, each a descriptor's number."""
+    import argparse
+
+    for name in names:
+        parser.add_argument(name, type=int, metavar="FD", help=argparse.SUPPRESS)
+
+
+def converted_by(function: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A `type=` for argparse which shows the text of the ValueError that `function` raises."""
+    import argparse
+
+    def convert(text: str) -> Any:
+        try:
+            return function(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def set_up_logging(verbose: bool = False) -> None:
+    """Log to stderr with time stamps; with `verbose`, debug lines too."""
+    import logging
+
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
+    logging.getLogger("cw").setLevel(logging.DEBUG if verbose else logging.INFO)
+    # A full disk under the log is no reason for a traceback in it.
+    logging.raiseExceptions = False
+
+
+def run(program: str, main: Callable[[], int | None]) -> NoReturn:
+    """Run `main` and end the process with its exit status (None: 0), or with one line for a `Mistake`."""
+    try:
+        status = main()
+    except Mistake as mistake:
+        print(f"{program}: {mistake}", file=sys.stderr)
+        status = mistake.exit_status
+    except KeyboardInterrupt:
+        status = 130  # What a shell says of a program that Ctrl-C ended.
+    sys.exit(status)
+
+
+def end_with(loop: Any, lifeline_fd: int | None, leave: Callable[[], None]) -> None:
+    """Call `leave()` in the loop on SIGINT and SIGTERM, and when the launcher at the lifeline has gone."""
+    import selectors
+    import signal
+
+    loop.on_signal(signal.SIGINT, leave)
+    loop.on_signal(signal.SIGTERM, leave)
+    if lifeline_fd is not None:
+
+        def cut(events: int) -> None:
+            loop.watch(lifeline_fd, 0, cut)
+            leave()
+
+        os.set_inheritable(lifeline_fd, False)
+        loop.watch(lifeline_fd, selectors.EVENT_READ, cut)
+
+
+def say_ready(ready_fd: int) -> None:
+    """Tell the launcher that this program is ready."""
+    import contextlib
+
+    with contextlib.suppress(OSError):  # The launcher has not waited.
+        os.write(ready_fd, b"ready\n")
+    os.close(ready_fd)
+
+
+class RateLimited:
+    """A logger for what may repeat, such as refused strangers: each message at most once per interval.
+
+    A message is told apart by its format, not by its arguments. The next line counts what was left out.
+    A lost count between threads does no harm, so there is no lock.
+    """
+
+    # Longer: a change of what happens is seen later. Shorter: a flood fills the log.
+    INTERVAL = 1.0
+
+    def __init__(
+        self, logger: logging.Logger, interval: float = INTERVAL, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._logger = logger
+        self._interval = interval
+        self._clock = clock
+        # (when, how many left out since). Formats are constants in the code, so there are few.
+        self._last_by_message: dict[str, tuple[float, int]] = {}
+
+    def log(self, level: int, message: str, *args: object) -> None:
+        """Log unless the same message was logged less than an interval ago; say how many were left out."""
+        now = self._clock()
+        last, left_out = self._last_by_message.get(message, (-self._interval, 0))
+        if now - last < self._interval:
+            self._last_by_message[message] = (last, left_out + 1)
+            return
+        self._last_by_message[message] = (now, 0)
+        if left_out:
+            self._logger.log(level, message + " (and %d more like it)", *args, left_out)
+        else:
+            self._logger.log(level, message, *args)
+
+    def info(self, message: str, *args: object) -> None:
+        """As `Logger.info`, rate-limited."""
+        self.log(20, message, *args)
+
+    def warning(self, message: str, *args: object) -> None:
+        """As `Logger.warning`, rate-limited."""
+        self.log(30, message, *args)

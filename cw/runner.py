@@ -1,0 +1,176 @@
+"""The child process in which jobs run, one after the other, in its main thread.
+
+It is forked from the keeper, with all that cw needs imported, and serves one session: it works in the client's
+directory with the client's `sys.path`, and ends when the worker closes the channel. User code runs here and
+may do anything: die, print, change directory, start threads and children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections import deque
+from time import perf_counter
+from typing import Any
+
+from cw import channel, serialize, wire
+from cw import messages as m
+from cw.environment import apply_environment, load_environment
+
+READ = 256 * 1024
+
+
+class Runner:
+    """One runner's end of the channel, and its loop."""
+
+    def __init__(self, stream: int, files: int, pipe: int, tokens: int) -> None:
+        self._stream = socket.socket(fileno=stream)
+        self._files = socket.socket(fileno=files)
+        self._stream.setblocking(True)
+        self._files.setblocking(True)
+        self._pipe = pipe
+        self._tokens = tokens
+        self._decoder = wire.Decoder()
+        self._queue: deque[tuple[int, int, Any] | None] = deque()  # None: a Drop
+        self._payload_by_function: dict[int, Any] = {}
+        self._functions: dict[int, Any] = {}
+        self._where: dict[str, Any] = {"host": os.uname().nodename, "pid": os.getpid()}
+        self._failure: BaseException | None = None  # the session's environment does not work here
+        self._buffer = memoryview(bytearray(READ))
+
+    def run(self) -> None:
+        """Run jobs until the worker closes the channel."""
+        queue, tokens = self._queue, self._tokens
+        take = os.eventfd_read
+        while True:
+            while queue:
+                job = queue.popleft()
+                if job is None:
+                    self._write(b"".join(next(wire.encode(m.Dropped()))))
+                    continue
+                try:
+                    take(tokens)
+                except BlockingIOError:
+                    # What is left in front of the Drop, which comes if it is not here yet, is not ours any more.
+                    if not self._skip_to_drop():
+                        return
+                    continue
+                self._run(*job)
+            if not self._receive():
+                return
+
+    def _run(self, number: int, function_number: int, payload: Any) -> None:
+        began = perf_counter()
+        try:
+            try:
+                function = self._functions[function_number]
+            except KeyError:
+                function = self._load_function(function_number)
+            if payload == b"":
+                payload = self._receive_memory()
+            args, kwargs = serialize.load_call(payload)
+            value = function(*args, **kwargs)
+            answer = serialize.dump_result(value, channel.allocate)
+            status = m.DONE
+        except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
+            answer = serialize.dump_error(error, self._where)
+            status = m.ERROR
+        seconds = perf_counter() - began
+        if _forked_pid != os.getpid() if _forked_pid else False:
+            os._exit(0)  # a child that the job forked came back from it
+        if type(answer) is bytes and len(answer) <= wire.LARGE:
+            self._write(wire.encode_result(number, status, seconds, answer))
+        else:
+            self._write_large(number, status, seconds, answer)
+
+    def _write(self, data: bytes) -> None:
+        written = os.write(self._pipe, data)
+        while written < len(data):
+            written += os.write(self._pipe, data[written:])
+
+    def _write_large(self, number: int, status: int, seconds: float, payload: Any) -> None:
+        memory = channel.as_memory(payload)
+        size = len(memory)
+        socket.send_fds(self._files, [size.to_bytes(8, "little")], [memory.obj.fd])  # type: ignore[attr-defined]
+        self._write(b"".join(next(wire.encode(m.BigResult(number, status, seconds, size)))))
+
+    def _receive_memory(self) -> memoryview:
+        data, fds, _, _ = socket.recv_fds(self._files, 8, 1)
+        return channel.map_file(fds[0], int.from_bytes(data, "little"))
+
+    def _skip_to_drop(self) -> bool:
+        while True:
+            while self._queue:
+                job = self._queue.popleft()
+                if job is None:
+                    self._write(b"".join(next(wire.encode(m.Dropped()))))
+                    return True
+                if job[2] == b"":
+                    self._receive_memory()
+            if not self._receive():
+                return False
+
+    def _receive(self) -> bool:
+        """Wait for messages and take them in. False: the worker closed the channel."""
+        target = self._decoder.direct()
+        count = self._stream.recv_into(self._buffer if target is None else target)
+        if not count:
+            return False
+        found = self._decoder.feed(self._buffer[:count]) if target is None else self._decoder.received(count)
+        for message in found:
+            if type(message) is m.Run:
+                self._queue.extend(zip(*message, strict=True))
+            elif type(message) is m.Drop:
+                self._queue.append(None)
+            elif type(message) is m.Functions:
+                for number, payload in zip(message.numbers, message.payloads, strict=True):
+                    self._payload_by_function[number] = payload
+            elif type(message) is m.Forget:
+                for number in message.numbers:
+                    self._payload_by_function.pop(number, None)
+                    self._functions.pop(number, None)
+            elif type(message) is m.Environment:
+                self._apply(message.payloads[0])
+        return True
+
+    def _apply(self, payload: Any) -> None:
+        try:
+            apply_environment(load_environment(payload))
+        except Exception as error:
+            self._failure = error
+
+    def _load_function(self, number: int) -> Any:
+        if self._failure is not None:
+            raise self._failure
+        function = serialize.load_function(self._payload_by_function[number])
+        self._functions[number] = function
+        del self._payload_by_function[number]
+        return function
+
+
+_forked_pid = 0
+"""Set in a child that a job forked: the pid of the runner is another."""
+
+
+def main(fds: list[int]) -> None:
+    """Be a runner, with these ends of the channel (see `channel.WorkerEnd.runner_fds`)."""
+    global _forked_pid
+    import fcntl
+
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, channel.HIGH) for fd in fds]
+    for fd in fds:
+        os.close(fd)
+    runner = Runner(*moved)
+    own = os.getpid()
+
+    def note_fork() -> None:
+        global _forked_pid
+        _forked_pid = own
+
+    os.register_at_fork(after_in_child=note_fork)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the worker is gone
+        runner.run()
+    sys.stdout.flush()
+    sys.stderr.flush()

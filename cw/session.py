@@ -1,0 +1,511 @@
+"""A client's session: its jobs from submission to delivery, and the thread that talks to the master.
+
+    user's threads                     session's thread                          master
+      submit --> payload, queue --wake--> window open? --> Submit --------------->
+      wait   <-- counts       <---------- deliver(tag, value) <-- Results <-------
+
+The client owns its jobs: a payload is kept until its result has been delivered. `ClientThread` and
+`ClusterExecutor` stand on this and differ in what they hang on a job (its *tag*) and in how they deliver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import secrets
+import socket
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from typing import Any
+
+from cw import address, serialize, wire
+from cw import messages as m
+from cw.environment import dump_environment
+from cw.errors import ConnectionError, ProtocolError, RemoteException, WorkerLost
+from cw.functions import FunctionTable
+from cw.network import Connection, Loop, dial
+from cw.version import VERSION
+
+logger = logging.getLogger("cw.client")
+
+CONNECT_SECONDS = 5.0
+"""Default of `connect_timeout`: how long `start` tries to reach a master."""
+
+BACKOFF = 0.05, 1.0
+"""Seconds between attempts to connect: the first pause, and the longest."""
+
+BATCH = 1024
+"""Jobs in one Submit: how finely the first jobs of a burst overlap with the rest."""
+
+FROM_MASTER = frozenset({m.Window, m.Notice, m.Started, m.Results, m.Lost, m.Goodbye, m.Heartbeat})
+
+Job = tuple[int, int, Any, Any]
+"""Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
+
+
+class Session:
+    """One client's life. The methods are for any thread, unless they say otherwise.
+
+    `deliver(number, tag, error, value)` and `on_started(numbers_and_tags)` are called in the session's thread;
+    they must not raise.
+    """
+
+    def __init__(
+        self,
+        host: str | None,
+        port: int | None,
+        deliver: Callable[[int, Any, BaseException | None, Any], None],
+        on_started: Callable[[int, Any], None],
+        connect_timeout: float | None = None,
+        max_outstanding: tuple[int | None, int | None] | None = None,
+    ) -> None:
+        address.find_master(host, port)  # a mistake in them is told here
+        jobs_limit, bytes_limit = max_outstanding or (None, None)
+        self.ident = secrets.token_hex(16)
+        self._secret = secrets.token_hex(16)
+        self._find = lambda: address.find_master(host, port)
+        self._deliver = deliver
+        self._on_started = on_started
+        self._connect_timeout = CONNECT_SECONDS if connect_timeout is None else connect_timeout
+        self._jobs_limit = jobs_limit
+        self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
+        self._loop = Loop()
+        self._thread = threading.Thread(target=self._main, name="cw-client", daemon=True)
+        self._pid = os.getpid()
+        # Under the lock: what users' threads change together. The session's thread takes it rarely.
+        self._lock = threading.RLock()  # pickling a function may run code of the user's that submits
+        self._functions = FunctionTable()
+        self._option_numbers: dict[str, int] = {}
+        self._introductions: deque[tuple[Any, ...]] = deque()  # Functions, OptionSets to be sent before their jobs
+        self._last_number = 0
+        self._bytes_in = 0
+        self._is_closed = False  # takes no more jobs
+        # Set by users' threads, taken by the session's: a dict's and a deque's single operations are atomic.
+        self._jobs: dict[int, Job] = {}
+        self._queue: deque[int] = deque()  # numbers of jobs not sent yet; some may have been cancelled
+        self._is_woken = False
+        # The session's thread only.
+        self._connection: Connection | None = None
+        self._window_jobs = self._window_bytes = 0
+        self._sent: dict[int, int] = {}  # number: bytes
+        self._sent_bytes = 0
+        self._failures: Sequence[tuple[tuple[str, int], OSError]] = ()
+        self._pause = BACKOFF[0]
+        self._deadline = 0.0
+        self._leaves_when_done = False
+        # Written by the session's thread, read by others.
+        self._started: set[int] = set()
+        self._finished = 0  # jobs delivered
+        self._bytes_out = 0
+        self._failure: BaseException | None = None
+        self._connected = threading.Event()
+        self._progress = threading.Condition()
+        self._waiters = 0
+        self._loop.on_wake = self._on_wake
+
+    # --- any thread ---
+
+    def start(self) -> None:
+        """Connect. Raises cw.ConnectionError if no master answers within the connect timeout."""
+        _live.add(self)
+        _register_exit()
+        self._deadline = time.monotonic() + self._connect_timeout
+        self._thread.start()
+        self._connected.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+
+    def submit(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tag: Any, options: int = 0) -> int:
+        """Queue a job; returns its number. Raises what makes its function or arguments unpicklable."""
+        payload = serialize.dump_call(args, kwargs)
+        size = len(payload)
+        if self._is_full(size) and threading.current_thread() is not self._thread:
+            self._wait_for_room(size)
+        with self._lock:
+            if self._is_closed:
+                raise self._why_closed()
+            number_of_function, function_payload = self._functions.number_of(function)
+            if function_payload is not None:
+                self._introductions.append(m.Functions([0], [number_of_function], [function_payload]))
+                if self._functions.is_full:
+                    self._forget_functions(number_of_function)
+            number = self._last_number = self._last_number + 1
+            self._bytes_in += size
+            self._jobs[number] = (number_of_function, options, payload, tag)
+            self._queue.append(number)
+        if not self._is_woken:
+            self._is_woken = True
+            self._loop.wake()
+        return number
+
+    def cancel(self, number: int) -> bool:
+        """Take a job back, unless it is known to run. True: it will not be delivered."""
+        job = None if number in self._started else self._jobs.pop(number, None)
+        if job is None:
+            return False
+        self._loop.call_soon(lambda: self._on_cancelled(number, len(job[2])))
+        return True
+
+    def tags(self) -> list[Any]:
+        """The tags of all outstanding jobs."""
+        return [job[3] for job in list(self._jobs.values())]
+
+    def outstanding(self) -> int:
+        """Jobs submitted and not delivered yet."""
+        return self._last_number - self._finished
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until all jobs submitted so far, and by callbacks meanwhile, are delivered. False: time is up."""
+        with self._progress:
+            self._waiters += 1
+            try:
+                return self._progress.wait_for(lambda: not self.outstanding(), timeout)
+            finally:
+                self._waiters -= 1
+
+    def close(self, is_waiting: bool) -> None:
+        """Take no more jobs. Say goodbye: when all are delivered (`is_waiting`), or now."""
+        with self._lock:
+            self._is_closed = True
+        if self._thread.is_alive():
+            self._loop.call_soon(self._leave_when_done if is_waiting else self._leave)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the session's thread has ended. In that thread itself: nothing."""
+        if self._thread.ident is not None and not self.is_own_thread():
+            self._thread.join(timeout)
+
+    def is_own_thread(self) -> bool:
+        """Is this called in the session's thread (a callback)?"""
+        return threading.current_thread() is self._thread
+
+    def is_started(self) -> bool:
+        return self._thread.ident is not None
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def option_number(self, options: dict[str, Any]) -> int:
+        """The number under which the master knows these options of jobs; 0 for none."""
+        if not options:
+            return 0
+        key = repr(sorted(options.items()))
+        with self._lock:
+            number = self._option_numbers.get(key)
+            if number is None:
+                number = self._option_numbers[key] = len(self._option_numbers) + 1
+                self._introductions.append(m.OptionSets(0, number, options))
+            return number
+
+    def _forget_functions(self, latest: int) -> None:
+        """Under the lock: let go of functions that no outstanding job uses, here and at the master."""
+        in_use = {job[0] for job in list(self._jobs.values())} | {latest}
+        forgotten = self._functions.forget_unused(in_use)
+        if forgotten:
+            self._introductions.append(m.Forget([0] * len(forgotten), forgotten))
+
+    def _is_full(self, size: int) -> bool:
+        held = self._bytes_in - self._bytes_out
+        if held and held + size > self._bytes_limit:
+            return True
+        return self._jobs_limit is not None and self.outstanding() >= self._jobs_limit
+
+    def _wait_for_room(self, size: int) -> None:
+        if not self.is_started():
+            return  # nothing would ever make room
+        with self._progress:
+            self._waiters += 1
+            try:
+                self._progress.wait_for(lambda: self._is_closed or not self._is_full(size))
+            finally:
+                self._waiters -= 1
+
+    def _why_closed(self) -> BaseException:
+        if os.getpid() != self._pid:
+            return RuntimeError("this process was forked from the one that is connected: open a connection of its own")
+        if self._failure is not None:
+            return ConnectionError(f"{self._failure}; no more jobs can be submitted here")
+        return RuntimeError("cannot submit: this client has been stopped")
+
+    # --- the session's thread: the connection ---
+
+    def _main(self) -> None:
+        self._connect()
+        try:
+            self._loop.run()
+        except BaseException as error:
+            logger.critical("the client's thread failed", exc_info=True)
+            self._failure = error
+        finally:
+            with self._lock:
+                self._is_closed = True
+            self._abandon()
+            self._connected.set()
+            _live.discard(self)
+
+    def _connect(self) -> None:
+        try:
+            candidates = self._find()
+        except Exception as error:
+            self._fail(error)
+            return
+        left = max(0.1, self._deadline - time.monotonic())
+        dial(self._loop, [(c.host, c.port) for c in candidates], left, self._on_connected, self._on_no_master)
+
+    def _on_connected(self, sock: socket.socket, where: tuple[str, int]) -> None:
+        connection = self._connection = Connection(self._loop, sock, decoder=wire.Decoder())
+        connection.decoder.accepts = FROM_MASTER | {m.Welcome, m.Refused}
+        connection.on_message = self._on_answer
+        connection.on_close = self._on_close
+        connection.send(
+            m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
+                    os.uname().nodename, os.getpid(), 0)
+        )  # fmt: skip
+        self._loop.later(max(0.1, self._deadline - time.monotonic()), self._on_silent)
+
+    def _on_silent(self) -> None:
+        if not self._connected.is_set() and self._connection is not None:
+            self._fail(ConnectionError(f"the master at {self._connection.peer} accepts the connection but says nothing"))
+
+    def _on_no_master(self, failures: Sequence[tuple[tuple[str, int], OSError]]) -> None:
+        if time.monotonic() + self._pause > self._deadline or all(
+            isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME for _, error in failures
+        ):
+            self._fail(_no_master(failures))
+            return
+        self._loop.later(self._pause * random.uniform(1.0, 1.5), self._connect)
+        self._pause = min(2 * self._pause, BACKOFF[1])
+
+    def _on_answer(self, answer: Any) -> None:
+        connection = self._connection
+        assert connection is not None
+        if type(answer) not in (m.Welcome, m.Refused, m.Goodbye):
+            raise ProtocolError(f"{type(answer).__name__} before a Welcome")
+        if type(answer) is not m.Welcome:
+            self._fail(ConnectionError(f"the master at {connection.peer} refused this client: {answer.reason}"))
+            return
+        connection.on_message = lambda message: _HANDLERS[type(message)](self, message)
+        connection.send(m.Environment([0], [dump_environment()]))
+        self._connected.set()
+
+    def _on_close(self, reason: str) -> None:
+        peer = self._connection.peer if self._connection else "?"
+        self._fail(ConnectionError(f"the connection to the master at {peer} was lost{': ' * bool(reason)}{reason}"))
+
+    def _fail(self, error: BaseException) -> None:
+        """The session cannot go on: all that is outstanding ends with this error."""
+        self._failure = error
+        with self._lock:
+            self._is_closed = True
+        self._loop.stop()
+
+    def _leave_when_done(self) -> None:
+        self._leaves_when_done = True
+        if not self.outstanding():
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._connection is not None:
+            self._connection.send(m.Goodbye("it has finished"))
+            self._connection.flush()
+        self._loop.stop()
+
+    def _abandon(self) -> None:
+        """Settle what is outstanding when the thread ends: nothing stays pending for ever."""
+        if self._connection is not None:
+            self._connection.close()
+        while self._jobs:
+            number, job = self._jobs.popitem()
+            error = self._failure
+            self._finish(number, job, CancelledError() if error is None else _copy_of(error), None)
+        self._notify()
+
+    # --- the session's thread: jobs ---
+
+    def _on_wake(self) -> None:
+        self._is_woken = False  # before the queue is looked at: who adds after that wakes us again
+        self._pump()
+
+    def _pump(self) -> None:
+        """Send what the master's window has room for."""
+        connection, queue, jobs, sent = self._connection, self._queue, self._jobs, self._sent
+        if connection is None or not self._window_jobs:
+            return
+        while queue and len(sent) < self._window_jobs:
+            numbers: list[int] = []
+            batch: list[Job] = []
+            room = min(BATCH, self._window_jobs - len(sent))
+            while queue and len(numbers) < room:
+                number = queue[0]
+                job = jobs.get(number)
+                if job is not None:
+                    size = len(job[2])
+                    if sent and self._sent_bytes + size > self._window_bytes:
+                        break
+                    sent[number] = size
+                    self._sent_bytes += size
+                    numbers.append(number)
+                    batch.append(job)
+                queue.popleft()
+            # After the jobs were taken: what they need was queued before them.
+            while self._introductions:
+                connection.send(self._introductions.popleft())
+            if not numbers:
+                return
+            connection.send(
+                m.Submit(numbers, [job[0] for job in batch], [job[1] for job in batch], [job[2] for job in batch])
+            )
+
+    def _on_results(self, message: m.Results) -> None:
+        jobs, sent, started = self._jobs, self._sent, self._started
+        load = serialize.load_result
+        for number, status, _, payload in zip(*message, strict=True):
+            self._sent_bytes -= sent.pop(number, 0)
+            if started:
+                started.discard(number)
+            job = jobs.pop(number, None)
+            if job is None:
+                continue  # cancelled meanwhile
+            if status == m.DONE:
+                try:
+                    value, error = load(payload), None
+                except BaseException as failure:
+                    value, error = None, _unreadable(number, failure)
+            else:
+                value, error = None, serialize.load_error(payload, f"job {number}")
+            self._finish(number, job, error, value)
+        self._notify()
+        self._pump()
+
+    def _on_lost(self, message: m.Lost) -> None:
+        self._sent_bytes -= self._sent.pop(message.number, 0)
+        self._started.discard(message.number)
+        job = self._jobs.pop(message.number, None)
+        if job is not None:
+            text = f"job {message.number} was given up: {message.reason}"
+            self._finish(message.number, job, WorkerLost(text, message.notes), None)
+        self._notify()
+        self._pump()
+
+    def _on_started_jobs(self, message: m.Started) -> None:
+        for number in message.numbers:
+            job = self._jobs.get(number)
+            if job is not None:
+                self._started.add(number)
+                self._on_started(number, job[3])
+
+    def _on_cancelled(self, number: int, size: int) -> None:
+        self._bytes_out += size
+        if number in self._sent:
+            self._sent_bytes -= self._sent.pop(number)
+            if self._connection is not None:
+                self._connection.send(m.Cancel([number]))
+        self._finished += 1
+        self._notify()
+        self._pump()
+
+    def _finish(self, number: int, job: Job, error: BaseException | None, value: Any) -> None:
+        self._bytes_out += len(job[2])
+        self._deliver(number, job[3], error, value)
+        self._finished += 1
+
+    def _notify(self) -> None:
+        if self._waiters:
+            with self._progress:
+                self._progress.notify_all()
+        if self._leaves_when_done and not self.outstanding():
+            self._leave()
+
+    def _on_window(self, message: m.Window) -> None:
+        self._window_jobs, self._window_bytes = message.jobs, message.size
+        self._pump()
+
+    # --- fork ---
+
+    def drop_after_fork(self) -> None:
+        """In a forked child: let go of the connection without a word."""
+        self._is_closed = True
+        self._loop.drop_after_fork()
+        if self._connection is not None:
+            self._connection.drop_after_fork()
+
+
+_HANDLERS: dict[type, Callable[[Session, Any], None]] = {
+    m.Window: Session._on_window,
+    m.Notice: lambda session, message: logger.warning("%s", message.text),
+    m.Started: Session._on_started_jobs,
+    m.Results: Session._on_results,
+    m.Lost: Session._on_lost,
+    m.Goodbye: lambda session, message: session._on_close(message.reason),
+    m.Heartbeat: lambda session, message: None,
+}
+
+
+def _no_master(failures: Sequence[tuple[tuple[str, int], OSError]]) -> ConnectionError:
+    tried = "; ".join(
+        f"{address.join(*where)}: {error.strerror or 'no answer in time'}" for where, error in failures
+    )
+    return ConnectionError(f"no cw master answers ({tried}); start one with `python -m cw.master`, or name its host")
+
+
+def _unreadable(number: int, failure: BaseException) -> BaseException:
+    error = RemoteException(f"the result of job {number} cannot be unpickled here: {type(failure).__name__}: {failure}")
+    error.__cause__ = failure
+    return error
+
+
+def _copy_of(error: BaseException) -> BaseException:
+    """Each job gets an exception of its own: one instance raised in many threads would mix their tracebacks."""
+    return type(error)(*error.args)
+
+
+def _half_the_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+# --- the end of the interpreter, and forks ----------------------------------------------------
+
+_live: weakref.WeakSet[Session] = weakref.WeakSet()
+_is_registered = False
+
+
+def _register_exit() -> None:
+    """At the end of the interpreter, outstanding jobs are waited for, as concurrent.futures does."""
+    global _is_registered
+    if not _is_registered:
+        _is_registered = True
+        # Runs before daemon threads are stopped; what concurrent.futures.thread uses.
+        threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+
+
+def _at_exit() -> None:
+    sessions = [session for session in _live if session._pid == os.getpid()]
+    try:
+        for session in sessions:
+            session._loop.call_soon(session._leave_when_done)
+        for session in sessions:
+            session.join()
+    except KeyboardInterrupt:
+        left = sum(session.outstanding() for session in sessions)
+        print(f"cw: interrupted, {left} jobs are cancelled", file=sys.stderr)
+        for session in sessions:
+            session.close(is_waiting=False)
+        for session in sessions:
+            session.join(1.0)
+
+
+def _after_fork_in_child() -> None:
+    for session in list(_live):
+        session.drop_after_fork()
+    _live.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

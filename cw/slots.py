@@ -1,0 +1,485 @@
+"""A worker's policy: which runner gets which job; facts in, actions out, no I/O, time as an argument.
+
+      on_jobs              SendJobs               (token taken)          on_results
+     ---------> BACKLOG ------------> SENT AHEAD ---------------> RUNNING ---------> forgotten
+                 ^  |                     |                          |
+                 |  | Recalled,           | Retract, on_retracted    | on_runner_exited: TellDied,
+                 |  | Return              |                          | or Return where it was stopped
+                 '--+---------------------'
+
+One slot runs one job at a time, in the runner of the job's session on that slot. A runner is sent the jobs
+after its current one ahead, as many as it will need for AHEAD_SECONDS. Who owns a job that was sent ahead
+is decided by the kernel: for each job a token is put in an eventfd, which the runner takes before it starts
+the job, and the worker (`Retract`) to own the last of those sent. So a runner that is stuck in a long job, or
+in C code that lets no line of Python run, loses its tail to an idle slot.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+AHEAD_SECONDS = 0.005
+"""Work sent ahead to a runner. Larger: more to retract. Smaller: it waits for the worker's next turn."""
+
+AHEAD_JOBS = 256
+"""Jobs sent ahead to a runner, however short."""
+
+AHEAD_BYTES = 4 * 1024**2
+"""Bytes sent ahead to a runner."""
+
+STUCK_SECONDS = 0.01
+"""A job that runs for longer makes what waits behind it available to idle slots."""
+
+TOLD_SECONDS = 0.05
+"""A job that runs for longer is reported as started. Shorter ones end before anybody could care."""
+
+IDLE_RUNNERS = 4
+"""Runners kept on one slot for sessions that may come back. Each is a process."""
+
+IDLE_SECONDS = 300.0
+"""How long such a runner is kept."""
+
+RESTART_SECONDS = 1.0
+"""A slot whose runner ended before it started any job rests for so long."""
+
+SMOOTHING = 0.2
+"""Share of a new duration in a function's estimate."""
+
+
+class Job:
+    """A dispatch that this worker holds."""
+
+    __slots__ = ("dispatch", "session", "function", "avoid", "payload", "stopped", "told")
+
+    def __init__(self, dispatch: int, session: int, function: Function, avoid: int, payload: Any) -> None:
+        self.dispatch = dispatch
+        self.session = session
+        self.function = function
+        self.avoid = avoid - 1  # the slot where it died before, or -1
+        self.payload = payload
+        self.stopped = False  # nobody waits for it any more
+        self.told = False  # reported as started
+
+
+class Function:
+    """A function of a session, as sent by the master."""
+
+    __slots__ = ("number", "payload", "seconds")
+
+    def __init__(self, number: int, payload: Any) -> None:
+        self.number = number
+        self.payload = payload
+        self.seconds = -1.0  # of its jobs, estimated; not known yet
+
+
+class Runner:
+    """A child process on one slot, for one session."""
+
+    __slots__ = ("key", "slot", "session", "sent", "since", "idle_since", "is_dropping", "is_ending")
+
+    def __init__(self, key: int, slot: Slot, session: int) -> None:
+        self.key = key
+        self.slot = slot
+        self.session = session
+        self.sent: deque[Job] = deque()  # without result; the first one runs, or is about to
+        self.since = 0.0  # when the first of them began
+        self.idle_since = 0.0
+        self.is_dropping = False  # something was retracted, and it has not read the Drop yet
+        self.is_ending = False  # was told to end, or killed: never used again
+
+
+class Slot:
+    """Where one job runs at a time."""
+
+    __slots__ = ("index", "runners", "busy", "rests_until")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.runners: dict[int, Runner] = {}  # by session, least recently used first
+        self.busy: Runner | None = None  # the one with jobs; or an ending one whose process is not gone
+        self.rests_until = 0.0
+
+
+# --- actions ----------------------------------------------------------------------------------
+
+
+class StartRunner(NamedTuple):
+    runner: Runner
+
+
+class SendJobs(NamedTuple):
+    """Put a token for each job, then send them."""
+
+    runner: Runner
+    jobs: list[Job]
+
+
+class Retract(NamedTuple):
+    """Take up to `count` tokens, report them with `on_retracted`; if there were any, send a Drop."""
+
+    runner: Runner
+    count: int
+
+
+class EndRunner(NamedTuple):
+    """Let an idle runner end by itself."""
+
+    runner: Runner
+
+
+class KillRunner(NamedTuple):
+    """End it by force, with all that it started."""
+
+    runner: Runner
+
+
+class Return(NamedTuple):
+    """Tell the master that these dispatches are not here any more."""
+
+    dispatches: list[int]
+
+
+class GiveBack(NamedTuple):
+    """When the actions before this are done, call `on_give_back`."""
+
+    count: int
+
+
+class Recalled(NamedTuple):
+    """Answer the master's recall."""
+
+    dispatches: list[int]
+
+
+class TellStarted(NamedTuple):
+    """Tell the master that these run."""
+
+    dispatches: list[int]
+
+
+class TellDied(NamedTuple):
+    """Tell the master that the runner died in the middle of this job."""
+
+    dispatch: int
+    note: dict[str, Any]
+
+
+Action = StartRunner | SendJobs | Retract | EndRunner | KillRunner | Return | GiveBack | Recalled | TellStarted | TellDied
+
+
+class Slots:
+    """The policy of one worker."""
+
+    def __init__(self, count: int) -> None:
+        self.slots = [Slot(index) for index in range(count)]
+        self._idle: dict[int, Slot] = {slot.index: slot for slot in self.slots}
+        self._backlog: deque[Job] = deque()
+        self._runners: dict[int, Runner] = {}
+        self._job_by_dispatch: dict[int, Job] = {}
+        self._stopped_early: deque[int] = deque(maxlen=4096)  # stops that overtook their dispatch
+        self._closed: set[int] = set()  # sessions whose CloseSession may have overtaken their jobs
+        self._keys = 0
+
+    # --- from the master ---
+
+    def on_jobs(self, jobs: Iterable[Job], now: float) -> list[Action]:
+        actions: list[Action] = []
+        unwanted = []
+        for job in jobs:
+            if job.session in self._closed or (self._stopped_early and job.dispatch in self._stopped_early):
+                unwanted.append(job.dispatch)
+                continue
+            self._job_by_dispatch[job.dispatch] = job
+            self._backlog.append(job)
+        if unwanted:
+            actions.append(Return(unwanted))
+        return actions + self._assign(now)
+
+    def on_recall(self, count: int, now: float) -> list[Action]:
+        """Give back unstarted jobs: the last of the backlog first, then what waits behind long jobs."""
+        actions: list[Action] = []
+        if count > len(self._backlog):
+            for runner in self._runners.values():
+                if self._is_stuck(runner, now):
+                    actions += self._retract_tail(runner)
+        return [*actions, GiveBack(count)]
+
+    def on_give_back(self, count: int) -> list[Action]:
+        """The second half of a recall, when what could be retracted is in the backlog."""
+        found = [self._backlog.pop().dispatch for _ in range(min(count, len(self._backlog)))]
+        self._forget(found)
+        return [Recalled(found)]
+
+    def on_stop(self, dispatches: Iterable[int], now: float) -> list[Action]:
+        """Nobody waits for these any more, started or not."""
+        hit: dict[int, Runner] = {}
+        gone: list[int] = []
+        for dispatch in dispatches:
+            job = self._job_by_dispatch.get(dispatch)
+            if job is None:
+                self._stopped_early.append(dispatch)
+            else:
+                job.stopped = True
+        if any(job.stopped for job in self._backlog):
+            gone = [job.dispatch for job in self._backlog if job.stopped]
+            self._backlog = deque(job for job in self._backlog if not job.stopped)
+        for runner in self._runners.values():
+            if any(job.stopped for job in runner.sent):
+                hit[runner.key] = runner
+        actions: list[Action] = []
+        for runner in hit.values():
+            # Take back everything first: the next job must not be hit by what ends this one.
+            actions.append(Retract(runner, len(runner.sent)))
+        self._forget(gone)
+        if gone:
+            actions.append(Return(gone))
+        return actions + self._assign(now)
+
+    def on_session_closed(self, session: int, now: float) -> list[Action]:
+        self._closed.add(session)
+        dispatches = [d for d, job in self._job_by_dispatch.items() if job.session == session]
+        actions = self.on_stop(dispatches, now)
+        for runner in list(self._runners.values()):
+            if runner.session == session and not runner.sent and not runner.is_ending:
+                actions += self._end(runner)
+        return actions
+
+    # --- from the runners ---
+
+    def on_results(
+        self, runner: Runner, dispatches: Sequence[int], seconds: Sequence[float], now: float
+    ) -> list[Action]:
+        """The runner's first jobs have ended, in the order in which they were sent."""
+        sent = runner.sent
+        for dispatch, lasted in zip(dispatches, seconds, strict=True):
+            job = sent.popleft()
+            assert job.dispatch == dispatch, "a runner answers in order"
+            function = job.function
+            known = function.seconds
+            function.seconds = lasted if known < 0 else known + (lasted - known) * SMOOTHING
+            del self._job_by_dispatch[dispatch]
+        runner.since = now
+        if sent:
+            if sent[0].stopped and not runner.is_ending:
+                return self._kill_if_running(runner)
+            return self._top_up(runner, now)
+        if not runner.is_ending:
+            self._free(runner, now)
+        return self._assign(now)
+
+    def on_retracted(self, runner: Runner, count: int, now: float) -> list[Action]:
+        """The last `count` of the jobs sent are the worker's again; the runner will not start them."""
+        back = [runner.sent.pop() for _ in range(count)]
+        actions: list[Action] = []
+        if count:
+            runner.is_dropping = True
+        gone = [job.dispatch for job in back if job.stopped]
+        self._backlog.extendleft(job for job in back if not job.stopped)
+        self._forget(gone)
+        if gone:
+            actions.append(Return(gone))
+        if not runner.sent and not runner.is_ending:
+            self._free(runner, now)
+        else:
+            actions += self._kill_if_running(runner)
+        return actions + self._assign(now)
+
+    def on_dropped(self, runner: Runner, now: float) -> list[Action]:
+        """The runner has read the Drop: it may be sent jobs again."""
+        runner.is_dropping = False
+        return self._assign(now)
+
+    def on_runner_exited(self, runner: Runner, unstarted: int, note: dict[str, Any], now: float) -> list[Action]:
+        """Its process is gone, its last results are reported, and `unstarted` tokens were left."""
+        actions: list[Action] = []
+        slot, sent = runner.slot, runner.sent
+        had_work = bool(sent)
+        back = [sent.pop() for _ in range(min(unstarted, len(sent)))]
+        gone = [job.dispatch for job in (*sent, *back) if job.stopped]
+        for job in sent:
+            if not job.stopped:
+                actions.append(TellDied(job.dispatch, note))
+        if had_work and not sent and not gone:
+            slot.rests_until = now + RESTART_SECONDS
+        self._forget([job.dispatch for job in sent])
+        self._forget(gone)
+        self._backlog.extendleft(job for job in back if not job.stopped)
+        if gone:
+            actions.append(Return(gone))
+        del self._runners[runner.key]
+        if slot.runners.get(runner.session) is runner:
+            del slot.runners[runner.session]
+        if slot.busy is runner:
+            slot.busy = None
+            self._idle[slot.index] = slot
+        return actions + self._assign(now)
+
+    # --- time ---
+
+    def wants_tick(self) -> bool:
+        return len(self._idle) < len(self.slots) or bool(self._backlog)
+
+    def on_tick(self, now: float) -> list[Action]:
+        """Called every some 10 ms while `wants_tick`."""
+        actions: list[Action] = []
+        started = []
+        for slot in self.slots:
+            runner = slot.busy
+            if runner is None or not runner.sent:
+                continue
+            job = runner.sent[0]
+            if not job.told and now - runner.since > TOLD_SECONDS:
+                job.told = True
+                started.append(job.dispatch)
+        if started:
+            actions.append(TellStarted(started))
+        if self._idle and not self._backlog:
+            for runner in self._runners.values():
+                if self._is_stuck(runner, now):
+                    actions += self._retract_tail(runner)
+        return actions + (self._assign(now) if self._backlog else [])
+
+    def on_second(self, now: float) -> list[Action]:
+        """Called every second: runners that nobody has used for long are ended."""
+        actions: list[Action] = []
+        for runner in list(self._runners.values()):
+            if not runner.sent and not runner.is_ending and now - runner.idle_since > IDLE_SECONDS:
+                actions += self._end(runner)
+        return actions
+
+    # --- inside ---
+
+    def _assign(self, now: float) -> list[Action]:
+        """Give waiting jobs to idle slots; then send ahead."""
+        actions: list[Action] = []
+        while self._backlog and self._idle:
+            found = self._next_pair(now)
+            if found is None:
+                break
+            position, slot = found
+            job = self._backlog[position]
+            del self._backlog[position]
+            runner = slot.runners.pop(job.session, None)
+            if runner is None:
+                actions += self._make_room(slot)
+                self._keys += 1
+                runner = self._runners[self._keys] = Runner(self._keys, slot, job.session)
+                actions.append(StartRunner(runner))
+            slot.runners[job.session] = runner
+            slot.busy = runner
+            del self._idle[slot.index]
+            runner.since = now
+            runner.sent.append(job)
+            actions.append(SendJobs(runner, [job]))
+        if self._backlog and not self._idle:
+            for slot in self.slots:
+                if slot.busy is not None:
+                    actions += self._top_up(slot.busy, now)
+                    if not self._backlog:
+                        break
+        return actions
+
+    def _next_pair(self, now: float) -> tuple[int, Slot] | None:
+        """The first waiting job for which there is a slot, and the slot: one with a runner, if possible."""
+        for position, job in enumerate(self._backlog):
+            best = None
+            for slot in self._idle.values():
+                if slot.rests_until > now or (slot.index == job.avoid and len(self.slots) > 1):
+                    continue
+                runner = slot.runners.get(job.session)
+                if runner is None:
+                    best = best or slot
+                elif not runner.is_dropping:
+                    return position, slot
+            if best is not None and job.session not in best.runners:
+                return position, best
+            if job.avoid < 0:
+                return None  # nothing is special about this job: the others would find no slot either
+        return None
+
+    def _top_up(self, runner: Runner, now: float) -> list[Action]:
+        """Send ahead what the runner will need soon."""
+        backlog, sent = self._backlog, runner.sent
+        if not backlog or runner.is_ending or runner.is_dropping or not sent or self._idle:
+            return []
+        if now - runner.since > STUCK_SECONDS:
+            return []  # its job is longer than was thought
+        job = backlog[0]
+        seconds = job.function.seconds
+        if job.session != runner.session or seconds < 0 or seconds > AHEAD_SECONDS or job.avoid >= 0:
+            return []
+        full = min(AHEAD_JOBS, int(AHEAD_SECONDS / (seconds + 1e-9)) + 1)
+        if len(sent) > max(2, full // 2):
+            return []  # a full frame later costs less than a few jobs now
+        share = -(-len(backlog) // len(self.slots))
+        jobs: list[Job] = []
+        size = 0
+        for _ in range(min(full - len(sent), share)):
+            job = backlog[0]
+            size += len(job.payload)
+            if job.session != runner.session or job.avoid >= 0 or size > AHEAD_BYTES:
+                break
+            if job.function.seconds != seconds and not 0 <= job.function.seconds <= AHEAD_SECONDS:
+                break
+            jobs.append(backlog.popleft())
+        sent.extend(jobs)
+        return [SendJobs(runner, jobs)] if jobs else []
+
+    def _is_stuck(self, runner: Runner, now: float) -> bool:
+        return (
+            len(runner.sent) > 1
+            and not runner.is_dropping
+            and not runner.is_ending
+            and now - runner.since > STUCK_SECONDS
+        )
+
+    def _retract_tail(self, runner: Runner) -> list[Action]:
+        return [Retract(runner, len(runner.sent) - 1)]
+
+    def _kill_if_running(self, runner: Runner) -> list[Action]:
+        """End the runner if what it runs was stopped (all behind it has been taken back)."""
+        if runner.is_ending or not runner.sent or not runner.sent[0].stopped:
+            return []
+        runner.is_ending = True
+        if runner.slot.runners.get(runner.session) is runner:
+            del runner.slot.runners[runner.session]
+        return [KillRunner(runner)]
+
+    def _free(self, runner: Runner, now: float) -> None:
+        """The runner has nothing to do: its slot is idle."""
+        runner.idle_since = now
+        slot = runner.slot
+        slot.busy = None
+        self._idle[slot.index] = slot
+
+    def _make_room(self, slot: Slot) -> list[Action]:
+        actions: list[Action] = []
+        while len(slot.runners) >= IDLE_RUNNERS:
+            actions += self._end(next(iter(slot.runners.values())))
+        return actions
+
+    def _end(self, runner: Runner) -> list[Action]:
+        runner.is_ending = True
+        if runner.slot.runners.get(runner.session) is runner:
+            del runner.slot.runners[runner.session]
+        return [EndRunner(runner)]
+
+    def _forget(self, dispatches: Iterable[int]) -> None:
+        for dispatch in dispatches:
+            self._job_by_dispatch.pop(dispatch, None)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the state contradicts itself. For tests."""
+        places: list[Job] = [*self._backlog]
+        for runner in self._runners.values():
+            places += runner.sent
+            if runner.sent:
+                assert runner.slot.busy is runner
+            assert len({job.session for job in runner.sent} - {runner.session}) == 0
+        assert len(places) == len({job.dispatch for job in places})
+        assert {job.dispatch for job in places} == set(self._job_by_dispatch)
+        for slot in self.slots:
+            assert (slot.busy is None) == (slot.index in self._idle)
+            assert all(runner.slot is slot and not runner.is_ending for runner in slot.runners.values())

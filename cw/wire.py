@@ -1,0 +1,356 @@
+"""The wire format, and nothing else knows it: messages <-> frames.
+
+    frame:   | size u32 | kind u8 | flags u8 | 0 u16 |  body of `size` bytes  |    little-endian
+
+    record:  body is JSON, an array of the message's values
+    batch:   body is | count u32 | column | column | ... | sizes u64 ... | payload | payload ... |
+             a column is `count` numbers of one type, as in memory
+    large:   a batch of one whose payload exceeds LARGE: the frame (flag LARGE) has all but the payload;
+             that follows in PIECE frames, between which other frames of the control lane may come
+
+`encode(message)` gives frames as lists of buffers, without copying large payloads.
+`Decoder.feed(data)` gives messages; sizes are checked before anything is allocated. Where a large
+payload is on its way, `Decoder.direct()` is the memory into which the socket may write at once.
+No socket, no state beyond the frame in hand.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import struct
+import sys
+from array import array
+from collections.abc import Callable, Iterator
+from itertools import accumulate, pairwise
+from typing import Any, get_origin, get_type_hints
+
+from cw import messages as m
+from cw.errors import ProtocolError
+
+if sys.byteorder != "little":  # columns travel as they lie in memory
+    raise ImportError("cw runs on little-endian machines only")
+
+FRAME = 256 * 1024
+"""Bytes of payload in one batch frame. Larger: fewer frames. Smaller: a control message
+waits less, and a cut-short frame costs less copying."""
+
+LARGE = 128 * 1024
+"""Payloads above this travel in pieces, received straight into their final memory."""
+
+PIECE = 1024 * 1024
+"""Bytes in one piece: how long a control message may wait behind a payload."""
+
+MAX_BODY = 4 * 1024 * 1024
+"""No frame is longer. Records stay far below."""
+
+MAX_PAYLOAD = 64 * 1024**3
+"""No payload is longer: 64 GiB. Memory for it is reserved, and touched only as it arrives."""
+
+HEADER = struct.Struct("<IBBH")
+_HEAD = HEADER.size
+_COUNT = struct.Struct("<I")
+_SIZE = struct.Struct("<Q")
+_FLAG_LARGE = 1
+_PIECE_KIND = 255
+
+_RECORDS: dict[int, type] = {
+    1: m.Hello, 2: m.Welcome, 3: m.Refused, 4: m.Goodbye, 5: m.Heartbeat, 6: m.Notice, 7: m.Window,
+    8: m.Lost, 9: m.RunnerDied, 10: m.CloseSession, 11: m.OptionSets, 12: m.Recall, 13: m.Drop,
+    14: m.Dropped, 15: m.BigResult,
+}  # fmt: skip
+
+# The typecodes are array's: B 1 byte, I 4, Q 8, f 4 (a float).
+_BATCHES: dict[int, tuple[type, str]] = {
+    32: (m.Cancel, "Q"), 33: (m.Stop, "Q"), 34: (m.Started, "Q"), 35: (m.Returned, "Q"),
+    36: (m.Recalled, "Q"),
+    64: (m.Environment, "I"), 65: (m.Functions, "II"), 66: (m.Submit, "QII"),
+    67: (m.Dispatch, "QIIH"), 68: (m.Run, "QI"), 69: (m.Results, "QBf"), 70: (m.Forget, "II"),
+}  # fmt: skip
+
+_ORDERED = frozenset({m.OptionSets, m.Forget, m.Drop})
+"""Messages without a payload that must not overtake one."""
+
+_WIDTH = {"B": 1, "H": 2, "I": 4, "Q": 8, "f": 4}
+_KIND_OF = {cls: kind for kind, cls in _RECORDS.items()} | {cls: k for k, (cls, _) in _BATCHES.items()}
+_TYPES: dict[Any, Any] = {float: (int, float)}
+_FIELDS = {  # what JSON must give for each value of a record
+    cls: [_TYPES.get(hint, get_origin(hint) or hint) for hint in get_type_hints(cls).values()]
+    for cls in _RECORDS.values()
+}
+
+Buffer = Any
+Frame = list[Buffer]
+
+
+_WITH_PAYLOADS = frozenset(cls for cls, _ in _BATCHES.values() if "payloads" in cls._fields)  # type: ignore[attr-defined]
+
+
+def is_control(message: tuple[Any, ...]) -> bool:
+    """Does it go in the control lane, ahead of the payloads that wait?"""
+    cls = type(message)
+    return cls not in _WITH_PAYLOADS and cls not in _ORDERED
+
+
+# --- encoding ---------------------------------------------------------------------------------
+
+
+def encode(message: tuple[Any, ...]) -> Iterator[Frame]:
+    """The frames of one message, each a list of buffers to be sent one after the other."""
+    kind = _KIND_OF[type(message)]
+    if kind in _RECORDS:
+        body = json.dumps(list(message), separators=(",", ":")).encode()
+        yield [HEADER.pack(len(body), kind, 0, 0) + body]
+        return
+    typecodes = _BATCHES[kind][1]
+    if type(message) not in _WITH_PAYLOADS:
+        count = len(message[0])
+        for start in range(0, count, FRAME // 8):
+            columns = [column[start : start + FRAME // 8] for column in message]
+            head = _head(typecodes, columns)
+            yield [HEADER.pack(len(head), kind, 0, 0) + head]
+        return
+    payloads = message[-1]
+    sizes = list(map(len, payloads))
+    total = sum(sizes)
+    if total <= FRAME and len(sizes) <= FRAME // 32:
+        yield _batch(kind, typecodes, message[:-1], sizes, payloads, total)
+        return
+    for start, stop in _splits(sizes):
+        columns = [column[start:stop] for column in message[:-1]]
+        if stop - start == 1 and sizes[start] > LARGE:
+            yield from _large(kind, typecodes, columns, payloads[start])
+        else:
+            part = sizes[start:stop]
+            yield _batch(kind, typecodes, columns, part, payloads[start:stop], sum(part))
+
+
+def _head(typecodes: str, columns: Any) -> bytes:
+    parts = [_COUNT.pack(len(columns[0]))]
+    parts += [array(code, column).tobytes() for code, column in zip(typecodes, columns, strict=True)]
+    return b"".join(parts)
+
+
+def _batch(kind: int, typecodes: str, columns: Any, sizes: list[int], payloads: Any, total: int) -> Frame:
+    head = _head(typecodes, columns) + array("Q", sizes).tobytes()
+    return [HEADER.pack(len(head) + total, kind, 0, 0), head, *payloads]
+
+
+def _large(kind: int, typecodes: str, columns: Any, payload: Buffer) -> Iterator[Frame]:
+    view = memoryview(payload)
+    head = _head(typecodes, columns) + _SIZE.pack(len(view))
+    yield [HEADER.pack(len(head), kind, _FLAG_LARGE, 0) + head]
+    for start in range(0, len(view), PIECE):
+        piece = view[start : start + PIECE]
+        yield [HEADER.pack(len(piece), _PIECE_KIND, 0, 0), piece]
+
+
+def _splits(sizes: list[int]) -> Iterator[tuple[int, int]]:
+    """Cut a batch into parts of at most FRAME bytes; a large payload stands alone."""
+    start, weight = 0, 0
+    for index, size in enumerate(sizes):
+        if index > start and (size > LARGE or weight + size > FRAME or index - start >= FRAME // 32):
+            yield start, index
+            start, weight = index, 0
+        weight += size
+        if size > LARGE:
+            yield start, index + 1
+            start, weight = index + 1, 0
+    if start < len(sizes):
+        yield start, len(sizes)
+
+
+_RESULT = struct.Struct("<IBBH I Q B f Q".replace(" ", ""))
+_RESULT_KIND = _KIND_OF[m.Results]
+_RESULT_HEAD = _RESULT.size - _HEAD
+_RESULT_BODY = struct.Struct("<4xQBfQ")
+
+
+def encode_result(number: int, status: int, seconds: float, payload: bytes) -> bytes:
+    """The same bytes as `encode(Results([number], ...))`, at a fifth of the cost: a runner's hot path."""
+    size = len(payload)
+    return _RESULT.pack(_RESULT_HEAD + size, _RESULT_KIND, 0, 0, 1, number, status, seconds, size) + payload
+
+
+def split_results(data: bytes, take: Callable[[int, int, float, bytes], None]) -> tuple[list[bytes], bytes]:
+    """Call `take` for each result of `encode_result` in the bytes; returns other frames whole, and the rest.
+
+    The worker's side of that hot path: what runners write is theirs alone and comes in this one shape.
+    """
+    others: list[bytes] = []
+    position, end = 0, len(data)
+    while end - position >= _HEAD:
+        size, kind, _, _ = HEADER.unpack_from(data, position)
+        stop = position + _HEAD + size
+        if stop > end:
+            break
+        if kind == _RESULT_KIND:
+            number, status, seconds, _ = _RESULT_BODY.unpack_from(data, position + _HEAD)
+            take(number, status, seconds, data[position + _RESULT.size : stop])
+        else:
+            others.append(data[position:stop])
+        position = stop
+    return others, data[position:]
+
+
+# --- decoding ---------------------------------------------------------------------------------
+
+
+def allocate(size: int) -> memoryview:
+    """Memory for a large payload. Anonymous pages: not zeroed by us, given back at once when dropped."""
+    return memoryview(mmap.mmap(-1, size))
+
+
+class Decoder:
+    """Frames in, messages out. One for each connection; not thread-safe.
+
+    `accepts`: the message classes that may come (None: any); `max_body`: bytes in one frame. Both may be
+    changed at any time, as a handshake does. Raises ProtocolError; after that it is of no further use.
+    """
+
+    def __init__(self, allocate: Callable[[int], memoryview] = allocate) -> None:
+        self.accepts: frozenset[type] | None = None
+        self.max_body = MAX_BODY
+        self._allocate = allocate
+        self._tail = b""
+        self._missing = 0  # bytes of a frame whose beginning is in _tail
+        self._large: tuple[type, list[Any]] | None = None
+        self._memory = memoryview(b"")
+        self._filled = 0  # bytes of _memory that have arrived
+        self._piece_left = 0  # bytes of the current piece still to come
+
+    def feed(self, data: bytes | memoryview) -> list[Any]:
+        """Take what a socket gave; the messages that are now whole, in order."""
+        if self._tail:
+            if len(data) < self._missing:
+                # Growing in place keeps a frame that comes in crumbs from being copied at each of them.
+                if type(self._tail) is not bytearray:
+                    self._tail = bytearray(self._tail)  # type: ignore[assignment]
+                self._tail += data
+                self._missing -= len(data)
+                return []
+            data = bytes(self._tail) + bytes(data)
+            self._tail = b""
+        else:
+            data = bytes(data)
+        found: list[Any] = []
+        position, end = 0, len(data)
+        while True:
+            if self._piece_left:
+                taken = min(self._piece_left, end - position)
+                self._memory[self._filled : self._filled + taken] = data[position : position + taken]
+                position += taken
+                self._advance(taken, found)
+                if self._piece_left:
+                    return found
+            if end - position < _HEAD:
+                self._missing = _HEAD - (end - position)
+                break
+            size, kind, flags, zero = HEADER.unpack_from(data, position)
+            body = position + _HEAD
+            if kind == _PIECE_KIND:
+                self._begin_piece(size)
+                position = body
+                continue
+            if size > self.max_body or zero:
+                raise ProtocolError(f"a frame of {size} bytes, of kind {kind}")
+            if end - body < size:
+                self._missing = size - (end - body)
+                break
+            position = body + size
+            message = self._message(kind, flags, data[body:position])
+            if message is not None:
+                found.append(message)
+        self._tail = data[position:]
+        return found
+
+    def direct(self) -> memoryview | None:
+        """The memory that the next bytes belong to, if they are part of a large payload."""
+        if not self._piece_left:
+            return None
+        return self._memory[self._filled : self._filled + self._piece_left]
+
+    def received(self, count: int) -> list[Any]:
+        """`count` bytes were written into `direct()`."""
+        found: list[Any] = []
+        self._advance(count, found)
+        return found
+
+    def _advance(self, count: int, found: list[Any]) -> None:
+        self._filled += count
+        self._piece_left -= count
+        if self._large is not None and self._filled == len(self._memory):
+            cls, columns = self._large
+            payload, self._memory, self._large = self._memory, memoryview(b""), None
+            found.append(cls(*columns, [payload]))
+
+    def _begin_piece(self, size: int) -> None:
+        if self._large is None or not 0 < size <= len(self._memory) - self._filled:
+            raise ProtocolError(f"a piece of {size} bytes that belongs to no payload")
+        self._piece_left = size
+
+    def _message(self, kind: int, flags: int, body: bytes) -> Any:
+        if kind in _RECORDS:
+            cls = _RECORDS[kind]
+            self._check(cls)
+            return _decode_record(cls, body)
+        if kind not in _BATCHES:
+            raise ProtocolError(f"a frame of unknown kind {kind}")
+        cls, typecodes = _BATCHES[kind]
+        self._check(cls)
+        if len(body) < 4:
+            raise ProtocolError(f"{cls.__name__} is cut short")
+        (count,) = _COUNT.unpack_from(body)
+        with_payloads = cls in _WITH_PAYLOADS
+        if (4 + count * (sum(map(_WIDTH.__getitem__, typecodes)) + 8 * with_payloads)) > len(body):
+            raise ProtocolError(f"{cls.__name__} of {count} entries in {len(body)} bytes")
+        columns, position = _decode_columns(typecodes, count, body)
+        if not with_payloads:
+            if position != len(body):
+                raise ProtocolError(f"{cls.__name__} with bytes left over")
+            return cls(*columns)
+        if self._large is not None:
+            raise ProtocolError(f"{cls.__name__} in the middle of a large payload")
+        sizes, position = _decode_columns("Q", count, body, position)
+        if flags & _FLAG_LARGE:
+            self._begin_large(cls, columns, sizes[0], len(body) - position)
+            return None
+        ends = list(accumulate(sizes[0], initial=position))
+        if ends[-1] != len(body):
+            raise ProtocolError(f"{cls.__name__}: the payloads' sizes do not fit the frame")
+        return cls(*columns, [body[a:b] for a, b in pairwise(ends)])
+
+    def _begin_large(self, cls: type, columns: list[Any], sizes: list[int], rest: int) -> None:
+        if len(sizes) != 1 or rest or not LARGE < sizes[0] <= MAX_PAYLOAD:
+            raise ProtocolError(f"{cls.__name__} with a large payload of an impossible size")
+        self._large = cls, columns
+        self._memory = self._allocate(sizes[0])
+        self._filled = 0
+
+    def _check(self, cls: type) -> None:
+        if self.accepts is not None and cls not in self.accepts:
+            raise ProtocolError(f"{cls.__name__} is not expected here")
+
+
+def _decode_columns(typecodes: str, count: int, body: bytes, position: int = 4) -> tuple[list[Any], int]:
+    columns = []
+    for code in typecodes:
+        column = array(code)
+        end = position + count * column.itemsize
+        column.frombytes(body[position:end])
+        columns.append(column.tolist())
+        position = end
+    return columns, position
+
+
+def _decode_record(cls: Any, body: bytes) -> Any:
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"{cls.__name__} is not JSON: {error}") from None
+    if not isinstance(values, list) or len(values) != len(cls._fields):
+        raise ProtocolError(f"{cls.__name__} with other fields than {', '.join(cls._fields)}")
+    for name, value, wanted in zip(cls._fields, values, _FIELDS[cls], strict=True):
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise ProtocolError(f"{cls.__name__}.{name} is a {type(value).__name__}")
+    return cls(*values)
