@@ -20,12 +20,15 @@ global names at home share them in the runner too.
 
 from __future__ import annotations
 
+import copyreg
 import dis
+import enum
 import functools
 import io
 import os
 import pickle
 import sys
+import typing
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType, ModuleType
@@ -133,6 +136,8 @@ def _global_names(code: CodeType) -> Iterator[str]:
 def travels_by_value(thing: Any) -> bool:
     """Whether a function or class cannot be had by importing its module in another process."""
     module_name = getattr(thing, "__module__", None)
+    if module_name == "builtins":  # some have no name there, such as the type of code objects
+        return False
     found = sys.modules.get(module_name) if isinstance(module_name, str) else None
     if found is None or module_name == "__main__":
         return True
@@ -217,6 +222,10 @@ def _known_class(identity: bytes, version: bytes, definition: bytes) -> type:
     return pickle.loads(definition)
 
 
+def _makes_its_own_slots(cls: type) -> bool:
+    return issubclass(cls, enum.Enum) or typing.NamedTuple in vars(cls).get("__orig_bases__", ())
+
+
 def _make_cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Callable[..., Any]:
     return functools.lru_cache(maxsize, typed)(function)
 
@@ -267,11 +276,16 @@ class _Pickler(cloudpickle.Pickler):
                 return super().reducer_override(cls)
             return _known_class, (_id_of(cls), definition.version, definition.data)
         if travels_by_value(cls):
+            copyreg._slotnames(cls)  # pickle adds it to a class with the first instance: that is no change of the class
             self.watch.add_namespace(vars(cls))
         reduced = super().reducer_override(cls)
         if reduced is NotImplemented or len(reduced) < 6:  # by name, or a built-in type that has no name
             return reduced
         make, arguments, state, _, _, set_state = reduced
+        if "__slots__" in vars(cls) and not _makes_its_own_slots(cls):
+            # cloudpickle (3.1) forgets them: an instance over there would have a dict, and not fit into ours again.
+            _, _, _, first_attributes, *_ = arguments
+            first_attributes["__slots__"] = cls.__slots__
         definition = _definition_by_class_id.get(id(cls))
         if definition is None or not definition.watch.is_current():
             definition = _Definition(cls, self.watch)

@@ -19,14 +19,13 @@ import fcntl
 import mmap
 import os
 import select
-import selectors
 import socket
 from collections.abc import Callable
 from typing import Any
 
 from cw import messages as m
 from cw import wire
-from cw.network import Connection, Loop
+from cw.network import IN, Connection, Loop
 
 READ = 256 * 1024
 """Bytes taken from the pipe at once."""
@@ -100,7 +99,7 @@ class WorkerEnd:
         self.functions: dict[Any, None] = {}  # what the runner knows; kept by the worker
         self.on_results: Callable[[list[int], list[int], list[float], list[Any]], None]
         self.on_dropped: Callable[[], None]
-        loop.watch(self._pipe, selectors.EVENT_READ, lambda events: self.read())
+        loop.watch(self._pipe, IN, lambda events: self.read())
 
     def handed_over(self) -> None:
         """The runner's process has its descriptors: close ours of them."""

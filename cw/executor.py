@@ -13,33 +13,11 @@ from concurrent.futures import CancelledError, InvalidStateError
 from typing import Any
 
 from cw import chunks
+from cw.future import Future
 from cw.session import Session
 
 OPTIONS = ()
 """Names of the options of jobs, for `options()`."""
-
-
-class Future(concurrent.futures.Future[Any]):
-    """The future of one job. `running()` is best knowledge: short jobs are never reported as running."""
-
-    _session: Session
-    _number = 0
-
-    def cancel(self) -> bool:
-        """Cancel the job unless it is known to run or has ended; answers at once.
-
-        True: the future is cancelled for good. Should its job have started in this very moment, it is stopped and
-        its result dropped.
-        """
-        if not super().cancel():
-            return False
-        # Also tells those who wait for this future. A second call of cancel() must not do it again.
-        with self._condition:
-            told = self._state == "CANCELLED_AND_NOTIFIED"
-        if not told:
-            self.set_running_or_notify_cancel()
-            self._session.cancel(self._number)
-        return True
 
 
 class Options:
@@ -125,8 +103,7 @@ class ClusterExecutor(concurrent.futures.Executor):
             raise RuntimeError("cannot schedule new futures after shutdown")
         if not callable(fn):
             raise TypeError(f"submit() takes a function first, not {fn!r}")
-        future = Future()
-        future._session = self._session
+        future = Future(self._session)
         future._number = self._session.submit(fn, args, kwargs, future, options)
         return future
 

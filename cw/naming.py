@@ -48,9 +48,9 @@ def function_name(function: Any) -> str:
 def argument_name(function: Any, position: int) -> str:
     """What an argument by position is called: "argument 'model'", or "argument 1" where the signature does not say."""
     try:
-        parameters = list(inspect.signature(function).parameters.values())
-        if position < len(parameters) and parameters[position].kind is not inspect.Parameter.VAR_POSITIONAL:
-            return f"argument {parameters[position].name!r}"
+        parameter = list(inspect.signature(function).parameters.values())[position]
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            return f"argument {parameter.name!r}"
     except Exception:  # many built-in functions have no signature
         pass
     return f"argument {position + 1}"

@@ -1,15 +1,17 @@
-"""The I/O loop of master, worker and client: one selector behind one bluelet event.
+"""The I/O loop of master, worker and client: all sockets in one epoll behind one bluelet event.
 
-    other threads --- wake() ---.                          .---> Connection.on_message(message)
-    signals ----- wakeup fd ----+--> selector --> serve ---+---> listener: on_accept(socket)
-    sockets --------------------'        ^        tick ----'---> tick callbacks, once a period
-                                         |
-                 Connection.send() --> unsent frames, written once at the end of each wakeup
+    other threads --- wake() ---.                       .---> Connection.on_message(message)
+    signals ----- wakeup fd ----+--> epoll --> serve ---+---> listener: on_accept(socket)
+    sockets --------------------'      ^       tick ----'---> tick callbacks, once a period
+                                       |
+               Connection.send() --> unsent frames, written once at the end of each wakeup
 
 bluelet walks all its coroutines at each wakeup and its `select` takes no descriptor above 1023, so all
-sockets sit in one selector (whose own descriptor is small: it is made first), and there are few coroutines:
-`serve`, and one for each tick. bluelet switches only at `yield`: handlers are plain functions and nothing
-interleaves in them. Time comes from `time.monotonic()`; bluelet's own clock is only slept on.
+sockets sit in one epoll (whose own descriptor is small: it is made first), and there are few coroutines:
+`serve`, and one for each tick. A turn of bluelet costs some 10 us, several times that in a process which had
+slept; so `serve` keeps the floor until the next tick is due, waiting in the epoll itself. bluelet switches
+only at `yield`: handlers are plain functions and nothing interleaves in them. Time comes from
+`time.monotonic()`; bluelet's own clock is only slept on.
 
 Sockets never block. What a socket does not take is kept in its Connection, in two lanes: control, and data
 (payloads, in order). A slow peer delays only itself. Only `Loop.wake` and `Loop.call_soon` may be called
@@ -21,8 +23,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
-import selectors
+import math
+import select
 import signal
 import socket
 import threading
@@ -57,12 +59,21 @@ RETRY_ACCEPT = 0.5
 """Seconds until accepting is tried again when the process had no descriptor left."""
 
 
-class _Ready(bluelet.WaitableEvent):
-    """bluelet's view of the selector: readable when any of its descriptors is ready."""
+IN, OUT = select.EPOLLIN, select.EPOLLOUT
 
-    def __init__(self, selector: selectors.BaseSelector) -> None:
-        self._selector = selector
-        self._waitables = ((selector.fileno(),), (), ())  # type: ignore[attr-defined]
+MOST_SECONDS = 10.0
+"""`serve` leaves the floor to bluelet at least so often."""
+
+MOST_EVENTS = 256
+"""Descriptors looked at in one wakeup."""
+
+
+class _Ready(bluelet.WaitableEvent):
+    """bluelet's view of the epoll: readable when any of its descriptors is ready."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._epoll = epoll
+        self._waitables = ((epoll.fileno(),), (), ())
 
     def waitables(self) -> Any:
         return self._waitables
@@ -70,7 +81,7 @@ class _Ready(bluelet.WaitableEvent):
     def fire(self) -> Any:
         # bluelet ends a coroutine whose event raises OSError, without a word: this must not.
         try:
-            return self._selector.select(0)
+            return self._epoll.poll(0, MOST_EVENTS)
         except OSError:
             return []
 
@@ -79,20 +90,24 @@ class Loop:
     """Runs the callbacks of one process's (or client thread's) sockets, ticks and signals."""
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}  # by descriptor
         self._receiver, self._waker = socket.socketpair()
         self._receiver.setblocking(False)
         self._waker.setblocking(False)
-        self._selector.register(self._receiver, selectors.EVENT_READ, self._on_wake)
+        self.watch(self._receiver.fileno(), IN, self._on_wake)
         self._soon: deque[Callable[[], None]] = deque()  # appended by any thread
         self._spawns: deque[Any] = deque()
-        self._unflushed: set[Connection] = set()
+        self._due: dict[Any, float] = {}  # when each tick is due, by its coroutine
+        self.unflushed: set[Connection] = set()  # with something to be written at the end of the wakeup
         self._stopped = False
         self._signals: dict[int, Callable[[], None]] = {}
         self._caught: deque[int] = deque()
         self.scratch = memoryview(bytearray(READ))  # every socket reads through this
         self.on_wake: Callable[[], None] = lambda: None
         """Called in the loop's thread after `wake()`."""
+        self.lock: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        """Held while callbacks run. Another thread that holds it instead may use the connections."""
 
     # --- from any thread ---
 
@@ -136,16 +151,19 @@ class Loop:
         signal.signal(number, lambda caught, frame: self._caught.append(caught))
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
 
-    def watch(self, file: Any, events: int, callback: Callable[[int], None]) -> None:
-        """Call `callback(events)` when the file is ready; a second call changes the events; 0 ends it."""
-        known = file in self._selector.get_map()
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(events)` when the descriptor is ready; a second call changes the events; 0 ends it."""
+        known = fd in self._callbacks
         if not events:
             if known:
-                self._selector.unregister(file)
-        elif known:
-            self._selector.modify(file, events, callback)
+                del self._callbacks[fd]
+                self._epoll.unregister(fd)
+            return
+        self._callbacks[fd] = callback
+        if known:
+            self._epoll.modify(fd, events)
         else:
-            self._selector.register(file, events, callback)
+            self._epoll.register(fd, events)
 
     def listen(self, listener: socket.socket, on_accept: Callable[[socket.socket, Any], None]) -> None:
         """Call `on_accept(socket, address)` for each new connection."""
@@ -161,46 +179,58 @@ class Loop:
                     if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                         raise
                     logger.warning("no new connection can be taken now: %s", error.strerror)
-                    self.watch(listener, 0, accept)
-                    self.later(RETRY_ACCEPT, lambda: self.watch(listener, selectors.EVENT_READ, accept))
+                    self.watch(listener.fileno(), 0, accept)
+                    self.later(RETRY_ACCEPT, lambda: self.watch(listener.fileno(), IN, accept))
                     return
                 on_accept(sock, address)
 
-        self.watch(listener, selectors.EVENT_READ, accept)
-
-    def flush_later(self, connection: Connection) -> None:
-        self._unflushed.add(connection)
+        self.watch(listener.fileno(), IN, accept)
 
     def drop_after_fork(self) -> None:
-        """In a forked child: close our descriptors. The selector is shared with the parent: unregister nothing."""
-        with contextlib.suppress(OSError):
-            os.close(self._selector.fileno())  # type: ignore[attr-defined]
+        """In a forked child: close our descriptors. The epoll is shared with the parent: unregister nothing."""
+        self._epoll.close()
         self._receiver.close()
         self._waker.close()
 
     def _serve(self) -> Iterator[Any]:
-        ready = _Ready(self._selector)
+        ready = _Ready(self._epoll)
         while not self._stopped:
             while self._spawns:
                 yield bluelet.spawn(self._spawns.popleft())
-            for key, events in (yield ready):
-                # A callback before this one may have closed it.
-                if key.fd in self._selector.get_map():
-                    key.data(events)
-            self._flush()
-        self._flush()
+            self._handle((yield ready))
+            while not self._stopped and not self._spawns:
+                left = min(self._due.values(), default=math.inf) - time.monotonic()
+                if left <= 0 or not self._handle(self._epoll.poll(min(left, MOST_SECONDS), MOST_EVENTS)):
+                    break  # it is bluelet's turn
+        self.flush()
+
+    def _handle(self, ready: list[tuple[int, int]]) -> bool:
+        callbacks = self._callbacks
+        with self.lock:
+            for fd, events in ready:
+                callback = callbacks.get(fd)
+                if callback is not None:  # else closed by a callback before this one
+                    callback(events)
+            while self.unflushed:
+                self.unflushed.pop().flush()
+        return bool(ready)
 
     def _ticking(self, seconds: float, callback: Callable[[float], bool]) -> Iterator[Any]:
         going_on = True
+        own = object()
         while going_on and not self._stopped:
+            self._due[own] = time.monotonic() + seconds
             yield bluelet.sleep(seconds)
             if not self._stopped:
-                going_on = callback(time.monotonic())
-                self._flush()
+                with self.lock:
+                    going_on = callback(time.monotonic())
+                    self.flush()
+        del self._due[own]
 
-    def _flush(self) -> None:
-        while self._unflushed:
-            self._unflushed.pop().flush()
+    def flush(self) -> None:
+        """Write what was queued in this wakeup."""
+        while self.unflushed:
+            self.unflushed.pop().flush()
 
     def _on_wake(self, events: int) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -214,11 +244,12 @@ class Loop:
     def _close(self) -> None:
         if self._signals:
             signal.set_wakeup_fd(-1)
-        for key in list(self._selector.get_map().values()):
-            owner = getattr(key.data, "__self__", None)
+        for callback in list(self._callbacks.values()):
+            owner = getattr(callback, "__self__", None)
             if isinstance(owner, Connection):
                 owner.close()
-        self._selector.close()
+        self._callbacks.clear()
+        self._epoll.close()
         self._receiver.close()
         self._waker.close()
 
@@ -245,10 +276,10 @@ class Connection:
         self._control: deque[wire.Frame] = deque()
         self._data: deque[wire.Frame] = deque()
         self._writing: deque[Any] = deque()  # begun: must be finished before a lane has its turn
-        self._events = selectors.EVENT_READ
+        self._events = IN
         self._closing = False  # close when all is sent
         sock.setblocking(False)
-        loop.watch(sock, self._events, self._on_ready)
+        loop.watch(sock.fileno(), self._events, self._on_ready)
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Queue a message; it is written at the end of this wakeup, as far as the socket takes it."""
@@ -258,13 +289,13 @@ class Connection:
         for frame in wire.encode(message):
             lane.append(frame)
             self.unsent += sum(map(len, frame))
-        self._loop.flush_later(self)
+        self._loop.unflushed.add(self)
 
     def close(self) -> None:
         """Close at once; what is unsent is lost."""
         if not self.closed:
             self.closed = True
-            self._loop.watch(self._socket, 0, self._on_ready)
+            self._loop.watch(self._socket.fileno(), 0, self._on_ready)
             self._socket.close()
             for queue in (self._control, self._data, self._writing):
                 queue.clear()
@@ -278,7 +309,7 @@ class Connection:
     def close_when_sent(self) -> None:
         """Close as soon as all that is queued has been taken by the socket."""
         self._closing = True
-        self._loop.flush_later(self)
+        self._loop.unflushed.add(self)
 
     def flush(self) -> None:
         """Write what the socket takes; be called again when it takes more."""
@@ -294,7 +325,7 @@ class Connection:
                 else:
                     self._writing[0] = memoryview(buffer)[sent:]
         except BlockingIOError:
-            self._want(selectors.EVENT_READ | selectors.EVENT_WRITE)
+            self._want(IN | OUT)
             return
         except OSError as error:
             self._fail(error.strerror or str(error))
@@ -303,8 +334,8 @@ class Connection:
             return
         if self._closing:
             self.close()
-        elif self._events != selectors.EVENT_READ:
-            self._want(selectors.EVENT_READ)
+        elif self._events != IN:
+            self._want(IN)
             self.on_drained()
 
     def _gather(self) -> bool:
@@ -329,34 +360,24 @@ class Connection:
     def _want(self, events: int) -> None:
         if events != self._events:
             self._events = events
-            self._loop.watch(self._socket, events, self._on_ready)
+            self._loop.watch(self._socket.fileno(), events, self._on_ready)
 
     def _on_ready(self, events: int) -> None:
         if self.closed:
             return  # by a callback of the same wakeup; the descriptor may be another's by now
-        if events & selectors.EVENT_WRITE:
+        if events & OUT:
             self.flush()
-        if events & selectors.EVENT_READ:
+        if events & ~OUT:  # readable, or hung up
             self._read()
 
     def _read(self) -> None:
-        try:
-            for message in self._receive():
-                if self.closed:
-                    return
-                self.on_message(message)
-        except ProtocolError as error:
-            logger.error("%s breaks the protocol, closing: %s", self.peer, error)
-            self._fail(f"broke the protocol: {error}")
-
-    def _receive(self) -> Iterable[Any]:
         budget = TURN
-        scratch, decoder = self._loop.scratch, self.decoder
+        scratch, decoder, receive = self._loop.scratch, self.decoder, self._socket.recv_into
         while budget > 0 and not self.closed:
             target = decoder.direct()
-            into = target if target is not None else scratch
+            into = scratch if target is None else target
             try:
-                count = self._socket.recv_into(into)
+                count = receive(into)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -366,7 +387,14 @@ class Connection:
                 self._fail("")
                 return
             self.heard_at = time.monotonic()
-            yield from decoder.received(count) if target is not None else decoder.feed(scratch[:count])
+            try:
+                for message in decoder.feed(scratch[:count]) if target is None else decoder.received(count):
+                    if self.closed:
+                        return
+                    self.on_message(message)
+            except ProtocolError as error:
+                logger.error("%s breaks the protocol, closing: %s", self.peer, error)
+                self._fail(f"broke the protocol: {error}")
             if count < len(into):
                 return
             budget -= count

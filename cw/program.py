@@ -93,7 +93,7 @@ def command(module: str, *arguments: object) -> list[str]:
     """The command line that runs one of cw's modules as a program in a new process.
 
     As `python -m MODULE ARGUMENTS`, but with this very cw, whether it is installed or not, and without the
-    current directory in `sys.path`. (-P needs Python 3.11; an environment variable would go on to the jobs.)
+    current directory in `sys.path`. (Environment variables would do that too, and go on to the jobs.)
     """
     if not sys.executable:
         raise Mistake(
@@ -106,6 +106,8 @@ def command(module: str, *arguments: object) -> list[str]:
             ("-I", sys.flags.isolated),
             ("-E", sys.flags.ignore_environment),
             ("-s", sys.flags.no_user_site),
+            # Not needed before 3.13, which imports from '' already to show the lines of -c in tracebacks.
+            ("-P", sys.version_info >= (3, 11)),
         )
         if is_set
     ]
@@ -172,7 +174,7 @@ def run(program: str, main: Callable[[], int | None]) -> NoReturn:
 
 def end_with(loop: Any, lifeline_fd: int | None, leave: Callable[[], None]) -> None:
     """Call `leave()` in the loop on SIGINT and SIGTERM, and when the launcher at the lifeline has gone."""
-    import selectors
+    import select
     import signal
 
     loop.on_signal(signal.SIGINT, leave)
@@ -184,7 +186,7 @@ def end_with(loop: Any, lifeline_fd: int | None, leave: Callable[[], None]) -> N
             leave()
 
         os.set_inheritable(lifeline_fd, False)
-        loop.watch(lifeline_fd, selectors.EVENT_READ, cut)
+        loop.watch(lifeline_fd, select.EPOLLIN, cut)
 
 
 def say_ready(ready_fd: int) -> None:

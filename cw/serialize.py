@@ -31,12 +31,12 @@ import pickle
 import struct
 import tokenize  # noqa: F401
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pickle import dumps, loads
-from types import WrapperDescriptorType
+from types import MethodDescriptorType, WrapperDescriptorType
 from typing import Any, Union
 
-import cloudpickle
+from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw import byvalue, naming
 from cw.environment import Environment, apply_environment, dump_environment, load_environment
@@ -73,6 +73,8 @@ _ALIGNMENT = 64  # a cache line, and what numpy and the vector units like best
 # How protocol 5 writes the module name of what it finds by name in the script. Values that happen to contain it
 # merely go the slower way.
 _BY_NAME_IN_MAIN = b"\x8c\x08__main__"
+
+# (`_registered` above is what cloudpickle.list_registry_pickle_by_value() copies each time, for 0.1 us.)
 
 # Values of these types, as the only arguments or the result, have neither buffers nor a module.
 _PLAIN = frozenset({int, float, bool, str, complex, type(None)})
@@ -117,17 +119,20 @@ def load(payload: Payload) -> Any:
 
 def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> Payload:
     """The arguments of a call. `function` serves the message of `NotPicklable`, which names the argument."""
+    is_plain = not kwargs
+    call: Any = args
     for value in args:
         if type(value) not in _PLAIN:
-            break
-    else:
-        if not kwargs:
-            return dumps(args, 5)
+            is_plain = False
+            if type(value) is bytes and len(value) >= BIG_BYTES:
+                call = tuple(map(_apart_if_big, args))
+                break
+    if is_plain:
+        return dumps(args, 5)
+    if kwargs:
+        call = [call, {name: _apart_if_big(value) for name, value in kwargs.items()}]
     try:
-        if kwargs:
-            named = dict(zip(kwargs, _big_bytes_out_of_band(kwargs.values()), strict=True))
-            return _dump([_big_bytes_out_of_band(args), named], None)
-        return _dump(_big_bytes_out_of_band(args), None)
+        return _dump(call)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
 
@@ -147,7 +152,7 @@ def dump_result(value: Any, allocate: Allocate | None = None) -> Payload:
     if type(value) in _PLAIN:
         return dumps(value, 5)
     try:
-        return _dump(_big_bytes_out_of_band((value,))[0], allocate)
+        return _dump(_apart_if_big(value), allocate)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_refusal("the job's result", failure, [("result", value)])) from failure.__cause__
 
@@ -187,16 +192,11 @@ class _BigBytes:
         return bytes, (pickle.PickleBuffer(self.data),)
 
 
-def _big_bytes_out_of_band(values: Iterable[Any]) -> tuple[Any, ...]:
-    for value in values:
-        if type(value) is bytes and len(value) >= BIG_BYTES:
-            break
-    else:
-        return values if type(values) is tuple else tuple(values)
-    return tuple(_BigBytes(v) if type(v) is bytes and len(v) >= BIG_BYTES else v for v in values)
+def _apart_if_big(value: Any) -> Any:
+    return _BigBytes(value) if type(value) is bytes and len(value) >= BIG_BYTES else value
 
 
-def _dump(value: Any, allocate: Allocate | None, watch: byvalue.Watch | None = None) -> Payload:
+def _dump(value: Any, allocate: Allocate | None = None, watch: byvalue.Watch | None = None) -> Payload:
     """As `dump`, but raises `byvalue.Unpicklable`. With a watch: see there."""
     buffers: list[memoryview] = []
 
@@ -210,7 +210,7 @@ def _dump(value: Any, allocate: Allocate | None, watch: byvalue.Watch | None = N
     try:
         data = dumps(value, 5, buffer_callback=keep_in_band)
         # (`find`, since `in` takes twice as long for small ones.)
-        is_by_name = data.find(_BY_NAME_IN_MAIN) < 0 and not _names_registered(data)
+        is_by_name = data.find(_BY_NAME_IN_MAIN) < 0 and not (_registered and _names_registered(data))
     except MemoryError as error:
         raise byvalue.Unpicklable(value) from error
     except Exception:  # whatever it is, byvalue.dumps manages, or meets it again and says where
@@ -223,8 +223,7 @@ def _dump(value: Any, allocate: Allocate | None, watch: byvalue.Watch | None = N
 
 def _names_registered(data: bytes) -> bool:
     """Whether a pickle may refer by name to a module that the user wants to travel by value."""
-    modules = cloudpickle.list_registry_pickle_by_value()
-    return bool(modules) and any(data.find(name.encode()) >= 0 for name in modules)
+    return any(data.find(name.encode()) >= 0 for name in tuple(_registered))
 
 
 def _pack(data: bytes, buffers: list[memoryview], allocate: Allocate | None) -> Payload:
@@ -360,9 +359,9 @@ def _dump_exception(exception: BaseException) -> tuple[bytes, str]:
     else: the call fails, or makes up another text. So it is tried here, and where it goes wrong the parts are sent.
     """
     usable, reason = b"", ""
-    for form in (exception, (type(exception), exception.args, exception.__dict__)):
+    for form in (lambda: exception, lambda: _built_in(type(exception), "__reduce__")(exception)):
         try:
-            pickled = bytes(_dump(form, None))
+            pickled = bytes(_dump(form()))
             again = _load_exception(pickled)
             if type(again) is type(exception) and str(again) == str(exception):
                 return pickled, ""
@@ -382,13 +381,19 @@ def _load_exception(pickled: bytes) -> BaseException:
     return exception
 
 
-def _from_parts(cls: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+def _from_parts(cls: type[BaseException], args: tuple[Any, ...], attributes: Any = None) -> BaseException:
     """An exception as if only the built-in part of its constructor had run, and then its attributes been set."""
     exception = cls.__new__(cls, *args)
-    initialize = next(i for c in cls.__mro__ if isinstance(i := vars(c).get("__init__"), WrapperDescriptorType))
-    initialize(exception, *args)
-    exception.__dict__.update(attributes)
+    _built_in(cls, "__init__")(exception, *args)
+    for name, value in (attributes or {}).items():
+        BaseException.__setattr__(exception, name, value)
     return exception
+
+
+def _built_in(cls: type, name: str) -> Callable[..., Any]:
+    """The method that is left when those written in Python are taken away."""
+    kinds = WrapperDescriptorType, MethodDescriptorType
+    return next(method for c in cls.__mro__ if isinstance(method := vars(c).get(name), kinds))
 
 
 def _traceback_text(exception: BaseException) -> str:

@@ -77,6 +77,7 @@ class Session:
         self._jobs_limit = jobs_limit
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
         self._loop = Loop()
+        self._loop.lock = self._loop_lock = threading.RLock()  # callbacks submit, too
         self._thread = threading.Thread(target=self._main, name="cw-client", daemon=True)
         self._pid = os.getpid()
         # Under the lock: what users' threads change together. The session's thread takes it rarely.
@@ -143,8 +144,22 @@ class Session:
             self._queue.append(number)
         if not self._is_woken:
             self._is_woken = True
-            self._loop.wake()
+            if number - self._finished > 1 or not self._send_now():
+                self._loop.wake()
         return number
+
+    def _send_now(self) -> bool:
+        """Send the only outstanding job from this thread: one wakeup less on its way. False: the loop is busy."""
+        if not self._loop_lock.acquire(blocking=False):
+            return False
+        try:
+            if self._connection is None:
+                return False
+            self._on_wake()
+            self._loop.flush()
+            return True
+        finally:
+            self._loop_lock.release()
 
     def cancel(self, number: int) -> bool:
         """Take a job back, unless it is known to run. True: it will not be delivered."""

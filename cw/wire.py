@@ -68,6 +68,9 @@ _BATCHES: dict[int, tuple[type, str]] = {
     67: (m.Dispatch, "QIIH"), 68: (m.Run, "QI"), 69: (m.Results, "QBf"), 70: (m.Forget, "II"),
 }  # fmt: skip
 
+# A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.
+_SINGLES = {cls: struct.Struct(f"<I{codes}Q") for cls, codes in _BATCHES.values()}
+
 _ORDERED = frozenset({m.OptionSets, m.Forget, m.Drop})
 """Messages without a payload that must not overtake one."""
 
@@ -88,8 +91,10 @@ _WITH_PAYLOADS = frozenset(cls for cls, _ in _BATCHES.values() if "payloads" in 
 
 def is_control(message: tuple[Any, ...]) -> bool:
     """Does it go in the control lane, ahead of the payloads that wait?"""
-    cls = type(message)
-    return cls not in _WITH_PAYLOADS and cls not in _ORDERED
+    return type(message) in _CONTROL
+
+
+_CONTROL = frozenset(_KIND_OF) - _WITH_PAYLOADS - _ORDERED
 
 
 # --- encoding ---------------------------------------------------------------------------------
@@ -111,6 +116,11 @@ def encode(message: tuple[Any, ...]) -> Iterator[Frame]:
             yield [HEADER.pack(len(head), kind, 0, 0) + head]
         return
     payloads = message[-1]
+    if len(payloads) == 1 and (size := len(payloads[0])) <= LARGE:
+        single = _SINGLES[type(message)]
+        head = HEADER.pack(single.size + size, kind, 0, 0)
+        yield [head + single.pack(1, *[column[0] for column in message[:-1]], size), payloads[0]]
+        return
     sizes = list(map(len, payloads))
     total = sum(sizes)
     if total <= FRAME and len(sizes) <= FRAME // 32:
@@ -302,6 +312,14 @@ class Decoder:
             raise ProtocolError(f"{cls.__name__} is cut short")
         (count,) = _COUNT.unpack_from(body)
         with_payloads = cls in _WITH_PAYLOADS
+        if count == 1 and with_payloads and not flags and self._large is None:
+            single = _SINGLES[cls]
+            if len(body) < single.size:
+                raise ProtocolError(f"{cls.__name__} is cut short")
+            values = single.unpack_from(body)
+            if single.size + values[-1] != len(body):
+                raise ProtocolError(f"{cls.__name__}: the payload's size does not fit the frame")
+            return cls(*[[value] for value in values[1:-1]], [body[single.size :]])
         if (4 + count * (sum(map(_WIDTH.__getitem__, typecodes)) + 8 * with_payloads)) > len(body):
             raise ProtocolError(f"{cls.__name__} of {count} entries in {len(body)} bytes")
         columns, position = _decode_columns(typecodes, count, body)

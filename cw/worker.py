@@ -17,7 +17,6 @@ import logging
 import os
 import random
 import secrets
-import selectors
 import socket
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from typing import Any
 from cw import address, channel, keeper, program, slots, wire
 from cw import messages as m
 from cw.errors import ProtocolError
-from cw.network import Connection, Loop, dial
+from cw.network import IN, Connection, Loop, dial
 from cw.version import VERSION
 
 logger = logging.getLogger("cw.worker")
@@ -77,7 +76,7 @@ class KeeperProcess:
         theirs.close()
         self._socket.setblocking(False)
         self._on_report = on_report
-        loop.watch(self._socket, selectors.EVENT_READ, self._on_ready)
+        loop.watch(self._socket.fileno(), IN, self._on_ready)
 
     def fork(self, key: int, fds: list[int]) -> None:
         self._order({"do": "fork", "key": key}, fds)
@@ -87,7 +86,7 @@ class KeeperProcess:
 
     def close(self) -> None:
         """End all runners, and wait until they are gone."""
-        self._loop.watch(self._socket, 0, self._on_ready)
+        self._loop.watch(self._socket.fileno(), 0, self._on_ready)
         self._socket.close()
         try:
             self._process.wait(keeper.LAST_SECONDS + 1)
@@ -110,7 +109,7 @@ class KeeperProcess:
         if packet:
             self._on_report(json.loads(packet))
         else:
-            self._loop.watch(self._socket, 0, self._on_ready)
+            self._loop.watch(self._socket.fileno(), 0, self._on_ready)
             self._on_report(None)
 
 
