@@ -8,14 +8,14 @@
 cloudpickle does the work of taking functions and classes apart. Three things are done differently here:
 
 - *A class belongs to the process that defined it.* cloudpickle, loading an instance that comes home, sets the
-  class's attributes again to what they were over there, and so undoes at home what has changed since. Here the
-  owner of a class ignores what others say about it; others apply a definition once per version of it.
-- *A definition is pickled once.* In calls and results a class is named by id and version, next to the bytes of
-  its definition, which are kept (cloudpickle: 185 us for each dataclass instance, and as much to load it).
+  class's attributes again to what they were over there, and so undoes at home what has changed since. Here
+  the owner of a class ignores what others say about it; others apply a definition once per version of it.
+- *A definition is pickled once.* In calls and results a class is named by id and version, next to the bytes
+  of its definition, which are kept: 20 us for a call with a dataclass instance (cloudpickle's way: 185).
 - *What a pickle was made from is watched* (`Watch`), so that it can be used again until a name is bound anew.
 
-A function's pickle (`dumps` with a watch) holds the definitions inline instead: functions and methods that share
-global names at home share them in the runner too.
+A function's pickle (`dumps` with a watch) holds the definitions inline instead: functions and methods that
+share global names at home share them in the runner too.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from typing import Any
 
 import cloudpickle
 
+BufferCallback = Callable[[pickle.PickleBuffer], Any] | None  # as for pickle.dumps
+_CACHED_FUNCTION = type(functools.lru_cache(len))
 _MISSING = object()
 
 # Classes whose definitions are kept pickled. More keeps more of them (and what they refer to) alive after the
@@ -66,7 +68,7 @@ class Watch:
         self._sizes: list[tuple[Mapping[str, Any], int]] = []
 
     def add_function(self, function: FunctionType) -> None:
-        """Watch a function that travels by value: its code, defaults, closure, and the globals that it reads."""
+        """Watch a function that travels by value: code, defaults, closure, and the globals that it reads."""
         self._functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
         for namespace in (function.__kwdefaults__, function.__dict__):
             if namespace:
@@ -78,14 +80,14 @@ class Watch:
             self._names[id(names), name] = (names, name, names.get(name, _MISSING))
 
     def add_namespace(self, namespace: Mapping[str, Any]) -> None:
-        """Watch all names of a namespace, also for ones that come or go: the `vars()` of an object or a class."""
+        """Watch all names of a namespace, such as the `vars()` of an object, and which there are."""
         items = list(namespace.items())
         for name, value in items:
             self._names[id(namespace), name] = (namespace, name, value)
         self._sizes.append((namespace, len(items)))
 
     def is_current(self) -> bool:
-        """Whether everything is still bound to what it was. On the path of every submit: 0.1 us, and 0.04 a name."""
+        """Whether all is still bound to what it was. Each submit asks: 0.1 us, and 0.04 for each name."""
         for function, code, defaults, kwdefaults in self._functions:
             if (
                 function.__code__ is not code
@@ -99,7 +101,7 @@ class Watch:
         for cell, value in self._cells:
             if _contents(cell) is not value:
                 return False
-        for namespace, size in self._sizes:  # noqa: SIM110  (a generator costs more than the rest)
+        for namespace, size in self._sizes:  # (not all(): a generator costs more than the rest)
             if len(namespace) != size:
                 return False
         return True
@@ -118,16 +120,18 @@ def global_names(code: CodeType) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_global_names(code)))
 
 
+_LOADS = {"LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
+
+
 def _global_names(code: CodeType) -> Iterator[str]:
     stored = set()
     for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"):
-            yield instruction.argval
-        # This is how the body of a class, also of one inside a function, reads names: its own or global ones.
-        elif instruction.opname == "LOAD_NAME" and instruction.argval not in stored:
-            yield instruction.argval
-        elif instruction.opname == "STORE_NAME":
-            stored.add(instruction.argval)
+        operation, name = instruction.opname, instruction.argval
+        # ..._NAME is how the body of a class, also of one inside a function, reads and writes names.
+        if operation == "STORE_NAME":
+            stored.add(name)
+        elif operation in _LOADS or (operation == "LOAD_NAME" and name not in stored):
+            yield name
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _global_names(constant)
@@ -138,8 +142,10 @@ def travels_by_value(thing: Any) -> bool:
     module_name = getattr(thing, "__module__", None)
     if module_name == "builtins":  # some have no name there, such as the type of code objects
         return False
-    found = sys.modules.get(module_name) if isinstance(module_name, str) else None
-    if found is None or module_name == "__main__":
+    if not isinstance(module_name, str) or module_name == "__main__":
+        return True
+    found: Any = sys.modules.get(module_name)
+    if found is None:
         return True
     for part in getattr(thing, "__qualname__", "").split("."):
         found = getattr(found, part, None)
@@ -166,13 +172,13 @@ class _Definition:
 
     def __init__(self, cls: type, watch: Watch) -> None:
         self.cls = cls  # held, so that its id is not used again
-        self.version = os.urandom(8)  # random, so that several processes cannot give the same one to different things
+        self.version = os.urandom(8)  # random: no other process gives the same one to something else
         self.watch = watch
         self.data: bytes | None = None
 
 
-# Oldest first. Each operation is one step for the interpreter, so that threads need no lock; a lost race costs
-# one more pickling.
+# Oldest first. Each operation is one step for the interpreter, so that threads need no lock; a lost race
+# costs one more pickling.
 _definition_by_class_id: dict[int, _Definition] = {}
 
 
@@ -233,7 +239,7 @@ def _make_cached(function: Callable[..., Any], maxsize: int | None, typed: bool)
 class _Pickler(cloudpickle.Pickler):
     """cloudpickle's, with the differences that the module's text names; and it remembers where it was."""
 
-    def __init__(self, file: io.BytesIO, buffer_callback: Callable[..., Any] | None, watch: Watch | None) -> None:
+    def __init__(self, file: io.BytesIO, buffer_callback: BufferCallback, watch: Watch | None) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
         self.watch = watch
         self.last: Any = _MISSING
@@ -246,7 +252,7 @@ class _Pickler(cloudpickle.Pickler):
             return self._reduce_class(thing)
         if kind is FunctionType:
             return self._reduce_function(thing)
-        if kind is functools._lru_cache_wrapper:
+        if kind is _CACHED_FUNCTION:
             # It pickles by name, which in the runner nobody has: a cached function of the script.
             if travels_by_value(thing):
                 parameters = thing.cache_parameters()
@@ -276,16 +282,17 @@ class _Pickler(cloudpickle.Pickler):
                 return super().reducer_override(cls)
             return _known_class, (_id_of(cls), definition.version, definition.data)
         if travels_by_value(cls):
-            copyreg._slotnames(cls)  # pickle adds it to a class with the first instance: that is no change of the class
+            # Pickling a first instance adds an attribute to the class, which shall not look like a change.
+            copyreg._slotnames(cls)  # type: ignore[attr-defined]
             self.watch.add_namespace(vars(cls))
         reduced = super().reducer_override(cls)
         if reduced is NotImplemented or len(reduced) < 6:  # by name, or a built-in type that has no name
             return reduced
         make, arguments, state, _, _, set_state = reduced
         if "__slots__" in vars(cls) and not _makes_its_own_slots(cls):
-            # cloudpickle (3.1) forgets them: an instance over there would have a dict, and not fit into ours again.
+            # cloudpickle (3.1) forgets them: an instance would have a dict over there, and not fit in here.
             _, _, _, first_attributes, *_ = arguments
-            first_attributes["__slots__"] = cls.__slots__
+            first_attributes["__slots__"] = vars(cls)["__slots__"]
         definition = _definition_by_class_id.get(id(cls))
         if definition is None or not definition.watch.is_current():
             definition = _Definition(cls, self.watch)
@@ -294,7 +301,7 @@ class _Pickler(cloudpickle.Pickler):
         return _make_class, (_id_of(cls), make, arguments), filling, None, None, _set_class_state
 
 
-def dumps(value: Any, buffer_callback: Callable[..., Any] | None = None, watch: Watch | None = None) -> bytes:
+def dumps(value: Any, buffer_callback: BufferCallback = None, watch: Watch | None = None) -> bytes:
     """Pickle by value. With a watch, note in it what the pickle is made from, and have definitions inline.
 
     Raises `Unpicklable`. It may be called from several threads.
@@ -303,13 +310,13 @@ def dumps(value: Any, buffer_callback: Callable[..., Any] | None = None, watch: 
 
 
 def _run(
-    value: Any, buffer_callback: Callable[..., Any] | None, watch: Watch | None
+    value: Any, buffer_callback: BufferCallback, watch: Watch | None
 ) -> tuple[bytes, dict[int, _Definition]]:
     file = io.BytesIO()
     pickler = _Pickler(file, buffer_callback, watch)
     try:
         pickler.dump(value)
-    except (Unpicklable, MemoryError):  # from the pickling of a class's definition inside this one
+    except Unpicklable:  # from the pickling of a class's definition inside this one
         raise
     except Exception as error:
         raise Unpicklable(pickler.last) from error

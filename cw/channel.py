@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import mmap
 import os
 import select
 import socket
@@ -25,7 +24,8 @@ from typing import Any
 
 from cw import messages as m
 from cw import wire
-from cw.network import IN, Connection, Loop
+from cw.memory import from_file
+from cw.network import IN, Connection, Loop, receive_with_files
 
 READ = 256 * 1024
 """Bytes taken from the pipe at once."""
@@ -35,43 +35,6 @@ PIPE = 256 * 1024
 
 HIGH = 100
 """The runner's descriptors are moved up here, out of the way of programs that assume small ones."""
-
-
-class Memory(mmap.mmap):
-    """A memory file: shared pages, passed on by descriptor. Gone when nobody maps it or holds it open."""
-
-    fd: int
-
-    def __del__(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            os.close(self.fd)
-
-
-def allocate(size: int) -> memoryview:
-    """Memory for a payload that may go to a runner (or come from one) without being copied."""
-    fd = os.memfd_create("cw-payload", os.MFD_CLOEXEC)
-    try:
-        os.ftruncate(fd, size)
-        return map_file(fd, size)
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def map_file(fd: int, size: int) -> memoryview:
-    """Map a memory file, which the memory owns from now on."""
-    memory = Memory(fd, size)
-    memory.fd = fd
-    return memoryview(memory)
-
-
-def as_memory(payload: Any) -> memoryview:
-    """The payload itself if it lies in a memory file of its own, else a copy that does."""
-    if isinstance(payload, memoryview) and isinstance(payload.obj, Memory) and len(payload) == len(payload.obj):
-        return payload
-    copy = allocate(len(payload))
-    copy[:] = payload
-    return copy
 
 
 class WorkerEnd:
@@ -113,25 +76,12 @@ class WorkerEnd:
 
     def send_jobs(self, jobs: list[tuple[int, int, Any]]) -> None:
         """Send (dispatch, function, payload)s, with a token for each."""
-        payloads: list[Any] = []
-        for _, _, payload in jobs:
-            if len(payload) > wire.LARGE:
-                memory = as_memory(payload)
-                socket.send_fds(self._files, [len(memory).to_bytes(8, "little")], [memory.obj.fd])  # type: ignore[attr-defined]
-                payload = b""
-            payloads.append(payload)
         # The token first: a runner that finds none takes the job for one that was retracted.
         os.eventfd_write(self._tokens, len(jobs))
-        self._stream.send(m.Run([job[0] for job in jobs], [job[1] for job in jobs], payloads))
-
-    def retract(self, count: int) -> int:
-        """Take up to `count` tokens; so many of the jobs sent last are ours again."""
-        taken = self.take_tokens(count)
-        if taken:
-            self._stream.send(m.Drop())
-        return taken
+        self._stream.send(m.Run([job[0] for job in jobs], [job[1] for job in jobs], [job[2] for job in jobs]))
 
     def take_tokens(self, count: int) -> int:
+        """Take up to `count` tokens; so many of the jobs sent last are ours again."""
         taken = 0
         with contextlib.suppress(BlockingIOError):
             while taken < count:
@@ -191,5 +141,5 @@ class WorkerEnd:
         os.close(self._tokens)
 
     def _receive(self, size: int) -> memoryview:
-        data, fds, _, _ = socket.recv_fds(self._files, 8, 1)
-        return map_file(fds[0], int.from_bytes(data, "little"))
+        _, fds = receive_with_files(self._files, memoryview(bytearray(1)))
+        return from_file(fds[0], size)

@@ -13,12 +13,11 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from typing import Any
 
 from cw.errors import RemoteException
 from cw.executor import ClusterExecutor, SlurmExecutor
-from cw.session import Session
+from cw.session import Abandoned, Session
 
 __all__ = ["ClientThread", "ClusterExecutor", "RemoteException", "SlurmExecutor", "randid"]
 
@@ -80,8 +79,8 @@ class ClientThread:
 
     def start(self) -> None:
         """Connect to the master. Raises cw.ConnectionError if none answers within `connect_timeout`."""
-        if self._session.is_started():
-            raise RuntimeError("this ClientThread was started before; make another one")
+        if self._session.is_started() or self._session.is_closed():
+            raise RuntimeError("this ClientThread was started before, or stopped; make another one")
         self._session.start()
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
@@ -98,10 +97,11 @@ class ClientThread:
 
         What is not given here is as it was given to the ClientThread.
         """
+        defaults = self._defaults  # (`or` would pass over a callable that is empty, such as a list with a __call__)
         return Options(
             self,
-            _checked(callback, "callback") or self._defaults.callback,
-            _checked(on_error, "on_error") or self._defaults.on_error,
+            defaults.callback if callback is None else _checked(callback, "callback"),
+            defaults.on_error if on_error is None else _checked(on_error, "on_error"),
         )
 
     def wait(self, timeout: float | None = None) -> None:
@@ -176,7 +176,7 @@ class ClientThread:
                     options.callback(number, value)
             elif options.on_error is not None:
                 options.on_error(number, error)
-            elif self._error is None and not isinstance(error, CancelledError):
+            elif self._error is None and not isinstance(error, Abandoned):
                 self._error = error
         except BaseException as failure:
             logger.error("the callback of job %d failed", number, exc_info=True)

@@ -18,6 +18,8 @@ Within a session jobs go first come first served (what was requeued goes first);
 A worker gets a job for each idle slot, and ahead of that what its slots will need for AHEAD_SECONDS, judged by
 the measured durations of the jobs' functions. What was sent ahead and waits while another worker idles is
 recalled (`on_tick`), and dispatched again only when the worker has named it as returned.
+
+Sessions and workers of one Python version have nothing to do with those of another: each version is a pool.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 AHEAD_SECONDS = 0.02
@@ -54,6 +55,12 @@ DEATHS = 3
 
 LOSSES = 5
 """Workers that may vanish with a job running before it is given up: it may be what takes them down."""
+
+BARREN_TICKS = 5
+"""Ticks until a worker that had nothing to give back is asked again: its runners may be in long jobs by then."""
+
+AVOID_TICKS = 50
+"""Ticks that a job waits for another worker than the one where its runner died, while that one idles."""
 
 
 class Function:
@@ -95,14 +102,31 @@ class Job:
         return DEATHS if self.options is None else int(self.options.get("attempts", DEATHS))
 
 
+class Pool:
+    """The sessions and workers of one Python version."""
+
+    __slots__ = ("python", "workers", "rotation", "idle", "roomy", "ahead", "waited")
+
+    def __init__(self, python: Any) -> None:
+        self.python = python
+        self.workers = 0
+        self.rotation: deque[Session] = deque()  # those with jobs waiting, next first
+        # Ordered sets. Idle: a free slot; roomy: will take something ahead (a superset of idle);
+        # ahead: holds more than it has slots (a superset; `on_tick` and `wants_tick` tidy up).
+        self.idle: dict[Worker, None] = {}
+        self.roomy: dict[Worker, None] = {}
+        self.ahead: dict[Worker, None] = {}
+        self.waited = 0  # ticks in which a job waited while the slot that it avoids was idle
+
+
 class Session:
     """One client's life: its open jobs and those of them that wait."""
 
-    __slots__ = ("key", "python", "jobs", "backlog", "requeued", "is_blocked", "is_waiting")
+    __slots__ = ("key", "pool", "jobs", "backlog", "requeued", "is_blocked", "is_waiting")
 
-    def __init__(self, key: Hashable, python: Any) -> None:
+    def __init__(self, key: Hashable, pool: Pool) -> None:
         self.key = key
-        self.python = python
+        self.pool = pool
         self.jobs: dict[int, Job] = {}
         self.backlog: deque[Job] = deque()  # may hold cancelled ones, which are passed over
         self.requeued: deque[Job] = deque()  # goes before the backlog
@@ -113,18 +137,18 @@ class Session:
 class Worker:
     """What one worker holds."""
 
-    __slots__ = ("key", "slots", "python", "held", "load", "size", "quiet", "recalling", "barren")
+    __slots__ = ("key", "slots", "pool", "held", "load", "size", "ended", "recalling", "barren")
 
-    def __init__(self, key: Hashable, slots: int, python: Any) -> None:
+    def __init__(self, key: Hashable, slots: int, pool: Pool) -> None:
         self.key = key
         self.slots = slots
-        self.python = python
+        self.pool = pool
         self.held: dict[int, Job] = {}  # by dispatch number, in order
         self.load = 0.0  # seconds: the costs of what is held
         self.size = 0  # bytes of payload held
-        self.quiet = 0  # ticks since its last result
+        self.ended = 0  # jobs since the last tick
         self.recalling = False  # a Recall is not answered yet
-        self.barren = False  # the last Recall gave nothing, and nothing was sent since
+        self.barren = 0  # the last Recall gave nothing: ticks until the next
 
     @property
     def is_idle(self) -> bool:
@@ -199,16 +223,14 @@ class Dispatcher:
     def __init__(self) -> None:
         self._sessions: dict[Hashable, Session] = {}
         self._workers: dict[Hashable, Worker] = {}
-        self._rotation: deque[Session] = deque()  # sessions with jobs waiting, next first
-        # Ordered sets. Idle: a free slot; roomy: will take something ahead (a superset of idle).
-        self._idle: dict[Worker, None] = {}
-        self._roomy: dict[Worker, None] = {}
+        self._pools: dict[Any, Pool] = {}  # by Python version
         self._dispatched = 0
 
     # --- workers ---
 
     def on_worker_joined(self, key: Hashable, slots: int, python: Any) -> list[Action]:
-        worker = self._workers[key] = Worker(key, slots, python)
+        worker = self._workers[key] = Worker(key, slots, self._pool(python))
+        worker.pool.workers += 1
         return self._fill_one(worker)
 
     def on_worker_departed(self, key: Hashable) -> list[Action]:
@@ -223,15 +245,18 @@ class Dispatcher:
         """The worker does not hold these any more: unstarted, or stopped as it was told."""
         worker = self._workers[key]
         jobs = self._release(worker, dispatches)
-        self._requeue(job for job in jobs if not job.cancelled)
+        again = [job for job in jobs if not job.cancelled]
+        for job in again:
+            job.avoid = None  # who was to take it instead gave it back
+        self._requeue(again)
         # Others first: this one was asked to give them up.
-        return self._fill_all() + self._fill_one(worker)
+        return self._fill_all(worker.pool) + self._fill_one(worker)
 
     def on_recalled(self, key: Hashable, dispatches: Sequence[int]) -> list[Action]:
         """The answer to a Recall."""
         worker = self._workers[key]
         worker.recalling = False
-        worker.barren = not dispatches
+        worker.barren = 0 if dispatches else BARREN_TICKS
         return self.on_returned(key, dispatches)
 
     def on_started(self, key: Hashable, dispatches: Iterable[int]) -> list[Action]:
@@ -254,7 +279,7 @@ class Dispatcher:
     ) -> list[Action]:
         """Jobs have ended. Those that this worker does not hold (late results) are dropped quietly."""
         worker = self._workers[key]
-        worker.quiet = 0
+        worker.ended += len(dispatches)
         pop = worker.held.pop
         load, size = worker.load, worker.size
         outs: dict[Session, Deliver] = {}
@@ -294,17 +319,18 @@ class Dispatcher:
             if not job.cancelled:
                 job.deaths += 1
                 job.notes += (note,)
-                job.avoid = worker, int(note.get("slot", -1))
+                slot = note.get("slot")
+                job.avoid = worker, slot if isinstance(slot, int) and 0 <= slot < worker.slots else -1
                 if job.deaths >= job.limit():
                     actions.append(self._give_up(job, "its runner died"))
                 else:
                     self._requeue([job])
-        return actions + self._fill_all() + self._fill_one(worker)
+        return actions + self._fill_all(worker.pool) + self._fill_one(worker)
 
     # --- sessions ---
 
     def on_session_opened(self, key: Hashable, python: Any) -> None:
-        self._sessions[key] = Session(key, python)
+        self._sessions[key] = Session(key, self._pool(python))
 
     def on_submitted(self, key: Hashable, jobs: Sequence[Job]) -> list[Action]:
         session = self._sessions[key]
@@ -314,20 +340,23 @@ class Dispatcher:
             job.session = session
             known[job.number] = job
         self._wait(session)
-        return self._fill_all()
+        return self._fill_all(session.pool)
 
     def on_cancelled(self, key: Hashable, numbers: Iterable[int]) -> list[Action]:
         """The client does not want these any more: they are neither dispatched nor delivered from now on."""
         session = self._sessions[key]
         jobs = [session.jobs.pop(number) for number in numbers if number in session.jobs]
-        return self._cancel(jobs)
+        actions = self._cancel(jobs)
+        if len(session.backlog) > 2 * len(session.jobs):  # most of it was cancelled: let go of the payloads
+            session.backlog = deque(job for job in session.backlog if not job.cancelled)
+            if not session.backlog and not session.requeued:
+                self._stop_waiting(session)
+        return actions
 
     def on_session_closed(self, key: Hashable) -> list[Action]:
         """The session is over. Its jobs keep their slots until the workers have returned them."""
         session = self._sessions.pop(key)
-        if session.is_waiting:
-            self._rotation.remove(session)
-            session.is_waiting = False
+        self._stop_waiting(session)
         jobs = list(session.jobs.values())
         session.jobs.clear()
         session.backlog.clear()
@@ -339,45 +368,50 @@ class Dispatcher:
         session = self._sessions[key]
         session.is_blocked = is_blocked
         if is_blocked:
-            if session.is_waiting:
-                self._rotation.remove(session)
-                session.is_waiting = False
+            self._stop_waiting(session)
             return []
         self._wait(session)
-        return self._fill_all()
+        return self._fill_all(session.pool)
 
     # --- time ---
 
     def wants_tick(self) -> bool:
-        """Is there something that `on_tick` might recall?"""
-        return bool(self._idle) and any(len(worker.held) > worker.slots for worker in self._workers.values())
+        """Is there something for `on_tick` to do: work in one place, and a free slot in another?"""
+        return any(pool.idle and (pool.rotation or _has_surplus(pool)) for pool in self._pools.values())
 
     def on_tick(self) -> list[Action]:
         """Called every some 10 ms while `wants_tick`: recall what waits at one worker while another idles."""
         actions: list[Action] = []
-        free = {}
-        for worker in self._idle:
-            free[worker.python] = free.get(worker.python, 0) + worker.slots - len(worker.held)
-        for worker in self._workers.values():
-            worker.quiet += 1
-            surplus = len(worker.held) - worker.slots
-            if surplus <= 0 or worker.recalling or worker.barren or not free.get(worker.python):
+        for pool in self._pools.values():
+            if not pool.idle:
                 continue
-            # Half of it: the worker goes on with the rest meanwhile, and is asked again if that was too little.
-            if worker.quiet > 1 or worker.load > 2 * AHEAD_SECONDS * worker.slots:
-                worker.recalling = True
-                actions.append(Recall(worker.key, (surplus + 1) // 2))
+            if pool.rotation:
+                actions += self._on_avoided(pool)
+            else:
+                pool.waited = 0
+            for worker in list(pool.ahead):
+                surplus = len(worker.held) - worker.slots
+                ended, worker.ended = worker.ended, 0
+                if surplus <= 0:
+                    del pool.ahead[worker]
+                elif worker.barren:
+                    worker.barren -= 1
+                elif surplus > 2 * ended and not worker.recalling:
+                    # It would take more than two ticks. Half of it: the worker goes on with the rest
+                    # meanwhile, and is asked again if that was too little.
+                    worker.recalling = True
+                    actions.append(Recall(worker.key, (surplus + 1) // 2))
         return actions
 
     # --- questions ---
 
     def pythons(self) -> set[Any]:
         """The Python versions of the connected workers."""
-        return {worker.python for worker in self._workers.values()}
+        return {worker.pool.python for worker in self._workers.values()}
 
     def slots(self, python: Any = None) -> int:
         """Slots connected (of that Python version)."""
-        return sum(w.slots for w in self._workers.values() if python is None or w.python == python)
+        return sum(w.slots for w in self._workers.values() if python is None or w.pool.python == python)
 
     def jobs_of(self, key: Hashable) -> int:
         """Open jobs of this session here."""
@@ -392,15 +426,21 @@ class Dispatcher:
 
     # --- inside: everything that moves a job ---
 
-    def _fill_all(self) -> list[Action]:
+    def _pool(self, python: Any) -> Pool:
+        pool = self._pools.get(python)
+        if pool is None:
+            pool = self._pools[python] = Pool(python)
+        return pool
+
+    def _fill_all(self, pool: Pool) -> list[Action]:
         """Give what waits to who has room: first a job for each idle slot anywhere, then ahead."""
         assigned: dict[Worker, list[Job]] = {}
-        for ahead, candidates in ((False, self._idle), (True, self._roomy)):
-            if not self._rotation:
+        for ahead, candidates in ((False, pool.idle), (True, pool.roomy)):
+            if not pool.rotation:
                 break
             for worker in list(candidates):
                 self._fill(worker, assigned.setdefault(worker, []), ahead)
-                if not self._rotation:
+                if not pool.rotation:
                     break
         return [Assign(worker.key, jobs) for worker, jobs in assigned.items() if jobs]
 
@@ -411,28 +451,33 @@ class Dispatcher:
 
     def _fill(self, worker: Worker, out: list[Job], ahead: bool) -> None:
         """Move jobs from the backlogs to the worker, as far as it has room, sessions in turn."""
-        rotation = self._rotation
+        rotation = worker.pool.rotation
         fruitless = 0  # sessions in a row that had nothing for this worker
-        while fruitless < len(rotation):
+        is_full = False
+        while fruitless < len(rotation) and not is_full:
             session = rotation[0]
-            alone = len(rotation) == 1
             before = len(out)
-            if session.python == worker.python:
-                self._take(worker, session, out, ahead, alone)
+            is_full = self._take(worker, session, out, ahead, len(rotation) == 1)
+            if len(out) > before:
+                fruitless = 0
+            elif is_full:
+                break  # its turn is still to come: others with shorter jobs must not fill all room before it
             if session.requeued or session.backlog:
                 rotation.rotate(-1)
+                fruitless += len(out) == before
             else:
                 rotation.popleft()
                 session.is_waiting = False
-            fruitless = 0 if len(out) > before else fruitless + 1
         self._note_room(worker)
 
-    def _take(self, worker: Worker, session: Session, out: list[Job], ahead: bool, alone: bool) -> None:
-        """One turn of a session at a worker."""
+    def _take(self, worker: Worker, session: Session, out: list[Job], ahead: bool, alone: bool) -> bool:
+        """One turn of a session at a worker. True: the worker has no room for the session's next job."""
         held, slots = worker.held, worker.slots
         load_limit, jobs_limit = slots * AHEAD_SECONDS, slots * AHEAD_JOBS
         load, size, dispatched = worker.load, worker.size, self._dispatched
         turn_jobs, turn_cost = 0, 0.0
+        is_full = False
+        avoiding: list[Job] = []
         queue = session.requeued or session.backlog
         while queue:
             job = queue[0]
@@ -446,9 +491,12 @@ class Dispatcher:
             if count >= slots and (
                 not ahead or load + cost > load_limit or count >= jobs_limit or size > AHEAD_BYTES
             ):
+                is_full = True
                 break
-            if job.avoid is not None and self._must_avoid(job, worker):
-                queue = session.backlog  # where none has an `avoid`
+            if job.avoid is not None and _must_avoid(job, worker):
+                avoiding.append(queue.popleft())
+                if not queue:
+                    queue = session.backlog
                 continue
             if not alone:
                 turn_jobs += 1
@@ -466,31 +514,49 @@ class Dispatcher:
             out.append(job)
             if not queue:
                 queue = session.requeued or session.backlog
-        worker.load, worker.size, self._dispatched = load, size, dispatched
-        worker.barren = False
+        if avoiding:
+            session.requeued.extendleft(reversed(avoiding))
+        if dispatched != self._dispatched:
+            worker.load, worker.size, self._dispatched = load, size, dispatched
+            worker.barren = 0
+            if len(held) > slots:
+                worker.pool.ahead[worker] = None
+        return is_full
 
-    def _must_avoid(self, job: Job, worker: Worker) -> bool:
-        """Its runner died on this worker's only slot, and there is another worker to try."""
-        assert job.avoid is not None
-        if job.avoid[0] is not worker or worker.slots > 1:
-            return False
-        return any(other is not worker and other.python == worker.python for other in self._workers.values())
+    def _on_avoided(self, pool: Pool) -> list[Action]:
+        """A tick, and a job waits while a slot idles, since its runner died there. Not for ever: the others
+        may be in jobs that never end."""
+        pool.waited += 1
+        if pool.waited < AVOID_TICKS:
+            return []
+        pool.waited = 0
+        for session in pool.rotation:
+            for job in session.requeued:
+                if job.avoid is not None and job.avoid[0] in pool.idle:
+                    job.avoid = None
+        return self._fill_all(pool)
 
     def _note_room(self, worker: Worker) -> None:
+        pool = worker.pool
         if worker.is_idle:
-            self._idle[worker] = self._roomy[worker] = None
+            pool.idle[worker] = pool.roomy[worker] = None
             return
-        self._idle.pop(worker, None)
+        pool.idle.pop(worker, None)
         if worker.is_roomy:
-            self._roomy[worker] = None
+            pool.roomy[worker] = None
         else:
-            self._roomy.pop(worker, None)
+            pool.roomy.pop(worker, None)
 
     def _wait(self, session: Session) -> None:
         """Put a session with waiting jobs in the rotation."""
         if not session.is_waiting and not session.is_blocked and (session.requeued or session.backlog):
             session.is_waiting = True
-            self._rotation.append(session)
+            session.pool.rotation.append(session)
+
+    def _stop_waiting(self, session: Session) -> None:
+        if session.is_waiting:
+            session.is_waiting = False
+            session.pool.rotation.remove(session)
 
     def _release(self, worker: Worker, dispatches: Iterable[int]) -> list[Job]:
         """Take jobs from the worker; they are in no place until the caller puts them in one."""
@@ -526,8 +592,10 @@ class Dispatcher:
 
     def _remove_worker(self, key: Hashable, note: dict[str, Any] | None) -> list[Action]:
         worker = self._workers.pop(key)
-        self._idle.pop(worker, None)
-        self._roomy.pop(worker, None)
+        pool = worker.pool
+        pool.workers -= 1
+        for places in (pool.idle, pool.roomy, pool.ahead):
+            places.pop(worker, None)
         actions: list[Action] = []
         again = []
         for job in self._release(worker, list(worker.held)):
@@ -542,7 +610,7 @@ class Dispatcher:
             else:
                 again.append(job)
         self._requeue(again)
-        return actions + self._fill_all()
+        return actions + self._fill_all(pool)
 
     def _give_up(self, job: Job, reason: str) -> GiveUp:
         del job.session.jobs[job.number]
@@ -558,19 +626,39 @@ class Dispatcher:
                 assert job.cancelled or job.session.jobs[job.number] is job
             assert math.isclose(worker.load, sum(j.cost for j in worker.held.values()), abs_tol=1e-6)
             assert worker.size == sum(len(j.payload) for j in worker.held.values())
-            assert (worker in self._idle) == worker.is_idle
-            assert worker not in self._idle or worker in self._roomy
-        for worker in self._roomy:
-            assert self._workers.get(worker.key) is worker
+            assert (worker in worker.pool.idle) == worker.is_idle
+            assert (worker in worker.pool.ahead) or len(worker.held) <= worker.slots
+        for pool in self._pools.values():
+            assert pool.workers == sum(worker.pool is pool for worker in self._workers.values())
+            assert pool.idle.keys() <= pool.roomy.keys()
+            for worker in (*pool.roomy, *pool.ahead):
+                assert self._workers.get(worker.key) is worker and worker.pool is pool
+            assert len(pool.rotation) == len(set(pool.rotation))
+            assert all(self._sessions.get(session.key) is session for session in pool.rotation)
         for session in self._sessions.values():
             queued = [job for job in (*session.requeued, *session.backlog) if not job.cancelled]
             assert len(queued) == len({job.number for job in queued})
             assert all(job.worker is None for job in queued)
             held = [j for w in self._workers.values() for j in w.held.values() if j.session is session]
             assert {j.number for j in queued} | {j.number for j in held if not j.cancelled} == set(session.jobs)
-            assert session.is_waiting == (session in self._rotation)
+            assert session.is_waiting == (session in session.pool.rotation)
             if queued and not session.is_blocked:
                 assert session.is_waiting
                 # Nobody waits while a slot idles, but for a slot that it is to avoid.
-                idle = [w for w in self._idle if w.python == session.python]
-                assert not idle or any(j.avoid is not None for j in islice(queued, 1))
+                assert all(job.avoid and _must_avoid(job, w) for w in session.pool.idle for job in queued)
+
+
+def _must_avoid(job: Job, worker: Worker) -> bool:
+    """Its runner died on this worker's only slot, and there is another worker to try."""
+    assert job.avoid is not None
+    return job.avoid[0] is worker and worker.slots == 1 and worker.pool.workers > 1
+
+
+def _has_surplus(pool: Pool) -> bool:
+    """Does a worker hold more than it has slots?"""
+    while pool.ahead:
+        worker, _ = pool.ahead.popitem()
+        if len(worker.held) > worker.slots:
+            pool.ahead[worker] = None
+            return True
+    return False

@@ -10,9 +10,10 @@
                                             | runner itself has   | <-- cw, the runner's site-packages
                                             +---------------------+
 
-The order is the client's, so that the same module is found as at home. The standard library is the runner's own,
-since it must fit the interpreter; and what the runner has stays at the end, for a client whose installation is not
-on this machine. The script itself is not run, and `os.environ`, `sys.argv` and modules' global state stay behind.
+The order is the client's, so that the same module is found as at home. The standard library is the runner's
+own, since it must fit the interpreter; and what the runner has stays at the end, for a client whose
+installation is not on this machine. The script itself is not run, and `os.environ`, `sys.argv` and modules'
+global state stay behind.
 
 Nothing is pickled: any process may read an environment.
 """
@@ -50,7 +51,8 @@ def dump_environment() -> bytes:
     for entry in sys.path:
         if not isinstance(entry, str):  # the import system passes over it too
             continue
-        place = None if _is_standard_library(entry) else os.path.join(directory, entry) if entry else directory
+        # ('' is the directory in which Python looks at the time.)
+        place = None if _is_standard_library(entry) else os.path.join(directory, entry).rstrip("/") or "/"
         if place not in path:
             path.append(place)
     script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
@@ -68,10 +70,10 @@ def load_environment(payload: bytes | bytearray | memoryview) -> Environment:
 
 
 def apply_environment(environment: Environment) -> None:
-    """Make this process work where the client does. Raises `EnvironmentMismatch`, naming directory and machine.
+    """Make this process work where the client does. Not thread-safe.
 
     All that cw needs must be imported by now: from here on, `import signal` may find a file of the user's.
-    `sys.path` is set even where the directory is not there, so that a job's error can be unpickled.
+    Raises `EnvironmentMismatch`, naming directory and machine; `sys.path` is set nevertheless.
     """
     own = list(sys.path)
     path: list[str] = []
@@ -79,8 +81,8 @@ def apply_environment(environment: Environment) -> None:
         path += [entry] if entry is not None else filter(_is_standard_library, own)
     path += own
     sys.path[:] = dict.fromkeys(path)
-    # What importlib.invalidate_caches() is for, which in Python 3.13 imports `email` and others on the way: 30 ms,
-    # and perhaps the user's own `email.py`.
+    # What importlib.invalidate_caches() is for, which in Python 3.13 imports `email` and others on the way:
+    # 30 ms, and perhaps the user's own `email.py`.
     sys.path_importer_cache.clear()
     try:
         os.chdir(environment.directory)

@@ -2,10 +2,10 @@
 
     Exception
      '- Error                          all of cw's own
-         |- ConnectionError            no way to the master        (also the built-in ConnectionError, an OSError)
+         |- ConnectionError            no way to the master               (also the built-in one, an OSError)
          |- ProtocolError              a peer breaks the protocol
          |- WorkerLost                 a job took its runner or worker down too often
-         |- JobTimeout                 a job ran longer than it may  (also TimeoutError)
+         |- JobTimeout                 a job ran longer than it may         (also TimeoutError)
          |- NotPicklable               an argument, function or result cannot travel  (also TypeError)
          |- PayloadError               bytes that are not what cw packs               (also ValueError)
          |- EnvironmentMismatch        a machine lacks what the client's program runs in
@@ -16,7 +16,11 @@ They travel between processes, so each one survives pickling: `args` holds what 
 This is the ground floor: it imports nothing of cw.
 """
 
+from __future__ import annotations
+
 import builtins
+from collections.abc import Iterable
+from typing import Any
 
 
 class Error(Exception):
@@ -32,7 +36,10 @@ class ProtocolError(Error):
 
 
 class NotPicklable(Error, TypeError):
-    """A function, an argument or a result cannot be pickled; the text names the object at fault where it was found."""
+    """A function, an argument or a result cannot be pickled.
+
+    The text names the object at fault, and where it is, as far as that was found. A `TypeError` too.
+    """
 
 
 class PayloadError(Error, ValueError):
@@ -54,14 +61,15 @@ class WorkerLost(Error):
     'slot', 'pid', 'how' (how it ended), 'seconds' (how long it ran) and 'stderr' (the end of what it wrote).
     """
 
-    def __init__(self, message, attempts=()):
+    def __init__(self, message: str, attempts: Iterable[dict[str, Any]] = ()) -> None:
         super().__init__(message, list(attempts))
 
     @property
-    def attempts(self):
-        return self.args[1]
+    def attempts(self) -> list[dict[str, Any]]:
+        attempts: list[dict[str, Any]] = self.args[1]
+        return attempts
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [str(self.args[0])]
         lines += [f"  attempt {n}: {_attempt_text(note)}" for n, note in enumerate(self.attempts, 1)]
         return "\n".join(lines)
@@ -73,18 +81,18 @@ class RemoteException(Error):
     `type_name` is the name of the exception's own type, `traceback` the text of the remote traceback.
     """
 
-    def __init__(self, message, type_name="", traceback=""):
+    def __init__(self, message: str, type_name: str = "", traceback: str = "") -> None:
         super().__init__(message, type_name, traceback)
 
     @property
-    def type_name(self):
-        return self.args[1]
+    def type_name(self) -> str:
+        return str(self.args[1])
 
     @property
-    def traceback(self):
-        return self.args[2]
+    def traceback(self) -> str:
+        return str(self.args[2])
 
-    def __str__(self):
+    def __str__(self) -> str:
         return str(self.args[0])
 
 
@@ -94,14 +102,15 @@ class RemoteTraceback(Exception):
     `where` is a dict with what is known of the place ('host', 'pid', ...).
     """
 
-    def __init__(self, text, where=None):
+    def __init__(self, text: str, where: dict[str, Any] | None = None) -> None:
         super().__init__(text, where or {})
 
     @property
-    def where(self):
-        return self.args[1]
+    def where(self) -> dict[str, Any]:
+        where: dict[str, Any] = self.args[1]
+        return where
 
-    def __str__(self):
+    def __str__(self) -> str:
         # The form of concurrent.futures: Python prints this above "The above exception was the direct cause".
         return f'\n"""\n{self.args[0]}"""'
 
@@ -110,9 +119,10 @@ class RemoteTraceback(Exception):
 _STDERR_CHARACTERS = 200
 
 
-def _attempt_text(note):
+def _attempt_text(note: dict[str, Any]) -> str:
     """One attempt of a `WorkerLost` on one line; any of its keys may be missing."""
-    place = ", ".join(f"{key} {note[key]}" for key in ("host", "worker", "slot", "pid") if note.get(key) is not None)
+    known = [key for key in ("host", "worker", "slot", "pid") if note.get(key) is not None]
+    place = ", ".join(f"{key} {note[key]}" for key in known)
     text = f"{place or 'place unknown'}: {note.get('how') or 'lost'}"
     if note.get("seconds") is not None:
         text += f" after {note['seconds']:.3g} s"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import itertools
-import os
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures import InvalidStateError
 from typing import Any
 
 from cw import chunks
 from cw.future import Future
-from cw.session import Session
+from cw.session import Abandoned, Session
+
+logger = logging.getLogger("cw.client")
 
 OPTIONS = ()
 """Names of the options of jobs, for `options()`."""
@@ -55,7 +57,6 @@ class ClusterExecutor(concurrent.futures.Executor):
             host, port, _deliver, _tell_started, connect_timeout, max_outstanding
         )
         self._is_shut_down = False
-        self._futures: dict[int, Future] | None = None
         self._session.start()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
@@ -178,14 +179,13 @@ def _deliver(number: int, future: Future, error: BaseException | None, value: An
     try:
         if error is None:
             future.set_result(value)
-        elif isinstance(error, CancelledError):
-            future.cancel()
-        else:
+        elif not isinstance(error, Abandoned) or not future.cancel():
             future.set_exception(error)
     except InvalidStateError:
         pass  # cancelled in this very moment
+    except BaseException:  # Future itself logs an Exception of a callback; nothing may end the session's thread
+        logger.error("a callback of a future failed", exc_info=True)
 
 
 def _tell_started(number: int, future: Future) -> None:
-    if not future.done() and not future.running():
-        future.set_running_or_notify_cancel()
+    future.note_running()

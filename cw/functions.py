@@ -1,4 +1,4 @@
-"""The functions of a session, by number: each is pickled once, and again only when what it uses is bound anew.
+"""The functions of a session, by number: each is pickled once, and anew when what it uses is bound anew.
 
     submit(f)                       number_of(f)
                  known, and its watch is current --------------------------------> (number, None)
@@ -85,7 +85,7 @@ class FunctionTable:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time to call `forget_unused`: worth a look whenever `number_of` has given a payload."""
+        """Whether it is time to call `forget_unused`. It changes only when `number_of` gives a payload."""
         return len(self._contents) > self._most_contents or self._size > self._most_bytes
 
     def forget_unused(self, in_use: Container[int]) -> list[int]:
@@ -137,7 +137,7 @@ class FunctionTable:
 
 
 def _key(function: Any) -> Any:
-    """What a function is recognised by. `obj.m` is a new object each time; a `_Known` holds both halves of it."""
+    """What a function is recognised by. `obj.m` is a new object each time; a `_Known` holds both halves."""
     if type(function) is MethodType:
         return id(function.__func__), id(function.__self__)
     return id(function)
@@ -148,7 +148,8 @@ def _watch_object(function: Any, watch: Watch) -> bool:
     kind = type(function)
     if kind is MethodType:
         owner = function.__self__
-        return _watch_object(function.__func__, watch) and (isinstance(owner, type) or _watch_attributes(owner, watch))
+        is_owner_watched = isinstance(owner, type) or _watch_attributes(owner, watch)
+        return is_owner_watched and _watch_object(function.__func__, watch)
     if kind is functools.partial:
         watch.add_namespace(function.keywords)
         return _watch_object(function.func, watch)
@@ -160,7 +161,7 @@ def _watch_object(function: Any, watch: Watch) -> bool:
 
 
 def _watch_attributes(owner: Any, watch: Watch) -> bool:
-    """Watch the attributes of an object that has nothing besides: its classes, all in Python, have no slots."""
+    """Watch the attributes of an object, if there is nothing else to it: no slots, no part in C."""
     attributes = getattr(owner, "__dict__", None)
     if type(attributes) is not dict:
         return False

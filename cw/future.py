@@ -66,14 +66,14 @@ class Future(concurrent.futures.Future[Any]):
                 self._invoke_callbacks()  # type: ignore[attr-defined]
                 self._session.cancel(self._number)
             return was not in (RUNNING, FINISHED)
-        if not super().cancel():
-            return False
         with self._condition:
-            is_first = self._state == CANCELLED
-            if is_first:
-                self.set_running_or_notify_cancel()  # tells those who wait
-        if is_first:
-            self._session.cancel(self._number)
+            if self._state != PENDING:
+                return self.cancelled()
+            self._state = CANCELLED
+            self._condition.notify_all()
+            self.set_running_or_notify_cancel()  # tells those in wait() and as_completed()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
+        self._session.cancel(self._number)
         return True
 
     def cancelled(self) -> bool:
@@ -102,25 +102,28 @@ class Future(concurrent.futures.Future[Any]):
                 return
         super().add_done_callback(fn)
 
-    def set_running_or_notify_cancel(self) -> bool:
-        """For the executor."""
+    def note_running(self) -> None:
+        """For the executor: the job runs. Nothing happens if the future was cancelled, or is done, meanwhile."""
         with _lock:
-            if self._made_condition is None and self._state == PENDING:
+            if self._made_condition is None:
+                self._state = RUNNING if self._state == PENDING else self._state
+                return
+        with self._condition:
+            if self._state == PENDING:
                 self._state = RUNNING
-                return True
-        return super().set_running_or_notify_cancel()
 
     def set_result(self, result: Any) -> None:
         """For the executor."""
         with _lock:
             is_bare = self._made_condition is None
-            if is_bare:
-                if self._state not in (PENDING, RUNNING):
-                    raise InvalidStateError(f"{self._state}: {self!r}")
+            is_open = self._state in (PENDING, RUNNING)
+            if is_bare and is_open:
                 self._result = result
                 self._state = FINISHED
         if not is_bare:
             super().set_result(result)
+        elif not is_open:
+            raise InvalidStateError(f"{self._state}: {self!r}")  # (not under the lock, which repr takes)
         elif self._done_callbacks:
             self._invoke_callbacks()  # type: ignore[attr-defined]
 

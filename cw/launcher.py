@@ -196,19 +196,19 @@ def spawn(
     logs: str,
     *,
     lifeline: Lifeline | None = None,
-    listener: socket.socket | None = None,
+    listeners: Mapping[str, socket.socket] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Child:
     """Start `python -m cw.ROLE ARGUMENTS` in a session of its own: Ctrl-C reaches only the program.
 
-    Its log is a file in the directory `logs`. `listener` is handed over, and closed here.
+    Its log is a file in the directory `logs`. `listeners`, by option, are handed over, and closed here.
     """
     import subprocess  # Takes 5 ms to load: `import cw` goes without.
 
     log = os.path.join(logs, f"{role}.log")
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as on_failure:
         stack.enter_context(_fork_lock)
-        if listener:
+        for listener in (listeners or {}).values():
             stack.enter_context(listener)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         stack.callback(os.close, output)
@@ -218,8 +218,7 @@ def spawn(
         descriptors = {"--ready-fd": write_end}
         if lifeline:
             descriptors["--lifeline-fd"] = lifeline.read_end
-        if listener:
-            descriptors["--listen-fd"] = listener.fileno()
+        descriptors |= {option: listener.fileno() for option, listener in (listeners or {}).items()}
         command = program.command(f"cw.{role}", *arguments)
         for option, descriptor in descriptors.items():
             command += [option, str(descriptor)]

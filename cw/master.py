@@ -34,7 +34,7 @@ from cw.dispatch import (
     TellStarted,
 )
 from cw.errors import ProtocolError
-from cw.network import Connection, Loop, tune
+from cw.network import Connection, Loop, is_own_peer, listen_locally, tune
 from cw.version import VERSION
 from cw.wire import MAX_BODY
 
@@ -95,6 +95,10 @@ class Master:
         loop.tick(1.0, self._on_second)
 
     def on_accept(self, sock: socket.socket, address: Any) -> None:
+        if sock.family == socket.AF_UNIX and not is_own_peer(sock):
+            logger.warning("another user's process on this machine was turned away")
+            sock.close()
+            return
         tune(sock)
         connection = Connection(self.loop, sock)
         connection.decoder.accepts = frozenset({m.Hello})
@@ -487,7 +491,7 @@ def main() -> int:
     parser.add_argument("--host", metavar="ADDR", help="the address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=program.converted_by(_parse_port), help="the port (default: 5494; 0: a free one)")
     parser.add_argument("--no-address-file", action="store_true", help="do not write the address to ~/.cw")
-    program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--listen-fd")
+    program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--listen-fd", "--local-fd")
     options = parser.parse_args()
     program.set_up_logging(options.verbose)
     if options.host is not None and not address.is_loopback(options.host):
@@ -498,10 +502,17 @@ def main() -> int:
         listener.set_inheritable(False)
     else:
         listener = _listen(options.host or "127.0.0.1", options.port)
+    if options.local_fd is not None:
+        local = socket.socket(fileno=options.local_fd)
+        local.set_inheritable(False)
+    else:
+        local = listen_locally(listener.getsockname()[1])
     host, port = listener.getsockname()[:2]
     start_id = None if options.no_address_file else address.write_address(host, port)
     master = Master(loop)
     loop.listen(listener, master.on_accept)
+    if local is not None:
+        loop.listen(local, master.on_accept)
     program.end_with(loop, options.lifeline_fd, master.leave)
     logger.info("the master listens on %s; workers: python -m cw.worker %s", *2 * (address.join(host, port),))
     if options.ready_fd is not None:

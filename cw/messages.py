@@ -224,7 +224,7 @@ class Dispatch(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Jobs to a runner. A payload of size 0 comes as a memory file beside the frame."""
+    """Jobs to a runner."""
 
     dispatches: Sequence[int]
     functions: Sequence[int]

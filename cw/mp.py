@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from cw import address, launcher, program
+from cw import address, launcher, network, program
 from cw.launcher import Child, Cluster, LaunchError, Lifeline, Process
 
 logger = logging.getLogger("cw.mp")
@@ -68,16 +68,17 @@ def start(
         if not running:
             state.clear()
             state.logs = launcher.make_logs(os.path.join(_directory(), "started"))
-        state.slots, state.since = plan.slots, time.time()
+        slots_before, state.slots, state.since = state.slots, plan.slots, time.time()
         try:
             state.master = _start_parts(plan, state.logs, state.note, known_master=state.master)
         except BaseException:
+            state.slots = slots_before
             state.end(plan.roles)
             raise
         state.save()
     if "master" in plan.roles:
         _use_in_this_process(state.master)
-    return Cluster(state.master, plan.slots, state.logs, stop)
+    return Cluster(state.master, plan.slots, state.logs, lambda: stop(master, workers))
 
 
 def stop(master: bool = True, workers: bool = True) -> bool:
@@ -211,11 +212,11 @@ def _start_parts(
     master = known_master or address.started_here()
     host: list[str] = []
     if "master" in plan.roles:
-        listener = _listen(plan.port)
-        master = address.join(*listener.getsockname())
+        listeners = _listen(plan.port)
+        master = address.join(*listeners["--listen-fd"].getsockname())
         host = [master]
         options = [*plan.master_options, "--host", "127.0.0.1", "--no-address-file"]
-        children.append(launcher.spawn("master", options, logs, lifeline=lifeline, listener=listener))
+        children.append(launcher.spawn("master", options, logs, lifeline=lifeline, listeners=listeners))
         note(master, children[-1])
     if "worker" in plan.roles:
         # For a master that is there already: what the options or CW_MASTER say stands above what we know.
@@ -227,13 +228,16 @@ def _start_parts(
     return master or address.join(*address.find_master()[0][:2])
 
 
-def _listen(port: int) -> socket.socket:
+def _listen(port: int) -> dict[str, socket.socket]:
+    """The master's listening sockets, by the option that hands each over. From here on peers may connect."""
     try:
-        return socket.create_server(("127.0.0.1", port), backlog=1024)
+        listener = socket.create_server(("127.0.0.1", port), backlog=1024)
     except OSError as error:
         raise LaunchError(
             f"cannot listen on port {port} of 127.0.0.1 ({error.strerror}): choose another"
         ) from error
+    local = network.listen_locally(listener.getsockname()[1])
+    return {"--listen-fd": listener} | ({"--local-fd": local} if local else {})
 
 
 def _use_in_this_process(master: str) -> None:

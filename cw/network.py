@@ -24,11 +24,14 @@ import contextlib
 import errno
 import logging
 import math
+import os
 import select
 import signal
 import socket
+import struct
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -36,12 +39,16 @@ from typing import Any
 import bluelet
 
 from cw import wire
+from cw.address import is_loopback
 from cw.errors import ProtocolError
 
 logger = logging.getLogger("cw.network")
 
 READ = 256 * 1024
 """Bytes asked from a socket at once."""
+
+MOST_FILES = 64
+"""Descriptors taken from a socket at once; the kernel gives them frame by frame."""
 
 TURN = 4 * READ
 """Bytes read from one socket before the others have their turn."""
@@ -137,7 +144,8 @@ class Loop:
 
     def tick(self, seconds: float, callback: Callable[[float], bool]) -> None:
         """Call `callback(now)` every so many seconds, for as long as it returns true."""
-        self._spawns.append(self._ticking(seconds, callback))
+        ticking = self._ticking(seconds, callback, lambda: ticking)
+        self._spawns.append(ticking)
         self.wake()
 
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
@@ -196,13 +204,17 @@ class Loop:
         ready = _Ready(self._epoll)
         while not self._stopped:
             while self._spawns:
-                yield bluelet.spawn(self._spawns.popleft())
+                ticking = self._spawns.popleft()
+                self._due[ticking] = 0.0
+                yield bluelet.spawn(ticking)
             self._handle((yield ready))
             while not self._stopped and not self._spawns:
                 left = min(self._due.values(), default=math.inf) - time.monotonic()
                 if left <= 0 or not self._handle(self._epoll.poll(min(left, MOST_SECONDS), MOST_EVENTS)):
                     break  # it is bluelet's turn
         self.flush()
+        for ticking in list(self._due):  # or bluelet would wait until the last of them has slept
+            yield bluelet.kill(ticking)
 
     def _handle(self, ready: list[tuple[int, int]]) -> bool:
         callbacks = self._callbacks
@@ -215,17 +227,18 @@ class Loop:
                 self.unflushed.pop().flush()
         return bool(ready)
 
-    def _ticking(self, seconds: float, callback: Callable[[float], bool]) -> Iterator[Any]:
+    def _ticking(
+        self, seconds: float, callback: Callable[[float], bool], me: Callable[[], Any]
+    ) -> Iterator[Any]:
         going_on = True
-        own = object()
         while going_on and not self._stopped:
-            self._due[own] = time.monotonic() + seconds
+            self._due[me()] = time.monotonic() + seconds
             yield bluelet.sleep(seconds)
             if not self._stopped:
                 with self.lock:
                     going_on = callback(time.monotonic())
                     self.flush()
-        del self._due[own]
+        del self._due[me()]  # bluelet cannot kill a coroutine that has ended
 
     def flush(self) -> None:
         """Write what was queued in this wakeup."""
@@ -272,7 +285,10 @@ class Connection:
         self.closed = False
         self.peer = name_of_peer(sock)
         self._loop = loop
+        self.passes_files = sock.family == socket.AF_UNIX
+        """The peer is on this machine, and large payloads go to it as memory files, uncopied."""
         self._socket = sock
+        self._receive = self._receive_with_files if self.passes_files else sock.recv_into
         self._control: deque[wire.Frame] = deque()
         self._data: deque[wire.Frame] = deque()
         self._writing: deque[Any] = deque()  # begun: must be finished before a lane has its turn
@@ -286,7 +302,7 @@ class Connection:
         if self.closed or self._closing:
             return
         lane = self._control if wire.is_control(message) else self._data
-        for frame in wire.encode(message):
+        for frame in wire.encode(message, self.passes_files):
             lane.append(frame)
             self.unsent += sum(map(len, frame))
         self._loop.unflushed.add(self)
@@ -297,6 +313,7 @@ class Connection:
             self.closed = True
             self._loop.watch(self._socket.fileno(), 0, self._on_ready)
             self._socket.close()
+            self.decoder.close()
             for queue in (self._control, self._data, self._writing):
                 queue.clear()
             self.unsent = 0
@@ -318,7 +335,12 @@ class Connection:
                 if not self._writing and not self._gather():
                     break
                 buffer = self._writing[0]
-                sent = self._socket.send(buffer)
+                if type(buffer) is tuple:
+                    # The descriptor goes with the first byte; should not all be taken, the rest is plain bytes.
+                    buffer, attachment = buffer
+                    sent = socket.send_fds(self._socket, [buffer], [attachment.memory.fd])
+                else:
+                    sent = self._socket.send(buffer)
                 self.unsent -= sent
                 if sent == len(buffer):
                     self._writing.popleft()
@@ -344,6 +366,12 @@ class Connection:
         size = 0
         while size < WRITE and (self._control or self._data):
             frame = self._control.popleft() if self._control else self._data.popleft()
+            if type(frame[-1]) is wire.Attachment:
+                if small:
+                    self._writing.append(b"".join(small))
+                    small = []
+                self._writing.append(tuple(frame))
+                continue
             for buffer in frame:
                 if len(buffer) > wire.LARGE:
                     if small:
@@ -372,7 +400,7 @@ class Connection:
 
     def _read(self) -> None:
         budget = TURN
-        scratch, decoder, receive = self._loop.scratch, self.decoder, self._socket.recv_into
+        scratch, decoder, receive = self._loop.scratch, self.decoder, self._receive
         while budget > 0 and not self.closed:
             target = decoder.direct()
             into = scratch if target is None else target
@@ -399,10 +427,67 @@ class Connection:
                 return
             budget -= count
 
+    def _receive_with_files(self, into: memoryview) -> int:
+        count, fds = receive_with_files(self._socket, into)
+        self.decoder.files.extend(fds)
+        return count
+
     def _fail(self, reason: str) -> None:
         if not self.closed:
             self.close()
             self.on_close(reason)
+
+
+_ANCILLARY = socket.CMSG_SPACE(MOST_FILES * array("i").itemsize)
+
+
+def receive_with_files(sock: socket.socket, into: memoryview) -> tuple[int, list[int]]:
+    """As `recv_into`, on a socket of this machine; also the descriptors that came with the bytes."""
+    count, ancillary, _, _ = sock.recvmsg_into([into], _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds += array("i", data[: len(data) - len(data) % 4])
+    return count, fds
+
+
+def is_own_peer(sock: socket.socket) -> bool:
+    """Does the process at the other end, on this machine, belong to this user? The kernel says so."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return struct.unpack("3i", credentials)[1] == os.geteuid()
+
+
+def local_name(port: int) -> str:
+    """Beside the TCP port, a master listens here for peers on its own machine (an abstract name: no file).
+
+    Anybody can take a name like that, or connect to it: both sides ask `is_own_peer`.
+    """
+    return f"\0cw/{port}"
+
+
+def listen_locally(port: int) -> socket.socket | None:
+    """A socket for peers on this machine, beside the one that listens on the TCP port. None: the name is taken."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(local_name(port))
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        return None
+    return listener
+
+
+def connect_locally(port: int) -> socket.socket | None:
+    """Connect to this user's master on this machine. None: there is none at that port."""
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.connect(local_name(port))
+        if is_own_peer(sock):
+            return sock
+    except OSError:
+        pass
+    sock.close()
+    return None
 
 
 def name_of_peer(sock: socket.socket) -> str:
@@ -444,7 +529,8 @@ def dial(
         failures: list[tuple[tuple[str, int], OSError]] = []
         for address in addresses:
             try:
-                sock = socket.create_connection(address, timeout)
+                local = connect_locally(address[1]) if is_loopback(address[0]) else None
+                sock = local or socket.create_connection(address, timeout)
             except OSError as error:
                 failures.append((address, error))
                 continue

@@ -33,21 +33,19 @@ if TYPE_CHECKING:
 # The directory that holds the package: a child process must find this cw and no other.
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# What `command` runs. The package is loaded from its own place. Its parent directory (a clone with a user's
-# files in it, say) comes last in sys.path: what lies beside cw may be needed, and must shadow nothing.
-_BOOT = "; ".join(
+# What a new process does first. The package is loaded from its own place. Its parent directory (a clone with
+# files of the user, say) comes last in sys.path: what lies beside cw may be needed, and must shadow nothing.
+_PRELUDE = "; ".join(
     (
         "import sys",
         "sys.path[:1] = filter(None, sys.path[:1])",
         "from importlib import machinery, util",
-        "import runpy",
-        "parent, module = sys.argv[1:3]",
-        "del sys.argv[1:3]",
+        "parent = sys.argv.pop(1)",
         "sys.path += [] if parent in sys.path else [parent]",
         'spec = machinery.PathFinder.find_spec("cw", [parent])',
         'package = sys.modules["cw"] = util.module_from_spec(spec)',
         "spec.loader.exec_module(package)",
-        'runpy.run_module(module, None, "__main__", True)',
+        "del machinery, util, parent, spec, package",
     )
 )
 
@@ -90,10 +88,16 @@ def drop_cwd_from_path() -> None:
 
 
 def command(module: str, *arguments: object) -> list[str]:
-    """The command line that runs one of cw's modules as a program in a new process.
+    """The command line for `python -m MODULE ARGUMENTS`, a module of cw, as `python_command` starts it."""
+    code = 'import runpy; runpy.run_module(sys.argv.pop(1), None, "__main__", True)'
+    return python_command(code, module, *arguments)
 
-    As `python -m MODULE ARGUMENTS`, but with this very cw, whether it is installed or not, and without the
-    current directory in `sys.path`. (Environment variables would do that too, and go on to the jobs.)
+
+def python_command(code: str, *arguments: object) -> list[str]:
+    """The command line for a new process that runs `code` (one line) with `sys` imported and `sys.argv` set.
+
+    It has this very cw, whether it is installed or not, and not the current directory in `sys.path`.
+    (Environment variables would do that too, and go on to the jobs.)
     """
     if not sys.executable:
         raise Mistake(
@@ -111,7 +115,7 @@ def command(module: str, *arguments: object) -> list[str]:
         )
         if is_set
     ]
-    return [sys.executable, *flags, "-c", _BOOT, _PACKAGE_PARENT, module, *map(str, arguments)]
+    return [sys.executable, *flags, "-c", f"{_PRELUDE}; {code}", _PACKAGE_PARENT, *map(str, arguments)]
 
 
 def argument_parser(program: str, description: str, **settings: Any) -> argparse.ArgumentParser:

@@ -15,9 +15,10 @@ from collections import deque
 from time import perf_counter
 from typing import Any
 
-from cw import channel, serialize, wire
+from cw import channel, memory, serialize, wire
 from cw import messages as m
 from cw.environment import apply_environment, load_environment
+from cw.network import receive_with_files
 
 READ = 256 * 1024
 
@@ -68,11 +69,9 @@ class Runner:
                 function = self._functions[function_number]
             except KeyError:
                 function = self._load_function(function_number)
-            if payload == b"":
-                payload = self._receive_memory()
             args, kwargs = serialize.load_call(payload)
             value = function(*args, **kwargs)
-            answer = serialize.dump_result(value, channel.allocate)
+            answer = serialize.dump_result(value, memory.allocate)
             status = m.DONE
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
             answer = serialize.dump_error(error, self._where)
@@ -91,14 +90,9 @@ class Runner:
             written += os.write(self._pipe, data[written:])
 
     def _write_large(self, number: int, status: int, seconds: float, payload: Any) -> None:
-        memory = channel.as_memory(payload)
-        size = len(memory)
-        socket.send_fds(self._files, [size.to_bytes(8, "little")], [memory.obj.fd])  # type: ignore[attr-defined]
-        self._write(b"".join(next(wire.encode(m.BigResult(number, status, seconds, size)))))
-
-    def _receive_memory(self) -> memoryview:
-        data, fds, _, _ = socket.recv_fds(self._files, 8, 1)
-        return channel.map_file(fds[0], int.from_bytes(data, "little"))
+        # The file first: the worker looks for it as soon as it reads the record.
+        socket.send_fds(self._files, [b"\0"], [memory.as_file(payload).fd])
+        self._write(b"".join(next(wire.encode(m.BigResult(number, status, seconds, len(payload))))))
 
     def _skip_to_drop(self) -> bool:
         while True:
@@ -107,15 +101,15 @@ class Runner:
                 if job is None:
                     self._write(b"".join(next(wire.encode(m.Dropped()))))
                     return True
-                if job[2] == b"":
-                    self._receive_memory()
             if not self._receive():
                 return False
 
     def _receive(self) -> bool:
         """Wait for messages and take them in. False: the worker closed the channel."""
         target = self._decoder.direct()
-        count = self._stream.recv_into(self._buffer if target is None else target)
+        into = self._buffer if target is None else target
+        count, fds = receive_with_files(self._stream, into)
+        self._decoder.files.extend(fds)
         if not count:
             return False
         found = self._decoder.feed(self._buffer[:count]) if target is None else self._decoder.received(count)

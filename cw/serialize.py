@@ -15,7 +15,7 @@ A payload is one contiguous piece of memory, of one of two kinds, told apart by 
       | 0x01 | writable| buffers n| size of | sizes of buffers  | pickle | pad | buffer 1 | pad | buffer 2 |
       | u8   | u8      | u16 0,u32| pickle  | n times u64       |        |     |          |     |  ...     |
       +------+---------+----------+---------+-------------------+--------+-----+----------+-----+----------+
-                                    u64                                        ^ each at a multiple of 64 bytes
+                                    u64                                       each at a multiple of 64 bytes
 
 `pickle` first, since it is fast. What it refuses or would name as part of `__main__` goes through `byvalue`.
 A payload comes from a peer that may be faulty: sizes are checked before anything is sliced.
@@ -24,6 +24,7 @@ All functions may be called from any thread.
 
 from __future__ import annotations
 
+import contextlib
 import linecache  # noqa: F401  (traceback imports these two when it needs them, and by then `sys.path` is the user's)
 import mmap
 import os
@@ -34,33 +35,37 @@ import traceback
 from collections.abc import Callable
 from pickle import dumps, loads
 from types import MethodDescriptorType, WrapperDescriptorType
-from typing import Any, Union
+from typing import Any
 
+# (Its public function list_registry_pickle_by_value() makes a copy each time, for 0.1 us.)
 from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw import byvalue, naming
 from cw.environment import Environment, apply_environment, dump_environment, load_environment
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
+from cw.wire import LARGE
 
 __all__ = [
-    "Environment", "allocate_buffer", "apply_environment", "dump", "dump_call", "dump_environment", "dump_error",
-    "dump_function", "dump_result", "load", "load_call", "load_environment", "load_error", "load_function",
-    "load_result",
+    "Environment", "allocate_buffer", "apply_environment", "dump", "dump_call", "dump_environment",
+    "dump_error", "dump_function", "dump_result", "load", "load_call", "load_environment", "load_error",
+    "load_function", "load_result",
 ]  # fmt: skip
 
-Payload = Union[bytes, bytearray, memoryview]
+Payload = bytes | bytearray | memoryview
 Allocate = Callable[[int], Any]
 
-# A buffer below this stays in the pickle: it is copied once more, which costs less than a second look at sizes.
-# Above, the copy begins to cost more than the 2 us which a multi-buffer payload takes.
+# A buffer below this stays in the pickle: it is copied once more, which costs less than a second look at
+# sizes. Above, the copy begins to cost more than the 2 us which a multi-buffer payload takes.
 OUT_OF_BAND = 16 * 1024
 
-# `bytes` as an argument or a result go out of band from this size. pickle too copies them once each way, but into
-# memory that malloc maps anew: 100 MB take 47 ms, and 15 ms into huge pages or what `allocate` gives.
+# `bytes` as an argument or a result go out of band from this size. pickle too copies them once each way,
+# but into memory that malloc maps anew: 100 MB take 47 ms, and 15 ms into huge pages or what `allocate`
+# gives.
 BIG_BYTES = 1024 * 1024
 
-# From here on memory is mapped, with huge pages: 100 MB are filled in 15 ms instead of 50. Below, malloc hands out
-# memory that it has kept (its own limit is 32 MiB), and 1 MB takes 0.02 ms instead of 0.45 for a fresh mapping.
+# From here on memory is mapped, with huge pages: 100 MB are filled in 15 ms instead of 50. Below, malloc
+# hands out memory that it has kept (its own limit is 32 MiB), and 1 MB takes 0.02 ms instead of 0.45 for a
+# fresh mapping.
 MAPPED = 32 * 1024 * 1024
 
 # Of a longer traceback the middle is left out: an exception may carry its data in its text.
@@ -70,31 +75,27 @@ _MULTI = 1
 _HEADER = struct.Struct("<BBxxIQ")
 _ALIGNMENT = 64  # a cache line, and what numpy and the vector units like best
 
-# How protocol 5 writes the module name of what it finds by name in the script. Values that happen to contain it
-# merely go the slower way.
+# How protocol 5 writes the module name of what it finds by name in the script. Values that happen to
+# contain it merely go the slower way.
 _BY_NAME_IN_MAIN = b"\x8c\x08__main__"
-
-# (`_registered` above is what cloudpickle.list_registry_pickle_by_value() copies each time, for 0.1 us.)
 
 # Values of these types, as the only arguments or the result, have neither buffers nor a module.
 _PLAIN = frozenset({int, float, bool, str, complex, type(None)})
 
 
 def allocate_buffer(nbytes: int) -> memoryview:
-    """Fresh writable memory, in huge pages where the system has them: three times as fast to fill from 32 MiB on."""
+    """Fresh writable memory, in huge pages where the system has them: for what is `MAPPED` or larger."""
     memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
+    with contextlib.suppress(OSError):  # a kernel without them
         memory.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:  # a kernel without them
-        pass
     return memoryview(memory)[:nbytes]
 
 
 def dump(value: Any, allocate: Allocate | None = None) -> Payload:
     """Pickle a value into a payload, which shares no memory with it.
 
-    `allocate(nbytes)` gives the writable memory for a payload with large buffers; the payload is then a memoryview
-    of exactly `nbytes` of it. Raises `NotPicklable`.
+    `allocate(nbytes)` gives the writable memory for a payload above `wire.LARGE` with large buffers; the payload
+    is then a memoryview of exactly `nbytes` of it. Raises `NotPicklable`.
     """
     try:
         return _dump(value, allocate)
@@ -103,7 +104,7 @@ def dump(value: Any, allocate: Allocate | None = None) -> Payload:
 
 
 def load(payload: Payload) -> Any:
-    """The value of a payload. Arrays in it lie in the payload's memory, unless they are writable and it is not.
+    """The value of a payload. Arrays lie in the payload's memory, unless they are writable and that is not.
 
     Raises `PayloadError`, or whatever unpickling raises.
     """
@@ -117,22 +118,24 @@ def load(payload: Payload) -> Any:
     return loads(data, buffers=buffers)
 
 
-def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> Payload:
+def dump_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None, allocate: Allocate | None = None
+) -> Payload:
     """The arguments of a call. `function` serves the message of `NotPicklable`, which names the argument."""
-    is_plain = not kwargs
-    call: Any = args
-    for value in args:
+    is_plain, has_big_bytes = True, False
+    for value in (*args, *kwargs.values()) if kwargs else args:
         if type(value) not in _PLAIN:
             is_plain = False
             if type(value) is bytes and len(value) >= BIG_BYTES:
-                call = tuple(map(_apart_if_big, args))
-                break
+                has_big_bytes = True
+    call: Any = [args, kwargs] if kwargs else args
     if is_plain:
-        return dumps(args, 5)
-    if kwargs:
-        call = [call, {name: _apart_if_big(value) for name, value in kwargs.items()}]
+        return dumps(call, 5)
+    if has_big_bytes:
+        named = {name: _apart_if_big(value) for name, value in kwargs.items()}
+        call = [tuple(map(_apart_if_big, args)), named]
     try:
-        return _dump(call)
+        return _dump(call, allocate)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
 
@@ -171,7 +174,7 @@ def dump_function(function: Any, watch: byvalue.Watch) -> Payload:
 
 def load_function(payload: Payload) -> Callable[..., Any]:
     """The function of a payload. Raises whatever unpickling it raises, such as `ModuleNotFoundError`."""
-    function = load(payload)
+    function: Callable[..., Any] = load(payload)
     if not callable(function):
         raise PayloadError(f"the payload is not that of a function but of a {type(function).__name__}")
     return function
@@ -229,16 +232,16 @@ def _names_registered(data: bytes) -> bool:
 def _pack(data: bytes, buffers: list[memoryview], allocate: Allocate | None) -> Payload:
     writable = not all(buffer.readonly for buffer in buffers)
     header = _HEADER.pack(_MULTI, writable, len(buffers), len(data))
-    parts = [header + struct.pack(f"<{len(buffers)}Q", *[buffer.nbytes for buffer in buffers]), data]
-    size = len(parts[0]) + len(data)
+    header += struct.pack(f"<{len(buffers)}Q", *[buffer.nbytes for buffer in buffers])
+    parts: list[Any] = [header, data]
+    size = len(header) + len(data)
     for buffer in buffers:
         parts.append(bytes(-size % _ALIGNMENT))
         parts.append(buffer)
         size += -size % _ALIGNMENT + buffer.nbytes
-    if allocate is None:
-        if size < MAPPED:
-            return b"".join(parts)
-        allocate = allocate_buffer
+    if size <= LARGE or (allocate is None and size < MAPPED):
+        return b"".join(parts)
+    allocate = allocate or allocate_buffer
     target = memoryview(allocate(size)).cast("B")[:size]
     position = 0
     for part in parts:
@@ -255,7 +258,7 @@ def _unpack(payload: memoryview) -> tuple[memoryview, list[memoryview]]:
     _, writable, count, data_size = _HEADER.unpack_from(payload)
     end = _HEADER.size + 8 * count
     if len(payload) < end:
-        raise PayloadError(f"a payload of {len(payload)} bytes is cut short in the sizes of its {count} buffers")
+        raise PayloadError(f"a payload of {len(payload)} bytes is cut short in the sizes of {count} buffers")
     spans = [(end, end + data_size)]
     for size in struct.unpack_from(f"<{count}Q", payload, _HEADER.size):
         end = spans[-1][1]
@@ -281,6 +284,12 @@ def _writable_copy(payload: memoryview) -> memoryview:
 
 
 def _refusal(what: str, failure: byvalue.Unpicklable, roots: list[tuple[str, Any]]) -> str:
+    return _refusal_text(what, failure, roots, naming.find_path(failure.offender, roots))
+
+
+def _refusal_text(
+    what: str, failure: byvalue.Unpicklable, roots: list[tuple[str, Any]], path: str | None
+) -> str:
     cause = failure.__cause__
     text = str(cause)
     if isinstance(cause, MemoryError):
@@ -289,7 +298,6 @@ def _refusal(what: str, failure: byvalue.Unpicklable, roots: list[tuple[str, Any
         return f"{what}: nested too deeply to be pickled"
     if not isinstance(cause, (TypeError, pickle.PicklingError)) or not text:
         text = f"{type(cause).__name__}: {text}"
-    path = naming.find_path(failure.offender, roots)
     if path is None or path in [name for name, _ in roots]:
         return f"{what}: {text}"
     return f"{what}: {text}, found at {path}"
@@ -298,13 +306,18 @@ def _refusal(what: str, failure: byvalue.Unpicklable, roots: list[tuple[str, Any
 def _call_refusal(
     failure: byvalue.Unpicklable, args: tuple[Any, ...], kwargs: dict[str, Any], function: Any
 ) -> str:
-    suspects = [(f"args[{i}]", naming.argument_name(function, i), value) for i, value in enumerate(args)]
-    suspects += [(f"kwargs[{name!r}]", f"argument {name!r}", value) for name, value in kwargs.items()]
-    of = f" of {naming.function_name(function)}()" if function is not None else ""
-    for path, name, value in suspects:
-        if naming.find_path(failure.offender, [(path, value)]) is not None:
-            return _refusal(name + of, failure, [(path, value)])
-    return _refusal("an argument" + of, failure, [])
+    roots = [(f"args[{i}]", value) for i, value in enumerate(args)]
+    roots += [(f"kwargs[{name!r}]", value) for name, value in kwargs.items()]
+    path = naming.find_path(failure.offender, roots)
+    what = "an argument"
+    for i, (root, _) in enumerate(roots):
+        if path is not None and root in path:
+            is_positional = i < len(args)
+            what = naming.argument_name(function, i) if is_positional else f"argument {root[7:-1]}"
+            break
+    if function is not None:
+        what += f" of {naming.function_name(function)}()"
+    return _refusal_text(what, failure, roots, path)
 
 
 # --- errors ---
@@ -313,7 +326,7 @@ _PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 def dump_error(exception: BaseException, where: dict[str, Any]) -> bytes:
-    """What a job raised, for `load_error`: its type, its text, its traceback without the frames of cw that called it.
+    """What a job raised, for `load_error`: with its traceback, but for the frames of cw that called the job.
 
     `where` says where it was ('host', 'pid', ...). Never raises, and keeps nothing of the exception alive.
     """
@@ -328,7 +341,7 @@ def dump_error(exception: BaseException, where: dict[str, Any]) -> bytes:
 
 
 def load_error(payload: Payload, describe: str) -> BaseException:
-    """The exception, of its own type, with a `RemoteTraceback` as `__cause__`, whose text begins with `describe`.
+    """The exception, of its own type. The text of its `__cause__` is `describe` and the remote traceback.
 
     One that does not unpickle here becomes a `RemoteException`. Never raises.
     """
@@ -346,17 +359,19 @@ def load_error(payload: Payload, describe: str) -> BaseException:
             reason = f"{_type_name(type(error))}: {_text(error)}"
     if exception is None:
         name_and_text = f"{type_name}: {message}" if message else type_name
-        exception = RemoteException(f"{name_and_text}  (the exception itself is not here: {reason})", type_name, text)
+        message = f"{name_and_text}  (the exception itself is not here: {reason})"
+        exception = RemoteException(message, type_name, text)
     # Not by plain assignment, which an exception class may forbid (a frozen dataclass does).
     BaseException.__setattr__(exception, "__cause__", RemoteTraceback(text, where))
     return exception
 
 
 def _dump_exception(exception: BaseException) -> tuple[bytes, str]:
-    """The exception's pickle, in the form that gives it back with the same text; or b"" and why there is none.
+    """The exception's pickle, in the form that gives it back with the same text; or b"" and the reason.
 
-    Pickle makes an exception by calling its class with `args`. Many classes have a constructor that takes something
-    else: the call fails, or makes up another text. So it is tried here, and where it goes wrong the parts are sent.
+    Pickle makes an exception by calling its class with `args`. Many classes have a constructor that takes
+    something else: the call fails, or makes up another text. So it is tried here, and where it goes wrong
+    the parts are sent.
     """
     usable, reason = b"", ""
     for form in (lambda: exception, lambda: _built_in(type(exception), "__reduce__")(exception)):
@@ -382,7 +397,7 @@ def _load_exception(pickled: bytes) -> BaseException:
 
 
 def _from_parts(cls: type[BaseException], args: tuple[Any, ...], attributes: Any = None) -> BaseException:
-    """An exception as if only the built-in part of its constructor had run, and then its attributes been set."""
+    """An exception as if only the built-in part of its constructor had run. Then its attributes are set."""
     exception = cls.__new__(cls, *args)
     _built_in(cls, "__init__")(exception, *args)
     for name, value in (attributes or {}).items():

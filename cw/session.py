@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
-from cw import address, serialize, wire
+from cw import address, memory, serialize, wire
 from cw import messages as m
 from cw.environment import dump_environment
 from cw.errors import ConnectionError, ProtocolError, RemoteException, WorkerLost
@@ -48,6 +48,10 @@ FROM_MASTER = frozenset({m.Window, m.Notice, m.Started, m.Results, m.Lost, m.Goo
 
 Job = tuple[int, int, Any, Any]
 """Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
+
+
+class Abandoned(CancelledError):
+    """The client was stopped before the job had ended. (A plain CancelledError may be what a job raised.)"""
 
 
 class Session:
@@ -82,6 +86,7 @@ class Session:
         self._pid = os.getpid()
         # Under the lock: what users' threads change together. The session's thread takes it rarely.
         self._lock = threading.RLock()  # pickling a function may run code of the user's that submits
+        self._allocate: Callable[[int], memoryview] | None = None  # memory files, if the master is on this machine
         self._functions = FunctionTable()
         self._option_numbers: dict[str, int] = {}
         self._introductions: deque[tuple[Any, ...]] = deque()  # Functions, OptionSets to be sent before their jobs
@@ -94,6 +99,7 @@ class Session:
         self._is_woken = False
         # The session's thread only.
         self._connection: Connection | None = None
+        self._where = ""  # the master's address, for messages (a connection on this machine does not know it)
         self._window_jobs = self._window_bytes = 0
         self._sent: dict[int, int] = {}  # number: bytes
         self._sent_bytes = 0
@@ -126,7 +132,7 @@ class Session:
 
     def submit(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tag: Any, options: int = 0) -> int:
         """Queue a job; returns its number. Raises what makes its function or arguments unpicklable."""
-        payload = serialize.dump_call(args, kwargs)
+        payload = serialize.dump_call(args, kwargs, function, self._allocate)
         size = len(payload)
         if self._is_full(size) and threading.current_thread() is not self._thread:
             self._wait_for_room(size)
@@ -190,7 +196,9 @@ class Session:
         """Take no more jobs. Say goodbye: when all are delivered (`is_waiting`), or now."""
         with self._lock:
             self._is_closed = True
-        if self._thread.is_alive():
+        if not self.is_started():
+            self._abandon()
+        elif self._thread.is_alive():
             self._loop.call_soon(self._leave_when_done if is_waiting else self._leave)
 
     def join(self, timeout: float | None = None) -> None:
@@ -207,6 +215,10 @@ class Session:
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
+
+    def is_closed(self) -> bool:
+        """Does it take no more jobs?"""
+        return self._is_closed
 
     def option_number(self, options: dict[str, Any]) -> int:
         """The number under which the master knows these options of jobs; 0 for none."""
@@ -276,7 +288,10 @@ class Session:
         dial(self._loop, [(c.host, c.port) for c in candidates], left, self._on_connected, self._on_no_master)
 
     def _on_connected(self, sock: socket.socket, where: tuple[str, int]) -> None:
+        self._where = address.join(*where)
         connection = self._connection = Connection(self._loop, sock, decoder=wire.Decoder())
+        if connection.passes_files:
+            self._allocate = memory.allocate
         connection.decoder.accepts = FROM_MASTER | {m.Welcome, m.Refused}
         connection.on_message = self._on_answer
         connection.on_close = self._on_close
@@ -288,7 +303,7 @@ class Session:
 
     def _on_silent(self) -> None:
         if not self._connected.is_set() and self._connection is not None:
-            self._fail(ConnectionError(f"the master at {self._connection.peer} accepts the connection but says nothing"))
+            self._fail(ConnectionError(f"the master at {self._where} accepts the connection but says nothing"))
 
     def _on_no_master(self, failures: Sequence[tuple[tuple[str, int], OSError]]) -> None:
         if time.monotonic() + self._pause > self._deadline or all(
@@ -305,15 +320,14 @@ class Session:
         if type(answer) not in (m.Welcome, m.Refused, m.Goodbye):
             raise ProtocolError(f"{type(answer).__name__} before a Welcome")
         if type(answer) is not m.Welcome:
-            self._fail(ConnectionError(f"the master at {connection.peer} refused this client: {answer.reason}"))
+            self._fail(ConnectionError(f"the master at {self._where} refused this client: {answer.reason}"))
             return
         connection.on_message = lambda message: _HANDLERS[type(message)](self, message)
         connection.send(m.Environment([0], [dump_environment()]))
         self._connected.set()
 
     def _on_close(self, reason: str) -> None:
-        peer = self._connection.peer if self._connection else "?"
-        self._fail(ConnectionError(f"the connection to the master at {peer} was lost{': ' * bool(reason)}{reason}"))
+        self._fail(ConnectionError(f"the connection to the master at {self._where} was lost{': ' * bool(reason)}{reason}"))
 
     def _fail(self, error: BaseException) -> None:
         """The session cannot go on: all that is outstanding ends with this error."""
@@ -340,7 +354,7 @@ class Session:
         while self._jobs:
             number, job = self._jobs.popitem()
             error = self._failure
-            self._finish(number, job, CancelledError() if error is None else _copy_of(error), None)
+            self._finish(number, job, Abandoned() if error is None else _copy_of(error), None)
         self._notify()
 
     # --- the session's thread: jobs ---
@@ -393,9 +407,9 @@ class Session:
                 try:
                     value, error = load(payload), None
                 except BaseException as failure:
-                    value, error = None, _unreadable(number, failure)
+                    value, error = None, _unreadable(_name(number, job), failure)
             else:
-                value, error = None, serialize.load_error(payload, f"job {number}")
+                value, error = None, serialize.load_error(payload, _name(number, job))
             self._finish(number, job, error, value)
         self._notify()
         self._pump()
@@ -405,7 +419,7 @@ class Session:
         self._started.discard(message.number)
         job = self._jobs.pop(message.number, None)
         if job is not None:
-            text = f"job {message.number} was given up: {message.reason}"
+            text = f"{_name(message.number, job)} was given up: {message.reason}"
             self._finish(message.number, job, WorkerLost(text, message.notes), None)
         self._notify()
         self._pump()
@@ -471,8 +485,14 @@ def _no_master(failures: Sequence[tuple[tuple[str, int], OSError]]) -> Connectio
     return ConnectionError(f"no cw master answers ({tried}); start one with `python -m cw.master`, or name its host")
 
 
-def _unreadable(number: int, failure: BaseException) -> BaseException:
-    error = RemoteException(f"the result of job {number} cannot be unpickled here: {type(failure).__name__}: {failure}")
+def _name(number: int, job: Job) -> str:
+    """For messages: by the caller's own id, where the job has one (then its tag is a tuple that begins with it)."""
+    tag = job[3]
+    return f"job {tag[0] if type(tag) is tuple else number}"
+
+
+def _unreadable(name: str, failure: BaseException) -> BaseException:
+    error = RemoteException(f"the result of {name} cannot be unpickled here: {type(failure).__name__}: {failure}")
     error.__cause__ = failure
     return error
 

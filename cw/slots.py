@@ -35,6 +35,9 @@ STUCK_SECONDS = 0.01
 TOLD_SECONDS = 0.05
 """A job that runs for longer is reported as started. Shorter ones end before anybody could care."""
 
+AVOID_SECONDS = 1.0
+"""A job waits so long for another slot than the one where its runner died: the others may never be free."""
+
 IDLE_RUNNERS = 4
 """Runners kept on one slot for sessions that may come back. Each is a process."""
 
@@ -87,7 +90,7 @@ class Runner:
         self.since = 0.0  # when the first of them began
         self.idle_since = 0.0
         self.is_dropping = False  # something was retracted, and it has not read the Drop yet
-        self.is_ending = False  # was told to end, or killed: never used again
+        self.is_ending = False  # was told to end, was killed, or is gone: never used again
 
 
 class Slot:
@@ -117,10 +120,16 @@ class SendJobs(NamedTuple):
 
 
 class Retract(NamedTuple):
-    """Take up to `count` tokens, report them with `on_retracted`; if there were any, send a Drop."""
+    """Take up to `count` tokens and report them with `on_retracted`, before the actions after this one."""
 
     runner: Runner
     count: int
+
+
+class SendDrop(NamedTuple):
+    """Tell the runner to pass over what it was sent and will find no token for."""
+
+    runner: Runner
 
 
 class EndRunner(NamedTuple):
@@ -166,7 +175,7 @@ class TellDied(NamedTuple):
     note: dict[str, Any]
 
 
-Action = StartRunner | SendJobs | Retract | EndRunner | KillRunner | Return | GiveBack | Recalled | TellStarted | TellDied
+Action = StartRunner | SendJobs | Retract | SendDrop | EndRunner | KillRunner | Return | GiveBack | Recalled | TellStarted | TellDied
 
 
 class Slots:
@@ -178,7 +187,9 @@ class Slots:
         self._backlog: deque[Job] = deque()
         self._runners: dict[int, Runner] = {}
         self._job_by_dispatch: dict[int, Job] = {}
-        self._stopped_early: deque[int] = deque(maxlen=4096)  # stops that overtook their dispatch
+        self._last_dispatch = 0  # they come in order
+        self._stopped_early: set[int] = set()  # stops that overtook their dispatch
+        self._avoiding: deque[tuple[float, Job]] = deque()  # until when
         self._closed: set[int] = set()  # sessions whose CloseSession may have overtaken their jobs
         self._keys = 0
 
@@ -188,11 +199,16 @@ class Slots:
         actions: list[Action] = []
         unwanted = []
         for job in jobs:
-            if job.session in self._closed or (self._stopped_early and job.dispatch in self._stopped_early):
+            self._last_dispatch = job.dispatch
+            if job.session in self._closed or job.dispatch in self._stopped_early:
                 unwanted.append(job.dispatch)
                 continue
+            if job.avoid >= 0:
+                self._avoiding.append((now + AVOID_SECONDS, job))
             self._job_by_dispatch[job.dispatch] = job
             self._backlog.append(job)
+        if self._stopped_early:
+            self._stopped_early = {d for d in self._stopped_early if d > self._last_dispatch}
         if unwanted:
             actions.append(Return(unwanted))
         return actions + self._assign(now)
@@ -214,28 +230,27 @@ class Slots:
 
     def on_stop(self, dispatches: Iterable[int], now: float) -> list[Action]:
         """Nobody waits for these any more, started or not."""
-        hit: dict[int, Runner] = {}
         gone: list[int] = []
         for dispatch in dispatches:
             job = self._job_by_dispatch.get(dispatch)
-            if job is None:
-                self._stopped_early.append(dispatch)
-            else:
+            if job is not None:
                 job.stopped = True
+            elif dispatch > self._last_dispatch:  # else it has ended
+                self._stopped_early.add(dispatch)
         if any(job.stopped for job in self._backlog):
             gone = [job.dispatch for job in self._backlog if job.stopped]
             self._backlog = deque(job for job in self._backlog if not job.stopped)
-        for runner in self._runners.values():
-            if any(job.stopped for job in runner.sent):
-                hit[runner.key] = runner
-        actions: list[Action] = []
-        for runner in hit.values():
-            # Take back everything first: the next job must not be hit by what ends this one.
-            actions.append(Retract(runner, len(runner.sent)))
+        # Take back everything first: the next job must not be hit by what ends this one.
+        actions: list[Action] = [
+            Retract(runner, AHEAD_JOBS)
+            for runner in self._runners.values()
+            if not runner.is_ending and any(job.stopped for job in runner.sent)
+        ]
+        hit = bool(actions)
         self._forget(gone)
         if gone:
             actions.append(Return(gone))
-        return actions + self._assign(now)
+        return actions if hit else actions + self._assign(now)  # nothing is sent before all is taken back
 
     def on_session_closed(self, session: int, now: float) -> list[Action]:
         self._closed.add(session)
@@ -262,34 +277,39 @@ class Slots:
             del self._job_by_dispatch[dispatch]
         runner.since = now
         if sent:
-            if sent[0].stopped and not runner.is_ending:
+            if sent[-1].stopped:
                 return self._kill_if_running(runner)
             return self._top_up(runner, now)
-        if not runner.is_ending:
-            self._free(runner, now)
-        return self._assign(now)
+        if runner.is_ending:
+            return self._assign(now)
+        return self._free(runner, now) + self._assign(now)
 
     def on_retracted(self, runner: Runner, count: int, now: float) -> list[Action]:
         """The last `count` of the jobs sent are the worker's again; the runner will not start them."""
         back = [runner.sent.pop() for _ in range(count)]
         actions: list[Action] = []
-        if count:
+        if count and not runner.is_dropping:  # one Drop will do: nothing was sent behind it
             runner.is_dropping = True
+            actions.append(SendDrop(runner))
         gone = [job.dispatch for job in back if job.stopped]
         self._backlog.extendleft(job for job in back if not job.stopped)
         self._forget(gone)
         if gone:
             actions.append(Return(gone))
-        if not runner.sent and not runner.is_ending:
-            self._free(runner, now)
-        else:
+        if runner.sent:
             actions += self._kill_if_running(runner)
+        elif runner.slot.busy is runner and not runner.is_ending:
+            actions += self._free(runner, now)
         return actions + self._assign(now)
 
     def on_dropped(self, runner: Runner, now: float) -> list[Action]:
         """The runner has read the Drop: it may be sent jobs again."""
         runner.is_dropping = False
         return self._assign(now)
+
+    def on_runner_gone(self, runner: Runner) -> None:
+        """Its process is gone; its last results are yet to be reported, then `on_runner_exited`."""
+        self._retire(runner)
 
     def on_runner_exited(self, runner: Runner, unstarted: int, note: dict[str, Any], now: float) -> list[Action]:
         """Its process is gone, its last results are reported, and `unstarted` tokens were left."""
@@ -335,11 +355,15 @@ class Slots:
                 started.append(job.dispatch)
         if started:
             actions.append(TellStarted(started))
-        if self._idle and not self._backlog:
+        while self._avoiding and self._avoiding[0][0] <= now:
+            self._avoiding.popleft()[1].avoid = -1
+        if self._backlog:
+            actions += self._assign(now)
+        if any(slot.rests_until <= now for slot in self._idle.values()):
             for runner in self._runners.values():
                 if self._is_stuck(runner, now):
                     actions += self._retract_tail(runner)
-        return actions + (self._assign(now) if self._backlog else [])
+        return actions
 
     def on_second(self, now: float) -> list[Action]:
         """Called every second: runners that nobody has used for long are ended."""
@@ -383,7 +407,10 @@ class Slots:
 
     def _next_pair(self, now: float) -> tuple[int, Slot] | None:
         """The first waiting job for which there is a slot, and the slot: one with a runner, if possible."""
+        hopeless: set[int] = set()  # sessions for which no slot can be used now
         for position, job in enumerate(self._backlog):
+            if job.session in hopeless:
+                continue
             best = None
             for slot in self._idle.values():
                 if slot.rests_until > now or (slot.index == job.avoid and len(self.slots) > 1):
@@ -393,10 +420,10 @@ class Slots:
                     best = best or slot
                 elif not runner.is_dropping:
                     return position, slot
-            if best is not None and job.session not in best.runners:
+            if best is not None:
                 return position, best
             if job.avoid < 0:
-                return None  # nothing is special about this job: the others would find no slot either
+                hopeless.add(job.session)
         return None
 
     def _top_up(self, runner: Runner, now: float) -> list[Action]:
@@ -404,8 +431,8 @@ class Slots:
         backlog, sent = self._backlog, runner.sent
         if not backlog or runner.is_ending or runner.is_dropping or not sent or self._idle:
             return []
-        if now - runner.since > STUCK_SECONDS:
-            return []  # its job is longer than was thought
+        if now - runner.since > STUCK_SECONDS or sent[-1].stopped:
+            return []  # its job is longer than was thought, or is to be ended
         job = backlog[0]
         seconds = job.function.seconds
         if job.session != runner.session or seconds < 0 or seconds > AHEAD_SECONDS or job.avoid >= 0:
@@ -439,20 +466,21 @@ class Slots:
         return [Retract(runner, len(runner.sent) - 1)]
 
     def _kill_if_running(self, runner: Runner) -> list[Action]:
-        """End the runner if what it runs was stopped (all behind it has been taken back)."""
-        if runner.is_ending or not runner.sent or not runner.sent[0].stopped:
+        """End the runner if what it runs was stopped. All behind that has been taken back; where there is
+        something before it, that has ended and its result is on its way: then it is seen to when it is here."""
+        sent = runner.sent
+        if runner.is_ending or len(sent) != 1 or not sent[0].stopped:
             return []
-        runner.is_ending = True
-        if runner.slot.runners.get(runner.session) is runner:
-            del runner.slot.runners[runner.session]
+        self._retire(runner)
         return [KillRunner(runner)]
 
-    def _free(self, runner: Runner, now: float) -> None:
+    def _free(self, runner: Runner, now: float) -> list[Action]:
         """The runner has nothing to do: its slot is idle."""
         runner.idle_since = now
         slot = runner.slot
         slot.busy = None
         self._idle[slot.index] = slot
+        return self._end(runner) if runner.session in self._closed else []
 
     def _make_room(self, slot: Slot) -> list[Action]:
         actions: list[Action] = []
@@ -461,10 +489,14 @@ class Slots:
         return actions
 
     def _end(self, runner: Runner) -> list[Action]:
+        self._retire(runner)
+        return [EndRunner(runner)]
+
+    def _retire(self, runner: Runner) -> None:
+        """It is never used again."""
         runner.is_ending = True
         if runner.slot.runners.get(runner.session) is runner:
             del runner.slot.runners[runner.session]
-        return [EndRunner(runner)]
 
     def _forget(self, dispatches: Iterable[int]) -> None:
         for dispatch in dispatches:

@@ -6,7 +6,8 @@
     batch:   body is | count u32 | column | column | ... | sizes u64 ... | payload | payload ... |
              a column is `count` numbers of one type, as in memory
     large:   a batch of one whose payload exceeds LARGE: the frame (flag LARGE) has all but the payload;
-             that follows in PIECE frames, between which other frames of the control lane may come
+             that follows in PIECE frames, between which other frames of the control lane may come.
+             On one machine: flag FILE, and the payload is a memory file that comes with the frame
 
 `encode(message)` gives frames as lists of buffers, without copying large payloads.
 `Decoder.feed(data)` gives messages; sizes are checked before anything is allocated. Where a large
@@ -16,17 +17,21 @@ No socket, no state beyond the frame in hand.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
+import os
 import struct
 import sys
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
 from typing import Any, get_origin, get_type_hints
 
 from cw import messages as m
 from cw.errors import ProtocolError
+from cw.memory import Memory, as_file, from_file
 
 if sys.byteorder != "little":  # columns travel as they lie in memory
     raise ImportError("cw runs on little-endian machines only")
@@ -47,11 +52,15 @@ MAX_BODY = 4 * 1024 * 1024
 MAX_PAYLOAD = 64 * 1024**3
 """No payload is longer: 64 GiB. Memory for it is reserved, and touched only as it arrives."""
 
+MAPPED = 32 * 1024**2
+"""Payloads from here on are received into pages of their own; below, malloc's are warm and faster."""
+
 HEADER = struct.Struct("<IBBH")
 _HEAD = HEADER.size
 _COUNT = struct.Struct("<I")
 _SIZE = struct.Struct("<Q")
 _FLAG_LARGE = 1
+_FLAG_FILE = 2
 _PIECE_KIND = 255
 
 _RECORDS: dict[int, type] = {
@@ -100,8 +109,23 @@ _CONTROL = frozenset(_KIND_OF) - _WITH_PAYLOADS - _ORDERED
 # --- encoding ---------------------------------------------------------------------------------
 
 
-def encode(message: tuple[Any, ...]) -> Iterator[Frame]:
-    """The frames of one message, each a list of buffers to be sent one after the other."""
+class Attachment:
+    """The last element of a frame whose payload is passed as a memory file. No bytes of its own."""
+
+    __slots__ = ("memory",)
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+
+    def __len__(self) -> int:
+        return 0
+
+
+def encode(message: tuple[Any, ...], with_files: bool = False) -> Iterator[Frame]:
+    """The frames of one message, each a list of buffers to be sent one after the other.
+
+    `with_files`: the way to the peer takes memory files; a large payload is then an `Attachment`.
+    """
     kind = _KIND_OF[type(message)]
     if kind in _RECORDS:
         body = json.dumps(list(message), separators=(",", ":")).encode()
@@ -110,7 +134,7 @@ def encode(message: tuple[Any, ...]) -> Iterator[Frame]:
     typecodes = _BATCHES[kind][1]
     if type(message) not in _WITH_PAYLOADS:
         count = len(message[0])
-        for start in range(0, count, FRAME // 8):
+        for start in range(0, count or 1, FRAME // 8):  # none at all is a message, too
             columns = [column[start : start + FRAME // 8] for column in message]
             head = _head(typecodes, columns)
             yield [HEADER.pack(len(head), kind, 0, 0) + head]
@@ -129,7 +153,7 @@ def encode(message: tuple[Any, ...]) -> Iterator[Frame]:
     for start, stop in _splits(sizes):
         columns = [column[start:stop] for column in message[:-1]]
         if stop - start == 1 and sizes[start] > LARGE:
-            yield from _large(kind, typecodes, columns, payloads[start])
+            yield from _large(kind, typecodes, columns, payloads[start], with_files)
         else:
             part = sizes[start:stop]
             yield _batch(kind, typecodes, columns, part, payloads[start:stop], sum(part))
@@ -146,9 +170,12 @@ def _batch(kind: int, typecodes: str, columns: Any, sizes: list[int], payloads: 
     return [HEADER.pack(len(head) + total, kind, 0, 0), head, *payloads]
 
 
-def _large(kind: int, typecodes: str, columns: Any, payload: Buffer) -> Iterator[Frame]:
+def _large(kind: int, typecodes: str, columns: Any, payload: Buffer, with_files: bool) -> Iterator[Frame]:
+    head = _head(typecodes, columns) + _SIZE.pack(len(payload))
+    if with_files:
+        yield [HEADER.pack(len(head), kind, _FLAG_FILE, 0) + head, Attachment(as_file(payload))]
+        return
     view = memoryview(payload)
-    head = _head(typecodes, columns) + _SIZE.pack(len(view))
     yield [HEADER.pack(len(head), kind, _FLAG_LARGE, 0) + head]
     for start in range(0, len(view), PIECE):
         piece = view[start : start + PIECE]
@@ -207,8 +234,13 @@ def split_results(data: bytes, take: Callable[[int, int, float, bytes], None]) -
 
 
 def allocate(size: int) -> memoryview:
-    """Memory for a large payload. Anonymous pages: not zeroed by us, given back at once when dropped."""
-    return memoryview(mmap.mmap(-1, size))
+    """Memory for a large payload: what malloc has kept, or above its limit (32 MiB) fresh pages, huge if possible."""
+    if size < MAPPED:
+        return memoryview(bytearray(size))
+    pages = mmap.mmap(-1, size)
+    with contextlib.suppress(OSError):  # a kernel without them
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(pages)
 
 
 class Decoder:
@@ -221,6 +253,8 @@ class Decoder:
     def __init__(self, allocate: Callable[[int], memoryview] = allocate) -> None:
         self.accepts: frozenset[type] | None = None
         self.max_body = MAX_BODY
+        self.files: deque[int] = deque()
+        """Descriptors that came with the bytes, to be filled by who receives them."""
         self._allocate = allocate
         self._tail = b""
         self._missing = 0  # bytes of a frame whose beginning is in _tail
@@ -330,6 +364,8 @@ class Decoder:
         if self._large is not None:
             raise ProtocolError(f"{cls.__name__} in the middle of a large payload")
         sizes, position = _decode_columns("Q", count, body, position)
+        if flags & _FLAG_FILE:
+            return cls(*columns, [self._take_file(cls, sizes[0])])
         if flags & _FLAG_LARGE:
             self._begin_large(cls, columns, sizes[0], len(body) - position)
             return None
@@ -341,9 +377,25 @@ class Decoder:
     def _begin_large(self, cls: type, columns: list[Any], sizes: list[int], rest: int) -> None:
         if len(sizes) != 1 or rest or not LARGE < sizes[0] <= MAX_PAYLOAD:
             raise ProtocolError(f"{cls.__name__} with a large payload of an impossible size")
+        try:
+            self._memory = self._allocate(sizes[0])
+        except (OSError, MemoryError) as error:
+            raise ProtocolError(f"{cls.__name__} of {sizes[0]} bytes, for which there is no memory: {error}") from None
         self._large = cls, columns
-        self._memory = self._allocate(sizes[0])
         self._filled = 0
+
+    def _take_file(self, cls: type, sizes: list[int]) -> memoryview:
+        if len(sizes) != 1 or not self.files:
+            raise ProtocolError(f"{cls.__name__} without its memory file")
+        try:
+            return from_file(self.files.popleft(), sizes[0])
+        except (OSError, ValueError) as error:
+            raise ProtocolError(f"{cls.__name__}: {error}") from None
+
+    def close(self) -> None:
+        """Let go of what came and was not used."""
+        while self.files:
+            os.close(self.files.popleft())
 
     def _check(self, cls: type) -> None:
         if self.accepts is not None and cls not in self.accepts:

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cw import address, channel, keeper, program, slots, wire
+from cw import address, channel, keeper, memory, program, slots, wire
 from cw import messages as m
 from cw.errors import ProtocolError
 from cw.network import IN, Connection, Loop, dial
@@ -50,7 +50,8 @@ TICK_SECONDS = 0.02
 END_SECONDS = 5.0
 """For a runner that was told to end, before it is killed."""
 
-KEEPER = "import sys; sys.path[:] = sys.argv[2:]; from cw.keeper import main; main(int(sys.argv[1]))"
+KEEPERS = 3
+"""Keepers that may die in a row without having started a runner."""
 
 FROM_MASTER = frozenset(
     {m.Environment, m.Functions, m.Forget, m.Dispatch, m.Recall, m.Stop, m.CloseSession, m.Goodbye, m.Heartbeat}
@@ -67,7 +68,7 @@ class KeeperProcess:
         for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB"):
             environment.setdefault(f"{name}_NUM_THREADS" if name != "VECLIB" else "VECLIB_MAXIMUM_THREADS", str(threads))
         self._process = subprocess.Popen(
-            [sys.executable, "-c", KEEPER, str(theirs.fileno()), *sys.path],
+            program.python_command("from cw.keeper import main; main(int(sys.argv[1]))", theirs.fileno()),
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
@@ -127,6 +128,7 @@ class Worker:
         self._connection: Connection | None = None
         self._slots = slots.Slots(count)
         self._threads = max(1, len(os.sched_getaffinity(0)) // count)
+        self._keepers_lost = 0  # since the last runner was forked
         self._keeper = self._start_keeper()
         self._channels: dict[int, channel.WorkerEnd] = {}  # by the runner's key
         self._runners: dict[int, slots.Runner] = {}
@@ -190,7 +192,7 @@ class Worker:
         if self._is_leaving:
             sock.close()
             return
-        connection = self._connection = Connection(self._loop, sock, decoder=wire.Decoder(channel.allocate))
+        connection = self._connection = Connection(self._loop, sock, decoder=wire.Decoder(memory.allocate))
         connection.decoder.accepts = FROM_MASTER | {m.Welcome, m.Refused}
         connection.on_message = self._on_answer
         connection.on_close = self._on_master_gone
@@ -301,8 +303,10 @@ class Worker:
             elif kind is slots.StartRunner:
                 self._start_runner(action.runner)
             elif kind is slots.Retract:
-                taken = self._channels[action.runner.key].retract(action.count)
+                taken = self._channels[action.runner.key].take_tokens(action.count)
                 todo.extendleft(reversed(self._slots.on_retracted(action.runner, taken, time.monotonic())))
+            elif kind is slots.SendDrop:
+                self._channels[action.runner.key].send(m.Drop())
             elif kind is slots.GiveBack:
                 todo.extendleft(reversed(self._slots.on_give_back(action.count)))
             elif kind is slots.EndRunner:
@@ -359,6 +363,10 @@ class Worker:
 
     def _on_report(self, report: dict[str, Any] | None) -> None:
         if report is None:
+            self._keepers_lost += 1
+            if self._keepers_lost > KEEPERS:
+                self._give_up("the process that starts runners dies again and again: see the messages above")
+                return
             logger.error("the keeper is gone, and the runners with it; starting another")
             self._keeper.close()
             self._keeper = self._start_keeper()
@@ -366,6 +374,7 @@ class Worker:
                 self._on_exited(key, "ended with its keeper")
         elif report["what"] == "forked":
             self._pids[report["key"]] = report["pid"]
+            self._keepers_lost = 0
         else:
             self._on_exited(report["key"], report["how"])
 
@@ -375,6 +384,8 @@ class Worker:
             return
         now = time.monotonic()
         end = self._channels.pop(key)
+        was_ending = runner.is_ending
+        self._slots.on_runner_gone(runner)
         end.drain()
         note = {
             "host": os.uname().nodename, "worker": os.getpid(), "slot": runner.slot.index,
@@ -382,7 +393,7 @@ class Worker:
         }  # fmt: skip
         unstarted = end.take_tokens(len(runner.sent))
         end.close()
-        if not runner.is_ending:
+        if not was_ending:
             logger.warning("runner %s on slot %d %s", note["pid"], runner.slot.index, how)
         self._perform(self._slots.on_runner_exited(runner, unstarted, note, now))
 

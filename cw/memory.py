@@ -1,0 +1,64 @@
+"""Memory files: large payloads that processes on one machine share by descriptor instead of copying.
+
+A memory file (memfd_create(2)) has no name, and is gone when nobody maps it or holds it open. It is sealed
+against shrinking, so that a faulty peer cannot take mapped pages away (which would kill the reader).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+from typing import Any
+
+
+class Memory(mmap.mmap):
+    """A mapped memory file, and its descriptor to pass on."""
+
+    fd: int
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.close(self.fd)
+
+
+def allocate(size: int) -> memoryview:
+    """Memory of that many bytes, in a file of its own. Raises OSError."""
+    fd = os.memfd_create("cw-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        memory = Memory(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    memory.fd = fd
+    return memoryview(memory)
+
+
+def from_file(fd: int, size: int) -> memoryview:
+    """Map a memory file that was received; the memory owns the descriptor from now on.
+
+    What is written into the mapping stays in this process: others may hold the file too. Raises ValueError for a
+    file that has not exactly this size or could shrink, OSError.
+    """
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+        if os.fstat(fd).st_size != size or not seals & fcntl.F_SEAL_SHRINK:
+            raise ValueError(f"a memory file that is not of {size} bytes, or not sealed")
+        memory = Memory(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    except BaseException:
+        os.close(fd)
+        raise
+    memory.fd = fd
+    return memoryview(memory)
+
+
+def as_file(payload: Any) -> Memory:
+    """The memory file that holds the payload, which is copied only if it does not lie in one of its own."""
+    if isinstance(payload, memoryview) and isinstance(payload.obj, Memory) and len(payload) == len(payload.obj):
+        return payload.obj
+    copy = allocate(len(payload))
+    copy[:] = payload
+    return copy.obj  # type: ignore[return-value]
