@@ -1,0 +1,102 @@
+"""Many workers in one process: `python -m benchmarks.crowd PORT COUNT`, for `thousand_workers`.
+
+Each has a connection of its own to the master and one slot, and speaks cw's wire protocol; there are no
+runners. A job is "run" by sending its only argument back, which is what a no-op returns, and so it is done
+as soon as it is here. Says `ready` on stdout once the master has welcomed all. This follows cw/worker.py,
+from cw's inner modules; what changes there between worker and master changes here.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cw import messages as m
+from cw import serialize
+from cw.network import Connection, Loop, dial
+from cw.version import VERSION
+
+HEARTBEAT = 5.0
+PATIENCE = 20.0  # seconds for the master to come up
+INSTANT = 1e-6  # seconds that each job claims to have taken
+
+
+class Puppet:
+    """One worker of the crowd."""
+
+    def __init__(self, loop: Loop, sock: Any, on_joined: Callable[[], None]) -> None:
+        self.connection = Connection(loop, sock)
+        self.connection.on_message = self._on_message
+        self.connection.on_close = self._on_close
+        self._on_joined = on_joined
+        self.connection.send(
+            m.Hello(
+                role="worker",
+                ident=secrets.token_hex(16),
+                secret="",
+                protocol=m.PROTOCOL,
+                python=list(sys.version_info[:2]),
+                version=VERSION,
+                host=os.uname().nodename,
+                pid=os.getpid(),
+                slots=1,
+            )
+        )
+
+    def _on_message(self, message: Any) -> None:
+        kind = type(message)
+        if kind is m.Dispatch:
+            payloads = [echo(payload) for payload in message.payloads]
+            count = len(payloads)
+            self.connection.send(m.Results(message.dispatches, [m.DONE] * count, [INSTANT] * count, payloads))
+        elif kind is m.Recall:
+            self.connection.send(m.Recalled([]))  # nothing waits here
+        elif kind is m.Welcome:
+            self._on_joined()
+        elif kind is m.Refused:
+            sys.exit(f"the master refused a worker: {message.reason}")
+
+    def _on_close(self, reason: str) -> None:
+        sys.exit(f"the master is gone: {reason}")
+
+
+def echo(payload: Any) -> Any:
+    (argument,), _ = serialize.load_call(payload)
+    return serialize.dump_result(argument)
+
+
+def main(port: int, count: int) -> None:
+    loop = Loop()
+    puppets: list[Puppet] = []
+    deadline = time.monotonic() + PATIENCE
+
+    def dial_next() -> None:
+        if len(puppets) < count:
+            dial(loop, [("127.0.0.1", port)], 10.0, on_connected, on_failed)
+        else:
+            print("ready", flush=True)
+
+    def on_connected(sock: Any, where: Any) -> None:
+        puppets.append(Puppet(loop, sock, dial_next))
+
+    def on_failed(failures: Any) -> None:
+        if puppets or time.monotonic() > deadline:
+            sys.exit(f"no connection: {failures}")
+        loop.later(0.1, dial_next)  # the master is not there yet
+
+    def beat(now: float) -> bool:
+        for puppet in puppets:
+            puppet.connection.send(m.Heartbeat())
+        return True
+
+    loop.tick(HEARTBEAT, beat)
+    dial_next()
+    loop.run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

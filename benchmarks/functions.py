@@ -1,0 +1,44 @@
+"""What the jobs do: the same functions for every system, importable where its workers run."""
+
+import os
+import time
+
+
+def noop(x):
+    return x
+
+
+def nap(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def whoami(seconds):
+    """The process that ran this job; the nap leaves its siblings the time to take one each."""
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def total(array):
+    return float(array.sum())
+
+
+def length(data):
+    return len(data)
+
+
+def wait_for_file(path):
+    """Occupy a slot until the file exists."""
+    while not os.path.exists(path):
+        time.sleep(0.02)
+    return path
+
+
+def with_closure(nbytes):
+    """A function that drags `nbytes` along in its closure."""
+    ballast = os.urandom(nbytes)
+
+    def with_ballast(x):
+        return x + len(ballast)
+
+    return with_ballast

@@ -1,0 +1,152 @@
+"""Runs one trial in a process of its own, and ends everything that it started.
+
+A trial has a time limit and a scratch directory, which is its working directory and its home, so that no
+system finds or leaves anything in the user's. Whatever processes it leaves behind, also such as have
+detached themselves, become this process's children (a subreaper) and are killed before the next trial.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import site
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.processes import command_line, descendants
+
+PR_SET_CHILD_SUBREAPER = 36
+ANSWERED_GRACE = 15.0  # for a trial that has its figures; some systems first finish what is outstanding
+EXIT_GRACE = 3.0  # for what the trial had started to end after it; what is there then was left behind
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The figures of a trial by name, or why there are none."""
+
+    figures: dict[str, float] = field(default_factory=dict)
+    failure: str = ""
+    left_behind: int = 0
+    log: str = ""
+
+
+def adopt_orphans() -> None:
+    """Make orphaned descendants this process's children, wherever they have moved themselves."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
+
+
+def run_trial(workload: str, system: str, limit: float, checkout: Path, quick: bool = False) -> Outcome:
+    """Run one trial with the cw of `checkout`; an error, a crash or a hang of it is an outcome too."""
+    scratch = Path(tempfile.mkdtemp(prefix="cwb-"))
+    try:
+        return _run_in(scratch, workload, system, limit, checkout, quick)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run_in(
+    scratch: Path, workload: str, system: str, limit: float, checkout: Path, quick: bool
+) -> Outcome:
+    # Only the benchmarks come from here: `checkout`, for cw, may be another one, with its own benchmarks.
+    (scratch / "benchmarks").symlink_to(Path(__file__).resolve().parent)
+    answer, log = scratch / "answer.json", scratch / "log"
+    command = [sys.executable, "-m", "benchmarks.trial", workload, system, str(answer), "--cw", str(checkout)]
+    with log.open("wb") as output:
+        trial = subprocess.Popen(
+            command + ["--quick"] * quick,
+            cwd=scratch,
+            env=_environment(scratch, checkout),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _wait(trial, limit, answer)
+        finally:
+            status = trial.returncode
+            left_behind = end_descendants(0.0 if status is None else EXIT_GRACE)
+    text = log.read_text(errors="replace")
+    if answer.exists():
+        return Outcome(json.loads(answer.read_text()), left_behind=left_behind, log=text)
+    return Outcome(failure=_why(status, limit, text), left_behind=left_behind, log=text)
+
+
+def _wait(trial: subprocess.Popen, limit: float, answer: Path) -> None:
+    """Return when the trial has ended, or its time is up, or it has answered and yet does not end."""
+    deadline = time.monotonic() + limit
+    answered = False
+    while trial.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+        if not answered and answer.exists():
+            answered = True
+            deadline = time.monotonic() + ANSWERED_GRACE
+
+
+def _why(status: int | None, limit: float, log: str) -> str:
+    if status is None:
+        return f"no result within {limit:.0f} s"
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return lines[-1][:120] if lines else f"exit status {status}"
+
+
+def _environment(scratch: Path, checkout: Path) -> dict[str, str]:
+    """Ours, with the trial's modules and home."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(scratch), str(checkout)]),
+        "PYTHONUSERBASE": site.getuserbase(),
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def end_descendants(grace: float = 0.0) -> int:
+    """Kill all processes below this one that are still there after the grace; how many were there then.
+
+    Python's resource trackers are spared for a moment: they end by themselves when the others are gone, and
+    remove the semaphores and the shared memory that those have left.
+    """
+    _wait_while(_living, grace)
+    killed = _kill_while(lambda: [pid for pid in _living() if "resource_tracker" not in command_line(pid)])
+    _wait_while(_living, EXIT_GRACE)
+    return len(killed | _kill_while(_living))
+
+
+def _wait_while(pids: Callable[[], list[int]], limit: float) -> None:
+    deadline = time.monotonic() + limit
+    while pids() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _kill_while(pids: Callable[[], list[int]]) -> set[int]:
+    killed = set()
+    while found := pids():
+        for pid in found:
+            killed.add(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    return killed
+
+
+def _living() -> list[int]:
+    """Our descendants; those of them that are our children and have ended are reaped on the way."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return descendants(os.getpid())

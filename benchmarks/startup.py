@@ -1,0 +1,32 @@
+"""From nothing to the first result with a local cluster of 2, in seconds.
+
+In a fresh process that has imported nothing of the system: the clock starts before its modules are
+imported, or after it and before the pool or cluster is made; it stops when the first job's result is there.
+The start of the interpreter itself is not in it.
+"""
+
+import importlib
+
+from benchmarks.functions import noop
+from benchmarks.measuring import Figure, timed
+
+SYSTEMS = ("cw", "pool-async", "processpool", "loky", "mpi4py", "executorlib", "ray", "parsl", "dask",
+           "ipyparallel")  # fmt: skip
+FIGURES = (
+    Figure("seconds with the import", higher_is_better=False),
+    Figure("seconds without it", higher_is_better=False),
+)
+LIMIT = 120
+
+
+def measure(system_class, quick):
+    def first_result():
+        system = system_class(2)
+        return system, system.submit(noop, 1).result()
+
+    importing, _ = timed(lambda: [importlib.import_module(module) for module in system_class.modules])
+    starting, (system, result) = timed(first_result)
+    system.close()
+    if result != 1:
+        raise ValueError(f"the job returned {result!r}")
+    return {"n": 1, "seconds with the import": importing + starting, "seconds without it": starting}

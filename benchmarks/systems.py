@@ -1,0 +1,503 @@
+"""One adapter per system, with the same few methods; each set up as its own documentation does it.
+
+Only what a fair comparison needs is changed from the defaults: the number of workers, no dashboards, no
+logs of jobs, results of equal calls not reused. A system's module is imported when it is opened.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, ClassVar
+
+from benchmarks.processes import siblings_named
+
+PEER_EXIT_LIMIT = 20.0
+
+
+class System:
+    """An open system with a number of slots. `submit` returns something that has `result()`."""
+
+    label: ClassVar[str]
+    modules: ClassVar[tuple[str, ...]] = ()  # what a program imports before it can open the system
+    package: ClassVar[str | None] = None  # the distribution whose version is shown; None: part of Python
+    in_process: ClassVar[bool] = False  # True: jobs run in the very process that submits them
+    masters: ClassVar[tuple[str, ...]] = ()  # words by which to know the processes that hold its queue
+
+    def __init__(self, slots: int) -> None:
+        raise NotImplementedError
+
+    def submit(self, function: Callable, *args: Any) -> Any:
+        raise NotImplementedError
+
+    def submit_all(self, function: Callable, items: Iterable) -> Any:
+        """One job for each item; returns what `gather` needs."""
+        return [self.submit(function, item) for item in items]
+
+    def gather(self, handles: Any) -> list:
+        return [handle.result() for handle in handles]
+
+    def run(self, function: Callable, items: Iterable) -> list:
+        """One job for each item, and all the results, in any order."""
+        return self.gather(self.submit_all(function, items))
+
+    def map(self, function: Callable, items: Sequence, chunksize: int) -> list:
+        raise NotImplementedError(f"{self.label} has no map with a chunk size")
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> System:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @classmethod
+    def master_pids(cls) -> list[int]:
+        return siblings_named(*cls.masters) if cls.masters else []
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Why the system cannot be used here, or None."""
+        for module in cls.modules:
+            name = module.partition(".")[0]
+            spec = importlib.util.find_spec(name)
+            if spec is None or spec.origin is None:  # not there, or an empty folder of that name
+                return f"{name} is not installed"
+        return None
+
+    @classmethod
+    def version(cls) -> str:
+        try:
+            return version(cls.package) if cls.package else ""
+        except PackageNotFoundError:
+            return ""
+
+
+class _Getter:
+    """Gives `result()` to what other systems return; `get` is a bound method, so that it costs little."""
+
+    __slots__ = ("result",)
+
+    def __init__(self, get: Callable[[], Any]) -> None:
+        self.result = get
+
+
+# --- cw --------------------------------------------------------------------------------------------
+
+
+class _CwSystem(System):
+    modules = ("cw",)
+    masters = ("cw.master",)
+
+
+class Cw(_CwSystem):
+    """A local cluster and its executor."""
+
+    label = "cw"
+
+    def __init__(self, slots: int) -> None:
+        import cw
+
+        with ExitStack() as stack:
+            address = self._start(stack, slots)
+            self._executor = stack.enter_context(cw.ClusterExecutor(*address))
+            self._stack = stack.pop_all()
+
+    def _start(self, stack: ExitStack, slots: int) -> tuple:
+        """Start a cluster; returns where it is."""
+        import cw
+
+        stack.enter_context(cw.mp.allocate(slots))
+        return ()  # cw finds the cluster of its own process
+
+    def submit(self, function, *args):
+        return self._executor.submit(function, *args)
+
+    def map(self, function, items, chunksize):
+        return list(self._executor.map(function, items, chunksize=chunksize))
+
+    def close(self):
+        self._stack.close()
+
+
+class CwWorkers(Cw):
+    """A master and one-slot workers, each started by hand."""
+
+    label = "cw, workers of one slot"
+
+    def _start(self, stack: ExitStack, slots: int) -> tuple:
+        port = free_port()
+        self.master = stack.enter_context(Program("cw.master", "--host", "127.0.0.1", "--port", str(port)))
+        self._start_workers(stack, port, slots)
+        return ("127.0.0.1", port)
+
+    def _start_workers(self, stack: ExitStack, port: int, slots: int) -> None:
+        workers = [stack.enter_context(Program("cw.worker", f"127.0.0.1:{port}")) for _ in range(slots)]
+        for worker in workers:  # all are told to end before any is waited for
+            stack.callback(worker.process.terminate)
+
+
+class CwOneWorker(CwWorkers):
+    """A master and one worker with all the slots, started by hand."""
+
+    label = "cw, one worker"
+
+    def _start_workers(self, stack: ExitStack, port: int, slots: int) -> None:
+        stack.enter_context(Program("cw.worker", f"127.0.0.1:{port}", "-n", str(slots)))
+
+
+class CwCrowd(CwWorkers):
+    """A master, and one process that plays all the workers."""
+
+    label = "cw, a crowd"
+
+    def _start_workers(self, stack: ExitStack, port: int, slots: int) -> None:
+        crowd = Program("benchmarks.crowd", str(port), str(slots), stdout=subprocess.PIPE)
+        stack.enter_context(crowd)
+        assert crowd.process.stdout
+        if crowd.process.stdout.readline() != b"ready\n":
+            raise RuntimeError("the crowd did not get ready")
+
+
+class CwThread(_CwSystem):
+    """A local cluster and a ClientThread with one callback for all jobs; no futures."""
+
+    label = "cw ClientThread"
+
+    def __init__(self, slots: int) -> None:
+        import cw
+
+        with ExitStack() as stack:
+            stack.enter_context(cw.mp.allocate(slots))
+            self._results: list = []
+            self._thread = stack.enter_context(cw.client.ClientThread(self._on_result))
+            self._stack = stack.pop_all()
+
+    def _on_result(self, jobid: object, result: object) -> None:
+        self._results.append(result)
+
+    def submit(self, function, *args):
+        future: Future = Future()
+        options = self._thread.options(callback=lambda jobid, result: future.set_result(result))
+        options.submit(function, *args)
+        return future
+
+    def submit_all(self, function, items):
+        self._results.clear()
+        submit = self._thread.submit
+        for item in items:
+            submit(function, item)
+
+    def gather(self, handles):
+        self._thread.wait()
+        return self._results.copy()
+
+    def close(self):
+        self._stack.close()
+
+
+class Program:
+    """`python -m MODULE`, ended by SIGTERM at the end of the block."""
+
+    def __init__(self, module: str, *args: str, **options: Any) -> None:
+        command = [sys.executable, "-m", module, *args]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(PEER_EXIT_LIMIT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# --- Python's own ----------------------------------------------------------------------------------
+
+
+class ProcessPool(System):
+    label = "ProcessPoolExecutor"
+    modules: ClassVar[tuple[str, ...]] = ("concurrent.futures.process",)
+
+    def __init__(self, slots: int) -> None:
+        self._executor = self._make(slots)
+
+    def _make(self, slots: int) -> Any:
+        from concurrent.futures import ProcessPoolExecutor
+
+        return ProcessPoolExecutor(slots)
+
+    def submit(self, function, *args):
+        return self._executor.submit(function, *args)
+
+    def map(self, function, items, chunksize):
+        return list(self._executor.map(function, items, chunksize=chunksize))
+
+    def close(self):
+        self._executor.shutdown()
+
+
+class Pool(System):
+    label = "Pool"
+    modules = ("multiprocessing.pool",)
+
+    def __init__(self, slots: int) -> None:
+        import multiprocessing
+
+        self._pool = multiprocessing.Pool(slots)
+
+    def submit(self, function, *args):
+        return _Getter(self._pool.apply_async(function, args).get)
+
+    def map(self, function, items, chunksize):
+        return self._pool.map(function, items, chunksize)
+
+    def close(self):
+        self._pool.close()
+        self._pool.join()
+
+
+class PoolAsync(Pool):
+    label = "Pool.apply_async"
+
+
+class PoolImap(Pool):
+    label = "Pool.imap_unordered, chunksize=1"
+
+    def submit_all(self, function, items):
+        return self._pool.imap_unordered(function, items, chunksize=1)
+
+    def gather(self, handles):
+        return list(handles)
+
+
+class BareLoop(System):
+    """No system at all: the calls one after the other, here. A reference, not a peer."""
+
+    label = "a bare loop"
+    in_process = True
+
+    def __init__(self, slots: int) -> None:
+        pass
+
+    def submit(self, function, *args):
+        result = function(*args)
+        return _Getter(lambda: result)
+
+    def close(self):
+        pass
+
+
+# --- the others ------------------------------------------------------------------------------------
+
+
+class Loky(ProcessPool):
+    label = "loky"
+    modules = ("loky",)
+    package = "loky"
+
+    def _make(self, slots: int) -> Any:
+        import loky
+
+        return loky.get_reusable_executor(max_workers=slots, timeout=600)
+
+
+class Mpi4py(ProcessPool):
+    label = "mpi4py.futures"
+    modules = ("mpi4py", "mpi4py.MPI", "mpi4py.futures")
+    package = "mpi4py"
+
+    def _make(self, slots: int) -> Any:
+        from mpi4py.futures import MPIPoolExecutor
+
+        return MPIPoolExecutor(slots)
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return super().missing() or (None if shutil.which("mpiexec") else "there is no mpiexec")
+
+
+class Mpi4pyCloudpickle(Mpi4py):
+    """Told to use cloudpickle, as its documentation shows, for functions that pickle does not take."""
+
+    label = "mpi4py.futures with cloudpickle"
+
+    def _make(self, slots: int) -> Any:
+        import cloudpickle
+        from mpi4py import MPI
+
+        MPI.pickle.__init__(cloudpickle.dumps, cloudpickle.loads)
+        return super()._make(slots)
+
+
+class Executorlib(ProcessPool):
+    """Workers that stay (`block_allocation`), which is its fast mode."""
+
+    label = "executorlib"
+    modules = ("executorlib",)
+    package = "executorlib"
+
+    def _make(self, slots: int) -> Any:
+        from executorlib import SingleNodeExecutor
+
+        return SingleNodeExecutor(max_workers=slots, block_allocation=True)
+
+
+class Dask(System):
+    label = "dask.distributed"
+    modules = ("dask", "distributed")
+    package = "distributed"
+
+    def __init__(self, slots: int) -> None:
+        from distributed import Client, LocalCluster
+
+        self._cluster = LocalCluster(n_workers=slots, threads_per_worker=1, dashboard_address=None)
+        self._client = Client(self._cluster)
+
+    def submit(self, function, *args):
+        return self._client.submit(function, *args, pure=False)
+
+    def gather(self, handles):
+        return self._client.gather(handles)
+
+    def close(self):
+        self._client.close()
+        self._cluster.close()
+
+
+class Ray(System):
+    label = "ray"
+    modules = ("ray",)
+    package = "ray"
+    masters = ("gcs_server", "raylet/raylet")
+
+    def __init__(self, slots: int) -> None:
+        import ray
+
+        self._ray = ray
+        self._remote: dict[Callable, Any] = {}  # a function is exported once, as a decorator would do it
+        ray.init(
+            num_cpus=slots,
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=os.path.abspath("r"),  # short, because it becomes part of a socket's name
+        )
+
+    def _remote_of(self, function: Callable) -> Any:
+        if function not in self._remote:
+            self._remote[function] = self._ray.remote(function)
+        return self._remote[function]
+
+    def submit(self, function, *args):
+        ref = self._remote_of(function).remote(*args)
+        return _Getter(lambda: self._ray.get(ref))
+
+    def submit_all(self, function, items):
+        remote = self._remote_of(function).remote
+        return [remote(item) for item in items]
+
+    def gather(self, handles):
+        return self._ray.get(handles)
+
+    def close(self):
+        self._ray.shutdown()
+
+
+class Parsl(System):
+    """Its executor for clusters, HighThroughputExecutor, with one block on this machine."""
+
+    label = "parsl"
+    modules = ("parsl",)
+    package = "parsl"
+    masters = ("interchange",)
+
+    def __init__(self, slots: int) -> None:
+        import parsl
+        from parsl.config import Config
+        from parsl.executors import HighThroughputExecutor
+        from parsl.providers import LocalProvider
+
+        executor = HighThroughputExecutor(
+            address="127.0.0.1",
+            max_workers_per_node=slots,
+            cores_per_worker=0.01,  # else never more workers than CPUs
+            provider=LocalProvider(init_blocks=1, max_blocks=1),
+        )
+        config = Config(executors=[executor], run_dir="runinfo", strategy="none", initialize_logging=False)
+        self._apps: dict[Callable, Any] = {}
+        self._python_app = parsl.python_app
+        self._kernel = parsl.load(config)
+
+    def submit(self, function, *args):
+        if function not in self._apps:
+            self._apps[function] = self._python_app(function)
+        return self._apps[function](*args)
+
+    def close(self):
+        self._kernel.cleanup()
+
+
+class Ipyparallel(System):
+    label = "ipyparallel"
+    modules = ("ipyparallel",)
+    package = "ipyparallel"
+    masters = ("ipyparallel.controller",)
+
+    def __init__(self, slots: int) -> None:
+        import ipyparallel
+
+        self._cluster = ipyparallel.Cluster(n=slots)
+        self._client = self._cluster.start_and_connect_sync(activate=False)
+        self._view = self._client.load_balanced_view()
+
+    def submit(self, function, *args):
+        return _Getter(self._view.apply_async(function, *args).get)
+
+    def map(self, function, items, chunksize):
+        return self._view.map_sync(function, items, chunksize=chunksize)
+
+    def close(self):
+        self._client.close()
+        self._cluster.stop_cluster_sync()
+
+
+SYSTEMS: dict[str, type[System]] = {
+    "cw": Cw,
+    "cw-thread": CwThread,
+    "cw-workers": CwWorkers,
+    "cw-one-worker": CwOneWorker,
+    "cw-crowd": CwCrowd,
+    "bare-loop": BareLoop,
+    "pool": Pool,
+    "pool-imap": PoolImap,
+    "pool-async": PoolAsync,
+    "processpool": ProcessPool,
+    "loky": Loky,
+    "mpi4py": Mpi4py,
+    "mpi4py-cloudpickle": Mpi4pyCloudpickle,
+    "executorlib": Executorlib,
+    "ray": Ray,
+    "parsl": Parsl,
+    "dask": Dask,
+    "ipyparallel": Ipyparallel,
+}

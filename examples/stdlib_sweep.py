@@ -1,0 +1,146 @@
+"""Which functions of Python's standard library are the most tangled? A sweep over all its modules.
+
+Each job parses one file and measures its functions: their cyclomatic complexity (the number of ways through them:
+1, and 1 for each branch), their length, and whether they have a docstring. The program runs the sweep on a cluster
+on this machine, one slot for each usable CPU, and then the same calls once more in a plain loop, for comparison.
+"""
+
+import argparse
+import ast
+import os
+import sysconfig
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import cw
+
+LIBRARY = Path(sysconfig.get_path("stdlib"))
+BRANCHES = (
+    ast.If,
+    ast.IfExp,
+    ast.For,
+    ast.AsyncFor,
+    ast.While,
+    ast.ExceptHandler,
+    ast.Assert,
+    ast.comprehension,
+)
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+BEST = 10
+
+
+class Function(NamedTuple):
+    """One function of one module."""
+
+    complexity: int
+    lines: int
+    name: str
+    place: str
+
+
+class Module(NamedTuple):
+    """What a job returns."""
+
+    lines: int
+    functions: int
+    documented: int
+    worst: list  # its most complex functions, the worst first
+    error: str
+
+
+def measure(path):
+    """Parse the file and measure its functions. This is what runs on the workers."""
+    source = path.read_bytes()
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:  # some of the test suite's files are broken on purpose
+        return Module(source.count(b"\n"), 0, 0, [], f"{path.relative_to(LIBRARY)}: {error}")
+    module = ".".join(path.relative_to(LIBRARY).with_suffix("").parts)
+    functions = []
+    documented = 0
+    for owner, node in walk_functions(tree, ""):
+        lines = node.end_lineno - node.lineno + 1
+        functions.append(
+            Function(complexity(node), lines, f"{owner}{node.name}()", f"{module}:{node.lineno}")
+        )
+        documented += ast.get_docstring(node, clean=False) is not None
+    functions.sort(reverse=True)
+    return Module(source.count(b"\n"), len(functions), documented, functions[:BEST], "")
+
+
+def walk_functions(node, owner):
+    """All functions below a node, each with the names of the classes and functions around it."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, FUNCTIONS):
+            yield owner, child
+        inner = f"{owner}{child.name}." if isinstance(child, (*FUNCTIONS, ast.ClassDef)) else owner
+        yield from walk_functions(child, inner)
+
+
+def complexity(function):
+    """The number of linearly independent ways through a function, as McCabe counts them."""
+    number = 1
+    for node in ast.walk(function):
+        if isinstance(node, BRANCHES):
+            number += 1
+        elif isinstance(node, ast.BoolOp):
+            number += len(node.values) - 1
+        elif isinstance(node, ast.Match):
+            number += len(node.cases)
+    return number
+
+
+def find_modules(limit):
+    """The library's source files, the largest first: so that no slot is left with a long job at the end."""
+    paths = [path for path in LIBRARY.rglob("*.py") if "site-packages" not in path.parts]
+    paths.sort(key=lambda path: (-path.stat().st_size, path))
+    return paths[:: max(1, len(paths) // limit)][:limit] if limit else paths
+
+
+def report(modules):
+    """Print the ranking."""
+    ranking = sorted((function for module in modules for function in module.worst), reverse=True)[:BEST]
+    print(f"{'complexity':>10}  {'lines':>5}  function")
+    for function in ranking:
+        print(f"{function.complexity:10}  {function.lines:5}  {function.name}  ({function.place})")
+    lines, functions, documented = (sum(module[i] for module in modules) for i in range(3))
+    broken = sum(bool(module.error) for module in modules)
+    print(f"\n{len(modules)} modules, {lines} lines, {functions} functions, ", end="")
+    print(f"{documented / max(1, functions):.0%} of them with a docstring; {broken} files do not parse")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "-n", "--slots", type=int, default=len(os.sched_getaffinity(0)), help="default: %(default)s"
+    )
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only N files (default: all)")
+    options = parser.parse_args()
+    paths = find_modules(options.limit)
+    print(f"Python's standard library in {LIBRARY}, on {options.slots} slots:\n")
+
+    begin = time.perf_counter()
+    with cw.mp.allocate(options.slots), cw.ClusterExecutor() as executor:
+        ready = time.perf_counter()
+        modules = list(executor.map(measure, paths))
+        done = time.perf_counter()
+    end = time.perf_counter()
+    report(modules)
+
+    serial_begin = time.perf_counter()
+    serial_modules = [measure(path) for path in paths]
+    serial = time.perf_counter() - serial_begin
+    assert modules == serial_modules, "the workers and the plain loop disagree"
+
+    total = end - begin
+    print(
+        f"\nwith cw      {total:6.2f} s  (start {ready - begin:.2f} s, sweep {done - ready:.2f} s, ", end=""
+    )
+    print(f"end {end - done:.2f} s)")
+    print(f"plain loop   {serial:6.2f} s")
+    print(f"speed-up     {serial / total:6.2f}    on {options.slots} slots, start and end included")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What pip needs to know. The tools' settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+# Not imported: at this moment what cw needs may not be installed yet.
+VERSION = re.search(r"VERSION = ['\"](.+)['\"]", (HERE / "cw" / "version.py").read_text()).group(1)
+
+setup(
+    name="cw",
+    version=VERSION,
+    description="A Python loop on hundreds of cores: function calls on a cluster of master and workers",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The cw authors",
+    license="MIT",
+    packages=["cw"],
+    package_data={"cw": ["py.typed"]},
+    zip_safe=False,
+    python_requires=">=3.10",
+    install_requires=["bluelet>=0.2.0", "cloudpickle>=3.0"],
+    extras_require={
+        "test": ["hypothesis", "mypy", "numpy", "pytest", "pytest-timeout", "ruff"],
+        "bench": [
+            "dask[distributed]",
+            "executorlib",
+            "ipyparallel",
+            "loky",
+            "numpy",
+            "parsl",
+            "psutil",
+            "ray",
+        ],
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Topic :: System :: Distributed Computing",
+        "Typing :: Typed",
+    ],
+)

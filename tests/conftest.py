@@ -1,0 +1,132 @@
+"""What the tests share: a local cluster, the wait for a condition, and the watch for what a test leaves behind."""
+
+import faulthandler
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cw
+
+_MARKER = "CW_TEST_RUN"
+# Every process that a test starts inherits it, however far it strays from its parent.
+os.environ[_MARKER] = secrets.token_hex(8)
+
+LEAVE_SECONDS = 5.0
+"""How long after a test its processes may take to disappear."""
+
+
+def wait_until(
+    condition: Callable[[], Any], timeout: float = 10.0, state: Callable[[], Any] | None = None
+) -> Any:
+    """Return the first true value of `condition()`. After `timeout` seconds, fail with a picture of where all stand.
+
+    `state()`, if given, says more about what is waited for.
+    """
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            told = "" if state is None else f"state: {state()!r}\n"
+            pytest.fail(f"not so within {timeout} s\n{told}processes: {_processes()}\n{_stacks()}")
+        time.sleep(0.005)
+    return value
+
+
+@pytest.fixture
+def cluster() -> Iterator[cw.mp.Cluster]:
+    """A local cluster with two slots: clients of this process find it by themselves, others by `cluster.master`."""
+    with cw.mp.allocate(2) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test touches the user's own directory, or finds the user's own cluster; nothing outlives the run."""
+    temporary = str(tmp_path_factory.mktemp("temporary"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", temporary)
+        patch.setattr(tempfile, "tempdir", temporary)
+        patch.setenv("CW_HOME", str(tmp_path_factory.mktemp("user") / "home"))
+        patch.delenv("CW_MASTER", raising=False)
+        patch.delenv("CW_CLUSTER", raising=False)
+        files = _files()
+        yield
+        _check_nothing_left(set(), files)
+
+
+@pytest.fixture(autouse=True)
+def _each_test(
+    _whole_run: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Each test has a `CW_HOME` of its own, and fails if a process or a file is left over after it.
+
+    It is the first of a test's fixtures, so what others start must be gone too; but not what a fixture for the
+    whole module has started before, with all its descendants.
+    """
+    monkeypatch.setenv("CW_HOME", str(tmp_path_factory.mktemp("user") / "home"))
+    processes, files = set(_processes()), _files()
+    yield
+    _check_nothing_left(processes, files)
+
+
+def _check_nothing_left(processes: set[int], files: set[Path]) -> None:
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while (left := _new_processes(processes)) or _files() - files:
+        if time.monotonic() > deadline:
+            for pid in left:
+                os.kill(pid, 9)  # so that the next tests are not blamed for it
+            pytest.fail(
+                f"left over: processes {left}, files {sorted(map(str, _files() - files))}\n{_stacks()}"
+            )
+        time.sleep(0.01)
+
+
+def _new_processes(known: set[int]) -> dict[int, str]:
+    """Those of ours that are neither known nor descend from a known one."""
+    return {pid: line for pid, line in _processes().items() if known.isdisjoint({pid, *_ancestors(pid)})}
+
+
+def _processes() -> dict[int, str]:
+    """Command lines by pid: of this process's children, and of all processes that carry the marker."""
+    marker = f"{_MARKER}={os.environ[_MARKER]}".encode()
+    found = {}
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            if pid != os.getpid() and (marker in environment.split(b"\0") or _parent(pid) == os.getpid()):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                # Python's own helper stays for the life of the process that used shared memory.
+                if line and "multiprocessing.resource_tracker" not in line:
+                    found[pid] = line[:200]
+        except OSError:  # It is gone, or another user's.
+            continue
+    return found
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    while pid := _parent(pid):
+        yield pid
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _files() -> set[Path]:
+    """Whatever lies in the temporary directory, which is this run's own; and what may be cw's in /dev/shm."""
+    return {*Path(tempfile.gettempdir()).iterdir(), *Path("/dev/shm").glob("*cw*")}
+
+
+def _stacks() -> str:
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        return file.read()

@@ -1,0 +1,155 @@
+"""What tests have the workers run. Small, since runners import it by name."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+LIMIT = 60.0
+"""Seconds after which a job that waits gives up, so that a failed test does not hang."""
+
+
+def square(n):
+    return n * n
+
+
+def add(*args, **kwargs):
+    return sum(args) + sum(kwargs.values())
+
+
+def echo(value):
+    return value
+
+
+def pid():
+    return os.getpid()
+
+
+def nap(seconds, result=None):
+    time.sleep(seconds)
+    return result
+
+
+def until(path, result=None, mark=None):
+    """Wait for a file to appear. `mark` is a file to write the pid of the runner to, at once."""
+    if mark is not None:
+        note(mark, os.getpid())
+    deadline = time.monotonic() + LIMIT
+    while not os.path.exists(path):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{path} has not come")
+        time.sleep(0.002)
+    return result
+
+
+def note(path, text="", result=None):
+    """Write a file, all at once."""
+    whole = f"{path}.{os.getpid()}"
+    Path(whole).write_text(str(text))
+    os.rename(whole, path)
+    return result
+
+
+def mark(path):
+    """Leave a file that says which job ran."""
+    Path(path).touch()
+    return str(path)
+
+
+def fail(error):
+    raise error
+
+
+def divide(a, b):
+    return a / b
+
+
+def die(how):
+    """End the runner: an exit status, or the name of a signal."""
+    if isinstance(how, int):
+        os._exit(how)
+    if how == "SIGSEGV":
+        ctypes.string_at(0)
+    os.kill(os.getpid(), getattr(signal, how))
+    time.sleep(LIMIT)
+
+
+def die_once(directory, how):
+    """Die in the first runner; in the next ones, return the pids that died before."""
+    before = sorted(int(path.name) for path in Path(directory).iterdir())
+    if not before:
+        mark(Path(directory, str(os.getpid())))
+        die(how)
+    return before
+
+
+def leave_child(path, *, new_session):
+    """Start a process that outlives this job; the pids of it and its own children are in the file `path`."""
+    code = (
+        "import os, subprocess, sys, time\n"
+        f"inner = subprocess.Popen(['sleep', '1000'], start_new_session={new_session})\n"
+        "whole = sys.argv[1] + '.new'\n"
+        "open(whole, 'w').write(f'{os.getpid()} {inner.pid}')\n"
+        "os.rename(whole, sys.argv[1])\n"
+        "time.sleep(1000)\n"
+    )
+    subprocess.Popen([sys.executable, "-c", code, path], start_new_session=new_session)
+    return until(path, os.getpid())
+
+
+def leave_orphan(path):
+    """Start a daemon in the classic way: its parent ends at once."""
+    code = (
+        "import os, sys, time\n"
+        "os.setsid()\n"
+        "if os.fork(): os._exit(0)\n"
+        "whole = sys.argv[1] + '.new'\n"
+        "open(whole, 'w').write(str(os.getpid()))\n"
+        "os.rename(whole, sys.argv[1])\n"
+        "time.sleep(1000)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, path], check=True)
+    return until(path, os.getpid())
+
+
+class OnlyThere:
+    """Unpickles anywhere but in the process `home`."""
+
+    def __init__(self, home):
+        self.home = home
+
+    def __reduce__(self):
+        return _make_elsewhere_than, (self.home,)
+
+
+def _make_elsewhere_than(home):
+    if os.getpid() == home:
+        raise LookupError("not at home")
+    return OnlyThere(home)
+
+
+class Stubborn(Exception):
+    """Cannot be pickled."""
+
+    def __reduce__(self):
+        raise TypeError("I stay where I am")
+
+
+def raise_stubborn():
+    raise Stubborn("cannot travel", threading.Lock())
+
+
+class Demanding(Exception):
+    """Cannot be made from its args alone."""
+
+    def __init__(self, *, reason, code):
+        super().__init__(f"{reason} ({code})")
+        self.code = code
+
+
+def raise_demanding():
+    raise Demanding(reason="too much", code=7)

@@ -1,0 +1,155 @@
+"""Programs that tests start: cw's own, and users' scripts; and what a test can see of any process."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+from conftest import wait_until
+
+import cw
+
+ROOT = Path(cw.__file__).parent.parent
+LIMIT = 30.0
+"""Seconds for what takes a fraction of one on an idle machine."""
+
+
+class Program:
+    """A Python process with its output. At the end of the `with` block it is killed if it still runs."""
+
+    def __init__(self, *arguments, cwd=None, **environment):
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        environment = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment}
+        self.process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=self._err,
+        )
+        self.pid = self.process.pid
+
+    @property
+    def out(self):
+        return _text(self._out)
+
+    @property
+    def err(self):
+        return _text(self._err)
+
+    def wait_for(self, text, *, in_out=False):
+        """Until it has written this (to stderr)."""
+        wait_until(lambda: text in (self.out if in_out else self.err), LIMIT, lambda: (self.out, self.err))
+
+    def send_signal(self, number):
+        self.process.send_signal(number)
+
+    def wait(self):
+        """Its exit status."""
+        wait_until(lambda: self.process.poll() is not None, LIMIT, lambda: (self.out, self.err))
+        return self.process.returncode
+
+    def end(self, number=signal.SIGTERM):
+        """Signal it; its exit status."""
+        self.send_signal(number)
+        return self.wait()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):
+            self.process.kill()
+        self.process.wait()
+        self._out.close()
+        self._err.close()
+
+
+class Master(Program):
+    """`python -m cw.master` on a free port; it listens when the constructor returns."""
+
+    def __init__(self, *arguments, **environment):
+        super().__init__("-m", "cw.master", "--port", "0", *arguments, **environment)
+        self.wait_for("the master listens on ")
+        self.address = self.err.partition("the master listens on ")[2].partition(";")[0]
+        self.port = int(self.address.rpartition(":")[2])
+
+
+class Worker(Program):
+    """`python -m cw.worker`; it has joined when the constructor returns."""
+
+    def __init__(self, *arguments, **environment):
+        super().__init__("-m", "cw.worker", *arguments, **environment)
+        self.wait_for("joined the master at ")
+
+
+def _text(file):
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), size, 0).decode(errors="replace")
+
+
+def start_script(directory, source, *, name="script.py", **environment):
+    """Start a user's script, which lies in `directory` and runs there."""
+    path = Path(directory, name)
+    path.write_text(textwrap.dedent(source))
+    return Program(path, cwd=directory, **environment)
+
+
+def run_script(directory, source, *, status=0, **environment):
+    """Run a user's script to its end; what it wrote to stdout and to stderr."""
+    with start_script(directory, source, **environment) as script:
+        found = script.wait()
+        assert found == status, f"exit status {found}\n{script.out}\n{script.err}"
+        return script.out, script.err
+
+
+def free_port():
+    """A port on which nobody listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def is_running(pid):
+    """Is there such a process, and not only a zombie of it?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def children_of(pid):
+    """Pids of the running children."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            state, parent = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state not in "ZX":
+                found.append(int(name))
+    return found
+
+
+def descendants_of(pid):
+    """Pids of all running processes below this one."""
+    found = children_of(pid)
+    return found + [below for child in found for below in descendants_of(child)]
+
+
+def worker_of(cluster):
+    """The pid of a local cluster's worker."""
+    return _pid_in_log(Path(cluster.logs))
+
+
+def _pid_in_log(logs):
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{name}/cmdline").read_bytes()
+            output = os.path.realpath(f"/proc/{name}/fd/2")
+            if b"cw.worker" in command and output == str((logs / "worker.log").resolve()):
+                return int(name)
+    raise AssertionError(f"no worker writes to {logs}")

@@ -1,0 +1,359 @@
+"""Finding the master, and the files in the user's own directory. No process, no connection."""
+
+import json
+import os
+import stat
+import threading
+
+import pytest
+
+from cw import address
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A user's own directory that is not there yet, and an environment that names no master."""
+    path = tmp_path / "home"
+    monkeypatch.setenv("CW_HOME", str(path))
+    monkeypatch.delenv("CW_MASTER", raising=False)
+    monkeypatch.delenv("CW_CLUSTER", raising=False)
+    monkeypatch.setattr(address, "_started_here", [])
+    return path
+
+
+def places(*arguments):
+    return [(candidate.host, candidate.port) for candidate in address.find_master(*arguments)]
+
+
+# --- HOST:PORT ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("node7", ("node7", None)),
+        ("node7:80", ("node7", 80)),
+        (" node7:80 ", ("node7", 80)),
+        ("10.0.0.7:65535", ("10.0.0.7", 65535)),
+        ("[::1]:5494", ("::1", 5494)),
+        ("[fe80::1%eth0]:1", ("fe80::1%eth0", 1)),
+        ("[::1]", ("::1", None)),
+        ("fd00::2", ("fd00::2", None)),
+        ("under_score.example.org.", ("under_score.example.org.", None)),
+    ],
+)
+def test_an_address_is_parsed(text, expected):
+    assert address.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", ":80", "a:", "a:0", "a:65536", "a:-1", "a:b", "a:8 0", "a b", "a/b", "http://a:80", "u@a",
+     "a,b", "[a]:80", "[::1", "[::1]80", "[::1]:", "[]:80", "::1]:80", "::zz", "a:٣", "[[::1]]:80"],
+)  # fmt: skip
+def test_what_is_no_address_is_a_value_error_that_quotes_it(text):
+    with pytest.raises(ValueError) as caught:
+        address.parse(text)
+    assert repr(text) in str(caught.value)
+    assert "give " in str(caught.value)
+
+
+@pytest.mark.parametrize("port", [0, 65536, -1, True, 1.5, "x", ""])
+def test_what_is_no_port_is_a_value_error(port):
+    with pytest.raises(ValueError, match="from 1 to 65535"):
+        address.find_master("node7", port)
+
+
+def test_join_is_the_reverse_of_parse():
+    for text in ("node7:80", "10.0.0.7:80", "[::1]:80"):
+        assert address.join(*address.parse(text)) == text
+
+
+# --- finding the master ---------------------------------------------------------------------
+
+
+def test_with_nothing_known_the_master_is_on_this_machine(home):
+    assert places() == [("localhost", 5494)]
+    assert places(None, 80) == [("localhost", 80)]
+    assert not home.exists()
+
+
+def test_a_host_given_stands_above_all(monkeypatch):
+    address.write_address("", 7000)
+    address.bind_process("127.0.0.1:7001")
+    monkeypatch.setenv("CW_MASTER", "other:7002")
+    assert places("node7") == [("node7", 5494)]
+    assert places("node7:80") == [("node7", 80)]
+    assert places("node7", 80) == [("node7", 80)]
+    assert places("node7:80", 80) == [("node7", 80)]
+    with pytest.raises(ValueError, match="contradict"):
+        places("node7:80", 81)
+
+
+def test_cw_master_stands_above_the_process_and_the_process_above_the_file(monkeypatch):
+    address.write_address("", 7000)
+    address.bind_process("127.0.0.1:7001")
+    assert places() == [("127.0.0.1", 7001)]
+    assert places(None, 80) == [("127.0.0.1", 80)]
+    monkeypatch.setenv("CW_MASTER", "other:7002")
+    assert places() == [("other", 7002)]
+    assert places(None, 80) == [("other", 80)]
+    monkeypatch.setenv("CW_MASTER", "[::2]")
+    assert places() == [("::2", 5494)]
+
+
+def test_an_empty_cw_master_is_none_and_a_wrong_one_is_named(monkeypatch):
+    monkeypatch.setenv("CW_MASTER", "")
+    assert places() == [("localhost", 5494)]
+    monkeypatch.setenv("CW_MASTER", "a:b")
+    with pytest.raises(ValueError, match="CW_MASTER.*'a:b'"):
+        places()
+
+
+def test_the_innermost_cluster_of_the_process_is_used():
+    address.bind_process("127.0.0.1:7001")
+    address.bind_process("127.0.0.1:7002")
+    assert places() == [("127.0.0.1", 7002)]
+    address.unbind_process("127.0.0.1:7002")
+    assert places() == [("127.0.0.1", 7001)]
+    address.unbind_process("127.0.0.1:7002")
+    address.unbind_process("")
+    address.unbind_process("127.0.0.1:7001")
+    assert address.started_here() == ""
+    assert places() == [("localhost", 5494)]
+
+
+def test_the_address_file_comes_before_this_machine():
+    address.write_address("node7", 7000)
+    assert places() == [("node7", 7000), ("localhost", 5494)]
+    candidate = address.find_master()[0]
+    assert str(candidate) == f"node7:7000 (from {address.address_file()})"
+
+
+def test_a_master_on_all_interfaces_is_found_first_through_the_loopback_on_its_machine():
+    address.write_address("", 7000)
+    found = places()
+    assert found[0] == ("127.0.0.1", 7000)
+    assert (os.uname().nodename, 7000) in found
+    assert found[-1] == ("localhost", 5494)
+
+
+def test_a_master_on_another_machine_is_not_looked_for_on_the_own_loopback(monkeypatch, caplog):
+    address.write_address("", 7000)
+    monkeypatch.setattr(address, "_machine", lambda: "another")
+    assert ("127.0.0.1", 7000) not in places()
+    assert (os.uname().nodename, 7000) in places()
+    assert not caplog.records
+
+
+def test_a_master_on_the_loopback_of_another_machine_is_passed_over_with_a_line(monkeypatch, caplog):
+    address.write_address("127.0.0.1", 7000)
+    assert places() == [("127.0.0.1", 7000), ("localhost", 5494)]
+    monkeypatch.setattr(address, "_machine", lambda: "another")
+    assert places() == [("localhost", 5494)]
+    assert "only programs on" in caplog.text
+
+
+def test_a_host_without_a_port_gets_the_port_of_the_address_file_that_names_it():
+    address.write_address("", 7000)
+    name = os.uname().nodename
+    assert places(name) == [(name, 7000)]
+    assert places(f"{name}:80") == [(f"{name}", 80)]
+    assert places("localhost") == [("localhost", 7000)]
+    assert places("::1") == [("::1", 7000)]
+    assert places("elsewhere") == [("elsewhere", 5494)]
+    assert places(name, 80) == [(name, 80)]
+
+
+def test_cw_master_without_a_port_gets_it_likewise(monkeypatch):
+    address.write_address("node7", 7000)
+    monkeypatch.setenv("CW_MASTER", "node7")
+    assert places() == [("node7", 7000)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("node7", "NODE7", True),
+        ("node7", "node7.example.org", True),
+        ("node7.example.org.", "node7.example.org", True),
+        ("node7.example.org", "node7.example.com", False),
+        ("node7", "node70", False),
+        ("10.0.0.7", "10.0.0.7", True),
+        ("10", "10.0.0.7", False),
+        ("fd00:0:0::2", "fd00::2", True),
+        ("fd00::2", "fd00::3", False),
+    ],
+)
+def test_hosts_are_compared_as_names_or_as_addresses(one, other, same):
+    address.write_address(one, 7000)
+    assert places(other) == [(other, 7000 if same else 5494)]
+
+
+def test_finders_of_other_modules_come_in_their_order(monkeypatch):
+    found = address.Candidate("node9", 7009, "from elsewhere")
+    monkeypatch.setattr(address, "FINDERS", [*address.FINDERS[:-1], lambda: [found], address.FINDERS[-1]])
+    address.write_address("node7", 7000)
+    assert places() == [("node7", 7000), ("node9", 7009), ("localhost", 5494)]
+
+
+# --- the address file -----------------------------------------------------------------------
+
+
+def test_each_cluster_name_has_its_own_address_file(monkeypatch):
+    address.write_address("node7", 7000)
+    address.write_address("node8", 7001, name="second")
+    assert places()[0] == ("node7", 7000)
+    monkeypatch.setenv("CW_CLUSTER", "second")
+    assert places()[0] == ("node8", 7001)
+    monkeypatch.setenv("CW_CLUSTER", "../second")
+    with pytest.raises(ValueError, match="no name for a cluster"):
+        places()
+
+
+def test_a_master_removes_only_its_own_entry():
+    first = address.write_address("node7", 7000)
+    second = address.write_address("node8", 7001)
+    address.remove_address(first)
+    assert places()[0] == ("node8", 7001)
+    address.remove_address(second)
+    assert places() == [("localhost", 5494)]
+    address.remove_address(second)
+
+
+def test_the_file_names_all_addresses_of_a_master_on_all_interfaces():
+    address.write_address("::", 7000)
+    both = address.read_address()
+    address.write_address("0.0.0.0", 7000)
+    only_ipv4 = address.read_address()
+    assert os.uname().nodename in both["addresses"]
+    assert both["loopback"] == ["127.0.0.1"]
+    assert not [host for host in only_ipv4["addresses"] if ":" in host]
+    assert set(only_ipv4["addresses"]) <= set(both["addresses"])
+    assert both["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_the_file_is_private_whatever_the_umask_is(home, umask):
+    old = os.umask(umask)
+    try:
+        address.write_address("node7", 7000)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in home.iterdir()}
+    assert modes == {"address-default.json": 0o600, "address-default.json.lock": 0o600}
+
+
+def test_readers_see_a_whole_file_while_it_is_written():
+    address.write_address("node0", 7000)
+    is_over = threading.Event()
+
+    def write():
+        for number in range(200):
+            address.write_address(f"node{number}", 7000 + number)
+        is_over.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not is_over.is_set():
+        host, port = places()[0]
+        assert host == f"node{port - 7000}"
+    writer.join()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"port": 5}', "\ud800", "null"])
+def test_a_file_that_makes_no_sense_is_passed_over_with_a_line(home, caplog, content):
+    address.make_home()
+    address.write_private("address-default.json", content.encode(errors="surrogatepass"))
+    assert places() == [("localhost", 5494)]
+    assert "passed over" in caplog.text
+
+
+def test_a_file_with_a_wrong_port_is_passed_over(home):
+    address.write_address("node7", 7000)
+    entry = json.loads((home / "address-default.json").read_text())
+    for port in ("7000;x", None, 0, 1e9):
+        address.write_private("address-default.json", json.dumps({**entry, "port": port}).encode())
+        assert places() == [("localhost", 5494)]
+
+
+# --- the user's own directory ---------------------------------------------------------------
+
+
+def test_a_directory_that_others_may_read_is_refused(home):
+    home.mkdir(mode=0o755)
+    home.chmod(0o755)
+    for action in (address.make_home, address.find_master, lambda: address.write_address("node7", 7000)):
+        with pytest.raises(PermissionError, match=f"0755.*chmod 700 {home}"):
+            action()
+    home.chmod(0o700)
+    address.make_home()
+
+
+def test_a_directory_of_another_user_is_refused(home, monkeypatch):
+    address.make_home()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        address.find_master()
+
+
+def test_a_link_of_another_user_is_refused_and_an_own_one_followed(home, tmp_path, monkeypatch):
+    target = tmp_path / "scratch"
+    target.mkdir(mode=0o700)
+    home.symlink_to(target)
+    address.write_address("node7", 7000)
+    assert (target / "address-default.json").exists()
+    if os.geteuid() == 0:
+        os.lchown(home, 12345, 12345)
+        with pytest.raises(PermissionError, match="belongs to another user"):
+            address.find_master()
+
+
+def test_a_file_in_the_place_of_the_directory_is_refused(home):
+    home.write_text("")
+    with pytest.raises(PermissionError, match="is no directory"):
+        address.make_home()
+
+
+def test_a_directory_that_cannot_be_made_is_told_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("CW_HOME", str(tmp_path / "missing" / "home"))
+    with pytest.raises(PermissionError, match="set CW_HOME"):
+        address.make_home()
+
+
+def test_a_file_that_others_may_write_is_refused(home):
+    address.write_address("node7", 7000)
+    (home / "address-default.json").chmod(0o666)
+    with pytest.raises(PermissionError, match="written by another user"):
+        address.find_master()
+
+
+def test_a_link_or_a_pipe_in_the_place_of_a_file_is_refused(home, tmp_path):
+    address.make_home()
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    (home / "address-default.json").symlink_to(other)
+    with pytest.raises(PermissionError, match="remove it"):
+        address.find_master()
+    (home / "address-default.json").unlink()
+    os.mkfifo(home / "address-default.json", 0o600)
+    with pytest.raises(PermissionError, match="remove it"):
+        address.find_master()
+
+
+def test_the_lock_keeps_others_out():
+    address.make_home()
+    order = []
+
+    def wait():
+        with address.locked("test.lock"):
+            order.append("other")
+
+    with address.locked("test.lock"):
+        other = threading.Thread(target=wait)
+        other.start()
+        other.join(0.05)
+        order.append("first")
+    other.join()
+    assert order == ["first", "other"]

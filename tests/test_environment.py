@@ -1,0 +1,115 @@
+"""What a runner takes over from the client's process."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cw import environment
+from cw.errors import EnvironmentMismatch, Error, PayloadError
+
+
+@pytest.fixture(autouse=True)
+def unchanged_process(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    directory = os.getcwd()
+    yield
+    os.chdir(directory)
+
+
+def journey():
+    return environment.load_environment(environment.dump_environment())
+
+
+def test_the_environment_says_where_and_with_what_the_client_runs(tmp_path):
+    os.chdir(tmp_path)
+    arrived = journey()
+    assert arrived.directory == str(tmp_path)
+    assert arrived.python.split(".")[:2] == [str(n) for n in sys.version_info[:2]]
+    assert arrived.cloudpickle.count(".") >= 1
+    assert arrived.script == getattr(sys.modules["__main__"], "__file__", "")
+
+
+def test_the_path_is_absolute_and_in_the_clients_order(tmp_path):
+    os.chdir(tmp_path)
+    sys.path[:] = ["", "lib", "/a", *sys.path, "/b", "/a", 3]
+    path = journey().path
+    assert path[:3] == (str(tmp_path), str(tmp_path / "lib"), "/a")
+    assert path[-1] == "/b"
+    assert path.count(None) == 1 and path.count("/a") == 1
+
+
+def test_a_path_with_undecodable_bytes_arrives():
+    sys.path[:] = ["/odd\udcff", *sys.path]
+    assert journey().path[0] == "/odd\udcff"
+
+
+def applied(path, own, directory="/"):
+    sys.path[:] = own
+    environment.apply_environment(environment.Environment(directory, tuple(path), "3.11.7", "3.0", ""))
+    return sys.path
+
+
+def test_the_standard_library_stays_the_runners_own_at_the_clients_place():
+    library = os.path.dirname(os.__file__)
+    own = ["/cw", "/x/python311.zip", library, library + "/lib-dynload", "/own/site-packages"]
+    assert applied(["/script", None, "/client/site-packages"], own) == [
+        "/script",
+        "/x/python311.zip",
+        library,
+        library + "/lib-dynload",
+        "/client/site-packages",
+        "/cw",
+        "/own/site-packages",
+    ]
+
+
+def test_with_the_same_installation_the_path_is_the_clients():
+    sys.path[:] = dict.fromkeys(sys.path)
+    client = [entry or os.getcwd() for entry in sys.path]
+    path = journey().path
+    assert applied(path, client)[: len(client)] == client
+
+
+def test_the_directory_is_entered(tmp_path):
+    applied([], sys.path, str(tmp_path))
+    assert os.getcwd() == str(tmp_path)
+
+
+def test_a_directory_that_is_not_there_is_an_error_that_names_it_and_the_machine(tmp_path):
+    missing = str(tmp_path / "missing")
+    with pytest.raises(EnvironmentMismatch) as caught:
+        applied(["/script"], sys.path, missing)
+    assert missing in str(caught.value) and os.uname().nodename in str(caught.value)
+    assert sys.path[0] == "/script"
+
+
+def test_a_client_in_a_deleted_directory_is_told(tmp_path):
+    directory = tmp_path / "gone"
+    directory.mkdir()
+    os.chdir(directory)
+    directory.rmdir()
+    with pytest.raises(Error, match="working directory is gone"):
+        environment.dump_environment()
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x80", b"3", b"[]", b'["a"]', json.dumps([1, 2]).encode()])
+def test_a_payload_that_is_no_environment_is_refused(payload):
+    with pytest.raises(PayloadError):
+        environment.load_environment(payload)
+
+
+def test_a_new_module_is_found_after_applying(tmp_path):
+    code = (
+        "import sys; from cw import environment as e\n"
+        "e.apply_environment(e.Environment(sys.argv[1], (sys.argv[1], None), '', '', ''))\n"
+        "import brand_new; print(brand_new.__file__)"
+    )
+    (tmp_path / "brand_new.py").write_text("")
+    root = os.path.dirname(os.path.dirname(environment.__file__))
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == (f"{tmp_path / 'brand_new.py'}\n", "")

@@ -1,0 +1,488 @@
+"""What goes in comes out, however the bytes arrive; what is not a message is a ProtocolError and costs nothing."""
+
+import json
+import resource
+import struct
+import tracemalloc
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from cw import messages as m
+from cw import wire
+from cw.errors import ProtocolError
+
+HELLO = m.Hello("client", "ab" * 16, "cd" * 16, m.PROTOCOL, [3, 11], "0.1", "node7", 4711, 0)
+SUBMIT = m.Submit([7, 8], [1, 1], [0, 2], [b"seven", b"eight!"])
+KIND_OF = {cls: kind for kind, cls in wire._RECORDS.items()} | {
+    cls: kind for kind, (cls, _) in wire._BATCHES.items()
+}
+
+
+def bytes_of(*messages):
+    return b"".join(bytes(buffer) for message in messages for frame in wire.encode(message) for buffer in frame)
+
+
+def frame(kind, body, flags=0, zero=0, size=None):
+    return wire.HEADER.pack(len(body) if size is None else size, kind, flags, zero) + body
+
+
+def batch(cls, count, columns, sizes=(), payloads=b"", flags=0):
+    """A frame with whatever its fields say."""
+    body = struct.pack("<I", count) + columns + struct.pack(f"<{len(sizes)}Q", *sizes) + payloads
+    return frame(KIND_OF[cls], body, flags)
+
+
+def plain(message):
+    """The message with its payloads as bytes: large ones arrive as memoryviews."""
+    if "payloads" in message._fields:
+        return message._replace(payloads=[bytes(payload) for payload in message.payloads])
+    return type(message)(*message)
+
+
+def join(messages):
+    """Batches of one kind that follow each other as one: large ones are cut into several on their way."""
+    joined = []
+    for message in map(plain, messages):
+        if joined and type(joined[-1]) is type(message) and KIND_OF[type(message)] in wire._BATCHES:
+            joined[-1] = type(message)(*([*a, *b] for a, b in zip(joined[-1], message, strict=True)))
+        else:
+            joined.append(message)
+    return joined
+
+
+def decode(data, decoder=None, chunks=None):
+    """Feed the data in chunks of these sizes (the last one as often as needed), as a socket's reader does:
+    straight into `direct()` where there is one."""
+    decoder = decoder or wire.Decoder()
+    found, position, sizes = [], 0, list(chunks or [len(data) or 1])
+    while position < len(data):
+        size = sizes.pop(0) if len(sizes) > 1 else sizes[0]
+        target = decoder.direct()
+        if target is None:
+            part = data[position : position + size]
+            found += decoder.feed(part)
+        else:
+            part = data[position : position + min(size, len(target))]
+            target[: len(part)] = part
+            found += decoder.received(len(part))
+        position += len(part)
+    return found
+
+
+@pytest.fixture(scope="class")  # that is once for each test, of all whose examples hypothesis makes up
+def small_frames():
+    """Frames, large payloads and pieces of a few bytes, so that short messages show what long ones do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "LARGE", 40)
+        patch.setattr(wire, "FRAME", 128)
+        patch.setattr(wire, "PIECE", 25)
+        yield
+
+
+# --- any message ------------------------------------------------------------------------------
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+_values = {
+    int: st.integers(),
+    str: st.text(),
+    list: st.lists(_json, max_size=3),
+    dict: st.dictionaries(st.text(), _json, max_size=3),
+    (int, float): st.floats(allow_nan=False, allow_infinity=False),
+}
+_entries = {
+    "B": st.integers(0, 2**8 - 1),
+    "H": st.integers(0, 2**16 - 1),
+    "I": st.integers(0, 2**32 - 1),
+    "Q": st.integers(0, 2**64 - 1),
+    "f": st.floats(width=32, allow_nan=False),
+}
+_records = st.one_of(
+    [st.builds(cls, *(_values[hint] for hint in wire._FIELDS[cls])) for cls in wire._RECORDS.values()]
+)
+
+
+@st.composite
+def _batches(draw, with_payloads=None, max_size=9):
+    cases = [
+        case
+        for case in wire._BATCHES.values()
+        if with_payloads is None or (case[0] in wire._WITH_PAYLOADS) == with_payloads
+    ]
+    cls, codes = draw(st.sampled_from(cases))
+    columns = [_entries[code] for code in codes]
+    if cls in wire._WITH_PAYLOADS:
+        columns.append(st.binary(max_size=30) | st.binary(min_size=100, max_size=140))
+    rows = draw(st.lists(st.tuples(*columns), max_size=max_size))
+    return cls(*([row[index] for row in rows] for index in range(len(columns))))
+
+
+_messages = _records | _batches() | _batches(with_payloads=False, max_size=40)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(_messages, max_size=4), st.lists(st.integers(1, 50), min_size=1, max_size=12))
+def test_messages_come_out_as_they_went_in_however_they_are_cut(small_frames, messages, chunks):
+    assert join(decode(bytes_of(*messages), chunks=chunks)) == join(messages)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(_batches(with_payloads=True), max_size=3), st.lists(_records, max_size=9), st.randoms())
+def test_control_frames_may_come_between_any_two_frames_of_the_data_lane(small_frames, data, control, random):
+    lanes = [[f for message in lane for f in wire.encode(message)] for lane in (data, control)]
+    stream = b""
+    while any(lanes):
+        lane = random.choice([lane for lane in lanes if lane])
+        stream += b"".join(map(bytes, lane.pop(0)))
+    found = decode(stream, chunks=[random.randint(1, 90) for _ in range(20)])
+    assert join(f for f in found if "payloads" in f._fields) == join(data)
+    assert [f for f in found if "payloads" not in f._fields] == control
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=80), st.integers(1, 80))
+def test_garbage_is_a_protocol_error_or_waits_for_more(small_frames, garbage, chunk):
+    try:
+        decode(garbage, chunks=[chunk])
+    except ProtocolError as error:
+        assert str(error)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_messages, st.data())
+def test_a_message_with_a_wrong_byte_is_at_worst_a_protocol_error(small_frames, message, data):
+    encoded = bytearray(bytes_of(message))
+    for _ in range(data.draw(st.integers(1, 3))):
+        encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+    allocated = []
+    decoder = wire.Decoder(lambda size: allocated.append(size) or memoryview(bytearray(min(size, 1000))))
+    try:
+        decode(bytes(encoded), decoder, chunks=[data.draw(st.integers(1, 80))])
+    except ProtocolError as error:
+        assert str(error)
+    assert all(wire.LARGE < size <= wire.MAX_PAYLOAD for size in allocated)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(_messages, min_size=1, max_size=3), st.data())
+def test_what_is_cut_short_gives_only_what_is_whole(small_frames, messages, data):
+    whole = bytes_of(*messages)
+    cut = data.draw(st.integers(0, len(whole) - 1))
+    decoder = wire.Decoder()
+    first = decode(whole[:cut], decoder)
+    assert join(first) != join(messages) or not join(messages)
+    assert join([*first, *decode(whole[cut:], decoder)]) == join(messages)
+
+
+# --- frames -----------------------------------------------------------------------------------
+
+
+def test_a_message_fed_byte_by_byte_comes_with_its_last_byte():
+    data = bytes_of(SUBMIT)
+    decoder = wire.Decoder()
+    assert [decoder.feed(data[i : i + 1]) for i in range(len(data))] == [[]] * (len(data) - 1) + [[SUBMIT]]
+
+
+def test_two_messages_in_one_chunk_come_together_and_a_third_waits_for_its_end():
+    data = bytes_of(HELLO, SUBMIT, HELLO)
+    decoder = wire.Decoder()
+    assert decoder.feed(data[:-1]) == [HELLO, SUBMIT]
+    assert decoder.feed(memoryview(data)[-1:]) == [HELLO]
+
+
+@pytest.mark.parametrize("cls", [cls for cls, _ in wire._BATCHES.values()])
+def test_a_batch_of_nothing_is_a_message_too(cls):
+    # A worker that has nothing to give back answers a Recall with it.
+    empty = cls(*([] for _ in cls._fields))
+    assert decode(bytes_of(empty)) == [empty]
+
+
+def test_every_message_class_has_a_number_of_its_own():
+    classes = [cls for cls in vars(m).values() if isinstance(cls, type) and hasattr(cls, "_fields")]
+    assert {*wire._RECORDS.values(), *(cls for cls, _ in wire._BATCHES.values())} == set(classes)
+    assert wire._PIECE_KIND not in (*wire._RECORDS, *wire._BATCHES)
+    assert not wire._RECORDS.keys() & wire._BATCHES.keys()
+    for cls, codes in wire._BATCHES.values():
+        assert len(cls._fields) == len(codes) + ("payloads" in cls._fields)
+
+
+def test_a_batch_of_many_is_cut_into_frames_of_bounded_size():
+    count = 100_000
+    message = m.Dispatch(range(count), [1] * count, [2] * count, [0] * count, [b"12345678"] * count)
+    sizes = [sum(map(len, f)) for f in wire.encode(message)]
+    assert len(sizes) > 1 and max(sizes) < 2 * wire.FRAME
+    expected = m.Dispatch(*map(list, message))
+    assert join(decode(bytes_of(message), chunks=[100_000])) == [expected]
+    stops = m.Stop(list(range(count)))
+    assert max(sum(map(len, f)) for f in wire.encode(stops)) < 2 * wire.FRAME
+    assert join(decode(bytes_of(stops))) == [stops]
+
+
+def test_payloads_are_opaque():
+    payloads = [b"\0", b"\xff" * 300, bytes(range(256)), b"", frame(1, b"[]")]
+    message = m.Submit([1, 2, 3, 4, 5], [0] * 5, [0] * 5, payloads)
+    assert decode(bytes_of(message)) == [message]
+
+
+def test_the_format_is_what_the_documentation_says():
+    assert bytes_of(m.Recall(3)) == struct.pack("<IBBH", 3, 12, 0, 0) + b"[3]"
+    body = struct.pack("<I 2Q 2I 2I 2Q".replace(" ", ""), 2, 7, 8, 1, 1, 0, 2, 5, 6) + b"seven" + b"eight!"
+    assert bytes_of(SUBMIT) == struct.pack("<IBBH", len(body), 66, 0, 0) + body
+    single = m.Submit([7], [1], [0], [b"seven"])
+    body = struct.pack("<I Q I I Q".replace(" ", ""), 1, 7, 1, 0, 5) + b"seven"
+    assert bytes_of(single) == struct.pack("<IBBH", len(body), 66, 0, 0) + body
+
+
+# --- lanes ------------------------------------------------------------------------------------
+
+
+def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
+    data = {m.Environment, m.Functions, m.Submit, m.Dispatch, m.Run, m.Results, m.Forget, m.OptionSets, m.Drop}
+    for cls in (*wire._RECORDS.values(), *(cls for cls, _ in wire._BATCHES.values())):
+        assert wire.is_control(cls(*cls._fields)) == (cls not in data)
+
+
+# --- large payloads ---------------------------------------------------------------------------
+
+
+def test_a_large_payload_travels_in_pieces_without_being_copied_on_the_way_out():
+    payload = bytes(range(256)) * (12 * 1024) + b"end"
+    frames = list(wire.encode(m.Submit([1, 2], [3, 3], [0, 0], [payload, b"small"])))
+    assert [sum(map(len, f)) for f in frames[1:4]] == [wire.PIECE + 8, wire.PIECE + 8, wire.PIECE + 8]
+    assert all(f[1].obj is payload for f in frames[1:5])
+    data = b"".join(bytes(buffer) for f in frames for buffer in f)
+    large, small = decode(data, chunks=[100_000])
+    assert plain(large) == m.Submit([1], [3], [0], [payload])
+    assert small == m.Submit([2], [3], [0], [b"small"])
+
+
+def test_the_socket_may_write_a_large_payload_where_it_stays():
+    payload = bytes(300_000)
+    memories = []
+
+    def allocate(size):
+        memories.append(memoryview(bytearray(size)))
+        return memories[-1]
+
+    decoder = wire.Decoder(allocate)
+    data = bytes_of(m.Results([1], [m.DONE], [0.5], [payload]))
+    start = len(data) - len(payload)  # one piece
+    assert decoder.direct() is None
+    assert decoder.feed(data[: start + 10]) == []
+    target = decoder.direct()
+    assert len(target) == len(payload) - 10 and target.obj is memories[0].obj
+    target[:1000] = b"x" * 1000
+    assert decoder.received(1000) == []
+    assert len(decoder.direct()) == len(payload) - 1010
+    (message,) = decoder.received(len(payload) - 1010)
+    assert decoder.direct() is None
+    assert message.payloads[0].obj is memories[0].obj and len(memories) == 1
+    assert bytes(message.payloads[0][10:1010]) == b"x" * 1000
+
+
+def test_control_messages_overtake_a_large_payload_between_its_pieces():
+    head, *pieces = wire.encode(m.Submit([1], [3], [0], [bytes(3 * wire.PIECE)]))
+    decoder = wire.Decoder()
+    assert decoder.feed(b"".join(head)) == []
+    for number, piece in enumerate(pieces[:-1]):
+        assert decoder.feed(b"".join(map(bytes, piece)) + bytes_of(m.Cancel([number]))) == [m.Cancel([number])]
+    (message,) = decoder.feed(b"".join(map(bytes, pieces[-1])))
+    assert plain(message) == m.Submit([1], [3], [0], [bytes(3 * wire.PIECE)])
+
+
+def test_payloads_keep_their_order_around_a_large_one():
+    sizes = [10, wire.LARGE + 1, 20, wire.LARGE, wire.LARGE + 1, wire.LARGE + 1, 0]
+    message = m.Results(list(range(7)), [0] * 7, [0.0] * 7, [bytes([n]) * size for n, size in enumerate(sizes)])
+    assert join(decode(bytes_of(message), chunks=[50_000])) == [message]
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+def large_head(size, count=1, flags=1, cls=m.Functions):
+    return batch(cls, count, struct.pack(f"<{2 * count}I", *range(2 * count)), [size] * count, flags=flags)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        pytest.param(frame(99, b""), "unknown kind 99", id="unknown kind"),
+        pytest.param(frame(1, b"[]", zero=1), "kind 1", id="header not zero"),
+        pytest.param(frame(255, b"", size=5), "belongs to no payload", id="piece of nothing"),
+        pytest.param(frame(1, b"{"), "not JSON", id="broken JSON"),
+        pytest.param(frame(1, b"\xff\xfe\x00"), "not JSON", id="not text"),
+        pytest.param(frame(1, b"[" * 100_000), "not JSON", id="nested too deep"),
+        pytest.param(frame(12, b'["3"]'), "Recall.count is a str", id="wrong type"),
+        pytest.param(frame(12, b"[true]"), "Recall.count is a bool", id="bool for int"),
+        pytest.param(frame(12, b"[1.5]"), "Recall.count is a float", id="float for int"),
+        pytest.param(frame(12, b"[null]"), "Recall.count is a NoneType", id="null"),
+        pytest.param(frame(12, b"[1, 2]"), "other fields than count", id="too many fields"),
+        pytest.param(frame(12, b'{"count": 1}'), "other fields", id="object"),
+        pytest.param(frame(KIND_OF[m.Stop], b"\1\0"), "cut short", id="no count"),
+        pytest.param(batch(m.Stop, 2, bytes(8)), "2 entries in 12 bytes", id="column too short"),
+        pytest.param(batch(m.Stop, 1, bytes(9)), "left over", id="column too long"),
+        pytest.param(batch(m.Functions, 1, bytes(8)), "cut short", id="no sizes"),
+        pytest.param(batch(m.Functions, 2, bytes(16)), "2 entries", id="no sizes of two"),
+        pytest.param(batch(m.Functions, 1, bytes(8), [5], b"four"), "size", id="payload too short"),
+        pytest.param(batch(m.Functions, 1, bytes(8), [3], b"four"), "size", id="payload too long"),
+        pytest.param(batch(m.Functions, 2, bytes(16), [3, 2], b"four"), "sizes", id="payloads too short"),
+        pytest.param(batch(m.Functions, 2, bytes(16), [2**64 - 1, 5], b"four"), "sizes", id="sizes overflow"),
+        pytest.param(batch(m.Functions, 0, b"", [], b"four"), "sizes", id="payload of nobody"),
+        pytest.param(large_head(wire.LARGE), "impossible size", id="large and not large"),
+        pytest.param(large_head(0), "impossible size", id="large and empty"),
+        pytest.param(large_head(2 * wire.LARGE, count=2), "impossible size", id="two large in one"),
+        pytest.param(large_head(2 * wire.LARGE, count=0), "impossible size", id="large of none"),
+        pytest.param(large_head(2 * wire.LARGE) + frame(255, b"", size=0), "piece of 0", id="empty piece"),
+        pytest.param(
+            large_head(2 * wire.LARGE) + frame(255, b"", size=2 * wire.LARGE + 1), "piece of", id="piece too long"
+        ),
+        pytest.param(large_head(2 * wire.LARGE) + bytes_of(SUBMIT), "in the middle", id="batch within large"),
+        pytest.param(
+            large_head(2 * wire.LARGE) + bytes_of(m.Submit([1], [1], [0], [b"one"])),
+            "in the middle",
+            id="one job within large",
+        ),
+        pytest.param(large_head(2 * wire.LARGE) + large_head(2 * wire.LARGE), "in the middle", id="two large"),
+    ],
+)
+def test_a_peer_that_breaks_the_protocol_is_told_in_what(data, why):
+    with pytest.raises(ProtocolError, match=why):
+        wire.Decoder().feed(data)
+    with pytest.raises(ProtocolError, match=why):
+        decode(data, chunks=[1 + len(data) // 50])
+
+
+def test_an_oversized_frame_is_refused_by_its_header_alone():
+    with pytest.raises(ProtocolError, match=f"{wire.MAX_BODY + 1} bytes"):
+        wire.Decoder().feed(frame(1, b"", size=wire.MAX_BODY + 1))
+    decoder = wire.Decoder()
+    decoder.max_body = 100
+    assert decoder.feed(frame(12, b"[1]" + b" " * 97)) == [m.Recall(1)]
+    with pytest.raises(ProtocolError, match="101 bytes"):
+        decoder.feed(frame(12, b"", size=101))
+
+
+def test_only_what_is_expected_is_read():
+    decoder = wire.Decoder()
+    decoder.accepts = frozenset({m.Hello})
+    assert decoder.feed(bytes_of(HELLO)) == [HELLO]
+    for other in (SUBMIT, m.Goodbye("x"), m.Stop([1]), m.Functions([1], [1], [bytes(2 * wire.LARGE)])):
+        with pytest.raises(ProtocolError, match=f"{type(other).__name__} is not expected"):
+            decode(bytes_of(other), decoder)
+        decoder = wire.Decoder()
+        decoder.accepts = frozenset({m.Hello})
+
+
+def test_the_size_of_a_large_payload_is_checked_before_memory_for_it_is_asked():
+    asked = []
+
+    def allocate(size):
+        asked.append(size)
+        return wire.allocate(100)
+
+    for size in (0, 1, wire.LARGE, wire.MAX_PAYLOAD + 1, 2**64 - 1):
+        with pytest.raises(ProtocolError, match="impossible size"):
+            wire.Decoder(allocate).feed(large_head(size))
+    assert not asked
+    wire.Decoder(allocate).feed(large_head(wire.MAX_PAYLOAD))
+    assert asked == [wire.MAX_PAYLOAD]
+
+
+@pytest.mark.parametrize("error", [OSError(12, "Cannot allocate memory"), MemoryError()])
+def test_a_payload_for_which_there_is_no_memory_costs_its_sender_the_connection_and_nobody_else(error):
+    def allocate(size):
+        raise error
+
+    with pytest.raises(ProtocolError, match="no memory"):
+        wire.Decoder(allocate).feed(large_head(wire.MAX_PAYLOAD))
+
+
+@pytest.mark.parametrize("cls", [cls for cls, _ in wire._BATCHES.values()])
+@pytest.mark.parametrize("flags", [0, 1])
+def test_a_count_that_lies_costs_no_memory(cls, flags):
+    data = batch(cls, 2**32 - 1, bytes(64), flags=flags)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError, match="4294967295 entries in 68 bytes"):
+            wire.Decoder(pytest.fail).feed(data)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_for_a_large_payload_is_not_touched_before_it_arrives():
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+
+    before = resident()
+    decoder = wire.Decoder()
+    decoder.feed(large_head(1024**3))
+    assert resident() < before + 100 * 1024**2
+
+
+def test_a_frame_in_crumbs_is_not_copied_at_each_of_them():
+    data = bytes_of(m.Submit([1], [1], [0], [bytes(wire.LARGE)]))
+    decoder = wire.Decoder()
+    copied = []
+    for start in range(0, len(data) - 1, 97):
+        decoder.feed(data[start : start + 97])
+        copied.append(id(decoder._tail))
+    assert len(set(copied[2:-1])) == 1  # it grows in place
+
+
+# --- a runner's hot path ----------------------------------------------------------------------
+
+_result = st.tuples(
+    st.integers(0, 2**64 - 1), st.sampled_from([m.DONE, m.ERROR]), st.floats(0, 1e6, width=32), st.binary(max_size=50)
+)
+
+
+@given(_result)
+def test_encode_result_is_encode_for_one_result(result):
+    number, status, seconds, payload = result
+    encoded = wire.encode_result(*result)
+    assert encoded == bytes_of(m.Results([number], [status], [seconds], [payload]))
+    assert decode(encoded) == [m.Results([number], [status], [seconds], [payload])]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(_result | st.builds(m.BigResult, *[st.integers(0, 9)] * 4) | st.just(m.Dropped()), max_size=8),
+    st.lists(st.integers(1, 90), min_size=1, max_size=9),
+)
+def test_split_results_finds_what_encode_result_wrote_and_hands_out_the_rest(written, cuts):
+    data = b"".join(bytes_of(one) if hasattr(one, "_fields") else wire.encode_result(*one) for one in written)
+    taken, others, rest, position = [], [], b"", 0
+    while position < len(data):
+        size = cuts.pop(0) if len(cuts) > 1 else cuts[0]
+        found, rest = wire.split_results(rest + data[position : position + size], lambda *one: taken.append(one))
+        others += found
+        position += size
+    assert rest == b""
+    assert taken == [one for one in written if not hasattr(one, "_fields")]
+    assert [message for f in others for message in wire.Decoder().feed(f)] == [
+        one for one in written if hasattr(one, "_fields")
+    ]
+
+
+def test_a_result_cut_short_waits_for_its_rest():
+    data = wire.encode_result(7, m.DONE, 0.25, b"payload")
+    for cut in range(len(data)):
+        taken = []
+        others, rest = wire.split_results(data[:cut], lambda *one, taken=taken: taken.append(one))
+        assert (others, rest, taken) == ([], data[:cut], [])
+        assert wire.split_results(rest + data[cut:], lambda *one, taken=taken: taken.append(one)) == ([], b"")
+        assert taken == [(7, m.DONE, 0.25, b"payload")]
+
+
+@given(_records)
+def test_records_are_what_json_has(message):
+    assume(type(message) is not m.Drop)
+    encoded = bytes_of(message)
+    assert json.loads(encoded[wire.HEADER.size :]) == list(message)
