@@ -83,7 +83,7 @@ def _run_in(
     return Outcome(failure=_why(status, limit, text), left_behind=left_behind, log=text)
 
 
-def _wait(trial: subprocess.Popen, limit: float, answer: Path) -> None:
+def _wait(trial: subprocess.Popen[bytes], limit: float, answer: Path) -> None:
     """Return when the trial has ended, or its time is up, or it has answered and yet does not end."""
     deadline = time.monotonic() + limit
     answered = False
@@ -99,7 +99,10 @@ def _why(status: int | None, limit: float, log: str) -> str:
         return f"no result within {limit:.0f} s"
     if status < 0:
         return f"killed by {signal.Signals(-status).name}"
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    lines = [line for line in log.splitlines() if line.strip()]
+    tracebacks = [number for number, line in enumerate(lines) if line.startswith("Traceback")]
+    if tracebacks:  # the exception's own line follows the indented ones; its text may have more lines
+        lines = [line for line in lines[tracebacks[-1] + 1 :] if not line.startswith(" ")][:1]
     return lines[-1][:120] if lines else f"exit status {status}"
 
 

@@ -74,11 +74,18 @@ class WorkerEnd:
     def send(self, message: tuple[Any, ...]) -> None:
         self._stream.send(message)
 
-    def send_jobs(self, jobs: list[tuple[int, int, Any]]) -> None:
-        """Send (dispatch, function, payload)s, with a token for each."""
+    def send_jobs(self, jobs: list[Any]) -> None:
+        """Send jobs (of `slots.Job`'s form), with a token for each."""
         # The token first: a runner that finds none takes the job for one that was retracted.
         os.eventfd_write(self._tokens, len(jobs))
-        self._stream.send(m.Run([job[0] for job in jobs], [job[1] for job in jobs], [job[2] for job in jobs]))
+        self._stream.send(
+            m.Run(
+                [job.dispatch for job in jobs],
+                [job.function.number for job in jobs],
+                [job.attempt for job in jobs],
+                [job.payload for job in jobs],
+            )
+        )
 
     def take_tokens(self, count: int) -> int:
         """Take up to `count` tokens; so many of the jobs sent last are ours again."""

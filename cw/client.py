@@ -17,7 +17,7 @@ from typing import Any
 
 from cw.errors import RemoteException
 from cw.executor import ClusterExecutor, SlurmExecutor
-from cw.session import Abandoned, Session
+from cw.session import Abandoned, Session, job_options
 
 __all__ = ["ClientThread", "ClusterExecutor", "RemoteException", "SlurmExecutor", "randid"]
 
@@ -34,12 +34,15 @@ def randid() -> int:
 class Options:
     """Settings of jobs: `thread.options(callback=f).submit(function, *args)`. May be kept and used many times."""
 
-    __slots__ = ("_client", "callback", "on_error")
+    __slots__ = ("_client", "callback", "number", "on_error")
 
-    def __init__(self, client: ClientThread, callback: Callback | None, on_error: Callback | None) -> None:
+    def __init__(
+        self, client: ClientThread, callback: Callback | None, on_error: Callback | None, number: int = 0
+    ) -> None:
         self._client = client
         self.callback = callback
         self.on_error = on_error
+        self.number = number  # of the options that travel
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
         """As `ClientThread.submit`, with these options."""
@@ -92,16 +95,25 @@ class ClientThread:
         """
         return self._submit(self._defaults, function, args, kwargs)
 
-    def options(self, *, callback: Callback | None = None, on_error: Callback | None = None) -> Options:
+    def options(
+        self,
+        *,
+        callback: Callback | None = None,
+        on_error: Callback | None = None,
+        attempts: int | None = None,
+    ) -> Options:
         """Jobs with a callback of their own: `.options(callback=f).submit(function, *args)`.
 
-        What is not given here is as it was given to the ClientThread.
+        A callback that is not given here is as it was given to the ClientThread. `attempts`: how many runners a job
+        may take down before it fails with WorkerLost (default 3). With 1 it is never tried again once it may have
+        started, whatever happened.
         """
         defaults = self._defaults  # (`or` would pass over a callable that is empty, such as a list with a __call__)
         return Options(
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
             defaults.on_error if on_error is None else _checked(on_error, "on_error"),
+            self._session.option_number(job_options(attempts)),
         )
 
     def wait(self, timeout: float | None = None) -> None:
@@ -146,7 +158,7 @@ class ClientThread:
     def _submit(self, options: Options, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         if callable(function):
             tag = None if options is self._defaults else options
-            return self._session.submit(function, args, kwargs, tag)
+            return self._session.submit(function, args, kwargs, tag, options.number)
         jobid = function
         if not isinstance(jobid, int) or isinstance(jobid, bool):
             raise TypeError(f"submit() takes a function first, or a job id (an int) and a function, not {jobid!r}")
@@ -157,7 +169,7 @@ class ClientThread:
                 raise ValueError(f"job id {jobid} is outstanding: take another (cw.randid() makes one)")
             self._number_by_jobid[jobid] = 0
         try:
-            self._session.submit(args[0], args[1:], kwargs, (jobid, options))
+            self._session.submit(args[0], args[1:], kwargs, (jobid, options), options.number)
         except BaseException:
             self._number_by_jobid.pop(jobid, None)
             raise

@@ -6,7 +6,9 @@ import concurrent.futures
 import functools
 import itertools
 import logging
+import operator
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import InvalidStateError
@@ -14,12 +16,9 @@ from typing import Any
 
 from cw import chunks
 from cw.future import Future
-from cw.session import Abandoned, Session
+from cw.session import Abandoned, Session, job_options
 
 logger = logging.getLogger("cw.client")
-
-OPTIONS = ()
-"""Names of the options of jobs, for `options()`."""
 
 
 class Options:
@@ -58,19 +57,21 @@ class ClusterExecutor(concurrent.futures.Executor):
         )
         self._is_shut_down = False
         self._session.start()
+        # Who forgets shutdown() leaves no thread and no runners behind; the futures are settled still.
+        weakref.finalize(self, self._session.close, is_waiting=True).atexit = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) here if it cannot be sent,
         RuntimeError after `shutdown`."""
         return self._submit(0, fn, args, kwargs)
 
-    def options(self, **options: Any) -> Options:
-        """Jobs with settings of their own: `.options(...).submit(fn, *args)`, `.options(...).map(fn, items)`."""
-        for name in options:
-            if name not in OPTIONS:
-                known = ", ".join(OPTIONS) or "none yet"
-                raise TypeError(f"options() has no option {name!r} (there are: {known})")
-        return Options(self, options)
+    def options(self, *, attempts: int | None = None) -> Options:
+        """Jobs with settings of their own: `.options(attempts=1).submit(fn, *args)`, or `.map(fn, items)`.
+
+        `attempts`: how many runners a job may take down before it fails with WorkerLost (default 3). With 1 it is
+        never tried again once it may have started, whatever happened.
+        """
+        return Options(self, job_options(attempts))
 
     def map(  # type: ignore[override]
         self,
@@ -117,12 +118,16 @@ class ClusterExecutor(concurrent.futures.Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[Any]:
-        if not isinstance(chunksize, int) or chunksize < 1:
+        chunksize = operator.index(chunksize)
+        if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None and not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
+        if buffersize is not None:
+            try:
+                buffersize = operator.index(buffersize)
+            except TypeError:
+                raise TypeError("buffersize must be an integer or None") from None
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables, strict=False)
         if chunksize == 1:
@@ -153,11 +158,8 @@ def _results(
             following = next(more, None)
             if following is not None:
                 waiting.append(following)
-            if not is_chunked:
-                yield result
-                continue
-            values, error = result
-            result = None
+            values, error = result if is_chunked else ([result], None)
+            del result  # what has been yielded is kept alive by nobody here
             values.reverse()
             while values:
                 yield values.pop()

@@ -396,6 +396,7 @@ class _WorkerPeer:
                 [job.session.key for job in jobs],  # type: ignore[misc]
                 [job.function.number for job in jobs],
                 avoid,
+                [min(job.deaths + job.losses + 1, 255) for job in jobs],
                 [job.payload for job in jobs],
             )
         )

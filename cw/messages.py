@@ -214,12 +214,13 @@ class Submit(NamedTuple):
 
 
 class Dispatch(NamedTuple):
-    """Jobs to a worker. `avoid`: 1 + the slot on which it died before, or 0."""
+    """Jobs to a worker. `avoid`: 1 + the slot on which it died before, or 0; `attempts`: this is the how-manieth."""
 
     dispatches: Sequence[int]
     sessions: Sequence[int]
     functions: Sequence[int]
     avoid: Sequence[int]
+    attempts: Sequence[int]
     payloads: Sequence[Payload]
 
 
@@ -228,6 +229,7 @@ class Run(NamedTuple):
 
     dispatches: Sequence[int]
     functions: Sequence[int]
+    attempts: Sequence[int]
     payloads: Sequence[Payload]
 
 

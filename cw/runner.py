@@ -34,7 +34,7 @@ class Runner:
         self._pipe = pipe
         self._tokens = tokens
         self._decoder = wire.Decoder()
-        self._queue: deque[tuple[int, int, Any] | None] = deque()  # None: a Drop
+        self._queue: deque[tuple[int, int, int, Any] | None] = deque()  # None: a Drop
         self._payload_by_function: dict[int, Any] = {}
         self._functions: dict[int, Any] = {}
         self._where: dict[str, Any] = {"host": os.uname().nodename, "pid": os.getpid()}
@@ -62,7 +62,7 @@ class Runner:
             if not self._receive():
                 return
 
-    def _run(self, number: int, function_number: int, payload: Any) -> None:
+    def _run(self, number: int, function_number: int, attempt: int, payload: Any) -> None:
         began = perf_counter()
         try:
             try:
@@ -74,7 +74,7 @@ class Runner:
             answer = serialize.dump_result(value, memory.allocate)
             status = m.DONE
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
-            answer = serialize.dump_error(error, self._where)
+            answer = serialize.dump_error(error, {**self._where, "attempt": attempt})
             status = m.ERROR
         seconds = perf_counter() - began
         if _forked_pid != os.getpid() if _forked_pid else False:

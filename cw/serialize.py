@@ -94,8 +94,8 @@ def allocate_buffer(nbytes: int) -> memoryview:
 def dump(value: Any, allocate: Allocate | None = None) -> Payload:
     """Pickle a value into a payload, which shares no memory with it.
 
-    `allocate(nbytes)` gives the writable memory for a payload above `wire.LARGE` with large buffers; the payload
-    is then a memoryview of exactly `nbytes` of it. Raises `NotPicklable`.
+    `allocate(nbytes)` gives the writable memory for a payload above `wire.LARGE` with large buffers; the
+    payload is then a memoryview of exactly `nbytes` of it. Raises `NotPicklable`.
     """
     try:
         return _dump(value, allocate)

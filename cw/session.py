@@ -506,6 +506,17 @@ def _half_the_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
+def job_options(attempts: int | None) -> dict[str, Any]:
+    """Options of jobs as they travel, those that are given. Raises TypeError, ValueError."""
+    if attempts is None:
+        return {}
+    if not isinstance(attempts, int) or isinstance(attempts, bool):
+        raise TypeError(f"attempts must be an int, not {attempts!r}")
+    if attempts < 1:
+        raise ValueError(f"attempts must be 1 or more, not {attempts}")
+    return {"attempts": attempts}
+
+
 # --- the end of the interpreter, and forks ----------------------------------------------------
 
 _live: weakref.WeakSet[Session] = weakref.WeakSet()

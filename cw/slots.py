@@ -54,13 +54,16 @@ SMOOTHING = 0.2
 class Job:
     """A dispatch that this worker holds."""
 
-    __slots__ = ("dispatch", "session", "function", "avoid", "payload", "stopped", "told")
+    __slots__ = ("dispatch", "session", "function", "avoid", "attempt", "payload", "stopped", "told")
 
-    def __init__(self, dispatch: int, session: int, function: Function, avoid: int, payload: Any) -> None:
+    def __init__(
+        self, dispatch: int, session: int, function: Function, avoid: int, attempt: int, payload: Any
+    ) -> None:
         self.dispatch = dispatch
         self.session = session
         self.function = function
         self.avoid = avoid - 1  # the slot where it died before, or -1
+        self.attempt = attempt  # the first, second, ... time that it is tried
         self.payload = payload
         self.stopped = False  # nobody waits for it any more
         self.told = False  # reported as started
@@ -175,7 +178,10 @@ class TellDied(NamedTuple):
     note: dict[str, Any]
 
 
-Action = StartRunner | SendJobs | Retract | SendDrop | EndRunner | KillRunner | Return | GiveBack | Recalled | TellStarted | TellDied
+Action = (
+    StartRunner | SendJobs | Retract | SendDrop | EndRunner | KillRunner
+    | Return | GiveBack | Recalled | TellStarted | TellDied
+)  # fmt: skip
 
 
 class Slots:

@@ -74,7 +74,7 @@ _BATCHES: dict[int, tuple[type, str]] = {
     32: (m.Cancel, "Q"), 33: (m.Stop, "Q"), 34: (m.Started, "Q"), 35: (m.Returned, "Q"),
     36: (m.Recalled, "Q"),
     64: (m.Environment, "I"), 65: (m.Functions, "II"), 66: (m.Submit, "QII"),
-    67: (m.Dispatch, "QIIH"), 68: (m.Run, "QI"), 69: (m.Results, "QBf"), 70: (m.Forget, "II"),
+    67: (m.Dispatch, "QIIHB"), 68: (m.Run, "QIB"), 69: (m.Results, "QBf"), 70: (m.Forget, "II"),
 }  # fmt: skip
 
 # A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.

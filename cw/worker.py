@@ -255,12 +255,12 @@ class Worker:
     def _on_dispatch(self, message: m.Dispatch) -> None:
         functions = self._functions
         jobs, unknown = [], []
-        for dispatch, session, number, avoid, payload in zip(*message, strict=True):
+        for dispatch, session, number, avoid, attempt, payload in zip(*message, strict=True):
             function = functions.get((session, number))
             if function is None:  # its session was closed while this was on its way
                 unknown.append(dispatch)
             else:
-                jobs.append(slots.Job(dispatch, session, function, avoid, payload))
+                jobs.append(slots.Job(dispatch, session, function, avoid, attempt, payload))
         if unknown:
             self._send(m.Returned(unknown))
         self._perform(self._slots.on_jobs(jobs, time.monotonic()))
@@ -332,7 +332,7 @@ class Worker:
                 end.functions[job.function] = None
                 function = job.function
                 end.send(m.Functions([job.session], [function.number], [function.payload]))
-        end.send_jobs([(job.dispatch, job.function.number, job.payload) for job in action.jobs])
+        end.send_jobs(action.jobs)
 
     def _start_runner(self, runner: slots.Runner) -> None:
         end = channel.WorkerEnd(self._loop)

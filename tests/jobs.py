@@ -153,3 +153,26 @@ class Demanding(Exception):
 
 def raise_demanding():
     raise Demanding(reason="too much", code=7)
+
+
+class Thing:
+    """An object that can be referred to weakly."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+def make_thing(value):
+    return Thing(value)
+
+
+_global = None
+
+
+def set_global(value):
+    global _global
+    _global = value
+
+
+def get_global(_=None):
+    return _global

@@ -1,0 +1,895 @@
+"""The master's scheduling policy: named facts, then random events against a model of the workers."""
+
+from collections import deque
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from cw import dispatch
+from cw.dispatch import (
+    AHEAD_SECONDS,
+    AVOID_TICKS,
+    BARREN_TICKS,
+    LOSSES,
+    TURN_JOBS,
+    Assign,
+    Deliver,
+    Dispatcher,
+    Function,
+    GiveUp,
+    Job,
+    Recall,
+    StopJobs,
+    TellStarted,
+)
+
+PY = (3, 11)
+OTHER_PY = (3, 12)
+NOTE = {"how": "killed by SIGSEGV", "slot": 0}
+LOST = {"how": "the worker was lost"}
+
+
+def dispatcher(*sessions, **workers):
+    """A dispatcher with these sessions and workers (name=slots)."""
+    d = Dispatcher()
+    for key in sessions:
+        d.on_session_opened(key, PY)
+    for key, slots in workers.items():
+        assert d.on_worker_joined(key, slots, PY) == []
+    return d
+
+
+def jobs(*numbers, f=None, **options):
+    f = f or Function(1)
+    return [Job(number, f, options or None, b"payload") for number in numbers]
+
+
+def known(seconds):
+    """A function whose jobs are known to take so long."""
+    f = Function(1)
+    f.seconds = seconds
+    return f
+
+
+def assigned(actions):
+    """[(worker, [numbers])] of the Assigns."""
+    return [(a.worker, [job.number for job in a.jobs]) for a in actions if type(a) is Assign]
+
+
+def delivered(actions):
+    return [(a.session, a.numbers) for a in actions if type(a) is Deliver]
+
+
+def result(d, worker, *dispatches, seconds=1.0):
+    count = len(dispatches)
+    actions = d.on_results(worker, dispatches, [0] * count, [seconds] * count, [b"value"] * count)
+    d.check_invariants()
+    return actions
+
+
+# --- first come first served, to whoever idles ------------------------------------------------
+
+
+def test_a_job_goes_to_an_idle_slot_at_once_and_its_result_to_its_client():
+    d = dispatcher("s", w=1)
+    (job,) = jobs(7)
+    assert d.on_submitted("s", [job]) == [Assign("w", [job])]
+    assert job.dispatch == 1
+    assert d.on_started("w", [1]) == [TellStarted("s", [7])]
+    assert d.on_results("w", [1], [0], [0.5], [b"value"]) == [Deliver("s", [7], [0], [0.5], [b"value"])]
+    assert d.jobs_of("s") == d.held("w") == 0
+
+
+def test_a_job_waits_for_a_worker_and_a_worker_for_a_job():
+    d = dispatcher("s")
+    assert d.on_submitted("s", jobs(1, 2, 3)) == []
+    assert assigned(d.on_worker_joined("w", 2, PY)) == [("w", [1, 2])]
+    assert assigned(result(d, "w", 1)) == [("w", [3])]
+
+
+def test_every_idle_slot_gets_a_job_before_anything_is_sent_ahead():
+    d = dispatcher("s", v=1, w=2)
+    short = known(AHEAD_SECONDS / 10)
+    actions = d.on_submitted("s", jobs(*range(1, 6), f=short))
+    assert assigned(actions) == [("v", [1, 4, 5]), ("w", [2, 3])]
+
+
+def test_a_jobs_start_is_told_once_and_not_for_what_is_not_held():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(1))
+    assert d.on_started("w", [1, 99]) == [TellStarted("s", [1])]
+    assert d.on_started("w", [1]) == []
+
+
+def test_a_result_that_comes_twice_or_late_is_dropped():
+    d = dispatcher("s", v=1, w=1)
+    d.on_submitted("s", jobs(1))
+    d.on_worker_lost("v", LOST)
+    assert result(d, "w", 1) == []  # the dispatch that was lost
+    assert delivered(result(d, "w", 2, 2)) == [("s", [1])]
+    assert result(d, "w", 2) == []
+
+
+# --- ahead ------------------------------------------------------------------------------------
+
+
+def test_of_a_function_never_seen_nothing_is_sent_ahead():
+    d = dispatcher("s", w=1)
+    assert assigned(d.on_submitted("s", jobs(1, 2, 3))) == [("w", [1])]
+
+
+def test_of_long_jobs_none_is_sent_ahead_and_of_short_ones_enough_for_some_milliseconds():
+    d = dispatcher("s", w=1)
+    assert assigned(d.on_submitted("s", jobs(1, 2, 3, f=known(1.0)))) == [("w", [1])]
+    d = dispatcher("s", w=1)
+    ((worker, numbers),) = assigned(d.on_submitted("s", jobs(*range(100), f=known(AHEAD_SECONDS / 10))))
+    assert len(numbers) == 10
+    d = dispatcher("s", w=2)
+    ((worker, numbers),) = assigned(d.on_submitted("s", jobs(*range(9000), f=known(1e-7))))
+    assert len(numbers) == 2 * dispatch.AHEAD_JOBS
+
+
+def test_the_duration_is_learned_from_the_results():
+    d = dispatcher("s", w=1)
+    f = Function(1)
+    d.on_submitted("s", jobs(*range(1, 100), f=f))
+    ((_, numbers),) = assigned(result(d, "w", 1, seconds=AHEAD_SECONDS / 5))
+    assert numbers == [2, 3, 4, 5, 6]
+    assert f.seconds == AHEAD_SECONDS / 5
+    result(d, "w", 2, seconds=1.0)
+    assert f.seconds > AHEAD_SECONDS / 5
+
+
+def test_no_more_bytes_are_sent_ahead_than_a_worker_should_hold():
+    d = dispatcher("s", w=1)
+    big = bytes(dispatch.AHEAD_BYTES // 4)
+    f = known(1e-5)
+    actions = d.on_submitted("s", [Job(n, f, None, big) for n in range(20)])
+    assert assigned(actions) == [("w", [0, 1, 2, 3, 4])]
+    # Half of it must be done before there is more.
+    assert [len(assigned(result(d, "w", n))) for n in range(1, 6)] == [0, 1, 1, 1, 1]
+
+
+# --- sessions take turns ----------------------------------------------------------------------
+
+
+def answer(d, holding, worker, how_many=None, seconds=1e-5):
+    """The worker finishes the first jobs that it holds; returns the actions."""
+    done = [holding[worker].popleft() for _ in range(min(how_many or 1, len(holding[worker])))]
+    actions = d.on_results(
+        worker, [job.dispatch for job in done], [0] * len(done), [seconds] * len(done), [b""] * len(done)
+    )
+    take(holding, actions)
+    return actions
+
+
+def take(holding, actions):
+    for action in actions:
+        if type(action) is Assign:
+            holding.setdefault(action.worker, deque()).extend(action.jobs)
+
+
+def delivered_before(d, holding, session, numbers, steps=10_000, how_many=None):
+    """Let all workers answer in turn until these jobs of the session are delivered: how many of others were?"""
+    wanted, others = set(numbers), 0
+    for _ in range(steps):
+        for worker in list(holding):
+            for key, done in delivered(answer(d, holding, worker, how_many)):
+                if key == session:
+                    wanted.difference_update(done)
+                else:
+                    others += len(done)
+        if not wanted:
+            return others
+    pytest.fail(f"{wanted} not delivered")
+
+
+@pytest.mark.parametrize("slots", [1, 2, 8])
+@pytest.mark.parametrize("seconds", [None, 1e-6, 1e-3, 0.1])
+def test_ten_jobs_are_not_behind_anothers_million(slots, seconds):
+    d = dispatcher("many", "few", w=slots)
+    holding = {}
+    take(holding, d.on_submitted("many", jobs(*range(20_000), f=known(1e-5))))
+    ahead = len(holding["w"])
+    f = Function(1) if seconds is None else known(seconds)
+    take(holding, d.on_submitted("few", jobs(*range(10), f=f)))
+    assert delivered_before(d, holding, "few", range(10)) <= ahead + 11 * 3 * TURN_JOBS
+
+
+def test_sessions_with_equal_jobs_get_equal_shares():
+    d = dispatcher("a", "b", "c", w=1)
+    holding, shares = {}, {"a": 0, "b": 0, "c": 0}
+    for key in shares:
+        take(holding, d.on_submitted(key, jobs(*range(100), f=known(1.0))))
+    for _ in range(150):
+        for key, done in delivered(answer(d, holding, "w", seconds=1.0)):
+            shares[key] += len(done)
+    assert set(shares.values()) == {50}
+
+
+def test_sessions_of_another_python_do_not_change_whose_turn_it_is():
+    d = dispatcher("a", "b")
+    d.on_session_opened("other", OTHER_PY)
+    d.on_worker_joined("w", 1, PY)
+    d.on_worker_joined("x", 1, OTHER_PY)
+    holding, shares = {}, {"a": 0, "b": 0, "other": 0}
+    for key in shares:
+        take(holding, d.on_submitted(key, jobs(*range(100))))
+    for _ in range(40):
+        for worker in ("x", "w"):
+            for key, done in delivered(answer(d, holding, worker, seconds=1.0)):
+                shares[key] += len(done)
+    assert shares == {"a": 20, "b": 20, "other": 40}
+
+
+def test_a_worker_of_another_python_is_not_given_the_job():
+    d = dispatcher("s")
+    d.on_worker_joined("x", 4, OTHER_PY)
+    assert d.on_submitted("s", jobs(1)) == []
+    assert not d.wants_tick()
+    assert (d.pythons(), d.slots(), d.slots(PY), d.slots(OTHER_PY)) == ({OTHER_PY}, 4, 0, 4)
+    assert assigned(d.on_worker_joined("w", 1, PY)) == [("w", [1])]
+
+
+def test_a_session_of_which_all_is_cancelled_does_not_hide_the_next():
+    d = dispatcher("a", "b")
+    d.on_submitted("a", jobs(1, 2))
+    d.on_submitted("b", jobs(1))
+    d.on_cancelled("a", [1, 2])
+    d.check_invariants()
+    assert [a.jobs[0].session.key for a in d.on_worker_joined("w", 1, PY)] == ["b"]
+
+
+def test_a_cancelled_job_before_anothers_does_not_hide_it():
+    d = dispatcher("a", "b", w=1)
+    d.on_submitted("a", jobs(1, 2, 3, 4))
+    d.on_submitted("b", jobs(1))
+    d.on_cancelled("a", [3])
+    d.on_cancelled("a", [2])
+    assert [a.jobs[0].session.key for a in result(d, "w", 1) if type(a) is Assign] in (["a"], ["b"])
+    d.check_invariants()
+
+
+# --- blocked, cancelled, closed ---------------------------------------------------------------
+
+
+def test_a_client_that_does_not_take_its_results_is_not_served_meanwhile():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(1, 2, 3))
+    assert d.on_blocked("s", True) == []
+    assert assigned(result(d, "w", 1)) == []
+    assert d.on_submitted("s", jobs(4)) == []
+    assert assigned(d.on_blocked("s", False)) == [("w", [2])]
+
+
+def test_what_comes_back_of_a_blocked_session_waits_and_others_go_on():
+    d = dispatcher("s", "t", v=1, w=1)
+    d.on_submitted("s", jobs(1, 2))
+    d.on_blocked("s", True)
+    assert d.on_worker_lost("v", LOST) == []
+    assert d.on_returned("w", [2]) == []
+    d.check_invariants()
+    assert assigned(d.on_submitted("t", jobs(5))) == [("w", [5])]
+    result(d, "w", 3)
+    assert assigned(d.on_blocked("s", False)) == [("w", [1])]
+
+
+def test_a_cancelled_job_is_neither_dispatched_nor_delivered():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(1, 2))
+    assert d.on_cancelled("s", [2, 77]) == []
+    assert d.on_cancelled("s", [1]) == [StopJobs("w", [1])]
+    assert d.on_cancelled("s", [1]) == []
+    assert d.jobs_of("s") == 0
+    assert d.held("w") == 1  # it still takes the slot
+    assert d.on_started("w", [1]) == []
+    assert result(d, "w", 1) == []
+
+
+def test_a_slot_is_free_when_the_worker_says_that_the_cancelled_job_is_gone():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(1, 2))
+    d.on_cancelled("s", [1])
+    assert assigned(d.on_returned("w", [1])) == [("w", [2])]
+
+
+def test_what_dies_with_its_runner_after_its_cancellation_is_not_charged():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(1, 2))
+    d.on_cancelled("s", [1])
+    assert assigned(d.on_runner_died("w", 1, NOTE)) == [("w", [2])]
+    assert d.job("s", 2).deaths == 0
+
+
+def test_a_closed_session_is_stopped_everywhere_and_forgotten():
+    d = dispatcher("s", "t", v=1, w=1)
+    d.on_submitted("s", jobs(1, 2, 3))
+    d.on_submitted("t", jobs(9))
+    assert d.on_session_closed("s") == [StopJobs("v", [1]), StopJobs("w", [2])]
+    d.check_invariants()
+    assert assigned(d.on_returned("v", [1])) == [("v", [9])]
+    assert result(d, "w", 2) == []
+    assert d.on_worker_lost("w", LOST) == []
+
+
+def test_cancelled_jobs_that_never_went_anywhere_are_not_kept():
+    d = dispatcher("s")
+    for number in range(5000):
+        d.on_submitted("s", jobs(number))
+        d.on_cancelled("s", [number])
+        d.check_invariants()
+    assert len(d._sessions["s"].backlog) < 10
+    assert d._pools[PY].rotation == deque() or d._sessions["s"].backlog
+
+
+# --- counting ---------------------------------------------------------------------------------
+
+
+def test_a_job_that_takes_its_runner_down_is_tried_three_times_on_different_slots():
+    d = dispatcher("s", v=1, w=1)
+    notes = [{**NOTE, "pid": pid} for pid in range(3)]
+    d.on_submitted("s", jobs(7))
+    assert assigned(d.on_runner_died("v", 1, notes[0])) == [("w", [7])]
+    assert assigned(d.on_runner_died("w", 2, notes[1])) == [("v", [7])]
+    assert d.job("s", 7).deaths == 2
+    (given_up,) = d.on_runner_died("v", 3, notes[2])
+    assert given_up == GiveUp("s", 7, given_up.reason, tuple(notes))
+    assert d.jobs_of("s") == 0
+    d.check_invariants()
+
+
+def test_attempts_1_is_never_sent_again_once_it_may_have_started():
+    for end in ("died", "lost", "left"):
+        d = dispatcher("s", v=1, w=1)
+        d.on_submitted("s", jobs(1, attempts=1))
+        if end == "died":
+            actions = d.on_runner_died("v", 1, NOTE)
+        elif end == "lost":
+            actions = d.on_worker_lost("v", LOST)
+        else:
+            actions = d.on_worker_departed("v")
+        assert [(type(a), a.number) for a in actions] == [(GiveUp, 1)], end
+    d = dispatcher("s", v=1, w=1)
+    d.on_submitted("s", jobs(1, attempts=1))
+    assert assigned(d.on_returned("v", [1])) == [("v", [1])] or d.held("w")  # it never started
+
+
+def test_a_worker_that_leaves_costs_nothing_and_one_that_is_lost_a_loss():
+    d = dispatcher("s", v=1)
+    d.on_submitted("s", jobs(1))
+    d.on_worker_departed("v")
+    job = d.job("s", 1)
+    assert (job.deaths, job.losses, job.notes) == (0, 0, ())
+    for n in range(1, LOSSES):
+        d.on_worker_joined(n, 1, PY)
+        assert d.on_worker_lost(n, LOST) == []
+        assert (job.deaths, job.losses) == (0, n)
+    d.on_worker_joined("last", 1, PY)
+    (given_up,) = d.on_worker_lost("last", LOST)
+    assert (given_up.number, given_up.notes) == (1, (LOST,) * LOSSES)
+
+
+def test_a_runners_death_is_charged_to_the_job_that_it_ran_and_to_no_other():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(1, 2, 3, f=known(1e-3)))
+    assert d.held("w") == 3
+    d.on_runner_died("w", 1, NOTE)
+    assert [d.job("s", n).deaths for n in (1, 2, 3)] == [1, 0, 0]
+
+
+def test_being_sent_ahead_and_recalled_costs_nothing():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(*range(1, 50), f=known(1e-3)))
+    d.on_recalled("w", [10, 11, 12])
+    assert all((d.job("s", n).deaths, d.job("s", n).losses) == (0, 0) for n in range(1, 50))
+
+
+def test_a_death_that_nobody_reported_right_is_still_counted():
+    for slot in ("three", None, -7, 10**9, 1.5):
+        d = dispatcher("s", v=2, w=1)
+        d.on_submitted("s", jobs(1))
+        d.on_runner_died("v", 1, {"slot": slot})
+        job = d.job("s", 1)
+        assert job.deaths == 1 and 0 <= job.avoid[1] + 1 <= 2
+
+
+# --- avoiding the slot where it died ----------------------------------------------------------
+
+
+def test_a_job_waits_for_another_worker_than_the_one_where_it_died_but_not_for_ever():
+    d = dispatcher("s", v=1, w=1)
+    d.on_submitted("s", jobs(1, 2))  # 1 to v, 2 to w: that one never ends
+    assert d.on_runner_died("v", 1, NOTE) == []
+    d.check_invariants()
+    assert d.wants_tick()
+    for _ in range(AVOID_TICKS - 1):
+        assert d.on_tick() == []
+    assert assigned(d.on_tick()) == [("v", [1])]
+
+
+def test_what_waits_behind_a_job_that_avoids_the_worker_does_not_wait():
+    d = dispatcher("s", v=1, w=1)
+    d.on_submitted("s", jobs(1, 2))
+    d.on_runner_died("v", 1, NOTE)
+    assert assigned(d.on_submitted("s", jobs(3))) == [("v", [3])]
+    # Nor what was put back behind it.
+    d.on_submitted("s", jobs(4, 5))
+    d.on_worker_joined("x", 1, PY)
+    d.check_invariants()
+    assert assigned(d.on_worker_lost("x", LOST)) == []
+    assert assigned(result(d, "v", 3)) == [("v", [4])]
+
+
+def test_a_job_goes_back_to_the_slot_where_it_died_if_there_is_no_other():
+    d = dispatcher("s", v=1)
+    d.on_submitted("s", jobs(1))
+    assert assigned(d.on_runner_died("v", 1, NOTE)) == [("v", [1])]
+    d = dispatcher("s", v=1, w=1)
+    d.on_submitted("s", jobs(1, 2))
+    d.on_runner_died("v", 1, NOTE)
+    assert assigned(d.on_worker_departed("w")) == [("v", [1])]
+
+
+def test_a_worker_with_more_slots_finds_another_one_itself():
+    d = dispatcher("s", v=2)
+    d.on_submitted("s", jobs(1))
+    (action,) = d.on_runner_died("v", 1, {"slot": 1})
+    assert action.worker == "v" and action.jobs[0].avoid[1] == 1
+
+
+def test_a_job_that_comes_back_from_where_it_should_go_instead_takes_what_it_gets():
+    d = dispatcher("s", v=1, w=1)
+    f = known(1e-4)
+    d.on_submitted("s", jobs(1, 2, f=f))
+    assert assigned(d.on_runner_died("v", 1, NOTE)) == [("w", [1])]  # ahead, behind 2
+    d.on_tick()
+    assert assigned(d.on_recalled("w", [3])) == [("v", [1])]
+
+
+# --- recall -----------------------------------------------------------------------------------
+
+
+def ticks(d, n):
+    found = []
+    for _ in range(n):
+        if d.wants_tick():
+            found += d.on_tick()
+            d.check_invariants()
+    return found
+
+
+def test_work_that_waits_behind_a_long_job_is_recalled_for_an_idle_worker():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(*range(1, 8), f=known(1e-3)))
+    assert not d.wants_tick()
+    d.on_worker_joined("x", 1, PY)
+    assert ticks(d, 2) == [Recall("w", 3)]
+    assert ticks(d, 100) == []  # until it is answered
+    assert assigned(d.on_recalled("w", [7, 6, 5])) == [("x", [5, 6, 7])]
+    assert ticks(d, 2) == []
+
+
+def test_recalled_jobs_are_not_dispatched_before_the_worker_has_named_them():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(*range(1, 8), f=known(1e-3)))
+    d.on_worker_joined("x", 1, PY)
+    assert ticks(d, 50) == [Recall("w", 3)]
+    assert d.held("x") == 0
+
+
+def test_a_worker_that_keeps_up_is_left_alone():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(*range(1, 101), f=known(1e-4)))
+    d.on_worker_joined("x", 1, PY)
+    result(d, "w", *range(1, 35), seconds=1e-4)
+    assert ticks(d, 1) == []
+
+
+def test_one_result_now_and_then_does_not_hide_how_much_waits():
+    # 32 slots that turned out to take a second a job: there is a result in each tick or two, and hours of work.
+    d = dispatcher("s", w=32)
+    d.on_submitted("s", jobs(*range(1, 641), f=known(1e-3)))
+    d.on_worker_joined("x", 32, PY)
+    assert d.held("w") == 640
+    recalls = []
+    for number in range(1, 6):
+        result(d, "w", number)
+        recalls += ticks(d, 1)
+    assert recalls == [Recall("w", 304)]
+
+
+def test_a_worker_that_had_nothing_to_give_back_is_asked_again():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(*range(1, 8), f=known(1e-3)))
+    d.on_worker_joined("x", 1, PY)
+    assert ticks(d, 1) == [Recall("w", 3)]
+    assert d.on_recalled("w", []) == []
+    assert ticks(d, BARREN_TICKS) == []
+    assert ticks(d, 1) == [Recall("w", 3)]
+
+
+def test_nothing_is_recalled_while_nobody_idles_or_for_another_python():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(*range(1, 8), f=known(1e-3)))
+    d.on_worker_joined("x", 1, OTHER_PY)
+    assert not d.wants_tick() and d.on_tick() == []
+
+
+def test_recalled_jobs_go_before_what_came_after_them():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(*range(1, 5), f=known(AHEAD_SECONDS / 3)))
+    assert d.held("w") == 3
+    d.on_submitted("s", jobs(5))
+    assert assigned(d.on_recalled("w", [3, 2])) == [("w", [2, 3])]
+    d.on_recalled("w", [4])
+    assert assigned(d.on_worker_joined("x", 1, PY)) == [("x", [3])]
+
+
+# --- random events ----------------------------------------------------------------------------
+
+
+class ModelWorker:
+    """What a worker would do: it gets messages in two lanes, and answers as told."""
+
+    def __init__(self, key, slots, python):
+        self.key, self.slots, self.python = key, slots, python
+        self.data = deque()  # Assigns that have not arrived
+        self.control = deque()  # Recalls and StopJobs; they may overtake
+        self.backlog = deque()
+        self.running = {}
+        self.stopped = set()  # stops that overtook their dispatch
+        self.barren = 0  # so many recalls find nothing yet
+        self.hangs = False  # its running jobs never end
+
+    def held(self):
+        return {*self.backlog, *self.running, *(d for batch in self.data for d in batch)}
+
+    def start(self):
+        while self.backlog and len(self.running) < self.slots:
+            dispatch = self.backlog.popleft()
+            self.running[dispatch] = None
+
+
+class Events(RuleBasedStateMachine):
+    """Sessions, workers and faults at random. The model knows of each dispatch where it is and whether it started."""
+
+    sessions = Bundle("sessions")
+    workers = Bundle("workers")
+
+    def __init__(self):
+        super().__init__()
+        self.d = Dispatcher()
+        self.model = {}  # by worker
+        self.keys = count(1)
+        self.numbers = count(1)
+        self.python_of = {}  # by session that is open
+        self.blocked = set()
+        self.state = {}  # (session, number): 'open', 'delivered', 'given up' or 'cancelled'
+        self.job_by_dispatch = {}  # (session, number)
+        self.holder = {}  # by dispatch: the worker, until it answered
+        self.place = {}  # by open job: its dispatch, while one is held
+        self.limit = {}
+        self.charges = {}  # [deaths, losses]
+        self.started = set()  # jobs
+        self.disturbed = set()  # sessions of which something came back
+        self.last_number = {}  # dispatched, by session
+        self.latest = 0  # dispatch number
+        self.functions = {}
+
+    # --- what the dispatcher decides ---
+
+    def perform(self, actions):
+        for action in actions:
+            getattr(self, "_" + type(action).__name__)(action)
+        self.d.check_invariants()
+
+    def _Assign(self, action):
+        worker = self.model[action.worker]
+        assert action.jobs
+        for job in action.jobs:
+            session = job.session.key
+            name = session, job.number
+            assert self.state[name] == "open" and session not in self.blocked
+            assert self.python_of[session] == worker.python
+            assert name not in self.place, "it is held already"
+            assert not (self.limit[name] == 1 and name in self.started), "attempts=1"
+            assert job.dispatch > self.latest
+            self.latest = job.dispatch
+            if session not in self.disturbed:
+                assert job.number > self.last_number.get(session, 0), "first come first served"
+                self.last_number[session] = job.number
+            self.job_by_dispatch[job.dispatch] = name
+            self.holder[job.dispatch] = worker
+            self.place[name] = job.dispatch
+        worker.data.append([job.dispatch for job in action.jobs])
+
+    def _Recall(self, action):
+        worker = self.model[action.worker]
+        assert action.count > 0 and not any(kind == "recall" for kind, _ in worker.control)
+        worker.control.append(("recall", action.count))
+
+    def _StopJobs(self, action):
+        worker = self.model[action.worker]
+        for dispatch in action.dispatches:
+            assert self.holder[dispatch] is worker
+            assert self.state[self.job_by_dispatch[dispatch]] == "cancelled"
+        worker.control.append(("stop", action.dispatches))
+
+    def _Deliver(self, action):
+        for number in action.numbers:
+            assert self.state[action.session, number] == "open"
+            self.state[action.session, number] = "delivered"
+
+    def _GiveUp(self, action):
+        name = action.session, action.number
+        assert self.state[name] == "open"
+        deaths, losses = self.charges[name]
+        assert len(action.notes) == deaths + losses
+        assert deaths >= self.limit[name] or losses >= LOSSES or (self.limit[name] == 1 and name not in self.place)
+        self.state[name] = "given up"
+
+    def _TellStarted(self, action):
+        assert all(self.state[action.session, number] == "open" for number in action.numbers)
+
+    # --- what workers report ---
+
+    def release(self, dispatch):
+        """The worker does not hold it any more. Returns its job."""
+        del self.holder[dispatch]
+        name = self.job_by_dispatch[dispatch]
+        if self.place.get(name) == dispatch:
+            del self.place[name]
+        return name
+
+    def report_results(self, worker, dispatches, seconds):
+        for dispatch in dispatches:
+            if dispatch in self.holder:
+                self.release(dispatch)
+        n = len(dispatches)
+        self.perform(self.d.on_results(worker.key, dispatches, [0] * n, [seconds] * n, [b""] * n))
+
+    def give_back(self, worker, dispatches):
+        for dispatch in dispatches:
+            self.disturbed.add(self.release(dispatch)[0])
+
+    def receive_control(self, worker):
+        kind, value = worker.control.popleft()
+        if kind == "recall":
+            found = []
+            if worker.barren:
+                worker.barren -= 1
+            else:
+                found = [worker.backlog.pop() for _ in range(min(value, len(worker.backlog)))]
+            self.give_back(worker, found)
+            self.perform(self.d.on_recalled(worker.key, found))
+            return
+        gone = []
+        for dispatch in value:
+            if dispatch in worker.backlog:
+                worker.backlog.remove(dispatch)
+                gone.append(dispatch)
+            elif dispatch in worker.running:
+                del worker.running[dispatch]
+                gone.append(dispatch)
+            elif dispatch in self.holder and self.holder[dispatch] is worker:
+                worker.stopped.add(dispatch)
+        self.give_back(worker, gone)
+        worker.start()
+        if gone:
+            self.perform(self.d.on_returned(worker.key, gone))
+
+    def receive_data(self, worker):
+        batch = worker.data.popleft()
+        gone = [dispatch for dispatch in batch if dispatch in worker.stopped]
+        worker.backlog.extend(dispatch for dispatch in batch if dispatch not in worker.stopped)
+        worker.stopped.difference_update(gone)
+        self.give_back(worker, gone)
+        worker.start()
+        self.started.update(self.job_by_dispatch[dispatch] for dispatch in worker.running)
+        if gone:
+            self.perform(self.d.on_returned(worker.key, gone))
+
+    def finish(self, worker, dispatches, seconds):
+        for dispatch in dispatches:
+            del worker.running[dispatch]
+        worker.start()
+        self.started.update(self.job_by_dispatch[dispatch] for dispatch in worker.running)
+        self.report_results(worker, dispatches, seconds)
+
+    # --- events ---
+
+    @initialize(target=workers, slots=st.sampled_from([1, 1, 2, 5]))
+    def first_worker(self, slots):
+        return self.join(slots, PY)
+
+    @initialize(target=sessions)
+    def first_session(self):
+        return self.open(PY)
+
+    def join(self, slots, python):
+        key = f"w{next(self.keys)}"
+        self.model[key] = ModelWorker(key, slots, python)
+        self.perform(self.d.on_worker_joined(key, slots, python))
+        return key
+
+    def open(self, python):
+        key = f"s{next(self.keys)}"
+        self.python_of[key] = python
+        self.functions[key] = [Function(n) for n in range(3)]
+        self.d.on_session_opened(key, python)
+        return key
+
+    @rule(target=workers, slots=st.sampled_from([1, 1, 2, 5]), python=st.sampled_from([PY, PY, OTHER_PY]))
+    def worker_joins(self, slots, python):
+        return self.join(slots, python) if len(self.model) < 5 else multiple()
+
+    @rule(target=sessions, python=st.sampled_from([PY, PY, OTHER_PY]))
+    def session_opens(self, python):
+        return self.open(python) if len(self.python_of) < 4 else multiple()
+
+    @rule(
+        session=sessions,
+        how_many=st.integers(1, 12),
+        function=st.integers(0, 2),
+        attempts=st.sampled_from([None, None, 1, 2]),
+        size=st.sampled_from([0, 10, dispatch.AHEAD_BYTES]),
+    )
+    def submit(self, session, how_many, function, attempts, size):
+        new = []
+        options = attempts and {"attempts": attempts}
+        for number in [next(self.numbers) for _ in range(how_many)]:
+            new.append(Job(number, self.functions[session][function], options, memoryview(_PAYLOAD)[:size]))
+            self.state[session, number] = "open"
+            self.limit[session, number] = attempts or dispatch.DEATHS
+            self.charges[session, number] = [0, 0]
+        self.perform(self.d.on_submitted(session, new))
+
+    @rule(session=sessions, data=st.data())
+    def cancel(self, session, data):
+        known = [number for key, number in self.state if key == session]
+        if known:
+            numbers = data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=8))
+            for number in numbers:
+                if self.state[session, number] == "open":
+                    self.state[session, number] = "cancelled"
+            self.perform(self.d.on_cancelled(session, numbers))
+
+    @rule(session=sessions, is_blocked=st.booleans())
+    def block(self, session, is_blocked):
+        (self.blocked.add if is_blocked else self.blocked.discard)(session)
+        self.perform(self.d.on_blocked(session, is_blocked))
+
+    @rule(session=consumes(sessions))
+    def session_closes(self, session):
+        for name, state in self.state.items():
+            if name[0] == session and state == "open":
+                self.state[name] = "cancelled"
+        del self.python_of[session]
+        self.blocked.discard(session)
+        self.perform(self.d.on_session_closed(session))
+
+    @rule(key=workers, control_first=st.booleans())
+    def message_arrives(self, key, control_first):
+        worker = self.model[key]
+        if worker.control and (control_first or not worker.data):
+            self.receive_control(worker)
+        elif worker.data:
+            self.receive_data(worker)
+
+    @rule(key=workers, data=st.data(), seconds=st.sampled_from([1e-5, 1e-3, 5e-3, 1.0]))
+    def jobs_end(self, key, data, seconds):
+        worker = self.model[key]
+        if worker.running and not worker.hangs:
+            ended = data.draw(st.lists(st.sampled_from(sorted(worker.running)), min_size=1, max_size=5, unique=True))
+            self.finish(worker, ended, seconds)
+
+    @rule(key=workers)
+    def jobs_are_told_started(self, key):
+        worker = self.model[key]
+        self.perform(self.d.on_started(key, list(worker.running)))
+
+    @rule(key=workers, data=st.data())
+    def late_results_come(self, key, data):
+        others = [dispatch for dispatch in self.job_by_dispatch if self.holder.get(dispatch) is not self.model[key]]
+        if others:
+            self.report_results_of_others(key, data.draw(st.lists(st.sampled_from(others), max_size=4)))
+
+    def report_results_of_others(self, key, dispatches):
+        n = len(dispatches)
+        assert not delivered(self.d.on_results(key, dispatches, [0] * n, [0.1] * n, [b""] * n))
+        self.d.check_invariants()
+
+    @rule(key=workers, data=st.data())
+    def runner_dies(self, key, data):
+        worker = self.model[key]
+        if worker.running:
+            dispatch = data.draw(st.sampled_from(sorted(worker.running)))
+            del worker.running[dispatch]
+            name = self.release(dispatch)
+            self.disturbed.add(name[0])
+            if self.state[name] == "open":
+                self.charges[name][0] += 1
+            worker.start()
+            self.started.update(self.job_by_dispatch[d] for d in worker.running)
+            note = {"slot": data.draw(st.integers(0, worker.slots - 1))}
+            self.perform(self.d.on_runner_died(key, dispatch, note))
+
+    @rule(key=consumes(workers))
+    def worker_is_lost(self, key):
+        self.remove(key, 1)
+        self.perform(self.d.on_worker_lost(key, LOST))
+
+    @rule(key=consumes(workers))
+    def worker_leaves(self, key):
+        self.remove(key, 0)
+        self.perform(self.d.on_worker_departed(key))
+
+    def remove(self, key, charge):
+        for dispatch in self.model.pop(key).held():
+            name = self.release(dispatch)
+            self.disturbed.add(name[0])
+            if self.state[name] == "open":
+                self.charges[name][1] += charge
+
+    @rule(key=workers, recalls=st.integers(1, 3))
+    def nothing_can_be_given_back_for_a_while(self, key, recalls):
+        self.model[key].barren = recalls
+
+    @rule(key=workers)
+    def jobs_hang(self, key):
+        self.model[key].hangs = True
+
+    @rule(n=st.integers(1, 5))
+    def time_passes(self, n):
+        for _ in range(n):
+            if self.d.wants_tick():
+                self.perform(self.d.on_tick())
+
+    # --- properties ---
+
+    @invariant()
+    def charges_are_as_counted(self):
+        for name, state in self.state.items():
+            if state == "open":
+                job = self.d.job(*name)
+                assert [job.deaths, job.losses] == self.charges[name]
+
+    @invariant()
+    def the_dispatcher_knows_who_holds_what(self):
+        for key, worker in self.model.items():
+            assert self.d.held(key) == sum(holder is worker for holder in self.holder.values())
+
+    def teardown(self):
+        """Workers go on answering: every job comes to its end, but those that hang, and those behind them."""
+        for session in list(self.blocked):
+            self.block(session, False)
+        for python in (PY, OTHER_PY):
+            self.join(1, python)  # one at least does not hang
+        for _ in range(4 * AVOID_TICKS + len(self.state)):
+            for worker in list(self.model.values()):
+                while worker.control:
+                    self.receive_control(worker)
+                while worker.data:
+                    self.receive_data(worker)
+                if worker.running and not worker.hangs:
+                    self.finish(worker, list(worker.running), 1e-3)
+            if self.d.wants_tick():
+                self.perform(self.d.on_tick())
+        hanging = {self.job_by_dispatch[d] for w in self.model.values() if w.hangs for d in w.running}
+        left = {name for name, state in self.state.items() if state == "open"}
+        assert left <= hanging
+        assert all(not worker.data and not worker.control for worker in self.model.values())
+
+
+_PAYLOAD = bytes(dispatch.AHEAD_BYTES)
+
+TestEvents = Events.TestCase
+TestEvents.settings = settings(
+    max_examples=60,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
