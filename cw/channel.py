@@ -8,7 +8,7 @@
       Results, BigResult, Dropped       <== pipe, frames ======      one write a job, at once
 
 A result is written before the next job starts: nothing that job does can hold it back. A pipe costs a third
-of what a socket does. A payload above `wire.LARGE` is not copied through: it lies in a memory file
+of what a socket does. A payload above `memory.LARGE` is not copied through: it lies in a memory file
 (memfd_create(2)) that both sides map.
 """
 

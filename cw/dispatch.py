@@ -137,7 +137,7 @@ class Session:
 class Worker:
     """What one worker holds."""
 
-    __slots__ = ("key", "slots", "pool", "held", "load", "size", "ended", "recalling", "barren")
+    __slots__ = ("key", "slots", "pool", "held", "load", "size", "ended", "recalling", "barren", "is_stuck")
 
     def __init__(self, key: Hashable, slots: int, pool: Pool) -> None:
         self.key = key
@@ -149,6 +149,7 @@ class Worker:
         self.ended = 0  # jobs since the last tick
         self.recalling = False  # a Recall is not answered yet
         self.barren = 0  # the last Recall gave nothing: ticks until the next
+        self.is_stuck = False  # no result since it was asked to give back all: nothing goes there ahead
 
     @property
     def is_idle(self) -> bool:
@@ -280,6 +281,7 @@ class Dispatcher:
         """Jobs have ended. Those that this worker does not hold (late results) are dropped quietly."""
         worker = self._workers[key]
         worker.ended += len(dispatches)
+        worker.is_stuck = False
         pop = worker.held.pop
         load, size = worker.load, worker.size
         outs: dict[Session, Deliver] = {}
@@ -397,10 +399,12 @@ class Dispatcher:
                 elif worker.barren:
                     worker.barren -= 1
                 elif surplus > 2 * ended and not worker.recalling:
-                    # It would take more than two ticks. Half of it: the worker goes on with the rest
-                    # meanwhile, and is asked again if that was too little.
+                    # It would take more than two ticks. Half of it, if it goes on with the rest meanwhile;
+                    # it is asked again if that was too little.
                     worker.recalling = True
-                    actions.append(Recall(worker.key, (surplus + 1) // 2))
+                    worker.is_stuck = not ended
+                    self._note_room(worker)
+                    actions.append(Recall(worker.key, (surplus + 1) // 2 if ended else surplus))
         return actions
 
     # --- questions ---
@@ -446,7 +450,7 @@ class Dispatcher:
 
     def _fill_one(self, worker: Worker) -> list[Action]:
         jobs: list[Job] = []
-        self._fill(worker, jobs, True)
+        self._fill(worker, jobs, not worker.is_stuck)
         return [Assign(worker.key, jobs)] if jobs else []
 
     def _fill(self, worker: Worker, out: list[Job], ahead: bool) -> None:
@@ -542,7 +546,7 @@ class Dispatcher:
             pool.idle[worker] = pool.roomy[worker] = None
             return
         pool.idle.pop(worker, None)
-        if worker.is_roomy:
+        if worker.is_roomy and not worker.is_stuck:
             pool.roomy[worker] = None
         else:
             pool.roomy.pop(worker, None)

@@ -13,6 +13,11 @@ import os
 from typing import Any
 
 
+LARGE = 128 * 1024
+"""Payloads above this travel in memory of their own: received straight into it or, on one machine, passed as a
+memory file. Below, a copy costs less than the file."""
+
+
 class Memory(mmap.mmap):
     """A mapped memory file, and its descriptor to pass on."""
 

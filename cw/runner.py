@@ -137,7 +137,7 @@ class Runner:
 
     def _load_function(self, number: int) -> Any:
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)  # or each raise would lengthen it
         function = serialize.load_function(self._payload_by_function[number])
         self._functions[number] = function
         del self._payload_by_function[number]

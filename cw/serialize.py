@@ -43,7 +43,7 @@ from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 from cw import byvalue, naming
 from cw.environment import Environment, apply_environment, dump_environment, load_environment
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
-from cw.wire import LARGE
+from cw.memory import LARGE
 
 __all__ = [
     "Environment", "allocate_buffer", "apply_environment", "dump", "dump_call", "dump_environment",
@@ -94,7 +94,7 @@ def allocate_buffer(nbytes: int) -> memoryview:
 def dump(value: Any, allocate: Allocate | None = None) -> Payload:
     """Pickle a value into a payload, which shares no memory with it.
 
-    `allocate(nbytes)` gives the writable memory for a payload above `wire.LARGE` with large buffers; the
+    `allocate(nbytes)` gives the writable memory for a payload above `memory.LARGE` with large buffers; the
     payload is then a memoryview of exactly `nbytes` of it. Raises `NotPicklable`.
     """
     try:

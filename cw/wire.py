@@ -31,7 +31,7 @@ from typing import Any, get_origin, get_type_hints
 
 from cw import messages as m
 from cw.errors import ProtocolError
-from cw.memory import Memory, as_file, from_file
+from cw.memory import LARGE, Memory, as_file, from_file
 
 if sys.byteorder != "little":  # columns travel as they lie in memory
     raise ImportError("cw runs on little-endian machines only")
@@ -39,9 +39,6 @@ if sys.byteorder != "little":  # columns travel as they lie in memory
 FRAME = 256 * 1024
 """Bytes of payload in one batch frame. Larger: fewer frames. Smaller: a control message
 waits less, and a cut-short frame costs less copying."""
-
-LARGE = 128 * 1024
-"""Payloads above this travel in pieces, received straight into their final memory."""
 
 PIECE = 1024 * 1024
 """Bytes in one piece: how long a control message may wait behind a payload."""

@@ -3,6 +3,7 @@
 Each job parses one file and measures its functions: their cyclomatic complexity (the number of ways through them:
 1, and 1 for each branch), their length, and whether they have a docstring. The program runs the sweep on a cluster
 on this machine, one slot for each usable CPU, and then the same calls once more in a plain loop, for comparison.
+The library's own tests are left out, unless you ask for them with --tests: they are half of its code.
 """
 
 import argparse
@@ -27,6 +28,8 @@ BRANCHES = (
     ast.comprehension,
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+LEFT_OUT = {"site-packages", "dist-packages"}
+TESTS = {"test", "tests", "idle_test"}
 BEST = 10
 
 
@@ -91,9 +94,10 @@ def complexity(function):
     return number
 
 
-def find_modules(limit):
+def find_modules(limit, with_tests):
     """The library's source files, the largest first: so that no slot is left with a long job at the end."""
-    paths = [path for path in LIBRARY.rglob("*.py") if "site-packages" not in path.parts]
+    left_out = LEFT_OUT if with_tests else LEFT_OUT | TESTS
+    paths = [path for path in LIBRARY.rglob("*.py") if left_out.isdisjoint(path.relative_to(LIBRARY).parts)]
     paths.sort(key=lambda path: (-path.stat().st_size, path))
     return paths[:: max(1, len(paths) // limit)][:limit] if limit else paths
 
@@ -107,7 +111,8 @@ def report(modules):
     lines, functions, documented = (sum(module[i] for module in modules) for i in range(3))
     broken = sum(bool(module.error) for module in modules)
     print(f"\n{len(modules)} modules, {lines} lines, {functions} functions, ", end="")
-    print(f"{documented / max(1, functions):.0%} of them with a docstring; {broken} files do not parse")
+    print(f"{documented / max(1, functions):.0%} of them with a docstring", end="")
+    print(f"; {broken} files do not parse" if broken else "")
 
 
 def main():
@@ -116,8 +121,9 @@ def main():
         "-n", "--slots", type=int, default=len(os.sched_getaffinity(0)), help="default: %(default)s"
     )
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only N files (default: all)")
+    parser.add_argument("--tests", action="store_true", help="the library's own tests too")
     options = parser.parse_args()
-    paths = find_modules(options.limit)
+    paths = find_modules(options.limit, options.tests)
     print(f"Python's standard library in {LIBRARY}, on {options.slots} slots:\n")
 
     begin = time.perf_counter()
