@@ -107,10 +107,12 @@ def _why(status: int | None, limit: float, log: str) -> str:
 
 
 def _environment(scratch: Path, checkout: Path) -> dict[str, str]:
-    """Ours, with the trial's modules and home."""
+    """Ours, with the trial's modules and home, and without what would lead cw to a cluster of the user's."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CW_")}
+    path = [str(scratch), str(checkout), *filter(None, [inherited.get("PYTHONPATH")])]
     return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(scratch), str(checkout)]),
+        **inherited,
+        "PYTHONPATH": os.pathsep.join(path),
         "PYTHONUSERBASE": site.getuserbase(),
         "HOME": str(scratch),
         "TMPDIR": str(scratch),

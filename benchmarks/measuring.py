@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.functions import noop, wait_for_file, whoami
 from benchmarks.systems import System
 
-WARM_UP_LIMIT = 120.0  # ray and dask need most of it for 32 workers on two CPUs
+WARM_UP_LIMIT = 120.0  # 32 heavy workers take half a minute to start on two CPUs
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-AHEAD_SECONDS = 0.02
+AHEAD_SECONDS = 0.05
 """Work sent ahead to each slot. Larger: more to recall. Smaller: slots wait for the master when it is busy."""
 
 AHEAD_JOBS = 1000

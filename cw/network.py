@@ -213,8 +213,8 @@ class Loop:
                 if left <= 0 or not self._handle(self._epoll.poll(min(left, MOST_SECONDS), MOST_EVENTS)):
                     break  # it is bluelet's turn
         self.flush()
-        for ticking in list(self._due):  # or bluelet would wait until the last of them has slept
-            yield bluelet.kill(ticking)
+        while self._due:  # or bluelet would wait until the last of them has slept
+            yield bluelet.kill(self._due.popitem()[0])
 
     def _handle(self, ready: list[tuple[int, int]]) -> bool:
         callbacks = self._callbacks
@@ -238,7 +238,11 @@ class Loop:
                 with self.lock:
                     going_on = callback(time.monotonic())
                     self.flush()
-        del self._due[me()]  # bluelet cannot kill a coroutine that has ended
+        if not self._stopped:
+            del self._due[me()]
+            return
+        while True:  # `_serve` ends it: bluelet cannot kill a coroutine that has ended by itself
+            yield bluelet.sleep(MOST_SECONDS)
 
     def flush(self) -> None:
         """Write what was queued in this wakeup."""

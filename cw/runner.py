@@ -74,11 +74,13 @@ class Runner:
             answer = serialize.dump_result(value, memory.allocate)
             status = m.DONE
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
+            if _forked_pid:
+                _end_forked(error)
             answer = serialize.dump_error(error, {**self._where, "attempt": attempt})
             status = m.ERROR
         seconds = perf_counter() - began
-        if _forked_pid != os.getpid() if _forked_pid else False:
-            os._exit(0)  # a child that the job forked came back from it
+        if _forked_pid:
+            _end_forked(None)
         if type(answer) is bytes and len(answer) <= wire.LARGE:
             self._write(wire.encode_result(number, status, seconds, answer))
         else:
@@ -91,7 +93,8 @@ class Runner:
 
     def _write_large(self, number: int, status: int, seconds: float, payload: Any) -> None:
         # The file first: the worker looks for it as soon as it reads the record.
-        socket.send_fds(self._files, [b"\0"], [memory.as_file(payload).fd])
+        file = memory.as_file(payload)  # (held until it is sent: its descriptor is closed with it)
+        socket.send_fds(self._files, [b"\0"], [file.fd])
         self._write(b"".join(next(wire.encode(m.BigResult(number, status, seconds, len(payload))))))
 
     def _skip_to_drop(self) -> bool:
@@ -145,7 +148,25 @@ class Runner:
 
 
 _forked_pid = 0
-"""Set in a child that a job forked: the pid of the runner is another."""
+"""Set in a child that a job forked, to the runner's own pid."""
+
+
+def _end_forked(error: BaseException | None) -> None:
+    """A child that the job forked came back from it: it ends as a program of its own would."""
+    status = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        if isinstance(error.code, int):
+            status = error.code
+        elif error.code is None:
+            status = 0
+        else:
+            print(error.code, file=sys.stderr)
+    elif error is not None:
+        sys.excepthook(type(error), error, error.__traceback__)
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status & 0xFF)
 
 
 def main(fds: list[int]) -> None:

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-AHEAD_SECONDS = 0.005
+AHEAD_SECONDS = 0.03
 """Work sent ahead to a runner. Larger: more to retract. Smaller: it waits for the worker's next turn."""
 
 AHEAD_JOBS = 256

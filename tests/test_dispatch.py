@@ -527,16 +527,12 @@ def test_nothing_is_recalled_while_nobody_idles_or_for_another_python():
 
 def test_recalled_jobs_go_before_what_came_after_them():
     d = dispatcher("s", w=1)
-    d.on_submitted("s", jobs(*range(1, 4), f=known(1e-3)))
-    d.on_submitted("s", jobs(4, 5))
+    d.on_submitted("s", jobs(1, 2, 3, f=known(1e-3)))
     d.on_worker_joined("x", 1, PY)
     assert ticks(d, 1) == [Recall("w", 2)]
-    result(d, "x", 4)
-    assert d.held("x") == 1  # 5
-    d.on_recalled("w", [3])
-    d.on_recalled("w", [2])
-    d.on_submitted("s", jobs(6))
-    assert assigned(result(d, "x", 5)) == [("x", [2, 3])]
+    assert assigned(d.on_submitted("s", jobs(4, 5))) == [("x", [4])]
+    assert assigned(d.on_recalled("w", [3, 2])) == []
+    assert assigned(result(d, "x", 4)) == [("x", [2, 3])]
 
 
 # --- random events ----------------------------------------------------------------------------
@@ -552,6 +548,7 @@ class ModelWorker:
         self.backlog = deque()
         self.running = {}
         self.stopped = set()  # stops that overtook their dispatch
+        self.latest = 0  # dispatch number
         self.barren = 0  # so many recalls find nothing yet
         self.hangs = False  # its running jobs never end
 
@@ -587,12 +584,16 @@ class Events(RuleBasedStateMachine):
         self.started = set()  # jobs
         self.disturbed = set()  # sessions of which something came back
         self.last_number = {}  # dispatched, by session
-        self.latest = 0  # dispatch number
         self.functions = {}
 
     # --- what the dispatcher decides ---
 
     def perform(self, actions):
+        for job in sorted((job for a in actions if type(a) is Assign for job in a.jobs), key=lambda job: job.dispatch):
+            session = job.session.key
+            if session not in self.disturbed:
+                assert job.number > self.last_number.get(session, 0), "first come first served"
+                self.last_number[session] = job.number
         for action in actions:
             getattr(self, "_" + type(action).__name__)(action)
         self.d.check_invariants()
@@ -607,11 +608,9 @@ class Events(RuleBasedStateMachine):
             assert self.python_of[session] == worker.python
             assert name not in self.place, "it is held already"
             assert not (self.limit[name] == 1 and name in self.started), "attempts=1"
-            assert job.dispatch > self.latest
-            self.latest = job.dispatch
-            if session not in self.disturbed:
-                assert job.number > self.last_number.get(session, 0), "first come first served"
-                self.last_number[session] = job.number
+            assert job.dispatch not in self.job_by_dispatch
+            assert job.dispatch > worker.latest, "a worker gets them in order"
+            worker.latest = job.dispatch
             self.job_by_dispatch[job.dispatch] = name
             self.holder[job.dispatch] = worker
             self.place[name] = job.dispatch
