@@ -35,6 +35,13 @@ AHEAD_SECONDS = 0.05
 AHEAD_JOBS = 1000
 """Jobs sent ahead to each slot, however short they are."""
 
+QUANTUM_SECONDS = 0.0005
+"""Work given to an idle slot before the next idle one has its turn. Larger: short batches run in fewer places.
+Smaller: with many workers, the shortest jobs travel in frames of one, which costs the master most of its time."""
+
+QUANTUM_JOBS = 64
+"""The same in jobs."""
+
 FEW_JOBS = 8
 """Held by each slot: fewer are topped up one by one, more when half of them are done."""
 
@@ -477,7 +484,8 @@ class Dispatcher:
     def _take(self, worker: Worker, session: Session, out: list[Job], ahead: bool, alone: bool) -> bool:
         """One turn of a session at a worker. True: the worker has no room for the session's next job."""
         held, slots = worker.held, worker.slots
-        load_limit, jobs_limit = slots * AHEAD_SECONDS, slots * AHEAD_JOBS
+        load_limit = slots * (AHEAD_SECONDS if ahead else QUANTUM_SECONDS)
+        jobs_limit = slots * (AHEAD_JOBS if ahead else QUANTUM_JOBS)
         load, size, dispatched = worker.load, worker.size, self._dispatched
         turn_jobs, turn_cost = 0, 0.0
         is_full = False
@@ -492,9 +500,7 @@ class Dispatcher:
             seconds = job.function.seconds
             cost = seconds if seconds < AHEAD_SECONDS else AHEAD_SECONDS
             count = len(held)
-            if count >= slots and (
-                not ahead or load + cost > load_limit or count >= jobs_limit or size > AHEAD_BYTES
-            ):
+            if count >= slots and (load + cost > load_limit or count >= jobs_limit or size > AHEAD_BYTES):
                 is_full = True
                 break
             if job.avoid is not None and _must_avoid(job, worker):

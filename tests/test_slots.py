@@ -1,0 +1,804 @@
+"""A worker's policy: named facts, then random events against a model of the runners, their tokens and their deaths."""
+
+from collections import deque
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from cw import slots
+from cw.slots import (
+    AHEAD_JOBS,
+    AHEAD_SECONDS,
+    AVOID_SECONDS,
+    IDLE_RUNNERS,
+    IDLE_SECONDS,
+    RESTART_SECONDS,
+    STUCK_SECONDS,
+    TOLD_SECONDS,
+    Function,
+    Job,
+    SendJobs,
+    Slots,
+    StartRunner,
+)
+
+NOTE = {"how": "killed by SIGSEGV"}
+TICK = 0.02
+
+
+class ModelRunner:
+    """What a runner does: it takes a token before each job, and skips to the Drop where there is none."""
+
+    def __init__(self, runner):
+        self.runner = runner
+        self.stream = deque()  # jobs, and None for a Drop
+        self.tokens = 0
+        self.pipe = deque()  # (job, seconds), and None for Dropped
+        self.current = None
+        self.is_up = False
+        self.is_skipping = False
+        self.is_closed = False  # the end of its stream will be read
+        self.is_killed = False  # the signal is on its way
+        self.is_dead = False
+
+    def step(self, on_start, seconds=1e-4):
+        """One thing that the process does by itself. Whether there was any."""
+        if self.is_dead:
+            return False
+        if not self.is_up:
+            self.is_up = True
+        elif self.current is not None:
+            self.pipe.append((self.current, seconds))
+            self.current = None
+        elif self.stream:
+            job = self.stream.popleft()
+            if job is None:
+                self.is_skipping = False
+                self.pipe.append(None)
+            elif not self.is_skipping:
+                if self.tokens:
+                    self.tokens -= 1
+                    self.current = job
+                    on_start(self, job)
+                else:
+                    self.is_skipping = True
+        elif self.is_closed:
+            self.is_dead = True
+        else:
+            return False
+        return True
+
+
+class Bench:
+    """A worker around the policy, with model runners, and a clock that stands still."""
+
+    def __init__(self, count):
+        self.slots = Slots(count)
+        self.now = 100.0
+        self.dispatches = 0
+        self.models = {}  # by the runner's key, while its channel is open
+        self.ended = {}  # by dispatch: how
+        self.jobs = {}  # by dispatch
+        self.starts = {}  # by dispatch: how often
+        self.told = []
+        self.recalled = []
+        self.functions = {}
+        self.closed = set()
+        self.given = set()  # dispatches that arrived
+
+    # --- what a worker carries out ---
+
+    def perform(self, actions):
+        todo = deque(actions)
+        while todo:
+            action = todo.popleft()
+            more = getattr(self, "_" + type(action).__name__)(action)
+            todo.extendleft(reversed(more or []))
+        self.slots.check_invariants()
+
+    def _StartRunner(self, action):
+        self.check_slot_is_free(action.runner)
+        self.models[action.runner.key] = ModelRunner(action.runner)
+
+    def _SendJobs(self, action):
+        model = self.models[action.runner.key]
+        self.check_slot_is_free(action.runner)
+        assert action.jobs and not model.is_closed and not model.is_killed
+        assert None not in model.stream, "nothing is sent behind a Drop that was not read"
+        assert None not in model.pipe, "nor before that is known"
+        assert all(job.session == action.runner.session for job in action.jobs)
+        model.tokens += len(action.jobs)
+        model.stream.extend(action.jobs)
+
+    def _Retract(self, action):
+        model = self.models[action.runner.key]
+        taken = min(model.tokens, action.count)
+        model.tokens -= taken
+        return self.slots.on_retracted(action.runner, taken, self.now)
+
+    def _SendDrop(self, action):
+        self.models[action.runner.key].stream.append(None)
+
+    def _EndRunner(self, action):
+        model = self.models[action.runner.key]
+        assert model.current is None and not model.tokens
+        model.is_closed = True
+
+    def _KillRunner(self, action):
+        model = self.models[action.runner.key]
+        assert not model.tokens, "all behind what runs was taken back"
+        assert model.current is None or model.current.stopped, "the innocent are not hit"
+        model.is_killed = True
+
+    def _GiveBack(self, action):
+        return self.slots.on_give_back(action.count)
+
+    def _Return(self, action):
+        for dispatch in action.dispatches:
+            self.end(dispatch, "returned")
+
+    def _Recalled(self, action):
+        self.recalled.append(action.dispatches)
+        for dispatch in action.dispatches:
+            assert not self.starts.get(dispatch)
+            self.end(dispatch, "recalled")
+
+    def _TellStarted(self, action):
+        self.told += action.dispatches
+
+    def _TellDied(self, action):
+        job = self.jobs[action.dispatch]
+        assert not job.stopped
+        assert self.starts[action.dispatch] == 1, "what never started is not charged"
+        self.end(action.dispatch, "died")
+
+    def end(self, dispatch, how):
+        assert dispatch not in self.ended, f"{how}, and was {self.ended[dispatch]}"
+        self.ended[dispatch] = how
+
+    # --- what is checked of it ---
+
+    def on_start(self, model, job):
+        assert job.dispatch not in self.ended, "given back, and run all the same"
+        assert not job.stopped, "stopped, and started after that"
+        self.starts[job.dispatch] = self.starts.get(job.dispatch, 0) + 1
+        assert self.starts[job.dispatch] == 1, "run twice"
+        self.check_slot_is_free(model.runner)
+
+    def check_slot_is_free(self, runner):
+        for other in self.models.values():
+            if other.runner is not runner and other.runner.slot is runner.slot:
+                assert other.current is None and not other.is_killed
+
+    # --- events ---
+
+    def function(self, name, seconds=None):
+        if name not in self.functions:
+            self.functions[name] = Function(1, b"")
+            if seconds is not None:
+                self.functions[name].seconds = seconds
+        return self.functions[name]
+
+    def make(self, how_many=1, session=1, function=None, avoid=0, size=10):
+        """The next jobs; they have not arrived yet."""
+        new = []
+        for _ in range(how_many):
+            self.dispatches += 1
+            job = Job(self.dispatches, session, function or self.function("f"), avoid, 1, bytes(size))
+            new.append(job)
+            self.jobs[job.dispatch] = job
+        return new
+
+    def arrive(self, jobs):
+        self.given.update(job.dispatch for job in jobs)
+        self.perform(self.slots.on_jobs(jobs, self.now))
+
+    def give(self, how_many=1, session=1, **more):
+        new = self.make(how_many, session, **more)
+        self.arrive(new)
+        return new
+
+    def stop(self, *dispatches):
+        self.perform(self.slots.on_stop(dispatches, self.now))
+
+    def close(self, session):
+        self.closed.add(session)
+        self.perform(self.slots.on_session_closed(session, self.now))
+
+    def recall(self, count):
+        self.perform(self.slots.on_recall(count, self.now))
+        return self.recalled[-1]
+
+    def read(self, model):
+        """The worker reads a runner's pipe."""
+        runner, results, dropped = model.runner, [], False
+        while model.pipe:
+            one = model.pipe.popleft()
+            if one is None:
+                dropped = True
+            else:
+                results.append(one)
+        if results:
+            for job, _ in results:
+                self.end(job.dispatch, "result")
+            dispatches = [job.dispatch for job, _ in results]
+            self.perform(self.slots.on_results(runner, dispatches, [s for _, s in results], self.now))
+        if dropped:
+            self.perform(self.slots.on_dropped(runner, self.now))
+
+    def exit(self, model):
+        """The worker learns that the process is gone."""
+        assert model.is_dead
+        del self.models[model.runner.key]
+        self.slots.on_runner_gone(model.runner)
+        self.read(model)
+        unstarted = min(model.tokens, len(model.runner.sent))
+        self.perform(self.slots.on_runner_exited(model.runner, unstarted, NOTE, self.now))
+
+    def die(self, model):
+        model.is_dead = True
+
+    def tick(self, seconds=TICK):
+        self.now += seconds
+        if self.slots.wants_tick():
+            self.perform(self.slots.on_tick(self.now))
+
+    def model_of(self, job):
+        """The runner to which the job was sent."""
+        return next(m for m in self.models.values() if job in m.runner.sent)
+
+    def run_until(self, job):
+        """Let its runner start the job."""
+        model = self.model_of(job)
+        while model.current is not job:
+            assert model.step(self.on_start)
+        return model
+
+    def settle(self, steps=3000, hanging=()):
+        """All runners go on until nothing more happens; jobs in `hanging` never end."""
+        quiet = 0
+        for _ in range(steps):
+            busy = False
+            for model in list(self.models.values()):
+                if model.is_killed:
+                    model.is_dead = True
+                while model.current not in hanging and model.step(self.on_start):
+                    busy = True
+                self.read(model)
+                if model.is_dead:
+                    self.exit(model)
+                    busy = True
+            quiet = 0 if busy else quiet + 1
+            if quiet > AVOID_SECONDS / TICK + 5:
+                return
+            self.tick()
+        raise AssertionError("it never settles")
+
+
+# --- a job and its runner ---------------------------------------------------------------------
+
+
+def test_a_job_gets_a_runner_of_its_session_and_the_next_one_the_same():
+    bench = Bench(1)
+    (job,) = bench.make()
+    start, send = bench.slots.on_jobs([job], bench.now)
+    assert (type(start), start.runner.session, start.runner.slot.index) == (StartRunner, 1, 0)
+    assert send == SendJobs(start.runner, [job])
+    assert bench.slots.on_results(start.runner, [job.dispatch], [0.1], bench.now) == []
+    (again,) = bench.make()
+    assert bench.slots.on_jobs([again], bench.now) == [SendJobs(start.runner, [again])]
+
+
+def test_each_session_has_a_runner_of_its_own_and_the_least_used_make_room():
+    bench = Bench(1)
+    for session in range(IDLE_RUNNERS + 2):
+        bench.give(session=session)
+        bench.settle()
+    assert sorted(m.runner.session for m in bench.models.values()) == [2, 3, 4, 5]
+
+
+def test_a_slot_with_a_runner_of_the_session_is_taken_before_one_without():
+    bench = Bench(3)
+    bench.give(3, session=1)
+    bench.settle()
+    bench.give(2, session=2)
+    bench.settle()
+    bench.give(3, session=1)
+    assert len(bench.models) == 5
+    bench.settle()
+
+
+def test_two_jobs_never_run_on_one_slot_and_all_slots_are_used():
+    bench = Bench(3)
+    bench.give(10)
+    assert sorted(m.runner.slot.index for m in bench.models.values()) == [0, 1, 2]
+    bench.settle()
+    assert set(bench.ended.values()) == {"result"} and len(bench.ended) == 10
+
+
+def test_a_runner_that_nobody_used_for_long_is_ended():
+    bench = Bench(2)
+    bench.give(2)
+    bench.settle()
+    bench.now += IDLE_SECONDS - 1
+    bench.give(1)
+    bench.settle()
+    bench.now += 2
+    bench.perform(bench.slots.on_second(bench.now))
+    bench.settle()
+    assert len(bench.models) == 1
+
+
+def test_a_long_job_is_told_as_started_once_and_a_short_one_never():
+    bench = Bench(1)
+    (job,) = bench.give()
+    bench.tick(TOLD_SECONDS / 2)
+    assert bench.told == []
+    bench.tick(TOLD_SECONDS)
+    bench.tick(TOLD_SECONDS)
+    assert bench.told == [job.dispatch]
+
+
+# --- ahead ------------------------------------------------------------------------------------
+
+
+def test_short_jobs_are_sent_ahead_and_unknown_and_long_ones_are_not():
+    bench = Bench(1)
+    bench.give(3)
+    assert [len(m.runner.sent) for m in bench.models.values()] == [1]
+    bench = Bench(1)
+    bench.give(50, function=bench.function("long", 1.0))
+    assert [len(m.runner.sent) for m in bench.models.values()] == [1]
+    bench = Bench(1)
+    bench.give(1000, function=bench.function("short", 1e-5))
+    assert [len(m.runner.sent) for m in bench.models.values()] == [AHEAD_JOBS]
+
+
+def test_nothing_is_sent_ahead_while_a_slot_idles():
+    bench = Bench(4)
+    bench.give(3, function=bench.function("short", 1e-5))
+    assert [len(m.runner.sent) for m in bench.models.values()] == [1, 1, 1]
+
+
+def test_another_sessions_job_is_not_passed_over():
+    bench = Bench(1)
+    short = bench.function("short", 1e-5)
+    bench.give(5, session=1, function=short)
+    (other,) = bench.give(1, session=2, function=bench.function("other", 1e-5))
+    bench.give(5, session=1, function=short)
+    order = []
+    on_start = bench.on_start
+    bench.on_start = lambda model, job: (order.append(job.dispatch), on_start(model, job))
+    bench.settle()
+    assert order == sorted(order)
+
+
+# --- stuck ------------------------------------------------------------------------------------
+
+
+def test_the_unstarted_behind_a_long_job_get_to_an_idle_slot():
+    bench = Bench(2)
+    short = bench.function("short", 1e-4)
+    (first,) = bench.give(1)
+    bench.run_until(first)
+    waiting = bench.give(20, function=short)
+    model = bench.run_until(waiting[0])  # on the other slot: it takes long after all
+    assert model.runner.slot is not bench.model_of(first).runner.slot
+    assert len(model.runner.sent) > 1
+    other = bench.model_of(first)
+    while other.current:
+        other.step(bench.on_start)
+    bench.read(other)
+    bench.settle(hanging=waiting[:1])
+    assert [bench.ended.get(job.dispatch) for job in waiting] == [None] + 19 * ["result"]
+
+
+def test_they_get_there_too_while_a_job_waits_that_must_avoid_it():
+    bench = Bench(3)
+    short = bench.function("short", 1e-4)
+    long = bench.give(2)
+    for job in long:
+        bench.run_until(job)
+    model = bench.model_of(long[0])
+    behind = bench.give(6, function=short)  # one on the third slot, some behind it
+    third = bench.run_until(behind[0])
+    bench.tick(STUCK_SECONDS * 2)
+    assert len(third.runner.sent) > 1
+    (picky,) = bench.give(1, avoid=1 + model.runner.slot.index)
+    while model.current:
+        model.step(bench.on_start)
+    bench.read(model)
+    assert picky.dispatch not in bench.starts
+    bench.tick()
+    bench.settle(hanging=[long[1], behind[0]])
+    assert [bench.ended.get(job.dispatch) for job in behind] == [None] + 5 * ["result"]
+    assert bench.ended[picky.dispatch] == "result"
+
+
+def test_a_recall_takes_the_last_of_the_backlog_and_what_waits_behind_long_jobs():
+    bench = Bench(1)
+    jobs = bench.give(20, function=bench.function("short", AHEAD_SECONDS / 5))
+    model = bench.run_until(jobs[0])
+    sent = len(model.runner.sent)
+    assert 1 < sent < 20
+    assert bench.recall(3) == [20, 19, 18]
+    assert sorted(bench.recall(100)) == list(range(sent + 1, 18))
+    assert bench.recall(100) == []  # the job is not long yet
+    bench.now += 2 * STUCK_SECONDS
+    assert sorted(bench.recall(100)) == list(range(2, sent + 1))
+    bench.settle()
+    assert bench.ended[1] == "result"
+
+
+def test_every_recall_is_answered():
+    bench = Bench(1)
+    assert bench.recall(5) == []
+    bench.give(1)
+    assert bench.recall(5) == []
+    assert len(bench.recalled) == 2
+
+
+# --- stops ------------------------------------------------------------------------------------
+
+
+def test_a_stop_ends_what_runs_and_its_slot_is_free_when_the_process_is_gone():
+    bench = Bench(1)
+    (job,) = bench.give()
+    model = bench.run_until(job)
+    (after,) = bench.give()
+    bench.stop(job.dispatch)
+    assert model.is_killed and job.dispatch not in bench.ended
+    assert len(bench.models) == 1
+    bench.die(model)
+    bench.exit(model)
+    assert bench.ended == {job.dispatch: "returned"}
+    bench.settle()
+    assert bench.ended[after.dispatch] == "result"
+
+
+def test_a_stop_takes_back_what_was_sent_behind_before_it_kills():
+    bench = Bench(1)
+    jobs = bench.give(20, function=bench.function("short", 1e-3))
+    model = bench.run_until(jobs[0])
+    bench.stop(jobs[0].dispatch)
+    assert model.is_killed and list(model.runner.sent) == jobs[:1]
+    bench.settle()
+    assert bench.ended.pop(1) == "returned"
+    assert set(bench.ended.values()) == {"result"} and len(bench.ended) == 19
+
+
+def test_a_stop_of_what_waits_harms_nobody():
+    bench = Bench(1)
+    jobs = bench.give(20, function=bench.function("short", 1e-3))
+    bench.run_until(jobs[0])
+    bench.stop(2, 5, 20, 999)
+    assert [bench.ended.get(n) for n in (2, 5, 20)] == ["returned"] * 3
+    bench.settle()
+    assert [bench.ended[n] for n in range(1, 21)].count("result") == 17
+
+
+def test_a_stop_that_comes_too_late_does_not_hit_the_next_job():
+    bench = Bench(1)
+    jobs = bench.give(3, function=bench.function("short", 1e-3))
+    model = bench.run_until(jobs[1])  # the result of the first one is on its way
+    bench.stop(jobs[0].dispatch)
+    assert not model.is_killed
+    bench.settle()
+    assert set(bench.ended.values()) == {"result"}
+
+
+def test_a_stop_of_what_runs_while_a_result_before_it_is_on_its_way():
+    bench = Bench(1)
+    short = bench.function("short", 1e-3)
+    jobs = bench.give(2, function=short)
+    model = bench.run_until(jobs[1])
+    bench.stop(jobs[1].dispatch)
+    bench.give(5, function=short)
+    assert list(model.runner.sent) == jobs  # nothing more goes behind it
+    bench.read(model)
+    assert model.is_killed
+    bench.settle()
+    assert bench.ended.pop(2) == "returned"
+    assert set(bench.ended.values()) == {"result"} and len(bench.ended) == 6
+
+
+def test_a_stop_that_unblocks_the_backlog_sends_nothing_before_all_is_taken_back():
+    bench = Bench(1)
+    short = bench.function("short", 1e-3)
+    jobs = bench.give(2, session=1, function=short)
+    (other,) = bench.give(1, session=2)
+    bench.give(2, session=1, function=short)
+    bench.run_until(jobs[0])
+    bench.stop(jobs[1].dispatch, other.dispatch)
+    bench.settle()
+    assert bench.ended == {1: "result", 2: "returned", 3: "returned", 4: "result", 5: "result"}
+
+
+def test_a_stop_may_overtake_its_job_and_is_then_forgotten():
+    bench = Bench(1)
+    jobs = bench.make(3)
+    bench.stop(2)
+    bench.arrive(jobs)
+    assert bench.ended == {2: "returned"}
+    bench.settle()
+    bench.stop(1, 2, 3)  # all gone
+    assert not bench.slots._stopped_early
+    bench.settle()
+    assert bench.ended == {1: "result", 2: "returned", 3: "result"}
+
+
+def test_a_runner_that_is_told_twice_to_drop_is_told_once():
+    bench = Bench(1)
+    jobs = bench.give(5, function=bench.function("short", 1e-3))
+    model = bench.model_of(jobs[0])  # still on its way up
+    bench.now += 2 * STUCK_SECONDS
+    bench.recall(1)
+    assert list(model.runner.sent) == jobs[:1]
+    bench.stop(1)
+    assert list(model.stream).count(None) == 1
+    bench.settle()
+    assert set(bench.ended.values()) == {"recalled", "returned", "result"}
+
+
+# --- sessions ---------------------------------------------------------------------------------
+
+
+def test_a_closed_session_leaves_nothing_behind():
+    bench = Bench(2)
+    bench.give(2, session=1)
+    bench.settle()
+    running = bench.give(12, session=1, function=bench.function("short", 1e-3))
+    bench.run_until(running[0])
+    bench.give(3, session=2)
+    late = bench.make(1, session=1)
+    bench.close(1)
+    bench.arrive(late)
+    bench.settle()
+    assert {m.runner.session for m in bench.models.values()} == {2}
+    assert all(bench.ended[job.dispatch] in ("returned", "result") for job in running + late)
+    assert [bench.ended[n] for n in (15, 16, 17)] == ["result"] * 3
+
+
+def test_a_runner_whose_jobs_were_all_taken_back_as_its_session_closed_is_ended():
+    bench = Bench(1)
+    bench.give(2, session=1, function=bench.function("short", 1e-3))  # it is not up yet
+    bench.close(1)
+    assert bench.ended == {1: "returned", 2: "returned"}
+    (model,) = bench.models.values()
+    assert model.is_closed
+    bench.settle()
+    assert not bench.models
+
+
+# --- deaths -----------------------------------------------------------------------------------
+
+
+def test_a_death_is_charged_to_the_job_that_ran_and_the_rest_goes_on():
+    bench = Bench(1)
+    jobs = bench.give(20, function=bench.function("short", 1e-3))
+    model = bench.run_until(jobs[1])
+    bench.die(model)
+    bench.exit(model)
+    assert bench.ended == {1: "result", 2: "died"}
+    bench.settle()
+    assert sorted(bench.ended.values()) == ["died"] + ["result"] * 19
+
+
+def test_a_runner_that_dies_between_two_jobs_is_not_sent_more():
+    bench = Bench(1)
+    jobs = bench.give(2)
+    model = bench.run_until(jobs[0])
+    model.step(bench.on_start)
+    bench.die(model)  # its result is still in the pipe
+    bench.exit(model)
+    assert bench.ended == {1: "result"}
+    bench.settle()
+    assert bench.ended == {1: "result", 2: "result"}
+
+
+def test_a_runner_that_ends_before_it_starts_a_job_costs_a_pause():
+    bench = Bench(1)
+    (job,) = bench.give()
+    model = bench.model_of(job)
+    bench.die(model)
+    bench.exit(model)
+    assert not bench.models and not bench.ended
+    bench.tick(RESTART_SECONDS / 2)
+    assert not bench.models
+    assert bench.slots.wants_tick()
+    bench.tick(RESTART_SECONDS)
+    assert len(bench.models) == 1
+    bench.settle()
+    assert bench.ended == {job.dispatch: "result"}
+
+
+def test_a_job_is_tried_on_another_slot_than_where_it_died_but_does_not_wait_for_ever():
+    bench = Bench(2)
+    (long,) = bench.give()
+    bench.run_until(long)
+    free = 1 - bench.model_of(long).runner.slot.index
+    (picky,) = bench.give(avoid=1 + free)
+    (other,) = bench.give()
+    assert bench.model_of(other).runner.slot.index == free  # it is not in the way of others
+    bench.settle(hanging=[long])
+    assert bench.ended[picky.dispatch] == "result"
+    bench = Bench(1)
+    (job,) = bench.give(avoid=1)
+    assert bench.model_of(job)
+
+
+def test_an_idle_runner_that_has_not_read_its_drop_is_not_in_the_way_of_other_sessions():
+    bench = Bench(1)
+    (job,) = bench.give(session=1)
+    bench.stop(job.dispatch)  # it is not up yet
+    (own,) = bench.give(session=1)
+    (other,) = bench.give(session=2)
+    assert bench.model_of(other)
+    bench.settle()
+    assert bench.ended == {1: "returned", 2: "result", 3: "result"}
+
+
+def test_an_idle_runner_may_die():
+    bench = Bench(1)
+    bench.give()
+    bench.settle()
+    (model,) = bench.models.values()
+    bench.die(model)
+    (job,) = bench.give()  # before anybody has noticed
+    bench.exit(model)
+    bench.settle()
+    assert bench.ended[job.dispatch] == "result"
+
+
+# --- random events ----------------------------------------------------------------------------
+
+
+class Events(RuleBasedStateMachine):
+    @initialize(count=st.sampled_from([1, 1, 2, 3]))
+    def begin(self, count):
+        self.bench = Bench(count)
+        self.count = count
+        self.data = deque()  # jobs on their way
+        self.hanging = []
+        self.is_sound = False
+
+    def some_model(self, data):
+        keys = sorted(self.bench.models)
+        return self.bench.models[data.draw(st.sampled_from(keys))] if keys else None
+
+    @rule(
+        how_many=st.integers(1, 12),
+        session=st.integers(1, 3),
+        function=st.sampled_from([("unknown", None), ("tiny", 1e-6), ("short", 1e-3), ("long", 1.0)]),
+        avoid=st.sampled_from([0, 0, 0, 1, 2, 3]),
+        size=st.sampled_from([10, 10, slots.AHEAD_BYTES // 3]),
+    )
+    def jobs_are_sent(self, how_many, session, function, avoid, size):
+        if session not in self.bench.closed:
+            name, seconds = function
+            f = self.bench.function((session, name), seconds)
+            self.data.append(self.bench.make(how_many, session, f, min(avoid, self.count), size))
+
+    @rule()
+    def jobs_arrive(self):
+        if self.data:
+            self.bench.arrive(self.data.popleft())
+
+    @rule(data=st.data())
+    def jobs_are_stopped(self, data):
+        if self.bench.jobs:
+            dispatches = data.draw(st.lists(st.sampled_from(sorted(self.bench.jobs)), min_size=1, max_size=4))
+            self.bench.stop(*dispatches)
+
+    @rule(data=st.data())
+    def what_runs_is_stopped(self, data):
+        model = self.some_model(data)
+        if model and model.runner.sent:
+            index = data.draw(st.integers(0, min(2, len(model.runner.sent) - 1)))
+            self.bench.stop(model.runner.sent[index].dispatch)
+
+    @rule(session=st.integers(1, 3))
+    @precondition(lambda self: len(self.bench.closed) < 2)
+    def session_closes(self, session):
+        self.bench.close(session)
+
+    @rule(count=st.integers(1, 30))
+    def recall(self, count):
+        before = len(self.bench.recalled)
+        assert len(self.bench.recall(count)) <= count
+        assert len(self.bench.recalled) == before + 1
+
+    @rule(data=st.data(), steps=st.integers(1, 8), seconds=st.sampled_from([1e-6, 1e-3, 1.0]))
+    def runner_goes_on(self, data, steps, seconds):
+        model = self.some_model(data)
+        for _ in range(steps):
+            if model and model.current not in self.hanging:
+                model.step(self.bench.on_start, seconds)
+
+    @rule(data=st.data())
+    def pipe_is_read(self, data):
+        model = self.some_model(data)
+        if model:
+            self.bench.read(model)
+
+    @rule(data=st.data())
+    def runner_dies(self, data):
+        model = self.some_model(data)
+        if model:
+            model.is_dead = True
+
+    @rule()
+    def killed_runners_die(self):
+        for model in self.bench.models.values():
+            model.is_dead = model.is_dead or model.is_killed
+
+    @rule(data=st.data())
+    def exit_is_noticed(self, data):
+        model = self.some_model(data)
+        if model and model.is_dead:
+            self.bench.exit(model)
+
+    @rule(data=st.data())
+    def job_hangs(self, data):
+        """At most on all slots but one."""
+        model = self.some_model(data)
+        if model and model.current and model.current not in self.hanging and len(self.hanging) < self.count - 1:
+            self.hanging.append(model.current)
+
+    @rule(seconds=st.sampled_from([0.001, TICK, TICK, 0.1, 2.0]))
+    def time_passes(self, seconds):
+        self.bench.tick(seconds)
+
+    @rule(seconds=st.sampled_from([1.0, IDLE_SECONDS + 1]))
+    def seconds_pass(self, seconds):
+        self.bench.now += seconds
+        self.bench.perform(self.bench.slots.on_second(self.bench.now))
+        self.bench.tick(0.0)
+
+    @invariant()
+    def only_one_job_runs_on_a_slot(self):
+        for slot in self.bench.slots.slots:
+            models = [m for m in self.bench.models.values() if m.runner.slot is slot and not m.is_dead]
+            assert sum(m.current is not None for m in models) <= 1
+
+    @invariant()
+    def nothing_waits_while_a_slot_idles(self):
+        policy = self.bench.slots
+        for slot in policy._idle.values():
+            if slot.rests_until <= self.bench.now:
+                for job in policy._backlog:
+                    runner = slot.runners.get(job.session)
+                    avoids = job.avoid == slot.index and self.count > 1
+                    assert avoids or (runner is not None and runner.is_dropping)
+
+    @invariant()
+    def memory_is_bounded_by_what_is_held(self):
+        policy = self.bench.slots
+        held = {d for d in self.bench.given if d not in self.bench.ended}
+        assert policy._job_by_dispatch.keys() == held
+        assert all(d > policy._last_dispatch for d in policy._stopped_early)
+
+    def teardown(self):
+        """Runners go on: every job comes to its end, but those that hang."""
+        if not hasattr(self, "bench"):
+            return
+        bench = self.bench
+        while self.data:
+            bench.arrive(self.data.popleft())
+        bench.settle(hanging=self.hanging)
+        left = bench.given - bench.ended.keys()
+        assert left <= {job.dispatch for job in self.hanging if not job.stopped}
+        assert not any(m.runner.session in bench.closed for m in bench.models.values() if m.current is None)
+        for dispatch, how in bench.ended.items():
+            assert how != "died" or bench.starts[dispatch] == 1
+            assert how != "result" or bench.starts[dispatch] == 1
+
+
+TestEvents = Events.TestCase
+TestEvents.settings = settings(
+    max_examples=80,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
