@@ -10,12 +10,19 @@ import contextlib
 import fcntl
 import mmap
 import os
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 
 LARGE = 128 * 1024
 """Payloads above this travel in memory of their own: received straight into it or, on one machine, passed as a
 memory file. Below, a copy costs less than the file."""
+
+
+MOST_PARTS = 1024
+"""Buffers that writev(2) takes at once."""
 
 
 class Memory(mmap.mmap):
@@ -33,6 +40,29 @@ def allocate(size: int) -> memoryview:
     fd = os.memfd_create("cw-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        memory = Memory(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    memory.fd = fd
+    return memoryview(memory)
+
+
+def store(parts: Sequence[Any], size: int) -> memoryview:
+    """A new memory file with these buffers in it, one after the other, `size` bytes in all. Raises OSError.
+
+    Written, not copied through a mapping: the kernel need not hand out (and zero) page after page for that.
+    """
+    fd = os.memfd_create("cw-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        rest = deque(memoryview(part) for part in parts)
+        while rest:
+            written = os.writev(fd, list(islice(rest, MOST_PARTS)))
+            while rest and written >= rest[0].nbytes:
+                written -= rest.popleft().nbytes
+            if rest:
+                rest[0] = rest[0].cast("B")[written:]
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         memory = Memory(fd, size)
     except BaseException:
@@ -64,6 +94,4 @@ def as_file(payload: Any) -> Memory:
     """The memory file that holds the payload, which is copied only if it does not lie in one of its own."""
     if isinstance(payload, memoryview) and isinstance(payload.obj, Memory) and len(payload) == len(payload.obj):
         return payload.obj
-    copy = allocate(len(payload))
-    copy[:] = payload
-    return copy.obj  # type: ignore[return-value]
+    return store([payload], len(payload)).obj  # type: ignore[return-value]

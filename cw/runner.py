@@ -71,7 +71,7 @@ class Runner:
                 function = self._load_function(function_number)
             args, kwargs = serialize.load_call(payload)
             value = function(*args, **kwargs)
-            answer = serialize.dump_result(value, memory.allocate)
+            answer = serialize.dump_result(value, memory.store)
             status = m.DONE
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
             if _forked_pid:

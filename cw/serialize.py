@@ -32,7 +32,7 @@ import pickle
 import struct
 import tokenize  # noqa: F401
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pickle import dumps, loads
 from types import MethodDescriptorType, WrapperDescriptorType
 from typing import Any
@@ -52,15 +52,14 @@ __all__ = [
 ]  # fmt: skip
 
 Payload = bytes | bytearray | memoryview
-Allocate = Callable[[int], Any]
+Store = Callable[[Sequence[Any], int], memoryview]
 
 # A buffer below this stays in the pickle: it is copied once more, which costs less than a second look at
 # sizes. Above, the copy begins to cost more than the 2 us which a multi-buffer payload takes.
 OUT_OF_BAND = 16 * 1024
 
 # `bytes` as an argument or a result go out of band from this size. pickle too copies them once each way,
-# but into memory that malloc maps anew: 100 MB take 47 ms, and 15 ms into huge pages or what `allocate`
-# gives.
+# but into memory that malloc maps anew: 100 MB take 47 ms, and 15 ms into huge pages or a memory file.
 BIG_BYTES = 1024 * 1024
 
 # From here on memory is mapped, with huge pages: 100 MB are filled in 15 ms instead of 50. Below, malloc
@@ -91,14 +90,14 @@ def allocate_buffer(nbytes: int) -> memoryview:
     return memoryview(memory)[:nbytes]
 
 
-def dump(value: Any, allocate: Allocate | None = None) -> Payload:
+def dump(value: Any, store: Store | None = None) -> Payload:
     """Pickle a value into a payload, which shares no memory with it.
 
-    `allocate(nbytes)` gives the writable memory for a payload above `memory.LARGE` with large buffers; the
-    payload is then a memoryview of exactly `nbytes` of it. Raises `NotPicklable`.
+    What `store(parts, size)` makes of its parts, if given, is a payload above `memory.LARGE` with large buffers
+    (`memory.store`: a memory file). Raises `NotPicklable`.
     """
     try:
-        return _dump(value, allocate)
+        return _dump(value, store)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_refusal("value", failure, [("value", value)])) from failure.__cause__
 
@@ -119,7 +118,7 @@ def load(payload: Payload) -> Any:
 
 
 def dump_call(
-    args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None, allocate: Allocate | None = None
+    args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None, store: Store | None = None
 ) -> Payload:
     """The arguments of a call. `function` serves the message of `NotPicklable`, which names the argument."""
     is_plain, has_big_bytes = True, False
@@ -135,7 +134,7 @@ def dump_call(
         named = {name: _apart_if_big(value) for name, value in kwargs.items()}
         call = [tuple(map(_apart_if_big, args)), named]
     try:
-        return _dump(call, allocate)
+        return _dump(call, store)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
 
@@ -150,12 +149,12 @@ def load_call(payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return call[0], call[1]
 
 
-def dump_result(value: Any, allocate: Allocate | None = None) -> Payload:
+def dump_result(value: Any, store: Store | None = None) -> Payload:
     """A job's result; as `dump`."""
     if type(value) in _PLAIN:
         return dumps(value, 5)
     try:
-        return _dump(_apart_if_big(value), allocate)
+        return _dump(_apart_if_big(value), store)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_refusal("the job's result", failure, [("result", value)])) from failure.__cause__
 
@@ -199,7 +198,7 @@ def _apart_if_big(value: Any) -> Any:
     return _BigBytes(value) if type(value) is bytes and len(value) >= BIG_BYTES else value
 
 
-def _dump(value: Any, allocate: Allocate | None = None, watch: byvalue.Watch | None = None) -> Payload:
+def _dump(value: Any, store: Store | None = None, watch: byvalue.Watch | None = None) -> Payload:
     """As `dump`, but raises `byvalue.Unpicklable`. With a watch: see there."""
     buffers: list[memoryview] = []
 
@@ -221,7 +220,7 @@ def _dump(value: Any, allocate: Allocate | None = None, watch: byvalue.Watch | N
     if not is_by_name:
         buffers.clear()
         data = byvalue.dumps(value, keep_in_band, watch)
-    return _pack(data, buffers, allocate) if buffers else data
+    return _pack(data, buffers, store) if buffers else data
 
 
 def _names_registered(data: bytes) -> bool:
@@ -229,7 +228,7 @@ def _names_registered(data: bytes) -> bool:
     return any(data.find(name.encode()) >= 0 for name in tuple(_registered))
 
 
-def _pack(data: bytes, buffers: list[memoryview], allocate: Allocate | None) -> Payload:
+def _pack(data: bytes, buffers: list[memoryview], store: Store | None) -> Payload:
     writable = not all(buffer.readonly for buffer in buffers)
     header = _HEADER.pack(_MULTI, writable, len(buffers), len(data))
     header += struct.pack(f"<{len(buffers)}Q", *[buffer.nbytes for buffer in buffers])
@@ -239,10 +238,11 @@ def _pack(data: bytes, buffers: list[memoryview], allocate: Allocate | None) -> 
         parts.append(bytes(-size % _ALIGNMENT))
         parts.append(buffer)
         size += -size % _ALIGNMENT + buffer.nbytes
-    if size <= LARGE or (allocate is None and size < MAPPED):
+    if store is not None and size > LARGE:
+        return store(parts, size)
+    if size < MAPPED:
         return b"".join(parts)
-    allocate = allocate or allocate_buffer
-    target = memoryview(allocate(size)).cast("B")[:size]
+    target = allocate_buffer(size)
     position = 0
     for part in parts:
         end = position + len(part)

@@ -86,7 +86,7 @@ class Session:
         self._pid = os.getpid()
         # Under the lock: what users' threads change together. The session's thread takes it rarely.
         self._lock = threading.RLock()  # pickling a function may run code of the user's that submits
-        self._allocate: Callable[[int], memoryview] | None = None  # memory files, if the master is on this machine
+        self._store: serialize.Store | None = None  # for memory files, if the master is on this machine
         self._functions = FunctionTable()
         self._option_numbers: dict[str, int] = {}
         self._introductions: deque[tuple[Any, ...]] = deque()  # Functions, OptionSets to be sent before their jobs
@@ -132,7 +132,7 @@ class Session:
 
     def submit(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tag: Any, options: int = 0) -> int:
         """Queue a job; returns its number. Raises what makes its function or arguments unpicklable."""
-        payload = serialize.dump_call(args, kwargs, function, self._allocate)
+        payload = serialize.dump_call(args, kwargs, function, self._store)
         size = len(payload)
         if self._is_full(size) and threading.current_thread() is not self._thread:
             self._wait_for_room(size)
@@ -291,7 +291,7 @@ class Session:
         self._where = address.join(*where)
         connection = self._connection = Connection(self._loop, sock, decoder=wire.Decoder())
         if connection.passes_files:
-            self._allocate = memory.allocate
+            self._store = memory.store
         connection.decoder.accepts = FROM_MASTER | {m.Welcome, m.Refused}
         connection.on_message = self._on_answer
         connection.on_close = self._on_close

@@ -1,0 +1,52 @@
+"""Memory files: written once, sealed, mapped by who receives them."""
+
+import os
+
+import pytest
+
+from cw import memory
+
+
+def test_parts_lie_one_after_the_other_whatever_their_number():
+    parts = [bytes([n % 256]) * (n % 7) for n in range(3000)]
+    stored = memory.store(parts, sum(map(len, parts)))
+    assert bytes(stored) == b"".join(parts)
+
+
+def test_who_receives_a_file_sees_its_bytes_and_keeps_his_changes_to_himself():
+    stored = memory.store([b"abc", b"def"], 6)
+    received = memory.from_file(os.dup(stored.obj.fd), 6)
+    assert bytes(received) == b"abcdef"
+    received[0] = ord("x")
+    assert bytes(stored) == b"abcdef"
+
+
+def test_a_file_of_another_size_or_one_that_could_shrink_is_refused():
+    stored = memory.store([b"abc"], 3)
+    with pytest.raises(ValueError, match="not of 4 bytes"):
+        memory.from_file(os.dup(stored.obj.fd), 4)
+    loose = os.memfd_create("loose", os.MFD_ALLOW_SEALING)
+    os.ftruncate(loose, 3)
+    with pytest.raises(ValueError, match="not sealed"):
+        memory.from_file(loose, 3)
+
+
+def test_a_stored_file_cannot_be_cut_short():
+    stored = memory.store([b"abc"], 3)
+    with pytest.raises(PermissionError):
+        os.ftruncate(stored.obj.fd, 1)
+
+
+def test_a_payload_that_lies_in_a_file_of_its_own_is_not_copied():
+    stored = memory.store([b"abc"], 3)
+    assert memory.as_file(stored) is stored.obj
+    assert bytes(memory.as_file(stored[1:])) == b"bc"
+    assert bytes(memory.as_file(b"plain")) == b"plain"
+
+
+def test_the_descriptor_is_closed_with_the_memory():
+    stored = memory.store([b"abc"], 3)
+    fd = stored.obj.fd
+    del stored
+    with pytest.raises(OSError):
+        os.fstat(fd)
