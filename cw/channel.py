@@ -116,14 +116,16 @@ class WorkerEnd:
             seconds.append(lasted)
             payloads.append(payload)
 
-        others, self._rest = wire.split_results(self._rest + data if self._rest else data, take)
         dropped = False
-        for frame in others:
+
+        def take_other(frame: bytes) -> None:
+            nonlocal dropped
             (message,) = wire.Decoder().feed(frame)
             if type(message) is m.BigResult:
-                # In order: a runner writes nothing else between this and what came before.
                 take(message.number, message.status, message.seconds, self._receive(message.size))
             dropped = dropped or type(message) is m.Dropped
+
+        self._rest = wire.split_results(self._rest + data if self._rest else data, take, take_other)
         if numbers:
             self.on_results(numbers, statuses, seconds, payloads)
         if dropped:

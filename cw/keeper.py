@@ -130,8 +130,7 @@ class Keeper:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            # A handler and not SIG_IGN: jobs' own children must be as mortal as ever.
-            signal.signal(signal.SIGTERM, lambda number, frame: None)
+            signal.signal(signal.SIGTERM, runner.on_sigterm)
             os.setpgid(0, 0)
             set_subreaper()
             # Should the keeper be killed. It has one thread, so the signal means its end.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections import deque
@@ -147,6 +148,10 @@ class Runner:
         return function
 
 
+def on_sigterm(number: int, frame: Any) -> None:
+    """A SIGTERM does not end a runner. A handler and not SIG_IGN, which what jobs start would inherit."""
+
+
 _forked_pid = 0
 """Set in a child that a job forked, to the runner's own pid."""
 
@@ -183,6 +188,8 @@ def main(fds: list[int]) -> None:
     def note_fork() -> None:
         global _forked_pid
         _forked_pid = own
+        if signal.getsignal(signal.SIGTERM) is on_sigterm:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # or multiprocessing could not end its processes
 
     os.register_at_fork(after_in_child=note_fork)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the worker is gone

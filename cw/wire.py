@@ -206,12 +206,15 @@ def encode_result(number: int, status: int, seconds: float, payload: bytes) -> b
     return _RESULT.pack(_RESULT_HEAD + size, _RESULT_KIND, 0, 0, 1, number, status, seconds, size) + payload
 
 
-def split_results(data: bytes, take: Callable[[int, int, float, bytes], None]) -> tuple[list[bytes], bytes]:
-    """Call `take` for each result of `encode_result` in the bytes; returns other frames whole, and the rest.
+def split_results(
+    data: bytes, take: Callable[[int, int, float, bytes], None], take_other: Callable[[bytes], None]
+) -> bytes:
+    """Call `take` for each result of `encode_result` in the bytes, `take_other` for each other frame, in order.
+
+    Returns the rest: a frame that is not whole yet.
 
     The worker's side of that hot path: what runners write is theirs alone and comes in this one shape.
     """
-    others: list[bytes] = []
     position, end = 0, len(data)
     while end - position >= _HEAD:
         size, kind, _, _ = HEADER.unpack_from(data, position)
@@ -222,9 +225,9 @@ def split_results(data: bytes, take: Callable[[int, int, float, bytes], None]) -
             number, status, seconds, _ = _RESULT_BODY.unpack_from(data, position + _HEAD)
             take(number, status, seconds, data[position + _RESULT.size : stop])
         else:
-            others.append(data[position:stop])
+            take_other(data[position:stop])
         position = stop
-    return others, data[position:]
+    return data[position:]
 
 
 # --- decoding ---------------------------------------------------------------------------------

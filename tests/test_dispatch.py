@@ -2,11 +2,12 @@
 
 from collections import deque
 from itertools import count
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cw import dispatch
 from cw.dispatch import (
@@ -102,6 +103,8 @@ def test_a_jobs_start_is_told_once_and_not_for_what_is_not_held():
     d.on_submitted("s", jobs(1))
     assert d.on_started("w", [1, 99]) == [TellStarted("s", [1])]
     assert d.on_started("w", [1]) == []
+    d.on_runner_died("w", 1, NOTE)
+    assert d.on_started("w", [2]) == [TellStarted("s", [1])]  # once for each attempt
 
 
 def test_a_result_that_comes_twice_or_late_is_dropped():
@@ -235,8 +238,9 @@ def test_a_worker_of_another_python_is_not_given_the_job():
 
 
 def test_a_session_of_which_all_is_cancelled_does_not_hide_the_next():
-    d = dispatcher("a", "b")
+    d = dispatcher("a", "b", w=2)
     d.on_submitted("a", jobs(1, 2))
+    d.on_worker_departed("w")
     d.on_submitted("b", jobs(1))
     d.on_cancelled("a", [1, 2])
     d.check_invariants()
@@ -411,16 +415,14 @@ def test_a_job_waits_for_another_worker_than_the_one_where_it_died_but_not_for_e
 
 
 def test_what_waits_behind_a_job_that_avoids_the_worker_does_not_wait():
-    d = dispatcher("s", v=1, w=1)
-    d.on_submitted("s", jobs(1, 2))
+    d = dispatcher("s", v=1, w=1, x=1)
+    d.on_submitted("s", jobs(1, 2, 3))
     d.on_runner_died("v", 1, NOTE)
-    assert assigned(d.on_submitted("s", jobs(3))) == [("v", [3])]
+    assert assigned(d.on_submitted("s", jobs(4))) == [("v", [4])]
     # Nor what was put back behind it.
-    d.on_submitted("s", jobs(4, 5))
-    d.on_worker_joined("x", 1, PY)
-    d.check_invariants()
-    assert assigned(d.on_worker_lost("x", LOST)) == []
-    assert assigned(result(d, "v", 3)) == [("v", [4])]
+    d.on_worker_lost("x", LOST)
+    assert assigned(result(d, "v", 4)) == [("v", [3])]
+    assert assigned(result(d, "w", 2)) == [("w", [1])]
 
 
 def test_a_job_goes_back_to_the_slot_where_it_died_if_there_is_no_other():
@@ -561,14 +563,10 @@ class ModelWorker:
             self.running[dispatch] = None
 
 
-class Events(RuleBasedStateMachine):
+class Events:
     """Sessions, workers and faults at random. The model knows of each dispatch where it is and whether it started."""
 
-    sessions = Bundle("sessions")
-    workers = Bundle("workers")
-
-    def __init__(self):
-        super().__init__()
+    def __init__(self, random):
         self.d = Dispatcher()
         self.model = {}  # by worker
         self.keys = count(1)
@@ -585,10 +583,13 @@ class Events(RuleBasedStateMachine):
         self.disturbed = set()  # sessions of which something came back
         self.last_number = {}  # dispatched, by session
         self.functions = {}
+        self.join(random.choice([1, 1, 2, 5]), PY)
+        self.open(PY)
 
     # --- what the dispatcher decides ---
 
     def perform(self, actions):
+        self.failed = True  # until it is seen not to be so
         for job in sorted((job for a in actions if type(a) is Assign for job in a.jobs), key=lambda job: job.dispatch):
             session = job.session.key
             if session not in self.disturbed:
@@ -597,6 +598,7 @@ class Events(RuleBasedStateMachine):
         for action in actions:
             getattr(self, "_" + type(action).__name__)(action)
         self.d.check_invariants()
+        self.failed = False
 
     def _Assign(self, action):
         worker = self.model[action.worker]
@@ -709,133 +711,16 @@ class Events(RuleBasedStateMachine):
         self.started.update(self.job_by_dispatch[dispatch] for dispatch in worker.running)
         self.report_results(worker, dispatches, seconds)
 
-    # --- events ---
-
-    @initialize(target=workers, slots=st.sampled_from([1, 1, 2, 5]))
-    def first_worker(self, slots):
-        return self.join(slots, PY)
-
-    @initialize(target=sessions)
-    def first_session(self):
-        return self.open(PY)
-
     def join(self, slots, python):
         key = f"w{next(self.keys)}"
         self.model[key] = ModelWorker(key, slots, python)
         self.perform(self.d.on_worker_joined(key, slots, python))
-        return key
 
     def open(self, python):
         key = f"s{next(self.keys)}"
         self.python_of[key] = python
         self.functions[key] = [Function(n) for n in range(3)]
         self.d.on_session_opened(key, python)
-        return key
-
-    @rule(target=workers, slots=st.sampled_from([1, 1, 2, 5]), python=st.sampled_from([PY, PY, OTHER_PY]))
-    def worker_joins(self, slots, python):
-        return self.join(slots, python) if len(self.model) < 5 else multiple()
-
-    @rule(target=sessions, python=st.sampled_from([PY, PY, OTHER_PY]))
-    def session_opens(self, python):
-        return self.open(python) if len(self.python_of) < 4 else multiple()
-
-    @rule(
-        session=sessions,
-        how_many=st.integers(1, 12),
-        function=st.integers(0, 2),
-        attempts=st.sampled_from([None, None, 1, 2]),
-        size=st.sampled_from([0, 10, dispatch.AHEAD_BYTES]),
-    )
-    def submit(self, session, how_many, function, attempts, size):
-        new = []
-        options = attempts and {"attempts": attempts}
-        for number in [next(self.numbers) for _ in range(how_many)]:
-            new.append(Job(number, self.functions[session][function], options, memoryview(_PAYLOAD)[:size]))
-            self.state[session, number] = "open"
-            self.limit[session, number] = attempts or dispatch.DEATHS
-            self.charges[session, number] = [0, 0]
-        self.perform(self.d.on_submitted(session, new))
-
-    @rule(session=sessions, data=st.data())
-    def cancel(self, session, data):
-        known = [number for key, number in self.state if key == session]
-        if known:
-            numbers = data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=8))
-            for number in numbers:
-                if self.state[session, number] == "open":
-                    self.state[session, number] = "cancelled"
-            self.perform(self.d.on_cancelled(session, numbers))
-
-    @rule(session=sessions, is_blocked=st.booleans())
-    def block(self, session, is_blocked):
-        (self.blocked.add if is_blocked else self.blocked.discard)(session)
-        self.perform(self.d.on_blocked(session, is_blocked))
-
-    @rule(session=consumes(sessions))
-    def session_closes(self, session):
-        for name, state in self.state.items():
-            if name[0] == session and state == "open":
-                self.state[name] = "cancelled"
-        del self.python_of[session]
-        self.blocked.discard(session)
-        self.perform(self.d.on_session_closed(session))
-
-    @rule(key=workers, control_first=st.booleans())
-    def message_arrives(self, key, control_first):
-        worker = self.model[key]
-        if worker.control and (control_first or not worker.data):
-            self.receive_control(worker)
-        elif worker.data:
-            self.receive_data(worker)
-
-    @rule(key=workers, data=st.data(), seconds=st.sampled_from([1e-5, 1e-3, 5e-3, 1.0]))
-    def jobs_end(self, key, data, seconds):
-        worker = self.model[key]
-        if worker.running and not worker.hangs:
-            ended = data.draw(st.lists(st.sampled_from(sorted(worker.running)), min_size=1, max_size=5, unique=True))
-            self.finish(worker, ended, seconds)
-
-    @rule(key=workers)
-    def jobs_are_told_started(self, key):
-        worker = self.model[key]
-        self.perform(self.d.on_started(key, list(worker.running)))
-
-    @rule(key=workers, data=st.data())
-    def late_results_come(self, key, data):
-        others = [dispatch for dispatch in self.job_by_dispatch if self.holder.get(dispatch) is not self.model[key]]
-        if others:
-            self.report_results_of_others(key, data.draw(st.lists(st.sampled_from(others), max_size=4)))
-
-    def report_results_of_others(self, key, dispatches):
-        n = len(dispatches)
-        assert not delivered(self.d.on_results(key, dispatches, [0] * n, [0.1] * n, [b""] * n))
-        self.d.check_invariants()
-
-    @rule(key=workers, data=st.data())
-    def runner_dies(self, key, data):
-        worker = self.model[key]
-        if worker.running:
-            dispatch = data.draw(st.sampled_from(sorted(worker.running)))
-            del worker.running[dispatch]
-            name = self.release(dispatch)
-            self.disturbed.add(name[0])
-            if self.state[name] == "open":
-                self.charges[name][0] += 1
-            worker.start()
-            self.started.update(self.job_by_dispatch[d] for d in worker.running)
-            note = {"slot": data.draw(st.integers(0, worker.slots - 1))}
-            self.perform(self.d.on_runner_died(key, dispatch, note))
-
-    @rule(key=consumes(workers))
-    def worker_is_lost(self, key):
-        self.remove(key, 1)
-        self.perform(self.d.on_worker_lost(key, LOST))
-
-    @rule(key=consumes(workers))
-    def worker_leaves(self, key):
-        self.remove(key, 0)
-        self.perform(self.d.on_worker_departed(key))
 
     def remove(self, key, charge):
         for dispatch in self.model.pop(key).held():
@@ -844,41 +729,147 @@ class Events(RuleBasedStateMachine):
             if self.state[name] == "open":
                 self.charges[name][1] += charge
 
-    @rule(key=workers, recalls=st.integers(1, 3))
-    def nothing_can_be_given_back_for_a_while(self, key, recalls):
-        self.model[key].barren = recalls
+    # --- events: each a method, in its turn as often as it stands in EVENTS ---
 
-    @rule(key=workers)
-    def jobs_hang(self, key):
-        self.model[key].hangs = True
+    def worker_joins(self, random):
+        if len(self.model) < 5:
+            self.join(random.choice([1, 1, 2, 5]), random.choice([PY, PY, OTHER_PY]))
 
-    @rule(n=st.integers(1, 5))
-    def time_passes(self, n):
-        for _ in range(n):
+    def worker_is_lost(self, random):
+        if key := some(random, self.model):
+            self.remove(key, 1)
+            self.perform(self.d.on_worker_lost(key, LOST))
+
+    def worker_leaves(self, random):
+        if key := some(random, self.model):
+            self.remove(key, 0)
+            self.perform(self.d.on_worker_departed(key))
+
+    def session_opens(self, random):
+        if len(self.python_of) < 4:
+            self.open(random.choice([PY, PY, OTHER_PY]))
+
+    def session_closes(self, random):
+        if session := some(random, self.python_of):
+            for name, state in self.state.items():
+                if name[0] == session and state == "open":
+                    self.state[name] = "cancelled"
+            del self.python_of[session]
+            self.blocked.discard(session)
+            self.perform(self.d.on_session_closed(session))
+
+    def client_blocks(self, random):
+        if session := some(random, self.python_of):
+            is_blocked = session not in self.blocked and random.random() < 0.3
+            (self.blocked.add if is_blocked else self.blocked.discard)(session)
+            self.perform(self.d.on_blocked(session, is_blocked))
+
+    def submit(self, random):
+        if session := some(random, self.python_of):
+            new = []
+            attempts = random.choice([None, None, None, 1, 2])
+            size = random.choice([0, 10, 10, 10, 10, dispatch.AHEAD_BYTES])
+            function = random.choice(self.functions[session])
+            for number in [next(self.numbers) for _ in range(random.randint(1, 12))]:
+                options = attempts and {"attempts": attempts}
+                new.append(Job(number, function, options, memoryview(_PAYLOAD)[:size]))
+                self.state[session, number] = "open"
+                self.limit[session, number] = attempts or dispatch.DEATHS
+                self.charges[session, number] = [0, 0]
+            self.perform(self.d.on_submitted(session, new))
+
+    def cancel(self, random):
+        session = some(random, self.python_of)
+        known = [number for key, number in self.state if key == session]
+        if known:
+            numbers = random.sample(known, min(len(known), random.randint(1, 8)))
+            for number in numbers:
+                if self.state[session, number] == "open":
+                    self.state[session, number] = "cancelled"
+            self.perform(self.d.on_cancelled(session, numbers))
+
+    def message_arrives(self, random):
+        if key := some(random, self.model):
+            worker = self.model[key]
+            if worker.control and (random.random() < 0.5 or not worker.data):
+                self.receive_control(worker)
+            elif worker.data:
+                self.receive_data(worker)
+
+    def jobs_end(self, random):
+        if key := some(random, self.model):
+            worker = self.model[key]
+            if worker.running and not worker.hangs:
+                ended = random.sample(sorted(worker.running), random.randint(1, len(worker.running)))
+                self.finish(worker, ended, random.choice([1e-5, 1e-4, 1e-3, 1e-3, 5e-3, 1.0]))
+
+    def jobs_are_told_started(self, random):
+        if key := some(random, self.model):
+            self.perform(self.d.on_started(key, list(self.model[key].running)))
+
+    def late_results_come(self, random):
+        if key := some(random, self.model):
+            others = [d for d in self.job_by_dispatch if self.holder.get(d) is not self.model[key]]
+            late = random.sample(others, min(len(others), random.randint(0, 4)))
+            actions = self.d.on_results(key, late, [0] * len(late), [0.1] * len(late), [b""] * len(late))
+            assert not delivered(actions)
+            self.perform(actions)
+
+    def runner_dies(self, random):
+        if (key := some(random, self.model)) and (running := self.model[key].running):
+            worker, dispatch = self.model[key], random.choice(sorted(running))
+            del running[dispatch]
+            name = self.release(dispatch)
+            self.disturbed.add(name[0])
+            if self.state[name] == "open":
+                self.charges[name][0] += 1
+            worker.start()
+            self.started.update(self.job_by_dispatch[d] for d in running)
+            self.perform(self.d.on_runner_died(key, dispatch, {"slot": random.randrange(worker.slots)}))
+
+    def nothing_can_be_given_back_for_a_while(self, random):
+        if key := some(random, self.model):
+            self.model[key].barren = random.randint(1, 3)
+
+    def jobs_hang(self, random):
+        if key := some(random, self.model):
+            self.model[key].hangs = not self.model[key].hangs and random.random() < 0.5
+
+    def time_passes(self, random):
+        for _ in range(random.randint(1, 5)):
             if self.d.wants_tick():
                 self.perform(self.d.on_tick())
 
+    EVENTS = (
+        [message_arrives] * 40 + [jobs_end] * 30 + [time_passes] * 10 + [submit] * 8 + [worker_joins, runner_dies] * 4
+        + [cancel, client_blocks, late_results_come, jobs_are_told_started, session_opens] * 2
+        + [worker_is_lost, worker_leaves, session_closes, nothing_can_be_given_back_for_a_while, jobs_hang]
+    )  # fmt: skip
+
     # --- properties ---
 
-    @invariant()
-    def charges_are_as_counted(self):
+    def check(self):
         for name, state in self.state.items():
             if state == "open":
                 job = self.d.job(*name)
                 assert [job.deaths, job.losses] == self.charges[name]
-
-    @invariant()
-    def the_dispatcher_knows_who_holds_what(self):
         for key, worker in self.model.items():
             assert self.d.held(key) == sum(holder is worker for holder in self.holder.values())
 
-    def teardown(self):
-        """Workers go on answering: every job comes to its end, but those that hang, and those behind them."""
+    def check_end(self, random):
+        """Workers go on answering: every job comes to its end, but those that hang."""
+        for worker in self.model.values():
+            worker.hangs = random.random() < 0.5
+            worker.barren = random.randint(0, 3)
         for session in list(self.blocked):
-            self.block(session, False)
-        for python in (PY, OTHER_PY):
-            self.join(1, python)  # one at least does not hang
-        for _ in range(4 * AVOID_TICKS + len(self.state)):
+            self.blocked.discard(session)
+            self.perform(self.d.on_blocked(session, False))
+        for python in (PY, OTHER_PY):  # one at least does not hang
+            if all(worker.hangs for worker in self.model.values() if worker.python == python):
+                self.join(1, python)
+        for turn in range(4 * AVOID_TICKS + len(self.state)):
+            if turn < 4:
+                self.runner_dies(random)
             for worker in list(self.model.values()):
                 while worker.control:
                     self.receive_control(worker)
@@ -888,18 +879,48 @@ class Events(RuleBasedStateMachine):
                     self.finish(worker, list(worker.running), 1e-3)
             if self.d.wants_tick():
                 self.perform(self.d.on_tick())
+            elif not any(w.data or w.control or (w.running and not w.hangs) for w in self.model.values()):
+                break
         hanging = {self.job_by_dispatch[d] for w in self.model.values() if w.hangs for d in w.running}
-        left = {name for name, state in self.state.items() if state == "open"}
-        assert left <= hanging
+        assert {name for name, state in self.state.items() if state == "open"} <= hanging
         assert all(not worker.data and not worker.control for worker in self.model.values())
+
+
+def some(random, among):
+    return random.choice(sorted(among)) if among else None
 
 
 _PAYLOAD = bytes(dispatch.AHEAD_BYTES)
 
-TestEvents = Events.TestCase
-TestEvents.settings = settings(
-    max_examples=60,
-    stateful_step_count=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+
+class Machine(RuleBasedStateMachine):
+    """Events one by one, which shrink well to what matters, and in bursts, which get far."""
+
+    @initialize(seed=st.integers(0, 9))
+    def begin(self, seed):
+        self.events, self.seed = Events(Random(seed)), seed
+
+    @rule(event=st.sampled_from(sorted(set(Events.EVENTS), key=lambda event: event.__name__)), seed=st.integers(0, 9))
+    def one(self, event, seed):
+        event(self.events, Random(seed))
+
+    @rule(seed=st.integers(0, 2**32), length=st.integers(1, 60))
+    def many(self, seed, length):
+        random = Random(seed)
+        for _ in range(length):
+            random.choice(Events.EVENTS)(self.events, random)
+
+    @invariant()
+    def check(self):
+        if hasattr(self, "events"):
+            self.events.check()
+
+    def teardown(self):
+        if hasattr(self, "events") and not self.events.failed:
+            self.events.check_end(Random(self.seed))
+
+
+TestRandomEvents = Machine.TestCase
+TestRandomEvents.settings = settings(
+    max_examples=150, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -579,6 +579,27 @@ def _do_it_all():
     return done
 
 
+def test_a_runner_survives_sigterm_and_the_children_of_a_job_do_not(executor):
+    assert executor.submit(_send_sigterms).result(LIMIT) == [-signal.SIGTERM] * 3
+
+
+def _send_sigterms():
+    import multiprocessing
+
+    os.kill(os.getpid(), signal.SIGTERM)
+    started = subprocess.Popen(["sleep", "1000"])
+    started.terminate()
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+    process.start()
+    process.terminate()
+    process.join()
+    pid = os.fork()
+    if not pid:
+        time.sleep(1000)
+    os.kill(pid, signal.SIGTERM)
+    return [started.wait(), process.exitcode, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]
+
+
 def test_a_forked_child_that_returns_from_the_job_gives_no_second_result(executor):
     for status in (0, 3):
         parent, child = executor.submit(_fork_and_return, status).result(LIMIT)
