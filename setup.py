@@ -31,7 +31,6 @@ setup(
             "loky",
             "numpy",
             "parsl",
-            "psutil",
             "ray",
         ],
     },

@@ -73,7 +73,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         """
         return Options(self, job_options(attempts))
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., Any],
         *iterables: Iterable[Any],

@@ -351,8 +351,10 @@ class Session:
         """Settle what is outstanding when the thread ends: nothing stays pending for ever."""
         if self._connection is not None:
             self._connection.close()
-        while self._jobs:
-            number, job = self._jobs.popitem()
+        for number in list(self._jobs):  # in the order of their submission
+            job = self._jobs.pop(number, None)
+            if job is None:
+                continue  # cancelled in this very moment
             error = self._failure
             self._finish(number, job, Abandoned() if error is None else _copy_of(error), None)
         self._notify()
