@@ -428,6 +428,10 @@ class Dispatcher:
         """Open jobs of this session here."""
         return len(self._sessions[key].jobs)
 
+    def has_any(self, key: Hashable, numbers: Iterable[int]) -> bool:
+        """Is one of these the number of an open job of this session?"""
+        return not self._sessions[key].jobs.keys().isdisjoint(numbers)
+
     def held(self, key: Hashable) -> int:
         """Jobs that this worker holds."""
         return len(self._workers[key].held)
@@ -457,6 +461,9 @@ class Dispatcher:
 
     def _fill_one(self, worker: Worker) -> list[Action]:
         jobs: list[Job] = []
+        if worker.is_stuck and not worker.is_idle:
+            self._note_room(worker)
+            return []
         self._fill(worker, jobs, not worker.is_stuck)
         return [Assign(worker.key, jobs)] if jobs else []
 

@@ -105,6 +105,7 @@ class Keeper:
                     self._fork(order["key"], fds)
                 elif order["do"] == "kill" and order["key"] in self._pid_by_key:
                     kill(self._pid_by_key[order["key"]], True)
+                    kill(self._pid_by_key[order["key"]], False)  # should its job have put it into another group
 
     def _fork(self, key: int, fds: list[int]) -> None:
         try:
@@ -148,21 +149,23 @@ class Keeper:
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if not pid:
-                return
+            if found is None:
+                break
+            pid = found.si_pid
             key = self._key_by_pid.pop(pid, None)
-            if key is None:
-                continue
-            del self._pid_by_key[key]
-            # Its group, and what had left the group: with the runner gone it is ours.
-            kill(pid, True)
-            for stray in children():
-                if stray not in self._key_by_pid:
-                    kill(stray, False)
-            self._tell(what="exited", key=key, pid=pid, status=status, how=how_it_ended(status))
+            if key is not None:
+                kill(pid, True)  # what is left of its group, as long as the number is certainly still its own
+            _, status = os.waitpid(pid, 0)
+            if key is not None:
+                del self._pid_by_key[key]
+                self._tell(what="exited", key=key, pid=pid, status=status, how=how_it_ended(status))
+        # What had left the group is ours, with its runner gone; so is what such a one leaves behind, when it is reaped.
+        for stray in children():
+            if stray not in self._key_by_pid:
+                kill(stray, False)
 
     def _tell(self, **report: Any) -> None:
         self._orders.send(json.dumps(report).encode())

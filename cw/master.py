@@ -225,7 +225,7 @@ def _reason_to_refuse(hello: m.Hello) -> str:
         )
     if hello.role not in ("client", "worker"):
         return f"its role is {hello.role!r}"
-    if hello.role == "worker" and not 0 < hello.slots <= 65536:
+    if hello.role == "worker" and not 0 < hello.slots <= 65535:
         return f"it offers {hello.slots} slots"
     if len(hello.python) != 2 or not all(isinstance(part, int) for part in hello.python):
         return "it does not say its Python version"
@@ -305,6 +305,8 @@ class _ClientPeer:
             raise ProtocolError("jobs before the environment")
         if dispatcher.jobs_of(self._key) + len(message.numbers) > 2 * self._window + WINDOW_JOBS:
             raise ProtocolError("more jobs than its window")
+        if len(set(message.numbers)) < len(message.numbers) or dispatcher.has_any(self._key, message.numbers):
+            raise ProtocolError("a job's number is taken")
         try:
             jobs = [
                 Job(number, functions[function], options[chosen] if chosen else None, payload)
@@ -319,6 +321,9 @@ class _ClientPeer:
             self._functions[number] = Function(number, payload)
 
     def _on_options(self, message: m.OptionSets) -> None:
+        attempts = message.options.get("attempts", 1)
+        if type(attempts) is not int or attempts < 1:
+            raise ProtocolError(f"{attempts!r} attempts")
         self._options[message.number] = message.options
 
     def _on_forget(self, message: m.Forget) -> None:
@@ -466,12 +471,14 @@ class _WorkerPeer:
 def _listen(host: str, port: int | None) -> socket.socket:
     """A listening socket. The default port, if taken, gives way to one that the system picks."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.getaddrinfo(host, None, family)  # (create_server would turn this error into another)
+    except socket.gaierror:
+        raise program.Mistake(f"the address {host!r} is unknown: give one of this machine's with --host") from None
     wanted = [address.PORT, 0] if port is None else [port]
     for number in wanted:
         try:
             return socket.create_server((host, number), family=family, backlog=1024)
-        except socket.gaierror:
-            raise program.Mistake(f"the address {host!r} is unknown: give one of this machine's with --host") from None
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 if port is None and number:

@@ -11,7 +11,7 @@ sockets sit in one epoll (whose own descriptor is small: it is made first), and 
 `serve`, and one for each tick. A turn of bluelet costs some 10 us, several times that in a process which had
 slept; so `serve` keeps the floor until the next tick is due, waiting in the epoll itself. bluelet switches
 only at `yield`: handlers are plain functions and nothing interleaves in them. Time comes from
-`time.monotonic()`; bluelet's own clock is only slept on.
+`time.monotonic()`.
 
 Sockets never block. What a socket does not take is kept in its Connection, in two lanes: control, and data
 (payloads, in order). A slow peer delays only itself. Only `Loop.wake` and `Loop.call_soon` may be called
@@ -91,6 +91,20 @@ class _Ready(bluelet.WaitableEvent):
             return self._epoll.poll(0, MOST_EVENTS)
         except OSError:
             return []
+
+
+class _Sleep(bluelet.SleepEvent):
+    """bluelet's sleep, by the monotonic clock: a step of the wall clock must not stop the ticks."""
+
+    def __init__(self, seconds: float) -> None:
+        self._due = time.monotonic() + seconds
+
+    @property
+    def wakeup_time(self) -> float:  # which bluelet compares with the wall clock, at once
+        return time.time() + self._due - time.monotonic()
+
+    def time_left(self) -> float:
+        return max(self._due - time.monotonic(), 0.0)
 
 
 class Loop:
@@ -233,7 +247,7 @@ class Loop:
         going_on = True
         while going_on and not self._stopped:
             self._due[me()] = time.monotonic() + seconds
-            yield bluelet.sleep(seconds)
+            yield _Sleep(seconds)
             if not self._stopped:
                 with self.lock:
                     going_on = callback(time.monotonic())
@@ -242,7 +256,7 @@ class Loop:
             del self._due[me()]
             return
         while True:  # `_serve` ends it: bluelet cannot kill a coroutine that has ended by itself
-            yield bluelet.sleep(MOST_SECONDS)
+            yield _Sleep(MOST_SECONDS)
 
     def flush(self) -> None:
         """Write what was queued in this wakeup."""
@@ -309,6 +323,8 @@ class Connection:
         for frame in wire.encode(message, self.passes_files):
             lane.append(frame)
             self.unsent += sum(map(len, frame))
+            if type(frame[-1]) is wire.Attachment:
+                self.unsent += len(frame[-1].memory)
         self._loop.unflushed.add(self)
 
     def close(self) -> None:
@@ -343,6 +359,7 @@ class Connection:
                     # The descriptor goes with the first byte; should not all be taken, the rest is plain bytes.
                     buffer, attachment = buffer
                     sent = socket.send_fds(self._socket, [buffer], [attachment.memory.fd])
+                    self.unsent -= len(attachment.memory)
                 else:
                     sent = self._socket.send(buffer)
                 self.unsent -= sent
@@ -360,7 +377,7 @@ class Connection:
             return
         if self._closing:
             self.close()
-        elif self._events != IN:
+        else:
             self._want(IN)
             self.on_drained()
 
@@ -421,8 +438,11 @@ class Connection:
             self.heard_at = time.monotonic()
             try:
                 for message in decoder.feed(scratch[:count]) if target is None else decoder.received(count):
-                    if self.closed:
+                    if self.closed or self._closing:
                         return
+                    # Again: it was decoded before the message in front of it changed what may come.
+                    if decoder.accepts is not None and type(message) not in decoder.accepts:
+                        raise ProtocolError(f"{type(message).__name__} is not expected here")
                     self.on_message(message)
             except ProtocolError as error:
                 logger.error("%s breaks the protocol, closing: %s", self.peer, error)

@@ -185,13 +185,24 @@ def main(fds: list[int]) -> None:
     runner = Runner(*moved)
     own = os.getpid()
 
-    def note_fork() -> None:
+    # A child that a job forks inherits our handler, and must not: multiprocessing ends its processes by SIGTERM.
+    # It is held back until the child has done so, since one that comes earlier would go to the handler.
+    masks: list[Any] = []
+
+    def before_fork() -> None:
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}))
+
+    def after_fork() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+    def after_fork_in_child() -> None:
         global _forked_pid
         _forked_pid = own
         if signal.getsignal(signal.SIGTERM) is on_sigterm:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # or multiprocessing could not end its processes
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        after_fork()
 
-    os.register_at_fork(after_in_child=note_fork)
+    os.register_at_fork(before=before_fork, after_in_parent=after_fork, after_in_child=after_fork_in_child)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the worker is gone
         runner.run()
     sys.stdout.flush()

@@ -41,6 +41,13 @@ AVOID_SECONDS = 1.0
 IDLE_RUNNERS = 4
 """Runners kept on one slot for sessions that may come back. Each is a process."""
 
+CROWD = 32
+"""Runners on one slot while as many sessions take turns on it. Fewer: with one session more than that, nearly every
+turn waits for a new process, which takes as long as hundreds of short jobs."""
+
+CROWD_SECONDS = 5.0
+"""How long one of more than IDLE_RUNNERS is kept without work."""
+
 IDLE_SECONDS = 300.0
 """How long such a runner is kept."""
 
@@ -201,20 +208,22 @@ class Slots:
 
     # --- from the master ---
 
-    def on_jobs(self, jobs: Iterable[Job], now: float) -> list[Action]:
+    def on_jobs(self, jobs: Sequence[Job], now: float) -> list[Action]:
         actions: list[Action] = []
         unwanted = []
+        early = self._stopped_early
         for job in jobs:
-            self._last_dispatch = job.dispatch
-            if job.session in self._closed or job.dispatch in self._stopped_early:
+            if job.session in self._closed or (early and job.dispatch in early):
                 unwanted.append(job.dispatch)
                 continue
             if job.avoid >= 0:
                 self._avoiding.append((now + AVOID_SECONDS, job))
             self._job_by_dispatch[job.dispatch] = job
             self._backlog.append(job)
-        if self._stopped_early:
-            self._stopped_early = {d for d in self._stopped_early if d > self._last_dispatch}
+        if jobs:
+            self._last_dispatch = jobs[-1].dispatch
+            if early:
+                self._stopped_early = {dispatch for dispatch in early if dispatch > self._last_dispatch}
         if unwanted:
             actions.append(Return(unwanted))
         return actions + self._assign(now)
@@ -375,8 +384,10 @@ class Slots:
         """Called every second: runners that nobody has used for long are ended."""
         actions: list[Action] = []
         for runner in list(self._runners.values()):
-            if not runner.sent and not runner.is_ending and now - runner.idle_since > IDLE_SECONDS:
-                actions += self._end(runner)
+            if not runner.sent and not runner.is_ending:
+                is_extra = len(runner.slot.runners) > IDLE_RUNNERS
+                if now - runner.idle_since > (CROWD_SECONDS if is_extra else IDLE_SECONDS):
+                    actions += self._end(runner)
         return actions
 
     # --- inside ---
@@ -490,7 +501,7 @@ class Slots:
 
     def _make_room(self, slot: Slot) -> list[Action]:
         actions: list[Action] = []
-        while len(slot.runners) >= IDLE_RUNNERS:
+        while len(slot.runners) >= CROWD:
             actions += self._end(next(iter(slot.runners.values())))
         return actions
 

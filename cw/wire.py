@@ -365,7 +365,7 @@ class Decoder:
             raise ProtocolError(f"{cls.__name__} in the middle of a large payload")
         sizes, position = _decode_columns("Q", count, body, position)
         if flags & _FLAG_FILE:
-            return cls(*columns, [self._take_file(cls, sizes[0])])
+            return cls(*columns, [self._take_file(cls, sizes[0], len(body) - position)])
         if flags & _FLAG_LARGE:
             self._begin_large(cls, columns, sizes[0], len(body) - position)
             return None
@@ -384,8 +384,8 @@ class Decoder:
         self._large = cls, columns
         self._filled = 0
 
-    def _take_file(self, cls: type, sizes: list[int]) -> memoryview:
-        if len(sizes) != 1 or not self.files:
+    def _take_file(self, cls: type, sizes: list[int], rest: int) -> memoryview:
+        if len(sizes) != 1 or rest or not self.files:
             raise ProtocolError(f"{cls.__name__} without its memory file")
         try:
             return from_file(self.files.popleft(), sizes[0])

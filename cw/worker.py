@@ -226,6 +226,7 @@ class Worker:
             return
         if type(answer) is not m.Welcome:
             raise ProtocolError(f"{type(answer).__name__} before a Welcome")
+        connection.decoder.accepts = FROM_MASTER
         connection.on_message = lambda message: self._handlers[type(message)](message)
         self._pause, self._told_at = BACKOFF[0], 0.0
         cpus = len(os.sched_getaffinity(0))
@@ -348,7 +349,11 @@ class Worker:
 
     def _end_runner(self, runner: slots.Runner) -> None:
         self._channels[runner.key].end()
-        self._loop.later(END_SECONDS, lambda: self._keeper.kill(runner.key) if runner.key in self._runners else None)
+        self._loop.later(END_SECONDS, lambda: self._kill_if_there(runner))
+
+    def _kill_if_there(self, runner: slots.Runner) -> None:
+        if self._runners.get(runner.key) is runner:  # keys begin anew with another master
+            self._keeper.kill(runner.key)
 
     # --- the runners ---
 
@@ -419,7 +424,7 @@ class Worker:
 def _parse_slots(text: str) -> int:
     if text == "auto":
         return len(os.sched_getaffinity(0))
-    if not text.isdigit() or not 0 < int(text) <= 65536:
+    if not text.isdigit() or not 0 < int(text) <= 65535:
         raise ValueError(f"{text!r} is no number of slots: give 1 or more, or 'auto' for the usable CPUs")
     return int(text)
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,6 +73,11 @@ def die(how):
     """End the runner: an exit status, or the name of a signal."""
     if isinstance(how, int):
         os._exit(how)
+    if how == "exec":
+        os.execv("/bin/false", ["false"])
+    if how == "close":
+        os.closerange(3, 4096)
+        return None
     if how == "SIGSEGV":
         ctypes.string_at(0)
     os.kill(os.getpid(), getattr(signal, how))
@@ -176,3 +182,38 @@ def set_global(value):
 
 def get_global(_=None):
     return _global
+
+
+class Bomb:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self):
+        return os._exit, (5,)
+
+
+class Exit:
+    """Raises SystemExit where it is unpickled."""
+
+    def __reduce__(self):
+        return sys.exit, ("from a result",)
+
+
+def make_exit():
+    return Exit()
+
+
+def mark_and_return(directory, n, seconds=0):
+    """Leave a file of this run alone."""
+    mark(Path(directory, f"{n} {os.getpid()} {time.monotonic_ns()}"))
+    time.sleep(seconds)
+    return n
+
+
+def until_or_not(path):
+    """Wait for a file, or return at once."""
+    return None if path is None else until(path)
+
+
+def backtrack_or_not(n):
+    """Spend time, exponential in n, in C code that does not let go of the interpreter."""
+    return re.match("(a+)+$", "a" * n + "b") if n else None

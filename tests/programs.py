@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 from conftest import wait_until
@@ -87,6 +89,54 @@ class Worker(Program):
     def __init__(self, *arguments, **environment):
         super().__init__("-m", "cw.worker", *arguments, **environment)
         self.wait_for("joined the master at ")
+
+
+class Relay:
+    """A TCP relay to a master on this machine: what goes through it is as on a network, and as slow (bytes/s)."""
+
+    def __init__(self, port, rate=None):
+        self._target = port
+        self._rate = rate
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets = [self._listener]
+        self.port = self._listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                for sock in (near, far):
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._sockets += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
+
+    def _pump(self, source, target):
+        with contextlib.suppress(OSError):
+            while data := source.recv(256 * 1024):
+                target.sendall(data)
+                if self._rate:
+                    time.sleep(len(data) / self._rate)
+        for sock in (source, target):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def cut(self):
+        """End all connections, and take no more."""
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.cut()
+        for sock in self._sockets:
+            sock.close()
 
 
 def _text(file):

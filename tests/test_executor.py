@@ -28,8 +28,9 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def executor(cluster):
-    with cw.ClusterExecutor() as executor:
-        yield executor
+    executor = cw.ClusterExecutor()
+    yield executor
+    executor.shutdown(wait=False, cancel_futures=True)  # what hangs ends with the cluster
 
 
 class Gate:

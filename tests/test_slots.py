@@ -12,6 +12,8 @@ from cw.slots import (
     AHEAD_JOBS,
     AHEAD_SECONDS,
     AVOID_SECONDS,
+    CROWD,
+    CROWD_SECONDS,
     IDLE_RUNNERS,
     IDLE_SECONDS,
     RESTART_SECONDS,
@@ -293,10 +295,23 @@ def test_a_job_gets_a_runner_of_its_session_and_the_next_one_the_same():
 
 def test_each_session_has_a_runner_of_its_own_and_the_least_used_make_room():
     bench = Bench(1)
-    for session in range(IDLE_RUNNERS + 2):
+    for session in range(CROWD + 2):
         bench.give(session=session)
         bench.settle()
-    assert sorted(m.runner.session for m in bench.models.values()) == [2, 3, 4, 5]
+    assert sorted(m.runner.session for m in bench.models.values()) == [*range(2, CROWD + 2)]
+
+
+def test_the_runners_of_a_crowd_of_sessions_end_soon_after_it():
+    bench = Bench(1)
+    for _ in range(3):
+        for session in range(IDLE_RUNNERS + 2):
+            bench.give(session=session)
+            bench.settle()
+    assert len(bench.models) == IDLE_RUNNERS + 2
+    oldest = min(model.runner.idle_since for model in bench.models.values())
+    assert bench.slots.on_second(oldest + CROWD_SECONDS - 0.1) == []
+    ended = bench.slots.on_second(bench.now + CROWD_SECONDS + 1)
+    assert [action.runner.session for action in ended] == [0, 1]
 
 
 def test_a_slot_with_a_runner_of_the_session_is_taken_before_one_without():
@@ -764,7 +779,12 @@ class Events:
         """On all slots but one, at most."""
         model = self.some_model(random)
         self.hanging = [job for job in self.hanging if job.dispatch not in self.bench.ended]
-        if model and model.current and model.current not in self.hanging and len(self.hanging) < self.count - 1:
+        if (
+            model
+            and model.current
+            and model.current not in self.hanging
+            and len(self.hanging) < self.count - 1
+        ):
             self.hanging.append(model.current)
 
     def time_passes(self, random):
@@ -824,7 +844,10 @@ class Machine(RuleBasedStateMachine):
         self.events.check()
         self.events.failed = False
 
-    @rule(event=st.sampled_from(sorted(set(Events.EVENTS), key=lambda event: event.__name__)), seed=st.integers(0, 9))
+    @rule(
+        event=st.sampled_from(sorted(set(Events.EVENTS), key=lambda event: event.__name__)),
+        seed=st.integers(0, 9),
+    )
     def one(self, event, seed):
         self.do(event, Random(seed))
 

@@ -1,0 +1,442 @@
+"""The master as a program: how it starts, what it answers to whom, and how it shares the workers among clients."""
+
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jobs
+import pytest
+from conftest import wait_until
+from programs import LIMIT, Master, Program, Relay, Worker, is_running, start_script
+
+import cw
+from cw import messages as m
+from cw import wire
+
+
+@pytest.fixture(scope="module")
+def master():
+    with Master() as master:
+        yield master
+
+
+class Peer:
+    """A client or worker made of a socket and the wire format alone."""
+
+    def __init__(self, master, role="worker", *, python=None, protocol=m.PROTOCOL, slots=1, hello=True):
+        self.socket = socket.create_connection(("127.0.0.1", master.port), LIMIT)
+        self._decoder = wire.Decoder()
+        self._messages = []
+        if hello:
+            python = list(sys.version_info[:2]) if python is None else python
+            self.send(m.Hello(role, os.urandom(8).hex(), "", protocol, python, "9.9", "elsewhere", 1, slots))
+
+    def send(self, message):
+        for frame in wire.encode(message):
+            self.socket.sendall(b"".join(map(bytes, frame)))
+
+    def receive(self, kind=None):
+        """The next message (of this kind); None at the end."""
+        while True:
+            while self._messages:
+                message = self._messages.pop(0)
+                if kind is None or type(message) is kind:
+                    return message
+            data = self.socket.recv(65536)
+            if not data:
+                return None
+            self._messages += self._decoder.feed(data)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+
+# --- start and end ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_master_ends_cleanly_on_ctrl_c_and_sigterm_and_tells_its_peers(number):
+    with Master() as master, Worker(master.address) as worker:
+        executor = cw.ClusterExecutor(master.address)
+        future = executor.submit(jobs.nap, 1000)
+        wait_until(future.running, LIMIT)
+        assert master.end(number) == 0
+        assert "Traceback" not in master.err
+        assert "the master ends" in str(future.exception(LIMIT))
+        worker.wait_for("the master is gone (the master ends)")
+
+
+def test_port_0_takes_a_free_port_and_the_address_file_tells_it():
+    home = Path(os.environ["CW_HOME"])
+    with Master() as master:
+        (path,) = home.glob("*.json")
+        noted = json.loads(path.read_text())
+        assert noted["port"] == master.port
+        assert path.stat().st_mode & 0o777 == 0o600
+        with Worker() as worker:  # finds it by the file
+            assert worker.process.poll() is None
+            with cw.ClusterExecutor() as executor:  # so does a client
+                assert executor.submit(jobs.square, 2).result(LIMIT) == 4
+        assert master.end() == 0
+    assert list(home.glob("*.json")) == []
+
+
+def test_a_master_removes_only_its_own_address_file():
+    home = Path(os.environ["CW_HOME"])
+    with Master() as first, Master() as second:
+        (path,) = home.glob("*.json")
+        assert json.loads(path.read_text())["port"] == second.port
+        assert first.end() == 0
+        assert json.loads(path.read_text())["port"] == second.port
+        assert second.end() == 0
+    assert list(home.glob("*.json")) == []
+
+
+def test_an_entry_of_a_master_that_was_killed_is_passed_over():
+    with Master() as killed:
+        killed.end(signal.SIGKILL)
+    with pytest.raises(cw.ConnectionError, match=f":{killed.port}: Connection refused"):
+        cw.ClusterExecutor(connect_timeout=0.2)
+
+
+def test_a_given_port_that_is_taken_is_told_in_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with Program("-m", "cw.master", "--port", port) as master:
+            assert master.wait() == 1
+            assert master.err == (
+                f"cw.master: port {port} on 127.0.0.1 is taken: give another with --port, or 0 for a free one\n"
+            )
+
+
+def test_a_taken_default_port_gives_way_to_a_free_one():
+    try:
+        taken = socket.create_server(("127.0.0.1", cw.PORT))
+    except OSError:
+        pytest.skip("somebody else has the default port")
+    with taken, Program("-m", "cw.master") as master:
+        master.wait_for("the master listens on")
+        assert f"port {cw.PORT} is taken" in master.err
+        port = int(re.search(r"listens on 127.0.0.1:(\d+)", master.err)[1])
+        assert port != cw.PORT
+        assert json.loads(next(Path(os.environ["CW_HOME"]).glob("*.json")).read_text())["port"] == port
+        assert master.end() == 0
+
+
+def test_the_default_port_is_5494():
+    with Program("-m", "cw.master") as master:
+        master.wait_for("the master listens on")
+        if "is taken" in master.err:
+            pytest.skip("somebody else has the default port")
+        assert "the master listens on 127.0.0.1:5494" in master.err
+        assert master.end() == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, status, text",
+    [
+        (["--host", "no-such-host.invalid"], 1, "'no-such-host.invalid' is unknown"),
+        (["--host", "192.0.2.1", "--port", "0"], 1, "cannot listen on 192.0.2.1:0"),
+        (["--port", "99999"], 2, "99999"),
+        (["--port", "x"], 2, "'x' is no port"),
+        (["--colour"], 2, "unrecognized arguments"),
+        (["extra"], 2, "unrecognized arguments"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_to_do(arguments, status, text):
+    with Program("-m", "cw.master", *arguments) as master:
+        assert master.wait() == status
+        assert text in master.err
+        assert "Traceback" not in master.err
+
+
+def test_help_and_version_go_to_stdout():
+    for option in ("--help", "--version"):
+        with Program("-m", "cw.master", option) as master:
+            assert master.wait() == 0
+            assert master.err == ""
+            assert ("--port" if option == "--help" else f"cw {cw.__version__}") in master.out
+
+
+def test_logs_have_time_stamps_and_v_gives_more():
+    with Master() as plain, Master("-v") as verbose:
+        for master in (plain, verbose):
+            with socket.create_connection(("127.0.0.1", master.port)):
+                pass
+            with Worker(master.address):
+                pass
+            master.wait_for("is gone")
+            stamp = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} cw\.\w+ [A-Z]+: "
+            assert all(re.match(stamp, line) for line in master.err.splitlines())
+        verbose.wait_for("DEBUG")
+        assert "DEBUG" not in plain.err
+
+
+# --- versions ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["client", "worker"])
+def test_another_protocol_is_refused_with_what_to_do(master, role):
+    with Peer(master, role, protocol=m.PROTOCOL + 1) as peer:
+        refused = peer.receive()
+        assert type(refused) is m.Refused
+        assert f"protocol {m.PROTOCOL + 1}" in refused.reason
+        assert f"protocol {m.PROTOCOL})" in refused.reason
+        assert "install the same cw" in refused.reason
+        assert peer.receive() is None
+
+
+def test_a_refused_client_raises_what_the_master_says(monkeypatch):
+    with Master() as master:
+        monkeypatch.setattr(m, "PROTOCOL", m.PROTOCOL + 1)
+        with pytest.raises(cw.ConnectionError, match=r"refused this client.*install the same cw on both"):
+            cw.ClusterExecutor(master.address)
+
+
+def test_a_client_whose_python_no_worker_runs_is_told_once_in_one_sentence(master, caplog):
+    caplog.set_level(logging.WARNING, "cw")
+    with Peer(master, python=[3, 99]) as other, Peer(master, python=[3, 98]):
+        assert type(other.receive()) is m.Welcome
+        executor = cw.ClusterExecutor(master.address)
+        future = executor.submit(jobs.square, 5)
+        wait_until(lambda: caplog.records, LIMIT)
+        own = "{}.{}".format(*sys.version_info)
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        assert f"this program runs Python {own}" in record.getMessage()
+        assert "run Python 3.98, 3.99" in record.getMessage()
+        with Worker(master.address):  # of the right version: the others are simply not given the jobs
+            assert future.result(LIMIT) == 25
+        executor.shutdown()
+        assert len(caplog.records) == 1
+        other.socket.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            while type(other.receive()) in (m.Heartbeat, type(None)):
+                pass
+
+
+def test_a_client_without_any_worker_is_told(master, caplog):
+    caplog.set_level(logging.WARNING, "cw")
+    executor = cw.ClusterExecutor(master.address)
+    future = executor.submit(jobs.square, 5)
+    wait_until(lambda: "no worker is connected" in caplog.text, LIMIT)
+    assert future.cancel()
+    executor.shutdown()
+
+
+@pytest.fixture(scope="module")
+def other_python():
+    """Another minor version of Python, with what cw needs."""
+    import bluelet
+    import cloudpickle
+
+    for path in Path("~/.pyenv/versions").expanduser().glob("3.*/bin/python"):
+        version = tuple(map(int, path.parts[-3].split(".")[:2]))
+        if version >= (3, 10) and version != sys.version_info[:2]:
+            found = {str(Path(module.__file__).parent) for module in (bluelet, cloudpickle)}
+            return path, version, found
+    pytest.skip("no other Python is here")
+
+
+def test_a_worker_of_another_python_is_not_given_the_jobs_of_this_one(master, other_python, tmp_path, monkeypatch):
+    import bluelet
+    import cloudpickle
+
+    path, version, _ = other_python
+    # What is of pure Python, and no more of these site-packages.
+    for module in (bluelet, cloudpickle):
+        source = Path(module.__file__)
+        source = source.parent if source.name == "__init__.py" else source
+        (tmp_path / source.name).symlink_to(source)
+    monkeypatch.setattr(sys, "executable", str(path))
+    search = os.pathsep.join([str(Path(cw.__file__).parent.parent), str(tmp_path)])
+    with Worker(master.address, PYTHONPATH=search, PYTHONDONTWRITEBYTECODE="1"):
+        monkeypatch.undo()
+        master.wait_for("Python {}.{}".format(*version))
+        with cw.ClusterExecutor(master.address) as executor:
+            future = executor.submit(_version)
+            with Worker(master.address):
+                assert future.result(LIMIT) == tuple(sys.version_info[:2])
+                assert set(executor.map(_version, *[range(0)])) == set()
+                results = [executor.submit(_version) for _ in range(20)]
+                assert {result.result(LIMIT) for result in results} == {tuple(sys.version_info[:2])}
+
+
+def _version():
+    return tuple(sys.version_info[:2])
+
+
+# --- who shares it ----------------------------------------------------------------------------
+
+
+def test_a_client_with_ten_jobs_is_not_behind_anothers_thousands(master):
+    with Worker(master.address):
+        many, few = cw.ClusterExecutor(master.address), cw.ClusterExecutor(master.address)
+        first = [many.submit(jobs.nap, 0.01) for _ in range(2000)]
+        first[20].result(LIMIT)
+        second = [few.submit(jobs.nap, 0.01, n) for n in range(10)]
+        assert [future.result(LIMIT) for future in second] == list(range(10))
+        done = sum(future.done() for future in first)
+        assert done < 500  # 20 s of work: in turns the ten are through after some 20 of them
+        many.shutdown(wait=False, cancel_futures=True)
+        few.shutdown()
+
+
+def test_many_clients_share_the_workers_and_each_gets_its_own(master):
+    def work(k):
+        with cw.ClusterExecutor(master.address) as executor:
+            results[k] = list(executor.map(jobs.add, range(300), [1000 * k] * 300))
+
+    results = {}
+    with Worker(master.address, "-n", "2"):
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert results == {k: [1000 * k + n for n in range(300)] for k in range(6)}
+
+
+def test_programs_of_different_directories_share_a_worker(master, tmp_path):
+    scripts = []
+    with Worker(master.address):
+        for name in ("one", "two", "three"):
+            (tmp_path / name).mkdir()
+            source = f"""
+                import os, cw
+                NAME = {name!r}
+                def work(n): return NAME, os.path.basename(os.getcwd()), n
+                with cw.ClusterExecutor() as executor:
+                    print(set(executor.map(work, range(200))) == {{(NAME, NAME, n) for n in range(200)}})
+            """
+            scripts.append(start_script(tmp_path / name, source, CW_MASTER=master.address))
+        for script in scripts:
+            with script:
+                assert script.wait() == 0, script.err
+                assert script.out == "True\n"
+
+
+# --- windows and control messages -------------------------------------------------------------
+
+
+def resident(pid):
+    """Bytes of memory that a process has."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_masters_memory_is_bounded_however_much_is_submitted(tmp_path):
+    with Master() as master:
+        executor = cw.ClusterExecutor(master.address)
+        before = resident(master.pid)
+        futures = [executor.submit(len, bytes(100_000 + n)) for n in range(3000)]  # 300 MB
+        time.sleep(0.5)
+        assert resident(master.pid) - before < 150e6
+        with Worker(master.address):
+            assert [future.result(LIMIT) for future in futures] == [100_000 + n for n in range(3000)]
+            assert resident(master.pid) - before < 250e6
+            executor.shutdown()
+
+
+@pytest.mark.parametrize("where", ["to the worker", "from the client"])
+def test_a_cancel_overtakes_large_payloads_that_are_on_their_way(tmp_path, where):
+    # 300 MB through a network that takes some 10 s for them.
+    with Master() as master, Relay(master.port, rate=30e6) as relay:
+        worker_at, client_at = (relay, master) if where == "to the worker" else (master, relay)
+        with Worker(worker_at.address, "-n", "2"):
+            busy, other = cw.ClusterExecutor(client_at.address), cw.ClusterExecutor(client_at.address)
+            list(busy.map(jobs.square, range(10)))
+            list(other.map(jobs.square, range(10)))
+            long = busy.submit(jobs.until, tmp_path / "never", None, tmp_path / "pid")
+            large = [busy.submit(len, bytes(100_000_000 + n)) for n in range(3)]
+            wait_until((tmp_path / "pid").exists, LIMIT)
+            pid = int((tmp_path / "pid").read_text())
+            began = time.monotonic()
+            busy._session._started.clear()  # else it may be known to run, and stay
+            assert busy._session.cancel(long._number)
+            wait_until(lambda: not is_running(pid), LIMIT)
+            assert time.monotonic() - began < 3
+            assert not all(future.done() for future in large)
+            # And small jobs of others are not stuck behind it either.
+            assert other.submit(jobs.square, 3).result(LIMIT) == 9
+            assert time.monotonic() - began < 6
+            assert not all(future.done() for future in large)
+            busy._session.close(is_waiting=False)
+            other.shutdown()
+def test_a_slow_client_does_not_slow_the_others_down(master):
+    # It submits jobs with large results and takes none of them.
+    with Worker(master.address, "-n", "2"), Peer(master, "client") as slow:
+        slow.receive(m.Window)
+        from cw import serialize
+        from cw.byvalue import Watch
+
+        slow.send(m.Environment([0], [serialize.dump_environment()]))
+        slow.send(m.Functions([0], [1], [serialize.dump_function(bytes, Watch())]))
+        numbers = list(range(1, 101))
+        payload = serialize.dump_call((3_000_000,), {})
+        slow.send(m.Submit(numbers, [1] * 100, [0] * 100, [payload] * 100))
+        before = resident(master.pid)
+        began = time.monotonic()
+        with cw.ClusterExecutor(master.address) as executor:
+            assert list(executor.map(jobs.square, range(1000))) == [n * n for n in range(1000)]
+        assert time.monotonic() - began < 10
+        assert resident(master.pid) - before < 200e6
+
+
+def test_garbage_and_silence_from_strangers_disturb_nobody(master, tmp_path):
+    with Worker(master.address), cw.ClusterExecutor(master.address) as executor:
+        strangers = []
+        for data in (b"", b"\0", b"GET / HTTP/1.1\r\n\r\n", os.urandom(5000), b"\xff" * 100_000, bytes(64)):
+            stranger = socket.create_connection(("127.0.0.1", master.port))
+            strangers.append(stranger)
+            try:
+                stranger.sendall(data)
+            except OSError:
+                pass
+            assert executor.submit(jobs.square, 2).result(LIMIT) == 4
+        for stranger in strangers:
+            stranger.close()
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+    assert "Traceback" not in master.err
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.Results([1], [m.DONE], [0.0], [b"x"]),  # a worker's
+        m.Submit([1], [7], [0], [b"x"]),  # names a function that was not sent
+        m.Hello("client", "", "", m.PROTOCOL, [3, 11], "9", "h", 1, 0),  # a second time
+    ],
+)
+def test_a_client_that_breaks_the_protocol_is_closed_and_no_other(master, message):
+    with Worker(master.address), cw.ClusterExecutor(master.address) as executor, Peer(master, "client") as broken:
+        assert type(broken.receive()) is m.Welcome
+        broken.send(m.Environment([0], [b"[]"]))
+        broken.send(message)
+        try:
+            while broken.receive() is not None:
+                pass
+        except ConnectionError:
+            pass
+        assert executor.submit(jobs.square, 2).result(LIMIT) == 4
+    assert "breaks the protocol, closing" in master.err
+
+
+def test_a_worker_that_names_jobs_it_was_not_given_harms_nobody(master):
+    with Worker(master.address), cw.ClusterExecutor(master.address) as executor, Peer(master) as broken:
+        assert type(broken.receive()) is m.Welcome
+        broken.send(m.Results([10**6, 10**6 + 1], [m.DONE] * 2, [0.0] * 2, [b"x", b"y"]))
+        broken.send(m.Returned([10**6]))
+        broken.send(m.Started([10**6]))
+        broken.send(m.RunnerDied(10**6, {}))
+        broken.send(m.Goodbye("enough"))
+        assert list(executor.map(jobs.square, range(100))) == [n * n for n in range(100)]
