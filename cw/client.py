@@ -71,10 +71,11 @@ class ClientThread:
         on_error: Callback | None = None,
         connect_timeout: float | None = None,
         max_outstanding: tuple[int | None, int | None] | None = None,
+        reconnect_timeout: float | None = None,
     ) -> None:
         self._defaults = Options(self, _checked(callback, "callback"), _checked(on_error, "on_error"))
         self._session = Session(
-            host, port, self._deliver, lambda number, tag: None, connect_timeout, max_outstanding
+            host, port, self._deliver, lambda number, tag: None, connect_timeout, max_outstanding, reconnect_timeout
         )
         self._lock = threading.Lock()
         self._number_by_jobid: dict[int, int] = {}  # outstanding jobs with an id of the caller's own

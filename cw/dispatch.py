@@ -19,6 +19,12 @@ A worker gets a job for each idle slot, and ahead of that what its slots will ne
 the measured durations of the jobs' functions. What was sent ahead and waits while another worker idles is
 recalled (`on_tick`), and dispatched again only when the worker has named it as returned.
 
+A client that is gone keeps its session for a while (`on_session_absent`): nothing of it is dispatched, what runs
+goes on. When it is back, perhaps at another master, it hands in its open jobs again, and each worker names the
+dispatches that it holds: running, unstarted, or finished with the result kept (*holdings*). Jobs that were
+handed in again are *settling*: not dispatched before the workers have been heard. A holding whose job has not
+been handed in (yet) is an *orphan*.
+
 Sessions and workers of one Python version have nothing to do with those of another: each version is a pool.
 """
 
@@ -28,6 +34,8 @@ import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
+
+from cw.messages import FINISHED, RUNNING
 
 AHEAD_SECONDS = 0.05
 """Work sent ahead to each slot. Larger: more to recall. Smaller: slots wait for the master when it is busy."""
@@ -129,7 +137,7 @@ class Pool:
 class Session:
     """One client's life: its open jobs and those of them that wait."""
 
-    __slots__ = ("key", "pool", "jobs", "backlog", "requeued", "is_blocked", "is_waiting")
+    __slots__ = ("key", "pool", "jobs", "backlog", "requeued", "settling", "is_blocked", "is_absent", "is_waiting")
 
     def __init__(self, key: Hashable, pool: Pool) -> None:
         self.key = key
@@ -137,14 +145,18 @@ class Session:
         self.jobs: dict[int, Job] = {}
         self.backlog: deque[Job] = deque()  # may hold cancelled ones, which are passed over
         self.requeued: deque[Job] = deque()  # goes before the backlog
+        self.settling: list[Job] | None = None  # handed in again, while workers are asked
         self.is_blocked = False  # it does not take its results
+        self.is_absent = False  # its client is gone, perhaps to come back
         self.is_waiting = False  # in the rotation
 
 
 class Worker:
     """What one worker holds."""
 
-    __slots__ = ("key", "slots", "pool", "held", "load", "size", "ended", "recalling", "barren", "is_stuck")
+    __slots__ = (
+        "key", "slots", "pool", "held", "load", "size", "ended", "recalling", "barren", "is_stuck", "is_draining",
+    )  # fmt: skip
 
     def __init__(self, key: Hashable, slots: int, pool: Pool) -> None:
         self.key = key
@@ -157,16 +169,19 @@ class Worker:
         self.recalling = False  # a Recall is not answered yet
         self.barren = 0  # the last Recall gave nothing: ticks until the next
         self.is_stuck = False  # no result since it was asked to give back all: nothing goes there ahead
+        self.is_draining = False  # it finishes what runs, and takes nothing more
 
     @property
     def is_idle(self) -> bool:
-        return len(self.held) < self.slots
+        return len(self.held) < self.slots and not self.is_draining
 
     @property
     def is_roomy(self) -> bool:
         """Should more be sent ahead? With many short jobs here, not before half of them are done:
         a full frame now and then costs less than a few jobs at each wakeup."""
         count, full = len(self.held), self.slots * AHEAD_SECONDS
+        if self.is_draining:
+            return False
         if count < FEW_JOBS * self.slots:
             return self.load < full
         return self.load < full / 2 and count < self.slots * AHEAD_JOBS // 2 and self.size < AHEAD_BYTES // 2
@@ -196,10 +211,33 @@ class StopJobs(NamedTuple):
     dispatches: list[int]
 
 
+class TakeBack(NamedTuple):
+    """Tell the worker to return these dispatches, but for those that have started."""
+
+    worker: Hashable
+    dispatches: list[int]
+
+
+class Claim(NamedTuple):
+    """Ask the worker for the results that it kept of these dispatches."""
+
+    worker: Hashable
+    dispatches: list[int]
+
+
+class Release(NamedTuple):
+    """Tell the worker that nobody will ask for the results of these dispatches."""
+
+    worker: Hashable
+    dispatches: list[int]
+
+
 class Deliver(NamedTuple):
-    """Send these results to the session's client."""
+    """Send these results, of that worker's dispatches, to the session's client."""
 
     session: Hashable
+    worker: Hashable
+    dispatches: list[int]
     numbers: list[int]
     statuses: list[int]
     seconds: list[float]
@@ -215,6 +253,13 @@ class GiveUp(NamedTuple):
     notes: tuple[dict[str, Any], ...]
 
 
+class TellCharges(NamedTuple):
+    """Tell the client what has been charged to the job so far."""
+
+    session: Hashable
+    job: Job
+
+
 class TellStarted(NamedTuple):
     """Tell the client that these jobs run."""
 
@@ -222,24 +267,45 @@ class TellStarted(NamedTuple):
     numbers: list[int]
 
 
-Action = Assign | Recall | StopJobs | Deliver | GiveUp | TellStarted
+Action = Assign | Recall | StopJobs | TakeBack | Claim | Release | Deliver | GiveUp | TellCharges | TellStarted
+
+Holding = tuple[int, Hashable, int, int]
+"""What a worker says it holds: dispatch, session, number, state."""
 
 
 class Dispatcher:
     """The policy. Keys of sessions and workers are the master's own; methods raise KeyError for unknown ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_dispatch: int = 0) -> None:
         self._sessions: dict[Hashable, Session] = {}
         self._workers: dict[Hashable, Worker] = {}
         self._pools: dict[Any, Pool] = {}  # by Python version
-        self._dispatched = 0
+        # Each master counts from another number: a worker may hold dispatches of the one before.
+        self._dispatched = first_dispatch
+        # By session and number: who holds it, under which dispatch, in which state.
+        self._orphans: dict[Hashable, dict[int, tuple[Worker, int, int]]] = {}
 
     # --- workers ---
 
-    def on_worker_joined(self, key: Hashable, slots: int, python: Any) -> list[Action]:
+    def on_worker_joined(
+        self, key: Hashable, slots: int, python: Any, holdings: Iterable[Holding] = ()
+    ) -> list[Action]:
+        """A worker is there, or there again."""
         worker = self._workers[key] = Worker(key, slots, self._pool(python))
         worker.pool.workers += 1
-        return self._fill_one(worker)
+        return self._take_in(worker, holdings) + self._fill_one(worker)
+
+    def on_reported(self, key: Hashable, holdings: Iterable[Holding]) -> list[Action]:
+        """What a worker holds of a session that came back."""
+        worker = self._workers[key]
+        return self._take_in(worker, holdings) + self._fill_one(worker)
+
+    def on_worker_draining(self, key: Hashable) -> list[Action]:
+        """It takes nothing more. What it has not started comes back by on_returned."""
+        worker = self._workers[key]
+        worker.is_draining = True
+        self._note_room(worker)
+        return []
 
     def on_worker_departed(self, key: Hashable) -> list[Action]:
         """It said goodbye: what it still held is requeued, uncharged."""
@@ -292,10 +358,12 @@ class Dispatcher:
         pop = worker.held.pop
         load, size = worker.load, worker.size
         outs: dict[Session, Deliver] = {}
+        dropped: list[int] = []
         session = None
         for dispatch, status, lasted, payload in zip(dispatches, statuses, seconds, payloads, strict=True):
             job = pop(dispatch, None)
             if job is None:
+                dropped.append(dispatch)
                 continue
             load -= job.cost
             size -= len(job.payload)
@@ -303,19 +371,24 @@ class Dispatcher:
             known = function.seconds
             function.seconds = lasted if known == math.inf else known + (lasted - known) * SMOOTHING
             if job.cancelled:
+                if not self._is_orphan_finished(job, worker, dispatch):
+                    dropped.append(dispatch)
                 continue
             if job.session is not session:
                 session = job.session
                 if session not in outs:
-                    outs[session] = Deliver(session.key, [], [], [], [])
+                    outs[session] = Deliver(session.key, key, [], [], [], [], [])
                 out, jobs = outs[session], session.jobs
             del jobs[job.number]
+            out.dispatches.append(dispatch)
             out.numbers.append(job.number)
             out.statuses.append(status)
             out.seconds.append(lasted)
             out.payloads.append(payload)
         worker.load, worker.size = (load, size) if worker.held else (0.0, 0)
         actions: list[Action] = [*outs.values()]
+        if dropped:
+            actions.append(Release(key, dropped))
         if worker.is_roomy:
             actions += self._fill_one(worker)
         return actions
@@ -333,6 +406,7 @@ class Dispatcher:
                 if job.deaths >= job.limit():
                     actions.append(self._give_up(job, "its runner died"))
                 else:
+                    actions.append(TellCharges(job.session.key, job))
                     self._requeue([job])
         return actions + self._fill_all(worker.pool) + self._fill_one(worker)
 
@@ -350,6 +424,71 @@ class Dispatcher:
             known[job.number] = job
         self._wait(session)
         return self._fill_all(session.pool)
+
+    def on_session_absent(self, key: Hashable) -> list[Action]:
+        """The client is gone without goodbye: nothing more of it is dispatched, what is unstarted comes back."""
+        session = self._sessions[key]
+        session.is_absent = True
+        self._stop_waiting(session)
+        by_worker: dict[Worker, list[int]] = {}
+        for job in session.jobs.values():
+            if job.worker is not None and not job.started:
+                by_worker.setdefault(job.worker, []).append(job.dispatch)
+        return [TakeBack(worker.key, dispatches) for worker, dispatches in by_worker.items()]
+
+    def on_session_resumed(self, key: Hashable) -> None:
+        """The client is back, here or from another master: it hands in its open jobs again."""
+        session = self._sessions[key]
+        session.is_absent = session.is_blocked = False
+        session.settling = session.settling or []
+
+    def on_handed_in(self, key: Hashable, jobs: Iterable[Job]) -> list[Action]:
+        """Jobs that the client has handed in before, to this master or another."""
+        session = self._sessions[key]
+        orphans = self._orphans.get(key, {})
+        late: list[Job] = []
+        actions: list[Action] = []
+        for job in jobs:
+            if job.number in session.jobs:
+                continue  # this master has it
+            job.session = session
+            session.jobs[job.number] = job
+            holding = orphans.pop(job.number, None)
+            if holding is not None:
+                actions += self._adopt(job, *holding)
+            elif session.settling is not None:
+                session.settling.append(job)
+            else:
+                late.append(job)
+        self._requeue(late)
+        return _merged(actions) + (self._fill_all(session.pool) if late else [])
+
+    def on_settled(self, key: Hashable) -> list[Action]:
+        """The workers have been heard, or had their time: what nobody holds is queued."""
+        session = self._sessions[key]
+        actions: list[Action] = []
+        again = []
+        for job in session.settling or ():
+            if job.worker is None and not job.cancelled:
+                # It was at a master that is gone: it may have started.
+                if job.limit() == 1:
+                    actions.append(self._give_up(job, "it may have started before the master was lost"))
+                else:
+                    again.append(job)
+        session.settling = None
+        for worker, dispatch, state in self._orphans.pop(key, {}).values():
+            actions += self._refuse(worker, dispatch, state)
+        self._requeue(again)
+        self._wait(session)
+        return actions + self._fill_all(session.pool)
+
+    def on_orphans_expired(self) -> list[Action]:
+        """The clients of holdings that nobody has asked for had their time to come back."""
+        actions: list[Action] = []
+        for key in [key for key in self._orphans if key not in self._sessions]:
+            for worker, dispatch, state in self._orphans.pop(key).values():
+                actions += self._refuse(worker, dispatch, state)
+        return actions
 
     def on_cancelled(self, key: Hashable, numbers: Iterable[int]) -> list[Action]:
         """The client does not want these any more: they are neither dispatched nor delivered from now on."""
@@ -370,6 +509,8 @@ class Dispatcher:
         session.jobs.clear()
         session.backlog.clear()
         session.requeued.clear()
+        session.settling = None
+        self._orphans.pop(key, None)  # the workers are told that the session is closed
         return self._cancel(jobs)
 
     def on_blocked(self, key: Hashable, is_blocked: bool) -> list[Action]:
@@ -423,6 +564,10 @@ class Dispatcher:
     def slots(self, python: Any = None) -> int:
         """Slots connected (of that Python version)."""
         return sum(w.slots for w in self._workers.values() if python is None or w.pool.python == python)
+
+    def has_waiting(self, besides: Hashable) -> bool:
+        """Do jobs of other sessions wait?"""
+        return any(session.key != besides for pool in self._pools.values() for session in pool.rotation)
 
     def jobs_of(self, key: Hashable) -> int:
         """Open jobs of this session here."""
@@ -566,7 +711,9 @@ class Dispatcher:
 
     def _wait(self, session: Session) -> None:
         """Put a session with waiting jobs in the rotation."""
-        if not session.is_waiting and not session.is_blocked and (session.requeued or session.backlog):
+        if session.is_blocked or session.is_absent:
+            return
+        if not session.is_waiting and (session.requeued or session.backlog):
             session.is_waiting = True
             session.pool.rotation.append(session)
 
@@ -625,13 +772,98 @@ class Dispatcher:
             if job.losses >= LOSSES or job.limit() == 1:
                 actions.append(self._give_up(job, "its worker was lost" if note else "its worker left"))
             else:
+                if note is not None:
+                    actions.append(TellCharges(job.session.key, job))
                 again.append(job)
         self._requeue(again)
+        for orphans in self._orphans.values():
+            for number in [number for number, holding in orphans.items() if holding[0] is worker]:
+                del orphans[number]
         return actions + self._fill_all(pool)
 
     def _give_up(self, job: Job, reason: str) -> GiveUp:
         del job.session.jobs[job.number]
         return GiveUp(job.session.key, job.number, reason, job.notes)
+
+    # --- inside: what workers hold of jobs that come back ---
+
+    def _take_in(self, worker: Worker, holdings: Iterable[Holding]) -> list[Action]:
+        actions: list[Action] = []
+        adopted: set[Session] = set()
+        for dispatch, key, number, state in holdings:
+            if dispatch in worker.held:
+                continue  # as we knew
+            session = self._sessions.get(key)
+            job = session.jobs.get(number) if session is not None else None
+            if job is not None:
+                actions += self._adopt(job, worker, dispatch, state)
+                adopted.add(job.session)
+            elif session is not None and session.settling is None:
+                self._place(worker, dispatch, state, key, number)
+                actions += self._refuse(worker, dispatch, state)
+            else:
+                self._place(worker, dispatch, state, key, number)
+                self._orphans.setdefault(key, {})[number] = worker, dispatch, state
+        for session in adopted:
+            session.backlog = deque(job for job in session.backlog if job.worker is None)
+            session.requeued = deque(job for job in session.requeued if job.worker is None)
+            if not session.backlog and not session.requeued:
+                self._stop_waiting(session)
+        self._note_room(worker)
+        return _merged(actions)
+
+    def _place(self, worker: Worker, dispatch: int, state: int, key: Hashable, number: int) -> None:
+        """What runs there takes a slot, whosesoever it is."""
+        if state != FINISHED:
+            stranger = Job(number, Function(0), None, b"")
+            stranger.cancelled = True
+            stranger.session = Session(key, worker.pool)
+            self._hold(stranger, worker, dispatch)
+
+    def _hold(self, job: Job, worker: Worker, dispatch: int) -> None:
+        job.dispatch, job.worker, job.cost = dispatch, worker, AHEAD_SECONDS
+        worker.held[dispatch] = job
+        worker.load += job.cost
+        worker.size += len(job.payload)
+        if len(worker.held) > worker.slots:
+            worker.pool.ahead[worker] = None
+
+    def _adopt(self, job: Job, worker: Worker, dispatch: int, state: int) -> list[Action]:
+        """This worker holds that open job. The caller takes it out of the queues."""
+        actions: list[Action] = []
+        elsewhere = job.worker
+        if elsewhere is not None:
+            if state != FINISHED:
+                self._place(worker, dispatch, state, job.session.key, job.number)
+                return self._refuse(worker, dispatch, state)  # it was dispatched again meanwhile
+            # A result is better than a second run of the job.
+            old = job.dispatch
+            self._release(elsewhere, [old])
+            self._place(elsewhere, old, RUNNING, job.session.key, job.number)
+            actions.append(StopJobs(elsewhere.key, [old]))
+        self._release(worker, [dispatch])  # the place that was kept for it
+        self._hold(job, worker, dispatch)
+        job.started = state == RUNNING
+        if job.losses and job.notes and job.notes[-1].get("worker_ident") == worker.key:
+            # It was charged when this worker seemed lost, and here it is.
+            job.losses -= 1
+            job.notes = job.notes[:-1]
+            actions.append(TellCharges(job.session.key, job))
+        if state == FINISHED:
+            actions.append(Claim(worker.key, [dispatch]))
+        self._note_room(worker)
+        return actions
+
+    def _refuse(self, worker: Worker, dispatch: int, state: int) -> list[Action]:
+        return [Release(worker.key, [dispatch]) if state == FINISHED else StopJobs(worker.key, [dispatch])]
+
+    def _is_orphan_finished(self, job: Job, worker: Worker, dispatch: int) -> bool:
+        """A result of a job that may still be handed in: the worker keeps it."""
+        orphans = self._orphans.get(job.session.key)
+        if orphans is None or orphans.get(job.number, (None, 0))[:2] != (worker, dispatch):
+            return False
+        orphans[job.number] = worker, dispatch, FINISHED
+        return True
 
     # --- for tests ---
 
@@ -653,16 +885,18 @@ class Dispatcher:
             assert len(pool.rotation) == len(set(pool.rotation))
             assert all(self._sessions.get(session.key) is session for session in pool.rotation)
         for session in self._sessions.values():
-            queued = [job for job in (*session.requeued, *session.backlog) if not job.cancelled]
+            settling = [job for job in session.settling or () if not job.cancelled and job.worker is None]
+            waiting = [job for job in (*session.requeued, *session.backlog) if not job.cancelled]
+            queued = waiting + settling
             assert len(queued) == len({job.number for job in queued})
             assert all(job.worker is None for job in queued)
             held = [j for w in self._workers.values() for j in w.held.values() if j.session is session]
             assert {j.number for j in queued} | {j.number for j in held if not j.cancelled} == set(session.jobs)
             assert session.is_waiting == (session in session.pool.rotation)
-            if queued and not session.is_blocked:
+            if waiting and not session.is_blocked and not session.is_absent:
                 assert session.is_waiting
                 # Nobody waits while a slot idles, but for a slot that it is to avoid.
-                assert all(job.avoid and _must_avoid(job, w) for w in session.pool.idle for job in queued)
+                assert all(job.avoid and _must_avoid(job, w) for w in session.pool.idle for job in waiting)
 
 
 def _must_avoid(job: Job, worker: Worker) -> bool:
@@ -679,3 +913,17 @@ def _has_surplus(pool: Pool) -> bool:
             pool.ahead[worker] = None
             return True
     return False
+
+
+def _merged(actions: list[Action]) -> list[Action]:
+    """The same with one Claim, Release and StopJobs for each worker, instead of one for each dispatch."""
+    merged: dict[Any, Any] = {}
+    rest: list[Action] = []
+    for action in actions:
+        if isinstance(action, (Claim, Release, StopJobs)):
+            merged.setdefault((type(action), action.worker), type(action)(action.worker, [])).dispatches.extend(
+                action.dispatches
+            )
+        else:
+            rest.append(action)
+    return rest + list(merged.values())

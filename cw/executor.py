@@ -51,9 +51,10 @@ class ClusterExecutor(concurrent.futures.Executor):
         *,
         connect_timeout: float | None = None,
         max_outstanding: tuple[int | None, int | None] | None = None,
+        reconnect_timeout: float | None = None,
     ) -> None:
         self._session = Session(
-            host, port, _deliver, _tell_started, connect_timeout, max_outstanding
+            host, port, _deliver, _tell_started, connect_timeout, max_outstanding, reconnect_timeout
         )
         self._is_shut_down = False
         self._session.start()

@@ -11,6 +11,7 @@ clients and workers cannot tell it again. All in here runs in the loop's thread.
 from __future__ import annotations
 
 import errno
+import hmac
 import logging
 import secrets
 import socket
@@ -24,13 +25,17 @@ from cw import messages as m
 from cw.dispatch import (
     Action,
     Assign,
+    Claim,
     Deliver,
     Dispatcher,
     Function,
     GiveUp,
     Job,
     Recall,
+    Release,
     StopJobs,
+    TakeBack,
+    TellCharges,
     TellStarted,
 )
 from cw.errors import ProtocolError
@@ -70,27 +75,45 @@ HEARTBEAT = 5.0
 SILENCE = 30.0
 """Seconds without a sign of life after which a worker is lost."""
 
+GRACE = 60.0
+"""Seconds that the session of a client that is gone without goodbye is kept, and what runs of it goes on."""
+
+GRACE_IF_WANTED = 5.0
+"""The same if its connection was closed or reset (its program has ended, likely) and others want the slots."""
+
+SETTLE = 5.0
+"""Seconds after a master's start, or a client's return, in which workers name what they hold. Jobs that were handed
+in again are not dispatched before."""
+
 RECALL_SECONDS = 0.02
 """How often the policy looks for work that waits at one worker while another idles."""
 
 NOTICE_SECONDS = 3.0
 """A client whose jobs find no worker for that long is told so."""
 
-FROM_CLIENT = frozenset({m.Environment, m.Functions, m.Forget, m.OptionSets, m.Submit, m.Cancel, m.Goodbye, m.Heartbeat})
-FROM_WORKER = frozenset({m.Started, m.Results, m.Returned, m.Recalled, m.RunnerDied, m.Goodbye, m.Heartbeat})
+FROM_CLIENT = frozenset(
+    {m.Environment, m.Functions, m.Forget, m.OptionSets, m.Submit, m.Cancel, m.Received,
+     m.Charged, m.Goodbye, m.Heartbeat}
+)
+FROM_WORKER = frozenset(
+    {m.Holding, m.Reported, m.Started, m.Results, m.Returned, m.Recalled, m.RunnerDied, m.Draining, m.Goodbye,
+     m.Heartbeat}
+)
 
 
 class Master:
     """The cluster's switchboard. `ident` is its start id: another one means that it was restarted."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, is_final: bool = False) -> None:
         self.ident = secrets.token_hex(16)
         self.loop = loop
-        self.dispatcher = Dispatcher()
-        self.clients: dict[int, _ClientPeer] = {}
-        self.workers: dict[int, _WorkerPeer] = {}
+        # Numbers above those of any master before: workers may still hold dispatches of it.
+        self.dispatcher = Dispatcher(int(time.time() * 1000) << 22)
+        self.clients: dict[int, _ClientPeer] = {}  # by session
+        self.workers: dict[str, _WorkerPeer] = {}  # by ident
+        self.settled_at = time.monotonic() + SETTLE  # until then, workers of a master before may turn up
+        self._is_final = is_final
         self._ungreeted: deque[tuple[float, Connection]] = deque()
-        self._keys = 0
         self._is_recalling = False
         loop.tick(1.0, self._on_second)
 
@@ -126,22 +149,29 @@ class Master:
             client.grant(WINDOW_JOBS + WINDOW_JOBS_A_SLOT * slots)
 
     def drop_session(self, key: int) -> None:
-        """A client's session is over: at the policy, and at each worker that knows it."""
+        """A session is over: at the policy, and at each worker that knows it."""
         del self.clients[key]
         self.perform(self.dispatcher.on_session_closed(key))
         for worker in self.workers.values():
             worker.close_session(key)
 
-    def drop_worker(self, key: int) -> None:
+    def drop_worker(self, key: str) -> None:
         del self.workers[key]
         self.resize_windows()
+        for client in list(self.clients.values()):
+            client.on_reported(key)  # it will not answer
+
+    def wants_slots(self, key: int) -> bool:
+        """Do other sessions wait for slots?"""
+        return self.dispatcher.has_waiting(key)
 
     def leave(self) -> None:
         """Say goodbye to each peer, and stop the loop."""
         for peer in (*self.clients.values(), *self.workers.values()):
-            peer.connection.send(m.Goodbye("the master ends"))
-            peer.connection.flush()
-            peer.connection.close()
+            if peer.connection is not None:
+                peer.connection.send(m.Goodbye("the master ends", self._is_final))
+                peer.connection.flush()
+                peer.connection.close()
         self.loop.stop()
 
     # --- connections ---
@@ -149,6 +179,10 @@ class Master:
     def _on_hello(self, connection: Connection, hello: m.Hello) -> None:
         self._ungreeted = deque(entry for entry in self._ungreeted if entry[1] is not connection)
         reason = _reason_to_refuse(hello)
+        key = int(hello.ident[:16], 16) if not reason else 0
+        client = self.clients.get(key) if hello.role == "client" else None
+        if client is not None and not client.knows(hello):
+            reason = "another client has this session"
         if reason:
             logger.warning("refused %s from %s: %s", hello.role, connection.peer, reason)
             connection.send(m.Refused(reason))
@@ -156,12 +190,14 @@ class Master:
             connection.close_when_sent()
             return
         connection.decoder.max_body = MAX_BODY
-        self._keys += 1
         if hello.role == "client":
-            self.clients[self._keys] = _ClientPeer(self, connection, self._keys, hello)
+            if client is None:
+                client = self.clients[key] = _ClientPeer(self, key, hello)
+            client.attach(connection, hello)
         else:
-            worker = self.workers[self._keys] = _WorkerPeer(self, connection, self._keys, hello)
-            worker.join(hello.slots, tuple(hello.python))
+            if hello.ident in self.workers:  # it came back before its old connection was seen to be dead
+                self.workers[hello.ident].be_lost("it has connected again")
+            self.workers[hello.ident] = _WorkerPeer(self, connection, hello)
         self.resize_windows()
 
     # --- time ---
@@ -173,8 +209,10 @@ class Master:
             connection.close()
         for worker in list(self.workers.values()):
             worker.on_second(now)
-        for client in self.clients.values():
+        for client in list(self.clients.values()):
             client.on_second(now)
+        if now > self.settled_at + GRACE:
+            self.perform(self.dispatcher.on_orphans_expired())
         return True
 
     def _on_recall_tick(self, now: float) -> bool:
@@ -194,23 +232,41 @@ class Master:
     def _stop(self, action: StopJobs) -> None:
         self.workers[action.worker].connection.send(m.Stop(action.dispatches))  # type: ignore[index]
 
+    def _take_back(self, action: TakeBack) -> None:
+        self.workers[action.worker].connection.send(m.TakeBack(action.dispatches))  # type: ignore[index]
+
+    def _claim(self, action: Claim) -> None:
+        self.workers[action.worker].connection.send(m.Claim(action.dispatches))  # type: ignore[index]
+
+    def _release(self, action: Release) -> None:
+        self.workers[action.worker].connection.send(m.Release(action.dispatches))  # type: ignore[index]
+
     def _deliver(self, action: Deliver) -> None:
         client = self.clients[action.session]  # type: ignore[index]
-        client.deliver(m.Results(action.numbers, action.statuses, action.seconds, action.payloads))
+        client.deliver_results(action)
 
     def _give_up(self, action: GiveUp) -> None:
         client = self.clients[action.session]  # type: ignore[index]
         logger.warning("job %d of %s is given up: %s", action.number, client.name, action.reason)
-        client.deliver(m.Lost(action.number, action.reason, list(action.notes)))
+        client.send(m.Lost(action.number, action.reason, list(action.notes)))
+
+    def _tell_charges(self, action: TellCharges) -> None:
+        job = action.job
+        charges = m.Charged(job.number, job.deaths, job.losses, list(job.notes))
+        self.clients[action.session].send(charges)  # type: ignore[index]
 
     def _tell_started(self, action: TellStarted) -> None:
-        self.clients[action.session].connection.send(m.Started(action.numbers))  # type: ignore[index]
+        self.clients[action.session].send(m.Started(action.numbers))  # type: ignore[index]
 
 
 _PERFORM: dict[type, Callable[[Master, Any], None]] = {
     Assign: Master._assign,
     Recall: Master._recall,
     StopJobs: Master._stop,
+    TakeBack: Master._take_back,
+    Claim: Master._claim,
+    Release: Master._release,
+    TellCharges: Master._tell_charges,
     Deliver: Master._deliver,
     GiveUp: Master._give_up,
     TellStarted: Master._tell_started,
@@ -227,21 +283,33 @@ def _reason_to_refuse(hello: m.Hello) -> str:
         return f"its role is {hello.role!r}"
     if hello.role == "worker" and not 0 < hello.slots <= 65535:
         return f"it offers {hello.slots} slots"
+    if len(hello.ident) != 32 or not set(hello.ident) <= set("0123456789abcdef"):
+        return "it does not say who it is"
     if len(hello.python) != 2 or not all(isinstance(part, int) for part in hello.python):
         return "it does not say its Python version"
     return ""
 
 
 class _ClientPeer:
-    """A connected client: its functions and options, by the numbers that it gave them."""
+    """A client's session, whether connected or not: its functions and options, by the numbers that it gave them."""
 
-    def __init__(self, master: Master, connection: Connection, key: int, hello: m.Hello) -> None:
-        self.connection = connection
+    def __init__(self, master: Master, key: int, hello: m.Hello) -> None:
+        self.connection: Connection | None = None
         self.name = f"client {hello.host}:{hello.pid}"
         self.environment: Any = None
         self._master = master
         self._key = key
+        self._ident, self._secret = hello.ident, hello.secret
         self._python = tuple(hello.python)
+        self._handed = 0  # jobs up to this number were handed in before the client came back
+        self._charges: dict[int, m.Charged] = {}  # of jobs that are about to be handed in again
+        self._asked: set[str] = set()  # workers that have not yet reported what they hold of it
+        self._settles_at = 0.0  # 0: it has settled
+        self._ends_at = 0.0  # when a session without client is given up
+        self._is_reset = False
+        # Results that the client has not acknowledged: up to which count, and whose they were.
+        self._unacknowledged: deque[tuple[int, str, list[int]]] = deque()
+        self._delivered = 0
         self._functions: dict[int, Function] = {}
         self._options: dict[int, dict[str, Any]] = {}
         self._window = 0
@@ -255,38 +323,85 @@ class _ClientPeer:
             m.Forget: self._on_forget,
             m.Environment: self._on_environment,
             m.Cancel: self._on_cancel,
+            m.Received: self._on_received,
+            m.Charged: self._on_charged,
             m.Goodbye: self._on_goodbye,
             m.Heartbeat: lambda message: None,
         }
+        master.dispatcher.on_session_opened(key, self._python)
+
+    def knows(self, hello: m.Hello) -> bool:
+        """Is it the client of this session that says hello?"""
+        return hmac.compare_digest((self._ident + self._secret).encode(), (hello.ident + hello.secret).encode())
+
+    def attach(self, connection: Connection, hello: m.Hello) -> None:
+        """The client is here: new, or back."""
+        if self.connection is not None:  # of which the end was not seen
+            self.connection.close()
+        self.connection = connection
         connection.decoder.accepts = FROM_CLIENT
         connection.on_message = lambda message: self._handlers[type(message)](message)
         connection.on_close = self._on_close
         connection.on_drained = self._on_drained
-        master.dispatcher.on_session_opened(key, self._python)
-        master.welcome(connection)
-        logger.info("%s joined from %s", self.name, connection.peer)
+        self._window = self._delivered = 0
+        self._is_blocked = False
+        self._unacknowledged.clear()
+        self._ends_at = 0.0
+        self._handed = hello.handed
+        self._master.welcome(connection)
+        if not hello.handed:
+            logger.info("%s joined from %s", self.name, connection.peer)
+            return
+        logger.info("%s is back, from %s", self.name, connection.peer)
+        self._settles_at = max(self._master.settled_at, time.monotonic() + 0.5)
+        self._asked = set(self._master.workers)
+        self._master.dispatcher.on_session_resumed(self._key)
+        for worker in self._master.workers.values():
+            worker.connection.send(m.Report(self._key))
+
+    def on_reported(self, worker: str) -> None:
+        """The worker has named what it holds of this session, or never will."""
+        self._asked.discard(worker)
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        if self.connection is not None:
+            self.connection.send(message)
 
     def grant(self, jobs: int) -> None:
-        if jobs != self._window:
+        if jobs != self._window and self.connection is not None:
             self._window = jobs
             self.connection.send(m.Window(jobs, WINDOW_BYTES))
 
-    def deliver(self, message: m.Results | m.Lost) -> None:
-        self.connection.send(message)
+    def deliver_results(self, results: Deliver) -> None:
+        """To the client. Until it has acknowledged them, their worker keeps them."""
+        if self.connection is None:
+            return
+        self._delivered += len(results.numbers)
+        self._unacknowledged.append((self._delivered, results.worker, results.dispatches))  # type: ignore[arg-type]
+        self.connection.send(m.Results(results.numbers, results.statuses, results.seconds, results.payloads))
         if self.connection.unsent > RESULTS_UNSENT and not self._is_blocked:
             self._is_blocked = True
             self._master.perform(self._master.dispatcher.on_blocked(self._key, True))
 
     def on_second(self, now: float) -> None:
-        """Tell a client whose jobs no connected worker can run."""
+        """Settle; give up a client that does not come back; tell one whose jobs no connected worker can run."""
         dispatcher = self._master.dispatcher
+        if self._ends_at and (now >= self._ends_at or (
+            self._is_reset and now >= self._ends_at - GRACE + GRACE_IF_WANTED and self._master.wants_slots(self._key)
+        )):
+            logger.warning("%s did not come back; its %d open jobs are dropped", self.name, dispatcher.jobs_of(self._key))
+            self._master.drop_session(self._key)
+            return
+        if self._settles_at and (now >= self._settles_at + SETTLE or (now >= self._settles_at and not self._asked)):
+            self._settles_at = 0.0
+            self._master.perform(dispatcher.on_settled(self._key))
         if not dispatcher.jobs_of(self._key) or dispatcher.slots(self._python):
             self._waits_since, self._is_told = 0.0, False
         elif not self._waits_since:
             self._waits_since = now
         elif not self._is_told and now - self._waits_since >= NOTICE_SECONDS:
             self._is_told = True
-            self.connection.send(m.Notice(self._why_it_waits()))
+            self.send(m.Notice(self._why_it_waits()))
 
     def _why_it_waits(self) -> str:
         own = "{}.{}".format(*self._python)
@@ -314,7 +429,16 @@ class _ClientPeer:
             ]
         except KeyError as error:
             raise ProtocolError(f"a job names a function or options that were not sent: {error}") from None
-        self._master.perform(dispatcher.on_submitted(self._key, jobs))
+        if jobs and jobs[0].number <= self._handed:
+            again = [job for job in jobs if job.number <= self._handed]
+            for job in again:
+                charges = self._charges.pop(job.number, None)
+                if charges is not None:
+                    job.deaths, job.losses, job.notes = charges.deaths, charges.losses, tuple(charges.notes)
+            self._master.perform(dispatcher.on_handed_in(self._key, again))
+            jobs = jobs[len(again) :]
+        if jobs:
+            self._master.perform(dispatcher.on_submitted(self._key, jobs))
 
     def _on_functions(self, message: m.Functions) -> None:
         for number, payload in zip(message.numbers, message.payloads, strict=True):
@@ -336,17 +460,34 @@ class _ClientPeer:
     def _on_cancel(self, message: m.Cancel) -> None:
         self._master.perform(self._master.dispatcher.on_cancelled(self._key, message.numbers))
 
+    def _on_received(self, message: m.Received) -> None:
+        """The client has these results: their workers need not keep them."""
+        released: dict[str, list[int]] = {}
+        while self._unacknowledged and self._unacknowledged[0][0] <= max(message.counts, default=0):
+            _, worker, dispatches = self._unacknowledged.popleft()
+            released.setdefault(worker, []).extend(dispatches)
+        for ident, dispatches in released.items():
+            if ident in self._master.workers:
+                self._master.workers[ident].connection.send(m.Release(dispatches))
+
+    def _on_charged(self, message: m.Charged) -> None:
+        if len(self._charges) < WINDOW_JOBS:
+            self._charges[message.number] = message
+
     def _on_goodbye(self, message: m.Goodbye) -> None:
         logger.info("%s left: %s", self.name, message.reason)
+        assert self.connection is not None
         self.connection.close()
         self._master.drop_session(self._key)
 
     def _on_close(self, reason: str) -> None:
         open_jobs = self._master.dispatcher.jobs_of(self._key)
-        logger.warning(
-            "%s is gone%s; its %d open jobs are dropped", self.name, f" ({reason})" if reason else "", open_jobs
-        )
-        self._master.drop_session(self._key)
+        logger.warning("%s is gone%s; its %d open jobs are kept for %.0f s", self.name,
+                       f" ({reason})" if reason else "", open_jobs, GRACE)  # fmt: skip
+        self.connection = None
+        self._ends_at = time.monotonic() + GRACE
+        self._is_reset = True
+        self._master.perform(self._master.dispatcher.on_session_absent(self._key))
 
     def _on_drained(self) -> None:
         if self._is_blocked:
@@ -357,12 +498,15 @@ class _ClientPeer:
 class _WorkerPeer:
     """A connected worker: which sessions and functions it has been sent."""
 
-    def __init__(self, master: Master, connection: Connection, key: int, hello: m.Hello) -> None:
+    def __init__(self, master: Master, connection: Connection, hello: m.Hello) -> None:
         self.connection = connection
         self.name = f"worker {hello.host}:{hello.pid}"
         self._master = master
-        self._key = key
+        self._key = hello.ident
         self._host = hello.host
+        self._slots, self._python = hello.slots, tuple(hello.python)
+        self._has_joined = False
+        self._holdings: list[Any] = []  # named, and not yet handed to the policy
         self._sessions: set[int] = set()
         self._functions: dict[Function, int] = {}  # what it remembers, oldest first, and of which session
         self._functions_size = 0  # bytes
@@ -372,21 +516,17 @@ class _WorkerPeer:
             m.Started: self._on_started,
             m.Returned: self._on_returned,
             m.Recalled: self._on_recalled,
+            m.Holding: self._on_holding,
+            m.Reported: self._on_reported,
+            m.Draining: self._on_draining,
             m.RunnerDied: self._on_runner_died,
             m.Goodbye: self._on_goodbye,
             m.Heartbeat: lambda message: None,
         }
         connection.decoder.accepts = FROM_WORKER
-        connection.on_message = lambda message: self._handlers[type(message)](message)
+        connection.on_message = self._on_message
         connection.on_close = self._on_close
-
-    def join(self, slots: int, python: tuple[Any, ...]) -> None:
-        """Be welcomed, and given work."""
-        self._master.welcome(self.connection)
-        logger.info(
-            "%s joined from %s: %d slots, Python %d.%d", self.name, self.connection.peer, slots, *python
-        )
-        self._master.perform(self._master.dispatcher.on_worker_joined(self._key, slots, python))
+        master.welcome(connection)
 
     def assign(self, jobs: list[Job]) -> None:
         for function, session in {job.function: job.session.key for job in jobs}.items():
@@ -399,6 +539,7 @@ class _WorkerPeer:
             m.Dispatch(
                 [job.dispatch for job in jobs],
                 [job.session.key for job in jobs],  # type: ignore[misc]
+                [job.number for job in jobs],
                 [job.function.number for job in jobs],
                 avoid,
                 [min(job.deaths + job.losses + 1, 255) for job in jobs],
@@ -452,20 +593,55 @@ class _WorkerPeer:
         logger.warning("a runner of %s died: %s", self.name, message.note.get("how"))
         self._master.perform(self._master.dispatcher.on_runner_died(self._key, message.dispatch, message.note))
 
+    def _on_message(self, message: Any) -> None:
+        if not self._has_joined and type(message) not in (m.Holding, m.Reported, m.Goodbye, m.Heartbeat):
+            raise ProtocolError(f"{type(message).__name__} before it has reported what it holds")
+        self._handlers[type(message)](message)
+
+    def _on_holding(self, message: m.Holding) -> None:
+        self._holdings += zip(*message, strict=True)
+
+    def _on_reported(self, message: m.Reported) -> None:
+        """It has named what it holds: when it joins, or of a session that is back."""
+        dispatcher = self._master.dispatcher
+        holdings, self._holdings = self._holdings, []
+        if self._has_joined:
+            self._master.perform(dispatcher.on_reported(self._key, holdings))
+            if message.session in self._master.clients:
+                self._master.clients[message.session].on_reported(self._key)
+            return
+        self._has_joined = True
+        logger.info("%s joined from %s: %d slots, Python %d.%d%s", self.name, self.connection.peer, self._slots,
+                    *self._python, f"; it holds {len(holdings)} jobs" if holdings else "")  # fmt: skip
+        self._sessions |= {session for _, session, _, _ in holdings}
+        actions = dispatcher.on_worker_joined(self._key, self._slots, self._python, holdings)
+        self._master.perform(actions)
+        self._master.resize_windows()
+
+    def _on_draining(self, message: m.Draining) -> None:
+        logger.info("%s drains", self.name)
+        self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
+
+    def be_lost(self, reason: str) -> None:
+        self.connection.close()
+        self._on_close(reason)
+
     def _on_goodbye(self, message: m.Goodbye) -> None:
         logger.info("%s left: %s", self.name, message.reason)
         self.connection.close()
         self._master.drop_worker(self._key)
-        self._master.perform(self._master.dispatcher.on_worker_departed(self._key))
+        if self._has_joined:
+            self._master.perform(self._master.dispatcher.on_worker_departed(self._key))
 
     def _on_close(self, reason: str) -> None:
-        held = self._master.dispatcher.held(self._key)
+        held = self._master.dispatcher.held(self._key) if self._has_joined else 0
         logger.warning(
             "%s is gone%s; %d jobs go back to the queue", self.name, f" ({reason})" if reason else "", held
         )
         self._master.drop_worker(self._key)
-        note = {"host": self._host, "worker": self.name, "how": f"the worker was lost: {reason or 'its connection closed'}"}
-        self._master.perform(self._master.dispatcher.on_worker_lost(self._key, note))
+        note = {"host": self._host, "worker_ident": self._key, "worker": self.name, "how": f"the worker was lost: {reason or 'its connection closed'}"}
+        if self._has_joined:
+            self._master.perform(self._master.dispatcher.on_worker_lost(self._key, note))
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
@@ -517,7 +693,7 @@ def main() -> int:
         local = listen_locally(listener.getsockname()[1])
     host, port = listener.getsockname()[:2]
     start_id = None if options.no_address_file else address.write_address(host, port)
-    master = Master(loop)
+    master = Master(loop, is_final=options.no_address_file)
     loop.listen(listener, master.on_accept)
     if local is not None:
         loop.listen(local, master.on_accept)

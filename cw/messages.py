@@ -6,17 +6,20 @@
       | Functions          | Functions          | Forget             |
       | OptionSets         | Forget             | Run                |
       | Submit             | Dispatch           | Drop               |
-      | Cancel             | Recall, Stop       |                    |
-      | Goodbye            | CloseSession       |                    |
+      | Cancel             | Recall, TakeBack   |                    |
+      | Received           | Stop               |                    |
+      | Charged            | Report, Claim      |                    |
+      | Goodbye            | Release            |                    |
+      |                    | CloseSession       |                    |
       | -----------------> | -----------------> | -----------------> |
       |                    |                    |                    |
       | Welcome, Window    | Hello              | Results            |
-      | Notice             | Started            | BigResult          |
-      | Started            | Results            | Dropped            |
-      | Results, Lost      | Returned           |                    |
-      |                    | Recalled           |                    |
+      | Notice             | Holding, Reported  | BigResult          |
+      | Started            | Started            | Dropped            |
+      | Results            | Results            |                    |
+      | Charged, Lost      | Returned, Recalled |                    |
       |                    | RunnerDied         |                    |
-      |                    | Goodbye            |                    |
+      |                    | Draining, Goodbye  |                    |
       | <----------------- | <----------------- | <----------------- |
 
 Three shapes, and `wire` knows how each one travels:
@@ -41,6 +44,11 @@ PROTOCOL = 1
 DONE = 0  # the payload is the pickled value
 ERROR = 1  # the payload is the pickled exception
 
+# In which state a worker holds a dispatch: the `states` of Holding.
+UNSTARTED = 0
+RUNNING = 1
+FINISHED = 2  # its result is kept
+
 Payload = Any  # a bytes-like object; opaque outside client and runner
 
 
@@ -59,6 +67,7 @@ class Hello(NamedTuple):
     host: str
     pid: int
     slots: int  # 0 for a client
+    handed: int  # a client that was connected before: the highest number of a job that it has handed in
 
 
 class Welcome(NamedTuple):
@@ -75,9 +84,13 @@ class Refused(NamedTuple):
 
 
 class Goodbye(NamedTuple):
-    """The sender leaves on purpose: nothing that it holds is to be waited for."""
+    """The sender leaves on purpose: nothing that it holds is to be waited for.
+
+    From a master, `is_final` means that no other one will take its place.
+    """
 
     reason: str
+    is_final: bool
 
 
 class Heartbeat(NamedTuple):
@@ -106,6 +119,31 @@ class Lost(NamedTuple):
     number: int
     reason: str
     notes: list[Any]
+
+
+class Charged(NamedTuple):
+    """What has been charged to a job so far. The client keeps it, and hands it in again before the job."""
+
+    number: int
+    deaths: int
+    losses: int
+    notes: list[Any]
+
+
+class Report(NamedTuple):
+    """To a worker: name what you hold of this session. Answered by Holding, and one Reported."""
+
+    session: int
+
+
+class Reported(NamedTuple):
+    """From a worker: all that it holds of the session (0: of any, when it has joined) was named before this."""
+
+    session: int
+
+
+class Draining(NamedTuple):
+    """From a worker: it finishes what runs, takes nothing more, and will leave."""
 
 
 class RunnerDied(NamedTuple):
@@ -179,6 +217,39 @@ class Recalled(NamedTuple):
     dispatches: Sequence[int]
 
 
+class TakeBack(NamedTuple):
+    """To a worker: return those of these dispatches that have not started."""
+
+    dispatches: Sequence[int]
+
+
+class Claim(NamedTuple):
+    """To a worker: send the results that you kept of these dispatches (or return them)."""
+
+    dispatches: Sequence[int]
+
+
+class Release(NamedTuple):
+    """To a worker: nobody will ask for the results of these dispatches."""
+
+    dispatches: Sequence[int]
+
+
+class Holding(NamedTuple):
+    """From a worker: a dispatch that it holds, of which job, and in which state."""
+
+    dispatches: Sequence[int]
+    sessions: Sequence[int]
+    numbers: Sequence[int]
+    states: Sequence[int]
+
+
+class Received(NamedTuple):
+    """From a client: so many results have been delivered, of all that came over this connection."""
+
+    counts: Sequence[int]
+
+
 class Forget(NamedTuple):
     """These functions are not used again before they are sent again."""
 
@@ -218,6 +289,7 @@ class Dispatch(NamedTuple):
 
     dispatches: Sequence[int]
     sessions: Sequence[int]
+    numbers: Sequence[int]
     functions: Sequence[int]
     avoid: Sequence[int]
     attempts: Sequence[int]

@@ -44,7 +44,16 @@ BACKOFF = 0.05, 1.0
 BATCH = 1024
 """Jobs in one Submit: how finely the first jobs of a burst overlap with the rest."""
 
-FROM_MASTER = frozenset({m.Window, m.Notice, m.Started, m.Results, m.Lost, m.Goodbye, m.Heartbeat})
+RECONNECT_SECONDS = 300.0
+"""Default of `reconnect_timeout`: how long a lost master is looked for, while jobs are outstanding."""
+
+ACKNOWLEDGED_JOBS = 256
+"""Results after which the master is told that they are here; of fewer, after ACKNOWLEDGED_SECONDS. Until then their
+workers keep them."""
+
+ACKNOWLEDGED_SECONDS = 0.5
+
+FROM_MASTER = frozenset({m.Window, m.Notice, m.Started, m.Results, m.Charged, m.Lost, m.Goodbye, m.Heartbeat})
 
 Job = tuple[int, int, Any, Any]
 """Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
@@ -69,6 +78,7 @@ class Session:
         on_started: Callable[[int, Any], None],
         connect_timeout: float | None = None,
         max_outstanding: tuple[int | None, int | None] | None = None,
+        reconnect_timeout: float | None = None,
     ) -> None:
         address.find_master(host, port)  # a mistake in them is told here
         jobs_limit, bytes_limit = max_outstanding or (None, None)
@@ -78,8 +88,10 @@ class Session:
         self._deliver = deliver
         self._on_started = on_started
         self._connect_timeout = CONNECT_SECONDS if connect_timeout is None else connect_timeout
+        self._reconnect_timeout = RECONNECT_SECONDS if reconnect_timeout is None else reconnect_timeout
         self._jobs_limit = jobs_limit
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
+        self._environment = dump_environment()
         self._loop = Loop()
         self._loop.lock = self._loop_lock = threading.RLock()  # callbacks submit, too
         self._thread = threading.Thread(target=self._main, name="cw-client", daemon=True)
@@ -89,7 +101,8 @@ class Session:
         self._store: serialize.Store | None = None  # for memory files, if the master is on this machine
         self._functions = FunctionTable()
         self._option_numbers: dict[str, int] = {}
-        self._introductions: deque[tuple[Any, ...]] = deque()  # Functions, OptionSets to be sent before their jobs
+        self._option_sets: dict[int, dict[str, Any]] = {}  # by number
+        self._forgotten: deque[int] = deque()  # functions, of which the master is to be told
         self._last_number = 0
         self._bytes_in = 0
         self._is_closed = False  # takes no more jobs
@@ -103,6 +116,13 @@ class Session:
         self._window_jobs = self._window_bytes = 0
         self._sent: dict[int, int] = {}  # number: bytes
         self._sent_bytes = 0
+        self._handed = 0  # the highest number ever sent to a master
+        self._introduced: set[int] = set()  # functions that the master has been sent
+        self._introduced_options = 0  # the highest number of options that it has been sent
+        self._charges: dict[int, m.Charged] = {}  # what jobs have been through
+        self._received = self._acknowledged = 0  # results, over this connection
+        self._is_acknowledging = False
+        self._is_lost = False  # the master was there and is looked for
         self._failures: Sequence[tuple[tuple[str, int], OSError]] = ()
         self._pause = BACKOFF[0]
         self._deadline = 0.0
@@ -140,10 +160,8 @@ class Session:
             if self._is_closed:
                 raise self._why_closed()
             number_of_function, function_payload = self._functions.number_of(function)
-            if function_payload is not None:
-                self._introductions.append(m.Functions([0], [number_of_function], [function_payload]))
-                if self._functions.is_full:
-                    self._forget_functions(number_of_function)
+            if function_payload is not None and self._functions.is_full:
+                self._forget_functions(number_of_function)
             number = self._last_number = self._last_number + 1
             self._bytes_in += size
             self._jobs[number] = (number_of_function, options, payload, tag)
@@ -228,16 +246,15 @@ class Session:
         with self._lock:
             number = self._option_numbers.get(key)
             if number is None:
-                number = self._option_numbers[key] = len(self._option_numbers) + 1
-                self._introductions.append(m.OptionSets(0, number, options))
+                number = len(self._option_numbers) + 1
+                self._option_sets[number] = options
+                self._option_numbers[key] = number
             return number
 
     def _forget_functions(self, latest: int) -> None:
         """Under the lock: let go of functions that no outstanding job uses, here and at the master."""
         in_use = {job[0] for job in list(self._jobs.values())} | {latest}
-        forgotten = self._functions.forget_unused(in_use)
-        if forgotten:
-            self._introductions.append(m.Forget([0] * len(forgotten), forgotten))
+        self._forgotten.extend(self._functions.forget_unused(in_use))
 
     def _is_full(self, size: int) -> bool:
         held = self._bytes_in - self._bytes_out
@@ -279,6 +296,8 @@ class Session:
             _live.discard(self)
 
     def _connect(self) -> None:
+        if self._connection is not None:
+            return
         try:
             candidates = self._find()
         except Exception as error:
@@ -297,18 +316,18 @@ class Session:
         connection.on_close = self._on_close
         connection.send(
             m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
-                    os.uname().nodename, os.getpid(), 0)
+                    os.uname().nodename, os.getpid(), 0, self._handed)
         )  # fmt: skip
-        self._loop.later(max(0.1, self._deadline - time.monotonic()), self._on_silent)
+        self._loop.later(max(0.1, self._deadline - time.monotonic()), lambda: self._on_silent(connection))
 
-    def _on_silent(self) -> None:
-        if not self._connected.is_set() and self._connection is not None:
+    def _on_silent(self, connection: Connection) -> None:
+        if connection.on_message == self._on_answer and not connection.closed:
             self._fail(ConnectionError(f"the master at {self._where} accepts the connection but says nothing"))
 
     def _on_no_master(self, failures: Sequence[tuple[tuple[str, int], OSError]]) -> None:
-        if time.monotonic() + self._pause > self._deadline or all(
+        if time.monotonic() + self._pause > self._deadline or (not self._is_lost and all(
             isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME for _, error in failures
-        ):
+        )):
             self._fail(_no_master(failures))
             return
         self._loop.later(self._pause * random.uniform(1.0, 1.5), self._connect)
@@ -323,11 +342,43 @@ class Session:
             self._fail(ConnectionError(f"the master at {self._where} refused this client: {answer.reason}"))
             return
         connection.on_message = lambda message: _HANDLERS[type(message)](self, message)
-        connection.send(m.Environment([0], [dump_environment()]))
+        connection.send(m.Environment([0], [self._environment]))
+        if self._is_lost:
+            self._is_lost = False
+            logger.warning("connected to the master at %s again; %d jobs are outstanding", self._where, self.outstanding())
+        self._pause = BACKOFF[0]
+        for charges in self._charges.values():
+            connection.send(charges)
         self._connected.set()
 
     def _on_close(self, reason: str) -> None:
-        self._fail(ConnectionError(f"the connection to the master at {self._where} was lost{': ' * bool(reason)}{reason}"))
+        """The master is lost: look for it, or for another in its place, and hand in again what is outstanding."""
+        self._connection = None
+        self._window_jobs = 0
+        self._queue = deque(sorted({*self._sent, *self._queue}))
+        self._sent.clear()
+        self._sent_bytes = 0
+        self._started.clear()
+        self._introduced.clear()
+        self._introduced_options = self._received = self._acknowledged = 0
+        lost = f"the connection to the master at {self._where} was lost{': ' * bool(reason)}{reason}"
+        if not self._connected.is_set() or self._reconnect_timeout <= 0 or self._leaves_when_done and not self.outstanding():
+            self._fail(ConnectionError(lost))
+            return
+        if not self._is_lost:
+            self._is_lost = True
+            self._deadline = time.monotonic() + self._reconnect_timeout
+            logger.warning("%s; looking for it for %.0f s", lost, self._reconnect_timeout)
+        self._loop.later(self._pause * random.uniform(0.5, 1.5), self._connect)
+        self._pause = min(2 * self._pause, BACKOFF[1])
+
+    def _on_goodbye(self, message: m.Goodbye) -> None:
+        """The master ends."""
+        if message.is_final:
+            self._reconnect_timeout = 0.0
+        if self._connection is not None:
+            self._connection.close()
+        self._on_close(message.reason)
 
     def _fail(self, error: BaseException) -> None:
         """The session cannot go on: all that is outstanding ends with this error."""
@@ -343,7 +394,8 @@ class Session:
 
     def _leave(self) -> None:
         if self._connection is not None:
-            self._connection.send(m.Goodbye("it has finished"))
+            self._connection.on_close = lambda reason: None  # should the master be gone in this very moment
+            self._connection.send(m.Goodbye("it has finished", True))
             self._connection.flush()
         self._loop.stop()
 
@@ -386,14 +438,48 @@ class Session:
                     numbers.append(number)
                     batch.append(job)
                 queue.popleft()
-            # After the jobs were taken: what they need was queued before them.
-            while self._introductions:
-                connection.send(self._introductions.popleft())
             if not numbers:
                 return
+            self._introduce(connection, batch)
+            self._handed = max(self._handed, numbers[-1])
             connection.send(
                 m.Submit(numbers, [job[0] for job in batch], [job[1] for job in batch], [job[2] for job in batch])
             )
+
+    def _introduce(self, connection: Connection, batch: list[Job]) -> None:
+        """Send the functions and options which these jobs need and the master has not."""
+        unknown = {job[0] for job in batch} - self._introduced
+        while self._introduced_options < len(self._option_sets):
+            self._introduced_options += 1
+            connection.send(m.OptionSets(0, self._introduced_options, self._option_sets[self._introduced_options]))
+        for number in unknown:
+            with self._lock:
+                payload = self._functions.payload_of(number)
+            connection.send(m.Functions([0], [number], [payload]))
+            self._introduced.add(number)
+        if self._forgotten:
+            forgotten = [self._forgotten.popleft() for _ in range(len(self._forgotten))]
+            self._introduced.difference_update(forgotten)
+            connection.send(m.Forget([0] * len(forgotten), forgotten))
+
+    def _acknowledge(self, count: int) -> None:
+        """Tell the master, now and then, that results are here."""
+        self._received += count
+        if self._received - self._acknowledged >= ACKNOWLEDGED_JOBS:
+            self._send_acknowledgement()
+        elif not self._is_acknowledging:
+            self._is_acknowledging = True
+            self._loop.later(ACKNOWLEDGED_SECONDS, self._send_acknowledgement)
+
+    def _send_acknowledgement(self) -> None:
+        self._is_acknowledging = False
+        if self._connection is not None and self._acknowledged < self._received:
+            self._acknowledged = self._received
+            self._connection.send(m.Received([self._received]))
+
+    def _on_charged(self, message: m.Charged) -> None:
+        if message.number in self._jobs:
+            self._charges[message.number] = message
 
     def _on_results(self, message: m.Results) -> None:
         jobs, sent, started = self._jobs, self._sent, self._started
@@ -413,6 +499,7 @@ class Session:
             else:
                 value, error = None, serialize.load_error(payload, _name(number, job))
             self._finish(number, job, error, value)
+        self._acknowledge(len(message.numbers))
         self._notify()
         self._pump()
 
@@ -445,6 +532,8 @@ class Session:
 
     def _finish(self, number: int, job: Job, error: BaseException | None, value: Any) -> None:
         self._bytes_out += len(job[2])
+        if self._charges:
+            self._charges.pop(number, None)
         self._deliver(number, job[3], error, value)
         self._finished += 1
 
@@ -475,7 +564,8 @@ _HANDLERS: dict[type, Callable[[Session, Any], None]] = {
     m.Started: Session._on_started_jobs,
     m.Results: Session._on_results,
     m.Lost: Session._on_lost,
-    m.Goodbye: lambda session, message: session._on_close(message.reason),
+    m.Charged: Session._on_charged,
+    m.Goodbye: Session._on_goodbye,
     m.Heartbeat: lambda session, message: None,
 }
 

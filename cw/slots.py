@@ -61,18 +61,20 @@ SMOOTHING = 0.2
 class Job:
     """A dispatch that this worker holds."""
 
-    __slots__ = ("dispatch", "session", "function", "avoid", "attempt", "payload", "stopped", "told")
+    __slots__ = ("dispatch", "session", "number", "function", "avoid", "attempt", "payload", "stopped", "spared", "told")
 
     def __init__(
-        self, dispatch: int, session: int, function: Function, avoid: int, attempt: int, payload: Any
+        self, dispatch: int, session: int, number: int, function: Function, avoid: int, attempt: int, payload: Any
     ) -> None:
         self.dispatch = dispatch
         self.session = session
+        self.number = number  # within the session
         self.function = function
         self.avoid = avoid - 1  # the slot where it died before, or -1
         self.attempt = attempt  # the first, second, ... time that it is tried
         self.payload = payload
         self.stopped = False  # nobody waits for it any more
+        self.spared = False  # nor is it to start; but if it has, it goes on
         self.told = False  # reported as started
 
 
@@ -267,6 +269,36 @@ class Slots:
             actions.append(Return(gone))
         return actions if hit else actions + self._assign(now)  # nothing is sent before all is taken back
 
+    def on_take_back(self, dispatches: Iterable[int], now: float) -> list[Action]:
+        """These are not to start; those that have, go on."""
+        wanted = set(dispatches)
+        for dispatch in wanted & self._job_by_dispatch.keys():
+            self._job_by_dispatch[dispatch].spared = True
+        gone = [job.dispatch for job in self._backlog if job.spared]
+        if gone:
+            self._backlog = deque(job for job in self._backlog if not job.spared)
+            self._forget(gone)
+        actions: list[Action] = [Return(gone)] if gone else []
+        actions += [
+            Retract(runner, AHEAD_JOBS)
+            for runner in self._runners.values()
+            if not runner.is_ending and any(job.spared for job in runner.sent)
+        ]
+        return actions if len(actions) > bool(gone) else actions + self._assign(now)
+
+    def holdings(self) -> list[tuple[Job, bool]]:
+        """All jobs that are wanted here, and whether each may have started."""
+        running = {runner.sent[0].dispatch for runner in self._runners.values() if runner.sent}
+        return [(job, job.dispatch in running) for job in self._job_by_dispatch.values() if not job.stopped]
+
+    def job(self, dispatch: int) -> Job:
+        """The job of this dispatch, which is here."""
+        return self._job_by_dispatch[dispatch]
+
+    def on_session_opened(self, session: int) -> None:
+        """It is there (again): its jobs are welcome."""
+        self._closed.discard(session)
+
     def on_session_closed(self, session: int, now: float) -> list[Action]:
         self._closed.add(session)
         dispatches = [d for d, job in self._job_by_dispatch.items() if job.session == session]
@@ -306,8 +338,8 @@ class Slots:
         if count and not runner.is_dropping:  # one Drop will do: nothing was sent behind it
             runner.is_dropping = True
             actions.append(SendDrop(runner))
-        gone = [job.dispatch for job in back if job.stopped]
-        self._backlog.extendleft(job for job in back if not job.stopped)
+        gone = [job.dispatch for job in back if job.stopped or job.spared]
+        self._backlog.extendleft(job for job in back if not (job.stopped or job.spared))
         self._forget(gone)
         if gone:
             actions.append(Return(gone))
@@ -332,7 +364,8 @@ class Slots:
         slot, sent = runner.slot, runner.sent
         had_work = bool(sent)
         back = [sent.pop() for _ in range(min(unstarted, len(sent)))]
-        gone = [job.dispatch for job in (*sent, *back) if job.stopped]
+        gone = [job.dispatch for job in sent if job.stopped]
+        gone += [job.dispatch for job in back if job.stopped or job.spared]
         for job in sent:
             if not job.stopped:
                 actions.append(TellDied(job.dispatch, note))
@@ -340,7 +373,7 @@ class Slots:
             slot.rests_until = now + RESTART_SECONDS
         self._forget([job.dispatch for job in sent])
         self._forget(gone)
-        self._backlog.extendleft(job for job in back if not job.stopped)
+        self._backlog.extendleft(job for job in back if not (job.stopped or job.spared))
         if gone:
             actions.append(Return(gone))
         del self._runners[runner.key]

@@ -63,15 +63,16 @@ _PIECE_KIND = 255
 _RECORDS: dict[int, type] = {
     1: m.Hello, 2: m.Welcome, 3: m.Refused, 4: m.Goodbye, 5: m.Heartbeat, 6: m.Notice, 7: m.Window,
     8: m.Lost, 9: m.RunnerDied, 10: m.CloseSession, 11: m.OptionSets, 12: m.Recall, 13: m.Drop,
-    14: m.Dropped, 15: m.BigResult,
+    14: m.Dropped, 15: m.BigResult, 16: m.Charged, 17: m.Report, 18: m.Reported, 19: m.Draining,
 }  # fmt: skip
 
 # The typecodes are array's: B 1 byte, I 4, Q 8, f 4 (a float).
 _BATCHES: dict[int, tuple[type, str]] = {
     32: (m.Cancel, "Q"), 33: (m.Stop, "Q"), 34: (m.Started, "Q"), 35: (m.Returned, "Q"),
-    36: (m.Recalled, "Q"),
-    64: (m.Environment, "I"), 65: (m.Functions, "II"), 66: (m.Submit, "QII"),
-    67: (m.Dispatch, "QIIHB"), 68: (m.Run, "QIB"), 69: (m.Results, "QBf"), 70: (m.Forget, "II"),
+    36: (m.Recalled, "Q"), 37: (m.TakeBack, "Q"), 38: (m.Claim, "Q"), 39: (m.Release, "Q"),
+    40: (m.Holding, "QQQB"), 41: (m.Received, "Q"),
+    64: (m.Environment, "Q"), 65: (m.Functions, "QI"), 66: (m.Submit, "QII"),
+    67: (m.Dispatch, "QQQIHB"), 68: (m.Run, "QIB"), 69: (m.Results, "QBf"), 70: (m.Forget, "QI"),
 }  # fmt: skip
 
 # A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.
@@ -421,6 +422,6 @@ def _decode_record(cls: Any, body: bytes) -> Any:
     if not isinstance(values, list) or len(values) != len(cls._fields):
         raise ProtocolError(f"{cls.__name__} with other fields than {', '.join(cls._fields)}")
     for name, value, wanted in zip(cls._fields, values, _FIELDS[cls], strict=True):
-        if not isinstance(value, wanted) or isinstance(value, bool):
+        if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
             raise ProtocolError(f"{cls.__name__}.{name} is a {type(value).__name__}")
     return cls(*values)

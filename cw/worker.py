@@ -39,10 +39,22 @@ DIAL_SECONDS = 10.0
 BACKOFF = 0.1, 5.0
 """Seconds between attempts: the first pause, and the longest. Each is stretched by up to a half at random."""
 
+BACKOFF_LOST = 1.0
+"""The longest pause while a master that was there is looked for."""
+
 STILL_WAITING = 30.0
 """Seconds between two log lines that say that there is no master yet."""
 
 HEARTBEAT = 5.0
+RECONNECT = 300.0
+"""Seconds for which it looks for a lost master while its runners go on; then it ends them, and waits on."""
+
+KEPT_BYTES = 256 * 1024**2
+"""Results kept until their client has them, should master or client be gone in between. Beyond, the oldest go, and
+their jobs may run again."""
+
+KEPT_JOBS = 256 * 1024
+
 SILENCE = 30.0
 """Seconds without a sign of life after which the master is taken for gone."""
 
@@ -54,7 +66,8 @@ KEEPERS = 3
 """Keepers that may die in a row without having started a runner."""
 
 FROM_MASTER = frozenset(
-    {m.Environment, m.Functions, m.Forget, m.Dispatch, m.Recall, m.Stop, m.CloseSession, m.Goodbye, m.Heartbeat}
+    {m.Environment, m.Functions, m.Forget, m.Dispatch, m.Recall, m.TakeBack, m.Stop, m.Report, m.Claim, m.Release,
+     m.CloseSession, m.Goodbye, m.Heartbeat}
 )
 
 
@@ -135,6 +148,10 @@ class Worker:
         self._pids: dict[int, int] = {}
         self._environments: dict[int, Any] = {}  # by session
         self._functions: dict[tuple[int, int], slots.Function] = {}
+        # Results that their clients may not have: session, number, status, seconds, payload; by dispatch, oldest first.
+        self._kept: dict[int, tuple[int, int, int, float, Any]] = {}
+        self._kept_bytes = 0
+        self._lost_at = 0.0  # when the master was lost; 0: it is there, or there was none
         self._is_ticking = False
         self._beat_at = 0.0
         self._pause = BACKOFF[0]
@@ -149,8 +166,14 @@ class Worker:
             m.Forget: self._on_forget,
             m.Recall: lambda message: self._perform(self._slots.on_recall(message.count, time.monotonic())),
             m.Stop: lambda message: self._perform(self._slots.on_stop(message.dispatches, time.monotonic())),
+            m.TakeBack: lambda message: self._perform(
+                self._slots.on_take_back(message.dispatches, time.monotonic())
+            ),
+            m.Report: lambda message: self._report(message.session),
+            m.Claim: self._on_claim,
+            m.Release: self._on_release,
             m.CloseSession: self._on_close_session,
-            m.Goodbye: lambda message: self._on_master_gone(message.reason),
+            m.Goodbye: self._on_goodbye,
             m.Heartbeat: lambda message: None,
         }
 
@@ -171,10 +194,12 @@ class Worker:
         if self._is_leaving:
             return
         self._is_leaving = True
-        if self._connection is not None:
-            self._connection.send(m.Goodbye("it was told to end"))
-            self._connection.flush()
-            self._connection.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.on_close = lambda reason: None  # should the master be gone in this very moment
+            connection.send(m.Goodbye("it was told to end", True))
+            connection.flush()
+            connection.close()
         self._loop.stop()
 
     def close(self) -> None:
@@ -198,10 +223,14 @@ class Worker:
         connection.on_close = self._on_master_gone
         connection.send(
             m.Hello("worker", self.ident, "", m.PROTOCOL, list(sys.version_info[:2]), VERSION,
-                    os.uname().nodename, os.getpid(), self._count)
+                    os.uname().nodename, os.getpid(), self._count, 0)
         )  # fmt: skip
 
     def _on_no_master(self, failures: Sequence[tuple[tuple[str, int], OSError]]) -> None:
+        if self._lost_at and time.monotonic() - self._lost_at > RECONNECT:
+            logger.warning("the master has not come back within %.0f s: the jobs here are given up", RECONNECT)
+            self._lost_at = 0.0
+            self._start_afresh()
         unknown = [f for f in failures if isinstance(f[1], socket.gaierror) and f[1].errno == socket.EAI_NONAME]
         if failures and len(unknown) == len(failures) and not self._told_at:
             self._give_up(f"the host {failures[0][0][0]!r} is unknown: check its name")
@@ -211,9 +240,7 @@ class Worker:
             self._told_at = now
             tried = "; ".join(f"{c} {e.strerror or e}" for c, (_, e) in zip(self._candidates, failures, strict=False))
             logger.warning("no master yet, trying on: %s", tried)
-        pause = self._pause * random.uniform(1.0, 1.5)
-        self._pause = min(2 * self._pause, BACKOFF[1])
-        self._loop.later(pause, self.connect)
+        self._connect_later()
 
     def _on_answer(self, answer: Any) -> None:
         connection = self._connection
@@ -222,13 +249,14 @@ class Worker:
             self._give_up(f"the master at {connection.peer} refused this worker: {answer.reason}")
             return
         if type(answer) is m.Goodbye:
-            self._on_master_gone(answer.reason)
+            self._on_goodbye(answer)
             return
         if type(answer) is not m.Welcome:
             raise ProtocolError(f"{type(answer).__name__} before a Welcome")
         connection.decoder.accepts = FROM_MASTER
         connection.on_message = lambda message: self._handlers[type(message)](message)
-        self._pause, self._told_at = BACKOFF[0], 0.0
+        self._pause, self._told_at, self._lost_at = BACKOFF[0], 0.0, 0.0
+        self._report(0)
         cpus = len(os.sched_getaffinity(0))
         logger.info("joined the master at %s with %d slot%s (this machine has %d usable CPUs)",
                     connection.peer, self._count, "s" * (self._count != 1), cpus)  # fmt: skip
@@ -238,9 +266,27 @@ class Worker:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-            logger.warning("the master is gone%s; looking for it again", f" ({reason})" if reason else "")
+            self._told_at = time.monotonic()  # the line below is enough for a while
+            self._lost_at = self._lost_at or self._told_at
+            logger.warning("the master is gone%s; looking for it again, for %.0f s, while the jobs here go on",
+                           f" ({reason})" if reason else "", RECONNECT)  # fmt: skip
+        self._connect_later()
+
+    def _on_goodbye(self, message: m.Goodbye) -> None:
+        """The master ends. If for good, so do the jobs here."""
+        if message.is_final and self._connection is not None:
+            self._connection.close()
+            self._connection = None
+            logger.info("the master has ended: %s", message.reason)
             self._start_afresh()
-        self._loop.later(self._pause * random.uniform(1.0, 1.5), self.connect)
+            self._connect_later()
+        else:
+            self._on_master_gone(message.reason)
+
+    def _connect_later(self) -> None:
+        # While jobs wait here for a master that restarts, it must be found before that has settled.
+        longest = BACKOFF[1] if not self._lost_at else BACKOFF_LOST
+        self._loop.later(min(self._pause, longest) * random.uniform(1.0, 1.5), self.connect)
         self._pause = min(2 * self._pause, BACKOFF[1])
 
     def _start_afresh(self) -> None:
@@ -249,6 +295,8 @@ class Worker:
         self._slots = slots.Slots(self._count)
         self._runners.clear()
         self._pids.clear()
+        self._kept.clear()
+        self._kept_bytes = 0
         self._environments.clear()
         self._functions.clear()
         self._keeper = self._start_keeper()
@@ -256,12 +304,12 @@ class Worker:
     def _on_dispatch(self, message: m.Dispatch) -> None:
         functions = self._functions
         jobs, unknown = [], []
-        for dispatch, session, number, avoid, attempt, payload in zip(*message, strict=True):
-            function = functions.get((session, number))
+        for dispatch, session, number, function_number, avoid, attempt, payload in zip(*message, strict=True):
+            function = functions.get((session, function_number))
             if function is None:  # its session was closed while this was on its way
                 unknown.append(dispatch)
             else:
-                jobs.append(slots.Job(dispatch, session, function, avoid, attempt, payload))
+                jobs.append(slots.Job(dispatch, session, number, function, avoid, attempt, payload))
         if unknown:
             self._send(m.Returned(unknown))
         self._perform(self._slots.on_jobs(jobs, time.monotonic()))
@@ -273,6 +321,7 @@ class Worker:
     def _on_environment(self, message: m.Environment) -> None:
         for session, payload in zip(*message, strict=True):
             self._environments[session] = payload
+            self._slots.on_session_opened(session)
 
     def _on_forget(self, message: m.Forget) -> None:
         for session, number in zip(*message, strict=True):
@@ -287,6 +336,41 @@ class Worker:
         self._environments.pop(session, None)
         for key in [key for key in self._functions if key[0] == session]:
             del self._functions[key]
+        self._forget_results([dispatch for dispatch, kept in self._kept.items() if kept[0] == session])
+
+    def _report(self, session: int) -> None:
+        """Tell the master what is here, of one session or (0) of any."""
+        holdings = [
+            (job.dispatch, job.session, job.number, m.RUNNING if is_running else m.UNSTARTED)
+            for job, is_running in self._slots.holdings()
+            if session in (0, job.session)
+        ]
+        holdings += [
+            (dispatch, kept[0], kept[1], m.FINISHED)
+            for dispatch, kept in self._kept.items()
+            if session in (0, kept[0])
+        ]
+        if holdings:
+            self._send(m.Holding(*map(list, zip(*holdings, strict=True))))
+        self._send(m.Reported(session))
+
+    def _on_claim(self, message: m.Claim) -> None:
+        """Send results again."""
+        found = [(dispatch, *self._kept[dispatch][2:]) for dispatch in message.dispatches if dispatch in self._kept]
+        if found:
+            self._send(m.Results(*map(list, zip(*found, strict=True))))
+        gone = [dispatch for dispatch in message.dispatches if dispatch not in self._kept]
+        if gone:
+            self._send(m.Returned(gone))
+
+    def _on_release(self, message: m.Release) -> None:
+        self._forget_results(message.dispatches)
+
+    def _forget_results(self, dispatches: Sequence[int]) -> None:
+        for dispatch in dispatches:
+            kept = self._kept.pop(dispatch, None)
+            if kept is not None:
+                self._kept_bytes -= len(kept[4])
 
     def _send(self, message: tuple[Any, ...]) -> None:
         if self._connection is not None:
@@ -360,6 +444,13 @@ class Worker:
     def _on_results(
         self, runner: slots.Runner, numbers: list[int], statuses: list[int], seconds: list[float], payloads: list[Any]
     ) -> None:
+        kept = self._kept
+        for dispatch, status, lasted, payload in zip(numbers, statuses, seconds, payloads, strict=True):
+            job = self._slots.job(dispatch)
+            kept[dispatch] = job.session, job.number, status, lasted, payload
+            self._kept_bytes += len(payload)
+        while self._kept_bytes > KEPT_BYTES or len(kept) > KEPT_JOBS:
+            self._forget_results([next(iter(kept))])
         self._send(m.Results(numbers, statuses, seconds, payloads))
         self._perform(self._slots.on_results(runner, numbers, seconds, time.monotonic()))
 
