@@ -77,9 +77,10 @@ class ClientThread:
         self._session = Session(
             host, port, self._deliver, lambda number, tag: None, connect_timeout, max_outstanding, reconnect_timeout
         )
-        self._lock = threading.Lock()
-        self._number_by_jobid: dict[int, int] = {}  # outstanding jobs with an id of the caller's own
-        self._error: BaseException | None = None  # the first that nobody was told
+        self._session.on_exit = self._log_untold
+        self._tag_by_jobid: dict[int, Any] = {}  # of outstanding jobs with an id of the caller's own
+        self._error: BaseException | None = None  # the first that no `on_error` was told, for wait()
+        self._untold: BaseException | None = None  # the same, if it is a job's: that of a callback has been logged
 
     def start(self) -> None:
         """Connect to the master. Raises cw.ConnectionError if none answers within `connect_timeout`."""
@@ -128,7 +129,7 @@ class ClientThread:
             raise RuntimeError("wait() before start(): nothing would ever run")
         if not self._session.wait(timeout):
             raise TimeoutError(f"{self._session.outstanding()} jobs are still outstanding after {timeout} s")
-        error, self._error = self._error, None
+        error, self._error, self._untold = self._error, None, None
         if error is not None:
             raise error
 
@@ -136,6 +137,7 @@ class ClientThread:
         """Leave the master. What is outstanding is cancelled (`on_error` gets a CancelledError). `submit` raises."""
         self._session.close(is_waiting=False)
         self._session.join()
+        self._log_untold()
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the thread has ended, after `stop`."""
@@ -161,26 +163,31 @@ class ClientThread:
             tag = None if options is self._defaults else options
             return self._session.submit(function, args, kwargs, tag, options.number)
         jobid = function
-        if not isinstance(jobid, int) or isinstance(jobid, bool):
+        if not hasattr(jobid, "__index__") or isinstance(jobid, bool):  # (numpy's integers are no ints)
             raise TypeError(f"submit() takes a function first, or a job id (an int) and a function, not {jobid!r}")
         if not args or not callable(args[0]):
             raise TypeError(f"submit({jobid}, ...): after a job id comes the function to call")
-        with self._lock:
-            if jobid in self._number_by_jobid:
-                raise ValueError(f"job id {jobid} is outstanding: take another (cw.randid() makes one)")
-            self._number_by_jobid[jobid] = 0
+        tag = (jobid, options)
+        if self._tag_by_jobid.setdefault(jobid, tag) is not tag:  # (one step, for other threads)
+            raise ValueError(f"job id {jobid} is outstanding: take another (cw.randid() makes one)")
         try:
-            self._session.submit(args[0], args[1:], kwargs, (jobid, options), options.number)
+            self._session.submit(args[0], args[1:], kwargs, tag, options.number)
         except BaseException:
-            self._number_by_jobid.pop(jobid, None)
+            self._tag_by_jobid.pop(jobid, None)
             raise
         return jobid
+
+    def _log_untold(self) -> None:
+        """At the end, when nobody will call wait() any more: an error must not pass in silence."""
+        error, self._untold = self._untold, None
+        if error is not None:
+            logger.error("a job has failed, and neither on_error nor wait() was there to tell", exc_info=error)
 
     def _deliver(self, number: int, tag: Any, error: BaseException | None, value: Any) -> None:
         """In the session's thread: fire the callback."""
         if type(tag) is tuple:
             number, options = tag
-            self._number_by_jobid.pop(number, None)
+            self._tag_by_jobid.pop(number, None)
         else:
             options = self._defaults if tag is None else tag
         try:
@@ -190,7 +197,7 @@ class ClientThread:
             elif options.on_error is not None:
                 options.on_error(number, error)
             elif self._error is None and not isinstance(error, Abandoned):
-                self._error = error
+                self._error = self._untold = error
         except BaseException as failure:
             logger.error("the callback of job %d failed", number, exc_info=True)
             if self._error is None:

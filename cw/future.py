@@ -11,6 +11,7 @@ The attributes with an underscore are those that concurrent.futures itself (wait
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 
 # Guards every future without a condition, and the making of conditions.
 _lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """In a forked child: another thread of the parent may have held it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Future(concurrent.futures.Future[Any]):

@@ -67,7 +67,7 @@ class Hello(NamedTuple):
     host: str
     pid: int
     slots: int  # 0 for a client
-    handed: int  # a client that was connected before: the highest number of a job that it has handed in
+    handed: int = 0  # a client that was connected before: the highest number of a job that it has handed in
 
 
 class Welcome(NamedTuple):
@@ -90,7 +90,7 @@ class Goodbye(NamedTuple):
     """
 
     reason: str
-    is_final: bool
+    is_final: bool = True
 
 
 class Heartbeat(NamedTuple):

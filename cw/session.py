@@ -95,6 +95,8 @@ class Session:
         self._loop = Loop()
         self._loop.lock = self._loop_lock = threading.RLock()  # callbacks submit, too
         self._thread = threading.Thread(target=self._main, name="cw-client", daemon=True)
+        # Instead of the thread's own: up to Python 3.12 a join() that Ctrl-C interrupts takes the thread for ended.
+        self._ended = threading.Event()
         self._pid = os.getpid()
         # Under the lock: what users' threads change together. The session's thread takes it rarely.
         self._lock = threading.RLock()  # pickling a function may run code of the user's that submits
@@ -135,6 +137,8 @@ class Session:
         self._connected = threading.Event()
         self._progress = threading.Condition()
         self._waiters = 0
+        self.on_exit: Callable[[], None] = lambda: None
+        """Called at the end of the interpreter, when all is delivered."""
         self._loop.on_wake = self._on_wake
 
     # --- any thread ---
@@ -216,13 +220,13 @@ class Session:
             self._is_closed = True
         if not self.is_started():
             self._abandon()
-        elif self._thread.is_alive():
+        elif self.is_alive():
             self._loop.call_soon(self._leave_when_done if is_waiting else self._leave)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the session's thread has ended. In that thread itself: nothing."""
-        if self._thread.ident is not None and not self.is_own_thread():
-            self._thread.join(timeout)
+        if self._thread.ident is not None and not self.is_own_thread() and self._ended.wait(timeout):
+            self._thread.join()
 
     def is_own_thread(self) -> bool:
         """Is this called in the session's thread (a callback)?"""
@@ -232,7 +236,7 @@ class Session:
         return self._thread.ident is not None
 
     def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        return self.is_started() and not self._ended.is_set()
 
     def is_closed(self) -> bool:
         """Does it take no more jobs?"""
@@ -291,9 +295,11 @@ class Session:
         finally:
             with self._lock:
                 self._is_closed = True
-            self._abandon()
-            self._connected.set()
-            _live.discard(self)
+            try:
+                self._abandon()
+            finally:
+                self._connected.set()
+                self._ended.set()
 
     def _connect(self) -> None:
         if self._connection is not None:
@@ -553,6 +559,11 @@ class Session:
     def drop_after_fork(self) -> None:
         """In a forked child: let go of the connection without a word."""
         self._is_closed = True
+        self._jobs = {}
+        self._finished = self._last_number
+        # Other threads, which are not here, may have held these. The event makes join() return.
+        self._lock, self._progress, self._ended = threading.RLock(), threading.Condition(), threading.Event()
+        self._ended.set()
         self._loop.drop_after_fork()
         if self._connection is not None:
             self._connection.drop_after_fork()
@@ -631,6 +642,7 @@ def _at_exit() -> None:
             session._loop.call_soon(session._leave_when_done)
         for session in sessions:
             session.join()
+            session.on_exit()
     except KeyboardInterrupt:
         left = sum(session.outstanding() for session in sessions)
         print(f"cw: interrupted, {left} jobs are cancelled", file=sys.stderr)

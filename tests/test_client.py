@@ -65,6 +65,14 @@ def test_random_ids_do_not_repeat():
     assert cw.randid is cw.client.randid
 
 
+def test_an_id_may_be_of_any_integer_type():
+    numpy = pytest.importorskip("numpy")
+    calls = Calls()
+    with ClientThread(calls) as thread:
+        thread.submit(numpy.int64(5), jobs.square, 3)
+    assert calls == [(5, 9)]
+
+
 def test_an_id_that_is_outstanding_is_refused(tmp_path):
     calls = Calls()
     with ClientThread(calls) as thread:

@@ -25,7 +25,9 @@ from cw.dispatch import (
     GiveUp,
     Job,
     Recall,
+    Release,
     StopJobs,
+    TellCharges,
     TellStarted,
 )
 
@@ -67,10 +69,16 @@ def delivered(actions):
 
 
 def result(d, worker, *dispatches, seconds=1.0):
+    """The actions but for the Release of what is dropped."""
     count = len(dispatches)
     actions = d.on_results(worker, dispatches, [0] * count, [seconds] * count, [b"value"] * count)
     d.check_invariants()
-    return actions
+    return [action for action in actions if type(action) is not Release]
+
+
+def uncharged(actions):
+    """The actions but for what the client is told of charges."""
+    return [action for action in actions if type(action) is not TellCharges]
 
 
 # --- first come first served, to whoever idles ------------------------------------------------
@@ -82,7 +90,9 @@ def test_a_job_goes_to_an_idle_slot_at_once_and_its_result_to_its_client():
     assert d.on_submitted("s", [job]) == [Assign("w", [job])]
     assert job.dispatch == 1
     assert d.on_started("w", [1]) == [TellStarted("s", [7])]
-    assert d.on_results("w", [1], [0], [0.5], [b"value"]) == [Deliver("s", [7], [0], [0.5], [b"value"])]
+    assert d.on_results("w", [1], [0], [0.5], [b"value"]) == [
+        Deliver("s", "w", [1], [7], [0], [0.5], [b"value"])
+    ]
     assert d.jobs_of("s") == d.held("w") == 0
 
 
@@ -283,7 +293,7 @@ def test_what_comes_back_of_a_blocked_session_waits_and_others_go_on():
     d = dispatcher("s", "t", v=1, w=1)
     d.on_submitted("s", jobs(1, 2))
     d.on_blocked("s", True)
-    assert d.on_worker_lost("v", LOST) == []
+    assert uncharged(d.on_worker_lost("v", LOST)) == []
     assert d.on_returned("w", [2]) == []
     d.check_invariants()
     assert assigned(d.on_submitted("t", jobs(5))) == [("w", [5])]
@@ -379,7 +389,7 @@ def test_a_worker_that_leaves_costs_nothing_and_one_that_is_lost_a_loss():
     assert (job.deaths, job.losses, job.notes) == (0, 0, ())
     for n in range(1, LOSSES):
         d.on_worker_joined(n, 1, PY)
-        assert d.on_worker_lost(n, LOST) == []
+        assert uncharged(d.on_worker_lost(n, LOST)) == []
         assert (job.deaths, job.losses) == (0, n)
     d.on_worker_joined("last", 1, PY)
     (given_up,) = d.on_worker_lost("last", LOST)
@@ -416,7 +426,7 @@ def test_a_death_that_nobody_reported_right_is_still_counted():
 def test_a_job_waits_for_another_worker_than_the_one_where_it_died_but_not_for_ever():
     d = dispatcher("s", v=1, w=1)
     d.on_submitted("s", jobs(1, 2))  # 1 to v, 2 to w: that one never ends
-    assert d.on_runner_died("v", 1, NOTE) == []
+    assert uncharged(d.on_runner_died("v", 1, NOTE)) == []
     d.check_invariants()
     assert d.wants_tick()
     for _ in range(AVOID_TICKS - 1):
@@ -448,7 +458,7 @@ def test_a_job_goes_back_to_the_slot_where_it_died_if_there_is_no_other():
 def test_a_worker_with_more_slots_finds_another_one_itself():
     d = dispatcher("s", v=2)
     d.on_submitted("s", jobs(1))
-    (action,) = d.on_runner_died("v", 1, {"slot": 1})
+    (action,) = uncharged(d.on_runner_died("v", 1, {"slot": 1}))
     assert action.worker == "v" and action.jobs[0].avoid[1] == 1
 
 
@@ -662,6 +672,14 @@ class Events:
             or (self.limit[name] == 1 and name not in self.place)
         )
         self.state[name] = "given up"
+
+    def _TellCharges(self, action):
+        job = action.job
+        assert [job.deaths, job.losses] == self.charges[action.session, job.number]
+
+    def _Release(self, action):
+        for dispatch in action.dispatches:
+            assert self.holder.get(dispatch) is not self.model[action.worker]
 
     def _TellStarted(self, action):
         assert all(self.state[action.session, number] == "open" for number in action.numbers)

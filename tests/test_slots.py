@@ -188,7 +188,9 @@ class Bench:
         new = []
         for _ in range(how_many):
             self.dispatches += 1
-            job = Job(self.dispatches, session, function or self.function("f"), avoid, 1, bytes(size))
+            job = Job(
+                self.dispatches, session, self.dispatches, function or self.function("f"), avoid, 1, bytes(size)
+            )
             new.append(job)
             self.jobs[job.dispatch] = job
         return new

@@ -93,6 +93,7 @@ _json = st.recursive(
     max_leaves=5,
 )
 _values = {
+    bool: st.booleans(),
     int: st.integers(),
     str: st.text(),
     list: st.lists(_json, max_size=3),
