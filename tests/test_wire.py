@@ -219,7 +219,7 @@ def test_every_message_class_has_a_number_of_its_own():
 
 def test_a_batch_of_many_is_cut_into_frames_of_bounded_size():
     count = 100_000
-    message = m.Dispatch(range(count), *([n] * count for n in (1, 2, 0, 1)), [b"12345678"] * count)
+    message = m.Dispatch(range(count), *([n] * count for n in (1, 9, 2, 0, 1)), [b"12345678"] * count)
     sizes = [sum(map(len, f)) for f in wire.encode(message)]
     assert len(sizes) > 1 and max(sizes) < 2 * wire.FRAME
     expected = m.Dispatch(*map(list, message))
@@ -406,7 +406,7 @@ def test_what_is_no_memory_file_is_refused():
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_frame_whose_memory_file_is_missing_is_refused(count):
-    data = batch(m.Functions, count, bytes(8 * count), [5] * count, flags=2)
+    data = batch(m.Functions, count, bytes(12 * count), [5] * count, flags=2)
     with pytest.raises(ProtocolError, match="without its memory file"):
         wire.Decoder().feed(data)
 
@@ -423,7 +423,8 @@ def test_files_that_came_and_were_not_used_are_closed():
 
 
 def large_head(size, count=1, flags=1, cls=m.Functions):
-    return batch(cls, count, struct.pack(f"<{2 * count}I", *range(2 * count)), [size] * count, flags=flags)
+    columns = struct.pack(f"<{count}Q{count}I", *range(2 * count))
+    return batch(cls, count, columns, [size] * count, flags=flags)
 
 
 @pytest.mark.parametrize(
@@ -445,11 +446,11 @@ def large_head(size, count=1, flags=1, cls=m.Functions):
         pytest.param(batch(m.Stop, 2, bytes(8)), "2 entries in 12 bytes", id="column too short"),
         pytest.param(batch(m.Stop, 1, bytes(9)), "left over", id="column too long"),
         pytest.param(batch(m.Functions, 1, bytes(8)), "cut short", id="no sizes"),
-        pytest.param(batch(m.Functions, 2, bytes(16)), "2 entries", id="no sizes of two"),
-        pytest.param(batch(m.Functions, 1, bytes(8), [5], b"four"), "size", id="payload too short"),
-        pytest.param(batch(m.Functions, 1, bytes(8), [3], b"four"), "size", id="payload too long"),
-        pytest.param(batch(m.Functions, 2, bytes(16), [3, 2], b"four"), "sizes", id="payloads too short"),
-        pytest.param(batch(m.Functions, 2, bytes(16), [2**64 - 1, 5], b"four"), "sizes", id="sizes overflow"),
+        pytest.param(batch(m.Functions, 2, bytes(24)), "2 entries", id="no sizes of two"),
+        pytest.param(batch(m.Functions, 1, bytes(12), [5], b"four"), "size", id="payload too short"),
+        pytest.param(batch(m.Functions, 1, bytes(12), [3], b"four"), "size", id="payload too long"),
+        pytest.param(batch(m.Functions, 2, bytes(24), [3, 2], b"four"), "sizes", id="payloads too short"),
+        pytest.param(batch(m.Functions, 2, bytes(24), [2**64 - 1, 5], b"four"), "sizes", id="sizes overflow"),
         pytest.param(batch(m.Functions, 0, b"", [], b"four"), "sizes", id="payload of nobody"),
         pytest.param(large_head(wire.LARGE), "impossible size", id="large and not large"),
         pytest.param(large_head(0), "impossible size", id="large and empty"),
