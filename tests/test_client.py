@@ -677,7 +677,7 @@ def test_an_unknown_host_is_told():
 def test_a_lost_master_ends_every_job_with_an_error(tmp_path):
     calls, errors = Calls(), Calls()
     with Master() as master:
-        thread = ClientThread(calls, master.address, on_error=errors)
+        thread = ClientThread(calls, master.address, on_error=errors, reconnect_timeout=0.3)
         thread.start()
         expected = [thread.submit(jobs.square, n) for n in range(100)]
         master.end(9)

@@ -98,7 +98,7 @@ def test_submit_in_a_callback_never_blocks():
 def test_a_submit_that_blocks_is_told_when_the_client_stops_or_loses_its_master(tmp_path):
     for how in ("stop", "loss"):
         with Master() as master, Worker(master.address):
-            executor = cw.ClusterExecutor(master.address, max_outstanding=(1, None))
+            executor = cw.ClusterExecutor(master.address, max_outstanding=(1, None), reconnect_timeout=0.3)
             future = executor.submit(jobs.until, tmp_path / "never")
             caught = []
 
@@ -459,7 +459,7 @@ def test_all_goes_through_a_relay_as_it_does_on_one_machine():
 
 def test_a_connection_that_is_cut_ends_every_job_with_an_error(tmp_path):
     with Master() as master, Worker(master.address), Relay(master.port) as relay:
-        executor = cw.ClusterExecutor(relay.address)
+        executor = cw.ClusterExecutor(relay.address, reconnect_timeout=0.3)
         futures = [executor.submit(jobs.until, tmp_path / "never") for _ in range(5)]
         relay.cut()
         for future in futures:
