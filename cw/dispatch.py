@@ -577,6 +577,10 @@ class Dispatcher:
         """Is one of these the number of an open job of this session?"""
         return not self._sessions[key].jobs.keys().isdisjoint(numbers)
 
+    def open_jobs(self, key: Hashable) -> dict[int, Job]:
+        """This session's open jobs, by number. To be looked at only."""
+        return self._sessions[key].jobs
+
     def held(self, key: Hashable) -> int:
         """Jobs that this worker holds."""
         return len(self._workers[key].held)

@@ -13,6 +13,8 @@ from __future__ import annotations
 import errno
 import hmac
 import logging
+import os
+import resource
 import secrets
 import socket
 import time
@@ -20,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from cw import address, program
+from cw import address, checks, credential, program
 from cw import messages as m
 from cw.dispatch import (
     Action,
@@ -39,7 +41,8 @@ from cw.dispatch import (
     TellStarted,
 )
 from cw.errors import ProtocolError
-from cw.network import Connection, Loop, is_own_peer, listen_locally, tune
+from cw.gate import Gate
+from cw.network import Connection, Loop, listen_locally
 from cw.version import VERSION
 from cw.wire import MAX_BODY
 
@@ -117,12 +120,8 @@ class Master:
         self._is_recalling = False
         loop.tick(1.0, self._on_second)
 
-    def on_accept(self, sock: socket.socket, address: Any) -> None:
-        if sock.family == socket.AF_UNIX and not is_own_peer(sock):
-            logger.warning("another user's process on this machine was turned away")
-            sock.close()
-            return
-        tune(sock)
+    def on_admitted(self, sock: Any) -> None:
+        """A peer that has the credential is here (a socket, or a `tls.Socket`)."""
         connection = Connection(self.loop, sock)
         connection.decoder.accepts = frozenset({m.Hello})
         connection.decoder.max_body = HELLO_BYTES
@@ -178,7 +177,7 @@ class Master:
 
     def _on_hello(self, connection: Connection, hello: m.Hello) -> None:
         self._ungreeted = deque(entry for entry in self._ungreeted if entry[1] is not connection)
-        reason = _reason_to_refuse(hello)
+        reason = checks.reason_to_refuse(hello)
         key = int(hello.ident[:16], 16) if not reason else 0
         client = self.clients.get(key) if hello.role == "client" else None
         if client is not None and not client.knows(hello):
@@ -227,7 +226,9 @@ class Master:
         self.workers[action.worker].assign(action.jobs)  # type: ignore[index]
 
     def _recall(self, action: Recall) -> None:
-        self.workers[action.worker].connection.send(m.Recall(action.count))  # type: ignore[index]
+        worker = self.workers[action.worker]  # type: ignore[index]
+        worker.rules.recalls += 1
+        worker.connection.send(m.Recall(action.count))
 
     def _stop(self, action: StopJobs) -> None:
         self.workers[action.worker].connection.send(m.Stop(action.dispatches))  # type: ignore[index]
@@ -273,23 +274,6 @@ _PERFORM: dict[type, Callable[[Master, Any], None]] = {
 }
 
 
-def _reason_to_refuse(hello: m.Hello) -> str:
-    if hello.protocol != m.PROTOCOL:
-        return (
-            f"it is cw {hello.version} (protocol {hello.protocol}), the master is cw {VERSION} "
-            f"(protocol {m.PROTOCOL}): install the same cw on both"
-        )
-    if hello.role not in ("client", "worker"):
-        return f"its role is {hello.role!r}"
-    if hello.role == "worker" and not 0 < hello.slots <= 65535:
-        return f"it offers {hello.slots} slots"
-    if len(hello.ident) != 32 or not set(hello.ident) <= set("0123456789abcdef"):
-        return "it does not say who it is"
-    if len(hello.python) != 2 or not all(isinstance(part, int) for part in hello.python):
-        return "it does not say its Python version"
-    return ""
-
-
 class _ClientPeer:
     """A client's session, whether connected or not: its functions and options, by the numbers that it gave them."""
 
@@ -299,6 +283,7 @@ class _ClientPeer:
         self.environment: Any = None
         self._master = master
         self._key = key
+        self._rules: checks.ClientRules  # of its present connection
         self._ident, self._secret = hello.ident, hello.secret
         self._python = tuple(hello.python)
         self._handed = 0  # jobs up to this number were handed in before the client came back
@@ -340,7 +325,7 @@ class _ClientPeer:
             self.connection.close()
         self.connection = connection
         connection.decoder.accepts = FROM_CLIENT
-        connection.on_message = lambda message: self._handlers[type(message)](message)
+        connection.on_message = self._on_message
         connection.on_close = self._on_close
         connection.on_drained = self._on_drained
         self._window = self._delivered = 0
@@ -348,6 +333,12 @@ class _ClientPeer:
         self._unacknowledged.clear()
         self._ends_at = 0.0
         self._handed = hello.handed
+        # What it needs of these it sends again.
+        self._functions.clear()
+        self._options.clear()
+        self._rules = checks.ClientRules(
+            lambda: self._master.dispatcher.open_jobs(self._key), WINDOW_BYTES, hello.handed
+        )
         self._master.welcome(connection)
         if not hello.handed:
             logger.info("%s joined from %s", self.name, connection.peer)
@@ -370,6 +361,7 @@ class _ClientPeer:
     def grant(self, jobs: int) -> None:
         if jobs != self._window and self.connection is not None:
             self._window = jobs
+            self._rules.window_jobs = max(self._rules.window_jobs, jobs)
             self.connection.send(m.Window(jobs, WINDOW_BYTES))
 
     def deliver_results(self, results: Deliver) -> None:
@@ -414,21 +406,17 @@ class _ClientPeer:
             f"workers with Python {own}"
         )
 
+    def _on_message(self, message: Any) -> None:
+        self._rules.check(message)
+        self._handlers[type(message)](message)
+
     def _on_submit(self, message: m.Submit) -> None:
-        dispatcher, functions, options = self._master.dispatcher, self._functions, self._options
-        if self.environment is None:
-            raise ProtocolError("jobs before the environment")
-        if dispatcher.jobs_of(self._key) + len(message.numbers) > 2 * self._window + WINDOW_JOBS:
-            raise ProtocolError("more jobs than its window")
-        if len(set(message.numbers)) < len(message.numbers) or dispatcher.has_any(self._key, message.numbers):
-            raise ProtocolError("a job's number is taken")
-        try:
-            jobs = [
-                Job(number, functions[function], options[chosen] if chosen else None, payload)
-                for number, function, chosen, payload in zip(*message, strict=True)
-            ]
-        except KeyError as error:
-            raise ProtocolError(f"a job names a function or options that were not sent: {error}") from None
+        functions, options = self._functions, self._options
+        jobs = [
+            Job(number, functions[function], options[chosen] if chosen else None, payload)
+            for number, function, chosen, payload in zip(*message, strict=True)
+        ]
+        dispatcher = self._master.dispatcher
         if jobs and jobs[0].number <= self._handed:
             again = [job for job in jobs if job.number <= self._handed]
             for job in again:
@@ -445,9 +433,6 @@ class _ClientPeer:
             self._functions[number] = Function(number, payload)
 
     def _on_options(self, message: m.OptionSets) -> None:
-        attempts = message.options.get("attempts", 1)
-        if type(attempts) is not int or attempts < 1:
-            raise ProtocolError(f"{attempts!r} attempts")
         self._options[message.number] = message.options
 
     def _on_forget(self, message: m.Forget) -> None:
@@ -455,7 +440,7 @@ class _ClientPeer:
             self._functions.pop(number, None)
 
     def _on_environment(self, message: m.Environment) -> None:
-        self.environment = message.payloads[0] if message.payloads else None
+        self.environment = message.payloads[0]
 
     def _on_cancel(self, message: m.Cancel) -> None:
         self._master.perform(self._master.dispatcher.on_cancelled(self._key, message.numbers))
@@ -472,7 +457,7 @@ class _ClientPeer:
 
     def _on_charged(self, message: m.Charged) -> None:
         if len(self._charges) < WINDOW_JOBS:
-            self._charges[message.number] = message
+            self._charges[message.number] = message._replace(notes=checks.clean_notes(message.notes))
 
     def _on_goodbye(self, message: m.Goodbye) -> None:
         logger.info("%s left: %s", self.name, message.reason)
@@ -504,6 +489,7 @@ class _WorkerPeer:
         self._master = master
         self._key = hello.ident
         self._host = hello.host
+        self.rules = checks.WorkerRules(hello.slots)
         self._slots, self._python = hello.slots, tuple(hello.python)
         self._has_joined = False
         self._holdings: list[Any] = []  # named, and not yet handed to the policy
@@ -590,12 +576,14 @@ class _WorkerPeer:
         self._master.perform(self._master.dispatcher.on_recalled(self._key, message.dispatches))
 
     def _on_runner_died(self, message: m.RunnerDied) -> None:
-        logger.warning("a runner of %s died: %s", self.name, message.note.get("how"))
-        self._master.perform(self._master.dispatcher.on_runner_died(self._key, message.dispatch, message.note))
+        note = checks.clean_note(message.note)
+        logger.warning("a runner of %s died: %s", self.name, note.get("how"))
+        self._master.perform(self._master.dispatcher.on_runner_died(self._key, message.dispatch, note))
 
     def _on_message(self, message: Any) -> None:
         if not self._has_joined and type(message) not in (m.Holding, m.Reported, m.Goodbye, m.Heartbeat):
             raise ProtocolError(f"{type(message).__name__} before it has reported what it holds")
+        self.rules.check(message)
         self._handlers[type(message)](message)
 
     def _on_holding(self, message: m.Holding) -> None:
@@ -645,26 +633,35 @@ class _WorkerPeer:
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
-    """A listening socket. The default port, if taken, gives way to one that the system picks."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    """A listening socket; host '' means all interfaces. The default port, if taken, gives way to one that the
+    system picks."""
+    is_on_all = host in ("", "::") and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if is_on_all or ":" in host else socket.AF_INET
     try:
-        socket.getaddrinfo(host, None, family)  # (create_server would turn this error into another)
+        socket.getaddrinfo(host or None, 0, family)  # (create_server would turn this error into another)
     except socket.gaierror:
         raise program.Mistake(f"the address {host!r} is unknown: give one of this machine's with --host") from None
     wanted = [address.PORT, 0] if port is None else [port]
     for number in wanted:
         try:
-            return socket.create_server((host, number), family=family, backlog=1024)
+            return socket.create_server((host, number), family=family, backlog=1024, dualstack_ipv6=is_on_all)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 if port is None and number:
                     logger.warning("port %d is taken, by another master perhaps: taking a free one", number)
                     continue
                 raise program.Mistake(
-                    f"port {number} on {host} is taken: give another with --port, or 0 for a free one"
+                    f"port {number}{f' on {host}' * bool(host)} is taken: give another with --port, or 0 for a free one"
                 ) from None
             raise program.Mistake(f"cannot listen on {address.join(host, number)}: {error.strerror}") from None
     raise AssertionError("port 0 is never taken")
+
+
+def _allow_many_connections() -> None:
+    """Each peer takes a descriptor, and the usual limit of 1024 is there for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main() -> int:
@@ -672,39 +669,48 @@ def main() -> int:
     parser = program.argument_parser(
         "cw.master", "Carries jobs from client programs to workers, and their results back."
     )
-    parser.add_argument("--host", metavar="ADDR", help="the address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--host", metavar="ADDR", help="the address to listen on (default: all of this machine's)")
     parser.add_argument("--port", type=program.converted_by(_parse_port), help="the port (default: 5494; 0: a free one)")
     parser.add_argument("--no-address-file", action="store_true", help="do not write the address to ~/.cw")
     program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--listen-fd", "--local-fd")
     options = parser.parse_args()
     program.set_up_logging(options.verbose)
-    if options.host is not None and not address.is_loopback(options.host):
-        logger.warning("anybody who reaches %s can run programs as you here: use trusted networks only", options.host)
+    mine = credential.load_or_make()
+    _allow_many_connections()
     loop = Loop()
+    master = Master(loop, is_final=options.no_address_file)
+    gate = Gate(loop, mine, master.on_admitted)
     if options.listen_fd is not None:
         listener = socket.socket(fileno=options.listen_fd)
         listener.set_inheritable(False)
     else:
-        listener = _listen(options.host or "127.0.0.1", options.port)
+        gate.prepare()  # a credential that cannot be used is told at once
+        listener = _listen(options.host or "", options.port)
     if options.local_fd is not None:
         local = socket.socket(fileno=options.local_fd)
         local.set_inheritable(False)
     else:
-        local = listen_locally(listener.getsockname()[1])
+        local = listen_locally(listener.getsockname()[1], mine.fingerprint)
     host, port = listener.getsockname()[:2]
     start_id = None if options.no_address_file else address.write_address(host, port)
-    master = Master(loop, is_final=options.no_address_file)
-    loop.listen(listener, master.on_accept)
+    gate.listen(listener)
     if local is not None:
-        loop.listen(local, master.on_accept)
+        gate.listen(local)
     program.end_with(loop, options.lifeline_fd, master.leave)
-    logger.info("the master listens on %s; workers: python -m cw.worker %s", *2 * (address.join(host, port),))
+    is_on_all = host in ("::", "0.0.0.0")
+    name = address.join(os.uname().nodename if is_on_all else host, port)
+    logger.info("only who has the credential %s gets in", mine.path)
+    logger.info(
+        "the master listens on %s; workers: python -m cw.worker %s",
+        f"all addresses of this machine, port {port}" if is_on_all else name,
+        name,
+    )
     if options.ready_fd is not None:
         program.say_ready(options.ready_fd)
     try:
         loop.run()
     finally:
-        listener.close()
+        gate.close()
         if start_id is not None:
             address.remove_address(start_id)
     return 0

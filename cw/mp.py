@@ -6,7 +6,8 @@
     cw.mp.start(4)                   # lasts until cw.mp.stop(), which any program of the user may call
     python -m cw.mp start -n 4       # the same from the shell
 
-The master listens on the loopback interface only. Clients of the program that starts the cluster use it by
+The master listens on the loopback interface only, and there too it admits nobody without the cluster's
+credential, which is made where there is none (cw.credential). Clients of the program that starts the cluster use it by
 themselves; for others, `python -m cw.mp start` prints what to set. No address file is written.
 
 What `start` has started is noted in `~/.cw/mp-HOST/state.json` (many machines may share a home directory),
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from cw import address, launcher, network, program
+from cw import address, credential, home, launcher, network, program
 from cw.launcher import Child, Cluster, LaunchError, Lifeline, Process
 
 logger = logging.getLogger("cw.mp")
@@ -187,7 +188,8 @@ def _take_port(options: list[str]) -> tuple[int, list[str]]:
         name, has_value, value = option.partition("=")
         if name == "--host":
             raise ValueError(
-                "a local cluster listens on the loopback interface only: to open it, start cw.master by hand"
+                "a local cluster listens on the loopback interface only: to reach it from other machines, start "
+                "cw.master by hand"
             )
         if name == "--port":
             text = value if has_value else next(given, "")
@@ -212,7 +214,7 @@ def _start_parts(
     master = known_master or address.started_here()
     host: list[str] = []
     if "master" in plan.roles:
-        listeners = _listen(plan.port)
+        listeners = _listen(plan.port, credential.load_or_make().fingerprint)
         master = address.join(*listeners["--listen-fd"].getsockname())
         host = [master]
         options = [*plan.master_options, "--host", "127.0.0.1", "--no-address-file"]
@@ -228,7 +230,7 @@ def _start_parts(
     return master or address.join(*address.find_master()[0][:2])
 
 
-def _listen(port: int) -> dict[str, socket.socket]:
+def _listen(port: int, fingerprint: str) -> dict[str, socket.socket]:
     """The master's listening sockets, by the option that hands each over. From here on peers may connect."""
     try:
         listener = socket.create_server(("127.0.0.1", port), backlog=1024)
@@ -236,7 +238,7 @@ def _listen(port: int) -> dict[str, socket.socket]:
         raise LaunchError(
             f"cannot listen on port {port} of 127.0.0.1 ({error.strerror}): choose another"
         ) from error
-    local = network.listen_locally(listener.getsockname()[1])
+    local = network.listen_locally(listener.getsockname()[1], fingerprint)
     return {"--listen-fd": listener} | ({"--local-fd": local} if local else {})
 
 
@@ -255,7 +257,7 @@ def _use_in_this_process(master: str) -> None:
 
 def _directory() -> str:
     """This machine's part of the user's own directory."""
-    path = os.path.join(address.make_home(), f"mp-{os.uname().nodename}")
+    path = os.path.join(home.make_home(), f"mp-{os.uname().nodename}")
     os.makedirs(path, 0o700, exist_ok=True)
     return path
 
@@ -277,7 +279,7 @@ class _State:
 
         state = cls()
         try:
-            noted = json.loads(address.read_private(cls._file()) or "{}")
+            noted = json.loads(home.read_private(cls._file()) or "{}")
             if noted and noted["boot_id"] == launcher.boot_id():
                 state.processes = {role: Process(*numbers) for role, numbers in noted["processes"].items()}
                 state.master, state.slots = noted["master"], noted["slots"]
@@ -292,10 +294,10 @@ class _State:
 
         if self.processes:
             noted = {"boot_id": launcher.boot_id(), **vars(self)}
-            address.write_private(self._file(), json.dumps(noted, indent=1).encode())
+            home.write_private(self._file(), json.dumps(noted, indent=1).encode())
         else:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(address.home_directory(), self._file()))
+                os.unlink(os.path.join(home.home_directory(), self._file()))
 
     @staticmethod
     def _file() -> str:
@@ -333,7 +335,7 @@ class _State:
 @contextlib.contextmanager
 def _locked_state() -> Iterator[_State]:
     _directory()
-    with address.locked(f"mp-{os.uname().nodename}/lock"):
+    with home.locked(f"mp-{os.uname().nodename}/lock"):
         yield _State.load()
 
 

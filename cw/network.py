@@ -1,7 +1,7 @@
 """The I/O loop of master, worker and client: all sockets in one epoll behind one bluelet event.
 
     other threads --- wake() ---.                       .---> Connection.on_message(message)
-    signals ----- wakeup fd ----+--> epoll --> serve ---+---> listener: on_accept(socket)
+    signals ----- wakeup fd ----+--> epoll --> serve ---+---> who else watches a descriptor (cw.gate)
     sockets --------------------'      ^       tick ----'---> tick callbacks, once a period
                                        |
                Connection.send() --> unsent frames, written once at the end of each wakeup
@@ -21,7 +21,6 @@ from other threads.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
 import os
@@ -38,8 +37,7 @@ from typing import Any
 
 import bluelet
 
-from cw import wire
-from cw.address import is_loopback
+from cw import address, credential, wire
 from cw.errors import ProtocolError
 
 logger = logging.getLogger("cw.network")
@@ -48,7 +46,10 @@ READ = 256 * 1024
 """Bytes asked from a socket at once."""
 
 MOST_FILES = 64
-"""Descriptors taken from a socket at once; the kernel gives them frame by frame."""
+"""Descriptors taken from a socket at once, or held for frames to come; the kernel gives them frame by frame."""
+
+NOBODY = 65534
+"""The kernel's overflow uid: what a user of another user namespace looks like."""
 
 TURN = 4 * READ
 """Bytes read from one socket before the others have their turn."""
@@ -61,9 +62,6 @@ KEEPALIVE = 15.0
 
 SILENCE = 30.0
 """Seconds without an answer from the other host's kernel after which a connection is dead."""
-
-RETRY_ACCEPT = 0.5
-"""Seconds until accepting is tried again when the process had no descriptor left."""
 
 
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
@@ -187,27 +185,6 @@ class Loop:
         else:
             self._epoll.register(fd, events)
 
-    def listen(self, listener: socket.socket, on_accept: Callable[[socket.socket, Any], None]) -> None:
-        """Call `on_accept(socket, address)` for each new connection."""
-        listener.setblocking(False)
-
-        def accept(events: int) -> None:
-            for _ in range(64):  # a bound, so that a flood of connections does not keep out the others
-                try:
-                    sock, address = listener.accept()
-                except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-                    return
-                except OSError as error:
-                    if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                        raise
-                    logger.warning("no new connection can be taken now: %s", error.strerror)
-                    self.watch(listener.fileno(), 0, accept)
-                    self.later(RETRY_ACCEPT, lambda: self.watch(listener.fileno(), IN, accept))
-                    return
-                on_accept(sock, address)
-
-        self.watch(listener.fileno(), IN, accept)
-
     def drop_after_fork(self) -> None:
         """In a forked child: close our descriptors. The epoll is shared with the parent: unregister nothing."""
         self._epoll.close()
@@ -293,7 +270,8 @@ class Connection:
     all which was unsent has been taken by the socket.
     """
 
-    def __init__(self, loop: Loop, sock: socket.socket, *, decoder: wire.Decoder | None = None) -> None:
+    def __init__(self, loop: Loop, sock: Any, *, decoder: wire.Decoder | None = None) -> None:
+        """`sock` is a socket or a `tls.Socket`, which behaves like one."""
         self.decoder = decoder or wire.Decoder()
         self.on_message: Callable[[Any], None] = lambda message: None
         self.on_close: Callable[[str], None] = lambda reason: None
@@ -303,10 +281,12 @@ class Connection:
         self.closed = False
         self.peer = name_of_peer(sock)
         self._loop = loop
-        self.passes_files = sock.family == socket.AF_UNIX
+        self.passes_files = getattr(sock, "family", None) == socket.AF_UNIX
         """The peer is on this machine, and large payloads go to it as memory files, uncopied."""
         self._socket = sock
         self._receive = self._receive_with_files if self.passes_files else sock.recv_into
+        # Bytes that a secured socket holds in itself; the selector does not tell of them.
+        self._pending: Callable[[], int] = getattr(sock, "pending", int)
         self._control: deque[wire.Frame] = deque()
         self._data: deque[wire.Frame] = deque()
         self._writing: deque[Any] = deque()  # begun: must be finished before a lane has its turn
@@ -422,9 +402,11 @@ class Connection:
     def _read(self) -> None:
         budget = TURN
         scratch, decoder, receive = self._loop.scratch, self.decoder, self._receive
-        while budget > 0 and not self.closed:
+        while (budget > 0 or self._pending()) and not self.closed:
             target = decoder.direct()
             into = scratch if target is None else target
+            if budget <= 0:
+                into = into[: self._pending()]
             try:
                 count = receive(into)
             except BlockingIOError:
@@ -437,7 +419,7 @@ class Connection:
                 return
             self.heard_at = time.monotonic()
             try:
-                for message in decoder.feed(scratch[:count]) if target is None else decoder.received(count):
+                for message in self._decode(into[:count], target is not None):
                     if self.closed or self._closing:
                         return
                     # Again: it was decoded before the message in front of it changed what may come.
@@ -451,9 +433,21 @@ class Connection:
                 return
             budget -= count
 
+    def _decode(self, data: memoryview, is_direct: bool) -> list[Any]:
+        try:
+            return self.decoder.received(len(data)) if is_direct else self.decoder.feed(data)
+        except ProtocolError:
+            raise
+        except Exception as error:
+            # An oversight of ours. The decoder has nothing to do with other connections: only this one ends.
+            logger.exception("what %s sent cannot be read", self.peer)
+            raise ProtocolError(f"it cannot be read: {error!r}") from error
+
     def _receive_with_files(self, into: memoryview) -> int:
         count, fds = receive_with_files(self._socket, into)
         self.decoder.files.extend(fds)
+        if len(self.decoder.files) > MOST_FILES:
+            raise OSError(0, "it sends more descriptors than frames that need one")
         return count
 
     def _fail(self, reason: str) -> None:
@@ -476,24 +470,30 @@ def receive_with_files(sock: socket.socket, into: memoryview) -> tuple[int, list
 
 
 def is_own_peer(sock: socket.socket) -> bool:
-    """Does the process at the other end, on this machine, belong to this user? The kernel says so."""
+    """Does the process at the other end, on this machine, belong to this user? The kernel says so.
+
+    It tells who called connect(), or listen(). A user whom this user namespace does not know looks like
+    NOBODY: who is NOBODY himself can tell nobody apart, and has to do with TLS.
+    """
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return struct.unpack("3i", credentials)[1] == os.geteuid()
+    return struct.unpack("3i", credentials)[1] == os.geteuid() != NOBODY
 
 
-def local_name(port: int) -> str:
+def local_name(port: int, fingerprint: str) -> str:
     """Beside the TCP port, a master listens here for peers on its own machine (an abstract name: no file).
 
-    Anybody can take a name like that, or connect to it: both sides ask `is_own_peer`.
+    Anybody can take a name like that, or connect to it: both sides ask `is_own_peer`. The fingerprint of the
+    credential keeps apart clusters of the same user: peers with another credential do not meet here, and are
+    turned away at the TCP port.
     """
-    return f"\0cw/{port}"
+    return f"\0cw/{port}/{fingerprint[:32]}"
 
 
-def listen_locally(port: int) -> socket.socket | None:
+def listen_locally(port: int, fingerprint: str) -> socket.socket | None:
     """A socket for peers on this machine, beside the one that listens on the TCP port. None: the name is taken."""
     listener = socket.socket(socket.AF_UNIX)
     try:
-        listener.bind(local_name(port))
+        listener.bind(local_name(port, fingerprint))
         listener.listen(1024)
     except OSError:
         listener.close()
@@ -501,11 +501,11 @@ def listen_locally(port: int) -> socket.socket | None:
     return listener
 
 
-def connect_locally(port: int) -> socket.socket | None:
-    """Connect to this user's master on this machine. None: there is none at that port."""
+def connect_locally(port: int, fingerprint: str) -> socket.socket | None:
+    """Connect to this user's master on this machine. None: there is none at that port with that credential."""
     sock = socket.socket(socket.AF_UNIX)
     try:
-        sock.connect(local_name(port))
+        sock.connect(local_name(port, fingerprint))
         if is_own_peer(sock):
             return sock
     except OSError:
@@ -522,13 +522,11 @@ def name_of_peer(sock: socket.socket) -> str:
         return "(gone)"
     if not isinstance(name, tuple):
         return "(this machine)"
-    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+    return address.join(name[0].removeprefix("::ffff:"), name[1])  # one that takes IPv4, too, shows it like that
 
 
 def tune(sock: socket.socket) -> None:
     """Small frames go at once; a dead host is found by the kernel, however busy this process is."""
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(KEEPALIVE))
@@ -544,23 +542,62 @@ def dial(
     on_connected: Callable[[socket.socket, tuple[str, int]], None],
     on_failed: Callable[[list[tuple[tuple[str, int], OSError]]], None],
 ) -> None:
-    """Connect to the first address that answers, in a thread of its own: names may take long to resolve.
+    """Connect to the first master that has our credential, in a thread of its own: names may take long to
+    resolve, and a handshake may take long.
 
     One of the callbacks is called, in the loop's thread; `on_failed` gets each address with its error.
     """
 
     def work() -> None:
         failures: list[tuple[tuple[str, int], OSError]] = []
-        for address in addresses:
+        for where in addresses:
             try:
-                local = connect_locally(address[1]) if is_loopback(address[0]) else None
-                sock = local or socket.create_connection(address, timeout)
-            except OSError as error:
-                failures.append((address, error))
+                sock = _connect(where, timeout)
+            except UnicodeError:  # what getaddrinfo says to 'a..b'
+                failures.append((where, socket.gaierror(socket.EAI_NONAME, "Name or service not known")))
                 continue
-            tune(sock)
-            loop.call_soon(lambda: on_connected(sock, address))
+            except OSError as error:
+                failures.append((where, error))
+                continue
+            loop.call_soon(lambda: on_connected(sock, where))
             return
         loop.call_soon(lambda: on_failed(failures))
 
     threading.Thread(target=work, name="cw-dial", daemon=True).start()
+
+
+def _connect(where: tuple[str, int], timeout: float) -> Any:
+    """A socket through which the master at that address has proved that it has our credential."""
+    host, port = where
+    try:
+        # Read each time: it may have come, or been changed, since the last time.
+        mine = credential.load()
+    except credential.CredentialMissing as error:
+        # If nobody listens there, that is the sooner thing to mend.
+        socket.create_connection(where, timeout).close()
+        raise error
+    if address.is_loopback(host):
+        local = connect_locally(port, mine.fingerprint)
+        if local is not None:
+            return local
+    failure: OSError | None = None
+    for family, kind, protocol, _, name in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(timeout)
+            sock.connect(name)
+            if sock.getsockname()[0] == name[0]:  # this machine, by a name of its own
+                local = connect_locally(port, mine.fingerprint)
+                if local is not None:
+                    sock.close()
+                    return local
+            tune(sock)
+            from cw import tls  # takes 15 ms, and peers on the master's machine do not need it
+
+            return tls.connect(sock, tls.Contexts(mine), address.join(host, port), timeout)
+        except OSError as error:
+            sock.close()
+            if not isinstance(failure, credential.WrongCredential):  # that is the one to be told of
+                failure = error
+    assert failure is not None  # getaddrinfo gives one address, or raises
+    raise failure

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
-from cw import address, memory, serialize, wire
+from cw import address, credential, memory, serialize, wire
 from cw import messages as m
 from cw.environment import dump_environment
 from cw.errors import ConnectionError, ProtocolError, RemoteException, WorkerLost
@@ -126,6 +126,7 @@ class Session:
         self._is_acknowledging = False
         self._is_lost = False  # the master was there and is looked for
         self._failures: Sequence[tuple[tuple[str, int], OSError]] = ()
+        self._is_told = False  # the user was, that the credential is missing or another
         self._pause = BACKOFF[0]
         self._deadline = 0.0
         self._leaves_when_done = False
@@ -331,7 +332,12 @@ class Session:
             self._fail(ConnectionError(f"the master at {self._where} accepts the connection but says nothing"))
 
     def _on_no_master(self, failures: Sequence[tuple[tuple[str, int], OSError]]) -> None:
-        if time.monotonic() + self._pause > self._deadline or (not self._is_lost and all(
+        fault = credential.fault_among(error for _, error in failures)
+        if fault is not None and fault.may_pass and not self._is_told:
+            self._is_told = True
+            logger.warning("%s (waiting: a network file system may show a file late)", fault)
+        is_hopeless = fault is not None and not fault.may_pass
+        if is_hopeless or time.monotonic() + self._pause > self._deadline or (not self._is_lost and all(
             isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME for _, error in failures
         )):
             self._fail(_no_master(failures))
@@ -582,6 +588,9 @@ _HANDLERS: dict[type, Callable[[Session, Any], None]] = {
 
 
 def _no_master(failures: Sequence[tuple[tuple[str, int], OSError]]) -> ConnectionError:
+    fault = credential.fault_among(error for _, error in failures)
+    if fault is not None:
+        return ConnectionError(str(fault))
     tried = "; ".join(
         f"{address.join(*where)}: {error.strerror or 'no answer in time'}" for where, error in failures
     )

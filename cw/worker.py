@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cw import address, channel, keeper, memory, program, slots, wire
+from cw import address, channel, credential, keeper, memory, program, slots, wire
 from cw import messages as m
 from cw.errors import ProtocolError
 from cw.network import IN, Connection, Loop, dial
@@ -38,6 +38,9 @@ DIAL_SECONDS = 10.0
 
 BACKOFF = 0.1, 5.0
 """Seconds between attempts: the first pause, and the longest. Each is stretched by up to a half at random."""
+
+WRONG_SECONDS = 5.0
+"""For a new credential to show up on a network file system, before a master with another one is a mistake."""
 
 BACKOFF_LOST = 1.0
 """The longest pause while a master that was there is looked for."""
@@ -156,6 +159,8 @@ class Worker:
         self._beat_at = 0.0
         self._pause = BACKOFF[0]
         self._told_at = 0.0
+        self._has_joined = False
+        self._wrong_since = 0.0  # when the only masters found began to have another credential
         self._is_leaving = False
         keeper.set_subreaper()
         loop.tick(1.0, self._on_second)
@@ -236,11 +241,29 @@ class Worker:
             self._give_up(f"the host {failures[0][0][0]!r} is unknown: check its name")
             return
         now = time.monotonic()
+        if self._is_hopeless(failures, now):
+            return
         if not self._told_at or now - self._told_at > STILL_WAITING:
             self._told_at = now
             tried = "; ".join(f"{c} {e.strerror or e}" for c, (_, e) in zip(self._candidates, failures, strict=False))
             logger.warning("no master yet, trying on: %s", tried)
         self._connect_later()
+
+    def _is_hopeless(self, failures: Sequence[tuple[tuple[str, int], OSError]], now: float) -> bool:
+        """Is there a mistake with the credential that waiting does not mend? Then the worker ends, with a sentence.
+
+        After it has once worked, it waits: what is in the way now may go again.
+        """
+        fault = credential.fault_among(error for _, error in failures)
+        if not isinstance(fault, credential.WrongCredential):
+            self._wrong_since = now
+        is_named = self._candidates[0].source != address.NOTHING_KNOWN  # else somebody else's master may be there
+        if fault is None or self._has_joined:
+            return False
+        if fault.may_pass and not (is_named and now - self._wrong_since >= WRONG_SECONDS):
+            return False
+        self._give_up(str(fault))
+        return True
 
     def _on_answer(self, answer: Any) -> None:
         connection = self._connection
@@ -255,7 +278,7 @@ class Worker:
             raise ProtocolError(f"{type(answer).__name__} before a Welcome")
         connection.decoder.accepts = FROM_MASTER
         connection.on_message = lambda message: self._handlers[type(message)](message)
-        self._pause, self._told_at, self._lost_at = BACKOFF[0], 0.0, 0.0
+        self._pause, self._told_at, self._lost_at, self._has_joined = BACKOFF[0], 0.0, 0.0, True
         self._report(0)
         cpus = len(os.sched_getaffinity(0))
         logger.info("joined the master at %s with %d slot%s (this machine has %d usable CPUs)",

@@ -52,6 +52,8 @@ def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("TMPDIR", temporary)
         patch.setattr(tempfile, "tempdir", temporary)
         patch.setenv("CW_HOME", str(tmp_path_factory.mktemp("user") / "home"))
+        # One credential for all, since each test has another CW_HOME and some clusters serve a whole module.
+        patch.setenv("CW_CREDENTIAL", str(tmp_path_factory.mktemp("user") / "credential.pem"))
         patch.delenv("CW_MASTER", raising=False)
         patch.delenv("CW_CLUSTER", raising=False)
         files = _files()

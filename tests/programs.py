@@ -78,9 +78,9 @@ class Master(Program):
 
     def __init__(self, *arguments, **environment):
         super().__init__("-m", "cw.master", "--port", "0", *arguments, **environment)
-        self.wait_for("the master listens on ")
-        self.address = self.err.partition("the master listens on ")[2].partition(";")[0]
-        self.port = int(self.address.rpartition(":")[2])
+        self.wait_for("workers: python -m cw.worker ")
+        self.port = int(self.err.partition("workers: python -m cw.worker ")[2].split()[0].rpartition(":")[2])
+        self.address = f"127.0.0.1:{self.port}"
 
 
 class Worker(Program):

@@ -1,0 +1,259 @@
+"""Who belongs to a cluster: its credential, a file that all of its parts have and nobody else.
+
+    master, launcher    load_or_make() --> made where there is none; of two that make one at once, one wins
+    worker, client      load()         --> CredentialMissing until it is there: they never make one
+    a user              python -m cw.credential [--new | --copy HOST]
+
+The file is `~/.cw/credential.pem`, or what CW_CREDENTIAL names: a self-signed certificate and its private key.
+Both ends of a connection prove that they have the key, and take only this very certificate from the other end
+(cw.tls). There is no authority, no name and no expiry in it. Who has the file is the cluster's owner: it is
+0600, and refused if others could have read it or put it there.
+
+The certificate is made with the package `cryptography`, which is loaded for nothing else; `ssl` is not loaded
+here, since peers on one machine do without it.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import hashlib
+import os
+import re
+import shlex
+import stat
+from collections.abc import Iterable
+
+from cw import home, program
+from cw.program import Mistake
+
+MAX_FILE_SIZE = 64 * 1024
+"""Bytes read of the file; it has some 1,000."""
+
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
+
+
+class CredentialError(Mistake, OSError):
+    """The credential cannot be used; the text is one sentence that says what to do."""
+
+    may_pass = False
+    """Is there hope that it mends itself? A network file system may show a new file late."""
+
+
+class CredentialMissing(CredentialError):
+    """There is no credential, or not yet."""
+
+    may_pass = True
+
+
+class WrongCredential(CredentialError):
+    """The other end has another credential than we have, or than we have yet."""
+
+    may_pass = True
+
+
+class Credential:
+    """What is in the file."""
+
+    def __init__(self, path: str, pem: bytes) -> None:
+        """Raises CredentialError if these bytes are no credential."""
+        found = _CERTIFICATE.findall(pem)
+        try:
+            if len(found) != 1 or b"PRIVATE KEY-----" not in pem:
+                raise ValueError
+            self.certificate = binascii.a2b_base64(found[0])
+        except ValueError:
+            raise CredentialError(
+                f"{path} is no credential (one certificate and its private key): "
+                "copy it again, or make a new one with `python -m cw.credential --new`"
+            ) from None
+        self.path = path
+        self.pem = pem
+        self.fingerprint = hashlib.sha256(self.certificate).hexdigest()
+        """No secret: anybody who connects to a master is shown the certificate."""
+
+    def __repr__(self) -> str:
+        return f"<Credential {self.path}>"  # never its content
+
+
+def credential_file() -> str:
+    """The path of the credential. It need not be there."""
+    named = os.environ.get("CW_CREDENTIAL")
+    return os.path.abspath(named) if named else os.path.join(home.home_directory(), "credential.pem")
+
+
+def load() -> Credential:
+    """The credential. Raises CredentialMissing or CredentialError."""
+    try:
+        path = credential_file()
+        pem = _read(path)
+    except home.HomeError as error:
+        raise CredentialError(str(error)) from None
+    if pem is None:
+        raise CredentialMissing(
+            f"there is no credential at {path}: a master makes it where it runs (python -m cw.master); copy it "
+            "from there if this machine does not share that directory (`python -m cw.credential --copy` says how)"
+        )
+    return Credential(path, pem)
+
+
+def load_or_make() -> Credential:
+    """The credential; one is made where there is none. Raises CredentialError."""
+    with contextlib.suppress(CredentialMissing):
+        return load()
+    _write(credential_file(), _new_pem(), is_replacing=False)
+    return load()  # perhaps another's, who was faster
+
+
+def fault_among(failures: Iterable[BaseException]) -> CredentialError | None:
+    """Of several failures to connect, the one that is about the credential: if it stands in the way anywhere, it is
+    what the user has to mend."""
+    return next((error for error in failures if isinstance(error, CredentialError)), None)
+
+
+def make_new() -> Credential:
+    """Make a credential in place of the one that is there. Raises CredentialError."""
+    _write(credential_file(), _new_pem(), is_replacing=True)
+    return load()
+
+
+def _read(path: str) -> bytes | None:
+    if not os.environ.get("CW_CREDENTIAL") and not home.check_home():
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CredentialError(
+            f"cannot read the credential {path} ({error.strerror}): it must be a file of your own, mode 0600"
+        ) from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise CredentialError(f"the credential {path} is no file: move it away, or set CW_CREDENTIAL")
+        # A link of somebody else's may lead to any file of ours.
+        if {status.st_uid, os.lstat(path).st_uid} != {os.geteuid()}:
+            raise CredentialError(
+                f"the credential {path} belongs to another user: set CW_CREDENTIAL to a copy of your own"
+            )
+        if status.st_mode & 0o077:
+            raise CredentialError(
+                f"the credential {path} is open to other users (mode {stat.S_IMODE(status.st_mode):04o}): run "
+                f"`chmod 600 {shlex.quote(path)}`, or if they may have read it, `python -m cw.credential --new`"
+            )
+        return os.read(descriptor, MAX_FILE_SIZE)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: str, pem: bytes, is_replacing: bool) -> None:
+    """Put the file there in one step, whole: readers see all of it or nothing. One that is there stays, unless
+    it is to be replaced."""
+    temporary = f"{path}.{os.urandom(8).hex()}.tmp"
+    try:
+        home.make_home()  # the lock lies there
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                os.fchmod(descriptor, 0o600)  # whatever the umask is
+                file.write(pem)
+                file.flush()
+                os.fsync(descriptor)
+            with home.locked("credential.lock"):
+                if is_replacing or not _links(temporary, path):
+                    os.rename(temporary, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+    except home.HomeError as error:
+        raise CredentialError(str(error)) from None
+    except OSError as error:
+        raise CredentialError(
+            f"cannot make the credential {path} ({error.strerror}): see that its directory is there and your own, "
+            "or set CW_CREDENTIAL to another file"
+        ) from None
+
+
+def _links(temporary: str, path: str) -> bool:
+    """Give the file its name unless something has it: in one step, also between machines. False: the file
+    system has no links, and nothing has the name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        return os.path.lexists(path)
+    return True
+
+
+def _new_pem() -> bytes:
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+    except ImportError as error:
+        raise CredentialError(
+            f"to make a credential, cw needs the package `cryptography` ({error}): pip install cryptography"
+        ) from None
+    import datetime
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "cw cluster")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        # A machine whose clock is wrong shall not be kept out, and nobody be surprised by an end.
+        .not_valid_before(datetime.datetime(2000, 1, 1))
+        .not_valid_after(datetime.datetime(9999, 12, 31, 23, 59, 59))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM) + private
+
+
+# --- the program ------------------------------------------------------------------------------
+
+
+def copy_command(path: str, host: str) -> str:
+    """The shell command that copies the credential to where cw looks for it on another machine."""
+    put = "umask 077 && mkdir -p .cw && cat >.cw/credential.pem"
+    return f"ssh {shlex.quote(host)} {shlex.quote(put)} <{shlex.quote(path)}"
+
+
+def main() -> int:
+    """`python -m cw.credential`; returns the exit status."""
+    parser = program.argument_parser(
+        "cw.credential",
+        "Shows the cluster's credential: where it is, and its fingerprint. Who has this file can run programs as "
+        "you; without it, nobody gets in. The first master or local cluster makes it.",
+    )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--new", action="store_true", help="make a new one in place of the old one")
+    group.add_argument("--copy", metavar="HOST", help="print the command that copies it to another machine")
+    options = parser.parse_args()
+    if options.new:
+        found = make_new()
+    else:
+        found = load()
+    from cw import tls  # takes 10 ms
+
+    tls.Contexts(found)  # what is wrong with it is told here
+    if options.copy:
+        print(copy_command(found.path, options.copy))
+        return 0
+    print(found.path)
+    print(f"SHA-256 {found.fingerprint}")
+    if options.new:
+        print("restart what runs with the old one, and copy the new one to where the old one was copied")
+    return 0
+
+
+if __name__ == "__main__":
+    program.run("cw.credential", main)

@@ -1,0 +1,265 @@
+"""What a faulty peer may not say. No socket."""
+
+import logging
+import math
+
+import pytest
+
+from cw import checks
+from cw import messages as m
+from cw.checks import ClientRules, WorkerRules
+from cw.dispatch import Function, Job
+from cw.errors import ProtocolError
+
+IDENT = "0123456789abcdef" * 2
+
+
+def hello(role="client", **changes):
+    values = dict.fromkeys(m.Hello._fields, 0) | {
+        "role": role, "ident": IDENT, "secret": IDENT * (role == "client"), "protocol": m.PROTOCOL,
+        "python": [3, 11], "version": "9.9", "host": "node7", "pid": 7, "slots": int(role == "worker"),
+    }  # fmt: skip
+    return m.Hello(**values | changes)
+
+
+# --- Hello ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["client", "worker"])
+def test_a_sound_hello_is_welcome(role):
+    assert checks.reason_to_refuse(hello(role)) == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"protocol": 999}, {"protocol": -1}, {"role": "master"}, {"role": ""}, {"ident": ""}, {"ident": "x" * 32},
+        {"ident": "0" * 31}, {"ident": "0" * 64}, {"ident": "\ud800" * 32}, {"ident": "A" * 32}, {"secret": ""},
+        {"secret": "\ud800" * 32}, {"python": []}, {"python": [3]}, {"python": [3, 11, 0]}, {"python": ["3", "11"]},
+        {"python": [3, 10**9]}, {"python": [-3, 11]}, {"python": [True, False]}, {"python": [3, None]},
+        {"handed": -1}, {"handed": 2**64}, {"host": "a\nb"}, {"host": "\ud800"}, {"host": "x" * 2000}, {"version": "\x1b[2J"},
+        {"role": "worker", "slots": 0}, {"role": "worker", "slots": -1}, {"role": "worker", "slots": 10**9},
+    ],
+)  # fmt: skip
+def test_any_other_is_refused_with_a_sentence(changes):
+    reason = checks.reason_to_refuse(hello(**changes))
+    assert reason and reason.isprintable()
+
+
+# --- clients ----------------------------------------------------------------------------------
+
+
+class Client:
+    """The rules of a client that has been welcomed, and the books they look into."""
+
+    def __init__(self, window_bytes=1000):
+        self.open = {}
+        self.rules = ClientRules(lambda: self.open, window_bytes)
+        self.rules.window_jobs = 10
+        self.say(m.Environment([0], [b"here"]))
+        self.say(m.Functions([0], [1], [b"f"]))
+
+    def say(self, message):
+        self.rules.check(message)
+        if type(message) is m.Submit:
+            self.open.update({n: Job(n, Function(1), None, p) for n, p in zip(message.numbers, message.payloads, strict=True)})
+
+    def submit(self, *numbers, function=1, options=0, size=1):
+        count = len(numbers)
+        self.say(m.Submit(list(numbers), [function] * count, [options] * count, [bytes(size)] * count))
+
+
+@pytest.fixture
+def client():
+    return Client()
+
+
+def test_a_sound_client_may_work(client):
+    client.say(m.OptionSets(0, 1, {"attempts": 5}))
+    client.submit(1, 2, 3)
+    client.submit(4, options=1)
+    client.open.clear()
+    client.submit(5, 6, 7, 8, 9, 10, 11)
+    client.say(m.Forget([0], [1]))
+    client.say(m.Functions([0], [1], [b"g"]))
+    client.say(m.Cancel([5, 99]))
+    client.say(m.Goodbye("it has finished", True))
+
+
+def test_nothing_is_submitted_before_the_environment():
+    rules = ClientRules(dict, 1000)
+    rules.window_jobs = 10
+    rules.check(m.Functions([0], [1], [b"f"]))
+    with pytest.raises(ProtocolError, match="before the environment"):
+        rules.check(m.Submit([1], [1], [0], [b""]))
+
+
+def test_the_environment_is_told_once(client):
+    with pytest.raises(ProtocolError, match="second environment"):
+        client.say(m.Environment([0], [b"there"]))
+    for payloads in ([], [b"", b""], [bytes(checks.ENVIRONMENT_BYTES + 1)]):
+        with pytest.raises(ProtocolError, match="environment"):
+            ClientRules(dict, 1000).check(m.Environment([0] * len(payloads), payloads))
+
+
+def test_a_number_is_open_once(client):
+    client.submit(1, 2)
+    with pytest.raises(ProtocolError, match="numbers of open jobs"):
+        client.submit(2, 3)
+
+
+def test_what_was_handed_in_before_may_be_handed_in_again_and_nothing_else():
+    client = Client()
+    client.submit(1, 2, 3)
+    client.rules._handed = 2
+    client.submit(1, 2)
+    with pytest.raises(ProtocolError, match="numbers of open jobs"):
+        client.submit(2, 3)
+
+
+@pytest.mark.parametrize("numbers", [(2, 1), (1, 1), (1, 3, 2)])
+def test_jobs_come_in_order(client, numbers):
+    with pytest.raises(ProtocolError, match="not in order"):
+        client.submit(*numbers)
+
+
+@pytest.mark.parametrize("wrong", [{"number": -1}, {"number": 2**64}, {"deaths": -1}, {"losses": 10**30}])
+def test_a_jobs_past_is_possible(client, wrong):
+    client.say(m.Charged(1, 2, 1, []))
+    with pytest.raises(ProtocolError, match="past that cannot be"):
+        client.say(m.Charged(1, 2, 1, [])._replace(**wrong))
+
+
+def test_jobs_name_what_was_sent(client):
+    with pytest.raises(ProtocolError, match="function"):
+        client.submit(1, function=2)
+    with pytest.raises(ProtocolError, match="options"):
+        client.submit(1, options=1)
+    client.say(m.Forget([0], [1]))
+    with pytest.raises(ProtocolError, match="function"):
+        client.submit(1)
+
+
+def test_the_window_of_jobs_has_an_end(client):
+    client.submit(*range(1, 21))
+    with pytest.raises(ProtocolError, match="more jobs than its window of 10"):
+        client.submit(21)
+
+
+def test_the_window_of_bytes_has_an_end_but_one_job_may_be_larger():
+    client = Client(window_bytes=1000)
+    client.submit(1, size=100_000)
+    with pytest.raises(ProtocolError, match="bytes, its window has 1000"):
+        client.submit(2)
+    client.open.clear()
+    for number in range(2, 100):
+        client.submit(number, size=900)
+        client.open.clear()
+
+
+def test_functions_are_bounded(client, monkeypatch):
+    with pytest.raises(ProtocolError, match="sent again"):
+        client.say(m.Functions([0], [1], [b"g"]))
+    monkeypatch.setattr(checks, "FUNCTION_BYTES", 100)
+    monkeypatch.setattr(checks, "FUNCTIONS", 4)
+    client.say(m.Forget([0], [1]))
+    client.say(m.Functions([0], [2], [bytes(1000)]))  # alone
+    with pytest.raises(ProtocolError, match="more than are kept"):
+        client.say(m.Functions([0], [3], [b"g"]))
+    client.say(m.Forget([0, 0, 0], [2, 3, 77]))
+    client.say(m.Functions([0] * 4, [4, 5, 6, 7], [b"g"] * 4))
+    with pytest.raises(ProtocolError, match="more than are kept"):
+        client.say(m.Functions([0], [8], [b"g"]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"attempts": 0}, {"attempts": "3"}, {"attempts": True}, {"attempts": 1.5}, {"attempts": None}, {"x" * 5000: 1},
+     {"attempts": [[]]}, {"\ud800": 1}],
+)  # fmt: skip
+def test_options_are_what_we_know_and_hold_what_they_may(client, options):
+    with pytest.raises(ProtocolError, match="an option"):
+        client.say(m.OptionSets(0, 1, options))
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**32, 1])
+def test_options_have_numbers_of_their_own(client, number):
+    client.say(m.OptionSets(0, 1, {}))
+    with pytest.raises(ProtocolError, match="options"):
+        client.say(m.OptionSets(0, number, {}))
+
+
+def test_options_are_bounded(client, monkeypatch):
+    monkeypatch.setattr(checks, "OPTION_SETS", 3)
+    for number in (1, 2, 3):
+        client.say(m.OptionSets(0, number, {}))
+    with pytest.raises(ProtocolError, match="too many"):
+        client.say(m.OptionSets(0, 4, {}))
+
+
+@pytest.mark.parametrize("reason", ["a\nb", "x" * 2000, "\ud800"])
+def test_a_reason_is_a_line(client, reason):
+    with pytest.raises(ProtocolError, match="no line of text"):
+        client.say(m.Goodbye(reason, True))
+
+
+def test_an_oversight_in_a_rule_ends_a_connection_and_not_the_master(client, caplog):
+    client.rules._open_jobs = lambda: 1 / 0
+    with pytest.raises(ProtocolError, match="cannot be checked"):
+        client.submit(1)
+    assert caplog.records[0].levelno == logging.ERROR and "ZeroDivisionError" in caplog.text
+
+
+# --- workers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [[], [0.0], [1.5, 0.0]])
+def test_results_of_a_sound_worker(seconds):
+    count = len(seconds)
+    WorkerRules(2).check(m.Results(list(range(count)), [m.DONE, m.ERROR][:count], seconds, [b""] * count))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, -0.1])
+@pytest.mark.parametrize("others", [[], [1.0], [0.0, 2.0]])
+def test_a_duration_is_a_duration(wrong, others):
+    for seconds in ([wrong, *others], [*others, wrong]):
+        assert not checks.are_durations(seconds)
+    with pytest.raises(ProtocolError, match="time that is none"):
+        WorkerRules(2).check(m.Results([1], [0], [wrong], [b""]))
+
+
+def test_a_status_is_one_that_we_know():
+    with pytest.raises(ProtocolError, match="neither"):
+        WorkerRules(2).check(m.Results([1], [7], [0.0], [b""]))
+
+
+def test_each_recall_is_answered_once():
+    rules = WorkerRules(2)
+    rules.recalls = 1
+    rules.check(m.Recalled([]))
+    with pytest.raises(ProtocolError, match="without a Recall"):
+        rules.check(m.Recalled([]))
+
+
+def test_what_a_worker_says_that_it_holds_is_bounded(monkeypatch):
+    monkeypatch.setattr(checks, "HOLDINGS", 3)
+    rules = WorkerRules(2)
+    for _ in range(2):
+        rules.check(m.Holding([1, 2, 3], [1, 1, 1], [1, 2, 3], [0, 0, 0]))
+        rules.check(m.Reported(0))
+    rules.check(m.Holding([1, 2], [1, 1], [1, 2], [0, 0]))
+    with pytest.raises(ProtocolError, match="holds 4 jobs"):
+        rules.check(m.Holding([3, 4], [1, 1], [3, 4], [0, 0]))
+
+
+def test_of_many_notes_the_latest_are_kept():
+    notes = checks.clean_notes([{"pid": n} for n in range(50)] + ["no note", None])
+    assert notes == [{"pid": n} for n in range(52 - checks.NOTES, 50)]
+
+
+def test_a_note_keeps_what_we_know_and_fits():
+    note = {"host": "node7", "worker": 8, "slot": 0, "pid": 9, "how": "SIGSEGV\nand so on", "seconds": 0.5}
+    assert checks.clean_note(note) == note
+    assert checks.clean_note({"host": 7, "slot": "x", "pid": 10**30, "seconds": math.nan, "else": 1}) == {}
+    assert checks.clean_note({"slot": True, "how": {"a": 1}}) == {}
+    assert checks.clean_note({"how": "\x1b\ud800" + "x" * 5000}) == {"how": "??" + "x" * (checks.TEXT - 2)}
