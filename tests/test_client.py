@@ -45,7 +45,18 @@ def test_keyword_arguments_go_to_the_function():
     calls = Calls()
     with ClientThread(calls) as thread:
         # The names of submit's own parameters, of options, and of what an Executor has.
-        names = ["function", "func", "fn", "self", "jobid", "callback", "on_error", "args", "kwargs", "timeout"]
+        names = [
+            "function",
+            "func",
+            "fn",
+            "self",
+            "jobid",
+            "callback",
+            "on_error",
+            "args",
+            "kwargs",
+            "timeout",
+        ]
         thread.submit(jobs.add, 1, 2, **dict.fromkeys(names, 10))
     assert [result for _, result in calls] == [3 + 10 * len(names)]
 
@@ -117,7 +128,9 @@ def test_numbers_of_both_forms_do_not_get_in_each_others_way():
     assert sorted(calls) == sorted(expected)
 
 
-@pytest.mark.parametrize("arguments", [(), (5,), (5, 6), ("name", jobs.square), (True, jobs.square), (None, 1), (1.5, print)])
+@pytest.mark.parametrize(
+    "arguments", [(), (5,), (5, 6), ("name", jobs.square), (True, jobs.square), (None, 1), (1.5, print)]
+)
 def test_what_makes_no_job_is_a_type_error(arguments):
     with ClientThread() as thread, pytest.raises(TypeError):
         thread.submit(*arguments)
@@ -300,7 +313,9 @@ def test_an_exception_brings_its_remote_traceback_which_names_job_and_host():
         assert error.__cause__.where["host"] == os.uname().nodename
 
 
-@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration, CancelledError])
+@pytest.mark.parametrize(
+    "kind", [SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration, CancelledError]
+)
 def test_whatever_a_job_raises_is_its_error(kind):
     errors = Calls()
     with ClientThread(on_error=errors) as thread:
@@ -597,7 +612,11 @@ def test_a_client_can_be_is_alive_and_joined():
 def test_the_master_can_be_named(cluster, form):
     host, port = cluster.master.rsplit(":", 1)
     calls = Calls()
-    with ClientThread(calls, cluster.master) if form == "host:port" else ClientThread(calls, host, int(port)) as thread:
+    with (
+        ClientThread(calls, cluster.master)
+        if form == "host:port"
+        else ClientThread(calls, host, int(port)) as thread
+    ):
         thread.submit(jobs.square, 3)
     assert [result for _, result in calls] == [9]
 
@@ -665,7 +684,7 @@ def test_a_server_that_speaks_something_else_is_no_master():
         server.start()
         host, port = listener.getsockname()
         with pytest.raises(cw.ConnectionError, match=str(port)):
-            ClientThread(None, host, port, connect_timeout=5).start()
+            ClientThread(None, host, port, connect_timeout=0.5).start()
         server.join()
 
 

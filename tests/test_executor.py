@@ -9,7 +9,13 @@ import operator
 import threading
 import time
 import weakref
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError, InvalidStateError
+from concurrent.futures import (
+    ALL_COMPLETED,
+    FIRST_COMPLETED,
+    FIRST_EXCEPTION,
+    CancelledError,
+    InvalidStateError,
+)
 
 import jobs
 import pytest
@@ -100,7 +106,9 @@ def test_the_exception_of_a_job_is_that_of_its_future(executor):
     assert "return a / b" in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, CancelledError, concurrent.futures.TimeoutError])
+@pytest.mark.parametrize(
+    "kind", [SystemExit, KeyboardInterrupt, CancelledError, concurrent.futures.TimeoutError]
+)
 def test_whatever_a_job_raises_is_its_result_also_when_it_is_known_to_run(executor, kind, tmp_path):
     quick = executor.submit(jobs.fail, kind("as it is"))
     assert type(quick.exception(LIMIT)) is kind
@@ -372,7 +380,9 @@ def test_many_threads_may_cancel_one_future(executor, gate):
         future = executor.submit(jobs.square, 2)
         called, answers = [], []
         future.add_done_callback(called.append)
-        threads = [threading.Thread(target=lambda f=future, a=answers: a.append(f.cancel())) for _ in range(4)]
+        threads = [
+            threading.Thread(target=lambda f=future, a=answers: a.append(f.cancel())) for _ in range(4)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -449,10 +459,15 @@ def test_a_future_that_is_settled_while_others_look_at_it_is_seen_by_all():
         future = Future(Silent())
         called, results = [], []
         future.add_done_callback(called.append)
+
+        def wait_for_it(future=future, results=results):
+            done, _ = concurrent.futures.wait([future], LIMIT)
+            results.extend(one.result() for one in done)
+
         threads = [
             threading.Thread(target=lambda f=future, r=results: r.append(f.result(LIMIT))),
-            threading.Thread(target=lambda f=future, c=called: f.add_done_callback(c.append)),
-            threading.Thread(target=lambda f=future, r=results: r.extend(x.result() for x in concurrent.futures.wait([f]).done)),
+            threading.Thread(target=future.add_done_callback, args=(called.append,)),
+            threading.Thread(target=wait_for_it),
         ]
         threads.insert(n % 4, threading.Thread(target=future.set_result, args=(5,)))
         for thread in threads:
@@ -486,7 +501,9 @@ def test_map_stops_with_the_shortest_input(executor):
 
 @pytest.mark.parametrize("chunksize", [1, 2, 7, 100, 5000])
 def test_map_gives_the_same_with_any_chunksize(executor, chunksize):
-    assert list(executor.map(jobs.add, range(1000), range(1000), chunksize=chunksize)) == [2 * n for n in range(1000)]
+    assert list(executor.map(jobs.add, range(1000), range(1000), chunksize=chunksize)) == [
+        2 * n for n in range(1000)
+    ]
 
 
 @pytest.mark.parametrize("chunksize", [1, 3, 100])

@@ -23,7 +23,9 @@ def cluster():
 
 
 def all_gone(pids):
-    wait_until(lambda: not any(map(is_running, pids)), LIMIT, lambda: [pid for pid in pids if is_running(pid)])
+    wait_until(
+        lambda: not any(map(is_running, pids)), LIMIT, lambda: [pid for pid in pids if is_running(pid)]
+    )
 
 
 def pids_in(path):
@@ -33,7 +35,9 @@ def pids_in(path):
 @pytest.mark.parametrize("new_session", [False, True])
 def test_children_and_their_children_end_with_the_session(cluster, tmp_path, new_session):
     with cw.ClusterExecutor() as executor:
-        runner = executor.submit(jobs.leave_child, str(tmp_path / "pids"), new_session=new_session).result(LIMIT)
+        runner = executor.submit(jobs.leave_child, str(tmp_path / "pids"), new_session=new_session).result(
+            LIMIT
+        )
         pids = pids_in(tmp_path / "pids")
         assert len(pids) == 2
         assert all(map(is_running, pids))
@@ -56,7 +60,9 @@ def test_a_daemon_ends_with_the_session(cluster, tmp_path):
 @pytest.mark.parametrize("new_session", [False, True])
 def test_children_end_with_a_runner_that_dies(cluster, tmp_path, how, new_session):
     with cw.ClusterExecutor() as executor:
-        runner = executor.submit(jobs.leave_child, str(tmp_path / "pids"), new_session=new_session).result(LIMIT)
+        runner = executor.submit(jobs.leave_child, str(tmp_path / "pids"), new_session=new_session).result(
+            LIMIT
+        )
         executor.submit(jobs.leave_orphan, str(tmp_path / "orphan")).result(LIMIT)
         pids = pids_in(tmp_path / "pids") + pids_in(tmp_path / "orphan")
         assert isinstance(executor.submit(jobs.die, how).exception(LIMIT), cw.WorkerLost)

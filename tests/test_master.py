@@ -17,8 +17,8 @@ from conftest import wait_until
 from programs import LIMIT, Master, Program, Relay, Worker, is_running, start_script
 
 import cw
+from cw import credential, tls, wire
 from cw import messages as m
-from cw import wire
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,17 @@ class Peer:
     """A client or worker made of a socket and the wire format alone."""
 
     def __init__(self, master, role="worker", *, python=None, protocol=m.PROTOCOL, slots=1, hello=True):
-        self.socket = socket.create_connection(("127.0.0.1", master.port), LIMIT)
+        plain = socket.create_connection(("127.0.0.1", master.port), LIMIT)
+        self.socket = tls.Contexts(credential.load()).client.wrap_socket(plain)
         self._decoder = wire.Decoder()
         self._messages = []
         if hello:
             python = list(sys.version_info[:2]) if python is None else python
-            self.send(m.Hello(role, os.urandom(8).hex(), "", protocol, python, "9.9", "elsewhere", 1, slots))
+            slots = slots if role == "worker" else 0
+            secret = os.urandom(16).hex() if role == "client" else ""
+            self.send(
+                m.Hello(role, os.urandom(16).hex(), secret, protocol, python, "9.9", "elsewhere", 1, slots)
+            )
 
     def send(self, message):
         for frame in wire.encode(message):
@@ -67,11 +72,12 @@ class Peer:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_master_ends_cleanly_on_ctrl_c_and_sigterm_and_tells_its_peers(number):
     with Master() as master, Worker(master.address) as worker:
-        executor = cw.ClusterExecutor(master.address)
+        executor = cw.ClusterExecutor(master.address, reconnect_timeout=0)
         future = executor.submit(jobs.nap, 1000)
         wait_until(future.running, LIMIT)
         assert master.end(number) == 0
         assert "Traceback" not in master.err
+        assert isinstance(future.exception(LIMIT), cw.ConnectionError)
         assert "the master ends" in str(future.exception(LIMIT))
         worker.wait_for("the master is gone (the master ends)")
 
@@ -110,24 +116,24 @@ def test_an_entry_of_a_master_that_was_killed_is_passed_over():
 
 
 def test_a_given_port_that_is_taken_is_told_in_one_line():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with Program("-m", "cw.master", "--port", port) as master:
             assert master.wait() == 1
             assert master.err == (
-                f"cw.master: port {port} on 127.0.0.1 is taken: give another with --port, or 0 for a free one\n"
+                f"cw.master: port {port} is taken: give another with --port, or 0 for a free one\n"
             )
 
 
 def test_a_taken_default_port_gives_way_to_a_free_one():
     try:
-        taken = socket.create_server(("127.0.0.1", cw.PORT))
+        taken = socket.create_server(("", cw.PORT))
     except OSError:
         pytest.skip("somebody else has the default port")
     with taken, Program("-m", "cw.master") as master:
         master.wait_for("the master listens on")
         assert f"port {cw.PORT} is taken" in master.err
-        port = int(re.search(r"listens on 127.0.0.1:(\d+)", master.err)[1])
+        port = int(re.search(r"listens on .*port (\d+)", master.err)[1])
         assert port != cw.PORT
         assert json.loads(next(Path(os.environ["CW_HOME"]).glob("*.json")).read_text())["port"] == port
         assert master.end() == 0
@@ -138,7 +144,7 @@ def test_the_default_port_is_5494():
         master.wait_for("the master listens on")
         if "is taken" in master.err:
             pytest.skip("somebody else has the default port")
-        assert "the master listens on 127.0.0.1:5494" in master.err
+        assert "port 5494; workers: python -m cw.worker " in master.err
         assert master.end() == 0
 
 
@@ -205,8 +211,10 @@ def test_a_refused_client_raises_what_the_master_says(monkeypatch):
 
 def test_a_client_whose_python_no_worker_runs_is_told_once_in_one_sentence(master, caplog):
     caplog.set_level(logging.WARNING, "cw")
-    with Peer(master, python=[3, 99]) as other, Peer(master, python=[3, 98]):
-        assert type(other.receive()) is m.Welcome
+    with Peer(master, python=[3, 99]) as other, Peer(master, python=[3, 98]) as another:
+        for peer in (other, another):
+            assert type(peer.receive()) is m.Welcome
+            peer.send(m.Reported(0))
         executor = cw.ClusterExecutor(master.address)
         future = executor.submit(jobs.square, 5)
         wait_until(lambda: caplog.records, LIMIT)
@@ -248,7 +256,9 @@ def other_python():
     pytest.skip("no other Python is here")
 
 
-def test_a_worker_of_another_python_is_not_given_the_jobs_of_this_one(master, other_python, tmp_path, monkeypatch):
+def test_a_worker_of_another_python_is_not_given_the_jobs_of_this_one(
+    master, other_python, tmp_path, monkeypatch
+):
     import bluelet
     import cloudpickle
 
@@ -372,6 +382,8 @@ def test_a_cancel_overtakes_large_payloads_that_are_on_their_way(tmp_path, where
             assert not all(future.done() for future in large)
             busy._session.close(is_waiting=False)
             other.shutdown()
+
+
 def test_a_slow_client_does_not_slow_the_others_down(master):
     # It submits jobs with large results and takes none of them.
     with Worker(master.address, "-n", "2"), Peer(master, "client") as slow:
@@ -390,53 +402,3 @@ def test_a_slow_client_does_not_slow_the_others_down(master):
             assert list(executor.map(jobs.square, range(1000))) == [n * n for n in range(1000)]
         assert time.monotonic() - began < 10
         assert resident(master.pid) - before < 200e6
-
-
-def test_garbage_and_silence_from_strangers_disturb_nobody(master, tmp_path):
-    with Worker(master.address), cw.ClusterExecutor(master.address) as executor:
-        strangers = []
-        for data in (b"", b"\0", b"GET / HTTP/1.1\r\n\r\n", os.urandom(5000), b"\xff" * 100_000, bytes(64)):
-            stranger = socket.create_connection(("127.0.0.1", master.port))
-            strangers.append(stranger)
-            try:
-                stranger.sendall(data)
-            except OSError:
-                pass
-            assert executor.submit(jobs.square, 2).result(LIMIT) == 4
-        for stranger in strangers:
-            stranger.close()
-        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
-    assert "Traceback" not in master.err
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        m.Results([1], [m.DONE], [0.0], [b"x"]),  # a worker's
-        m.Submit([1], [7], [0], [b"x"]),  # names a function that was not sent
-        m.Hello("client", "", "", m.PROTOCOL, [3, 11], "9", "h", 1, 0),  # a second time
-    ],
-)
-def test_a_client_that_breaks_the_protocol_is_closed_and_no_other(master, message):
-    with Worker(master.address), cw.ClusterExecutor(master.address) as executor, Peer(master, "client") as broken:
-        assert type(broken.receive()) is m.Welcome
-        broken.send(m.Environment([0], [b"[]"]))
-        broken.send(message)
-        try:
-            while broken.receive() is not None:
-                pass
-        except ConnectionError:
-            pass
-        assert executor.submit(jobs.square, 2).result(LIMIT) == 4
-    assert "breaks the protocol, closing" in master.err
-
-
-def test_a_worker_that_names_jobs_it_was_not_given_harms_nobody(master):
-    with Worker(master.address), cw.ClusterExecutor(master.address) as executor, Peer(master) as broken:
-        assert type(broken.receive()) is m.Welcome
-        broken.send(m.Results([10**6, 10**6 + 1], [m.DONE] * 2, [0.0] * 2, [b"x", b"y"]))
-        broken.send(m.Returned([10**6]))
-        broken.send(m.Started([10**6]))
-        broken.send(m.RunnerDied(10**6, {}))
-        broken.send(m.Goodbye("enough"))
-        assert list(executor.map(jobs.square, range(100))) == [n * n for n in range(100)]

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import logging
 import os
-import resource
 import signal
 import socket
 import threading
@@ -15,7 +14,7 @@ import pytest
 from conftest import wait_until
 
 from cw import messages as m
-from cw import network, wire
+from cw import credential, network, wire
 from cw.errors import ProtocolError
 from cw.memory import Memory, store
 from cw.network import Connection, Loop, dial, tune
@@ -556,65 +555,19 @@ def test_signals_are_answered_in_the_loop_and_none_is_lost():
 # --- accepting, dialling ----------------------------------------------------------------------
 
 
-def listen(running, got):
-    listener = socket.create_server(("127.0.0.1", 0))
-    running.call(lambda: running.loop.listen(listener, lambda sock, address: got.append(sock)))
-    return listener
-
-
-def test_many_connections_at_once_are_all_accepted(running):
-    got = []
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(listen(running, got))
-        for _ in range(150):
-            stack.enter_context(socket.create_connection(listener.getsockname()))
-        wait_until(lambda: len(got) == 150)
-        running.call(lambda: running.loop.watch(listener.fileno(), 0, lambda events: None))
-        for sock in got:
-            sock.close()
-
-
-def test_without_descriptors_connections_wait_and_the_others_are_served(
-    running, connect, caplog, monkeypatch
-):
-    monkeypatch.setattr(network, "RETRY_ACCEPT", 0.05)
-    peer = connect()
-    got, hoard = [], []
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with listen(running, got) as listener, socket.socket() as client:
-        try:
-            resource.setrlimit(
-                resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 20, limits[1])
-            )
-            with contextlib.suppress(OSError):
-                while True:
-                    hoard.append(os.dup(0))
-            client.connect(listener.getsockname())
-            wait_until(lambda: len(caplog.records) >= 2)
-            assert "no new connection" in caplog.records[0].getMessage() and not got
-            peer.raw.sendall(encoded(m.Recall(1)))
-            wait_until(lambda: peer.got)
-        finally:
-            for fd in hoard:
-                os.close(fd)
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        wait_until(lambda: got)
-        assert len(caplog.records) < 50  # it has not been spinning
-        running.call(lambda: running.loop.watch(listener.fileno(), 0, lambda events: None))
-        got[0].close()
-
-
-def test_dial_takes_the_first_that_answers(running):
+def test_dial_takes_the_first_that_answers_and_tells_why_the_others_did_not(running):
     got, failures = [], []
+    mine = credential.load_or_make()
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         where = listener.getsockname()
         addresses = [taken.getsockname(), where]
-        dial(running.loop, addresses, 5, lambda sock, address: got.append((sock, address)), failures.append)
-        ((sock, address),) = wait_until(lambda: got)
-        assert address == where and sock.getpeername() == where and not failures
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        sock.close()
+        with network.listen_locally(where[1], mine.fingerprint) as local:
+            dial(running.loop, addresses, 5, lambda sock, address: got.append((sock, address)), failures.append)
+            ((sock, address),) = wait_until(lambda: got)
+            assert address == where and not failures
+            assert sock.getpeername() == local.getsockname()  # on one machine, not through the network
+            sock.close()
         dial(running.loop, addresses[:1], 5, lambda sock, address: got.append(sock), failures.append)
         (((address, error),),) = wait_until(lambda: failures)
         assert address == addresses[0] and error.errno == errno.ECONNREFUSED
@@ -626,6 +579,3 @@ def test_a_dead_host_is_found_by_the_kernel():
         tune(ours)
         assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert 0 < ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 60_000
-    left, right = socket.socketpair()
-    with left, right:
-        tune(left)  # nothing to do there

@@ -84,7 +84,16 @@ def _make_closure(factor):
         (10).__mul__,
         functools.partial(Scaler(10).scale),
     ],
-    ids=["lambda", "closure", "partial", "partial of a lambda", "bound method", "callable object", "of C", "nested"],
+    ids=[
+        "lambda",
+        "closure",
+        "partial",
+        "partial of a lambda",
+        "bound method",
+        "callable object",
+        "of C",
+        "nested",
+    ],
 )
 def test_functions_of_every_kind_run(executor, function):
     assert executor.submit(function, 5).result(LIMIT) == 50
@@ -100,7 +109,8 @@ def test_class_and_static_methods_classes_and_builtins_run(executor):
 
 
 def test_recursive_and_mutually_recursive_functions_run(run):
-    assert run("""
+    assert (
+        run("""
         import cw
 
         def is_even(n): return n == 0 or is_odd(n - 1)
@@ -109,11 +119,14 @@ def test_recursive_and_mutually_recursive_functions_run(run):
 
         with cw.ClusterExecutor() as executor:
             print(executor.submit(is_even, 10).result(), executor.submit(factorial, 5).result())
-    """) == "True 120\n"
+    """)
+        == "True 120\n"
+    )
 
 
 def test_classes_of_the_script_are_the_same_back_home(run):
-    assert run("""
+    assert (
+        run("""
         import dataclasses, enum
         import cw
 
@@ -145,7 +158,9 @@ def test_classes_of_the_script_are_the_same_back_home(run):
             except Oops as error:
                 print("caught", error)
             print(list(executor.map(Point.moved, [Point(1, 1)] * 3, [1, 2, 3]))[2] == Point(4, 4))
-    """) == "True Point(x=11, y=12)\nTrue\nTrue\nTrue\ncaught text\nTrue\n"
+    """)
+        == "True Point(x=11, y=12)\nTrue\nTrue\nTrue\ncaught text\nTrue\n"
+    )
 
 
 def test_modules_and_packages_next_to_the_script_are_found(run, tmp_path):
@@ -199,7 +214,8 @@ def test_a_script_run_with_m_and_one_from_stdin_work(cluster, tmp_path):
 
 
 def test_rebinding_what_a_function_uses_is_noticed(run):
-    assert run("""
+    assert (
+        run("""
         import cw
 
         factor = 2
@@ -223,7 +239,9 @@ def test_rebinding_what_a_function_uses_is_noticed(run):
             print([rebind(n) for n in range(3)])
             for factor in (1, 2, 3):
                 print(executor.submit(lambda: factor).result())
-    """) == "4\n20\n1010\n101000\n[0, 1, 2]\n1\n2\n3\n"
+    """)
+        == "4\n20\n1010\n101000\n[0, 1, 2]\n1\n2\n3\n"
+    )
 
 
 def test_a_closure_that_is_rebound_is_noticed(executor):
@@ -367,7 +385,9 @@ def test_a_module_that_is_missing_is_an_import_error_of_the_job(run, tmp_path):
 
 
 def test_a_module_that_fails_to_import_is_the_jobs_error(run, tmp_path):
-    (tmp_path / "moody.py").write_text("import os\nif 'HOME_OF_SCRIPT' not in os.environ: raise LookupError('moody')\ndef work(): pass\n")
+    (tmp_path / "moody.py").write_text(
+        "import os\nif 'HOME_OF_SCRIPT' not in os.environ: raise LookupError('moody')\ndef work(): pass\n"
+    )
     out = run("""
         import cw, moody
         with cw.ClusterExecutor() as executor:
@@ -384,7 +404,9 @@ def traps(tmp_path):
     directory = tmp_path / "traps"
     directory.mkdir()
     for name in sys.stdlib_module_names - {"__future__"}:
-        (directory / f"{name}.py").write_text(f"print('trapped in {name}', flush=True); import os; os._exit(99)\n")
+        (directory / f"{name}.py").write_text(
+            f"print('trapped in {name}', flush=True); import os; os._exit(99)\n"
+        )
     return directory
 
 
@@ -544,7 +566,8 @@ def _close_files():
 
 
 def test_a_job_may_handle_signals_run_asyncio_and_start_threads_and_children(executor):
-    assert executor.submit(_do_it_all).result(LIMIT) == ["alarm", "async", "thread", "child", "fork 7", "process 9", "pool 30"]
+    done = executor.submit(_do_it_all).result(LIMIT)
+    assert done == ["alarm", "async", "thread", "child", "fork 7", "process 9", "pool 30"]
 
 
 def _do_it_all():
@@ -685,7 +708,9 @@ def _register_exit(path):
 # --- large payloads ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 1, 100, 16 * 1024, 128 * 1024 - 100, 128 * 1024, 128 * 1024 + 1, 2**20, 10**7])
+@pytest.mark.parametrize(
+    "size", [0, 1, 100, 16 * 1024, 128 * 1024 - 100, 128 * 1024, 128 * 1024 + 1, 2**20, 10**7]
+)
 def test_bytes_of_any_size_go_there_and_back(executor, size):
     data = os.urandom(size)
     assert executor.submit(jobs.echo, data).result(LIMIT) == data
@@ -701,7 +726,12 @@ def test_large_and_small_jobs_mix(executor):
 
 def test_arrays_come_equal_and_writable(executor):
     numpy = pytest.importorskip("numpy")
-    for array in (numpy.arange(1_250_000.0), numpy.ones((3, 500, 500), "f4", "F"), numpy.zeros(0), numpy.arange(5)):
+    for array in (
+        numpy.arange(1_250_000.0),
+        numpy.ones((3, 500, 500), "f4", "F"),
+        numpy.zeros(0),
+        numpy.arange(5),
+    ):
         back = executor.submit(_double_in_place, array).result(LIMIT)
         assert back.dtype == array.dtype
         assert numpy.array_equal(back, 2 * array)
@@ -785,7 +815,9 @@ def _memory_files(pid):
     """Memory files that a process maps or holds open."""
     try:
         mapped = Path(f"/proc/{pid}/maps").read_text().count("memfd:")
-        return mapped + sum("memfd:" in os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+        return mapped + sum(
+            "memfd:" in os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")
+        )
     except OSError:
         return 0
 

@@ -10,9 +10,21 @@ from pathlib import Path
 import jobs
 import pytest
 from conftest import wait_until
-from programs import LIMIT, Master, Program, Worker, children_of, descendants_of, free_port, is_running, worker_of
+from programs import (
+    LIMIT,
+    Master,
+    Program,
+    Worker,
+    children_of,
+    descendants_of,
+    free_port,
+    is_running,
+    worker_of,
+)
 
 import cw
+from cw import credential, tls, wire
+from cw import messages as m
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +124,9 @@ def test_an_idle_runner_that_is_killed_costs_nothing(executor):
     for _ in range(5):
         pid = executor.submit(jobs.pid).result(LIMIT)
         os.kill(pid, signal.SIGKILL)
-        assert executor.options(attempts=1).submit(jobs.square, 2).exception(LIMIT) is None or not is_running(pid)
+        assert executor.options(attempts=1).submit(jobs.square, 2).exception(LIMIT) is None or not is_running(
+            pid
+        )
         wait_until(lambda pid=pid: not is_running(pid), LIMIT)
         assert executor.submit(jobs.square, 3).result(LIMIT) == 9
 
@@ -151,7 +165,7 @@ def test_a_session_whose_jobs_all_die_leaves_the_slots_to_others(executor):
 # --- a client goes ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_client_that_is_killed_leaves_no_job_behind(cluster, executor, tmp_path, number):
     source = f"""
 import sys, time
@@ -231,8 +245,14 @@ def test_work_is_taken_back_from_a_runner_that_runs_no_line_of_python(executor, 
 
 
 def test_no_job_runs_twice_or_never_when_work_is_sent_ahead_and_recalled(master, tmp_path):
-    with Worker(master.address, "-n", "2"), Worker(master.address), cw.ClusterExecutor(master.address) as executor:
-        futures = [executor.submit(jobs.mark_and_return, tmp_path, n, 0.2 if n % 97 == 0 else 0) for n in range(1500)]
+    with (
+        Worker(master.address, "-n", "2"),
+        Worker(master.address),
+        cw.ClusterExecutor(master.address) as executor,
+    ):
+        futures = [
+            executor.submit(jobs.mark_and_return, tmp_path, n, 0.2 if n % 97 == 0 else 0) for n in range(1500)
+        ]
         assert [future.result(LIMIT) for future in futures] == list(range(1500))
     ran = sorted(int(path.name.split()[0]) for path in tmp_path.iterdir())
     assert ran == list(range(1500))
@@ -249,7 +269,11 @@ def test_a_worker_that_leaves_hands_its_jobs_to_another(master, tmp_path):
         with Worker(master.address):
             assert first.end() == 0
             jobs.mark(tmp_path / "go")
-            assert [future.result(LIMIT) for future in running + futures] == [0, 1, *(n * n for n in range(100))]
+            assert [future.result(LIMIT) for future in running + futures] == [
+                0,
+                1,
+                *(n * n for n in range(100)),
+            ]
     assert "told to end" in master.err
 
 
@@ -261,7 +285,11 @@ def test_a_worker_that_is_killed_hands_its_jobs_to_another(master, tmp_path):
         assert first.end(signal.SIGKILL) == -9
         jobs.mark(tmp_path / "go")
         with Worker(master.address):
-            assert [future.result(LIMIT) for future in running + futures] == [0, 1, *(n * n for n in range(100))]
+            assert [future.result(LIMIT) for future in running + futures] == [
+                0,
+                1,
+                *(n * n for n in range(100)),
+            ]
 
 
 def test_with_one_attempt_a_job_that_had_started_on_a_lost_worker_is_never_run_again(master, tmp_path):
@@ -392,14 +420,11 @@ def test_help_and_version_go_to_stdout():
 
 def test_a_master_that_refuses_a_worker_is_told_in_one_line():
     # A server that answers like a master of another version.
-    from cw import messages as m
-    from cw import wire
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with Program("-m", "cw.worker", f"127.0.0.1:{port}") as worker:
-            connected, _ = listener.accept()
-            with connected:
+            plain, _ = listener.accept()
+            with tls.Contexts(credential.load()).server.wrap_socket(plain, server_side=True) as connected:
                 connected.recv(4096)
                 for frame in wire.encode(m.Refused("install the same cw on both")):
                     connected.sendall(b"".join(frame))
