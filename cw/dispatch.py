@@ -436,11 +436,13 @@ class Dispatcher:
                 by_worker.setdefault(job.worker, []).append(job.dispatch)
         return [TakeBack(worker.key, dispatches) for worker, dispatches in by_worker.items()]
 
-    def on_session_resumed(self, key: Hashable) -> None:
+    def on_session_resumed(self, key: Hashable) -> list[Action]:
         """The client is back, here or from another master: it hands in its open jobs again."""
         session = self._sessions[key]
         session.is_absent = session.is_blocked = False
         session.settling = session.settling or []
+        self._wait(session)  # what has been waiting here all the time need not settle
+        return self._fill_all(session.pool)
 
     def on_handed_in(self, key: Hashable, jobs: Iterable[Job]) -> list[Action]:
         """Jobs that the client has handed in before, to this master or another."""

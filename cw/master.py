@@ -346,7 +346,7 @@ class _ClientPeer:
         logger.info("%s is back, from %s", self.name, connection.peer)
         self._settles_at = max(self._master.settled_at, time.monotonic() + 0.5)
         self._asked = set(self._master.workers)
-        self._master.dispatcher.on_session_resumed(self._key)
+        self._master.perform(self._master.dispatcher.on_session_resumed(self._key))
         for worker in self._master.workers.values():
             worker.connection.send(m.Report(self._key))
 

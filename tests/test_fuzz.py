@@ -253,6 +253,9 @@ class World:
         self.client = Peer(self, "client")
         self.worker = Peer(self, "worker")
         self.worker.report([])
+        for role in ("client", "worker"):
+            self.faulty.append(Peer(self, role))
+        self.faulty[-1].report([])
 
     def turn(self):
         """The loop, until nothing is left to do."""
@@ -340,7 +343,8 @@ _steps = st.lists(
         st.tuples(st.just("worker"), _index, _worker_step),
         st.tuples(st.just(None), _index, _any_step),
     ),
-    max_size=40,
+    min_size=8,
+    max_size=60,
 )
 
 
@@ -512,7 +516,7 @@ def main():
         print(f"{examples} examples, nothing found")
         return
     settings(**chosen)(target)
-    limits = [f"-max_total_time={int(60 * options.minutes)}", "-max_len=8192", "-rss_limit_mb=1500", "-timeout=60"]
+    limits = [f"-max_total_time={int(60 * options.minutes)}", "-max_len=4096", "-len_control=0", "-rss_limit_mb=1500", "-timeout=60"]
     atheris.Setup([sys.argv[0], *limits, *filter(None, [options.corpus])], target.hypothesis.fuzz_one_input)
     atheris.Fuzz()
 
