@@ -555,7 +555,8 @@ def test_a_timed_out_or_closed_map_cancels_what_is_left_of_it(gate, tmp_path):
         results = executor.map(jobs.mark, [tmp_path / f"ran {n}" for n in range(20)], timeout=0)
         with pytest.raises(concurrent.futures.TimeoutError):
             next(results)
-        executor.submit(jobs.square, 2)  # by when its slot is free, the master has heard of all that
+        wait_until(lambda: executor._session.outstanding() <= 2, LIMIT)  # the master is being told
+        assert executor.submit(abs, -2) is not None
         gate.open()
         results = executor.map(jobs.nap, [0] + [0.5] * 200, range(201))
         assert next(results) == 0

@@ -233,6 +233,7 @@ def test_a_client_whose_python_no_worker_runs_is_told_once_in_one_sentence(maste
                 pass
 
 
+@pytest.mark.slow
 def test_a_client_without_any_worker_is_told(master, caplog):
     caplog.set_level(logging.WARNING, "cw")
     executor = cw.ClusterExecutor(master.address)
@@ -359,7 +360,7 @@ def test_the_masters_memory_is_bounded_however_much_is_submitted(tmp_path):
 
 @pytest.mark.parametrize("where", ["to the worker", "from the client"])
 def test_a_cancel_overtakes_large_payloads_that_are_on_their_way(tmp_path, where):
-    # 300 MB through a network that takes some 10 s for them.
+    # 160 MB through a network that takes some 5 s for them.
     with Master() as master, Relay(master.port, rate=30e6) as relay:
         worker_at, client_at = (relay, master) if where == "to the worker" else (master, relay)
         with Worker(worker_at.address, "-n", "2"):
@@ -367,7 +368,7 @@ def test_a_cancel_overtakes_large_payloads_that_are_on_their_way(tmp_path, where
             list(busy.map(jobs.square, range(10)))
             list(other.map(jobs.square, range(10)))
             long = busy.submit(jobs.until, tmp_path / "never", None, tmp_path / "pid")
-            large = [busy.submit(len, bytes(100_000_000 + n)) for n in range(3)]
+            large = [busy.submit(len, bytes(40_000_000 + n)) for n in range(4)]
             wait_until((tmp_path / "pid").exists, LIMIT)
             pid = int((tmp_path / "pid").read_text())
             began = time.monotonic()

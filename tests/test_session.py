@@ -25,7 +25,9 @@ def cluster():
 @pytest.fixture
 def run(cluster, tmp_path):
     """Run a script as a user would; what it wrote to stdout and to stderr."""
-    return lambda source, **settings: run_script(tmp_path, source, CW_MASTER=cluster.master, **settings)
+    # Python from 3.12 on warns of every fork() beside threads.
+    environment = {"CW_MASTER": cluster.master, "PYTHONWARNINGS": "ignore:This process"}
+    return lambda source, **settings: run_script(tmp_path, source, **{**environment, **settings})
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def test_a_submit_that_blocks_is_told_when_the_client_stops_or_loses_its_master(
                 try:
                     executor.submit(jobs.square, 1)
                 except Exception as failure:
-                    caught.append(failure)  # noqa: B023
+                    caught.append(failure)
 
             thread = blocked(submit)
             if how == "stop":
@@ -160,18 +162,21 @@ def test_an_endless_map_costs_bounded_memory(run):
 
 def test_the_interpreter_waits_for_what_is_outstanding_and_calls_back(run):
     out, err = run("""
-        import time, cw
+        import sys, time, cw
 
         def work(n):
             time.sleep(0.2)
             return n * n
 
-        thread = cw.ClientThread(lambda jobid, result: print("callback", result))
+        def say(kind, result):
+            sys.stdout.write(f"{kind} {result}\\n")  # in one piece: two threads do
+
+        thread = cw.ClientThread(lambda jobid, result: say("callback", result))
         thread.start()
         executor = cw.ClusterExecutor()
         for n in range(4):
             thread.submit(work, n)
-            executor.submit(work, n).add_done_callback(lambda done: print("future", done.result()))
+            executor.submit(work, n).add_done_callback(lambda done: say("future", done.result()))
         print("end of the main thread")
     """)
     lines = out.splitlines()
