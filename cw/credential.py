@@ -238,13 +238,7 @@ def main() -> int:
     group.add_argument("--new", action="store_true", help="make a new one in place of the old one")
     group.add_argument("--copy", metavar="HOST", help="print the command that copies it to another machine")
     options = parser.parse_args()
-    if options.new:
-        found = make_new()
-    else:
-        found = load()
-    from cw import tls  # takes 10 ms
-
-    tls.Contexts(found)  # what is wrong with it is told here
+    found = make_new() if options.new else load()
     if options.copy:
         print(copy_command(found.path, options.copy))
         return 0
