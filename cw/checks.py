@@ -51,6 +51,13 @@ ATTEMPTS = 1_000_000
 HOLDINGS = 1_000_000
 """Jobs, ended or not, of which a worker may say that it holds them."""
 
+HANDED_IN_JOBS = 8 * 1024**2
+"""Jobs that a client which is back may hand in again: they went through a window at a master before, of which this one
+knows nothing."""
+
+SESSIONS = 1_000_000
+"""Sessions of which a worker may say that it knows them; workers of which a client may."""
+
 _HEX = frozenset("0123456789abcdef")
 _NOTE: dict[str, tuple[type, ...]] = {
     "host": (str,), "worker_ident": (str,), "worker": (str, int), "slot": (int,), "pid": (int,), "how": (str,),
@@ -151,6 +158,7 @@ class ClientRules(Rules):
         self._options: set[int] = {0}
         # Bytes of the open jobs, or more: those that have ended meanwhile are taken off when it gets large.
         self._size = 0
+        self._submitted = 0  # the highest number of a job over this connection
 
     def _on_environment(self, message: m.Environment) -> None:
         if self._has_environment or len(message.payloads) != 1:
@@ -185,6 +193,10 @@ class ClientRules(Rules):
         if not (0 <= message.number < 2**64 and 0 <= message.deaths <= ATTEMPTS and 0 <= message.losses <= ATTEMPTS):
             raise ProtocolError("a job with a past that cannot be")
 
+    def _on_roster(self, message: m.Roster) -> None:
+        if len(message.joined) > SESSIONS or not all(isinstance(i, str) and _is_ident(i) for i in message.joined):
+            raise ProtocolError("a roster of workers that cannot be")
+
     def _on_submit(self, message: m.Submit) -> None:
         if not self._has_environment:
             raise ProtocolError("jobs before the environment")
@@ -193,7 +205,11 @@ class ClientRules(Rules):
             raise ProtocolError("jobs that are not in order")
         if not jobs.keys().isdisjoint(numbers[bisect_right(numbers, self._handed) :]):
             raise ProtocolError("jobs with numbers of open jobs")
-        if len(jobs) + len(numbers) > SLACK * self.window_jobs:
+        if numbers and numbers[0] <= self._submitted:
+            raise ProtocolError("jobs that were handed in over this connection before")
+        is_again = bool(numbers) and numbers[-1] <= self._handed
+        most = HANDED_IN_JOBS if is_again else SLACK * self.window_jobs
+        if len(jobs) + len(numbers) > most:
             raise ProtocolError(f"more jobs than its window of {self.window_jobs}")
         if not self._functions.keys() >= set(message.functions):
             raise ProtocolError("a job of a function that was not sent")
@@ -205,6 +221,7 @@ class ClientRules(Rules):
             if self._size > SLACK * self._window_bytes:
                 raise ProtocolError(f"jobs of {self._size + size} bytes, its window has {self._window_bytes}")
         self._size += size
+        self._submitted = numbers[-1] if numbers else self._submitted
 
     _checks = {
         m.Environment: _on_environment,
@@ -213,6 +230,7 @@ class ClientRules(Rules):
         m.OptionSets: _on_options,
         m.Submit: _on_submit,
         m.Charged: _on_charged,
+        m.Roster: _on_roster,
         m.Goodbye: Rules._on_goodbye,
     }
 
@@ -245,6 +263,10 @@ class WorkerRules(Rules):
 
     def _on_reported(self, message: m.Reported) -> None:
         self._holdings = 0
+        if len(message.sessions) > SESSIONS:
+            raise ProtocolError(f"it knows {len(message.sessions)} sessions")
+        if not all(type(session) is int and 0 <= session < 2**64 for session in message.sessions):
+            raise ProtocolError("it knows sessions that cannot be")
 
     def _on_recalled(self, message: m.Recalled) -> None:
         if not self.recalls:

@@ -20,10 +20,11 @@ the measured durations of the jobs' functions. What was sent ahead and waits whi
 recalled (`on_tick`), and dispatched again only when the worker has named it as returned.
 
 A client that is gone keeps its session for a while (`on_session_absent`): nothing of it is dispatched, what runs
-goes on. When it is back, perhaps at another master, it hands in its open jobs again, and each worker names the
-dispatches that it holds: running, unstarted, or finished with the result kept (*holdings*). Jobs that were
-handed in again are *settling*: not dispatched before the workers have been heard. A holding whose job has not
-been handed in (yet) is an *orphan*.
+goes on. A worker keeps what its jobs came to until it is told that the client has it (`on_received`: Release). When
+the client is back, perhaps at another master, it hands in its open jobs again; a worker that joins or is back names
+the dispatches that it holds: running, unstarted, or finished with the outcome kept (*holdings*). Jobs that were handed
+in again and that nobody is known to hold are *settling*: not dispatched before the workers have been heard
+(`on_settled`). A holding whose job has not been handed in (yet) is an *orphan*.
 
 Sessions and workers of one Python version have nothing to do with those of another: each version is a pool.
 """
@@ -137,7 +138,10 @@ class Pool:
 class Session:
     """One client's life: its open jobs and those of them that wait."""
 
-    __slots__ = ("key", "pool", "jobs", "backlog", "requeued", "settling", "is_blocked", "is_absent", "is_waiting")
+    __slots__ = (
+        "key", "pool", "jobs", "backlog", "requeued", "settling", "unconfirmed", "delivered", "unacknowledged",
+        "is_blocked", "is_absent", "is_waiting",
+    )  # fmt: skip
 
     def __init__(self, key: Hashable, pool: Pool) -> None:
         self.key = key
@@ -145,7 +149,11 @@ class Session:
         self.jobs: dict[int, Job] = {}
         self.backlog: deque[Job] = deque()  # may hold cancelled ones, which are passed over
         self.requeued: deque[Job] = deque()  # goes before the backlog
-        self.settling: list[Job] | None = None  # handed in again, while workers are asked
+        self.settling: dict[int, Job] | None = None  # handed in again, held by nobody so far; None: it has settled
+        self.unconfirmed: set[int] = set()  # jobs that were here when the client came back; not handed in again yet
+        self.delivered = 0  # results, since the client is there
+        # Those that it has not acknowledged: up to which count, whose, dispatches, numbers.
+        self.unacknowledged: deque[tuple[int, Hashable, list[int], list[int]]] = deque()
         self.is_blocked = False  # it does not take its results
         self.is_absent = False  # its client is gone, perhaps to come back
         self.is_waiting = False  # in the rotation
@@ -156,6 +164,7 @@ class Worker:
 
     __slots__ = (
         "key", "slots", "pool", "held", "load", "size", "ended", "recalling", "barren", "is_stuck", "is_draining",
+        "is_away",
     )  # fmt: skip
 
     def __init__(self, key: Hashable, slots: int, pool: Pool) -> None:
@@ -170,17 +179,18 @@ class Worker:
         self.barren = 0  # the last Recall gave nothing: ticks until the next
         self.is_stuck = False  # no result since it was asked to give back all: nothing goes there ahead
         self.is_draining = False  # it finishes what runs, and takes nothing more
+        self.is_away = False  # its connection broke a moment ago
 
     @property
     def is_idle(self) -> bool:
-        return len(self.held) < self.slots and not self.is_draining
+        return len(self.held) < self.slots and not (self.is_draining or self.is_away)
 
     @property
     def is_roomy(self) -> bool:
         """Should more be sent ahead? With many short jobs here, not before half of them are done:
         a full frame now and then costs less than a few jobs at each wakeup."""
         count, full = len(self.held), self.slots * AHEAD_SECONDS
-        if self.is_draining:
+        if self.is_draining or self.is_away:
             return False
         if count < FEW_JOBS * self.slots:
             return self.load < full
@@ -219,14 +229,14 @@ class TakeBack(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """Ask the worker for the results that it kept of these dispatches."""
+    """Ask the worker for what it kept of these dispatches: a result, or how the runner died."""
 
     worker: Hashable
     dispatches: list[int]
 
 
 class Release(NamedTuple):
-    """Tell the worker that nobody will ask for the results of these dispatches."""
+    """Tell the worker that it need not keep what these dispatches came to."""
 
     worker: Hashable
     dispatches: list[int]
@@ -288,17 +298,38 @@ class Dispatcher:
     # --- workers ---
 
     def on_worker_joined(
-        self, key: Hashable, slots: int, python: Any, holdings: Iterable[Holding] = ()
+        self, key: Hashable, slots: int, python: Any, holdings: Sequence[Holding] = ()
     ) -> list[Action]:
-        """A worker is there, or there again."""
+        """A worker is there. It may hold dispatches of a master before, or of this one that took it for lost."""
         worker = self._workers[key] = Worker(key, slots, self._pool(python))
         worker.pool.workers += 1
         return self._take_in(worker, holdings) + self._fill_one(worker)
 
-    def on_reported(self, key: Hashable, holdings: Iterable[Holding]) -> list[Action]:
-        """What a worker holds of a session that came back."""
+    def on_worker_away(self, key: Hashable) -> list[Action]:
+        """Its connection broke: it may be back in a moment, and is sent nothing meanwhile."""
         worker = self._workers[key]
-        return self._take_in(worker, holdings) + self._fill_one(worker)
+        worker.is_away = True
+        self._note_room(worker)
+        return []
+
+    def on_worker_back(self, key: Hashable, holdings: Sequence[Holding]) -> list[Action]:
+        """It is back, and names all that it holds. What was on its way to it or from it was lost with the connection."""
+        worker = self._workers[key]
+        worker.is_away = worker.recalling = worker.is_stuck = False
+        worker.barren = 0
+        named = {holding[0] for holding in holdings}
+        actions: list[Action] = []
+        again = []
+        for job in self._release(worker, [dispatch for dispatch in worker.held if dispatch not in named]):
+            if job.cancelled:
+                self._drop_orphan(job, worker)
+            elif job.started and job.limit() == 1:  # (its result was more than the worker could keep)
+                actions.append(self._give_up(job, "its result was lost with a connection"))
+            else:
+                again.append(job)
+        self._requeue(again)
+        actions += self._take_in(worker, holdings)
+        return actions + self._fill_all(worker.pool) + self._fill_one(worker)
 
     def on_worker_draining(self, key: Hashable) -> list[Action]:
         """It takes nothing more. What it has not started comes back by on_returned."""
@@ -318,10 +349,13 @@ class Dispatcher:
     def on_returned(self, key: Hashable, dispatches: Iterable[int]) -> list[Action]:
         """The worker does not hold these any more: unstarted, or stopped as it was told."""
         worker = self._workers[key]
-        jobs = self._release(worker, dispatches)
-        again = [job for job in jobs if not job.cancelled]
-        for job in again:
-            job.avoid = None  # who was to take it instead gave it back
+        again = []
+        for job in self._release(worker, dispatches):
+            if job.cancelled:
+                self._drop_orphan(job, worker)
+            else:
+                job.avoid = None  # who was to take it instead gave it back
+                again.append(job)
         self._requeue(again)
         # Others first: this one was asked to give them up.
         return self._fill_all(worker.pool) + self._fill_one(worker)
@@ -371,7 +405,7 @@ class Dispatcher:
             known = function.seconds
             function.seconds = lasted if known == math.inf else known + (lasted - known) * SMOOTHING
             if job.cancelled:
-                if not self._is_orphan_finished(job, worker, dispatch):
+                if not self._is_kept_orphan(job, worker):
                     dropped.append(dispatch)
                 continue
             if job.session is not session:
@@ -386,7 +420,14 @@ class Dispatcher:
             out.seconds.append(lasted)
             out.payloads.append(payload)
         worker.load, worker.size = (load, size) if worker.held else (0.0, 0)
-        actions: list[Action] = [*outs.values()]
+        actions: list[Action] = []
+        for session, out in outs.items():
+            if session.is_absent:
+                actions += self._keep(worker, session, out.dispatches, out.numbers)
+            else:
+                session.delivered += len(out.numbers)
+                session.unacknowledged.append((session.delivered, key, out.dispatches, out.numbers))
+                actions.append(out)
         if dropped:
             actions.append(Release(key, dropped))
         if worker.is_roomy:
@@ -397,8 +438,14 @@ class Dispatcher:
         """The runner of this job died in the middle of it: charged, and retried on another slot."""
         worker = self._workers[key]
         actions: list[Action] = []
-        for job in self._release(worker, [dispatch]):
-            if not job.cancelled:
+        jobs = self._release(worker, [dispatch])
+        if not any(job.cancelled and self._is_kept_orphan(job, worker) for job in jobs):
+            actions.append(Release(key, [dispatch]))
+        for job in jobs:
+            if job.session.is_absent and not job.cancelled:  # the worker keeps the note: it is charged when the client is back
+                del job.session.jobs[job.number]
+                actions = self._keep(worker, job.session, [dispatch], [job.number])
+            elif not job.cancelled:
                 job.deaths += 1
                 job.notes += (note,)
                 slot = note.get("slot")
@@ -430,59 +477,80 @@ class Dispatcher:
         session = self._sessions[key]
         session.is_absent = True
         self._stop_waiting(session)
+        actions = self._keep_unacknowledged(session)
         by_worker: dict[Worker, list[int]] = {}
         for job in session.jobs.values():
-            if job.worker is not None and not job.started:
+            if job.worker is not None and not job.started and not job.worker.is_away:
                 by_worker.setdefault(job.worker, []).append(job.dispatch)
-        return [TakeBack(worker.key, dispatches) for worker, dispatches in by_worker.items()]
+        return actions + [TakeBack(worker.key, dispatches) for worker, dispatches in by_worker.items()]
 
     def on_session_resumed(self, key: Hashable) -> list[Action]:
         """The client is back, here or from another master: it hands in its open jobs again."""
         session = self._sessions[key]
+        actions = self._keep_unacknowledged(session)
         session.is_absent = session.is_blocked = False
-        session.settling = session.settling or []
+        session.unconfirmed = set(session.jobs)
+        if session.settling is None:
+            session.settling = {}
+        running = [job.number for job in session.jobs.values() if job.started]
+        if running:
+            actions.append(TellStarted(key, running))
         self._wait(session)  # what has been waiting here all the time need not settle
-        return self._fill_all(session.pool)
+        return actions + self._fill_all(session.pool)
 
-    def on_handed_in(self, key: Hashable, jobs: Iterable[Job]) -> list[Action]:
-        """Jobs that the client has handed in before, to this master or another."""
+    def on_handed_in(self, key: Hashable, jobs: Iterable[Job], were_here: bool) -> list[Action]:
+        """Jobs that the client has handed in before, to this master (`were_here`) or another."""
         session = self._sessions[key]
+        if session.settling is None:
+            session.settling = {}
         orphans = self._orphans.get(key, {})
-        late: list[Job] = []
         actions: list[Action] = []
         for job in jobs:
-            if job.number in session.jobs:
-                continue  # this master has it
-            job.session = session
-            session.jobs[job.number] = job
-            holding = orphans.pop(job.number, None)
-            if holding is not None:
-                actions += self._adopt(job, *holding)
-            elif session.settling is not None:
-                session.settling.append(job)
-            else:
-                late.append(job)
-        self._requeue(late)
-        return _merged(actions) + (self._fill_all(session.pool) if late else [])
-
-    def on_settled(self, key: Hashable) -> list[Action]:
-        """The workers have been heard, or had their time: what nobody holds is queued."""
-        session = self._sessions[key]
-        actions: list[Action] = []
-        again = []
-        for job in session.settling or ():
-            if job.worker is None and not job.cancelled:
-                # It was at a master that is gone: it may have started.
-                if job.limit() == 1:
-                    actions.append(self._give_up(job, "it may have started before the master was lost"))
+            if job.number in session.unconfirmed:
+                session.unconfirmed.discard(job.number)  # it is here, or has been answered since
+            elif job.number not in session.jobs:
+                job.session = session
+                session.jobs[job.number] = job
+                holding = orphans.pop(job.number, None)
+                if holding is None:
+                    job.started = were_here  # then it is not here because there was a result
+                    session.settling[job.number] = job
                 else:
-                    again.append(job)
-        session.settling = None
+                    actions += self._adopt(job, *holding)
+        return _merged(actions)
+
+    def on_settled(self, key: Hashable, is_complete: bool = False) -> list[Action]:
+        """All is handed in, and the workers had their time: what nobody holds is queued.
+
+        `is_complete`: no worker is missing of those that were at the master before.
+        """
+        session = self._sessions[key]
+        settling, session.settling = session.settling or {}, None
+        # What the client has not handed in again, it has cancelled.
+        actions = self.on_cancelled(key, sorted(session.unconfirmed))
+        session.unconfirmed = set()
+        again = []
+        for job in settling.values():
+            if job.limit() == 1 and (job.started or not is_complete):
+                actions.append(self._give_up(job, "it may have started, and nobody has its result"))
+            else:
+                again.append(job)
+            job.started = False
         for worker, dispatch, state in self._orphans.pop(key, {}).values():
             actions += self._refuse(worker, dispatch, state)
         self._requeue(again)
         self._wait(session)
-        return actions + self._fill_all(session.pool)
+        return _merged(actions) + self._fill_all(session.pool)
+
+    def on_received(self, key: Hashable, count: int) -> list[Action]:
+        """The client has so many of the results that were delivered since it is there."""
+        waiting = self._sessions[key].unacknowledged
+        released: dict[Hashable, list[int]] = {}
+        while waiting and waiting[0][0] <= count:
+            _, worker, dispatches, _ = waiting.popleft()
+            if worker in self._workers:
+                released.setdefault(worker, []).extend(dispatches)
+        return [Release(worker, dispatches) for worker, dispatches in released.items()]
 
     def on_orphans_expired(self) -> list[Action]:
         """The clients of holdings that nobody has asked for had their time to come back."""
@@ -496,6 +564,9 @@ class Dispatcher:
         """The client does not want these any more: they are neither dispatched nor delivered from now on."""
         session = self._sessions[key]
         jobs = [session.jobs.pop(number) for number in numbers if number in session.jobs]
+        if session.settling:
+            for job in jobs:
+                session.settling.pop(job.number, None)
         actions = self._cancel(jobs)
         if len(session.backlog) > 2 * len(session.jobs):  # most of it was cancelled: let go of the payloads
             session.backlog = deque(job for job in session.backlog if not job.cancelled)
@@ -548,7 +619,7 @@ class Dispatcher:
                     del pool.ahead[worker]
                 elif worker.barren:
                     worker.barren -= 1
-                elif surplus > 2 * ended and not worker.recalling:
+                elif surplus > 2 * ended and not worker.recalling and not worker.is_away:
                     # It would take more than two ticks. Half of it, if it goes on with the rest meanwhile;
                     # it is asked again if that was too little.
                     worker.recalling = True
@@ -575,9 +646,9 @@ class Dispatcher:
         """Open jobs of this session here."""
         return len(self._sessions[key].jobs)
 
-    def has_any(self, key: Hashable, numbers: Iterable[int]) -> bool:
-        """Is one of these the number of an open job of this session?"""
-        return not self._sessions[key].jobs.keys().isdisjoint(numbers)
+    def charged(self, key: Hashable) -> list[Job]:
+        """The open jobs of this session to which something has been charged."""
+        return [job for job in self._sessions[key].jobs.values() if job.notes]
 
     def open_jobs(self, key: Hashable) -> dict[int, Job]:
         """This session's open jobs, by number. To be looked at only."""
@@ -770,7 +841,7 @@ class Dispatcher:
         again = []
         for job in self._release(worker, list(worker.held)):
             if job.cancelled:
-                continue
+                continue  # (its orphan goes below)
             # Goodbye comes after what was unstarted has been returned: what is left may have started.
             if note is not None:
                 job.losses += 1
@@ -793,23 +864,29 @@ class Dispatcher:
 
     # --- inside: what workers hold of jobs that come back ---
 
-    def _take_in(self, worker: Worker, holdings: Iterable[Holding]) -> list[Action]:
+    def _take_in(self, worker: Worker, holdings: Sequence[Holding]) -> list[Action]:
+        """A worker that joined or is back has named what it holds."""
         actions: list[Action] = []
         adopted: set[Session] = set()
+        delivered: dict[Session, set[int]] = {}
         for dispatch, key, number, state in holdings:
-            if dispatch in worker.held:
-                continue  # as we knew
             session = self._sessions.get(key)
+            held = worker.held.get(dispatch)
             job = session.jobs.get(number) if session is not None else None
-            if job is not None:
+            if held is not None:
+                actions += self._hear_again(held, worker, state)
+            elif job is not None:
                 actions += self._adopt(job, worker, dispatch, state)
                 adopted.add(job.session)
-            elif session is not None and session.settling is None:
+            elif session is None or session.is_absent or session.settling is not None:
                 self._place(worker, dispatch, state, key, number)
-                actions += self._refuse(worker, dispatch, state)
+                actions += self._add_orphan(key, number, (worker, dispatch, state))
             else:
-                self._place(worker, dispatch, state, key, number)
-                self._orphans.setdefault(key, {})[number] = worker, dispatch, state
+                if session not in delivered:
+                    delivered[session] = {d for entry in session.unacknowledged for d in entry[2]}
+                if dispatch not in delivered[session]:  # else the client is about to say that it has it
+                    self._place(worker, dispatch, state, key, number)
+                    actions += self._refuse(worker, dispatch, state)
         for session in adopted:
             session.backlog = deque(job for job in session.backlog if job.worker is None)
             session.requeued = deque(job for job in session.requeued if job.worker is None)
@@ -817,6 +894,73 @@ class Dispatcher:
                 self._stop_waiting(session)
         self._note_room(worker)
         return _merged(actions)
+
+    def _hear_again(self, job: Job, worker: Worker, state: int) -> list[Action]:
+        """A worker that was away a moment still holds this. What was said about it meanwhile is said again."""
+        dispatch = job.dispatch
+        if job.cancelled:
+            orphans = self._orphans.get(job.session.key, {})
+            if orphans.get(job.number, (None, 0))[:2] == (worker, dispatch):
+                orphans[job.number] = worker, dispatch, state
+                if state == FINISHED:
+                    self._release(worker, [dispatch])
+                return []
+            if state == FINISHED:
+                self._release(worker, [dispatch])
+            return self._refuse(worker, dispatch, state)
+        if state == FINISHED:
+            if not job.session.is_absent:
+                return [Claim(worker.key, [dispatch])]
+            self._release(worker, [dispatch])
+            del job.session.jobs[job.number]
+            return self._keep(worker, job.session, [dispatch], [job.number])
+        if state == RUNNING:
+            return self._note_started(job)
+        return [TakeBack(worker.key, [dispatch])] if job.session.is_absent else []
+
+    def _note_started(self, job: Job) -> list[Action]:
+        if job.started:
+            return []
+        job.started = True
+        return [TellStarted(job.session.key, [job.number])]
+
+    def _adopt(self, job: Job, worker: Worker, dispatch: int, state: int) -> list[Action]:
+        """This worker holds that open job. The caller takes it out of the queues."""
+        actions = self._uncharge(job, worker)
+        elsewhere = job.worker
+        if elsewhere is not None:  # it was dispatched again meanwhile
+            # A result is better than a second run, and what has run longer than what began later.
+            if state != FINISHED and (state != RUNNING or dispatch > job.dispatch):
+                self._place(worker, dispatch, state, job.session.key, job.number)
+                return actions + self._refuse(worker, dispatch, state)
+            old = job.dispatch
+            self._release(elsewhere, [old])
+            self._place(elsewhere, old, RUNNING, job.session.key, job.number)
+            self._note_room(elsewhere)
+            actions.append(StopJobs(elsewhere.key, [old]))
+        if job.session.settling:
+            job.session.settling.pop(job.number, None)
+        self._release(worker, [dispatch])  # the place that was kept for it
+        job.started = False
+        job.avoid = None
+        self._hold(job, worker, dispatch)
+        if state == FINISHED:
+            actions.append(Claim(worker.key, [dispatch]))
+        elif state == RUNNING:
+            actions += self._note_started(job)
+        elif job.session.is_absent:
+            actions.append(TakeBack(worker.key, [dispatch]))
+        self._note_room(worker)
+        return actions
+
+    def _uncharge(self, job: Job, worker: Worker) -> list[Action]:
+        """It was charged when this worker seemed lost, and here it is."""
+        own = [note for note in job.notes if note.get("worker_ident") == worker.key]
+        if not own or not job.losses:
+            return []
+        job.losses = max(0, job.losses - len(own))
+        job.notes = tuple(note for note in job.notes if note not in own)
+        return [TellCharges(job.session.key, job)]
 
     def _place(self, worker: Worker, dispatch: int, state: int, key: Hashable, number: int) -> None:
         """What runs there takes a slot, whosesoever it is."""
@@ -834,41 +978,52 @@ class Dispatcher:
         if len(worker.held) > worker.slots:
             worker.pool.ahead[worker] = None
 
-    def _adopt(self, job: Job, worker: Worker, dispatch: int, state: int) -> list[Action]:
-        """This worker holds that open job. The caller takes it out of the queues."""
-        actions: list[Action] = []
-        elsewhere = job.worker
-        if elsewhere is not None:
-            if state != FINISHED:
-                self._place(worker, dispatch, state, job.session.key, job.number)
-                return self._refuse(worker, dispatch, state)  # it was dispatched again meanwhile
-            # A result is better than a second run of the job.
-            old = job.dispatch
-            self._release(elsewhere, [old])
-            self._place(elsewhere, old, RUNNING, job.session.key, job.number)
-            actions.append(StopJobs(elsewhere.key, [old]))
-        self._release(worker, [dispatch])  # the place that was kept for it
-        self._hold(job, worker, dispatch)
-        job.started = state == RUNNING
-        if job.losses and job.notes and job.notes[-1].get("worker_ident") == worker.key:
-            # It was charged when this worker seemed lost, and here it is.
-            job.losses -= 1
-            job.notes = job.notes[:-1]
-            actions.append(TellCharges(job.session.key, job))
-        if state == FINISHED:
-            actions.append(Claim(worker.key, [dispatch]))
-        self._note_room(worker)
-        return actions
-
     def _refuse(self, worker: Worker, dispatch: int, state: int) -> list[Action]:
         return [Release(worker.key, [dispatch]) if state == FINISHED else StopJobs(worker.key, [dispatch])]
 
-    def _is_orphan_finished(self, job: Job, worker: Worker, dispatch: int) -> bool:
-        """A result of a job that may still be handed in: the worker keeps it."""
-        orphans = self._orphans.get(job.session.key)
-        if orphans is None or orphans.get(job.number, (None, 0))[:2] != (worker, dispatch):
+    # --- inside: orphans ---
+
+    def _add_orphan(self, key: Hashable, number: int, holding: tuple[Worker, int, int]) -> list[Action]:
+        """Remember who holds a job that is not handed in. Of two, the better: finished, or begun earlier."""
+        orphans = self._orphans.setdefault(key, {})
+        other = orphans.get(number)
+        if other is None or other[:2] == holding[:2]:
+            orphans[number] = holding
+            return []
+        better, worse = sorted((holding, other), key=lambda h: (-h[2], h[1]))
+        orphans[number] = better
+        return self._refuse(*worse)
+
+    def _keep(self, worker: Worker, session: Session, dispatches: list[int], numbers: list[int]) -> list[Action]:
+        """These have ended, and the client is not there: the worker keeps what they came to."""
+        actions: list[Action] = []
+        for dispatch, number in zip(dispatches, numbers, strict=True):
+            actions += self._add_orphan(session.key, number, (worker, dispatch, FINISHED))
+        return actions
+
+    def _keep_unacknowledged(self, session: Session) -> list[Action]:
+        """The client may not have these results. Those that it has, it will not ask for."""
+        actions: list[Action] = []
+        for _, key, dispatches, numbers in session.unacknowledged:
+            worker = self._workers.get(key)
+            if worker is not None:
+                actions += self._keep(worker, session, dispatches, numbers)
+        session.unacknowledged.clear()
+        session.delivered = 0
+        return _merged(actions)
+
+    def _drop_orphan(self, job: Job, worker: Worker) -> None:
+        """The worker does not hold this any more, and has nothing of it."""
+        orphans = self._orphans.get(job.session.key, {})
+        if orphans.get(job.number, (None, 0))[:2] == (worker, job.dispatch):
+            del orphans[job.number]
+
+    def _is_kept_orphan(self, job: Job, worker: Worker) -> bool:
+        """Has an orphan ended by this, so that the worker keeps what it came to?"""
+        orphans = self._orphans.get(job.session.key, {})
+        if orphans.get(job.number, (None, 0))[:2] != (worker, job.dispatch):
             return False
-        orphans[job.number] = worker, dispatch, FINISHED
+        orphans[job.number] = worker, job.dispatch, FINISHED
         return True
 
     # --- for tests ---
@@ -891,7 +1046,8 @@ class Dispatcher:
             assert len(pool.rotation) == len(set(pool.rotation))
             assert all(self._sessions.get(session.key) is session for session in pool.rotation)
         for session in self._sessions.values():
-            settling = [job for job in session.settling or () if not job.cancelled and job.worker is None]
+            settling = list((session.settling or {}).values())
+            assert all(not job.cancelled and job.worker is None for job in settling)
             waiting = [job for job in (*session.requeued, *session.backlog) if not job.cancelled]
             queued = waiting + settling
             assert len(queued) == len({job.number for job in queued})

@@ -85,8 +85,12 @@ GRACE_IF_WANTED = 5.0
 """The same if its connection was closed or reset (its program has ended, likely) and others want the slots."""
 
 SETTLE = 5.0
-"""Seconds after a master's start, or a client's return, in which workers name what they hold. Jobs that were handed
-in again are not dispatched before."""
+"""Seconds after the return of a client to a new master for which workers that were there before are waited for. Jobs
+that were handed in again are not dispatched until these have named what they hold, or the time is over."""
+
+AWAY = 1.0
+"""Seconds in which a worker whose connection broke may come back with all that it holds, before its jobs are taken for
+lost. Larger: the jobs of a dead worker wait. Smaller: a broken connection costs more than that."""
 
 RECALL_SECONDS = 0.02
 """How often the policy looks for work that waits at one worker while another idles."""
@@ -96,7 +100,7 @@ NOTICE_SECONDS = 3.0
 
 FROM_CLIENT = frozenset(
     {m.Environment, m.Functions, m.Forget, m.OptionSets, m.Submit, m.Cancel, m.Received,
-     m.Charged, m.Goodbye, m.Heartbeat}
+     m.Charged, m.Roster, m.HandedIn, m.Goodbye, m.Heartbeat}
 )
 FROM_WORKER = frozenset(
     {m.Holding, m.Reported, m.Started, m.Results, m.Returned, m.Recalled, m.RunnerDied, m.Draining, m.Goodbye,
@@ -114,7 +118,8 @@ class Master:
         self.dispatcher = Dispatcher(int(time.time() * 1000) << 22)
         self.clients: dict[int, _ClientPeer] = {}  # by session
         self.workers: dict[str, _WorkerPeer] = {}  # by ident
-        self.settled_at = time.monotonic() + SETTLE  # until then, workers of a master before may turn up
+        # Until then, sessions that only workers know may turn up.
+        self._leftovers_end_at = time.monotonic() + SETTLE + GRACE
         self._is_final = is_final
         self._ungreeted: deque[tuple[float, Connection]] = deque()
         self._is_recalling = False
@@ -154,11 +159,17 @@ class Master:
         for worker in self.workers.values():
             worker.close_session(key)
 
-    def drop_worker(self, key: str) -> None:
-        del self.workers[key]
+    def note_worker(self, key: str, is_there: bool) -> None:
+        """A worker has joined, or is gone for good."""
+        if not is_there:
+            del self.workers[key]
         self.resize_windows()
-        for client in list(self.clients.values()):
-            client.on_reported(key)  # it will not answer
+        for client in self.clients.values():
+            client.on_roster([key] if is_there else [], [] if is_there else [key])
+
+    def joined(self) -> set[str]:
+        """The workers that are there and have named what they hold."""
+        return {key for key, worker in self.workers.items() if worker.is_known}
 
     def wants_slots(self, key: int) -> bool:
         """Do other sessions wait for slots?"""
@@ -190,13 +201,15 @@ class Master:
             return
         connection.decoder.max_body = MAX_BODY
         if hello.role == "client":
+            is_new = client is None
             if client is None:
                 client = self.clients[key] = _ClientPeer(self, key, hello)
-            client.attach(connection, hello)
+            client.attach(connection, hello, is_new)
         else:
-            if hello.ident in self.workers:  # it came back before its old connection was seen to be dead
-                self.workers[hello.ident].be_lost("it has connected again")
-            self.workers[hello.ident] = _WorkerPeer(self, connection, hello)
+            before = self.workers.get(hello.ident)
+            if before is not None:
+                before.give_way()
+            self.workers[hello.ident] = _WorkerPeer(self, connection, hello, before is not None and before.is_known)
         self.resize_windows()
 
     # --- time ---
@@ -210,8 +223,10 @@ class Master:
             worker.on_second(now)
         for client in list(self.clients.values()):
             client.on_second(now)
-        if now > self.settled_at + GRACE:
+        if now > self._leftovers_end_at:
             self.perform(self.dispatcher.on_orphans_expired())
+            for worker in self.workers.values():
+                worker.close_unknown_sessions()
         return True
 
     def _on_recall_tick(self, now: float) -> bool:
@@ -248,13 +263,10 @@ class Master:
 
     def _give_up(self, action: GiveUp) -> None:
         client = self.clients[action.session]  # type: ignore[index]
-        logger.warning("job %d of %s is given up: %s", action.number, client.name, action.reason)
-        client.send(m.Lost(action.number, action.reason, list(action.notes)))
+        client.give_up(action.number, action.reason, list(action.notes))
 
     def _tell_charges(self, action: TellCharges) -> None:
-        job = action.job
-        charges = m.Charged(job.number, job.deaths, job.losses, list(job.notes))
-        self.clients[action.session].send(charges)  # type: ignore[index]
+        self.clients[action.session].send(_charged(action.job))  # type: ignore[index]
 
     def _tell_started(self, action: TellStarted) -> None:
         self.clients[action.session].send(m.Started(action.numbers))  # type: ignore[index]
@@ -274,6 +286,10 @@ _PERFORM: dict[type, Callable[[Master, Any], None]] = {
 }
 
 
+def _charged(job: Job) -> m.Charged:
+    return m.Charged(job.number, job.deaths, job.losses, list(job.notes))
+
+
 class _ClientPeer:
     """A client's session, whether connected or not: its functions and options, by the numbers that it gave them."""
 
@@ -286,16 +302,21 @@ class _ClientPeer:
         self._rules: checks.ClientRules  # of its present connection
         self._ident, self._secret = hello.ident, hello.secret
         self._python = tuple(hello.python)
-        self._handed = 0  # jobs up to this number were handed in before the client came back
+        self._handed = 0  # jobs up to this number were handed in before the client came back,
+        self._were_here = False  # and to this master
+        self._highest = 0  # number of a job that was handed in, here or before
+        self._submitted = 0  # the same, over this connection
+        self._cancelled: set[int] = set()  # jobs whose Cancel overtook their Submit
         self._charges: dict[int, m.Charged] = {}  # of jobs that are about to be handed in again
-        self._asked: set[str] = set()  # workers that have not yet reported what they hold of it
-        self._settles_at = 0.0  # 0: it has settled
+        self._lost: list[m.Lost] = []  # what the client is to be told when it is back
+        self._is_settling = False  # it is back
+        self._is_handed_in = False  # with all its jobs
+        self._missing: set[str] = set()  # workers that were there before, and have not come back yet
+        self._settles_at = 0.0  # however many are missing
         self._ends_at = 0.0  # when a session without client is given up
         self._is_reset = False
-        # Results that the client has not acknowledged: up to which count, and whose they were.
-        self._unacknowledged: deque[tuple[int, str, list[int]]] = deque()
-        self._delivered = 0
         self._functions: dict[int, Function] = {}
+        self._former: dict[int, Function] = {}  # of before the client came back
         self._options: dict[int, dict[str, Any]] = {}
         self._window = 0
         self._is_blocked = False
@@ -310,6 +331,8 @@ class _ClientPeer:
             m.Cancel: self._on_cancel,
             m.Received: self._on_received,
             m.Charged: self._on_charged,
+            m.Roster: self._on_roster,
+            m.HandedIn: self._on_handed_in,
             m.Goodbye: self._on_goodbye,
             m.Heartbeat: lambda message: None,
         }
@@ -319,8 +342,9 @@ class _ClientPeer:
         """Is it the client of this session that says hello?"""
         return hmac.compare_digest((self._ident + self._secret).encode(), (hello.ident + hello.secret).encode())
 
-    def attach(self, connection: Connection, hello: m.Hello) -> None:
+    def attach(self, connection: Connection, hello: m.Hello, is_new: bool) -> None:
         """The client is here: new, or back."""
+        master, dispatcher = self._master, self._master.dispatcher
         if self.connection is not None:  # of which the end was not seen
             self.connection.close()
         self.connection = connection
@@ -328,31 +352,48 @@ class _ClientPeer:
         connection.on_message = self._on_message
         connection.on_close = self._on_close
         connection.on_drained = self._on_drained
-        self._window = self._delivered = 0
+        self._window = self._submitted = 0
         self._is_blocked = False
-        self._unacknowledged.clear()
         self._ends_at = 0.0
-        self._handed = hello.handed
-        # What it needs of these it sends again.
-        self._functions.clear()
+        self._cancelled.clear()
+        self._charges.clear()
+        # What it needs of these it sends again. (Functions that are the same keep what is known of them.)
+        self._former, self._functions = self._functions, {}
         self._options.clear()
+        if is_new:
+            self._highest = hello.handed
+        self._handed = self._highest
         self._rules = checks.ClientRules(
-            lambda: self._master.dispatcher.open_jobs(self._key), WINDOW_BYTES, hello.handed
+            lambda: self._master.dispatcher.open_jobs(self._key), WINDOW_BYTES, self._handed
         )
-        self._master.welcome(connection)
-        if not hello.handed:
+        master.welcome(connection)
+        connection.send(m.Roster(sorted(master.joined()), []))
+        if is_new and not hello.handed:
             logger.info("%s joined from %s", self.name, connection.peer)
             return
-        logger.info("%s is back, from %s", self.name, connection.peer)
-        self._settles_at = max(self._master.settled_at, time.monotonic() + 0.5)
-        self._asked = set(self._master.workers)
-        self._master.perform(self._master.dispatcher.on_session_resumed(self._key))
-        for worker in self._master.workers.values():
-            worker.connection.send(m.Report(self._key))
+        logger.info("%s is back, from %s; %d of its jobs are here", self.name, connection.peer, dispatcher.jobs_of(self._key))
+        self._were_here = not is_new
+        self._is_settling, self._is_handed_in = True, False
+        self._missing.clear()
+        self._settles_at = time.monotonic() + SETTLE
+        for lost in self._lost:
+            connection.send(lost)
+        self._lost.clear()
+        for job in dispatcher.charged(self._key):
+            connection.send(_charged(job))
+        master.perform(dispatcher.on_session_resumed(self._key))
 
-    def on_reported(self, worker: str) -> None:
-        """The worker has named what it holds of this session, or never will."""
-        self._asked.discard(worker)
+    def on_roster(self, joined: list[str], gone: list[str]) -> None:
+        """Tell the client who is there: it hands that in, should it come back to another master."""
+        self.send(m.Roster(joined, gone))
+        self._missing.difference_update(joined)
+        self._settle()
+
+    def give_up(self, number: int, reason: str, notes: list[Any]) -> None:
+        logger.warning("job %d of %s is given up: %s", number, self.name, reason)
+        if self.connection is None:
+            self._lost.append(m.Lost(number, reason, notes))
+        self.send(m.Lost(number, reason, notes))
 
     def send(self, message: tuple[Any, ...]) -> None:
         if self.connection is not None:
@@ -366,10 +407,7 @@ class _ClientPeer:
 
     def deliver_results(self, results: Deliver) -> None:
         """To the client. Until it has acknowledged them, their worker keeps them."""
-        if self.connection is None:
-            return
-        self._delivered += len(results.numbers)
-        self._unacknowledged.append((self._delivered, results.worker, results.dispatches))  # type: ignore[arg-type]
+        assert self.connection is not None
         self.connection.send(m.Results(results.numbers, results.statuses, results.seconds, results.payloads))
         if self.connection.unsent > RESULTS_UNSENT and not self._is_blocked:
             self._is_blocked = True
@@ -384,9 +422,7 @@ class _ClientPeer:
             logger.warning("%s did not come back; its %d open jobs are dropped", self.name, dispatcher.jobs_of(self._key))
             self._master.drop_session(self._key)
             return
-        if self._settles_at and (now >= self._settles_at + SETTLE or (now >= self._settles_at and not self._asked)):
-            self._settles_at = 0.0
-            self._master.perform(dispatcher.on_settled(self._key))
+        self._settle()
         if not dispatcher.jobs_of(self._key) or dispatcher.slots(self._python):
             self._waits_since, self._is_told = 0.0, False
         elif not self._waits_since:
@@ -394,6 +430,20 @@ class _ClientPeer:
         elif not self._is_told and now - self._waits_since >= NOTICE_SECONDS:
             self._is_told = True
             self.send(m.Notice(self._why_it_waits()))
+
+    def _settle(self) -> None:
+        """Queue what was handed in again and nobody holds, once all who may hold it have been heard."""
+        if not self._is_settling or not self._is_handed_in or self.connection is None:
+            return
+        if not self._missing or time.monotonic() >= self._settles_at:
+            if self._missing:
+                logger.info("%d workers have not come back for the jobs of %s", len(self._missing), self.name)
+                self.send(m.Roster([], sorted(self._missing)))
+            is_complete = not self._missing
+            self._is_settling = False
+            self._missing.clear()
+            self._former.clear()
+            self._master.perform(self._master.dispatcher.on_settled(self._key, is_complete))
 
     def _why_it_waits(self) -> str:
         own = "{}.{}".format(*self._python)
@@ -416,21 +466,30 @@ class _ClientPeer:
             Job(number, functions[function], options[chosen] if chosen else None, payload)
             for number, function, chosen, payload in zip(*message, strict=True)
         ]
+        if not jobs:
+            return
         dispatcher = self._master.dispatcher
-        if jobs and jobs[0].number <= self._handed:
-            again = [job for job in jobs if job.number <= self._handed]
+        self._submitted = jobs[-1].number
+        self._highest = max(self._highest, self._submitted)
+        if self._cancelled:
+            jobs = [job for job in jobs if job.number not in self._cancelled]
+            self._cancelled = {number for number in self._cancelled if number > self._submitted}
+        again = [job for job in jobs if job.number <= self._handed]
+        if again:
             for job in again:
                 charges = self._charges.pop(job.number, None)
                 if charges is not None:
                     job.deaths, job.losses, job.notes = charges.deaths, charges.losses, tuple(charges.notes)
-            self._master.perform(dispatcher.on_handed_in(self._key, again))
-            jobs = jobs[len(again) :]
-        if jobs:
-            self._master.perform(dispatcher.on_submitted(self._key, jobs))
+            self._master.perform(dispatcher.on_handed_in(self._key, again, self._were_here))
+        if len(jobs) > len(again):
+            self._master.perform(dispatcher.on_submitted(self._key, jobs[len(again) :]))
 
     def _on_functions(self, message: m.Functions) -> None:
         for number, payload in zip(message.numbers, message.payloads, strict=True):
-            self._functions[number] = Function(number, payload)
+            known = self._former.pop(number, None)
+            if known is None or known.payload != payload:
+                known = Function(number, payload)
+            self._functions[number] = known
 
     def _on_options(self, message: m.OptionSets) -> None:
         self._options[message.number] = message.options
@@ -443,20 +502,27 @@ class _ClientPeer:
         self.environment = message.payloads[0]
 
     def _on_cancel(self, message: m.Cancel) -> None:
+        early = [number for number in message.numbers if number > self._submitted]
+        if len(self._cancelled) + len(early) <= checks.HANDED_IN_JOBS:
+            self._cancelled.update(early)
         self._master.perform(self._master.dispatcher.on_cancelled(self._key, message.numbers))
 
     def _on_received(self, message: m.Received) -> None:
         """The client has these results: their workers need not keep them."""
-        released: dict[str, list[int]] = {}
-        while self._unacknowledged and self._unacknowledged[0][0] <= max(message.counts, default=0):
-            _, worker, dispatches = self._unacknowledged.popleft()
-            released.setdefault(worker, []).extend(dispatches)
-        for ident, dispatches in released.items():
-            if ident in self._master.workers:
-                self._master.workers[ident].connection.send(m.Release(dispatches))
+        if message.counts:
+            self._master.perform(self._master.dispatcher.on_received(self._key, max(message.counts)))
+
+    def _on_roster(self, message: m.Roster) -> None:
+        """The workers that were at the master before this one, or at this one before the client came back."""
+        if self._is_settling and not self._were_here:
+            self._missing = set(message.joined) - self._master.joined()
+
+    def _on_handed_in(self, message: m.HandedIn) -> None:
+        self._is_handed_in = True
+        self._settle()
 
     def _on_charged(self, message: m.Charged) -> None:
-        if len(self._charges) < WINDOW_JOBS:
+        if len(self._charges) < checks.HANDED_IN_JOBS:
             self._charges[message.number] = message._replace(notes=checks.clean_notes(message.notes))
 
     def _on_goodbye(self, message: m.Goodbye) -> None:
@@ -471,7 +537,8 @@ class _ClientPeer:
                        f" ({reason})" if reason else "", open_jobs, GRACE)  # fmt: skip
         self.connection = None
         self._ends_at = time.monotonic() + GRACE
-        self._is_reset = True
+        # Closed or reset: likely its program has ended. Else its network may be down.
+        self._is_reset = reason not in (os.strerror(errno.ETIMEDOUT), os.strerror(errno.EHOSTUNREACH))
         self._master.perform(self._master.dispatcher.on_session_absent(self._key))
 
     def _on_drained(self) -> None:
@@ -483,15 +550,16 @@ class _ClientPeer:
 class _WorkerPeer:
     """A connected worker: which sessions and functions it has been sent."""
 
-    def __init__(self, master: Master, connection: Connection, hello: m.Hello) -> None:
+    def __init__(self, master: Master, connection: Connection, hello: m.Hello, is_known: bool) -> None:
         self.connection = connection
+        self.is_known = is_known  # to the policy: from a connection before, or since it has reported
         self.name = f"worker {hello.host}:{hello.pid}"
         self._master = master
         self._key = hello.ident
         self._host = hello.host
         self.rules = checks.WorkerRules(hello.slots)
         self._slots, self._python = hello.slots, tuple(hello.python)
-        self._has_joined = False
+        self._has_joined = False  # over this connection
         self._holdings: list[Any] = []  # named, and not yet handed to the policy
         self._sessions: set[int] = set()
         self._functions: dict[Function, int] = {}  # what it remembers, oldest first, and of which session
@@ -541,10 +609,17 @@ class _WorkerPeer:
                 self._functions_size -= len(function.payload)
             self.connection.send(m.CloseSession(key))
 
+    def close_unknown_sessions(self) -> None:
+        """It was elsewhere when these ended."""
+        for key in self._sessions - self._master.clients.keys():
+            self.close_session(key)
+
     def on_second(self, now: float) -> None:
-        if now - self.connection.heard_at > SILENCE:
+        if self.connection.closed:
+            return
+        if self.connection.count_silence() > SILENCE:
             self.connection.close()
-            self._on_close(f"silent for {SILENCE:.0f} s")
+            self._lose(f"silent for {SILENCE:.0f} s")
         elif now - self._beat_at >= HEARTBEAT:
             self._beat_at = now
             self.connection.send(m.Heartbeat())
@@ -587,49 +662,70 @@ class _WorkerPeer:
         self._handlers[type(message)](message)
 
     def _on_holding(self, message: m.Holding) -> None:
+        if self._has_joined:
+            raise ProtocolError("Holding after it has joined")
         self._holdings += zip(*message, strict=True)
 
     def _on_reported(self, message: m.Reported) -> None:
-        """It has named what it holds: when it joins, or of a session that is back."""
+        """It has named all that it holds."""
         dispatcher = self._master.dispatcher
-        holdings, self._holdings = self._holdings, []
         if self._has_joined:
-            self._master.perform(dispatcher.on_reported(self._key, holdings))
-            if message.session in self._master.clients:
-                self._master.clients[message.session].on_reported(self._key)
-            return
+            raise ProtocolError("Reported a second time")
+        holdings, self._holdings = self._holdings, []
         self._has_joined = True
-        logger.info("%s joined from %s: %d slots, Python %d.%d%s", self.name, self.connection.peer, self._slots,
-                    *self._python, f"; it holds {len(holdings)} jobs" if holdings else "")  # fmt: skip
-        self._sessions |= {session for _, session, _, _ in holdings}
-        actions = dispatcher.on_worker_joined(self._key, self._slots, self._python, holdings)
-        self._master.perform(actions)
-        self._master.resize_windows()
+        self._sessions = set(message.sessions)
+        logger.info("%s %s from %s: %d slots, Python %d.%d%s", self.name, "is back" if self.is_known else "joined",
+                    self.connection.peer, self._slots, *self._python,
+                    f"; it holds {len(holdings)} jobs" if holdings else "")  # fmt: skip
+        if self.is_known:
+            self._master.perform(dispatcher.on_worker_back(self._key, holdings))
+            return
+        self.is_known = True
+        self._master.perform(dispatcher.on_worker_joined(self._key, self._slots, self._python, holdings))
+        self._master.note_worker(self._key, True)
 
     def _on_draining(self, message: m.Draining) -> None:
         logger.info("%s drains", self.name)
         self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
 
-    def be_lost(self, reason: str) -> None:
-        self.connection.close()
-        self._on_close(reason)
+    def give_way(self) -> None:
+        """It has connected again: this connection is dead, whether that was seen or not."""
+        if not self.connection.closed:
+            self.connection.close()
+            if self.is_known:
+                self._master.perform(self._master.dispatcher.on_worker_away(self._key))
 
     def _on_goodbye(self, message: m.Goodbye) -> None:
         logger.info("%s left: %s", self.name, message.reason)
         self.connection.close()
-        self._master.drop_worker(self._key)
-        if self._has_joined:
+        self._master.note_worker(self._key, False)
+        if self.is_known:
             self._master.perform(self._master.dispatcher.on_worker_departed(self._key))
 
     def _on_close(self, reason: str) -> None:
-        held = self._master.dispatcher.held(self._key) if self._has_joined else 0
-        logger.warning(
-            "%s is gone%s; %d jobs go back to the queue", self.name, f" ({reason})" if reason else "", held
-        )
-        self._master.drop_worker(self._key)
-        note = {"host": self._host, "worker_ident": self._key, "worker": self.name, "how": f"the worker was lost: {reason or 'its connection closed'}"}
-        if self._has_joined:
-            self._master.perform(self._master.dispatcher.on_worker_lost(self._key, note))
+        if not self.is_known:
+            logger.warning("%s is gone%s", self.name, f" ({reason})" if reason else "")
+            self._master.note_worker(self._key, False)
+            return
+        logger.warning("%s is gone%s; it may be back within %g s", self.name, f" ({reason})" if reason else "", AWAY)
+        self._master.perform(self._master.dispatcher.on_worker_away(self._key))
+        self._master.loop.later(AWAY, lambda: self._on_not_back(reason or "its connection closed"))
+
+    def _on_not_back(self, reason: str) -> None:
+        if self._master.workers.get(self._key) is self:
+            self._lose(reason)
+
+    def _lose(self, reason: str) -> None:
+        dispatcher = self._master.dispatcher
+        logger.warning("%s is lost (%s); %d jobs go back to the queue", self.name, reason,
+                       dispatcher.held(self._key) if self.is_known else 0)  # fmt: skip
+        self._master.note_worker(self._key, False)
+        if self.is_known:
+            note = {
+                "host": self._host, "worker": self.name, "worker_ident": self._key,
+                "how": f"the worker was lost: {reason}",
+            }  # fmt: skip
+            self._master.perform(dispatcher.on_worker_lost(self._key, note))
 
 
 def _listen(host: str, port: int | None) -> socket.socket:

@@ -8,13 +8,13 @@
       | Submit             | Dispatch           | Drop               |
       | Cancel             | Recall, TakeBack   |                    |
       | Received           | Stop               |                    |
-      | Charged            | Report, Claim      |                    |
-      | Goodbye            | Release            |                    |
-      |                    | CloseSession       |                    |
+      | Charged, Roster    | Claim, Release     |                    |
+      | HandedIn           | CloseSession       |                    |
+      | Goodbye            |                    |                    |
       | -----------------> | -----------------> | -----------------> |
       |                    |                    |                    |
       | Welcome, Window    | Hello              | Results            |
-      | Notice             | Holding, Reported  | BigResult          |
+      | Notice, Roster     | Holding, Reported  | BigResult          |
       | Started            | Started            | Dropped            |
       | Results            | Results            |                    |
       | Charged, Lost      | Returned, Recalled |                    |
@@ -47,7 +47,7 @@ ERROR = 1  # the payload is the pickled exception
 # In which state a worker holds a dispatch: the `states` of Holding.
 UNSTARTED = 0
 RUNNING = 1
-FINISHED = 2  # its result is kept
+FINISHED = 2  # what it came to is kept
 
 Payload = Any  # a bytes-like object; opaque outside client and runner
 
@@ -130,16 +130,21 @@ class Charged(NamedTuple):
     notes: list[Any]
 
 
-class Report(NamedTuple):
-    """To a worker: name what you hold of this session. Answered by Holding, and one Reported."""
+class HandedIn(NamedTuple):
+    """From a client: it has handed in again all that it had handed in to a master before. Behind the last Submit of that."""
 
-    session: int
+
+class Roster(NamedTuple):
+    """To a client: workers that joined, and that are gone. From a client that is back: those that were there before."""
+
+    joined: list[Any]
+    gone: list[Any]
 
 
 class Reported(NamedTuple):
-    """From a worker: all that it holds of the session (0: of any, when it has joined) was named before this."""
+    """From a worker that joins: all that it holds was named before this. It knows these sessions."""
 
-    session: int
+    sessions: list[Any]
 
 
 class Draining(NamedTuple):
@@ -224,13 +229,13 @@ class TakeBack(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """To a worker: send the results that you kept of these dispatches (or return them)."""
+    """To a worker: send what you kept of these dispatches, Results or RunnerDied (or return them)."""
 
     dispatches: Sequence[int]
 
 
 class Release(NamedTuple):
-    """To a worker: nobody will ask for the results of these dispatches."""
+    """To a worker: nobody will ask for what these dispatches came to."""
 
     dispatches: Sequence[int]
 

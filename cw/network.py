@@ -277,7 +277,8 @@ class Connection:
         self.on_close: Callable[[str], None] = lambda reason: None
         self.on_drained: Callable[[], None] = lambda: None
         self.unsent = 0  # bytes
-        self.heard_at = time.monotonic()
+        self.heard_at = self._counted_at = time.monotonic()
+        self._silence = 0
         self.closed = False
         self.peer = name_of_peer(sock)
         self._loop = loop
@@ -317,6 +318,15 @@ class Connection:
             for queue in (self._control, self._data, self._writing):
                 queue.clear()
             self.unsent = 0
+
+    def count_silence(self) -> int:
+        """To be called once a second: the number of calls since something was heard.
+
+        Not by the clock: a process that was itself stopped for a while must not take its peers for dead.
+        """
+        self._silence = self._silence + 1 if self._counted_at == self.heard_at else 0
+        self._counted_at = self.heard_at
+        return self._silence
 
     def drop_after_fork(self) -> None:
         """In a forked child: close our descriptor of the socket; the parent's is untouched."""

@@ -53,7 +53,12 @@ workers keep them."""
 
 ACKNOWLEDGED_SECONDS = 0.5
 
-FROM_MASTER = frozenset({m.Window, m.Notice, m.Started, m.Results, m.Charged, m.Lost, m.Goodbye, m.Heartbeat})
+DIAL_SECONDS = 5.0
+"""For one attempt to connect while a lost master is looked for: it may be somewhere else by then."""
+
+FROM_MASTER = frozenset(
+    {m.Window, m.Notice, m.Roster, m.Started, m.Results, m.Charged, m.Lost, m.Goodbye, m.Heartbeat}
+)
 
 Job = tuple[int, int, Any, Any]
 """Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
@@ -119,6 +124,8 @@ class Session:
         self._sent: dict[int, int] = {}  # number: bytes
         self._sent_bytes = 0
         self._handed = 0  # the highest number ever sent to a master
+        self._is_handing_in = False  # again, what was sent to the master before
+        self._roster: set[str] = set()  # the workers that are at the master, or were when it was lost
         self._introduced: set[int] = set()  # functions that the master has been sent
         self._introduced_options = 0  # the highest number of options that it has been sent
         self._charges: dict[int, m.Charged] = {}  # what jobs have been through
@@ -311,6 +318,8 @@ class Session:
             self._fail(error)
             return
         left = max(0.1, self._deadline - time.monotonic())
+        if self._is_lost:
+            left = min(left, DIAL_SECONDS)
         dial(self._loop, [(c.host, c.port) for c in candidates], left, self._on_connected, self._on_no_master)
 
     def _on_connected(self, sock: socket.socket, where: tuple[str, int]) -> None:
@@ -325,10 +334,16 @@ class Session:
             m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
                     os.uname().nodename, os.getpid(), 0, self._handed)
         )  # fmt: skip
-        self._loop.later(max(0.1, self._deadline - time.monotonic()), lambda: self._on_silent(connection))
+        left = DIAL_SECONDS if self._is_lost else self._deadline - time.monotonic()
+        self._loop.later(max(0.1, left), lambda: self._on_silent(connection))
 
     def _on_silent(self, connection: Connection) -> None:
-        if connection.on_message == self._on_answer and not connection.closed:
+        if connection.on_message != self._on_answer or connection.closed:
+            return
+        if self._is_lost and time.monotonic() < self._deadline:
+            connection.close()
+            self._on_close("it accepts the connection but says nothing")
+        else:
             self._fail(ConnectionError(f"the master at {self._where} accepts the connection but says nothing"))
 
     def _on_no_master(self, failures: Sequence[tuple[tuple[str, int], OSError]]) -> None:
@@ -350,6 +365,9 @@ class Session:
         assert connection is not None
         if type(answer) not in (m.Welcome, m.Refused, m.Goodbye):
             raise ProtocolError(f"{type(answer).__name__} before a Welcome")
+        if type(answer) is m.Goodbye and self._is_lost:
+            self._on_goodbye(answer)
+            return
         if type(answer) is not m.Welcome:
             self._fail(ConnectionError(f"the master at {self._where} refused this client: {answer.reason}"))
             return
@@ -359,15 +377,19 @@ class Session:
             self._is_lost = False
             logger.warning("connected to the master at %s again; %d jobs are outstanding", self._where, self.outstanding())
         self._pause = BACKOFF[0]
-        for charges in self._charges.values():
-            connection.send(charges)
+        if self._handed:
+            connection.send(m.Roster(sorted(self._roster), []))
+            for charges in self._charges.values():
+                connection.send(charges)
+        self._is_handing_in = True
         self._connected.set()
 
     def _on_close(self, reason: str) -> None:
         """The master is lost: look for it, or for another in its place, and hand in again what is outstanding."""
         self._connection = None
         self._window_jobs = 0
-        self._queue = deque(sorted({*self._sent, *self._queue}))
+        # One call, since other threads append to it. What was sent is older than what waits.
+        self._queue.extendleft(sorted(self._sent, reverse=True))
         self._sent.clear()
         self._sent_bytes = 0
         self._started.clear()
@@ -434,6 +456,8 @@ class Session:
         connection, queue, jobs, sent = self._connection, self._queue, self._jobs, self._sent
         if connection is None or not self._window_jobs:
             return
+        if self._is_handing_in:
+            self._hand_in(connection)
         while queue and len(sent) < self._window_jobs:
             numbers: list[int] = []
             batch: list[Job] = []
@@ -452,11 +476,33 @@ class Session:
                 queue.popleft()
             if not numbers:
                 return
-            self._introduce(connection, batch)
             self._handed = max(self._handed, numbers[-1])
-            connection.send(
-                m.Submit(numbers, [job[0] for job in batch], [job[1] for job in batch], [job[2] for job in batch])
-            )
+            self._submit_batch(connection, numbers, batch)
+
+    def _hand_in(self, connection: Connection) -> None:
+        """Send again what was at the master before. It went through a window then: that is not asked for again."""
+        queue, jobs = self._queue, self._jobs
+        while queue and queue[0] <= self._handed:
+            numbers: list[int] = []
+            batch: list[Job] = []
+            while queue and queue[0] <= self._handed and len(numbers) < BATCH:
+                number = queue.popleft()
+                job = jobs.get(number)
+                if job is not None:
+                    self._sent[number] = len(job[2])
+                    self._sent_bytes += len(job[2])
+                    numbers.append(number)
+                    batch.append(job)
+            if numbers:
+                self._submit_batch(connection, numbers, batch)
+        self._is_handing_in = False
+        connection.send(m.HandedIn())
+
+    def _submit_batch(self, connection: Connection, numbers: list[int], batch: list[Job]) -> None:
+        self._introduce(connection, batch)
+        connection.send(
+            m.Submit(numbers, [job[0] for job in batch], [job[1] for job in batch], [job[2] for job in batch])
+        )
 
     def _introduce(self, connection: Connection, batch: list[Job]) -> None:
         """Send the functions and options which these jobs need and the master has not."""
@@ -488,6 +534,10 @@ class Session:
         if self._connection is not None and self._acknowledged < self._received:
             self._acknowledged = self._received
             self._connection.send(m.Received([self._received]))
+
+    def _on_roster(self, message: m.Roster) -> None:
+        self._roster.update(message.joined)
+        self._roster.difference_update(message.gone)
 
     def _on_charged(self, message: m.Charged) -> None:
         if message.number in self._jobs:
@@ -534,6 +584,7 @@ class Session:
 
     def _on_cancelled(self, number: int, size: int) -> None:
         self._bytes_out += size
+        self._charges.pop(number, None)
         if number in self._sent:
             self._sent_bytes -= self._sent.pop(number)
             if self._connection is not None:
@@ -578,6 +629,7 @@ class Session:
 _HANDLERS: dict[type, Callable[[Session, Any], None]] = {
     m.Window: Session._on_window,
     m.Notice: lambda session, message: logger.warning("%s", message.text),
+    m.Roster: Session._on_roster,
     m.Started: Session._on_started_jobs,
     m.Results: Session._on_results,
     m.Lost: Session._on_lost,

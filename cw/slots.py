@@ -183,7 +183,7 @@ class TellStarted(NamedTuple):
 class TellDied(NamedTuple):
     """Tell the master that the runner died in the middle of this job."""
 
-    dispatch: int
+    job: Job
     note: dict[str, Any]
 
 
@@ -204,6 +204,7 @@ class Slots:
         self._job_by_dispatch: dict[int, Job] = {}
         self._last_dispatch = 0  # they come in order
         self._stopped_early: set[int] = set()  # stops that overtook their dispatch
+        self._spared_early: set[int] = set()  # and take-backs
         self._avoiding: deque[tuple[float, Job]] = deque()  # until when
         self._closed: set[int] = set()  # sessions whose CloseSession may have overtaken their jobs
         self._keys = 0
@@ -213,7 +214,7 @@ class Slots:
     def on_jobs(self, jobs: Sequence[Job], now: float) -> list[Action]:
         actions: list[Action] = []
         unwanted = []
-        early = self._stopped_early
+        early = self._stopped_early | self._spared_early
         for job in jobs:
             if job.session in self._closed or (early and job.dispatch in early):
                 unwanted.append(job.dispatch)
@@ -225,7 +226,8 @@ class Slots:
         if jobs:
             self._last_dispatch = jobs[-1].dispatch
             if early:
-                self._stopped_early = {dispatch for dispatch in early if dispatch > self._last_dispatch}
+                for numbers in (self._stopped_early, self._spared_early):
+                    numbers.difference_update([dispatch for dispatch in numbers if dispatch <= self._last_dispatch])
         if unwanted:
             actions.append(Return(unwanted))
         return actions + self._assign(now)
@@ -271,9 +273,12 @@ class Slots:
 
     def on_take_back(self, dispatches: Iterable[int], now: float) -> list[Action]:
         """These are not to start; those that have, go on."""
-        wanted = set(dispatches)
-        for dispatch in wanted & self._job_by_dispatch.keys():
-            self._job_by_dispatch[dispatch].spared = True
+        for dispatch in dispatches:
+            job = self._job_by_dispatch.get(dispatch)
+            if job is not None:
+                job.spared = True
+            elif dispatch > self._last_dispatch:
+                self._spared_early.add(dispatch)
         gone = [job.dispatch for job in self._backlog if job.spared]
         if gone:
             self._backlog = deque(job for job in self._backlog if not job.spared)
@@ -291,9 +296,15 @@ class Slots:
         running = {runner.sent[0].dispatch for runner in self._runners.values() if runner.sent}
         return [(job, job.dispatch in running) for job in self._job_by_dispatch.values() if not job.stopped]
 
-    def job(self, dispatch: int) -> Job:
-        """The job of this dispatch, which is here."""
-        return self._job_by_dispatch[dispatch]
+    def jobs(self, dispatches: Iterable[int]) -> list[Job]:
+        """The jobs of these dispatches, which are here."""
+        return [self._job_by_dispatch[dispatch] for dispatch in dispatches]
+
+    def on_joined(self) -> None:
+        """A master is there, perhaps another: what the one before said has all arrived."""
+        self._last_dispatch = 0
+        self._stopped_early.clear()
+        self._spared_early.clear()
 
     def on_session_opened(self, session: int) -> None:
         """It is there (again): its jobs are welcome."""
@@ -368,7 +379,7 @@ class Slots:
         gone += [job.dispatch for job in back if job.stopped or job.spared]
         for job in sent:
             if not job.stopped:
-                actions.append(TellDied(job.dispatch, note))
+                actions.append(TellDied(job, note))
         if had_work and not sent and not gone:
             slot.rests_until = now + RESTART_SECONDS
         self._forget([job.dispatch for job in sent])

@@ -28,6 +28,7 @@ from typing import Any
 from cw import address, channel, credential, keeper, memory, program, slots, wire
 from cw import messages as m
 from cw.errors import ProtocolError
+from cw.kept import Kept
 from cw.network import IN, Connection, Loop, dial
 from cw.version import VERSION
 
@@ -52,12 +53,6 @@ HEARTBEAT = 5.0
 RECONNECT = 300.0
 """Seconds for which it looks for a lost master while its runners go on; then it ends them, and waits on."""
 
-KEPT_BYTES = 256 * 1024**2
-"""Results kept until their client has them, should master or client be gone in between. Beyond, the oldest go, and
-their jobs may run again."""
-
-KEPT_JOBS = 256 * 1024
-
 SILENCE = 30.0
 """Seconds without a sign of life after which the master is taken for gone."""
 
@@ -69,7 +64,7 @@ KEEPERS = 3
 """Keepers that may die in a row without having started a runner."""
 
 FROM_MASTER = frozenset(
-    {m.Environment, m.Functions, m.Forget, m.Dispatch, m.Recall, m.TakeBack, m.Stop, m.Report, m.Claim, m.Release,
+    {m.Environment, m.Functions, m.Forget, m.Dispatch, m.Recall, m.TakeBack, m.Stop, m.Claim, m.Release,
      m.CloseSession, m.Goodbye, m.Heartbeat}
 )
 
@@ -142,6 +137,7 @@ class Worker:
         self._count = count
         self._find = find
         self._connection: Connection | None = None
+        self._is_joined = False  # this connection's master has been told what is here
         self._slots = slots.Slots(count)
         self._threads = max(1, len(os.sched_getaffinity(0)) // count)
         self._keepers_lost = 0  # since the last runner was forked
@@ -151,9 +147,7 @@ class Worker:
         self._pids: dict[int, int] = {}
         self._environments: dict[int, Any] = {}  # by session
         self._functions: dict[tuple[int, int], slots.Function] = {}
-        # Results that their clients may not have: session, number, status, seconds, payload; by dispatch, oldest first.
-        self._kept: dict[int, tuple[int, int, int, float, Any]] = {}
-        self._kept_bytes = 0
+        self._kept = Kept()
         self._lost_at = 0.0  # when the master was lost; 0: it is there, or there was none
         self._is_ticking = False
         self._beat_at = 0.0
@@ -174,7 +168,6 @@ class Worker:
             m.TakeBack: lambda message: self._perform(
                 self._slots.on_take_back(message.dispatches, time.monotonic())
             ),
-            m.Report: lambda message: self._report(message.session),
             m.Claim: self._on_claim,
             m.Release: self._on_release,
             m.CloseSession: self._on_close_session,
@@ -279,13 +272,14 @@ class Worker:
         connection.decoder.accepts = FROM_MASTER
         connection.on_message = lambda message: self._handlers[type(message)](message)
         self._pause, self._told_at, self._lost_at, self._has_joined = BACKOFF[0], 0.0, 0.0, True
-        self._report(0)
+        self._join()
         cpus = len(os.sched_getaffinity(0))
         logger.info("joined the master at %s with %d slot%s (this machine has %d usable CPUs)",
                     connection.peer, self._count, "s" * (self._count != 1), cpus)  # fmt: skip
         self.on_joined()
 
     def _on_master_gone(self, reason: str) -> None:
+        self._is_joined = False
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -300,6 +294,7 @@ class Worker:
         if message.is_final and self._connection is not None:
             self._connection.close()
             self._connection = None
+            self._is_joined = False
             logger.info("the master has ended: %s", message.reason)
             self._start_afresh()
             self._connect_later()
@@ -318,8 +313,7 @@ class Worker:
         self._slots = slots.Slots(self._count)
         self._runners.clear()
         self._pids.clear()
-        self._kept.clear()
-        self._kept_bytes = 0
+        self._kept = Kept()
         self._environments.clear()
         self._functions.clear()
         self._keeper = self._start_keeper()
@@ -339,7 +333,9 @@ class Worker:
 
     def _on_functions(self, message: m.Functions) -> None:
         for session, number, payload in zip(*message, strict=True):
-            self._functions[session, number] = slots.Function(number, payload)
+            known = self._functions.get((session, number))
+            if known is None or known.payload != payload:  # a master that is new sends all again
+                self._functions[session, number] = slots.Function(number, payload)
 
     def _on_environment(self, message: m.Environment) -> None:
         for session, payload in zip(*message, strict=True):
@@ -359,44 +355,40 @@ class Worker:
         self._environments.pop(session, None)
         for key in [key for key in self._functions if key[0] == session]:
             del self._functions[key]
-        self._forget_results([dispatch for dispatch, kept in self._kept.items() if kept[0] == session])
+        self._kept.forget_session(session)
 
-    def _report(self, session: int) -> None:
-        """Tell the master what is here, of one session or (0) of any."""
+    def _join(self) -> None:
+        """Tell the master what is here; from now on it is told what happens. It knows nothing of what we remember."""
+        self._slots.on_joined()
+        in_use = {job.function for job, _ in self._slots.holdings()}
+        forgotten = [key for key, function in self._functions.items() if function not in in_use]
+        if forgotten:
+            self._on_forget(m.Forget(*map(list, zip(*forgotten, strict=True))))
         holdings = [
             (job.dispatch, job.session, job.number, m.RUNNING if is_running else m.UNSTARTED)
             for job, is_running in self._slots.holdings()
-            if session in (0, job.session)
         ]
-        holdings += [
-            (dispatch, kept[0], kept[1], m.FINISHED)
-            for dispatch, kept in self._kept.items()
-            if session in (0, kept[0])
-        ]
+        holdings += self._kept.holdings()
+        self._is_joined = True
         if holdings:
             self._send(m.Holding(*map(list, zip(*holdings, strict=True))))
-        self._send(m.Reported(session))
+        self._send(m.Reported(list(self._environments)))
 
     def _on_claim(self, message: m.Claim) -> None:
-        """Send results again."""
-        found = [(dispatch, *self._kept[dispatch][2:]) for dispatch in message.dispatches if dispatch in self._kept]
-        if found:
-            self._send(m.Results(*map(list, zip(*found, strict=True))))
-        gone = [dispatch for dispatch in message.dispatches if dispatch not in self._kept]
+        """Send again what was kept."""
+        results, deaths, gone = self._kept.find(message.dispatches)
+        if results:
+            self._send(m.Results(*map(list, zip(*results, strict=True))))
+        for dispatch, note in deaths:
+            self._send(m.RunnerDied(dispatch, note))
         if gone:
             self._send(m.Returned(gone))
 
     def _on_release(self, message: m.Release) -> None:
-        self._forget_results(message.dispatches)
-
-    def _forget_results(self, dispatches: Sequence[int]) -> None:
-        for dispatch in dispatches:
-            kept = self._kept.pop(dispatch, None)
-            if kept is not None:
-                self._kept_bytes -= len(kept[4])
+        self._kept.forget(message.dispatches)
 
     def _send(self, message: tuple[Any, ...]) -> None:
-        if self._connection is not None:
+        if self._is_joined and self._connection is not None:  # else it is told when it is there again
             self._connection.send(message)
 
     # --- the policy's actions ---
@@ -428,7 +420,8 @@ class Worker:
             elif kind is slots.TellStarted:
                 self._send(m.Started(action.dispatches))
             elif kind is slots.TellDied:
-                self._send(m.RunnerDied(action.dispatch, action.note))
+                self._kept.add_death(action.job, action.note)
+                self._send(m.RunnerDied(action.job.dispatch, action.note))
         if not self._is_ticking and self._slots.wants_tick():
             self._is_ticking = True
             self._loop.tick(TICK_SECONDS, self._on_tick)
@@ -467,13 +460,7 @@ class Worker:
     def _on_results(
         self, runner: slots.Runner, numbers: list[int], statuses: list[int], seconds: list[float], payloads: list[Any]
     ) -> None:
-        kept = self._kept
-        for dispatch, status, lasted, payload in zip(numbers, statuses, seconds, payloads, strict=True):
-            job = self._slots.job(dispatch)
-            kept[dispatch] = job.session, job.number, status, lasted, payload
-            self._kept_bytes += len(payload)
-        while self._kept_bytes > KEPT_BYTES or len(kept) > KEPT_JOBS:
-            self._forget_results([next(iter(kept))])
+        self._kept.add_results(self._slots.jobs(numbers), statuses, seconds, payloads)
         self._send(m.Results(numbers, statuses, seconds, payloads))
         self._perform(self._slots.on_results(runner, numbers, seconds, time.monotonic()))
 
@@ -527,7 +514,7 @@ class Worker:
         self._perform(self._slots.on_second(now))
         connection = self._connection
         if connection is not None:
-            if now - connection.heard_at > SILENCE:
+            if connection.count_silence() > SILENCE:
                 self._on_master_gone(f"silent for {SILENCE:.0f} s")
             elif now - self._beat_at >= HEARTBEAT:
                 self._beat_at = now

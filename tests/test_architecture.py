@@ -20,7 +20,7 @@ FLOORS = [
     "mp", "launcher",
     "worker", "keeper", "runner", "channel", "serialize", "environment", "naming", "byvalue",
     "master", "checks", "gate", "network", "tls", "credential", "address", "home", "program",
-    "slots", "dispatch",
+    "kept", "slots", "dispatch",
     "wire", "memory", "messages", "errors", "version",
 ]  # fmt: skip
 

@@ -54,7 +54,11 @@ class Client:
 
     def __init__(self, window_bytes=1000):
         self.open = {}
-        self.rules = ClientRules(lambda: self.open, window_bytes)
+        self.window_bytes = window_bytes
+        self.connect()
+
+    def connect(self, handed=0):
+        self.rules = ClientRules(lambda: self.open, self.window_bytes, handed)
         self.rules.window_jobs = 10
         self.say(m.Environment([0], [b"here"]))
         self.say(m.Functions([0], [1], [b"f"]))
@@ -111,10 +115,35 @@ def test_a_number_is_open_once(client):
 def test_what_was_handed_in_before_may_be_handed_in_again_and_nothing_else():
     client = Client()
     client.submit(1, 2, 3)
-    client.rules._handed = 2
+    client.connect(handed=2)
     client.submit(1, 2)
+    with pytest.raises(ProtocolError, match="before"):
+        client.submit(2)
     with pytest.raises(ProtocolError, match="numbers of open jobs"):
-        client.submit(2, 3)
+        client.submit(3)
+
+
+def test_more_may_be_handed_in_again_than_the_window_has_now():
+    client = Client()
+    client.connect(handed=1000)
+    for number in range(1, 1001):
+        client.submit(number)
+    with pytest.raises(ProtocolError, match="more jobs than its window"):
+        client.submit(1001)
+
+
+@pytest.mark.parametrize("joined", [["x"], [3], ["ab" * 16, None]])
+def test_a_roster_names_workers(client, joined):
+    client.say(m.Roster(["ab" * 16, "cd" * 16], []))
+    with pytest.raises(ProtocolError, match="roster"):
+        client.say(m.Roster(joined, []))
+
+
+@pytest.mark.parametrize("sessions", [["x"], [-1], [2**64], [True]])
+def test_a_worker_knows_sessions_that_can_be(sessions):
+    WorkerRules(2).check(m.Reported([1, 2**64 - 1]))
+    with pytest.raises(ProtocolError, match="sessions"):
+        WorkerRules(2).check(m.Reported(sessions))
 
 
 @pytest.mark.parametrize("numbers", [(2, 1), (1, 1), (1, 3, 2)])
@@ -246,7 +275,7 @@ def test_what_a_worker_says_that_it_holds_is_bounded(monkeypatch):
     rules = WorkerRules(2)
     for _ in range(2):
         rules.check(m.Holding([1, 2, 3], [1, 1, 1], [1, 2, 3], [0, 0, 0]))
-        rules.check(m.Reported(0))
+        rules.check(m.Reported([]))
     rules.check(m.Holding([1, 2], [1, 1], [1, 2], [0, 0]))
     with pytest.raises(ProtocolError, match="holds 4 jobs"):
         rules.check(m.Holding([3, 4], [1, 1], [3, 4], [0, 0]))

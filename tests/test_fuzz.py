@@ -212,13 +212,11 @@ class Peer:
         elif type(message) in (m.Stop, m.TakeBack):
             gone = [dispatch for dispatch in message.dispatches if self.held.pop(dispatch, None)]
             self.send(m.Returned(gone))
-        elif type(message) is m.Report:
-            self.report([(d, *job, 1) for d, job in self.held.items() if job[0] == message.session], message.session)
 
-    def report(self, holdings, session=0):
+    def report(self, holdings):
         if holdings:
             self.send(m.Holding(*map(list, zip(*holdings, strict=True))))
-        self.send(m.Reported(session))
+        self.send(m.Reported([]))
 
     def submit(self, numbers, function=1, options=0, size=3):
         count = len(numbers)

@@ -40,7 +40,7 @@ class Peer:
             slots = slots if role == "worker" else 0
             secret = os.urandom(16).hex() if role == "client" else ""
             self.send(
-                m.Hello(role, os.urandom(16).hex(), secret, protocol, python, "9.9", "elsewhere", 1, slots)
+                m.Hello(role, os.urandom(16).hex(), secret, protocol, python, "9.9", "elsewhere", 1, slots, 0)
             )
 
     def send(self, message):

@@ -249,7 +249,7 @@ def test_close_when_sent_delivers_everything(running, connect):
 
     def say_goodbye():
         peer.connection.send(m.Submit([1], [1], [0], [payload]))
-        peer.connection.send(m.Goodbye("done"))
+        peer.connection.send(m.Goodbye("done", True))
         peer.connection.close_when_sent()
         peer.connection.send(m.Recall(1))  # too late
 
@@ -257,7 +257,7 @@ def test_close_when_sent_delivers_everything(running, connect):
     assert not peer.connection.closed
     peer.raw.sendall(encoded(m.Recall(2)))  # nobody listens any more
     goodbye, submit = peer.receive(None)
-    assert goodbye == m.Goodbye("done") and bytes(submit.payloads[0]) == payload
+    assert goodbye == m.Goodbye("done", True) and bytes(submit.payloads[0]) == payload
     wait_until(lambda: peer.connection.closed)
     assert peer.got == [] and peer.closed == []
 

@@ -151,10 +151,9 @@ class Bench:
         self.told += action.dispatches
 
     def _TellDied(self, action):
-        job = self.jobs[action.dispatch]
-        assert not job.stopped
-        assert self.starts[action.dispatch] == 1, "what never started is not charged"
-        self.end(action.dispatch, "died")
+        assert not action.job.stopped
+        assert self.starts[action.job.dispatch] == 1, "what never started is not charged"
+        self.end(action.job.dispatch, "died")
 
     def end(self, dispatch, how):
         assert dispatch not in self.ended, f"{how}, and was {self.ended[dispatch]}"
