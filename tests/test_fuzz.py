@@ -278,7 +278,7 @@ class World:
         for peer in self.faulty:
             peer.close()
         self.turn()
-        for _ in range(10):
+        for _ in range(10 + self.client.last):
             self.tick(1000.0)  # nobody is waited for any more
             self.worker.answer()
             self.turn()

@@ -166,6 +166,18 @@ def test_the_local_cluster_of_the_shell(tmp_path, environment):
     assert "slots: 2\n" in printed and printed.endswith("\n1024\n")
 
 
+def test_the_commands_for_the_credential(tmp_path, environment):
+    (block,) = (block for block in COMMANDS if "cw.credential" in block)
+    show, copy, new = block.splitlines()
+    credential = tmp_path / "credential.pem"
+    printed = [
+        run_command(["bash", "-c", line], tmp_path, environment, CW_CREDENTIAL=str(credential))
+        for line in (new, show, copy)
+    ]
+    assert all(str(credential) in text for text in printed)
+    assert "ssh node8 " in printed[2]
+
+
 @pytest.mark.parametrize("module", ["master", "worker"])
 def test_the_table_of_options_is_that_of_the_program(module, environment):
     text = run_command([sys.executable, "-m", f"cw.{module}", "--help"], ROOT, environment).replace(
@@ -201,7 +213,7 @@ def test_every_command_of_the_readme_is_known_here():
     """Who adds one adds a test."""
     tested = {MASTER, WORKER, FIRST_COMMAND, TEST_COMMAND, command_with("benchmarks")}
     others = [line for block in COMMANDS for line in block.splitlines() if line not in tested]
-    assert all("cw.mp" in line for line in others), others
+    assert all("cw.mp" in line or "cw.credential" in line for line in others), others
 
 
 # --- the rest ---------------------------------------------------------------------------------
