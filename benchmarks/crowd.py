@@ -55,10 +55,8 @@ class Puppet:
             self.connection.send(m.Results(message.dispatches, [m.DONE] * count, [INSTANT] * count, payloads))
         elif kind is m.Recall:
             self.connection.send(m.Recalled([]))  # nothing waits here
-        elif kind is m.Report:
-            self.connection.send(m.Reported(message.session))  # nothing of it is here
         elif kind is m.Welcome:
-            self.connection.send(m.Reported(0))
+            self.connection.send(m.Reported([]))
             self._on_joined()
         elif kind is m.Refused:
             sys.exit(f"the master refused a worker: {message.reason}")

@@ -55,9 +55,7 @@ def run_trial(workload: str, system: str, limit: float, checkout: Path, quick: b
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _run_in(
-    scratch: Path, workload: str, system: str, limit: float, checkout: Path, quick: bool
-) -> Outcome:
+def _run_in(scratch: Path, workload: str, system: str, limit: float, checkout: Path, quick: bool) -> Outcome:
     # Only the benchmarks come from here: `checkout`, for cw, may be another one, with its own benchmarks.
     (scratch / "benchmarks").symlink_to(Path(__file__).resolve().parent)
     answer, log = scratch / "answer.json", scratch / "log"

@@ -324,6 +324,6 @@ def _run(
     for key, definition in pickler.definitions.items():
         _definition_by_class_id.pop(key, None)
         _definition_by_class_id[key] = definition
-    for key in list(_definition_by_class_id)[: -_DEFINITIONS]:
+    for key in list(_definition_by_class_id)[:-_DEFINITIONS]:
         _definition_by_class_id.pop(key, None)
     return file.getvalue(), pickler.definitions

@@ -96,6 +96,14 @@ class WorkerEnd:
                 taken += 1
         return taken
 
+    def tokens_left(self) -> int:
+        """How many of the jobs sent have not been started."""
+        with open(f"/proc/self/fdinfo/{self._tokens}") as file:
+            for line in file:
+                if line.startswith("eventfd-count:"):
+                    return int(line.split()[1], 16)
+        raise AssertionError("the kernel tells an eventfd's count")
+
     def read(self) -> bool:
         """Report what the runner has written so far. False: nothing more can come."""
         try:

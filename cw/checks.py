@@ -146,7 +146,9 @@ class ClientRules(Rules):
     """`open_jobs()` gives the session's open jobs by number, each with its `payload`. Those up to `handed` may be
     handed in again, open or not: the client was connected before."""
 
-    def __init__(self, open_jobs: Callable[[], Mapping[int, Any]], window_bytes: int, handed: int = 0) -> None:
+    def __init__(
+        self, open_jobs: Callable[[], Mapping[int, Any]], window_bytes: int, handed: int = 0
+    ) -> None:
         self.window_jobs = 0
         """As large as it was ever granted over this connection."""
         self._open_jobs = open_jobs
@@ -175,14 +177,20 @@ class ClientRules(Rules):
             functions[number] = len(payload)
             self._functions_size += len(payload)
         if len(functions) > FUNCTIONS or (self._functions_size > FUNCTION_BYTES and len(functions) > 1):
-            raise ProtocolError(f"{len(functions)} functions of {self._functions_size} bytes: more than are kept")
+            raise ProtocolError(
+                f"{len(functions)} functions of {self._functions_size} bytes: more than are kept"
+            )
 
     def _on_forget(self, message: m.Forget) -> None:
         for number in message.numbers:
             self._functions_size -= self._functions.pop(number, 0)
 
     def _on_options(self, message: m.OptionSets) -> None:
-        if message.number in self._options or not 0 < message.number < 2**32 or len(self._options) > OPTION_SETS:
+        if (
+            message.number in self._options
+            or not 0 < message.number < 2**32
+            or len(self._options) > OPTION_SETS
+        ):
             raise ProtocolError(f"options {message.number} are sent again, or are too many")
         for name, value in message.options.items():
             if name not in _OPTIONS or not _OPTIONS[name](value):
@@ -190,11 +198,17 @@ class ClientRules(Rules):
         self._options.add(message.number)
 
     def _on_charged(self, message: m.Charged) -> None:
-        if not (0 <= message.number < 2**64 and 0 <= message.deaths <= ATTEMPTS and 0 <= message.losses <= ATTEMPTS):
+        if not (
+            0 <= message.number < 2**64
+            and 0 <= message.deaths <= ATTEMPTS
+            and 0 <= message.losses <= ATTEMPTS
+        ):
             raise ProtocolError("a job with a past that cannot be")
 
     def _on_roster(self, message: m.Roster) -> None:
-        if len(message.joined) > SESSIONS or not all(isinstance(i, str) and _is_ident(i) for i in message.joined):
+        if len(message.joined) > SESSIONS or not all(
+            isinstance(i, str) and _is_ident(i) for i in message.joined
+        ):
             raise ProtocolError("a roster of workers that cannot be")
 
     def _on_submit(self, message: m.Submit) -> None:
@@ -237,6 +251,7 @@ class ClientRules(Rules):
 
 _OPTIONS: dict[str, Callable[[Any], bool]] = {
     "attempts": lambda value: type(value) is int and value >= 1,
+    "timeout": lambda value: type(value) in (int, float) and 0 < value < 1e30,
 }
 """What jobs' options may be, and what each one may hold."""
 
@@ -251,8 +266,8 @@ class WorkerRules(Rules):
         self._holdings = 0
 
     def _on_results(self, message: m.Results) -> None:
-        if max(message.statuses, default=0) > m.ERROR:
-            raise ProtocolError("a result that is neither done nor an error")
+        if max(message.statuses, default=0) > m.TIMEOUT:
+            raise ProtocolError("a result that is neither done nor an error nor too late")
         if not are_durations(message.seconds):
             raise ProtocolError("a result after a time that is none")
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -75,12 +74,22 @@ class ClientThread:
     ) -> None:
         self._defaults = Options(self, _checked(callback, "callback"), _checked(on_error, "on_error"))
         self._session = Session(
-            host, port, self._deliver, lambda number, tag: None, connect_timeout, max_outstanding, reconnect_timeout
+            host,
+            port,
+            self._deliver,
+            lambda number, tag: None,
+            connect_timeout,
+            max_outstanding,
+            reconnect_timeout,
         )
         self._session.on_exit = self._log_untold
-        self._tag_by_jobid: dict[int, Any] = {}  # of outstanding jobs with an id of the caller's own
+        self._tag_by_jobid: dict[
+            int, tuple[Any, Options, list[int]]
+        ] = {}  # of outstanding jobs with an id of the caller's own
         self._error: BaseException | None = None  # the first that no `on_error` was told, for wait()
-        self._untold: BaseException | None = None  # the same, if it is a job's: that of a callback has been logged
+        self._untold: BaseException | None = (
+            None  # the same, if it is a job's: that of a callback has been logged
+        )
 
     def start(self) -> None:
         """Connect to the master. Raises cw.ConnectionError if none answers within `connect_timeout`."""
@@ -103,20 +112,43 @@ class ClientThread:
         callback: Callback | None = None,
         on_error: Callback | None = None,
         attempts: int | None = None,
+        timeout: float | None = None,
     ) -> Options:
         """Jobs with a callback of their own: `.options(callback=f).submit(function, *args)`.
 
         A callback that is not given here is as it was given to the ClientThread. `attempts`: how many runners a job
         may take down before it fails with WorkerLost (default 3). With 1 it is never tried again once it may have
         started, whatever happened.
+
+        `timeout`: seconds for which a job may run, from its start on (waiting does not count). Then its process, with
+        all that it has started, gets SIGINT (a KeyboardInterrupt in the job), a second later SIGTERM, another second
+        later SIGKILL; the job fails with JobTimeout, and is not tried again.
         """
-        defaults = self._defaults  # (`or` would pass over a callable that is empty, such as a list with a __call__)
+        defaults = (
+            self._defaults
+        )  # (`or` would pass over a callable that is empty, such as a list with a __call__)
         return Options(
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
             defaults.on_error if on_error is None else _checked(on_error, "on_error"),
-            self._session.option_number(job_options(attempts)),
+            self._session.option_number(job_options(attempts, timeout)),
         )
+
+    def cancel(self, jobid: int) -> bool:
+        """Cancel an outstanding job, also one that runs; answers at once. False: it has ended, or is not known.
+
+        Its `on_error` gets a CancelledError; its callback is not called. The process that runs it gets SIGINT (a
+        KeyboardInterrupt in the job), a second later SIGTERM, another second later SIGKILL, with all that it started.
+        """
+        tag = self._tag_by_jobid.get(jobid)
+        if tag is not None:
+            return bool(tag[2]) and self._session.cancel(tag[2][0], True, owner=tag)
+        try:
+            if type(self._session.tag(jobid)) is tuple:
+                return False  # the number of a job that has an id of its own
+        except KeyError:
+            return False
+        return self._session.cancel(jobid, True)
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until every outstanding job has called back (seconds; TimeoutError after that).
@@ -124,7 +156,9 @@ class ClientThread:
         Then raises the first error that no `on_error` was told: of a job, or of a callback; each is raised once.
         """
         if self._session.is_own_thread():
-            raise RuntimeError("wait() in a callback would wait for itself; submit more jobs from callbacks instead")
+            raise RuntimeError(
+                "wait() in a callback would wait for itself; submit more jobs from callbacks instead"
+            )
         if not self._session.is_started() and self._session.outstanding():
             raise RuntimeError("wait() before start(): nothing would ever run")
         if not self._session.wait(timeout):
@@ -152,6 +186,9 @@ class ClientThread:
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._session.leave_now()
+            return
         try:
             if kind is None:
                 self.wait()
@@ -160,18 +197,20 @@ class ClientThread:
 
     def _submit(self, options: Options, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         if callable(function):
-            tag = None if options is self._defaults else options
-            return self._session.submit(function, args, kwargs, tag, options.number)
-        jobid = function
+            own = None if options is self._defaults else options
+            return self._session.submit(function, args, kwargs, own, options.number)
+        jobid: int = function
         if not hasattr(jobid, "__index__") or isinstance(jobid, bool):  # (numpy's integers are no ints)
-            raise TypeError(f"submit() takes a function first, or a job id (an int) and a function, not {jobid!r}")
+            raise TypeError(
+                f"submit() takes a function first, or a job id (an int) and a function, not {jobid!r}"
+            )
         if not args or not callable(args[0]):
             raise TypeError(f"submit({jobid}, ...): after a job id comes the function to call")
-        tag = (jobid, options)
+        tag: tuple[Any, Options, list[int]] = (jobid, options, [])  # in the list: the session's number for it
         if self._tag_by_jobid.setdefault(jobid, tag) is not tag:  # (one step, for other threads)
             raise ValueError(f"job id {jobid} is outstanding: take another (cw.randid() makes one)")
         try:
-            self._session.submit(args[0], args[1:], kwargs, tag, options.number)
+            tag[2].append(self._session.submit(args[0], args[1:], kwargs, tag, options.number))
         except BaseException:
             self._tag_by_jobid.pop(jobid, None)
             raise
@@ -181,12 +220,14 @@ class ClientThread:
         """At the end, when nobody will call wait() any more: an error must not pass in silence."""
         error, self._untold = self._untold, None
         if error is not None:
-            logger.error("a job has failed, and neither on_error nor wait() was there to tell", exc_info=error)
+            logger.error(
+                "a job has failed, and neither on_error nor wait() was there to tell", exc_info=error
+            )
 
     def _deliver(self, number: int, tag: Any, error: BaseException | None, value: Any) -> None:
         """In the session's thread: fire the callback."""
         if type(tag) is tuple:
-            number, options = tag
+            number, options, _ = tag
             self._tag_by_jobid.pop(number, None)
         else:
             options = self._defaults if tag is None else tag

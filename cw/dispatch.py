@@ -117,6 +117,10 @@ class Job:
     def limit(self) -> int:
         return DEATHS if self.options is None else int(self.options.get("attempts", DEATHS))
 
+    def timeout(self) -> float:
+        """Seconds that it may run; 0: no limit."""
+        return 0.0 if self.options is None else float(self.options.get("timeout", 0.0))
+
 
 class Pool:
     """The sessions and workers of one Python version."""
@@ -149,8 +153,12 @@ class Session:
         self.jobs: dict[int, Job] = {}
         self.backlog: deque[Job] = deque()  # may hold cancelled ones, which are passed over
         self.requeued: deque[Job] = deque()  # goes before the backlog
-        self.settling: dict[int, Job] | None = None  # handed in again, held by nobody so far; None: it has settled
-        self.unconfirmed: set[int] = set()  # jobs that were here when the client came back; not handed in again yet
+        self.settling: dict[int, Job] | None = (
+            None  # handed in again, held by nobody so far; None: it has settled
+        )
+        self.unconfirmed: set[int] = (
+            set()
+        )  # jobs that were here when the client came back; not handed in again yet
         self.delivered = 0  # results, since the client is there
         # Those that it has not acknowledged: up to which count, whose, dispatches, numbers.
         self.unacknowledged: deque[tuple[int, Hashable, list[int], list[int]]] = deque()
@@ -277,7 +285,9 @@ class TellStarted(NamedTuple):
     numbers: list[int]
 
 
-Action = Assign | Recall | StopJobs | TakeBack | Claim | Release | Deliver | GiveUp | TellCharges | TellStarted
+Action = (
+    Assign | Recall | StopJobs | TakeBack | Claim | Release | Deliver | GiveUp | TellCharges | TellStarted
+)
 
 Holding = tuple[int, Hashable, int, int]
 """What a worker says it holds: dispatch, session, number, state."""
@@ -313,7 +323,7 @@ class Dispatcher:
         return []
 
     def on_worker_back(self, key: Hashable, holdings: Sequence[Holding]) -> list[Action]:
-        """It is back, and names all that it holds. What was on its way to it or from it was lost with the connection."""
+        """It is back, and names all that it holds. What was on its way to or from it was lost with the connection."""
         worker = self._workers[key]
         worker.is_away = worker.recalling = worker.is_stuck = False
         worker.barren = 0
@@ -366,6 +376,21 @@ class Dispatcher:
         worker.recalling = False
         worker.barren = 0 if dispatches else BARREN_TICKS
         return self.on_returned(key, dispatches)
+
+    def on_cut_short(self, key: Hashable, dispatches: Iterable[int]) -> list[Action]:
+        """These had started, and ended as their worker was told to end: run again, uncharged."""
+        worker = self._workers[key]
+        actions: list[Action] = []
+        again = []
+        for job in self._release(worker, dispatches):
+            if job.cancelled:
+                continue
+            if job.limit() == 1:
+                actions.append(self._give_up(job, "its worker was told to end while it ran"))
+            else:
+                again.append(job)
+        self._requeue(again)
+        return actions + self._fill_all(worker.pool)
 
     def on_started(self, key: Hashable, dispatches: Iterable[int]) -> list[Action]:
         held = self._workers[key].held
@@ -442,7 +467,9 @@ class Dispatcher:
         if not any(job.cancelled and self._is_kept_orphan(job, worker) for job in jobs):
             actions.append(Release(key, [dispatch]))
         for job in jobs:
-            if job.session.is_absent and not job.cancelled:  # the worker keeps the note: it is charged when the client is back
+            if (
+                job.session.is_absent and not job.cancelled
+            ):  # the worker keeps the note: it is charged when the client is back
                 del job.session.jobs[job.number]
                 actions = self._keep(worker, job.session, [dispatch], [job.number])
             elif not job.cancelled:
@@ -994,7 +1021,9 @@ class Dispatcher:
         orphans[number] = better
         return self._refuse(*worse)
 
-    def _keep(self, worker: Worker, session: Session, dispatches: list[int], numbers: list[int]) -> list[Action]:
+    def _keep(
+        self, worker: Worker, session: Session, dispatches: list[int], numbers: list[int]
+    ) -> list[Action]:
         """These have ended, and the client is not there: the worker keeps what they came to."""
         actions: list[Action] = []
         for dispatch, number in zip(dispatches, numbers, strict=True):
@@ -1053,7 +1082,9 @@ class Dispatcher:
             assert len(queued) == len({job.number for job in queued})
             assert all(job.worker is None for job in queued)
             held = [j for w in self._workers.values() for j in w.held.values() if j.session is session]
-            assert {j.number for j in queued} | {j.number for j in held if not j.cancelled} == set(session.jobs)
+            assert {j.number for j in queued} | {j.number for j in held if not j.cancelled} == set(
+                session.jobs
+            )
             assert session.is_waiting == (session in session.pool.rotation)
             if waiting and not session.is_blocked and not session.is_absent:
                 assert session.is_waiting
@@ -1083,9 +1114,9 @@ def _merged(actions: list[Action]) -> list[Action]:
     rest: list[Action] = []
     for action in actions:
         if isinstance(action, (Claim, Release, StopJobs)):
-            merged.setdefault((type(action), action.worker), type(action)(action.worker, [])).dispatches.extend(
-                action.dispatches
-            )
+            merged.setdefault(
+                (type(action), action.worker), type(action)(action.worker, [])
+            ).dispatches.extend(action.dispatches)
         else:
             rest.append(action)
     return rest + list(merged.values())

@@ -126,8 +126,18 @@ def _attempt_text(note: dict[str, Any]) -> str:
     text = f"{place or 'place unknown'}: {note.get('how') or 'lost'}"
     if note.get("seconds") is not None:
         text += f" after {note['seconds']:.3g} s"
-    stderr_lines = str(note.get("stderr") or "").split("\n")
-    last_words = next((line.strip() for line in reversed(stderr_lines) if line.strip()), "")
+    last_words = _last_words(str(note.get("stderr") or ""))
     if last_words:
-        text += f"; its stderr ends with {last_words[-_STDERR_CHARACTERS:]!r}"
+        text += f"; its stderr ends with {last_words!r}"
     return text
+
+
+def _last_words(stderr: str) -> str:
+    """One line: the last one; of a trace by faulthandler, what happened and where."""
+    lines = [line.strip() for line in stderr.split("\n") if line.strip()]
+    fatal = [number for number, line in enumerate(lines) if line.startswith("Fatal Python error")]
+    if fatal:
+        lines = lines[fatal[-1] :]
+        places = [line for line in lines if line.startswith("File ")]
+        return f"{lines[0]}, in {places[0]}"[:_STDERR_CHARACTERS] if places else lines[0][:_STDERR_CHARACTERS]
+    return lines[-1][-_STDERR_CHARACTERS:] if lines else ""

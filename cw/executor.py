@@ -66,13 +66,17 @@ class ClusterExecutor(concurrent.futures.Executor):
         RuntimeError after `shutdown`."""
         return self._submit(0, fn, args, kwargs)
 
-    def options(self, *, attempts: int | None = None) -> Options:
+    def options(self, *, attempts: int | None = None, timeout: float | None = None) -> Options:
         """Jobs with settings of their own: `.options(attempts=1).submit(fn, *args)`, or `.map(fn, items)`.
 
         `attempts`: how many runners a job may take down before it fails with WorkerLost (default 3). With 1 it is
         never tried again once it may have started, whatever happened.
+
+        `timeout`: seconds for which a job may run, from its start on (waiting does not count); for `map`, each chunk is
+        a job. Then its process, with all that it has started, gets SIGINT (a KeyboardInterrupt in the job), a second
+        later SIGTERM, another second later SIGKILL; the job fails with JobTimeout, and is not tried again.
         """
-        return Options(self, job_options(attempts))
+        return Options(self, job_options(attempts, timeout))
 
     def map(
         self,
@@ -90,6 +94,23 @@ class ClusterExecutor(concurrent.futures.Executor):
         """
         return self._map(0, fn, iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
 
+    def kill(self, future: concurrent.futures.Future[Any]) -> bool:
+        """Cancel a call of this executor, also one that runs; answers at once. False: it has ended.
+
+        The future is cancelled (`result()` raises CancelledError). The process that runs the call gets SIGINT (a
+        KeyboardInterrupt in it), a second later SIGTERM, another second later SIGKILL, with all that it has started.
+        """
+        if not isinstance(future, Future) or future._session is not self._session:
+            raise ValueError("this future is not of this executor")
+        return future.kill()
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool | None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._is_shut_down = True
+            self._session.leave_now()  # who presses Ctrl-C does not want to wait for what is outstanding
+            return None
+        return super().__exit__(kind, error, traceback)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; with `cancel_futures`, cancel those that have not started; with `wait`, block until
         the others have ended."""
@@ -101,7 +122,9 @@ class ClusterExecutor(concurrent.futures.Executor):
         if wait:
             self._session.join()
 
-    def _submit(self, options: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future:
+    def _submit(
+        self, options: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future:
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if not callable(fn):
@@ -186,7 +209,9 @@ def _deliver(number: int, future: Future, error: BaseException | None, value: An
             future.set_exception(error)
     except InvalidStateError:
         pass  # cancelled in this very moment
-    except BaseException:  # Future itself logs an Exception of a callback; nothing may end the session's thread
+    except (
+        BaseException
+    ):  # Future itself logs an Exception of a callback; nothing may end the session's thread
         logger.error("a callback of a future failed", exc_info=True)
 
 

@@ -86,6 +86,21 @@ class Future(concurrent.futures.Future[Any]):
         self._session.cancel(self._number)
         return True
 
+    def kill(self) -> bool:
+        """As `cancel`, also if the job runs: then it is stopped. For `ClusterExecutor.kill`."""
+        if self.cancel():
+            return True
+        with self._condition:
+            if self._state != RUNNING:
+                return self.cancelled()
+            self._state = CANCELLED_AND_NOTIFIED
+            for waiter in self._waiters:
+                waiter.add_cancelled(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
+        self._session.cancel(self._number)
+        return True
+
     def cancelled(self) -> bool:
         """Was it cancelled?"""
         return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)

@@ -1,8 +1,8 @@
 """The process from which a worker's runners are forked, and which ends them.
 
     worker ==(socket, one small JSON text a packet)==> keeper --fork--> runner (its own process group)
-       fork, with the runner's descriptors                 |    '-----> runner --> whatever jobs start
-       kill                                                |
+       fork, with the runner's descriptors               ^ |    '-----> runner --> whatever jobs start
+       signal                                            '-|--- stderr --'
     worker <==  forked, exited  ===========================' waitpid
 
 It has loaded what runners need and holds neither keys nor connections, and it has one thread: a fork of it
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import json
 import os
 import select
@@ -25,13 +26,18 @@ import time
 import types
 from typing import Any
 
-from cw import runner
+from cw import relay, runner
 
-PACKET = 4096
+PACKET = 16 * 1024
+"""Bytes in a packet: room for a runner's last words, were each of their characters to be escaped."""
+
 FDS = 4
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _PR_SET_CHILD_SUBREAPER = 36
+
+STUCK_LOG_MS = 50
+"""How often a log that does not take what runners write is looked at."""
 
 LAST_SECONDS = 5.0
 """How long the keeper, at its end, waits for killed processes to disappear (one may hang in the kernel)."""
@@ -57,10 +63,10 @@ def children() -> list[int]:
         return found
 
 
-def kill(pid: int, is_group: bool) -> None:
-    """SIGKILL to a child (or a whole group), if it is still there."""
+def kill(pid: int, is_group: bool, number: int = signal.SIGKILL) -> None:
+    """Signal a child (or a whole group), if it is still there."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        (os.killpg if is_group else os.kill)(pid, signal.SIGKILL)
+        (os.killpg if is_group else os.kill)(pid, number)
 
 
 def kill_children() -> None:
@@ -79,44 +85,74 @@ def kill_children() -> None:
 
 
 class Keeper:
-    """Forks runners on order, reaps them, and reports."""
+    """Forks runners on order, passes on their stderr, reaps them, and reports."""
 
     def __init__(self, orders: socket.socket) -> None:
         self._orders = orders
         self._pid_by_key: dict[int, int] = {}
         self._key_by_pid: dict[int, int] = {}
+        self._stderr_by_pid: dict[int, int] = {}
+        self._relay = relay.Relay(2)
+        self._poll = select.poll()
+        self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> None:
-        wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        """Serve until the worker is gone."""
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        orders, wake = self._orders.fileno(), self._wake
+        self._poll.register(orders, select.POLLIN)
+        self._poll.register(wake, select.POLLIN)
         while True:
-            ready, _, _ = select.select([self._orders, wake], [], [])
-            if wake in ready:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(wake, 4096)
-                self._reap()
-            if self._orders in ready:
-                packet, fds, _, _ = socket.recv_fds(self._orders, PACKET, FDS)
-                if not packet:
-                    return
-                order = json.loads(packet)
-                if order["do"] == "fork":
-                    self._fork(order["key"], fds)
-                elif order["do"] == "kill" and order["key"] in self._pid_by_key:
-                    kill(self._pid_by_key[order["key"]], True)
-                    kill(self._pid_by_key[order["key"]], False)  # should its job have put it into another group
+            ready = self._poll.poll(STUCK_LOG_MS if self._relay.is_stuck else None)
+            self._relay.flush()
+            for fd, _ in ready:
+                if fd == wake:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(wake, 4096)
+                    self._reap()
+                elif fd == orders:
+                    packet, fds, _, _ = socket.recv_fds(self._orders, PACKET, FDS)
+                    if not packet:
+                        return
+                    self._obey(json.loads(packet), fds)
+                elif fd in self._relay and self._relay.read(fd) == 0:
+                    self._poll.unregister(fd)  # all who had it open are gone
+
+    def close(self) -> None:
+        """The last words of all."""
+        for stderr in self._relay.read_ends():
+            self._relay.close(stderr)
+
+    def _obey(self, order: dict[str, Any], fds: list[int]) -> None:
+        if order["do"] == "fork":
+            self._fork(order["key"], fds)
+        elif order["do"] == "signal" and order["key"] in self._pid_by_key:
+            pid = self._pid_by_key[order["key"]]
+            kill(pid, True, order["number"])
+            if order["number"] == signal.SIGKILL:
+                kill(pid, False)  # should its job have put it into another group
 
     def _fork(self, key: int, fds: list[int]) -> None:
+        pipe: tuple[int, ...] = ()
         try:
+            pipe = os.pipe2(os.O_CLOEXEC)
             pid = os.fork()
         except OSError as error:
-            self._tell(what="exited", key=key, pid=0, status=0, how=f"it could not be forked: {error.strerror}")
+            for fd in pipe:
+                os.close(fd)
+            self._tell(
+                what="exited", key=key, pid=0, how=f"could not be started: {error.strerror}", stderr=""
+            )
         else:
             if not pid:
-                self._become_runner(fds)
+                self._become_runner(fds, *pipe)
             with contextlib.suppress(PermissionError, ProcessLookupError):
-                os.setpgid(pid, pid)  # both sides do: a kill may come before the child has run a line
+                os.setpgid(pid, pid)  # both sides do: a signal may come before the child has run a line
+            os.close(pipe[1])
+            self._relay.add(pipe[0])
+            self._poll.register(pipe[0], select.POLLIN)
+            self._stderr_by_pid[pid] = pipe[0]
             self._pid_by_key[key] = pid
             self._key_by_pid[pid] = key
             self._tell(what="forked", key=key, pid=pid)
@@ -124,10 +160,14 @@ class Keeper:
             for fd in fds:
                 os.close(fd)
 
-    def _become_runner(self, fds: list[int]) -> None:
+    def _become_runner(self, fds: list[int], stderr: int, stderr_in: int) -> None:
         """In the child: never returns."""
         status = 1
         try:
+            os.dup2(stderr_in, 2)
+            os.close(stderr_in)
+            os.close(stderr)
+            self._relay.drop_after_fork()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -137,10 +177,14 @@ class Keeper:
             # Should the keeper be killed. It has one thread, so the signal means its end.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             self._orders.close()
+            os.close(self._wake)
+            os.close(self._waker)
             sys.modules["__main__"] = types.ModuleType("__main__")
             sys.argv[:] = [""]
             runner.main(fds)
             status = 0
+        except KeyboardInterrupt:
+            status = 128 + signal.SIGINT  # it was to end its job, which had ended in that moment
         except BaseException:
             sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         finally:
@@ -161,14 +205,18 @@ class Keeper:
             _, status = os.waitpid(pid, 0)
             if key is not None:
                 del self._pid_by_key[key]
-                self._tell(what="exited", key=key, pid=pid, status=status, how=how_it_ended(status))
+                stderr = self._stderr_by_pid.pop(pid)
+                with contextlib.suppress(KeyError):
+                    self._poll.unregister(stderr)
+                last_words = self._relay.close(stderr)
+                self._tell(what="exited", key=key, pid=pid, how=how_it_ended(status), stderr=last_words)
         # What had left the group is ours, with its runner gone; so is what such a one leaves behind, when it is reaped.
         for stray in children():
             if stray not in self._key_by_pid:
                 kill(stray, False)
 
     def _tell(self, **report: Any) -> None:
-        self._orders.send(json.dumps(report).encode())
+        self._orders.send(json.dumps(report, ensure_ascii=False).encode(errors="replace"))
 
 
 def how_it_ended(status: int) -> str:
@@ -202,11 +250,15 @@ def main(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the worker's to answer
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     set_subreaper()
+    # In the runners too: a crash leaves a trace on their stderr. (They inherit the handlers and their stack.)
+    faulthandler.enable(2, all_threads=False)
     orders = socket.socket(fileno=fd)
     orders.set_inheritable(False)
+    keeper = Keeper(orders)
     try:
-        Keeper(orders).run()
+        keeper.run()
     except (BrokenPipeError, ConnectionResetError):
         pass
     finally:
         kill_children()
+        keeper.close()

@@ -35,6 +35,9 @@ class Kept:
     def __len__(self) -> int:
         return len(self._outcomes)
 
+    def __contains__(self, dispatch: int) -> bool:
+        return dispatch in self._outcomes
+
     def add_results(
         self, jobs: Sequence[Job], statuses: Sequence[int], seconds: Sequence[float], payloads: Sequence[Any]
     ) -> None:

@@ -135,7 +135,7 @@ def end_processes(processes: Sequence[Process], before_kill: Callable[[], None] 
 
 def _are_gone(processes: Sequence[Process], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while any([process.is_alive() for process in processes]):
+    while any([process.is_alive() for process in processes]):  # noqa: C419  (each is to be reaped)
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)

@@ -20,7 +20,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from cw import address, checks, credential, program
 from cw import messages as m
@@ -72,17 +72,9 @@ HELLO_BYTES = 4096
 UNGREETED = 256
 """Connections without a Hello at one time; at the bound the oldest is dropped."""
 
-HEARTBEAT = 5.0
-"""Seconds between the signs of life to each worker."""
-
-SILENCE = 30.0
-"""Seconds without a sign of life after which a worker is lost."""
-
-GRACE = 60.0
-"""Seconds that the session of a client that is gone without goodbye is kept, and what runs of it goes on."""
-
 GRACE_IF_WANTED = 5.0
-"""The same if its connection was closed or reset (its program has ended, likely) and others want the slots."""
+"""Seconds for which the session of a client that is gone is kept, at most, if its connection was closed or reset (its
+program has ended, likely) and others want the slots."""
 
 SETTLE = 5.0
 """Seconds after the return of a client to a new master for which workers that were there before are waited for. Jobs
@@ -99,31 +91,66 @@ NOTICE_SECONDS = 3.0
 """A client whose jobs find no worker for that long is told so."""
 
 FROM_CLIENT = frozenset(
-    {m.Environment, m.Functions, m.Forget, m.OptionSets, m.Submit, m.Cancel, m.Received,
-     m.Charged, m.Roster, m.HandedIn, m.Goodbye, m.Heartbeat}
+    {
+        m.Environment,
+        m.Functions,
+        m.Forget,
+        m.OptionSets,
+        m.Submit,
+        m.Cancel,
+        m.Received,
+        m.Charged,
+        m.Roster,
+        m.HandedIn,
+        m.Goodbye,
+        m.Heartbeat,
+    }
 )
 FROM_WORKER = frozenset(
-    {m.Holding, m.Reported, m.Started, m.Results, m.Returned, m.Recalled, m.RunnerDied, m.Draining, m.Goodbye,
-     m.Heartbeat}
+    {
+        m.Holding,
+        m.Reported,
+        m.Started,
+        m.Results,
+        m.Returned,
+        m.Recalled,
+        m.RunnerDied,
+        m.CutShort,
+        m.Draining,
+        m.Goodbye,
+        m.Heartbeat,
+    }
 )
+
+
+class Settings(NamedTuple):
+    """Time limits, in seconds, as the options of `cw.master` say."""
+
+    silence: float = 30.0
+    """A worker without a sign of life for so long is lost."""
+    client_grace: float = 60.0
+    """The session of a client that is gone without goodbye is kept for so long, and what runs of it goes on."""
 
 
 class Master:
     """The cluster's switchboard. `ident` is its start id: another one means that it was restarted."""
 
-    def __init__(self, loop: Loop, is_final: bool = False) -> None:
+    def __init__(self, loop: Loop, is_final: bool = False, settings: Settings = Settings()) -> None:  # noqa: B008
         self.ident = secrets.token_hex(16)
         self.loop = loop
+        self.settings = settings
         # Numbers above those of any master before: workers may still hold dispatches of it.
         self.dispatcher = Dispatcher(int(time.time() * 1000) << 22)
         self.clients: dict[int, _ClientPeer] = {}  # by session
         self.workers: dict[str, _WorkerPeer] = {}  # by ident
         # Until then, sessions that only workers know may turn up.
-        self._leftovers_end_at = time.monotonic() + SETTLE + GRACE
+        self._leftovers_end_at = time.monotonic() + SETTLE + settings.client_grace
         self._is_final = is_final
         self._ungreeted: deque[tuple[float, Connection]] = deque()
         self._is_recalling = False
-        loop.tick(1.0, self._on_second)
+        self.period = min(1.0, settings.silence / 4)
+        """Seconds between two looks at who is silent."""
+        loop.tick(self.period, self._on_second)
 
     def on_admitted(self, sock: Any) -> None:
         """A peer that has the credential is here (a socket, or a `tls.Socket`)."""
@@ -145,7 +172,7 @@ class Master:
             self.loop.tick(RECALL_SECONDS, self._on_recall_tick)
 
     def welcome(self, connection: Connection) -> None:
-        connection.send(m.Welcome(self.ident, VERSION))
+        connection.send(m.Welcome(self.ident, VERSION, self.settings.silence))
 
     def resize_windows(self) -> None:
         slots = self.dispatcher.slots()
@@ -209,7 +236,9 @@ class Master:
             before = self.workers.get(hello.ident)
             if before is not None:
                 before.give_way()
-            self.workers[hello.ident] = _WorkerPeer(self, connection, hello, before is not None and before.is_known)
+            self.workers[hello.ident] = _WorkerPeer(
+                self, connection, hello, before is not None and before.is_known
+            )
         self.resize_windows()
 
     # --- time ---
@@ -340,7 +369,9 @@ class _ClientPeer:
 
     def knows(self, hello: m.Hello) -> bool:
         """Is it the client of this session that says hello?"""
-        return hmac.compare_digest((self._ident + self._secret).encode(), (hello.ident + hello.secret).encode())
+        return hmac.compare_digest(
+            (self._ident + self._secret).encode(), (hello.ident + hello.secret).encode()
+        )
 
     def attach(self, connection: Connection, hello: m.Hello, is_new: bool) -> None:
         """The client is here: new, or back."""
@@ -371,7 +402,12 @@ class _ClientPeer:
         if is_new and not hello.handed:
             logger.info("%s joined from %s", self.name, connection.peer)
             return
-        logger.info("%s is back, from %s; %d of its jobs are here", self.name, connection.peer, dispatcher.jobs_of(self._key))
+        logger.info(
+            "%s is back, from %s; %d of its jobs are here",
+            self.name,
+            connection.peer,
+            dispatcher.jobs_of(self._key),
+        )
         self._were_here = not is_new
         self._is_settling, self._is_handed_in = True, False
         self._missing.clear()
@@ -416,10 +452,17 @@ class _ClientPeer:
     def on_second(self, now: float) -> None:
         """Settle; give up a client that does not come back; tell one whose jobs no connected worker can run."""
         dispatcher = self._master.dispatcher
-        if self._ends_at and (now >= self._ends_at or (
-            self._is_reset and now >= self._ends_at - GRACE + GRACE_IF_WANTED and self._master.wants_slots(self._key)
-        )):
-            logger.warning("%s did not come back; its %d open jobs are dropped", self.name, dispatcher.jobs_of(self._key))
+        if self._ends_at and (
+            now >= self._ends_at
+            or (
+                self._is_reset
+                and now >= self._ends_at - self._master.settings.client_grace + GRACE_IF_WANTED
+                and self._master.wants_slots(self._key)
+            )
+        ):
+            logger.warning(
+                "%s did not come back; its %d open jobs are dropped", self.name, dispatcher.jobs_of(self._key)
+            )
             self._master.drop_session(self._key)
             return
         self._settle()
@@ -533,10 +576,11 @@ class _ClientPeer:
 
     def _on_close(self, reason: str) -> None:
         open_jobs = self._master.dispatcher.jobs_of(self._key)
+        grace = self._master.settings.client_grace
         logger.warning("%s is gone%s; its %d open jobs are kept for %.0f s", self.name,
-                       f" ({reason})" if reason else "", open_jobs, GRACE)  # fmt: skip
+                       f" ({reason})" if reason else "", open_jobs, grace)  # fmt: skip
         self.connection = None
-        self._ends_at = time.monotonic() + GRACE
+        self._ends_at = time.monotonic() + grace
         # Closed or reset: likely its program has ended. Else its network may be down.
         self._is_reset = reason not in (os.strerror(errno.ETIMEDOUT), os.strerror(errno.EHOSTUNREACH))
         self._master.perform(self._master.dispatcher.on_session_absent(self._key))
@@ -564,7 +608,6 @@ class _WorkerPeer:
         self._sessions: set[int] = set()
         self._functions: dict[Function, int] = {}  # what it remembers, oldest first, and of which session
         self._functions_size = 0  # bytes
-        self._beat_at = 0.0
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Results: self._on_results,
             m.Started: self._on_started,
@@ -574,8 +617,9 @@ class _WorkerPeer:
             m.Reported: self._on_reported,
             m.Draining: self._on_draining,
             m.RunnerDied: self._on_runner_died,
+            m.CutShort: self._on_cut_short,
             m.Goodbye: self._on_goodbye,
-            m.Heartbeat: lambda message: None,
+            m.Heartbeat: lambda message: self.connection.send(message),  # the beat is the worker's
         }
         connection.decoder.accepts = FROM_WORKER
         connection.on_message = self._on_message
@@ -597,6 +641,7 @@ class _WorkerPeer:
                 [job.function.number for job in jobs],
                 avoid,
                 [min(job.deaths + job.losses + 1, 255) for job in jobs],
+                [0.0 if job.options is None else job.timeout() for job in jobs],
                 [job.payload for job in jobs],
             )
         )
@@ -617,12 +662,10 @@ class _WorkerPeer:
     def on_second(self, now: float) -> None:
         if self.connection.closed:
             return
-        if self.connection.count_silence() > SILENCE:
+        silence = self._master.settings.silence
+        if self.connection.count_silence() * self._master.period > silence:
             self.connection.close()
-            self._lose(f"silent for {SILENCE:.0f} s")
-        elif now - self._beat_at >= HEARTBEAT:
-            self._beat_at = now
-            self.connection.send(m.Heartbeat())
+            self._lose(f"silent for {silence:.0f} s")
 
     def _introduce(self, function: Function, session: int) -> None:
         """Send what the worker needs before it can run this function."""
@@ -654,6 +697,9 @@ class _WorkerPeer:
         note = checks.clean_note(message.note)
         logger.warning("a runner of %s died: %s", self.name, note.get("how"))
         self._master.perform(self._master.dispatcher.on_runner_died(self._key, message.dispatch, note))
+
+    def _on_cut_short(self, message: m.CutShort) -> None:
+        self._master.perform(self._master.dispatcher.on_cut_short(self._key, message.dispatches))
 
     def _on_message(self, message: Any) -> None:
         if not self._has_joined and type(message) not in (m.Holding, m.Reported, m.Goodbye, m.Heartbeat):
@@ -707,7 +753,9 @@ class _WorkerPeer:
             logger.warning("%s is gone%s", self.name, f" ({reason})" if reason else "")
             self._master.note_worker(self._key, False)
             return
-        logger.warning("%s is gone%s; it may be back within %g s", self.name, f" ({reason})" if reason else "", AWAY)
+        logger.warning(
+            "%s is gone%s; it may be back within %g s", self.name, f" ({reason})" if reason else "", AWAY
+        )
         self._master.perform(self._master.dispatcher.on_worker_away(self._key))
         self._master.loop.later(AWAY, lambda: self._on_not_back(reason or "its connection closed"))
 
@@ -736,7 +784,9 @@ def _listen(host: str, port: int | None) -> socket.socket:
     try:
         socket.getaddrinfo(host or None, 0, family)  # (create_server would turn this error into another)
     except socket.gaierror:
-        raise program.Mistake(f"the address {host!r} is unknown: give one of this machine's with --host") from None
+        raise program.Mistake(
+            f"the address {host!r} is unknown: give one of this machine's with --host"
+        ) from None
     wanted = [address.PORT, 0] if port is None else [port]
     for number in wanted:
         try:
@@ -749,7 +799,9 @@ def _listen(host: str, port: int | None) -> socket.socket:
                 raise program.Mistake(
                     f"port {number}{f' on {host}' * bool(host)} is taken: give another with --port, or 0 for a free one"
                 ) from None
-            raise program.Mistake(f"cannot listen on {address.join(host, number)}: {error.strerror}") from None
+            raise program.Mistake(
+                f"cannot listen on {address.join(host, number)}: {error.strerror}"
+            ) from None
     raise AssertionError("port 0 is never taken")
 
 
@@ -765,17 +817,28 @@ def main() -> int:
     parser = program.argument_parser(
         "cw.master", "Carries jobs from client programs to workers, and their results back."
     )
-    parser.add_argument("--host", metavar="ADDR", help="the address to listen on (default: all of this machine's)")
-    parser.add_argument("--port", type=program.converted_by(_parse_port), help="the port (default: 5494; 0: a free one)")
+    parser.add_argument(
+        "--host", metavar="ADDR", help="the address to listen on (default: all of this machine's)"
+    )
+    parser.add_argument(
+        "--port", type=program.converted_by(_parse_port), help="the port (default: 5494; 0: a free one)"
+    )
     parser.add_argument("--no-address-file", action="store_true", help="do not write the address to ~/.cw")
+    defaults = Settings()
+    parser.add_argument("--silence", metavar="SECONDS", type=program.converted_by(program.parse_positive_seconds),
+                        default=defaults.silence,
+                        help="a worker that says nothing for so long is lost (default: %(default)g)")  # fmt: skip
+    parser.add_argument("--client-grace", metavar="SECONDS", type=program.converted_by(program.parse_seconds),
+                        default=defaults.client_grace, help="a client that is gone without goodbye may come back "
+                        "within so long; meanwhile its running jobs go on (default: %(default)g)")  # fmt: skip
     program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--listen-fd", "--local-fd")
     options = parser.parse_args()
     program.set_up_logging(options.verbose)
     mine = credential.load_or_make()
     _allow_many_connections()
     loop = Loop()
-    master = Master(loop, is_final=options.no_address_file)
-    gate = Gate(loop, mine, master.on_admitted)
+    master = Master(loop, options.no_address_file, Settings(options.silence, options.client_grace))
+    gate = Gate(loop, mine, master.on_admitted, options.silence)
     if options.listen_fd is not None:
         listener = socket.socket(fileno=options.listen_fd)
         listener.set_inheritable(False)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-
 LARGE = 128 * 1024
 """Payloads above this travel in memory of their own: received straight into it or, on one machine, passed as a
 memory file. Below, a copy costs less than the file."""
@@ -92,6 +91,10 @@ def from_file(fd: int, size: int) -> memoryview:
 
 def as_file(payload: Any) -> Memory:
     """The memory file that holds the payload, which is copied only if it does not lie in one of its own."""
-    if isinstance(payload, memoryview) and isinstance(payload.obj, Memory) and len(payload) == len(payload.obj):
+    if (
+        isinstance(payload, memoryview)
+        and isinstance(payload.obj, Memory)
+        and len(payload) == len(payload.obj)
+    ):
         return payload.obj
     return store([payload], len(payload)).obj  # type: ignore[return-value]

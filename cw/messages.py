@@ -19,6 +19,7 @@
       | Results            | Results            |                    |
       | Charged, Lost      | Returned, Recalled |                    |
       |                    | RunnerDied         |                    |
+      |                    | CutShort           |                    |
       |                    | Draining, Goodbye  |                    |
       | <----------------- | <----------------- | <----------------- |
 
@@ -43,6 +44,8 @@ PROTOCOL = 1
 # What a result is: the `statuses` of Results.
 DONE = 0  # the payload is the pickled value
 ERROR = 1  # the payload is the pickled exception
+TIMEOUT = 2  # it ran into its time limit: the payload is JSON, what JobTimeout says
+INTERRUPTED = 3  # from a runner only: as ERROR, but SIGTERM came while the job ran
 
 # In which state a worker holds a dispatch: the `states` of Holding.
 UNSTARTED = 0
@@ -75,6 +78,7 @@ class Welcome(NamedTuple):
 
     ident: str  # the master's start id
     version: str
+    silence: float  # seconds without a sign of life after which it takes a worker for lost
 
 
 class Refused(NamedTuple):
@@ -131,7 +135,7 @@ class Charged(NamedTuple):
 
 
 class HandedIn(NamedTuple):
-    """From a client: it has handed in again all that it had handed in to a master before. Behind the last Submit of that."""
+    """From a client, after the last Submit of them: all is handed in again that was at a master before."""
 
 
 class Roster(NamedTuple):
@@ -216,6 +220,12 @@ class Returned(NamedTuple):
     dispatches: Sequence[int]
 
 
+class CutShort(NamedTuple):
+    """From a worker that drains: these dispatches had started, and ended for no fault of theirs."""
+
+    dispatches: Sequence[int]
+
+
 class Recalled(NamedTuple):
     """From a worker, once for each Recall: these dispatches were not started and are not here any more."""
 
@@ -290,7 +300,8 @@ class Submit(NamedTuple):
 
 
 class Dispatch(NamedTuple):
-    """Jobs to a worker. `avoid`: 1 + the slot on which it died before, or 0; `attempts`: this is the how-manieth."""
+    """Jobs to a worker. `avoid`: 1 + the slot on which it died before, or 0; `attempts`: this is the how-manieth;
+    `timeouts`: seconds that it may run, or 0. (The one option that workers need: the others stay with the master.)"""
 
     dispatches: Sequence[int]
     sessions: Sequence[int]
@@ -298,6 +309,7 @@ class Dispatch(NamedTuple):
     functions: Sequence[int]
     avoid: Sequence[int]
     attempts: Sequence[int]
+    timeouts: Sequence[float]
     payloads: Sequence[Payload]
 
 

@@ -223,7 +223,8 @@ def _start_parts(
     if "worker" in plan.roles:
         # For a master that is there already: what the options or CW_MASTER say stands above what we know.
         environment = {"CW_MASTER": master, **os.environ} if master and not host else None
-        options = [*host, *plan.worker_options, "-n", str(plan.slots)]
+        # Who stops a local cluster wants it gone; who wants otherwise, says so.
+        options = [*host, "--grace", "0", *plan.worker_options, "-n", str(plan.slots)]
         children.append(launcher.spawn("worker", options, logs, lifeline=lifeline, environment=environment))
         note(master, children[-1])
     launcher.wait_until_ready(children)

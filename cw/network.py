@@ -33,6 +33,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import bluelet
@@ -57,11 +58,8 @@ TURN = 4 * READ
 WRITE = 256 * 1024
 """Bytes of small frames put together into one write."""
 
-KEEPALIVE = 15.0
-"""Seconds of silence after which the kernel asks whether the other host still lives."""
-
 SILENCE = 30.0
-"""Seconds without an answer from the other host's kernel after which a connection is dead."""
+"""Seconds without an answer from the other host's kernel after which a connection is dead. It is asked after half."""
 
 
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
@@ -308,6 +306,12 @@ class Connection:
                 self.unsent += len(frame[-1].memory)
         self._loop.unflushed.add(self)
 
+    def send_last(self, message: tuple[Any, ...]) -> None:
+        """Send this instead of the payloads that wait; what has begun goes first."""
+        self.unsent -= sum(len(buffer) for frame in self._data for buffer in frame)
+        self._data.clear()
+        self.send(message)
+
     def close(self) -> None:
         """Close at once; what is unsent is lost."""
         if not self.closed:
@@ -320,7 +324,7 @@ class Connection:
             self.unsent = 0
 
     def count_silence(self) -> int:
-        """To be called once a second: the number of calls since something was heard.
+        """To be called regularly: the number of calls since something was heard.
 
         Not by the clock: a process that was itself stopped for a while must not take its peers for dead.
         """
@@ -532,17 +536,21 @@ def name_of_peer(sock: socket.socket) -> str:
         return "(gone)"
     if not isinstance(name, tuple):
         return "(this machine)"
-    return address.join(name[0].removeprefix("::ffff:"), name[1])  # one that takes IPv4, too, shows it like that
+    return address.join(
+        name[0].removeprefix("::ffff:"), name[1]
+    )  # one that takes IPv4, too, shows it like that
 
 
-def tune(sock: socket.socket) -> None:
+def tune(sock: socket.socket, silence: float = SILENCE) -> None:
     """Small frames go at once; a dead host is found by the kernel, however busy this process is."""
+    if silence < 1 or silence > 1e6:
+        silence = SILENCE
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(KEEPALIVE))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, int(KEEPALIVE / 3))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(silence / 2)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(silence / 6)))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE * 1000))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence * 1000))
 
 
 def dial(
@@ -551,6 +559,7 @@ def dial(
     timeout: float,
     on_connected: Callable[[socket.socket, tuple[str, int]], None],
     on_failed: Callable[[list[tuple[tuple[str, int], OSError]]], None],
+    silence: float = SILENCE,
 ) -> None:
     """Connect to the first master that has our credential, in a thread of its own: names may take long to
     resolve, and a handshake may take long.
@@ -562,21 +571,21 @@ def dial(
         failures: list[tuple[tuple[str, int], OSError]] = []
         for where in addresses:
             try:
-                sock = _connect(where, timeout)
+                sock = _connect(where, timeout, silence)
             except UnicodeError:  # what getaddrinfo says to 'a..b'
                 failures.append((where, socket.gaierror(socket.EAI_NONAME, "Name or service not known")))
                 continue
             except OSError as error:
                 failures.append((where, error))
                 continue
-            loop.call_soon(lambda: on_connected(sock, where))
+            loop.call_soon(partial(on_connected, sock, where))
             return
         loop.call_soon(lambda: on_failed(failures))
 
     threading.Thread(target=work, name="cw-dial", daemon=True).start()
 
 
-def _connect(where: tuple[str, int], timeout: float) -> Any:
+def _connect(where: tuple[str, int], timeout: float, silence: float) -> Any:
     """A socket through which the master at that address has proved that it has our credential."""
     host, port = where
     try:
@@ -601,7 +610,7 @@ def _connect(where: tuple[str, int], timeout: float) -> Any:
                 if local is not None:
                     sock.close()
                     return local
-            tune(sock)
+            tune(sock, silence)
             from cw import tls  # takes 15 ms, and peers on the master's machine do not need it
 
             return tls.connect(sock, tls.Contexts(mine), address.join(host, port), timeout)

@@ -154,6 +154,25 @@ def converted_by(function: Callable[[str], Any]) -> Callable[[str], Any]:
     return convert
 
 
+def parse_seconds(text: str) -> float:
+    """A number of seconds, 0 or more. Raises ValueError."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:  # nor is it 'nan'
+        raise ValueError(f"{text!r} is no number of seconds: give 0 or more")
+    return seconds
+
+
+def parse_positive_seconds(text: str) -> float:
+    """A number of seconds above 0. Raises ValueError."""
+    seconds = parse_seconds(text)
+    if not seconds:
+        raise ValueError(f"{text!r} is no time to wait: give more than 0 seconds")
+    return seconds
+
+
 def set_up_logging(verbose: bool = False) -> None:
     """Log to stderr with time stamps; with `verbose`, debug lines too."""
     import logging
@@ -178,11 +197,17 @@ def run(program: str, main: Callable[[], int | None]) -> NoReturn:
 
 def end_with(loop: Any, lifeline_fd: int | None, leave: Callable[[], None]) -> None:
     """Call `leave()` in the loop on SIGINT and SIGTERM, and when the launcher at the lifeline has gone."""
-    import select
     import signal
 
     loop.on_signal(signal.SIGINT, leave)
     loop.on_signal(signal.SIGTERM, leave)
+    watch_lifeline(loop, lifeline_fd, leave)
+
+
+def watch_lifeline(loop: Any, lifeline_fd: int | None, leave: Callable[[], None]) -> None:
+    """Call `leave()` in the loop when the launcher at the lifeline has gone."""
+    import select
+
     if lifeline_fd is not None:
 
         def cut(events: int) -> None:

@@ -78,7 +78,7 @@ class Runner:
             if _forked_pid:
                 _end_forked(error)
             answer = serialize.dump_error(error, {**self._where, "attempt": attempt})
-            status = m.ERROR
+            status = m.ERROR if _sigterm_at < began else m.INTERRUPTED
         seconds = perf_counter() - began
         if _forked_pid:
             _end_forked(None)
@@ -148,8 +148,17 @@ class Runner:
         return function
 
 
+_sigterm_at = 0.0
+"""When SIGTERM came last (by perf_counter)."""
+
+
 def on_sigterm(number: int, frame: Any) -> None:
-    """A SIGTERM does not end a runner. A handler and not SIG_IGN, which what jobs start would inherit."""
+    """A SIGTERM does not end a runner, but is noted: should its job fail after it, the worker may know why.
+
+    A handler and not SIG_IGN, which what jobs start would inherit.
+    """
+    global _sigterm_at
+    _sigterm_at = perf_counter()
 
 
 _forked_pid = 0

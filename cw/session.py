@@ -10,11 +10,13 @@ The client owns its jobs: a payload is kept until its result has been delivered.
 
 from __future__ import annotations
 
-import contextlib
+import json
 import logging
+import math
 import os
 import random
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -28,7 +30,7 @@ from typing import Any
 from cw import address, credential, memory, serialize, wire
 from cw import messages as m
 from cw.environment import dump_environment
-from cw.errors import ConnectionError, ProtocolError, RemoteException, WorkerLost
+from cw.errors import ConnectionError, JobTimeout, ProtocolError, RemoteException, WorkerLost
 from cw.functions import FunctionTable
 from cw.network import Connection, Loop, dial
 from cw.version import VERSION
@@ -46,6 +48,12 @@ BATCH = 1024
 
 RECONNECT_SECONDS = 300.0
 """Default of `reconnect_timeout`: how long a lost master is looked for, while jobs are outstanding."""
+
+GOODBYE_SECONDS = 0.7
+"""For the master to take the goodbye."""
+
+LEAVE_SECONDS = 1.2
+"""For a session to end when the program was interrupted."""
 
 ACKNOWLEDGED_JOBS = 256
 """Results after which the master is told that they are here; of fewer, after ACKNOWLEDGED_SECONDS. Until then their
@@ -116,6 +124,7 @@ class Session:
         # Set by users' threads, taken by the session's: a dict's and a deque's single operations are atomic.
         self._jobs: dict[int, Job] = {}
         self._queue: deque[int] = deque()  # numbers of jobs not sent yet; some may have been cancelled
+        self._cancelled: deque[tuple[int, Job, bool]] = deque()  # and whether it is delivered as Abandoned
         self._is_woken = False
         # The session's thread only.
         self._connection: Connection | None = None
@@ -132,6 +141,8 @@ class Session:
         self._received = self._acknowledged = 0  # results, over this connection
         self._is_acknowledging = False
         self._is_lost = False  # the master was there and is looked for
+        self._is_welcome = False  # by the master of this connection
+        self._is_leaving = False
         self._failures: Sequence[tuple[tuple[str, int], OSError]] = ()
         self._is_told = False  # the user was, that the credential is missing or another
         self._pause = BACKOFF[0]
@@ -162,27 +173,48 @@ class Session:
             self._thread.join()
             raise self._failure
 
-    def submit(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tag: Any, options: int = 0) -> int:
+    def submit(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tag: Any, options: int = 0
+    ) -> int:
         """Queue a job; returns its number. Raises what makes its function or arguments unpicklable."""
         payload = serialize.dump_call(args, kwargs, function, self._store)
         size = len(payload)
         if self._is_full(size) and threading.current_thread() is not self._thread:
             self._wait_for_room(size)
-        with self._lock:
-            if self._is_closed:
-                raise self._why_closed()
-            number_of_function, function_payload = self._functions.number_of(function)
-            if function_payload is not None and self._functions.is_full:
-                self._forget_functions(number_of_function)
-            number = self._last_number = self._last_number + 1
-            self._bytes_in += size
-            self._jobs[number] = (number_of_function, options, payload, tag)
-            self._queue.append(number)
-        if not self._is_woken:
-            self._is_woken = True
-            if number - self._finished > 1 or not self._send_now():
-                self._loop.wake()
+        number = 0
+        try:
+            with self._lock:
+                if self._is_closed:
+                    raise self._why_closed()
+                number_of_function, function_payload = self._functions.number_of(function)
+                if function_payload is not None and self._functions.is_full:
+                    self._forget_functions(number_of_function)
+                number = self._last_number + 1
+                self._jobs[number] = (number_of_function, options, payload, tag)
+                self._last_number = number
+                self._bytes_in += size
+                self._queue.append(number)
+            if not self._is_woken:
+                self._is_woken = True
+                if number - self._finished > 1 or not self._send_now():
+                    self._loop.wake()
+        except KeyboardInterrupt:
+            self._undo(number)
+            raise
         return number
+
+    def _undo(self, number: int) -> None:
+        """Ctrl-C in the middle of `submit`: nobody has got this job's number, so there is no job."""
+        if self.is_own_thread():
+            return  # a callback raised it: that is no signal
+        job = self._jobs.pop(number, None)
+        if job is not None and number <= self._last_number:  # else it had not been counted
+            self._cancelled.append((number, job, False))
+        is_torn = False
+        while self._loop_lock._is_owned():  # type: ignore[attr-defined]  # it came while this thread was sending
+            is_torn = True
+            self._loop_lock.release()
+        self._loop.call_soon(self._resume if is_torn else self._on_wake)
 
     def _send_now(self) -> bool:
         """Send the only outstanding job from this thread: one wakeup less on its way. False: the loop is busy."""
@@ -197,13 +229,25 @@ class Session:
         finally:
             self._loop_lock.release()
 
-    def cancel(self, number: int) -> bool:
-        """Take a job back, unless it is known to run. True: it will not be delivered."""
-        job = None if number in self._started else self._jobs.pop(number, None)
-        if job is None:
+    def cancel(self, number: int, is_told: bool = False, owner: Any = None) -> bool:
+        """Take a job back; if it runs, it is stopped. False: there is no such job, or it has ended.
+
+        `is_told`: it is delivered, as Abandoned; else not at all. `owner`: the tag that it must have, if not None.
+        """
+        job = self._jobs.get(number)
+        if job is None or (owner is not None and job[3] is not owner) or self._jobs.pop(number, None) is None:
             return False
-        self._loop.call_soon(lambda: self._on_cancelled(number, len(job[2])))
+        self._cancelled.append((number, job, is_told))
+        if not self.is_started():
+            self._take_cancelled()
+        elif not self._is_woken:
+            self._is_woken = True
+            self._loop.wake()
         return True
+
+    def tag(self, number: int) -> Any:
+        """The tag of an outstanding job. Raises KeyError."""
+        return self._jobs[number][3]
 
     def tags(self) -> list[Any]:
         """The tags of all outstanding jobs."""
@@ -230,6 +274,16 @@ class Session:
             self._abandon()
         elif self.is_alive():
             self._loop.call_soon(self._leave_when_done if is_waiting else self._leave)
+
+    def leave_now(self, seconds: float | None = None) -> None:
+        """For the end of the program: cancel all, leave, and do not wait for a callback that does not return."""
+        self.close(is_waiting=False)
+        self.join(LEAVE_SECONDS if seconds is None else seconds)
+        connection = self._connection
+        if self.is_alive() and not self._is_leaving and connection is not None and self._is_welcome:
+            # The thread sits in a callback, and not in the middle of a message.
+            connection.send_last(m.Goodbye("it was interrupted"))
+            connection.flush()
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the session's thread has ended. In that thread itself: nothing."""
@@ -286,7 +340,9 @@ class Session:
 
     def _why_closed(self) -> BaseException:
         if os.getpid() != self._pid:
-            return RuntimeError("this process was forked from the one that is connected: open a connection of its own")
+            return RuntimeError(
+                "this process was forked from the one that is connected: open a connection of its own"
+            )
         if self._failure is not None:
             return ConnectionError(f"{self._failure}; no more jobs can be submitted here")
         return RuntimeError("cannot submit: this client has been stopped")
@@ -344,7 +400,9 @@ class Session:
             connection.close()
             self._on_close("it accepts the connection but says nothing")
         else:
-            self._fail(ConnectionError(f"the master at {self._where} accepts the connection but says nothing"))
+            self._fail(
+                ConnectionError(f"the master at {self._where} accepts the connection but says nothing")
+            )
 
     def _on_no_master(self, failures: Sequence[tuple[tuple[str, int], OSError]]) -> None:
         fault = credential.fault_among(error for _, error in failures)
@@ -352,9 +410,17 @@ class Session:
             self._is_told = True
             logger.warning("%s (waiting: a network file system may show a file late)", fault)
         is_hopeless = fault is not None and not fault.may_pass
-        if is_hopeless or time.monotonic() + self._pause > self._deadline or (not self._is_lost and all(
-            isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME for _, error in failures
-        )):
+        if (
+            is_hopeless
+            or time.monotonic() + self._pause > self._deadline
+            or (
+                not self._is_lost
+                and all(
+                    isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
+                    for _, error in failures
+                )
+            )
+        ):
             self._fail(_no_master(failures))
             return
         self._loop.later(self._pause * random.uniform(1.0, 1.5), self._connect)
@@ -371,11 +437,19 @@ class Session:
         if type(answer) is not m.Welcome:
             self._fail(ConnectionError(f"the master at {self._where} refused this client: {answer.reason}"))
             return
+        self._is_welcome = True
+        if self._is_leaving:
+            self._say_goodbye()
+            return
         connection.on_message = lambda message: _HANDLERS[type(message)](self, message)
         connection.send(m.Environment([0], [self._environment]))
         if self._is_lost:
             self._is_lost = False
-            logger.warning("connected to the master at %s again; %d jobs are outstanding", self._where, self.outstanding())
+            logger.warning(
+                "connected to the master at %s again; %d jobs are outstanding",
+                self._where,
+                self.outstanding(),
+            )
         self._pause = BACKOFF[0]
         if self._handed:
             connection.send(m.Roster(sorted(self._roster), []))
@@ -387,6 +461,7 @@ class Session:
     def _on_close(self, reason: str) -> None:
         """The master is lost: look for it, or for another in its place, and hand in again what is outstanding."""
         self._connection = None
+        self._is_welcome = False
         self._window_jobs = 0
         # One call, since other threads append to it. What was sent is older than what waits.
         self._queue.extendleft(sorted(self._sent, reverse=True))
@@ -396,7 +471,12 @@ class Session:
         self._introduced.clear()
         self._introduced_options = self._received = self._acknowledged = 0
         lost = f"the connection to the master at {self._where} was lost{': ' * bool(reason)}{reason}"
-        if not self._connected.is_set() or self._reconnect_timeout <= 0 or self._leaves_when_done and not self.outstanding():
+        if (
+            not self._connected.is_set()
+            or self._reconnect_timeout <= 0
+            or self._leaves_when_done
+            and not self.outstanding()
+        ):
             self._fail(ConnectionError(lost))
             return
         if not self._is_lost:
@@ -427,16 +507,38 @@ class Session:
             self._leave()
 
     def _leave(self) -> None:
+        """Say goodbye, and end when the master has read it or had its time."""
+        if self._is_leaving:
+            return
+        self._is_leaving = True
+        self._window_jobs = 0
+        if self._is_welcome:
+            self._say_goodbye()
+        elif not self._is_lost:
+            self._loop.stop()
+            return
+        self._loop.later(GOODBYE_SECONDS, self._loop.stop)  # (a lost master may be back by then)
+
+    def _say_goodbye(self) -> None:
+        # The master closes when it has read it. Were we first, what it sends meanwhile would reset the connection.
+        connection = self._connection
+        assert connection is not None
+        connection.on_message = lambda message: None
+        connection.on_close = lambda reason: self._loop.stop()
+        connection.send_last(m.Goodbye("it has finished"))
+
+    def _resume(self) -> None:
+        """This connection may have lost its place in the middle of a message: go on with another."""
         if self._connection is not None:
-            self._connection.on_close = lambda reason: None  # should the master be gone in this very moment
-            self._connection.send(m.Goodbye("it has finished", True))
-            self._connection.flush()
-        self._loop.stop()
+            self._connection.close()
+            self._on_close("a message was interrupted")
+        self._on_wake()
 
     def _abandon(self) -> None:
         """Settle what is outstanding when the thread ends: nothing stays pending for ever."""
         if self._connection is not None:
             self._connection.close()
+        self._take_cancelled()
         for number in list(self._jobs):  # in the order of their submission
             job = self._jobs.pop(number, None)
             if job is None:
@@ -449,6 +551,8 @@ class Session:
 
     def _on_wake(self) -> None:
         self._is_woken = False  # before the queue is looked at: who adds after that wakes us again
+        if self._cancelled:
+            self._take_cancelled()
         self._pump()
 
     def _pump(self) -> None:
@@ -509,7 +613,9 @@ class Session:
         unknown = {job[0] for job in batch} - self._introduced
         while self._introduced_options < len(self._option_sets):
             self._introduced_options += 1
-            connection.send(m.OptionSets(0, self._introduced_options, self._option_sets[self._introduced_options]))
+            connection.send(
+                m.OptionSets(0, self._introduced_options, self._option_sets[self._introduced_options])
+            )
         for number in unknown:
             with self._lock:
                 payload = self._functions.payload_of(number)
@@ -558,6 +664,8 @@ class Session:
                     value, error = load(payload), None
                 except BaseException as failure:
                     value, error = None, _unreadable(_name(number, job), failure)
+            elif status == m.TIMEOUT:
+                value, error = None, _timeout(_name(number, job), payload)
             else:
                 value, error = None, serialize.load_error(payload, _name(number, job))
             self._finish(number, job, error, value)
@@ -582,16 +690,25 @@ class Session:
                 self._started.add(number)
                 self._on_started(number, job[3])
 
-    def _on_cancelled(self, number: int, size: int) -> None:
-        self._bytes_out += size
-        self._charges.pop(number, None)
-        if number in self._sent:
-            self._sent_bytes -= self._sent.pop(number)
-            if self._connection is not None:
-                self._connection.send(m.Cancel([number]))
-        self._finished += 1
+    def _take_cancelled(self) -> None:
+        """Let go of what was cancelled, here and at the master."""
+        sent = self._sent
+        at_master: list[int] = []
+        for _ in range(len(self._cancelled)):
+            number, job, is_told = self._cancelled.popleft()
+            if number in sent:
+                self._sent_bytes -= sent.pop(number)
+                at_master.append(number)
+            self._started.discard(number)
+            if is_told:
+                self._finish(number, job, Abandoned(), None)
+            else:
+                self._bytes_out += len(job[2])
+                self._charges.pop(number, None)
+                self._finished += 1
+        if at_master and self._connection is not None:
+            self._connection.send(m.Cancel(at_master))
         self._notify()
-        self._pump()
 
     def _finish(self, number: int, job: Job, error: BaseException | None, value: Any) -> None:
         self._bytes_out += len(job[2])
@@ -646,7 +763,9 @@ def _no_master(failures: Sequence[tuple[tuple[str, int], OSError]]) -> Connectio
     tried = "; ".join(
         f"{address.join(*where)}: {error.strerror or 'no answer in time'}" for where, error in failures
     )
-    return ConnectionError(f"no cw master answers ({tried}); start one with `python -m cw.master`, or name its host")
+    return ConnectionError(
+        f"no cw master answers ({tried}); start one with `python -m cw.master`, or name its host"
+    )
 
 
 def _name(number: int, job: Job) -> str:
@@ -655,8 +774,21 @@ def _name(number: int, job: Job) -> str:
     return f"job {tag[0] if type(tag) is tuple else number}"
 
 
+def _timeout(name: str, payload: Any) -> BaseException:
+    try:
+        note = json.loads(bytes(payload))
+        where = f"host {note['host']}, pid {note['pid']}, attempt {note['attempt']}"
+        return JobTimeout(
+            f"{name} ran longer than its limit of {note['limit']:g} s and was stopped ({where})"
+        )
+    except (ValueError, TypeError, KeyError):
+        return JobTimeout(f"{name} ran longer than its limit and was stopped")
+
+
 def _unreadable(name: str, failure: BaseException) -> BaseException:
-    error = RemoteException(f"the result of {name} cannot be unpickled here: {type(failure).__name__}: {failure}")
+    error = RemoteException(
+        f"the result of {name} cannot be unpickled here: {type(failure).__name__}: {failure}"
+    )
     error.__cause__ = failure
     return error
 
@@ -670,15 +802,26 @@ def _half_the_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def job_options(attempts: int | None) -> dict[str, Any]:
+def job_options(attempts: int | None, timeout: float | None) -> dict[str, Any]:
     """Options of jobs as they travel, those that are given. Raises TypeError, ValueError."""
-    if attempts is None:
-        return {}
-    if not isinstance(attempts, int) or isinstance(attempts, bool):
-        raise TypeError(f"attempts must be an int, not {attempts!r}")
-    if attempts < 1:
-        raise ValueError(f"attempts must be 1 or more, not {attempts}")
-    return {"attempts": attempts}
+    options: dict[str, Any] = {}
+    if attempts is not None:
+        if not isinstance(attempts, int) or isinstance(attempts, bool):
+            raise TypeError(f"attempts must be an int, not {attempts!r}")
+        if attempts < 1:
+            raise ValueError(f"attempts must be 1 or more, not {attempts}")
+        options["attempts"] = attempts
+    if timeout is not None:
+        try:
+            if isinstance(timeout, (bool, str)):
+                raise TypeError
+            seconds = float(timeout)
+        except TypeError:
+            raise TypeError(f"timeout must be a number of seconds, not {timeout!r}") from None
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        options["timeout"] = seconds
+    return options
 
 
 # --- the end of the interpreter, and forks ----------------------------------------------------
@@ -698,6 +841,11 @@ def _register_exit() -> None:
 
 def _at_exit() -> None:
     sessions = [session for session in _live if session._pid == os.getpid()]
+    # Ctrl-C that nobody caught: its traceback has been printed just now. (Where one types, it may be from long ago.)
+    kind = getattr(sys, "last_type", None)
+    if isinstance(kind, type) and issubclass(kind, KeyboardInterrupt) and not hasattr(sys, "ps1"):
+        _drop(sessions)
+        return
     try:
         for session in sessions:
             session._loop.call_soon(session._leave_when_done)
@@ -705,12 +853,33 @@ def _at_exit() -> None:
             session.join()
             session.on_exit()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one is immediate
         left = sum(session.outstanding() for session in sessions)
-        print(f"cw: interrupted, {left} jobs are cancelled", file=sys.stderr)
-        for session in sessions:
-            session.close(is_waiting=False)
-        for session in sessions:
-            session.join(1.0)
+        print(
+            f"KeyboardInterrupt: the {left} jobs that this program was waiting for are cancelled",
+            file=sys.stderr,
+        )
+        _drop(sessions)
+        sys._cw_last_act = _DieOfInterrupt()  # type: ignore[attr-defined]
+
+
+def _drop(sessions: Sequence[Session]) -> None:
+    deadline = time.monotonic() + LEAVE_SECONDS
+    for session in sessions:
+        session.close(is_waiting=False)
+    for session in sessions:
+        session.leave_now(max(0.1, deadline - time.monotonic()))
+
+
+class _DieOfInterrupt:
+    """A program that Ctrl-C ends dies of SIGINT, or the loop of the shell that runs it would go on.
+
+    Python does that itself for a Ctrl-C in the main program, but not for one in this last wait. What lies in `sys` is
+    deleted last of all, when the program's open files have been written.
+    """
+
+    def __del__(self, kill: Any = os.kill, pid: Any = os.getpid, number: int = signal.SIGINT) -> None:
+        kill(pid(), number)
 
 
 def _after_fork_in_child() -> None:

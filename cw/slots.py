@@ -3,15 +3,19 @@
       on_jobs              SendJobs               (token taken)          on_results
      ---------> BACKLOG ------------> SENT AHEAD ---------------> RUNNING ---------> forgotten
                  ^  |                     |                          |
-                 |  | Recalled,           | Retract, on_retracted    | on_runner_exited: TellDied,
-                 |  | Return              |                          | or Return where it was stopped
-                 '--+---------------------'
+                 |  | Recalled,           | Retract, on_retracted    | on_runner_exited: TellDied;
+                 |  | Return              |                          | where it was stopped Return, at its
+                 '--+---------------------'                          | time limit TellExpired
 
 One slot runs one job at a time, in the runner of the job's session on that slot. A runner is sent the jobs
 after its current one ahead, as many as it will need for AHEAD_SECONDS. Who owns a job that was sent ahead
 is decided by the kernel: for each job a token is put in an eventfd, which the runner takes before it starts
 the job, and the worker (`Retract`) to own the last of those sent. So a runner that is stuck in a long job, or
-in C code that lets no line of Python run, loses its tail to an idle slot.
+in C code that lets no line of Python run, loses its tail to an idle slot. It also shows when a job has started, from
+when on its time limit counts.
+
+A job that must end, ends with its runner (StopRunner, KillRunner): first all behind it is taken back, and a runner
+that was signalled is never used again; its slot is free when its process is gone.
 """
 
 from __future__ import annotations
@@ -61,10 +65,21 @@ SMOOTHING = 0.2
 class Job:
     """A dispatch that this worker holds."""
 
-    __slots__ = ("dispatch", "session", "number", "function", "avoid", "attempt", "payload", "stopped", "spared", "told")
+    __slots__ = (
+        "dispatch", "session", "number", "function", "avoid", "attempt", "payload", "timeout",
+        "stopped", "spared", "told", "expired",
+    )  # fmt: skip
 
     def __init__(
-        self, dispatch: int, session: int, number: int, function: Function, avoid: int, attempt: int, payload: Any
+        self,
+        dispatch: int,
+        session: int,
+        number: int,
+        function: Function,
+        avoid: int,
+        attempt: int,
+        payload: Any,
+        timeout: float = 0.0,
     ) -> None:
         self.dispatch = dispatch
         self.session = session
@@ -76,6 +91,8 @@ class Job:
         self.stopped = False  # nobody waits for it any more
         self.spared = False  # nor is it to start; but if it has, it goes on
         self.told = False  # reported as started
+        self.timeout = timeout  # seconds that it may run, or 0
+        self.expired = False  # it has run for longer
 
 
 class Function:
@@ -92,17 +109,23 @@ class Function:
 class Runner:
     """A child process on one slot, for one session."""
 
-    __slots__ = ("key", "slot", "session", "sent", "since", "idle_since", "is_dropping", "is_ending")
+    __slots__ = (
+        "key", "slot", "session", "sent", "since", "began", "ended", "idle_since",
+        "is_dropping", "is_ending", "is_stopping",
+    )  # fmt: skip
 
     def __init__(self, key: int, slot: Slot, session: int) -> None:
         self.key = key
         self.slot = slot
         self.session = session
         self.sent: deque[Job] = deque()  # without result; the first one runs, or is about to
-        self.since = 0.0  # when the first of them began
+        self.since = 0.0  # when the first of them began, or was sent
+        self.began = 0.0  # when it was seen to have begun; looked at only if it has a time limit
+        self.ended = 0  # jobs so far
         self.idle_since = 0.0
         self.is_dropping = False  # something was retracted, and it has not read the Drop yet
-        self.is_ending = False  # was told to end, was killed, or is gone: never used again
+        self.is_ending = False  # was told to end, was signalled, or is gone: never used again
+        self.is_stopping = False  # was signalled, since its job is to end, and is not known to be gone
 
 
 class Slot:
@@ -150,8 +173,20 @@ class EndRunner(NamedTuple):
     runner: Runner
 
 
+class StopRunner(NamedTuple):
+    """End it with what it runs, step by step: a job may clean up."""
+
+    runner: Runner
+
+
 class KillRunner(NamedTuple):
     """End it by force, with all that it started."""
+
+    runner: Runner
+
+
+class LookAtTokens(NamedTuple):
+    """Call `on_tokens_seen` with the number that is left."""
 
     runner: Runner
 
@@ -187,16 +222,29 @@ class TellDied(NamedTuple):
     note: dict[str, Any]
 
 
+class TellExpired(NamedTuple):
+    """Tell the master that the job ran into its time limit."""
+
+    job: Job
+    note: dict[str, Any]
+
+
+class TellCutShort(NamedTuple):
+    """Tell the master that these had started, and ended for no fault of theirs."""
+
+    dispatches: list[int]
+
+
 Action = (
-    StartRunner | SendJobs | Retract | SendDrop | EndRunner | KillRunner
-    | Return | GiveBack | Recalled | TellStarted | TellDied
+    StartRunner | SendJobs | Retract | SendDrop | EndRunner | StopRunner | KillRunner | LookAtTokens
+    | Return | GiveBack | Recalled | TellStarted | TellDied | TellExpired | TellCutShort
 )  # fmt: skip
 
 
 class Slots:
-    """The policy of one worker."""
+    """The policy of one worker. `max_jobs`: a runner is replaced after so many; 0: never."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, max_jobs: int = 0) -> None:
         self.slots = [Slot(index) for index in range(count)]
         self._idle: dict[int, Slot] = {slot.index: slot for slot in self.slots}
         self._backlog: deque[Job] = deque()
@@ -208,6 +256,8 @@ class Slots:
         self._avoiding: deque[tuple[float, Job]] = deque()  # until when
         self._closed: set[int] = set()  # sessions whose CloseSession may have overtaken their jobs
         self._keys = 0
+        self._max_jobs = max_jobs
+        self.is_draining = False
 
     # --- from the master ---
 
@@ -216,7 +266,7 @@ class Slots:
         unwanted = []
         early = self._stopped_early | self._spared_early
         for job in jobs:
-            if job.session in self._closed or (early and job.dispatch in early):
+            if job.session in self._closed or (early and job.dispatch in early) or self.is_draining:
                 unwanted.append(job.dispatch)
                 continue
             if job.avoid >= 0:
@@ -227,7 +277,9 @@ class Slots:
             self._last_dispatch = jobs[-1].dispatch
             if early:
                 for numbers in (self._stopped_early, self._spared_early):
-                    numbers.difference_update([dispatch for dispatch in numbers if dispatch <= self._last_dispatch])
+                    numbers.difference_update(
+                        [dispatch for dispatch in numbers if dispatch <= self._last_dispatch]
+                    )
         if unwanted:
             actions.append(Return(unwanted))
         return actions + self._assign(now)
@@ -291,6 +343,23 @@ class Slots:
         ]
         return actions if len(actions) > bool(gone) else actions + self._assign(now)
 
+    def on_drain(self) -> list[Action]:
+        """From now on nothing starts here: what has not started is returned, also what still comes."""
+        self.is_draining = True
+        gone = [job.dispatch for job in self._backlog]
+        self._backlog.clear()
+        self._forget(gone)
+        actions: list[Action] = [Return(gone)] if gone else []
+        return actions + [
+            Retract(runner, AHEAD_JOBS)
+            for runner in self._runners.values()
+            if runner.sent and not runner.is_ending
+        ]
+
+    def is_empty(self) -> bool:
+        """Is there no job here?"""
+        return not self._job_by_dispatch
+
     def holdings(self) -> list[tuple[Job, bool]]:
         """All jobs that are wanted here, and whether each may have started."""
         running = {runner.sent[0].dispatch for runner in self._runners.values() if runner.sent}
@@ -315,8 +384,11 @@ class Slots:
         dispatches = [d for d, job in self._job_by_dispatch.items() if job.session == session]
         actions = self.on_stop(dispatches, now)
         for runner in list(self._runners.values()):
-            if runner.session == session and not runner.sent and not runner.is_ending:
-                actions += self._end(runner)
+            if runner.session == session:
+                if runner.is_stopping:  # nobody is left to wait for its steps
+                    actions.append(KillRunner(runner))
+                elif not runner.sent and not runner.is_ending:
+                    actions += self._end(runner)
         return actions
 
     # --- from the runners ---
@@ -334,10 +406,16 @@ class Slots:
             function.seconds = lasted if known < 0 else known + (lasted - known) * SMOOTHING
             del self._job_by_dispatch[dispatch]
         runner.since = now
+        runner.began = 0.0
+        runner.ended += len(dispatches)
         if sent:
             if sent[-1].stopped:
                 return self._kill_if_running(runner)
             return self._top_up(runner, now)
+        if (
+            runner.is_stopping
+        ):  # what was to end has ended; the process follows by itself, or by the next step
+            return [EndRunner(runner), *self._assign(now)]
         if runner.is_ending:
             return self._assign(now)
         return self._free(runner, now) + self._assign(now)
@@ -349,11 +427,7 @@ class Slots:
         if count and not runner.is_dropping:  # one Drop will do: nothing was sent behind it
             runner.is_dropping = True
             actions.append(SendDrop(runner))
-        gone = [job.dispatch for job in back if job.stopped or job.spared]
-        self._backlog.extendleft(job for job in back if not (job.stopped or job.spared))
-        self._forget(gone)
-        if gone:
-            actions.append(Return(gone))
+        actions += self._put_back(back)
         if runner.sent:
             actions += self._kill_if_running(runner)
         elif runner.slot.busy is runner and not runner.is_ending:
@@ -365,28 +439,43 @@ class Slots:
         runner.is_dropping = False
         return self._assign(now)
 
+    def on_tokens_seen(self, runner: Runner, count: int, now: float) -> None:
+        """So many of the jobs sent to it have not started."""
+        if count < len(runner.sent) and not runner.began:
+            runner.began = now
+
     def on_runner_gone(self, runner: Runner) -> None:
         """Its process is gone; its last results are yet to be reported, then `on_runner_exited`."""
         self._retire(runner)
+        runner.is_stopping = False
 
-    def on_runner_exited(self, runner: Runner, unstarted: int, note: dict[str, Any], now: float) -> list[Action]:
-        """Its process is gone, its last results are reported, and `unstarted` tokens were left."""
+    def on_runner_exited(
+        self, runner: Runner, unstarted: int, note: dict[str, Any], now: float, was_told_to: bool = False
+    ) -> list[Action]:
+        """Its process is gone, its last results are reported, and `unstarted` tokens were left.
+
+        `was_told_to`: it ended in a way in which processes are told to.
+        """
         actions: list[Action] = []
         slot, sent = runner.slot, runner.sent
         had_work = bool(sent)
         back = [sent.pop() for _ in range(min(unstarted, len(sent)))]
         gone = [job.dispatch for job in sent if job.stopped]
-        gone += [job.dispatch for job in back if job.stopped or job.spared]
         for job in sent:
-            if not job.stopped:
+            if job.stopped:
+                continue
+            if job.expired:
+                actions.append(TellExpired(job, note))
+            elif was_told_to and self.is_draining:
+                actions.append(TellCutShort([job.dispatch]))
+            else:
                 actions.append(TellDied(job, note))
-        if had_work and not sent and not gone:
+        if had_work and not sent and not any(job.stopped or job.spared for job in back):
             slot.rests_until = now + RESTART_SECONDS
         self._forget([job.dispatch for job in sent])
-        self._forget(gone)
-        self._backlog.extendleft(job for job in back if not (job.stopped or job.spared))
         if gone:
             actions.append(Return(gone))
+        actions += self._put_back(back)
         del self._runners[runner.key]
         if slot.runners.get(runner.session) is runner:
             del slot.runners[runner.session]
@@ -412,6 +501,12 @@ class Slots:
             if not job.told and now - runner.since > TOLD_SECONDS:
                 job.told = True
                 started.append(job.dispatch)
+            if job.timeout and not job.expired and not runner.is_ending:
+                if not runner.began:
+                    actions.append(LookAtTokens(runner))
+                elif now - runner.began >= job.timeout:
+                    job.expired = True
+                    actions.append(Retract(runner, AHEAD_JOBS))  # then it is stopped
         if started:
             actions.append(TellStarted(started))
         while self._avoiding and self._avoiding[0][0] <= now:
@@ -492,7 +587,7 @@ class Slots:
         backlog, sent = self._backlog, runner.sent
         if not backlog or runner.is_ending or runner.is_dropping or not sent or self._idle:
             return []
-        if now - runner.since > STUCK_SECONDS or sent[-1].stopped:
+        if now - runner.since > STUCK_SECONDS or sent[-1].stopped or sent[0].expired:
             return []  # its job is longer than was thought, or is to be ended
         job = backlog[0]
         seconds = job.function.seconds
@@ -501,6 +596,8 @@ class Slots:
         full = min(AHEAD_JOBS, int(AHEAD_SECONDS / (seconds + 1e-9)) + 1)
         if len(sent) > max(2, full // 2):
             return []  # a full frame later costs less than a few jobs now
+        if self._max_jobs:
+            full = min(full, self._max_jobs - runner.ended)
         share = -(-len(backlog) // len(self.slots))
         jobs: list[Job] = []
         size = 0
@@ -527,21 +624,35 @@ class Slots:
         return [Retract(runner, len(runner.sent) - 1)]
 
     def _kill_if_running(self, runner: Runner) -> list[Action]:
-        """End the runner if what it runs was stopped. All behind that has been taken back; where there is
+        """End the runner if what it runs is to end. All behind that has been taken back; where there is
         something before it, that has ended and its result is on its way: then it is seen to when it is here."""
         sent = runner.sent
-        if runner.is_ending or len(sent) != 1 or not sent[0].stopped:
+        if runner.is_ending or len(sent) != 1 or not (sent[0].stopped or sent[0].expired):
             return []
         self._retire(runner)
-        return [KillRunner(runner)]
+        runner.is_stopping = True
+        return [KillRunner(runner) if runner.session in self._closed else StopRunner(runner)]
 
     def _free(self, runner: Runner, now: float) -> list[Action]:
         """The runner has nothing to do: its slot is idle."""
+        if self._max_jobs and runner.ended >= self._max_jobs:
+            self._retire(runner)  # and the slot is free when its process is gone
+            return [EndRunner(runner)]
         runner.idle_since = now
         slot = runner.slot
         slot.busy = None
         self._idle[slot.index] = slot
         return self._end(runner) if runner.session in self._closed else []
+
+    def _put_back(self, jobs: list[Job]) -> list[Action]:
+        """What was sent ahead, the last one first, is the worker's again."""
+        gone = [job.dispatch for job in jobs if job.stopped or job.spared or self.is_draining]
+        if not gone:
+            self._backlog.extendleft(jobs)
+            return []
+        self._forget(gone)
+        self._backlog.extendleft(job for job in jobs if job.dispatch in self._job_by_dispatch)
+        return [Return(gone)]
 
     def _make_room(self, slot: Slot) -> list[Action]:
         actions: list[Action] = []

@@ -55,13 +55,15 @@ class Contexts:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
         # A password of '' for one that wants a password: it fails, instead of asking at the terminal.
-        context.load_cert_chain(path, password="")  # noqa: S106
+        context.load_cert_chain(path, password="")
         context.load_verify_locations(cadata=self.credential.certificate)
         return context
 
     def _check_dates(self) -> None:
         for certificate in self.client.get_ca_certs():
-            begin, end = (ssl.cert_time_to_seconds(str(certificate[key])) for key in ("notBefore", "notAfter"))
+            begin, end = (
+                ssl.cert_time_to_seconds(str(certificate[key])) for key in ("notBefore", "notAfter")
+            )
             if not begin <= time.time() <= end:
                 what = "has expired" if time.time() > end else "is not valid yet (by this machine's clock)"
                 raise CredentialError(

@@ -71,9 +71,9 @@ _RECORDS: dict[int, type] = {
 _BATCHES: dict[int, tuple[type, str]] = {
     32: (m.Cancel, "Q"), 33: (m.Stop, "Q"), 34: (m.Started, "Q"), 35: (m.Returned, "Q"),
     36: (m.Recalled, "Q"), 37: (m.TakeBack, "Q"), 38: (m.Claim, "Q"), 39: (m.Release, "Q"),
-    40: (m.Holding, "QQQB"), 41: (m.Received, "Q"),
+    40: (m.Holding, "QQQB"), 41: (m.Received, "Q"), 42: (m.CutShort, "Q"),
     64: (m.Environment, "Q"), 65: (m.Functions, "QI"), 66: (m.Submit, "QII"),
-    67: (m.Dispatch, "QQQIHB"), 68: (m.Run, "QIB"), 69: (m.Results, "QBf"), 70: (m.Forget, "QI"),
+    67: (m.Dispatch, "QQQIHBf"), 68: (m.Run, "QIB"), 69: (m.Results, "QBf"), 70: (m.Forget, "QI"),
 }  # fmt: skip
 
 # A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.
@@ -382,7 +382,9 @@ class Decoder:
         try:
             self._memory = self._allocate(sizes[0])
         except (OSError, MemoryError) as error:
-            raise ProtocolError(f"{cls.__name__} of {sizes[0]} bytes, for which there is no memory: {error}") from None
+            raise ProtocolError(
+                f"{cls.__name__} of {sizes[0]} bytes, for which there is no memory: {error}"
+            ) from None
         self._large = cls, columns
         self._filled = 0
 

@@ -1,163 +1,121 @@
-"""`python -m cw.worker HOST`: slots, and the lives and deaths of the runners on them.
+"""`python -m cw.worker HOST`: slots, and what the master and the runners have to say to each other.
 
-    master <== Connection ==> _on_<message> ---> Slots.on_*() ---> actions ---> channels <==> runners
-                                                      ^                            |
-                                  Results, ...  <-----'--- _on_results, exited <---'<==> keeper
+    master <==> Uplink --> _on_<message> ---> Slots.on_*() ---> actions ---> Runners <==> runners
+                  ^                                ^                           |
+                  '----- Results, ...  <-----------'--- _on_results, exited <--'
 
 It holds one connection to the master, whatever its number of slots. It runs no user code and opens no payload:
 nothing that a job does stops it from answering, or from ending a job that must end. All in here runs in the
 loop's thread.
+
+Told to end, it *drains*: it returns what has not started, finishes what runs within its grace, and says goodbye.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
+import math
 import os
-import random
 import secrets
-import socket
-import subprocess
+import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from cw import address, channel, credential, keeper, memory, program, slots, wire
+from cw import address, keeper, program, slots
 from cw import messages as m
-from cw.errors import ProtocolError
 from cw.kept import Kept
-from cw.network import IN, Connection, Loop, dial
+from cw.network import Loop
+from cw.runners import Runners
+from cw.uplink import Uplink
 from cw.version import VERSION
 
 logger = logging.getLogger("cw.worker")
 
-DIAL_SECONDS = 10.0
-"""For one attempt to connect."""
-
-BACKOFF = 0.1, 5.0
-"""Seconds between attempts: the first pause, and the longest. Each is stretched by up to a half at random."""
-
-WRONG_SECONDS = 5.0
-"""For a new credential to show up on a network file system, before a master with another one is a mistake."""
-
-BACKOFF_LOST = 1.0
-"""The longest pause while a master that was there is looked for."""
-
-STILL_WAITING = 30.0
-"""Seconds between two log lines that say that there is no master yet."""
-
-HEARTBEAT = 5.0
-RECONNECT = 300.0
-"""Seconds for which it looks for a lost master while its runners go on; then it ends them, and waits on."""
-
-SILENCE = 30.0
-"""Seconds without a sign of life after which the master is taken for gone."""
-
 TICK_SECONDS = 0.02
-END_SECONDS = 5.0
-"""For a runner that was told to end, before it is killed."""
 
-KEEPERS = 3
-"""Keepers that may die in a row without having started a runner."""
+REPEATED_SECONDS = 2.0
+"""A SIGTERM within that time of the first is the same one: Slurm sends it twice within 50 ms."""
 
-FROM_MASTER = frozenset(
-    {m.Environment, m.Functions, m.Forget, m.Dispatch, m.Recall, m.TakeBack, m.Stop, m.Claim, m.Release,
-     m.CloseSession, m.Goodbye, m.Heartbeat}
-)
+SUSPECT_SECONDS = 0.5
+"""A job that fails just after its runner got SIGTERM is held back for so long: if this worker is told to end too, as
+on a node that goes, the job was cut short."""
+
+TOLD_TO_END = frozenset({"killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP"})
+"""How a runner may end because its machine is being cleared."""
 
 
-class KeeperProcess:
-    """The keeper, as the worker sees it."""
+Outcome = tuple[slots.Job, int, float, Any]
+"""What a job came to: status, seconds, payload."""
 
-    def __init__(self, loop: Loop, threads: int, on_report: Callable[[dict[str, Any] | None], None]) -> None:
-        self._loop = loop
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = dict(os.environ)
-        for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB"):
-            environment.setdefault(f"{name}_NUM_THREADS" if name != "VECLIB" else "VECLIB_MAXIMUM_THREADS", str(threads))
-        self._process = subprocess.Popen(
-            program.python_command("from cw.keeper import main; main(int(sys.argv[1]))", theirs.fileno()),
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-            env=environment,
-        )
-        theirs.close()
-        self._socket.setblocking(False)
-        self._on_report = on_report
-        loop.watch(self._socket.fileno(), IN, self._on_ready)
 
-    def fork(self, key: int, fds: list[int]) -> None:
-        self._order({"do": "fork", "key": key}, fds)
+class Settings(NamedTuple):
+    """Limits, in seconds, as the options of `cw.worker` say."""
 
-    def kill(self, key: int) -> None:
-        self._order({"do": "kill", "key": key}, [])
-
-    def close(self) -> None:
-        """End all runners, and wait until they are gone."""
-        self._loop.watch(self._socket.fileno(), 0, self._on_ready)
-        self._socket.close()
-        try:
-            self._process.wait(keeper.LAST_SECONDS + 1)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        keeper.kill_children()  # what it left, should it have been killed itself
-
-    def _order(self, order: dict[str, Any], fds: list[int]) -> None:
-        with contextlib.suppress(OSError):  # it is gone: its end is reported by the socket
-            socket.send_fds(self._socket, [json.dumps(order).encode()], fds)
-
-    def _on_ready(self, events: int) -> None:
-        try:
-            packet = self._socket.recv(keeper.PACKET)
-        except BlockingIOError:
-            return
-        except OSError:
-            packet = b""
-        if packet:
-            self._on_report(json.loads(packet))
-        else:
-            self._loop.watch(self._socket.fileno(), 0, self._on_ready)
-            self._on_report(None)
+    silence: float = 30.0
+    """Without a sign of life for so long, the master is taken for gone."""
+    reconnect_timeout: float = 300.0
+    """For which it looks for a lost master while its runners go on; then it ends them, and waits on."""
+    grace: float = 20.0
+    """For which running jobs may go on when it was told to end. Slurm kills 30 s after its SIGTERM."""
+    lifetime: float = math.inf
+    """After which it leaves as if told to end."""
+    max_jobs: int = 0
+    """Jobs after which a runner is replaced by a new one; 0: never."""
 
 
 class Worker:
     """One worker process. `ident` is random: the master tells it by that from all others."""
 
-    def __init__(self, loop: Loop, count: int, find: Callable[[], list[address.Candidate]]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        count: int,
+        find: Callable[[], list[address.Candidate]],
+        settings: Settings = Settings(),  # noqa: B008  (it is immutable)
+    ) -> None:
         self.ident = secrets.token_hex(16)
         self.on_joined: Callable[[], None] = lambda: None
         self.failure: str = ""
         """Why it ended, if it could not go on."""
         self._loop = loop
         self._count = count
-        self._find = find
-        self._connection: Connection | None = None
-        self._is_joined = False  # this connection's master has been told what is here
-        self._slots = slots.Slots(count)
-        self._threads = max(1, len(os.sched_getaffinity(0)) // count)
-        self._keepers_lost = 0  # since the last runner was forked
-        self._keeper = self._start_keeper()
-        self._channels: dict[int, channel.WorkerEnd] = {}  # by the runner's key
-        self._runners: dict[int, slots.Runner] = {}
-        self._pids: dict[int, int] = {}
+        self._settings = settings
+        self._slots = slots.Slots(count, settings.max_jobs)
+        hello = m.Hello("worker", self.ident, "", m.PROTOCOL, list(sys.version_info[:2]), VERSION,
+                        os.uname().nodename, os.getpid(), count)  # fmt: skip
+        self._uplink = Uplink(loop, hello, find, settings.silence, settings.reconnect_timeout)
+        self._uplink.on_welcome = self._on_welcome
+        self._uplink.on_message = lambda message: self._handlers[type(message)](message)
+        self._uplink.on_forsaken = self._start_afresh
+        self._uplink.on_failure = self._give_up
+        self._send = self._uplink.send
+        self.connect = self._uplink.connect
+        self._runners = Runners(loop, threads=max(1, len(os.sched_getaffinity(0)) // count))
+        self._runners.on_results = self._on_results
+        self._runners.on_dropped = lambda runner: self._perform(
+            self._slots.on_dropped(runner, time.monotonic())
+        )
+        self._runners.on_gone = lambda runner: self._slots.on_runner_gone(runner)
+        self._runners.on_exited = self._on_exited
+        self._runners.on_failure = self._give_up
         self._environments: dict[int, Any] = {}  # by session
         self._functions: dict[tuple[int, int], slots.Function] = {}
         self._kept = Kept()
-        self._lost_at = 0.0  # when the master was lost; 0: it is there, or there was none
+        self._unclaimed: set[int] = (
+            set()
+        )  # of these, those that the present master was told of when it was joined
+        self._suspects: list[list[Outcome]] = []  # errors after a SIGTERM, held back
         self._is_ticking = False
-        self._beat_at = 0.0
-        self._pause = BACKOFF[0]
-        self._told_at = 0.0
-        self._has_joined = False
-        self._wrong_since = 0.0  # when the only masters found began to have another credential
         self._is_leaving = False
+        self._drains_from = self._drains_until = 0.0  # if it was told to end
         keeper.set_subreaper()
         loop.tick(1.0, self._on_second)
+        if settings.lifetime < math.inf:
+            loop.later(settings.lifetime, lambda: self._drain("its lifetime is over"))
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Dispatch: self._on_dispatch,
             m.Functions: self._on_functions,
@@ -169,164 +127,114 @@ class Worker:
                 self._slots.on_take_back(message.dispatches, time.monotonic())
             ),
             m.Claim: self._on_claim,
-            m.Release: self._on_release,
+            m.Release: lambda message: self._kept.forget(message.dispatches),
             m.CloseSession: self._on_close_session,
-            m.Goodbye: self._on_goodbye,
+            m.Goodbye: self._uplink.on_goodbye,
             m.Heartbeat: lambda message: None,
         }
 
-    # --- the master ---
+    # --- the end ---
 
-    def connect(self) -> None:
-        """Look for the master until it is found."""
-        try:
-            candidates = self._find()
-        except program.Mistake as mistake:
-            self._give_up(str(mistake))
-            return
-        self._candidates = candidates
-        dial(self._loop, [(c.host, c.port) for c in candidates], DIAL_SECONDS, self._on_connected, self._on_no_master)
+    def on_sigterm(self) -> None:
+        """Told to end: finish what runs; told again: at once."""
+        if not self._drains_from:
+            self._drain("told to end")
+        elif time.monotonic() - self._drains_from > REPEATED_SECONDS:
+            self.leave()
+
+    def on_sigint(self) -> None:
+        """Ctrl-C: as on_sigterm, but nobody sends it twice without meaning it."""
+        if not self._drains_from:
+            self._drain("Ctrl-C")
+        else:
+            self.leave()
 
     def leave(self) -> None:
-        """Say goodbye, end the runners, stop the loop."""
+        """End the runners, say goodbye, stop the loop."""
         if self._is_leaving:
             return
         self._is_leaving = True
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.on_close = lambda reason: None  # should the master be gone in this very moment
-            connection.send(m.Goodbye("it was told to end", True))
-            connection.flush()
-            connection.close()
-        self._loop.stop()
+        running = self._count_running()
+        if running:
+            logger.info("leaving; %d running jobs are stopped, and run again elsewhere", running)
+        self.close()  # first: what the master gets back runs nowhere any more
+        self._uplink.leave(self._loop.stop)
 
     def close(self) -> None:
         """End the runners, and wait until they are gone."""
-        for end in self._channels.values():
-            end.close()
-        self._channels.clear()
-        self._keeper.close()
+        self._runners.close()
+
+    def _drain(self, why: str) -> None:
+        """Take nothing more, return what has not started, finish what runs, leave."""
+        if self._drains_from or self._is_leaving:
+            return
+        self._drains_from = time.monotonic()
+        self._drains_until = self._drains_from + self._settings.grace
+        self._send(m.Draining())
+        self._perform(self._slots.on_drain())
+        cut_short = [job.dispatch for batch in self._suspects for job, _, _, _ in batch]
+        self._suspects.clear()
+        if cut_short:
+            self._send(m.CutShort(cut_short))
+        if self._on_drain_tick(self._drains_from):
+            logger.info("%s: finishing %d running jobs for up to %g s; Ctrl-C ends it at once", why,
+                        self._count_running(), self._settings.grace)  # fmt: skip
+            self._loop.tick(TICK_SECONDS, self._on_drain_tick)
+
+    def _on_drain_tick(self, now: float) -> bool:
+        if not self._is_leaving and (
+            now >= self._drains_until or (self._slots.is_empty() and self._is_all_told())
+        ):
+            self.leave()
+        return not self._is_leaving
+
+    def _is_all_told(self) -> bool:
+        """Have all results gone to a master?"""
+        if self._uplink.is_lost:
+            return not len(self._kept)
+        return self._uplink.is_all_sent() and not any(dispatch in self._kept for dispatch in self._unclaimed)
+
+    def _count_running(self) -> int:
+        return sum(is_running for _, is_running in self._slots.holdings())
 
     def _give_up(self, reason: str) -> None:
         self.failure = reason
         self._loop.stop()
 
-    def _on_connected(self, sock: socket.socket, where: tuple[str, int]) -> None:
-        if self._is_leaving:
-            sock.close()
-            return
-        connection = self._connection = Connection(self._loop, sock, decoder=wire.Decoder(memory.allocate))
-        connection.decoder.accepts = FROM_MASTER | {m.Welcome, m.Refused}
-        connection.on_message = self._on_answer
-        connection.on_close = self._on_master_gone
-        connection.send(
-            m.Hello("worker", self.ident, "", m.PROTOCOL, list(sys.version_info[:2]), VERSION,
-                    os.uname().nodename, os.getpid(), self._count, 0)
-        )  # fmt: skip
+    # --- the master ---
 
-    def _on_no_master(self, failures: Sequence[tuple[tuple[str, int], OSError]]) -> None:
-        if self._lost_at and time.monotonic() - self._lost_at > RECONNECT:
-            logger.warning("the master has not come back within %.0f s: the jobs here are given up", RECONNECT)
-            self._lost_at = 0.0
-            self._start_afresh()
-        unknown = [f for f in failures if isinstance(f[1], socket.gaierror) and f[1].errno == socket.EAI_NONAME]
-        if failures and len(unknown) == len(failures) and not self._told_at:
-            self._give_up(f"the host {failures[0][0][0]!r} is unknown: check its name")
-            return
-        now = time.monotonic()
-        if self._is_hopeless(failures, now):
-            return
-        if not self._told_at or now - self._told_at > STILL_WAITING:
-            self._told_at = now
-            tried = "; ".join(f"{c} {e.strerror or e}" for c, (_, e) in zip(self._candidates, failures, strict=False))
-            logger.warning("no master yet, trying on: %s", tried)
-        self._connect_later()
-
-    def _is_hopeless(self, failures: Sequence[tuple[tuple[str, int], OSError]], now: float) -> bool:
-        """Is there a mistake with the credential that waiting does not mend? Then the worker ends, with a sentence.
-
-        After it has once worked, it waits: what is in the way now may go again.
-        """
-        fault = credential.fault_among(error for _, error in failures)
-        if not isinstance(fault, credential.WrongCredential):
-            self._wrong_since = now
-        is_named = self._candidates[0].source != address.NOTHING_KNOWN  # else somebody else's master may be there
-        if fault is None or self._has_joined:
-            return False
-        if fault.may_pass and not (is_named and now - self._wrong_since >= WRONG_SECONDS):
-            return False
-        self._give_up(str(fault))
-        return True
-
-    def _on_answer(self, answer: Any) -> None:
-        connection = self._connection
-        assert connection is not None
-        if type(answer) is m.Refused:
-            self._give_up(f"the master at {connection.peer} refused this worker: {answer.reason}")
-            return
-        if type(answer) is m.Goodbye:
-            self._on_goodbye(answer)
-            return
-        if type(answer) is not m.Welcome:
-            raise ProtocolError(f"{type(answer).__name__} before a Welcome")
-        connection.decoder.accepts = FROM_MASTER
-        connection.on_message = lambda message: self._handlers[type(message)](message)
-        self._pause, self._told_at, self._lost_at, self._has_joined = BACKOFF[0], 0.0, 0.0, True
-        self._join()
+    def _on_welcome(self) -> None:
+        self._report()
+        if self._drains_from:
+            self._send(m.Draining())
         cpus = len(os.sched_getaffinity(0))
         logger.info("joined the master at %s with %d slot%s (this machine has %d usable CPUs)",
-                    connection.peer, self._count, "s" * (self._count != 1), cpus)  # fmt: skip
+                    self._uplink.peer, self._count, "s" * (self._count != 1), cpus)  # fmt: skip
         self.on_joined()
 
-    def _on_master_gone(self, reason: str) -> None:
-        self._is_joined = False
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-            self._told_at = time.monotonic()  # the line below is enough for a while
-            self._lost_at = self._lost_at or self._told_at
-            logger.warning("the master is gone%s; looking for it again, for %.0f s, while the jobs here go on",
-                           f" ({reason})" if reason else "", RECONNECT)  # fmt: skip
-        self._connect_later()
-
-    def _on_goodbye(self, message: m.Goodbye) -> None:
-        """The master ends. If for good, so do the jobs here."""
-        if message.is_final and self._connection is not None:
-            self._connection.close()
-            self._connection = None
-            self._is_joined = False
-            logger.info("the master has ended: %s", message.reason)
-            self._start_afresh()
-            self._connect_later()
-        else:
-            self._on_master_gone(message.reason)
-
-    def _connect_later(self) -> None:
-        # While jobs wait here for a master that restarts, it must be found before that has settled.
-        longest = BACKOFF[1] if not self._lost_at else BACKOFF_LOST
-        self._loop.later(min(self._pause, longest) * random.uniform(1.0, 1.5), self.connect)
-        self._pause = min(2 * self._pause, BACKOFF[1])
-
     def _start_afresh(self) -> None:
-        """End all runners and forget all jobs."""
-        self.close()
-        self._slots = slots.Slots(self._count)
-        self._runners.clear()
-        self._pids.clear()
+        """End all runners and forget all jobs: no master knows of them."""
+        if self._drains_from:
+            self.leave()
+            return
+        self._runners.start_afresh()
+        self._slots = slots.Slots(self._count, self._settings.max_jobs)
         self._kept = Kept()
+        self._suspects.clear()
         self._environments.clear()
         self._functions.clear()
-        self._keeper = self._start_keeper()
 
     def _on_dispatch(self, message: m.Dispatch) -> None:
         functions = self._functions
         jobs, unknown = [], []
-        for dispatch, session, number, function_number, avoid, attempt, payload in zip(*message, strict=True):
+        for dispatch, session, number, function_number, avoid, attempt, timeout, payload in zip(
+            *message, strict=True
+        ):
             function = functions.get((session, function_number))
             if function is None:  # its session was closed while this was on its way
                 unknown.append(dispatch)
             else:
-                jobs.append(slots.Job(dispatch, session, number, function, avoid, attempt, payload))
+                jobs.append(slots.Job(dispatch, session, number, function, avoid, attempt, payload, timeout))
         if unknown:
             self._send(m.Returned(unknown))
         self._perform(self._slots.on_jobs(jobs, time.monotonic()))
@@ -344,10 +252,7 @@ class Worker:
 
     def _on_forget(self, message: m.Forget) -> None:
         for session, number in zip(*message, strict=True):
-            function = self._functions.pop((session, number), None)
-            for end in self._channels.values():
-                if end.functions.pop(function, function) is None:
-                    end.send(m.Forget([session], [number]))
+            self._runners.forget(self._functions.pop((session, number), None), session)
 
     def _on_close_session(self, message: m.CloseSession) -> None:
         session = message.session
@@ -357,8 +262,8 @@ class Worker:
             del self._functions[key]
         self._kept.forget_session(session)
 
-    def _join(self) -> None:
-        """Tell the master what is here; from now on it is told what happens. It knows nothing of what we remember."""
+    def _report(self) -> None:
+        """Tell a master that was just joined what is here. It knows nothing of what we remember."""
         self._slots.on_joined()
         in_use = {job.function for job, _ in self._slots.holdings()}
         forgotten = [key for key, function in self._functions.items() if function not in in_use]
@@ -368,8 +273,9 @@ class Worker:
             (job.dispatch, job.session, job.number, m.RUNNING if is_running else m.UNSTARTED)
             for job, is_running in self._slots.holdings()
         ]
-        holdings += self._kept.holdings()
-        self._is_joined = True
+        kept = self._kept.holdings()
+        self._unclaimed = {dispatch for dispatch, _, _, _ in kept}
+        holdings += kept
         if holdings:
             self._send(m.Holding(*map(list, zip(*holdings, strict=True))))
         self._send(m.Reported(list(self._environments)))
@@ -383,36 +289,39 @@ class Worker:
             self._send(m.RunnerDied(dispatch, note))
         if gone:
             self._send(m.Returned(gone))
-
-    def _on_release(self, message: m.Release) -> None:
-        self._kept.forget(message.dispatches)
-
-    def _send(self, message: tuple[Any, ...]) -> None:
-        if self._is_joined and self._connection is not None:  # else it is told when it is there again
-            self._connection.send(message)
+        self._unclaimed.difference_update(message.dispatches)
 
     # --- the policy's actions ---
 
     def _perform(self, actions: Sequence[slots.Action]) -> None:
-        todo = deque(actions)
+        runners, todo = self._runners, deque(actions)
         while todo:
             action = todo.popleft()
             kind = type(action)
             if kind is slots.SendJobs:
-                self._send_jobs(action)
+                runners.send_jobs(action.runner, action.jobs)
             elif kind is slots.StartRunner:
-                self._start_runner(action.runner)
+                runners.start(action.runner, self._environments[action.runner.session])
             elif kind is slots.Retract:
-                taken = self._channels[action.runner.key].take_tokens(action.count)
+                taken = runners.take_tokens(action.runner, action.count)
                 todo.extendleft(reversed(self._slots.on_retracted(action.runner, taken, time.monotonic())))
             elif kind is slots.SendDrop:
-                self._channels[action.runner.key].send(m.Drop())
+                runners.send_drop(action.runner)
             elif kind is slots.GiveBack:
                 todo.extendleft(reversed(self._slots.on_give_back(action.count)))
             elif kind is slots.EndRunner:
-                self._end_runner(action.runner)
+                runners.end(action.runner)
             elif kind is slots.KillRunner:
-                self._keeper.kill(action.runner.key)
+                runners.kill(action.runner)
+            elif kind is slots.StopRunner:
+                runners.stop(action.runner)
+            elif kind is slots.LookAtTokens:
+                left = runners.tokens_left(action.runner)
+                self._slots.on_tokens_seen(action.runner, left, time.monotonic())
+            elif kind is slots.TellExpired:
+                self._tell_expired(action.job, action.note)
+            elif kind is slots.TellCutShort:
+                self._send(m.CutShort(action.dispatches))
             elif kind is slots.Return:
                 self._send(m.Returned(action.dispatches))
             elif kind is slots.Recalled:
@@ -426,99 +335,73 @@ class Worker:
             self._is_ticking = True
             self._loop.tick(TICK_SECONDS, self._on_tick)
 
-    def _send_jobs(self, action: slots.SendJobs) -> None:
-        end = self._channels[action.runner.key]
-        for job in action.jobs:
-            if job.function not in end.functions:
-                end.functions[job.function] = None
-                function = job.function
-                end.send(m.Functions([job.session], [function.number], [function.payload]))
-        end.send_jobs(action.jobs)
-
-    def _start_runner(self, runner: slots.Runner) -> None:
-        end = channel.WorkerEnd(self._loop)
-        self._channels[runner.key] = end
-        self._runners[runner.key] = runner
-        end.on_results = lambda numbers, statuses, seconds, payloads: self._on_results(
-            runner, numbers, statuses, seconds, payloads
-        )
-        end.on_dropped = lambda: self._perform(self._slots.on_dropped(runner, time.monotonic()))
-        self._keeper.fork(runner.key, end.runner_fds)
-        end.handed_over()
-        end.send(m.Environment([runner.session], [self._environments[runner.session]]))
-
-    def _end_runner(self, runner: slots.Runner) -> None:
-        self._channels[runner.key].end()
-        self._loop.later(END_SECONDS, lambda: self._kill_if_there(runner))
-
-    def _kill_if_there(self, runner: slots.Runner) -> None:
-        if self._runners.get(runner.key) is runner:  # keys begin anew with another master
-            self._keeper.kill(runner.key)
-
     # --- the runners ---
 
     def _on_results(
-        self, runner: slots.Runner, numbers: list[int], statuses: list[int], seconds: list[float], payloads: list[Any]
+        self,
+        runner: slots.Runner,
+        numbers: list[int],
+        statuses: list[int],
+        seconds: list[float],
+        payloads: list[Any],
     ) -> None:
-        self._kept.add_results(self._slots.jobs(numbers), statuses, seconds, payloads)
-        self._send(m.Results(numbers, statuses, seconds, payloads))
+        jobs = self._slots.jobs(numbers)
+        if runner.is_ending or m.INTERRUPTED in statuses:
+            self._judge(runner, list(zip(jobs, statuses, seconds, payloads, strict=True)))
+        else:
+            self._kept.add_results(jobs, statuses, seconds, payloads)
+            self._send(m.Results(numbers, statuses, seconds, payloads))
         self._perform(self._slots.on_results(runner, numbers, seconds, time.monotonic()))
 
-    def _start_keeper(self) -> KeeperProcess:
-        return KeeperProcess(self._loop, self._threads, self._on_report)
+    def _judge(self, runner: slots.Runner, outcomes: list[Outcome]) -> None:
+        """Report results, some of which may not be what the job itself came to."""
+        suspects: list[Outcome] = []
+        for job, status, lasted, payload in outcomes:
+            if job.expired and runner.is_ending and lasted > job.timeout * 0.999999:
+                self._tell_expired(job, {**self._runners.place(runner), "seconds": lasted})
+            elif status == m.INTERRUPTED and not job.stopped:
+                suspects.append((job, m.ERROR, lasted, payload))
+            else:
+                self._report_outcome((job, min(status, m.ERROR), lasted, payload))
+        if suspects and self._drains_from:
+            self._send(m.CutShort([job.dispatch for job, _, _, _ in suspects]))
+        elif suspects:
+            self._suspects.append(suspects)
+            self._loop.later(SUSPECT_SECONDS, lambda: self._clear(suspects))
 
-    def _on_report(self, report: dict[str, Any] | None) -> None:
-        if report is None:
-            self._keepers_lost += 1
-            if self._keepers_lost > KEEPERS:
-                self._give_up("the process that starts runners dies again and again: see the messages above")
-                return
-            logger.error("the keeper is gone, and the runners with it; starting another")
-            self._keeper.close()
-            self._keeper = self._start_keeper()
-            for key in list(self._runners):
-                self._on_exited(key, "ended with its keeper")
-        elif report["what"] == "forked":
-            self._pids[report["key"]] = report["pid"]
-            self._keepers_lost = 0
-        else:
-            self._on_exited(report["key"], report["how"])
+    def _clear(self, suspects: list[Outcome]) -> None:
+        """It was not this machine's end: the jobs failed by themselves."""
+        if suspects in self._suspects:
+            self._suspects.remove(suspects)
+            for outcome in suspects:
+                self._report_outcome(outcome)
 
-    def _on_exited(self, key: int, how: str) -> None:
-        runner = self._runners.pop(key, None)
-        if runner is None:
-            return
-        now = time.monotonic()
-        end = self._channels.pop(key)
-        was_ending = runner.is_ending
-        self._slots.on_runner_gone(runner)
-        end.drain()
-        note = {
-            "host": os.uname().nodename, "worker": os.getpid(), "slot": runner.slot.index,
-            "pid": self._pids.pop(key, 0), "how": how, "seconds": round(now - runner.since, 3),
-        }  # fmt: skip
-        unstarted = end.take_tokens(len(runner.sent))
-        end.close()
-        if not was_ending:
-            logger.warning("runner %s on slot %d %s", note["pid"], runner.slot.index, how)
-        self._perform(self._slots.on_runner_exited(runner, unstarted, note, now))
+    def _report_outcome(self, outcome: Outcome) -> None:
+        job, status, lasted, payload = outcome
+        self._kept.add_results([job], [status], [lasted], [payload])
+        self._send(m.Results([job.dispatch], [status], [lasted], [payload]))
+
+    def _tell_expired(self, job: slots.Job, note: dict[str, Any]) -> None:
+        text = json.dumps({**note, "limit": job.timeout, "attempt": job.attempt}).encode()
+        self._report_outcome((job, m.TIMEOUT, note["seconds"], text))
+
+    def _on_exited(self, runner: slots.Runner, unstarted: int, note: dict[str, Any]) -> None:
+        was_told_to = note["how"] in TOLD_TO_END
+        self._perform(self._slots.on_runner_exited(runner, unstarted, note, time.monotonic(), was_told_to))
 
     # --- time ---
 
     def _on_tick(self, now: float) -> bool:
+        if self._is_leaving:
+            return False
         self._perform(self._slots.on_tick(now))
         self._is_ticking = self._slots.wants_tick()
         return self._is_ticking
 
     def _on_second(self, now: float) -> bool:
+        if self._is_leaving:
+            return False
         self._perform(self._slots.on_second(now))
-        connection = self._connection
-        if connection is not None:
-            if connection.count_silence() > SILENCE:
-                self._on_master_gone(f"silent for {SILENCE:.0f} s")
-            elif now - self._beat_at >= HEARTBEAT:
-                self._beat_at = now
-                connection.send(m.Heartbeat())
         return True
 
 
@@ -530,6 +413,32 @@ def _parse_slots(text: str) -> int:
     return int(text)
 
 
+def _parse_count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise ValueError(f"{text!r} is no number of jobs: give 1 or more")
+    return int(text)
+
+
+def _add_limits(parser: Any) -> None:
+    """The options of `Settings`."""
+    defaults = Settings()
+    seconds = program.converted_by(program.parse_seconds)
+    positive = program.converted_by(program.parse_positive_seconds)
+    group = parser.add_argument_group("limits")
+    group.add_argument("--grace", metavar="SECONDS", type=seconds, default=defaults.grace,
+                       help="told to end (Ctrl-C, SIGTERM), let running jobs go on for so long; the rest goes to other "
+                       "workers at once (default: %(default)g; a second Ctrl-C ends it at once)")  # fmt: skip
+    group.add_argument("--lifetime", metavar="SECONDS", type=positive, default=defaults.lifetime,
+                       help="after so long, end as if told to (default: never)")  # fmt: skip
+    group.add_argument("--max-jobs", metavar="N", type=program.converted_by(_parse_count), default=defaults.max_jobs,
+                       help="replace each runner process by a new one after N jobs (default: never)")  # fmt: skip
+    group.add_argument("--silence", metavar="SECONDS", type=positive, default=defaults.silence,
+                       help="take a master that says nothing for so long for gone (default: %(default)g)")  # fmt: skip
+    group.add_argument("--reconnect-timeout", metavar="SECONDS", type=seconds, default=defaults.reconnect_timeout,
+                       help="look for a lost master for so long before its jobs are given up; the worker itself waits "
+                       "on (default: %(default)g)")  # fmt: skip
+
+
 def main() -> int:
     """The program. Returns its exit status."""
     parser = program.argument_parser(
@@ -538,16 +447,24 @@ def main() -> int:
         epilog="Without HOST: CW_MASTER, else the running master's address file, else this machine.",
     )
     parser.add_argument("host", nargs="?", metavar="HOST[:PORT]", help="where the master runs")
-    parser.add_argument("--port", type=program.converted_by(address.check_port), help="its port (default: 5494)")
+    parser.add_argument(
+        "--port", type=program.converted_by(address.check_port), help="its port (default: 5494)"
+    )
     parser.add_argument("-n", dest="slots", metavar="SLOTS", type=program.converted_by(_parse_slots), default=1,
                         help="jobs to run at a time, or 'auto': one for each usable CPU (default: 1)")  # fmt: skip
+    _add_limits(parser)
     program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd")
     options = parser.parse_args()
     program.set_up_logging(options.verbose)
     address.find_master(options.host, options.port)  # mistakes end the program here
+    settings = Settings(
+        options.silence, options.reconnect_timeout, options.grace, options.lifetime, options.max_jobs
+    )
     loop = Loop()
-    worker = Worker(loop, options.slots, lambda: address.find_master(options.host, options.port))
-    program.end_with(loop, options.lifeline_fd, worker.leave)
+    worker = Worker(loop, options.slots, lambda: address.find_master(options.host, options.port), settings)
+    loop.on_signal(signal.SIGINT, worker.on_sigint)
+    loop.on_signal(signal.SIGTERM, worker.on_sigterm)
+    program.watch_lifeline(loop, options.lifeline_fd, worker.leave)
     if options.ready_fd is not None:
         worker.on_joined = lambda: program.say_ready(options.ready_fd)
     worker.connect()

@@ -37,7 +37,8 @@ def test_a_sound_hello_is_welcome(role):
         {"ident": "0" * 31}, {"ident": "0" * 64}, {"ident": "\ud800" * 32}, {"ident": "A" * 32}, {"secret": ""},
         {"secret": "\ud800" * 32}, {"python": []}, {"python": [3]}, {"python": [3, 11, 0]}, {"python": ["3", "11"]},
         {"python": [3, 10**9]}, {"python": [-3, 11]}, {"python": [True, False]}, {"python": [3, None]},
-        {"handed": -1}, {"handed": 2**64}, {"host": "a\nb"}, {"host": "\ud800"}, {"host": "x" * 2000}, {"version": "\x1b[2J"},
+        {"handed": -1}, {"handed": 2**64}, {"host": "a\nb"}, {"host": "\ud800"}, {"host": "x" * 2000},
+        {"version": "\x1b[2J"},
         {"role": "worker", "slots": 0}, {"role": "worker", "slots": -1}, {"role": "worker", "slots": 10**9},
     ],
 )  # fmt: skip
@@ -66,7 +67,12 @@ class Client:
     def say(self, message):
         self.rules.check(message)
         if type(message) is m.Submit:
-            self.open.update({n: Job(n, Function(1), None, p) for n, p in zip(message.numbers, message.payloads, strict=True)})
+            self.open.update(
+                {
+                    n: Job(n, Function(1), None, p)
+                    for n, p in zip(message.numbers, message.payloads, strict=True)
+                }
+            )
 
     def submit(self, *numbers, function=1, options=0, size=1):
         count = len(numbers)

@@ -30,7 +30,11 @@ def mode_of(path):
 
 
 def make_pem(
-    begin=datetime.datetime(2000, 1, 1), end=datetime.datetime(2100, 1, 1), key=None, password=None, is_authority=True
+    begin=datetime.datetime(2000, 1, 1),
+    end=datetime.datetime(2100, 1, 1),
+    key=None,
+    password=None,
+    is_authority=True,
 ):
     """A credential of somebody else's making."""
     own = ec.generate_private_key(ec.SECP256R1())
@@ -47,7 +51,9 @@ def make_pem(
         .sign(own, hashes.SHA256())
     )
     hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    private = (key or own).private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
+    private = (key or own).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden
+    )
     return certificate.public_bytes(serialization.Encoding.PEM) + private
 
 
@@ -164,7 +170,9 @@ def test_a_link_of_ones_own_is_followed(directory, tmp_path):
 def test_one_that_is_open_to_others_is_refused_with_the_way_out(mode):
     path = credential.load_or_make().path
     os.chmod(path, mode)
-    with pytest.raises(CredentialError, match=rf"{path} is open to other users \(mode {mode:04o}\).*chmod 600 {path}"):
+    with pytest.raises(
+        CredentialError, match=rf"{path} is open to other users \(mode {mode:04o}\).*chmod 600 {path}"
+    ):
         credential.load_or_make()
 
 
@@ -225,7 +233,9 @@ def test_an_own_directory_that_is_open_to_others_is_refused(directory):
         credential.load()
 
 
-@pytest.mark.parametrize("content", ["empty", "garbage", "only key", "only certificate", "two certificates", "cut"])
+@pytest.mark.parametrize(
+    "content", ["empty", "garbage", "only key", "only certificate", "two certificates", "cut"]
+)
 def test_a_file_that_is_no_credential_is_refused(directory, content):
     pem = credential.load_or_make().pem
     begin = pem.index(b"-----BEGIN PRIVATE")
@@ -250,7 +260,9 @@ def test_one_that_does_not_work_is_refused_before_a_connection_is_tried(director
     pem = {
         "another key": lambda: make_pem(key=ec.generate_private_key(ec.SECP256R1())),
         "with a password": lambda: make_pem(password=b"secret"),
-        "no certificate": lambda: b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + make_pem()[-300:],
+        "no certificate": lambda: (
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + make_pem()[-300:]
+        ),
         "no key": lambda: make_pem().replace(b"BEGIN PRIVATE KEY-----\n", b"BEGIN PRIVATE KEY-----\nAAAA"),
     }[kind]()
     put(directory / "credential.pem", pem)
@@ -259,7 +271,9 @@ def test_one_that_does_not_work_is_refused_before_a_connection_is_tried(director
 
 
 @pytest.mark.parametrize(
-    ("begin", "end", "text"), [(2001, 2002, "has expired"), (2990, 2999, "is not valid yet")], ids=["old", "future"]
+    ("begin", "end", "text"),
+    [(2001, 2002, "has expired"), (2990, 2999, "is not valid yet")],
+    ids=["old", "future"],
 )
 def test_one_of_another_time_is_refused(directory, begin, end, text):
     home.make_home()

@@ -215,12 +215,7 @@ def test_what_a_used_function_uses_is_noticed(table, script):
 
 
 def test_an_edited_method_of_a_used_class_is_noticed(table, script):
-    names = script(
-        "A = 1\n"
-        "class C:\n"
-        "    def m(self): return A\n"
-        "def f(): return C().m()"
-    )
+    names = script("A = 1\nclass C:\n    def m(self): return A\ndef f(): return C().m()")
     table.number_of(names["f"])
     assert not is_pickled_again(table, names["f"])
     script("A = 2")

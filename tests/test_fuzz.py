@@ -25,13 +25,13 @@ if __name__ == "__main__":
         import atheris
 
         with atheris.instrument_imports(include=["cw"]):
-            import cw.master
+            pass
 
-from cw import messages as m
-from cw import wire
-from cw.errors import ProtocolError
-from cw.master import FROM_CLIENT, FROM_WORKER, Master
-from cw.network import Loop
+from cw import messages as m  # noqa: E402
+from cw import wire  # noqa: E402
+from cw.errors import ProtocolError  # noqa: E402
+from cw.master import FROM_CLIENT, FROM_WORKER, Master  # noqa: E402
+from cw.network import Loop  # noqa: E402
 
 # --- what may come ----------------------------------------------------------------------------
 
@@ -74,7 +74,9 @@ def _batch_of(cls, codes):
     if "payloads" in cls._fields:
         columns.append(_payload)
     rows = st.lists(st.tuples(*columns), max_size=5)
-    return rows.map(lambda rows: cls(*(map(list, zip(*rows, strict=True)) if rows else [[] for _ in columns])))
+    return rows.map(
+        lambda rows: cls(*(map(list, zip(*rows, strict=True)) if rows else [[] for _ in columns]))
+    )
 
 
 _MESSAGES = {cls: _record_of(cls) for cls in wire._RECORDS.values()} | {
@@ -152,7 +154,9 @@ class Peer:
     def __init__(self, world, role, *, handed=0, like=None):
         self._world = world
         self.role = role
-        self.ident, self.secret = (like.ident, like.secret) if like else (os.urandom(16).hex(), os.urandom(16).hex())
+        self.ident, self.secret = (
+            (like.ident, like.secret) if like else (os.urandom(16).hex(), os.urandom(16).hex())
+        )
         self.last = like.last if like else 0  # number of a job
         self.results = {}
         self.lost = set()
@@ -201,7 +205,9 @@ class Peer:
             self.held.update(zip(message.dispatches, jobs, strict=True))
             self._world.dispatches += message.dispatches
         elif type(message) is m.Results:
-            for number, status, payload in zip(message.numbers, message.statuses, message.payloads, strict=True):
+            for number, status, payload in zip(
+                message.numbers, message.statuses, message.payloads, strict=True
+            ):
                 assert number not in self.results and number not in self.lost, "delivered twice"
                 self.results[number] = status, bytes(payload)
         elif type(message) is m.Lost:
@@ -382,7 +388,9 @@ class Play:
 
     def _holdings(self, holdings):
         known = self._world.dispatches or [7]
-        return [(known[-1 - d % len(known)], self._session(s), number, state) for d, s, number, state in holdings]
+        return [
+            (known[-1 - d % len(known)], self._session(s), number, state) for d, s, number, state in holdings
+        ]
 
     def _say(self, peer, message):
         self._said.append(frames_of(message))
@@ -514,7 +522,13 @@ def main():
         print(f"{examples} examples, nothing found")
         return
     settings(**chosen)(target)
-    limits = [f"-max_total_time={int(60 * options.minutes)}", "-max_len=4096", "-len_control=0", "-rss_limit_mb=1500", "-timeout=60"]
+    limits = [
+        f"-max_total_time={int(60 * options.minutes)}",
+        "-max_len=4096",
+        "-len_control=0",
+        "-rss_limit_mb=1500",
+        "-timeout=60",
+    ]
     atheris.Setup([sys.argv[0], *limits, *filter(None, [options.corpus])], target.hypothesis.fuzz_one_input)
     atheris.Fuzz()
 

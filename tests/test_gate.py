@@ -122,7 +122,9 @@ def test_another_user_on_this_machine_is_turned_away_at_the_local_socket(house, 
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(network.local_name(house.port, house.credential.fingerprint))
         # And he, too, sees that this is not his own master.
-        is_right = sock.recv(10) == b"" and network.connect_locally(house.port, house.credential.fingerprint) is None
+        is_right = (
+            sock.recv(10) == b"" and network.connect_locally(house.port, house.credential.fingerprint) is None
+        )
         os._exit(0 if is_right else 1)
     house.turn_until(lambda: house.gate.turned_away >= 2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -197,12 +199,16 @@ def test_the_oldest_gives_way_to_the_newest_and_their_number_is_bounded(house, m
 def test_who_is_in_the_middle_of_a_handshake_goes_first_then_the_newest(house, monkeypatch):
     monkeypatch.setattr(gate, "ROUND", 0.0)  # one step a round
     begun = house.begin_handshake()
-    house.turn_until(lambda: house.strangers() == 1 and next(iter(house.gate._strangers.values())).handshake is not None)
+    house.turn_until(
+        lambda: house.strangers() == 1 and next(iter(house.gate._strangers.values())).handshake is not None
+    )
     others = [house.begin_handshake() for _ in range(5)]
     house.turn_until(lambda: house.strangers() == 6)
     served = []
     step = house.gate._step
-    monkeypatch.setattr(house.gate, "_step", lambda stranger: (served.append(stranger.number), step(stranger)))
+    monkeypatch.setattr(
+        house.gate, "_step", lambda stranger: (served.append(stranger.number), step(stranger))
+    )
     begun.do_handshake()  # its last words
     time.sleep(0.05)
     house.turn_until(lambda: len(served) == 6)

@@ -17,7 +17,6 @@ def directory(tmp_path, monkeypatch):
     return path
 
 
-
 def test_a_directory_that_others_may_read_is_refused(directory):
     directory.mkdir(mode=0o755)
     directory.chmod(0o755)

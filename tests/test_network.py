@@ -13,8 +13,8 @@ from concurrent.futures import Future
 import pytest
 from conftest import wait_until
 
-from cw import messages as m
 from cw import credential, network, wire
+from cw import messages as m
 from cw.errors import ProtocolError
 from cw.memory import Memory, store
 from cw.network import Connection, Loop, dial, tune
@@ -563,7 +563,9 @@ def test_dial_takes_the_first_that_answers_and_tells_why_the_others_did_not(runn
         where = listener.getsockname()
         addresses = [taken.getsockname(), where]
         with network.listen_locally(where[1], mine.fingerprint) as local:
-            dial(running.loop, addresses, 5, lambda sock, address: got.append((sock, address)), failures.append)
+            dial(
+                running.loop, addresses, 5, lambda sock, address: got.append((sock, address)), failures.append
+            )
             ((sock, address),) = wait_until(lambda: got)
             assert address == where and not failures
             assert sock.getpeername() == local.getsockname()  # on one machine, not through the network

@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -166,18 +167,6 @@ def test_the_local_cluster_of_the_shell(tmp_path, environment):
     assert "slots: 2\n" in printed and printed.endswith("\n1024\n")
 
 
-def test_the_commands_for_the_credential(tmp_path, environment):
-    (block,) = (block for block in COMMANDS if "cw.credential" in block)
-    show, copy, new = block.splitlines()
-    credential = tmp_path / "credential.pem"
-    printed = [
-        run_command(["bash", "-c", line], tmp_path, environment, CW_CREDENTIAL=str(credential))
-        for line in (new, show, copy)
-    ]
-    assert all(str(credential) in text for text in printed)
-    assert "ssh node8 " in printed[2]
-
-
 @pytest.mark.parametrize("module", ["master", "worker"])
 def test_the_table_of_options_is_that_of_the_program(module, environment):
     text = run_command([sys.executable, "-m", f"cw.{module}", "--help"], ROOT, environment).replace(
@@ -214,6 +203,18 @@ def test_every_command_of_the_readme_is_known_here():
     tested = {MASTER, WORKER, FIRST_COMMAND, TEST_COMMAND, command_with("benchmarks")}
     others = [line for block in COMMANDS for line in block.splitlines() if line not in tested]
     assert all("cw.mp" in line or "cw.credential" in line for line in others), others
+
+
+def test_the_commands_about_the_credential(tmp_path, environment):
+    run_command(
+        [sys.executable, "-c", "from cw import credential; credential.load_or_make()"], tmp_path, environment
+    )
+    (block,) = [block for block in COMMANDS if "cw.credential --new" in block]
+    show, copy, new = [shlex.split(line, comments=True) for line in block.splitlines()]
+    shown = run_command([sys.executable, *show[1:]], tmp_path, environment)
+    assert "credential.pem" in shown and "SHA-256" in shown
+    assert run_command([sys.executable, *copy[1:]], tmp_path, environment).startswith("ssh node8 ")
+    assert run_command([sys.executable, *new[1:]], tmp_path, environment).splitlines()[1] not in shown
 
 
 # --- the rest ---------------------------------------------------------------------------------

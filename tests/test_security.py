@@ -110,7 +110,9 @@ def test_a_local_cluster_is_closed_too_and_listens_on_the_loopback_alone():
         port = int(cluster.master.rpartition(":")[2])
         sock = connect(port, first=b"x" * 100)
         assert is_turned_away(sock)
-        own = {row.split()[0] for row in os.popen("hostname -I 2>/dev/null").read().split("\n") if row.strip()}
+        own = {
+            row.split()[0] for row in os.popen("hostname -I 2>/dev/null").read().split("\n") if row.strip()
+        }
         for host in own:
             with pytest.raises(OSError):
                 socket.create_connection((host, port), 5)
@@ -159,7 +161,9 @@ def test_over_tcp_all_that_crosses_is_encrypted():
                         target.sendall(data)
                     target.shutdown(socket.SHUT_WR)
 
-            threads = [threading.Thread(target=copy, args=pair) for pair in ((client, server), (server, client))]
+            threads = [
+                threading.Thread(target=copy, args=pair) for pair in ((client, server), (server, client))
+            ]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -170,7 +174,9 @@ def test_over_tcp_all_that_crosses_is_encrypted():
         thread = threading.Thread(target=relay)
         thread.start()
         with cw.ClusterExecutor(LOOPBACK, middle.getsockname()[1]) as executor:
-            assert executor.submit(jobs.echo, "the secret word" * 1000).result(LIMIT) == "the secret word" * 1000
+            assert (
+                executor.submit(jobs.echo, "the secret word" * 1000).result(LIMIT) == "the secret word" * 1000
+            )
         thread.join(LIMIT)
         middle.close()
     assert sum(map(len, heard)) > 30_000
@@ -203,7 +209,9 @@ def test_another_credential_is_told_where_the_mistake_is_and_logged_at_the_other
             assert f"the master at {master.address} has another credential than {other}" in told
             assert "copy" in told and told.count("\n") == 0
         lines = [line for line in master.err.splitlines() if "turned away" in line]
-        assert lines and all(re.search(r"127\.0\.0\.1:\d+ was turned away: its credential is another one", x) for x in lines)
+        assert lines and all(
+            re.search(r"127\.0\.0\.1:\d+ was turned away: its credential is another one", x) for x in lines
+        )
 
 
 @pytest.mark.parametrize("mistake", ["open", "garbage", "foreign", "expired"])
@@ -221,7 +229,8 @@ def test_a_credential_that_cannot_be_used_is_told_at_once(other, mistake):
     else:
         other.write_bytes(make_pem(end=datetime.datetime(2001, 1, 1)))
     text = {
-        "open": "chmod 600", "garbage": "is no credential", "foreign": "belongs to another user", "expired": "has expired",
+        "open": "chmod 600", "garbage": "is no credential", "foreign": "belongs to another user",
+        "expired": "has expired",
     }[mistake]  # fmt: skip
     port = free_port()
     with only_tcp(port), Master("--port", str(port)) as master:
@@ -341,7 +350,11 @@ class Peer:
         return m.Hello(*[values.get(name, 0) for name in m.Hello._fields])
 
     def send(self, *messages):
-        self.write(b"".join(bytes(buffer) for message in messages for frame in wire.encode(message) for buffer in frame))
+        self.write(
+            b"".join(
+                bytes(buffer) for message in messages for frame in wire.encode(message) for buffer in frame
+            )
+        )
 
     def write(self, data):
         with contextlib.suppress(ConnectionError, ssl.SSLError):
@@ -423,7 +436,11 @@ def site():
     """A master with one worker, and a client that must never notice anything."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CW_HOME", os.environ["CW_HOME"] + "-site")
-        with Master() as master, Worker(master.address), cw.ClusterExecutor(LOOPBACK, master.port) as executor:
+        with (
+            Master() as master,
+            Worker(master.address),
+            cw.ClusterExecutor(LOOPBACK, master.port) as executor,
+        ):
             yield master, executor
 
 
@@ -441,7 +458,9 @@ def test_before_a_hello_nothing_else_is_listened_to(site, what):
     say(peer, BEFORE_HELLO[what] if isinstance(BEFORE_HELLO[what], bytes) else [BEFORE_HELLO[what]])
     assert peer.is_closed()
     peer.close()
-    wait_until(lambda: is_logged_once(master, before, "breaks the protocol"), LIMIT, lambda: master.err[before:])
+    wait_until(
+        lambda: is_logged_once(master, before, "breaks the protocol"), LIMIT, lambda: master.err[before:]
+    )
     assert executor.submit(jobs.square, 7).result(LIMIT) == 49
 
 
@@ -455,7 +474,9 @@ def test_a_client_that_breaks_the_protocol_is_closed_with_one_line(site, what, o
     say(peer, FROM_CLIENT[what])
     assert peer.is_closed()
     peer.close()
-    wait_until(lambda: is_logged_once(master, before, "breaks the protocol"), LIMIT, lambda: master.err[before:])
+    wait_until(
+        lambda: is_logged_once(master, before, "breaks the protocol"), LIMIT, lambda: master.err[before:]
+    )
     assert running.result(LIMIT) == "undisturbed"
     assert executor.submit(jobs.square, 7).result(LIMIT) == 49
 
@@ -468,7 +489,9 @@ def test_a_worker_that_breaks_the_protocol_is_closed_with_one_line(site, what):
     say(peer, FROM_WORKER[what])
     assert peer.is_closed()
     peer.close()
-    wait_until(lambda: is_logged_once(master, before, "breaks the protocol"), LIMIT, lambda: master.err[before:])
+    wait_until(
+        lambda: is_logged_once(master, before, "breaks the protocol"), LIMIT, lambda: master.err[before:]
+    )
     assert executor.submit(jobs.square, 7).result(LIMIT) == 49
 
 
@@ -644,7 +667,10 @@ def attacker(name, port):
     process = subprocess.Popen(
         [sys.executable, "-c", ATTACKER, name, str(port)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(cw.__file__).parent.parent), str(Path(__file__).parent)])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(Path(cw.__file__).parent.parent), str(Path(__file__).parent)]),
+        },
     )  # fmt: skip
 
     def order(word):
@@ -676,7 +702,11 @@ def test_strangers_do_not_slow_the_work(name):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     try:
-        with Master() as master, Worker(master.address, "-n", "2"), cw.ClusterExecutor(LOOPBACK, master.port) as executor:
+        with (
+            Master() as master,
+            Worker(master.address, "-n", "2"),
+            cw.ClusterExecutor(LOOPBACK, master.port) as executor,
+        ):
             rate_of_work(executor, 0.5)
             before = resident(master.pid)
             ratios = []

@@ -76,8 +76,9 @@ class ModelRunner:
 class Bench:
     """A worker around the policy, with model runners, and a clock that stands still."""
 
-    def __init__(self, count):
-        self.slots = Slots(count)
+    def __init__(self, count, max_jobs=0):
+        self.slots = Slots(count, max_jobs)
+        self.max_jobs = max_jobs
         self.now = 100.0
         self.dispatches = 0
         self.models = {}  # by the runner's key, while its channel is open
@@ -107,7 +108,8 @@ class Bench:
     def _SendJobs(self, action):
         model = self.models[action.runner.key]
         self.check_slot_is_free(action.runner)
-        assert action.jobs and not model.is_closed and not model.is_killed
+        assert action.jobs and not model.is_closed and not model.is_killed and not self.slots.is_draining
+        assert not self.max_jobs or model.runner.ended + len(model.runner.sent) <= self.max_jobs
         assert None not in model.stream, "nothing is sent behind a Drop that was not read"
         assert None not in model.pipe, "nor before that is known"
         assert all(job.session == action.runner.session for job in action.jobs)
@@ -133,6 +135,29 @@ class Bench:
         assert not model.tokens, "all behind what runs was taken back"
         assert model.current is None or model.current.stopped, "the innocent are not hit"
         model.is_killed = True
+
+    def _StopRunner(self, action):
+        model = self.models[action.runner.key]
+        assert not model.tokens, "all behind what runs was taken back"
+        assert model.current is None or model.current.stopped or model.current.expired, (
+            "the innocent are not hit"
+        )
+        assert action.runner.session not in self.closed, "nobody is left to wait for its steps"
+        model.is_killed = True
+
+    def _LookAtTokens(self, action):
+        self.slots.on_tokens_seen(action.runner, self.models[action.runner.key].tokens, self.now)
+
+    def _TellExpired(self, action):
+        job = action.job
+        assert not job.stopped and job.timeout
+        assert self.starts[job.dispatch] == 1
+        self.end(job.dispatch, "expired")
+
+    def _TellCutShort(self, action):
+        for dispatch in action.dispatches:
+            assert self.starts[dispatch] == 1 and self.slots.is_draining
+            self.end(dispatch, "cut short")
 
     def _GiveBack(self, action):
         return self.slots.on_give_back(action.count)
@@ -182,14 +207,13 @@ class Bench:
                 self.functions[name].seconds = seconds
         return self.functions[name]
 
-    def make(self, how_many=1, session=1, function=None, avoid=0, size=10):
+    def make(self, how_many=1, session=1, function=None, avoid=0, size=10, timeout=0.0):
         """The next jobs; they have not arrived yet."""
         new = []
         for _ in range(how_many):
             self.dispatches += 1
-            job = Job(
-                self.dispatches, session, self.dispatches, function or self.function("f"), avoid, 1, bytes(size)
-            )
+            f = function or self.function("f")
+            job = Job(self.dispatches, session, self.dispatches, f, avoid, 1, bytes(size), timeout)
             new.append(job)
             self.jobs[job.dispatch] = job
         return new
@@ -231,14 +255,17 @@ class Bench:
         if dropped:
             self.perform(self.slots.on_dropped(runner, self.now))
 
-    def exit(self, model):
+    def drain(self):
+        self.perform(self.slots.on_drain())
+
+    def exit(self, model, was_told_to=False):
         """The worker learns that the process is gone."""
         assert model.is_dead
         del self.models[model.runner.key]
         self.slots.on_runner_gone(model.runner)
         self.read(model)
         unstarted = min(model.tokens, len(model.runner.sent))
-        self.perform(self.slots.on_runner_exited(model.runner, unstarted, NOTE, self.now))
+        self.perform(self.slots.on_runner_exited(model.runner, unstarted, NOTE, self.now, was_told_to))
 
     def die(self, model):
         model.is_dead = True
@@ -591,6 +618,177 @@ def test_a_runner_that_is_told_twice_to_drop_is_told_once():
     assert set(bench.ended.values()) == {"recalled", "returned", "result"}
 
 
+# --- time limits ------------------------------------------------------------------------------
+
+
+def test_a_job_that_runs_longer_than_its_limit_is_stopped_and_told_when_its_process_is_gone():
+    bench = Bench(1)
+    (job,) = bench.give(timeout=1.0)
+    (after,) = bench.give()
+    model = bench.run_until(job)
+    for _ in range(52):
+        bench.tick()
+    assert model.is_killed and job.expired
+    assert bench.ended == {} and after.dispatch not in bench.starts
+    bench.die(model)
+    bench.exit(model)
+    assert bench.ended == {job.dispatch: "expired"}
+    bench.settle()
+    assert bench.ended[after.dispatch] == "result"
+
+
+def test_the_limit_counts_from_the_start_in_the_runner():
+    bench = Bench(1)
+    first = bench.give(1)[0]
+    timed = bench.give(1, function=bench.function("short", 1e-3), timeout=1.0)[0]
+    slow = bench.model_of(first)  # it takes its time to come up
+    for _ in range(200):
+        bench.tick()
+    bench.run_until(first)
+    for _ in range(200):
+        bench.tick()
+    slow.step(bench.on_start)
+    bench.read(slow)
+    model = bench.run_until(timed)
+    for _ in range(45):
+        bench.tick()
+    assert not timed.expired and not model.is_killed
+    for _ in range(10):
+        bench.tick()
+    assert timed.expired and model.is_killed
+
+
+def test_at_the_limit_what_was_sent_behind_is_taken_back_first():
+    bench = Bench(2)
+    short = bench.function("short", 1e-4)
+    jobs = bench.give(2) + bench.give(40, function=short, timeout=0.015)
+    for job in jobs[:2]:
+        bench.run_until(job)
+    other, model = (bench.model_of(job) for job in jobs[:2])
+    model.step(bench.on_start)
+    bench.read(model)
+    assert len(model.runner.sent) > 1
+    head = model.runner.sent[0]
+    bench.run_until(head)
+    bench.tick(0.005)
+    bench.tick(0.02)
+    assert model.is_killed and list(model.runner.sent) == [head]
+    other.step(bench.on_start)
+    bench.read(other)
+    bench.settle()
+    assert bench.ended.pop(head.dispatch) == "expired"
+    assert set(bench.ended.values()) == {"result"} and len(bench.ended) == 41
+
+
+def test_a_job_that_ends_in_the_very_moment_of_its_limit_costs_the_next_nothing():
+    bench = Bench(1)
+    jobs = bench.give(3, function=bench.function("short", 1e-3), timeout=1.0)
+    model = bench.run_until(jobs[0])
+    bench.tick()
+    bench.now += 1.0
+    bench.run_until(jobs[1])  # the result of the first one is on its way, and the second has begun
+    bench.tick()
+    assert jobs[0].expired and not model.is_killed
+    bench.settle()
+    assert set(bench.ended.values()) == {"result"} and len(bench.ended) == 3
+
+
+def test_what_a_stopped_job_still_says_ends_its_runner():
+    bench = Bench(1)
+    (job,) = bench.give(timeout=1.0)
+    (after,) = bench.give()
+    model = bench.run_until(job)
+    bench.tick()
+    bench.tick(1.0)
+    assert model.is_killed
+    model.step(bench.on_start)  # KeyboardInterrupt is its result
+    bench.read(model)
+    assert model.is_closed and after.dispatch not in bench.starts
+    assert bench.slots.slots[0].busy is model.runner  # until the process is gone
+    bench.settle()
+    assert bench.ended[after.dispatch] == "result"
+
+
+def test_a_job_without_limit_is_not_looked_at():
+    bench = Bench(1)
+    (job,) = bench.give()
+    bench.run_until(job)
+    for _ in range(100):
+        assert not any(isinstance(a, slots.LookAtTokens) for a in bench.slots.on_tick(bench.now))
+        bench.now += TICK
+
+
+def test_when_its_session_closes_a_job_that_is_being_stopped_is_killed():
+    bench = Bench(1)
+    (job,) = bench.give(timeout=1.0)
+    model = bench.run_until(job)
+    bench.tick()
+    bench.tick(1.0)
+    assert model.is_killed
+    bench.closed.add(1)
+    actions = bench.slots.on_session_closed(1, bench.now)
+    assert slots.KillRunner(model.runner) in actions
+    bench.perform(actions)
+    bench.settle()
+    assert bench.ended == {job.dispatch: "returned"}
+
+
+# --- drain and recycling ------------------------------------------------------------------------
+
+
+def test_a_worker_that_drains_returns_what_has_not_started_and_finishes_the_rest():
+    bench = Bench(2)
+    jobs = bench.give(30, function=bench.function("short", AHEAD_SECONDS / 5))
+    running = [bench.run_until(model.runner.sent[0]).current for model in list(bench.models.values())]
+    bench.drain()
+    assert sorted(bench.ended) == sorted(job.dispatch for job in jobs if job not in running)
+    assert set(bench.ended.values()) == {"returned"}
+    late = bench.give(2)
+    assert [bench.ended[job.dispatch] for job in late] == ["returned"] * 2
+    assert not bench.slots.is_empty()
+    bench.settle()
+    assert bench.slots.is_empty()
+    assert [bench.ended[job.dispatch] for job in running] == ["result"] * 2
+
+
+def test_what_dies_of_the_order_to_end_while_its_worker_drains_is_not_charged():
+    bench = Bench(2)
+    first, second = bench.give(2)
+    models = [bench.run_until(job) for job in (first, second)]
+    bench.drain()
+    for model, was_told_to in zip(models, (True, False), strict=True):
+        bench.die(model)
+        bench.exit(model, was_told_to)
+    assert bench.ended == {first.dispatch: "cut short", second.dispatch: "died"}
+
+
+def test_what_a_dying_runner_had_not_started_is_returned_when_its_worker_drains():
+    bench = Bench(1)
+    (job,) = bench.give()
+    model = bench.model_of(job)  # not up yet
+    bench.die(model)
+    bench.drain()
+    assert bench.ended == {job.dispatch: "returned"}
+    bench.exit(model)
+    assert bench.slots.is_empty()
+
+
+def test_a_runner_is_replaced_after_so_many_jobs_and_its_slot_waits_for_its_end():
+    bench = Bench(1, max_jobs=3)
+    bench.give(10, function=bench.function("short", 1e-4))
+    models = []
+    for _ in range(200):
+        for model in list(bench.models.values()):
+            if model not in models:
+                models.append(model)
+            model.step(bench.on_start)
+            bench.read(model)
+            if model.is_dead:
+                bench.exit(model)
+    assert [model.runner.ended for model in models] == [3, 3, 3, 1]
+    assert set(bench.ended.values()) == {"result"} and len(bench.ended) == 10
+
+
 # --- sessions ---------------------------------------------------------------------------------
 
 
@@ -709,7 +907,7 @@ class Events:
 
     def __init__(self, random):
         self.count = random.choice([1, 1, 2, 3])
-        self.bench = Bench(self.count)
+        self.bench = Bench(self.count, random.choice([0, 0, 1, 5]))
         self.data = deque()  # jobs on their way
         self.hanging = []
         self.failed = False
@@ -726,7 +924,8 @@ class Events:
         f = self.bench.function((session, name), seconds)
         avoid = random.choice([0, 0, 0, 0, random.randint(1, self.count)])
         size = random.choice([10, 10, 10, slots.AHEAD_BYTES // 3])
-        self.data.append(self.bench.make(random.randint(1, 12), session, f, avoid, size))
+        timeout = random.choice([0.0, 0.0, 0.0, 0.015, 0.5])
+        self.data.append(self.bench.make(random.randint(1, 12), session, f, avoid, size, timeout))
 
     def jobs_arrive(self, random):
         if self.data:
@@ -774,7 +973,7 @@ class Events:
     def exits_are_noticed(self, random):
         for model in list(self.bench.models.values()):
             if model.is_dead and random.random() < 0.7:
-                self.bench.exit(model)
+                self.bench.exit(model, random.random() < 0.3)
 
     def job_hangs(self, random):
         """On all slots but one, at most."""
@@ -791,6 +990,10 @@ class Events:
     def time_passes(self, random):
         self.bench.tick(random.choice([0.001, TICK, TICK, 0.1, 2.0]))
 
+    def worker_drains(self, random):
+        if random.random() < 0.1:  # nothing much happens after that
+            self.bench.drain()
+
     def seconds_pass(self, random):
         self.bench.now += random.choice([1.0, IDLE_SECONDS + 1])
         self.bench.perform(self.bench.slots.on_second(self.bench.now))
@@ -799,7 +1002,7 @@ class Events:
     EVENTS = (
         [runner_goes_on] * 30 + [pipe_is_read] * 20 + [time_passes] * 10 + [jobs_are_sent, jobs_arrive] * 6
         + [exits_are_noticed] * 4 + [jobs_are_stopped, what_was_sent_is_stopped, recall, killed_runners_die] * 2
-        + [runner_dies, job_hangs, session_closes, seconds_pass]
+        + [runner_dies, job_hangs, session_closes, seconds_pass, worker_drains]
     )  # fmt: skip
 
     # --- properties ---
@@ -826,7 +1029,7 @@ class Events:
             bench.arrive(self.data.popleft())
         bench.settle(hanging=self.hanging)
         left = bench.given - bench.ended.keys()
-        assert left <= {job.dispatch for job in self.hanging if not job.stopped}
+        assert left <= {job.dispatch for job in self.hanging if not job.stopped and not job.timeout}
         assert not any(m.runner.session in bench.closed for m in bench.models.values() if m.current is None)
         for dispatch, how in bench.ended.items():
             assert how not in ("died", "result") or bench.starts[dispatch] == 1

@@ -157,7 +157,9 @@ def test_a_certificate_that_is_no_authority_works_too():
     client.close()
 
 
-@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.0\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 100])
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-OpenSSH_9.0\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 100]
+)
 def test_what_is_no_master_is_told_as_such(own, answer):
     theirs, ours = socket.socketpair()
     theirs.sendall(answer)

@@ -219,7 +219,7 @@ def test_every_message_class_has_a_number_of_its_own():
 
 def test_a_batch_of_many_is_cut_into_frames_of_bounded_size():
     count = 100_000
-    message = m.Dispatch(range(count), *([n] * count for n in (1, 9, 2, 0, 1)), [b"12345678"] * count)
+    message = m.Dispatch(range(count), *([n] * count for n in (1, 9, 2, 0, 1, 0.5)), [b"12345678"] * count)
     sizes = [sum(map(len, f)) for f in wire.encode(message)]
     assert len(sizes) > 1 and max(sizes) < 2 * wire.FRAME
     expected = m.Dispatch(*map(list, message))
