@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import time
+import types
 from typing import get_origin, get_type_hints
 
 import pytest
@@ -25,8 +26,9 @@ if __name__ == "__main__":
         import atheris
 
         with atheris.instrument_imports(include=["cw"]):
-            pass
+            import cw.master  # with all that it imports
 
+import cw.master  # noqa: E402
 from cw import messages as m  # noqa: E402
 from cw import wire  # noqa: E402
 from cw.errors import ProtocolError  # noqa: E402
@@ -219,10 +221,13 @@ class Peer:
             gone = [dispatch for dispatch in message.dispatches if self.held.pop(dispatch, None)]
             self.send(m.Returned(gone))
 
-    def report(self, holdings):
+        elif type(message) is m.Claim:
+            self.send(m.Returned(message.dispatches))  # it was not kept
+
+    def report(self, holdings, sessions=()):
         if holdings:
             self.send(m.Holding(*map(list, zip(*holdings, strict=True))))
-        self.send(m.Reported([]))
+        self.send(m.Reported(list(sessions)))
 
     def submit(self, numbers, function=1, options=0, size=3):
         count = len(numbers)
@@ -250,7 +255,12 @@ class World:
     """A master with a sound client and a sound worker, and with as many faulty peers as come."""
 
     def __init__(self):
+        self._passed = 0.0
+        cw.master.time = types.SimpleNamespace(monotonic=self.now, time=time.time)
+        self._alarms = []
         self.loop = Loop()
+        self.loop.tick = lambda seconds, callback: None
+        self.loop.later = lambda seconds, callback: self._alarms.append((self.now() + seconds, callback))
         self.master = Master(self.loop)
         self.dispatches = []  # that anybody was ever sent
         self.faulty = []
@@ -261,6 +271,9 @@ class World:
             self.faulty.append(Peer(self, role))
         self.faulty[-1].report([])
 
+    def now(self):
+        return time.monotonic() + self._passed
+
     def turn(self):
         """The loop, until nothing is left to do."""
         for _ in range(100):
@@ -270,11 +283,13 @@ class World:
 
     def tick(self, later=0.0):
         """A second is over; or more of them, in which no worker was silent."""
-        now = time.monotonic() + later
-        for worker in self.master.workers.values():
-            worker.connection.heard_at += later
-        self.loop._spawns.clear()  # nobody runs them here
-        self.master._on_second(now)
+        self._passed += later
+        self.worker.send(m.Heartbeat())
+        due = [alarm for alarm in self._alarms if alarm[0] <= self.now()]
+        self._alarms = [alarm for alarm in self._alarms if alarm not in due]
+        for _, callback in due:
+            callback()
+        self.master._on_second(self.now())
         self.master.perform(self.master.dispatcher.on_tick())
         self.loop.flush()
         self.turn()
@@ -295,6 +310,7 @@ class World:
         assert not self.loop.unflushed
 
     def close(self):
+        cw.master.time = time
         for peer in (self.client, self.worker, *self.faulty):
             peer.close()
         self.loop._close()
@@ -313,10 +329,12 @@ _client_step = st.one_of(
     st.tuples(st.just("charge"), _number, _count, _count),
     st.tuples(st.just("come back"), st.one_of(st.just(None), _small, st.just(2**63))),
     st.tuples(st.just("receive"), _small),
+    st.tuples(st.just("hand in")),
+    st.tuples(st.just("name workers"), st.booleans()),
     st.tuples(st.just("say"), _from(FROM_CLIENT)),
 )
 _worker_step = st.one_of(
-    st.tuples(st.just("report"), _holdings, _index),
+    st.tuples(st.just("report"), _holdings, st.lists(_index, max_size=3)),
     st.tuples(st.just("come back"), _holdings),
     st.tuples(st.just("answer"), _status, _seconds),
     st.tuples(st.just("claim"), st.integers(0, 30)),
@@ -434,8 +452,15 @@ class Play:
         world.faulty.append(Peer(world, "worker", like=peer))
         world.faulty[-1].report(self._holdings(holdings))
 
-    def _report(self, peer, holdings, session):
-        peer.report(self._holdings(holdings), self._session(session))
+    def _report(self, peer, holdings, sessions):
+        peer.report(self._holdings(holdings), map(self._session, sessions))
+
+    def _hand_in(self, peer):
+        peer.send(m.HandedIn())
+
+    def _name_workers(self, peer, known):
+        joined = list(self._world.master.workers) if known else [os.urandom(16).hex()]
+        peer.send(m.Roster(joined, []))
 
     def _answer(self, peer, status, seconds):
         peer.answer(status, seconds)
