@@ -39,6 +39,9 @@ SLACK = 2
 """Times the window that may be open here: a Cancel may overtake its job, and a smaller window is heard of late."""
 
 MOST_SLOTS = 65535
+MOST_SECONDS = 1e9
+"""Of a time limit: 30 years."""
+
 TEXT = 1000
 """Characters of a text that goes into logs or messages."""
 
@@ -61,7 +64,7 @@ SESSIONS = 1_000_000
 _HEX = frozenset("0123456789abcdef")
 _NOTE: dict[str, tuple[type, ...]] = {
     "host": (str,), "worker_ident": (str,), "worker": (str, int), "slot": (int,), "pid": (int,), "how": (str,),
-    "seconds": (int, float),
+    "seconds": (int, float), "stderr": (str,),
 }  # fmt: skip
 
 
@@ -251,7 +254,7 @@ class ClientRules(Rules):
 
 _OPTIONS: dict[str, Callable[[Any], bool]] = {
     "attempts": lambda value: type(value) is int and value >= 1,
-    "timeout": lambda value: type(value) in (int, float) and 0 < value < 1e30,
+    "timeout": lambda value: type(value) in (int, float) and 0 < value <= MOST_SECONDS,
 }
 """What jobs' options may be, and what each one may hold."""
 
@@ -267,7 +270,7 @@ class WorkerRules(Rules):
 
     def _on_results(self, message: m.Results) -> None:
         if max(message.statuses, default=0) > m.TIMEOUT:
-            raise ProtocolError("a result that is neither done nor an error nor too late")
+            raise ProtocolError("a result that is neither done nor an error nor late")
         if not are_durations(message.seconds):
             raise ProtocolError("a result after a time that is none")
 

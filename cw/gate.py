@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cw.credential import Credential
-from cw.network import IN, OUT, SILENCE, Loop, is_own_peer, name_of_peer, tune
+from cw.network import IN, OUT, Loop, is_own_peer, name_of_peer, tune
 from cw.program import RateLimited
 
 if TYPE_CHECKING:
@@ -85,11 +85,8 @@ class _Stranger:
 class Gate:
     """Admits peers to one master. All in here runs in the loop's thread."""
 
-    def __init__(
-        self, loop: Loop, credential: Credential, on_admitted: Callable[[Any], None], silence: float = SILENCE
-    ) -> None:
+    def __init__(self, loop: Loop, credential: Credential, on_admitted: Callable[[Any], None]) -> None:
         self.turned_away = 0
-        self._silence = silence
         self._loop = loop
         self._credential = credential
         self._on_admitted = on_admitted
@@ -184,7 +181,7 @@ class Gate:
             if len(self._strangers) >= STRANGERS:
                 self._drop_oldest()
             sock.setblocking(False)
-            tune(sock, self._silence)
+            tune(sock)
             self._count += 1
             self._strangers[sock.fileno()] = _Stranger(sock, time.monotonic() + SECONDS, self._count)
             self._epoll.register(sock.fileno(), IN)

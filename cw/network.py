@@ -301,16 +301,19 @@ class Connection:
         lane = self._control if wire.is_control(message) else self._data
         for frame in wire.encode(message, self.passes_files):
             lane.append(frame)
-            self.unsent += sum(map(len, frame))
-            if type(frame[-1]) is wire.Attachment:
-                self.unsent += len(frame[-1].memory)
+            self.unsent += _size(frame)
         self._loop.unflushed.add(self)
 
     def send_last(self, message: tuple[Any, ...]) -> None:
         """Send this instead of the payloads that wait; what has begun goes first."""
-        self.unsent -= sum(len(buffer) for frame in self._data for buffer in frame)
+        self.unsent -= sum(map(_size, self._data))
         self._data.clear()
         self.send(message)
+
+    def set_patience(self, seconds: float) -> None:
+        """How long the kernel waits for another host before the connection is dead."""
+        if not self.passes_files:
+            tune(self._socket, seconds)
 
     def close(self) -> None:
         """Close at once; what is unsent is lost."""
@@ -470,6 +473,11 @@ class Connection:
             self.on_close(reason)
 
 
+def _size(frame: wire.Frame) -> int:
+    size = sum(map(len, frame))
+    return size + len(frame[-1].memory) if type(frame[-1]) is wire.Attachment else size
+
+
 _ANCILLARY = socket.CMSG_SPACE(MOST_FILES * array("i").itemsize)
 
 
@@ -541,16 +549,15 @@ def name_of_peer(sock: socket.socket) -> str:
     )  # one that takes IPv4, too, shows it like that
 
 
-def tune(sock: socket.socket, silence: float = SILENCE) -> None:
+def tune(sock: Any, patience: float = SILENCE) -> None:
     """Small frames go at once; a dead host is found by the kernel, however busy this process is."""
-    if silence < 1 or silence > 1e6:
-        silence = SILENCE
+    patience = min(max(patience, 1.0), 3600.0)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(silence / 2)))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(silence / 6)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(patience / 2)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(patience / 6)))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence * 1000))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience * 1000))
 
 
 def dial(
@@ -559,7 +566,6 @@ def dial(
     timeout: float,
     on_connected: Callable[[socket.socket, tuple[str, int]], None],
     on_failed: Callable[[list[tuple[tuple[str, int], OSError]]], None],
-    silence: float = SILENCE,
 ) -> None:
     """Connect to the first master that has our credential, in a thread of its own: names may take long to
     resolve, and a handshake may take long.
@@ -571,7 +577,7 @@ def dial(
         failures: list[tuple[tuple[str, int], OSError]] = []
         for where in addresses:
             try:
-                sock = _connect(where, timeout, silence)
+                sock = _connect(where, timeout)
             except UnicodeError:  # what getaddrinfo says to 'a..b'
                 failures.append((where, socket.gaierror(socket.EAI_NONAME, "Name or service not known")))
                 continue
@@ -585,7 +591,7 @@ def dial(
     threading.Thread(target=work, name="cw-dial", daemon=True).start()
 
 
-def _connect(where: tuple[str, int], timeout: float, silence: float) -> Any:
+def _connect(where: tuple[str, int], timeout: float) -> Any:
     """A socket through which the master at that address has proved that it has our credential."""
     host, port = where
     try:
@@ -610,7 +616,7 @@ def _connect(where: tuple[str, int], timeout: float, silence: float) -> Any:
                 if local is not None:
                     sock.close()
                     return local
-            tune(sock, silence)
+            tune(sock)
             from cw import tls  # takes 15 ms, and peers on the master's machine do not need it
 
             return tls.connect(sock, tls.Contexts(mine), address.join(host, port), timeout)

@@ -21,8 +21,8 @@ READ = 64 * 1024
 TAIL_BYTES = 16 * 1024
 """Kept of each runner: a trace of faulthandler takes 8 KiB, and begins with what matters."""
 
-WORDS = 2000
-"""Characters in a note."""
+WORDS = 1000
+"""Characters in a note: as many as the master lets pass."""
 
 WAITING_BYTES = 1024 * 1024
 """Kept for a log that is stuck."""

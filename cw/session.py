@@ -43,11 +43,17 @@ CONNECT_SECONDS = 5.0
 BACKOFF = 0.05, 1.0
 """Seconds between attempts to connect: the first pause, and the longest."""
 
+STEADY_SECONDS = 5.0
+"""A connection that lasts for so long is one. Else pauses grow on: the master may not like what it is sent."""
+
 BATCH = 1024
 """Jobs in one Submit: how finely the first jobs of a burst overlap with the rest."""
 
 RECONNECT_SECONDS = 300.0
 """Default of `reconnect_timeout`: how long a lost master is looked for, while jobs are outstanding."""
+
+MOST_SECONDS = 1e9
+"""The longest time limit of a job: 30 years, as the master has it."""
 
 GOODBYE_SECONDS = 0.7
 """For the master to take the goodbye."""
@@ -450,13 +456,17 @@ class Session:
                 self._where,
                 self.outstanding(),
             )
-        self._pause = BACKOFF[0]
+        self._loop.later(STEADY_SECONDS, lambda: self._calm_down(connection))
         if self._handed:
             connection.send(m.Roster(sorted(self._roster), []))
             for charges in self._charges.values():
                 connection.send(charges)
         self._is_handing_in = True
         self._connected.set()
+
+    def _calm_down(self, connection: Connection) -> None:
+        if connection is self._connection:
+            self._pause = BACKOFF[0]
 
     def _on_close(self, reason: str) -> None:
         """The master is lost: look for it, or for another in its place, and hand in again what is outstanding."""
@@ -820,7 +830,7 @@ def job_options(attempts: int | None, timeout: float | None) -> dict[str, Any]:
             raise TypeError(f"timeout must be a number of seconds, not {timeout!r}") from None
         if not 0 < seconds < math.inf:
             raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
-        options["timeout"] = seconds
+        options["timeout"] = min(seconds, MOST_SECONDS)
     return options
 
 

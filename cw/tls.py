@@ -86,6 +86,7 @@ class Socket:
         self.getpeername = secured.getpeername
         self.setblocking = secured.setblocking
         self.close = secured.close
+        self.setsockopt = secured.setsockopt
         self.pending = secured.pending
         """Bytes that have left the kernel and wait in here: no selector tells of them."""
 

@@ -36,6 +36,9 @@ WRONG_SECONDS = 5.0
 BACKOFF_LOST = 1.0
 """The longest pause while a master that was there is looked for."""
 
+STEADY_SECONDS = 5.0
+"""A connection that lasts for so long is one. Else pauses grow on: the master may not like what it is sent."""
+
 STILL_WAITING = 30.0
 """Seconds between two log lines that say that there is no master yet."""
 
@@ -78,9 +81,9 @@ class Uplink:
         self._lost_at = 0.0
         self._pause = BACKOFF[0]
         self._told_at = 0.0  # when somebody was last told that there is no master
-        self._has_joined = False  # once
-        self._wrong_since = 0.0  # when the only masters found began to have another credential
         self._is_leaving = False
+        self._was_joined = False
+        self._wrong_since = 0.0  # when the only masters found began to have another credential
 
     @property
     def peer(self) -> str:
@@ -108,7 +111,7 @@ class Uplink:
             self.on_failure(str(mistake))
             return
         where = [(candidate.host, candidate.port) for candidate in self._candidates]
-        dial(self._loop, where, DIAL_SECONDS, self._on_connected, self._on_no_master, self._silence)
+        dial(self._loop, where, DIAL_SECONDS, self._on_connected, self._on_no_master)
 
     def leave(self, on_gone: Callable[[], None]) -> None:
         """Say goodbye. `on_gone` is called when the master has read it, or had its time."""
@@ -135,6 +138,7 @@ class Uplink:
             sock.close()
             return
         connection = self._connection = Connection(self._loop, sock, decoder=wire.Decoder(memory.allocate))
+        connection.set_patience(self._silence)
         connection.decoder.accepts = _FIRST
         connection.on_message = self._on_answer
         connection.on_close = self._on_gone
@@ -184,7 +188,7 @@ class Uplink:
         is_named = (
             self._candidates[0].source != address.NOTHING_KNOWN
         )  # else somebody else's master may be there
-        if fault is None or self._has_joined:
+        if fault is None or self._was_joined:
             return False
         if fault.may_pass and not (is_named and now - self._wrong_since >= WRONG_SECONDS):
             return False
@@ -210,11 +214,16 @@ class Uplink:
             raise ProtocolError(f"{type(answer).__name__} before a Welcome")
         connection.decoder.accepts = FROM_MASTER
         connection.on_message = self.on_message
-        self._pause, self._told_at = BACKOFF[0], 0.0
-        self.is_joined, self.is_lost, self._has_joined = True, False, True
+        self._told_at = 0.0
+        self._loop.later(STEADY_SECONDS, lambda: self._calm_down(connection))
+        self.is_joined, self.is_lost, self._was_joined = True, False, True
         period = min(HEARTBEAT, self._silence / 4, answer.silence / 4)
         self._loop.tick(period, self._beats(connection, period))
         self.on_welcome()
+
+    def _calm_down(self, connection: Connection) -> None:
+        if connection is self._connection:
+            self._pause = BACKOFF[0]
 
     # --- losing it ---
 

@@ -87,7 +87,8 @@ class Worker(Program):
     """`python -m cw.worker`; it has joined when the constructor returns."""
 
     def __init__(self, *arguments, **environment):
-        super().__init__("-m", "cw.worker", *arguments, **environment)
+        grace = [] if "--grace" in arguments else ["--grace", "0"]  # what runs is not waited for at the end
+        super().__init__("-m", "cw.worker", *arguments, *grace, **environment)
         self.wait_for("joined the master at ")
 
 

@@ -8,8 +8,8 @@ import pytest
 from cw import checks
 from cw import messages as m
 from cw.checks import ClientRules, WorkerRules
-from cw.dispatch import Function, Job
 from cw.errors import ProtocolError
+from cw.jobs import Function, Job
 
 IDENT = "0123456789abcdef" * 2
 
@@ -85,7 +85,7 @@ def client():
 
 
 def test_a_sound_client_may_work(client):
-    client.say(m.OptionSets(0, 1, {"attempts": 5}))
+    client.say(m.OptionSets(0, 1, {"attempts": 5, "timeout": 1.5}))
     client.submit(1, 2, 3)
     client.submit(4, options=1)
     client.open.clear()
@@ -210,7 +210,8 @@ def test_functions_are_bounded(client, monkeypatch):
 @pytest.mark.parametrize(
     "options",
     [{"attempts": 0}, {"attempts": "3"}, {"attempts": True}, {"attempts": 1.5}, {"attempts": None}, {"x" * 5000: 1},
-     {"attempts": [[]]}, {"\ud800": 1}],
+     {"attempts": [[]]}, {"\ud800": 1}, {"timeout": 0}, {"timeout": -1.0}, {"timeout": True}, {"timeout": "1"},
+     {"timeout": math.nan}, {"timeout": math.inf}],
 )  # fmt: skip
 def test_options_are_what_we_know_and_hold_what_they_may(client, options):
     with pytest.raises(ProtocolError, match="an option"):

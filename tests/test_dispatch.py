@@ -10,17 +10,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cw.dispatch import (
+    AVOID_TICKS,
+    BARREN_TICKS,
+    LOSSES,
+    TURN_JOBS,
+    Dispatcher,
+)
+from cw.jobs import (
     AHEAD_BYTES,
     AHEAD_JOBS,
     AHEAD_SECONDS,
-    AVOID_TICKS,
-    BARREN_TICKS,
     DEATHS,
-    LOSSES,
-    TURN_JOBS,
     Assign,
     Deliver,
-    Dispatcher,
     Function,
     GiveUp,
     Job,

@@ -1,9 +1,9 @@
 """Whole programs, as their users run them: on clusters of their own, standing ones, and ones made by hand."""
 
+import concurrent.futures
 import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import jobs
@@ -88,15 +88,16 @@ def test_a_cluster_made_by_hand_in_any_order_works(tmp_path):
 
 def test_workers_that_come_and_go_all_the_time_lose_nothing():
     with Master() as master, cw.ClusterExecutor(master.address) as executor:
-        futures = [executor.submit(jobs.nap, 0.01, n) for n in range(150)]
-        number = 0
-        while not all(future.done() for future in futures):
+        futures = [executor.submit(jobs.nap, 0.01, n) for n in range(200)]
+        for number in range(4):
+            before = sum(future.done() for future in futures)
             with Worker(master.address, "-n", "2") as worker:
-                time.sleep(0.3)
+                wait_until(lambda more=before + 30: sum(future.done() for future in futures) >= more, LIMIT)
                 worker.end((signal.SIGTERM, signal.SIGKILL)[number % 2])
-                number += 1
-        assert number > 1
-        assert [future.result() for future in futures] == list(range(150))
+        assert not all(future.done() for future in futures)
+        with Worker(master.address):
+            concurrent.futures.wait(futures, LIMIT)
+        assert [future.result() for future in futures] == list(range(200))
 
 
 def test_a_program_that_is_edited_and_run_again_on_a_standing_cluster_runs_its_new_code(tmp_path):

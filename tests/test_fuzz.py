@@ -32,8 +32,9 @@ import cw.master  # noqa: E402
 from cw import messages as m  # noqa: E402
 from cw import wire  # noqa: E402
 from cw.errors import ProtocolError  # noqa: E402
-from cw.master import FROM_CLIENT, FROM_WORKER, Master  # noqa: E402
+from cw.master import Master  # noqa: E402
 from cw.network import Loop  # noqa: E402
+from cw.peers import FROM_CLIENT, FROM_WORKER  # noqa: E402
 
 # --- what may come ----------------------------------------------------------------------------
 

@@ -277,9 +277,9 @@ def test_ctrl_c_breaks_the_wait_at_the_end(start, tmp_path):
         script.wait_for("end", in_out=True)
         wait_until(lambda: (tmp_path / "running 0").exists() and (tmp_path / "running 1").exists(), LIMIT)
         began = time.monotonic()
-        script.end(signal.SIGINT)
+        assert script.end(signal.SIGINT) == -signal.SIGINT
         assert time.monotonic() - began < 5
-        assert re.search(r"cw: interrupted, 5 jobs are cancelled", script.err)
+        assert re.search(r"KeyboardInterrupt: the 5 jobs that .* are cancelled", script.err)
         assert "Traceback" not in script.err
         assert script.out.splitlines() == ["end", *["Abandoned"] * 5]
 

@@ -258,6 +258,7 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.Forget,
         m.OptionSets,
         m.Drop,
+        m.HandedIn,
     }
     for cls in (*wire._RECORDS.values(), *(cls for cls, _ in wire._BATCHES.values())):
         assert wire.is_control(cls(*cls._fields)) == (cls not in data)
