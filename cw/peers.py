@@ -337,7 +337,7 @@ class ClientPeer:
         self._is_handed_in = True
         self._settle()
 
-    def _oncharged(self, message: m.Charged) -> None:
+    def _on_charged(self, message: m.Charged) -> None:
         if len(self._charges) < checks.HANDED_IN_JOBS:
             self._charges[message.number] = message._replace(notes=checks.clean_notes(message.notes))
 
