@@ -177,8 +177,8 @@ class Dispatcher:
         again = []
         for job in self._release(worker, dispatches):
             if job.cancelled:
-                continue
-            if job.limit() == 1:
+                self._drop_orphan(job, worker)
+            elif job.limit() == 1:
                 actions.append(self._give_up(job, "its worker was told to end while it ran"))
             else:
                 again.append(job)

@@ -260,6 +260,10 @@ class Loop:
         self._waker.close()
 
 
+_TCP_INFO = struct.Struct("2x B B 4x 48x I".replace(" ", ""))
+"""Of tcp_info(7): unanswered retransmissions and probes; milliseconds since the other host's last answer."""
+
+
 class Connection:
     """A connected socket that speaks messages. Belongs to its loop's thread.
 
@@ -314,6 +318,27 @@ class Connection:
         """How long the kernel waits for another host before the connection is dead."""
         if not self.passes_files:
             tune(self._socket, seconds)
+
+    def bear_with_reader(self) -> None:
+        """The other end may stop reading for as long as it likes, as a client does whose callback blocks.
+
+        With TCP_USER_TIMEOUT the kernel would take that for death, although its host answers. `is_unanswered` is to
+        be asked instead.
+        """
+        if not self.passes_files:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+
+    def is_unanswered(self, seconds: float) -> bool:
+        """Has the other host not answered for so long what it was sent?"""
+        if self.passes_files or self.closed:
+            return False
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        retransmits, probes, last_answer = _TCP_INFO.unpack(info)
+        return last_answer > 1000 * seconds and (retransmits > 0 or probes > 1)
+
+    def fail(self, reason: str) -> None:
+        """Close it, as if the kernel had said that it is dead."""
+        self._fail(reason)
 
     def close(self) -> None:
         """Close at once; what is unsent is lost."""

@@ -114,6 +114,7 @@ class ClientPeer:
         self._is_settling = False  # it is back
         self._is_handed_in = False  # with all its jobs
         self._missing: set[str] = set()  # workers that were there before, and have not come back yet
+        self._is_complete = True  # none of those that came back is gone again
         self._settles_at = 0.0  # however many are missing
         self._ends_at = 0.0  # when a session without client is given up
         self._is_reset = False
@@ -156,6 +157,7 @@ class ClientPeer:
         connection.on_message = self._on_message
         connection.on_close = self._on_close
         connection.on_drained = self._on_drained
+        connection.bear_with_reader()
         self._window = self._submitted = 0
         self._is_blocked = False
         self._ends_at = 0.0
@@ -182,8 +184,10 @@ class ClientPeer:
             dispatcher.jobs_of(self._key),
         )
         self._were_here = not is_new
-        self._is_settling, self._is_handed_in = True, False
-        self._missing.clear()
+        if not self._is_settling:  # else it was, and there may be some missing still
+            self._is_settling, self._is_complete = True, True
+            self._missing.clear()
+        self._is_handed_in = False
         self._settles_at = time.monotonic() + SETTLE
         for lost in self._lost:
             connection.send(lost)
@@ -196,6 +200,7 @@ class ClientPeer:
         """Tell the client who is there: it hands that in, should it come back to another master."""
         self.send(m.Roster(joined, gone))
         self._missing.difference_update(joined)
+        self._is_complete = self._is_complete and not gone
         self._settle()
 
     def give_up(self, number: int, reason: str, notes: list[Any]) -> None:
@@ -238,6 +243,8 @@ class ClientPeer:
             )
             self._master.drop_session(self._key)
             return
+        if self.connection is not None and self.connection.is_unanswered(self._master.settings.silence):
+            self.connection.fail(os.strerror(errno.ETIMEDOUT))
         self._settle()
         if not dispatcher.jobs_of(self._key) or dispatcher.slots(self._python):
             self._waits_since, self._is_told = 0.0, False
@@ -255,7 +262,7 @@ class ClientPeer:
             if self._missing:
                 logger.info("%d workers have not come back for the jobs of %s", len(self._missing), self.name)
                 self.send(m.Roster([], sorted(self._missing)))
-            is_complete = not self._missing
+            is_complete = self._is_complete and not self._missing
             self._is_settling = False
             self._missing.clear()
             self._former.clear()

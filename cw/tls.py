@@ -87,6 +87,7 @@ class Socket:
         self.setblocking = secured.setblocking
         self.close = secured.close
         self.setsockopt = secured.setsockopt
+        self.getsockopt = secured.getsockopt
         self.pending = secured.pending
         """Bytes that have left the kernel and wait in here: no selector tells of them."""
 

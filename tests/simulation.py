@@ -1,0 +1,563 @@
+"""A whole cluster in one thread: the real master, workers and clients on a network, runners and a clock of the test's own.
+
+    sim = Simulation(seed)
+    client = sim.client()
+    client.submit(...)
+    sim.run(seconds)         # of simulated time
+
+Everything that happens is an event in one heap, ordered by time; latencies are random, and faults are events too. So a
+run of minutes with hundreds of jobs and dozens of faults takes a fraction of a second, and a seed repeats it exactly.
+Not simulated: bytes (frames are whole), back pressure, the handshake, processes and signals of runners.
+"""
+
+import contextlib
+import errno
+import heapq
+import itertools
+import logging
+import os
+import socket
+from collections import Counter, deque
+from random import Random
+from types import SimpleNamespace
+from unittest import mock
+
+import cw.master
+import cw.peers
+import cw.session
+import cw.uplink
+import cw.worker
+from cw import messages as m
+from cw import serialize, wire
+from cw.errors import ProtocolError
+
+ADDRESS = "master", 5494
+MONOTONIC = 1000.0
+WALL = 1_700_000_000.0
+
+
+class Process:
+    """Whose events these are: they do not happen when it is dead, and wait while it is frozen."""
+
+    def __init__(self, sim, name):
+        self.sim, self.name = sim, name
+        self.is_alive, self.is_frozen = True, False
+        self.connections = set()
+        self.waiting = []
+        self.on_dead = lambda: None
+
+    def run(self, function):
+        if not self.is_alive:
+            return
+        if self.is_frozen:
+            self.waiting.append(function)
+            return
+        function()
+        if self.is_alive:
+            self.check()
+
+    def check(self):
+        pass
+
+    def freeze(self, seconds):
+        if self.is_alive and not self.is_frozen:
+            self.is_frozen = True
+            self.sim.at(seconds, self.thaw)
+
+    def thaw(self):
+        self.is_frozen = False
+        waiting, self.waiting = self.waiting, []
+        for function in waiting:
+            self.run(function)
+
+    def die(self):
+        if self.is_alive:
+            self.is_alive = False
+            for connection in list(self.connections):
+                connection.close()
+            self.on_dead()
+
+
+class SimLoop:
+    """`cw.network.Loop` on simulated time."""
+
+    def __init__(self, process):
+        self.process, self.sim = process, process.sim
+        self.lock = contextlib.nullcontext()
+        self.on_wake = lambda: None
+        self.stopped = False
+        self.on_stopped = lambda: None
+
+    def tick(self, seconds, callback):
+        def once():
+            if not self.stopped and callback(self.sim.now):
+                self.sim.at(seconds, again)
+
+        def again():
+            self.process.run(once)
+
+        self.sim.at(seconds, again)
+
+    def later(self, seconds, callback):
+        self.tick(seconds, lambda now: bool(callback()) and False)
+
+    def call_soon(self, function):
+        self.sim.at(0, lambda: self.process.run(lambda: self.stopped or function()))
+
+    def wake(self):
+        self.call_soon(self.on_wake)
+
+    def flush(self):
+        pass
+
+    def stop(self):
+        if not self.stopped:
+            self.stopped = True
+            self.sim.at(0, lambda: self.process.run(self._end))
+
+    def _end(self):
+        self.on_stopped()
+        self.process.die()
+
+
+class Link:
+    """One direction of a connection: two lanes of frames on their way."""
+
+    def __init__(self, sim):
+        self.sim = sim
+        self.lanes = deque(), deque()  # control, data
+        self.sent = 0
+        self.is_stalled = False
+        self.is_moving = False
+        self.to = None
+
+    def send(self, lane, data):
+        self.sent += 1
+        self.lanes[lane].append((self.sent, data))
+        self.move()
+
+    def move(self):
+        if not self.is_moving:
+            self.is_moving = True
+            self.sim.at(self.sim.latency(), self._deliver)
+
+    def _deliver(self):
+        self.is_moving = False
+        if self.is_stalled or self.to is None:
+            return
+        control, data = self.lanes
+        if control or data:
+            # What is urgent overtakes what the socket has not taken yet.
+            is_first = control and (not data or control[0][0] < data[0][0] or self.sim.random.random() < 0.5)
+            _, frame = (control if is_first else data).popleft()
+            self.to.process.run(lambda: self.to.receive(frame))
+            self.move()
+        elif self.to.is_ending:
+            self.to.process.run(lambda: self.to.fail(""))
+
+
+class SimConnection:
+    """`cw.network.Connection`; `sock` is one of the two ends that `dial` makes."""
+
+    def __init__(self, loop, sock, *, decoder=None):
+        self.decoder = wire.Decoder()
+        self.on_message = self.on_close = self.on_drained = lambda *_: None
+        self.unsent = 0
+        self.heard_at = self._counted_at = loop.sim.now
+        self._silence = 0
+        self.closed = self.is_ending = self._closing = False
+        self.passes_files = False
+        self.peer = "(simulated)"
+        self.process = loop.process
+        self.loop = loop
+        self.out, self.into = sock.out, sock.into
+        self.into.to = self
+        self.into.move()
+        self.process.connections.add(self)
+        if sock.is_refused():
+            self.loop.later(0.001, lambda: self.fail("Connection reset by peer"))
+
+    def send(self, message):
+        if self.closed or self._closing:
+            return
+        lane = 0 if wire.is_control(message) else 1
+        for frame in wire.encode(message):
+            self.out.send(lane, b"".join(map(bytes, frame)))
+
+    def send_last(self, message):
+        self.send(message)
+        self._closing = True
+
+    def receive(self, data):
+        if self.closed:
+            return
+        self.heard_at = self.loop.sim.now
+        try:
+            for message in self.decoder.feed(data):
+                if not self.closed:
+                    self.on_message(message)
+        except ProtocolError as error:
+            raise AssertionError(f"{self.process.name}: {error}") from error
+
+    def fail(self, reason):
+        if not self.closed:
+            self.close()
+            self.on_close(reason)
+
+    def close(self):
+        """What is on its way from here may arrive, and then the end."""
+        if self.closed:
+            return
+        self.closed = True
+        self.process.connections.discard(self)
+        for lane in self.out.lanes:
+            for _ in range(self.loop.sim.random.choice([0, 0, len(lane)])):
+                lane.pop()
+        if self.out.to is not None:
+            self.out.to.is_ending = True
+            self.out.move()
+
+    def close_when_sent(self):
+        self.close()
+
+    def set_patience(self, seconds):
+        pass
+
+    def bear_with_reader(self):
+        pass
+
+    def is_unanswered(self, seconds):
+        return False
+
+    def flush(self):
+        pass
+
+    count_silence = cw.network.Connection.count_silence
+
+
+class SimRunners:
+    """`cw.runners.Runners`: processes that take tokens, run jobs for their time, and die."""
+
+    def __init__(self, loop, threads):
+        self.loop, self.sim = loop, loop.sim
+        self.runners = {}
+        loop.process.runners = self
+
+    def start(self, runner, environment):
+        self.runners[runner.key] = SimRunner(self, runner)
+
+    def send_jobs(self, runner, jobs):
+        self.runners[runner.key].take(jobs)
+
+    def send_drop(self, runner):
+        self.runners[runner.key].take([None])
+
+    def forget(self, function, session):
+        pass
+
+    def take_tokens(self, runner, count):
+        return self.runners[runner.key].take_tokens(count)
+
+    def tokens_left(self, runner):
+        return self.runners[runner.key].tokens
+
+    def end(self, runner):
+        if runner.key in self.runners:
+            self.runners[runner.key].end()
+
+    def stop(self, runner):
+        self.kill(runner)
+
+    def kill(self, runner):
+        found = self.runners.get(runner.key)
+        if found is not None and found.runner is runner:
+            found.die("killed by SIGKILL")
+
+    def place(self, runner):
+        return {"host": "here", "worker": 1, "slot": runner.slot.index, "pid": runner.key}
+
+    def close(self):
+        for runner in self.runners.values():
+            runner.is_dead = True
+        self.runners.clear()
+
+    start_afresh = close
+
+
+class SimRunner:
+    def __init__(self, runners, runner):
+        self.runners, self.runner, self.sim = runners, runner, runners.sim
+        self.queue = deque()
+        self.tokens = 0
+        self.current = None
+        self.pipe = deque()
+        self.is_skipping = self.is_ended = self.is_dead = self.is_moving = False
+        self.sim.at(0.005, self.step)
+
+    def take(self, jobs):
+        self.tokens += sum(job is not None for job in jobs)
+        self.queue.extend(jobs)
+        self.sim.at(self.sim.latency() / 10, self.step)
+
+    def take_tokens(self, count):
+        taken = min(count, self.tokens)
+        self.tokens -= taken
+        return taken
+
+    def end(self):
+        self.is_ended = True
+        self.sim.at(0, self.step)
+
+    def step(self):
+        if self.is_dead or self.current is not None:
+            return
+        while self.queue:
+            job = self.queue.popleft()
+            if job is None:
+                self.is_skipping = False
+                self.say(None)
+            elif not self.is_skipping:
+                if self.tokens:
+                    self.tokens -= 1
+                    self.current = job
+                    self.sim.on_start(self, job)
+                    return
+                self.is_skipping = True
+        if self.is_ended:
+            self.die("exited with status 0")
+
+    def finish(self, job, status, seconds, payload):
+        if not self.is_dead and self.current is job:
+            self.current = None
+            self.say((job.dispatch, status, seconds, payload))
+            self.step()
+
+    def say(self, word):
+        self.pipe.append(word)
+        if not self.is_moving:
+            self.is_moving = True
+            self.sim.at(self.sim.latency() / 10, self.deliver)
+
+    def deliver(self):
+        self.is_moving = False
+        if self.pipe:
+            self.runners.loop.process.run(self.read)
+
+    def read(self):
+        while self.pipe:
+            word = self.pipe.popleft()
+            if word is None:
+                self.runners.on_dropped(self.runner)
+            else:
+                self.runners.on_results(self.runner, *([part] for part in word))
+
+    def die(self, how):
+        if not self.is_dead:
+            self.is_dead = True
+            self.sim.at(self.sim.latency() / 10, lambda: self.runners.loop.process.run(lambda: self.gone(how)))
+
+    def gone(self, how):
+        if self.runners.runners.get(self.runner.key) is not self:
+            return
+        del self.runners.runners[self.runner.key]
+        self.runners.on_gone(self.runner)
+        self.read()
+        unstarted = self.take_tokens(len(self.runner.sent))
+        note = {**self.runners.place(self.runner), "how": how, "seconds": 0.0, "stderr": ""}
+        self.runners.on_exited(self.runner, unstarted, note)
+
+
+class Client:
+    """A real session, and what became of its jobs."""
+
+    def __init__(self, sim, name):
+        self.sim = sim
+        self.process = Process(sim, name)
+        with mock.patch.object(cw.session, "Loop", lambda: SimLoop(self.process)):
+            self.session = session = cw.session.Session("here", 1, self._deliver, lambda number, tag: None)
+        session._thread = SimpleNamespace(ident=1)
+        session._find = lambda: [SimpleNamespace(host=ADDRESS[0], port=ADDRESS[1])]
+        session._deadline = sim.now + 1000
+        session._loop.on_stopped = session._abandon
+        self.delivered = Counter()
+        self.errors = {}
+        self.cancelled = set()
+        self.attempts = {}
+        self.numbers = []
+        session._loop.call_soon(session._connect)
+
+    def submit(self, seconds, *, deaths=0, attempts=None):
+        options = self.session.option_number({"attempts": attempts} if attempts else {})
+        number = self.session.submit(_job, (len(self.numbers) + 1, seconds, deaths), {}, None, options)
+        assert number == len(self.numbers) + 1
+        self.numbers.append(number)
+        self.attempts[number] = attempts
+        return number
+
+    def cancel(self, number):
+        if self.session.cancel(number):
+            self.cancelled.add(number)
+
+    def _deliver(self, number, tag, error, value):
+        self.delivered[number] += 1
+        assert self.delivered[number] == 1, f"{self.process.name}: job {number} was delivered twice"
+        assert number not in self.cancelled
+        if error is None:
+            assert value == number
+        else:
+            self.errors[number] = error
+
+    @property
+    def key(self):
+        return int(self.session.ident[:16], 16)
+
+
+def _job(number, seconds, deaths):
+    raise AssertionError("runners are simulated")
+
+
+class Simulation:
+    def __init__(self, seed, *, silence=3.0, client_grace=60.0, worker_grace=20.0):
+        self.random = Random(seed)
+        self.now = MONOTONIC
+        self._heap = []
+        self._order = itertools.count()
+        self.runs = Counter()  # (session, number): starts
+        self.settings = cw.master.Settings(silence=silence, client_grace=client_grace)
+        self.worker_settings = cw.worker.Settings(silence=silence, grace=worker_grace)
+        self.masters, self.workers, self.clients = [], [], []
+        self.master = None  # the one that is found
+        self.links = []  # (Link, Link), of each connection
+        self.events = 0
+        self._names = itertools.count(1)
+        self.wall = WALL
+
+    def at(self, seconds, function):
+        heapq.heappush(self._heap, (self.now + seconds, next(self._order), function))
+
+    def latency(self):
+        return self.random.choice([0.0001, 0.0003, 0.001, 0.001, 0.01])
+
+    def run(self, seconds):
+        """Until so much later."""
+        end = self.now + seconds
+        while self._heap and self._heap[0][0] <= end:
+            self.now, _, function = heapq.heappop(self._heap)
+            self.events += 1
+            function()
+        self.now = end
+
+    def run_until(self, condition, seconds):
+        end = self.now + seconds
+        while not condition() and self.now < end and self._heap:
+            self.now, _, function = heapq.heappop(self._heap)
+            self.events += 1
+            function()
+        return condition()
+
+    # --- who is there ---
+
+    def start_master(self):
+        process = Process(self, f"master {next(self._names)}")
+        self.master = process.master = cw.master.Master(SimLoop(process), settings=self.settings)
+        process.master.process = process
+        process.check = process.master.dispatcher.check_invariants
+        self.masters.append(process)
+
+    def start_worker(self, slots):
+        process = Process(self, f"worker {next(self._names)}")
+        loop = SimLoop(process)
+        worker = process.worker = cw.worker.Worker(
+            loop, slots, lambda: [SimpleNamespace(host=ADDRESS[0], port=ADDRESS[1], source="")], self.worker_settings
+        )
+        process.check = lambda: worker._slots.check_invariants()
+        process.on_dead = process.runners.close
+        loop.on_stopped = process.runners.close
+        self.workers.append(process)
+        worker.connect()
+        return process
+
+    def client(self):
+        client = Client(self, f"client {next(self._names)}")
+        self.clients.append(client)
+        return client
+
+    def dial(self, loop, addresses, timeout, on_connected, on_failed, silence=0.0):
+        def attempt():
+            master = self.master
+            if master is None or not master.process.is_alive:
+                error = ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+                loop.call_soon(lambda: on_failed([(where, error) for where in addresses]))
+                return
+            one, other = Link(self), Link(self)
+            is_refused = lambda: one.to is None and not master.process.is_alive  # noqa: E731
+            ours = SimpleNamespace(out=one, into=other, family=socket.AF_INET, is_refused=is_refused)
+            theirs = SimpleNamespace(out=other, into=one, family=socket.AF_INET, is_refused=lambda: False)
+            self.links.append((one, other))
+            # The master's end first: what the other side says must find somebody.
+            master.loop.call_soon(lambda: master.on_admitted(theirs))
+            self.at(2 * self.latency(), lambda: loop.process.run(lambda: on_connected(ours, addresses[0])))
+
+        self.at(self.latency(), attempt)
+
+    # --- jobs ---
+
+    def on_start(self, runner, job):
+        (number, seconds, deaths), _ = serialize.load_call(job.payload)
+        self.runs[job.session, number] += 1
+        assert number == job.number
+        if self.runs[job.session, number] <= deaths:
+            self.at(min(seconds, 0.05), lambda: runner.die("killed by SIGSEGV"))
+        else:
+            result = serialize.dump_result(number)
+            self.at(seconds, lambda: runner.finish(job, m.DONE, seconds, result))
+
+    # --- faults ---
+
+    def cut(self, process, seen=(0.001, 0.001)):
+        """Break the process's connections; each side sees it after so long (it may close before)."""
+        for connection in list(process.connections):
+            other = connection.out.to
+            for end, delay in ((connection, seen[0]), (other, seen[1])):
+                if end is not None:
+                    end.out.is_stalled = True
+                    for lane in end.out.lanes:
+                        lane.clear()
+                    self.at(delay, lambda end=end: end.process.run(lambda: end.fail("Connection reset by peer")))
+
+    def stall(self, process, seconds, directions=(True, True)):
+        """Packets are dropped for a while: what was sent arrives after that, unless somebody has given up."""
+        for connection in list(process.connections):
+            for link, is_hit in zip((connection.out, connection.into), directions, strict=True):
+                if is_hit and not link.is_stalled:
+                    link.is_stalled = True
+
+                    def heal(link=link):
+                        link.is_stalled = False
+                        if link.to is not None:
+                            link.move()
+
+                    self.at(seconds, heal)
+
+    # --- set-up ---
+
+    @contextlib.contextmanager
+    def installed(self):
+        clock = SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.wall + self.now - MONOTONIC)
+        with contextlib.ExitStack() as stack:
+            put = lambda module, name, value: stack.enter_context(mock.patch.object(module, name, value))  # noqa: E731
+            for module in (cw.master, cw.session, cw.uplink, cw.worker):
+                put(module, "time", clock)
+            for module in (cw.master, cw.session, cw.uplink):
+                put(module, "Connection", SimConnection)
+            for module in (cw.session, cw.uplink):
+                put(module, "dial", self.dial)
+                put(module, "random", self.random)
+            put(cw.worker, "Runners", SimRunners)
+            put(cw.worker.keeper, "set_subreaper", lambda: None)
+            level = logging.getLogger("cw").level
+            logging.getLogger("cw").setLevel(logging.CRITICAL)
+            try:
+                yield self
+            finally:
+                logging.getLogger("cw").setLevel(level)

@@ -1,0 +1,252 @@
+"""Faults of every kind in a simulated cluster of real masters, workers and clients (see simulation.py), by the seed.
+
+By hand, for as long as one likes:  python tests/test_simulation.py MINUTES [SEED]
+"""
+
+import sys
+import time
+from random import Random
+
+import pytest
+from simulation import MONOTONIC, Simulation
+
+import cw
+from cw.dispatch import LOSSES
+
+
+class Scenario:
+    """One seed: how many of whom, which faults, how often."""
+
+    def __init__(self, seed, *, is_gentle):
+        self.random = random = Random(seed)
+        self.is_gentle = is_gentle
+        self.sim = Simulation(random.random())
+        self.faults = 0
+        self.killed = 0  # workers
+        self.slots = [random.choice([1, 1, 2, 4]) for _ in range(random.randint(1, 4))]
+        self.seconds = random.choice([5, 20, 60])
+        self.pause = random.choice([0.2, 1, 5])
+        kinds = GENTLE if is_gentle else ROUGH
+        self.kinds = random.sample(kinds, random.randint(1, len(kinds)))
+
+    def run(self):
+        with self.sim.installed():
+            self.sim.start_master()
+            self.sim.run(self.random.choice([0, 0.5]))
+            for slots in self.slots:
+                self.sim.start_worker(slots)
+            for _ in range(self.random.randint(1, 3)):
+                self.sim.client()
+            self.disturb()
+            self.heal()
+            self.check_jobs()
+            self.check_nothing_left()
+
+    # --- events ---
+
+    def disturb(self):
+        sim, random = self.sim, self.random
+        end = sim.now + self.seconds
+        next_fault = sim.now + random.uniform(0, 2 * self.pause)
+        while sim.now < end:
+            for client in sim.clients:
+                if random.random() < 0.3 and client.session.outstanding() < 400:
+                    self.submit(client, random.choice([1, 1, 5, 50]))
+            if sim.now >= next_fault:
+                random.choice(self.kinds)(self)
+                self.faults += 1
+                next_fault = sim.now + random.uniform(0, 2 * self.pause)
+            sim.run(random.choice([0.01, 0.1, 0.1, 0.5]))
+
+    def submit(self, client, count):
+        random = self.random
+        longest = random.choice([0.002, 0.01, 0.1, 1.0, 3.0])
+        attempts = random.choice([None, None, None, 1, 2])
+        for _ in range(count):
+            deaths = 0 if self.is_gentle else random.choice([0] * 30 + [1, 1, 2, 5])
+            client.submit(random.uniform(0, longest), deaths=deaths, attempts=attempts)
+
+    def master_restarts(self):
+        sim = self.sim
+        if sim.master is not None:
+            sim.master.process.die()
+            sim.master = None
+            # Nothing but that, until all are back and have reported.
+            pause = self.random.choice([0.0, 0.1, 1.0, 3.0] if self.is_gentle else [0.0, 0.1, 1.0, 3.0, 20.0])
+            sim.at(pause, sim.start_master)
+            if self.is_gentle:
+                sim.run(pause + 10)
+
+    def master_is_replaced_while_it_lives(self):
+        sim = self.sim
+        if sim.master is not None:
+            old = sim.master.process
+            sim.start_master()
+            for process in self.random.sample(sim.workers, self.random.randint(0, len(sim.workers))):
+                sim.cut(process)
+            sim.at(self.random.choice([1, 10, 70]), old.die)
+
+    def clients_connection_breaks(self):
+        client = self.random.choice(self.sim.clients)
+        if client.process.is_alive:
+            self.sim.cut(client.process, (self.delay(), self.delay()))
+            if self.is_gentle:
+                self.sim.run(8)
+
+    def workers_connection_breaks(self):
+        worker = self.some_worker()
+        if worker is not None:
+            # In the gentle case the worker is back before it is taken for lost.
+            self.sim.cut(worker, (0.01, self.random.choice([0.01, 2.0])) if self.is_gentle else (self.delay(), self.delay()))
+            if self.is_gentle:
+                self.sim.run(5)
+
+    def delay(self):
+        return self.random.choice([0.01, 0.01, 1.0] + [3.0, 10.0] * (not self.is_gentle))
+
+    def network_stalls(self):
+        everybody = [p for p in (*self.sim.workers, *(c.process for c in self.sim.clients)) if p.is_alive]
+        for process in self.random.sample(everybody, min(len(everybody), self.random.randint(1, 3))):
+            directions = self.random.choice([(True, True), (True, False), (False, True)])
+            self.sim.stall(process, self.random.choice([0.1, 1, 5, 20]), directions)
+
+    def worker_is_killed(self):
+        worker = self.some_worker()
+        if worker is not None:
+            worker.die()
+            self.killed += 1
+            self.sim.start_worker(self.random.choice([1, 2]))
+
+    def worker_drains(self):
+        worker = self.some_worker()
+        if worker is not None:
+            worker.run(worker.worker.on_sigterm)
+            self.sim.start_worker(self.random.choice([1, 2]))
+
+    def worker_joins(self):
+        if len(self.sim.workers) < 6:
+            self.sim.start_worker(self.random.choice([1, 2]))
+
+    def somebody_freezes(self):
+        everybody = [*self.sim.workers, *(c.process for c in self.sim.clients), *self.sim.masters]
+        self.random.choice(everybody).freeze(self.random.choice([0.1, 1, 5, 20]))
+
+    def client_dies(self):
+        if len(self.sim.clients) > 1:
+            client = self.random.choice(self.sim.clients)
+            client.process.die()
+            self.sim.clients.remove(client)
+            self.sim.client()
+
+    def client_leaves(self):
+        if len(self.sim.clients) > 1:
+            client = self.random.choice(self.sim.clients)
+            client.process.run(lambda: client.session._leave())
+            self.sim.clients.remove(client)
+            self.sim.client()
+
+    def jobs_are_cancelled(self):
+        client = self.random.choice(self.sim.clients)
+        open_jobs = list(client.session._jobs)
+        if client.process.is_alive and not client.process.is_frozen:
+            for number in self.random.sample(open_jobs, min(len(open_jobs), self.random.randint(1, 10))):
+                client.cancel(number)
+            client.session._loop.wake()
+
+    def some_worker(self):
+        alive = [worker for worker in self.sim.workers if worker.is_alive]
+        return self.random.choice(alive) if alive else None
+
+    # --- what must be true in the end ---
+
+    def heal(self):
+        sim = self.sim
+        sim.run(25)
+        if sim.master is None or not sim.master.process.is_alive:
+            sim.start_master()
+        for process in sim.masters:
+            if process is not sim.master.process:
+                process.die()
+        if not any(worker.is_alive for worker in sim.workers):
+            sim.start_worker(2)
+        done = sim.run_until(lambda: all(not c.session.outstanding() for c in sim.clients), 3000)
+        assert done, {c.process.name: sorted(c.session._jobs)[:20] for c in sim.clients}
+
+    def check_jobs(self):
+        for client in self.sim.clients:
+            for number in client.numbers:
+                assert client.delivered[number] == (number not in client.cancelled), (client.process.name, number)
+                runs = self.sim.runs[client.key, number]
+                if self.is_gentle:
+                    assert runs <= 1, (client.process.name, number, runs)
+                if client.attempts[number] == 1:
+                    assert runs <= 1, (client.process.name, number, runs, "attempts=1")
+            for number, error in client.errors.items():
+                assert type(error) is cw.WorkerLost and not self.is_gentle, (number, error)
+                attempts = client.attempts[number] or 3
+                assert attempts == 1 or len(error.attempts) >= min(attempts, LOSSES), (number, error)
+
+    def check_nothing_left(self):
+        sim = self.sim
+        for client in sim.clients:
+            client.process.run(client.session._leave_when_done)
+        sim.run(70)  # the grace of those that died, and of what only workers know
+        dispatcher = sim.master.dispatcher
+        assert not dispatcher._sessions and not dispatcher._orphans and not sim.master.clients
+        for worker in dispatcher._workers.values():
+            assert not worker.held and not worker.load and not worker.size
+        for process in sim.workers:
+            if process.is_alive:
+                worker = process.worker
+                assert not worker._slots._job_by_dispatch and not worker._slots._backlog
+                assert not len(worker._kept) and not worker._kept._size
+                assert not worker._environments and not worker._functions
+                assert all(runner.session not in worker._environments for runner in worker._slots._runners.values())
+                assert not worker._slots._runners
+
+
+GENTLE = [
+    Scenario.master_restarts, Scenario.clients_connection_breaks, Scenario.workers_connection_breaks,
+    Scenario.worker_joins, Scenario.jobs_are_cancelled,
+]  # fmt: skip
+ROUGH = [
+    Scenario.master_restarts, Scenario.master_is_replaced_while_it_lives, Scenario.clients_connection_breaks,
+    Scenario.workers_connection_breaks, Scenario.network_stalls, Scenario.worker_is_killed, Scenario.worker_drains,
+    Scenario.worker_joins, Scenario.somebody_freezes, Scenario.client_dies, Scenario.client_leaves,
+    Scenario.jobs_are_cancelled,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_happens_each_job_is_delivered_once_and_nothing_is_left(seed):
+    Scenario(seed, is_gentle=False).run()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_when_all_come_back_in_time_nothing_runs_twice(seed):
+    Scenario(seed, is_gentle=True).run()
+
+
+def main(minutes, seed=0):
+    end = time.monotonic() + 60 * minutes
+    runs = faults = jobs = events = twice = 0
+    simulated = 0.0
+    while time.monotonic() < end:
+        scenario = Scenario(seed, is_gentle=bool(seed % 2))
+        try:
+            scenario.run()
+        except BaseException:
+            print(f"seed {seed} (is_gentle={scenario.is_gentle}), after {runs} scenarios", file=sys.stderr)
+            raise
+        runs, seed = runs + 1, seed + 1
+        faults += scenario.faults
+        events += scenario.sim.events
+        simulated += scenario.sim.now - MONOTONIC
+        jobs += len(scenario.sim.runs)
+        twice += sum(count > 1 for count in scenario.sim.runs.values())
+    print(f"{runs} scenarios, {simulated / 3600:.1f} simulated hours, {faults} faults, {events} events, {jobs} jobs; "
+          f"{twice} ran more than once")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]), *map(int, sys.argv[2:]))
