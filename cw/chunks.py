@@ -20,6 +20,6 @@ def run(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> tuple
     return results, None
 
 
-def load_error(payload: Any) -> BaseException:
-    """The exception of a call in a chunk."""
-    return serialize.load_error(payload, "a call in a chunk")
+def load_error(payload: Any, job: int, call: int) -> BaseException:
+    """The exception of a call in a chunk, which is one job."""
+    return serialize.load_error(payload, f"job {job}, call {call} of its chunk")

@@ -178,17 +178,19 @@ def _results(
             except BaseException:
                 waiting.appendleft(future)
                 raise
+            number = future._number
             del future
             following = next(more, None)
             if following is not None:
                 waiting.append(following)
             values, error = result if is_chunked else ([result], None)
             del result  # what has been yielded is kept alive by nobody here
+            failed = len(values) + 1
             values.reverse()
             while values:
                 yield values.pop()
             if error is not None:
-                raise chunks.load_error(error)
+                raise chunks.load_error(error, number, failed)
     finally:
         while waiting:
             waiting.pop().cancel()

@@ -6,6 +6,8 @@ import gc
 import itertools
 import logging
 import operator
+import os
+import re
 import threading
 import time
 import weakref
@@ -522,7 +524,12 @@ def test_map_raises_at_the_failed_call_after_all_results_before_it(executor, chu
         for result in results:
             got.append(result)
     assert got == [10, 5, 2, 1]
-    assert "return a / b" in str(caught.value.__cause__)
+    text = str(caught.value.__cause__)
+    assert "return a / b" in text
+    assert f"(host {os.uname().nodename}, " in text
+    assert re.search(
+        r"job \d+ \(" if chunksize == 1 else rf"job \d+, call {4 % chunksize + 1} of its chunk \(", text
+    )
     assert list(results) == []
 
 
