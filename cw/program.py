@@ -173,11 +173,44 @@ def parse_positive_seconds(text: str) -> float:
     return seconds
 
 
+class LogStream:
+    """A log that never holds up its program: what a full pipe or a stopped terminal does not take is left out.
+
+    It says how much that was, as soon as it can.
+    """
+
+    # A pipe that is ready takes so much without blocking; of a file's writes no more is asked either.
+    CHUNK = 4096
+
+    def __init__(self, fd: int) -> None:
+        import select
+
+        self._fd = fd
+        self._left_out = 0
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+
+    def write(self, text: str) -> None:
+        """Write as much of it as is taken now."""
+        if self._left_out:
+            text = f"[{self._left_out} bytes of this log left out: it did not take them in time]\n{text}"
+        data = text.encode(errors="replace")
+        try:
+            while data and self._poll.poll(0):
+                data = data[os.write(self._fd, data[: self.CHUNK]) :]
+            self._left_out = self._left_out + len(data) if data else 0
+        except OSError:  # a full disk, a reader that is gone
+            self._left_out += len(data)
+
+    def flush(self) -> None:
+        """Nothing is kept here."""
+
+
 def set_up_logging(verbose: bool = False) -> None:
     """Log to stderr with time stamps; with `verbose`, debug lines too."""
     import logging
 
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
+    logging.basicConfig(stream=LogStream(2), format="%(asctime)s %(name)s %(levelname)s: %(message)s")
     logging.getLogger("cw").setLevel(logging.DEBUG if verbose else logging.INFO)
     # A full disk under the log is no reason for a traceback in it.
     logging.raiseExceptions = False

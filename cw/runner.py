@@ -73,6 +73,8 @@ class Runner:
             args, kwargs = serialize.load_call(payload)
             value = function(*args, **kwargs)
             answer = serialize.dump_result(value, memory.store)
+            if len(answer) > wire.LARGE:
+                wire.check_payload(answer, "the job's result")
             status = m.DONE
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
             if _forked_pid:

@@ -185,6 +185,8 @@ class Session:
         """Queue a job; returns its number. Raises what makes its function or arguments unpicklable."""
         payload = serialize.dump_call(args, kwargs, function, self._store)
         size = len(payload)
+        if size > wire.LARGE:
+            wire.check_payload(payload, "the arguments")
         if self._is_full(size) and threading.current_thread() is not self._thread:
             self._wait_for_room(size)
         number = 0

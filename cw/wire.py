@@ -30,7 +30,7 @@ from itertools import accumulate, pairwise
 from typing import Any, get_origin, get_type_hints
 
 from cw import messages as m
-from cw.errors import ProtocolError
+from cw.errors import NotPicklable, ProtocolError
 from cw.memory import LARGE, Memory, as_file, from_file
 
 if sys.byteorder != "little":  # columns travel as they lie in memory
@@ -95,6 +95,12 @@ Frame = list[Buffer]
 
 
 _WITH_PAYLOADS = frozenset(cls for cls, _ in _BATCHES.values() if "payloads" in cls._fields)  # type: ignore[attr-defined]
+
+
+def check_payload(payload: Buffer, what: str) -> None:
+    """Raises NotPicklable if it is larger than a payload may be; `what` says whose it is."""
+    if len(payload) > MAX_PAYLOAD:
+        raise NotPicklable(f"{what}: {len(payload)} bytes; no more than {MAX_PAYLOAD} can travel")
 
 
 def is_control(message: tuple[Any, ...]) -> bool:

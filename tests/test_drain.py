@@ -1,0 +1,236 @@
+"""A worker that is told to end finishes what runs, and what it cannot finish runs elsewhere, uncharged."""
+
+import os
+import signal
+import subprocess
+import time
+
+import jobs
+import pytest
+from conftest import wait_until
+from programs import LIMIT, Master, Worker, descendants_of, is_running
+
+import cw
+
+
+@pytest.fixture
+def master():
+    with Master() as master:
+        yield master
+
+
+@pytest.fixture
+def executor(master):
+    with cw.ClusterExecutor(master.address) as executor:
+        yield executor
+
+
+def count_runs(directory):
+    return len(list(directory.iterdir()))
+
+
+def run_until(directory, path):
+    """Leave a file for each run, then wait for a file."""
+    jobs.mark_and_return(directory, 1)
+    return jobs.until(path, os.getpid())
+
+
+@pytest.fixture
+def runs(tmp_path):
+    (tmp_path / "runs").mkdir()
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_runs_is_finished_and_the_rest_goes_elsewhere_at_once(master, executor, tmp_path, number):
+    with Worker(master.address) as worker:
+        running = executor.submit(jobs.until, tmp_path / "go", "finished", tmp_path / "mark")
+        wait_until((tmp_path / "mark").exists, LIMIT)
+        waiting = [executor.submit(jobs.pid) for _ in range(5)]
+        worker.send_signal(number)
+        worker.wait_for("finishing 1 running jobs for up to 20 s")
+        with Worker(master.address) as other:
+            elsewhere = {future.result(LIMIT) for future in waiting}
+            assert elsewhere <= set(descendants_of(other.pid)) and not running.done()
+            (tmp_path / "go").touch()
+            assert running.result(LIMIT) == "finished"
+            assert worker.wait() == 0
+            assert other.end() == 0
+            assert "Traceback" not in worker.err + other.err + master.err
+    assert "drains" in master.err and "left: it was told to end" in master.err
+
+
+def test_an_idle_worker_leaves_at_once(master, executor):
+    with Worker(master.address) as worker:
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+        began = time.monotonic()
+        assert worker.end() == 0
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "seconds", "is_cut"),
+    [
+        ([signal.SIGTERM, signal.SIGTERM], 0.05, False),  # as Slurm does it
+        ([signal.SIGTERM, signal.SIGTERM], 2.2, True),
+        ([signal.SIGINT, signal.SIGINT], 0.2, True),
+        ([signal.SIGTERM, signal.SIGINT], 0.2, True),
+    ],
+)
+def test_told_twice_it_ends_at_once_if_that_is_meant(master, executor, tmp_path, runs, numbers, seconds, is_cut):
+    with Worker(master.address) as worker:
+        future = executor.submit(run_until, runs, tmp_path / "go")
+        wait_until(lambda: count_runs(runs) == 1, LIMIT)
+        for number in numbers:
+            worker.send_signal(number)
+            time.sleep(seconds)
+        if is_cut:
+            assert worker.wait() == 0
+            with Worker(master.address) as other:
+                wait_until(lambda: count_runs(runs) == 2, LIMIT)
+                (tmp_path / "go").touch()
+                assert future.result(LIMIT) in descendants_of(other.pid)
+                assert other.end() == 0
+        else:
+            time.sleep(0.3)
+            assert worker.process.poll() is None
+            (tmp_path / "go").touch()
+            future.result(LIMIT)
+            assert worker.wait() == 0
+            assert count_runs(runs) == 1
+
+
+def test_when_the_grace_is_over_what_runs_is_stopped_and_runs_elsewhere_uncharged(master, executor, tmp_path, runs):
+    with Worker(master.address, "--grace", "0.5", "-n", "2") as worker:
+        future = executor.options(attempts=2).submit(run_until, runs, tmp_path / "go")
+        once = executor.options(attempts=1).submit(jobs.until, tmp_path / "never", None, tmp_path / "mark")
+        wait_until(lambda: count_runs(runs) == 1 and (tmp_path / "mark").exists(), LIMIT)
+        runners = descendants_of(worker.pid)
+        began = time.monotonic()
+        assert worker.end() == 0
+        assert 0.4 < time.monotonic() - began < 5
+        assert not any(map(is_running, runners))
+        assert "2 running jobs are stopped" in worker.err
+    for number in (2, 3):  # more often than it may fail
+        with Worker(master.address, "--grace", "0") as worker:
+            wait_until(lambda number=number: count_runs(runs) == number, LIMIT)
+            assert worker.end() == 0
+    with Worker(master.address) as worker:
+        (tmp_path / "go").touch()
+        future.result(LIMIT)
+        assert worker.end() == 0
+    error = once.exception(LIMIT)  # never sent again once it may have started
+    assert isinstance(error, cw.WorkerLost)
+
+
+def call(mark, go):
+    """What many jobs are: a program's caller."""
+    with open(f"{mark}.{os.getpid()}", "w"):
+        pass
+    subprocess.run(["sh", "-c", f"until [ -e {go} ]; do sleep 0.02; done"], check=True)
+    return os.getpid()
+
+
+def test_a_job_whose_child_a_node_that_goes_has_ended_runs_elsewhere(master, executor, tmp_path):
+    """As Slurm does it: SIGTERM to all, the runner and the job's own children too, twice within 50 ms."""
+    with Worker(master.address) as worker:
+        future = executor.options(attempts=1 + 1).submit(call, tmp_path / "mark", tmp_path / "go")
+        wait_until(lambda: list(tmp_path.glob("mark.*")), LIMIT)
+        wait_until(lambda: any(b"until" in _command(pid) for pid in descendants_of(worker.pid)), LIMIT)
+        for pid in (*reversed(descendants_of(worker.pid)), worker.pid) * 2:
+            if is_running(pid):
+                os.kill(pid, signal.SIGTERM)
+        assert worker.wait() == 0
+        assert not future.done()
+        (tmp_path / "go").touch()
+        with Worker(master.address) as other:
+            assert future.result(LIMIT) in descendants_of(other.pid)
+            assert other.end() == 0
+    assert len(list(tmp_path.glob("mark.*"))) == 2
+
+
+def _command(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def test_the_same_without_the_end_of_the_worker_is_the_jobs_error(master, executor, tmp_path):
+    with Worker(master.address) as worker:
+        future = executor.submit(call, tmp_path / "mark", tmp_path / "go")
+        wait_until(lambda: list(tmp_path.glob("mark.*")), LIMIT)
+        wait_until(lambda: any(b"until" in _command(pid) for pid in descendants_of(worker.pid)), LIMIT)
+        runner = int(next(tmp_path.glob("mark.*")).name.split(".")[1])
+        os.kill(runner, signal.SIGTERM)
+        os.killpg(runner, signal.SIGTERM)
+        assert isinstance(future.exception(LIMIT), subprocess.CalledProcessError)
+        assert executor.submit(jobs.pid).result(LIMIT) == runner  # which goes on
+        assert isinstance(executor.submit(jobs.divide, 1, 0).exception(LIMIT), ZeroDivisionError)
+        assert worker.end() == 0
+
+
+def test_what_a_job_returns_after_the_signal_counts(master, executor, tmp_path):
+    with Worker(master.address) as worker:
+        future = executor.submit(jobs.until, tmp_path / "go", "whole", tmp_path / "mark")
+        wait_until((tmp_path / "mark").exists, LIMIT)
+        for pid in (worker.pid, *descendants_of(worker.pid)):
+            os.kill(pid, signal.SIGTERM)
+        worker.wait_for("finishing 1 running")
+        (tmp_path / "go").touch()
+        assert future.result(LIMIT) == "whole"
+        assert worker.wait() == 0
+
+
+def test_a_large_result_arrives_before_the_goodbye(executor, master, tmp_path):
+    with Worker(master.address) as worker:
+        future = executor.submit(jobs.until, tmp_path / "go", bytes(50_000_000), tmp_path / "mark")
+        wait_until((tmp_path / "mark").exists, LIMIT)
+        worker.send_signal(signal.SIGTERM)
+        (tmp_path / "go").touch()
+        assert len(future.result(LIMIT)) == 50_000_000
+        assert worker.wait() == 0
+    assert "jobs go back" not in master.err
+
+
+def test_a_worker_that_drains_while_its_master_is_away_waits_for_it(tmp_path, runs):
+    with Master() as master, Worker(master.address) as worker:
+        port = master.port
+        with cw.ClusterExecutor(master.address) as executor:
+            future = executor.submit(run_until, runs, tmp_path / "go")
+            wait_until(lambda: count_runs(runs) == 1, LIMIT)
+            master.end(signal.SIGKILL)
+            worker.wait_for("the master is gone")
+            worker.send_signal(signal.SIGTERM)
+            worker.wait_for("finishing 1 running")
+            (tmp_path / "go").touch()
+            time.sleep(0.5)
+            assert worker.process.poll() is None
+            with Master("--port", str(port)):
+                future.result(LIMIT)
+                assert worker.wait() == 0
+    assert count_runs(runs) == 1
+
+
+# --- recycling --------------------------------------------------------------------------------
+
+
+def test_a_runner_is_replaced_after_so_many_jobs(master, executor):
+    with Worker(master.address, "--max-jobs", "3") as worker:
+        pids = [executor.submit(jobs.pid).result(LIMIT) for _ in range(9)]
+        assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3]
+        pids = [future.result(LIMIT) for future in [executor.submit(jobs.pid) for _ in range(300)]]
+        assert len(set(pids)) == 100 and max(pids.count(pid) for pid in set(pids)) == 3
+        assert worker.end() == 0
+        assert "WARNING" not in worker.err
+
+
+def test_at_the_end_of_its_lifetime_a_worker_drains_and_leaves(master, executor, tmp_path, runs):
+    with Worker(master.address, "--lifetime", "1") as worker:
+        future = executor.submit(run_until, runs, tmp_path / "go")
+        worker.wait_for("its lifetime is over: finishing 1 running jobs")
+        (tmp_path / "go").touch()
+        future.result(LIMIT)
+        assert worker.wait() == 0
+    assert count_runs(runs) == 1
