@@ -546,7 +546,7 @@ class Simulation:
         clock = SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.wall + self.now - MONOTONIC)
         with contextlib.ExitStack() as stack:
             put = lambda module, name, value: stack.enter_context(mock.patch.object(module, name, value))  # noqa: E731
-            for module in (cw.master, cw.session, cw.uplink, cw.worker):
+            for module in (cw.master, cw.peers, cw.session, cw.uplink, cw.worker):
                 put(module, "time", clock)
             for module in (cw.master, cw.session, cw.uplink):
                 put(module, "Connection", SimConnection)
