@@ -107,10 +107,10 @@ def clean_note(note: Mapping[str, Any]) -> dict[str, Any]:
     """What a note on a lost attempt may hold: what we know, and not more of it than fits."""
     clean = {}
     for key, types in _NOTE.items():
-        value = note.get(key)
+        value: Any = note.get(key)
         if isinstance(value, str) and str in types:
             clean[key] = "".join(c if c.isprintable() or c == "\n" else "?" for c in value[:TEXT])
-        elif type(value) in types and math.isfinite(value) and abs(value) < 2**63:  # type: ignore[arg-type]
+        elif type(value) in types and math.isfinite(value) and abs(value) < 2**63:
             clean[key] = value
     return clean
 
