@@ -274,7 +274,9 @@ class Worker:
             for job, is_running in self._slots.holdings()
         ]
         holdings += [
-            (job.dispatch, job.session, job.number, m.RUNNING) for batch in self._suspects for job, _, _, _ in batch
+            (job.dispatch, job.session, job.number, m.RUNNING)
+            for batch in self._suspects
+            for job, _, _, _ in batch
         ]
         kept = self._kept.holdings()
         self._unclaimed = {dispatch for dispatch, _, _, _ in kept}

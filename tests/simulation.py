@@ -1,4 +1,4 @@
-"""A whole cluster in one thread: the real master, workers and clients on a network, runners and a clock of the test's own.
+"""A whole cluster in one thread: the real master, workers and clients; network, runners and clock are the test's.
 
     sim = Simulation(seed)
     client = sim.client()
@@ -354,7 +354,9 @@ class SimRunner:
     def die(self, how):
         if not self.is_dead:
             self.is_dead = True
-            self.sim.at(self.sim.latency() / 10, lambda: self.runners.loop.process.run(lambda: self.gone(how)))
+            self.sim.at(
+                self.sim.latency() / 10, lambda: self.runners.loop.process.run(lambda: self.gone(how))
+            )
 
     def gone(self, how):
         if self.runners.runners.get(self.runner.key) is not self:
@@ -468,7 +470,10 @@ class Simulation:
         process = Process(self, f"worker {next(self._names)}")
         loop = SimLoop(process)
         worker = process.worker = cw.worker.Worker(
-            loop, slots, lambda: [SimpleNamespace(host=ADDRESS[0], port=ADDRESS[1], source="")], self.worker_settings
+            loop,
+            slots,
+            lambda: [SimpleNamespace(host=ADDRESS[0], port=ADDRESS[1], source="")],
+            self.worker_settings,
         )
         process.check = lambda: worker._slots.check_invariants()
         process.on_dead = process.runners.close
@@ -523,7 +528,9 @@ class Simulation:
                     end.out.is_stalled = True
                     for lane in end.out.lanes:
                         lane.clear()
-                    self.at(delay, lambda end=end: end.process.run(lambda: end.fail("Connection reset by peer")))
+                    self.at(
+                        delay, lambda end=end: end.process.run(lambda: end.fail("Connection reset by peer"))
+                    )
 
     def stall(self, process, seconds, directions=(True, True)):
         """Packets are dropped for a while: what was sent arrives after that, unless somebody has given up."""

@@ -77,7 +77,9 @@ def test_an_idle_worker_leaves_at_once(master, executor):
         ([signal.SIGTERM, signal.SIGINT], 0.2, True),
     ],
 )
-def test_told_twice_it_ends_at_once_if_that_is_meant(master, executor, tmp_path, runs, numbers, seconds, is_cut):
+def test_told_twice_it_ends_at_once_if_that_is_meant(
+    master, executor, tmp_path, runs, numbers, seconds, is_cut
+):
     with Worker(master.address) as worker:
         future = executor.submit(run_until, runs, tmp_path / "go")
         wait_until(lambda: count_runs(runs) == 1, LIMIT)
@@ -100,7 +102,9 @@ def test_told_twice_it_ends_at_once_if_that_is_meant(master, executor, tmp_path,
             assert count_runs(runs) == 1
 
 
-def test_when_the_grace_is_over_what_runs_is_stopped_and_runs_elsewhere_uncharged(master, executor, tmp_path, runs):
+def test_when_the_grace_is_over_what_runs_is_stopped_and_runs_elsewhere_uncharged(
+    master, executor, tmp_path, runs
+):
     with Worker(master.address, "--grace", "0.5", "-n", "2") as worker:
         future = executor.options(attempts=2).submit(run_until, runs, tmp_path / "go")
         once = executor.options(attempts=1).submit(jobs.until, tmp_path / "never", None, tmp_path / "mark")

@@ -1,6 +1,5 @@
 """Ctrl-C in a user's script: all that it has begun ends with it, within two seconds."""
 
-import os
 import signal
 import textwrap
 import time
@@ -193,7 +192,9 @@ def test_the_local_cluster_goes_too(tmp_path, is_in_block):
                 futures[0].result()
     """
     if not is_in_block:
-        source = source.replace("with cw.ClusterExecutor() as executor:", "executor = cw.ClusterExecutor()\n            if True:")
+        source = source.replace(
+            "with cw.ClusterExecutor() as executor:", "executor = cw.ClusterExecutor()\n            if True:"
+        )
     with start(tmp_path, source) as script:
         interrupt(script, tmp_path, count=2)
 

@@ -72,7 +72,9 @@ def say_and_die(text, how):
         (jobs.echo, (jobs.Bomb(),), "exited with status 5", None),
     ],
 )
-def test_a_runners_death_is_told_with_where_and_how_and_its_last_words(executor, cluster, function, args, how, said):
+def test_a_runners_death_is_told_with_where_and_how_and_its_last_words(
+    executor, cluster, function, args, how, said
+):
     beside = executor.submit(jobs.nap, 0.3, "unharmed")
     error = executor.options(attempts=2).submit(function, *args).exception(LIMIT)
     assert isinstance(error, cw.WorkerLost) and len(error.attempts) == 2
@@ -184,7 +186,9 @@ def test_it_may_clean_up(executor, tmp_path):
         finally:
             Path(path).write_text("cleaned")
 
-    assert isinstance(executor.options(timeout=0.2).submit(work, tmp_path / "it").exception(LIMIT), cw.JobTimeout)
+    assert isinstance(
+        executor.options(timeout=0.2).submit(work, tmp_path / "it").exception(LIMIT), cw.JobTimeout
+    )
     assert (tmp_path / "it").read_text() == "cleaned"
 
 
@@ -221,7 +225,14 @@ def test_what_it_has_started_ends_with_it(executor, tmp_path, new_session):
         time.sleep(LIMIT)
 
     future = executor.options(timeout=1).submit(work, tmp_path / "pids")
-    pids = list(map(int, wait_until(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text(), LIMIT).split()))
+    pids = list(
+        map(
+            int,
+            wait_until(
+                lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text(), LIMIT
+            ).split(),
+        )
+    )
     assert isinstance(future.exception(LIMIT), cw.JobTimeout)
     wait_until(lambda: not any(map(is_running, pids)), 5)
 
@@ -239,7 +250,9 @@ def test_a_limit_costs_the_jobs_around_it_nothing(executor, tmp_path):
     futures = []
     for n in range(40):
         futures.append((None, limited.submit(jobs.nap, 0.03 + 0.002 * n, "slept")))
-        futures += [(m, executor.submit(jobs.mark_and_return, tmp_path, m)) for m in range(100 * n, 100 * n + 5)]
+        futures += [
+            (m, executor.submit(jobs.mark_and_return, tmp_path, m)) for m in range(100 * n, 100 * n + 5)
+        ]
     outcomes = []
     for expected, future in futures:
         if expected is None:
@@ -262,7 +275,9 @@ def test_a_limit_for_the_chunks_of_a_map(executor):
 
 def test_a_client_threads_on_error_is_told(cluster):
     told = []
-    with cw.ClientThread(host=cluster.master, on_error=lambda jobid, error: told.append((jobid, error))) as thread:
+    with cw.ClientThread(
+        host=cluster.master, on_error=lambda jobid, error: told.append((jobid, error))
+    ) as thread:
         jobid = thread.options(timeout=0.1).submit(time.sleep, LIMIT)
         thread.wait(LIMIT)
     assert [(number, type(error)) for number, error in told] == [(jobid, cw.JobTimeout)]
@@ -361,7 +376,9 @@ def test_kill_of_what_waits_or_has_ended(executor, tmp_path):
 def test_a_client_thread_cancels_by_job_id(cluster, tmp_path):
     told, called = {}, []
     thread = cw.ClientThread(
-        lambda jobid, result: called.append(jobid), cluster.master, on_error=lambda jobid, e: told.__setitem__(jobid, e)
+        lambda jobid, result: called.append(jobid),
+        cluster.master,
+        on_error=lambda jobid, e: told.__setitem__(jobid, e),
     )
     with thread:
         running = thread.submit(jobs.until, tmp_path / "never", None, tmp_path / "mark")
@@ -371,7 +388,12 @@ def test_a_client_thread_cancels_by_job_id(cluster, tmp_path):
         mine = thread.submit(77, jobs.mark, tmp_path / "ran 77")
         pid = wait_for_start(tmp_path / "mark")
         assert not thread.cancel(waiting[-1] + 1)  # the number of the job that has the name 77
-        assert thread.cancel(running) and thread.cancel(own) and thread.cancel(waiting[1]) and thread.cancel(mine)
+        assert (
+            thread.cancel(running)
+            and thread.cancel(own)
+            and thread.cancel(waiting[1])
+            and thread.cancel(mine)
+        )
         assert not thread.cancel(running) and not thread.cancel(123456)
         thread.wait(LIMIT)
         wait_until(lambda: not is_running(pid), 5)

@@ -97,7 +97,10 @@ class Scenario:
         worker = self.some_worker()
         if worker is not None:
             # In the gentle case the worker is back before it is taken for lost.
-            self.sim.cut(worker, (0.01, self.random.choice([0.01, 2.0])) if self.is_gentle else (self.delay(), self.delay()))
+            self.sim.cut(
+                worker,
+                (0.01, self.random.choice([0.01, 2.0])) if self.is_gentle else (self.delay(), self.delay()),
+            )
             if self.is_gentle:
                 self.sim.run(5)
 
@@ -175,7 +178,10 @@ class Scenario:
     def check_jobs(self):
         for client in self.sim.clients:
             for number in client.numbers:
-                assert client.delivered[number] == (number not in client.cancelled), (client.process.name, number)
+                assert client.delivered[number] == (number not in client.cancelled), (
+                    client.process.name,
+                    number,
+                )
                 runs = self.sim.runs[client.key, number]
                 if self.is_gentle:
                     assert runs <= 1, (client.process.name, number, runs)
@@ -201,7 +207,9 @@ class Scenario:
                 assert not worker._slots._job_by_dispatch and not worker._slots._backlog
                 assert not len(worker._kept) and not worker._kept._size
                 assert not worker._environments and not worker._functions
-                assert all(runner.session not in worker._environments for runner in worker._slots._runners.values())
+                assert all(
+                    runner.session not in worker._environments for runner in worker._slots._runners.values()
+                )
                 assert not worker._slots._runners
 
 
