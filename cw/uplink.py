@@ -139,6 +139,8 @@ class Uplink:
             return
         connection = self._connection = Connection(self._loop, sock, decoder=wire.Decoder(memory.allocate))
         connection.set_patience(self._silence)
+        if connection.passes_files:  # a local socket does not know the address
+            connection.peer = address.join(*where)
         connection.decoder.accepts = _FIRST
         connection.on_message = self._on_answer
         connection.on_close = self._on_gone
