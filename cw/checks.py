@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -218,11 +217,11 @@ class ClientRules(Rules):
         if not self._has_environment:
             raise ProtocolError("jobs before the environment")
         jobs, numbers = self._open_jobs(), message.numbers
-        if numbers != sorted(set(numbers)):
+        # In order, and so each once over this connection: then only what was handed in before can be open.
+        first = numbers[0] if numbers else 0
+        if numbers != list(range(first, first + len(numbers))) and numbers != sorted(set(numbers)):
             raise ProtocolError("jobs that are not in order")
-        if not jobs.keys().isdisjoint(numbers[bisect_right(numbers, self._handed) :]):
-            raise ProtocolError("jobs with numbers of open jobs")
-        if numbers and numbers[0] <= self._submitted:
+        if numbers and first <= self._submitted:
             raise ProtocolError("jobs that were handed in over this connection before")
         is_again = bool(numbers) and numbers[-1] <= self._handed
         most = HANDED_IN_JOBS if is_again else SLACK * self.window_jobs
