@@ -8,9 +8,15 @@ import time
 import jobs
 import pytest
 from conftest import wait_until
-from programs import LIMIT, Master, Worker, descendants_of, is_running
+from programs import LIMIT, Master, descendants_of, is_running
+from programs import Worker as AnyWorker
 
 import cw
+
+
+def Worker(*arguments):
+    """One with the grace that workers have by default."""
+    return AnyWorker(*arguments, *([] if "--grace" in arguments else ["--grace", "20"]))
 
 
 @pytest.fixture
