@@ -28,8 +28,8 @@ ENVIRONMENT_BYTES = 4 * 1024**2
 FUNCTIONS = 64 * 1024
 """Functions of one session that the master keeps. A client forgets those that it does not use (cw.functions)."""
 
-FUNCTION_BYTES = 1024**3
-"""Their bytes; one that is larger is allowed when it is alone."""
+FUNCTION_BYTES = 512 * 1024**2
+"""Their bytes; one that is larger is allowed when it is alone. Clients keep to half of it."""
 
 OPTION_SETS = 64 * 1024
 """Different settings of jobs in one session."""

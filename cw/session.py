@@ -49,6 +49,17 @@ STEADY_SECONDS = 5.0
 BATCH = 1024
 """Jobs in one Submit: how finely the first jobs of a burst overlap with the rest."""
 
+FUNCTIONS_AT_MASTER = 256 * 1024**2
+MOST_FUNCTIONS = 16 * 1024
+"""Bytes and number of functions that the master is made to keep: the oldest give way, and are sent again if a job
+calls them again. (A single larger one is kept alone.) More: the master's memory. Less: functions travel again."""
+
+FUNCTIONS_AT_ONCE = 64 * 1024**2
+"""Bytes of functions sent before a batch of jobs; of more, the batch is sent in parts."""
+
+MOST_OPTION_SETS = 50_000
+"""Different settings of jobs that a session may use: the master keeps them all."""
+
 RECONNECT_SECONDS = 300.0
 """Default of `reconnect_timeout`: how long a lost master is looked for, while jobs are outstanding."""
 
@@ -141,7 +152,8 @@ class Session:
         self._handed = 0  # the highest number ever sent to a master
         self._is_handing_in = False  # again, what was sent to the master before
         self._roster: set[str] = set()  # the workers that are at the master, or were when it was lost
-        self._introduced: set[int] = set()  # functions that the master has been sent
+        self._introduced: dict[int, int] = {}  # bytes of the functions that the master has, oldest first
+        self._introduced_size = 0
         self._introduced_options = 0  # the highest number of options that it has been sent
         self._charges: dict[int, m.Charged] = {}  # what jobs have been through
         self._received = self._acknowledged = 0  # results, over this connection
@@ -321,6 +333,10 @@ class Session:
             number = self._option_numbers.get(key)
             if number is None:
                 number = len(self._option_numbers) + 1
+                if number > MOST_OPTION_SETS:
+                    raise ValueError(
+                        f"more than {MOST_OPTION_SETS} different settings of jobs: use fewer values"
+                    )
                 self._option_sets[number] = options
                 self._option_numbers[key] = number
             return number
@@ -481,6 +497,7 @@ class Session:
         self._sent_bytes = 0
         self._started.clear()
         self._introduced.clear()
+        self._introduced_size = 0
         self._introduced_options = self._received = self._acknowledged = 0
         lost = f"the connection to the master at {self._where} was lost{': ' * bool(reason)}{reason}"
         if (
@@ -615,28 +632,61 @@ class Session:
         connection.send(m.HandedIn())
 
     def _submit_batch(self, connection: Connection, numbers: list[int], batch: list[Job]) -> None:
-        self._introduce(connection, batch)
-        connection.send(
-            m.Submit(numbers, [job[0] for job in batch], [job[1] for job in batch], [job[2] for job in batch])
-        )
-
-    def _introduce(self, connection: Connection, batch: list[Job]) -> None:
-        """Send the functions and options which these jobs need and the master has not."""
-        unknown = {job[0] for job in batch} - self._introduced
+        """Send jobs, after the functions and options which they need and the master has not."""
         while self._introduced_options < len(self._option_sets):
             self._introduced_options += 1
             connection.send(
                 m.OptionSets(0, self._introduced_options, self._option_sets[self._introduced_options])
             )
-        for number in unknown:
-            with self._lock:
-                payload = self._functions.payload_of(number)
-            connection.send(m.Functions([0], [number], [payload]))
-            self._introduced.add(number)
         if self._forgotten:
-            forgotten = [self._forgotten.popleft() for _ in range(len(self._forgotten))]
-            self._introduced.difference_update(forgotten)
-            connection.send(m.Forget([0] * len(forgotten), forgotten))
+            self._forget_at_master(
+                connection, [self._forgotten.popleft() for _ in range(len(self._forgotten))]
+            )
+        unknown = {job[0] for job in batch} - self._introduced.keys()
+        if unknown and not self._introduce(connection, unknown, {job[0] for job in batch}):
+            if len(batch) > 1:  # too many functions for one go
+                middle = len(batch) // 2
+                self._submit_batch(connection, numbers[:middle], batch[:middle])
+                self._submit_batch(connection, numbers[middle:], batch[middle:])
+            return  # else: cancelled meanwhile, and its function is forgotten
+        connection.send(
+            m.Submit(numbers, [job[0] for job in batch], [job[1] for job in batch], [job[2] for job in batch])
+        )
+
+    def _introduce(self, connection: Connection, unknown: set[int], in_use: set[int]) -> bool:
+        """Send these functions; the oldest that the master has give way to them. False: they are too many bytes for
+        one go, or one of them is not there any more."""
+        with self._lock:
+            try:
+                payloads = {number: self._functions.payload_of(number) for number in unknown}
+            except KeyError:
+                return False
+        size = sum(map(len, payloads.values()))
+        if size > FUNCTIONS_AT_ONCE and len(in_use) > 1:
+            return False
+        too_large = self._introduced_size + size - FUNCTIONS_AT_MASTER
+        too_many = len(self._introduced) + len(unknown) - MOST_FUNCTIONS
+        oldest = []
+        for number, held in self._introduced.items() if too_large > 0 or too_many > 0 else ():
+            if too_large <= 0 and too_many <= 0:
+                break
+            if number not in in_use:
+                oldest.append(number)
+                too_large -= held
+                too_many -= 1
+        self._forget_at_master(connection, oldest)
+        for number, payload in payloads.items():
+            connection.send(m.Functions([0], [number], [payload]))
+            self._introduced[number] = len(payload)
+        self._introduced_size += size
+        return True
+
+    def _forget_at_master(self, connection: Connection, numbers: list[int]) -> None:
+        known = [number for number in numbers if number in self._introduced]
+        for number in known:
+            self._introduced_size -= self._introduced.pop(number)
+        if known:
+            connection.send(m.Forget([0] * len(known), known))
 
     def _acknowledge(self, count: int) -> None:
         """Tell the master, now and then, that results are here."""

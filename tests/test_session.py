@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import jobs
 import pytest
@@ -482,3 +483,35 @@ def test_the_package_loads_what_is_used():
     code = "import sys, cw; print(*{'bluelet', 'cloudpickle', 'subprocess', 'socket'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(cluster, monkeypatch):
+    from cw import session
+
+    monkeypatch.setattr(session, "FUNCTIONS_AT_MASTER", 300_000)
+    monkeypatch.setattr(session, "FUNCTIONS_AT_ONCE", 100_000)
+    monkeypatch.setattr(session, "MOST_FUNCTIONS", 20)
+
+    def make(number, size):
+        data = bytes(size)
+        return lambda: (number, len(data))
+
+    functions = [make(number, 10_000) for number in range(60)] + [make(60, 400_000)]
+    with cw.ClusterExecutor() as executor:
+        for _ in range(3):
+            futures = [executor.submit(function) for function in functions]
+            assert [future.result(LIMIT)[0] for future in futures] == list(range(61))
+        assert len(executor._session._introduced) <= 20
+        assert executor._session._introduced_size <= 300_000 + 401_000
+    assert "breaks the protocol" not in Path(cluster.logs, "master.log").read_text()
+
+
+def test_a_session_may_not_use_any_number_of_different_settings(cluster, monkeypatch):
+    from cw import session
+
+    monkeypatch.setattr(session, "MOST_OPTION_SETS", 3)
+    with cw.ClusterExecutor() as executor:
+        for attempts in (1, 2, 3, 2, 1):
+            assert executor.options(attempts=attempts).submit(jobs.square, 2).result(LIMIT) == 4
+        with pytest.raises(ValueError, match="different settings"):
+            executor.options(attempts=4).submit(jobs.square, 2)
