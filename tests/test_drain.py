@@ -147,7 +147,8 @@ def test_a_job_whose_child_a_node_that_goes_has_ended_runs_elsewhere(master, exe
         future = executor.options(attempts=1 + 1).submit(call, tmp_path / "mark", tmp_path / "go")
         wait_until(lambda: list(tmp_path.glob("mark.*")), LIMIT)
         wait_until(lambda: any(b"until" in _command(pid) for pid in descendants_of(worker.pid)), LIMIT)
-        for pid in (*reversed(descendants_of(worker.pid)), worker.pid) * 2:
+        # The runner before its child: else the job may have failed before the runner hears of anything.
+        for pid in (worker.pid, *descendants_of(worker.pid)) * 2:
             if is_running(pid):
                 os.kill(pid, signal.SIGTERM)
         assert worker.wait() == 0
