@@ -10,7 +10,7 @@
       | Received           | Stop               |                    |
       | Charged, Roster    | Claim, Release     |                    |
       | HandedIn           | CloseSession       |                    |
-      | Goodbye            |                    |                    |
+      | Goodbye            | ForgetSession      |                    |
       | -----------------> | -----------------> | -----------------> |
       |                    |                    |                    |
       | Welcome, Window    | Hello              | Results            |
@@ -160,6 +160,12 @@ class RunnerDied(NamedTuple):
 
     dispatch: int
     note: dict[str, Any]
+
+
+class ForgetSession(NamedTuple):
+    """To a worker: nothing more comes of this session, which is closed. Behind all that was sent of it."""
+
+    session: int
 
 
 class CloseSession(NamedTuple):

@@ -281,6 +281,7 @@ FROM_MASTER = frozenset(
         m.Claim,
         m.Release,
         m.CloseSession,
+        m.ForgetSession,
         m.Goodbye,
         m.Heartbeat,
     }

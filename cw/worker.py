@@ -129,6 +129,7 @@ class Worker:
             m.Claim: self._on_claim,
             m.Release: lambda message: self._kept.forget(message.dispatches),
             m.CloseSession: self._on_close_session,
+            m.ForgetSession: self._on_forget_session,
             m.Goodbye: self._uplink.on_goodbye,
             m.Heartbeat: lambda message: None,
         }
@@ -255,12 +256,14 @@ class Worker:
             self._runners.forget(self._functions.pop((session, number), None), session)
 
     def _on_close_session(self, message: m.CloseSession) -> None:
-        session = message.session
-        self._perform(self._slots.on_session_closed(session, time.monotonic()))
-        self._environments.pop(session, None)
-        for key in [key for key in self._functions if key[0] == session]:
+        self._perform(self._slots.on_session_closed(message.session, time.monotonic()))
+        self._kept.forget_session(message.session)
+
+    def _on_forget_session(self, message: m.ForgetSession) -> None:
+        self._slots.on_session_forgotten(message.session)
+        self._environments.pop(message.session, None)
+        for key in [key for key in self._functions if key[0] == message.session]:
             del self._functions[key]
-        self._kept.forget_session(session)
 
     def _report(self) -> None:
         """Tell a master that was just joined what is here. It knows nothing of what we remember."""

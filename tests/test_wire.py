@@ -259,6 +259,7 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.OptionSets,
         m.Drop,
         m.HandedIn,
+        m.ForgetSession,
     }
     for cls in (*wire._RECORDS.values(), *(cls for cls, _ in wire._BATCHES.values())):
         assert wire.is_control(cls(*cls._fields)) == (cls not in data)
