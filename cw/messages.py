@@ -71,6 +71,7 @@ class Hello(NamedTuple):
     pid: int
     slots: int  # 0 for a client
     handed: int = 0  # a client that was connected before: the highest number of a job that it has handed in
+    takes_files: bool = True  # else it has no descriptors left: large payloads go to it as on a network
 
 
 class Welcome(NamedTuple):
@@ -79,6 +80,7 @@ class Welcome(NamedTuple):
     ident: str  # the master's start id
     version: str
     silence: float  # seconds without a sign of life after which it takes a worker for lost
+    takes_files: bool = True  # as in Hello
 
 
 class Refused(NamedTuple):

@@ -254,8 +254,9 @@ class Slots:
         self._stopped_early: set[int] = set()  # stops that overtook their dispatch
         self._spared_early: set[int] = set()  # and take-backs
         self._avoiding: deque[tuple[float, Job]] = deque()  # until when
-        self._closed: set[int] = set()  # sessions whose CloseSession may have overtaken their jobs, or with runners
-        self._forgotten: set[int] = set()  # of these, those whose jobs have all come
+        # Sessions whose CloseSession may have overtaken their jobs, or with runners; those whose jobs have all come.
+        self._closed: set[int] = set()
+        self._forgotten: set[int] = set()
         self._keys = 0
         self._max_jobs = max_jobs
         self.is_draining = False

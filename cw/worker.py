@@ -76,7 +76,9 @@ class Worker:
         count: int,
         find: Callable[[], list[address.Candidate]],
         settings: Settings = Settings(),  # noqa: B008  (it is immutable)
+        descriptors: tuple[int, int] | None = None,
     ) -> None:
+        """`descriptors`: how many the jobs' processes may have (soft and hard limit); None: as many as this one."""
         self.ident = secrets.token_hex(16)
         self.on_joined: Callable[[], None] = lambda: None
         self.failure: str = ""
@@ -94,7 +96,8 @@ class Worker:
         self._uplink.on_failure = self._give_up
         self._send = self._uplink.send
         self.connect = self._uplink.connect
-        self._runners = Runners(loop, threads=max(1, len(os.sched_getaffinity(0)) // count))
+        threads = max(1, len(os.sched_getaffinity(0)) // count)
+        self._runners = Runners(loop, threads, descriptors)
         self._runners.on_results = self._on_results
         self._runners.on_dropped = lambda runner: self._perform(
             self._slots.on_dropped(runner, time.monotonic())
@@ -468,8 +471,11 @@ def main() -> int:
     settings = Settings(
         options.silence, options.reconnect_timeout, options.grace, options.lifetime, options.max_jobs
     )
+    descriptors = program.allow_many_descriptors()  # each runner takes some
     loop = Loop()
-    worker = Worker(loop, options.slots, lambda: address.find_master(options.host, options.port), settings)
+    worker = Worker(
+        loop, options.slots, lambda: address.find_master(options.host, options.port), settings, descriptors
+    )
     loop.on_signal(signal.SIGINT, worker.on_sigint)
     loop.on_signal(signal.SIGTERM, worker.on_sigterm)
     program.watch_lifeline(loop, options.lifeline_fd, worker.leave)

@@ -347,7 +347,7 @@ class Peer:
             "protocol": m.PROTOCOL, "python": [3, 99], "version": "9.9", "host": "faulty", "pid": 7,
             "slots": int(role == "worker"),
         }  # fmt: skip
-        return m.Hello(*[values.get(name, 0) for name in m.Hello._fields])
+        return m.Hello(**values)
 
     def send(self, *messages):
         self.write(
