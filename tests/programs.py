@@ -161,8 +161,11 @@ def run_script(directory, source, *, status=0, **environment):
 
 
 def free_port():
-    """A port on which nobody listens now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    """A port that a master can have. Tried on all addresses, as it does: a connection that another test closed a
+    minute ago may still hold the port at one of them."""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    with socket.create_server(("", 0), family=family, dualstack_ipv6=dual) as listener:
         return listener.getsockname()[1]
 
 
