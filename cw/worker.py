@@ -181,8 +181,10 @@ class Worker:
         if cut_short:
             self._send(m.CutShort(cut_short))
         if self._on_drain_tick(self._drains_from):
-            logger.info("%s: finishing %d running jobs for up to %g s; Ctrl-C ends it at once", why,
-                        self._count_running(), self._settings.grace)  # fmt: skip
+            doing = f"finishing {self._count_running()} running jobs"
+            if self._uplink.is_lost and len(self._kept):
+                doing += f", and looking for the master to hand in {len(self._kept)} results,"
+            logger.info("%s: %s for up to %g s; Ctrl-C ends it at once", why, doing, self._settings.grace)
             self._loop.tick(TICK_SECONDS, self._on_drain_tick)
 
     def _on_drain_tick(self, now: float) -> bool:

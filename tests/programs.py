@@ -182,12 +182,18 @@ def run_script(directory, source, *, status=0, **environment):
 
 
 def free_port():
-    """A port on which nobody listens now, and which the kernel gives to no connection while nobody does."""
+    """A port that a master can have, and which the kernel gives to no connection while nobody has it.
+
+    Tried on all addresses, as a master does: a connection that another test closed a minute ago may still hold the
+    port at one of them.
+    """
     least = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
     while True:
-        port = random.randrange(10_000, max(least, 20_000))
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+        address = "", random.randrange(10_000, max(least, 20_000))
+        with contextlib.suppress(OSError), socket.create_server(address, family=family, dualstack_ipv6=dual):
+            return address[1]
 
 
 def is_running(pid):

@@ -47,6 +47,7 @@ def connect(port, number=0, first=b""):
     """A stranger from an address of his own."""
     sock = socket.socket()
     sock.settimeout(LIMIT)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a master may have the port thereafter
     sock.bind((address_of(number), 0))
     sock.connect((LOOPBACK, port))
     if first:
