@@ -500,15 +500,15 @@ class Session:
         self._introduced_size = 0
         self._introduced_options = self._received = self._acknowledged = 0
         lost = f"the connection to the master at {self._where} was lost{': ' * bool(reason)}{reason}"
+        is_new = not self._connected.is_set()  # it was lost before it was one: `start` tries on
         if (
-            not self._connected.is_set()
-            or self._reconnect_timeout <= 0
-            or self._leaves_when_done
-            and not self.outstanding()
+            (is_new and time.monotonic() + self._pause > self._deadline)
+            or (not is_new and self._reconnect_timeout <= 0)
+            or (self._leaves_when_done and not self.outstanding())
         ):
             self._fail(ConnectionError(lost))
             return
-        if not self._is_lost:
+        if not self._is_lost and not is_new:
             self._is_lost = True
             self._deadline = time.monotonic() + self._reconnect_timeout
             logger.warning("%s; looking for it for %.0f s", lost, self._reconnect_timeout)
