@@ -302,7 +302,9 @@ class ClientPeer:
         if self._cancelled:
             jobs = [job for job in jobs if job.number not in self._cancelled]
             self._cancelled = {number for number in self._cancelled if number > self._submitted}
-        again = [job for job in jobs if job.number <= self._handed]
+        again = []
+        if jobs and jobs[0].number <= self._handed:  # (they come in order)
+            again = [job for job in jobs if job.number <= self._handed]
         if again:
             for job in again:
                 charges = self._charges.pop(job.number, None)
@@ -427,7 +429,7 @@ class WorkerPeer:
                 [job.number for job in jobs],
                 [job.function.number for job in jobs],
                 avoid,
-                [min(job.deaths + job.losses + 1, 255) for job in jobs],
+                [min(job.deaths + job.losses + 1, 255) if job.notes else 1 for job in jobs],
                 [0.0 if job.options is None else job.timeout() for job in jobs],
                 [job.payload for job in jobs],
             )

@@ -412,13 +412,15 @@ class Session:
             m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
                     os.uname().nodename, os.getpid(), 0, self._handed, memory.takes_files())
         )  # fmt: skip
-        left = DIAL_SECONDS if self._is_lost else self._deadline - time.monotonic()
+        left = DIAL_SECONDS
+        if not self._is_lost:
+            left = min(left, self._deadline - time.monotonic())
         self._loop.later(max(0.1, left), lambda: self._on_silent(connection))
 
     def _on_silent(self, connection: Connection) -> None:
         if connection.on_message != self._on_answer or connection.closed:
             return
-        if self._is_lost and time.monotonic() < self._deadline:
+        if time.monotonic() < self._deadline:
             connection.close()
             self._on_close("it accepts the connection but says nothing")
         else:

@@ -278,19 +278,17 @@ class Slots:
         actions: list[Action] = []
         unwanted = []
         early = self._stopped_early | self._spared_early
+        refused = self._closed | self._not_for if self._not_for else self._closed
+        is_choosy = early or refused or self.is_draining
+        held, append = self._job_by_dispatch, self._backlog.append
         for job in jobs:
-            if (
-                job.session in self._closed
-                or (early and job.dispatch in early)
-                or self.is_draining
-                or (self._not_for and job.session in self._not_for)
-            ):
+            if is_choosy and (job.session in refused or job.dispatch in early or self.is_draining):
                 unwanted.append(job.dispatch)
                 continue
             if job.avoid >= 0:
                 self._avoiding.append((now + AVOID_SECONDS, job))
-            self._job_by_dispatch[job.dispatch] = job
-            self._backlog.append(job)
+            held[job.dispatch] = job
+            append(job)
         if jobs:
             self._last_dispatch = jobs[-1].dispatch
             if early:

@@ -276,6 +276,20 @@ def test_a_worker_that_goes_in_the_moment_in_which_a_client_settles_is_asked_for
         assert sim.run_until(lambda: not client.session.outstanding(), 30)
 
 
+def test_a_client_whose_first_connection_breaks_before_it_is_welcome_tries_on():
+    sim = Simulation(1)
+    with sim.installed():
+        sim.start_master()
+        sim.start_worker(1)
+        client = sim.client()
+        assert sim.run_until(lambda: client.process.connections, 1)
+        sim.cut(client.process)
+        assert sim.run_until(client.session._connected.is_set, 5)
+        client.submit(0.1)
+        assert sim.run_until(lambda: not client.session.outstanding(), 5)
+        assert not client.errors
+
+
 def _running(process):
     """Seconds of the jobs that this worker holds."""
     return [serialize.load_call(job.payload)[0][1] for job, _ in process.worker._slots.holdings()]
