@@ -207,7 +207,7 @@ class ClientPeer:
         self._settle()
 
     def give_up(self, number: int, reason: str, notes: list[Any]) -> None:
-        logger.warning("job %d of %s is given up: %s", number, self.name, reason)
+        _lines.warning("job %d of %s is given up: %s", number, self.name, reason)
         if self.connection is None:
             self._lost.append(m.Lost(number, reason, notes))
         self.send(m.Lost(number, reason, notes))
@@ -485,7 +485,7 @@ class WorkerPeer:
 
     def _on_runner_died(self, message: m.RunnerDied) -> None:
         note = checks.clean_note(message.note)
-        logger.warning("a runner of %s died: %s", self.name, note.get("how"))
+        _lines.warning("a runner of %s died: %s", self.name, note.get("how"))
         self._master.perform(self._master.dispatcher.on_runner_died(self._key, message.dispatch, note))
 
     def _on_cut_short(self, message: m.CutShort) -> None:
