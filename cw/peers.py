@@ -528,7 +528,7 @@ class WorkerPeer:
         if message.slots < self._slots or message.not_for:
             reason = message.reason[: checks.TEXT]
             self.why_unusable = f"{self.name}: {reason if reason.isprintable() else '?'}"
-            _lines.warning("%s can use %d of %d slots: %s", self.name, message.slots, self._slots, reason)
+            _lines.warning("%s has slots that it cannot use now: a runner %s", self.name, reason)
         self._master.perform(
             self._master.dispatcher.on_worker_usable(self._key, message.slots, message.not_for)
         )

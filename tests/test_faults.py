@@ -573,6 +573,17 @@ thread.stop()
 # --- disk full, no descriptors, no processes --------------------------------------------------
 
 
+def test_a_master_that_cannot_write_its_address_says_so_and_serves_who_knows_its_host(tmp_path):
+    # In place of a full disk, which needs a file system of its own.
+    (tmp_path / "address-default.json").mkdir()
+    tmp_path.chmod(0o700)
+    with Master(CW_HOME=str(tmp_path)) as master, Worker(master.address):
+        with cw.ClusterExecutor(master.address) as executor:
+            assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+        assert "cannot write the address file" in master.err and "Traceback" not in master.err
+        assert master.end() == 0
+
+
 def test_a_full_disk_under_the_log_stops_nobody(tmp_path):
     with open("/dev/full", "w") as full, socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -671,7 +682,7 @@ def test_a_worker_that_cannot_fork_says_so_passes_its_jobs_on_and_recovers(tmp_p
             futures = [executor.submit(jobs.nap, 0.02, n) for n in range(50)]
             assert [future.result(LIMIT) for future in futures] == list(range(50))
             worker.wait_for("could not be started: Resource temporarily unavailable")
-            master.wait_for("can use 0 of 1 slots: could not be started")
+            master.wait_for("has slots that it cannot use now: a runner could not be started")
             sound.end()
             waiting = executor.options(attempts=1).submit(jobs.square, 5)
             time.sleep(2)
