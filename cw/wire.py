@@ -438,4 +438,7 @@ def _decode_record(cls: Any, body: bytes) -> Any:
     for name, value, wanted in zip(cls._fields, values, _FIELDS[cls], strict=True):
         if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
             raise ProtocolError(f"{cls.__name__}.{name} is a {type(value).__name__}")
+        # Else it would not fit into a column, should it go on in one.
+        if wanted is int and not 0 <= value < 2**64:
+            raise ProtocolError(f"{cls.__name__}.{name} is not from 0 to 2**64 - 1")
     return cls(*values)
