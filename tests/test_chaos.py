@@ -28,7 +28,7 @@ import cw
 
 WORKERS = 4
 CLIENTS = 3
-OUTSTANDING = 2000
+OUTSTANDING = 500
 """Jobs of each client at one time."""
 
 SILENCE = 2.0
