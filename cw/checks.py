@@ -279,6 +279,14 @@ class WorkerRules(Rules):
         if not all(type(session) is int and 0 <= session < 2**64 for session in message.sessions):
             raise ProtocolError("it knows sessions that cannot be")
 
+    def _on_usable(self, message: m.Usable) -> None:
+        if not 0 <= message.slots <= self._slots:
+            raise ProtocolError(f"{message.slots} of its {self._slots} slots can be used")
+        if len(message.not_for) > SESSIONS or not all(
+            type(session) is int and 0 <= session < 2**64 for session in message.not_for
+        ):
+            raise ProtocolError("it cannot work for sessions that cannot be")
+
     def _on_recalled(self, message: m.Recalled) -> None:
         if not self.recalls:
             raise ProtocolError("Recalled without a Recall")
@@ -289,6 +297,7 @@ class WorkerRules(Rules):
         m.Holding: _on_holding,
         m.Reported: _on_reported,
         m.Recalled: _on_recalled,
+        m.Usable: _on_usable,
         m.Goodbye: Rules._on_goodbye,
     }
 

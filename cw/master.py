@@ -137,6 +137,10 @@ class Master:
         """Do other sessions wait for slots?"""
         return self.dispatcher.has_waiting(key)
 
+    def why_unusable(self) -> str:
+        """What workers said that cannot use their slots."""
+        return next((worker.why_unusable for worker in self.workers.values() if worker.why_unusable), "")
+
     def leave(self) -> None:
         """Say goodbye to each peer, and stop the loop."""
         for peer in (*self.clients.values(), *self.workers.values()):

@@ -20,6 +20,7 @@
       | Charged, Lost      | Returned, Recalled |                    |
       |                    | RunnerDied         |                    |
       |                    | CutShort           |                    |
+      |                    | Usable             |                    |
       |                    | Draining, Goodbye  |                    |
       | <----------------- | <----------------- | <----------------- |
 
@@ -155,6 +156,15 @@ class Reported(NamedTuple):
 
 class Draining(NamedTuple):
     """From a worker: it finishes what runs, takes nothing more, and will leave."""
+
+
+class Usable(NamedTuple):
+    """From a worker: how many of its slots can be used now, where runners cannot be started; and the sessions for which
+    none can. Until the next Usable; at the beginning all can."""
+
+    slots: int
+    not_for: list[Any]
+    reason: str
 
 
 class RunnerDied(NamedTuple):

@@ -21,8 +21,10 @@ from cw import messages as m
 from cw.errors import ProtocolError
 from cw.jobs import Deliver, Function, Job
 from cw.network import Connection
+from cw.program import RateLimited
 
 logger = logging.getLogger("cw.master")
+_lines = RateLimited(logger)
 
 WINDOW_JOBS = 16 * 1024
 """Jobs that a client may have here, beside some for each slot. Larger: more memory for each client here.
@@ -82,6 +84,7 @@ FROM_WORKER = frozenset(
         m.RunnerDied,
         m.CutShort,
         m.Draining,
+        m.Usable,
         m.Goodbye,
         m.Heartbeat,
     }
@@ -246,7 +249,7 @@ class ClientPeer:
         if self.connection is not None and self.connection.is_unanswered(self._master.settings.silence):
             self.connection.fail(os.strerror(errno.ETIMEDOUT))
         self._settle()
-        if not dispatcher.jobs_of(self._key) or dispatcher.slots(self._python):
+        if not dispatcher.jobs_of(self._key) or dispatcher.can_run(self._key):
             self._waits_since, self._is_told = 0.0, False
         elif not self._waits_since:
             self._waits_since = now
@@ -270,6 +273,8 @@ class ClientPeer:
 
     def _why_it_waits(self) -> str:
         own = "{}.{}".format(*self._python)
+        if self._python in self._master.dispatcher.pythons():
+            return f"no worker can start a process for this program's jobs ({self._master.why_unusable()}); they wait"
         others = sorted(self._master.dispatcher.pythons())
         if not others:
             return "no worker is connected to the master; the jobs wait for one (python -m cw.worker HOST)"
@@ -297,7 +302,9 @@ class ClientPeer:
         if self._cancelled:
             jobs = [job for job in jobs if job.number not in self._cancelled]
             self._cancelled = {number for number in self._cancelled if number > self._submitted}
-        again = [job for job in jobs if job.number <= self._handed]
+        again = []
+        if jobs and jobs[0].number <= self._handed:  # (they come in order)
+            again = [job for job in jobs if job.number <= self._handed]
         if again:
             for job in again:
                 charges = self._charges.pop(job.number, None)
@@ -384,6 +391,7 @@ class WorkerPeer:
         self.rules = checks.WorkerRules(hello.slots)
         self._slots, self._python = hello.slots, tuple(hello.python)
         self._has_joined = False  # over this connection
+        self.why_unusable = ""  # the last reason for which it could not use a slot
         self._holdings: list[Any] = []  # named, and not yet handed to the policy
         self._sessions: set[int] = set()
         self._functions: dict[Function, int] = {}  # what it remembers, oldest first, and of which session
@@ -396,6 +404,7 @@ class WorkerPeer:
             m.Holding: self._on_holding,
             m.Reported: self._on_reported,
             m.Draining: self._on_draining,
+            m.Usable: self._on_usable,
             m.RunnerDied: self._on_runner_died,
             m.CutShort: self._on_cut_short,
             m.Goodbye: self._on_goodbye,
@@ -420,7 +429,7 @@ class WorkerPeer:
                 [job.number for job in jobs],
                 [job.function.number for job in jobs],
                 avoid,
-                [min(job.deaths + job.losses + 1, 255) for job in jobs],
+                [min(job.deaths + job.losses + 1, 255) if job.notes else 1 for job in jobs],
                 [0.0 if job.options is None else job.timeout() for job in jobs],
                 [job.payload for job in jobs],
             )
@@ -515,6 +524,15 @@ class WorkerPeer:
         logger.info("%s drains", self.name)
         self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
 
+    def _on_usable(self, message: m.Usable) -> None:
+        if message.slots < self._slots or message.not_for:
+            reason = message.reason[: checks.TEXT]
+            self.why_unusable = f"{self.name}: {reason if reason.isprintable() else '?'}"
+            _lines.warning("%s can use %d of %d slots: %s", self.name, message.slots, self._slots, reason)
+        self._master.perform(
+            self._master.dispatcher.on_worker_usable(self._key, message.slots, message.not_for)
+        )
+
     def give_way(self) -> None:
         """It has connected again: this connection is dead, whether that was seen or not."""
         if not self.connection.closed:
@@ -525,9 +543,9 @@ class WorkerPeer:
     def _on_goodbye(self, message: m.Goodbye) -> None:
         logger.info("%s left: %s", self.name, message.reason)
         self.connection.close()
-        self._master.note_worker(self._key, False)
         if self.is_known:
             self._master.perform(self._master.dispatcher.on_worker_departed(self._key))
+        self._master.note_worker(self._key, False)
 
     def _on_close(self, reason: str) -> None:
         if not self.is_known:
@@ -548,10 +566,11 @@ class WorkerPeer:
         dispatcher = self._master.dispatcher
         logger.warning("%s is lost (%s); %d jobs go back to the queue", self.name, reason,
                        dispatcher.held(self._key) if self.is_known else 0)  # fmt: skip
-        self._master.note_worker(self._key, False)
         if self.is_known:
             note = {
                 "host": self._host, "worker": self.name, "worker_ident": self._key,
                 "how": f"the worker was lost: {reason}",
             }  # fmt: skip
             self._master.perform(dispatcher.on_worker_lost(self._key, note))
+        # After the policy: by this, clients settle, and what the policy decides then is not for one that is gone.
+        self._master.note_worker(self._key, False)

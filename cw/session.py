@@ -412,13 +412,15 @@ class Session:
             m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
                     os.uname().nodename, os.getpid(), 0, self._handed, memory.takes_files())
         )  # fmt: skip
-        left = DIAL_SECONDS if self._is_lost else self._deadline - time.monotonic()
+        left = DIAL_SECONDS
+        if not self._is_lost:
+            left = min(left, self._deadline - time.monotonic())
         self._loop.later(max(0.1, left), lambda: self._on_silent(connection))
 
     def _on_silent(self, connection: Connection) -> None:
         if connection.on_message != self._on_answer or connection.closed:
             return
-        if self._is_lost and time.monotonic() < self._deadline:
+        if time.monotonic() < self._deadline:
             connection.close()
             self._on_close("it accepts the connection but says nothing")
         else:
@@ -500,15 +502,15 @@ class Session:
         self._introduced_size = 0
         self._introduced_options = self._received = self._acknowledged = 0
         lost = f"the connection to the master at {self._where} was lost{': ' * bool(reason)}{reason}"
+        is_new = not self._connected.is_set()  # it was lost before it was one: `start` tries on
         if (
-            not self._connected.is_set()
-            or self._reconnect_timeout <= 0
-            or self._leaves_when_done
-            and not self.outstanding()
+            (is_new and time.monotonic() + self._pause > self._deadline)
+            or (not is_new and self._reconnect_timeout <= 0)
+            or (self._leaves_when_done and not self.outstanding())
         ):
             self._fail(ConnectionError(lost))
             return
-        if not self._is_lost:
+        if not self._is_lost and not is_new:
             self._is_lost = True
             self._deadline = time.monotonic() + self._reconnect_timeout
             logger.warning("%s; looking for it for %.0f s", lost, self._reconnect_timeout)
