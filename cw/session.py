@@ -16,18 +16,16 @@ import math
 import os
 import random
 import secrets
-import signal
 import socket
 import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
-from cw import address, credential, memory, serialize, wire
+from cw import address, credential, ending, memory, serialize, wire
 from cw import messages as m
 from cw.environment import dump_environment
 from cw.errors import ConnectionError, JobTimeout, ProtocolError, RemoteException, WorkerLost
@@ -68,9 +66,6 @@ MOST_SECONDS = 1e9
 
 GOODBYE_SECONDS = 0.7
 """For the master to take the goodbye."""
-
-LEAVE_SECONDS = 1.2
-"""For a session to end when the program was interrupted."""
 
 ACKNOWLEDGED_JOBS = 256
 """Results after which the master is told that they are here; of fewer, after ACKNOWLEDGED_SECONDS. Until then their
@@ -182,8 +177,7 @@ class Session:
 
     def start(self) -> None:
         """Connect. Raises cw.ConnectionError if no master answers within the connect timeout."""
-        _live.add(self)
-        _register_exit()
+        ending.register(self)
         self._deadline = time.monotonic() + self._connect_timeout
         self._thread.start()
         self._connected.wait()
@@ -295,10 +289,14 @@ class Session:
         elif self.is_alive():
             self._loop.call_soon(self._leave_when_done if is_waiting else self._leave)
 
-    def leave_now(self, seconds: float | None = None) -> None:
+    def leave_when_done(self) -> None:
+        """For the end of the program: say goodbye when all is delivered. Callbacks may submit until then."""
+        self._loop.call_soon(self._leave_when_done)
+
+    def leave_now(self, seconds: float = ending.LEAVE_SECONDS) -> None:
         """For the end of the program: cancel all, leave, and do not wait for a callback that does not return."""
         self.close(is_waiting=False)
-        self.join(LEAVE_SECONDS if seconds is None else seconds)
+        self.join(seconds)
         connection = self._connection
         if self.is_alive() and not self._is_leaving and connection is not None and self._is_welcome:
             # The thread sits in a callback, and not in the middle of a message.
@@ -884,70 +882,3 @@ def job_options(attempts: int | None, timeout: float | None) -> dict[str, Any]:
             raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
         options["timeout"] = min(seconds, MOST_SECONDS)
     return options
-
-
-# --- the end of the interpreter, and forks ----------------------------------------------------
-
-_live: weakref.WeakSet[Session] = weakref.WeakSet()
-_is_registered = False
-
-
-def _register_exit() -> None:
-    """At the end of the interpreter, outstanding jobs are waited for, as concurrent.futures does."""
-    global _is_registered
-    if not _is_registered:
-        _is_registered = True
-        # Runs before daemon threads are stopped; what concurrent.futures.thread uses.
-        threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-
-
-def _at_exit() -> None:
-    sessions = [session for session in _live if session._pid == os.getpid()]
-    # Ctrl-C that nobody caught: its traceback has been printed just now. (Where one types, it may be from long ago.)
-    kind = getattr(sys, "last_type", None)
-    if isinstance(kind, type) and issubclass(kind, KeyboardInterrupt) and not hasattr(sys, "ps1"):
-        _drop(sessions)
-        return
-    try:
-        for session in sessions:
-            session._loop.call_soon(session._leave_when_done)
-        for session in sessions:
-            session.join()
-            session.on_exit()
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one is immediate
-        left = sum(session.outstanding() for session in sessions)
-        print(
-            f"KeyboardInterrupt: the {left} jobs that this program was waiting for are cancelled",
-            file=sys.stderr,
-        )
-        _drop(sessions)
-        sys._cw_last_act = _DieOfInterrupt()  # type: ignore[attr-defined]
-
-
-def _drop(sessions: Sequence[Session]) -> None:
-    deadline = time.monotonic() + LEAVE_SECONDS
-    for session in sessions:
-        session.close(is_waiting=False)
-    for session in sessions:
-        session.leave_now(max(0.1, deadline - time.monotonic()))
-
-
-class _DieOfInterrupt:
-    """A program that Ctrl-C ends dies of SIGINT, or the loop of the shell that runs it would go on.
-
-    Python does that itself for a Ctrl-C in the main program, but not for one in this last wait. What lies in `sys` is
-    deleted last of all, when the program's open files have been written.
-    """
-
-    def __del__(self, kill: Any = os.kill, pid: Any = os.getpid, number: int = signal.SIGINT) -> None:
-        kill(pid(), number)
-
-
-def _after_fork_in_child() -> None:
-    for session in list(_live):
-        session.drop_after_fork()
-    _live.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

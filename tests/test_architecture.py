@@ -16,7 +16,7 @@ PACKAGE = Path(cw.__file__).parent
 # From the top to the ground: a module imports only those below it, inside functions and for types too.
 FLOORS = [
     "__init__",
-    "client", "executor", "future", "session", "functions", "chunks",
+    "client", "executor", "future", "session", "ending", "functions", "chunks",
     "mp", "launcher",
     "worker", "runners", "keeper_link", "keeper", "relay", "runner", "channel", "uplink",
     "serialize", "environment", "naming", "byvalue",
