@@ -19,6 +19,9 @@ Session = Any  # of cw.session, which stands above this
 LEAVE_SECONDS = 1.2
 """For sessions to end when the program was interrupted."""
 
+INTERRUPT_SECONDS = 1.0
+"""After which a Ctrl-C in the wait for outstanding jobs is seen at the latest."""
+
 _live: weakref.WeakSet[Any] = weakref.WeakSet()
 _is_registered = False
 
@@ -44,6 +47,9 @@ def _at_exit() -> None:
         for session in sessions:
             session.leave_when_done()
         for session in sessions:
+            while session.is_alive():
+                # A signal that comes just before a lock is waited for is looked at when the wait is over.
+                session.join(INTERRUPT_SECONDS)
             session.join()
             session.on_exit()
     except KeyboardInterrupt:

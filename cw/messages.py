@@ -9,14 +9,14 @@
       | Cancel             | Recall, TakeBack   |                    |
       | Received           | Stop               |                    |
       | Charged, Roster    | Claim, Release     |                    |
-      | HandedIn           | CloseSession       |                    |
+      | HandedIn, Origin   | CloseSession       |                    |
       | Goodbye            |                    |                    |
       | -----------------> | -----------------> | -----------------> |
       |                    |                    |                    |
       | Welcome, Window    | Hello              | Results            |
       | Notice, Roster     | Holding, Reported  | BigResult          |
       | Started            | Started            | Dropped            |
-      | Results            | Results            |                    |
+      | Origin, Results    | Results            |                    |
       | Charged, Lost      | Returned, Recalled |                    |
       |                    | RunnerDied         |                    |
       |                    | CutShort           |                    |
@@ -143,6 +143,13 @@ class Roster(NamedTuple):
 
     joined: list[Any]
     gone: list[Any]
+
+
+class Origin(NamedTuple):
+    """To a client that records its results: the Results after this come from this host. From a client, with no host:
+    it wants to be told."""
+
+    host: str
 
 
 class Reported(NamedTuple):
