@@ -89,16 +89,21 @@ class ClientThread:
         callback, on_error = _checked(callback, "callback"), _checked(on_error, "on_error")
         recorder = None if store is None else Recorder(store, durability, retry_errors)
         self._defaults = Options(self, callback, on_error, 0, recorder)
-        self._session = Session(
-            host,
-            port,
-            self._deliver,
-            lambda number, tag: None,
-            connect_timeout,
-            max_outstanding,
-            reconnect_timeout,
-            recorder,
-        )
+        try:
+            self._session = Session(
+                host,
+                port,
+                self._deliver,
+                lambda number, tag: None,
+                connect_timeout,
+                max_outstanding,
+                reconnect_timeout,
+                recorder,
+            )
+        except BaseException:
+            if recorder is not None:
+                recorder.close()
+            raise
         self._session.on_exit = self._log_untold
         self._tag_by_jobid: dict[
             int, tuple[Any, Options, list[int]]

@@ -76,7 +76,9 @@ class Worker:
         count: int,
         find: Callable[[], list[address.Candidate]],
         settings: Settings = Settings(),  # noqa: B008  (it is immutable)
+        descriptors: tuple[int, int] | None = None,
     ) -> None:
+        """`descriptors`: how many the jobs' processes may have (soft and hard limit); None: as many as this one."""
         self.ident = secrets.token_hex(16)
         self.on_joined: Callable[[], None] = lambda: None
         self.failure: str = ""
@@ -94,7 +96,8 @@ class Worker:
         self._uplink.on_failure = self._give_up
         self._send = self._uplink.send
         self.connect = self._uplink.connect
-        self._runners = Runners(loop, threads=max(1, len(os.sched_getaffinity(0)) // count))
+        threads = max(1, len(os.sched_getaffinity(0)) // count)
+        self._runners = Runners(loop, threads, descriptors)
         self._runners.on_results = self._on_results
         self._runners.on_dropped = lambda runner: self._perform(
             self._slots.on_dropped(runner, time.monotonic())
@@ -129,6 +132,7 @@ class Worker:
             m.Claim: self._on_claim,
             m.Release: lambda message: self._kept.forget(message.dispatches),
             m.CloseSession: self._on_close_session,
+            m.ForgetSession: self._on_forget_session,
             m.Goodbye: self._uplink.on_goodbye,
             m.Heartbeat: lambda message: None,
         }
@@ -177,8 +181,10 @@ class Worker:
         if cut_short:
             self._send(m.CutShort(cut_short))
         if self._on_drain_tick(self._drains_from):
-            logger.info("%s: finishing %d running jobs for up to %g s; Ctrl-C ends it at once", why,
-                        self._count_running(), self._settings.grace)  # fmt: skip
+            doing = f"finishing {self._count_running()} running jobs"
+            if self._uplink.is_lost and len(self._kept):
+                doing += f", and looking for the master to hand in {len(self._kept)} results,"
+            logger.info("%s: %s for up to %g s; Ctrl-C ends it at once", why, doing, self._settings.grace)
             self._loop.tick(TICK_SECONDS, self._on_drain_tick)
 
     def _on_drain_tick(self, now: float) -> bool:
@@ -255,12 +261,14 @@ class Worker:
             self._runners.forget(self._functions.pop((session, number), None), session)
 
     def _on_close_session(self, message: m.CloseSession) -> None:
-        session = message.session
-        self._perform(self._slots.on_session_closed(session, time.monotonic()))
-        self._environments.pop(session, None)
-        for key in [key for key in self._functions if key[0] == session]:
+        self._perform(self._slots.on_session_closed(message.session, time.monotonic()))
+        self._kept.forget_session(message.session)
+
+    def _on_forget_session(self, message: m.ForgetSession) -> None:
+        self._slots.on_session_forgotten(message.session)
+        self._environments.pop(message.session, None)
+        for key in [key for key in self._functions if key[0] == message.session]:
             del self._functions[key]
-        self._kept.forget_session(session)
 
     def _report(self) -> None:
         """Tell a master that was just joined what is here. It knows nothing of what we remember."""
@@ -465,8 +473,11 @@ def main() -> int:
     settings = Settings(
         options.silence, options.reconnect_timeout, options.grace, options.lifetime, options.max_jobs
     )
+    descriptors = program.allow_many_descriptors()  # each runner takes some
     loop = Loop()
-    worker = Worker(loop, options.slots, lambda: address.find_master(options.host, options.port), settings)
+    worker = Worker(
+        loop, options.slots, lambda: address.find_master(options.host, options.port), settings, descriptors
+    )
     loop.on_signal(signal.SIGINT, worker.on_sigint)
     loop.on_signal(signal.SIGTERM, worker.on_sigterm)
     program.watch_lifeline(loop, options.lifeline_fd, worker.leave)
