@@ -280,9 +280,15 @@ def _line(result: Result) -> str:
     row = _texts(result, _text)
     outcome = row["error"] if result.failed else row["value"]
     state = "failed" if result.failed else "done"
-    call = f"{row['function']}{row['args']}"
+    call = f"{result.function}({_tried(lambda: _arguments(result))})"
     return (
         f"{row['when'][:19]}  {state:6}  {result.seconds:9.3f} s  {result.host or '?'}  {call} -> {outcome}"
+    )
+
+
+def _arguments(result: Result) -> str:
+    return ", ".join(
+        [*map(repr, result.args), *(f"{name}={value!r}" for name, value in result.kwargs.items())]
     )
 
 

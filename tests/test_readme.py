@@ -224,7 +224,7 @@ def test_the_commands_that_show_a_store(tmp_path, environment):
         run_command(["bash", "-c", line], tmp_path, environment) for line in block.splitlines()
     )
     assert re.search(r"^simulate +2 +1 +", summary, re.MULTILINE)
-    assert "simulate(0,) -> ZeroDivisionError: division by zero\n" in failed and failed.count("\n") == 1
+    assert "simulate(0) -> ZeroDivisionError: division by zero\n" in failed and failed.count("\n") == 1
     assert table == "" and (tmp_path / "sweep.csv").read_text().count("\n") == 4
 
 
