@@ -133,6 +133,11 @@ class Master:
         """The workers that are there and have named what they hold."""
         return {key for key, worker in self.workers.items() if worker.is_known}
 
+    def host_of(self, key: str) -> str:
+        """Where a worker runs; '' if it is gone."""
+        worker = self.workers.get(key)
+        return "" if worker is None else worker.host
+
     def wants_slots(self, key: int) -> bool:
         """Do other sessions wait for slots?"""
         return self.dispatcher.has_waiting(key)

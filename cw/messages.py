@@ -9,14 +9,19 @@
       | Cancel             | Recall, TakeBack   |                    |
       | Received           | Stop               |                    |
       | Charged, Roster    | Claim, Release     |                    |
+<<<<<<< HEAD
+      | HandedIn, Origin   | CloseSession       |                    |
+      | Goodbye            |                    |                    |
+=======
       | HandedIn           | CloseSession       |                    |
       | Goodbye            | ForgetSession      |                    |
+>>>>>>> main
       | -----------------> | -----------------> | -----------------> |
       |                    |                    |                    |
       | Welcome, Window    | Hello              | Results            |
       | Notice, Roster     | Holding, Reported  | BigResult          |
       | Started            | Started            | Dropped            |
-      | Results            | Results            |                    |
+      | Origin, Results    | Results            |                    |
       | Charged, Lost      | Returned, Recalled |                    |
       |                    | RunnerDied         |                    |
       |                    | CutShort           |                    |
@@ -146,6 +151,13 @@ class Roster(NamedTuple):
 
     joined: list[Any]
     gone: list[Any]
+
+
+class Origin(NamedTuple):
+    """To a client that records its results: the Results after this come from this host. From a client, with no host:
+    it wants to be told."""
+
+    host: str
 
 
 class Reported(NamedTuple):

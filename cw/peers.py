@@ -68,6 +68,7 @@ FROM_CLIENT = frozenset(
         m.Charged,
         m.Roster,
         m.HandedIn,
+        m.Origin,
         m.Goodbye,
         m.Heartbeat,
     }
@@ -128,6 +129,7 @@ class ClientPeer:
         self._is_blocked = False
         self._waits_since = 0.0  # when its jobs were first seen without any worker; 0: not so
         self._is_told = False
+        self._origin: str | None = None  # the host of the last results; None: it does not want to know
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Submit: self._on_submit,
             m.Functions: self._on_functions,
@@ -139,6 +141,7 @@ class ClientPeer:
             m.Charged: self._on_charged,
             m.Roster: self._on_roster,
             m.HandedIn: self._on_handed_in,
+            m.Origin: self._on_origin,
             m.Goodbye: self._on_goodbye,
             m.Heartbeat: lambda message: None,
         }
@@ -163,6 +166,7 @@ class ClientPeer:
         connection.bear_with_reader()
         self._window = self._submitted = 0
         self._is_blocked = False
+        self._origin = None
         self._ends_at = 0.0
         self._cancelled.clear()
         self._charges.clear()
@@ -225,6 +229,9 @@ class ClientPeer:
     def deliver_results(self, results: Deliver) -> None:
         """To the client. Until it has acknowledged them, their worker keeps them."""
         assert self.connection is not None
+        if self._origin is not None and (host := self._master.host_of(results.worker)) != self._origin:
+            self._origin = host
+            self.connection.send(m.Origin(host))
         self.connection.send(m.Results(results.numbers, results.statuses, results.seconds, results.payloads))
         if self.connection.unsent > RESULTS_UNSENT and not self._is_blocked:
             self._is_blocked = True
@@ -347,6 +354,9 @@ class ClientPeer:
         if self._is_settling and not self._were_here:
             self._missing = set(message.joined) - self._master.joined()
 
+    def _on_origin(self, message: m.Origin) -> None:
+        self._origin = self._origin or ""
+
     def _on_handed_in(self, message: m.HandedIn) -> None:
         self._is_handed_in = True
         self._settle()
@@ -387,7 +397,7 @@ class WorkerPeer:
         self.name = f"worker {hello.host}:{hello.pid}"
         self._master = master
         self._key = hello.ident
-        self._host = hello.host
+        self.host = hello.host
         self.rules = checks.WorkerRules(hello.slots)
         self._slots, self._python = hello.slots, tuple(hello.python)
         self._has_joined = False  # over this connection
@@ -568,7 +578,7 @@ class WorkerPeer:
                        dispatcher.held(self._key) if self.is_known else 0)  # fmt: skip
         if self.is_known:
             note = {
-                "host": self._host, "worker": self.name, "worker_ident": self._key,
+                "host": self.host, "worker": self.name, "worker_ident": self._key,
                 "how": f"the worker was lost: {reason}",
             }  # fmt: skip
             self._master.perform(dispatcher.on_worker_lost(self._key, note))
