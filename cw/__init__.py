@@ -21,7 +21,11 @@ from cw.version import VERSION as __version__  # noqa: E402
 if TYPE_CHECKING:
     from cw import client as client
     from cw import mp as mp
+    from cw import slurm as slurm
     from cw.address import PORT as PORT
+    from cw.anywhere import allocate as allocate
+    from cw.anywhere import start as start
+    from cw.anywhere import stop as stop
     from cw.client import ClientThread as ClientThread
     from cw.client import randid as randid
     from cw.errors import ConnectionError as ConnectionError
@@ -35,20 +39,19 @@ if TYPE_CHECKING:
     from cw.errors import WorkerLost as WorkerLost
     from cw.executor import ClusterExecutor as ClusterExecutor
     from cw.executor import SlurmExecutor as SlurmExecutor
-    from cw.mp import allocate as allocate
-    from cw.mp import start as start
-    from cw.mp import stop as stop
+    from cw.slurm import slurm_master_host as slurm_master_host
 
-_MODULES = ("client", "mp")
+_MODULES = ("client", "mp", "slurm")
 _MODULE_BY_NAME = {
     "PORT": "address",
     "ClientThread": "client",
     "randid": "client",
     "ClusterExecutor": "executor",
     "SlurmExecutor": "executor",
-    "allocate": "mp",
-    "start": "mp",
-    "stop": "mp",
+    "allocate": "anywhere",
+    "start": "anywhere",
+    "stop": "anywhere",
+    "slurm_master_host": "slurm",
 } | dict.fromkeys(
     ("ConnectionError", "EnvironmentMismatch", "Error", "JobTimeout", "NotPicklable", "ProtocolError",
      "RemoteException", "RemoteTraceback", "WorkerLost"), "errors",

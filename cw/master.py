@@ -39,7 +39,7 @@ from cw.jobs import (
     TellStarted,
 )
 from cw.network import Connection, Loop, listen_locally
-from cw.peers import SETTLE, WINDOW_JOBS, WINDOW_JOBS_A_SLOT, ClientPeer, WorkerPeer, charged
+from cw.peers import SETTLE, WINDOW_JOBS, WINDOW_JOBS_A_SLOT, ClientPeer, ObserverPeer, WorkerPeer, charged
 from cw.version import VERSION
 from cw.wire import MAX_BODY
 
@@ -53,6 +53,9 @@ HELLO_BYTES = 4096
 
 UNGREETED = 256
 """Connections without a Hello at one time; at the bound the oldest is dropped."""
+
+LOST_KEPT = 1000
+"""Workers that were lost, of which observers are told."""
 
 RECALL_SECONDS = 0.02
 """How often the policy looks for work that waits at one worker while another idles."""
@@ -78,6 +81,7 @@ class Master:
         self.dispatcher = Dispatcher(int(time.time() * 1000) << 22)
         self.clients: dict[int, ClientPeer] = {}  # by session
         self.workers: dict[str, WorkerPeer] = {}  # by ident
+        self.lost: deque[dict[str, Any]] = deque(maxlen=LOST_KEPT)
         # Until then, sessions that only workers know may turn up.
         self._leftovers_end_at = time.monotonic() + SETTLE + settings.client_grace
         self._is_final = is_final
@@ -138,11 +142,30 @@ class Master:
         """Do other sessions wait for slots?"""
         return self.dispatcher.has_waiting(key)
 
-    def leave(self) -> None:
-        """Say goodbye to each peer, and stop the loop."""
+    def excuse(self, key: str) -> None:
+        """This worker was lost for a reason that is no job's fault."""
+        for lost in [lost for lost in self.lost if lost["ident"] == key]:
+            logger.info("%s was lost with its allocation: nothing is charged for it", lost["name"])
+            self.lost.remove(lost)
+        self.perform(self.dispatcher.on_excused(key))
+
+    def census(self) -> dict[str, Any]:
+        """How the cluster stands, for observers."""
+        waiting, running = self.dispatcher.census()
+        return {
+            "ident": self.ident, "host": os.uname().nodename, "pid": os.getpid(),
+            "place": os.environ.get("CW_PLACE", ""), "waiting": waiting, "running": running,
+            "clients": len(self.clients), "lost": list(self.lost),
+            "workers": [worker.describe() for worker in self.workers.values() if worker.is_known],
+        }  # fmt: skip
+
+    def leave(self, is_final: bool | None = None) -> None:
+        """Say goodbye to each peer, and stop the loop. `is_final`: no other master will take its place."""
         for peer in (*self.clients.values(), *self.workers.values()):
             if peer.connection is not None:
-                peer.connection.send(m.Goodbye("the master ends", self._is_final))
+                peer.connection.send(
+                    m.Goodbye("the master ends", self._is_final if is_final is None else is_final)
+                )
                 peer.connection.flush()
                 peer.connection.close()
         self.loop.stop()
@@ -168,6 +191,9 @@ class Master:
             if client is None:
                 client = self.clients[key] = ClientPeer(self, key, hello)
             client.attach(connection, hello, is_new)
+        elif hello.role == "observer":
+            ObserverPeer(self, connection)
+            return
         else:
             before = self.workers.get(hello.ident)
             if before is not None:

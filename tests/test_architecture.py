@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ PACKAGE = Path(cw.__file__).parent
 FLOORS = [
     "__init__",
     "client", "executor", "future", "session", "functions", "chunks",
-    "mp", "launcher",
+    "anywhere", "mp", "slurm", "tender", "submitted", "batch", "squeue", "launcher", "inquiry",
     "worker", "runners", "keeper_link", "keeper", "relay", "runner", "channel", "uplink",
     "serialize", "environment", "naming", "byvalue",
     "master", "peers", "checks", "gate", "network", "tls", "credential", "address", "home", "program",
@@ -137,8 +138,9 @@ def test_import_cw_is_cheap_and_gives_all_public_names():
 
 def test_the_public_names_are_those_promised():
     for name in (
-        "PORT", "ClientThread", "ClusterExecutor", "SlurmExecutor", "allocate", "client", "mp", "randid", "start",
-        "stop", "__version__", "Error", "ConnectionError", "NotPicklable", "ProtocolError", "RemoteException",
+        "PORT", "ClientThread", "ClusterExecutor", "SlurmExecutor", "allocate", "client", "mp", "randid", "slurm",
+        "slurm_master_host", "start", "stop",
+        "__version__", "Error", "ConnectionError", "NotPicklable", "ProtocolError", "RemoteException",
         "WorkerLost", "EnvironmentMismatch", "JobTimeout", "RemoteTraceback",
     ):  # fmt: skip
         assert name in cw.__all__ and name in dir(cw) and getattr(cw, name) is not None
@@ -146,7 +148,10 @@ def test_the_public_names_are_those_promised():
     for name in ("ClientThread", "ClusterExecutor", "SlurmExecutor", "RemoteException"):
         assert getattr(cw.client, name) is getattr(cw, name)
     for name in ("start", "stop", "allocate"):
-        assert getattr(cw.mp, name) is getattr(cw, name)
+        assert list(signature(getattr(cw.mp, name)).parameters) == list(
+            signature(getattr(cw, name)).parameters
+        )
+    assert cw.slurm.slurm_master_host is cw.slurm_master_host
     assert sorted(cw.__all__) == sorted(set(cw.__all__))
     with pytest.raises(AttributeError, match="no_such_name"):
         cw.no_such_name  # noqa: B018
