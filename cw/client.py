@@ -113,6 +113,7 @@ class ClientThread:
         on_error: Callback | None = None,
         attempts: int | None = None,
         timeout: float | None = None,
+        min_time: float | None = None,
     ) -> Options:
         """Jobs with a callback of their own: `.options(callback=f).submit(function, *args)`.
 
@@ -123,6 +124,9 @@ class ClientThread:
         `timeout`: seconds for which a job may run, from its start on (waiting does not count). Then its process, with
         all that it has started, gets SIGINT (a KeyboardInterrupt in the job), a second later SIGTERM, another second
         later SIGKILL; the job fails with JobTimeout, and is not tried again.
+
+        `min_time`: seconds that a job needs. It is not started on a worker that is about to be taken away sooner, as
+        at the end of an allocation of Slurm's.
         """
         defaults = (
             self._defaults
@@ -131,7 +135,7 @@ class ClientThread:
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
             defaults.on_error if on_error is None else _checked(on_error, "on_error"),
-            self._session.option_number(job_options(attempts, timeout)),
+            self._session.option_number(job_options(attempts, timeout, min_time)),
         )
 
     def cancel(self, jobid: int) -> bool:

@@ -525,7 +525,7 @@ class Dispatcher:
 
     def _fill_one(self, worker: Worker) -> list[Action]:
         jobs: list[Job] = []
-        if worker.is_stuck and not worker.is_idle:
+        if worker.is_draining or worker.is_away or (worker.is_stuck and not worker.is_idle):
             self._note_room(worker)
             return []
         self._fill(worker, jobs, not worker.is_stuck)

@@ -66,7 +66,9 @@ class ClusterExecutor(concurrent.futures.Executor):
         RuntimeError after `shutdown`."""
         return self._submit(0, fn, args, kwargs)
 
-    def options(self, *, attempts: int | None = None, timeout: float | None = None) -> Options:
+    def options(
+        self, *, attempts: int | None = None, timeout: float | None = None, min_time: float | None = None
+    ) -> Options:
         """Jobs with settings of their own: `.options(attempts=1).submit(fn, *args)`, or `.map(fn, items)`.
 
         `attempts`: how many runners a job may take down before it fails with WorkerLost (default 3). With 1 it is
@@ -75,8 +77,11 @@ class ClusterExecutor(concurrent.futures.Executor):
         `timeout`: seconds for which a job may run, from its start on (waiting does not count); for `map`, each chunk is
         a job. Then its process, with all that it has started, gets SIGINT (a KeyboardInterrupt in the job), a second
         later SIGTERM, another second later SIGKILL; the job fails with JobTimeout, and is not tried again.
+
+        `min_time`: seconds that a job needs. It is not started on a worker that is about to be taken away sooner, as
+        at the end of an allocation of Slurm's.
         """
-        return Options(self, job_options(attempts, timeout))
+        return Options(self, job_options(attempts, timeout, min_time))
 
     def map(
         self,
