@@ -17,6 +17,7 @@ How it hangs together; imports point down:
     systems.py      one adapter per system: submit, run, map, close
     measuring.py    what the workloads share: figures, warm-up, rates, slots held busy
     crowd.py        1,000 workers in one process, for `thousand_workers`
+    far_worker.py   a worker that talks to the master as from another machine, for `encrypted`
     processes.py    what /proc says: descendants, memory, CPU time
     functions.py    what the jobs do; the same functions for all
 

@@ -32,6 +32,7 @@ WORKLOADS = (
     "memory",
     "thousand_workers",
     "mixed",
+    "encrypted",
 )
 HERE = Path(__file__).resolve().parent.parent
 TOLERATED = 1.10  # how much worse than another checkout this one may be before --against says so

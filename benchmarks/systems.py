@@ -156,6 +156,21 @@ class CwOneWorker(CwWorkers):
         stack.enter_context(Program("cw.worker", f"127.0.0.1:{port}", "-n", str(slots)))
 
 
+class CwEncrypted(CwWorkers):
+    """A master and one worker; both it and this client talk to the master as if it were on another machine."""
+
+    label = "cw, encrypted"
+
+    def __init__(self, slots: int) -> None:
+        from benchmarks import far_worker
+
+        far_worker.look_away()
+        super().__init__(slots)
+
+    def _start_workers(self, stack: ExitStack, port: int, slots: int) -> None:
+        stack.enter_context(Program("benchmarks.far_worker", f"127.0.0.1:{port}", "-n", str(slots)))
+
+
 class CwCrowd(CwWorkers):
     """A master, and one process that plays all the workers."""
 
@@ -371,8 +386,13 @@ class Dask(System):
     def __init__(self, slots: int) -> None:
         from distributed import Client, LocalCluster
 
-        self._cluster = LocalCluster(n_workers=slots, threads_per_worker=1, dashboard_address=None)
+        self._cluster = LocalCluster(
+            n_workers=slots, threads_per_worker=1, dashboard_address=None, **self._options()
+        )
         self._client = Client(self._cluster)
+
+    def _options(self) -> dict[str, Any]:
+        return {}
 
     def submit(self, function, *args):
         return self._client.submit(function, *args, pure=False)
@@ -383,6 +403,16 @@ class Dask(System):
     def close(self):
         self._client.close()
         self._cluster.close()
+
+
+class DaskEncrypted(Dask):
+    label = "dask.distributed, encrypted"
+    modules = (*Dask.modules, "cryptography")
+
+    def _options(self):
+        from distributed import Security
+
+        return {"protocol": "tls://", "security": Security.temporary()}
 
 
 class Ray(System):
@@ -487,6 +517,7 @@ SYSTEMS: dict[str, type[System]] = {
     "cw-workers": CwWorkers,
     "cw-one-worker": CwOneWorker,
     "cw-crowd": CwCrowd,
+    "cw-encrypted": CwEncrypted,
     "bare-loop": BareLoop,
     "pool": Pool,
     "pool-imap": PoolImap,
@@ -499,5 +530,6 @@ SYSTEMS: dict[str, type[System]] = {
     "ray": Ray,
     "parsl": Parsl,
     "dask": Dask,
+    "dask-encrypted": DaskEncrypted,
     "ipyparallel": Ipyparallel,
 }

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import select
 import socket
@@ -26,6 +27,7 @@ from cw import messages as m
 from cw import wire
 from cw.memory import from_file
 from cw.network import IN, Connection, Loop, receive_with_files
+from cw.program import RateLimited
 
 READ = 256 * 1024
 """Bytes taken from the pipe at once."""
@@ -33,8 +35,14 @@ READ = 256 * 1024
 PIPE = 256 * 1024
 """Bytes that the pipe should hold: how far a runner of short jobs may run ahead of the worker."""
 
+WAIT_SECONDS = 0.5
+"""For descriptors, when there were none left for a large result."""
+
 HIGH = 100
 """The runner's descriptors are moved up here, out of the way of programs that assume small ones."""
+
+
+lines = RateLimited(logging.getLogger("cw.worker"))
 
 
 class WorkerEnd:
@@ -45,18 +53,24 @@ class WorkerEnd:
     """
 
     def __init__(self, loop: Loop) -> None:
-        ours, theirs = socket.socketpair()
-        our_files, their_files = socket.socketpair()
-        self._pipe, pipe_in = os.pipe2(os.O_CLOEXEC)
+        """Raises OSError."""
+        with contextlib.ExitStack() as stack:
+            ours, theirs = map(stack.enter_context, socket.socketpair())
+            our_files, their_files = map(stack.enter_context, socket.socketpair())
+            self._pipe, pipe_in = os.pipe2(os.O_CLOEXEC)
+            stack.callback(os.close, self._pipe)
+            stack.callback(os.close, pipe_in)
+            self._tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            stack.pop_all()  # all are there
         with contextlib.suppress(OSError):  # the user's share of pipe memory may be used up
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE)
         os.set_blocking(self._pipe, False)
-        self._tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stream = Connection(loop, ours)
         self._files = our_files
         self._files.setblocking(False)
         self._loop = loop
         self._rest = b""
+        self._is_closed = False
         self._theirs = theirs, their_files, pipe_in
         self.runner_fds = [theirs.fileno(), their_files.fileno(), pipe_in, self._tokens]
         self.functions: dict[Any, None] = {}  # what the runner knows; kept by the worker
@@ -113,6 +127,10 @@ class WorkerEnd:
         if not data:
             self._loop.watch(self._pipe, 0, lambda events: None)
             return False
+        self._digest(data)
+        return True
+
+    def _digest(self, data: bytes) -> None:
         numbers: list[int] = []
         statuses: list[int] = []
         seconds: list[float] = []
@@ -124,21 +142,35 @@ class WorkerEnd:
             seconds.append(lasted)
             payloads.append(payload)
 
-        dropped = False
+        dropped = is_waiting = False
 
-        def take_other(frame: bytes) -> None:
-            nonlocal dropped
+        def take_other(frame: bytes) -> bool:
+            nonlocal dropped, is_waiting
             (message,) = wire.Decoder().feed(frame)
             if type(message) is m.BigResult:
-                take(message.number, message.status, message.seconds, self._receive(message.size))
+                try:
+                    payload = self._receive(message.size)
+                except OSError as error:
+                    lines.warning("a large result must wait: %s", error.strerror)
+                    is_waiting = True
+                    return False
+                take(message.number, message.status, message.seconds, payload)
             dropped = dropped or type(message) is m.Dropped
+            return True
 
         self._rest = wire.split_results(self._rest + data if self._rest else data, take, take_other)
         if numbers:
             self.on_results(numbers, statuses, seconds, payloads)
         if dropped:
             self.on_dropped()
-        return True
+        if is_waiting:
+            self._loop.watch(self._pipe, 0, lambda events: None)
+            self._loop.later(WAIT_SECONDS, self._go_on)
+
+    def _go_on(self) -> None:
+        if not self._is_closed:
+            self._loop.watch(self._pipe, IN, lambda events: self.read())
+            self._digest(b"")
 
     def drain(self) -> None:
         """Report all that a runner wrote before it ended."""
@@ -151,6 +183,7 @@ class WorkerEnd:
         self._stream.close()
 
     def close(self) -> None:
+        self._is_closed = True
         self._stream.close()
         self._loop.watch(self._pipe, 0, lambda events: None)
         self._files.close()
@@ -158,5 +191,8 @@ class WorkerEnd:
         os.close(self._tokens)
 
     def _receive(self, size: int) -> memoryview:
-        _, fds = receive_with_files(self._files, memoryview(bytearray(1)))
-        return from_file(fds[0], size)
+        # Peeked at first: were there no descriptor left for it, it would be gone.
+        _, fds = receive_with_files(self._files, memoryview(bytearray(1)), socket.MSG_PEEK)
+        payload = from_file(fds[0], size)
+        self._files.recv(1)
+        return payload

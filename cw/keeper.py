@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import faulthandler
 import json
 import os
@@ -136,6 +137,8 @@ class Keeper:
     def _fork(self, key: int, fds: list[int]) -> None:
         pipe: tuple[int, ...] = ()
         try:
+            if len(fds) < FDS:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             pipe = os.pipe2(os.O_CLOEXEC)
             pid = os.fork()
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import socket
 import subprocess
 from collections import deque
@@ -23,7 +24,14 @@ THREADS = (
 class KeeperProcess:
     """The keeper, as the worker sees it."""
 
-    def __init__(self, loop: Loop, threads: int, on_report: Callable[[dict[str, Any] | None], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        threads: int,
+        descriptors: tuple[int, int] | None,
+        on_report: Callable[[dict[str, Any] | None], None],
+    ) -> None:
+        """`threads`, `descriptors`: the limits of the jobs; None: of descriptors, our own."""
         self._loop = loop
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {**dict.fromkeys(THREADS, str(threads)), **os.environ}
@@ -34,6 +42,8 @@ class KeeperProcess:
             start_new_session=True,
             env=environment,
         )
+        if descriptors is not None:
+            resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, descriptors)
         theirs.close()
         self._socket.setblocking(False)
         self._unsent: deque[tuple[bytes, list[int]]] = deque()

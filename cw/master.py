@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import resource
 import secrets
 import socket
 import time
@@ -21,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from cw import address, checks, credential, program
+from cw import address, checks, credential, memory, program
 from cw import messages as m
 from cw.dispatch import Dispatcher
 from cw.gate import Gate
@@ -112,7 +111,7 @@ class Master:
             self.loop.tick(RECALL_SECONDS, self._on_recall_tick)
 
     def welcome(self, connection: Connection) -> None:
-        connection.send(m.Welcome(self.ident, VERSION, self.settings.silence))
+        connection.send(m.Welcome(self.ident, VERSION, self.settings.silence, memory.takes_files()))
 
     def resize_windows(self) -> None:
         slots = self.dispatcher.slots()
@@ -186,6 +185,7 @@ class Master:
             connection.close_when_sent()
             return
         connection.decoder.max_body = MAX_BODY
+        connection.passes_files = connection.passes_files and hello.takes_files
         if hello.role == "client":
             is_new = client is None
             if client is None:
@@ -306,13 +306,6 @@ def _listen(host: str, port: int | None) -> socket.socket:
     raise AssertionError("port 0 is never taken")
 
 
-def _allow_many_connections() -> None:
-    """Each peer takes a descriptor, and the usual limit of 1024 is there for programs that use select()."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def main() -> int:
     """The program. Returns its exit status."""
     parser = program.argument_parser(
@@ -336,7 +329,7 @@ def main() -> int:
     options = parser.parse_args()
     program.set_up_logging(options.verbose)
     mine = credential.load_or_make()
-    _allow_many_connections()
+    program.allow_many_descriptors()
     loop = Loop()
     master = Master(loop, options.no_address_file, Settings(options.silence, options.client_grace))
     gate = Gate(loop, mine, master.on_admitted)

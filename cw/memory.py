@@ -7,9 +7,11 @@ against shrinking, so that a faulty peer cannot take mapped pages away (which wo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
+import time
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
@@ -34,8 +36,37 @@ class Memory(mmap.mmap):
             os.close(self.fd)
 
 
+SHORTAGE_SECONDS = 10.0
+"""After this process has run out of descriptors, it asks its peers for so long to send no memory files."""
+
+_short_until = 0.0
+
+
+def is_short(error: OSError) -> bool:
+    """Does the error say that there are no descriptors left? Then peers are asked to send no more, for a while."""
+    global _short_until
+    if error.errno not in (errno.EMFILE, errno.ENFILE):
+        return False
+    _short_until = time.monotonic() + SHORTAGE_SECONDS
+    return True
+
+
+def takes_files() -> bool:
+    """Is there room for memory files that peers send?"""
+    return time.monotonic() >= _short_until
+
+
 def allocate(size: int) -> memoryview:
-    """Memory of that many bytes, in a file of its own. Raises OSError."""
+    """Memory of that many bytes, in a file of its own (or, without a descriptor left, in none). Raises OSError."""
+    try:
+        return _allocate(size)
+    except OSError as error:
+        if not is_short(error):
+            raise
+        return memoryview(bytearray(size))
+
+
+def _allocate(size: int) -> memoryview:
     fd = os.memfd_create("cw-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
@@ -48,11 +79,19 @@ def allocate(size: int) -> memoryview:
     return memoryview(memory)
 
 
-def store(parts: Sequence[Any], size: int) -> memoryview:
-    """A new memory file with these buffers in it, one after the other, `size` bytes in all. Raises OSError.
+def store(parts: Sequence[Any], size: int) -> memoryview | bytes:
+    """These buffers, one after the other, `size` bytes in all, in a new memory file (or, without a descriptor left, in
+    none). Raises OSError."""
+    try:
+        return _store(parts, size)
+    except OSError as error:
+        if not is_short(error):
+            raise
+        return b"".join(parts)
 
-    Written, not copied through a mapping: the kernel need not hand out (and zero) page after page for that.
-    """
+
+def _store(parts: Sequence[Any], size: int) -> memoryview:
+    """Written, not copied through a mapping: the kernel need not hand out (and zero) page after page for that."""
     fd = os.memfd_create("cw-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         rest = deque(memoryview(part) for part in parts)
@@ -82,19 +121,24 @@ def from_file(fd: int, size: int) -> memoryview:
         if os.fstat(fd).st_size != size or not seals & fcntl.F_SEAL_SHRINK:
             raise ValueError(f"a memory file that is not of {size} bytes, or not sealed")
         memory = Memory(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    except BaseException:
+    except BaseException as error:
         os.close(fd)
+        if isinstance(error, OSError):
+            is_short(error)
         raise
     memory.fd = fd
     return memoryview(memory)
 
 
 def as_file(payload: Any) -> Memory:
-    """The memory file that holds the payload, which is copied only if it does not lie in one of its own."""
+    """The memory file that holds the payload, which is copied only if it does not lie in one of its own.
+
+    Raises OSError.
+    """
     if (
         isinstance(payload, memoryview)
         and isinstance(payload.obj, Memory)
         and len(payload) == len(payload.obj)
     ):
         return payload.obj
-    return store([payload], len(payload)).obj  # type: ignore[return-value]
+    return _store([payload], len(payload)).obj  # type: ignore[return-value]

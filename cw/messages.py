@@ -10,7 +10,7 @@
       | Received           | Stop               |                    |
       | Charged, Roster    | Claim, Release     |                    |
       | HandedIn           | CloseSession       |                    |
-      | Goodbye            |                    |                    |
+      | Goodbye            | ForgetSession      |                    |
       | -----------------> | -----------------> | -----------------> |
       |                    |                    |                    |
       | Welcome, Window    | Hello              | Results            |
@@ -74,6 +74,7 @@ class Hello(NamedTuple):
     pid: int
     slots: int  # 0 for others than workers
     handed: int = 0  # a client that was connected before: the highest number of a job that it has handed in
+    takes_files: bool = True  # else it has no descriptors left: large payloads go to it as on a network
 
 
 class Welcome(NamedTuple):
@@ -82,6 +83,7 @@ class Welcome(NamedTuple):
     ident: str  # the master's start id
     version: str
     silence: float  # seconds without a sign of life after which it takes a worker for lost
+    takes_files: bool = True  # as in Hello
 
 
 class Refused(NamedTuple):
@@ -189,6 +191,12 @@ class RunnerDied(NamedTuple):
 
     dispatch: int
     note: dict[str, Any]
+
+
+class ForgetSession(NamedTuple):
+    """To a worker: nothing more comes of this session, which is closed. Behind all that was sent of it."""
+
+    session: int
 
 
 class CloseSession(NamedTuple):

@@ -21,6 +21,7 @@ from other threads.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -38,7 +39,7 @@ from typing import Any
 
 import bluelet
 
-from cw import address, credential, wire
+from cw import address, credential, memory, wire
 from cw.errors import ProtocolError
 
 logger = logging.getLogger("cw.network")
@@ -284,7 +285,7 @@ class Connection:
         self.closed = False
         self.peer = name_of_peer(sock)
         self._loop = loop
-        self.passes_files = getattr(sock, "family", None) == socket.AF_UNIX
+        self.is_local = self.passes_files = getattr(sock, "family", None) == socket.AF_UNIX
         """The peer is on this machine, and large payloads go to it as memory files, uncopied."""
         self._socket = sock
         self._receive = self._receive_with_files if self.passes_files else sock.recv_into
@@ -316,7 +317,7 @@ class Connection:
 
     def set_patience(self, seconds: float) -> None:
         """How long the kernel waits for another host before the connection is dead."""
-        if not self.passes_files:
+        if not self.is_local:
             tune(self._socket, seconds)
 
     def bear_with_reader(self) -> None:
@@ -325,12 +326,12 @@ class Connection:
         With TCP_USER_TIMEOUT the kernel would take that for death, although its host answers. `is_unanswered` is to
         be asked instead.
         """
-        if not self.passes_files:
+        if not self.is_local:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
     def is_unanswered(self, seconds: float) -> bool:
         """Has the other host not answered for so long what it was sent?"""
-        if self.passes_files or self.closed:
+        if self.is_local or self.closed:
             return False
         info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
         retransmits, probes, last_answer = _TCP_INFO.unpack(info)
@@ -506,13 +507,19 @@ def _size(frame: wire.Frame) -> int:
 _ANCILLARY = socket.CMSG_SPACE(MOST_FILES * array("i").itemsize)
 
 
-def receive_with_files(sock: socket.socket, into: memoryview) -> tuple[int, list[int]]:
+def receive_with_files(sock: socket.socket, into: memoryview, flags: int = 0) -> tuple[int, list[int]]:
     """As `recv_into`, on a socket of this machine; also the descriptors that came with the bytes."""
-    count, ancillary, _, _ = sock.recvmsg_into([into], _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    count, ancillary, flags, _ = sock.recvmsg_into([into], _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds += array("i", data[: len(data) - len(data) % 4])
+    if flags & socket.MSG_CTRUNC:  # one was lost: its sender must send again, and no file
+        for fd in fds:
+            os.close(fd)
+        error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        memory.is_short(error)
+        raise error
     return count, fds
 
 

@@ -444,6 +444,7 @@ class WorkerPeer:
                 del self._functions[function]
                 self._functions_size -= len(function.payload)
             self.connection.send(m.CloseSession(key))
+            self.connection.send(m.ForgetSession(key))
 
     def close_unknown_sessions(self) -> None:
         """It was elsewhere when these ended."""

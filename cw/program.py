@@ -228,6 +228,16 @@ def run(program: str, main: Callable[[], int | None]) -> NoReturn:
     sys.exit(status)
 
 
+def allow_many_descriptors() -> tuple[int, int]:
+    """The usual limit of 1024 is there for programs that use select(). Returns what it was, for children of ours."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[0] != before[1]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    return before
+
+
 def end_with(loop: Any, lifeline_fd: int | None, leave: Callable[[], None]) -> None:
     """Call `leave()` in the loop on SIGINT and SIGTERM, and when the launcher at the lifeline has gone."""
     import signal

@@ -95,8 +95,12 @@ class Runner:
             written += os.write(self._pipe, data[written:])
 
     def _write_large(self, number: int, status: int, seconds: float, payload: Any) -> None:
+        try:
+            file = memory.as_file(payload)  # (held until it is sent: its descriptor is closed with it)
+        except OSError:  # no descriptor left for a file: all through the pipe
+            self._write(wire.encode_result(number, status, seconds, bytes(payload)))
+            return
         # The file first: the worker looks for it as soon as it reads the record.
-        file = memory.as_file(payload)  # (held until it is sent: its descriptor is closed with it)
         socket.send_fds(self._files, [b"\0"], [file.fd])
         self._write(b"".join(next(wire.encode(m.BigResult(number, status, seconds, len(payload))))))
 

@@ -20,6 +20,7 @@ from cw import messages as m
 from cw.channel import WorkerEnd
 from cw.keeper_link import KeeperProcess
 from cw.network import Loop
+from cw.program import RateLimited
 from cw.slots import Function, Job, Runner
 
 logger = logging.getLogger("cw.worker")
@@ -35,6 +36,36 @@ KEEPERS = 3
 """Keepers that may die in a row without having started a runner."""
 
 
+lines = RateLimited(logger)
+
+
+class _NoEnd:
+    """In place of a `WorkerEnd`, where there were no descriptors for one: what it is sent never starts."""
+
+    def __init__(self) -> None:
+        self.functions: dict[Any, None] = {}
+        self._tokens = 0
+
+    def send(self, message: Any) -> None:
+        pass
+
+    def send_jobs(self, jobs: Sequence[Job]) -> None:
+        self._tokens += len(jobs)
+
+    def take_tokens(self, count: int) -> int:
+        taken = min(count, self._tokens)
+        self._tokens -= taken
+        return taken
+
+    def tokens_left(self) -> int:
+        return self._tokens
+
+    def drain(self) -> None:
+        pass
+
+    end = close = drain
+
+
 class Runners:
     """The processes, by the key of their `slots.Runner`.
 
@@ -43,7 +74,7 @@ class Runners:
     `on_failure(text)`: none can be started any more.
     """
 
-    def __init__(self, loop: Loop, threads: int) -> None:
+    def __init__(self, loop: Loop, threads: int, descriptors: tuple[int, int] | None = None) -> None:
         self.on_results: Callable[[Runner, list[int], list[int], list[float], list[Any]], None]
         self.on_dropped: Callable[[Runner], None]
         self.on_gone: Callable[[Runner], None]
@@ -51,7 +82,8 @@ class Runners:
         self.on_failure: Callable[[str], None]
         self._loop = loop
         self._threads = threads
-        self._channels: dict[int, WorkerEnd] = {}
+        self._descriptors = descriptors
+        self._channels: dict[int, WorkerEnd | _NoEnd] = {}
         self._runners: dict[int, Runner] = {}
         self._pids: dict[int, int] = {}
         self._keepers_lost = 0  # since the last runner was forked
@@ -59,9 +91,14 @@ class Runners:
 
     def start(self, runner: Runner, environment: Any) -> None:
         """Start its process, and send it the session's environment."""
-        end = WorkerEnd(self._loop)
-        self._channels[runner.key] = end
         self._runners[runner.key] = runner
+        try:
+            end = self._channels[runner.key] = WorkerEnd(self._loop)
+        except OSError as error:
+            self._channels[runner.key] = _NoEnd()
+            how = f"could not be started: {error.strerror}"
+            self._loop.call_soon(lambda: self._on_exited(runner.key, how, ""))
+            return
         end.on_results = lambda numbers, statuses, seconds, payloads: self.on_results(
             runner, numbers, statuses, seconds, payloads
         )
@@ -145,7 +182,7 @@ class Runners:
     # --- the keeper ---
 
     def _start_keeper(self) -> KeeperProcess:
-        return KeeperProcess(self._loop, self._threads, self._on_report)
+        return KeeperProcess(self._loop, self._threads, self._descriptors, self._on_report)
 
     def _on_report(self, report: dict[str, Any] | None) -> None:
         if report is None:
@@ -180,5 +217,5 @@ class Runners:
         unstarted = end.take_tokens(len(runner.sent))
         end.close()
         if not was_ending:
-            logger.warning("runner %s on slot %d %s", note["pid"], runner.slot.index, how)
+            lines.warning("runner %s on slot %d %s", note["pid"], runner.slot.index, how)
         self.on_exited(runner, unstarted, note)

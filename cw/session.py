@@ -405,14 +405,12 @@ class Session:
     def _on_connected(self, sock: socket.socket, where: tuple[str, int]) -> None:
         self._where = address.join(*where)
         connection = self._connection = Connection(self._loop, sock, decoder=wire.Decoder())
-        if connection.passes_files:
-            self._store = memory.store
         connection.decoder.accepts = FROM_MASTER | {m.Welcome, m.Refused}
         connection.on_message = self._on_answer
         connection.on_close = self._on_close
         connection.send(
             m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
-                    os.uname().nodename, os.getpid(), 0, self._handed)
+                    os.uname().nodename, os.getpid(), 0, self._handed, memory.takes_files())
         )  # fmt: skip
         left = DIAL_SECONDS if self._is_lost else self._deadline - time.monotonic()
         self._loop.later(max(0.1, left), lambda: self._on_silent(connection))
@@ -462,6 +460,8 @@ class Session:
             self._fail(ConnectionError(f"the master at {self._where} refused this client: {answer.reason}"))
             return
         self._is_welcome = True
+        connection.passes_files = connection.passes_files and answer.takes_files
+        self._store = memory.store if connection.passes_files else None
         if self._is_leaving:
             self._say_goodbye()
             return

@@ -254,7 +254,9 @@ class Slots:
         self._stopped_early: set[int] = set()  # stops that overtook their dispatch
         self._spared_early: set[int] = set()  # and take-backs
         self._avoiding: deque[tuple[float, Job]] = deque()  # until when
-        self._closed: set[int] = set()  # sessions whose CloseSession may have overtaken their jobs
+        # Sessions whose CloseSession may have overtaken their jobs, or with runners; those whose jobs have all come.
+        self._closed: set[int] = set()
+        self._forgotten: set[int] = set()
         self._keys = 0
         self._max_jobs = max_jobs
         self.is_draining = False
@@ -378,6 +380,11 @@ class Slots:
     def on_session_opened(self, session: int) -> None:
         """It is there (again): its jobs are welcome."""
         self._closed.discard(session)
+        self._forgotten.discard(session)
+
+    def on_session_forgotten(self, session: int) -> None:
+        """It is closed, and no job of it comes any more."""
+        self._forgotten.add(session)
 
     def on_session_closed(self, session: int, now: float) -> list[Action]:
         self._closed.add(session)
@@ -527,6 +534,10 @@ class Slots:
                 is_extra = len(runner.slot.runners) > IDLE_RUNNERS
                 if now - runner.idle_since > (CROWD_SECONDS if is_extra else IDLE_SECONDS):
                     actions += self._end(runner)
+        if self._forgotten:
+            gone = self._forgotten - {runner.session for runner in self._runners.values()}
+            self._forgotten -= gone
+            self._closed -= gone
         return actions
 
     # --- inside ---

@@ -139,12 +139,12 @@ class Uplink:
             return
         connection = self._connection = Connection(self._loop, sock, decoder=wire.Decoder(memory.allocate))
         connection.set_patience(self._silence)
-        if connection.passes_files:  # a local socket does not know the address
+        if connection.is_local:  # a local socket does not know the address
             connection.peer = address.join(*where)
         connection.decoder.accepts = _FIRST
         connection.on_message = self._on_answer
         connection.on_close = self._on_gone
-        connection.send(self._hello)
+        connection.send(self._hello._replace(takes_files=memory.takes_files()))
 
         def expect_answer() -> None:
             if connection is self._connection and not self.is_joined:
@@ -216,6 +216,7 @@ class Uplink:
             raise ProtocolError(f"{type(answer).__name__} before a Welcome")
         connection.decoder.accepts = FROM_MASTER
         connection.on_message = self.on_message
+        connection.passes_files = connection.passes_files and answer.takes_files
         self._told_at = 0.0
         self._loop.later(STEADY_SECONDS, lambda: self._calm_down(connection))
         self.is_joined, self.is_lost, self._was_joined = True, False, True
@@ -281,6 +282,7 @@ FROM_MASTER = frozenset(
         m.Claim,
         m.Release,
         m.CloseSession,
+        m.ForgetSession,
         m.Goodbye,
         m.Heartbeat,
     }

@@ -64,7 +64,7 @@ _RECORDS: dict[int, type] = {
     1: m.Hello, 2: m.Welcome, 3: m.Refused, 4: m.Goodbye, 5: m.Heartbeat, 6: m.Notice, 7: m.Window,
     8: m.Lost, 9: m.RunnerDied, 10: m.CloseSession, 11: m.OptionSets, 12: m.Recall, 13: m.Drop,
     14: m.Dropped, 15: m.BigResult, 16: m.Charged, 17: m.HandedIn, 18: m.Reported, 19: m.Draining,
-    20: m.Roster, 21: m.Stay, 22: m.Census, 23: m.Excuse, 24: m.End,
+    20: m.Roster, 21: m.ForgetSession, 22: m.Stay, 23: m.Census, 24: m.Excuse, 25: m.End,
 }  # fmt: skip
 
 # The typecodes are array's: B 1 byte, I 4, Q 8, f 4 (a float).
@@ -79,7 +79,7 @@ _BATCHES: dict[int, tuple[type, str]] = {
 # A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.
 _SINGLES = {cls: struct.Struct(f"<I{codes}Q") for cls, codes in _BATCHES.values()}
 
-_ORDERED = frozenset({m.OptionSets, m.Forget, m.Drop, m.HandedIn})
+_ORDERED = frozenset({m.OptionSets, m.Forget, m.ForgetSession, m.Drop, m.HandedIn})
 """Messages without a payload that must not overtake one."""
 
 _WIDTH = {"B": 1, "H": 2, "I": 4, "Q": 8, "f": 4}
@@ -178,8 +178,13 @@ def _batch(kind: int, typecodes: str, columns: Any, sizes: list[int], payloads: 
 def _large(kind: int, typecodes: str, columns: Any, payload: Buffer, with_files: bool) -> Iterator[Frame]:
     head = _head(typecodes, columns) + _SIZE.pack(len(payload))
     if with_files:
-        yield [HEADER.pack(len(head), kind, _FLAG_FILE, 0) + head, Attachment(as_file(payload))]
-        return
+        try:
+            file = as_file(payload)
+        except OSError:
+            pass  # no descriptor, or no memory, for a file: it goes as on a network
+        else:
+            yield [HEADER.pack(len(head), kind, _FLAG_FILE, 0) + head, Attachment(file)]
+            return
     view = memoryview(payload)
     yield [HEADER.pack(len(head), kind, _FLAG_LARGE, 0) + head]
     for start in range(0, len(view), PIECE):
@@ -215,11 +220,11 @@ def encode_result(number: int, status: int, seconds: float, payload: bytes) -> b
 
 
 def split_results(
-    data: bytes, take: Callable[[int, int, float, bytes], None], take_other: Callable[[bytes], None]
+    data: bytes, take: Callable[[int, int, float, bytes], None], take_other: Callable[[bytes], bool]
 ) -> bytes:
     """Call `take` for each result of `encode_result` in the bytes, `take_other` for each other frame, in order.
 
-    Returns the rest: a frame that is not whole yet.
+    Returns the rest: a frame that is not whole yet, or from the one on to which `take_other` said no.
 
     The worker's side of that hot path: what runners write is theirs alone and comes in this one shape.
     """
@@ -232,8 +237,8 @@ def split_results(
         if kind == _RESULT_KIND:
             number, status, seconds, _ = _RESULT_BODY.unpack_from(data, position + _HEAD)
             take(number, status, seconds, data[position + _RESULT.size : stop])
-        else:
-            take_other(data[position:stop])
+        elif not take_other(data[position:stop]):
+            break
         position = stop
     return data[position:]
 

@@ -86,7 +86,9 @@ class Worker:
         count: int,
         find: Callable[[], list[address.Candidate]],
         settings: Settings = Settings(),  # noqa: B008  (it is immutable)
+        descriptors: tuple[int, int] | None = None,
     ) -> None:
+        """`descriptors`: how many the jobs' processes may have (soft and hard limit); None: as many as this one."""
         self.ident = secrets.token_hex(16)
         self.on_joined: Callable[[], None] = lambda: None
         self.failure: str = ""
@@ -104,7 +106,8 @@ class Worker:
         self._uplink.on_failure = self._give_up
         self._send = self._uplink.send
         self.connect = self._uplink.connect
-        self._runners = Runners(loop, threads=max(1, len(os.sched_getaffinity(0)) // count))
+        threads = max(1, len(os.sched_getaffinity(0)) // count)
+        self._runners = Runners(loop, threads, descriptors)
         self._runners.on_results = self._on_results
         self._runners.on_dropped = lambda runner: self._perform(
             self._slots.on_dropped(runner, time.monotonic())
@@ -149,6 +152,7 @@ class Worker:
             m.Claim: self._on_claim,
             m.Release: lambda message: self._kept.forget(message.dispatches),
             m.CloseSession: self._on_close_session,
+            m.ForgetSession: self._on_forget_session,
             m.Goodbye: self._uplink.on_goodbye,
             m.Heartbeat: lambda message: None,
         }
@@ -202,10 +206,11 @@ class Worker:
         if cut_short:
             self._send(m.CutShort(cut_short))
         if self._on_drain_tick(self._drains_from):
+            doing = f"finishing {self._count_running()} running jobs"
+            if self._uplink.is_lost and len(self._kept):
+                doing += f", and looking for the master to hand in {len(self._kept)} results,"
             limit = f" for up to {grace:.3g} s" if grace < 1e6 else ""
-            logger.info(
-                "%s: finishing %d running jobs%s; Ctrl-C ends it at once", why, self._count_running(), limit
-            )
+            logger.info("%s: %s%s; Ctrl-C ends it at once", why, doing, limit)
             self._loop.tick(TICK_SECONDS, self._on_drain_tick)
 
     def _on_drain_tick(self, now: float) -> bool:
@@ -282,12 +287,14 @@ class Worker:
             self._runners.forget(self._functions.pop((session, number), None), session)
 
     def _on_close_session(self, message: m.CloseSession) -> None:
-        session = message.session
-        self._perform(self._slots.on_session_closed(session, time.monotonic()))
-        self._environments.pop(session, None)
-        for key in [key for key in self._functions if key[0] == session]:
+        self._perform(self._slots.on_session_closed(message.session, time.monotonic()))
+        self._kept.forget_session(message.session)
+
+    def _on_forget_session(self, message: m.ForgetSession) -> None:
+        self._slots.on_session_forgotten(message.session)
+        self._environments.pop(message.session, None)
+        for key in [key for key in self._functions if key[0] == message.session]:
             del self._functions[key]
-        self._kept.forget_session(session)
 
     def _report(self) -> None:
         """Tell a master that was just joined what is here. It knows nothing of what we remember."""
@@ -509,6 +516,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.until,
         options.max_jobs,
     )
+    descriptors = program.allow_many_descriptors()  # each runner takes some
     loop = Loop()
 
     def find() -> list[address.Candidate]:
@@ -517,7 +525,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # In Slurm: of this cluster's own. On this machine there may be another one's.
         return address.find_cluster(address.cluster_name())
 
-    worker = Worker(loop, options.slots, find, settings)
+    worker = Worker(loop, options.slots, find, settings, descriptors)
     loop.on_signal(signal.SIGINT, worker.on_sigint)
     loop.on_signal(signal.SIGTERM, worker.on_sigterm)
     if options.notice is not None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import weakref
 from pathlib import Path
 
 from conftest import wait_until
@@ -24,16 +26,17 @@ LIMIT = 30.0
 class Program:
     """A Python process with its output. At the end of the `with` block it is killed if it still runs."""
 
-    def __init__(self, *arguments, cwd=None, **environment):
+    def __init__(self, *arguments, cwd=None, stderr=None, before=(), **environment):
+        """`stderr`: another file for it. `before`: a command that runs the command line after it."""
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         environment = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment}
         self.process = subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
+            [*before, sys.executable, *map(str, arguments)],
             cwd=cwd,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=self._out,
-            stderr=self._err,
+            stderr=self._err if stderr is None else stderr,
         )
         self.pid = self.process.pid
 
@@ -69,8 +72,9 @@ class Program:
         with contextlib.suppress(OSError):
             self.process.kill()
         self.process.wait()
-        self._out.close()
-        self._err.close()
+        for file in (self._out, self._err):
+            _last_words[file] = _text(file)
+            file.close()
 
 
 class Master(Program):
@@ -108,7 +112,11 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._target))
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._target))
+                except OSError:  # nobody is there
+                    near.close()
+                    continue
                 for sock in (near, far):
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._sockets += [near, far]
@@ -122,6 +130,13 @@ class Relay:
                 if self._rate:
                     time.sleep(len(data) / self._rate)
         for sock in (source, target):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def drop(self):
+        """End all connections; others may come."""
+        sockets, self._sockets = self._sockets, [self._listener]
+        for sock in sockets[1:]:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
@@ -140,7 +155,13 @@ class Relay:
             sock.close()
 
 
+_last_words = weakref.WeakKeyDictionary()
+"""What the files of ended programs had in them."""
+
+
 def _text(file):
+    if file.closed:
+        return _last_words[file]
     size = os.fstat(file.fileno()).st_size
     return os.pread(file.fileno(), size, 0).decode(errors="replace")
 
@@ -161,9 +182,18 @@ def run_script(directory, source, *, status=0, **environment):
 
 
 def free_port():
-    """A port on which nobody listens now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    """A port that a master can have, and which the kernel gives to no connection while nobody has it.
+
+    Tried on all addresses, as a master does: a connection that another test closed a minute ago may still hold the
+    port at one of them.
+    """
+    least = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    while True:
+        address = "", random.randrange(10_000, max(least, 20_000))
+        with contextlib.suppress(OSError), socket.create_server(address, family=family, dualstack_ipv6=dual):
+            return address[1]
 
 
 def is_running(pid):

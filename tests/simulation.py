@@ -128,7 +128,7 @@ class Link:
         self.lanes = deque(), deque()  # control, data
         self.sent = 0
         self.is_stalled = False
-        self.is_moving = False
+        self.is_moving = self.has_ended = False
         self.to = None
 
     def send(self, lane, data):
@@ -152,7 +152,7 @@ class Link:
             _, frame = (control if is_first else data).popleft()
             self.to.process.run(lambda: self.to.receive(frame))
             self.move()
-        elif self.to.is_ending:
+        elif self.has_ended:
             self.to.process.run(lambda: self.to.fail(""))
 
 
@@ -165,8 +165,8 @@ class SimConnection:
         self.unsent = 0
         self.heard_at = self._counted_at = loop.sim.now
         self._silence = 0
-        self.closed = self.is_ending = self._closing = False
-        self.passes_files = False
+        self.closed = self._closing = False
+        self.passes_files = self.is_local = False
         self.peer = "(simulated)"
         self.process = loop.process
         self.loop = loop
@@ -213,9 +213,8 @@ class SimConnection:
         for lane in self.out.lanes:
             for _ in range(self.loop.sim.random.choice([0, 0, len(lane)])):
                 lane.pop()
-        if self.out.to is not None:
-            self.out.to.is_ending = True
-            self.out.move()
+        self.out.has_ended = True
+        self.out.move()
 
     def close_when_sent(self):
         self.close()
@@ -238,7 +237,7 @@ class SimConnection:
 class SimRunners:
     """`cw.runners.Runners`: processes that take tokens, run jobs for their time, and die."""
 
-    def __init__(self, loop, threads):
+    def __init__(self, loop, threads, descriptors):
         self.loop, self.sim = loop, loop.sim
         self.runners = {}
         loop.process.runners = self

@@ -174,7 +174,7 @@ class Peer:
             "protocol": m.PROTOCOL, "python": [3, 11], "version": "9", "host": "here", "pid": 7,
             "slots": 2 * (role == "worker"), "handed": handed,
         }  # fmt: skip
-        self.send(m.Hello(*[values[name] for name in m.Hello._fields]))
+        self.send(m.Hello(**values))
         if role == "client":
             self.send(m.Environment([0], [b"environment"]))
             self.send(m.Functions([0, 0], [1, 2], [b"f", b"g"]))

@@ -47,6 +47,7 @@ def connect(port, number=0, first=b""):
     """A stranger from an address of his own."""
     sock = socket.socket()
     sock.settimeout(LIMIT)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a master may have the port thereafter
     sock.bind((address_of(number), 0))
     sock.connect((LOOPBACK, port))
     if first:
@@ -347,7 +348,7 @@ class Peer:
             "protocol": m.PROTOCOL, "python": [3, 99], "version": "9.9", "host": "faulty", "pid": 7,
             "slots": int(role == "worker"),
         }  # fmt: skip
-        return m.Hello(*[values.get(name, 0) for name in m.Hello._fields])
+        return m.Hello(**values)
 
     def send(self, *messages):
         self.write(

@@ -70,7 +70,8 @@ def test_a_batch_goes_through_allocations_that_are_shorter(slurm, runs, is_renew
     with cw.ClusterExecutor() as executor:
         futures = [executor.submit(mark_and_wait, runs, number, 4) for number in range(24)]
         careful = [
-            executor.options(min_time=20).submit(mark_and_wait, runs, number, 18) for number in range(100, 110)
+            executor.options(min_time=20).submit(mark_and_wait, runs, number, 18)
+            for number in range(100, 110)
         ]
         if not is_renewed:
             wait_until(lambda: first not in [job[0] for job in slurm.queue()], 130)
@@ -198,5 +199,7 @@ def test_a_controller_that_is_down_is_told_and_the_cluster_goes_on(slurm):
     wait_until(lambda: "Slurm does not answer: squeue: " in run("status")[0], 60)
     assert "Unable to contact slurm controller" in run("scale", "-n", 9, status=1)[1]
     slurm.boot("slurmctld")
-    wait_until(lambda: re.search(r"workers \(2 slots\): Slurm job \d+ runs on", run("status")[0]), 60, slurm.queue)
+    wait_until(
+        lambda: re.search(r"workers \(2 slots\): Slurm job \d+ runs on", run("status")[0]), 60, slurm.queue
+    )
     assert "stopped" in run("stop")[0]

@@ -259,6 +259,7 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.OptionSets,
         m.Drop,
         m.HandedIn,
+        m.ForgetSession,
     }
     for cls in (*wire._RECORDS.values(), *(cls for cls, _ in wire._BATCHES.values())):
         assert wire.is_control(cls(*cls._fields)) == (cls not in data)
@@ -591,11 +592,19 @@ def test_split_results_finds_what_encode_result_wrote_and_hands_out_the_rest(wri
         rest = wire.split_results(
             rest + data[position : position + size],
             lambda *one: taken.append(one),
-            lambda frame: taken.extend(wire.Decoder().feed(frame)),
+            lambda frame: taken.extend(wire.Decoder().feed(frame)) is None,
         )
         position += size
     assert rest == b""
     assert taken == written  # in order
+
+
+def test_a_frame_that_cannot_be_taken_now_waits_with_all_behind_it():
+    big, result = bytes_of(m.BigResult(1, m.DONE, 0, 9)), wire.encode_result(7, m.DONE, 0.25, b"payload")
+    taken = []
+    rest = wire.split_results(result + big + result, lambda *one: taken.append(one), lambda frame: False)
+    assert rest == big + result
+    assert taken == [(7, m.DONE, 0.25, b"payload")]
 
 
 def test_a_result_cut_short_waits_for_its_rest():
