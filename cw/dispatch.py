@@ -86,6 +86,11 @@ AVOID_TICKS = 50
 """Ticks that a job waits for another worker than the one where its runner died, while that one idles."""
 
 
+LOOK_PAST = 100
+"""Jobs in a row that need more time than a worker has left, past which others are looked for. Larger: with many of
+them, each turn at such a worker takes longer. Smaller: what would fit waits behind them."""
+
+
 class Dispatcher:
     """The policy. Keys of sessions and workers are the master's own; methods raise KeyError for unknown ones."""
 
@@ -101,10 +106,12 @@ class Dispatcher:
     # --- workers ---
 
     def on_worker_joined(
-        self, key: Hashable, slots: int, python: Any, holdings: Sequence[Holding] = ()
+        self, key: Hashable, slots: int, python: Any, holdings: Sequence[Holding] = (), left: float = math.inf
     ) -> list[Action]:
-        """A worker is there. It may hold dispatches of a master before, or of this one that took it for lost."""
+        """A worker is there, for `left` seconds. It may hold dispatches of a master before, or of this one that took
+        it for lost."""
         worker = self._workers[key] = Worker(key, slots, self._pool(python))
+        worker.left = left
         worker.pool.workers += 1
         return self._take_in(worker, holdings) + self._fill_one(worker)
 
@@ -151,13 +158,23 @@ class Dispatcher:
         self._note_room(worker)
         return self._fill_one(worker)
 
+    def on_time_left(self, key: Hashable, left: float) -> None:
+        """What runs there will be stopped after so many seconds: jobs that need more do not start there."""
+        self._workers[key].left = left
+
     def on_worker_departed(self, key: Hashable) -> list[Action]:
         """It said goodbye: what it still held is requeued, uncharged."""
         return self._remove_worker(key, None)
 
     def on_worker_lost(self, key: Hashable, note: dict[str, Any]) -> list[Action]:
-        """It is gone without a word: what may have been running there is charged with a loss."""
-        return self._remove_worker(key, note)
+        """It is gone without a word: what may have been running there is charged with a loss. But not if it was about
+        to leave: then somebody wanted it gone."""
+        return self._remove_worker(key, None if self._workers[key].is_draining else note)
+
+    def on_excused(self, key: Hashable) -> list[Action]:
+        """This worker was lost, and it is known by now that no job was the reason: what was charged is taken back."""
+        jobs = [job for session in self._sessions.values() for job in session.jobs.values() if job.losses]
+        return [action for job in jobs for action in self._uncharge(job, key)]
 
     def on_returned(self, key: Hashable, dispatches: Iterable[int]) -> list[Action]:
         """The worker does not hold these any more: unstarted, or stopped as it was told."""
@@ -477,6 +494,11 @@ class Dispatcher:
         """Do jobs of other sessions wait?"""
         return any(session.key != besides for pool in self._pools.values() for session in pool.rotation)
 
+    def census(self) -> tuple[int, int]:
+        """Jobs that wait, and that run (as far as is known)."""
+        running = sum(min(len(worker.held), worker.slots) for worker in self._workers.values())
+        return max(0, sum(len(session.jobs) for session in self._sessions.values()) - running), running
+
     def jobs_of(self, key: Hashable) -> int:
         """Open jobs of this session here."""
         return len(self._sessions[key].jobs)
@@ -518,7 +540,7 @@ class Dispatcher:
 
     def _fill_one(self, worker: Worker) -> list[Action]:
         jobs: list[Job] = []
-        if worker.is_stuck and not worker.is_idle:
+        if worker.is_draining or worker.is_away or (worker.is_stuck and not worker.is_idle):
             self._note_room(worker)
             return []
         self._fill(worker, jobs, not worker.is_stuck)
@@ -569,6 +591,16 @@ class Dispatcher:
             if count >= slots and (load + cost > load_limit or count >= jobs_limit or size > AHEAD_BYTES):
                 is_full = True
                 break
+            if job.options is not None and (needed := job.min_time()):
+                if count >= slots:  # it would start later, when less is left
+                    is_full = True
+                    break
+                if needed > worker.left:
+                    avoiding.append(queue.popleft())
+                    if len(avoiding) >= LOOK_PAST:
+                        break
+                    queue = queue or session.backlog
+                    continue
             if job.avoid is not None and _must_avoid(job, worker):
                 avoiding.append(queue.popleft())
                 if not queue:
@@ -763,7 +795,7 @@ class Dispatcher:
 
     def _adopt(self, job: Job, worker: Worker, dispatch: int, state: int) -> list[Action]:
         """This worker holds that open job. The caller takes it out of the queues."""
-        actions = self._uncharge(job, worker)
+        actions = self._uncharge(job, worker.key)
         elsewhere = job.worker
         if elsewhere is not None:  # it was dispatched again meanwhile
             # A result is better than a second run, and what has run longer than what began later.
@@ -790,9 +822,9 @@ class Dispatcher:
         self._note_room(worker)
         return actions
 
-    def _uncharge(self, job: Job, worker: Worker) -> list[Action]:
-        """It was charged when this worker seemed lost, and here it is."""
-        own = [note for note in job.notes if note.get("worker_ident") == worker.key]
+    def _uncharge(self, job: Job, key: Hashable) -> list[Action]:
+        """It was charged when this worker was lost, or seemed to be."""
+        own = [note for note in job.notes if note.get("worker_ident") == key]
         if not own or not job.losses:
             return []
         job.losses = max(0, job.losses - len(own))
@@ -898,13 +930,16 @@ class Dispatcher:
             assert session.is_waiting == (session in session.pool.rotation)
             if waiting and not session.is_blocked and not session.is_absent:
                 assert session.is_waiting
-                # Nobody waits while a slot idles, but for a slot that it is to avoid, or that is not for it.
-                assert all(
-                    job.avoid and _must_avoid(job, w)
-                    for w in session.pool.idle
-                    if session.key not in w.not_for
-                    for job in waiting
-                )
+                # Nobody waits while a slot idles, but for a slot that it is to avoid, that is not for it, or that has
+                # not enough time left (which may be somebody far behind those).
+                for worker in session.pool.idle:
+                    if session.key in worker.not_for:
+                        continue
+                    unfit = [job.min_time() > worker.left for job in waiting]
+                    assert sum(unfit) >= LOOK_PAST or all(
+                        is_unfit or (job.avoid and _must_avoid(job, worker))
+                        for job, is_unfit in zip(waiting, unfit, strict=True)
+                    )
 
 
 def _must_avoid(job: Job, worker: Worker) -> bool:

@@ -71,6 +71,10 @@ class Job:
         """Seconds that it may run; 0: no limit."""
         return 0.0 if self.options is None else float(self.options.get("timeout", 0.0))
 
+    def min_time(self) -> float:
+        """Seconds that a worker must have left for it to start there."""
+        return 0.0 if self.options is None else float(self.options.get("min_time", 0.0))
+
 
 class Pool:
     """The sessions and workers of one Python version."""
@@ -121,7 +125,7 @@ class Worker:
     """What one worker holds."""
 
     __slots__ = (
-        "key", "slots", "offered", "not_for", "pool", "held", "load", "size", "ended", "recalling", "barren",
+        "key", "slots", "offered", "not_for", "left", "pool", "held", "load", "size", "ended", "recalling", "barren",
         "is_stuck", "is_draining", "is_away",
     )  # fmt: skip
 
@@ -140,6 +144,7 @@ class Worker:
         self.is_stuck = False  # no result since it was asked to give back all: nothing goes there ahead
         self.is_draining = False  # it finishes what runs, and takes nothing more
         self.is_away = False  # its connection broke a moment ago
+        self.left = math.inf  # seconds until what runs there is stopped, when last told
 
     @property
     def is_idle(self) -> bool:

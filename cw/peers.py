@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hmac
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -84,12 +85,18 @@ FROM_WORKER = frozenset(
         m.Recalled,
         m.RunnerDied,
         m.CutShort,
+        m.Stay,
         m.Draining,
         m.Usable,
         m.Goodbye,
         m.Heartbeat,
     }
 )
+
+
+_BEFORE_JOINING = (m.Holding, m.Reported, m.Stay, m.Goodbye, m.Heartbeat)
+
+FROM_OBSERVER = frozenset({m.Excuse, m.End})
 
 
 def charged(job: Job) -> m.Charged:
@@ -403,6 +410,9 @@ class WorkerPeer:
         self._has_joined = False  # over this connection
         self.why_unusable = ""  # the last reason for which it could not use a slot
         self._holdings: list[Any] = []  # named, and not yet handed to the policy
+        self._ends_at = math.inf  # when what runs there is stopped
+        self.place = ""  # where it is, in words
+        self.is_draining = False
         self._sessions: set[int] = set()
         self._functions: dict[Function, int] = {}  # what it remembers, oldest first, and of which session
         self._functions_size = 0  # bytes
@@ -413,6 +423,7 @@ class WorkerPeer:
             m.Recalled: self._on_recalled,
             m.Holding: self._on_holding,
             m.Reported: self._on_reported,
+            m.Stay: self._on_stay,
             m.Draining: self._on_draining,
             m.Usable: self._on_usable,
             m.RunnerDied: self._on_runner_died,
@@ -462,6 +473,8 @@ class WorkerPeer:
     def on_second(self, now: float) -> None:
         if self.connection.closed:
             return
+        if self._ends_at < math.inf and self.is_known:
+            self._master.dispatcher.on_time_left(self._key, self._time_left(now))
         silence = self._master.settings.silence
         if self.connection.count_silence() * self._master.period > silence:
             self.connection.close()
@@ -502,7 +515,7 @@ class WorkerPeer:
         self._master.perform(self._master.dispatcher.on_cut_short(self._key, message.dispatches))
 
     def _on_message(self, message: Any) -> None:
-        if not self._has_joined and type(message) not in (m.Holding, m.Reported, m.Goodbye, m.Heartbeat):
+        if not self._has_joined and type(message) not in _BEFORE_JOINING:
             raise ProtocolError(f"{type(message).__name__} before it has reported what it holds")
         self.rules.check(message)
         self._handlers[type(message)](message)
@@ -511,6 +524,22 @@ class WorkerPeer:
         if self._has_joined:
             raise ProtocolError("Holding after it has joined")
         self._holdings += zip(*message, strict=True)
+
+    def _on_stay(self, message: m.Stay) -> None:
+        self.place = message.place
+        if message.seconds >= 0:
+            self._ends_at = time.monotonic() + message.seconds
+
+    def _time_left(self, now: float) -> float:
+        return self._ends_at - now - self._master.period  # it is looked at once in a period
+
+    def describe(self) -> dict[str, Any]:
+        """For an observer."""
+        left = None if self._ends_at == math.inf else round(self._ends_at - time.monotonic(), 1)
+        return {
+            "ident": self._key, "name": self.name, "place": self.place, "slots": self._slots, "left": left,
+            "held": self._master.dispatcher.held(self._key), "draining": self.is_draining,
+        }  # fmt: skip
 
     def _on_reported(self, message: m.Reported) -> None:
         """It has named all that it holds."""
@@ -527,11 +556,15 @@ class WorkerPeer:
             self._master.perform(dispatcher.on_worker_back(self._key, holdings))
             return
         self.is_known = True
-        self._master.perform(dispatcher.on_worker_joined(self._key, self._slots, self._python, holdings))
+        left = self._time_left(time.monotonic())
+        self._master.perform(
+            dispatcher.on_worker_joined(self._key, self._slots, self._python, holdings, left)
+        )
         self._master.note_worker(self._key, True)
 
     def _on_draining(self, message: m.Draining) -> None:
         logger.info("%s drains", self.name)
+        self.is_draining = True
         self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
 
     def _on_usable(self, message: m.Usable) -> None:
@@ -576,6 +609,9 @@ class WorkerPeer:
         dispatcher = self._master.dispatcher
         logger.warning("%s is lost (%s); %d jobs go back to the queue", self.name, reason,
                        dispatcher.held(self._key) if self.is_known else 0)  # fmt: skip
+        self._master.lost.append(
+            {"ident": self._key, "name": self.name, "place": self.place, "how": reason, "at": time.time()}
+        )
         if self.is_known:
             note = {
                 "host": self.host, "worker": self.name, "worker_ident": self._key,
@@ -584,3 +620,24 @@ class WorkerPeer:
             self._master.perform(dispatcher.on_worker_lost(self._key, note))
         # After the policy: by this, clients settle, and what the policy decides then is not for one that is gone.
         self._master.note_worker(self._key, False)
+
+
+class ObserverPeer:
+    """A launcher that wants to know how the cluster stands, or has something to say about it."""
+
+    def __init__(self, master: Any, connection: Connection) -> None:
+        self._master = master
+        self._rules = checks.ObserverRules()
+        connection.decoder.accepts = FROM_OBSERVER
+        connection.on_message = self._on_message
+        connection.on_close = lambda reason: None
+        connection.send(m.Census(master.census()))
+
+    def _on_message(self, message: Any) -> None:
+        self._rules.check(message)
+        if type(message) is m.Excuse:
+            for key in message.workers:
+                self._master.excuse(key)
+        else:
+            logger.info("told to end: %s", message.reason)
+            self._master.leave(is_final=True)

@@ -1013,7 +1013,7 @@ def _half_the_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def job_options(attempts: int | None, timeout: float | None) -> dict[str, Any]:
+def job_options(attempts: int | None, timeout: float | None, min_time: float | None = None) -> dict[str, Any]:
     """Options of jobs as they travel, those that are given. Raises TypeError, ValueError."""
     options: dict[str, Any] = {}
     if attempts is not None:
@@ -1022,14 +1022,16 @@ def job_options(attempts: int | None, timeout: float | None) -> dict[str, Any]:
         if attempts < 1:
             raise ValueError(f"attempts must be 1 or more, not {attempts}")
         options["attempts"] = attempts
-    if timeout is not None:
+    for name, value in (("timeout", timeout), ("min_time", min_time)):
+        if value is None:
+            continue
         try:
-            if isinstance(timeout, (bool, str)):
+            if isinstance(value, (bool, str)):
                 raise TypeError
-            seconds = float(timeout)
+            seconds = float(value)
         except TypeError:
-            raise TypeError(f"timeout must be a number of seconds, not {timeout!r}") from None
+            raise TypeError(f"{name} must be a number of seconds, not {value!r}") from None
         if not 0 < seconds < math.inf:
-            raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
-        options["timeout"] = min(seconds, MOST_SECONDS)
+            raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+        options[name] = min(seconds, MOST_SECONDS)
     return options

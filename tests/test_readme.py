@@ -202,7 +202,7 @@ def test_every_command_of_the_readme_is_known_here():
     """Who adds one adds a test."""
     tested = {MASTER, WORKER, FIRST_COMMAND, TEST_COMMAND, command_with("benchmarks")}
     others = [line for block in COMMANDS for line in block.splitlines() if line not in tested]
-    assert all(re.search(r"cw\.(mp|credential|results)", line) for line in others), others
+    assert all(re.search(r"cw\.(mp|credential|results|slurm)|slurm\.py", line) for line in others), others
 
 
 def test_the_commands_about_the_credential(tmp_path, environment):

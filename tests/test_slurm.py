@@ -1,0 +1,284 @@
+"""A cluster in a real Slurm: started, used, looked at, changed in size, ended; and what goes wrong with it."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import jobs
+import pytest
+import sandbox
+from conftest import wait_until
+from programs import LIMIT, ROOT, start_script
+
+import cw
+from cw import address, inquiry
+from cw.launcher import LaunchError
+
+if os.environ.get("CI") != "true":  # there it is installed, and a test that cannot run is a failure
+    pytestmark = pytest.mark.skipif(not sandbox.is_installed(), reason=sandbox.HOW_TO_GET_IT)
+
+
+@pytest.fixture(scope="module")
+def shared():
+    with sandbox.Sandbox(nodes=4, cpus=2) as shared:
+        yield shared
+
+
+@pytest.fixture
+def slurm(shared, monkeypatch):
+    """The sandbox, which programs and this process use as their Slurm. At the end of a test its queue is empty."""
+    yield from used(shared, monkeypatch)
+
+
+def used(slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    yield slurm
+    left = slurm.queue()
+    names = [name[len("slurm-") :] for name in os.listdir(os.environ["CW_HOME"]) if is_cluster(name)]
+    for name in names:
+        cw.slurm.stop(name, grace=0)
+    slurm.run("scancel", "-u", str(os.getuid()))
+    wait_until(lambda: not slurm.queue(), LIMIT, slurm.queue)
+    assert [job for job in left if job[1] != "COMPLETING"] == []
+
+
+def is_cluster(name):
+    return Path(os.environ["CW_HOME"], name, "state.json").exists()
+
+
+def run(*arguments, status=0, program=(str(ROOT / "slurm.py"),), **environment):
+    """Run slurm.py; what it prints to stdout and stderr."""
+    process = subprocess.run(
+        [sys.executable, *program, *map(str, arguments)],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+    assert process.returncode == status, process.stdout + process.stderr
+    assert "Traceback" not in process.stderr
+    return process.stdout, process.stderr
+
+
+def standing(name="default"):
+    return inquiry.ask(address.find_cluster(name))
+
+
+def slots(name="default"):
+    found = standing(name)
+    return found.slots if found else 0
+
+
+def node():
+    return os.environ["SLURMD_NODENAME"]
+
+
+def mark_and_wait(directory, number, seconds):
+    jobs.mark_and_return(directory, number)
+    time.sleep(seconds)
+    return number
+
+
+# --- from start to stop -----------------------------------------------------------------------
+
+
+def test_from_start_to_stop(slurm, tmp_path):
+    out, _ = run("-n", 5, "start")  # options before the verb, as the original has it
+    assert re.match(r"the master answers at \S+:\d+\n5 of 5 slots are up\nlogs: ", out)
+    found = standing()
+    nodes = {worker["place"].rpartition(" ")[2] for worker in found.workers}
+    assert (
+        found.slots == 5 and len(nodes) == len(found.workers) < 5 and nodes < set(slurm.nodes)
+    )  # one a node
+
+    script = start_script(tmp_path, "import cw, test_slurm\n"
+        "with cw.ClusterExecutor(cw.slurm_master_host()) as one, cw.client.ClientThread(print) as two:\n"
+        "    two.submit(7, abs, -1)\n"
+        "    print(sorted({one.submit(test_slurm.node).result() for _ in range(60)}))\n",
+        PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")  # fmt: skip
+    with script:
+        assert script.wait() == 0, script.err
+        assert "7 1\n" in script.out and re.search(r"\['n\d'", script.out)
+
+    out, _ = run("status")
+    assert "slots connected: 5\n" in out and "jobs: 0 run, 0 wait\n" in out
+    assert re.search(
+        r"^workers \(5 slots\): Slurm job \d+ runs on n\[[-\d,]+\], [\d:-]+ left$", out, re.MULTILINE
+    ), out
+    logs = Path(re.search("^logs: (.*)$", out, re.MULTILINE)[1])
+    ident = next(job[0] for job in slurm.queue() if "workers" in job[2])
+    for node_name in nodes:
+        assert (
+            f"Slurm job {ident}, step 0, node {node_name}\n"
+            in (logs / f"workers-{ident}-{node_name}.log").read_text()
+        )
+
+    out, _ = run("scale", "-n", 6)
+    assert "1 more slots" in out
+    wait_until(lambda: slots() == 6, LIMIT, standing)
+    assert "there are 6 slots already" in run("scale", "-n", 6)[0]
+    run("scale", "-n", 2)
+    wait_until(lambda: slots() == 2, LIMIT, standing)
+
+    with cw.ClusterExecutor() as executor:
+        future = executor.submit(jobs.until, tmp_path / "go", "finished", tmp_path / "mark")
+        wait_until((tmp_path / "mark").exists, LIMIT)
+        with start_script(tmp_path, "import cw; print(cw.slurm.stop(grace=30))") as stopping:
+            wait_until(lambda: standing() is not None and slots() == 0, LIMIT, standing)
+            (tmp_path / "go").touch()
+            assert future.result(LIMIT) == "finished"
+            assert stopping.wait() == 0 and "1 of them finished, 0 were stopped" in stopping.out, stopping.err
+    wait_until(lambda: not slurm.queue(), LIMIT, slurm.queue)
+    assert "no cluster 'default' is in Slurm" in run("status", status=1)[0]
+    assert "no cluster of that name" in run("stop")[0]
+
+
+def test_two_clusters_of_one_user(slurm):
+    cluster = cw.slurm.start(1)
+    run("start", "-n", 2, "--name", "second")
+    assert (slots(), slots("second")) == (1, 2)
+    with pytest.raises(LaunchError, match="has its master already"):
+        cw.slurm.start(1)
+    assert "stopped" in cw.slurm.stop("second")
+    assert standing() is not None and standing("second") is None
+    with cw.ClusterExecutor() as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+    cluster.stop()
+    assert cw.slurm.status() is None
+
+
+def test_master_and_workers_one_after_the_other(slurm, tmp_path):
+    assert "slots" not in run("start", "-W")[0]
+    run("start", "-M", "-n", 2, "-i", program=("-m", "cw.slurm"))
+    assert [worker["slots"] for worker in standing().workers] == [1, 1]  # one slot a node
+    run("stop")
+
+
+def test_a_local_master(slurm, tmp_path):
+    run("start", "--local-master", "-n", 2)
+    assert [job[2].split("-")[2] for job in slurm.queue()] == ["workers"]
+    with cw.ClusterExecutor() as executor:
+        assert executor.submit(node).result(LIMIT) in slurm.nodes
+    assert "stopped" in run("stop")[0]
+    wait_until(lambda: standing() is None, LIMIT)
+
+
+@pytest.mark.parametrize("how", ["exception", "kill"])
+def test_a_block_cancels_what_it_started_however_it_ends(slurm, tmp_path, how):
+    source = """
+        import os, sys, cw, test_slurm
+        with cw.allocate(2, worker_options=["--time=5"]) as cluster:
+            with cw.SlurmExecutor() as executor:
+                print(executor.submit(test_slurm.node).result(), cluster.slots, flush=True)
+            if sys.argv[1:] == ["kill"]:
+                os.kill(os.getpid(), 9)
+            raise LookupError
+    """
+    path = tmp_path / "block.py"
+    path.write_text(textwrap.dedent(source))
+    process = subprocess.run([sys.executable, path, how], env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+                             capture_output=True, text=True, timeout=50)  # fmt: skip
+    assert re.match(r"n\d 2\n", process.stdout), process.stderr
+    assert process.returncode == (-9 if how == "kill" else 1)
+    wait_until(lambda: not [job for job in slurm.queue() if job[1] != "COMPLETING"], LIMIT, slurm.queue)
+
+
+# --- what Slurm says --------------------------------------------------------------------------
+
+
+def test_what_sbatch_refuses_is_told_in_its_own_words_and_leaves_nothing(slurm):
+    _, error = run("start", "-n", 2, "--partition", "nowhere", status=1)
+    assert "invalid partition specified: nowhere" in error and error.count("\n") == 1
+    _, error = run("start", "-n", 2, "--Xworkers", "--constraint=gold", status=1)
+    assert "slurm.py: sbatch: " in error and "Invalid feature specification" in error
+    assert not [job for job in slurm.queue() if job[1] != "COMPLETING"] and cw.slurm.status() is None
+
+
+def test_what_waits_in_the_queue_is_told_with_the_reason(slurm):
+    out, _ = run("start", "-n", 2, "--Xworkers", "--hold")
+    assert "0 of 2 slots are up; Slurm job" in out and "waits in the queue: you hold it" in out, out
+    assert "you hold it" in run("status")[0]
+    run("stop")
+
+
+@pytest.fixture
+def counted(tmp_path, monkeypatch):
+    """Calls of squeue, one line for each."""
+    (tmp_path / "bin").mkdir()
+    real = subprocess.check_output(["which", "squeue"], text=True).strip()
+    (tmp_path / "bin/squeue").write_text(f'#!/bin/sh\necho called >>{tmp_path}/calls\nexec {real} "$@"\n')
+    (tmp_path / "bin/squeue").chmod(0o755)
+    (tmp_path / "calls").touch()
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    return lambda: len((tmp_path / "calls").read_text().splitlines())
+
+
+def test_many_scripts_ask_slurm_once(slurm, counted):
+    ident = slurm.run("sbatch", "--parsable", "-J", "cw-x|y", "--wrap", "sleep 30").strip()
+    code = "from cw import squeue; print(squeue.listing().rows)"
+    programs = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(8)
+    ]
+    outputs = [program.communicate(timeout=50)[0] for program in programs]
+    assert all(f"ident={ident}" in output and "name='cw-x|y'" in output for output in outputs), outputs
+    assert counted() == 1
+    slurm.run("scancel", ident)
+
+
+# --- the command lines of containers ----------------------------------------------------------
+
+STAND_IN = """#!/usr/bin/python3
+# Stands in for docker or apptainer: notes its arguments, and runs the command as if inside.
+import os, sys
+arguments = sys.argv[1:]
+with open(sys.argv[0] + ".called", "a") as file:
+    print(repr(arguments), file=file)
+for argument in arguments:
+    name, _, value = argument.removeprefix("--env=").partition("=")
+    if argument.startswith("--env=") and value:
+        os.environ[name] = value
+command = arguments[arguments.index("the/image:1") + 1 :]
+assert command[:3] == ["python3", "-m", "cw.worker"], command
+os.execv(PYTHON, [PYTHON, *command[1:]])
+"""
+
+
+@pytest.mark.parametrize("program", ["docker", "apptainer"])
+def test_workers_in_a_container(slurm, tmp_path, monkeypatch, program):
+    stand_in = tmp_path / program
+    stand_in.write_text(STAND_IN.replace("PYTHON", repr(sys.executable)))
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    cluster = cw.slurm.start(2, **{f"{program}_image": "the/image:1", f"{program}_args": ["--odd=a 'b' $c"]})
+    assert cluster.connected == 2
+    with cw.ClusterExecutor() as executor:
+        assert executor.submit(jobs.square, 5).result(LIMIT) == 25
+    arguments = eval(Path(f"{stand_in}.called").read_text().splitlines()[0])
+    key = os.environ["CW_CREDENTIAL"]
+    directory = os.path.dirname(key)
+    assert f"--env=CW_CREDENTIAL={key}" in arguments and arguments.count("--odd=a 'b' $c") == 1
+    if program == "docker":
+        assert arguments[:2] == ["run", "--rm"] and f"--volume={directory}:{directory}:ro" in arguments
+        assert f"--user={os.getuid()}:{os.getgid()}" in arguments
+    else:
+        assert arguments[0] == "exec" and f"--bind={directory}:{directory}:ro" in arguments
+    cluster.stop()
+
+
+def test_the_scripts_on_the_screen_can_be_submitted_by_hand(slurm, tmp_path):
+    out, _ = run("start", "--dry-run", "-n", 3, "--time", "10", "--Xworkers=--comment=it's 100% $odd")
+    assert not slurm.queue() and out.count("#!/bin/bash") == 2
+    assert "--ntasks=3" in out and "--time=10" in out
+    Path(os.environ["CW_HOME"], "slurm-default/logs").mkdir(parents=True)
+    os.chmod(os.environ["CW_HOME"], 0o700)
+    slurm.run("bash", "-ec", out)
+    wait_until(lambda: slots() == 3, LIMIT, standing)
+    assert "it's 100% $odd" in slurm.run("squeue", "-h", "-o", "%k")
+    slurm.run("scancel", "-u", str(os.getuid()))
+    wait_until(lambda: not slurm.queue(), LIMIT, slurm.queue)
