@@ -448,7 +448,7 @@ def _wait_for_master(state: State, tell: Callable[[str], None]) -> inquiry.Stand
             text, has_failed = _look_at(state, jobs[-1])
             if has_failed:
                 raise LaunchError(text)
-            if text != told:
+            if text != told and not text.endswith((" runs", "was submitted")):
                 told = text
                 tell(text)
         if not jobs and not state.local and time.monotonic() - began > network.SILENCE:

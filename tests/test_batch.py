@@ -27,8 +27,9 @@ def test_options_of_cws_programs_are_told_from_sbatchs():
 
 
 @pytest.mark.parametrize(
-    ("tasks", "slots"), [("1", "1 "), ("2(x3)", "2 2 2 "), ("2(x2),1", "2 2 1 "), ("1,3", "1 3 "), ("10(x1),7(x2)", "10 7 7 ")]
-)  # fmt: skip
+    ("tasks", "slots"),
+    [("1", "1 "), ("2(x3)", "2 2 2 "), ("2(x2),1", "2 2 1 "), ("1,3", "1 3 "), ("10(x1),7(x2)", "10 7 7 ")],
+)
 def test_the_shell_knows_the_slots_of_each_node(tasks, slots):
     script = f'{batch._PREPARE}\nprintf "%s" "$CW_SLOTS"'
     environment = {"PATH": "/usr/bin:/bin", "SLURM_TASKS_PER_NODE": tasks, "SLURM_JOB_END_TIME": "5"}
@@ -38,8 +39,9 @@ def test_the_shell_knows_the_slots_of_each_node(tasks, slots):
 def test_sbatch_is_asked_for_what_the_plan_says():
     plan = Plan("x", 7, True, "2:00:00", "long", "4G", ["--port", "0"], ["--account=a b", "--max-jobs=3"])
     workers = batch.worker_script(plan, "t0", "/logs/100%", 30.0)
-    assert {"--job-name=cw-x-workers-t0", "--ntasks=7", "--nodes=7", "--ntasks-per-node=1", "--time=2:00:00", "--requeue",
-            "--partition=long", "--mem-per-cpu=4G", "--account=a b", "--signal=28@65", "--open-mode=append",
+    assert {"--job-name=cw-x-workers-t0", "--ntasks=7", "--nodes=7", "--ntasks-per-node=1", "--time=2:00:00",
+            "--requeue", "--partition=long", "--mem-per-cpu=4G", "--account=a b", "--signal=28@65",
+            "--open-mode=append",
             "--output=/logs/100%%/workers-%j.log"} <= set(workers.arguments)  # fmt: skip
     assert "--max-jobs=3" in workers.text and "--grace 20 " in workers.text
     master = batch.master_script(plan, "t0", "/logs")
