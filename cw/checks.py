@@ -86,8 +86,6 @@ def reason_to_refuse(hello: m.Hello) -> str:
     if not _is_ident(hello.ident) or (hello.role == "client" and not _is_ident(hello.secret)):
         return "it does not say who it is"
     python = hello.python
-    if not 0 <= hello.handed < 2**64:
-        return "it has handed in a number of jobs that cannot be"
     if len(python) != 2 or not all(type(part) is int and 0 <= part < 1000 for part in python):
         return "it does not say its Python version"
     return ""
@@ -200,11 +198,7 @@ class ClientRules(Rules):
         self._options.add(message.number)
 
     def _on_charged(self, message: m.Charged) -> None:
-        if not (
-            0 <= message.number < 2**64
-            and 0 <= message.deaths <= ATTEMPTS
-            and 0 <= message.losses <= ATTEMPTS
-        ):
+        if message.deaths > ATTEMPTS or message.losses > ATTEMPTS:
             raise ProtocolError("a job with a past that cannot be")
 
     def _on_roster(self, message: m.Roster) -> None:
@@ -290,6 +284,14 @@ class WorkerRules(Rules):
         if not all(type(session) is int and 0 <= session < 2**64 for session in message.sessions):
             raise ProtocolError("it knows sessions that cannot be")
 
+    def _on_usable(self, message: m.Usable) -> None:
+        if not 0 <= message.slots <= self._slots:
+            raise ProtocolError(f"{message.slots} of its {self._slots} slots can be used")
+        if len(message.not_for) > SESSIONS or not all(
+            type(session) is int and 0 <= session < 2**64 for session in message.not_for
+        ):
+            raise ProtocolError("it cannot work for sessions that cannot be")
+
     def _on_recalled(self, message: m.Recalled) -> None:
         if not self.recalls:
             raise ProtocolError("Recalled without a Recall")
@@ -301,6 +303,7 @@ class WorkerRules(Rules):
         m.Reported: _on_reported,
         m.Stay: _on_stay,
         m.Recalled: _on_recalled,
+        m.Usable: _on_usable,
         m.Goodbye: Rules._on_goodbye,
     }
 

@@ -127,6 +127,7 @@ class Dispatcher:
         worker = self._workers[key]
         worker.is_away = worker.recalling = worker.is_stuck = False
         worker.barren = 0
+        worker.slots, worker.not_for = worker.offered, frozenset()
         named = {holding[0] for holding in holdings}
         actions: list[Action] = []
         again = []
@@ -147,6 +148,15 @@ class Dispatcher:
         worker.is_draining = True
         self._note_room(worker)
         return []
+
+    def on_worker_usable(self, key: Hashable, slots: int, not_for: Iterable[Hashable]) -> list[Action]:
+        """It can use so many of its slots now, and none for these sessions. What it cannot start, it returns."""
+        worker = self._workers[key]
+        worker.slots, worker.not_for = slots, frozenset(not_for)
+        if len(worker.held) > slots:
+            worker.pool.ahead[worker] = None
+        self._note_room(worker)
+        return self._fill_one(worker)
 
     def on_time_left(self, key: Hashable, left: float) -> None:
         """What runs there will be stopped after so many seconds: jobs that need more do not start there."""
@@ -472,8 +482,13 @@ class Dispatcher:
         return {worker.pool.python for worker in self._workers.values()}
 
     def slots(self, python: Any = None) -> int:
-        """Slots connected (of that Python version)."""
-        return sum(w.slots for w in self._workers.values() if python is None or w.pool.python == python)
+        """Slots connected (of that Python version), whether they can be used now or not."""
+        return sum(w.offered for w in self._workers.values() if python is None or w.pool.python == python)
+
+    def can_run(self, key: Hashable) -> bool:
+        """Is there a slot that can be used for this session's jobs?"""
+        pool = self._sessions[key].pool
+        return any(w.slots and key not in w.not_for for w in self._workers.values() if w.pool is pool)
 
     def has_waiting(self, besides: Hashable) -> bool:
         """Do jobs of other sessions wait?"""
@@ -555,6 +570,8 @@ class Dispatcher:
     def _take(self, worker: Worker, session: Session, out: list[Job], ahead: bool, alone: bool) -> bool:
         """One turn of a session at a worker. True: the worker has no room for the session's next job."""
         held, slots = worker.held, worker.slots
+        if session.key in worker.not_for:
+            return False
         load_limit = slots * (AHEAD_SECONDS if ahead else QUANTUM_SECONDS)
         jobs_limit = slots * (AHEAD_JOBS if ahead else QUANTUM_JOBS)
         load, size, dispatched = worker.load, worker.size, self._dispatched
@@ -913,9 +930,11 @@ class Dispatcher:
             assert session.is_waiting == (session in session.pool.rotation)
             if waiting and not session.is_blocked and not session.is_absent:
                 assert session.is_waiting
-                # Nobody waits while a slot idles, but for a slot that it is to avoid, or that has not enough time
-                # left (which may be somebody far behind those).
+                # Nobody waits while a slot idles, but for a slot that it is to avoid, that is not for it, or that has
+                # not enough time left (which may be somebody far behind those).
                 for worker in session.pool.idle:
+                    if session.key in worker.not_for:
+                        continue
                     unfit = [job.min_time() > worker.left for job in waiting]
                     assert sum(unfit) >= LOOK_PAST or all(
                         is_unfit or (job.avoid and _must_avoid(job, worker))
@@ -926,7 +945,7 @@ class Dispatcher:
 def _must_avoid(job: Job, worker: Worker) -> bool:
     """Its runner died on this worker's only slot, and there is another worker to try."""
     assert job.avoid is not None
-    return job.avoid[0] is worker and worker.slots == 1 and worker.pool.workers > 1
+    return job.avoid[0] is worker and worker.offered == 1 and worker.pool.workers > 1
 
 
 def _has_surplus(pool: Pool) -> bool:

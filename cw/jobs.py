@@ -125,13 +125,15 @@ class Worker:
     """What one worker holds."""
 
     __slots__ = (
-        "key", "slots", "pool", "held", "load", "size", "ended", "recalling", "barren", "is_stuck", "is_draining",
-        "is_away", "left",
+        "key", "slots", "offered", "not_for", "left", "pool", "held", "load", "size", "ended", "recalling", "barren",
+        "is_stuck", "is_draining", "is_away",
     )  # fmt: skip
 
     def __init__(self, key: Hashable, slots: int, pool: Pool) -> None:
         self.key = key
-        self.slots = slots
+        self.slots = slots  # that can be used now
+        self.offered = slots
+        self.not_for: frozenset[Hashable] = frozenset()  # sessions for which none of them can
         self.pool = pool
         self.held: dict[int, Job] = {}  # by dispatch number, in order
         self.load = 0.0  # seconds: the costs of what is held

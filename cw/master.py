@@ -137,9 +137,18 @@ class Master:
         """The workers that are there and have named what they hold."""
         return {key for key, worker in self.workers.items() if worker.is_known}
 
+    def host_of(self, key: str) -> str:
+        """Where a worker runs; '' if it is gone."""
+        worker = self.workers.get(key)
+        return "" if worker is None else worker.host
+
     def wants_slots(self, key: int) -> bool:
         """Do other sessions wait for slots?"""
         return self.dispatcher.has_waiting(key)
+
+    def why_unusable(self) -> str:
+        """What workers said that cannot use their slots."""
+        return next((worker.why_unusable for worker in self.workers.values() if worker.why_unusable), "")
 
     def excuse(self, key: str) -> None:
         """This worker was lost for a reason that is no job's fault."""

@@ -9,17 +9,18 @@
       | Cancel             | Recall, TakeBack   |                    |
       | Received           | Stop               |                    |
       | Charged, Roster    | Claim, Release     |                    |
-      | HandedIn           | CloseSession       |                    |
+      | HandedIn, Origin   | CloseSession       |                    |
       | Goodbye            | ForgetSession      |                    |
       | -----------------> | -----------------> | -----------------> |
       |                    |                    |                    |
       | Welcome, Window    | Hello              | Results            |
       | Notice, Roster     | Holding, Reported  | BigResult          |
       | Started            | Started            | Dropped            |
-      | Results            | Results            |                    |
+      | Origin, Results    | Results            |                    |
       | Charged, Lost      | Returned, Recalled |                    |
       |                    | RunnerDied         |                    |
       |                    | CutShort           |                    |
+      |                    | Usable             |                    |
       |                    | Draining, Goodbye  |                    |
       |                    | Stay               |                    |
       | <----------------- | <----------------- | <----------------- |
@@ -150,6 +151,13 @@ class Roster(NamedTuple):
     gone: list[Any]
 
 
+class Origin(NamedTuple):
+    """To a client that records its results: the Results after this come from this host. From a client, with no host:
+    it wants to be told."""
+
+    host: str
+
+
 class Reported(NamedTuple):
     """From a worker that joins: all that it holds was named before this. It knows these sessions."""
 
@@ -184,6 +192,15 @@ class End(NamedTuple):
 
 class Draining(NamedTuple):
     """From a worker: it finishes what runs, takes nothing more, and will leave."""
+
+
+class Usable(NamedTuple):
+    """From a worker: how many of its slots can be used now, where runners cannot be started; and the sessions for which
+    none can. Until the next Usable; at the beginning all can."""
+
+    slots: int
+    not_for: list[Any]
+    reason: str
 
 
 class RunnerDied(NamedTuple):

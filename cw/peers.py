@@ -22,8 +22,10 @@ from cw import messages as m
 from cw.errors import ProtocolError
 from cw.jobs import Deliver, Function, Job
 from cw.network import Connection
+from cw.program import RateLimited
 
 logger = logging.getLogger("cw.master")
+_lines = RateLimited(logger)
 
 WINDOW_JOBS = 16 * 1024
 """Jobs that a client may have here, beside some for each slot. Larger: more memory for each client here.
@@ -67,6 +69,7 @@ FROM_CLIENT = frozenset(
         m.Charged,
         m.Roster,
         m.HandedIn,
+        m.Origin,
         m.Goodbye,
         m.Heartbeat,
     }
@@ -84,6 +87,7 @@ FROM_WORKER = frozenset(
         m.CutShort,
         m.Stay,
         m.Draining,
+        m.Usable,
         m.Goodbye,
         m.Heartbeat,
     }
@@ -132,6 +136,7 @@ class ClientPeer:
         self._is_blocked = False
         self._waits_since = 0.0  # when its jobs were first seen without any worker; 0: not so
         self._is_told = False
+        self._origin: str | None = None  # the host of the last results; None: it does not want to know
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Submit: self._on_submit,
             m.Functions: self._on_functions,
@@ -143,6 +148,7 @@ class ClientPeer:
             m.Charged: self._on_charged,
             m.Roster: self._on_roster,
             m.HandedIn: self._on_handed_in,
+            m.Origin: self._on_origin,
             m.Goodbye: self._on_goodbye,
             m.Heartbeat: lambda message: None,
         }
@@ -167,6 +173,7 @@ class ClientPeer:
         connection.bear_with_reader()
         self._window = self._submitted = 0
         self._is_blocked = False
+        self._origin = None
         self._ends_at = 0.0
         self._cancelled.clear()
         self._charges.clear()
@@ -229,6 +236,9 @@ class ClientPeer:
     def deliver_results(self, results: Deliver) -> None:
         """To the client. Until it has acknowledged them, their worker keeps them."""
         assert self.connection is not None
+        if self._origin is not None and (host := self._master.host_of(results.worker)) != self._origin:
+            self._origin = host
+            self.connection.send(m.Origin(host))
         self.connection.send(m.Results(results.numbers, results.statuses, results.seconds, results.payloads))
         if self.connection.unsent > RESULTS_UNSENT and not self._is_blocked:
             self._is_blocked = True
@@ -253,7 +263,7 @@ class ClientPeer:
         if self.connection is not None and self.connection.is_unanswered(self._master.settings.silence):
             self.connection.fail(os.strerror(errno.ETIMEDOUT))
         self._settle()
-        if not dispatcher.jobs_of(self._key) or dispatcher.slots(self._python):
+        if not dispatcher.jobs_of(self._key) or dispatcher.can_run(self._key):
             self._waits_since, self._is_told = 0.0, False
         elif not self._waits_since:
             self._waits_since = now
@@ -277,6 +287,8 @@ class ClientPeer:
 
     def _why_it_waits(self) -> str:
         own = "{}.{}".format(*self._python)
+        if self._python in self._master.dispatcher.pythons():
+            return f"no worker can start a process for this program's jobs ({self._master.why_unusable()}); they wait"
         others = sorted(self._master.dispatcher.pythons())
         if not others:
             return "no worker is connected to the master; the jobs wait for one (python -m cw.worker HOST)"
@@ -304,7 +316,9 @@ class ClientPeer:
         if self._cancelled:
             jobs = [job for job in jobs if job.number not in self._cancelled]
             self._cancelled = {number for number in self._cancelled if number > self._submitted}
-        again = [job for job in jobs if job.number <= self._handed]
+        again = []
+        if jobs and jobs[0].number <= self._handed:  # (they come in order)
+            again = [job for job in jobs if job.number <= self._handed]
         if again:
             for job in again:
                 charges = self._charges.pop(job.number, None)
@@ -347,6 +361,9 @@ class ClientPeer:
         if self._is_settling and not self._were_here:
             self._missing = set(message.joined) - self._master.joined()
 
+    def _on_origin(self, message: m.Origin) -> None:
+        self._origin = self._origin or ""
+
     def _on_handed_in(self, message: m.HandedIn) -> None:
         self._is_handed_in = True
         self._settle()
@@ -387,10 +404,11 @@ class WorkerPeer:
         self.name = f"worker {hello.host}:{hello.pid}"
         self._master = master
         self._key = hello.ident
-        self._host = hello.host
+        self.host = hello.host
         self.rules = checks.WorkerRules(hello.slots)
         self._slots, self._python = hello.slots, tuple(hello.python)
         self._has_joined = False  # over this connection
+        self.why_unusable = ""  # the last reason for which it could not use a slot
         self._holdings: list[Any] = []  # named, and not yet handed to the policy
         self._ends_at = math.inf  # when what runs there is stopped
         self.place = ""  # where it is, in words
@@ -407,6 +425,7 @@ class WorkerPeer:
             m.Reported: self._on_reported,
             m.Stay: self._on_stay,
             m.Draining: self._on_draining,
+            m.Usable: self._on_usable,
             m.RunnerDied: self._on_runner_died,
             m.CutShort: self._on_cut_short,
             m.Goodbye: self._on_goodbye,
@@ -431,7 +450,7 @@ class WorkerPeer:
                 [job.number for job in jobs],
                 [job.function.number for job in jobs],
                 avoid,
-                [min(job.deaths + job.losses + 1, 255) for job in jobs],
+                [min(job.deaths + job.losses + 1, 255) if job.notes else 1 for job in jobs],
                 [0.0 if job.options is None else job.timeout() for job in jobs],
                 [job.payload for job in jobs],
             )
@@ -548,6 +567,15 @@ class WorkerPeer:
         self.is_draining = True
         self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
 
+    def _on_usable(self, message: m.Usable) -> None:
+        if message.slots < self._slots or message.not_for:
+            reason = message.reason[: checks.TEXT]
+            self.why_unusable = f"{self.name}: {reason if reason.isprintable() else '?'}"
+            _lines.warning("%s can use %d of %d slots: %s", self.name, message.slots, self._slots, reason)
+        self._master.perform(
+            self._master.dispatcher.on_worker_usable(self._key, message.slots, message.not_for)
+        )
+
     def give_way(self) -> None:
         """It has connected again: this connection is dead, whether that was seen or not."""
         if not self.connection.closed:
@@ -558,9 +586,9 @@ class WorkerPeer:
     def _on_goodbye(self, message: m.Goodbye) -> None:
         logger.info("%s left: %s", self.name, message.reason)
         self.connection.close()
-        self._master.note_worker(self._key, False)
         if self.is_known:
             self._master.perform(self._master.dispatcher.on_worker_departed(self._key))
+        self._master.note_worker(self._key, False)
 
     def _on_close(self, reason: str) -> None:
         if not self.is_known:
@@ -581,16 +609,17 @@ class WorkerPeer:
         dispatcher = self._master.dispatcher
         logger.warning("%s is lost (%s); %d jobs go back to the queue", self.name, reason,
                        dispatcher.held(self._key) if self.is_known else 0)  # fmt: skip
-        self._master.note_worker(self._key, False)
         self._master.lost.append(
             {"ident": self._key, "name": self.name, "place": self.place, "how": reason, "at": time.time()}
         )
         if self.is_known:
             note = {
-                "host": self._host, "worker": self.name, "worker_ident": self._key,
+                "host": self.host, "worker": self.name, "worker_ident": self._key,
                 "how": f"the worker was lost: {reason}",
             }  # fmt: skip
             self._master.perform(dispatcher.on_worker_lost(self._key, note))
+        # After the policy: by this, clients settle, and what the policy decides then is not for one that is gone.
+        self._master.note_worker(self._key, False)
 
 
 class ObserverPeer:

@@ -34,6 +34,7 @@ from cw.uplink import Uplink
 from cw.version import VERSION
 
 logger = logging.getLogger("cw.worker")
+_lines = program.RateLimited(logger)
 
 TICK_SECONDS = 0.02
 
@@ -121,6 +122,7 @@ class Worker:
         self._unclaimed: set[int] = (
             set()
         )  # of these, those that the present master was told of when it was joined
+        self._why_unusable = ""  # how the last runner ended
         self._suspects: list[list[Outcome]] = []  # errors after a SIGTERM, held back
         self._is_ticking = False
         self._is_leaving = False
@@ -298,7 +300,7 @@ class Worker:
 
     def _report(self) -> None:
         """Tell a master that was just joined what is here. It knows nothing of what we remember."""
-        self._slots.on_joined()
+        usable = self._slots.on_joined()
         in_use = {job.function for job, _ in self._slots.holdings()}
         forgotten = [key for key, function in self._functions.items() if function not in in_use]
         if forgotten:
@@ -321,6 +323,7 @@ class Worker:
         place = os.environ.get("CW_PLACE", "")
         self._send(m.Stay(round(max(left, 0.0), 3) if left < math.inf else -1, place))
         self._send(m.Reported(list(self._environments)))
+        self._perform(usable)
 
     def _on_claim(self, message: m.Claim) -> None:
         """Send again what was kept."""
@@ -368,6 +371,8 @@ class Worker:
                 self._send(m.Returned(action.dispatches))
             elif kind is slots.Recalled:
                 self._send(m.Recalled(action.dispatches))
+            elif kind is slots.TellUsable:
+                self._tell_usable(action.slots, action.not_for)
             elif kind is slots.TellStarted:
                 self._send(m.Started(action.dispatches))
             elif kind is slots.TellDied:
@@ -411,6 +416,12 @@ class Worker:
             self._suspects.append(suspects)
             self._loop.later(SUSPECT_SECONDS, lambda: self._clear(suspects))
 
+    def _tell_usable(self, count: int, not_for: list[int]) -> None:
+        if count < self._count or not_for:
+            _lines.warning("%d of %d slots can be used now; jobs that need a new process go to other workers, and here "
+                           "it is tried again", count, self._count)  # fmt: skip
+        self._send(m.Usable(count, not_for, self._why_unusable))
+
     def _clear(self, suspects: list[Outcome]) -> None:
         """It was not this machine's end: the jobs failed by themselves."""
         if suspects in self._suspects:
@@ -429,6 +440,7 @@ class Worker:
 
     def _on_exited(self, runner: slots.Runner, unstarted: int, note: dict[str, Any]) -> None:
         was_told_to = note["how"] in TOLD_TO_END
+        self._why_unusable = note["how"]
         self._perform(self._slots.on_runner_exited(runner, unstarted, note, time.monotonic(), was_told_to))
 
     # --- time ---

@@ -17,7 +17,8 @@ PACKAGE = Path(cw.__file__).parent
 # From the top to the ground: a module imports only those below it, inside functions and for types too.
 FLOORS = [
     "__init__",
-    "client", "executor", "future", "session", "functions", "chunks",
+    "client", "executor", "mapping", "future", "session", "ending", "progress", "recorder",
+    "functions", "callkey", "chunks", "results", "store",
     "anywhere", "mp", "slurm", "tender", "submitted", "batch", "squeue", "launcher", "inquiry",
     "worker", "runners", "keeper_link", "keeper", "relay", "runner", "channel", "uplink",
     "serialize", "environment", "naming", "byvalue",
@@ -32,7 +33,8 @@ KEEPERS = {
     "cloudpickle": {"serialize", "byvalue", "functions", "environment"},  # environment: its version
     "marshal": set(),
     # wire: the wire format. serialize: what lies in a payload. network, address: forms of the kernel's.
-    "struct": {"wire", "serialize", "network", "address"},
+    # store: the form of its records.
+    "struct": {"wire", "serialize", "network", "address", "store"},
     "array": {"wire", "network"},  # network: descriptors beside the bytes
     "bluelet": {"network"},
     "multiprocessing": set(),
@@ -138,10 +140,10 @@ def test_import_cw_is_cheap_and_gives_all_public_names():
 
 def test_the_public_names_are_those_promised():
     for name in (
-        "PORT", "ClientThread", "ClusterExecutor", "SlurmExecutor", "allocate", "client", "mp", "randid", "slurm",
-        "slurm_master_host", "start", "stop",
-        "__version__", "Error", "ConnectionError", "NotPicklable", "ProtocolError", "RemoteException",
-        "WorkerLost", "EnvironmentMismatch", "JobTimeout", "RemoteTraceback",
+        "PORT", "ClientThread", "ClusterExecutor", "SlurmExecutor", "allocate", "client", "map", "mp", "randid",
+        "results", "slurm", "slurm_master_host", "start", "stop", "__version__", "Error", "ConnectionError",
+        "NotPicklable", "ProtocolError", "RemoteException", "WorkerLost", "EnvironmentMismatch", "JobTimeout",
+        "RemoteTraceback", "StoreError", "UnstableKey",
     ):  # fmt: skip
         assert name in cw.__all__ and name in dir(cw) and getattr(cw, name) is not None
     assert cw.PORT == 5494 and issubclass(cw.ConnectionError, OSError)

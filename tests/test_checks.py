@@ -37,7 +37,7 @@ def test_a_sound_hello_is_welcome(role):
         {"ident": "0" * 31}, {"ident": "0" * 64}, {"ident": "\ud800" * 32}, {"ident": "A" * 32}, {"secret": ""},
         {"secret": "\ud800" * 32}, {"python": []}, {"python": [3]}, {"python": [3, 11, 0]}, {"python": ["3", "11"]},
         {"python": [3, 10**9]}, {"python": [-3, 11]}, {"python": [True, False]}, {"python": [3, None]},
-        {"handed": -1}, {"handed": 2**64}, {"host": "a\nb"}, {"host": "\ud800"}, {"host": "x" * 2000},
+        {"host": "a\nb"}, {"host": "\ud800"}, {"host": "x" * 2000},
         {"version": "\x1b[2J"},
         {"role": "worker", "slots": 0}, {"role": "worker", "slots": -1}, {"role": "worker", "slots": 10**9},
     ],
@@ -157,7 +157,7 @@ def test_jobs_come_in_order(client, numbers):
         client.submit(*numbers)
 
 
-@pytest.mark.parametrize("wrong", [{"number": -1}, {"number": 2**64}, {"deaths": -1}, {"losses": 10**30}])
+@pytest.mark.parametrize("wrong", [{"deaths": 10**6 + 1}, {"losses": 10**18}])
 def test_a_jobs_past_is_possible(client, wrong):
     client.say(m.Charged(1, 2, 1, []))
     with pytest.raises(ProtocolError, match="past that cannot be"):

@@ -624,6 +624,31 @@ def test_recalled_jobs_go_before_what_came_after_them():
     assert assigned(result(d, "x", 4)) == [("x", [2, 3])]
 
 
+def test_a_worker_that_cannot_start_runners_gets_no_jobs_that_need_one():
+    d = dispatcher("a", "b", w=2)
+    assert d.on_worker_usable("w", 1, ["b"]) == []
+    assert not d.can_run("b") and d.can_run("a")
+    assert d.on_submitted("b", jobs(1)) == []
+    assert assigned(d.on_submitted("a", jobs(1, 2))) == [("w", [1])]
+    d.check_invariants()
+    assert assigned(d.on_worker_joined("v", 1, PY)) == [("v", [1])]  # b's
+    assert assigned(d.on_worker_usable("w", 2, [])) == [("w", [2])]
+    assert d.can_run("b")
+    d.check_invariants()
+
+
+def test_what_a_worker_cannot_start_goes_to_others_and_comes_back_when_it_can():
+    d = dispatcher("a", w=1)
+    ((_, [job]),) = [(a.worker, a.jobs) for a in d.on_submitted("a", jobs(1))]
+    assert d.on_worker_usable("w", 0, ["a"]) == []
+    assert d.on_returned("w", [job.dispatch]) == []
+    d.check_invariants()
+    assert d.on_tick() == []
+    assert d.on_worker_away("w") == []
+    assert assigned(d.on_worker_back("w", [])) == [("w", [1])]  # all of it, until it says otherwise again
+    d.check_invariants()
+
+
 # --- random events ----------------------------------------------------------------------------
 
 
@@ -674,6 +699,7 @@ class Events:
         self.disturbed = set()  # sessions of which something came back
         self.last_number = {}  # dispatched, by session
         self.functions = {}
+        self.usable = {}  # by worker that has said so: slots, the sessions for which there is none
         self.join(random.choice([1, 1, 2, 5]), PY)
         self.open(PY)
 
@@ -696,8 +722,11 @@ class Events:
     def _Assign(self, action):
         worker = self.model[action.worker]
         assert action.jobs
+        slots, not_for = self.usable.get(action.worker, (1, ()))
+        assert slots
         for job in action.jobs:
             session = job.session.key
+            assert session not in not_for
             name = session, job.number
             assert self.state[name] == "open" and session not in self.blocked
             assert self.python_of[session] == worker.python
@@ -828,6 +857,10 @@ class Events:
         self.functions[key] = [Function(n) for n in range(3)]
         self.d.on_session_opened(key, python)
 
+    def tell_usable(self, key, slots, not_for):
+        self.usable[key] = slots, not_for
+        self.perform(self.d.on_worker_usable(key, slots, not_for))
+
     def remove(self, key, charge):
         for dispatch in self.model.pop(key).held():
             name = self.release(dispatch)
@@ -837,6 +870,15 @@ class Events:
                 self.lost_with.setdefault(key, []).append(name)
 
     # --- events: each a method, in its turn as often as it stands in EVENTS ---
+
+    def worker_can_use_some_slots(self, random):
+        if key := some(random, self.model):
+            not_for = {session for session in self.python_of if random.random() < 0.3}
+            self.tell_usable(key, random.randint(0, self.model[key].slots), not_for)
+
+    def worker_can_use_all_slots(self, random):
+        if key := some(random, self.model):
+            self.tell_usable(key, self.model[key].slots, set())
 
     def worker_joins(self, random):
         if len(self.model) < 5:
@@ -973,6 +1015,7 @@ class Events:
 
     EVENTS = (
         [message_arrives] * 40 + [jobs_end] * 30 + [time_passes] * 10 + [submit] * 8 + [worker_joins, runner_dies] * 4
+        + [worker_can_use_some_slots, worker_can_use_all_slots]
         + [cancel, client_blocks, late_results_come, jobs_are_told_started, session_opens] * 2
         + [worker_is_lost, worker_is_lost, loss_is_excused, worker_drains, time_is_running_out]
         + [worker_leaves, session_closes, nothing_can_be_given_back_for_a_while, jobs_hang]
@@ -993,6 +1036,7 @@ class Events:
         for worker in self.model.values():
             worker.hangs = random.random() < 0.5
             worker.barren = random.randint(0, 3)
+            self.tell_usable(worker.key, worker.slots, set())
         for session in list(self.blocked):
             self.blocked.discard(session)
             self.perform(self.d.on_blocked(session, False))

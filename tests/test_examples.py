@@ -84,6 +84,19 @@ def test_stdlib_sweep_ranks_functions_and_measures_both_ways(tmp_path):
     )
 
 
+def test_sweep_goes_on_where_it_was_and_plots_what_came_out(tmp_path):
+    pytest.importorskip("matplotlib")
+    outputs = []
+    for _ in range(2):
+        outputs.append(run("sweep.py", tmp_path, "--forests", "2"))
+        assert len(cw.results(tmp_path / "sweep.db").filter(function="burn", failed=False)) == 3 * 37 * 2
+        stored = sum(path.stat().st_size for path in (tmp_path / "sweep.db").iterdir())
+    assert outputs[0] == outputs[1]  # what is random comes from the seeds
+    assert stored < 100_000  # nothing was computed twice
+    assert re.search(r"^0\.500( +0\.\d\d){3}", outputs[0], re.MULTILINE)
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_is_explained_tested_and_uses_public_names_only(path):
     tree = ast.parse(path.read_text())

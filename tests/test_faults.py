@@ -576,3 +576,39 @@ def test_a_worker_without_descriptors_says_so_and_recovers(tmp_path):
         assert worker.process.poll() is None
         assert worker.err.count("Too many open files") < 20
         assert "Traceback" not in worker.err
+
+
+FAILING_FORK = """
+import errno, os
+_fork = os.fork
+def fork():
+    if os.path.exists({path!r}):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return _fork()
+os.fork = fork
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_fork_says_so_passes_its_jobs_on_and_recovers(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(FAILING_FORK.format(path=str(tmp_path / "no fork")))
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    with (
+        Master() as master,
+        Worker(master.address, PYTHONPATH=path) as worker,
+        Worker(master.address) as sound,
+    ):
+        with cw.ClusterExecutor(master.address) as executor:
+            jobs.mark(tmp_path / "no fork")
+            futures = [executor.submit(jobs.nap, 0.02, n) for n in range(50)]
+            assert [future.result(LIMIT) for future in futures] == list(range(50))
+            worker.wait_for("could not be started: Resource temporarily unavailable")
+            master.wait_for("can use 0 of 1 slots: could not be started")
+            sound.end()
+            waiting = executor.options(attempts=1).submit(jobs.square, 5)
+            time.sleep(2)
+            assert not waiting.done()
+            (tmp_path / "no fork").unlink()
+            assert waiting.result(LIMIT) == 25
+        assert worker.err.count("could not be started") < 10
+        assert "Traceback" not in worker.err
