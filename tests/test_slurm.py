@@ -12,10 +12,10 @@ import jobs
 import pytest
 import sandbox
 from conftest import wait_until
-from programs import LIMIT, ROOT, start_script
+from programs import LIMIT, ROOT, free_port, start_script
 
 import cw
-from cw import address, inquiry
+from cw import address, inquiry, squeue
 from cw.launcher import LaunchError
 
 if os.environ.get("CI") != "true":  # there it is installed, and a test that cannot run is a failure
@@ -202,11 +202,13 @@ def test_what_sbatch_refuses_is_told_in_its_own_words_and_leaves_nothing(slurm):
     assert not [job for job in slurm.queue() if job[1] != "COMPLETING"] and cw.slurm.status() is None
 
 
-def test_what_waits_in_the_queue_is_told_with_the_reason(slurm):
+def test_what_waits_in_the_queue_is_told_with_the_reason(slurm, counted):
+    began = time.monotonic()
     out, _ = run("start", "-n", 2, "--Xworkers", "--hold")
     assert "0 of 2 slots are up; Slurm job" in out and "waits in the queue: you hold it" in out, out
-    assert "you hold it" in run("status")[0]
+    assert "you hold it" in run("status")[0] and "you hold it" in run("status")[0]
     run("stop")
+    assert 1 <= counted() <= 1 + (time.monotonic() - began) / squeue.QUEUE_SECONDS
 
 
 @pytest.fixture
@@ -231,6 +233,38 @@ def test_many_scripts_ask_slurm_once(slurm, counted):
     assert all(f"ident={ident}" in output and "name='cw-x|y'" in output for output in outputs), outputs
     assert counted() == 1
     slurm.run("scancel", ident)
+
+
+# --- where the master is, and what became of a worker -----------------------------------------
+
+
+@pytest.mark.slow
+def test_without_an_address_file_the_node_of_the_masters_job_is_looked_at(slurm):
+    port = free_port()
+    run("start", "-n", 1, "--Xmaster", f"--port={port}")
+    os.unlink(address.address_file())
+    assert cw.slurm_master_host() == f"127.0.0.1:{port}"  # the node's name does not resolve here
+    with cw.ClusterExecutor() as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+    run("stop")
+    with pytest.raises(LaunchError, match="there is no master of the cluster 'default' in Slurm"):
+        cw.slurm_master_host()
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_says_where_in_its_log(slurm):
+    run("start", "-n", 1)
+    (worker,) = standing().workers
+    os.kill(int(worker["name"].rpartition(":")[2]), 9)
+    job, step, node = worker["place"].split(", ")
+    (log,) = Path(os.environ["CW_HOME"]).glob(
+        f"slurm-default/logs-*/workers-{job.split()[2]}-{node.split()[1]}.log"
+    )
+    wait_until(
+        lambda: f"the worker in {job}, {step}, {node} died: signal 9" in log.read_text(), LIMIT, log.read_text
+    )
+    wait_until(lambda: "has failed" in run("status")[0], 40, slurm.queue)
+    run("stop")
 
 
 # --- the command lines of containers ----------------------------------------------------------
