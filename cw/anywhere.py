@@ -24,7 +24,7 @@ def start(
     docker_image: str | None = None,
     docker_args: Sequence[str] = (),
 ) -> Cluster:
-    """`cw.slurm.start` or `cw.mp.start`. On this machine, options for sbatch are left out, saying so."""
+    """`cw.slurm.start` or `cw.mp.start`. On this machine, options for sbatch are left out."""
     if squeue.is_there():
         return slurm.start(
             nworkers, master, workers, master_options, worker_options, docker_image, docker_args
@@ -52,7 +52,7 @@ def allocate(
     docker_image: str | None = None,
     docker_args: Sequence[str] = (),
 ) -> Iterator[Cluster]:
-    """`cw.slurm.allocate` or `cw.mp.allocate`. On this machine, options for sbatch are left out, saying so."""
+    """`cw.slurm.allocate` or `cw.mp.allocate`. On this machine, options for sbatch are left out."""
     if squeue.is_there():
         with slurm.allocate(
             nworkers, master, workers, master_options, worker_options, docker_image, docker_args
@@ -70,5 +70,5 @@ def _local(role: str, options: Sequence[str]) -> list[str]:
     for_sbatch, own = batch.split_options(role, options)
     rest = [option for option in for_sbatch if option in ("-v", "--verbose")]
     if len(rest) < len(for_sbatch):
-        logger.warning("Slurm is not there: the cluster is on this machine, without %s", " ".join(for_sbatch))
+        logger.info("Slurm is not there: the cluster is on this machine, without %s", " ".join(for_sbatch))
     return rest + own

@@ -147,6 +147,7 @@ def worker_script(
         "srun --nodes=$SLURM_JOB_NUM_NODES --ntasks=$SLURM_JOB_NUM_NODES --ntasks-per-node=1 --mem=0 \\",
         "    --cpu-bind=none --no-kill --kill-on-bad-exit=0 --input=none bash -c "
         + shlex.quote(_ON_NODE.replace("WORKER", f"{command} {limits}").replace("NOTICE", str(NOTICE))),
+        _FINISH,
     ]
     return Script(arguments, "\n".join(lines) + "\n")
 
@@ -160,19 +161,27 @@ export CW_UNTIL=$SLURM_JOB_END_TIME
 export CW_SLOTS=$(sed 's/,/\\n/g' <<<"$SLURM_TASKS_PER_NODE" |
     awk -F '[(x)]' '{ for (i = NF > 1 ? $3 : 1; i > 0; i--) printf "%d ", $1 }')
 unset SLURM_MEM_PER_CPU SLURM_MEM_PER_NODE SLURM_MEM_PER_GPU SLURM_NTASKS_PER_NODE SLURM_EXPORT_ENV
-trap : TERM  # it goes to the workers too: wait until they have ended"""
+trap 'is_over=1' TERM  # it goes to the workers too: wait until they have ended"""
+
+# Of a preempted job the steps get SIGTERM at once, the script only after the grace time.
+_FINISH = """\
+status=$?
+# Workers that got SIGTERM have left. A job that ends by itself is not requeued: wait for what Slurm wants of it.
+for ((i = 0; status == 143 && !is_over && i < 600; i++)); do sleep 1; done
+exit $status"""
 
 _ON_NODE = """\
 exec >>"$CW_LOGS/workers-$SLURM_JOB_ID-$SLURMD_NODENAME.log" 2>&1
 export CW_PLACE="Slurm job $SLURM_JOB_ID, step $SLURM_STEP_ID, node $SLURMD_NODENAME"
 slots=($CW_SLOTS)
 echo "$(date "+%F %T") a worker with ${slots[SLURM_NODEID]} slots in $CW_PLACE"
-trap : TERM INT  # to say how it ended
+trap 'is_told=1' TERM  # and say how it ended
 WORKER -n "${slots[SLURM_NODEID]}" ${CW_UNTIL:+--until "$CW_UNTIL"} --notice NOTICE
 status=$?
 how="exit status $status"
 [ $status -le 128 ] || how="signal $((status - 128))"
 [ $status -eq 0 ] || echo "$(date "+%F %T") the worker in $CW_PLACE died: $how"
+[ $status -ne 0 ] || [ -z "$is_told" ] || status=143
 exit $status"""
 
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
-from cw import address, credential, ending, memory, serialize, wire
+from cw import address, credential, ending, home, memory, serialize, wire
 from cw import messages as m
 from cw.environment import dump_environment
 from cw.errors import ConnectionError, JobTimeout, ProtocolError, RemoteException, StoreError, WorkerLost
@@ -115,6 +115,7 @@ class Session:
         reconnect_timeout: float | None = None,
         recorder: Recorder | None = None,
     ) -> None:
+        _look_in_slurm()
         address.find_master(host, port)  # a mistake in them is told here
         jobs_limit, bytes_limit = max_outstanding or (None, None)
         self.ident = secrets.token_hex(16)
@@ -1007,6 +1008,12 @@ def _unreadable(name: str, failure: BaseException) -> BaseException:
 def _copy_of(error: BaseException) -> BaseException:
     """Each job gets an exception of its own: one instance raised in many threads would mix their tracebacks."""
     return type(error)(*error.args)
+
+
+def _look_in_slurm() -> None:
+    """Where the user has a cluster in Slurm, its jobs are one of the places to look for the master."""
+    if os.path.exists(os.path.join(home.home_directory(), f"slurm-{address.cluster_name()}", "state.json")):
+        import cw.slurm  # noqa: F401
 
 
 def _half_the_memory() -> int:

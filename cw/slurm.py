@@ -448,7 +448,7 @@ def _wait_for_master(state: State, tell: Callable[[str], None]) -> inquiry.Stand
             text, has_failed = _look_at(state, jobs[-1])
             if has_failed:
                 raise LaunchError(text)
-            if text != told:
+            if text != told and not text.endswith((" runs", "was submitted")):
                 told = text
                 tell(text)
         if not jobs and not state.local and time.monotonic() - began > network.SILENCE:
@@ -514,9 +514,10 @@ def _tail(state: State, job: Job) -> str:
 
 def _port_of(state: State) -> int:
     _, own = batch.split_options("master", state.plan.master_options)
-    for option, value in zip(own, own[1:] + [""], strict=True):
-        if option.startswith("--port"):
-            return address.check_port(option.partition("=")[2] or value)
+    for number, option in enumerate(own):
+        name, _, value = option.partition("=")
+        if name == "--port":
+            return address.check_port(value or own[number + 1])
     return address.PORT
 
 

@@ -12,10 +12,10 @@ import jobs
 import pytest
 import sandbox
 from conftest import wait_until
-from programs import LIMIT, ROOT, start_script
+from programs import LIMIT, ROOT, free_port, start_script
 
 import cw
-from cw import address, inquiry
+from cw import address, inquiry, squeue
 from cw.launcher import LaunchError
 
 if os.environ.get("CI") != "true":  # there it is installed, and a test that cannot run is a failure
@@ -153,6 +153,7 @@ def test_two_clusters_of_one_user(slurm):
     assert cw.slurm.status() is None
 
 
+@pytest.mark.slow
 def test_master_and_workers_one_after_the_other(slurm, tmp_path):
     assert "slots" not in run("start", "-W")[0]
     run("start", "-M", "-n", 2, "-i", program=("-m", "cw.slurm"))
@@ -160,6 +161,7 @@ def test_master_and_workers_one_after_the_other(slurm, tmp_path):
     run("stop")
 
 
+@pytest.mark.slow
 def test_a_local_master(slurm, tmp_path):
     run("start", "--local-master", "-n", 2)
     assert [job[2].split("-")[2] for job in slurm.queue()] == ["workers"]
@@ -169,7 +171,7 @@ def test_a_local_master(slurm, tmp_path):
     wait_until(lambda: standing() is None, LIMIT)
 
 
-@pytest.mark.parametrize("how", ["exception", "kill"])
+@pytest.mark.parametrize("how", [pytest.param("exception", marks=pytest.mark.slow), "kill"])
 def test_a_block_cancels_what_it_started_however_it_ends(slurm, tmp_path, how):
     source = """
         import os, sys, cw, test_slurm
@@ -200,11 +202,13 @@ def test_what_sbatch_refuses_is_told_in_its_own_words_and_leaves_nothing(slurm):
     assert not [job for job in slurm.queue() if job[1] != "COMPLETING"] and cw.slurm.status() is None
 
 
-def test_what_waits_in_the_queue_is_told_with_the_reason(slurm):
+def test_what_waits_in_the_queue_is_told_with_the_reason(slurm, counted):
+    began = time.monotonic()
     out, _ = run("start", "-n", 2, "--Xworkers", "--hold")
     assert "0 of 2 slots are up; Slurm job" in out and "waits in the queue: you hold it" in out, out
-    assert "you hold it" in run("status")[0]
+    assert "you hold it" in run("status")[0] and "you hold it" in run("status")[0]
     run("stop")
+    assert 1 <= counted() <= 1 + (time.monotonic() - began) / squeue.QUEUE_SECONDS
 
 
 @pytest.fixture
@@ -231,6 +235,38 @@ def test_many_scripts_ask_slurm_once(slurm, counted):
     slurm.run("scancel", ident)
 
 
+# --- where the master is, and what became of a worker -----------------------------------------
+
+
+@pytest.mark.slow
+def test_without_an_address_file_the_node_of_the_masters_job_is_looked_at(slurm):
+    port = free_port()
+    run("start", "-n", 1, "--Xmaster", f"--port={port}")
+    os.unlink(address.address_file())
+    assert cw.slurm_master_host() == f"127.0.0.1:{port}"  # the node's name does not resolve here
+    with cw.ClusterExecutor() as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+    run("stop")
+    with pytest.raises(LaunchError, match="there is no master of the cluster 'default' in Slurm"):
+        cw.slurm_master_host()
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_says_where_in_its_log(slurm):
+    run("start", "-n", 1)
+    (worker,) = standing().workers
+    os.kill(int(worker["name"].rpartition(":")[2]), 9)
+    job, step, node = worker["place"].split(", ")
+    (log,) = Path(os.environ["CW_HOME"]).glob(
+        f"slurm-default/logs-*/workers-{job.split()[2]}-{node.split()[1]}.log"
+    )
+    wait_until(
+        lambda: f"the worker in {job}, {step}, {node} died: signal 9" in log.read_text(), LIMIT, log.read_text
+    )
+    wait_until(lambda: "has failed" in run("status")[0], 40, slurm.queue)
+    run("stop")
+
+
 # --- the command lines of containers ----------------------------------------------------------
 
 STAND_IN = """#!/usr/bin/python3
@@ -249,7 +285,7 @@ os.execv(PYTHON, [PYTHON, *command[1:]])
 """
 
 
-@pytest.mark.parametrize("program", ["docker", "apptainer"])
+@pytest.mark.parametrize("program", ["docker", pytest.param("apptainer", marks=pytest.mark.slow)])
 def test_workers_in_a_container(slurm, tmp_path, monkeypatch, program):
     stand_in = tmp_path / program
     stand_in.write_text(STAND_IN.replace("PYTHON", repr(sys.executable)))
@@ -271,6 +307,7 @@ def test_workers_in_a_container(slurm, tmp_path, monkeypatch, program):
     cluster.stop()
 
 
+@pytest.mark.slow
 def test_the_scripts_on_the_screen_can_be_submitted_by_hand(slurm, tmp_path):
     out, _ = run("start", "--dry-run", "-n", 3, "--time", "10", "--Xworkers=--comment=it's 100% $odd")
     assert not slurm.queue() and out.count("#!/bin/bash") == 2
@@ -282,3 +319,51 @@ def test_the_scripts_on_the_screen_can_be_submitted_by_hand(slurm, tmp_path):
     assert "it's 100% $odd" in slurm.run("squeue", "-h", "-o", "%k")
     slurm.run("scancel", "-u", str(os.getuid()))
     wait_until(lambda: not slurm.queue(), LIMIT, slurm.queue)
+
+
+# --- as a user has it -------------------------------------------------------------------------
+
+
+def test_the_readmes_section_typed_line_by_line(monkeypatch, tmp_path):
+    """By somebody whose home directory is empty."""
+    from test_readme import COMMANDS, program_with
+
+    (block,) = [block for block in COMMANDS if "cw.slurm" in block]
+    start, status, scale, stop = block.splitlines()
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "script.py").write_text(program_with('["--time=10"]'))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "use.py").write_text(
+        "import cw\nwith cw.ClusterExecutor() as e: print(sum(e.map(abs, range(-40, 0))))\n"
+    )
+    for name in ("CW_HOME", "CW_CREDENTIAL"):
+        monkeypatch.delenv(name)
+    with sandbox.Sandbox(nodes=4, cpus=16) as slurm:
+        more = {
+            **slurm.environment,
+            "HOME": str(tmp_path / "home"),
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        }
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        told = {}
+        for line in (start, status, "python use.py", scale, "python script.py", stop):
+            process = subprocess.run(["bash", "-c", line], cwd=tmp_path, env={**os.environ, **more},
+                                     stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=55)  # fmt: skip
+            assert process.returncode == 0 and "Traceback" not in process.stderr, line + process.stderr
+            told[line] = process.stdout
+        assert "32 of 32 slots are up" in told[start] and "slots connected: 32\n" in told[status]
+        assert "left\n" in told[status] and "for 16 more slots" in told[scale]
+        assert (told["python use.py"], told["python script.py"]) == ("820\n", "328350\n")
+        assert "stopped; 0 jobs were running" in told[stop]
+        wait_until(lambda: not slurm.queue(), LIMIT, slurm.queue)
+
+
+@pytest.mark.slow
+def test_the_example_runs_in_slurm_from_within_an_allocation(slurm, tmp_path):
+    """What a job's environment says of its own size does not reach the jobs that it submits."""
+    python = f"{sys.executable} {ROOT / 'examples/on_slurm.py'}"
+    slurm.run("sbatch", "-n", "2", "-o", f"{tmp_path}/out", "-J", "mine", "--wrap", python)
+    wait_until(lambda: not slurm.queue(), 50, slurm.queue)
+    out = (tmp_path / "out").read_text()
+    assert out.startswith("4 slots\n9592 primes below 100000\nn"), out

@@ -1,5 +1,5 @@
-"""What Slurm takes away costs nothing: time limits, preemption, scancel, node failures, a master that moves,
-a controller that is down. On a real Slurm, whose shortest time limit is a minute: most of this is slow."""
+"""What Slurm takes away costs nothing: time limits, preemption, scancel, node failures, a master that moves, a
+controller that is down. On a real Slurm, whose shortest time limit is a minute: this is slow."""
 
 import os
 import re
@@ -22,6 +22,16 @@ if os.environ.get("CI") != "true":
 @pytest.fixture
 def slurm(monkeypatch):
     with sandbox.Sandbox(nodes=3, cpus=2) as slurm:
+        yield from used(slurm, monkeypatch)
+
+
+@pytest.fixture
+def preempting(monkeypatch):
+    settings = [
+        "PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE",
+        "PartitionName=low Nodes=ALL PriorityTier=1 GraceTime=2", "PartitionName=high Nodes=ALL PriorityTier=10",
+    ]  # fmt: skip
+    with sandbox.Sandbox(nodes=2, cpus=2, settings=settings) as slurm:
         yield from used(slurm, monkeypatch)
 
 
@@ -94,28 +104,21 @@ def test_a_batch_goes_through_allocations_that_are_shorter(slurm, runs, is_renew
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_what_is_preempted_runs_again_uncharged(monkeypatch, runs, tmp_path):
-    settings = [
-        "PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE",
-        "PartitionName=low Nodes=ALL PriorityTier=1 GraceTime=2", "PartitionName=high Nodes=ALL PriorityTier=10",
-    ]  # fmt: skip
-    with sandbox.Sandbox(nodes=2, cpus=2, settings=settings) as preempting:
-        for slurm in used(preempting, monkeypatch):
-            run("start", "--local-master", "-n", 4, "--partition", "low")
-            with cw.ClusterExecutor() as executor:
-                future = [executor.submit(run_until, runs, number, tmp_path / "go") for number in range(4)]
-                wait_until(lambda: len(numbers_of_runs(runs)) == 4, LIMIT)
-                ident = workers_job(slurm)
-                high = slurm.run("sbatch", "--parsable", "-p", "high", "-n", "4", "--wrap", "sleep 3").strip()
-                wait_until(
-                    lambda row=[high, "RUNNING", "wrap"], queue=slurm.queue: row in queue(), 60, slurm.queue
-                )
-                wait_until(lambda: sum(numbers_of_runs(runs).values()) >= 8, 100, slurm.queue)
-                (tmp_path / "go").touch()
-                assert [f.result(LIMIT) for f in future] == list(range(4))
-            assert ident == workers_job(slurm)  # the same id again
-            wait_until(nothing_was_charged, 60, standing)
-            run("stop")
+def test_what_is_preempted_runs_again_uncharged(preempting, runs, tmp_path):
+    slurm = preempting
+    run("start", "--local-master", "-n", 4, "--partition", "low")
+    with cw.ClusterExecutor() as executor:
+        future = [executor.submit(run_until, runs, number, tmp_path / "go") for number in range(4)]
+        wait_until(lambda: len(numbers_of_runs(runs)) == 4, LIMIT)
+        ident = workers_job(slurm)
+        high = slurm.run("sbatch", "--parsable", "-p", "high", "-n", "4", "--wrap", "sleep 3").strip()
+        wait_until(lambda: [high, "RUNNING", "wrap"] in slurm.queue(), 60, slurm.queue)
+        wait_until(lambda: sum(numbers_of_runs(runs).values()) >= 8, 100, slurm.queue)
+        (tmp_path / "go").touch()
+        assert [f.result(LIMIT) for f in future] == list(range(4))
+    assert ident == workers_job(slurm)  # the same id again
+    wait_until(nothing_was_charged, 60, standing)
+    run("stop")
 
 
 def run_until(directory, number, path):
