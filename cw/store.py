@@ -314,6 +314,7 @@ class Writer:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._pid = os.getpid()
         self._name = _segment_name()
         self._path = os.path.join(store.path, self._name)
         try:
@@ -345,7 +346,7 @@ class Writer:
         self._thread.start()
 
     def put(self, entries: Sequence[Entry], done: Callable[[StoreError | None], None]) -> None:
-        """Have these stored. Blocks while a lot is waiting. Any thread."""
+        """Have these stored. Blocks while a lot is waiting. Any thread of the process that made the writer."""
         size = sum(len(entry.payload) for entry in entries)
         with self._changed:
             if self._waiting_size > BACKLOG:
@@ -357,11 +358,15 @@ class Writer:
 
     def flush(self) -> None:
         """Return when all that was put before has been stored, or not, and said so."""
+        if os.getpid() != self._pid:
+            return  # a forked child: the thread is not here
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting and not self._is_busy)
 
     def close(self) -> None:
-        """Write what waits, and end. A segment without results is removed."""
+        """Write what waits, and end. A segment without results is removed. In a forked child: nothing."""
+        if os.getpid() != self._pid:
+            return
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
