@@ -2,7 +2,9 @@
 
     thread = cw.client.ClientThread(callback)    results through callbacks
     executor = cw.ClusterExecutor()              results through concurrent.futures
+    for result in cw.map(function, items): ...   the loop's replacement
     with cw.allocate(8): ...                     a cluster for the length of a block
+    cw.results('sweep.db')                       what has been stored
 
 `python -m cw.master` and `python -m cw.worker HOST` make a cluster by hand. All public names are here; a
 module is loaded when a name of it is first used, so that cw's own processes start fast.
@@ -21,7 +23,12 @@ from cw.version import VERSION as __version__  # noqa: E402
 if TYPE_CHECKING:
     from cw import client as client
     from cw import mp as mp
+    from cw import results as results
+    from cw import slurm as slurm
     from cw.address import PORT as PORT
+    from cw.anywhere import allocate as allocate
+    from cw.anywhere import start as start
+    from cw.anywhere import stop as stop
     from cw.client import ClientThread as ClientThread
     from cw.client import randid as randid
     from cw.errors import ConnectionError as ConnectionError
@@ -32,26 +39,29 @@ if TYPE_CHECKING:
     from cw.errors import ProtocolError as ProtocolError
     from cw.errors import RemoteException as RemoteException
     from cw.errors import RemoteTraceback as RemoteTraceback
+    from cw.errors import StoreError as StoreError
+    from cw.errors import UnstableKey as UnstableKey
     from cw.errors import WorkerLost as WorkerLost
     from cw.executor import ClusterExecutor as ClusterExecutor
     from cw.executor import SlurmExecutor as SlurmExecutor
-    from cw.mp import allocate as allocate
-    from cw.mp import start as start
-    from cw.mp import stop as stop
+    from cw.executor import map as map
+    from cw.slurm import slurm_master_host as slurm_master_host
 
-_MODULES = ("client", "mp")
+_MODULES = ("client", "mp", "results", "slurm")
 _MODULE_BY_NAME = {
     "PORT": "address",
     "ClientThread": "client",
     "randid": "client",
     "ClusterExecutor": "executor",
     "SlurmExecutor": "executor",
-    "allocate": "mp",
-    "start": "mp",
-    "stop": "mp",
+    "map": "executor",
+    "allocate": "anywhere",
+    "start": "anywhere",
+    "stop": "anywhere",
+    "slurm_master_host": "slurm",
 } | dict.fromkeys(
     ("ConnectionError", "EnvironmentMismatch", "Error", "JobTimeout", "NotPicklable", "ProtocolError",
-     "RemoteException", "RemoteTraceback", "WorkerLost"), "errors",
+     "RemoteException", "RemoteTraceback", "StoreError", "UnstableKey", "WorkerLost"), "errors",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_MODULE_BY_NAME]  # noqa: PLE0604

@@ -152,6 +152,17 @@ def travels_by_value(thing: Any) -> bool:
     return found is not thing or _is_registered(module_name)
 
 
+def is_module_by_value(module: ModuleType) -> bool:
+    """Whether what is in a module travels as code: the user has registered it, or it cannot be imported."""
+    return _is_registered(module.__name__) or sys.modules.get(module.__name__) is not module
+
+
+def reduction(thing: Any) -> Any:
+    """How pickle takes an object apart, as `object.__reduce_ex__` says it. Raises what that raises."""
+    reduce = cloudpickle.Pickler.dispatch_table.get(type(thing))
+    return thing.__reduce_ex__(4) if reduce is None else reduce(thing)
+
+
 def _is_registered(module_name: str) -> bool:
     registry = cloudpickle.list_registry_pickle_by_value()
     return any(module_name == name or module_name.startswith(name + ".") for name in registry)
@@ -199,6 +210,23 @@ def _id_of(cls: type) -> bytes:
     identity = _id_by_class.setdefault(cls, os.urandom(16))
     _class_by_id[identity] = cls
     return identity
+
+
+def version_of(cls: type) -> bytes:
+    """Changes when a class that travels by value does."""
+    definition = _definition_of(cls)
+    return b"" if definition is None else definition.version
+
+
+def identity_of(cls: type) -> bytes:
+    """Under which instances of a class travel, from this process on."""
+    return _id_of(cls)
+
+
+def adopt(identity: bytes, cls: type) -> None:
+    """Take what was pickled under this identity, in an earlier process, for instances of our class."""
+    if cls not in _version_by_foreign_class:
+        _class_by_id[identity] = cls
 
 
 def _make_class(identity: bytes, make: Callable[..., type], arguments: tuple[Any, ...]) -> type:

@@ -79,7 +79,7 @@ def reason_to_refuse(hello: m.Hello) -> str:
             f"it is cw {hello.version} (protocol {hello.protocol}), the master is cw {VERSION} "
             f"(protocol {m.PROTOCOL}): install the same cw on both"
         )
-    if hello.role not in ("client", "worker"):
+    if hello.role not in ("client", "worker", "observer"):
         return f"its role is {hello.role!r}"
     if hello.role == "worker" and not 0 < hello.slots <= MOST_SLOTS:
         return f"it offers {hello.slots} slots"
@@ -248,6 +248,7 @@ class ClientRules(Rules):
 _OPTIONS: dict[str, Callable[[Any], bool]] = {
     "attempts": lambda value: type(value) is int and value >= 1,
     "timeout": lambda value: type(value) in (int, float) and 0 < value <= MOST_SECONDS,
+    "min_time": lambda value: type(value) in (int, float) and 0 < value <= MOST_SECONDS,
 }
 """What jobs' options may be, and what each one may hold."""
 
@@ -271,6 +272,10 @@ class WorkerRules(Rules):
         self._holdings += len(message.dispatches)
         if self._holdings > HOLDINGS:
             raise ProtocolError(f"it holds {self._holdings} jobs")
+
+    def _on_stay(self, message: m.Stay) -> None:
+        if not is_text(message.place) or not -1 <= message.seconds <= MOST_SECONDS:
+            raise ProtocolError("a stay that cannot be")
 
     def _on_reported(self, message: m.Reported) -> None:
         self._holdings = 0
@@ -296,10 +301,27 @@ class WorkerRules(Rules):
         m.Results: _on_results,
         m.Holding: _on_holding,
         m.Reported: _on_reported,
+        m.Stay: _on_stay,
         m.Recalled: _on_recalled,
         m.Usable: _on_usable,
         m.Goodbye: Rules._on_goodbye,
     }
+
+
+class ObserverRules(Rules):
+    """An observer asks for little."""
+
+    def _on_excuse(self, message: m.Excuse) -> None:
+        if len(message.workers) > SESSIONS or not all(
+            isinstance(i, str) and _is_ident(i) for i in message.workers
+        ):
+            raise ProtocolError("an excuse for workers that cannot be")
+
+    def _on_end(self, message: m.End) -> None:
+        if not is_text(message.reason):
+            raise ProtocolError("an end for a reason that is no line of text")
+
+    _checks = {m.Excuse: _on_excuse, m.End: _on_end}
 
 
 def are_durations(seconds: Iterable[float]) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from cw import serialize
+from cw.messages import DONE, ERROR
 
 
 def run(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> tuple[list[Any], Any]:
@@ -18,6 +20,24 @@ def run(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> tuple
     except BaseException as error:
         return results, serialize.dump_error(error, {"host": os.uname().nodename, "pid": os.getpid()})
     return results, None
+
+
+def run_each(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[tuple[int, float, Any]]:
+    """What became of each of the calls: status, seconds, payload. One that fails does not hold up those after it."""
+    outcomes: list[tuple[int, float, Any]] = []
+    pid = os.getpid()
+    for args in calls:
+        start = time.monotonic()
+        try:
+            status, payload = DONE, serialize.dump_result(function(*args))
+        except BaseException as error:
+            if (
+                isinstance(error, KeyboardInterrupt) or os.getpid() != pid
+            ):  # told to stop; a child that it forked
+                raise
+            status, payload = ERROR, serialize.dump_error(error, {"host": os.uname().nodename, "pid": pid})
+        outcomes.append((status, time.monotonic() - start, payload))
+    return outcomes
 
 
 def load_error(payload: Any, job: int, call: int) -> BaseException:

@@ -9,13 +9,17 @@ Callbacks run in the client's own thread, one at a time. The names of the origin
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import secrets
 from collections.abc import Callable
 from typing import Any
 
 from cw.errors import RemoteException
 from cw.executor import ClusterExecutor, SlurmExecutor
+from cw.progress import Counts, Progress
+from cw.recorder import Recorder
 from cw.session import Abandoned, Session, job_options
 
 __all__ = ["ClientThread", "ClusterExecutor", "RemoteException", "SlurmExecutor", "randid"]
@@ -33,15 +37,21 @@ def randid() -> int:
 class Options:
     """Settings of jobs: `thread.options(callback=f).submit(function, *args)`. May be kept and used many times."""
 
-    __slots__ = ("_client", "callback", "number", "on_error")
+    __slots__ = ("_client", "callback", "number", "on_error", "recorder")
 
     def __init__(
-        self, client: ClientThread, callback: Callback | None, on_error: Callback | None, number: int = 0
+        self,
+        client: ClientThread,
+        callback: Callback | None,
+        on_error: Callback | None,
+        number: int = 0,
+        recorder: Recorder | None = None,
     ) -> None:
         self._client = client
         self.callback = callback
         self.on_error = on_error
         self.number = number  # of the options that travel
+        self.recorder = recorder
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
         """As `ClientThread.submit`, with these options."""
@@ -55,7 +65,8 @@ class ClientThread:
     each that fails; without `on_error`, `wait()` raises the first error. Either may be None.
     `host` may be 'HOST:PORT'; without it the master is found as the README says. `connect_timeout` is in
     seconds. `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks (but never in a callback);
-    None means no limit of jobs, half of this machine's memory.
+    None means no limit of jobs, half of this machine's memory. `store`, `durability` and `retry_errors` as for
+    ClusterExecutor: each result is stored before its callback is called.
 
     As a context manager it starts, and at the end of the block waits and stops; an exception cancels what is
     outstanding. At the end of the program, what is outstanding is waited for.
@@ -71,17 +82,28 @@ class ClientThread:
         connect_timeout: float | None = None,
         max_outstanding: tuple[int | None, int | None] | None = None,
         reconnect_timeout: float | None = None,
+        store: str | os.PathLike[str] | None = None,
+        durability: str = "process",
+        retry_errors: bool = True,
     ) -> None:
-        self._defaults = Options(self, _checked(callback, "callback"), _checked(on_error, "on_error"))
-        self._session = Session(
-            host,
-            port,
-            self._deliver,
-            lambda number, tag: None,
-            connect_timeout,
-            max_outstanding,
-            reconnect_timeout,
-        )
+        callback, on_error = _checked(callback, "callback"), _checked(on_error, "on_error")
+        recorder = None if store is None else Recorder(store, durability, retry_errors)
+        self._defaults = Options(self, callback, on_error, 0, recorder)
+        try:
+            self._session = Session(
+                host,
+                port,
+                self._deliver,
+                lambda number, tag: None,
+                connect_timeout,
+                max_outstanding,
+                reconnect_timeout,
+                recorder,
+            )
+        except BaseException:
+            if recorder is not None:
+                recorder.close()
+            raise
         self._session.on_exit = self._log_untold
         self._tag_by_jobid: dict[
             int, tuple[Any, Options, list[int]]
@@ -113,6 +135,9 @@ class ClientThread:
         on_error: Callback | None = None,
         attempts: int | None = None,
         timeout: float | None = None,
+        min_time: float | None = None,
+        key: Any = None,
+        version: Any = None,
     ) -> Options:
         """Jobs with a callback of their own: `.options(callback=f).submit(function, *args)`.
 
@@ -123,7 +148,15 @@ class ClientThread:
         `timeout`: seconds for which a job may run, from its start on (waiting does not count). Then its process, with
         all that it has started, gets SIGINT (a KeyboardInterrupt in the job), a second later SIGTERM, another second
         later SIGKILL; the job fails with JobTimeout, and is not tried again.
+
+        `min_time`: seconds that a job needs. It is not started on a worker that is about to be taken away sooner, as
+        at the end of an allocation of Slurm's.
+
+        `key` and `version`, for a store: as in ClusterExecutor's options.
         """
+        recorder = self._session.recorder
+        if recorder is not None and (key is not None or version is not None):
+            recorder = recorder.with_key(key, version)
         defaults = (
             self._defaults
         )  # (`or` would pass over a callable that is empty, such as a list with a __call__)
@@ -131,7 +164,8 @@ class ClientThread:
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
             defaults.on_error if on_error is None else _checked(on_error, "on_error"),
-            self._session.option_number(job_options(attempts, timeout)),
+            self._session.option_number(job_options(attempts, timeout, min_time)),
+            recorder,
         )
 
     def cancel(self, jobid: int) -> bool:
@@ -150,8 +184,10 @@ class ClientThread:
             return False
         return self._session.cancel(jobid, True)
 
-    def wait(self, timeout: float | None = None) -> None:
+    def wait(self, timeout: float | None = None, progress: bool | str = False) -> None:
         """Block until every outstanding job has called back (seconds; TimeoutError after that).
+
+        `progress`: with a bar, if stderr is a terminal (with 'always', in any case).
 
         Then raises the first error that no `on_error` was told: of a job, or of a callback; each is raised once.
         """
@@ -161,7 +197,9 @@ class ClientThread:
             )
         if not self._session.is_started() and self._session.outstanding():
             raise RuntimeError("wait() before start(): nothing would ever run")
-        if not self._session.wait(timeout):
+        with Progress(self._counts, progress) if progress else contextlib.nullcontext():
+            is_done = self._session.wait(timeout)
+        if not is_done:
             raise TimeoutError(f"{self._session.outstanding()} jobs are still outstanding after {timeout} s")
         error, self._error, self._untold = self._error, None, None
         if error is not None:
@@ -198,7 +236,7 @@ class ClientThread:
     def _submit(self, options: Options, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         if callable(function):
             own = None if options is self._defaults else options
-            return self._session.submit(function, args, kwargs, own, options.number)
+            return self._session.submit(function, args, kwargs, own, options.number, options.recorder)
         jobid: int = function
         if not hasattr(jobid, "__index__") or isinstance(jobid, bool):  # (numpy's integers are no ints)
             raise TypeError(
@@ -210,11 +248,15 @@ class ClientThread:
         if self._tag_by_jobid.setdefault(jobid, tag) is not tag:  # (one step, for other threads)
             raise ValueError(f"job id {jobid} is outstanding: take another (cw.randid() makes one)")
         try:
-            tag[2].append(self._session.submit(args[0], args[1:], kwargs, tag, options.number))
+            number = self._session.submit(args[0], args[1:], kwargs, tag, options.number, options.recorder)
+            tag[2].append(number)
         except BaseException:
             self._tag_by_jobid.pop(jobid, None)
             raise
         return jobid
+
+    def _counts(self) -> Counts:
+        return Counts(*self._session.counts())
 
     def _log_untold(self) -> None:
         """At the end, when nobody will call wait() any more: an error must not pass in silence."""

@@ -9,6 +9,8 @@
          |- NotPicklable               an argument, function or result cannot travel  (also TypeError)
          |- PayloadError               bytes that are not what cw packs               (also ValueError)
          |- EnvironmentMismatch        a machine lacks what the client's program runs in
+     |- UnstableKey                a call cannot be recognised in a later run  (also TypeError)
+     |- StoreError                 a store cannot be opened, read or written   (also OSError)
          '- RemoteException            stands for a job's exception that does not survive pickling
      '- RemoteTraceback                `__cause__` of a job's exception: where it was raised over there
 
@@ -48,6 +50,17 @@ class PayloadError(Error, ValueError):
 
 class EnvironmentMismatch(Error):
     """A machine cannot offer what the client's program runs in, such as its working directory."""
+
+
+class UnstableKey(Error, TypeError):
+    """Results are to be stored, but what is called has no form by which a later run could recognise it.
+
+    The text names the argument. `options(key=...)` gives the call a key of one's own. A `TypeError` too.
+    """
+
+
+class StoreError(Error, OSError):
+    """A store cannot be opened, read or written; nothing in it has been touched. An `OSError` too."""
 
 
 class JobTimeout(Error, TimeoutError):

@@ -28,7 +28,9 @@ from types import (
 )
 from typing import Any
 
+from cw import callkey
 from cw.byvalue import Watch
+from cw.callkey import FunctionKey
 from cw.naming import function_name
 from cw.serialize import Payload, dump_function, load_function
 
@@ -65,6 +67,7 @@ class FunctionTable:
         self._known: dict[Any, _Known] = {}  # by key, see _key(); oldest first
         self._number_by_digest: dict[bytes, int] = {}
         self._contents: dict[int, tuple[bytes, Payload]] = {}  # digest and payload by number, oldest first
+        self._keys: dict[int, FunctionKey] = {}  # of functions whose calls are recorded, by number
         self._last_number = 0
         self._size = 0
         self._most_contents, self._most_bytes = CONTENTS, CONTENT_BYTES
@@ -78,6 +81,23 @@ class FunctionTable:
         if known is not None and known.watch.is_current():
             return known.number, None
         return self._number_of_other(function)
+
+    def key_of(self, function: Callable[..., Any], carrier: Callable[..., Any] | None = None) -> FunctionKey:
+        """The key with which calls of the function are recorded, as it is pickled now.
+
+        `carrier`: what travels in its place, with it inside. Raises `NotPicklable`, `UnstableKey`.
+        """
+        travels = function if carrier is None else carrier
+        number, payload = self.number_of(travels)
+        key = self._keys.get(number)
+        if key is None:
+            if payload is None:
+                # Pickled a while ago: what it captures may have been changed in place since. Key and pickle shall be
+                # made from the same.
+                self._known.pop(_key(travels), None)
+                number, _ = self.number_of(travels)
+            key = self._keys[number] = callkey.of_function(function)
+        return key
 
     def payload_of(self, number: int) -> Payload:
         """A function's payload, to send it again. Raises `KeyError` if it has been forgotten."""
@@ -101,6 +121,7 @@ class FunctionTable:
                 digest, payload = self._contents.pop(number)
                 del self._number_by_digest[digest]
                 self._size -= len(payload)
+                self._keys.pop(number, None)
                 forgotten.append(number)
         gone = set(forgotten)
         self._known = {key: known for key, known in self._known.items() if known.number not in gone}

@@ -38,7 +38,7 @@ from cw.jobs import (
     TellStarted,
 )
 from cw.network import Connection, Loop, listen_locally
-from cw.peers import SETTLE, WINDOW_JOBS, WINDOW_JOBS_A_SLOT, ClientPeer, WorkerPeer, charged
+from cw.peers import SETTLE, WINDOW_JOBS, WINDOW_JOBS_A_SLOT, ClientPeer, ObserverPeer, WorkerPeer, charged
 from cw.version import VERSION
 from cw.wire import MAX_BODY
 
@@ -52,6 +52,9 @@ HELLO_BYTES = 4096
 
 UNGREETED = 256
 """Connections without a Hello at one time; at the bound the oldest is dropped."""
+
+LOST_KEPT = 1000
+"""Workers that were lost, of which observers are told."""
 
 RECALL_SECONDS = 0.02
 """How often the policy looks for work that waits at one worker while another idles."""
@@ -77,6 +80,7 @@ class Master:
         self.dispatcher = Dispatcher(int(time.time() * 1000) << 22)
         self.clients: dict[int, ClientPeer] = {}  # by session
         self.workers: dict[str, WorkerPeer] = {}  # by ident
+        self.lost: deque[dict[str, Any]] = deque(maxlen=LOST_KEPT)
         # Until then, sessions that only workers know may turn up.
         self._leftovers_end_at = time.monotonic() + SETTLE + settings.client_grace
         self._is_final = is_final
@@ -133,6 +137,11 @@ class Master:
         """The workers that are there and have named what they hold."""
         return {key for key, worker in self.workers.items() if worker.is_known}
 
+    def host_of(self, key: str) -> str:
+        """Where a worker runs; '' if it is gone."""
+        worker = self.workers.get(key)
+        return "" if worker is None else worker.host
+
     def wants_slots(self, key: int) -> bool:
         """Do other sessions wait for slots?"""
         return self.dispatcher.has_waiting(key)
@@ -141,11 +150,30 @@ class Master:
         """What workers said that cannot use their slots."""
         return next((worker.why_unusable for worker in self.workers.values() if worker.why_unusable), "")
 
-    def leave(self) -> None:
-        """Say goodbye to each peer, and stop the loop."""
+    def excuse(self, key: str) -> None:
+        """This worker was lost for a reason that is no job's fault."""
+        for lost in [lost for lost in self.lost if lost["ident"] == key]:
+            logger.info("%s was lost with its allocation: nothing is charged for it", lost["name"])
+            self.lost.remove(lost)
+        self.perform(self.dispatcher.on_excused(key))
+
+    def census(self) -> dict[str, Any]:
+        """How the cluster stands, for observers."""
+        waiting, running = self.dispatcher.census()
+        return {
+            "ident": self.ident, "host": os.uname().nodename, "pid": os.getpid(),
+            "place": os.environ.get("CW_PLACE", ""), "waiting": waiting, "running": running,
+            "clients": len(self.clients), "lost": list(self.lost),
+            "workers": [worker.describe() for worker in self.workers.values() if worker.is_known],
+        }  # fmt: skip
+
+    def leave(self, is_final: bool | None = None) -> None:
+        """Say goodbye to each peer, and stop the loop. `is_final`: no other master will take its place."""
         for peer in (*self.clients.values(), *self.workers.values()):
             if peer.connection is not None:
-                peer.connection.send(m.Goodbye("the master ends", self._is_final))
+                peer.connection.send(
+                    m.Goodbye("the master ends", self._is_final if is_final is None else is_final)
+                )
                 peer.connection.flush()
                 peer.connection.close()
         self.loop.stop()
@@ -172,6 +200,9 @@ class Master:
             if client is None:
                 client = self.clients[key] = ClientPeer(self, key, hello)
             client.attach(connection, hello, is_new)
+        elif hello.role == "observer":
+            ObserverPeer(self, connection)
+            return
         else:
             before = self.workers.get(hello.ident)
             if before is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hmac
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -68,6 +69,7 @@ FROM_CLIENT = frozenset(
         m.Charged,
         m.Roster,
         m.HandedIn,
+        m.Origin,
         m.Goodbye,
         m.Heartbeat,
     }
@@ -83,12 +85,18 @@ FROM_WORKER = frozenset(
         m.Recalled,
         m.RunnerDied,
         m.CutShort,
+        m.Stay,
         m.Draining,
         m.Usable,
         m.Goodbye,
         m.Heartbeat,
     }
 )
+
+
+_BEFORE_JOINING = (m.Holding, m.Reported, m.Stay, m.Goodbye, m.Heartbeat)
+
+FROM_OBSERVER = frozenset({m.Excuse, m.End})
 
 
 def charged(job: Job) -> m.Charged:
@@ -128,6 +136,7 @@ class ClientPeer:
         self._is_blocked = False
         self._waits_since = 0.0  # when its jobs were first seen without any worker; 0: not so
         self._is_told = False
+        self._origin: str | None = None  # the host of the last results; None: it does not want to know
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Submit: self._on_submit,
             m.Functions: self._on_functions,
@@ -139,6 +148,7 @@ class ClientPeer:
             m.Charged: self._on_charged,
             m.Roster: self._on_roster,
             m.HandedIn: self._on_handed_in,
+            m.Origin: self._on_origin,
             m.Goodbye: self._on_goodbye,
             m.Heartbeat: lambda message: None,
         }
@@ -163,6 +173,7 @@ class ClientPeer:
         connection.bear_with_reader()
         self._window = self._submitted = 0
         self._is_blocked = False
+        self._origin = None
         self._ends_at = 0.0
         self._cancelled.clear()
         self._charges.clear()
@@ -225,6 +236,9 @@ class ClientPeer:
     def deliver_results(self, results: Deliver) -> None:
         """To the client. Until it has acknowledged them, their worker keeps them."""
         assert self.connection is not None
+        if self._origin is not None and (host := self._master.host_of(results.worker)) != self._origin:
+            self._origin = host
+            self.connection.send(m.Origin(host))
         self.connection.send(m.Results(results.numbers, results.statuses, results.seconds, results.payloads))
         if self.connection.unsent > RESULTS_UNSENT and not self._is_blocked:
             self._is_blocked = True
@@ -347,6 +361,9 @@ class ClientPeer:
         if self._is_settling and not self._were_here:
             self._missing = set(message.joined) - self._master.joined()
 
+    def _on_origin(self, message: m.Origin) -> None:
+        self._origin = self._origin or ""
+
     def _on_handed_in(self, message: m.HandedIn) -> None:
         self._is_handed_in = True
         self._settle()
@@ -387,12 +404,15 @@ class WorkerPeer:
         self.name = f"worker {hello.host}:{hello.pid}"
         self._master = master
         self._key = hello.ident
-        self._host = hello.host
+        self.host = hello.host
         self.rules = checks.WorkerRules(hello.slots)
         self._slots, self._python = hello.slots, tuple(hello.python)
         self._has_joined = False  # over this connection
         self.why_unusable = ""  # the last reason for which it could not use a slot
         self._holdings: list[Any] = []  # named, and not yet handed to the policy
+        self._ends_at = math.inf  # when what runs there is stopped
+        self.place = ""  # where it is, in words
+        self.is_draining = False
         self._sessions: set[int] = set()
         self._functions: dict[Function, int] = {}  # what it remembers, oldest first, and of which session
         self._functions_size = 0  # bytes
@@ -403,6 +423,7 @@ class WorkerPeer:
             m.Recalled: self._on_recalled,
             m.Holding: self._on_holding,
             m.Reported: self._on_reported,
+            m.Stay: self._on_stay,
             m.Draining: self._on_draining,
             m.Usable: self._on_usable,
             m.RunnerDied: self._on_runner_died,
@@ -452,6 +473,8 @@ class WorkerPeer:
     def on_second(self, now: float) -> None:
         if self.connection.closed:
             return
+        if self._ends_at < math.inf and self.is_known:
+            self._master.dispatcher.on_time_left(self._key, self._time_left(now))
         silence = self._master.settings.silence
         if self.connection.count_silence() * self._master.period > silence:
             self.connection.close()
@@ -492,7 +515,7 @@ class WorkerPeer:
         self._master.perform(self._master.dispatcher.on_cut_short(self._key, message.dispatches))
 
     def _on_message(self, message: Any) -> None:
-        if not self._has_joined and type(message) not in (m.Holding, m.Reported, m.Goodbye, m.Heartbeat):
+        if not self._has_joined and type(message) not in _BEFORE_JOINING:
             raise ProtocolError(f"{type(message).__name__} before it has reported what it holds")
         self.rules.check(message)
         self._handlers[type(message)](message)
@@ -501,6 +524,22 @@ class WorkerPeer:
         if self._has_joined:
             raise ProtocolError("Holding after it has joined")
         self._holdings += zip(*message, strict=True)
+
+    def _on_stay(self, message: m.Stay) -> None:
+        self.place = message.place
+        if message.seconds >= 0:
+            self._ends_at = time.monotonic() + message.seconds
+
+    def _time_left(self, now: float) -> float:
+        return self._ends_at - now - self._master.period  # it is looked at once in a period
+
+    def describe(self) -> dict[str, Any]:
+        """For an observer."""
+        left = None if self._ends_at == math.inf else round(self._ends_at - time.monotonic(), 1)
+        return {
+            "ident": self._key, "name": self.name, "place": self.place, "slots": self._slots, "left": left,
+            "held": self._master.dispatcher.held(self._key), "draining": self.is_draining,
+        }  # fmt: skip
 
     def _on_reported(self, message: m.Reported) -> None:
         """It has named all that it holds."""
@@ -517,11 +556,15 @@ class WorkerPeer:
             self._master.perform(dispatcher.on_worker_back(self._key, holdings))
             return
         self.is_known = True
-        self._master.perform(dispatcher.on_worker_joined(self._key, self._slots, self._python, holdings))
+        left = self._time_left(time.monotonic())
+        self._master.perform(
+            dispatcher.on_worker_joined(self._key, self._slots, self._python, holdings, left)
+        )
         self._master.note_worker(self._key, True)
 
     def _on_draining(self, message: m.Draining) -> None:
         logger.info("%s drains", self.name)
+        self.is_draining = True
         self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
 
     def _on_usable(self, message: m.Usable) -> None:
@@ -566,11 +609,35 @@ class WorkerPeer:
         dispatcher = self._master.dispatcher
         logger.warning("%s is lost (%s); %d jobs go back to the queue", self.name, reason,
                        dispatcher.held(self._key) if self.is_known else 0)  # fmt: skip
+        self._master.lost.append(
+            {"ident": self._key, "name": self.name, "place": self.place, "how": reason, "at": time.time()}
+        )
         if self.is_known:
             note = {
-                "host": self._host, "worker": self.name, "worker_ident": self._key,
+                "host": self.host, "worker": self.name, "worker_ident": self._key,
                 "how": f"the worker was lost: {reason}",
             }  # fmt: skip
             self._master.perform(dispatcher.on_worker_lost(self._key, note))
         # After the policy: by this, clients settle, and what the policy decides then is not for one that is gone.
         self._master.note_worker(self._key, False)
+
+
+class ObserverPeer:
+    """A launcher that wants to know how the cluster stands, or has something to say about it."""
+
+    def __init__(self, master: Any, connection: Connection) -> None:
+        self._master = master
+        self._rules = checks.ObserverRules()
+        connection.decoder.accepts = FROM_OBSERVER
+        connection.on_message = self._on_message
+        connection.on_close = lambda reason: None
+        connection.send(m.Census(master.census()))
+
+    def _on_message(self, message: Any) -> None:
+        self._rules.check(message)
+        if type(message) is m.Excuse:
+            for key in message.workers:
+                self._master.excuse(key)
+        else:
+            logger.info("told to end: %s", message.reason)
+            self._master.leave(is_final=True)

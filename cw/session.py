@@ -10,29 +10,29 @@ The client owns its jobs: a payload is kept until its result has been delivered.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
 import os
 import random
 import secrets
-import signal
 import socket
 import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
-from cw import address, credential, memory, serialize, wire
+from cw import address, credential, ending, home, memory, serialize, wire
 from cw import messages as m
 from cw.environment import dump_environment
-from cw.errors import ConnectionError, JobTimeout, ProtocolError, RemoteException, WorkerLost
+from cw.errors import ConnectionError, JobTimeout, ProtocolError, RemoteException, StoreError, WorkerLost
 from cw.functions import FunctionTable
 from cw.network import Connection, Loop, dial
+from cw.recorder import Call, Chunk, Recorder
 from cw.version import VERSION
 
 logger = logging.getLogger("cw.client")
@@ -69,9 +69,6 @@ MOST_SECONDS = 1e9
 GOODBYE_SECONDS = 0.7
 """For the master to take the goodbye."""
 
-LEAVE_SECONDS = 1.2
-"""For a session to end when the program was interrupted."""
-
 ACKNOWLEDGED_JOBS = 256
 """Results after which the master is told that they are here; of fewer, after ACKNOWLEDGED_SECONDS. Until then their
 workers keep them."""
@@ -82,11 +79,18 @@ DIAL_SECONDS = 5.0
 """For one attempt to connect while a lost master is looked for: it may be somewhere else by then."""
 
 FROM_MASTER = frozenset(
-    {m.Window, m.Notice, m.Roster, m.Started, m.Results, m.Charged, m.Lost, m.Goodbye, m.Heartbeat}
+    {m.Window, m.Notice, m.Roster, m.Started, m.Origin, m.Results, m.Charged, m.Lost, m.Goodbye, m.Heartbeat}
 )
+
+STORED_SECONDS = 0.02
+"""For which stored results are delivered in one go. More: the master and callbacks wait. Less: more wakeups."""
 
 Job = tuple[int, int, Any, Any]
 """Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
+
+
+Outcome = tuple[int, Job, "Call | Chunk", int, float, Any, BaseException | None, Any]
+"""Number, job, call, status, seconds, payload, error, value: a result on its way through the store."""
 
 
 class Abandoned(CancelledError):
@@ -109,7 +113,9 @@ class Session:
         connect_timeout: float | None = None,
         max_outstanding: tuple[int | None, int | None] | None = None,
         reconnect_timeout: float | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        _look_in_slurm()
         address.find_master(host, port)  # a mistake in them is told here
         jobs_limit, bytes_limit = max_outstanding or (None, None)
         self.ident = secrets.token_hex(16)
@@ -122,6 +128,8 @@ class Session:
         self._jobs_limit = jobs_limit
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
         self._environment = dump_environment()
+        self.recorder = recorder
+        self._recorders = set() if recorder is None else {recorder}  # to be closed with the session
         self._loop = Loop()
         self._loop.lock = self._loop_lock = threading.RLock()  # callbacks submit, too
         self._thread = threading.Thread(target=self._main, name="cw-client", daemon=True)
@@ -142,6 +150,9 @@ class Session:
         self._jobs: dict[int, Job] = {}
         self._queue: deque[int] = deque()  # numbers of jobs not sent yet; some may have been cancelled
         self._cancelled: deque[tuple[int, Job, bool]] = deque()  # and whether it is delivered as Abandoned
+        self._calls: dict[int, Call | Chunk] = {}  # of outstanding jobs that are recorded
+        self._stored: deque[tuple[int, Call]] = deque()  # what need not run: its result is in the store
+        self._recorded: deque[tuple[list[Outcome], StoreError | None]] = deque()  # written, to be delivered
         self._is_woken = False
         # The session's thread only.
         self._connection: Connection | None = None
@@ -150,6 +161,7 @@ class Session:
         self._sent: dict[int, int] = {}  # number: bytes
         self._sent_bytes = 0
         self._handed = 0  # the highest number ever sent to a master
+        self._origin: str | None = None  # the host of the results that come; None: the master was not asked
         self._is_handing_in = False  # again, what was sent to the master before
         self._roster: set[str] = set()  # the workers that are at the master, or were when it was lost
         self._introduced: dict[int, int] = {}  # bytes of the functions that the master has, oldest first
@@ -169,6 +181,7 @@ class Session:
         # Written by the session's thread, read by others.
         self._started: set[int] = set()
         self._finished = 0  # jobs delivered
+        self.failed = 0  # of those, with an error
         self._bytes_out = 0
         self._failure: BaseException | None = None
         self._connected = threading.Event()
@@ -182,8 +195,7 @@ class Session:
 
     def start(self) -> None:
         """Connect. Raises cw.ConnectionError if no master answers within the connect timeout."""
-        _live.add(self)
-        _register_exit()
+        ending.register(self)
         self._deadline = time.monotonic() + self._connect_timeout
         self._thread.start()
         self._connected.wait()
@@ -192,9 +204,20 @@ class Session:
             raise self._failure
 
     def submit(
-        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tag: Any, options: int = 0
+        self,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tag: Any,
+        options: int = 0,
+        recorder: Recorder | None = None,
+        call: Call | Chunk | None = None,
     ) -> int:
-        """Queue a job; returns its number. Raises what makes its function or arguments unpicklable."""
+        """Queue a job; returns its number. Raises what makes its function or arguments unpicklable.
+
+        With a recorder, its result is recorded, and taken from the store if it is there. `call`: it has been
+        identified already.
+        """
         payload = serialize.dump_call(args, kwargs, function, self._store)
         size = len(payload)
         if size > wire.LARGE:
@@ -206,6 +229,8 @@ class Session:
             with self._lock:
                 if self._is_closed:
                     raise self._why_closed()
+                if recorder is not None and call is None:
+                    call = recorder.identify(self._functions, function, args, kwargs, payload)
                 number_of_function, function_payload = self._functions.number_of(function)
                 if function_payload is not None and self._functions.is_full:
                     self._forget_functions(number_of_function)
@@ -213,7 +238,13 @@ class Session:
                 self._jobs[number] = (number_of_function, options, payload, tag)
                 self._last_number = number
                 self._bytes_in += size
-                self._queue.append(number)
+                if call is None:
+                    self._queue.append(number)
+                elif call.is_stored:
+                    self._stored.append((number, call))
+                else:
+                    self._calls[number] = call
+                    self._queue.append(number)
             if not self._is_woken:
                 self._is_woken = True
                 if number - self._finished > 1 or not self._send_now():
@@ -222,6 +253,16 @@ class Session:
             self._undo(number)
             raise
         return number
+
+    def identify(self, recorder: Recorder, function: Any, args: tuple[Any, ...], carrier: Any) -> Call:
+        """A call that will be part of a larger job, which calls `carrier`. Raises UnstableKey, NotPicklable."""
+        payload = serialize.dump_call(args, {}, function)
+        with self._lock:
+            return recorder.identify(self._functions, function, args, {}, payload, carrier)
+
+    def close_with(self, recorder: Recorder) -> None:
+        """Have a recorder of some of its jobs closed at the end, too."""
+        self._recorders.add(recorder)
 
     def _undo(self, number: int) -> None:
         """Ctrl-C in the middle of `submit`: nobody has got this job's number, so there is no job."""
@@ -238,7 +279,7 @@ class Session:
 
     def _send_now(self) -> bool:
         """Send the only outstanding job from this thread: one wakeup less on its way. False: the loop is busy."""
-        if not self._loop_lock.acquire(blocking=False):
+        if self._stored or not self._loop_lock.acquire(blocking=False):
             return False
         try:
             if self._connection is None:
@@ -277,6 +318,10 @@ class Session:
         """Jobs submitted and not delivered yet."""
         return self._last_number - self._finished
 
+    def counts(self) -> tuple[int, int, int, int]:
+        """Jobs submitted, delivered, of those with an error, known to run."""
+        return self._last_number, self._finished, self.failed, len(self._started)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Block until all jobs submitted so far, and by callbacks meanwhile, are delivered. False: time is up."""
         with self._progress:
@@ -292,13 +337,18 @@ class Session:
             self._is_closed = True
         if not self.is_started():
             self._abandon()
+            self._close_recorders()
         elif self.is_alive():
             self._loop.call_soon(self._leave_when_done if is_waiting else self._leave)
 
-    def leave_now(self, seconds: float | None = None) -> None:
+    def leave_when_done(self) -> None:
+        """For the end of the program: say goodbye when all is delivered. Callbacks may submit until then."""
+        self._loop.call_soon(self._leave_when_done)
+
+    def leave_now(self, seconds: float = ending.LEAVE_SECONDS) -> None:
         """For the end of the program: cancel all, leave, and do not wait for a callback that does not return."""
         self.close(is_waiting=False)
-        self.join(LEAVE_SECONDS if seconds is None else seconds)
+        self.join(seconds)
         connection = self._connection
         if self.is_alive() and not self._is_leaving and connection is not None and self._is_welcome:
             # The thread sits in a callback, and not in the middle of a message.
@@ -367,6 +417,8 @@ class Session:
             return RuntimeError(
                 "this process was forked from the one that is connected: open a connection of its own"
             )
+        if isinstance(self._failure, StoreError):
+            return _copy_of(self._failure)
         if self._failure is not None:
             return ConnectionError(f"{self._failure}; no more jobs can be submitted here")
         return RuntimeError("cannot submit: this client has been stopped")
@@ -384,7 +436,9 @@ class Session:
             with self._lock:
                 self._is_closed = True
             try:
+                self._take_last_recorded()
                 self._abandon()
+                self._close_recorders()
             finally:
                 self._connected.set()
                 self._ended.set()
@@ -501,6 +555,7 @@ class Session:
         self._introduced.clear()
         self._introduced_size = 0
         self._introduced_options = self._received = self._acknowledged = 0
+        self._origin = None
         lost = f"the connection to the master at {self._where} was lost{': ' * bool(reason)}{reason}"
         is_new = not self._connected.is_set()  # it was lost before it was one: `start` tries on
         if (
@@ -584,6 +639,12 @@ class Session:
         self._is_woken = False  # before the queue is looked at: who adds after that wakes us again
         if self._cancelled:
             self._take_cancelled()
+        if self._recorded or self._stored:
+            if self.is_own_thread():
+                self._take_recorded()
+                self._take_stored()
+            else:  # it was sending a job of its own, and callbacks are not its business
+                self._loop.wake()
         self._pump()
 
     def _pump(self) -> None:
@@ -635,6 +696,9 @@ class Session:
 
     def _submit_batch(self, connection: Connection, numbers: list[int], batch: list[Job]) -> None:
         """Send jobs, after the functions and options which they need and the master has not."""
+        if self._calls and self._origin is None:
+            self._origin = ""
+            connection.send(m.Origin(""))
         while self._introduced_options < len(self._option_sets):
             self._introduced_options += 1
             connection.send(
@@ -709,14 +773,18 @@ class Session:
         self._roster.update(message.joined)
         self._roster.difference_update(message.gone)
 
+    def _on_origin(self, message: m.Origin) -> None:
+        self._origin = message.host
+
     def _on_charged(self, message: m.Charged) -> None:
         if message.number in self._jobs:
             self._charges[message.number] = message
 
     def _on_results(self, message: m.Results) -> None:
-        jobs, sent, started = self._jobs, self._sent, self._started
+        jobs, sent, started, calls = self._jobs, self._sent, self._started, self._calls
         load = serialize.load_result
-        for number, status, _, payload in zip(*message, strict=True):
+        outcomes: list[Outcome] = []
+        for number, status, seconds, payload in zip(*message, strict=True):
             self._sent_bytes -= sent.pop(number, 0)
             if started:
                 started.discard(number)
@@ -732,7 +800,14 @@ class Session:
                 value, error = None, _timeout(_name(number, job), payload)
             else:
                 value, error = None, serialize.load_error(payload, _name(number, job))
-            self._finish(number, job, error, value)
+            if calls and number in calls:
+                if status == m.TIMEOUT:
+                    status, payload = m.ERROR, serialize.dump_error(error, {})
+                outcomes.append((number, job, calls.pop(number), status, seconds, payload, error, value))
+            else:
+                self._finish(number, job, error, value)
+        if outcomes:
+            self._record(outcomes)
         self._acknowledge(len(message.numbers))
         self._notify()
         self._pump()
@@ -742,8 +817,13 @@ class Session:
         self._started.discard(message.number)
         job = self._jobs.pop(message.number, None)
         if job is not None:
-            text = f"{_name(message.number, job)} was given up: {message.reason}"
-            self._finish(message.number, job, WorkerLost(text, message.notes), None)
+            error = WorkerLost(f"{_name(message.number, job)} was given up: {message.reason}", message.notes)
+            call = self._calls.pop(message.number, None)
+            if call is None:
+                self._finish(message.number, job, error, None)
+            else:
+                payload = serialize.dump_error(error, {})
+                self._record([(message.number, job, call, m.ERROR, 0.0, payload, error, None)])
         self._notify()
         self._pump()
 
@@ -764,6 +844,7 @@ class Session:
                 self._sent_bytes -= sent.pop(number)
                 at_master.append(number)
             self._started.discard(number)
+            self._calls.pop(number, None)
             if is_told:
                 self._finish(number, job, Abandoned(), None)
             else:
@@ -774,10 +855,81 @@ class Session:
             self._connection.send(m.Cancel(at_master))
         self._notify()
 
+    # --- the session's thread: the store ---
+
+    def _record(self, outcomes: list[Outcome]) -> None:
+        """Have them stored; they are delivered after that."""
+        by_recorder: dict[Recorder, list[Outcome]] = {}
+        for outcome in outcomes:
+            by_recorder.setdefault(outcome[2].recorder, []).append(outcome)
+        host = self._origin or ""
+        for recorder, group in by_recorder.items():
+            entries = [
+                entry
+                for number, _, call, status, seconds, payload, _, _ in group
+                for entry in call.entries(number, status, seconds, host, payload)
+            ]
+            recorder.put(entries, functools.partial(self._on_stored, group))
+
+    def _on_stored(self, outcomes: list[Outcome], error: StoreError | None) -> None:
+        """In the store's thread."""
+        self._recorded.append((outcomes, error))
+        self._loop.call_soon(self._on_wake)
+
+    def _take_recorded(self) -> None:
+        """Deliver what has been stored."""
+        while self._recorded:
+            outcomes, failure = self._recorded.popleft()
+            for number, job, _, _, _, _, error, value in outcomes:
+                if failure is None:
+                    self._finish(number, job, error, value)
+                else:
+                    self._finish(number, job, _copy_of(failure), None)
+            if failure is not None and not self._is_closed:
+                self._fail(failure)
+        self._notify()
+
+    def _take_last_recorded(self) -> None:
+        """At the end: what has come is stored, and delivered."""
+        for recorder in self._recorders:
+            recorder.flush()
+        self._take_recorded()
+
+    def _close_recorders(self) -> None:
+        for recorder in list(self._recorders):
+            recorder.close()
+
+    def _take_stored(self) -> None:
+        """Deliver what earlier runs have stored; for a moment, then others have their turn."""
+        end = time.monotonic() + STORED_SECONDS
+        while self._stored and time.monotonic() < end:
+            number, call = self._stored.popleft()
+            job = self._jobs.get(number)
+            if job is None:
+                continue  # cancelled
+            try:
+                error, value = call.load(_name(number, job))
+            except BaseException as failure:
+                logger.warning(
+                    "%s runs again: what is stored of it cannot be read (%s)", _name(number, job), failure
+                )
+                self._calls[number] = call
+                self._queue.append(number)
+                continue
+            if self._jobs.pop(number, None) is not None:
+                self._finish(number, job, error, value)
+        self._notify()
+        if self._stored:
+            self._loop.call_soon(self._on_wake)
+
+    # --- the session's thread: the end of each job ---
+
     def _finish(self, number: int, job: Job, error: BaseException | None, value: Any) -> None:
         self._bytes_out += len(job[2])
         if self._charges:
             self._charges.pop(number, None)
+        if error is not None:
+            self.failed += 1
         self._deliver(number, job[3], error, value)
         self._finished += 1
 
@@ -811,6 +963,7 @@ _HANDLERS: dict[type, Callable[[Session, Any], None]] = {
     m.Window: Session._on_window,
     m.Notice: lambda session, message: logger.warning("%s", message.text),
     m.Roster: Session._on_roster,
+    m.Origin: Session._on_origin,
     m.Started: Session._on_started_jobs,
     m.Results: Session._on_results,
     m.Lost: Session._on_lost,
@@ -862,11 +1015,17 @@ def _copy_of(error: BaseException) -> BaseException:
     return type(error)(*error.args)
 
 
+def _look_in_slurm() -> None:
+    """Where the user has a cluster in Slurm, its jobs are one of the places to look for the master."""
+    if os.path.exists(os.path.join(home.home_directory(), f"slurm-{address.cluster_name()}", "state.json")):
+        import cw.slurm  # noqa: F401
+
+
 def _half_the_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def job_options(attempts: int | None, timeout: float | None) -> dict[str, Any]:
+def job_options(attempts: int | None, timeout: float | None, min_time: float | None = None) -> dict[str, Any]:
     """Options of jobs as they travel, those that are given. Raises TypeError, ValueError."""
     options: dict[str, Any] = {}
     if attempts is not None:
@@ -875,81 +1034,16 @@ def job_options(attempts: int | None, timeout: float | None) -> dict[str, Any]:
         if attempts < 1:
             raise ValueError(f"attempts must be 1 or more, not {attempts}")
         options["attempts"] = attempts
-    if timeout is not None:
+    for name, value in (("timeout", timeout), ("min_time", min_time)):
+        if value is None:
+            continue
         try:
-            if isinstance(timeout, (bool, str)):
+            if isinstance(value, (bool, str)):
                 raise TypeError
-            seconds = float(timeout)
+            seconds = float(value)
         except TypeError:
-            raise TypeError(f"timeout must be a number of seconds, not {timeout!r}") from None
+            raise TypeError(f"{name} must be a number of seconds, not {value!r}") from None
         if not 0 < seconds < math.inf:
-            raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
-        options["timeout"] = min(seconds, MOST_SECONDS)
+            raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+        options[name] = min(seconds, MOST_SECONDS)
     return options
-
-
-# --- the end of the interpreter, and forks ----------------------------------------------------
-
-_live: weakref.WeakSet[Session] = weakref.WeakSet()
-_is_registered = False
-
-
-def _register_exit() -> None:
-    """At the end of the interpreter, outstanding jobs are waited for, as concurrent.futures does."""
-    global _is_registered
-    if not _is_registered:
-        _is_registered = True
-        # Runs before daemon threads are stopped; what concurrent.futures.thread uses.
-        threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-
-
-def _at_exit() -> None:
-    sessions = [session for session in _live if session._pid == os.getpid()]
-    # Ctrl-C that nobody caught: its traceback has been printed just now. (Where one types, it may be from long ago.)
-    kind = getattr(sys, "last_type", None)
-    if isinstance(kind, type) and issubclass(kind, KeyboardInterrupt) and not hasattr(sys, "ps1"):
-        _drop(sessions)
-        return
-    try:
-        for session in sessions:
-            session._loop.call_soon(session._leave_when_done)
-        for session in sessions:
-            session.join()
-            session.on_exit()
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one is immediate
-        left = sum(session.outstanding() for session in sessions)
-        print(
-            f"KeyboardInterrupt: the {left} jobs that this program was waiting for are cancelled",
-            file=sys.stderr,
-        )
-        _drop(sessions)
-        sys._cw_last_act = _DieOfInterrupt()  # type: ignore[attr-defined]
-
-
-def _drop(sessions: Sequence[Session]) -> None:
-    deadline = time.monotonic() + LEAVE_SECONDS
-    for session in sessions:
-        session.close(is_waiting=False)
-    for session in sessions:
-        session.leave_now(max(0.1, deadline - time.monotonic()))
-
-
-class _DieOfInterrupt:
-    """A program that Ctrl-C ends dies of SIGINT, or the loop of the shell that runs it would go on.
-
-    Python does that itself for a Ctrl-C in the main program, but not for one in this last wait. What lies in `sys` is
-    deleted last of all, when the program's open files have been written.
-    """
-
-    def __del__(self, kill: Any = os.kill, pid: Any = os.getpid, number: int = signal.SIGINT) -> None:
-        kill(pid(), number)
-
-
-def _after_fork_in_child() -> None:
-    for session in list(_live):
-        session.drop_after_fork()
-    _live.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

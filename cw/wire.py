@@ -64,7 +64,7 @@ _RECORDS: dict[int, type] = {
     1: m.Hello, 2: m.Welcome, 3: m.Refused, 4: m.Goodbye, 5: m.Heartbeat, 6: m.Notice, 7: m.Window,
     8: m.Lost, 9: m.RunnerDied, 10: m.CloseSession, 11: m.OptionSets, 12: m.Recall, 13: m.Drop,
     14: m.Dropped, 15: m.BigResult, 16: m.Charged, 17: m.HandedIn, 18: m.Reported, 19: m.Draining,
-    20: m.Roster, 21: m.ForgetSession, 22: m.Usable,
+    20: m.Roster, 21: m.ForgetSession, 22: m.Usable, 23: m.Origin, 24: m.Stay, 25: m.Census, 26: m.Excuse, 27: m.End,
 }  # fmt: skip
 
 # The typecodes are array's: B 1 byte, I 4, Q 8, f 4 (a float).
@@ -79,7 +79,7 @@ _BATCHES: dict[int, tuple[type, str]] = {
 # A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.
 _SINGLES = {cls: struct.Struct(f"<I{codes}Q") for cls, codes in _BATCHES.values()}
 
-_ORDERED = frozenset({m.OptionSets, m.Forget, m.ForgetSession, m.Drop, m.HandedIn})
+_ORDERED = frozenset({m.OptionSets, m.Forget, m.ForgetSession, m.Drop, m.HandedIn, m.Origin})
 """Messages without a payload that must not overtake one."""
 
 _WIDTH = {"B": 1, "H": 2, "I": 4, "Q": 8, "f": 4}

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ PACKAGE = Path(cw.__file__).parent
 # From the top to the ground: a module imports only those below it, inside functions and for types too.
 FLOORS = [
     "__init__",
-    "client", "executor", "future", "session", "functions", "chunks",
-    "mp", "launcher",
+    "client", "executor", "mapping", "future", "session", "ending", "progress", "recorder",
+    "functions", "callkey", "chunks", "results", "store",
+    "anywhere", "mp", "slurm", "tender", "submitted", "batch", "squeue", "launcher", "inquiry",
     "worker", "runners", "keeper_link", "keeper", "relay", "runner", "channel", "uplink",
     "serialize", "environment", "naming", "byvalue",
     "master", "peers", "checks", "gate", "network", "tls", "credential", "address", "home", "program",
-    "kept", "slots", "dispatch", "jobs",
+    "kept", "slots", "dispatch", "returns", "turns", "jobs",
     "wire", "memory", "messages", "errors", "version",
 ]  # fmt: skip
 
@@ -31,14 +33,15 @@ KEEPERS = {
     "cloudpickle": {"serialize", "byvalue", "functions", "environment"},  # environment: its version
     "marshal": set(),
     # wire: the wire format. serialize: what lies in a payload. network, address: forms of the kernel's.
-    "struct": {"wire", "serialize", "network", "address"},
+    # store: the form of its records.
+    "struct": {"wire", "serialize", "network", "address", "store"},
     "array": {"wire", "network"},  # network: descriptors beside the bytes
     "bluelet": {"network"},
     "multiprocessing": set(),
     "asyncio": set(),
 }
 
-PURE = ("dispatch", "jobs", "slots", "messages", "errors", "version")
+PURE = ("dispatch", "returns", "turns", "jobs", "slots", "messages", "errors", "version")
 IMPURE = {
     "asyncio", "bluelet", "datetime", "io", "logging", "multiprocessing", "os", "random", "secrets", "select",
     "selectors", "signal", "socket", "ssl", "subprocess", "sys", "threading", "time",
@@ -137,16 +140,20 @@ def test_import_cw_is_cheap_and_gives_all_public_names():
 
 def test_the_public_names_are_those_promised():
     for name in (
-        "PORT", "ClientThread", "ClusterExecutor", "SlurmExecutor", "allocate", "client", "mp", "randid", "start",
-        "stop", "__version__", "Error", "ConnectionError", "NotPicklable", "ProtocolError", "RemoteException",
-        "WorkerLost", "EnvironmentMismatch", "JobTimeout", "RemoteTraceback",
+        "PORT", "ClientThread", "ClusterExecutor", "SlurmExecutor", "allocate", "client", "map", "mp", "randid",
+        "results", "slurm", "slurm_master_host", "start", "stop", "__version__", "Error", "ConnectionError",
+        "NotPicklable", "ProtocolError", "RemoteException", "WorkerLost", "EnvironmentMismatch", "JobTimeout",
+        "RemoteTraceback", "StoreError", "UnstableKey",
     ):  # fmt: skip
         assert name in cw.__all__ and name in dir(cw) and getattr(cw, name) is not None
     assert cw.PORT == 5494 and issubclass(cw.ConnectionError, OSError)
     for name in ("ClientThread", "ClusterExecutor", "SlurmExecutor", "RemoteException"):
         assert getattr(cw.client, name) is getattr(cw, name)
     for name in ("start", "stop", "allocate"):
-        assert getattr(cw.mp, name) is getattr(cw, name)
+        assert list(signature(getattr(cw.mp, name)).parameters) == list(
+            signature(getattr(cw, name)).parameters
+        )
+    assert cw.slurm.slurm_master_host is cw.slurm_master_host
     assert sorted(cw.__all__) == sorted(set(cw.__all__))
     with pytest.raises(AttributeError, match="no_such_name"):
         cw.no_such_name  # noqa: B018

@@ -66,6 +66,10 @@ def test_futures_come_as_they_are_done_and_add_up_to_pi(tmp_path):
     assert found[-1][1] == "3.1423"  # the seeds are fixed, so the sum is
 
 
+def test_on_slurm_is_on_this_machine_where_there_is_no_slurm(tmp_path):
+    assert run("on_slurm.py", tmp_path) == "4 slots\n9592 primes below 100000\nthis machine: 50 jobs\n"
+
+
 def test_stdlib_sweep_ranks_functions_and_measures_both_ways(tmp_path):
     output = run("stdlib_sweep.py", tmp_path, "--limit", "60")
     rows = re.findall(r"^ +(\d+) +(\d+)  (\S+)\(\)  \((\S+):(\d+)\)$", output, re.MULTILINE)
@@ -78,6 +82,19 @@ def test_stdlib_sweep_ranks_functions_and_measures_both_ways(tmp_path):
     assert float(times["speed-up"]) == pytest.approx(
         float(times["plain loop"]) / float(times["with cw"]), abs=0.1
     )
+
+
+def test_sweep_goes_on_where_it_was_and_plots_what_came_out(tmp_path):
+    pytest.importorskip("matplotlib")
+    outputs = []
+    for _ in range(2):
+        outputs.append(run("sweep.py", tmp_path, "--forests", "2"))
+        assert len(cw.results(tmp_path / "sweep.db").filter(function="burn", failed=False)) == 3 * 37 * 2
+        stored = sum(path.stat().st_size for path in (tmp_path / "sweep.db").iterdir())
+    assert outputs[0] == outputs[1]  # what is random comes from the seeds
+    assert stored < 100_000  # nothing was computed twice
+    assert re.search(r"^0\.500( +0\.\d\d){3}", outputs[0], re.MULTILINE)
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

@@ -179,6 +179,15 @@ def test_the_table_of_options_is_that_of_the_program(module, environment):
     )
 
 
+def test_the_options_of_slurm_are_known_to_the_program(environment):
+    text = run_command([sys.executable, "-m", "cw.slurm", "--help"], ROOT, environment)
+    table = re.search(r"^\| `python -m cw\.slurm start` \| \|\n((?:\|.*\n)+)", README, re.MULTILINE).group(1)
+    named = set(
+        re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", "".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)))
+    )
+    assert named <= set(re.findall(r"(?<!\w)--?[A-Za-z][\w-]*", text)) and "--renew" in named
+
+
 def test_the_test_command_is_what_ci_runs():
     assert f'TEST_COMMAND="{TEST_COMMAND}"\n' in (ROOT / ".ci" / "run").read_text()
 
@@ -202,7 +211,7 @@ def test_every_command_of_the_readme_is_known_here():
     """Who adds one adds a test."""
     tested = {MASTER, WORKER, FIRST_COMMAND, TEST_COMMAND, command_with("benchmarks")}
     others = [line for block in COMMANDS for line in block.splitlines() if line not in tested]
-    assert all("cw.mp" in line or "cw.credential" in line for line in others), others
+    assert all(re.search(r"cw\.(mp|credential|results|slurm)|slurm\.py", line) for line in others), others
 
 
 def test_the_commands_about_the_credential(tmp_path, environment):
@@ -215,6 +224,17 @@ def test_the_commands_about_the_credential(tmp_path, environment):
     assert "credential.pem" in shown and "SHA-256" in shown
     assert run_command([sys.executable, *copy[1:]], tmp_path, environment).startswith("ssh node8 ")
     assert run_command([sys.executable, *new[1:]], tmp_path, environment).splitlines()[1] not in shown
+
+
+def test_the_commands_that_show_a_store(tmp_path, environment):
+    (block,) = [block for block in COMMANDS if "cw.results" in block]
+    run(program_with("failed=True"), tmp_path, environment)
+    summary, failed, table = (
+        run_command(["bash", "-c", line], tmp_path, environment) for line in block.splitlines()
+    )
+    assert re.search(r"^simulate +2 +1 +", summary, re.MULTILINE)
+    assert "simulate(0) -> ZeroDivisionError: division by zero\n" in failed and failed.count("\n") == 1
+    assert table == "" and (tmp_path / "sweep.csv").read_text().count("\n") == 4
 
 
 # --- the rest ---------------------------------------------------------------------------------

@@ -1,0 +1,80 @@
+"""A progress bar: done, failed, running, rate, time left. It is tqdm's, an optional extra: `pip install cw[progress]`.
+
+The counts are looked at a few times a second, in a thread of its own: jobs do not wait for a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+INTERVAL = 0.2
+"""Seconds between looks."""
+
+
+class Counts(NamedTuple):
+    """How far it is. `total` is None where nobody knows."""
+
+    total: int | None
+    done: int
+    failed: int
+    running: int
+
+
+class Progress:
+    """A bar, for a `with` block. `wanted`: True (if stderr is a terminal, or in a notebook), or 'always'.
+
+    Raises ModuleNotFoundError without tqdm, ValueError for another `wanted`.
+    """
+
+    def __init__(self, counts: Callable[[], Counts], wanted: bool | str) -> None:
+        if wanted is not True and wanted != "always":
+            raise ValueError(f"progress must be True, False or 'always', not {wanted!r}")
+        try:
+            from tqdm.auto import tqdm
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(
+                "progress needs tqdm, which is not installed: pip install 'cw[progress]'"
+            ) from None
+        self._tqdm = tqdm
+        self._counts = counts
+        self._is_shown = wanted == "always" or sys.stderr.isatty() or _is_notebook()
+        self._closed = threading.Event()
+        self._bar: Any = None
+        self._thread = threading.Thread(target=self._run, name="cw-progress", daemon=True)
+
+    def __enter__(self) -> Progress:
+        if self._is_shown:
+            self._bar = self._tqdm(total=self._counts().total, unit="job", dynamic_ncols=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._is_shown:
+            self._closed.set()
+            self._thread.join()
+            self._show()
+            self._bar.close()
+
+    def _run(self) -> None:
+        while not self._closed.wait(INTERVAL):
+            self._show()
+
+    def _show(self) -> None:
+        total, done, failed, running = self._counts()
+        if total != self._bar.total:
+            self._bar.total = total
+        postfix = {"failed": failed} if failed else {}
+        if running:
+            postfix["running"] = running
+        self._bar.set_postfix(postfix, refresh=False)
+        self._bar.update(done - self._bar.n)
+        self._bar.refresh()
+
+
+def _is_notebook() -> bool:
+    shell = sys.modules.get("IPython")
+    found = shell.get_ipython() if shell is not None else None
+    return type(found).__name__ == "ZMQInteractiveShell"

@@ -1,0 +1,347 @@
+"""`cw.results('sweep.db')`: what a store holds, without a cluster; and `python -m cw.results sweep.db`.
+
+    for result in cw.results('sweep.db'):
+        print(result.function, result.args, result.value)
+
+Nothing is unpickled before it is asked for: `args`, `kwargs`, `value` and `error` are. That runs code: a store is to be
+trusted as a program is.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import datetime
+import json
+import logging
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cw import messages as m
+from cw import program, serialize
+from cw.errors import StoreError
+from cw.store import Store, Stored
+
+logger = logging.getLogger("cw.store")
+
+__all__ = ["Result", "Results", "open_results"]
+
+
+class Result:
+    """One result of a store: of the n-th call with its key."""
+
+    __slots__ = ("_stored",)
+
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
+
+    @property
+    def key(self) -> str:
+        """What the call is recognised by, in hexadecimal digits."""
+        return self._stored.key.hex()
+
+    @property
+    def jobid(self) -> int:
+        """Its number in the run that computed it."""
+        return self._stored.number
+
+    @property
+    def function(self) -> str:
+        """The function's name."""
+        return self._stored.function
+
+    @property
+    def failed(self) -> bool:
+        """Did the call raise?"""
+        return self._stored.status != m.DONE
+
+    @property
+    def when(self) -> datetime.datetime:
+        """When the result was stored."""
+        return datetime.datetime.fromtimestamp(self._stored.when, datetime.timezone.utc).astimezone()
+
+    @property
+    def seconds(self) -> float:
+        """How long the call ran."""
+        return self._stored.seconds
+
+    @property
+    def host(self) -> str:
+        """Where it ran; '' if that is not known."""
+        return self._stored.host
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The positional arguments. Raises LookupError if they were too large to be stored."""
+        return self._call()[0]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The keyword arguments; as `args`."""
+        return self._call()[1]
+
+    @property
+    def value(self) -> Any:
+        """What the call returned. Raises what the call raised."""
+        if self.failed:
+            raise serialize.load_error(self._stored.payload, f"job {self.jobid}, {self.function}()")
+        return serialize.load_result(self._stored.payload)
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the call raised, or None."""
+        if not self.failed:
+            return None
+        return serialize.load_error(self._stored.payload, f"job {self.jobid}, {self.function}()")
+
+    def _call(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self._stored.args is None:
+            raise LookupError("the arguments of this call were too large to be stored")
+        return serialize.load_call(self._stored.args)
+
+    def __repr__(self) -> str:
+        state = "failed" if self.failed else "done"
+        when = f"{self.when:%Y-%m-%d %H:%M:%S}"
+        return f"<{self.function}() {state} in {self.seconds:.3g} s on {self.host or '?'}, {when}>"
+
+
+class Results:
+    """The results of a store: of each call the latest. Iterated lazily, in the order in which they were stored.
+
+    What is damaged is passed over, with a warning (to the logger 'cw.store').
+    """
+
+    def __init__(self, store: Store, is_wanted: Callable[[Stored], bool] = lambda stored: True) -> None:
+        self._store = store
+        self._is_wanted = is_wanted
+
+    def filter(
+        self,
+        function: str | None = None,
+        failed: bool | None = None,
+        host: str | None = None,
+        since: datetime.datetime | None = None,
+        until: datetime.datetime | None = None,
+    ) -> Results:
+        """Those of a function (by name), failed or not, of a host, of a time. What is not given does not matter."""
+        first = since.timestamp() if since is not None else -float("inf")
+        last = until.timestamp() if until is not None else float("inf")
+
+        def is_wanted(stored: Stored) -> bool:
+            return (
+                self._is_wanted(stored)
+                and function in (None, stored.function)
+                and failed in (None, stored.status != m.DONE)
+                and host in (None, stored.host)
+                and first <= stored.when <= last
+            )
+
+        return Results(self._store, is_wanted)
+
+    def __iter__(self) -> Iterator[Result]:
+        for place in self._store.places():
+            if self._is_wanted(self._store.head(place)):
+                try:
+                    stored = self._store.read(place)
+                except StoreError as error:
+                    logger.warning("passed over: %s", error)
+                    continue
+                yield Result(stored)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._heads())
+
+    def _heads(self) -> Iterator[Stored]:
+        """What is known of each without reading arguments and result."""
+        return filter(self._is_wanted, map(self._store.head, self._store.places()))
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """By function: 'done', 'failed', and the 'seconds' spent."""
+        found: dict[str, dict[str, Any]] = collections.defaultdict(
+            lambda: {"done": 0, "failed": 0, "seconds": 0.0}
+        )
+        for stored in self._heads():
+            entry = found[stored.function]
+            entry["done" if stored.status == m.DONE else "failed"] += 1
+            entry["seconds"] += stored.seconds
+        return dict(found)
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame, a row for each result. Raises ModuleNotFoundError without pandas."""
+        try:
+            import pandas  # type: ignore[import-untyped,unused-ignore]
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("to_dataframe() needs pandas, which is not installed") from None
+        columns = ["key", "jobid", "function", "args", "kwargs", "value", "error", "when", "seconds", "host"]
+        return pandas.DataFrame((list(_row(result).values()) for result in self), columns=columns)
+
+    def __repr__(self) -> str:
+        return f"<results of {self._store.path}>"
+
+
+def _row(result: Result) -> dict[str, Any]:
+    try:
+        args, kwargs = result.args, result.kwargs
+    except LookupError:
+        args, kwargs = None, None  # type: ignore[assignment]
+    return {
+        "key": result.key,
+        "jobid": result.jobid,
+        "function": result.function,
+        "args": args,
+        "kwargs": kwargs,
+        "value": None if result.failed else result.value,
+        "error": result.error,
+        "when": result.when,
+        "seconds": result.seconds,
+        "host": result.host,
+    }
+
+
+def open_results(path: str | os.PathLike[str]) -> Results:
+    """The results in a store, to be iterated, filtered, summarised. Raises StoreError."""
+    return Results(Store(path, is_writing=False))
+
+
+class _Module(types.ModuleType):
+    """So that `cw.results` can be called."""
+
+    def __call__(self, path: str | os.PathLike[str]) -> Results:
+        return open_results(path)
+
+
+sys.modules[__name__].__class__ = _Module
+
+
+# --- the program ------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """`python -m cw.results`."""
+    parser = program.argument_parser(
+        "cw.results",
+        "Shows what is in a store: a summary, a list, or all of it as CSV or JSON lines. To show arguments and results "
+        "they are unpickled, which can run code: only open what you trust. (--summary unpickles nothing.)",
+    )
+    parser.add_argument("store", help="the directory that was given as store=")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--summary", action="store_true", help="by function: done, failed, seconds (the default)"
+    )
+    form.add_argument("--list", action="store_true", help="a line for each result")
+    form.add_argument("--csv", action="store_true", help="all as CSV")
+    form.add_argument("--jsonl", action="store_true", help="all as JSON lines")
+    parser.add_argument("--function", metavar="NAME", help="only results of this function")
+    parser.add_argument("--host", metavar="HOST", help="only results from this host")
+    state = parser.add_mutually_exclusive_group()
+    state.add_argument("--failed", action="store_true", help="only calls that raised")
+    state.add_argument("--done", action="store_true", help="only calls that did not raise")
+    options = parser.parse_args()
+    program.set_up_logging(options.verbose)
+    try:
+        results = open_results(options.store).filter(
+            function=options.function,
+            host=options.host,
+            failed=True if options.failed else False if options.done else None,
+        )
+        if options.csv:
+            _write_csv(results)
+        elif options.jsonl:
+            for result in results:
+                print(json.dumps(_texts(result, _plain)))
+        elif options.list:
+            for result in results:
+                print(_line(result))
+        else:
+            _print_summary(results)
+        sys.stdout.flush()
+    except StoreError as error:
+        raise program.Mistake(str(error)) from error
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
+
+
+def _print_summary(results: Results) -> None:
+    rows = [
+        (name, f"{entry['done']:,}", f"{entry['failed']:,}", f"{entry['seconds']:,.1f}")
+        for name, entry in sorted(results.summary().items())
+    ]
+    if not rows:
+        print("no results")
+        return
+    width = max(len("function"), *(len(row[0]) for row in rows))
+    for row in [("function", "done", "failed", "seconds"), *rows]:
+        print(f"{row[0]:{width}}  {row[1]:>12}  {row[2]:>10}  {row[3]:>14}")
+
+
+def _write_csv(results: Results) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(
+        ["key", "jobid", "function", "args", "kwargs", "value", "error", "when", "seconds", "host"]
+    )
+    for result in results:
+        writer.writerow(_texts(result, _text).values())
+
+
+def _line(result: Result) -> str:
+    row = _texts(result, _text)
+    outcome = row["error"] if result.failed else row["value"]
+    state = "failed" if result.failed else "done"
+    call = f"{result.function}({_tried(lambda: _arguments(result))})"
+    return (
+        f"{row['when'][:19]}  {state:6}  {result.seconds:9.3f} s  {result.host or '?'}  {call} -> {outcome}"
+    )
+
+
+def _arguments(result: Result) -> str:
+    return ", ".join(
+        [*map(repr, result.args), *(f"{name}={value!r}" for name, value in result.kwargs.items())]
+    )
+
+
+def _texts(result: Result, form: Callable[[Any], Any]) -> dict[str, Any]:
+    """A row with each value as text; what cannot be loaded here says why."""
+    return {
+        "key": result.key,
+        "jobid": result.jobid,
+        "function": result.function,
+        "args": _tried(lambda: form(result.args)),
+        "kwargs": _tried(lambda: form(result.kwargs)),
+        "value": "" if result.failed else _tried(lambda: form(result.value)),
+        "error": _tried(lambda: _error_text(result.error)) if result.failed else "",
+        "when": result.when.isoformat(),
+        "seconds": round(result.seconds, 6),
+        "host": result.host,
+    }
+
+
+def _tried(load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except Exception as error:
+        return f"({type(error).__name__}: {error})"
+
+
+def _error_text(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold; else a text."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return repr(value)
+    return value
+
+
+if __name__ == "__main__":
+    program.run("cw.results", main)

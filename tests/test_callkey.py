@@ -1,0 +1,420 @@
+"""The key of a call: the same for the same call, in another process and after harmless edits; another for any other."""
+
+import dataclasses
+import decimal
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+import threading
+from collections import Counter, OrderedDict
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from programs import ROOT
+
+from cw import UnstableKey, callkey
+from cw.functions import FunctionTable
+
+
+def function(*args, **kwargs):
+    pass
+
+
+def key_of(*args, **kwargs):
+    return callkey.of_call(function, callkey.of_function(function), args, kwargs, None)
+
+
+def function_key(source, name="f", first_line=1):
+    """The key of a function of a script with this text."""
+    names = {"__name__": "__main__"}
+    exec(compile("\n" * (first_line - 1) + textwrap.dedent(source), f"script{first_line}.py", "exec"), names)
+    return callkey.of_function(names[name]).digest
+
+
+# --- functions: what counts, and what does not ------------------------------------------------
+
+SCRIPT = """\
+import math
+
+FACTOR = 3
+UNUSED = 1
+
+class Point:
+    scale = 2
+    def __init__(self, x):
+        self.x = x
+    @property
+    def double(self):
+        return 2 * self.x
+    @staticmethod
+    def zero():
+        return 0
+
+def helper(x):
+    return Point(x).double * FACTOR
+
+def other(x):
+    return x
+
+def outer(captured):
+    def inner(x):
+        return x + captured
+    return inner
+
+add = outer(10)
+
+def f(x, shift=1):
+    # a comment
+    assert x < 1000
+    return [helper(x) for _ in range(2)], math.sqrt(x), shift, add(x)
+"""
+
+NO_CHANGE = [
+    ("# a comment", "# another comment, which is longer"),
+    ("    # a comment\n", ""),
+    ("UNUSED = 1", "UNUSED = 2"),
+    ("def other(x):\n    return x", "def other(x):\n    return x + 1"),
+    ("import math\n", "import math\nimport os\n\n\n"),
+    ("def f(x, shift=1):", "def f(x,\n      shift=1):"),
+]
+CHANGE = [
+    ("math.sqrt(x)", "math.sqrt(x + 1)"),
+    ("shift=1", "shift=2"),
+    ("shift=1", "*, shift=1"),
+    ("FACTOR = 3", "FACTOR = 4"),
+    ("FACTOR = 3", "FACTOR = 3.0"),
+    ("Point(x).double *", "Point(x).double +"),
+    ("outer(10)", "outer(11)"),
+    ("x + captured", "x - captured"),
+    ("scale = 2", "scale = 3"),
+    ("return 2 * self.x", "return 3 * self.x"),
+    ("return 0", "return 1"),
+    ("class Point:", "class Point(dict):"),
+    ("@staticmethod\n    def zero():", "@classmethod\n    def zero(cls):"),
+    ("x < 1000", "x < 1001"),
+    ("range(2)", "range(3)"),
+]
+
+
+@pytest.mark.parametrize("old,new", NO_CHANGE)
+def test_what_does_not_matter_does_not_change_the_key(old, new):
+    assert SCRIPT.count(old) == 1
+    assert function_key(SCRIPT.replace(old, new), first_line=50) == function_key(SCRIPT)
+
+
+@pytest.mark.parametrize("old,new", CHANGE)
+def test_what_matters_changes_the_key(old, new):
+    assert old in SCRIPT
+    assert function_key(SCRIPT.replace(old, new)) != function_key(SCRIPT)
+
+
+def test_a_class_inside_a_function_may_move():
+    source = (
+        "def f():\n    class Inner:\n        number = {}\n        def m(self): return 5\n    return Inner\n"
+    )
+    for number in range(1, 8):  # one of the constants is the line's number in one of them
+        keys = {function_key(source.format(number), first_line=line) for line in range(1, 8)}
+        assert len(keys) == 1
+    assert function_key(source.format(1)) != function_key(source.format(2))
+
+
+def test_recursion_ends():
+    source = "def f(n): return g(n - 1)\ndef g(n): return f(n) if n else {}\n"
+    assert function_key(source.format(0)) == function_key(source.format(0), first_line=9)
+    assert function_key(source.format(0)) != function_key(source.format(1))
+    loop = (
+        "class A:\n    def m(self): return B\nclass B:\n    def m(self): return A, {}\ndef f(): return A()\n"
+    )
+    assert function_key(loop.format(1)) == function_key(loop.format(1), first_line=3)
+    assert function_key(loop.format(1)) != function_key(loop.format(2))
+
+
+def test_enums_dataclasses_and_named_tuples_count_by_what_they_are():
+    source = textwrap.dedent("""\
+        import dataclasses, enum, functools, typing
+        class Color(enum.Enum):
+            RED = 1
+            def shade(self): return 1
+        @dataclasses.dataclass
+        class Data:
+            x: int = 5
+            @property
+            def y(self): return self.x
+        class Named(typing.NamedTuple):
+            z: int = 6
+        @functools.lru_cache
+        def cached(x): return x
+        def f(): return Color.RED, Data(), Named(), cached(1), functools.partial(cached, 2)
+    """)
+    assert function_key(source) == function_key(source, first_line=7)
+    edits = [("RED = 1", "RED = 2"), ("shade(self): return 1", "shade(self): return 2"), ("int = 5", "int = 4"),
+             ("self.x", "self.x + 1"), ("int = 6", "int = 7"), ("cached(x): return x", "cached(x): return 0"),
+             ("partial(cached, 2)", "partial(cached, 3)")]  # fmt: skip
+    assert len({function_key(source), *(function_key(source.replace(*edit)) for edit in edits)}) == 1 + len(
+        edits
+    )
+
+
+def test_functions_of_modules_count_by_name():
+    assert callkey.of_function(math.sqrt).digest != callkey.of_function(math.sin).digest
+    assert callkey.of_function(len).name == "len"
+    assert callkey.of_function([1].append).digest != callkey.of_function([2].append).digest
+
+
+def test_the_key_goes_with_the_pickle_that_travels():
+    """A change in place is not noticed by the pickle; so the key must not notice it either."""
+    captured = [1]
+
+    def f():
+        return captured
+
+    table = FunctionTable()
+    before = table.key_of(f).digest
+    captured.append(2)
+    assert table.key_of(f).digest == before  # the pickle is that of before, too
+    table = FunctionTable()
+    table.number_of(f)
+    captured.append(3)
+    key = table.key_of(f)  # pickled before it was in question: so anew, now
+    assert key.digest == callkey.of_function(f).digest != before
+    number, _ = table.number_of(f)
+    assert captured == table_load(table, number)()
+
+
+def table_load(table, number):
+    from cw import serialize
+
+    return serialize.load_function(table.payload_of(number))
+
+
+# --- arguments --------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Data:
+    x: object
+    y: float = 2.0
+
+
+class Slotted:
+    __slots__ = ("a",)
+
+    def __init__(self, a):
+        self.a = a
+
+
+SAME = [
+    (lambda: {"a", "b", "c", "d"}, lambda: {"d", "c", "b", "a"}),
+    (lambda: frozenset(range(100)), lambda: frozenset(reversed(range(100)))),
+    (lambda: {"a": 1, "b": [2]}, lambda: {"b": [2], "a": 1}),
+    (lambda: float("nan"), lambda: -float("nan")),
+    (lambda: [math.nan] * 10, lambda: [float("inf") - float("inf")] * 10),
+    (lambda: numpy.arange(10), lambda: numpy.arange(20)[:10]),
+    (lambda: numpy.arange(10)[::2], lambda: numpy.array([0, 2, 4, 6, 8])),
+    (lambda: numpy.array([1.0, numpy.nan]), lambda: numpy.array([1.0, -numpy.nan])),
+    (lambda: numpy.array([{1, 2}, "x"], dtype=object), lambda: numpy.array([{2, 1}, "x"], dtype=object)),
+    (lambda: Data({"p", "q"}), lambda: Data({"q", "p"})),
+    (lambda: Slotted([1]), lambda: Slotted([1])),
+    (lambda: Counter("abc"), lambda: Counter("cba")),
+    (lambda: numpy.random.default_rng(3), lambda: numpy.random.default_rng(3)),
+    (lambda: pathlib.Path("a/b"), lambda: pathlib.Path("a", "b")),
+    (lambda: {1: {2, 3}, (4, frozenset("xy")): 5}, lambda: {(4, frozenset("yx")): 5, 1: {3, 2}}),
+]
+DIFFERENT = [
+    (1, 1.0, True, "1", b"1", 1j, decimal.Decimal(1), numpy.int64(1), numpy.float64(1), numpy.array(1)),
+    ((1, 2), [1, 2], {1, 2}, frozenset({1, 2}), {1: 2}, bytearray(b"\1\2"), b"\1\2", numpy.array([1, 2])),
+    ([[1], [2]], [[1, 2]], [1, [2]], [[1, 2], []]),
+    ("ab", ("a", "b"), ["ab", ""]),
+    (0.0, -0.0, 1e-300, math.inf, -math.inf, math.nan, None),
+    (
+        numpy.zeros((2, 3)),
+        numpy.zeros((3, 2)),
+        numpy.zeros(6),
+        numpy.zeros((2, 3), "f4"),
+        numpy.zeros((2, 3), int),
+    ),
+    (numpy.array([1, 2], "<i4"), numpy.array([1, 2], ">i4"), numpy.array([1, 2], "u4")),
+    (OrderedDict(a=1, b=2), OrderedDict([("b", 2), ("a", 1)]), {"a": 1, "b": 2}),
+    (Data(1), Data(2), Data(1, 3.0), Slotted(1), Slotted(2)),
+    (math.sin, math.cos, int, float, lambda: 1, lambda: 2),
+    (10**5000, 10**5000 + 1),
+]
+
+
+@pytest.mark.parametrize("first,second", SAME)
+def test_equal_arguments_have_one_key(first, second):
+    assert key_of(first()) == key_of(second())
+    assert key_of([first()]) == key_of([second()]) != key_of(first())
+
+
+@pytest.mark.parametrize("values", DIFFERENT)
+def test_different_arguments_have_different_keys(values):
+    assert len({key_of(value) for value in values}) == len(values)
+    assert len({key_of([value]) for value in values}) == len(values)
+
+
+def test_arguments_are_told_apart_by_place_and_name():
+    keys = [
+        key_of(1, 2),
+        key_of(2, 1),
+        key_of(1, b=2),
+        key_of(a=1, b=2),
+        key_of(a=2, b=1),
+        key_of((1, 2)),
+        key_of(),
+    ]
+    keys += [key_of([1], [2]), key_of([1], b=[2]), key_of([1, [2]])]
+    assert len(set(keys)) == len(keys)
+    assert key_of(a=1, b=2) == key_of(b=2, a=1)
+
+
+def test_a_frame_of_pandas_has_a_key():
+    pandas = pytest.importorskip("pandas")
+
+    def frame(last):
+        return pandas.DataFrame(
+            {"a": [1.0, float("nan")], "b": ["x", last], "c": pandas.Categorical(["u", "v"])}
+        )
+
+    assert key_of(frame("y")) == key_of(frame("y"))
+    others = [frame("z"), frame("y").set_index("a"), frame("y")["a"], frame("y")[["b", "a", "c"]]]
+    assert len({key_of(frame("y")), *map(key_of, others)}) == 5
+
+
+class Addressed:
+    def __init__(self):
+        self.address = id(self)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object.__repr__(object()), Addressed(), [Addressed()], {"x": repr(threading.Lock())}, threading.Lock()],
+)
+def test_what_has_no_stable_form_is_refused_with_what_to_do(value):
+    with pytest.raises(UnstableKey, match=r"argument .* of function\(\).*options\(key=\.\.\.\)"):
+        key_of(value)
+    assert issubclass(UnstableKey, TypeError)
+
+
+def test_a_list_in_itself_and_deep_nesting_end():
+    loop = [1]
+    loop.append(loop)
+    again = [1]
+    again.append(again)
+    assert key_of(loop) == key_of(again) != key_of([1, [1]])
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(UnstableKey, match="nested too deeply"):
+        key_of(deep)
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5)
+HASHABLE = st.recursive(
+    PLAIN, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=4), max_leaves=5
+)
+VALUES = st.recursive(
+    HASHABLE,
+    lambda inner: (
+        st.lists(inner, max_size=10) | st.dictionaries(HASHABLE, inner, max_size=4) | st.builds(Data, inner)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(VALUES)
+def test_the_key_survives_the_way_through_pickle(value):
+    from cw import serialize
+
+    args, _ = serialize.load_call(serialize.dump_call((value,), {}))
+    assert key_of(args[0]) == key_of(value)
+
+
+@settings(max_examples=50, deadline=None)
+@given(VALUES, VALUES)
+def test_two_values_have_one_key_only_if_their_texts_agree(first, second):
+    def text(value):
+        """Canonical, by other means."""
+        if isinstance(value, dict):
+            return ["d", sorted([[text(k), text(v)] for k, v in value.items()], key=json.dumps)]
+        if isinstance(value, (set, frozenset)):
+            return ["s", sorted(map(text, value), key=json.dumps)]
+        if isinstance(value, (list, tuple)):
+            return [type(value).__name__, *map(text, value)]
+        if isinstance(value, Data):
+            return ["D", text(value.x), text(value.y)]
+        return [type(value).__name__, "nan" if value != value else repr(value)]
+
+    assert (key_of(first) == key_of(second)) == (text(first) == text(second))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.text(max_size=8), max_size=20, unique=True), st.randoms())
+def test_the_order_in_which_a_set_or_dict_was_filled_does_not_matter(texts, random):
+    shuffled = list(texts)
+    random.shuffle(shuffled)
+    assert key_of(set(texts)) == key_of(set(shuffled))
+    assert key_of(dict.fromkeys(texts, 1)) == key_of(dict.fromkeys(shuffled, 1))
+
+
+# --- processes --------------------------------------------------------------------------------
+
+PROGRAM = (
+    SCRIPT
+    + """
+import dataclasses, enum, sys
+sys.path.insert(0, %r)
+from cw import callkey
+
+@dataclasses.dataclass
+class D:
+    names: set
+
+class E(enum.Flag):
+    A = 1
+    B = 2
+
+words = {"one", "two", "three", "four"}
+key = callkey.of_function(f)
+calls = [(1,), (words,), ({w: {w} for w in words},), (D(words), E.A, E.A | E.B), (f, D), (float("nan"), [2.5])]
+for arguments in calls:
+    print(callkey.of_call(f, key, arguments, {}, "v1").hex())
+print(callkey.of_own(f, ("mine", 3), None)[0].hex())
+"""
+)
+
+
+def test_the_keys_are_the_same_in_every_process_whatever_the_hash_seed(tmp_path):
+    printed = set()
+    for seed in "0", "1", "random":
+        script = tmp_path / f"script{seed}.py"  # another file, and another line
+        script.write_text("\n" * len(printed) + PROGRAM % str(ROOT))
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        printed.add(subprocess.check_output([sys.executable, script], env=environment, text=True))
+    assert len(printed) == 1 and len(set(printed.pop().split())) == 7
+
+
+def test_a_key_and_a_version_of_ones_own():
+    own, _ = callkey.of_own(function, "run 1", None)
+    assert own == callkey.of_own(function, "run 1", None)[0]
+    others = [
+        (function, "run 2", None), (math.sin, "run 1", None), (function, "run 1", 2), (function, 1, None)
+    ]  # fmt: skip
+    assert len({own, *(callkey.of_own(*other)[0] for other in others)}) == 5
+    with pytest.raises(UnstableKey, match="give a str"):
+        callkey.of_own(function, object.__repr__(object()), None)
+    key = callkey.of_function(function)
+    assert len({callkey.of_call(function, key, (1,), {}, version) for version in (None, 1, 2, "1")}) == 4
+
+
+def test_the_nth_call_has_a_key_of_its_own():
+    key = key_of(1)
+    assert callkey.nth(key, 0) == key
+    assert len({callkey.nth(key, number) for number in range(1000)}) == 1000

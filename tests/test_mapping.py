@@ -1,0 +1,243 @@
+"""`cw.map` and what `executor.map` takes besides the standard library's arguments."""
+
+import gc
+import itertools
+import threading
+import time
+
+import jobs
+import pytest
+from conftest import wait_until
+from programs import LIMIT, run_script
+
+import cw
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    with cw.mp.allocate(2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def executor():
+    with cw.ClusterExecutor() as executor:
+        yield executor
+
+
+def odd_fails(number):
+    if number % 2:
+        raise ValueError(number)
+    return number
+
+
+class Source:
+    """An input that counts how much of it has been read."""
+
+    def __init__(self, count=None):
+        self.read = 0
+        self._numbers = itertools.count() if count is None else iter(range(count))
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        number = next(self._numbers)
+        self.read += 1
+        return number
+
+
+def clients():
+    return [thread for thread in threading.enumerate() if thread.name == "cw-client"]
+
+
+# --- order, errors ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunksize", [1, 3, 100])
+def test_in_order_and_as_completed_with_and_without_errors(executor, chunksize):
+    for settings in {}, {"buffersize": 5}:
+        settings = {**settings, "chunksize": chunksize}
+        assert list(executor.map(jobs.square, range(50), **settings)) == [n * n for n in range(50)]
+        found = list(executor.map(jobs.square, range(50), as_completed=True, **settings))
+        assert sorted(found) == [n * n for n in range(50)]
+        found = list(executor.map(odd_fails, range(50), return_exceptions=True, **settings))
+        assert [error.args[0] if n % 2 else error for n, error in enumerate(found)] == list(range(50))
+        assert {type(error) for error in found[1::2]} == {ValueError}
+        assert "odd_fails" in str(found[1].__cause__)
+        found = list(
+            executor.map(odd_fails, range(50), return_exceptions=True, as_completed=True, **settings)
+        )
+        assert sorted(error.args[0] if isinstance(error, ValueError) else error for error in found) == list(
+            range(50)
+        )
+
+
+def test_what_is_done_first_comes_first(executor, tmp_path):
+    results = executor.map(jobs.until, [tmp_path / "a", tmp_path / "b"], "ab", as_completed=True)
+    jobs.mark(tmp_path / "b")
+    assert next(results) == "b"
+    jobs.mark(tmp_path / "a")
+    assert list(results) == ["a"]
+
+
+@pytest.mark.parametrize("as_completed", [False, True])
+def test_an_error_or_time_that_is_up_ends_it_and_cancels_the_rest(executor, tmp_path, as_completed):
+    results = executor.map(odd_fails, [1], as_completed=as_completed)
+    with pytest.raises(ValueError):
+        next(results)
+    assert list(results) == []
+    paths = [tmp_path / "never"] * 20
+    for chunksize in 1, 4:
+        results = executor.map(
+            jobs.until, paths, range(20), timeout=0.2, as_completed=as_completed, return_exceptions=True,
+            chunksize=chunksize,
+        )  # fmt: skip
+        with pytest.raises(TimeoutError):
+            next(results)
+    jobs.mark(tmp_path / "never")  # for those two that run
+    wait_until(lambda: not executor._session.outstanding(), LIMIT)
+
+
+def test_a_call_that_itself_times_out_is_not_time_that_is_up(executor):
+    (error,) = executor.map(jobs.fail, [TimeoutError("its own")], timeout=LIMIT, return_exceptions=True)
+    assert error.args == ("its own",)
+
+
+# --- the input is read as results are taken ---------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"as_completed": True}, {"chunksize": 5}])
+def test_an_endless_input_is_read_as_results_are_taken(settings):
+    source = Source()
+    results = cw.map(jobs.square, source, buffersize=20, **settings)
+    for taken in range(1, 60):
+        next(results)
+        assert source.read <= 20 + taken + 5
+    results.close()
+    assert not clients()
+
+
+def test_without_a_buffersize_memory_is_bounded_all_the_same():
+    source = Source(5000)
+    results = cw.map(jobs.square, source)
+    next(results)
+    assert source.read < 1100
+    assert sum(1 for _ in results) == 4999
+
+
+# --- its own connection -----------------------------------------------------------------------
+
+
+def test_it_leaves_when_all_is_taken_or_the_loop_is_left():
+    assert sorted(cw.map(jobs.square, range(10))) == [n * n for n in range(10)]
+    assert not clients()
+    begin = time.monotonic()
+    for _ in cw.map(jobs.nap, [0, LIMIT, LIMIT]):
+        break  # what runs is stopped
+    assert not clients() and time.monotonic() - begin < LIMIT / 2
+    with pytest.raises(ValueError):
+        list(cw.map(odd_fails, [0, 1, 2]))
+    assert not clients()
+    results = cw.map(jobs.square, range(10))  # nobody looks at them
+    assert clients()
+    del results
+    gc.collect()
+    wait_until(lambda: not clients(), LIMIT)
+
+
+def test_it_takes_several_inputs_and_says_what_is_wrong_at_once():
+    assert list(cw.map(pow, [2, 3, 4], [5, 2, 1, 0])) == [32, 9, 4]
+    with pytest.raises(ValueError, match="chunksize"):
+        cw.map(jobs.square, [1], chunksize=0)
+    with pytest.raises(ValueError, match="progress must be True, False or 'always'"):
+        cw.map(jobs.square, [1], progress="perhaps")
+    with pytest.raises(ValueError, match="must be a function"):
+        cw.map(jobs.square, [1], key="mine")
+    with pytest.raises(TypeError, match="not callable|function first"):
+        cw.map(3, [1])
+    assert not clients()
+
+
+def test_it_is_resumed_from_its_store(cluster, tmp_path):
+    script = """
+    import cw
+    def work(number):
+        with open("ran", "a") as file:
+            file.write(f"{number}\\n")
+        return number
+    for result in cw.map(work, range(300), store="s", buffersize=30, chunksize=%d):
+        if result == %d:
+            break
+    print(result)
+    """
+    assert run_script(tmp_path, script % (1, 20), CW_MASTER=cluster.master)[0] == "20\n"
+    first = {int(line) for line in (tmp_path / "ran").read_text().split()}
+    stored = {result.value for result in cw.results(tmp_path / "s")}
+    assert set(range(21)) <= stored <= first
+    (tmp_path / "ran").unlink()
+    assert run_script(tmp_path, script % (7, 1000), CW_MASTER=cluster.master)[0] == "299\n"
+    assert sorted(int(line) for line in (tmp_path / "ran").read_text().split()) == sorted(
+        set(range(300)) - stored
+    )
+
+
+# --- progress ---------------------------------------------------------------------------------
+
+
+def test_the_bar_says_what_is_done_and_what_has_failed(capfd):
+    found = list(cw.map(odd_fails, range(40), return_exceptions=True, progress="always"))
+    err = capfd.readouterr().err
+    assert len(found) == 40 and "40/40" in err and "failed=20" in err and "job/s" in err
+    thread = cw.ClientThread(on_error=lambda jobid, error: None)
+    for number in range(30):
+        thread.submit(odd_fails, number)
+    with thread:
+        thread.wait(LIMIT, progress="always")
+    err = capfd.readouterr().err
+    assert "30/30" in err and "failed=15" in err
+
+
+def test_the_bar_shows_what_runs(capfd, tmp_path, executor):
+    results = executor.map(jobs.until, [tmp_path / "go"] * 4, range(4), progress="always")
+    taker = threading.Thread(target=lambda: list(results))
+    taker.start()
+    seen = ""
+
+    def is_shown():
+        nonlocal seen
+        seen += capfd.readouterr().err
+        return "running=2" in seen and "0/4" in seen
+
+    wait_until(is_shown, LIMIT, lambda: seen)
+    jobs.mark(tmp_path / "go")
+    taker.join(LIMIT)
+    assert "4/4" in capfd.readouterr().err
+
+
+def test_the_bar_is_silent_without_a_terminal(capfd):
+    assert list(cw.map(jobs.square, range(10), progress=True)) == [n * n for n in range(10)]
+    with cw.ClientThread() as thread:
+        thread.submit(jobs.square, 1)
+        thread.wait(progress=True)
+    assert capfd.readouterr().err == ""
+    assert "cw-progress" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_the_bar_is_there_on_a_terminal(capfd, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert sum(cw.map(jobs.square, (n for n in range(10)), progress=True)) == 285  # of unknown length
+    assert "10job" in capfd.readouterr().err
+
+
+def test_without_tqdm_it_says_what_to_install(cluster, tmp_path):
+    (tmp_path / "tqdm.py").write_text("raise ModuleNotFoundError('no tqdm here')")
+    out, _ = run_script(tmp_path, """
+    import cw
+    try:
+        cw.map(abs, [1], progress=True)
+    except ModuleNotFoundError as error:
+        print(error)
+    print(list(cw.map(abs, [-1])))
+    """, CW_MASTER=cluster.master)  # fmt: skip
+    assert out == "progress needs tqdm, which is not installed: pip install 'cw[progress]'\n[1]\n"

@@ -1,0 +1,193 @@
+"""Reading a store: `cw.results`, and `python -m cw.results`."""
+
+import csv
+import datetime
+import io
+import json
+import os
+import pickle
+import sys
+
+import pytest
+from programs import Program
+from test_store import entry, written
+
+import cw
+from cw import serialize
+
+
+class Trap:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def call(number, value=None, *, error=None, function="f", host="node1", args=None, kwargs=None):
+    if error is not None:
+        payload = serialize.dump_error(error, {"host": host})
+    else:
+        payload = serialize.dump_result(value)
+    arguments = serialize.dump_call((number,) if args is None else args, kwargs or {})
+    return entry(number, payload, status=int(error is not None), args=arguments, function=function, host=host)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return written(
+        tmp_path / "s",
+        call(1, "one"),
+        call(2, {"two": 2.5}, function="g", kwargs={"x": 3}),
+        call(3, error=LookupError("no such star")),
+        call(4, b"four", host="node2"),
+    )
+
+
+def show(*arguments, status=0):
+    """What `python -m cw.results` prints."""
+    with Program("-m", "cw.results", *arguments) as program:
+        assert program.wait() == status, program.err
+        return program.out if not status else program.err
+
+
+def test_each_result_has_what_is_known_of_it(path):
+    first, second, third, _ = cw.results(path)
+    assert (first.key, first.jobid, first.function) == ("01" + "00" * 15, 1, "f")
+    assert (first.args, first.kwargs, first.value, first.error, first.failed) == (
+        (1,),
+        {},
+        "one",
+        None,
+        False,
+    )
+    assert first.when.timestamp() == 1e9 + 1 and first.when.tzinfo is not None
+    assert (first.seconds, first.host) == (0.5, "node1")
+    assert (second.args, second.kwargs) == ((2,), {"x": 3})
+    assert third.failed and isinstance(third.error, LookupError)
+    with pytest.raises(LookupError, match="no such star"):
+        third.value  # noqa: B018
+    assert repr(first).startswith("<f() done in 0.5 s on node1, 2001-09-0")
+
+
+def test_filters_may_be_combined(path):
+    results = cw.results(path)
+
+    def numbers(**wanted):
+        return [result.jobid for result in results.filter(**wanted)]
+
+    assert len(results) == 4 and numbers() == [1, 2, 3, 4]
+    assert numbers(function="f") == [1, 3, 4] and numbers(function="no") == []
+    assert numbers(failed=True) == [3] and numbers(failed=False) == [1, 2, 4]
+    assert numbers(host="node2") == [4] and numbers(host="node1", function="g") == [2]
+    time = datetime.datetime.fromtimestamp(1e9 + 2, datetime.timezone.utc)
+    assert numbers(since=time) == [2, 3, 4] and numbers(until=time) == [1, 2]
+    assert [r.jobid for r in results.filter(since=time).filter(until=time)] == [2]
+
+
+def test_it_counts_by_function(path):
+    assert cw.results(path).summary() == {
+        "f": {"done": 2, "failed": 1, "seconds": 1.5}, "g": {"done": 1, "failed": 0, "seconds": 0.5}
+    }  # fmt: skip
+
+
+def test_nothing_is_unpickled_before_it_is_asked_for(tmp_path):
+    trap = pickle.dumps(Trap(tmp_path / "sprung"))
+    path = written(tmp_path / "s", entry(1, trap, args=trap), entry(2, trap, args=trap, status=1))
+    results = cw.results(path)
+    assert len(results) == 2 and len(results.filter(failed=True)) == 1 and results.summary()
+    first, second = results
+    assert first.failed is False and second.seconds == 0.5 and first.when and repr(first)
+    assert "f" in show(path)
+    assert not (tmp_path / "sprung").exists()
+    first.value  # noqa: B018
+    assert (tmp_path / "sprung").exists()
+
+
+def test_a_data_frame(path):
+    pandas = pytest.importorskip("pandas")
+    frame = cw.results(path).to_dataframe()
+    assert list(frame.columns) == [
+        "key", "jobid", "function", "args", "kwargs", "value", "error", "when", "seconds", "host"
+    ]  # fmt: skip
+    assert list(frame["jobid"]) == [1, 2, 3, 4] and frame["value"][1] == {"two": 2.5}
+    assert pandas.api.types.is_datetime64_any_dtype(frame["when"]) and frame["seconds"].sum() == 2
+    empty = cw.results(path).filter(function="no").to_dataframe()
+    assert list(empty.columns) == list(frame.columns) and empty.empty
+
+
+def test_without_pandas_it_says_so(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ModuleNotFoundError, match="needs pandas, which is not installed"):
+        cw.results(path).to_dataframe()
+
+
+def test_what_cannot_be_loaded_here_is_no_reason_to_stop(tmp_path):
+    unknown = b"\x80\x05\x8c\x0eno_such_module\x8c\x01f\x93."
+    path = written(tmp_path / "s", entry(1, unknown, args=unknown), call(2, "two"))
+    first, second = cw.results(path)
+    with pytest.raises(ModuleNotFoundError):
+        first.value  # noqa: B018
+    assert second.value == "two"
+    lines = show(path, "--list").splitlines()
+    assert "(ModuleNotFoundError: No module named 'no_such_module')" in lines[0] and "-> two" in lines[1]
+
+
+def test_what_is_damaged_is_passed_over_with_a_warning(path, caplog):
+    written(path, call(5, b"x" * 2_000_000))
+    (large,) = (path / "large").iterdir()
+    large.write_bytes(b"short")
+    assert [result.jobid for result in cw.results(path)] == [1, 2, 3, 4]
+    assert "passed over" in caplog.text and "is damaged" in caplog.text
+    with Program("-m", "cw.results", path, "--list") as program:
+        assert program.wait() == 0 and program.out.count("\n") == 4 and "passed over" in program.err
+
+
+# --- the program ------------------------------------------------------------------------------
+
+
+def test_the_summary(path):
+    lines = [line.split() for line in show(path).splitlines()]
+    assert lines == [
+        ["function", "done", "failed", "seconds"],
+        ["f", "2", "1", "1.5"],
+        ["g", "1", "0", "0.5"],
+    ]
+    assert show(path, "--summary", "--function", "g").count("\n") == 2
+    assert show(path, "--host", "nowhere") == "no results\n"
+
+
+def test_the_list(path):
+    lines = show(path, "--list").splitlines()
+    assert [line[19:] for line in lines] == [
+        "  done        0.500 s  node1  f(1) -> one",
+        "  done        0.500 s  node1  g(2, x=3) -> {'two': 2.5}",
+        "  failed      0.500 s  node1  f(3) -> LookupError: no such star",
+        "  done        0.500 s  node2  f(4) -> b'four'",
+    ]
+    assert show(path, "--list", "--failed").count("\n") == 1
+    assert show(path, "--list", "--done", "--host", "node2").count("\n") == 1
+
+
+def test_csv_and_json_lines(path):
+    rows = list(csv.DictReader(io.StringIO(show(path, "--csv"))))
+    assert [row["value"] for row in rows] == ["one", "{'two': 2.5}", "", "b'four'"]
+    assert [row["error"] for row in rows] == ["", "", "LookupError: no such star", ""]
+    assert [row["jobid"] for row in rows] == list("1234") and rows[1]["kwargs"] == "{'x': 3}"
+    lines = [json.loads(line) for line in show(path, "--jsonl").splitlines()]
+    assert [line["value"] for line in lines] == ["one", {"two": 2.5}, "", "b'four'"]
+    assert (
+        lines[0]["args"] == [1]
+        and lines[1]["kwargs"] == {"x": 3}
+        and lines[0]["when"].startswith("2001-09-0")
+    )
+
+
+def test_mistakes_on_the_command_line(tmp_path):
+    assert show(tmp_path / "no", status=1) == f"cw.results: there is no store {tmp_path}/no\n"
+    (tmp_path / "file").touch()
+    assert "is a file and no store" in show(tmp_path / "file", status=1)
+    assert "usage:" in show(status=2)
+    assert "not allowed with" in show(tmp_path, "--csv", "--list", status=2)

@@ -1,0 +1,445 @@
+"""The store's files: what was stored is found again, whatever else has happened to them."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from programs import LIMIT, ROOT
+
+from cw import StoreError, store
+from cw.store import MARKER, Entry, Store, Writer
+
+SCHEME = "test"
+
+
+def entry(
+    number, payload=b"payload", *, key=None, status=0, args=b"args", durable=False, function="f", host="node1"
+):
+    key = number.to_bytes(16, "little") if key is None else key
+    return Entry(key, number, function, host, status, 1e9 + number, 0.5, args, payload, durable, [])
+
+
+def put(writer, *entries):
+    """Store them, and wait for it."""
+    done, errors = threading.Event(), []
+    writer.put(entries, lambda error: (errors.append(error), done.set()))
+    assert done.wait(LIMIT)
+    if errors[0] is not None:
+        raise errors[0]
+
+
+def written(path, *entries):
+    """A store with these results, closed."""
+    writer = Writer(Store(path, True, SCHEME))
+    try:
+        put(writer, *entries)
+    finally:
+        writer.close()
+    return path
+
+
+def read(path, scheme=""):
+    """Payloads by job number."""
+    opened = Store(path, False, scheme)
+    found = [opened.read(place) for place in opened.places()]
+    opened.close()
+    return {stored.number: bytes(stored.payload) for stored in found}
+
+
+def segment_of(path):
+    (found,) = Path(path).glob("*.seg")
+    return found
+
+
+# --- there and back ---------------------------------------------------------------------------
+
+
+def test_what_was_stored_comes_back(tmp_path):
+    results = [
+        entry(1),
+        entry(2, b"", args=b"a" * 5000, function="g"),
+        entry(3, b"x" * 10_000, status=1, host=""),
+    ]
+    path = written(tmp_path / "s", *results)
+    opened = Store(path, False, SCHEME)
+    found = [opened.read(place) for place in opened.places()]
+    assert found == [
+        (e.key, e.number, e.function, e.host, e.status, e.when, e.seconds, e.args, e.payload) for e in results
+    ]
+    assert [opened.head(place)[:7] for place in opened.places()] == [stored[:7] for stored in found]
+
+
+def test_several_writers_at_once_and_one_after_the_other(tmp_path):
+    first, second = (Writer(Store(tmp_path / "s", True, SCHEME)) for _ in range(2))
+    put(first, entry(1))
+    put(second, entry(2))
+    put(first, entry(3))
+    assert read(tmp_path / "s").keys() == {1, 2, 3}
+    second.store.refresh()
+    assert len(second.store.index) == 3  # also what is its own, and once
+    put(second, entry(4))
+    first.store.refresh()
+    assert len(first.store.index) == 4
+    for writer in first, second:
+        writer.close()
+    written(tmp_path / "s", entry(5))
+    assert read(tmp_path / "s").keys() == {1, 2, 3, 4, 5}
+
+
+def test_of_one_key_the_latest_counts_but_an_error_does_not_replace_a_result(tmp_path):
+    key = b"k" * 16
+    for number, status in enumerate([1, 1, 0, 1]):
+        written(tmp_path / "s", entry(number, b"%d" % number, key=key, status=status))
+        time.sleep(0.002)  # segments are in the order of their names, which begin with the millisecond
+    assert read(tmp_path / "s") == {2: b"2"}
+    writer = Writer(Store(tmp_path / "s", True, SCHEME))
+    put(writer, entry(8, key=b"l" * 16, status=1))
+    put(writer, entry(9, key=b"l" * 16), entry(10, key=b"l" * 16, status=1))
+    assert [writer.store.read(place).number for place in writer.store.places()] == [2, 9]
+    writer.close()
+
+
+def test_large_results_are_files_beside_it_and_large_arguments_are_left_out(tmp_path):
+    large = random.Random(1).randbytes(store.LARGE + 1)
+    path = written(tmp_path / "s", entry(1, large), entry(2, memoryview(large)), entry(3, args=large))
+    assert segment_of(path).stat().st_size < 2000
+    assert len(list((path / "large").iterdir())) == 2
+    assert read(path) == {1: large, 2: large, 3: b"payload"}
+    opened = Store(path, False)
+    assert [opened.read(place).args for place in opened.places()] == [b"args", b"args", None]
+    for file in (path / "large").iterdir():
+        data = bytearray(file.read_bytes())
+        data[500_000] ^= 1
+        file.write_bytes(data)
+    with pytest.raises(StoreError, match="is damaged"):
+        opened.read(next(opened.places()))
+    shutil.rmtree(path / "large")
+    with pytest.raises(StoreError, match="cannot be read: No such file"):
+        opened.read(next(opened.places()))
+
+
+def test_a_small_result_costs_less_than_300_bytes(tmp_path):
+    payload, args = b"p" * 20, b"a" * 20
+    path = written(tmp_path / "s", *(entry(n, payload, args=args) for n in range(10_000)))
+    assert segment_of(path).stat().st_size / 10_000 - 40 < 100
+    assert len(read(path)) == 10_000
+
+
+def test_results_that_are_alike_take_the_room_of_their_differences(tmp_path):
+    common = random.Random(2).randbytes(3000)
+    payloads = [b"%d" % number + common + b"%d" % number for number in range(1000)]
+    payloads += [random.Random(number).randbytes(3000) for number in range(20)]  # nothing in common
+    path = written(
+        tmp_path / "s", *(entry(n, payload, function=f"f{n < 1000}") for n, payload in enumerate(payloads))
+    )
+    assert read(path) == dict(enumerate(payloads))
+    assert segment_of(path).stat().st_size < 20 * 3000 + 1000 * 200
+    written(path, *(entry(2000 + n, payload) for n, payload in enumerate(payloads)))
+    assert list(read(path).values()) == payloads * 2
+    # Damage to a sample costs those that were packed by it, and not more.
+    first = min(path.glob("*.seg"))
+    data = bytearray(first.read_bytes())
+    data[data.find(common) + 5] ^= 1
+    first.write_bytes(data)
+    opened = Store(path, False)
+    lost = 0
+    for place in opened.places():
+        try:
+            opened.read(place)
+        except StoreError as error:
+            lost += "damaged" in str(error)
+    assert 200 < lost <= store.SAMPLE_USES
+
+
+def test_only_the_owner_can_read_a_store(tmp_path):
+    path = written(tmp_path / "s", entry(1), entry(2, b"x" * (store.LARGE + 1)))
+    for found in [path, *path.rglob("*")]:
+        assert not stat.S_IMODE(found.stat().st_mode) & 0o077
+
+
+def test_a_writer_without_results_leaves_no_file(tmp_path):
+    Writer(Store(tmp_path / "s", True, SCHEME)).close()
+    assert [path.name for path in (tmp_path / "s").iterdir()] == [MARKER]
+
+
+def test_more_segments_than_files_may_be_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "OPEN_SEGMENTS", 3)
+    for number in range(10):
+        written(tmp_path / "s", entry(number))
+    opened = Store(tmp_path / "s", False)
+    for _ in range(2):
+        assert sorted(opened.read(place).number for place in opened.places()) == [*range(10)]
+    files = [name for name in map(_target, os.listdir("/proc/self/fd")) if name.startswith(f"{tmp_path}/")]
+    assert len(files) == 3
+    del opened
+    assert not [name for name in map(_target, os.listdir("/proc/self/fd")) if name.startswith(f"{tmp_path}/")]
+
+
+def _target(fd):
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:  # that of the directory itself
+        return ""
+
+
+def test_who_brings_more_than_is_written_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "BACKLOG", 10_000)
+    gate, write = threading.Event(), Writer._write
+    writer = Writer(Store(tmp_path / "s", True, SCHEME))
+    monkeypatch.setattr(Writer, "_write", lambda self, parts: (gate.wait(LIMIT), write(self, parts)))
+    done = []
+    for number in range(2):
+        writer.put([entry(number, b"x" * 20_000)], done.append)
+        if not number:
+            thread = threading.Thread(target=lambda: writer.put([entry(5, b"x")], done.append))
+            thread.start()
+            thread.join(0.2)
+            assert thread.is_alive() and not done
+            gate.set()
+    thread.join(LIMIT)
+    writer.close()
+    assert done == [None] * 3 and len(read(tmp_path / "s")) == 3
+
+
+# --- damage -----------------------------------------------------------------------------------
+
+
+def test_a_torn_end_is_passed_over_at_any_byte(tmp_path):
+    path = written(tmp_path / "s", *(entry(n) for n in range(3)))
+    segment = segment_of(path)
+    whole = segment.read_bytes()
+    counts = []
+    for size in range(len(whole) + 1):
+        segment.write_bytes(whole[:size])
+        opened = Store(path, False)
+        found = [opened.read(place).number for place in opened.places()]
+        assert found == list(range(len(found))) and opened.damaged == 0
+        counts.append(len(found))
+    assert counts == sorted(counts) and counts[-1] == 3 and set(counts) == {0, 1, 2, 3}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_damage_in_the_middle_costs_what_is_damaged_and_no_more(tmp_path_factory, data):
+    path = written(tmp_path_factory.mktemp("x") / "s", *(entry(n, b"%d" % n * 20) for n in range(20)))
+    segment = segment_of(path)
+    whole = bytearray(segment.read_bytes())
+    start = 400 + data.draw(st.integers(0, 1500))
+    garbage = data.draw(
+        st.binary(min_size=1, max_size=200) | st.sampled_from([store._MAGIC * 20, b"records"])
+    )
+    garbage = whole[400:700] if garbage == b"records" else garbage
+    whole[start : start + len(garbage)] = garbage
+    segment.write_bytes(whole)
+    opened = Store(path, False)
+    found = {}
+    for place in opened.places():
+        stored = opened.read(place)
+        found[stored.number] = stored.payload
+    assert all(payload == b"%d" % number * 20 for number, payload in found.items())
+    hit = 2 + len(garbage) // 100
+    assert len(found) >= 20 - hit - 2
+
+
+def test_damage_is_found_across_pieces_and_told(tmp_path, monkeypatch, caplog):
+    path = written(tmp_path / "s", *(entry(n, b"x" * 300) for n in range(100)))
+    data = bytearray(segment_of(path).read_bytes())
+    data[10_000:10_500] = bytes(500)
+    segment_of(path).write_bytes(data)
+    monkeypatch.setattr(store, "READ_AT_ONCE", 1500)
+    monkeypatch.setattr(store, "_MOST_BODY", 1000)
+    found = read(path)
+    assert 97 <= len(found) <= 98 and set(found.values()) == {b"x" * 300}
+    assert "are damaged; passed over" in caplog.text
+
+
+def test_a_record_that_is_damaged_after_it_was_found_is_an_error(tmp_path):
+    path = written(tmp_path / "s", entry(1))
+    opened = Store(path, False)
+    data = bytearray(segment_of(path).read_bytes())
+    data[-1] ^= 1
+    segment_of(path).write_bytes(data)
+    with pytest.raises(StoreError, match="damaged"):
+        opened.read(next(opened.places()))
+    segment_of(path).unlink()
+    opened.close()
+    with pytest.raises(StoreError, match="has been removed"):
+        opened.read(next(opened.places()))
+
+
+# --- what is not a store, or not to be used ---------------------------------------------------
+
+
+def content(path):
+    return {found.relative_to(path): found.read_bytes() for found in path.rglob("*") if found.is_file()}
+
+
+@pytest.mark.parametrize("is_writing", [True, False])
+@pytest.mark.parametrize("kind,message", [
+    ("file", "is a file and no store"), ("directory", "is a directory, but no store"),
+    ("unmarked", "lacks its file cw-store.json"), ("newer", "written by a newer cw .* update cw"),
+    ("garbled", "cw-store.json is damaged"), ("newer segment", "written by a newer cw"),
+])  # fmt: skip
+def test_what_is_no_store_is_left_alone_with_an_error(tmp_path, kind, message, is_writing):
+    path = tmp_path / "s"
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "directory":
+        path.mkdir()
+        (path / "precious").write_text("data")
+    else:
+        written(path, entry(1))
+        marker = path / MARKER
+        if kind == "unmarked":
+            marker.unlink()
+        elif kind == "newer":
+            marker.write_text(json.dumps({**json.loads(marker.read_text()), "format": 99}))
+        elif kind == "garbled":
+            marker.write_text("{")
+        else:
+            body = json.dumps({"format": 99}).encode()
+            (path / "zzz.seg").write_bytes(store._record(store.HEADER, body))
+    before = path.read_bytes() if kind == "file" else content(path)
+    with pytest.raises(StoreError, match=message):
+        Store(path, is_writing, SCHEME)
+    assert before == (path.read_bytes() if kind == "file" else content(path))
+
+
+def test_a_path_that_leads_nowhere(tmp_path):
+    with pytest.raises(StoreError, match="there is no store"):
+        Store(tmp_path / "s", False)
+    with pytest.raises(StoreError, match="cannot be opened: No such file or directory"):
+        Store(tmp_path / "a" / "b", True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_programs_make_one_store_at_the_same_time(tmp_path):
+    program = "import sys; from cw.store import *; s = Store(sys.argv[1], True, 'x'); print(s.ident); Writer(s).close()"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, tmp_path / "s"], stdout=subprocess.PIPE, text=True,
+                         env={**os.environ, "PYTHONPATH": str(ROOT)})
+        for _ in range(6)
+    ]  # fmt: skip
+    assert len({process.communicate()[0] for process in processes}) == 1
+    assert [path.name for path in (tmp_path / "s").iterdir()] == [MARKER]
+
+
+def test_a_store_that_is_read_only_can_be_read(tmp_path, monkeypatch):
+    path = written(tmp_path / "s", entry(1))
+    real = os.open
+
+    def refuse(name, flags, *rest, **more):  # (the tests may run as root, whom modes do not stop)
+        if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(name, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert read(path) == {1: b"payload"}
+    with pytest.raises(StoreError, match="cannot be written: Read-only file system"):
+        Writer(Store(path, True, SCHEME))
+
+
+def full_disk(monkeypatch, after):
+    """From now on only so many bytes can be written."""
+    left, real = [after], os.write
+
+    def write(fd, data):
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = min(left[0], len(data))
+        left[0] -= count
+        return real(fd, data[:count])
+
+    monkeypatch.setattr(os, "write", write)
+
+
+@pytest.mark.parametrize("size", [10, store.LARGE + 5])
+def test_a_full_disk_is_an_error_and_costs_nothing_that_was_stored(tmp_path, monkeypatch, size):
+    writer = Writer(Store(tmp_path / "s", True, SCHEME))
+    put(writer, entry(1))
+    before = segment_of(tmp_path / "s").read_bytes()
+    with monkeypatch.context() as patch:
+        full_disk(patch, after=100)
+        for number in 2, 3:  # the second does not even try
+            with pytest.raises(StoreError, match="cannot be written: No space left on device"):
+                put(writer, entry(number, b"x" * size * 20))
+        writer.close()
+    assert segment_of(tmp_path / "s").read_bytes() == before
+    assert not list((tmp_path / "s").glob("large/*"))
+    assert read(tmp_path / "s") == {1: b"payload"}
+    written(tmp_path / "s", entry(2))
+    assert read(tmp_path / "s").keys() == {1, 2}
+
+
+def test_a_disk_that_is_full_at_the_start_is_told_at_once(tmp_path, monkeypatch):
+    opened = Store(tmp_path / "s", True, SCHEME)
+    with monkeypatch.context() as patch:
+        full_disk(patch, after=5)
+        with pytest.raises(StoreError, match="No space left"):
+            Writer(opened)
+    assert [path.name for path in (tmp_path / "s").iterdir()] == [MARKER]
+
+
+def test_durable_results_are_on_the_disk_before_they_count(tmp_path, monkeypatch):
+    synced = []
+    for name in "fsync", "fdatasync":
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda fd, real=real: (synced.append(_target(fd)), real(fd)))
+    writer = Writer(Store(tmp_path / "s", True, SCHEME))
+    synced.clear()
+    put(writer, entry(1))
+    assert not synced
+    put(writer, entry(2, durable=True))
+    assert synced == [str(segment_of(tmp_path / "s")), str(tmp_path / "s"), str(tmp_path)]
+    synced.clear()
+    put(writer, entry(3, b"x" * (store.LARGE + 1), durable=True))
+    assert [os.path.basename(os.path.dirname(name)) for name in synced] == [
+        "large",
+        "s",
+        "s",
+    ]  # file, directory, segment
+    writer.close()
+
+
+# --- versions ---------------------------------------------------------------------------------
+
+VERSIONS = Path(__file__).parent / "stores"
+
+
+@pytest.mark.parametrize("version", range(1, store.FORMAT + 1))
+def test_a_store_of_each_earlier_version_can_be_read_and_written(tmp_path, version):
+    path = tmp_path / "s"
+    with zipfile.ZipFile(VERSIONS / f"version{version}.zip") as archive:
+        archive.extractall(path)
+    opened = Store(path, False)
+    found = [opened.read(place) for place in opened.places()]
+    assert [(f.number, f.function, f.host, f.status, f.when, f.seconds) for f in found] == [
+        (1, "simulate", "node1", 0, 1.6e9, 0.25), (2, "other", "node2", 1, 1.7e9, 2.5),
+        (3, "simulate", "", 0, 1.8e9, 9.0), (5, "simulate", "node1", 0, 1.9e9, 1.0),
+        (6, "simulate", "node1", 0, 2e9, 1.0),
+    ]  # fmt: skip
+    assert [f.args for f in found] == [b"arguments", None, b"a", b"b", b"b"]
+    packed = bytes(range(256)) * 4
+    assert [f.payload for f in found] == [b"result", b"", b"large" * 300_000, packed, packed + b"end"]
+    assert opened.classes == {b"d" * 16: {b"i" * 16}}
+    written(path, entry(4))
+    assert read(path).keys() == {1, 2, 3, 4, 5, 6}
+
+
+def test_results_with_keys_of_another_kind_are_counted_but_not_found(tmp_path):
+    path = written(tmp_path / "s", entry(1), entry(2))
+    opened = Store(path, True, "another")
+    assert (opened.index, opened.own_results, opened.others) == ({}, 0, {SCHEME: 2})
+    assert read(path).keys() == {1, 2}  # who reads takes all
