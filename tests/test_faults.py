@@ -400,12 +400,13 @@ def test_a_worker_whose_connection_breaks_is_back_before_anything_runs_twice(tmp
                 executor.options(attempts=1).submit(jobs.mark_and_return, tmp_path, n, 0.3)
                 for n in range(600, 604)
             ]
-            for n in (50, 200, 350, 500):
+            # Not more often: each loss so soon after another is answered after a longer pause, in the end above AWAY.
+            for n in (50, 350):
                 futures[n].result(LIMIT)
                 relay.drop()
             assert [future.result(LIMIT) for future in futures] == list(range(604))
         assert set(runs(tmp_path).values()) == {1}
-        assert master.err.count("it may be back") >= 3
+        assert master.err.count("it may be back") == 2
         assert "is lost" not in master.err
 
 
