@@ -7,6 +7,7 @@ calls --submit--> at most `ahead` futures --------> in order:      the oldest is
 
 from __future__ import annotations
 
+import concurrent.futures
 import operator
 import queue
 import time
@@ -129,7 +130,7 @@ def as_completed(
             try:
                 future = done.get(timeout=_left(deadline))
             except queue.Empty:
-                raise TimeoutError() from None
+                raise concurrent.futures.TimeoutError() from None  # not the built-in one before Python 3.11
             pending.remove(future)
             following = next(more, None)
             if following is not None:
