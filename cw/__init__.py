@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from cw import client as client
     from cw import mp as mp
     from cw import results as results
+    from cw import slurm as slurm
     from cw.address import PORT as PORT
+    from cw.anywhere import allocate as allocate
+    from cw.anywhere import start as start
+    from cw.anywhere import stop as stop
     from cw.client import ClientThread as ClientThread
     from cw.client import randid as randid
     from cw.errors import ConnectionError as ConnectionError
@@ -41,11 +45,9 @@ if TYPE_CHECKING:
     from cw.executor import ClusterExecutor as ClusterExecutor
     from cw.executor import SlurmExecutor as SlurmExecutor
     from cw.executor import map as map
-    from cw.mp import allocate as allocate
-    from cw.mp import start as start
-    from cw.mp import stop as stop
+    from cw.slurm import slurm_master_host as slurm_master_host
 
-_MODULES = ("client", "mp", "results")
+_MODULES = ("client", "mp", "results", "slurm")
 _MODULE_BY_NAME = {
     "PORT": "address",
     "ClientThread": "client",
@@ -53,9 +55,10 @@ _MODULE_BY_NAME = {
     "ClusterExecutor": "executor",
     "SlurmExecutor": "executor",
     "map": "executor",
-    "allocate": "mp",
-    "start": "mp",
-    "stop": "mp",
+    "allocate": "anywhere",
+    "start": "anywhere",
+    "stop": "anywhere",
+    "slurm_master_host": "slurm",
 } | dict.fromkeys(
     ("ConnectionError", "EnvironmentMismatch", "Error", "JobTimeout", "NotPicklable", "ProtocolError",
      "RemoteException", "RemoteTraceback", "StoreError", "UnstableKey", "WorkerLost"), "errors",

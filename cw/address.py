@@ -95,7 +95,8 @@ def join(host: str, port: int) -> str:
 
 # --- finding the master ---------------------------------------------------------------------
 
-# The masters that this process has started, the innermost last. Touched by launchers, in the user's threads.
+# The masters that this process has started, the innermost last: an address, or the name of a cluster whose master may
+# move (and 0). Touched by launchers, in the user's threads.
 _started_here: list[tuple[str, int]] = []
 
 
@@ -105,9 +106,22 @@ def bind_process(address: str) -> None:
     _started_here.append((host, port or PORT))
 
 
+def bind_cluster(name: str) -> None:
+    """The same for the cluster of that name, wherever its address file says that the master is."""
+    _started_here.append((name, 0))
+
+
+def unbind_cluster(name: str) -> None:
+    """Undo `bind_cluster`, in the same way as `unbind_process`."""
+    for bound in reversed(_started_here):
+        if bound == (name, 0):
+            _started_here.remove(bound)
+            return
+
+
 def started_here() -> str:
     """The address of the master that `bind_process` named last, or ''."""
-    return join(*_started_here[-1]) if _started_here else ""
+    return join(*_started_here[-1]) if _started_here and _started_here[-1][1] else ""
 
 
 def unbind_process(address: str) -> None:
@@ -135,6 +149,9 @@ def find_master(host: str | None = None, port: int | None = None) -> list[Candid
             named, source = parse(os.environ["CW_MASTER"]), "from CW_MASTER"
         except AddressError as error:
             raise AddressError(f"in the environment variable CW_MASTER: {error}") from None
+    elif _started_here and not _started_here[-1][1]:
+        found = find_cluster(_started_here[-1][0])
+        return [c._replace(port=port) for c in found] if port else found
     elif _started_here:
         named, source = _started_here[-1], "started by this program"
     else:
@@ -144,21 +161,26 @@ def find_master(host: str | None = None, port: int | None = None) -> list[Candid
     return [Candidate(name, port or named_port or _port_in_file(name) or PORT, source)]
 
 
-def _find_in_address_file() -> list[Candidate]:
-    entry = read_address()
+def find_cluster(name: str) -> list[Candidate]:
+    """Where the master of the cluster `name` may be, as its address file says: a list that may be empty."""
+    entry = read_address(name)
     if entry is None:
         return []
-    source = f"from {address_file()}"
+    source = f"from {address_file(name)}"
     hosts = [host for host in entry["addresses"] if not is_loopback(host)]
     if entry["machine"] == _machine():
         hosts = entry["loopback"] + hosts
     if not hosts:
         logger.warning(
             "%s names a master that only programs on %s reach, as its --host says: passed over",
-            address_file(),
+            address_file(name),
             entry["host"],
         )
     return [Candidate(host, entry["port"], source) for host in hosts]
+
+
+def _find_in_address_file() -> list[Candidate]:
+    return find_cluster(cluster_name())
 
 
 def _find_on_this_machine() -> list[Candidate]:

@@ -79,15 +79,13 @@ def reason_to_refuse(hello: m.Hello) -> str:
             f"it is cw {hello.version} (protocol {hello.protocol}), the master is cw {VERSION} "
             f"(protocol {m.PROTOCOL}): install the same cw on both"
         )
-    if hello.role not in ("client", "worker"):
+    if hello.role not in ("client", "worker", "observer"):
         return f"its role is {hello.role!r}"
     if hello.role == "worker" and not 0 < hello.slots <= MOST_SLOTS:
         return f"it offers {hello.slots} slots"
     if not _is_ident(hello.ident) or (hello.role == "client" and not _is_ident(hello.secret)):
         return "it does not say who it is"
     python = hello.python
-    if not 0 <= hello.handed < 2**64:
-        return "it has handed in a number of jobs that cannot be"
     if len(python) != 2 or not all(type(part) is int and 0 <= part < 1000 for part in python):
         return "it does not say its Python version"
     return ""
@@ -200,11 +198,7 @@ class ClientRules(Rules):
         self._options.add(message.number)
 
     def _on_charged(self, message: m.Charged) -> None:
-        if not (
-            0 <= message.number < 2**64
-            and 0 <= message.deaths <= ATTEMPTS
-            and 0 <= message.losses <= ATTEMPTS
-        ):
+        if message.deaths > ATTEMPTS or message.losses > ATTEMPTS:
             raise ProtocolError("a job with a past that cannot be")
 
     def _on_roster(self, message: m.Roster) -> None:
@@ -254,6 +248,7 @@ class ClientRules(Rules):
 _OPTIONS: dict[str, Callable[[Any], bool]] = {
     "attempts": lambda value: type(value) is int and value >= 1,
     "timeout": lambda value: type(value) in (int, float) and 0 < value <= MOST_SECONDS,
+    "min_time": lambda value: type(value) in (int, float) and 0 < value <= MOST_SECONDS,
 }
 """What jobs' options may be, and what each one may hold."""
 
@@ -278,12 +273,24 @@ class WorkerRules(Rules):
         if self._holdings > HOLDINGS:
             raise ProtocolError(f"it holds {self._holdings} jobs")
 
+    def _on_stay(self, message: m.Stay) -> None:
+        if not is_text(message.place) or not -1 <= message.seconds <= MOST_SECONDS:
+            raise ProtocolError("a stay that cannot be")
+
     def _on_reported(self, message: m.Reported) -> None:
         self._holdings = 0
         if len(message.sessions) > SESSIONS:
             raise ProtocolError(f"it knows {len(message.sessions)} sessions")
         if not all(type(session) is int and 0 <= session < 2**64 for session in message.sessions):
             raise ProtocolError("it knows sessions that cannot be")
+
+    def _on_usable(self, message: m.Usable) -> None:
+        if not 0 <= message.slots <= self._slots:
+            raise ProtocolError(f"{message.slots} of its {self._slots} slots can be used")
+        if len(message.not_for) > SESSIONS or not all(
+            type(session) is int and 0 <= session < 2**64 for session in message.not_for
+        ):
+            raise ProtocolError("it cannot work for sessions that cannot be")
 
     def _on_recalled(self, message: m.Recalled) -> None:
         if not self.recalls:
@@ -294,9 +301,27 @@ class WorkerRules(Rules):
         m.Results: _on_results,
         m.Holding: _on_holding,
         m.Reported: _on_reported,
+        m.Stay: _on_stay,
         m.Recalled: _on_recalled,
+        m.Usable: _on_usable,
         m.Goodbye: Rules._on_goodbye,
     }
+
+
+class ObserverRules(Rules):
+    """An observer asks for little."""
+
+    def _on_excuse(self, message: m.Excuse) -> None:
+        if len(message.workers) > SESSIONS or not all(
+            isinstance(i, str) and _is_ident(i) for i in message.workers
+        ):
+            raise ProtocolError("an excuse for workers that cannot be")
+
+    def _on_end(self, message: m.End) -> None:
+        if not is_text(message.reason):
+            raise ProtocolError("an end for a reason that is no line of text")
+
+    _checks = {m.Excuse: _on_excuse, m.End: _on_end}
 
 
 def are_durations(seconds: Iterable[float]) -> bool:

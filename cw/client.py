@@ -135,6 +135,7 @@ class ClientThread:
         on_error: Callback | None = None,
         attempts: int | None = None,
         timeout: float | None = None,
+        min_time: float | None = None,
         key: Any = None,
         version: Any = None,
     ) -> Options:
@@ -148,6 +149,9 @@ class ClientThread:
         all that it has started, gets SIGINT (a KeyboardInterrupt in the job), a second later SIGTERM, another second
         later SIGKILL; the job fails with JobTimeout, and is not tried again.
 
+        `min_time`: seconds that a job needs. It is not started on a worker that is about to be taken away sooner, as
+        at the end of an allocation of Slurm's.
+
         `key` and `version`, for a store: as in ClusterExecutor's options.
         """
         recorder = self._session.recorder
@@ -160,7 +164,7 @@ class ClientThread:
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
             defaults.on_error if on_error is None else _checked(on_error, "on_error"),
-            self._session.option_number(job_options(attempts, timeout)),
+            self._session.option_number(job_options(attempts, timeout, min_time)),
             recorder,
         )
 

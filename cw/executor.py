@@ -109,6 +109,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         *,
         attempts: int | None = None,
         timeout: float | None = None,
+        min_time: float | None = None,
         key: Any = None,
         version: Any = None,
     ) -> Options:
@@ -121,10 +122,13 @@ class ClusterExecutor(concurrent.futures.Executor):
         a job. Then its process, with all that it has started, gets SIGINT (a KeyboardInterrupt in the job), a second
         later SIGTERM, another second later SIGKILL; the job fails with JobTimeout, and is not tried again.
 
+        `min_time`: seconds that a job needs. It is not started on a worker that is about to be taken away sooner, as
+        at the end of an allocation of Slurm's.
+
         For a store: `key` (a str, an int, or a tuple of such; or a function that gives one for the arguments) stands
         for the call in place of its code and arguments; `version` is counted in with them.
         """
-        return Options(self, job_options(attempts, timeout), key, version)
+        return Options(self, job_options(attempts, timeout, min_time), key, version)
 
     def map(
         self,

@@ -3,7 +3,8 @@
     Pool (a Python version) ---> Sessions in turn ---> their Jobs, each of a Function
         '------------------> Workers ---> the Jobs that each one holds, by dispatch number
 
-The state and the vocabulary of `cw.dispatch`, where all that moves a job is. No socket, no thread, no clock.
+The state and the vocabulary of `dispatch`, `turns` and `returns`, where all that moves a job is. No socket, no thread,
+no clock.
 """
 
 from __future__ import annotations
@@ -71,6 +72,10 @@ class Job:
         """Seconds that it may run; 0: no limit."""
         return 0.0 if self.options is None else float(self.options.get("timeout", 0.0))
 
+    def min_time(self) -> float:
+        """Seconds that a worker must have left for it to start there."""
+        return 0.0 if self.options is None else float(self.options.get("min_time", 0.0))
+
 
 class Pool:
     """The sessions and workers of one Python version."""
@@ -121,13 +126,15 @@ class Worker:
     """What one worker holds."""
 
     __slots__ = (
-        "key", "slots", "pool", "held", "load", "size", "ended", "recalling", "barren", "is_stuck", "is_draining",
-        "is_away",
+        "key", "slots", "offered", "not_for", "left", "pool", "held", "load", "size", "ended", "recalling", "barren",
+        "is_stuck", "is_draining", "is_away",
     )  # fmt: skip
 
     def __init__(self, key: Hashable, slots: int, pool: Pool) -> None:
         self.key = key
-        self.slots = slots
+        self.slots = slots  # that can be used now
+        self.offered = slots
+        self.not_for: frozenset[Hashable] = frozenset()  # sessions for which none of them can
         self.pool = pool
         self.held: dict[int, Job] = {}  # by dispatch number, in order
         self.load = 0.0  # seconds: the costs of what is held
@@ -138,6 +145,7 @@ class Worker:
         self.is_stuck = False  # no result since it was asked to give back all: nothing goes there ahead
         self.is_draining = False  # it finishes what runs, and takes nothing more
         self.is_away = False  # its connection broke a moment ago
+        self.left = math.inf  # seconds until what runs there is stopped, when last told
 
     @property
     def is_idle(self) -> bool:
@@ -241,3 +249,17 @@ Action = (
 
 Holding = tuple[int, Hashable, int, int]
 """What a worker says it holds: dispatch, session, number, state."""
+
+
+def merged(actions: list[Action]) -> list[Action]:
+    """The same with one Claim, Release and StopJobs for each worker, instead of one for each dispatch."""
+    merged: dict[Any, Any] = {}
+    rest: list[Action] = []
+    for action in actions:
+        if isinstance(action, (Claim, Release, StopJobs)):
+            merged.setdefault(
+                (type(action), action.worker), type(action)(action.worker, [])
+            ).dispatches.extend(action.dispatches)
+        else:
+            rest.append(action)
+    return rest + list(merged.values())

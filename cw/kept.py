@@ -41,14 +41,15 @@ class Kept:
     def add_results(
         self, jobs: Sequence[Job], statuses: Sequence[int], seconds: Sequence[float], payloads: Sequence[Any]
     ) -> None:
-        outcomes = self._outcomes
+        outcomes, size = self._outcomes, self._size
         for job, status, lasted, payload in zip(jobs, statuses, seconds, payloads, strict=True):
             if job.stopped:
                 continue  # nobody will ask for it
             outcomes[job.dispatch] = job.session, job.number, status, lasted, payload
-            self._size += OVERHEAD + len(payload)
+            size += OVERHEAD + len(payload)
             if type(payload) is memoryview and isinstance(payload.obj, Memory):
                 self._files[job.dispatch] = None
+        self._size = size
         if self._size > BYTES or len(self._files) > FILES:
             self._trim()
 
@@ -58,11 +59,14 @@ class Kept:
         self._trim()
 
     def forget(self, dispatches: Iterable[int]) -> None:
+        pop, files, size = self._outcomes.pop, self._files, self._size
         for dispatch in dispatches:
-            outcome = self._outcomes.pop(dispatch, None)
+            outcome = pop(dispatch, None)
             if outcome is not None:
-                self._size -= 4 * OVERHEAD if outcome[2] < 0 else OVERHEAD + len(outcome[4])
-                self._files.pop(dispatch, None)
+                size -= 4 * OVERHEAD if outcome[2] < 0 else OVERHEAD + len(outcome[4])
+                if files:
+                    files.pop(dispatch, None)
+        self._size = size
 
     def forget_session(self, session: int) -> None:
         self.forget([dispatch for dispatch, outcome in self._outcomes.items() if outcome[0] == session])

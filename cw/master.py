@@ -38,7 +38,7 @@ from cw.jobs import (
     TellStarted,
 )
 from cw.network import Connection, Loop, listen_locally
-from cw.peers import SETTLE, WINDOW_JOBS, WINDOW_JOBS_A_SLOT, ClientPeer, WorkerPeer, charged
+from cw.peers import SETTLE, WINDOW_JOBS, WINDOW_JOBS_A_SLOT, ClientPeer, ObserverPeer, WorkerPeer, charged
 from cw.version import VERSION
 from cw.wire import MAX_BODY
 
@@ -52,6 +52,9 @@ HELLO_BYTES = 4096
 
 UNGREETED = 256
 """Connections without a Hello at one time; at the bound the oldest is dropped."""
+
+LOST_KEPT = 1000
+"""Workers that were lost, of which observers are told."""
 
 RECALL_SECONDS = 0.02
 """How often the policy looks for work that waits at one worker while another idles."""
@@ -77,6 +80,7 @@ class Master:
         self.dispatcher = Dispatcher(int(time.time() * 1000) << 22)
         self.clients: dict[int, ClientPeer] = {}  # by session
         self.workers: dict[str, WorkerPeer] = {}  # by ident
+        self.lost: deque[dict[str, Any]] = deque(maxlen=LOST_KEPT)
         # Until then, sessions that only workers know may turn up.
         self._leftovers_end_at = time.monotonic() + SETTLE + settings.client_grace
         self._is_final = is_final
@@ -142,11 +146,34 @@ class Master:
         """Do other sessions wait for slots?"""
         return self.dispatcher.has_waiting(key)
 
-    def leave(self) -> None:
-        """Say goodbye to each peer, and stop the loop."""
+    def why_unusable(self) -> str:
+        """What workers said that cannot use their slots."""
+        return next((worker.why_unusable for worker in self.workers.values() if worker.why_unusable), "")
+
+    def excuse(self, key: str) -> None:
+        """This worker was lost for a reason that is no job's fault."""
+        for lost in [lost for lost in self.lost if lost["ident"] == key]:
+            logger.info("%s was lost with its allocation: nothing is charged for it", lost["name"])
+            self.lost.remove(lost)
+        self.perform(self.dispatcher.on_excused(key))
+
+    def census(self) -> dict[str, Any]:
+        """How the cluster stands, for observers."""
+        waiting, running = self.dispatcher.census()
+        return {
+            "ident": self.ident, "host": os.uname().nodename, "pid": os.getpid(),
+            "place": os.environ.get("CW_PLACE", ""), "waiting": waiting, "running": running,
+            "clients": len(self.clients), "lost": list(self.lost),
+            "workers": [worker.describe() for worker in self.workers.values() if worker.is_known],
+        }  # fmt: skip
+
+    def leave(self, is_final: bool | None = None) -> None:
+        """Say goodbye to each peer, and stop the loop. `is_final`: no other master will take its place."""
         for peer in (*self.clients.values(), *self.workers.values()):
             if peer.connection is not None:
-                peer.connection.send(m.Goodbye("the master ends", self._is_final))
+                peer.connection.send(
+                    m.Goodbye("the master ends", self._is_final if is_final is None else is_final)
+                )
                 peer.connection.flush()
                 peer.connection.close()
         self.loop.stop()
@@ -173,6 +200,9 @@ class Master:
             if client is None:
                 client = self.clients[key] = ClientPeer(self, key, hello)
             client.attach(connection, hello, is_new)
+        elif hello.role == "observer":
+            ObserverPeer(self, connection)
+            return
         else:
             before = self.workers.get(hello.ident)
             if before is not None:
@@ -324,7 +354,7 @@ def main() -> int:
     else:
         local = listen_locally(listener.getsockname()[1], mine.fingerprint)
     host, port = listener.getsockname()[:2]
-    start_id = None if options.no_address_file else address.write_address(host, port)
+    start_id = None if options.no_address_file else _write_address(host, port)
     gate.listen(listener)
     if local is not None:
         gate.listen(local)
@@ -346,6 +376,16 @@ def main() -> int:
         if start_id is not None:
             address.remove_address(start_id)
     return 0
+
+
+def _write_address(host: str, port: int) -> str | None:
+    """The start id in the address file; None if it cannot be written (a full disk, say): some know the host anyway."""
+    try:
+        return address.write_address(host, port)
+    except OSError as error:
+        logger.warning("cannot write the address file %s (%s): name this master's host to workers and clients",
+                       address.address_file(), error.strerror)  # fmt: skip
+        return None
 
 
 def _parse_port(text: str) -> int:

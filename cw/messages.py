@@ -9,13 +9,8 @@
       | Cancel             | Recall, TakeBack   |                    |
       | Received           | Stop               |                    |
       | Charged, Roster    | Claim, Release     |                    |
-<<<<<<< HEAD
       | HandedIn, Origin   | CloseSession       |                    |
-      | Goodbye            |                    |                    |
-=======
-      | HandedIn           | CloseSession       |                    |
       | Goodbye            | ForgetSession      |                    |
->>>>>>> main
       | -----------------> | -----------------> | -----------------> |
       |                    |                    |                    |
       | Welcome, Window    | Hello              | Results            |
@@ -25,8 +20,12 @@
       | Charged, Lost      | Returned, Recalled |                    |
       |                    | RunnerDied         |                    |
       |                    | CutShort           |                    |
+      |                    | Usable             |                    |
       |                    | Draining, Goodbye  |                    |
+      |                    | Stay               |                    |
       | <----------------- | <----------------- | <----------------- |
+
+An observer (`cw.inquiry`) says Hello and gets a Census; it may send Excuse and End.
 
 Three shapes, and `wire` knows how each one travels:
 
@@ -66,7 +65,7 @@ Payload = Any  # a bytes-like object; opaque outside client and runner
 class Hello(NamedTuple):
     """The first message of a peer. Nothing else is accepted before it."""
 
-    role: str  # 'client' or 'worker'
+    role: str  # 'client', 'worker' or 'observer'
     ident: str  # of the session or the worker: 32 hexadecimal digits, random
     secret: str  # only who knows it may resume this session; '' for a worker
     protocol: int
@@ -74,7 +73,7 @@ class Hello(NamedTuple):
     version: str  # cw's own
     host: str
     pid: int
-    slots: int  # 0 for a client
+    slots: int  # 0 for others than workers
     handed: int = 0  # a client that was connected before: the highest number of a job that it has handed in
     takes_files: bool = True  # else it has no descriptors left: large payloads go to it as on a network
 
@@ -165,8 +164,43 @@ class Reported(NamedTuple):
     sessions: list[Any]
 
 
+class Stay(NamedTuple):
+    """From a worker that joins: how long it will be there, and where that is in words, if a launcher said so."""
+
+    seconds: float  # until what runs there is stopped; -1: no end is known
+    place: str
+
+
+class Census(NamedTuple):
+    """To an observer: how the cluster stands. `cw.inquiry` says what is in it."""
+
+    state: dict[str, Any]
+
+
+class Excuse(NamedTuple):
+    """From an observer: these workers (their idents) were lost with their machine or allocation. What was charged to
+    the jobs there is taken back."""
+
+    workers: list[Any]
+
+
+class End(NamedTuple):
+    """From an observer: the master is to end, and no other one will take its place."""
+
+    reason: str
+
+
 class Draining(NamedTuple):
     """From a worker: it finishes what runs, takes nothing more, and will leave."""
+
+
+class Usable(NamedTuple):
+    """From a worker: how many of its slots can be used now, where runners cannot be started; and the sessions for which
+    none can. Until the next Usable; at the beginning all can."""
+
+    slots: int
+    not_for: list[Any]
+    reason: str
 
 
 class RunnerDied(NamedTuple):

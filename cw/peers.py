@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hmac
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -21,8 +22,10 @@ from cw import messages as m
 from cw.errors import ProtocolError
 from cw.jobs import Deliver, Function, Job
 from cw.network import Connection
+from cw.program import RateLimited
 
 logger = logging.getLogger("cw.master")
+_lines = RateLimited(logger)
 
 WINDOW_JOBS = 16 * 1024
 """Jobs that a client may have here, beside some for each slot. Larger: more memory for each client here.
@@ -82,11 +85,18 @@ FROM_WORKER = frozenset(
         m.Recalled,
         m.RunnerDied,
         m.CutShort,
+        m.Stay,
         m.Draining,
+        m.Usable,
         m.Goodbye,
         m.Heartbeat,
     }
 )
+
+
+_BEFORE_JOINING = (m.Holding, m.Reported, m.Stay, m.Goodbye, m.Heartbeat)
+
+FROM_OBSERVER = frozenset({m.Excuse, m.End})
 
 
 def charged(job: Job) -> m.Charged:
@@ -208,7 +218,7 @@ class ClientPeer:
         self._settle()
 
     def give_up(self, number: int, reason: str, notes: list[Any]) -> None:
-        logger.warning("job %d of %s is given up: %s", number, self.name, reason)
+        _lines.warning("job %d of %s is given up: %s", number, self.name, reason)
         if self.connection is None:
             self._lost.append(m.Lost(number, reason, notes))
         self.send(m.Lost(number, reason, notes))
@@ -253,7 +263,7 @@ class ClientPeer:
         if self.connection is not None and self.connection.is_unanswered(self._master.settings.silence):
             self.connection.fail(os.strerror(errno.ETIMEDOUT))
         self._settle()
-        if not dispatcher.jobs_of(self._key) or dispatcher.slots(self._python):
+        if not dispatcher.jobs_of(self._key) or dispatcher.can_run(self._key):
             self._waits_since, self._is_told = 0.0, False
         elif not self._waits_since:
             self._waits_since = now
@@ -277,6 +287,8 @@ class ClientPeer:
 
     def _why_it_waits(self) -> str:
         own = "{}.{}".format(*self._python)
+        if self._python in self._master.dispatcher.pythons():
+            return f"no worker can start a process for this program's jobs ({self._master.why_unusable()}); they wait"
         others = sorted(self._master.dispatcher.pythons())
         if not others:
             return "no worker is connected to the master; the jobs wait for one (python -m cw.worker HOST)"
@@ -304,7 +316,9 @@ class ClientPeer:
         if self._cancelled:
             jobs = [job for job in jobs if job.number not in self._cancelled]
             self._cancelled = {number for number in self._cancelled if number > self._submitted}
-        again = [job for job in jobs if job.number <= self._handed]
+        again = []
+        if jobs and jobs[0].number <= self._handed:  # (they come in order)
+            again = [job for job in jobs if job.number <= self._handed]
         if again:
             for job in again:
                 charges = self._charges.pop(job.number, None)
@@ -394,7 +408,11 @@ class WorkerPeer:
         self.rules = checks.WorkerRules(hello.slots)
         self._slots, self._python = hello.slots, tuple(hello.python)
         self._has_joined = False  # over this connection
+        self.why_unusable = ""  # the last reason for which it could not use a slot
         self._holdings: list[Any] = []  # named, and not yet handed to the policy
+        self._ends_at = math.inf  # when what runs there is stopped
+        self.place = ""  # where it is, in words
+        self.is_draining = False
         self._sessions: set[int] = set()
         self._functions: dict[Function, int] = {}  # what it remembers, oldest first, and of which session
         self._functions_size = 0  # bytes
@@ -405,7 +423,9 @@ class WorkerPeer:
             m.Recalled: self._on_recalled,
             m.Holding: self._on_holding,
             m.Reported: self._on_reported,
+            m.Stay: self._on_stay,
             m.Draining: self._on_draining,
+            m.Usable: self._on_usable,
             m.RunnerDied: self._on_runner_died,
             m.CutShort: self._on_cut_short,
             m.Goodbye: self._on_goodbye,
@@ -430,7 +450,7 @@ class WorkerPeer:
                 [job.number for job in jobs],
                 [job.function.number for job in jobs],
                 avoid,
-                [min(job.deaths + job.losses + 1, 255) for job in jobs],
+                [min(job.deaths + job.losses + 1, 255) if job.notes else 1 for job in jobs],
                 [0.0 if job.options is None else job.timeout() for job in jobs],
                 [job.payload for job in jobs],
             )
@@ -453,6 +473,8 @@ class WorkerPeer:
     def on_second(self, now: float) -> None:
         if self.connection.closed:
             return
+        if self._ends_at < math.inf and self.is_known:
+            self._master.dispatcher.on_time_left(self._key, self._time_left(now))
         silence = self._master.settings.silence
         if self.connection.count_silence() * self._master.period > silence:
             self.connection.close()
@@ -486,14 +508,14 @@ class WorkerPeer:
 
     def _on_runner_died(self, message: m.RunnerDied) -> None:
         note = checks.clean_note(message.note)
-        logger.warning("a runner of %s died: %s", self.name, note.get("how"))
+        _lines.warning("a runner of %s died: %s", self.name, note.get("how"))
         self._master.perform(self._master.dispatcher.on_runner_died(self._key, message.dispatch, note))
 
     def _on_cut_short(self, message: m.CutShort) -> None:
         self._master.perform(self._master.dispatcher.on_cut_short(self._key, message.dispatches))
 
     def _on_message(self, message: Any) -> None:
-        if not self._has_joined and type(message) not in (m.Holding, m.Reported, m.Goodbye, m.Heartbeat):
+        if not self._has_joined and type(message) not in _BEFORE_JOINING:
             raise ProtocolError(f"{type(message).__name__} before it has reported what it holds")
         self.rules.check(message)
         self._handlers[type(message)](message)
@@ -502,6 +524,22 @@ class WorkerPeer:
         if self._has_joined:
             raise ProtocolError("Holding after it has joined")
         self._holdings += zip(*message, strict=True)
+
+    def _on_stay(self, message: m.Stay) -> None:
+        self.place = message.place
+        if message.seconds >= 0:
+            self._ends_at = time.monotonic() + message.seconds
+
+    def _time_left(self, now: float) -> float:
+        return self._ends_at - now - self._master.period  # it is looked at once in a period
+
+    def describe(self) -> dict[str, Any]:
+        """For an observer."""
+        left = None if self._ends_at == math.inf else round(self._ends_at - time.monotonic(), 1)
+        return {
+            "ident": self._key, "name": self.name, "place": self.place, "slots": self._slots, "left": left,
+            "held": self._master.dispatcher.held(self._key), "draining": self.is_draining,
+        }  # fmt: skip
 
     def _on_reported(self, message: m.Reported) -> None:
         """It has named all that it holds."""
@@ -518,12 +556,25 @@ class WorkerPeer:
             self._master.perform(dispatcher.on_worker_back(self._key, holdings))
             return
         self.is_known = True
-        self._master.perform(dispatcher.on_worker_joined(self._key, self._slots, self._python, holdings))
+        left = self._time_left(time.monotonic())
+        self._master.perform(
+            dispatcher.on_worker_joined(self._key, self._slots, self._python, holdings, left)
+        )
         self._master.note_worker(self._key, True)
 
     def _on_draining(self, message: m.Draining) -> None:
         logger.info("%s drains", self.name)
+        self.is_draining = True
         self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
+
+    def _on_usable(self, message: m.Usable) -> None:
+        if message.slots < self._slots or message.not_for:
+            reason = message.reason[: checks.TEXT]
+            self.why_unusable = f"{self.name}: {reason if reason.isprintable() else '?'}"
+            _lines.warning("%s has slots that it cannot use now: a runner %s", self.name, reason)
+        self._master.perform(
+            self._master.dispatcher.on_worker_usable(self._key, message.slots, message.not_for)
+        )
 
     def give_way(self) -> None:
         """It has connected again: this connection is dead, whether that was seen or not."""
@@ -535,9 +586,9 @@ class WorkerPeer:
     def _on_goodbye(self, message: m.Goodbye) -> None:
         logger.info("%s left: %s", self.name, message.reason)
         self.connection.close()
-        self._master.note_worker(self._key, False)
         if self.is_known:
             self._master.perform(self._master.dispatcher.on_worker_departed(self._key))
+        self._master.note_worker(self._key, False)
 
     def _on_close(self, reason: str) -> None:
         if not self.is_known:
@@ -558,10 +609,35 @@ class WorkerPeer:
         dispatcher = self._master.dispatcher
         logger.warning("%s is lost (%s); %d jobs go back to the queue", self.name, reason,
                        dispatcher.held(self._key) if self.is_known else 0)  # fmt: skip
-        self._master.note_worker(self._key, False)
+        self._master.lost.append(
+            {"ident": self._key, "name": self.name, "place": self.place, "how": reason, "at": time.time()}
+        )
         if self.is_known:
             note = {
                 "host": self.host, "worker": self.name, "worker_ident": self._key,
                 "how": f"the worker was lost: {reason}",
             }  # fmt: skip
             self._master.perform(dispatcher.on_worker_lost(self._key, note))
+        # After the policy: by this, clients settle, and what the policy decides then is not for one that is gone.
+        self._master.note_worker(self._key, False)
+
+
+class ObserverPeer:
+    """A launcher that wants to know how the cluster stands, or has something to say about it."""
+
+    def __init__(self, master: Any, connection: Connection) -> None:
+        self._master = master
+        self._rules = checks.ObserverRules()
+        connection.decoder.accepts = FROM_OBSERVER
+        connection.on_message = self._on_message
+        connection.on_close = lambda reason: None
+        connection.send(m.Census(master.census()))
+
+    def _on_message(self, message: Any) -> None:
+        self._rules.check(message)
+        if type(message) is m.Excuse:
+            for key in message.workers:
+                self._master.excuse(key)
+        else:
+            logger.info("told to end: %s", message.reason)
+            self._master.leave(is_final=True)

@@ -134,7 +134,7 @@ def argument_parser(program: str, description: str, **settings: Any) -> argparse
 
 
 def add_launcher_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add options that only launchers use and `--help` does not show, each a descriptor's number."""
+    """Add options that only launchers use and `--help` does not show, each a number (mostly a descriptor's)."""
     import argparse
 
     for name in names:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
-from cw import address, credential, ending, memory, serialize, wire
+from cw import address, credential, ending, home, memory, serialize, wire
 from cw import messages as m
 from cw.environment import dump_environment
 from cw.errors import ConnectionError, JobTimeout, ProtocolError, RemoteException, StoreError, WorkerLost
@@ -115,6 +115,7 @@ class Session:
         reconnect_timeout: float | None = None,
         recorder: Recorder | None = None,
     ) -> None:
+        _look_in_slurm()
         address.find_master(host, port)  # a mistake in them is told here
         jobs_limit, bytes_limit = max_outstanding or (None, None)
         self.ident = secrets.token_hex(16)
@@ -465,13 +466,15 @@ class Session:
             m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
                     os.uname().nodename, os.getpid(), 0, self._handed, memory.takes_files())
         )  # fmt: skip
-        left = DIAL_SECONDS if self._is_lost else self._deadline - time.monotonic()
+        left = DIAL_SECONDS
+        if not self._is_lost:
+            left = min(left, self._deadline - time.monotonic())
         self._loop.later(max(0.1, left), lambda: self._on_silent(connection))
 
     def _on_silent(self, connection: Connection) -> None:
         if connection.on_message != self._on_answer or connection.closed:
             return
-        if self._is_lost and time.monotonic() < self._deadline:
+        if time.monotonic() < self._deadline:
             connection.close()
             self._on_close("it accepts the connection but says nothing")
         else:
@@ -554,15 +557,15 @@ class Session:
         self._introduced_options = self._received = self._acknowledged = 0
         self._origin = None
         lost = f"the connection to the master at {self._where} was lost{': ' * bool(reason)}{reason}"
+        is_new = not self._connected.is_set()  # it was lost before it was one: `start` tries on
         if (
-            not self._connected.is_set()
-            or self._reconnect_timeout <= 0
-            or self._leaves_when_done
-            and not self.outstanding()
+            (is_new and time.monotonic() + self._pause > self._deadline)
+            or (not is_new and self._reconnect_timeout <= 0)
+            or (self._leaves_when_done and not self.outstanding())
         ):
             self._fail(ConnectionError(lost))
             return
-        if not self._is_lost:
+        if not self._is_lost and not is_new:
             self._is_lost = True
             self._deadline = time.monotonic() + self._reconnect_timeout
             logger.warning("%s; looking for it for %.0f s", lost, self._reconnect_timeout)
@@ -1012,11 +1015,17 @@ def _copy_of(error: BaseException) -> BaseException:
     return type(error)(*error.args)
 
 
+def _look_in_slurm() -> None:
+    """Where the user has a cluster in Slurm, its jobs are one of the places to look for the master."""
+    if os.path.exists(os.path.join(home.home_directory(), f"slurm-{address.cluster_name()}", "state.json")):
+        import cw.slurm  # noqa: F401
+
+
 def _half_the_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def job_options(attempts: int | None, timeout: float | None) -> dict[str, Any]:
+def job_options(attempts: int | None, timeout: float | None, min_time: float | None = None) -> dict[str, Any]:
     """Options of jobs as they travel, those that are given. Raises TypeError, ValueError."""
     options: dict[str, Any] = {}
     if attempts is not None:
@@ -1025,14 +1034,16 @@ def job_options(attempts: int | None, timeout: float | None) -> dict[str, Any]:
         if attempts < 1:
             raise ValueError(f"attempts must be 1 or more, not {attempts}")
         options["attempts"] = attempts
-    if timeout is not None:
+    for name, value in (("timeout", timeout), ("min_time", min_time)):
+        if value is None:
+            continue
         try:
-            if isinstance(timeout, (bool, str)):
+            if isinstance(value, (bool, str)):
                 raise TypeError
-            seconds = float(timeout)
+            seconds = float(value)
         except TypeError:
-            raise TypeError(f"timeout must be a number of seconds, not {timeout!r}") from None
+            raise TypeError(f"{name} must be a number of seconds, not {value!r}") from None
         if not 0 < seconds < math.inf:
-            raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
-        options["timeout"] = min(seconds, MOST_SECONDS)
+            raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+        options[name] = min(seconds, MOST_SECONDS)
     return options

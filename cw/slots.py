@@ -55,8 +55,8 @@ CROWD_SECONDS = 5.0
 IDLE_SECONDS = 300.0
 """How long such a runner is kept."""
 
-RESTART_SECONDS = 1.0
-"""A slot whose runner ended before it started any job rests for so long."""
+RESTART_SECONDS = 1.0, 8.0
+"""A slot whose runner ended before it started any job starts no other one for so long: at first, and at most."""
 
 SMOOTHING = 0.2
 """Share of a new duration in a function's estimate."""
@@ -131,13 +131,14 @@ class Runner:
 class Slot:
     """Where one job runs at a time."""
 
-    __slots__ = ("index", "runners", "busy", "rests_until")
+    __slots__ = ("index", "runners", "busy", "rests_until", "rest")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.runners: dict[int, Runner] = {}  # by session, least recently used first
         self.busy: Runner | None = None  # the one with jobs; or an ending one whose process is not gone
-        self.rests_until = 0.0
+        self.rests_until = 0.0  # it starts no runner before
+        self.rest = 0.0  # for how long it rested the last time, if no runner has worked here since
 
 
 # --- actions ----------------------------------------------------------------------------------
@@ -235,9 +236,16 @@ class TellCutShort(NamedTuple):
     dispatches: list[int]
 
 
+class TellUsable(NamedTuple):
+    """Tell the master how many slots can be used, and for which sessions none can."""
+
+    slots: int
+    not_for: list[int]
+
+
 Action = (
     StartRunner | SendJobs | Retract | SendDrop | EndRunner | StopRunner | KillRunner | LookAtTokens
-    | Return | GiveBack | Recalled | TellStarted | TellDied | TellExpired | TellCutShort
+    | Return | GiveBack | Recalled | TellStarted | TellDied | TellExpired | TellCutShort | TellUsable
 )  # fmt: skip
 
 
@@ -258,6 +266,9 @@ class Slots:
         self._closed: set[int] = set()
         self._forgotten: set[int] = set()
         self._keys = 0
+        self._resting: list[Slot] = []
+        self._not_for: frozenset[int] = frozenset()  # sessions for which no slot can be used, as told
+        self._usable = count  # slots, as told
         self._max_jobs = max_jobs
         self.is_draining = False
 
@@ -267,14 +278,17 @@ class Slots:
         actions: list[Action] = []
         unwanted = []
         early = self._stopped_early | self._spared_early
+        refused = self._closed | self._not_for if self._not_for else self._closed
+        is_choosy = early or refused or self.is_draining
+        held, append = self._job_by_dispatch, self._backlog.append
         for job in jobs:
-            if job.session in self._closed or (early and job.dispatch in early) or self.is_draining:
+            if is_choosy and (job.session in refused or job.dispatch in early or self.is_draining):
                 unwanted.append(job.dispatch)
                 continue
             if job.avoid >= 0:
                 self._avoiding.append((now + AVOID_SECONDS, job))
-            self._job_by_dispatch[job.dispatch] = job
-            self._backlog.append(job)
+            held[job.dispatch] = job
+            append(job)
         if jobs:
             self._last_dispatch = jobs[-1].dispatch
             if early:
@@ -371,11 +385,13 @@ class Slots:
         """The jobs of these dispatches, which are here."""
         return [self._job_by_dispatch[dispatch] for dispatch in dispatches]
 
-    def on_joined(self) -> None:
+    def on_joined(self) -> list[Action]:
         """A master is there, perhaps another: what the one before said has all arrived."""
         self._last_dispatch = 0
         self._stopped_early.clear()
         self._spared_early.clear()
+        self._usable, self._not_for = len(self.slots), frozenset()
+        return self._tell_usable()
 
     def on_session_opened(self, session: int) -> None:
         """It is there (again): its jobs are welcome."""
@@ -414,6 +430,7 @@ class Slots:
             del self._job_by_dispatch[dispatch]
         runner.since = now
         runner.began = 0.0
+        runner.slot.rest = 0.0
         runner.ended += len(dispatches)
         if sent:
             if sent[-1].stopped:
@@ -477,8 +494,12 @@ class Slots:
                 actions.append(TellCutShort([job.dispatch]))
             else:
                 actions.append(TellDied(job, note))
-        if had_work and not sent and not any(job.stopped or job.spared for job in back):
-            slot.rests_until = now + RESTART_SECONDS
+        is_unfit = had_work and not sent and not runner.ended  # (one that has worked is replaced at once)
+        if is_unfit and not any(job.stopped or job.spared for job in back):
+            slot.rest = min(max(2 * slot.rest, RESTART_SECONDS[0]), RESTART_SECONDS[1])
+            slot.rests_until = now + slot.rest
+            if slot not in self._resting:
+                self._resting.append(slot)
         self._forget([job.dispatch for job in sent])
         if gone:
             actions.append(Return(gone))
@@ -489,16 +510,19 @@ class Slots:
         if slot.busy is runner:
             slot.busy = None
             self._idle[slot.index] = slot
+        if self._resting:
+            actions += self._tell_usable()
         return actions + self._assign(now)
 
     # --- time ---
 
     def wants_tick(self) -> bool:
-        return len(self._idle) < len(self.slots) or bool(self._backlog)
+        return len(self._idle) < len(self.slots) or bool(self._backlog) or bool(self._resting)
 
     def on_tick(self, now: float) -> list[Action]:
         """Called every some 10 ms while `wants_tick`."""
         actions: list[Action] = []
+        expired: list[Action] = []
         started = []
         for slot in self.slots:
             runner = slot.busy
@@ -513,13 +537,17 @@ class Slots:
                     actions.append(LookAtTokens(runner))
                 elif now - runner.began >= job.timeout:
                     job.expired = True
-                    actions.append(Retract(runner, AHEAD_JOBS))  # then it is stopped
+                    expired.append(Retract(runner, AHEAD_JOBS))  # then it is stopped
         if started:
             actions.append(TellStarted(started))
         while self._avoiding and self._avoiding[0][0] <= now:
             self._avoiding.popleft()[1].avoid = -1
+        if self._resting:
+            self._resting = [slot for slot in self._resting if slot.rests_until > now]
+            actions += self._tell_usable()
         if self._backlog:
             actions += self._assign(now)
+        actions += expired  # last: what they give back may go to a runner that is started just now
         if any(slot.rests_until <= now for slot in self._idle.values()):
             for runner in self._runners.values():
                 if self._is_stuck(runner, now):
@@ -541,6 +569,23 @@ class Slots:
         return actions
 
     # --- inside ---
+
+    def _tell_usable(self) -> list[Action]:
+        """Where runners cannot be started: tell, and return what would wait for one."""
+        can_start = len(self.slots) - len(self._resting)
+        usable = can_start + sum(bool(slot.runners) for slot in self._resting)
+        sessions = set() if can_start else {job.session for job in self._backlog} | self._not_for
+        not_for = frozenset(s for s in sessions if not any(s in slot.runners for slot in self.slots))
+        actions: list[Action] = []
+        if (usable, not_for) != (self._usable, self._not_for):
+            self._usable, self._not_for = usable, not_for
+            actions.append(TellUsable(usable, sorted(not_for)))
+        gone = [job.dispatch for job in self._backlog if job.session in not_for]
+        if gone:
+            self._backlog = deque(job for job in self._backlog if job.session not in not_for)
+            self._forget(gone)
+            actions.append(Return(gone))
+        return actions
 
     def _assign(self, now: float) -> list[Action]:
         """Give waiting jobs to idle slots; then send ahead."""
@@ -580,11 +625,11 @@ class Slots:
                 continue
             best = None
             for slot in self._idle.values():
-                if slot.rests_until > now or (slot.index == job.avoid and len(self.slots) > 1):
+                if slot.index == job.avoid and len(self.slots) > 1:
                     continue
                 runner = slot.runners.get(job.session)
                 if runner is None:
-                    best = best or slot
+                    best = best or (slot if slot.rests_until <= now else None)
                 elif not runner.is_dropping:
                     return position, slot
             if best is not None:

@@ -176,7 +176,7 @@ class Uplink:
             tried = "; ".join(
                 f"{c} {e.strerror or e}" for c, (_, e) in zip(self._candidates, failures, strict=False)
             )
-            logger.warning("no master yet, trying on: %s", tried)
+            logger.warning("no master yet, trying on: %s", tried or f"there is no {address.address_file()}")
         self._connect_later()
 
     def _is_hopeless(self, failures: Sequence[tuple[tuple[str, int], OSError]], now: float) -> bool:
@@ -187,7 +187,7 @@ class Uplink:
         fault = credential.fault_among(error for _, error in failures)
         if not isinstance(fault, credential.WrongCredential):
             self._wrong_since = now
-        is_named = (
+        is_named = bool(self._candidates) and (
             self._candidates[0].source != address.NOTHING_KNOWN
         )  # else somebody else's master may be there
         if fault is None or self._was_joined:

@@ -64,7 +64,7 @@ _RECORDS: dict[int, type] = {
     1: m.Hello, 2: m.Welcome, 3: m.Refused, 4: m.Goodbye, 5: m.Heartbeat, 6: m.Notice, 7: m.Window,
     8: m.Lost, 9: m.RunnerDied, 10: m.CloseSession, 11: m.OptionSets, 12: m.Recall, 13: m.Drop,
     14: m.Dropped, 15: m.BigResult, 16: m.Charged, 17: m.HandedIn, 18: m.Reported, 19: m.Draining,
-    20: m.Roster, 21: m.ForgetSession, 22: m.Origin,
+    20: m.Roster, 21: m.ForgetSession, 22: m.Usable, 23: m.Origin, 24: m.Stay, 25: m.Census, 26: m.Excuse, 27: m.End,
 }  # fmt: skip
 
 # The typecodes are array's: B 1 byte, I 4, Q 8, f 4 (a float).
@@ -438,4 +438,7 @@ def _decode_record(cls: Any, body: bytes) -> Any:
     for name, value, wanted in zip(cls._fields, values, _FIELDS[cls], strict=True):
         if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
             raise ProtocolError(f"{cls.__name__}.{name} is a {type(value).__name__}")
+        # Else it would not fit into a column, should it go on in one.
+        if wanted is int and not 0 <= value < 2**64:
+            raise ProtocolError(f"{cls.__name__}.{name} is not from 0 to 2**64 - 1")
     return cls(*values)

@@ -34,11 +34,20 @@ from cw.uplink import Uplink
 from cw.version import VERSION
 
 logger = logging.getLogger("cw.worker")
+_lines = program.RateLimited(logger)
 
 TICK_SECONDS = 0.02
 
 REPEATED_SECONDS = 2.0
 """A SIGTERM within that time of the first is the same one: Slurm sends it twice within 50 ms."""
+
+END_MARGIN = 5.0
+"""Seconds before the end of its allocation by which a worker has stopped what runs and is gone. Of a short allocation,
+a tenth at most."""
+
+END_DRAIN = 60.0
+"""Seconds before that from when on it starts nothing. Longer: slots idle. Shorter: more jobs are begun in vain. Of a
+short allocation, a tenth at most."""
 
 SUSPECT_SECONDS = 0.5
 """A job that fails just after its runner got SIGTERM is held back for so long: if this worker is told to end too, as
@@ -63,6 +72,8 @@ class Settings(NamedTuple):
     """For which running jobs may go on when it was told to end. Slurm kills 30 s after its SIGTERM."""
     lifetime: float = math.inf
     """After which it leaves as if told to end."""
+    until: float = math.inf
+    """When its allocation ends (seconds since 1970): what runs is stopped END_MARGIN before that."""
     max_jobs: int = 0
     """Jobs after which a runner is replaced by a new one; 0: never."""
 
@@ -111,14 +122,25 @@ class Worker:
         self._unclaimed: set[int] = (
             set()
         )  # of these, those that the present master was told of when it was joined
+        self._why_unusable = ""  # how the last runner ended
         self._suspects: list[list[Outcome]] = []  # errors after a SIGTERM, held back
         self._is_ticking = False
         self._is_leaving = False
         self._drains_from = self._drains_until = 0.0  # if it was told to end
         keeper.set_subreaper()
         loop.tick(1.0, self._on_second)
+        self._ends_at = math.inf  # when what runs is stopped, as far as is known from the start
         if settings.lifetime < math.inf:
+            self._ends_at = time.monotonic() + settings.lifetime + settings.grace
             loop.later(settings.lifetime, lambda: self._drain("its lifetime is over"))
+        if settings.until < math.inf:
+            left = settings.until - time.time()
+            ends_in = left - min(END_MARGIN, left / 10)
+            self._ends_at = min(self._ends_at, time.monotonic() + ends_in)
+            loop.later(
+                max(0.0, ends_in - min(END_DRAIN, left / 10)),
+                lambda: self._drain("its allocation ends soon", self._ends_at - time.monotonic()),
+            )
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Dispatch: self._on_dispatch,
             m.Functions: self._on_functions,
@@ -146,6 +168,10 @@ class Worker:
         elif time.monotonic() - self._drains_from > REPEATED_SECONDS:
             self.leave()
 
+    def on_notice(self) -> None:
+        """Notice that the end is near, long before SIGTERM: drain. Who gave it sends SIGTERM when the time is up."""
+        self._drain("notice of the end", self._ends_at - time.monotonic())
+
     def on_sigint(self) -> None:
         """Ctrl-C: as on_sigterm, but nobody sends it twice without meaning it."""
         if not self._drains_from:
@@ -168,12 +194,13 @@ class Worker:
         """End the runners, and wait until they are gone."""
         self._runners.close()
 
-    def _drain(self, why: str) -> None:
+    def _drain(self, why: str, grace: float | None = None) -> None:
         """Take nothing more, return what has not started, finish what runs, leave."""
         if self._drains_from or self._is_leaving:
             return
+        grace = self._settings.grace if grace is None else max(0.0, grace)
         self._drains_from = time.monotonic()
-        self._drains_until = self._drains_from + self._settings.grace
+        self._drains_until = min(self._drains_from + grace, self._ends_at)
         self._send(m.Draining())
         self._perform(self._slots.on_drain())
         cut_short = [job.dispatch for batch in self._suspects for job, _, _, _ in batch]
@@ -184,7 +211,8 @@ class Worker:
             doing = f"finishing {self._count_running()} running jobs"
             if self._uplink.is_lost and len(self._kept):
                 doing += f", and looking for the master to hand in {len(self._kept)} results,"
-            logger.info("%s: %s for up to %g s; Ctrl-C ends it at once", why, doing, self._settings.grace)
+            limit = f" for up to {grace:.3g} s" if grace < 1e6 else ""
+            logger.info("%s: %s%s; Ctrl-C ends it at once", why, doing, limit)
             self._loop.tick(TICK_SECONDS, self._on_drain_tick)
 
     def _on_drain_tick(self, now: float) -> bool:
@@ -272,7 +300,7 @@ class Worker:
 
     def _report(self) -> None:
         """Tell a master that was just joined what is here. It knows nothing of what we remember."""
-        self._slots.on_joined()
+        usable = self._slots.on_joined()
         in_use = {job.function for job, _ in self._slots.holdings()}
         forgotten = [key for key, function in self._functions.items() if function not in in_use]
         if forgotten:
@@ -291,7 +319,11 @@ class Worker:
         holdings += kept
         if holdings:
             self._send(m.Holding(*map(list, zip(*holdings, strict=True))))
+        left = self._ends_at - time.monotonic()
+        place = os.environ.get("CW_PLACE", "")
+        self._send(m.Stay(round(max(left, 0.0), 3) if left < math.inf else -1, place))
         self._send(m.Reported(list(self._environments)))
+        self._perform(usable)
 
     def _on_claim(self, message: m.Claim) -> None:
         """Send again what was kept."""
@@ -339,6 +371,8 @@ class Worker:
                 self._send(m.Returned(action.dispatches))
             elif kind is slots.Recalled:
                 self._send(m.Recalled(action.dispatches))
+            elif kind is slots.TellUsable:
+                self._tell_usable(action.slots, action.not_for)
             elif kind is slots.TellStarted:
                 self._send(m.Started(action.dispatches))
             elif kind is slots.TellDied:
@@ -382,6 +416,12 @@ class Worker:
             self._suspects.append(suspects)
             self._loop.later(SUSPECT_SECONDS, lambda: self._clear(suspects))
 
+    def _tell_usable(self, count: int, not_for: list[int]) -> None:
+        if count < self._count or not_for:
+            _lines.warning("no runner can be started on some slots: jobs that need one go to other workers, and it is "
+                           "tried again in some seconds")  # fmt: skip
+        self._send(m.Usable(count, not_for, self._why_unusable))
+
     def _clear(self, suspects: list[Outcome]) -> None:
         """It was not this machine's end: the jobs failed by themselves."""
         if suspects in self._suspects:
@@ -400,6 +440,7 @@ class Worker:
 
     def _on_exited(self, runner: slots.Runner, unstarted: int, note: dict[str, Any]) -> None:
         was_told_to = note["how"] in TOLD_TO_END
+        self._why_unusable = note["how"]
         self._perform(self._slots.on_runner_exited(runner, unstarted, note, time.monotonic(), was_told_to))
 
     # --- time ---
@@ -432,6 +473,12 @@ def _parse_count(text: str) -> int:
     return int(text)
 
 
+def _parse_time(text: str) -> float:
+    if not text.isdigit() or not time.time() - 1e6 < int(text) < 1e10:
+        raise ValueError(f"{text!r} is no time: give seconds since 1970 (date +%s -d 18:00)")
+    return float(text)
+
+
 def _add_limits(parser: Any) -> None:
     """The options of `Settings`."""
     defaults = Settings()
@@ -443,6 +490,9 @@ def _add_limits(parser: Any) -> None:
                        "workers at once (default: %(default)g; a second Ctrl-C ends it at once)")  # fmt: skip
     group.add_argument("--lifetime", metavar="SECONDS", type=positive, default=defaults.lifetime,
                        help="after so long, end as if told to (default: never)")  # fmt: skip
+    group.add_argument("--until", metavar="TIME", type=program.converted_by(_parse_time), default=defaults.until,
+                       help="when the machine is taken away, in seconds since 1970: a minute before that it takes "
+                       "nothing more, and jobs get until 5 seconds before (default: never)")  # fmt: skip
     group.add_argument("--max-jobs", metavar="N", type=program.converted_by(_parse_count), default=defaults.max_jobs,
                        help="replace each runner process by a new one after N jobs (default: never)")  # fmt: skip
     group.add_argument("--silence", metavar="SECONDS", type=positive, default=defaults.silence,
@@ -452,7 +502,7 @@ def _add_limits(parser: Any) -> None:
                        "on (default: %(default)g)")  # fmt: skip
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The program. Returns its exit status."""
     parser = program.argument_parser(
         "cw.worker",
@@ -466,20 +516,32 @@ def main() -> int:
     parser.add_argument("-n", dest="slots", metavar="SLOTS", type=program.converted_by(_parse_slots), default=1,
                         help="jobs to run at a time, or 'auto': one for each usable CPU (default: 1)")  # fmt: skip
     _add_limits(parser)
-    program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd")
-    options = parser.parse_args()
+    program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--notice")
+    options = parser.parse_args(arguments)
     program.set_up_logging(options.verbose)
     address.find_master(options.host, options.port)  # mistakes end the program here
     settings = Settings(
-        options.silence, options.reconnect_timeout, options.grace, options.lifetime, options.max_jobs
+        options.silence,
+        options.reconnect_timeout,
+        options.grace,
+        options.lifetime,
+        options.until,
+        options.max_jobs,
     )
     descriptors = program.allow_many_descriptors()  # each runner takes some
     loop = Loop()
-    worker = Worker(
-        loop, options.slots, lambda: address.find_master(options.host, options.port), settings, descriptors
-    )
+
+    def find() -> list[address.Candidate]:
+        if options.notice is None or os.environ.get("CW_MASTER"):
+            return address.find_master(options.host, options.port)
+        # In Slurm: of this cluster's own. On this machine there may be another one's.
+        return address.find_cluster(address.cluster_name())
+
+    worker = Worker(loop, options.slots, find, settings, descriptors)
     loop.on_signal(signal.SIGINT, worker.on_sigint)
     loop.on_signal(signal.SIGTERM, worker.on_sigterm)
+    if options.notice is not None:
+        loop.on_signal(options.notice, worker.on_notice)
     program.watch_lifeline(loop, options.lifeline_fd, worker.leave)
     if options.ready_fd is not None:
         worker.on_joined = lambda: program.say_ready(options.ready_fd)

@@ -56,6 +56,9 @@ def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("CW_CREDENTIAL", str(tmp_path_factory.mktemp("user") / "credential.pem"))
         patch.delenv("CW_MASTER", raising=False)
         patch.delenv("CW_CLUSTER", raising=False)
+        # Nor the user's Slurm: `cw.allocate` would go there.
+        patch.setenv("SLURM_CONF", "/nonexistent/slurm.conf")
+        patch.delenv("SLURM_JOB_ID", raising=False)
         files = _files()
         yield
         _check_nothing_left(set(), files)

@@ -90,10 +90,11 @@ class Master(Program):
 class Worker(Program):
     """`python -m cw.worker`; it has joined when the constructor returns."""
 
-    def __init__(self, *arguments, **environment):
+    def __init__(self, *arguments, is_awaited=True, **environment):
         grace = [] if "--grace" in arguments else ["--grace", "0"]  # what runs is not waited for at the end
         super().__init__("-m", "cw.worker", *arguments, *grace, **environment)
-        self.wait_for("joined the master at ")
+        if is_awaited:
+            self.wait_for("joined the master at ")
 
 
 class Relay:

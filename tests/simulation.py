@@ -240,10 +240,13 @@ class SimRunners:
     def __init__(self, loop, threads, descriptors):
         self.loop, self.sim = loop, loop.sim
         self.runners = {}
+        self.can_start = True
         loop.process.runners = self
 
     def start(self, runner, environment):
-        self.runners[runner.key] = SimRunner(self, runner)
+        found = self.runners[runner.key] = SimRunner(self, runner)
+        if not self.can_start:
+            found.die("could not be started: Resource temporarily unavailable")
 
     def send_jobs(self, runner, jobs):
         self.runners[runner.key].take(jobs)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,11 @@ FLOORS = [
     "__init__",
     "client", "executor", "mapping", "future", "session", "ending", "progress", "recorder",
     "functions", "callkey", "chunks", "results", "store",
-    "mp", "launcher",
+    "anywhere", "mp", "slurm", "tender", "submitted", "batch", "squeue", "launcher", "inquiry",
     "worker", "runners", "keeper_link", "keeper", "relay", "runner", "channel", "uplink",
     "serialize", "environment", "naming", "byvalue",
     "master", "peers", "checks", "gate", "network", "tls", "credential", "address", "home", "program",
-    "kept", "slots", "dispatch", "jobs",
+    "kept", "slots", "dispatch", "returns", "turns", "jobs",
     "wire", "memory", "messages", "errors", "version",
 ]  # fmt: skip
 
@@ -40,7 +41,7 @@ KEEPERS = {
     "asyncio": set(),
 }
 
-PURE = ("dispatch", "jobs", "slots", "messages", "errors", "version")
+PURE = ("dispatch", "returns", "turns", "jobs", "slots", "messages", "errors", "version")
 IMPURE = {
     "asyncio", "bluelet", "datetime", "io", "logging", "multiprocessing", "os", "random", "secrets", "select",
     "selectors", "signal", "socket", "ssl", "subprocess", "sys", "threading", "time",
@@ -140,16 +141,19 @@ def test_import_cw_is_cheap_and_gives_all_public_names():
 def test_the_public_names_are_those_promised():
     for name in (
         "PORT", "ClientThread", "ClusterExecutor", "SlurmExecutor", "allocate", "client", "map", "mp", "randid",
-        "results", "start", "stop", "__version__", "Error", "ConnectionError", "NotPicklable", "ProtocolError",
-        "RemoteException",
-        "WorkerLost", "EnvironmentMismatch", "JobTimeout", "RemoteTraceback", "StoreError", "UnstableKey",
+        "results", "slurm", "slurm_master_host", "start", "stop", "__version__", "Error", "ConnectionError",
+        "NotPicklable", "ProtocolError", "RemoteException", "WorkerLost", "EnvironmentMismatch", "JobTimeout",
+        "RemoteTraceback", "StoreError", "UnstableKey",
     ):  # fmt: skip
         assert name in cw.__all__ and name in dir(cw) and getattr(cw, name) is not None
     assert cw.PORT == 5494 and issubclass(cw.ConnectionError, OSError)
     for name in ("ClientThread", "ClusterExecutor", "SlurmExecutor", "RemoteException"):
         assert getattr(cw.client, name) is getattr(cw, name)
     for name in ("start", "stop", "allocate"):
-        assert getattr(cw.mp, name) is getattr(cw, name)
+        assert list(signature(getattr(cw.mp, name)).parameters) == list(
+            signature(getattr(cw, name)).parameters
+        )
+    assert cw.slurm.slurm_master_host is cw.slurm_master_host
     assert sorted(cw.__all__) == sorted(set(cw.__all__))
     with pytest.raises(AttributeError, match="no_such_name"):
         cw.no_such_name  # noqa: B018

@@ -7,7 +7,7 @@ import pytest
 
 from cw import checks
 from cw import messages as m
-from cw.checks import ClientRules, WorkerRules
+from cw.checks import ClientRules, ObserverRules, WorkerRules
 from cw.errors import ProtocolError
 from cw.jobs import Function, Job
 
@@ -25,7 +25,7 @@ def hello(role="client", **changes):
 # --- Hello ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("role", ["client", "worker"])
+@pytest.mark.parametrize("role", ["client", "worker", "observer"])
 def test_a_sound_hello_is_welcome(role):
     assert checks.reason_to_refuse(hello(role)) == ""
 
@@ -37,7 +37,7 @@ def test_a_sound_hello_is_welcome(role):
         {"ident": "0" * 31}, {"ident": "0" * 64}, {"ident": "\ud800" * 32}, {"ident": "A" * 32}, {"secret": ""},
         {"secret": "\ud800" * 32}, {"python": []}, {"python": [3]}, {"python": [3, 11, 0]}, {"python": ["3", "11"]},
         {"python": [3, 10**9]}, {"python": [-3, 11]}, {"python": [True, False]}, {"python": [3, None]},
-        {"handed": -1}, {"handed": 2**64}, {"host": "a\nb"}, {"host": "\ud800"}, {"host": "x" * 2000},
+        {"host": "a\nb"}, {"host": "\ud800"}, {"host": "x" * 2000},
         {"version": "\x1b[2J"},
         {"role": "worker", "slots": 0}, {"role": "worker", "slots": -1}, {"role": "worker", "slots": 10**9},
     ],
@@ -85,7 +85,7 @@ def client():
 
 
 def test_a_sound_client_may_work(client):
-    client.say(m.OptionSets(0, 1, {"attempts": 5, "timeout": 1.5}))
+    client.say(m.OptionSets(0, 1, {"attempts": 5, "timeout": 1.5, "min_time": 60}))
     client.submit(1, 2, 3)
     client.submit(4, options=1)
     client.open.clear()
@@ -146,6 +146,7 @@ def test_a_roster_names_workers(client, joined):
 @pytest.mark.parametrize("sessions", [["x"], [-1], [2**64], [True]])
 def test_a_worker_knows_sessions_that_can_be(sessions):
     WorkerRules(2).check(m.Reported([1, 2**64 - 1]))
+    WorkerRules(2).check(m.Stay(-1, ""))
     with pytest.raises(ProtocolError, match="sessions"):
         WorkerRules(2).check(m.Reported(sessions))
 
@@ -156,7 +157,7 @@ def test_jobs_come_in_order(client, numbers):
         client.submit(*numbers)
 
 
-@pytest.mark.parametrize("wrong", [{"number": -1}, {"number": 2**64}, {"deaths": -1}, {"losses": 10**30}])
+@pytest.mark.parametrize("wrong", [{"deaths": 10**6 + 1}, {"losses": 10**18}])
 def test_a_jobs_past_is_possible(client, wrong):
     client.say(m.Charged(1, 2, 1, []))
     with pytest.raises(ProtocolError, match="past that cannot be"):
@@ -297,3 +298,18 @@ def test_a_note_keeps_what_we_know_and_fits():
     assert checks.clean_note({"host": 7, "slot": "x", "pid": 10**30, "seconds": math.nan, "else": 1}) == {}
     assert checks.clean_note({"slot": True, "how": {"a": 1}}) == {}
     assert checks.clean_note({"how": "\x1b\ud800" + "x" * 5000}) == {"how": "??" + "x" * (checks.TEXT - 2)}
+
+
+@pytest.mark.parametrize("stay", [(float("nan"), ""), (-2, ""), (float("inf"), ""), (1.0, "a\nb")])
+def test_a_stay_that_cannot_be_is_refused(stay):
+    with pytest.raises(ProtocolError, match="stay"):
+        WorkerRules(2).check(m.Stay(*stay))
+
+
+def test_an_observer_names_workers_and_says_why():
+    rules = ObserverRules()
+    rules.check(m.Excuse([IDENT]))
+    rules.check(m.End("the cluster was stopped"))
+    for message in (m.Excuse([IDENT, 7]), m.Excuse(["x"]), m.End("a\nb")):
+        with pytest.raises(ProtocolError):
+            rules.check(message)

@@ -1,5 +1,6 @@
 """The master's scheduling policy: named facts, then random events against a model of the workers."""
 
+import math
 from collections import deque
 from itertools import count
 from random import Random
@@ -9,13 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cw.dispatch import (
-    AVOID_TICKS,
-    BARREN_TICKS,
-    LOSSES,
-    TURN_JOBS,
-    Dispatcher,
-)
+from cw.dispatch import LOSSES, Dispatcher
 from cw.jobs import (
     AHEAD_BYTES,
     AHEAD_JOBS,
@@ -32,6 +27,7 @@ from cw.jobs import (
     TellCharges,
     TellStarted,
 )
+from cw.turns import AVOID_TICKS, BARREN_TICKS, LOOK_PAST, TURN_JOBS
 
 PY = (3, 11)
 OTHER_PY = (3, 12)
@@ -347,7 +343,7 @@ def test_cancelled_jobs_that_never_went_anywhere_are_not_kept():
         d.on_cancelled("s", [number])
         d.check_invariants()
     assert len(d._sessions["s"].backlog) < 10
-    assert d._pools[PY].rotation == deque() or d._sessions["s"].backlog
+    assert d._turns.pools[PY].rotation == deque() or d._sessions["s"].backlog
 
 
 # --- counting ---------------------------------------------------------------------------------
@@ -395,6 +391,66 @@ def test_a_worker_that_leaves_costs_nothing_and_one_that_is_lost_a_loss():
     d.on_worker_joined("last", 1, PY)
     (given_up,) = d.on_worker_lost("last", LOST)
     assert (given_up.number, given_up.notes) == (1, (LOST,) * LOSSES)
+
+
+def test_a_worker_that_drains_and_is_lost_costs_nothing():
+    d = dispatcher("s", v=1)
+    d.on_submitted("s", jobs(1))
+    d.on_worker_draining("v")
+    assert uncharged(d.on_worker_lost("v", LOST)) == []
+    assert (d.job("s", 1).losses, d.job("s", 1).notes) == (0, ())
+
+
+def test_a_loss_is_taken_back_when_it_was_no_jobs_fault():
+    d = dispatcher("s", v=1, w=1)
+    d.on_submitted("s", jobs(1, 2))
+    d.on_worker_lost("v", {**LOST, "worker_ident": "v"})
+    d.on_worker_lost("w", {**LOST, "worker_ident": "w"})
+    (told,) = d.on_excused("v")
+    assert told == TellCharges("s", d.job("s", 1)) and d.job("s", 1).losses == 0
+    assert d.job("s", 2).losses == 1 and d.on_excused("v") == []
+
+
+# --- time that workers have left --------------------------------------------------------------
+
+
+def test_a_job_starts_where_there_is_time_enough_for_it():
+    d = dispatcher("s")
+    d.on_worker_joined("short", 1, PY, left=50)
+    assert assigned(d.on_submitted("s", jobs(1, min_time=60))) == []
+    d.check_invariants()
+    assert assigned(d.on_worker_joined("long", 1, PY, left=60)) == [("long", [1])]
+
+
+def test_time_runs_out():
+    d = dispatcher("s", w=1)
+    d.on_time_left("w", 60)
+    assert assigned(d.on_submitted("s", jobs(1, 2, min_time=60))) == [("w", [1])]
+    d.on_time_left("w", 59)
+    assert assigned(result(d, "w", 1)) == []
+    assert assigned(d.on_worker_joined("fresh", 1, PY)) == [("fresh", [2])]
+
+
+def test_what_has_the_time_goes_past_what_has_not():
+    d = dispatcher("s")
+    d.on_worker_joined("w", 1, PY, left=50)
+    d.on_submitted("s", jobs(1, 2, 3, min_time=60))
+    assert assigned(d.on_submitted("s", jobs(4))) == [("w", [4])]
+    assert assigned(d.on_worker_joined("fresh", 4, PY)) == [("fresh", [1, 2, 3])]
+
+
+def test_what_needs_time_is_not_sent_ahead():
+    d = dispatcher("s", w=1)
+    assert assigned(d.on_submitted("s", jobs(1, 2, f=known(1e-4), min_time=60))) == [("w", [1])]
+    assert assigned(result(d, "w", 1, seconds=1e-4)) == [("w", [2])]
+
+
+def test_a_long_row_of_jobs_without_time_is_not_looked_through_each_time():
+    d = dispatcher("s")
+    d.on_worker_joined("w", 1, PY, left=50)
+    d.on_submitted("s", jobs(*range(1, LOOK_PAST + 1), min_time=60))
+    assert assigned(d.on_submitted("s", jobs(1000))) == []  # it is too far behind
+    assert sum(len(n) for _, n in assigned(d.on_worker_joined("fresh", 200, PY))) == LOOK_PAST + 1
 
 
 def test_a_runners_death_is_charged_to_the_job_that_it_ran_and_to_no_other():
@@ -562,13 +618,38 @@ def test_recalled_jobs_go_before_what_came_after_them():
     assert assigned(result(d, "x", 4)) == [("x", [2, 3])]
 
 
+def test_a_worker_that_cannot_start_runners_gets_no_jobs_that_need_one():
+    d = dispatcher("a", "b", w=2)
+    assert d.on_worker_usable("w", 1, ["b"]) == []
+    assert not d.can_run("b") and d.can_run("a")
+    assert d.on_submitted("b", jobs(1)) == []
+    assert assigned(d.on_submitted("a", jobs(1, 2))) == [("w", [1])]
+    d.check_invariants()
+    assert assigned(d.on_worker_joined("v", 1, PY)) == [("v", [1])]  # b's
+    assert assigned(d.on_worker_usable("w", 2, [])) == [("w", [2])]
+    assert d.can_run("b")
+    d.check_invariants()
+
+
+def test_what_a_worker_cannot_start_goes_to_others_and_comes_back_when_it_can():
+    d = dispatcher("a", w=1)
+    ((_, [job]),) = [(a.worker, a.jobs) for a in d.on_submitted("a", jobs(1))]
+    assert d.on_worker_usable("w", 0, ["a"]) == []
+    assert d.on_returned("w", [job.dispatch]) == []
+    d.check_invariants()
+    assert d.on_tick() == []
+    assert d.on_worker_away("w") == []
+    assert assigned(d.on_worker_back("w", [])) == [("w", [1])]  # all of it, until it says otherwise again
+    d.check_invariants()
+
+
 # --- random events ----------------------------------------------------------------------------
 
 
 class ModelWorker:
     """What a worker would do: it gets messages in two lanes, and answers as told."""
 
-    def __init__(self, key, slots, python):
+    def __init__(self, key, slots, python, left=math.inf):
         self.key, self.slots, self.python = key, slots, python
         self.data = deque()  # Assigns that have not arrived
         self.control = deque()  # Recalls and StopJobs; they may overtake
@@ -578,6 +659,8 @@ class ModelWorker:
         self.latest = 0  # dispatch number
         self.barren = 0  # so many recalls find nothing yet
         self.hangs = False  # its running jobs never end
+        self.left = left  # seconds
+        self.is_draining = False
 
     def held(self):
         return {*self.backlog, *self.running, *(d for batch in self.data for d in batch)}
@@ -604,10 +687,13 @@ class Events:
         self.place = {}  # by open job: its dispatch, while one is held
         self.limit = {}
         self.charges = {}  # [deaths, losses]
+        self.min_time = {}  # of jobs that have one
+        self.lost_with = {}  # by worker that was lost: the jobs charged for it
         self.started = set()  # jobs
         self.disturbed = set()  # sessions of which something came back
         self.last_number = {}  # dispatched, by session
         self.functions = {}
+        self.usable = {}  # by worker that has said so: slots, the sessions for which there is none
         self.join(random.choice([1, 1, 2, 5]), PY)
         self.open(PY)
 
@@ -630,13 +716,17 @@ class Events:
     def _Assign(self, action):
         worker = self.model[action.worker]
         assert action.jobs
+        slots, not_for = self.usable.get(action.worker, (1, ()))
+        assert slots
         for job in action.jobs:
             session = job.session.key
+            assert session not in not_for
             name = session, job.number
             assert self.state[name] == "open" and session not in self.blocked
             assert self.python_of[session] == worker.python
             assert name not in self.place, "it is held already"
             assert not (self.limit[name] == 1 and name in self.started), "attempts=1"
+            assert self.min_time.get(name, 0) <= worker.left and not worker.is_draining
             assert job.dispatch not in self.job_by_dispatch
             assert job.dispatch > worker.latest, "a worker gets them in order"
             worker.latest = job.dispatch
@@ -750,10 +840,10 @@ class Events:
         self.started.update(self.job_by_dispatch[dispatch] for dispatch in worker.running)
         self.report_results(worker, dispatches, seconds)
 
-    def join(self, slots, python):
+    def join(self, slots, python, left=math.inf):
         key = f"w{next(self.keys)}"
-        self.model[key] = ModelWorker(key, slots, python)
-        self.perform(self.d.on_worker_joined(key, slots, python))
+        self.model[key] = ModelWorker(key, slots, python, left)
+        self.perform(self.d.on_worker_joined(key, slots, python, left=left))
 
     def open(self, python):
         key = f"s{next(self.keys)}"
@@ -761,23 +851,55 @@ class Events:
         self.functions[key] = [Function(n) for n in range(3)]
         self.d.on_session_opened(key, python)
 
+    def tell_usable(self, key, slots, not_for):
+        self.usable[key] = slots, not_for
+        self.perform(self.d.on_worker_usable(key, slots, not_for))
+
     def remove(self, key, charge):
         for dispatch in self.model.pop(key).held():
             name = self.release(dispatch)
             self.disturbed.add(name[0])
-            if self.state[name] == "open":
-                self.charges[name][1] += charge
+            if self.state[name] == "open" and charge:
+                self.charges[name][1] += 1
+                self.lost_with.setdefault(key, []).append(name)
 
     # --- events: each a method, in its turn as often as it stands in EVENTS ---
 
+    def worker_can_use_some_slots(self, random):
+        if key := some(random, self.model):
+            not_for = {session for session in self.python_of if random.random() < 0.3}
+            self.tell_usable(key, random.randint(0, self.model[key].slots), not_for)
+
+    def worker_can_use_all_slots(self, random):
+        if key := some(random, self.model):
+            self.tell_usable(key, self.model[key].slots, set())
+
     def worker_joins(self, random):
         if len(self.model) < 5:
-            self.join(random.choice([1, 1, 2, 5]), random.choice([PY, PY, OTHER_PY]))
+            left = random.choice([math.inf, math.inf, 20, 5])
+            self.join(random.choice([1, 1, 2, 5]), random.choice([PY, PY, OTHER_PY]), left)
 
     def worker_is_lost(self, random):
         if key := some(random, self.model):
-            self.remove(key, 1)
-            self.perform(self.d.on_worker_lost(key, LOST))
+            self.remove(key, not self.model[key].is_draining)
+            self.perform(self.d.on_worker_lost(key, {**LOST, "worker_ident": key}))
+
+    def loss_is_excused(self, random):
+        if key := some(random, self.lost_with):
+            for name in self.lost_with.pop(key):
+                if self.state[name] == "open":
+                    self.charges[name][1] -= 1
+            self.perform(self.d.on_excused(key))
+
+    def worker_drains(self, random):
+        if key := some(random, self.model):
+            self.model[key].is_draining = True
+            self.perform(self.d.on_worker_draining(key))
+
+    def time_is_running_out(self, random):
+        if key := some(random, self.model):
+            self.model[key].left /= random.choice([1, 2, 10])
+            self.d.on_time_left(key, self.model[key].left)
 
     def worker_leaves(self, random):
         if key := some(random, self.model):
@@ -809,8 +931,14 @@ class Events:
             attempts = random.choice([None, None, None, 1, 2])
             size = random.choice([0, 10, 10, 10, 10, AHEAD_BYTES])
             function = random.choice(self.functions[session])
+            min_time = random.choice([None, None, None, 3, 10])
+            if min_time:
+                self.disturbed.add(session)  # what has the time goes before what has not
             for number in [next(self.numbers) for _ in range(random.randint(1, 12))]:
-                options = attempts and {"attempts": attempts}
+                given = {"attempts": attempts, "min_time": min_time}
+                options = {name: value for name, value in given.items() if value} or None
+                if min_time:
+                    self.min_time[session, number] = min_time
                 new.append(Job(number, function, options, memoryview(_PAYLOAD)[:size]))
                 self.state[session, number] = "open"
                 self.limit[session, number] = attempts or DEATHS
@@ -881,8 +1009,10 @@ class Events:
 
     EVENTS = (
         [message_arrives] * 40 + [jobs_end] * 30 + [time_passes] * 10 + [submit] * 8 + [worker_joins, runner_dies] * 4
+        + [worker_can_use_some_slots, worker_can_use_all_slots]
         + [cancel, client_blocks, late_results_come, jobs_are_told_started, session_opens] * 2
-        + [worker_is_lost, worker_leaves, session_closes, nothing_can_be_given_back_for_a_while, jobs_hang]
+        + [worker_is_lost, worker_is_lost, loss_is_excused, worker_drains, time_is_running_out]
+        + [worker_leaves, session_closes, nothing_can_be_given_back_for_a_while, jobs_hang]
     )  # fmt: skip
 
     # --- properties ---
@@ -900,11 +1030,13 @@ class Events:
         for worker in self.model.values():
             worker.hangs = random.random() < 0.5
             worker.barren = random.randint(0, 3)
+            self.tell_usable(worker.key, worker.slots, set())
         for session in list(self.blocked):
             self.blocked.discard(session)
             self.perform(self.d.on_blocked(session, False))
         for python in (PY, OTHER_PY):  # one at least does not hang
-            if all(worker.hangs for worker in self.model.values() if worker.python == python):
+            workers = [worker for worker in self.model.values() if worker.python == python]
+            if all(worker.hangs or worker.is_draining or worker.left < math.inf for worker in workers):
                 self.join(1, python)
         for turn in range(4 * AVOID_TICKS + len(self.state)):
             if turn < 4:

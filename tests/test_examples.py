@@ -66,6 +66,10 @@ def test_futures_come_as_they_are_done_and_add_up_to_pi(tmp_path):
     assert found[-1][1] == "3.1423"  # the seeds are fixed, so the sum is
 
 
+def test_on_slurm_is_on_this_machine_where_there_is_no_slurm(tmp_path):
+    assert run("on_slurm.py", tmp_path) == "4 slots\n9592 primes below 100000\nthis machine: 50 jobs\n"
+
+
 def test_stdlib_sweep_ranks_functions_and_measures_both_ways(tmp_path):
     output = run("stdlib_sweep.py", tmp_path, "--limit", "60")
     rows = re.findall(r"^ +(\d+) +(\d+)  (\S+)\(\)  \((\S+):(\d+)\)$", output, re.MULTILINE)

@@ -14,10 +14,10 @@ from pathlib import Path
 import jobs
 import pytest
 from conftest import wait_until
-from programs import LIMIT, Master, Program, Relay, Worker, is_running, start_script
+from programs import LIMIT, Master, Program, Relay, Worker, free_port, is_running, start_script
 
 import cw
-from cw import credential, tls, wire
+from cw import address, credential, tls, wire
 from cw import messages as m
 
 
@@ -108,7 +108,8 @@ def test_a_master_removes_only_its_own_address_file():
     assert list(home.glob("*.json")) == []
 
 
-def test_an_entry_of_a_master_that_was_killed_is_passed_over():
+def test_an_entry_of_a_master_that_was_killed_is_passed_over(monkeypatch):
+    monkeypatch.setattr(address, "PORT", free_port())  # at the usual one there may be somebody's master
     with Master() as killed:
         killed.end(signal.SIGKILL)
     with pytest.raises(cw.ConnectionError, match=f":{killed.port}: Connection refused"):

@@ -179,6 +179,15 @@ def test_the_table_of_options_is_that_of_the_program(module, environment):
     )
 
 
+def test_the_options_of_slurm_are_known_to_the_program(environment):
+    text = run_command([sys.executable, "-m", "cw.slurm", "--help"], ROOT, environment)
+    table = re.search(r"^\| `python -m cw\.slurm start` \| \|\n((?:\|.*\n)+)", README, re.MULTILINE).group(1)
+    named = set(
+        re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", "".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)))
+    )
+    assert named <= set(re.findall(r"(?<!\w)--?[A-Za-z][\w-]*", text)) and "--renew" in named
+
+
 def test_the_test_command_is_what_ci_runs():
     assert f'TEST_COMMAND="{TEST_COMMAND}"\n' in (ROOT / ".ci" / "run").read_text()
 
@@ -202,7 +211,7 @@ def test_every_command_of_the_readme_is_known_here():
     """Who adds one adds a test."""
     tested = {MASTER, WORKER, FIRST_COMMAND, TEST_COMMAND, command_with("benchmarks")}
     others = [line for block in COMMANDS for line in block.splitlines() if line not in tested]
-    assert all(re.search(r"cw\.(mp|credential|results)", line) for line in others), others
+    assert all(re.search(r"cw\.(mp|credential|results|slurm)|slurm\.py", line) for line in others), others
 
 
 def test_the_commands_about_the_credential(tmp_path, environment):

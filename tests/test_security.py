@@ -712,7 +712,7 @@ def test_strangers_do_not_slow_the_work(name):
             before = resident(master.pid)
             ratios = []
             with attacker(name, master.port) as order:
-                for _ in range(12):
+                for _ in range(40):
                     without = rate_of_work(executor, 0.3)
                     order("go")
                     under = rate_of_work(executor, 0.3)

@@ -11,6 +11,7 @@ import pytest
 from simulation import MONOTONIC, Simulation
 
 import cw
+from cw import serialize
 from cw.dispatch import LOSSES
 
 
@@ -134,6 +135,12 @@ class Scenario:
         everybody = [*self.sim.workers, *(c.process for c in self.sim.clients), *self.sim.masters]
         self.random.choice(everybody).freeze(self.random.choice([0.1, 1, 5, 20]))
 
+    def worker_cannot_start_runners(self):
+        worker = self.some_worker()
+        if worker is not None:
+            worker.runners.can_start = False
+            self.sim.at(self.random.choice([0.1, 2, 30]), lambda: setattr(worker.runners, "can_start", True))
+
     def client_dies(self):
         if len(self.sim.clients) > 1:
             client = self.random.choice(self.sim.clients)
@@ -198,7 +205,7 @@ class Scenario:
             client.process.run(client.session._leave_when_done)
         sim.run(70)  # the grace of those that died, and of what only workers know
         dispatcher = sim.master.dispatcher
-        assert not dispatcher._sessions and not dispatcher._orphans and not sim.master.clients
+        assert not dispatcher._sessions and not dispatcher._returns.orphans and not sim.master.clients
         for worker in dispatcher._workers.values():
             assert not worker.held and not worker.load and not worker.size
         for process in sim.workers:
@@ -215,13 +222,13 @@ class Scenario:
 
 GENTLE = [
     Scenario.master_restarts, Scenario.clients_connection_breaks, Scenario.workers_connection_breaks,
-    Scenario.worker_joins, Scenario.jobs_are_cancelled,
+    Scenario.worker_joins, Scenario.jobs_are_cancelled, Scenario.worker_cannot_start_runners,
 ]  # fmt: skip
 ROUGH = [
     Scenario.master_restarts, Scenario.master_is_replaced_while_it_lives, Scenario.clients_connection_breaks,
     Scenario.workers_connection_breaks, Scenario.network_stalls, Scenario.worker_is_killed, Scenario.worker_drains,
     Scenario.worker_joins, Scenario.somebody_freezes, Scenario.client_dies, Scenario.client_leaves,
-    Scenario.jobs_are_cancelled,
+    Scenario.jobs_are_cancelled, Scenario.worker_cannot_start_runners,
 ]  # fmt: skip
 
 
@@ -233,6 +240,59 @@ def test_whatever_happens_each_job_is_delivered_once_and_nothing_is_left(seed):
 @pytest.mark.parametrize("seed", range(12))
 def test_when_all_come_back_in_time_nothing_runs_twice(seed):
     Scenario(seed, is_gentle=True).run()
+
+
+@pytest.mark.parametrize("how", ["lost", "left"])
+def test_a_worker_that_goes_in_the_moment_in_which_a_client_settles_is_asked_for_nothing(how):
+    sim = Simulation(1)
+    with sim.installed():
+        sim.start_master()
+        workers = [sim.start_worker(1) for _ in range(2)]
+        client = sim.client()
+        sim.run(1)
+        for seconds in (0.5, 1000.0):
+            client.submit(seconds)
+        for _ in range(2):
+            client.submit(1000.0)
+        sim.run(0.2)
+        sim.master.process.die()
+        for number in client.numbers[1:]:  # the orphans of a client that does not know them any more
+            client.cancel(number)
+        client.session._loop.wake()
+        stays = next(process for process in workers if 1000.0 in _running(process))
+        (gone,) = set(workers) - {stays}
+        gone.die()  # and is waited for
+        sim.start_master()
+        peer = sim.run_until(lambda: next((w for w in sim.master.workers.values() if w.is_known), None), 3)
+        (session,) = sim.master.clients.values()
+        assert sim.run_until(lambda: session._is_handed_in, 3)
+        assert session._missing
+        sim.now = session._settles_at
+        peer.connection.close()
+        going = peer._lose if how == "lost" else lambda reason: peer._on_goodbye(cw.messages.Goodbye(reason))
+        sim.master.process.run(lambda: going("it is time"))
+        assert not session._is_settling and not sim.master.workers
+        sim.start_worker(1)
+        assert sim.run_until(lambda: not client.session.outstanding(), 30)
+
+
+def test_a_client_whose_first_connection_breaks_before_it_is_welcome_tries_on():
+    sim = Simulation(1)
+    with sim.installed():
+        sim.start_master()
+        sim.start_worker(1)
+        client = sim.client()
+        assert sim.run_until(lambda: client.process.connections, 1)
+        sim.cut(client.process)
+        assert sim.run_until(client.session._connected.is_set, 5)
+        client.submit(0.1)
+        assert sim.run_until(lambda: not client.session.outstanding(), 5)
+        assert not client.errors
+
+
+def _running(process):
+    """Seconds of the jobs that this worker holds."""
+    return [serialize.load_call(job.payload)[0][1] for job, _ in process.worker._slots.holdings()]
 
 
 def main(minutes, seed=0):

@@ -90,6 +90,7 @@ class Bench:
         self.functions = {}
         self.closed = set()
         self.given = set()  # dispatches that arrived
+        self.usable = count, set()  # slots, sessions for which there is none
 
     # --- what a worker carries out ---
 
@@ -171,6 +172,11 @@ class Bench:
         for dispatch in action.dispatches:
             assert not self.starts.get(dispatch)
             self.end(dispatch, "recalled")
+
+    def _TellUsable(self, action):
+        assert 0 <= action.slots <= len(self.slots.slots)
+        assert (action.slots, set(action.not_for)) != self.usable, "nothing new"
+        self.usable = action.slots, set(action.not_for)
 
     def _TellStarted(self, action):
         self.told += action.dispatches
@@ -845,20 +851,59 @@ def test_a_runner_that_dies_between_two_jobs_is_not_sent_more():
     assert bench.ended == {1: "result", 2: "result"}
 
 
-def test_a_runner_that_ends_before_it_starts_a_job_costs_a_pause():
-    bench = Bench(1)
-    (job,) = bench.give()
+def cannot_start(bench, job):
     model = bench.model_of(job)
     bench.die(model)
     bench.exit(model)
-    assert not bench.models and not bench.ended
-    bench.tick(RESTART_SECONDS / 2)
-    assert not bench.models
-    assert bench.slots.wants_tick()
-    bench.tick(RESTART_SECONDS)
-    assert len(bench.models) == 1
+
+
+def test_where_no_runner_starts_the_job_goes_back_and_others_are_tried_after_longer_and_longer_pauses():
+    bench = Bench(1)
+    first, longest = RESTART_SECONDS
+    pause = first
+    while pause < 2 * longest:
+        (job,) = bench.give(session=5)
+        cannot_start(bench, job)
+        assert bench.ended[job.dispatch] == "returned" and not bench.models
+        assert bench.usable == (0, {5})
+        (early,) = bench.give(session=5)
+        assert bench.ended[early.dispatch] == "returned" and not bench.models
+        assert bench.slots.wants_tick()
+        bench.tick(min(pause, longest) * 0.9)
+        assert bench.usable == (0, {5})
+        bench.tick(min(pause, longest) * 0.2)
+        assert bench.usable == (1, set())
+        pause *= 2
+    (job,) = bench.give(session=5)
     bench.settle()
-    assert bench.ended == {job.dispatch: "result"}
+    assert bench.ended[job.dispatch] == "result"
+    bench.die(bench.model_of(bench.give(session=6)[0]))
+    for model in list(bench.models.values()):
+        if model.is_dead:
+            bench.exit(model)
+    bench.tick(first * 1.1)
+    assert bench.usable == (1, set())  # the pauses begin anew
+
+
+def test_where_no_runner_starts_those_that_are_there_work_on():
+    bench = Bench(3)
+    (job,) = bench.give(session=1)
+    bench.settle()
+    jobs = bench.give(3, session=1)
+    assert bench.models.keys() == {1, 2, 3}  # the two other slots start one
+    for job in jobs[1:]:
+        cannot_start(bench, job)
+    assert bench.usable == (1, set())
+    bench.settle()
+    assert {bench.ended[job.dispatch] for job in jobs} == {"result"}
+    (other,) = bench.give(session=2)
+    while other.dispatch not in bench.ended:
+        cannot_start(bench, other)
+    assert bench.ended[other.dispatch] == "returned"
+    assert bench.usable == (1, {2})
+    (job,) = bench.give(session=1)
+    bench.settle()
+    assert bench.ended[job.dispatch] == "result"
 
 
 def test_a_job_is_tried_on_another_slot_than_where_it_died_but_does_not_wait_for_ever():

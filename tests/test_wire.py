@@ -94,7 +94,7 @@ _json = st.recursive(
 )
 _values = {
     bool: st.booleans(),
-    int: st.integers(),
+    int: st.integers(0, 2**64 - 1),
     str: st.text(),
     list: st.lists(_json, max_size=3),
     dict: st.dictionaries(st.text(), _json, max_size=3),
@@ -441,6 +441,8 @@ def large_head(size, count=1, flags=1, cls=m.Functions):
         pytest.param(frame(1, b"[" * 100_000), "not JSON", id="nested too deep"),
         pytest.param(frame(12, b'["3"]'), "Recall.count is a str", id="wrong type"),
         pytest.param(frame(12, b"[true]"), "Recall.count is a bool", id="bool for int"),
+        pytest.param(frame(12, b"[-1]"), "Recall.count is not from 0", id="negative"),
+        pytest.param(frame(12, b"[18446744073709551616]"), "Recall.count is not from 0", id="too large"),
         pytest.param(frame(12, b"[1.5]"), "Recall.count is a float", id="float for int"),
         pytest.param(frame(12, b"[null]"), "Recall.count is a NoneType", id="null"),
         pytest.param(frame(12, b"[1, 2]"), "other fields than count", id="too many fields"),

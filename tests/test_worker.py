@@ -335,7 +335,8 @@ def test_a_worker_started_before_its_master_waits_for_it_and_says_so():
 
 def test_a_worker_whose_master_ends_waits_for_the_next():
     port = free_port()
-    with Program("-m", "cw.worker", "127.0.0.1", "--port", str(port)) as worker:
+    # It may keep the last result for a master to come: it is not to wait for that one.
+    with Program("-m", "cw.worker", "127.0.0.1", "--port", str(port), "--grace", "0") as worker:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with Master("--port", str(port)) as master:
                 with cw.ClusterExecutor(master.address) as executor:

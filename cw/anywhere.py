@@ -1,0 +1,74 @@
+"""`cw.start`, `cw.stop`, `cw.allocate`: a cluster in Slurm where Slurm is there, else on this machine.
+
+Slurm is there: in an allocation, or with `sbatch` on the PATH and a controller that answers within 2 seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+
+from cw import batch, mp, slurm, squeue
+from cw.launcher import Cluster
+
+logger = logging.getLogger("cw.start")
+
+
+def start(
+    nworkers: int,
+    master: bool = True,
+    workers: bool = True,
+    master_options: Sequence[str] = (),
+    worker_options: Sequence[str] = (),
+    docker_image: str | None = None,
+    docker_args: Sequence[str] = (),
+) -> Cluster:
+    """`cw.slurm.start` or `cw.mp.start`. On this machine, options for sbatch are left out."""
+    if squeue.is_there():
+        return slurm.start(
+            nworkers, master, workers, master_options, worker_options, docker_image, docker_args
+        )
+    options = _local("master", master_options), _local("worker", worker_options)
+    return mp.start(nworkers, master, workers, *options, docker_image, docker_args)
+
+
+def stop(master: bool = True, workers: bool = True) -> bool:
+    """End what `start` has started, in Slurm and on this machine. False if there was nothing to end.
+
+    In Slurm, master and workers end together.
+    """
+    was_in_slurm = bool(squeue.is_there() and slurm.stop())
+    return mp.stop(master, workers) or was_in_slurm
+
+
+@contextlib.contextmanager
+def allocate(
+    nworkers: int,
+    master: bool = True,
+    workers: bool = True,
+    master_options: Sequence[str] = (),
+    worker_options: Sequence[str] = (),
+    docker_image: str | None = None,
+    docker_args: Sequence[str] = (),
+) -> Iterator[Cluster]:
+    """`cw.slurm.allocate` or `cw.mp.allocate`. On this machine, options for sbatch are left out."""
+    if squeue.is_there():
+        with slurm.allocate(
+            nworkers, master, workers, master_options, worker_options, docker_image, docker_args
+        ) as in_slurm:
+            yield in_slurm
+        return
+    options = _local("master", master_options), _local("worker", worker_options)
+    with mp.allocate(nworkers, master, workers, *options, docker_image, docker_args) as here:
+        yield here
+
+
+def _local(role: str, options: Sequence[str]) -> list[str]:
+    if isinstance(options, str):
+        return options  # type: ignore[return-value]  # mp says what is wrong with it
+    for_sbatch, own = batch.split_options(role, options)
+    rest = [option for option in for_sbatch if option in ("-v", "--verbose")]
+    if len(rest) < len(for_sbatch):
+        logger.info("Slurm is not there: the cluster is on this machine, without %s", " ".join(for_sbatch))
+    return rest + own

@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Starts and stops a cluster in Slurm: `./slurm.py start -n 32`. The same as `python -m cw.slurm`."""
+
+import sys
+
+try:
+    from cw import program, slurm
+except ImportError as error:
+    sys.exit(f"slurm.py: {error}: start it with the Python in which cw is installed, or `python -m cw.slurm`")
+
+if __name__ == "__main__":
+    program.run("slurm.py", slurm.main)

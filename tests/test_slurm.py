@@ -1,0 +1,369 @@
+"""A cluster in a real Slurm: started, used, looked at, changed in size, ended; and what goes wrong with it."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import jobs
+import pytest
+import sandbox
+from conftest import wait_until
+from programs import LIMIT, ROOT, free_port, start_script
+
+import cw
+from cw import address, inquiry, squeue
+from cw.launcher import LaunchError
+
+if os.environ.get("CI") != "true":  # there it is installed, and a test that cannot run is a failure
+    pytestmark = pytest.mark.skipif(not sandbox.is_installed(), reason=sandbox.HOW_TO_GET_IT)
+
+
+@pytest.fixture(scope="module")
+def shared():
+    with sandbox.Sandbox(nodes=4, cpus=2) as shared:
+        yield shared
+
+
+@pytest.fixture
+def slurm(shared, monkeypatch):
+    """The sandbox, which programs and this process use as their Slurm. At the end of a test its queue is empty."""
+    yield from used(shared, monkeypatch)
+
+
+def used(slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    yield slurm
+    left = slurm.queue()
+    names = [name[len("slurm-") :] for name in os.listdir(os.environ["CW_HOME"]) if is_cluster(name)]
+    for name in names:
+        cw.slurm.stop(name, grace=0)
+    slurm.run("scancel", "-u", str(os.getuid()))
+    wait_until(lambda: not slurm.queue(), LIMIT, slurm.queue)
+    assert [job for job in left if job[1] != "COMPLETING"] == []
+
+
+def is_cluster(name):
+    return Path(os.environ["CW_HOME"], name, "state.json").exists()
+
+
+def run(*arguments, status=0, program=(str(ROOT / "slurm.py"),), **environment):
+    """Run slurm.py; what it prints to stdout and stderr."""
+    process = subprocess.run(
+        [sys.executable, *program, *map(str, arguments)],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+    assert process.returncode == status, process.stdout + process.stderr
+    assert "Traceback" not in process.stderr
+    return process.stdout, process.stderr
+
+
+def standing(name="default"):
+    return inquiry.ask(address.find_cluster(name))
+
+
+def slots(name="default"):
+    found = standing(name)
+    return found.slots if found else 0
+
+
+def node():
+    return os.environ["SLURMD_NODENAME"]
+
+
+def mark_and_wait(directory, number, seconds):
+    jobs.mark_and_return(directory, number)
+    time.sleep(seconds)
+    return number
+
+
+# --- from start to stop -----------------------------------------------------------------------
+
+
+def test_from_start_to_stop(slurm, tmp_path):
+    out, _ = run("-n", 5, "start")  # options before the verb, as the original has it
+    assert re.match(r"the master answers at \S+:\d+\n5 of 5 slots are up\nlogs: ", out)
+    found = standing()
+    nodes = {worker["place"].rpartition(" ")[2] for worker in found.workers}
+    assert (
+        found.slots == 5 and len(nodes) == len(found.workers) < 5 and nodes < set(slurm.nodes)
+    )  # one a node
+
+    script = start_script(tmp_path, "import cw, test_slurm\n"
+        "with cw.ClusterExecutor(cw.slurm_master_host()) as one, cw.client.ClientThread(print) as two:\n"
+        "    two.submit(7, abs, -1)\n"
+        "    print(sorted({one.submit(test_slurm.node).result() for _ in range(60)}))\n",
+        PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")  # fmt: skip
+    with script:
+        assert script.wait() == 0, script.err
+        assert "7 1\n" in script.out and re.search(r"\['n\d'", script.out)
+
+    out, _ = run("status")
+    assert "slots connected: 5\n" in out and "jobs: 0 run, 0 wait\n" in out
+    assert re.search(
+        r"^workers \(5 slots\): Slurm job \d+ runs on n\[[-\d,]+\], [\d:-]+ left$", out, re.MULTILINE
+    ), out
+    logs = Path(re.search("^logs: (.*)$", out, re.MULTILINE)[1])
+    ident = next(job[0] for job in slurm.queue() if "workers" in job[2])
+    for node_name in nodes:
+        assert (
+            f"Slurm job {ident}, step 0, node {node_name}\n"
+            in (logs / f"workers-{ident}-{node_name}.log").read_text()
+        )
+
+    out, _ = run("scale", "-n", 6)
+    assert "1 more slots" in out
+    wait_until(lambda: slots() == 6, LIMIT, standing)
+    assert "there are 6 slots already" in run("scale", "-n", 6)[0]
+    run("scale", "-n", 2)
+    wait_until(lambda: slots() == 2, LIMIT, standing)
+
+    with cw.ClusterExecutor() as executor:
+        future = executor.submit(jobs.until, tmp_path / "go", "finished", tmp_path / "mark")
+        wait_until((tmp_path / "mark").exists, LIMIT)
+        with start_script(tmp_path, "import cw; print(cw.slurm.stop(grace=30))") as stopping:
+            wait_until(lambda: standing() is not None and slots() == 0, LIMIT, standing)
+            (tmp_path / "go").touch()
+            assert future.result(LIMIT) == "finished"
+            assert stopping.wait() == 0 and "1 of them finished, 0 were stopped" in stopping.out, stopping.err
+    wait_until(lambda: not slurm.queue(), LIMIT, slurm.queue)
+    assert "no cluster 'default' is in Slurm" in run("status", status=1)[0]
+    assert "no cluster of that name" in run("stop")[0]
+
+
+def test_two_clusters_of_one_user(slurm):
+    cluster = cw.slurm.start(1)
+    run("start", "-n", 2, "--name", "second")
+    assert (slots(), slots("second")) == (1, 2)
+    with pytest.raises(LaunchError, match="has its master already"):
+        cw.slurm.start(1)
+    assert "stopped" in cw.slurm.stop("second")
+    assert standing() is not None and standing("second") is None
+    with cw.ClusterExecutor() as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+    cluster.stop()
+    assert cw.slurm.status() is None
+
+
+@pytest.mark.slow
+def test_master_and_workers_one_after_the_other(slurm, tmp_path):
+    assert "slots" not in run("start", "-W")[0]
+    run("start", "-M", "-n", 2, "-i", program=("-m", "cw.slurm"))
+    assert [worker["slots"] for worker in standing().workers] == [1, 1]  # one slot a node
+    run("stop")
+
+
+@pytest.mark.slow
+def test_a_local_master(slurm, tmp_path):
+    run("start", "--local-master", "-n", 2)
+    assert [job[2].split("-")[2] for job in slurm.queue()] == ["workers"]
+    with cw.ClusterExecutor() as executor:
+        assert executor.submit(node).result(LIMIT) in slurm.nodes
+    assert "stopped" in run("stop")[0]
+    wait_until(lambda: standing() is None, LIMIT)
+
+
+@pytest.mark.parametrize("how", [pytest.param("exception", marks=pytest.mark.slow), "kill"])
+def test_a_block_cancels_what_it_started_however_it_ends(slurm, tmp_path, how):
+    source = """
+        import os, sys, cw, test_slurm
+        with cw.allocate(2, worker_options=["--time=5"]) as cluster:
+            with cw.SlurmExecutor() as executor:
+                print(executor.submit(test_slurm.node).result(), cluster.slots, flush=True)
+            if sys.argv[1:] == ["kill"]:
+                os.kill(os.getpid(), 9)
+            raise LookupError
+    """
+    path = tmp_path / "block.py"
+    path.write_text(textwrap.dedent(source))
+    process = subprocess.run([sys.executable, path, how], env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+                             capture_output=True, text=True, timeout=50)  # fmt: skip
+    assert re.match(r"n\d 2\n", process.stdout), process.stderr
+    assert process.returncode == (-9 if how == "kill" else 1)
+    wait_until(lambda: not [job for job in slurm.queue() if job[1] != "COMPLETING"], LIMIT, slurm.queue)
+
+
+# --- what Slurm says --------------------------------------------------------------------------
+
+
+def test_what_sbatch_refuses_is_told_in_its_own_words_and_leaves_nothing(slurm):
+    _, error = run("start", "-n", 2, "--partition", "nowhere", status=1)
+    assert "invalid partition specified: nowhere" in error and error.count("\n") == 1
+    _, error = run("start", "-n", 2, "--Xworkers", "--constraint=gold", status=1)
+    assert "slurm.py: sbatch: " in error and "Invalid feature specification" in error
+    assert not [job for job in slurm.queue() if job[1] != "COMPLETING"] and cw.slurm.status() is None
+
+
+def test_what_waits_in_the_queue_is_told_with_the_reason(slurm, counted):
+    began = time.monotonic()
+    out, _ = run("start", "-n", 2, "--Xworkers", "--hold")
+    assert "0 of 2 slots are up; Slurm job" in out and "waits in the queue: you hold it" in out, out
+    assert "you hold it" in run("status")[0] and "you hold it" in run("status")[0]
+    run("stop")
+    assert 1 <= counted() <= 1 + (time.monotonic() - began) / squeue.QUEUE_SECONDS
+
+
+@pytest.fixture
+def counted(tmp_path, monkeypatch):
+    """Calls of squeue, one line for each."""
+    (tmp_path / "bin").mkdir()
+    real = subprocess.check_output(["which", "squeue"], text=True).strip()
+    (tmp_path / "bin/squeue").write_text(f'#!/bin/sh\necho called >>{tmp_path}/calls\nexec {real} "$@"\n')
+    (tmp_path / "bin/squeue").chmod(0o755)
+    (tmp_path / "calls").touch()
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    return lambda: len((tmp_path / "calls").read_text().splitlines())
+
+
+def test_many_scripts_ask_slurm_once(slurm, counted):
+    ident = slurm.run("sbatch", "--parsable", "-o", "/dev/null", "-J", "cw-x|y", "--wrap", "sleep 30").strip()
+    code = "from cw import squeue; print(squeue.listing().rows)"
+    programs = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(8)
+    ]
+    outputs = [program.communicate(timeout=50)[0] for program in programs]
+    assert all(f"ident={ident}" in output and "name='cw-x|y'" in output for output in outputs), outputs
+    assert counted() == 1
+    slurm.run("scancel", ident)
+
+
+# --- where the master is, and what became of a worker -----------------------------------------
+
+
+@pytest.mark.slow
+def test_without_an_address_file_the_node_of_the_masters_job_is_looked_at(slurm):
+    port = free_port()
+    run("start", "-n", 1, "--Xmaster", f"--port={port}")
+    os.unlink(address.address_file())
+    assert cw.slurm_master_host() == f"127.0.0.1:{port}"  # the node's name does not resolve here
+    with cw.ClusterExecutor() as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+    run("stop")
+    with pytest.raises(LaunchError, match="there is no master of the cluster 'default' in Slurm"):
+        cw.slurm_master_host()
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_says_where_in_its_log(slurm):
+    run("start", "-n", 1)
+    (worker,) = standing().workers
+    os.kill(int(worker["name"].rpartition(":")[2]), 9)
+    job, step, node = worker["place"].split(", ")
+    (log,) = Path(os.environ["CW_HOME"]).glob(
+        f"slurm-default/logs-*/workers-{job.split()[2]}-{node.split()[1]}.log"
+    )
+    wait_until(
+        lambda: f"the worker in {job}, {step}, {node} died: signal 9" in log.read_text(), LIMIT, log.read_text
+    )
+    wait_until(lambda: "has failed" in run("status")[0], 40, slurm.queue)
+    run("stop")
+
+
+# --- the command lines of containers ----------------------------------------------------------
+
+STAND_IN = """#!/usr/bin/python3
+# Stands in for docker or apptainer: notes its arguments, and runs the command as if inside.
+import os, sys
+arguments = sys.argv[1:]
+with open(sys.argv[0] + ".called", "a") as file:
+    print(repr(arguments), file=file)
+for argument in arguments:
+    name, _, value = argument.removeprefix("--env=").partition("=")
+    if argument.startswith("--env=") and value:
+        os.environ[name] = value
+command = arguments[arguments.index("the/image:1") + 1 :]
+assert command[:3] == ["python3", "-m", "cw.worker"], command
+os.execv(PYTHON, [PYTHON, *command[1:]])
+"""
+
+
+@pytest.mark.parametrize("program", ["docker", pytest.param("apptainer", marks=pytest.mark.slow)])
+def test_workers_in_a_container(slurm, tmp_path, monkeypatch, program):
+    stand_in = tmp_path / program
+    stand_in.write_text(STAND_IN.replace("PYTHON", repr(sys.executable)))
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    cluster = cw.slurm.start(2, **{f"{program}_image": "the/image:1", f"{program}_args": ["--odd=a 'b' $c"]})
+    assert cluster.connected == 2
+    with cw.ClusterExecutor() as executor:
+        assert executor.submit(jobs.square, 5).result(LIMIT) == 25
+    arguments = eval(Path(f"{stand_in}.called").read_text().splitlines()[0])
+    key = os.environ["CW_CREDENTIAL"]
+    directory = os.path.dirname(key)
+    assert f"--env=CW_CREDENTIAL={key}" in arguments and arguments.count("--odd=a 'b' $c") == 1
+    if program == "docker":
+        assert arguments[:2] == ["run", "--rm"] and f"--volume={directory}:{directory}:ro" in arguments
+        assert f"--user={os.getuid()}:{os.getgid()}" in arguments
+    else:
+        assert arguments[0] == "exec" and f"--bind={directory}:{directory}:ro" in arguments
+    cluster.stop()
+
+
+@pytest.mark.slow
+def test_the_scripts_on_the_screen_can_be_submitted_by_hand(slurm, tmp_path):
+    out, _ = run("start", "--dry-run", "-n", 3, "--time", "10", "--Xworkers=--comment=it's 100% $odd")
+    assert not slurm.queue() and out.count("#!/bin/bash") == 2
+    assert "--ntasks=3" in out and "--time=10" in out
+    Path(os.environ["CW_HOME"], "slurm-default/logs").mkdir(parents=True)
+    os.chmod(os.environ["CW_HOME"], 0o700)
+    slurm.run("bash", "-ec", out)
+    wait_until(lambda: slots() == 3, LIMIT, standing)
+    assert "it's 100% $odd" in slurm.run("squeue", "-h", "-o", "%k")
+    slurm.run("scancel", "-u", str(os.getuid()))
+    wait_until(lambda: not slurm.queue(), LIMIT, slurm.queue)
+
+
+# --- as a user has it -------------------------------------------------------------------------
+
+
+def test_the_readmes_section_typed_line_by_line(monkeypatch, tmp_path):
+    """By somebody whose home directory is empty."""
+    from test_readme import COMMANDS, program_with
+
+    (block,) = [block for block in COMMANDS if "cw.slurm" in block]
+    start, status, scale, stop = block.splitlines()
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "script.py").write_text(program_with('["--time=10"]'))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "use.py").write_text(
+        "import cw\nwith cw.ClusterExecutor() as e: print(sum(e.map(abs, range(-40, 0))))\n"
+    )
+    for name in ("CW_HOME", "CW_CREDENTIAL"):
+        monkeypatch.delenv(name)
+    with sandbox.Sandbox(nodes=4, cpus=16) as slurm:
+        more = {
+            **slurm.environment,
+            "HOME": str(tmp_path / "home"),
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        }
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        told = {}
+        for line in (start, status, "python use.py", scale, "python script.py", stop):
+            process = subprocess.run(["bash", "-c", line], cwd=tmp_path, env={**os.environ, **more},
+                                     stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=55)  # fmt: skip
+            assert process.returncode == 0 and "Traceback" not in process.stderr, line + process.stderr
+            told[line] = process.stdout
+        assert "32 of 32 slots are up" in told[start] and "slots connected: 32\n" in told[status]
+        assert "left\n" in told[status] and "for 16 more slots" in told[scale]
+        assert (told["python use.py"], told["python script.py"]) == ("820\n", "328350\n")
+        assert "stopped; 0 jobs were running" in told[stop]
+        wait_until(lambda: not slurm.queue(), LIMIT, slurm.queue)
+
+
+@pytest.mark.slow
+def test_the_example_runs_in_slurm_from_within_an_allocation(slurm, tmp_path):
+    """What a job's environment says of its own size does not reach the jobs that it submits."""
+    python = f"{sys.executable} {ROOT / 'examples/on_slurm.py'}"
+    slurm.run("sbatch", "-n", "2", "-o", f"{tmp_path}/out", "-J", "mine", "--wrap", python)
+    wait_until(lambda: not slurm.queue(), 50, slurm.queue)
+    out = (tmp_path / "out").read_text()
+    assert out.startswith("4 slots\n9592 primes below 100000\nn"), out
