@@ -190,6 +190,10 @@ class _Walk:
             self._emit_text(b"name", value.name or repr(value.value))  # (flags' combinations have no name)
         elif kind.__module__ == "numpy" and self._numpy(value):
             pass
+        elif (
+            str(kind.__module__).partition(".")[0] == "pathlib"
+        ):  # pickle takes the parts that it was made of
+            self._emit_text(b"path", f"{kind.__qualname__} {value}")
         else:
             self._object(value)
 

@@ -7,6 +7,7 @@ calls --submit--> at most `ahead` futures --------> in order:      the oldest is
 
 from __future__ import annotations
 
+import concurrent.futures
 import operator
 import queue
 import time
@@ -64,18 +65,17 @@ def in_order(
         while waiting:
             future = waiting.popleft()
             try:
-                result = future.result(_left(deadline))
+                taken = [future.result(_left(deadline))]
             except BaseException as error:
                 if not (returns_errors and _is_of(future, error)):
                     waiting.appendleft(future)
                     raise
-                result = error
+                taken = [error]
             del future
             following = next(more, None)
             if following is not None:
                 waiting.append(following)
-            yield result
-            del result  # what has been yielded is kept alive by nobody here
+            yield taken.pop()  # what has been yielded is kept alive by nobody here
     finally:
         while waiting:
             waiting.pop().cancel()
@@ -129,17 +129,16 @@ def as_completed(
             try:
                 future = done.get(timeout=_left(deadline))
             except queue.Empty:
-                raise TimeoutError() from None
+                raise concurrent.futures.TimeoutError() from None  # not the built-in one before Python 3.11
             pending.remove(future)
             following = next(more, None)
             if following is not None:
                 pending.add(following)
                 following.add_done_callback(done.put)
             error = None if future.cancelled() else future.exception()
-            result = error if error is not None and returns_errors else future.result()
+            taken = [error if error is not None and returns_errors else future.result()]
             del future, following, error
-            yield result
-            del result
+            yield taken.pop()
     finally:
         while pending:
             pending.pop().cancel()

@@ -10,7 +10,6 @@ The client owns its jobs: a payload is kept until its result has been delivered.
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import math
@@ -33,6 +32,7 @@ from cw.errors import ConnectionError, JobTimeout, ProtocolError, RemoteExceptio
 from cw.functions import FunctionTable
 from cw.network import Connection, Loop, dial
 from cw.recorder import Call, Chunk, Recorder
+from cw.recording import Outcome, Recording
 from cw.version import VERSION
 
 logger = logging.getLogger("cw.client")
@@ -82,15 +82,8 @@ FROM_MASTER = frozenset(
     {m.Window, m.Notice, m.Roster, m.Started, m.Origin, m.Results, m.Charged, m.Lost, m.Goodbye, m.Heartbeat}
 )
 
-STORED_SECONDS = 0.02
-"""For which stored results are delivered in one go. More: the master and callbacks wait. Less: more wakeups."""
-
 Job = tuple[int, int, Any, Any]
 """Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
-
-
-Outcome = tuple[int, Job, "Call | Chunk", int, float, Any, BaseException | None, Any]
-"""Number, job, call, status, seconds, payload, error, value: a result on its way through the store."""
 
 
 class Abandoned(CancelledError):
@@ -129,8 +122,10 @@ class Session:
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
         self._environment = dump_environment()
         self.recorder = recorder
-        self._recorders = set() if recorder is None else {recorder}  # to be closed with the session
         self._loop = Loop()
+        self._recording = Recording(
+            recorder, self._finish, _name, lambda: self._loop.call_soon(self._on_wake)
+        )
         self._loop.lock = self._loop_lock = threading.RLock()  # callbacks submit, too
         self._thread = threading.Thread(target=self._main, name="cw-client", daemon=True)
         # Instead of the thread's own: up to Python 3.12 a join() that Ctrl-C interrupts takes the thread for ended.
@@ -150,9 +145,6 @@ class Session:
         self._jobs: dict[int, Job] = {}
         self._queue: deque[int] = deque()  # numbers of jobs not sent yet; some may have been cancelled
         self._cancelled: deque[tuple[int, Job, bool]] = deque()  # and whether it is delivered as Abandoned
-        self._calls: dict[int, Call | Chunk] = {}  # of outstanding jobs that are recorded
-        self._stored: deque[tuple[int, Call]] = deque()  # what need not run: its result is in the store
-        self._recorded: deque[tuple[list[Outcome], StoreError | None]] = deque()  # written, to be delivered
         self._is_woken = False
         # The session's thread only.
         self._connection: Connection | None = None
@@ -238,12 +230,7 @@ class Session:
                 self._jobs[number] = (number_of_function, options, payload, tag)
                 self._last_number = number
                 self._bytes_in += size
-                if call is None:
-                    self._queue.append(number)
-                elif call.is_stored:
-                    self._stored.append((number, call))
-                else:
-                    self._calls[number] = call
+                if call is None or self._recording.must_run(number, call):
                     self._queue.append(number)
             if not self._is_woken:
                 self._is_woken = True
@@ -262,7 +249,7 @@ class Session:
 
     def close_with(self, recorder: Recorder) -> None:
         """Have a recorder of some of its jobs closed at the end, too."""
-        self._recorders.add(recorder)
+        self._recording.close_with(recorder)
 
     def _undo(self, number: int) -> None:
         """Ctrl-C in the middle of `submit`: nobody has got this job's number, so there is no job."""
@@ -279,7 +266,7 @@ class Session:
 
     def _send_now(self) -> bool:
         """Send the only outstanding job from this thread: one wakeup less on its way. False: the loop is busy."""
-        if self._stored or not self._loop_lock.acquire(blocking=False):
+        if self._recording.has_some or not self._loop_lock.acquire(blocking=False):
             return False
         try:
             if self._connection is None:
@@ -337,7 +324,7 @@ class Session:
             self._is_closed = True
         if not self.is_started():
             self._abandon()
-            self._close_recorders()
+            self._recording.close()
         elif self.is_alive():
             self._loop.call_soon(self._leave_when_done if is_waiting else self._leave)
 
@@ -436,9 +423,10 @@ class Session:
             with self._lock:
                 self._is_closed = True
             try:
-                self._take_last_recorded()
+                self._recording.flush()  # what has come is stored, and delivered
+                self._take_recorded()
                 self._abandon()
-                self._close_recorders()
+                self._recording.close()
             finally:
                 self._connected.set()
                 self._ended.set()
@@ -639,7 +627,7 @@ class Session:
         self._is_woken = False  # before the queue is looked at: who adds after that wakes us again
         if self._cancelled:
             self._take_cancelled()
-        if self._recorded or self._stored:
+        if self._recording.has_some:
             if self.is_own_thread():
                 self._take_recorded()
                 self._take_stored()
@@ -696,7 +684,7 @@ class Session:
 
     def _submit_batch(self, connection: Connection, numbers: list[int], batch: list[Job]) -> None:
         """Send jobs, after the functions and options which they need and the master has not."""
-        if self._calls and self._origin is None:
+        if self._recording.calls and self._origin is None:
             self._origin = ""
             connection.send(m.Origin(""))
         while self._introduced_options < len(self._option_sets):
@@ -781,7 +769,7 @@ class Session:
             self._charges[message.number] = message
 
     def _on_results(self, message: m.Results) -> None:
-        jobs, sent, started, calls = self._jobs, self._sent, self._started, self._calls
+        jobs, sent, started, calls = self._jobs, self._sent, self._started, self._recording.calls
         load = serialize.load_result
         outcomes: list[Outcome] = []
         for number, status, seconds, payload in zip(*message, strict=True):
@@ -803,11 +791,13 @@ class Session:
             if calls and number in calls:
                 if status == m.TIMEOUT:
                     status, payload = m.ERROR, serialize.dump_error(error, {})
-                outcomes.append((number, job, calls.pop(number), status, seconds, payload, error, value))
+                outcomes.append(
+                    Outcome(number, job, calls.pop(number), status, seconds, payload, error, value)
+                )
             else:
                 self._finish(number, job, error, value)
         if outcomes:
-            self._record(outcomes)
+            self._recording.record(outcomes, self._origin or "")
         self._acknowledge(len(message.numbers))
         self._notify()
         self._pump()
@@ -818,12 +808,13 @@ class Session:
         job = self._jobs.pop(message.number, None)
         if job is not None:
             error = WorkerLost(f"{_name(message.number, job)} was given up: {message.reason}", message.notes)
-            call = self._calls.pop(message.number, None)
+            call = self._recording.calls.pop(message.number, None)
             if call is None:
                 self._finish(message.number, job, error, None)
             else:
                 payload = serialize.dump_error(error, {})
-                self._record([(message.number, job, call, m.ERROR, 0.0, payload, error, None)])
+                outcome = Outcome(message.number, job, call, m.ERROR, 0.0, payload, error, None)
+                self._recording.record([outcome], "")
         self._notify()
         self._pump()
 
@@ -844,7 +835,7 @@ class Session:
                 self._sent_bytes -= sent.pop(number)
                 at_master.append(number)
             self._started.discard(number)
-            self._calls.pop(number, None)
+            self._recording.calls.pop(number, None)
             if is_told:
                 self._finish(number, job, Abandoned(), None)
             else:
@@ -857,69 +848,18 @@ class Session:
 
     # --- the session's thread: the store ---
 
-    def _record(self, outcomes: list[Outcome]) -> None:
-        """Have them stored; they are delivered after that."""
-        by_recorder: dict[Recorder, list[Outcome]] = {}
-        for outcome in outcomes:
-            by_recorder.setdefault(outcome[2].recorder, []).append(outcome)
-        host = self._origin or ""
-        for recorder, group in by_recorder.items():
-            entries = [
-                entry
-                for number, _, call, status, seconds, payload, _, _ in group
-                for entry in call.entries(number, status, seconds, host, payload)
-            ]
-            recorder.put(entries, functools.partial(self._on_stored, group))
-
-    def _on_stored(self, outcomes: list[Outcome], error: StoreError | None) -> None:
-        """In the store's thread."""
-        self._recorded.append((outcomes, error))
-        self._loop.call_soon(self._on_wake)
-
     def _take_recorded(self) -> None:
         """Deliver what has been stored."""
-        while self._recorded:
-            outcomes, failure = self._recorded.popleft()
-            for number, job, _, _, _, _, error, value in outcomes:
-                if failure is None:
-                    self._finish(number, job, error, value)
-                else:
-                    self._finish(number, job, _copy_of(failure), None)
-            if failure is not None and not self._is_closed:
-                self._fail(failure)
+        failure = self._recording.deliver_recorded()
+        if failure is not None and not self._is_closed:
+            self._fail(failure)
         self._notify()
-
-    def _take_last_recorded(self) -> None:
-        """At the end: what has come is stored, and delivered."""
-        for recorder in self._recorders:
-            recorder.flush()
-        self._take_recorded()
-
-    def _close_recorders(self) -> None:
-        for recorder in list(self._recorders):
-            recorder.close()
 
     def _take_stored(self) -> None:
-        """Deliver what earlier runs have stored; for a moment, then others have their turn."""
-        end = time.monotonic() + STORED_SECONDS
-        while self._stored and time.monotonic() < end:
-            number, call = self._stored.popleft()
-            job = self._jobs.get(number)
-            if job is None:
-                continue  # cancelled
-            try:
-                error, value = call.load(_name(number, job))
-            except BaseException as failure:
-                logger.warning(
-                    "%s runs again: what is stored of it cannot be read (%s)", _name(number, job), failure
-                )
-                self._calls[number] = call
-                self._queue.append(number)
-                continue
-            if self._jobs.pop(number, None) is not None:
-                self._finish(number, job, error, value)
+        """Deliver what earlier runs have stored."""
+        self._queue.extend(self._recording.deliver_stored(self._jobs))
         self._notify()
-        if self._stored:
+        if self._recording.has_some:
             self._loop.call_soon(self._on_wake)
 
     # --- the session's thread: the end of each job ---

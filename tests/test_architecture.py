@@ -17,7 +17,7 @@ PACKAGE = Path(cw.__file__).parent
 # From the top to the ground: a module imports only those below it, inside functions and for types too.
 FLOORS = [
     "__init__",
-    "client", "executor", "mapping", "future", "session", "ending", "progress", "recorder",
+    "client", "executor", "mapping", "future", "session", "ending", "progress", "recording", "recorder",
     "functions", "callkey", "chunks", "results", "store",
     "anywhere", "mp", "slurm", "tender", "submitted", "batch", "squeue", "launcher", "inquiry",
     "worker", "runners", "keeper_link", "keeper", "relay", "runner", "channel", "uplink",

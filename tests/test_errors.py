@@ -18,6 +18,8 @@ EXAMPLES = [
     errors.PayloadError("a"),
     errors.EnvironmentMismatch("a"),
     errors.JobTimeout("a"),
+    errors.StoreError("a"),
+    errors.UnstableKey("a"),
     errors.WorkerLost("a", [{"host": "n1", "how": "SIGSEGV"}]),
     errors.WorkerLost("a"),
     errors.RemoteException("a", "m.E", "Traceback ..."),

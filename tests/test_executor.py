@@ -656,8 +656,11 @@ def test_an_input_that_raises_does_so_in_map_or_where_it_is_consumed(executor):
     assert got == [0, 1, 4, 9][: len(got)]
 
 
-def test_map_keeps_no_result_that_was_taken(executor):
-    results = executor.map(jobs.make_thing, range(5))
+@pytest.mark.parametrize(
+    "settings", [{}, {"as_completed": True}, {"chunksize": 2}, {"return_exceptions": True}]
+)
+def test_map_keeps_no_result_that_was_taken(executor, settings):
+    results = executor.map(jobs.make_thing, range(5), **settings)
     for result in results:
         seen = weakref.ref(result)
         del result

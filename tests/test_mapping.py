@@ -1,5 +1,6 @@
 """`cw.map` and what `executor.map` takes besides the standard library's arguments."""
 
+import concurrent.futures
 import gc
 import itertools
 import threading
@@ -93,7 +94,7 @@ def test_an_error_or_time_that_is_up_ends_it_and_cancels_the_rest(executor, tmp_
             jobs.until, paths, range(20), timeout=0.2, as_completed=as_completed, return_exceptions=True,
             chunksize=chunksize,
         )  # fmt: skip
-        with pytest.raises(TimeoutError):
+        with pytest.raises(concurrent.futures.TimeoutError):
             next(results)
     jobs.mark(tmp_path / "never")  # for those two that run
     wait_until(lambda: not executor._session.outstanding(), LIMIT)

@@ -485,5 +485,5 @@ def test_without_a_store_nothing_of_it_runs():
     with cw.ClusterExecutor() as executor:
         executor.submit(jobs.square, 2).result()
         session = executor._session
-        assert session.recorder is None and not session._calls and session._origin is None
+        assert session.recorder is None and not session._recording.calls and session._origin is None
     assert "cw-store" not in [thread.name for thread in threading.enumerate()]
