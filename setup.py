@@ -38,7 +38,7 @@ setup(
         ],
         "bench": [
             "dask[distributed]",
-            "executorlib",
+            "executorlib[cache]",
             "ipyparallel",
             "joblib",
             "loky",

@@ -32,6 +32,9 @@ WORKLOADS = (
     "memory",
     "thousand_workers",
     "mixed",
+    "stored",
+    "million_stored",
+    "large_stored",
     "encrypted",
 )
 HERE = Path(__file__).resolve().parent.parent

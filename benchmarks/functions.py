@@ -27,6 +27,10 @@ def length(data):
     return len(data)
 
 
+def zeros(nbytes):
+    return bytes(nbytes)
+
+
 def wait_for_file(path):
     """Occupy a slot until the file exists."""
     while not os.path.exists(path):

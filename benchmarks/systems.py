@@ -7,6 +7,7 @@ logs of jobs, results of equal calls not reused. A system's module is imported w
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import shutil
 import socket
@@ -18,6 +19,7 @@ from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
+from benchmarks.functions import whoami
 from benchmarks.processes import siblings_named
 
 PEER_EXIT_LIMIT = 20.0
@@ -30,6 +32,7 @@ class System:
     modules: ClassVar[tuple[str, ...]] = ()  # what a program imports before it can open the system
     package: ClassVar[str | None] = None  # the distribution whose version is shown; None: part of Python
     in_process: ClassVar[bool] = False  # True: jobs run in the very process that submits them
+    stores: ClassVar[str] = ""  # the directory in which it keeps results; '': it does not
     masters: ClassVar[tuple[str, ...]] = ()  # words by which to know the processes that hold its queue
 
     def __init__(self, slots: int) -> None:
@@ -110,7 +113,7 @@ class Cw(_CwSystem):
 
         with ExitStack() as stack:
             address = self._start(stack, slots)
-            self._executor = stack.enter_context(cw.ClusterExecutor(*address))
+            self._executor = stack.enter_context(cw.ClusterExecutor(*address, store=self.stores or None))
             self._stack = stack.pop_all()
 
     def _start(self, stack: ExitStack, slots: int) -> tuple:
@@ -128,6 +131,13 @@ class Cw(_CwSystem):
 
     def close(self):
         self._stack.close()
+
+
+class CwStored(Cw):
+    """Each result is on disk before its future is done."""
+
+    label = "cw, with a store"
+    stores = "stored.db"
 
 
 class CwWorkers(Cw):
@@ -195,7 +205,8 @@ class CwThread(_CwSystem):
         with ExitStack() as stack:
             stack.enter_context(cw.mp.allocate(slots))
             self._results: list = []
-            self._thread = stack.enter_context(cw.client.ClientThread(self._on_result))
+            thread = cw.client.ClientThread(self._on_result, store=self.stores or None)
+            self._thread = stack.enter_context(thread)
             self._stack = stack.pop_all()
 
     def _on_result(self, jobid: object, result: object) -> None:
@@ -217,8 +228,24 @@ class CwThread(_CwSystem):
         self._thread.wait()
         return self._results.copy()
 
+    def count(self, function: Callable, items: Iterable) -> int:
+        """Run them, drop each result as it comes, and say how many came."""
+        numbers = itertools.count()
+        jobs = self._thread.options(callback=lambda jobid, result: next(numbers))
+        for item in items:
+            jobs.submit(function, item)
+        self._thread.wait()
+        return next(numbers)
+
     def close(self):
         self._stack.close()
+
+
+class CwThreadStored(CwThread):
+    """Each result is on disk before its callback is called."""
+
+    label = "cw ClientThread, with a store"
+    stores = "stored.db"
 
 
 class Program:
@@ -378,6 +405,48 @@ class Executorlib(ProcessPool):
         return SingleNodeExecutor(max_workers=slots, block_allocation=True)
 
 
+class ExecutorlibStored(Executorlib):
+    """With its cache; needs h5py."""
+
+    label = "executorlib, with its cache"
+    modules = ("executorlib", "h5py")
+    stores = "stored"
+
+    def _make(self, slots: int) -> Any:
+        from executorlib import SingleNodeExecutor
+
+        return SingleNodeExecutor(max_workers=slots, block_allocation=True, cache_directory=self.stores)
+
+
+class JoblibStored(System):
+    """A cached function (`Memory`) called by `Parallel`, as its documentation combines them."""
+
+    label = "joblib.Memory"
+    modules = ("joblib",)
+    package = "joblib"
+    stores = "stored"
+
+    def __init__(self, slots: int) -> None:
+        import joblib
+
+        self._memory = joblib.Memory(self.stores, verbose=0)
+        self._parallel = joblib.Parallel(n_jobs=slots)
+        self._parallel.__enter__()
+
+    def submit_all(self, function, items):
+        from joblib import delayed
+
+        if function is not whoami:  # which says each time who it is
+            function = self._memory.cache(function)
+        return self._parallel(delayed(function)(item) for item in items)
+
+    def gather(self, handles):
+        return handles
+
+    def close(self):
+        self._parallel.__exit__(None, None, None)
+
+
 class Dask(System):
     label = "dask.distributed"
     modules = ("dask", "distributed")
@@ -514,6 +583,8 @@ class Ipyparallel(System):
 SYSTEMS: dict[str, type[System]] = {
     "cw": Cw,
     "cw-thread": CwThread,
+    "cw-stored": CwStored,
+    "cw-thread-stored": CwThreadStored,
     "cw-workers": CwWorkers,
     "cw-one-worker": CwOneWorker,
     "cw-crowd": CwCrowd,
@@ -527,6 +598,8 @@ SYSTEMS: dict[str, type[System]] = {
     "mpi4py": Mpi4py,
     "mpi4py-cloudpickle": Mpi4pyCloudpickle,
     "executorlib": Executorlib,
+    "executorlib-stored": ExecutorlibStored,
+    "joblib-stored": JoblibStored,
     "ray": Ray,
     "parsl": Parsl,
     "dask": Dask,

@@ -110,7 +110,8 @@ def of_call(
             what = argument_name(function, place) if isinstance(place, int) else f"argument {place!r}"
             text = _refusal(f"{what} of {key.name}()", unstable)
             raise UnstableKey(text) from unstable.__cause__
-        parts.append((b"" if isinstance(place, int) else place.encode()) + b":" + walk.hasher.digest())
+        name = b"" if isinstance(place, int) else place.encode()
+        parts.append(b"%d:%b%b" % (len(name), name, walk.hasher.digest()))
         key.classes.update(walk.classes)
     return _finished(key, b"*".join([b"%d" % len(args), *parts]), version)
 

@@ -14,19 +14,13 @@ A job is in exactly one of these places; sent ahead or running, one worker holds
 number of its own, by which late results are recognised. What is cancelled while a worker holds it keeps its
 place there, since it still takes a slot, until the worker says that it is gone.
 
-Within a session jobs go first come first served (what was requeued goes first); sessions take turns.
-A worker gets a job for each idle slot, and ahead of that what its slots will need for AHEAD_SECONDS, judged by
-the measured durations of the jobs' functions. What was sent ahead and waits while another worker idles is
-recalled (`on_tick`), and dispatched again only when the worker has named it as returned.
+What each fact means is said here. Which worker gets what is for `turns`; what comes back after somebody was away, for
+`returns`.
 
 A client that is gone keeps its session for a while (`on_session_absent`): nothing of it is dispatched, what runs
 goes on. A worker keeps what its jobs came to until it is told that the client has it (`on_received`: Release). When
-the client is back, perhaps at another master, it hands in its open jobs again; a worker that joins or is back names
-the dispatches that it holds: running, unstarted, or finished with the outcome kept (*holdings*). Jobs that were handed
-in again and that nobody is known to hold are *settling*: not dispatched before the workers have been heard
-(`on_settled`). A holding whose job has not been handed in (yet) is an *orphan*.
-
-Sessions and workers of one Python version have nothing to do with those of another: each version is a pool.
+the client is back, perhaps at another master, it hands in its open jobs again. Those that nobody is known to hold are
+*settling*: not dispatched before the workers have been heard (`on_settled`).
 """
 
 from __future__ import annotations
@@ -37,19 +31,11 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from cw.jobs import (
-    AHEAD_BYTES,
-    AHEAD_JOBS,
-    AHEAD_SECONDS,
     Action,
-    Assign,
-    Claim,
     Deliver,
-    Function,
     GiveUp,
     Holding,
     Job,
-    Pool,
-    Recall,
     Release,
     Session,
     StopJobs,
@@ -57,38 +43,16 @@ from cw.jobs import (
     TellCharges,
     TellStarted,
     Worker,
+    merged,
 )
-from cw.messages import FINISHED, RUNNING
-
-QUANTUM_SECONDS = 0.0005
-"""Work given to an idle slot before the next idle one has its turn. Larger: short batches run in fewer places.
-Smaller: with many workers, the shortest jobs travel in frames of one, which costs the master most of its time."""
-
-QUANTUM_JOBS = 64
-"""The same in jobs."""
-
-TURN_JOBS = 32
-"""Jobs of one session dispatched before the next has its turn. Larger: longer frames, coarser turns."""
-
-TURN_SECONDS = 0.001
-"""The same in estimated seconds: jobs that take longer go one at a time."""
+from cw.returns import Returns
+from cw.turns import BARREN_TICKS, LOOK_PAST, Turns, must_avoid
 
 SMOOTHING = 0.2
 """Share of a new duration in a function's estimate."""
 
 LOSSES = 5
 """Workers that may vanish with a job running before it is given up: it may be what takes them down."""
-
-BARREN_TICKS = 5
-"""Ticks until a worker that had nothing to give back is asked again: its runners may be in long jobs by then."""
-
-AVOID_TICKS = 50
-"""Ticks that a job waits for another worker than the one where its runner died, while that one idles."""
-
-
-LOOK_PAST = 100
-"""Jobs in a row that need more time than a worker has left, past which others are looked for. Larger: with many of
-them, each turn at such a worker takes longer. Smaller: what would fit waits behind them."""
 
 
 class Dispatcher:
@@ -97,11 +61,8 @@ class Dispatcher:
     def __init__(self, first_dispatch: int = 0) -> None:
         self._sessions: dict[Hashable, Session] = {}
         self._workers: dict[Hashable, Worker] = {}
-        self._pools: dict[Any, Pool] = {}  # by Python version
-        # Each master counts from another number: a worker may hold dispatches of the one before.
-        self._dispatched = first_dispatch
-        # By session and number: who holds it, under which dispatch, in which state.
-        self._orphans: dict[Hashable, dict[int, tuple[Worker, int, int]]] = {}
+        self._turns = Turns(first_dispatch)
+        self._returns = Returns(self._sessions, self._workers, self._turns)
 
     # --- workers ---
 
@@ -110,16 +71,16 @@ class Dispatcher:
     ) -> list[Action]:
         """A worker is there, for `left` seconds. It may hold dispatches of a master before, or of this one that took
         it for lost."""
-        worker = self._workers[key] = Worker(key, slots, self._pool(python))
+        worker = self._workers[key] = Worker(key, slots, self._turns.pool(python))
         worker.left = left
         worker.pool.workers += 1
-        return self._take_in(worker, holdings) + self._fill_one(worker)
+        return self._returns.take_in(worker, holdings) + self._turns.fill_one(worker)
 
     def on_worker_away(self, key: Hashable) -> list[Action]:
         """Its connection broke: it may be back in a moment, and is sent nothing meanwhile."""
         worker = self._workers[key]
         worker.is_away = True
-        self._note_room(worker)
+        self._turns.note_room(worker)
         return []
 
     def on_worker_back(self, key: Hashable, holdings: Sequence[Holding]) -> list[Action]:
@@ -131,22 +92,24 @@ class Dispatcher:
         named = {holding[0] for holding in holdings}
         actions: list[Action] = []
         again = []
-        for job in self._release(worker, [dispatch for dispatch in worker.held if dispatch not in named]):
+        for job in self._turns.release(
+            worker, [dispatch for dispatch in worker.held if dispatch not in named]
+        ):
             if job.cancelled:
-                self._drop_orphan(job, worker)
+                self._returns.drop_orphan(job, worker)
             elif job.started and job.limit() == 1:  # (its result was more than the worker could keep)
                 actions.append(self._give_up(job, "its result was lost with a connection"))
             else:
                 again.append(job)
-        self._requeue(again)
-        actions += self._take_in(worker, holdings)
-        return actions + self._fill_all(worker.pool) + self._fill_one(worker)
+        self._turns.requeue(again)
+        actions += self._returns.take_in(worker, holdings)
+        return actions + self._turns.fill_all(worker.pool) + self._turns.fill_one(worker)
 
     def on_worker_draining(self, key: Hashable) -> list[Action]:
         """It takes nothing more. What it has not started comes back by on_returned."""
         worker = self._workers[key]
         worker.is_draining = True
-        self._note_room(worker)
+        self._turns.note_room(worker)
         return []
 
     def on_worker_usable(self, key: Hashable, slots: int, not_for: Iterable[Hashable]) -> list[Action]:
@@ -155,8 +118,8 @@ class Dispatcher:
         worker.slots, worker.not_for = slots, frozenset(not_for)
         if len(worker.held) > slots:
             worker.pool.ahead[worker] = None
-        self._note_room(worker)
-        return self._fill_one(worker)
+        self._turns.note_room(worker)
+        return self._turns.fill_one(worker)
 
     def on_time_left(self, key: Hashable, left: float) -> None:
         """What runs there will be stopped after so many seconds: jobs that need more do not start there."""
@@ -174,21 +137,21 @@ class Dispatcher:
     def on_excused(self, key: Hashable) -> list[Action]:
         """This worker was lost, and it is known by now that no job was the reason: what was charged is taken back."""
         jobs = [job for session in self._sessions.values() for job in session.jobs.values() if job.losses]
-        return [action for job in jobs for action in self._uncharge(job, key)]
+        return [action for job in jobs for action in self._returns.uncharge(job, key)]
 
     def on_returned(self, key: Hashable, dispatches: Iterable[int]) -> list[Action]:
         """The worker does not hold these any more: unstarted, or stopped as it was told."""
         worker = self._workers[key]
         again = []
-        for job in self._release(worker, dispatches):
+        for job in self._turns.release(worker, dispatches):
             if job.cancelled:
-                self._drop_orphan(job, worker)
+                self._returns.drop_orphan(job, worker)
             else:
                 job.avoid = None  # who was to take it instead gave it back
                 again.append(job)
-        self._requeue(again)
+        self._turns.requeue(again)
         # Others first: this one was asked to give them up.
-        return self._fill_all(worker.pool) + self._fill_one(worker)
+        return self._turns.fill_all(worker.pool) + self._turns.fill_one(worker)
 
     def on_recalled(self, key: Hashable, dispatches: Sequence[int]) -> list[Action]:
         """The answer to a Recall."""
@@ -202,15 +165,15 @@ class Dispatcher:
         worker = self._workers[key]
         actions: list[Action] = []
         again = []
-        for job in self._release(worker, dispatches):
+        for job in self._turns.release(worker, dispatches):
             if job.cancelled:
-                self._drop_orphan(job, worker)
+                self._returns.drop_orphan(job, worker)
             elif job.limit() == 1:
                 actions.append(self._give_up(job, "its worker was told to end while it ran"))
             else:
                 again.append(job)
-        self._requeue(again)
-        return actions + self._fill_all(worker.pool)
+        self._turns.requeue(again)
+        return actions + self._turns.fill_all(worker.pool)
 
     def on_started(self, key: Hashable, dispatches: Iterable[int]) -> list[Action]:
         held = self._workers[key].held
@@ -250,7 +213,7 @@ class Dispatcher:
             known = function.seconds
             function.seconds = lasted if known == math.inf else known + (lasted - known) * SMOOTHING
             if job.cancelled:
-                if not self._is_kept_orphan(job, worker):
+                if not self._returns.is_kept_orphan(job, worker):
                     dropped.append(dispatch)
                 continue
             if job.session is not session:
@@ -268,7 +231,7 @@ class Dispatcher:
         actions: list[Action] = []
         for session, out in outs.items():
             if session.is_absent:
-                actions += self._keep(worker, session, out.dispatches, out.numbers)
+                actions += self._returns.keep(worker, session, out.dispatches, out.numbers)
             else:
                 session.delivered += len(out.numbers)
                 session.unacknowledged.append((session.delivered, key, out.dispatches, out.numbers))
@@ -276,22 +239,22 @@ class Dispatcher:
         if dropped:
             actions.append(Release(key, dropped))
         if worker.is_roomy:
-            actions += self._fill_one(worker)
+            actions += self._turns.fill_one(worker)
         return actions
 
     def on_runner_died(self, key: Hashable, dispatch: int, note: dict[str, Any]) -> list[Action]:
         """The runner of this job died in the middle of it: charged, and retried on another slot."""
         worker = self._workers[key]
         actions: list[Action] = []
-        jobs = self._release(worker, [dispatch])
-        if not any(job.cancelled and self._is_kept_orphan(job, worker) for job in jobs):
+        jobs = self._turns.release(worker, [dispatch])
+        if not any(job.cancelled and self._returns.is_kept_orphan(job, worker) for job in jobs):
             actions.append(Release(key, [dispatch]))
         for job in jobs:
             if (
                 job.session.is_absent and not job.cancelled
             ):  # the worker keeps the note: it is charged when the client is back
                 del job.session.jobs[job.number]
-                actions = self._keep(worker, job.session, [dispatch], [job.number])
+                actions = self._returns.keep(worker, job.session, [dispatch], [job.number])
             elif not job.cancelled:
                 job.deaths += 1
                 job.notes += (note,)
@@ -301,13 +264,13 @@ class Dispatcher:
                     actions.append(self._give_up(job, "its runner died"))
                 else:
                     actions.append(TellCharges(job.session.key, job))
-                    self._requeue([job])
-        return actions + self._fill_all(worker.pool) + self._fill_one(worker)
+                    self._turns.requeue([job])
+        return actions + self._turns.fill_all(worker.pool) + self._turns.fill_one(worker)
 
     # --- sessions ---
 
     def on_session_opened(self, key: Hashable, python: Any) -> None:
-        self._sessions[key] = Session(key, self._pool(python))
+        self._sessions[key] = Session(key, self._turns.pool(python))
 
     def on_submitted(self, key: Hashable, jobs: Sequence[Job]) -> list[Action]:
         session = self._sessions[key]
@@ -316,15 +279,15 @@ class Dispatcher:
         for job in jobs:
             job.session = session
             known[job.number] = job
-        self._wait(session)
-        return self._fill_all(session.pool)
+        self._turns.wait(session)
+        return self._turns.fill_all(session.pool)
 
     def on_session_absent(self, key: Hashable) -> list[Action]:
         """The client is gone without goodbye: nothing more of it is dispatched, what is unstarted comes back."""
         session = self._sessions[key]
         session.is_absent = True
-        self._stop_waiting(session)
-        actions = self._keep_unacknowledged(session)
+        self._turns.stop_waiting(session)
+        actions = self._returns.keep_unacknowledged(session)
         by_worker: dict[Worker, list[int]] = {}
         for job in session.jobs.values():
             if job.worker is not None and not job.started and not job.worker.is_away:
@@ -334,7 +297,7 @@ class Dispatcher:
     def on_session_resumed(self, key: Hashable) -> list[Action]:
         """The client is back, here or from another master: it hands in its open jobs again."""
         session = self._sessions[key]
-        actions = self._keep_unacknowledged(session)
+        actions = self._returns.keep_unacknowledged(session)
         session.is_absent = session.is_blocked = False
         session.unconfirmed = set(session.jobs)
         if session.settling is None:
@@ -342,15 +305,15 @@ class Dispatcher:
         running = [job.number for job in session.jobs.values() if job.started]
         if running:
             actions.append(TellStarted(key, running))
-        self._wait(session)  # what has been waiting here all the time need not settle
-        return actions + self._fill_all(session.pool)
+        self._turns.wait(session)  # what has been waiting here all the time need not settle
+        return actions + self._turns.fill_all(session.pool)
 
     def on_handed_in(self, key: Hashable, jobs: Iterable[Job], were_here: bool) -> list[Action]:
         """Jobs that the client has handed in before, to this master (`were_here`) or another."""
         session = self._sessions[key]
         if session.settling is None:
             session.settling = {}
-        orphans = self._orphans.get(key, {})
+        orphans = self._returns.orphans.get(key, {})
         actions: list[Action] = []
         for job in jobs:
             if job.number in session.unconfirmed:
@@ -363,8 +326,8 @@ class Dispatcher:
                     job.started = were_here  # then it is not here because there was a result
                     session.settling[job.number] = job
                 else:
-                    actions += self._adopt(job, *holding)
-        return _merged(actions)
+                    actions += self._returns.adopt(job, *holding)
+        return merged(actions)
 
     def on_settled(self, key: Hashable, is_complete: bool = False) -> list[Action]:
         """All is handed in, and the workers had their time: what nobody holds is queued.
@@ -383,11 +346,11 @@ class Dispatcher:
             else:
                 again.append(job)
             job.started = False
-        for worker, dispatch, state in self._orphans.pop(key, {}).values():
-            actions += self._refuse(worker, dispatch, state)
-        self._requeue(again)
-        self._wait(session)
-        return _merged(actions) + self._fill_all(session.pool)
+        for worker, dispatch, state in self._returns.orphans.pop(key, {}).values():
+            actions += self._returns.refuse(worker, dispatch, state)
+        self._turns.requeue(again)
+        self._turns.wait(session)
+        return merged(actions) + self._turns.fill_all(session.pool)
 
     def on_received(self, key: Hashable, count: int) -> list[Action]:
         """The client has so many of the results that were delivered since it is there."""
@@ -402,9 +365,9 @@ class Dispatcher:
     def on_orphans_expired(self) -> list[Action]:
         """The clients of holdings that nobody has asked for had their time to come back."""
         actions: list[Action] = []
-        for key in [key for key in self._orphans if key not in self._sessions]:
-            for worker, dispatch, state in self._orphans.pop(key).values():
-                actions += self._refuse(worker, dispatch, state)
+        for key in [key for key in self._returns.orphans if key not in self._sessions]:
+            for worker, dispatch, state in self._returns.orphans.pop(key).values():
+                actions += self._returns.refuse(worker, dispatch, state)
         return actions
 
     def on_cancelled(self, key: Hashable, numbers: Iterable[int]) -> list[Action]:
@@ -418,19 +381,19 @@ class Dispatcher:
         if len(session.backlog) > 2 * len(session.jobs):  # most of it was cancelled: let go of the payloads
             session.backlog = deque(job for job in session.backlog if not job.cancelled)
             if not session.backlog and not session.requeued:
-                self._stop_waiting(session)
+                self._turns.stop_waiting(session)
         return actions
 
     def on_session_closed(self, key: Hashable) -> list[Action]:
         """The session is over. Its jobs keep their slots until the workers have returned them."""
         session = self._sessions.pop(key)
-        self._stop_waiting(session)
+        self._turns.stop_waiting(session)
         jobs = list(session.jobs.values())
         session.jobs.clear()
         session.backlog.clear()
         session.requeued.clear()
         session.settling = None
-        self._orphans.pop(key, None)  # the workers are told that the session is closed
+        self._returns.orphans.pop(key, None)  # the workers are told that the session is closed
         return self._cancel(jobs)
 
     def on_blocked(self, key: Hashable, is_blocked: bool) -> list[Action]:
@@ -438,42 +401,20 @@ class Dispatcher:
         session = self._sessions[key]
         session.is_blocked = is_blocked
         if is_blocked:
-            self._stop_waiting(session)
+            self._turns.stop_waiting(session)
             return []
-        self._wait(session)
-        return self._fill_all(session.pool)
+        self._turns.wait(session)
+        return self._turns.fill_all(session.pool)
 
     # --- time ---
 
     def wants_tick(self) -> bool:
-        """Is there something for `on_tick` to do: work in one place, and a free slot in another?"""
-        return any(pool.idle and (pool.rotation or _has_surplus(pool)) for pool in self._pools.values())
+        """Is there something for `on_tick` to do?"""
+        return self._turns.wants_tick()
 
     def on_tick(self) -> list[Action]:
-        """Called every some 10 ms while `wants_tick`: recall what waits at one worker while another idles."""
-        actions: list[Action] = []
-        for pool in self._pools.values():
-            if not pool.idle:
-                continue
-            if pool.rotation:
-                actions += self._on_avoided(pool)
-            else:
-                pool.waited = 0
-            for worker in list(pool.ahead):
-                surplus = len(worker.held) - worker.slots
-                ended, worker.ended = worker.ended, 0
-                if surplus <= 0:
-                    del pool.ahead[worker]
-                elif worker.barren:
-                    worker.barren -= 1
-                elif surplus > 2 * ended and not worker.recalling and not worker.is_away:
-                    # It would take more than two ticks. Half of it, if it goes on with the rest meanwhile;
-                    # it is asked again if that was too little.
-                    worker.recalling = True
-                    worker.is_stuck = not ended
-                    self._note_room(worker)
-                    actions.append(Recall(worker.key, (surplus + 1) // 2 if ended else surplus))
-        return actions
+        """Called every some 10 ms while `wants_tick`."""
+        return self._turns.on_tick()
 
     # --- questions ---
 
@@ -500,7 +441,7 @@ class Dispatcher:
 
     def has_waiting(self, besides: Hashable) -> bool:
         """Do jobs of other sessions wait?"""
-        return any(session.key != besides for pool in self._pools.values() for session in pool.rotation)
+        return any(session.key != besides for pool in self._turns.pools.values() for session in pool.rotation)
 
     def census(self) -> tuple[int, int]:
         """Jobs that wait, and that run (as far as is known)."""
@@ -528,178 +469,6 @@ class Dispatcher:
 
     # --- inside: everything that moves a job ---
 
-    def _pool(self, python: Any) -> Pool:
-        pool = self._pools.get(python)
-        if pool is None:
-            pool = self._pools[python] = Pool(python)
-        return pool
-
-    def _fill_all(self, pool: Pool) -> list[Action]:
-        """Give what waits to who has room: first a job for each idle slot anywhere, then ahead."""
-        assigned: dict[Worker, list[Job]] = {}
-        for ahead, candidates in ((False, pool.idle), (True, pool.roomy)):
-            if not pool.rotation:
-                break
-            for worker in list(candidates):
-                self._fill(worker, assigned.setdefault(worker, []), ahead)
-                if not pool.rotation:
-                    break
-        return [Assign(worker.key, jobs) for worker, jobs in assigned.items() if jobs]
-
-    def _fill_one(self, worker: Worker) -> list[Action]:
-        jobs: list[Job] = []
-        if worker.is_draining or worker.is_away or (worker.is_stuck and not worker.is_idle):
-            self._note_room(worker)
-            return []
-        self._fill(worker, jobs, not worker.is_stuck)
-        return [Assign(worker.key, jobs)] if jobs else []
-
-    def _fill(self, worker: Worker, out: list[Job], ahead: bool) -> None:
-        """Move jobs from the backlogs to the worker, as far as it has room, sessions in turn."""
-        rotation = worker.pool.rotation
-        fruitless = 0  # sessions in a row that had nothing for this worker
-        is_full = False
-        while fruitless < len(rotation) and not is_full:
-            session = rotation[0]
-            before = len(out)
-            is_full = self._take(worker, session, out, ahead, len(rotation) == 1)
-            if len(out) > before:
-                fruitless = 0
-            elif is_full:
-                break  # its turn is still to come: others with shorter jobs must not fill all room before it
-            if session.requeued or session.backlog:
-                rotation.rotate(-1)
-                fruitless += len(out) == before
-            else:
-                rotation.popleft()
-                session.is_waiting = False
-        self._note_room(worker)
-
-    def _take(self, worker: Worker, session: Session, out: list[Job], ahead: bool, alone: bool) -> bool:
-        """One turn of a session at a worker. True: the worker has no room for the session's next job."""
-        held, slots = worker.held, worker.slots
-        if session.key in worker.not_for:
-            return False
-        load_limit = slots * (AHEAD_SECONDS if ahead else QUANTUM_SECONDS)
-        jobs_limit = slots * (AHEAD_JOBS if ahead else QUANTUM_JOBS)
-        load, size, dispatched = worker.load, worker.size, self._dispatched
-        turn_jobs, turn_cost = 0, 0.0
-        is_full = False
-        avoiding: list[Job] = []
-        queue = session.requeued or session.backlog
-        while queue:
-            job = queue[0]
-            if job.cancelled:
-                queue.popleft()
-                queue = session.requeued or session.backlog
-                continue
-            seconds = job.function.seconds
-            cost = seconds if seconds < AHEAD_SECONDS else AHEAD_SECONDS
-            count = len(held)
-            if count >= slots and (load + cost > load_limit or count >= jobs_limit or size > AHEAD_BYTES):
-                is_full = True
-                break
-            if job.options is not None and (needed := job.min_time()):
-                if count >= slots:  # it would start later, when less is left
-                    is_full = True
-                    break
-                if needed > worker.left:
-                    avoiding.append(queue.popleft())
-                    if len(avoiding) >= LOOK_PAST:
-                        break
-                    queue = queue or session.backlog
-                    continue
-            if job.avoid is not None and _must_avoid(job, worker):
-                avoiding.append(queue.popleft())
-                if not queue:
-                    queue = session.backlog
-                continue
-            if not alone:
-                turn_jobs += 1
-                turn_cost += cost
-                if turn_jobs > 1 and (turn_jobs > TURN_JOBS or turn_cost > TURN_SECONDS):
-                    break
-            queue.popleft()
-            dispatched += 1
-            job.dispatch = dispatched
-            job.worker = worker
-            job.cost = cost
-            held[dispatched] = job
-            load += cost
-            size += len(job.payload)
-            out.append(job)
-            if not queue:
-                queue = session.requeued or session.backlog
-        if avoiding:
-            session.requeued.extendleft(reversed(avoiding))
-        if dispatched != self._dispatched:
-            worker.load, worker.size, self._dispatched = load, size, dispatched
-            worker.barren = 0
-            if len(held) > slots:
-                worker.pool.ahead[worker] = None
-        return is_full
-
-    def _on_avoided(self, pool: Pool) -> list[Action]:
-        """A tick, and a job waits while a slot idles, since its runner died there. Not for ever: the others
-        may be in jobs that never end."""
-        pool.waited += 1
-        if pool.waited < AVOID_TICKS:
-            return []
-        pool.waited = 0
-        for session in pool.rotation:
-            for job in session.requeued:
-                if job.avoid is not None and job.avoid[0] in pool.idle:
-                    job.avoid = None
-        return self._fill_all(pool)
-
-    def _note_room(self, worker: Worker) -> None:
-        pool = worker.pool
-        if worker.is_idle:
-            pool.idle[worker] = pool.roomy[worker] = None
-            return
-        pool.idle.pop(worker, None)
-        if worker.is_roomy and not worker.is_stuck:
-            pool.roomy[worker] = None
-        else:
-            pool.roomy.pop(worker, None)
-
-    def _wait(self, session: Session) -> None:
-        """Put a session with waiting jobs in the rotation."""
-        if session.is_blocked or session.is_absent:
-            return
-        if not session.is_waiting and (session.requeued or session.backlog):
-            session.is_waiting = True
-            session.pool.rotation.append(session)
-
-    def _stop_waiting(self, session: Session) -> None:
-        if session.is_waiting:
-            session.is_waiting = False
-            session.pool.rotation.remove(session)
-
-    def _release(self, worker: Worker, dispatches: Iterable[int]) -> list[Job]:
-        """Take jobs from the worker; they are in no place until the caller puts them in one."""
-        jobs = []
-        for dispatch in dispatches:
-            job = worker.held.pop(dispatch, None)
-            if job is not None:
-                worker.load -= job.cost
-                worker.size -= len(job.payload)
-                job.worker = None
-                job.started = False
-                jobs.append(job)
-        if not worker.held:
-            worker.load, worker.size = 0.0, 0
-        return jobs
-
-    def _requeue(self, jobs: Iterable[Job]) -> None:
-        by_session: dict[Session, list[Job]] = {}
-        for job in jobs:
-            by_session.setdefault(job.session, []).append(job)
-        for session, again in by_session.items():
-            merged = sorted([*session.requeued, *again], key=lambda job: job.number)
-            session.requeued = deque(merged)
-            self._wait(session)
-
     def _cancel(self, jobs: Iterable[Job]) -> list[Action]:
         by_worker: dict[Worker, list[int]] = {}
         for job in jobs:
@@ -716,7 +485,7 @@ class Dispatcher:
             places.pop(worker, None)
         actions: list[Action] = []
         again = []
-        for job in self._release(worker, list(worker.held)):
+        for job in self._turns.release(worker, list(worker.held)):
             if job.cancelled:
                 continue  # (its orphan goes below)
             # Goodbye comes after what was unstarted has been returned: what is left may have started.
@@ -729,181 +498,15 @@ class Dispatcher:
                 if note is not None:
                     actions.append(TellCharges(job.session.key, job))
                 again.append(job)
-        self._requeue(again)
-        for orphans in self._orphans.values():
+        self._turns.requeue(again)
+        for orphans in self._returns.orphans.values():
             for number in [number for number, holding in orphans.items() if holding[0] is worker]:
                 del orphans[number]
-        return actions + self._fill_all(pool)
+        return actions + self._turns.fill_all(pool)
 
     def _give_up(self, job: Job, reason: str) -> GiveUp:
         del job.session.jobs[job.number]
         return GiveUp(job.session.key, job.number, reason, job.notes)
-
-    # --- inside: what workers hold of jobs that come back ---
-
-    def _take_in(self, worker: Worker, holdings: Sequence[Holding]) -> list[Action]:
-        """A worker that joined or is back has named what it holds."""
-        actions: list[Action] = []
-        adopted: set[Session] = set()
-        delivered: dict[Session, set[int]] = {}
-        for dispatch, key, number, state in holdings:
-            session = self._sessions.get(key)
-            held = worker.held.get(dispatch)
-            job = session.jobs.get(number) if session is not None else None
-            if held is not None:
-                actions += self._hear_again(held, worker, state)
-            elif job is not None:
-                actions += self._adopt(job, worker, dispatch, state)
-                adopted.add(job.session)
-            elif session is None or session.is_absent or session.settling is not None:
-                self._place(worker, dispatch, state, key, number)
-                actions += self._add_orphan(key, number, (worker, dispatch, state))
-            else:
-                if session not in delivered:
-                    delivered[session] = {d for entry in session.unacknowledged for d in entry[2]}
-                if dispatch not in delivered[session]:  # else the client is about to say that it has it
-                    self._place(worker, dispatch, state, key, number)
-                    actions += self._refuse(worker, dispatch, state)
-        for session in adopted:
-            session.backlog = deque(job for job in session.backlog if job.worker is None)
-            session.requeued = deque(job for job in session.requeued if job.worker is None)
-            if not session.backlog and not session.requeued:
-                self._stop_waiting(session)
-        self._note_room(worker)
-        return _merged(actions)
-
-    def _hear_again(self, job: Job, worker: Worker, state: int) -> list[Action]:
-        """A worker that was away a moment still holds this. What was said about it meanwhile is said again."""
-        dispatch = job.dispatch
-        if job.cancelled:
-            orphans = self._orphans.get(job.session.key, {})
-            if orphans.get(job.number, (None, 0))[:2] == (worker, dispatch):
-                orphans[job.number] = worker, dispatch, state
-                if state == FINISHED:
-                    self._release(worker, [dispatch])
-                return []
-            if state == FINISHED:
-                self._release(worker, [dispatch])
-            return self._refuse(worker, dispatch, state)
-        if state == FINISHED:
-            if not job.session.is_absent:
-                return [Claim(worker.key, [dispatch])]
-            self._release(worker, [dispatch])
-            del job.session.jobs[job.number]
-            return self._keep(worker, job.session, [dispatch], [job.number])
-        if state == RUNNING:
-            return self._note_started(job)
-        return [TakeBack(worker.key, [dispatch])] if job.session.is_absent else []
-
-    def _note_started(self, job: Job) -> list[Action]:
-        if job.started:
-            return []
-        job.started = True
-        return [TellStarted(job.session.key, [job.number])]
-
-    def _adopt(self, job: Job, worker: Worker, dispatch: int, state: int) -> list[Action]:
-        """This worker holds that open job. The caller takes it out of the queues."""
-        actions = self._uncharge(job, worker.key)
-        elsewhere = job.worker
-        if elsewhere is not None:  # it was dispatched again meanwhile
-            # A result is better than a second run, and what has run longer than what began later.
-            if state != FINISHED and (state != RUNNING or dispatch > job.dispatch):
-                self._place(worker, dispatch, state, job.session.key, job.number)
-                return actions + self._refuse(worker, dispatch, state)
-            old = job.dispatch
-            self._release(elsewhere, [old])
-            self._place(elsewhere, old, RUNNING, job.session.key, job.number)
-            self._note_room(elsewhere)
-            actions.append(StopJobs(elsewhere.key, [old]))
-        if job.session.settling:
-            job.session.settling.pop(job.number, None)
-        self._release(worker, [dispatch])  # the place that was kept for it
-        job.started = False
-        job.avoid = None
-        self._hold(job, worker, dispatch)
-        if state == FINISHED:
-            actions.append(Claim(worker.key, [dispatch]))
-        elif state == RUNNING:
-            actions += self._note_started(job)
-        elif job.session.is_absent:
-            actions.append(TakeBack(worker.key, [dispatch]))
-        self._note_room(worker)
-        return actions
-
-    def _uncharge(self, job: Job, key: Hashable) -> list[Action]:
-        """It was charged when this worker was lost, or seemed to be."""
-        own = [note for note in job.notes if note.get("worker_ident") == key]
-        if not own or not job.losses:
-            return []
-        job.losses = max(0, job.losses - len(own))
-        job.notes = tuple(note for note in job.notes if note not in own)
-        return [TellCharges(job.session.key, job)]
-
-    def _place(self, worker: Worker, dispatch: int, state: int, key: Hashable, number: int) -> None:
-        """What runs there takes a slot, whosesoever it is."""
-        if state != FINISHED:
-            stranger = Job(number, Function(0), None, b"")
-            stranger.cancelled = True
-            stranger.session = Session(key, worker.pool)
-            self._hold(stranger, worker, dispatch)
-
-    def _hold(self, job: Job, worker: Worker, dispatch: int) -> None:
-        job.dispatch, job.worker, job.cost = dispatch, worker, AHEAD_SECONDS
-        worker.held[dispatch] = job
-        worker.load += job.cost
-        worker.size += len(job.payload)
-        if len(worker.held) > worker.slots:
-            worker.pool.ahead[worker] = None
-
-    def _refuse(self, worker: Worker, dispatch: int, state: int) -> list[Action]:
-        return [Release(worker.key, [dispatch]) if state == FINISHED else StopJobs(worker.key, [dispatch])]
-
-    # --- inside: orphans ---
-
-    def _add_orphan(self, key: Hashable, number: int, holding: tuple[Worker, int, int]) -> list[Action]:
-        """Remember who holds a job that is not handed in. Of two, the better: finished, or begun earlier."""
-        orphans = self._orphans.setdefault(key, {})
-        other = orphans.get(number)
-        if other is None or other[:2] == holding[:2]:
-            orphans[number] = holding
-            return []
-        better, worse = sorted((holding, other), key=lambda h: (-h[2], h[1]))
-        orphans[number] = better
-        return self._refuse(*worse)
-
-    def _keep(
-        self, worker: Worker, session: Session, dispatches: list[int], numbers: list[int]
-    ) -> list[Action]:
-        """These have ended, and the client is not there: the worker keeps what they came to."""
-        actions: list[Action] = []
-        for dispatch, number in zip(dispatches, numbers, strict=True):
-            actions += self._add_orphan(session.key, number, (worker, dispatch, FINISHED))
-        return actions
-
-    def _keep_unacknowledged(self, session: Session) -> list[Action]:
-        """The client may not have these results. Those that it has, it will not ask for."""
-        actions: list[Action] = []
-        for _, key, dispatches, numbers in session.unacknowledged:
-            worker = self._workers.get(key)
-            if worker is not None:
-                actions += self._keep(worker, session, dispatches, numbers)
-        session.unacknowledged.clear()
-        session.delivered = 0
-        return _merged(actions)
-
-    def _drop_orphan(self, job: Job, worker: Worker) -> None:
-        """The worker does not hold this any more, and has nothing of it."""
-        orphans = self._orphans.get(job.session.key, {})
-        if orphans.get(job.number, (None, 0))[:2] == (worker, job.dispatch):
-            del orphans[job.number]
-
-    def _is_kept_orphan(self, job: Job, worker: Worker) -> bool:
-        """Has an orphan ended by this, so that the worker keeps what it came to?"""
-        orphans = self._orphans.get(job.session.key, {})
-        if orphans.get(job.number, (None, 0))[:2] != (worker, job.dispatch):
-            return False
-        orphans[job.number] = worker, job.dispatch, FINISHED
-        return True
 
     # --- for tests ---
 
@@ -917,7 +520,7 @@ class Dispatcher:
             assert worker.size == sum(len(j.payload) for j in worker.held.values())
             assert (worker in worker.pool.idle) == worker.is_idle
             assert (worker in worker.pool.ahead) or len(worker.held) <= worker.slots
-        for pool in self._pools.values():
+        for pool in self._turns.pools.values():
             assert pool.workers == sum(worker.pool is pool for worker in self._workers.values())
             assert pool.idle.keys() <= pool.roomy.keys()
             for worker in (*pool.roomy, *pool.ahead):
@@ -945,36 +548,6 @@ class Dispatcher:
                         continue
                     unfit = [job.min_time() > worker.left for job in waiting]
                     assert sum(unfit) >= LOOK_PAST or all(
-                        is_unfit or (job.avoid and _must_avoid(job, worker))
+                        is_unfit or (job.avoid and must_avoid(job, worker))
                         for job, is_unfit in zip(waiting, unfit, strict=True)
                     )
-
-
-def _must_avoid(job: Job, worker: Worker) -> bool:
-    """Its runner died on this worker's only slot, and there is another worker to try."""
-    assert job.avoid is not None
-    return job.avoid[0] is worker and worker.offered == 1 and worker.pool.workers > 1
-
-
-def _has_surplus(pool: Pool) -> bool:
-    """Does a worker hold more than it has slots?"""
-    while pool.ahead:
-        worker, _ = pool.ahead.popitem()
-        if len(worker.held) > worker.slots:
-            pool.ahead[worker] = None
-            return True
-    return False
-
-
-def _merged(actions: list[Action]) -> list[Action]:
-    """The same with one Claim, Release and StopJobs for each worker, instead of one for each dispatch."""
-    merged: dict[Any, Any] = {}
-    rest: list[Action] = []
-    for action in actions:
-        if isinstance(action, (Claim, Release, StopJobs)):
-            merged.setdefault(
-                (type(action), action.worker), type(action)(action.worker, [])
-            ).dispatches.extend(action.dispatches)
-        else:
-            rest.append(action)
-    return rest + list(merged.values())

@@ -3,7 +3,8 @@
     Pool (a Python version) ---> Sessions in turn ---> their Jobs, each of a Function
         '------------------> Workers ---> the Jobs that each one holds, by dispatch number
 
-The state and the vocabulary of `cw.dispatch`, where all that moves a job is. No socket, no thread, no clock.
+The state and the vocabulary of `dispatch`, `turns` and `returns`, where all that moves a job is. No socket, no thread,
+no clock.
 """
 
 from __future__ import annotations
@@ -248,3 +249,17 @@ Action = (
 
 Holding = tuple[int, Hashable, int, int]
 """What a worker says it holds: dispatch, session, number, state."""
+
+
+def merged(actions: list[Action]) -> list[Action]:
+    """The same with one Claim, Release and StopJobs for each worker, instead of one for each dispatch."""
+    merged: dict[Any, Any] = {}
+    rest: list[Action] = []
+    for action in actions:
+        if isinstance(action, (Claim, Release, StopJobs)):
+            merged.setdefault(
+                (type(action), action.worker), type(action)(action.worker, [])
+            ).dispatches.extend(action.dispatches)
+        else:
+            rest.append(action)
+    return rest + list(merged.values())

@@ -354,7 +354,7 @@ def main() -> int:
     else:
         local = listen_locally(listener.getsockname()[1], mine.fingerprint)
     host, port = listener.getsockname()[:2]
-    start_id = None if options.no_address_file else address.write_address(host, port)
+    start_id = None if options.no_address_file else _write_address(host, port)
     gate.listen(listener)
     if local is not None:
         gate.listen(local)
@@ -376,6 +376,16 @@ def main() -> int:
         if start_id is not None:
             address.remove_address(start_id)
     return 0
+
+
+def _write_address(host: str, port: int) -> str | None:
+    """The start id in the address file; None if it cannot be written (a full disk, say): some know the host anyway."""
+    try:
+        return address.write_address(host, port)
+    except OSError as error:
+        logger.warning("cannot write the address file %s (%s): name this master's host to workers and clients",
+                       address.address_file(), error.strerror)  # fmt: skip
+        return None
 
 
 def _parse_port(text: str) -> int:

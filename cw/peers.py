@@ -218,7 +218,7 @@ class ClientPeer:
         self._settle()
 
     def give_up(self, number: int, reason: str, notes: list[Any]) -> None:
-        logger.warning("job %d of %s is given up: %s", number, self.name, reason)
+        _lines.warning("job %d of %s is given up: %s", number, self.name, reason)
         if self.connection is None:
             self._lost.append(m.Lost(number, reason, notes))
         self.send(m.Lost(number, reason, notes))
@@ -515,7 +515,7 @@ class WorkerPeer:
 
     def _on_runner_died(self, message: m.RunnerDied) -> None:
         note = checks.clean_note(message.note)
-        logger.warning("a runner of %s died: %s", self.name, note.get("how"))
+        _lines.warning("a runner of %s died: %s", self.name, note.get("how"))
         self._master.perform(self._master.dispatcher.on_runner_died(self._key, message.dispatch, note))
 
     def _on_cut_short(self, message: m.CutShort) -> None:
@@ -578,7 +578,7 @@ class WorkerPeer:
         if message.slots < self._slots or message.not_for:
             reason = message.reason[: checks.TEXT]
             self.why_unusable = f"{self.name}: {reason if reason.isprintable() else '?'}"
-            _lines.warning("%s can use %d of %d slots: %s", self.name, message.slots, self._slots, reason)
+            _lines.warning("%s has slots that it cannot use now: a runner %s", self.name, reason)
         self._master.perform(
             self._master.dispatcher.on_worker_usable(self._key, message.slots, message.not_for)
         )

@@ -41,7 +41,9 @@ class _Open:
         self.counts: dict[bytes, int] = {}  # calls of this run, by key
         self.users = 0
         self.writer: Writer | None = None
-        self.adopted: set[bytes] = set()
+        self.classes: dict[
+            bytes, tuple[type, bytes]
+        ] = {}  # met in this run, by digest, with their identities
 
 
 # By directory and id. They stay, since a program that maps again and again must not read a large store each time.
@@ -102,8 +104,9 @@ class Recorder:
             own = self._key(*args, **kwargs) if callable(self._key) else self._key
             key, function_key = callkey.of_own(function, own, self._version)
         opened = self._open
-        if function_key.classes and not opened.adopted.issuperset(function_key.classes):
-            self._adopt(function_key.classes)
+        for digest, cls in function_key.classes.items():
+            if digest not in opened.classes or opened.classes[digest][0] is not cls:
+                self._adopt(digest, cls)
         with opened.store.lock:
             number = self._counts.get(key, 0)
             self._counts[key] = number + 1
@@ -113,18 +116,24 @@ class Recorder:
             place = -1
         return Call(self, key, function_key, payload, place)
 
-    def _adopt(self, classes: dict[bytes, type]) -> None:
-        """What was stored of these classes in earlier runs shall come back as instances of the program's own."""
-        for digest, cls in list(classes.items()):
-            for identity in self._open.store.classes.get(digest, ()):
-                byvalue.adopt(identity, cls)
-            self._open.adopted.add(digest)
+    def _adopt(self, digest: bytes, cls: type) -> None:
+        """What was stored of a class in earlier runs shall come back as instances of the program's own.
+
+        Also of one that this program had before: a cell of a notebook that is run again defines another.
+        """
+        identities = self._open.store.classes.setdefault(digest, set())
+        for identity in identities:
+            byvalue.adopt(identity, cls)
+        identity = byvalue.identity_of(cls)
+        identities.add(identity)
+        self._open.classes[digest] = cls, identity
 
     def read(self, place: int) -> Stored:
         return self._open.store.read(place)
 
     def entry(self, call: Call, number: int, status: int, seconds: float, host: str, payload: Any) -> Entry:
-        classes = [(digest, byvalue.identity_of(cls)) for digest, cls in call.function.classes.items()]
+        known = self._open.classes
+        classes = [(digest, known[digest][1]) for digest in list(call.function.classes)]
         return Entry(
             call.key, number, call.function.name, host, status, time.time(), seconds, call.args, payload,
             self._is_durable, classes,

@@ -13,6 +13,7 @@ import collections
 import csv
 import datetime
 import json
+import logging
 import os
 import sys
 import types
@@ -23,6 +24,8 @@ from cw import messages as m
 from cw import program, serialize
 from cw.errors import StoreError
 from cw.store import Store, Stored
+
+logger = logging.getLogger("cw.store")
 
 __all__ = ["Result", "Results", "open_results"]
 
@@ -106,7 +109,10 @@ class Result:
 
 
 class Results:
-    """The results of a store: of each call the latest. Iterated lazily, in the order in which they were stored."""
+    """The results of a store: of each call the latest. Iterated lazily, in the order in which they were stored.
+
+    What is damaged is passed over, with a warning (to the logger 'cw.store').
+    """
 
     def __init__(self, store: Store, is_wanted: Callable[[Stored], bool] = lambda stored: True) -> None:
         self._store = store
@@ -138,7 +144,12 @@ class Results:
     def __iter__(self) -> Iterator[Result]:
         for place in self._store.places():
             if self._is_wanted(self._store.head(place)):
-                yield Result(self._store.read(place))
+                try:
+                    stored = self._store.read(place)
+                except StoreError as error:
+                    logger.warning("passed over: %s", error)
+                    continue
+                yield Result(stored)
 
     def __len__(self) -> int:
         return sum(1 for _ in self._heads())

@@ -417,6 +417,8 @@ class Session:
             return RuntimeError(
                 "this process was forked from the one that is connected: open a connection of its own"
             )
+        if isinstance(self._failure, StoreError):
+            return _copy_of(self._failure)
         if self._failure is not None:
             return ConnectionError(f"{self._failure}; no more jobs can be submitted here")
         return RuntimeError("cannot submit: this client has been stopped")
@@ -637,9 +639,12 @@ class Session:
         self._is_woken = False  # before the queue is looked at: who adds after that wakes us again
         if self._cancelled:
             self._take_cancelled()
-        if (self._recorded or self._stored) and self.is_own_thread():
-            self._take_recorded()
-            self._take_stored()
+        if self._recorded or self._stored:
+            if self.is_own_thread():
+                self._take_recorded()
+                self._take_stored()
+            else:  # it was sending a job of its own, and callbacks are not its business
+                self._loop.wake()
         self._pump()
 
     def _pump(self) -> None:

@@ -418,8 +418,8 @@ class Worker:
 
     def _tell_usable(self, count: int, not_for: list[int]) -> None:
         if count < self._count or not_for:
-            _lines.warning("%d of %d slots can be used now; jobs that need a new process go to other workers, and here "
-                           "it is tried again", count, self._count)  # fmt: skip
+            _lines.warning("no runner can be started on some slots: jobs that need one go to other workers, and it is "
+                           "tried again in some seconds")  # fmt: skip
         self._send(m.Usable(count, not_for, self._why_unusable))
 
     def _clear(self, suspects: list[Outcome]) -> None:

@@ -23,7 +23,7 @@ FLOORS = [
     "worker", "runners", "keeper_link", "keeper", "relay", "runner", "channel", "uplink",
     "serialize", "environment", "naming", "byvalue",
     "master", "peers", "checks", "gate", "network", "tls", "credential", "address", "home", "program",
-    "kept", "slots", "dispatch", "jobs",
+    "kept", "slots", "dispatch", "returns", "turns", "jobs",
     "wire", "memory", "messages", "errors", "version",
 ]  # fmt: skip
 
@@ -41,7 +41,7 @@ KEEPERS = {
     "asyncio": set(),
 }
 
-PURE = ("dispatch", "jobs", "slots", "messages", "errors", "version")
+PURE = ("dispatch", "returns", "turns", "jobs", "slots", "messages", "errors", "version")
 IMPURE = {
     "asyncio", "bluelet", "datetime", "io", "logging", "multiprocessing", "os", "random", "secrets", "select",
     "selectors", "signal", "socket", "ssl", "subprocess", "sys", "threading", "time",

@@ -10,14 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cw.dispatch import (
-    AVOID_TICKS,
-    BARREN_TICKS,
-    LOOK_PAST,
-    LOSSES,
-    TURN_JOBS,
-    Dispatcher,
-)
+from cw.dispatch import LOSSES, Dispatcher
 from cw.jobs import (
     AHEAD_BYTES,
     AHEAD_JOBS,
@@ -34,6 +27,7 @@ from cw.jobs import (
     TellCharges,
     TellStarted,
 )
+from cw.turns import AVOID_TICKS, BARREN_TICKS, LOOK_PAST, TURN_JOBS
 
 PY = (3, 11)
 OTHER_PY = (3, 12)
@@ -349,7 +343,7 @@ def test_cancelled_jobs_that_never_went_anywhere_are_not_kept():
         d.on_cancelled("s", [number])
         d.check_invariants()
     assert len(d._sessions["s"].backlog) < 10
-    assert d._pools[PY].rotation == deque() or d._sessions["s"].backlog
+    assert d._turns.pools[PY].rotation == deque() or d._sessions["s"].backlog
 
 
 # --- counting ---------------------------------------------------------------------------------

@@ -131,6 +131,67 @@ def test_a_master_that_froze_does_not_take_its_workers_for_dead(tmp_path):
         assert set(runs(tmp_path).values()) == {1}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_c_code_that_holds_the_interpreter_for_a_minute_holds_up_nobody_else(tmp_path):
+    with (
+        Master("--silence", "2") as master,
+        Worker(master.address, "-n", "2", "--silence", "2") as worker,
+        cw.ClusterExecutor(master.address) as executor,
+    ):
+        held = executor.options(attempts=1).submit(jobs.hold_the_interpreter, 60, tmp_path / "mark")
+        pid_in(tmp_path / "mark")
+        count = 0
+        while not held.done():
+            began = time.monotonic()
+            assert executor.submit(jobs.square, count).result(LIMIT) == count**2
+            assert time.monotonic() - began < 2
+            time.sleep(0.05)
+            count += 1
+        assert held.exception(0) is None
+        assert count > 100
+        for program in (master, worker):
+            assert "is gone" not in program.err and "is lost" not in program.err and "died" not in program.err
+
+
+def test_c_code_that_holds_the_interpreter_is_stopped_at_its_limit_and_by_kill(tmp_path):
+    with (
+        Master() as master,
+        Worker(master.address, "-n", "2"),
+        cw.ClusterExecutor(master.address) as executor,
+    ):
+        limited = executor.options(timeout=0.5).submit(jobs.hold_the_interpreter, 600, tmp_path / "one")
+        killed = executor.submit(jobs.hold_the_interpreter, 600, tmp_path / "other")
+        pids = [pid_in(tmp_path / "one"), pid_in(tmp_path / "other")]
+        executor.kill(killed)
+        assert isinstance(limited.exception(LIMIT), cw.JobTimeout)
+        assert killed.cancelled()
+        wait_until(lambda: not any(map(is_running, pids)), 5)
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_an_argument_and_a_result_of_several_gigabytes_disturb_nobody(tmp_path):
+    body = """
+size = 5 * 2**29  # more than a signed number of 32 bits can count
+executor = cw.ClusterExecutor()
+assert len(executor.submit(jobs.echo, bytes(size)).result()) == size
+print("all right", flush=True)
+"""
+    with Master() as master, Worker(master.address, "-n", "2"):
+        with cw.ClusterExecutor(master.address) as executor:
+            assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+            with start_client(tmp_path, body, CW_MASTER=master.address) as client:
+                while client.process.poll() is None:
+                    began = time.monotonic()
+                    assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+                    assert time.monotonic() - began < 5
+                assert client.wait() == 0, client.err
+        wait_until(lambda: resident(master.pid) < 100e6, LIMIT)
+        assert "Traceback" not in master.err
+
+
 # --- the network is cut -----------------------------------------------------------------------
 
 NAMESPACES = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child",
@@ -437,6 +498,13 @@ time.sleep(1000)
 
     def act(client, executor):
         has_its_share(executor, 10)
+        running, waiting = (executor.submit(jobs.until, tmp_path / "never") for _ in range(2))
+        wait_until(running.running, LIMIT)
+        began = time.monotonic()
+        waiting.cancel()
+        executor.kill(running)
+        executor.submit(jobs.square, 3).result(LIMIT)
+        assert time.monotonic() - began < 2
         assert resident(client.pid) < 1.5 * limit + 100e6
 
     for _, worker, client, executor in overload(tmp_path, body, act):
@@ -503,6 +571,17 @@ thread.stop()
 
 
 # --- disk full, no descriptors, no processes --------------------------------------------------
+
+
+def test_a_master_that_cannot_write_its_address_says_so_and_serves_who_knows_its_host(tmp_path):
+    # In place of a full disk, which needs a file system of its own.
+    (tmp_path / "address-default.json").mkdir()
+    tmp_path.chmod(0o700)
+    with Master(CW_HOME=str(tmp_path)) as master, Worker(master.address):
+        with cw.ClusterExecutor(master.address) as executor:
+            assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+        assert "cannot write the address file" in master.err and "Traceback" not in master.err
+        assert master.end() == 0
 
 
 def test_a_full_disk_under_the_log_stops_nobody(tmp_path):
@@ -603,7 +682,7 @@ def test_a_worker_that_cannot_fork_says_so_passes_its_jobs_on_and_recovers(tmp_p
             futures = [executor.submit(jobs.nap, 0.02, n) for n in range(50)]
             assert [future.result(LIMIT) for future in futures] == list(range(50))
             worker.wait_for("could not be started: Resource temporarily unavailable")
-            master.wait_for("can use 0 of 1 slots: could not be started")
+            master.wait_for("has slots that it cannot use now: a runner could not be started")
             sound.end()
             waiting = executor.options(attempts=1).submit(jobs.square, 5)
             time.sleep(2)

@@ -135,6 +135,16 @@ def test_what_cannot_be_loaded_here_is_no_reason_to_stop(tmp_path):
     assert "(ModuleNotFoundError: No module named 'no_such_module')" in lines[0] and "-> two" in lines[1]
 
 
+def test_what_is_damaged_is_passed_over_with_a_warning(path, caplog):
+    written(path, call(5, b"x" * 2_000_000))
+    (large,) = (path / "large").iterdir()
+    large.write_bytes(b"short")
+    assert [result.jobid for result in cw.results(path)] == [1, 2, 3, 4]
+    assert "passed over" in caplog.text and "is damaged" in caplog.text
+    with Program("-m", "cw.results", path, "--list") as program:
+        assert program.wait() == 0 and program.out.count("\n") == 4 and "passed over" in program.err
+
+
 # --- the program ------------------------------------------------------------------------------
 
 

@@ -205,7 +205,7 @@ class Scenario:
             client.process.run(client.session._leave_when_done)
         sim.run(70)  # the grace of those that died, and of what only workers know
         dispatcher = sim.master.dispatcher
-        assert not dispatcher._sessions and not dispatcher._orphans and not sim.master.clients
+        assert not dispatcher._sessions and not dispatcher._returns.orphans and not sim.master.clients
         for worker in dispatcher._workers.values():
             assert not worker.held and not worker.load and not worker.size
         for process in sim.workers:

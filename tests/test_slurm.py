@@ -224,7 +224,7 @@ def counted(tmp_path, monkeypatch):
 
 
 def test_many_scripts_ask_slurm_once(slurm, counted):
-    ident = slurm.run("sbatch", "--parsable", "-J", "cw-x|y", "--wrap", "sleep 30").strip()
+    ident = slurm.run("sbatch", "--parsable", "-o", "/dev/null", "-J", "cw-x|y", "--wrap", "sleep 30").strip()
     code = "from cw import squeue; print(squeue.listing().rows)"
     programs = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(8)

@@ -111,7 +111,9 @@ def test_what_is_preempted_runs_again_uncharged(preempting, runs, tmp_path):
         future = [executor.submit(run_until, runs, number, tmp_path / "go") for number in range(4)]
         wait_until(lambda: len(numbers_of_runs(runs)) == 4, LIMIT)
         ident = workers_job(slurm)
-        high = slurm.run("sbatch", "--parsable", "-p", "high", "-n", "4", "--wrap", "sleep 3").strip()
+        high = slurm.run(
+            "sbatch", "--parsable", "-o", "/dev/null", "-p", "high", "-n", "4", "--wrap", "sleep 3"
+        ).strip()
         wait_until(lambda: [high, "RUNNING", "wrap"] in slurm.queue(), 60, slurm.queue)
         wait_until(lambda: sum(numbers_of_runs(runs).values()) >= 8, 100, slurm.queue)
         (tmp_path / "go").touch()

@@ -137,6 +137,32 @@ def test_a_small_result_costs_less_than_300_bytes(tmp_path):
     assert len(read(path)) == 10_000
 
 
+def test_results_that_are_alike_take_the_room_of_their_differences(tmp_path):
+    common = random.Random(2).randbytes(3000)
+    payloads = [b"%d" % number + common + b"%d" % number for number in range(1000)]
+    payloads += [random.Random(number).randbytes(3000) for number in range(20)]  # nothing in common
+    path = written(
+        tmp_path / "s", *(entry(n, payload, function=f"f{n < 1000}") for n, payload in enumerate(payloads))
+    )
+    assert read(path) == dict(enumerate(payloads))
+    assert segment_of(path).stat().st_size < 20 * 3000 + 1000 * 200
+    written(path, *(entry(2000 + n, payload) for n, payload in enumerate(payloads)))
+    assert list(read(path).values()) == payloads * 2
+    # Damage to a sample costs those that were packed by it, and not more.
+    first = min(path.glob("*.seg"))
+    data = bytearray(first.read_bytes())
+    data[data.find(common) + 5] ^= 1
+    first.write_bytes(data)
+    opened = Store(path, False)
+    lost = 0
+    for place in opened.places():
+        try:
+            opened.read(place)
+        except StoreError as error:
+            lost += "damaged" in str(error)
+    assert 200 < lost <= store.SAMPLE_USES
+
+
 def test_only_the_owner_can_read_a_store(tmp_path):
     path = written(tmp_path / "s", entry(1), entry(2, b"x" * (store.LARGE + 1)))
     for found in [path, *path.rglob("*")]:
@@ -401,15 +427,15 @@ def test_a_store_of_each_earlier_version_can_be_read_and_written(tmp_path, versi
     found = [opened.read(place) for place in opened.places()]
     assert [(f.number, f.function, f.host, f.status, f.when, f.seconds) for f in found] == [
         (1, "simulate", "node1", 0, 1.6e9, 0.25), (2, "other", "node2", 1, 1.7e9, 2.5),
-        (3, "simulate", "", 0, 1.8e9, 9.0),
+        (3, "simulate", "", 0, 1.8e9, 9.0), (5, "simulate", "node1", 0, 1.9e9, 1.0),
+        (6, "simulate", "node1", 0, 2e9, 1.0),
     ]  # fmt: skip
-    assert [f.args for f in found] == [b"arguments", None, b"a"]
-    assert (
-        found[0].payload == b"result" and found[1].payload == b"" and found[2].payload == b"large" * 300_000
-    )
+    assert [f.args for f in found] == [b"arguments", None, b"a", b"b", b"b"]
+    packed = bytes(range(256)) * 4
+    assert [f.payload for f in found] == [b"result", b"", b"large" * 300_000, packed, packed + b"end"]
     assert opened.classes == {b"d" * 16: {b"i" * 16}}
     written(path, entry(4))
-    assert read(path).keys() == {1, 2, 3, 4}
+    assert read(path).keys() == {1, 2, 3, 4, 5, 6}
 
 
 def test_results_with_keys_of_another_kind_are_counted_but_not_found(tmp_path):
