@@ -133,8 +133,9 @@ def unbind_process(address: str) -> None:
 
 
 def find_master(host: str | None = None, port: int | None = None) -> list[Candidate]:
-    """Where to look for the master, the likeliest first: a list of `Candidate`, never empty.
+    """Where to look for the master, the likeliest first: a list of `Candidate`.
 
+    It is empty only while the master of the cluster that `bind_cluster` has named moves from one node to another.
     `host` may be 'HOST:PORT'. A port that is given stands above one that is found. Ask again before every
     round of attempts: a master may have come, or come back elsewhere. Raises AddressError or HomeError.
     """

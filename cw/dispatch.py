@@ -431,6 +431,14 @@ class Dispatcher:
         pool = self._sessions[key].pool
         return any(w.slots and key not in w.not_for for w in self._workers.values() if w.pool is pool)
 
+    def time_wanting(self, key: Hashable) -> float:
+        """The seconds that this session's next job needs, if no worker of its Python has so many left; else 0."""
+        session = self._sessions[key]
+        job = next((job for job in session.requeued or session.backlog if not job.cancelled), None)
+        needed = job.min_time() if job is not None else 0.0
+        workers = [w for w in self._workers.values() if w.pool is session.pool and not w.is_draining]
+        return needed if needed and all(worker.left < needed for worker in workers) else 0.0
+
     def has_waiting(self, besides: Hashable) -> bool:
         """Do jobs of other sessions wait?"""
         return any(session.key != besides for pool in self._turns.pools.values() for session in pool.rotation)

@@ -65,8 +65,8 @@ def check_home() -> bool:
     return True
 
 
-def read_private(name: str) -> bytes | None:
-    """The bytes of a file in that directory, or None. Raises HomeError if others may have written it."""
+def read_private(name: str, size: int = MAX_FILE_SIZE) -> bytes | None:
+    """Up to `size` bytes of a file in that directory, or None. Raises HomeError if others may have written it."""
     if not check_home():
         return None
     path = os.path.join(home_directory(), name)
@@ -80,7 +80,7 @@ def read_private(name: str) -> bytes | None:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise HomeError(f"{path} could have been written by another user: remove it")
-        return os.read(descriptor, MAX_FILE_SIZE)
+        return os.read(descriptor, size)
     finally:
         os.close(descriptor)
 

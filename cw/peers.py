@@ -263,7 +263,9 @@ class ClientPeer:
         if self.connection is not None and self.connection.is_unanswered(self._master.settings.silence):
             self.connection.fail(os.strerror(errno.ETIMEDOUT))
         self._settle()
-        if not dispatcher.jobs_of(self._key) or dispatcher.can_run(self._key):
+        if not dispatcher.jobs_of(self._key) or (
+            dispatcher.can_run(self._key) and not dispatcher.time_wanting(self._key)
+        ):
             self._waits_since, self._is_told = 0.0, False
         elif not self._waits_since:
             self._waits_since = now
@@ -288,6 +290,11 @@ class ClientPeer:
     def _why_it_waits(self) -> str:
         own = "{}.{}".format(*self._python)
         if self._python in self._master.dispatcher.pythons():
+            if seconds := self._master.dispatcher.time_wanting(self._key):
+                return (
+                    f"the next job needs {seconds:g} s (min_time), and no worker is there for so long: it waits for "
+                    "one that is (such as one in a Slurm job with a longer --time)"
+                )
             return f"no worker can start a process for this program's jobs ({self._master.why_unusable()}); they wait"
         others = sorted(self._master.dispatcher.pythons())
         if not others:

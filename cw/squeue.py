@@ -33,6 +33,12 @@ PING_SECONDS = 2.0
 CALL_SECONDS = 60.0
 """For a program of Slurm. (When the controller is down, they give up by themselves after some seconds.)"""
 
+ROWS_KEPT = 500
+"""Of the user's jobs with names like ours, those that have not ended first, and the latest."""
+
+NOTED_BYTES = 4 * 1024**2
+"""Read of what is remembered: more than so many rows have."""
+
 NAME_PREFIX = "cw-"
 """Of all our jobs' names."""
 
@@ -210,9 +216,10 @@ def _ask(cluster: str) -> dict[int, Row]:
         if len(fields) == 7 and fields[0].isdigit() and fields[6].startswith(NAME_PREFIX):
             ident, state, reason, start, end, nodes, name = fields
             rows[int(ident)] = Row(
-                int(ident), state, reason[:200], _time(start), _time(end), nodes[:2000], name[:200]
+                int(ident), state, reason[:200], _time(start), _time(end), nodes[:4000], name[:200]
             )
-    return rows
+    kept = sorted(rows.values(), key=lambda row: (row.is_active, row.ident))[-ROWS_KEPT:]
+    return {row.ident: row for row in kept}
 
 
 def of_cluster(cluster: str) -> list[str]:
@@ -253,7 +260,7 @@ def _key(cluster: str) -> str:
 def _read(name: str) -> dict[str, Any]:
     """What was noted; nothing if that is damaged."""
     with contextlib.suppress(ValueError):
-        noted = json.loads(home.read_private(name) or b"{}")
+        noted = json.loads(home.read_private(name, NOTED_BYTES) or b"{}")
         if isinstance(noted, dict):
             return noted
     return {}

@@ -41,6 +41,9 @@ TICK_SECONDS = 0.02
 REPEATED_SECONDS = 2.0
 """A SIGTERM within that time of the first is the same one: Slurm sends it twice within 50 ms."""
 
+MOST_SECONDS = 1e9
+"""An end that is farther away is none."""
+
 END_MARGIN = 5.0
 """Seconds before the end of its allocation by which a worker has stopped what runs and is gone. Of a short allocation,
 a tenth at most."""
@@ -321,7 +324,7 @@ class Worker:
             self._send(m.Holding(*map(list, zip(*holdings, strict=True))))
         left = self._ends_at - time.monotonic()
         place = os.environ.get("CW_PLACE", "")
-        self._send(m.Stay(round(max(left, 0.0), 3) if left < math.inf else -1, place))
+        self._send(m.Stay(round(max(left, 0.0), 3) if left < MOST_SECONDS else -1, place))
         self._send(m.Reported(list(self._environments)))
         self._perform(usable)
 
@@ -502,7 +505,7 @@ def _add_limits(parser: Any) -> None:
                        "on (default: %(default)g)")  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     """The program. Returns its exit status."""
     parser = program.argument_parser(
         "cw.worker",
@@ -517,7 +520,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="jobs to run at a time, or 'auto': one for each usable CPU (default: 1)")  # fmt: skip
     _add_limits(parser)
     program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--notice")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     program.set_up_logging(options.verbose)
     address.find_master(options.host, options.port)  # mistakes end the program here
     settings = Settings(

@@ -64,6 +64,8 @@ class Sandbox:
     """`settings`: more lines for slurm.conf, which stand above the ones here."""
 
     def __init__(self, nodes=3, cpus=2, memory=4000, settings=()):
+        if not is_installed():
+            raise RuntimeError(HOW_TO_GET_IT)
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         # A short path: UNIX sockets lie below it.
         self.directory = Path(tempfile.mkdtemp(prefix="cw-slurm-", dir="/tmp"))

@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import sys
 
 import pytest
 
@@ -24,6 +25,12 @@ def test_options_of_cws_programs_are_told_from_sbatchs():
         ["--account=physics", "--qos", "long", "-v"], ["--max-jobs", "5", "--grace=3"]
     )  # fmt: skip
     assert batch.split_options("master", ["--port=0", "--max-jobs=1"]) == (["--max-jobs=1"], ["--port=0"])
+
+
+@pytest.mark.parametrize("role", ["master", "worker"])
+def test_cws_programs_have_these_options(role):
+    text = subprocess.check_output([sys.executable, "-m", f"cw.{role}", "--help"], text=True)
+    assert all(f"  {option} " in text for option in batch.PROGRAM_OPTIONS[role])
 
 
 @pytest.mark.parametrize(

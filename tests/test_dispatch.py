@@ -422,6 +422,16 @@ def test_a_job_starts_where_there_is_time_enough_for_it():
     assert assigned(d.on_worker_joined("long", 1, PY, left=60)) == [("long", [1])]
 
 
+def test_it_is_known_that_nobody_has_the_time():
+    d = dispatcher("s", w=1)
+    d.on_submitted("s", jobs(1, 2, min_time=60))
+    assert d.time_wanting("s") == 0
+    d.on_time_left("w", 59)
+    assert d.time_wanting("s") == 60
+    d.on_worker_joined("fresh", 1, PY)
+    assert d.time_wanting("s") == 0
+
+
 def test_time_runs_out():
     d = dispatcher("s", w=1)
     d.on_time_left("w", 60)

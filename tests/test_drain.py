@@ -8,7 +8,7 @@ import time
 import jobs
 import pytest
 from conftest import wait_until
-from programs import LIMIT, Master, descendants_of, is_running
+from programs import LIMIT, Master, Program, descendants_of, is_running
 from programs import Worker as AnyWorker
 
 import cw
@@ -245,3 +245,50 @@ def test_at_the_end_of_its_lifetime_a_worker_drains_and_leaves(master, executor,
         future.result(LIMIT)
         assert worker.wait() == 0
     assert count_runs(runs) == 1
+
+
+# --- a worker that knows its end --------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_before_the_end_of_its_allocation_it_starts_nothing_stops_what_runs_and_is_gone(
+    master, executor, tmp_path, runs
+):
+    end = int(time.time()) + 15  # time enough on a busy machine
+    with Worker(master.address, "--until", str(end)) as worker:
+        future = executor.submit(run_until, runs, tmp_path / "go")
+        wait_until(lambda: count_runs(runs) == 1, LIMIT)
+        worker.wait_for("its allocation ends soon: finishing 1 running jobs")
+        after = executor.submit(jobs.pid)
+        assert worker.wait() == 0
+        assert time.time() < end
+    with Worker(master.address) as other:
+        wait_until(lambda: count_runs(runs) == 2, LIMIT)
+        (tmp_path / "go").touch()
+        assert {future.result(LIMIT), after.result(LIMIT)} <= set(descendants_of(other.pid))
+        assert other.end() == 0
+    assert "is lost" not in master.err
+
+
+def test_a_job_that_needs_more_time_than_a_worker_has_waits_for_another_and_that_is_told(
+    master, executor, caplog
+):
+    with Worker(master.address, "--lifetime", "100"):
+        future = executor.options(min_time=1000).submit(jobs.square, 3)
+        assert executor.options(min_time=50).submit(jobs.square, 2).result(LIMIT) == 4
+        wait_until(lambda: "the next job needs 1000 s (min_time)" in caplog.text, LIMIT)
+        assert not future.done()
+        with Worker(master.address):
+            assert future.result(LIMIT) == 9
+
+
+@pytest.mark.parametrize("wrong", ["soon", "-1", "12", "2026-01-01", "99999999999"])
+def test_a_time_that_is_none_is_told(wrong):
+    with Program("-m", "cw.worker", "--until", wrong) as worker:
+        assert worker.wait() == 2 and "is no time: give seconds since 1970" in worker.err
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "5", True, float("nan"), float("inf")])
+def test_a_min_time_that_is_none_is_told_at_once(executor, wrong):
+    with pytest.raises((TypeError, ValueError), match="min_time must be a number of seconds"):
+        executor.options(min_time=wrong)

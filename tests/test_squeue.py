@@ -96,6 +96,16 @@ def test_squeue_is_called_once_in_15_seconds_also_when_it_fails(answer, clock):
     assert len(calls()) == 4 and calls()[-1].split()[-4:-2] == ["-M", "other"]
 
 
+def test_of_thousands_of_jobs_those_that_have_not_ended_are_remembered(answer):
+    nodes = ",".join(f"rack{number}-node[1-9]" for number in range(100))
+    rows = [f"{n}|COMPLETED|None|1|2|{nodes}|cw-block-x-workers-{n:06}" for n in range(10, 3000)]
+    calls = answer("squeue", "\n".join(["1|RUNNING|None|1|2|n1|cw-default-workers-abc123", *rows, ""]))
+    for _ in range(2):
+        found = squeue.listing().rows
+        assert len(found) == squeue.ROWS_KEPT and {1, 2999} <= found.keys() and found[2999].nodes == nodes
+    assert len(calls()) == 1
+
+
 def test_a_damaged_cache_is_passed_over(answer, clock):
     calls = answer("squeue", ROWS)
     squeue.listing()
