@@ -16,6 +16,7 @@ How it hangs together; imports point down:
     noop.py ...     the workloads, one subject each: SYSTEMS, FIGURES, LIMIT, measure(name, quick)
     systems.py      one adapter per system: submit, run, map, close
     measuring.py    what the workloads share: figures, warm-up, rates, slots held busy
+    resumed.py      the second run of stored jobs, in a process of its own
     crowd.py        1,000 workers in one process, for `thousand_workers`
     far_worker.py   a worker that talks to the master as from another machine, for `encrypted`
     processes.py    what /proc says: descendants, memory, CPU time
