@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 # Not imported: at this moment what cw needs may not be installed yet.
@@ -17,7 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     author="The cw authors",
     license="MIT",
-    packages=["cw"],
+    packages=find_packages(include=["cw", "cw.*"]),
     package_data={"cw": ["py.typed"]},
     zip_safe=False,
     python_requires=">=3.10",

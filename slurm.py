@@ -4,9 +4,10 @@
 import sys
 
 try:
-    from cw import program, slurm
+    from cw import program
+    from cw.slurm.cli import main
 except ImportError as error:
     sys.exit(f"slurm.py: {error}: start it with the Python in which cw is installed, or `python -m cw.slurm`")
 
 if __name__ == "__main__":
-    program.run("slurm.py", slurm.main)
+    program.run("slurm.py", main)

@@ -2,7 +2,7 @@
 
 Each has a connection of its own to the master and one slot, and speaks cw's wire protocol; there are no
 runners. A job is "run" by sending its only argument back, which is what a no-op returns, and so it is done
-as soon as it is here. Says `ready` on stdout once the master has welcomed all. This follows cw/worker.py,
+as soon as it is here. Says `ready` on stdout once the master has welcomed all. This follows cw/worker/worker.py,
 from cw's inner modules; what changes there between worker and master changes here.
 """
 
@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cw import messages as m
-from cw import serialize
-from cw.network import Connection, Loop, dial
+from cw.net import messages as m
+from cw.net.network import Connection, Loop, dial
+from cw.payloads import serialize
 from cw.version import VERSION
 
 HEARTBEAT = 5.0

@@ -7,7 +7,7 @@ import runpy
 
 def look_away() -> None:
     """From now on this process connects to masters on its own machine as if they were on another."""
-    from cw import network
+    from cw.net import network
 
     network.connect_locally = lambda port, fingerprint: None
 

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from cw import mp as mp
     from cw import results as results
     from cw import slurm as slurm
-    from cw.address import PORT as PORT
     from cw.anywhere import allocate as allocate
     from cw.anywhere import start as start
     from cw.anywhere import stop as stop
     from cw.client import ClientThread as ClientThread
+    from cw.client import ClusterExecutor as ClusterExecutor
+    from cw.client import SlurmExecutor as SlurmExecutor
     from cw.client import randid as randid
+    from cw.client.executor import map as map
     from cw.errors import ConnectionError as ConnectionError
     from cw.errors import EnvironmentMismatch as EnvironmentMismatch
     from cw.errors import Error as Error
@@ -42,19 +44,17 @@ if TYPE_CHECKING:
     from cw.errors import StoreError as StoreError
     from cw.errors import UnstableKey as UnstableKey
     from cw.errors import WorkerLost as WorkerLost
-    from cw.executor import ClusterExecutor as ClusterExecutor
-    from cw.executor import SlurmExecutor as SlurmExecutor
-    from cw.executor import map as map
+    from cw.net.address import PORT as PORT
     from cw.slurm import slurm_master_host as slurm_master_host
 
 _MODULES = ("client", "mp", "results", "slurm")
 _MODULE_BY_NAME = {
-    "PORT": "address",
+    "PORT": "net.address",
     "ClientThread": "client",
     "randid": "client",
-    "ClusterExecutor": "executor",
-    "SlurmExecutor": "executor",
-    "map": "executor",
+    "ClusterExecutor": "client",
+    "SlurmExecutor": "client",
+    "map": "client.executor",
     "allocate": "anywhere",
     "start": "anywhere",
     "stop": "anywhere",

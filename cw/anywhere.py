@@ -9,8 +9,9 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 
-from cw import batch, mp, slurm, squeue
-from cw.launcher import Cluster
+from cw import mp, slurm
+from cw.launch.launcher import Cluster
+from cw.slurm import batch, squeue
 
 logger = logging.getLogger("cw.start")
 

@@ -6,7 +6,7 @@
 
 The file is `~/.cw/credential.pem`, or what CW_CREDENTIAL names: a self-signed certificate and its private key.
 Both ends of a connection prove that they have the key, and take only this very certificate from the other end
-(cw.tls). There is no authority, no name and no expiry in it. Who has the file is the cluster's owner: it is
+(cw.net.tls). There is no authority, no name and no expiry in it. Who has the file is the cluster's owner: it is
 0600, and refused if others could have read it or put it there.
 
 The certificate is made with the package `cryptography`, which is loaded for nothing else; `ssl` is not loaded

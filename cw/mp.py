@@ -25,8 +25,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from cw import address, credential, home, launcher, network, program
-from cw.launcher import Child, Cluster, LaunchError, Lifeline, Process
+from cw import credential, home, program
+from cw.launch import launcher
+from cw.launch.launcher import Child, Cluster, LaunchError, Lifeline, Process
+from cw.net import address, network
 
 logger = logging.getLogger("cw.mp")
 

@@ -20,10 +20,11 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cw import messages as m
-from cw import program, serialize
+from cw import program
 from cw.errors import StoreError
-from cw.store import Store, Stored
+from cw.net import messages as m
+from cw.payloads import serialize
+from cw.store.store import Store, Stored
 
 logger = logging.getLogger("cw.store")
 

@@ -16,7 +16,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 class PipeRunner:
     def __init__(self, environment=None):
-        from cw.functions import FunctionTable
+        from cw.client.functions import FunctionTable
 
         self.functions = FunctionTable()
         self.process = subprocess.Popen(
@@ -30,7 +30,7 @@ class PipeRunner:
             self._exchange(b"environment", environment)
 
     def call(self, function, *args, **kwargs):
-        from cw import serialize
+        from cw.payloads import serialize
 
         number, payload = self.functions.number_of(function)
         if payload is not None:
@@ -39,7 +39,7 @@ class PipeRunner:
         return self._exchange(b"call", number.to_bytes(4, "little"), call)
 
     def _exchange(self, *parts):
-        from cw import serialize
+        from cw.payloads import serialize
 
         _write(self.process.stdin, *parts)
         kind, payload = _read(self.process.stdout)
@@ -72,7 +72,7 @@ def _read(file):
 
 
 def main():
-    from cw import serialize
+    from cw.payloads import serialize
 
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what jobs print

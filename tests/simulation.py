@@ -22,14 +22,15 @@ from random import Random
 from types import SimpleNamespace
 from unittest import mock
 
-import cw.master
-import cw.peers
-import cw.session
-import cw.uplink
-import cw.worker
-from cw import messages as m
-from cw import serialize, wire
+import cw.client.session
+import cw.master.master
+import cw.master.peers
+import cw.worker.uplink
+import cw.worker.worker
 from cw.errors import ProtocolError
+from cw.net import messages as m
+from cw.net import wire
+from cw.payloads import serialize
 
 ADDRESS = "master", 5494
 MONOTONIC = 1000.0
@@ -79,7 +80,7 @@ class Process:
 
 
 class SimLoop:
-    """`cw.network.Loop` on simulated time."""
+    """`cw.net.network.Loop` on simulated time."""
 
     def __init__(self, process):
         self.process, self.sim = process, process.sim
@@ -157,7 +158,7 @@ class Link:
 
 
 class SimConnection:
-    """`cw.network.Connection`; `sock` is one of the two ends that `dial` makes."""
+    """`cw.net.network.Connection`; `sock` is one of the two ends that `dial` makes."""
 
     def __init__(self, loop, sock, *, decoder=None):
         self.decoder = wire.Decoder()
@@ -231,11 +232,11 @@ class SimConnection:
     def flush(self):
         pass
 
-    count_silence = cw.network.Connection.count_silence
+    count_silence = cw.net.network.Connection.count_silence
 
 
 class SimRunners:
-    """`cw.runners.Runners`: processes that take tokens, run jobs for their time, and die."""
+    """`cw.worker.runners.Runners`: processes that take tokens, run jobs for their time, and die."""
 
     def __init__(self, loop, threads, descriptors):
         self.loop, self.sim = loop, loop.sim
@@ -377,8 +378,10 @@ class Client:
     def __init__(self, sim, name):
         self.sim = sim
         self.process = Process(sim, name)
-        with mock.patch.object(cw.session, "Loop", lambda: SimLoop(self.process)):
-            self.session = session = cw.session.Session("here", 1, self._deliver, lambda number, tag: None)
+        with mock.patch.object(cw.client.session, "Loop", lambda: SimLoop(self.process)):
+            self.session = session = cw.client.session.Session(
+                "here", 1, self._deliver, lambda number, tag: None
+            )
         session._thread = SimpleNamespace(ident=1)
         session._find = lambda: [SimpleNamespace(host=ADDRESS[0], port=ADDRESS[1])]
         session._deadline = sim.now + 1000
@@ -427,8 +430,8 @@ class Simulation:
         self._heap = []
         self._order = itertools.count()
         self.runs = Counter()  # (session, number): starts
-        self.settings = cw.master.Settings(silence=silence, client_grace=client_grace)
-        self.worker_settings = cw.worker.Settings(silence=silence, grace=worker_grace)
+        self.settings = cw.master.master.Settings(silence=silence, client_grace=client_grace)
+        self.worker_settings = cw.worker.worker.Settings(silence=silence, grace=worker_grace)
         self.masters, self.workers, self.clients = [], [], []
         self.master = None  # the one that is found
         self.links = []  # (Link, Link), of each connection
@@ -463,7 +466,7 @@ class Simulation:
 
     def start_master(self):
         process = Process(self, f"master {next(self._names)}")
-        self.master = process.master = cw.master.Master(SimLoop(process), settings=self.settings)
+        self.master = process.master = cw.master.master.Master(SimLoop(process), settings=self.settings)
         process.master.process = process
         process.check = process.master.dispatcher.check_invariants
         self.masters.append(process)
@@ -471,7 +474,7 @@ class Simulation:
     def start_worker(self, slots):
         process = Process(self, f"worker {next(self._names)}")
         loop = SimLoop(process)
-        worker = process.worker = cw.worker.Worker(
+        worker = process.worker = cw.worker.worker.Worker(
             loop,
             slots,
             lambda: [SimpleNamespace(host=ADDRESS[0], port=ADDRESS[1], source="")],
@@ -555,14 +558,20 @@ class Simulation:
         clock = SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.wall + self.now - MONOTONIC)
         with contextlib.ExitStack() as stack:
             put = lambda module, name, value: stack.enter_context(mock.patch.object(module, name, value))  # noqa: E731
-            for module in (cw.master, cw.peers, cw.session, cw.uplink, cw.worker):
+            for module in (
+                cw.master.master,
+                cw.master.peers,
+                cw.client.session,
+                cw.worker.uplink,
+                cw.worker.worker,
+            ):
                 put(module, "time", clock)
-            for module in (cw.master, cw.session, cw.uplink):
+            for module in (cw.master.master, cw.client.session, cw.worker.uplink):
                 put(module, "Connection", SimConnection)
-            for module in (cw.session, cw.uplink):
+            for module in (cw.client.session, cw.worker.uplink):
                 put(module, "dial", self.dial)
                 put(module, "random", self.random)
-            put(cw.worker, "Runners", SimRunners)
+            put(cw.worker.worker, "Runners", SimRunners)
             put(cw.worker.keeper, "set_subreaper", lambda: None)
             level = logging.getLogger("cw").level
             logging.getLogger("cw").setLevel(logging.CRITICAL)

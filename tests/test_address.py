@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from cw import address
+from cw.net import address
 
 
 @pytest.fixture(autouse=True)

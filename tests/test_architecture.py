@@ -1,6 +1,7 @@
 """The layout is the architecture: imports point down only, and each secret is known on one floor."""
 
 import ast
+import itertools
 import json
 import os
 import subprocess
@@ -17,46 +18,86 @@ PACKAGE = Path(cw.__file__).parent
 # From the top to the ground: a module imports only those below it, inside functions and for types too.
 FLOORS = [
     "__init__",
-    "client", "executor", "mapping", "future", "session", "ending", "progress", "recording", "recorder",
-    "functions", "callkey", "chunks", "results", "store",
-    "anywhere", "mp", "slurm", "tender", "submitted", "batch", "squeue", "launcher", "inquiry",
-    "worker", "runners", "keeper_link", "keeper", "relay", "runner", "channel", "uplink",
-    "serialize", "environment", "naming", "byvalue",
-    "master", "peers", "checks", "gate", "network", "tls", "credential", "address", "home", "program",
-    "kept", "slots", "dispatch", "returns", "turns", "jobs",
-    "wire", "memory", "messages", "errors", "version",
+    "client.__init__", "client.thread", "client.executor", "client.mapping", "client.future", "client.session",
+    "client.recording", "client.recorder", "client.ending", "client.progress", "client.functions",
+    "results", "store.callkey", "store.store", "store.__init__",
+    "anywhere", "mp",
+    "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.tender", "slurm.submitted",
+    "slurm.batch", "slurm.squeue",
+    "launch.launcher", "launch.inquiry", "launch.__init__",
+    "worker.__main__", "worker.worker", "worker.runners", "worker.keeper_link", "worker.keeper", "worker.relay",
+    "worker.uplink", "worker.kept", "worker.slots", "worker.__init__",
+    "runner.runner", "runner.channel", "runner.__init__",
+    "payloads.chunks", "payloads.serialize", "payloads.environment", "payloads.naming", "payloads.byvalue",
+    "payloads.__init__",
+    "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
+    "master.returns", "master.turns", "master.jobs", "master.__init__",
+    "net.network", "net.tls", "net.address", "net.wire", "net.memory", "net.messages", "net.__init__",
+    "credential", "home", "program",
+    "errors", "version",
 ]  # fmt: skip
 
 # Who may import what is not for everybody.
 KEEPERS = {
-    "pickle": {"serialize", "byvalue", "functions"},
-    "cloudpickle": {"serialize", "byvalue", "functions", "environment"},  # environment: its version
+    "pickle": {"payloads.serialize", "payloads.byvalue", "client.functions"},
+    # environment: its version
+    "cloudpickle": {"payloads.serialize", "payloads.byvalue", "client.functions", "payloads.environment"},
     "marshal": set(),
     # wire: the wire format. serialize: what lies in a payload. network, address: forms of the kernel's.
     # store: the form of its records.
-    "struct": {"wire", "serialize", "network", "address", "store"},
-    "array": {"wire", "network"},  # network: descriptors beside the bytes
-    "bluelet": {"network"},
+    "struct": {"net.wire", "payloads.serialize", "net.network", "net.address", "store.store"},
+    "array": {"net.wire", "net.network"},  # network: descriptors beside the bytes
+    "bluelet": {"net.network"},
     "multiprocessing": set(),
     "asyncio": set(),
 }
 
-PURE = ("dispatch", "returns", "turns", "jobs", "slots", "messages", "errors", "version")
+PURE = (
+    "master.dispatch",
+    "master.returns",
+    "master.turns",
+    "master.jobs",
+    "worker.slots",
+    "net.messages",
+    "errors",
+    "version",
+)
 IMPURE = {
     "asyncio", "bluelet", "datetime", "io", "logging", "multiprocessing", "os", "random", "secrets", "select",
     "selectors", "signal", "socket", "ssl", "subprocess", "sys", "threading", "time",
 }  # fmt: skip
 
 
+def path_of(module):
+    return PACKAGE / f"{module.replace('.', '/')}.py"
+
+
+def module_of(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+PATHS = list(PACKAGE.rglob("*.py"))
+
+
+def module_named(name):
+    """The module of cw, as in FLOORS, in which a name like 'client.session.Session' is found."""
+    parts = name.split(".")
+    for count in (2, 1):
+        if path_of(".".join(parts[:count])).exists():
+            return ".".join(parts[:count])
+    return f"{parts[0]}.__init__" if path_of(f"{parts[0]}.__init__").exists() else None
+
+
 def imports(module):
     """What the module imports anywhere in its text: (modules of cw, others by their first name)."""
     own, others = set(), set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+    for node in ast.walk(ast.parse(path_of(module).read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module}: say cw, not a dot"
-            names = [f"cw.{a.name}" for a in node.names] if node.module == "cw" else [node.module]
+            is_own = node.module.partition(".")[0] == "cw"
+            names = [f"{node.module}.{a.name}" for a in node.names] if is_own else [node.module]
         else:
             continue
         for name in names:
@@ -64,13 +105,13 @@ def imports(module):
             if first != "cw":
                 others.add(first)
             elif rest:
-                own.add(rest.partition(".")[0])
+                own.add(module_named(rest))
     return own, others
 
 
 @pytest.fixture(scope="module")
 def graph():
-    return {path.stem: imports(path.stem) for path in PACKAGE.glob("*.py")}
+    return {module: imports(module) for module in map(module_of, PATHS)}
 
 
 def run(code):
@@ -85,6 +126,11 @@ def loaded_by(statement):
 
 def test_every_module_has_its_floor(graph):
     assert sorted(FLOORS) == sorted(graph)
+
+
+def test_what_lies_in_one_folder_lies_on_one_floor():
+    folders = [folder for folder, _ in itertools.groupby(name.partition(".")[0] for name in FLOORS)]
+    assert len(folders) == len(set(folders))
 
 
 def test_imports_point_down(graph):
@@ -106,27 +152,27 @@ def test_each_secret_is_kept_by_few(graph, secret):
 
 
 def test_nobody_uses_what_another_module_keeps_private():
-    for path in PACKAGE.glob("*.py"):
+    for path in PATHS:
         tree = ast.parse(path.read_text())
-        modules = {a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "cw"
-                   for a in n.names}  # fmt: skip
+        own = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and
+               (node.module or "").partition(".")[0] == "cw"]  # fmt: skip
+        names = [alias for node in own for alias in node.names]
+        assert not [alias.name for alias in names if alias.name.startswith("_")], path
+        modules = {alias.asname or alias.name for alias in names if alias.name.islower()}
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cw."):
-                assert not [a.name for a in node.names if a.name.startswith("_")], path.name
             if (
                 isinstance(node, ast.Attribute)
                 and isinstance(node.value, ast.Name)
                 and node.value.id in modules
             ):
-                assert not node.attr.startswith("_") or node.attr.startswith("__"), (
-                    f"{path.name}: {node.attr}"
-                )
+                assert not node.attr.startswith("_") or node.attr.startswith("__"), f"{path}: {node.attr}"
 
 
 def test_the_master_cannot_unpickle():
-    loaded = loaded_by("import cw.master")
-    assert "cw.dispatch" in loaded
-    assert loaded & {"pickle", "_pickle", "cloudpickle", "cw.serialize", "cw.byvalue", "shelve"} == set()
+    loaded = loaded_by("import cw.master.master")
+    assert "cw.master.dispatch" in loaded
+    assert not [name for name in loaded if name.startswith("cw.payloads")]
+    assert loaded & {"pickle", "_pickle", "cloudpickle", "shelve"} == set()
 
 
 def test_import_cw_is_cheap_and_gives_all_public_names():
@@ -134,8 +180,8 @@ def test_import_cw_is_cheap_and_gives_all_public_names():
     assert loaded & {"cw.client", "cw.master", "cw.worker", "pickle", "socket", "logging"} == set()
     # A program that uses all of them has not loaded what `python -m` is to run.
     loaded = loaded_by("import cw; [getattr(cw, name) for name in cw.__all__]")
-    assert {"cw.client", "cw.mp", "cw.executor"} <= loaded
-    assert loaded & {"cw.master", "cw.worker", "cw.keeper", "cw.runner"} == set()
+    assert {"cw.client", "cw.mp", "cw.client.executor"} <= loaded
+    assert loaded & {"cw.master", "cw.worker", "cw.runner"} == set()
 
 
 def test_the_public_names_are_those_promised():

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from cw import batch
-from cw.batch import Plan
+from cw.slurm import batch
+from cw.slurm.batch import Plan
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,7 @@ def test_a_module_next_to_the_script_is_found_through_the_environment(run_script
     run_script(
         """
         import neighbour
-        from cw import serialize
+        from cw.payloads import serialize
         def use(): return neighbour.make()
         with PipeRunner(serialize.dump_environment()) as runner:
             for function in neighbour.make, use:
@@ -328,7 +328,7 @@ def test_arrays_in_arguments_with_the_scripts_classes_travel_out_of_band(run_scr
     run_script(
         """
         import dataclasses, numpy
-        from cw import serialize
+        from cw.payloads import serialize
         @dataclasses.dataclass
         class Field:
             values: numpy.ndarray
@@ -347,7 +347,7 @@ def test_arrays_in_arguments_with_the_scripts_classes_travel_out_of_band(run_scr
 def test_a_definition_is_pickled_once_for_many_instances(run_script):
     run_script(
         """
-        from cw import byvalue, serialize
+        from cw.payloads import byvalue, serialize
         class C:
             pass
         runs = []
@@ -367,7 +367,7 @@ def test_classes_that_are_no_longer_used_are_let_go(run_script):
     run_script(
         """
         import gc, weakref
-        from cw import byvalue, serialize
+        from cw.payloads import byvalue, serialize
         byvalue._DEFINITIONS = 10
         references = []
         for _ in range(50):
@@ -385,7 +385,7 @@ def test_several_threads_may_pickle_the_same_classes(run_script):
     run_script(
         """
         import concurrent.futures, sys
-        from cw import serialize
+        from cw.payloads import serialize
         sys.setswitchinterval(1e-6)
         def make(i):
             class C:

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import ROOT
 
-from cw import UnstableKey, callkey
-from cw.functions import FunctionTable
+from cw import UnstableKey
+from cw.client.functions import FunctionTable
+from cw.store import callkey
 
 
 def function(*args, **kwargs):
@@ -188,7 +189,7 @@ def test_the_key_goes_with_the_pickle_that_travels():
 
 
 def table_load(table, number):
-    from cw import serialize
+    from cw.payloads import serialize
 
     return serialize.load_function(table.payload_of(number))
 
@@ -331,7 +332,7 @@ VALUES = st.recursive(
 @settings(max_examples=50, deadline=None)
 @given(VALUES)
 def test_the_key_survives_the_way_through_pickle(value):
-    from cw import serialize
+    from cw.payloads import serialize
 
     args, _ = serialize.load_call(serialize.dump_call((value,), {}))
     assert key_of(args[0]) == key_of(value)
@@ -371,7 +372,7 @@ PROGRAM = (
     + """
 import dataclasses, enum, sys
 sys.path.insert(0, %r)
-from cw import callkey
+from cw.store import callkey
 
 @dataclasses.dataclass
 class D:

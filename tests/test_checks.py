@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from cw import checks
-from cw import messages as m
-from cw.checks import ClientRules, ObserverRules, WorkerRules
 from cw.errors import ProtocolError
-from cw.jobs import Function, Job
+from cw.master import checks
+from cw.master.checks import ClientRules, ObserverRules, WorkerRules
+from cw.master.jobs import Function, Job
+from cw.net import messages as m
 
 IDENT = "0123456789abcdef" * 2
 

@@ -12,8 +12,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cw import credential, home, tls
+from cw import credential, home
 from cw.credential import CredentialError, CredentialMissing
+from cw.net import tls
 
 
 @pytest.fixture(autouse=True)

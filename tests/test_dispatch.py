@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cw.dispatch import LOSSES, Dispatcher
-from cw.jobs import (
+from cw.master.dispatch import LOSSES, Dispatcher
+from cw.master.jobs import (
     AHEAD_BYTES,
     AHEAD_JOBS,
     AHEAD_SECONDS,
@@ -27,7 +27,7 @@ from cw.jobs import (
     TellCharges,
     TellStarted,
 )
-from cw.turns import AVOID_TICKS, BARREN_TICKS, LOOK_PAST, TURN_JOBS
+from cw.master.turns import AVOID_TICKS, BARREN_TICKS, LOOK_PAST, TURN_JOBS
 
 PY = (3, 11)
 OTHER_PY = (3, 12)

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from cw import environment
 from cw.errors import EnvironmentMismatch, Error, PayloadError
+from cw.payloads import environment
 
 
 @pytest.fixture(autouse=True)
@@ -103,12 +103,12 @@ def test_a_payload_that_is_no_environment_is_refused(payload):
 
 def test_a_new_module_is_found_after_applying(tmp_path):
     code = (
-        "import sys; from cw import environment as e\n"
+        "import sys; from cw.payloads import environment as e\n"
         "e.apply_environment(e.Environment(sys.argv[1], (sys.argv[1], None), '', '', ''))\n"
         "import brand_new; print(brand_new.__file__)"
     )
     (tmp_path / "brand_new.py").write_text("")
-    root = os.path.dirname(os.path.dirname(environment.__file__))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(environment.__file__)))
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=60
     )

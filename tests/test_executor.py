@@ -25,7 +25,7 @@ from conftest import wait_until
 from programs import LIMIT, Master, Worker, children_of, free_port, is_running, worker_of
 
 import cw
-from cw.future import Future
+from cw.client.future import Future
 
 
 @pytest.fixture(scope="module", autouse=True)

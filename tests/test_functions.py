@@ -10,9 +10,9 @@ import types
 import cloudpickle
 import pytest
 
-from cw import functions
+from cw.client import functions
+from cw.client.functions import FunctionTable, function_name, load_function
 from cw.errors import NotPicklable
-from cw.functions import FunctionTable, function_name, load_function
 
 SCALE = 2
 

@@ -26,15 +26,15 @@ if __name__ == "__main__":
         import atheris
 
         with atheris.instrument_imports(include=["cw"]):
-            import cw.master  # with all that it imports
+            import cw.master.master  # with all that it imports
 
-import cw.master  # noqa: E402
-from cw import messages as m  # noqa: E402
-from cw import wire  # noqa: E402
+import cw.master.master  # noqa: E402
 from cw.errors import ProtocolError  # noqa: E402
-from cw.master import Master  # noqa: E402
-from cw.network import Loop  # noqa: E402
-from cw.peers import FROM_CLIENT, FROM_WORKER  # noqa: E402
+from cw.master.master import Master  # noqa: E402
+from cw.master.peers import FROM_CLIENT, FROM_WORKER  # noqa: E402
+from cw.net import messages as m  # noqa: E402
+from cw.net import wire  # noqa: E402
+from cw.net.network import Loop  # noqa: E402
 
 # --- what may come ----------------------------------------------------------------------------
 
@@ -257,7 +257,7 @@ class World:
 
     def __init__(self):
         self._passed = 0.0
-        cw.master.time = types.SimpleNamespace(monotonic=self.now, time=time.time)
+        cw.master.master.time = types.SimpleNamespace(monotonic=self.now, time=time.time)
         self._alarms = []
         self.loop = Loop()
         self.loop.tick = lambda seconds, callback: None
@@ -311,7 +311,7 @@ class World:
         assert not self.loop.unflushed
 
     def close(self):
-        cw.master.time = time
+        cw.master.master.time = time
         for peer in (self.client, self.worker, *self.faulty):
             peer.close()
         self.loop._close()

@@ -11,9 +11,11 @@ import time
 
 import pytest
 
-from cw import credential, gate, network, tls
-from cw.gate import Gate
-from cw.network import Loop
+from cw import credential
+from cw.master import gate
+from cw.master.gate import Gate
+from cw.net import network, tls
+from cw.net.network import Loop
 
 
 class House:

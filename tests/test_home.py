@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from cw import address, home
+from cw import home
+from cw.net import address
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import wait_until
 
-import cw.executor
+import cw.client.executor
 import cw.mp
-from cw import address, launcher
-from cw.launcher import LaunchError, Process
+from cw.launch import launcher
+from cw.launch.launcher import LaunchError, Process
+from cw.net import address
 
 ROOT = Path(cw.mp.__file__).parent.parent
 TIMEOUT = 30
@@ -83,7 +84,7 @@ def identify(pid):
 
 
 def run_job(function, *arguments, host=None):
-    with cw.executor.ClusterExecutor(host) as executor:
+    with cw.client.executor.ClusterExecutor(host) as executor:
         return executor.submit(function, *arguments).result(TIMEOUT)
 
 

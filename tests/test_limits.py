@@ -19,7 +19,7 @@ from conftest import wait_until
 from programs import LIMIT, ROOT, Master, Worker, descendants_of, is_running, worker_of
 
 import cw
-from cw import wire
+from cw.net import wire
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_runners_death_is_told_with_where_and_how_and_its_last_words(
 def test_of_a_crash_the_note_says_in_which_line_of_the_job(executor):
     error = executor.options(attempts=1).submit(jobs.die, "SIGSEGV").exception(LIMIT)
     assert "jobs.py" in error.attempts[0]["stderr"] and "in die" in error.attempts[0]["stderr"]
-    assert "cw/runner.py" not in error.attempts[0]["stderr"]
+    assert "cw/runner/runner.py" not in error.attempts[0]["stderr"]
 
 
 def test_last_words_may_come_from_a_child_and_be_many(executor):

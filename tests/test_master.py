@@ -17,8 +17,9 @@ from conftest import wait_until
 from programs import LIMIT, Master, Program, Relay, Worker, free_port, is_running, start_script
 
 import cw
-from cw import address, credential, tls, wire
-from cw import messages as m
+from cw import credential
+from cw.net import address, tls, wire
+from cw.net import messages as m
 
 
 @pytest.fixture(scope="module")
@@ -390,8 +391,8 @@ def test_a_slow_client_does_not_slow_the_others_down(master):
     # It submits jobs with large results and takes none of them.
     with Worker(master.address, "-n", "2"), Peer(master, "client") as slow:
         slow.receive(m.Window)
-        from cw import serialize
-        from cw.byvalue import Watch
+        from cw.payloads import serialize
+        from cw.payloads.byvalue import Watch
 
         slow.send(m.Environment([0], [serialize.dump_environment()]))
         slow.send(m.Functions([0], [1], [serialize.dump_function(bytes, Watch())]))

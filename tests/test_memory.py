@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cw import memory
+from cw.net import memory
 
 
 def test_parts_lie_one_after_the_other_whatever_their_number():

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from cw import naming
+from cw.payloads import naming
 
 
 class Target:

@@ -13,11 +13,12 @@ from concurrent.futures import Future
 import pytest
 from conftest import wait_until
 
-from cw import credential, network, wire
-from cw import messages as m
+from cw import credential
 from cw.errors import ProtocolError
-from cw.memory import Memory, store
-from cw.network import Connection, Loop, dial, tune
+from cw.net import messages as m
+from cw.net import network, wire
+from cw.net.memory import Memory, store
+from cw.net.network import Connection, Loop, dial, tune
 
 BIG = 8 * 1024**2
 

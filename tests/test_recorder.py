@@ -16,8 +16,8 @@ from conftest import wait_until
 from programs import LIMIT, run_script, start_script
 
 import cw
-from cw import callkey
-from cw.store import MARKER, Store, Writer
+from cw.store import callkey
+from cw.store.store import MARKER, Store, Writer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +34,7 @@ def path(tmp_path):
 @pytest.fixture(autouse=True)
 def each_client_is_a_run(monkeypatch):
     """As in a notebook: so that these tests can play several runs in one process."""
-    monkeypatch.setattr("cw.recorder._is_interactive", lambda: True)
+    monkeypatch.setattr("cw.client.recorder._is_interactive", lambda: True)
 
 
 @pytest.fixture

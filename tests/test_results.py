@@ -13,7 +13,7 @@ from programs import Program
 from test_store import entry, written
 
 import cw
-from cw import serialize
+from cw.payloads import serialize
 
 
 class Trap:

@@ -184,7 +184,11 @@ def test_modules_and_packages_next_to_the_script_are_found(run, tmp_path):
     done = subprocess.run(
         [sys.executable, str(tmp_path / "script.py")],
         cwd=elsewhere,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CW_MASTER": cw.address.started_here()},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "CW_MASTER": cw.net.address.started_here(),
+        },
         capture_output=True,
         text=True,
         timeout=60,

@@ -24,8 +24,10 @@ from programs import LIMIT, Master, Program, Worker, free_port
 from test_credential import make_pem
 
 import cw
-from cw import credential, gate, network, tls, wire
-from cw import messages as m
+from cw import credential
+from cw.master import gate
+from cw.net import messages as m
+from cw.net import network, tls, wire
 
 LOOPBACK = "127.0.0.1"
 
@@ -646,7 +648,7 @@ class Attack:
 ATTACKER = """
 import sys, time
 import test_security as t
-from cw import tls
+from cw.net import tls
 from cw.credential import Credential
 from test_credential import make_pem
 t.STRANGER = tls.Contexts(Credential("stranger", make_pem()))

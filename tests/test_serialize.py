@@ -22,9 +22,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cw import serialize
-from cw.byvalue import Watch
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
+from cw.payloads import serialize
+from cw.payloads.byvalue import Watch
 
 LOCK = threading.Lock()
 BIG = serialize.OUT_OF_BAND  # bytes
@@ -481,7 +481,7 @@ def test_exception_groups_arrive_whole():
 
 
 def test_frames_of_cw_above_the_jobs_are_left_out():
-    filename = os.path.join(os.path.dirname(serialize.__file__), "runner.py")
+    filename = os.path.join(os.path.dirname(os.path.dirname(serialize.__file__)), "runner", "runner.py")
     namespace = {}
     exec(compile("def run(f):\n    f()", filename, "exec"), namespace)
 
@@ -601,8 +601,8 @@ def test_the_error_printed_at_home_shows_both_tracebacks():
 
 SHADOWED = """
 import sys
-from cw import serialize
-from cw.functions import FunctionTable
+from cw.payloads import serialize
+from cw.client.functions import FunctionTable
 environment = serialize.load_environment(serialize.dump_environment())
 object.__setattr__(environment, "path", (sys.argv[1], *environment.path))
 class Refuse:
@@ -643,7 +643,7 @@ print("done")
 def test_a_users_module_named_like_one_of_the_standard_library_is_not_in_the_way(tmp_path):
     for name in sys.stdlib_module_names:
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong ' + __name__)")
-    root = os.path.dirname(os.path.dirname(serialize.__file__))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(serialize.__file__)))
     command = [sys.executable, "-c", SHADOWED, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": root}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)

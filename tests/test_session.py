@@ -486,7 +486,7 @@ def test_the_package_loads_what_is_used():
 
 
 def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(cluster, monkeypatch):
-    from cw import session
+    from cw.client import session
 
     monkeypatch.setattr(session, "FUNCTIONS_AT_MASTER", 300_000)
     monkeypatch.setattr(session, "FUNCTIONS_AT_ONCE", 100_000)
@@ -507,7 +507,7 @@ def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(c
 
 
 def test_a_session_may_not_use_any_number_of_different_settings(cluster, monkeypatch):
-    from cw import session
+    from cw.client import session
 
     monkeypatch.setattr(session, "MOST_OPTION_SETS", 3)
     with cw.ClusterExecutor() as executor:

@@ -11,8 +11,8 @@ import pytest
 from simulation import MONOTONIC, Simulation
 
 import cw
-from cw import serialize
-from cw.dispatch import LOSSES
+from cw.master.dispatch import LOSSES
+from cw.payloads import serialize
 
 
 class Scenario:
@@ -269,7 +269,9 @@ def test_a_worker_that_goes_in_the_moment_in_which_a_client_settles_is_asked_for
         assert session._missing
         sim.now = session._settles_at
         peer.connection.close()
-        going = peer._lose if how == "lost" else lambda reason: peer._on_goodbye(cw.messages.Goodbye(reason))
+        going = (
+            peer._lose if how == "lost" else lambda reason: peer._on_goodbye(cw.net.messages.Goodbye(reason))
+        )
         sim.master.process.run(lambda: going("it is time"))
         assert not session._is_settling and not sim.master.workers
         sim.start_worker(1)

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from cw import slots
-from cw.slots import (
+from cw.worker import slots
+from cw.worker.slots import (
     AHEAD_JOBS,
     AHEAD_SECONDS,
     AVOID_SECONDS,

@@ -15,8 +15,10 @@ from conftest import wait_until
 from programs import LIMIT, ROOT, free_port, start_script
 
 import cw
-from cw import address, inquiry, squeue
-from cw.launcher import LaunchError
+from cw.launch import inquiry
+from cw.launch.launcher import LaunchError
+from cw.net import address
+from cw.slurm import squeue
 
 if os.environ.get("CI") != "true":  # there it is installed, and a test that cannot run is a failure
     pytestmark = pytest.mark.skipif(not sandbox.is_installed(), reason=sandbox.HOW_TO_GET_IT)
@@ -225,7 +227,7 @@ def counted(tmp_path, monkeypatch):
 
 def test_many_scripts_ask_slurm_once(slurm, counted):
     ident = slurm.run("sbatch", "--parsable", "-o", "/dev/null", "-J", "cw-x|y", "--wrap", "sleep 30").strip()
-    code = "from cw import squeue; print(squeue.listing().rows)"
+    code = "from cw.slurm import squeue; print(squeue.listing().rows)"
     programs = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(8)
     ]

@@ -9,9 +9,9 @@ from conftest import wait_until
 from programs import LIMIT
 
 import cw
-from cw import squeue, submitted
-from cw.batch import Plan, job_name
-from cw.launcher import LaunchError
+from cw.launch.launcher import LaunchError
+from cw.slurm import squeue, submitted
+from cw.slurm.batch import Plan, job_name
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_slurm_is_there_if_its_controller_answers_and_that_is_remembered(answer,
     answer("sbatch")
     calls = answer("scontrol", "Slurmctld(primary) at head is UP\n")
     assert squeue.is_there() and squeue.is_there() and len(calls()) == 1
-    code = "from cw import squeue; squeue.time.time = lambda: 1_800_000_005.0; print(squeue.is_there())"
+    code = "from cw.slurm import squeue; squeue.time.time = lambda: 1_800_000_005.0; print(squeue.is_there())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "True\n"
     assert len(calls()) == 1
     clock[0] += 1000

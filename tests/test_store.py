@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import LIMIT, ROOT
 
-from cw import StoreError, store
-from cw.store import MARKER, Entry, Store, Writer
+from cw import StoreError
+from cw.store import store
+from cw.store.store import MARKER, Entry, Store, Writer
 
 SCHEME = "test"
 

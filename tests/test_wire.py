@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cw import messages as m
-from cw import wire
 from cw.errors import ProtocolError
+from cw.net import messages as m
+from cw.net import wire
 
 HELLO = m.Hello("client", "ab" * 16, "cd" * 16, m.PROTOCOL, [3, 11], "0.1", "node7", 4711, 0)
 SUBMIT = m.Submit([7, 8], [1, 1], [0, 2], [b"seven", b"eight!"])

@@ -23,8 +23,9 @@ from programs import (
 )
 
 import cw
-from cw import credential, tls, wire
-from cw import messages as m
+from cw import credential
+from cw.net import messages as m
+from cw.net import tls, wire
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,91 @@
+"""The end of the interpreter, and forks: what becomes of the sessions of this process.
+
+Outstanding jobs are waited for, as concurrent.futures does; Ctrl-C breaks that wait. A forked child has no session.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+Session = Any  # of cw.client.session, which stands above this
+
+LEAVE_SECONDS = 1.2
+"""For sessions to end when the program was interrupted."""
+
+INTERRUPT_SECONDS = 1.0
+"""After which a Ctrl-C in the wait for outstanding jobs is seen at the latest."""
+
+_live: weakref.WeakSet[Any] = weakref.WeakSet()
+_is_registered = False
+
+
+def register(session: Session) -> None:
+    """The session is there at the end."""
+    global _is_registered
+    _live.add(session)
+    if not _is_registered:
+        _is_registered = True
+        # Runs before daemon threads are stopped; what concurrent.futures.thread uses.
+        threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+
+
+def _at_exit() -> None:
+    sessions = list(_live)
+    # Ctrl-C that nobody caught: its traceback has been printed just now. (Where one types, it may be from long ago.)
+    kind = getattr(sys, "last_type", None)
+    if isinstance(kind, type) and issubclass(kind, KeyboardInterrupt) and not hasattr(sys, "ps1"):
+        _drop(sessions)
+        return
+    try:
+        for session in sessions:
+            session.leave_when_done()
+        for session in sessions:
+            while session.is_alive():
+                # A signal that comes just before a lock is waited for is looked at when the wait is over.
+                session.join(INTERRUPT_SECONDS)
+            session.join()
+            session.on_exit()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one is immediate
+        left = sum(session.outstanding() for session in sessions)
+        print(
+            f"KeyboardInterrupt: the {left} jobs that this program was waiting for are cancelled",
+            file=sys.stderr,
+        )
+        _drop(sessions)
+        sys._cw_last_act = _DieOfInterrupt()  # type: ignore[attr-defined]
+
+
+def _drop(sessions: Iterable[Session]) -> None:
+    deadline = time.monotonic() + LEAVE_SECONDS
+    for session in sessions:
+        session.close(is_waiting=False)
+    for session in sessions:
+        session.leave_now(max(0.1, deadline - time.monotonic()))
+
+
+class _DieOfInterrupt:
+    """A program that Ctrl-C ends dies of SIGINT, or the loop of the shell that runs it would go on.
+
+    Python does that itself for a Ctrl-C in the main program, but not for one in this last wait. What lies in `sys` is
+    deleted last of all, when the program's open files have been written.
+    """
+
+    def __del__(self, kill: Any = os.kill, pid: Any = os.getpid, number: int = signal.SIGINT) -> None:
+        kill(pid(), number)
+
+
+def _after_fork_in_child() -> None:
+    for session in list(_live):
+        session.drop_after_fork()
+    _live.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,336 @@
+"""`ClusterExecutor`: a complete `concurrent.futures.Executor` whose calls run on the cluster's workers."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import itertools
+import logging
+import operator
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import InvalidStateError
+from typing import Any
+
+from cw.client import mapping
+from cw.client.future import Future
+from cw.client.progress import Progress
+from cw.client.recorder import Recorder
+from cw.client.session import Abandoned, Session, job_options
+from cw.payloads import chunks
+
+logger = logging.getLogger("cw.client")
+
+
+class Options:
+    """Settings of jobs: `executor.options(...).submit(function, *args)`. May be kept and used many times."""
+
+    def __init__(
+        self, executor: ClusterExecutor, options: dict[str, Any], key: Any = None, version: Any = None
+    ) -> None:
+        self._executor = executor
+        self._number = executor._session.option_number(options)
+        self._key, self._version = key, version
+        self._recorder = self._named(executor._session.recorder)
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """As `ClusterExecutor.submit`, with these options."""
+        return self._executor._submit(self._number, self._recorder, function, args, kwargs)
+
+    def map(self, function: Callable[..., Any], *iterables: Iterable[Any], **settings: Any) -> Iterator[Any]:
+        """As `ClusterExecutor.map`, with these options."""
+        if self._key is not None and not callable(self._key):
+            raise ValueError(
+                "a key for map() must be a function, which gives the key for the arguments of a call"
+            )
+        return self._executor._map(self, function, iterables, **settings)
+
+    def _named(self, recorder: Recorder | None) -> Recorder | None:
+        if recorder is None or (self._key is None and self._version is None):
+            return recorder
+        return recorder.with_key(self._key, self._version)
+
+
+class ClusterExecutor(concurrent.futures.Executor):
+    """Runs calls on the cluster. Connects when it is made: raises cw.ConnectionError if no master answers.
+
+    `host` may be 'HOST:PORT'; without it the master is found as the README says. `connect_timeout` is in
+    seconds, `max_outstanding=(jobs, bytes)` as for ClientThread. All methods may be called from any thread.
+
+    `store`: the directory in which each result is stored before its future is done; it is made where there is none.
+    What is stored there already is not run again. With `durability='disk'` results survive a power cut, too. Errors
+    are stored as well, but such calls run again, unless `retry_errors` is false. Raises StoreError.
+    """
+
+    def __init__(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        connect_timeout: float | None = None,
+        max_outstanding: tuple[int | None, int | None] | None = None,
+        reconnect_timeout: float | None = None,
+        store: str | os.PathLike[str] | None = None,
+        durability: str = "process",
+        retry_errors: bool = True,
+    ) -> None:
+        self._open_store = functools.partial(Recorder, durability=durability, retry_errors=retry_errors)
+        recorder = None if store is None else self._open_store(store)
+        try:
+            self._session = Session(
+                host,
+                port,
+                _deliver,
+                _tell_started,
+                connect_timeout,
+                max_outstanding,
+                reconnect_timeout,
+                recorder,
+            )
+            self._session.start()
+        except BaseException:
+            if recorder is not None:
+                recorder.close()
+            raise
+        self._is_shut_down = False
+        self._defaults = Options(self, {})
+        # Who forgets shutdown() leaves no thread and no runners behind; the futures are settled still.
+        weakref.finalize(self, self._session.close, is_waiting=True).atexit = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) here if it cannot be sent,
+        RuntimeError after `shutdown`."""
+        return self._submit(0, self._session.recorder, fn, args, kwargs)
+
+    def options(
+        self,
+        *,
+        attempts: int | None = None,
+        timeout: float | None = None,
+        min_time: float | None = None,
+        key: Any = None,
+        version: Any = None,
+    ) -> Options:
+        """Jobs with settings of their own: `.options(attempts=1).submit(fn, *args)`, or `.map(fn, items)`.
+
+        `attempts`: how many runners a job may take down before it fails with WorkerLost (default 3). With 1 it is
+        never tried again once it may have started, whatever happened.
+
+        `timeout`: seconds for which a job may run, from its start on (waiting does not count); for `map`, each chunk is
+        a job. Then its process, with all that it has started, gets SIGINT (a KeyboardInterrupt in the job), a second
+        later SIGTERM, another second later SIGKILL; the job fails with JobTimeout, and is not tried again.
+
+        `min_time`: seconds that a job needs. It is not started on a worker that is about to be taken away sooner, as
+        at the end of an allocation of Slurm's.
+
+        For a store: `key` (a str, an int, or a tuple of such; or a function that gives one for the arguments) stands
+        for the call in place of its code and arguments; `version` is counted in with them.
+        """
+        return Options(self, job_options(attempts, timeout, min_time), key, version)
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        store: str | os.PathLike[str] | None = None,
+        progress: bool | str = False,
+        as_completed: bool = False,
+        return_exceptions: bool = False,
+    ) -> Iterator[Any]:
+        """As `Executor.map` of Python 3.14: results in the order of the input.
+
+        `chunksize` calls travel and run together. `buffersize`: so many calls, at most, are submitted whose results
+        have not been taken yet; the input is consumed as results are (without it, at once). `timeout` in seconds,
+        from this call on. A failed call raises when its result is taken; those before it in its chunk do not suffer.
+
+        `store`: for these calls, in place of the executor's own. `progress`: a bar, if stderr is a terminal (with
+        'always', in any case). `as_completed`: results in the order in which they come. `return_exceptions`: what a
+        call raises is yielded in the place of its result.
+        """
+        return self._map(
+            self._defaults, fn, iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize, store=store,
+            progress=progress, as_completed=as_completed, return_exceptions=return_exceptions,
+        )  # fmt: skip
+
+    def kill(self, future: concurrent.futures.Future[Any]) -> bool:
+        """Cancel a call of this executor, also one that runs; answers at once. False: it has ended.
+
+        The future is cancelled (`result()` raises CancelledError). The process that runs the call gets SIGINT (a
+        KeyboardInterrupt in it), a second later SIGTERM, another second later SIGKILL, with all that it has started.
+        """
+        if not isinstance(future, Future) or future._session is not self._session:
+            raise ValueError("this future is not of this executor")
+        return future.kill()
+
+    def _leave(self) -> None:
+        """Stop what is outstanding, and end."""
+        self._is_shut_down = True
+        self._session.close(is_waiting=False)
+        self._session.join()
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool | None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._is_shut_down = True
+            self._session.leave_now()  # who presses Ctrl-C does not want to wait for what is outstanding
+            return None
+        return super().__exit__(kind, error, traceback)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; with `cancel_futures`, cancel those that have not started; with `wait`, block until
+        the others have ended."""
+        self._is_shut_down = True
+        if cancel_futures:
+            for future in self._session.tags():
+                future.cancel()
+        self._session.close(is_waiting=True)
+        if wait:
+            self._session.join()
+
+    def _submit(
+        self,
+        options: int,
+        recorder: Recorder | None,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Future:
+        if self._is_shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if not callable(fn):
+            raise TypeError(f"submit() takes a function first, not {fn!r}")
+        future = Future(self._session)
+        future._number = self._session.submit(fn, args, kwargs, future, options, recorder)
+        return future
+
+    def _map(
+        self,
+        options: Options,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        store: str | os.PathLike[str] | None = None,
+        progress: bool | str = False,
+        as_completed: bool = False,
+        return_exceptions: bool = False,
+        end: Callable[[], None] = lambda: None,
+    ) -> Iterator[Any]:
+        chunksize = operator.index(chunksize)
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None:
+            try:
+                buffersize = operator.index(buffersize)
+            except TypeError:
+                raise TypeError("buffersize must be an integer or None") from None
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
+        tally = mapping.Tally(mapping.length_of(iterables), self._session)
+        bar = Progress(tally.counts, progress) if progress else None
+        recorder = options._recorder
+        if store is not None:
+            opened = self._open_store(store)
+            self._session.close_with(opened)
+            recorder = options._named(opened)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        calls = zip(*iterables, strict=False)
+        is_each = bool(recorder or progress or as_completed or return_exceptions)
+        futures: Iterator[Future]
+        if chunksize == 1:
+            futures = (self._submit(options._number, recorder, fn, args, {}) for args in calls)
+        elif is_each:
+            run_each = functools.partial(chunks.run_each, fn)
+            futures = mapping.chunked(
+                self._session, recorder, options._number, fn, run_each, calls, chunksize
+            )
+        else:
+            run = functools.partial(chunks.run, fn)
+            parts = iter(lambda: list(itertools.islice(calls, chunksize)), [])
+            futures = (self._submit(options._number, None, run, (part,), {}) for part in parts)
+        if bar is not None:
+            futures = tally.watch(futures)
+        ahead = None if buffersize is None else max(1, buffersize if is_each else buffersize // chunksize)
+        # The calls are submitted now, not when the first result is taken.
+        waiting = deque(itertools.islice(futures, ahead))
+        if chunksize > 1 and not is_each:
+            return mapping.of_chunks(waiting, futures, deadline, end)
+        order = mapping.as_completed if as_completed else mapping.in_order
+        results = order(waiting, futures, deadline, return_exceptions, end)
+        return results if bar is None else mapping.with_progress(results, bar)
+
+
+BUFFER = 1000
+"""Calls of `cw.map` under way at one time. More: more results wait in memory. Less: many slots run dry."""
+
+
+def map(
+    function: Callable[..., Any],
+    *iterables: Iterable[Any],
+    host: str | None = None,
+    port: int | None = None,
+    store: str | os.PathLike[str] | None = None,
+    progress: bool | str = False,
+    as_completed: bool = False,
+    return_exceptions: bool = False,
+    chunksize: int = 1,
+    buffersize: int = BUFFER,
+    timeout: float | None = None,
+    durability: str = "process",
+    retry_errors: bool = True,
+    key: Callable[..., Any] | None = None,
+    version: Any = None,
+) -> Iterator[Any]:
+    """The results of `function` for each item, computed on the cluster: for the place of a loop.
+
+    Connects as ClusterExecutor does, and leaves when all results have been taken, or the loop is left. The input is
+    read as results are taken, so that neither need fit in memory. The rest as in `ClusterExecutor`, its `map` and its
+    `options`.
+    """
+    executor = ClusterExecutor(host, port, store=store, durability=durability, retry_errors=retry_errors)
+    try:
+        return executor.options(key=key, version=version).map(
+            function, *iterables, progress=progress, as_completed=as_completed, return_exceptions=return_exceptions,
+            chunksize=chunksize, buffersize=buffersize, timeout=timeout, end=executor._leave,
+        )  # fmt: skip
+    except BaseException:
+        executor._leave()
+        raise
+
+
+class SlurmExecutor(ClusterExecutor):
+    """A ClusterExecutor, by the name that the original library gave to the one for a Slurm cluster.
+
+    It finds the master as ClusterExecutor does; the user's Slurm job is one of the places looked at.
+    """
+
+
+def _deliver(number: int, tag: Any, error: BaseException | None, value: Any) -> None:
+    if type(tag) is mapping.ChunkTag:
+        tag.deliver(number, error, value, _settle)
+    else:
+        _settle(number, tag, error, value)
+
+
+def _settle(number: int, future: Future, error: BaseException | None, value: Any) -> None:
+    try:
+        if error is None:
+            future.set_result(value)
+        elif not isinstance(error, Abandoned) or not future.cancel():
+            future.set_exception(error)
+    except InvalidStateError:
+        pass  # cancelled in this very moment
+    except (
+        BaseException
+    ):  # Future itself logs an Exception of a callback; nothing may end the session's thread
+        logger.error("a callback of a future failed", exc_info=True)
+
+
+def _tell_started(number: int, future: Future) -> None:
+    future.note_running()

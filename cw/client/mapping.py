@@ -1,0 +1,250 @@
+"""What `map` yields: results in the order of the input, or as they come; the input is read as they are taken.
+
+calls --submit--> at most `ahead` futures --------> in order:      the oldest is waited for
+                      ^                   '-------> as completed:  whichever is done
+                      '--- one more for each result that is taken
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import operator
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from cw.client.future import Future
+from cw.client.progress import Counts, Progress
+from cw.client.recorder import Chunk, Recorder
+from cw.client.session import Session
+from cw.net import messages as m
+from cw.payloads import chunks, serialize
+
+
+class Tally:
+    """How far a map is; it counts each of its futures when it is done."""
+
+    def __init__(self, total: int | None, session: Session) -> None:
+        self._total = total
+        self._session = session
+        self._done = self._failed = 0
+
+    def watch(self, futures: Iterator[Future]) -> Iterator[Future]:
+        for future in futures:
+            future.add_done_callback(self._note)
+            yield future
+
+    def _note(self, future: Any) -> None:
+        # In the client's thread, but for a future that was done before.
+        self._done += 1
+        if future.cancelled() or future.exception() is not None:
+            self._failed += 1
+
+    def counts(self) -> Counts:
+        return Counts(self._total, self._done, self._failed, self._session.counts()[3])
+
+
+def length_of(iterables: Iterable[Iterable[Any]]) -> int | None:
+    """How many calls there will be, where all inputs say how long they are."""
+    lengths = [operator.length_hint(iterable, -1) for iterable in iterables]
+    return min(lengths) if lengths and -1 not in lengths else None
+
+
+def in_order(
+    waiting: deque[Future],
+    more: Iterator[Future],
+    deadline: float | None,
+    returns_errors: bool,
+    end: Callable[[], None],
+) -> Iterator[Any]:
+    """Yield results in order, submitting one more for each that is taken."""
+    try:
+        while waiting:
+            future = waiting.popleft()
+            try:
+                taken = [future.result(_left(deadline))]
+            except BaseException as error:
+                if not (returns_errors and _is_of(future, error)):
+                    waiting.appendleft(future)
+                    raise
+                taken = [error]
+            del future
+            following = next(more, None)
+            if following is not None:
+                waiting.append(following)
+            yield taken.pop()  # what has been yielded is kept alive by nobody here
+    finally:
+        while waiting:
+            waiting.pop().cancel()
+        end()
+
+
+def of_chunks(
+    waiting: deque[Future], more: Iterator[Future], deadline: float | None, end: Callable[[], None]
+) -> Iterator[Any]:
+    """As `in_order`, where each future is that of a whole chunk: `chunks.run`."""
+    try:
+        while waiting:
+            future = waiting.popleft()
+            try:
+                values, error = future.result(_left(deadline))
+            except BaseException:
+                waiting.appendleft(future)
+                raise
+            number = future._number
+            del future
+            following = next(more, None)
+            if following is not None:
+                waiting.append(following)
+            failed = len(values) + 1
+            values.reverse()
+            while values:
+                yield values.pop()
+            if error is not None:
+                raise chunks.load_error(error, number, failed)
+    finally:
+        while waiting:
+            waiting.pop().cancel()
+        end()
+
+
+def as_completed(
+    waiting: deque[Future],
+    more: Iterator[Future],
+    deadline: float | None,
+    returns_errors: bool,
+    end: Callable[[], None],
+) -> Iterator[Any]:
+    """Yield results as they come, submitting one more for each that is taken."""
+    done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    pending = set(waiting)
+    waiting.clear()
+    try:
+        for future in pending:
+            future.add_done_callback(done.put)
+        while pending:
+            try:
+                future = done.get(timeout=_left(deadline))
+            except queue.Empty:
+                raise concurrent.futures.TimeoutError() from None  # not the built-in one before Python 3.11
+            pending.remove(future)
+            following = next(more, None)
+            if following is not None:
+                pending.add(following)
+                following.add_done_callback(done.put)
+            error = None if future.cancelled() else future.exception()
+            taken = [error if error is not None and returns_errors else future.result()]
+            del future, following, error
+            yield taken.pop()
+    finally:
+        while pending:
+            pending.pop().cancel()
+        end()
+
+
+def _is_of(future: Future, error: BaseException) -> bool:
+    """Whether the call ended with this error: not time that is up, or Ctrl-C."""
+    return future.done() and not future.cancelled() and future.exception() is error
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+# --- chunks of which each call has a future ---------------------------------------------------
+
+
+class ChunkFuture(Future):
+    """The future of one call of a chunk. When all of a chunk are cancelled, so is its job."""
+
+    _chunk: ChunkTag | None = None
+
+    def cancel(self) -> bool:
+        was = self.cancelled()
+        is_cancelled = super().cancel()
+        if is_cancelled and not was and self._chunk is not None:
+            self._chunk.note_cancelled(self._session)
+        return is_cancelled
+
+
+class ChunkTag:
+    """What hangs on the job of a chunk: the futures of its calls."""
+
+    def __init__(self, futures: list[ChunkFuture]) -> None:
+        self.number = 0
+        self._futures = futures
+        self._wanted = len(futures)
+        for future in futures:
+            future._chunk = self
+
+    def cancel(self) -> None:
+        for future in self._futures:
+            future.cancel()
+
+    def note_cancelled(self, session: Session) -> None:
+        self._wanted -= 1
+        if not self._wanted:
+            session.cancel(self.number)
+
+    def note_running(self) -> None:
+        """Which of them runs, nobody knows."""
+
+    def deliver(
+        self,
+        number: int,
+        error: BaseException | None,
+        value: Any,
+        settle: Callable[[int, Any, Any, Any], None],
+    ) -> None:
+        """Settle the futures; `value` is what `chunks.run_each` gave."""
+        if error is not None:
+            for future in self._futures:
+                settle(number, future, error, None)
+            return
+        for place, (future, (status, _, payload)) in enumerate(zip(self._futures, value, strict=True), 1):
+            failure, result = None, None
+            if status != m.DONE:
+                failure = chunks.load_error(payload, number, place)
+            else:
+                try:
+                    result = serialize.load_result(payload)
+                except BaseException as unreadable:
+                    failure = unreadable
+            settle(number, future, failure, result)
+
+
+def chunked(
+    session: Session,
+    recorder: Recorder | None,
+    options: int,
+    function: Callable[..., Any],
+    carrier: Callable[..., Any],
+    calls: Iterator[tuple[Any, ...]],
+    chunksize: int,
+) -> Iterator[Future]:
+    """A future for each call; those that are not stored travel by the chunk."""
+    while part := list(islice(calls, chunksize)):
+        futures = [ChunkFuture(session) for _ in part]
+        missing: list[tuple[ChunkFuture, Any, Any]] = []
+        for future, args in zip(futures, part, strict=True):
+            call = None if recorder is None else session.identify(recorder, function, args, carrier)
+            if call is not None and call.is_stored:
+                future._number = session.submit(function, args, {}, future, options, call=call)
+            else:
+                missing.append((future, args, call))
+        if missing:
+            tag = ChunkTag([future for future, _, _ in missing])
+            chunk = None if recorder is None else Chunk([call for _, _, call in missing])
+            tag.number = session.submit(
+                carrier, ([args for _, args, _ in missing],), {}, tag, options, call=chunk
+            )
+        yield from futures
+
+
+def with_progress(results: Iterator[Any], progress: Progress) -> Iterator[Any]:
+    """The same results, with a bar from the first `next` to the end."""
+    with progress:
+        yield from results

@@ -1,0 +1,233 @@
+"""Between a client and a store: which calls are stored already, and what is recorded of the others.
+
+    submit --> identify --> the n-th call with this key: stored? --yes--> its result is read, and delivered
+                                                           '-no---> a job; its result is recorded, then delivered
+
+A *run* is the life of the program: in it, the n-th identical call is another one than the n+1-th, whichever client it
+goes through. Where one types at a prompt (a notebook), a run is the life of the client, or one `map` with a store of
+its own: there the same cell is run again in the same process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cw.client.functions import FunctionTable
+from cw.errors import StoreError
+from cw.net import messages as m
+from cw.payloads import byvalue, serialize
+from cw.store import callkey
+from cw.store.store import Entry, Store, Stored, Writer, identify
+
+logger = logging.getLogger("cw.store")
+
+
+class _Open:
+    """A store that this process uses: read once, written by one writer while clients have it open."""
+
+    def __init__(self, path: str) -> None:
+        self.store = Store(path, is_writing=True, scheme=callkey.SCHEME)
+        if self.store.others and not self.store.own_results:
+            logger.warning(
+                "the store %s has results with keys of another kind only (%s), and this is %s: none of them is "
+                "found again, all calls run anew",
+                path, "; ".join(sorted(self.store.others)), callkey.SCHEME,
+            )  # fmt: skip
+        self.counts: dict[bytes, int] = {}  # calls of this run, by key
+        self.users = 0
+        self.writer: Writer | None = None
+        self.classes: dict[
+            bytes, tuple[type, bytes]
+        ] = {}  # met in this run, by digest, with their identities
+
+
+# By directory and id. They stay, since a program that maps again and again must not read a large store each time.
+_open: dict[tuple[str, str], _Open] = {}
+_lock = threading.Lock()
+
+
+def _forget_after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+class Recorder:
+    """How the calls of a client, or of some of its jobs, are recorded. For any thread. Raises StoreError."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], durability: str = "process", retry_errors: bool = True
+    ) -> None:
+        if durability not in ("process", "disk"):
+            raise ValueError(f"durability must be 'process' or 'disk', not {durability!r}")
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+            raise TypeError(f"store must be the path of a directory, not {path!r}")
+        self._is_durable = durability == "disk"
+        self._retries_errors = retry_errors
+        self._key: Any = None
+        self._version: Any = None
+        self._open = _acquire(os.path.realpath(path))
+        self._counts = {} if _is_interactive() else self._open.counts
+        self._is_closed = False
+
+    def with_key(self, key: Any, version: Any) -> Recorder:
+        """The same for calls with a key or a version of the user's own. A callable key is asked for each call's."""
+        other = object.__new__(Recorder)
+        other.__dict__.update(self.__dict__, _key=key, _version=version)
+        return other
+
+    def identify(
+        self,
+        functions: FunctionTable,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        payload: Any,
+        carrier: Any = None,
+    ) -> Call:
+        """The call, stored or not. The functions' lock is held. `carrier`: see `FunctionTable.key_of`.
+
+        Raises UnstableKey, NotPicklable.
+        """
+        if self._key is None:
+            function_key = functions.key_of(function, carrier)
+            key = callkey.of_call(function, function_key, args, kwargs, self._version)
+        else:
+            own = self._key(*args, **kwargs) if callable(self._key) else self._key
+            key, function_key = callkey.of_own(function, own, self._version)
+        opened = self._open
+        for digest, cls in function_key.classes.items():
+            if digest not in opened.classes or opened.classes[digest][0] is not cls:
+                self._adopt(digest, cls)
+        with opened.store.lock:
+            number = self._counts.get(key, 0)
+            self._counts[key] = number + 1
+        key = callkey.nth(key, number)
+        place = opened.store.index.get(key, -1)
+        if place >= 0 and place & 1 and self._retries_errors:
+            place = -1
+        return Call(self, key, function_key, payload, place)
+
+    def _adopt(self, digest: bytes, cls: type) -> None:
+        """What was stored of a class in earlier runs shall come back as instances of the program's own.
+
+        Also of one that this program had before: a cell of a notebook that is run again defines another.
+        """
+        identities = self._open.store.classes.setdefault(digest, set())
+        for identity in identities:
+            byvalue.adopt(identity, cls)
+        identity = byvalue.identity_of(cls)
+        identities.add(identity)
+        self._open.classes[digest] = cls, identity
+
+    def read(self, place: int) -> Stored:
+        return self._open.store.read(place)
+
+    def entry(self, call: Call, number: int, status: int, seconds: float, host: str, payload: Any) -> Entry:
+        known = self._open.classes
+        classes = [(digest, known[digest][1]) for digest in list(call.function.classes)]
+        return Entry(
+            call.key, number, call.function.name, host, status, time.time(), seconds, call.args, payload,
+            self._is_durable, classes,
+        )  # fmt: skip
+
+    def put(self, entries: list[Entry], done: Callable[[StoreError | None], None]) -> None:
+        """Have them stored; see Writer."""
+        writer = self._open.writer
+        if writer is None:
+            done(StoreError(f"the store {self._open.store.path} is closed"))
+        else:
+            writer.put(entries, done)
+
+    def flush(self) -> None:
+        """Return when all that was put before is stored, or not, and said so."""
+        writer = self._open.writer
+        if writer is not None:
+            writer.flush()
+
+    def close(self) -> None:
+        """The last one to use the store in this process ends its writer. May be called again."""
+        with _lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._open.users -= 1
+            if self._open.users or self._open.writer is None:
+                return
+            writer, self._open.writer = self._open.writer, None
+        writer.close()
+
+
+class Call:
+    """A call that is recorded: its key, and where its result is stored, if it is."""
+
+    __slots__ = ("args", "function", "key", "place", "recorder")
+
+    def __init__(
+        self, recorder: Recorder, key: bytes, function: callkey.FunctionKey, args: Any, place: int
+    ) -> None:
+        self.recorder = recorder
+        self.key = key
+        self.function = function
+        self.args = args  # pickled
+        self.place = place
+
+    @property
+    def is_stored(self) -> bool:
+        return self.place >= 0
+
+    def load(self, describe: str) -> tuple[BaseException | None, Any]:
+        """What was stored: (error, value). Raises whatever reading or unpickling it raises."""
+        stored = self.recorder.read(self.place)
+        if stored.status == m.DONE:
+            return None, serialize.load_result(stored.payload)
+        return serialize.load_error(stored.payload, f"{describe} (in an earlier run)"), None
+
+    def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:
+        """What is to be stored of it."""
+        yield self.recorder.entry(self, number, status, seconds, host, payload)
+
+
+class Chunk:
+    """Calls that are one job: `chunks.run_each`. Each is recorded by itself."""
+
+    __slots__ = ("_calls", "recorder")
+
+    is_stored = False
+
+    def __init__(self, calls: list[Call]) -> None:
+        self._calls = calls
+        self.recorder = calls[0].recorder
+
+    def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:
+        if status == m.DONE:  # else its runner died, or was too slow: of which call, nobody can say
+            for call, outcome in zip(self._calls, serialize.load_result(payload), strict=True):
+                yield self.recorder.entry(call, number, *outcome[:2], host, outcome[2])
+
+
+def _acquire(path: str) -> _Open:
+    with _lock:
+        known = (path, identify(path, is_writing=True))
+        opened = _open.get(known)
+        if opened is None:
+            opened = _open[known] = _Open(path)
+        elif opened.writer is None:
+            opened.store.refresh()
+        if opened.writer is None:
+            opened.writer = Writer(opened.store)
+        opened.users += 1
+        return opened
+
+
+def _is_interactive() -> bool:
+    """Is there a prompt, or a notebook, at which the same lines may be run again?"""
+    return hasattr(sys, "ps1") or not hasattr(sys.modules.get("__main__"), "__file__")

@@ -1,0 +1,992 @@
+"""A client's session: its jobs from submission to delivery, and the thread that talks to the master.
+
+    user's threads                     session's thread                          master
+      submit --> payload, queue --wake--> window open? --> Submit --------------->
+      wait   <-- counts       <---------- deliver(tag, value) <-- Results <-------
+
+The client owns its jobs: a payload is kept until its result has been delivered. `ClientThread` and
+`ClusterExecutor` stand on this and differ in what they hang on a job (its *tag*) and in how they deliver.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import random
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from typing import Any
+
+from cw import credential, home
+from cw.client import ending
+from cw.client.functions import FunctionTable
+from cw.client.recorder import Call, Chunk, Recorder
+from cw.client.recording import Outcome, Recording
+from cw.errors import ConnectionError, JobTimeout, ProtocolError, RemoteException, StoreError, WorkerLost
+from cw.net import address, memory, wire
+from cw.net import messages as m
+from cw.net.network import Connection, Loop, dial
+from cw.payloads import serialize
+from cw.payloads.environment import dump_environment
+from cw.version import VERSION
+
+logger = logging.getLogger("cw.client")
+
+CONNECT_SECONDS = 5.0
+"""Default of `connect_timeout`: how long `start` tries to reach a master."""
+
+BACKOFF = 0.05, 1.0
+"""Seconds between attempts to connect: the first pause, and the longest."""
+
+STEADY_SECONDS = 5.0
+"""A connection that lasts for so long is one. Else pauses grow on: the master may not like what it is sent."""
+
+BATCH = 1024
+"""Jobs in one Submit: how finely the first jobs of a burst overlap with the rest."""
+
+FUNCTIONS_AT_MASTER = 256 * 1024**2
+MOST_FUNCTIONS = 16 * 1024
+"""Bytes and number of functions that the master is made to keep: the oldest give way, and are sent again if a job
+calls them again. (A single larger one is kept alone.) More: the master's memory. Less: functions travel again."""
+
+FUNCTIONS_AT_ONCE = 64 * 1024**2
+"""Bytes of functions sent before a batch of jobs; of more, the batch is sent in parts."""
+
+MOST_OPTION_SETS = 50_000
+"""Different settings of jobs that a session may use: the master keeps them all."""
+
+RECONNECT_SECONDS = 300.0
+"""Default of `reconnect_timeout`: how long a lost master is looked for, while jobs are outstanding."""
+
+MOST_SECONDS = 1e9
+"""The longest time limit of a job: 30 years, as the master has it."""
+
+GOODBYE_SECONDS = 0.7
+"""For the master to take the goodbye."""
+
+ACKNOWLEDGED_JOBS = 256
+"""Results after which the master is told that they are here; of fewer, after ACKNOWLEDGED_SECONDS. Until then their
+workers keep them."""
+
+ACKNOWLEDGED_SECONDS = 0.5
+
+DIAL_SECONDS = 5.0
+"""For one attempt to connect while a lost master is looked for: it may be somewhere else by then."""
+
+FROM_MASTER = frozenset(
+    {m.Window, m.Notice, m.Roster, m.Started, m.Origin, m.Results, m.Charged, m.Lost, m.Goodbye, m.Heartbeat}
+)
+
+Job = tuple[int, int, Any, Any]
+"""Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
+
+
+class Abandoned(CancelledError):
+    """The client was stopped before the job had ended. (A plain CancelledError may be what a job raised.)"""
+
+
+class Session:
+    """One client's life. The methods are for any thread, unless they say otherwise.
+
+    `deliver(number, tag, error, value)` and `on_started(numbers_and_tags)` are called in the session's thread;
+    they must not raise.
+    """
+
+    def __init__(
+        self,
+        host: str | None,
+        port: int | None,
+        deliver: Callable[[int, Any, BaseException | None, Any], None],
+        on_started: Callable[[int, Any], None],
+        connect_timeout: float | None = None,
+        max_outstanding: tuple[int | None, int | None] | None = None,
+        reconnect_timeout: float | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        _look_in_slurm()
+        address.find_master(host, port)  # a mistake in them is told here
+        jobs_limit, bytes_limit = max_outstanding or (None, None)
+        self.ident = secrets.token_hex(16)
+        self._secret = secrets.token_hex(16)
+        self._find = lambda: address.find_master(host, port)
+        self._deliver = deliver
+        self._on_started = on_started
+        self._connect_timeout = CONNECT_SECONDS if connect_timeout is None else connect_timeout
+        self._reconnect_timeout = RECONNECT_SECONDS if reconnect_timeout is None else reconnect_timeout
+        self._jobs_limit = jobs_limit
+        self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
+        self._environment = dump_environment()
+        self.recorder = recorder
+        self._loop = Loop()
+        self._recording = Recording(
+            recorder, self._finish, _name, lambda: self._loop.call_soon(self._on_wake)
+        )
+        self._loop.lock = self._loop_lock = threading.RLock()  # callbacks submit, too
+        self._thread = threading.Thread(target=self._main, name="cw-client", daemon=True)
+        # Instead of the thread's own: up to Python 3.12 a join() that Ctrl-C interrupts takes the thread for ended.
+        self._ended = threading.Event()
+        self._pid = os.getpid()
+        # Under the lock: what users' threads change together. The session's thread takes it rarely.
+        self._lock = threading.RLock()  # pickling a function may run code of the user's that submits
+        self._store: serialize.Store | None = None  # for memory files, if the master is on this machine
+        self._functions = FunctionTable()
+        self._option_numbers: dict[str, int] = {}
+        self._option_sets: dict[int, dict[str, Any]] = {}  # by number
+        self._forgotten: deque[int] = deque()  # functions, of which the master is to be told
+        self._last_number = 0
+        self._bytes_in = 0
+        self._is_closed = False  # takes no more jobs
+        # Set by users' threads, taken by the session's: a dict's and a deque's single operations are atomic.
+        self._jobs: dict[int, Job] = {}
+        self._queue: deque[int] = deque()  # numbers of jobs not sent yet; some may have been cancelled
+        self._cancelled: deque[tuple[int, Job, bool]] = deque()  # and whether it is delivered as Abandoned
+        self._is_woken = False
+        # The session's thread only.
+        self._connection: Connection | None = None
+        self._where = ""  # the master's address, for messages (a connection on this machine does not know it)
+        self._window_jobs = self._window_bytes = 0
+        self._sent: dict[int, int] = {}  # number: bytes
+        self._sent_bytes = 0
+        self._handed = 0  # the highest number ever sent to a master
+        self._origin: str | None = None  # the host of the results that come; None: the master was not asked
+        self._is_handing_in = False  # again, what was sent to the master before
+        self._roster: set[str] = set()  # the workers that are at the master, or were when it was lost
+        self._introduced: dict[int, int] = {}  # bytes of the functions that the master has, oldest first
+        self._introduced_size = 0
+        self._introduced_options = 0  # the highest number of options that it has been sent
+        self._charges: dict[int, m.Charged] = {}  # what jobs have been through
+        self._received = self._acknowledged = 0  # results, over this connection
+        self._is_acknowledging = False
+        self._is_lost = False  # the master was there and is looked for
+        self._is_welcome = False  # by the master of this connection
+        self._is_leaving = False
+        self._failures: Sequence[tuple[tuple[str, int], OSError]] = ()
+        self._is_told = False  # the user was, that the credential is missing or another
+        self._pause = BACKOFF[0]
+        self._deadline = 0.0
+        self._leaves_when_done = False
+        # Written by the session's thread, read by others.
+        self._started: set[int] = set()
+        self._finished = 0  # jobs delivered
+        self.failed = 0  # of those, with an error
+        self._bytes_out = 0
+        self._failure: BaseException | None = None
+        self._connected = threading.Event()
+        self._progress = threading.Condition()
+        self._waiters = 0
+        self.on_exit: Callable[[], None] = lambda: None
+        """Called at the end of the interpreter, when all is delivered."""
+        self._loop.on_wake = self._on_wake
+
+    # --- any thread ---
+
+    def start(self) -> None:
+        """Connect. Raises cw.ConnectionError if no master answers within the connect timeout."""
+        ending.register(self)
+        self._deadline = time.monotonic() + self._connect_timeout
+        self._thread.start()
+        self._connected.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+
+    def submit(
+        self,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tag: Any,
+        options: int = 0,
+        recorder: Recorder | None = None,
+        call: Call | Chunk | None = None,
+    ) -> int:
+        """Queue a job; returns its number. Raises what makes its function or arguments unpicklable.
+
+        With a recorder, its result is recorded, and taken from the store if it is there. `call`: it has been
+        identified already.
+        """
+        payload = serialize.dump_call(args, kwargs, function, self._store)
+        size = len(payload)
+        if size > wire.LARGE:
+            wire.check_payload(payload, "the arguments")
+        if self._is_full(size) and threading.current_thread() is not self._thread:
+            self._wait_for_room(size)
+        number = 0
+        try:
+            with self._lock:
+                if self._is_closed:
+                    raise self._why_closed()
+                if recorder is not None and call is None:
+                    call = recorder.identify(self._functions, function, args, kwargs, payload)
+                number_of_function, function_payload = self._functions.number_of(function)
+                if function_payload is not None and self._functions.is_full:
+                    self._forget_functions(number_of_function)
+                number = self._last_number + 1
+                self._jobs[number] = (number_of_function, options, payload, tag)
+                self._last_number = number
+                self._bytes_in += size
+                if call is None or self._recording.must_run(number, call):
+                    self._queue.append(number)
+            if not self._is_woken:
+                self._is_woken = True
+                if number - self._finished > 1 or not self._send_now():
+                    self._loop.wake()
+        except KeyboardInterrupt:
+            self._undo(number)
+            raise
+        return number
+
+    def identify(self, recorder: Recorder, function: Any, args: tuple[Any, ...], carrier: Any) -> Call:
+        """A call that will be part of a larger job, which calls `carrier`. Raises UnstableKey, NotPicklable."""
+        payload = serialize.dump_call(args, {}, function)
+        with self._lock:
+            return recorder.identify(self._functions, function, args, {}, payload, carrier)
+
+    def close_with(self, recorder: Recorder) -> None:
+        """Have a recorder of some of its jobs closed at the end, too."""
+        self._recording.close_with(recorder)
+
+    def _undo(self, number: int) -> None:
+        """Ctrl-C in the middle of `submit`: nobody has got this job's number, so there is no job."""
+        if self.is_own_thread():
+            return  # a callback raised it: that is no signal
+        job = self._jobs.pop(number, None)
+        if job is not None and number <= self._last_number:  # else it had not been counted
+            self._cancelled.append((number, job, False))
+        is_torn = False
+        while self._loop_lock._is_owned():  # type: ignore[attr-defined]  # it came while this thread was sending
+            is_torn = True
+            self._loop_lock.release()
+        self._loop.call_soon(self._resume if is_torn else self._on_wake)
+
+    def _send_now(self) -> bool:
+        """Send the only outstanding job from this thread: one wakeup less on its way. False: the loop is busy."""
+        if self._recording.has_some or not self._loop_lock.acquire(blocking=False):
+            return False
+        try:
+            if self._connection is None:
+                return False
+            self._on_wake()
+            self._loop.flush()
+            return True
+        finally:
+            self._loop_lock.release()
+
+    def cancel(self, number: int, is_told: bool = False, owner: Any = None) -> bool:
+        """Take a job back; if it runs, it is stopped. False: there is no such job, or it has ended.
+
+        `is_told`: it is delivered, as Abandoned; else not at all. `owner`: the tag that it must have, if not None.
+        """
+        job = self._jobs.get(number)
+        if job is None or (owner is not None and job[3] is not owner) or self._jobs.pop(number, None) is None:
+            return False
+        self._cancelled.append((number, job, is_told))
+        if not self.is_started():
+            self._take_cancelled()
+        elif not self._is_woken:
+            self._is_woken = True
+            self._loop.wake()
+        return True
+
+    def tag(self, number: int) -> Any:
+        """The tag of an outstanding job. Raises KeyError."""
+        return self._jobs[number][3]
+
+    def tags(self) -> list[Any]:
+        """The tags of all outstanding jobs."""
+        return [job[3] for job in list(self._jobs.values())]
+
+    def outstanding(self) -> int:
+        """Jobs submitted and not delivered yet."""
+        return self._last_number - self._finished
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Jobs submitted, delivered, of those with an error, known to run."""
+        return self._last_number, self._finished, self.failed, len(self._started)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until all jobs submitted so far, and by callbacks meanwhile, are delivered. False: time is up."""
+        with self._progress:
+            self._waiters += 1
+            try:
+                return self._progress.wait_for(lambda: not self.outstanding(), timeout)
+            finally:
+                self._waiters -= 1
+
+    def close(self, is_waiting: bool) -> None:
+        """Take no more jobs. Say goodbye: when all are delivered (`is_waiting`), or now."""
+        with self._lock:
+            self._is_closed = True
+        if not self.is_started():
+            self._abandon()
+            self._recording.close()
+        elif self.is_alive():
+            self._loop.call_soon(self._leave_when_done if is_waiting else self._leave)
+
+    def leave_when_done(self) -> None:
+        """For the end of the program: say goodbye when all is delivered. Callbacks may submit until then."""
+        self._loop.call_soon(self._leave_when_done)
+
+    def leave_now(self, seconds: float = ending.LEAVE_SECONDS) -> None:
+        """For the end of the program: cancel all, leave, and do not wait for a callback that does not return."""
+        self.close(is_waiting=False)
+        self.join(seconds)
+        connection = self._connection
+        if self.is_alive() and not self._is_leaving and connection is not None and self._is_welcome:
+            # The thread sits in a callback, and not in the middle of a message.
+            connection.send_last(m.Goodbye("it was interrupted"))
+            connection.flush()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the session's thread has ended. In that thread itself: nothing."""
+        if self._thread.ident is not None and not self.is_own_thread() and self._ended.wait(timeout):
+            self._thread.join()
+
+    def is_own_thread(self) -> bool:
+        """Is this called in the session's thread (a callback)?"""
+        return threading.current_thread() is self._thread
+
+    def is_started(self) -> bool:
+        return self._thread.ident is not None
+
+    def is_alive(self) -> bool:
+        return self.is_started() and not self._ended.is_set()
+
+    def is_closed(self) -> bool:
+        """Does it take no more jobs?"""
+        return self._is_closed
+
+    def option_number(self, options: dict[str, Any]) -> int:
+        """The number under which the master knows these options of jobs; 0 for none."""
+        if not options:
+            return 0
+        key = repr(sorted(options.items()))
+        with self._lock:
+            number = self._option_numbers.get(key)
+            if number is None:
+                number = len(self._option_numbers) + 1
+                if number > MOST_OPTION_SETS:
+                    raise ValueError(
+                        f"more than {MOST_OPTION_SETS} different settings of jobs: use fewer values"
+                    )
+                self._option_sets[number] = options
+                self._option_numbers[key] = number
+            return number
+
+    def _forget_functions(self, latest: int) -> None:
+        """Under the lock: let go of functions that no outstanding job uses, here and at the master."""
+        in_use = {job[0] for job in list(self._jobs.values())} | {latest}
+        self._forgotten.extend(self._functions.forget_unused(in_use))
+
+    def _is_full(self, size: int) -> bool:
+        held = self._bytes_in - self._bytes_out
+        if held and held + size > self._bytes_limit:
+            return True
+        return self._jobs_limit is not None and self.outstanding() >= self._jobs_limit
+
+    def _wait_for_room(self, size: int) -> None:
+        if not self.is_started():
+            return  # nothing would ever make room
+        with self._progress:
+            self._waiters += 1
+            try:
+                self._progress.wait_for(lambda: self._is_closed or not self._is_full(size))
+            finally:
+                self._waiters -= 1
+
+    def _why_closed(self) -> BaseException:
+        if os.getpid() != self._pid:
+            return RuntimeError(
+                "this process was forked from the one that is connected: open a connection of its own"
+            )
+        if isinstance(self._failure, StoreError):
+            return _copy_of(self._failure)
+        if self._failure is not None:
+            return ConnectionError(f"{self._failure}; no more jobs can be submitted here")
+        return RuntimeError("cannot submit: this client has been stopped")
+
+    # --- the session's thread: the connection ---
+
+    def _main(self) -> None:
+        self._connect()
+        try:
+            self._loop.run()
+        except BaseException as error:
+            logger.critical("the client's thread failed", exc_info=True)
+            self._failure = error
+        finally:
+            with self._lock:
+                self._is_closed = True
+            try:
+                self._recording.flush()  # what has come is stored, and delivered
+                self._take_recorded()
+                self._abandon()
+                self._recording.close()
+            finally:
+                self._connected.set()
+                self._ended.set()
+
+    def _connect(self) -> None:
+        if self._connection is not None:
+            return
+        try:
+            candidates = self._find()
+        except Exception as error:
+            self._fail(error)
+            return
+        left = max(0.1, self._deadline - time.monotonic())
+        if self._is_lost:
+            left = min(left, DIAL_SECONDS)
+        dial(self._loop, [(c.host, c.port) for c in candidates], left, self._on_connected, self._on_no_master)
+
+    def _on_connected(self, sock: socket.socket, where: tuple[str, int]) -> None:
+        self._where = address.join(*where)
+        connection = self._connection = Connection(self._loop, sock, decoder=wire.Decoder())
+        connection.decoder.accepts = FROM_MASTER | {m.Welcome, m.Refused}
+        connection.on_message = self._on_answer
+        connection.on_close = self._on_close
+        connection.send(
+            m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
+                    os.uname().nodename, os.getpid(), 0, self._handed, memory.takes_files())
+        )  # fmt: skip
+        left = DIAL_SECONDS
+        if not self._is_lost:
+            left = min(left, self._deadline - time.monotonic())
+        self._loop.later(max(0.1, left), lambda: self._on_silent(connection))
+
+    def _on_silent(self, connection: Connection) -> None:
+        if connection.on_message != self._on_answer or connection.closed:
+            return
+        if time.monotonic() < self._deadline:
+            connection.close()
+            self._on_close("it accepts the connection but says nothing")
+        else:
+            self._fail(
+                ConnectionError(f"the master at {self._where} accepts the connection but says nothing")
+            )
+
+    def _on_no_master(self, failures: Sequence[tuple[tuple[str, int], OSError]]) -> None:
+        fault = credential.fault_among(error for _, error in failures)
+        if fault is not None and fault.may_pass and not self._is_told:
+            self._is_told = True
+            logger.warning("%s (waiting: a network file system may show a file late)", fault)
+        is_hopeless = fault is not None and not fault.may_pass
+        if (
+            is_hopeless
+            or time.monotonic() + self._pause > self._deadline
+            or (
+                not self._is_lost
+                and all(
+                    isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
+                    for _, error in failures
+                )
+            )
+        ):
+            self._fail(_no_master(failures))
+            return
+        self._loop.later(self._pause * random.uniform(1.0, 1.5), self._connect)
+        self._pause = min(2 * self._pause, BACKOFF[1])
+
+    def _on_answer(self, answer: Any) -> None:
+        connection = self._connection
+        assert connection is not None
+        if type(answer) not in (m.Welcome, m.Refused, m.Goodbye):
+            raise ProtocolError(f"{type(answer).__name__} before a Welcome")
+        if type(answer) is m.Goodbye and self._is_lost:
+            self._on_goodbye(answer)
+            return
+        if type(answer) is not m.Welcome:
+            self._fail(ConnectionError(f"the master at {self._where} refused this client: {answer.reason}"))
+            return
+        self._is_welcome = True
+        connection.passes_files = connection.passes_files and answer.takes_files
+        self._store = memory.store if connection.passes_files else None
+        if self._is_leaving:
+            self._say_goodbye()
+            return
+        connection.on_message = lambda message: _HANDLERS[type(message)](self, message)
+        connection.send(m.Environment([0], [self._environment]))
+        if self._is_lost:
+            self._is_lost = False
+            logger.warning(
+                "connected to the master at %s again; %d jobs are outstanding",
+                self._where,
+                self.outstanding(),
+            )
+        self._loop.later(STEADY_SECONDS, lambda: self._calm_down(connection))
+        if self._handed:
+            connection.send(m.Roster(sorted(self._roster), []))
+            for charges in self._charges.values():
+                connection.send(charges)
+        self._is_handing_in = True
+        self._connected.set()
+
+    def _calm_down(self, connection: Connection) -> None:
+        if connection is self._connection:
+            self._pause = BACKOFF[0]
+
+    def _on_close(self, reason: str) -> None:
+        """The master is lost: look for it, or for another in its place, and hand in again what is outstanding."""
+        self._connection = None
+        self._is_welcome = False
+        self._window_jobs = 0
+        # One call, since other threads append to it. What was sent is older than what waits.
+        self._queue.extendleft(sorted(self._sent, reverse=True))
+        self._sent.clear()
+        self._sent_bytes = 0
+        self._started.clear()
+        self._introduced.clear()
+        self._introduced_size = 0
+        self._introduced_options = self._received = self._acknowledged = 0
+        self._origin = None
+        lost = f"the connection to the master at {self._where} was lost{': ' * bool(reason)}{reason}"
+        is_new = not self._connected.is_set()  # it was lost before it was one: `start` tries on
+        if (
+            (is_new and time.monotonic() + self._pause > self._deadline)
+            or (not is_new and self._reconnect_timeout <= 0)
+            or (self._leaves_when_done and not self.outstanding())
+        ):
+            self._fail(ConnectionError(lost))
+            return
+        if not self._is_lost and not is_new:
+            self._is_lost = True
+            self._deadline = time.monotonic() + self._reconnect_timeout
+            logger.warning("%s; looking for it for %.0f s", lost, self._reconnect_timeout)
+        self._loop.later(self._pause * random.uniform(0.5, 1.5), self._connect)
+        self._pause = min(2 * self._pause, BACKOFF[1])
+
+    def _on_goodbye(self, message: m.Goodbye) -> None:
+        """The master ends."""
+        if message.is_final:
+            self._reconnect_timeout = 0.0
+        if self._connection is not None:
+            self._connection.close()
+        self._on_close(message.reason)
+
+    def _fail(self, error: BaseException) -> None:
+        """The session cannot go on: all that is outstanding ends with this error."""
+        self._failure = error
+        with self._lock:
+            self._is_closed = True
+        self._loop.stop()
+
+    def _leave_when_done(self) -> None:
+        self._leaves_when_done = True
+        if not self.outstanding():
+            self._leave()
+
+    def _leave(self) -> None:
+        """Say goodbye, and end when the master has read it or had its time."""
+        if self._is_leaving:
+            return
+        self._is_leaving = True
+        self._window_jobs = 0
+        if self._is_welcome:
+            self._say_goodbye()
+        elif not self._is_lost:
+            self._loop.stop()
+            return
+        self._loop.later(GOODBYE_SECONDS, self._loop.stop)  # (a lost master may be back by then)
+
+    def _say_goodbye(self) -> None:
+        # The master closes when it has read it. Were we first, what it sends meanwhile would reset the connection.
+        connection = self._connection
+        assert connection is not None
+        connection.on_message = lambda message: None
+        connection.on_close = lambda reason: self._loop.stop()
+        connection.send_last(m.Goodbye("it has finished"))
+
+    def _resume(self) -> None:
+        """This connection may have lost its place in the middle of a message: go on with another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._on_close("a message was interrupted")
+        self._on_wake()
+
+    def _abandon(self) -> None:
+        """Settle what is outstanding when the thread ends: nothing stays pending for ever."""
+        if self._connection is not None:
+            self._connection.close()
+        self._take_cancelled()
+        for number in list(self._jobs):  # in the order of their submission
+            job = self._jobs.pop(number, None)
+            if job is None:
+                continue  # cancelled in this very moment
+            error = self._failure
+            self._finish(number, job, Abandoned() if error is None else _copy_of(error), None)
+        self._notify()
+
+    # --- the session's thread: jobs ---
+
+    def _on_wake(self) -> None:
+        self._is_woken = False  # before the queue is looked at: who adds after that wakes us again
+        if self._cancelled:
+            self._take_cancelled()
+        if self._recording.has_some:
+            if self.is_own_thread():
+                self._take_recorded()
+                self._take_stored()
+            else:  # it was sending a job of its own, and callbacks are not its business
+                self._loop.wake()
+        self._pump()
+
+    def _pump(self) -> None:
+        """Send what the master's window has room for."""
+        connection, queue, jobs, sent = self._connection, self._queue, self._jobs, self._sent
+        if connection is None or not self._window_jobs:
+            return
+        if self._is_handing_in:
+            self._hand_in(connection)
+        while queue and len(sent) < self._window_jobs:
+            numbers: list[int] = []
+            batch: list[Job] = []
+            room = min(BATCH, self._window_jobs - len(sent))
+            while queue and len(numbers) < room:
+                number = queue[0]
+                job = jobs.get(number)
+                if job is not None:
+                    size = len(job[2])
+                    if sent and self._sent_bytes + size > self._window_bytes:
+                        break
+                    sent[number] = size
+                    self._sent_bytes += size
+                    numbers.append(number)
+                    batch.append(job)
+                queue.popleft()
+            if not numbers:
+                return
+            self._handed = max(self._handed, numbers[-1])
+            self._submit_batch(connection, numbers, batch)
+
+    def _hand_in(self, connection: Connection) -> None:
+        """Send again what was at the master before. It went through a window then: that is not asked for again."""
+        queue, jobs = self._queue, self._jobs
+        while queue and queue[0] <= self._handed:
+            numbers: list[int] = []
+            batch: list[Job] = []
+            while queue and queue[0] <= self._handed and len(numbers) < BATCH:
+                number = queue.popleft()
+                job = jobs.get(number)
+                if job is not None:
+                    self._sent[number] = len(job[2])
+                    self._sent_bytes += len(job[2])
+                    numbers.append(number)
+                    batch.append(job)
+            if numbers:
+                self._submit_batch(connection, numbers, batch)
+        self._is_handing_in = False
+        connection.send(m.HandedIn())
+
+    def _submit_batch(self, connection: Connection, numbers: list[int], batch: list[Job]) -> None:
+        """Send jobs, after the functions and options which they need and the master has not."""
+        if self._recording.calls and self._origin is None:
+            self._origin = ""
+            connection.send(m.Origin(""))
+        while self._introduced_options < len(self._option_sets):
+            self._introduced_options += 1
+            connection.send(
+                m.OptionSets(0, self._introduced_options, self._option_sets[self._introduced_options])
+            )
+        if self._forgotten:
+            self._forget_at_master(
+                connection, [self._forgotten.popleft() for _ in range(len(self._forgotten))]
+            )
+        unknown = {job[0] for job in batch} - self._introduced.keys()
+        if unknown and not self._introduce(connection, unknown, {job[0] for job in batch}):
+            if len(batch) > 1:  # too many functions for one go
+                middle = len(batch) // 2
+                self._submit_batch(connection, numbers[:middle], batch[:middle])
+                self._submit_batch(connection, numbers[middle:], batch[middle:])
+            return  # else: cancelled meanwhile, and its function is forgotten
+        connection.send(
+            m.Submit(numbers, [job[0] for job in batch], [job[1] for job in batch], [job[2] for job in batch])
+        )
+
+    def _introduce(self, connection: Connection, unknown: set[int], in_use: set[int]) -> bool:
+        """Send these functions; the oldest that the master has give way to them. False: they are too many bytes for
+        one go, or one of them is not there any more."""
+        with self._lock:
+            try:
+                payloads = {number: self._functions.payload_of(number) for number in unknown}
+            except KeyError:
+                return False
+        size = sum(map(len, payloads.values()))
+        if size > FUNCTIONS_AT_ONCE and len(in_use) > 1:
+            return False
+        too_large = self._introduced_size + size - FUNCTIONS_AT_MASTER
+        too_many = len(self._introduced) + len(unknown) - MOST_FUNCTIONS
+        oldest = []
+        for number, held in self._introduced.items() if too_large > 0 or too_many > 0 else ():
+            if too_large <= 0 and too_many <= 0:
+                break
+            if number not in in_use:
+                oldest.append(number)
+                too_large -= held
+                too_many -= 1
+        self._forget_at_master(connection, oldest)
+        for number, payload in payloads.items():
+            connection.send(m.Functions([0], [number], [payload]))
+            self._introduced[number] = len(payload)
+        self._introduced_size += size
+        return True
+
+    def _forget_at_master(self, connection: Connection, numbers: list[int]) -> None:
+        known = [number for number in numbers if number in self._introduced]
+        for number in known:
+            self._introduced_size -= self._introduced.pop(number)
+        if known:
+            connection.send(m.Forget([0] * len(known), known))
+
+    def _acknowledge(self, count: int) -> None:
+        """Tell the master, now and then, that results are here."""
+        self._received += count
+        if self._received - self._acknowledged >= ACKNOWLEDGED_JOBS:
+            self._send_acknowledgement()
+        elif not self._is_acknowledging:
+            self._is_acknowledging = True
+            self._loop.later(ACKNOWLEDGED_SECONDS, self._send_acknowledgement)
+
+    def _send_acknowledgement(self) -> None:
+        self._is_acknowledging = False
+        if self._connection is not None and self._acknowledged < self._received:
+            self._acknowledged = self._received
+            self._connection.send(m.Received([self._received]))
+
+    def _on_roster(self, message: m.Roster) -> None:
+        self._roster.update(message.joined)
+        self._roster.difference_update(message.gone)
+
+    def _on_origin(self, message: m.Origin) -> None:
+        self._origin = message.host
+
+    def _on_charged(self, message: m.Charged) -> None:
+        if message.number in self._jobs:
+            self._charges[message.number] = message
+
+    def _on_results(self, message: m.Results) -> None:
+        jobs, sent, started, calls = self._jobs, self._sent, self._started, self._recording.calls
+        load = serialize.load_result
+        outcomes: list[Outcome] = []
+        for number, status, seconds, payload in zip(*message, strict=True):
+            self._sent_bytes -= sent.pop(number, 0)
+            if started:
+                started.discard(number)
+            job = jobs.pop(number, None)
+            if job is None:
+                continue  # cancelled meanwhile
+            if status == m.DONE:
+                try:
+                    value, error = load(payload), None
+                except BaseException as failure:
+                    value, error = None, _unreadable(_name(number, job), failure)
+            elif status == m.TIMEOUT:
+                value, error = None, _timeout(_name(number, job), payload)
+            else:
+                value, error = None, serialize.load_error(payload, _name(number, job))
+            if calls and number in calls:
+                if status == m.TIMEOUT:
+                    status, payload = m.ERROR, serialize.dump_error(error, {})
+                outcomes.append(
+                    Outcome(number, job, calls.pop(number), status, seconds, payload, error, value)
+                )
+            else:
+                self._finish(number, job, error, value)
+        if outcomes:
+            self._recording.record(outcomes, self._origin or "")
+        self._acknowledge(len(message.numbers))
+        self._notify()
+        self._pump()
+
+    def _on_lost(self, message: m.Lost) -> None:
+        self._sent_bytes -= self._sent.pop(message.number, 0)
+        self._started.discard(message.number)
+        job = self._jobs.pop(message.number, None)
+        if job is not None:
+            error = WorkerLost(f"{_name(message.number, job)} was given up: {message.reason}", message.notes)
+            call = self._recording.calls.pop(message.number, None)
+            if call is None:
+                self._finish(message.number, job, error, None)
+            else:
+                payload = serialize.dump_error(error, {})
+                outcome = Outcome(message.number, job, call, m.ERROR, 0.0, payload, error, None)
+                self._recording.record([outcome], "")
+        self._notify()
+        self._pump()
+
+    def _on_started_jobs(self, message: m.Started) -> None:
+        for number in message.numbers:
+            job = self._jobs.get(number)
+            if job is not None:
+                self._started.add(number)
+                self._on_started(number, job[3])
+
+    def _take_cancelled(self) -> None:
+        """Let go of what was cancelled, here and at the master."""
+        sent = self._sent
+        at_master: list[int] = []
+        for _ in range(len(self._cancelled)):
+            number, job, is_told = self._cancelled.popleft()
+            if number in sent:
+                self._sent_bytes -= sent.pop(number)
+                at_master.append(number)
+            self._started.discard(number)
+            self._recording.calls.pop(number, None)
+            if is_told:
+                self._finish(number, job, Abandoned(), None)
+            else:
+                self._bytes_out += len(job[2])
+                self._charges.pop(number, None)
+                self._finished += 1
+        if at_master and self._connection is not None:
+            self._connection.send(m.Cancel(at_master))
+        self._notify()
+
+    # --- the session's thread: the store ---
+
+    def _take_recorded(self) -> None:
+        """Deliver what has been stored."""
+        failure = self._recording.deliver_recorded()
+        if failure is not None and not self._is_closed:
+            self._fail(failure)
+        self._notify()
+
+    def _take_stored(self) -> None:
+        """Deliver what earlier runs have stored."""
+        self._queue.extend(self._recording.deliver_stored(self._jobs))
+        self._notify()
+        if self._recording.has_some:
+            self._loop.call_soon(self._on_wake)
+
+    # --- the session's thread: the end of each job ---
+
+    def _finish(self, number: int, job: Job, error: BaseException | None, value: Any) -> None:
+        self._bytes_out += len(job[2])
+        if self._charges:
+            self._charges.pop(number, None)
+        if error is not None:
+            self.failed += 1
+        self._deliver(number, job[3], error, value)
+        self._finished += 1
+
+    def _notify(self) -> None:
+        if self._waiters:
+            with self._progress:
+                self._progress.notify_all()
+        if self._leaves_when_done and not self.outstanding():
+            self._leave()
+
+    def _on_window(self, message: m.Window) -> None:
+        self._window_jobs, self._window_bytes = message.jobs, message.size
+        self._pump()
+
+    # --- fork ---
+
+    def drop_after_fork(self) -> None:
+        """In a forked child: let go of the connection without a word."""
+        self._is_closed = True
+        self._jobs = {}
+        self._finished = self._last_number
+        # Other threads, which are not here, may have held these. The event makes join() return.
+        self._lock, self._progress, self._ended = threading.RLock(), threading.Condition(), threading.Event()
+        self._ended.set()
+        self._loop.drop_after_fork()
+        if self._connection is not None:
+            self._connection.drop_after_fork()
+
+
+_HANDLERS: dict[type, Callable[[Session, Any], None]] = {
+    m.Window: Session._on_window,
+    m.Notice: lambda session, message: logger.warning("%s", message.text),
+    m.Roster: Session._on_roster,
+    m.Origin: Session._on_origin,
+    m.Started: Session._on_started_jobs,
+    m.Results: Session._on_results,
+    m.Lost: Session._on_lost,
+    m.Charged: Session._on_charged,
+    m.Goodbye: Session._on_goodbye,
+    m.Heartbeat: lambda session, message: None,
+}
+
+
+def _no_master(failures: Sequence[tuple[tuple[str, int], OSError]]) -> ConnectionError:
+    fault = credential.fault_among(error for _, error in failures)
+    if fault is not None:
+        return ConnectionError(str(fault))
+    tried = "; ".join(
+        f"{address.join(*where)}: {error.strerror or 'no answer in time'}" for where, error in failures
+    )
+    return ConnectionError(
+        f"no cw master answers ({tried}); start one with `python -m cw.master`, or name its host"
+    )
+
+
+def _name(number: int, job: Job) -> str:
+    """For messages: by the caller's own id, where the job has one (then its tag is a tuple that begins with it)."""
+    tag = job[3]
+    return f"job {tag[0] if type(tag) is tuple else number}"
+
+
+def _timeout(name: str, payload: Any) -> BaseException:
+    try:
+        note = json.loads(bytes(payload))
+        where = f"host {note['host']}, pid {note['pid']}, attempt {note['attempt']}"
+        return JobTimeout(
+            f"{name} ran longer than its limit of {note['limit']:g} s and was stopped ({where})"
+        )
+    except (ValueError, TypeError, KeyError):
+        return JobTimeout(f"{name} ran longer than its limit and was stopped")
+
+
+def _unreadable(name: str, failure: BaseException) -> BaseException:
+    error = RemoteException(
+        f"the result of {name} cannot be unpickled here: {type(failure).__name__}: {failure}"
+    )
+    error.__cause__ = failure
+    return error
+
+
+def _copy_of(error: BaseException) -> BaseException:
+    """Each job gets an exception of its own: one instance raised in many threads would mix their tracebacks."""
+    return type(error)(*error.args)
+
+
+def _look_in_slurm() -> None:
+    """Where the user has a cluster in Slurm, its jobs are one of the places to look for the master."""
+    if os.path.exists(os.path.join(home.home_directory(), f"slurm-{address.cluster_name()}", "state.json")):
+        import cw.slurm  # noqa: F401
+
+
+def _half_the_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def job_options(attempts: int | None, timeout: float | None, min_time: float | None = None) -> dict[str, Any]:
+    """Options of jobs as they travel, those that are given. Raises TypeError, ValueError."""
+    options: dict[str, Any] = {}
+    if attempts is not None:
+        if not isinstance(attempts, int) or isinstance(attempts, bool):
+            raise TypeError(f"attempts must be an int, not {attempts!r}")
+        if attempts < 1:
+            raise ValueError(f"attempts must be 1 or more, not {attempts}")
+        options["attempts"] = attempts
+    for name, value in (("timeout", timeout), ("min_time", min_time)):
+        if value is None:
+            continue
+        try:
+            if isinstance(value, (bool, str)):
+                raise TypeError
+            seconds = float(value)
+        except TypeError:
+            raise TypeError(f"{name} must be a number of seconds, not {value!r}") from None
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+        options[name] = min(seconds, MOST_SECONDS)
+    return options

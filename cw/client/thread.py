@@ -1,0 +1,289 @@
+"""`ClientThread`: submit calls from any thread; results come back through callbacks.
+
+    thread = cw.client.ClientThread(callback)
+    thread.start()
+    jobid = thread.submit(function, argument)
+
+Callbacks run in the client's own thread, one at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from cw.client.progress import Counts, Progress
+from cw.client.recorder import Recorder
+from cw.client.session import Abandoned, Session, job_options
+
+logger = logging.getLogger("cw.client")
+
+Callback = Callable[[int, Any], object]
+
+
+def randid() -> int:
+    """A random job id, for the form of `submit` that takes the caller's own."""
+    return secrets.randbits(62)
+
+
+class Options:
+    """Settings of jobs: `thread.options(callback=f).submit(function, *args)`. May be kept and used many times."""
+
+    __slots__ = ("_client", "callback", "number", "on_error", "recorder")
+
+    def __init__(
+        self,
+        client: ClientThread,
+        callback: Callback | None,
+        on_error: Callback | None,
+        number: int = 0,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._client = client
+        self.callback = callback
+        self.on_error = on_error
+        self.number = number  # of the options that travel
+        self.recorder = recorder
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
+        """As `ClientThread.submit`, with these options."""
+        return self._client._submit(self, function, args, kwargs)
+
+
+class ClientThread:
+    """A thread that submits jobs to the master and calls back with their results.
+
+    `callback(jobid, result)` is called in this thread for each job that returns, `on_error(jobid, exception)` for
+    each that fails; without `on_error`, `wait()` raises the first error. Either may be None.
+    `host` may be 'HOST:PORT'; without it the master is found as the README says. `connect_timeout` is in
+    seconds. `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks (but never in a callback);
+    None means no limit of jobs, half of this machine's memory. `store`, `durability` and `retry_errors` as for
+    ClusterExecutor: each result is stored before its callback is called.
+
+    As a context manager it starts, and at the end of the block waits and stops; an exception cancels what is
+    outstanding. At the end of the program, what is outstanding is waited for.
+    """
+
+    def __init__(
+        self,
+        callback: Callback | None = None,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        on_error: Callback | None = None,
+        connect_timeout: float | None = None,
+        max_outstanding: tuple[int | None, int | None] | None = None,
+        reconnect_timeout: float | None = None,
+        store: str | os.PathLike[str] | None = None,
+        durability: str = "process",
+        retry_errors: bool = True,
+    ) -> None:
+        callback, on_error = _checked(callback, "callback"), _checked(on_error, "on_error")
+        recorder = None if store is None else Recorder(store, durability, retry_errors)
+        self._defaults = Options(self, callback, on_error, 0, recorder)
+        try:
+            self._session = Session(
+                host,
+                port,
+                self._deliver,
+                lambda number, tag: None,
+                connect_timeout,
+                max_outstanding,
+                reconnect_timeout,
+                recorder,
+            )
+        except BaseException:
+            if recorder is not None:
+                recorder.close()
+            raise
+        self._session.on_exit = self._log_untold
+        self._tag_by_jobid: dict[
+            int, tuple[Any, Options, list[int]]
+        ] = {}  # of outstanding jobs with an id of the caller's own
+        self._error: BaseException | None = None  # the first that no `on_error` was told, for wait()
+        self._untold: BaseException | None = (
+            None  # the same, if it is a job's: that of a callback has been logged
+        )
+
+    def start(self) -> None:
+        """Connect to the master. Raises cw.ConnectionError if none answers within `connect_timeout`."""
+        if self._session.is_started() or self._session.is_closed():
+            raise RuntimeError("this ClientThread was started before, or stopped; make another one")
+        self._session.start()
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
+        """Run `function(*args, **kwargs)` on a worker; returns the job's id. From any thread, callbacks included.
+
+        If the first argument is not callable, it is the caller's own id for the job, an int (see `cw.randid`),
+        and the function follows. Raises ValueError for an id that is outstanding, TypeError (NotPicklable) for what
+        cannot be pickled, RuntimeError after `stop`.
+        """
+        return self._submit(self._defaults, function, args, kwargs)
+
+    def options(
+        self,
+        *,
+        callback: Callback | None = None,
+        on_error: Callback | None = None,
+        attempts: int | None = None,
+        timeout: float | None = None,
+        min_time: float | None = None,
+        key: Any = None,
+        version: Any = None,
+    ) -> Options:
+        """Jobs with a callback of their own: `.options(callback=f).submit(function, *args)`.
+
+        A callback that is not given here is as it was given to the ClientThread. `attempts`: how many runners a job
+        may take down before it fails with WorkerLost (default 3). With 1 it is never tried again once it may have
+        started, whatever happened.
+
+        `timeout`: seconds for which a job may run, from its start on (waiting does not count). Then its process, with
+        all that it has started, gets SIGINT (a KeyboardInterrupt in the job), a second later SIGTERM, another second
+        later SIGKILL; the job fails with JobTimeout, and is not tried again.
+
+        `min_time`: seconds that a job needs. It is not started on a worker that is about to be taken away sooner, as
+        at the end of an allocation of Slurm's.
+
+        `key` and `version`, for a store: as in ClusterExecutor's options.
+        """
+        recorder = self._session.recorder
+        if recorder is not None and (key is not None or version is not None):
+            recorder = recorder.with_key(key, version)
+        defaults = (
+            self._defaults
+        )  # (`or` would pass over a callable that is empty, such as a list with a __call__)
+        return Options(
+            self,
+            defaults.callback if callback is None else _checked(callback, "callback"),
+            defaults.on_error if on_error is None else _checked(on_error, "on_error"),
+            self._session.option_number(job_options(attempts, timeout, min_time)),
+            recorder,
+        )
+
+    def cancel(self, jobid: int) -> bool:
+        """Cancel an outstanding job, also one that runs; answers at once. False: it has ended, or is not known.
+
+        Its `on_error` gets a CancelledError; its callback is not called. The process that runs it gets SIGINT (a
+        KeyboardInterrupt in the job), a second later SIGTERM, another second later SIGKILL, with all that it started.
+        """
+        tag = self._tag_by_jobid.get(jobid)
+        if tag is not None:
+            return bool(tag[2]) and self._session.cancel(tag[2][0], True, owner=tag)
+        try:
+            if type(self._session.tag(jobid)) is tuple:
+                return False  # the number of a job that has an id of its own
+        except KeyError:
+            return False
+        return self._session.cancel(jobid, True)
+
+    def wait(self, timeout: float | None = None, progress: bool | str = False) -> None:
+        """Block until every outstanding job has called back (seconds; TimeoutError after that).
+
+        `progress`: with a bar, if stderr is a terminal (with 'always', in any case).
+
+        Then raises the first error that no `on_error` was told: of a job, or of a callback; each is raised once.
+        """
+        if self._session.is_own_thread():
+            raise RuntimeError(
+                "wait() in a callback would wait for itself; submit more jobs from callbacks instead"
+            )
+        if not self._session.is_started() and self._session.outstanding():
+            raise RuntimeError("wait() before start(): nothing would ever run")
+        with Progress(self._counts, progress) if progress else contextlib.nullcontext():
+            is_done = self._session.wait(timeout)
+        if not is_done:
+            raise TimeoutError(f"{self._session.outstanding()} jobs are still outstanding after {timeout} s")
+        error, self._error, self._untold = self._error, None, None
+        if error is not None:
+            raise error
+
+    def stop(self) -> None:
+        """Leave the master. What is outstanding is cancelled (`on_error` gets a CancelledError). `submit` raises."""
+        self._session.close(is_waiting=False)
+        self._session.join()
+        self._log_untold()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the thread has ended, after `stop`."""
+        self._session.join(timeout)
+
+    def is_alive(self) -> bool:
+        """Is the thread running?"""
+        return self._session.is_alive()
+
+    def __enter__(self) -> ClientThread:
+        self.start()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._session.leave_now()
+            return
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self.stop()
+
+    def _submit(self, options: Options, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        if callable(function):
+            own = None if options is self._defaults else options
+            return self._session.submit(function, args, kwargs, own, options.number, options.recorder)
+        jobid: int = function
+        if not hasattr(jobid, "__index__") or isinstance(jobid, bool):  # (numpy's integers are no ints)
+            raise TypeError(
+                f"submit() takes a function first, or a job id (an int) and a function, not {jobid!r}"
+            )
+        if not args or not callable(args[0]):
+            raise TypeError(f"submit({jobid}, ...): after a job id comes the function to call")
+        tag: tuple[Any, Options, list[int]] = (jobid, options, [])  # in the list: the session's number for it
+        if self._tag_by_jobid.setdefault(jobid, tag) is not tag:  # (one step, for other threads)
+            raise ValueError(f"job id {jobid} is outstanding: take another (cw.randid() makes one)")
+        try:
+            number = self._session.submit(args[0], args[1:], kwargs, tag, options.number, options.recorder)
+            tag[2].append(number)
+        except BaseException:
+            self._tag_by_jobid.pop(jobid, None)
+            raise
+        return jobid
+
+    def _counts(self) -> Counts:
+        return Counts(*self._session.counts())
+
+    def _log_untold(self) -> None:
+        """At the end, when nobody will call wait() any more: an error must not pass in silence."""
+        error, self._untold = self._untold, None
+        if error is not None:
+            logger.error(
+                "a job has failed, and neither on_error nor wait() was there to tell", exc_info=error
+            )
+
+    def _deliver(self, number: int, tag: Any, error: BaseException | None, value: Any) -> None:
+        """In the session's thread: fire the callback."""
+        if type(tag) is tuple:
+            number, options, _ = tag
+            self._tag_by_jobid.pop(number, None)
+        else:
+            options = self._defaults if tag is None else tag
+        try:
+            if error is None:
+                if options.callback is not None:
+                    options.callback(number, value)
+            elif options.on_error is not None:
+                options.on_error(number, error)
+            elif self._error is None and not isinstance(error, Abandoned):
+                self._error = self._untold = error
+        except BaseException as failure:
+            logger.error("the callback of job %d failed", number, exc_info=True)
+            if self._error is None:
+                self._error = failure
+
+
+def _checked(callback: Callback | None, name: str) -> Callback | None:
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{name} must be callable, not {callback!r}")
+    return callback

@@ -1,0 +1,82 @@
+"""Asking a master how its cluster stands, and telling it what a launcher knows: an *observer*.
+
+launcher --> Hello (observer) --> Census
+                                  Excuse, End --> the master
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cw.net import address
+from cw.net import messages as m
+from cw.net.network import Connection, Loop, dial
+from cw.version import VERSION
+
+ANSWER_SECONDS = 2.0
+"""For a master to answer. Longer: a launcher hangs where a firewall swallows what it sends. Shorter: one that is busy
+seems to be gone."""
+
+
+class Standing(NamedTuple):
+    """How a cluster stands."""
+
+    where: str
+    """The address at which the master answered, 'HOST:PORT'."""
+    ident: str
+    """The master's start id."""
+    place: str
+    """Where a launcher put it, such as 'Slurm job 12'."""
+    waiting: int
+    running: int
+    clients: int
+    workers: list[dict[str, Any]]
+    """Each with its ident, name, place, slots, left (seconds, or None), held (jobs), draining."""
+    lost: list[dict[str, Any]]
+    """Workers that were lost and not excused: ident, name, place, how, at (seconds since 1970)."""
+
+    @property
+    def slots(self) -> int:
+        """Slots connected, but for those of workers that drain."""
+        return sum(worker["slots"] for worker in self.workers if not worker["draining"])
+
+
+def ask(
+    candidates: Sequence[address.Candidate], *messages: m.Excuse | m.End, seconds: float = ANSWER_SECONDS
+) -> Standing | None:
+    """How the cluster stands whose master answers first, or None; then tell that master these messages.
+
+    Blocks for up to `seconds` for each candidate.
+    """
+    loop = Loop()
+    found: list[Standing] = []
+
+    def on_connected(sock: Any, where: tuple[str, int]) -> None:
+        connection = Connection(loop, sock)
+        connection.decoder.accepts = frozenset({m.Welcome, m.Refused, m.Goodbye, m.Census})
+        connection.on_message = lambda message: on_message(connection, message, where)
+        connection.on_close = lambda reason: loop.stop()
+        hello = m.Hello("observer", secrets.token_hex(16), "", m.PROTOCOL, list(sys.version_info[:2]), VERSION,
+                        os.uname().nodename, os.getpid(), 0)  # fmt: skip
+        connection.send(hello)
+        loop.later(seconds, loop.stop)
+
+    def on_message(connection: Connection, message: Any, where: tuple[str, int]) -> None:
+        if type(message) is m.Census:
+            state = {name: message.state.get(name) for name in Standing._fields if name != "where"}
+            found.append(Standing(address.join(*where), **state))  # type: ignore[arg-type]
+            for told in messages:
+                connection.send(told)
+            connection.on_close = lambda reason: None
+            connection.close_when_sent()
+            loop.later(0.0 if not messages else 0.05, loop.stop)
+        else:
+            loop.stop()
+
+    dial(loop, [(c.host, c.port) for c in candidates], seconds, on_connected, lambda failures: loop.stop())
+    loop.run()
+    return found[0] if found else None

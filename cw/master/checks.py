@@ -1,0 +1,331 @@
+"""What the master demands of its peers' messages, beyond their form (which cw.net.wire has checked).
+
+    Connection ---> message ---> rules.check(message) ---> the handler, which may rely on it
+                                         '--> ProtocolError: one line, and this connection is closed
+
+All who get this far hold the credential, so these checks are against *faulty* peers: one broken client or worker
+shall harm no session but its own. They have no effect: what goes wrong in here, and be it an oversight of ours,
+ends one connection and nothing else. What goes wrong behind them is another matter, since the master's books may
+be wrong from then on: that ends the master, loudly (clients and workers can tell another one all that it knew).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from cw.errors import ProtocolError
+from cw.net import messages as m
+from cw.version import VERSION
+
+logger = logging.getLogger("cw.checks")
+
+ENVIRONMENT_BYTES = 4 * 1024**2
+"""A working directory and a `sys.path` are some kilobytes."""
+
+FUNCTIONS = 64 * 1024
+"""Functions of one session that the master keeps. A client forgets those that it does not use (cw.client.functions)."""
+
+FUNCTION_BYTES = 512 * 1024**2
+"""Their bytes; one that is larger is allowed when it is alone. Clients keep to half of it."""
+
+OPTION_SETS = 64 * 1024
+"""Different settings of jobs in one session."""
+
+SLACK = 2
+"""Times the window that may be open here: a Cancel may overtake its job, and a smaller window is heard of late."""
+
+MOST_SLOTS = 65535
+MOST_SECONDS = 1e9
+"""Of a time limit: 30 years."""
+
+TEXT = 1000
+"""Characters of a text that goes into logs or messages."""
+
+NOTES = 20
+"""Notes on the earlier attempts of one job; the latest are kept."""
+
+ATTEMPTS = 1_000_000
+"""Attempts and losses that a job may have behind it."""
+
+HOLDINGS = 1_000_000
+"""Jobs, ended or not, of which a worker may say that it holds them."""
+
+HANDED_IN_JOBS = 8 * 1024**2
+"""Jobs that a client which is back may hand in again: they went through a window at a master before, of which this one
+knows nothing."""
+
+SESSIONS = 1_000_000
+"""Sessions of which a worker may say that it knows them; workers of which a client may."""
+
+_HEX = frozenset("0123456789abcdef")
+_NOTE: dict[str, tuple[type, ...]] = {
+    "host": (str,), "worker_ident": (str,), "worker": (str, int), "slot": (int,), "pid": (int,), "how": (str,),
+    "seconds": (int, float), "stderr": (str,),
+}  # fmt: skip
+
+
+# --- Hello ------------------------------------------------------------------------------------
+
+
+def reason_to_refuse(hello: m.Hello) -> str:
+    """Why a peer that says this cannot be welcomed; '' if it can."""
+    if not is_text(hello.version) or not is_text(hello.host):
+        return "it does not say where it is, or what"
+    if hello.protocol != m.PROTOCOL:
+        return (
+            f"it is cw {hello.version} (protocol {hello.protocol}), the master is cw {VERSION} "
+            f"(protocol {m.PROTOCOL}): install the same cw on both"
+        )
+    if hello.role not in ("client", "worker", "observer"):
+        return f"its role is {hello.role!r}"
+    if hello.role == "worker" and not 0 < hello.slots <= MOST_SLOTS:
+        return f"it offers {hello.slots} slots"
+    if not _is_ident(hello.ident) or (hello.role == "client" and not _is_ident(hello.secret)):
+        return "it does not say who it is"
+    python = hello.python
+    if len(python) != 2 or not all(type(part) is int and 0 <= part < 1000 for part in python):
+        return "it does not say its Python version"
+    return ""
+
+
+def _is_ident(text: str) -> bool:
+    return len(text) == 32 and _HEX.issuperset(text)
+
+
+def is_text(text: Any) -> bool:
+    """Is it a text that may stand in a line of the log?"""
+    return isinstance(text, str) and len(text) <= TEXT and text.isprintable()
+
+
+def clean_note(note: Mapping[str, Any]) -> dict[str, Any]:
+    """What a note on a lost attempt may hold: what we know, and not more of it than fits."""
+    clean = {}
+    for key, types in _NOTE.items():
+        value: Any = note.get(key)
+        if isinstance(value, str) and str in types:
+            clean[key] = "".join(c if c.isprintable() or c == "\n" else "?" for c in value[:TEXT])
+        elif type(value) in types and math.isfinite(value) and abs(value) < 2**63:
+            clean[key] = value
+    return clean
+
+
+def clean_notes(notes: Iterable[Any]) -> list[dict[str, Any]]:
+    """The same for all notes on one job."""
+    return [clean_note(note) for note in list(notes)[-NOTES:] if isinstance(note, dict)]
+
+
+# --- every message ----------------------------------------------------------------------------
+
+
+class Rules:
+    """Of one connection. `check(message)` raises ProtocolError."""
+
+    _checks: dict[type, Callable[[Any, Any], None]] = {}
+
+    def check(self, message: Any) -> None:
+        check = self._checks.get(type(message))
+        if check is None:
+            return
+        try:
+            check(self, message)
+        except ProtocolError:
+            raise
+        except Exception as error:
+            logger.exception("%s cannot be checked", type(message).__name__)
+            raise ProtocolError(f"{type(message).__name__} cannot be checked: {error!r}") from error
+
+    def _on_goodbye(self, message: m.Goodbye) -> None:
+        if not is_text(message.reason):
+            raise ProtocolError("Goodbye for a reason that is no line of text")
+
+
+class ClientRules(Rules):
+    """`open_jobs()` gives the session's open jobs by number, each with its `payload`. Those up to `handed` may be
+    handed in again, open or not: the client was connected before."""
+
+    def __init__(
+        self, open_jobs: Callable[[], Mapping[int, Any]], window_bytes: int, handed: int = 0
+    ) -> None:
+        self.window_jobs = 0
+        """As large as it was ever granted over this connection."""
+        self._open_jobs = open_jobs
+        self._window_bytes = window_bytes
+        self._handed = handed
+        self._has_environment = False
+        self._functions: dict[int, int] = {}  # bytes by number
+        self._functions_size = 0
+        self._options: set[int] = {0}
+        # Bytes of the open jobs, or more: those that have ended meanwhile are taken off when it gets large.
+        self._size = 0
+        self._submitted = 0  # the highest number of a job over this connection
+
+    def _on_environment(self, message: m.Environment) -> None:
+        if self._has_environment or len(message.payloads) != 1:
+            raise ProtocolError("a second environment")
+        if len(message.payloads[0]) > ENVIRONMENT_BYTES:
+            raise ProtocolError(f"an environment of {len(message.payloads[0])} bytes")
+        self._has_environment = True
+
+    def _on_functions(self, message: m.Functions) -> None:
+        functions = self._functions
+        for number, payload in zip(message.numbers, message.payloads, strict=True):
+            if number in functions:
+                raise ProtocolError(f"function {number} is sent again")
+            functions[number] = len(payload)
+            self._functions_size += len(payload)
+        if len(functions) > FUNCTIONS or (self._functions_size > FUNCTION_BYTES and len(functions) > 1):
+            raise ProtocolError(
+                f"{len(functions)} functions of {self._functions_size} bytes: more than are kept"
+            )
+
+    def _on_forget(self, message: m.Forget) -> None:
+        for number in message.numbers:
+            self._functions_size -= self._functions.pop(number, 0)
+
+    def _on_options(self, message: m.OptionSets) -> None:
+        if (
+            message.number in self._options
+            or not 0 < message.number < 2**32
+            or len(self._options) > OPTION_SETS
+        ):
+            raise ProtocolError(f"options {message.number} are sent again, or are too many")
+        for name, value in message.options.items():
+            if name not in _OPTIONS or not _OPTIONS[name](value):
+                raise ProtocolError(f"an option {name[:TEXT]!r} of {str(value)[:TEXT]!r}")
+        self._options.add(message.number)
+
+    def _on_charged(self, message: m.Charged) -> None:
+        if message.deaths > ATTEMPTS or message.losses > ATTEMPTS:
+            raise ProtocolError("a job with a past that cannot be")
+
+    def _on_roster(self, message: m.Roster) -> None:
+        if len(message.joined) > SESSIONS or not all(
+            isinstance(i, str) and _is_ident(i) for i in message.joined
+        ):
+            raise ProtocolError("a roster of workers that cannot be")
+
+    def _on_submit(self, message: m.Submit) -> None:
+        if not self._has_environment:
+            raise ProtocolError("jobs before the environment")
+        jobs, numbers = self._open_jobs(), message.numbers
+        # In order, and so each once over this connection: then only what was handed in before can be open.
+        first = numbers[0] if numbers else 0
+        if numbers != list(range(first, first + len(numbers))) and numbers != sorted(set(numbers)):
+            raise ProtocolError("jobs that are not in order")
+        if numbers and first <= self._submitted:
+            raise ProtocolError("jobs that were handed in over this connection before")
+        is_again = bool(numbers) and numbers[-1] <= self._handed
+        most = HANDED_IN_JOBS if is_again else SLACK * self.window_jobs
+        if len(jobs) + len(numbers) > most:
+            raise ProtocolError(f"more jobs than its window of {self.window_jobs}")
+        if not self._functions.keys() >= set(message.functions):
+            raise ProtocolError("a job of a function that was not sent")
+        if not self._options.issuperset(message.options):
+            raise ProtocolError("a job with options that were not sent")
+        size = sum(map(len, message.payloads))
+        if self._size + size > SLACK * self._window_bytes:
+            self._size = sum(len(job.payload) for job in jobs.values())
+            if self._size > SLACK * self._window_bytes:
+                raise ProtocolError(f"jobs of {self._size + size} bytes, its window has {self._window_bytes}")
+        self._size += size
+        self._submitted = numbers[-1] if numbers else self._submitted
+
+    _checks = {
+        m.Environment: _on_environment,
+        m.Functions: _on_functions,
+        m.Forget: _on_forget,
+        m.OptionSets: _on_options,
+        m.Submit: _on_submit,
+        m.Charged: _on_charged,
+        m.Roster: _on_roster,
+        m.Goodbye: Rules._on_goodbye,
+    }
+
+
+_OPTIONS: dict[str, Callable[[Any], bool]] = {
+    "attempts": lambda value: type(value) is int and value >= 1,
+    "timeout": lambda value: type(value) in (int, float) and 0 < value <= MOST_SECONDS,
+    "min_time": lambda value: type(value) in (int, float) and 0 < value <= MOST_SECONDS,
+}
+"""What jobs' options may be, and what each one may hold."""
+
+
+class WorkerRules(Rules):
+    """Dispatch numbers need no rule: what a worker says of one that it does not hold is not listened to."""
+
+    def __init__(self, slots: int) -> None:
+        self.recalls = 0
+        """Sent, and not answered yet."""
+        self._slots = slots
+        self._holdings = 0
+
+    def _on_results(self, message: m.Results) -> None:
+        if max(message.statuses, default=0) > m.TIMEOUT:
+            raise ProtocolError("a result that is neither done nor an error nor late")
+        if not are_durations(message.seconds):
+            raise ProtocolError("a result after a time that is none")
+
+    def _on_holding(self, message: m.Holding) -> None:
+        self._holdings += len(message.dispatches)
+        if self._holdings > HOLDINGS:
+            raise ProtocolError(f"it holds {self._holdings} jobs")
+
+    def _on_stay(self, message: m.Stay) -> None:
+        if not is_text(message.place) or not -1 <= message.seconds <= MOST_SECONDS:
+            raise ProtocolError("a stay that cannot be")
+
+    def _on_reported(self, message: m.Reported) -> None:
+        self._holdings = 0
+        if len(message.sessions) > SESSIONS:
+            raise ProtocolError(f"it knows {len(message.sessions)} sessions")
+        if not all(type(session) is int and 0 <= session < 2**64 for session in message.sessions):
+            raise ProtocolError("it knows sessions that cannot be")
+
+    def _on_usable(self, message: m.Usable) -> None:
+        if not 0 <= message.slots <= self._slots:
+            raise ProtocolError(f"{message.slots} of its {self._slots} slots can be used")
+        if len(message.not_for) > SESSIONS or not all(
+            type(session) is int and 0 <= session < 2**64 for session in message.not_for
+        ):
+            raise ProtocolError("it cannot work for sessions that cannot be")
+
+    def _on_recalled(self, message: m.Recalled) -> None:
+        if not self.recalls:
+            raise ProtocolError("Recalled without a Recall")
+        self.recalls -= 1
+
+    _checks = {
+        m.Results: _on_results,
+        m.Holding: _on_holding,
+        m.Reported: _on_reported,
+        m.Stay: _on_stay,
+        m.Recalled: _on_recalled,
+        m.Usable: _on_usable,
+        m.Goodbye: Rules._on_goodbye,
+    }
+
+
+class ObserverRules(Rules):
+    """An observer asks for little."""
+
+    def _on_excuse(self, message: m.Excuse) -> None:
+        if len(message.workers) > SESSIONS or not all(
+            isinstance(i, str) and _is_ident(i) for i in message.workers
+        ):
+            raise ProtocolError("an excuse for workers that cannot be")
+
+    def _on_end(self, message: m.End) -> None:
+        if not is_text(message.reason):
+            raise ProtocolError("an end for a reason that is no line of text")
+
+    _checks = {m.Excuse: _on_excuse, m.End: _on_end}
+
+
+def are_durations(seconds: Iterable[float]) -> bool:
+    """Are these finite and not negative? (A NaN would go on into every estimate.)"""
+    seconds = list(seconds)
+    # Neither is enough: min() may pass over a NaN, and a sum over a negative number.
+    return not seconds or (min(seconds) >= 0 and sum(seconds) < math.inf)

@@ -1,0 +1,244 @@
+"""The master's gate: who comes must show that it has the cluster's credential before a byte of it is read.
+
+    listeners ---> stranger ---> first byte ---> handshake (cw.net.tls) ---> on_admitted(socket, address)
+      own epoll     |  nothing of it is read      |  '-> turned away: one line, with the address
+                    '-----------------------------'--> too slow, or the oldest of too many: dropped
+
+A peer on this machine comes through a local socket and is admitted at once: the kernel says whose it is.
+
+Strangers must not slow down the work, however many there are. What they can cost is bounded: sockets
+(STRANGERS), time to make up their minds (SECONDS), and the master's time (SHARE, of which BURST may be saved up,
+so that a thousand workers that start at once get in at full speed). To that end they have an epoll of their own,
+which the loop does not look at while they have used up their share. When not all can be served, those come first
+who have answered once, then the newest: who belongs here is through in a few milliseconds, and what has been
+standing there for longer is probably up to no good.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cw.credential import Credential
+from cw.net.network import IN, OUT, Loop, is_own_peer, name_of_peer, tune
+from cw.program import RateLimited
+
+if TYPE_CHECKING:
+    from cw.net import tls
+
+logger = logging.getLogger("cw.gate")
+
+SECONDS = 10.0
+"""For a handshake. Longer: more strangers stand here. Shorter: slow networks and busy machines are kept out."""
+
+STRANGERS = 256
+"""Unfinished handshakes at one time; at the bound the oldest is dropped. (A quota per address would keep out the
+owner, too, who may come from the same address as a stranger.)"""
+
+ACCEPTS = 64
+"""Connections taken in one round. More: a flood holds up one wakeup for longer. Fewer: the kernel's queue fills."""
+
+ROUND = 0.005
+"""Seconds of handshakes in one round: how long the work may have to wait for strangers."""
+
+SHARE = 0.15
+"""Of the master's time, for strangers. Larger: a flood slows the work. Smaller: it keeps newcomers waiting."""
+
+BURST = 1.0
+"""Seconds of that time which may be saved up."""
+
+RETRY_ACCEPT = 0.5
+"""Seconds until accepting is tried again when no descriptor is left and there is no stranger to give one up."""
+
+TLS_RECORD = b"\x16"
+"""How a handshake begins."""
+
+
+class _Stranger:
+    """Somebody who has not shown the credential yet."""
+
+    __slots__ = ("socket", "fd", "address", "deadline", "handshake", "number")
+
+    def __init__(self, sock: socket.socket, deadline: float, number: int) -> None:
+        self.socket = sock
+        self.fd = sock.fileno()
+        self.address = name_of_peer(sock)
+        self.deadline = deadline
+        self.handshake: tls.Handshake | None = None  # begun with the first byte
+        self.number = number
+
+    def rank(self) -> tuple[bool, int]:
+        """Who is served first: the highest."""
+        return self.handshake is not None and self.handshake.has_answered(), self.number
+
+    def close(self) -> None:
+        if self.handshake is not None:
+            self.handshake.close()
+        self.socket.close()
+
+
+class Gate:
+    """Admits peers to one master. All in here runs in the loop's thread."""
+
+    def __init__(self, loop: Loop, credential: Credential, on_admitted: Callable[[Any], None]) -> None:
+        self.turned_away = 0
+        self._loop = loop
+        self._credential = credential
+        self._on_admitted = on_admitted
+        self._epoll = select.epoll()
+        self._listeners: dict[int, socket.socket] = {}
+        self._strangers: dict[int, _Stranger] = {}  # by descriptor, the oldest first
+        self._count = 0
+        self._contexts: tls.Contexts | None = None
+        self._credit = BURST  # seconds
+        self._at = time.monotonic()
+        self._lines = RateLimited(logger)
+        loop.watch(self._epoll.fileno(), IN, self._on_ready)
+        loop.tick(1.0, self._on_second)
+
+    def prepare(self) -> None:
+        """Load what handshakes need, now rather than with the first one. Raises CredentialError."""
+        from cw.net import tls  # takes 15 ms, and peers on this machine do not need it
+
+        if self._contexts is None:
+            self._contexts = tls.Contexts(self._credential)
+
+    def listen(self, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        self._listeners[listener.fileno()] = listener
+        self._epoll.register(listener.fileno(), IN)
+
+    def close(self) -> None:
+        """Drop the strangers, and take no more."""
+        for stranger in self._strangers.values():
+            stranger.close()
+        self._strangers.clear()
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+        self._epoll.close()
+
+    # --- a round ---
+
+    def _on_ready(self, events: int) -> None:
+        begin = time.monotonic()
+        self._credit = min(BURST, self._credit + (begin - self._at) * SHARE)
+        ready = [fd for fd, _ in self._epoll.poll(0, STRANGERS + len(self._listeners))]
+        for fd in ready:
+            if fd in self._listeners:
+                self._accept(self._listeners[fd])
+        waiting = [self._strangers[fd] for fd in ready if fd in self._strangers]
+        waiting.sort(key=_Stranger.rank, reverse=True)
+        end = time.monotonic() + ROUND
+        for stranger in waiting:
+            self._step(stranger)
+            if time.monotonic() > end:
+                break
+        self._at = time.monotonic()
+        self._credit -= self._at - begin
+        if self._credit < 0:
+            self._loop.watch(self._epoll.fileno(), 0, self._on_ready)
+            self._loop.later(-self._credit / SHARE, self._go_on)
+
+    def _go_on(self) -> None:
+        if not self._epoll.closed:
+            self._loop.watch(self._epoll.fileno(), IN, self._on_ready)
+
+    def _on_second(self, now: float) -> bool:
+        while self._strangers:
+            oldest = next(iter(self._strangers.values()))
+            if oldest.deadline > now:
+                break
+            self._turn_away(oldest, "it did not finish the handshake in time")
+        return not self._epoll.closed
+
+    # --- strangers ---
+
+    def _accept(self, listener: socket.socket) -> None:
+        for count in range(ACCEPTS):
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                # The kernel says so even if nobody waits; after the first, look again whether somebody does.
+                if not count and self._strangers:
+                    self._drop_oldest()
+                elif not count:
+                    self._lines.warning("no new connection can be taken now: %s", error.strerror)
+                    self._credit = min(self._credit, 0.0) - RETRY_ACCEPT * SHARE
+                return
+            if sock.family == socket.AF_UNIX:
+                self._admit_local(sock)
+                continue
+            if len(self._strangers) >= STRANGERS:
+                self._drop_oldest()
+            sock.setblocking(False)
+            tune(sock)
+            self._count += 1
+            self._strangers[sock.fileno()] = _Stranger(sock, time.monotonic() + SECONDS, self._count)
+            self._epoll.register(sock.fileno(), IN)
+
+    def _admit_local(self, sock: socket.socket) -> None:
+        if is_own_peer(sock):
+            self._on_admitted(sock)
+            return
+        self.turned_away += 1
+        self._lines.warning("another user's process on this machine was turned away")
+        sock.close()
+
+    def _step(self, stranger: _Stranger) -> None:
+        try:
+            if stranger.handshake is None and not self._begin(stranger):
+                return
+            assert stranger.handshake is not None
+            admitted = stranger.handshake.step()
+        except OSError as error:
+            self._turn_away(stranger, error.strerror or str(error))
+            return
+        if admitted is None:
+            self._epoll.modify(stranger.fd, OUT if stranger.handshake.wants_to_write else IN)
+        else:
+            self._forget(stranger)
+            self._on_admitted(admitted)
+
+    def _begin(self, stranger: _Stranger) -> bool:
+        """Begin the handshake if what comes looks like one: until then a stranger costs but a socket."""
+        try:
+            first = stranger.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        if not first:
+            logger.debug("%s left without a word", stranger.address)
+            self._forget(stranger)
+            stranger.close()
+            return False
+        if first != TLS_RECORD:
+            raise OSError(0, "it does not speak TLS")
+        self.prepare()
+        from cw.net import tls
+
+        assert self._contexts is not None
+        stranger.handshake = tls.Handshake(stranger.socket, self._contexts)
+        return True
+
+    def _turn_away(self, stranger: _Stranger, reason: str) -> None:
+        self._lines.warning("%s was turned away: %s", stranger.address, reason)
+        self.turned_away += 1
+        self._forget(stranger)
+        stranger.close()
+
+    def _drop_oldest(self) -> None:
+        oldest = next(iter(self._strangers.values()))
+        self._turn_away(oldest, "too many have not finished their handshakes, and it was the oldest of them")
+
+    def _forget(self, stranger: _Stranger) -> None:
+        del self._strangers[stranger.fd]
+        self._epoll.unregister(stranger.fd)

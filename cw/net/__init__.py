@@ -1,0 +1,1 @@
+"""How processes of cw find each other, trust each other, and speak."""

@@ -1,0 +1,444 @@
+"""The wire format, and nothing else knows it: messages <-> frames.
+
+    frame:   | size u32 | kind u8 | flags u8 | 0 u16 |  body of `size` bytes  |    little-endian
+
+    record:  body is JSON, an array of the message's values
+    batch:   body is | count u32 | column | column | ... | sizes u64 ... | payload | payload ... |
+             a column is `count` numbers of one type, as in memory
+    large:   a batch of one whose payload exceeds LARGE: the frame (flag LARGE) has all but the payload;
+             that follows in PIECE frames, between which other frames of the control lane may come.
+             On one machine: flag FILE, and the payload is a memory file that comes with the frame
+
+`encode(message)` gives frames as lists of buffers, without copying large payloads.
+`Decoder.feed(data)` gives messages; sizes are checked before anything is allocated. Where a large
+payload is on its way, `Decoder.direct()` is the memory into which the socket may write at once.
+No socket, no state beyond the frame in hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import struct
+import sys
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import accumulate, pairwise
+from typing import Any, get_origin, get_type_hints
+
+from cw.errors import NotPicklable, ProtocolError
+from cw.net import messages as m
+from cw.net.memory import LARGE, Memory, as_file, from_file
+
+if sys.byteorder != "little":  # columns travel as they lie in memory
+    raise ImportError("cw runs on little-endian machines only")
+
+FRAME = 256 * 1024
+"""Bytes of payload in one batch frame. Larger: fewer frames. Smaller: a control message
+waits less, and a cut-short frame costs less copying."""
+
+PIECE = 1024 * 1024
+"""Bytes in one piece: how long a control message may wait behind a payload."""
+
+MAX_BODY = 4 * 1024 * 1024
+"""No frame is longer. Records stay far below."""
+
+MAX_PAYLOAD = 64 * 1024**3
+"""No payload is longer: 64 GiB. Memory for it is reserved, and touched only as it arrives."""
+
+MAPPED = 32 * 1024**2
+"""Payloads from here on are received into pages of their own; below, malloc's are warm and faster."""
+
+HEADER = struct.Struct("<IBBH")
+_HEAD = HEADER.size
+_COUNT = struct.Struct("<I")
+_SIZE = struct.Struct("<Q")
+_FLAG_LARGE = 1
+_FLAG_FILE = 2
+_PIECE_KIND = 255
+
+_RECORDS: dict[int, type] = {
+    1: m.Hello, 2: m.Welcome, 3: m.Refused, 4: m.Goodbye, 5: m.Heartbeat, 6: m.Notice, 7: m.Window,
+    8: m.Lost, 9: m.RunnerDied, 10: m.CloseSession, 11: m.OptionSets, 12: m.Recall, 13: m.Drop,
+    14: m.Dropped, 15: m.BigResult, 16: m.Charged, 17: m.HandedIn, 18: m.Reported, 19: m.Draining,
+    20: m.Roster, 21: m.ForgetSession, 22: m.Usable, 23: m.Origin, 24: m.Stay, 25: m.Census, 26: m.Excuse, 27: m.End,
+}  # fmt: skip
+
+# The typecodes are array's: B 1 byte, I 4, Q 8, f 4 (a float).
+_BATCHES: dict[int, tuple[type, str]] = {
+    32: (m.Cancel, "Q"), 33: (m.Stop, "Q"), 34: (m.Started, "Q"), 35: (m.Returned, "Q"),
+    36: (m.Recalled, "Q"), 37: (m.TakeBack, "Q"), 38: (m.Claim, "Q"), 39: (m.Release, "Q"),
+    40: (m.Holding, "QQQB"), 41: (m.Received, "Q"), 42: (m.CutShort, "Q"),
+    64: (m.Environment, "Q"), 65: (m.Functions, "QI"), 66: (m.Submit, "QII"),
+    67: (m.Dispatch, "QQQIHBf"), 68: (m.Run, "QIB"), 69: (m.Results, "QBf"), 70: (m.Forget, "QI"),
+}  # fmt: skip
+
+# A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.
+_SINGLES = {cls: struct.Struct(f"<I{codes}Q") for cls, codes in _BATCHES.values()}
+
+_ORDERED = frozenset({m.OptionSets, m.Forget, m.ForgetSession, m.Drop, m.HandedIn, m.Origin})
+"""Messages without a payload that must not overtake one."""
+
+_WIDTH = {"B": 1, "H": 2, "I": 4, "Q": 8, "f": 4}
+_KIND_OF = {cls: kind for kind, cls in _RECORDS.items()} | {cls: k for k, (cls, _) in _BATCHES.items()}
+_TYPES: dict[Any, Any] = {float: (int, float)}
+_FIELDS = {  # what JSON must give for each value of a record
+    cls: [_TYPES.get(hint, get_origin(hint) or hint) for hint in get_type_hints(cls).values()]
+    for cls in _RECORDS.values()
+}
+
+Buffer = Any
+Frame = list[Buffer]
+
+
+_WITH_PAYLOADS = frozenset(cls for cls, _ in _BATCHES.values() if "payloads" in cls._fields)  # type: ignore[attr-defined]
+
+
+def check_payload(payload: Buffer, what: str) -> None:
+    """Raises NotPicklable if it is larger than a payload may be; `what` says whose it is."""
+    if len(payload) > MAX_PAYLOAD:
+        raise NotPicklable(f"{what}: {len(payload)} bytes; no more than {MAX_PAYLOAD} can travel")
+
+
+def is_control(message: tuple[Any, ...]) -> bool:
+    """Does it go in the control lane, ahead of the payloads that wait?"""
+    return type(message) in _CONTROL
+
+
+_CONTROL = frozenset(_KIND_OF) - _WITH_PAYLOADS - _ORDERED
+
+
+# --- encoding ---------------------------------------------------------------------------------
+
+
+class Attachment:
+    """The last element of a frame whose payload is passed as a memory file. No bytes of its own."""
+
+    __slots__ = ("memory",)
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+
+    def __len__(self) -> int:
+        return 0
+
+
+def encode(message: tuple[Any, ...], with_files: bool = False) -> Iterator[Frame]:
+    """The frames of one message, each a list of buffers to be sent one after the other.
+
+    `with_files`: the way to the peer takes memory files; a large payload is then an `Attachment`.
+    """
+    kind = _KIND_OF[type(message)]
+    if kind in _RECORDS:
+        body = json.dumps(list(message), separators=(",", ":")).encode()
+        yield [HEADER.pack(len(body), kind, 0, 0) + body]
+        return
+    typecodes = _BATCHES[kind][1]
+    if type(message) not in _WITH_PAYLOADS:
+        count = len(message[0])
+        for start in range(0, count or 1, FRAME // 8):  # none at all is a message, too
+            columns = [column[start : start + FRAME // 8] for column in message]
+            head = _head(typecodes, columns)
+            yield [HEADER.pack(len(head), kind, 0, 0) + head]
+        return
+    payloads = message[-1]
+    if len(payloads) == 1 and (size := len(payloads[0])) <= LARGE:
+        single = _SINGLES[type(message)]
+        head = HEADER.pack(single.size + size, kind, 0, 0)
+        yield [head + single.pack(1, *[column[0] for column in message[:-1]], size), payloads[0]]
+        return
+    sizes = list(map(len, payloads))
+    total = sum(sizes)
+    if total <= FRAME and len(sizes) <= FRAME // 32:
+        yield _batch(kind, typecodes, message[:-1], sizes, payloads, total)
+        return
+    for start, stop in _splits(sizes):
+        columns = [column[start:stop] for column in message[:-1]]
+        if stop - start == 1 and sizes[start] > LARGE:
+            yield from _large(kind, typecodes, columns, payloads[start], with_files)
+        else:
+            part = sizes[start:stop]
+            yield _batch(kind, typecodes, columns, part, payloads[start:stop], sum(part))
+
+
+def _head(typecodes: str, columns: Any) -> bytes:
+    parts = [_COUNT.pack(len(columns[0]))]
+    parts += [array(code, column).tobytes() for code, column in zip(typecodes, columns, strict=True)]
+    return b"".join(parts)
+
+
+def _batch(kind: int, typecodes: str, columns: Any, sizes: list[int], payloads: Any, total: int) -> Frame:
+    head = _head(typecodes, columns) + array("Q", sizes).tobytes()
+    return [HEADER.pack(len(head) + total, kind, 0, 0), head, *payloads]
+
+
+def _large(kind: int, typecodes: str, columns: Any, payload: Buffer, with_files: bool) -> Iterator[Frame]:
+    head = _head(typecodes, columns) + _SIZE.pack(len(payload))
+    if with_files:
+        try:
+            file = as_file(payload)
+        except OSError:
+            pass  # no descriptor, or no memory, for a file: it goes as on a network
+        else:
+            yield [HEADER.pack(len(head), kind, _FLAG_FILE, 0) + head, Attachment(file)]
+            return
+    view = memoryview(payload)
+    yield [HEADER.pack(len(head), kind, _FLAG_LARGE, 0) + head]
+    for start in range(0, len(view), PIECE):
+        piece = view[start : start + PIECE]
+        yield [HEADER.pack(len(piece), _PIECE_KIND, 0, 0), piece]
+
+
+def _splits(sizes: list[int]) -> Iterator[tuple[int, int]]:
+    """Cut a batch into parts of at most FRAME bytes; a large payload stands alone."""
+    start, weight = 0, 0
+    for index, size in enumerate(sizes):
+        if index > start and (size > LARGE or weight + size > FRAME or index - start >= FRAME // 32):
+            yield start, index
+            start, weight = index, 0
+        weight += size
+        if size > LARGE:
+            yield start, index + 1
+            start, weight = index + 1, 0
+    if start < len(sizes):
+        yield start, len(sizes)
+
+
+_RESULT = struct.Struct("<IBBH I Q B f Q".replace(" ", ""))
+_RESULT_KIND = _KIND_OF[m.Results]
+_RESULT_HEAD = _RESULT.size - _HEAD
+_RESULT_BODY = struct.Struct("<4xQBfQ")
+
+
+def encode_result(number: int, status: int, seconds: float, payload: bytes) -> bytes:
+    """The same bytes as `encode(Results([number], ...))`, at a fifth of the cost: a runner's hot path."""
+    size = len(payload)
+    return _RESULT.pack(_RESULT_HEAD + size, _RESULT_KIND, 0, 0, 1, number, status, seconds, size) + payload
+
+
+def split_results(
+    data: bytes, take: Callable[[int, int, float, bytes], None], take_other: Callable[[bytes], bool]
+) -> bytes:
+    """Call `take` for each result of `encode_result` in the bytes, `take_other` for each other frame, in order.
+
+    Returns the rest: a frame that is not whole yet, or from the one on to which `take_other` said no.
+
+    The worker's side of that hot path: what runners write is theirs alone and comes in this one shape.
+    """
+    position, end = 0, len(data)
+    while end - position >= _HEAD:
+        size, kind, _, _ = HEADER.unpack_from(data, position)
+        stop = position + _HEAD + size
+        if stop > end:
+            break
+        if kind == _RESULT_KIND:
+            number, status, seconds, _ = _RESULT_BODY.unpack_from(data, position + _HEAD)
+            take(number, status, seconds, data[position + _RESULT.size : stop])
+        elif not take_other(data[position:stop]):
+            break
+        position = stop
+    return data[position:]
+
+
+# --- decoding ---------------------------------------------------------------------------------
+
+
+def allocate(size: int) -> memoryview:
+    """Memory for a large payload: what malloc has kept, or above its limit (32 MiB) fresh pages, huge if possible."""
+    if size < MAPPED:
+        return memoryview(bytearray(size))
+    pages = mmap.mmap(-1, size)
+    with contextlib.suppress(OSError):  # a kernel without them
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(pages)
+
+
+class Decoder:
+    """Frames in, messages out. One for each connection; not thread-safe.
+
+    `accepts`: the message classes that may come (None: any); `max_body`: bytes in one frame. Both may be
+    changed at any time, as a handshake does. Raises ProtocolError; after that it is of no further use.
+    """
+
+    def __init__(self, allocate: Callable[[int], memoryview] = allocate) -> None:
+        self.accepts: frozenset[type] | None = None
+        self.max_body = MAX_BODY
+        self.files: deque[int] = deque()
+        """Descriptors that came with the bytes, to be filled by who receives them."""
+        self._allocate = allocate
+        self._tail = b""
+        self._missing = 0  # bytes of a frame whose beginning is in _tail
+        self._large: tuple[type, list[Any]] | None = None
+        self._memory = memoryview(b"")
+        self._filled = 0  # bytes of _memory that have arrived
+        self._piece_left = 0  # bytes of the current piece still to come
+
+    def feed(self, data: bytes | memoryview) -> list[Any]:
+        """Take what a socket gave; the messages that are now whole, in order."""
+        if self._tail:
+            if len(data) < self._missing:
+                # Growing in place keeps a frame that comes in crumbs from being copied at each of them.
+                if type(self._tail) is not bytearray:
+                    self._tail = bytearray(self._tail)  # type: ignore[assignment]
+                self._tail += data
+                self._missing -= len(data)
+                return []
+            data = bytes(self._tail) + bytes(data)
+            self._tail = b""
+        else:
+            data = bytes(data)
+        found: list[Any] = []
+        position, end = 0, len(data)
+        while True:
+            if self._piece_left:
+                taken = min(self._piece_left, end - position)
+                self._memory[self._filled : self._filled + taken] = data[position : position + taken]
+                position += taken
+                self._advance(taken, found)
+                if self._piece_left:
+                    return found
+            if end - position < _HEAD:
+                self._missing = _HEAD - (end - position)
+                break
+            size, kind, flags, zero = HEADER.unpack_from(data, position)
+            body = position + _HEAD
+            if kind == _PIECE_KIND:
+                self._begin_piece(size)
+                position = body
+                continue
+            if size > self.max_body or zero:
+                raise ProtocolError(f"a frame of {size} bytes, of kind {kind}")
+            if end - body < size:
+                self._missing = size - (end - body)
+                break
+            position = body + size
+            message = self._message(kind, flags, data[body:position])
+            if message is not None:
+                found.append(message)
+        self._tail = data[position:]
+        return found
+
+    def direct(self) -> memoryview | None:
+        """The memory that the next bytes belong to, if they are part of a large payload."""
+        if not self._piece_left:
+            return None
+        return self._memory[self._filled : self._filled + self._piece_left]
+
+    def received(self, count: int) -> list[Any]:
+        """`count` bytes were written into `direct()`."""
+        found: list[Any] = []
+        self._advance(count, found)
+        return found
+
+    def _advance(self, count: int, found: list[Any]) -> None:
+        self._filled += count
+        self._piece_left -= count
+        if self._large is not None and self._filled == len(self._memory):
+            cls, columns = self._large
+            payload, self._memory, self._large = self._memory, memoryview(b""), None
+            found.append(cls(*columns, [payload]))
+
+    def _begin_piece(self, size: int) -> None:
+        if self._large is None or not 0 < size <= len(self._memory) - self._filled:
+            raise ProtocolError(f"a piece of {size} bytes that belongs to no payload")
+        self._piece_left = size
+
+    def _message(self, kind: int, flags: int, body: bytes) -> Any:
+        if kind in _RECORDS:
+            cls = _RECORDS[kind]
+            self._check(cls)
+            return _decode_record(cls, body)
+        if kind not in _BATCHES:
+            raise ProtocolError(f"a frame of unknown kind {kind}")
+        cls, typecodes = _BATCHES[kind]
+        self._check(cls)
+        if len(body) < 4:
+            raise ProtocolError(f"{cls.__name__} is cut short")
+        (count,) = _COUNT.unpack_from(body)
+        with_payloads = cls in _WITH_PAYLOADS
+        if count == 1 and with_payloads and not flags and self._large is None:
+            single = _SINGLES[cls]
+            if len(body) < single.size:
+                raise ProtocolError(f"{cls.__name__} is cut short")
+            values = single.unpack_from(body)
+            if single.size + values[-1] != len(body):
+                raise ProtocolError(f"{cls.__name__}: the payload's size does not fit the frame")
+            return cls(*[[value] for value in values[1:-1]], [body[single.size :]])
+        if (4 + count * (sum(map(_WIDTH.__getitem__, typecodes)) + 8 * with_payloads)) > len(body):
+            raise ProtocolError(f"{cls.__name__} of {count} entries in {len(body)} bytes")
+        columns, position = _decode_columns(typecodes, count, body)
+        if not with_payloads:
+            if position != len(body):
+                raise ProtocolError(f"{cls.__name__} with bytes left over")
+            return cls(*columns)
+        if self._large is not None:
+            raise ProtocolError(f"{cls.__name__} in the middle of a large payload")
+        sizes, position = _decode_columns("Q", count, body, position)
+        if flags & _FLAG_FILE:
+            return cls(*columns, [self._take_file(cls, sizes[0], len(body) - position)])
+        if flags & _FLAG_LARGE:
+            self._begin_large(cls, columns, sizes[0], len(body) - position)
+            return None
+        ends = list(accumulate(sizes[0], initial=position))
+        if ends[-1] != len(body):
+            raise ProtocolError(f"{cls.__name__}: the payloads' sizes do not fit the frame")
+        return cls(*columns, [body[a:b] for a, b in pairwise(ends)])
+
+    def _begin_large(self, cls: type, columns: list[Any], sizes: list[int], rest: int) -> None:
+        if len(sizes) != 1 or rest or not LARGE < sizes[0] <= MAX_PAYLOAD:
+            raise ProtocolError(f"{cls.__name__} with a large payload of an impossible size")
+        try:
+            self._memory = self._allocate(sizes[0])
+        except (OSError, MemoryError) as error:
+            raise ProtocolError(
+                f"{cls.__name__} of {sizes[0]} bytes, for which there is no memory: {error}"
+            ) from None
+        self._large = cls, columns
+        self._filled = 0
+
+    def _take_file(self, cls: type, sizes: list[int], rest: int) -> memoryview:
+        if len(sizes) != 1 or rest or not self.files:
+            raise ProtocolError(f"{cls.__name__} without its memory file")
+        try:
+            return from_file(self.files.popleft(), sizes[0])
+        except (OSError, ValueError) as error:
+            raise ProtocolError(f"{cls.__name__}: {error}") from None
+
+    def close(self) -> None:
+        """Let go of what came and was not used."""
+        while self.files:
+            os.close(self.files.popleft())
+
+    def _check(self, cls: type) -> None:
+        if self.accepts is not None and cls not in self.accepts:
+            raise ProtocolError(f"{cls.__name__} is not expected here")
+
+
+def _decode_columns(typecodes: str, count: int, body: bytes, position: int = 4) -> tuple[list[Any], int]:
+    columns = []
+    for code in typecodes:
+        column = array(code)
+        end = position + count * column.itemsize
+        column.frombytes(body[position:end])
+        columns.append(column.tolist())
+        position = end
+    return columns, position
+
+
+def _decode_record(cls: Any, body: bytes) -> Any:
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"{cls.__name__} is not JSON: {error}") from None
+    if not isinstance(values, list) or len(values) != len(cls._fields):
+        raise ProtocolError(f"{cls.__name__} with other fields than {', '.join(cls._fields)}")
+    for name, value, wanted in zip(cls._fields, values, _FIELDS[cls], strict=True):
+        if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
+            raise ProtocolError(f"{cls.__name__}.{name} is a {type(value).__name__}")
+        # Else it would not fit into a column, should it go on in one.
+        if wanted is int and not 0 <= value < 2**64:
+            raise ProtocolError(f"{cls.__name__}.{name} is not from 0 to 2**64 - 1")
+    return cls(*values)

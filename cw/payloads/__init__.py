@@ -1,0 +1,1 @@
+"""What travels inside messages: calls, results, errors and surroundings, to bytes and back."""

@@ -1,0 +1,434 @@
+"""Calls, results and errors <-> payloads: the bytes that travel. Only this module and those it uses pickle.
+
+    client                                                 runner
+    function         --- functions.py, load_function --->  function
+    args, kwargs     --- dump_call ------- load_call --->  function(*args, **kwargs)
+    result           <-- load_result --- dump_result ----  its value
+    exception        <-- load_error ----- dump_error ----  what it raised, with the traceback as text
+
+A payload is one contiguous piece of memory, of one of two kinds, told apart by the first byte:
+
+    0x80 ...  a pickle as it is: `bytes`
+    0x01 ...  a pickle and its large buffers (arrays): bytes, or a memoryview of mapped memory
+
+      +------+---------+----------+---------+-------------------+--------+-----+----------+-----+----------+
+      | 0x01 | writable| buffers n| size of | sizes of buffers  | pickle | pad | buffer 1 | pad | buffer 2 |
+      | u8   | u8      | u16 0,u32| pickle  | n times u64       |        |     |          |     |  ...     |
+      +------+---------+----------+---------+-------------------+--------+-----+----------+-----+----------+
+                                    u64                                       each at a multiple of 64 bytes
+
+`pickle` first, since it is fast. What it refuses or would name as part of `__main__` goes through `byvalue`.
+A payload comes from a peer that may be faulty: sizes are checked before anything is sliced.
+All functions may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache  # noqa: F401  (traceback imports these two when it needs them, and by then `sys.path` is the user's)
+import mmap
+import os
+import pickle
+import struct
+import tokenize  # noqa: F401
+import traceback
+from collections.abc import Callable, Sequence
+from pickle import dumps, loads
+from types import MethodDescriptorType, WrapperDescriptorType
+from typing import Any
+
+# (Its public function list_registry_pickle_by_value() makes a copy each time, for 0.1 us.)
+from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
+
+from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
+from cw.net.memory import LARGE
+from cw.payloads import byvalue, naming
+from cw.payloads.environment import Environment, apply_environment, dump_environment, load_environment
+
+__all__ = [
+    "Environment", "allocate_buffer", "apply_environment", "dump", "dump_call", "dump_environment",
+    "dump_error", "dump_function", "dump_result", "load", "load_call", "load_environment", "load_error",
+    "load_function", "load_result",
+]  # fmt: skip
+
+Payload = bytes | bytearray | memoryview
+Store = Callable[[Sequence[Any], int], memoryview]
+
+# A buffer below this stays in the pickle: it is copied once more, which costs less than a second look at
+# sizes. Above, the copy begins to cost more than the 2 us which a multi-buffer payload takes.
+OUT_OF_BAND = 16 * 1024
+
+# `bytes` as an argument or a result go out of band from this size. pickle too copies them once each way,
+# but into memory that malloc maps anew: 100 MB take 47 ms, and 15 ms into huge pages or a memory file.
+BIG_BYTES = 1024 * 1024
+
+# From here on memory is mapped, with huge pages: 100 MB are filled in 15 ms instead of 50. Below, malloc
+# hands out memory that it has kept (its own limit is 32 MiB), and 1 MB takes 0.02 ms instead of 0.45 for a
+# fresh mapping.
+MAPPED = 32 * 1024 * 1024
+
+# Of a longer traceback the middle is left out: an exception may carry its data in its text.
+TRACEBACK_CHARACTERS = 256 * 1024
+
+_MULTI = 1
+_HEADER = struct.Struct("<BBxxIQ")
+_ALIGNMENT = 64  # a cache line, and what numpy and the vector units like best
+
+# How protocol 5 writes the module name of what it finds by name in the script. Values that happen to
+# contain it merely go the slower way.
+_BY_NAME_IN_MAIN = b"\x8c\x08__main__"
+
+# Values of these types, as the only arguments or the result, have neither buffers nor a module.
+_PLAIN = frozenset({int, float, bool, str, complex, type(None)})
+
+
+def allocate_buffer(nbytes: int) -> memoryview:
+    """Fresh writable memory, in huge pages where the system has them: for what is `MAPPED` or larger."""
+    memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)[:nbytes]
+
+
+def dump(value: Any, store: Store | None = None) -> Payload:
+    """Pickle a value into a payload, which shares no memory with it.
+
+    What `store(parts, size)` makes of its parts, if given, is a payload above `memory.LARGE` with large buffers
+    (`memory.store`: a memory file). Raises `NotPicklable`.
+    """
+    try:
+        return _dump(value, store)
+    except byvalue.Unpicklable as failure:
+        raise NotPicklable(_refusal("value", failure, [("value", value)])) from failure.__cause__
+
+
+def load(payload: Payload) -> Any:
+    """The value of a payload. Arrays lie in the payload's memory, unless they are writable and that is not.
+
+    Raises `PayloadError`, or whatever unpickling raises.
+    """
+    try:
+        kind = payload[0]
+    except IndexError:
+        raise PayloadError("an empty payload") from None
+    if kind != _MULTI:
+        return loads(payload)
+    data, buffers = _unpack(memoryview(payload).cast("B"))
+    return loads(data, buffers=buffers)
+
+
+def dump_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None, store: Store | None = None
+) -> Payload:
+    """The arguments of a call. `function` serves the message of `NotPicklable`, which names the argument."""
+    is_plain, has_big_bytes = True, False
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if type(value) not in _PLAIN:
+            is_plain = False
+            if type(value) is bytes and len(value) >= BIG_BYTES:
+                has_big_bytes = True
+    call: Any = [args, kwargs] if kwargs else args
+    if is_plain:
+        return dumps(call, 5)
+    if has_big_bytes:
+        named = {name: _apart_if_big(value) for name, value in kwargs.items()}
+        call = [tuple(map(_apart_if_big, args)), named]
+    try:
+        return _dump(call, store)
+    except byvalue.Unpicklable as failure:
+        raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
+
+
+def load_call(payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The `(args, kwargs)` of a call. Raises `PayloadError`, or whatever unpickling the arguments raises."""
+    call = load(payload)
+    if type(call) is tuple:
+        return call, {}
+    if type(call) is not list or len(call) != 2:
+        raise PayloadError("the payload is not that of a call")
+    return call[0], call[1]
+
+
+def dump_result(value: Any, store: Store | None = None) -> Payload:
+    """A job's result; as `dump`."""
+    if type(value) in _PLAIN:
+        return dumps(value, 5)
+    try:
+        return _dump(_apart_if_big(value), store)
+    except byvalue.Unpicklable as failure:
+        raise NotPicklable(_refusal("the job's result", failure, [("result", value)])) from failure.__cause__
+
+
+load_result = load
+
+
+def dump_function(function: Any, watch: byvalue.Watch) -> Payload:
+    """Pickle a function, and note in `watch` what the pickle was made from. Raises `NotPicklable`."""
+    try:
+        return _dump(function, None, watch)
+    except byvalue.Unpicklable as failure:
+        name = naming.function_name(function)
+        raise NotPicklable(_refusal(f"function {name}", failure, [(name, function)])) from failure.__cause__
+
+
+def load_function(payload: Payload) -> Callable[..., Any]:
+    """The function of a payload. Raises whatever unpickling it raises, such as `ModuleNotFoundError`."""
+    function: Callable[..., Any] = load(payload)
+    if not callable(function):
+        raise PayloadError(f"the payload is not that of a function but of a {type(function).__name__}")
+    return function
+
+
+# --- pickling: by name or by value, in band or out of band ---
+
+
+class _BigBytes:
+    """In a call or a result: `bytes` that travel out of band. They come out as plain `bytes`."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytes, (pickle.PickleBuffer(self.data),)
+
+
+def _apart_if_big(value: Any) -> Any:
+    return _BigBytes(value) if type(value) is bytes and len(value) >= BIG_BYTES else value
+
+
+def _dump(value: Any, store: Store | None = None, watch: byvalue.Watch | None = None) -> Payload:
+    """As `dump`, but raises `byvalue.Unpicklable`. With a watch: see there."""
+    buffers: list[memoryview] = []
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        buffers.append(raw)
+        return False
+
+    try:
+        data = dumps(value, 5, buffer_callback=keep_in_band)
+        # (`find`, since `in` takes twice as long for small ones.)
+        is_by_name = data.find(_BY_NAME_IN_MAIN) < 0 and not (_registered and _names_registered(data))
+    except MemoryError as error:
+        raise byvalue.Unpicklable(value) from error
+    except Exception:  # whatever it is, byvalue.dumps manages, or meets it again and says where
+        is_by_name = False
+    if not is_by_name:
+        buffers.clear()
+        data = byvalue.dumps(value, keep_in_band, watch)
+    return _pack(data, buffers, store) if buffers else data
+
+
+def _names_registered(data: bytes) -> bool:
+    """Whether a pickle may refer by name to a module that the user wants to travel by value."""
+    return any(data.find(name.encode()) >= 0 for name in tuple(_registered))
+
+
+def _pack(data: bytes, buffers: list[memoryview], store: Store | None) -> Payload:
+    writable = not all(buffer.readonly for buffer in buffers)
+    header = _HEADER.pack(_MULTI, writable, len(buffers), len(data))
+    header += struct.pack(f"<{len(buffers)}Q", *[buffer.nbytes for buffer in buffers])
+    parts: list[Any] = [header, data]
+    size = len(header) + len(data)
+    for buffer in buffers:
+        parts.append(bytes(-size % _ALIGNMENT))
+        parts.append(buffer)
+        size += -size % _ALIGNMENT + buffer.nbytes
+    if store is not None and size > LARGE:
+        return store(parts, size)
+    if size < MAPPED:
+        return b"".join(parts)
+    target = allocate_buffer(size)
+    position = 0
+    for part in parts:
+        end = position + len(part)
+        target[position:end] = part
+        position = end
+    return target
+
+
+def _unpack(payload: memoryview) -> tuple[memoryview, list[memoryview]]:
+    """The pickle and its buffers."""
+    if len(payload) < _HEADER.size:
+        raise PayloadError(f"a payload of {len(payload)} bytes is cut short in its header")
+    _, writable, count, data_size = _HEADER.unpack_from(payload)
+    end = _HEADER.size + 8 * count
+    if len(payload) < end:
+        raise PayloadError(f"a payload of {len(payload)} bytes is cut short in the sizes of {count} buffers")
+    spans = [(end, end + data_size)]
+    for size in struct.unpack_from(f"<{count}Q", payload, _HEADER.size):
+        end = spans[-1][1]
+        start = end + -end % _ALIGNMENT
+        spans.append((start, start + size))
+    if spans[-1][1] != len(payload):
+        raise PayloadError(f"a payload of {len(payload)} bytes says that it has {spans[-1][1]}")
+    if writable and payload.readonly:
+        payload = _writable_copy(payload)
+    data, *buffers = [payload[start:end] for start, end in spans]
+    return data, buffers
+
+
+def _writable_copy(payload: memoryview) -> memoryview:
+    if len(payload) < MAPPED:
+        return memoryview(bytearray(payload))
+    copy = allocate_buffer(len(payload))
+    copy[:] = payload
+    return copy
+
+
+# --- what cannot be pickled: the text for the caller of submit ---
+
+
+def _refusal(what: str, failure: byvalue.Unpicklable, roots: list[tuple[str, Any]]) -> str:
+    return _refusal_text(what, failure, roots, naming.find_path(failure.offender, roots))
+
+
+def _refusal_text(
+    what: str, failure: byvalue.Unpicklable, roots: list[tuple[str, Any]], path: str | None
+) -> str:
+    cause = failure.__cause__
+    text = str(cause)
+    if isinstance(cause, MemoryError):
+        return f"{what}: not enough memory to pickle it"
+    if isinstance(cause.__cause__ if cause else None, RecursionError):
+        return f"{what}: nested too deeply to be pickled"
+    if not isinstance(cause, (TypeError, pickle.PicklingError)) or not text:
+        text = f"{type(cause).__name__}: {text}"
+    if path is None or path in [name for name, _ in roots]:
+        return f"{what}: {text}"
+    return f"{what}: {text}, found at {path}"
+
+
+def _call_refusal(
+    failure: byvalue.Unpicklable, args: tuple[Any, ...], kwargs: dict[str, Any], function: Any
+) -> str:
+    roots = [(f"args[{i}]", value) for i, value in enumerate(args)]
+    roots += [(f"kwargs[{name!r}]", value) for name, value in kwargs.items()]
+    path = naming.find_path(failure.offender, roots)
+    what = "an argument"
+    for i, (root, _) in enumerate(roots):
+        if path is not None and root in path:
+            is_positional = i < len(args)
+            what = naming.argument_name(function, i) if is_positional else f"argument {root[7:-1]}"
+            break
+    if function is not None:
+        what += f" of {naming.function_name(function)}()"
+    return _refusal_text(what, failure, roots, path)
+
+
+# --- errors ---
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # all of cw
+
+
+def dump_error(exception: BaseException, where: dict[str, Any]) -> bytes:
+    """What a job raised, for `load_error`: with its traceback, but for the frames of cw that called the job.
+
+    `where` says where it was ('host', 'pid', ...). Never raises, and keeps nothing of the exception alive.
+    """
+    type_name = _type_name(type(exception))
+    try:
+        text = _traceback_text(exception)
+    except Exception as error:
+        text = f"{type_name}: {_text(exception)}\n(its traceback cannot be shown: {_text(error)})\n"
+    pickled, reason = _dump_exception(exception)
+    places = {str(key): value if type(value) in _PLAIN else _text(value) for key, value in where.items()}
+    return dumps((type_name, _text(exception), text, places, pickled, reason), 5)
+
+
+def load_error(payload: Payload, describe: str) -> BaseException:
+    """The exception, of its own type. The text of its `__cause__` is `describe` and the remote traceback.
+
+    One that does not unpickle here becomes a `RemoteException`. Never raises.
+    """
+    try:
+        type_name, message, text, where, pickled, reason = loads(payload)
+        places = ", ".join(f"{key} {value}" for key, value in where.items())
+        text = f"{describe} ({places})\n{text}" if places else f"{describe}\n{text}"
+    except Exception as error:
+        return RemoteException(f"{describe}: its error cannot be read: {_text(error)}")
+    exception = None
+    if pickled:
+        try:
+            exception = _load_exception(pickled)
+        except BaseException as error:  # it is the user's code, which may raise SystemExit as well
+            reason = f"{_type_name(type(error))}: {_text(error)}"
+    if exception is None:
+        name_and_text = f"{type_name}: {message}" if message else type_name
+        message = f"{name_and_text}  (the exception itself is not here: {reason})"
+        exception = RemoteException(message, type_name, text)
+    # Not by plain assignment, which an exception class may forbid (a frozen dataclass does).
+    BaseException.__setattr__(exception, "__cause__", RemoteTraceback(text, where))
+    return exception
+
+
+def _dump_exception(exception: BaseException) -> tuple[bytes, str]:
+    """The exception's pickle, in the form that gives it back with the same text; or b"" and the reason.
+
+    Pickle makes an exception by calling its class with `args`. Many classes have a constructor that takes
+    something else: the call fails, or makes up another text. So it is tried here, and where it goes wrong
+    the parts are sent.
+    """
+    usable, reason = b"", ""
+    for form in (lambda: exception, lambda: _built_in(type(exception), "__reduce__")(exception)):
+        try:
+            pickled = bytes(_dump(form()))
+            again = _load_exception(pickled)
+            if type(again) is type(exception) and str(again) == str(exception):
+                return pickled, ""
+            usable = usable or pickled
+        except byvalue.Unpicklable as failure:
+            reason = reason or _refusal("the exception", failure, [("exception", exception)])
+        except BaseException as error:  # it is the user's code, which may raise SystemExit as well
+            reason = reason or f"{_type_name(type(error))}: {_text(error)}"
+    return usable, reason
+
+
+def _load_exception(pickled: bytes) -> BaseException:
+    found = load(pickled)
+    exception = _from_parts(*found) if type(found) is tuple else found
+    if not isinstance(exception, BaseException):
+        raise TypeError(f"it unpickles as a {type(exception).__name__}")
+    return exception
+
+
+def _from_parts(cls: type[BaseException], args: tuple[Any, ...], attributes: Any = None) -> BaseException:
+    """An exception as if only the built-in part of its constructor had run. Then its attributes are set."""
+    exception = cls.__new__(cls, *args)
+    _built_in(cls, "__init__")(exception, *args)
+    for name, value in (attributes or {}).items():
+        BaseException.__setattr__(exception, name, value)
+    return exception
+
+
+def _built_in(cls: type, name: str) -> Callable[..., Any]:
+    """The method that is left when those written in Python are taken away."""
+    kinds = WrapperDescriptorType, MethodDescriptorType
+    return next(method for c in cls.__mro__ if isinstance(method := vars(c).get(name), kinds))
+
+
+def _traceback_text(exception: BaseException) -> str:
+    frames = exception.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        frames = frames.tb_next
+    text = "".join(traceback.format_exception(type(exception), exception, frames))
+    if len(text) > TRACEBACK_CHARACTERS:
+        half = TRACEBACK_CHARACTERS // 2
+        text = f"{text[:half]}\n  [{len(text) - 2 * half} characters left out]\n{text[-half:]}"
+    return text
+
+
+def _type_name(cls: type) -> str:
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _text(thing: Any) -> str:
+    """`str(thing)`, also where that raises or is very long."""
+    try:
+        return str(thing)[:TRACEBACK_CHARACTERS]
+    except Exception:
+        return f"<{type(thing).__name__} whose str() fails>"

@@ -1,0 +1,198 @@
+"""What runs between a worker and one of its runners, all on one machine.
+
+    worker                                                         runner
+      Environment, Functions, Run, Drop  == socket, frames ==>       reads when it has no job left
+      one token a job                    == eventfd ==========>      takes one before each job
+      large payloads                     == socket, memory files ==> maps them
+      large results                     <== the same socket ==       makes them
+      Results, BigResult, Dropped       <== pipe, frames ======      one write a job, at once
+
+A result is written before the next job starts: nothing that job does can hold it back. A pipe costs a third
+of what a socket does. A payload above `memory.LARGE` is not copied through: it lies in a memory file
+(memfd_create(2)) that both sides map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import select
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from cw.net import messages as m
+from cw.net import wire
+from cw.net.memory import from_file
+from cw.net.network import IN, Connection, Loop, receive_with_files
+from cw.program import RateLimited
+
+READ = 256 * 1024
+"""Bytes taken from the pipe at once."""
+
+PIPE = 256 * 1024
+"""Bytes that the pipe should hold: how far a runner of short jobs may run ahead of the worker."""
+
+WAIT_SECONDS = 0.5
+"""For descriptors, when there were none left for a large result."""
+
+HIGH = 100
+"""The runner's descriptors are moved up here, out of the way of programs that assume small ones."""
+
+
+lines = RateLimited(logging.getLogger("cw.worker"))
+
+
+class WorkerEnd:
+    """The worker's side. Belongs to the loop's thread.
+
+    `on_results(numbers, statuses, seconds, payloads)` and `on_dropped()` report what the runner says.
+    `runner_fds` are for the runner's process; close them here with `handed_over()`.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        """Raises OSError."""
+        with contextlib.ExitStack() as stack:
+            ours, theirs = map(stack.enter_context, socket.socketpair())
+            our_files, their_files = map(stack.enter_context, socket.socketpair())
+            self._pipe, pipe_in = os.pipe2(os.O_CLOEXEC)
+            stack.callback(os.close, self._pipe)
+            stack.callback(os.close, pipe_in)
+            self._tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            stack.pop_all()  # all are there
+        with contextlib.suppress(OSError):  # the user's share of pipe memory may be used up
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE)
+        os.set_blocking(self._pipe, False)
+        self._stream = Connection(loop, ours)
+        self._files = our_files
+        self._files.setblocking(False)
+        self._loop = loop
+        self._rest = b""
+        self._is_closed = False
+        self._theirs = theirs, their_files, pipe_in
+        self.runner_fds = [theirs.fileno(), their_files.fileno(), pipe_in, self._tokens]
+        self.functions: dict[Any, None] = {}  # what the runner knows; kept by the worker
+        self.on_results: Callable[[list[int], list[int], list[float], list[Any]], None]
+        self.on_dropped: Callable[[], None]
+        loop.watch(self._pipe, IN, lambda events: self.read())
+
+    def handed_over(self) -> None:
+        """The runner's process has its descriptors: close ours of them."""
+        stream, files, pipe_in = self._theirs
+        stream.close()
+        files.close()
+        os.close(pipe_in)
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        self._stream.send(message)
+
+    def send_jobs(self, jobs: list[Any]) -> None:
+        """Send jobs (of `slots.Job`'s form), with a token for each."""
+        # The token first: a runner that finds none takes the job for one that was retracted.
+        os.eventfd_write(self._tokens, len(jobs))
+        self._stream.send(
+            m.Run(
+                [job.dispatch for job in jobs],
+                [job.function.number for job in jobs],
+                [job.attempt for job in jobs],
+                [job.payload for job in jobs],
+            )
+        )
+
+    def take_tokens(self, count: int) -> int:
+        """Take up to `count` tokens; so many of the jobs sent last are ours again."""
+        taken = 0
+        with contextlib.suppress(BlockingIOError):
+            while taken < count:
+                os.eventfd_read(self._tokens)
+                taken += 1
+        return taken
+
+    def tokens_left(self) -> int:
+        """How many of the jobs sent have not been started."""
+        with open(f"/proc/self/fdinfo/{self._tokens}") as file:
+            for line in file:
+                if line.startswith("eventfd-count:"):
+                    return int(line.split()[1], 16)
+        raise AssertionError("the kernel tells an eventfd's count")
+
+    def read(self) -> bool:
+        """Report what the runner has written so far. False: nothing more can come."""
+        try:
+            data = os.read(self._pipe, READ)
+        except BlockingIOError:
+            return True
+        if not data:
+            self._loop.watch(self._pipe, 0, lambda events: None)
+            return False
+        self._digest(data)
+        return True
+
+    def _digest(self, data: bytes) -> None:
+        numbers: list[int] = []
+        statuses: list[int] = []
+        seconds: list[float] = []
+        payloads: list[Any] = []
+
+        def take(number: int, status: int, lasted: float, payload: Any) -> None:
+            numbers.append(number)
+            statuses.append(status)
+            seconds.append(lasted)
+            payloads.append(payload)
+
+        dropped = is_waiting = False
+
+        def take_other(frame: bytes) -> bool:
+            nonlocal dropped, is_waiting
+            (message,) = wire.Decoder().feed(frame)
+            if type(message) is m.BigResult:
+                try:
+                    payload = self._receive(message.size)
+                except OSError as error:
+                    lines.warning("a large result must wait: %s", error.strerror)
+                    is_waiting = True
+                    return False
+                take(message.number, message.status, message.seconds, payload)
+            dropped = dropped or type(message) is m.Dropped
+            return True
+
+        self._rest = wire.split_results(self._rest + data if self._rest else data, take, take_other)
+        if numbers:
+            self.on_results(numbers, statuses, seconds, payloads)
+        if dropped:
+            self.on_dropped()
+        if is_waiting:
+            self._loop.watch(self._pipe, 0, lambda events: None)
+            self._loop.later(WAIT_SECONDS, self._go_on)
+
+    def _go_on(self) -> None:
+        if not self._is_closed:
+            self._loop.watch(self._pipe, IN, lambda events: self.read())
+            self._digest(b"")
+
+    def drain(self) -> None:
+        """Report all that a runner wrote before it ended."""
+        while self.read():
+            if not select.select([self._pipe], [], [], 0)[0]:
+                return  # a child that a job left behind may still hold the other end
+
+    def end(self) -> None:
+        """Let the runner end: it reads the end of its stream."""
+        self._stream.close()
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._stream.close()
+        self._loop.watch(self._pipe, 0, lambda events: None)
+        self._files.close()
+        os.close(self._pipe)
+        os.close(self._tokens)
+
+    def _receive(self, size: int) -> memoryview:
+        # Peeked at first: were there no descriptor left for it, it would be gone.
+        _, fds = receive_with_files(self._files, memoryview(bytearray(1)), socket.MSG_PEEK)
+        payload = from_file(fds[0], size)
+        self._files.recv(1)
+        return payload

@@ -1,0 +1,253 @@
+"""The batch scripts of a cluster in Slurm, and the options with which they are submitted.
+
+    Plan --> master_script(), worker_script() --> sbatch (or the screen: --dry-run)
+
+    the workers' job:   batch script --> srun --> on each node: bash --> the worker, or a container with it
+    the master's job:   batch script --> tender (cw.slurm.tender), then the master in the script's place
+
+One worker a node, with as many slots as Slurm has put tasks there. `srun` starts it alone, with all that the job has
+on that node. All is plain shell, so that a user can read it, change it and submit it by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cw import credential, home, program
+from cw.net import address
+
+NOTICE = int(signal.SIGWINCH)
+"""Sent to all processes of the workers' steps, and meant for the workers alone: by default nobody else does anything
+with it. By number, since Slurm knows no name for it. (SIGURG would do, but Docker's client does not pass it on.)"""
+
+NOTICE_SECONDS = 65
+"""Before the end of an allocation, when Slurm is asked to send it; of a short one, a fifth at most. It comes up to
+a minute early. (A worker that knows its end starts to drain at that time by itself.)"""
+
+PROGRAM_OPTIONS = {
+    "master": frozenset({"--host", "--port", "--silence", "--client-grace"}),
+    "worker": frozenset({"--grace", "--lifetime", "--max-jobs", "--silence", "--reconnect-timeout"}),
+}
+"""Options of cw's programs, among those that a user gives for a job. All others are sbatch's."""
+
+RECONNECT_SECONDS = 3600
+"""For which workers look for a master whose job has ended: another one may wait in the queue for long."""
+
+
+class Plan(NamedTuple):
+    """What a user asked for."""
+
+    name: str
+    slots: int
+    is_isolated: bool = False
+    time: str = ""
+    partition: str = ""
+    mem_per_cpu: str = ""
+    master_options: Sequence[str] = ()
+    worker_options: Sequence[str] = ()
+    docker_image: str = ""
+    docker_args: Sequence[str] = ()
+    apptainer_image: str = ""
+    apptainer_args: Sequence[str] = ()
+    is_renewed: bool = False
+    has_local_master: bool = False
+    verbose: bool = False
+
+
+class Script(NamedTuple):
+    """A batch script."""
+
+    arguments: list[str]
+    """For sbatch."""
+    text: str
+
+    def as_shell(self) -> str:
+        """The command that submits it, to be typed or pasted."""
+        return f"{shlex.join(['sbatch', *self.arguments])} <<'END_OF_SCRIPT'\n{self.text}END_OF_SCRIPT\n"
+
+
+def split_options(role: str, options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(sbatch's, those of cw's program) of the options for the job of 'master' or 'worker'."""
+    own: list[str] = []
+    others: list[str] = []
+    given = iter(options)
+    for option in given:
+        if option.partition("=")[0] not in PROGRAM_OPTIONS[role]:
+            others.append(option)
+            continue
+        own.append(option)
+        if "=" not in option:
+            own += [value for value in [next(given, None)] if value is not None]
+    return others, own
+
+
+def seconds_of(limit: str) -> float | None:
+    """A time limit as sbatch takes it, in seconds, or None: 'M', 'M:S', 'H:M:S', 'D-H', 'D-H:M', 'D-H:M:S'."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    if not match:
+        return None
+    days, *parts = match.groups()
+    first, second, third = (int(part or 0) for part in parts)
+    if days is not None or parts[2] is not None:
+        return ((int(days or 0) * 24 + first) * 60 + second) * 60 + third
+    return first * 60 + second
+
+
+def job_name(plan: Plan, role: str, token: str) -> str:
+    """Of one cluster's master or workers. With the id, it tells our jobs from all others, also from one that was given
+    the same id by a controller that had lost its memory."""
+    return f"cw-{plan.name}-{role}-{token}"
+
+
+def master_script(plan: Plan, token: str, logs: str, dependency: str = "") -> Script:
+    """The master's job."""
+    options, own = split_options("master", plan.master_options)
+    arguments = [*_common(plan, "master", token, logs, dependency), "--ntasks=1", *options]
+    lines = [
+        *_head(plan, f'The master of the cw cluster "{plan.name}".'),
+        'export CW_PLACE="Slurm job $SLURM_JOB_ID"',
+        *([_tender("renew", plan, token, "master")] if plan.is_renewed else []),
+        f"{_tender('tend', plan, token)} &",
+        f"exec {shlex.join(program.command('cw.master', *_verbose(plan), *own))}",
+    ]
+    return Script(arguments, "\n".join(lines) + "\n")
+
+
+def worker_script(
+    plan: Plan, token: str, logs: str, kill_wait: float, dependency: str = "", master: str = ""
+) -> Script:
+    """The workers' job. `kill_wait`: seconds from SIGTERM to SIGKILL. `master`: its address, if it is none of ours."""
+    options, own = split_options("worker", plan.worker_options)
+    size = [f"--ntasks={plan.slots}"]
+    if plan.is_isolated:
+        size += [f"--nodes={plan.slots}", "--ntasks-per-node=1"]
+    seconds = seconds_of(plan.time)
+    notice = NOTICE_SECONDS if seconds is None else max(1, min(NOTICE_SECONDS, int(seconds / 5)))
+    arguments = [
+        *_common(plan, "workers", token, logs, dependency), *size, f"--signal={NOTICE}@{notice}",
+        *([f"--mem-per-cpu={plan.mem_per_cpu}"] if plan.mem_per_cpu else []), *options,
+    ]  # fmt: skip
+    command = shlex.join([*_container(plan), *_worker_command(plan)])
+    grace = f"{max(0.0, min(20.0, kill_wait * 2 / 3)):g}"
+    limits = shlex.join(
+        ["--grace", grace, "--reconnect-timeout", str(RECONNECT_SECONDS), *_verbose(plan), *own]
+    )
+    lines = [
+        *_head(
+            plan, f'Workers of the cw cluster "{plan.name}": one a node, with as many slots as tasks there.'
+        ),
+        *([f"export CW_MASTER={shlex.quote(master)}"] if master else []),
+        *([_tender("renew", plan, token, "workers")] if plan.is_renewed else []),
+        f"export CW_LOGS={shlex.quote(logs)}",
+        _PREPARE,
+        "srun --nodes=$SLURM_JOB_NUM_NODES --ntasks=$SLURM_JOB_NUM_NODES --ntasks-per-node=1 --mem=0 \\",
+        "    --cpu-bind=none --no-kill --kill-on-bad-exit=0 --input=none bash -c "
+        + shlex.quote(_ON_NODE.replace("WORKER", f"{command} {limits}").replace("NOTICE", str(NOTICE))),
+        _FINISH,
+    ]
+    return Script(arguments, "\n".join(lines) + "\n")
+
+
+# Slurm 22.05 does not say in the environment when the job ends; asked once, here, not on each node.
+_PREPARE = """\
+export CW_UNTIL=$SLURM_JOB_END_TIME
+[ -n "$CW_UNTIL" ] || CW_UNTIL=$(SLURM_TIME_FORMAT=%s scontrol -o show job "$SLURM_JOB_ID" |
+    sed -n 's/.* EndTime=\\([0-9][0-9]*\\) .*/\\1/p')
+# Tasks on each node, in order, from a form such as 2(x4),1. (In a step the variable is the step's.)
+export CW_SLOTS=$(sed 's/,/\\n/g' <<<"$SLURM_TASKS_PER_NODE" |
+    awk -F '[(x)]' '{ for (i = NF > 1 ? $3 : 1; i > 0; i--) printf "%d ", $1 }')
+unset SLURM_MEM_PER_CPU SLURM_MEM_PER_NODE SLURM_MEM_PER_GPU SLURM_NTASKS_PER_NODE SLURM_EXPORT_ENV
+trap 'is_over=1' TERM  # it goes to the workers too: wait until they have ended"""
+
+# Of a preempted job the steps get SIGTERM at once, the script only after the grace time.
+_FINISH = """\
+status=$?
+# Workers that got SIGTERM have left. A job that ends by itself is not requeued: wait for what Slurm wants of it.
+for ((i = 0; status == 143 && !is_over && i < 600; i++)); do sleep 1; done
+exit $status"""
+
+_ON_NODE = """\
+exec >>"$CW_LOGS/workers-$SLURM_JOB_ID-$SLURMD_NODENAME.log" 2>&1
+export CW_PLACE="Slurm job $SLURM_JOB_ID, step $SLURM_STEP_ID, node $SLURMD_NODENAME"
+slots=($CW_SLOTS)
+echo "$(date "+%F %T") a worker with ${slots[SLURM_NODEID]} slots in $CW_PLACE"
+trap 'is_told=1' TERM  # and say how it ended
+WORKER -n "${slots[SLURM_NODEID]}" ${CW_UNTIL:+--until "$CW_UNTIL"} --notice NOTICE
+status=$?
+how="exit status $status"
+[ $status -le 128 ] || how="signal $((status - 128))"
+[ $status -eq 0 ] || echo "$(date "+%F %T") the worker in $CW_PLACE died: $how"
+[ $status -ne 0 ] || [ -z "$is_told" ] || status=143
+exit $status"""
+
+
+def _common(plan: Plan, role: str, token: str, logs: str, dependency: str) -> list[str]:
+    escaped = logs.replace("%", "%%")
+    arguments = [
+        f"--job-name={job_name(plan, role, token)}", f"--output={escaped}/{role}-%j.log", "--open-mode=append",
+        f"--chdir={logs}", "--export=ALL", "--requeue", "--no-kill",
+    ]  # fmt: skip
+    given = (("time", plan.time), ("partition", plan.partition), ("dependency", dependency))
+    return arguments + [f"--{option}={value}" for option, value in given if value]
+
+
+def _head(plan: Plan, what: str) -> list[str]:
+    settings = {"CW_CLUSTER": plan.name, "CW_HOME": home.home_directory()}
+    if os.environ.get("CW_CREDENTIAL"):
+        settings["CW_CREDENTIAL"] = credential.credential_file()
+    exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
+    return ["#!/bin/bash", f"# {what}", "unset CW_MASTER", f"export {exports}"]
+
+
+def _tender(verb: str, plan: Plan, token: str, *arguments: str) -> str:
+    return shlex.join(program.command("cw.slurm.tender", verb, plan.name, token, *arguments))
+
+
+def _verbose(plan: Plan) -> list[str]:
+    return ["-v"] if plan.verbose else []
+
+
+def _worker_command(plan: Plan) -> list[str]:
+    if plan.docker_image or plan.apptainer_image:
+        return ["python3", "-m", "cw.worker"]  # of the image
+    return program.command("cw.worker")
+
+
+def _container(plan: Plan) -> list[str]:
+    """What comes before a worker's command. The credential must be the user's own inside, too: so the user's ids are
+    kept. Where the address file and the credential lie is seen inside under the same names, read-only."""
+    where = home.home_directory()
+    key = credential.credential_file()
+    directories = sorted({where, os.path.dirname(key)})
+    settings = {"CW_HOME": where, "CW_CREDENTIAL": key, "CW_CLUSTER": plan.name}
+    if plan.docker_image:
+        options = ["--rm", "--network=host", f"--user={os.getuid()}:{os.getgid()}"]
+        options += [f"--volume={directory}:{directory}:ro" for directory in directories]
+        options += [f"--env={name}={value}" for name, value in settings.items()]
+        options += ["--env=CW_PLACE", "--env=CW_MASTER"]
+        return ["docker", "run", *options, *plan.docker_args, plan.docker_image]
+    if plan.apptainer_image:
+        options = [f"--bind={directory}:{directory}:ro" for directory in directories]
+        options += [f"--env={name}={value}" for name, value in settings.items()]
+        return ["apptainer", "exec", *options, *plan.apptainer_args, plan.apptainer_image]
+    return []
+
+
+def check(plan: Plan) -> Plan:
+    """The plan. Raises ValueError for what makes no sense."""
+    address.check_cluster_name(plan.name)
+    if plan.docker_image and plan.apptainer_image:
+        raise ValueError("a Docker image and an Apptainer image: give one of them")
+    if (plan.docker_args and not plan.docker_image) or (plan.apptainer_args and not plan.apptainer_image):
+        raise ValueError("arguments for a container, but no image: give the image too")
+    return plan
+
+
+def load_plan(noted: dict[str, Any]) -> Plan:
+    """A plan from what `_asdict` gave and JSON has kept."""
+    return Plan(**noted)

@@ -1,0 +1,159 @@
+"""`./slurm.py` and `python -m cw.slurm`: start, stop, status, scale."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from cw import program
+from cw.net import address
+from cw.slurm import batch, cluster
+from cw.slurm.submitted import State
+
+
+def main() -> int:
+    """`python -m cw.slurm start|stop|status|scale`; returns the exit status."""
+    options = _parse_arguments()
+    program.set_up_logging(options.verbose)
+    if options.name:
+        address.check_cluster_name(options.name)
+    try:
+        return _VERBS[options.verb](options)
+    except ValueError as error:
+        if isinstance(error, program.Mistake):
+            raise
+        raise program.UsageError(str(error)) from None
+
+
+def _run_start(options: Any) -> int:
+    master, workers = not options.without_master, not options.without_workers
+    plan = cluster.make_plan(
+        options.nworkers, master, workers, options.Xmaster, options.Xworkers, options.docker_image,
+        options.docker_args, options.isolated, options.time, options.partition, options.mem_per_cpu, options.name,
+        options.local_master, options.renew, options.apptainer_image, options.apptainer_args, options.verbose,
+    )  # fmt: skip
+    if options.dry_run:
+        _print_scripts(plan, master, workers)
+        return 0
+    try:
+        started = cluster.start_plan(
+            plan, master, workers, lambda text: print(text, file=sys.stderr, flush=True)
+        )
+    except KeyboardInterrupt:
+        print("\nits jobs stay in the queue; `slurm.py stop` takes them out", file=sys.stderr)
+        raise
+    if started.master:
+        print(f"the master answers at {started.master}")
+    if workers:
+        print(
+            f"{started.connected} of {started.slots} slots are up"
+            + (f"; {started.pending}" if started.pending else "")
+        )
+    print(f"logs: {started.logs}")
+    return 0
+
+
+def _print_scripts(plan: batch.Plan, master: bool, workers: bool) -> None:
+    state = State(plan.name)
+    state.plan, state.token = plan, "TOKEN"
+    state.logs = os.path.join(os.path.dirname(state.file()), "logs")
+    roles = (("master", master and not plan.has_local_master), ("workers", workers))
+    print("\n".join(state.script(role).as_shell() for role, is_chosen in roles if is_chosen), end="")
+
+
+def _run_stop(options: Any) -> int:
+    print(cluster.stop(options.name, options.grace) or "no cluster of that name is in Slurm")
+    return 0
+
+
+def _run_scale(options: Any) -> int:
+    print(cluster.scale(options.nworkers, options.name))
+    return 0
+
+
+def _run_status(options: Any) -> int:
+    found = cluster.status(options.name)
+    if found is None:
+        print(f"no cluster {options.name or address.cluster_name()!r} is in Slurm")
+        return 1
+    print(f"cluster: {found.name}")
+    print(f"master: {found.master or 'does not answer'}")
+    print(f"slots connected: {found.slots}")
+    print(f"jobs: {found.running} run, {found.waiting} wait")
+    for job in found.jobs:
+        nodes = f" on {job.nodes}" if job.nodes else ""
+        left = "" if job.time_left is None else f", {format_seconds(job.time_left)} left"
+        size = f" ({job.slots} slots)" if job.slots else ""
+        print(f"{job.role}{size}: Slurm job {job.ident} {job.state}{nodes}{left}")
+    if found.problem:
+        print(f"Slurm does not answer: {found.problem}")
+    print(f"logs: {found.logs}")
+    return 0 if found.master else 1
+
+
+def format_seconds(seconds: float) -> str:
+    """As Slurm writes times: [D-]HH:MM:SS."""
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{f'{days}-' if days else ''}{hours:02d}:{minutes:02d}:{rest:02d}"
+
+
+_VERBS: dict[str, Callable[[Any], int]] = {
+    "start": _run_start, "stop": _run_stop, "status": _run_status, "scale": _run_scale,
+}  # fmt: skip
+
+
+def _parse_arguments() -> Any:
+    parser = program.argument_parser(
+        "cw.slurm",
+        "Starts and stops a cluster in Slurm: one job for the master, one for the workers.",
+        epilog="ARGs that cw.master or cw.worker know go to them, all others to sbatch: --Xworkers --account=physics",
+    )
+    parser.add_argument("verb", choices=list(_VERBS))
+    add = parser.add_argument
+    add("-n", "--nworkers", type=program.converted_by(_parse_slots), metavar="N", default=1,
+        help="number of slots; scale: from now on (default: %(default)s)")  # fmt: skip
+    add("-M", "--without-master", action="store_true", help="only workers, for a master that is there")
+    add("-W", "--without-workers", action="store_true", help="only the master")
+    add("-i", "--isolated", action="store_true", help="one slot per node")
+    add("--time", metavar="LIMIT", help="time limit of the jobs, as sbatch takes it")
+    add("--partition", metavar="NAME", help="Slurm's partition")
+    add("--mem-per-cpu", metavar="SIZE", help="memory for each slot, such as 4G")
+    add(
+        "--renew",
+        action="store_true",
+        help="let new jobs follow those that reach their time limit, until stop",
+    )
+    add("--name", help="a second cluster beside the first (default: CW_CLUSTER, or 'default')")
+    add("--local-master", action="store_true", help="run the master on this machine, the workers in Slurm")
+    for name, whose in (("master", "master's"), ("workers", "workers'")):
+        add(f"--X{name}", action="append", default=[], metavar="ARG",
+            help=f"an argument of sbatch for the {whose} job; may be repeated")  # fmt: skip
+    add("-d", "--docker-image", metavar="IMAGE", help="run the workers in this Docker image, which has cw")
+    add("--docker-args", action="append", default=[], metavar="ARG", help="an argument of docker run")
+    add("--apptainer-image", metavar="IMAGE", help="run the workers in this Apptainer image, which has cw")
+    add("--apptainer-args", action="append", default=[], metavar="ARG", help="an argument of apptainer exec")
+    add("--grace", type=program.converted_by(program.parse_seconds), metavar="SECONDS", default=cluster.DRAIN_SECONDS,
+        help="stop: let running jobs go on for so long (default: %(default)g)")  # fmt: skip
+    add("--dry-run", action="store_true", help="start: only print the batch scripts")
+    return parser.parse_args(_joined(sys.argv[1:]))
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """With the values of options that take arguments of others: `--Xworkers --time=1:00` is meant as it stands."""
+    joined: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        if argument in ("--Xmaster", "--Xworkers", "--docker-args", "--apptainer-args"):
+            argument = "=".join([argument, *[value for value in [next(given, None)] if value is not None]])
+        joined.append(argument)
+    return joined
+
+
+def _parse_slots(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise ValueError(f"{text!r} is no number of slots: give 1 or more")
+    return int(text)

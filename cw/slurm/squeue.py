@@ -1,0 +1,266 @@
+"""Asking Slurm: its programs, what is in the queue, and its states and reasons in words.
+
+    call("sbatch", ...)     a program of Slurm; its own message becomes the error's text
+    listing(), ...          squeue, for all of the user's scripts together no more than once in 15 seconds
+    is_there()              is this a machine of a Slurm cluster whose controller answers?
+
+What squeue said is remembered in `~/.cw/slurm-queue….json`, under a lock for which other processes of the user wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from typing import Any, NamedTuple
+
+from cw import home
+from cw.launch.launcher import LaunchError
+
+QUEUE_SECONDS = 15.0
+"""Between two calls of squeue. Shorter: hundreds of scripts bring down the controller that all users share."""
+
+THERE_SECONDS = 300.0
+"""For which it is remembered whether Slurm is there."""
+
+PING_SECONDS = 2.0
+"""For the controller to answer when nobody said that Slurm is wanted."""
+
+CALL_SECONDS = 60.0
+"""For a program of Slurm. (When the controller is down, they give up by themselves after some seconds.)"""
+
+ROWS_KEPT = 500
+"""Of the user's jobs with names like ours, those that have not ended first, and the latest."""
+
+NOTED_BYTES = 4 * 1024**2
+"""Read of what is remembered: more than so many rows have."""
+
+NAME_PREFIX = "cw-"
+"""Of all our jobs' names."""
+
+ACTIVE = frozenset(
+    {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "REQUEUED",
+     "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "STAGE_OUT"}
+)  # fmt: skip
+"""States of jobs that have not ended."""
+
+_STATES = {
+    "PENDING": "waits in the queue", "RUNNING": "runs", "CONFIGURING": "its nodes are being made ready",
+    "COMPLETING": "is ending", "SUSPENDED": "is suspended", "STOPPED": "is stopped", "REQUEUED": "was requeued",
+    "REQUEUE_HOLD": "was requeued and is held", "SPECIAL_EXIT": "was requeued and is held",
+    "COMPLETED": "has ended", "CANCELLED": "was cancelled", "FAILED": "has failed",
+    "TIMEOUT": "ran into its time limit", "PREEMPTED": "was preempted by another job",
+    "NODE_FAIL": "ended because a node failed", "OUT_OF_MEMORY": "ran out of memory (--mem-per-cpu gives more)",
+    "BOOT_FAIL": "ended because a node did not boot", "DEADLINE": "ended at its deadline", "REVOKED": "was revoked",
+}  # fmt: skip
+
+_REASONS = {
+    "Priority": "others are before it", "Resources": "no nodes are free for it", "Dependency": "it follows another job",
+    "BeginTime": "its time to begin has not come", "JobHeldUser": "you hold it: scontrol release",
+    "JobHeldAdmin": "an administrator holds it", "PartitionDown": "its partition is down",
+    "PartitionInactive": "its partition is inactive", "Licenses": "a licence is not free",
+    "PartitionNodeLimit": "its partition never gives so many nodes: ask for less",
+    "PartitionTimeLimit": "its partition never gives so much time: give a shorter --time",
+    "PartitionConfig": "its partition never gives that: ask for less, or another --partition",
+    "ReqNodeNotAvail": "nodes that it needs are not available", "NodeDown": "a node that it needs is down",
+    "JobLaunchFailure": "Slurm could not start it: is the directory of its logs seen by the nodes?",
+    "launch failed requeued held": "Slurm could not start it, and holds it: see its log, then scontrol release",
+    "InvalidAccount": "its account is not valid: give another --account",
+    "InvalidQOS": "its QOS is not valid: give another --qos",
+    "NonZeroExitCode": "its program failed: see its log", "OutOfMemory": "out of memory",
+    "TimeLimit": "time limit", "Reservation": "its reservation has not begun", "BadConstraints": "no node is like that",
+}  # fmt: skip
+_LIMITS = re.compile(r"(QOS|Assoc)\w*(Limit|Max|Grp)|^(MaxCpuPer|MaxMemPer|MaxJobs|MaxNodePer)")
+
+
+class Row(NamedTuple):
+    """One of the user's jobs, as squeue has it."""
+
+    ident: int
+    state: str
+    reason: str
+    start: float
+    """When it started, or 0 (seconds since 1970, as `end`)."""
+    end: float
+    """When it will end, or 0 if that is not known."""
+    nodes: str
+    """Slurm's list, such as 'n[1-3,7]'."""
+    name: str
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ACTIVE
+
+    def describe(self) -> str:
+        """State and reason in words."""
+        words = _STATES.get(self.state, f"is in the state {self.state}")
+        if self.reason in ("", "None") or self.state in ("RUNNING", "COMPLETED", "CANCELLED", "COMPLETING"):
+            return words
+        why = _REASONS.get(self.reason.partition(",")[0].strip("()"))
+        if why is None and _LIMITS.search(self.reason):
+            why = "a limit of your account or its QOS is reached"
+        return f"{words}: {why} ({self.reason})" if why else f"{words} ({self.reason})"
+
+
+class Listing(NamedTuple):
+    """What squeue said, and when (seconds since 1970)."""
+
+    asked_at: float
+    rows: dict[int, Row]
+    failure: str
+    """Why there was no answer; then `rows` is what was known before."""
+
+
+def call(program: str, *arguments: str, seconds: float = CALL_SECONDS, text: str = "") -> str:
+    """Run a program of Slurm with `text` as its input; what it prints. Raises LaunchError with its own message."""
+    import subprocess  # Takes 5 ms to load: `import cw` goes without.
+
+    try:
+        process = subprocess.run(
+            [program, *arguments],
+            env=environment(),
+            input=text,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+        )
+    except FileNotFoundError:
+        raise LaunchError(
+            f"there is no {program} on the PATH: start this on a machine of a Slurm cluster, or use cw.mp"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise LaunchError(
+            f"{program} has not answered within {seconds:g} s: Slurm's controller may be down"
+        ) from None
+    if process.returncode:
+        told = [
+            line.removeprefix(f"{program}: ").removeprefix("error: ") for line in process.stderr.splitlines()
+        ]
+        raise LaunchError(
+            f"{program}: {'; '.join(filter(None, told)) or f'exit status {process.returncode}'}"
+        )
+    return process.stdout
+
+
+def environment() -> dict[str, str]:
+    """For Slurm's programs: without what an enclosing job or the user's habits would change in their answers."""
+    kept = {"SLURM_CONF", "SLURM_CLUSTERS"}
+    foreign = ("SLURM_", "SLURMD_", "SRUN_", "SQUEUE_", "SCANCEL_", "SINFO_", "PMI_", "PMIX_")
+    unwanted = {"SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_EXPORT", "SBATCH_TEST_ONLY"}
+    found = {
+        name: value
+        for name, value in os.environ.items()
+        if name in kept or not (name.startswith(foreign) or name in unwanted)
+    }
+    return found | {"SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"}
+
+
+def is_there() -> bool:
+    """Is this a machine of a Slurm cluster: in an allocation, or with a controller that answers? Remembered."""
+    if not shutil.which("sbatch"):
+        return False
+    if os.environ.get("SLURM_JOB_ID"):
+        return True
+    name = f"slurm-there-{_key('')}.json"
+    noted = _read(name)
+    if 0 <= time.time() - noted.get("asked_at", 0) < THERE_SECONDS:
+        return bool(noted.get("is_there"))
+    try:
+        found = " is UP" in call("scontrol", "ping", seconds=PING_SECONDS)
+    except LaunchError:
+        found = False
+    home.make_home()
+    home.write_private(name, json.dumps({"asked_at": time.time(), "is_there": found}).encode())
+    return found
+
+
+def listing(cluster: str = "") -> Listing:
+    """The user's jobs with names like ours, as squeue has (or had some seconds ago) them, by id; ended ones too.
+
+    `cluster`: one of several that Slurm serves. Other processes that ask at the same time wait for one answer.
+    """
+    home.make_home()
+    name = f"slurm-queue-{_key(cluster)}.json"
+    with home.locked(f"{name}.lock"):
+        noted = _read(name)
+        known: dict[int, Row] = {}
+        with contextlib.suppress(KeyError, TypeError):  # of another version of cw
+            known = {row[0]: Row(*row) for row in noted["rows"]}
+            if abs(time.time() - noted["asked_at"]) < QUEUE_SECONDS:  # (another machine's clock may be ahead)
+                return Listing(noted["asked_at"], known, noted["failure"])
+        asked_at = time.time()
+        # Noted before the call: however it ends, nobody calls again too soon.
+        found = Listing(asked_at, known, "squeue was interrupted")
+        try:
+            found = Listing(asked_at, _ask(cluster), "")
+        except LaunchError as error:
+            found = Listing(asked_at, known, str(error))
+        finally:
+            noted = {"asked_at": asked_at, "rows": list(found.rows.values()), "failure": found.failure}
+            home.write_private(name, json.dumps(noted).encode())
+    return found
+
+
+def _ask(cluster: str) -> dict[int, Row]:
+    # The name comes last: it may hold anything.
+    output = call("squeue", "-h", "-t", "all", "-u", str(os.getuid()), *of_cluster(cluster),
+                  "-o", "%i|%T|%r|%S|%e|%N|%j")  # fmt: skip
+    rows = {}
+    for line in output.splitlines():
+        fields = line.split("|", 6)
+        if len(fields) == 7 and fields[0].isdigit() and fields[6].startswith(NAME_PREFIX):
+            ident, state, reason, start, end, nodes, name = fields
+            rows[int(ident)] = Row(
+                int(ident), state, reason[:200], _time(start), _time(end), nodes[:4000], name[:200]
+            )
+    kept = sorted(rows.values(), key=lambda row: (row.is_active, row.ident))[-ROWS_KEPT:]
+    return {row.ident: row for row in kept}
+
+
+def of_cluster(cluster: str) -> list[str]:
+    """The option that names one of several clusters, if there is one to be named."""
+    return ["-M", cluster] if cluster else []
+
+
+def expand(nodes: str) -> list[str]:
+    """The names in a list of nodes such as 'n[1-3,7]'."""
+    return call("scontrol", "show", "hostnames", nodes).split() if nodes else []
+
+
+def address_of(node: str) -> str:
+    """A node's address, as Slurm has it: its name need not be one that resolves."""
+    output = call("sinfo", "-h", "-N", "-n", node, "-o", "%o")
+    return (output.split() or [node])[0]
+
+
+def kill_wait() -> float:
+    """Seconds from Slurm's SIGTERM to its SIGKILL, as this site has it."""
+    with contextlib.suppress(LaunchError):
+        found = re.search(r"^KillWait\s*=\s*(\d+)", call("scontrol", "show", "config"), re.MULTILINE)
+        if found:
+            return float(found[1])
+    return 30.0
+
+
+def _time(text: str) -> float:
+    return float(text) if text.isdigit() else 0.0
+
+
+def _key(cluster: str) -> str:
+    """Tells Slurm clusters apart, in the names of files: several may be served from one home directory."""
+    which = [os.environ.get("SLURM_CONF", ""), os.environ.get("SLURM_CLUSTERS", ""), cluster]
+    return hashlib.sha256("\0".join(which).encode()).hexdigest()[:12]
+
+
+def _read(name: str) -> dict[str, Any]:
+    """What was noted; nothing if that is damaged."""
+    with contextlib.suppress(ValueError):
+        noted = json.loads(home.read_private(name, NOTED_BYTES) or b"{}")
+        if isinstance(noted, dict):
+            return noted
+    return {}

@@ -1,0 +1,194 @@
+"""What was submitted to Slurm for a cluster: noted as soon as it is there, so that it can be ended whatever happens.
+
+    ~/.cw/slurm-NAME/state.json     the jobs' ids, the plan, under a lock for which other processes wait
+    ~/.cw/slurm-NAME/logs-DATE/     a file for each job and node
+
+An id and a name together tell our jobs: other users' jobs may have the same names, and a controller that has lost its
+memory gives the same ids again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from cw import home
+from cw.launch import launcher
+from cw.launch.launcher import LaunchError, Process
+from cw.net import address
+from cw.slurm import batch, squeue
+from cw.slurm.batch import Plan
+
+logger = logging.getLogger("cw.slurm")
+
+LOGS_KEPT = 10
+"""Clusters of one name whose logs are kept."""
+
+
+_HAS_ENDED = re.compile("Invalid job id|already completing|already completed|Job/step already|not active")
+
+
+class Job(NamedTuple):
+    """A job that was submitted."""
+
+    role: str
+    """'master' or 'workers'."""
+    ident: int
+    cluster: str
+    """Of several that Slurm serves; '' where there is one."""
+    name: str
+    slots: int
+    at: float
+    """When it was submitted, seconds since 1970."""
+    follows: int = 0
+    """The job whose successor it is, or 0."""
+
+    def __str__(self) -> str:
+        return f"Slurm job {self.ident}" + (f" of {self.cluster}" if self.cluster else "")
+
+
+class State:
+    """What is noted of the cluster `name`. Read and written only by who holds the lock (`locked`)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.token = ""
+        """Of this cluster, and of no other of that name before or after it."""
+        self.jobs: list[Job] = []
+        self.plan = Plan(name, 0)
+        self.logs = ""
+        self.since = 0.0
+        self.is_stopping = False
+        self.kill_wait = 30.0
+        self.local: dict[str, Any] = {}
+        """The master on a login node, if there is one: its machine (boot id, host) and processes."""
+
+    @classmethod
+    def load(cls, name: str) -> State:
+        """What is noted, or an empty one."""
+        state = cls(name)
+        try:
+            noted = json.loads(home.read_private(f"slurm-{name}/state.json") or b"{}")
+            if noted:
+                noted["jobs"] = [Job(*job) for job in noted["jobs"]]
+                noted["plan"] = batch.load_plan(noted["plan"])
+                assert noted.keys() == vars(state).keys()
+                vars(state).update(noted)
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            logger.warning("%s is not of this version of cw: passed over (%r)", state.file(), error)
+            return cls(name)
+        return state
+
+    def file(self) -> str:
+        return os.path.join(home.home_directory(), f"slurm-{self.name}/state.json")
+
+    def begin(self, plan: Plan) -> None:
+        """A new cluster."""
+        vars(self).update(vars(State(self.name)))
+        self.token, self.plan, self.since = secrets.token_hex(3), plan, time.time()
+        self.kill_wait = squeue.kill_wait()
+        directory = os.path.dirname(self.file())
+        self.logs = os.path.join(directory, f"logs-{time.strftime('%Y%m%d-%H%M%S')}-{self.token}")
+        os.mkdir(self.logs, 0o700)
+        for old in sorted(entry for entry in os.listdir(directory) if entry.startswith("logs-"))[:-LOGS_KEPT]:
+            shutil.rmtree(os.path.join(directory, old), ignore_errors=True)
+
+    def save(self) -> None:
+        noted = vars(self) | {"plan": self.plan._asdict()}
+        home.write_private(f"slurm-{self.name}/state.json", json.dumps(noted, indent=1).encode())
+
+    def forget(self) -> None:
+        """Nothing of it is left. The logs stay."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.file())
+
+    def submit(
+        self, role: str, dependency: str = "", extra: Sequence[str] = (), follows: int = 0, master: str = ""
+    ) -> Job:
+        """Submit the job of a role, and note it. Raises LaunchError with Slurm's own message."""
+        script = self.script(role, dependency, master)
+        output = squeue.call("sbatch", "--parsable", *script.arguments, *extra, text=script.text).split()
+        ident, _, cluster = (output[-1] if output else "").partition(";")
+        if not ident.isdigit():
+            raise LaunchError(f"sbatch does not say which job it has submitted, but {' '.join(output)!r}")
+        name = batch.job_name(self.plan, role, self.token)
+        slots = self.plan.slots if role == "workers" else 0
+        job = Job(role, int(ident), cluster, name, slots, time.time(), follows)
+        self.jobs.append(job)
+        self.save()
+        return job
+
+    def script(self, role: str, dependency: str = "", master: str = "") -> batch.Script:
+        if role == "master":
+            return batch.master_script(self.plan, self.token, self.logs, dependency)
+        return batch.worker_script(self.plan, self.token, self.logs, self.kill_wait, dependency, master)
+
+    def signal(self, jobs: Sequence[Job], *arguments: str) -> None:
+        """scancel these jobs, or with `arguments` do something gentler. A job that has ended is no error."""
+        for cluster in {job.cluster for job in jobs}:
+            idents = [str(job.ident) for job in jobs if job.cluster == cluster]
+            # By name too: the id may be another job's by now.
+            for name in {job.name for job in jobs if job.cluster == cluster}:
+                try:
+                    squeue.call("scancel", *squeue.of_cluster(cluster), *arguments, f"--name={name}", *idents)
+                except LaunchError as error:
+                    if not _HAS_ENDED.search(str(error)):
+                        raise
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """End these jobs at once, and forget them."""
+        self.signal(jobs)
+        self.jobs = [job for job in self.jobs if job not in jobs]
+        self.save()
+
+    def rows(self) -> dict[int, squeue.Row]:
+        """What Slurm says of our jobs, by id. Raises LaunchError if it has not answered lately."""
+        rows: dict[int, squeue.Row] = {}
+        for cluster in {job.cluster for job in self.jobs}:
+            found = squeue.listing(cluster)
+            if found.failure:
+                raise LaunchError(found.failure)
+            rows |= self.ours(found)
+        return rows
+
+    def ours(self, found: squeue.Listing) -> dict[int, squeue.Row]:
+        """Of a listing, the rows that are about our jobs: known by id and name."""
+        name_by_ident = {job.ident: job.name for job in self.jobs}
+        return {row.ident: row for row in found.rows.values() if name_by_ident.get(row.ident) == row.name}
+
+    def of_role(self, role: str) -> list[Job]:
+        return [job for job in self.jobs if job.role == role]
+
+    def local_processes(self) -> list[Process]:
+        """The processes of the master on this login node, if they run here."""
+        if self.local.get("boot_id") != launcher.boot_id():
+            return []
+        return [Process(*numbers) for numbers in self.local["processes"]]
+
+
+def name_for_block() -> str:
+    """A name for a cluster that lasts for a block. Of those before it, only the logs of the latest are kept."""
+    base = home.make_home()
+    before = [entry for entry in os.scandir(base) if entry.name.startswith("slurm-block-")]
+    ended = [entry for entry in before if not os.path.exists(os.path.join(entry.path, "state.json"))]
+    for old in sorted(ended, key=lambda entry: entry.stat().st_mtime)[:-LOGS_KEPT]:
+        if time.time() - old.stat().st_mtime > 3600:  # else one that is about to begin
+            shutil.rmtree(old.path, ignore_errors=True)
+    return f"block-{os.uname().nodename.partition('.')[0][:30]}-{os.getpid()}-{os.urandom(2).hex()}"
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[State]:
+    """Hold the lock of the cluster `name`."""
+    address.check_cluster_name(name)
+    os.makedirs(os.path.join(home.make_home(), f"slurm-{name}"), 0o700, exist_ok=True)
+    with home.locked(f"slurm-{name}/lock"):
+        yield State.load(name)

@@ -1,0 +1,139 @@
+"""`python -m cw.slurm.tender`: small programs beside the jobs of a cluster in Slurm. Users do not start them.
+
+renew   in a job's batch script, when it begins: submits the job that will follow it
+tend    beside the master: finds out why workers were lost, and excuses those whose allocation is gone
+guard   beside a program with a cluster for the length of a block: ends it when the program is gone
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import select
+import time
+from typing import Any
+
+from cw import program
+from cw.launch import inquiry
+from cw.launch.launcher import LaunchError
+from cw.net import address
+from cw.net import messages as m
+from cw.slurm import squeue, submitted
+
+logger = logging.getLogger("cw.slurm.tender")
+
+JUDGED_SECONDS = 900.0
+"""For which it is looked for a reason why a worker was lost. Slurm takes some minutes to notice that a node is gone."""
+
+SHORT_SECONDS = 60
+"""A job that follows one that has begun less than so long after its own predecessor waits for so long: what fails at
+once shall not do it again and again."""
+
+NOT_ITS_FAULT = frozenset(
+    {"TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "REVOKED"}
+)
+"""How a job may end whose workers were lost without a job of ours being the reason."""
+
+_PLACE = re.compile(r"Slurm job (\d+), step \S+, node (\S+)")
+
+
+def renew(name: str, token: str, role: str) -> None:
+    """Submit the job that follows the one in which this runs. Once, however often Slurm requeues that."""
+    ident = int(os.environ["SLURM_JOB_ID"])
+    with submitted.locked(name) as state:
+        own = next((job for job in state.jobs if job.ident == ident), None)
+        if state.token != token or state.is_stopping or own is None:
+            return  # stopped meanwhile
+        if any(job.follows == ident for job in state.jobs):
+            return
+        # Those before it have ended: this one has waited for that.
+        state.jobs = [job for job in state.jobs if job.ident != own.follows]
+        is_short = own.follows and time.time() - own.at < SHORT_SECONDS
+        extra = [f"--begin=now+{SHORT_SECONDS}"] if is_short else []
+        state.plan = state.plan._replace(slots=own.slots or state.plan.slots)
+        following = state.submit(role, f"afterany:{ident}", extra, follows=ident)
+        logger.info("%s will follow this one", following)
+
+
+def tend(name: str, master: int) -> None:
+    """Until that process is gone."""
+    poller = select.poll()
+    poller.register(os.pidfd_open(master), select.POLLIN)
+    while not poller.poll(squeue.QUEUE_SECONDS * 1000):
+        try:
+            _judge(name)
+        except program.Mistake as mistake:
+            logger.warning("%s", mistake)
+
+
+def _judge(name: str) -> None:
+    standing = inquiry.ask(address.find_cluster(name))
+    if standing is None:
+        return
+    lost = [entry for entry in standing.lost if time.time() - entry["at"] < JUDGED_SECONDS]
+    if not any(_PLACE.fullmatch(entry["place"]) for entry in lost):
+        return
+    found = squeue.listing()
+    if found.failure:
+        logger.warning("%s", found.failure)
+        return
+    excused = [entry["ident"] for entry in lost if is_excused(entry, found)]
+    if excused:
+        logger.info(
+            "%d workers were lost with their allocations: nothing is charged to their jobs", len(excused)
+        )
+        inquiry.ask(address.find_cluster(name), m.Excuse(excused))
+
+
+def is_excused(lost: dict[str, Any], found: squeue.Listing) -> bool:
+    """Does Slurm say that this worker was lost with its node or its allocation?"""
+    place = _PLACE.fullmatch(lost["place"])
+    row = found.rows.get(int(place[1])) if place else None
+    if place is None or row is None or found.asked_at < lost["at"]:
+        return False
+    if row.state in NOT_ITS_FAULT or row.state in ("PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED"):
+        return True
+    if row.start > lost["at"]:
+        return True  # begun anew since
+    return row.state == "RUNNING" and place[2] not in squeue.expand(row.nodes)
+
+
+def guard(name: str, token: str, lifeline: int) -> None:
+    """Wait until the program at the other end of the lifeline is gone; then end what is left of its cluster."""
+    os.read(lifeline, 1)
+    with submitted.locked(name) as state:
+        if state.token == token:
+            for process in state.local_processes():
+                process.send_signal(15)
+            state.cancel(state.jobs)
+            state.forget()
+
+
+def main() -> int:
+    """The program. Returns its exit status."""
+    parser = program.argument_parser(
+        "cw.slurm.tender", "Tends a cluster's jobs in Slurm. Started by cw.slurm."
+    )
+    parser.add_argument("verb", choices=["renew", "tend", "guard"])
+    parser.add_argument("name")
+    parser.add_argument("token")
+    parser.add_argument("role", nargs="?", choices=["master", "workers"])
+    program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--parent")
+    options = parser.parse_args()
+    program.set_up_logging(options.verbose)
+    if options.verb == "renew":
+        try:
+            renew(options.name, options.token, options.role)
+        except LaunchError as error:
+            # The job goes on: that is what it is for. It is told where somebody looks for the reason.
+            logger.error("no job will follow this one: %s", error)
+    elif options.verb == "tend":
+        tend(options.name, options.parent or os.getppid())
+    else:
+        guard(options.name, options.token, options.lifeline_fd)
+    return 0
+
+
+if __name__ == "__main__":
+    program.run("cw.slurm.tender", main)

@@ -1,0 +1,268 @@
+"""The process from which a worker's runners are forked, and which ends them.
+
+    worker ==(socket, one small JSON text a packet)==> keeper --fork--> runner (its own process group)
+       fork, with the runner's descriptors               ^ |    '-----> runner --> whatever jobs start
+       signal                                            '-|--- stderr --'
+    worker <==  forked, exited  ===========================' waitpid
+
+It has loaded what runners need and holds neither keys nor connections, and it has one thread: a fork of it
+is cheap and safe. Each runner adopts the orphans of its own descendants (a subreaper); when it ends, the keeper
+inherits them and ends them too, those in a session of their own included. When the worker is gone, by whatever
+means, its end of the socket closes, and the keeper ends everything and itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import faulthandler
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import types
+from typing import Any
+
+from cw.runner import runner
+from cw.worker import relay
+
+PACKET = 16 * 1024
+"""Bytes in a packet: room for a runner's last words, were each of their characters to be escaped."""
+
+FDS = 4
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+_PR_SET_CHILD_SUBREAPER = 36
+
+STUCK_LOG_MS = 50
+"""How often a log that does not take what runners write is looked at."""
+
+LAST_SECONDS = 5.0
+"""How long the keeper, at its end, waits for killed processes to disappear (one may hang in the kernel)."""
+
+
+def set_subreaper() -> None:
+    """Let orphaned descendants become this process's children."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children() -> list[int]:
+    """This process's children, adopted ones included."""
+    pid = os.getpid()
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except FileNotFoundError:  # a kernel without that file
+        found = []
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError, IndexError, ValueError), open(f"/proc/{name}/stat") as file:
+                if int(file.read().rpartition(")")[2].split()[1]) == pid:
+                    found.append(int(name))
+        return found
+
+
+def kill(pid: int, is_group: bool, number: int = signal.SIGKILL) -> None:
+    """Signal a child (or a whole group), if it is still there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        (os.killpg if is_group else os.kill)(pid, number)
+
+
+def kill_children() -> None:
+    """End all children and whatever they leave behind, and wait until they are gone."""
+    deadline = time.monotonic() + LAST_SECONDS
+    while time.monotonic() < deadline:
+        for pid in children():
+            kill(pid, False)
+        try:
+            # Those that a killed one leaves behind are ours the moment it is reaped.
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        select.select([], [], [], 0.002)
+
+
+class Keeper:
+    """Forks runners on order, passes on their stderr, reaps them, and reports."""
+
+    def __init__(self, orders: socket.socket) -> None:
+        self._orders = orders
+        self._pid_by_key: dict[int, int] = {}
+        self._key_by_pid: dict[int, int] = {}
+        self._stderr_by_pid: dict[int, int] = {}
+        self._relay = relay.Relay(2)
+        self._poll = select.poll()
+        self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def run(self) -> None:
+        """Serve until the worker is gone."""
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        orders, wake = self._orders.fileno(), self._wake
+        self._poll.register(orders, select.POLLIN)
+        self._poll.register(wake, select.POLLIN)
+        while True:
+            ready = self._poll.poll(STUCK_LOG_MS if self._relay.is_stuck else None)
+            self._relay.flush()
+            for fd, _ in ready:
+                if fd == wake:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(wake, 4096)
+                    self._reap()
+                elif fd == orders:
+                    packet, fds, _, _ = socket.recv_fds(self._orders, PACKET, FDS)
+                    if not packet:
+                        return
+                    self._obey(json.loads(packet), fds)
+                elif fd in self._relay and self._relay.read(fd) == 0:
+                    self._poll.unregister(fd)  # all who had it open are gone
+
+    def close(self) -> None:
+        """The last words of all."""
+        for stderr in self._relay.read_ends():
+            self._relay.close(stderr)
+
+    def _obey(self, order: dict[str, Any], fds: list[int]) -> None:
+        if order["do"] == "fork":
+            self._fork(order["key"], fds)
+        elif order["do"] == "signal" and order["key"] in self._pid_by_key:
+            pid = self._pid_by_key[order["key"]]
+            kill(pid, True, order["number"])
+            if order["number"] == signal.SIGKILL:
+                kill(pid, False)  # should its job have put it into another group
+
+    def _fork(self, key: int, fds: list[int]) -> None:
+        pipe: tuple[int, ...] = ()
+        try:
+            if len(fds) < FDS:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            pipe = os.pipe2(os.O_CLOEXEC)
+            pid = os.fork()
+        except OSError as error:
+            for fd in pipe:
+                os.close(fd)
+            self._tell(
+                what="exited", key=key, pid=0, how=f"could not be started: {error.strerror}", stderr=""
+            )
+        else:
+            if not pid:
+                self._become_runner(fds, *pipe)
+            with contextlib.suppress(PermissionError, ProcessLookupError):
+                os.setpgid(pid, pid)  # both sides do: a signal may come before the child has run a line
+            os.close(pipe[1])
+            self._relay.add(pipe[0])
+            self._poll.register(pipe[0], select.POLLIN)
+            self._stderr_by_pid[pid] = pipe[0]
+            self._pid_by_key[key] = pid
+            self._key_by_pid[pid] = key
+            self._tell(what="forked", key=key, pid=pid)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _become_runner(self, fds: list[int], stderr: int, stderr_in: int) -> None:
+        """In the child: never returns."""
+        status = 1
+        try:
+            os.dup2(stderr_in, 2)
+            os.close(stderr_in)
+            os.close(stderr)
+            self._relay.drop_after_fork()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, runner.on_sigterm)
+            os.setpgid(0, 0)
+            set_subreaper()
+            # Should the keeper be killed. It has one thread, so the signal means its end.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            self._orders.close()
+            os.close(self._wake)
+            os.close(self._waker)
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            sys.argv[:] = [""]
+            runner.main(fds)
+            status = 0
+        except KeyboardInterrupt:
+            status = 128 + signal.SIGINT  # it was to end its job, which had ended in that moment
+        except BaseException:
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        finally:
+            _leave(status)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None:
+                break
+            pid = found.si_pid
+            key = self._key_by_pid.pop(pid, None)
+            if key is not None:
+                kill(pid, True)  # what is left of its group, as long as the number is certainly still its own
+            _, status = os.waitpid(pid, 0)
+            if key is not None:
+                del self._pid_by_key[key]
+                stderr = self._stderr_by_pid.pop(pid)
+                with contextlib.suppress(KeyError):
+                    self._poll.unregister(stderr)
+                last_words = self._relay.close(stderr)
+                self._tell(what="exited", key=key, pid=pid, how=how_it_ended(status), stderr=last_words)
+        # What had left the group is ours, with its runner gone; so is what such a one leaves behind, when it is reaped.
+        for stray in children():
+            if stray not in self._key_by_pid:
+                kill(stray, False)
+
+    def _tell(self, **report: Any) -> None:
+        self._orders.send(json.dumps(report, ensure_ascii=False).encode(errors="replace"))
+
+
+def how_it_ended(status: int) -> str:
+    """A wait status in words: 'killed by SIGSEGV', 'exited with status 3'."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _leave(status: int) -> None:
+    import atexit
+    import threading
+
+    # What the interpreter does at its end, without the keeper's own frames below being left.
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    with contextlib.suppress(BaseException):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def main(fd: int) -> None:
+    """Serve the worker at the other end of this descriptor until it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the worker's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    set_subreaper()
+    # In the runners too: a crash leaves a trace on their stderr. (They inherit the handlers and their stack.)
+    faulthandler.enable(2, all_threads=False)
+    orders = socket.socket(fileno=fd)
+    orders.set_inheritable(False)
+    keeper = Keeper(orders)
+    try:
+        keeper.run()
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    finally:
+        kill_children()
+        keeper.close()

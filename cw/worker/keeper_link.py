@@ -1,0 +1,116 @@
+"""The worker's side of its keeper: starts it, gives orders, hears reports (see `cw.worker.keeper`)."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from cw import program
+from cw.net.network import IN, OUT, Loop
+from cw.worker import keeper
+
+THREADS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+)  # fmt: skip
+"""Tell numerical libraries how many threads to use."""
+
+
+class KeeperProcess:
+    """The keeper, as the worker sees it."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        threads: int,
+        descriptors: tuple[int, int] | None,
+        on_report: Callable[[dict[str, Any] | None], None],
+    ) -> None:
+        """`threads`, `descriptors`: the limits of the jobs; None: of descriptors, our own."""
+        self._loop = loop
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = {**dict.fromkeys(THREADS, str(threads)), **os.environ}
+        self._process = subprocess.Popen(
+            program.python_command(
+                "from cw.worker.keeper import main; main(int(sys.argv[1]))", theirs.fileno()
+            ),
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+            env=environment,
+        )
+        if descriptors is not None:
+            resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, descriptors)
+        theirs.close()
+        self._socket.setblocking(False)
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._on_report = on_report
+        loop.watch(self._socket.fileno(), IN, self._on_ready)
+
+    def fork(self, key: int, fds: list[int]) -> None:
+        """Start a runner with these descriptors, which the caller may close. Reported as forked, then as exited."""
+        self._order({"do": "fork", "key": key}, fds)
+
+    def signal(self, key: int, number: int) -> None:
+        """Signal a runner's process group, if it is still there."""
+        self._order({"do": "signal", "key": key, "number": number}, [])
+
+    def close(self) -> None:
+        """End all runners, and wait until they are gone. Nothing is reported any more."""
+        if self._socket.fileno() < 0:
+            return
+        self._loop.watch(self._socket.fileno(), 0, self._on_ready)
+        self._socket.close()
+        while self._unsent:
+            for fd in self._unsent.popleft()[1]:
+                os.close(fd)
+        try:
+            self._process.wait(keeper.LAST_SECONDS + 1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        keeper.kill_children()  # what it left, should it have been killed itself
+
+    def _order(self, order: dict[str, Any], fds: list[int]) -> None:
+        packet = json.dumps(order).encode()
+        if not self._unsent and self._send(packet, fds):
+            return
+        self._unsent.append((packet, [os.dup(fd) for fd in fds]))
+        self._loop.watch(self._socket.fileno(), IN | OUT, self._on_ready)
+
+    def _send(self, packet: bytes, fds: list[int]) -> bool:
+        """False: the socket is full, or too many descriptors are on their way."""
+        try:
+            socket.send_fds(self._socket, [packet], fds)
+        except OSError as error:
+            # Else it is gone: its end is reported by the socket.
+            return error.errno not in (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS)
+        return True
+
+    def _on_ready(self, events: int) -> None:
+        while self._unsent and self._send(*self._unsent[0]):
+            for fd in self._unsent.popleft()[1]:
+                os.close(fd)
+        if not self._unsent and events & OUT:
+            self._loop.watch(self._socket.fileno(), IN, self._on_ready)
+        if events & ~OUT:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            packet = self._socket.recv(keeper.PACKET)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if packet:
+            self._on_report(json.loads(packet))
+        else:
+            self._loop.watch(self._socket.fileno(), 0, self._on_ready)
+            self._on_report(None)

@@ -1,0 +1,221 @@
+"""A worker's runners as processes: started by the keeper, spoken to through channels, ended with signals.
+
+    Slots' actions --> start, send_jobs, ... --> WorkerEnd <== channel ==> runner
+    Slots.on_*()   <-- on_results, on_dropped <--'                           |
+                   <-- on_exited <----------------------- keeper <-----------'
+
+What is to happen to them is decided by `cw.worker.slots`. All in here runs in the loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cw.net import messages as m
+from cw.net.network import Loop
+from cw.program import RateLimited
+from cw.runner.channel import WorkerEnd
+from cw.worker.keeper_link import KeeperProcess
+from cw.worker.slots import Function, Job, Runner
+
+logger = logging.getLogger("cw.worker")
+
+END_SECONDS = 5.0
+"""For a runner that was told to end, before it is killed."""
+
+STOP_STEPS = (0.0, signal.SIGINT), (1.0, signal.SIGTERM), (2.0, signal.SIGKILL)
+"""How a running job is ended: after so many seconds this signal, to the runner's process group. The first raises
+KeyboardInterrupt in the job, so that it may clean up; the second is for its children (the runner only notes it)."""
+
+KEEPERS = 3
+"""Keepers that may die in a row without having started a runner."""
+
+
+lines = RateLimited(logger)
+
+
+class _NoEnd:
+    """In place of a `WorkerEnd`, where there were no descriptors for one: what it is sent never starts."""
+
+    def __init__(self) -> None:
+        self.functions: dict[Any, None] = {}
+        self._tokens = 0
+
+    def send(self, message: Any) -> None:
+        pass
+
+    def send_jobs(self, jobs: Sequence[Job]) -> None:
+        self._tokens += len(jobs)
+
+    def take_tokens(self, count: int) -> int:
+        taken = min(count, self._tokens)
+        self._tokens -= taken
+        return taken
+
+    def tokens_left(self) -> int:
+        return self._tokens
+
+    def drain(self) -> None:
+        pass
+
+    end = close = drain
+
+
+class Runners:
+    """The processes, by the key of their `slots.Runner`.
+
+    `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`: what one says.
+    `on_gone(runner)`: its process is gone, and its last results follow; then `on_exited(runner, unstarted, note)`.
+    `on_failure(text)`: none can be started any more.
+    """
+
+    def __init__(self, loop: Loop, threads: int, descriptors: tuple[int, int] | None = None) -> None:
+        self.on_results: Callable[[Runner, list[int], list[int], list[float], list[Any]], None]
+        self.on_dropped: Callable[[Runner], None]
+        self.on_gone: Callable[[Runner], None]
+        self.on_exited: Callable[[Runner, int, dict[str, Any]], None]
+        self.on_failure: Callable[[str], None]
+        self._loop = loop
+        self._threads = threads
+        self._descriptors = descriptors
+        self._channels: dict[int, WorkerEnd | _NoEnd] = {}
+        self._runners: dict[int, Runner] = {}
+        self._pids: dict[int, int] = {}
+        self._keepers_lost = 0  # since the last runner was forked
+        self._keeper = self._start_keeper()
+
+    def start(self, runner: Runner, environment: Any) -> None:
+        """Start its process, and send it the session's environment."""
+        self._runners[runner.key] = runner
+        try:
+            end = self._channels[runner.key] = WorkerEnd(self._loop)
+        except OSError as error:
+            self._channels[runner.key] = _NoEnd()
+            how = f"could not be started: {error.strerror}"
+            self._loop.call_soon(lambda: self._on_exited(runner.key, how, ""))
+            return
+        end.on_results = lambda numbers, statuses, seconds, payloads: self.on_results(
+            runner, numbers, statuses, seconds, payloads
+        )
+        end.on_dropped = lambda: self.on_dropped(runner)
+        self._keeper.fork(runner.key, end.runner_fds)
+        end.handed_over()
+        end.send(m.Environment([runner.session], [environment]))
+
+    def send_jobs(self, runner: Runner, jobs: Sequence[Job]) -> None:
+        """Send it jobs, and before them the functions that it does not know."""
+        end = self._channels[runner.key]
+        for job in jobs:
+            if job.function not in end.functions:
+                end.functions[job.function] = None
+                function = job.function
+                end.send(m.Functions([job.session], [function.number], [function.payload]))
+        end.send_jobs(jobs)
+
+    def send_drop(self, runner: Runner) -> None:
+        """It is to pass over what it finds no token for."""
+        self._channels[runner.key].send(m.Drop())
+
+    def forget(self, function: Function | None, session: int) -> None:
+        """This function will not be used again."""
+        for end in self._channels.values():
+            if function is not None and end.functions.pop(function, function) is None:
+                end.send(m.Forget([session], [function.number]))
+
+    def take_tokens(self, runner: Runner, count: int) -> int:
+        """Own up to `count` of the jobs sent to it last; how many that were."""
+        return self._channels[runner.key].take_tokens(count)
+
+    def tokens_left(self, runner: Runner) -> int:
+        """How many of the jobs sent to it have not started."""
+        return self._channels[runner.key].tokens_left()
+
+    def end(self, runner: Runner) -> None:
+        """Let it end by itself; it has nothing to do."""
+        self._channels[runner.key].end()
+        self._loop.later(END_SECONDS, lambda: self.kill(runner))
+
+    def stop(self, runner: Runner) -> None:
+        """End it and what it runs, step by step."""
+        for seconds, number in STOP_STEPS:
+            if seconds:
+                self._loop.later(seconds, lambda number=number: self._signal(runner, number))  # type: ignore[misc]
+            else:
+                self._signal(runner, number)
+
+    def kill(self, runner: Runner) -> None:
+        """End it at once."""
+        self._signal(runner, signal.SIGKILL)
+
+    def place(self, runner: Runner) -> dict[str, Any]:
+        """Where it runs, for notes."""
+        return {
+            "host": os.uname().nodename, "worker": os.getpid(), "slot": runner.slot.index,
+            "pid": self._pids.get(runner.key, 0),
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """End all, and wait until they are gone. Nothing is reported any more."""
+        for end in self._channels.values():
+            end.close()
+        self._channels.clear()
+        self._runners.clear()
+        self._pids.clear()
+        self._keeper.close()
+
+    def start_afresh(self) -> None:
+        """End all, and be ready for others."""
+        self.close()
+        self._keeper = self._start_keeper()
+
+    def _signal(self, runner: Runner, number: int) -> None:
+        if (
+            self._runners.get(runner.key) is runner
+        ):  # else it has ended; and keys begin anew with another master
+            self._keeper.signal(runner.key, number)
+
+    # --- the keeper ---
+
+    def _start_keeper(self) -> KeeperProcess:
+        return KeeperProcess(self._loop, self._threads, self._descriptors, self._on_report)
+
+    def _on_report(self, report: dict[str, Any] | None) -> None:
+        if report is None:
+            self._keepers_lost += 1
+            if self._keepers_lost > KEEPERS:
+                self.on_failure(
+                    "the process that starts runners dies again and again: see the messages above"
+                )
+                return
+            logger.error("the keeper is gone, and the runners with it; starting another")
+            self._keeper.close()
+            self._keeper = self._start_keeper()
+            for key in list(self._runners):
+                self._on_exited(key, "ended with its keeper", "")
+        elif report["what"] == "forked":
+            self._pids[report["key"]] = report["pid"]
+            self._keepers_lost = 0
+        else:
+            self._on_exited(report["key"], report["how"], report["stderr"])
+
+    def _on_exited(self, key: int, how: str, stderr: str) -> None:
+        runner = self._runners.pop(key, None)
+        if runner is None:
+            return
+        was_ending = runner.is_ending
+        end = self._channels.pop(key)
+        self.on_gone(runner)
+        end.drain()
+        seconds = round(time.monotonic() - runner.since, 3)
+        note = {**self.place(runner), "how": how, "seconds": seconds, "stderr": stderr}
+        self._pids.pop(key, None)
+        unstarted = end.take_tokens(len(runner.sent))
+        end.close()
+        if not was_ending:
+            lines.warning("runner %s on slot %d %s", note["pid"], runner.slot.index, how)
+        self.on_exited(runner, unstarted, note)

@@ -1,0 +1,560 @@
+"""`python -m cw.worker HOST`: slots, and what the master and the runners have to say to each other.
+
+    master <==> Uplink --> _on_<message> ---> Slots.on_*() ---> actions ---> Runners <==> runners
+                  ^                                ^                           |
+                  '----- Results, ...  <-----------'--- _on_results, exited <--'
+
+It holds one connection to the master, whatever its number of slots. It runs no user code and opens no payload:
+nothing that a job does stops it from answering, or from ending a job that must end. All in here runs in the
+loop's thread.
+
+Told to end, it *drains*: it returns what has not started, finishes what runs within its grace, and says goodbye.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import secrets
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from cw import program
+from cw.net import address
+from cw.net import messages as m
+from cw.net.network import Loop
+from cw.version import VERSION
+from cw.worker import keeper, slots
+from cw.worker.kept import Kept
+from cw.worker.runners import Runners
+from cw.worker.uplink import Uplink
+
+logger = logging.getLogger("cw.worker")
+_lines = program.RateLimited(logger)
+
+TICK_SECONDS = 0.02
+
+REPEATED_SECONDS = 2.0
+"""A SIGTERM within that time of the first is the same one: Slurm sends it twice within 50 ms."""
+
+MOST_SECONDS = 1e9
+"""An end that is farther away is none."""
+
+END_MARGIN = 5.0
+"""Seconds before the end of its allocation by which a worker has stopped what runs and is gone. Of a short allocation,
+a tenth at most."""
+
+END_DRAIN = 60.0
+"""Seconds before that from when on it starts nothing. Longer: slots idle. Shorter: more jobs are begun in vain. Of a
+short allocation, a tenth at most."""
+
+SUSPECT_SECONDS = 0.5
+"""A job that fails just after its runner got SIGTERM is held back for so long: if this worker is told to end too, as
+on a node that goes, the job was cut short."""
+
+TOLD_TO_END = frozenset({"killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP"})
+"""How a runner may end because its machine is being cleared."""
+
+
+Outcome = tuple[slots.Job, int, float, Any]
+"""What a job came to: status, seconds, payload."""
+
+
+class Settings(NamedTuple):
+    """Limits, in seconds, as the options of `cw.worker` say."""
+
+    silence: float = 30.0
+    """Without a sign of life for so long, the master is taken for gone."""
+    reconnect_timeout: float = 300.0
+    """For which it looks for a lost master while its runners go on; then it ends them, and waits on."""
+    grace: float = 20.0
+    """For which running jobs may go on when it was told to end. Slurm kills 30 s after its SIGTERM."""
+    lifetime: float = math.inf
+    """After which it leaves as if told to end."""
+    until: float = math.inf
+    """When its allocation ends (seconds since 1970): what runs is stopped END_MARGIN before that."""
+    max_jobs: int = 0
+    """Jobs after which a runner is replaced by a new one; 0: never."""
+
+
+class Worker:
+    """One worker process. `ident` is random: the master tells it by that from all others."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        count: int,
+        find: Callable[[], list[address.Candidate]],
+        settings: Settings = Settings(),  # noqa: B008  (it is immutable)
+        descriptors: tuple[int, int] | None = None,
+    ) -> None:
+        """`descriptors`: how many the jobs' processes may have (soft and hard limit); None: as many as this one."""
+        self.ident = secrets.token_hex(16)
+        self.on_joined: Callable[[], None] = lambda: None
+        self.failure: str = ""
+        """Why it ended, if it could not go on."""
+        self._loop = loop
+        self._count = count
+        self._settings = settings
+        self._slots = slots.Slots(count, settings.max_jobs)
+        hello = m.Hello("worker", self.ident, "", m.PROTOCOL, list(sys.version_info[:2]), VERSION,
+                        os.uname().nodename, os.getpid(), count)  # fmt: skip
+        self._uplink = Uplink(loop, hello, find, settings.silence, settings.reconnect_timeout)
+        self._uplink.on_welcome = self._on_welcome
+        self._uplink.on_message = lambda message: self._handlers[type(message)](message)
+        self._uplink.on_forsaken = self._start_afresh
+        self._uplink.on_failure = self._give_up
+        self._send = self._uplink.send
+        self.connect = self._uplink.connect
+        threads = max(1, len(os.sched_getaffinity(0)) // count)
+        self._runners = Runners(loop, threads, descriptors)
+        self._runners.on_results = self._on_results
+        self._runners.on_dropped = lambda runner: self._perform(
+            self._slots.on_dropped(runner, time.monotonic())
+        )
+        self._runners.on_gone = lambda runner: self._slots.on_runner_gone(runner)
+        self._runners.on_exited = self._on_exited
+        self._runners.on_failure = self._give_up
+        self._environments: dict[int, Any] = {}  # by session
+        self._functions: dict[tuple[int, int], slots.Function] = {}
+        self._kept = Kept()
+        self._unclaimed: set[int] = (
+            set()
+        )  # of these, those that the present master was told of when it was joined
+        self._why_unusable = ""  # how the last runner ended
+        self._suspects: list[list[Outcome]] = []  # errors after a SIGTERM, held back
+        self._is_ticking = False
+        self._is_leaving = False
+        self._drains_from = self._drains_until = 0.0  # if it was told to end
+        keeper.set_subreaper()
+        loop.tick(1.0, self._on_second)
+        self._ends_at = math.inf  # when what runs is stopped, as far as is known from the start
+        if settings.lifetime < math.inf:
+            self._ends_at = time.monotonic() + settings.lifetime + settings.grace
+            loop.later(settings.lifetime, lambda: self._drain("its lifetime is over"))
+        if settings.until < math.inf:
+            left = settings.until - time.time()
+            ends_in = left - min(END_MARGIN, left / 10)
+            self._ends_at = min(self._ends_at, time.monotonic() + ends_in)
+            loop.later(
+                max(0.0, ends_in - min(END_DRAIN, left / 10)),
+                lambda: self._drain("its allocation ends soon", self._ends_at - time.monotonic()),
+            )
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            m.Dispatch: self._on_dispatch,
+            m.Functions: self._on_functions,
+            m.Environment: self._on_environment,
+            m.Forget: self._on_forget,
+            m.Recall: lambda message: self._perform(self._slots.on_recall(message.count, time.monotonic())),
+            m.Stop: lambda message: self._perform(self._slots.on_stop(message.dispatches, time.monotonic())),
+            m.TakeBack: lambda message: self._perform(
+                self._slots.on_take_back(message.dispatches, time.monotonic())
+            ),
+            m.Claim: self._on_claim,
+            m.Release: lambda message: self._kept.forget(message.dispatches),
+            m.CloseSession: self._on_close_session,
+            m.ForgetSession: self._on_forget_session,
+            m.Goodbye: self._uplink.on_goodbye,
+            m.Heartbeat: lambda message: None,
+        }
+
+    # --- the end ---
+
+    def on_sigterm(self) -> None:
+        """Told to end: finish what runs; told again: at once."""
+        if not self._drains_from:
+            self._drain("told to end")
+        elif time.monotonic() - self._drains_from > REPEATED_SECONDS:
+            self.leave()
+
+    def on_notice(self) -> None:
+        """Notice that the end is near, long before SIGTERM: drain. Who gave it sends SIGTERM when the time is up."""
+        self._drain("notice of the end", self._ends_at - time.monotonic())
+
+    def on_sigint(self) -> None:
+        """Ctrl-C: as on_sigterm, but nobody sends it twice without meaning it."""
+        if not self._drains_from:
+            self._drain("Ctrl-C")
+        else:
+            self.leave()
+
+    def leave(self) -> None:
+        """End the runners, say goodbye, stop the loop."""
+        if self._is_leaving:
+            return
+        self._is_leaving = True
+        running = self._count_running()
+        if running:
+            logger.info("leaving; %d running jobs are stopped, and run again elsewhere", running)
+        self.close()  # first: what the master gets back runs nowhere any more
+        self._uplink.leave(self._loop.stop)
+
+    def close(self) -> None:
+        """End the runners, and wait until they are gone."""
+        self._runners.close()
+
+    def _drain(self, why: str, grace: float | None = None) -> None:
+        """Take nothing more, return what has not started, finish what runs, leave."""
+        if self._drains_from or self._is_leaving:
+            return
+        grace = self._settings.grace if grace is None else max(0.0, grace)
+        self._drains_from = time.monotonic()
+        self._drains_until = min(self._drains_from + grace, self._ends_at)
+        self._send(m.Draining())
+        self._perform(self._slots.on_drain())
+        cut_short = [job.dispatch for batch in self._suspects for job, _, _, _ in batch]
+        self._suspects.clear()
+        if cut_short:
+            self._send(m.CutShort(cut_short))
+        if self._on_drain_tick(self._drains_from):
+            doing = f"finishing {self._count_running()} running jobs"
+            if self._uplink.is_lost and len(self._kept):
+                doing += f", and looking for the master to hand in {len(self._kept)} results,"
+            limit = f" for up to {grace:.3g} s" if grace < 1e6 else ""
+            logger.info("%s: %s%s; Ctrl-C ends it at once", why, doing, limit)
+            self._loop.tick(TICK_SECONDS, self._on_drain_tick)
+
+    def _on_drain_tick(self, now: float) -> bool:
+        if not self._is_leaving and (
+            now >= self._drains_until or (self._slots.is_empty() and self._is_all_told())
+        ):
+            self.leave()
+        return not self._is_leaving
+
+    def _is_all_told(self) -> bool:
+        """Have all results gone to a master?"""
+        if self._uplink.is_lost:
+            return not len(self._kept)
+        return self._uplink.is_all_sent() and not any(dispatch in self._kept for dispatch in self._unclaimed)
+
+    def _count_running(self) -> int:
+        return sum(is_running for _, is_running in self._slots.holdings())
+
+    def _give_up(self, reason: str) -> None:
+        self.failure = reason
+        self._loop.stop()
+
+    # --- the master ---
+
+    def _on_welcome(self) -> None:
+        self._report()
+        if self._drains_from:
+            self._send(m.Draining())
+        cpus = len(os.sched_getaffinity(0))
+        logger.info("joined the master at %s with %d slot%s (this machine has %d usable CPUs)",
+                    self._uplink.peer, self._count, "s" * (self._count != 1), cpus)  # fmt: skip
+        self.on_joined()
+
+    def _start_afresh(self) -> None:
+        """End all runners and forget all jobs: no master knows of them."""
+        if self._drains_from:
+            self.leave()
+            return
+        self._runners.start_afresh()
+        self._slots = slots.Slots(self._count, self._settings.max_jobs)
+        self._kept = Kept()
+        self._suspects.clear()
+        self._environments.clear()
+        self._functions.clear()
+
+    def _on_dispatch(self, message: m.Dispatch) -> None:
+        functions = self._functions
+        jobs, unknown = [], []
+        for dispatch, session, number, function_number, avoid, attempt, timeout, payload in zip(
+            *message, strict=True
+        ):
+            function = functions.get((session, function_number))
+            if function is None:  # its session was closed while this was on its way
+                unknown.append(dispatch)
+            else:
+                jobs.append(slots.Job(dispatch, session, number, function, avoid, attempt, payload, timeout))
+        if unknown:
+            self._send(m.Returned(unknown))
+        self._perform(self._slots.on_jobs(jobs, time.monotonic()))
+
+    def _on_functions(self, message: m.Functions) -> None:
+        for session, number, payload in zip(*message, strict=True):
+            known = self._functions.get((session, number))
+            if known is None or known.payload != payload:  # a master that is new sends all again
+                self._functions[session, number] = slots.Function(number, payload)
+
+    def _on_environment(self, message: m.Environment) -> None:
+        for session, payload in zip(*message, strict=True):
+            self._environments[session] = payload
+            self._slots.on_session_opened(session)
+
+    def _on_forget(self, message: m.Forget) -> None:
+        for session, number in zip(*message, strict=True):
+            self._runners.forget(self._functions.pop((session, number), None), session)
+
+    def _on_close_session(self, message: m.CloseSession) -> None:
+        self._perform(self._slots.on_session_closed(message.session, time.monotonic()))
+        self._kept.forget_session(message.session)
+
+    def _on_forget_session(self, message: m.ForgetSession) -> None:
+        self._slots.on_session_forgotten(message.session)
+        self._environments.pop(message.session, None)
+        for key in [key for key in self._functions if key[0] == message.session]:
+            del self._functions[key]
+
+    def _report(self) -> None:
+        """Tell a master that was just joined what is here. It knows nothing of what we remember."""
+        usable = self._slots.on_joined()
+        in_use = {job.function for job, _ in self._slots.holdings()}
+        forgotten = [key for key, function in self._functions.items() if function not in in_use]
+        if forgotten:
+            self._on_forget(m.Forget(*map(list, zip(*forgotten, strict=True))))
+        holdings = [
+            (job.dispatch, job.session, job.number, m.RUNNING if is_running else m.UNSTARTED)
+            for job, is_running in self._slots.holdings()
+        ]
+        holdings += [
+            (job.dispatch, job.session, job.number, m.RUNNING)
+            for batch in self._suspects
+            for job, _, _, _ in batch
+        ]
+        kept = self._kept.holdings()
+        self._unclaimed = {dispatch for dispatch, _, _, _ in kept}
+        holdings += kept
+        if holdings:
+            self._send(m.Holding(*map(list, zip(*holdings, strict=True))))
+        left = self._ends_at - time.monotonic()
+        place = os.environ.get("CW_PLACE", "")
+        self._send(m.Stay(round(max(left, 0.0), 3) if left < MOST_SECONDS else -1, place))
+        self._send(m.Reported(list(self._environments)))
+        self._perform(usable)
+
+    def _on_claim(self, message: m.Claim) -> None:
+        """Send again what was kept."""
+        results, deaths, gone = self._kept.find(message.dispatches)
+        if results:
+            self._send(m.Results(*map(list, zip(*results, strict=True))))
+        for dispatch, note in deaths:
+            self._send(m.RunnerDied(dispatch, note))
+        if gone:
+            self._send(m.Returned(gone))
+        self._unclaimed.difference_update(message.dispatches)
+
+    # --- the policy's actions ---
+
+    def _perform(self, actions: Sequence[slots.Action]) -> None:
+        runners, todo = self._runners, deque(actions)
+        while todo:
+            action = todo.popleft()
+            kind = type(action)
+            if kind is slots.SendJobs:
+                runners.send_jobs(action.runner, action.jobs)
+            elif kind is slots.StartRunner:
+                runners.start(action.runner, self._environments[action.runner.session])
+            elif kind is slots.Retract:
+                taken = runners.take_tokens(action.runner, action.count)
+                todo.extendleft(reversed(self._slots.on_retracted(action.runner, taken, time.monotonic())))
+            elif kind is slots.SendDrop:
+                runners.send_drop(action.runner)
+            elif kind is slots.GiveBack:
+                todo.extendleft(reversed(self._slots.on_give_back(action.count)))
+            elif kind is slots.EndRunner:
+                runners.end(action.runner)
+            elif kind is slots.KillRunner:
+                runners.kill(action.runner)
+            elif kind is slots.StopRunner:
+                runners.stop(action.runner)
+            elif kind is slots.LookAtTokens:
+                left = runners.tokens_left(action.runner)
+                self._slots.on_tokens_seen(action.runner, left, time.monotonic())
+            elif kind is slots.TellExpired:
+                self._tell_expired(action.job, action.note)
+            elif kind is slots.TellCutShort:
+                self._send(m.CutShort(action.dispatches))
+            elif kind is slots.Return:
+                self._send(m.Returned(action.dispatches))
+            elif kind is slots.Recalled:
+                self._send(m.Recalled(action.dispatches))
+            elif kind is slots.TellUsable:
+                self._tell_usable(action.slots, action.not_for)
+            elif kind is slots.TellStarted:
+                self._send(m.Started(action.dispatches))
+            elif kind is slots.TellDied:
+                self._kept.add_death(action.job, action.note)
+                self._send(m.RunnerDied(action.job.dispatch, action.note))
+        if not self._is_ticking and self._slots.wants_tick():
+            self._is_ticking = True
+            self._loop.tick(TICK_SECONDS, self._on_tick)
+
+    # --- the runners ---
+
+    def _on_results(
+        self,
+        runner: slots.Runner,
+        numbers: list[int],
+        statuses: list[int],
+        seconds: list[float],
+        payloads: list[Any],
+    ) -> None:
+        jobs = self._slots.jobs(numbers)
+        if runner.is_ending or m.INTERRUPTED in statuses:
+            self._judge(runner, list(zip(jobs, statuses, seconds, payloads, strict=True)))
+        else:
+            self._kept.add_results(jobs, statuses, seconds, payloads)
+            self._send(m.Results(numbers, statuses, seconds, payloads))
+        self._perform(self._slots.on_results(runner, numbers, seconds, time.monotonic()))
+
+    def _judge(self, runner: slots.Runner, outcomes: list[Outcome]) -> None:
+        """Report results, some of which may not be what the job itself came to."""
+        suspects: list[Outcome] = []
+        for job, status, lasted, payload in outcomes:
+            if job.expired and runner.is_ending and lasted > job.timeout * 0.999999:
+                self._tell_expired(job, {**self._runners.place(runner), "seconds": lasted})
+            elif status == m.INTERRUPTED and not job.stopped:
+                suspects.append((job, m.ERROR, lasted, payload))
+            else:
+                self._report_outcome((job, min(status, m.ERROR), lasted, payload))
+        if suspects and self._drains_from:
+            self._send(m.CutShort([job.dispatch for job, _, _, _ in suspects]))
+        elif suspects:
+            self._suspects.append(suspects)
+            self._loop.later(SUSPECT_SECONDS, lambda: self._clear(suspects))
+
+    def _tell_usable(self, count: int, not_for: list[int]) -> None:
+        if count < self._count or not_for:
+            _lines.warning("no runner can be started on some slots: jobs that need one go to other workers, and it is "
+                           "tried again in some seconds")  # fmt: skip
+        self._send(m.Usable(count, not_for, self._why_unusable))
+
+    def _clear(self, suspects: list[Outcome]) -> None:
+        """It was not this machine's end: the jobs failed by themselves."""
+        if suspects in self._suspects:
+            self._suspects.remove(suspects)
+            for outcome in suspects:
+                self._report_outcome(outcome)
+
+    def _report_outcome(self, outcome: Outcome) -> None:
+        job, status, lasted, payload = outcome
+        self._kept.add_results([job], [status], [lasted], [payload])
+        self._send(m.Results([job.dispatch], [status], [lasted], [payload]))
+
+    def _tell_expired(self, job: slots.Job, note: dict[str, Any]) -> None:
+        text = json.dumps({**note, "limit": job.timeout, "attempt": job.attempt}).encode()
+        self._report_outcome((job, m.TIMEOUT, note["seconds"], text))
+
+    def _on_exited(self, runner: slots.Runner, unstarted: int, note: dict[str, Any]) -> None:
+        was_told_to = note["how"] in TOLD_TO_END
+        self._why_unusable = note["how"]
+        self._perform(self._slots.on_runner_exited(runner, unstarted, note, time.monotonic(), was_told_to))
+
+    # --- time ---
+
+    def _on_tick(self, now: float) -> bool:
+        if self._is_leaving:
+            return False
+        self._perform(self._slots.on_tick(now))
+        self._is_ticking = self._slots.wants_tick()
+        return self._is_ticking
+
+    def _on_second(self, now: float) -> bool:
+        if self._is_leaving:
+            return False
+        self._perform(self._slots.on_second(now))
+        return True
+
+
+def _parse_slots(text: str) -> int:
+    if text == "auto":
+        return len(os.sched_getaffinity(0))
+    if not text.isdigit() or not 0 < int(text) <= 65535:
+        raise ValueError(f"{text!r} is no number of slots: give 1 or more, or 'auto' for the usable CPUs")
+    return int(text)
+
+
+def _parse_count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise ValueError(f"{text!r} is no number of jobs: give 1 or more")
+    return int(text)
+
+
+def _parse_time(text: str) -> float:
+    if not text.isdigit() or not time.time() - 1e6 < int(text) < 1e10:
+        raise ValueError(f"{text!r} is no time: give seconds since 1970 (date +%s -d 18:00)")
+    return float(text)
+
+
+def _add_limits(parser: Any) -> None:
+    """The options of `Settings`."""
+    defaults = Settings()
+    seconds = program.converted_by(program.parse_seconds)
+    positive = program.converted_by(program.parse_positive_seconds)
+    group = parser.add_argument_group("limits")
+    group.add_argument("--grace", metavar="SECONDS", type=seconds, default=defaults.grace,
+                       help="told to end (Ctrl-C, SIGTERM), let running jobs go on for so long; the rest goes to other "
+                       "workers at once (default: %(default)g; a second Ctrl-C ends it at once)")  # fmt: skip
+    group.add_argument("--lifetime", metavar="SECONDS", type=positive, default=defaults.lifetime,
+                       help="after so long, end as if told to (default: never)")  # fmt: skip
+    group.add_argument("--until", metavar="TIME", type=program.converted_by(_parse_time), default=defaults.until,
+                       help="when the machine is taken away, in seconds since 1970: a minute before that it takes "
+                       "nothing more, and jobs get until 5 seconds before (default: never)")  # fmt: skip
+    group.add_argument("--max-jobs", metavar="N", type=program.converted_by(_parse_count), default=defaults.max_jobs,
+                       help="replace each runner process by a new one after N jobs (default: never)")  # fmt: skip
+    group.add_argument("--silence", metavar="SECONDS", type=positive, default=defaults.silence,
+                       help="take a master that says nothing for so long for gone (default: %(default)g)")  # fmt: skip
+    group.add_argument("--reconnect-timeout", metavar="SECONDS", type=seconds, default=defaults.reconnect_timeout,
+                       help="look for a lost master for so long before its jobs are given up; the worker itself waits "
+                       "on (default: %(default)g)")  # fmt: skip
+
+
+def main() -> int:
+    """The program. Returns its exit status."""
+    parser = program.argument_parser(
+        "cw.worker",
+        "Runs the jobs that clients submit to a master. Waits for the master if it is not there yet.",
+        epilog="Without HOST: CW_MASTER, else the running master's address file, else this machine.",
+    )
+    parser.add_argument("host", nargs="?", metavar="HOST[:PORT]", help="where the master runs")
+    parser.add_argument(
+        "--port", type=program.converted_by(address.check_port), help="its port (default: 5494)"
+    )
+    parser.add_argument("-n", dest="slots", metavar="SLOTS", type=program.converted_by(_parse_slots), default=1,
+                        help="jobs to run at a time, or 'auto': one for each usable CPU (default: 1)")  # fmt: skip
+    _add_limits(parser)
+    program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--notice")
+    options = parser.parse_args()
+    program.set_up_logging(options.verbose)
+    address.find_master(options.host, options.port)  # mistakes end the program here
+    settings = Settings(
+        options.silence,
+        options.reconnect_timeout,
+        options.grace,
+        options.lifetime,
+        options.until,
+        options.max_jobs,
+    )
+    descriptors = program.allow_many_descriptors()  # each runner takes some
+    loop = Loop()
+
+    def find() -> list[address.Candidate]:
+        if options.notice is None or os.environ.get("CW_MASTER"):
+            return address.find_master(options.host, options.port)
+        # In Slurm: of this cluster's own. On this machine there may be another one's.
+        return address.find_cluster(address.cluster_name())
+
+    worker = Worker(loop, options.slots, find, settings, descriptors)
+    loop.on_signal(signal.SIGINT, worker.on_sigint)
+    loop.on_signal(signal.SIGTERM, worker.on_sigterm)
+    if options.notice is not None:
+        loop.on_signal(options.notice, worker.on_notice)
+    program.watch_lifeline(loop, options.lifeline_fd, worker.leave)
+    if options.ready_fd is not None:
+        worker.on_joined = lambda: program.say_ready(options.ready_fd)
+    worker.connect()
+    try:
+        loop.run()
+    finally:
+        worker.close()
+    if worker.failure:
+        raise program.Mistake(worker.failure)
+    return 0
