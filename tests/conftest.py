@@ -4,6 +4,7 @@ import faulthandler
 import os
 import secrets
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,34 +62,40 @@ def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("SLURM_JOB_ID", raising=False)
         files = _files()
         yield
-        _check_nothing_left(set(), files)
+        _check_nothing_left(set(), files, set())
 
 
 @pytest.fixture(autouse=True)
 def _each_test(
     _whole_run: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """Each test has a `CW_HOME` of its own, and fails if a process or a file is left over after it.
+    """Each test has a `CW_HOME` of its own, and fails if a process, a client or a file is left over after it.
 
     It is the first of a test's fixtures, so what others start must be gone too; but not what a fixture for the
     whole module has started before, with all its descendants.
     """
     monkeypatch.setenv("CW_HOME", str(tmp_path_factory.mktemp("user") / "home"))
-    processes, files = set(_processes()), _files()
+    processes, files, clients = set(_processes()), _files(), _clients()
     yield
-    _check_nothing_left(processes, files)
+    _check_nothing_left(processes, files, clients)
 
 
-def _check_nothing_left(processes: set[int], files: set[Path]) -> None:
+def _check_nothing_left(processes: set[int], files: set[Path], clients: set[threading.Thread]) -> None:
     deadline = time.monotonic() + LEAVE_SECONDS
-    while (left := _new_processes(processes)) or _files() - files:
+    while (left := _new_processes(processes)) or _files() - files or _clients() - clients:
         if time.monotonic() > deadline:
             for pid in left:
                 os.kill(pid, 9)  # so that the next tests are not blamed for it
             pytest.fail(
-                f"left over: processes {left}, files {sorted(map(str, _files() - files))}\n{_stacks()}"
+                f"left over: processes {left}, files {sorted(map(str, _files() - files))}, "
+                f"clients {_clients() - clients}\n{_stacks()}"
             )
         time.sleep(0.01)
+
+
+def _clients() -> set[threading.Thread]:
+    """The threads of this process's clients: one that looks for a lost master goes on for minutes."""
+    return {thread for thread in threading.enumerate() if thread.name == "cw-client"}
 
 
 def _new_processes(known: set[int]) -> dict[int, str]:

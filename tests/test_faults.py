@@ -77,7 +77,8 @@ def test_with_a_worker_that_is_killed_all_that_it_started_dies_also_in_the_middl
         worker.end(signal.SIGKILL)
         wait_until(lambda: not any(map(is_running, pids)), 5)
         master.wait_for("is lost")
-        executor.shutdown(wait=False, cancel_futures=True)
+        executor._session.close(is_waiting=False)
+        executor._session.join()
 
 
 def test_what_a_frozen_worker_says_when_it_wakes_is_late_and_it_works_on(tmp_path):
