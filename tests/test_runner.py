@@ -368,8 +368,8 @@ def test_many_jobs_without_their_directory_do_not_pile_up_tracebacks(tmp_path, m
     with cw.ClusterExecutor() as executor:
         gone.rmdir()
         futures = [executor.submit(jobs.square, n) for n in range(300)]
-        texts = {len(str(future.exception(LIMIT).__cause__)) // 100 for future in futures}
-    assert len(texts) == 1
+        sizes = [len(str(future.exception(LIMIT).__cause__)) for future in futures]
+    assert max(sizes) - min(sizes) < 50  # (the jobs' numbers have one to three digits)
 
 
 def test_a_module_that_is_missing_is_an_import_error_of_the_job(run, tmp_path):

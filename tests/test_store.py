@@ -327,7 +327,10 @@ def test_a_path_that_leads_nowhere(tmp_path):
 
 
 def test_two_programs_make_one_store_at_the_same_time(tmp_path):
-    program = "import sys; from cw.store.store import *; s = Store(sys.argv[1], True, 'x'); print(s.ident); Writer(s).close()"
+    program = (
+        "import sys; from cw.store.store import *; "
+        "s = Store(sys.argv[1], True, 'x'); print(s.ident); Writer(s).close()"
+    )
     processes = [
         subprocess.Popen([sys.executable, "-c", program, tmp_path / "s"], stdout=subprocess.PIPE, text=True,
                          env={**os.environ, "PYTHONPATH": str(ROOT)})
