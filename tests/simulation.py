@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import cw.client.session
+import cw.client.uplink
 import cw.master.master
 import cw.master.peers
 import cw.worker.uplink
@@ -383,15 +384,16 @@ class Client:
                 "here", 1, self._deliver, lambda number, tag: None
             )
         session._thread = SimpleNamespace(ident=1)
-        session._find = lambda: [SimpleNamespace(host=ADDRESS[0], port=ADDRESS[1])]
-        session._deadline = sim.now + 1000
+        uplink = session._uplink
+        uplink._find = lambda: [SimpleNamespace(host=ADDRESS[0], port=ADDRESS[1])]
+        uplink._deadline = sim.now + 1000
         session._loop.on_stopped = session._abandon
         self.delivered = Counter()
         self.errors = {}
         self.cancelled = set()
         self.attempts = {}
         self.numbers = []
-        session._loop.call_soon(session._connect)
+        session._loop.call_soon(uplink.connect)
 
     def submit(self, seconds, *, deaths=0, attempts=None):
         options = self.session.option_number({"attempts": attempts} if attempts else {})
@@ -561,14 +563,14 @@ class Simulation:
             for module in (
                 cw.master.master,
                 cw.master.peers,
-                cw.client.session,
+                cw.client.uplink,
                 cw.worker.uplink,
                 cw.worker.worker,
             ):
                 put(module, "time", clock)
-            for module in (cw.master.master, cw.client.session, cw.worker.uplink):
+            for module in (cw.master.master, cw.client.uplink, cw.worker.uplink):
                 put(module, "Connection", SimConnection)
-            for module in (cw.client.session, cw.worker.uplink):
+            for module in (cw.client.uplink, cw.worker.uplink):
                 put(module, "dial", self.dial)
                 put(module, "random", self.random)
             put(cw.worker.worker, "Runners", SimRunners)

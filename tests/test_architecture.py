@@ -19,6 +19,7 @@ PACKAGE = Path(cw.__file__).parent
 FLOORS = [
     "__init__",
     "client.__init__", "client.thread", "client.executor", "client.mapping", "client.future", "client.session",
+    "client.introductions", "client.options", "client.uplink",
     "client.recording", "client.recorder", "client.ending", "client.progress", "client.functions",
     "results", "store.callkey", "store.store", "store.__init__",
     "anywhere", "mp",

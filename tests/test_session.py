@@ -486,11 +486,11 @@ def test_the_package_loads_what_is_used():
 
 
 def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(cluster, monkeypatch):
-    from cw.client import session
+    from cw.client import introductions
 
-    monkeypatch.setattr(session, "FUNCTIONS_AT_MASTER", 300_000)
-    monkeypatch.setattr(session, "FUNCTIONS_AT_ONCE", 100_000)
-    monkeypatch.setattr(session, "MOST_FUNCTIONS", 20)
+    monkeypatch.setattr(introductions, "FUNCTIONS_AT_MASTER", 300_000)
+    monkeypatch.setattr(introductions, "FUNCTIONS_AT_ONCE", 100_000)
+    monkeypatch.setattr(introductions, "MOST_FUNCTIONS", 20)
 
     def make(number, size):
         data = bytes(size)
@@ -501,15 +501,15 @@ def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(c
         for _ in range(3):
             futures = [executor.submit(function) for function in functions]
             assert [future.result(LIMIT)[0] for future in futures] == list(range(61))
-        assert len(executor._session._introduced) <= 20
-        assert executor._session._introduced_size <= 300_000 + 401_000
+        assert len(executor._session._introductions._functions) <= 20
+        assert executor._session._introductions._size <= 300_000 + 401_000
     assert "breaks the protocol" not in Path(cluster.logs, "master.log").read_text()
 
 
 def test_a_session_may_not_use_any_number_of_different_settings(cluster, monkeypatch):
-    from cw.client import session
+    from cw.client import options
 
-    monkeypatch.setattr(session, "MOST_OPTION_SETS", 3)
+    monkeypatch.setattr(options, "MOST_OPTION_SETS", 3)
     with cw.ClusterExecutor() as executor:
         for attempts in (1, 2, 3, 2, 1):
             assert executor.options(attempts=attempts).submit(jobs.square, 2).result(LIMIT) == 4

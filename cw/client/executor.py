@@ -17,9 +17,10 @@ from typing import Any
 
 from cw.client import mapping
 from cw.client.future import Future
+from cw.client.options import job_options
 from cw.client.progress import Progress
 from cw.client.recorder import Recorder
-from cw.client.session import Abandoned, Session, job_options
+from cw.client.session import Abandoned, Session
 from cw.payloads import chunks
 
 logger = logging.getLogger("cw.client")

@@ -12,78 +12,41 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
-import random
 import secrets
-import socket
 import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from typing import Any
 
-from cw import credential, home
+from cw import home
 from cw.client import ending
 from cw.client.functions import FunctionTable
+from cw.client.introductions import Introductions
+from cw.client.options import OptionTable
 from cw.client.recorder import Call, Chunk, Recorder
 from cw.client.recording import Outcome, Recording
-from cw.errors import ConnectionError, JobTimeout, ProtocolError, RemoteException, StoreError, WorkerLost
+from cw.client.uplink import Uplink
+from cw.errors import ConnectionError, JobTimeout, RemoteException, StoreError, WorkerLost
 from cw.net import address, memory, wire
 from cw.net import messages as m
-from cw.net.network import Connection, Loop, dial
+from cw.net.network import Connection, Loop
 from cw.payloads import serialize
 from cw.payloads.environment import dump_environment
 from cw.version import VERSION
 
 logger = logging.getLogger("cw.client")
 
-CONNECT_SECONDS = 5.0
-"""Default of `connect_timeout`: how long `start` tries to reach a master."""
-
-BACKOFF = 0.05, 1.0
-"""Seconds between attempts to connect: the first pause, and the longest."""
-
-STEADY_SECONDS = 5.0
-"""A connection that lasts for so long is one. Else pauses grow on: the master may not like what it is sent."""
-
 BATCH = 1024
 """Jobs in one Submit: how finely the first jobs of a burst overlap with the rest."""
-
-FUNCTIONS_AT_MASTER = 256 * 1024**2
-MOST_FUNCTIONS = 16 * 1024
-"""Bytes and number of functions that the master is made to keep: the oldest give way, and are sent again if a job
-calls them again. (A single larger one is kept alone.) More: the master's memory. Less: functions travel again."""
-
-FUNCTIONS_AT_ONCE = 64 * 1024**2
-"""Bytes of functions sent before a batch of jobs; of more, the batch is sent in parts."""
-
-MOST_OPTION_SETS = 50_000
-"""Different settings of jobs that a session may use: the master keeps them all."""
-
-RECONNECT_SECONDS = 300.0
-"""Default of `reconnect_timeout`: how long a lost master is looked for, while jobs are outstanding."""
-
-MOST_SECONDS = 1e9
-"""The longest time limit of a job: 30 years, as the master has it."""
-
-GOODBYE_SECONDS = 0.7
-"""For the master to take the goodbye."""
 
 ACKNOWLEDGED_JOBS = 256
 """Results after which the master is told that they are here; of fewer, after ACKNOWLEDGED_SECONDS. Until then their
 workers keep them."""
 
 ACKNOWLEDGED_SECONDS = 0.5
-
-DIAL_SECONDS = 5.0
-"""For one attempt to connect while a lost master is looked for: it may be somewhere else by then."""
-
-FROM_MASTER = frozenset(
-    {m.Window, m.Notice, m.Roster, m.Started, m.Origin, m.Results, m.Charged, m.Lost, m.Goodbye, m.Heartbeat}
-)
 
 Job = tuple[int, int, Any, Any]
 """Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
@@ -116,11 +79,8 @@ class Session:
         jobs_limit, bytes_limit = max_outstanding or (None, None)
         self.ident = secrets.token_hex(16)
         self._secret = secrets.token_hex(16)
-        self._find = lambda: address.find_master(host, port)
         self._deliver = deliver
         self._on_started = on_started
-        self._connect_timeout = CONNECT_SECONDS if connect_timeout is None else connect_timeout
-        self._reconnect_timeout = RECONNECT_SECONDS if reconnect_timeout is None else reconnect_timeout
         self._jobs_limit = jobs_limit
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
         self._environment = dump_environment()
@@ -129,6 +89,18 @@ class Session:
         self._recording = Recording(
             recorder, self._finish, _name, lambda: self._loop.call_soon(self._on_wake)
         )
+        self._uplink = uplink = Uplink(
+            self._loop,
+            lambda: address.find_master(host, port),
+            self._hello,
+            connect_timeout,
+            reconnect_timeout,
+        )
+        uplink.on_welcome = self._on_welcome
+        uplink.on_message = lambda message: _HANDLERS[type(message)](self, message)
+        uplink.on_gone = self._on_master_gone
+        uplink.is_needed = lambda: not self._leaves_when_done or bool(self.outstanding())
+        uplink.on_failure = self._fail
         self._loop.lock = self._loop_lock = threading.RLock()  # callbacks submit, too
         self._thread = threading.Thread(target=self._main, name="cw-client", daemon=True)
         # Instead of the thread's own: up to Python 3.12 a join() that Ctrl-C interrupts takes the thread for ended.
@@ -138,8 +110,7 @@ class Session:
         self._lock = threading.RLock()  # pickling a function may run code of the user's that submits
         self._store: serialize.Store | None = None  # for memory files, if the master is on this machine
         self._functions = FunctionTable()
-        self._option_numbers: dict[str, int] = {}
-        self._option_sets: dict[int, dict[str, Any]] = {}  # by number
+        self._options = OptionTable()
         self._forgotten: deque[int] = deque()  # functions, of which the master is to be told
         self._last_number = 0
         self._bytes_in = 0
@@ -150,8 +121,6 @@ class Session:
         self._cancelled: deque[tuple[int, Job, bool]] = deque()  # and whether it is delivered as Abandoned
         self._is_woken = False
         # The session's thread only.
-        self._connection: Connection | None = None
-        self._where = ""  # the master's address, for messages (a connection on this machine does not know it)
         self._window_jobs = self._window_bytes = 0
         self._sent: dict[int, int] = {}  # number: bytes
         self._sent_bytes = 0
@@ -159,19 +128,10 @@ class Session:
         self._origin: str | None = None  # the host of the results that come; None: the master was not asked
         self._is_handing_in = False  # again, what was sent to the master before
         self._roster: set[str] = set()  # the workers that are at the master, or were when it was lost
-        self._introduced: dict[int, int] = {}  # bytes of the functions that the master has, oldest first
-        self._introduced_size = 0
-        self._introduced_options = 0  # the highest number of options that it has been sent
+        self._introductions = Introductions(self._payloads_of, self._options)
         self._charges: dict[int, m.Charged] = {}  # what jobs have been through
         self._received = self._acknowledged = 0  # results, over this connection
         self._is_acknowledging = False
-        self._is_lost = False  # the master was there and is looked for
-        self._is_welcome = False  # by the master of this connection
-        self._is_leaving = False
-        self._failures: Sequence[tuple[tuple[str, int], OSError]] = ()
-        self._is_told = False  # the user was, that the credential is missing or another
-        self._pause = BACKOFF[0]
-        self._deadline = 0.0
         self._leaves_when_done = False
         # Written by the session's thread, read by others.
         self._started: set[int] = set()
@@ -191,7 +151,7 @@ class Session:
     def start(self) -> None:
         """Connect. Raises cw.ConnectionError if no master answers within the connect timeout."""
         ending.register(self)
-        self._deadline = time.monotonic() + self._connect_timeout
+        self._uplink.start_clock()
         self._thread.start()
         self._connected.wait()
         if self._failure is not None:
@@ -272,7 +232,7 @@ class Session:
         if self._recording.has_some or not self._loop_lock.acquire(blocking=False):
             return False
         try:
-            if self._connection is None:
+            if self._uplink.connection is None:
                 return False
             self._on_wake()
             self._loop.flush()
@@ -339,11 +299,8 @@ class Session:
         """For the end of the program: cancel all, leave, and do not wait for a callback that does not return."""
         self.close(is_waiting=False)
         self.join(seconds)
-        connection = self._connection
-        if self.is_alive() and not self._is_leaving and connection is not None and self._is_welcome:
-            # The thread sits in a callback, and not in the middle of a message.
-            connection.send_last(m.Goodbye("it was interrupted"))
-            connection.flush()
+        if self.is_alive():  # it sits in a callback, and not in the middle of a message
+            self._uplink.break_off("it was interrupted")
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the session's thread has ended. In that thread itself: nothing."""
@@ -365,21 +322,8 @@ class Session:
         return self._is_closed
 
     def option_number(self, options: dict[str, Any]) -> int:
-        """The number under which the master knows these options of jobs; 0 for none."""
-        if not options:
-            return 0
-        key = repr(sorted(options.items()))
-        with self._lock:
-            number = self._option_numbers.get(key)
-            if number is None:
-                number = len(self._option_numbers) + 1
-                if number > MOST_OPTION_SETS:
-                    raise ValueError(
-                        f"more than {MOST_OPTION_SETS} different settings of jobs: use fewer values"
-                    )
-                self._option_sets[number] = options
-                self._option_numbers[key] = number
-            return number
+        """The number under which the master knows these options of jobs; 0 for none. Raises ValueError: too many."""
+        return self._options.number_of(options)
 
     def _forget_functions(self, latest: int) -> None:
         """Under the lock: let go of functions that no outstanding job uses, here and at the master."""
@@ -413,10 +357,10 @@ class Session:
             return ConnectionError(f"{self._failure}; no more jobs can be submitted here")
         return RuntimeError("cannot submit: this client has been stopped")
 
-    # --- the session's thread: the connection ---
+    # --- the session's thread: the master ---
 
     def _main(self) -> None:
-        self._connect()
+        self._uplink.connect()
         try:
             self._loop.run()
         except BaseException as error:
@@ -434,94 +378,23 @@ class Session:
                 self._connected.set()
                 self._ended.set()
 
-    def _connect(self) -> None:
-        if self._connection is not None:
-            return
-        try:
-            candidates = self._find()
-        except Exception as error:
-            self._fail(error)
-            return
-        left = max(0.1, self._deadline - time.monotonic())
-        if self._is_lost:
-            left = min(left, DIAL_SECONDS)
-        dial(self._loop, [(c.host, c.port) for c in candidates], left, self._on_connected, self._on_no_master)
+    def _hello(self) -> m.Hello:
+        return m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
+                       os.uname().nodename, os.getpid(), 0, self._handed, memory.takes_files())  # fmt: skip
 
-    def _on_connected(self, sock: socket.socket, where: tuple[str, int]) -> None:
-        self._where = address.join(*where)
-        connection = self._connection = Connection(self._loop, sock, decoder=wire.Decoder())
-        connection.decoder.accepts = FROM_MASTER | {m.Welcome, m.Refused}
-        connection.on_message = self._on_answer
-        connection.on_close = self._on_close
-        connection.send(
-            m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
-                    os.uname().nodename, os.getpid(), 0, self._handed, memory.takes_files())
-        )  # fmt: skip
-        left = DIAL_SECONDS
-        if not self._is_lost:
-            left = min(left, self._deadline - time.monotonic())
-        self._loop.later(max(0.1, left), lambda: self._on_silent(connection))
-
-    def _on_silent(self, connection: Connection) -> None:
-        if connection.on_message != self._on_answer or connection.closed:
-            return
-        if time.monotonic() < self._deadline:
-            connection.close()
-            self._on_close("it accepts the connection but says nothing")
-        else:
-            self._fail(
-                ConnectionError(f"the master at {self._where} accepts the connection but says nothing")
-            )
-
-    def _on_no_master(self, failures: Sequence[tuple[tuple[str, int], OSError]]) -> None:
-        fault = credential.fault_among(error for _, error in failures)
-        if fault is not None and fault.may_pass and not self._is_told:
-            self._is_told = True
-            logger.warning("%s (waiting: a network file system may show a file late)", fault)
-        is_hopeless = fault is not None and not fault.may_pass
-        if (
-            is_hopeless
-            or time.monotonic() + self._pause > self._deadline
-            or (
-                not self._is_lost
-                and all(
-                    isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
-                    for _, error in failures
-                )
-            )
-        ):
-            self._fail(_no_master(failures))
-            return
-        self._loop.later(self._pause * random.uniform(1.0, 1.5), self._connect)
-        self._pause = min(2 * self._pause, BACKOFF[1])
-
-    def _on_answer(self, answer: Any) -> None:
-        connection = self._connection
+    def _on_welcome(self) -> None:
+        """A master is there; it may be another than before."""
+        uplink = self._uplink
+        connection = uplink.connection
         assert connection is not None
-        if type(answer) not in (m.Welcome, m.Refused, m.Goodbye):
-            raise ProtocolError(f"{type(answer).__name__} before a Welcome")
-        if type(answer) is m.Goodbye and self._is_lost:
-            self._on_goodbye(answer)
-            return
-        if type(answer) is not m.Welcome:
-            self._fail(ConnectionError(f"the master at {self._where} refused this client: {answer.reason}"))
-            return
-        self._is_welcome = True
-        connection.passes_files = connection.passes_files and answer.takes_files
         self._store = memory.store if connection.passes_files else None
-        if self._is_leaving:
-            self._say_goodbye()
-            return
-        connection.on_message = lambda message: _HANDLERS[type(message)](self, message)
         connection.send(m.Environment([0], [self._environment]))
-        if self._is_lost:
-            self._is_lost = False
+        if uplink.is_lost:
             logger.warning(
                 "connected to the master at %s again; %d jobs are outstanding",
-                self._where,
+                uplink.where,
                 self.outstanding(),
             )
-        self._loop.later(STEADY_SECONDS, lambda: self._calm_down(connection))
         if self._handed:
             connection.send(m.Roster(sorted(self._roster), []))
             for charges in self._charges.values():
@@ -529,47 +402,17 @@ class Session:
         self._is_handing_in = True
         self._connected.set()
 
-    def _calm_down(self, connection: Connection) -> None:
-        if connection is self._connection:
-            self._pause = BACKOFF[0]
-
-    def _on_close(self, reason: str) -> None:
-        """The master is lost: look for it, or for another in its place, and hand in again what is outstanding."""
-        self._connection = None
-        self._is_welcome = False
+    def _on_master_gone(self) -> None:
+        """What was outstanding there will be handed in again."""
         self._window_jobs = 0
         # One call, since other threads append to it. What was sent is older than what waits.
         self._queue.extendleft(sorted(self._sent, reverse=True))
         self._sent.clear()
         self._sent_bytes = 0
         self._started.clear()
-        self._introduced.clear()
-        self._introduced_size = 0
-        self._introduced_options = self._received = self._acknowledged = 0
+        self._introductions.start_anew()
+        self._received = self._acknowledged = 0
         self._origin = None
-        lost = f"the connection to the master at {self._where} was lost{': ' * bool(reason)}{reason}"
-        is_new = not self._connected.is_set()  # it was lost before it was one: `start` tries on
-        if (
-            (is_new and time.monotonic() + self._pause > self._deadline)
-            or (not is_new and self._reconnect_timeout <= 0)
-            or (self._leaves_when_done and not self.outstanding())
-        ):
-            self._fail(ConnectionError(lost))
-            return
-        if not self._is_lost and not is_new:
-            self._is_lost = True
-            self._deadline = time.monotonic() + self._reconnect_timeout
-            logger.warning("%s; looking for it for %.0f s", lost, self._reconnect_timeout)
-        self._loop.later(self._pause * random.uniform(0.5, 1.5), self._connect)
-        self._pause = min(2 * self._pause, BACKOFF[1])
-
-    def _on_goodbye(self, message: m.Goodbye) -> None:
-        """The master ends."""
-        if message.is_final:
-            self._reconnect_timeout = 0.0
-        if self._connection is not None:
-            self._connection.close()
-        self._on_close(message.reason)
 
     def _fail(self, error: BaseException) -> None:
         """The session cannot go on: all that is outstanding ends with this error."""
@@ -585,36 +428,18 @@ class Session:
 
     def _leave(self) -> None:
         """Say goodbye, and end when the master has read it or had its time."""
-        if self._is_leaving:
-            return
-        self._is_leaving = True
         self._window_jobs = 0
-        if self._is_welcome:
-            self._say_goodbye()
-        elif not self._is_lost:
-            self._loop.stop()
-            return
-        self._loop.later(GOODBYE_SECONDS, self._loop.stop)  # (a lost master may be back by then)
-
-    def _say_goodbye(self) -> None:
-        # The master closes when it has read it. Were we first, what it sends meanwhile would reset the connection.
-        connection = self._connection
-        assert connection is not None
-        connection.on_message = lambda message: None
-        connection.on_close = lambda reason: self._loop.stop()
-        connection.send_last(m.Goodbye("it has finished"))
+        self._uplink.leave(self._loop.stop)
 
     def _resume(self) -> None:
         """This connection may have lost its place in the middle of a message: go on with another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._on_close("a message was interrupted")
+        self._uplink.connect_anew("a message was interrupted")
         self._on_wake()
 
     def _abandon(self) -> None:
         """Settle what is outstanding when the thread ends: nothing stays pending for ever."""
-        if self._connection is not None:
-            self._connection.close()
+        if self._uplink.connection is not None:
+            self._uplink.connection.close()
         self._take_cancelled()
         for number in list(self._jobs):  # in the order of their submission
             job = self._jobs.pop(number, None)
@@ -640,7 +465,7 @@ class Session:
 
     def _pump(self) -> None:
         """Send what the master's window has room for."""
-        connection, queue, jobs, sent = self._connection, self._queue, self._jobs, self._sent
+        connection, queue, jobs, sent = self._uplink.connection, self._queue, self._jobs, self._sent
         if connection is None or not self._window_jobs:
             return
         if self._is_handing_in:
@@ -690,17 +515,11 @@ class Session:
         if self._recording.calls and self._origin is None:
             self._origin = ""
             connection.send(m.Origin(""))
-        while self._introduced_options < len(self._option_sets):
-            self._introduced_options += 1
-            connection.send(
-                m.OptionSets(0, self._introduced_options, self._option_sets[self._introduced_options])
-            )
+        introductions = self._introductions
+        introductions.send_options(connection)
         if self._forgotten:
-            self._forget_at_master(
-                connection, [self._forgotten.popleft() for _ in range(len(self._forgotten))]
-            )
-        unknown = {job[0] for job in batch} - self._introduced.keys()
-        if unknown and not self._introduce(connection, unknown, {job[0] for job in batch}):
+            introductions.forget(connection, [self._forgotten.popleft() for _ in range(len(self._forgotten))])
+        if not introductions.send_functions(connection, {job[0] for job in batch}):
             if len(batch) > 1:  # too many functions for one go
                 middle = len(batch) // 2
                 self._submit_batch(connection, numbers[:middle], batch[:middle])
@@ -710,40 +529,12 @@ class Session:
             m.Submit(numbers, [job[0] for job in batch], [job[1] for job in batch], [job[2] for job in batch])
         )
 
-    def _introduce(self, connection: Connection, unknown: set[int], in_use: set[int]) -> bool:
-        """Send these functions; the oldest that the master has give way to them. False: they are too many bytes for
-        one go, or one of them is not there any more."""
+    def _payloads_of(self, functions: Iterable[int]) -> dict[int, serialize.Payload] | None:
         with self._lock:
             try:
-                payloads = {number: self._functions.payload_of(number) for number in unknown}
+                return {number: self._functions.payload_of(number) for number in functions}
             except KeyError:
-                return False
-        size = sum(map(len, payloads.values()))
-        if size > FUNCTIONS_AT_ONCE and len(in_use) > 1:
-            return False
-        too_large = self._introduced_size + size - FUNCTIONS_AT_MASTER
-        too_many = len(self._introduced) + len(unknown) - MOST_FUNCTIONS
-        oldest = []
-        for number, held in self._introduced.items() if too_large > 0 or too_many > 0 else ():
-            if too_large <= 0 and too_many <= 0:
-                break
-            if number not in in_use:
-                oldest.append(number)
-                too_large -= held
-                too_many -= 1
-        self._forget_at_master(connection, oldest)
-        for number, payload in payloads.items():
-            connection.send(m.Functions([0], [number], [payload]))
-            self._introduced[number] = len(payload)
-        self._introduced_size += size
-        return True
-
-    def _forget_at_master(self, connection: Connection, numbers: list[int]) -> None:
-        known = [number for number in numbers if number in self._introduced]
-        for number in known:
-            self._introduced_size -= self._introduced.pop(number)
-        if known:
-            connection.send(m.Forget([0] * len(known), known))
+                return None
 
     def _acknowledge(self, count: int) -> None:
         """Tell the master, now and then, that results are here."""
@@ -756,9 +547,10 @@ class Session:
 
     def _send_acknowledgement(self) -> None:
         self._is_acknowledging = False
-        if self._connection is not None and self._acknowledged < self._received:
+        connection = self._uplink.connection
+        if connection is not None and self._acknowledged < self._received:
             self._acknowledged = self._received
-            self._connection.send(m.Received([self._received]))
+            connection.send(m.Received([self._received]))
 
     def _on_roster(self, message: m.Roster) -> None:
         self._roster.update(message.joined)
@@ -845,8 +637,9 @@ class Session:
                 self._bytes_out += len(job[2])
                 self._charges.pop(number, None)
                 self._finished += 1
-        if at_master and self._connection is not None:
-            self._connection.send(m.Cancel(at_master))
+        connection = self._uplink.connection
+        if at_master and connection is not None:
+            connection.send(m.Cancel(at_master))
         self._notify()
 
     # --- the session's thread: the store ---
@@ -898,8 +691,8 @@ class Session:
         self._lock, self._progress, self._ended = threading.RLock(), threading.Condition(), threading.Event()
         self._ended.set()
         self._loop.drop_after_fork()
-        if self._connection is not None:
-            self._connection.drop_after_fork()
+        if self._uplink.connection is not None:
+            self._uplink.connection.drop_after_fork()
 
 
 _HANDLERS: dict[type, Callable[[Session, Any], None]] = {
@@ -911,21 +704,9 @@ _HANDLERS: dict[type, Callable[[Session, Any], None]] = {
     m.Results: Session._on_results,
     m.Lost: Session._on_lost,
     m.Charged: Session._on_charged,
-    m.Goodbye: Session._on_goodbye,
+    m.Goodbye: lambda session, message: session._uplink.on_goodbye(message),
     m.Heartbeat: lambda session, message: None,
 }
-
-
-def _no_master(failures: Sequence[tuple[tuple[str, int], OSError]]) -> ConnectionError:
-    fault = credential.fault_among(error for _, error in failures)
-    if fault is not None:
-        return ConnectionError(str(fault))
-    tried = "; ".join(
-        f"{address.join(*where)}: {error.strerror or 'no answer in time'}" for where, error in failures
-    )
-    return ConnectionError(
-        f"no cw master answers ({tried}); start one with `python -m cw.master`, or name its host"
-    )
 
 
 def _name(number: int, job: Job) -> str:
@@ -966,27 +747,3 @@ def _look_in_slurm() -> None:
 
 def _half_the_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def job_options(attempts: int | None, timeout: float | None, min_time: float | None = None) -> dict[str, Any]:
-    """Options of jobs as they travel, those that are given. Raises TypeError, ValueError."""
-    options: dict[str, Any] = {}
-    if attempts is not None:
-        if not isinstance(attempts, int) or isinstance(attempts, bool):
-            raise TypeError(f"attempts must be an int, not {attempts!r}")
-        if attempts < 1:
-            raise ValueError(f"attempts must be 1 or more, not {attempts}")
-        options["attempts"] = attempts
-    for name, value in (("timeout", timeout), ("min_time", min_time)):
-        if value is None:
-            continue
-        try:
-            if isinstance(value, (bool, str)):
-                raise TypeError
-            seconds = float(value)
-        except TypeError:
-            raise TypeError(f"{name} must be a number of seconds, not {value!r}") from None
-        if not 0 < seconds < math.inf:
-            raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
-        options[name] = min(seconds, MOST_SECONDS)
-    return options

@@ -16,9 +16,10 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from cw.client.options import job_options
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Recorder
-from cw.client.session import Abandoned, Session, job_options
+from cw.client.session import Abandoned, Session
 
 logger = logging.getLogger("cw.client")
 

@@ -1,0 +1,69 @@
+"""What a user may ask for a job besides its call: checked, and numbered for the master."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+MOST_OPTION_SETS = 50_000
+"""Different settings of jobs that a session may use: the master keeps them all."""
+
+MOST_SECONDS = 1e9
+"""The longest time limit of a job: 30 years, as the master has it."""
+
+
+class OptionTable:
+    """The different settings of a session's jobs, by number from 1. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers: dict[str, int] = {}
+        self._sets: list[dict[str, Any]] = []
+
+    def __len__(self) -> int:
+        return len(self._sets)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self._sets[number - 1]
+
+    def number_of(self, options: dict[str, Any]) -> int:
+        """The number under which the master knows these options; 0 for none. Raises ValueError: too many."""
+        if not options:
+            return 0
+        key = repr(sorted(options.items()))
+        with self._lock:
+            number = self._numbers.get(key)
+            if number is None:
+                number = len(self._sets) + 1
+                if number > MOST_OPTION_SETS:
+                    raise ValueError(
+                        f"more than {MOST_OPTION_SETS} different settings of jobs: use fewer values"
+                    )
+                self._sets.append(options)
+                self._numbers[key] = number
+            return number
+
+
+def job_options(attempts: int | None, timeout: float | None, min_time: float | None = None) -> dict[str, Any]:
+    """Options of jobs as they travel, those that are given. Raises TypeError, ValueError."""
+    options: dict[str, Any] = {}
+    if attempts is not None:
+        if not isinstance(attempts, int) or isinstance(attempts, bool):
+            raise TypeError(f"attempts must be an int, not {attempts!r}")
+        if attempts < 1:
+            raise ValueError(f"attempts must be 1 or more, not {attempts}")
+        options["attempts"] = attempts
+    for name, value in (("timeout", timeout), ("min_time", min_time)):
+        if value is None:
+            continue
+        try:
+            if isinstance(value, (bool, str)):
+                raise TypeError
+            seconds = float(value)
+        except TypeError:
+            raise TypeError(f"{name} must be a number of seconds, not {value!r}") from None
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+        options[name] = min(seconds, MOST_SECONDS)
+    return options
