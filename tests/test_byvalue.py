@@ -404,3 +404,50 @@ def test_several_threads_may_pickle_the_same_classes(run_script):
             list(pool.map(work, range(4)))
         """
     )
+
+
+def test_what_a_class_holds_and_was_changed_in_place_travels_with_the_next_function(run_script):
+    run_script(
+        """
+        class D:
+            numbers = [1]
+        class C:
+            settings = {"a": 1}
+            part = D
+        def f(): return C.settings["a"], C.part.numbers
+        def g(): return C.settings["a"] * 10, C.part.numbers
+        def h(): return C.part.numbers
+        with PipeRunner() as runner:
+            assert runner.call(f) == (1, [1])
+            C.settings["a"] = 2
+            assert runner.call(g) == (20, [1])
+            D.numbers.append(2)
+            assert runner.call(h) == [1, 2]
+            assert runner.call(f) == (2, [1, 2])
+        """
+    )
+
+
+def test_what_is_random_in_a_module_stays_so_whatever_name_the_script_gives_it(run_script):
+    run_script(
+        """
+        import random, numpy, numpy.random as other
+        from random import random as draw, gauss
+        from numpy.random import rand
+        from cw.payloads import serialize
+        def drawn(): return draw(), gauss(0, 1), rand()
+        def given(generators): return [generate() for generate in generators]
+        class Model:
+            draw = draw
+            def go(self): return self.draw()
+        with PipeRunner() as first, PipeRunner() as second:
+            for function, args in [
+                (drawn, ()), (draw, ()), (rand, ()), (given, ([draw, rand],)), (Model().go, ()), (gauss, (0, 1)),
+            ]:
+                assert first.call(function, *args) != second.call(function, *args), function
+                assert len(serialize.dump((function, args))) < 2000
+            # Generators of the script's own travel with their state.
+            own = random.Random(5).random, numpy.random.RandomState(5).rand
+            assert first.call(given, own) == second.call(given, own)
+        """
+    )

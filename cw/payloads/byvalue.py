@@ -5,14 +5,17 @@
     C(1)                      --(id) instance----->  C'(1)
     isinstance(x, C)          <--(id) instance-----  C'(2)
 
-cloudpickle does the work of taking functions and classes apart. Three things are done differently here:
+cloudpickle does the work of taking functions and classes apart. Some things are done differently here:
 
 - *A class belongs to the process that defined it.* cloudpickle, loading an instance that comes home, sets the
   class's attributes again to what they were over there, and so undoes at home what has changed since. Here
   the owner of a class ignores what others say about it; others apply a definition once per version of it.
 - *A definition is pickled once.* In calls and results a class is named by id and version, next to the bytes
   of its definition, which are kept: 20 us for a call with a dataclass instance (cloudpickle's way: 185).
-- *What a pickle was made from is watched* (`Watch`), so that it can be used again until a name is bound anew.
+- *What a pickle was made from is watched* (`Watch`), so that it can be used again until a name is bound anew. What
+  was changed in place shows when a function is pickled: then all classes are pickled anew, as other versions.
+- *The generators that a module shares go by name.* `from random import random` binds a method of a hidden object:
+  with its state in the pickle, all workers would draw the same numbers.
 
 A function's pickle (`dumps` with a watch) holds the definitions inline instead: functions and methods that
 share global names at home share them in the runner too.
@@ -24,6 +27,7 @@ import copyreg
 import dis
 import enum
 import functools
+import hashlib
 import io
 import os
 import pickle
@@ -31,7 +35,7 @@ import sys
 import typing
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from types import CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -157,6 +161,19 @@ def is_module_by_value(module: ModuleType) -> bool:
     return _is_registered(module.__name__) or sys.modules.get(module.__name__) is not module
 
 
+_SHARED_GENERATORS = (("random", "random", "_inst"), ("numpy.random", "numpy.random.mtrand", "_rand"))
+
+
+def home_of_method(method: Any) -> str | None:
+    """The module in which a method of its shared generator stands as a function: 'random' has `random.gauss`."""
+    for home, module_name, name in _SHARED_GENERATORS:
+        module = sys.modules.get(module_name)
+        if module is not None and method.__self__ is getattr(module, name, _MISSING):
+            found = getattr(sys.modules.get(home), method.__name__, None)
+            return home if found == method else None
+    return None
+
+
 def reduction(thing: Any) -> Any:
     """How pickle takes an object apart, as `object.__reduce_ex__` says it. Raises what that raises."""
     reduce = cloudpickle.Pickler.dispatch_table.get(type(thing))
@@ -179,12 +196,13 @@ _version_by_foreign_class: weakref.WeakKeyDictionary[type, bytes] = weakref.Weak
 class _Definition:
     """A version of a class that was pickled here: its own pickle (made when a call or result needs it)."""
 
-    __slots__ = ("cls", "data", "version", "watch")
+    __slots__ = ("cls", "content", "data", "version", "watch")
 
-    def __init__(self, cls: type, watch: Watch) -> None:
+    def __init__(self, cls: type, watch: Watch, content: bytes) -> None:
         self.cls = cls  # held, so that its id is not used again
         self.version = os.urandom(8)  # random: no other process gives the same one to something else
         self.watch = watch
+        self.content = content  # a digest, see _content_of()
         self.data: bytes | None = None
 
 
@@ -264,10 +282,14 @@ def _make_cached(function: Callable[..., Any], maxsize: int | None, typed: bool)
     return functools.lru_cache(maxsize, typed)(function)
 
 
+class _ChangedInPlace(Exception):
+    """Of a class whose definition was kept, since all its names are bound to what they were."""
+
+
 class _Pickler(cloudpickle.Pickler):
     """cloudpickle's, with the differences that the module's text names; and it remembers where it was."""
 
-    def __init__(self, file: io.BytesIO, buffer_callback: BufferCallback, watch: Watch | None) -> None:
+    def __init__(self, file: Any, buffer_callback: BufferCallback, watch: Watch | None) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
         self.watch = watch
         self.last: Any = _MISSING
@@ -285,6 +307,10 @@ class _Pickler(cloudpickle.Pickler):
             if travels_by_value(thing):
                 parameters = thing.cache_parameters()
                 return _make_cached, (thing.__wrapped__, parameters["maxsize"], parameters["typed"])
+        elif kind is BuiltinFunctionType or kind is MethodType:
+            home = home_of_method(thing)
+            if home is not None:
+                return getattr, (sys.modules[home], thing.__name__)
         elif kind is ModuleType and self.watch is not None and _is_registered(thing.__name__):
             self.watch.add_namespace(vars(thing))
         return super().reducer_override(thing)
@@ -322,32 +348,80 @@ class _Pickler(cloudpickle.Pickler):
             _, _, _, first_attributes, *_ = arguments
             first_attributes["__slots__"] = vars(cls)["__slots__"]
         definition = _definition_by_class_id.get(id(cls))
+        content = _content_of(cls)
         if definition is None or not definition.watch.is_current():
-            definition = _Definition(cls, self.watch)
+            definition = _Definition(cls, self.watch, content)
+        elif definition.content != content:
+            raise _ChangedInPlace
         self.definitions[id(cls)] = definition
         filling = (set_state, state, definition.version)
         return _make_class, (_id_of(cls), make, arguments), filling, None, None, _set_class_state
 
 
-def dumps(value: Any, buffer_callback: BufferCallback = None, watch: Watch | None = None) -> bytes:
+class _ContentPickler(_Pickler):
+    """For the digest of what a class is made of. The classes that it refers to have their own."""
+
+    def __init__(self, file: Any, cls: type) -> None:
+        super().__init__(file, None, None)
+        self._cls = cls
+
+    def _reduce_class(self, cls: type) -> Any:
+        if cls is not self._cls and travels_by_value(cls):
+            return identity_of, (_id_of(cls),)
+        return cloudpickle.Pickler.reducer_override(self, cls)
+
+
+class _Hasher:
+    """A file that nobody reads."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+        self.write = self._hash.update
+        self.digest = self._hash.digest
+
+
+def _content_of(cls: type) -> bytes:
+    """A digest of what a class is made of; other bytes after a change in place. Raises as `dumps`."""
+    hasher = _Hasher()
+    _dump(_ContentPickler(hasher, cls), cls)
+    return hasher.digest()
+
+
+def dumps(
+    value: Any,
+    buffer_callback: BufferCallback = None,
+    watch: Watch | None = None,
+    restart: Callable[[], Any] = lambda: None,
+) -> bytes:
     """Pickle by value. With a watch, note in it what the pickle is made from, and have definitions inline.
 
-    Raises `Unpicklable`. It may be called from several threads.
+    `restart()`: what the callback was given so far does not count. Raises `Unpicklable`. It may be called from several
+    threads.
     """
-    return _run(value, buffer_callback, watch)[0]
+    return _run(value, buffer_callback, watch, restart)[0]
 
 
-def _run(
-    value: Any, buffer_callback: BufferCallback, watch: Watch | None
-) -> tuple[bytes, dict[int, _Definition]]:
-    file = io.BytesIO()
-    pickler = _Pickler(file, buffer_callback, watch)
+def _dump(pickler: _Pickler, value: Any) -> None:
     try:
         pickler.dump(value)
-    except Unpicklable:  # from the pickling of a class's definition inside this one
+    except (Unpicklable, _ChangedInPlace):  # from the pickling of a class's definition inside this one
         raise
     except Exception as error:
         raise Unpicklable(pickler.last) from error
+
+
+def _run(
+    value: Any, buffer_callback: BufferCallback, watch: Watch | None, restart: Callable[[], Any] = lambda: None
+) -> tuple[bytes, dict[int, _Definition]]:
+    while True:
+        file = io.BytesIO()
+        pickler = _Pickler(file, buffer_callback, watch)
+        try:
+            _dump(pickler, value)
+            break
+        except _ChangedInPlace:
+            _definition_by_class_id.clear()  # others may have that class inside
+            restart()
     # Only now, when the watch is complete, may others rely on it.
     for key, definition in pickler.definitions.items():
         _definition_by_class_id.pop(key, None)

@@ -78,6 +78,9 @@ _ALIGNMENT = 64  # a cache line, and what numpy and the vector units like best
 # contain it merely go the slower way.
 _BY_NAME_IN_MAIN = b"\x8c\x08__main__"
 
+# What a generator that a module shares (`random.gauss`, `numpy.random.rand`) would bring along: see byvalue.py.
+_GENERATORS = (b"\x8c\x06Random", b"__randomstate_ctor")
+
 # Values of these types, as the only arguments or the result, have neither buffers nor a module.
 _PLAIN = frozenset({int, float, bool, str, complex, type(None)})
 
@@ -212,14 +215,19 @@ def _dump(value: Any, store: Store | None = None, watch: byvalue.Watch | None = 
     try:
         data = dumps(value, 5, buffer_callback=keep_in_band)
         # (`find`, since `in` takes twice as long for small ones.)
-        is_by_name = data.find(_BY_NAME_IN_MAIN) < 0 and not (_registered and _names_registered(data))
+        is_by_name = (
+            data.find(_BY_NAME_IN_MAIN) < 0
+            and data.find(_GENERATORS[0]) < 0
+            and data.find(_GENERATORS[1]) < 0
+            and not (_registered and _names_registered(data))
+        )
     except MemoryError as error:
         raise byvalue.Unpicklable(value) from error
     except Exception:  # whatever it is, byvalue.dumps manages, or meets it again and says where
         is_by_name = False
     if not is_by_name:
         buffers.clear()
-        data = byvalue.dumps(value, keep_in_band, watch)
+        data = byvalue.dumps(value, keep_in_band, watch, buffers.clear)
     return _pack(data, buffers, store) if buffers else data
 
 
