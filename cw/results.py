@@ -263,6 +263,9 @@ def main() -> int:
         raise program.Mistake(str(error)) from error
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # (Python tries once more at its end)
+        raise program.Mistake(f"the output cannot be written: {error.strerror}") from error
     return 0
 
 

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections import Counter, OrderedDict
+import typing
+from collections import Counter, OrderedDict, deque
 
 import numpy
 import pytest
@@ -28,14 +29,16 @@ def function(*args, **kwargs):
 
 
 def key_of(*args, **kwargs):
-    return callkey.of_call(function, callkey.of_function(function), args, kwargs, None)
+    return callkey.of_call(function, callkey.of_function(function), args, kwargs)[0]
 
 
 def function_key(source, name="f", first_line=1):
     """The key of a function of a script with this text."""
     names = {"__name__": "__main__"}
     exec(compile("\n" * (first_line - 1) + textwrap.dedent(source), f"script{first_line}.py", "exec"), names)
-    return callkey.of_function(names[name]).digest
+    key = callkey.of_function(names[name])
+    assert key.refusal is None
+    return key.digest
 
 
 # --- functions: what counts, and what does not ------------------------------------------------
@@ -70,10 +73,14 @@ def outer(captured):
 
 add = outer(10)
 
+def named(x: int, captured=0, amount=0):
+    "Counts."
+    return captured, amount
+
 def f(x, shift=1):
     # a comment
     assert x < 1000
-    return [helper(x) for _ in range(2)], math.sqrt(x), shift, add(x)
+    return [helper(x) for _ in range(2)], math.sqrt(x), shift, add(x), named(x, captured=10)
 """
 
 NO_CHANGE = [
@@ -100,6 +107,9 @@ CHANGE = [
     ("@staticmethod\n    def zero():", "@classmethod\n    def zero(cls):"),
     ("x < 1000", "x < 1001"),
     ("range(2)", "range(3)"),
+    ("named(x, captured=10)", "named(x, amount=10)"),
+    ("Counts.", "Says."),
+    ("x: int", "x: float"),
 ]
 
 
@@ -162,6 +172,107 @@ def test_enums_dataclasses_and_named_tuples_count_by_what_they_are():
     )
 
 
+ENUM = """\
+import enum
+class Number(int):
+    unit = 1
+class Color(enum.Enum):
+    RED = 1
+    BLUE = 1
+    def __init__(self, value): self.shade = value + 5
+    @classmethod
+    def _missing_(cls, value): return cls.RED
+    def _generate_next_value_(name, start, count, last): return 7
+    OTHER = enum.auto()
+class Flags(enum.Flag):
+    A = 1
+    B = 2
+def f(): return Color, Flags
+"""
+ENUM_EDITS = [
+    ("cls.RED", "cls.OTHER"), ("value + 5", "value + 6"), ("count, last): return 7", "count, last): return count"),
+    ("BLUE = 1", "BLUE = 2"), ("BLUE", "GREEN"), ("    RED = 1\n    BLUE = 1\n", "    BLUE = 1\n    RED = 1\n"),
+]  # fmt: skip
+if sys.version_info >= (3, 11):
+    ENUM_EDITS.append(("enum.Flag)", "enum.Flag, boundary=enum.KEEP)"))
+
+
+def test_all_that_the_script_says_of_an_enum_counts():
+    assert function_key(ENUM) == function_key(ENUM, first_line=5)
+    assert all(old in ENUM for old, _ in ENUM_EDITS)
+    assert len({function_key(ENUM), *(function_key(ENUM.replace(*edit)) for edit in ENUM_EDITS)}) == 1 + len(
+        ENUM_EDITS
+    )
+
+
+def test_to_whom_an_attribute_belongs_counts():
+    source = "def g(): pass\ndef f(): return getattr(g, 'n', 0)\n"
+    assert len({function_key(source + more) for more in ("", "g.n = 3", "f.n = 3")}) == 3
+
+
+def test_whether_a_class_shares_a_value_with_a_function_counts():
+    source = "class C:\n    numbers = [1]\nNUMBERS = C.numbers{}\ndef f(): return C, NUMBERS\n"
+    assert function_key(source.format("")) != function_key(source.format("[:]"))
+
+
+def test_what_was_registered_with_a_class_counts():
+    source = "import abc\nclass C(abc.ABC): pass\nC.register({})\nC.register(list)\ndef f(x): return isinstance(x, C)\n"
+    assert len({function_key(source.format(name)) for name in ("int", "str", "list")}) == 3
+
+
+def test_a_cached_function_counts_with_its_settings():
+    source = "import functools\n@functools.lru_cache({})\ndef g(x): return x\ndef f(x): return g(x)\n"
+    assert len({function_key(source.format(size)) for size in ("None", "5", "5, True")}) == 3
+
+
+def test_what_is_random_in_a_module_counts_by_its_name():
+    import random
+
+    random.seed(1)
+    for source in (
+        "from random import random, gauss as g\ndef f(): return random(), g(0, 1)",
+        "from numpy.random import rand\ndef f(): return rand()",
+    ):
+        before = function_key(source)
+        random.random()
+        numpy.random.rand()
+        assert function_key(source) == before
+    assert callkey.of_function(random.random).digest != callkey.of_function(random.gauss).digest
+    own = random.Random(3)
+    before = callkey.of_function(own.random).digest
+    own.random()
+    assert callkey.of_function(own.random).digest != before
+
+
+def test_a_class_changed_in_place_counts_as_it_is_now():
+    names = {"__name__": "__main__"}
+    source = """
+class D:
+    numbers = [1]
+class C:
+    settings = {"a": 1}
+    part = D
+def f(x): return C.settings
+def g(x): return C.settings, 1
+"""
+    exec(source, names)
+    table, seen = FunctionTable(), set()
+    for change in ("", "C.settings['a'] = 2", "D.numbers.append(2)"):
+        exec(change, names)
+        key = FunctionTable().key_of(names["g"])
+        seen.add((key.digest, callkey.of_call(names["g"], key, (names["C"](),), {})[0]))
+        table.key_of(names["f"])
+    assert len({digest for digest, _ in seen}) == len({call for _, call in seen}) == 3
+    instance = names["C"]()
+    keys = [key_of(instance)]
+    names["C"].settings["a"] = 3
+    FunctionTable().key_of(names["f"])  # which is when it is noticed
+    keys.append(key_of(instance))
+    names["D"].numbers.append(3)
+    FunctionTable().key_of(names["f"])
+    assert len({*keys, key_of(instance)}) == 3
+
+
 def test_functions_of_modules_count_by_name():
     assert callkey.of_function(math.sqrt).digest != callkey.of_function(math.sin).digest
     assert callkey.of_function(len).name == "len"
@@ -210,10 +321,20 @@ class Slotted:
         self.a = a
 
 
+class Tree(list):
+    pass
+
+
+def in_a_set_of_its_own(number):
+    slotted = Slotted(number)
+    slotted.a = {slotted, number}
+    return slotted
+
+
 SAME = [
     (lambda: {"a", "b", "c", "d"}, lambda: {"d", "c", "b", "a"}),
     (lambda: frozenset(range(100)), lambda: frozenset(reversed(range(100)))),
-    (lambda: {"a": 1, "b": [2]}, lambda: {"b": [2], "a": 1}),
+    (lambda: {"a": {1, 2}, "b": [2]}, lambda: {**{"a": {2, 1}}, "b": [2]}),
     (lambda: float("nan"), lambda: -float("nan")),
     (lambda: [math.nan] * 10, lambda: [float("inf") - float("inf")] * 10),
     (lambda: numpy.arange(10), lambda: numpy.arange(20)[:10]),
@@ -222,10 +343,14 @@ SAME = [
     (lambda: numpy.array([{1, 2}, "x"], dtype=object), lambda: numpy.array([{2, 1}, "x"], dtype=object)),
     (lambda: Data({"p", "q"}), lambda: Data({"q", "p"})),
     (lambda: Slotted([1]), lambda: Slotted([1])),
-    (lambda: Counter("abc"), lambda: Counter("cba")),
+    (lambda: Counter("abca"), lambda: Counter(["a", "b", "c", "a"])),
     (lambda: numpy.random.default_rng(3), lambda: numpy.random.default_rng(3)),
     (lambda: pathlib.Path("a/b"), lambda: pathlib.Path("a", "b")),
-    (lambda: {1: {2, 3}, (4, frozenset("xy")): 5}, lambda: {(4, frozenset("yx")): 5, 1: {3, 2}}),
+    (lambda: {1: {2, 3}, (4, frozenset("xy")): 5}, lambda: {1: {3, 2}, (4, frozenset("yx")): 5}),
+    (lambda: numpy.array([math.nan + 1j, 2]), lambda: numpy.array([complex(-math.nan, 1), 2])),
+    (lambda: numpy.ones(3, "g"), lambda: numpy.array([1, 1, 1], "i8").astype("g")),
+    (lambda: [-(10**5000)] * 10, lambda: [-(10**5000)] * 10),
+    (lambda: in_a_set_of_its_own(3), lambda: in_a_set_of_its_own(3)),
 ]
 DIFFERENT = [
     (1, 1.0, True, "1", b"1", 1j, decimal.Decimal(1), numpy.int64(1), numpy.float64(1), numpy.array(1)),
@@ -241,7 +366,18 @@ DIFFERENT = [
         numpy.zeros((2, 3), int),
     ),
     (numpy.array([1, 2], "<i4"), numpy.array([1, 2], ">i4"), numpy.array([1, 2], "u4")),
-    (OrderedDict(a=1, b=2), OrderedDict([("b", 2), ("a", 1)]), {"a": 1, "b": 2}),
+    (OrderedDict(a=1, b=2), OrderedDict([("b", 2), ("a", 1)]), {"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    (Counter("ab"), Counter("ba"), Counter("aab")),
+    (Tree([Tree([1]), 2]), Tree([Tree([1, 2])]), Tree([1, Tree([2])])),
+    (deque([deque([1]), 2]), deque([deque([1, 2])]), deque([1, 2], 5), deque([1, 2])),
+    ({frozenset({1}), 2}, {frozenset({1, 2})}, {frozenset(), 1, 2}),
+    (
+        numpy.array([complex(math.nan, 1)]),
+        numpy.array([complex(math.nan, 2)]),
+        numpy.array([complex(1, math.nan)]),
+    ),
+    (numpy.complex128(complex(math.nan, 1)), numpy.complex128(complex(math.nan, 2))),
+    (typing.NewType("T", int), typing.NewType("T", str)),
     (Data(1), Data(2), Data(1, 3.0), Slotted(1), Slotted(2)),
     (math.sin, math.cos, int, float, lambda: 1, lambda: 2),
     (10**5000, 10**5000 + 1),
@@ -260,6 +396,26 @@ def test_different_arguments_have_different_keys(values):
     assert len({key_of([value]) for value in values}) == len(values)
 
 
+def test_whether_arguments_share_something_counts():
+    one, other, array = [1], Slotted(1), numpy.zeros(3)
+    assert key_of(one, one) != key_of(one, [1]) != key_of([1], [[1]])
+    assert key_of(one, x=one) != key_of(one, x=[1])
+    assert key_of(array, array) != key_of(array, array.copy())
+    assert key_of({other}, other) != key_of({Slotted(1)}, other)
+    assert key_of(shared := {1}, shared) != key_of({1}, {1})
+    assert key_of((1, 2), (1, 2)) == key_of((1, 2), (1, int("2")))
+    assert key_of(one, one) == key_of(two := [1], two)
+
+
+def test_tuples_that_share_tuples_do_not_take_for_ever():
+    for innermost in ("x",), ([],):
+        value = innermost
+        for _ in range(100):
+            value = (value, value)
+        key = key_of(value)
+        assert key == key_of((value[0], value[1])) != key_of(value[0])
+
+
 def test_arguments_are_told_apart_by_place_and_name():
     keys = [
         key_of(1, 2),
@@ -272,7 +428,16 @@ def test_arguments_are_told_apart_by_place_and_name():
     ]
     keys += [key_of([1], [2]), key_of([1], b=[2]), key_of([1, [2]])]
     assert len(set(keys)) == len(keys)
-    assert key_of(a=1, b=2) == key_of(b=2, a=1)
+
+
+def test_the_order_of_keywords_counts_where_the_function_can_see_it():
+    def names_them(a, b):
+        pass
+
+    calls = [{"a": 1, "b": [2]}, {"b": [2], "a": 1}]
+    for called, count in (function, 2), (names_them, 1), (dict, 2):
+        key = callkey.of_function(called)
+        assert len({callkey.of_call(called, key, (), kwargs)[0] for kwargs in calls}) == count
 
 
 def test_a_frame_of_pandas_has_a_key():
@@ -286,6 +451,14 @@ def test_a_frame_of_pandas_has_a_key():
     assert key_of(frame("y")) == key_of(frame("y"))
     others = [frame("z"), frame("y").set_index("a"), frame("y")["a"], frame("y")[["b", "a", "c"]]]
     assert len({key_of(frame("y")), *map(key_of, others)}) == 5
+    # How it keeps its columns changes when it is only looked at.
+    grown = pandas.DataFrame({"a": [1.0, 2.0]})
+    for name in "bcd":
+        grown[name] = [3.0, 4.0]
+    before = key_of(grown)
+    assert grown.values.shape == (2, 4) and grown._mgr.consolidate() is not None
+    grown._mgr = grown._mgr.consolidate()
+    assert key_of(grown) == before
 
 
 class Addressed:
@@ -344,7 +517,7 @@ def test_two_values_have_one_key_only_if_their_texts_agree(first, second):
     def text(value):
         """Canonical, by other means."""
         if isinstance(value, dict):
-            return ["d", sorted([[text(k), text(v)] for k, v in value.items()], key=json.dumps)]
+            return ["d", [[text(k), text(v)] for k, v in value.items()]]
         if isinstance(value, (set, frozenset)):
             return ["s", sorted(map(text, value), key=json.dumps)]
         if isinstance(value, (list, tuple)):
@@ -358,11 +531,12 @@ def test_two_values_have_one_key_only_if_their_texts_agree(first, second):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.text(max_size=8), max_size=20, unique=True), st.randoms())
-def test_the_order_in_which_a_set_or_dict_was_filled_does_not_matter(texts, random):
+def test_the_order_counts_in_which_a_dict_was_filled_and_not_that_of_a_set(texts, random):
     shuffled = list(texts)
     random.shuffle(shuffled)
     assert key_of(set(texts)) == key_of(set(shuffled))
-    assert key_of(dict.fromkeys(texts, 1)) == key_of(dict.fromkeys(shuffled, 1))
+    is_same = key_of(dict.fromkeys(texts, 1)) == key_of(dict.fromkeys(shuffled, 1))
+    assert is_same == (texts == shuffled)
 
 
 # --- processes --------------------------------------------------------------------------------
@@ -384,10 +558,10 @@ class E(enum.Flag):
 
 words = {"one", "two", "three", "four"}
 key = callkey.of_function(f)
-calls = [(1,), (words,), ({w: {w} for w in words},), (D(words), E.A, E.A | E.B), (f, D), (float("nan"), [2.5])]
+calls = [(1,), (words,), ({w: {w} for w in sorted(words)},), (D(words), E.A, E.A | E.B), (f, D), (float("nan"), [2.5])]
 for arguments in calls:
-    print(callkey.of_call(f, key, arguments, {}, "v1").hex())
-print(callkey.of_own(f, ("mine", 3), None)[0].hex())
+    print(callkey.of_call(f, key, arguments, {}, callkey.of_version("v1"))[0].hex())
+print(callkey.of_own(f, ("mine", 3)).hex())
 """
 )
 
@@ -403,16 +577,18 @@ def test_the_keys_are_the_same_in_every_process_whatever_the_hash_seed(tmp_path)
 
 
 def test_a_key_and_a_version_of_ones_own():
-    own, _ = callkey.of_own(function, "run 1", None)
-    assert own == callkey.of_own(function, "run 1", None)[0]
-    others = [
-        (function, "run 2", None), (math.sin, "run 1", None), (function, "run 1", 2), (function, 1, None)
-    ]  # fmt: skip
-    assert len({own, *(callkey.of_own(*other)[0] for other in others)}) == 5
+    versions = [callkey.of_version(version) for version in (None, 1, 2, "1")]
+    own = callkey.of_own(function, "run 1")
+    assert own == callkey.of_own(function, "run 1")
+    others = [(function, "run 2"), (math.sin, "run 1"), (function, "run 1", versions[2]), (function, 1)]
+    assert len({own, *(callkey.of_own(*other) for other in others)}) == 5
+    unstable = object.__repr__(object())
     with pytest.raises(UnstableKey, match="give a str"):
-        callkey.of_own(function, object.__repr__(object()), None)
+        callkey.of_own(function, unstable)
+    with pytest.raises(UnstableKey, match="give a str"):
+        callkey.of_version(unstable)
     key = callkey.of_function(function)
-    assert len({callkey.of_call(function, key, (1,), {}, version) for version in (None, 1, 2, "1")}) == 4
+    assert len({callkey.of_call(function, key, (1,), {}, version) for version in versions}) == 4
 
 
 def test_the_nth_call_has_a_key_of_its_own():

@@ -199,6 +199,14 @@ def test_the_bar_says_what_is_done_and_what_has_failed(capfd):
     assert "30/30" in err and "failed=15" in err
 
 
+def test_what_a_map_that_is_left_gives_up_has_not_failed(capfd):
+    for result in cw.map(jobs.square, range(100_000), progress="always"):
+        assert result == 0
+        break
+    err = capfd.readouterr().err
+    assert "/100000" in err and "failed" not in err
+
+
 def test_the_bar_shows_what_runs(capfd, tmp_path, executor):
     results = executor.map(jobs.until, [tmp_path / "go"] * 4, range(4), progress="always")
     taker = threading.Thread(target=lambda: list(results))

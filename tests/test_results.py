@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import subprocess
 import sys
 
 import pytest
@@ -191,3 +192,18 @@ def test_mistakes_on_the_command_line(tmp_path):
     assert "is a file and no store" in show(tmp_path / "file", status=1)
     assert "usage:" in show(status=2)
     assert "not allowed with" in show(tmp_path, "--csv", "--list", status=2)
+
+
+def test_a_full_disk_for_the_output_is_told(path):
+    for form in ("--csv", "--summary"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "cw.results", path, form],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        assert (done.returncode, done.stderr) == (
+            1,
+            "cw.results: the output cannot be written: No space left on device\n",
+        )

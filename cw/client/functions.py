@@ -85,7 +85,7 @@ class FunctionTable:
     def key_of(self, function: Callable[..., Any], carrier: Callable[..., Any] | None = None) -> FunctionKey:
         """The key with which calls of the function are recorded, as it is pickled now.
 
-        `carrier`: what travels in its place, with it inside. Raises `NotPicklable`, `UnstableKey`.
+        `carrier`: what travels in its place, with it inside. Raises `NotPicklable`.
         """
         travels = function if carrier is None else carrier
         number, payload = self.number_of(travels)

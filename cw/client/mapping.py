@@ -39,8 +39,10 @@ class Tally:
 
     def _note(self, future: Any) -> None:
         # In the client's thread, but for a future that was done before.
+        if future.cancelled():  # by the end of the map: it neither came to anything nor failed
+            return
         self._done += 1
-        if future.cancelled() or future.exception() is not None:
+        if future.exception() is not None:
             self._failed += 1
 
     def counts(self) -> Counts:

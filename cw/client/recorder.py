@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,7 +24,7 @@ from cw.errors import StoreError
 from cw.net import messages as m
 from cw.payloads import byvalue, serialize
 from cw.store import callkey
-from cw.store.store import Entry, Store, Stored, Writer, identify
+from cw.store.store import ClassRecord, Entry, Store, Stored, Writer, identify
 
 logger = logging.getLogger("cw.store")
 
@@ -42,9 +43,45 @@ class _Open:
         self.counts: dict[bytes, int] = {}  # calls of this run, by key
         self.users = 0
         self.writer: Writer | None = None
-        self.classes: dict[
-            bytes, tuple[type, bytes]
-        ] = {}  # met in this run, by digest, with their identities
+        # The script's classes that were met in this run, and as what they are written down: digest, identity, place.
+        self.classes: weakref.WeakKeyDictionary[type, ClassRecord] = weakref.WeakKeyDictionary()
+        self._classes_by_digest: dict[bytes, int] = {}  # how many there were
+
+    def record_of(self, cls: type, digest: bytes) -> ClassRecord:
+        """As what a class of the program's is written down, so that later runs find out what it was."""
+        known = self.classes.get(cls)
+        return known if known is not None and known[0] == digest else self._adopt(cls, digest)
+
+    def _adopt(self, cls: type, digest: bytes) -> ClassRecord:
+        """What was stored of a class in earlier runs shall come back as instances of the program's own.
+
+        A program may have several classes of one definition: then the second is what the second was. But a cell of a
+        notebook that is run again defines what it has defined before.
+        """
+        with self.store.lock:
+            known = self.classes.get(cls)
+            if known is not None and known[0] == digest:  # by another thread, meanwhile
+                return known
+            place = self._classes_by_digest.get(digest, 0)
+            record = self.classes[cls] = digest, byvalue.identity_of(cls), place
+            self._take_over(cls, record)
+            if _is_interactive():
+                self.store.classes.setdefault(digest, {})[record[1]] = place
+            else:
+                self._classes_by_digest[digest] = place + 1
+            return record
+
+    def _take_over(self, cls: type, record: ClassRecord) -> None:
+        digest, _, place = record
+        for identity, its_place in list(self.store.classes.get(digest, {}).items()):
+            if its_place == place:
+                byvalue.adopt(identity, cls)
+
+    def refresh(self) -> None:
+        """Read what other programs have stored since."""
+        self.store.refresh()
+        for cls, record in list(self.classes.items()):
+            self._take_over(cls, record)
 
 
 # By directory and id. They stay, since a program that maps again and again must not read a large store each time.
@@ -74,15 +111,18 @@ class Recorder:
         self._is_durable = durability == "disk"
         self._retries_errors = retry_errors
         self._key: Any = None
-        self._version: Any = None
+        self._version = b""
         self._open = _acquire(os.path.realpath(path))
         self._counts = {} if _is_interactive() else self._open.counts
         self._is_closed = False
 
     def with_key(self, key: Any, version: Any) -> Recorder:
-        """The same for calls with a key or a version of the user's own. A callable key is asked for each call's."""
+        """The same for calls with a key or a version of the user's own. A callable key is asked for each call's.
+
+        Raises UnstableKey.
+        """
         other = object.__new__(Recorder)
-        other.__dict__.update(self.__dict__, _key=key, _version=version)
+        other.__dict__.update(self.__dict__, _key=key, _version=callkey.of_version(version))
         return other
 
     def identify(
@@ -98,16 +138,17 @@ class Recorder:
 
         Raises UnstableKey, NotPicklable.
         """
+        function_key = functions.key_of(function, carrier)
         if self._key is None:
-            function_key = functions.key_of(function, carrier)
-            key = callkey.of_call(function, function_key, args, kwargs, self._version)
+            key, classes = callkey.of_call(function, function_key, args, kwargs, self._version)
         else:
             own = self._key(*args, **kwargs) if callable(self._key) else self._key
-            key, function_key = callkey.of_own(function, own, self._version)
+            key = callkey.of_own(function, own, self._version)
+            classes = callkey.classes_in(args, kwargs)
         opened = self._open
-        for digest, cls in function_key.classes.items():
-            if digest not in opened.classes or opened.classes[digest][0] is not cls:
-                self._adopt(digest, cls)
+        records: tuple[ClassRecord, ...] = ()
+        if classes or function_key.classes:
+            records = tuple(opened.record_of(*each) for each in (*function_key.classes, *classes))
         with opened.store.lock:
             number = self._counts.get(key, 0)
             self._counts[key] = number + 1
@@ -115,29 +156,15 @@ class Recorder:
         place = opened.store.index.get(key, -1)
         if place >= 0 and place & 1 and self._retries_errors:
             place = -1
-        return Call(self, key, function_key, payload, place)
-
-    def _adopt(self, digest: bytes, cls: type) -> None:
-        """What was stored of a class in earlier runs shall come back as instances of the program's own.
-
-        Also of one that this program had before: a cell of a notebook that is run again defines another.
-        """
-        identities = self._open.store.classes.setdefault(digest, set())
-        for identity in identities:
-            byvalue.adopt(identity, cls)
-        identity = byvalue.identity_of(cls)
-        identities.add(identity)
-        self._open.classes[digest] = cls, identity
+        return Call(self, key, function_key.name, records, payload, place)
 
     def read(self, place: int) -> Stored:
         return self._open.store.read(place)
 
     def entry(self, call: Call, number: int, status: int, seconds: float, host: str, payload: Any) -> Entry:
-        known = self._open.classes
-        classes = [(digest, known[digest][1]) for digest in list(call.function.classes)]
         return Entry(
-            call.key, number, call.function.name, host, status, time.time(), seconds, call.args, payload,
-            self._is_durable, classes,
+            call.key, number, call.name, host, status, time.time(), seconds, call.args, payload,
+            self._is_durable, call.classes,
         )  # fmt: skip
 
     def put(self, entries: list[Entry], done: Callable[[StoreError | None], None]) -> None:
@@ -170,14 +197,21 @@ class Recorder:
 class Call:
     """A call that is recorded: its key, and where its result is stored, if it is."""
 
-    __slots__ = ("args", "function", "key", "place", "recorder")
+    __slots__ = ("args", "classes", "key", "name", "place", "recorder")
 
     def __init__(
-        self, recorder: Recorder, key: bytes, function: callkey.FunctionKey, args: Any, place: int
+        self,
+        recorder: Recorder,
+        key: bytes,
+        name: str,
+        classes: tuple[ClassRecord, ...],
+        args: Any,
+        place: int,
     ) -> None:
         self.recorder = recorder
         self.key = key
-        self.function = function
+        self.name = name  # the function's
+        self.classes = classes
         self.args = args  # pickled
         self.place = place
 
@@ -221,7 +255,7 @@ def _acquire(path: str) -> _Open:
         if opened is None:
             opened = _open[known] = _Open(path)
         elif opened.writer is None:
-            opened.store.refresh()
+            opened.refresh()
         if opened.writer is None:
             opened.writer = Writer(opened.store)
         opened.users += 1

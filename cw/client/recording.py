@@ -85,12 +85,19 @@ class Recording:
         for outcome in outcomes:
             by_recorder.setdefault(outcome.call.recorder, []).append(outcome)
         for recorder, group in by_recorder.items():
-            entries = [
-                entry
-                for number, _, call, status, seconds, payload, _, _ in group
-                for entry in call.entries(number, status, seconds, host, payload)
-            ]
-            recorder.put(entries, functools.partial(self._on_stored, group))
+            try:
+                entries = [
+                    entry
+                    for number, _, call, status, seconds, payload, _, _ in group
+                    for entry in call.entries(number, status, seconds, host, payload)
+                ]
+            except (
+                Exception
+            ) as error:  # nobody else knows of these jobs any more: they must not be left pending
+                logger.critical("results cannot be recorded", exc_info=True)
+                self._on_stored(group, StoreError(f"results cannot be recorded: {error!r}"))
+            else:
+                recorder.put(entries, functools.partial(self._on_stored, group))
 
     def _on_stored(self, outcomes: list[Outcome], error: StoreError | None) -> None:
         """In the store's thread."""

@@ -411,7 +411,10 @@ def _dump(pickler: _Pickler, value: Any) -> None:
 
 
 def _run(
-    value: Any, buffer_callback: BufferCallback, watch: Watch | None, restart: Callable[[], Any] = lambda: None
+    value: Any,
+    buffer_callback: BufferCallback,
+    watch: Watch | None,
+    restart: Callable[[], Any] = lambda: None,
 ) -> tuple[bytes, dict[int, _Definition]]:
     while True:
         file = io.BytesIO()

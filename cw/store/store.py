@@ -81,6 +81,11 @@ _NO_KEY = bytes(16)
 _MOST_BODY = 2 * LARGE
 
 
+ClassRecord = tuple[bytes, bytes, int]
+"""Of a class of the script: its digest; the identity under which instances of it are pickled; which of the classes with
+this digest it is in its program: the first, the second, ..."""
+
+
 class Entry(NamedTuple):
     """A result on its way into the store."""
 
@@ -94,7 +99,7 @@ class Entry(NamedTuple):
     args: Any  # the arguments' pickle
     payload: Any  # the result's pickle
     is_durable: bool  # written to the disk itself before it counts as stored
-    classes: Iterable[tuple[bytes, bytes]]  # digest and identity of classes that instances in it may have
+    classes: Iterable[ClassRecord]  # that instances in it may be of
 
 
 class Stored(NamedTuple):
@@ -152,7 +157,7 @@ class Store:
         self.lock = threading.Lock()
         self.ident = identify(self.path, is_writing)
         self.index: dict[bytes, int] = {}  # by key: where its latest result is, see `_place`
-        self.classes: dict[bytes, set[bytes]] = {}  # identities by digest
+        self.classes: dict[bytes, dict[bytes, int]] = {}  # by digest: identities and places, see ClassRecord
         self.damaged = 0  # bytes passed over in the middle of segments
         self.own_results = 0  # with keys of this scheme, in the segments that were read
         self.others: dict[str, int] = {}  # how many results there are with keys of other schemes
@@ -196,7 +201,7 @@ class Store:
             elif kind == HOST:
                 segment.hosts[head[5]] = bytes(body).decode(errors="replace")
             elif kind == CLASS:
-                self.classes.setdefault(key, set()).add(bytes(body))
+                self.classes.setdefault(key, {}).setdefault(bytes(body), head[8])
             elif kind == HEADER:
                 segment.header = self._checked_header(segment, bytes(body))
 
@@ -366,7 +371,7 @@ class Writer:
         self._end = 0
         self._functions: dict[str, int] = {}
         self._hosts: dict[str, int] = {"": 0}
-        self._classes: set[tuple[bytes, bytes]] = set()
+        self._classes: set[ClassRecord] = set()
         self._samples: dict[tuple[str, int], _Sample] = {}  # by function and status
         self._is_synced = False  # the directory, with this segment's name in it
         self._results = 0
@@ -458,10 +463,11 @@ class Writer:
                 host = self._hosts[entry.host] = len(self._hosts)
                 self._segment.hosts[host] = entry.host
                 parts.append(_record(HOST, entry.host.encode(), host=host))
-            for digest, identity in entry.classes:
-                if (digest, identity) not in self._classes:
-                    self._classes.add((digest, identity))
-                    parts.append(_record(CLASS, identity, key=digest))
+            for record in entry.classes:
+                if record not in self._classes:
+                    self._classes.add(record)
+                    digest, identity, place = record
+                    parts.append(_record(CLASS, identity, key=digest, number=place))
             position += sum(map(len, parts[known:]))
             args = entry.args if len(entry.args) <= ARGUMENTS_KEPT else b""
             kind, payload = RESULT, entry.payload
@@ -524,6 +530,8 @@ class Writer:
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(directory, 0o700)
+                if entry.is_durable:
+                    _sync_directory(self.store.path)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 written = 0
@@ -553,8 +561,10 @@ class Writer:
             raise _error("cannot be written", self.store.path, error) from error
 
 
-def _record(kind: int, body: bytes, function: int = 0, host: int = 0, key: bytes = _NO_KEY) -> bytes:
-    rest = _CHECKED.pack(len(body), kind, 0, host, function, 0, 0, time.time(), 0.0, key)
+def _record(
+    kind: int, body: bytes, function: int = 0, host: int = 0, key: bytes = _NO_KEY, number: int = 0
+) -> bytes:
+    rest = _CHECKED.pack(len(body), kind, 0, host, function, 0, number, time.time(), 0.0, key)
     return _MAGIC + zlib.crc32(rest + body).to_bytes(4, "little") + rest + body
 
 
@@ -578,7 +588,10 @@ def _header(store: Store) -> dict[str, Any]:
 
 
 def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # one that is the user's only to pass through, as the parent of a home
+        return
     try:
         os.fsync(fd)
     except OSError as error:

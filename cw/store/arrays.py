@@ -1,0 +1,81 @@
+"""The canonical bytes of numpy's arrays and scalars, and of pandas' frames.
+
+    array:   dtype, shape, order in memory (in the other one the same function may add up another way), elements
+    scalar:  dtype, bytes
+    frame:   columns, index, and each column by itself: how pandas puts columns together changes when it is looked at
+
+Neither is imported here: whoever has such a value has done that.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from cw.store.walk import Walk
+
+_FEW = 1 << 20  # elements in which NaNs are looked for. More: large arrays take twice as long.
+
+
+class ArrayWalk(Walk):
+    """A walk that knows them."""
+
+    def walk_other(self, kind: type, value: Any) -> None:
+        package = str(kind.__module__).partition(".")[0]
+        if package == "numpy":
+            numpy: Any = sys.modules["numpy"]
+            if kind is numpy.ndarray:
+                if not self.is_known(value):
+                    self._array(numpy, value)
+                return
+            if isinstance(value, numpy.generic) and not value.dtype.hasobject:
+                self.write(b"scalar")
+                self._array(numpy, numpy.asarray(value))
+                return
+        elif package == "pandas" and kind is sys.modules["pandas"].DataFrame:
+            if not self.is_known(value):
+                self._frame(value)
+            return
+        super().walk_other(kind, value)
+
+    def _array(self, numpy: Any, value: Any) -> None:
+        order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+        self.write_text(b"array", f"{order} {value.shape} {value.dtype.str} {value.dtype.metadata or ''}")
+        if value.dtype.names is not None:  # between the fields there may be anything
+            self.write_text(b"fields", repr(value.dtype.names))
+            for name in value.dtype.names:
+                self._array(numpy, numpy.asarray(value[name]))
+        elif value.dtype.hasobject:
+            self.items(value.ravel().tolist())
+        elif not self.is_blind and value.size and value.dtype.itemsize:
+            flat = numpy.ascontiguousarray(value.T if order == "F" else value).reshape(-1)
+            if value.dtype.char in "gG":
+                flat = _without_gaps(numpy, flat)
+            if value.dtype.kind in "fc" and flat.size < _FEW and numpy.isnan(flat).any():
+                if value.dtype.kind == "c":  # each half by itself
+                    flat = flat.view(flat.real.dtype)
+                flat = numpy.where(numpy.isnan(flat), flat.dtype.type(numpy.nan), flat)
+            self.write_bulk(b"=", flat.view("u1").data)
+
+    def _frame(self, frame: Any) -> None:
+        self.write_text(b"frame", repr(frame.shape))
+        self.walk(frame.columns)
+        self.walk(frame.index)
+        for place in range(frame.shape[1]):
+            column = frame.iloc[:, place]
+            self.write_text(b"column", str(column.dtype))
+            values = column.values
+            if type(values) is sys.modules["numpy"].ndarray:
+                self._array(sys.modules["numpy"], values)
+            else:
+                self.walk(values)
+        self.walk(frame.attrs)
+        self.walk(frame.flags.allows_duplicate_labels)
+
+
+def _without_gaps(numpy: Any, flat: Any) -> Any:
+    """A long double of 80 bits lies in 12 or 16 bytes: what is beside it may be anything."""
+    flat = flat.astype(flat.dtype.newbyteorder("="))
+    if numpy.finfo(flat.dtype).nmant == 63:
+        flat.view("u1").reshape(-1, numpy.dtype("g").itemsize)[:, 10:] = 0
+    return flat

@@ -1,0 +1,279 @@
+"""The canonical bytes of functions, classes and modules: of what they are made of, as far as it travels by value.
+
+    function: code, defaults, annotations, docstring, captured values, and what the global names that it reads are
+              bound to; functions and classes among those in the same way
+    class:    its bases and its attributes
+    code:     the instructions, with constants and names; not where it stands: file, lines, comments
+
+What is imported from a module counts by its name.
+"""
+
+from __future__ import annotations
+
+import abc
+import dis
+import enum
+import functools
+import weakref
+from collections.abc import Callable
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
+from typing import Any
+
+from cw.payloads import byvalue
+from cw.payloads.byvalue import global_names, travels_by_value
+from cw.store.arrays import ArrayWalk
+from cw.store.walk import digest_of
+
+# What Python adds to a class by itself, and where it stands.
+_NOT_OF_A_CLASS = frozenset(
+    {"__dict__", "__weakref__", "__module__", "__firstlineno__", "__static_attributes__", "__slotnames__",
+     "__abstractmethods__", "_abc_impl", "__annotate__", "__annotate_func__", "__annotations_cache__"}
+)  # fmt: skip
+# What it adds to an enum, made from the members, and to them.
+_NOT_OF_AN_ENUM = frozenset(
+    {"_member_map_", "_member_names_", "_member_type_", "_value2member_map_", "_unhashable_values_",
+     "_unhashable_values_map_", "_hashable_values_", "_use_args_", "_value_repr_", "_all_bits_", "_singles_mask_",
+     "_flag_mask_", "_inverted_"}
+)  # fmt: skip
+_NOT_OF_A_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
+
+
+class DefinitionWalk(ArrayWalk):
+    """A walk that knows them all. The script's classes that it has met are in `classes`, with their digests.
+
+    `is_inline`: classes are walked through (for functions: they may share values with them); else their digests stand
+    for them.
+    """
+
+    def __init__(self, is_inline: bool = False, is_blind: bool = False) -> None:
+        super().__init__(is_blind)
+        self.classes: dict[type, bytes] = {}
+        self._is_inline = is_inline
+        self._root: type | None = None  # the class whose digest is made
+
+    def walk_other(self, kind: type, value: Any) -> None:
+        if issubclass(kind, type):
+            self._class(value)
+        else:
+            super().walk_other(kind, value)
+
+    def _named(self, thing: Any) -> None:
+        self.write_text(b"global", f"{thing.__module__}.{thing.__qualname__}")
+
+    def _function(self, function: FunctionType) -> None:
+        if not travels_by_value(function):
+            self._named(function)
+        elif not self.is_known(function):
+            for name in (function.__module__, function.__qualname__, function.__name__):
+                self.write_text(b"function", str(name))
+            self.write(b"code", _digest_of_code(function.__code__))
+            self._doc(function.__doc__)
+            self.walk(function.__annotations__)
+            self.walk(function.__defaults__)
+            self.walk(function.__kwdefaults__)
+            for cell in function.__closure__ or ():  # (the code says how many)
+                self._cell(cell)
+            names = function.__globals__
+            self.names((name, names[name]) for name in global_names(function.__code__) if name in names)
+            self.pairs(function.__dict__.items())
+
+    def _doc(self, text: Any) -> None:
+        if type(text) is str:  # an address in it is one that somebody has written down
+            self.write_text(b"doc", text)
+        else:
+            self.walk(text)
+
+    def _cell(self, cell: CellType) -> None:
+        if not self.is_known(cell):
+            try:
+                contents = cell.cell_contents
+            except ValueError:  # not bound yet
+                self.write(b"unbound")
+                return
+            self.walk(contents)
+
+    def _code(self, code: CodeType) -> None:
+        self.write(b"code", _digest_of_code(code))
+
+    def _method(self, method: MethodType) -> None:
+        if not self._is_of_module(method):
+            self.write(b"method")
+            self.walk(method.__func__)
+            self.walk(method.__self__)
+
+    def _builtin(self, function: Any) -> None:
+        if not self._is_of_module(function):
+            owner = function.__self__
+            self.write_text(b"builtin", f"{function.__module__}.{function.__qualname__}")
+            if owner is not None and not isinstance(owner, ModuleType):
+                self.walk(owner)
+
+    def _is_of_module(self, method: Any) -> bool:
+        """`random.gauss`, a method of a hidden object, goes by name."""
+        home = byvalue.home_of_method(method)
+        if home is None:
+            return False
+        self.write_text(b"global", f"{home}.{method.__name__}")
+        return True
+
+    def _cached(self, function: Any) -> None:
+        if travels_by_value(function):
+            self.write_text(b"cached", repr(function.cache_parameters()))
+            self.walk(function.__wrapped__)
+        else:
+            self._named(function)
+
+    def _module(self, module: ModuleType) -> None:
+        self.write_text(b"module", module.__name__)
+        if byvalue.is_module_by_value(module) and not self.is_known(module):
+            self.names((n, v) for n, v in vars(module).items() if not n.startswith("__"))
+
+    # --- classes ---
+
+    def _class(self, cls: type) -> None:
+        if not travels_by_value(cls):
+            self._named(cls)
+            return
+        if self._root is None:
+            digest = self.note_class(cls)
+            if not self._is_inline:
+                self.write(b"class", digest)
+                return
+        else:
+            self.classes[cls] = b""
+        if not self.is_known(cls):
+            self._definition(cls)
+
+    def note_class(self, cls: type) -> bytes:
+        """Have a class of the script, with those that it refers to, in `classes`. Returns its digest."""
+        version = byvalue.version_of(cls)
+        known = _class_keys.get(cls)
+        if known is None or known[0] != version:
+            walk = DefinitionWalk()
+            walk._root = cls
+            walk.run(cls)
+            others = [weakref.ref(other) for other in walk.classes if other is not cls]
+            known = _class_keys[cls] = version, walk.digest(), others
+        self.classes[cls] = known[1]
+        for reference in known[2]:
+            other = reference()
+            if other is not None and other not in self.classes:
+                self.note_class(other)
+        return known[1]
+
+    def _definition(self, cls: type) -> None:
+        self.write_text(b"definition", cls.__qualname__)
+        self.walk(type(cls))
+        self.walk(cls.__bases__)
+        names = {name: value for name, value in vars(cls).items() if name not in _NOT_OF_A_CLASS}
+        if issubclass(cls, enum.Enum):
+            members = cls.__members__
+            self.write(b"members", b"%d" % len(members))
+            for name, member in members.items():
+                self.write_text(b"name", name)
+                self.walk(member.value)
+                self.names(item for item in vars(member).items() if item[0] not in _NOT_OF_A_MEMBER)
+            names = {n: value for n, value in names.items() if n not in members and n not in _NOT_OF_AN_ENUM}
+        if issubclass(type(cls), abc.ABCMeta):  # what was registered with it travels, too
+            self.walk({known for reference in abc._get_dump(cls)[0] if (known := reference()) is not None})  # type: ignore[attr-defined]
+        self.write(b"attributes", b"%d" % len(names))
+        for name in sorted(names):
+            self.write_text(b"name", name)
+            if name == "__doc__":
+                self._doc(names[name])
+            else:
+                self._attribute(names[name])
+
+    def _attribute(self, value: Any) -> None:
+        kind = type(value)
+        if kind in (staticmethod, classmethod):
+            self.write_text(b"a", kind.__name__)
+            self.walk(value.__func__)
+        elif kind is property:
+            self.write(b"property")
+            for part in (value.fget, value.fset, value.fdel, value.__doc__):
+                self.walk(part)
+        elif kind is functools.cached_property:
+            self.write(b"cached")
+            self.walk(value.func)
+        elif kind is MemberDescriptorType:
+            self.write_text(b"slot", value.__name__)
+        else:
+            self.walk(value)
+
+
+DefinitionWalk.handlers = {
+    **ArrayWalk.handlers,
+    FunctionType: DefinitionWalk._function,
+    MethodType: DefinitionWalk._method,
+    BuiltinFunctionType: DefinitionWalk._builtin,
+    type(functools.lru_cache(len)): DefinitionWalk._cached,
+    ModuleType: DefinitionWalk._module,
+    CellType: DefinitionWalk._cell,
+    CodeType: DefinitionWalk._code,
+}
+
+# By class: its version, its digest, and the script's classes that it refers to.
+_class_keys: weakref.WeakKeyDictionary[type, tuple[bytes, bytes, list[weakref.ref[type]]]]
+_class_keys = weakref.WeakKeyDictionary()
+
+
+# --- code ---
+
+
+def _digest_of_code(code: CodeType) -> bytes:
+    """Of code, but for where it stands: file, lines."""
+    sizes = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
+    names = code.co_name, code.co_varnames, code.co_freevars, code.co_cellvars
+    out = bytearray()
+
+    def write(tag: bytes, data: bytes) -> None:
+        out.extend(b"%b%d:%b" % (tag, len(data), data))
+
+    write(b"code", repr((*sizes, *names)).encode(errors="surrogatepass"))
+    write(b"table", getattr(code, "co_exceptiontable", b""))
+    instructions = list(dis.get_instructions(code))
+    for instruction, following in zip(instructions, [*instructions[1:], None], strict=True):
+        if instruction.opcode in dis.hasconst:
+            if following is not None and following.argval == "__firstlineno__":
+                continue  # Python 3.13: where a class begins
+            # (argval is no use here: Python 3.11 does not say the names of keywords there.)
+            write(b"constant", instruction.opname.encode())
+            assert instruction.arg is not None
+            _write_constant(write, code.co_consts[instruction.arg])
+        else:
+            write(b"do", f"{instruction.opname} {instruction.argval!r}".encode(errors="surrogatepass"))
+    return digest_of(out)
+
+
+def _write_constant(write: Callable[[bytes, bytes], None], value: Any) -> None:
+    """As it is written down in the source: there are no addresses in it."""
+    kind = type(value)
+    if kind is CodeType:
+        write(b"code", _digest_of_code(value))
+    elif kind is tuple:
+        write(b"(", b"%d" % len(value))
+        for item in value:
+            _write_constant(write, item)
+    elif kind is frozenset:
+        elements: list[bytes] = []
+        for item in value:
+            _write_constant(lambda tag, data: elements.append(tag + b":" + data), item)
+        write(b"set", b"%d" % len(elements))
+        for element in sorted(elements):
+            write(b"-", element)
+    elif kind is int:
+        write(b"int", b"%x" % value)
+    elif kind is bytes:
+        write(b"bytes", value)
+    else:  # a str, float, complex, None, ...
+        text = value if kind is str else repr(value)
+        write(kind.__name__.encode(), text.encode(errors="surrogatepass"))

@@ -1,0 +1,263 @@
+"""Values to canonical bytes: the same for the same value in another process, others for any other.
+
+A value is walked as pickle would take it apart, in an order that depends on nothing but the value: the elements of a
+set are sorted, each NaN is the same. An object met again is written as a reference to where it was first met, as in a
+pickle: cycles end, and `[a, a]` is not `[a, copy(a)]`. The items of a dict stay in their order, which a program sees.
+
+What has no such form is refused (`Unstable`) rather than guessed: a text with an address in it, a number that is
+the address of an object. In doubt two values differ: that costs another run of a call, never a wrong result.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from types import MappingProxyType
+from typing import Any
+
+from cw.payloads import byvalue
+
+SIZE = 16
+"""Bytes of a digest."""
+
+PLAIN = frozenset({int, float, complex, bool, str, type(None)})
+"""Types of which `repr` says all. They neither hold others nor can it be seen where they are held."""
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{8,}")
+_LEAST_ADDRESS = 1 << 32
+_LETTERS = {int: b"i", float: b"f", complex: b"c", bool: b"b", str: b"s", type(None): b"N"}
+_BULK = 1024  # bytes from which on a digest stands for them
+
+
+def digest_of(data: Any) -> bytes:
+    return hashlib.blake2b(data, digest_size=SIZE).digest()
+
+
+class Unstable(Exception):
+    """The text says what there is, and in what."""
+
+
+class Walk:
+    """One walk, through one value or several that may share parts. Subclasses know more kinds of values.
+
+    `is_blind`: what is met counts, not the bytes.
+    """
+
+    handlers: dict[type, Callable[[Any, Any], None]] = {}
+    """By exact type."""
+
+    def __init__(self, is_blind: bool = False) -> None:
+        self.is_blind = is_blind
+        self._out = bytearray()
+        # By id: the object, so that the id is not used again meanwhile, and how many came before it.
+        self._met: dict[int, tuple[Any, int]] = {}
+        self._numbers: set[int] = set()  # that could be addresses
+        self._digests: dict[int, tuple[Any, bytes]] = {}  # of tuples, by id
+
+    def run(self, value: Any) -> None:
+        """Walk through a value. Raises `Unstable`."""
+        try:
+            self.walk(value)
+        except Unstable:
+            raise
+        except RecursionError:
+            raise Unstable("it is nested too deeply to be told from others") from None
+        except Exception as error:
+            raise Unstable(f"it cannot be taken apart ({type(error).__name__}: {error})") from error
+        if self._numbers and self._numbers.intersection(self._met):
+            raise Unstable("there is an object's address (its id) in it, which is another one each time")
+
+    def digest(self) -> bytes:
+        """Of all that was met."""
+        return digest_of(self._out)
+
+    def write(self, tag: bytes, data: bytes = b"") -> None:
+        self._out += b"%b%d:%b" % (tag, len(data), data)
+
+    def write_text(self, tag: bytes, text: str) -> None:
+        self.write(tag, text.encode(errors="surrogatepass"))
+
+    def write_bulk(self, tag: bytes, data: Any) -> None:
+        """As `write`, for any buffer."""
+        if not self.is_blind:
+            self.write(tag, bytes(data) if len(data) < _BULK else b"%d:%b" % (len(data), digest_of(data)))
+
+    def walk(self, value: Any) -> None:
+        kind = type(value)
+        handler = self.handlers.get(kind)
+        if handler is not None:
+            handler(self, value)
+        else:
+            self.walk_other(kind, value)
+
+    def walk_other(self, kind: type, value: Any) -> None:
+        """What has no handler of its own."""
+        if issubclass(kind, enum.Enum):
+            self.write(b"enum")
+            self.walk(kind)
+            self.write_text(b"name", value.name or repr(value.value))  # (flags' combinations have no name)
+        elif (
+            str(kind.__module__).partition(".")[0] == "pathlib"
+        ):  # pickle takes the parts that it was made of
+            self.write_text(b"path", f"{kind.__qualname__} {value}")
+        else:
+            self._object(value)
+
+    def is_known(self, thing: Any) -> bool:
+        """Whether it was met before; then a reference to it is written."""
+        known = self._met.get(id(thing))
+        if known is not None:
+            self.write(b"again", b"%d" % known[1])
+            return True
+        self._met[id(thing)] = thing, len(self._met)
+        return False
+
+    def _plain(self, value: Any) -> None:
+        kind = type(value)
+        if kind is str:
+            if " at 0x" in value and _ADDRESS.search(value):
+                raise Unstable(f"there is an address in it, which is another one each time: {value!r:.80}")
+            text = value
+        elif kind is int:
+            if value >= _LEAST_ADDRESS:
+                self._numbers.add(value)
+            text = f"{value:x}"
+        else:
+            text = repr(value)
+        self.write_text(_LETTERS[kind], text)
+
+    def _bytes(self, value: bytes) -> None:
+        self.write_bulk(b"bytes", value)
+
+    def _bytearray(self, value: bytearray) -> None:
+        if not self.is_known(value):
+            self.write_bulk(b"bytearray", value)
+
+    def _list(self, value: list[Any]) -> None:
+        if not self.is_known(value):
+            self.items(value)
+
+    def _tuple(self, value: tuple[Any, ...]) -> None:
+        """By its digest, so that tuples of tuples that share tuples are walked through once."""
+        if PLAIN.issuperset(map(type, value)):
+            self.write(b"(")
+            self.items(value)
+            return
+        known = self._digests.get(id(value))
+        if known is None:
+            start, met = len(self._out), len(self._met)
+            self.items(value)
+            digest = digest_of(self._out[start:])
+            del self._out[start:]
+            if len(self._met) == met:  # it would be written like that again
+                self._digests[id(value)] = value, digest
+        else:
+            digest = known[1]
+        self.write(b"tuple", digest)
+
+    def items(self, values: Any) -> None:
+        """The elements of a sequence, and how many there are."""
+        self.write(b"[", b"%d" % len(values))
+        if (
+            len(values) > 8
+            and len(kinds := set(map(type, values))) == 1
+            and _is_short_of(kinds.pop(), values)
+        ):
+            self.write_bulk(b"same", repr(list(values)).encode())
+            return
+        walk = self.walk
+        for value in values:
+            walk(value)
+
+    def _set(self, value: Any) -> None:
+        if type(value) is frozenset:
+            self.write(b"frozen")
+        elif self.is_known(value):
+            return
+        found = sorted(map(self._apart, value), key=lambda element: element[0])
+        self.write(b"set", b"%d" % len(found))
+        for data, _, _ in found:
+            self.write(b"-", data)
+        # Those that may be met elsewhere, too, now once more in this order.
+        for _, is_alone, element in found:
+            if not is_alone:
+                self.walk(element)
+
+    def _apart(self, value: Any) -> tuple[bytes, bool, Any]:
+        """What would be written of a value, and whether only that counts; and the value. It stays unmet."""
+        start, met = len(self._out), len(self._met)
+        self.walk(value)
+        data = bytes(self._out[start:])
+        del self._out[start:]
+        is_alone = len(self._met) == met
+        if not is_alone:
+            self._digests.clear()  # (there are references in them)
+            while len(self._met) > met:
+                self._met.popitem()
+        return data if len(data) < 64 else digest_of(data), is_alone, value
+
+    def _dict(self, value: dict[Any, Any]) -> None:
+        if not self.is_known(value):
+            self.pairs(value.items())
+
+    def _proxy(self, value: Any) -> None:
+        self.write(b"proxy")
+        self.pairs(value.items())
+
+    def pairs(self, items: Iterable[tuple[Any, Any]]) -> None:
+        """The items of a mapping, in their order."""
+        found = list(items)
+        self.write(b"{", b"%d" % len(found))
+        for key, value in found:
+            self.walk(key)
+            self.walk(value)
+
+    def names(self, items: Iterable[tuple[str, Any]]) -> None:
+        """What names are bound to: in any order."""
+        found = sorted(items, key=lambda item: item[0])
+        self.write(b"names", b"%d" % len(found))
+        for name, value in found:
+            self.write_text(b"name", name)
+            self.walk(value)
+
+    def _object(self, value: Any) -> None:
+        """Anything else: as pickle takes it apart."""
+        if self.is_known(value):
+            return
+        reduced = byvalue.reduction(value)
+        if type(reduced) is str:
+            self.write_text(b"global", f"{getattr(value, '__module__', '')}.{reduced}")
+            if byvalue.travels_by_value(value):
+                self.names(getattr(value, "__dict__", {}).items())
+            return
+        make, args, *rest = reduced
+        state, items, pairs, *setter = [*rest, None, None, None][: max(3, len(rest))]
+        self.write(b"object", b"%d%d%d" % (items is not None, pairs is not None, len(setter)))
+        for part in (make, args, state, *setter):
+            self.walk(part)
+        if items is not None:
+            self.items(list(items))
+        if pairs is not None:
+            self.pairs(pairs)
+
+
+def _is_short_of(kind: type, values: Any) -> bool:
+    """Whether `repr` may do for all of these at once: numbers, none of which could be an address."""
+    if kind is int:
+        return -_LEAST_ADDRESS < min(values) and max(values) < _LEAST_ADDRESS
+    return kind is float or kind is bool
+
+
+Walk.handlers = {
+    **dict.fromkeys(PLAIN, Walk._plain),
+    bytes: Walk._bytes,
+    bytearray: Walk._bytearray,
+    tuple: Walk._tuple,
+    list: Walk._list,
+    dict: Walk._dict,
+    set: Walk._set,
+    frozenset: Walk._set,
+    MappingProxyType: Walk._proxy,
+}
