@@ -525,6 +525,8 @@ def main() -> int:
     options = parser.parse_args()
     program.set_up_logging(options.verbose)
     address.find_master(options.host, options.port)  # mistakes end the program here
+    if options.host:
+        address.bind_jobs(options.host, options.port)
     settings = Settings(
         options.silence,
         options.reconnect_timeout,
