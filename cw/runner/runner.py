@@ -68,9 +68,8 @@ class Runner:
     def _run(self, number: int, function_number: int, attempt: int, payload: Any) -> None:
         began = perf_counter()
         try:
-            try:
-                function = self._functions[function_number]
-            except KeyError:
+            function = self._functions.get(function_number)
+            if function is None:  # (not in an `except`: what fails would be said to come of a KeyError)
                 function = self._load_function(function_number)
             args, kwargs = serialize.load_call(payload)
             value = function(*args, **kwargs)
