@@ -330,7 +330,8 @@ class _State:
         return bool(running)
 
     def describe(self) -> str:
-        text = f"a local cluster of {self.slots} slots runs already, its master at {self.master}"
+        slots = program.count(self.slots, "slot")
+        text = f"a local cluster of {slots} runs already, its master at {self.master}"
         ended = " and ".join(self.ended())
         return f"{text} (but its {ended} has ended)" if ended else text
 
@@ -364,10 +365,12 @@ def main() -> int:
     except ValueError as error:
         raise program.UsageError(str(error)) from None
     print(
-        f"{cluster.slots} slots on this machine, until `python -m cw.mp stop`; logs in {cluster.logs}\n"
-        "for other programs to find them, set:",
+        f"{program.count(cluster.slots, 'slot')} on this machine, until `python -m cw.mp stop`; "
+        f"logs in {cluster.logs}",
         file=sys.stderr,
     )
+    if sys.stdout.isatty():
+        print("for other programs to find the cluster, set:", file=sys.stderr)
     print(f"export CW_MASTER={cluster.master}")  # And nothing else, for eval "$(...)".
     return 0
 

@@ -327,9 +327,7 @@ def _settle(number: int, future: Future, error: BaseException | None, value: Any
             future.set_exception(error)
     except InvalidStateError:
         pass  # cancelled in this very moment
-    except (
-        BaseException
-    ):  # Future itself logs an Exception of a callback; nothing may end the session's thread
+    except BaseException:  # Future itself logs a callback's Exception; nothing may end the session's thread
         logger.error("a callback of a future failed", exc_info=True)
 
 

@@ -311,4 +311,4 @@ class Cluster:
         self.stop()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.master}, {self.slots} slots>"
+        return f"<{type(self).__name__} {self.master}, {program.count(self.slots, 'slot')}>"
