@@ -36,7 +36,7 @@ class Progress:
         self._is_shown = wanted == "always" or sys.stderr.isatty() or _is_notebook()
         if self._is_shown:
             try:
-                from tqdm.auto import tqdm
+                from tqdm.auto import tqdm  # type: ignore[import-untyped,unused-ignore]
             except ModuleNotFoundError:
                 raise ModuleNotFoundError(
                     "progress needs tqdm, which is not installed: pip install 'cw[progress]'"

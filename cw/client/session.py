@@ -176,7 +176,7 @@ class Session:
         """
         payload = serialize.dump_call(args, kwargs, function, self._store)
         size = len(payload)
-        if size > wire.LARGE:
+        if size > memory.LARGE:
             wire.check_payload(payload, "the arguments")
         if self._is_full(size) and threading.current_thread() is not self._thread:
             self._wait_for_room(size)
@@ -586,6 +586,7 @@ class Session:
                 value, error = None, serialize.load_error(payload, _name(number, job))
             if calls and number in calls:
                 if status == m.TIMEOUT:
+                    assert error is not None
                     status, payload = m.ERROR, serialize.dump_error(error, {})
                 outcomes.append(
                     Outcome(number, job, calls.pop(number), status, seconds, payload, error, value)

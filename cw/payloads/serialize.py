@@ -46,7 +46,7 @@ from cw.net.memory import LARGE
 from cw.payloads import byvalue, naming
 
 Payload = bytes | bytearray | memoryview
-Store = Callable[[Sequence[Any], int], memoryview]
+Store = Callable[[Sequence[Any], int], memoryview | bytes]
 
 # A buffer below this stays in the pickle: it is copied once more, which costs less than a second look at
 # sizes. Above, the copy begins to cost more than the 2 us which a multi-buffer payload takes.
