@@ -56,7 +56,7 @@ class Options:
         self.recorder = recorder
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
-        """As `ClientThread.submit`, with these options."""
+        """As `ClientThread.submit`, with these options; from any thread, too."""
         return self._client._submit(self, function, args, kwargs)
 
 
@@ -65,10 +65,12 @@ class ClientThread:
 
     `callback(jobid, result)` is called in this thread for each job that returns, `on_error(jobid, exception)` for
     each that fails; without `on_error`, `wait()` raises the first error. Either may be None.
-    `host` may be 'HOST:PORT'; without it the master is found as the README says. `connect_timeout` is in
-    seconds. `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks (but never in a callback);
-    None means no limit of jobs, half of this machine's memory. `store`, `durability` and `retry_errors` as for
-    ClusterExecutor: each result is stored before its callback is called.
+    `host` may be 'HOST:PORT'; without it the master is found as the README says. In seconds: `connect_timeout`, for
+    which `start` tries to reach it (default 5), and `reconnect_timeout`, for which a lost one is looked for while jobs
+    are outstanding (default 300). `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks (but
+    never in a callback); None means no limit of jobs, half of this machine's memory. `store`, `durability` and
+    `retry_errors` as for ClusterExecutor: each result is stored before its callback is called. Raises ValueError or
+    TypeError for settings that cannot be, StoreError.
 
     As a context manager it starts, and at the end of the block waits and stops; an exception cancels what is
     outstanding. At the end of the program, what is outstanding is waited for.

@@ -293,6 +293,7 @@ class Cluster:
         self.master = master
         """The master's address, 'HOST:PORT'."""
         self.slots = slots
+        """How many were asked for; 0 without workers."""
         self.logs = logs
         """The directory with the logs."""
         self._stop: Callable[[], object] | None = stop

@@ -512,7 +512,7 @@ def main() -> int:
     parser = program.argument_parser(
         "cw.worker",
         "Runs the jobs that clients submit to a master. Waits for the master if it is not there yet.",
-        epilog="Without HOST: CW_MASTER, else the running master's address file, else this machine.",
+        epilog="Without HOST: CW_MASTER, else the running master's address file in ~/.cw, else this machine.",
     )
     parser.add_argument("host", nargs="?", metavar="HOST[:PORT]", help="where the master runs")
     parser.add_argument(
