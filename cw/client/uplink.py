@@ -248,6 +248,6 @@ def _no_master(failures: Sequence[tuple[tuple[str, int], OSError]]) -> Connectio
         f"{address.join(*where)}: {error.strerror or 'no answer in time'}" for where, error in failures
     )
     return ConnectionError(
-        f"no cw master answers ({tried}); start one with `python -m cw.master` (or a whole cluster with "
-        "`cw.allocate(4)`), or name its host"
+        f"no cw master answers ({tried}); start one with `python -m cw.master` (or a whole cluster: "
+        "`with cw.allocate(4):`), or name its host"
     )
