@@ -107,8 +107,16 @@ def test_the_master_of_a_jobs_worker_stands_above_the_file_and_below_what_the_jo
     address.write_address("", 7000)
     address.bind_jobs("node7", 7001)
     assert places() == [("node7", 7001)]
-    address.bind_jobs("node8:7002")
-    assert places() == [("node8", 7002)]
+    for host, port in (
+        ("[fd00::8]:7002", None),
+        ("[fd00::8]", 7002),
+        ("[fd00::8]:7002", 7002),
+        ("fd00::8", 7002),
+    ):
+        address.bind_jobs(host, port)
+        assert places() == [("fd00::8", 7002)]
+    address.bind_jobs("fd00::8")  # with the port of the address file, if that is about it
+    assert places() == [("fd00::8", 5494)]
     address.bind_process("127.0.0.1:7003")
     assert places() == [("127.0.0.1", 7003)]
 

@@ -125,7 +125,9 @@ def unbind_cluster(name: str) -> None:
 
 def bind_jobs(host: str, port: int | None = None) -> None:
     """For a worker that was given this master: its jobs, and what they start, use it too if told no other."""
-    os.environ[_OF_WORKER] = join(host, port) if port else host
+    name, named_port = parse(host)
+    port = port or named_port
+    os.environ[_OF_WORKER] = join(name, port) if port else name
 
 
 def started_here() -> str:
