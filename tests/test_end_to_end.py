@@ -208,6 +208,13 @@ def test_the_interactive_interpreter_works(tmp_path):
             assert re.findall(r"\d+", program.out) == ["6", "8"]
 
 
+def test_a_block_that_nobody_leaves_at_a_prompt_ends_with_it_in_silence(tmp_path):
+    (tmp_path / "script.py").write_text("import cw\nblock = cw.mp.allocate(1)\ncluster = block.__enter__()\n")
+    with Program("-i", "script.py", cwd=tmp_path) as program:  # its standard input is at its end
+        assert program.wait() == 0
+        assert program.err.strip() == ">>>"
+
+
 def test_the_client_needs_no_main_thread(tmp_path):
     source = """
         import threading, cw
