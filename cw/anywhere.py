@@ -25,7 +25,11 @@ def start(
     docker_image: str | None = None,
     docker_args: Sequence[str] = (),
 ) -> Cluster:
-    """`cw.slurm.start` or `cw.mp.start`. On this machine, options for sbatch are left out."""
+    """Start a cluster with `nworkers` slots that lasts until `stop`: in Slurm where it is there, else on this machine.
+
+    This is `cw.slurm.start` or `cw.mp.start`, where arguments and errors are described. On this machine, options for
+    sbatch are left out.
+    """
     if squeue.is_there():
         return slurm.start(
             nworkers, master, workers, master_options, worker_options, docker_image, docker_args
@@ -53,7 +57,11 @@ def allocate(
     docker_image: str | None = None,
     docker_args: Sequence[str] = (),
 ) -> Iterator[Cluster]:
-    """`cw.slurm.allocate` or `cw.mp.allocate`. On this machine, options for sbatch are left out."""
+    """A cluster with `nworkers` slots for a `with` block: in Slurm where it is there, else on this machine.
+
+    This is `cw.slurm.allocate` or `cw.mp.allocate`, where arguments and errors are described. On this machine, options
+    for sbatch are left out.
+    """
     if squeue.is_there():
         with slurm.allocate(
             nworkers, master, workers, master_options, worker_options, docker_image, docker_args

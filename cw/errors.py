@@ -9,8 +9,8 @@
          |- NotPicklable               an argument, function or result cannot travel  (also TypeError)
          |- PayloadError               bytes that are not what cw packs               (also ValueError)
          |- EnvironmentMismatch        a machine lacks what the client's program runs in
-     |- UnstableKey                a call cannot be recognised in a later run  (also TypeError)
-     |- StoreError                 a store cannot be opened, read or written   (also OSError)
+         |- UnstableKey                a call cannot be recognised in a later run     (also TypeError)
+         |- StoreError                 a store cannot be opened, read or written      (also OSError)
          '- RemoteException            stands for a job's exception that does not survive pickling
      '- RemoteTraceback                `__cause__` of a job's exception: where it was raised over there
 

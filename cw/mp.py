@@ -44,7 +44,9 @@ class Status(NamedTuple):
     ended: list[str]
     """The parts that have ended without `stop`."""
     since: float
+    """Seconds since 1970."""
     logs: str
+    """The directory with the logs."""
 
 
 def start(
@@ -60,8 +62,8 @@ def start(
 
     With `workers=False`, only the master; with `master=False`, only a worker: for the master that was started
     so, or else for the one that a client would find. The options are those of cw.master (`--port`, `-v`) and
-    cw.worker. Raises ValueError for arguments that make no sense, and LaunchError if a local cluster runs
-    already or cannot be started.
+    cw.worker. Raises ValueError or TypeError for arguments that make no sense, and LaunchError (a RuntimeError) if a
+    local cluster runs already or cannot be started.
     """
     plan = _make_plan(nworkers, master, workers, master_options, worker_options, docker_image, docker_args)
     with _locked_state() as state:
@@ -330,7 +332,8 @@ class _State:
         return bool(running)
 
     def describe(self) -> str:
-        text = f"a local cluster of {self.slots} slots runs already, its master at {self.master}"
+        slots = program.count(self.slots, "slot")
+        text = f"a local cluster of {slots} runs already, its master at {self.master}"
         ended = " and ".join(self.ended())
         return f"{text} (but its {ended} has ended)" if ended else text
 
@@ -364,10 +367,12 @@ def main() -> int:
     except ValueError as error:
         raise program.UsageError(str(error)) from None
     print(
-        f"{cluster.slots} slots on this machine, until `python -m cw.mp stop`; logs in {cluster.logs}\n"
-        "for other programs to find them, set:",
+        f"{program.count(cluster.slots, 'slot')} on this machine, until `python -m cw.mp stop`; "
+        f"logs in {cluster.logs}",
         file=sys.stderr,
     )
+    if sys.stdout.isatty():
+        print("for other programs to find the cluster, set:", file=sys.stderr)
     print(f"export CW_MASTER={cluster.master}")  # And nothing else, for eval "$(...)".
     return 0
 
@@ -398,10 +403,9 @@ def _print_status() -> int:
         return 1
     print(f"master: {found.master}")
     print(f"slots: {found.slots}")
-    for role, pid in found.running.items():
-        print(f"{role}: runs (pid {pid})")
+    print("processes: " + ", ".join(f"{role} (pid {pid})" for role, pid in found.running.items()))
     for role in found.ended:
-        print(f"{role}: has ended (see its log)")
+        print(f"the {role} has ended: see its log")
     print(f"since: {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(found.since))}")
     print(f"logs: {found.logs}")
     return 1 if found.ended else 0

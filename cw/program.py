@@ -154,6 +154,11 @@ def converted_by(function: Callable[[str], Any]) -> Callable[[str], Any]:
     return convert
 
 
+def count(number: int, one: str, many: str = "") -> str:
+    """'1 job', '2 jobs': `one` and `many` (default: with an s) are what is counted, and what goes with it."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def parse_seconds(text: str) -> float:
     """A number of seconds, 0 or more. Raises ValueError."""
     try:

@@ -11,6 +11,7 @@ pip install 'cw[examples]'. Run it with --host to use a cluster that is there.
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import random
 
@@ -56,7 +57,7 @@ def sweep(options):
         *zip(*calls, strict=True),
         host=options.host,
         store=options.store,
-        progress=True,
+        progress=importlib.util.find_spec("tqdm") is not None,
         as_completed=True,
         chunksize=10,
     )
@@ -78,8 +79,11 @@ def report(crossed, forests):
 
 
 def plot(crossed, steps, forests, path):
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        print("for the plot: pip install 'cw[examples]'")
+        return
     matplotlib.use("Agg")  # into a file, without a window
     from matplotlib import pyplot
 

@@ -3,6 +3,7 @@
 import faulthandler
 import os
 import secrets
+import signal
 import tempfile
 import threading
 import time
@@ -17,6 +18,12 @@ import cw
 _MARKER = "CW_TEST_RUN"
 # Every process that a test starts inherits it, however far it strays from its parent.
 os.environ[_MARKER] = secrets.token_hex(8)
+
+# Programs keep their bytecode, as they do for most users: compiling cw is half of the time that they take to start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A shell's background job is started with Ctrl-C ignored, and so would be all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LEAVE_SECONDS = 5.0
 """How long after a test its processes may take to disappear."""

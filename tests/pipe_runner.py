@@ -72,7 +72,7 @@ def _read(file):
 
 
 def main():
-    from cw.payloads import serialize
+    from cw.payloads import environment, serialize
 
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what jobs print
@@ -85,7 +85,7 @@ def main():
         try:
             value = None
             if kind == b"environment":
-                serialize.apply_environment(serialize.load_environment(parts[0]))
+                environment.apply_environment(environment.load_environment(parts[0]))
             elif kind == b"function":
                 functions[parts[0]] = serialize.load_function(parts[1])
             else:

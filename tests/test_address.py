@@ -49,7 +49,7 @@ def test_an_address_is_parsed(text, expected):
 @pytest.mark.parametrize(
     "text",
     ["", " ", ":80", "a:", "a:0", "a:65536", "a:-1", "a:b", "a:8 0", "a b", "a/b", "http://a:80", "u@a",
-     "a,b", "[a]:80", "[::1", "[::1]80", "[::1]:", "[]:80", "::1]:80", "::zz", "a:٣", "[[::1]]:80"],
+     "a,b", "[a]:80", "[::1", "[::1]80", "[::1]:", "[]:80", "::1]:80", "::zz", "a:٣", "[[::1]]:80", 5494],
 )  # fmt: skip
 def test_what_is_no_address_is_a_value_error_that_quotes_it(text):
     with pytest.raises(ValueError) as caught:
@@ -100,6 +100,25 @@ def test_cw_master_stands_above_the_process_and_the_process_above_the_file(monke
     assert places(None, 80) == [("other", 80)]
     monkeypatch.setenv("CW_MASTER", "[::2]")
     assert places() == [("::2", 5494)]
+
+
+def test_the_master_of_a_jobs_worker_stands_above_the_file_and_below_what_the_job_starts(monkeypatch):
+    monkeypatch.setattr("os.environ", {**os.environ})
+    address.write_address("", 7000)
+    address.bind_jobs("node7", 7001)
+    assert places() == [("node7", 7001)]
+    for host, port in (
+        ("[fd00::8]:7002", None),
+        ("[fd00::8]", 7002),
+        ("[fd00::8]:7002", 7002),
+        ("fd00::8", 7002),
+    ):
+        address.bind_jobs(host, port)
+        assert places() == [("fd00::8", 7002)]
+    address.bind_jobs("fd00::8")  # with the port of the address file, if that is about it
+    assert places() == [("fd00::8", 5494)]
+    address.bind_process("127.0.0.1:7003")
+    assert places() == [("127.0.0.1", 7003)]
 
 
 def test_an_empty_cw_master_is_none_and_a_wrong_one_is_named(monkeypatch):

@@ -307,9 +307,9 @@ def test_a_module_next_to_the_script_is_found_through_the_environment(run_script
     run_script(
         """
         import neighbour
-        from cw.payloads import serialize
+        from cw.payloads.environment import dump_environment
         def use(): return neighbour.make()
-        with PipeRunner(serialize.dump_environment()) as runner:
+        with PipeRunner(dump_environment()) as runner:
             for function in neighbour.make, use:
                 assert type(runner.call(function)) is neighbour.N
         with PipeRunner() as runner:

@@ -356,6 +356,18 @@ def test_what_cannot_be_pickled_fails_at_submit_and_is_named():
     assert errors == []
 
 
+def test_a_client_or_a_future_that_shall_travel_is_told_apart():
+    with ClientThread() as thread, cw.ClusterExecutor() as executor:
+        future = executor.submit(jobs.square, 2)
+        for client in thread, executor:
+            with pytest.raises(cw.NotPicklable, match="a job that gives out jobs makes a client of its own"):
+                thread.submit(lambda client=client: client.submit(jobs.square, 3))
+        with pytest.raises(
+            cw.NotPicklable, match=r"argument .* of abs\(\): a future cannot travel: give its result\(\)"
+        ):
+            executor.submit(abs, future)
+
+
 def test_a_result_that_cannot_be_pickled_is_its_jobs_error():
     calls, errors = Calls(), Calls()
     with ClientThread(calls, on_error=errors) as thread:
@@ -430,6 +442,19 @@ def test_a_callback_that_raises_is_logged_and_surfaces_in_wait(kind, caplog):
     thread.wait(LIMIT)
     assert 121 in results
     thread.stop()
+
+
+def test_of_many_callbacks_that_raise_the_first_are_logged(caplog):
+    def callback(jobid, result):
+        raise ValueError(result)
+
+    with ClientThread(callback) as thread:
+        for n in range(50):
+            thread.submit(jobs.square, n)
+        with pytest.raises(ValueError):
+            thread.wait(LIMIT)
+    assert [bool(record.exc_info) for record in caplog.records] == [True] * 10 + [False]
+    assert "those after it are not logged" in caplog.text
 
 
 def test_an_on_error_that_raises_surfaces_in_wait_too():
@@ -625,6 +650,21 @@ def test_the_master_can_be_named(cluster, form):
 def test_an_address_that_cannot_be_is_refused_at_once(host, port):
     with pytest.raises(ValueError):
         ClientThread(None, host, port)
+
+
+@pytest.mark.parametrize(
+    "wrong, told",
+    [
+        ({"max_outstanding": 100}, r"max_outstanding is \(jobs, bytes\), .* not 100"),
+        ({"max_outstanding": (0, None)}, "a number above 0 or None"),
+        ({"max_outstanding": ("1", None)}, "not \\('1', None\\)"),
+        ({"connect_timeout": "5"}, "connect_timeout must be a number of seconds, not '5'"),
+        ({"reconnect_timeout": -1}, "reconnect_timeout must be a number of seconds, 0 or more, not -1"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_at_once(wrong, told):
+    with pytest.raises((TypeError, ValueError), match=told):
+        ClientThread(**wrong)
 
 
 def test_without_a_master_start_says_where_it_looked_and_what_to_start():

@@ -100,7 +100,11 @@ def test_workers_that_come_and_go_all_the_time_lose_nothing():
         assert [future.result() for future in futures] == list(range(200))
 
 
-def test_a_program_that_is_edited_and_run_again_on_a_standing_cluster_runs_its_new_code(tmp_path):
+def test_a_program_that_is_edited_and_run_again_on_a_standing_cluster_runs_its_new_code(
+    tmp_path, monkeypatch
+):
+    # Python takes a file that is as long as before, and written in the same second, for the same.
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     cluster = cw.mp.start(2)
     try:
         for number in range(3):
@@ -112,7 +116,7 @@ def test_a_program_that_is_edited_and_run_again_on_a_standing_cluster_runs_its_n
                 with cw.ClusterExecutor({cluster.master!r}) as executor:
                     print(executor.submit(model.evaluate, 5).result(), executor.submit(scale, 10).result())
             """
-            out, _ = run_script(tmp_path, source, PYTHONDONTWRITEBYTECODE="1")
+            out, _ = run_script(tmp_path, source)
             assert out == f"({number}, 5) {10 * number}\n"
     finally:
         cw.mp.stop()
@@ -202,6 +206,13 @@ def test_the_interactive_interpreter_works(tmp_path):
         with Program("-c", code, cwd=tmp_path, CW_MASTER=cluster.master) as program:
             assert program.wait() == 0, program.err
             assert re.findall(r"\d+", program.out) == ["6", "8"]
+
+
+def test_a_block_that_nobody_leaves_at_a_prompt_ends_with_it_in_silence(tmp_path):
+    (tmp_path / "script.py").write_text("import cw\nblock = cw.mp.allocate(1)\ncluster = block.__enter__()\n")
+    with Program("-i", "script.py", cwd=tmp_path) as program:  # its standard input is at its end
+        assert program.wait() == 0
+        assert program.err.strip() == ">>>"
 
 
 def test_the_client_needs_no_main_thread(tmp_path):

@@ -11,8 +11,10 @@ import cloudpickle
 import pytest
 
 from cw.client import functions
-from cw.client.functions import FunctionTable, function_name, load_function
+from cw.client.functions import FunctionTable
 from cw.errors import NotPicklable
+from cw.payloads.naming import function_name
+from cw.payloads.serialize import load_function
 
 SCALE = 2
 

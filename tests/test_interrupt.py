@@ -180,7 +180,7 @@ def test_in_the_last_wait_of_a_program_with_its_files_written(cluster, tmp_path)
     assert (tmp_path / "file").read_text() == "not flushed by hand"
 
 
-@pytest.mark.parametrize("is_in_block", [True, False])
+@pytest.mark.parametrize("is_in_block", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_local_cluster_goes_too(tmp_path, is_in_block):
     """(That no process is left is what the fixture of all tests looks at.)"""
     source = """

@@ -244,9 +244,9 @@ def test_without_tqdm_it_says_what_to_install(cluster, tmp_path):
     out, _ = run_script(tmp_path, """
     import cw
     try:
-        cw.map(abs, [1], progress=True)
+        cw.map(abs, [1], progress="always")
     except ModuleNotFoundError as error:
         print(error)
-    print(list(cw.map(abs, [-1])))
+    print(list(cw.map(abs, [-1], progress=True)))  # no terminal, and no bar
     """, CW_MASTER=cluster.master)  # fmt: skip
     assert out == "progress needs tqdm, which is not installed: pip install 'cw[progress]'\n[1]\n"

@@ -393,8 +393,9 @@ def test_a_slow_client_does_not_slow_the_others_down(master):
         slow.receive(m.Window)
         from cw.payloads import serialize
         from cw.payloads.byvalue import Watch
+        from cw.payloads.environment import dump_environment
 
-        slow.send(m.Environment([0], [serialize.dump_environment()]))
+        slow.send(m.Environment([0], [dump_environment()]))
         slow.send(m.Functions([0], [1], [serialize.dump_function(bytes, Watch())]))
         numbers = list(range(1, 101))
         payload = serialize.dump_call((3_000_000,), {})

@@ -216,6 +216,11 @@ def test_a_value_error_of_a_conversion_is_shown_as_it_is(capsys):
     assert "this is not to be" in capsys.readouterr().err
 
 
+def test_what_is_counted_goes_with_its_number():
+    assert [program.count(n, "job") for n in range(3)] == ["0 jobs", "1 job", "2 jobs"]
+    assert [program.count(n, "job is", "jobs are") for n in (1, 2)] == ["1 job is", "2 jobs are"]
+
+
 @pytest.mark.parametrize("verbose", [False, True])
 def test_logs_go_to_stderr_with_time_stamps(tmp_path, verbose):
     code = (

@@ -383,7 +383,10 @@ def test_a_module_that_is_missing_is_an_import_error_of_the_job(run, tmp_path):
                     executor.submit(vanishing.work).result()
                 except ModuleNotFoundError as error:
                     print(error)
+                    told = str(error.__cause__)
             print(executor.submit(abs, -3).result())
+            assert f"{os.uname().nodename} has no such module" in told
+            assert "KeyError" not in told
     """)
     assert out == "No module named 'vanishing'\n" * 2 + "3\n"
 
@@ -644,14 +647,14 @@ def _fork_and_return(status):
     return os.getpid(), (pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
-def test_a_job_may_be_a_client_itself(executor, cluster):
-    assert executor.submit(_use_the_cluster, cluster.master).result(LIMIT) == [0, 1, 4, 9]
+def test_a_job_may_be_a_client_itself_and_finds_the_cluster_on_which_it_runs(executor):
+    assert executor.submit(_use_the_cluster).result(LIMIT) == [0, 1, 4, 9]
 
 
-def _use_the_cluster(master):
+def _use_the_cluster():
     import cw
 
-    with cw.ClusterExecutor(master) as executor:
+    with cw.ClusterExecutor() as executor:
         return list(executor.map(jobs.square, range(4)))
 
 

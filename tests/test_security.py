@@ -699,7 +699,13 @@ def rate_of_work(executor, seconds):
     return done / lasted
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("garbage", "half handshakes") else pytest.mark.slow)
+        for name in ATTACKS
+    ],
+)
 def test_strangers_do_not_slow_the_work(name):
     """In turns with and without them, so that what else the machine does weighs on both alike."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

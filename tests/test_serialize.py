@@ -602,13 +602,14 @@ def test_the_error_printed_at_home_shows_both_tracebacks():
 SHADOWED = """
 import sys
 from cw.payloads import serialize
+from cw.payloads.environment import apply_environment, dump_environment, load_environment
 from cw.client.functions import FunctionTable
-environment = serialize.load_environment(serialize.dump_environment())
+environment = load_environment(dump_environment())
 object.__setattr__(environment, "path", (sys.argv[1], *environment.path))
 class Refuse:
     def find_spec(self, name, path, target=None):
         raise SystemExit("cw imports " + name)
-serialize.apply_environment(environment)
+apply_environment(environment)
 path_finder = [getattr(finder, "__name__", "") for finder in sys.meta_path].index("PathFinder")
 sys.meta_path.insert(path_finder, Refuse())  # what is built in or frozen into the interpreter is out of reach
 class C:

@@ -1,7 +1,6 @@
 """A client's session: its limits, the end of its interpreter, and forks of its process."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -280,7 +279,7 @@ def test_ctrl_c_breaks_the_wait_at_the_end(start, tmp_path):
         began = time.monotonic()
         assert script.end(signal.SIGINT) == -signal.SIGINT
         assert time.monotonic() - began < 5
-        assert re.search(r"KeyboardInterrupt: the 5 jobs that .* are cancelled", script.err)
+        assert "KeyboardInterrupt: cancelled 5 jobs " in script.err
         assert "Traceback" not in script.err
         assert script.out.splitlines() == ["end", *["Abandoned"] * 5]
 

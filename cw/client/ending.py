@@ -14,6 +14,8 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
+from cw.program import count
+
 Session = Any  # of cw.client.session, which stands above this
 
 LEAVE_SECONDS = 1.2
@@ -56,8 +58,7 @@ def _at_exit() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one is immediate
         left = sum(session.outstanding() for session in sessions)
         print(
-            f"KeyboardInterrupt: the {left} jobs that this program was waiting for are cancelled",
-            file=sys.stderr,
+            f"KeyboardInterrupt: cancelled {count(left, 'job')} that this program waited for", file=sys.stderr
         )
         _drop(sessions)
         sys._cw_last_act = _DieOfInterrupt()  # type: ignore[attr-defined]

@@ -58,8 +58,9 @@ class Options:
 class ClusterExecutor(concurrent.futures.Executor):
     """Runs calls on the cluster. Connects when it is made: raises cw.ConnectionError if no master answers.
 
-    `host` may be 'HOST:PORT'; without it the master is found as the README says. `connect_timeout` is in
-    seconds, `max_outstanding=(jobs, bytes)` as for ClientThread. All methods may be called from any thread.
+    `host` may be 'HOST:PORT'; without it the master is found as the README says. `connect_timeout`,
+    `reconnect_timeout` (seconds) and `max_outstanding=(jobs, bytes)` as for ClientThread. All methods may be called
+    from any thread.
 
     `store`: the directory in which each result is stored before its future is done; it is made where there is none.
     What is stored there already is not run again. With `durability='disk'` results survive a power cut, too. Errors
@@ -327,9 +328,7 @@ def _settle(number: int, future: Future, error: BaseException | None, value: Any
             future.set_exception(error)
     except InvalidStateError:
         pass  # cancelled in this very moment
-    except (
-        BaseException
-    ):  # Future itself logs an Exception of a callback; nothing may end the session's thread
+    except BaseException:  # Future itself logs a callback's Exception; nothing may end the session's thread
         logger.error("a callback of a future failed", exc_info=True)
 
 

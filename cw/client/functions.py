@@ -29,12 +29,9 @@ from types import (
 from typing import Any
 
 from cw.payloads.byvalue import Watch
-from cw.payloads.naming import function_name
-from cw.payloads.serialize import Payload, dump_function, load_function
+from cw.payloads.serialize import Payload, dump_function
 from cw.store import callkey
 from cw.store.callkey import FunctionKey
-
-__all__ = ["FunctionTable", "function_name", "load_function"]
 
 # Function objects that are recognised. More keeps more of them alive, and what they refer to; fewer pickles
 # a function again that comes round after so many others (a program that makes lambdas in a loop).

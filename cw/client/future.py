@@ -60,6 +60,9 @@ class Future(concurrent.futures.Future[Any]):
                     condition = self._made_condition = threading.Condition()
         return condition
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a future cannot travel: give its result()")
+
     def cancel(self) -> bool:
         """Cancel the job unless it is known to run or has ended; answers at once.
 

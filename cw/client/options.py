@@ -1,4 +1,4 @@
-"""What a user may ask for a job besides its call: checked, and numbered for the master."""
+"""What a user may ask for: the settings of a client, checked; those of a job, checked and numbered for the master."""
 
 from __future__ import annotations
 
@@ -57,13 +57,41 @@ def job_options(attempts: int | None, timeout: float | None, min_time: float | N
     for name, value in (("timeout", timeout), ("min_time", min_time)):
         if value is None:
             continue
-        try:
-            if isinstance(value, (bool, str)):
-                raise TypeError
-            seconds = float(value)
-        except TypeError:
-            raise TypeError(f"{name} must be a number of seconds, not {value!r}") from None
+        seconds = _seconds(name, value)
         if not 0 < seconds < math.inf:
             raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
         options[name] = min(seconds, MOST_SECONDS)
     return options
+
+
+def check_patience(name: str, value: Any, default: float) -> float:
+    """For how many seconds a client looks for a master; `value` may be None. Raises TypeError, ValueError."""
+    seconds = default if value is None else _seconds(name, value)
+    if not seconds >= 0:  # nor is it 'nan'
+        raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+    return min(seconds, MOST_SECONDS)
+
+
+def check_outstanding(limits: Any) -> tuple[int | None, int | None]:
+    """(jobs, bytes) of `max_outstanding`, which may be None. Raises TypeError, ValueError."""
+    told = f"max_outstanding is (jobs, bytes), each a number above 0 or None, not {limits!r}"
+    if limits is None:
+        return None, None
+    if not isinstance(limits, (tuple, list)) or len(limits) != 2:
+        raise TypeError(told)
+    for limit in limits:
+        try:
+            if limit is not None and not limit > 0:
+                raise ValueError(told)
+        except TypeError:
+            raise TypeError(told) from None
+    return limits[0], limits[1]
+
+
+def _seconds(name: str, value: Any) -> float:
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        return float(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}") from None

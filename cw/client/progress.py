@@ -26,21 +26,22 @@ class Counts(NamedTuple):
 class Progress:
     """A bar, for a `with` block. `wanted`: True (if stderr is a terminal, or in a notebook), or 'always'.
 
-    Raises ModuleNotFoundError without tqdm, ValueError for another `wanted`.
+    Raises ValueError for another `wanted`, ModuleNotFoundError if there is to be a bar, and no tqdm.
     """
 
     def __init__(self, counts: Callable[[], Counts], wanted: bool | str) -> None:
         if wanted is not True and wanted != "always":
             raise ValueError(f"progress must be True, False or 'always', not {wanted!r}")
-        try:
-            from tqdm.auto import tqdm
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                "progress needs tqdm, which is not installed: pip install 'cw[progress]'"
-            ) from None
-        self._tqdm = tqdm
         self._counts = counts
         self._is_shown = wanted == "always" or sys.stderr.isatty() or _is_notebook()
+        if self._is_shown:
+            try:
+                from tqdm.auto import tqdm  # type: ignore[import-untyped,unused-ignore]
+            except ModuleNotFoundError:
+                raise ModuleNotFoundError(
+                    "progress needs tqdm, which is not installed: pip install 'cw[progress]'"
+                ) from None
+            self._tqdm = tqdm
         self._closed = threading.Event()
         self._bar: Any = None
         self._thread = threading.Thread(target=self._run, name="cw-progress", daemon=True)

@@ -244,8 +244,9 @@ class Chunk:
 
     def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:
         if status == m.DONE:  # else its runner died, or was too slow: of which call, nobody can say
-            for call, outcome in zip(self._calls, serialize.load_result(payload), strict=True):
-                yield self.recorder.entry(call, number, *outcome[:2], host, outcome[2])
+            outcomes = serialize.load_result(payload)
+            for call, (status_of_call, lasted, result) in zip(self._calls, outcomes, strict=True):
+                yield self.recorder.entry(call, number, status_of_call, lasted, host, result)
 
 
 def _acquire(path: str) -> _Open:

@@ -25,16 +25,17 @@ from cw import home
 from cw.client import ending
 from cw.client.functions import FunctionTable
 from cw.client.introductions import Introductions
-from cw.client.options import OptionTable
+from cw.client.options import OptionTable, check_outstanding, check_patience
 from cw.client.recorder import Call, Chunk, Recorder
 from cw.client.recording import Outcome, Recording
-from cw.client.uplink import Uplink
+from cw.client.uplink import CONNECT_SECONDS, RECONNECT_SECONDS, Uplink
 from cw.errors import ConnectionError, JobTimeout, RemoteException, StoreError, WorkerLost
 from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.network import Connection, Loop
 from cw.payloads import serialize
 from cw.payloads.environment import dump_environment
+from cw.program import count
 from cw.version import VERSION
 
 logger = logging.getLogger("cw.client")
@@ -76,7 +77,7 @@ class Session:
     ) -> None:
         _look_in_slurm()
         address.find_master(host, port)  # a mistake in them is told here
-        jobs_limit, bytes_limit = max_outstanding or (None, None)
+        jobs_limit, bytes_limit = check_outstanding(max_outstanding)
         self.ident = secrets.token_hex(16)
         self._secret = secrets.token_hex(16)
         self._deliver = deliver
@@ -93,8 +94,8 @@ class Session:
             self._loop,
             lambda: address.find_master(host, port),
             self._hello,
-            connect_timeout,
-            reconnect_timeout,
+            check_patience("connect_timeout", connect_timeout, CONNECT_SECONDS),
+            check_patience("reconnect_timeout", reconnect_timeout, RECONNECT_SECONDS),
         )
         uplink.on_welcome = self._on_welcome
         uplink.on_message = lambda message: _HANDLERS[type(message)](self, message)
@@ -175,7 +176,7 @@ class Session:
         """
         payload = serialize.dump_call(args, kwargs, function, self._store)
         size = len(payload)
-        if size > wire.LARGE:
+        if size > memory.LARGE:
             wire.check_payload(payload, "the arguments")
         if self._is_full(size) and threading.current_thread() is not self._thread:
             self._wait_for_room(size)
@@ -307,6 +308,9 @@ class Session:
         if self._thread.ident is not None and not self.is_own_thread() and self._ended.wait(timeout):
             self._thread.join()
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a client cannot travel: a job that gives out jobs makes a client of its own")
+
     def is_own_thread(self) -> bool:
         """Is this called in the session's thread (a callback)?"""
         return threading.current_thread() is self._thread
@@ -390,11 +394,8 @@ class Session:
         self._store = memory.store if connection.passes_files else None
         connection.send(m.Environment([0], [self._environment]))
         if uplink.is_lost:
-            logger.warning(
-                "connected to the master at %s again; %d jobs are outstanding",
-                uplink.where,
-                self.outstanding(),
-            )
+            left = count(self.outstanding(), "job is", "jobs are")
+            logger.warning("connected to the master at %s again; %s outstanding", uplink.where, left)
         if self._handed:
             connection.send(m.Roster(sorted(self._roster), []))
             for charges in self._charges.values():
@@ -585,6 +586,7 @@ class Session:
                 value, error = None, serialize.load_error(payload, _name(number, job))
             if calls and number in calls:
                 if status == m.TIMEOUT:
+                    assert error is not None
                     status, payload = m.ERROR, serialize.dump_error(error, {})
                 outcomes.append(
                     Outcome(number, job, calls.pop(number), status, seconds, payload, error, value)

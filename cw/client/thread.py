@@ -20,10 +20,15 @@ from cw.client.options import job_options
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Recorder
 from cw.client.session import Abandoned, Session
+from cw.program import count
 
 logger = logging.getLogger("cw.client")
 
 Callback = Callable[[int, Any], object]
+
+FAILURES_LOGGED = 10
+"""Callbacks of a client that failed and are logged. More: one mistake in the callback of a million jobs buries all
+else. Fewer: the one that differs is not seen."""
 
 
 def randid() -> int:
@@ -51,7 +56,7 @@ class Options:
         self.recorder = recorder
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
-        """As `ClientThread.submit`, with these options."""
+        """As `ClientThread.submit`, with these options; from any thread, too."""
         return self._client._submit(self, function, args, kwargs)
 
 
@@ -60,10 +65,12 @@ class ClientThread:
 
     `callback(jobid, result)` is called in this thread for each job that returns, `on_error(jobid, exception)` for
     each that fails; without `on_error`, `wait()` raises the first error. Either may be None.
-    `host` may be 'HOST:PORT'; without it the master is found as the README says. `connect_timeout` is in
-    seconds. `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks (but never in a callback);
-    None means no limit of jobs, half of this machine's memory. `store`, `durability` and `retry_errors` as for
-    ClusterExecutor: each result is stored before its callback is called.
+    `host` may be 'HOST:PORT'; without it the master is found as the README says. In seconds: `connect_timeout`, for
+    which `start` tries to reach it (default 5), and `reconnect_timeout`, for which a lost one is looked for while jobs
+    are outstanding (default 300). `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks (but
+    never in a callback); None means no limit of jobs, half of this machine's memory. `store`, `durability` and
+    `retry_errors` as for ClusterExecutor: each result is stored before its callback is called. Raises ValueError or
+    TypeError for settings that cannot be, StoreError.
 
     As a context manager it starts, and at the end of the block waits and stops; an exception cancels what is
     outstanding. At the end of the program, what is outstanding is waited for.
@@ -102,13 +109,12 @@ class ClientThread:
                 recorder.close()
             raise
         self._session.on_exit = self._log_untold
-        self._tag_by_jobid: dict[
-            int, tuple[Any, Options, list[int]]
-        ] = {}  # of outstanding jobs with an id of the caller's own
+        # Of outstanding jobs with an id of the caller's own.
+        self._tag_by_jobid: dict[int, tuple[Any, Options, list[int]]] = {}
         self._error: BaseException | None = None  # the first that no `on_error` was told, for wait()
-        self._untold: BaseException | None = (
-            None  # the same, if it is a job's: that of a callback has been logged
-        )
+        # The same, if it is a job's: that of a callback has been logged.
+        self._untold: BaseException | None = None
+        self._callbacks_failed = 0
 
     def start(self) -> None:
         """Connect to the master. Raises cw.ConnectionError if none answers within `connect_timeout`."""
@@ -154,9 +160,8 @@ class ClientThread:
         recorder = self._session.recorder
         if recorder is not None and (key is not None or version is not None):
             recorder = recorder.with_key(key, version)
-        defaults = (
-            self._defaults
-        )  # (`or` would pass over a callable that is empty, such as a list with a __call__)
+        defaults = self._defaults
+        # (`or` would pass over a callable that is empty, such as a list with a __call__.)
         return Options(
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
@@ -197,7 +202,8 @@ class ClientThread:
         with Progress(self._counts, progress) if progress else contextlib.nullcontext():
             is_done = self._session.wait(timeout)
         if not is_done:
-            raise TimeoutError(f"{self._session.outstanding()} jobs are still outstanding after {timeout} s")
+            left = count(self._session.outstanding(), "job is", "jobs are")
+            raise TimeoutError(f"{left} still outstanding after {timeout} s")
         error, self._error, self._untold = self._error, None, None
         if error is not None:
             raise error
@@ -279,7 +285,11 @@ class ClientThread:
             elif self._error is None and not isinstance(error, Abandoned):
                 self._error = self._untold = error
         except BaseException as failure:
-            logger.error("the callback of job %d failed", number, exc_info=True)
+            self._callbacks_failed += 1
+            if self._callbacks_failed <= FAILURES_LOGGED:
+                logger.error("the callback of job %d failed", number, exc_info=True)
+            elif self._callbacks_failed == FAILURES_LOGGED + 1:
+                logger.error("the callback of job %d failed, too; those after it are not logged", number)
             if self._error is None:
                 self._error = failure
 

@@ -56,8 +56,8 @@ class Uplink:
         loop: Loop,
         find: Callable[[], list[address.Candidate]],
         hello: Callable[[], m.Hello],
-        connect_timeout: float | None,
-        reconnect_timeout: float | None,
+        connect_timeout: float,
+        reconnect_timeout: float,
     ) -> None:
         self.on_welcome: Callable[[], None]
         self.on_message: Callable[[Any], None]
@@ -73,8 +73,8 @@ class Uplink:
         self._loop = loop
         self._find = find
         self._hello = hello
-        self._connect_timeout = CONNECT_SECONDS if connect_timeout is None else connect_timeout
-        self._reconnect_timeout = RECONNECT_SECONDS if reconnect_timeout is None else reconnect_timeout
+        self._connect_timeout = connect_timeout
+        self._reconnect_timeout = reconnect_timeout
         self._is_welcome = False  # by the master of this connection
         self._was_welcome = False  # by any
         self._is_leaving = False
@@ -248,5 +248,6 @@ def _no_master(failures: Sequence[tuple[tuple[str, int], OSError]]) -> Connectio
         f"{address.join(*where)}: {error.strerror or 'no answer in time'}" for where, error in failures
     )
     return ConnectionError(
-        f"no cw master answers ({tried}); start one with `python -m cw.master`, or name its host"
+        f"no cw master answers ({tried}); start one with `python -m cw.master` (or a whole cluster: "
+        "`with cw.allocate(4):`), or name its host"
     )

@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -293,6 +294,7 @@ class Cluster:
         self.master = master
         """The master's address, 'HOST:PORT'."""
         self.slots = slots
+        """How many were asked for; 0 without workers."""
         self.logs = logs
         """The directory with the logs."""
         self._stop: Callable[[], object] | None = stop
@@ -301,7 +303,9 @@ class Cluster:
     def stop(self) -> None:
         """End the cluster and wait until it is gone. Does nothing the second time, or in a fork's child."""
         stop, self._stop = self._stop, None
-        if stop and os.getpid() == self._owner:
+        # A block that nobody has left ends with the interpreter, when little is left to end a cluster with. It
+        # ends then as it does when the program is killed.
+        if stop and os.getpid() == self._owner and not sys.is_finalizing():
             stop()
 
     def __enter__(self) -> Cluster:
@@ -311,4 +315,4 @@ class Cluster:
         self.stop()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.master}, {self.slots} slots>"
+        return f"<{type(self).__name__} {self.master}, {program.count(self.slots, 'slot')}>"

@@ -108,12 +108,10 @@ class Session:
         self.jobs: dict[int, Job] = {}
         self.backlog: deque[Job] = deque()  # may hold cancelled ones, which are passed over
         self.requeued: deque[Job] = deque()  # goes before the backlog
-        self.settling: dict[int, Job] | None = (
-            None  # handed in again, held by nobody so far; None: it has settled
-        )
-        self.unconfirmed: set[int] = (
-            set()
-        )  # jobs that were here when the client came back; not handed in again yet
+        # Handed in again, held by nobody so far; None: it has settled.
+        self.settling: dict[int, Job] | None = None
+        # Jobs that were here when the client came back; not handed in again yet.
+        self.unconfirmed: set[int] = set()
         self.delivered = 0  # results, since the client is there
         # Those that it has not acknowledged: up to which count, whose, dispatches, numbers.
         self.unacknowledged: deque[tuple[int, Hashable, list[int], list[int]]] = deque()

@@ -319,9 +319,10 @@ def _listen(host: str, port: int | None) -> socket.socket:
                 raise program.Mistake(
                     f"port {number}{f' on {host}' * bool(host)} is taken: give another with --port, or 0 for a free one"
                 ) from None
-            raise program.Mistake(
-                f"cannot listen on {address.join(host, number)}: {error.strerror}"
-            ) from None
+            reason = (
+                "this machine has no such address" if error.errno == errno.EADDRNOTAVAIL else error.strerror
+            )
+            raise program.Mistake(f"cannot listen on {address.join(host, number)}: {reason}") from None
     raise AssertionError("port 0 is never taken")
 
 

@@ -2,7 +2,8 @@
 
     HOST given ------------------------------------------.
     CW_MASTER in the environment ------------------------|   the first of these that there is
-    the cluster that this very process has started ------'   is the only candidate
+    the cluster that this very process has started ------|   is the only candidate
+    in a job: the master that its worker was given ------'
     the address file of the cluster's name (CW_CLUSTER) --.
     (what other modules add to FINDERS) ------------------|   else all of these, in this order:
     this machine, port 5494 ------------------------------'   the connector passes over who refuses
@@ -64,7 +65,7 @@ def parse(text: str) -> tuple[str, int | None]:
 
     Raises AddressError, a ValueError.
     """
-    host, colon, port = _split(text.strip())
+    host, colon, port = _split(text.strip()) if isinstance(text, str) else ("", "", "")
     if not re.fullmatch(r"[0-9A-Fa-f:.]+(%\w+)?" if ":" in host else r"[^\s/@,[\]]+", host):
         raise AddressError(f"{text!r} is no address of a master: give HOST, HOST:PORT or [IPV6]:PORT")
     return host, check_port(port, text) if colon else None
@@ -99,6 +100,9 @@ def join(host: str, port: int) -> str:
 # move (and 0). Touched by launchers, in the user's threads.
 _started_here: list[tuple[str, int]] = []
 
+# Not CW_MASTER, which stands above a cluster that a job starts for itself.
+_OF_WORKER = "CW_MASTER_OF_WORKER"
+
 
 def bind_process(address: str) -> None:
     """From now on, clients of this process use the master at `address` ('HOST:PORT') if told no other."""
@@ -117,6 +121,13 @@ def unbind_cluster(name: str) -> None:
         if bound == (name, 0):
             _started_here.remove(bound)
             return
+
+
+def bind_jobs(host: str, port: int | None = None) -> None:
+    """For a worker that was given this master: its jobs, and what they start, use it too if told no other."""
+    name, named_port = parse(host)
+    port = port or named_port
+    os.environ[_OF_WORKER] = join(name, port) if port else name
 
 
 def started_here() -> str:
@@ -155,6 +166,8 @@ def find_master(host: str | None = None, port: int | None = None) -> list[Candid
         return [c._replace(port=port) for c in found] if port else found
     elif _started_here:
         named, source = _started_here[-1], "started by this program"
+    elif os.environ.get(_OF_WORKER):
+        named, source = parse(os.environ[_OF_WORKER]), "that of the worker"
     else:
         found = [candidate for find in FINDERS for candidate in find()]
         return [c._replace(port=port) for c in found] if port else found

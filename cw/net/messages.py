@@ -392,6 +392,3 @@ class BigResult(NamedTuple):
     status: int
     seconds: float
     size: int  # bytes
-
-
-Message = NamedTuple

@@ -576,10 +576,9 @@ def name_of_peer(sock: socket.socket) -> str:
     except OSError:
         return "(gone)"
     if not isinstance(name, tuple):
-        return "(this machine)"
-    return address.join(
-        name[0].removeprefix("::ffff:"), name[1]
-    )  # one that takes IPv4, too, shows it like that
+        return "this machine"
+    # (A listener that takes IPv4, too, shows it with that prefix.)
+    return address.join(name[0].removeprefix("::ffff:"), name[1])
 
 
 def tune(sock: Any, patience: float = SILENCE) -> None:

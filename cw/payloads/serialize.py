@@ -30,6 +30,7 @@ import mmap
 import os
 import pickle
 import struct
+import sys
 import tokenize  # noqa: F401
 import traceback
 from collections.abc import Callable, Sequence
@@ -43,16 +44,9 @@ from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
 from cw.net.memory import LARGE
 from cw.payloads import byvalue, naming
-from cw.payloads.environment import Environment, apply_environment, dump_environment, load_environment
-
-__all__ = [
-    "Environment", "allocate_buffer", "apply_environment", "dump", "dump_call", "dump_environment",
-    "dump_error", "dump_function", "dump_result", "load", "load_call", "load_environment", "load_error",
-    "load_function", "load_result",
-]  # fmt: skip
 
 Payload = bytes | bytearray | memoryview
-Store = Callable[[Sequence[Any], int], memoryview]
+Store = Callable[[Sequence[Any], int], memoryview | bytes]
 
 # A buffer below this stays in the pickle: it is copied once more, which costs less than a second look at
 # sizes. Above, the copy begins to cost more than the 2 us which a multi-buffer payload takes.
@@ -343,6 +337,11 @@ def dump_error(exception: BaseException, where: dict[str, Any]) -> bytes:
         text = _traceback_text(exception)
     except Exception as error:
         text = f"{type_name}: {_text(exception)}\n(its traceback cannot be shown: {_text(error)})\n"
+    if isinstance(exception, ModuleNotFoundError):
+        text += (
+            f"({os.uname().nodename} has no such module for {sys.executable}: install it there, or have it in a "
+            "directory of your program's sys.path that both machines see)\n"
+        )
     pickled, reason = _dump_exception(exception)
     places = {str(key): value if type(value) in _PLAIN else _text(value) for key, value in where.items()}
     return dumps((type_name, _text(exception), text, places, pickled, reason), 5)

@@ -68,14 +68,13 @@ class Runner:
     def _run(self, number: int, function_number: int, attempt: int, payload: Any) -> None:
         began = perf_counter()
         try:
-            try:
-                function = self._functions[function_number]
-            except KeyError:
+            function = self._functions.get(function_number)
+            if function is None:  # (not in an `except`: what fails would be said to come of a KeyError)
                 function = self._load_function(function_number)
             args, kwargs = serialize.load_call(payload)
             value = function(*args, **kwargs)
             answer = serialize.dump_result(value, memory.store)
-            if len(answer) > wire.LARGE:
+            if len(answer) > memory.LARGE:
                 wire.check_payload(answer, "the job's result")
             status = m.DONE
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
@@ -86,7 +85,7 @@ class Runner:
         seconds = perf_counter() - began
         if _forked_pid:
             _end_forked(None)
-        if type(answer) is bytes and len(answer) <= wire.LARGE:
+        if type(answer) is bytes and len(answer) <= memory.LARGE:
             self._write(wire.encode_result(number, status, seconds, answer))
         else:
             self._write_large(number, status, seconds, answer)

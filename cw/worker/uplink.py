@@ -188,9 +188,8 @@ class Uplink:
         fault = credential.fault_among(error for _, error in failures)
         if not isinstance(fault, credential.WrongCredential):
             self._wrong_since = now
-        is_named = bool(self._candidates) and (
-            self._candidates[0].source != address.NOTHING_KNOWN
-        )  # else somebody else's master may be there
+        # Else somebody else's master may be there.
+        is_named = bool(self._candidates) and self._candidates[0].source != address.NOTHING_KNOWN
         if fault is None or self._was_joined:
             return False
         if fault.may_pass and not (is_named and now - self._wrong_since >= WRONG_SECONDS):

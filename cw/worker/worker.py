@@ -512,7 +512,7 @@ def main() -> int:
     parser = program.argument_parser(
         "cw.worker",
         "Runs the jobs that clients submit to a master. Waits for the master if it is not there yet.",
-        epilog="Without HOST: CW_MASTER, else the running master's address file, else this machine.",
+        epilog="Without HOST: CW_MASTER, else the running master's address file in ~/.cw, else this machine.",
     )
     parser.add_argument("host", nargs="?", metavar="HOST[:PORT]", help="where the master runs")
     parser.add_argument(
@@ -525,6 +525,8 @@ def main() -> int:
     options = parser.parse_args()
     program.set_up_logging(options.verbose)
     address.find_master(options.host, options.port)  # mistakes end the program here
+    if options.host:
+        address.bind_jobs(options.host, options.port)
     settings = Settings(
         options.silence,
         options.reconnect_timeout,
