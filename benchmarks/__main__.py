@@ -33,6 +33,7 @@ WORKLOADS = (
     "thousand_workers",
     "mixed",
     "stored",
+    "short_stored",
     "million_stored",
     "large_stored",
     "encrypted",

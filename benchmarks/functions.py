@@ -13,6 +13,14 @@ def nap(seconds):
     return seconds
 
 
+def work_shortly(x):
+    """A quarter of a millisecond of computing."""
+    end = time.perf_counter() + 0.00025
+    while time.perf_counter() < end:
+        pass
+    return x
+
+
 def whoami(seconds):
     """The process that ran this job; the nap leaves its siblings the time to take one each."""
     time.sleep(seconds)
