@@ -451,3 +451,20 @@ def test_what_is_random_in_a_module_stays_so_whatever_name_the_script_gives_it(r
             assert first.call(given, own) == second.call(given, own)
         """
     )
+
+
+def test_code_keeps_its_files_name_and_lines_there(run_script):
+    run_script(
+        """
+        import traceback
+        def outer():
+            def inner(): raise LookupError("found nothing")
+            try:
+                inner()
+            except LookupError:
+                return traceback.format_exc()
+        with PipeRunner() as runner:
+            text = runner.call(outer)
+            assert text.count("the_script.py") == 2 and "def inner(): raise LookupError" in text, text
+        """
+    )
