@@ -12,6 +12,9 @@ from programs import LIMIT, Master, Program, descendants_of, is_running
 from programs import Worker as AnyWorker
 
 import cw
+from cw.launch import inquiry
+from cw.net import address
+from cw.net import messages as m
 
 
 def Worker(*arguments):
@@ -54,7 +57,7 @@ def test_what_runs_is_finished_and_the_rest_goes_elsewhere_at_once(master, execu
         wait_until((tmp_path / "mark").exists, LIMIT)
         waiting = [executor.submit(jobs.pid) for _ in range(5)]
         worker.send_signal(number)
-        worker.wait_for("finishing 1 running jobs for up to 20 s")
+        worker.wait_for("finishing 1 running job for up to 20 s")
         with Worker(master.address) as other:
             elsewhere = {future.result(LIMIT) for future in waiting}
             assert elsewhere <= set(descendants_of(other.pid)) and not running.done()
@@ -224,6 +227,43 @@ def test_a_worker_that_drains_while_its_master_is_away_waits_for_it(tmp_path, ru
     assert count_runs(runs) == 1
 
 
+def test_a_master_that_ends_before_it_has_passed_on_the_last_results_costs_no_second_run(tmp_path, runs):
+    with Master() as master, Worker(master.address) as worker:
+        port = master.port
+        with cw.ClusterExecutor(master.address) as executor:
+            future = executor.submit(run_until, runs, tmp_path / "go")
+            wait_until(lambda: count_runs(runs) == 1, LIMIT)
+            worker.send_signal(signal.SIGTERM)
+            worker.wait_for("finishing 1 running")
+            master.send_signal(signal.SIGSTOP)
+            (tmp_path / "go").touch()
+            time.sleep(0.3)  # what is to be seen is that it does not leave
+            master.end(signal.SIGKILL)
+            with Master("--port", str(port)):
+                future.result(LIMIT)
+                assert worker.wait() == 0
+    assert count_runs(runs) == 1
+
+
+def test_a_launcher_can_let_workers_drain(master, executor, tmp_path):
+    with Worker(master.address) as one, Worker(master.address) as other:
+        running = executor.submit(jobs.until, tmp_path / "go", "finished", tmp_path / "mark")
+        wait_until((tmp_path / "mark").exists, LIMIT)
+        standing = wait_until(lambda: (found := ask()) and len(found.workers) == 2 and found, LIMIT)
+        (busy,) = [worker for worker in standing.workers if worker["held"]]
+        ask(m.Drain([busy["ident"], "0" * 32]))  # one that is there, and one that is not
+        drained, left = (one, other) if busy["name"].endswith(f":{one.pid}") else (other, one)
+        drained.wait_for("told to drain: finishing 1 running job")
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+        (tmp_path / "go").touch()
+        assert running.result(LIMIT) == "finished" and drained.wait() == 0
+        assert left.process.poll() is None and "drain" not in left.err
+
+
+def ask(*messages):
+    return inquiry.ask(address.find_cluster(address.cluster_name()), *messages)
+
+
 # --- recycling --------------------------------------------------------------------------------
 
 
@@ -240,7 +280,7 @@ def test_a_runner_is_replaced_after_so_many_jobs(master, executor):
 def test_at_the_end_of_its_lifetime_a_worker_drains_and_leaves(master, executor, tmp_path, runs):
     with Worker(master.address, "--lifetime", "1") as worker:
         future = executor.submit(run_until, runs, tmp_path / "go")
-        worker.wait_for("its lifetime is over: finishing 1 running jobs")
+        worker.wait_for("its lifetime is over: finishing 1 running job")
         (tmp_path / "go").touch()
         future.result(LIMIT)
         assert worker.wait() == 0
@@ -258,7 +298,7 @@ def test_before_the_end_of_its_allocation_it_starts_nothing_stops_what_runs_and_
     with Worker(master.address, "--until", str(end)) as worker:
         future = executor.submit(run_until, runs, tmp_path / "go")
         wait_until(lambda: count_runs(runs) == 1, LIMIT)
-        worker.wait_for("its allocation ends soon: finishing 1 running jobs")
+        worker.wait_for("its allocation ends soon: finishing 1 running job")
         after = executor.submit(jobs.pid)
         assert worker.wait() == 0
         assert time.time() < end
@@ -268,6 +308,20 @@ def test_before_the_end_of_its_allocation_it_starts_nothing_stops_what_runs_and_
         assert {future.result(LIMIT), after.result(LIMIT)} <= set(descendants_of(other.pid))
         assert other.end() == 0
     assert "is lost" not in master.err
+
+
+@pytest.mark.parametrize("left", [3600, 100])
+def test_notice_of_an_end_is_heeded_unless_it_is_the_one_that_the_worker_knows_to_be_near(
+    master, executor, left
+):
+    with Worker("--until", str(int(time.time()) + left), "--notice", str(int(signal.SIGWINCH))) as worker:
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+        worker.send_signal(signal.SIGWINCH)
+        if left > 130:
+            assert worker.wait() == 0 and "told to end" in master.err
+        else:
+            assert executor.submit(jobs.square, 4).result(LIMIT) == 16
+            assert worker.end() == 0 and "notice of the end" not in worker.err
 
 
 def test_a_job_that_needs_more_time_than_a_worker_has_waits_for_another_and_that_is_told(

@@ -117,14 +117,14 @@ def test_from_start_to_stop(slurm, tmp_path):
     ident = next(job[0] for job in slurm.queue() if "workers" in job[2])
     for node_name in nodes:
         assert (
-            f"Slurm job {ident}, step 0, node {node_name}\n"
+            f"Slurm job {ident}, step 0, node {node_name}; slots: "
             in (logs / f"workers-{ident}-{node_name}.log").read_text()
         )
 
     out, _ = run("scale", "-n", 6)
-    assert "1 more slots" in out
+    assert "1 more slot" in out
     wait_until(lambda: slots() == 6, LIMIT, standing)
-    assert "there are 6 slots already" in run("scale", "-n", 6)[0]
+    assert "it has 6 slots already" in run("scale", "-n", 6)[0]
     run("scale", "-n", 2)
     wait_until(lambda: slots() == 2, LIMIT, standing)
 

@@ -1,7 +1,7 @@
 """Asking a master how its cluster stands, and telling it what a launcher knows: an *observer*.
 
 launcher --> Hello (observer) --> Census
-                                  Excuse, End --> the master
+                                  Excuse, Drain, End --> the master
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Standing(NamedTuple):
 
 
 def ask(
-    candidates: Sequence[address.Candidate], *messages: m.Excuse | m.End, seconds: float = ANSWER_SECONDS
+    candidates: Sequence[address.Candidate],
+    *messages: m.Excuse | m.Drain | m.End,
+    seconds: float = ANSWER_SECONDS,
 ) -> Standing | None:
     """How the cluster stands whose master answers first, or None; then tell that master these messages.
 

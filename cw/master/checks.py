@@ -311,17 +311,17 @@ class WorkerRules(Rules):
 class ObserverRules(Rules):
     """An observer asks for little."""
 
-    def _on_excuse(self, message: m.Excuse) -> None:
+    def _on_workers(self, message: m.Excuse | m.Drain) -> None:
         if len(message.workers) > SESSIONS or not all(
             isinstance(i, str) and _is_ident(i) for i in message.workers
         ):
-            raise ProtocolError("an excuse for workers that cannot be")
+            raise ProtocolError(f"{type(message).__name__} of workers that cannot be")
 
     def _on_end(self, message: m.End) -> None:
         if not is_text(message.reason):
             raise ProtocolError("an end for a reason that is no line of text")
 
-    _checks = {m.Excuse: _on_excuse, m.End: _on_end}
+    _checks = {m.Excuse: _on_workers, m.Drain: _on_workers, m.End: _on_end}
 
 
 def are_durations(seconds: Iterable[float]) -> bool:

@@ -167,6 +167,11 @@ class Master:
             self.lost.remove(lost)
         self.perform(self.dispatcher.on_excused(key))
 
+    def drain(self, key: str) -> None:
+        """Let this worker finish what runs, and leave; if it is there."""
+        if key in self.workers:
+            self.workers[key].drain()
+
     def census(self) -> dict[str, Any]:
         """How the cluster stands, for observers."""
         waiting, running = self.dispatcher.census()

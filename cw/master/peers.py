@@ -17,15 +17,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from cw import program
 from cw.errors import ProtocolError
 from cw.master import checks
 from cw.master.jobs import Deliver, Function, Job
 from cw.net import messages as m
 from cw.net.network import Connection
-from cw.program import RateLimited
 
 logger = logging.getLogger("cw.master")
-_lines = RateLimited(logger)
+_lines = program.RateLimited(logger)
 
 WINDOW_JOBS = 16 * 1024
 """Jobs that a client may have here, beside some for each slot. Larger: more memory for each client here.
@@ -96,7 +96,7 @@ FROM_WORKER = frozenset(
 
 _BEFORE_JOINING = (m.Holding, m.Reported, m.Stay, m.Goodbye, m.Heartbeat)
 
-FROM_OBSERVER = frozenset({m.Excuse, m.End})
+FROM_OBSERVER = frozenset({m.Excuse, m.Drain, m.End})
 
 
 def charged(job: Job) -> m.Charged:
@@ -256,7 +256,9 @@ class ClientPeer:
             )
         ):
             logger.warning(
-                "%s did not come back; its %d open jobs are dropped", self.name, dispatcher.jobs_of(self._key)
+                "%s did not come back; its %s dropped",
+                self.name,
+                program.count(dispatcher.jobs_of(self._key), "open job is", "open jobs are"),
             )
             self._master.drop_session(self._key)
             return
@@ -279,7 +281,11 @@ class ClientPeer:
             return
         if not self._missing or time.monotonic() >= self._settles_at:
             if self._missing:
-                logger.info("%d workers have not come back for the jobs of %s", len(self._missing), self.name)
+                logger.info(
+                    "%s not come back for the jobs of %s",
+                    program.count(len(self._missing), "worker has", "workers have"),
+                    self.name,
+                )
                 self.send(m.Roster([], sorted(self._missing)))
             is_complete = self._is_complete and not self._missing
             self._is_settling = False
@@ -388,8 +394,8 @@ class ClientPeer:
     def _on_close(self, reason: str) -> None:
         open_jobs = self._master.dispatcher.jobs_of(self._key)
         grace = self._master.settings.client_grace
-        logger.warning("%s is gone%s; its %d open jobs are kept for %.0f s", self.name,
-                       f" ({reason})" if reason else "", open_jobs, grace)  # fmt: skip
+        logger.warning("%s is gone%s; its %s kept for %.0f s", self.name, f" ({reason})" if reason else "",
+                       program.count(open_jobs, "open job is", "open jobs are"), grace)  # fmt: skip
         self.connection = None
         self._ends_at = time.monotonic() + grace
         # Closed or reset: likely its program has ended. Else its network may be down.
@@ -471,6 +477,10 @@ class WorkerPeer:
                 self._functions_size -= len(function.payload)
             self.connection.send(m.CloseSession(key))
             self.connection.send(m.ForgetSession(key))
+
+    def drain(self) -> None:
+        """Let it finish what runs, and leave."""
+        self.connection.send(m.Drain([self._key]))
 
     def close_unknown_sessions(self) -> None:
         """It was elsewhere when these ended."""
@@ -556,9 +566,9 @@ class WorkerPeer:
         holdings, self._holdings = self._holdings, []
         self._has_joined = True
         self._sessions = set(message.sessions)
-        logger.info("%s %s from %s: %d slots, Python %d.%d%s", self.name, "is back" if self.is_known else "joined",
-                    self.connection.peer, self._slots, *self._python,
-                    f"; it holds {len(holdings)} jobs" if holdings else "")  # fmt: skip
+        logger.info("%s %s from %s: %s, Python %d.%d%s", self.name, "is back" if self.is_known else "joined",
+                    self.connection.peer, program.count(self._slots, "slot"), *self._python,
+                    f"; it holds {program.count(len(holdings), 'job')}" if holdings else "")  # fmt: skip
         if self.is_known:
             self._master.perform(dispatcher.on_worker_back(self._key, holdings))
             return
@@ -614,8 +624,13 @@ class WorkerPeer:
 
     def _lose(self, reason: str) -> None:
         dispatcher = self._master.dispatcher
-        logger.warning("%s is lost (%s); %d jobs go back to the queue", self.name, reason,
-                       dispatcher.held(self._key) if self.is_known else 0)  # fmt: skip
+        held = dispatcher.held(self._key) if self.is_known else 0
+        logger.warning(
+            "%s is lost (%s); %s back to the queue",
+            self.name,
+            reason,
+            program.count(held, "job goes", "jobs go"),
+        )
         self._master.lost.append(
             {"ident": self._key, "name": self.name, "place": self.place, "how": reason, "at": time.time()}
         )
@@ -645,6 +660,9 @@ class ObserverPeer:
         if type(message) is m.Excuse:
             for key in message.workers:
                 self._master.excuse(key)
+        elif type(message) is m.Drain:
+            for key in message.workers:
+                self._master.drain(key)
         else:
             logger.info("told to end: %s", message.reason)
             self._master.leave(is_final=True)

@@ -11,6 +11,7 @@
       | Charged, Roster    | Claim, Release     |                    |
       | HandedIn, Origin   | CloseSession       |                    |
       | Goodbye            | ForgetSession      |                    |
+      |                    | Drain              |                    |
       | -----------------> | -----------------> | -----------------> |
       |                    |                    |                    |
       | Welcome, Window    | Hello              | Results            |
@@ -25,7 +26,7 @@
       |                    | Stay               |                    |
       | <----------------- | <----------------- | <----------------- |
 
-An observer (`cw.launch.inquiry`) says Hello and gets a Census; it may send Excuse and End.
+An observer (`cw.launch.inquiry`) says Hello and gets a Census; it may send Excuse, Drain and End.
 
 Three shapes, and `wire` knows how each one travels:
 
@@ -180,6 +181,12 @@ class Census(NamedTuple):
 class Excuse(NamedTuple):
     """From an observer: these workers (their idents) were lost with their machine or allocation. What was charged to
     the jobs there is taken back."""
+
+    workers: list[Any]
+
+
+class Drain(NamedTuple):
+    """From an observer: these workers (their idents) are to finish what runs, and leave. To the worker: it is."""
 
     workers: list[Any]
 

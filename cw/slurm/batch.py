@@ -175,7 +175,7 @@ _ON_NODE = """\
 exec >>"$CW_LOGS/workers-$SLURM_JOB_ID-$SLURMD_NODENAME.log" 2>&1
 export CW_PLACE="Slurm job $SLURM_JOB_ID, step $SLURM_STEP_ID, node $SLURMD_NODENAME"
 slots=($CW_SLOTS)
-echo "$(date "+%F %T") a worker with ${slots[SLURM_NODEID]} slots in $CW_PLACE"
+echo "$(date "+%F %T") a worker in $CW_PLACE; slots: ${slots[SLURM_NODEID]}"
 trap 'is_told=1' TERM  # and say how it ended
 WORKER -n "${slots[SLURM_NODEID]}" ${CW_UNTIL:+--until "$CW_UNTIL"} --notice NOTICE
 status=$?

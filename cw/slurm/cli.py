@@ -48,7 +48,7 @@ def _run_start(options: Any) -> int:
         print(f"the master answers at {started.master}")
     if workers:
         print(
-            f"{started.connected} of {started.slots} slots are up"
+            f"{started.connected} of {program.count(started.slots, 'slot is', 'slots are')} up"
             + (f"; {started.pending}" if started.pending else "")
         )
     print(f"logs: {started.logs}")
@@ -81,11 +81,13 @@ def _run_status(options: Any) -> int:
     print(f"cluster: {found.name}")
     print(f"master: {found.master or 'does not answer'}")
     print(f"slots connected: {found.slots}")
-    print(f"jobs: {found.running} run, {found.waiting} wait")
+    print(
+        f"jobs: {program.count(found.running, 'runs', 'run')}, {program.count(found.waiting, 'waits', 'wait')}"
+    )
     for job in found.jobs:
         nodes = f" on {job.nodes}" if job.nodes else ""
         left = "" if job.time_left is None else f", {format_seconds(job.time_left)} left"
-        size = f" ({job.slots} slots)" if job.slots else ""
+        size = f" ({program.count(job.slots, 'slot')})" if job.slots else ""
         print(f"{job.role}{size}: Slurm job {job.ident} {job.state}{nodes}{left}")
     if found.problem:
         print(f"Slurm does not answer: {found.problem}")

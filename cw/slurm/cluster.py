@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from cw import credential
+from cw import credential, program
 from cw.launch import inquiry, launcher
 from cw.launch.launcher import Cluster, LaunchError, Lifeline, Process
 from cw.net import address, network
@@ -149,8 +149,8 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
         return "stopped; its master had not answered"
     finished = max(0, before.running - left)
     return (
-        f"stopped; {before.running} jobs were running ({finished} of them finished, {left} were stopped), "
-        f"{before.waiting} were waiting"
+        f"stopped; {program.count(before.running, 'job was', 'jobs were')} running ({finished} of them finished, "
+        f"{program.count(left, 'was', 'were')} stopped), {program.count(before.waiting, 'was', 'were')} waiting"
     )
 
 
@@ -201,17 +201,17 @@ def scale(nworkers: int, name: str | None = None) -> str:
                 ended.append(job)
         if nworkers > have:
             state.plan = state.plan._replace(slots=nworkers - have)
-            told.append(f"{state.submit('workers')} for {nworkers - have} more slots")
+            told.append(f"{state.submit('workers')} for {program.count(nworkers - have, 'more slot')}")
         state.plan = state.plan._replace(slots=nworkers)
         followers = [job for job in state.jobs if any(job.follows == other.ident for other in ended)]
         gone = [job for job in ended if job in waiting]
-        state.signal([job for job in ended if job not in waiting], f"--signal={batch.NOTICE}")
+        _tell_to_drain(name, state, [job for job in ended if job not in waiting])
         state.cancel([*gone, *followers])
         # Those that drain end by themselves; nobody needs to know of them but `stop`, should that come first.
         state.jobs = [job._replace(slots=0) if job in ended else job for job in state.jobs]
         state.save()
         told += [f"{job} taken back" if job in gone else f"{job} drains" for job in ended]
-    return "; ".join(told) if told else f"there are {have} slots already"
+    return "; ".join(told) if told else f"it has {program.count(have, 'slot')} already"
 
 
 def master_host(name: str | None = None) -> str:
@@ -538,7 +538,7 @@ def _drain(name: str, state: State, grace: float) -> int:
     jobs = state.of_role("workers")
     if not jobs:
         return 0
-    state.signal(jobs, f"--signal={batch.NOTICE}")
+    _tell_to_drain(name, state, jobs)
     deadline = time.monotonic() + grace
     left = 0
     while True:
@@ -550,6 +550,20 @@ def _drain(name: str, state: State, grace: float) -> int:
         if not ours or time.monotonic() > deadline:
             return left
         time.sleep(LOOK_SECONDS)
+
+
+def _tell_to_drain(name: str, state: State, jobs: Sequence[Job]) -> None:
+    """By the master those workers that are there; by Slurm those that are about to be, or have no master now."""
+    state.signal(jobs, f"--signal={batch.NOTICE}")
+    standing = inquiry.ask(address.find_cluster(name))
+    places = tuple(f"Slurm job {job.ident}," for job in jobs)
+    there = (
+        [worker["ident"] for worker in standing.workers if worker["place"].startswith(places)]
+        if standing
+        else []
+    )
+    if there:
+        inquiry.ask(address.find_cluster(name), m.Drain(there))
 
 
 def _job_status(job: Job, row: squeue.Row | None, problem: str) -> JobStatus:

@@ -81,7 +81,8 @@ def _judge(name: str) -> None:
     excused = [entry["ident"] for entry in lost if is_excused(entry, found)]
     if excused:
         logger.info(
-            "%d workers were lost with their allocations: nothing is charged to their jobs", len(excused)
+            "%s lost with the allocation: nothing is charged to the jobs there",
+            program.count(len(excused), "worker was", "workers were"),
         )
         inquiry.ask(address.find_cluster(name), m.Excuse(excused))
 

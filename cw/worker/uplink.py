@@ -281,6 +281,7 @@ FROM_MASTER = frozenset(
         m.Stop,
         m.Claim,
         m.Release,
+        m.Drain,
         m.CloseSession,
         m.ForgetSession,
         m.Goodbye,

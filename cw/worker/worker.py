@@ -54,6 +54,14 @@ END_DRAIN = 60.0
 """Seconds before that from when on it starts nothing. Longer: slots idle. Shorter: more jobs are begun in vain. Of a
 short allocation, a tenth at most."""
 
+NOTICE_SECONDS = 130.0
+"""A notice that comes when the end is known to be nearer is that of this end. It may be a minute early, so the worker
+goes by what it knows itself."""
+
+TAKEN_SECONDS = 2.0
+"""For which a worker that has nothing more to do waits until its results are known to be with their clients. Shorter:
+more runs again should the master end now. Longer: it stays for clients that are gone without a word."""
+
 SUSPECT_SECONDS = 0.5
 """A job that fails just after its runner got SIGTERM is held back for so long: if this worker is told to end too, as
 on a node that goes, the job was cut short."""
@@ -132,6 +140,7 @@ class Worker:
         self._is_ticking = False
         self._is_leaving = False
         self._drains_from = self._drains_until = 0.0  # if it was told to end
+        self._done_at = math.inf  # when nothing was left to run
         keeper.set_subreaper()
         loop.tick(1.0, self._on_second)
         self._ends_at = math.inf  # when what runs is stopped, as far as is known from the start
@@ -160,6 +169,7 @@ class Worker:
             m.Release: lambda message: self._kept.forget(message.dispatches),
             m.CloseSession: self._on_close_session,
             m.ForgetSession: self._on_forget_session,
+            m.Drain: lambda message: self._drain_until_the_end("told to drain"),
             m.Goodbye: self._uplink.on_goodbye,
             m.Heartbeat: lambda message: None,
         }
@@ -175,7 +185,8 @@ class Worker:
 
     def on_notice(self) -> None:
         """Notice that the end is near, long before SIGTERM: drain. Who gave it sends SIGTERM when the time is up."""
-        self._drain("notice of the end", self._ends_at - time.monotonic())
+        if self._settings.until - time.time() > NOTICE_SECONDS:
+            self._drain_until_the_end("notice of the end")
 
     def on_sigint(self) -> None:
         """Ctrl-C: as on_sigterm, but nobody sends it twice without meaning it."""
@@ -191,7 +202,14 @@ class Worker:
         self._is_leaving = True
         running = self._count_running()
         if running:
-            logger.info("leaving; %d running jobs are stopped, and run again elsewhere", running)
+            logger.info(
+                "leaving; %s elsewhere",
+                program.count(
+                    running,
+                    "running job is stopped, and runs again",
+                    "running jobs are stopped, and run again",
+                ),
+            )
         self.close()  # first: what the master gets back runs nowhere any more
         self._uplink.leave(self._loop.stop)
 
@@ -213,25 +231,37 @@ class Worker:
         if cut_short:
             self._send(m.CutShort(cut_short))
         if self._on_drain_tick(self._drains_from):
-            doing = f"finishing {self._count_running()} running jobs"
+            doing = f"finishing {program.count(self._count_running(), 'running job')}"
             if self._uplink.is_lost and len(self._kept):
-                doing += f", and looking for the master to hand in {len(self._kept)} results,"
+                doing += (
+                    f", and looking for the master to hand in {program.count(len(self._kept), 'result')},"
+                )
             limit = f" for up to {grace:.3g} s" if grace < 1e6 else ""
             logger.info("%s: %s%s; Ctrl-C ends it at once", why, doing, limit)
             self._loop.tick(TICK_SECONDS, self._on_drain_tick)
 
+    def _drain_until_the_end(self, why: str) -> None:
+        self._drain(why, self._ends_at - time.monotonic())
+
     def _on_drain_tick(self, now: float) -> bool:
+        if self._slots.is_empty():
+            self._done_at = min(self._done_at, now)
         if not self._is_leaving and (
-            now >= self._drains_until or (self._slots.is_empty() and self._is_all_told())
+            now >= self._drains_until or (self._slots.is_empty() and self._is_all_told(now))
         ):
             self.leave()
         return not self._is_leaving
 
-    def _is_all_told(self) -> bool:
-        """Have all results gone to a master?"""
-        if self._uplink.is_lost:
-            return not len(self._kept)
-        return self._uplink.is_all_sent() and not any(dispatch in self._kept for dispatch in self._unclaimed)
+    def _is_all_told(self, now: float) -> bool:
+        """Are all results with their clients, or with a master whose clients are slow to say so?"""
+        if not len(self._kept):
+            return self._uplink.is_lost or self._uplink.is_all_sent()
+        return (
+            not self._uplink.is_lost
+            and now - self._done_at > TAKEN_SECONDS
+            and self._uplink.is_all_sent()
+            and not any(dispatch in self._kept for dispatch in self._unclaimed)
+        )
 
     def _count_running(self) -> int:
         return sum(is_running for _, is_running in self._slots.holdings())
@@ -247,8 +277,8 @@ class Worker:
         if self._drains_from:
             self._send(m.Draining())
         cpus = len(os.sched_getaffinity(0))
-        logger.info("joined the master at %s with %d slot%s (this machine has %d usable CPUs)",
-                    self._uplink.peer, self._count, "s" * (self._count != 1), cpus)  # fmt: skip
+        logger.info("joined the master at %s with %s (this machine has %s)", self._uplink.peer,
+                    program.count(self._count, "slot"), program.count(cpus, "usable CPU"))  # fmt: skip
         self.on_joined()
 
     def _start_afresh(self) -> None:
