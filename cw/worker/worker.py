@@ -574,11 +574,12 @@ def main() -> int:
         # In Slurm: of this cluster's own. On this machine there may be another one's.
         return address.find_cluster(address.cluster_name())
 
-    worker = Worker(loop, options.slots, find, settings, descriptors)
-    loop.on_signal(signal.SIGINT, worker.on_sigint)
-    loop.on_signal(signal.SIGTERM, worker.on_sigterm)
+    # First: whoever ends it while it starts its keeper shall find both gone.
+    loop.on_signal(signal.SIGINT, lambda: worker.on_sigint())
+    loop.on_signal(signal.SIGTERM, lambda: worker.on_sigterm())
     if options.notice is not None:
-        loop.on_signal(options.notice, worker.on_notice)
+        loop.on_signal(options.notice, lambda: worker.on_notice())
+    worker = Worker(loop, options.slots, find, settings, descriptors)
     program.watch_lifeline(loop, options.lifeline_fd, worker.leave)
     if options.ready_fd is not None:
         worker.on_joined = lambda: program.say_ready(options.ready_fd)
