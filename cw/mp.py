@@ -232,7 +232,7 @@ def _start_parts(
         children.append(launcher.spawn("worker", options, logs, lifeline=lifeline, environment=environment))
         note(master, children[-1])
     launcher.wait_until_ready(children)
-    return master or address.join(*address.find_master()[0][:2])
+    return master or next((address.join(where.host, where.port) for where in address.find_master()), "")
 
 
 def _listen(port: int, fingerprint: str) -> dict[str, socket.socket]:

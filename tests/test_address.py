@@ -224,7 +224,10 @@ def test_each_cluster_name_has_its_own_address_file(monkeypatch):
     address.write_address("node8", 7001, name="second")
     assert places()[0] == ("node7", 7000)
     monkeypatch.setenv("CW_CLUSTER", "second")
-    assert places()[0] == ("node8", 7001)
+    assert places() == [("node8", 7001)]
+    monkeypatch.setenv("CW_CLUSTER", "secnod")
+    assert places() == []  # not who is on this machine at the usual port: that is another cluster
+    assert places("node7") == [("node7", 5494)]
     monkeypatch.setenv("CW_CLUSTER", "../second")
     with pytest.raises(ValueError, match="no name for a cluster"):
         places()

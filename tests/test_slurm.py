@@ -204,6 +204,37 @@ def test_what_sbatch_refuses_is_told_in_its_own_words_and_leaves_nothing(slurm):
     assert not [job for job in slurm.queue() if job[1] != "COMPLETING"] and cw.slurm.status() is None
 
 
+def test_without_a_slurm_that_answers_that_is_told_in_a_sentence(monkeypatch, tmp_path):
+    conf = tmp_path / "slurm.conf"
+    for path, told in [
+        (conf, f"slurm.py: SLURM_CONF names {conf}, which cannot be read"),
+        ("", "slurm.py: Slurm does not answer (.*): start this on a machine of a Slurm cluster"),
+    ]:
+        _, error = run("start", "-n", 2, status=1, SLURM_CONF=str(path))
+        assert re.match(told, error) and error.count("\n") == 1, error
+    conf.write_text(f"ClusterName=x\nSlurmctldHost=localhost\nSlurmctldPort={free_port()}\nAuthType=auth/none\n"
+                    "NodeName=n1 NodeAddr=127.0.0.1\nPartitionName=p Nodes=ALL\n")  # fmt: skip
+    _, error = run("start", "-n", 2, status=1, SLURM_CONF=str(conf))
+    assert error == "slurm.py: Slurm's controller is down: try again later, or use cw.mp\n"
+    assert "no cluster of that name" in run("stop")[0]
+    assert not Path(os.environ["CW_HOME"], "slurm-default").exists()
+
+
+@pytest.mark.parametrize(
+    "line, told",
+    [
+        ("scale", "to how many slots"),
+        ("stop --time 3", "--time is not for stop"),
+        ("status -n 3", "--nworkers is not for status"),
+        ("start --grace 3", "--grace is not for start"),
+        ("start -n 0", "is no number of slots"),
+    ],
+)
+def test_a_wrong_command_line_is_told(line, told):
+    assert told in run(*line.split(), status=2)[1]
+    assert "'a/b' is no name for a cluster" in run("stop", "--name", "a/b", status=1)[1]
+
+
 def test_what_waits_in_the_queue_is_told_with_the_reason(slurm, counted):
     began = time.monotonic()
     out, _ = run("start", "-n", 2, "--Xworkers", "--hold")

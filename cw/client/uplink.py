@@ -155,8 +155,10 @@ class Uplink:
         if fault is not None and fault.may_pass and not self._is_told:
             self._is_told = True
             logger.warning("%s (waiting: a network file system may show a file late)", fault)
-        is_unknown = not self.is_lost and all(
-            isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME for _, error in failures
+        is_unknown = (
+            bool(failures)
+            and not self.is_lost
+            and all(isinstance(e, socket.gaierror) and e.errno == socket.EAI_NONAME for _, e in failures)
         )
         is_hopeless = is_unknown or (fault is not None and not fault.may_pass)
         if is_hopeless or time.monotonic() + self._pause > self._deadline:
@@ -244,6 +246,12 @@ def _no_master(failures: Sequence[tuple[tuple[str, int], OSError]]) -> Connectio
     fault = credential.fault_among(error for _, error in failures)
     if fault is not None:
         return ConnectionError(str(fault))
+    if not failures:
+        name = address.sought_cluster()
+        return ConnectionError(
+            f"no master of the cluster {name!r} is known: there is no {address.address_file(name)}; start one, or "
+            "check the name in CW_CLUSTER"
+        )
     tried = "; ".join(
         f"{address.join(*where)}: {error.strerror or 'no answer in time'}" for where, error in failures
     )

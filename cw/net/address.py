@@ -6,7 +6,7 @@
     in a job: the master that its worker was given ------'
     the address file of the cluster's name (CW_CLUSTER) --.
     (what other modules add to FINDERS) ------------------|   else all of these, in this order:
-    this machine, port 5494 ------------------------------'   the connector passes over who refuses
+    this machine, port 5494, unless CW_CLUSTER is set ----'   the connector passes over who refuses
 
 A HOST without a port: the address file's port if the file names that host, else 5494.
 
@@ -29,6 +29,9 @@ from cw.program import Mistake
 
 PORT = 5494
 """Of a master that is told no other."""
+
+DEFAULT_CLUSTER = "default"
+"""The name of the cluster of those who name none."""
 
 # Besides the loopback: bridges of containers and virtual machines, which have the same address everywhere.
 _PRIVATE_INTERFACES = ("lo", "docker", "br-", "veth", "virbr", "lxc", "cni", "podman")
@@ -146,7 +149,7 @@ def unbind_process(address: str) -> None:
 def find_master(host: str | None = None, port: int | None = None) -> list[Candidate]:
     """Where to look for the master, the likeliest first: a list of `Candidate`.
 
-    It is empty only while the master of the cluster that `bind_cluster` has named moves from one node to another.
+    It is empty where a cluster is named (by CW_CLUSTER, or `bind_cluster`) of whose master nothing is known (yet).
     `host` may be 'HOST:PORT'. A port that is given stands above one that is found. Ask again before every
     round of attempts: a master may have come, or come back elsewhere. Raises AddressError or HomeError.
     """
@@ -198,7 +201,8 @@ def _find_in_address_file() -> list[Candidate]:
 
 
 def _find_on_this_machine() -> list[Candidate]:
-    return [Candidate("localhost", PORT, NOTHING_KNOWN)]
+    # Not for a cluster that was named: who answers here is another one's.
+    return [Candidate("localhost", PORT, NOTHING_KNOWN)] if cluster_name() == DEFAULT_CLUSTER else []
 
 
 FINDERS: list[Callable[[], list[Candidate]]] = [_find_in_address_file, _find_on_this_machine]
@@ -244,7 +248,7 @@ def _is_same_host(one: str, other: str) -> bool:
 
 def cluster_name() -> str:
     """The name of the cluster that this process belongs to: CW_CLUSTER, or 'default'."""
-    return check_cluster_name(os.environ.get("CW_CLUSTER") or "default")
+    return check_cluster_name(os.environ.get("CW_CLUSTER") or DEFAULT_CLUSTER)
 
 
 def check_cluster_name(name: str) -> str:
@@ -254,6 +258,11 @@ def check_cluster_name(name: str) -> str:
             f'{name!r} is no name for a cluster: use up to 64 letters, digits, "_", "-" and "."'
         )
     return name
+
+
+def sought_cluster() -> str:
+    """The name of the cluster in which a client of this process that is told no other looks for its master."""
+    return _started_here[-1][0] if _started_here and not _started_here[-1][1] else cluster_name()
 
 
 def address_file(name: str | None = None) -> str:

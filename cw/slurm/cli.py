@@ -30,7 +30,7 @@ def main() -> int:
 def _run_start(options: Any) -> int:
     master, workers = not options.without_master, not options.without_workers
     plan = cluster.make_plan(
-        options.nworkers, master, workers, options.Xmaster, options.Xworkers, options.docker_image,
+        options.nworkers or 1, master, workers, options.Xmaster, options.Xworkers, options.docker_image,
         options.docker_args, options.isolated, options.time, options.partition, options.mem_per_cpu, options.name,
         options.local_master, options.renew, options.apptainer_image, options.apptainer_args, options.verbose,
     )  # fmt: skip
@@ -108,16 +108,26 @@ _VERBS: dict[str, Callable[[Any], int]] = {
 }  # fmt: skip
 
 
+_OPTIONS = {
+    "stop": {"verb", "verbose", "name", "grace"},
+    "status": {"verb", "verbose", "name"},
+    "scale": {"verb", "verbose", "name", "nworkers"},
+}
+"""What verbs take that take but a few."""
+
+
 def _parse_arguments() -> Any:
     parser = program.argument_parser(
         "cw.slurm",
         "Starts and stops a cluster in Slurm: one job for the master, one for the workers.",
         epilog="ARGs that cw.master or cw.worker know go to them, all others to sbatch: --Xworkers --account=physics",
     )
-    parser.add_argument("verb", choices=list(_VERBS))
+    parser.add_argument("verb", choices=list(_VERBS), metavar="VERB", help="start: submit a master and workers, and "
+        "wait until the master answers. status: the jobs, their nodes and time left, the slots, the logs. scale: have "
+        "N slots from now on. stop: let running jobs end, then cancel all.")  # fmt: skip
     add = parser.add_argument
-    add("-n", "--nworkers", type=program.converted_by(_parse_slots), metavar="N", default=1,
-        help="number of slots; scale: from now on (default: %(default)s)")  # fmt: skip
+    add("-n", "--nworkers", type=program.converted_by(_parse_slots), metavar="N",
+        help="number of slots (start: 1 if not given)")  # fmt: skip
     add("-M", "--without-master", action="store_true", help="only workers, for a master that is there")
     add("-W", "--without-workers", action="store_true", help="only the master")
     add("-i", "--isolated", action="store_true", help="one slot per node")
@@ -141,7 +151,14 @@ def _parse_arguments() -> Any:
     add("--grace", type=program.converted_by(program.parse_seconds), metavar="SECONDS", default=cluster.DRAIN_SECONDS,
         help="stop: let running jobs go on for so long (default: %(default)g)")  # fmt: skip
     add("--dry-run", action="store_true", help="start: only print the batch scripts")
-    return parser.parse_args(_joined(sys.argv[1:]))
+    options = parser.parse_args(_joined(sys.argv[1:]))
+    taken = _OPTIONS.get(options.verb, vars(options).keys() - {"grace"})
+    for dest, value in vars(options).items():
+        if dest not in taken and value != parser.get_default(dest):
+            parser.error(f"--{dest.replace('_', '-')} is not for {options.verb}")
+    if options.verb == "scale" and options.nworkers is None:
+        parser.error("scale to how many slots? give -n N")
+    return options
 
 
 def _joined(arguments: list[str]) -> list[str]:

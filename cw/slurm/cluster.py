@@ -126,6 +126,8 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
     Returns what there is to report, in words; '' if there was nothing to end. Raises LaunchError.
     """
     name = name or address.cluster_name()
+    if not State.load(name).token:
+        return ""
     with submitted.locked(name) as state:
         if not state.token:
             return ""
@@ -182,9 +184,11 @@ def scale(nworkers: int, name: str | None = None) -> str:
     """
     nworkers = launcher.check_nworkers(nworkers)
     name = name or address.cluster_name()
+    if not State.load(name).token:
+        raise LaunchError(f"there is no cluster {name!r} to scale: start one first")
     with submitted.locked(name) as state:
         if not state.token:
-            raise LaunchError(f"there is no cluster {name!r} to scale: start one first")
+            raise LaunchError(f"the cluster {name!r} was stopped just now")
         rows = state.rows()
         own = [
             job for job in state.of_role("workers") if (row := rows.get(job.ident)) is None or row.is_active
@@ -343,8 +347,7 @@ def _guarded(name: str) -> Iterator[_Guard]:
 def start_plan(
     plan: batch.Plan, master: bool, workers: bool, tell: Callable[[str], None], guard: _Guard | None = None
 ) -> SlurmCluster:
-    if not squeue.is_there():
-        squeue.call("scontrol", "ping")  # says what is wrong
+    squeue.check_is_there()
     credential.load_or_make()
     roles = [role for role, is_chosen in (("master", master), ("workers", workers)) if is_chosen]
     with submitted.locked(plan.name) as state:

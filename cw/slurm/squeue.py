@@ -30,6 +30,9 @@ THERE_SECONDS = 300.0
 PING_SECONDS = 2.0
 """For the controller to answer when nobody said that Slurm is wanted."""
 
+WANTED_SECONDS = 10.0
+"""The same when somebody did. Where Slurm finds no settings, its programs try for a minute."""
+
 CALL_SECONDS = 60.0
 """For a program of Slurm. (When the controller is down, they give up by themselves after some seconds.)"""
 
@@ -139,7 +142,8 @@ def call(program: str, *arguments: str, seconds: float = CALL_SECONDS, text: str
         ) from None
     if process.returncode:
         told = [
-            line.removeprefix(f"{program}: ").removeprefix("error: ") for line in process.stderr.splitlines()
+            line.strip().removeprefix(f"{program}: ").removeprefix("error: ").removeprefix("fatal: ")
+            for line in (process.stderr or process.stdout).splitlines()
         ]
         raise LaunchError(
             f"{program}: {'; '.join(filter(None, told)) or f'exit status {process.returncode}'}"
@@ -177,6 +181,26 @@ def is_there() -> bool:
     home.make_home()
     home.write_private(name, json.dumps({"asked_at": time.time(), "is_there": found}).encode())
     return found
+
+
+def check_is_there() -> None:
+    """Raises LaunchError, which says what to do, where there is no Slurm that answers."""
+    settings = os.environ.get("SLURM_CONF")
+    if settings and not os.access(settings, os.R_OK):
+        raise LaunchError(f"SLURM_CONF names {settings}, which cannot be read: Slurm's settings lie there")
+    if is_there():
+        return
+    try:
+        call("scontrol", "ping", seconds=WANTED_SECONDS)
+    except LaunchError as error:
+        if not shutil.which("scontrol"):
+            raise
+        if " is DOWN" in str(error):
+            raise LaunchError("Slurm's controller is down: try again later, or use cw.mp") from None
+        why = str(error).removeprefix("scontrol: ").rpartition("; ")[2]  # of a chain of them the last one
+        raise LaunchError(
+            f"Slurm does not answer ({why}): start this on a machine of a Slurm cluster, or use cw.mp"
+        ) from None
 
 
 def listing(cluster: str = "") -> Listing:

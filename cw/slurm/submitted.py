@@ -59,7 +59,7 @@ class State:
     """What is noted of the cluster `name`. Read and written only by who holds the lock (`locked`)."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = address.check_cluster_name(name)
         self.token = ""
         """Of this cluster, and of no other of that name before or after it."""
         self.jobs: list[Job] = []
@@ -188,7 +188,7 @@ def name_for_block() -> str:
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[State]:
     """Hold the lock of the cluster `name`."""
-    address.check_cluster_name(name)
+    address.check_cluster_name(name)  # it becomes part of a path
     os.makedirs(os.path.join(home.make_home(), f"slurm-{name}"), 0o700, exist_ok=True)
     with home.locked(f"slurm-{name}/lock"):
         yield State.load(name)
