@@ -19,6 +19,7 @@ from cw.launch import inquiry
 from cw.launch.launcher import LaunchError
 from cw.net import address
 from cw.slurm import squeue
+from cw.slurm.submitted import State
 
 if os.environ.get("CI") != "true":  # there it is installed, and a test that cannot run is a failure
     pytestmark = pytest.mark.skipif(not sandbox.is_installed(), reason=sandbox.HOW_TO_GET_IT)
@@ -91,7 +92,7 @@ def mark_and_wait(directory, number, seconds):
 
 
 def test_from_start_to_stop(slurm, tmp_path):
-    out, _ = run("-n", 5, "start")  # options before the verb, as the original has it
+    out, _ = run("-n", 5, "--time=60", "start")  # options before the verb, as the original has it
     assert re.match(r"the master answers at \S+:\d+\n5 of 5 slots are up\nlogs: ", out)
     found = standing()
     nodes = {worker["place"].rpartition(" ")[2] for worker in found.workers}
@@ -205,9 +206,12 @@ def test_what_sbatch_refuses_is_told_in_its_own_words_and_leaves_nothing(slurm):
 
 
 def test_without_a_slurm_that_answers_that_is_told_in_a_sentence(monkeypatch, tmp_path):
-    monkeypatch.delenv("SLURM_CONF", raising=False)  # there is none in /etc, either
-    _, error = run("start", "-n", 2, status=1)
-    assert re.fullmatch(r"slurm\.py: Slurm does not answer \(.*\): start this on .*, or use cw.mp\n", error)
+    if not os.path.exists("/etc/slurm/slurm.conf"):
+        monkeypatch.delenv("SLURM_CONF", raising=False)
+        _, error = run("start", "-n", 2, status=1)
+        assert re.fullmatch(
+            r"slurm\.py: Slurm does not answer \(.*\): start this on .*, or use cw.mp\n", error
+        )
     conf = tmp_path / "slurm.conf"
     _, error = run("start", "-n", 2, status=1, SLURM_CONF=str(conf))
     assert error == f"slurm.py: SLURM_CONF names {conf}, which cannot be read: Slurm's settings lie there\n"
@@ -232,6 +236,21 @@ def test_without_a_slurm_that_answers_that_is_told_in_a_sentence(monkeypatch, tm
 def test_a_wrong_command_line_is_told(line, told):
     assert told in run(*line.split(), status=2)[1]
     assert "'a/b' is no name for a cluster" in run("stop", "--name", "a/b", status=1)[1]
+
+
+def test_a_start_that_fails_leaves_what_was_there_before(slurm):
+    assert "no master of the cluster 'default' answers" in run("start", "-M", "-n", 2, status=1)[1]
+    run("start", "-W", "--local-master")
+    before = Path(os.environ["CW_HOME"], "slurm-default/state.json").read_bytes()
+    assert "invalid partition" in run("start", "-M", "-n", 2, "--partition", "nowhere", status=1)[1]
+    assert Path(os.environ["CW_HOME"], "slurm-default/state.json").read_bytes() == before
+    assert re.match(r"cluster: default\nmaster: \S+ \(process \d+ on \S+\)\n", run("status")[0])
+    assert "2 of 2 slots are up" in run("start", "-M", "-n", 2)[0]
+    for process in State.load("default").local_processes()[:1]:
+        process.send_signal(9)
+    wait_until(lambda: standing() is None, LIMIT)
+    assert "its master is gone: start only a master (-W)" in run("start", "-n", 2, status=1)[1]
+    assert "stopped" in run("stop")[0]
 
 
 def test_what_waits_in_the_queue_is_told_with_the_reason(slurm, counted):

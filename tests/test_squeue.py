@@ -137,7 +137,8 @@ def test_sbatch_may_name_the_cluster(answer):
     answer("scontrol", "KillWait                = 45 sec\n")
     cancelled = answer("scancel")
     with submitted.locked("default") as state:
-        state.begin(Plan("default", 2))
+        state.begin()
+        state.plans["workers"] = Plan("default", 2)
         job = state.submit("workers")
         assert (job.ident, job.cluster, str(job)) == (4711, "gold", "Slurm job 4711 of gold")
         assert state.kill_wait == 45

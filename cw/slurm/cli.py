@@ -57,7 +57,7 @@ def _run_start(options: Any) -> int:
 
 def _print_scripts(plan: batch.Plan, master: bool, workers: bool) -> None:
     state = State(plan.name)
-    state.plan, state.token = plan, "TOKEN"
+    state.plans, state.token = {"master": plan, "workers": plan}, "TOKEN"
     state.logs = os.path.join(os.path.dirname(state.file()), "logs")
     roles = (("master", master and not plan.has_local_master), ("workers", workers))
     print("\n".join(state.script(role).as_shell() for role, is_chosen in roles if is_chosen), end="")
@@ -79,7 +79,12 @@ def _run_status(options: Any) -> int:
         print(f"no cluster {options.name or address.cluster_name()!r} is in Slurm")
         return 1
     print(f"cluster: {found.name}")
-    print(f"master: {found.master or 'does not answer'}")
+    master = found.master or "does not answer"
+    if found.local:
+        master += f" ({found.local})"
+    elif not found.master and not any(job.is_active for job in found.jobs if job.role == "master"):
+        master += ": `start -W` starts another"
+    print(f"master: {master}")
     print(f"slots connected: {found.slots}")
     print(
         f"jobs: {program.count(found.running, 'runs', 'run')}, {program.count(found.waiting, 'waits', 'wait')}"

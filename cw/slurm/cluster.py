@@ -44,6 +44,9 @@ LOOK_SECONDS = 0.1
 DRAIN_SECONDS = 20.0
 """For which `stop` lets running jobs go on."""
 
+ENDLESS_SECONDS = 300 * 24 * 3600.0
+"""Where there is no time limit, Slurm says that a job ends in a year."""
+
 LOG_TAIL = 1500
 """Bytes of a log that go into an error's text."""
 
@@ -58,8 +61,10 @@ class JobStatus(NamedTuple):
     """In words, with the reason where there is one."""
     nodes: str
     time_left: float | None
-    """Seconds until the end of its allocation, if it has begun and that is known."""
+    """Seconds until the end of its allocation, if it has begun and has one that is known."""
     slots: int
+    is_active: bool
+    """It has not ended, as far as is known."""
 
 
 class Status(NamedTuple):
@@ -69,6 +74,8 @@ class Status(NamedTuple):
     jobs: list[JobStatus]
     master: str
     """The master's address, 'HOST:PORT', or '' if none answers."""
+    local: str
+    """Which process the master is, if it was started on a login node, or ''."""
     slots: int
     """Slots connected."""
     waiting: int
@@ -169,10 +176,21 @@ def status(name: str | None = None) -> Status | None:
     except LaunchError as error:
         problem = str(error)
     jobs = [_job_status(job, rows.get(job.ident), problem) for job in state.jobs]
+    local = ""
+    if state.local:
+        local = f"process {state.local['processes'][0][0]} on {state.local['host']}"
     if standing is None:
-        return Status(name, jobs, "", 0, 0, 0, state.logs, problem)
+        return Status(name, jobs, "", local, 0, 0, 0, state.logs, problem)
     return Status(
-        name, jobs, standing.where, standing.slots, standing.waiting, standing.running, state.logs, problem
+        name,
+        jobs,
+        standing.where,
+        local,
+        standing.slots,
+        standing.waiting,
+        standing.running,
+        state.logs,
+        problem,
     )
 
 
@@ -204,9 +222,8 @@ def scale(nworkers: int, name: str | None = None) -> str:
                 have -= job.slots
                 ended.append(job)
         if nworkers > have:
-            state.plan = state.plan._replace(slots=nworkers - have)
-            told.append(f"{state.submit('workers')} for {program.count(nworkers - have, 'more slot')}")
-        state.plan = state.plan._replace(slots=nworkers)
+            job = state.submit("workers", slots=nworkers - have)
+            told.append(f"{job} for {program.count(nworkers - have, 'more slot')}")
         followers = [job for job in state.jobs if any(job.follows == other.ident for other in ended)]
         gone = [job for job in ended if job in waiting]
         _tell_to_drain(name, state, [job for job in ended if job not in waiting])
@@ -349,18 +366,22 @@ def start_plan(
 ) -> SlurmCluster:
     squeue.check_is_there()
     credential.load_or_make()
+    if not (master or os.environ.get("CW_MASTER") or State.load(plan.name).of_role("master")):
+        if inquiry.ask(address.find_cluster(plan.name)) is None:
+            raise LaunchError(f"no master of the cluster {plan.name!r} answers: start one, without -M")
     roles = [role for role, is_chosen in (("master", master), ("workers", workers)) if is_chosen]
     with submitted.locked(plan.name) as state:
         _check_room(state, roles)
-        if not state.token or (master and not state.jobs):
-            state.begin(plan)
-        kept = list(state.jobs)
-        state.plan = plan
+        is_new = not state.token or (master and not state.jobs)
+        if is_new:
+            state.begin()
+        before = _Before(list(state.jobs), dict(state.plans), is_new, plan.has_local_master)
+        state.plans |= dict.fromkeys(roles, plan)
+        foreign = os.environ.get("CW_MASTER", "") if not master and not state.of_role("master") else ""
         try:
             state.save()
             if guard is not None:
                 _spawn_tender(state, "guard", lifeline=guard.lifeline)
-            foreign = os.environ.get("CW_MASTER", "") if not master and not state.of_role("master") else ""
             if master and plan.has_local_master:
                 _start_local_master(state, plan)
             elif master:
@@ -368,21 +389,16 @@ def start_plan(
             if workers:
                 state.submit("workers", master=foreign)
         except BaseException:
-            state.cancel([job for job in state.jobs if job not in kept])
-            _end_local(state)
-            if not kept:
-                state.forget()
+            _undo(state, before)
             raise
-        new = [job for job in state.jobs if job not in kept]
     try:
         standing = _wait_for_master(state, tell) if master or not foreign else None
         connected, pending = _wait_for_slots(state, standing, tell) if workers and standing else (0, "")
     except LaunchError:
+        token = state.token
         with submitted.locked(plan.name) as state:
-            state.cancel(new)
-            _end_local(state)
-            if not state.jobs:
-                state.forget()
+            if state.token == token:
+                _undo(state, before)
         raise
     slots = plan.slots if workers else 0
     cluster = SlurmCluster(
@@ -390,6 +406,28 @@ def start_plan(
     )
     cluster.name, cluster.connected, cluster.pending = plan.name, connected, pending
     return cluster
+
+
+class _Before(NamedTuple):
+    """What there was of a cluster before something was started."""
+
+    jobs: list[Job]
+    plans: dict[str, batch.Plan]
+    is_nothing: bool
+    is_local_new: bool
+    """Is the master on this machine, if there is one, among what was started?"""
+
+
+def _undo(state: State, before: _Before) -> None:
+    """End what was started, and nothing that was there before."""
+    state.cancel([job for job in state.jobs if job not in before.jobs])
+    if before.is_local_new:
+        _end_local(state)
+    if before.is_nothing:
+        state.forget()
+    else:
+        state.plans = before.plans
+        state.save()
 
 
 def _check_room(state: State, roles: Sequence[str]) -> None:
@@ -408,10 +446,10 @@ def _check_room(state: State, roles: Sequence[str]) -> None:
     for role in roles:
         if role in present:
             jobs = ", ".join(map(str, state.of_role(role))) or "a process on this machine"
-            raise LaunchError(
-                f"the cluster {state.name!r} has its {role} already ({jobs}): use it, change its size with `scale`, "
-                "`stop` it first, or start another with --name"
-            )
+            advice = "use it, change its size with `scale`, `stop` it first, or start another with --name"
+            if role == "workers" and "master" in roles:  # else it would have been told of the master
+                advice = "its master is gone: start only a master (-W), or `stop` it first"
+            raise LaunchError(f"the cluster {state.name!r} has its {role} already ({jobs}): {advice}")
 
 
 def _start_local_master(state: State, plan: batch.Plan) -> None:
@@ -461,7 +499,13 @@ def _wait_for_master(state: State, tell: Callable[[str], None]) -> inquiry.Stand
                 tell(text)
         if not jobs and not state.local and time.monotonic() - began > network.SILENCE:
             raise LaunchError(f"no master of the cluster {state.name!r} answers: start one, without -M")
+        _check_is_wanted(state)
         time.sleep(LOOK_SECONDS)
+
+
+def _check_is_wanted(state: State) -> None:
+    if State.load(state.name).token != state.token:
+        raise LaunchError(f"the cluster {state.name!r} was stopped meanwhile")
 
 
 def _is_ours(state: State, standing: inquiry.Standing) -> bool:
@@ -490,6 +534,7 @@ def _wait_for_slots(
                 raise LaunchError(text)
             if seconds > SLOTS_SECONDS or "waits in the queue" in text:
                 return standing.slots, text
+        _check_is_wanted(state)
         time.sleep(LOOK_SECONDS)
 
 
@@ -521,7 +566,9 @@ def _tail(state: State, job: Job) -> str:
 
 
 def _port_of(state: State) -> int:
-    _, own = batch.split_options("master", state.plan.master_options)
+    _, own = batch.split_options(
+        "master", state.plans["master"].master_options if "master" in state.plans else []
+    )
     for number, option in enumerate(own):
         name, _, value = option.partition("=")
         if name == "--port":
@@ -573,9 +620,11 @@ def _job_status(job: Job, row: squeue.Row | None, problem: str) -> JobStatus:
     if row is None:
         is_new = time.time() - job.at < squeue.QUEUE_SECONDS
         words = "was submitted" if is_new else "is not known" if problem else "is not in the queue any more"
-        return JobStatus(job.ident, job.role, words, "", None, job.slots)
+        return JobStatus(job.ident, job.role, words, "", None, job.slots, is_new or bool(problem))
     left = row.end - time.time() if row.state == "RUNNING" and row.end else None
-    return JobStatus(job.ident, job.role, row.describe(), row.nodes, left, job.slots)
+    if left is not None and left > ENDLESS_SECONDS:
+        left = None
+    return JobStatus(job.ident, job.role, row.describe(), row.nodes, left, job.slots, row.is_active)
 
 
 # --- finding ----------------------------------------------------------------------------------

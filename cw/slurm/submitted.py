@@ -63,7 +63,8 @@ class State:
         self.token = ""
         """Of this cluster, and of no other of that name before or after it."""
         self.jobs: list[Job] = []
-        self.plan = Plan(name, 0)
+        self.plans: dict[str, Plan] = {}
+        """By role: they may have been started one after the other, with other options."""
         self.logs = ""
         self.since = 0.0
         self.is_stopping = False
@@ -79,7 +80,7 @@ class State:
             noted = json.loads(home.read_private(f"slurm-{name}/state.json") or b"{}")
             if noted:
                 noted["jobs"] = [Job(*job) for job in noted["jobs"]]
-                noted["plan"] = batch.load_plan(noted["plan"])
+                noted["plans"] = {role: batch.load_plan(plan) for role, plan in noted["plans"].items()}
                 assert noted.keys() == vars(state).keys()
                 vars(state).update(noted)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
@@ -90,10 +91,10 @@ class State:
     def file(self) -> str:
         return os.path.join(home.home_directory(), f"slurm-{self.name}/state.json")
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self) -> None:
         """A new cluster."""
         vars(self).update(vars(State(self.name)))
-        self.token, self.plan, self.since = secrets.token_hex(3), plan, time.time()
+        self.token, self.since = secrets.token_hex(3), time.time()
         self.kill_wait = squeue.kill_wait()
         directory = os.path.dirname(self.file())
         self.logs = os.path.join(directory, f"logs-{time.strftime('%Y%m%d-%H%M%S')}-{self.token}")
@@ -102,7 +103,7 @@ class State:
             shutil.rmtree(os.path.join(directory, old), ignore_errors=True)
 
     def save(self) -> None:
-        noted = vars(self) | {"plan": self.plan._asdict()}
+        noted = vars(self) | {"plans": {role: plan._asdict() for role, plan in self.plans.items()}}
         home.write_private(f"slurm-{self.name}/state.json", json.dumps(noted, indent=1).encode())
 
     def forget(self) -> None:
@@ -111,16 +112,25 @@ class State:
             os.unlink(self.file())
 
     def submit(
-        self, role: str, dependency: str = "", extra: Sequence[str] = (), follows: int = 0, master: str = ""
+        self,
+        role: str,
+        dependency: str = "",
+        extra: Sequence[str] = (),
+        follows: int = 0,
+        master: str = "",
+        slots: int = 0,
     ) -> Job:
-        """Submit the job of a role, and note it. Raises LaunchError with Slurm's own message."""
+        """Submit the job of a role, and note it; with other `slots` than its plan has. Raises LaunchError with Slurm's
+        own message."""
+        if role == "workers":
+            slots = slots or self.plans[role].slots
+            self.plans[role] = self.plans[role]._replace(slots=slots)
         script = self.script(role, dependency, master)
         output = squeue.call("sbatch", "--parsable", *script.arguments, *extra, text=script.text).split()
         ident, _, cluster = (output[-1] if output else "").partition(";")
         if not ident.isdigit():
             raise LaunchError(f"sbatch does not say which job it has submitted, but {' '.join(output)!r}")
-        name = batch.job_name(self.plan, role, self.token)
-        slots = self.plan.slots if role == "workers" else 0
+        name = batch.job_name(self.plans[role], role, self.token)
         job = Job(role, int(ident), cluster, name, slots, time.time(), follows)
         self.jobs.append(job)
         self.save()
@@ -128,8 +138,10 @@ class State:
 
     def script(self, role: str, dependency: str = "", master: str = "") -> batch.Script:
         if role == "master":
-            return batch.master_script(self.plan, self.token, self.logs, dependency)
-        return batch.worker_script(self.plan, self.token, self.logs, self.kill_wait, dependency, master)
+            return batch.master_script(self.plans[role], self.token, self.logs, dependency)
+        return batch.worker_script(
+            self.plans[role], self.token, self.logs, self.kill_wait, dependency, master
+        )
 
     def signal(self, jobs: Sequence[Job], *arguments: str) -> None:
         """scancel these jobs, or with `arguments` do something gentler. A job that has ended is no error."""

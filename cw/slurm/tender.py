@@ -51,8 +51,7 @@ def renew(name: str, token: str, role: str) -> None:
         state.jobs = [job for job in state.jobs if job.ident != own.follows]
         is_short = own.follows and time.time() - own.at < SHORT_SECONDS
         extra = [f"--begin=now+{SHORT_SECONDS}"] if is_short else []
-        state.plan = state.plan._replace(slots=own.slots or state.plan.slots)
-        following = state.submit(role, f"afterany:{ident}", extra, follows=ident)
+        following = state.submit(role, f"afterany:{ident}", extra, follows=ident, slots=own.slots)
         logger.info("%s will follow this one", following)
 
 
