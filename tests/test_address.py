@@ -226,6 +226,7 @@ def test_each_cluster_name_has_its_own_address_file(monkeypatch):
     monkeypatch.setenv("CW_CLUSTER", "second")
     assert places() == [("node8", 7001)]
     monkeypatch.setenv("CW_CLUSTER", "secnod")
+    assert address.known_clusters() == ["default", "second"]
     assert places() == []  # not who is on this machine at the usual port: that is another cluster
     assert places("node7") == [("node7", 5494)]
     monkeypatch.setenv("CW_CLUSTER", "../second")

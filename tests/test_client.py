@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError
 import jobs
 import pytest
 from conftest import wait_until
-from programs import LIMIT, Master, free_port
+from programs import LIMIT, Master, Program, free_port
 
 import cw
 from cw.client import ClientThread
@@ -775,3 +775,11 @@ def test_job_numbers_go_up():
     with ClientThread() as thread:
         numbers = [thread.submit(jobs.square, n) for n in range(10)]
     assert all(a < b for a, b in itertools.pairwise(numbers))
+
+
+def test_a_cluster_of_which_nothing_is_known_is_told_with_those_that_are():
+    with Master(CW_CLUSTER="second"), Program(
+        "-c", "import cw; cw.ClusterExecutor(connect_timeout=0.3)", CW_CLUSTER="typo"
+    ) as program:  # fmt: skip
+        assert program.wait() == 1
+        assert "no master of the cluster 'typo' is known" in program.err and "known: 'second')" in program.err

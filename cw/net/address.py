@@ -265,6 +265,15 @@ def sought_cluster() -> str:
     return _started_here[-1][0] if _started_here and not _started_here[-1][1] else cluster_name()
 
 
+def known_clusters() -> list[str]:
+    """The names of those clusters of which there are address files."""
+    try:
+        entries = os.listdir(home_directory())
+    except OSError:
+        return []
+    return sorted(found[1] for entry in entries if (found := re.fullmatch(r"address-(.*)\.json", entry)))
+
+
 def address_file(name: str | None = None) -> str:
     """The path of the address file of the cluster `name`."""
     return os.path.join(home_directory(), _file_name(name))

@@ -249,6 +249,7 @@ def master_host(name: str | None = None) -> str:
     if not jobs:
         raise LaunchError(
             f"there is no master of the cluster {name!r} in Slurm: start one with `slurm.py start`"
+            + ("" if name == address.DEFAULT_CLUSTER else ", or check the name in CW_CLUSTER")
         )
     rows = state.rows()
     for job in jobs:
