@@ -282,7 +282,20 @@ def test_functions_of_all_kinds_run_there(run_script):
         @wrapped
         def decorated(x): return x * A
         def generator(): yield A
+        @functools.singledispatch
+        def text(x): return "?"
+        @text.register
+        def of_int(x: int): return str(x + A)
+        @text.register
+        def of_list(x: list): "Lists."; return [text(item) for item in x]
+        def with_branches(n):
+            class Inner:
+                if n > 100: A = 1
+                b = A
+            return Inner.b
         class K:
+            @functools.cached_property
+            def c(self): return A + 1
             def __call__(self, x): return x + A
             @staticmethod
             def s(): return A
@@ -294,6 +307,11 @@ def test_functions_of_all_kinds_run_there(run_script):
             assert runner.call(decorated, 2) == 7
             assert runner.call(lambda f: f(1), lambda x: x + A) == 4
             assert runner.call(lambda: list(generator())) == [3]
+            assert runner.call(text, [1, None]) == ["4", "?"] and runner.call(lambda: text([2])) == ["5"]
+            assert text.register(float, lambda x: "float") and runner.call(text, 1.5) == "float"
+            assert runner.call(lambda: text.dispatch(list).__doc__) == "Lists."
+            assert runner.call(with_branches, 1) == 3 and runner.call(with_branches, 101) == 1
+            assert runner.call(lambda k: (k.c, k.c, vars(k)), K()) == (4, 4, {"c": 4})
             assert runner.call(K(), 1) == 4 and runner.call(K.s) == 3
             assert runner.call(functools.partial(decorated, 2)) == 7
             function = runner.call(lambda n: lambda: n + A, 4)

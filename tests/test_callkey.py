@@ -2,6 +2,7 @@
 
 import dataclasses
 import decimal
+import functools
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import typing
 from collections import Counter, OrderedDict, deque
 
 import numpy
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,8 +47,10 @@ def function_key(source, name="f", first_line=1):
 
 SCRIPT = """\
 import math
+import typing
 
 FACTOR = 3
+T = typing.TypeVar("T")
 UNUSED = 1
 
 class Point:
@@ -60,7 +64,9 @@ class Point:
     def zero():
         return 0
 
-def helper(x):
+def helper(x: T):
+    def note():
+        "Notes."
     return Point(x).double * FACTOR
 
 def other(x):
@@ -107,6 +113,9 @@ CHANGE = [
     ("@staticmethod\n    def zero():", "@classmethod\n    def zero(cls):"),
     ("x < 1000", "x < 1001"),
     ("range(2)", "range(3)"),
+    ('"Notes."', '"Other notes."'),
+    ("class Point:", "class Point(typing.Generic[T]):"),
+    ('TypeVar("T")', 'TypeVar("T", bound=int)'),
     ("named(x, captured=10)", "named(x, amount=10)"),
     ("Counts.", "Says."),
     ("x: int", "x: float"),
@@ -220,6 +229,51 @@ def test_what_was_registered_with_a_class_counts():
     assert len({function_key(source.format(name)) for name in ("int", "str", "list")}) == 3
 
 
+def test_a_class_by_another_name_is_another():
+    def named(name):
+        cls = type("A", (), {"f": lambda self: type(self).__name__})
+        cls.__name__ = name
+        return lambda: cls().f()
+
+    assert FunctionTable().key_of(named("A")).digest != FunctionTable().key_of(named("B")).digest
+
+
+def test_what_typing_notes_in_a_protocol_when_it_is_used_does_not_count():
+    @typing.runtime_checkable
+    class P(typing.Protocol):
+        def m(self): ...
+
+    class Q(P):
+        def m(self):
+            return 1
+
+    def f():
+        return Q().m()
+
+    before = FunctionTable().key_of(f).digest
+    assert f() and isinstance(Q(), P)
+    assert FunctionTable().key_of(f).digest == before
+
+
+def test_a_function_with_one_implementation_for_each_type_counts_with_all_of_them():
+    def dispatcher(result):
+        @functools.singledispatch
+        def text(value):
+            return repr(value)
+
+        @text.register
+        def of_list(value: list):
+            return [text(item) for item in value], result
+
+        return text
+
+    one, same, other = [FunctionTable().key_of(dispatcher(result)) for result in (1, 1, 2)]
+    assert one.digest == same.digest != other.digest and not one.refusal
+    used = dispatcher(1)
+    assert used([1]) == (["1"], 1)
+    assert FunctionTable().key_of(used).digest == one.digest
+
+
 def test_a_cached_function_counts_with_its_settings():
     source = "import functools\n@functools.lru_cache({})\ndef g(x): return x\ndef f(x): return g(x)\n"
     assert len({function_key(source.format(size)) for size in ("None", "5", "5, True")}) == 3
@@ -331,6 +385,26 @@ def in_a_set_of_its_own(number):
     return slotted
 
 
+class Words(set):
+    pass
+
+
+def looked_at(value):
+    assert repr(value) and value.max() is not None
+    if isinstance(value, pandas.DataFrame):
+        assert value.index.max() and len(value.loc["2020-01-01":]) == 2
+    return value
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+def fields(**layout):
+    return numpy.zeros(2, {"names": ["a", "b"], "formats": ["i4", "i4"], **layout})
+
+
 SAME = [
     (lambda: {"a", "b", "c", "d"}, lambda: {"d", "c", "b", "a"}),
     (lambda: frozenset(range(100)), lambda: frozenset(reversed(range(100)))),
@@ -351,6 +425,16 @@ SAME = [
     (lambda: numpy.ones(3, "g"), lambda: numpy.array([1, 1, 1], "i8").astype("g")),
     (lambda: [-(10**5000)] * 10, lambda: [-(10**5000)] * 10),
     (lambda: in_a_set_of_its_own(3), lambda: in_a_set_of_its_own(3)),
+    (lambda: Words("abcdef"), lambda: Words("fedcba")),
+    (lambda: pandas.date_range("2020", periods=3), lambda: looked_at(pandas.date_range("2020", periods=3))),
+    (
+        lambda: pandas.DataFrame({"a": [1, 2]}, pandas.date_range("2020", periods=2)),
+        lambda: looked_at(pandas.DataFrame({"a": [1, 2]}, pandas.date_range("2020", periods=2))),
+    ),
+    (
+        lambda: numpy.ma.array([1, 2], mask=[0, 1]),
+        lambda: looked_at(numpy.ma.array([1, 2], mask=[0, 1])),
+    ),
 ]
 DIFFERENT = [
     (1, 1.0, True, "1", b"1", 1j, decimal.Decimal(1), numpy.int64(1), numpy.float64(1), numpy.array(1)),
@@ -381,6 +465,17 @@ DIFFERENT = [
     (Data(1), Data(2), Data(1, 3.0), Slotted(1), Slotted(2)),
     (math.sin, math.cos, int, float, lambda: 1, lambda: 2),
     (10**5000, 10**5000 + 1),
+    (numpy.zeros(2), read_only(numpy.zeros(2))),
+    (
+        fields(),
+        fields(itemsize=16),
+        fields(offsets=[0, 8]),
+        fields(offsets=[8, 0]),
+        fields(titles=["x", "y"]),
+    ),
+    (numpy.ma.array([1, 2], mask=[0, 1]), numpy.ma.array([1, 2], mask=[1, 0]), numpy.ma.array([1, 2])),
+    (Words("ab"), Words("abc"), set("ab"), frozenset("ab")),
+    (typing.TypeVar("T"), typing.TypeVar("U"), typing.TypeVar("T", bound=int), typing.TypeVar("T", int, str)),
 ]
 
 
@@ -441,7 +536,6 @@ def test_the_order_of_keywords_counts_where_the_function_can_see_it():
 
 
 def test_a_frame_of_pandas_has_a_key():
-    pandas = pytest.importorskip("pandas")
 
     def frame(last):
         return pandas.DataFrame(
@@ -468,7 +562,14 @@ class Addressed:
 
 @pytest.mark.parametrize(
     "value",
-    [object.__repr__(object()), Addressed(), [Addressed()], {"x": repr(threading.Lock())}, threading.Lock()],
+    [
+        object.__repr__(object()),
+        iter({1, 2}),
+        Addressed(),
+        [Addressed()],
+        {"x": repr(threading.Lock())},
+        threading.Lock(),
+    ],
 )
 def test_what_has_no_stable_form_is_refused_with_what_to_do(value):
     with pytest.raises(UnstableKey, match=r"argument .* of function\(\).*options\(key=\.\.\.\)"):
@@ -544,13 +645,18 @@ def test_the_order_counts_in_which_a_dict_was_filled_and_not_that_of_a_set(texts
 PROGRAM = (
     SCRIPT
     + """
-import dataclasses, enum, sys
+import dataclasses, enum, sys, typing
 sys.path.insert(0, %r)
 from cw.store import callkey
 
+T = typing.TypeVar("T")
+
 @dataclasses.dataclass
-class D:
+class D(typing.Generic[T]):
     names: set
+
+class Words(set):
+    pass
 
 class E(enum.Flag):
     A = 1
@@ -558,7 +664,8 @@ class E(enum.Flag):
 
 words = {"one", "two", "three", "four"}
 key = callkey.of_function(f)
-calls = [(1,), (words,), ({w: {w} for w in sorted(words)},), (D(words), E.A, E.A | E.B), (f, D), (float("nan"), [2.5])]
+calls = [(1,), (words,), ({w: {w} for w in sorted(words)},), (D(words), E.A, E.A | E.B), (f, D), (float("nan"), [2.5]),
+         (Words(words), T)]
 for arguments in calls:
     print(callkey.of_call(f, key, arguments, {}, callkey.of_version("v1"))[0].hex())
 print(callkey.of_own(f, ("mine", 3)).hex())
@@ -573,7 +680,7 @@ def test_the_keys_are_the_same_in_every_process_whatever_the_hash_seed(tmp_path)
         script.write_text("\n" * len(printed) + PROGRAM % str(ROOT))
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         printed.add(subprocess.check_output([sys.executable, script], env=environment, text=True))
-    assert len(printed) == 1 and len(set(printed.pop().split())) == 7
+    assert len(printed) == 1 and len(set(printed.pop().split())) == 8
 
 
 def test_a_key_and_a_version_of_ones_own():

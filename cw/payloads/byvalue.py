@@ -126,14 +126,17 @@ def global_names(code: CodeType) -> tuple[str, ...]:
 
 
 _LOADS = {"LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
+_JUMPS = frozenset(dis.hasjrel + dis.hasjabs)
 
 
 def _global_names(code: CodeType) -> Iterator[str]:
     stored = set()
+    is_straight = not getattr(code, "co_exceptiontable", b"")
     for instruction in dis.get_instructions(code):
         operation, name = instruction.opname, instruction.argval
+        is_straight = is_straight and instruction.opcode not in _JUMPS
         # ..._NAME is how the body of a class, also of one inside a function, reads and writes names.
-        if operation == "STORE_NAME":
+        if operation == "STORE_NAME" and is_straight:  # else it may have been passed over
             stored.add(name)
         elif operation in _LOADS or (operation == "LOAD_NAME" and name not in stored):
             yield name
@@ -290,6 +293,27 @@ def _reduce_code(code: CodeType) -> Any:
     return make, (*arguments[:10], "".join(code.co_filename), *arguments[11:])
 
 
+def _make_dispatcher(name: str) -> Any:
+    def function(*args: Any) -> Any: ...
+
+    function.__name__ = name
+    return functools.singledispatch(function)
+
+
+def _fill_dispatcher(dispatcher: Any, registry: dict[type, Any]) -> None:
+    for cls, implementation in registry.items():
+        dispatcher.register(cls, implementation)
+    functools.update_wrapper(dispatcher, registry[object])
+
+
+def is_dispatcher(function: FunctionType) -> bool:
+    """Is it what `functools.singledispatch` makes?"""
+    return function.__code__ is _DISPATCHER_CODE
+
+
+_DISPATCHER_CODE = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
+
+
 class _ChangedInPlace(Exception):
     """Of a class whose definition was kept, since all its names are bound to what they were."""
 
@@ -317,6 +341,8 @@ class _Pickler(cloudpickle.Pickler):
                 return _make_cached, (thing.__wrapped__, parameters["maxsize"], parameters["typed"])
         elif kind is CodeType:
             return _reduce_code(thing)
+        elif kind is functools.cached_property:  # before Python 3.12 it holds a lock
+            return kind, (thing.func,), {"attrname": thing.attrname, "__doc__": thing.__doc__}
         elif kind is BuiltinFunctionType or kind is MethodType:
             home = home_of_method(thing)
             if home is not None:
@@ -331,6 +357,11 @@ class _Pickler(cloudpickle.Pickler):
         if self.watch is not None:
             # Before its state is taken: a name bound anew between the two must look like a change.
             self.watch.add_function(function)
+        if is_dispatcher(function):  # it holds weak references
+            registry = function.registry  # type: ignore[attr-defined]
+            if self.watch is not None:
+                self.watch.add_namespace(registry)
+            return _make_dispatcher, (function.__name__,), dict(registry), None, None, _fill_dispatcher
         reduced = super().reducer_override(function)
         if reduced is not NotImplemented:
             # cloudpickle passes over the names that the body of a class inside a function reads.

@@ -1,8 +1,11 @@
 """The canonical bytes of numpy's arrays and scalars, and of pandas' frames.
 
-    array:   dtype, shape, order in memory (in the other one the same function may add up another way), elements
+    array:   dtype, shape, whether it may be written to, order in memory (in the other one the same function may add up
+             another way), elements
     scalar:  dtype, bytes
-    frame:   columns, index, and each column by itself: how pandas puts columns together changes when it is looked at
+    masked:  data, mask, what fills it
+    frame:   columns, index, and each column by itself: how pandas puts columns together changes when it is looked at;
+             of other objects of pandas all but what they remember of having been looked at
 
 Neither is imported here: whoever has such a value has done that.
 """
@@ -28,6 +31,12 @@ class ArrayWalk(Walk):
                 if not self.is_known(value):
                     self._array(numpy, value)
                 return
+            if kind is numpy.ma.MaskedArray:
+                if not self.is_known(value):
+                    self.write_text(b"masked", f"{value.hardmask} {value.fill_value!r}")
+                    self._array(numpy, numpy.asarray(value.data))
+                    self._array(numpy, numpy.ma.getmaskarray(value))
+                return
             if isinstance(value, numpy.generic) and not value.dtype.hasobject:
                 self.write(b"scalar")
                 self._array(numpy, numpy.asarray(value))
@@ -38,11 +47,24 @@ class ArrayWalk(Walk):
             return
         super().walk_other(kind, value)
 
+    def essence_of(self, value: Any, state: Any) -> Any:
+        if str(type(value).__module__).partition(".")[0] == "pandas":
+            if type(state) is not tuple:
+                return _without_cache(state)
+            parts = map(_without_cache, state)
+            return tuple(part for part in parts if type(part) is not dict or part)
+        return super().essence_of(value, state)
+
     def _array(self, numpy: Any, value: Any) -> None:
         order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         self.write_text(b"array", f"{order} {value.shape} {value.dtype.str} {value.dtype.metadata or ''}")
+        self.write(b"writable", b"%d" % value.flags.writeable)
         if value.dtype.names is not None:  # between the fields there may be anything
-            self.write_text(b"fields", repr(value.dtype.names))
+            places = [value.dtype.fields[name][1:] for name in value.dtype.names]
+            self.write_text(
+                b"fields",
+                repr((value.dtype.names, places, value.dtype.itemsize, value.dtype.isalignedstruct)),
+            )
             for name in value.dtype.names:
                 self._array(numpy, numpy.asarray(value[name]))
         elif value.dtype.hasobject:
@@ -71,6 +93,12 @@ class ArrayWalk(Walk):
                 self.walk(values)
         self.walk(frame.attrs)
         self.walk(frame.flags.allows_duplicate_labels)
+
+
+def _without_cache(state: Any) -> Any:
+    return (
+        {name: value for name, value in state.items() if name != "_cache"} if type(state) is dict else state
+    )
 
 
 def _without_gaps(numpy: Any, flat: Any) -> Any:

@@ -14,6 +14,8 @@ import abc
 import dis
 import enum
 import functools
+import sys
+import typing
 import weakref
 from collections.abc import Callable
 from types import (
@@ -71,6 +73,10 @@ class DefinitionWalk(ArrayWalk):
     def _function(self, function: FunctionType) -> None:
         if not travels_by_value(function):
             self._named(function)
+        elif byvalue.is_dispatcher(function):
+            if not self.is_known(function):
+                self.write_text(b"dispatcher", function.__name__)
+                self.pairs(function.registry.items())  # type: ignore[attr-defined]
         elif not self.is_known(function):
             for name in (function.__module__, function.__qualname__, function.__name__):
                 self.write_text(b"function", str(name))
@@ -99,6 +105,14 @@ class DefinitionWalk(ArrayWalk):
                 self.write(b"unbound")
                 return
             self.walk(contents)
+
+    def _type_variable(self, variable: Any) -> None:
+        if not self.is_known(variable):
+            traits = ("__covariant__", "__contravariant__", "__infer_variance__")
+            said = [variable.__name__, *(getattr(variable, name, False) for name in traits)]
+            self.write_text(b"variable", f"{type(variable).__name__} {said}")
+            for name in ("__bound__", "__constraints__", "__default__"):
+                self.walk(getattr(variable, name, None))
 
     def _code(self, code: CodeType) -> None:
         self.write(b"code", _digest_of_code(code))
@@ -171,9 +185,16 @@ class DefinitionWalk(ArrayWalk):
 
     def _definition(self, cls: type) -> None:
         self.write_text(b"definition", cls.__qualname__)
+        self.write_text(b"name", cls.__name__)
         self.walk(type(cls))
         self.walk(cls.__bases__)
         names = {name: value for name, value in vars(cls).items() if name not in _NOT_OF_A_CLASS}
+        if (
+            names.get("__init__") is object.__init__
+        ):  # typing puts it there when a protocol has its first instance
+            del names["__init__"]
+        if names.get("__annotations__") == {}:  # made when somebody looks
+            del names["__annotations__"]
         if issubclass(cls, enum.Enum):
             members = cls.__members__
             self.write(b"members", b"%d" % len(members))
@@ -219,6 +240,9 @@ DefinitionWalk.handlers = {
     ModuleType: DefinitionWalk._module,
     CellType: DefinitionWalk._cell,
     CodeType: DefinitionWalk._code,
+    typing.TypeVar: DefinitionWalk._type_variable,
+    typing.ParamSpec: DefinitionWalk._type_variable,
+    **({typing.TypeVarTuple: DefinitionWalk._type_variable} if sys.version_info >= (3, 11) else {}),
 }
 
 # By class: its version, its digest, and the script's classes that it refers to.
@@ -240,6 +264,8 @@ def _digest_of_code(code: CodeType) -> bytes:
 
     write(b"code", repr((*sizes, *names)).encode(errors="surrogatepass"))
     write(b"table", getattr(code, "co_exceptiontable", b""))
+    if code.co_consts and type(code.co_consts[0]) is str:  # a docstring: no instruction loads it
+        write(b"doc", code.co_consts[0].encode(errors="surrogatepass"))
     instructions = list(dis.get_instructions(code))
     for instruction, following in zip(instructions, [*instructions[1:], None], strict=True):
         if instruction.opcode in dis.hasconst:

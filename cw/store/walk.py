@@ -105,6 +105,10 @@ class Walk:
         else:
             self._object(value)
 
+    def essence_of(self, value: Any, state: Any) -> Any:
+        """Of an object's state, what tells it from others."""
+        return state
+
     def is_known(self, thing: Any) -> bool:
         """Whether it was met before; then a reference to it is written."""
         known = self._met.get(id(thing))
@@ -198,6 +202,9 @@ class Walk:
                 self._met.popitem()
         return data if len(data) < 64 else digest_of(data), is_alone, value
 
+    def _set_iterator(self, value: Any) -> None:
+        raise Unstable("an iterator through a set goes another way each time")
+
     def _dict(self, value: dict[Any, Any]) -> None:
         if not self.is_known(value):
             self.pairs(value.items())
@@ -234,6 +241,9 @@ class Walk:
             return
         make, args, *rest = reduced
         state, items, pairs, *setter = [*rest, None, None, None][: max(3, len(rest))]
+        if issubclass(type(value), (set, frozenset)) and len(args) == 1 and type(args[0]) is list:
+            args = (frozenset(args[0]),)  # pickle takes them as they come
+        state = self.essence_of(value, state)
         self.write(b"object", b"%d%d%d" % (items is not None, pairs is not None, len(setter)))
         for part in (make, args, state, *setter):
             self.walk(part)
@@ -259,5 +269,6 @@ Walk.handlers = {
     dict: Walk._dict,
     set: Walk._set,
     frozenset: Walk._set,
+    type(iter(set())): Walk._set_iterator,
     MappingProxyType: Walk._proxy,
 }
