@@ -23,6 +23,7 @@ from programs import ROOT
 
 from cw import UnstableKey
 from cw.client.functions import FunctionTable
+from cw.payloads import byvalue
 from cw.store import callkey
 
 
@@ -325,6 +326,22 @@ def g(x): return C.settings, 1
     names["D"].numbers.append(3)
     FunctionTable().key_of(names["f"])
     assert len({*keys, key_of(instance)}) == 3
+
+
+class Tabled:
+    table = {"k": 1}
+
+
+Tabled.__module__ = "__main__"  # so that it travels by value
+
+
+def test_a_key_and_what_travels_are_made_from_the_same_class():
+    """Pickled without a store, changed in place, and only then with one."""
+    before = byvalue.version_of(Tabled)
+    Tabled.table["k"] = 2
+    assert byvalue.version_of(Tabled) == before  # what travels is still what it was
+    key_of(Tabled())
+    assert byvalue.version_of(Tabled) != before
 
 
 def test_functions_of_modules_count_by_name():

@@ -127,6 +127,45 @@ def test_without_a_buffersize_memory_is_bounded_all_the_same():
     assert sum(1 for _ in results) == 4999
 
 
+SETTINGS = [{}, {"as_completed": True}, {"chunksize": 3}, {"chunksize": 3, "as_completed": True}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_with_a_slow_input_results_come_as_soon_as_they_are_there(settings):
+    source, chunk = Source(30), settings.get("chunksize", 1)
+
+    def slow():
+        for number in source:
+            time.sleep(0.3 / chunk)
+            yield number
+
+    results = cw.map(jobs.square, slow(), **settings)
+    next(results)
+    assert source.read <= 5 * chunk  # and not all
+    results.close()
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_what_was_given_before_the_input_failed_is_computed(settings):
+    def failing():
+        yield from range(7)
+        raise LookupError("no more")
+
+    taken = []
+    with pytest.raises(LookupError, match="no more"):
+        for result in cw.map(jobs.square, failing(), **settings):
+            taken.append(result)
+    assert sorted(taken) == [n * n for n in range(7)]
+    assert not clients()
+    with pytest.raises(LookupError, match="at once"):
+        cw.map(jobs.square, (_ for _ in [1] if _raise(LookupError("at once"))), **settings)
+    assert not clients()
+
+
+def _raise(error):
+    raise error
+
+
 # --- its own connection -----------------------------------------------------------------------
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import itertools
 import logging
 import operator
 import os
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import InvalidStateError
 from typing import Any
@@ -254,17 +252,17 @@ class ClusterExecutor(concurrent.futures.Executor):
             )
         else:
             run = functools.partial(chunks.run, fn)
-            parts = iter(lambda: list(itertools.islice(calls, chunksize)), [])
+            parts = mapping.parts_of(calls, chunksize)
             futures = (self._submit(options._number, None, run, (part,), {}) for part in parts)
         if bar is not None:
             futures = tally.watch(futures)
         ahead = None if buffersize is None else max(1, buffersize if is_each else buffersize // chunksize)
-        # The calls are submitted now, not when the first result is taken.
-        waiting = deque(itertools.islice(futures, ahead))
+        feed = mapping.Feed(futures, ahead)
+        waiting = feed.start()  # now, not when the first result is taken
         if chunksize > 1 and not is_each:
-            return mapping.of_chunks(waiting, futures, deadline, end)
+            return mapping.of_chunks(waiting, feed, deadline, end)
         order = mapping.as_completed if as_completed else mapping.in_order
-        results = order(waiting, futures, deadline, return_exceptions, end)
+        results = order(waiting, feed, deadline, return_exceptions, end)
         return results if bar is None else mapping.with_progress(results, bar)
 
 

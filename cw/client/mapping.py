@@ -1,8 +1,10 @@
 """What `map` yields: results in the order of the input, or as they come; the input is read as they are taken.
 
-calls --submit--> at most `ahead` futures --------> in order:      the oldest is waited for
-                      ^                   '-------> as completed:  whichever is done
-                      '--- one more for each result that is taken
+calls --submit--> Feed: at most `ahead` futures --> in order:      the oldest is waited for
+                      ^                         '-> as completed:  whichever is done
+                      '--- one more for each result that is taken; and others while there is nothing to be taken
+
+So a slow input holds up no result, and one that fails is told after the results of what it gave before.
 """
 
 from __future__ import annotations
@@ -55,9 +57,49 @@ def length_of(iterables: Iterable[Iterable[Any]]) -> int | None:
     return min(lengths) if lengths and -1 not in lengths else None
 
 
+class Feed:
+    """Submits calls, up to so many `ahead` of the results that were taken; None: all at once."""
+
+    def __init__(self, futures: Iterator[Future], ahead: int | None) -> None:
+        self._futures = futures
+        self._ahead = ahead
+        self._failure: Exception | None = None
+
+    def start(self) -> deque[Future]:
+        """The first ones. Raises what the input, or the first call, raises."""
+        if self._ahead is None:
+            return deque(self._futures)
+        waiting: deque[Future] = deque()
+        for future in self.more(0, lambda: waiting[0].done()):
+            waiting.append(future)
+        if not waiting:
+            self.check()
+        return waiting
+
+    def more(self, count: int, is_there: Callable[[], bool]) -> Iterator[Future]:
+        """One more where there are `count` of them, and others as long as no result is there."""
+        while self._ahead is not None and count < self._ahead:
+            try:
+                future = next(self._futures, None)
+            except Exception as error:
+                self._failure = error
+                return
+            if future is None:
+                return
+            count += 1
+            yield future
+            if is_there():
+                return
+
+    def check(self) -> None:
+        """Raises what the input has raised."""
+        if self._failure is not None:
+            raise self._failure
+
+
 def in_order(
     waiting: deque[Future],
-    more: Iterator[Future],
+    feed: Feed,
     deadline: float | None,
     returns_errors: bool,
     end: Callable[[], None],
@@ -74,10 +116,9 @@ def in_order(
                     raise
                 taken = [error]
             del future
-            following = next(more, None)
-            if following is not None:
-                waiting.append(following)
+            waiting.extend(feed.more(len(waiting), lambda: bool(waiting) and waiting[0].done()))
             yield taken.pop()  # what has been yielded is kept alive by nobody here
+        feed.check()
     finally:
         while waiting:
             waiting.pop().cancel()
@@ -85,7 +126,7 @@ def in_order(
 
 
 def of_chunks(
-    waiting: deque[Future], more: Iterator[Future], deadline: float | None, end: Callable[[], None]
+    waiting: deque[Future], feed: Feed, deadline: float | None, end: Callable[[], None]
 ) -> Iterator[Any]:
     """As `in_order`, where each future is that of a whole chunk: `chunks.run`."""
     try:
@@ -98,15 +139,14 @@ def of_chunks(
                 raise
             number = future._number
             del future
-            following = next(more, None)
-            if following is not None:
-                waiting.append(following)
+            waiting.extend(feed.more(len(waiting), lambda: bool(waiting) and waiting[0].done()))
             failed = len(values) + 1
             values.reverse()
             while values:
                 yield values.pop()
             if error is not None:
                 raise chunks.load_error(error, number, failed)
+        feed.check()
     finally:
         while waiting:
             waiting.pop().cancel()
@@ -115,7 +155,7 @@ def of_chunks(
 
 def as_completed(
     waiting: deque[Future],
-    more: Iterator[Future],
+    feed: Feed,
     deadline: float | None,
     returns_errors: bool,
     end: Callable[[], None],
@@ -133,14 +173,15 @@ def as_completed(
             except queue.Empty:
                 raise concurrent.futures.TimeoutError() from None  # not the built-in one before Python 3.11
             pending.remove(future)
-            following = next(more, None)
-            if following is not None:
+            following = None
+            for following in feed.more(len(pending), lambda: not done.empty()):
                 pending.add(following)
                 following.add_done_callback(done.put)
             error = None if future.cancelled() else future.exception()
             taken = [error if error is not None and returns_errors else future.result()]
             del future, following, error
             yield taken.pop()
+        feed.check()
     finally:
         while pending:
             pending.pop().cancel()
@@ -218,6 +259,22 @@ class ChunkTag:
             settle(number, future, failure, result)
 
 
+def parts_of(calls: Iterator[Any], chunksize: int) -> Iterator[list[Any]]:
+    """The calls by the chunk. What was read before the input raises is a chunk, too."""
+    while True:
+        part: list[Any] = []
+        try:
+            for args in islice(calls, chunksize):
+                part.append(args)
+        except Exception:
+            if part:
+                yield part
+            raise
+        if not part:
+            return
+        yield part
+
+
 def chunked(
     session: Session,
     recorder: Recorder | None,
@@ -228,7 +285,7 @@ def chunked(
     chunksize: int,
 ) -> Iterator[Future]:
     """A future for each call; those that are not stored travel by the chunk."""
-    while part := list(islice(calls, chunksize)):
+    for part in parts_of(calls, chunksize):
         futures = [ChunkFuture(session) for _ in part]
         missing: list[tuple[ChunkFuture, Any, Any]] = []
         for future, args in zip(futures, part, strict=True):

@@ -33,7 +33,7 @@ from cw.errors import ConnectionError, JobTimeout, RemoteException, StoreError, 
 from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.network import Connection, Loop
-from cw.payloads import serialize
+from cw.payloads import byvalue, serialize
 from cw.payloads.environment import dump_environment
 from cw.program import count
 from cw.version import VERSION
@@ -186,7 +186,11 @@ class Session:
                 if self._is_closed:
                     raise self._why_closed()
                 if recorder is not None and call is None:
+                    before = byvalue.renewals()
                     call = recorder.identify(self._functions, function, args, kwargs, payload)
+                    if byvalue.renewals() != before:  # what travels shall be what the key is of
+                        payload = call.args = serialize.dump_call(args, kwargs, function, self._store)
+                        size = len(payload)
                 number_of_function, function_payload = self._functions.number_of(function)
                 if function_payload is not None and self._functions.is_full:
                     self._forget_functions(number_of_function)

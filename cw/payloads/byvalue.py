@@ -213,6 +213,7 @@ class _Definition:
 # Oldest first. Each operation is one step for the interpreter, so that threads need no lock; a lost race
 # costs one more pickling.
 _definition_by_class_id: dict[int, _Definition] = {}
+_renewals = 0
 
 
 def _definition_of(cls: type) -> _Definition | None:
@@ -238,6 +239,21 @@ def version_of(cls: type) -> bytes:
     """Changes when a class that travels by value does."""
     definition = _definition_of(cls)
     return b"" if definition is None else definition.version
+
+
+def renewed_version_of(cls: type) -> bytes:
+    """The same, after a look whether it was changed in place since it was pickled: then it is pickled anew."""
+    global _renewals
+    definition = _definition_by_class_id.get(id(cls))
+    if definition is not None and definition.content != _content_of(cls):
+        _definition_by_class_id.clear()  # others may have that class inside
+        _renewals += 1
+    return version_of(cls)
+
+
+def renewals() -> int:
+    """How often `renewed_version_of` has found a class changed: what was pickled before that is of another state."""
+    return _renewals
 
 
 def identity_of(cls: type) -> bytes:

@@ -171,6 +171,7 @@ class DefinitionWalk(ArrayWalk):
         version = byvalue.version_of(cls)
         known = _class_keys.get(cls)
         if known is None or known[0] != version:
+            version = byvalue.renewed_version_of(cls)  # its key and what travels shall be made from the same
             walk = DefinitionWalk()
             walk._root = cls
             walk.run(cls)
