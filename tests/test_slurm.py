@@ -194,6 +194,22 @@ def test_a_block_cancels_what_it_started_however_it_ends(slurm, tmp_path, how):
     wait_until(lambda: not [job for job in slurm.queue() if job[1] != "COMPLETING"], LIMIT, slurm.queue)
 
 
+def test_what_a_program_was_submitting_when_it_was_killed_is_cancelled(slurm, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    real = subprocess.check_output(["which", "sbatch"], text=True).strip()
+    (tmp_path / "bin/sbatch").write_text(
+        f'#!/bin/sh\ntouch {tmp_path}/begun\n"{real}" "$@"\nsleep 1; touch {tmp_path}/ended\n'
+    )
+    (tmp_path / "bin/sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    with start_script(tmp_path, "import cw, time\nwith cw.allocate(1): time.sleep(100)") as script:
+        wait_until((tmp_path / "begun").exists, LIMIT)
+        wait_until(lambda: slurm.queue(), LIMIT)
+        script.end(9)
+    wait_until((tmp_path / "ended").exists, LIMIT)
+    wait_until(lambda: not [job for job in slurm.queue() if job[1] != "COMPLETING"], LIMIT, slurm.queue)
+
+
 # --- what Slurm says --------------------------------------------------------------------------
 
 
@@ -260,6 +276,22 @@ def test_what_waits_in_the_queue_is_told_with_the_reason(slurm, counted):
     assert "you hold it" in run("status")[0] and "you hold it" in run("status")[0]
     run("stop")
     assert 1 <= counted() <= 1 + (time.monotonic() - began) / squeue.QUEUE_SECONDS
+
+
+def test_while_the_master_waits_in_the_queue_clients_are_told_that_and_go_nowhere_else(slurm, tmp_path):
+    with start_script(tmp_path, "import cw; cw.slurm.start(1, master_options=['--hold'])") as starting:
+        wait_until(lambda: slurm.queue(), LIMIT)
+        script = "import cw; cw.ClusterExecutor(connect_timeout=1)"
+        with start_script(tmp_path, script) as client:
+            assert client.wait() == 1
+        told = r"the master of the cluster 'default' does not answer: Slurm job \d+ \(master\) (was submitted|waits)"
+        assert re.search(f"ConnectionError: {told}", client.err) and "localhost" not in client.err, client.err
+        with pytest.raises(LaunchError, match=told):
+            cw.slurm_master_host()
+        assert "stopped" in run("stop")[0]
+        assert starting.wait() == 1 and "the cluster 'default' was stopped meanwhile" in starting.err, (
+            starting.err
+        )
 
 
 @pytest.fixture

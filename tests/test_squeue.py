@@ -68,7 +68,7 @@ def test_ids_and_names_together_tell_our_jobs(answer):
     """Another user's job, or one that a controller that has lost its memory gave our id, is none of ours."""
     state = submitted.State("default")
     state.token = "abc123"
-    names = [job_name(Plan("default", 1), role, state.token) for role in ("workers", "master", "workers")]
+    names = [job_name("default", role, state.token) for role in ("workers", "master", "workers")]
     state.jobs = [
         submitted.Job("workers", number, "", name, 1, 0.0)
         for number, name in zip((12, 13, 16), names, strict=True)

@@ -247,12 +247,7 @@ def _no_master(failures: Sequence[tuple[tuple[str, int], OSError]]) -> Connectio
     if fault is not None:
         return ConnectionError(str(fault))
     if not failures:
-        name = address.sought_cluster()
-        others = ", ".join(map(repr, address.known_clusters())) or "none"
-        return ConnectionError(
-            f"no master of the cluster {name!r} is known (there is no {address.address_file(name)}; clusters that are "
-            f"known: {others}): start one, or check the name in CW_CLUSTER"
-        )
+        return ConnectionError(address.why_not_found())
     tried = "; ".join(
         f"{address.join(*where)}: {error.strerror or 'no answer in time'}" for where, error in failures
     )

@@ -48,6 +48,10 @@ class AddressError(Mistake, ValueError):
     """An address or a cluster's name that cannot be one."""
 
 
+class NotThere(Exception):
+    """A cluster is known, and why its master cannot be reached now. Nobody else is to be taken for it."""
+
+
 class Candidate(NamedTuple):
     """Where a master may be."""
 
@@ -153,7 +157,8 @@ def find_master(host: str | None = None, port: int | None = None) -> list[Candid
     `host` may be 'HOST:PORT'. A port that is given stands above one that is found. Ask again before every
     round of attempts: a master may have come, or come back elsewhere. Raises AddressError or HomeError.
     """
-    port = None if port is None else check_port(port)
+    global _why_not_there
+    port, _why_not_there = None if port is None else check_port(port), ""
     named: tuple[str, int | None]
     if host:
         named, source = parse(host), "as given"
@@ -172,10 +177,26 @@ def find_master(host: str | None = None, port: int | None = None) -> list[Candid
     elif os.environ.get(_OF_WORKER):
         named, source = parse(os.environ[_OF_WORKER]), "that of the worker"
     else:
-        found = [candidate for find in FINDERS for candidate in find()]
+        try:
+            found = [candidate for find in FINDERS for candidate in find()]
+        except NotThere as error:
+            _why_not_there = str(error)
+            return []
         return [c._replace(port=port) for c in found] if port else found
     name, named_port = named
     return [Candidate(name, port or named_port or _port_in_file(name) or PORT, source)]
+
+
+def why_not_found() -> str:
+    """Where `find_master` has found nobody: why, and what to do."""
+    if _why_not_there:
+        return _why_not_there
+    name = sought_cluster()
+    others = ", ".join(map(repr, known_clusters())) or "none"
+    return (
+        f"no master of the cluster {name!r} is known (there is no {address_file(name)}; clusters that are known: "
+        f"{others}): start one, or check the name in CW_CLUSTER"
+    )
 
 
 def find_cluster(name: str) -> list[Candidate]:
@@ -205,8 +226,11 @@ def _find_on_this_machine() -> list[Candidate]:
     return [Candidate("localhost", PORT, NOTHING_KNOWN)] if cluster_name() == DEFAULT_CLUSTER else []
 
 
+_why_not_there = ""
+
 FINDERS: list[Callable[[], list[Candidate]]] = [_find_in_address_file, _find_on_this_machine]
-"""Asked in this order where no host is named. Launchers of masters elsewhere put theirs before the last."""
+"""Asked in this order where no host is named. Launchers of masters elsewhere put theirs before the last. They may raise
+NotThere."""
 
 
 def _port_in_file(host: str) -> int | None:

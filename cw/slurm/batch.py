@@ -98,10 +98,10 @@ def seconds_of(limit: str) -> float | None:
     return first * 60 + second
 
 
-def job_name(plan: Plan, role: str, token: str) -> str:
+def job_name(cluster: str, role: str, token: str) -> str:
     """Of one cluster's master or workers. With the id, it tells our jobs from all others, also from one that was given
     the same id by a controller that had lost its memory."""
-    return f"cw-{plan.name}-{role}-{token}"
+    return f"cw-{cluster}-{role}-{token}"
 
 
 def master_script(plan: Plan, token: str, logs: str, dependency: str = "") -> Script:
@@ -189,7 +189,7 @@ exit $status"""
 def _common(plan: Plan, role: str, token: str, logs: str, dependency: str) -> list[str]:
     escaped = logs.replace("%", "%%")
     arguments = [
-        f"--job-name={job_name(plan, role, token)}", f"--output={escaped}/{role}-%j.log", "--open-mode=append",
+        f"--job-name={job_name(plan.name, role, token)}", f"--output={escaped}/{role}-%j.log", "--open-mode=append",
         f"--chdir={logs}", "--export=ALL", "--requeue", "--no-kill",
     ]  # fmt: skip
     given = (("time", plan.time), ("partition", plan.partition), ("dependency", dependency))

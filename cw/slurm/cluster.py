@@ -151,7 +151,7 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
             process.send_signal(signal.SIGTERM)
         if state.local and not state.local_processes():
             logger.warning("the master runs on %s: end it there", state.local["host"])
-        state.cancel(state.jobs)
+        state.cancel_all()
         address.unbind_cluster(name)
         state.forget()
     if before is None:
@@ -256,7 +256,7 @@ def master_host(name: str | None = None) -> str:
         row = rows.get(job.ident)
         if row is not None and row.state == "RUNNING":
             return address.join(squeue.address_of(squeue.expand(row.nodes)[0]), _port_of(state))
-    raise LaunchError(f"the master does not answer: its {_describe(jobs[0], rows.get(jobs[0].ident))}")
+    raise LaunchError(f"the master of the cluster {name!r} does not answer: {_look_at(state, jobs[-1])[0]}")
 
 
 slurm_master_host = master_host
@@ -376,7 +376,7 @@ def start_plan(
         is_new = not state.token or (master and not state.jobs)
         if is_new:
             state.begin()
-        before = _Before(list(state.jobs), dict(state.plans), is_new, plan.has_local_master)
+        before = _Before(roles, dict(state.plans), is_new, plan.has_local_master)
         state.plans |= dict.fromkeys(roles, plan)
         foreign = os.environ.get("CW_MASTER", "") if not master and not state.of_role("master") else ""
         try:
@@ -412,7 +412,8 @@ def start_plan(
 class _Before(NamedTuple):
     """What there was of a cluster before something was started."""
 
-    jobs: list[Job]
+    started: list[str]
+    """The roles that were not there."""
     plans: dict[str, batch.Plan]
     is_nothing: bool
     is_local_new: bool
@@ -421,7 +422,7 @@ class _Before(NamedTuple):
 
 def _undo(state: State, before: _Before) -> None:
     """End what was started, and nothing that was there before."""
-    state.cancel([job for job in state.jobs if job not in before.jobs])
+    state.cancel_all(before.started)
     if before.is_local_new:
         _end_local(state)
     if before.is_nothing:
@@ -494,7 +495,7 @@ def _wait_for_master(state: State, tell: Callable[[str], None]) -> inquiry.Stand
         if jobs and time.monotonic() - began > FIRST_LOOK_SECONDS:
             text, has_failed = _look_at(state, jobs[-1])
             if has_failed:
-                raise LaunchError(text)
+                raise LaunchError(text + _tail(state, jobs[-1]))
             if text != told and not text.endswith((" runs", "was submitted")):
                 told = text
                 tell(text)
@@ -532,7 +533,7 @@ def _wait_for_slots(
         if seconds > FIRST_LOOK_SECONDS:
             text, has_failed = _look_at(state, job)
             if has_failed:
-                raise LaunchError(text)
+                raise LaunchError(text + _tail(state, job))
             if seconds > SLOTS_SECONDS or "waits in the queue" in text:
                 return standing.slots, text
         _check_is_wanted(state)
@@ -545,14 +546,15 @@ def _look_at(state: State, job: Job) -> tuple[str, bool]:
     if found.failure:
         return found.failure, False
     row = state.ours(found).get(job.ident)
-    if row is None or found.asked_at < job.at:
+    if found.asked_at < job.at:
         return f"{job} ({job.role}) was submitted", False
-    text = _describe(job, row)
-    return (text + _tail(state, job), True) if not row.is_active else (text, False)
-
-
-def _describe(job: Job, row: squeue.Row | None) -> str:
-    return f"{job} ({job.role}) {row.describe() if row else 'is not in the queue any more'}"
+    if row is None:
+        is_new = found.asked_at - job.at < squeue.QUEUE_SECONDS
+        return (
+            f"{job} ({job.role}) {'was submitted' if is_new else 'is not in the queue any more'}",
+            not is_new,
+        )
+    return f"{job} ({job.role}) {row.describe()}", not row.is_active
 
 
 def _tail(state: State, job: Job) -> str:
@@ -634,7 +636,8 @@ _told_pending = ""
 
 
 def _find() -> list[address.Candidate]:
-    """For clients: the node of the master's job, where there is no address file (yet)."""
+    """For clients: the node of the master's job, where there is no address file (yet). Raises NotThere while it is on
+    no node."""
     global _told_pending
     name = address.cluster_name()
     if address.read_address(name) is not None:
@@ -650,13 +653,14 @@ def _find() -> list[address.Candidate]:
             if row is not None and row.state == "RUNNING":
                 node = squeue.expand(row.nodes)[0]
                 return [address.Candidate(squeue.address_of(node), _port_of(state), f"the node of {job}")]
-        text = f"the master's {_describe(jobs[-1], rows.get(jobs[-1].ident))}"
+        text, has_ended = _look_at(state, jobs[-1])
+        text += "; `slurm.py start -W` starts another master" if has_ended else ""
     except LaunchError as error:
         text = str(error)
     if text != _told_pending:
         _told_pending = text
         logger.warning("%s", text)
-    return []
+    raise address.NotThere(f"the master of the cluster {name!r} does not answer: {text}")
 
 
 address.FINDERS.insert(-1, _find)

@@ -10,6 +10,7 @@ What squeue said is remembered in `~/.cw/slurm-queue….json`, under a lock for 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -71,6 +72,7 @@ _REASONS = {
     "PartitionConfig": "its partition never gives that: ask for less, or another --partition",
     "ReqNodeNotAvail": "nodes that it needs are not available", "NodeDown": "a node that it needs is down",
     "JobLaunchFailure": "Slurm could not start it: is the directory of its logs seen by the nodes?",
+    "job requeued in held state": "Slurm holds it: see its log, then scontrol release",
     "launch failed requeued held": "Slurm could not start it, and holds it: see its log, then scontrol release",
     "InvalidAccount": "its account is not valid: give another --account",
     "InvalidQOS": "its QOS is not valid: give another --qos",
@@ -251,11 +253,13 @@ def of_cluster(cluster: str) -> list[str]:
     return ["-M", cluster] if cluster else []
 
 
+@functools.lru_cache(maxsize=256)
 def expand(nodes: str) -> list[str]:
-    """The names in a list of nodes such as 'n[1-3,7]'."""
+    """The names in a list of nodes such as 'n[1-3,7]'. Not to be changed."""
     return call("scontrol", "show", "hostnames", nodes).split() if nodes else []
 
 
+@functools.lru_cache(maxsize=256)
 def address_of(node: str) -> str:
     """A node's address, as Slurm has it: its name need not be one that resolves."""
     output = call("sinfo", "-h", "-N", "-n", node, "-o", "%o")

@@ -130,7 +130,7 @@ class State:
         ident, _, cluster = (output[-1] if output else "").partition(";")
         if not ident.isdigit():
             raise LaunchError(f"sbatch does not say which job it has submitted, but {' '.join(output)!r}")
-        name = batch.job_name(self.plans[role], role, self.token)
+        name = batch.job_name(self.name, role, self.token)
         job = Job(role, int(ident), cluster, name, slots, time.time(), follows)
         self.jobs.append(job)
         self.save()
@@ -160,6 +160,29 @@ class State:
         self.signal(jobs)
         self.jobs = [job for job in self.jobs if job not in jobs]
         self.save()
+
+    def cancel_all(self, roles: Sequence[str] = ("master", "workers")) -> None:
+        """End all jobs of these roles at once, and forget them; also one that was submitted and could not be noted,
+        since the program was ended in that moment."""
+        clusters = {"", *(job.cluster for job in self.jobs)}
+        for role in roles:
+            self.cancel(self.of_role(role))
+            name = batch.job_name(self.name, role, self.token)
+            for cluster in clusters:
+                squeue.call("scancel", *squeue.of_cluster(cluster), f"--user={os.getuid()}", f"--name={name}")
+
+    def is_being_submitted(self) -> bool:
+        """Does an sbatch run on this machine that submits a job of this cluster?"""
+        for entry in os.listdir("/proc"):
+            with contextlib.suppress(OSError):
+                if entry.isdigit():
+                    with open(f"/proc/{entry}/cmdline", "rb") as file:
+                        words = file.read().split(b"\0")
+                    # (It may be a script of the site's.)
+                    is_sbatch = any(word.endswith(b"sbatch") for word in words[:3])
+                    if is_sbatch and any(self.token.encode() in word for word in words):
+                        return True
+        return False
 
     def rows(self) -> dict[int, squeue.Row]:
         """What Slurm says of our jobs, by id. Raises LaunchError if it has not answered lately."""
@@ -194,6 +217,8 @@ def name_for_block() -> str:
     for old in sorted(ended, key=lambda entry: entry.stat().st_mtime)[:-LOGS_KEPT]:
         if time.time() - old.stat().st_mtime > 3600:  # else one that is about to begin
             shutil.rmtree(old.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(base, f"address-{old.name.removeprefix('slurm-')}.json.lock"))
     return f"block-{os.uname().nodename.partition('.')[0][:30]}-{os.getpid()}-{os.urandom(2).hex()}"
 
 

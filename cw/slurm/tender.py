@@ -107,6 +107,10 @@ def guard(name: str, token: str, lifeline: int) -> None:
             for process in state.local_processes():
                 process.send_signal(15)
             state.cancel(state.jobs)
+            deadline = time.monotonic() + squeue.CALL_SECONDS
+            while state.is_being_submitted() and time.monotonic() < deadline:  # by the program that is gone
+                time.sleep(0.05)
+            state.cancel_all()
             state.forget()
 
 

@@ -177,7 +177,7 @@ class Uplink:
             tried = "; ".join(
                 f"{c} {e.strerror or e}" for c, (_, e) in zip(self._candidates, failures, strict=False)
             )
-            logger.warning("no master yet, trying on: %s", tried or f"there is no {address.address_file()}")
+            logger.warning("no master yet, trying on: %s", tried or address.why_not_found())
         self._connect_later()
 
     def _is_hopeless(self, failures: Sequence[tuple[tuple[str, int], OSError]], now: float) -> bool:
