@@ -43,8 +43,11 @@ def stop(master: bool = True, workers: bool = True) -> bool:
 
     In Slurm, master and workers end together.
     """
-    was_in_slurm = bool(squeue.is_there() and slurm.stop())
-    return mp.stop(master, workers) or was_in_slurm
+    try:
+        was_in_slurm = bool(squeue.is_installed() and slurm.stop())
+    finally:
+        was_here = mp.stop(master, workers)
+    return was_in_slurm or was_here
 
 
 @contextlib.contextmanager

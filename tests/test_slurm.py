@@ -210,6 +210,25 @@ def test_what_a_program_was_submitting_when_it_was_killed_is_cancelled(slurm, tm
     wait_until(lambda: not [job for job in slurm.queue() if job[1] != "COMPLETING"], LIMIT, slurm.queue)
 
 
+def test_workers_of_a_block_for_the_master_that_is_there(slurm):
+    with pytest.raises(LaunchError, match="no master of the cluster 'default' answers: start one"):
+        cw.slurm.allocate(2, master=False).__enter__()
+    run("start", "-W")
+    with cw.slurm.allocate(2, master=False) as cluster, cw.ClusterExecutor() as executor:
+        assert cluster.connected == 2 and executor.submit(node).result(LIMIT) in slurm.nodes
+    wait_until(lambda: slots() == 0, LIMIT, standing)
+    assert "stopped" in run("stop")[0]  # the master was left alone
+
+
+def test_the_size_may_be_changed_again_at_once(slurm):
+    run("start", "-n", 2, "--Xworkers", "--hold")
+    assert "for 3 more slots" in run("scale", "-n", 5)[0]
+    out, _ = run("scale", "-n", 1)  # before Slurm may be asked what became of that
+    assert "for 1 more slot" in out and out.count("Slurm job") == 3, out
+    wait_until(lambda: len([job for job in slurm.queue() if "workers" in job[2]]) == 1, LIMIT, slurm.queue)
+    run("stop")
+
+
 # --- what Slurm says --------------------------------------------------------------------------
 
 
@@ -395,8 +414,6 @@ def test_the_scripts_on_the_screen_can_be_submitted_by_hand(slurm, tmp_path):
     out, _ = run("start", "--dry-run", "-n", 3, "--time", "10", "--Xworkers=--comment=it's 100% $odd")
     assert not slurm.queue() and out.count("#!/bin/bash") == 2
     assert "--ntasks=3" in out and "--time=10" in out
-    Path(os.environ["CW_HOME"], "slurm-default/logs").mkdir(parents=True)
-    os.chmod(os.environ["CW_HOME"], 0o700)
     slurm.run("bash", "-ec", out)
     wait_until(lambda: slots() == 3, LIMIT, standing)
     assert "it's 100% $odd" in slurm.run("squeue", "-h", "-o", "%k")

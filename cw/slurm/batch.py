@@ -57,6 +57,8 @@ class Plan(NamedTuple):
     is_renewed: bool = False
     has_local_master: bool = False
     verbose: bool = False
+    of_cluster: str = ""
+    """Whose master the workers are for, if it is another cluster's."""
 
 
 class Script(NamedTuple):
@@ -197,7 +199,7 @@ def _common(plan: Plan, role: str, token: str, logs: str, dependency: str) -> li
 
 
 def _head(plan: Plan, what: str) -> list[str]:
-    settings = {"CW_CLUSTER": plan.name, "CW_HOME": home.home_directory()}
+    settings = {"CW_CLUSTER": plan.of_cluster or plan.name, "CW_HOME": home.home_directory()}
     if os.environ.get("CW_CREDENTIAL"):
         settings["CW_CREDENTIAL"] = credential.credential_file()
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
@@ -224,7 +226,7 @@ def _container(plan: Plan) -> list[str]:
     where = home.home_directory()
     key = credential.credential_file()
     directories = sorted({where, os.path.dirname(key)})
-    settings = {"CW_HOME": where, "CW_CREDENTIAL": key, "CW_CLUSTER": plan.name}
+    settings = {"CW_HOME": where, "CW_CREDENTIAL": key, "CW_CLUSTER": plan.of_cluster or plan.name}
     if plan.docker_image:
         options = ["--rm", "--network=host", f"--user={os.getuid()}:{os.getgid()}"]
         options += [f"--volume={directory}:{directory}:ro" for directory in directories]

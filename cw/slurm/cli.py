@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +61,13 @@ def _print_scripts(plan: batch.Plan, master: bool, workers: bool) -> None:
     state.plans, state.token = {"master": plan, "workers": plan}, "TOKEN"
     state.logs = os.path.join(os.path.dirname(state.file()), "logs")
     roles = (("master", master and not plan.has_local_master), ("workers", workers))
-    print("\n".join(state.script(role).as_shell() for role, is_chosen in roles if is_chosen), end="")
+    scripts = [state.script(role).as_shell() for role, is_chosen in roles if is_chosen]
+    if not scripts:
+        print("# nothing is submitted: the master is a process on this machine")
+        return
+    print(f"# Jobs that are submitted in this way are not known to stop and status: scancel ends them.\n"
+          f"(umask 077; mkdir -p {shlex.quote(state.logs)})\n")  # fmt: skip
+    print("\n".join(scripts), end="")
 
 
 def _run_stop(options: Any) -> int:
@@ -178,6 +185,6 @@ def _joined(arguments: list[str]) -> list[str]:
 
 
 def _parse_slots(text: str) -> int:
-    if not text.isdigit() or not int(text):
+    if not (text.isascii() and text.isdigit() and int(text)):
         raise ValueError(f"{text!r} is no number of slots: give 1 or more")
     return int(text)

@@ -140,12 +140,11 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
             return ""
         state.is_stopping = True  # from now on no job is followed by another
         state.save()
-    before = inquiry.ask(address.find_cluster(name))
-    state.signal(state.of_role("workers"), "--state=PENDING")
-    left = _drain(name, state, grace)
-    if before is not None:
+    before = _ask(state)
+    left = _drain(state, grace)
+    if before is not None and state.sought() == name:
         with contextlib.suppress(OSError):
-            inquiry.ask(address.find_cluster(name), m.End("the cluster was stopped"))
+            _ask(state, m.End("the cluster was stopped"))
     with submitted.locked(name) as state:
         for process in state.local_processes():
             process.send_signal(signal.SIGTERM)
@@ -169,7 +168,7 @@ def status(name: str | None = None) -> Status | None:
     state = State.load(name)
     if not state.token:
         return None
-    standing = inquiry.ask(address.find_cluster(name))
+    standing = _ask(state)
     problem, rows = "", {}
     try:
         rows = state.rows()
@@ -214,24 +213,23 @@ def scale(nworkers: int, name: str | None = None) -> str:
         # One that follows another is no addition to it.
         own = [job for job in own if not any(job.follows == other.ident for other in own)]
         have = sum(job.slots for job in own)
-        told = []
         waiting = [job for job in own if job.ident in rows and rows[job.ident].state == "PENDING"]
         ended: list[Job] = []
         for job in [*reversed(waiting), *reversed([job for job in own if job not in waiting])]:
             if have > nworkers:
                 have -= job.slots
                 ended.append(job)
-        if nworkers > have:
-            job = state.submit("workers", slots=nworkers - have)
-            told.append(f"{job} for {program.count(nworkers - have, 'more slot')}")
         followers = [job for job in state.jobs if any(job.follows == other.ident for other in ended)]
         gone = [job for job in ended if job in waiting]
-        _tell_to_drain(name, state, [job for job in ended if job not in waiting])
         state.cancel([*gone, *followers])
+        _tell_to_drain(state, [job for job in ended if job not in waiting])
         # Those that drain end by themselves; nobody needs to know of them but `stop`, should that come first.
         state.jobs = [job._replace(slots=0) if job in ended else job for job in state.jobs]
         state.save()
-        told += [f"{job} taken back" if job in gone else f"{job} drains" for job in ended]
+        told = [f"{job} taken back" if job in gone else f"{job} drains" for job in ended]
+        if nworkers > have:
+            job = state.submit("workers", slots=nworkers - have)
+            told.append(f"{job} for {program.count(nworkers - have, 'more slot')}")
     return "; ".join(told) if told else f"it has {program.count(have, 'slot')} already"
 
 
@@ -284,6 +282,8 @@ def allocate(
     plan = make_plan(
         nworkers, master, workers, master_options, worker_options, docker_image, docker_args, **more
     )
+    if not master:
+        plan = plan._replace(of_cluster=address.sought_cluster())
     with _guarded(plan.name) as guard:
         cluster = start_plan(plan, master, workers, _log, guard)
         if master:
@@ -336,6 +336,7 @@ def make_plan(
             is_renewed=renew,
             has_local_master=local_master,
             verbose=verbose,
+            of_cluster="",
             **lists,
         )  # fmt: skip
     )
@@ -368,8 +369,7 @@ def start_plan(
     squeue.check_is_there()
     credential.load_or_make()
     if not (master or os.environ.get("CW_MASTER") or State.load(plan.name).of_role("master")):
-        if inquiry.ask(address.find_cluster(plan.name)) is None:
-            raise LaunchError(f"no master of the cluster {plan.name!r} answers: start one, without -M")
+        _check_master_answers(plan.of_cluster or plan.name)
     roles = [role for role, is_chosen in (("master", master), ("workers", workers)) if is_chosen]
     with submitted.locked(plan.name) as state:
         _check_room(state, roles)
@@ -488,7 +488,7 @@ def _wait_for_master(state: State, tell: Callable[[str], None]) -> inquiry.Stand
     told = ""
     began = time.monotonic()
     while True:
-        standing = inquiry.ask(address.find_cluster(state.name))
+        standing = _ask(state)
         if standing is not None and _is_ours(state, standing):
             return standing
         jobs = state.of_role("master")
@@ -500,9 +500,20 @@ def _wait_for_master(state: State, tell: Callable[[str], None]) -> inquiry.Stand
                 told = text
                 tell(text)
         if not jobs and not state.local and time.monotonic() - began > network.SILENCE:
-            raise LaunchError(f"no master of the cluster {state.name!r} answers: start one, without -M")
+            _check_master_answers(state.sought())
         _check_is_wanted(state)
         time.sleep(LOOK_SECONDS)
+
+
+def _check_master_answers(name: str) -> None:
+    if inquiry.ask(address.find_cluster(name)) is None:
+        raise LaunchError(
+            f"no master of the cluster {name!r} answers: start one with the workers (without -M, or with master=True)"
+        )
+
+
+def _ask(state: State, *messages: m.Drain | m.End) -> inquiry.Standing | None:
+    return inquiry.ask(address.find_cluster(state.sought()), *messages)
 
 
 def _check_is_wanted(state: State) -> None:
@@ -521,21 +532,24 @@ def _wait_for_slots(
 ) -> tuple[int, str]:
     """(slots connected, what Slurm says of the workers' job if they are not all there)."""
     (job,) = state.of_role("workers")[-1:]
-    wanted = sum(other.slots for other in state.of_role("workers"))
+    jobs = state.of_role("workers")
+    wanted = sum(other.slots for other in jobs)
     began = time.monotonic()
     text = ""
     while True:
-        standing = inquiry.ask(address.find_cluster(state.name)) or standing
+        standing = _ask(state) or standing
         assert standing is not None
         seconds = time.monotonic() - began
-        if standing.slots >= wanted:
-            return standing.slots, ""
+        connected = sum(worker["slots"] for worker in _workers_of(standing, jobs) if not worker["draining"])
+        if connected >= wanted:
+            return connected, ""
         if seconds > FIRST_LOOK_SECONDS:
             text, has_failed = _look_at(state, job)
             if has_failed:
                 raise LaunchError(text + _tail(state, job))
-            if seconds > SLOTS_SECONDS or "waits in the queue" in text:
-                return standing.slots, text
+            is_known = not text.endswith("was submitted") or seconds > SLOTS_SECONDS + squeue.QUEUE_SECONDS
+            if (seconds > SLOTS_SECONDS and is_known) or "waits in the queue" in text:
+                return connected, text
         _check_is_wanted(state)
         time.sleep(LOOK_SECONDS)
 
@@ -586,37 +600,41 @@ def _log(text: str) -> None:
 # --- stopping, looking ------------------------------------------------------------------------
 
 
-def _drain(name: str, state: State, grace: float) -> int:
+def _drain(state: State, grace: float) -> int:
     """Let running jobs end; how many have not. (Of those that wait, no more is started.)"""
     jobs = state.of_role("workers")
     if not jobs:
         return 0
-    _tell_to_drain(name, state, jobs)
+    _tell_to_drain(state, jobs)
     deadline = time.monotonic() + grace
     left = 0
     while True:
-        standing = inquiry.ask(address.find_cluster(name))
+        standing = _ask(state)
         if standing is None:
             return left
-        ours = [worker for worker in standing.workers if worker["place"].startswith("Slurm job")]
+        ours = _workers_of(standing, jobs)
         left = sum(min(worker["held"], worker["slots"]) for worker in ours)
         if not ours or time.monotonic() > deadline:
             return left
         time.sleep(LOOK_SECONDS)
 
 
-def _tell_to_drain(name: str, state: State, jobs: Sequence[Job]) -> None:
-    """By the master those workers that are there; by Slurm those that are about to be, or have no master now."""
-    state.signal(jobs, f"--signal={batch.NOTICE}")
-    standing = inquiry.ask(address.find_cluster(name))
-    places = tuple(f"Slurm job {job.ident}," for job in jobs)
-    there = (
-        [worker["ident"] for worker in standing.workers if worker["place"].startswith(places)]
-        if standing
-        else []
-    )
+def _tell_to_drain(state: State, jobs: Sequence[Job]) -> None:
+    """By the master those workers that are there; by Slurm those that are about to be, or have no master now. Jobs that
+    still wait in the queue are cancelled."""
+    state.signal(jobs, "--state=PENDING")
+    # (Sent to one that waits, or has just begun to, scancel would try for minutes.)
+    state.signal(jobs, "--state=RUNNING", f"--signal={batch.NOTICE}")
+    standing = _ask(state)
+    there = _workers_of(standing, jobs) if standing else []
     if there:
-        inquiry.ask(address.find_cluster(name), m.Drain(there))
+        _ask(state, m.Drain([worker["ident"] for worker in there]))
+
+
+def _workers_of(standing: inquiry.Standing, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Those of the master's workers that are in these Slurm jobs."""
+    places = tuple(f"Slurm job {job.ident}," for job in jobs)
+    return [worker for worker in standing.workers if worker["place"].startswith(places)]
 
 
 def _job_status(job: Job, row: squeue.Row | None, problem: str) -> JobStatus:

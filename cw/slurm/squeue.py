@@ -26,7 +26,10 @@ QUEUE_SECONDS = 15.0
 """Between two calls of squeue. Shorter: hundreds of scripts bring down the controller that all users share."""
 
 THERE_SECONDS = 300.0
-"""For which it is remembered whether Slurm is there."""
+"""For which it is remembered that Slurm is there."""
+
+NOT_THERE_SECONDS = 30.0
+"""For which it is remembered that it is not."""
 
 PING_SECONDS = 2.0
 """For the controller to answer when nobody said that Slurm is wanted."""
@@ -166,15 +169,21 @@ def environment() -> dict[str, str]:
     return found | {"SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"}
 
 
+def is_installed() -> bool:
+    """Are Slurm's programs on the PATH?"""
+    return shutil.which("sbatch") is not None
+
+
 def is_there() -> bool:
     """Is this a machine of a Slurm cluster: in an allocation, or with a controller that answers? Remembered."""
-    if not shutil.which("sbatch"):
+    if not is_installed():
         return False
     if os.environ.get("SLURM_JOB_ID"):
         return True
     name = f"slurm-there-{_key('')}.json"
     noted = _read(name)
-    if 0 <= time.time() - noted.get("asked_at", 0) < THERE_SECONDS:
+    age = time.time() - noted.get("asked_at", 0)
+    if 0 <= age < (THERE_SECONDS if noted.get("is_there") else NOT_THERE_SECONDS):
         return bool(noted.get("is_there"))
     try:
         found = " is UP" in call("scontrol", "ping", seconds=PING_SECONDS)

@@ -91,6 +91,10 @@ class State:
     def file(self) -> str:
         return os.path.join(home.home_directory(), f"slurm-{self.name}/state.json")
 
+    def sought(self) -> str:
+        """The name of the cluster whose master the workers are for."""
+        return self.plans["workers"].of_cluster or self.name if "workers" in self.plans else self.name
+
     def begin(self) -> None:
         """A new cluster."""
         vars(self).update(vars(State(self.name)))

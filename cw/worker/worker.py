@@ -497,19 +497,19 @@ class Worker:
 def _parse_slots(text: str) -> int:
     if text == "auto":
         return len(os.sched_getaffinity(0))
-    if not text.isdigit() or not 0 < int(text) <= 65535:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 65535):
         raise ValueError(f"{text!r} is no number of slots: give 1 or more, or 'auto' for the usable CPUs")
     return int(text)
 
 
 def _parse_count(text: str) -> int:
-    if not text.isdigit() or not int(text):
+    if not (text.isascii() and text.isdigit() and int(text)):
         raise ValueError(f"{text!r} is no number of jobs: give 1 or more")
     return int(text)
 
 
 def _parse_time(text: str) -> float:
-    if not text.isdigit() or not time.time() - 1e6 < int(text) < 1e10:
+    if not (text.isascii() and text.isdigit() and time.time() - 1e6 < int(text) < 1e10):
         raise ValueError(f"{text!r} is no time: give seconds since 1970 (date +%s -d 18:00)")
     return float(text)
 
