@@ -14,6 +14,7 @@ from programs import LIMIT
 from test_slurm import mark_and_wait, run, slots, standing, used
 
 import cw
+from cw.slurm.submitted import State
 
 if os.environ.get("CI") != "true":
     pytestmark = pytest.mark.skipif(not sandbox.is_installed(), reason=sandbox.HOW_TO_GET_IT)
@@ -204,7 +205,10 @@ def test_a_controller_that_is_down_is_told_and_the_cluster_goes_on(slurm):
     with cw.ClusterExecutor() as executor:
         assert executor.submit(jobs.square, 3).result(LIMIT) == 9
     wait_until(lambda: "Slurm does not answer: squeue: " in run("status")[0], 60)
-    assert "Unable to contact slurm controller" in run("scale", "-n", 9, status=1)[1]
+    for verb in ("scale", "-n", 9), ("stop",):
+        error = run(*verb, status=1)[1]
+        assert "Unable to contact slurm controller" in error and "try again later" in error
+    assert not State.load("default").is_stopping and slots() == 2
     slurm.boot("slurmctld")
     wait_until(
         lambda: re.search(r"workers \(2 slots\): Slurm job \d+ runs on", run("status")[0]), 60, slurm.queue

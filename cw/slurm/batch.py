@@ -149,7 +149,7 @@ def worker_script(
         _PREPARE,
         "srun --nodes=$SLURM_JOB_NUM_NODES --ntasks=$SLURM_JOB_NUM_NODES --ntasks-per-node=1 --mem=0 \\",
         "    --cpu-bind=none --no-kill --kill-on-bad-exit=0 --input=none bash -c "
-        + shlex.quote(_ON_NODE.replace("WORKER", f"{command} {limits}").replace("NOTICE", str(NOTICE))),
+        + shlex.quote(_ON_NODE.replace("NOTICE", str(NOTICE)).replace("WORKER", f"{command} {limits}")),
         _FINISH,
     ]
     return Script(arguments, "\n".join(lines) + "\n")

@@ -141,7 +141,13 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
         state.is_stopping = True  # from now on no job is followed by another
         state.save()
     before = _ask(state)
-    left = _drain(state, grace)
+    try:
+        left = _drain(state, grace)
+    except LaunchError:  # Slurm does not answer: it goes on as before
+        with submitted.locked(name) as state:
+            state.is_stopping = False
+            state.save()
+        raise
     if before is not None and state.sought() == name:
         with contextlib.suppress(OSError):
             _ask(state, m.End("the cluster was stopped"))

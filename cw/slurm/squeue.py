@@ -150,9 +150,10 @@ def call(program: str, *arguments: str, seconds: float = CALL_SECONDS, text: str
             line.strip().removeprefix(f"{program}: ").removeprefix("error: ").removeprefix("fatal: ")
             for line in (process.stderr or process.stdout).splitlines()
         ]
-        raise LaunchError(
-            f"{program}: {'; '.join(filter(None, told)) or f'exit status {process.returncode}'}"
-        )
+        text = "; ".join(filter(None, told)) or f"exit status {process.returncode}"
+        if "Unable to contact slurm controller" in text:
+            text += ": it is down, or the network to it; try again later"
+        raise LaunchError(f"{program}: {text}")
     return process.stdout
 
 
