@@ -12,8 +12,10 @@ from __future__ import annotations
 import collections
 import csv
 import datetime
+import io
 import json
 import logging
+import math
 import os
 import sys
 import types
@@ -27,6 +29,9 @@ from cw.payloads import serialize
 from cw.store.store import Store, Stored
 
 logger = logging.getLogger("cw.store")
+
+LINE = 200
+"""Characters of arguments, and of a result, in a list."""
 
 __all__ = ["Result", "Results", "open_results"]
 
@@ -128,6 +133,9 @@ class Results:
         until: datetime.datetime | None = None,
     ) -> Results:
         """Those of a function (by name), failed or not, of a host, of a time. What is not given does not matter."""
+        for limit in (since, until):
+            if limit is not None and not isinstance(limit, datetime.datetime):
+                raise TypeError(f"since and until are times, datetime.datetime, not {limit!r}")
         first = since.timestamp() if since is not None else -float("inf")
         last = until.timestamp() if until is not None else float("inf")
 
@@ -171,31 +179,59 @@ class Results:
         return dict(found)
 
     def to_dataframe(self) -> Any:
-        """A pandas DataFrame, a row for each result. Raises ModuleNotFoundError without pandas."""
+        """A pandas DataFrame, a row for each result. What cannot be loaded here, for want of a module say, is missing,
+        with a warning. Raises ModuleNotFoundError without pandas."""
         try:
             import pandas  # type: ignore[import-untyped,unused-ignore]
         except ModuleNotFoundError:
             raise ModuleNotFoundError("to_dataframe() needs pandas, which is not installed") from None
-        columns = ["key", "jobid", "function", "args", "kwargs", "value", "error", "when", "seconds", "host"]
-        return pandas.DataFrame((list(_row(result).values()) for result in self), columns=columns)
+        missing: list[Exception] = []
+        frame = pandas.DataFrame((list(_row(result, missing).values()) for result in self), columns=_COLUMNS)
+        if missing:
+            logger.warning("%s could not be loaded and are missing: the first one because of %s: %s",
+                           program.count(len(missing), "value"), type(missing[0]).__name__, missing[0])  # fmt: skip
+        return frame
 
     def __repr__(self) -> str:
         return f"<results of {self._store.path}>"
 
 
-def _row(result: Result) -> dict[str, Any]:
-    try:
-        args, kwargs = result.args, result.kwargs
-    except LookupError:
-        args, kwargs = None, None  # type: ignore[assignment]
+_COLUMNS = [
+    "key",
+    "jobid",
+    "function",
+    "failed",
+    "args",
+    "kwargs",
+    "value",
+    "error",
+    "when",
+    "seconds",
+    "host",
+]
+
+
+def _row(result: Result, missing: list[Exception]) -> dict[str, Any]:
+    """All of a result, by column; what cannot be loaded is None, and why is added to `missing`."""
+
+    def tried(load: Callable[[], Any]) -> Any:
+        try:
+            return load()
+        except LookupError:  # they were too large
+            return None
+        except Exception as error:
+            missing.append(error)
+            return None
+
     return {
         "key": result.key,
         "jobid": result.jobid,
         "function": result.function,
-        "args": args,
-        "kwargs": kwargs,
-        "value": None if result.failed else result.value,
-        "error": result.error,
+        "failed": result.failed,
+        "args": tried(lambda: result.args),
+        "kwargs": tried(lambda: result.kwargs),
+        "value": None if result.failed else tried(lambda: result.value),
+        "error": tried(lambda: result.error),
         "when": result.when,
         "seconds": result.seconds,
         "host": result.host,
@@ -234,25 +270,38 @@ def main() -> int:
     )
     form.add_argument("--list", action="store_true", help="a line for each result")
     form.add_argument("--csv", action="store_true", help="all as CSV")
-    form.add_argument("--jsonl", action="store_true", help="all as JSON lines")
+    form.add_argument(
+        "--jsonl", action="store_true", help="all as JSON lines; what JSON does not have is a text"
+    )
     parser.add_argument("--function", metavar="NAME", help="only results of this function")
     parser.add_argument("--host", metavar="HOST", help="only results from this host")
+    when = program.converted_by(_parse_when)
+    parser.add_argument(
+        "--since", metavar="TIME", type=when, help="only from then on: 2026-01-31, or 2026-01-31T18:00"
+    )
+    parser.add_argument("--until", metavar="TIME", type=when, help="only up to then")
     state = parser.add_mutually_exclusive_group()
     state.add_argument("--failed", action="store_true", help="only calls that raised")
     state.add_argument("--done", action="store_true", help="only calls that did not raise")
     options = parser.parse_args()
     program.set_up_logging(options.verbose)
+    if sys.stdout is None:
+        raise program.Mistake("the output cannot be written: there is none")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a text that has no form there is no reason to end
     try:
         results = open_results(options.store).filter(
             function=options.function,
             host=options.host,
+            since=options.since,
+            until=options.until,
             failed=True if options.failed else False if options.done else None,
         )
         if options.csv:
             _write_csv(results)
         elif options.jsonl:
             for result in results:
-                print(json.dumps(_texts(result, _plain)))
+                print(json.dumps(_texts(result, _plain, None)))
         elif options.list:
             for result in results:
                 print(_line(result))
@@ -267,6 +316,13 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # (Python tries once more at its end)
         raise program.Mistake(f"the output cannot be written: {error.strerror}") from error
     return 0
+
+
+def _parse_when(text: str) -> datetime.datetime:
+    try:
+        return datetime.datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise ValueError(f"{text!r} is no time: give 2026-01-31, or 2026-01-31T18:00") from None
 
 
 def _print_summary(results: Results) -> None:
@@ -284,18 +340,16 @@ def _print_summary(results: Results) -> None:
 
 def _write_csv(results: Results) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(
-        ["key", "jobid", "function", "args", "kwargs", "value", "error", "when", "seconds", "host"]
-    )
+    writer.writerow(_COLUMNS)
     for result in results:
-        writer.writerow(_texts(result, _text).values())
+        writer.writerow(_texts(result, _text, "").values())
 
 
 def _line(result: Result) -> str:
-    row = _texts(result, _text)
-    outcome = row["error"] if result.failed else row["value"]
+    row = _texts(result, _text, "")
+    outcome = _in_line(row["error"] if result.failed else row["value"])
     state = "failed" if result.failed else "done"
-    call = f"{result.function}({_tried(lambda: _arguments(result))})"
+    call = f"{result.function}({_in_line(_tried(lambda: _arguments(result)))})"
     return (
         f"{row['when'][:19]}  {state:6}  {result.seconds:9.3f} s  {result.host or '?'}  {call} -> {outcome}"
     )
@@ -307,16 +361,24 @@ def _arguments(result: Result) -> str:
     )
 
 
-def _texts(result: Result, form: Callable[[Any], Any]) -> dict[str, Any]:
-    """A row with each value as text; what cannot be loaded here says why."""
+def _in_line(text: str) -> str:
+    """What fits on a line with others."""
+    text = text.replace("\n", "\\n").replace("\r", "\\r")
+    return text if len(text) <= LINE else f"{text[: LINE // 2]} ... {text[-LINE // 2 :]}"
+
+
+def _texts(result: Result, form: Callable[[Any], Any], nothing: Any) -> dict[str, Any]:
+    """A row with each value as text; what cannot be loaded here says why. `nothing`: the value of a call that failed,
+    and the error of one that did not."""
     return {
         "key": result.key,
         "jobid": result.jobid,
         "function": result.function,
+        "failed": result.failed,
         "args": _tried(lambda: form(result.args)),
         "kwargs": _tried(lambda: form(result.kwargs)),
-        "value": "" if result.failed else _tried(lambda: form(result.value)),
-        "error": _tried(lambda: _error_text(result.error)) if result.failed else "",
+        "value": nothing if result.failed else _tried(lambda: form(result.value)),
+        "error": _tried(lambda: _error_text(result.error)) if result.failed else nothing,
         "when": result.when.isoformat(),
         "seconds": round(result.seconds, 6),
         "host": result.host,
@@ -335,16 +397,38 @@ def _error_text(error: BaseException | None) -> str:
 
 
 def _text(value: Any) -> str:
+    value = _without_numpy(value)
     return value if isinstance(value, str) else repr(value)
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold; else a text."""
+    """What JSON can hold and give back, but for tuples, which become lists; else a text."""
     try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
+        return _jsonable(value)
+    except (TypeError, RecursionError):
         return repr(value)
-    return value
+
+
+def _jsonable(value: Any) -> Any:
+    """Raises TypeError."""
+    value = _without_numpy(value)
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {name: _jsonable(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    if (
+        value is None
+        or isinstance(value, (bool, int, str))
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
+        return value
+    raise TypeError
+
+
+def _without_numpy(value: Any) -> Any:
+    """One of numpy's scalars as Python's own."""
+    is_scalar = any(cls.__module__ == "numpy" and cls.__name__ == "generic" for cls in type(value).__mro__)
+    return value.item() if is_scalar else value
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 import functools
 import os
 import random
+import re
 import signal
+import textwrap
 import threading
 import time
 import warnings
@@ -13,7 +15,7 @@ from pathlib import Path
 import jobs
 import pytest
 from conftest import wait_until
-from programs import LIMIT, run_script, start_script
+from programs import LIMIT, Program, run_script, start_script
 
 import cw
 from cw.client.recorder import Recorder
@@ -225,6 +227,37 @@ def test_what_cannot_be_recorded_is_an_error_of_these_calls_alone(path, monkeypa
             executor.submit(jobs.square, 3).result(LIMIT)
 
 
+def test_that_none_of_many_results_is_found_is_told_once(run):
+    script = """
+        import cw
+        def f(x): return x
+        def g(x): return x
+        print(sum(cw.map(f, range(30), store="s")) + sum(cw.map(g, range(3), store="s")))
+    """
+    assert run(script) == ("438\n", "")
+    assert run(script.replace("range(30)", "range(10, 40)")) == ("738\n", "")
+    out, told = run(script.replace("f(x): return x", "f(x): return 2 * x"))
+    assert out == "873\n" and told.count("\n") == 1
+    assert re.search(r"the store \S+ has 40 results of f\(\), but for none of the first 20 calls", told)
+
+
+def test_a_dataclass_with_a_function_as_default_is_found_again(run):
+    script = """
+        import dataclasses, typing, cw
+        def relu(x): return max(x, 0)
+        @dataclasses.dataclass
+        class Config:
+            size: int = 2
+            activation: typing.Callable = relu
+            names: frozenset = frozenset({"a", "b", "c", "d"})
+        def train(config, x): return config.activation(x)
+        with cw.ClusterExecutor(store="s") as executor:
+            executor.submit(train, Config(), 1).result()
+        print(len(cw.results("s")))
+    """
+    assert [run(script)[0], run(script)[0]] == ["1\n", "1\n"]
+
+
 def test_an_edited_function_runs_again_and_a_moved_one_does_not(run, tmp_path):
     script = """
     import cw
@@ -270,6 +303,44 @@ def test_in_a_program_a_run_is_its_whole_life(run):
     """
     first = run(script)[0].split()
     assert len(set(first)) == 4 and run(script)[0].split() == first
+
+
+DRAWS = """
+    import os, cw
+    def draw(_): return os.urandom(8).hex()
+    def outer(_): return [*cw.map(draw, [1, 1], store="s"), *cw.map(draw, [1], store="s")]
+    """
+
+
+def test_a_program_without_a_file_is_one_run_too(cluster, tmp_path):
+    source = textwrap.dedent(DRAWS) + 'print(*(d for _ in range(3) for d in cw.map(draw, [1, 1], store="s")))'
+    outs = set()
+    for _ in range(2):
+        with Program("-c", source, cwd=tmp_path, CW_MASTER=cluster.master) as program:
+            assert program.wait() == 0, program.err
+            outs.add(program.out)
+    assert len(outs) == 1 and len(set(outs.pop().split())) == 6
+
+
+def test_in_a_job_that_is_a_client_a_run_is_the_job(cluster, run):
+    out, _ = run(DRAWS + "print(*(d for _ in range(4) for d in next(cw.map(outer, [1]))))")
+    assert len(set(out.split())) == 3 and len(out.split()) == 12
+
+
+def test_in_a_notebook_a_run_is_the_execution_of_a_cell(run):
+    # (IPython itself: what is asked of it.)
+    out, _ = run("""
+        import os, sys, types, cw
+        shell = types.SimpleNamespace(execution_count=1)
+        sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: shell)
+        def draw(_): return os.urandom(8).hex()
+        def cell(): return [d for _ in range(3) for d in cw.map(draw, [1], store="s")]
+        first = cell()
+        shell.execution_count = 2
+        assert cell() == first and len(set(first)) == 3
+        print("done")
+    """)
+    assert out == "done\n"
 
 
 # --- errors -----------------------------------------------------------------------------------
@@ -320,6 +391,20 @@ def test_a_call_of_a_chunk_that_fails_does_not_hold_up_the_others(path):
         with pytest.raises(ValueError, match="'x'"):
             next(results)
     assert stored(path) == [1, 3] and len(cw.results(path)) == 3
+
+
+def test_a_chunk_that_took_its_runner_down_is_stored_as_errors(path):
+    with cw.ClusterExecutor(store=path) as executor:
+        options = executor.options(attempts=1)
+        assert len(list(options.map(ends, [3, 4], chunksize=2, return_exceptions=True))) == 2
+    assert [result.failed for result in cw.results(path)] == [True, True]
+    with cw.ClusterExecutor(store=path, retry_errors=False) as executor:
+        errors = list(executor.map(ends, [3, 4], chunksize=2, return_exceptions=True))
+    assert [type(error) for error in errors] == [cw.WorkerLost] * 2
+
+
+def ends(status):
+    os._exit(status)
 
 
 # --- keys of one's own ------------------------------------------------------------------------

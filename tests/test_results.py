@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from programs import Program
+from programs import ROOT, Program
 from test_store import entry, written
 
 import cw
@@ -111,8 +111,9 @@ def test_a_data_frame(path):
     pandas = pytest.importorskip("pandas")
     frame = cw.results(path).to_dataframe()
     assert list(frame.columns) == [
-        "key", "jobid", "function", "args", "kwargs", "value", "error", "when", "seconds", "host"
+        "key", "jobid", "function", "failed", "args", "kwargs", "value", "error", "when", "seconds", "host"
     ]  # fmt: skip
+    assert list(frame["failed"]) == [False, False, True, False]
     assert list(frame["jobid"]) == [1, 2, 3, 4] and frame["value"][1] == {"two": 2.5}
     assert pandas.api.types.is_datetime64_any_dtype(frame["when"]) and frame["seconds"].sum() == 2
     empty = cw.results(path).filter(function="no").to_dataframe()
@@ -125,7 +126,7 @@ def test_without_pandas_it_says_so(path, monkeypatch):
         cw.results(path).to_dataframe()
 
 
-def test_what_cannot_be_loaded_here_is_no_reason_to_stop(tmp_path):
+def test_what_cannot_be_loaded_here_is_no_reason_to_stop(tmp_path, caplog):
     unknown = b"\x80\x05\x8c\x0eno_such_module\x8c\x01f\x93."
     path = written(tmp_path / "s", entry(1, unknown, args=unknown), call(2, "two"))
     first, second = cw.results(path)
@@ -134,6 +135,10 @@ def test_what_cannot_be_loaded_here_is_no_reason_to_stop(tmp_path):
     assert second.value == "two"
     lines = show(path, "--list").splitlines()
     assert "(ModuleNotFoundError: No module named 'no_such_module')" in lines[0] and "-> two" in lines[1]
+    pytest.importorskip("pandas")
+    frame = cw.results(path).to_dataframe()
+    assert frame["value"].isna().tolist() == frame["args"].isna().tolist() == [True, False]
+    assert "3 values could not be loaded" in caplog.text and "no_such_module" in caplog.text
 
 
 def test_what_is_damaged_is_passed_over_with_a_warning(path, caplog):
@@ -178,12 +183,45 @@ def test_csv_and_json_lines(path):
     assert [row["error"] for row in rows] == ["", "", "LookupError: no such star", ""]
     assert [row["jobid"] for row in rows] == list("1234") and rows[1]["kwargs"] == "{'x': 3}"
     lines = [json.loads(line) for line in show(path, "--jsonl").splitlines()]
-    assert [line["value"] for line in lines] == ["one", {"two": 2.5}, "", "b'four'"]
+    assert [line["value"] for line in lines] == ["one", {"two": 2.5}, None, "b'four'"]
+    assert [line["error"] for line in lines] == [None, None, "LookupError: no such star", None]
+    assert [line["failed"] for line in lines] == [False, False, True, False]
     assert (
         lines[0]["args"] == [1]
         and lines[1]["kwargs"] == {"x": 3}
         and lines[0]["when"].startswith("2001-09-0")
     )
+
+
+def test_values_of_all_kinds_are_shown(tmp_path):
+    numpy = pytest.importorskip("numpy")
+    values = [
+        numpy.float64(0.5), numpy.int64(5), numpy.bool_(True), (1, numpy.float32(2)), {1: "a", "1": "b"}, "a\nb",
+        "\ud800", "x" * 1000, float("nan"),
+    ]  # fmt: skip
+    path = written(tmp_path / "s", *(call(number, value) for number, value in enumerate(values)))
+    lines = [json.loads(line)["value"] for line in show(path, "--jsonl").splitlines()]
+    assert lines == [0.5, 5, True, [1, 2.0], "{1: 'a', '1': 'b'}", "a\nb", "\ud800", "x" * 1000, "nan"]
+    rows = [row["value"] for row in csv.DictReader(io.StringIO(show(path, "--csv")))]
+    assert rows[:3] == ["0.5", "5", "True"] and rows[5:7] == ["a\nb", "\\ud800"]
+    lines = show(path, "--list").splitlines()
+    assert len(lines) == len(values) and lines[5].endswith("-> a\\nb") and len(lines[7]) < 300
+
+
+def test_results_of_a_time(path):
+    first = datetime.datetime.fromtimestamp(1e9 + 2)
+    assert len(cw.results(path).filter(since=first)) == 3
+    lines = show(path, "--jsonl", "--since", first.isoformat(), "--until", first.isoformat()).splitlines()
+    assert [json.loads(line)["jobid"] for line in lines] == [2]
+    assert "is no time: give" in show(path, "--since", "yesterday", status=2)
+    with pytest.raises(TypeError, match="since and until are times"):
+        cw.results(path).filter(since="2020-01-01")
+
+
+def test_without_an_output_that_is_told(path):
+    done = subprocess.run(["sh", "-c", f'exec "{sys.executable}" -m cw.results "{path}" >&-'], capture_output=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True)  # fmt: skip
+    assert done.returncode == 1 and done.stderr == "cw.results: the output cannot be written: there is none\n"
 
 
 def test_mistakes_on_the_command_line(tmp_path):

@@ -254,6 +254,36 @@ def test_damage_in_the_middle_costs_what_is_damaged_and_no_more(tmp_path_factory
     assert len(found) >= 20 - hit - 2
 
 
+def test_a_damaged_head_costs_no_results(tmp_path):
+    path = written(tmp_path / "s", entry(1), entry(2))
+    data = segment_of(path).read_bytes()
+    segment_of(path).write_bytes(data[:70] + b"XXXX" + data[74:])
+    assert read(path, SCHEME).keys() == {1, 2}
+
+
+def test_an_end_that_is_not_whole_is_told_unless_it_may_still_be_written(tmp_path, caplog):
+    path = written(tmp_path / "s", entry(1), entry(2))
+    segment = segment_of(path)
+    segment.write_bytes(segment.read_bytes()[:-1])
+    assert read(path).keys() == {1} and not caplog.text
+    os.utime(segment, (1e9, 1e9))
+    assert read(path).keys() == {1} and "are no whole results" in caplog.text
+    caplog.clear()
+    segment.write_bytes(os.urandom(5000))
+    assert not read(path) and "the last 5000 bytes" in caplog.text
+
+
+def test_a_segment_that_is_removed_while_it_is_written_is_told(tmp_path):
+    writer = Writer(Store(tmp_path / "s", True, SCHEME))
+    try:
+        put(writer, entry(1))
+        shutil.rmtree(tmp_path / "s")
+        with pytest.raises(StoreError, match="has been removed"):
+            put(writer, entry(2))
+    finally:
+        writer.close()
+
+
 def test_damage_is_found_across_pieces_and_told(tmp_path, monkeypatch, caplog):
     path = written(tmp_path / "s", *(entry(n, b"x" * 300) for n in range(100)))
     data = bytearray(segment_of(path).read_bytes())
@@ -290,8 +320,8 @@ def content(path):
 @pytest.mark.parametrize("is_writing", [True, False])
 @pytest.mark.parametrize("kind,message", [
     ("file", "is a file and no store"), ("directory", "is a directory, but no store"),
-    ("unmarked", "lacks its file cw-store.json"), ("newer", "written by a newer cw .* update cw"),
-    ("garbled", "cw-store.json is damaged"), ("newer segment", "written by a newer cw"),
+    ("garbled", "cw-store.json is damaged, and no"), ("newer", "written by a newer cw .* update cw"),
+    ("newer segment", "written by a newer cw"),
 ])  # fmt: skip
 def test_what_is_no_store_is_left_alone_with_an_error(tmp_path, kind, message, is_writing):
     path = tmp_path / "s"
@@ -303,12 +333,11 @@ def test_what_is_no_store_is_left_alone_with_an_error(tmp_path, kind, message, i
     else:
         written(path, entry(1))
         marker = path / MARKER
-        if kind == "unmarked":
-            marker.unlink()
-        elif kind == "newer":
+        if kind == "newer":
             marker.write_text(json.dumps({**json.loads(marker.read_text()), "format": 99}))
         elif kind == "garbled":
             marker.write_text("{")
+            segment_of(path).write_bytes(b"?" + segment_of(path).read_bytes()[1:])
         else:
             body = json.dumps({"format": 99}).encode()
             (path / "zzz.seg").write_bytes(store._record(store.HEADER, body))
@@ -316,6 +345,23 @@ def test_what_is_no_store_is_left_alone_with_an_error(tmp_path, kind, message, i
     with pytest.raises(StoreError, match=message):
         Store(path, is_writing, SCHEME)
     assert before == (path.read_bytes() if kind == "file" else content(path))
+
+
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_the_marker_may_be_had_from_the_segments(tmp_path, caplog, is_missing):
+    path = written(tmp_path / "s", entry(1), entry(2))
+    ident = Store(path, False).ident
+    marker = path / MARKER
+    if is_missing:
+        marker.unlink()
+    else:
+        marker.write_text("{")
+    assert read(path).keys() == {1, 2} and "and is written anew" not in caplog.text
+    assert f"its file {MARKER} is {'missing' if is_missing else 'damaged'}" in caplog.text
+    written(path, entry(3))
+    assert "and is written anew" in caplog.text and json.loads(marker.read_text())["id"] == ident
+    caplog.clear()
+    assert read(path).keys() == {1, 2, 3} and not caplog.text
 
 
 def test_a_path_that_leads_nowhere(tmp_path):

@@ -33,7 +33,7 @@ class Progress:
         if wanted is not True and wanted != "always":
             raise ValueError(f"progress must be True, False or 'always', not {wanted!r}")
         self._counts = counts
-        self._is_shown = wanted == "always" or sys.stderr.isatty() or _is_notebook()
+        self._is_shown = wanted == "always" or _is_terminal() or _is_notebook()
         if self._is_shown:
             try:
                 from tqdm.auto import tqdm  # type: ignore[import-untyped,unused-ignore]
@@ -73,6 +73,10 @@ class Progress:
         self._bar.set_postfix(postfix, refresh=False)
         self._bar.update(done - self._bar.n)
         self._bar.refresh()
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and getattr(sys.stderr, "isatty", lambda: False)()
 
 
 def _is_notebook() -> bool:

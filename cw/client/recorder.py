@@ -4,8 +4,8 @@
                                                            '-no---> a job; its result is recorded, then delivered
 
 A *run* is the life of the program: in it, the n-th identical call is another one than the n+1-th, whichever client it
-goes through. Where one types at a prompt (a notebook), a run is the life of the client, or one `map` with a store of
-its own: there the same cell is run again in the same process.
+goes through. Where the same lines are run again in the same process, it is shorter: the execution of a cell in a
+notebook; the life of the client, or one `map`, at Python's own prompt; a job, where that is a client itself.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cw import program
 from cw.client.functions import FunctionTable
 from cw.errors import StoreError
 from cw.net import messages as m
-from cw.payloads import byvalue, serialize
+from cw.payloads import byvalue, environment, serialize
 from cw.store import callkey
 from cw.store.store import ClassRecord, Entry, Store, Stored, Writer, identify
 
 logger = logging.getLogger("cw.store")
+
+MISSED = 20
+"""Calls of a function that are not found in a store with results of it, after which that is told."""
 
 
 class _Open:
@@ -41,11 +45,28 @@ class _Open:
                 path, "; ".join(sorted(self.store.others)), callkey.SCHEME,
             )  # fmt: skip
         self.counts: dict[bytes, int] = {}  # calls of this run, by key
+        self.part: int | None = None  # of the program, that this run is
+        # Calls, by function, of which none has been found so far, though there are results of that function.
+        self.missed = dict.fromkeys(self.store.done_by_function, 0)
         self.users = 0
         self.writer: Writer | None = None
         # The script's classes that were met in this run, and as what they are written down: digest, identity, place.
         self.classes: weakref.WeakKeyDictionary[type, ClassRecord] = weakref.WeakKeyDictionary()
         self._classes_by_digest: dict[bytes, int] = {}  # how many there were
+
+    def note_found(self, name: str, is_found: bool) -> None:
+        """Of a function of which there are results, a call was looked for."""
+        missed = self.missed.pop(name, 0) + (not is_found)
+        if is_found:
+            return
+        if missed < MISSED:
+            self.missed[name] = missed
+            return
+        logger.warning(
+            "the store %s has %s of %s(), but for none of the first %d calls of this run: these are new ones, or "
+            "the function, or something that it refers to, has changed",
+            self.store.path, program.count(self.store.done_by_function[name], "result"), name, missed,
+        )  # fmt: skip
 
     def record_of(self, cls: type, digest: bytes) -> ClassRecord:
         """As what a class of the program's is written down, so that later runs find out what it was."""
@@ -113,7 +134,7 @@ class Recorder:
         self._key: Any = None
         self._version = b""
         self._open = _acquire(os.path.realpath(path))
-        self._counts = {} if _is_interactive() else self._open.counts
+        self._counts: dict[bytes, int] = {}  # at a prompt
         self._is_closed = False
 
     def with_key(self, key: Any, version: Any) -> Recorder:
@@ -150,13 +171,25 @@ class Recorder:
         if classes or function_key.classes:
             records = tuple(opened.record_of(*each) for each in (*function_key.classes, *classes))
         with opened.store.lock:
-            number = self._counts.get(key, 0)
-            self._counts[key] = number + 1
+            counts = self._counts_of_run()
+            number = counts.get(key, 0)
+            counts[key] = number + 1
         key = callkey.nth(key, number)
         place = opened.store.index.get(key, -1)
+        if function_key.name in opened.missed:
+            opened.note_found(function_key.name, place >= 0)
         if place >= 0 and place & 1 and self._retries_errors:
             place = -1
         return Call(self, key, function_key.name, records, payload, place)
+
+    def _counts_of_run(self) -> dict[bytes, int]:
+        opened = self._open
+        part = _part_of_program()
+        if part is None:
+            return self._counts if _is_interactive() else opened.counts
+        if opened.part != part:
+            opened.part, opened.counts = part, {}
+        return opened.counts
 
     def read(self, place: int) -> Stored:
         return self._open.store.read(place)
@@ -243,10 +276,13 @@ class Chunk:
         self.recorder = calls[0].recorder
 
     def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:
-        if status == m.DONE:  # else its runner died, or was too slow: of which call, nobody can say
+        if status == m.DONE:
             outcomes = serialize.load_result(payload)
             for call, (status_of_call, lasted, result) in zip(self._calls, outcomes, strict=True):
                 yield self.recorder.entry(call, number, status_of_call, lasted, host, result)
+        else:  # its runner died, or was too slow: of which call, nobody can say
+            for call in self._calls:
+                yield self.recorder.entry(call, number, status, seconds, host, payload)
 
 
 def _acquire(path: str) -> _Open:
@@ -265,4 +301,12 @@ def _acquire(path: str) -> _Open:
 
 def _is_interactive() -> bool:
     """Is there a prompt, or a notebook, at which the same lines may be run again?"""
-    return hasattr(sys, "ps1") or not hasattr(sys.modules.get("__main__"), "__file__")
+    return hasattr(sys, "ps1")  # (IPython sets it, too)
+
+
+def _part_of_program() -> int | None:
+    """Which job this is, or which cell of a notebook, as it is counted; None where there are no such parts."""
+    if environment.jobs_begun:
+        return environment.jobs_begun
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return None if shell is None else int(shell.execution_count)

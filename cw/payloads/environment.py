@@ -93,6 +93,9 @@ def apply_environment(environment: Environment) -> None:
         ) from error
 
 
+jobs_begun = 0
+"""Of this process, if it is a runner."""
+
 _STANDARD_LIBRARY = os.path.dirname(os.__file__)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from cw.net import memory, wire
 from cw.net import messages as m
 from cw.net.network import receive_with_files
-from cw.payloads import serialize
+from cw.payloads import environment, serialize
 from cw.payloads.environment import apply_environment, load_environment
 from cw.runner import channel
 
@@ -66,6 +66,7 @@ class Runner:
                 return
 
     def _run(self, number: int, function_number: int, attempt: int, payload: Any) -> None:
+        environment.jobs_begun += 1
         began = perf_counter()
         try:
             function = self._functions.get(function_number)

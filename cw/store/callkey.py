@@ -146,7 +146,7 @@ def _sees_order_of_keywords(function: Any) -> bool:
 
 
 def _refusal(what: str, unstable: Unstable) -> str:
-    return f"{what}: {unstable}. Give the call a key of your own: options(key=...)"
+    return f"{what}: {unstable}. Give the call a key of your own: options(key=...), or key= of cw.map"
 
 
 def _digest(value: Any) -> bytes:

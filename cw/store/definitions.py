@@ -210,6 +210,8 @@ class DefinitionWalk(ArrayWalk):
         for name in sorted(names):
             self.write_text(b"name", name)
             if name == "__doc__":
+                if "__dataclass_fields__" in names and str(names[name]).startswith(f"{cls.__name__}("):
+                    continue  # made of the fields, with the addresses of functions among their defaults
                 self._doc(names[name])
             else:
                 self._attribute(names[name])

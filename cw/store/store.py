@@ -67,6 +67,9 @@ SAMPLE_MISSES = 3
 
 READ_AT_ONCE = 4 * 1024**2
 
+WRITING_SECONDS = 60.0
+"""After its last change, the end of a segment may be about to be written."""
+
 OPEN_SEGMENTS = 64
 """Files that a store keeps open for reading. More: descriptors. Less: they are opened again and again."""
 
@@ -119,13 +122,14 @@ class Stored(NamedTuple):
 class _Segment:
     """What is known of a segment. `end` is how far it has been read."""
 
-    __slots__ = ("end", "fd", "functions", "header", "hosts", "is_own", "name", "sample")
+    __slots__ = ("end", "fd", "functions", "header", "hosts", "is_own", "is_told", "name", "sample")
 
     def __init__(self, name: str, is_own: bool = False) -> None:
         self.name = name
         self.fd = -1  # not open
         self.end = 0
         self.is_own = is_own
+        self.is_told = False  # that its end is not whole
         self.header: dict[str, Any] = {}
         self.functions: dict[int, str] = {}
         self.hosts: dict[int, str] = {}
@@ -161,6 +165,7 @@ class Store:
         self.damaged = 0  # bytes passed over in the middle of segments
         self.own_results = 0  # with keys of this scheme, in the segments that were read
         self.others: dict[str, int] = {}  # how many results there are with keys of other schemes
+        self.done_by_function: dict[str, int] = {}  # results of this scheme, in the segments that were read
         self._segments: list[_Segment] = []
         self._names: set[str] = set()
         self._scanning = threading.Lock()
@@ -189,8 +194,12 @@ class Store:
             kind, status, key = head[3], head[4], head[11]
             if kind == RESULT or kind == PACKED_RESULT or kind == LARGE_RESULT:
                 scheme = segment.header.get("keys")
-                if scheme == self.scheme or not self.scheme:
+                # (None: its header is damaged. A key of another scheme is no match, since it is in the key.)
+                if scheme in (self.scheme, None) or not self.scheme:
                     self.own_results += 1
+                    if not status:
+                        name = segment.functions.get(head[6], "?")
+                        self.done_by_function[name] = self.done_by_function.get(name, 0) + 1
                     place = number << 41 | position << 1 | (status != 0)
                     if not status or index.get(key, 1) & 1:  # an error is no match for a result
                         index[key] = place
@@ -237,8 +246,23 @@ class Store:
                 if at < 0:
                     at = end - len(_MAGIC) + 1
             if is_last:
-                return  # what is left, if anything, is the end of a writer that was killed, or still writes
+                if base + end > segment.end and not segment.is_told:
+                    self._tell_torn(segment, base + end - segment.end)
+                return
             base += at
+
+    def _tell_torn(self, segment: _Segment, size: int) -> None:
+        """What is left is of a writer that was killed, or still writes; or it is damaged."""
+        with contextlib.suppress(OSError):
+            is_old = time.time() - os.stat(os.path.join(self.path, segment.name)).st_mtime > WRITING_SECONDS
+            if is_old or not segment.header:
+                segment.is_told = True
+                logger.warning(
+                    "%s: the last %d bytes of %s are no whole results; passed over",
+                    self.path,
+                    size,
+                    segment.name,
+                )
 
     def _tell_damage(self, segment: _Segment, position: int) -> None:
         size = position - segment.end
@@ -504,6 +528,8 @@ class Writer:
                 os.ftruncate(self._fd, self._end)
             raise _error("cannot be written", self.store.path, error) from error
         self._end += written
+        if not os.fstat(self._fd).st_nlink:
+            raise StoreError(f"the store {self.store.path} cannot be written: {self._name} has been removed")
 
     def _packed(self, entry: Entry, position: int) -> tuple[int, Any]:
         """The kind of its record, which will be at that position, and what is written there of the result."""
@@ -618,10 +644,10 @@ def identify(path: str, is_writing: bool) -> str:
         if not os.path.exists(marker):
             names = [name for name in os.listdir(path) if not name.startswith(MARKER)]
             if any(name.endswith(".seg") for name in names):
-                raise StoreError(f"the store {path} lacks its file {MARKER}: copy it with all that is in it")
+                return _repair_marker(path, marker, "is missing", is_writing)
             if names or not is_writing:
                 raise StoreError(f"{path} is a directory, but no store: give another name")
-            _write_marker(path, marker)
+            _write_marker(marker, os.urandom(8).hex())
         with open(marker, "rb") as file:
             text = file.read(4096)
     except OSError as error:
@@ -631,22 +657,52 @@ def identify(path: str, is_writing: bool) -> str:
     try:
         found = json.loads(text)
         ident, version = str(found["id"]), int(found["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"the store {path}: its file {MARKER} is damaged ({error})") from None
+    except (ValueError, KeyError, TypeError):
+        return _repair_marker(path, marker, "is damaged", is_writing)
     if version > FORMAT:
         raise _newer(path, found)
     return ident
 
 
-def _write_marker(path: str, marker: str) -> None:
+def _repair_marker(path: str, marker: str, what: str, is_writing: bool) -> str:
+    """The id of a store whose marker is missing or damaged: the segments' headers say it, too. Raises StoreError."""
+    try:
+        for name in sorted(name for name in os.listdir(path) if name.endswith(".seg")):
+            with open(os.path.join(path, name), "rb") as file:
+                data = file.read(_SIZE + 4096)
+            with contextlib.suppress(struct.error, ValueError, KeyError, TypeError):
+                head = _RECORD.unpack_from(data)
+                body = data[_SIZE : _SIZE + head[2]]
+                if (
+                    head[0] == _MAGIC
+                    and head[3] == HEADER
+                    and zlib.crc32(data[8 : _SIZE + len(body)]) == head[1]
+                ):
+                    header = json.loads(body)
+                    if header["format"] > FORMAT:
+                        raise _newer(path, header)
+                    ident = str(header["store"])
+                    logger.warning("the store %s: its file %s %s%s", path, MARKER, what,
+                                   ", and is written anew" if is_writing else "")  # fmt: skip
+                    if is_writing:
+                        with contextlib.suppress(FileNotFoundError):
+                            os.rename(marker, f"{marker}.damaged")
+                        _write_marker(marker, ident)
+                    return ident
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise _error("cannot be opened", path, error) from error
+    raise StoreError(f"the store {path}: its file {MARKER} {what}, and no file of results says what it was")
+
+
+def _write_marker(marker: str, ident: str) -> None:
     """Whole or not at all, and the first one who does it wins."""
     temporary = f"{marker}.{os.urandom(4).hex()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "wb") as file:
-            file.write(
-                json.dumps({"format": FORMAT, "id": os.urandom(8).hex(), "cw": VERSION}).encode() + b"\n"
-            )
+            file.write(json.dumps({"format": FORMAT, "id": ident, "cw": VERSION}).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         try:

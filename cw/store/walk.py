@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable
 from types import MappingProxyType
@@ -205,6 +206,12 @@ class Walk:
     def _set_iterator(self, value: Any) -> None:
         raise Unstable("an iterator through a set goes another way each time")
 
+    def _environ(self, value: Any) -> None:
+        if value is os.environ or value is os.environb:
+            self.write(b"environ")  # by name: what is in it is this machine's
+        else:
+            self._object(value)
+
     def _dict(self, value: dict[Any, Any]) -> None:
         if not self.is_known(value):
             self.pairs(value.items())
@@ -270,5 +277,6 @@ Walk.handlers = {
     set: Walk._set,
     frozenset: Walk._set,
     type(iter(set())): Walk._set_iterator,
+    type(os.environ): Walk._environ,
     MappingProxyType: Walk._proxy,
 }
