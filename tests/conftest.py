@@ -121,7 +121,7 @@ def _processes() -> dict[int, str]:
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 # Python's own helper stays for the life of the process that used shared memory.
                 if line and "multiprocessing.resource_tracker" not in line:
-                    found[pid] = line[:200]
+                    found[pid] = line if len(line) < 300 else f"{line[:100]} ... {line[-200:]}"
         except OSError:  # It is gone, or another user's.
             continue
     return found

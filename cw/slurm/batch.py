@@ -114,7 +114,7 @@ def master_script(plan: Plan, token: str, logs: str, dependency: str = "") -> Sc
         *_head(plan, f'The master of the cw cluster "{plan.name}".'),
         'export CW_PLACE="Slurm job $SLURM_JOB_ID"',
         *([_tender("renew", plan, token, "master")] if plan.is_renewed else []),
-        f"{_tender('tend', plan, token)} &",
+        f"{_tender('tend', plan, token)} --parent $$ &",  # this shell becomes the master
         f"exec {shlex.join(program.command('cw.master', *_verbose(plan), *own))}",
     ]
     return Script(arguments, "\n".join(lines) + "\n")

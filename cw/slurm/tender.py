@@ -58,7 +58,10 @@ def renew(name: str, token: str, role: str) -> None:
 def tend(name: str, master: int) -> None:
     """Until that process is gone."""
     poller = select.poll()
-    poller.register(os.pidfd_open(master), select.POLLIN)
+    try:
+        poller.register(os.pidfd_open(master), select.POLLIN)
+    except ProcessLookupError:
+        return
     while not poller.poll(squeue.QUEUE_SECONDS * 1000):
         try:
             _judge(name)
@@ -133,7 +136,7 @@ def main() -> int:
             # The job goes on: that is what it is for. It is told where somebody looks for the reason.
             logger.error("no job will follow this one: %s", error)
     elif options.verb == "tend":
-        tend(options.name, options.parent or os.getppid())
+        tend(options.name, options.parent)
     else:
         guard(options.name, options.token, options.lifeline_fd)
     return 0
