@@ -230,6 +230,9 @@ def run(program: str, main: Callable[[], int | None]) -> NoReturn:
         status = mistake.exit_status
     except KeyboardInterrupt:
         status = 130  # What a shell says of a program that Ctrl-C ended.
+    except BrokenPipeError:  # who reads its output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # (Python tries once more at its end)
+        status = 141
     sys.exit(status)
 
 

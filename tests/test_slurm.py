@@ -18,7 +18,7 @@ import cw
 from cw.launch import inquiry
 from cw.launch.launcher import LaunchError
 from cw.net import address
-from cw.slurm import squeue
+from cw.slurm import squeue, submitted
 from cw.slurm.submitted import State
 
 if os.environ.get("CI") != "true":  # there it is installed, and a test that cannot run is a failure
@@ -170,6 +170,14 @@ def test_a_local_master(slurm, tmp_path):
     assert [job[2].split("-")[2] for job in slurm.queue()] == ["workers"]
     with cw.ClusterExecutor() as executor:
         assert executor.submit(node).result(LIMIT) in slurm.nodes
+    with submitted.locked("default") as state:
+        here = state.local["boot_id"]
+        state.local["boot_id"] = "another login node's"
+        state.save()
+    assert "has its master already (a process on " in run("start", "-W", status=1)[1]
+    with submitted.locked("default") as state:
+        state.local["boot_id"] = here
+        state.save()
     assert "stopped" in run("stop")[0]
     wait_until(lambda: standing() is None, LIMIT)
 
@@ -266,6 +274,9 @@ def test_without_a_slurm_that_answers_that_is_told_in_a_sentence(monkeypatch, tm
         ("status -n 3", "--nworkers is not for status"),
         ("start --grace 3", "--grace is not for start"),
         ("start -n 0", "is no number of slots"),
+        ("start -n ²", "is no number of slots"),
+        ("start --Xworkers --job-name=mine", "--job-name=mine: that is said to sbatch by cw itself"),
+        ("start --Xmaster -a1-3", "-a1-3: that is said to sbatch by cw itself"),
     ],
 )
 def test_a_wrong_command_line_is_told(line, told):

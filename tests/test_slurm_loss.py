@@ -10,7 +10,7 @@ import jobs
 import pytest
 import sandbox
 from conftest import wait_until
-from programs import LIMIT
+from programs import LIMIT, start_script
 from test_slurm import mark_and_wait, run, slots, standing, used
 
 import cw
@@ -199,8 +199,7 @@ def run_again(slurm):
 @pytest.mark.timeout(200)
 def test_a_controller_that_is_down_is_told_and_the_cluster_goes_on(slurm):
     run("start", "-n", 2)
-    saved = slurm.directory / "state/job_state"  # what is not in there would be forgotten
-    wait_until(lambda: saved.exists() and b"-workers-" in saved.read_bytes(), LIMIT)
+    wait_until_saved(slurm)
     slurm.crash("slurmctld")
     with cw.ClusterExecutor() as executor:
         assert executor.submit(jobs.square, 3).result(LIMIT) == 9
@@ -214,3 +213,25 @@ def test_a_controller_that_is_down_is_told_and_the_cluster_goes_on(slurm):
         lambda: re.search(r"workers \(2 slots\): Slurm job \d+ runs on", run("status")[0]), 60, slurm.queue
     )
     assert "stopped" in run("stop")[0]
+
+
+def wait_until_saved(slurm):
+    """What is not in that file would be forgotten by a controller that is started again."""
+    saved = slurm.directory / "state/job_state"
+    wait_until(lambda: saved.exists() and b"-workers-" in saved.read_bytes(), LIMIT)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_block_that_ends_while_the_controller_is_down_is_ended_when_it_is_back(slurm, tmp_path):
+    source = "import cw, time\nwith cw.slurm.allocate(2): print('in', flush=True); time.sleep(1000)"
+    with start_script(tmp_path, source) as script:
+        script.wait_for("in\n", in_out=True)
+        wait_until_saved(slurm)
+        slurm.crash("slurmctld")
+        script.end(9)
+    (log,) = Path(os.environ["CW_HOME"]).glob("slurm-block-*/logs-*/tender.log")
+    wait_until(lambda: "it is tried again" in log.read_text(), 60, log.read_text)
+    slurm.boot("slurmctld")
+    wait_until(lambda: not [job for job in slurm.queue() if job[1] != "COMPLETING"], 60, slurm.queue)
+    wait_until(lambda: not list(Path(os.environ["CW_HOME"]).glob("slurm-block-*/state.json")), LIMIT)

@@ -35,6 +35,11 @@ PROGRAM_OPTIONS = {
 }
 """Options of cw's programs, among those that a user gives for a job. All others are sbatch's."""
 
+_OURS = frozenset(
+    "--job-name -J --array -a --output -o --chdir -D --parsable --wait -W --wrap --ntasks -n --test-only".split()
+)
+"""Options of sbatch that say what the scripts and the other programs here rely on."""
+
 RECONNECT_SECONDS = 3600
 """For which workers look for a master whose job has ended: another one may wait in the queue for long."""
 
@@ -243,6 +248,12 @@ def _container(plan: Plan) -> list[str]:
 def check(plan: Plan) -> Plan:
     """The plan. Raises ValueError for what makes no sense."""
     address.check_cluster_name(plan.name)
+    for option in (
+        *split_options("master", plan.master_options)[0],
+        *split_options("worker", plan.worker_options)[0],
+    ):
+        if option.partition("=")[0] in _OURS or (option[1:2] != "-" and option[:2] in _OURS):
+            raise ValueError(f"{option}: that is said to sbatch by cw itself; leave it out")
     if plan.docker_image and plan.apptainer_image:
         raise ValueError("a Docker image and an Apptainer image: give one of them")
     if (plan.docker_args and not plan.docker_image) or (plan.apptainer_args and not plan.apptainer_image):

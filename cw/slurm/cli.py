@@ -71,7 +71,14 @@ def _print_scripts(plan: batch.Plan, master: bool, workers: bool) -> None:
 
 
 def _run_stop(options: Any) -> int:
-    print(cluster.stop(options.name, options.grace) or "no cluster of that name is in Slurm")
+    try:
+        print(cluster.stop(options.name, options.grace) or "no cluster of that name is in Slurm")
+    except KeyboardInterrupt:
+        print(
+            "\nits workers start nothing more, but its jobs stay: `stop --grace 0` ends them at once",
+            file=sys.stderr,
+        )
+        raise
     return 0
 
 

@@ -154,7 +154,7 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
     with submitted.locked(name) as state:
         for process in state.local_processes():
             process.send_signal(signal.SIGTERM)
-        if state.local and not state.local_processes():
+        if _is_local_elsewhere(state):
             logger.warning("the master runs on %s: end it there", state.local["host"])
         state.cancel_all()
         address.unbind_cluster(name)
@@ -449,21 +449,35 @@ def _check_room(state: State, roles: Sequence[str]) -> None:
         if (rows[job.ident].is_active if job.ident in rows else time.time() - job.at < squeue.QUEUE_SECONDS)
     ]  # fmt: skip
     present = {job.role for job in state.jobs} | (
-        {"master"} if any(map(Process.is_alive, state.local_processes())) else set()
+        {"master"}
+        if any(map(Process.is_alive, state.local_processes())) or _is_local_elsewhere(state)
+        else set()
     )
     for role in roles:
         if role in present:
-            jobs = ", ".join(map(str, state.of_role(role))) or "a process on this machine"
+            jobs = ", ".join(map(str, state.of_role(role))) or f"a process on {state.local['host']}"
             advice = "use it, change its size with `scale`, `stop` it first, or start another with --name"
             if role == "workers" and "master" in roles:  # else it would have been told of the master
                 advice = "its master is gone: start only a master (-W), or `stop` it first"
             raise LaunchError(f"the cluster {state.name!r} has its {role} already ({jobs}): {advice}")
 
 
+def _is_local_elsewhere(state: State) -> bool:
+    """Is its master a process on another login node, and answers?"""
+    if not state.local or state.local.get("boot_id") == launcher.boot_id():
+        return False
+    standing = _ask(state)
+    return standing is not None and standing.place == _local_place(state)
+
+
+def _local_place(state: State) -> str:
+    return f"cluster {state.token}"
+
+
 def _start_local_master(state: State, plan: batch.Plan) -> None:
     _, own = batch.split_options("master", plan.master_options)
     environment = {name: value for name, value in os.environ.items() if name != "CW_MASTER"}
-    environment |= {"CW_CLUSTER": plan.name, "CW_PLACE": f"cluster {state.token}"}
+    environment |= {"CW_CLUSTER": plan.name, "CW_PLACE": _local_place(state)}
     child = launcher.spawn("master", own, state.logs, environment=environment)
     state.local = {
         "boot_id": launcher.boot_id(),

@@ -79,9 +79,27 @@ _REASONS = {
     "launch failed requeued held": "Slurm could not start it, and holds it: see its log, then scontrol release",
     "InvalidAccount": "its account is not valid: give another --account",
     "InvalidQOS": "its QOS is not valid: give another --qos",
+    "Nodes required for job are DOWN": "nodes that it needs are down, drained or reserved",
+    "DependencyNeverSatisfied": "what it follows never ends as it should: stop, and start again",
+    "user env retrieval failed requeued held": "Slurm could not start it, and holds it: scontrol release",
     "NonZeroExitCode": "its program failed: see its log", "OutOfMemory": "out of memory",
     "TimeLimit": "time limit", "Reservation": "its reservation has not begun", "BadConstraints": "no node is like that",
 }  # fmt: skip
+_SAYS_ALL = frozenset(
+    {
+        "RUNNING",
+        "COMPLETED",
+        "CANCELLED",
+        "COMPLETING",
+        "TIMEOUT",
+        "OUT_OF_MEMORY",
+        "NODE_FAIL",
+        "PREEMPTED",
+        "DEADLINE",
+    }
+)
+"""States to which a reason adds nothing."""
+
 _LIMITS = re.compile(r"(QOS|Assoc)\w*(Limit|Max|Grp)|^(MaxCpuPer|MaxMemPer|MaxJobs|MaxNodePer)")
 
 
@@ -106,7 +124,7 @@ class Row(NamedTuple):
     def describe(self) -> str:
         """State and reason in words."""
         words = _STATES.get(self.state, f"is in the state {self.state}")
-        if self.reason in ("", "None") or self.state in ("RUNNING", "COMPLETED", "CANCELLED", "COMPLETING"):
+        if self.reason in ("", "None") or self.state in _SAYS_ALL:
             return words
         why = _REASONS.get(self.reason.partition(",")[0].strip("()"))
         if why is None and _LIMITS.search(self.reason):

@@ -30,6 +30,9 @@ SHORT_SECONDS = 60
 """A job that follows one that has begun less than so long after its own predecessor waits for so long: what fails at
 once shall not do it again and again."""
 
+GUARD_SECONDS = 12 * 3600.0
+"""For which a guard tries to end a cluster while Slurm does not answer."""
+
 NOT_ITS_FAULT = frozenset(
     {"TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "REVOKED"}
 )
@@ -105,16 +108,31 @@ def is_excused(lost: dict[str, Any], found: squeue.Listing) -> bool:
 def guard(name: str, token: str, lifeline: int) -> None:
     """Wait until the program at the other end of the lifeline is gone; then end what is left of its cluster."""
     os.read(lifeline, 1)
+    given_up_at = time.monotonic() + GUARD_SECONDS
+    while True:
+        try:
+            _end_all(name, token)
+            return
+        except LaunchError as error:
+            if time.monotonic() > given_up_at:
+                raise
+            logger.warning("%s (it is tried again)", error)
+        inquiry.ask(address.find_cluster(name), m.End("its program is gone"))  # that takes no Slurm
+        time.sleep(squeue.QUEUE_SECONDS)
+
+
+def _end_all(name: str, token: str) -> None:
     with submitted.locked(name) as state:
-        if state.token == token:
-            for process in state.local_processes():
-                process.send_signal(15)
-            state.cancel(state.jobs)
-            deadline = time.monotonic() + squeue.CALL_SECONDS
-            while state.is_being_submitted() and time.monotonic() < deadline:  # by the program that is gone
-                time.sleep(0.05)
-            state.cancel_all()
-            state.forget()
+        if state.token != token:
+            return
+        for process in state.local_processes():
+            process.send_signal(15)
+        state.cancel(state.jobs)
+        deadline = time.monotonic() + squeue.CALL_SECONDS
+        while state.is_being_submitted() and time.monotonic() < deadline:  # by the program that is gone
+            time.sleep(0.05)
+        state.cancel_all()
+        state.forget()
 
 
 def main() -> int:
