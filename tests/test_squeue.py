@@ -20,6 +20,7 @@ def answer(tmp_path, monkeypatch):
     directory = tmp_path / "bin"
     directory.mkdir()
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_CONF", raising=False)
 
     def answer(program, output="", error="", status=0, seconds=0):
         (directory / f"{program}.out").write_text(output)

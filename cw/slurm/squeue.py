@@ -199,6 +199,8 @@ def is_there() -> bool:
         return False
     if os.environ.get("SLURM_JOB_ID"):
         return True
+    if _lost_settings():
+        return False
     name = f"slurm-there-{_key('')}.json"
     noted = _read(name)
     age = time.time() - noted.get("asked_at", 0)
@@ -213,11 +215,18 @@ def is_there() -> bool:
     return found
 
 
+def _lost_settings() -> bool:
+    """Does SLURM_CONF name a file that is not there? Slurm's programs would wait for it."""
+    settings = os.environ.get("SLURM_CONF", "")
+    return bool(settings) and not os.access(settings, os.R_OK)
+
+
 def check_is_there() -> None:
     """Raises LaunchError, which says what to do, where there is no Slurm that answers."""
-    settings = os.environ.get("SLURM_CONF")
-    if settings and not os.access(settings, os.R_OK):
-        raise LaunchError(f"SLURM_CONF names {settings}, which cannot be read: Slurm's settings lie there")
+    if _lost_settings():
+        raise LaunchError(
+            f"SLURM_CONF names {os.environ['SLURM_CONF']}, which cannot be read: Slurm's settings lie there"
+        )
     if is_there():
         return
     try:
