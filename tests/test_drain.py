@@ -81,7 +81,7 @@ def test_an_idle_worker_leaves_at_once(master, executor):
     ("numbers", "seconds", "is_cut"),
     [
         ([signal.SIGTERM, signal.SIGTERM], 0.05, False),  # as Slurm does it
-        ([signal.SIGTERM, signal.SIGTERM], 2.2, True),
+        pytest.param([signal.SIGTERM, signal.SIGTERM], 2.2, True, marks=pytest.mark.slow),
         ([signal.SIGINT, signal.SIGINT], 0.2, True),
         ([signal.SIGTERM, signal.SIGINT], 0.2, True),
     ],
@@ -324,6 +324,7 @@ def test_notice_of_an_end_is_heeded_unless_it_is_the_one_that_the_worker_knows_t
             assert worker.end() == 0 and "notice of the end" not in worker.err
 
 
+@pytest.mark.slow
 def test_a_job_that_needs_more_time_than_a_worker_has_waits_for_another_and_that_is_told(
     master, executor, caplog
 ):

@@ -314,6 +314,7 @@ def hold_it_or_not(is_holding):
         hold_the_interpreter()
 
 
+@pytest.mark.slow
 def test_a_worker_with_such_a_job_is_not_taken_for_dead():
     with Master("--silence", "1") as master, Worker(master.address, "--silence", "1") as worker:
         with cw.ClusterExecutor(master.address) as executor:

@@ -211,6 +211,7 @@ def test_a_refused_client_raises_what_the_master_says(monkeypatch):
             cw.ClusterExecutor(master.address)
 
 
+@pytest.mark.slow
 def test_a_client_whose_python_no_worker_runs_is_told_once_in_one_sentence(master, caplog):
     caplog.set_level(logging.WARNING, "cw")
     with Peer(master, python=[3, 99]) as other, Peer(master, python=[3, 98]) as another:

@@ -701,10 +701,7 @@ def rate_of_work(executor, seconds):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("garbage", "half handshakes") else pytest.mark.slow)
-        for name in ATTACKS
-    ],
+    [pytest.param(name, marks=[] if name == "garbage" else pytest.mark.slow) for name in ATTACKS],
 )
 def test_strangers_do_not_slow_the_work(name):
     """In turns with and without them, so that what else the machine does weighs on both alike."""

@@ -202,6 +202,7 @@ def test_a_block_cancels_what_it_started_however_it_ends(slurm, tmp_path, how):
     wait_until(lambda: not [job for job in slurm.queue() if job[1] != "COMPLETING"], LIMIT, slurm.queue)
 
 
+@pytest.mark.slow
 def test_what_a_program_was_submitting_when_it_was_killed_is_cancelled(slurm, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     real = subprocess.check_output(["which", "sbatch"], text=True).strip()
@@ -218,6 +219,7 @@ def test_what_a_program_was_submitting_when_it_was_killed_is_cancelled(slurm, tm
     wait_until(lambda: not [job for job in slurm.queue() if job[1] != "COMPLETING"], LIMIT, slurm.queue)
 
 
+@pytest.mark.slow
 def test_workers_of_a_block_for_the_master_that_is_there(slurm):
     with pytest.raises(LaunchError, match="no master of the cluster 'default' answers: start one"):
         cw.slurm.allocate(2, master=False).__enter__()
@@ -228,6 +230,7 @@ def test_workers_of_a_block_for_the_master_that_is_there(slurm):
     assert "stopped" in run("stop")[0]  # the master was left alone
 
 
+@pytest.mark.slow
 def test_the_size_may_be_changed_again_at_once(slurm):
     run("start", "-n", 2, "--Xworkers", "--hold")
     assert "for 3 more slots" in run("scale", "-n", 5)[0]
@@ -284,6 +287,7 @@ def test_a_wrong_command_line_is_told(line, told):
     assert "'a/b' is no name for a cluster" in run("stop", "--name", "a/b", status=1)[1]
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_leaves_what_was_there_before(slurm):
     assert "no master of the cluster 'default' answers" in run("start", "-M", "-n", 2, status=1)[1]
     run("start", "-W", "--local-master")
@@ -308,6 +312,7 @@ def test_what_waits_in_the_queue_is_told_with_the_reason(slurm, counted):
     assert 1 <= counted() <= 1 + (time.monotonic() - began) / squeue.QUEUE_SECONDS
 
 
+@pytest.mark.slow
 def test_while_the_master_waits_in_the_queue_clients_are_told_that_and_go_nowhere_else(slurm, tmp_path):
     with start_script(tmp_path, "import cw; cw.slurm.start(1, master_options=['--hold'])") as starting:
         wait_until(lambda: slurm.queue(), LIMIT)

@@ -47,7 +47,7 @@ ACKNOWLEDGED_JOBS = 256
 """Results after which the master is told that they are here; of fewer, after ACKNOWLEDGED_SECONDS. Until then their
 workers keep them."""
 
-ACKNOWLEDGED_SECONDS = 0.5
+ACKNOWLEDGED_SECONDS = 0.1
 
 Job = tuple[int, int, Any, Any]
 """Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
