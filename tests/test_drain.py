@@ -83,7 +83,7 @@ def test_an_idle_worker_leaves_at_once(master, executor):
         ([signal.SIGTERM, signal.SIGTERM], 0.05, False),  # as Slurm does it
         pytest.param([signal.SIGTERM, signal.SIGTERM], 2.2, True, marks=pytest.mark.slow),
         ([signal.SIGINT, signal.SIGINT], 0.2, True),
-        ([signal.SIGTERM, signal.SIGINT], 0.2, True),
+        pytest.param([signal.SIGTERM, signal.SIGINT], 0.2, True, marks=pytest.mark.slow),
     ],
 )
 def test_told_twice_it_ends_at_once_if_that_is_meant(

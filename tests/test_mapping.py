@@ -136,7 +136,7 @@ def test_with_a_slow_input_results_come_as_soon_as_they_are_there(settings):
 
     def slow():
         for number in source:
-            time.sleep(0.3 / chunk)
+            time.sleep(0.15 / chunk)
             yield number
 
     results = cw.map(jobs.square, slow(), **settings)

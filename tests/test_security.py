@@ -467,7 +467,9 @@ def test_before_a_hello_nothing_else_is_listened_to(site, what):
     assert executor.submit(jobs.square, 7).result(LIMIT) == 49
 
 
-@pytest.mark.parametrize("over_tls", [True, False], ids=["TLS", "local"])
+@pytest.mark.parametrize(
+    "over_tls", [pytest.param(True, marks=pytest.mark.slow), False], ids=["TLS", "local"]
+)
 @pytest.mark.parametrize("what", FROM_CLIENT)
 def test_a_client_that_breaks_the_protocol_is_closed_with_one_line(site, what, over_tls):
     master, executor = site
@@ -699,10 +701,8 @@ def rate_of_work(executor, seconds):
     return done / lasted
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name == "garbage" else pytest.mark.slow) for name in ATTACKS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ATTACKS)
 def test_strangers_do_not_slow_the_work(name):
     """In turns with and without them, so that what else the machine does weighs on both alike."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -232,12 +232,15 @@ ROUGH = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(12))
+SEEDS = [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 12))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_happens_each_job_is_delivered_once_and_nothing_is_left(seed):
     Scenario(seed, is_gentle=False).run()
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_when_all_come_back_in_time_nothing_runs_twice(seed):
     Scenario(seed, is_gentle=True).run()
 

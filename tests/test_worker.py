@@ -167,7 +167,7 @@ def test_a_session_whose_jobs_all_die_leaves_the_slots_to_others(executor):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_client_that_is_killed_leaves_no_job_behind(cluster, executor, tmp_path, number):
+def test_a_client_that_is_killed_leaves_no_job_behind(tmp_path, number):
     source = f"""
 import sys, time
 sys.path.append({str(Path(jobs.__file__).parent)!r})
@@ -177,7 +177,12 @@ running = [executor.submit(jobs.until, "never", None, f"waits {{n}}") for n in r
 queued = [executor.submit(jobs.mark, "queued") for n in range(100)]
 time.sleep(1000)
 """
-    with Program("-c", source, cwd=tmp_path, CW_MASTER=cluster.master) as client:
+    with (
+        Master("--client-grace", "1") as master,
+        Worker(master.address, "-n", "2"),
+        cw.ClusterExecutor(master.address) as executor,
+        Program("-c", source, cwd=tmp_path, CW_MASTER=master.address) as client,
+    ):
         marks = [tmp_path / f"waits {n}" for n in range(2)]
         wait_until(lambda: all(mark.exists() for mark in marks), LIMIT, lambda: client.err)
         pids = [int(mark.read_text()) for mark in marks]
