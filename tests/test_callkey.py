@@ -594,6 +594,21 @@ def test_what_has_no_stable_form_is_refused_with_what_to_do(value):
     assert issubclass(UnstableKey, TypeError)
 
 
+def test_it_is_told_where_it_was_found():
+    text = object.__repr__(object())
+    state = {"model": [1, text]}
+    with pytest.raises(UnstableKey, match=r"an address in it.*, found at args\[0\]\['model'\]\[1\]\. Give"):
+        key_of(state)
+    with pytest.raises(UnstableKey, match=r"cannot be taken apart .*lock.*, found at args\[0\]\[1\]\. Give"):
+        key_of([1, threading.Lock()])
+
+    def f():
+        return state
+
+    refusal = FunctionTable().key_of(f).refusal
+    assert "f.__closure__['state']['model'][1]. Give" in refusal
+
+
 def test_a_list_in_itself_and_deep_nesting_end():
     loop = [1]
     loop.append(loop)

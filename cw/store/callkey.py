@@ -17,7 +17,7 @@ from types import CodeType
 from typing import Any
 
 from cw.errors import UnstableKey
-from cw.payloads.naming import argument_name, function_name
+from cw.payloads.naming import argument_name, find_path, function_name
 from cw.store.definitions import DefinitionWalk
 from cw.store.walk import PLAIN, SIZE, Unstable, digest_of
 
@@ -51,7 +51,8 @@ def of_function(function: Any) -> FunctionKey:
     try:
         walk.run(function)
     except Unstable as unstable:
-        refusal = _refusal(f"function {function_name(function)} or what it refers to", unstable)
+        name = function_name(function)
+        refusal = _refusal(f"function {name} or what it refers to", unstable, (name, function))
     return FunctionKey(function, walk.digest(), tuple(walk.classes.items()), refusal)
 
 
@@ -80,7 +81,8 @@ def of_call(
                 walk.run(value)
             except Unstable as unstable:
                 what = f"argument {place!r}" if isinstance(place, str) else argument_name(function, place)
-                raise UnstableKey(_refusal(f"{what} of {key.name}()", unstable)) from unstable.__cause__
+                root = (place if isinstance(place, str) else f"args[{place}]", value)
+                raise UnstableKey(_refusal(f"{what} of {key.name}()", unstable, root)) from unstable.__cause__
         hasher.update(walk.digest())
         classes = tuple(walk.classes.items())
     if version:
@@ -145,8 +147,10 @@ def _sees_order_of_keywords(function: Any) -> bool:
     return not isinstance(code, CodeType) or bool(code.co_flags & inspect.CO_VARKEYWORDS)
 
 
-def _refusal(what: str, unstable: Unstable) -> str:
-    return f"{what}: {unstable}. Give the call a key of your own: options(key=...), or key= of cw.map"
+def _refusal(what: str, unstable: Unstable, root: tuple[str, Any]) -> str:
+    where = None if unstable.offender is None else find_path(unstable.offender, [root])
+    found = f", found at {where}" if where not in (None, root[0]) else ""
+    return f"{what}: {unstable}{found}. Give the call a key of your own: options(key=...), or key= of cw.map"
 
 
 def _digest(value: Any) -> bytes:

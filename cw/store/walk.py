@@ -37,7 +37,11 @@ def digest_of(data: Any) -> bytes:
 
 
 class Unstable(Exception):
-    """The text says what there is, and in what."""
+    """The text says what there is. `offender`: in which object, or what it is; None: that is not known."""
+
+    def __init__(self, text: str, offender: Any = None) -> None:
+        super().__init__(text)
+        self.offender = offender
 
 
 class Walk:
@@ -55,6 +59,7 @@ class Walk:
         # By id: the object, so that the id is not used again meanwhile, and how many came before it.
         self._met: dict[int, tuple[Any, int]] = {}
         self._numbers: set[int] = set()  # that could be addresses
+        self._last_object: Any = None  # that was taken apart
         self._digests: dict[int, tuple[Any, bytes]] = {}  # of tuples, by id
 
     def run(self, value: Any) -> None:
@@ -66,7 +71,9 @@ class Walk:
         except RecursionError:
             raise Unstable("it is nested too deeply to be told from others") from None
         except Exception as error:
-            raise Unstable(f"it cannot be taken apart ({type(error).__name__}: {error})") from error
+            raise Unstable(
+                f"it cannot be taken apart ({type(error).__name__}: {error})", self._last_object
+            ) from error
         if self._numbers and self._numbers.intersection(self._met):
             raise Unstable("there is an object's address (its id) in it, which is another one each time")
 
@@ -123,7 +130,9 @@ class Walk:
         kind = type(value)
         if kind is str:
             if " at 0x" in value and _ADDRESS.search(value):
-                raise Unstable(f"there is an address in it, which is another one each time: {value!r:.80}")
+                raise Unstable(
+                    f"there is an address in it, which is another one each time: {value!r:.80}", value
+                )
             text = value
         elif kind is int:
             if value >= _LEAST_ADDRESS:
@@ -204,7 +213,7 @@ class Walk:
         return data if len(data) < 64 else digest_of(data), is_alone, value
 
     def _set_iterator(self, value: Any) -> None:
-        raise Unstable("an iterator through a set goes another way each time")
+        raise Unstable("an iterator through a set goes another way each time", value)
 
     def _environ(self, value: Any) -> None:
         if value is os.environ or value is os.environb:
@@ -240,6 +249,7 @@ class Walk:
         """Anything else: as pickle takes it apart."""
         if self.is_known(value):
             return
+        self._last_object = value
         reduced = byvalue.reduction(value)
         if type(reduced) is str:
             self.write_text(b"global", f"{getattr(value, '__module__', '')}.{reduced}")
