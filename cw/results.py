@@ -404,9 +404,11 @@ def _text(value: Any) -> str:
 def _plain(value: Any) -> Any:
     """What JSON can hold and give back, but for tuples, which become lists; else a text."""
     try:
-        return _jsonable(value)
-    except (TypeError, RecursionError):
+        found = _jsonable(value)
+        json.dumps(found)
+    except (TypeError, ValueError, RecursionError):
         return repr(value)
+    return found
 
 
 def _jsonable(value: Any) -> Any:
@@ -426,9 +428,13 @@ def _jsonable(value: Any) -> Any:
 
 
 def _without_numpy(value: Any) -> Any:
-    """One of numpy's scalars as Python's own."""
-    is_scalar = any(cls.__module__ == "numpy" and cls.__name__ == "generic" for cls in type(value).__mro__)
-    return value.item() if is_scalar else value
+    """One of numpy's scalars as Python's own, a time as a text."""
+    names = {cls.__name__ for cls in type(value).__mro__ if cls.__module__ == "numpy"}
+    if "generic" not in names:
+        return value
+    if names & {"datetime64", "timedelta64"}:
+        return str(value)
+    return float(str(value)) if "floating" in names else value.item()  # (of float32 the digits that it has)
 
 
 if __name__ == "__main__":

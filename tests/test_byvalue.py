@@ -284,6 +284,7 @@ def test_functions_of_all_kinds_run_there(run_script):
         def generator(): yield A
         @functools.singledispatch
         def text(x): return "?"
+        text.extra = 7
         @text.register
         def of_int(x: int): return str(x + A)
         @text.register
@@ -309,7 +310,7 @@ def test_functions_of_all_kinds_run_there(run_script):
             assert runner.call(lambda: list(generator())) == [3]
             assert runner.call(text, [1, None]) == ["4", "?"] and runner.call(lambda: text([2])) == ["5"]
             assert text.register(float, lambda x: "float") and runner.call(text, 1.5) == "float"
-            assert runner.call(lambda: text.dispatch(list).__doc__) == "Lists."
+            assert runner.call(lambda: (text.dispatch(list).__doc__, text.extra)) == ("Lists.", 7)
             assert runner.call(with_branches, 1) == 3 and runner.call(with_branches, 101) == 1
             assert runner.call(lambda k: (k.c, k.c, vars(k)), K()) == (4, 4, {"c": 4})
             assert runner.call(K(), 1) == 4 and runner.call(K.s) == 3

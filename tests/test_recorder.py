@@ -338,6 +338,9 @@ def test_in_a_notebook_a_run_is_the_execution_of_a_cell(run):
         first = cell()
         shell.execution_count = 2
         assert cell() == first and len(set(first)) == 3
+        begun = cw.map(draw, [2] * 60, store="s", buffersize=20)
+        shell.execution_count = 3
+        assert len(set(begun)) == 60
         print("done")
     """)
     assert out == "done\n"

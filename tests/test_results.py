@@ -197,11 +197,13 @@ def test_values_of_all_kinds_are_shown(tmp_path):
     numpy = pytest.importorskip("numpy")
     values = [
         numpy.float64(0.5), numpy.int64(5), numpy.bool_(True), (1, numpy.float32(2)), {1: "a", "1": "b"}, "a\nb",
-        "\ud800", "x" * 1000, float("nan"),
+        "\ud800", "x" * 1000, float("nan"), numpy.float32(0.1), numpy.datetime64("2026-01-31", "ns"), 10**5000,
     ]  # fmt: skip
     path = written(tmp_path / "s", *(call(number, value) for number, value in enumerate(values)))
     lines = [json.loads(line)["value"] for line in show(path, "--jsonl").splitlines()]
-    assert lines == [0.5, 5, True, [1, 2.0], "{1: 'a', '1': 'b'}", "a\nb", "\ud800", "x" * 1000, "nan"]
+    assert lines[:6] == [0.5, 5, True, [1, 2.0], "{1: 'a', '1': 'b'}", "a\nb"]
+    assert lines[6:11] == ["\ud800", "x" * 1000, "nan", 0.1, "2026-01-31T00:00:00.000000000"]
+    assert "ValueError" in lines[11]  # Python itself does not write it
     rows = [row["value"] for row in csv.DictReader(io.StringIO(show(path, "--csv")))]
     assert rows[:3] == ["0.5", "5", "True"] and rows[5:7] == ["a\nb", "\\ud800"]
     lines = show(path, "--list").splitlines()

@@ -264,7 +264,7 @@ def test_without_a_slurm_that_answers_that_is_told_in_a_sentence(monkeypatch, tm
     conf.write_text(f"ClusterName=x\nSlurmctldHost=localhost\nSlurmctldPort={free_port()}\nAuthType=auth/none\n"
                     "NodeName=n1 NodeAddr=127.0.0.1\nPartitionName=p Nodes=ALL\n")  # fmt: skip
     _, error = run("start", "-n", 2, status=1, SLURM_CONF=str(conf))
-    assert error == "slurm.py: Slurm's controller is down: try again later, or use cw.mp\n"
+    assert error == "slurm.py: Slurm's controller is down: try again later\n"
     assert "no cluster of that name" in run("stop")[0]
     assert not Path(os.environ["CW_HOME"], "slurm-default").exists()
 
@@ -295,7 +295,8 @@ def test_a_start_that_fails_leaves_what_was_there_before(slurm):
     assert "invalid partition" in run("start", "-M", "-n", 2, "--partition", "nowhere", status=1)[1]
     assert Path(os.environ["CW_HOME"], "slurm-default/state.json").read_bytes() == before
     assert re.match(r"cluster: default\nmaster: \S+ \(process \d+ on \S+\)\n", run("status")[0])
-    assert "2 of 2 slots are up" in run("start", "-M", "-n", 2)[0]
+    assert "for 2 more slots" in run("scale", "-n", 2)[0]
+    wait_until(lambda: slots() == 2, LIMIT, standing)
     for process in State.load("default").local_processes()[:1]:
         process.send_signal(9)
     wait_until(lambda: standing() is None, LIMIT)

@@ -4,7 +4,8 @@ calls --submit--> Feed: at most `ahead` futures --> in order:      the oldest is
                       ^                         '-> as completed:  whichever is done
                       '--- one more for each result that is taken; and others while there is nothing to be taken
 
-So a slow input holds up no result, and one that fails is told after the results of what it gave before.
+The input is read in the thread that takes the results. One that is slow is read after a result is given, not before:
+it holds up none for longer than it takes for one item. One that fails is told after the results of what it gave before.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ def length_of(iterables: Iterable[Iterable[Any]]) -> int | None:
     return min(lengths) if lengths and -1 not in lengths else None
 
 
+SLOW_SECONDS = 0.01
+"""For one item of an input. Less: slots idle while results are used. More: results wait for an input."""
+
+
 class Feed:
     """Submits calls, up to so many `ahead` of the results that were taken; None: all at once."""
 
@@ -64,6 +69,9 @@ class Feed:
         self._futures = futures
         self._ahead = ahead
         self._failure: Exception | None = None
+        self.is_slow = False
+        """Did the last item take long to come? Else the next is better read early: no slot idles while a result is
+        used."""
 
     def start(self) -> deque[Future]:
         """The first ones. Raises what the input, or the first call, raises."""
@@ -79,11 +87,13 @@ class Feed:
     def more(self, count: int, is_there: Callable[[], bool]) -> Iterator[Future]:
         """One more where there are `count` of them, and others as long as no result is there."""
         while self._ahead is not None and count < self._ahead:
+            began = time.monotonic()
             try:
                 future = next(self._futures, None)
             except Exception as error:
                 self._failure = error
                 return
+            self.is_slow = time.monotonic() - began > SLOW_SECONDS
             if future is None:
                 return
             count += 1
@@ -116,8 +126,11 @@ def in_order(
                     raise
                 taken = [error]
             del future
-            waiting.extend(feed.more(len(waiting), lambda: bool(waiting) and waiting[0].done()))
+            if not (is_late := feed.is_slow):
+                waiting.extend(feed.more(len(waiting), lambda: bool(waiting) and waiting[0].done()))
             yield taken.pop()  # what has been yielded is kept alive by nobody here
+            if is_late:
+                waiting.extend(feed.more(len(waiting), lambda: bool(waiting) and waiting[0].done()))
         feed.check()
     finally:
         while waiting:
@@ -139,11 +152,14 @@ def of_chunks(
                 raise
             number = future._number
             del future
-            waiting.extend(feed.more(len(waiting), lambda: bool(waiting) and waiting[0].done()))
+            if not (is_late := feed.is_slow):
+                waiting.extend(feed.more(len(waiting), lambda: bool(waiting) and waiting[0].done()))
             failed = len(values) + 1
             values.reverse()
             while values:
                 yield values.pop()
+            if is_late and error is None:
+                waiting.extend(feed.more(len(waiting), lambda: bool(waiting) and waiting[0].done()))
             if error is not None:
                 raise chunks.load_error(error, number, failed)
         feed.check()
@@ -173,19 +189,25 @@ def as_completed(
             except queue.Empty:
                 raise concurrent.futures.TimeoutError() from None  # not the built-in one before Python 3.11
             pending.remove(future)
-            following = None
-            for following in feed.more(len(pending), lambda: not done.empty()):
-                pending.add(following)
-                following.add_done_callback(done.put)
+            if not (is_late := feed.is_slow):
+                _add(pending, feed, done)
             error = None if future.cancelled() else future.exception()
             taken = [error if error is not None and returns_errors else future.result()]
-            del future, following, error
+            del future, error
             yield taken.pop()
+            if is_late:
+                _add(pending, feed, done)
         feed.check()
     finally:
         while pending:
             pending.pop().cancel()
         end()
+
+
+def _add(pending: set[Future], feed: Feed, done: queue.SimpleQueue[Any]) -> None:
+    for future in feed.more(len(pending), lambda: not done.empty()):
+        pending.add(future)
+        future.add_done_callback(done.put)
 
 
 def _is_of(future: Future, error: BaseException) -> bool:

@@ -5,7 +5,7 @@
 
 A *run* is the life of the program: in it, the n-th identical call is another one than the n+1-th, whichever client it
 goes through. Where the same lines are run again in the same process, it is shorter: the execution of a cell in a
-notebook; the life of the client, or one `map`, at Python's own prompt; a job, where that is a client itself.
+notebook, or the job, in which the client was made; at Python's own prompt, the life of the client, or one `map`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,15 @@ class _Open:
         # The script's classes that were met in this run, and as what they are written down: digest, identity, place.
         self.classes: weakref.WeakKeyDictionary[type, ClassRecord] = weakref.WeakKeyDictionary()
         self._classes_by_digest: dict[bytes, int] = {}  # how many there were
+
+    def counts_of_run(self) -> dict[bytes, int]:
+        """How often each key has been called for in the run in which a client is made now."""
+        part = _part_of_program()
+        if part is None and _is_interactive():
+            return {}
+        if part != self.part:  # (who has begun in the one before goes on with its counts)
+            self.part, self.counts = part, {}
+        return self.counts
 
     def note_found(self, name: str, is_found: bool) -> None:
         """Of a function of which there are results, a call was looked for."""
@@ -134,7 +143,7 @@ class Recorder:
         self._key: Any = None
         self._version = b""
         self._open = _acquire(os.path.realpath(path))
-        self._counts: dict[bytes, int] = {}  # at a prompt
+        self._counts = self._open.counts_of_run()
         self._is_closed = False
 
     def with_key(self, key: Any, version: Any) -> Recorder:
@@ -171,9 +180,8 @@ class Recorder:
         if classes or function_key.classes:
             records = tuple(opened.record_of(*each) for each in (*function_key.classes, *classes))
         with opened.store.lock:
-            counts = self._counts_of_run()
-            number = counts.get(key, 0)
-            counts[key] = number + 1
+            number = self._counts.get(key, 0)
+            self._counts[key] = number + 1
         key = callkey.nth(key, number)
         place = opened.store.index.get(key, -1)
         if function_key.name in opened.missed:
@@ -181,15 +189,6 @@ class Recorder:
         if place >= 0 and place & 1 and self._retries_errors:
             place = -1
         return Call(self, key, function_key.name, records, payload, place)
-
-    def _counts_of_run(self) -> dict[bytes, int]:
-        opened = self._open
-        part = _part_of_program()
-        if part is None:
-            return self._counts if _is_interactive() else opened.counts
-        if opened.part != part:
-            opened.part, opened.counts = part, {}
-        return opened.counts
 
     def read(self, place: int) -> Stored:
         return self._open.store.read(place)

@@ -316,15 +316,24 @@ def _make_dispatcher(name: str) -> Any:
     return functools.singledispatch(function)
 
 
-def _fill_dispatcher(dispatcher: Any, registry: dict[type, Any]) -> None:
+def _fill_dispatcher(dispatcher: Any, state: tuple[dict[type, Any], dict[str, Any]]) -> None:
+    registry, attributes = state
     for cls, implementation in registry.items():
         dispatcher.register(cls, implementation)
     functools.update_wrapper(dispatcher, registry[object])
+    vars(dispatcher).update(attributes)
 
 
 def is_dispatcher(function: FunctionType) -> bool:
     """Is it what `functools.singledispatch` makes?"""
     return function.__code__ is _DISPATCHER_CODE
+
+
+def parts_of_dispatcher(function: FunctionType) -> tuple[dict[type, Any], dict[str, Any]]:
+    """Its implementations by type, and the attributes that the user has given it."""
+    made = ("register", "dispatch", "registry", "_clear_cache", "__wrapped__")
+    attributes = {name: value for name, value in vars(function).items() if name not in made}
+    return dict(function.registry), attributes  # type: ignore[attr-defined]
 
 
 _DISPATCHER_CODE = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
@@ -374,10 +383,10 @@ class _Pickler(cloudpickle.Pickler):
             # Before its state is taken: a name bound anew between the two must look like a change.
             self.watch.add_function(function)
         if is_dispatcher(function):  # it holds weak references
-            registry = function.registry  # type: ignore[attr-defined]
             if self.watch is not None:
-                self.watch.add_namespace(registry)
-            return _make_dispatcher, (function.__name__,), dict(registry), None, None, _fill_dispatcher
+                self.watch.add_namespace(function.registry)  # type: ignore[attr-defined]
+            state = parts_of_dispatcher(function)
+            return _make_dispatcher, (function.__name__,), state, None, None, _fill_dispatcher
         reduced = super().reducer_override(function)
         if reduced is not NotImplemented:
             # cloudpickle passes over the names that the body of a class inside a function reads.

@@ -142,6 +142,7 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
         state.save()
     before = _ask(state)
     try:
+        squeue.check_answers()
         left = _drain(state, grace)
     except LaunchError:  # Slurm does not answer: it goes on as before
         with submitted.locked(name) as state:
@@ -222,7 +223,7 @@ def scale(nworkers: int, name: str | None = None) -> str:
         waiting = [job for job in own if job.ident in rows and rows[job.ident].state == "PENDING"]
         ended: list[Job] = []
         for job in [*reversed(waiting), *reversed([job for job in own if job not in waiting])]:
-            if have > nworkers:
+            if have > nworkers and job.slots:  # (none: it drains already)
                 have -= job.slots
                 ended.append(job)
         followers = [job for job in state.jobs if any(job.follows == other.ident for other in ended)]
@@ -234,6 +235,7 @@ def scale(nworkers: int, name: str | None = None) -> str:
         state.save()
         told = [f"{job} taken back" if job in gone else f"{job} drains" for job in ended]
         if nworkers > have:
+            state.plans.setdefault("workers", state.plans["master"])  # if none were started yet
             job = state.submit("workers", slots=nworkers - have)
             told.append(f"{job} for {program.count(nworkers - have, 'more slot')}")
     return "; ".join(told) if told else f"it has {program.count(have, 'slot')} already"
@@ -428,9 +430,15 @@ class _Before(NamedTuple):
 
 def _undo(state: State, before: _Before) -> None:
     """End what was started, and nothing that was there before."""
-    state.cancel_all(before.started)
-    if before.is_local_new:
-        _end_local(state)
+    try:
+        state.cancel_all(before.started)
+    except LaunchError as error:
+        if any(job.role in before.started for job in state.jobs):
+            logger.warning("%s; what was submitted stays: `stop` ends it", error)
+            return
+    finally:
+        if before.is_local_new:
+            _end_local(state)
     if before.is_nothing:
         state.forget()
     else:

@@ -227,15 +227,19 @@ def check_is_there() -> None:
         raise LaunchError(
             f"SLURM_CONF names {os.environ['SLURM_CONF']}, which cannot be read: Slurm's settings lie there"
         )
-    if is_there():
-        return
+    if not is_there():
+        check_answers()
+
+
+def check_answers() -> None:
+    """Asks Slurm now. Raises LaunchError, as `check_is_there`."""
     try:
         call("scontrol", "ping", seconds=WANTED_SECONDS)
     except LaunchError as error:
         if not shutil.which("scontrol"):
             raise
         if " is DOWN" in str(error):
-            raise LaunchError("Slurm's controller is down: try again later, or use cw.mp") from None
+            raise LaunchError("Slurm's controller is down: try again later") from None
         why = str(error).removeprefix("scontrol: ").rpartition("; ")[2]  # of a chain of them the last one
         raise LaunchError(
             f"Slurm does not answer ({why}): start this on a machine of a Slurm cluster, or use cw.mp"

@@ -76,7 +76,9 @@ class DefinitionWalk(ArrayWalk):
         elif byvalue.is_dispatcher(function):
             if not self.is_known(function):
                 self.write_text(b"dispatcher", function.__name__)
-                self.pairs(function.registry.items())  # type: ignore[attr-defined]
+                registry, attributes = byvalue.parts_of_dispatcher(function)
+                self.pairs(registry.items())
+                self.names(attributes.items())
         elif not self.is_known(function):
             for name in (function.__module__, function.__qualname__, function.__name__):
                 self.write_text(b"function", str(name))

@@ -685,9 +685,9 @@ def _repair_marker(path: str, marker: str, what: str, is_writing: bool) -> str:
                     logger.warning("the store %s: its file %s %s%s", path, MARKER, what,
                                    ", and is written anew" if is_writing else "")  # fmt: skip
                     if is_writing:
-                        with contextlib.suppress(FileNotFoundError):
-                            os.rename(marker, f"{marker}.damaged")
-                        _write_marker(marker, ident)
+                        with contextlib.suppress(OSError):
+                            os.link(marker, f"{marker}.damaged")
+                        _write_marker(marker, ident, is_repair=True)
                     return ident
     except OSError as error:
         if isinstance(error, StoreError):
@@ -696,8 +696,8 @@ def _repair_marker(path: str, marker: str, what: str, is_writing: bool) -> str:
     raise StoreError(f"the store {path}: its file {MARKER} {what}, and no file of results says what it was")
 
 
-def _write_marker(marker: str, ident: str) -> None:
-    """Whole or not at all, and the first one who does it wins."""
+def _write_marker(marker: str, ident: str, is_repair: bool = False) -> None:
+    """Whole or not at all, and the first one who does it wins; with `is_repair`, in the place of what is there."""
     temporary = f"{marker}.{os.urandom(4).hex()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -705,6 +705,9 @@ def _write_marker(marker: str, ident: str) -> None:
             file.write(json.dumps({"format": FORMAT, "id": ident, "cw": VERSION}).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+        if is_repair:
+            os.replace(temporary, marker)
+            return
         try:
             os.link(temporary, marker)
         except FileExistsError:
