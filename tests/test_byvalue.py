@@ -297,6 +297,10 @@ def test_functions_of_all_kinds_run_there(run_script):
         class K:
             @functools.cached_property
             def c(self): return A + 1
+            @functools.singledispatchmethod
+            def d(self, x): return "?"
+            @d.register
+            def _(self, x: int): return self.d(None), x + A
             def __call__(self, x): return x + A
             @staticmethod
             def s(): return A
@@ -314,6 +318,7 @@ def test_functions_of_all_kinds_run_there(run_script):
             assert runner.call(with_branches, 1) == 3 and runner.call(with_branches, 101) == 1
             assert runner.call(lambda k: (k.c, k.c, vars(k)), K()) == (4, 4, {"c": 4})
             assert runner.call(K(), 1) == 4 and runner.call(K.s) == 3
+            assert runner.call(lambda k: k.d(1), K()) == ("?", 4)
             assert runner.call(functools.partial(decorated, 2)) == 7
             function = runner.call(lambda n: lambda: n + A, 4)
             assert function() == 7 and runner.call(function) == 7

@@ -270,6 +270,18 @@ def test_a_function_with_one_implementation_for_each_type_counts_with_all_of_the
 
     one, same, other = [FunctionTable().key_of(dispatcher(result)) for result in (1, 1, 2)]
     assert one.digest == same.digest != other.digest and not one.refusal
+
+    class Dispatching:
+        @functools.singledispatchmethod
+        def d(self, x):
+            return x
+
+    def method():
+        return Dispatching().d(1)
+
+    before = FunctionTable().key_of(method)
+    assert method() == 1 and not before.refusal
+    assert FunctionTable().key_of(method).digest == before.digest
     used = dispatcher(1)
     assert used([1]) == (["1"], 1)
     assert FunctionTable().key_of(used).digest == one.digest

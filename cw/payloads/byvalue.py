@@ -329,6 +329,12 @@ def is_dispatcher(function: FunctionType) -> bool:
     return function.__code__ is _DISPATCHER_CODE
 
 
+def _make_dispatching_method(dispatcher: Any) -> Any:
+    method = functools.singledispatchmethod(dispatcher.registry[object])
+    method.dispatcher = dispatcher
+    return method
+
+
 def parts_of_dispatcher(function: FunctionType) -> tuple[dict[type, Any], dict[str, Any]]:
     """Its implementations by type, and the attributes that the user has given it."""
     made = ("register", "dispatch", "registry", "_clear_cache", "__wrapped__")
@@ -368,6 +374,8 @@ class _Pickler(cloudpickle.Pickler):
             return _reduce_code(thing)
         elif kind is functools.cached_property:  # before Python 3.12 it holds a lock
             return kind, (thing.func,), {"attrname": thing.attrname, "__doc__": thing.__doc__}
+        elif kind is functools.singledispatchmethod:  # from Python 3.13 on it holds weak references
+            return _make_dispatching_method, (thing.dispatcher,)
         elif kind is BuiltinFunctionType or kind is MethodType:
             home = home_of_method(thing)
             if home is not None:

@@ -230,6 +230,9 @@ class DefinitionWalk(ArrayWalk):
         elif kind is functools.cached_property:
             self.write(b"cached")
             self.walk(value.func)
+        elif kind is functools.singledispatchmethod:
+            self.write(b"dispatching")
+            self.walk(value.dispatcher)
         elif kind is MemberDescriptorType:
             self.write_text(b"slot", value.__name__)
         else:
