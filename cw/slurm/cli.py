@@ -10,7 +10,7 @@ from typing import Any
 
 from cw import program
 from cw.net import address
-from cw.slurm import batch, cluster
+from cw.slurm import batch, cluster, ending, starting
 from cw.slurm.submitted import State
 
 
@@ -30,7 +30,7 @@ def main() -> int:
 
 def _run_start(options: Any) -> int:
     master, workers = not options.without_master, not options.without_workers
-    plan = cluster.make_plan(
+    plan = starting.make_plan(
         options.nworkers or 1, master, workers, options.Xmaster, options.Xworkers, options.docker_image,
         options.docker_args, options.isolated, options.time, options.partition, options.mem_per_cpu, options.name,
         options.local_master, options.renew, options.apptainer_image, options.apptainer_args, options.verbose,
@@ -39,7 +39,7 @@ def _run_start(options: Any) -> int:
         _print_scripts(plan, master, workers)
         return 0
     try:
-        started = cluster.start_plan(
+        started = starting.start_plan(
             plan, master, workers, lambda text: print(text, file=sys.stderr, flush=True)
         )
     except KeyboardInterrupt:
@@ -72,7 +72,7 @@ def _print_scripts(plan: batch.Plan, master: bool, workers: bool) -> None:
 
 def _run_stop(options: Any) -> int:
     try:
-        print(cluster.stop(options.name, options.grace) or "no cluster of that name is in Slurm")
+        print(ending.stop(options.name, options.grace) or "no cluster of that name is in Slurm")
     except KeyboardInterrupt:
         print(
             "\nits workers start nothing more, but its jobs stay: `stop --grace 0` ends them at once",
@@ -167,7 +167,7 @@ def _parse_arguments() -> Any:
     add("--docker-args", action="append", default=[], metavar="ARG", help="an argument of docker run")
     add("--apptainer-image", metavar="IMAGE", help="run the workers in this Apptainer image, which has cw")
     add("--apptainer-args", action="append", default=[], metavar="ARG", help="an argument of apptainer exec")
-    add("--grace", type=program.converted_by(program.parse_seconds), metavar="SECONDS", default=cluster.DRAIN_SECONDS,
+    add("--grace", type=program.converted_by(program.parse_seconds), metavar="SECONDS", default=ending.DRAIN_SECONDS,
         help="stop: let running jobs go on for so long (default: %(default)g)")  # fmt: skip
     add("--dry-run", action="store_true", help="start: only print the batch scripts")
     options = parser.parse_args(_joined(sys.argv[1:]))

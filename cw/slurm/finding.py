@@ -1,0 +1,136 @@
+"""How a cluster in Slurm stands: its master is asked, and Slurm; and where that master is.
+
+ask()            the master, by its address file            (cw.launch.inquiry)
+look_at()        Slurm, about one job, in words             (cw.slurm.squeue: once in 15 seconds)
+master_host()    where the master is; clients that are told no host find it in the same way
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from cw.launch import inquiry, launcher
+from cw.launch.launcher import LaunchError
+from cw.net import address
+from cw.net import messages as m
+from cw.slurm import batch, squeue
+from cw.slurm.submitted import Job, State
+
+logger = logging.getLogger("cw.slurm")
+
+
+def ask(state: State, *messages: m.Drain | m.End) -> inquiry.Standing | None:
+    return inquiry.ask(address.find_cluster(state.sought()), *messages)
+
+
+def workers_of(standing: inquiry.Standing, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Those of the master's workers that are in these Slurm jobs."""
+    places = tuple(f"Slurm job {job.ident}," for job in jobs)
+    return [worker for worker in standing.workers if worker["place"].startswith(places)]
+
+
+def look_at(state: State, job: Job) -> tuple[str, bool]:
+    """(what Slurm says of this job, whether it has ended)."""
+    found = squeue.listing(job.cluster)
+    if found.failure:
+        return found.failure, False
+    row = state.ours(found).get(job.ident)
+    if found.asked_at < job.at:
+        return f"{job} ({job.role}) was submitted", False
+    if row is None:
+        is_new = found.asked_at - job.at < squeue.QUEUE_SECONDS
+        return (
+            f"{job} ({job.role}) {'was submitted' if is_new else 'is not in the queue any more'}",
+            not is_new,
+        )
+    return f"{job} ({job.role}) {row.describe()}", not row.is_active
+
+
+def is_local_elsewhere(state: State) -> bool:
+    """Is its master a process on another login node, and answers?"""
+    if not state.local or state.local.get("boot_id") == launcher.boot_id():
+        return False
+    standing = ask(state)
+    return standing is not None and standing.place == local_place(state)
+
+
+def local_place(state: State) -> str:
+    return f"cluster {state.token}"
+
+
+# --- where the master is -----------------------------------------------------------------------
+
+
+def master_host(name: str | None = None) -> str:
+    """Where the master of the user's Slurm cluster is: 'HOST:PORT'. Raises LaunchError, which says why there is none.
+
+    It is the address that the master has reported, if it answers there; else that of its node.
+    """
+    name = name or address.cluster_name()
+    standing = inquiry.ask(address.find_cluster(name))
+    if standing is not None:
+        return standing.where
+    state = State.load(name)
+    jobs = state.of_role("master")
+    if not jobs:
+        raise LaunchError(
+            f"there is no master of the cluster {name!r} in Slurm: start one with `slurm.py start`"
+            + ("" if name == address.DEFAULT_CLUSTER else ", or check the name in CW_CLUSTER")
+        )
+    rows = state.rows()
+    for job in jobs:
+        row = rows.get(job.ident)
+        if row is not None and row.state == "RUNNING":
+            return address.join(squeue.address_of(squeue.expand(row.nodes)[0]), _port_of(state))
+    raise LaunchError(f"the master of the cluster {name!r} does not answer: {look_at(state, jobs[-1])[0]}")
+
+
+slurm_master_host = master_host
+"""`cw.slurm_master_host`, as the original library has it."""
+
+
+def _port_of(state: State) -> int:
+    _, own = batch.split_options(
+        "master", state.plans["master"].master_options if "master" in state.plans else []
+    )
+    for number, option in enumerate(own):
+        name, _, value = option.partition("=")
+        if name == "--port":
+            return address.check_port(value or own[number + 1])
+    return address.PORT
+
+
+_told_pending = ""
+
+
+def _find() -> list[address.Candidate]:
+    """For clients: the node of the master's job, where there is no address file (yet). Raises NotThere while it is on
+    no node."""
+    global _told_pending
+    name = address.cluster_name()
+    if address.read_address(name) is not None:
+        return []
+    state = State.load(name)
+    jobs = state.of_role("master")
+    if not jobs:
+        return []
+    try:
+        rows = state.rows()
+        for job in jobs:
+            row = rows.get(job.ident)
+            if row is not None and row.state == "RUNNING":
+                node = squeue.expand(row.nodes)[0]
+                return [address.Candidate(squeue.address_of(node), _port_of(state), f"the node of {job}")]
+        text, has_ended = look_at(state, jobs[-1])
+        text += "; `slurm.py start -W` starts another master" if has_ended else ""
+    except LaunchError as error:
+        text = str(error)
+    if text != _told_pending:
+        _told_pending = text
+        logger.warning("%s", text)
+    raise address.NotThere(f"the master of the cluster {name!r} does not answer: {text}")
+
+
+address.FINDERS.insert(-1, _find)

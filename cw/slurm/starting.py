@@ -1,0 +1,299 @@
+"""Starting a cluster in Slurm: jobs are submitted, and waited for until the master answers and slots are up.
+
+What fails on the way is undone, and nothing that was there before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from cw import credential
+from cw.launch import inquiry, launcher
+from cw.launch.launcher import Cluster, LaunchError, Lifeline, Process
+from cw.net import address, network
+from cw.slurm import batch, ending, finding, squeue, submitted
+from cw.slurm.submitted import Job, State
+
+logger = logging.getLogger("cw.slurm")
+
+SLOTS_SECONDS = 10.0
+"""For workers to join when the master is there, before `start` says how many have."""
+
+FIRST_LOOK_SECONDS = 2.0
+"""After a submission, before Slurm is asked what has become of it. Most jobs that run at all run by then, and are seen
+without asking."""
+
+LOOK_SECONDS = 0.1
+"""Between two looks for a master's address file."""
+
+LOG_TAIL = 1500
+"""Bytes of a log that go into an error's text."""
+
+
+class SlurmCluster(Cluster):
+    """A cluster in Slurm. `slots` is what was asked for; `connected` is how many were there when it was started."""
+
+    name: str
+    connected: int
+    pending: str
+    """What Slurm says of the workers' job, if they were not all there."""
+
+
+def make_plan(
+    nworkers: int,
+    master: bool,
+    workers: bool,
+    master_options: Sequence[str],
+    worker_options: Sequence[str],
+    docker_image: str | None = None,
+    docker_args: Sequence[str] = (),
+    isolated: bool = False,
+    time: str | None = None,
+    partition: str | None = None,
+    mem_per_cpu: str | None = None,
+    name: str | None = None,
+    local_master: bool = False,
+    renew: bool = False,
+    apptainer_image: str | None = None,
+    apptainer_args: Sequence[str] = (),
+    verbose: bool = False,
+) -> batch.Plan:
+    if not master and not workers:
+        raise ValueError("master=False and workers=False leave nothing to start")
+    if local_master and not master:
+        raise ValueError("a local master and no master: give one of them")
+    texts = {"master_options": master_options, "worker_options": worker_options, "docker_args": docker_args,
+             "apptainer_args": apptainer_args}  # fmt: skip
+    for what, options in texts.items():
+        if isinstance(options, str):  # A sequence too, of letters.
+            raise TypeError(f"{what} is a list of arguments: [{options!r}], not {options!r}")
+    lists = {what: [str(option) for option in options] for what, options in texts.items()}
+    return batch.check(
+        batch.Plan(
+            name or address.cluster_name(),
+            launcher.check_nworkers(nworkers),
+            isolated,
+            str(time or ""),
+            partition or "",
+            str(mem_per_cpu or ""),
+            docker_image=docker_image or "",
+            apptainer_image=apptainer_image or "",
+            is_renewed=renew,
+            has_local_master=local_master,
+            verbose=verbose,
+            of_cluster="",
+            **lists,
+        )  # fmt: skip
+    )
+
+
+def start_plan(
+    plan: batch.Plan, master: bool, workers: bool, tell: Callable[[str], None], guard: Lifeline | None = None
+) -> SlurmCluster:
+    squeue.check_is_there()
+    credential.load_or_make()
+    if not (master or os.environ.get("CW_MASTER") or State.load(plan.name).of_role("master")):
+        _check_master_answers(plan.of_cluster or plan.name)
+    roles = [role for role, is_chosen in (("master", master), ("workers", workers)) if is_chosen]
+    with submitted.locked(plan.name) as state:
+        _check_room(state, roles)
+        is_new = not state.token or (master and not state.jobs)
+        if is_new:
+            state.begin()
+        before = _Before(roles, dict(state.plans), is_new, plan.has_local_master)
+        state.plans |= dict.fromkeys(roles, plan)
+        foreign = os.environ.get("CW_MASTER", "") if not master and not state.of_role("master") else ""
+        try:
+            state.save()
+            if guard is not None:
+                _spawn_tender(state, "guard", lifeline=guard)
+            if master and plan.has_local_master:
+                _start_local_master(state, plan)
+            elif master:
+                state.submit("master")
+            if workers:
+                state.submit("workers", master=foreign)
+        except BaseException:
+            _undo(state, before)
+            raise
+    try:
+        standing = _wait_for_master(state, tell) if master or not foreign else None
+        connected, pending = _wait_for_slots(state, standing, tell) if workers and standing else (0, "")
+    except LaunchError:
+        token = state.token
+        with submitted.locked(plan.name) as state:
+            if state.token == token:
+                _undo(state, before)
+        raise
+    slots = plan.slots if workers else 0
+    cluster = SlurmCluster(
+        standing.where if standing else foreign, slots, state.logs, lambda: ending.stop(plan.name)
+    )
+    cluster.name, cluster.connected, cluster.pending = plan.name, connected, pending
+    return cluster
+
+
+class _Before(NamedTuple):
+    """What there was of a cluster before something was started."""
+
+    started: list[str]
+    """The roles that were not there."""
+    plans: dict[str, batch.Plan]
+    is_nothing: bool
+    is_local_new: bool
+    """Is the master on this machine, if there is one, among what was started?"""
+
+
+def _undo(state: State, before: _Before) -> None:
+    """End what was started, and nothing that was there before."""
+    try:
+        state.cancel_all(before.started)
+    except LaunchError as error:
+        if any(job.role in before.started for job in state.jobs):
+            logger.warning("%s; what was submitted stays: `stop` ends it", error)
+            return
+    finally:
+        if before.is_local_new:
+            _end_local(state)
+    if before.is_nothing:
+        state.forget()
+    else:
+        state.plans = before.plans
+        state.save()
+
+
+def _check_room(state: State, roles: Sequence[str]) -> None:
+    """Raises LaunchError if the cluster runs already. Forgets what has ended."""
+    if not state.token:
+        return
+    rows = state.rows() if state.jobs else {}
+    # One that squeue does not list yet, or any more, may have been submitted after it was asked.
+    state.jobs = [
+        job for job in state.jobs
+        if (rows[job.ident].is_active if job.ident in rows else time.time() - job.at < squeue.QUEUE_SECONDS)
+    ]  # fmt: skip
+    present = {job.role for job in state.jobs} | (
+        {"master"}
+        if any(map(Process.is_alive, state.local_processes())) or finding.is_local_elsewhere(state)
+        else set()
+    )
+    for role in roles:
+        if role in present:
+            jobs = ", ".join(map(str, state.of_role(role))) or f"a process on {state.local['host']}"
+            advice = "use it, change its size with `scale`, `stop` it first, or start another with --name"
+            if role == "workers" and "master" in roles:  # else it would have been told of the master
+                advice = "its master is gone: start only a master (-W), or `stop` it first"
+            raise LaunchError(f"the cluster {state.name!r} has its {role} already ({jobs}): {advice}")
+
+
+def _start_local_master(state: State, plan: batch.Plan) -> None:
+    _, own = batch.split_options("master", plan.master_options)
+    environment = {name: value for name, value in os.environ.items() if name != "CW_MASTER"}
+    environment |= {"CW_CLUSTER": plan.name, "CW_PLACE": finding.local_place(state)}
+    child = launcher.spawn("master", own, state.logs, environment=environment)
+    state.local = {
+        "boot_id": launcher.boot_id(),
+        "host": os.uname().nodename,
+        "processes": [list(child.process)],
+    }
+    state.save()
+    launcher.wait_until_ready([child])
+    tender = _spawn_tender(state, "tend", "--parent", str(child.process.pid))
+    state.local["processes"].append(list(tender))
+    state.save()
+
+
+def _spawn_tender(state: State, verb: str, *more: str, lifeline: Lifeline | None = None) -> Process:
+    child = launcher.spawn(
+        "slurm.tender", [verb, state.name, state.token, *more], state.logs, lifeline=lifeline
+    )
+    os.close(child.ready)
+    return child.process
+
+
+def _end_local(state: State) -> None:
+    launcher.end_processes(state.local_processes())
+
+
+def _wait_for_master(state: State, tell: Callable[[str], None]) -> inquiry.Standing:
+    """Until it answers. Raises LaunchError if it cannot come any more."""
+    told = ""
+    began = time.monotonic()
+    while True:
+        standing = finding.ask(state)
+        if standing is not None and _is_ours(state, standing):
+            return standing
+        jobs = state.of_role("master")
+        if jobs and time.monotonic() - began > FIRST_LOOK_SECONDS:
+            text, has_failed = finding.look_at(state, jobs[-1])
+            if has_failed:
+                raise LaunchError(text + _tail(state, jobs[-1]))
+            if text != told and not text.endswith((" runs", "was submitted")):
+                told = text
+                tell(text)
+        if not jobs and not state.local and time.monotonic() - began > network.SILENCE:
+            _check_master_answers(state.sought())
+        _check_is_wanted(state)
+        time.sleep(LOOK_SECONDS)
+
+
+def _check_master_answers(name: str) -> None:
+    if inquiry.ask(address.find_cluster(name)) is None:
+        raise LaunchError(
+            f"no master of the cluster {name!r} answers: start one with the workers (without -M, or with master=True)"
+        )
+
+
+def _check_is_wanted(state: State) -> None:
+    if State.load(state.name).token != state.token:
+        raise LaunchError(f"the cluster {state.name!r} was stopped meanwhile")
+
+
+def _is_ours(state: State, standing: inquiry.Standing) -> bool:
+    """Not a master of before, or one that somebody has started by hand, if one of ours is to come."""
+    places = [f"Slurm job {job.ident}" for job in state.of_role("master")]
+    return standing.place in places if places else True
+
+
+def _wait_for_slots(
+    state: State, standing: inquiry.Standing | None, tell: Callable[[str], None]
+) -> tuple[int, str]:
+    """(slots connected, what Slurm says of the workers' job if they are not all there)."""
+    (job,) = state.of_role("workers")[-1:]
+    jobs = state.of_role("workers")
+    wanted = sum(other.slots for other in jobs)
+    began = time.monotonic()
+    text = ""
+    while True:
+        standing = finding.ask(state) or standing
+        assert standing is not None
+        seconds = time.monotonic() - began
+        connected = sum(
+            worker["slots"] for worker in finding.workers_of(standing, jobs) if not worker["draining"]
+        )
+        if connected >= wanted:
+            return connected, ""
+        if seconds > FIRST_LOOK_SECONDS:
+            text, has_failed = finding.look_at(state, job)
+            if has_failed:
+                raise LaunchError(text + _tail(state, job))
+            is_known = not text.endswith("was submitted") or seconds > SLOTS_SECONDS + squeue.QUEUE_SECONDS
+            if (seconds > SLOTS_SECONDS and is_known) or "waits in the queue" in text:
+                return connected, text
+        _check_is_wanted(state)
+        time.sleep(LOOK_SECONDS)
+
+
+def _tail(state: State, job: Job) -> str:
+    """The ends of its logs, for an error's text."""
+    found = ""
+    for entry in sorted(os.listdir(state.logs)):
+        if str(job.ident) in entry:
+            with open(os.path.join(state.logs, entry), "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
+                found += f"\n{file.name} ends with:\n{file.read().decode(errors='replace').strip()}"
+    return found or f"; it has left no log in {state.logs} (do the nodes see that directory?)"
