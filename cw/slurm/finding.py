@@ -22,6 +22,7 @@ logger = logging.getLogger("cw.slurm")
 
 
 def ask(state: State, *messages: m.Drain | m.End) -> inquiry.Standing | None:
+    """What the cluster's master says, if it answers; then it is told these messages."""
     return inquiry.ask(address.find_cluster(state.sought()), *messages)
 
 
@@ -57,6 +58,7 @@ def is_local_elsewhere(state: State) -> bool:
 
 
 def local_place(state: State) -> str:
+    """What a master on a login node says of where it is: which cluster's it is."""
     return f"cluster {state.token}"
 
 

@@ -62,6 +62,7 @@ def make_plan(
     apptainer_args: Sequence[str] = (),
     verbose: bool = False,
 ) -> batch.Plan:
+    """The plan of `cw.slurm.start` with these arguments. Raises TypeError, ValueError."""
     if not master and not workers:
         raise ValueError("master=False and workers=False leave nothing to start")
     if local_master and not master:
@@ -94,6 +95,8 @@ def make_plan(
 def start_plan(
     plan: batch.Plan, master: bool, workers: bool, tell: Callable[[str], None], guard: Lifeline | None = None
 ) -> SlurmCluster:
+    """Start what is wanted of a plan. `tell` is given what there is to say meanwhile. `guard`: a program's lifeline, at
+    whose end the cluster ends. Raises LaunchError."""
     squeue.check_is_there()
     credential.load_or_make()
     if not (master or os.environ.get("CW_MASTER") or State.load(plan.name).of_role("master")):
