@@ -78,8 +78,7 @@ class Feed:
         if self._ahead is None:
             return deque(self._futures)
         waiting: deque[Future] = deque()
-        for future in self.more(0, lambda: waiting[0].done()):
-            waiting.append(future)
+        _add_in_order(waiting, self)
         if not waiting:
             self.check()
         return waiting
@@ -127,10 +126,10 @@ def in_order(
                 taken = [error]
             del future
             if not (is_late := feed.is_slow):
-                waiting.extend(feed.more(len(waiting), lambda: bool(waiting) and waiting[0].done()))
+                _add_in_order(waiting, feed)
             yield taken.pop()  # what has been yielded is kept alive by nobody here
             if is_late:
-                waiting.extend(feed.more(len(waiting), lambda: bool(waiting) and waiting[0].done()))
+                _add_in_order(waiting, feed)
         feed.check()
     finally:
         while waiting:
@@ -153,15 +152,15 @@ def of_chunks(
             number = future._number
             del future
             if not (is_late := feed.is_slow):
-                waiting.extend(feed.more(len(waiting), lambda: bool(waiting) and waiting[0].done()))
+                _add_in_order(waiting, feed)
             failed = len(values) + 1
             values.reverse()
             while values:
                 yield values.pop()
-            if is_late and error is None:
-                waiting.extend(feed.more(len(waiting), lambda: bool(waiting) and waiting[0].done()))
             if error is not None:
                 raise chunks.load_error(error, number, failed)
+            if is_late:
+                _add_in_order(waiting, feed)
         feed.check()
     finally:
         while waiting:
@@ -190,13 +189,13 @@ def as_completed(
                 raise concurrent.futures.TimeoutError() from None  # not the built-in one before Python 3.11
             pending.remove(future)
             if not (is_late := feed.is_slow):
-                _add(pending, feed, done)
+                _add_as_completed(pending, feed, done)
             error = None if future.cancelled() else future.exception()
             taken = [error if error is not None and returns_errors else future.result()]
             del future, error
             yield taken.pop()
             if is_late:
-                _add(pending, feed, done)
+                _add_as_completed(pending, feed, done)
         feed.check()
     finally:
         while pending:
@@ -204,7 +203,12 @@ def as_completed(
         end()
 
 
-def _add(pending: set[Future], feed: Feed, done: queue.SimpleQueue[Any]) -> None:
+def _add_in_order(waiting: deque[Future], feed: Feed) -> None:
+    for future in feed.more(len(waiting), lambda: waiting[0].done()):
+        waiting.append(future)
+
+
+def _add_as_completed(pending: set[Future], feed: Feed, done: queue.SimpleQueue[Any]) -> None:
     for future in feed.more(len(pending), lambda: not done.empty()):
         pending.add(future)
         future.add_done_callback(done.put)

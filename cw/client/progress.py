@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from cw.payloads.environment import ipython_shell
+
 INTERVAL = 0.2
 """Seconds between looks."""
 
@@ -80,6 +82,4 @@ def _is_terminal() -> bool:
 
 
 def _is_notebook() -> bool:
-    shell = sys.modules.get("IPython")
-    found = shell.get_ipython() if shell is not None else None
-    return type(found).__name__ == "ZMQInteractiveShell"
+    return type(ipython_shell()).__name__ == "ZMQInteractiveShell"

@@ -307,5 +307,5 @@ def _part_of_program() -> int | None:
     """Which job this is, or which cell of a notebook, as it is counted; None where there are no such parts."""
     if environment.jobs_begun:
         return environment.jobs_begun
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    shell = environment.ipython_shell()
     return None if shell is None else int(shell.execution_count)

@@ -24,6 +24,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import cloudpickle
 
@@ -95,6 +96,12 @@ def apply_environment(environment: Environment) -> None:
 
 jobs_begun = 0
 """Of this process, if it is a runner."""
+
+
+def ipython_shell() -> Any:
+    """IPython's shell (a notebook's kernel has one, too) in which what this process runs is typed, or None."""
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+
 
 _STANDARD_LIBRARY = os.path.dirname(os.__file__)
 
