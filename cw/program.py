@@ -231,9 +231,14 @@ def run(program: str, main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         status = 130  # What a shell says of a program that Ctrl-C ended.
     except BrokenPipeError:  # who reads its output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # (Python tries once more at its end)
+        give_up_output()
         status = 141
     sys.exit(status)
+
+
+def give_up_output() -> None:
+    """Nobody takes what is still to be written to stdout. (Python tries once more at its end.)"""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def allow_many_descriptors() -> tuple[int, int]:

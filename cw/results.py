@@ -186,10 +186,23 @@ class Results:
         except ModuleNotFoundError:
             raise ModuleNotFoundError("to_dataframe() needs pandas, which is not installed") from None
         missing: list[Exception] = []
-        frame = pandas.DataFrame((list(_row(result, missing).values()) for result in self), columns=_COLUMNS)
+
+        def tried(load: Callable[[], Any]) -> Any:
+            try:
+                return load()
+            except Exception as error:
+                if type(error) is not LookupError:  # else they were too large to be stored
+                    missing.append(error)
+                return None
+
+        frame = pandas.DataFrame((list(_row(result, tried).values()) for result in self), columns=_COLUMNS)
         if missing:
-            logger.warning("%s could not be loaded and are missing: the first one because of %s: %s",
-                           program.count(len(missing), "value"), type(missing[0]).__name__, missing[0])  # fmt: skip
+            told = program.count(
+                len(missing),
+                "value could not be loaded and is missing",
+                "values could not be loaded and are missing",
+            )
+            logger.warning("%s: the first one because of %s: %s", told, type(missing[0]).__name__, missing[0])
         return frame
 
     def __repr__(self) -> str:
@@ -197,41 +210,28 @@ class Results:
 
 
 _COLUMNS = [
-    "key",
-    "jobid",
-    "function",
-    "failed",
-    "args",
-    "kwargs",
-    "value",
-    "error",
-    "when",
-    "seconds",
-    "host",
-]
+    "key", "jobid", "function", "failed", "args", "kwargs", "value", "error", "when", "seconds", "host",
+]  # fmt: skip
 
 
-def _row(result: Result, missing: list[Exception]) -> dict[str, Any]:
-    """All of a result, by column; what cannot be loaded is None, and why is added to `missing`."""
-
-    def tried(load: Callable[[], Any]) -> Any:
-        try:
-            return load()
-        except LookupError:  # they were too large
-            return None
-        except Exception as error:
-            missing.append(error)
-            return None
-
+def _row(
+    result: Result,
+    tried: Callable[[Callable[[], Any]], Any],
+    form: Callable[[Any], Any] = lambda value: value,
+    error_form: Callable[[Any], Any] = lambda error: error,
+    nothing: Any = None,
+) -> dict[str, Any]:
+    """All of a result, by column, in these forms. `tried`: loads, or says what stands for what cannot be loaded.
+    `nothing`: the value of a call that failed, and the error of one that did not."""
     return {
         "key": result.key,
         "jobid": result.jobid,
         "function": result.function,
         "failed": result.failed,
-        "args": tried(lambda: result.args),
-        "kwargs": tried(lambda: result.kwargs),
-        "value": None if result.failed else tried(lambda: result.value),
-        "error": tried(lambda: result.error),
+        "args": tried(lambda: form(result.args)),
+        "kwargs": tried(lambda: form(result.kwargs)),
+        "value": nothing if result.failed else tried(lambda: form(result.value)),
+        "error": tried(lambda: error_form(result.error)) if result.failed else nothing,
         "when": result.when,
         "seconds": result.seconds,
         "host": result.host,
@@ -311,9 +311,9 @@ def main() -> int:
     except StoreError as error:
         raise program.Mistake(str(error)) from error
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        program.give_up_output()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # (Python tries once more at its end)
+        program.give_up_output()
         raise program.Mistake(f"the output cannot be written: {error.strerror}") from error
     return 0
 
@@ -368,21 +368,9 @@ def _in_line(text: str) -> str:
 
 
 def _texts(result: Result, form: Callable[[Any], Any], nothing: Any) -> dict[str, Any]:
-    """A row with each value as text; what cannot be loaded here says why. `nothing`: the value of a call that failed,
-    and the error of one that did not."""
-    return {
-        "key": result.key,
-        "jobid": result.jobid,
-        "function": result.function,
-        "failed": result.failed,
-        "args": _tried(lambda: form(result.args)),
-        "kwargs": _tried(lambda: form(result.kwargs)),
-        "value": nothing if result.failed else _tried(lambda: form(result.value)),
-        "error": _tried(lambda: _error_text(result.error)) if result.failed else nothing,
-        "when": result.when.isoformat(),
-        "seconds": round(result.seconds, 6),
-        "host": result.host,
-    }
+    """A row with each value as text; what cannot be loaded here says why."""
+    row = _row(result, _tried, form, _error_text, nothing)
+    return row | {"when": result.when.isoformat(), "seconds": round(result.seconds, 6)}
 
 
 def _tried(load: Callable[[], Any]) -> Any:
