@@ -208,6 +208,9 @@ def test_a_controller_that_is_down_is_told_and_the_cluster_goes_on(slurm):
     assert "Unable to contact slurm controller" in error and "try again later" in error
     assert "Slurm's controller is down: try again later" in run("stop", status=1)[1]
     assert not State.load("default").is_stopping and slots() == 2
+    error = run("start", "--local-master", "-n", 1, "--name", "other", status=1)[1]
+    assert "Unable to contact slurm controller" in error
+    assert standing("other") is None and cw.slurm.status("other") is None  # nothing is left of that
     slurm.boot("slurmctld")
     wait_until(
         lambda: re.search(r"workers \(2 slots\): Slurm job \d+ runs on", run("status")[0]), 60, slurm.queue

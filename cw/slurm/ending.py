@@ -30,7 +30,7 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
     Returns what there is to report, in words; '' if there was nothing to end. Raises LaunchError.
     """
     name = name or address.cluster_name()
-    if not State.load(name).token:
+    if not State.load(name).token:  # (the lock would leave a directory for it)
         return ""
     with submitted.locked(name) as state:
         if not state.token:

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cw import credential
 from cw.launch import inquiry, launcher
@@ -72,7 +72,7 @@ def make_plan(
     for what, options in texts.items():
         if isinstance(options, str):  # A sequence too, of letters.
             raise TypeError(f"{what} is a list of arguments: [{options!r}], not {options!r}")
-    lists = {what: [str(option) for option in options] for what, options in texts.items()}
+    lists: dict[str, Any] = {what: [str(option) for option in options] for what, options in texts.items()}
     return batch.check(
         batch.Plan(
             name or address.cluster_name(),
@@ -86,7 +86,6 @@ def make_plan(
             is_renewed=renew,
             has_local_master=local_master,
             verbose=verbose,
-            of_cluster="",
             **lists,
         )  # fmt: skip
     )
@@ -266,7 +265,6 @@ def _wait_for_slots(
     state: State, standing: inquiry.Standing | None, tell: Callable[[str], None]
 ) -> tuple[int, str]:
     """(slots connected, what Slurm says of the workers' job if they are not all there)."""
-    (job,) = state.of_role("workers")[-1:]
     jobs = state.of_role("workers")
     wanted = sum(other.slots for other in jobs)
     began = time.monotonic()
@@ -281,9 +279,9 @@ def _wait_for_slots(
         if connected >= wanted:
             return connected, ""
         if seconds > FIRST_LOOK_SECONDS:
-            text, has_failed = finding.look_at(state, job)
+            text, has_failed = finding.look_at(state, jobs[-1])
             if has_failed:
-                raise LaunchError(text + _tail(state, job))
+                raise LaunchError(text + _tail(state, jobs[-1]))
             is_known = not text.endswith("was submitted") or seconds > SLOTS_SECONDS + squeue.QUEUE_SECONDS
             if (seconds > SLOTS_SECONDS and is_known) or "waits in the queue" in text:
                 return connected, text

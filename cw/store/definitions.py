@@ -192,11 +192,10 @@ class DefinitionWalk(ArrayWalk):
         self.walk(type(cls))
         self.walk(cls.__bases__)
         names = {name: value for name, value in vars(cls).items() if name not in _NOT_OF_A_CLASS}
-        if (
-            names.get("__init__") is object.__init__
-        ):  # typing puts it there when a protocol has its first instance
+        # What typing puts there when a protocol has its first instance, and Python when somebody looks.
+        if names.get("__init__") is object.__init__:
             del names["__init__"]
-        if names.get("__annotations__") == {}:  # made when somebody looks
+        if names.get("__annotations__") == {}:
             del names["__annotations__"]
         if issubclass(cls, enum.Enum):
             members = cls.__members__
