@@ -231,12 +231,13 @@ class Worker:
         if cut_short:
             self._send(m.CutShort(cut_short))
         if self._on_drain_tick(self._drains_from):
-            doing = f"finishing {program.count(self._count_running(), 'running job')}"
-            if self._uplink.is_lost and len(self._kept):
-                doing += (
-                    f", and looking for the master to hand in {program.count(len(self._kept), 'result')},"
-                )
+            running, kept = self._count_running(), program.count(len(self._kept), "result")
             limit = f" for up to {grace:.3g} s" if grace < 1e6 else ""
+            doing = f"finishing {program.count(running, 'running job')}"
+            if self._uplink.is_lost and len(self._kept):
+                doing += f", and looking for the master to hand in {kept},"
+            elif not running:
+                doing, limit = f"handing in {kept}", ""
             logger.info("%s: %s%s; Ctrl-C ends it at once", why, doing, limit)
             self._loop.tick(TICK_SECONDS, self._on_drain_tick)
 
