@@ -1,191 +1,80 @@
-"""The functions of a session, by number: each is pickled once, and anew when what it uses is bound anew.
+"""What the calls of a session need in a runner, as numbered objects: each is sent once, and anew when it has changed.
 
-    submit(f)                       number_of(f)
-                 known, and its watch is current --------------------------------> (number, None)
-                 else: pickled anew --- the same bytes as before -----------------> (number, None)
-                                    '-- other bytes: the next number -------------> (number, payload)
+    submit(f, x)   template_of(f):  how f travels           NAMED   by its name: the runner's script has it
+                                                            LOCAL   its code; its cells and defaults are *state*
+                                                            OBJECT  obj.m, partial, obj: all of it is state
+                   number_of(...):  the FUNCTION object that the job names; it needs
+                                      the template, the environment, the script's definitions,
+                                      the values that the call reaches (`cw.payloads.reach`), and a large state
 
-    f importable by name:  the object itself is all there is to compare
-    f travels by value:    what the pickler met: globals read, closure cells, defaults, code, classes
-    obj.m, obj, partial:   besides, the attributes of `obj` and the partial's keywords
-    without a fingerprint: pickled each time (a callable implemented in C, an object with slots)
-
-A binding is compared by identity; a mutation in place is not noticed.
+State is pickled at each submit, and each call gets a fresh copy: a small one with the arguments, a large one as an
+object, found again by its digest. What the call reaches is looked at: names by identity at each submit; what can change
+in place by its pickle, while that costs little (LOOK_SECONDS, LOOK_SHARE), and at each `map` and notebook cell.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Container
-from types import (
-    BuiltinFunctionType,
-    FunctionType,
-    MethodDescriptorType,
-    MethodType,
-    ModuleType,
-    WrapperDescriptorType,
-)
+import io
+import logging
+import pickle
+import time
+import weakref
+from collections.abc import Callable, Container, Iterable, Sequence
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
-from cw.payloads.byvalue import Watch
-from cw.payloads.serialize import Payload, dump_function
+from cw.client.objects import ObjectTable
+from cw.net import messages as m
+from cw.payloads import byvalue, constants, environment, named, naming, reach, script, serialize
+from cw.payloads.reach import Definition, Place, PlaceKey, Reach
+from cw.payloads.serialize import Payload, Pickled
 from cw.store import callkey
 from cw.store.callkey import FunctionKey
 
-# Function objects that are recognised. More keeps more of them alive, and what they refer to; fewer pickles
-# a function again that comes round after so many others (a program that makes lambdas in a loop).
+logger = logging.getLogger("cw.client")
+
 KNOWN = 1024
+"""Functions, and what calls reach, that are remembered. More: memory. Fewer: a function that comes round again after so
+many others is pickled again."""
 
-# When to forget functions that no outstanding job uses. More costs memory here; fewer, and a function that is
-# used again after a pause travels again.
-CONTENTS = 1024
-CONTENT_BYTES = 256 * 1024 * 1024
+INLINE = 8 * 1024
+"""Bytes of state that travel with each call. More: the same bytes travel often. Less: a state that differs from call to
+call makes an object each time."""
 
+LOOK_SECONDS = 0.001
+"""A look at what can change in place that costs less is taken at each submit."""
 
-class _Known:
-    """A function object whose pickle has a number."""
+LOOK_SHARE = 0.05
+"""Share of the time that more costly looks may take. More: submits are slower. Less: changes are seen later."""
 
-    __slots__ = ("function", "number", "watch")
+SHARED_IDS = 1_000_000
+"""Objects in a value, beyond which it is not looked for objects that it shares with others."""
 
-    def __init__(self, function: Any, number: int, watch: Watch) -> None:
-        self.function = function  # held, so that its id is not used again
-        self.number = number
-        self.watch = watch
+# How a template says what is called.
+NAMED, LOCAL, OBJECT = range(3)
 
-
-class FunctionTable:
-    """The functions of one session. Its owner holds a lock around every call.
-
-    The lock must be reentrant: pickling runs code of the user's, which may submit.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[Any, _Known] = {}  # by key, see _key(); oldest first
-        self._number_by_digest: dict[bytes, int] = {}
-        self._contents: dict[int, tuple[bytes, Payload]] = {}  # digest and payload by number, oldest first
-        self._keys: dict[int, FunctionKey] = {}  # of functions whose calls are recorded, by number
-        self._last_number = 0
-        self._size = 0
-        self._most_contents, self._most_bytes = CONTENTS, CONTENT_BYTES
-
-    def number_of(self, function: Callable[..., Any]) -> tuple[int, Payload | None]:
-        """The function's number, with its payload if the number is new.
-
-        Raises `NotPicklable`; `TypeError` for what cannot be called.
-        """
-        known = self._known.get(id(function))
-        if known is not None and known.watch.is_current():
-            return known.number, None
-        return self._number_of_other(function)
-
-    def key_of(self, function: Callable[..., Any], carrier: Callable[..., Any] | None = None) -> FunctionKey:
-        """The key with which calls of the function are recorded, as it is pickled now.
-
-        `carrier`: what travels in its place, with it inside. Raises `NotPicklable`.
-        """
-        travels = function if carrier is None else carrier
-        number, payload = self.number_of(travels)
-        key = self._keys.get(number)
-        if key is None:
-            if payload is None:
-                # Pickled a while ago: what it captures may have been changed in place since. Key and pickle shall be
-                # made from the same.
-                self._known.pop(_key(travels), None)
-                number, _ = self.number_of(travels)
-            key = self._keys[number] = callkey.of_function(function)
-        return key
-
-    def payload_of(self, number: int) -> Payload:
-        """A function's payload, to send it again. Raises `KeyError` if it has been forgotten."""
-        return self._contents[number][1]
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it is time to call `forget_unused`. It changes only when `number_of` gives a payload."""
-        return len(self._contents) > self._most_contents or self._size > self._most_bytes
-
-    def forget_unused(self, in_use: Container[int]) -> list[int]:
-        """Forget the older half of what is kept, but for the numbers in use. Returns the numbers forgotten.
-
-        A forgotten number is not given out again.
-        """
-        forgotten = []
-        for number in list(self._contents):
-            if len(self._contents) <= CONTENTS // 2 and self._size <= CONTENT_BYTES // 2:
-                break
-            if number not in in_use:
-                digest, payload = self._contents.pop(number)
-                del self._number_by_digest[digest]
-                self._size -= len(payload)
-                self._keys.pop(number, None)
-                forgotten.append(number)
-        gone = set(forgotten)
-        self._known = {key: known for key, known in self._known.items() if known.number not in gone}
-        # Where jobs hold on to more than the limits, look again only after as much has come again.
-        self._most_contents = max(CONTENTS, 2 * len(self._contents))
-        self._most_bytes = max(CONTENT_BYTES, 2 * self._size)
-        return forgotten
-
-    def _number_of_other(self, function: Any) -> tuple[int, Payload | None]:
-        if not callable(function):
-            raise TypeError(f"{type(function).__name__!r} object is not callable")
-        key = _key(function)
-        known = self._known.get(key)
-        if known is not None and known.watch.is_current():
-            return known.number, None
-        watch = Watch()
-        # Before it is pickled: an attribute bound anew between the two must look like a change.
-        has_fingerprint = _watch_object(function, watch)
-        payload = dump_function(function, watch)
-        digest = hashlib.blake2b(payload, digest_size=16).digest()
-        number = self._number_by_digest.get(digest)
-        is_new = number is None
-        if number is None:
-            self._last_number = number = self._last_number + 1
-            self._number_by_digest[digest] = number
-            self._contents[number] = digest, payload
-            self._size += len(payload)
-        self._known.pop(key, None)
-        if has_fingerprint:
-            if len(self._known) >= KNOWN:
-                del self._known[next(iter(self._known))]
-            self._known[key] = _Known(function, number, watch)
-        return number, payload if is_new else None
+# How a job's arguments are used.
+ONE, CHUNK, CHUNK_OF_EACH = range(3)
+"""One call; calls up to the first that fails (`chunks.run`); calls each with its outcome (`chunks.run_each`)."""
 
 
-def _key(function: Any) -> Any:
-    """What a function is recognised by. `obj.m` is a new object each time; a `_Known` holds both halves."""
-    if type(function) is MethodType:
-        return id(function.__func__), id(function.__self__)
-    return id(function)
+class UnseenChanges(UserWarning):
+    """A value that a call reads is too large to be looked at before each submit."""
 
 
-def _watch_object(function: Any, watch: Watch) -> bool:
-    """Watch what a callable object holds, besides what the pickler meets. False: there is no telling."""
-    kind = type(function)
-    if kind is MethodType:
-        owner = function.__self__
-        is_owner_watched = isinstance(owner, type) or _watch_attributes(owner, watch)
-        return is_owner_watched and _watch_object(function.__func__, watch)
-    if kind is functools.partial:
-        watch.add_namespace(function.keywords)
-        return _watch_object(function.func, watch)
-    if kind is BuiltinFunctionType:  # len, math.sqrt, dict.fromkeys; but not [].append
-        return function.__self__ is None or isinstance(function.__self__, (type, ModuleType))
-    if kind in (FunctionType, MethodDescriptorType, WrapperDescriptorType) or issubclass(kind, type):
-        return True
-    return _watch_attributes(function, watch)
+class Template:
+    """How one function travels, but for what changes from call to call."""
 
+    __slots__ = ("form", "function", "name", "blob", "direct", "object", "fixed", "__weakref__")
 
-def _watch_attributes(owner: Any, watch: Watch) -> bool:
-    """Watch the attributes of an object, if there is nothing else to it: no slots, no part in C."""
-    attributes = getattr(owner, "__dict__", None)
-    if type(attributes) is not dict:
-        return False
-    for cls in type(owner).__mro__[:-1]:
-        # A class implemented in C that holds data has a constructor implemented in C.
-        if isinstance(vars(cls).get("__new__"), BuiltinFunctionType) or vars(cls).get("__slots__"):
-            return False
-    watch.add_namespace(attributes)
-    return True
+    def __init__(self, form: int, name: str, blob: bytes = b"", function: Any = None) -> None:
+        self.form = form
+        self.name = name
+        self.blob = blob
+        self.function = function  # of a NAMED or LOCAL one: a weak reference
+        self.direct: frozenset[str] = frozenset()
+        self.object: Any = None
+        self.fixed: Any = None  # the pickled state of a LOCAL one that cannot change
+"""A template's parts."""

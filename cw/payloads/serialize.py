@@ -1,8 +1,7 @@
 """Calls, results and errors <-> payloads: the bytes that travel. Only this module and those it uses pickle.
 
     client                                                 runner
-    function         --- functions.py, load_function --->  function
-    args, kwargs     --- dump_call ------- load_call --->  function(*args, **kwargs)
+    state, arguments --- pickled, pack --- load_parts -->  function(*args, **kwargs)
     result           <-- load_result --- dump_result ----  its value
     exception        <-- load_error ----- dump_error ----  what it raised, with the traceback as text
 
@@ -25,6 +24,7 @@ All functions may be called from any thread.
 from __future__ import annotations
 
 import contextlib
+import io
 import linecache  # noqa: F401  (traceback imports these two when it needs them, and by then `sys.path` is the user's)
 import mmap
 import os
@@ -35,15 +35,17 @@ import tokenize  # noqa: F401
 import traceback
 from collections.abc import Callable, Sequence
 from pickle import dumps, loads
-from types import MethodDescriptorType, WrapperDescriptorType
+from types import FunctionType, MethodDescriptorType, WrapperDescriptorType
 from typing import Any
+
+import xxhash
 
 # (Its public function list_registry_pickle_by_value() makes a copy each time, for 0.1 us.)
 from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
 from cw.net.memory import LARGE
-from cw.payloads import byvalue, naming
+from cw.payloads import byvalue, named, naming, script
 
 Payload = bytes | bytearray | memoryview
 Store = Callable[[Sequence[Any], int], memoryview | bytes]
@@ -114,31 +116,126 @@ def load(payload: Payload) -> Any:
     return loads(data, buffers=buffers)
 
 
+class Pickled:
+    """Values pickled one after the other, for a runner: what later ones share with earlier ones is one object there.
+
+    `names`, `functions`: of the script's, and by value, that the pickles refer to. `ends`: bytes and buffers up to the
+    end of each value. `memo`: the pickler's, after the last.
+    """
+
+    __slots__ = ("buffers", "data", "ends", "functions", "memo", "names")
+
+    def __init__(self, values: Sequence[Any], memo: Any = None) -> None:
+        """Raises `byvalue.Unpicklable`."""
+        file = io.BytesIO()
+        self.buffers: list[memoryview] = []
+        self.ends: list[tuple[int, int]] = []
+        self.functions: Sequence[FunctionType] = ()
+        try:
+            pickler = pickle.Pickler(file, 5, buffer_callback=self._keep_in_band)
+            if memo is not None:
+                pickler.memo = memo
+            for value in values:
+                pickler.dump(value)
+                self.ends.append((file.tell(), len(self.buffers)))
+            self.data = file.getvalue()
+            is_by_name = not _needs_by_value(self.data)
+            self.names: Sequence[str] = script.names_in(self.data)
+        except MemoryError as error:
+            raise byvalue.Unpicklable(values) from error
+        except Exception:  # whatever it is, the other pickler manages, or meets it again and says where
+            is_by_name = False
+        if not is_by_name:
+            file = io.BytesIO()
+            self.buffers.clear()
+            self.ends.clear()
+            pickler = named.NamedPickler(file, self._keep_in_band)
+            if memo is not None:
+                pickler.memo = memo
+            for value in values:
+                byvalue.run(pickler, value)
+                self.ends.append((file.tell(), len(self.buffers)))
+            self.data = file.getvalue()
+            self.names, self.functions = tuple(sorted(pickler.names)), tuple(pickler.functions.values())
+        self.memo = pickler.memo
+
+    @property
+    def size(self) -> int:
+        return len(self.data) + sum(buffer.nbytes for buffer in self.buffers)
+
+    def payload(self, store: Store | None = None) -> Payload:
+        """All of it, for `load_parts`."""
+        return _pack(self.data, self.buffers, store) if self.buffers else self.data
+
+    def digest(self) -> bytes:
+        """Of the bytes and the buffers."""
+        if not self.buffers:
+            return xxhash.xxh3_128_digest(self.data)
+        hasher = xxhash.xxh3_128(self.data)
+        for buffer in self.buffers:
+            hasher.update(b"%d" % buffer.nbytes)
+            hasher.update(buffer)
+        return hasher.digest()
+
+    def _keep_in_band(self, buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        self.buffers.append(raw)
+        return False
+
+
+def load_parts(payload: Payload, count: int) -> list[Any]:
+    """The first `count` of the values that were pickled one after the other."""
+    if payload[:1] == b"\x01":
+        data, buffers = _unpack(memoryview(payload).cast("B"))
+        unpickler = pickle.Unpickler(io.BytesIO(data), buffers=buffers)
+    else:
+        unpickler = pickle.Unpickler(io.BytesIO(payload))
+    return [unpickler.load() for _ in range(count)]
+
+
+def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What is pickled of a call's arguments."""
+    is_big = any(type(v) is bytes and len(v) >= BIG_BYTES for v in (*args, *kwargs.values()))
+    if is_big:
+        named_values = {name: _apart_if_big(value) for name, value in kwargs.items()}
+        return [tuple(map(_apart_if_big, args)), named_values]
+    return [args, kwargs] if kwargs else args
+
+
 def dump_call(
     args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None, store: Store | None = None
 ) -> Payload:
     """The arguments of a call. `function` serves the message of `NotPicklable`, which names the argument."""
-    is_plain, has_big_bytes = True, False
-    for value in (*args, *kwargs.values()) if kwargs else args:
-        if type(value) not in _PLAIN:
-            is_plain = False
-            if type(value) is bytes and len(value) >= BIG_BYTES:
-                has_big_bytes = True
-    call: Any = [args, kwargs] if kwargs else args
-    if is_plain:
-        return dumps(call, 5)
-    if has_big_bytes:
-        named = {name: _apart_if_big(value) for name, value in kwargs.items()}
-        call = [tuple(map(_apart_if_big, args)), named]
+    if is_plain(args, kwargs):
+        return dumps([args, kwargs] if kwargs else args, 5)
+    return pickle_call(args, kwargs, function).payload(store)
+
+
+def pickle_call(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> Pickled:
+    """The same, before it is packed."""
     try:
-        return _dump(call, store)
+        return Pickled((call_of(args, kwargs),))
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
 
 
+def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether arguments neither share, nor refer to, anything."""
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if type(value) not in _PLAIN:
+            return False
+    return True
+
+
 def load_call(payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The `(args, kwargs)` of a call. Raises `PayloadError`, or whatever unpickling the arguments raises."""
-    call = load(payload)
+    return as_call(load(payload))
+
+
+def as_call(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The `(args, kwargs)` of what `call_of` gave. Raises `PayloadError`."""
     if type(call) is tuple:
         return call, {}
     if type(call) is not list or len(call) != 2:
@@ -159,21 +256,26 @@ def dump_result(value: Any, store: Store | None = None) -> Payload:
 load_result = load
 
 
-def dump_function(function: Any, watch: byvalue.Watch) -> Payload:
-    """Pickle a function, and note in `watch` what the pickle was made from. Raises `NotPicklable`."""
+def dump_alone(value: Any, store: Store | None = None) -> Payload:
+    """As `dump`, for another program: what the script defines is inside. Raises `NotPicklable`."""
     try:
-        return _dump(function, None, watch)
+        return _dump(value, store, is_alone=True)
     except byvalue.Unpicklable as failure:
-        name = naming.function_name(function)
-        raise NotPicklable(_refusal(f"function {name}", failure, [(name, function)])) from failure.__cause__
+        raise NotPicklable(_refusal("value", failure, [("value", value)])) from failure.__cause__
 
 
-def load_function(payload: Payload) -> Callable[..., Any]:
-    """The function of a payload. Raises whatever unpickling it raises, such as `ModuleNotFoundError`."""
-    function: Callable[..., Any] = load(payload)
-    if not callable(function):
-        raise PayloadError(f"the payload is not that of a function but of a {type(function).__name__}")
-    return function
+def needs_script(payload: Payload) -> bool:
+    """Whether a payload refers by name to what the script defines."""
+    data = payload if payload[:1] != b"\x01" else _unpack(memoryview(payload).cast("B").toreadonly())[0]
+    return bytes(data).find(_BY_NAME_IN_MAIN) >= 0
+
+
+def refusal_of_function(function: Any, failure: byvalue.Unpicklable) -> NotPicklable:
+    """What the caller of submit is told of a function that cannot be pickled."""
+    name = naming.function_name(function)
+    refusal = NotPicklable(_refusal(f"function {name}", failure, [(name, function)]))
+    refusal.__cause__ = failure.__cause__
+    return refusal
 
 
 # --- pickling: by name or by value, in band or out of band ---
@@ -195,8 +297,8 @@ def _apart_if_big(value: Any) -> Any:
     return _BigBytes(value) if type(value) is bytes and len(value) >= BIG_BYTES else value
 
 
-def _dump(value: Any, store: Store | None = None, watch: byvalue.Watch | None = None) -> Payload:
-    """As `dump`, but raises `byvalue.Unpicklable`. With a watch: see there."""
+def _dump(value: Any, store: Store | None = None, is_alone: bool = False) -> Payload:
+    """As `dump`, but raises `byvalue.Unpicklable`. `is_alone`: without names of the script."""
     buffers: list[memoryview] = []
 
     def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -208,21 +310,25 @@ def _dump(value: Any, store: Store | None = None, watch: byvalue.Watch | None = 
 
     try:
         data = dumps(value, 5, buffer_callback=keep_in_band)
-        # (`find`, since `in` takes twice as long for small ones.)
-        is_by_name = (
-            data.find(_BY_NAME_IN_MAIN) < 0
-            and data.find(_GENERATORS[0]) < 0
-            and data.find(_GENERATORS[1]) < 0
-            and not (_registered and _names_registered(data))
-        )
+        is_by_name = not _needs_by_value(data) and not (is_alone and data.find(_BY_NAME_IN_MAIN) >= 0)
     except MemoryError as error:
         raise byvalue.Unpicklable(value) from error
     except Exception:  # whatever it is, byvalue.dumps manages, or meets it again and says where
         is_by_name = False
     if not is_by_name:
         buffers.clear()
-        data = byvalue.dumps(value, keep_in_band, watch, buffers.clear)
+        data = byvalue.dumps(value, keep_in_band, None, buffers.clear)
     return _pack(data, buffers, store) if buffers else data
+
+
+def _needs_by_value(data: bytes) -> bool:
+    """Whether a pickle has by name what another process would not find."""
+    # (`find`, since `in` takes twice as long for small ones.)
+    return (
+        data.find(_GENERATORS[0]) >= 0
+        or data.find(_GENERATORS[1]) >= 0
+        or bool(_registered and _names_registered(data))
+    )
 
 
 def _names_registered(data: bytes) -> bool:

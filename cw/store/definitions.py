@@ -39,12 +39,7 @@ _NOT_OF_A_CLASS = frozenset(
     {"__dict__", "__weakref__", "__module__", "__firstlineno__", "__static_attributes__", "__slotnames__",
      "__abstractmethods__", "_abc_impl", "__annotate__", "__annotate_func__", "__annotations_cache__"}
 )  # fmt: skip
-# What it adds to an enum, made from the members, and to them.
-_NOT_OF_AN_ENUM = frozenset(
-    {"_member_map_", "_member_names_", "_member_type_", "_value2member_map_", "_unhashable_values_",
-     "_unhashable_values_map_", "_hashable_values_", "_use_args_", "_value_repr_", "_all_bits_", "_singles_mask_",
-     "_flag_mask_", "_inverted_"}
-)  # fmt: skip
+# What it adds to a member of an enum.
 _NOT_OF_A_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
 
 
@@ -204,7 +199,7 @@ class DefinitionWalk(ArrayWalk):
                 self.write_text(b"name", name)
                 self.walk(member.value)
                 self.names(item for item in vars(member).items() if item[0] not in _NOT_OF_A_MEMBER)
-            names = {n: value for n, value in names.items() if n not in members and n not in _NOT_OF_AN_ENUM}
+            names = {n: value for n, value in names.items() if n not in members and n not in byvalue.MADE_FROM_MEMBERS}
         if issubclass(type(cls), abc.ABCMeta):  # what was registered with it travels, too
             self.walk({known for reference in abc._get_dump(cls)[0] if (known := reference()) is not None})  # type: ignore[attr-defined]
         self.write(b"attributes", b"%d" % len(names))

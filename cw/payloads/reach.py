@@ -1,0 +1,230 @@
+"""What a call reaches: the script's definitions, and the values of the global names that these read.
+
+    function --reads--> RATE = 3              a constant: travels with the function, compared by identity
+                    --> TABLE = {...}         a *place*: can change, so its value travels apart and is looked at
+                    --> Model, of the script  a *definition*: its code travels apart; what it holds and can change are
+                                              places, too (Model.seen = []); its methods are followed
+                    --> numpy, math.sqrt      a constant: pickled by its name
+                    --> LOCK = Lock()         cannot be pickled: left unbound in the runner, with the reason
+
+A definition travels as a skeleton and what it is filled with, so that those that refer to each other can be made.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+import pickle
+from collections.abc import Callable, Iterable
+from types import FunctionType
+from typing import Any, NamedTuple
+
+from cw.payloads import byvalue, constants, named, script
+from cw.payloads.byvalue import MISSING, Watch
+
+PlaceKey = tuple[Any, ...]
+
+_numbers = itertools.count(1)
+
+
+class Place(NamedTuple):
+    """Where a value is that can change: ('global', namespace, name), or ('attribute', token of its holder, name), ..."""
+
+    key: PlaceKey
+    label: str
+    get: Callable[[], Any]
+
+
+class Definition:
+    """A function or class of the script, by its name there, as it was pickled last."""
+
+    def __init__(self, name: str, thing: Any) -> None:
+        self.name = name
+        self.thing = thing
+        self.version = byvalue.new_version()
+        self.skeleton = self.filling = b""
+        self.names: set[str] = set()
+        self.functions: dict[int, FunctionType] = {}
+        self.places: list[Place] = []
+        self._make()
+
+    def is_current(self, thing: Any) -> bool:
+        return thing is self.thing and self.watch.is_current()
+
+    def renew(self) -> None:
+        """Pickle it again; under another version if it has changed."""
+        before, self.version = (self.skeleton, self.filling, self.version), self.version
+        self._make()
+        if (self.skeleton, self.filling) != before[:2]:
+            self.version = byvalue.new_version()
+            self._make()
+
+    def _make(self) -> None:
+        """Raises `byvalue.Unpicklable`."""
+        self.names, self.functions, self.places = set(), {}, []
+        self.watch = Watch()
+        holes = self._find_places()
+        reduced = self._pickler(holes).take_apart(self.thing)
+        make, arguments, *rest = reduced
+        state, set_state = (rest[0], rest[3]) if len(rest) > 3 else (None, None)
+        self.skeleton = self._dump((make, arguments), holes)
+        self.filling = self._dump((set_state, state), holes) if set_state is not None else b""
+
+    @property
+    def token(self) -> Any:
+        """What the runner's copy is known by. A class changed in place stays the same one."""
+        if isinstance(self.thing, type):
+            return self.name, byvalue.identity_of(self.thing)
+        return self.name, self.version
+
+    def _pickler(self, holes: Any, file: Any = None) -> named.NamedPickler:
+        return named.NamedPickler(
+            file or io.BytesIO(), None, _Quiet(self.watch), self.name, self.thing, holes, self.version
+        )
+
+    def _dump(self, value: Any, holes: Any) -> bytes:
+        file = io.BytesIO()
+        pickler = self._pickler(holes, file)
+        byvalue.run(pickler, value)
+        self.names |= pickler.names
+        self.functions |= pickler.functions
+        return file.getvalue()
+
+    def _find_places(self) -> dict[int, tuple[Any, list[tuple[Any, ...]]]]:
+        """Find what it holds and can change; by id of the holder, in the form that the pickler wants."""
+        found: dict[int, tuple[Any, list[tuple[Any, ...]]]] = {}
+        waiting, seen = [self.thing], {id(self.thing)}
+        while waiting:
+            holder = waiting.pop()
+            for place, value in constants.parts_of(holder):
+                inner = _inside(value)
+                if inner is not None:
+                    for thing in inner:
+                        is_ours = byvalue.travels_by_value(thing) and script.name_of(thing) in (None, self.name)
+                        if is_ours and id(thing) not in seen:
+                            seen.add(id(thing))
+                            waiting.append(thing)
+                elif len(place) == 2 and place[0] not in ("registered", "member") and not constants.is_constant(value):
+                    token = self.token if holder is self.thing else (self.name, self.version, len(found))
+                    token, holes = found.setdefault(id(holder), (token, []))
+                    holes.append(place)
+                    self.places.append(_place_in(holder, token, place))
+        return found
+
+
+class _Quiet(Watch):
+    """A watch of what a definition is made of, without the values of the global names that it reads."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def add_function(self, function: FunctionType, has_names: bool = True) -> None:
+        self._watch.add_function(function, has_names=False)
+
+    def add_namespace(self, namespace: Any) -> None:
+        self._watch.add_namespace(namespace)
+
+
+def _inside(value: Any) -> list[Any] | None:
+    """The functions and classes that an attribute consists of; None: it is another value."""
+    if script.can_be_named(value):
+        return [value]
+    kind = type(value)
+    if kind in (staticmethod, classmethod):
+        return [value.__func__] if script.can_be_named(value.__func__) else None
+    if kind is property:
+        parts = [part for part in (value.fget, value.fset, value.fdel) if part is not None]
+        return parts if all(map(script.can_be_named, parts)) else None
+    if kind is functools.cached_property:
+        return [value.func]
+    if kind is functools.singledispatchmethod:
+        return list(value.dispatcher.registry.values())
+    return None
+
+
+def _place_in(holder: Any, token: Any, place: tuple[Any, ...]) -> Place:
+    kind, key = place
+    name = getattr(holder, "__qualname__", "?")
+    if kind == "default":
+        return Place((kind, token, key), f"a default of {name}()", lambda: holder.__defaults__[key])
+    if kind == "keyword":
+        return Place((kind, token, key), f"the default {key!r} of {name}()", lambda: holder.__kwdefaults__[key])
+    if kind == "cell":
+        label = f"{holder.__code__.co_freevars[key]!r}, captured by {name}()"
+        return Place((kind, token, key), label, lambda: holder.__closure__[key].cell_contents)
+    return Place((kind, token, key), f"{name}.{key}", lambda: vars(holder)[key])
+
+
+class Reach:
+    """Everything that some functions and names reach. `definition_of(name, thing)` knows the script's definitions.
+
+    What is pickled of it may reach more: `add` it, too, until nothing new comes.
+    """
+
+    def __init__(self, definition_of: Callable[[str, Any], Definition]) -> None:
+        self._definition_of = definition_of
+        self.definitions: dict[str, Definition] = {}
+        self.constants: dict[tuple[str, str], Any] = {}  # by namespace and name
+        self.places: dict[PlaceKey, Place] = {}
+        self.lost: dict[tuple[str, str], str] = {}
+        self.modules: set[str] = set()  # that are used as parts of others, as `os.path` is
+        self.watch = Watch()
+        self._functions: set[int] = set()
+
+    def add(self, names: Iterable[str], functions: Iterable[FunctionType]) -> None:
+        for name in names:
+            self._add_definition(name)
+        for function in functions:
+            self._add_function(function)
+
+    def _add_definition(self, name: str) -> None:
+        if name in self.definitions:
+            return
+        names = script.namespace()
+        thing = names.get(name, MISSING)
+        if thing is MISSING:
+            return
+        definition = self._definition_of(name, thing)
+        self.definitions[name] = definition
+        self.watch.add_name(names, name)
+        self.watch.absorb(definition.watch)
+        for place in definition.places:
+            self.places[place.key] = place
+        self.add(definition.names, definition.functions.values())
+
+    def _add_function(self, function: FunctionType) -> None:
+        if id(function) in self._functions:
+            return
+        self._functions.add(id(function))
+        self.watch.add_function(function)
+        values = []
+        for name in byvalue.global_names(function.__code__):
+            values.append(self._add_global(function.__globals__, name))
+        self.modules.update(byvalue.submodules(function.__code__, values))
+
+    def _add_global(self, names: dict[str, Any], name: str) -> Any:
+        value = names.get(name, MISSING)
+        key = named.key_of(names), name
+        if value is MISSING or key in self.constants or name == "__builtins__":
+            return value
+        if script.can_be_named(value):
+            found = script.name_of(value)
+            if found is not None:
+                self._add_definition(found)
+                if found != name or names is not script.namespace() or names.get(found) is not value:
+                    self.constants[key] = value
+                return value
+        if constants.is_constant(value):
+            self.constants[key] = value
+        else:
+            place = "global", *key
+            self.places.setdefault(place, Place(place, name, lambda: names[name]))
+        return value
+
+
+def dump_definition(definition: Definition) -> bytes:
+    """What `load_definition` takes."""
+    return pickle.dumps(
+        (definition.name, definition.version, definition.token, definition.skeleton, definition.filling), 5
+    )
