@@ -34,7 +34,7 @@ FLOORS = [
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
     "master.returns", "master.turns", "master.jobs", "master.__init__",
-    "net.network", "net.tls", "net.address", "net.wire", "net.memory", "net.messages", "net.__init__",
+    "net.network", "net.tls", "net.address", "net.wire", "net.memory", "net.objects", "net.messages", "net.__init__",
     "credential", "home", "program",
     "errors", "version",
 ]  # fmt: skip
@@ -60,6 +60,7 @@ PURE = (
     "master.turns",
     "master.jobs",
     "worker.slots",
+    "net.objects",
     "net.messages",
     "errors",
     "version",

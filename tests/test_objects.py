@@ -1,0 +1,165 @@
+"""The books of what a peer has been sent: after any events it has what its jobs need, within the bounds."""
+
+import math
+import random
+
+import pytest
+
+from cw.errors import ProtocolError
+from cw.net import messages as m
+from cw.net.objects import NEED_BYTES, Object, ObjectCache, ObjectSet, SessionObjects, closure
+
+
+def value(number, *needs, size=1):
+    return Object(number, bytes(size), m.VALUE, needs)
+
+
+def function(number, *needs, size=1):
+    return Object(number, bytes(size), m.FUNCTION, needs)
+
+
+def sent(messages):
+    """The numbers that messages tell: those to forget, and those that come."""
+    forgotten = [n for message in messages if type(message) is m.Forget for n in message.numbers]
+    return sorted(forgotten), [n for message in messages if type(message) is m.Objects for n in message.numbers]
+
+
+def test_what_an_object_needs_is_sent_before_it_and_each_once():
+    base = value(1)
+    middle = value(2, base)
+    f, g = function(3, middle, base), function(4, base)
+    cache = ObjectCache()
+    (message,) = cache.prepare([f, g])
+    assert message == m.Objects([0] * 4, [1, 2, 3, 4], [1, 1, 0, 0], [[], [1], [2, 1], [1]], [b"\0"] * 4)
+    assert cache.prepare([f, g]) == []
+    assert sent(cache.prepare([function(5, middle)])) == ([], [5])
+
+
+def test_of_too_many_bytes_the_oldest_give_way_but_nothing_that_is_in_use():
+    cache = ObjectCache(most_bytes=800)
+    shared = value(1, size=100)
+    functions = [function(n, shared, size=100 - NEED_BYTES) for n in range(2, 12)]
+    assert sent(cache.prepare(functions[:7])) == ([], [1, 2, 3, 4, 5, 6, 7, 8])
+    assert sent(cache.prepare([functions[7]])) == ([2, 3], [9])  # and an eighth more; the shared one is in use
+    assert shared in cache and cache.size == 700
+    assert sent(cache.prepare([functions[0]]))[1] == [2]  # which comes again when a job calls it again
+    # One that is needed by what is being sent stays, however old it is.
+    assert sent(cache.prepare([functions[8], functions[2]])) == ([5, 6], [10])
+
+
+def test_an_object_larger_than_the_bound_is_kept_alone():
+    cache = ObjectCache(most_bytes=800)
+    cache.prepare([function(1, value(2, size=100))])
+    large = function(3, value(4, size=900))
+    assert sent(cache.prepare([large])) == ([1, 2], [4, 3])
+    assert sent(cache.prepare([function(5)])) == ([3, 4], [5])
+
+
+def test_too_many_objects_give_way_too_and_environments_stay():
+    cache = ObjectCache(most_objects=16)
+    environment = Object(1, b"", m.ENVIRONMENT)
+    for number in range(2, 100):
+        cache.prepare([function(number, environment)])
+        assert len(cache) <= 16 and environment in cache
+    assert sent(cache.prepare([function(100, environment)]))[1] == [100]
+
+
+def test_what_needs_a_forgotten_object_is_forgotten_with_it_and_both_are_sent_again():
+    cache = ObjectCache()
+    base = value(1)
+    middle = value(2, base)
+    f, other = function(3, middle), function(4)
+    cache.prepare([f, other])
+    assert sent(cache.forget([base.key, (0, 99)])) == ([1, 2, 3], [])
+    assert other in cache and cache.forget([base.key]) == []
+    assert sent(cache.prepare([f])) == ([], [1, 2, 3])
+    assert sent(cache.forget([f.key, middle.key])) == ([2, 3], [])
+    assert base in cache
+
+
+def test_a_session_that_is_over_leaves_nothing():
+    cache = ObjectCache()
+    for session in (1, 2):
+        need = Object(1, b"x", m.VALUE, (), session)
+        cache.prepare([Object(2, b"y", m.FUNCTION, [need], session)])
+    cache.forget_session(1)
+    assert len(cache) == 2 and cache.size == 2 + NEED_BYTES
+    cache.check_invariants()
+
+
+def test_a_chain_of_needs_may_be_long():
+    item = value(0)
+    for number in range(1, 5000):
+        item = value(number, item)
+    assert [found.number for found in closure([item])] == list(range(5000))
+
+
+def test_functions_with_the_same_code_share_their_estimate():
+    environment = Object(1, b"", m.ENVIRONMENT)
+    code = value(2)
+    first = function(4, code, value(3), environment)
+    second = function(6, environment, code, value(5))  # a global that it reads has changed
+    assert first.estimate is second.estimate and first.estimate.seconds == math.inf
+    assert function(7, environment).estimate is not function(8, environment).estimate
+    assert (first.environment, second.environment, code.environment) == (1, 1, 0)
+
+
+def test_what_comes_again_is_the_same_object_unless_it_differs():
+    objects = SessionObjects(7)
+    need = objects.add(1, m.VALUE, [], b"need")
+    known = objects.add(2, m.FUNCTION, [1], b"f")
+    assert known.key == (7, 2) and known.needs == (need,) and objects.size == 5 + NEED_BYTES
+    assert objects.add(2, m.FUNCTION, [1], b"f") is known and objects.size == 5 + NEED_BYTES
+    again = SessionObjects(7, objects.by_number)
+    assert again.add(1, m.VALUE, [], b"other") is not need
+    assert again.add(2, m.FUNCTION, [1], b"f") is known
+    again.forget_former()
+    assert objects.forget([1, 1, 9]) == [need] and objects.size == 1 + NEED_BYTES
+
+
+def test_an_object_whose_need_is_not_here_is_refused():
+    objects = SessionObjects()
+    with pytest.raises(ProtocolError, match="object 2 needs object 1"):
+        objects.add(2, m.FUNCTION, [1], b"f")
+    assert not objects.by_number and not objects.size
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_after_random_events_a_peer_has_what_its_jobs_need(seed):
+    chance = random.Random(seed)
+    cache, peer = ObjectCache(most_bytes=4000, most_objects=60), SessionObjects()
+    environment = Object(1, b"e", m.ENVIRONMENT)
+    objects = [environment]
+    for number in range(2, 150):
+        needs = [environment, *chance.sample(objects, min(len(objects), chance.randrange(4)))]
+        kind = chance.choice([m.FUNCTION, m.VALUE])
+        objects.append(Object(number, bytes(chance.choice([1, 10, 100, 1000])), kind, needs))
+    for _ in range(300):
+        wanted = chance.sample(objects, chance.randrange(1, 4))
+        if chance.random() < 0.3:
+            messages = cache.forget([item.key for item in wanted])
+        else:
+            messages = cache.prepare(wanted)
+        for message in messages:
+            if type(message) is m.Forget:
+                assert len(peer.forget(message.numbers)) == len(message.numbers)
+            else:
+                for entry in zip(*message[1:], strict=True):
+                    peer.add(*entry)  # raises if a need is not there
+        cache.check_invariants()
+        assert {item.number for item in cache._objects.values()} == set(peer.by_number)
+        assert cache.size == peer.size
+        if messages and type(messages[-1]) is m.Objects:
+            needed = closure(wanted)
+            assert all(item in cache for item in needed)
+            assert cache.size <= max(4000, sum(item.size for item in needed))
+
+
+def test_evicting_keeps_what_others_need():
+    items = ObjectSet()
+    base, top = value(1, size=100), None
+    items.add(base)
+    top = value(2, base, size=100)
+    items.add(top)
+    assert items.evict([top], 0, 0) == [] and items.evict([base], 0, 0) == [top]
+    assert items.evict([], 0, 0) == [base] and not items.size
