@@ -44,6 +44,10 @@ class NotPicklable(Error, TypeError):
     """
 
 
+class UnseenChanges(UserWarning):
+    """A value that calls read is too large to be looked at before each `submit`: changes in place may be seen late."""
+
+
 class PayloadError(Error, ValueError):
     """A payload is not what cw packs: cut short, or its sizes contradict each other."""
 

@@ -19,41 +19,50 @@ from cw.payloads.serialize import Pickled
 SHARED = 500_000
 """Objects in one value, beyond which it is not compared with others for objects that they share (0.2 s)."""
 
+MEMO_BYTES = 64 * 1024
+"""Bytes of a component up to which runners remember its objects, so that a call's state may refer to them. More: they
+live longer in the runner. Less: a state has copies of them."""
+
 
 class Component:
     """Places whose values share objects, as they were pickled last."""
 
     def __init__(self, places: Sequence[Place], pickled: Pickled) -> None:
-        self.places = tuple(places)
-        self.object: Any = None  # what was sent
-        self._take(pickled)
+        self.number = 0  # of what was sent
+        self.take(places, pickled)
         self.seconds = 0.0
-        """What a look costs."""
+        """What a look costs, in time of this thread: a busy machine does not make it longer."""
         self.looked_at = time.monotonic()
         self.is_fixed = False
         """Can its values not change? Then only their binding is looked at."""
 
-    def _take(self, pickled: Pickled) -> None:
+    def take(self, places: Sequence[Place], pickled: Pickled) -> None:
+        """It has been pickled."""
+        self.places = tuple(places)
         self.digest = pickled.digest()
+        self.seen: Pickled | None = pickled
+        """Its last pickle, until the submit that made it has used it."""
         self.size = pickled.size
-        self.names, self.functions = pickled.names, pickled.functions
 
     def has_changed(self) -> bool:
         """Look."""
-        began = time.perf_counter()
+        began = time.thread_time()
         try:
-            return pickle_places(self.places).digest() != self.digest
+            self.seen = pickle_places(self.places)
+            return self.seen.digest() != self.digest
         except Exception:  # a place is gone, or its value cannot be pickled any more
             return True
         finally:
-            seconds = time.perf_counter() - began
-            self.seconds = seconds if not self.seconds else (self.seconds + seconds) / 2
+            seconds = time.thread_time() - began
+            self.seconds = min(seconds, self.seconds) + abs(seconds - self.seconds) / 4 if self.seconds else seconds
             self.looked_at = time.monotonic()
 
 
 def pickle_places(places: Sequence[Place]) -> Pickled:
     """Their keys, then their values. Raises what taking or pickling a value raises."""
-    return Pickled(([place.key for place in places], *[place.get() for place in places]))
+    values = [place.get() for place in places]
+    root = values[0] if len(values) == 1 and byvalue.names_itself(values[0]) else None
+    return Pickled(([place.key for place in places], *values), root=root)
 
 
 def group(places: Sequence[Place], pickled: Sequence[Pickled]) -> list[list[int]]:
@@ -86,3 +95,16 @@ def _is_shared(thing: Any) -> bool:
     if script.can_be_named(thing):
         return script.name_of(thing) is None and byvalue.travels_by_value(thing)
     return not constants.is_constant(thing)
+
+
+def shared_objects(components: Sequence[Component], pickled: Pickled) -> dict[int, tuple[int, int]]:
+    """The objects that a call's state holds and that are part of components, too: by id, the component's number and
+    the object's place in the memo of its pickle."""
+    found: dict[int, tuple[int, int]] = {}
+    mine = pickled.memo.copy()
+    for component in components:
+        if component.seen is not None and component.size < MEMO_BYTES:
+            for identity, (place, thing) in component.seen.memo.copy().items():
+                if identity in mine and _is_shared(thing):
+                    found[identity] = component.number, place
+    return found

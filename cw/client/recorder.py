@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cw import program
-from cw.client.functions import FunctionTable
+from cw.client.functions import FunctionTable, Prepared
 from cw.errors import StoreError
 from cw.net import messages as m
 from cw.payloads import byvalue, environment, serialize
@@ -161,14 +161,10 @@ class Recorder:
         function: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        payload: Any,
-        carrier: Any = None,
+        prepared: Prepared,
     ) -> Call:
-        """The call, stored or not. The functions' lock is held. `carrier`: see `FunctionTable.key_of`.
-
-        Raises UnstableKey, NotPicklable.
-        """
-        function_key = functions.key_of(function, carrier)
+        """The call, stored or not. The functions' lock is held. Raises UnstableKey, NotPicklable."""
+        function_key = functions.key_of(function, prepared)
         if self._key is None:
             key, classes = callkey.of_call(function, function_key, args, kwargs, self._version)
         else:
@@ -188,12 +184,13 @@ class Recorder:
             opened.note_found(function_key.name, place >= 0)
         if place >= 0 and place & 1 and self._retries_errors:
             place = -1
-        return Call(self, key, function_key.name, records, payload, place)
+        return Call(self, key, function_key.name, records, serialize.dump_call_alone(args, kwargs, function), place)
 
     def read(self, place: int) -> Stored:
         return self._open.store.read(place)
 
     def entry(self, call: Call, number: int, status: int, seconds: float, host: str, payload: Any) -> Entry:
+        payload = (serialize.alone if status == m.DONE else serialize.alone_error)(payload)
         return Entry(
             call.key, number, call.name, host, status, time.time(), seconds, call.args, payload,
             self._is_durable, call.classes,

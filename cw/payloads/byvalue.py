@@ -32,6 +32,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import sys
 import typing
 import weakref
@@ -152,6 +153,45 @@ def contents_of(cell: Any) -> Any:
 def global_names(code: CodeType) -> tuple[str, ...]:
     """The names that a piece of code, with what is defined inside it, may read from its globals."""
     return tuple(dict.fromkeys(_global_names(code)))
+
+
+def take_singleton_apart(thing: Any) -> Any:
+    """How an object is pickled that pickle would write as a global name, as its `__reduce__` wants it."""
+    reduced = reduction(thing)
+    if not isinstance(reduced, str):
+        return reduced
+    if isinstance(thing, typing.NewType):
+        return typing.NewType, (thing.__name__, thing.__supertype__)
+    return copyreg.__newobj__, (type(thing),), getattr(thing, "__dict__", None)  # type: ignore[attr-defined]
+
+
+def names_itself(thing: Any) -> bool:
+    """Whether pickle writes an object as a global name because its `__reduce__` says so: a singleton."""
+    try:
+        return isinstance(reduction(thing), str)
+    except Exception:
+        return False
+
+
+_BY_NAME = frozenset({"globals", "vars", "eval", "exec", "getattr", "__import__", "import_module", "timeit", "Timer"})
+_WORDS = re.compile(r"[^\W\d]\w*")
+
+
+@functools.lru_cache(maxsize=4096)
+def mentioned_names(code: CodeType) -> frozenset[str]:
+    """Names that code may look up by a text, as `globals()["f"]` does, or as attributes of `__main__`."""
+    names = set(code.co_names)
+    words: set[str] = set()
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            words |= mentioned_names(constant)
+        elif type(constant) is str and names & _BY_NAME and len(constant) < 10_000:
+            words.update(_WORDS.findall(constant))
+        elif type(constant) is str and constant == "__main__":
+            words |= names
+    if "__main__" in names:
+        words |= names
+    return frozenset(words)
 
 
 def submodules(code: CodeType, values: Iterable[Any]) -> set[str]:
@@ -314,6 +354,12 @@ def new_version() -> bytes:
 def is_foreign(cls: type) -> bool:
     """Whether a class was made from a pickle of another process."""
     return cls in _version_by_foreign_class
+
+
+def forget_version(cls: type) -> None:
+    """The next definition of a class that comes is applied, whatever its version."""
+    if cls in _version_by_foreign_class:
+        _version_by_foreign_class[cls] = b""
 
 
 def identity_of(cls: type) -> bytes:

@@ -27,6 +27,9 @@ import cloudpickle
 from cw.payloads import byvalue, constants, script
 from cw.payloads.byvalue import MISSING, BufferCallback, Watch
 
+Code = tuple[dict[str, Any], CodeType]
+"""The globals of a function by value, and its code: which names it reads, and where."""
+
 _LOADED_CODE = 4096
 """Pieces of code that a runner keeps. More: memory. Fewer: code that comes again is made anew (10 us)."""
 
@@ -136,9 +139,13 @@ def make_function(
 ) -> FunctionType:
     """In a pickle: a function without its state."""
     names = namespace_of(key)
-    function = FunctionType(
-        load_code(code), names, name, None, tuple(CellType() for _ in range(cells)) if cells else None
-    )
+    made_of = load_code(code)
+    if builtins_of is not None:  # (a function takes them from its globals when it is made)
+        names["__builtins__"] = builtins_of(made_of)
+    closure = tuple(CellType() for _ in range(cells)) if cells else None
+    function = FunctionType(made_of, names, name, None, closure)
+    if builtins_of is not None:
+        names["__builtins__"] = builtins
     function.__qualname__ = qualname
     function.__module__ = module
     if token is not None:
@@ -162,8 +169,21 @@ def set_function_state(function: FunctionType, state: tuple[Any, ...]) -> None:
         function.__type_params__ = type_params  # type: ignore[attr-defined]
 
 
+builtins_of: Callable[[CodeType], Any] | None = None
+"""In a runner: what a function that is made has for builtins."""
+
 by_token: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 """In a runner: functions and classes that hold values which are sent apart."""
+
+
+class LostAttribute:
+    """In the place of a class's attribute whose value cannot be pickled."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __get__(self, owner: Any, cls: type) -> Any:
+        raise AttributeError(self._text)
 
 
 class Annotations:
@@ -221,21 +241,21 @@ def load_annotations(data: bytes) -> dict[str, Any]:
 class _Local:
     """The definition of a class that has no name, as it was pickled last."""
 
-    __slots__ = ("data", "functions", "is_constant", "names", "reference", "version", "watch")
+    __slots__ = ("codes", "data", "is_constant", "names", "reference", "version", "watch")
 
     def __init__(self, cls: type) -> None:
         self.reference = weakref.ref(cls)
         self.data = b""
         self.version = b""
         self.names: set[str] = set()
-        self.functions: dict[int, FunctionType] = {}
+        self.codes: dict[int, Code] = {}
 
 
 _locals: dict[int, _Local] = {}
 
 
 class NamedPickler(byvalue.Pickler):
-    """Notes the names and functions that it meets. Not for results: these must stand by themselves.
+    """Notes the names, and the code of the functions, that it meets. Not for results: these must stand by themselves.
 
     `top`: the script's name whose definition is made; what belongs to it travels by value. `holes`: by id of a function
     or class, its token and the places in it whose values are sent apart.
@@ -253,11 +273,12 @@ class NamedPickler(byvalue.Pickler):
     ) -> None:
         super().__init__(file, buffer_callback, watch)
         self.names: set[str] = set()
-        self.functions: dict[int, FunctionType] = {}
+        self.codes: dict[int, Code] = {}
         self._top = top
         self._root = root
         self._holes = holes or {}
         self._version = version
+        self._unpicklable: dict[int, list[str]] = {}  # by id of a class: attributes to be left out
 
     def reducer_override(self, thing: Any) -> Any:
         self.last = thing
@@ -267,6 +288,8 @@ class NamedPickler(byvalue.Pickler):
                 if name != self._top:
                     self.names.add(name)
                 return NotImplemented
+        elif thing is self._root:
+            return byvalue.take_singleton_apart(thing)
         return super().reducer_override(thing)
 
     def take_apart(self, thing: Any) -> Any:
@@ -281,9 +304,9 @@ class NamedPickler(byvalue.Pickler):
     def _reduce_function(self, function: FunctionType) -> Any:
         if not byvalue.travels_by_value(function):
             return NotImplemented
-        self.functions[id(function)] = function
+        self.codes[id(function.__code__)] = function.__globals__, function.__code__
         if self.watch is not None:
-            self.watch.add_function(function)
+            self.watch.add_function(function, has_names=False)
         if byvalue.is_dispatcher(function):
             return super()._reduce_function(function)
         token, holes = self._holes.get(id(function), (None, ()))
@@ -319,23 +342,25 @@ class NamedPickler(byvalue.Pickler):
         token, holes = self._holes.get(id(cls), (None, ()))
         for _, name in holes:
             attributes.pop(name, None)
-        filling = set_state, (attributes, *state[1:]), annotations, token, version
+        for name in self._unpicklable.get(id(cls), ()):
+            attributes[name] = LostAttribute(f"{cls.__qualname__}.{name} is not here: its value cannot be pickled")
+        filling = set_state, (attributes, *state[1:]), annotations, token, version, cls.__qualname__
         return byvalue.make_class, (byvalue.identity_of(cls), make, arguments), filling, None, None, fill_class
 
     def _reduce_local(self, cls: type) -> Any:
         known = _local_definition(cls)
         self.names |= known.names
-        self.functions |= known.functions
+        self.codes |= known.codes
         if self.watch is not None:
-            self.watch.add_namespace(vars(cls))
-            for function in known.functions.values():
-                self.watch.add_function(function)
+            self.watch.absorb(known.watch)
         return byvalue.known_class, (byvalue.identity_of(cls), known.version, known.data)
 
 
 def fill_class(cls: type, filling: tuple[Any, ...]) -> None:
     """In a pickle: give a class its attributes, unless it is ours or has this version already."""
-    set_state, state, annotations, token, version = filling
+    set_state, state, annotations, token, version, qualname = filling
+    if byvalue.is_foreign(cls):
+        cls.__qualname__ = qualname
     byvalue.set_class_state(cls, (set_state, state, version))
     if token is not None:
         by_token[token] = cls
@@ -361,7 +386,7 @@ def _local_definition(cls: type) -> _Local:
         version = byvalue.new_version()
         data, pickler = _pickled_definition(cls, version)
     known.data, known.version = data, version
-    known.names, known.functions = pickler.names, pickler.functions
+    known.names, known.codes = pickler.names, pickler.codes
     assert pickler.watch is not None
     known.watch = pickler.watch
     known.is_constant = constants.is_constant(cls)
@@ -381,7 +406,28 @@ class _LocalPickler(NamedPickler):
 
 
 def _pickled_definition(cls: type, version: bytes) -> tuple[bytes, NamedPickler]:
-    file = io.BytesIO()
-    pickler = _LocalPickler(file, cls, version)
-    byvalue.run(pickler, cls)
-    return file.getvalue(), pickler
+    """Raises `byvalue.Unpicklable`; an attribute that cannot be pickled is left out."""
+    left_out: list[str] = []
+    while True:
+        file = io.BytesIO()
+        pickler = _LocalPickler(file, cls, version)
+        pickler._unpicklable[id(cls)] = left_out
+        try:
+            byvalue.run(pickler, cls)
+            return file.getvalue(), pickler
+        except byvalue.Unpicklable:
+            found = [name for name in _unpicklable_attributes(cls) if name not in left_out]
+            if not found:
+                raise
+            left_out += found
+
+
+def _unpicklable_attributes(cls: type) -> list[str]:
+    found = []
+    for name, value in list(vars(cls).items()):
+        if name not in constants.MADE_BY_PYTHON and not script.can_be_named(value):
+            try:
+                byvalue.run(NamedPickler(io.BytesIO()), value)
+            except byvalue.Unpicklable:
+                found.append(name)
+    return found

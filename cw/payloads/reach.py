@@ -17,7 +17,7 @@ import io
 import itertools
 import pickle
 from collections.abc import Callable, Iterable
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 from cw.payloads import byvalue, constants, named, script
@@ -25,7 +25,12 @@ from cw.payloads.byvalue import MISSING, Watch
 
 PlaceKey = tuple[Any, ...]
 
-_numbers = itertools.count(1)
+_versions = itertools.count(1)
+
+
+def _next_version() -> bytes:
+    """A later one is greater."""
+    return next(_versions).to_bytes(8, "big")
 
 
 class Place(NamedTuple):
@@ -42,10 +47,10 @@ class Definition:
     def __init__(self, name: str, thing: Any) -> None:
         self.name = name
         self.thing = thing
-        self.version = byvalue.new_version()
+        self.version = _next_version()
         self.skeleton = self.filling = b""
         self.names: set[str] = set()
-        self.functions: dict[int, FunctionType] = {}
+        self.codes: dict[int, named.Code] = {}
         self.places: list[Place] = []
         self._make()
 
@@ -54,19 +59,20 @@ class Definition:
 
     def renew(self) -> None:
         """Pickle it again; under another version if it has changed."""
-        before, self.version = (self.skeleton, self.filling, self.version), self.version
+        before = self.skeleton, self.filling
         self._make()
-        if (self.skeleton, self.filling) != before[:2]:
-            self.version = byvalue.new_version()
+        if (self.skeleton, self.filling) != before:
+            self.version = _next_version()
             self._make()
 
     def _make(self) -> None:
         """Raises `byvalue.Unpicklable`."""
-        self.names, self.functions, self.places = set(), {}, []
+        self.names, self.codes, self.places = set(), {}, []
         self.watch = Watch()
         holes = self._find_places()
-        reduced = self._pickler(holes).take_apart(self.thing)
-        make, arguments, *rest = reduced
+        pickler = self._pickler(holes)
+        make, arguments, *rest = pickler.take_apart(self.thing)
+        self.codes |= pickler.codes
         state, set_state = (rest[0], rest[3]) if len(rest) > 3 else (None, None)
         self.skeleton = self._dump((make, arguments), holes)
         self.filling = self._dump((set_state, state), holes) if set_state is not None else b""
@@ -80,7 +86,7 @@ class Definition:
 
     def _pickler(self, holes: Any, file: Any = None) -> named.NamedPickler:
         return named.NamedPickler(
-            file or io.BytesIO(), None, _Quiet(self.watch), self.name, self.thing, holes, self.version
+            file or io.BytesIO(), None, self.watch, self.name, self.thing, holes, self.version
         )
 
     def _dump(self, value: Any, holes: Any) -> bytes:
@@ -88,7 +94,7 @@ class Definition:
         pickler = self._pickler(holes, file)
         byvalue.run(pickler, value)
         self.names |= pickler.names
-        self.functions |= pickler.functions
+        self.codes |= pickler.codes
         return file.getvalue()
 
     def _find_places(self) -> dict[int, tuple[Any, list[tuple[Any, ...]]]]:
@@ -111,19 +117,6 @@ class Definition:
                     holes.append(place)
                     self.places.append(_place_in(holder, token, place))
         return found
-
-
-class _Quiet(Watch):
-    """A watch of what a definition is made of, without the values of the global names that it reads."""
-
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-
-    def add_function(self, function: FunctionType, has_names: bool = True) -> None:
-        self._watch.add_function(function, has_names=False)
-
-    def add_namespace(self, namespace: Any) -> None:
-        self._watch.add_namespace(namespace)
 
 
 def _inside(value: Any) -> list[Any] | None:
@@ -167,16 +160,18 @@ class Reach:
         self.definitions: dict[str, Definition] = {}
         self.constants: dict[tuple[str, str], Any] = {}  # by namespace and name
         self.places: dict[PlaceKey, Place] = {}
-        self.lost: dict[tuple[str, str], str] = {}
+        self.lost: dict[PlaceKey, str] = {}  # places whose values cannot be pickled, and why
         self.modules: set[str] = set()  # that are used as parts of others, as `os.path` is
         self.watch = Watch()
-        self._functions: set[int] = set()
+        self._codes: set[int] = set()
 
-    def add(self, names: Iterable[str], functions: Iterable[FunctionType]) -> None:
+    def add(self, names: Iterable[str], codes: Iterable[named.Code]) -> None:
+        defined = script.namespace()
         for name in names:
-            self._add_definition(name)
-        for function in functions:
-            self._add_function(function)
+            self.watch.add_name(defined, name)
+            self._add_global(defined, name)
+        for code in codes:
+            self._add_code(*code)
 
     def _add_definition(self, name: str) -> None:
         if name in self.definitions:
@@ -191,17 +186,21 @@ class Reach:
         self.watch.absorb(definition.watch)
         for place in definition.places:
             self.places[place.key] = place
-        self.add(definition.names, definition.functions.values())
+        self.add(definition.names, definition.codes.values())
 
-    def _add_function(self, function: FunctionType) -> None:
-        if id(function) in self._functions:
+    def _add_code(self, names: dict[str, Any], code: CodeType) -> None:
+        if id(code) in self._codes:
             return
-        self._functions.add(id(function))
-        self.watch.add_function(function)
+        self._codes.add(id(code))
         values = []
-        for name in byvalue.global_names(function.__code__):
-            values.append(self._add_global(function.__globals__, name))
-        self.modules.update(byvalue.submodules(function.__code__, values))
+        for name in byvalue.global_names(code):
+            self.watch.add_name(names, name)
+            values.append(self._add_global(names, name))
+        self.modules.update(byvalue.submodules(code, values))
+        defined = script.namespace()
+        for name in byvalue.mentioned_names(code):
+            if name in defined:
+                self._add_global(defined, name)
 
     def _add_global(self, names: dict[str, Any], name: str) -> Any:
         value = names.get(name, MISSING)
@@ -217,6 +216,8 @@ class Reach:
                 return value
         if constants.is_constant(value):
             self.constants[key] = value
+            if type(value) is FunctionType:
+                self.watch.add_function(value, has_names=False)
         else:
             place = "global", *key
             self.places.setdefault(place, Place(place, name, lambda: names[name]))

@@ -26,6 +26,13 @@ def namespace() -> dict[str, Any]:
     return vars(sys.modules["__main__"])
 
 
+def origin() -> tuple[str | None, str | None]:
+    """The script's file and, if it was run as a module, that one's name: what multiprocessing's children look for."""
+    module = sys.modules["__main__"]
+    spec = getattr(module, "__spec__", None)
+    return getattr(module, "__file__", None), getattr(spec, "name", None)
+
+
 def can_be_named(thing: Any) -> bool:
     """Whether pickle writes such a thing as a name, if it finds it there."""
     kind = type(thing)
@@ -59,8 +66,8 @@ def names_in(data: Any) -> tuple[str, ...]:
     names = {match.partition(b".")[0].decode(errors="replace") for match in _NAMED.findall(data)}
     defined = namespace()
     if _NAMED_BY_MEMO.search(data):
-        for name, value in list(defined.items()):
+        for name in list(defined):
             text = name.encode(errors="replace")
-            if can_be_named(value) and data.find(b"\x8c%c%b" % (len(text) & 0xFF, text)) >= 0:
+            if data.find(b"\x8c%c%b" % (len(text) & 0xFF, text)) >= 0 and can_be_named(defined[name]):
                 names.add(name)
-    return tuple(sorted(name for name in names if name in defined and can_be_named(defined[name])))
+    return tuple(sorted(name for name in names if name in defined))

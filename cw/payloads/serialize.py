@@ -35,7 +35,7 @@ import tokenize  # noqa: F401
 import traceback
 from collections.abc import Callable, Sequence
 from pickle import dumps, loads
-from types import FunctionType, MethodDescriptorType, WrapperDescriptorType
+from types import MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
 import xxhash
@@ -78,7 +78,7 @@ _BY_NAME_IN_MAIN = b"\x8c\x08__main__"
 _GENERATORS = (b"\x8c\x06Random", b"__randomstate_ctor")
 
 # Values of these types, as the only arguments or the result, have neither buffers nor a module.
-_PLAIN = frozenset({int, float, bool, str, complex, type(None)})
+PLAIN = frozenset({int, float, bool, str, complex, type(None)})
 
 
 def allocate_buffer(nbytes: int) -> memoryview:
@@ -119,27 +119,32 @@ def load(payload: Payload) -> Any:
 class Pickled:
     """Values pickled one after the other, for a runner: what later ones share with earlier ones is one object there.
 
-    `names`, `functions`: of the script's, and by value, that the pickles refer to. `ends`: bytes and buffers up to the
+    `names`, `codes`: the script's names, and the functions by value, that the pickles refer to. `ends`: bytes and buffers up to the
     end of each value. `memo`: the pickler's, after the last.
     """
 
-    __slots__ = ("buffers", "data", "ends", "functions", "memo", "names")
+    __slots__ = ("buffers", "codes", "data", "ends", "memo", "names")
 
-    def __init__(self, values: Sequence[Any], memo: Any = None) -> None:
-        """Raises `byvalue.Unpicklable`."""
+    def __init__(
+        self, values: Sequence[Any], memo: Any = None, persistent_id: Any = None, root: Any = None
+    ) -> None:
+        """`persistent_id`: as of pickle's picklers. `root`: an object that is not to be written as a name, though its
+        `__reduce__` gives one. Raises `byvalue.Unpicklable`."""
         file = io.BytesIO()
         self.buffers: list[memoryview] = []
         self.ends: list[tuple[int, int]] = []
-        self.functions: Sequence[FunctionType] = ()
+        self.codes: Sequence[named.Code] = ()
         try:
             pickler = pickle.Pickler(file, 5, buffer_callback=self._keep_in_band)
             if memo is not None:
                 pickler.memo = memo
+            if persistent_id is not None:
+                pickler.persistent_id = persistent_id  # type: ignore[method-assign]
             for value in values:
                 pickler.dump(value)
                 self.ends.append((file.tell(), len(self.buffers)))
             self.data = file.getvalue()
-            is_by_name = not _needs_by_value(self.data)
+            is_by_name = root is None and not _needs_by_value(self.data)
             self.names: Sequence[str] = script.names_in(self.data)
         except MemoryError as error:
             raise byvalue.Unpicklable(values) from error
@@ -149,14 +154,17 @@ class Pickled:
             file = io.BytesIO()
             self.buffers.clear()
             self.ends.clear()
-            pickler = named.NamedPickler(file, self._keep_in_band)
+            pickler = named.NamedPickler(file, self._keep_in_band, root=root)
             if memo is not None:
                 pickler.memo = memo
+            if persistent_id is not None:
+                pickler.persistent_id = persistent_id  # type: ignore[method-assign]
             for value in values:
                 byvalue.run(pickler, value)
                 self.ends.append((file.tell(), len(self.buffers)))
             self.data = file.getvalue()
-            self.names, self.functions = tuple(sorted(pickler.names)), tuple(pickler.functions.values())
+            self.names = tuple(sorted(pickler.names.union(script.names_in(self.data))))
+            self.codes = tuple(pickler.codes.values())
         self.memo = pickler.memo
 
     @property
@@ -185,14 +193,34 @@ class Pickled:
         return False
 
 
-def load_parts(payload: Payload, count: int) -> list[Any]:
-    """The first `count` of the values that were pickled one after the other."""
+def pickle_with_state(state: Any, args: tuple[Any, ...], kwargs: dict[str, Any], function: Any) -> Pickled:
+    """A function's state, then the arguments. Raises `NotPicklable`."""
+    try:
+        return Pickled((state, call_of(args, kwargs)))
+    except byvalue.Unpicklable as failure:
+        if naming.find_path(failure.offender, [("", (args, kwargs))]) is not None:
+            raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
+        raise refusal_of_function(function, failure) from failure.__cause__
+
+
+def join(data: bytes, buffers: list[memoryview], store: Store | None = None) -> Payload:
+    """The payload of pickles that go one after the other, and of their buffers."""
+    return _pack(data, buffers, store) if buffers else data
+
+
+def load_parts(payload: Payload, count: int, persistent_load: Any = None, memos: Any = None) -> list[Any]:
+    """The first `count` of the values that were pickled one after the other. `memos`: a list, which gets the memo."""
     if payload[:1] == b"\x01":
         data, buffers = _unpack(memoryview(payload).cast("B"))
         unpickler = pickle.Unpickler(io.BytesIO(data), buffers=buffers)
     else:
         unpickler = pickle.Unpickler(io.BytesIO(payload))
-    return [unpickler.load() for _ in range(count)]
+    if persistent_load is not None:
+        unpickler.persistent_load = persistent_load  # type: ignore[method-assign]
+    values = [unpickler.load() for _ in range(count)]
+    if memos is not None:
+        memos.append(unpickler.memo.copy())  # type: ignore[attr-defined]
+    return values
 
 
 def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -213,10 +241,12 @@ def dump_call(
     return pickle_call(args, kwargs, function).payload(store)
 
 
-def pickle_call(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> Pickled:
-    """The same, before it is packed."""
+def pickle_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None, memo: Any = None
+) -> Pickled:
+    """The same, before it is packed. `memo`: of the state that goes before it."""
     try:
-        return Pickled((call_of(args, kwargs),))
+        return Pickled((call_of(args, kwargs),), memo)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
 
@@ -224,7 +254,7 @@ def pickle_call(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = N
 def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether arguments neither share, nor refer to, anything."""
     for value in (*args, *kwargs.values()) if kwargs else args:
-        if type(value) not in _PLAIN:
+        if type(value) not in PLAIN:
             return False
     return True
 
@@ -245,7 +275,7 @@ def as_call(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def dump_result(value: Any, store: Store | None = None) -> Payload:
     """A job's result; as `dump`."""
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         return dumps(value, 5)
     try:
         return _dump(_apart_if_big(value), store)
@@ -264,10 +294,39 @@ def dump_alone(value: Any, store: Store | None = None) -> Payload:
         raise NotPicklable(_refusal("value", failure, [("value", value)])) from failure.__cause__
 
 
-def needs_script(payload: Payload) -> bool:
-    """Whether a payload refers by name to what the script defines."""
-    data = payload if payload[:1] != b"\x01" else _unpack(memoryview(payload).cast("B").toreadonly())[0]
-    return bytes(data).find(_BY_NAME_IN_MAIN) >= 0
+def dump_call_alone(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> Payload:
+    """As `dump_call`, for another program: what the script defines is inside."""
+    if is_plain(args, kwargs):
+        return dumps([args, kwargs] if kwargs else args, 5)
+    try:
+        return _dump(call_of(args, kwargs), is_alone=True)
+    except byvalue.Unpicklable as failure:
+        raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
+
+
+def alone(payload: Payload) -> Payload:
+    """A result's payload, for another program: what it has by name of the script is inside."""
+    if _pickle_in(payload).find(_BY_NAME_IN_MAIN) < 0:
+        return payload
+    return dump_alone(load(payload))
+
+
+def alone_error(payload: Payload) -> Payload:
+    """The same for an error's."""
+    if bytes(payload).find(_BY_NAME_IN_MAIN) < 0:
+        return payload
+    *fields, pickled, reason = loads(payload)
+    return dumps((*fields, pickled and bytes(dump_alone(load(pickled))), reason), 5)
+
+
+def _pickle_in(payload: Payload) -> bytes:
+    """The pickle, without its large buffers."""
+    if payload[0] != _MULTI:
+        return bytes(payload)
+    view = memoryview(payload).cast("B")
+    _, _, count, size = _HEADER.unpack_from(view)
+    start = _HEADER.size + 8 * count
+    return bytes(view[start : start + size])
 
 
 def refusal_of_function(function: Any, failure: byvalue.Unpicklable) -> NotPicklable:
@@ -449,7 +508,7 @@ def dump_error(exception: BaseException, where: dict[str, Any]) -> bytes:
             "directory of your program's sys.path that both machines see)\n"
         )
     pickled, reason = _dump_exception(exception)
-    places = {str(key): value if type(value) in _PLAIN else _text(value) for key, value in where.items()}
+    places = {str(key): value if type(value) in PLAIN else _text(value) for key, value in where.items()}
     return dumps((type_name, _text(exception), text, places, pickled, reason), 5)
 
 

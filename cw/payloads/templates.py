@@ -35,14 +35,14 @@ _BY_NAME = (MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorTy
 class Template:
     """What of a function is the same for all its calls."""
 
-    __slots__ = ("form", "functions", "name", "names", "payload", "reads")
+    __slots__ = ("codes", "form", "name", "names", "payload", "reads")
 
     def __init__(self, form: int, name: str, blob: bytes = b"") -> None:
         self.form = form
         self.name = name
         self.payload = pickle.dumps((form, name, blob), 5)
         self.names: frozenset[str] = frozenset()  # of the script, that it refers to
-        self.functions: tuple[FunctionType, ...] = ()  # by value
+        self.codes: tuple[named.Code, ...] = ()  # by value
         self.reads: frozenset[str] = frozenset()  # global names that the function itself reads
 
 
@@ -85,7 +85,7 @@ def template_of(function: Any, form: int) -> Template:
             fixed = function.__doc__, named.dump_annotations(function), getattr(function, "__type_params__", ())
             byvalue.run(pickler, (make, fixed))
             template = Template(form, naming.function_name(function), file.getvalue())
-            template.functions = (function,)
+            template.codes = ((function.__globals__, function.__code__),)
     if code_owner is not None:
         template.reads = frozenset(byvalue.global_names(code_owner.__code__))
     return template

@@ -29,7 +29,7 @@ from types import (
 )
 from typing import Any
 
-from cw.payloads import byvalue
+from cw.payloads import byvalue, constants
 from cw.payloads.byvalue import global_names, travels_by_value
 from cw.store.arrays import ArrayWalk
 from cw.store.walk import digest_of
@@ -167,13 +167,15 @@ class DefinitionWalk(ArrayWalk):
         """Have a class of the script, with those that it refers to, in `classes`. Returns its digest."""
         version = byvalue.version_of(cls)
         known = _class_keys.get(cls)
+        if known is not None and not known[3]:  # it holds what may have been changed in place
+            version = byvalue.renewed_version_of(cls)
         if known is None or known[0] != version:
             version = byvalue.renewed_version_of(cls)  # its key and what travels shall be made from the same
             walk = DefinitionWalk()
             walk._root = cls
             walk.run(cls)
             others = [weakref.ref(other) for other in walk.classes if other is not cls]
-            known = _class_keys[cls] = version, walk.digest(), others
+            known = _class_keys[cls] = version, walk.digest(), others, constants.is_constant(cls)
         self.classes[cls] = known[1]
         for reference in known[2]:
             other = reference()
@@ -247,8 +249,8 @@ DefinitionWalk.handlers = {
     **({typing.TypeVarTuple: DefinitionWalk._type_variable} if sys.version_info >= (3, 11) else {}),
 }
 
-# By class: its version, its digest, and the script's classes that it refers to.
-_class_keys: weakref.WeakKeyDictionary[type, tuple[bytes, bytes, list[weakref.ref[type]]]]
+# By class: its version, its digest, the script's classes that it refers to, and whether it cannot change in place.
+_class_keys: weakref.WeakKeyDictionary[type, tuple[bytes, bytes, list[weakref.ref[type]], bool]]
 _class_keys = weakref.WeakKeyDictionary()
 
 
