@@ -16,8 +16,7 @@ A binding is compared by identity; a mutation in place is not noticed.
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from types import (
     BuiltinFunctionType,
     FunctionType,
@@ -28,6 +27,8 @@ from types import (
 )
 from typing import Any
 
+from cw.client.objects import ObjectTable
+from cw.net.messages import FUNCTION
 from cw.payloads.byvalue import Watch
 from cw.payloads.serialize import Payload, dump_function
 from cw.store import callkey
@@ -36,11 +37,6 @@ from cw.store.callkey import FunctionKey
 # Function objects that are recognised. More keeps more of them alive, and what they refer to; fewer pickles
 # a function again that comes round after so many others (a program that makes lambdas in a loop).
 KNOWN = 1024
-
-# When to forget functions that no outstanding job uses. More costs memory here; fewer, and a function that is
-# used again after a pause travels again.
-CONTENTS = 1024
-CONTENT_BYTES = 256 * 1024 * 1024
 
 
 class _Known:
@@ -60,14 +56,12 @@ class FunctionTable:
     The lock must be reentrant: pickling runs code of the user's, which may submit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, objects: ObjectTable | None = None) -> None:
+        self._objects = ObjectTable() if objects is None else objects
+        self._objects.on_forgotten.append(self._on_forgotten)
         self._known: dict[Any, _Known] = {}  # by key, see _key(); oldest first
-        self._number_by_digest: dict[bytes, int] = {}
-        self._contents: dict[int, tuple[bytes, Payload]] = {}  # digest and payload by number, oldest first
         self._keys: dict[int, FunctionKey] = {}  # of functions whose calls are recorded, by number
-        self._last_number = 0
-        self._size = 0
-        self._most_contents, self._most_bytes = CONTENTS, CONTENT_BYTES
+        self._latest = 0  # the highest number given out
 
     def number_of(self, function: Callable[..., Any]) -> tuple[int, Payload | None]:
         """The function's number, with its payload if the number is new.
@@ -96,36 +90,21 @@ class FunctionTable:
             key = self._keys[number] = callkey.of_function(function)
         return key
 
-    def payload_of(self, number: int) -> Payload:
-        """A function's payload, to send it again. Raises `KeyError` if it has been forgotten."""
-        return self._contents[number][1]
-
     @property
-    def is_full(self) -> bool:
-        """Whether it is time to call `forget_unused`. It changes only when `number_of` gives a payload."""
-        return len(self._contents) > self._most_contents or self._size > self._most_bytes
+    def environment(self) -> int:
+        """Number of the environment in which the next functions run."""
+        return self._objects.environment
 
-    def forget_unused(self, in_use: Container[int]) -> list[int]:
-        """Forget the older half of what is kept, but for the numbers in use. Returns the numbers forgotten.
+    def renew_environment(self, reason: str) -> None:
+        """The next functions run in fresh runners: those that are known get new numbers."""
+        self._objects.renew_environment(reason)
+        self._known.clear()
 
-        A forgotten number is not given out again.
-        """
-        forgotten = []
-        for number in list(self._contents):
-            if len(self._contents) <= CONTENTS // 2 and self._size <= CONTENT_BYTES // 2:
-                break
-            if number not in in_use:
-                digest, payload = self._contents.pop(number)
-                del self._number_by_digest[digest]
-                self._size -= len(payload)
-                self._keys.pop(number, None)
-                forgotten.append(number)
-        gone = set(forgotten)
-        self._known = {key: known for key, known in self._known.items() if known.number not in gone}
-        # Where jobs hold on to more than the limits, look again only after as much has come again.
-        self._most_contents = max(CONTENTS, 2 * len(self._contents))
-        self._most_bytes = max(CONTENT_BYTES, 2 * self._size)
-        return forgotten
+    def _on_forgotten(self, numbers: set[int]) -> None:
+        """These numbers are gone."""
+        self._known = {key: known for key, known in self._known.items() if known.number not in numbers}
+        for number in numbers:
+            self._keys.pop(number, None)
 
     def _number_of_other(self, function: Any) -> tuple[int, Payload | None]:
         if not callable(function):
@@ -138,14 +117,9 @@ class FunctionTable:
         # Before it is pickled: an attribute bound anew between the two must look like a change.
         has_fingerprint = _watch_object(function, watch)
         payload = dump_function(function, watch)
-        digest = hashlib.blake2b(payload, digest_size=16).digest()
-        number = self._number_by_digest.get(digest)
-        is_new = number is None
-        if number is None:
-            self._last_number = number = self._last_number + 1
-            self._number_by_digest[digest] = number
-            self._contents[number] = digest, payload
-            self._size += len(payload)
+        number = self._objects.add(FUNCTION, [self._objects.environment], payload)
+        is_new = number > self._latest
+        self._latest = max(self._latest, number)
         self._known.pop(key, None)
         if has_fingerprint:
             if len(self._known) >= KNOWN:

@@ -46,7 +46,7 @@ class Estimate:
 class Object:
     """A numbered object of a session."""
 
-    __slots__ = ("key", "number", "kind", "needs", "payload", "size", "environment", "estimate")
+    __slots__ = ("key", "number", "kind", "needs", "payload", "size", "environment", "runs_in", "estimate")
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class Object:
         self.needs = tuple(needs)
         self.payload = payload
         self.size = len(payload) + NEED_BYTES * len(self.needs)
-        environments = [need.number for need in self.needs if need.kind == m.ENVIRONMENT]
-        self.environment = environments[0] if environments else 0
-        """Number of the environment in which this function runs; 0: none is named."""
+        self.environment = next((need for need in self.needs if need.kind == m.ENVIRONMENT), None)
+        """Where this function runs; None: it does not say."""
+        self.runs_in = 0 if self.environment is None else self.environment.number
         # What a function needs first, besides its environment, is its code: the estimate outlives a new number that
         # it gets because another value that it reads has changed.
-        code = [need for need in self.needs if need.kind != m.ENVIRONMENT]
-        self.estimate = code[0].estimate if code else Estimate()
+        code = next((need for need in self.needs if need.kind != m.ENVIRONMENT), None)
+        self.estimate = Estimate() if code is None else code.estimate
 
     def is_same(self, kind: int, needs: Iterable[int], payload: Any) -> bool:
         """Is this what the object is? (A peer that is back sends what it sent before.)"""
@@ -127,6 +127,11 @@ class ObjectSet:
     def __contains__(self, item: Object) -> bool:
         return item.key in self._objects
 
+    def has_all(self, numbers: Iterable[int], session: int = 0) -> bool:
+        """Are all these objects there?"""
+        objects = self._objects
+        return all((session, number) in objects for number in numbers)
+
     def add(self, item: Object) -> None:
         """Add an object; what it needs is there."""
         self._objects[item.key] = item
@@ -174,12 +179,7 @@ class ObjectSet:
             todo = [key]
             while todo and (self.size > most_bytes or len(self._objects) > most_objects):
                 item = self._objects.get(todo.pop())
-                if (
-                    item is None
-                    or item.key in kept
-                    or item.key in self._users
-                    or item.kind == m.ENVIRONMENT
-                ):
+                if item is None or item.key in kept or item.key in self._users or item.kind == m.ENVIRONMENT:
                     continue
                 gone.append(item)
                 todo += self._remove(item)  # what only this one needed is as old
@@ -232,10 +232,12 @@ class ObjectCache(ObjectSet):
     def prepare(self, wanted: Iterable[Object]) -> list[m.Forget | m.Objects]:
         """What to send before jobs of these functions: their objects that the peer has not. Of too many the oldest
         give way, but none that is needed now."""
+        sent = self._objects
         wanted = list(wanted)
-        missing = self.missing(wanted)
-        if not missing:
+        unknown = [item for item in wanted if item.key not in sent]
+        if not unknown:  # as a rule
             return []
+        missing = self.missing(unknown)
         size = sum(item.size for item in missing)
         gone: list[Object] = []
         if self.size + size > self.most_bytes or len(self) + len(missing) > self.most_objects:
