@@ -20,7 +20,7 @@ FLOORS = [
     "__init__",
     "client.__init__", "client.thread", "client.executor", "client.mapping", "client.future", "client.session",
     "client.introductions", "client.options", "client.uplink",
-    "client.recording", "client.recorder", "client.ending", "client.progress", "client.functions",
+    "client.recording", "client.recorder", "client.ending", "client.progress", "client.functions", "client.objects",
     "results", "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.store", "store.__init__",
     "anywhere", "mp",
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",

@@ -5,7 +5,9 @@ import random
 
 import pytest
 
-from cw.errors import ProtocolError
+from cw.client import objects as client_objects
+from cw.client.objects import ObjectTable
+from cw.errors import Error, ProtocolError
 from cw.net import messages as m
 from cw.net.objects import NEED_BYTES, Object, ObjectCache, ObjectSet, SessionObjects, closure
 
@@ -21,7 +23,9 @@ def function(number, *needs, size=1):
 def sent(messages):
     """The numbers that messages tell: those to forget, and those that come."""
     forgotten = [n for message in messages if type(message) is m.Forget for n in message.numbers]
-    return sorted(forgotten), [n for message in messages if type(message) is m.Objects for n in message.numbers]
+    return sorted(forgotten), [
+        n for message in messages if type(message) is m.Objects for n in message.numbers
+    ]
 
 
 def test_what_an_object_needs_is_sent_before_it_and_each_once():
@@ -40,7 +44,10 @@ def test_of_too_many_bytes_the_oldest_give_way_but_nothing_that_is_in_use():
     shared = value(1, size=100)
     functions = [function(n, shared, size=100 - NEED_BYTES) for n in range(2, 12)]
     assert sent(cache.prepare(functions[:7])) == ([], [1, 2, 3, 4, 5, 6, 7, 8])
-    assert sent(cache.prepare([functions[7]])) == ([2, 3], [9])  # and an eighth more; the shared one is in use
+    assert sent(cache.prepare([functions[7]])) == (
+        [2, 3],
+        [9],
+    )  # and an eighth more; the shared one is in use
     assert shared in cache and cache.size == 700
     assert sent(cache.prepare([functions[0]]))[1] == [2]  # which comes again when a job calls it again
     # One that is needed by what is being sent stays, however old it is.
@@ -101,7 +108,8 @@ def test_functions_with_the_same_code_share_their_estimate():
     second = function(6, environment, code, value(5))  # a global that it reads has changed
     assert first.estimate is second.estimate and first.estimate.seconds == math.inf
     assert function(7, environment).estimate is not function(8, environment).estimate
-    assert (first.environment, second.environment, code.environment) == (1, 1, 0)
+    assert first.environment is second.environment is environment and code.environment is None
+    assert (first.runs_in, second.runs_in, code.runs_in) == (1, 1, 0)
 
 
 def test_what_comes_again_is_the_same_object_unless_it_differs():
@@ -163,3 +171,117 @@ def test_evicting_keeps_what_others_need():
     items.add(top)
     assert items.evict([top], 0, 0) == [] and items.evict([base], 0, 0) == [top]
     assert items.evict([], 0, 0) == [base] and not items.size
+
+
+# --- the client's own -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table():
+    return ObjectTable(lambda: b"here")
+
+
+def add_function(table, payload, *needs):
+    return table.add(m.FUNCTION, [*needs, table.environment], payload)
+
+
+def test_the_same_content_has_the_same_number_and_another_kind_or_need_another(table):
+    value = table.add(m.VALUE, [], b"same")
+    other = table.add(m.VALUE, [], b"other")
+    numbers = [
+        value, other, add_function(table, b"same"), add_function(table, b"same", value),
+        add_function(table, b"same", other), table.add(m.VALUE, [other], b"same"),
+    ]  # fmt: skip
+    assert len(set(numbers)) == 6
+    assert table.add(m.VALUE, [], b"same") == value and add_function(table, b"same", other) == numbers[4]
+    assert table.add(m.VALUE, [], b"same", digest=b"") not in numbers  # it will not come again
+    assert table.add(m.VALUE, [], b"x", digest=b"x") == table.add(m.VALUE, [], b"y", digest=b"x")
+
+
+def test_the_environment_is_taken_when_first_asked_for_and_when_renewed():
+    taken = []
+    table = ObjectTable(lambda: taken.append(1) or b"here")
+    table.renew_environment("nothing has begun")
+    assert not taken
+    first = table.environment
+    assert table.environment == first and len(taken) == 1
+    table.renew_environment("a test")
+    assert table.environment != first and len(taken) == 2  # another number for the same bytes
+
+
+def test_an_environment_that_cannot_be_taken_is_told_and_tried_again():
+    failures = [Error("the working directory is gone")]
+
+    def take():
+        if failures:
+            raise failures.pop()
+        return b"here"
+
+    table = ObjectTable(take)
+    with pytest.raises(Error, match="gone"):
+        table.environment  # noqa: B018
+    assert table.get(table.environment).payload == b"here"
+
+
+def test_what_is_dropped_goes_when_no_job_needs_it_with_all_that_needs_it(table):
+    told, gone = [], []
+    table.on_dropped = lambda: told.append(1)
+    table.on_forgotten.append(gone.append)
+    value = table.add(m.VALUE, [], bytes(1000))
+    f, g, h = (add_function(table, name, *needs) for name, *needs in [(b"f", value), (b"g", value), (b"h",)])
+    table.forget([value])
+    table.forget([h])
+    assert told == [1]
+    assert table.forget_dropped([f, h]) == [] and table.dropped_size() > 1000
+    assert {item.number for item in table.forget_dropped([h])} == {value, f, g} == gone[0]
+    assert table.get(h).payload == b"h" and table.size < 100
+    with pytest.raises(KeyError):
+        table.get(value)
+    assert add_function(table, b"f") > h  # a number is not given out again
+    assert {item.number for item in table.forget_dropped([])} == {h} and not table.dropped_size()
+    table.forget([h, value, 999])
+    assert table.forget_dropped([]) == [] and len(told) == 2
+
+
+def test_what_is_added_again_is_kept(table):
+    value = table.add(m.VALUE, [], b"value")
+    need = table.add(m.VALUE, [], b"need")
+    table.forget([value, need])
+    assert table.add(m.VALUE, [], b"value") == value
+    add_function(table, b"f", need)
+    assert table.forget_dropped([]) == []
+
+
+def test_what_no_job_uses_is_forgotten_the_oldest_first_and_nothing_that_is_needed(monkeypatch):
+    monkeypatch.setattr(client_objects, "KEPT_OBJECTS", 10)
+    table = ObjectTable(lambda: b"here")
+    environment = table.environment
+    value = table.add(m.VALUE, [], b"value")
+    functions = []
+    while not table.is_full:
+        functions.append(add_function(table, bytes([len(functions)]), value))
+    gone = [item.number for item in table.forget_unused(functions[1:3])]
+    assert not table.is_full and gone == [functions[0], *functions[3:8]]
+    assert table.environment == environment and table.get(value).payload == b"value"
+    assert add_function(table, bytes([1]), value) == functions[1]
+
+
+def test_where_all_are_in_use_the_table_grows_and_asks_less_often(monkeypatch):
+    monkeypatch.setattr(client_objects, "KEPT_OBJECTS", 10)
+    table, asked = ObjectTable(lambda: b"here"), 0
+    for i in range(1000):
+        add_function(table, str(i).encode())
+        if table.is_full:
+            asked += 1
+            assert table.forget_unused(range(10_000)) == []
+    assert asked < 10
+
+
+def test_the_bound_counts_bytes_too(monkeypatch):
+    monkeypatch.setattr(client_objects, "KEPT_BYTES", 100_000)
+    table = ObjectTable(lambda: b"here")
+    for i in range(10):
+        add_function(table, bytes([i]) * 20_000)
+        if table.is_full:
+            table.forget_unused(())
+        assert table.size <= 120_000

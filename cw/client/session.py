@@ -17,7 +17,7 @@ import secrets
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -25,6 +25,7 @@ from cw import home
 from cw.client import ending
 from cw.client.functions import FunctionTable
 from cw.client.introductions import Introductions
+from cw.client.objects import ObjectTable
 from cw.client.options import OptionTable, check_outstanding, check_patience
 from cw.client.recorder import Call, Chunk, Recorder
 from cw.client.recording import Outcome, Recording
@@ -34,7 +35,6 @@ from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.network import Connection, Loop
 from cw.payloads import byvalue, serialize
-from cw.payloads.environment import dump_environment
 from cw.program import count
 from cw.version import VERSION
 
@@ -84,7 +84,6 @@ class Session:
         self._on_started = on_started
         self._jobs_limit = jobs_limit
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
-        self._environment = dump_environment()
         self.recorder = recorder
         self._loop = Loop()
         self._recording = Recording(
@@ -110,9 +109,9 @@ class Session:
         # Under the lock: what users' threads change together. The session's thread takes it rarely.
         self._lock = threading.RLock()  # pickling a function may run code of the user's that submits
         self._store: serialize.Store | None = None  # for memory files, if the master is on this machine
-        self._functions = FunctionTable()
+        self._objects = ObjectTable()
+        self._functions = FunctionTable(self._objects)
         self._options = OptionTable()
-        self._forgotten: deque[int] = deque()  # functions, of which the master is to be told
         self._last_number = 0
         self._bytes_in = 0
         self._is_closed = False  # takes no more jobs
@@ -129,7 +128,9 @@ class Session:
         self._origin: str | None = None  # the host of the results that come; None: the master was not asked
         self._is_handing_in = False  # again, what was sent to the master before
         self._roster: set[str] = set()  # the workers that are at the master, or were when it was lost
-        self._introductions = Introductions(self._payloads_of, self._options)
+        self._introductions = Introductions(
+            self._objects, self._options, self._lock, self._loop, self._functions_in_use
+        )
         self._charges: dict[int, m.Charged] = {}  # what jobs have been through
         self._received = self._acknowledged = 0  # results, over this connection
         self._is_acknowledging = False
@@ -192,8 +193,8 @@ class Session:
                         payload = call.args = serialize.dump_call(args, kwargs, function, self._store)
                         size = len(payload)
                 number_of_function, function_payload = self._functions.number_of(function)
-                if function_payload is not None and self._functions.is_full:
-                    self._forget_functions(number_of_function)
+                if function_payload is not None and self._objects.is_full:
+                    self._introductions.forget_unused(number_of_function)
                 number = self._last_number + 1
                 self._jobs[number] = (number_of_function, options, payload, tag)
                 self._last_number = number
@@ -333,10 +334,16 @@ class Session:
         """The number under which the master knows these options of jobs; 0 for none. Raises ValueError: too many."""
         return self._options.number_of(options)
 
-    def _forget_functions(self, latest: int) -> None:
-        """Under the lock: let go of functions that no outstanding job uses, here and at the master."""
-        in_use = {job[0] for job in list(self._jobs.values())} | {latest}
-        self._forgotten.extend(self._functions.forget_unused(in_use))
+    def restart(self, reason: str) -> None:
+        """What is submitted from now on runs in fresh runners."""
+        with self._lock:
+            if self._is_closed:
+                raise self._why_closed()
+            self._functions.renew_environment(reason)
+
+    def _functions_in_use(self) -> set[int]:
+        """Under the lock: the functions of outstanding jobs."""
+        return {job[0] for job in list(self._jobs.values())}
 
     def _is_full(self, size: int) -> bool:
         held = self._bytes_in - self._bytes_out
@@ -396,7 +403,7 @@ class Session:
         connection = uplink.connection
         assert connection is not None
         self._store = memory.store if connection.passes_files else None
-        connection.send(m.Environment([0], [self._environment]))
+        self._introductions.start_anew(connection)
         if uplink.is_lost:
             left = count(self.outstanding(), "job is", "jobs are")
             logger.warning("connected to the master at %s again; %s outstanding", uplink.where, left)
@@ -415,7 +422,7 @@ class Session:
         self._sent.clear()
         self._sent_bytes = 0
         self._started.clear()
-        self._introductions.start_anew()
+        self._introductions.start_anew(None)
         self._received = self._acknowledged = 0
         self._origin = None
 
@@ -516,16 +523,14 @@ class Session:
         connection.send(m.HandedIn())
 
     def _submit_batch(self, connection: Connection, numbers: list[int], batch: list[Job]) -> None:
-        """Send jobs, after the functions and options which they need and the master has not."""
+        """Send jobs, after the objects and options which they need and the master has not."""
         if self._recording.calls and self._origin is None:
             self._origin = ""
             connection.send(m.Origin(""))
         introductions = self._introductions
         introductions.send_options(connection)
-        if self._forgotten:
-            introductions.forget(connection, [self._forgotten.popleft() for _ in range(len(self._forgotten))])
-        if not introductions.send_functions(connection, {job[0] for job in batch}):
-            if len(batch) > 1:  # too many functions for one go
+        if not introductions.send_objects(connection, {job[0] for job in batch}):
+            if len(batch) > 1:  # too many objects for one go
                 middle = len(batch) // 2
                 self._submit_batch(connection, numbers[:middle], batch[:middle])
                 self._submit_batch(connection, numbers[middle:], batch[middle:])
@@ -533,13 +538,6 @@ class Session:
         connection.send(
             m.Submit(numbers, [job[0] for job in batch], [job[1] for job in batch], [job[2] for job in batch])
         )
-
-    def _payloads_of(self, functions: Iterable[int]) -> dict[int, serialize.Payload] | None:
-        with self._lock:
-            try:
-                return {number: self._functions.payload_of(number) for number in functions}
-            except KeyError:
-                return None
 
     def _acknowledge(self, count: int) -> None:
         """Tell the master, now and then, that results are here."""

@@ -37,8 +37,10 @@ class Runner:
         self._pipe = pipe
         self._tokens = tokens
         self._decoder = wire.Decoder()
-        self._queue: deque[tuple[int, int, int, Any] | None] = deque()  # None: a Drop
-        self._payload_by_function: dict[int, Any] = {}
+        self._queue: deque[Any] = (
+            deque()
+        )  # jobs as tuples; and what must keep its place between them: messages
+        self._objects: dict[int, tuple[int, tuple[int, ...], Any]] = {}  # kind, needs, payload
         self._functions: dict[int, Any] = {}
         self._where: dict[str, Any] = {"host": os.uname().nodename, "pid": os.getpid()}
         self._failure: BaseException | None = None  # the session's environment does not work here
@@ -51,8 +53,8 @@ class Runner:
         while True:
             while queue:
                 job = queue.popleft()
-                if job is None:
-                    self._write(b"".join(next(wire.encode(m.Dropped()))))
+                if type(job) is not tuple:
+                    self._take(job)
                     continue
                 try:
                     take(tokens)
@@ -110,9 +112,10 @@ class Runner:
         while True:
             while self._queue:
                 job = self._queue.popleft()
-                if job is None:
-                    self._write(b"".join(next(wire.encode(m.Dropped()))))
-                    return True
+                if type(job) is not tuple:
+                    self._take(job)
+                    if type(job) is m.Drop:
+                        return True
             if not self._receive():
                 return False
 
@@ -128,18 +131,23 @@ class Runner:
         for message in found:
             if type(message) is m.Run:
                 self._queue.extend(zip(*message, strict=True))
-            elif type(message) is m.Drop:
-                self._queue.append(None)
-            elif type(message) is m.Functions:
-                for number, payload in zip(message.numbers, message.payloads, strict=True):
-                    self._payload_by_function[number] = payload
-            elif type(message) is m.Forget:
-                for number in message.numbers:
-                    self._payload_by_function.pop(number, None)
-                    self._functions.pop(number, None)
-            elif type(message) is m.Environment:
-                self._apply(message.payloads[0])
+            else:
+                self._queue.append(message)
         return True
+
+    def _take(self, message: Any) -> None:
+        """Take in what is no job, in its place between them: those before it may still need what it forgets."""
+        if type(message) is m.Drop:
+            self._write(b"".join(next(wire.encode(m.Dropped()))))
+        elif type(message) is m.Objects:
+            for _, number, kind, needs, payload in zip(*message, strict=True):
+                self._objects[number] = kind, needs, payload
+                if kind == m.ENVIRONMENT:
+                    self._apply(payload)
+        elif type(message) is m.Forget:
+            for number in message.numbers:
+                self._objects.pop(number, None)
+                self._functions.pop(number, None)
 
     def _apply(self, payload: Any) -> None:
         try:
@@ -150,9 +158,9 @@ class Runner:
     def _load_function(self, number: int) -> Any:
         if self._failure is not None:
             raise self._failure.with_traceback(None)  # or each raise would lengthen it
-        function = serialize.load_function(self._payload_by_function[number])
-        self._functions[number] = function
-        del self._payload_by_function[number]
+        kind, needs, payload = self._objects[number]
+        function = self._functions[number] = serialize.load_function(payload)
+        self._objects[number] = kind, needs, b""  # it is not loaded a second time
         return function
 
 

@@ -272,8 +272,7 @@ class Uplink:
 
 FROM_MASTER = frozenset(
     {
-        m.Environment,
-        m.Functions,
+        m.Objects,
         m.Forget,
         m.Dispatch,
         m.Recall,
