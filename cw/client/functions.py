@@ -110,6 +110,11 @@ class Packed(NamedTuple):
     def payload(self, store: serialize.Store | None = None) -> serialize.Payload:
         return serialize.join(self.data, self.buffers, store)
 
+    def is_same(self, other: Packed) -> bool:
+        """Are these pickles of equal values?"""
+        states = self.state and self.state.digest(), other.state and other.state.digest()
+        return self.data == other.data and self.buffers == other.buffers and states[0] == states[1]
+
 
 def _packed(pickled: Pickled, state: Pickled | None, is_inline: bool = False) -> Packed:
     if state is None:

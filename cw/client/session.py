@@ -17,13 +17,13 @@ import secrets
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
 from cw import home
 from cw.client import ending
-from cw.client.functions import FunctionTable
+from cw.client.functions import FunctionTable, Prepared
 from cw.client.introductions import Introductions
 from cw.client.objects import ObjectTable
 from cw.client.options import OptionTable, check_outstanding, check_patience
@@ -34,7 +34,8 @@ from cw.errors import ConnectionError, JobTimeout, RemoteException, StoreError, 
 from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.network import Connection, Loop
-from cw.payloads import byvalue, serialize
+from cw.payloads import serialize
+from cw.payloads.chunks import Chunk as CallChunk
 from cw.program import count
 from cw.version import VERSION
 
@@ -168,53 +169,129 @@ class Session:
         tag: Any,
         options: int = 0,
         recorder: Recorder | None = None,
-        call: Call | Chunk | None = None,
+        prepared: Prepared | None = None,
     ) -> int:
         """Queue a job; returns its number. Raises what makes its function or arguments unpicklable.
 
-        With a recorder, its result is recorded, and taken from the store if it is there. `call`: it has been
-        identified already.
+        With a recorder, its result is recorded, and taken from the store if it is there. `prepared`: the function as
+        it was frozen for a `map`.
         """
-        payload = serialize.dump_call(args, kwargs, function, self._store)
-        size = len(payload)
-        if size > memory.LARGE:
-            wire.check_payload(payload, "the arguments")
-        if self._is_full(size) and threading.current_thread() is not self._thread:
-            self._wait_for_room(size)
+        functions = self._functions
+        if prepared is None:
+            with self._lock:
+                prepared = functions.prepare(function)
+        if prepared.is_bare and serialize.is_plain(args, kwargs):
+            packed = None
+            payload = serialize.dump_call(args, kwargs)
+        else:
+            packed = functions.pickle(function, args, kwargs, prepared)
+            payload = packed.payload(self._store)
+        self._make_room(payload)
         number = 0
         try:
             with self._lock:
                 if self._is_closed:
                     raise self._why_closed()
-                if recorder is not None and call is None:
-                    before = byvalue.renewals()
-                    call = recorder.identify(self._functions, function, args, kwargs, payload)
-                    if byvalue.renewals() != before:  # what travels shall be what the key is of
-                        payload = call.args = serialize.dump_call(args, kwargs, function, self._store)
-                        size = len(payload)
-                number_of_function, function_payload = self._functions.number_of(function)
-                if function_payload is not None and self._objects.is_full:
-                    self._introductions.forget_unused(number_of_function)
-                number = self._last_number + 1
-                self._jobs[number] = (number_of_function, options, payload, tag)
-                self._last_number = number
-                self._bytes_in += size
-                if call is None or self._recording.must_run(number, call):
-                    self._queue.append(number)
-            if not self._is_woken:
-                self._is_woken = True
-                if number - self._finished > 1 or not self._send_now():
-                    self._loop.wake()
+                call = None
+                if recorder is not None:
+                    call = recorder.identify(functions, function, args, kwargs, prepared)
+                    again = None if packed is None else functions.pickle(function, args, kwargs, prepared)
+                    if again is not None and not again.is_same(packed):  # what travels is what the key is of
+                        packed, payload = again, again.payload(self._store)
+                        call = recorder.identify(functions, function, args, kwargs, prepared)
+                if packed is None:
+                    number_of_function = functions.number_of(function, prepared)
+                else:
+                    number_of_function = functions.number_of(
+                        function, prepared, packed.names, packed.codes, packed.state
+                    )
+                    shared = functions.share(function, args, kwargs, prepared, packed)
+                    if shared is not packed:
+                        payload = shared.payload(self._store)
+                number = self._queue_job(number_of_function, options, payload, tag, call)
+            self._wake(number)
         except KeyboardInterrupt:
             self._undo(number)
             raise
         return number
 
-    def identify(self, recorder: Recorder, function: Any, args: tuple[Any, ...], carrier: Any) -> Call:
-        """A call that will be part of a larger job, which calls `carrier`. Raises UnstableKey, NotPicklable."""
-        payload = serialize.dump_call(args, {}, function)
+    def submit_chunk(
+        self,
+        function: Any,
+        calls: Sequence[tuple[Any, ...]],
+        prepared: Prepared,
+        tag: Any,
+        options: int = 0,
+        call: Chunk | None = None,
+    ) -> int:
+        """The same for calls that travel together; `prepared` says how they run."""
+        chunk = CallChunk(calls, function, None if prepared.is_bare else prepared.state)
+        payload = chunk.payload(self._store)
+        self._make_room(payload)
+        number = 0
+        try:
+            with self._lock:
+                if self._is_closed:
+                    raise self._why_closed()
+                number_of_function = self._functions.number_of(function, prepared, chunk.names, chunk.codes)
+                number = self._queue_job(number_of_function, options, payload, tag, call)
+            self._wake(number)
+        except KeyboardInterrupt:
+            self._undo(number)
+            raise
+        return number
+
+    def submit_stored(self, call: Call, tag: Any, options: int = 0) -> int:
+        """Have a stored result delivered, as if its call had been submitted."""
         with self._lock:
-            return recorder.identify(self._functions, function, args, {}, payload, carrier)
+            if self._is_closed:
+                raise self._why_closed()
+            number = self._queue_job(0, options, b"", tag, call)
+        self._wake(number)
+        return number
+
+    def freeze(self, function: Any, mode: int) -> Prepared:
+        """A function for `map`: what it holds is taken now."""
+        with self._lock:
+            return self._functions.freeze(function, mode)
+
+    def refresh(self) -> None:
+        """Look at all that functions reach, at their next submit."""
+        with self._lock:
+            self._functions.refresh()
+
+    def identify(
+        self, recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prepared: Prepared
+    ) -> Call:
+        """A call that may be part of a larger job. Raises UnstableKey, NotPicklable."""
+        with self._lock:
+            return recorder.identify(self._functions, function, args, kwargs, prepared)
+
+    def _make_room(self, payload: Any) -> None:
+        """Wait until the client may hold these bytes, too."""
+        size = len(payload)
+        if size > memory.LARGE:
+            wire.check_payload(payload, "the arguments")
+        if self._is_full(size) and threading.current_thread() is not self._thread:
+            self._wait_for_room(size)
+
+    def _queue_job(self, function: int, options: int, payload: Any, tag: Any, call: Call | Chunk | None) -> int:
+        """Under the lock: a new job."""
+        if self._objects.is_full:
+            self._introductions.forget_unused(function)
+        number = self._last_number + 1
+        self._jobs[number] = (function, options, payload, tag)
+        self._last_number = number
+        self._bytes_in += len(payload)
+        if call is None or self._recording.must_run(number, call):
+            self._queue.append(number)
+        return number
+
+    def _wake(self, number: int) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            if number - self._finished > 1 or not self._send_now():
+                self._loop.wake()
 
     def close_with(self, recorder: Recorder) -> None:
         """Have a recorder of some of its jobs closed at the end, too."""

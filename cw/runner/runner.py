@@ -22,6 +22,7 @@ from cw.net.network import receive_with_files
 from cw.payloads import environment, serialize
 from cw.payloads.environment import apply_environment, load_environment
 from cw.runner import channel
+from cw.runner.script import Script
 
 READ = 256 * 1024
 
@@ -41,7 +42,7 @@ class Runner:
             deque()
         )  # jobs as tuples; and what must keep its place between them: messages
         self._objects: dict[int, tuple[int, tuple[int, ...], Any]] = {}  # kind, needs, payload
-        self._functions: dict[int, Any] = {}
+        self._script = Script(lambda number: self._objects[number][2])
         self._where: dict[str, Any] = {"host": os.uname().nodename, "pid": os.getpid()}
         self._failure: BaseException | None = None  # the session's environment does not work here
         self._buffer = memoryview(bytearray(READ))
@@ -71,10 +72,9 @@ class Runner:
         environment.jobs_begun += 1
         began = perf_counter()
         try:
-            function = self._functions.get(function_number)
-            if function is None:  # (not in an `except`: what fails would be said to come of a KeyError)
-                function = self._load_function(function_number)
-            args, kwargs = serialize.load_call(payload)
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)  # or each raise would lengthen it
+            function, args, kwargs = self._script.prepare(function_number, payload)
             value = function(*args, **kwargs)
             answer = serialize.dump_result(value, memory.store)
             if len(answer) > memory.LARGE:
@@ -83,6 +83,7 @@ class Runner:
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
             if _forked_pid:
                 _end_forked(error)
+            self._script.explain(error)
             answer = serialize.dump_error(error, {**self._where, "attempt": attempt})
             status = m.ERROR if _sigterm_at < began else m.INTERRUPTED
         seconds = perf_counter() - began
@@ -147,21 +148,13 @@ class Runner:
         elif type(message) is m.Forget:
             for number in message.numbers:
                 self._objects.pop(number, None)
-                self._functions.pop(number, None)
+                self._script.forget(number)
 
     def _apply(self, payload: Any) -> None:
         try:
             apply_environment(load_environment(payload))
         except Exception as error:
             self._failure = error
-
-    def _load_function(self, number: int) -> Any:
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)  # or each raise would lengthen it
-        kind, needs, payload = self._objects[number]
-        function = self._functions[number] = serialize.load_function(payload)
-        self._objects[number] = kind, needs, b""  # it is not loaded a second time
-        return function
 
 
 _sigterm_at = 0.0
