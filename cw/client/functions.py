@@ -130,12 +130,13 @@ class _Record:
     """What calls of one template, with such arguments, reach; and the FUNCTION objects made of that, by state."""
 
     __slots__ = (
-        "components", "fields", "functions", "generation", "looked", "needs", "script", "watch"
+        "components", "fields", "functions", "generation", "looked", "needs", "numbers", "script", "watch"
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.watch = byvalue.Watch()
         self.components: list[Component] = []
+        self.numbers: list[int] = []  # of what these were when the record was made
         self.needs: list[int] = []
         self.fields: tuple[Any, ...] = ()
         self.functions: dict[tuple[int, bool], int] = {}
@@ -149,8 +150,8 @@ class FunctionTable:
     The lock must be reentrant: pickling runs code of the user's, which may submit.
     """
 
-    def __init__(self, objects: ObjectTable) -> None:
-        self._objects = objects
+    def __init__(self, objects: ObjectTable | None = None) -> None:
+        self._objects = objects = ObjectTable() if objects is None else objects
         objects.on_forgotten.append(self._on_forgotten)
         self._known: dict[int, tuple[Any, Prepared]] = {}  # by id: a (weak) reference, and its form
         self._templates: dict[tuple[Any, ...], Template] = {}
@@ -361,11 +362,12 @@ class FunctionTable:
             component.seen = None
         self._looked_at = ()
 
-    def key_of(self, function: Any, prepared: Prepared) -> FunctionKey:
+    def key_of(self, function: Any, prepared: Prepared | None = None) -> FunctionKey:
         """The key with which calls are recorded, taken of the same state as what travels.
 
         Raises NotPicklable; UnstableKey if the state changes all the time.
         """
+        prepared = self.prepare(function) if prepared is None else prepared
         for _ in range(KEY_ATTEMPTS):
             state = self._identify(function, prepared)
             key = self._keys.get(state)
@@ -444,7 +446,10 @@ class FunctionTable:
             self.refresh()
         if not record.watch.is_current() or record.generation != self._generation:
             return False
-        if record.components and self._have_changed(record):
+        components = record.components
+        if components and (
+            self._have_changed(record) or [each.number for each in components] != record.numbers
+        ):
             return False
         if record.looked != self._looks:
             if self._script_object() is not record.script:
@@ -470,6 +475,7 @@ class FunctionTable:
         components = [each.number for each in self._grouped]
         record.needs = [*head, *definitions, *components]
         record.components = [each for each in self._grouped if not each.is_fixed]
+        record.numbers = [each.number for each in record.components]
         record.fields = (
             constants_data, list(reach.lost.items()), sorted(reach.modules), head[0], record.script, definitions, components,
         )  # fmt: skip

@@ -5,18 +5,12 @@ Exact types only: an instance of a subclass has attributes, which can change.
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import decimal
 import enum
-import fractions
 import functools
-import pathlib
 import re
 import sys
 import types
 import typing
-import uuid
 from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any
@@ -26,14 +20,21 @@ from cw.payloads import byvalue, script
 PLAIN = frozenset(
     {
         int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented), range, slice, re.Pattern,
-        datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone, decimal.Decimal,
-        fractions.Fraction, uuid.UUID, pathlib.PurePosixPath, pathlib.PosixPath, types.GenericAlias, types.UnionType,
-        typing.TypeVar, typing.ParamSpec, types.BuiltinFunctionType, types.MemberDescriptorType,
-        types.GetSetDescriptorType, types.WrapperDescriptorType, types.MethodDescriptorType,
-        types.ClassMethodDescriptorType, types.CodeType,
+        types.GenericAlias, types.UnionType, typing.TypeVar, typing.ParamSpec, types.BuiltinFunctionType,
+        types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType,
+        types.MethodDescriptorType, types.ClassMethodDescriptorType, types.CodeType,
     }
 )  # fmt: skip
 """Types whose values neither change nor hold what changes."""
+
+PLAIN_BY_NAME = frozenset(
+    {
+        "datetime.date", "datetime.time", "datetime.datetime", "datetime.timedelta", "datetime.timezone",
+        "decimal.Decimal", "fractions.Fraction", "uuid.UUID", "pathlib.PosixPath", "pathlib.PurePosixPath",
+        "pathlib._local.PosixPath", "pathlib._local.PurePosixPath", "dataclasses.Field",
+    }
+)  # fmt: skip
+"""The same, of modules that are not imported here: a runner imports this, and the user may have such modules."""
 
 MADE_BY_PYTHON = frozenset(
     {
@@ -83,9 +84,9 @@ def _is_constant(value: Any, depth: int, seen: set[int]) -> bool:
         return all(_is_constant(part, depth - 1, seen) for part in (value.fget, value.fset, value.fdel))
     if kind is functools.cached_property:
         return _is_constant(value.func, depth - 1, seen)
-    if kind is dataclasses.Field:
-        return True
     module_name = kind.__module__
+    if f"{module_name}.{kind.__qualname__}" in PLAIN_BY_NAME:
+        return True
     if module_name == "typing":
         return True
     if module_name == "logging" and hasattr(value, "manager"):

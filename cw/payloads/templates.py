@@ -116,6 +116,9 @@ def own_function(function: Any) -> FunctionType | None:
 def state_of(function: Any, form: int) -> Any:
     """What is taken anew for each call; None: nothing."""
     if form == OBJECT:
+        if type(function) is MethodType and getattr(function.__self__, function.__name__, None) != function:
+            # pickle would ask for it by this name: it is private (`self.__step`), or a lambda.
+            return functools.partial(function.__func__, function.__self__)
         return function
     if form == NAMED:
         return None
