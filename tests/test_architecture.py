@@ -20,7 +20,8 @@ FLOORS = [
     "__init__",
     "client.__init__", "client.thread", "client.executor", "client.mapping", "client.future", "client.session",
     "client.introductions", "client.options", "client.uplink",
-    "client.recording", "client.recorder", "client.ending", "client.progress", "client.functions", "client.objects",
+    "client.recording", "client.recorder", "client.ending", "client.progress", "client.functions", "client.states",
+    "client.records", "client.script", "client.components", "client.objects",
     "results", "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.store", "store.__init__",
     "anywhere", "mp",
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",
@@ -29,8 +30,9 @@ FLOORS = [
     "launch.launcher", "launch.inquiry", "launch.__init__",
     "worker.__main__", "worker.worker", "worker.runners", "worker.keeper_link", "worker.keeper", "worker.relay",
     "worker.uplink", "worker.kept", "worker.slots", "worker.__init__",
-    "runner.runner", "runner.channel", "runner.__init__",
-    "payloads.chunks", "payloads.serialize", "payloads.environment", "payloads.naming", "payloads.byvalue",
+    "runner.runner", "runner.script", "runner.channel", "runner.__init__",
+    "payloads.chunks", "payloads.serialize", "payloads.templates", "payloads.environment", "payloads.naming",
+    "payloads.reach", "payloads.objects", "payloads.named", "payloads.constants", "payloads.script", "payloads.byvalue",
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
     "master.returns", "master.turns", "master.jobs", "master.__init__",
@@ -41,10 +43,14 @@ FLOORS = [
 
 # Who may import what is not for everybody.
 KEEPERS = {
-    "pickle": {"payloads.serialize", "payloads.byvalue", "client.functions"},
+    # payloads: the only folder that pickles
+    "pickle": {
+        f"payloads.{name}"
+        for name in ("serialize", "chunks", "templates", "reach", "objects", "named", "byvalue")
+    },
     # environment: its version
-    "cloudpickle": {"payloads.serialize", "payloads.byvalue", "client.functions", "payloads.environment"},
-    "marshal": set(),
+    "cloudpickle": {"payloads.serialize", "payloads.named", "payloads.byvalue", "payloads.environment"},
+    "marshal": {"payloads.named"},
     # wire: the wire format. serialize: what lies in a payload. network, address: forms of the kernel's.
     # store: the form of its records.
     "struct": {"net.wire", "payloads.serialize", "net.network", "net.address", "store.store"},

@@ -14,12 +14,13 @@ from concurrent.futures import InvalidStateError
 from typing import Any
 
 from cw.client import mapping
-from cw.client.functions import ONE, Prepared
+from cw.client.functions import Prepared
 from cw.client.future import Future
 from cw.client.options import job_options
 from cw.client.progress import Progress
 from cw.client.recorder import Recorder
 from cw.client.session import Abandoned, Session
+from cw.payloads.objects import ONE
 
 logger = logging.getLogger("cw.client")
 
@@ -213,9 +214,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         if not callable(fn):
             raise TypeError(f"submit() takes a function first, not {fn!r}")
         future = Future(self._session)
-        future._number = self._session.submit(
-            fn, args, kwargs, future, options, recorder, prepared=prepared
-        )
+        future._number = self._session.submit(fn, args, kwargs, future, options, recorder, prepared=prepared)
         return future
 
     def _map(

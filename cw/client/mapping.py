@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from cw.client.functions import CHUNK, CHUNK_OF_EACH
 from cw.client.future import Future
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Chunk, Recorder
 from cw.client.session import Session
 from cw.net import messages as m
 from cw.payloads import chunks, serialize
+from cw.payloads.objects import CHUNK, CHUNK_OF_EACH
 
 
 class Tally:
@@ -303,7 +303,11 @@ def parts_of(calls: Iterator[Any], chunksize: int) -> Iterator[list[Any]]:
 
 
 def in_chunks(
-    session: Session, options: int, function: Callable[..., Any], calls: Iterator[tuple[Any, ...]], chunksize: int
+    session: Session,
+    options: int,
+    function: Callable[..., Any],
+    calls: Iterator[tuple[Any, ...]],
+    chunksize: int,
 ) -> Iterator[Future]:
     """A future for each chunk of calls: of what `chunks.run` gives."""
     prepared = session.freeze(function, CHUNK)

@@ -184,7 +184,9 @@ class Recorder:
             opened.note_found(function_key.name, place >= 0)
         if place >= 0 and place & 1 and self._retries_errors:
             place = -1
-        return Call(self, key, function_key.name, records, serialize.dump_call_alone(args, kwargs, function), place)
+        return Call(
+            self, key, function_key.name, records, serialize.dump_call_alone(args, kwargs, function), place
+        )
 
     def read(self, place: int) -> Stored:
         return self._open.store.read(place)

@@ -23,7 +23,7 @@ from typing import Any
 
 from cw import home
 from cw.client import ending
-from cw.client.functions import FunctionTable, Prepared
+from cw.client.functions import FunctionTable, Packed, Prepared
 from cw.client.introductions import Introductions
 from cw.client.objects import ObjectTable
 from cw.client.options import OptionTable, check_outstanding, check_patience
@@ -177,18 +177,30 @@ class Session:
         it was frozen for a `map`.
         """
         functions = self._functions
-        if prepared is None:
-            with self._lock:
-                prepared = functions.prepare(function)
-        if prepared.is_bare and serialize.is_plain(args, kwargs):
-            packed = None
-            payload = serialize.dump_call(args, kwargs)
-        else:
-            packed = functions.pickle(function, args, kwargs, prepared)
-            payload = packed.payload(self._store)
-        self._make_room(payload)
+        plain = serialize.dump_plain(args, kwargs)
         number = 0
         try:
+            if plain is not None and recorder is None and prepared is None:
+                self._make_room(plain)
+                with self._lock:
+                    if not self._is_closed:
+                        known = functions.known_number(function)
+                        if known:
+                            number = self._queue_job(known, options, plain, tag, None)
+                if number:
+                    self._wake(number)
+                    return number
+            if prepared is None:
+                with self._lock:
+                    prepared = functions.prepare(function)
+            payload: Any
+            packed: Packed | None
+            if plain is not None and prepared.is_bare:
+                packed, payload = None, plain
+            else:
+                packed = functions.pickle(function, args, kwargs, prepared)
+                payload = packed.payload(self._store)
+            self._make_room(payload)
             with self._lock:
                 if self._is_closed:
                     raise self._why_closed()
@@ -196,7 +208,7 @@ class Session:
                 if recorder is not None:
                     call = recorder.identify(functions, function, args, kwargs, prepared)
                     again = None if packed is None else functions.pickle(function, args, kwargs, prepared)
-                    if again is not None and not again.is_same(packed):  # what travels is what the key is of
+                    if packed is not None and again is not None and not again.is_same(packed):  # what travels is what the key is of
                         packed, payload = again, again.payload(self._store)
                         call = recorder.identify(functions, function, args, kwargs, prepared)
                 if packed is None:
@@ -261,7 +273,12 @@ class Session:
             self._functions.refresh()
 
     def identify(
-        self, recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prepared: Prepared
+        self,
+        recorder: Recorder,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        prepared: Prepared,
     ) -> Call:
         """A call that may be part of a larger job. Raises UnstableKey, NotPicklable."""
         with self._lock:
@@ -272,10 +289,14 @@ class Session:
         size = len(payload)
         if size > memory.LARGE:
             wire.check_payload(payload, "the arguments")
-        if self._is_full(size) and threading.current_thread() is not self._thread:
+        if (self._jobs_limit is not None or self._bytes_in - self._bytes_out + size > self._bytes_limit) and (
+            self._is_full(size) and threading.current_thread() is not self._thread
+        ):
             self._wait_for_room(size)
 
-    def _queue_job(self, function: int, options: int, payload: Any, tag: Any, call: Call | Chunk | None) -> int:
+    def _queue_job(
+        self, function: int, options: int, payload: Any, tag: Any, call: Call | Chunk | None
+    ) -> int:
         """Under the lock: a new job."""
         if self._objects.is_full:
             self._introductions.forget_unused(function)

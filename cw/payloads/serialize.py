@@ -119,8 +119,8 @@ def load(payload: Payload) -> Any:
 class Pickled:
     """Values pickled one after the other, for a runner: what later ones share with earlier ones is one object there.
 
-    `names`, `codes`: the script's names, and the functions by value, that the pickles refer to. `ends`: bytes and buffers up to the
-    end of each value. `memo`: the pickler's, after the last.
+    `names`, `codes`: the script's names, and the functions by value, that the pickles refer to. `ends`: bytes and
+    buffers up to the end of each value. `memo`: the pickler's, after the last.
     """
 
     __slots__ = ("buffers", "codes", "data", "ends", "memo", "names")
@@ -236,9 +236,8 @@ def dump_call(
     args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None, store: Store | None = None
 ) -> Payload:
     """The arguments of a call. `function` serves the message of `NotPicklable`, which names the argument."""
-    if is_plain(args, kwargs):
-        return dumps([args, kwargs] if kwargs else args, 5)
-    return pickle_call(args, kwargs, function).payload(store)
+    plain = dump_plain(args, kwargs)
+    return pickle_call(args, kwargs, function).payload(store) if plain is None else plain
 
 
 def pickle_call(
@@ -249,6 +248,16 @@ def pickle_call(
         return Pickled((call_of(args, kwargs),), memo)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
+
+
+def dump_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
+    """As `dump_call`, for arguments that neither share nor refer to anything; None for others."""
+    if kwargs:
+        return dumps([args, kwargs], 5) if is_plain(args, kwargs) else None
+    for value in args:
+        if type(value) not in PLAIN:
+            return None
+    return dumps(args, 5)
 
 
 def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -296,8 +305,9 @@ def dump_alone(value: Any, store: Store | None = None) -> Payload:
 
 def dump_call_alone(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> Payload:
     """As `dump_call`, for another program: what the script defines is inside."""
-    if is_plain(args, kwargs):
-        return dumps([args, kwargs] if kwargs else args, 5)
+    plain = dump_plain(args, kwargs)
+    if plain is not None:
+        return plain
     try:
         return _dump(call_of(args, kwargs), is_alone=True)
     except byvalue.Unpicklable as failure:
