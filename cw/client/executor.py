@@ -176,6 +176,13 @@ class ClusterExecutor(concurrent.futures.Executor):
             raise ValueError("this future is not of this executor")
         return future.kill()
 
+    def restart(self) -> None:
+        """Fresh runners for what is submitted from now on, without the modules and values that earlier jobs left there.
+
+        The working directory and `sys.path` are taken as they are now. Jobs submitted before end in the old ones.
+        Raises RuntimeError after `shutdown`."""
+        self._session.restart("restart() was called")
+
     def _leave(self) -> None:
         """Stop what is outstanding, and end."""
         self._is_shut_down = True

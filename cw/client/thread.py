@@ -208,6 +208,13 @@ class ClientThread:
         if error is not None:
             raise error
 
+    def restart(self) -> None:
+        """Fresh runners for what is submitted from now on, without the modules and values that earlier jobs left there.
+
+        The working directory and `sys.path` are taken as they are now. Jobs submitted before end in the old ones.
+        Raises RuntimeError after `stop`."""
+        self._session.restart("restart() was called")
+
     def stop(self) -> None:
         """Leave the master. What is outstanding is cancelled (`on_error` gets a CancelledError). `submit` raises."""
         self._session.close(is_waiting=False)
