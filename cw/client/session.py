@@ -208,7 +208,8 @@ class Session:
                 if recorder is not None:
                     call = recorder.identify(functions, function, args, kwargs, prepared)
                     again = None if packed is None else functions.pickle(function, args, kwargs, prepared)
-                    if packed is not None and again is not None and not again.is_same(packed):  # what travels is what the key is of
+                    if packed is not None and again is not None and not again.is_same(packed):
+                        # What travels is what the key is of.
                         packed, payload = again, again.payload(self._store)
                         call = recorder.identify(functions, function, args, kwargs, prepared)
                 if packed is None:
