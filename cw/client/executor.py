@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import InvalidStateError
 from typing import Any
 
+from cw import guard
 from cw.client import mapping
 from cw.client.future import Future
 from cw.client.options import job_options
@@ -77,6 +78,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         durability: str = "process",
         retry_errors: bool = True,
     ) -> None:
+        guard.check_import("cw.ClusterExecutor()")  # before a store is opened
         self._open_store = functools.partial(Recorder, durability=durability, retry_errors=retry_errors)
         recorder = None if store is None else self._open_store(store)
         try:
@@ -293,6 +295,7 @@ def map(
     read as results are taken, so that neither need fit in memory. The rest as in `ClusterExecutor`, its `map` and its
     `options`.
     """
+    guard.check_import("cw.map()")
     executor = ClusterExecutor(host, port, store=store, durability=durability, retry_errors=retry_errors)
     try:
         return executor.options(key=key, version=version).map(

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from typing import Any
 
-from cw import home
+from cw import guard, home
 from cw.client import ending
 from cw.client.functions import FunctionTable
 from cw.client.introductions import Introductions
@@ -150,7 +150,8 @@ class Session:
     # --- any thread ---
 
     def start(self) -> None:
-        """Connect. Raises cw.ConnectionError if no master answers within the connect timeout."""
+        """Connect. Raises cw.ConnectionError if no master answers within the connect timeout; StartRefused."""
+        guard.check_import("a client")
         ending.register(self)
         self._uplink.start_clock()
         self._thread.start()

@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from cw import guard
 from cw.client.options import job_options
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Recorder
@@ -120,6 +121,7 @@ class ClientThread:
         """Connect to the master. Raises cw.ConnectionError if none answers within `connect_timeout`."""
         if self._session.is_started() or self._session.is_closed():
             raise RuntimeError("this ClientThread was started before, or stopped; make another one")
+        guard.check_import("ClientThread.start()")
         self._session.start()
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:

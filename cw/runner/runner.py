@@ -16,6 +16,7 @@ from collections import deque
 from time import perf_counter
 from typing import Any
 
+from cw import guard
 from cw.net import memory, wire
 from cw.net import messages as m
 from cw.net.network import receive_with_files
@@ -199,6 +200,7 @@ def main(fds: list[int]) -> None:
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, channel.HIGH) for fd in fds]
     for fd in fds:
         os.close(fd)
+    guard.note_runner()
     runner = Runner(*moved)
     own = os.getpid()
 
