@@ -255,7 +255,7 @@ class Call:
         """What was stored: (error, value). Raises whatever reading or unpickling it raises."""
         stored = self.recorder.read(self.place)
         if stored.status == m.DONE:
-            return None, serialize.load_result(stored.payload)
+            return None, serialize.load_result_soon(stored.payload, describe)
         return serialize.load_error(stored.payload, f"{describe} (in an earlier run)"), None
 
     def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:

@@ -29,11 +29,11 @@ from cw.client.options import OptionTable, check_outstanding, check_patience
 from cw.client.recorder import Call, Chunk, Recorder
 from cw.client.recording import Outcome, Recording
 from cw.client.uplink import CONNECT_SECONDS, RECONNECT_SECONDS, Uplink
-from cw.errors import ConnectionError, JobTimeout, RemoteException, StoreError, WorkerLost
+from cw.errors import ConnectionError, JobTimeout, StoreError, WorkerLost
 from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.network import Connection, Loop
-from cw.payloads import byvalue, serialize
+from cw.payloads import byvalue, deferred, serialize
 from cw.payloads.environment import dump_environment
 from cw.program import count
 from cw.version import VERSION
@@ -571,6 +571,7 @@ class Session:
 
     def _on_results(self, message: m.Results) -> None:
         jobs, sent, started, calls = self._jobs, self._sent, self._started, self._recording.calls
+        imports = deferred.module_locks
         load = serialize.load_result
         outcomes: list[Outcome] = []
         for number, status, seconds, payload in zip(*message, strict=True):
@@ -582,9 +583,13 @@ class Session:
                 continue  # cancelled meanwhile
             if status == m.DONE:
                 try:
-                    value, error = load(payload), None
+                    if imports:
+                        value = serialize.load_result_soon(payload, _name(number, job))
+                    else:
+                        value = load(payload)
+                    error = None
                 except BaseException as failure:
-                    value, error = None, _unreadable(_name(number, job), failure)
+                    value, error = None, serialize.unreadable(_name(number, job), failure)
             elif status == m.TIMEOUT:
                 value, error = None, _timeout(_name(number, job), payload)
             else:
@@ -731,14 +736,6 @@ def _timeout(name: str, payload: Any) -> BaseException:
         )
     except (ValueError, TypeError, KeyError):
         return JobTimeout(f"{name} ran longer than its limit and was stopped")
-
-
-def _unreadable(name: str, failure: BaseException) -> BaseException:
-    error = RemoteException(
-        f"the result of {name} cannot be unpickled here: {type(failure).__name__}: {failure}"
-    )
-    error.__cause__ = failure
-    return error
 
 
 def _copy_of(error: BaseException) -> BaseException:

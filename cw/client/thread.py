@@ -21,6 +21,8 @@ from cw.client.options import job_options
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Recorder
 from cw.client.session import Abandoned, Session
+from cw.payloads import serialize
+from cw.payloads.deferred import Deferred
 from cw.program import count
 
 logger = logging.getLogger("cw.client")
@@ -278,6 +280,11 @@ class ClientThread:
             self._tag_by_jobid.pop(number, None)
         else:
             options = self._defaults if tag is None else tag
+        if type(value) is Deferred:
+            try:
+                value = value.load()
+            except BaseException as failure:
+                error = serialize.unreadable(value.describe, failure)
         try:
             if error is None:
                 if options.callback is not None:

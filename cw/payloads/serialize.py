@@ -43,7 +43,7 @@ from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
 from cw.net.memory import LARGE
-from cw.payloads import byvalue, naming
+from cw.payloads import byvalue, deferred, naming
 
 Payload = bytes | bytearray | memoryview
 Store = Callable[[Sequence[Any], int], memoryview | bytes]
@@ -157,6 +157,13 @@ def dump_result(value: Any, store: Store | None = None) -> Payload:
 
 
 load_result = load
+
+
+def load_result_soon(payload: Payload, describe: str) -> Any:
+    """As `load_result`, in a client's thread: a `Deferred` while a module is being imported for which it might wait."""
+    if deferred.module_locks and deferred.may_wait(payload):
+        return deferred.Deferred(payload, load, describe)
+    return load(payload)
 
 
 def dump_function(function: Any, watch: byvalue.Watch) -> Payload:
@@ -347,6 +354,15 @@ def dump_error(exception: BaseException, where: dict[str, Any]) -> bytes:
     return dumps((type_name, _text(exception), text, places, pickled, reason), 5)
 
 
+def unreadable(describe: str, failure: BaseException) -> BaseException:
+    """The error of a job whose result does not unpickle here."""
+    error = RemoteException(
+        f"the result of {describe} cannot be unpickled here: {type(failure).__name__}: {failure}"
+    )
+    error.__cause__ = failure
+    return error
+
+
 def load_error(payload: Payload, describe: str) -> BaseException:
     """The exception, of its own type. The text of its `__cause__` is `describe` and the remote traceback.
 
@@ -361,7 +377,7 @@ def load_error(payload: Payload, describe: str) -> BaseException:
     exception = None
     if pickled:
         try:
-            exception = _load_exception(pickled)
+            exception = deferred.apart(_load_exception, pickled)
         except BaseException as error:  # it is the user's code, which may raise SystemExit as well
             reason = f"{_type_name(type(error))}: {_text(error)}"
     if exception is None:
