@@ -234,6 +234,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 raise TypeError("buffersize must be an integer or None") from None
             if buffersize < 1:
                 raise ValueError("buffersize must be None or > 0")
+        self._session.look_at_modules()
         tally = mapping.Tally(mapping.length_of(iterables), self._session)
         bar = Progress(tally.counts, progress) if progress else None
         recorder = options._recorder

@@ -67,6 +67,7 @@ class FunctionTable:
         self._keys: dict[int, FunctionKey] = {}  # of functions whose calls are recorded, by number
         self._last_number = 0
         self._size = 0
+        self._state = b""  # of the user's modules, see set_state()
         self._most_contents, self._most_bytes = CONTENTS, CONTENT_BYTES
 
     def number_of(self, function: Callable[..., Any]) -> tuple[int, Payload | None]:
@@ -99,6 +100,11 @@ class FunctionTable:
     def payload_of(self, number: int) -> Payload:
         """A function's payload, to send it again. Raises `KeyError` if it has been forgotten."""
         return self._contents[number][1]
+
+    def set_state(self, state: bytes) -> None:
+        """From here on functions have other numbers than in another state of the user's modules."""
+        self._state = hashlib.blake2b(state, digest_size=16).digest() if state else b""
+        self._known.clear()
 
     @property
     def is_full(self) -> bool:
@@ -138,7 +144,7 @@ class FunctionTable:
         # Before it is pickled: an attribute bound anew between the two must look like a change.
         has_fingerprint = _watch_object(function, watch)
         payload = dump_function(function, watch)
-        digest = hashlib.blake2b(payload, digest_size=16).digest()
+        digest = hashlib.blake2b(payload, digest_size=16, key=self._state).digest()
         number = self._number_by_digest.get(digest)
         is_new = number is None
         if number is None:

@@ -194,6 +194,7 @@ class Recorder:
         return self._open.store.read(place)
 
     def entry(self, call: Call, number: int, status: int, seconds: float, host: str, payload: Any) -> Entry:
+        payload = serialize.split_text(payload)[1]  # a note is of this run alone
         return Entry(
             call.key, number, call.name, host, status, time.time(), seconds, call.args, payload,
             self._is_durable, call.classes,

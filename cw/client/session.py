@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
+from time import monotonic
 from typing import Any
 
 from cw import guard, home
@@ -33,7 +34,7 @@ from cw.errors import ConnectionError, JobTimeout, StoreError, WorkerLost
 from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.network import Connection, Loop
-from cw.payloads import byvalue, deferred, serialize
+from cw.payloads import byvalue, deferred, modules, serialize, settings
 from cw.payloads.environment import dump_environment
 from cw.program import count
 from cw.version import VERSION
@@ -111,6 +112,13 @@ class Session:
         self._lock = threading.RLock()  # pickling a function may run code of the user's that submits
         self._store: serialize.Store | None = None  # for memory files, if the master is on this machine
         self._functions = FunctionTable()
+        self._watch = settings.Watch()
+        self._files: dict[str, Any] = {}  # of the user's modules, as they are loaded now
+        self._fresh = 0  # how often runners have been renewed
+        self._module_state = (
+            ""  # what is so in the user's modules; '' as long as it is what a fresh runner has
+        )
+        self._states: dict[int, str] = {}  # by function
         self._options = OptionTable()
         self._forgotten: deque[int] = deque()  # functions, of which the master is to be told
         self._last_number = 0
@@ -192,7 +200,11 @@ class Session:
                     if byvalue.renewals() != before:  # what travels shall be what the key is of
                         payload = call.args = serialize.dump_call(args, kwargs, function, self._store)
                         size = len(payload)
+                if self._watch.version != modules.version or monotonic() > self._watch.due:
+                    self.look_at_modules()
                 number_of_function, function_payload = self._functions.number_of(function)
+                if function_payload is not None and self._module_state:
+                    self._states[number_of_function] = self._module_state
                 if function_payload is not None and self._functions.is_full:
                     self._forget_functions(number_of_function)
                 number = self._last_number + 1
@@ -334,10 +346,33 @@ class Session:
         """The number under which the master knows these options of jobs; 0 for none. Raises ValueError: too many."""
         return self._options.number_of(options)
 
+    def look_at_modules(self) -> None:
+        """Notice which of the user's modules were loaded anew, and settings in them: jobs from here on see that."""
+        with self._lock:
+            anew, is_changed = self._watch.look()
+            if anew:
+                names = ", ".join(anew)
+                self._renew_environment(f"{names} {'was' if len(anew) == 1 else 'were'} loaded anew here")
+            if anew or is_changed:
+                values = self._watch.settings
+                is_fresh = not self._fresh and not values
+                state = "" if is_fresh else json.dumps([self._fresh, values, self._files], sort_keys=True)
+                self._module_state = state
+                self._functions.set_state(state.encode())
+
+    def _renew_environment(self, reason: str) -> None:
+        """Under the lock: jobs from here on run where the user's own modules are imported afresh."""
+        self._fresh += 1
+        self._files = modules.files_of_modules()
+        logger.warning("%s: jobs from here on import the user's own modules afresh", reason)
+
     def _forget_functions(self, latest: int) -> None:
         """Under the lock: let go of functions that no outstanding job uses, here and at the master."""
         in_use = {job[0] for job in list(self._jobs.values())} | {latest}
-        self._forgotten.extend(self._functions.forget_unused(in_use))
+        forgotten = self._functions.forget_unused(in_use)
+        self._forgotten.extend(forgotten)
+        for number in forgotten:
+            self._states.pop(number, None)
 
     def _is_full(self, size: int) -> bool:
         held = self._bytes_in - self._bytes_out
@@ -538,9 +573,12 @@ class Session:
     def _payloads_of(self, functions: Iterable[int]) -> dict[int, serialize.Payload] | None:
         with self._lock:
             try:
-                return {number: self._functions.payload_of(number) for number in functions}
+                payloads = {number: self._functions.payload_of(number) for number in functions}
             except KeyError:
                 return None
+            for number in payloads.keys() & self._states.keys():
+                payloads[number] = serialize.with_text(payloads[number], self._states[number])
+            return payloads
 
     def _acknowledge(self, count: int) -> None:
         """Tell the master, now and then, that results are here."""

@@ -32,6 +32,7 @@ from typing import Any
 import cloudpickle
 
 from cw.errors import EnvironmentMismatch, Error, PayloadError
+from cw.payloads import modules
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Environment:
     cloudpickle: str
     script: str  # for messages; '' where there is none
     variables: dict[str, str | None] = field(default_factory=dict)  # that the program has set; None: deleted
+    files: dict[str, list[Any]] = field(default_factory=dict)  # see modules.files_of_modules
 
 
 def dump_environment() -> bytes:
@@ -62,15 +64,15 @@ def dump_environment() -> bytes:
             path.append(place)
     script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
     fields = [directory, path, ".".join(map(str, sys.version_info[:3])), cloudpickle.__version__, script]
-    return json.dumps([*fields, {"variables": variables_set()}]).encode()
+    return json.dumps([*fields, {"variables": variables_set(), "files": modules.files_of_modules()}]).encode()
 
 
 def load_environment(payload: bytes | bytearray | memoryview) -> Environment:
     """The environment of a payload. Raises `PayloadError`."""
     try:
         directory, path, python, cloudpickle_version, script, more = json.loads(bytes(payload))
-        variables = dict(more["variables"])
-        return Environment(directory, tuple(path), python, cloudpickle_version, script, variables)
+        variables, files = dict(more["variables"]), dict(more["files"])
+        return Environment(directory, tuple(path), python, cloudpickle_version, script, variables, files)
     except (ValueError, TypeError, KeyError) as error:
         raise PayloadError(f"the payload is not that of an environment: {error}") from None
 
@@ -82,6 +84,7 @@ def apply_environment(environment: Environment) -> None:
     Raises `EnvironmentMismatch`, naming directory and machine; `sys.path` is set nevertheless.
     """
     apply_variables(environment.variables)
+    modules.expect_files(environment.files)
     own = list(sys.path)
     path: list[str] = []
     for entry in environment.path:

@@ -8,6 +8,7 @@ may do anything: die, print, change directory, start threads and children.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from cw import guard
 from cw.net import memory, wire
 from cw.net import messages as m
 from cw.net.network import receive_with_files
-from cw.payloads import environment, serialize
+from cw.payloads import environment, modules, serialize, settings
 from cw.payloads.environment import apply_environment, load_environment
 from cw.runner import channel
 
@@ -41,6 +42,9 @@ class Runner:
         self._queue: deque[tuple[int, int, int, Any] | None] = deque()  # None: a Drop
         self._payload_by_function: dict[int, Any] = {}
         self._functions: dict[int, Any] = {}
+        self._states: dict[int, str] = {}  # by function: what is so in the user's modules when it runs
+        self._state = ""  # which of them is so now
+        self._fresh = 0
         self._where: dict[str, Any] = {"host": os.uname().nodename, "pid": os.getpid()}
         self._failure: BaseException | None = None  # the session's environment does not work here
         self._buffer = memoryview(bytearray(READ))
@@ -73,16 +77,22 @@ class Runner:
             function = self._functions.get(function_number)
             if function is None:  # (not in an `except`: what fails would be said to come of a KeyError)
                 function = self._load_function(function_number)
+            elif self._states and self._states.get(function_number, "") != self._state:
+                self._enter(self._states.get(function_number, ""))
             args, kwargs = serialize.load_call(payload)
             value = function(*args, **kwargs)
             answer = serialize.dump_result(value, memory.store)
             if len(answer) > memory.LARGE:
                 wire.check_payload(answer, "the job's result")
+            elif modules.notes:
+                answer = serialize.with_text(answer, modules.notes.pop())
             status = m.DONE
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
             if _forked_pid:
                 _end_forked(error)
-            answer = serialize.dump_error(error, {**self._where, "attempt": attempt})
+            answer = serialize.dump_error(
+                error, {**self._where, "attempt": attempt, **dict.fromkeys(modules.notes, "")}
+            )
             status = m.ERROR if _sigterm_at < began else m.INTERRUPTED
         seconds = perf_counter() - began
         if _forked_pid:
@@ -138,6 +148,7 @@ class Runner:
                 for number in message.numbers:
                     self._payload_by_function.pop(number, None)
                     self._functions.pop(number, None)
+                    self._states.pop(number, None)
             elif type(message) is m.Environment:
                 self._apply(message.payloads[0])
         return True
@@ -148,10 +159,25 @@ class Runner:
         except Exception as error:
             self._failure = error
 
+    def _enter(self, state: str) -> None:
+        """Have the user's modules as they are at home for a function: see Session.look_at_modules."""
+        fresh, values, files = json.loads(state or "[0, {}, {}]")
+        if fresh > self._fresh:
+            self._fresh = fresh
+            modules.forget_own()
+            modules.expect_files(files)
+        settings.apply_settings(settings.dump_settings(values))
+        self._state = state
+
     def _load_function(self, number: int) -> Any:
         if self._failure is not None:
             raise self._failure.with_traceback(None)  # or each raise would lengthen it
-        function = serialize.load_function(self._payload_by_function[number])
+        state, payload = serialize.split_text(self._payload_by_function[number])
+        if state:
+            self._states[number] = state
+        if state != self._state:
+            self._enter(state)
+        function = serialize.load_function(payload)
         self._functions[number] = function
         del self._payload_by_function[number]
         return function
