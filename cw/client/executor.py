@@ -242,6 +242,8 @@ class ClusterExecutor(concurrent.futures.Executor):
             opened = self._open_store(store)
             self._session.close_with(opened)
             recorder = options._named(opened)
+        if recorder is not None:
+            recorder = recorder.of_map()
         deadline = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables, strict=False)
         is_each = bool(recorder or progress or as_completed or return_exceptions)

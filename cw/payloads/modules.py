@@ -143,6 +143,10 @@ def after_import(do: Callable[[str, ModuleType], None]) -> None:
     """In a runner: have `do(name, module)` called after the import of each of the user's own modules."""
     if do not in _followers:
         _followers.append(do)
+    _follow_imports()
+
+
+def _follow_imports() -> None:
     if _follower not in sys.meta_path:
         sys.meta_path.insert(0, _follower)  # type: ignore[arg-type]
 
@@ -172,6 +176,7 @@ def _follow(name: str, loader: Any) -> None:
 
         def exec_module(module: ModuleType) -> None:
             del loader.exec_module  # the loader is its own again
+            _check_file(name, module)  # before: what was edited often fails
             _imports.depth = getattr(_imports, "depth", 0) + 1
             try:
                 execute(module)
@@ -226,7 +231,7 @@ def expect_files(files: dict[str, list[Any]]) -> None:
     global _files
     _files = files
     if files:
-        after_import(_check_file)
+        _follow_imports()
 
 
 def _check_file(name: str, module: ModuleType) -> None:
