@@ -225,3 +225,17 @@ with cw.ClusterExecutor() as executor:
         CW_MASTER=cluster.master,
     )
     assert out == "{0.1}\n5\n"
+
+
+def test_what_is_seen_late_is_told_once(make, caplog):
+    module = make("dt = 0.1\nother = 1\n")
+    watch = settings.Watch()
+    for number in range(settings.EAGER + 1):
+        watch.look(number)
+    assert watch.due > time.monotonic() - LIMIT and not watch.look(number + 1)[1]
+    module.dt = 0.5
+    assert watch.look(number + 30)[1] and watch.due == 0
+    module.other = 2
+    assert watch.look(number + 60)[1]
+    (line,) = caplog.messages
+    assert f"{module.__name__}.dt has changed" in line and "the last 28 of them" in line

@@ -200,7 +200,12 @@ class Session:
                     if byvalue.renewals() != before:  # what travels shall be what the key is of
                         payload = call.args = serialize.dump_call(args, kwargs, function, self._store)
                         size = len(payload)
-                if self._watch.version != modules.version or monotonic() > self._watch.due:
+                watch = self._watch
+                if (
+                    watch.version != modules.version
+                    or monotonic() > watch.due
+                    or (watch.is_quick and self._last_number == self._finished)
+                ):
                     self.look_at_modules()
                 number_of_function, function_payload = self._functions.number_of(function)
                 if function_payload is not None and self._module_state:
@@ -349,7 +354,7 @@ class Session:
     def look_at_modules(self) -> None:
         """Notice which of the user's modules were loaded anew, and settings in them: jobs from here on see that."""
         with self._lock:
-            anew, is_changed = self._watch.look()
+            anew, is_changed = self._watch.look(self._last_number)
             if anew:
                 names = ", ".join(anew)
                 self._renew_environment(f"{names} {'was' if len(anew) == 1 else 'were'} loaded anew here")

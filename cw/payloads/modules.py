@@ -95,10 +95,11 @@ _loaded_anew: list[str] = []
 
 def start_watching() -> None:
     """In a client: notice from here on what is loaded anew."""
-    global _watcher
+    global _watcher, version
     if _watcher is None:
         _watcher = _Watcher()
     if _watcher not in sys.meta_path:
+        version += 1  # what was loaded so far, nobody has counted
         sys.meta_path.insert(0, _watcher)  # type: ignore[arg-type]
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from typing import Any
 
 from cw.payloads import modules
 
+logger = logging.getLogger("cw.client")
+
 SETTINGS = frozenset({int, float, bool, str, type(None)})
 
 MOST_BITS = 4096
@@ -35,6 +38,9 @@ MOST_BITS = 4096
 
 SHARE = 0.01
 """Of the time, for looking at settings between submits. More: a changed setting is seen sooner. Less: more jobs/s."""
+
+QUICK_SECONDS = 5e-6
+"""For a look that is taken at each submit while nothing is outstanding. More: a round trip takes longer."""
 
 EAGER = 100
 """Submits before each of which settings are looked at. More: a loop that changes them is noticed if it begins later."""
@@ -273,31 +279,56 @@ class Watch:
         modules.start_watching()
         self.due = 0.0
         """When settings are to be looked at again (by time.monotonic)."""
+        self.is_quick = True
+        """A look takes so little that it can be taken whenever nothing is outstanding."""
         self.version = -1
         """`modules.version` at the last look."""
         self.settings: dict[str, dict[str, Any]] = {}
         self._anew = modules.count_anew()
         self._changes = -1
         self._eager: float = EAGER
+        self._seconds = 1.0  # that a look takes, while nobody else takes the processor
+        self._submitted = 0
+        self._is_late = False
 
-    def look(self) -> tuple[list[str], bool]:
-        """(modules loaded anew since the last look, whether settings have changed)."""
+    def look(self, submitted: int) -> tuple[list[str], bool]:
+        """(modules loaded anew since the last look, whether settings have changed). `submitted`: jobs so far."""
         began = time.monotonic()
-        self.version = modules.version
+        if self.version != modules.version:
+            self.version, self._seconds = modules.version, 1.0
         anew, self._anew = modules.loaded_anew(self._anew)
         is_changed = False
         changes = _look()
         if changes != self._changes:
             is_first, self._changes = self._changes < 0, changes
-            settings = settings_of_modules()
-            is_changed = settings != self.settings
-            self.settings = settings
+            before, self.settings = self.settings, settings_of_modules()
+            is_changed = before != self.settings
             if is_changed and not is_first:
+                if submitted > self._submitted + 1 and not self._is_late:
+                    self._warn(before, submitted - self._submitted - 1)
                 self._eager = float("inf")  # this program changes them as it goes
+        self._submitted = submitted
         self._eager -= 1
         now = time.monotonic()
-        self.due = 0.0 if self._eager > 0 else now + (now - began) / SHARE
+        self._seconds = min(self._seconds, now - began)
+        self.is_quick = self._seconds < QUICK_SECONDS
+        self.due = 0.0 if self._eager > 0 else now + self._seconds / SHARE
         return anew, is_changed
+
+    def _warn(self, before: dict[str, dict[str, Any]], count: int) -> None:
+        self._is_late = True
+        now = self.settings
+        names = [
+            f"{module}.{name}"
+            for module, values in now.items()
+            for name, value in values.items()
+            if not _is_same(value, before.get(module, {}).get(name, _MISSING))
+        ]
+        logger.warning(
+            "%s has changed while jobs were submitted: the last %d of them, at most, may have the value before. From "
+            "now on it is looked at before each job",
+            ", ".join(names) or "a setting of a module", count,
+        )  # fmt: skip
 
 
 def dump_settings(settings: dict[str, dict[str, Any]]) -> bytes:
