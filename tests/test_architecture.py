@@ -33,11 +33,12 @@ FLOORS = [
     "runner.runner", "runner.script", "runner.channel", "runner.__init__",
     "payloads.chunks", "payloads.serialize", "payloads.templates", "payloads.environment", "payloads.naming",
     "payloads.reach", "payloads.objects", "payloads.named", "payloads.constants", "payloads.script", "payloads.byvalue",
+    "payloads.deferred", "payloads.settings", "payloads.modules",
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
     "master.returns", "master.turns", "master.jobs", "master.__init__",
     "net.network", "net.tls", "net.address", "net.wire", "net.memory", "net.objects", "net.messages", "net.__init__",
-    "credential", "home", "program",
+    "credential", "home", "program", "guard",
     "errors", "version",
 ]  # fmt: skip
 
@@ -198,7 +199,7 @@ def test_the_public_names_are_those_promised():
         "PORT", "ClientThread", "ClusterExecutor", "SlurmExecutor", "allocate", "client", "map", "mp", "randid",
         "results", "slurm", "slurm_master_host", "start", "stop", "__version__", "Error", "ConnectionError",
         "NotPicklable", "ProtocolError", "RemoteException", "WorkerLost", "EnvironmentMismatch", "JobTimeout",
-        "RemoteTraceback", "StoreError", "UnstableKey",
+        "RemoteTraceback", "StartRefused", "StoreError", "UnstableKey",
     ):  # fmt: skip
         assert name in cw.__all__ and name in dir(cw) and getattr(cw, name) is not None
     assert cw.PORT == 5494 and issubclass(cw.ConnectionError, OSError)

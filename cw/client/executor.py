@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import InvalidStateError
 from typing import Any
 
+from cw import guard
 from cw.client import mapping
 from cw.client.functions import Prepared
 from cw.client.future import Future
@@ -78,6 +79,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         durability: str = "process",
         retry_errors: bool = True,
     ) -> None:
+        guard.check_import("cw.ClusterExecutor()")  # before a store is opened
         self._open_store = functools.partial(Recorder, durability=durability, retry_errors=retry_errors)
         recorder = None if store is None else self._open_store(store)
         try:
@@ -248,6 +250,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 raise TypeError("buffersize must be an integer or None") from None
             if buffersize < 1:
                 raise ValueError("buffersize must be None or > 0")
+        self._session.look_at_modules()
         tally = mapping.Tally(mapping.length_of(iterables), self._session)
         bar = Progress(tally.counts, progress) if progress else None
         recorder = options._recorder
@@ -255,6 +258,8 @@ class ClusterExecutor(concurrent.futures.Executor):
             opened = self._open_store(store)
             self._session.close_with(opened)
             recorder = options._named(opened)
+        if recorder is not None:
+            recorder = recorder.of_map()
         deadline = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables, strict=False)
         is_each = bool(recorder or progress or as_completed or return_exceptions)
@@ -305,6 +310,7 @@ def map(
     read as results are taken, so that neither need fit in memory. The rest as in `ClusterExecutor`, its `map` and its
     `options`.
     """
+    guard.check_import("cw.map()")
     executor = ClusterExecutor(host, port, store=store, durability=durability, retry_errors=retry_errors)
     try:
         return executor.options(key=key, version=version).map(

@@ -371,10 +371,14 @@ class FunctionTable:
         """At the next submit of each function, look at all that it reaches."""
         self._maker.refresh()
 
-    def renew_environment(self, reason: str) -> None:
+    def renew_environment(self) -> None:
         """What is submitted from now on runs in fresh runners."""
-        self._objects.renew_environment(reason)
+        self._objects.renew_environment()
         self._maker.renew()
+
+    def set_settings(self, payload: bytes) -> None:
+        """What is submitted from now on finds these settings in the user's modules (`settings.apply_settings`)."""
+        self._maker.set_settings(payload)
 
     def _on_forgotten(self, numbers: set[int]) -> None:
         """These objects are gone: what refers to them is made anew, if it is needed again."""

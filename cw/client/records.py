@@ -67,6 +67,7 @@ class RecordMaker:
         self._versions: dict[tuple[str, str], tuple[Any, int]] = {}  # of constants
         self._components: dict[tuple[Any, ...], Component] = {}
         self._script = ScriptTable(self.definition_of, self.object_of)
+        self._settings = b""
         self._looks = 1
         self._generation = 0  # of environments
         self._warned: set[str] = set()
@@ -85,6 +86,11 @@ class RecordMaker:
         """There is a new environment: everything is made anew."""
         self._generation += 1
         self.epoch += 1
+
+    def set_settings(self, payload: bytes) -> None:
+        """Of the user's modules; everything is made anew."""
+        self._settings = payload
+        self.renew()
 
     def object_of(self, kind: int, needs: Sequence[int], payload: Any, digest: bytes | None = None) -> int:
         """One object for the same content."""
@@ -164,17 +170,18 @@ class RecordMaker:
             self._objects.environment,
             self._script.number(),
         ]
+        settings = self.object_of(m.VALUE, (), self._settings) if self._settings else 0
         definitions = [
             self.object_of(m.VALUE, (), objects.dump_definition(each.parts))
             for each in reach.definitions.values()
         ]
         numbers = [each.number for each in components]
-        record.needs = [*head, *definitions, *numbers]
+        record.needs = [*head, *definitions, *numbers, *([settings] if settings else [])]
         record.components = [each for each in components if not each.is_fixed]
         record.numbers = [each.number for each in record.components]
         lost, modules = list(reach.lost.items()), sorted(reach.modules)
         record.reached = objects.Reached(
-            constants_data, sorted(reach.absent), lost, modules, head[0], head[2], definitions, numbers
+            constants_data, sorted(reach.absent), lost, modules, settings, head[0], head[2], definitions, numbers
         )
         if before is not None and before.generation == record.generation and before.reached == record.reached:
             record.functions = before.functions

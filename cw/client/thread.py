@@ -16,10 +16,13 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from cw import guard
 from cw.client.options import job_options
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Recorder
 from cw.client.session import Abandoned, Session
+from cw.payloads import serialize
+from cw.payloads.deferred import Deferred
 from cw.program import count
 
 logger = logging.getLogger("cw.client")
@@ -120,6 +123,7 @@ class ClientThread:
         """Connect to the master. Raises cw.ConnectionError if none answers within `connect_timeout`."""
         if self._session.is_started() or self._session.is_closed():
             raise RuntimeError("this ClientThread was started before, or stopped; make another one")
+        guard.check_import("ClientThread.start()")
         self._session.start()
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
@@ -283,6 +287,11 @@ class ClientThread:
             self._tag_by_jobid.pop(number, None)
         else:
             options = self._defaults if tag is None else tag
+        if type(value) is Deferred:
+            try:
+                value = value.load()
+            except BaseException as failure:
+                error = serialize.unreadable(value.describe, failure)
         try:
             if error is None:
                 if options.callback is not None:

@@ -30,6 +30,7 @@ class Reached(NamedTuple):
     absent: list[tuple[str, str]]  # names that are read and not bound: by namespace and name
     lost: list[tuple[Any, str]]  # places whose values cannot be pickled, and why
     modules: list[str]  # that are used as parts of others, as `os.path` is
+    settings: int  # of the user's modules, or 0
     template: int
     script: int
     definitions: list[int]

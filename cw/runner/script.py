@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import CodeType, ModuleType
 from typing import Any
 
-from cw.payloads import byvalue, chunks, named, objects, script, serialize
+from cw.payloads import byvalue, chunks, named, objects, script, serialize, settings
 from cw.payloads.templates import NAMED, Callee
 
 _ABSENT = object()
@@ -86,7 +86,7 @@ class Script:
         self._builtins = _Builtins(self._find)
         self._functions: dict[int, _Applied] = {}
         self._applied: _Applied | None = None
-        self._script = 0
+        self._script = self._settings = 0
         self._others: dict[str, tuple[Any, ...]] = {}  # names that are not defined, and how to have them
         self._rows: dict[str, objects.Definition] = {}  # all definitions, as the script object has them
         self._small: dict[str, list[Any]] = {}
@@ -167,6 +167,10 @@ class Script:
     def _apply(self, applied: _Applied) -> None:
         self._applied = None  # until all is there
         reached = applied.function.reached
+        if reached.settings != self._settings:
+            self._settings = reached.settings
+            payload = self._payload_of(reached.settings) if reached.settings else settings.dump_settings({})
+            settings.apply_settings(payload)
         if reached.script != self._script:
             self._take_script(reached.script)
         self._lost = {key[2]: reason for key, reason in reached.lost if key[0] == "global"}
