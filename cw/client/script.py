@@ -67,7 +67,7 @@ class ScriptTable:
 
 
 _TYPES = frozenset(
-    {types.GenericAlias, types.UnionType, typing.TypeVar, typing.ParamSpec, type(typing.Union[int, str])}
+    {types.GenericAlias, types.UnionType, typing.TypeVar, typing.ParamSpec, type(typing.Optional[int])}
 )
 _COMPARED = frozenset({int, float, complex, bool, str, type(None)})
 
