@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from cw.errors import UnstableKey as UnstableKey
     from cw.errors import WorkerLost as WorkerLost
     from cw.net.address import PORT as PORT
+    from cw.payloads.current import CurrentJob as CurrentJob
+    from cw.payloads.current import current_job as current_job
     from cw.slurm import slurm_master_host as slurm_master_host
 
 _MODULES = ("client", "mp", "results", "slurm")
@@ -59,6 +61,8 @@ _MODULE_BY_NAME = {
     "start": "anywhere",
     "stop": "anywhere",
     "slurm_master_host": "slurm",
+    "current_job": "payloads.current",
+    "CurrentJob": "payloads.current",
 } | dict.fromkeys(
     ("ConnectionError", "EnvironmentMismatch", "Error", "JobTimeout", "NotPicklable", "ProtocolError",
      "RemoteException", "RemoteTraceback", "StoreError", "UnstableKey", "WorkerLost"), "errors",

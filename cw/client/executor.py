@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import itertools
 import logging
 import operator
 import os
@@ -19,7 +20,7 @@ from cw.client.options import job_options
 from cw.client.progress import Progress
 from cw.client.recorder import Recorder
 from cw.client.session import Abandoned, Session
-from cw.payloads import chunks
+from cw.payloads import chunks, current
 
 logger = logging.getLogger("cw.client")
 
@@ -37,7 +38,8 @@ class Options:
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """As `ClusterExecutor.submit`, with these options."""
-        return self._executor._submit(self._number, self._recorder, function, args, kwargs)
+        executor = self._executor
+        return executor._submit(self._number, self._recorder, function, args, kwargs, executor._next_label())
 
     def map(self, function: Callable[..., Any], *iterables: Iterable[Any], **settings: Any) -> Iterator[Any]:
         """As `ClusterExecutor.map`, with these options."""
@@ -63,6 +65,9 @@ class ClusterExecutor(concurrent.futures.Executor):
     `store`: the directory in which each result is stored before its future is done; it is made where there is none.
     What is stored there already is not run again. With `durability='disk'` results survive a power cut, too. Errors
     are stored as well, but such calls run again, unless `retry_errors` is false. Raises StoreError.
+
+    `seed`: an int, of which the calls' own seeds are made (`cw.current_job().seed`), the same ones in each run of the
+    program; it is part of what stored results are found by. Without it, seeds are random; in a job, made of the job's.
     """
 
     def __init__(
@@ -76,8 +81,12 @@ class ClusterExecutor(concurrent.futures.Executor):
         store: str | os.PathLike[str] | None = None,
         durability: str = "process",
         retry_errors: bool = True,
+        seed: int | None = None,
     ) -> None:
-        self._open_store = functools.partial(Recorder, durability=durability, retry_errors=retry_errors)
+        self._labels = itertools.count(current.PLACE, current.PLACE)
+        self._open_store = functools.partial(
+            Recorder, durability=durability, retry_errors=retry_errors, seed=seed
+        )
         recorder = None if store is None else self._open_store(store)
         try:
             self._session = Session(
@@ -89,6 +98,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 max_outstanding,
                 reconnect_timeout,
                 recorder,
+                seed,
             )
             self._session.start()
         except BaseException:
@@ -103,7 +113,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) here if it cannot be sent,
         RuntimeError after `shutdown`."""
-        return self._submit(0, self._session.recorder, fn, args, kwargs)
+        return self._submit(0, self._session.recorder, fn, args, kwargs, self._next_label())
 
     def options(
         self,
@@ -199,14 +209,19 @@ class ClusterExecutor(concurrent.futures.Executor):
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        label: int,
     ) -> Future:
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if not callable(fn):
             raise TypeError(f"submit() takes a function first, not {fn!r}")
         future = Future(self._session)
-        future._number = self._session.submit(fn, args, kwargs, future, options, recorder)
+        future._number = self._session.submit(fn, args, kwargs, future, options, recorder, None, label)
         return future
+
+    def _next_label(self) -> int:
+        """Of the next submit, or of the first call of the next map."""
+        return next(self._labels) & current.LABELS
 
     def _map(
         self,
@@ -241,19 +256,23 @@ class ClusterExecutor(concurrent.futures.Executor):
             recorder = options._named(opened)
         deadline = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables, strict=False)
+        label = self._next_label()
         is_each = bool(recorder or progress or as_completed or return_exceptions)
         futures: Iterator[Future]
         if chunksize == 1:
-            futures = (self._submit(options._number, recorder, fn, args, {}) for args in calls)
+            futures = (
+                self._submit(options._number, recorder, fn, args, {}, place)
+                for place, args in enumerate(calls, label)
+            )
         elif is_each:
             run_each = functools.partial(chunks.run_each, fn)
             futures = mapping.chunked(
-                self._session, recorder, options._number, fn, run_each, calls, chunksize
+                self._session, recorder, options._number, fn, run_each, calls, chunksize, label
             )
         else:
             run = functools.partial(chunks.run, fn)
-            parts = mapping.parts_of(calls, chunksize)
-            futures = (self._submit(options._number, None, run, (part,), {}) for part in parts)
+            parts = zip(itertools.count(label, chunksize), mapping.parts_of(calls, chunksize), strict=False)
+            futures = (self._submit(options._number, None, run, (part,), {}, place) for place, part in parts)
         if bar is not None:
             futures = tally.watch(futures)
         ahead = None if buffersize is None else max(1, buffersize if is_each else buffersize // chunksize)
@@ -286,6 +305,7 @@ def map(
     retry_errors: bool = True,
     key: Callable[..., Any] | None = None,
     version: Any = None,
+    seed: int | None = None,
 ) -> Iterator[Any]:
     """The results of `function` for each item, computed on the cluster: for the place of a loop.
 
@@ -293,7 +313,9 @@ def map(
     read as results are taken, so that neither need fit in memory. The rest as in `ClusterExecutor`, its `map` and its
     `options`.
     """
-    executor = ClusterExecutor(host, port, store=store, durability=durability, retry_errors=retry_errors)
+    executor = ClusterExecutor(
+        host, port, store=store, durability=durability, retry_errors=retry_errors, seed=seed
+    )
     try:
         return executor.options(key=key, version=version).map(
             function, *iterables, progress=progress, as_completed=as_completed, return_exceptions=return_exceptions,

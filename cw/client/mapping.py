@@ -16,7 +16,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 from cw.client.future import Future
@@ -309,23 +309,28 @@ def chunked(
     carrier: Callable[..., Any],
     calls: Iterator[tuple[Any, ...]],
     chunksize: int,
+    label: int,
 ) -> Iterator[Future]:
-    """A future for each call; those that are not stored travel by the chunk."""
-    for part in parts_of(calls, chunksize):
+    """A future for each call; those that are not stored travel by the chunk. `label`: the first call's."""
+    for first, part in zip(count(label, chunksize), parts_of(calls, chunksize), strict=False):
         futures = [ChunkFuture(session) for _ in part]
         missing: list[tuple[ChunkFuture, Any, Any]] = []
-        for future, args in zip(futures, part, strict=True):
+        items: list[int] = []
+        for item, (future, args) in enumerate(zip(futures, part, strict=True)):
             call = None if recorder is None else session.identify(recorder, function, args, carrier)
             if call is not None and call.is_stored:
-                future._number = session.submit(function, args, {}, future, options, call=call)
+                future._number = session.submit(
+                    function, args, {}, future, options, call=call, label=first + item
+                )
             else:
                 missing.append((future, args, call))
+                items.append(item)
         if missing:
             tag = ChunkTag([future for future, _, _ in missing])
             chunk = None if recorder is None else Chunk([call for _, _, call in missing])
-            tag.number = session.submit(
-                carrier, ([args for _, args, _ in missing],), {}, tag, options, call=chunk
-            )
+            to_run = [args for _, args, _ in missing]
+            parameters: tuple[Any, ...] = (to_run,) if len(items) == len(part) else (to_run, items)
+            tag.number = session.submit(carrier, parameters, {}, tag, options, call=chunk, label=first)
         yield from futures
 
 

@@ -33,7 +33,7 @@ from cw.errors import ConnectionError, JobTimeout, RemoteException, StoreError, 
 from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.network import Connection, Loop
-from cw.payloads import byvalue, serialize
+from cw.payloads import byvalue, current, serialize
 from cw.payloads.environment import dump_environment
 from cw.program import count
 from cw.version import VERSION
@@ -49,8 +49,9 @@ workers keep them."""
 
 ACKNOWLEDGED_SECONDS = 0.1
 
-Job = tuple[int, int, Any, Any]
-"""Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
+Job = tuple[int, int, Any, Any, int]
+"""Function, options, payload, tag, label (see `cw.payloads.current`). A tuple of numbers and bytes is invisible to the
+garbage collector."""
 
 
 class Abandoned(CancelledError):
@@ -74,6 +75,7 @@ class Session:
         max_outstanding: tuple[int | None, int | None] | None = None,
         reconnect_timeout: float | None = None,
         recorder: Recorder | None = None,
+        seed: int | None = None,
     ) -> None:
         _look_in_slurm()
         address.find_master(host, port)  # a mistake in them is told here
@@ -84,7 +86,7 @@ class Session:
         self._on_started = on_started
         self._jobs_limit = jobs_limit
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
-        self._environment = dump_environment()
+        self._environment = dump_environment(current.seed_of_session(seed))
         self.recorder = recorder
         self._loop = Loop()
         self._recording = Recording(
@@ -168,6 +170,7 @@ class Session:
         options: int = 0,
         recorder: Recorder | None = None,
         call: Call | Chunk | None = None,
+        label: int = 0,
     ) -> int:
         """Queue a job; returns its number. Raises what makes its function or arguments unpicklable.
 
@@ -195,7 +198,7 @@ class Session:
                 if function_payload is not None and self._functions.is_full:
                     self._forget_functions(number_of_function)
                 number = self._last_number + 1
-                self._jobs[number] = (number_of_function, options, payload, tag)
+                self._jobs[number] = (number_of_function, options, payload, tag, label)
                 self._last_number = number
                 self._bytes_in += size
                 if call is None or self._recording.must_run(number, call):
@@ -531,7 +534,13 @@ class Session:
                 self._submit_batch(connection, numbers[middle:], batch[middle:])
             return  # else: cancelled meanwhile, and its function is forgotten
         connection.send(
-            m.Submit(numbers, [job[0] for job in batch], [job[1] for job in batch], [job[2] for job in batch])
+            m.Submit(
+                numbers,
+                [job[0] for job in batch],
+                [job[1] for job in batch],
+                [job[4] for job in batch],
+                [job[2] for job in batch],
+            )
         )
 
     def _payloads_of(self, functions: Iterable[int]) -> dict[int, serialize.Payload] | None:

@@ -6,7 +6,7 @@
       | Functions          | Functions          | Forget             |
       | OptionSets         | Forget             | Run                |
       | Submit             | Dispatch           | Drop               |
-      | Cancel             | Recall, TakeBack   |                    |
+      | Cancel             | Recall, TakeBack   | Slot               |
       | Received           | Stop               |                    |
       | Charged, Roster    | Claim, Release     |                    |
       | HandedIn, Origin   | CloseSession       |                    |
@@ -43,7 +43,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised by one whenever two versions could no longer talk to each other."""
 
 # What a result is: the `statuses` of Results.
@@ -243,6 +243,15 @@ class Recall(NamedTuple):
     count: int
 
 
+class Slot(NamedTuple):
+    """To a runner: the slot that it is on, and when what runs there is stopped (by time.monotonic(); -1: no end is
+    known)."""
+
+    index: int
+    cpus: int
+    ends: float
+
+
 class Drop(NamedTuple):
     """To a runner: what was sent before this and is not started, is not yours any more."""
 
@@ -352,11 +361,13 @@ class Functions(NamedTuple):
 
 
 class Submit(NamedTuple):
-    """Jobs from a client; `numbers` are the session's own, `options` 0 means none."""
+    """Jobs from a client; `numbers` are the session's own, `options` 0 means none; `labels` are for the runner, see
+    `cw.payloads.current`."""
 
     numbers: Sequence[int]
     functions: Sequence[int]
     options: Sequence[int]
+    labels: Sequence[int]
     payloads: Sequence[Payload]
 
 
@@ -371,15 +382,19 @@ class Dispatch(NamedTuple):
     avoid: Sequence[int]
     attempts: Sequence[int]
     timeouts: Sequence[float]
+    labels: Sequence[int]
     payloads: Sequence[Payload]
 
 
 class Run(NamedTuple):
-    """Jobs to a runner."""
+    """Jobs to a runner. (`current.running` is one of them.)"""
 
     dispatches: Sequence[int]
     functions: Sequence[int]
     attempts: Sequence[int]
+    timeouts: Sequence[float]
+    numbers: Sequence[int]
+    labels: Sequence[int]
     payloads: Sequence[Payload]
 
 

@@ -8,23 +8,42 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cw.net.messages import DONE, ERROR
-from cw.payloads import serialize
+from cw.payloads import current, serialize
 
 
 def run(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> tuple[list[Any], Any]:
     """The results of the calls, up to the first that fails; and its pickled exception, or None."""
     results: list[Any] = []
+    current.chunk = function, results, None
     try:
         for args in calls:
             results.append(function(*args))
     except BaseException as error:
         return results, serialize.dump_error(error, {"host": os.uname().nodename, "pid": os.getpid()})
+    finally:
+        current.chunk = None
     return results, None
 
 
-def run_each(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[tuple[int, float, Any]]:
-    """What became of each of the calls: status, seconds, payload. One that fails does not hold up those after it."""
+def run_each(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], items: Sequence[int] | None = None
+) -> list[tuple[int, float, Any]]:
+    """What became of each of the calls: status, seconds, payload. One that fails does not hold up those after it.
+
+    `items`: which item of the chunk each call is, where some are missing.
+    """
     outcomes: list[tuple[int, float, Any]] = []
+    current.chunk = function, outcomes, items
+    try:
+        _run_each(function, calls, outcomes)
+    finally:
+        current.chunk = None
+    return outcomes
+
+
+def _run_each(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], outcomes: list[tuple[int, float, Any]]
+) -> None:
     pid = os.getpid()
     for args in calls:
         start = time.monotonic()
@@ -37,7 +56,6 @@ def run_each(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> 
                 raise
             status, payload = ERROR, serialize.dump_error(error, {"host": os.uname().nodename, "pid": pid})
         outcomes.append((status, time.monotonic() - start, payload))
-    return outcomes
 
 
 def load_error(payload: Any, job: int, call: int) -> BaseException:

@@ -19,7 +19,7 @@ from typing import Any
 from cw.net import memory, wire
 from cw.net import messages as m
 from cw.net.network import receive_with_files
-from cw.payloads import environment, serialize
+from cw.payloads import current, environment, serialize
 from cw.payloads.environment import apply_environment, load_environment
 from cw.runner import channel
 
@@ -37,12 +37,13 @@ class Runner:
         self._pipe = pipe
         self._tokens = tokens
         self._decoder = wire.Decoder()
-        self._queue: deque[tuple[int, int, int, Any] | None] = deque()  # None: a Drop
+        self._queue: deque[tuple[Any, ...] | None] = deque()  # the fields of a Run; None: a Drop
         self._payload_by_function: dict[int, Any] = {}
         self._functions: dict[int, Any] = {}
         self._where: dict[str, Any] = {"host": os.uname().nodename, "pid": os.getpid()}
         self._failure: BaseException | None = None  # the session's environment does not work here
         self._buffer = memoryview(bytearray(READ))
+        current.begin_runner(self._functions)
 
     def run(self) -> None:
         """Run jobs until the worker closes the channel."""
@@ -61,13 +62,15 @@ class Runner:
                     if not self._skip_to_drop():
                         return
                     continue
-                self._run(*job)
+                self._run(job)
+            current.running = None
             if not self._receive():
                 return
 
-    def _run(self, number: int, function_number: int, attempt: int, payload: Any) -> None:
+    def _run(self, job: tuple[Any, ...]) -> None:
+        number, function_number, attempt, _, _, _, payload = current.running = job
         environment.jobs_begun += 1
-        began = perf_counter()
+        began = current.began = perf_counter()
         try:
             function = self._functions.get(function_number)
             if function is None:  # (not in an `except`: what fails would be said to come of a KeyError)
@@ -137,13 +140,17 @@ class Runner:
                 for number in message.numbers:
                     self._payload_by_function.pop(number, None)
                     self._functions.pop(number, None)
+            elif type(message) is m.Slot:
+                current.slot = message
             elif type(message) is m.Environment:
                 self._apply(message.payloads[0])
         return True
 
     def _apply(self, payload: Any) -> None:
         try:
-            apply_environment(load_environment(payload))
+            loaded = load_environment(payload)
+            current.session_seed = bytes.fromhex(loaded.seed)
+            apply_environment(loaded)
         except Exception as error:
             self._failure = error
 

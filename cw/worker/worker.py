@@ -155,6 +155,8 @@ class Worker:
                 max(0.0, ends_in - min(END_DRAIN, left / 10)),
                 lambda: self._drain("its allocation ends soon", self._ends_at - time.monotonic()),
             )
+        if self._ends_at < math.inf:
+            self._runners.ends = self._ends_at
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Dispatch: self._on_dispatch,
             m.Functions: self._on_functions,
@@ -297,14 +299,16 @@ class Worker:
     def _on_dispatch(self, message: m.Dispatch) -> None:
         functions = self._functions
         jobs, unknown = [], []
-        for dispatch, session, number, function_number, avoid, attempt, timeout, payload in zip(
+        for dispatch, session, number, function_number, avoid, attempt, timeout, label, payload in zip(
             *message, strict=True
         ):
             function = functions.get((session, function_number))
             if function is None:  # its session was closed while this was on its way
                 unknown.append(dispatch)
             else:
-                jobs.append(slots.Job(dispatch, session, number, function, avoid, attempt, payload, timeout))
+                jobs.append(
+                    slots.Job(dispatch, session, number, function, avoid, attempt, payload, timeout, label)
+                )
         if unknown:
             self._send(m.Returned(unknown))
         self._perform(self._slots.on_jobs(jobs, time.monotonic()))
