@@ -76,9 +76,7 @@ class Client:
 
     def submit(self, *numbers, function=1, options=0, size=1):
         count = len(numbers)
-        self.say(
-            m.Submit(list(numbers), [function] * count, [options] * count, [0] * count, [bytes(size)] * count)
-        )
+        self.say(m.Submit(list(numbers), [function] * count, [options] * count, [bytes(size)] * count))
 
 
 @pytest.fixture
@@ -103,7 +101,7 @@ def test_nothing_is_submitted_before_the_environment():
     rules.window_jobs = 10
     rules.check(m.Functions([0], [1], [b"f"]))
     with pytest.raises(ProtocolError, match="before the environment"):
-        rules.check(m.Submit([1], [1], [0], [0], [b""]))
+        rules.check(m.Submit([1], [1], [0], [b""]))
 
 
 def test_the_environment_is_told_once(client):

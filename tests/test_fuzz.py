@@ -233,9 +233,7 @@ class Peer:
     def submit(self, numbers, function=1, options=0, size=3):
         count = len(numbers)
         self.last = max([self.last, *numbers])
-        self.send(
-            m.Submit(numbers, [function] * count, [options] * count, [0] * count, [bytes(size)] * count)
-        )
+        self.send(m.Submit(numbers, [function] * count, [options] * count, [bytes(size)] * count))
 
     def answer(self, status=0, seconds=0.001):
         """All that it holds is done."""

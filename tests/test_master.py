@@ -400,7 +400,7 @@ def test_a_slow_client_does_not_slow_the_others_down(master):
         slow.send(m.Functions([0], [1], [serialize.dump_function(bytes, Watch())]))
         numbers = list(range(1, 101))
         payload = serialize.dump_call((3_000_000,), {})
-        slow.send(m.Submit(numbers, [1] * 100, [0] * 100, [0] * 100, [payload] * 100))
+        slow.send(m.Submit(numbers, [1] * 100, [0] * 100, [payload] * 100))
         before = resident(master.pid)
         began = time.monotonic()
         with cw.ClusterExecutor(master.address) as executor:

@@ -150,7 +150,7 @@ def descriptors():
 @pytest.mark.parametrize("pair", [tcp_pair, socket.socketpair])
 def test_messages_go_both_ways(connect, pair):
     peer = connect(pair)
-    messages = [m.Recall(3), m.Submit([1], [2], [0], [0], [b"payload"]), m.Stop([7])]
+    messages = [m.Recall(3), m.Submit([1], [2], [0], [b"payload"]), m.Stop([7])]
     peer.raw.sendall(encoded(*messages))
     assert wait_until(lambda: len(peer.got) == 3)
     assert peer.got == messages
@@ -171,19 +171,19 @@ def test_a_message_in_crumbs_and_many_in_one_piece(connect):
 def test_control_messages_overtake_a_payload_and_each_lane_keeps_its_order(running, connect):
     peer = connect()
     payload = os.urandom(BIG)
-    peer.send(m.Submit([1], [1], [0], [0], [payload]), m.Submit([2], [1], [0], [0], [b"small"]))
+    peer.send(m.Submit([1], [1], [0], [payload]), m.Submit([2], [1], [0], [b"small"]))
     assert peer.connection.unsent > BIG / 2  # it is stuck
     peer.send(m.Cancel([1]), m.Forget([1], [1]), m.Cancel([2]))
     found = peer.receive(5)
     assert found[:2] == [m.Cancel([1]), m.Cancel([2])]
     assert bytes(found[2].payloads[0]) == payload
-    assert found[3:] == [m.Submit([2], [1], [0], [0], [b"small"]), m.Forget([1], [1])]
+    assert found[3:] == [m.Submit([2], [1], [0], [b"small"]), m.Forget([1], [1])]
     assert running.call(lambda: peer.connection.unsent) == 0
 
 
 def test_a_slow_peer_delays_only_itself(running, connect):
     slow, quick = connect(), connect()
-    slow.send(m.Submit([1], [1], [0], [0], [bytes(BIG)]))
+    slow.send(m.Submit([1], [1], [0], [bytes(BIG)]))
     for n in range(50):
         quick.raw.sendall(encoded(m.Recall(n)))
         wait_until(lambda n=n: len(quick.got) == n + 1)
@@ -230,7 +230,7 @@ def test_drained_is_told_when_the_socket_has_taken_all(running, connect):
     peer = connect()
     running.call(lambda: None)
     before = peer.drained
-    peer.send(m.Submit([1], [1], [0], [0], [bytes(BIG)]))
+    peer.send(m.Submit([1], [1], [0], [bytes(BIG)]))
     assert peer.connection.unsent and peer.drained == before
     peer.receive(1)
     wait_until(lambda: peer.drained > before)
@@ -249,7 +249,7 @@ def test_close_when_sent_delivers_everything(running, connect):
     payload = os.urandom(BIG)
 
     def say_goodbye():
-        peer.connection.send(m.Submit([1], [1], [0], [0], [payload]))
+        peer.connection.send(m.Submit([1], [1], [0], [payload]))
         peer.connection.send(m.Goodbye("done", True))
         peer.connection.close_when_sent()
         peer.connection.send(m.Recall(1))  # too late
@@ -284,7 +284,7 @@ def test_a_reset_connection_is_told_with_its_reason(connect):
 
 def test_who_closes_is_not_told(running, connect):
     peer = connect()
-    peer.send(m.Submit([1], [1], [0], [0], [bytes(BIG)]))
+    peer.send(m.Submit([1], [1], [0], [bytes(BIG)]))
     running.call(peer.connection.close)
     running.call(peer.connection.close)
     assert peer.closed == [] and peer.connection.unsent == 0
@@ -360,10 +360,10 @@ def test_on_one_machine_a_large_payload_is_passed_as_a_memory_file(running, conn
     ours, theirs = socket.socketpair()
     a, b = connect(lambda: (ours, theirs)), connect(lambda: (theirs, ours))
     payload = os.urandom(BIG)
-    a.send(m.Submit([1, 2], [1, 1], [0, 0], [0, 0], [payload, b"small"]), m.Cancel([5]))
+    a.send(m.Submit([1, 2], [1, 1], [0, 0], [payload, b"small"]), m.Cancel([5]))
     wait_until(lambda: len(b.got) == 3)
     cancel, large, small = b.got
-    assert (cancel, small) == (m.Cancel([5]), m.Submit([2], [1], [0], [0], [b"small"]))
+    assert (cancel, small) == (m.Cancel([5]), m.Submit([2], [1], [0], [b"small"]))
     assert type(large.payloads[0].obj) is Memory and bytes(large.payloads[0]) == payload
     assert a.connection.unsent == 0
     # Passed on, it is not copied again: a worker does so.
@@ -381,7 +381,7 @@ def test_memory_files_count_as_unsent_until_the_socket_has_them(running, connect
     peer = connect(socket.socketpair)
     memory = store([bytes(wire.FRAME + 1)], wire.FRAME + 1)
     count = 2000
-    peer.send(*[m.Submit([n], [1], [0], [0], [memory]) for n in range(count)])
+    peer.send(*[m.Submit([n], [1], [0], [memory]) for n in range(count)])
     assert peer.connection.unsent > count / 2 * len(memory)
     taken = 0
     while taken < count:

@@ -388,7 +388,7 @@ def frame(kind, body=b"", size=None, flags=0, zero=0):
 ENVIRONMENT = m.Environment([0], [b"here"])
 FUNCTIONS = m.Functions([0], [1], [b"f"])
 BEFORE_HELLO = {
-    "a job": m.Submit([1], [1], [0], [0], [b"x"]),
+    "a job": m.Submit([1], [1], [0], [b"x"]),
     "results": m.Results([1], [0], [0.1], [b"x"]),
     "a large frame": frame(1, size=10**6),
     "an impossible frame": frame(1, size=2**32 - 1),
@@ -400,25 +400,25 @@ FROM_CLIENT = {
     "a second hello": [Peer.hello("client")],
     "a worker's message": [m.Results([1], [0], [0.1], [b"x"])],
     "a master's message": [m.Dispatch(*[[1]] * (len(m.Dispatch._fields) - 1), [b"x"])],
-    "jobs before the environment": [FUNCTIONS, m.Submit([1], [1], [0], [0], [b"x"])],
-    "a job of an unknown function": [ENVIRONMENT, m.Submit([1], [9], [0], [0], [b"x"])],
-    "a job with unknown options": [ENVIRONMENT, FUNCTIONS, m.Submit([1], [1], [9], [0], [b"x"])],
-    "a number twice": [ENVIRONMENT, FUNCTIONS, m.Submit([1, 1], [1, 1], [0, 0], [0, 0], [b"x", b"y"])],
-    "the same again": [ENVIRONMENT, FUNCTIONS, *2 * [m.Submit([1], [1], [0], [0], [b"x"])]],
+    "jobs before the environment": [FUNCTIONS, m.Submit([1], [1], [0], [b"x"])],
+    "a job of an unknown function": [ENVIRONMENT, m.Submit([1], [9], [0], [b"x"])],
+    "a job with unknown options": [ENVIRONMENT, FUNCTIONS, m.Submit([1], [1], [9], [b"x"])],
+    "a number twice": [ENVIRONMENT, FUNCTIONS, m.Submit([1, 1], [1, 1], [0, 0], [b"x", b"y"])],
+    "the same again": [ENVIRONMENT, FUNCTIONS, *2 * [m.Submit([1], [1], [0], [b"x"])]],
     "a second environment": [ENVIRONMENT, ENVIRONMENT],
     "wrong options": [m.OptionSets(0, 1, {"attempts": "many"})],
     "too many jobs": [ENVIRONMENT, FUNCTIONS,
-                      *[m.Submit(list(range(n, n + 1000)), [1] * 1000, [0] * 1000, [0] * 1000, [b""] * 1000)
+                      *[m.Submit(list(range(n, n + 1000)), [1] * 1000, [0] * 1000, [b""] * 1000)
                         for n in range(1, 60_000, 1000)]],
     "too many bytes": [ENVIRONMENT, FUNCTIONS,
-                       *[m.Submit([n], [1], [0], [0], [bytes(2**20)]) for n in range(1, 150)]],
+                       *[m.Submit([n], [1], [0], [bytes(2**20)]) for n in range(1, 150)]],
     "an oversized frame": frame(66, size=wire.MAX_BODY + 1),
     "a piece of nothing": frame(255, b"x"),
     "a wrong count": frame(66, struct.pack("<I", 2**31)),
     "trailing bytes": frame(32, struct.pack("<IQ", 1, 1) + b"x"),
 }  # fmt: skip
 FROM_WORKER = {
-    "a client's message": [m.Submit([1], [1], [0], [0], [b"x"])],
+    "a client's message": [m.Submit([1], [1], [0], [b"x"])],
     "a status unheard of": [m.Results([1], [9], [0.1], [b"x"])],
     "a duration that is none": [m.Results([1], [0], [float("nan")], [b"x"])],
     "an answer to no recall": [m.Recalled([])],

@@ -16,7 +16,7 @@ from cw.net import messages as m
 from cw.net import wire
 
 HELLO = m.Hello("client", "ab" * 16, "cd" * 16, m.PROTOCOL, [3, 11], "0.1", "node7", 4711, 0)
-SUBMIT = m.Submit([7, 8], [1, 1], [0, 2], [0, 5], [b"seven", b"eight!"])
+SUBMIT = m.Submit([7, 8], [1, 1], [0, 2], [b"seven", b"eight!"])
 KIND_OF = {cls: kind for kind, cls in wire._RECORDS.items()} | {
     cls: kind for kind, (cls, _) in wire._BATCHES.items()
 }
@@ -219,9 +219,7 @@ def test_every_message_class_has_a_number_of_its_own():
 
 def test_a_batch_of_many_is_cut_into_frames_of_bounded_size():
     count = 100_000
-    message = m.Dispatch(
-        range(count), *([n] * count for n in (1, 9, 2, 0, 1, 0.5, 2**63)), [b"12345678"] * count
-    )
+    message = m.Dispatch(range(count), *([n] * count for n in (1, 9, 2, 0, 1, 0.5)), [b"12345678"] * count)
     sizes = [sum(map(len, f)) for f in wire.encode(message)]
     assert len(sizes) > 1 and max(sizes) < 2 * wire.FRAME
     expected = m.Dispatch(*map(list, message))
@@ -233,7 +231,7 @@ def test_a_batch_of_many_is_cut_into_frames_of_bounded_size():
 
 def test_payloads_are_opaque():
     payloads = [b"\0", b"\xff" * 300, bytes(range(256)), b"", frame(1, b"[]")]
-    message = m.Submit([1, 2, 3, 4, 5], [0] * 5, [0] * 5, [0] * 5, payloads)
+    message = m.Submit([1, 2, 3, 4, 5], [0] * 5, [0] * 5, payloads)
     assert decode(bytes_of(message)) == [message]
 
 
@@ -241,7 +239,7 @@ def test_the_format_is_what_the_documentation_says():
     assert bytes_of(m.Recall(3)) == struct.pack("<IBBH", 3, 12, 0, 0) + b"[3]"
     body = struct.pack("<I 2Q 2I 2I 2Q".replace(" ", ""), 2, 7, 8, 1, 1, 0, 2, 5, 6) + b"seven" + b"eight!"
     assert bytes_of(SUBMIT) == struct.pack("<IBBH", len(body), 66, 0, 0) + body
-    single = m.Submit([7], [1], [0], [0], [b"seven"])
+    single = m.Submit([7], [1], [0], [b"seven"])
     body = struct.pack("<I Q I I Q".replace(" ", ""), 1, 7, 1, 0, 5) + b"seven"
     assert bytes_of(single) == struct.pack("<IBBH", len(body), 66, 0, 0) + body
 
@@ -273,13 +271,13 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
 
 def test_a_large_payload_travels_in_pieces_without_being_copied_on_the_way_out():
     payload = bytes(range(256)) * (12 * 1024) + b"end"
-    frames = list(wire.encode(m.Submit([1, 2], [3, 3], [0, 0], [0, 0], [payload, b"small"])))
+    frames = list(wire.encode(m.Submit([1, 2], [3, 3], [0, 0], [payload, b"small"])))
     assert [sum(map(len, f)) for f in frames[1:4]] == [wire.PIECE + 8, wire.PIECE + 8, wire.PIECE + 8]
     assert all(f[1].obj is payload for f in frames[1:5])
     data = b"".join(bytes(buffer) for f in frames for buffer in f)
     large, small = decode(data, chunks=[100_000])
-    assert plain(large) == m.Submit([1], [3], [0], [0], [payload])
-    assert small == m.Submit([2], [3], [0], [0], [b"small"])
+    assert plain(large) == m.Submit([1], [3], [0], [payload])
+    assert small == m.Submit([2], [3], [0], [b"small"])
 
 
 def test_the_socket_may_write_a_large_payload_where_it_stays():
@@ -307,7 +305,7 @@ def test_the_socket_may_write_a_large_payload_where_it_stays():
 
 
 def test_control_messages_overtake_a_large_payload_between_its_pieces():
-    head, *pieces = wire.encode(m.Submit([1], [3], [0], [0], [bytes(3 * wire.PIECE)]))
+    head, *pieces = wire.encode(m.Submit([1], [3], [0], [bytes(3 * wire.PIECE)]))
     decoder = wire.Decoder()
     assert decoder.feed(b"".join(head)) == []
     for number, piece in enumerate(pieces[:-1]):
@@ -315,7 +313,7 @@ def test_control_messages_overtake_a_large_payload_between_its_pieces():
             m.Cancel([number])
         ]
     (message,) = decoder.feed(b"".join(map(bytes, pieces[-1])))
-    assert plain(message) == m.Submit([1], [3], [0], [0], [bytes(3 * wire.PIECE)])
+    assert plain(message) == m.Submit([1], [3], [0], [bytes(3 * wire.PIECE)])
 
 
 def test_payloads_keep_their_order_around_a_large_one():
@@ -331,7 +329,7 @@ def test_payloads_keep_their_order_around_a_large_one():
 
 def attached(payload):
     """A Submit with this payload for a peer on the same machine: its bytes, and the file that goes with them."""
-    ((head, attachment),) = wire.encode(m.Submit([1], [3], [0], [0], [payload]), with_files=True)
+    ((head, attachment),) = wire.encode(m.Submit([1], [3], [0], [payload]), with_files=True)
     assert type(attachment) is wire.Attachment and len(attachment) == 0
     return head, attachment.memory
 
@@ -358,7 +356,7 @@ def test_on_one_machine_a_large_payload_is_a_file_beside_its_frame():
     decoder = wire.Decoder()
     decoder.files.append(os.dup(file.fd))
     (message,) = decoder.feed(head)
-    assert plain(message) == m.Submit([1], [3], [0], [0], [payload])
+    assert plain(message) == m.Submit([1], [3], [0], [payload])
     assert not decoder.files
     # What is written over there stays there: who else holds the file sees nothing of it.
     message.payloads[0][0] ^= 1
@@ -471,7 +469,7 @@ def large_head(size, count=1, flags=1, cls=m.Functions):
         ),
         pytest.param(large_head(2 * wire.LARGE) + bytes_of(SUBMIT), "in the middle", id="batch within large"),
         pytest.param(
-            large_head(2 * wire.LARGE) + bytes_of(m.Submit([1], [1], [0], [0], [b"one"])),
+            large_head(2 * wire.LARGE) + bytes_of(m.Submit([1], [1], [0], [b"one"])),
             "in the middle",
             id="one job within large",
         ),
@@ -557,7 +555,7 @@ def test_memory_for_a_large_payload_is_not_touched_before_it_arrives():
 
 
 def test_a_frame_in_crumbs_is_not_copied_at_each_of_them():
-    data = bytes_of(m.Submit([1], [1], [0], [0], [bytes(wire.LARGE)]))
+    data = bytes_of(m.Submit([1], [1], [0], [bytes(wire.LARGE)]))
     decoder = wire.Decoder()
     copied = []
     for start in range(0, len(data) - 1, 97):

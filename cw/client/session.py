@@ -49,9 +49,8 @@ workers keep them."""
 
 ACKNOWLEDGED_SECONDS = 0.1
 
-Job = tuple[int, int, Any, Any, int]
-"""Function, options, payload, tag, label (see `cw.payloads.current`). A tuple of numbers and bytes is invisible to the
-garbage collector."""
+Job = tuple[int, int, Any, Any]
+"""Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
 
 
 class Abandoned(CancelledError):
@@ -175,9 +174,9 @@ class Session:
         """Queue a job; returns its number. Raises what makes its function or arguments unpicklable.
 
         With a recorder, its result is recorded, and taken from the store if it is there. `call`: it has been
-        identified already.
+        identified already. `label`: see `cw.payloads.current`.
         """
-        payload = serialize.dump_call(args, kwargs, function, self._store)
+        payload = serialize.dump_call(args, kwargs, function, self._store, label)
         size = len(payload)
         if size > memory.LARGE:
             wire.check_payload(payload, "the arguments")
@@ -192,13 +191,13 @@ class Session:
                     before = byvalue.renewals()
                     call = recorder.identify(self._functions, function, args, kwargs, payload)
                     if byvalue.renewals() != before:  # what travels shall be what the key is of
-                        payload = call.args = serialize.dump_call(args, kwargs, function, self._store)
+                        payload = call.args = serialize.dump_call(args, kwargs, function, self._store, label)
                         size = len(payload)
                 number_of_function, function_payload = self._functions.number_of(function)
                 if function_payload is not None and self._functions.is_full:
                     self._forget_functions(number_of_function)
                 number = self._last_number + 1
-                self._jobs[number] = (number_of_function, options, payload, tag, label)
+                self._jobs[number] = (number_of_function, options, payload, tag)
                 self._last_number = number
                 self._bytes_in += size
                 if call is None or self._recording.must_run(number, call):
@@ -534,13 +533,7 @@ class Session:
                 self._submit_batch(connection, numbers[middle:], batch[middle:])
             return  # else: cancelled meanwhile, and its function is forgotten
         connection.send(
-            m.Submit(
-                numbers,
-                [job[0] for job in batch],
-                [job[1] for job in batch],
-                [job[4] for job in batch],
-                [job[2] for job in batch],
-            )
+            m.Submit(numbers, [job[0] for job in batch], [job[1] for job in batch], [job[2] for job in batch])
         )
 
     def _payloads_of(self, functions: Iterable[int]) -> dict[int, serialize.Payload] | None:

@@ -46,18 +46,15 @@ class Job:
 
     __slots__ = (
         "session", "number", "function", "options", "payload", "dispatch", "worker", "cost",
-        "started", "cancelled", "deaths", "losses", "notes", "avoid", "label",
+        "started", "cancelled", "deaths", "losses", "notes", "avoid",
     )  # fmt: skip
 
-    def __init__(
-        self, number: int, function: Function, options: dict[str, Any] | None, payload: Any, label: int = 0
-    ) -> None:
+    def __init__(self, number: int, function: Function, options: dict[str, Any] | None, payload: Any) -> None:
         self.session: Session = None  # type: ignore[assignment]  # set by on_submitted
         self.number = number
         self.function = function
         self.options = options
         self.payload = payload
-        self.label = label  # for the runner
         self.dispatch = 0  # its latest dispatch number
         self.worker: Worker | None = None  # who holds it
         self.cost = 0.0  # seconds, as estimated when it was sent

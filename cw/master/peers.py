@@ -318,8 +318,8 @@ class ClientPeer:
     def _on_submit(self, message: m.Submit) -> None:
         functions, options = self._functions, self._options
         jobs = [
-            Job(number, functions[function], options[chosen] if chosen else None, payload, label)
-            for number, function, chosen, label, payload in zip(*message, strict=True)
+            Job(number, functions[function], options[chosen] if chosen else None, payload)
+            for number, function, chosen, payload in zip(*message, strict=True)
         ]
         if not jobs:
             return
@@ -465,7 +465,6 @@ class WorkerPeer:
                 avoid,
                 [min(job.deaths + job.losses + 1, 255) if job.notes else 1 for job in jobs],
                 [0.0 if job.options is None else job.timeout() for job in jobs],
-                [job.label for job in jobs],
                 [job.payload for job in jobs],
             )
         )

@@ -361,13 +361,11 @@ class Functions(NamedTuple):
 
 
 class Submit(NamedTuple):
-    """Jobs from a client; `numbers` are the session's own, `options` 0 means none; `labels` are for the runner, see
-    `cw.payloads.current`."""
+    """Jobs from a client; `numbers` are the session's own, `options` 0 means none."""
 
     numbers: Sequence[int]
     functions: Sequence[int]
     options: Sequence[int]
-    labels: Sequence[int]
     payloads: Sequence[Payload]
 
 
@@ -382,7 +380,6 @@ class Dispatch(NamedTuple):
     avoid: Sequence[int]
     attempts: Sequence[int]
     timeouts: Sequence[float]
-    labels: Sequence[int]
     payloads: Sequence[Payload]
 
 
@@ -394,7 +391,6 @@ class Run(NamedTuple):
     attempts: Sequence[int]
     timeouts: Sequence[float]
     numbers: Sequence[int]
-    labels: Sequence[int]
     payloads: Sequence[Payload]
 
 

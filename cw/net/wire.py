@@ -73,8 +73,8 @@ _BATCHES: dict[int, tuple[type, str]] = {
     32: (m.Cancel, "Q"), 33: (m.Stop, "Q"), 34: (m.Started, "Q"), 35: (m.Returned, "Q"),
     36: (m.Recalled, "Q"), 37: (m.TakeBack, "Q"), 38: (m.Claim, "Q"), 39: (m.Release, "Q"),
     40: (m.Holding, "QQQB"), 41: (m.Received, "Q"), 42: (m.CutShort, "Q"),
-    64: (m.Environment, "Q"), 65: (m.Functions, "QI"), 66: (m.Submit, "QIIQ"),
-    67: (m.Dispatch, "QQQIHBfQ"), 68: (m.Run, "QIBfQQ"), 69: (m.Results, "QBf"), 70: (m.Forget, "QI"),
+    64: (m.Environment, "Q"), 65: (m.Functions, "QI"), 66: (m.Submit, "QII"),
+    67: (m.Dispatch, "QQQIHBf"), 68: (m.Run, "QIBfQ"), 69: (m.Results, "QBf"), 70: (m.Forget, "QI"),
 }  # fmt: skip
 
 # A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.

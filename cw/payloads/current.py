@@ -1,9 +1,10 @@
 """Which job this process runs: `cw.current_job()`. And the seeds of jobs and clients.
 
-    client: session's seed --- environment --------------------------------------.
-            label of the call  --- Submit --> Dispatch --> Run --> runner: `running` --> seed (when asked for)
+    client: session's seed --- environment ------------------.
+            label of the call --- in the call's payload --> runner: `running` --> seed (when somebody asks for it)
 
-A *label* says which call of its session a job is; 64 bits travel with each job:
+A *label* says which call of its session a job is, in 64 bits behind the call's pickle (`serialize.dump_call`), where
+they cost nothing on the way:
 
     0                     the job's number says it: the n-th submit       (ClientThread)
     2**63 + id            the same, and the caller gave the job this id   (ClientThread)
@@ -30,6 +31,9 @@ from cw.payloads.naming import function_name
 
 PLACE = 1 << 32
 """Between the labels of two submits. (Items of a map beyond that share the seeds of what comes after it.)"""
+
+LABEL = 8
+"""Bytes of a label."""
 
 LABELS = (1 << 63) - 1
 """The highest label of a place: the places begin anew after two thousand million."""
@@ -92,7 +96,8 @@ def current_job() -> CurrentJob | None:
     job = running
     if job is None or os.getpid() != _pid:
         return None
-    _, number_of_function, attempt, limit, number, label, _ = job
+    _, number_of_function, attempt, limit, number, payload = job
+    label = int.from_bytes(payload[-LABEL:], "little")
     function, place = functions.get(number_of_function), label
     if chunk is not None:
         function, results, items = chunk

@@ -18,6 +18,7 @@ A payload is one contiguous piece of memory, of one of two kinds, told apart by 
                                     u64                                       each at a multiple of 64 bytes
 
 `pickle` first, since it is fast. What it refuses or would name as part of `__main__` goes through `byvalue`.
+Behind a call, of either kind, is its label: u64 (pickle does not look there).
 A payload comes from a peer that may be faulty: sizes are checked before anything is sliced.
 All functions may be called from any thread.
 """
@@ -44,6 +45,7 @@ from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
 from cw.net.memory import LARGE
 from cw.payloads import byvalue, naming
+from cw.payloads.current import LABEL
 
 Payload = bytes | bytearray | memoryview
 Store = Callable[[Sequence[Any], int], memoryview | bytes]
@@ -66,6 +68,7 @@ TRACEBACK_CHARACTERS = 256 * 1024
 
 _MULTI = 1
 _HEADER = struct.Struct("<BBxxIQ")
+_LABEL = struct.Struct("<Q")
 _ALIGNMENT = 64  # a cache line, and what numpy and the vector units like best
 
 # How protocol 5 writes the module name of what it finds by name in the script. Values that happen to
@@ -115,9 +118,14 @@ def load(payload: Payload) -> Any:
 
 
 def dump_call(
-    args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None, store: Store | None = None
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    function: Any = None,
+    store: Store | None = None,
+    label: int = 0,
 ) -> Payload:
-    """The arguments of a call. `function` serves the message of `NotPicklable`, which names the argument."""
+    """The arguments of a call. `function` serves the message of `NotPicklable`, which names the argument. `label` is
+    behind the pickle, see `cw.payloads.current`."""
     is_plain, has_big_bytes = True, False
     for value in (*args, *kwargs.values()) if kwargs else args:
         if type(value) not in _PLAIN:
@@ -126,12 +134,12 @@ def dump_call(
                 has_big_bytes = True
     call: Any = [args, kwargs] if kwargs else args
     if is_plain:
-        return dumps(call, 5)
+        return dumps(call, 5) + _LABEL.pack(label)
     if has_big_bytes:
         named = {name: _apart_if_big(value) for name, value in kwargs.items()}
         call = [tuple(map(_apart_if_big, args)), named]
     try:
-        return _dump(call, store)
+        return _dump(call, store, behind=_LABEL.pack(label))
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
 
@@ -195,8 +203,10 @@ def _apart_if_big(value: Any) -> Any:
     return _BigBytes(value) if type(value) is bytes and len(value) >= BIG_BYTES else value
 
 
-def _dump(value: Any, store: Store | None = None, watch: byvalue.Watch | None = None) -> Payload:
-    """As `dump`, but raises `byvalue.Unpicklable`. With a watch: see there."""
+def _dump(
+    value: Any, store: Store | None = None, watch: byvalue.Watch | None = None, behind: bytes = b""
+) -> Payload:
+    """As `dump`, but raises `byvalue.Unpicklable`. With a watch: see there. `behind`: bytes at the payload's end."""
     buffers: list[memoryview] = []
 
     def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -222,7 +232,7 @@ def _dump(value: Any, store: Store | None = None, watch: byvalue.Watch | None = 
     if not is_by_name:
         buffers.clear()
         data = byvalue.dumps(value, keep_in_band, watch, buffers.clear)
-    return _pack(data, buffers, store) if buffers else data
+    return _pack(data, buffers, store, behind) if buffers else data + behind
 
 
 def _names_registered(data: bytes) -> bool:
@@ -230,7 +240,7 @@ def _names_registered(data: bytes) -> bool:
     return any(data.find(name.encode()) >= 0 for name in tuple(_registered))
 
 
-def _pack(data: bytes, buffers: list[memoryview], store: Store | None) -> Payload:
+def _pack(data: bytes, buffers: list[memoryview], store: Store | None, behind: bytes) -> Payload:
     writable = not all(buffer.readonly for buffer in buffers)
     header = _HEADER.pack(_MULTI, writable, len(buffers), len(data))
     header += struct.pack(f"<{len(buffers)}Q", *[buffer.nbytes for buffer in buffers])
@@ -240,6 +250,9 @@ def _pack(data: bytes, buffers: list[memoryview], store: Store | None) -> Payloa
         parts.append(bytes(-size % _ALIGNMENT))
         parts.append(buffer)
         size += -size % _ALIGNMENT + buffer.nbytes
+    if behind:
+        parts.append(behind)
+        size += len(behind)
     if store is not None and size > LARGE:
         return store(parts, size)
     if size < MAPPED:
@@ -266,7 +279,7 @@ def _unpack(payload: memoryview) -> tuple[memoryview, list[memoryview]]:
         end = spans[-1][1]
         start = end + -end % _ALIGNMENT
         spans.append((start, start + size))
-    if spans[-1][1] != len(payload):
+    if len(payload) - spans[-1][1] not in (0, LABEL):
         raise PayloadError(f"a payload of {len(payload)} bytes says that it has {spans[-1][1]}")
     if writable and payload.readonly:
         payload = _writable_copy(payload)

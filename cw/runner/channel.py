@@ -99,7 +99,6 @@ class WorkerEnd:
                 [job.attempt for job in jobs],
                 [job.timeout for job in jobs],
                 [job.number for job in jobs],
-                [job.label for job in jobs],
                 [job.payload for job in jobs],
             )
         )

@@ -68,7 +68,7 @@ class Runner:
                 return
 
     def _run(self, job: tuple[Any, ...]) -> None:
-        number, function_number, attempt, _, _, _, payload = current.running = job
+        number, function_number, attempt, _, _, payload = current.running = job
         environment.jobs_begun += 1
         began = current.began = perf_counter()
         try:

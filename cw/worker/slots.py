@@ -67,7 +67,7 @@ class Job:
 
     __slots__ = (
         "dispatch", "session", "number", "function", "avoid", "attempt", "payload", "timeout",
-        "stopped", "spared", "told", "expired", "label",
+        "stopped", "spared", "told", "expired",
     )  # fmt: skip
 
     def __init__(
@@ -80,7 +80,6 @@ class Job:
         attempt: int,
         payload: Any,
         timeout: float = 0.0,
-        label: int = 0,
     ) -> None:
         self.dispatch = dispatch
         self.session = session
@@ -93,7 +92,6 @@ class Job:
         self.spared = False  # nor is it to start; but if it has, it goes on
         self.told = False  # reported as started
         self.timeout = timeout  # seconds that it may run, or 0
-        self.label = label  # for the runner
         self.expired = False  # it has run for longer
 
 

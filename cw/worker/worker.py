@@ -299,16 +299,14 @@ class Worker:
     def _on_dispatch(self, message: m.Dispatch) -> None:
         functions = self._functions
         jobs, unknown = [], []
-        for dispatch, session, number, function_number, avoid, attempt, timeout, label, payload in zip(
+        for dispatch, session, number, function_number, avoid, attempt, timeout, payload in zip(
             *message, strict=True
         ):
             function = functions.get((session, function_number))
             if function is None:  # its session was closed while this was on its way
                 unknown.append(dispatch)
             else:
-                jobs.append(
-                    slots.Job(dispatch, session, number, function, avoid, attempt, payload, timeout, label)
-                )
+                jobs.append(slots.Job(dispatch, session, number, function, avoid, attempt, payload, timeout))
         if unknown:
             self._send(m.Returned(unknown))
         self._perform(self._slots.on_jobs(jobs, time.monotonic()))
