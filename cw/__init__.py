@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cw.errors import ProtocolError as ProtocolError
     from cw.errors import RemoteException as RemoteException
     from cw.errors import RemoteTraceback as RemoteTraceback
+    from cw.errors import SharedRandomState as SharedRandomState
     from cw.errors import StoreError as StoreError
     from cw.errors import UnstableKey as UnstableKey
     from cw.errors import WorkerLost as WorkerLost
@@ -65,7 +66,7 @@ _MODULE_BY_NAME = {
     "CurrentJob": "payloads.current",
 } | dict.fromkeys(
     ("ConnectionError", "EnvironmentMismatch", "Error", "JobTimeout", "NotPicklable", "ProtocolError",
-     "RemoteException", "RemoteTraceback", "StoreError", "UnstableKey", "WorkerLost"), "errors",
+     "RemoteException", "RemoteTraceback", "SharedRandomState", "StoreError", "UnstableKey", "WorkerLost"), "errors",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_MODULE_BY_NAME]  # noqa: PLE0604

@@ -28,6 +28,7 @@ from types import (
 )
 from typing import Any
 
+from cw.payloads import generators
 from cw.payloads.byvalue import Watch
 from cw.payloads.serialize import Payload, dump_function
 from cw.store import callkey
@@ -65,6 +66,7 @@ class FunctionTable:
         self._number_by_digest: dict[bytes, int] = {}
         self._contents: dict[int, tuple[bytes, Payload]] = {}  # digest and payload by number, oldest first
         self._keys: dict[int, FunctionKey] = {}  # of functions whose calls are recorded, by number
+        self._told: dict[Any, Any] = {}  # of which random generators its user was warned
         self._last_number = 0
         self._size = 0
         self._most_contents, self._most_bytes = CONTENTS, CONTENT_BYTES
@@ -138,6 +140,7 @@ class FunctionTable:
         # Before it is pickled: an attribute bound anew between the two must look like a change.
         has_fingerprint = _watch_object(function, watch)
         payload = dump_function(function, watch)
+        generators.warn_of(function, payload, self._told)
         digest = hashlib.blake2b(payload, digest_size=16).digest()
         number = self._number_by_digest.get(digest)
         is_new = number is None

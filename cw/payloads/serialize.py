@@ -176,6 +176,15 @@ def dump_function(function: Any, watch: byvalue.Watch) -> Payload:
         raise NotPicklable(_refusal(f"function {name}", failure, [(name, function)])) from failure.__cause__
 
 
+def pickle_of(payload: Payload) -> bytes:
+    """What is pickled in a payload, without its buffers."""
+    if payload[0] != _MULTI:
+        return bytes(payload)
+    _, _, count, size = _HEADER.unpack_from(payload)
+    start = _HEADER.size + 8 * count
+    return bytes(payload[start : start + size])
+
+
 def load_function(payload: Payload) -> Callable[..., Any]:
     """The function of a payload. Raises whatever unpickling it raises, such as `ModuleNotFoundError`."""
     function: Callable[..., Any] = load(payload)
