@@ -80,7 +80,7 @@ _BATCHES: dict[int, tuple[type, str]] = {
 # A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.
 _SINGLES = {cls: struct.Struct(f"<I{codes}Q") for cls, codes in _BATCHES.values()}
 
-_ORDERED = frozenset({m.OptionSets, m.Forget, m.ForgetSession, m.Drop, m.HandedIn, m.Origin, m.Slot})
+_ORDERED = frozenset({m.OptionSets, m.Forget, m.ForgetSession, m.Drop, m.HandedIn, m.Origin})
 """Messages without a payload that must not overtake one."""
 
 _WIDTH = {"B": 1, "H": 2, "I": 4, "Q": 8, "f": 4}
