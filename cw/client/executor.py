@@ -20,7 +20,8 @@ from cw.client.options import job_options
 from cw.client.progress import Progress
 from cw.client.recorder import Recorder
 from cw.client.session import Abandoned, Session
-from cw.payloads import chunks, current
+from cw.payloads import chunks
+from cw.payloads.current import LABELS, PLACE
 
 logger = logging.getLogger("cw.client")
 
@@ -38,8 +39,8 @@ class Options:
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """As `ClusterExecutor.submit`, with these options."""
-        executor = self._executor
-        return executor._submit(self._number, self._recorder, function, args, kwargs, executor._next_label())
+        label = next(self._executor._labels) & LABELS
+        return self._executor._submit(self._number, self._recorder, function, args, kwargs, label)
 
     def map(self, function: Callable[..., Any], *iterables: Iterable[Any], **settings: Any) -> Iterator[Any]:
         """As `ClusterExecutor.map`, with these options."""
@@ -83,7 +84,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         retry_errors: bool = True,
         seed: int | None = None,
     ) -> None:
-        self._labels = itertools.count(current.PLACE, current.PLACE)
+        self._labels = itertools.count(PLACE, PLACE)  # of submits, and of maps' first calls
         self._open_store = functools.partial(
             Recorder, durability=durability, retry_errors=retry_errors, seed=seed
         )
@@ -113,7 +114,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) here if it cannot be sent,
         RuntimeError after `shutdown`."""
-        return self._submit(0, self._session.recorder, fn, args, kwargs, self._next_label())
+        return self._submit(0, self._session.recorder, fn, args, kwargs, next(self._labels) & LABELS)
 
     def options(
         self,
@@ -219,10 +220,6 @@ class ClusterExecutor(concurrent.futures.Executor):
         future._number = self._session.submit(fn, args, kwargs, future, options, recorder, None, label)
         return future
 
-    def _next_label(self) -> int:
-        """Of the next submit, or of the first call of the next map."""
-        return next(self._labels) & current.LABELS
-
     def _map(
         self,
         options: Options,
@@ -256,7 +253,7 @@ class ClusterExecutor(concurrent.futures.Executor):
             recorder = options._named(opened)
         deadline = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables, strict=False)
-        label = self._next_label()
+        label = next(self._labels) & LABELS
         is_each = bool(recorder or progress or as_completed or return_exceptions)
         futures: Iterator[Future]
         if chunksize == 1:

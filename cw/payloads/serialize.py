@@ -68,7 +68,6 @@ TRACEBACK_CHARACTERS = 256 * 1024
 
 _MULTI = 1
 _HEADER = struct.Struct("<BBxxIQ")
-_LABEL = struct.Struct("<Q")
 _ALIGNMENT = 64  # a cache line, and what numpy and the vector units like best
 
 # How protocol 5 writes the module name of what it finds by name in the script. Values that happen to
@@ -134,12 +133,12 @@ def dump_call(
                 has_big_bytes = True
     call: Any = [args, kwargs] if kwargs else args
     if is_plain:
-        return dumps(call, 5) + _LABEL.pack(label)
+        return dumps(call, 5) + label.to_bytes(LABEL, "little")
     if has_big_bytes:
         named = {name: _apart_if_big(value) for name, value in kwargs.items()}
         call = [tuple(map(_apart_if_big, args)), named]
     try:
-        return _dump(call, store, behind=_LABEL.pack(label))
+        return _dump(call, store, behind=label.to_bytes(LABEL, "little"))
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
 
