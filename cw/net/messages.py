@@ -5,7 +5,7 @@
       | Objects, Forget    | Objects, Forget    | Forget             |
       | OptionSets         | Dispatch           | Run                |
       | Submit             | Recall, TakeBack   | Drop               |
-      | Cancel             |                    |                    |
+      | Cancel             |                    | Slot               |
       | Received           | Stop               |                    |
       | Charged, Roster    | Claim, Release     |                    |
       | HandedIn, Origin   | CloseSession       |                    |
@@ -247,6 +247,15 @@ class Recall(NamedTuple):
     count: int
 
 
+class Slot(NamedTuple):
+    """To a runner: the slot that it is on, and when what runs there is stopped (by time.monotonic(); -1: no end is
+    known)."""
+
+    index: int
+    cpus: int
+    ends: float
+
+
 class Drop(NamedTuple):
     """To a runner: what was sent before this and is not started, is not yours any more."""
 
@@ -375,11 +384,13 @@ class Dispatch(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Jobs to a runner."""
+    """Jobs to a runner. (`current.running` is one of them.)"""
 
     dispatches: Sequence[int]
     functions: Sequence[int]
     attempts: Sequence[int]
+    timeouts: Sequence[float]
+    numbers: Sequence[int]
     payloads: Sequence[Payload]
 
 

@@ -46,10 +46,15 @@ class Environment:
     script: str  # for messages; '' where there is none
     variables: dict[str, str | None] = field(default_factory=dict)  # that the program has set; None: deleted
     files: dict[str, list[Any]] = field(default_factory=dict)  # see modules.files_of_modules
+    seed: str = ""  # of the session, see `cw.payloads.current`: hexadecimal digits
+    hash_seed: str = ""  # PYTHONHASHSEED; '' where it is not set
 
 
-def dump_environment() -> bytes:
-    """This process's environment, as it is now. Raises `Error` if the working directory has been deleted."""
+def dump_environment(seed: bytes = b"") -> bytes:
+    """This process's environment, as it is now; `seed` is the session's.
+
+    Raises `Error` if the working directory has been deleted.
+    """
     try:
         directory = os.getcwd()
     except OSError as error:
@@ -64,16 +69,19 @@ def dump_environment() -> bytes:
             path.append(place)
     script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
     fields = [directory, path, ".".join(map(str, sys.version_info[:3])), cloudpickle.__version__, script]
-    return json.dumps([*fields, {"variables": variables_set(), "files": modules.files_of_modules()}]).encode()
+    more = {
+        "variables": variables_set(), "files": modules.files_of_modules(), "seed": seed.hex(),
+        "hash_seed": hash_seed(),
+    }  # fmt: skip
+    return json.dumps([*fields, more]).encode()
 
 
 def load_environment(payload: bytes | bytearray | memoryview) -> Environment:
     """The environment of a payload. Raises `PayloadError`."""
     try:
         directory, path, python, cloudpickle_version, script, more = json.loads(bytes(payload))
-        variables, files = dict(more["variables"]), dict(more["files"])
-        return Environment(directory, tuple(path), python, cloudpickle_version, script, variables, files)
-    except (ValueError, TypeError, KeyError) as error:
+        return Environment(directory, tuple(path), python, cloudpickle_version, script, **more)
+    except (ValueError, TypeError) as error:
         raise PayloadError(f"the payload is not that of an environment: {error}") from None
 
 
@@ -101,6 +109,18 @@ def apply_environment(environment: Environment) -> None:
             f"the working directory {environment.directory!r} of the client's program cannot be entered on "
             f"{os.uname().nodename}: {error.strerror}"
         ) from error
+
+
+def hash_seed() -> str:
+    """The PYTHONHASHSEED that this process was given: from '0' to '4294967295', or '' where strings' hashes are random
+    here."""
+    seed = os.environ.get("PYTHONHASHSEED", "")
+    return str(int(seed)) if is_hash_seed(seed) else ""
+
+
+def is_hash_seed(seed: Any) -> bool:
+    """Is this a PYTHONHASHSEED that fixes hashes? (With one that it does not know, Python does not start.)"""
+    return isinstance(seed, str) and seed.isascii() and seed.isdigit() and int(seed[:20]) < 2**32
 
 
 # --- variables ---

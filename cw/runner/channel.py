@@ -98,6 +98,8 @@ class WorkerEnd:
                 [job.dispatch for job in jobs],
                 [job.function.number for job in jobs],
                 [job.attempt for job in jobs],
+                [job.timeout for job in jobs],
+                [job.number for job in jobs],
                 [job.payload for job in jobs],
             )
         )

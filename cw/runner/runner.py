@@ -20,7 +20,7 @@ from cw import guard
 from cw.net import memory, wire
 from cw.net import messages as m
 from cw.net.network import receive_with_files
-from cw.payloads import environment, modules, serialize
+from cw.payloads import current, environment, modules, serialize
 from cw.payloads.environment import apply_environment, load_environment
 from cw.runner import channel
 from cw.runner.script import Script
@@ -47,6 +47,7 @@ class Runner:
         self._where: dict[str, Any] = {"host": os.uname().nodename, "pid": os.getpid()}
         self._failure: BaseException | None = None  # the session's environment does not work here
         self._buffer = memoryview(bytearray(READ))
+        current.begin_runner(self._script.name_of)
 
     def run(self) -> None:
         """Run jobs until the worker closes the channel."""
@@ -65,13 +66,15 @@ class Runner:
                     if not self._skip_to_drop():
                         return
                     continue
-                self._run(*job)
+                self._run(job)
+            current.running = None
             if not self._receive():
                 return
 
-    def _run(self, number: int, function_number: int, attempt: int, payload: Any) -> None:
+    def _run(self, job: tuple[Any, ...]) -> None:
+        number, function_number, attempt, _, _, payload = current.running = job
         environment.jobs_begun += 1
-        began = perf_counter()
+        began = current.began = perf_counter()
         try:
             if self._failure is not None:
                 raise self._failure.with_traceback(None)  # or each raise would lengthen it
@@ -137,6 +140,8 @@ class Runner:
         for message in found:
             if type(message) is m.Run:
                 self._queue.extend(zip(*message, strict=True))
+            elif type(message) is m.Slot:
+                current.slot = message
             else:
                 self._queue.append(message)
         return True
@@ -157,7 +162,9 @@ class Runner:
 
     def _apply(self, payload: Any) -> None:
         try:
-            apply_environment(load_environment(payload))
+            loaded = load_environment(payload)
+            current.session_seed = bytes.fromhex(loaded.seed)
+            apply_environment(loaded)
         except Exception as error:
             self._failure = error
 

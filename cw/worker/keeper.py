@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Container
 from typing import Any
 
 from cw.runner import runner
@@ -70,18 +71,18 @@ def kill(pid: int, is_group: bool, number: int = signal.SIGKILL) -> None:
         (os.killpg if is_group else os.kill)(pid, number)
 
 
-def kill_children() -> None:
-    """End all children and whatever they leave behind, and wait until they are gone."""
+def kill_children(spared: Container[int] = ()) -> None:
+    """End all children but these and whatever they leave behind, and wait until they are gone."""
     deadline = time.monotonic() + LAST_SECONDS
     while time.monotonic() < deadline:
-        for pid in children():
-            kill(pid, False)
-        try:
-            # Those that a killed one leaves behind are ours the moment it is reaped.
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
+        strays = [pid for pid in children() if pid not in spared]
+        if not strays:
             return
+        for pid in strays:
+            kill(pid, False)
+            # Those that a killed one leaves behind are ours the moment it is reaped.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
         select.select([], [], [], 0.002)
 
 

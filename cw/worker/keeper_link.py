@@ -9,7 +9,7 @@ import resource
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from cw import program
@@ -31,11 +31,16 @@ class KeeperProcess:
         threads: int,
         descriptors: tuple[int, int] | None,
         on_report: Callable[[dict[str, Any] | None], None],
+        hash_seed: str = "",
     ) -> None:
-        """`threads`, `descriptors`: the limits of the jobs; None: of descriptors, our own."""
+        """`threads`, `descriptors`: the limits of the jobs; None: of descriptors, our own. `hash_seed`: PYTHONHASHSEED
+        in the runners; '': our own."""
+        self.hash_seed = hash_seed
         self._loop = loop
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {**dict.fromkeys(THREADS, str(threads)), **os.environ}
+        if hash_seed:
+            environment["PYTHONHASHSEED"] = hash_seed
         self._process = subprocess.Popen(
             program.python_command(
                 "from cw.worker.keeper import main; main(int(sys.argv[1]))", theirs.fileno()
@@ -61,8 +66,15 @@ class KeeperProcess:
         """Signal a runner's process group, if it is still there."""
         self._order({"do": "signal", "key": key, "number": number}, [])
 
-    def close(self) -> None:
-        """End all runners, and wait until they are gone. Nothing is reported any more."""
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def close(self, spared: Container[int] = ()) -> None:
+        """End all runners, and wait until they are gone. Nothing is reported any more.
+
+        `spared`: this worker's other keepers, whose runners go on.
+        """
         if self._socket.fileno() < 0:
             return
         self._loop.watch(self._socket.fileno(), 0, self._on_ready)
@@ -75,7 +87,7 @@ class KeeperProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        keeper.kill_children()  # what it left, should it have been killed itself
+        keeper.kill_children(spared)  # what it left, should it have been killed itself
 
     def _order(self, order: dict[str, Any], fds: list[int]) -> None:
         packet = json.dumps(order).encode()

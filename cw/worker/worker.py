@@ -155,6 +155,8 @@ class Worker:
                 max(0.0, ends_in - min(END_DRAIN, left / 10)),
                 lambda: self._drain("its allocation ends soon", self._ends_at - time.monotonic()),
             )
+        if self._ends_at < math.inf:
+            self._runners.ends = self._ends_at
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Dispatch: self._on_dispatch,
             m.Objects: self._on_objects,
