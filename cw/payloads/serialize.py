@@ -43,7 +43,7 @@ from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
 from cw.net.memory import LARGE
-from cw.payloads import byvalue, naming
+from cw.payloads import byvalue, naming, related
 
 Payload = bytes | bytearray | memoryview
 Store = Callable[[Sequence[Any], int], memoryview | bytes]
@@ -213,6 +213,7 @@ def _dump(value: Any, store: Store | None = None, watch: byvalue.Watch | None = 
             data.find(_BY_NAME_IN_MAIN) < 0
             and data.find(_GENERATORS[0]) < 0
             and data.find(_GENERATORS[1]) < 0
+            and not (related.is_loaded() and data.find(related.MARK) >= 0)
             and not (_registered and _names_registered(data))
         )
     except MemoryError as error:
@@ -345,6 +346,23 @@ def dump_error(exception: BaseException, where: dict[str, Any]) -> bytes:
     pickled, reason = _dump_exception(exception)
     places = {str(key): value if type(value) in _PLAIN else _text(value) for key, value in where.items()}
     return dumps((type_name, _text(exception), text, places, pickled, reason), 5)
+
+
+def forget_tracebacks(exception: BaseException) -> None:
+    """Take the traceback off an exception that has been pickled, and off those behind it.
+
+    Frames hold what their functions had bound, the exception too, often: such a circle, with all the data in it, would
+    stay until the garbage collector runs.
+    """
+    waiting, seen = [exception], set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            BaseException.with_traceback(one, None)
+            waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
+            with contextlib.suppress(Exception):  # a group's; or something of the user's by that name
+                waiting += [other for other in one.exceptions if isinstance(other, BaseException)]  # type: ignore[attr-defined]
 
 
 def load_error(payload: Payload, describe: str) -> BaseException:
