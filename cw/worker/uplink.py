@@ -276,6 +276,7 @@ FROM_MASTER = frozenset(
         m.Functions,
         m.Forget,
         m.Dispatch,
+        m.Keep,
         m.Recall,
         m.TakeBack,
         m.Stop,
