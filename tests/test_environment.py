@@ -113,3 +113,22 @@ def test_a_new_module_is_found_after_applying(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=60
     )
     assert (done.stdout, done.stderr) == (f"{tmp_path / 'brand_new.py'}\n", "")
+
+
+def test_the_recursion_limit_is_that_of_the_last_look(monkeypatch):
+    payload = environment.dump_environment()
+    assert environment.load_environment(payload).recursion_limit == sys.getrecursionlimit()
+    before = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(before + 7)
+        renewed = environment.load_environment(environment.with_recursion_limit(payload))
+    finally:
+        sys.setrecursionlimit(before)
+    assert renewed.recursion_limit == before + 7
+    code = (
+        "import sys\nfrom cw.payloads import environment as e\n"
+        "e.apply_environment(e.Environment('/', (None,), '', '', '', int(sys.argv[1])))\n"
+        "print(sys.getrecursionlimit())"
+    )
+    for limit, found in (("4321", "4321\n"), ("0", f"{before}\n"), ("1", f"{before}\n")):
+        assert subprocess.check_output([sys.executable, "-c", code, limit], text=True) == found

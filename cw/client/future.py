@@ -120,7 +120,13 @@ class Future(concurrent.futures.Future[Any]):
         """The job's result; blocks for it, up to `timeout` seconds (TimeoutError). Raises what the job raised."""
         if self._state == FINISHED and self._exception is None:
             return self._result
-        return super().result(timeout)
+        error = self.exception(timeout)
+        if error is None:
+            return self._result
+        try:
+            raise error  # (the base class returns None where an exception is false, such as an empty list of errors)
+        finally:
+            del self, error  # the traceback leads to this frame
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Call `fn(self)` when it is done (in the client's thread), or at once if it is."""

@@ -34,7 +34,7 @@ from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.network import Connection, Loop
 from cw.payloads import byvalue, serialize
-from cw.payloads.environment import dump_environment
+from cw.payloads.environment import dump_environment, with_recursion_limit
 from cw.program import count
 from cw.version import VERSION
 
@@ -85,6 +85,7 @@ class Session:
         self._jobs_limit = jobs_limit
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
         self._environment = dump_environment()
+        self._is_environment_sent = False  # over this connection
         self.recorder = recorder
         self._loop = Loop()
         self._recording = Recording(
@@ -396,7 +397,7 @@ class Session:
         connection = uplink.connection
         assert connection is not None
         self._store = memory.store if connection.passes_files else None
-        connection.send(m.Environment([0], [self._environment]))
+        self._is_environment_sent = False
         if uplink.is_lost:
             left = count(self.outstanding(), "job is", "jobs are")
             logger.warning("connected to the master at %s again; %s outstanding", uplink.where, left)
@@ -521,6 +522,11 @@ class Session:
             self._origin = ""
             connection.send(m.Origin(""))
         introductions = self._introductions
+        if (
+            not self._is_environment_sent
+        ):  # as late as can be: the script may have set its recursion limit by now
+            self._is_environment_sent = True
+            connection.send(m.Environment([0], [with_recursion_limit(self._environment)]))
         introductions.send_options(connection)
         if self._forgotten:
             introductions.forget(connection, [self._forgotten.popleft() for _ in range(len(self._forgotten))])

@@ -17,9 +17,15 @@ def run(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> tuple
     try:
         for args in calls:
             results.append(function(*args))
+        return results, None
+    except KeyboardInterrupt:  # told to stop, likely: not what the call came to
+        raise
     except BaseException as error:
-        return results, serialize.dump_error(error, {"host": os.uname().nodename, "pid": os.getpid()})
-    return results, None
+        answer = serialize.dump_error(error, {"host": os.uname().nodename, "pid": os.getpid()})
+        serialize.forget_tracebacks(error)
+        return results, answer
+    finally:
+        del results  # the traceback of an exception among them leads to this frame
 
 
 def run_each(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[tuple[int, float, Any]]:
@@ -36,6 +42,7 @@ def run_each(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> 
             ):  # told to stop; a child that it forked
                 raise
             status, payload = ERROR, serialize.dump_error(error, {"host": os.uname().nodename, "pid": pid})
+            serialize.forget_tracebacks(error)
         outcomes.append((status, time.monotonic() - start, payload))
     return outcomes
 

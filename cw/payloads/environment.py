@@ -1,4 +1,4 @@
-"""What of the client's surroundings its jobs find in the runner: working directory and `sys.path`.
+"""What of the client's surroundings its jobs find in the runner: working directory, `sys.path`, recursion limit.
 
       client's sys.path                       runner's sys.path
     +---------------------+                 +---------------------+
@@ -20,6 +20,7 @@ Nothing is pickled: any process may read an environment.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -40,6 +41,7 @@ class Environment:
     python: str  # '3.11.7'
     cloudpickle: str
     script: str  # for messages; '' where there is none
+    recursion_limit: int = 0  # 0: the runner's own
 
 
 def dump_environment() -> bytes:
@@ -58,14 +60,25 @@ def dump_environment() -> bytes:
             path.append(place)
     script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
     fields = [directory, path, ".".join(map(str, sys.version_info[:3])), cloudpickle.__version__, script]
+    fields.append(sys.getrecursionlimit())
     return json.dumps(fields).encode()
+
+
+def with_recursion_limit(payload: bytes) -> bytes:
+    """The same environment, with the recursion limit that there is now."""
+    fields = json.loads(payload)
+    fields[_RECURSION_LIMIT] = sys.getrecursionlimit()
+    return json.dumps(fields).encode()
+
+
+_RECURSION_LIMIT = 5  # its place among the fields
 
 
 def load_environment(payload: bytes | bytearray | memoryview) -> Environment:
     """The environment of a payload. Raises `PayloadError`."""
     try:
-        directory, path, python, cloudpickle_version, script = json.loads(bytes(payload))
-        return Environment(directory, tuple(path), python, cloudpickle_version, script)
+        directory, path, python, cloudpickle_version, script, limit = json.loads(bytes(payload))
+        return Environment(directory, tuple(path), python, cloudpickle_version, script, int(limit))
     except (ValueError, TypeError) as error:
         raise PayloadError(f"the payload is not that of an environment: {error}") from None
 
@@ -76,6 +89,9 @@ def apply_environment(environment: Environment) -> None:
     All that cw needs must be imported by now: from here on, `import signal` may find a file of the user's.
     Raises `EnvironmentMismatch`, naming directory and machine; `sys.path` is set nevertheless.
     """
+    if environment.recursion_limit not in (0, sys.getrecursionlimit()):
+        with contextlib.suppress(RecursionError, ValueError):  # so low that not even this call fits
+            sys.setrecursionlimit(environment.recursion_limit)
     own = list(sys.path)
     path: list[str] = []
     for entry in environment.path:

@@ -21,7 +21,7 @@ from cw.net import messages as m
 from cw.net.network import receive_with_files
 from cw.payloads import environment, serialize
 from cw.payloads.environment import apply_environment, load_environment
-from cw.runner import channel
+from cw.runner import channel, leftovers
 
 READ = 256 * 1024
 
@@ -74,18 +74,29 @@ class Runner:
                 function = self._load_function(function_number)
             args, kwargs = serialize.load_call(payload)
             value = function(*args, **kwargs)
+            if leftovers.is_armed:
+                leftovers.clear_timers()
             answer = serialize.dump_result(value, memory.store)
+            if isinstance(value, BaseException):
+                serialize.forget_tracebacks(value)
+            value = None  # a traceback in it leads to this frame: what is bound here would hold itself
             if len(answer) > memory.LARGE:
                 wire.check_payload(answer, "the job's result")
             status = m.DONE
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
             if _forked_pid:
                 _end_forked(error)
+            if leftovers.is_armed:
+                leftovers.clear_timers()
             answer = serialize.dump_error(error, {**self._where, "attempt": attempt})
+            if error is not self._failure:  # which others will meet, and see where it came from
+                serialize.forget_tracebacks(error)
             status = m.ERROR if _sigterm_at < began else m.INTERRUPTED
         seconds = perf_counter() - began
         if _forked_pid:
             _end_forked(None)
+        if seconds > leftovers.SHORT_SECONDS and (remark := leftovers.look(seconds, function)):
+            self._write(b"".join(next(wire.encode(m.Remark(0, remark)))))
         if type(answer) is bytes and len(answer) <= memory.LARGE:
             self._write(wire.encode_result(number, status, seconds, answer))
         else:
@@ -200,6 +211,7 @@ def main(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
     runner = Runner(*moved)
+    leftovers.watch_timers()
     own = os.getpid()
 
     # A child that a job forks inherits our handler, and must not: multiprocessing ends its processes by SIGTERM.
