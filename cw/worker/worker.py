@@ -160,7 +160,7 @@ class Worker:
             loop.later(settings.lifetime, lambda: self._drain("its lifetime is over"))
         if settings.until < math.inf:
             left = settings.until - time.time()
-            margin = min(END_MARGIN, left / 4)
+            margin = max(0.0, min(END_MARGIN, left / 4))
             self._pace = margin / END_MARGIN
             ends_in = left - margin
             self._ends_at = min(self._ends_at, time.monotonic() + ends_in)
