@@ -214,3 +214,16 @@ def test_a_hash_seed_travels_if_python_takes_it(monkeypatch, given, travels):
 def test_the_sessions_seed_travels():
     loaded = environment.load_environment(environment.dump_environment(b"\x00\xff"))
     assert bytes.fromhex(loaded.seed) == b"\x00\xff"
+
+
+def test_the_recursion_limit_travels():
+    payload = environment.dump_environment()
+    assert environment.load_environment(payload).recursion_limit == sys.getrecursionlimit()
+    before = sys.getrecursionlimit()
+    code = (
+        "import sys\nfrom cw.payloads import environment as e\n"
+        "e.apply_environment(e.Environment('/', (None,), '', '', '', recursion_limit=int(sys.argv[1])))\n"
+        "print(sys.getrecursionlimit())"
+    )
+    for limit, found in (("4321", "4321\n"), ("0", f"{before}\n"), ("1", f"{before}\n")):
+        assert subprocess.check_output([sys.executable, "-c", code, limit], text=True) == found

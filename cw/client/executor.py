@@ -125,6 +125,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         attempts: int | None = None,
         timeout: float | None = None,
         min_time: float | None = None,
+        on_limit: str | None = None,
         key: Any = None,
         version: Any = None,
     ) -> Options:
@@ -140,10 +141,14 @@ class ClusterExecutor(concurrent.futures.Executor):
         `min_time`: seconds that a job needs. It is not started on a worker that is about to be taken away sooner, as
         at the end of an allocation of Slurm's.
 
+        `on_limit="keep"`: for a job that catches KeyboardInterrupt and returns the best that it has. What it returns
+        after that SIGINT, at its time limit or as its worker ends, is its result. Otherwise that is dropped, and the
+        job fails with JobTimeout or runs again elsewhere. What it raises then is dropped in any case.
+
         For a store: `key` (a str, an int, or a tuple of such; or a function that gives one for the arguments) stands
         for the call in place of its code and arguments; `version` is counted in with them.
         """
-        return Options(self, job_options(attempts, timeout, min_time), key, version)
+        return Options(self, job_options(attempts, timeout, min_time, on_limit), key, version)
 
     def map(
         self,

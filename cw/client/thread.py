@@ -145,6 +145,7 @@ class ClientThread:
         attempts: int | None = None,
         timeout: float | None = None,
         min_time: float | None = None,
+        on_limit: str | None = None,
         key: Any = None,
         version: Any = None,
     ) -> Options:
@@ -161,6 +162,9 @@ class ClientThread:
         `min_time`: seconds that a job needs. It is not started on a worker that is about to be taken away sooner, as
         at the end of an allocation of Slurm's.
 
+        `on_limit="keep"`: what a job returns after that SIGINT, at its time limit or as its worker ends, is its result;
+        as in ClusterExecutor's options.
+
         `key` and `version`, for a store: as in ClusterExecutor's options.
         """
         recorder = self._session.recorder
@@ -172,7 +176,7 @@ class ClientThread:
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
             defaults.on_error if on_error is None else _checked(on_error, "on_error"),
-            self._session.option_number(job_options(attempts, timeout, min_time)),
+            self._session.option_number(job_options(attempts, timeout, min_time, on_limit)),
             recorder,
         )
 
@@ -282,7 +286,8 @@ class ClientThread:
         error, self._untold = self._untold, None
         if error is not None:
             logger.error(
-                "a job has failed, and neither on_error nor wait() was there to tell", exc_info=error
+                "a job has failed, and neither on_error nor wait() was there to tell",
+                exc_info=(type(error), error, error.__traceback__),  # (an exception may be false)
             )
 
     def _deliver(self, number: int, tag: Any, error: BaseException | None, value: Any) -> None:

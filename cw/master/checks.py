@@ -264,6 +264,7 @@ _OPTIONS: dict[str, Callable[[Any], bool]] = {
     "attempts": lambda value: type(value) is int and value >= 1,
     "timeout": lambda value: type(value) in (int, float) and 0 < value <= MOST_SECONDS,
     "min_time": lambda value: type(value) in (int, float) and 0 < value <= MOST_SECONDS,
+    "on_limit": lambda value: value == "keep",
 }
 """What jobs' options may be, and what each one may hold."""
 
@@ -307,6 +308,10 @@ class WorkerRules(Rules):
         ):
             raise ProtocolError("it cannot work for sessions that cannot be")
 
+    def _on_remark(self, message: m.Remark) -> None:
+        if not is_text(message.text):
+            raise ProtocolError("a remark that is no line of text")
+
     def _on_recalled(self, message: m.Recalled) -> None:
         if not self.recalls:
             raise ProtocolError("Recalled without a Recall")
@@ -318,6 +323,7 @@ class WorkerRules(Rules):
         m.Reported: _on_reported,
         m.Stay: _on_stay,
         m.Recalled: _on_recalled,
+        m.Remark: _on_remark,
         m.Usable: _on_usable,
         m.Goodbye: Rules._on_goodbye,
     }

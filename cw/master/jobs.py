@@ -63,6 +63,10 @@ class Job:
         """Seconds that it may run; 0: no limit."""
         return 0.0 if self.options is None else float(self.options.get("timeout", 0.0))
 
+    def keeps(self) -> bool:
+        """Is what it returns when its time is up its result?"""
+        return self.options is not None and "on_limit" in self.options
+
     def min_time(self) -> float:
         """Seconds that a worker must have left for it to start there."""
         return 0.0 if self.options is None else float(self.options.get("min_time", 0.0))

@@ -53,6 +53,7 @@ from cw.net.wire import MAX_BODY
 from cw.version import VERSION
 
 logger = logging.getLogger("cw.master")
+_lines = program.RateLimited(logger, burst=10)
 
 HELLO_SECONDS = 10.0
 """A connection that has not said Hello by then is closed."""
@@ -163,7 +164,7 @@ class Master:
     def excuse(self, key: str) -> None:
         """This worker was lost for a reason that is no job's fault."""
         for lost in [lost for lost in self.lost if lost["ident"] == key]:
-            logger.info("%s was lost with its allocation: nothing is charged for it", lost["name"])
+            _lines.info("%s was lost with its allocation: nothing is charged for it", lost["name"])
             self.lost.remove(lost)
         self.perform(self.dispatcher.on_excused(key))
 
@@ -203,7 +204,7 @@ class Master:
         if client is not None and not client.knows(hello):
             reason = "another client has this session"
         if reason:
-            logger.warning("refused %s from %s: %s", hello.role, connection.peer, reason)
+            _lines.warning("refused %s from %s: %s", hello.role, connection.peer, reason)
             connection.send(m.Refused(reason))
             connection.on_close = lambda reason: None
             connection.close_when_sent()
@@ -230,9 +231,10 @@ class Master:
     # --- time ---
 
     def _on_second(self, now: float) -> bool:
+        program.flush_repeated()
         while self._ungreeted and self._ungreeted[0][0] < now:
             connection = self._ungreeted.popleft()[1]
-            logger.warning("%s said no hello within %d s, closing", connection.peer, HELLO_SECONDS)
+            _lines.warning("%s said no hello within %d s, closing", connection.peer, HELLO_SECONDS)
             connection.close()
         for worker in list(self.workers.values()):
             worker.on_second(now)

@@ -7,7 +7,8 @@
       | Submit             | Recall, TakeBack   | Drop               |
       | Cancel             |                    | Slot               |
       | Received           | Stop               |                    |
-      | Charged, Roster    | Claim, Release     |                    |
+      | Charged, Roster    | Keep, Claim        |                    |
+      |                    | Release            |                    |
       | HandedIn, Origin   | CloseSession       |                    |
       | Goodbye            | ForgetSession      |                    |
       |                    | Drain              |                    |
@@ -22,7 +23,7 @@
       |                    | CutShort           |                    |
       |                    | Usable             |                    |
       |                    | Draining, Goodbye  |                    |
-      |                    | Stay               |                    |
+      |                    | Stay, Remark       | Remark             |
       | <----------------- | <----------------- | <----------------- |
 
 An observer (`cw.launch.inquiry`) says Hello and gets a Census; it may send Excuse, Drain and End.
@@ -115,6 +116,13 @@ class Heartbeat(NamedTuple):
 class Notice(NamedTuple):
     """A sentence from the master that the client's user should read."""
 
+    text: str
+
+
+class Remark(NamedTuple):
+    """From a runner, and from its worker: a sentence about a job that the user of its session should read."""
+
+    session: int
     text: str
 
 
@@ -314,6 +322,12 @@ class TakeBack(NamedTuple):
 
 class Claim(NamedTuple):
     """To a worker: send what you kept of these dispatches, Results or RunnerDied (or return them)."""
+
+    dispatches: Sequence[int]
+
+
+class Keep(NamedTuple):
+    """To a worker, before it is sent these dispatches: what they return when their time is up is their result."""
 
     dispatches: Sequence[int]
 

@@ -138,11 +138,16 @@ def run(make: Callable[[Any], Any], payload: Any) -> tuple[list[Any], Any]:
         for load in calls:
             function, args = load()
             results.append(function(*args))
+        return results, None
+    except KeyboardInterrupt:  # told to stop, likely: not what the call came to
+        raise
     except BaseException as error:
-        return results, serialize.dump_error(error, {"host": os.uname().nodename, "pid": os.getpid()})
+        answer = serialize.dump_error(error, {"host": os.uname().nodename, "pid": os.getpid()})
+        serialize.forget_tracebacks(error)
+        return results, answer
     finally:
         current.chunk = None
-    return results, None
+        del results  # the traceback of an exception among them leads to this frame
 
 
 def run_each(make: Callable[[Any], Any], payload: Any) -> list[tuple[int, float, Any]]:
@@ -167,6 +172,7 @@ def _run(load: Callable[[], Any]) -> tuple[int, float, Any]:
         if isinstance(error, KeyboardInterrupt) or os.getpid() != pid:  # told to stop; a child that it forked
             raise
         status, result = ERROR, serialize.dump_error(error, {"host": os.uname().nodename, "pid": pid})
+        serialize.forget_tracebacks(error)
     return status, time.monotonic() - start, result
 
 

@@ -22,6 +22,7 @@ Nothing is pickled: any process may read an environment.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -48,6 +49,7 @@ class Environment:
     files: dict[str, list[Any]] = field(default_factory=dict)  # see modules.files_of_modules
     seed: str = ""  # of the session, see `cw.payloads.current`: hexadecimal digits
     hash_seed: str = ""  # PYTHONHASHSEED; '' where it is not set
+    recursion_limit: int = 0  # 0: the runner's own
 
 
 def dump_environment(seed: bytes = b"") -> bytes:
@@ -71,7 +73,7 @@ def dump_environment(seed: bytes = b"") -> bytes:
     fields = [directory, path, ".".join(map(str, sys.version_info[:3])), cloudpickle.__version__, script]
     more = {
         "variables": variables_set(), "files": modules.files_of_modules(), "seed": seed.hex(),
-        "hash_seed": hash_seed(),
+        "hash_seed": hash_seed(), "recursion_limit": sys.getrecursionlimit(),
     }  # fmt: skip
     return json.dumps([*fields, more]).encode()
 
@@ -93,6 +95,9 @@ def apply_environment(environment: Environment) -> None:
     """
     apply_variables(environment.variables)
     modules.expect_files(environment.files)
+    if environment.recursion_limit not in (0, sys.getrecursionlimit()):
+        with contextlib.suppress(RecursionError, ValueError):  # so low that not even this call fits
+            sys.setrecursionlimit(environment.recursion_limit)
     own = list(sys.path)
     path: list[str] = []
     for entry in environment.path:

@@ -49,7 +49,7 @@ from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
 from cw.net.memory import LARGE
-from cw.payloads import byvalue, deferred, named, naming, script
+from cw.payloads import byvalue, deferred, named, naming, related, script
 from cw.payloads.current import LABEL
 
 logger = logging.getLogger("cw.client")
@@ -456,6 +456,7 @@ def _needs_by_value(data: bytes) -> bool:
     return (
         data.find(_GENERATORS[0]) >= 0
         or data.find(_GENERATORS[1]) >= 0
+        or (related.is_loaded() and data.find(related.MARK) >= 0)
         or bool(_registered and _names_registered(data))
     )
 
@@ -592,6 +593,23 @@ def unreadable(describe: str, failure: BaseException) -> BaseException:
     )
     error.__cause__ = failure
     return error
+
+
+def forget_tracebacks(exception: BaseException) -> None:
+    """Take the traceback off an exception that has been pickled, and off those behind it.
+
+    Frames hold what their functions had bound, the exception too, often: such a circle, with all the data in it, would
+    stay until the garbage collector runs.
+    """
+    waiting, seen = [exception], set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            BaseException.with_traceback(one, None)
+            waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
+            with contextlib.suppress(Exception):  # a group's; or something of the user's by that name
+                waiting += [other for other in one.exceptions if isinstance(other, BaseException)]  # type: ignore[attr-defined]
 
 
 def load_error(payload: Payload, describe: str) -> BaseException:

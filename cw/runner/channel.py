@@ -6,6 +6,7 @@
       large payloads                     == socket, memory files ==> maps them
       large results                     <== the same socket ==       makes them
       Results, BigResult, Dropped       <== pipe, frames ======      one write a job, at once
+      Remark                            <== the same pipe =====
 
 A result is written before the next job starts: nothing that job does can hold it back. A pipe costs a third
 of what a socket does. A payload above `memory.LARGE` is not copied through: it lies in a memory file
@@ -49,7 +50,8 @@ lines = RateLimited(logging.getLogger("cw.worker"))
 class WorkerEnd:
     """The worker's side. Belongs to the loop's thread.
 
-    `on_results(numbers, statuses, seconds, payloads)` and `on_dropped()` report what the runner says.
+    `on_results(numbers, statuses, seconds, payloads)` `on_dropped()` and `on_remark(text)` report what the runner
+    says.
     `runner_fds` are for the runner's process; close them here with `handed_over()`.
     """
 
@@ -77,6 +79,7 @@ class WorkerEnd:
         self.objects = ObjectCache()  # what the runner has been sent; the worker sees to it
         self.on_results: Callable[[list[int], list[int], list[float], list[Any]], None]
         self.on_dropped: Callable[[], None]
+        self.on_remark: Callable[[str], None]
         loop.watch(self._pipe, IN, lambda events: self.read())
 
     def handed_over(self) -> None:
@@ -158,6 +161,8 @@ class WorkerEnd:
                     is_waiting = True
                     return False
                 take(message.number, message.status, message.seconds, payload)
+            if type(message) is m.Remark:
+                self.on_remark(message.text)
             dropped = dropped or type(message) is m.Dropped
             return True
 

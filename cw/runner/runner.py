@@ -22,7 +22,7 @@ from cw.net import messages as m
 from cw.net.network import receive_with_files
 from cw.payloads import current, environment, modules, serialize
 from cw.payloads.environment import apply_environment, load_environment
-from cw.runner import channel
+from cw.runner import channel, leftovers
 from cw.runner.script import Script
 
 READ = 256 * 1024
@@ -80,7 +80,12 @@ class Runner:
                 raise self._failure.with_traceback(None)  # or each raise would lengthen it
             function, args, kwargs = self._script.prepare(function_number, payload)
             value = function(*args, **kwargs)
+            if leftovers.is_armed:
+                leftovers.clear_timers()
             answer = serialize.dump_result(value, memory.store)
+            if isinstance(value, BaseException):
+                serialize.forget_tracebacks(value)
+            value = None  # a traceback in it leads to this frame: what is bound here would hold itself
             if len(answer) > memory.LARGE:
                 wire.check_payload(answer, "the job's result")
             elif modules.notes:
@@ -89,14 +94,20 @@ class Runner:
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
             if _forked_pid:
                 _end_forked(error)
+            if leftovers.is_armed:
+                leftovers.clear_timers()
             self._script.explain(error)
             answer = serialize.dump_error(
                 error, {**self._where, "attempt": attempt, **dict.fromkeys(modules.notes, "")}
             )
+            if error is not self._failure:  # which others will meet, and see where it came from
+                serialize.forget_tracebacks(error)
             status = m.ERROR if _sigterm_at < began else m.INTERRUPTED
         seconds = perf_counter() - began
         if _forked_pid:
             _end_forked(None)
+        if seconds > leftovers.SHORT_SECONDS and (remark := leftovers.look(seconds, function)):
+            self._write(b"".join(next(wire.encode(m.Remark(0, remark)))))
         if type(answer) is bytes and len(answer) <= memory.LARGE:
             self._write(wire.encode_result(number, status, seconds, answer))
         else:
@@ -214,6 +225,7 @@ def main(fds: list[int]) -> None:
         os.close(fd)
     guard.note_runner()
     runner = Runner(*moved)
+    leftovers.watch_timers()
     own = os.getpid()
 
     # A child that a job forks inherits our handler, and must not: multiprocessing ends its processes by SIGTERM.

@@ -18,8 +18,10 @@ from cw.worker import keeper
 
 THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "LOKY_MAX_CPU_COUNT",
+    "PYTHON_CPU_COUNT",
 )  # fmt: skip
-"""Tell numerical libraries how many threads to use."""
+"""Tell libraries how many threads to use, and Python (from 3.13 on) what `os.cpu_count()` gives."""
 
 
 class KeeperProcess:

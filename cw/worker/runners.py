@@ -31,7 +31,7 @@ from cw.worker.slots import Job, Runner
 logger = logging.getLogger("cw.worker")
 
 END_SECONDS = 5.0
-"""For a runner that was told to end, before it is killed."""
+"""For a runner that was told to end, at least, before it is killed: it waits for threads that jobs have left."""
 
 STOP_STEPS = (0.0, signal.SIGINT), (1.0, signal.SIGTERM), (2.0, signal.SIGKILL)
 """How a running job is ended: after so many seconds this signal, to the runner's process group. The first raises
@@ -40,6 +40,8 @@ KeyboardInterrupt in the job, so that it may clean up; the second is for its chi
 KEEPER_SECONDS = 60.0
 """How long a keeper for a PYTHONHASHSEED of a client's is kept without runners. Longer: a process idles. Shorter: the
 next client with it waits for another one to start."""
+
+STOP_SECONDS = STOP_STEPS[-1][0]
 
 KEEPERS = 3
 """Keepers that may die in a row without having started a runner."""
@@ -72,26 +74,35 @@ class _NoEnd:
     def drain(self) -> None:
         pass
 
-    end = close = drain
+    end = close = read = drain
 
 
 class Runners:
     """The processes, by the key of their `slots.Runner`.
 
     `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`: what one says.
+    `on_remark(runner, text)`: a sentence for the session's user.
     `on_gone(runner)`: its process is gone, and its last results follow; then `on_exited(runner, unstarted, note)`.
     `on_failure(text)`: none can be started any more.
     """
 
-    def __init__(self, loop: Loop, threads: int, descriptors: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        threads: int,
+        descriptors: tuple[int, int] | None = None,
+        end_seconds: float = END_SECONDS,
+    ) -> None:
         self.on_results: Callable[[Runner, list[int], list[int], list[float], list[Any]], None]
         self.on_dropped: Callable[[Runner], None]
+        self.on_remark: Callable[[Runner, str], None]
         self.on_gone: Callable[[Runner], None]
         self.on_exited: Callable[[Runner, int, dict[str, Any]], None]
         self.on_failure: Callable[[str], None]
         self._loop = loop
         self._threads = threads
         self._descriptors = descriptors
+        self._end_seconds = end_seconds
         self._channels: dict[int, WorkerEnd | _NoEnd] = {}
         self._runners: dict[int, Runner] = {}
         self._pids: dict[int, int] = {}
@@ -119,6 +130,7 @@ class Runners:
             runner, numbers, statuses, seconds, payloads
         )
         end.on_dropped = lambda: self.on_dropped(runner)
+        end.on_remark = lambda text: self.on_remark(runner, text)
         payload = None if environment is None else environment.payload
         keeper = self._keeper_by_key[runner.key] = self._keeper_for(payload)
         keeper.fork(runner.key, end.runner_fds)
@@ -155,19 +167,26 @@ class Runners:
     def end(self, runner: Runner) -> None:
         """Let it end by itself; it has nothing to do."""
         self._channels[runner.key].end()
-        self._loop.later(END_SECONDS, lambda: self.kill(runner))
+        self._loop.later(self._end_seconds, lambda: self._kill_slow(runner))
 
-    def stop(self, runner: Runner) -> None:
-        """End it and what it runs, step by step."""
+    def stop(self, runner: Runner, pace: float = 1.0) -> None:
+        """End it and what it runs, step by step. `pace`: the share of the steps' time that there is."""
         for seconds, number in STOP_STEPS:
             if seconds:
-                self._loop.later(seconds, lambda number=number: self._signal(runner, number))  # type: ignore[misc]
+                self._loop.later(seconds * pace, lambda number=number: self._signal(runner, number))  # type: ignore[misc]
             else:
                 self._signal(runner, number)
 
-    def kill(self, runner: Runner) -> None:
-        """End it at once."""
-        self._signal(runner, signal.SIGKILL)
+    def take_in(self) -> None:
+        """Report what runners have written by now: it came before any signal that follows."""
+        for end in list(self._channels.values()):
+            end.read()
+
+    def _kill_slow(self, runner: Runner) -> None:
+        if self._runners.get(runner.key) is runner:
+            lines.warning("runner %s does not end within %g s, a thread of a job may be at work there: it is killed",
+                          self._pids.get(runner.key, 0), self._end_seconds)  # fmt: skip
+            self._signal(runner, signal.SIGKILL)
 
     def place(self, runner: Runner) -> dict[str, Any]:
         """Where it runs, for notes."""
@@ -186,11 +205,6 @@ class Runners:
         self._keeper_by_key.clear()
         for keeper in list(self._keepers.values()):
             self._close_keeper(keeper)
-
-    def start_afresh(self) -> None:
-        """End all, and be ready for others."""
-        self.close()
-        self._prepare()
 
     def _signal(self, runner: Runner, number: int) -> None:
         if (
