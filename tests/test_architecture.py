@@ -33,7 +33,7 @@ FLOORS = [
     "payloads.chunks", "payloads.serialize", "payloads.environment", "payloads.naming", "payloads.byvalue",
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
-    "master.returns", "master.turns", "master.jobs", "master.__init__",
+    "master.asides", "master.returns", "master.turns", "master.jobs", "master.__init__",
     "net.network", "net.tls", "net.address", "net.wire", "net.memory", "net.messages", "net.__init__",
     "credential", "home", "program",
     "errors", "version",
@@ -56,6 +56,7 @@ KEEPERS = {
 
 PURE = (
     "master.dispatch",
+    "master.asides",
     "master.returns",
     "master.turns",
     "master.jobs",

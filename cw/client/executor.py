@@ -63,6 +63,9 @@ class ClusterExecutor(concurrent.futures.Executor):
     `store`: the directory in which each result is stored before its future is done; it is made where there is none.
     What is stored there already is not run again. With `durability='disk'` results survive a power cut, too. Errors
     are stored as well, but such calls run again, unless `retry_errors` is false. Raises StoreError.
+
+    `workdir`: where jobs run, in place of this program's own working directory: a path that is there on the workers'
+    machines, or 'scratch', a private directory for each process that runs jobs, which is removed with it.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         store: str | os.PathLike[str] | None = None,
         durability: str = "process",
         retry_errors: bool = True,
+        workdir: str | os.PathLike[str] | None = None,
     ) -> None:
         self._open_store = functools.partial(Recorder, durability=durability, retry_errors=retry_errors)
         recorder = None if store is None else self._open_store(store)
@@ -89,6 +93,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 max_outstanding,
                 reconnect_timeout,
                 recorder,
+                workdir,
             )
             self._session.start()
         except BaseException:
@@ -286,6 +291,7 @@ def map(
     retry_errors: bool = True,
     key: Callable[..., Any] | None = None,
     version: Any = None,
+    workdir: str | os.PathLike[str] | None = None,
 ) -> Iterator[Any]:
     """The results of `function` for each item, computed on the cluster: for the place of a loop.
 
@@ -293,7 +299,9 @@ def map(
     read as results are taken, so that neither need fit in memory. The rest as in `ClusterExecutor`, its `map` and its
     `options`.
     """
-    executor = ClusterExecutor(host, port, store=store, durability=durability, retry_errors=retry_errors)
+    executor = ClusterExecutor(
+        host, port, store=store, durability=durability, retry_errors=retry_errors, workdir=workdir
+    )
     try:
         return executor.options(key=key, version=version).map(
             function, *iterables, progress=progress, as_completed=as_completed, return_exceptions=return_exceptions,

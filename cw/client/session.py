@@ -34,7 +34,7 @@ from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.network import Connection, Loop
 from cw.payloads import byvalue, serialize
-from cw.payloads.environment import dump_environment
+from cw.payloads.environment import check_workdir, dump_environment
 from cw.program import count
 from cw.version import VERSION
 
@@ -48,6 +48,10 @@ ACKNOWLEDGED_JOBS = 256
 workers keep them."""
 
 ACKNOWLEDGED_SECONDS = 0.1
+
+UNENTERED = (
+    ", whose call no worker could enter: what it needs when it is unpickled must be on the workers' machines"
+)
 
 Job = tuple[int, int, Any, Any]
 """Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
@@ -74,6 +78,7 @@ class Session:
         max_outstanding: tuple[int | None, int | None] | None = None,
         reconnect_timeout: float | None = None,
         recorder: Recorder | None = None,
+        workdir: str | os.PathLike[str] | None = None,
     ) -> None:
         _look_in_slurm()
         address.find_master(host, port)  # a mistake in them is told here
@@ -84,7 +89,7 @@ class Session:
         self._on_started = on_started
         self._jobs_limit = jobs_limit
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
-        self._environment = dump_environment()
+        self._environment = dump_environment(check_workdir(workdir))
         self.recorder = recorder
         self._loop = Loop()
         self._recording = Recording(
@@ -586,6 +591,9 @@ class Session:
                     value, error = None, _unreadable(_name(number, job), failure)
             elif status == m.TIMEOUT:
                 value, error = None, _timeout(_name(number, job), payload)
+            elif status == m.NOT_ENTERED:
+                value, error = None, serialize.load_error(payload, _name(number, job) + UNENTERED)
+                calls.pop(number, None)  # it has not run: there is nothing to store
             else:
                 value, error = None, serialize.load_error(payload, _name(number, job))
             if calls and number in calls:

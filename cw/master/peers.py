@@ -57,6 +57,9 @@ lost. Larger: the jobs of a dead worker wait. Smaller: a broken connection costs
 NOTICE_SECONDS = 3.0
 """A client whose jobs find no worker for that long is told so."""
 
+REMARKS = 100
+"""Kinds of remarks that a client is told from its workers."""
+
 FROM_CLIENT = frozenset(
     {
         m.Environment,
@@ -85,6 +88,8 @@ FROM_WORKER = frozenset(
         m.Recalled,
         m.RunnerDied,
         m.CutShort,
+        m.NotEntered,
+        m.Remark,
         m.Stay,
         m.Draining,
         m.Usable,
@@ -137,6 +142,7 @@ class ClientPeer:
         self._waits_since = 0.0  # when its jobs were first seen without any worker; 0: not so
         self._is_told = False
         self._origin: str | None = None  # the host of the last results; None: it does not want to know
+        self._remarks: set[str] = set()  # kinds of which it was told
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Submit: self._on_submit,
             m.Functions: self._on_functions,
@@ -226,6 +232,12 @@ class ClientPeer:
     def send(self, message: tuple[Any, ...]) -> None:
         if self.connection is not None:
             self.connection.send(message)
+
+    def remark(self, kind: str, text: str) -> None:
+        """Tell the user something that workers say: once of each kind, and not without end."""
+        if self.connection is not None and kind not in self._remarks and len(self._remarks) < REMARKS:
+            self._remarks.add(kind)
+            self.connection.send(m.Notice(text))
 
     def grant(self, jobs: int) -> None:
         if jobs != self._window and self.connection is not None:
@@ -441,6 +453,8 @@ class WorkerPeer:
             m.Usable: self._on_usable,
             m.RunnerDied: self._on_runner_died,
             m.CutShort: self._on_cut_short,
+            m.NotEntered: self._on_not_entered,
+            m.Remark: self._on_remark,
             m.Goodbye: self._on_goodbye,
             m.Heartbeat: lambda message: self.connection.send(message),  # the beat is the worker's
         }
@@ -531,6 +545,20 @@ class WorkerPeer:
     def _on_cut_short(self, message: m.CutShort) -> None:
         self._master.perform(self._master.dispatcher.on_cut_short(self._key, message.dispatches))
 
+    def _on_not_entered(self, message: m.NotEntered) -> None:
+        for dispatch, general, size, payload in zip(*message, strict=True):
+            reason = checks.clean_text(bytes(payload[:size]).decode(errors="replace"))
+            self._master.perform(
+                self._master.dispatcher.on_not_entered(
+                    self._key, dispatch, bool(general), reason, payload[size:]
+                )
+            )
+
+    def _on_remark(self, message: m.Remark) -> None:
+        client = self._master.clients.get(message.session)
+        if client is not None:
+            client.remark(message.kind, checks.clean_text(message.text))
+
     def _on_message(self, message: Any) -> None:
         if not self._has_joined and type(message) not in _BEFORE_JOINING:
             raise ProtocolError(f"{type(message).__name__} before it has reported what it holds")
@@ -585,13 +613,20 @@ class WorkerPeer:
         self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
 
     def _on_usable(self, message: m.Usable) -> None:
+        dispatcher = self._master.dispatcher
         if message.slots < self._slots or message.not_for:
-            reason = message.reason[: checks.TEXT]
-            self.why_unusable = f"{self.name}: {reason if reason.isprintable() else '?'}"
+            reason = checks.clean_text(message.reason)
+            self.why_unusable = f"{self.name}: {reason}"
             _lines.warning("%s has slots that it cannot use now: a runner %s", self.name, reason)
-        self._master.perform(
-            self._master.dispatcher.on_worker_usable(self._key, message.slots, message.not_for)
-        )
+        self._master.perform(dispatcher.on_worker_usable(self._key, message.slots, message.not_for))
+        for session in message.not_for:
+            client = self._master.clients.get(session)
+            if client is not None and dispatcher.can_run(session):  # else it is told that its jobs wait
+                client.remark(
+                    f"unusable {self._key}",
+                    f"{self.name} cannot start a process for this program's jobs (a runner {reason}): they go to other "
+                    "workers, and it is tried again",
+                )
 
     def give_way(self) -> None:
         """It has connected again: this connection is dead, whether that was seen or not."""

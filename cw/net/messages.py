@@ -20,7 +20,8 @@
       | Origin, Results    | Results            |                    |
       | Charged, Lost      | Returned, Recalled |                    |
       |                    | RunnerDied         |                    |
-      |                    | CutShort           |                    |
+      |                    | CutShort           | NotEntered         |
+      |                    | NotEntered, Remark | Remark             |
       |                    | Usable             |                    |
       |                    | Draining, Goodbye  |                    |
       |                    | Stay               |                    |
@@ -51,6 +52,7 @@ DONE = 0  # the payload is the pickled value
 ERROR = 1  # the payload is the pickled exception
 TIMEOUT = 2  # it ran into its time limit: the payload is JSON, what JobTimeout says
 INTERRUPTED = 3  # from a runner only: as ERROR, but SIGTERM came while the job ran
+NOT_ENTERED = 4  # to a client only: as ERROR, but no worker could enter the call (see NotEntered)
 
 # In which state a worker holds a dispatch: the `states` of Holding.
 UNSTARTED = 0
@@ -208,6 +210,15 @@ class Usable(NamedTuple):
     slots: int
     not_for: list[Any]
     reason: str
+
+
+class Remark(NamedTuple):
+    """From a runner, and on to the master: what the session's user should read, once of each kind. (A runner has one
+    session, and says 0.)"""
+
+    session: int
+    kind: str
+    text: str
 
 
 class RunnerDied(NamedTuple):
@@ -389,6 +400,17 @@ class Results(NamedTuple):
     numbers: Sequence[int]
     statuses: Sequence[int]
     seconds: Sequence[float]
+    payloads: Sequence[Payload]
+
+
+class NotEntered(NamedTuple):
+    """From a runner, and on to the master: the call was not entered, for a reason that may be the machine's. `general`:
+    1 if that holds for all calls of the session. A payload is the reason in words, `size` bytes, and the pickled
+    exception: the job's result, if the reason turns out to be the program's."""
+
+    dispatches: Sequence[int]
+    general: Sequence[int]
+    sizes: Sequence[int]
     payloads: Sequence[Payload]
 
 

@@ -16,6 +16,7 @@ from collections import deque
 from time import perf_counter
 from typing import Any
 
+from cw.errors import EnvironmentMismatch
 from cw.net import memory, wire
 from cw.net import messages as m
 from cw.net.network import receive_with_files
@@ -25,11 +26,23 @@ from cw.runner import channel
 
 READ = 256 * 1024
 
+NAMES = 5
+NAME_CHARACTERS = 60
+"""Of files that jobs left: so many are named, with so many characters."""
+
+REASON_BYTES = 500
+"""Of a reason for which a call was not entered."""
+
+MACHINES_FAULT = ImportError, OSError, EnvironmentMismatch
+"""What may be this machine's fault, when it comes before the call is entered: a module or a library that is not here,
+a file that cannot be read, the working directory. All else is the job's own."""
+
 
 class Runner:
     """One runner's end of the channel, and its loop."""
 
-    def __init__(self, stream: int, files: int, pipe: int, tokens: int) -> None:
+    def __init__(self, stream: int, files: int, pipe: int, tokens: int, scratch: str = "") -> None:
+        """`scratch`: for a directory of its own, where the session wants one."""
         self._stream = socket.socket(fileno=stream)
         self._files = socket.socket(fileno=files)
         self._stream.setblocking(True)
@@ -41,6 +54,8 @@ class Runner:
         self._payload_by_function: dict[int, Any] = {}
         self._functions: dict[int, Any] = {}
         self._where: dict[str, Any] = {"host": os.uname().nodename, "pid": os.getpid()}
+        self._scratch = scratch
+        self._environment: Any = b""
         self._failure: BaseException | None = None  # the session's environment does not work here
         self._buffer = memoryview(bytearray(READ))
 
@@ -52,7 +67,7 @@ class Runner:
             while queue:
                 job = queue.popleft()
                 if job is None:
-                    self._write(b"".join(next(wire.encode(m.Dropped()))))
+                    self._tell(m.Dropped())
                     continue
                 try:
                     take(tokens)
@@ -69,10 +84,15 @@ class Runner:
         environment.jobs_begun += 1
         began = perf_counter()
         try:
-            function = self._functions.get(function_number)
-            if function is None:  # (not in an `except`: what fails would be said to come of a KeyError)
-                function = self._load_function(function_number)
-            args, kwargs = serialize.load_call(payload)
+            try:
+                function = self._functions.get(function_number)
+                if function is None:  # (not in an `except`: what fails would be said to come of a KeyError)
+                    function = self._load_function(function_number)
+                args, kwargs = serialize.load_call(payload)
+            except MACHINES_FAULT as error:
+                if not _forked_pid and self._hand_back(number, attempt, error):
+                    return
+                raise
             value = function(*args, **kwargs)
             answer = serialize.dump_result(value, memory.store)
             if len(answer) > memory.LARGE:
@@ -91,6 +111,38 @@ class Runner:
         else:
             self._write_large(number, status, seconds, answer)
 
+    def _hand_back(self, number: int, attempt: int, error: BaseException) -> bool:
+        """The call cannot be entered, here at least. False: that cannot be told, so it is the job's result."""
+        answer = serialize.dump_error(error, {**self._where, "attempt": attempt})
+        if len(answer) > memory.LARGE:
+            return False
+        is_general = error is self._failure
+        why = f"working directory: {error.__cause__}" if is_general else f"{type(error).__name__}: {error}"
+        text = " ".join(why.split()).encode(errors="replace")[:REASON_BYTES]
+        self._tell(m.NotEntered([number], [is_general], [len(text)], [text + answer]))
+        sys.path_importer_cache.clear()  # it may work the next time: what was not there is looked for again
+        return True
+
+    def _tell(self, message: tuple[Any, ...]) -> None:
+        self._write(b"".join(next(wire.encode(message))))
+
+    def _look_and_write(self, data: bytes) -> None:
+        """In place of `_write` in a scratch directory: has the job left something there? It is said once."""
+        try:
+            names = os.listdir(self._scratch)
+        except OSError:
+            names = []  # removed by the job
+        if names:
+            del self._write  # type: ignore[attr-defined]
+            named = ", ".join(repr(name[:NAME_CHARACTERS]) for name in sorted(names)[:NAMES])
+            others = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+            self._tell(
+                m.Remark(0, "scratch", f"jobs leave files in their scratch directory ({named}{others}, on "
+                         f"{self._where['host']}), which is removed when the process that runs them ends: have jobs "
+                         "return what is needed, or write it to a directory that the client sees")
+            )  # fmt: skip
+        self._write(data)
+
     def _write(self, data: bytes) -> None:
         written = os.write(self._pipe, data)
         while written < len(data):
@@ -104,14 +156,14 @@ class Runner:
             return
         # The file first: the worker looks for it as soon as it reads the record.
         socket.send_fds(self._files, [b"\0"], [file.fd])
-        self._write(b"".join(next(wire.encode(m.BigResult(number, status, seconds, len(payload))))))
+        self._tell(m.BigResult(number, status, seconds, len(payload)))
 
     def _skip_to_drop(self) -> bool:
         while True:
             while self._queue:
                 job = self._queue.popleft()
                 if job is None:
-                    self._write(b"".join(next(wire.encode(m.Dropped()))))
+                    self._tell(m.Dropped())
                     return True
             if not self._receive():
                 return False
@@ -138,18 +190,25 @@ class Runner:
                     self._payload_by_function.pop(number, None)
                     self._functions.pop(number, None)
             elif type(message) is m.Environment:
-                self._apply(message.payloads[0])
+                self._environment = message.payloads[0]
+                self._apply()
         return True
 
-    def _apply(self, payload: Any) -> None:
+    def _apply(self) -> None:
+        self._failure = None
         try:
-            apply_environment(load_environment(payload))
+            surroundings = load_environment(self._environment)
+            apply_environment(surroundings, self._scratch)
+            if surroundings.directory == environment.SCRATCH:
+                self._write = self._look_and_write  # type: ignore[method-assign]
         except Exception as error:
             self._failure = error
 
     def _load_function(self, number: int) -> Any:
         if self._failure is not None:
-            raise self._failure.with_traceback(None)  # or each raise would lengthen it
+            self._apply()  # it may work now
+        if self._failure is not None:
+            raise self._failure
         function = serialize.load_function(self._payload_by_function[number])
         self._functions[number] = function
         del self._payload_by_function[number]
@@ -191,7 +250,7 @@ def _end_forked(error: BaseException | None) -> None:
     os._exit(status & 0xFF)
 
 
-def main(fds: list[int]) -> None:
+def main(fds: list[int], scratch: str = "") -> None:
     """Be a runner, with these ends of the channel (see `channel.WorkerEnd.runner_fds`)."""
     global _forked_pid
     import fcntl
@@ -199,7 +258,7 @@ def main(fds: list[int]) -> None:
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, channel.HIGH) for fd in fds]
     for fd in fds:
         os.close(fd)
-    runner = Runner(*moved)
+    runner = Runner(*moved, scratch=scratch)
     own = os.getpid()
 
     # A child that a job forks inherits our handler, and must not: multiprocessing ends its processes by SIGTERM.

@@ -69,7 +69,8 @@ class _NoEnd:
 class Runners:
     """The processes, by the key of their `slots.Runner`.
 
-    `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`: what one says.
+    `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`, `on_remark(runner, remark)`: what
+    one says.
     `on_gone(runner)`: its process is gone, and its last results follow; then `on_exited(runner, unstarted, note)`.
     `on_failure(text)`: none can be started any more.
     """
@@ -77,6 +78,7 @@ class Runners:
     def __init__(self, loop: Loop, threads: int, descriptors: tuple[int, int] | None = None) -> None:
         self.on_results: Callable[[Runner, list[int], list[int], list[float], list[Any]], None]
         self.on_dropped: Callable[[Runner], None]
+        self.on_remark: Callable[[Runner, m.Remark], None]
         self.on_gone: Callable[[Runner], None]
         self.on_exited: Callable[[Runner, int, dict[str, Any]], None]
         self.on_failure: Callable[[str], None]
@@ -103,6 +105,7 @@ class Runners:
             runner, numbers, statuses, seconds, payloads
         )
         end.on_dropped = lambda: self.on_dropped(runner)
+        end.on_remark = lambda remark: self.on_remark(runner, remark)
         self._keeper.fork(runner.key, end.runner_fds)
         end.handed_over()
         end.send(m.Environment([runner.session], [environment]))
@@ -213,6 +216,7 @@ class Runners:
         end.drain()
         seconds = round(time.monotonic() - runner.since, 3)
         note = {**self.place(runner), "how": how, "seconds": seconds, "stderr": stderr}
+        self._keeper.clear_scratch(note["pid"])
         self._pids.pop(key, None)
         unstarted = end.take_tokens(len(runner.sent))
         end.close()

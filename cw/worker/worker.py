@@ -126,6 +126,7 @@ class Worker:
         self._runners.on_dropped = lambda runner: self._perform(
             self._slots.on_dropped(runner, time.monotonic())
         )
+        self._runners.on_remark = lambda runner, remark: self._send(remark._replace(session=runner.session))
         self._runners.on_gone = lambda runner: self._slots.on_runner_gone(runner)
         self._runners.on_exited = self._on_exited
         self._runners.on_failure = self._give_up
@@ -429,7 +430,7 @@ class Worker:
         payloads: list[Any],
     ) -> None:
         jobs = self._slots.jobs(numbers)
-        if runner.is_ending or m.INTERRUPTED in statuses:
+        if runner.is_ending or max(statuses) > m.TIMEOUT:
             self._judge(runner, list(zip(jobs, statuses, seconds, payloads, strict=True)))
         else:
             self._kept.add_results(jobs, statuses, seconds, payloads)
@@ -442,6 +443,9 @@ class Worker:
         for job, status, lasted, payload in outcomes:
             if job.expired and runner.is_ending and lasted > job.timeout * 0.999999:
                 self._tell_expired(job, {**self._runners.place(runner), "seconds": lasted})
+            elif status == m.NOT_ENTERED:
+                is_wanted = not (job.stopped or job.spared or self._drains_from)
+                self._send(payload if is_wanted else m.Returned([job.dispatch]))
             elif status == m.INTERRUPTED and not job.stopped:
                 suspects.append((job, m.ERROR, lasted, payload))
             else:
