@@ -143,7 +143,7 @@ class Asides:
             session.setbacks = None
         actions: list[Action] = []
         for worker, aside in setbacks.aside.items():
-            if aside.trial not in worker.held and worker.is_idle:
+            if aside.trial not in worker.held and worker.is_idle and _is_usable(worker, session):
                 assigned = self._turns.give_one(session, worker)
                 for action in assigned:
                     aside.trial = action.jobs[0].dispatch
