@@ -141,7 +141,7 @@ class Runner:
                          f"{self._where['host']}), which is removed when the process that runs them ends: have jobs "
                          "return what is needed, or write it to a directory that the client sees")
             )  # fmt: skip
-        self._write(data)
+        Runner._write(self, data)
 
     def _write(self, data: bytes) -> None:
         written = os.write(self._pipe, data)
