@@ -3,7 +3,7 @@
 from test_dispatch import PY, assigned, delivered, dispatcher, jobs, known, result
 
 from cw.master import asides
-from cw.master.jobs import Assign, Deliver, Function, SetAside, TakeBack, TellAside, WatchSetbacks
+from cw.master.jobs import Assign, Deliver, Function, GiveUp, SetAside, TakeBack, TellAside, WatchSetbacks
 from cw.net.messages import NOT_ENTERED
 
 REASON = "ModuleNotFoundError: No module named 'absent'"
@@ -221,6 +221,37 @@ def test_a_job_is_not_kept_for_a_machine_that_has_not_the_time_it_needs():
     d.on_submitted("s", [job])
     d.on_worker_joined("short", 1, PY, left=10)
     assert errors(not_entered(d, "bad", job)) == [1]
+
+
+def died_loading(d, worker, job):
+    actions = d.on_runner_died(
+        worker, job.dispatch, {"how": "was killed by SIGILL", "slot": 0, "loading": True}
+    )
+    d.check_invariants()
+    return actions
+
+
+def test_a_death_while_the_function_is_loaded_may_be_the_machines_too():
+    d = dispatcher("s", bad=1, good=1)
+    first, _ = submitted = jobs(1, 2)
+    d.on_submitted("s", submitted)
+    assert GiveUp not in kinds(died_loading(d, "bad", first))
+    assert (first.deaths, first.notes) == (0, ())
+    assert d.on_aside_told("s") == [
+        TellAside("s", [("bad", "the process that loads its functions was killed by SIGILL")])
+    ]
+    assert assigned(result(d, "good", 2)) == [("good", [1])]
+
+
+def test_a_function_that_takes_down_all_that_load_it_is_given_up_as_ever():
+    d = dispatcher("s", v=1, w=1)
+    (job,) = jobs(1)
+    d.on_submitted("s", [job])
+    deaths = []
+    while d.jobs_of("s"):
+        actions = died_loading(d, job.worker.key, job)
+        deaths.append(job.deaths)
+    assert deaths == [0, 1, 2, 3] and GiveUp in kinds(actions)
 
 
 def test_workers_with_one_reason_share_a_sentence():

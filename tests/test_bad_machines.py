@@ -80,6 +80,7 @@ def tool(tmp_path, shared, monkeypatch):
 NEEDS = {
     "a module": "import part",
     "a file": "open({needs!r} + '/table.txt').close()",
+    "a processor": "import os; os.path.exists({needs!r}) or os.kill(os.getpid(), 4)",  # SIGILL
     "a library": "import ctypes; ctypes.CDLL({needs!r} + '/table.so')",
 }
 
@@ -112,12 +113,17 @@ def test_jobs_go_to_the_machine_that_has_their_directory_and_one_warning_names_t
 def test_what_is_missing_on_one_machine_for_a_function_or_its_arguments_is_no_error(kind, two, tool, caplog):
     module, _ = tool(kind)
     with cw.ClusterExecutor(two) as executor:
-        assert list(executor.map(jobs.echo, range(4))) == [0, 1, 2, 3]  # both run what they can
+        if (
+            kind != "a processor"
+        ):  # (what is imported later takes down a runner that has worked: that is charged)
+            assert list(executor.map(jobs.echo, range(4))) == [0, 1, 2, 3]  # both run what they can
         futures = [executor.submit(module.work) for _ in range(20)]
         futures += [executor.submit(type, module.Value()) for _ in range(20)]
         assert [future.exception(LIMIT) for future in futures] == [None] * 40
     (text,) = warnings_in(caplog)
-    assert "is set aside for this program: " in text and ("No module" in text or "No such file" in text)
+    assert "is set aside for this program: " in text and re.search(
+        "No module|No such file|killed by SIGILL", text
+    )
 
 
 def test_what_is_missing_on_all_machines_is_the_error_of_each_job_and_no_machine_is_blamed(two, tool, caplog):

@@ -4,12 +4,12 @@
       on_not_entered ------> requeued, uncharged; this worker is SET ASIDE ----> on_retry, after minutes: one job
               |                                          |                         | it ran: welcome again
               |                                          '-- nobody else is left --'
-              '------------> its error, delivered (`Deliver`); nobody is set aside for it
+              '------------> its error, delivered (`Deliver`), or a death charged; nobody is set aside for it
                         nowhere else; or the same on two machines, and no success anywhere
 
-A working directory that is not there, an import that fails while a function or its arguments are unpickled: it may be
-the machine's fault, or the program's. So the job goes elsewhere, and what it comes to there decides. A job goes to no
-worker for a second time before it has been at all others, and so ends.
+A working directory that is not there, an import that fails while a function or its arguments are unpickled, or takes
+the process down: it may be the machine's fault, or the program's. So the job goes elsewhere, and what it comes to there
+decides. A job goes to no worker for a second time before it has been at all others, and so ends.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cw.master.jobs import (
     Action,
     Aside,
     Deliver,
+    Function,
     Job,
     Session,
     SetAside,
@@ -70,12 +71,34 @@ class Asides:
         if session.is_absent:  # it is tried again when the client is back, who can be told then
             self._turns.requeue([job])
             return []
+        actions, goes_elsewhere = self._pass_on(worker, job, None if is_general else job.function, reason)
+        if not goes_elsewhere:
+            del session.jobs[job.number]
+            session.delivered += 1
+            actions.append(
+                Deliver(session.key, worker.key, [dispatch], [job.number], [NOT_ENTERED], [0.0], [payload])
+            )
+        return actions
+
+    def on_died_loading(self, worker: Worker, job: Job, how: str) -> tuple[list[Action], bool]:
+        """Its runner died while it loaded the function. False: that is charged to the job as any other death."""
+        return self._pass_on(worker, job, job.function, f"the process that loads its functions {how}")
+
+    def _pass_on(
+        self, worker: Worker, job: Job, function: Function | None, reason: str
+    ) -> tuple[list[Action], bool]:
+        """Set the worker aside, and requeue the job. False: neither, since it is the same elsewhere.
+
+        `function`: whose calls cannot be entered; None: no calls of the session.
+        """
+        session = job.session
+        is_general = function is None
         actions: list[Action] = []
         if session.setbacks is None:
             session.setbacks = Setbacks()
             actions.append(WatchSetbacks(session.key))
         setbacks = session.setbacks
-        kind = (None, "") if is_general else (job.function, reason)
+        kind = function, "" if is_general else reason
         failed = setbacks.failed.setdefault(kind, {})
         failed[worker] = None
         if len(setbacks.failed) > KINDS:
@@ -94,12 +117,7 @@ class Asides:
         if not others or (len(failed) > 1 and not has_run and not _is_under_way(others, job, is_general)):
             for other in [other for other, aside in setbacks.aside.items() if aside.kind == kind]:
                 self._welcome(other, session)
-            del session.jobs[job.number]
-            session.delivered += 1
-            return [
-                *actions,
-                Deliver(session.key, worker.key, [dispatch], [job.number], [NOT_ENTERED], [0.0], [payload]),
-            ]
+            return actions, False
         setbacks.aside[worker] = Aside(kind)
         if (worker.key, reason) not in setbacks.told:
             setbacks.untold[worker] = reason
@@ -111,7 +129,7 @@ class Asides:
         if unstarted:
             actions.append(TakeBack(worker.key, unstarted))
         self._turns.requeue([job])
-        return actions + (self.on_told(session.key) if has_run else [])
+        return actions + (self.on_told(session.key) if has_run else []), True
 
     def on_entered(self, worker: Worker, session: Session, dispatches: Iterable[int]) -> list[Action]:
         """Jobs of a session that has met with setbacks have ended here. So it is not the program's fault."""

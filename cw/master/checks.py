@@ -63,7 +63,7 @@ SESSIONS = 1_000_000
 _HEX = frozenset("0123456789abcdef")
 _NOTE: dict[str, tuple[type, ...]] = {
     "host": (str,), "worker_ident": (str,), "worker": (str, int), "slot": (int,), "pid": (int,), "how": (str,),
-    "seconds": (int, float), "stderr": (str,),
+    "seconds": (int, float), "stderr": (str,), "loading": (bool,),
 }  # fmt: skip
 
 

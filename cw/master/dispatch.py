@@ -290,6 +290,11 @@ class Dispatcher:
                 del job.session.jobs[job.number]
                 actions = self._returns.keep(worker, job.session, [dispatch], [job.number])
             elif not job.cancelled:
+                if note.get("loading"):
+                    more, goes_elsewhere = self._asides.on_died_loading(worker, job, note.get("how", "died"))
+                    actions += more
+                    if goes_elsewhere:
+                        continue
                 job.deaths += 1
                 job.notes += (note,)
                 slot = note.get("slot")

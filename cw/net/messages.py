@@ -21,7 +21,7 @@
       | Charged, Lost      | Returned, Recalled |                    |
       |                    | RunnerDied         |                    |
       |                    | CutShort           | NotEntered         |
-      |                    | NotEntered, Remark | Remark             |
+      |                    | NotEntered, Remark | Remark, Loading    |
       |                    | Usable             |                    |
       |                    | Draining, Goodbye  |                    |
       |                    | Stay               |                    |
@@ -221,8 +221,14 @@ class Remark(NamedTuple):
     text: str
 
 
+class Loading(NamedTuple):
+    """From a runner: it begins to load its first function (1), or has done so (0). It may die of what that imports."""
+
+    is_loading: int
+
+
 class RunnerDied(NamedTuple):
-    """A runner died in the middle of a job, `dispatch`."""
+    """A runner died in the middle of a job, `dispatch`. Its note has `loading` if the call had not been entered."""
 
     dispatch: int
     note: dict[str, Any]

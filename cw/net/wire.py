@@ -65,7 +65,7 @@ _RECORDS: dict[int, type] = {
     8: m.Lost, 9: m.RunnerDied, 10: m.CloseSession, 11: m.OptionSets, 12: m.Recall, 13: m.Drop,
     14: m.Dropped, 15: m.BigResult, 16: m.Charged, 17: m.HandedIn, 18: m.Reported, 19: m.Draining,
     20: m.Roster, 21: m.ForgetSession, 22: m.Usable, 23: m.Origin, 24: m.Stay, 25: m.Census, 26: m.Excuse, 27: m.End,
-    28: m.Drain, 29: m.Remark,
+    28: m.Drain, 29: m.Remark, 30: m.Loading,
 }  # fmt: skip
 
 # The typecodes are array's: B 1 byte, I 4, Q 8, f 4 (a float).

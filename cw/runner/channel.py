@@ -6,7 +6,7 @@
       large payloads                     == socket, memory files ==> maps them
       large results                     <== the same socket ==       makes them
       Results, BigResult, NotEntered,   <== pipe, frames ======      one write a job, at once
-      Remark, Dropped
+      Remark, Loading, Dropped
 
 A result is written before the next job starts: nothing that job does can hold it back. A pipe costs a third
 of what a socket does. A payload above `memory.LARGE` is not copied through: it lies in a memory file
@@ -77,6 +77,7 @@ class WorkerEnd:
         self.runner_fds = [theirs.fileno(), their_files.fileno(), pipe_in, self._tokens]
         self.functions: dict[Any, None] = {}  # what the runner knows; kept by the worker
         self.on_results: Callable[[list[int], list[int], list[float], list[Any]], None]
+        self.is_loading = False  # its first function: it has not entered a call yet
         self.on_dropped: Callable[[], None]
         self.on_remark: Callable[[m.Remark], None] = lambda remark: None
         loop.watch(self._pipe, IN, lambda events: self.read())
@@ -160,6 +161,8 @@ class WorkerEnd:
                 take(message.number, message.status, message.seconds, payload)
             elif type(message) is m.NotEntered:
                 take(message.dispatches[0], m.NOT_ENTERED, 0.0, message)
+            elif type(message) is m.Loading:
+                self.is_loading = bool(message.is_loading)
             elif type(message) is m.Remark:
                 self.on_remark(message)
             dropped = dropped or type(message) is m.Dropped

@@ -209,8 +209,13 @@ class Runner:
             self._apply()  # it may work now
         if self._failure is not None:
             raise self._failure
+        is_first = not self._functions
+        if is_first:  # what it imports may take this process down, on this machine
+            self._tell(m.Loading(1))
         function = serialize.load_function(self._payload_by_function[number])
         self._functions[number] = function
+        if is_first:
+            self._tell(m.Loading(0))
         del self._payload_by_function[number]
         return function
 

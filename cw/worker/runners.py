@@ -64,6 +64,7 @@ class _NoEnd:
         pass
 
     end = close = drain
+    is_loading = False
 
 
 class Runners:
@@ -215,7 +216,13 @@ class Runners:
         self.on_gone(runner)
         end.drain()
         seconds = round(time.monotonic() - runner.since, 3)
-        note = {**self.place(runner), "how": how, "seconds": seconds, "stderr": stderr}
+        note = {
+            **self.place(runner),
+            "how": how,
+            "seconds": seconds,
+            "stderr": stderr,
+            "loading": end.is_loading,
+        }
         self._keeper.clear_scratch(note["pid"])
         self._pids.pop(key, None)
         unstarted = end.take_tokens(len(runner.sent))
