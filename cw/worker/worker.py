@@ -430,7 +430,7 @@ class Worker:
         payloads: list[Any],
     ) -> None:
         jobs = self._slots.jobs(numbers)
-        if runner.is_ending or max(statuses) > m.TIMEOUT:
+        if runner.is_ending or m.INTERRUPTED in statuses or m.NOT_ENTERED in statuses:
             self._judge(runner, list(zip(jobs, statuses, seconds, payloads, strict=True)))
         else:
             self._kept.add_results(jobs, statuses, seconds, payloads)
