@@ -1,8 +1,8 @@
 """The process from which a worker's runners are forked, and which ends them.
 
     worker ==(socket, one small JSON text a packet)==> keeper --fork--> runner (its own process group)
-       scratch: where its directories go                 ^ |    '-----> runner --> whatever jobs start
-       fork, with the runner's descriptors, signal                                            '-|--- stderr --'
+       fork, with the runner's descriptors               ^ |    '-----> runner --> whatever jobs start
+       signal; scratch: where runners make directories   '-|--- stderr --'
     worker <==  forked, exited  ===========================' waitpid
 
 It has loaded what runners need and holds neither keys nor connections, and it has one thread: a fork of it
