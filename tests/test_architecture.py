@@ -37,7 +37,7 @@ FLOORS = [
     "payloads.related", "payloads.deferred", "payloads.settings", "payloads.modules",
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
-    "master.returns", "master.turns", "master.jobs", "master.__init__",
+    "master.asides", "master.returns", "master.turns", "master.jobs", "master.__init__",
     "net.network", "net.tls", "net.address", "net.wire", "net.memory", "net.objects", "net.messages", "net.__init__",
     "credential", "home", "program", "guard",
     "errors", "version",
@@ -64,6 +64,7 @@ KEEPERS = {
 
 PURE = (
     "master.dispatch",
+    "master.asides",
     "master.returns",
     "master.turns",
     "master.jobs",

@@ -71,6 +71,8 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     `seed`: an int, of which the calls' own seeds are made (`cw.current_job().seed`), the same ones in each run of the
     program; it is part of what stored results are found by. Without it, seeds are random; in a job, made of the job's.
+    `workdir`: where jobs run, in place of this program's own working directory: a path that is there on the workers'
+    machines, or 'scratch', a private directory for each process that runs jobs, which is removed with it.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         durability: str = "process",
         retry_errors: bool = True,
         seed: int | None = None,
+        workdir: str | os.PathLike[str] | None = None,
     ) -> None:
         guard.check_import("cw.ClusterExecutor()")  # before a store is opened
         self._labels = itertools.count(PLACE, PLACE)  # of submits, and of maps' first calls
@@ -103,6 +106,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 reconnect_timeout,
                 recorder,
                 seed,
+                workdir,
             )
             self._session.start()
         except BaseException:
@@ -325,6 +329,7 @@ def map(
     key: Callable[..., Any] | None = None,
     version: Any = None,
     seed: int | None = None,
+    workdir: str | os.PathLike[str] | None = None,
 ) -> Iterator[Any]:
     """The results of `function` for each item, computed on the cluster: for the place of a loop.
 
@@ -334,7 +339,7 @@ def map(
     """
     guard.check_import("cw.map()")
     executor = ClusterExecutor(
-        host, port, store=store, durability=durability, retry_errors=retry_errors, seed=seed
+        host, port, store=store, durability=durability, retry_errors=retry_errors, seed=seed, workdir=workdir
     )
     try:
         return executor.options(key=key, version=version).map(

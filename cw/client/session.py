@@ -37,7 +37,7 @@ from cw.net import messages as m
 from cw.net.network import Connection, Loop
 from cw.payloads import current, deferred, modules, serialize, settings
 from cw.payloads.chunks import Chunk as CallChunk
-from cw.payloads.environment import dump_environment
+from cw.payloads.environment import check_workdir, dump_environment
 from cw.program import count
 from cw.version import VERSION
 
@@ -51,6 +51,10 @@ ACKNOWLEDGED_JOBS = 256
 workers keep them."""
 
 ACKNOWLEDGED_SECONDS = 0.1
+
+UNENTERED = (
+    ", whose call no worker could enter: what it needs when it is unpickled must be on the workers' machines"
+)
 
 Job = tuple[int, int, Any, Any]
 """Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
@@ -78,6 +82,7 @@ class Session:
         reconnect_timeout: float | None = None,
         recorder: Recorder | None = None,
         seed: int | None = None,
+        workdir: str | os.PathLike[str] | None = None,
     ) -> None:
         _look_in_slurm()
         address.find_master(host, port)  # a mistake in them is told here
@@ -88,6 +93,7 @@ class Session:
         self._on_started = on_started
         self._jobs_limit = jobs_limit
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
+        directory = check_workdir(workdir)
         self.recorder = recorder
         self._loop = Loop()
         self._recording = Recording(
@@ -114,7 +120,7 @@ class Session:
         self._lock = threading.RLock()  # pickling a function may run code of the user's that submits
         self._store: serialize.Store | None = None  # for memory files, if the master is on this machine
         seed_of_session = current.seed_of_session(seed)
-        self._objects = ObjectTable(lambda: dump_environment(seed_of_session))
+        self._objects = ObjectTable(lambda: dump_environment(seed_of_session, directory))
         self._functions = FunctionTable(self._objects)
         self._watch = settings.Watch()
         self._options = OptionTable()
@@ -723,6 +729,9 @@ class Session:
                     value, error = None, serialize.unreadable(_name(number, job), failure)
             elif status == m.TIMEOUT:
                 value, error = None, _timeout(_name(number, job), payload)
+            elif status == m.NOT_ENTERED:
+                value, error = None, serialize.load_error(payload, _name(number, job) + UNENTERED)
+                calls.pop(number, None)  # it has not run: there is nothing to store
             else:
                 value, error = None, serialize.load_error(payload, _name(number, job))
             if calls and number in calls:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cw import credential, program
-from cw.master import checks
+from cw.master import asides, checks
 from cw.master.dispatch import Dispatcher
 from cw.master.gate import Gate
 from cw.master.jobs import (
@@ -32,10 +32,13 @@ from cw.master.jobs import (
     GiveUp,
     Recall,
     Release,
+    SetAside,
     StopJobs,
     TakeBack,
+    TellAside,
     TellCharges,
     TellStarted,
+    WatchSetbacks,
 )
 from cw.master.peers import (
     SETTLE,
@@ -288,6 +291,25 @@ class Master:
     def _tell_started(self, action: TellStarted) -> None:
         self.clients[action.session].send(m.Started(action.numbers))  # type: ignore[index]
 
+    def _set_aside(self, action: SetAside) -> None:
+        worker, client = self.workers[action.worker], self.clients[action.session]  # type: ignore[index]
+        _lines.warning("%s is set aside for %s: %s", worker.name, client.name, action.reason)
+        self.loop.later(
+            asides.NOTICE_SECONDS, lambda: self.perform(self.dispatcher.on_aside_told(action.session))
+        )
+
+    def _watch_setbacks(self, action: WatchSetbacks) -> None:
+        def retry(now: float) -> bool:
+            self.perform(self.dispatcher.on_aside_retry(action.session))
+            return self.dispatcher.has_setbacks(action.session)
+
+        self.loop.tick(asides.RETRY_SECONDS, retry)
+
+    def _tell_aside(self, action: TellAside) -> None:
+        named = [(self.workers[key].name, reason) for key, reason in action.workers]  # type: ignore[index]
+        for text in asides.sentences(named):
+            self.clients[action.session].send(m.Notice(text))  # type: ignore[index]
+
 
 _PERFORM: dict[type, Callable[[Master, Any], None]] = {
     Assign: Master._assign,
@@ -300,6 +322,9 @@ _PERFORM: dict[type, Callable[[Master, Any], None]] = {
     Deliver: Master._deliver,
     GiveUp: Master._give_up,
     TellStarted: Master._tell_started,
+    SetAside: Master._set_aside,
+    WatchSetbacks: Master._watch_setbacks,
+    TellAside: Master._tell_aside,
 }
 
 

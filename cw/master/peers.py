@@ -57,7 +57,7 @@ NOTICE_SECONDS = 3.0
 """A client whose jobs find no worker for that long is told so."""
 
 REMARKS = 100
-"""Different sentences of runners that a session is told. More: a flood in the user's terminal."""
+"""Kinds of remarks that a client is told from its workers."""
 
 FROM_CLIENT = frozenset(
     {
@@ -86,6 +86,7 @@ FROM_WORKER = frozenset(
         m.Recalled,
         m.RunnerDied,
         m.CutShort,
+        m.NotEntered,
         m.Remark,
         m.Stay,
         m.Draining,
@@ -138,6 +139,7 @@ class ClientPeer:
         self._is_told = False
         self._remarks: set[str] = set()  # of runners, that were passed on
         self._origin: str | None = None  # the host of the last results; None: it does not want to know
+        self._remarks: set[str] = set()  # kinds of which it was told
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Submit: self._on_submit,
             m.Objects: self._on_objects,
@@ -227,11 +229,11 @@ class ClientPeer:
         if self.connection is not None:
             self.connection.send(message)
 
-    def pass_on(self, remark: str) -> None:
-        """What runners have to say to the user: each sentence once, and not too many of them."""
-        if remark not in self._remarks and len(self._remarks) < REMARKS:
-            self._remarks.add(remark)
-            self.send(m.Notice(remark))
+    def remark(self, kind: str, text: str) -> None:
+        """Tell the user something that workers say: once of each kind, and not without end."""
+        if self.connection is not None and kind not in self._remarks and len(self._remarks) < REMARKS:
+            self._remarks.add(kind)
+            self.connection.send(m.Notice(text))
 
     def grant(self, jobs: int) -> None:
         if jobs != self._window and self.connection is not None:
@@ -441,6 +443,7 @@ class WorkerPeer:
             m.Usable: self._on_usable,
             m.RunnerDied: self._on_runner_died,
             m.CutShort: self._on_cut_short,
+            m.NotEntered: self._on_not_entered,
             m.Remark: self._on_remark,
             m.Goodbye: self._on_goodbye,
             m.Heartbeat: lambda message: self.connection.send(message),  # the beat is the worker's
@@ -524,9 +527,19 @@ class WorkerPeer:
     def _on_cut_short(self, message: m.CutShort) -> None:
         self._master.perform(self._master.dispatcher.on_cut_short(self._key, message.dispatches))
 
+    def _on_not_entered(self, message: m.NotEntered) -> None:
+        for dispatch, general, size, payload in zip(*message, strict=True):
+            reason = checks.clean_text(bytes(payload[:size]).decode(errors="replace"))
+            self._master.perform(
+                self._master.dispatcher.on_not_entered(
+                    self._key, dispatch, bool(general), reason, payload[size:]
+                )
+            )
+
     def _on_remark(self, message: m.Remark) -> None:
-        if message.session in self._master.clients:
-            self._master.clients[message.session].pass_on(message.text)
+        client = self._master.clients.get(message.session)
+        if client is not None:
+            client.remark(message.kind, checks.clean_text(message.text))
 
     def _on_message(self, message: Any) -> None:
         if not self._has_joined and type(message) not in _BEFORE_JOINING:
@@ -582,13 +595,20 @@ class WorkerPeer:
         self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
 
     def _on_usable(self, message: m.Usable) -> None:
+        dispatcher = self._master.dispatcher
         if message.slots < self._slots or message.not_for:
-            reason = message.reason[: checks.TEXT]
-            self.why_unusable = f"{self.name}: {reason if reason.isprintable() else '?'}"
+            reason = checks.clean_text(message.reason)
+            self.why_unusable = f"{self.name}: {reason}"
             _lines.warning("%s has slots that it cannot use now: a runner %s", self.name, reason)
-        self._master.perform(
-            self._master.dispatcher.on_worker_usable(self._key, message.slots, message.not_for)
-        )
+        self._master.perform(dispatcher.on_worker_usable(self._key, message.slots, message.not_for))
+        for session in message.not_for:
+            client = self._master.clients.get(session)
+            if client is not None and dispatcher.can_run(session):  # else it is told that its jobs wait
+                client.remark(
+                    f"unusable {self._key}",
+                    f"{self.name} cannot start a process for this program's jobs (a runner {reason}): they go to other "
+                    "workers, and it is tried again",
+                )
 
     def give_way(self) -> None:
         """It has connected again: this connection is dead, whether that was seen or not."""

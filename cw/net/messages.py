@@ -20,10 +20,11 @@
       | Origin, Results    | Results            |                    |
       | Charged, Lost      | Returned, Recalled |                    |
       |                    | RunnerDied         |                    |
-      |                    | CutShort           |                    |
-      |                    | Usable             |                    |
+      |                    | CutShort           | NotEntered         |
+      |                    | NotEntered         |                    |
+      |                    | Usable             | Remark, Loading    |
       |                    | Draining, Goodbye  |                    |
-      |                    | Stay, Remark       | Remark             |
+      |                    | Stay, Remark       |                    |
       | <----------------- | <----------------- | <----------------- |
 
 An observer (`cw.launch.inquiry`) says Hello and gets a Census; it may send Excuse, Drain and End.
@@ -51,6 +52,7 @@ DONE = 0  # the payload is the pickled value
 ERROR = 1  # the payload is the pickled exception
 TIMEOUT = 2  # it ran into its time limit: the payload is JSON, what JobTimeout says
 INTERRUPTED = 3  # from a runner only: as ERROR, but SIGTERM came while the job ran
+NOT_ENTERED = 4  # to a client only: as ERROR, but no worker could enter the call (see NotEntered)
 
 # What an object is: the `kinds` of Objects.
 FUNCTION = 0  # what a job names
@@ -116,13 +118,6 @@ class Heartbeat(NamedTuple):
 class Notice(NamedTuple):
     """A sentence from the master that the client's user should read."""
 
-    text: str
-
-
-class Remark(NamedTuple):
-    """From a runner, and from its worker: a sentence about a job that the user of its session should read."""
-
-    session: int
     text: str
 
 
@@ -222,8 +217,23 @@ class Usable(NamedTuple):
     reason: str
 
 
+class Remark(NamedTuple):
+    """From a runner, and on to the master: what the session's user should read, once of each kind. (A runner has one
+    session, and says 0.)"""
+
+    session: int
+    kind: str
+    text: str
+
+
+class Loading(NamedTuple):
+    """From a runner: it begins to load its first function (1), or has done so (0). It may die of what that imports."""
+
+    is_loading: int
+
+
 class RunnerDied(NamedTuple):
-    """A runner died in the middle of a job, `dispatch`."""
+    """A runner died in the middle of a job, `dispatch`. Its note has `loading` if the call had not been entered."""
 
     dispatch: int
     note: dict[str, Any]
@@ -414,6 +424,17 @@ class Results(NamedTuple):
     numbers: Sequence[int]
     statuses: Sequence[int]
     seconds: Sequence[float]
+    payloads: Sequence[Payload]
+
+
+class NotEntered(NamedTuple):
+    """From a runner, and on to the master: the call was not entered, for a reason that may be the machine's. `general`:
+    1 if that holds for all calls of the session. A payload is the reason in words, `size` bytes, and the pickled
+    exception: the job's result, if the reason turns out to be the program's."""
+
+    dispatches: Sequence[int]
+    general: Sequence[int]
+    sizes: Sequence[int]
     payloads: Sequence[Payload]
 
 

@@ -12,7 +12,8 @@
 
 The order is the client's, so that the same module is found as at home. The standard library is the runner's
 own, since it must fit the interpreter; and what the runner has stays at the end, for a client whose
-installation is not on this machine. The script itself is not run, and `sys.argv` stays behind.
+installation is not on this machine. The working directory is another one where the client says so (`workdir`): a path,
+or SCRATCH for a fresh one of the runner's own. The script itself is not run, and `sys.argv` stays behind.
 
 Of `os.environ` travels what the program has set or deleted itself since it was started, as a pool's workers inherit it.
 What it was started with describes its own machine and stays behind.
@@ -35,6 +36,9 @@ import cloudpickle
 from cw.errors import EnvironmentMismatch, Error, PayloadError
 from cw.payloads import modules
 
+SCRATCH = "scratch"
+"""In place of a working directory: a private one for each runner. (The others are absolute paths.)"""
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -52,21 +56,43 @@ class Environment:
     recursion_limit: int = 0  # 0: the runner's own
 
 
-def dump_environment(seed: bytes = b"") -> bytes:
-    """This process's environment, as it is now; `seed` is the session's.
+def check_workdir(workdir: str | os.PathLike[str] | None) -> str | None:
+    """The working directory that jobs are to have, as it travels. Raises TypeError, ValueError."""
+    if workdir is None:
+        return None
+    if not isinstance(workdir, (str, os.PathLike)) or isinstance(path := os.fspath(workdir), bytes):
+        raise TypeError(f"workdir must be a path or 'scratch', not {workdir!r}")
+    if path != SCRATCH and not (os.path.isabs(path) and path.isprintable()):
+        raise ValueError(
+            f"workdir must be an absolute path on the workers' machines, or 'scratch' for a private directory there, "
+            f"not {path!r}"
+        )
+    return path
+
+
+def dump_environment(seed: bytes = b"", workdir: str | None = None) -> bytes:
+    """This process's environment, as it is now, but for the working directory, if another one is given; `seed` is the
+    session's.
 
     Raises `Error` if the working directory has been deleted.
     """
     try:
-        directory = os.getcwd()
+        here = os.getcwd()
     except OSError as error:
-        raise Error(f"the working directory is gone ({error.strerror}); change to one that exists") from error
+        if workdir is None:
+            raise Error(
+                f"the working directory is gone ({error.strerror}); change to one that exists"
+            ) from error
+        here = ""
+    directory = workdir or here
     path: list[str | None] = []
     for entry in sys.path:
         if not isinstance(entry, str):  # the import system passes over it too
             continue
+        if not here and not os.path.isabs(entry):
+            continue
         # ('' is the directory in which Python looks at the time.)
-        place = None if _is_standard_library(entry) else os.path.join(directory, entry).rstrip("/") or "/"
+        place = None if _is_standard_library(entry) else os.path.join(here, entry).rstrip("/") or "/"
         if place not in path:
             path.append(place)
     script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
@@ -87,8 +113,8 @@ def load_environment(payload: bytes | bytearray | memoryview) -> Environment:
         raise PayloadError(f"the payload is not that of an environment: {error}") from None
 
 
-def apply_environment(environment: Environment) -> None:
-    """Make this process work where the client does. Not thread-safe.
+def apply_environment(environment: Environment, scratch: str = "") -> None:
+    """Make this process work where the client does, or in `scratch`, where the client wants that. Not thread-safe.
 
     All that cw needs must be imported by now: from here on, `import signal` may find a file of the user's.
     Raises `EnvironmentMismatch`, naming directory and machine; `sys.path` is set nevertheless.
@@ -107,13 +133,25 @@ def apply_environment(environment: Environment) -> None:
     # What importlib.invalidate_caches() is for, which in Python 3.13 imports `email` and others on the way:
     # 30 ms, and perhaps the user's own `email.py`.
     sys.path_importer_cache.clear()
+    directory = environment.directory
     try:
-        os.chdir(environment.directory)
+        if directory == SCRATCH:
+            directory = scratch
+            for place in (os.path.dirname(scratch), scratch):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(place, 0o700)
+        os.chdir(directory)
     except OSError as error:
-        raise EnvironmentMismatch(
-            f"the working directory {environment.directory!r} of the client's program cannot be entered on "
-            f"{os.uname().nodename}: {error.strerror}"
-        ) from error
+        host = os.uname().nodename
+        if environment.directory == SCRATCH:
+            text = f"the scratch directory {directory!r} cannot be made on {host}: {error.strerror}"
+        else:
+            text = (
+                f"the working directory {directory!r} of the client's program cannot be entered on {host}: "
+                f"{error.strerror}. Start the program in a directory that all machines see, or give its client "
+                "workdir=, a path that is there or 'scratch' for a private directory of the worker's"
+            )
+        raise EnvironmentMismatch(text) from error
 
 
 def hash_seed() -> str:

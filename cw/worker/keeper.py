@@ -2,7 +2,7 @@
 
     worker ==(socket, one small JSON text a packet)==> keeper --fork--> runner (its own process group)
        fork, with the runner's descriptors               ^ |    '-----> runner --> whatever jobs start
-       signal                                            '-|--- stderr --'
+       signal; scratch: where runners make directories   '-|--- stderr --'
     worker <==  forked, exited  ===========================' waitpid
 
 It has loaded what runners need and holds neither keys nor connections, and it has one thread: a fork of it
@@ -90,6 +90,7 @@ class Keeper:
     """Forks runners on order, passes on their stderr, reaps them, and reports."""
 
     def __init__(self, orders: socket.socket) -> None:
+        self.scratch = ""
         self._orders = orders
         self._pid_by_key: dict[int, int] = {}
         self._key_by_pid: dict[int, int] = {}
@@ -127,7 +128,9 @@ class Keeper:
             self._relay.close(stderr)
 
     def _obey(self, order: dict[str, Any], fds: list[int]) -> None:
-        if order["do"] == "fork":
+        if order["do"] == "scratch":
+            self.scratch = order["path"]
+        elif order["do"] == "fork":
             self._fork(order["key"], fds)
         elif order["do"] == "signal" and order["key"] in self._pid_by_key:
             pid = self._pid_by_key[order["key"]]
@@ -184,7 +187,7 @@ class Keeper:
             os.close(self._wake)
             os.close(self._waker)
             sys.argv[:] = [""]
-            runner.main(fds)
+            runner.main(fds, os.path.join(self.scratch, str(os.getpid())))
             status = 0
         except KeyboardInterrupt:
             status = 128 + signal.SIGINT  # it was to end its job, which had ended in that moment
@@ -265,3 +268,7 @@ def main(fd: int) -> None:
     finally:
         kill_children()
         keeper.close()
+        if os.path.isdir(keeper.scratch):
+            import shutil  # only now: runners would begin with it, and all that it imports
+
+            shutil.rmtree(keeper.scratch, ignore_errors=True)

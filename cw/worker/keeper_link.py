@@ -6,8 +6,12 @@ import errno
 import json
 import os
 import resource
+import secrets
+import shutil
 import socket
 import subprocess
+import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Container
 from typing import Any
@@ -58,6 +62,9 @@ class KeeperProcess:
         self._socket.setblocking(False)
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._on_report = on_report
+        # A name that nobody can guess and take first. It is made when a runner needs it, and removed by the keeper.
+        self._scratch = os.path.join(tempfile.gettempdir(), f"cw-scratch-{secrets.token_hex(8)}")
+        self._order({"do": "scratch", "path": self._scratch}, [])
         loop.watch(self._socket.fileno(), IN, self._on_ready)
 
     def fork(self, key: int, fds: list[int]) -> None:
@@ -71,6 +78,12 @@ class KeeperProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def clear_scratch(self, pid: int) -> None:
+        """Remove the scratch directory of a runner that has ended, if it had one. Not in the loop: it may take long."""
+        path = os.path.join(self._scratch, str(pid))
+        if os.path.isdir(path):
+            threading.Thread(target=shutil.rmtree, args=(path, True), daemon=True).start()
 
     def close(self, spared: Container[int] = ()) -> None:
         """End all runners, and wait until they are gone. Nothing is reported any more.

@@ -75,13 +75,14 @@ class _NoEnd:
         pass
 
     end = close = read = drain
+    is_loading = False
 
 
 class Runners:
     """The processes, by the key of their `slots.Runner`.
 
-    `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`: what one says.
-    `on_remark(runner, text)`: a sentence for the session's user.
+    `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`, `on_remark(runner, remark)`: what
+    one says.
     `on_gone(runner)`: its process is gone, and its last results follow; then `on_exited(runner, unstarted, note)`.
     `on_failure(text)`: none can be started any more.
     """
@@ -95,7 +96,7 @@ class Runners:
     ) -> None:
         self.on_results: Callable[[Runner, list[int], list[int], list[float], list[Any]], None]
         self.on_dropped: Callable[[Runner], None]
-        self.on_remark: Callable[[Runner, str], None]
+        self.on_remark: Callable[[Runner, m.Remark], None]
         self.on_gone: Callable[[Runner], None]
         self.on_exited: Callable[[Runner, int, dict[str, Any]], None]
         self.on_failure: Callable[[str], None]
@@ -130,7 +131,7 @@ class Runners:
             runner, numbers, statuses, seconds, payloads
         )
         end.on_dropped = lambda: self.on_dropped(runner)
-        end.on_remark = lambda text: self.on_remark(runner, text)
+        end.on_remark = lambda remark: self.on_remark(runner, remark)
         payload = None if environment is None else environment.payload
         keeper = self._keeper_by_key[runner.key] = self._keeper_for(payload)
         keeper.fork(runner.key, end.runner_fds)
@@ -278,13 +279,21 @@ class Runners:
             return
         was_ending = runner.is_ending
         keeper = self._keeper_by_key.pop(key, None)
+        if keeper is not None:
+            keeper.clear_scratch(self._pids.get(key, 0))
         if keeper is not None and keeper.hash_seed != self._hash_seed:
             self._loop.later(KEEPER_SECONDS, lambda: self._close_idle_keeper(keeper))
         end = self._channels.pop(key)
         self.on_gone(runner)
         end.drain()
         seconds = round(time.monotonic() - runner.since, 3)
-        note = {**self.place(runner), "how": how, "seconds": seconds, "stderr": stderr}
+        note = {
+            **self.place(runner),
+            "how": how,
+            "seconds": seconds,
+            "stderr": stderr,
+            "loading": end.is_loading,
+        }
         self._pids.pop(key, None)
         unstarted = end.take_tokens(len(runner.sent))
         end.close()

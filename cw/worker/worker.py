@@ -71,9 +71,6 @@ SUSPECT_SECONDS = 0.5
 """A job that fails just after its runner got SIGTERM is held back for so long: if this worker is told to end too, as
 on a node that goes, the job was cut short."""
 
-REMARK_CHARACTERS = 500
-"""Of what a runner has to say; the master takes no more."""
-
 TOLD_TO_END = frozenset({"killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP"})
 """How a runner may end because its machine is being cleared."""
 
@@ -134,7 +131,7 @@ class Worker:
         self._runners.on_dropped = lambda runner: self._perform(
             self._slots.on_dropped(runner, time.monotonic())
         )
-        self._runners.on_remark = self._on_remark
+        self._runners.on_remark = lambda runner, remark: self._send(remark._replace(session=runner.session))
         self._runners.on_gone = lambda runner: self._slots.on_runner_gone(runner)
         self._runners.on_exited = self._on_exited
         self._runners.on_failure = self._give_up
@@ -329,12 +326,11 @@ class Worker:
 
     def _start_afresh(self) -> None:
         """End all runners and forget all jobs: no master knows of them."""
-        for session in list(self._environments):
+        for session in list(self._sessions):
             self._on_close_session(m.CloseSession(session))
             self._on_forget_session(m.ForgetSession(session))
         self._kept = Kept()
         self._suspects.clear()
-        self._sessions.clear()
         self._drains_until = 0.0  # nobody waits for what runs, should it drain
 
     def _on_dispatch(self, message: m.Dispatch) -> None:
@@ -485,7 +481,7 @@ class Worker:
         payloads: list[Any],
     ) -> None:
         jobs = self._slots.jobs(numbers)
-        if runner.is_ending or m.INTERRUPTED in statuses:
+        if runner.is_ending or m.INTERRUPTED in statuses or m.NOT_ENTERED in statuses:
             self._judge(runner, list(zip(jobs, statuses, seconds, payloads, strict=True)))
         else:
             self._kept.add_results(jobs, statuses, seconds, payloads)
@@ -502,6 +498,9 @@ class Worker:
                 cut.append(job.dispatch)  # whatever it came to: it was not allowed to end
             elif job.expired and not is_kept and runner.is_ending and lasted > job.timeout * 0.999999:
                 self._tell_expired(job, {**self._runners.place(runner), "seconds": lasted})
+            elif status == m.NOT_ENTERED:
+                is_wanted = not (job.stopped or job.spared or self._drains_from)
+                self._send(payload if is_wanted else m.Returned([job.dispatch]))
             elif status == m.INTERRUPTED and not job.stopped:
                 suspects.append((job, m.ERROR, lasted, payload))
             else:
@@ -535,11 +534,6 @@ class Worker:
     def _tell_expired(self, job: slots.Job, note: dict[str, Any]) -> None:
         text = json.dumps({**note, "limit": job.timeout, "attempt": job.attempt}).encode()
         self._report_outcome((job, m.TIMEOUT, note["seconds"], text))
-
-    def _on_remark(self, runner: slots.Runner, text: str) -> None:
-        text = "".join(c if c.isprintable() else "?" for c in text[:REMARK_CHARACTERS])
-        _lines.warning("runner %s: %s", self._runners.place(runner)["pid"], text)
-        self._send(m.Remark(runner.session, text))
 
     def _on_exited(self, runner: slots.Runner, unstarted: int, note: dict[str, Any]) -> None:
         was_told_to = note["how"] in TOLD_TO_END
