@@ -18,6 +18,7 @@ EXAMPLES = [
     errors.PayloadError("a"),
     errors.EnvironmentMismatch("a"),
     errors.JobTimeout("a"),
+    errors.StartRefused("a"),
     errors.StoreError("a"),
     errors.UnstableKey("a"),
     errors.WorkerLost("a", [{"host": "n1", "how": "SIGSEGV"}]),
