@@ -28,14 +28,14 @@ FLOORS = [
     "slurm.batch", "slurm.squeue",
     "launch.launcher", "launch.inquiry", "launch.__init__",
     "worker.__main__", "worker.worker", "worker.runners", "worker.keeper_link", "worker.keeper", "worker.relay",
-    "worker.uplink", "worker.kept", "worker.slots", "worker.__init__",
+    "worker.uplink", "worker.kept", "worker.lending", "worker.slots", "worker.__init__",
     "runner.runner", "runner.channel", "runner.__init__",
     "payloads.chunks", "payloads.serialize", "payloads.environment", "payloads.naming", "payloads.byvalue",
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
-    "master.returns", "master.turns", "master.jobs", "master.__init__",
+    "master.returns", "master.stalls", "master.turns", "master.jobs", "master.__init__",
     "net.network", "net.tls", "net.address", "net.wire", "net.memory", "net.messages", "net.__init__",
-    "credential", "home", "program",
+    "credential", "home", "program", "nested",
     "errors", "version",
 ]  # fmt: skip
 
@@ -57,8 +57,10 @@ KEEPERS = {
 PURE = (
     "master.dispatch",
     "master.returns",
+    "master.stalls",
     "master.turns",
     "master.jobs",
+    "worker.lending",
     "worker.slots",
     "net.messages",
     "errors",

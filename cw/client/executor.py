@@ -63,6 +63,9 @@ class ClusterExecutor(concurrent.futures.Executor):
     `store`: the directory in which each result is stored before its future is done; it is made where there is none.
     What is stored there already is not run again. With `durability='disk'` results survive a power cut, too. Errors
     are stored as well, but such calls run again, unless `retry_errors` is false. Raises StoreError.
+
+    `lend`: in a job, whether that lends its CPUs, to jobs of deeper clients only, while its main thread waits for
+    results from here. With False it holds them: then some must be left for the jobs that it waits for.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         store: str | os.PathLike[str] | None = None,
         durability: str = "process",
         retry_errors: bool = True,
+        lend: bool = True,
     ) -> None:
         self._open_store = functools.partial(Recorder, durability=durability, retry_errors=retry_errors)
         recorder = None if store is None else self._open_store(store)
@@ -89,6 +93,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 max_outstanding,
                 reconnect_timeout,
                 recorder,
+                lend,
             )
             self._session.start()
         except BaseException:

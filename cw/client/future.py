@@ -18,6 +18,8 @@ from concurrent.futures import InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any
 
+from cw import nested
+
 if TYPE_CHECKING:
     from cw.client.session import Session
 
@@ -55,7 +57,7 @@ class Future(concurrent.futures.Future[Any]):
             with _lock:
                 condition = self._made_condition
                 if condition is None:
-                    self._waiters = []
+                    self._waiters = [] if nested.lender is None else nested.Waiters(self._session)
                     self._done_callbacks = list(self._done_callbacks)
                     condition = self._made_condition = threading.Condition()
         return condition
@@ -120,7 +122,23 @@ class Future(concurrent.futures.Future[Any]):
         """The job's result; blocks for it, up to `timeout` seconds (TimeoutError). Raises what the job raised."""
         if self._state == FINISHED and self._exception is None:
             return self._result
-        return super().result(timeout)
+        return super().result(self._wait(timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the job raised, or None; blocks for it, up to `timeout` seconds (TimeoutError)."""
+        return super().exception(self._wait(timeout))
+
+    def _wait(self, timeout: float | None) -> float | None:
+        """In a job: wait here, with its slot lent. Returns what is left of the timeout."""
+        if nested.lender is None or self.done():
+            return timeout
+
+        def wait(timeout: float | None) -> None:
+            with self._condition:
+                self._condition.wait_for(self.done, timeout)
+
+        nested.wait(self._session, wait, timeout)
+        return None if timeout is None else 0.0
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Call `fn(self)` when it is done (in the client's thread), or at once if it is."""

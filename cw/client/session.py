@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from typing import Any
 
-from cw import home
+from cw import home, nested
 from cw.client import ending
 from cw.client.functions import FunctionTable
 from cw.client.introductions import Introductions
@@ -74,6 +74,7 @@ class Session:
         max_outstanding: tuple[int | None, int | None] | None = None,
         reconnect_timeout: float | None = None,
         recorder: Recorder | None = None,
+        lend: bool = True,
     ) -> None:
         _look_in_slurm()
         address.find_master(host, port)  # a mistake in them is told here
@@ -85,7 +86,10 @@ class Session:
         self._jobs_limit = jobs_limit
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
         self._environment = dump_environment()
+        self._parent = nested.job()
         self.recorder = recorder
+        self.lends = lend
+        """In a job: does that lend its slot while it waits here?"""
         self._loop = Loop()
         self._recording = Recording(
             recorder, self._finish, _name, lambda: self._loop.call_soon(self._on_wake)
@@ -279,6 +283,9 @@ class Session:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until all jobs submitted so far, and by callbacks meanwhile, are delivered. False: time is up."""
+        return not self.outstanding() or nested.wait(self, self._wait, timeout)
+
+    def _wait(self, timeout: float | None) -> bool:
         with self._progress:
             self._waiters += 1
             try:
@@ -309,7 +316,12 @@ class Session:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the session's thread has ended. In that thread itself: nothing."""
-        if self._thread.ident is not None and not self.is_own_thread() and self._ended.wait(timeout):
+        if self._thread.ident is None or self.is_own_thread():
+            return
+        has_ended = (
+            nested.wait(self, self._ended.wait, timeout) if self.outstanding() else self._ended.wait(timeout)
+        )
+        if has_ended:
             self._thread.join()
 
     def __reduce__(self) -> Any:
@@ -329,6 +341,11 @@ class Session:
         """Does it take no more jobs?"""
         return self._is_closed
 
+    @property
+    def master(self) -> str:
+        """The start id of the master that it is connected to."""
+        return self._uplink.master
+
     def option_number(self, options: dict[str, Any]) -> int:
         """The number under which the master knows these options of jobs; 0 for none. Raises ValueError: too many."""
         return self._options.number_of(options)
@@ -347,12 +364,16 @@ class Session:
     def _wait_for_room(self, size: int) -> None:
         if not self.is_started():
             return  # nothing would ever make room
-        with self._progress:
-            self._waiters += 1
-            try:
-                self._progress.wait_for(lambda: self._is_closed or not self._is_full(size))
-            finally:
-                self._waiters -= 1
+
+        def wait(timeout: float | None) -> None:
+            with self._progress:
+                self._waiters += 1
+                try:
+                    self._progress.wait_for(lambda: self._is_closed or not self._is_full(size))
+                finally:
+                    self._waiters -= 1
+
+        nested.wait(self, wait, None)
 
     def _why_closed(self) -> BaseException:
         if os.getpid() != self._pid:
@@ -388,7 +409,8 @@ class Session:
 
     def _hello(self) -> m.Hello:
         return m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
-                       os.uname().nodename, os.getpid(), 0, self._handed, memory.takes_files())  # fmt: skip
+                       os.uname().nodename, os.getpid(), 0, self._handed, memory.takes_files(),
+                       nested.depth, self._parent)  # fmt: skip
 
     def _on_welcome(self) -> None:
         """A master is there; it may be another than before."""
@@ -406,6 +428,8 @@ class Session:
                 connection.send(charges)
         self._is_handing_in = True
         self._connected.set()
+        if nested.lender is not None:
+            nested.lender.say_again(self)
 
     def _on_master_gone(self) -> None:
         """What was outstanding there will be handed in again."""

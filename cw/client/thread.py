@@ -69,8 +69,8 @@ class ClientThread:
     which `start` tries to reach it (default 5), and `reconnect_timeout`, for which a lost one is looked for while jobs
     are outstanding (default 300). `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks (but
     never in a callback); None means no limit of jobs, half of this machine's memory. `store`, `durability` and
-    `retry_errors` as for ClusterExecutor: each result is stored before its callback is called. Raises ValueError or
-    TypeError for settings that cannot be, StoreError.
+    `retry_errors` as for ClusterExecutor: each result is stored before its callback is called. `lend`, for a client in
+    a job: as for ClusterExecutor. Raises ValueError or TypeError for settings that cannot be, StoreError.
 
     As a context manager it starts, and at the end of the block waits and stops; an exception cancels what is
     outstanding. At the end of the program, what is outstanding is waited for.
@@ -89,6 +89,7 @@ class ClientThread:
         store: str | os.PathLike[str] | None = None,
         durability: str = "process",
         retry_errors: bool = True,
+        lend: bool = True,
     ) -> None:
         callback, on_error = _checked(callback, "callback"), _checked(on_error, "on_error")
         recorder = None if store is None else Recorder(store, durability, retry_errors)
@@ -103,6 +104,7 @@ class ClientThread:
                 max_outstanding,
                 reconnect_timeout,
                 recorder,
+                lend,
             )
         except BaseException:
             if recorder is not None:

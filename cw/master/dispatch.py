@@ -46,6 +46,7 @@ from cw.master.jobs import (
     merged,
 )
 from cw.master.returns import Returns
+from cw.master.stalls import is_stalled
 from cw.master.turns import BARREN_TICKS, LOOK_PAST, Turns, must_avoid
 
 SMOOTHING = 0.2
@@ -88,7 +89,8 @@ class Dispatcher:
         worker = self._workers[key]
         worker.is_away = worker.recalling = worker.is_stuck = False
         worker.barren = 0
-        worker.slots, worker.not_for = worker.offered, frozenset()
+        worker.usable, worker.not_for = worker.offered, frozenset()
+        self._turns.lend(worker, 0, ())
         named = {holding[0] for holding in holdings}
         actions: list[Action] = []
         again = []
@@ -115,11 +117,15 @@ class Dispatcher:
     def on_worker_usable(self, key: Hashable, slots: int, not_for: Iterable[Hashable]) -> list[Action]:
         """It can use so many of its slots now, and none for these sessions. What it cannot start, it returns."""
         worker = self._workers[key]
-        worker.slots, worker.not_for = slots, frozenset(not_for)
-        if len(worker.held) > slots:
-            worker.pool.ahead[worker] = None
-        self._turns.note_room(worker)
+        worker.usable, worker.not_for = slots, frozenset(not_for)
+        self._turns.lend(worker, worker.extra, worker.floors)
         return self._turns.fill_one(worker)
+
+    def on_lent(self, key: Hashable, extra: int, floors: Sequence[int]) -> list[Action]:
+        """It holds so many jobs beyond one for each slot that is taken; and these slots are lent, and free."""
+        worker = self._workers[key]
+        self._turns.lend(worker, extra, floors)
+        return self._turns.fill_lent(worker.pool) + self._turns.fill_one(worker)
 
     def on_time_left(self, key: Hashable, left: float) -> None:
         """What runs there will be stopped after so many seconds: jobs that need more do not start there."""
@@ -269,8 +275,9 @@ class Dispatcher:
 
     # --- sessions ---
 
-    def on_session_opened(self, key: Hashable, python: Any) -> None:
-        self._sessions[key] = Session(key, self._turns.pool(python))
+    def on_session_opened(self, key: Hashable, python: Any, depth: int = 0, parent: int = 0) -> None:
+        """`depth`, `parent`: of a client in a job; how deep, and the dispatch number of that job."""
+        self._sessions[key] = Session(key, self._turns.pool(python), depth, parent)
 
     def on_submitted(self, key: Hashable, jobs: Sequence[Job]) -> list[Action]:
         session = self._sessions[key]
@@ -439,6 +446,19 @@ class Dispatcher:
         workers = [w for w in self._workers.values() if w.pool is session.pool and not w.is_draining]
         return needed if needed and all(worker.left < needed for worker in workers) else 0.0
 
+    def is_stalled(self, key: Hashable) -> bool:
+        """Does this session wait, as all do, since jobs that wait for jobs hold all slots?"""
+        return is_stalled(self._sessions[key].pool, self._sessions.values(), self._workers.values())
+
+    def depth(self, key: Hashable) -> int:
+        """How deep this session is."""
+        return self._sessions[key].depth
+
+    def has_lost_parent(self, key: Hashable) -> bool:
+        """Is this a session of a job that no worker holds any more?"""
+        parent = self._sessions[key].parent
+        return bool(parent) and not any(parent in worker.held for worker in self._workers.values())
+
     def has_waiting(self, besides: Hashable) -> bool:
         """Do jobs of other sessions wait?"""
         return any(session.key != besides for pool in self._turns.pools.values() for session in pool.rotation)
@@ -481,7 +501,7 @@ class Dispatcher:
         worker = self._workers.pop(key)
         pool = worker.pool
         pool.workers -= 1
-        for places in (pool.idle, pool.roomy, pool.ahead):
+        for places in (pool.idle, pool.roomy, pool.ahead, pool.lending):
             places.pop(worker, None)
         actions: list[Action] = []
         again = []
@@ -523,7 +543,8 @@ class Dispatcher:
         for pool in self._turns.pools.values():
             assert pool.workers == sum(worker.pool is pool for worker in self._workers.values())
             assert pool.idle.keys() <= pool.roomy.keys()
-            for worker in (*pool.roomy, *pool.ahead):
+            assert all(worker.floors for worker in pool.lending)
+            for worker in (*pool.roomy, *pool.ahead, *pool.lending):
                 assert self._workers.get(worker.key) is worker and worker.pool is pool
             assert len(pool.rotation) == len(set(pool.rotation))
             assert all(self._sessions.get(session.key) is session for session in pool.rotation)
@@ -541,6 +562,12 @@ class Dispatcher:
             assert session.is_waiting == (session in session.pool.rotation)
             if waiting and not session.is_blocked and not session.is_absent:
                 assert session.is_waiting
+                # Nor does who is deep enough for a slot that is lent (but for a job that does not fit there).
+                for worker in [w for w in session.pool.lending if w.floors[0] < session.depth]:
+                    assert session.key in worker.not_for or any(
+                        job.min_time() > worker.left or (job.avoid and must_avoid(job, worker))
+                        for job in waiting
+                    )
                 # Nobody waits while a slot idles, but for a slot that it is to avoid, that is not for it, or that has
                 # not enough time left (which may be somebody far behind those).
                 for worker in session.pool.idle:

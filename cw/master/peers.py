@@ -57,6 +57,12 @@ lost. Larger: the jobs of a dead worker wait. Smaller: a broken connection costs
 NOTICE_SECONDS = 3.0
 """A client whose jobs find no worker for that long is told so."""
 
+STALLED = (
+    "all slots are held by jobs that wait for jobs of their own, and these wait for a slot: nothing goes on. A job "
+    "lends its slot while its main thread waits in result(), wait(), map or at the end of the block of its client, "
+    "unless that has lend=False; else there must be more slots than such jobs: start more workers (python -m cw.worker HOST)"
+)
+
 FROM_CLIENT = frozenset(
     {
         m.Environment,
@@ -88,6 +94,7 @@ FROM_WORKER = frozenset(
         m.Stay,
         m.Draining,
         m.Usable,
+        m.Lent,
         m.Goodbye,
         m.Heartbeat,
     }
@@ -152,7 +159,7 @@ class ClientPeer:
             m.Goodbye: self._on_goodbye,
             m.Heartbeat: lambda message: None,
         }
-        master.dispatcher.on_session_opened(key, self._python)
+        master.dispatcher.on_session_opened(key, self._python, hello.depth, hello.parent)
 
     def knows(self, hello: m.Hello) -> bool:
         """Is it the client of this session that says hello?"""
@@ -249,6 +256,7 @@ class ClientPeer:
         dispatcher = self._master.dispatcher
         if self._ends_at and (
             now >= self._ends_at
+            or (self._is_reset and dispatcher.has_lost_parent(self._key))
             or (
                 self._is_reset
                 and now >= self._ends_at - self._master.settings.client_grace + GRACE_IF_WANTED
@@ -266,7 +274,9 @@ class ClientPeer:
             self.connection.fail(os.strerror(errno.ETIMEDOUT))
         self._settle()
         if not dispatcher.jobs_of(self._key) or (
-            dispatcher.can_run(self._key) and not dispatcher.time_wanting(self._key)
+            dispatcher.can_run(self._key)
+            and not dispatcher.time_wanting(self._key)
+            and not dispatcher.is_stalled(self._key)
         ):
             self._waits_since, self._is_told = 0.0, False
         elif not self._waits_since:
@@ -301,6 +311,8 @@ class ClientPeer:
                     f"the next job needs {seconds:g} s (min_time), and no worker is there for so long: it waits for "
                     "one that is (such as one in a Slurm job with a longer --time)"
                 )
+            if self._master.dispatcher.is_stalled(self._key):
+                return STALLED
             return f"no worker can start a process for this program's jobs ({self._master.why_unusable()}); they wait"
         others = sorted(self._master.dispatcher.pythons())
         if not others:
@@ -439,6 +451,7 @@ class WorkerPeer:
             m.Stay: self._on_stay,
             m.Draining: self._on_draining,
             m.Usable: self._on_usable,
+            m.Lent: self._on_lent,
             m.RunnerDied: self._on_runner_died,
             m.CutShort: self._on_cut_short,
             m.Goodbye: self._on_goodbye,
@@ -502,6 +515,8 @@ class WorkerPeer:
         if session not in self._sessions:
             self._sessions.add(session)
             environment = self._master.clients[session].environment
+            if depth := self._master.dispatcher.depth(session):
+                self.connection.send(m.Depth(session, depth))
             self.connection.send(m.Environment([session], [environment]))
         self._functions[function] = session
         self._functions_size += len(function.payload)
@@ -592,6 +607,9 @@ class WorkerPeer:
         self._master.perform(
             self._master.dispatcher.on_worker_usable(self._key, message.slots, message.not_for)
         )
+
+    def _on_lent(self, message: m.Lent) -> None:
+        self._master.perform(self._master.dispatcher.on_lent(self._key, message.extra, message.floors))
 
     def give_way(self) -> None:
         """It has connected again: this connection is dead, whether that was seen or not."""

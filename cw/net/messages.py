@@ -10,8 +10,8 @@
       | Received           | Stop               |                    |
       | Charged, Roster    | Claim, Release     |                    |
       | HandedIn, Origin   | CloseSession       |                    |
-      | Goodbye            | ForgetSession      |                    |
-      |                    | Drain              |                    |
+      | Goodbye            | ForgetSession      | Depth, Resume      |
+      |                    | Drain, Depth       |                    |
       | -----------------> | -----------------> | -----------------> |
       |                    |                    |                    |
       | Welcome, Window    | Hello              | Results            |
@@ -23,7 +23,7 @@
       |                    | CutShort           |                    |
       |                    | Usable             |                    |
       |                    | Draining, Goodbye  |                    |
-      |                    | Stay               |                    |
+      |                    | Stay, Lent         | Waits, WaitOver    |
       | <----------------- | <----------------- | <----------------- |
 
 An observer (`cw.launch.inquiry`) says Hello and gets a Census; it may send Excuse, Drain and End.
@@ -43,7 +43,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised by one whenever two versions could no longer talk to each other."""
 
 # What a result is: the `statuses` of Results.
@@ -77,6 +77,8 @@ class Hello(NamedTuple):
     slots: int  # 0 for others than workers
     handed: int = 0  # a client that was connected before: the highest number of a job that it has handed in
     takes_files: bool = True  # else it has no descriptors left: large payloads go to it as on a network
+    depth: int = 0  # a client in a job: of its session (see cw.nested)
+    parent: int = 0  # and the dispatch number of that job
 
 
 class Welcome(NamedTuple):
@@ -210,6 +212,15 @@ class Usable(NamedTuple):
     reason: str
 
 
+class Lent(NamedTuple):
+    """From a worker some of whose jobs wait for jobs of their own (see cw.nested), whenever it changes: how many jobs
+    it holds beyond one for each slot that is taken; and for each slot that is lent and free, the depth that a session
+    must exceed to use it. From a worker that joins nothing is lent until it says so."""
+
+    extra: int
+    floors: list[Any]
+
+
 class RunnerDied(NamedTuple):
     """A runner died in the middle of a job, `dispatch`."""
 
@@ -241,6 +252,34 @@ class Recall(NamedTuple):
     """Give back up to `count` unstarted jobs. Answered by one Recalled."""
 
     count: int
+
+
+class Depth(NamedTuple):
+    """To a worker, before a session's environment, and to a runner: how deep the session is, if not 0."""
+
+    session: int
+    depth: int
+
+
+class Waits(NamedTuple):
+    """From a runner: the job's main thread waits for jobs of its own at this master (its start id)."""
+
+    number: int
+    serial: int  # of this wait: 1, 2, ...
+    master: str
+
+
+class WaitOver(NamedTuple):
+    """From a runner: the wait is over. It goes on at once, or (`is_patient`) waits for a Resume."""
+
+    serial: int
+    is_patient: bool
+
+
+class Resume(NamedTuple):
+    """To a runner: its job has its slot again, after the wait of this serial."""
+
+    serial: int
 
 
 class Drop(NamedTuple):

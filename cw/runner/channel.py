@@ -1,11 +1,13 @@
 """What runs between a worker and one of its runners, all on one machine.
 
     worker                                                         runner
-      Environment, Functions, Run, Drop  == socket, frames ==>       reads when it has no job left
+      Environment, Functions, Run, Drop  == socket, frames ==>       reads when it has no job left,
+      Depth, Resume                                                  or waits for its turn (cw.nested)
       one token a job                    == eventfd ==========>      takes one before each job
       large payloads                     == socket, memory files ==> maps them
       large results                     <== the same socket ==       makes them
       Results, BigResult, Dropped       <== pipe, frames ======      one write a job, at once
+      Waits, WaitOver
 
 A result is written before the next job starts: nothing that job does can hold it back. A pipe costs a third
 of what a socket does. A payload above `memory.LARGE` is not copied through: it lies in a memory file
@@ -76,6 +78,7 @@ class WorkerEnd:
         self.functions: dict[Any, None] = {}  # what the runner knows; kept by the worker
         self.on_results: Callable[[list[int], list[int], list[float], list[Any]], None]
         self.on_dropped: Callable[[], None]
+        self.on_waits: Callable[[m.Waits | m.WaitOver], None]
         loop.watch(self._pipe, IN, lambda events: self.read())
 
     def handed_over(self) -> None:
@@ -145,7 +148,7 @@ class WorkerEnd:
         dropped = is_waiting = False
 
         def take_other(frame: bytes) -> bool:
-            nonlocal dropped, is_waiting
+            nonlocal dropped, is_waiting, numbers, statuses, seconds, payloads
             (message,) = wire.Decoder().feed(frame)
             if type(message) is m.BigResult:
                 try:
@@ -155,6 +158,11 @@ class WorkerEnd:
                     is_waiting = True
                     return False
                 take(message.number, message.status, message.seconds, payload)
+            if type(message) in (m.Waits, m.WaitOver):  # what came before it comes first
+                if numbers:
+                    self.on_results(numbers, statuses, seconds, payloads)
+                    numbers, statuses, seconds, payloads = [], [], [], []
+                self.on_waits(message)
             dropped = dropped or type(message) is m.Dropped
             return True
 

@@ -69,7 +69,8 @@ class _NoEnd:
 class Runners:
     """The processes, by the key of their `slots.Runner`.
 
-    `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`: what one says.
+    `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`, `on_waits(runner, message)`:
+    what one says.
     `on_gone(runner)`: its process is gone, and its last results follow; then `on_exited(runner, unstarted, note)`.
     `on_failure(text)`: none can be started any more.
     """
@@ -77,6 +78,7 @@ class Runners:
     def __init__(self, loop: Loop, threads: int, descriptors: tuple[int, int] | None = None) -> None:
         self.on_results: Callable[[Runner, list[int], list[int], list[float], list[Any]], None]
         self.on_dropped: Callable[[Runner], None]
+        self.on_waits: Callable[[Runner, m.Waits | m.WaitOver], None]
         self.on_gone: Callable[[Runner], None]
         self.on_exited: Callable[[Runner, int, dict[str, Any]], None]
         self.on_failure: Callable[[str], None]
@@ -103,6 +105,7 @@ class Runners:
             runner, numbers, statuses, seconds, payloads
         )
         end.on_dropped = lambda: self.on_dropped(runner)
+        end.on_waits = lambda message: self.on_waits(runner, message)
         self._keeper.fork(runner.key, end.runner_fds)
         end.handed_over()
         end.send(m.Environment([runner.session], [environment]))
@@ -120,6 +123,12 @@ class Runners:
     def send_drop(self, runner: Runner) -> None:
         """It is to pass over what it finds no token for."""
         self._channels[runner.key].send(m.Drop())
+
+    def send(self, runner: Runner, message: m.Depth | m.Resume) -> None:
+        """Send it this, if its process is not gone."""
+        end = self._channels.get(runner.key)
+        if end is not None:
+            end.send(message)
 
     def forget(self, function: Function | None, session: int) -> None:
         """This function will not be used again."""

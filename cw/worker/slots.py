@@ -7,7 +7,8 @@
                  |  | Return              |                          | where it was stopped Return, at its
                  '--+---------------------'                          | time limit TellExpired
 
-One slot runs one job at a time, in the runner of the job's session on that slot. A runner is sent the jobs
+One slot runs one job at a time, in the runner of the job's session on that slot (beside others that wait for jobs of
+their own: `cw.worker.lending`). A runner is sent the jobs
 after its current one ahead, as many as it will need for AHEAD_SECONDS. Who owns a job that was sent ahead
 is decided by the kernel: for each job a token is put in an eventfd, which the runner takes before it starts
 the job, and the worker (`Retract`) to own the last of those sent. So a runner that is stuck in a long job, or
@@ -236,6 +237,21 @@ class TellCutShort(NamedTuple):
     dispatches: list[int]
 
 
+class TellLent(NamedTuple):
+    """Tell the master how many jobs are here beyond one for each slot that is taken, and which depth a session must
+    exceed to use each of the slots that are lent and free."""
+
+    extra: int
+    floors: list[int]
+
+
+class Resume(NamedTuple):
+    """Let the job that has waited for jobs of its own go on."""
+
+    runner: Runner
+    serial: int
+
+
 class TellUsable(NamedTuple):
     """Tell the master how many slots can be used, and for which sessions none can."""
 
@@ -246,6 +262,7 @@ class TellUsable(NamedTuple):
 Action = (
     StartRunner | SendJobs | Retract | SendDrop | EndRunner | StopRunner | KillRunner | LookAtTokens
     | Return | GiveBack | Recalled | TellStarted | TellDied | TellExpired | TellCutShort | TellUsable
+    | TellLent | Resume
 )  # fmt: skip
 
 
@@ -255,6 +272,9 @@ class Slots:
     def __init__(self, count: int, max_jobs: int = 0) -> None:
         self.slots = [Slot(index) for index in range(count)]
         self._idle: dict[int, Slot] = {slot.index: slot for slot in self.slots}
+        # Of cw.worker.lending: slots that waiting jobs have lent, and that are free; those to which a job comes back.
+        self._lent: dict[int, Slot] = {}
+        self._wanted: set[int] = set()
         self._backlog: deque[Job] = deque()
         self._runners: dict[int, Runner] = {}
         self._job_by_dispatch: dict[int, Job] = {}
@@ -507,9 +527,7 @@ class Slots:
         del self._runners[runner.key]
         if slot.runners.get(runner.session) is runner:
             del slot.runners[runner.session]
-        if slot.busy is runner:
-            slot.busy = None
-            self._idle[slot.index] = slot
+        actions += self._vacate(runner)
         if self._resting:
             actions += self._tell_usable()
         return actions + self._assign(now)
@@ -524,10 +542,7 @@ class Slots:
         actions: list[Action] = []
         expired: list[Action] = []
         started = []
-        for slot in self.slots:
-            runner = slot.busy
-            if runner is None or not runner.sent:
-                continue
+        for runner in self._at_work():
             job = runner.sent[0]
             if not job.told and now - runner.since > TOLD_SECONDS:
                 job.told = True
@@ -595,20 +610,9 @@ class Slots:
             if found is None:
                 break
             position, slot = found
-            job = self._backlog[position]
-            del self._backlog[position]
-            runner = slot.runners.pop(job.session, None)
-            if runner is None:
-                actions += self._make_room(slot)
-                self._keys += 1
-                runner = self._runners[self._keys] = Runner(self._keys, slot, job.session)
-                actions.append(StartRunner(runner))
-            slot.runners[job.session] = runner
-            slot.busy = runner
-            del self._idle[slot.index]
-            runner.since = now
-            runner.sent.append(job)
-            actions.append(SendJobs(runner, [job]))
+            actions += self._give(position, slot, now)
+        if self._lent and self._backlog:
+            actions += self._assign_lent(now)
         if self._backlog and not self._idle:
             for slot in self.slots:
                 if slot.busy is not None:
@@ -616,6 +620,33 @@ class Slots:
                     if not self._backlog:
                         break
         return actions
+
+    def _give(self, position: int, slot: Slot, now: float) -> list[Action]:
+        """Give the job that waits at this position to a slot that runs none."""
+        actions: list[Action] = []
+        job = self._backlog[position]
+        del self._backlog[position]
+        runner = slot.runners.pop(job.session, None)
+        if runner is None:
+            actions += self._make_room(slot)
+            self._keys += 1
+            runner = self._runners[self._keys] = Runner(self._keys, slot, job.session)
+            actions.append(StartRunner(runner))
+        slot.runners[job.session] = runner
+        slot.busy = runner
+        self._idle.pop(slot.index, None)
+        self._lent.pop(slot.index, None)
+        runner.since = now
+        runner.sent.append(job)
+        actions.append(SendJobs(runner, [job]))
+        return actions
+
+    def _assign_lent(self, now: float) -> list[Action]:
+        return []
+
+    def _at_work(self) -> list[Runner]:
+        """The runners with a job that may run."""
+        return [slot.busy for slot in self.slots if slot.busy is not None and slot.busy.sent]
 
     def _next_pair(self, now: float) -> tuple[int, Slot] | None:
         """The first waiting job for which there is a slot, and the slot: one with a runner, if possible."""
@@ -642,6 +673,8 @@ class Slots:
         """Send ahead what the runner will need soon."""
         backlog, sent = self._backlog, runner.sent
         if not backlog or runner.is_ending or runner.is_dropping or not sent or self._idle:
+            return []
+        if runner.slot.index in self._wanted:
             return []
         if now - runner.since > STUCK_SECONDS or sent[-1].stopped or sent[0].expired:
             return []  # its job is longer than was thought, or is to be ended
@@ -695,10 +728,16 @@ class Slots:
             self._retire(runner)  # and the slot is free when its process is gone
             return [EndRunner(runner)]
         runner.idle_since = now
+        actions = self._vacate(runner)
+        return actions + self._end(runner) if runner.session in self._closed else actions
+
+    def _vacate(self, runner: Runner) -> list[Action]:
+        """The runner has no job any more, or is gone: its slot is free."""
         slot = runner.slot
-        slot.busy = None
-        self._idle[slot.index] = slot
-        return self._end(runner) if runner.session in self._closed else []
+        if slot.busy is runner:
+            slot.busy = None
+            self._idle[slot.index] = slot
+        return []
 
     def _put_back(self, jobs: list[Job]) -> list[Action]:
         """What was sent ahead, the last one first, is the worker's again."""
@@ -713,7 +752,10 @@ class Slots:
     def _make_room(self, slot: Slot) -> list[Action]:
         actions: list[Action] = []
         while len(slot.runners) >= CROWD:
-            actions += self._end(next(iter(slot.runners.values())))
+            idle = next((runner for runner in slot.runners.values() if not runner.sent), None)
+            if idle is None:
+                break
+            actions += self._end(idle)
         return actions
 
     def _end(self, runner: Runner) -> list[Action]:
@@ -730,16 +772,19 @@ class Slots:
         for dispatch in dispatches:
             self._job_by_dispatch.pop(dispatch, None)
 
+    def _is_lender(self, runner: Runner) -> bool:
+        return False
+
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself. For tests."""
         places: list[Job] = [*self._backlog]
         for runner in self._runners.values():
             places += runner.sent
             if runner.sent:
-                assert runner.slot.busy is runner
+                assert runner.slot.busy is runner or self._is_lender(runner)
             assert len({job.session for job in runner.sent} - {runner.session}) == 0
         assert len(places) == len({job.dispatch for job in places})
         assert {job.dispatch for job in places} == set(self._job_by_dispatch)
         for slot in self.slots:
-            assert (slot.busy is None) == (slot.index in self._idle)
+            assert (slot.busy is None) == (slot.index in self._idle or slot.index in self._lent)
             assert all(runner.slot is slot and not runner.is_ending for runner in slot.runners.values())
