@@ -60,7 +60,8 @@ NOTICE_SECONDS = 3.0
 STALLED = (
     "all slots are held by jobs that wait for jobs of their own, and these wait for a slot: nothing goes on. A job "
     "lends its slot while its main thread waits in result(), wait(), map or at the end of the block of its client, "
-    "unless that has lend=False; else there must be more slots than such jobs: start more workers (python -m cw.worker HOST)"
+    "unless that has lend=False; else there must be more slots than such jobs: start more workers "
+    "(python -m cw.worker HOST)"
 )
 
 FROM_CLIENT = frozenset(

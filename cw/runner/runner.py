@@ -48,6 +48,7 @@ class Runner:
         self._job = 0  # the number of the one that runs, or ran last
         self._resumed = 0  # the serial of the last Resume
         self._is_torn = False  # it lost its place in what the worker sends
+        nested.depth = 1  # if no Depth says that it is more
         nested.lender = nested.Lender(lambda: self._job, self._say_waits, self._say_over, self._wait_for_turn)
 
     def run(self) -> None:
