@@ -157,7 +157,7 @@ class Slots(slots.Slots):
 
     def _assign(self, now: float) -> list[Action]:
         actions = super()._assign(now)
-        if self._lenders or self._told_lent[0]:
+        if self._lenders or any(self._told_lent):
             actions += self._tell_lent()
         return actions
 
