@@ -1,9 +1,11 @@
 """Jobs that give out jobs, by each of the ways to wait for them; and what each call of them saw."""
 
+import asyncio
 import concurrent.futures
 import os
-import threading
 import time
+
+from jobs import note, until
 
 import cw
 
@@ -130,81 +132,92 @@ def squares(way, count):
     return sum(way(square, range(count)))
 
 
-def mark(directory, name):
-    open(os.path.join(directory, f"{name}-{os.getpid()}"), "w").close()
+def hold(directory, name):
+    """A job that leaves its pid in a file of this name and waits for the file `go-NAME`."""
+    note(os.path.join(directory, name), os.getpid())
+    until(os.path.join(directory, f"go-{name}"))
     return name
 
 
-def wait_for(directory, name, seconds=60.0):
-    """Until the file is there."""
-    deadline = time.monotonic() + seconds
-    while not os.path.exists(os.path.join(directory, name)):
-        if time.monotonic() > deadline:
-            raise TimeoutError(name)
-        time.sleep(0.005)
-    return os.getpid()
-
-
-def hold(directory, name):
-    """A job that says that it runs and waits for the file `go-NAME`."""
-    mark(directory, name)
-    wait_for(directory, f"go-{name}")
-    return os.getpid()
-
-
 def hold_inside(directory, name, settings):
-    """A job that waits for such a job."""
-    mark(directory, f"outer-{name}")
+    """A job that waits for such a job of its own."""
+    note(os.path.join(directory, f"outer-{name}"), os.getpid())
     with cw.ClusterExecutor(**settings) as executor:
         return executor.submit(hold, directory, name).result()
 
 
 def impatient(directory):
-    """The seconds that a `timeout` of half a second took, while the job that was waited for held the slot."""
+    """The seconds that a `timeout` of half a second took, while the job that it waited for had the slot."""
     with cw.ClusterExecutor() as executor:
         future = executor.submit(hold, directory, "long")
         began = time.monotonic()
         try:
             future.result(timeout=0.5)
-            took = -1.0
         except concurrent.futures.TimeoutError:
             took = time.monotonic() - began
-        open(os.path.join(directory, "go-long"), "w").close()
+        note(os.path.join(directory, "go-long"))
         return took, future.result()
 
 
-def in_order(directory):
-    """While it waits for one job, others of its own run; who comes back is before those that wait."""
+def next_in_turn():
+    """How many of six jobs had begun when the job that gave them out had the first one's result."""
     with cw.ClusterExecutor() as executor:
-        futures = [executor.submit(stamp, 0.05) for _ in range(6)]
+        futures = [executor.submit(began_at, 0.05) for _ in range(6)]
         futures[0].result()
         back = time.monotonic()
-        began = [future.result()[0] for future in futures]
-        return sum(start < back for start in began)
+        return sum(future.result() < back for future in futures)
 
 
-def stamp(seconds):
+def began_at(seconds):
     began = time.monotonic()
     time.sleep(seconds)
-    return began, time.monotonic()
+    return began
 
 
-def by_event(function, items):
+def elsewhere(directory):
+    """A job that waits for one at a cluster of its own, while one of its own cluster here waits for a slot: when that
+    began, and when the other ended."""
+    with cw.ClusterExecutor() as here:
+        until(os.path.join(directory, "go"))
+        with cw.mp.allocate(1) as own, cw.ClusterExecutor(own.master) as there:
+            future = here.submit(began_at, 0)
+            there.submit(time.sleep, 0.5).result()
+            ended = time.monotonic()
+        return future.result(), ended
+
+
+def by_asyncio(function, items):
     """In a way that cw does not see."""
-    done = threading.Event()
-    values = []
 
-    def note(jobid, value):
-        values.append(value)
-        if len(values) == len(items):
-            done.set()
+    async def gather():
+        with cw.ClusterExecutor() as executor:
+            futures = [asyncio.wrap_future(executor.submit(function, item)) for item in items]
+            return await asyncio.gather(*futures)
 
-    thread = cw.ClientThread(note)
-    thread.start()
-    try:
-        for item in items:
-            thread.submit(function, item)
-        done.wait(100)
-    finally:
-        thread.stop()
-    return values
+    return asyncio.run(gather())
+
+
+def by_thread(function, items):
+    """In another thread than the main one."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(by_map, function, items).result()
+
+
+def nested_twice(directory, name):
+    """A job that waits for a job that waits for `hold`."""
+    with cw.ClusterExecutor() as executor:
+        return executor.submit(hold_inside, directory, name, {}).result()
+
+
+def in_a_fork():
+    """The depth that a forked child of a job has, and whether it cannot lend."""
+    from cw import nested
+
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(write, bytes([nested.depth, nested.lender is None]))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    depth, is_nobody = os.read(read, 2)
+    return [depth, bool(is_nobody)]

@@ -425,15 +425,15 @@ def test_all_are_told_when_jobs_that_wait_for_jobs_hold_all_slots():
     d = dispatcher({"outer": 0, "other": 0}, w=2)
     d.on_submitted("outer", jobs(1, 2))
     d.on_started("w", [1, 2])
-    assert not d.is_stalled("outer")
+    assert not d.stalled_by("outer")
     for number in 1, 2:
         d.on_session_opened(f"inner{number}", PY, 1, number)
         d.on_submitted(f"inner{number}", jobs(1))
-    assert d.is_stalled("outer") and d.is_stalled("inner1") and d.is_stalled("other")
+    assert d.stalled_by("outer") and d.stalled_by("inner1") and d.stalled_by("other")
     d.on_lent("w", 0, [0])  # one of them lends: the other's job runs there
     d.on_lent("w", 1, [])
     d.on_started("w", [3])
-    assert not d.is_stalled("outer")
+    assert not d.stalled_by("outer")
     assert not d.has_lost_parent("inner1")
     d.on_results("w", [1], [0], [0.1], [b""])
     assert d.has_lost_parent("inner1") and not d.has_lost_parent("outer")

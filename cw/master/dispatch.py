@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence, Set
 from typing import Any
 
 from cw.master.jobs import (
@@ -46,7 +46,7 @@ from cw.master.jobs import (
     merged,
 )
 from cw.master.returns import Returns
-from cw.master.stalls import is_stalled
+from cw.master.stalls import stalled_by
 from cw.master.turns import BARREN_TICKS, LOOK_PAST, Turns, must_avoid
 
 SMOOTHING = 0.2
@@ -446,9 +446,9 @@ class Dispatcher:
         workers = [w for w in self._workers.values() if w.pool is session.pool and not w.is_draining]
         return needed if needed and all(worker.left < needed for worker in workers) else 0.0
 
-    def is_stalled(self, key: Hashable) -> bool:
-        """Does this session wait, as all do, since jobs that wait for jobs hold all slots?"""
-        return is_stalled(self._sessions[key].pool, self._sessions.values(), self._workers.values())
+    def stalled_by(self, key: Hashable) -> Set[int]:
+        """The jobs for which this session waits, as all do, since they wait for jobs and hold all slots."""
+        return stalled_by(self._sessions[key].pool, self._sessions.values(), self._workers.values())
 
     def depth(self, key: Hashable) -> int:
         """How deep this session is."""

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 from cw import program
@@ -143,6 +143,7 @@ class ClientPeer:
         self._window = 0
         self._is_blocked = False
         self._waits_since = 0.0  # when its jobs were first seen without any worker; 0: not so
+        self._stalled_by: Set[int] = frozenset()  # by which jobs, if so
         self._is_told = False
         self._origin: str | None = None  # the host of the last results; None: it does not want to know
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -277,11 +278,12 @@ class ClientPeer:
         if not dispatcher.jobs_of(self._key) or (
             dispatcher.can_run(self._key)
             and not dispatcher.time_wanting(self._key)
-            and not dispatcher.is_stalled(self._key)
+            and not dispatcher.stalled_by(self._key)
         ):
             self._waits_since, self._is_told = 0.0, False
-        elif not self._waits_since:
-            self._waits_since = now
+        elif not self._waits_since or dispatcher.stalled_by(self._key) != self._stalled_by:
+            self._waits_since, self._is_told = now, False
+            self._stalled_by = dispatcher.stalled_by(self._key)
         elif not self._is_told and now - self._waits_since >= NOTICE_SECONDS:
             self._is_told = True
             self.send(m.Notice(self._why_it_waits()))
@@ -312,7 +314,7 @@ class ClientPeer:
                     f"the next job needs {seconds:g} s (min_time), and no worker is there for so long: it waits for "
                     "one that is (such as one in a Slurm job with a longer --time)"
                 )
-            if self._master.dispatcher.is_stalled(self._key):
+            if self._stalled_by:
                 return STALLED
             return f"no worker can start a process for this program's jobs ({self._master.why_unusable()}); they wait"
         others = sorted(self._master.dispatcher.pythons())

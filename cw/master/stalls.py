@@ -7,25 +7,29 @@ session has jobs, none of which runs, and that nothing else runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from cw.master.jobs import Pool, Session, Worker
 
 
-def is_stalled(pool: Pool, sessions: Iterable[Session], workers: Iterable[Worker]) -> bool:
-    """Are all slots of the pool held by jobs that have jobs of their own, which wait, and does nothing else run?"""
+def stalled_by(pool: Pool, sessions: Iterable[Session], workers: Iterable[Worker]) -> Set[int]:
+    """The jobs (their dispatch numbers) that hold all slots of the pool and have jobs of their own, which wait, while
+    nothing else runs. None: it is not so."""
     if pool.idle:
-        return False
+        return frozenset()
     parents = {
         session.parent
         for session in sessions
         if session.parent and session.jobs and not any(job.started for job in session.jobs.values())
     }
     if not parents:
-        return False
-    here = [worker for worker in workers if worker.pool is pool]
-    for worker in here:
+        return parents
+    holding: set[int] = set()
+    for worker in workers:
+        if worker.pool is not pool:
+            continue
         running = {dispatch for dispatch, job in worker.held.items() if job.started}
         if worker.is_away or not running <= parents or len(running) < worker.usable:
-            return False
-    return bool(here)
+            return frozenset()
+        holding |= running
+    return holding
