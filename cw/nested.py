@@ -81,10 +81,10 @@ class Lender:
         """`block(timeout)`, with the slot lent meanwhile."""
         deadline = None if timeout is None else time.monotonic() + timeout
         self._serial += 1
-        with self._lock:
-            self._session = session
-            self._say_waits(self._serial, session.master)
         try:
+            with self._lock:
+                self._session = session
+                self._say_waits(self._serial, session.master)
             value = block(timeout)
         except BaseException:  # Ctrl-C, time that is up: it is not held up any longer
             self._end(False)

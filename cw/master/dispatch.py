@@ -457,7 +457,8 @@ class Dispatcher:
     def has_lost_parent(self, key: Hashable) -> bool:
         """Is this a session of a job that no worker holds any more?"""
         parent = self._sessions[key].parent
-        return bool(parent) and not any(parent in worker.held for worker in self._workers.values())
+        workers = self._workers.values()
+        return bool(parent and workers) and not any(parent in worker.held for worker in workers)
 
     def has_waiting(self, besides: Hashable) -> bool:
         """Do jobs of other sessions wait?"""

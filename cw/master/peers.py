@@ -258,7 +258,11 @@ class ClientPeer:
         dispatcher = self._master.dispatcher
         if self._ends_at and (
             now >= self._ends_at
-            or (self._is_reset and dispatcher.has_lost_parent(self._key))
+            or (
+                self._is_reset
+                and now >= self._ends_at - self._master.settings.client_grace + AWAY
+                and dispatcher.has_lost_parent(self._key)  # the job in which it was is gone, and it with it
+            )
             or (
                 self._is_reset
                 and now >= self._ends_at - self._master.settings.client_grace + GRACE_IF_WANTED

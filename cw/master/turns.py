@@ -154,17 +154,19 @@ class Turns:
 
     def _fill_lent(self, pool: Pool, assigned: dict[Worker, list[Job]]) -> None:
         for session in [session for session in pool.rotation if session.depth]:
+            has_given = False
             for worker in [worker for worker in pool.lending if worker.floors[0] < session.depth]:
                 out = assigned.setdefault(worker, [])
                 while worker.floors and worker.floors[0] < session.depth and self._lend(worker, session, out):
                     # The deepest that it can use; others may need the rest.
                     worker.floors.remove(max(floor for floor in worker.floors if floor < session.depth))
+                    has_given = True
                 if not worker.floors:
                     del pool.lending[worker]
                 self.note_room(worker)
-            pool.rotation.remove(session)
-            session.is_waiting = False
-            self.wait(session)  # behind the others, if more of it waits
+            if has_given:
+                self.stop_waiting(session)
+                self.wait(session)  # behind the others, if more of it waits
 
     def _lend(self, worker: Worker, session: Session, out: list[Job]) -> bool:
         """Give one slot that is lent the session's next job, and short ones after it. Is there one for it?"""
