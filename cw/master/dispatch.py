@@ -563,15 +563,12 @@ class Dispatcher:
             assert session.is_waiting == (session in session.pool.rotation)
             if waiting and not session.is_blocked and not session.is_absent:
                 assert session.is_waiting
-                # Nor does who is deep enough for a slot that is lent (but for a job that does not fit there).
-                for worker in [w for w in session.pool.lending if w.floors[0] < session.depth]:
-                    assert session.key in worker.not_for or any(
-                        job.min_time() > worker.left or (job.avoid and must_avoid(job, worker))
-                        for job in waiting
-                    )
-                # Nobody waits while a slot idles, but for a slot that it is to avoid, that is not for it, or that has
-                # not enough time left (which may be somebody far behind those).
-                for worker in session.pool.idle:
+                # Nobody waits while a slot idles (or is lent to those as deep), but for a slot that it is to avoid,
+                # that is not for it, or that has not enough time left (which may be somebody far behind those).
+                for worker in (
+                    *session.pool.idle,
+                    *(w for w in session.pool.lending if w.floors[0] < session.depth),
+                ):
                     if session.key in worker.not_for:
                         continue
                     unfit = [job.min_time() > worker.left for job in waiting]

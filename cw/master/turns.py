@@ -172,6 +172,7 @@ class Turns:
         """Give one slot that is lent the session's next job, and short ones after it. Is there one for it?"""
         before = len(out)
         cost = 0.0
+        unfit: list[Job] = []
         if session.key in worker.not_for:
             return False
         while queue := session.requeued or session.backlog:
@@ -179,15 +180,19 @@ class Turns:
             if job.cancelled:
                 queue.popleft()
                 continue
+            if job.min_time() > worker.left or (job.avoid is not None and must_avoid(job, worker)):
+                unfit.append(queue.popleft())
+                if len(unfit) >= LOOK_PAST:
+                    break
+                continue
             cost += job.function.seconds
             if len(out) > before and (cost > QUANTUM_SECONDS or len(out) - before >= QUANTUM_JOBS):
-                break
-            if job.min_time() > worker.left or (job.avoid is not None and must_avoid(job, worker)):
                 break
             queue.popleft()
             self._dispatched += 1
             self.hold(job, worker, self._dispatched)
             out.append(job)
+        session.requeued.extendleft(reversed(unfit))
         return len(out) > before
 
     def _fill(self, worker: Worker, out: list[Job], ahead: bool) -> None:
