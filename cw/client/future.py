@@ -57,7 +57,8 @@ class Future(concurrent.futures.Future[Any]):
             with _lock:
                 condition = self._made_condition
                 if condition is None:
-                    self._waiters = [] if nested.lender is None else nested.Waiters(self._session)
+                    is_lender = nested.lender is not None and self._session.lends
+                    self._waiters = nested.Waiters(self._session) if is_lender else []
                     self._done_callbacks = list(self._done_callbacks)
                     condition = self._made_condition = threading.Condition()
         return condition

@@ -260,5 +260,6 @@ def main(fds: list[int]) -> None:
     os.register_at_fork(before=before_fork, after_in_parent=after_fork, after_in_child=after_fork_in_child)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the worker is gone
         runner.run()
+    nested.lender = None
     sys.stdout.flush()
     sys.stderr.flush()
