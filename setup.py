@@ -21,7 +21,7 @@ setup(
     package_data={"cw": ["py.typed"]},
     zip_safe=False,
     python_requires=">=3.10",
-    install_requires=["bluelet>=0.2.0", "cloudpickle>=3.1,<4", "cryptography>=42"],
+    install_requires=["bluelet>=0.2.0", "cloudpickle>=3.1,<4", "cryptography>=42", "xxhash>=3"],
     extras_require={
         "progress": ["tqdm"],
         "examples": ["matplotlib", "tqdm"],

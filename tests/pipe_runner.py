@@ -17,8 +17,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 class PipeRunner:
     def __init__(self, environment=None):
         from cw.client.functions import FunctionTable
+        from cw.client.objects import ObjectTable
 
-        self.functions = FunctionTable()
+        self.objects = ObjectTable(lambda: b"")
+        self.functions = FunctionTable(self.objects)
+        self.sent = 0
         self.process = subprocess.Popen(
             [sys.executable, os.path.abspath(__file__)],
             stdin=subprocess.PIPE,
@@ -30,13 +33,23 @@ class PipeRunner:
             self._exchange(b"environment", environment)
 
     def call(self, function, *args, **kwargs):
-        from cw.payloads import serialize
+        return self._run(*self.functions.call(function, args, kwargs))
 
-        number, payload = self.functions.number_of(function)
-        if payload is not None:
-            self._exchange(b"function", number.to_bytes(4, "little"), payload)
-        call = serialize.dump_call(args, kwargs, function)
-        return self._exchange(b"call", number.to_bytes(4, "little"), call)
+    def _run(self, number, payload):
+        for fresh in range(self.sent + 1, number + 1):
+            self._exchange(b"object", fresh.to_bytes(4, "little"), self.objects.get(fresh).payload)
+            self.sent = fresh
+        return self._exchange(b"call", number.to_bytes(4, "little"), payload)
+
+    def map(self, function, items, mode=1):
+        """Calls that travel together."""
+        from cw.payloads.chunks import Chunk
+
+        prepared = self.functions.freeze(function, mode)
+        chunk = Chunk([(item,) for item in items], function, None if prepared.is_bare else prepared.state)
+        return self._run(
+            self.functions.number_of(function, prepared, chunk.names, chunk.codes), chunk.payload()
+        )
 
     def _exchange(self, *parts):
         from cw.payloads import serialize
@@ -73,10 +86,12 @@ def _read(file):
 
 def main():
     from cw.payloads import environment, serialize
+    from cw.runner.script import Script
 
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what jobs print
-    functions = {}
+    objects = {}
+    script = Script(objects.__getitem__)
     while True:
         try:
             kind, *parts = _read(source)
@@ -86,13 +101,14 @@ def main():
             value = None
             if kind == b"environment":
                 environment.apply_environment(environment.load_environment(parts[0]))
-            elif kind == b"function":
-                functions[parts[0]] = serialize.load_function(parts[1])
+            elif kind == b"object":
+                objects[int.from_bytes(parts[0], "little")] = parts[1]
             else:
-                args, kwargs = serialize.load_call(parts[1])
-                value = functions[parts[0]](*args, **kwargs)
+                function, args, kwargs = script.prepare(int.from_bytes(parts[0], "little"), parts[1])
+                value = function(*args, **kwargs)
             answer = b"result", serialize.dump_result(value)
         except BaseException as error:
+            script.explain(error)
             answer = b"error", serialize.dump_error(error, {"host": "here", "pid": os.getpid()})
         _write(answers, *answer)
 

@@ -31,7 +31,9 @@ import cw.worker.worker
 from cw.errors import ProtocolError
 from cw.net import messages as m
 from cw.net import wire
+from cw.net.objects import ObjectCache
 from cw.payloads import serialize
+from cw.worker.slots import Job
 
 ADDRESS = "master", 5494
 MONOTONIC = 1000.0
@@ -251,13 +253,15 @@ class SimRunners:
             found.die("could not be started: Resource temporarily unavailable")
 
     def send_jobs(self, runner, jobs):
-        self.runners[runner.key].take(jobs)
+        found = self.runners[runner.key]
+        found.take([*found.cache.prepare([job.function for job in jobs]), *jobs])
 
     def send_drop(self, runner):
         self.runners[runner.key].take([None])
 
-    def forget(self, function, session):
-        pass
+    def forget(self, keys):
+        for found in self.runners.values():
+            found.take(found.cache.forget(keys))
 
     def take_tokens(self, runner, count):
         return self.runners[runner.key].take_tokens(count)
@@ -292,6 +296,8 @@ class SimRunner:
     def __init__(self, runners, runner):
         self.runners, self.runner, self.sim = runners, runner, runners.sim
         self.queue = deque()
+        self.cache = ObjectCache()
+        self.objects = {}  # needs by number
         self.tokens = 0
         self.current = None
         self.pipe = deque()
@@ -299,7 +305,8 @@ class SimRunner:
         self.sim.at(0.005, self.step)
 
     def take(self, jobs):
-        self.tokens += sum(job is not None for job in jobs)
+        """Jobs; and what must keep its place between them: None for a Drop, messages about objects."""
+        self.tokens += sum(type(job) is Job for job in jobs)
         self.queue.extend(jobs)
         self.sim.at(self.sim.latency() / 10, self.step)
 
@@ -320,9 +327,17 @@ class SimRunner:
             if job is None:
                 self.is_skipping = False
                 self.say(None)
+            elif type(job) is m.Forget:
+                for number in job.numbers:
+                    del self.objects[number]
+            elif type(job) is m.Objects:
+                self.objects.update(zip(job.numbers, job.needs, strict=True))
             elif not self.is_skipping:
                 if self.tokens:
                     self.tokens -= 1
+                    needs = self.objects[job.function.number]
+                    assert all(need in self.objects for need in needs)
+                    assert job.function.runs_in in needs and self.runner.context[1] in needs
                     self.current = job
                     self.sim.on_start(self, job)
                     return

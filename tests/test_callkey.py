@@ -385,7 +385,7 @@ def test_the_key_goes_with_the_pickle_that_travels():
 def table_load(table, number):
     from cw.payloads import serialize
 
-    return serialize.load_function(table.payload_of(number))
+    return serialize.load_function(table._objects.get(number).payload)
 
 
 # --- arguments --------------------------------------------------------------------------------

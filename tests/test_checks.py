@@ -8,8 +8,9 @@ import pytest
 from cw.errors import ProtocolError
 from cw.master import checks
 from cw.master.checks import ClientRules, ObserverRules, WorkerRules
-from cw.master.jobs import Function, Job
+from cw.master.jobs import Job
 from cw.net import messages as m
+from cw.net.objects import SessionObjects
 
 IDENT = "0123456789abcdef" * 2
 
@@ -59,17 +60,27 @@ class Client:
         self.connect()
 
     def connect(self, handed=0):
-        self.rules = ClientRules(lambda: self.open, self.window_bytes, handed)
+        self.objects = SessionObjects()
+        self.rules = ClientRules(lambda: self.open, self.objects, self.window_bytes, handed)
         self.rules.window_jobs = 10
-        self.say(m.Environment([0], [b"here"]))
-        self.say(m.Functions([0], [1], [b"f"]))
+        self.send(100, b"here", m.ENVIRONMENT)
+        self.send(1)
+
+    def send(self, number, payload=b"f", kind=m.FUNCTION, needs=None):
+        needs = (100,) * (kind == m.FUNCTION) if needs is None else needs
+        self.say(m.Objects([0], [number], [kind], [needs], [payload]))
 
     def say(self, message):
         self.rules.check(message)
-        if type(message) is m.Submit:
+        if type(message) is m.Objects:
+            for entry in zip(*message[1:], strict=True):
+                self.objects.add(*entry)
+        elif type(message) is m.Forget:
+            self.objects.forget(message.numbers)
+        elif type(message) is m.Submit:
             self.open.update(
                 {
-                    n: Job(n, Function(1), None, p)
+                    n: Job(n, self.objects.by_number[1], None, p)
                     for n, p in zip(message.numbers, message.payloads, strict=True)
                 }
             )
@@ -91,25 +102,40 @@ def test_a_sound_client_may_work(client):
     client.open.clear()
     client.submit(5, 6, 7, 8, 9, 10, 11)
     client.say(m.Forget([0], [1]))
-    client.say(m.Functions([0], [1], [b"g"]))
+    client.send(1, b"g")
     client.say(m.Cancel([5, 99]))
     client.say(m.Goodbye("it has finished", True))
 
 
-def test_nothing_is_submitted_before_the_environment():
-    rules = ClientRules(dict, 1000)
-    rules.window_jobs = 10
-    rules.check(m.Functions([0], [1], [b"f"]))
-    with pytest.raises(ProtocolError, match="before the environment"):
-        rules.check(m.Submit([1], [1], [0], [b""]))
+def test_a_job_names_a_function_that_was_sent(client):
+    client.send(5, kind=m.VALUE)
+    for number in (5, 7, 100):
+        with pytest.raises(ProtocolError, match="function that was not sent"):
+            client.submit(1, function=number)
 
 
-def test_the_environment_is_told_once(client):
-    with pytest.raises(ProtocolError, match="second environment"):
-        client.say(m.Environment([0], [b"there"]))
-    for payloads in ([], [b"", b""], [bytes(checks.ENVIRONMENT_BYTES + 1)]):
+def test_a_function_runs_in_one_environment(client):
+    client.send(101, b"there", m.ENVIRONMENT)
+    client.send(2, needs=(101,))
+    for needs in ((), (1,), (100, 101)):
         with pytest.raises(ProtocolError, match="environment"):
-            ClientRules(dict, 1000).check(m.Environment([0] * len(payloads), payloads))
+            client.send(3, needs=needs)
+    with pytest.raises(ProtocolError, match="an environment of"):
+        client.send(102, bytes(checks.ENVIRONMENT_BYTES + 1), m.ENVIRONMENT)
+
+
+def test_what_an_object_needs_was_sent_before_it(client):
+    client.send(5, kind=m.VALUE)
+    two = m.Objects([0, 0], [6, 7], [m.VALUE, m.FUNCTION], [(5, 1), (6, 100)], [b"v", b"f"])
+    client.say(two)  # or with it
+    for needs in ((8,), (9,), (5, 77)):
+        with pytest.raises(ProtocolError, match="needs object"):
+            client.say(m.Objects([0, 0], [8, 9], [m.VALUE] * 2, [needs, ()], [b"", b""]))
+    client.say(m.Forget([0], [5]))
+    with pytest.raises(ProtocolError, match="object 8 needs object 5"):
+        client.send(8, kind=m.VALUE, needs=(5,))
+    with pytest.raises(ProtocolError, match="kind 3"):
+        client.send(8, kind=3)
 
 
 def test_a_number_is_open_once(client):
@@ -191,19 +217,26 @@ def test_the_window_of_bytes_has_an_end_but_one_job_may_be_larger():
         client.open.clear()
 
 
-def test_functions_are_bounded(client, monkeypatch):
+def test_objects_are_bounded(client, monkeypatch):
     with pytest.raises(ProtocolError, match="sent again"):
-        client.say(m.Functions([0], [1], [b"g"]))
-    monkeypatch.setattr(checks, "FUNCTION_BYTES", 100)
-    monkeypatch.setattr(checks, "FUNCTIONS", 4)
-    client.say(m.Forget([0], [1]))
-    client.say(m.Functions([0], [2], [bytes(1000)]))  # alone
+        client.send(1)
+    with pytest.raises(ProtocolError, match="sent again"):
+        client.say(m.Objects([0, 0], [2, 2], [m.VALUE] * 2, [()] * 2, [b"", b""]))
+    monkeypatch.setattr(checks, "OBJECT_BYTES", 100)
+    monkeypatch.setattr(checks, "OBJECTS", 6)
+    client.send(2, bytes(1000), m.VALUE)
+    client.send(3, needs=(2, 100))
+    client.submit(1, function=3)  # however much it needs
+    client.send(4, bytes(10), m.VALUE)
     with pytest.raises(ProtocolError, match="more than are kept"):
-        client.say(m.Functions([0], [3], [b"g"]))
-    client.say(m.Forget([0, 0, 0], [2, 3, 77]))
-    client.say(m.Functions([0] * 4, [4, 5, 6, 7], [b"g"] * 4))
+        client.submit(2)  # beside what is needed
+    client.say(m.Forget([0, 0, 0], [3, 2, 77]))
+    client.submit(3)
+    client.send(5)
+    client.send(6)
+    client.send(7)
     with pytest.raises(ProtocolError, match="more than are kept"):
-        client.say(m.Functions([0], [8], [b"g"]))
+        client.send(8)
 
 
 @pytest.mark.parametrize(

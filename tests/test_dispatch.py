@@ -18,7 +18,6 @@ from cw.master.jobs import (
     DEATHS,
     Assign,
     Deliver,
-    Function,
     GiveUp,
     Job,
     Recall,
@@ -28,6 +27,7 @@ from cw.master.jobs import (
     TellStarted,
 )
 from cw.master.turns import AVOID_TICKS, BARREN_TICKS, LOOK_PAST, TURN_JOBS
+from cw.net.objects import Object as Function
 
 PY = (3, 11)
 OTHER_PY = (3, 12)
@@ -53,7 +53,7 @@ def jobs(*numbers, f=None, **options):
 def known(seconds):
     """A function whose jobs are known to take so long."""
     f = Function(1)
-    f.seconds = seconds
+    f.estimate.seconds = seconds
     return f
 
 
@@ -158,9 +158,9 @@ def test_the_duration_is_learned_from_the_results():
     d.on_submitted("s", jobs(*range(1, 100), f=f))
     ((_, numbers),) = assigned(result(d, "w", 1, seconds=AHEAD_SECONDS / 5))
     assert numbers == [2, 3, 4, 5, 6]
-    assert f.seconds == AHEAD_SECONDS / 5
+    assert f.estimate.seconds == AHEAD_SECONDS / 5
     result(d, "w", 2, seconds=1.0)
-    assert f.seconds > AHEAD_SECONDS / 5
+    assert f.estimate.seconds > AHEAD_SECONDS / 5
 
 
 def test_no_more_bytes_are_sent_ahead_than_a_worker_should_hold():

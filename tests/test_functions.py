@@ -12,7 +12,9 @@ import pytest
 
 from cw.client import functions
 from cw.client.functions import FunctionTable
+from cw.client.objects import ObjectTable
 from cw.errors import NotPicklable
+from cw.net import messages as m
 from cw.payloads.naming import function_name
 from cw.payloads.serialize import load_function
 
@@ -20,8 +22,13 @@ SCALE = 2
 
 
 @pytest.fixture
-def table():
-    return FunctionTable()
+def objects():
+    return ObjectTable()
+
+
+@pytest.fixture
+def table(objects):
+    return FunctionTable(objects)
 
 
 @pytest.fixture
@@ -38,8 +45,8 @@ def script():
 
 def sent(table, function):
     """What would arrive in a runner if the function were submitted now."""
-    number, payload = table.number_of(function)
-    return load_function(table.payload_of(number) if payload is None else payload)
+    number, _ = table.number_of(function)
+    return load_function(table._objects.get(number).payload)
 
 
 def is_pickled_again(table, function):
@@ -56,13 +63,14 @@ def is_pickled_again(table, function):
 # --- numbers ---
 
 
-def test_a_new_function_comes_with_its_payload_and_a_known_one_without(table):
+def test_a_new_function_comes_with_its_payload_and_a_known_one_without(table, objects):
     number, payload = table.number_of(json.dumps)
-    assert number == 1
     assert load_function(payload) is json.dumps
-    assert table.number_of(json.dumps) == (1, None)
-    assert table.number_of(json.loads)[0] == 2
-    assert table.payload_of(1) is payload
+    assert table.number_of(json.dumps) == (number, None)
+    assert table.number_of(json.loads)[0] != number
+    function = objects.get(number)
+    assert function.payload is payload
+    assert (function.kind, function.runs_in) == (m.FUNCTION, table.environment)
 
 
 def test_the_same_content_has_the_same_number(table, script):
@@ -75,8 +83,7 @@ def test_the_same_content_has_the_same_number(table, script):
 
 
 def test_each_table_has_its_own_numbers(table):
-    table.number_of(json.dumps)
-    assert FunctionTable().number_of(json.loads)[0] == 1
+    assert FunctionTable().number_of(json.loads)[0] == table.number_of(json.dumps)[0]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +99,7 @@ def test_what_can_be_imported_is_pickled_once(table, function):
 def test_a_numpy_ufunc_can_be_sent(table):
     numpy = pytest.importorskip("numpy")
     assert sent(table, numpy.add) is numpy.add
-    assert table.number_of(numpy.add) == (1, None)
+    assert table.number_of(numpy.add)[1] is None
 
 
 def test_what_cannot_be_called_is_refused(table):
@@ -109,7 +116,7 @@ def test_a_function_that_cannot_be_pickled_is_refused_each_time_and_leaves_no_nu
     for _ in range(2):
         with pytest.raises(NotPicklable, match=r"function function: .* found at function.__closure__\['lo"):
             table.number_of(function)
-    assert table.number_of(len)[0] == 1
+    assert table.number_of(len)[0] == table.environment + 1
 
 
 # --- what is bound anew is noticed ---
@@ -384,49 +391,30 @@ def test_only_so_many_function_objects_are_kept(table, monkeypatch):
     monkeypatch.setattr(functions, "KNOWN", 10)
     made = [eval("lambda: 1") for _ in range(30)]
     for function in made:
-        assert table.number_of(function)[0] == 1
+        assert table.number_of(function)[0] == table.environment + 1
     assert len(table._known) == 10
     assert not is_pickled_again(table, made[-1])
     assert is_pickled_again(table, made[0])
 
 
-def test_functions_that_no_job_uses_are_forgotten_and_never_get_their_number_again(table, monkeypatch):
-    monkeypatch.setattr(functions, "CONTENTS", 10)
-    table = FunctionTable()
-    made = []
-    while not table.is_full:
-        made.append(eval(f"lambda: {len(made)}"))
-        table.number_of(made[-1])
-    forgotten = table.forget_unused({2, 3})
-    assert len(forgotten) == 6 and not table.is_full
-    assert forgotten == [1, 4, 5, 6, 7, 8]
-    assert load_function(table.payload_of(2))() == 1
-    with pytest.raises(KeyError):
-        table.payload_of(1)
+def test_a_function_that_the_objects_have_forgotten_gets_a_new_number(table, objects):
+    made = [eval(f"lambda: {n}") for n in range(5)]
+    numbers = [table.number_of(function)[0] for function in made]
+    objects.forget(numbers[:2])
+    assert {item.number for item in objects.forget_dropped(numbers[1:3])} == {numbers[0]}
     number, payload = table.number_of(made[0])
-    assert number == 12 and payload is not None
-    assert table.number_of(made[1]) == (2, None)
+    assert number > max(numbers) and load_function(payload)() == 0
+    assert table.number_of(made[1]) == (numbers[1], None)
 
 
-def test_where_all_functions_are_in_use_the_table_grows_and_asks_less_often(table, monkeypatch):
-    monkeypatch.setattr(functions, "CONTENTS", 10)
-    table, asked = FunctionTable(), 0
-    for i in range(1000):
-        table.number_of(eval(f"lambda: {i}"))
-        if table.is_full:
-            asked += 1
-            assert table.forget_unused(range(10_000)) == []
-    assert asked < 10
-
-
-def test_the_bound_counts_bytes_too(monkeypatch):
-    monkeypatch.setattr(functions, "CONTENT_BYTES", 100_000)
-    table = FunctionTable()
-    for i in range(10):
-        table.number_of(eval(f"lambda data={bytes([i]) * 20_000}: data"))
-        if table.is_full:
-            table.forget_unused(())
-        assert table._size <= 120_000
+def test_a_new_environment_gives_functions_new_numbers(table, objects):
+    first, _ = table.number_of(json.dumps)
+    former = table.environment
+    table.renew_environment()
+    second, payload = table.number_of(json.dumps)
+    assert second != first and payload is not None
+    assert objects.get(second).runs_in == table.environment != former == objects.get(first).runs_in
+    assert {item.number for item in objects.forget_dropped([second])} == {first, former}
 
 
 # --- names ---

@@ -45,6 +45,7 @@ _COLUMNS = {
     "H": st.one_of(_small, st.sampled_from([2**15, 2**16 - 1])),
     "I": st.one_of(_small, st.sampled_from([2**31, 2**32 - 1])),
     "Q": st.one_of(_small, st.integers(0, 40), st.sampled_from([2**32, 2**63, 2**64 - 1])),
+    "N": st.lists(_small, max_size=3).map(tuple),
     "f": st.one_of(
         st.sampled_from([0.0, 1e-6, 0.01, 2.0]),
         st.floats(width=32, allow_nan=True, allow_infinity=True),
@@ -176,8 +177,8 @@ class Peer:
         }  # fmt: skip
         self.send(m.Hello(**values))
         if role == "client":
-            self.send(m.Environment([0], [b"environment"]))
-            self.send(m.Functions([0, 0], [1, 2], [b"f", b"g"]))
+            kinds, needs = [m.ENVIRONMENT, m.FUNCTION, m.VALUE, m.FUNCTION], [(), (3,), (), (4, 3)]
+            self.send(m.Objects([0] * 4, [3, 1, 4, 2], kinds, needs, [b"environment", b"f", b"value", b"g"]))
             self.send(m.OptionSets(0, 1, {"attempts": 2}))
             self.send(m.OptionSets(0, 2, {"attempts": 1}))
 

@@ -396,8 +396,8 @@ def test_a_slow_client_does_not_slow_the_others_down(master):
         from cw.payloads.byvalue import Watch
         from cw.payloads.environment import dump_environment
 
-        slow.send(m.Environment([0], [dump_environment()]))
-        slow.send(m.Functions([0], [1], [serialize.dump_function(bytes, Watch())]))
+        payloads = [dump_environment(), serialize.dump_function(bytes, Watch())]
+        slow.send(m.Objects([0, 0], [2, 1], [m.ENVIRONMENT, m.FUNCTION], [(), (2,)], payloads))
         numbers = list(range(1, 101))
         payload = serialize.dump_call((3_000_000,), {})
         slow.send(m.Submit(numbers, [1] * 100, [0] * 100, [payload] * 100))

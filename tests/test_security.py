@@ -385,8 +385,7 @@ def frame(kind, body=b"", size=None, flags=0, zero=0):
     return wire.HEADER.pack(len(body) if size is None else size, kind, flags, zero) + body
 
 
-ENVIRONMENT = m.Environment([0], [b"here"])
-FUNCTIONS = m.Functions([0], [1], [b"f"])
+OBJECTS = m.Objects([0, 0], [2, 1], [m.ENVIRONMENT, m.FUNCTION], [(), (2,)], [b"here", b"f"])
 BEFORE_HELLO = {
     "a job": m.Submit([1], [1], [0], [b"x"]),
     "results": m.Results([1], [0], [0.1], [b"x"]),
@@ -400,17 +399,17 @@ FROM_CLIENT = {
     "a second hello": [Peer.hello("client")],
     "a worker's message": [m.Results([1], [0], [0.1], [b"x"])],
     "a master's message": [m.Dispatch(*[[1]] * (len(m.Dispatch._fields) - 1), [b"x"])],
-    "jobs before the environment": [FUNCTIONS, m.Submit([1], [1], [0], [b"x"])],
-    "a job of an unknown function": [ENVIRONMENT, m.Submit([1], [9], [0], [b"x"])],
-    "a job with unknown options": [ENVIRONMENT, FUNCTIONS, m.Submit([1], [1], [9], [b"x"])],
-    "a number twice": [ENVIRONMENT, FUNCTIONS, m.Submit([1, 1], [1, 1], [0, 0], [b"x", b"y"])],
-    "the same again": [ENVIRONMENT, FUNCTIONS, *2 * [m.Submit([1], [1], [0], [b"x"])]],
-    "a second environment": [ENVIRONMENT, ENVIRONMENT],
+    "a function without an environment": [m.Objects([0], [1], [m.FUNCTION], [()], [b"f"])],
+    "a job of an unknown function": [OBJECTS, m.Submit([1], [9], [0], [b"x"])],
+    "a job with unknown options": [OBJECTS, m.Submit([1], [1], [9], [b"x"])],
+    "a number twice": [OBJECTS, m.Submit([1, 1], [1, 1], [0, 0], [b"x", b"y"])],
+    "the same again": [OBJECTS, *2 * [m.Submit([1], [1], [0], [b"x"])]],
+    "an object twice": [OBJECTS, OBJECTS],
     "wrong options": [m.OptionSets(0, 1, {"attempts": "many"})],
-    "too many jobs": [ENVIRONMENT, FUNCTIONS,
+    "too many jobs": [OBJECTS,
                       *[m.Submit(list(range(n, n + 1000)), [1] * 1000, [0] * 1000, [b""] * 1000)
                         for n in range(1, 60_000, 1000)]],
-    "too many bytes": [ENVIRONMENT, FUNCTIONS,
+    "too many bytes": [OBJECTS,
                        *[m.Submit([n], [1], [0], [bytes(2**20)]) for n in range(1, 150)]],
     "an oversized frame": frame(66, size=wire.MAX_BODY + 1),
     "a piece of nothing": frame(255, b"x"),
@@ -539,7 +538,7 @@ def test_a_large_payload_that_never_comes_costs_no_memory(site):
     before = resident(master.pid)
     peers = [Peer(master.port, "client") for _ in range(5)]
     for peer in peers:
-        peer.send(ENVIRONMENT, FUNCTIONS)
+        peer.send(OBJECTS)
         peer.write(frame(66, struct.pack("<IQIIQ", 1, 1, 1, 0, 8 * 2**30), flags=1))
         peer.write(frame(255, size=2**20) + bytes(1000))
     assert executor.submit(jobs.square, 7).result(LIMIT) == 49

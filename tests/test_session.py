@@ -486,10 +486,11 @@ def test_the_package_loads_what_is_used():
 
 def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(cluster, monkeypatch):
     from cw.client import introductions
+    from cw.net.objects import ObjectCache
 
-    monkeypatch.setattr(introductions, "FUNCTIONS_AT_MASTER", 300_000)
-    monkeypatch.setattr(introductions, "FUNCTIONS_AT_ONCE", 100_000)
-    monkeypatch.setattr(introductions, "MOST_FUNCTIONS", 20)
+    monkeypatch.setattr(introductions, "ObjectCache", lambda: ObjectCache(300_000, 20))
+    monkeypatch.setattr(introductions, "BYTES_AT_ONCE", 100_000)
+    monkeypatch.setattr(introductions, "OBJECTS_AT_ONCE", 10)
 
     def make(number, size):
         data = bytes(size)
@@ -500,8 +501,8 @@ def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(c
         for _ in range(3):
             futures = [executor.submit(function) for function in functions]
             assert [future.result(LIMIT)[0] for future in futures] == list(range(61))
-        assert len(executor._session._introductions._functions) <= 20
-        assert executor._session._introductions._size <= 300_000 + 401_000
+        cache = executor._session._introductions._cache
+        assert 1 < len(cache) <= 20 and cache.size <= 300_000 + 401_000
     assert "breaks the protocol" not in Path(cluster.logs, "master.log").read_text()
 
 

@@ -213,10 +213,7 @@ class Scenario:
                 worker = process.worker
                 assert not worker._slots._job_by_dispatch and not worker._slots._backlog
                 assert not len(worker._kept) and not worker._kept._size
-                assert not worker._environments and not worker._functions and not worker._slots._closed
-                assert all(
-                    runner.session not in worker._environments for runner in worker._slots._runners.values()
-                )
+                assert not worker._sessions and not worker._slots._closed
                 assert not worker._slots._runners
 
 

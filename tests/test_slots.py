@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from cw.net.messages import ENVIRONMENT
+from cw.net.objects import Object as Function
 from cw.worker import slots
 from cw.worker.slots import (
     AHEAD_JOBS,
@@ -19,7 +21,6 @@ from cw.worker.slots import (
     RESTART_SECONDS,
     STUCK_SECONDS,
     TOLD_SECONDS,
-    Function,
     Job,
     SendJobs,
     Slots,
@@ -113,7 +114,7 @@ class Bench:
         assert not self.max_jobs or model.runner.ended + len(model.runner.sent) <= self.max_jobs
         assert None not in model.stream, "nothing is sent behind a Drop that was not read"
         assert None not in model.pipe, "nor before that is known"
-        assert all(job.session == action.runner.session for job in action.jobs)
+        assert all(job.context == action.runner.context for job in action.jobs)
         model.tokens += len(action.jobs)
         model.stream.extend(action.jobs)
 
@@ -206,11 +207,12 @@ class Bench:
 
     # --- events ---
 
-    def function(self, name, seconds=None):
+    def function(self, name, seconds=None, environment=0):
         if name not in self.functions:
-            self.functions[name] = Function(1, b"")
+            needs = [Function(environment, b"", ENVIRONMENT)] if environment else []
+            self.functions[name] = Function(1, b"", needs=needs)
             if seconds is not None:
-                self.functions[name].seconds = seconds
+                self.functions[name].estimate.seconds = seconds
         return self.functions[name]
 
     def make(self, how_many=1, session=1, function=None, avoid=0, size=10, timeout=0.0):
@@ -388,6 +390,51 @@ def test_a_long_job_is_told_as_started_once_and_a_short_one_never():
     bench.tick(TOLD_SECONDS)
     bench.tick(TOLD_SECONDS)
     assert bench.told == [job.dispatch]
+
+
+# --- environments -----------------------------------------------------------------------------
+
+
+def test_a_job_of_another_environment_gets_a_runner_of_its_own_and_ends_the_idle_older_one():
+    bench = Bench(1)
+    older, newer = bench.function("older", environment=1), bench.function("newer", environment=2)
+    bench.give(function=older)
+    bench.settle()
+    bench.give(2, function=newer)
+    assert [model.is_closed for model in bench.models.values()] == [True, False]
+    bench.settle()
+    bench.give(function=older)  # sent again, say: in a fresh runner, and the newer one stays
+    bench.settle()
+    assert [model.runner.context for model in bench.models.values()] == [(1, 2), (1, 1)]
+    assert set(bench.ended.values()) == {"result"}
+
+
+def test_what_waits_for_another_environment_is_not_sent_ahead():
+    bench = Bench(1)
+    older = bench.function("older", seconds=1e-4, environment=1)
+    newer = bench.function("newer", seconds=1e-4, environment=2)
+    bench.give(2, function=older)
+    bench.give(2, function=newer)
+    (model,) = bench.models.values()
+    assert len(model.runner.sent) == 2
+    bench.settle()
+    assert set(bench.ended.values()) == {"result"} and len(bench.ended) == 4
+
+
+def test_runners_whose_environment_is_forgotten_end_when_they_have_nothing_to_do():
+    bench = Bench(2)
+    long = bench.function("long", environment=1)
+    idle, busy = bench.give(2, function=long)
+    bench.run_until(idle)
+    other = bench.give(function=bench.function("other", environment=2), session=2)
+    bench.settle(hanging=[busy])
+    assert len(bench.models) == 3
+    bench.perform(bench.slots.on_environment_forgotten(1, 1))
+    bench.settle(hanging=[busy])
+    assert len(bench.models) == 2 and busy.dispatch not in bench.ended
+    bench.settle()
+    assert [model.runner.session for model in bench.models.values()] == [2]
+    assert {bench.ended[job.dispatch] for job in (idle, busy, *other)} == {"result"}
 
 
 # --- ahead ------------------------------------------------------------------------------------
@@ -966,7 +1013,8 @@ class Events:
     def jobs_are_sent(self, random):
         session = random.randint(1, 3) + 10 * len(self.bench.closed)
         name, seconds = random.choice([("unknown", None), ("tiny", 1e-6), ("short", 1e-3), ("long", 1.0)])
-        f = self.bench.function((session, name), seconds)
+        environment = random.choice([1, 1, 2])
+        f = self.bench.function((session, name, environment), seconds, environment)
         avoid = random.choice([0, 0, 0, 0, random.randint(1, self.count)])
         size = random.choice([10, 10, 10, slots.AHEAD_BYTES // 3])
         timeout = random.choice([0.0, 0.0, 0.0, 0.015, 0.5])
@@ -985,6 +1033,11 @@ class Events:
         if model and model.runner.sent:
             sent = list(model.runner.sent)[:4]
             self.bench.stop(*(job.dispatch for job in random.sample(sent, random.randint(1, len(sent)))))
+
+    def environment_is_forgotten(self, random):
+        model = self.some_model(random)
+        if model:
+            self.bench.perform(self.bench.slots.on_environment_forgotten(*model.runner.context))
 
     def session_closes(self, random):
         if self.bench.jobs:
@@ -1047,7 +1100,7 @@ class Events:
     EVENTS = (
         [runner_goes_on] * 30 + [pipe_is_read] * 20 + [time_passes] * 10 + [jobs_are_sent, jobs_arrive] * 6
         + [exits_are_noticed] * 4 + [jobs_are_stopped, what_was_sent_is_stopped, recall, killed_runners_die] * 2
-        + [runner_dies, job_hangs, session_closes, seconds_pass, worker_drains]
+        + [runner_dies, job_hangs, session_closes, seconds_pass, worker_drains, environment_is_forgotten]
     )  # fmt: skip
 
     # --- properties ---
@@ -1061,7 +1114,7 @@ class Events:
         for slot in policy._idle.values():
             if slot.rests_until <= self.bench.now:
                 for job in policy._backlog:
-                    runner = slot.runners.get(job.session)
+                    runner = slot.runners.get(job.context)
                     avoids = job.avoid == slot.index and self.count > 1
                     assert avoids or (runner is not None and runner.is_dropping)
         assert policy._job_by_dispatch.keys() == self.bench.given - self.bench.ended.keys()

@@ -17,6 +17,7 @@ from cw.net import wire
 
 HELLO = m.Hello("client", "ab" * 16, "cd" * 16, m.PROTOCOL, [3, 11], "0.1", "node7", 4711, 0)
 SUBMIT = m.Submit([7, 8], [1, 1], [0, 2], [b"seven", b"eight!"])
+LARGE_OBJECT = m.Objects([1], [2], [m.VALUE], [(1,)], [bytes(2 * wire.LARGE)])
 KIND_OF = {cls: kind for kind, cls in wire._RECORDS.items()} | {
     cls: kind for kind, (cls, _) in wire._BATCHES.items()
 }
@@ -106,6 +107,7 @@ _entries = {
     "I": st.integers(0, 2**32 - 1),
     "Q": st.integers(0, 2**64 - 1),
     "f": st.floats(width=32, allow_nan=False),
+    "N": st.lists(st.integers(0, 2**32 - 1), max_size=5).map(tuple),
 }
 _records = st.one_of(
     [st.builds(cls, *(_values[hint] for hint in wire._FIELDS[cls])) for cls in wire._RECORDS.values()]
@@ -244,13 +246,24 @@ def test_the_format_is_what_the_documentation_says():
     assert bytes_of(single) == struct.pack("<IBBH", len(body), 66, 0, 0) + body
 
 
+def test_objects_go_one_in_a_frame_and_their_needs_as_numbers():
+    message = m.Objects([9, 9], [1, 2], [m.VALUE, m.FUNCTION], [(), (1, 7)], [b"v", b"ff"])
+    first = struct.pack("<I Q I B I Q".replace(" ", ""), 1, 9, 1, 1, 0, 1) + b"v"
+    second = struct.pack("<I Q I B I 2I Q".replace(" ", ""), 1, 9, 2, 0, 2, 1, 7, 2) + b"ff"
+    assert bytes_of(message) == frame(64, first) + frame(64, second)
+    assert decode(bytes_of(message))[1] == m.Objects([9], [2], [m.FUNCTION], [(1, 7)], [b"ff"])
+    two = batch(m.Objects, 2, struct.pack("<2Q2I2B2I2I", 9, 9, 1, 2, 1, 0, 0, 2, 1, 7), [1, 2], b"vff")
+    assert decode(two) == [message]  # more in one frame are read, too
+    (large,) = decode(bytes_of(LARGE_OBJECT), chunks=[1000])
+    assert plain(large) == LARGE_OBJECT
+
+
 # --- lanes ------------------------------------------------------------------------------------
 
 
 def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
     data = {
-        m.Environment,
-        m.Functions,
+        m.Objects,
         m.Submit,
         m.Dispatch,
         m.Run,
@@ -410,7 +423,7 @@ def test_what_is_no_memory_file_is_refused():
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_frame_whose_memory_file_is_missing_is_refused(count):
-    data = batch(m.Functions, count, bytes(12 * count), [5] * count, flags=2)
+    data = batch(m.Submit, count, bytes(16 * count), [5] * count, flags=2)
     with pytest.raises(ProtocolError, match="without its memory file"):
         wire.Decoder().feed(data)
 
@@ -426,9 +439,14 @@ def test_files_that_came_and_were_not_used_are_closed():
 # --- what is refused --------------------------------------------------------------------------
 
 
-def large_head(size, count=1, flags=1, cls=m.Functions):
-    columns = struct.pack(f"<{count}Q{count}I", *range(2 * count))
+def large_head(size, count=1, flags=1, cls=m.Submit):
+    columns = struct.pack(f"<{count}Q{2 * count}I", *range(3 * count))
     return batch(cls, count, columns, [size] * count, flags=flags)
+
+
+def objects_of(needs, count):
+    """One object, with room for these needs, that says that it has `count`."""
+    return batch(m.Objects, 1, struct.pack("<QIBI", 0, 1, 0, count) + needs, [4], b"four")
 
 
 @pytest.mark.parametrize(
@@ -451,13 +469,17 @@ def large_head(size, count=1, flags=1, cls=m.Functions):
         pytest.param(frame(KIND_OF[m.Stop], b"\1\0"), "cut short", id="no count"),
         pytest.param(batch(m.Stop, 2, bytes(8)), "2 entries in 12 bytes", id="column too short"),
         pytest.param(batch(m.Stop, 1, bytes(9)), "left over", id="column too long"),
-        pytest.param(batch(m.Functions, 1, bytes(8)), "cut short", id="no sizes"),
-        pytest.param(batch(m.Functions, 2, bytes(24)), "2 entries", id="no sizes of two"),
-        pytest.param(batch(m.Functions, 1, bytes(12), [5], b"four"), "size", id="payload too short"),
-        pytest.param(batch(m.Functions, 1, bytes(12), [3], b"four"), "size", id="payload too long"),
-        pytest.param(batch(m.Functions, 2, bytes(24), [3, 2], b"four"), "sizes", id="payloads too short"),
-        pytest.param(batch(m.Functions, 2, bytes(24), [2**64 - 1, 5], b"four"), "sizes", id="sizes overflow"),
-        pytest.param(batch(m.Functions, 0, b"", [], b"four"), "sizes", id="payload of nobody"),
+        pytest.param(batch(m.Submit, 1, bytes(12)), "cut short", id="no sizes"),
+        pytest.param(batch(m.Submit, 2, bytes(32)), "2 entries", id="no sizes of two"),
+        pytest.param(batch(m.Submit, 1, bytes(16), [5], b"four"), "size", id="payload too short"),
+        pytest.param(batch(m.Submit, 1, bytes(16), [3], b"four"), "size", id="payload too long"),
+        pytest.param(batch(m.Submit, 2, bytes(32), [3, 2], b"four"), "sizes", id="payloads too short"),
+        pytest.param(batch(m.Submit, 2, bytes(32), [2**64 - 1, 5], b"four"), "sizes", id="sizes overflow"),
+        pytest.param(batch(m.Submit, 0, b"", [], b"four"), "sizes", id="payload of nobody"),
+        pytest.param(objects_of(b"", 9), "9 needs in", id="needs too short"),
+        pytest.param(objects_of(b"", 2**32 - 1), "4294967295 needs in", id="more needs than memory"),
+        pytest.param(objects_of(bytes(40000), 10000), "10000 needs in", id="more needs than allowed"),
+        pytest.param(objects_of(bytes(8), 1), "size", id="needs too long"),
         pytest.param(large_head(wire.LARGE), "impossible size", id="large and not large"),
         pytest.param(large_head(0), "impossible size", id="large and empty"),
         pytest.param(large_head(2 * wire.LARGE, count=2), "impossible size", id="two large in one"),
@@ -500,7 +522,7 @@ def test_only_what_is_expected_is_read():
     decoder = wire.Decoder()
     decoder.accepts = frozenset({m.Hello})
     assert decoder.feed(bytes_of(HELLO)) == [HELLO]
-    for other in (SUBMIT, m.Goodbye("x"), m.Stop([1]), m.Functions([1], [1], [bytes(2 * wire.LARGE)])):
+    for other in (SUBMIT, m.Goodbye("x"), m.Stop([1]), LARGE_OBJECT):
         with pytest.raises(ProtocolError, match=f"{type(other).__name__} is not expected"):
             decode(bytes_of(other), decoder)
         decoder = wire.Decoder()

@@ -14,12 +14,12 @@ from concurrent.futures import InvalidStateError
 from typing import Any
 
 from cw.client import mapping
+from cw.client.functions import ONE, Prepared
 from cw.client.future import Future
 from cw.client.options import job_options
 from cw.client.progress import Progress
 from cw.client.recorder import Recorder
 from cw.client.session import Abandoned, Session
-from cw.payloads import chunks
 
 logger = logging.getLogger("cw.client")
 
@@ -163,6 +163,13 @@ class ClusterExecutor(concurrent.futures.Executor):
             progress=progress, as_completed=as_completed, return_exceptions=return_exceptions,
         )  # fmt: skip
 
+    def refresh(self) -> None:
+        """At the next `submit` of each function, look at all values that it reads, whatever that costs.
+
+        For values that are changed in place and are too large to be looked at each time (see `cw.UnseenChanges`).
+        """
+        self._session.refresh()
+
     def kill(self, future: concurrent.futures.Future[Any]) -> bool:
         """Cancel a call of this executor, also one that runs; answers at once. False: it has ended.
 
@@ -204,13 +211,14 @@ class ClusterExecutor(concurrent.futures.Executor):
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        prepared: Prepared | None = None,
     ) -> Future:
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if not callable(fn):
             raise TypeError(f"submit() takes a function first, not {fn!r}")
         future = Future(self._session)
-        future._number = self._session.submit(fn, args, kwargs, future, options, recorder)
+        future._number = self._session.submit(fn, args, kwargs, future, options, recorder, prepared=prepared)
         return future
 
     def _map(
@@ -249,16 +257,12 @@ class ClusterExecutor(concurrent.futures.Executor):
         is_each = bool(recorder or progress or as_completed or return_exceptions)
         futures: Iterator[Future]
         if chunksize == 1:
-            futures = (self._submit(options._number, recorder, fn, args, {}) for args in calls)
+            prepared = self._session.freeze(fn, ONE)
+            futures = (self._submit(options._number, recorder, fn, args, {}, prepared) for args in calls)
         elif is_each:
-            run_each = functools.partial(chunks.run_each, fn)
-            futures = mapping.chunked(
-                self._session, recorder, options._number, fn, run_each, calls, chunksize
-            )
+            futures = mapping.chunked(self._session, recorder, options._number, fn, calls, chunksize)
         else:
-            run = functools.partial(chunks.run, fn)
-            parts = mapping.parts_of(calls, chunksize)
-            futures = (self._submit(options._number, None, run, (part,), {}) for part in parts)
+            futures = mapping.in_chunks(self._session, options._number, fn, calls, chunksize)
         if bar is not None:
             futures = tally.watch(futures)
         ahead = None if buffersize is None else max(1, buffersize if is_each else buffersize // chunksize)

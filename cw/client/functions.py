@@ -1,57 +1,99 @@
-"""The functions of a session, by number: each is pickled once, and anew when what it uses is bound anew.
+"""What the calls of a session need in a runner, as numbered objects: each is sent once, and anew when it has changed.
 
-    submit(f)                       number_of(f)
-                 known, and its watch is current --------------------------------> (number, None)
-                 else: pickled anew --- the same bytes as before -----------------> (number, None)
-                                    '-- other bytes: the next number -------------> (number, payload)
+    prepare(f)      how f travels: `cw.payloads.templates`. State (what obj.m or a closure holds) is pickled at each
+                    submit, and each call gets a fresh copy: a small one with the arguments, a large one as an object,
+                    found again by its digest
+    number_of(...)  the FUNCTION object that the job names; it needs, in this order:
+                    its template | the environment | the script | definitions | components of values | a large state
+                                             all definitions'    `---- what the call reaches ---'
 
-    f importable by name:  the object itself is all there is to compare
-    f travels by value:    what the pickler met: globals read, closure cells, defaults, code, classes
-    obj.m, obj, partial:   besides, the attributes of `obj` and the partial's keywords
-    without a fingerprint: pickled each time (a callable implemented in C, an object with slots)
-
-A binding is compared by identity; a mutation in place is not noticed.
+What the call reaches is looked at: names by identity at each submit; what can change in place by its pickle, while that
+costs little (LOOK_SECONDS, LOOK_SHARE), and in any case at each `map` and notebook cell.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Callable, Container
-from types import (
-    BuiltinFunctionType,
-    FunctionType,
-    MethodDescriptorType,
-    MethodType,
-    ModuleType,
-    WrapperDescriptorType,
-)
-from typing import Any
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from cw.payloads.byvalue import Watch
-from cw.payloads.serialize import Payload, dump_function
+from cw.client.components import Component, shared_objects
+from cw.client.objects import ObjectTable
+from cw.client.records import Record, RecordMaker
+from cw.client.states import StateTable
+from cw.errors import UnstableKey
+from cw.net import messages as m
+from cw.payloads import byvalue, constants, named, naming, objects, script, serialize, templates
+from cw.payloads.objects import ONE
+from cw.payloads.serialize import Pickled
+from cw.payloads.templates import LOCAL, NAMED, OBJECT, Template
 from cw.store import callkey
 from cw.store.callkey import FunctionKey
 
-# Function objects that are recognised. More keeps more of them alive, and what they refer to; fewer pickles
-# a function again that comes round after so many others (a program that makes lambdas in a loop).
 KNOWN = 1024
+"""Functions, and reaches of calls, that are remembered. More: memory. Fewer: a function that comes round again after so
+many others is pickled again."""
 
-# When to forget functions that no outstanding job uses. More costs memory here; fewer, and a function that is
-# used again after a pause travels again.
-CONTENTS = 1024
-CONTENT_BYTES = 256 * 1024 * 1024
+INLINE = 8 * 1024
+"""Bytes of state that travel with each call. More: the same bytes travel often. Less: a state that differs from call to
+call makes an object each time."""
+
+KEY_ATTEMPTS = 5
+"""How often a key is made of a function that changes meanwhile, before it is given up."""
 
 
-class _Known:
-    """A function object whose pickle has a number."""
+class Prepared:
+    """A function, ready to be submitted. `state`: pickled already, for `map`, which takes it once."""
 
-    __slots__ = ("function", "number", "watch")
+    __slots__ = ("mode", "named_as", "record", "state", "state_object", "template", "watch")
 
-    def __init__(self, function: Any, number: int, watch: Watch) -> None:
-        self.function = function  # held, so that its id is not used again
-        self.number = number
-        self.watch = watch
+    def __init__(self, template: Template, mode: int) -> None:
+        self.template = template
+        self.mode = mode
+        self.named_as: tuple[str, Any] | None = None  # the script's name, and what it was bound to
+        self.record: Record | None = None  # for calls whose arguments refer to nothing
+        self.state: Pickled | None = None
+        self.state_object = 0  # the number of one that is large, or cannot change
+        self.watch: byvalue.Watch | None = None  # of a state that cannot change while this is current
+
+    @property
+    def is_bare(self) -> bool:
+        """Do only the arguments travel with a call?"""
+        return self.template.form == NAMED or self.watch is not None or bool(self.state_object)
+
+    @property
+    def takes_state(self) -> bool:
+        """Must its state be pickled at each submit?"""
+        return self.template.form != NAMED and self.watch is None and self.state is None
+
+
+class Packed(NamedTuple):
+    """A call's pickles, and what they refer to."""
+
+    data: bytes
+    buffers: list[memoryview]
+    names: Sequence[str]
+    codes: Sequence[named.Code]
+    state: Pickled | None = None
+    """A large one, which travels as an object."""
+
+    def payload(self, store: serialize.Store | None = None) -> serialize.Payload:
+        return serialize.join(self.data, self.buffers, store)
+
+    def is_same(self, other: Packed) -> bool:
+        """Are these pickles of equal values?"""
+        states = self.state and self.state.digest(), other.state and other.state.digest()
+        return self.data == other.data and self.buffers == other.buffers and states[0] == states[1]
+
+
+def _packed(pickled: Pickled, state: Pickled | None, is_inline: bool = False) -> Packed:
+    if state is None:
+        return Packed(pickled.data, pickled.buffers, pickled.names, pickled.codes)
+    names = sorted({*state.names, *pickled.names})
+    codes = list({id(code[1]): code for code in (*state.codes, *pickled.codes)}.values())
+    if is_inline:
+        return Packed(state.data + pickled.data, [*state.buffers, *pickled.buffers], names, codes)
+    return Packed(pickled.data, pickled.buffers, names, codes)
 
 
 class FunctionTable:
@@ -60,132 +102,294 @@ class FunctionTable:
     The lock must be reentrant: pickling runs code of the user's, which may submit.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[Any, _Known] = {}  # by key, see _key(); oldest first
-        self._number_by_digest: dict[bytes, int] = {}
-        self._contents: dict[int, tuple[bytes, Payload]] = {}  # digest and payload by number, oldest first
-        self._keys: dict[int, FunctionKey] = {}  # of functions whose calls are recorded, by number
-        self._last_number = 0
-        self._size = 0
-        self._most_contents, self._most_bytes = CONTENTS, CONTENT_BYTES
+    def __init__(self, table: ObjectTable | None = None) -> None:
+        self._objects = table = ObjectTable() if table is None else table
+        table.on_forgotten.append(self._on_forgotten)
+        self._known: dict[int, tuple[Any, Prepared]] = {}  # by id: a (weak) reference, and its form
+        # Those for which `known_number` has an answer: what it watches, and what it is.
+        self._quick: dict[int, tuple[Any, byvalue.Watch, byvalue.Watch | None, int, int]] = {}
+        self._templates: dict[tuple[Any, ...], Template] = {}
+        self._records: dict[tuple[Any, ...], Record] = {}  # oldest first
+        self._keys: dict[tuple[int, bytes], FunctionKey] = {}  # of functions whose calls are recorded
+        self._looked_at: Sequence[Component] = ()  # by the last submit
+        self._maker = RecordMaker(table)
+        self._states = StateTable(
+            table, lambda payload, digest: self._maker.object_of(m.VALUE, (), payload, digest)
+        )
 
-    def number_of(self, function: Callable[..., Any]) -> tuple[int, Payload | None]:
-        """The function's number, with its payload if the number is new.
+    # --- one function ---
 
-        Raises `NotPicklable`; `TypeError` for what cannot be called.
+    def known_number(self, function: Any) -> int:
+        """The number for a call with plain arguments, if nothing has changed since the last; 0: see `number_of`."""
+        known = self._quick.get(id(function))
+        if known is None:
+            return 0
+        reference, watch, own_watch, epoch, number = known
+        if reference() is not function or epoch != self._maker.epoch or not watch.is_current():
+            return 0
+        return number if own_watch is None or own_watch.is_current() else 0
+
+    def prepare(self, function: Any, mode: int = ONE) -> Prepared:
+        """How a function travels. Raises NotPicklable; TypeError for what cannot be called."""
+        if mode == ONE:
+            known = self._known.get(id(function))
+            if known is not None and known[0]() is function and self._is_valid(known[1]):
+                return known[1]
+        form = templates.form_of(function)
+        try:
+            template = self._template(function, form)
+        except byvalue.Unpicklable as failure:
+            raise serialize.refusal_of_function(function, failure) from failure.__cause__
+        prepared = Prepared(template, mode)
+        if form == OBJECT:
+            return prepared
+        if form == LOCAL:
+            self._fix_state(function, prepared)
+        elif (name := script.name_of(function)) is not None:
+            prepared.named_as = name, script.namespace().get(name)
+        if mode == ONE:
+            self._remember(function, prepared)
+        return prepared
+
+    def _is_valid(self, prepared: Prepared) -> bool:
+        """Does the function still travel in this way?"""
+        if prepared.watch is not None:
+            return prepared.watch.is_current()
+        named_as = prepared.named_as
+        return named_as is None or script.namespace().get(named_as[0]) is named_as[1]
+
+    def freeze(self, function: Any, mode: int) -> Prepared:
+        """For `map`: its state is taken now, once, and all that calls reach is looked at."""
+        self.refresh()
+        prepared = self.prepare(function, mode)
+        if prepared.takes_state:
+            other = Prepared(prepared.template, mode)
+            other.state = self._pickle_state(function, prepared.template.form)
+            if other.state.size > INLINE:
+                other.state_object = self._states.number_of(function, other.state)
+            return other
+        return prepared
+
+    def pickle(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prepared: Prepared
+    ) -> Packed:
+        """The arguments of a call, with what of the function's state travels with them. Needs no lock.
+
+        Raises NotPicklable.
         """
-        known = self._known.get(id(function))
-        if known is not None and known.watch.is_current():
-            return known.number, None
-        return self._number_of_other(function)
+        if prepared.takes_state:
+            state = templates.state_of(function, prepared.template.form)
+            pickled = serialize.pickle_with_state(state, args, kwargs, function)
+            end, buffers = pickled.ends[0]
+            if end + sum(buffer.nbytes for buffer in pickled.buffers[:buffers]) <= INLINE:
+                return Packed(pickled.data, pickled.buffers, pickled.names, pickled.codes)
+            large = self._pickle_state(function, prepared.template.form)
+            pickled = serialize.pickle_call(args, kwargs, function)
+            return _packed(pickled, large)._replace(data=pickled.data, buffers=pickled.buffers, state=large)
+        frozen = prepared.state
+        pickled = serialize.pickle_call(
+            args, kwargs, function, frozen and not prepared.state_object and frozen.memo
+        )
+        return _packed(pickled, frozen, is_inline=not prepared.state_object)
 
-    def key_of(self, function: Callable[..., Any], carrier: Callable[..., Any] | None = None) -> FunctionKey:
-        """The key with which calls of the function are recorded, as it is pickled now.
+    def _pickle_state(self, function: Any, form: int) -> Pickled:
+        try:
+            return Pickled((templates.state_of(function, form),))
+        except byvalue.Unpicklable as failure:
+            raise serialize.refusal_of_function(function, failure) from failure.__cause__
 
-        `carrier`: what travels in its place, with it inside. Raises `NotPicklable`.
-        """
-        travels = function if carrier is None else carrier
-        number, payload = self.number_of(travels)
-        key = self._keys.get(number)
-        if key is None:
-            if payload is None:
-                # Pickled a while ago: what it captures may have been changed in place since. Key and pickle shall be
-                # made from the same.
-                self._known.pop(_key(travels), None)
-                number, _ = self.number_of(travels)
-            key = self._keys[number] = callkey.of_function(function)
-        return key
+    def _fix_state(self, function: Any, prepared: Prepared) -> None:
+        """If a local function holds only what cannot change, pickle that once."""
+        if not all(constants.is_constant(part) for _, part in constants.parts_of(function)):
+            return
+        watch = byvalue.Watch()
+        watch.add_function(function, has_names=False)
+        if templates.state_of(function, LOCAL) is not None:
+            state = self._pickle_state(function, LOCAL)
+            prepared.state = state
+            prepared.state_object = self._states.number_of(function, state)
+        prepared.watch = watch
 
-    def payload_of(self, number: int) -> Payload:
-        """A function's payload, to send it again. Raises `KeyError` if it has been forgotten."""
-        return self._contents[number][1]
+    def _remember(self, function: Any, prepared: Prepared) -> None:
+        key = id(function)
+        if len(self._known) >= KNOWN:
+            oldest = next(iter(self._known))
+            self._known.pop(oldest, None)
+            self._quick.pop(oldest, None)
+        known, quick = self._known, self._quick
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it is time to call `forget_unused`. It changes only when `number_of` gives a payload."""
-        return len(self._contents) > self._most_contents or self._size > self._most_bytes
+        def forget(_: Any) -> None:
+            known.pop(key, None)
+            quick.pop(key, None)
 
-    def forget_unused(self, in_use: Container[int]) -> list[int]:
-        """Forget the older half of what is kept, but for the numbers in use. Returns the numbers forgotten.
+        try:
+            reference: Any = weakref.ref(function, forget)
+        except TypeError:
+            reference = lambda: function  # noqa: E731
+        known[key] = reference, prepared
 
-        A forgotten number is not given out again.
-        """
-        forgotten = []
-        for number in list(self._contents):
-            if len(self._contents) <= CONTENTS // 2 and self._size <= CONTENT_BYTES // 2:
-                break
-            if number not in in_use:
-                digest, payload = self._contents.pop(number)
-                del self._number_by_digest[digest]
-                self._size -= len(payload)
-                self._keys.pop(number, None)
-                forgotten.append(number)
-        gone = set(forgotten)
-        self._known = {key: known for key, known in self._known.items() if known.number not in gone}
-        # Where jobs hold on to more than the limits, look again only after as much has come again.
-        self._most_contents = max(CONTENTS, 2 * len(self._contents))
-        self._most_bytes = max(CONTENT_BYTES, 2 * self._size)
-        return forgotten
+    def _template(self, function: Any, form: int) -> Template:
+        if form == OBJECT:
+            own = templates.own_function(function)
+            key: tuple[Any, ...] = (form, templates.label_of(function), own and own.__code__)
+            known = self._templates.get(key)
+            if known is not None:
+                return known
+        template = templates.template_of(function, form)
+        if form != OBJECT:
+            key = form, template.payload
+            known = self._templates.get(key)
+            if known is not None:
+                return known
+        if len(self._templates) >= KNOWN:
+            self._templates.pop(next(iter(self._templates)))
+        self._templates[key] = template
+        return template
 
-    def _number_of_other(self, function: Any) -> tuple[int, Payload | None]:
-        if not callable(function):
-            raise TypeError(f"{type(function).__name__!r} object is not callable")
-        key = _key(function)
-        known = self._known.get(key)
-        if known is not None and known.watch.is_current():
-            return known.number, None
-        watch = Watch()
-        # Before it is pickled: an attribute bound anew between the two must look like a change.
-        has_fingerprint = _watch_object(function, watch)
-        payload = dump_function(function, watch)
-        digest = hashlib.blake2b(payload, digest_size=16).digest()
-        number = self._number_by_digest.get(digest)
-        is_new = number is None
+    # --- what a job names ---
+
+    def number_of(
+        self,
+        function: Any,
+        prepared: Prepared,
+        names: Sequence[str] = (),
+        codes: Sequence[named.Code] = (),
+        state: Pickled | None = None,
+    ) -> int:
+        """The number of the FUNCTION object for a call. `names`, `codes`: what its arguments and state refer to;
+        `state`: a large one, which travels as an object. Raises NotPicklable."""
+        key: Any = None
+        record = prepared.record
+        if names or codes or record is None:
+            key = prepared.template, prepared.mode, tuple(names), tuple([id(code) for _, code in codes])
+            record = self._records.get(key)
+        if record is None or not self._maker.is_up_to_date(record):
+            record = self._maker.make(prepared.template, names, codes, function, record)
+            key = key or (prepared.template, prepared.mode, (), ())
+            self._records.pop(key, None)
+            if len(self._records) >= KNOWN:
+                self._records.pop(next(iter(self._records)))
+            self._records[key] = record
+        if not (names or codes):
+            prepared.record = record
+        held = prepared.state_object if state is None else self._states.number_of(function, state)
+        is_fixed = prepared.watch is not None
+        number = record.functions.get((held, is_fixed))
         if number is None:
-            self._last_number = number = self._last_number + 1
-            self._number_by_digest[digest] = number
-            self._contents[number] = digest, payload
-            self._size += len(payload)
-        self._known.pop(key, None)
-        if has_fingerprint:
-            if len(self._known) >= KNOWN:
-                del self._known[next(iter(self._known))]
-            self._known[key] = _Known(function, number, watch)
-        return number, payload if is_new else None
+            is_inline = prepared.template.form != NAMED and not held and not is_fixed
+            made = objects.Function(prepared.mode, is_inline, held, is_fixed, record.reached)
+            needs = [*record.needs, held] if held else record.needs
+            number = self._maker.object_of(m.FUNCTION, needs, objects.dump_function(made))
+            record.functions[held, is_fixed] = number
+        if record.components:
+            self._looked_at = record.components
+            if not prepared.takes_state:
+                self._let_go()
+        elif key is None or not (names or codes):
+            known = self._known.get(id(function))
+            if prepared.is_bare and self._maker.shell is None and known is not None and known[1] is prepared:
+                self._quick[id(function)] = known[0], record.watch, prepared.watch, self._maker.epoch, number
+        return number
 
+    def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, Any]:
+        """What a job of one call names, and its payload. Raises NotPicklable."""
+        prepared = self.prepare(function)
+        if prepared.is_bare and serialize.is_plain(args, kwargs):
+            return self.number_of(function, prepared), serialize.dump_call(args, kwargs)
+        packed = self.pickle(function, args, kwargs, prepared)
+        number = self.number_of(function, prepared, packed.names, packed.codes, packed.state)
+        packed = self.share(function, args, kwargs, prepared, packed)
+        return number, packed.payload()
 
-def _key(function: Any) -> Any:
-    """What a function is recognised by. `obj.m` is a new object each time; a `_Known` holds both halves."""
-    if type(function) is MethodType:
-        return id(function.__func__), id(function.__self__)
-    return id(function)
+    def share(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prepared: Prepared, packed: Packed
+    ) -> Packed:
+        """Where its small state holds objects that are values of global names, too: have it refer to these.
 
+        To be called after `number_of`, which has looked at these.
+        """
+        if not self._looked_at:
+            return packed
+        shared = {}
+        if prepared.takes_state and packed.state is None:
+            state = templates.state_of(function, prepared.template.form)
+            shared = shared_objects(self._looked_at, Pickled((state,)))
+        self._let_go()
+        if not shared:
+            return packed
+        pickled = Pickled((state,), persistent_id=lambda thing: shared.get(id(thing)))
+        call = serialize.pickle_call(args, kwargs, function, pickled.memo)
+        return _packed(call, pickled, is_inline=True)
 
-def _watch_object(function: Any, watch: Watch) -> bool:
-    """Watch what a callable object holds, besides what the pickler meets. False: there is no telling."""
-    kind = type(function)
-    if kind is MethodType:
-        owner = function.__self__
-        is_owner_watched = isinstance(owner, type) or _watch_attributes(owner, watch)
-        return is_owner_watched and _watch_object(function.__func__, watch)
-    if kind is functools.partial:
-        watch.add_namespace(function.keywords)
-        return _watch_object(function.func, watch)
-    if kind is BuiltinFunctionType:  # len, math.sqrt, dict.fromkeys; but not [].append
-        return function.__self__ is None or isinstance(function.__self__, (type, ModuleType))
-    if kind in (FunctionType, MethodDescriptorType, WrapperDescriptorType) or issubclass(kind, type):
-        return True
-    return _watch_attributes(function, watch)
+    def _let_go(self) -> None:
+        """Of what was looked at: nothing is kept alive that its owner drops."""
+        for component in self._looked_at:
+            component.seen = None
+        self._looked_at = ()
 
+    def key_of(self, function: Any, prepared: Prepared | None = None) -> FunctionKey:
+        """The key with which calls are recorded, taken of the same state as what travels.
 
-def _watch_attributes(owner: Any, watch: Watch) -> bool:
-    """Watch the attributes of an object, if there is nothing else to it: no slots, no part in C."""
-    attributes = getattr(owner, "__dict__", None)
-    if type(attributes) is not dict:
-        return False
-    for cls in type(owner).__mro__[:-1]:
-        # A class implemented in C that holds data has a constructor implemented in C.
-        if isinstance(vars(cls).get("__new__"), BuiltinFunctionType) or vars(cls).get("__slots__"):
-            return False
-    watch.add_namespace(attributes)
-    return True
+        Raises NotPicklable; UnstableKey if the state changes all the time.
+        """
+        prepared = self.prepare(function) if prepared is None else prepared
+        for _ in range(KEY_ATTEMPTS):
+            state = self._identify(function, prepared)
+            key = self._keys.get(state)
+            if key is not None:
+                return key
+            self.refresh()
+            state = self._identify(function, prepared)
+            key = callkey.of_function(self._thaw(function, prepared))
+            self.refresh()
+            if self._identify(function, prepared) == state:
+                if len(self._keys) >= KNOWN:
+                    del self._keys[next(iter(self._keys))]
+                self._keys[state] = key
+                return key
+        raise UnstableKey(
+            f"{naming.function_name(function)} or what it refers to changes while it is looked at"
+        )
+
+    def _identify(self, function: Any, prepared: Prepared) -> tuple[int, bytes]:
+        """What stands for the function and all that it reaches, as it is now."""
+        state = prepared.state
+        if prepared.takes_state:
+            state = self._pickle_state(function, prepared.template.form)
+        if state is None:
+            return self.number_of(function, prepared), b""
+        return self.number_of(function, prepared, state.names, state.codes), state.digest()
+
+    def _thaw(self, function: Any, prepared: Prepared) -> Any:
+        """The function with the state that was taken for `map`."""
+        if prepared.state is None or prepared.watch is not None:
+            return function
+        (state,) = serialize.load_parts(prepared.state.payload(), 1)
+        return templates.Callee(prepared.template.payload).fresh(state)
+
+    def refresh(self) -> None:
+        """At the next submit of each function, look at all that it reaches."""
+        self._maker.refresh()
+
+    def renew_environment(self) -> None:
+        """What is submitted from now on runs in fresh runners."""
+        self._objects.renew_environment()
+        self._maker.renew()
+
+    def set_settings(self, payload: bytes) -> None:
+        """What is submitted from now on finds these settings in the user's modules (`settings.apply_settings`)."""
+        self._maker.set_settings(payload)
+
+    def _on_forgotten(self, numbers: set[int]) -> None:
+        """These objects are gone: what refers to them is made anew, if it is needed again."""
+        self._maker.on_forgotten(numbers)
+        self._states.on_forgotten(numbers)
+        for record in self._records.values():
+            if numbers.intersection(record.needs):
+                record.generation = -1
+            for key, number in list(record.functions.items()):
+                if number in numbers or key[0] in numbers:
+                    del record.functions[key]
+        for identity, known in list(self._known.items()):
+            if known[1].state_object in numbers:
+                self._known.pop(identity, None)

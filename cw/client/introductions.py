@@ -1,45 +1,72 @@
-"""What the master has been sent of a session besides its jobs: the functions that they call, and their options.
+"""What the master has been sent of a session besides its jobs: objects that they need, and their options.
 
 The master keeps what it is sent until it is told to forget it, so it is the session that bounds what the master holds:
-of too many functions the oldest give way, and are sent again if a job calls them again.
+of too many objects the oldest give way, and are sent again if a job needs them again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
 
+from cw.client.objects import ObjectTable
 from cw.client.options import OptionTable
 from cw.net import messages as m
-from cw.net.network import Connection
-from cw.payloads.serialize import Payload
+from cw.net.network import Connection, Loop
+from cw.net.objects import Key, Object, ObjectCache
 
-FUNCTIONS_AT_MASTER = 256 * 1024**2
-MOST_FUNCTIONS = 16 * 1024
-"""Bytes and number of functions that the master is made to keep. (A single larger one is kept alone.) More: the
-master's memory. Less: functions travel again."""
+BYTES_AT_ONCE = 64 * 1024**2
+OBJECTS_AT_ONCE = 4096
+"""Objects sent before a batch of jobs; of more, the batch is sent in parts."""
 
-FUNCTIONS_AT_ONCE = 64 * 1024**2
-"""Bytes of functions sent before a batch of jobs; of more, the batch is sent in parts."""
+FORGET_BYTES = 8 * 1024**2
+"""What the caller has dropped is forgotten at once if it is as much, here and at all hops."""
+
+FORGET_SECONDS = 0.1
+"""And of less after so long, with what is dropped meanwhile."""
+
+FORGET_SHARE = 20
+"""Looking for what is in use takes time for each outstanding job: at most one part in so many of the thread's time."""
 
 
 class Introductions:
-    """Of one session to the master that it is connected to. In the session's thread.
+    """Of one session to the master that it is connected to. In the session's thread, unless it says otherwise.
 
-    `payloads_of(numbers)` are the functions' payloads; None if one of them is not there any more.
+    `in_use()` are the numbers of the functions of all outstanding jobs; `lock` is held around the objects.
     """
 
     def __init__(
-        self, payloads_of: Callable[[Iterable[int]], dict[int, Payload] | None], options: OptionTable
+        self,
+        objects: ObjectTable,
+        options: OptionTable,
+        lock: threading.RLock,
+        loop: Loop,
+        in_use: Callable[[], set[int]],
     ) -> None:
-        self._payloads_of = payloads_of
+        self._objects = objects
         self._options = options
-        self.start_anew()
+        self._lock = lock
+        self._loop = loop
+        self._in_use = in_use
+        self._connection: Connection | None = None
+        self._forgotten: deque[Key] = deque()  # here, and not yet at the master; appended to by any thread
+        self._is_waiting = False  # to forget what was dropped
+        self._not_before = 0.0
+        objects.on_dropped = lambda: loop.call_soon(self._on_dropped)
+        self.start_anew(None)
 
-    def start_anew(self) -> None:
-        """The next master knows nothing."""
-        self._functions: dict[int, int] = {}  # bytes by number, oldest first
-        self._size = 0
+    def start_anew(self, connection: Connection | None) -> None:
+        """The next master, if there is one, knows nothing."""
+        self._connection = connection
+        self._cache = ObjectCache()
         self._last_options = 0
+
+    def forget_unused(self, latest: int) -> None:
+        """Under the lock, any thread: there are too many objects. `latest` is a function that will be used, too."""
+        gone = self._objects.forget_unused(self._in_use() | {latest})
+        self._forgotten.extend(item.key for item in gone)
 
     def send_options(self, connection: Connection) -> None:
         """Send those that the master has not."""
@@ -47,39 +74,61 @@ class Introductions:
             self._last_options += 1
             connection.send(m.OptionSets(0, self._last_options, self._options[self._last_options]))
 
-    def send_functions(self, connection: Connection, in_use: set[int]) -> bool:
-        """Send those that the master has not. False: they are too many bytes for one go, or one of them is not there
-        any more."""
-        unknown = in_use - self._functions.keys()
-        if not unknown:
+    def send_objects(self, connection: Connection, functions: set[int]) -> bool:
+        """Send what these functions need and the master has not. False: that is too much for one go, or one of them is
+        not there any more."""
+        if self._forgotten:
+            self._tell_forgotten()
+        if self._cache.has_all(functions):
             return True
-        payloads = self._payloads_of(unknown)
-        if payloads is None:
+        wanted = self._find(functions)
+        if wanted is None:
             return False
-        size = sum(map(len, payloads.values()))
-        if size > FUNCTIONS_AT_ONCE and len(in_use) > 1:
+        missing = self._cache.missing(wanted)
+        size = sum(item.size for item in missing)
+        if (size > BYTES_AT_ONCE or len(missing) > OBJECTS_AT_ONCE) and len(functions) > 1:
             return False
-        too_large = self._size + size - FUNCTIONS_AT_MASTER
-        too_many = len(self._functions) + len(unknown) - MOST_FUNCTIONS
-        oldest = []
-        for number, held in self._functions.items() if too_large > 0 or too_many > 0 else ():
-            if too_large <= 0 and too_many <= 0:
-                break
-            if number not in in_use:
-                oldest.append(number)
-                too_large -= held
-                too_many -= 1
-        self.forget(connection, oldest)
-        for number, payload in payloads.items():
-            connection.send(m.Functions([0], [number], [payload]))
-            self._functions[number] = len(payload)
-        self._size += size
+        for message in self._cache.prepare(wanted):
+            connection.send(message)
         return True
 
-    def forget(self, connection: Connection, numbers: list[int]) -> None:
-        """Have the master forget these functions, if it has them."""
-        known = [number for number in numbers if number in self._functions]
-        for number in known:
-            self._size -= self._functions.pop(number)
-        if known:
-            connection.send(m.Forget([0] * len(known), known))
+    def _find(self, functions: set[int]) -> list[Object] | None:
+        with self._lock:
+            try:
+                return [self._objects.get(number) for number in sorted(functions)]
+            except KeyError:
+                return None
+
+    def _tell_forgotten(self) -> None:
+        keys = [self._forgotten.popleft() for _ in range(len(self._forgotten))]
+        for message in self._cache.forget(keys):
+            if self._connection is not None:
+                self._connection.send(message)
+
+    def _on_dropped(self) -> None:
+        """The caller needs some objects no more."""
+        with self._lock:
+            is_much = self._objects.dropped_size() >= FORGET_BYTES
+        if is_much and time.monotonic() >= self._not_before:
+            self._forget_dropped()
+        elif not self._is_waiting:
+            self._wait()
+
+    def _wait(self) -> None:
+        self._is_waiting = True
+        self._loop.later(max(FORGET_SECONDS, self._not_before - time.monotonic()), self._on_time)
+
+    def _on_time(self) -> None:
+        self._is_waiting = False
+        self._forget_dropped()
+
+    def _forget_dropped(self) -> None:
+        began = time.monotonic()
+        with self._lock:
+            gone = self._objects.forget_dropped(self._in_use())
+            is_left = self._objects.dropped_size()
+        self._forgotten.extend(item.key for item in gone)
+        self._tell_forgotten()
+        self._not_before = began + FORGET_SHARE * (time.monotonic() - began)
+        if is_left and not self._is_waiting:
+            self._wait()

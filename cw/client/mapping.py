@@ -20,6 +20,7 @@ from itertools import islice
 from typing import Any
 
 from cw import nested
+from cw.client.functions import CHUNK, CHUNK_OF_EACH
 from cw.client.future import Future
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Chunk, Recorder
@@ -309,30 +310,45 @@ def parts_of(calls: Iterator[Any], chunksize: int) -> Iterator[list[Any]]:
         yield part
 
 
+def in_chunks(
+    session: Session,
+    options: int,
+    function: Callable[..., Any],
+    calls: Iterator[tuple[Any, ...]],
+    chunksize: int,
+) -> Iterator[Future]:
+    """A future for each chunk of calls: of what `chunks.run` gives."""
+    prepared = session.freeze(function, CHUNK)
+    for part in parts_of(calls, chunksize):
+        future = Future(session)
+        future._number = session.submit_chunk(function, part, prepared, future, options)
+        yield future
+
+
 def chunked(
     session: Session,
     recorder: Recorder | None,
     options: int,
     function: Callable[..., Any],
-    carrier: Callable[..., Any],
     calls: Iterator[tuple[Any, ...]],
     chunksize: int,
 ) -> Iterator[Future]:
     """A future for each call; those that are not stored travel by the chunk."""
+    prepared = session.freeze(function, CHUNK_OF_EACH)
     for part in parts_of(calls, chunksize):
         futures = [ChunkFuture(session) for _ in part]
         missing: list[tuple[ChunkFuture, Any, Any]] = []
         for future, args in zip(futures, part, strict=True):
-            call = None if recorder is None else session.identify(recorder, function, args, carrier)
+            call = None if recorder is None else session.identify(recorder, function, args, {}, prepared)
             if call is not None and call.is_stored:
-                future._number = session.submit(function, args, {}, future, options, call=call)
+                future._number = session.submit_stored(call, future, options)
             else:
                 missing.append((future, args, call))
         if missing:
             tag = ChunkTag([future for future, _, _ in missing])
             chunk = None if recorder is None else Chunk([call for _, _, call in missing])
-            tag.number = session.submit(
-                carrier, ([args for _, args, _ in missing],), {}, tag, options, call=chunk
+            tag.number = session.submit_chunk(
+                function, [args for _, args, _ in missing], prepared, tag, options, chunk
             )
         yield from futures
 

@@ -17,14 +17,15 @@ import secrets
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
 from cw import home, nested
 from cw.client import ending
-from cw.client.functions import FunctionTable
+from cw.client.functions import FunctionTable, Prepared
 from cw.client.introductions import Introductions
+from cw.client.objects import ObjectTable
 from cw.client.options import OptionTable, check_outstanding, check_patience
 from cw.client.recorder import Call, Chunk, Recorder
 from cw.client.recording import Outcome, Recording
@@ -33,8 +34,8 @@ from cw.errors import ConnectionError, JobTimeout, RemoteException, StoreError, 
 from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.network import Connection, Loop
-from cw.payloads import byvalue, serialize
-from cw.payloads.environment import dump_environment
+from cw.payloads import serialize
+from cw.payloads.chunks import Chunk as CallChunk
 from cw.program import count
 from cw.version import VERSION
 
@@ -85,7 +86,6 @@ class Session:
         self._on_started = on_started
         self._jobs_limit = jobs_limit
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
-        self._environment = dump_environment()
         self._parent = nested.job()
         self.recorder = recorder
         self.lends = lend
@@ -114,9 +114,9 @@ class Session:
         # Under the lock: what users' threads change together. The session's thread takes it rarely.
         self._lock = threading.RLock()  # pickling a function may run code of the user's that submits
         self._store: serialize.Store | None = None  # for memory files, if the master is on this machine
-        self._functions = FunctionTable()
+        self._objects = ObjectTable()
+        self._functions = FunctionTable(self._objects)
         self._options = OptionTable()
-        self._forgotten: deque[int] = deque()  # functions, of which the master is to be told
         self._last_number = 0
         self._bytes_in = 0
         self._is_closed = False  # takes no more jobs
@@ -133,7 +133,9 @@ class Session:
         self._origin: str | None = None  # the host of the results that come; None: the master was not asked
         self._is_handing_in = False  # again, what was sent to the master before
         self._roster: set[str] = set()  # the workers that are at the master, or were when it was lost
-        self._introductions = Introductions(self._payloads_of, self._options)
+        self._introductions = Introductions(
+            self._objects, self._options, self._lock, self._loop, self._functions_in_use
+        )
         self._charges: dict[int, m.Charged] = {}  # what jobs have been through
         self._received = self._acknowledged = 0  # results, over this connection
         self._is_acknowledging = False
@@ -171,53 +173,136 @@ class Session:
         tag: Any,
         options: int = 0,
         recorder: Recorder | None = None,
-        call: Call | Chunk | None = None,
+        prepared: Prepared | None = None,
     ) -> int:
         """Queue a job; returns its number. Raises what makes its function or arguments unpicklable.
 
-        With a recorder, its result is recorded, and taken from the store if it is there. `call`: it has been
-        identified already.
+        With a recorder, its result is recorded, and taken from the store if it is there. `prepared`: the function as
+        it was frozen for a `map`.
         """
-        payload = serialize.dump_call(args, kwargs, function, self._store)
-        size = len(payload)
-        if size > memory.LARGE:
-            wire.check_payload(payload, "the arguments")
-        if self._is_full(size) and threading.current_thread() is not self._thread:
-            self._wait_for_room(size)
+        functions = self._functions
+        if prepared is None:
+            with self._lock:
+                prepared = functions.prepare(function)
+        if prepared.is_bare and serialize.is_plain(args, kwargs):
+            packed = None
+            payload = serialize.dump_call(args, kwargs)
+        else:
+            packed = functions.pickle(function, args, kwargs, prepared)
+            payload = packed.payload(self._store)
+        self._make_room(payload)
         number = 0
         try:
             with self._lock:
                 if self._is_closed:
                     raise self._why_closed()
-                if recorder is not None and call is None:
-                    before = byvalue.renewals()
-                    call = recorder.identify(self._functions, function, args, kwargs, payload)
-                    if byvalue.renewals() != before:  # what travels shall be what the key is of
-                        payload = call.args = serialize.dump_call(args, kwargs, function, self._store)
-                        size = len(payload)
-                number_of_function, function_payload = self._functions.number_of(function)
-                if function_payload is not None and self._functions.is_full:
-                    self._forget_functions(number_of_function)
-                number = self._last_number + 1
-                self._jobs[number] = (number_of_function, options, payload, tag)
-                self._last_number = number
-                self._bytes_in += size
-                if call is None or self._recording.must_run(number, call):
-                    self._queue.append(number)
-            if not self._is_woken:
-                self._is_woken = True
-                if number - self._finished > 1 or not self._send_now():
-                    self._loop.wake()
+                call = None
+                if recorder is not None:
+                    call = recorder.identify(functions, function, args, kwargs, prepared)
+                    again = None if packed is None else functions.pickle(function, args, kwargs, prepared)
+                    if again is not None and not again.is_same(packed):  # what travels is what the key is of
+                        packed, payload = again, again.payload(self._store)
+                        call = recorder.identify(functions, function, args, kwargs, prepared)
+                if packed is None:
+                    number_of_function = functions.number_of(function, prepared)
+                else:
+                    number_of_function = functions.number_of(
+                        function, prepared, packed.names, packed.codes, packed.state
+                    )
+                    shared = functions.share(function, args, kwargs, prepared, packed)
+                    if shared is not packed:
+                        payload = shared.payload(self._store)
+                number = self._queue_job(number_of_function, options, payload, tag, call)
+            self._wake(number)
         except KeyboardInterrupt:
             self._undo(number)
             raise
         return number
 
-    def identify(self, recorder: Recorder, function: Any, args: tuple[Any, ...], carrier: Any) -> Call:
-        """A call that will be part of a larger job, which calls `carrier`. Raises UnstableKey, NotPicklable."""
-        payload = serialize.dump_call(args, {}, function)
+    def submit_chunk(
+        self,
+        function: Any,
+        calls: Sequence[tuple[Any, ...]],
+        prepared: Prepared,
+        tag: Any,
+        options: int = 0,
+        call: Chunk | None = None,
+    ) -> int:
+        """The same for calls that travel together; `prepared` says how they run."""
+        chunk = CallChunk(calls, function, None if prepared.is_bare else prepared.state)
+        payload = chunk.payload(self._store)
+        self._make_room(payload)
+        number = 0
+        try:
+            with self._lock:
+                if self._is_closed:
+                    raise self._why_closed()
+                number_of_function = self._functions.number_of(function, prepared, chunk.names, chunk.codes)
+                number = self._queue_job(number_of_function, options, payload, tag, call)
+            self._wake(number)
+        except KeyboardInterrupt:
+            self._undo(number)
+            raise
+        return number
+
+    def submit_stored(self, call: Call, tag: Any, options: int = 0) -> int:
+        """Have a stored result delivered, as if its call had been submitted."""
         with self._lock:
-            return recorder.identify(self._functions, function, args, {}, payload, carrier)
+            if self._is_closed:
+                raise self._why_closed()
+            number = self._queue_job(0, options, b"", tag, call)
+        self._wake(number)
+        return number
+
+    def freeze(self, function: Any, mode: int) -> Prepared:
+        """A function for `map`: what it holds is taken now."""
+        with self._lock:
+            return self._functions.freeze(function, mode)
+
+    def refresh(self) -> None:
+        """Look at all that functions reach, at their next submit."""
+        with self._lock:
+            self._functions.refresh()
+
+    def identify(
+        self,
+        recorder: Recorder,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        prepared: Prepared,
+    ) -> Call:
+        """A call that may be part of a larger job. Raises UnstableKey, NotPicklable."""
+        with self._lock:
+            return recorder.identify(self._functions, function, args, kwargs, prepared)
+
+    def _make_room(self, payload: Any) -> None:
+        """Wait until the client may hold these bytes, too."""
+        size = len(payload)
+        if size > memory.LARGE:
+            wire.check_payload(payload, "the arguments")
+        if self._is_full(size) and threading.current_thread() is not self._thread:
+            self._wait_for_room(size)
+
+    def _queue_job(
+        self, function: int, options: int, payload: Any, tag: Any, call: Call | Chunk | None
+    ) -> int:
+        """Under the lock: a new job."""
+        if self._objects.is_full:
+            self._introductions.forget_unused(function)
+        number = self._last_number + 1
+        self._jobs[number] = (function, options, payload, tag)
+        self._last_number = number
+        self._bytes_in += len(payload)
+        if call is None or self._recording.must_run(number, call):
+            self._queue.append(number)
+        return number
+
+    def _wake(self, number: int) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            if number - self._finished > 1 or not self._send_now():
+                self._loop.wake()
 
     def close_with(self, recorder: Recorder) -> None:
         """Have a recorder of some of its jobs closed at the end, too."""
@@ -350,10 +435,16 @@ class Session:
         """The number under which the master knows these options of jobs; 0 for none. Raises ValueError: too many."""
         return self._options.number_of(options)
 
-    def _forget_functions(self, latest: int) -> None:
-        """Under the lock: let go of functions that no outstanding job uses, here and at the master."""
-        in_use = {job[0] for job in list(self._jobs.values())} | {latest}
-        self._forgotten.extend(self._functions.forget_unused(in_use))
+    def restart(self, reason: str) -> None:
+        """What is submitted from now on runs in fresh runners."""
+        with self._lock:
+            if self._is_closed:
+                raise self._why_closed()
+            self._functions.renew_environment(reason)
+
+    def _functions_in_use(self) -> set[int]:
+        """Under the lock: the functions of outstanding jobs."""
+        return {job[0] for job in list(self._jobs.values())}
 
     def _is_full(self, size: int) -> bool:
         held = self._bytes_in - self._bytes_out
@@ -418,7 +509,7 @@ class Session:
         connection = uplink.connection
         assert connection is not None
         self._store = memory.store if connection.passes_files else None
-        connection.send(m.Environment([0], [self._environment]))
+        self._introductions.start_anew(connection)
         if uplink.is_lost:
             left = count(self.outstanding(), "job is", "jobs are")
             logger.warning("connected to the master at %s again; %s outstanding", uplink.where, left)
@@ -439,7 +530,7 @@ class Session:
         self._sent.clear()
         self._sent_bytes = 0
         self._started.clear()
-        self._introductions.start_anew()
+        self._introductions.start_anew(None)
         self._received = self._acknowledged = 0
         self._origin = None
 
@@ -540,16 +631,14 @@ class Session:
         connection.send(m.HandedIn())
 
     def _submit_batch(self, connection: Connection, numbers: list[int], batch: list[Job]) -> None:
-        """Send jobs, after the functions and options which they need and the master has not."""
+        """Send jobs, after the objects and options which they need and the master has not."""
         if self._recording.calls and self._origin is None:
             self._origin = ""
             connection.send(m.Origin(""))
         introductions = self._introductions
         introductions.send_options(connection)
-        if self._forgotten:
-            introductions.forget(connection, [self._forgotten.popleft() for _ in range(len(self._forgotten))])
-        if not introductions.send_functions(connection, {job[0] for job in batch}):
-            if len(batch) > 1:  # too many functions for one go
+        if not introductions.send_objects(connection, {job[0] for job in batch}):
+            if len(batch) > 1:  # too many objects for one go
                 middle = len(batch) // 2
                 self._submit_batch(connection, numbers[:middle], batch[:middle])
                 self._submit_batch(connection, numbers[middle:], batch[middle:])
@@ -557,13 +646,6 @@ class Session:
         connection.send(
             m.Submit(numbers, [job[0] for job in batch], [job[1] for job in batch], [job[2] for job in batch])
         )
-
-    def _payloads_of(self, functions: Iterable[int]) -> dict[int, serialize.Payload] | None:
-        with self._lock:
-            try:
-                return {number: self._functions.payload_of(number) for number in functions}
-            except KeyError:
-                return None
 
     def _acknowledge(self, count: int) -> None:
         """Tell the master, now and then, that results are here."""

@@ -18,6 +18,8 @@ from typing import Any
 
 from cw.errors import ProtocolError
 from cw.net import messages as m
+from cw.net.objects import SessionObjects, closure
+from cw.net.wire import MAX_PAYLOAD
 from cw.version import VERSION
 
 logger = logging.getLogger("cw.checks")
@@ -25,11 +27,11 @@ logger = logging.getLogger("cw.checks")
 ENVIRONMENT_BYTES = 4 * 1024**2
 """A working directory and a `sys.path` are some kilobytes."""
 
-FUNCTIONS = 64 * 1024
-"""Functions of one session that the master keeps. A client forgets those that it does not use (cw.client.functions)."""
+OBJECTS = 64 * 1024
+"""Objects of one session that the master keeps. A client forgets those that it does not use (cw.client.objects)."""
 
-FUNCTION_BYTES = 512 * 1024**2
-"""Their bytes; one that is larger is allowed when it is alone. Clients keep to half of it."""
+OBJECT_BYTES = 512 * 1024**2
+"""Their bytes, beside what the jobs that come need. Clients keep to half of it."""
 
 OPTION_SETS = 64 * 1024
 """Different settings of jobs in one session."""
@@ -147,47 +149,60 @@ class Rules:
 
 
 class ClientRules(Rules):
-    """`open_jobs()` gives the session's open jobs by number, each with its `payload`. Those up to `handed` may be
-    handed in again, open or not: the client was connected before."""
+    """`open_jobs()` gives the session's open jobs by number, each with its `payload`; `objects` are those that it has
+    sent. Jobs up to `handed` may be handed in again, open or not: the client was connected before."""
 
     def __init__(
-        self, open_jobs: Callable[[], Mapping[int, Any]], window_bytes: int, handed: int = 0
+        self,
+        open_jobs: Callable[[], Mapping[int, Any]],
+        objects: SessionObjects,
+        window_bytes: int,
+        handed: int = 0,
     ) -> None:
         self.window_jobs = 0
         """As large as it was ever granted over this connection."""
         self._open_jobs = open_jobs
         self._window_bytes = window_bytes
         self._handed = handed
-        self._has_environment = False
-        self._functions: dict[int, int] = {}  # bytes by number
-        self._functions_size = 0
+        self._objects = objects
+        self._has_new_objects = False  # since the last Submit
         self._options: set[int] = {0}
         # Bytes of the open jobs, or more: those that have ended meanwhile are taken off when it gets large.
         self._size = 0
         self._submitted = 0  # the highest number of a job over this connection
 
-    def _on_environment(self, message: m.Environment) -> None:
-        if self._has_environment or len(message.payloads) != 1:
-            raise ProtocolError("a second environment")
-        if len(message.payloads[0]) > ENVIRONMENT_BYTES:
-            raise ProtocolError(f"an environment of {len(message.payloads[0])} bytes")
-        self._has_environment = True
+    def _on_objects(self, message: m.Objects) -> None:
+        known = self._objects.by_number
+        kinds: dict[int, int] = {}  # of those in this message
+        size = self._objects.size + sum(map(len, message.payloads))
+        for _, number, kind, needs, payload in zip(*message, strict=True):
+            if number in known or number in kinds:
+                raise ProtocolError(f"object {number} is sent again")
+            if kind > m.ENVIRONMENT:
+                raise ProtocolError(f"object {number} is of a kind {kind}, which is none")
+            places = 0
+            for need in needs:
+                if need not in known and need not in kinds:
+                    raise ProtocolError(f"object {number} needs object {need}, which was not sent")
+                places += (kinds[need] if need in kinds else known[need].kind) == m.ENVIRONMENT
+            if kind == m.FUNCTION and places != 1:
+                raise ProtocolError(f"function {number} in {places} environments")
+            if kind == m.ENVIRONMENT and len(payload) > ENVIRONMENT_BYTES:
+                raise ProtocolError(f"an environment of {len(payload)} bytes")
+            kinds[number] = kind
+        count = len(known) + len(kinds)
+        if count > OBJECTS or size > MAX_PAYLOAD:
+            raise ProtocolError(f"{count} objects of {size} bytes: more than are kept")
+        self._has_new_objects = True
 
-    def _on_functions(self, message: m.Functions) -> None:
-        functions = self._functions
-        for number, payload in zip(message.numbers, message.payloads, strict=True):
-            if number in functions:
-                raise ProtocolError(f"function {number} is sent again")
-            functions[number] = len(payload)
-            self._functions_size += len(payload)
-        if len(functions) > FUNCTIONS or (self._functions_size > FUNCTION_BYTES and len(functions) > 1):
-            raise ProtocolError(
-                f"{len(functions)} functions of {self._functions_size} bytes: more than are kept"
-            )
-
-    def _on_forget(self, message: m.Forget) -> None:
-        for number in message.numbers:
-            self._functions_size -= self._functions.pop(number, 0)
+    def _check_size_of_objects(self, functions: Iterable[int]) -> None:
+        """However much these functions need is allowed, but not more beside it than the bound."""
+        self._has_new_objects = False
+        if self._objects.size > OBJECT_BYTES:
+            needed = closure([self._objects.by_number[number] for number in functions])
+            beside = self._objects.size - sum(item.size for item in needed)
+            if beside > OBJECT_BYTES:
+                raise ProtocolError(f"{beside} bytes of objects that are not needed: more than are kept")
 
     def _on_options(self, message: m.OptionSets) -> None:
         if (
@@ -212,8 +227,6 @@ class ClientRules(Rules):
             raise ProtocolError("a roster of workers that cannot be")
 
     def _on_submit(self, message: m.Submit) -> None:
-        if not self._has_environment:
-            raise ProtocolError("jobs before the environment")
         jobs, numbers = self._open_jobs(), message.numbers
         # In order, and so each once over this connection: then only what was handed in before can be open.
         first = numbers[0] if numbers else 0
@@ -225,8 +238,12 @@ class ClientRules(Rules):
         most = HANDED_IN_JOBS if is_again else SLACK * self.window_jobs
         if len(jobs) + len(numbers) > most:
             raise ProtocolError(f"more jobs than its window of {self.window_jobs}")
-        if not self._functions.keys() >= set(message.functions):
-            raise ProtocolError("a job of a function that was not sent")
+        objects = self._objects.by_number
+        for number in set(message.functions):
+            if number not in objects or objects[number].kind != m.FUNCTION:
+                raise ProtocolError("a job of a function that was not sent")
+        if self._has_new_objects:
+            self._check_size_of_objects(set(message.functions))
         if not self._options.issuperset(message.options):
             raise ProtocolError("a job with options that were not sent")
         size = sum(map(len, message.payloads))
@@ -238,9 +255,7 @@ class ClientRules(Rules):
         self._submitted = numbers[-1] if numbers else self._submitted
 
     _checks = {
-        m.Environment: _on_environment,
-        m.Functions: _on_functions,
-        m.Forget: _on_forget,
+        m.Objects: _on_objects,
         m.OptionSets: _on_options,
         m.Submit: _on_submit,
         m.Charged: _on_charged,

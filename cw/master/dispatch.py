@@ -215,9 +215,9 @@ class Dispatcher:
                 continue
             load -= job.cost
             size -= len(job.payload)
-            function = job.function
-            known = function.seconds
-            function.seconds = lasted if known == math.inf else known + (lasted - known) * SMOOTHING
+            estimate = job.function.estimate
+            known = estimate.seconds
+            estimate.seconds = lasted if known == math.inf else known + (lasted - known) * SMOOTHING
             if job.cancelled:
                 if not self._returns.is_kept_orphan(job, worker):
                     dropped.append(dispatch)

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
+from cw.net.objects import Object
+
 AHEAD_SECONDS = 0.05
 """Work sent ahead to each slot. Larger: more to recall. Smaller: slots wait for the master when it is busy."""
 
@@ -30,17 +32,6 @@ DEATHS = 3
 """Runners that a job may take down before it is given up; `options(attempts=N)`."""
 
 
-class Function:
-    """A function of a session: its payload, and how long its jobs take."""
-
-    __slots__ = ("number", "payload", "seconds")
-
-    def __init__(self, number: int, payload: Any = b"") -> None:
-        self.number = number
-        self.payload = payload
-        self.seconds = math.inf  # not known: nothing is sent ahead
-
-
 class Job:
     """One call, from its submission until its result has been delivered."""
 
@@ -49,7 +40,7 @@ class Job:
         "started", "cancelled", "deaths", "losses", "notes", "avoid",
     )  # fmt: skip
 
-    def __init__(self, number: int, function: Function, options: dict[str, Any] | None, payload: Any) -> None:
+    def __init__(self, number: int, function: Object, options: dict[str, Any] | None, payload: Any) -> None:
         self.session: Session = None  # type: ignore[assignment]  # set by on_submitted
         self.number = number
         self.function = function

@@ -20,9 +20,10 @@ from typing import Any
 from cw import program
 from cw.errors import ProtocolError
 from cw.master import checks
-from cw.master.jobs import Deliver, Function, Job
+from cw.master.jobs import Deliver, Job
 from cw.net import messages as m
 from cw.net.network import Connection
+from cw.net.objects import Key, ObjectCache, SessionObjects
 
 logger = logging.getLogger("cw.master")
 _lines = program.RateLimited(logger)
@@ -38,9 +39,6 @@ WINDOW_BYTES = 64 * 1024**2
 
 RESULTS_UNSENT = 16 * 1024**2
 """Bytes of results that a client has not taken, beyond which nothing more of it is dispatched."""
-
-CACHE = 256 * 1024**2
-"""Bytes of functions of all sessions that one worker is trusted to remember."""
 
 GRACE_IF_WANTED = 5.0
 """Seconds for which the session of a client that is gone is kept, at most, if its connection was closed or reset (its
@@ -66,8 +64,7 @@ STALLED = (
 
 FROM_CLIENT = frozenset(
     {
-        m.Environment,
-        m.Functions,
+        m.Objects,
         m.Forget,
         m.OptionSets,
         m.Submit,
@@ -112,12 +109,11 @@ def charged(job: Job) -> m.Charged:
 
 
 class ClientPeer:
-    """A client's session, whether connected or not: its functions and options, by the numbers that it gave them."""
+    """A client's session, whether connected or not: its objects and options, by the numbers that it gave them."""
 
     def __init__(self, master: Any, key: int, hello: m.Hello) -> None:
         self.connection: Connection | None = None
         self.name = f"client {hello.host}:{hello.pid}"
-        self.environment: Any = None
         self._master = master
         self._key = key
         self._rules: checks.ClientRules  # of its present connection
@@ -137,8 +133,7 @@ class ClientPeer:
         self._settles_at = 0.0  # however many are missing
         self._ends_at = 0.0  # when a session without client is given up
         self._is_reset = False
-        self._functions: dict[int, Function] = {}
-        self._former: dict[int, Function] = {}  # of before the client came back
+        self._objects = SessionObjects(key)
         self._options: dict[int, dict[str, Any]] = {}
         self._window = 0
         self._is_blocked = False
@@ -148,10 +143,9 @@ class ClientPeer:
         self._origin: str | None = None  # the host of the last results; None: it does not want to know
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Submit: self._on_submit,
-            m.Functions: self._on_functions,
+            m.Objects: self._on_objects,
             m.OptionSets: self._on_options,
             m.Forget: self._on_forget,
-            m.Environment: self._on_environment,
             m.Cancel: self._on_cancel,
             m.Received: self._on_received,
             m.Charged: self._on_charged,
@@ -186,14 +180,14 @@ class ClientPeer:
         self._ends_at = 0.0
         self._cancelled.clear()
         self._charges.clear()
-        # What it needs of these it sends again. (Functions that are the same keep what is known of them.)
-        self._former, self._functions = self._functions, {}
+        # What it needs of these it sends again.
+        self._objects = SessionObjects(self._key, self._objects.by_number)
         self._options.clear()
         if is_new:
             self._highest = hello.handed
         self._handed = self._highest
         self._rules = checks.ClientRules(
-            lambda: self._master.dispatcher.open_jobs(self._key), WINDOW_BYTES, self._handed
+            lambda: self._master.dispatcher.open_jobs(self._key), self._objects, WINDOW_BYTES, self._handed
         )
         master.welcome(connection)
         connection.send(m.Roster(sorted(master.joined()), []))
@@ -307,7 +301,7 @@ class ClientPeer:
             is_complete = self._is_complete and not self._missing
             self._is_settling = False
             self._missing.clear()
-            self._former.clear()
+            self._objects.forget_former()
             self._master.perform(self._master.dispatcher.on_settled(self._key, is_complete))
 
     def _why_it_waits(self) -> str:
@@ -335,7 +329,7 @@ class ClientPeer:
         self._handlers[type(message)](message)
 
     def _on_submit(self, message: m.Submit) -> None:
-        functions, options = self._functions, self._options
+        functions, options = self._objects.by_number, self._options
         jobs = [
             Job(number, functions[function], options[chosen] if chosen else None, payload)
             for number, function, chosen, payload in zip(*message, strict=True)
@@ -360,22 +354,17 @@ class ClientPeer:
         if len(jobs) > len(again):
             self._master.perform(dispatcher.on_submitted(self._key, jobs[len(again) :]))
 
-    def _on_functions(self, message: m.Functions) -> None:
-        for number, payload in zip(message.numbers, message.payloads, strict=True):
-            known = self._former.pop(number, None)
-            if known is None or known.payload != payload:
-                known = Function(number, payload)
-            self._functions[number] = known
+    def _on_objects(self, message: m.Objects) -> None:
+        for _, number, kind, needs, payload in zip(*message, strict=True):
+            self._objects.add(number, kind, needs, payload)
 
     def _on_options(self, message: m.OptionSets) -> None:
         self._options[message.number] = message.options
 
     def _on_forget(self, message: m.Forget) -> None:
-        for number in message.numbers:
-            self._functions.pop(number, None)
-
-    def _on_environment(self, message: m.Environment) -> None:
-        self.environment = message.payloads[0]
+        gone = [item.key for item in self._objects.forget(message.numbers)]
+        for worker in self._master.workers.values():
+            worker.forget(gone)
 
     def _on_cancel(self, message: m.Cancel) -> None:
         early = [number for number in message.numbers if number > self._submitted]
@@ -428,7 +417,7 @@ class ClientPeer:
 
 
 class WorkerPeer:
-    """A connected worker: which sessions and functions it has been sent."""
+    """A connected worker: which sessions and objects it has been sent."""
 
     def __init__(self, master: Any, connection: Connection, hello: m.Hello, is_known: bool) -> None:
         self.connection = connection
@@ -446,8 +435,7 @@ class WorkerPeer:
         self.place = ""  # where it is, in words
         self.is_draining = False
         self._sessions: set[int] = set()
-        self._functions: dict[Function, int] = {}  # what it remembers, oldest first, and of which session
-        self._functions_size = 0  # bytes
+        self._objects = ObjectCache()
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Results: self._on_results,
             m.Started: self._on_started,
@@ -470,9 +458,13 @@ class WorkerPeer:
         master.welcome(connection)
 
     def assign(self, jobs: list[Job]) -> None:
-        for function, session in {job.function: job.session.key for job in jobs}.items():
-            if function not in self._functions:
-                self._introduce(function, session)  # type: ignore[arg-type]
+        for message in self._objects.prepare(dict.fromkeys([job.function for job in jobs])):
+            if type(message) is m.Objects:
+                for session in set(message.sessions) - self._sessions:
+                    if depth := self._master.dispatcher.depth(session):
+                        self.connection.send(m.Depth(session, depth))
+                self._sessions.update(message.sessions)
+            self.connection.send(message)
         avoid = [
             0 if job.avoid is None or job.avoid[0].key != self._key else job.avoid[1] + 1 for job in jobs
         ]
@@ -492,11 +484,14 @@ class WorkerPeer:
     def close_session(self, key: int) -> None:
         if key in self._sessions:
             self._sessions.discard(key)
-            for function in [f for f, session in self._functions.items() if session == key]:
-                del self._functions[function]
-                self._functions_size -= len(function.payload)
+            self._objects.forget_session(key)
             self.connection.send(m.CloseSession(key))
             self.connection.send(m.ForgetSession(key))
+
+    def forget(self, keys: list[Key]) -> None:
+        """These objects will not be used again, but by jobs that it has."""
+        for message in self._objects.forget(keys):
+            self.connection.send(message)
 
     def drain(self) -> None:
         """Let it finish what runs, and leave."""
@@ -516,22 +511,6 @@ class WorkerPeer:
         if self.connection.count_silence() * self._master.period > silence:
             self.connection.close()
             self._lose(f"silent for {silence:.0f} s")
-
-    def _introduce(self, function: Function, session: int) -> None:
-        """Send what the worker needs before it can run this function."""
-        if session not in self._sessions:
-            self._sessions.add(session)
-            environment = self._master.clients[session].environment
-            if depth := self._master.dispatcher.depth(session):
-                self.connection.send(m.Depth(session, depth))
-            self.connection.send(m.Environment([session], [environment]))
-        self._functions[function] = session
-        self._functions_size += len(function.payload)
-        while self._functions_size > CACHE and len(self._functions) > 1:
-            oldest = next(iter(self._functions))
-            self.connection.send(m.Forget([self._functions.pop(oldest)], [oldest.number]))
-            self._functions_size -= len(oldest.payload)
-        self.connection.send(m.Functions([session], [function.number], [function.payload]))
 
     def _on_results(self, message: m.Results) -> None:
         self._master.perform(self._master.dispatcher.on_results(self._key, *message))

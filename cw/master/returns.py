@@ -13,7 +13,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from cw.master.jobs import (
     Action,
     Claim,
-    Function,
     Holding,
     Job,
     Release,
@@ -27,6 +26,7 @@ from cw.master.jobs import (
 )
 from cw.master.turns import Turns
 from cw.net.messages import FINISHED, RUNNING
+from cw.net.objects import Object
 
 
 class Returns:
@@ -142,7 +142,7 @@ class Returns:
     def _place(self, worker: Worker, dispatch: int, state: int, key: Hashable, number: int) -> None:
         """What runs there takes a slot, whosesoever it is."""
         if state != FINISHED:
-            stranger = Job(number, Function(0), None, b"")
+            stranger = Job(number, Object(0), None, b"")
             stranger.cancelled = True
             stranger.session = Session(key, worker.pool)
             self._turns.hold(stranger, worker, dispatch)

@@ -234,7 +234,7 @@ class Turns:
                 queue.popleft()
                 queue = session.requeued or session.backlog
                 continue
-            seconds = job.function.seconds
+            seconds = job.function.estimate.seconds
             cost = seconds if seconds < AHEAD_SECONDS else AHEAD_SECONDS
             count = len(held)
             if count >= slots and (load + cost > load_limit or count >= jobs_limit or size > AHEAD_BYTES):

@@ -1,12 +1,11 @@
 """The vocabulary: one small class per message.
 
     client              master              worker              runner
-      | Hello              | Welcome            | Environment        |
-      | Environment        | Environment        | Functions          |
-      | Functions          | Functions          | Forget             |
-      | OptionSets         | Forget             | Run                |
-      | Submit             | Dispatch           | Drop               |
-      | Cancel             | Recall, TakeBack   |                    |
+      | Hello              | Welcome            | Objects            |
+      | Objects, Forget    | Objects, Forget    | Forget             |
+      | OptionSets         | Dispatch           | Run                |
+      | Submit             | Recall, TakeBack   | Drop               |
+      | Cancel             |                    |                    |
       | Received           | Stop               |                    |
       | Charged, Roster    | Claim, Release     |                    |
       | HandedIn, Origin   | CloseSession       |                    |
@@ -34,7 +33,7 @@ Three shapes, and `wire` knows how each one travels:
   `payloads` go in the data lane of a connection, in order; those without overtake them.
 * A *record* holds a few plain values (what JSON has), and is rare. It overtakes the payloads.
 
-The sender keeps the books of what the receiver's caches hold (functions, environments): it sends
+The sender keeps the books of what the receiver holds of a session's objects (`cw.net.objects`): it sends
 what is missing before it is needed and says `Forget`, so no receiver ever has to ask.
 """
 
@@ -51,6 +50,11 @@ DONE = 0  # the payload is the pickled value
 ERROR = 1  # the payload is the pickled exception
 TIMEOUT = 2  # it ran into its time limit: the payload is JSON, what JobTimeout says
 INTERRUPTED = 3  # from a runner only: as ERROR, but SIGTERM came while the job ran
+
+# What an object is: the `kinds` of Objects.
+FUNCTION = 0  # what a job names
+VALUE = 1  # anything else that a function needs
+ENVIRONMENT = 2  # where a session's jobs run: working directory, sys.path, versions
 
 # In which state a worker holds a dispatch: the `states` of Holding.
 UNSTARTED = 0
@@ -241,7 +245,7 @@ class CloseSession(NamedTuple):
 
 
 class OptionSets(NamedTuple):
-    """Options of jobs, named by number within the session, as functions are."""
+    """Options of jobs, named by number within the session, as objects are."""
 
     session: int
     number: int
@@ -366,7 +370,7 @@ class Received(NamedTuple):
 
 
 class Forget(NamedTuple):
-    """These functions are not used again before they are sent again."""
+    """These objects are not used again before they are sent again. What was sent before this may still use them."""
 
     sessions: Sequence[int]
     numbers: Sequence[int]
@@ -375,18 +379,14 @@ class Forget(NamedTuple):
 # --- batches with payloads -------------------------------------------------------------------
 
 
-class Environment(NamedTuple):
-    """Where a session's jobs run: working directory, sys.path, versions. Opens the session."""
-
-    sessions: Sequence[int]
-    payloads: Sequence[Payload]
-
-
-class Functions(NamedTuple):
-    """Pickled functions, named by their number within the session."""
+class Objects(NamedTuple):
+    """Objects, named by their number within the session, which never stands for another content. `needs`: the numbers
+    of those that must be there before it can be used, in order; they were sent before it."""
 
     sessions: Sequence[int]
     numbers: Sequence[int]
+    kinds: Sequence[int]
+    needs: Sequence[Sequence[int]]
     payloads: Sequence[Payload]
 
 

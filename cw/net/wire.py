@@ -4,7 +4,8 @@
 
     record:  body is JSON, an array of the message's values
     batch:   body is | count u32 | column | column | ... | sizes u64 ... | payload | payload ... |
-             a column is `count` numbers of one type, as in memory
+             a column is `count` numbers of one type, as in memory; that of Objects.needs: `count` lengths, then the
+             numbers of all
     large:   a batch of one whose payload exceeds LARGE: the frame (flag LARGE) has all but the payload;
              that follows in PIECE frames, between which other frames of the control lane may come.
              On one machine: flag FILE, and the payload is a memory file that comes with the frame
@@ -52,6 +53,9 @@ MAX_PAYLOAD = 64 * 1024**3
 MAPPED = 32 * 1024**2
 """Payloads from here on are received into pages of their own; below, malloc's are warm and faster."""
 
+MOST_NEEDS = 8192
+"""Objects that one object may need. More: they are put together in objects of their own."""
+
 HEADER = struct.Struct("<IBBH")
 _HEAD = HEADER.size
 _COUNT = struct.Struct("<I")
@@ -68,22 +72,22 @@ _RECORDS: dict[int, type] = {
     28: m.Drain, 100: m.Lent, 101: m.Depth, 102: m.Waits, 103: m.WaitOver, 104: m.Resume,
 }  # fmt: skip
 
-# The typecodes are array's: B 1 byte, I 4, Q 8, f 4 (a float).
+# The typecodes are array's: B 1 byte, I 4, Q 8, f 4 (a float). N: any number of I for each entry.
 _BATCHES: dict[int, tuple[type, str]] = {
     32: (m.Cancel, "Q"), 33: (m.Stop, "Q"), 34: (m.Started, "Q"), 35: (m.Returned, "Q"),
     36: (m.Recalled, "Q"), 37: (m.TakeBack, "Q"), 38: (m.Claim, "Q"), 39: (m.Release, "Q"),
     40: (m.Holding, "QQQB"), 41: (m.Received, "Q"), 42: (m.CutShort, "Q"),
-    64: (m.Environment, "Q"), 65: (m.Functions, "QI"), 66: (m.Submit, "QII"),
+    64: (m.Objects, "QIBN"), 66: (m.Submit, "QII"),
     67: (m.Dispatch, "QQQIHBf"), 68: (m.Run, "QIB"), 69: (m.Results, "QBf"), 70: (m.Forget, "QI"),
 }  # fmt: skip
 
 # A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.
-_SINGLES = {cls: struct.Struct(f"<I{codes}Q") for cls, codes in _BATCHES.values()}
+_SINGLES = {cls: struct.Struct(f"<I{codes}Q") for cls, codes in _BATCHES.values() if "N" not in codes}
 
 _ORDERED = frozenset({m.OptionSets, m.Forget, m.ForgetSession, m.Drop, m.HandedIn, m.Origin, m.Depth})
 """Messages without a payload that must not overtake one."""
 
-_WIDTH = {"B": 1, "H": 2, "I": 4, "Q": 8, "f": 4}
+_WIDTH = {"B": 1, "H": 2, "I": 4, "Q": 8, "f": 4, "N": 4}
 _KIND_OF = {cls: kind for kind, cls in _RECORDS.items()} | {cls: k for k, (cls, _) in _BATCHES.items()}
 _TYPES: dict[Any, Any] = {float: (int, float)}
 _FIELDS = {  # what JSON must give for each value of a record
@@ -146,7 +150,11 @@ def encode(message: tuple[Any, ...], with_files: bool = False) -> Iterator[Frame
             yield [HEADER.pack(len(head), kind, 0, 0) + head]
         return
     payloads = message[-1]
-    if len(payloads) == 1 and (size := len(payloads[0])) <= LARGE:
+    if type(message) is m.Objects and len(payloads) > 1:  # rare, and of any size: each in a frame of its own
+        for entry in zip(*message, strict=True):
+            yield from encode(m.Objects(*[[value] for value in entry]), with_files)
+        return
+    if len(payloads) == 1 and type(message) in _SINGLES and (size := len(payloads[0])) <= LARGE:
         single = _SINGLES[type(message)]
         head = HEADER.pack(single.size + size, kind, 0, 0)
         yield [head + single.pack(1, *[column[0] for column in message[:-1]], size), payloads[0]]
@@ -167,6 +175,10 @@ def encode(message: tuple[Any, ...], with_files: bool = False) -> Iterator[Frame
 
 def _head(typecodes: str, columns: Any) -> bytes:
     parts = [_COUNT.pack(len(columns[0]))]
+    if typecodes[-1] == "N":
+        *others, needs = columns
+        typecodes = typecodes[:-1] + "II"
+        columns = [*others, list(map(len, needs)), [number for numbers in needs for number in numbers]]
     parts += [array(code, column).tobytes() for code, column in zip(typecodes, columns, strict=True)]
     return b"".join(parts)
 
@@ -360,8 +372,8 @@ class Decoder:
             raise ProtocolError(f"{cls.__name__} is cut short")
         (count,) = _COUNT.unpack_from(body)
         with_payloads = cls in _WITH_PAYLOADS
-        if count == 1 and with_payloads and not flags and self._large is None:
-            single = _SINGLES[cls]
+        single = _SINGLES.get(cls)
+        if count == 1 and with_payloads and single is not None and not flags and self._large is None:
             if len(body) < single.size:
                 raise ProtocolError(f"{cls.__name__} is cut short")
             values = single.unpack_from(body)
@@ -371,6 +383,8 @@ class Decoder:
         if (4 + count * (sum(map(_WIDTH.__getitem__, typecodes)) + 8 * with_payloads)) > len(body):
             raise ProtocolError(f"{cls.__name__} of {count} entries in {len(body)} bytes")
         columns, position = _decode_columns(typecodes, count, body)
+        if typecodes[-1] == "N":
+            columns[-1], position = _decode_needs(columns[-1], body, position)
         if not with_payloads:
             if position != len(body):
                 raise ProtocolError(f"{cls.__name__} with bytes left over")
@@ -421,12 +435,20 @@ class Decoder:
 def _decode_columns(typecodes: str, count: int, body: bytes, position: int = 4) -> tuple[list[Any], int]:
     columns = []
     for code in typecodes:
-        column = array(code)
+        column = array("I" if code == "N" else code)
         end = position + count * column.itemsize
         column.frombytes(body[position:end])
         columns.append(column.tolist())
         position = end
     return columns, position
+
+
+def _decode_needs(lengths: list[int], body: bytes, position: int) -> tuple[list[tuple[int, ...]], int]:
+    total = sum(lengths)
+    if max(lengths, default=0) > MOST_NEEDS or total > (len(body) - position) // 4:
+        raise ProtocolError(f"Objects with {total} needs in {len(body)} bytes")
+    (numbers,), end = _decode_columns("I", total, body, position)
+    return [tuple(numbers[a:b]) for a, b in pairwise(accumulate(lengths, initial=0))], end
 
 
 def _decode_record(cls: Any, body: bytes) -> Any:

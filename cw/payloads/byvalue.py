@@ -32,10 +32,11 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import sys
 import typing
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -43,7 +44,7 @@ import cloudpickle
 
 BufferCallback = Callable[[pickle.PickleBuffer], Any] | None  # as for pickle.dumps
 _CACHED_FUNCTION = type(functools.lru_cache(len))
-_MISSING = object()
+MISSING = object()
 
 # Classes whose definitions are kept pickled. More keeps more of them (and what they refer to) alive after the
 # user has dropped them; fewer pickles a definition again where a program has more classes than this in use.
@@ -59,37 +60,59 @@ class Unpicklable(Exception):
 
 
 class Watch:
-    """The bindings that a pickle was made from. It holds what it compares, so that no id is used again.
+    """The bindings that a pickle was made from. What is compared is held, so that no id is used again: weakly where
+    that can be, so that nothing is kept alive that its owner has dropped.
 
     Only bindings are compared, and by identity: a list that has grown in place is not noticed.
     """
 
-    __slots__ = ("_cells", "_functions", "_names", "_sizes")
+    __slots__ = ("_cells", "_functions", "_names", "_sizes", "_weak")
 
     def __init__(self) -> None:
         self._functions: list[tuple[FunctionType, CodeType, Any, Any]] = []
         self._cells: list[tuple[Any, Any]] = []
         self._names: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
+        self._weak: dict[tuple[int, str], tuple[Mapping[str, Any], str, weakref.ref[Any]]] = {}
         self._sizes: list[tuple[Mapping[str, Any], int]] = []
 
-    def add_function(self, function: FunctionType) -> None:
+    def add_function(self, function: FunctionType, has_names: bool = True) -> None:
         """Watch a function that travels by value: code, defaults, closure, and the globals that it reads."""
         self._functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
         for namespace in (function.__kwdefaults__, function.__dict__):
             if namespace:
                 self.add_namespace(namespace)
         for cell in function.__closure__ or ():
-            self._cells.append((cell, _contents(cell)))
-        names = function.__globals__
-        for name in global_names(function.__code__):
-            self._names[id(names), name] = (names, name, names.get(name, _MISSING))
+            self._cells.append((cell, contents_of(cell)))
+        if has_names:
+            for name in global_names(function.__code__):
+                self.add_name(function.__globals__, name)
+
+    def add_name(self, namespace: Mapping[str, Any], name: str) -> None:
+        """Watch one name, bound or not."""
+        value = namespace.get(name, MISSING)
+        key = id(namespace), name
+        if type(value) not in _HELD:
+            try:
+                self._weak[key] = namespace, name, weakref.ref(value)
+                return
+            except TypeError:
+                pass
+        self._names[key] = namespace, name, value
 
     def add_namespace(self, namespace: Mapping[str, Any]) -> None:
         """Watch all names of a namespace, such as the `vars()` of an object, and which there are."""
-        items = list(namespace.items())
-        for name, value in items:
-            self._names[id(namespace), name] = (namespace, name, value)
-        self._sizes.append((namespace, len(items)))
+        names = list(namespace)
+        for name in names:
+            self.add_name(namespace, name)
+        self._sizes.append((namespace, len(names)))
+
+    def absorb(self, other: Watch) -> None:
+        """Watch what the other one does, too."""
+        self._functions += other._functions
+        self._cells += other._cells
+        self._names |= other._names
+        self._weak |= other._weak
+        self._sizes += other._sizes
 
     def is_current(self) -> bool:
         """Whether all is still bound to what it was. Each submit asks: 0.1 us, and 0.04 for each name."""
@@ -101,10 +124,13 @@ class Watch:
             ):
                 return False
         for namespace, name, value in self._names.values():
-            if namespace.get(name, _MISSING) is not value:
+            if namespace.get(name, MISSING) is not value:
+                return False
+        for namespace, name, reference in self._weak.values():
+            if namespace.get(name, MISSING) is not reference():
                 return False
         for cell, value in self._cells:
-            if _contents(cell) is not value:
+            if contents_of(cell) is not value:
                 return False
         for namespace, size in self._sizes:  # (not all(): a generator costs more than the rest)
             if len(namespace) != size:
@@ -112,17 +138,81 @@ class Watch:
         return True
 
 
-def _contents(cell: Any) -> Any:
+_HELD = frozenset(
+    {FunctionType, ModuleType, type, int, str, float, bool, type(None), BuiltinFunctionType, type(MISSING)}
+)
+"""Types whose values are held strongly: they cost little, and are seldom dropped."""
+
+
+def contents_of(cell: Any) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # the variable is not bound yet
-        return _MISSING
+        return MISSING
 
 
 @functools.lru_cache(maxsize=4096)
 def global_names(code: CodeType) -> tuple[str, ...]:
     """The names that a piece of code, with what is defined inside it, may read from its globals."""
     return tuple(dict.fromkeys(_global_names(code)))
+
+
+def take_singleton_apart(thing: Any) -> Any:
+    """How an object is pickled that pickle would write as a global name, as its `__reduce__` wants it."""
+    reduced = reduction(thing)
+    if not isinstance(reduced, str):
+        return reduced
+    if isinstance(thing, typing.NewType):
+        return typing.NewType, (thing.__name__, thing.__supertype__)
+    return copyreg.__newobj__, (type(thing),), getattr(thing, "__dict__", None)  # type: ignore[attr-defined]
+
+
+def names_itself(thing: Any) -> bool:
+    """Whether pickle writes an object as a global name because its `__reduce__` says so: a singleton."""
+    try:
+        return isinstance(reduction(thing), str)
+    except Exception:
+        return False
+
+
+_BY_NAME = frozenset(
+    {"globals", "vars", "eval", "exec", "getattr", "__import__", "import_module", "timeit", "Timer"}
+)
+_WORDS = re.compile(r"[^\W\d]\w*")
+
+
+@functools.lru_cache(maxsize=4096)
+def mentioned_names(code: CodeType) -> frozenset[str]:
+    """Names that code may look up by a text, as `globals()["f"]` does, or as attributes of `__main__`."""
+    names = set(code.co_names)
+    words: set[str] = set()
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            words |= mentioned_names(constant)
+        elif type(constant) is str and names & _BY_NAME and len(constant) < 10_000:
+            words.update(_WORDS.findall(constant))
+        elif type(constant) is str and constant == "__main__":
+            words |= names
+    if "__main__" in names:
+        words |= names
+    return frozenset(words)
+
+
+def submodules(code: CodeType, values: Iterable[Any]) -> set[str]:
+    """Modules that code uses as parts of the given ones (`os.path`), and that have been imported apart."""
+    words = set(code.co_names)
+    packages = tuple(
+        value.__name__ + "."
+        for value in values
+        if isinstance(value, ModuleType) and hasattr(value, "__path__")
+    )
+    if not packages:
+        return set()
+    return {
+        name
+        for name in list(sys.modules)
+        if name.startswith(packages) and words.issuperset(name.split(".")[1:])
+    }
 
 
 _LOADS = {"LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
@@ -172,7 +262,7 @@ def home_of_method(method: Any) -> str | None:
     """The module in which a method of its shared generator stands as a function: 'random' has `random.gauss`."""
     for home, module_name, name in _SHARED_GENERATORS:
         module = sys.modules.get(module_name)
-        if module is not None and method.__self__ is getattr(module, name, _MISSING):
+        if module is not None and method.__self__ is getattr(module, name, MISSING):
             found = getattr(sys.modules.get(home), method.__name__, None)
             return home if found == method else None
     return None
@@ -187,6 +277,14 @@ def reduction(thing: Any) -> Any:
 def _is_registered(module_name: str) -> bool:
     registry = cloudpickle.list_registry_pickle_by_value()
     return any(module_name == name or module_name.startswith(name + ".") for name in registry)
+
+
+MADE_FROM_MEMBERS = frozenset(
+    {"_member_map_", "_member_names_", "_member_type_", "_value2member_map_", "_unhashable_values_",
+     "_unhashable_values_map_", "_hashable_values_", "_use_args_", "_value_repr_", "_all_bits_", "_singles_mask_",
+     "_flag_mask_", "_inverted_"}
+)  # fmt: skip
+"""What Python adds to an enum, made from its members."""
 
 
 # --- classes: who owns them, and which version of a definition is in force ---
@@ -204,7 +302,7 @@ class _Definition:
 
     def __init__(self, cls: type, watch: Watch, content: bytes) -> None:
         self.cls = cls  # held, so that its id is not used again
-        self.version = os.urandom(8)  # random: no other process gives the same one to something else
+        self.version = new_version()
         self.watch = watch
         self.content = content  # a digest, see _content_of()
         self.data: bytes | None = None
@@ -256,6 +354,22 @@ def renewals() -> int:
     return _renewals
 
 
+def new_version() -> bytes:
+    """Random: no other process gives the same one to something else."""
+    return os.urandom(8)
+
+
+def is_foreign(cls: type) -> bool:
+    """Whether a class was made from a pickle of another process."""
+    return cls in _version_by_foreign_class
+
+
+def forget_version(cls: type) -> None:
+    """The next definition of a class that comes is applied, whatever its version."""
+    if cls in _version_by_foreign_class:
+        _version_by_foreign_class[cls] = b""
+
+
 def identity_of(cls: type) -> bytes:
     """Under which instances of a class travel, from this process on."""
     return _id_of(cls)
@@ -267,8 +381,8 @@ def adopt(identity: bytes, cls: type) -> None:
         _class_by_id[identity] = cls
 
 
-def _make_class(identity: bytes, make: Callable[..., type], arguments: tuple[Any, ...]) -> type:
-    """In a pickle: the class of this id, or else an empty one, which `_set_class_state` will fill."""
+def make_class(identity: bytes, make: Callable[..., type], arguments: tuple[Any, ...]) -> type:
+    """In a pickle: the class of this id, or else an empty one, which `set_class_state` will fill."""
     cls = _class_by_id.get(identity)
     if cls is None:
         cls = make(*arguments)
@@ -278,7 +392,7 @@ def _make_class(identity: bytes, make: Callable[..., type], arguments: tuple[Any
     return cls
 
 
-def _set_class_state(cls: type, state: tuple[Callable[..., Any], Any, bytes]) -> None:
+def set_class_state(cls: type, state: tuple[Callable[..., Any], Any, bytes]) -> None:
     """In a pickle: fill a class, unless it is ours or filled by this version already."""
     set_state, attributes, version = state
     if _version_by_foreign_class.get(cls, version) != version:
@@ -286,12 +400,16 @@ def _set_class_state(cls: type, state: tuple[Callable[..., Any], Any, bytes]) ->
         _version_by_foreign_class[cls] = version
 
 
-def _known_class(identity: bytes, version: bytes, definition: bytes) -> type:
+def known_class(identity: bytes, version: bytes, definition: bytes) -> type:
     """In a pickle: the class of this id, made or renewed from its definition where need be."""
     cls = _class_by_id.get(identity)
     if cls is not None and _version_by_foreign_class.get(cls, version) == version:
         return cls
     return pickle.loads(definition)
+
+
+# Names under which stores written before version 0.2 have them.
+_make_class, _set_class_state, _known_class = make_class, set_class_state, known_class
 
 
 def _makes_its_own_slots(cls: type) -> bool:
@@ -349,13 +467,13 @@ class _ChangedInPlace(Exception):
     """Of a class whose definition was kept, since all its names are bound to what they were."""
 
 
-class _Pickler(cloudpickle.Pickler):
+class Pickler(cloudpickle.Pickler):
     """cloudpickle's, with the differences that the module's text names; and it remembers where it was."""
 
     def __init__(self, file: Any, buffer_callback: BufferCallback, watch: Watch | None) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
         self.watch = watch
-        self.last: Any = _MISSING
+        self.last: Any = MISSING
         self.definitions: dict[int, _Definition] = {}
 
     def reducer_override(self, thing: Any) -> Any:
@@ -408,19 +526,15 @@ class _Pickler(cloudpickle.Pickler):
             definition = _definition_of(cls)
             if definition is None:
                 return super().reducer_override(cls)
-            return _known_class, (_id_of(cls), definition.version, definition.data)
+            return known_class, (_id_of(cls), definition.version, definition.data)
         if travels_by_value(cls):
             # Pickling a first instance adds an attribute to the class, which shall not look like a change.
             copyreg._slotnames(cls)  # type: ignore[attr-defined]
             self.watch.add_namespace(vars(cls))
-        reduced = super().reducer_override(cls)
+        reduced = self.take_class_apart(cls)
         if reduced is NotImplemented or len(reduced) < 6:  # by name, or a built-in type that has no name
             return reduced
         make, arguments, state, _, _, set_state = reduced
-        if "__slots__" in vars(cls) and not _makes_its_own_slots(cls):
-            # cloudpickle (3.1) forgets them: an instance would have a dict over there, and not fit in here.
-            _, _, _, first_attributes, *_ = arguments
-            first_attributes["__slots__"] = vars(cls)["__slots__"]
         definition = _definition_by_class_id.get(id(cls))
         content = _content_of(cls)
         if definition is None or not definition.watch.is_current():
@@ -429,10 +543,20 @@ class _Pickler(cloudpickle.Pickler):
             raise _ChangedInPlace
         self.definitions[id(cls)] = definition
         filling = (set_state, state, definition.version)
-        return _make_class, (_id_of(cls), make, arguments), filling, None, None, _set_class_state
+        return make_class, (_id_of(cls), make, arguments), filling, None, None, set_class_state
+
+    def take_class_apart(self, cls: type) -> Any:
+        """A class's reduction, as cloudpickle has it."""
+        reduced = cloudpickle.Pickler.reducer_override(self, cls)
+        if reduced is not NotImplemented and len(reduced) >= 6:
+            if "__slots__" in vars(cls) and not _makes_its_own_slots(cls):
+                # cloudpickle (3.1) forgets them: an instance would have a dict over there, and not fit in here.
+                _, _, _, first_attributes, *_ = reduced[1]
+                first_attributes["__slots__"] = vars(cls)["__slots__"]
+        return reduced
 
 
-class _ContentPickler(_Pickler):
+class _ContentPickler(Pickler):
     """For the digest of what a class is made of. The classes that it refers to have their own."""
 
     def __init__(self, file: Any, cls: type) -> None:
@@ -457,7 +581,7 @@ class _Hasher:
 def _content_of(cls: type) -> bytes:
     """A digest of what a class is made of; other bytes after a change in place. Raises as `dumps`."""
     hasher = _Hasher()
-    _dump(_ContentPickler(hasher, cls), cls)
+    run(_ContentPickler(hasher, cls), cls)
     return hasher.digest()
 
 
@@ -475,7 +599,7 @@ def dumps(
     return _run(value, buffer_callback, watch, restart)[0]
 
 
-def _dump(pickler: _Pickler, value: Any) -> None:
+def run(pickler: Pickler, value: Any) -> None:
     try:
         pickler.dump(value)
     except (Unpicklable, _ChangedInPlace):  # from the pickling of a class's definition inside this one
@@ -492,9 +616,9 @@ def _run(
 ) -> tuple[bytes, dict[int, _Definition]]:
     while True:
         file = io.BytesIO()
-        pickler = _Pickler(file, buffer_callback, watch)
+        pickler = Pickler(file, buffer_callback, watch)
         try:
-            _dump(pickler, value)
+            run(pickler, value)
             break
         except _ChangedInPlace:
             _definition_by_class_id.clear()  # others may have that class inside

@@ -1,15 +1,16 @@
 """Calls, results and errors <-> payloads: the bytes that travel. Only this module and those it uses pickle.
 
     client                                                 runner
-    function         --- functions.py, load_function --->  function
-    args, kwargs     --- dump_call ------- load_call --->  function(*args, **kwargs)
+    state, arguments --- pickled, pack --- load_parts -->  function(*args, **kwargs)
     result           <-- load_result --- dump_result ----  its value
     exception        <-- load_error ----- dump_error ----  what it raised, with the traceback as text
 
-A payload is one contiguous piece of memory, of one of two kinds, told apart by the first byte:
+A payload is one contiguous piece of memory, of one of three kinds, told apart by the first byte:
 
     0x80 ...  a pickle as it is: `bytes`
     0x01 ...  a pickle and its large buffers (arrays): bytes, or a memoryview of mapped memory
+    0x02 ...  a text beside it (u32 size, text, spaces up to a multiple of 64 bytes), and one of the two others:
+              a note to the client with a result; with a function, what is so in the user's modules
 
       +------+---------+----------+---------+-------------------+--------+-----+----------+-----+----------+
       | 0x01 | writable| buffers n| size of | sizes of buffers  | pickle | pad | buffer 1 | pad | buffer 2 |
@@ -25,7 +26,9 @@ All functions may be called from any thread.
 from __future__ import annotations
 
 import contextlib
+import io
 import linecache  # noqa: F401  (traceback imports these two when it needs them, and by then `sys.path` is the user's)
+import logging
 import mmap
 import os
 import pickle
@@ -38,12 +41,16 @@ from pickle import dumps, loads
 from types import MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
+import xxhash
+
 # (Its public function list_registry_pickle_by_value() makes a copy each time, for 0.1 us.)
 from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
 from cw.net.memory import LARGE
-from cw.payloads import byvalue, naming
+from cw.payloads import byvalue, deferred, named, naming, script
+
+logger = logging.getLogger("cw.client")
 
 Payload = bytes | bytearray | memoryview
 Store = Callable[[Sequence[Any], int], memoryview | bytes]
@@ -65,6 +72,7 @@ MAPPED = 32 * 1024 * 1024
 TRACEBACK_CHARACTERS = 256 * 1024
 
 _MULTI = 1
+_WITH_TEXT = 2
 _HEADER = struct.Struct("<BBxxIQ")
 _ALIGNMENT = 64  # a cache line, and what numpy and the vector units like best
 
@@ -76,7 +84,7 @@ _BY_NAME_IN_MAIN = b"\x8c\x08__main__"
 _GENERATORS = (b"\x8c\x06Random", b"__randomstate_ctor")
 
 # Values of these types, as the only arguments or the result, have neither buffers nor a module.
-_PLAIN = frozenset({int, float, bool, str, complex, type(None)})
+PLAIN = frozenset({int, float, bool, str, complex, type(None)})
 
 
 def allocate_buffer(nbytes: int) -> memoryview:
@@ -109,36 +117,170 @@ def load(payload: Payload) -> Any:
     except IndexError:
         raise PayloadError("an empty payload") from None
     if kind != _MULTI:
-        return loads(payload)
+        return load(_without_note(payload)) if kind == _WITH_TEXT else loads(payload)
     data, buffers = _unpack(memoryview(payload).cast("B"))
     return loads(data, buffers=buffers)
+
+
+class Pickled:
+    """Values pickled one after the other, for a runner: what later ones share with earlier ones is one object there.
+
+    `names`, `codes`: the script's names, and the functions by value, that the pickles refer to. `ends`: bytes and
+    buffers up to the end of each value. `memo`: the pickler's, after the last.
+    """
+
+    __slots__ = ("buffers", "codes", "data", "ends", "memo", "names")
+
+    def __init__(
+        self, values: Sequence[Any], memo: Any = None, persistent_id: Any = None, root: Any = None
+    ) -> None:
+        """`persistent_id`: as of pickle's picklers. `root`: an object that is not to be written as a name, though its
+        `__reduce__` gives one. Raises `byvalue.Unpicklable`."""
+        file = io.BytesIO()
+        self.buffers: list[memoryview] = []
+        self.ends: list[tuple[int, int]] = []
+        self.codes: Sequence[named.Code] = ()
+        try:
+            pickler = pickle.Pickler(file, 5, buffer_callback=self._keep_in_band)
+            if memo is not None:
+                pickler.memo = memo
+            if persistent_id is not None:
+                pickler.persistent_id = persistent_id  # type: ignore[method-assign]
+            for value in values:
+                pickler.dump(value)
+                self.ends.append((file.tell(), len(self.buffers)))
+            self.data = file.getvalue()
+            is_by_name = root is None and not _needs_by_value(self.data)
+            self.names: Sequence[str] = script.names_in(self.data)
+        except MemoryError as error:
+            raise byvalue.Unpicklable(values) from error
+        except Exception:  # whatever it is, the other pickler manages, or meets it again and says where
+            is_by_name = False
+        if not is_by_name:
+            file = io.BytesIO()
+            self.buffers.clear()
+            self.ends.clear()
+            pickler = named.NamedPickler(file, self._keep_in_band, root=root)
+            if memo is not None:
+                pickler.memo = memo
+            if persistent_id is not None:
+                pickler.persistent_id = persistent_id  # type: ignore[method-assign]
+            for value in values:
+                byvalue.run(pickler, value)
+                self.ends.append((file.tell(), len(self.buffers)))
+            self.data = file.getvalue()
+            self.names = tuple(sorted(pickler.names.union(script.names_in(self.data))))
+            self.codes = tuple(pickler.codes.values())
+        self.memo = pickler.memo
+
+    @property
+    def size(self) -> int:
+        return len(self.data) + sum(buffer.nbytes for buffer in self.buffers)
+
+    def payload(self, store: Store | None = None) -> Payload:
+        """All of it, for `load_parts`."""
+        return _pack(self.data, self.buffers, store) if self.buffers else self.data
+
+    def digest(self) -> bytes:
+        """Of the bytes and the buffers."""
+        if not self.buffers:
+            return xxhash.xxh3_128_digest(self.data)
+        hasher = xxhash.xxh3_128(self.data)
+        for buffer in self.buffers:
+            hasher.update(b"%d" % buffer.nbytes)
+            hasher.update(buffer)
+        return hasher.digest()
+
+    def _keep_in_band(self, buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        self.buffers.append(raw)
+        return False
+
+
+def pickle_with_state(state: Any, args: tuple[Any, ...], kwargs: dict[str, Any], function: Any) -> Pickled:
+    """A function's state, then the arguments. Raises `NotPicklable`."""
+    try:
+        return Pickled((state, call_of(args, kwargs)))
+    except byvalue.Unpicklable as failure:
+        if naming.find_path(failure.offender, [("", (args, kwargs))]) is not None:
+            raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
+        raise refusal_of_function(function, failure) from failure.__cause__
+
+
+def join(data: bytes, buffers: list[memoryview], store: Store | None = None) -> Payload:
+    """The payload of pickles that go one after the other, and of their buffers."""
+    return _pack(data, buffers, store) if buffers else data
+
+
+def load_parts(payload: Payload, count: int, persistent_load: Any = None, memos: Any = None) -> list[Any]:
+    """The first `count` of the values that were pickled one after the other. `memos`: a list, which gets the memo."""
+    if payload[:1] == b"\x01":
+        data, buffers = _unpack(memoryview(payload).cast("B"))
+        unpickler = pickle.Unpickler(io.BytesIO(data), buffers=buffers)
+    else:
+        unpickler = pickle.Unpickler(io.BytesIO(payload))
+    if persistent_load is not None:
+        unpickler.persistent_load = persistent_load  # type: ignore[method-assign]
+    values = [unpickler.load() for _ in range(count)]
+    if memos is not None:
+        memos.append(unpickler.memo.copy())  # type: ignore[attr-defined]
+    return values
+
+
+def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What is pickled of a call's arguments."""
+    is_big = any(type(v) is bytes and len(v) >= BIG_BYTES for v in (*args, *kwargs.values()))
+    if is_big:
+        named_values = {name: _apart_if_big(value) for name, value in kwargs.items()}
+        return [tuple(map(_apart_if_big, args)), named_values]
+    return [args, kwargs] if kwargs else args
 
 
 def dump_call(
     args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None, store: Store | None = None
 ) -> Payload:
     """The arguments of a call. `function` serves the message of `NotPicklable`, which names the argument."""
-    is_plain, has_big_bytes = True, False
-    for value in (*args, *kwargs.values()) if kwargs else args:
-        if type(value) not in _PLAIN:
-            is_plain = False
-            if type(value) is bytes and len(value) >= BIG_BYTES:
-                has_big_bytes = True
-    call: Any = [args, kwargs] if kwargs else args
-    if is_plain:
-        return dumps(call, 5)
-    if has_big_bytes:
-        named = {name: _apart_if_big(value) for name, value in kwargs.items()}
-        call = [tuple(map(_apart_if_big, args)), named]
+    plain = dump_plain(args, kwargs)
+    return pickle_call(args, kwargs, function).payload(store) if plain is None else plain
+
+
+def pickle_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None, memo: Any = None
+) -> Pickled:
+    """The same, before it is packed. `memo`: of the state that goes before it."""
     try:
-        return _dump(call, store)
+        return Pickled((call_of(args, kwargs),), memo)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
 
 
+def dump_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
+    """As `dump_call`, for arguments that neither share nor refer to anything; None for others."""
+    if kwargs:
+        return dumps([args, kwargs], 5) if is_plain(args, kwargs) else None
+    for value in args:
+        if type(value) not in PLAIN:
+            return None
+    return dumps(args, 5)
+
+
+def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether arguments neither share, nor refer to, anything."""
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if type(value) not in PLAIN:
+            return False
+    return True
+
+
 def load_call(payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The `(args, kwargs)` of a call. Raises `PayloadError`, or whatever unpickling the arguments raises."""
-    call = load(payload)
+    return as_call(load(payload))
+
+
+def as_call(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The `(args, kwargs)` of what `call_of` gave. Raises `PayloadError`."""
     if type(call) is tuple:
         return call, {}
     if type(call) is not list or len(call) != 2:
@@ -148,7 +290,7 @@ def load_call(payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def dump_result(value: Any, store: Store | None = None) -> Payload:
     """A job's result; as `dump`."""
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         return dumps(value, 5)
     try:
         return _dump(_apart_if_big(value), store)
@@ -159,21 +301,94 @@ def dump_result(value: Any, store: Store | None = None) -> Payload:
 load_result = load
 
 
-def dump_function(function: Any, watch: byvalue.Watch) -> Payload:
-    """Pickle a function, and note in `watch` what the pickle was made from. Raises `NotPicklable`."""
+def load_result_soon(payload: Payload, describe: str) -> Any:
+    """As `load_result`, in a client's thread: a `Deferred` while a module is being imported for which it might wait."""
+    if deferred.module_locks and deferred.may_wait(payload):
+        return deferred.Deferred(payload, load, describe)
+    return load(payload)
+
+
+def dump_alone(value: Any, store: Store | None = None) -> Payload:
+    """As `dump`, for another program: what the script defines is inside. Raises `NotPicklable`."""
     try:
-        return _dump(function, None, watch)
+        return _dump(value, store, is_alone=True)
     except byvalue.Unpicklable as failure:
-        name = naming.function_name(function)
-        raise NotPicklable(_refusal(f"function {name}", failure, [(name, function)])) from failure.__cause__
+        raise NotPicklable(_refusal("value", failure, [("value", value)])) from failure.__cause__
 
 
-def load_function(payload: Payload) -> Callable[..., Any]:
-    """The function of a payload. Raises whatever unpickling it raises, such as `ModuleNotFoundError`."""
-    function: Callable[..., Any] = load(payload)
-    if not callable(function):
-        raise PayloadError(f"the payload is not that of a function but of a {type(function).__name__}")
-    return function
+def dump_call_alone(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> Payload:
+    """As `dump_call`, for another program: what the script defines is inside."""
+    plain = dump_plain(args, kwargs)
+    if plain is not None:
+        return plain
+    try:
+        return _dump(call_of(args, kwargs), is_alone=True)
+    except byvalue.Unpicklable as failure:
+        raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
+
+
+def alone(payload: Payload) -> Payload:
+    """A result's payload, for another program: what it has by name of the script is inside."""
+    if _pickle_in(payload).find(_BY_NAME_IN_MAIN) < 0:
+        return payload
+    return dump_alone(load(payload))
+
+
+def alone_error(payload: Payload) -> Payload:
+    """The same for an error's."""
+    if bytes(payload).find(_BY_NAME_IN_MAIN) < 0:
+        return payload
+    *fields, pickled, reason = loads(payload)
+    return dumps((*fields, pickled and bytes(dump_alone(load(pickled))), reason), 5)
+
+
+def _pickle_in(payload: Payload) -> bytes:
+    """The pickle, without its large buffers."""
+    if payload[0] != _MULTI:
+        return bytes(payload)
+    view = memoryview(payload).cast("B")
+    _, _, count, size = _HEADER.unpack_from(view)
+    start = _HEADER.size + 8 * count
+    return bytes(view[start : start + size])
+
+
+def refusal_of_function(function: Any, failure: byvalue.Unpicklable) -> NotPicklable:
+    """What the caller of submit is told of a function that cannot be pickled."""
+    name = naming.function_name(function)
+    refusal = NotPicklable(_refusal(f"function {name}", failure, [(name, function)]))
+    refusal.__cause__ = failure.__cause__
+    return refusal
+
+
+# --- a text beside a payload ---
+
+_told: set[str] = set()
+"""Notes of runners that were logged."""
+
+
+def with_text(payload: Payload, text: str) -> bytes:
+    """The payload with a text beside it."""
+    encoded = text.encode(errors="surrogatepass")
+    head = bytes([_WITH_TEXT]) + struct.pack("<I", len(encoded)) + encoded
+    return b"".join((head, b" " * (-len(head) % _ALIGNMENT), payload))
+
+
+def split_text(payload: Payload) -> tuple[str, Payload]:
+    """The text beside a payload, or '', and the payload without it."""
+    if payload[:1] != bytes([_WITH_TEXT]):
+        return "", payload
+    end = 5 + int.from_bytes(payload[1:5], "little")
+    text = bytes(payload[5:end]).decode(errors="surrogatepass")
+    return text, payload[end + -end % _ALIGNMENT :]
+
+
+def _without_note(payload: Payload) -> Payload:
+    """Log what a runner says beside its result; several of them say the same."""
+    text, rest = split_text(payload)
+    if text not in _told:
+        _told.add(text)
+        logger.warning("%s", text)
+    return rest
 
 
 # --- pickling: by name or by value, in band or out of band ---
@@ -195,8 +410,8 @@ def _apart_if_big(value: Any) -> Any:
     return _BigBytes(value) if type(value) is bytes and len(value) >= BIG_BYTES else value
 
 
-def _dump(value: Any, store: Store | None = None, watch: byvalue.Watch | None = None) -> Payload:
-    """As `dump`, but raises `byvalue.Unpicklable`. With a watch: see there."""
+def _dump(value: Any, store: Store | None = None, is_alone: bool = False) -> Payload:
+    """As `dump`, but raises `byvalue.Unpicklable`. `is_alone`: without names of the script."""
     buffers: list[memoryview] = []
 
     def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -208,21 +423,25 @@ def _dump(value: Any, store: Store | None = None, watch: byvalue.Watch | None = 
 
     try:
         data = dumps(value, 5, buffer_callback=keep_in_band)
-        # (`find`, since `in` takes twice as long for small ones.)
-        is_by_name = (
-            data.find(_BY_NAME_IN_MAIN) < 0
-            and data.find(_GENERATORS[0]) < 0
-            and data.find(_GENERATORS[1]) < 0
-            and not (_registered and _names_registered(data))
-        )
+        is_by_name = not _needs_by_value(data) and not (is_alone and data.find(_BY_NAME_IN_MAIN) >= 0)
     except MemoryError as error:
         raise byvalue.Unpicklable(value) from error
     except Exception:  # whatever it is, byvalue.dumps manages, or meets it again and says where
         is_by_name = False
     if not is_by_name:
         buffers.clear()
-        data = byvalue.dumps(value, keep_in_band, watch, buffers.clear)
+        data = byvalue.dumps(value, keep_in_band, None, buffers.clear)
     return _pack(data, buffers, store) if buffers else data
+
+
+def _needs_by_value(data: bytes) -> bool:
+    """Whether a pickle has by name what another process would not find."""
+    # (`find`, since `in` takes twice as long for small ones.)
+    return (
+        data.find(_GENERATORS[0]) >= 0
+        or data.find(_GENERATORS[1]) >= 0
+        or bool(_registered and _names_registered(data))
+    )
 
 
 def _names_registered(data: bytes) -> bool:
@@ -343,8 +562,17 @@ def dump_error(exception: BaseException, where: dict[str, Any]) -> bytes:
             "directory of your program's sys.path that both machines see)\n"
         )
     pickled, reason = _dump_exception(exception)
-    places = {str(key): value if type(value) in _PLAIN else _text(value) for key, value in where.items()}
+    places = {str(key): value if type(value) in PLAIN else _text(value) for key, value in where.items()}
     return dumps((type_name, _text(exception), text, places, pickled, reason), 5)
+
+
+def unreadable(describe: str, failure: BaseException) -> BaseException:
+    """The error of a job whose result does not unpickle here."""
+    error = RemoteException(
+        f"the result of {describe} cannot be unpickled here: {type(failure).__name__}: {failure}"
+    )
+    error.__cause__ = failure
+    return error
 
 
 def load_error(payload: Payload, describe: str) -> BaseException:
@@ -361,7 +589,7 @@ def load_error(payload: Payload, describe: str) -> BaseException:
     exception = None
     if pickled:
         try:
-            exception = _load_exception(pickled)
+            exception = deferred.apart(_load_exception, pickled)
         except BaseException as error:  # it is the user's code, which may raise SystemExit as well
             reason = f"{_type_name(type(error))}: {_text(error)}"
     if exception is None:

@@ -1,7 +1,7 @@
 """What runs between a worker and one of its runners, all on one machine.
 
     worker                                                         runner
-      Environment, Functions, Run, Drop  == socket, frames ==>       reads when it has no job left,
+      Objects, Forget, Run, Drop         == socket, frames ==>       reads when it has no job left,
       Depth, Resume                                                  or waits for its turn (cw.nested)
       one token a job                    == eventfd ==========>      takes one before each job
       large payloads                     == socket, memory files ==> maps them
@@ -29,6 +29,7 @@ from cw.net import messages as m
 from cw.net import wire
 from cw.net.memory import from_file
 from cw.net.network import IN, Connection, Loop, receive_with_files
+from cw.net.objects import ObjectCache
 from cw.program import RateLimited
 
 READ = 256 * 1024
@@ -75,7 +76,7 @@ class WorkerEnd:
         self._is_closed = False
         self._theirs = theirs, their_files, pipe_in
         self.runner_fds = [theirs.fileno(), their_files.fileno(), pipe_in, self._tokens]
-        self.functions: dict[Any, None] = {}  # what the runner knows; kept by the worker
+        self.objects = ObjectCache()  # what the runner has been sent; the worker sees to it
         self.on_results: Callable[[list[int], list[int], list[float], list[Any]], None]
         self.on_dropped: Callable[[], None]
         self.on_waits: Callable[[m.Waits | m.WaitOver], None]

@@ -24,6 +24,7 @@ from cw.net.network import receive_with_files
 from cw.payloads import environment, serialize
 from cw.payloads.environment import apply_environment, load_environment
 from cw.runner import channel
+from cw.runner.script import Script
 
 READ = 256 * 1024
 
@@ -39,9 +40,11 @@ class Runner:
         self._pipe = pipe
         self._tokens = tokens
         self._decoder = wire.Decoder()
-        self._queue: deque[tuple[int, int, int, Any] | None] = deque()  # None: a Drop
-        self._payload_by_function: dict[int, Any] = {}
-        self._functions: dict[int, Any] = {}
+        self._queue: deque[Any] = (
+            deque()
+        )  # jobs as tuples; and what must keep its place between them: messages
+        self._objects: dict[int, tuple[int, tuple[int, ...], Any]] = {}  # kind, needs, payload
+        self._script = Script(lambda number: self._objects[number][2])
         self._where: dict[str, Any] = {"host": os.uname().nodename, "pid": os.getpid()}
         self._failure: BaseException | None = None  # the session's environment does not work here
         self._buffer = memoryview(bytearray(READ))
@@ -58,8 +61,8 @@ class Runner:
         while True:
             while queue:
                 job = queue.popleft()
-                if job is None:
-                    self._write(b"".join(next(wire.encode(m.Dropped()))))
+                if type(job) is not tuple:
+                    self._take(job)
                     continue
                 try:
                     take(tokens)
@@ -77,10 +80,9 @@ class Runner:
         self._job = number
         began = perf_counter()
         try:
-            function = self._functions.get(function_number)
-            if function is None:  # (not in an `except`: what fails would be said to come of a KeyError)
-                function = self._load_function(function_number)
-            args, kwargs = serialize.load_call(payload)
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)  # or each raise would lengthen it
+            function, args, kwargs = self._script.prepare(function_number, payload)
             value = function(*args, **kwargs)
             answer = serialize.dump_result(value, memory.store)
             if len(answer) > memory.LARGE:
@@ -89,6 +91,7 @@ class Runner:
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
             if _forked_pid:
                 _end_forked(error)
+            self._script.explain(error)
             answer = serialize.dump_error(error, {**self._where, "attempt": attempt})
             status = m.ERROR if _sigterm_at < began else m.INTERRUPTED
         seconds = perf_counter() - began
@@ -118,9 +121,10 @@ class Runner:
         while True:
             while self._queue:
                 job = self._queue.popleft()
-                if job is None:
-                    self._write(b"".join(next(wire.encode(m.Dropped()))))
-                    return True
+                if type(job) is not tuple:
+                    self._take(job)
+                    if type(job) is m.Drop:
+                        return True
             if not self._receive():
                 return False
 
@@ -139,21 +143,12 @@ class Runner:
         for message in found:
             if type(message) is m.Run:
                 self._queue.extend(zip(*message, strict=True))
-            elif type(message) is m.Drop:
-                self._queue.append(None)
-            elif type(message) is m.Functions:
-                for number, payload in zip(message.numbers, message.payloads, strict=True):
-                    self._payload_by_function[number] = payload
-            elif type(message) is m.Forget:
-                for number in message.numbers:
-                    self._payload_by_function.pop(number, None)
-                    self._functions.pop(number, None)
-            elif type(message) is m.Environment:
-                self._apply(message.payloads[0])
             elif type(message) is m.Depth:
                 nested.depth = message.depth + 1
             elif type(message) is m.Resume:
                 self._resumed = message.serial
+            else:
+                self._queue.append(message)
         return True
 
     def _say_waits(self, serial: int, master: str) -> None:
@@ -179,19 +174,25 @@ class Runner:
                 break
         return True
 
+    def _take(self, message: Any) -> None:
+        """Take in what is no job, in its place between them: those before it may still need what it forgets."""
+        if type(message) is m.Drop:
+            self._write(b"".join(next(wire.encode(m.Dropped()))))
+        elif type(message) is m.Objects:
+            for _, number, kind, needs, payload in zip(*message, strict=True):
+                self._objects[number] = kind, needs, payload
+                if kind == m.ENVIRONMENT:
+                    self._apply(payload)
+        elif type(message) is m.Forget:
+            for number in message.numbers:
+                self._objects.pop(number, None)
+                self._script.forget(number)
+
     def _apply(self, payload: Any) -> None:
         try:
             apply_environment(load_environment(payload))
         except Exception as error:
             self._failure = error
-
-    def _load_function(self, number: int) -> Any:
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)  # or each raise would lengthen it
-        function = serialize.load_function(self._payload_by_function[number])
-        self._functions[number] = function
-        del self._payload_by_function[number]
-        return function
 
 
 _sigterm_at = 0.0

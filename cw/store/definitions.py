@@ -29,7 +29,7 @@ from types import (
 )
 from typing import Any
 
-from cw.payloads import byvalue
+from cw.payloads import byvalue, constants
 from cw.payloads.byvalue import global_names, travels_by_value
 from cw.store.arrays import ArrayWalk
 from cw.store.walk import digest_of
@@ -39,12 +39,7 @@ _NOT_OF_A_CLASS = frozenset(
     {"__dict__", "__weakref__", "__module__", "__firstlineno__", "__static_attributes__", "__slotnames__",
      "__abstractmethods__", "_abc_impl", "__annotate__", "__annotate_func__", "__annotations_cache__"}
 )  # fmt: skip
-# What it adds to an enum, made from the members, and to them.
-_NOT_OF_AN_ENUM = frozenset(
-    {"_member_map_", "_member_names_", "_member_type_", "_value2member_map_", "_unhashable_values_",
-     "_unhashable_values_map_", "_hashable_values_", "_use_args_", "_value_repr_", "_all_bits_", "_singles_mask_",
-     "_flag_mask_", "_inverted_"}
-)  # fmt: skip
+# What it adds to a member of an enum.
 _NOT_OF_A_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
 
 
@@ -172,13 +167,15 @@ class DefinitionWalk(ArrayWalk):
         """Have a class of the script, with those that it refers to, in `classes`. Returns its digest."""
         version = byvalue.version_of(cls)
         known = _class_keys.get(cls)
+        if known is not None and not known[3]:  # it holds what may have been changed in place
+            version = byvalue.renewed_version_of(cls)
         if known is None or known[0] != version:
             version = byvalue.renewed_version_of(cls)  # its key and what travels shall be made from the same
             walk = DefinitionWalk()
             walk._root = cls
             walk.run(cls)
             others = [weakref.ref(other) for other in walk.classes if other is not cls]
-            known = _class_keys[cls] = version, walk.digest(), others
+            known = _class_keys[cls] = version, walk.digest(), others, constants.is_constant(cls)
         self.classes[cls] = known[1]
         for reference in known[2]:
             other = reference()
@@ -204,7 +201,11 @@ class DefinitionWalk(ArrayWalk):
                 self.write_text(b"name", name)
                 self.walk(member.value)
                 self.names(item for item in vars(member).items() if item[0] not in _NOT_OF_A_MEMBER)
-            names = {n: value for n, value in names.items() if n not in members and n not in _NOT_OF_AN_ENUM}
+            names = {
+                n: value
+                for n, value in names.items()
+                if n not in members and n not in byvalue.MADE_FROM_MEMBERS
+            }
         if issubclass(type(cls), abc.ABCMeta):  # what was registered with it travels, too
             self.walk({known for reference in abc._get_dump(cls)[0] if (known := reference()) is not None})  # type: ignore[attr-defined]
         self.write(b"attributes", b"%d" % len(names))
@@ -252,8 +253,8 @@ DefinitionWalk.handlers = {
     **({typing.TypeVarTuple: DefinitionWalk._type_variable} if sys.version_info >= (3, 11) else {}),
 }
 
-# By class: its version, its digest, and the script's classes that it refers to.
-_class_keys: weakref.WeakKeyDictionary[type, tuple[bytes, bytes, list[weakref.ref[type]]]]
+# By class: its version, its digest, the script's classes that it refers to, and whether it cannot change in place.
+_class_keys: weakref.WeakKeyDictionary[type, tuple[bytes, bytes, list[weakref.ref[type]], bool]]
 _class_keys = weakref.WeakKeyDictionary()
 
 

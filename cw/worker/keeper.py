@@ -24,7 +24,6 @@ import signal
 import socket
 import sys
 import time
-import types
 from typing import Any
 
 from cw.runner import runner
@@ -183,7 +182,6 @@ class Keeper:
             self._orders.close()
             os.close(self._wake)
             os.close(self._waker)
-            sys.modules["__main__"] = types.ModuleType("__main__")
             sys.argv[:] = [""]
             runner.main(fds)
             status = 0

@@ -123,17 +123,17 @@ class Slots(slots.Slots):
 
     def _move(self, runner: Runner, slot: Slot) -> None:
         """Have a job that comes back go on in an idle slot, while another one runs in its own."""
-        old, session = runner.slot, runner.session
+        old, context = runner.slot, runner.context
         self._remove_lender(runner)
         self._lenders[slot.index] = [runner]
         runner.slot = slot
-        if old.runners.get(session) is runner:  # (else it is ending)
-            del old.runners[session]
-            idle = slot.runners.pop(session, None)
-            if idle is not None:  # the runner that the session has there: it changes places
+        if old.runners.get(context) is runner:  # (else it is ending)
+            del old.runners[context]
+            idle = slot.runners.pop(context, None)
+            if idle is not None:  # the runner that it has there: it changes places
                 idle.slot = old
-                old.runners[session] = idle
-            slot.runners[session] = runner
+                old.runners[context] = idle
+            slot.runners[context] = runner
 
     def _vacate(self, runner: Runner) -> list[Action]:
         slot = runner.slot
@@ -182,7 +182,7 @@ class Slots(slots.Slots):
         for position, job in enumerate(self._backlog):
             if self.depth(job.session) <= floor or (slot.index == job.avoid and len(self.slots) > 1):
                 continue
-            runner = slot.runners.get(job.session)
+            runner = slot.runners.get(job.context)
             if can_start if runner is None else not runner.is_dropping:
                 return position
         return None

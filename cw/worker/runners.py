@@ -18,10 +18,11 @@ from typing import Any
 
 from cw.net import messages as m
 from cw.net.network import Loop
+from cw.net.objects import Key, Object, ObjectCache
 from cw.program import RateLimited
 from cw.runner.channel import WorkerEnd
 from cw.worker.keeper_link import KeeperProcess
-from cw.worker.slots import Function, Job, Runner
+from cw.worker.slots import Job, Runner
 
 logger = logging.getLogger("cw.worker")
 
@@ -43,7 +44,7 @@ class _NoEnd:
     """In place of a `WorkerEnd`, where there were no descriptors for one: what it is sent never starts."""
 
     def __init__(self) -> None:
-        self.functions: dict[Any, None] = {}
+        self.objects = ObjectCache()
         self._tokens = 0
 
     def send(self, message: Any) -> None:
@@ -91,8 +92,8 @@ class Runners:
         self._keepers_lost = 0  # since the last runner was forked
         self._keeper = self._start_keeper()
 
-    def start(self, runner: Runner, environment: Any) -> None:
-        """Start its process, and send it the session's environment."""
+    def start(self, runner: Runner, environment: Object | None) -> None:
+        """Start its process, and send it its environment."""
         self._runners[runner.key] = runner
         try:
             end = self._channels[runner.key] = WorkerEnd(self._loop)
@@ -108,16 +109,14 @@ class Runners:
         end.on_waits = lambda message: self.on_waits(runner, message)
         self._keeper.fork(runner.key, end.runner_fds)
         end.handed_over()
-        end.send(m.Environment([runner.session], [environment]))
+        for message in end.objects.prepare([environment] if environment is not None else []):
+            end.send(message)
 
     def send_jobs(self, runner: Runner, jobs: Sequence[Job]) -> None:
-        """Send it jobs, and before them the functions that it does not know."""
+        """Send it jobs, and before them what it has not of the objects that they need."""
         end = self._channels[runner.key]
-        for job in jobs:
-            if job.function not in end.functions:
-                end.functions[job.function] = None
-                function = job.function
-                end.send(m.Functions([job.session], [function.number], [function.payload]))
+        for message in end.objects.prepare(dict.fromkeys([job.function for job in jobs])):
+            end.send(message)
         end.send_jobs(jobs)
 
     def send_drop(self, runner: Runner) -> None:
@@ -130,11 +129,11 @@ class Runners:
         if end is not None:
             end.send(message)
 
-    def forget(self, function: Function | None, session: int) -> None:
-        """This function will not be used again."""
+    def forget(self, keys: Sequence[Key]) -> None:
+        """These objects will not be used again, but by jobs that are here."""
         for end in self._channels.values():
-            if function is not None and end.functions.pop(function, function) is None:
-                end.send(m.Forget([session], [function.number]))
+            for message in end.objects.forget(keys):
+                end.send(message)
 
     def take_tokens(self, runner: Runner, count: int) -> int:
         """Own up to `count` of the jobs sent to it last; how many that were."""

@@ -7,9 +7,10 @@
                  |  | Return              |                          | where it was stopped Return, at its
                  '--+---------------------'                          | time limit TellExpired
 
-One slot runs one job at a time, in the runner of the job's session on that slot (beside others that wait for jobs of
-their own: `cw.worker.lending`). A runner is sent the jobs
-after its current one ahead, as many as it will need for AHEAD_SECONDS. Who owns a job that was sent ahead
+One slot runs one job at a time, in the runner of the job's *context* on that slot: its session, and the number of the
+environment that its function needs. (A client that asks for fresh runners names a new environment.) Beside it may be
+others that wait for jobs of their own: `cw.worker.lending`. A runner is sent
+the jobs after its current one ahead, as many as it will need for AHEAD_SECONDS. Who owns a job that was sent ahead
 is decided by the kernel: for each job a token is put in an eventfd, which the runner takes before it starts
 the job, and the worker (`Retract`) to own the last of those sent. So a runner that is stuck in a long job, or
 in C code that lets no line of Python run, loses its tail to an idle slot. It also shows when a job has started, from
@@ -21,9 +22,12 @@ that was signalled is never used again; its slot is free when its process is gon
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+from cw.net.objects import Object
 
 AHEAD_SECONDS = 0.03
 """Work sent ahead to a runner. Larger: more to retract. Smaller: it waits for the worker's next turn."""
@@ -63,11 +67,15 @@ SMOOTHING = 0.2
 """Share of a new duration in a function's estimate."""
 
 
+Context = tuple[int, int]
+"""Session and environment."""
+
+
 class Job:
     """A dispatch that this worker holds."""
 
     __slots__ = (
-        "dispatch", "session", "number", "function", "avoid", "attempt", "payload", "timeout",
+        "dispatch", "session", "number", "function", "context", "avoid", "attempt", "payload", "timeout",
         "stopped", "spared", "told", "expired",
     )  # fmt: skip
 
@@ -76,7 +84,7 @@ class Job:
         dispatch: int,
         session: int,
         number: int,
-        function: Function,
+        function: Object,
         avoid: int,
         attempt: int,
         payload: Any,
@@ -86,6 +94,7 @@ class Job:
         self.session = session
         self.number = number  # within the session
         self.function = function
+        self.context = session, function.runs_in
         self.avoid = avoid - 1  # the slot where it died before, or -1
         self.attempt = attempt  # the first, second, ... time that it is tried
         self.payload = payload
@@ -96,29 +105,19 @@ class Job:
         self.expired = False  # it has run for longer
 
 
-class Function:
-    """A function of a session, as sent by the master."""
-
-    __slots__ = ("number", "payload", "seconds")
-
-    def __init__(self, number: int, payload: Any) -> None:
-        self.number = number
-        self.payload = payload
-        self.seconds = -1.0  # of its jobs, estimated; not known yet
-
-
 class Runner:
-    """A child process on one slot, for one session."""
+    """A child process on one slot, for one session and environment."""
 
     __slots__ = (
-        "key", "slot", "session", "sent", "since", "began", "ended", "idle_since",
-        "is_dropping", "is_ending", "is_stopping",
+        "key", "slot", "context", "session", "sent", "since", "began", "ended", "idle_since",
+        "is_dropping", "is_ending", "is_stopping", "is_outdated",
     )  # fmt: skip
 
-    def __init__(self, key: int, slot: Slot, session: int) -> None:
+    def __init__(self, key: int, slot: Slot, context: Context) -> None:
         self.key = key
         self.slot = slot
-        self.session = session
+        self.context = context
+        self.session = context[0]
         self.sent: deque[Job] = deque()  # without result; the first one runs, or is about to
         self.since = 0.0  # when the first of them began, or was sent
         self.began = 0.0  # when it was seen to have begun; looked at only if it has a time limit
@@ -127,6 +126,9 @@ class Runner:
         self.is_dropping = False  # something was retracted, and it has not read the Drop yet
         self.is_ending = False  # was told to end, was signalled, or is gone: never used again
         self.is_stopping = False  # was signalled, since its job is to end, and is not known to be gone
+        self.is_outdated = (
+            False  # no function needs its environment any more: it ends when it has nothing to do
+        )
 
 
 class Slot:
@@ -136,7 +138,7 @@ class Slot:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.runners: dict[int, Runner] = {}  # by session, least recently used first
+        self.runners: dict[Context, Runner] = {}  # least recently used first
         self.busy: Runner | None = None  # the one with jobs; or an ending one whose process is not gone
         self.rests_until = 0.0  # it starts no runner before
         self.rest = 0.0  # for how long it rested the last time, if no runner has worked here since
@@ -146,7 +148,10 @@ class Slot:
 
 
 class StartRunner(NamedTuple):
+    """Start its process, in this environment."""
+
     runner: Runner
+    environment: Object | None
 
 
 class SendJobs(NamedTuple):
@@ -434,6 +439,16 @@ class Slots:
                     actions += self._end(runner)
         return actions
 
+    def on_environment_forgotten(self, session: int, environment: int) -> list[Action]:
+        """No function needs this environment any more: its runners end when they have nothing to do."""
+        actions: list[Action] = []
+        for runner in list(self._runners.values()):
+            if runner.context == (session, environment):
+                runner.is_outdated = True
+                if not runner.sent and not runner.is_ending:
+                    actions += self._end(runner)
+        return actions
+
     # --- from the runners ---
 
     def on_results(
@@ -444,9 +459,9 @@ class Slots:
         for dispatch, lasted in zip(dispatches, seconds, strict=True):
             job = sent.popleft()
             assert job.dispatch == dispatch, "a runner answers in order"
-            function = job.function
-            known = function.seconds
-            function.seconds = lasted if known < 0 else known + (lasted - known) * SMOOTHING
+            estimate = job.function.estimate
+            known = estimate.seconds
+            estimate.seconds = lasted if known == math.inf else known + (lasted - known) * SMOOTHING
             del self._job_by_dispatch[dispatch]
         runner.since = now
         runner.began = 0.0
@@ -525,8 +540,8 @@ class Slots:
             actions.append(Return(gone))
         actions += self._put_back(back)
         del self._runners[runner.key]
-        if slot.runners.get(runner.session) is runner:
-            del slot.runners[runner.session]
+        if slot.runners.get(runner.context) is runner:
+            del slot.runners[runner.context]
         actions += self._vacate(runner)
         if self._resting:
             actions += self._tell_usable()
@@ -589,8 +604,12 @@ class Slots:
         """Where runners cannot be started: tell, and return what would wait for one."""
         can_start = len(self.slots) - len(self._resting)
         usable = can_start + sum(bool(slot.runners) for slot in self._resting)
-        sessions = set() if can_start else {job.session for job in self._backlog} | self._not_for
-        not_for = frozenset(s for s in sessions if not any(s in slot.runners for slot in self.slots))
+        not_for: frozenset[int] = frozenset()
+        if not can_start:
+            contexts = {context for slot in self.slots for context in slot.runners}
+            sessions = {session for session, _ in contexts}
+            not_for = frozenset(job.session for job in self._backlog if job.context not in contexts)
+            not_for |= self._not_for - sessions
         actions: list[Action] = []
         if (usable, not_for) != (self._usable, self._not_for):
             self._usable, self._not_for = usable, not_for
@@ -626,13 +645,13 @@ class Slots:
         actions: list[Action] = []
         job = self._backlog[position]
         del self._backlog[position]
-        runner = slot.runners.pop(job.session, None)
+        runner = slot.runners.pop(job.context, None)
         if runner is None:
-            actions += self._make_room(slot)
+            actions += self._make_room(slot, job.context)
             self._keys += 1
-            runner = self._runners[self._keys] = Runner(self._keys, slot, job.session)
-            actions.append(StartRunner(runner))
-        slot.runners[job.session] = runner
+            runner = self._runners[self._keys] = Runner(self._keys, slot, job.context)
+            actions.append(StartRunner(runner, job.function.environment))
+        slot.runners[job.context] = runner
         slot.busy = runner
         self._idle.pop(slot.index, None)
         self._lent.pop(slot.index, None)
@@ -650,15 +669,15 @@ class Slots:
 
     def _next_pair(self, now: float) -> tuple[int, Slot] | None:
         """The first waiting job for which there is a slot, and the slot: one with a runner, if possible."""
-        hopeless: set[int] = set()  # sessions for which no slot can be used now
+        hopeless: set[Context] = set()  # for which no slot can be used now
         for position, job in enumerate(self._backlog):
-            if job.session in hopeless:
+            if job.context in hopeless:
                 continue
             best = None
             for slot in self._idle.values():
                 if slot.index == job.avoid and len(self.slots) > 1:
                     continue
-                runner = slot.runners.get(job.session)
+                runner = slot.runners.get(job.context)
                 if runner is None:
                     best = best or (slot if slot.rests_until <= now else None)
                 elif not runner.is_dropping:
@@ -666,7 +685,7 @@ class Slots:
             if best is not None:
                 return position, best
             if job.avoid < 0:
-                hopeless.add(job.session)
+                hopeless.add(job.context)
         return None
 
     def _top_up(self, runner: Runner, now: float) -> list[Action]:
@@ -679,8 +698,8 @@ class Slots:
         if now - runner.since > STUCK_SECONDS or sent[-1].stopped or sent[0].expired:
             return []  # its job is longer than was thought, or is to be ended
         job = backlog[0]
-        seconds = job.function.seconds
-        if job.session != runner.session or seconds < 0 or seconds > AHEAD_SECONDS or job.avoid >= 0:
+        seconds = job.function.estimate.seconds
+        if job.context != runner.context or seconds > AHEAD_SECONDS or job.avoid >= 0:
             return []
         full = min(AHEAD_JOBS, int(AHEAD_SECONDS / (seconds + 1e-9)) + 1)
         if len(sent) > max(2, full // 2):
@@ -693,9 +712,9 @@ class Slots:
         for _ in range(min(full - len(sent), share)):
             job = backlog[0]
             size += len(job.payload)
-            if job.session != runner.session or job.avoid >= 0 or size > AHEAD_BYTES:
+            if job.context != runner.context or job.avoid >= 0 or size > AHEAD_BYTES:
                 break
-            if job.function.seconds != seconds and not 0 <= job.function.seconds <= AHEAD_SECONDS:
+            if job.function.estimate.seconds > AHEAD_SECONDS:
                 break
             jobs.append(backlog.popleft())
         sent.extend(jobs)
@@ -729,7 +748,8 @@ class Slots:
             return [EndRunner(runner)]
         runner.idle_since = now
         actions = self._vacate(runner)
-        return actions + self._end(runner) if runner.session in self._closed else actions
+        is_over = runner.is_outdated or runner.session in self._closed
+        return actions + self._end(runner) if is_over else actions
 
     def _vacate(self, runner: Runner) -> list[Action]:
         """The runner has no job any more, or is gone: its slot is free."""
@@ -749,8 +769,13 @@ class Slots:
         self._backlog.extendleft(job for job in jobs if job.dispatch in self._job_by_dispatch)
         return [Return(gone)]
 
-    def _make_room(self, slot: Slot) -> list[Action]:
+    def _make_room(self, slot: Slot, context: Context) -> list[Action]:
+        """A runner of this context is about to start there: those of older environments of its session give way."""
+        session, environment = context
         actions: list[Action] = []
+        for other in list(slot.runners.values()):
+            if other.session == session and other.context[1] < environment and not other.sent:
+                actions += self._end(other)
         while len(slot.runners) >= CROWD:
             idle = next((runner for runner in slot.runners.values() if not runner.sent), None)
             if idle is None:
@@ -765,8 +790,8 @@ class Slots:
     def _retire(self, runner: Runner) -> None:
         """It is never used again."""
         runner.is_ending = True
-        if runner.slot.runners.get(runner.session) is runner:
-            del runner.slot.runners[runner.session]
+        if runner.slot.runners.get(runner.context) is runner:
+            del runner.slot.runners[runner.context]
 
     def _forget(self, dispatches: Iterable[int]) -> None:
         for dispatch in dispatches:
@@ -782,7 +807,7 @@ class Slots:
             places += runner.sent
             if runner.sent:
                 assert runner.slot.busy is runner or self._is_lender(runner)
-            assert len({job.session for job in runner.sent} - {runner.session}) == 0
+            assert len({job.context for job in runner.sent} - {runner.context}) == 0
         assert len(places) == len({job.dispatch for job in places})
         assert {job.dispatch for job in places} == set(self._job_by_dispatch)
         for slot in self.slots:

@@ -275,9 +275,8 @@ class Uplink:
 
 FROM_MASTER = frozenset(
     {
-        m.Environment,
+        m.Objects,
         m.Depth,
-        m.Functions,
         m.Forget,
         m.Dispatch,
         m.Recall,

@@ -29,6 +29,7 @@ from cw import program
 from cw.net import address
 from cw.net import messages as m
 from cw.net.network import Loop
+from cw.net.objects import Object, SessionObjects, closure
 from cw.version import VERSION
 from cw.worker import keeper, lending, slots
 from cw.worker.kept import Kept
@@ -130,8 +131,7 @@ class Worker:
         self._runners.on_gone = lambda runner: self._slots.on_runner_gone(runner)
         self._runners.on_exited = self._on_exited
         self._runners.on_failure = self._give_up
-        self._environments: dict[int, Any] = {}  # by session
-        self._functions: dict[tuple[int, int], slots.Function] = {}
+        self._sessions: dict[int, SessionObjects] = {}
         # Of runners whose job waits for jobs of its own: that job, and the master that it gave them to.
         self._waits: dict[slots.Runner, tuple[int, str]] = {}
         self._kept = Kept()
@@ -160,8 +160,7 @@ class Worker:
             )
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Dispatch: self._on_dispatch,
-            m.Functions: self._on_functions,
-            m.Environment: self._on_environment,
+            m.Objects: self._on_objects,
             m.Depth: lambda message: self._slots.on_depth(message.session, message.depth),
             m.Forget: self._on_forget,
             m.Recall: lambda message: self._perform(self._slots.on_recall(message.count, time.monotonic())),
@@ -296,16 +295,19 @@ class Worker:
         self._kept = Kept()
         self._suspects.clear()
         self._waits.clear()
-        self._environments.clear()
-        self._functions.clear()
+        self._sessions.clear()
 
     def _on_dispatch(self, message: m.Dispatch) -> None:
-        functions = self._functions
         jobs, unknown = [], []
+        objects: dict[int, Object] = {}
+        latest = None
         for dispatch, session, number, function_number, avoid, attempt, timeout, payload in zip(
             *message, strict=True
         ):
-            function = functions.get((session, function_number))
+            if session != latest:
+                latest = session
+                objects = self._sessions[session].by_number if session in self._sessions else {}
+            function = objects.get(function_number)
             if function is None:  # its session was closed while this was on its way
                 unknown.append(dispatch)
             else:
@@ -314,20 +316,23 @@ class Worker:
             self._send(m.Returned(unknown))
         self._perform(self._slots.on_jobs(jobs, time.monotonic()))
 
-    def _on_functions(self, message: m.Functions) -> None:
-        for session, number, payload in zip(*message, strict=True):
-            known = self._functions.get((session, number))
-            if known is None or known.payload != payload:  # a master that is new sends all again
-                self._functions[session, number] = slots.Function(number, payload)
-
-    def _on_environment(self, message: m.Environment) -> None:
-        for session, payload in zip(*message, strict=True):
-            self._environments[session] = payload
-            self._slots.on_session_opened(session)
+    def _on_objects(self, message: m.Objects) -> None:
+        for session, number, kind, needs, payload in zip(*message, strict=True):
+            if session not in self._sessions:
+                self._sessions[session] = SessionObjects(session)
+                self._slots.on_session_opened(session)
+            self._sessions[session].add(number, kind, needs, payload)
 
     def _on_forget(self, message: m.Forget) -> None:
-        for session, number in zip(*message, strict=True):
-            self._runners.forget(self._functions.pop((session, number), None), session)
+        gone = [
+            item
+            for session, number in zip(*message, strict=True)
+            if session in self._sessions
+            for item in self._sessions[session].forget([number])
+        ]
+        self._runners.forget([item.key for item in gone])
+        for session, number in [item.key for item in gone if item.kind == m.ENVIRONMENT]:
+            self._perform(self._slots.on_environment_forgotten(session, number))
 
     def _on_close_session(self, message: m.CloseSession) -> None:
         self._perform(self._slots.on_session_closed(message.session, time.monotonic()))
@@ -335,15 +340,19 @@ class Worker:
 
     def _on_forget_session(self, message: m.ForgetSession) -> None:
         self._slots.on_session_forgotten(message.session)
-        self._environments.pop(message.session, None)
-        for key in [key for key in self._functions if key[0] == message.session]:
-            del self._functions[key]
+        self._sessions.pop(message.session, None)
 
     def _report(self) -> None:
         """Tell a master that was just joined what is here. It knows nothing of what we remember."""
         usable = self._slots.on_joined()
-        in_use = {job.function for job, _ in self._slots.holdings()}
-        forgotten = [key for key, function in self._functions.items() if function not in in_use]
+        # But for the environments: their runners stay.
+        in_use = {item.key for item in closure({job.function for job, _ in self._slots.holdings()})}
+        forgotten = [
+            item.key
+            for objects in self._sessions.values()
+            for item in objects.by_number.values()
+            if item.key not in in_use and item.kind != m.ENVIRONMENT
+        ]
         if forgotten:
             self._on_forget(m.Forget(*map(list, zip(*forgotten, strict=True))))
         holdings = [
@@ -363,7 +372,7 @@ class Worker:
         left = self._ends_at - time.monotonic()
         place = os.environ.get("CW_PLACE", "")
         self._send(m.Stay(round(max(left, 0.0), 3) if left < MOST_SECONDS else -1, place))
-        self._send(m.Reported(list(self._environments)))
+        self._send(m.Reported(list(self._sessions)))
         self._perform(usable)
         for runner in list(self._waits):  # the client may have found this master first
             self._lend(runner)
@@ -389,10 +398,9 @@ class Worker:
             if kind is slots.SendJobs:
                 runners.send_jobs(action.runner, action.jobs)
             elif kind is slots.StartRunner:
-                session = action.runner.session
-                runners.start(action.runner, self._environments[session])
-                if depth := self._slots.depth(session):
-                    runners.send(action.runner, m.Depth(session, depth))
+                runners.start(action.runner, action.environment)
+                if depth := self._slots.depth(action.runner.session):
+                    runners.send(action.runner, m.Depth(action.runner.session, depth))
             elif kind is slots.Retract:
                 taken = runners.take_tokens(action.runner, action.count)
                 todo.extendleft(reversed(self._slots.on_retracted(action.runner, taken, time.monotonic())))

@@ -1,0 +1,112 @@
+"""Values that calls read and that can change in place: pickled, compared with what was sent, sent anew.
+
+    places of a call's reach --pickled--> which share an object? --> components, each one VALUE object
+                                                                     look(): pickled again; the same digest? else new
+
+Names whose values share an object make one component: they are compared, and set in the runner, together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from cw.payloads import byvalue, constants, script
+from cw.payloads.reach import Place
+from cw.payloads.serialize import Pickled
+
+SHARED = 500_000
+"""Objects in one value, beyond which it is not compared with others for objects that they share (0.2 s)."""
+
+MEMO_BYTES = 64 * 1024
+"""Bytes of a component up to which runners remember its objects, so that a call's state may refer to them. More: they
+live longer in the runner. Less: a state has copies of them."""
+
+
+class Component:
+    """Places whose values share objects, as they were pickled last."""
+
+    def __init__(self, places: Sequence[Place], pickled: Pickled) -> None:
+        self.number = 0  # of what was sent
+        self.take(places, pickled)
+        self.seconds = 0.0
+        """What a look costs, in time of this thread: a busy machine does not make it longer."""
+        self.looked_at = time.monotonic()
+        self.is_fixed = False
+        """Can its values not change? Then only their binding is looked at."""
+
+    def take(self, places: Sequence[Place], pickled: Pickled) -> None:
+        """It has been pickled."""
+        self.places = tuple(places)
+        self.digest = pickled.digest()
+        self.seen: Pickled | None = pickled
+        """Its last pickle, until the submit that made it has used it."""
+        self.size = pickled.size
+
+    def has_changed(self) -> bool:
+        """Look."""
+        began = time.thread_time()
+        try:
+            self.seen = pickle_places(self.places)
+            return self.seen.digest() != self.digest
+        except Exception:  # a place is gone, or its value cannot be pickled any more
+            return True
+        finally:
+            seconds = time.thread_time() - began
+            self.seconds = (
+                min(seconds, self.seconds) + abs(seconds - self.seconds) / 4 if self.seconds else seconds
+            )
+            self.looked_at = time.monotonic()
+
+
+def pickle_places(places: Sequence[Place]) -> Pickled:
+    """Their keys, then their values. Raises what taking or pickling a value raises."""
+    values = [place.get() for place in places]
+    root = values[0] if len(values) == 1 and byvalue.names_itself(values[0]) else None
+    return Pickled(([place.key for place in places], *values), root=root)
+
+
+def group(places: Sequence[Place], pickled: Sequence[Pickled]) -> list[list[int]]:
+    """Which of the places, each pickled by itself, share an object that can change: their indices."""
+    if len(places) < 2:
+        return [[index] for index in range(len(places))]
+    parent = list(range(len(places)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    owner: dict[int, int] = {}
+    for index, each in enumerate(pickled):
+        memo = each.memo.copy() if len(each.data) < 8 * SHARED else {}
+        for identity, (_, thing) in memo.items():
+            before = owner.setdefault(identity, index)
+            if before != index and _is_shared(thing):
+                parent[root(before)] = root(index)
+    groups: dict[int, list[int]] = {}
+    for index in range(len(places)):
+        groups.setdefault(root(index), []).append(index)
+    return list(groups.values())
+
+
+def _is_shared(thing: Any) -> bool:
+    """Whether it matters that two values hold this object, not two equal ones."""
+    if script.can_be_named(thing):
+        return script.name_of(thing) is None and byvalue.travels_by_value(thing)
+    return not constants.is_constant(thing)
+
+
+def shared_objects(components: Sequence[Component], pickled: Pickled) -> dict[int, tuple[int, int]]:
+    """The objects that a call's state holds and that are part of components, too: by id, the component's number and
+    the object's place in the memo of its pickle."""
+    found: dict[int, tuple[int, int]] = {}
+    mine = pickled.memo.copy()
+    for component in components:
+        if component.seen is not None and component.size < MEMO_BYTES:
+            for identity, (place, thing) in component.seen.memo.copy().items():
+                if identity in mine and _is_shared(thing):
+                    found[identity] = component.number, place
+    return found

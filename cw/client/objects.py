@@ -1,0 +1,168 @@
+"""The numbered objects of one session, kept here so that they can be sent again: `cw.net.objects` says what they are.
+
+    add(kind, needs, payload)  ---> number       the same content has the same number
+    environment                ---> number       where the next functions run
+    renew_environment()                          the next functions run in fresh runners
+    forget(numbers)            ---> forget_dropped(in_use)   the caller needs them no more: gone as soon as no job does
+    is_full                    ---> forget_unused(in_use)    too many: the oldest that no job needs
+
+A number that was forgotten is not given out again. An object goes only with all that need it, so what is here is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from cw.net import messages as m
+from cw.net.objects import Object, ObjectSet, closure
+from cw.net.wire import MOST_NEEDS
+from cw.payloads.environment import dump_environment
+
+KEPT_OBJECTS = 2048
+KEPT_BYTES = 256 * 1024**2
+"""When to forget objects that no outstanding job uses. More costs memory here; fewer, and a function that is used again
+after a pause travels again."""
+
+
+class ObjectTable:
+    """Its owner holds a lock around every call, but for `forget`, which may come from any thread.
+
+    `on_dropped()` is called in that thread when there is something for `forget_dropped`. Functions in `on_forgotten`
+    are called with the numbers that are gone, under the lock: they must not be used any more.
+    """
+
+    def __init__(self, take_environment: Callable[[], bytes] = dump_environment) -> None:
+        self.on_dropped: Callable[[], None] = lambda: None
+        self.on_forgotten: list[Callable[[set[int]], None]] = []
+        self.is_full = False
+        """Whether it is time to call `forget_unused`. It changes only in `add`."""
+        self._take_environment = take_environment
+        self._environment = 0
+        self._objects = ObjectSet()
+        self._by_number: dict[int, Object] = {}
+        self._number_by_digest: dict[bytes, int] = {}
+        self._digests: dict[int, bytes] = {}
+        self._last_number = 0
+        self._dropped: deque[int] = deque()  # by `forget`; appended to by any thread
+        self._dropping: set[int] = set()  # the same, seen
+        self._is_told = False
+        self._most_objects, self._most_bytes = KEPT_OBJECTS, KEPT_BYTES
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all."""
+        return self._objects.size
+
+    @property
+    def environment(self) -> int:
+        """Number of the environment for the next functions, as it was when the first asked for it.
+
+        Raises `Error` if the working directory has been deleted.
+        """
+        if not self._environment:
+            self._environment = self._add(m.ENVIRONMENT, (), self._take_environment())
+        return self._environment
+
+    def renew_environment(self) -> None:
+        """The next functions need a new environment, as it is now, and so run in fresh runners."""
+        former = self._environment
+        if former:  # else all runners will be fresh
+            self._environment = self._add(m.ENVIRONMENT, (), self._take_environment())
+            self.forget([former])
+
+    def add(self, kind: int, needs: Sequence[int], payload: Any, digest: bytes | None = None) -> int:
+        """The number of an object; the same for the same content while it is kept.
+
+        `needs`: numbers of objects that are here, which must be there before it; a FUNCTION needs an environment.
+        `digest`: that of kind, needs and payload, if the caller knows it; b"": the content will not come again.
+        """
+        if digest is None:
+            digest = hashlib.blake2b(payload, digest_size=16).digest() + repr((kind, *needs)).encode()
+        number = self._number_by_digest.get(digest) if digest else None
+        if number is None:
+            number = self._add(kind, needs, payload)
+            if digest:
+                self._number_by_digest[digest] = number
+                self._digests[number] = digest
+        self._see_dropped()
+        if self._dropping:  # it is wanted again
+            self._dropping.difference_update((number, *needs))
+        return number
+
+    def get(self, number: int) -> Object:
+        """The object of this number. Raises `KeyError` if it has been forgotten."""
+        return self._by_number[number]
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """The caller needs these no more: they go, with what needs them, as soon as no outstanding job needs them.
+
+        Any thread, with or without the lock; also while garbage is collected. Adding one again keeps it.
+        """
+        self._dropped.extend(numbers)
+        if not self._is_told:
+            self._is_told = True
+            self.on_dropped()
+
+    def dropped_size(self) -> int:
+        """Bytes of what `forget_dropped` would forget if no job needed it."""
+        self._see_dropped()
+        return sum(self._by_number[number].size for number in self._dropping)
+
+    def forget_dropped(self, in_use: Iterable[int]) -> list[Object]:
+        """Forget what the caller needs no more, but for what these functions need. Returns what is gone."""
+        self._see_dropped()
+        if not self._dropping:
+            return []
+        kept = {item.number for item in self._closure(in_use)}
+        return self._forget(
+            self._objects.take_out([(0, number) for number in self._dropping if number not in kept])
+        )
+
+    def forget_unused(self, in_use: Iterable[int]) -> list[Object]:
+        """Forget the older half of what is kept, but for what these functions need. Returns what is gone."""
+        kept = self._closure(in_use)
+        gone = self._forget(self._objects.evict(kept, KEPT_BYTES // 2, KEPT_OBJECTS // 2))
+        # Where jobs hold on to more than the limits, look again only after as much has come again.
+        self._most_objects = max(KEPT_OBJECTS, 2 * len(self._objects))
+        self._most_bytes = max(KEPT_BYTES, 2 * self._objects.size)
+        self.is_full = False
+        return gone
+
+    def _add(self, kind: int, needs: Sequence[int], payload: Any) -> int:
+        if len(needs) > MOST_NEEDS:
+            raise ValueError(f"an object with {len(needs)} needs: {MOST_NEEDS} are allowed")
+        self._last_number = number = self._last_number + 1
+        item = Object(number, payload, kind, [self._by_number[need] for need in needs])
+        self._by_number[number] = item
+        self._objects.add(item)
+        self.is_full = len(self._objects) > self._most_objects or self._objects.size > self._most_bytes
+        return number
+
+    def _closure(self, functions: Iterable[int]) -> list[Object]:
+        return closure([self._by_number[number] for number in functions if number in self._by_number])
+
+    def _see_dropped(self) -> None:
+        self._is_told = False  # before it is looked at: what comes after that is told again
+        while self._dropped:
+            number = self._dropped.popleft()
+            if number in self._by_number:
+                self._dropping.add(number)
+
+    def _forget(self, gone: list[Object]) -> list[Object]:
+        numbers = {item.number for item in gone}
+        for number in numbers:
+            del self._by_number[number]
+            digest = self._digests.pop(number, None)
+            if digest is not None:
+                del self._number_by_digest[digest]
+        self._dropping -= numbers
+        if numbers:
+            for function in self.on_forgotten:
+                function(numbers)
+        return gone

@@ -1,0 +1,154 @@
+"""What cannot have changed since it was pickled, and so is never looked at again.
+
+Exact types only: an instance of a subclass has attributes, which can change.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from types import FunctionType, ModuleType
+from typing import Any
+
+from cw.payloads import byvalue, script
+
+PLAIN = frozenset(
+    {
+        int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented), range, slice, re.Pattern,
+        types.GenericAlias, types.UnionType, typing.TypeVar, typing.ParamSpec, types.BuiltinFunctionType,
+        types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType,
+        types.MethodDescriptorType, types.ClassMethodDescriptorType, types.CodeType,
+    }
+)  # fmt: skip
+"""Types whose values neither change nor hold what changes."""
+
+PLAIN_BY_NAME = frozenset(
+    {
+        "datetime.date", "datetime.time", "datetime.datetime", "datetime.timedelta", "datetime.timezone",
+        "decimal.Decimal", "fractions.Fraction", "uuid.UUID", "pathlib.PosixPath", "pathlib.PurePosixPath",
+        "pathlib._local.PosixPath", "pathlib._local.PurePosixPath", "dataclasses.Field",
+    }
+)  # fmt: skip
+"""The same, of modules that are not imported here: a runner imports this, and the user may have such modules."""
+
+MADE_BY_PYTHON = frozenset(
+    {
+        "__dict__", "__weakref__", "__module__", "__qualname__", "__doc__", "__firstlineno__", "__slots__",
+        "__static_attributes__", "__slotnames__", "__abstractmethods__", "_abc_impl", "__annotations__",
+        "__annotate__", "__annotate_func__", "__annotations_cache__", "__dataclass_fields__",
+        "__dataclass_params__", "__match_args__", "__orig_bases__", "__parameters__", "__type_params__",
+        "__classcell__", "__hash__", "__non_callable_proto_members__", "__protocol_attrs__", "_is_protocol",
+        "_fields", "_field_defaults",
+    }
+)  # fmt: skip
+"""Attributes of classes that Python makes from the definition. Nobody changes them in place."""
+
+_DEPTH = 20
+
+
+def is_constant(value: Any) -> bool:
+    """Whether a value, with all that it holds, cannot change. False is always safe: it is looked at, then."""
+    return _is_constant(value, _DEPTH, set())
+
+
+def _is_constant(value: Any, depth: int, seen: set[int]) -> bool:
+    kind = type(value)
+    if kind in PLAIN:
+        return kind is not types.BuiltinFunctionType or _is_free(value)
+    if depth <= 0:
+        return False
+    if kind is tuple or kind is frozenset:
+        return all(_is_constant(item, depth - 1, seen) for item in value)
+    if kind is ModuleType or issubclass(kind, ModuleType):
+        return not byvalue.is_module_by_value(value)
+    if id(value) in seen:
+        return True
+    if script.can_be_named(value):
+        if not byvalue.travels_by_value(value):
+            return True
+        seen.add(id(value))
+        return all(_is_constant(part, depth - 1, seen) for _, part in parts_of(value))
+    if isinstance(value, enum.Enum):
+        return _is_constant(value._value_, depth - 1, seen)
+    if kind is functools.partial:
+        parts = (value.func, *value.args, *value.keywords.values())
+        return not value.__dict__ and all(_is_constant(part, depth - 1, seen) for part in parts)
+    if kind in (staticmethod, classmethod):
+        return _is_constant(value.__func__, depth - 1, seen)
+    if kind is property:
+        return all(_is_constant(part, depth - 1, seen) for part in (value.fget, value.fset, value.fdel))
+    if kind is functools.cached_property:
+        return _is_constant(value.func, depth - 1, seen)
+    module_name = kind.__module__
+    if f"{module_name}.{kind.__qualname__}" in PLAIN_BY_NAME:
+        return True
+    if module_name == "typing":
+        return True
+    if module_name == "logging" and hasattr(value, "manager"):
+        return True  # a logger: pickled as its name
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        if isinstance(value, (numpy.generic, numpy.dtype, numpy.ufunc)):
+            return True
+        if kind is numpy.ndarray:
+            return _rests_on_bytes(value)
+    return False
+
+
+def _is_free(function: Any) -> bool:
+    """len, math.sqrt, dict.fromkeys; but not [].append."""
+    owner = function.__self__
+    return owner is None or isinstance(owner, (type, ModuleType))
+
+
+def _rests_on_bytes(array: Any) -> bool:
+    base = array.base
+    while base is not None and type(base) is not bytes:
+        base = getattr(base, "base", getattr(base, "obj", None))
+    return base is not None and not array.dtype.hasobject
+
+
+def parts_of(thing: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """What a function or class that travels by value holds, and where: ('default', 0), ('attribute', 'rates'), ...
+
+    Its global names are not part of it: `reach` follows these.
+    """
+    if type(thing) is FunctionType:
+        if byvalue.is_dispatcher(thing):
+            registry, attributes = byvalue.parts_of_dispatcher(thing)
+            yield from ((("registered", cls), implementation) for cls, implementation in registry.items())
+            yield from ((("attribute", name), value) for name, value in attributes.items())
+            return
+        for place, value in enumerate(thing.__defaults__ or ()):
+            yield ("default", place), value
+        for name, value in (thing.__kwdefaults__ or {}).items():
+            yield ("keyword", name), value
+        for place, cell in enumerate(thing.__closure__ or ()):
+            value = byvalue.contents_of(cell)
+            if value is not byvalue.MISSING:
+                yield ("cell", place), value
+        for name, value in thing.__dict__.items():
+            yield ("attribute", name), value
+    elif type(thing) is script.CACHED_FUNCTION:
+        for name, value in vars(thing).items():
+            yield ("attribute", name), value
+    else:
+        for base in thing.__bases__:
+            yield ("base",), base
+        if type(thing) is not type:
+            yield ("metaclass",), type(thing)
+        if issubclass(thing, enum.Enum):
+            members = thing.__members__
+            for name, member in members.items():
+                yield ("member", name), member._value_
+            made = byvalue.MADE_FROM_MEMBERS
+        else:
+            members, made = {}, frozenset()
+        for name, value in list(vars(thing).items()):
+            if name not in MADE_BY_PYTHON and name not in members and name not in made:
+                yield ("attribute", name), value

@@ -1,0 +1,241 @@
+"""What a call reaches: the script's definitions, and the values of the global names that these read.
+
+    function --reads--> RATE = 3              a constant: travels with the function, compared by identity
+                    --> TABLE = {...}         a *place*: can change, so its value travels apart and is looked at
+                    --> Model, of the script  a *definition*: its code travels apart; what it holds and can change are
+                                              places, too (Model.seen = []); its methods are followed
+                    --> numpy, math.sqrt      a constant: pickled by its name
+                    --> LOCK = Lock()         cannot be pickled: left unbound in the runner, with the reason
+
+A definition travels as a skeleton and what it is filled with, so that those that refer to each other can be made.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+from collections.abc import Callable, Iterable
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
+
+from cw.payloads import byvalue, constants, named, objects, script
+from cw.payloads.byvalue import MISSING, Watch
+
+PlaceKey = tuple[Any, ...]
+
+_versions = itertools.count(1)
+
+
+def _next_version() -> bytes:
+    """A later one is greater."""
+    return next(_versions).to_bytes(8, "big")
+
+
+class Place(NamedTuple):
+    """Where a value is that can change: ('global', namespace, name), ('attribute', token of its holder, name), ..."""
+
+    key: PlaceKey
+    label: str
+    get: Callable[[], Any]
+
+
+class Definition:
+    """A function or class of the script, by its name there, as it was pickled last."""
+
+    def __init__(self, name: str, thing: Any) -> None:
+        self.name = name
+        self.thing = thing
+        self.version = _next_version()
+        self.skeleton = self.filling = b""
+        self.names: set[str] = set()
+        self.codes: dict[int, named.Code] = {}
+        self.places: list[Place] = []
+        self._make()
+
+    def is_current(self, thing: Any) -> bool:
+        return thing is self.thing and self.watch.is_current()
+
+    def renew(self) -> None:
+        """Pickle it again; under another version if it has changed."""
+        before = self.skeleton, self.filling
+        self._make()
+        if (self.skeleton, self.filling) != before:
+            self.version = _next_version()
+            self._make()
+
+    def _make(self) -> None:
+        """Raises `byvalue.Unpicklable`."""
+        self.names, self.codes, self.places = set(), {}, []
+        self.watch = Watch()
+        holes = self._find_places()
+        pickler = self._pickler(holes)
+        make, arguments, *rest = pickler.take_apart(self.thing)
+        self.codes |= pickler.codes
+        state, set_state = (rest[0], rest[3]) if len(rest) > 3 else (None, None)
+        self.skeleton = self._dump((make, arguments), holes)
+        self.filling = self._dump((set_state, state), holes) if set_state is not None else b""
+
+    @property
+    def token(self) -> Any:
+        """What the runner's copy is known by. A class changed in place stays the same one."""
+        if isinstance(self.thing, type):
+            return self.name, byvalue.identity_of(self.thing)
+        return self.name, self.version
+
+    @property
+    def parts(self) -> objects.Definition:
+        """As it travels."""
+        return objects.Definition(self.name, self.version, self.token, self.skeleton, self.filling)
+
+    def _pickler(self, holes: Any, file: Any = None) -> named.NamedPickler:
+        return named.NamedPickler(
+            file or io.BytesIO(), None, self.watch, self.name, self.thing, holes, self.version
+        )
+
+    def _dump(self, value: Any, holes: Any) -> bytes:
+        file = io.BytesIO()
+        pickler = self._pickler(holes, file)
+        byvalue.run(pickler, value)
+        self.names |= pickler.names
+        self.codes |= pickler.codes
+        return file.getvalue()
+
+    def _find_places(self) -> dict[int, tuple[Any, list[tuple[Any, ...]]]]:
+        """Find what it holds and can change; by id of the holder, in the form that the pickler wants."""
+        found: dict[int, tuple[Any, list[tuple[Any, ...]]]] = {}
+        waiting, seen = [self.thing], {id(self.thing)}
+        while waiting:
+            holder = waiting.pop()
+            for place, value in constants.parts_of(holder):
+                inner = _inside(value)
+                if inner is not None:
+                    for thing in inner:
+                        is_ours = byvalue.travels_by_value(thing) and script.name_of(thing) in (
+                            None,
+                            self.name,
+                        )
+                        if is_ours and id(thing) not in seen:
+                            seen.add(id(thing))
+                            waiting.append(thing)
+                elif (
+                    len(place) == 2
+                    and place[0] not in ("registered", "member")
+                    and not constants.is_constant(value)
+                ):
+                    token = self.token if holder is self.thing else (self.name, self.version, len(found))
+                    token, holes = found.setdefault(id(holder), (token, []))
+                    holes.append(place)
+                    self.places.append(_place_in(holder, token, place))
+        return found
+
+
+def _inside(value: Any) -> list[Any] | None:
+    """The functions and classes that an attribute consists of; None: it is another value."""
+    if script.can_be_named(value):
+        return [value]
+    kind = type(value)
+    if kind in (staticmethod, classmethod):
+        return [value.__func__] if script.can_be_named(value.__func__) else None
+    if kind is property:
+        parts = [part for part in (value.fget, value.fset, value.fdel) if part is not None]
+        return parts if all(map(script.can_be_named, parts)) else None
+    if kind is functools.cached_property:
+        return [value.func]
+    if kind is functools.singledispatchmethod:
+        return list(value.dispatcher.registry.values())
+    return None
+
+
+def _place_in(holder: Any, token: Any, place: tuple[Any, ...]) -> Place:
+    kind, key = place
+    name = getattr(holder, "__qualname__", "?")
+    if kind == "default":
+        return Place((kind, token, key), f"a default of {name}()", lambda: holder.__defaults__[key])
+    if kind == "keyword":
+        return Place(
+            (kind, token, key), f"the default {key!r} of {name}()", lambda: holder.__kwdefaults__[key]
+        )
+    if kind == "cell":
+        label = f"{holder.__code__.co_freevars[key]!r}, captured by {name}()"
+        return Place((kind, token, key), label, lambda: holder.__closure__[key].cell_contents)
+    return Place((kind, token, key), f"{name}.{key}", lambda: vars(holder)[key])
+
+
+class Reach:
+    """Everything that some functions and names reach. `definition_of(name, thing)` knows the script's definitions.
+
+    What is pickled of it may reach more: `add` it, too, until nothing new comes.
+    """
+
+    def __init__(self, definition_of: Callable[[str, Any], Definition]) -> None:
+        self._definition_of = definition_of
+        self.definitions: dict[str, Definition] = {}
+        self.constants: dict[tuple[str, str], Any] = {}  # by namespace and name
+        self.places: dict[PlaceKey, Place] = {}
+        self.absent: set[tuple[str, str]] = set()
+        self.lost: dict[PlaceKey, str] = {}  # places whose values cannot be pickled, and why
+        self.modules: set[str] = set()  # that are used as parts of others, as `os.path` is
+        self.watch = Watch()
+        self._codes: set[int] = set()
+
+    def add(self, names: Iterable[str], codes: Iterable[named.Code]) -> None:
+        defined = script.namespace()
+        for name in names:
+            self.watch.add_name(defined, name)
+            self._add_global(defined, name)
+        for code in codes:
+            self._add_code(*code)
+
+    def _add_definition(self, name: str) -> None:
+        if name in self.definitions:
+            return
+        names = script.namespace()
+        thing = names.get(name, MISSING)
+        if thing is MISSING:
+            return
+        definition = self._definition_of(name, thing)
+        self.definitions[name] = definition
+        self.watch.add_name(names, name)
+        self.watch.absorb(definition.watch)
+        for place in definition.places:
+            self.places[place.key] = place
+        self.add(definition.names, definition.codes.values())
+
+    def _add_code(self, names: dict[str, Any], code: CodeType) -> None:
+        if id(code) in self._codes:
+            return
+        self._codes.add(id(code))
+        values = []
+        for name in byvalue.global_names(code):
+            self.watch.add_name(names, name)
+            values.append(self._add_global(names, name))
+        self.modules.update(byvalue.submodules(code, values))
+        defined = script.namespace()
+        for name in byvalue.mentioned_names(code):
+            if name in defined:
+                self._add_global(defined, name)
+
+    def _add_global(self, names: dict[str, Any], name: str) -> Any:
+        value = names.get(name, MISSING)
+        key = named.key_of(names), name
+        if value is MISSING:
+            self.absent.add(key)
+            return value
+        if key in self.constants or name == "__builtins__":
+            return value
+        if script.can_be_named(value):
+            found = script.name_of(value)
+            if found is not None:
+                self._add_definition(found)
+                if found != name or names is not script.namespace() or names.get(found) is not value:
+                    self.constants[key] = value
+                return value
+        if constants.is_constant(value):
+            self.constants[key] = value
+            if type(value) is FunctionType:
+                self.watch.add_function(value, has_names=False)
+        else:
+            place = "global", *key
+            self.places.setdefault(place, Place(place, name, lambda: names[name]))
+        return value

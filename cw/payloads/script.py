@@ -1,0 +1,85 @@
+"""The user's script: the module `__main__`, whose functions and classes jobs find by name in the runner's own.
+
+    client                                   runner
+    __main__  f, Model, RATE, executor  -->  __main__  f, Model (all definitions), RATE (what the call reaches)
+    pickle writes f, Model as names          and finds them there
+
+What pickle writes as a name is said here: `name_of(thing)`, and which names are in a pickle: `names_in(data)`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from types import FunctionType
+from typing import Any
+
+MODULES = ("__main__", "__mp_main__")
+"""Names of the script's module: the second is multiprocessing's, in the processes that it spawns."""
+
+CACHED_FUNCTION = type(functools.lru_cache(len))
+
+
+def namespace() -> dict[str, Any]:
+    """The script's global names."""
+    return vars(sys.modules["__main__"])
+
+
+def origin() -> tuple[str | None, str | None]:
+    """The script's file and, if it was run as a module, that one's name: what multiprocessing's children look for."""
+    module = sys.modules["__main__"]
+    spec = getattr(module, "__spec__", None)
+    return getattr(module, "__file__", None), getattr(spec, "name", None)
+
+
+def can_be_named(thing: Any) -> bool:
+    """Whether pickle writes such a thing as a name, if it finds it there."""
+    kind = type(thing)
+    return kind is FunctionType or kind is CACHED_FUNCTION or issubclass(kind, type)
+
+
+def name_of(thing: Any) -> str | None:
+    """The script's global name through which pickle finds a function or class ('Model' for Model.Part); or None."""
+    module_name = getattr(thing, "__module__", None)
+    if module_name not in MODULES:
+        return None
+    qualname = getattr(thing, "__qualname__", None)
+    if type(qualname) is not str:
+        return None
+    found: Any = sys.modules.get(module_name)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return qualname.partition(".")[0] if found is thing else None
+
+
+# How protocol 5 writes the name of what it finds by name: the text, put into the memo, then STACK_GLOBAL.
+_NAMED = re.compile(rb"\x8c.([^\x00-\x1f\x94]+)\x94\x93", re.DOTALL)
+# The text stood in the pickle before, and is taken from the memo.
+_NAMED_BY_MEMO = re.compile(rb"(?:h.|j....)\x93", re.DOTALL)
+
+
+_names: dict[tuple[bytes, ...], tuple[str, ...]] = {}
+"""What `names_in` made of what it found."""
+
+
+def names_in(data: Any) -> tuple[str, ...]:
+    """The script's global names that a pickle refers to. It may give more, never fewer."""
+    if data.find(b"\x8c\x08__main__") < 0 and data.find(b"\x8c\x0b__mp_main__") < 0:
+        return ()
+    found = tuple(_NAMED.findall(data))
+    names = _names.get(found)
+    if names is None:
+        if len(_names) > 4096:
+            _names.clear()
+        names = _names[found] = tuple(
+            sorted({name.partition(b".")[0].decode(errors="replace") for name in found})
+        )
+    if _NAMED_BY_MEMO.search(data):
+        more = set(names)
+        for name, value in list(namespace().items()):
+            text = name.encode(errors="replace")
+            if data.find(b"\x8c%c%b" % (len(text) & 0xFF, text)) >= 0 and can_be_named(value):
+                more.add(name)
+        names = tuple(sorted(more))
+    return names
