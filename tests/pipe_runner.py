@@ -47,9 +47,7 @@ class PipeRunner:
 
         prepared = self.functions.freeze(function, mode)
         chunk = Chunk([(item,) for item in items], function, None if prepared.is_bare else prepared.state)
-        return self._run(
-            self.functions.number_of(function, prepared, chunk.names, chunk.codes), chunk.payload()
-        )
+        return self._run(self.functions.number_of(function, prepared, chunk.names, chunk.codes), chunk.payload())
 
     def _exchange(self, *parts):
         from cw.payloads import serialize

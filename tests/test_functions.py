@@ -410,7 +410,7 @@ def test_a_function_that_the_objects_have_forgotten_gets_a_new_number(table, obj
 def test_a_new_environment_gives_functions_new_numbers(table, objects):
     first, _ = table.number_of(json.dumps)
     former = table.environment
-    table.renew_environment()
+    table.renew_environment("a test")
     second, payload = table.number_of(json.dumps)
     assert second != first and payload is not None
     assert objects.get(second).runs_in == table.environment != former == objects.get(first).runs_in
