@@ -185,7 +185,7 @@ class Turns:
                 if len(unfit) >= LOOK_PAST:
                     break
                 continue
-            cost += job.function.seconds
+            cost += job.function.estimate.seconds
             if len(out) > before and (cost > QUANTUM_SECONDS or len(out) - before >= QUANTUM_JOBS):
                 break
             queue.popleft()
