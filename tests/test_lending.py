@@ -8,7 +8,8 @@ import pytest
 from test_slots import Bench, Events, ModelRunner
 
 from cw.master.dispatch import Dispatcher
-from cw.master.jobs import Assign, Deliver, Function, GiveUp, Job, Recall, StopJobs, TakeBack
+from cw.master.jobs import Assign, Deliver, GiveUp, Job, Recall, StopJobs, TakeBack
+from cw.net.objects import Object as Function
 from cw.worker import lending
 
 PY = (3, 11)
@@ -307,7 +308,7 @@ class LendingEvents(Events):
             assert len(depths) == len(set(depths)), "a job for each depth"
         for slot in policy._idle.values():
             for job in policy._backlog:
-                runner = slot.runners.get(job.session)
+                runner = slot.runners.get(job.context)
                 avoids = job.avoid == slot.index and self.count > 1
                 rests = slot.rests_until > self.bench.now
                 assert avoids or rests or (runner is not None and runner.is_dropping)
@@ -347,7 +348,7 @@ def dispatcher(depths, **workers):
 
 
 def jobs(*numbers, f=None):
-    f = f or Function(1)
+    f = f or Function(1, b"")
     return [Job(number, f, None, b"payload") for number in numbers]
 
 
@@ -393,8 +394,8 @@ def test_what_waits_elsewhere_is_recalled_for_a_lent_slot():
     d = dispatcher({"outer": 0, "inner": 1}, w=1)
     d.on_submitted("outer", jobs(1))
     d.on_worker_joined("v", 1, PY)
-    f = Function(1)
-    f.seconds = 0.001
+    f = Function(1, b"")
+    f.estimate.seconds = 0.001
     d.on_submitted("inner", jobs(1, 2, 3, f=f))  # all to v
     assert d.held("v") == 3
     d.on_lent("w", 0, [0])
@@ -489,7 +490,7 @@ class Grid:
         session = self.sessions
         self.done[session] = set()
         self.master.on_session_opened(session, PY, session_depth, parent)
-        f = Function(1)
+        f = Function(1, b"")
         numbers = range(1, len(widths) + 1)
         new = [Job(number, f, None, b"") for number in numbers]
         for number, width in zip(numbers, widths, strict=True):
