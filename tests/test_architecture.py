@@ -31,6 +31,7 @@ FLOORS = [
     "worker.uplink", "worker.kept", "worker.slots", "worker.__init__",
     "runner.runner", "runner.channel", "runner.__init__",
     "payloads.chunks", "payloads.serialize", "payloads.environment", "payloads.naming", "payloads.byvalue",
+    "payloads.enums",
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
     "master.returns", "master.turns", "master.jobs", "master.__init__",

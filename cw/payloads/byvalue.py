@@ -41,6 +41,8 @@ from typing import Any
 
 import cloudpickle
 
+from cw.payloads import enums
+
 BufferCallback = Callable[[pickle.PickleBuffer], Any] | None  # as for pickle.dumps
 _CACHED_FUNCTION = type(functools.lru_cache(len))
 _MISSING = object()
@@ -382,6 +384,8 @@ class _Pickler(cloudpickle.Pickler):
                 return getattr, (sys.modules[home], thing.__name__)
         elif kind is ModuleType and self.watch is not None and _is_registered(thing.__name__):
             self.watch.add_namespace(vars(thing))
+        elif enums.is_enum(kind) and travels_by_value(kind):
+            return enums.reduce_member(thing)
         return super().reducer_override(thing)
 
     def _reduce_function(self, function: FunctionType) -> Any:
@@ -413,7 +417,7 @@ class _Pickler(cloudpickle.Pickler):
             # Pickling a first instance adds an attribute to the class, which shall not look like a change.
             copyreg._slotnames(cls)  # type: ignore[attr-defined]
             self.watch.add_namespace(vars(cls))
-        reduced = super().reducer_override(cls)
+        reduced = self._take_class_apart(cls)
         if reduced is NotImplemented or len(reduced) < 6:  # by name, or a built-in type that has no name
             return reduced
         make, arguments, state, _, _, set_state = reduced
@@ -431,6 +435,11 @@ class _Pickler(cloudpickle.Pickler):
         filling = (set_state, state, definition.version)
         return _make_class, (_id_of(cls), make, arguments), filling, None, None, _set_class_state
 
+    def _take_class_apart(self, cls: type) -> Any:
+        if enums.is_enum(cls) and travels_by_value(cls):
+            return enums.reduce_class(cls)
+        return super().reducer_override(cls)
+
 
 class _ContentPickler(_Pickler):
     """For the digest of what a class is made of. The classes that it refers to have their own."""
@@ -442,7 +451,7 @@ class _ContentPickler(_Pickler):
     def _reduce_class(self, cls: type) -> Any:
         if cls is not self._cls and travels_by_value(cls):
             return identity_of, (_id_of(cls),)
-        return cloudpickle.Pickler.reducer_override(self, cls)
+        return self._take_class_apart(cls)
 
 
 class _Hasher:
