@@ -31,7 +31,7 @@ FLOORS = [
     "worker.uplink", "worker.kept", "worker.slots", "worker.__init__",
     "runner.runner", "runner.channel", "runner.__init__",
     "payloads.chunks", "payloads.serialize", "payloads.environment", "payloads.naming", "payloads.byvalue",
-    "payloads.enums",
+    "payloads.enums", "payloads.annotations",
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
     "master.returns", "master.turns", "master.jobs", "master.__init__",
@@ -42,7 +42,7 @@ FLOORS = [
 
 # Who may import what is not for everybody.
 KEEPERS = {
-    "pickle": {"payloads.serialize", "payloads.byvalue", "client.functions"},
+    "pickle": {"payloads.serialize", "payloads.byvalue", "payloads.annotations", "client.functions"},
     # environment: its version
     "cloudpickle": {"payloads.serialize", "payloads.byvalue", "client.functions", "payloads.environment"},
     "marshal": set(),

@@ -41,7 +41,7 @@ from typing import Any
 
 import cloudpickle
 
-from cw.payloads import enums
+from cw.payloads import annotations, enums
 
 BufferCallback = Callable[[pickle.PickleBuffer], Any] | None  # as for pickle.dumps
 _CACHED_FUNCTION = type(functools.lru_cache(len))
@@ -88,7 +88,7 @@ class Watch:
 
     def add_namespace(self, namespace: Mapping[str, Any]) -> None:
         """Watch all names of a namespace, such as the `vars()` of an object, and which there are."""
-        items = list(namespace.items())
+        items = [item for item in list(namespace.items()) if item[0] not in annotations.LOOKED_AT]
         for name, value in items:
             self._names[id(namespace), name] = (namespace, name, value)
         self._sizes.append((namespace, len(items)))
@@ -109,7 +109,7 @@ class Watch:
             if _contents(cell) is not value:
                 return False
         for namespace, size in self._sizes:  # (not all(): a generator costs more than the rest)
-            if len(namespace) != size:
+            if len(namespace) != size and len(namespace.keys() - annotations.LOOKED_AT) != size:
                 return False
         return True
 
@@ -386,6 +386,8 @@ class _Pickler(cloudpickle.Pickler):
             self.watch.add_namespace(vars(thing))
         elif enums.is_enum(kind) and travels_by_value(kind):
             return enums.reduce_member(thing)
+        elif annotations.is_forward_reference(kind):
+            return annotations.reduce_forward_reference(thing)
         return super().reducer_override(thing)
 
     def _reduce_function(self, function: FunctionType) -> Any:
@@ -399,8 +401,12 @@ class _Pickler(cloudpickle.Pickler):
                 self.watch.add_namespace(function.registry)  # type: ignore[attr-defined]
             state = parts_of_dispatcher(function)
             return _make_dispatcher, (function.__name__,), state, None, None, _fill_dispatcher
-        reduced = super().reducer_override(function)
+        is_deferred = annotations.annotate_of(function) is not None
+        reduced = super().reducer_override(
+            annotations.without_annotations(function) if is_deferred else function
+        )
         if reduced is not NotImplemented:
+            annotations.put_in_place(function, reduced[2][1], global_names)
             # cloudpickle passes over the names that the body of a class inside a function reads.
             names = function.__globals__
             used = reduced[2][1]["__globals__"]
@@ -437,8 +443,17 @@ class _Pickler(cloudpickle.Pickler):
 
     def _take_class_apart(self, cls: type) -> Any:
         if enums.is_enum(cls) and travels_by_value(cls):
-            return enums.reduce_class(cls)
-        return super().reducer_override(cls)
+            reduced = enums.reduce_class(cls)
+        else:
+            reduced = super().reducer_override(cls)
+            if (
+                typing.is_typeddict(cls) and reduced is not NotImplemented
+            ):  # its own type makes it of a TypedDict only
+                arguments = type(cls), cls.__name__, cls.__bases__, {"__module__": cls.__module__}
+                reduced = (enums.make_quietly, arguments, *reduced[2:])
+        if reduced is not NotImplemented and len(reduced) == 6:
+            annotations.put_in_place(cls, reduced[2][0], global_names)
+        return reduced
 
 
 class _ContentPickler(_Pickler):

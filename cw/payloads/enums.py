@@ -108,7 +108,7 @@ def _make(
     parts: dict[str, tuple[tuple[Any, tuple[Any, ...]], Any]],
 ) -> Any:
     """In a pickle: the class with its members, all without what may refer to them."""
-    cls = _make_quietly(metaclass, name, bases, {**skeleton, "_member_map_": {}, "_value2member_map_": {}})
+    cls = make_quietly(metaclass, name, bases, {**skeleton, "_member_map_": {}, "_value2member_map_": {}})
     members = {}
     for first_name, ((kind, arguments), value) in parts.items():
         members[first_name] = member = kind.__new__(cls, *arguments)
@@ -120,7 +120,7 @@ def _make(
     return cls
 
 
-def _make_quietly(metaclass: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
+def make_quietly(metaclass: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
     """A new class; `__init_subclass__` of its bases is not called: at home it was, and what it did is copied."""
 
     class Silence:
