@@ -141,3 +141,27 @@ def test_annotations_that_are_text_or_were_set_travel_as_they_are(run_script):  
             {"x": "Unknown", "y": "int"}, {"a": "Unknown"}, {"x": int}, {"y": float}, {"z": str}]
     """
     )
+
+
+def test_keys_are_made_of_what_annotations_say_not_of_what_it_stands_for(run_script):  # noqa: F811
+    run_script(
+        HINTS
+        + """
+    from cw.client.functions import FunctionTable
+    def key(thing):
+        found = FunctionTable().key_of(thing)
+        assert found.refusal is None, found.refusal
+        return found.digest
+    things = hinted, unknown, Node.add, Slots, Point, Options, Colour, Marked, Node, (lambda: Node(1))
+    before = [key(thing) for thing in things]
+    BIG, LOCK = b"other", None
+    annotations = hinted.__annotations__, Slots.__annotations__, Node.__init__.__annotate__(3)
+    assert [key(thing) for thing in things] == before
+    class A:
+        x: int
+    class B:
+        x: float
+    B.__qualname__ = B.__name__ = "A"
+    assert key(A) != key(B)
+    """
+    )

@@ -20,6 +20,8 @@ ARE_DEFERRED = sys.version_info >= (3, 14)
 
 LOOKED_AT = frozenset({"__annotations_cache__", "__annotate_func__"})
 """What a class has when somebody has looked at its annotations."""
+NAMESPACE = "__classdictcell__"
+"""In a NamedTuple, left over: what the names of its body stood for."""
 
 _LARGE = 1024  # bytes from which on what an annotation names does not come along
 _TYPES = ("types", "typing")  # where the types of `list[int]`, `int | str`, `Any` are
@@ -52,6 +54,7 @@ def put_in_place(owner: Any, attributes: dict[str, Any], names_of: Callable[[Cod
     """In the attributes of a function or class that travel, have the code of its annotations instead of values."""
     annotate = annotate_of(owner)
     attributes.pop("__annotate_func__", None)
+    attributes.pop(NAMESPACE, None)
     if annotate is not None:
         attributes.pop("__annotations__", None)
         attributes.pop("__annotations_cache__", None)

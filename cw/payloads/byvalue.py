@@ -182,6 +182,8 @@ def home_of_method(method: Any) -> str | None:
 
 def reduction(thing: Any) -> Any:
     """How pickle takes an object apart, as `object.__reduce_ex__` says it. Raises what that raises."""
+    if annotations.is_forward_reference(type(thing)):
+        return annotations.reduce_forward_reference(thing)
     reduce = cloudpickle.Pickler.dispatch_table.get(type(thing))
     return thing.__reduce_ex__(4) if reduce is None else reduce(thing)
 
