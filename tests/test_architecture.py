@@ -34,6 +34,7 @@ FLOORS = [
     "payloads.chunks", "payloads.generators", "payloads.serialize", "payloads.templates", "payloads.environment",
     "payloads.reach", "payloads.naming", "payloads.current",
     "payloads.objects", "payloads.named", "payloads.constants", "payloads.script", "payloads.byvalue",
+    "payloads.enums", "payloads.annotations",
     "payloads.related", "payloads.deferred", "payloads.settings", "payloads.modules",
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
@@ -48,7 +49,16 @@ KEEPERS = {
     # payloads: the only folder that pickles
     "pickle": {
         f"payloads.{name}"
-        for name in ("serialize", "chunks", "templates", "reach", "objects", "named", "byvalue")
+        for name in (
+            "serialize",
+            "chunks",
+            "templates",
+            "reach",
+            "objects",
+            "named",
+            "byvalue",
+            "annotations",
+        )
     },
     # environment: its version
     "cloudpickle": {"payloads.serialize", "payloads.named", "payloads.byvalue", "payloads.environment"},
