@@ -371,17 +371,17 @@ def test_arrays_in_arguments_with_the_scripts_classes_travel_out_of_band(run_scr
 def test_a_definition_is_pickled_once_for_the_instances_in_results(run_script):
     run_script(
         """
-        from cw.payloads import byvalue, serialize
+        from cw.payloads import byvalue
         class C:
             pass
         runs = []
         original = byvalue._run
         byvalue._run = lambda *args: runs.append(args[0]) or original(*args)
         for _ in range(3):
-            serialize.dump_result((C(), C()))
+            byvalue.dumps((C(), C()))
         assert len([thing for thing in runs if thing is C]) == 1
         C.x = 1
-        serialize.dump_result((C(), C()))
+        byvalue.dumps((C(), C()))
         assert len([thing for thing in runs if thing is C]) == 2
         """
     )

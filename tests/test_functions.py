@@ -1,4 +1,4 @@
-"""What is sent for calls: each part once, and anew when it has changed. The values are what a call returns over there."""
+"""What is sent for calls: each part once, and anew when it has changed."""
 
 import functools
 import json
