@@ -1,4 +1,4 @@
-"""A user's script: each row is a few calls. It prints what they gave, as JSON; `test_what_a_call_sees` knows what is right.
+"""A user's script: each row is a few calls. It prints what they gave; `test_what_a_call_sees` knows what is right.
 
 python what_calls_see.py SLOTS DIRECTORY
 """
