@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cw.errors import ProtocolError as ProtocolError
     from cw.errors import RemoteException as RemoteException
     from cw.errors import RemoteTraceback as RemoteTraceback
+    from cw.errors import StartRefused as StartRefused
     from cw.errors import StoreError as StoreError
     from cw.errors import UnstableKey as UnstableKey
     from cw.errors import WorkerLost as WorkerLost
@@ -61,7 +62,7 @@ _MODULE_BY_NAME = {
     "slurm_master_host": "slurm",
 } | dict.fromkeys(
     ("ConnectionError", "EnvironmentMismatch", "Error", "JobTimeout", "NotPicklable", "ProtocolError",
-     "RemoteException", "RemoteTraceback", "StoreError", "UnstableKey", "WorkerLost"), "errors",
+     "RemoteException", "RemoteTraceback", "StartRefused", "StoreError", "UnstableKey", "WorkerLost"), "errors",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_MODULE_BY_NAME]  # noqa: PLE0604

@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 
-from cw import mp, slurm
+from cw import guard, mp, slurm
 from cw.launch.launcher import Cluster
 from cw.slurm import batch, squeue
 
@@ -30,6 +30,7 @@ def start(
     This is `cw.slurm.start` or `cw.mp.start`, where arguments and errors are described. On this machine, options for
     sbatch are left out.
     """
+    guard.check_start("cw.start()")  # before Slurm is asked
     if squeue.is_there():
         return slurm.start(
             nworkers, master, workers, master_options, worker_options, docker_image, docker_args
@@ -65,6 +66,7 @@ def allocate(
     This is `cw.slurm.allocate` or `cw.mp.allocate`, where arguments and errors are described. On this machine, options
     for sbatch are left out.
     """
+    guard.check_start("cw.allocate()")
     if squeue.is_there():
         with slurm.allocate(
             nworkers, master, workers, master_options, worker_options, docker_image, docker_args

@@ -10,6 +10,7 @@
          |- PayloadError               bytes that are not what cw packs               (also ValueError)
          |- EnvironmentMismatch        a machine lacks what the client's program runs in
          |- UnstableKey                a call cannot be recognised in a later run     (also TypeError)
+         |- StartRefused               a cluster or a client was to be started by an import  (also RuntimeError)
          |- StoreError                 a store cannot be opened, read or written      (also OSError)
          '- RemoteException            stands for a job's exception that does not survive pickling
      '- RemoteTraceback                `__cause__` of a job's exception: where it was raised over there
@@ -60,6 +61,13 @@ class UnstableKey(Error, TypeError):
     """Results are to be stored, but what is called has no form by which a later run could recognise it.
 
     The text names the argument. `options(key=...)` gives the call a key of one's own. A `TypeError` too.
+    """
+
+
+class StartRefused(Error, RuntimeError):
+    """A cluster or a client was to be started where that goes on without end: while a job's process imports a module.
+
+    The text shows what protects the module. A `RuntimeError` too, as multiprocessing's is in the same case.
     """
 
 

@@ -25,7 +25,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from cw import credential, home, program
+from cw import credential, guard, home, program
+from cw.errors import StartRefused
 from cw.launch import launcher
 from cw.launch.launcher import Child, Cluster, LaunchError, Lifeline, Process
 from cw.net import address, network
@@ -65,6 +66,7 @@ def start(
     cw.worker. Raises ValueError or TypeError for arguments that make no sense, and LaunchError (a RuntimeError) if a
     local cluster runs already or cannot be started.
     """
+    guard.check_start("cw.mp.start()")
     plan = _make_plan(nworkers, master, workers, master_options, worker_options, docker_image, docker_args)
     with _locked_state() as state:
         running = state.running()
@@ -119,6 +121,7 @@ def allocate(
     It is gone when the block ends, and soon after the program is killed. Other clusters, that of `start` too,
     are not touched. Arguments and errors are those of `start`.
     """
+    guard.check_start("cw.mp.allocate()")
     plan = _make_plan(nworkers, master, workers, master_options, worker_options, docker_image, docker_args)
     logs = launcher.make_logs(os.path.join(_directory(), "allocated"))
     lifeline = Lifeline()
@@ -366,6 +369,8 @@ def main() -> int:
         )
     except ValueError as error:
         raise program.UsageError(str(error)) from None
+    except StartRefused as error:
+        raise program.Mistake(str(error)) from None
     print(
         f"{program.count(cluster.slots, 'slot')} on this machine, until `python -m cw.mp stop`; "
         f"logs in {cluster.logs}",

@@ -254,8 +254,7 @@ class SimRunners:
 
     def send_jobs(self, runner, jobs):
         found = self.runners[runner.key]
-        found.take(found.cache.prepare([job.function for job in jobs]))
-        found.take(jobs)
+        found.take([*found.cache.prepare([job.function for job in jobs]), *jobs])
 
     def send_drop(self, runner):
         self.runners[runner.key].take([None])

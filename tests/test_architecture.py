@@ -20,7 +20,8 @@ FLOORS = [
     "__init__",
     "client.__init__", "client.thread", "client.executor", "client.mapping", "client.future", "client.session",
     "client.introductions", "client.options", "client.uplink",
-    "client.recording", "client.recorder", "client.ending", "client.progress", "client.functions", "client.objects",
+    "client.recording", "client.recorder", "client.ending", "client.progress", "client.functions", "client.states",
+    "client.records", "client.script", "client.components", "client.objects",
     "results", "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.store", "store.__init__",
     "anywhere", "mp",
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",
@@ -29,22 +30,28 @@ FLOORS = [
     "launch.launcher", "launch.inquiry", "launch.__init__",
     "worker.__main__", "worker.worker", "worker.runners", "worker.keeper_link", "worker.keeper", "worker.relay",
     "worker.uplink", "worker.kept", "worker.slots", "worker.__init__",
-    "runner.runner", "runner.channel", "runner.__init__",
-    "payloads.chunks", "payloads.serialize", "payloads.environment", "payloads.naming", "payloads.byvalue",
+    "runner.runner", "runner.script", "runner.channel", "runner.__init__",
+    "payloads.chunks", "payloads.serialize", "payloads.templates", "payloads.environment", "payloads.naming",
+    "payloads.reach", "payloads.objects", "payloads.named", "payloads.constants", "payloads.script", "payloads.byvalue",
+    "payloads.deferred", "payloads.settings", "payloads.modules",
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
     "master.returns", "master.turns", "master.jobs", "master.__init__",
     "net.network", "net.tls", "net.address", "net.wire", "net.memory", "net.objects", "net.messages", "net.__init__",
-    "credential", "home", "program",
+    "credential", "home", "program", "guard",
     "errors", "version",
 ]  # fmt: skip
 
 # Who may import what is not for everybody.
 KEEPERS = {
-    "pickle": {"payloads.serialize", "payloads.byvalue", "client.functions"},
+    # payloads: the only folder that pickles
+    "pickle": {
+        f"payloads.{name}"
+        for name in ("serialize", "chunks", "templates", "reach", "objects", "named", "byvalue")
+    },
     # environment: its version
-    "cloudpickle": {"payloads.serialize", "payloads.byvalue", "client.functions", "payloads.environment"},
-    "marshal": set(),
+    "cloudpickle": {"payloads.serialize", "payloads.named", "payloads.byvalue", "payloads.environment"},
+    "marshal": {"payloads.named"},
     # wire: the wire format. serialize: what lies in a payload. network, address: forms of the kernel's.
     # store: the form of its records.
     "struct": {"net.wire", "payloads.serialize", "net.network", "net.address", "store.store"},
@@ -192,7 +199,7 @@ def test_the_public_names_are_those_promised():
         "PORT", "ClientThread", "ClusterExecutor", "SlurmExecutor", "allocate", "client", "map", "mp", "randid",
         "results", "slurm", "slurm_master_host", "start", "stop", "__version__", "Error", "ConnectionError",
         "NotPicklable", "ProtocolError", "RemoteException", "WorkerLost", "EnvironmentMismatch", "JobTimeout",
-        "RemoteTraceback", "StoreError", "UnstableKey",
+        "RemoteTraceback", "StartRefused", "StoreError", "UnstableKey",
     ):  # fmt: skip
         assert name in cw.__all__ and name in dir(cw) and getattr(cw, name) is not None
     assert cw.PORT == 5494 and issubclass(cw.ConnectionError, OSError)

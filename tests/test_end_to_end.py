@@ -12,8 +12,16 @@ from conftest import wait_until
 from programs import LIMIT, Master, Program, Worker, descendants_of, is_running, run_script, start_script
 
 import cw
+from cw.net import messages as m
+from cw.payloads.byvalue import Watch
+from cw.payloads.serialize import dump_function
 
 SCRIPTS = Path(__file__).parent / "scripts"
+
+
+def resident(pid):
+    """Bytes of memory that a process has."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def run(name, *arguments, **environment):
@@ -227,3 +235,82 @@ def test_the_client_needs_no_main_thread(tmp_path):
         thread.join()
     """
     assert run_script(tmp_path, source)[0] == "[0, 1, 4, 9, 16]\n"
+
+
+# --- objects and environments -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rounds", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_large_objects_that_are_used_once_and_dropped_leave_no_memory_anywhere(rounds):
+    size, warm = 2 * 1024**2, 20
+    with Master() as master, Worker(master.address) as worker, cw.ClusterExecutor(master.address) as executor:
+        session = executor._session
+        objects = session._objects
+        payload = dump_function(len, Watch())
+        pids = {"client": os.getpid(), "master": master.pid, "worker": worker.pid,
+                "runner": executor.submit(jobs.pid).result(LIMIT)}  # fmt: skip
+        before = dict.fromkeys(pids, 0.0)
+        for number in range(warm + rounds):
+            if number == warm:
+                before = {role: resident(pid) for role, pid in pids.items()}
+            with session._lock:
+                value = objects.add(m.VALUE, [], number.to_bytes(size, "little"), digest=b"")
+                function = objects.add(m.FUNCTION, [objects.environment, value], payload)
+            session._functions.number_of = lambda _, function=function: (function, None)
+            assert executor.submit(len, "abc").result(LIMIT) == 3
+            objects.forget([value])
+        grown = {role: resident(pid) - before[role] for role, pid in pids.items()}
+        assert max(grown.values()) < 60e6, grown
+        wait_until(lambda: objects.size < 1e6 and session._introductions._cache.size < 1e6, LIMIT)
+        executor.shutdown()
+
+
+def test_restart_gives_fresh_runners_and_the_old_ones_end_with_their_jobs(cluster, tmp_path, caplog):
+    with cw.ClusterExecutor() as executor:
+        go = str(tmp_path / "go")
+        outstanding = executor.submit(jobs.until, go, "old", str(tmp_path / "pid"))
+        wait_until((tmp_path / "pid").exists, LIMIT)
+        busy = int((tmp_path / "pid").read_text())
+        idle = executor.submit(jobs.pid).result(LIMIT)
+        with caplog.at_level("INFO", "cw.client"):
+            executor.restart()
+        assert [r.getMessage() for r in caplog.records] == ["runners renewed: restart() was called"]
+        # The idle one ends at once, though nothing is submitted; the busy one goes on.
+        fresh = executor.submit(jobs.pid).result(LIMIT)
+        assert fresh not in (idle, busy)
+        wait_until(lambda: not is_running(idle), LIMIT)
+        assert is_running(busy)
+        Path(go).touch()
+        assert outstanding.result(LIMIT) == "old"
+        wait_until(lambda: not is_running(busy), LIMIT)
+        assert {executor.submit(jobs.pid).result(LIMIT) for _ in range(5)}.isdisjoint({idle, busy})
+    with pytest.raises(RuntimeError, match="stopped"):
+        executor.restart()
+
+
+def test_the_environment_is_that_of_the_first_submit_and_of_a_restart(cluster, tmp_path, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    with cw.client.ClientThread() as thread:
+        seen = {}
+
+        def ask():
+            thread.options(callback=lambda jobid, where: seen.update(where=where)).submit(os.getcwd)
+            thread.wait(LIMIT)
+            return seen["where"]
+
+        thread.restart()  # nothing to renew
+        monkeypatch.chdir(first)
+        assert ask() == str(first)
+        monkeypatch.chdir(second)
+        assert ask() == str(first)
+        thread.restart()
+        assert ask() == str(second)
+
+
+def test_an_idle_runner_of_an_old_environment_ends_though_nothing_more_is_submitted(cluster):
+    with cw.ClusterExecutor() as executor:
+        old = executor.submit(jobs.pid).result(LIMIT)
+        executor.restart()
+        wait_until(lambda: not is_running(old), LIMIT)

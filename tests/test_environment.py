@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -15,8 +16,11 @@ from cw.payloads import environment
 def unchanged_process(monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     directory = os.getcwd()
+    variables = dict(os.environ)
     yield
     os.chdir(directory)
+    os.environ.clear()
+    os.environ.update(variables)
 
 
 def journey():
@@ -113,3 +117,78 @@ def test_a_new_module_is_found_after_applying(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=60
     )
     assert (done.stdout, done.stderr) == (f"{tmp_path / 'brand_new.py'}\n", "")
+
+
+# --- variables ---
+
+
+def variables_of(code, **environment):
+    """What travels from a program that is started with these variables and runs this code."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(environment_file)))
+    done = subprocess.run(
+        [sys.executable, "-c", f"import os\n{code}\n{_PRINT}"], capture_output=True, text=True, timeout=60,
+        env={"PYTHONPATH": root, "PATH": os.environ["PATH"], **environment},
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+environment_file = environment.__file__
+_PRINT = """
+import json
+from cw.payloads import environment as e
+print(json.dumps(e.load_environment(e.dump_environment()).variables))
+"""
+
+
+def test_what_the_program_has_set_or_deleted_itself_travels_and_nothing_else():
+    code = "os.environ.update(MINE='5', CHANGED='b', OMP_NUM_THREADS='3'); del os.environ['GONE']"
+    found = variables_of(code, CHANGED="a", GONE="1", KEPT="k")
+    assert found == {"MINE": "5", "CHANGED": "b", "GONE": None, "OMP_NUM_THREADS": "3"}
+    assert variables_of("", KEPT="k") == {}
+    assert variables_of("os.environ['KEPT'] = 'k'", KEPT="k") == {}
+
+
+def test_what_belongs_to_the_process_or_its_place_does_not_travel():
+    names = [
+        "CW_CREDENTIAL",
+        "SLURM_JOB_ID",
+        "CUDA_VISIBLE_DEVICES",
+        "PYTHONHASHSEED",
+        "PWD",
+        "JPY_PARENT_PID",
+    ]
+    assert variables_of(f"for name in {names}: os.environ[name] = '5'") == {}
+    assert variables_of(f"for name in {names}: del os.environ[name]", **dict.fromkeys(names, "5")) == {}
+
+
+def test_a_notebooks_own_way_to_draw_does_not_travel_but_another_does():
+    assert variables_of("os.environ['MPLBACKEND'] = 'module://matplotlib_inline.backend_inline'") == {}
+    assert variables_of("os.environ['MPLBACKEND'] = 'Agg'") == {"MPLBACKEND": "Agg"}
+
+
+def test_bytes_and_all_characters_travel():
+    found = variables_of(r"os.environb[b'ODD'] = b'\xff=\n'; os.environ['UMLAUT'] = '\u00fc'")
+    assert found == {"ODD": "\udcff=\n", "UMLAUT": "\u00fc"}
+
+
+def test_variables_are_set_and_deleted(monkeypatch):
+    monkeypatch.setenv("TO_GO", "1")
+    environment.apply_variables({"TO_GO": None, "NEW": "\udcff", "NEVER_THERE": None, "TZ": "UTC-5"})
+    assert "TO_GO" not in os.environ and os.environb[b"NEW"] == b"\xff"
+    assert time.strftime("%z", time.localtime(0)) == "+0500"
+    environment.apply_variables({"TZ": None})
+    time.tzset()
+
+
+def test_variables_are_set_before_anything_of_the_users_is_imported(tmp_path):
+    (tmp_path / "reads_it.py").write_text("import os\nvalue = os.environ['EARLY']\n")
+    code = (
+        "import sys; from cw.payloads import environment as e\n"
+        "e.apply_environment(e.Environment('/', (sys.argv[1], None), '', '', '', {'EARLY': 'yes'}))\n"
+        "import reads_it; print(reads_it.value)"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.dirname(environment.__file__)))
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("yes\n", "")

@@ -201,11 +201,11 @@ def test_the_same_content_has_the_same_number_and_another_kind_or_need_another(t
 def test_the_environment_is_taken_when_first_asked_for_and_when_renewed():
     taken = []
     table = ObjectTable(lambda: taken.append(1) or b"here")
-    table.renew_environment("nothing has begun")
+    table.renew_environment()
     assert not taken
     first = table.environment
     assert table.environment == first and len(taken) == 1
-    table.renew_environment("a test")
+    table.renew_environment()
     assert table.environment != first and len(taken) == 2  # another number for the same bytes
 
 

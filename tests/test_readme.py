@@ -108,7 +108,7 @@ def test_the_first_program_prints_the_results(tmp_path, environment):
 
 def test_one_line_moves_the_first_program_to_a_cluster_started_by_hand(tmp_path, environment):
     lines = FIRST.splitlines(keepends=True)
-    (number,) = (i for i, line in enumerate(lines) if line.startswith("with "))
+    (number,) = (i for i, line in enumerate(lines) if line.startswith("    with "))
     lines[number] = ONE_LINE.replace("node7", "127.0.0.1")
     with (
         subprocess.Popen(

@@ -346,6 +346,36 @@ def test_in_a_notebook_a_run_is_the_execution_of_a_cell(run):
     assert out == "done\n"
 
 
+def test_in_a_notebook_a_client_of_an_earlier_cell_counts_from_the_cell_that_calls(run):
+    out, _ = run("""
+        import os, sys, types, cw
+        shell = types.SimpleNamespace(execution_count=1)
+        sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: shell)
+        def draw(_): return os.urandom(8).hex()
+        executor = cw.ClusterExecutor(store="s")
+        results = []
+        thread = cw.ClientThread(lambda number, value: results.append(value), store="s")
+        thread.start()
+        def cell():
+            shell.execution_count += 1
+            results.clear()
+            for _ in range(2): thread.submit(draw, 2)
+            thread.wait()
+            return [executor.submit(draw, 1).result() for _ in range(3)], sorted(results), [
+                *executor.map(draw, [3, 3]), *executor.options(version=2).map(draw, [3, 3], chunksize=2)]
+        first = cell()
+        assert [len(set(drawn)) for drawn in first] == [3, 2, 4]
+        assert cell() == first == cell()
+        begun = executor.map(draw, [4] * 60, buffersize=20)
+        shell.execution_count += 1
+        assert len(set(begun)) == 60
+        thread.stop()
+        executor.shutdown()
+        print("done")
+    """)
+    assert out == "done\n"
+
+
 # --- errors -----------------------------------------------------------------------------------
 
 

@@ -392,6 +392,51 @@ def test_a_long_job_is_told_as_started_once_and_a_short_one_never():
     assert bench.told == [job.dispatch]
 
 
+# --- environments -----------------------------------------------------------------------------
+
+
+def test_a_job_of_another_environment_gets_a_runner_of_its_own_and_ends_the_idle_older_one():
+    bench = Bench(1)
+    older, newer = bench.function("older", environment=1), bench.function("newer", environment=2)
+    bench.give(function=older)
+    bench.settle()
+    bench.give(2, function=newer)
+    assert [model.is_closed for model in bench.models.values()] == [True, False]
+    bench.settle()
+    bench.give(function=older)  # sent again, say: in a fresh runner, and the newer one stays
+    bench.settle()
+    assert [model.runner.context for model in bench.models.values()] == [(1, 2), (1, 1)]
+    assert set(bench.ended.values()) == {"result"}
+
+
+def test_what_waits_for_another_environment_is_not_sent_ahead():
+    bench = Bench(1)
+    older = bench.function("older", seconds=1e-4, environment=1)
+    newer = bench.function("newer", seconds=1e-4, environment=2)
+    bench.give(2, function=older)
+    bench.give(2, function=newer)
+    (model,) = bench.models.values()
+    assert len(model.runner.sent) == 2
+    bench.settle()
+    assert set(bench.ended.values()) == {"result"} and len(bench.ended) == 4
+
+
+def test_runners_whose_environment_is_forgotten_end_when_they_have_nothing_to_do():
+    bench = Bench(2)
+    long = bench.function("long", environment=1)
+    idle, busy = bench.give(2, function=long)
+    bench.run_until(idle)
+    other = bench.give(function=bench.function("other", environment=2), session=2)
+    bench.settle(hanging=[busy])
+    assert len(bench.models) == 3
+    bench.perform(bench.slots.on_environment_forgotten(1, 1))
+    bench.settle(hanging=[busy])
+    assert len(bench.models) == 2 and busy.dispatch not in bench.ended
+    bench.settle()
+    assert [model.runner.session for model in bench.models.values()] == [2]
+    assert {bench.ended[job.dispatch] for job in (idle, busy, *other)} == {"result"}
+
+
 # --- ahead ------------------------------------------------------------------------------------
 
 

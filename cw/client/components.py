@@ -54,7 +54,9 @@ class Component:
             return True
         finally:
             seconds = time.thread_time() - began
-            self.seconds = min(seconds, self.seconds) + abs(seconds - self.seconds) / 4 if self.seconds else seconds
+            self.seconds = (
+                min(seconds, self.seconds) + abs(seconds - self.seconds) / 4 if self.seconds else seconds
+            )
             self.looked_at = time.monotonic()
 
 

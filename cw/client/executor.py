@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import InvalidStateError
 from typing import Any
 
+from cw import guard
 from cw.client import mapping
-from cw.client.functions import ONE, Prepared
+from cw.client.functions import Prepared
 from cw.client.future import Future
 from cw.client.options import job_options
 from cw.client.progress import Progress
 from cw.client.recorder import Recorder
 from cw.client.session import Abandoned, Session
+from cw.payloads.objects import ONE
 
 logger = logging.getLogger("cw.client")
 
@@ -77,6 +79,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         durability: str = "process",
         retry_errors: bool = True,
     ) -> None:
+        guard.check_import("cw.ClusterExecutor()")  # before a store is opened
         self._open_store = functools.partial(Recorder, durability=durability, retry_errors=retry_errors)
         recorder = None if store is None else self._open_store(store)
         try:
@@ -175,6 +178,13 @@ class ClusterExecutor(concurrent.futures.Executor):
             raise ValueError("this future is not of this executor")
         return future.kill()
 
+    def restart(self) -> None:
+        """Fresh runners for what is submitted from now on, without the modules and values that earlier jobs left there.
+
+        The working directory and `sys.path` are taken as they are now. Jobs submitted before end in the old ones.
+        Raises RuntimeError after `shutdown`."""
+        self._session.restart("restart() was called")
+
     def _leave(self) -> None:
         """Stop what is outstanding, and end."""
         self._is_shut_down = True
@@ -213,9 +223,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         if not callable(fn):
             raise TypeError(f"submit() takes a function first, not {fn!r}")
         future = Future(self._session)
-        future._number = self._session.submit(
-            fn, args, kwargs, future, options, recorder, prepared=prepared
-        )
+        future._number = self._session.submit(fn, args, kwargs, future, options, recorder, prepared=prepared)
         return future
 
     def _map(
@@ -242,6 +250,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 raise TypeError("buffersize must be an integer or None") from None
             if buffersize < 1:
                 raise ValueError("buffersize must be None or > 0")
+        self._session.look_at_modules()
         tally = mapping.Tally(mapping.length_of(iterables), self._session)
         bar = Progress(tally.counts, progress) if progress else None
         recorder = options._recorder
@@ -249,6 +258,8 @@ class ClusterExecutor(concurrent.futures.Executor):
             opened = self._open_store(store)
             self._session.close_with(opened)
             recorder = options._named(opened)
+        if recorder is not None:
+            recorder = recorder.of_map()
         deadline = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables, strict=False)
         is_each = bool(recorder or progress or as_completed or return_exceptions)
@@ -299,6 +310,7 @@ def map(
     read as results are taken, so that neither need fit in memory. The rest as in `ClusterExecutor`, its `map` and its
     `options`.
     """
+    guard.check_import("cw.map()")
     executor = ClusterExecutor(host, port, store=store, durability=durability, retry_errors=retry_errors)
     try:
         return executor.options(key=key, version=version).map(

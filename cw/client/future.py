@@ -18,6 +18,9 @@ from concurrent.futures import InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any
 
+from cw.payloads import serialize
+from cw.payloads.deferred import Deferred, ImportDeadlock
+
 if TYPE_CHECKING:
     from cw.client.session import Session
 
@@ -119,8 +122,33 @@ class Future(concurrent.futures.Future[Any]):
     def result(self, timeout: float | None = None) -> Any:
         """The job's result; blocks for it, up to `timeout` seconds (TimeoutError). Raises what the job raised."""
         if self._state == FINISHED and self._exception is None:
-            return self._result
-        return super().result(timeout)
+            value = self._result
+        else:
+            value = super().result(timeout)
+        return value if type(value) is not Deferred else self._undefer(value)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the job raised, or None; blocks for it as `result()`."""
+        error = super().exception(timeout)
+        if error is None and type(self._result) is Deferred:
+            try:
+                self._undefer(self._result)
+            except BaseException as failure:
+                error = failure
+        return error
+
+    def _undefer(self, deferred: Deferred) -> Any:
+        """Unpickle a result that came while a module was being imported, in the thread that asks for it."""
+        try:
+            value, error = deferred.load(), None
+        except ImportDeadlock as failure:  # (in a callback) another thread may have better luck
+            raise serialize.unreadable(deferred.describe, failure) from failure
+        except BaseException as failure:
+            value, error = None, serialize.unreadable(deferred.describe, failure)
+        with _lock:
+            if self._result is deferred:  # else another thread was faster
+                self._result, self._exception = value, error
+        return super().result()
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Call `fn(self)` when it is done (in the client's thread), or at once if it is."""

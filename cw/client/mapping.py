@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from cw.client.functions import CHUNK, CHUNK_OF_EACH
 from cw.client.future import Future
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Chunk, Recorder
 from cw.client.session import Session
 from cw.net import messages as m
 from cw.payloads import chunks, serialize
+from cw.payloads.deferred import Deferred
+from cw.payloads.objects import CHUNK, CHUNK_OF_EACH
 
 
 class Tally:
@@ -46,7 +47,7 @@ class Tally:
         if future.cancelled():  # by the end of the map: it neither came to anything nor failed
             return
         self._done += 1
-        if future.exception() is not None:
+        if future._exception is not None:  # (exception() might unpickle the result)
             self._failed += 1
 
     def counts(self) -> Counts:
@@ -274,13 +275,15 @@ class ChunkTag:
             for future in self._futures:
                 settle(number, future, error, None)
             return
+        if type(value) is Deferred:  # what is in there is deferred by itself
+            value = value.load()
         for place, (future, (status, _, payload)) in enumerate(zip(self._futures, value, strict=True), 1):
             failure, result = None, None
             if status != m.DONE:
                 failure = chunks.load_error(payload, number, place)
             else:
                 try:
-                    result = serialize.load_result(payload)
+                    result = serialize.load_result_soon(payload, f"job {number}, call {place} of its chunk")
                 except BaseException as unreadable:
                     failure = unreadable
             settle(number, future, failure, result)
@@ -303,7 +306,11 @@ def parts_of(calls: Iterator[Any], chunksize: int) -> Iterator[list[Any]]:
 
 
 def in_chunks(
-    session: Session, options: int, function: Callable[..., Any], calls: Iterator[tuple[Any, ...]], chunksize: int
+    session: Session,
+    options: int,
+    function: Callable[..., Any],
+    calls: Iterator[tuple[Any, ...]],
+    chunksize: int,
 ) -> Iterator[Future]:
     """A future for each chunk of calls: of what `chunks.run` gives."""
     prepared = session.freeze(function, CHUNK)

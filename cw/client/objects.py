@@ -2,7 +2,7 @@
 
     add(kind, needs, payload)  ---> number       the same content has the same number
     environment                ---> number       where the next functions run
-    renew_environment(reason)                    the next functions run in fresh runners
+    renew_environment()                          the next functions run in fresh runners
     forget(numbers)            ---> forget_dropped(in_use)   the caller needs them no more: gone as soon as no job does
     is_full                    ---> forget_unused(in_use)    too many: the oldest that no job needs
 
@@ -12,7 +12,6 @@ A number that was forgotten is not given out again. An object goes only with all
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -21,8 +20,6 @@ from cw.net import messages as m
 from cw.net.objects import Object, ObjectSet, closure
 from cw.net.wire import MOST_NEEDS
 from cw.payloads.environment import dump_environment
-
-logger = logging.getLogger("cw.client")
 
 KEPT_OBJECTS = 2048
 KEPT_BYTES = 256 * 1024**2
@@ -72,13 +69,12 @@ class ObjectTable:
             self._environment = self._add(m.ENVIRONMENT, (), self._take_environment())
         return self._environment
 
-    def renew_environment(self, reason: str) -> None:
+    def renew_environment(self) -> None:
         """The next functions need a new environment, as it is now, and so run in fresh runners."""
         former = self._environment
         if former:  # else all runners will be fresh
             self._environment = self._add(m.ENVIRONMENT, (), self._take_environment())
             self.forget([former])
-            logger.info("runners renewed: %s", reason)
 
     def add(self, kind: int, needs: Sequence[int], payload: Any, digest: bytes | None = None) -> int:
         """The number of an object; the same for the same content while it is kept.

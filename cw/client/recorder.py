@@ -5,7 +5,7 @@
 
 A *run* is the life of the program: in it, the n-th identical call is another one than the n+1-th, whichever client it
 goes through. Where the same lines are run again in the same process, it is shorter: the execution of a cell in a
-notebook, or the job, in which the client was made; at Python's own prompt, the life of the client, or one `map`.
+notebook, or the job, that calls `submit` or `map`; at Python's own prompt, the life of the client, or one `map`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Open:
         self._classes_by_digest: dict[bytes, int] = {}  # how many there were
 
     def counts_of_run(self) -> dict[bytes, int]:
-        """How often each key has been called for in the run in which a client is made now."""
+        """How often each key has been called for in the run that begins now, or goes on."""
         part = _part_of_program()
         if part is None and _is_interactive():
             return {}
@@ -144,6 +144,8 @@ class Recorder:
         self._version = b""
         self._open = _acquire(os.path.realpath(path))
         self._counts = self._open.counts_of_run()
+        self._part = self._open.part  # of the program, to which the counts belong
+        self._is_of_map = False
         self._is_closed = False
 
     def with_key(self, key: Any, version: Any) -> Recorder:
@@ -154,6 +156,20 @@ class Recorder:
         other = object.__new__(Recorder)
         other.__dict__.update(self.__dict__, _key=key, _version=callkey.of_version(version))
         return other
+
+    def of_map(self) -> Recorder:
+        """The same for a map that is called now: all of its calls are counted here, whenever its input is read."""
+        other = object.__new__(Recorder)
+        other.__dict__.update(self.__dict__)
+        other._count_here()
+        other._is_of_map = True
+        return other
+
+    def _count_here(self) -> None:
+        """Count the calls of the cell, or job, that calls now."""
+        if not self._is_of_map and _part_of_program() != self._part:
+            self._counts = self._open.counts_of_run()
+            self._part = self._open.part
 
     def identify(
         self,
@@ -176,6 +192,7 @@ class Recorder:
         if classes or function_key.classes:
             records = tuple(opened.record_of(*each) for each in (*function_key.classes, *classes))
         with opened.store.lock:
+            self._count_here()
             number = self._counts.get(key, 0)
             self._counts[key] = number + 1
         key = callkey.nth(key, number)
@@ -184,12 +201,15 @@ class Recorder:
             opened.note_found(function_key.name, place >= 0)
         if place >= 0 and place & 1 and self._retries_errors:
             place = -1
-        return Call(self, key, function_key.name, records, serialize.dump_call_alone(args, kwargs, function), place)
+        return Call(
+            self, key, function_key.name, records, serialize.dump_call_alone(args, kwargs, function), place
+        )
 
     def read(self, place: int) -> Stored:
         return self._open.store.read(place)
 
     def entry(self, call: Call, number: int, status: int, seconds: float, host: str, payload: Any) -> Entry:
+        payload = serialize.split_text(payload)[1]  # a note is of this run alone
         payload = (serialize.alone if status == m.DONE else serialize.alone_error)(payload)
         return Entry(
             call.key, number, call.name, host, status, time.time(), seconds, call.args, payload,
@@ -252,7 +272,7 @@ class Call:
         """What was stored: (error, value). Raises whatever reading or unpickling it raises."""
         stored = self.recorder.read(self.place)
         if stored.status == m.DONE:
-            return None, serialize.load_result(stored.payload)
+            return None, serialize.load_result_soon(stored.payload, describe)
         return serialize.load_error(stored.payload, f"{describe} (in an earlier run)"), None
 
     def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:

@@ -19,22 +19,23 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
+from time import monotonic
 from typing import Any
 
-from cw import home
+from cw import guard, home
 from cw.client import ending
-from cw.client.functions import FunctionTable, Prepared
+from cw.client.functions import FunctionTable, Packed, Prepared
 from cw.client.introductions import Introductions
 from cw.client.objects import ObjectTable
 from cw.client.options import OptionTable, check_outstanding, check_patience
 from cw.client.recorder import Call, Chunk, Recorder
 from cw.client.recording import Outcome, Recording
 from cw.client.uplink import CONNECT_SECONDS, RECONNECT_SECONDS, Uplink
-from cw.errors import ConnectionError, JobTimeout, RemoteException, StoreError, WorkerLost
+from cw.errors import ConnectionError, JobTimeout, StoreError, WorkerLost
 from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.network import Connection, Loop
-from cw.payloads import serialize
+from cw.payloads import deferred, modules, serialize, settings
 from cw.payloads.chunks import Chunk as CallChunk
 from cw.program import count
 from cw.version import VERSION
@@ -112,6 +113,7 @@ class Session:
         self._store: serialize.Store | None = None  # for memory files, if the master is on this machine
         self._objects = ObjectTable()
         self._functions = FunctionTable(self._objects)
+        self._watch = settings.Watch()
         self._options = OptionTable()
         self._last_number = 0
         self._bytes_in = 0
@@ -152,7 +154,8 @@ class Session:
     # --- any thread ---
 
     def start(self) -> None:
-        """Connect. Raises cw.ConnectionError if no master answers within the connect timeout."""
+        """Connect. Raises cw.ConnectionError if no master answers within the connect timeout; StartRefused."""
+        guard.check_import("a client")
         ending.register(self)
         self._uplink.start_clock()
         self._thread.start()
@@ -177,26 +180,41 @@ class Session:
         it was frozen for a `map`.
         """
         functions = self._functions
-        if prepared is None:
-            with self._lock:
-                prepared = functions.prepare(function)
-        if prepared.is_bare and serialize.is_plain(args, kwargs):
-            packed = None
-            payload = serialize.dump_call(args, kwargs)
-        else:
-            packed = functions.pickle(function, args, kwargs, prepared)
-            payload = packed.payload(self._store)
-        self._make_room(payload)
+        plain = serialize.dump_plain(args, kwargs)
         number = 0
         try:
+            if plain is not None and recorder is None and prepared is None:
+                self._make_room(plain)
+                with self._lock:
+                    if not self._is_closed:
+                        self._look_if_due()
+                        known = functions.known_number(function)
+                        if known:
+                            number = self._queue_job(known, options, plain, tag, None)
+                if number:
+                    self._wake(number)
+                    return number
+            if prepared is None:
+                with self._lock:
+                    prepared = functions.prepare(function)
+            payload: Any
+            packed: Packed | None
+            if plain is not None and prepared.is_bare:
+                packed, payload = None, plain
+            else:
+                packed = functions.pickle(function, args, kwargs, prepared)
+                payload = packed.payload(self._store)
+            self._make_room(payload)
             with self._lock:
                 if self._is_closed:
                     raise self._why_closed()
+                self._look_if_due()
                 call = None
                 if recorder is not None:
                     call = recorder.identify(functions, function, args, kwargs, prepared)
                     again = None if packed is None else functions.pickle(function, args, kwargs, prepared)
-                    if again is not None and not again.is_same(packed):  # what travels is what the key is of
+                    if packed is not None and again is not None and not again.is_same(packed):
+                        # What travels is what the key is of.
                         packed, payload = again, again.payload(self._store)
                         call = recorder.identify(functions, function, args, kwargs, prepared)
                 if packed is None:
@@ -261,7 +279,12 @@ class Session:
             self._functions.refresh()
 
     def identify(
-        self, recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prepared: Prepared
+        self,
+        recorder: Recorder,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        prepared: Prepared,
     ) -> Call:
         """A call that may be part of a larger job. Raises UnstableKey, NotPicklable."""
         with self._lock:
@@ -272,10 +295,14 @@ class Session:
         size = len(payload)
         if size > memory.LARGE:
             wire.check_payload(payload, "the arguments")
-        if self._is_full(size) and threading.current_thread() is not self._thread:
+        if (self._jobs_limit is not None or self._bytes_in - self._bytes_out + size > self._bytes_limit) and (
+            self._is_full(size) and threading.current_thread() is not self._thread
+        ):
             self._wait_for_room(size)
 
-    def _queue_job(self, function: int, options: int, payload: Any, tag: Any, call: Call | Chunk | None) -> int:
+    def _queue_job(
+        self, function: int, options: int, payload: Any, tag: Any, call: Call | Chunk | None
+    ) -> int:
         """Under the lock: a new job."""
         if self._objects.is_full:
             self._introductions.forget_unused(function)
@@ -416,7 +443,28 @@ class Session:
         with self._lock:
             if self._is_closed:
                 raise self._why_closed()
-            self._functions.renew_environment(reason)
+            self._functions.renew_environment()
+            logger.info("runners renewed: %s", reason)
+
+    def _look_if_due(self) -> None:
+        watch = self._watch
+        if (
+            watch.version != modules.version
+            or monotonic() > watch.due
+            or (watch.is_quick and self._last_number == self._finished)
+        ):
+            self.look_at_modules()
+
+    def look_at_modules(self) -> None:
+        """Notice which of the user's modules were loaded anew, and settings in them: jobs from here on see that."""
+        with self._lock:
+            anew, is_changed = self._watch.look(self._last_number)
+            if anew:
+                self._functions.renew_environment()
+                names = ", ".join(anew)
+                logger.warning("runners renewed: %s %s loaded anew", names, "was" if len(anew) == 1 else "were")
+            if is_changed:
+                self._functions.set_settings(settings.dump_settings(self._watch.settings))
 
     def _functions_in_use(self) -> set[int]:
         """Under the lock: the functions of outstanding jobs."""
@@ -645,6 +693,7 @@ class Session:
 
     def _on_results(self, message: m.Results) -> None:
         jobs, sent, started, calls = self._jobs, self._sent, self._started, self._recording.calls
+        imports = deferred.module_locks
         load = serialize.load_result
         outcomes: list[Outcome] = []
         for number, status, seconds, payload in zip(*message, strict=True):
@@ -656,9 +705,13 @@ class Session:
                 continue  # cancelled meanwhile
             if status == m.DONE:
                 try:
-                    value, error = load(payload), None
+                    if imports:
+                        value = serialize.load_result_soon(payload, _name(number, job))
+                    else:
+                        value = load(payload)
+                    error = None
                 except BaseException as failure:
-                    value, error = None, _unreadable(_name(number, job), failure)
+                    value, error = None, serialize.unreadable(_name(number, job), failure)
             elif status == m.TIMEOUT:
                 value, error = None, _timeout(_name(number, job), payload)
             else:
@@ -805,14 +858,6 @@ def _timeout(name: str, payload: Any) -> BaseException:
         )
     except (ValueError, TypeError, KeyError):
         return JobTimeout(f"{name} ran longer than its limit and was stopped")
-
-
-def _unreadable(name: str, failure: BaseException) -> BaseException:
-    error = RemoteException(
-        f"the result of {name} cannot be unpickled here: {type(failure).__name__}: {failure}"
-    )
-    error.__cause__ = failure
-    return error
 
 
 def _copy_of(error: BaseException) -> BaseException:

@@ -16,10 +16,13 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from cw import guard
 from cw.client.options import job_options
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Recorder
 from cw.client.session import Abandoned, Session
+from cw.payloads import serialize
+from cw.payloads.deferred import Deferred
 from cw.program import count
 
 logger = logging.getLogger("cw.client")
@@ -120,6 +123,7 @@ class ClientThread:
         """Connect to the master. Raises cw.ConnectionError if none answers within `connect_timeout`."""
         if self._session.is_started() or self._session.is_closed():
             raise RuntimeError("this ClientThread was started before, or stopped; make another one")
+        guard.check_import("ClientThread.start()")
         self._session.start()
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
@@ -208,6 +212,13 @@ class ClientThread:
         if error is not None:
             raise error
 
+    def restart(self) -> None:
+        """Fresh runners for what is submitted from now on, without the modules and values that earlier jobs left there.
+
+        The working directory and `sys.path` are taken as they are now. Jobs submitted before end in the old ones.
+        Raises RuntimeError after `stop`."""
+        self._session.restart("restart() was called")
+
     def stop(self) -> None:
         """Leave the master. What is outstanding is cancelled (`on_error` gets a CancelledError). `submit` raises."""
         self._session.close(is_waiting=False)
@@ -276,6 +287,11 @@ class ClientThread:
             self._tag_by_jobid.pop(number, None)
         else:
             options = self._defaults if tag is None else tag
+        if type(value) is Deferred:
+            try:
+                value = value.load()
+            except BaseException as failure:
+                error = serialize.unreadable(value.describe, failure)
         try:
             if error is None:
                 if options.callback is not None:

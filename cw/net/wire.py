@@ -150,14 +150,14 @@ def encode(message: tuple[Any, ...], with_files: bool = False) -> Iterator[Frame
             yield [HEADER.pack(len(head), kind, 0, 0) + head]
         return
     payloads = message[-1]
-    if type(message) is m.Objects and len(payloads) > 1:  # rare, and of any size: each in a frame of its own
-        for entry in zip(*message, strict=True):
-            yield from encode(m.Objects(*[[value] for value in entry]), with_files)
-        return
-    if len(payloads) == 1 and type(message) in _SINGLES and (size := len(payloads[0])) <= LARGE:
-        single = _SINGLES[type(message)]
+    single = _SINGLES.get(type(message))
+    if len(payloads) == 1 and single is not None and (size := len(payloads[0])) <= LARGE:
         head = HEADER.pack(single.size + size, kind, 0, 0)
         yield [head + single.pack(1, *[column[0] for column in message[:-1]], size), payloads[0]]
+        return
+    if len(payloads) > 1 and single is None:  # Objects, which are of any size: each in a frame of its own
+        for entry in zip(*message, strict=True):
+            yield from encode(type(message)(*[[value] for value in entry]), with_files)
         return
     sizes = list(map(len, payloads))
     total = sum(sizes)

@@ -138,7 +138,9 @@ class Watch:
         return True
 
 
-_HELD = frozenset({FunctionType, ModuleType, type, int, str, float, bool, type(None), BuiltinFunctionType, type(MISSING)})
+_HELD = frozenset(
+    {FunctionType, ModuleType, type, int, str, float, bool, type(None), BuiltinFunctionType, type(MISSING)}
+)
 """Types whose values are held strongly: they cost little, and are seldom dropped."""
 
 
@@ -173,7 +175,9 @@ def names_itself(thing: Any) -> bool:
         return False
 
 
-_BY_NAME = frozenset({"globals", "vars", "eval", "exec", "getattr", "__import__", "import_module", "timeit", "Timer"})
+_BY_NAME = frozenset(
+    {"globals", "vars", "eval", "exec", "getattr", "__import__", "import_module", "timeit", "Timer"}
+)
 _WORDS = re.compile(r"[^\W\d]\w*")
 
 
@@ -197,7 +201,11 @@ def mentioned_names(code: CodeType) -> frozenset[str]:
 def submodules(code: CodeType, values: Iterable[Any]) -> set[str]:
     """Modules that code uses as parts of the given ones (`os.path`), and that have been imported apart."""
     words = set(code.co_names)
-    packages = tuple(value.__name__ + "." for value in values if isinstance(value, ModuleType) and hasattr(value, "__path__"))
+    packages = tuple(
+        value.__name__ + "."
+        for value in values
+        if isinstance(value, ModuleType) and hasattr(value, "__path__")
+    )
     if not packages:
         return set()
     return {

@@ -39,7 +39,9 @@ class Shared:
 class Chunk:
     """Calls, pickled. `names`, `codes`: as of `Pickled`. `state`: pickled before the arguments of each call."""
 
-    def __init__(self, calls: Sequence[tuple[Any, ...]], function: Any = None, state: Pickled | None = None) -> None:
+    def __init__(
+        self, calls: Sequence[tuple[Any, ...]], function: Any = None, state: Pickled | None = None
+    ) -> None:
         """Raises NotPicklable."""
         self.names: Sequence[str] = ()
         self.codes: Sequence[Any] = ()
@@ -63,9 +65,7 @@ class Chunk:
             return pickle.dumps(list(self._calls), 5)
         shared, state, pickled = self._calls
         prefix = (b"", []) if state is None else (state.data, state.buffers)
-        parts = [
-            serialize.join(prefix[0] + each.data, [*prefix[1], *each.buffers]) for each in pickled
-        ]
+        parts = [serialize.join(prefix[0] + each.data, [*prefix[1], *each.buffers]) for each in pickled]
         return serialize.dump((state is not None, [each.payload() for each in shared], parts), store)
 
     def _note(self, pickled: Pickled) -> Pickled:

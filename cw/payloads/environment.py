@@ -1,4 +1,4 @@
-"""What of the client's surroundings its jobs find in the runner: working directory and `sys.path`.
+"""What of the client's surroundings its jobs find in the runner: working directory, `sys.path`, variables it has set.
 
       client's sys.path                       runner's sys.path
     +---------------------+                 +---------------------+
@@ -12,8 +12,10 @@
 
 The order is the client's, so that the same module is found as at home. The standard library is the runner's
 own, since it must fit the interpreter; and what the runner has stays at the end, for a client whose
-installation is not on this machine. The script itself is not run, and `os.environ`, `sys.argv` and modules'
-global state stay behind.
+installation is not on this machine. The script itself is not run, and `sys.argv` stays behind.
+
+Of `os.environ` travels what the program has set or deleted itself since it was started, as a pool's workers inherit it.
+What it was started with describes its own machine and stays behind.
 
 Nothing is pickled: any process may read an environment.
 """
@@ -23,12 +25,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import cloudpickle
 
 from cw.errors import EnvironmentMismatch, Error, PayloadError
+from cw.payloads import modules
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Environment:
     python: str  # '3.11.7'
     cloudpickle: str
     script: str  # for messages; '' where there is none
+    variables: dict[str, str | None] = field(default_factory=dict)  # that the program has set; None: deleted
+    files: dict[str, list[Any]] = field(default_factory=dict)  # see modules.files_of_modules
 
 
 def dump_environment() -> bytes:
@@ -58,15 +64,16 @@ def dump_environment() -> bytes:
             path.append(place)
     script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
     fields = [directory, path, ".".join(map(str, sys.version_info[:3])), cloudpickle.__version__, script]
-    return json.dumps(fields).encode()
+    return json.dumps([*fields, {"variables": variables_set(), "files": modules.files_of_modules()}]).encode()
 
 
 def load_environment(payload: bytes | bytearray | memoryview) -> Environment:
     """The environment of a payload. Raises `PayloadError`."""
     try:
-        directory, path, python, cloudpickle_version, script = json.loads(bytes(payload))
-        return Environment(directory, tuple(path), python, cloudpickle_version, script)
-    except (ValueError, TypeError) as error:
+        directory, path, python, cloudpickle_version, script, more = json.loads(bytes(payload))
+        variables, files = dict(more["variables"]), dict(more["files"])
+        return Environment(directory, tuple(path), python, cloudpickle_version, script, variables, files)
+    except (ValueError, TypeError, KeyError) as error:
         raise PayloadError(f"the payload is not that of an environment: {error}") from None
 
 
@@ -76,6 +83,8 @@ def apply_environment(environment: Environment) -> None:
     All that cw needs must be imported by now: from here on, `import signal` may find a file of the user's.
     Raises `EnvironmentMismatch`, naming directory and machine; `sys.path` is set nevertheless.
     """
+    apply_variables(environment.variables)
+    modules.expect_files(environment.files)
     own = list(sys.path)
     path: list[str] = []
     for entry in environment.path:
@@ -92,6 +101,70 @@ def apply_environment(environment: Environment) -> None:
             f"the working directory {environment.directory!r} of the client's program cannot be entered on "
             f"{os.uname().nodename}: {error.strerror}"
         ) from error
+
+
+# --- variables ---
+
+_NOT_TAKEN = {
+    # On which devices a process runs is said by its worker. Here it is the client's place.
+    "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK",
+    # Read when an interpreter starts: a runner's has started.
+    "PYTHONHASHSEED",
+    # A shell's own affairs.
+    "_", "PWD", "OLDPWD", "SHLVL",
+}  # fmt: skip
+_NOT_TAKEN_PREFIXES = (
+    # cw's own: addresses, the credential, how deep in clusters a process is.
+    "CW_",
+    # Where a process runs, as its batch system says it.
+    "SLURM", "SBATCH_", "SRUN_", "PMI_", "PMIX_", "OMPI_", "FLUX_",
+    # A notebook kernel's own: it ends when the process named there is not its parent.
+    "JPY_",
+)  # fmt: skip
+"""Variables, by name and by how their names begin, that are never taken along."""
+
+
+def _is_taken(name: str, value: str | None) -> bool:
+    # What a notebook draws with is the notebook itself.
+    is_notebooks = name == "MPLBACKEND" and (value or "").startswith("module://")
+    is_pythons = name == "LC_CTYPE" and value in (
+        "C.UTF-8",
+        "C.utf8",
+        "UTF-8",
+    )  # set where there is no locale
+    return not (name in _NOT_TAKEN or name.startswith(_NOT_TAKEN_PREFIXES) or is_notebooks or is_pythons)
+
+
+def variables_set() -> dict[str, str | None]:
+    """The environment variables that this program has set (or deleted: None) itself since its start."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            text = file.read()
+    except OSError:
+        return {}
+    entries = [entry.partition(b"=") for entry in text.split(b"\0") if b"=" in entry[1:]]
+    initial = {os.fsdecode(name): os.fsdecode(value) for name, _, value in entries}
+    now = dict(os.environ)
+    # Some programs write their title over it (setproctitle): then nobody knows what was there.
+    if text and not any(now.get(name) == value for name, value in initial.items()):
+        return {}
+    changed: dict[str, str | None] = {
+        name: value for name, value in now.items() if initial.get(name) != value
+    }
+    changed |= dict.fromkeys(initial.keys() - now.keys())
+    return {name: value for name, value in changed.items() if _is_taken(name, value)}
+
+
+def apply_variables(variables: dict[str, str | None]) -> None:
+    """Set and delete these environment variables."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if "TZ" in variables:
+        time.tzset()
 
 
 jobs_begun = 0

@@ -343,9 +343,19 @@ class NamedPickler(byvalue.Pickler):
         for _, name in holes:
             attributes.pop(name, None)
         for name in self._unpicklable.get(id(cls), ()):
-            attributes[name] = LostAttribute(f"{cls.__qualname__}.{name} is not here: its value cannot be pickled")
-        filling = set_state, (attributes, *state[1:]), annotations, token, version, cls.__qualname__
-        return byvalue.make_class, (byvalue.identity_of(cls), make, arguments), filling, None, None, fill_class
+            attributes[name] = LostAttribute(
+                f"{cls.__qualname__}.{name} is not here: its value cannot be pickled"
+            )
+        own = frozenset(attributes).union(name for _, name in holes)
+        filling = set_state, (attributes, *state[1:]), annotations, token, version, cls.__qualname__, own
+        return (
+            byvalue.make_class,
+            (byvalue.identity_of(cls), make, arguments),
+            filling,
+            None,
+            None,
+            fill_class,
+        )
 
     def _reduce_local(self, cls: type) -> Any:
         known = _local_definition(cls)
@@ -356,11 +366,19 @@ class NamedPickler(byvalue.Pickler):
         return byvalue.known_class, (byvalue.identity_of(cls), known.version, known.data)
 
 
+_own_attributes: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
+"""In a runner: the attributes that a class's last definition has."""
+
+
 def fill_class(cls: type, filling: tuple[Any, ...]) -> None:
     """In a pickle: give a class its attributes, unless it is ours or has this version already."""
-    set_state, state, annotations, token, version, qualname = filling
+    set_state, state, annotations, token, version, qualname, own = filling
     if byvalue.is_foreign(cls):
         cls.__qualname__ = qualname
+        for name in _own_attributes.get(cls, frozenset()) - own:  # deleted since, over there
+            with contextlib.suppress(AttributeError, TypeError):
+                type.__delattr__(cls, name)
+        _own_attributes[cls] = own
     byvalue.set_class_state(cls, (set_state, state, version))
     if token is not None:
         by_token[token] = cls

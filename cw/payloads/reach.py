@@ -15,12 +15,11 @@ from __future__ import annotations
 import functools
 import io
 import itertools
-import pickle
 from collections.abc import Callable, Iterable
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-from cw.payloads import byvalue, constants, named, script
+from cw.payloads import byvalue, constants, named, objects, script
 from cw.payloads.byvalue import MISSING, Watch
 
 PlaceKey = tuple[Any, ...]
@@ -34,7 +33,7 @@ def _next_version() -> bytes:
 
 
 class Place(NamedTuple):
-    """Where a value is that can change: ('global', namespace, name), or ('attribute', token of its holder, name), ..."""
+    """Where a value is that can change: ('global', namespace, name), ('attribute', token of its holder, name), ..."""
 
     key: PlaceKey
     label: str
@@ -84,6 +83,11 @@ class Definition:
             return self.name, byvalue.identity_of(self.thing)
         return self.name, self.version
 
+    @property
+    def parts(self) -> objects.Definition:
+        """As it travels."""
+        return objects.Definition(self.name, self.version, self.token, self.skeleton, self.filling)
+
     def _pickler(self, holes: Any, file: Any = None) -> named.NamedPickler:
         return named.NamedPickler(
             file or io.BytesIO(), None, self.watch, self.name, self.thing, holes, self.version
@@ -107,11 +111,18 @@ class Definition:
                 inner = _inside(value)
                 if inner is not None:
                     for thing in inner:
-                        is_ours = byvalue.travels_by_value(thing) and script.name_of(thing) in (None, self.name)
+                        is_ours = byvalue.travels_by_value(thing) and script.name_of(thing) in (
+                            None,
+                            self.name,
+                        )
                         if is_ours and id(thing) not in seen:
                             seen.add(id(thing))
                             waiting.append(thing)
-                elif len(place) == 2 and place[0] not in ("registered", "member") and not constants.is_constant(value):
+                elif (
+                    len(place) == 2
+                    and place[0] not in ("registered", "member")
+                    and not constants.is_constant(value)
+                ):
                     token = self.token if holder is self.thing else (self.name, self.version, len(found))
                     token, holes = found.setdefault(id(holder), (token, []))
                     holes.append(place)
@@ -142,7 +153,9 @@ def _place_in(holder: Any, token: Any, place: tuple[Any, ...]) -> Place:
     if kind == "default":
         return Place((kind, token, key), f"a default of {name}()", lambda: holder.__defaults__[key])
     if kind == "keyword":
-        return Place((kind, token, key), f"the default {key!r} of {name}()", lambda: holder.__kwdefaults__[key])
+        return Place(
+            (kind, token, key), f"the default {key!r} of {name}()", lambda: holder.__kwdefaults__[key]
+        )
     if kind == "cell":
         label = f"{holder.__code__.co_freevars[key]!r}, captured by {name}()"
         return Place((kind, token, key), label, lambda: holder.__closure__[key].cell_contents)
@@ -160,6 +173,7 @@ class Reach:
         self.definitions: dict[str, Definition] = {}
         self.constants: dict[tuple[str, str], Any] = {}  # by namespace and name
         self.places: dict[PlaceKey, Place] = {}
+        self.absent: set[tuple[str, str]] = set()
         self.lost: dict[PlaceKey, str] = {}  # places whose values cannot be pickled, and why
         self.modules: set[str] = set()  # that are used as parts of others, as `os.path` is
         self.watch = Watch()
@@ -205,7 +219,10 @@ class Reach:
     def _add_global(self, names: dict[str, Any], name: str) -> Any:
         value = names.get(name, MISSING)
         key = named.key_of(names), name
-        if value is MISSING or key in self.constants or name == "__builtins__":
+        if value is MISSING:
+            self.absent.add(key)
+            return value
+        if key in self.constants or name == "__builtins__":
             return value
         if script.can_be_named(value):
             found = script.name_of(value)
@@ -222,10 +239,3 @@ class Reach:
             place = "global", *key
             self.places.setdefault(place, Place(place, name, lambda: names[name]))
         return value
-
-
-def dump_definition(definition: Definition) -> bytes:
-    """What `load_definition` takes."""
-    return pickle.dumps(
-        (definition.name, definition.version, definition.token, definition.skeleton, definition.filling), 5
-    )

@@ -59,15 +59,27 @@ _NAMED = re.compile(rb"\x8c.([^\x00-\x1f\x94]+)\x94\x93", re.DOTALL)
 _NAMED_BY_MEMO = re.compile(rb"(?:h.|j....)\x93", re.DOTALL)
 
 
+_names: dict[tuple[bytes, ...], tuple[str, ...]] = {}
+"""What `names_in` made of what it found."""
+
+
 def names_in(data: Any) -> tuple[str, ...]:
     """The script's global names that a pickle refers to. It may give more, never fewer."""
     if data.find(b"\x8c\x08__main__") < 0 and data.find(b"\x8c\x0b__mp_main__") < 0:
         return ()
-    names = {match.partition(b".")[0].decode(errors="replace") for match in _NAMED.findall(data)}
-    defined = namespace()
+    found = tuple(_NAMED.findall(data))
+    names = _names.get(found)
+    if names is None:
+        if len(_names) > 4096:
+            _names.clear()
+        names = _names[found] = tuple(
+            sorted({name.partition(b".")[0].decode(errors="replace") for name in found})
+        )
     if _NAMED_BY_MEMO.search(data):
-        for name in list(defined):
+        more = set(names)
+        for name, value in list(namespace().items()):
             text = name.encode(errors="replace")
-            if data.find(b"\x8c%c%b" % (len(text) & 0xFF, text)) >= 0 and can_be_named(defined[name]):
-                names.add(name)
-    return tuple(sorted(name for name in names if name in defined))
+            if data.find(b"\x8c%c%b" % (len(text) & 0xFF, text)) >= 0 and can_be_named(value):
+                more.add(name)
+        names = tuple(sorted(more))
+    return names

@@ -5,10 +5,12 @@
     result           <-- load_result --- dump_result ----  its value
     exception        <-- load_error ----- dump_error ----  what it raised, with the traceback as text
 
-A payload is one contiguous piece of memory, of one of two kinds, told apart by the first byte:
+A payload is one contiguous piece of memory, of one of three kinds, told apart by the first byte:
 
     0x80 ...  a pickle as it is: `bytes`
     0x01 ...  a pickle and its large buffers (arrays): bytes, or a memoryview of mapped memory
+    0x02 ...  a text beside it (u32 size, text, spaces up to a multiple of 64 bytes), and one of the two others:
+              a note to the client with a result; with a function, what is so in the user's modules
 
       +------+---------+----------+---------+-------------------+--------+-----+----------+-----+----------+
       | 0x01 | writable| buffers n| size of | sizes of buffers  | pickle | pad | buffer 1 | pad | buffer 2 |
@@ -26,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import io
 import linecache  # noqa: F401  (traceback imports these two when it needs them, and by then `sys.path` is the user's)
+import logging
 import mmap
 import os
 import pickle
@@ -45,7 +48,9 @@ from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
 from cw.net.memory import LARGE
-from cw.payloads import byvalue, named, naming, script
+from cw.payloads import byvalue, deferred, named, naming, script
+
+logger = logging.getLogger("cw.client")
 
 Payload = bytes | bytearray | memoryview
 Store = Callable[[Sequence[Any], int], memoryview | bytes]
@@ -67,6 +72,7 @@ MAPPED = 32 * 1024 * 1024
 TRACEBACK_CHARACTERS = 256 * 1024
 
 _MULTI = 1
+_WITH_TEXT = 2
 _HEADER = struct.Struct("<BBxxIQ")
 _ALIGNMENT = 64  # a cache line, and what numpy and the vector units like best
 
@@ -111,7 +117,7 @@ def load(payload: Payload) -> Any:
     except IndexError:
         raise PayloadError("an empty payload") from None
     if kind != _MULTI:
-        return loads(payload)
+        return load(_without_note(payload)) if kind == _WITH_TEXT else loads(payload)
     data, buffers = _unpack(memoryview(payload).cast("B"))
     return loads(data, buffers=buffers)
 
@@ -119,8 +125,8 @@ def load(payload: Payload) -> Any:
 class Pickled:
     """Values pickled one after the other, for a runner: what later ones share with earlier ones is one object there.
 
-    `names`, `codes`: the script's names, and the functions by value, that the pickles refer to. `ends`: bytes and buffers up to the
-    end of each value. `memo`: the pickler's, after the last.
+    `names`, `codes`: the script's names, and the functions by value, that the pickles refer to. `ends`: bytes and
+    buffers up to the end of each value. `memo`: the pickler's, after the last.
     """
 
     __slots__ = ("buffers", "codes", "data", "ends", "memo", "names")
@@ -236,9 +242,8 @@ def dump_call(
     args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None, store: Store | None = None
 ) -> Payload:
     """The arguments of a call. `function` serves the message of `NotPicklable`, which names the argument."""
-    if is_plain(args, kwargs):
-        return dumps([args, kwargs] if kwargs else args, 5)
-    return pickle_call(args, kwargs, function).payload(store)
+    plain = dump_plain(args, kwargs)
+    return pickle_call(args, kwargs, function).payload(store) if plain is None else plain
 
 
 def pickle_call(
@@ -249,6 +254,16 @@ def pickle_call(
         return Pickled((call_of(args, kwargs),), memo)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
+
+
+def dump_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
+    """As `dump_call`, for arguments that neither share nor refer to anything; None for others."""
+    if kwargs:
+        return dumps([args, kwargs], 5) if is_plain(args, kwargs) else None
+    for value in args:
+        if type(value) not in PLAIN:
+            return None
+    return dumps(args, 5)
 
 
 def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -286,6 +301,13 @@ def dump_result(value: Any, store: Store | None = None) -> Payload:
 load_result = load
 
 
+def load_result_soon(payload: Payload, describe: str) -> Any:
+    """As `load_result`, in a client's thread: a `Deferred` while a module is being imported for which it might wait."""
+    if deferred.module_locks and deferred.may_wait(payload):
+        return deferred.Deferred(payload, load, describe)
+    return load(payload)
+
+
 def dump_alone(value: Any, store: Store | None = None) -> Payload:
     """As `dump`, for another program: what the script defines is inside. Raises `NotPicklable`."""
     try:
@@ -296,8 +318,9 @@ def dump_alone(value: Any, store: Store | None = None) -> Payload:
 
 def dump_call_alone(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> Payload:
     """As `dump_call`, for another program: what the script defines is inside."""
-    if is_plain(args, kwargs):
-        return dumps([args, kwargs] if kwargs else args, 5)
+    plain = dump_plain(args, kwargs)
+    if plain is not None:
+        return plain
     try:
         return _dump(call_of(args, kwargs), is_alone=True)
     except byvalue.Unpicklable as failure:
@@ -335,6 +358,37 @@ def refusal_of_function(function: Any, failure: byvalue.Unpicklable) -> NotPickl
     refusal = NotPicklable(_refusal(f"function {name}", failure, [(name, function)]))
     refusal.__cause__ = failure.__cause__
     return refusal
+
+
+# --- a text beside a payload ---
+
+_told: set[str] = set()
+"""Notes of runners that were logged."""
+
+
+def with_text(payload: Payload, text: str) -> bytes:
+    """The payload with a text beside it."""
+    encoded = text.encode(errors="surrogatepass")
+    head = bytes([_WITH_TEXT]) + struct.pack("<I", len(encoded)) + encoded
+    return b"".join((head, b" " * (-len(head) % _ALIGNMENT), payload))
+
+
+def split_text(payload: Payload) -> tuple[str, Payload]:
+    """The text beside a payload, or '', and the payload without it."""
+    if payload[:1] != bytes([_WITH_TEXT]):
+        return "", payload
+    end = 5 + int.from_bytes(payload[1:5], "little")
+    text = bytes(payload[5:end]).decode(errors="surrogatepass")
+    return text, payload[end + -end % _ALIGNMENT :]
+
+
+def _without_note(payload: Payload) -> Payload:
+    """Log what a runner says beside its result; several of them say the same."""
+    text, rest = split_text(payload)
+    if text not in _told:
+        _told.add(text)
+        logger.warning("%s", text)
+    return rest
 
 
 # --- pickling: by name or by value, in band or out of band ---
@@ -512,6 +566,15 @@ def dump_error(exception: BaseException, where: dict[str, Any]) -> bytes:
     return dumps((type_name, _text(exception), text, places, pickled, reason), 5)
 
 
+def unreadable(describe: str, failure: BaseException) -> BaseException:
+    """The error of a job whose result does not unpickle here."""
+    error = RemoteException(
+        f"the result of {describe} cannot be unpickled here: {type(failure).__name__}: {failure}"
+    )
+    error.__cause__ = failure
+    return error
+
+
 def load_error(payload: Payload, describe: str) -> BaseException:
     """The exception, of its own type. The text of its `__cause__` is `describe` and the remote traceback.
 
@@ -526,7 +589,7 @@ def load_error(payload: Payload, describe: str) -> BaseException:
     exception = None
     if pickled:
         try:
-            exception = _load_exception(pickled)
+            exception = deferred.apart(_load_exception, pickled)
         except BaseException as error:  # it is the user's code, which may raise SystemExit as well
             reason = f"{_type_name(type(error))}: {_text(error)}"
     if exception is None:

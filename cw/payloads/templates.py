@@ -1,11 +1,11 @@
 """How a function travels: by its name, as code with a fresh state for each call, or as an object that is all state.
 
-    json.dumps, f of the script     NAMED    the runner's module, or script, has it
-    lambda, local function          LOCAL    its code travels once; cells, defaults and attributes are its state
-    obj.m, partial(f, 3), obj       OBJECT   pickled whole: its state
+json.dumps, f of the script     NAMED    the runner's module, or script, has it
+lambda, local function          LOCAL    its code travels once; cells, defaults and attributes are its state
+obj.m, partial(f, 3), obj       OBJECT   pickled whole: its state
 
-    client   template_of(f) --> Template, sent once      state_of(f) --> pickled at each submit
-    runner   load_template  --> Callee: fresh(state) gives the function for one call
+client   template_of(f) --> Template, sent once      state_of(f) --> pickled at each submit
+runner   load_template  --> Callee: fresh(state) gives the function for one call
 """
 
 from __future__ import annotations
@@ -82,7 +82,11 @@ def template_of(function: Any, form: int) -> Template:
                 named.dump_code(function.__code__), function.__name__, function.__qualname__, function.__module__,
                 named.key_of(function.__globals__), len(function.__closure__ or ()), None,
             )  # fmt: skip
-            fixed = function.__doc__, named.dump_annotations(function), getattr(function, "__type_params__", ())
+            fixed = (
+                function.__doc__,
+                named.dump_annotations(function),
+                getattr(function, "__type_params__", ()),
+            )
             byvalue.run(pickler, (make, fixed))
             template = Template(form, naming.function_name(function), file.getvalue())
             template.codes = ((function.__globals__, function.__code__),)
@@ -109,7 +113,7 @@ def own_function(function: Any) -> FunctionType | None:
         function = function.__wrapped__
     if type(function) is FunctionType:
         return function
-    found = None if isinstance(function, type) else getattr(type(function), "__call__", None)
+    found = None if isinstance(function, type) else getattr(type(function), "__call__", None)  # noqa: B004
     return found if type(found) is FunctionType else None
 
 

@@ -16,10 +16,11 @@ from collections import deque
 from time import perf_counter
 from typing import Any
 
+from cw import guard
 from cw.net import memory, wire
 from cw.net import messages as m
 from cw.net.network import receive_with_files
-from cw.payloads import environment, serialize
+from cw.payloads import environment, modules, serialize
 from cw.payloads.environment import apply_environment, load_environment
 from cw.runner import channel
 from cw.runner.script import Script
@@ -79,12 +80,16 @@ class Runner:
             answer = serialize.dump_result(value, memory.store)
             if len(answer) > memory.LARGE:
                 wire.check_payload(answer, "the job's result")
+            elif modules.notes:
+                answer = serialize.with_text(answer, modules.notes.pop())
             status = m.DONE
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
             if _forked_pid:
                 _end_forked(error)
             self._script.explain(error)
-            answer = serialize.dump_error(error, {**self._where, "attempt": attempt})
+            answer = serialize.dump_error(
+                error, {**self._where, "attempt": attempt, **dict.fromkeys(modules.notes, "")}
+            )
             status = m.ERROR if _sigterm_at < began else m.INTERRUPTED
         seconds = perf_counter() - began
         if _forked_pid:
@@ -200,6 +205,7 @@ def main(fds: list[int]) -> None:
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, channel.HIGH) for fd in fds]
     for fd in fds:
         os.close(fd)
+    guard.note_runner()
     runner = Runner(*moved)
     own = os.getpid()
 

@@ -3,7 +3,8 @@
     FUNCTION object --> template, script, definitions, components, constants --> applied, if they are not what was last
                                                                                  set here --> the call
 
-What a job sets in there stays for the next one, until the client's value has changed. Nothing of the script is executed.
+What a job sets in there stays for the next one, until the client's value has changed. Nothing of the script is
+executed.
 Names that no call has reached are there as far as they can be had: functions and classes defined, modules imported when
 somebody asks. A name whose value could not be sent is unbound; who reads it learns why.
 """
@@ -14,16 +15,13 @@ import builtins
 import contextlib
 import importlib
 import importlib.machinery
-import io
 import os
-import pickle
 import sys
 from collections.abc import Callable
 from types import CodeType, ModuleType
 from typing import Any
 
-from cw.errors import PayloadError
-from cw.payloads import byvalue, chunks, named, script, serialize
+from cw.payloads import byvalue, chunks, named, objects, script, serialize, settings
 from cw.payloads.templates import NAMED, Callee
 
 _ABSENT = object()
@@ -44,7 +42,9 @@ class ScriptModule(ModuleType):
         try:
             return object.__getattribute__(self, "_cw_find")(name)
         except (KeyError, NameError) as error:
-            text = str(error) if isinstance(error, NameError) else f"module '__main__' has no attribute {name!r}"
+            text = (
+                str(error) if isinstance(error, NameError) else f"module '__main__' has no attribute {name!r}"
+            )
             raise AttributeError(text) from None
 
 
@@ -62,32 +62,13 @@ class _Builtins(dict[str, Any]):
         return self._find(name)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Finds definitions of the script that are being made."""
+class _Applied:
+    """A FUNCTION object, and what was made of it."""
 
-    def __init__(self, data: bytes, require: Callable[[str], None]) -> None:
-        super().__init__(io.BytesIO(data))
-        self._require = require
-
-    def find_class(self, module_name: str, name: str) -> Any:
-        if module_name in script.MODULES:
-            self._require(name)
-        return super().find_class(module_name, name)
-
-
-class Function:
-    """A FUNCTION object, unpacked."""
-
-    def __init__(self, payload: Any) -> None:
-        try:
-            (
-                self.mode, self.is_inline, self.state, self.is_fixed, self.constants, self.lost, self.modules,
-                self.template, self.script, self.definitions, self.components,
-            ) = pickle.loads(payload)  # fmt: skip
-        except Exception as error:
-            raise PayloadError(f"the payload is not that of a function: {error}") from None
-        self.callee: Callee
-        self.function: Any = None  # a NAMED one, as its name was bound when this was applied
+    def __init__(self, function: objects.Function, callee: Callee) -> None:
+        self.function = function
+        self.callee = callee
+        self.named: Any = None  # the function, as its name was bound when this was applied
         self.rows: list[tuple[str, str, int, Any]] | None = None  # the constants, once they are unpickled
         self.fixed_state: Any = _ABSENT
 
@@ -103,17 +84,17 @@ class Script:
         self._names = vars(self.module)
         self._names["__builtins__"] = builtins
         self._builtins = _Builtins(self._find)
-        self._functions: dict[int, Function] = {}
-        self._applied: Function | None = None
-        self._script = 0
+        self._functions: dict[int, _Applied] = {}
+        self._applied: _Applied | None = None
+        self._script = self._settings = 0
         self._others: dict[str, tuple[Any, ...]] = {}  # names that are not defined, and how to have them
-        self._rows: dict[str, tuple[Any, ...]] = {}  # all definitions, as the script object has them
+        self._rows: dict[str, objects.Definition] = {}  # all definitions, as the script object has them
         self._small: dict[str, list[Any]] = {}
-        self._definitions: dict[int, tuple[Any, ...]] = {}  # by number
+        self._definitions: dict[int, objects.Definition] = {}  # by number
         self._versions: dict[str, bytes] = {}  # that are in force
         self._unreached: set[str] = set()  # definitions made though no call has reached them
-        self._to_make: dict[str, tuple[Any, ...]] = {}
-        self._to_fill: dict[str, tuple[Any, ...]] = {}
+        self._to_make: dict[str, objects.Definition] = {}
+        self._to_fill: dict[str, objects.Definition] = {}
         self._lost: dict[str, str] = {}  # global names, and why they are not here
         self._bound: dict[tuple[str, str], int] = {}  # versions of constants that were set
         self._placed: dict[Any, int] = {}  # the component that set a place last
@@ -132,20 +113,23 @@ class Script:
 
     def prepare(self, number: int, payload: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """The function and the arguments of a call. Raises whatever making them raises."""
-        function = self._functions.get(number)
-        if function is None:
-            function = self._functions[number] = Function(self._payload_of(number))
-        if function is not self._applied:
-            self._apply(function)
-        if function.mode:
-            run = chunks.run if function.mode == 1 else chunks.run_each
-            return run, (self._maker(function), payload), {}
-        if function.callee.form == NAMED:
-            return function.function, *serialize.load_call(payload)
+        applied = self._functions.get(number)
+        if applied is None:
+            function = objects.load_function(self._payload_of(number))
+            callee = Callee(self._payload_of(function.reached.template))
+            applied = self._functions[number] = _Applied(function, callee)
+        if applied is not self._applied:
+            self._apply(applied)
+        function, callee = applied.function, applied.callee
+        if function.mode != objects.ONE:
+            run = chunks.run if function.mode == objects.CHUNK else chunks.run_each
+            return run, (self._maker(applied), payload), {}
+        if callee.form == NAMED:
+            return applied.named, *serialize.load_call(payload)
         if function.is_inline:
             state, call = serialize.load_parts(payload, 2, self._shared)
-            return function.callee.fresh(state), *serialize.as_call(call)
-        return function.callee.fresh(self._state(function)), *serialize.load_call(payload)
+            return callee.fresh(state), *serialize.as_call(call)
+        return callee.fresh(self._state(applied)), *serialize.load_call(payload)
 
     def explain(self, error: BaseException) -> None:
         """Say in a NameError why the name is not here, if it is known."""
@@ -154,74 +138,92 @@ class Script:
             with contextlib.suppress(KeyError):
                 error.args = (self._why_absent(name),)
 
-    def _maker(self, function: Function) -> Callable[[Any], Any]:
+    def _maker(self, applied: _Applied) -> Callable[[Any], Any]:
         """What gives the function for each call of a chunk; it is given the state that is pickled with the call."""
-        if function.callee.form == NAMED:
-            return lambda state: function.function
-        if function.is_inline:
-            return function.callee.fresh
-        return lambda state: function.callee.fresh(self._state(function))
+        if applied.callee.form == NAMED:
+            return lambda state: applied.named
+        if applied.function.is_inline:
+            return applied.callee.fresh
+        return lambda state: applied.callee.fresh(self._state(applied))
 
     def _shared(self, reference: tuple[int, int]) -> Any:
         """In the pickle of a call's state: an object that a component has."""
         number, place = reference
         return self._memos[number][place]
 
-    def _state(self, function: Function) -> Any:
+    def _state(self, applied: _Applied) -> Any:
         """A fresh copy of a state that is an object; one that cannot change is shared."""
-        if function.fixed_state is not _ABSENT:
-            return function.fixed_state
-        state = None
+        if applied.fixed_state is not _ABSENT:
+            return applied.fixed_state
+        function, state = applied.function, None
         if function.state:
-            payload = self._payload_of(function.state)
-            (state,) = serialize.load_parts(payload, 1)
+            (state,) = serialize.load_parts(self._payload_of(function.state), 1)
         if function.is_fixed and (state is None or not any(map(script.can_be_named, state[2]))):
-            function.fixed_state = state
+            applied.fixed_state = state
         return state
 
     # --- applying what a function needs ---
 
-    def _apply(self, function: Function) -> None:
-        self._applied = None
-        function.callee = Callee(self._payload_of(function.template))
-        if function.script != self._script:
-            self._take_script(function.script)
-        self._lost = {key[2]: reason for key, reason in function.lost if key[0] == "global"}
+    def _apply(self, applied: _Applied) -> None:
+        self._applied = None  # until all is there
+        reached = applied.function.reached
+        if reached.settings != self._settings:
+            self._settings = reached.settings
+            payload = self._payload_of(reached.settings) if reached.settings else settings.dump_settings({})
+            settings.apply_settings(payload)
+        if reached.script != self._script:
+            self._take_script(reached.script)
+        self._lost = {key[2]: reason for key, reason in reached.lost if key[0] == "global"}
         for name in self._lost:
             self._names.pop(name, None)
             self._bound.pop(("__main__", name), None)
-        reached = {}
-        for number in function.definitions:
-            row = self._definitions.get(number)
-            if row is None:
-                row = self._definitions[number] = pickle.loads(self._payload_of(number))
-            reached[row[0]] = row
-        self._define(reached)
-        for name in function.modules:
+        self._define([self._definition(number) for number in reached.definitions])
+        for key, name in reached.absent:
+            self._unbind(key, name)
+        for name in reached.modules:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
-        if function.rows is None:
-            function.rows = self._loads(function.constants)
-        for key, name, version, value in function.rows:
+        if applied.rows is None:
+            applied.rows = self._loads(reached.constants)
+        for key, name, version, value in applied.rows or ():
             if self._bound.get((key, name)) != version:
                 named.namespace_of(key)[name] = value
                 self._bound[key, name] = version
                 self._placed.pop(("global", key, name), None)
-        for number in function.components:
+        for number in reached.components:
             places = self._places.get(number)
             if places is None or any(self._placed.get(place) != number for place in places):
                 self._place(number)
-        for (kind, token, name), reason in function.lost:
+        self._mark_lost(reached.lost)
+        if applied.callee.form == NAMED:
+            applied.named = applied.callee.function()
+        self._applied = applied
+
+    def _unbind(self, key: str, name: str) -> None:
+        """The client has deleted a name. (One that a job has set stays.)"""
+        was_bound = self._bound.pop((key, name), None) is not None
+        was_bound |= self._placed.pop(("global", key, name), None) is not None
+        if key == "__main__" and name not in self._rows:
+            was_bound |= self._versions.pop(name, None) is not None
+        if was_bound:
+            named.namespace_of(key).pop(name, None)
+
+    def _definition(self, number: int) -> objects.Definition:
+        row = self._definitions.get(number)
+        if row is None:
+            row = self._definitions[number] = objects.load_definition(self._payload_of(number))
+        return row
+
+    def _mark_lost(self, lost: list[tuple[Any, str]]) -> None:
+        """Have attributes that could not be sent say so."""
+        for (kind, token, name), reason in lost:
             holder = named.by_token.get(token) if kind == "attribute" else None
             if isinstance(holder, type):
                 text = f"{holder.__name__}.{name} is not here: its value cannot be pickled ({reason})"
                 type.__setattr__(holder, name, named.LostAttribute(text))
-        if function.callee.form == NAMED:
-            function.function = function.callee.function()
-        self._applied = function
 
     def _take_script(self, number: int) -> None:
-        (file, module_name), rows, others = pickle.loads(self._payload_of(number))
+        (file, module_name), rows, others = objects.load_script(self._payload_of(number))
         if file is not None and os.path.exists(file):
             self.module.__file__ = file
         self.module.__spec__ = None
@@ -233,23 +235,24 @@ class Script:
             if name not in self._names and (how[0] == "pickle" or how[1] in sys.modules):
                 with contextlib.suppress(Exception):
                     self._find(name)
-        loaded = [(pickle.loads(data), small) for data, small in rows]
-        self._rows = {row[0]: row for row, _ in loaded}
-        self._small = {row[0]: small for row, small in loaded}
+        loaded = [(objects.load_definition(data), small) for data, small in rows]
+        self._rows = {row.name: row for row, _ in loaded}
+        self._small = {row.name: small for row, small in loaded}
         self._script = number
 
-    def _define(self, reached: dict[str, tuple[Any, ...]]) -> None:
+    def _define(self, rows: list[objects.Definition]) -> None:
         """Have the definitions in force: these, and of all others the newest."""
-        versions = self._versions
+        versions, reached = self._versions, {row.name for row in rows}
         self._to_make = {
-            name: row for name, row in reached.items() if versions.get(name) != row[1] or name in self._unreached
+            row.name: row
+            for row in rows
+            if versions.get(row.name) != row.version or row.name in self._unreached
         }
-        for name in self._to_make:
-            self._unreached.discard(name)
+        self._unreached.difference_update(self._to_make)
         rest = {
             name: row
             for name, row in self._rows.items()
-            if name not in reached and versions.get(name, b"") < row[1]
+            if name not in reached and versions.get(name, b"") < row.version
         }
         if not self._to_make and not rest:
             return
@@ -270,32 +273,31 @@ class Script:
         row = self._to_make.pop(name, None)
         if row is None:
             return
-        _, version, token, skeleton, _ = row
         try:
             with self._reaching(name not in self._unreached):
-                make, arguments = self._loads(skeleton)
+                make, arguments = self._loads(row.skeleton)
                 thing = make(*arguments)
         except Exception:
             if name in self._unreached:  # nobody has asked for it
                 self._to_fill.pop(name, None)
-                self._versions[name] = version
+                self._versions[name] = row.version
                 return
             raise
         if isinstance(thing, type):
             byvalue.forget_version(thing)
         self._names[name] = thing
         self._bound.pop(("__main__", name), None)
-        self._versions[name] = version
+        self._versions[name] = row.version
         with contextlib.suppress(TypeError):
-            named.by_token[token] = thing
+            named.by_token[row.token] = thing
 
     def _fill(self, name: str) -> None:
         row = self._to_fill.pop(name, None)
-        if row is None or not row[4]:
+        if row is None or not row.filling:
             return
         try:
             with self._reaching(name not in self._unreached):
-                set_state, state = self._loads(row[4])
+                set_state, state = self._loads(row.filling)
                 set_state(self._names[name], state)
         except Exception:
             if name not in self._unreached:
@@ -311,13 +313,15 @@ class Script:
             self._fill(top)
 
     def _loads(self, data: Any) -> Any:
-        return _Unpickler(data, self._require).load()
+        return objects.Unpickler(data, self._require).load()
 
     def _place(self, number: int) -> None:
         payload = self._payload_of(number)
         (keys,) = serialize.load_parts(payload, 1)
         memos: list[Any] = []
-        _, *values = serialize.load_parts(payload, 1 + len(keys), None, memos if len(payload) < MEMO_BYTES else None)
+        _, *values = serialize.load_parts(
+            payload, 1 + len(keys), None, memos if len(payload) < MEMO_BYTES else None
+        )
         if memos:
             self._memos[number] = memos[0]
         for key, value in zip(keys, values, strict=True):
@@ -378,14 +382,14 @@ class Script:
         reason = self._lost.get(name) or (how[1] if how[0] == "lost" else None)
         if reason is not None:
             return (
-                f"name {name!r} is not defined in this job: its value cannot be pickled ({reason}). Make it in the job, or "
-                "pass what is needed of it as an argument"
+                f"name {name!r} is not defined in this job: its value cannot be pickled ({reason}). Make it in the "
+                "job, or pass what is needed of it as an argument"
             )
         if how[0] != "unsent":
             raise KeyError(name)
         return (
-            f"name {name!r} is not defined in this job: the {how[1]} was not sent, since the submitted function does not "
-            "refer to it by name. Pass it as an argument, or have the submitted function read it"
+            f"name {name!r} is not defined in this job: the {how[1]} was not sent, since the submitted function does "
+            "not refer to it by name. Pass it as an argument, or have the submitted function read it"
         )
 
     def _import(self, name: str, how: tuple[Any, ...]) -> Any:

@@ -18,7 +18,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cw import credential, home, program
+from cw import credential, guard, home, program
 from cw.net import address
 
 NOTICE = int(signal.SIGWINCH)
@@ -236,7 +236,7 @@ def _container(plan: Plan) -> list[str]:
         options = ["--rm", "--network=host", f"--user={os.getuid()}:{os.getgid()}"]
         options += [f"--volume={directory}:{directory}:ro" for directory in directories]
         options += [f"--env={name}={value}" for name, value in settings.items()]
-        options += ["--env=CW_PLACE", "--env=CW_MASTER"]
+        options += [f"--env={name}" for name in ("CW_PLACE", "CW_MASTER", guard.DEPTH)]  # where they are set
         return ["docker", "run", *options, *plan.docker_args, plan.docker_image]
     if plan.apptainer_image:
         options = [f"--bind={directory}:{directory}:ro" for directory in directories]

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from cw import program
+from cw import guard, program
+from cw.errors import StartRefused
 from cw.net import address
 from cw.slurm import batch, cluster, ending, starting
 from cw.slurm.submitted import State
@@ -39,9 +40,12 @@ def _run_start(options: Any) -> int:
         _print_scripts(plan, master, workers)
         return 0
     try:
+        guard.check_start("slurm.py start")
         started = starting.start_plan(
             plan, master, workers, lambda text: print(text, file=sys.stderr, flush=True)
         )
+    except StartRefused as error:
+        raise program.Mistake(str(error)) from None
     except KeyboardInterrupt:
         print("\nits jobs stay in the queue; `slurm.py stop` takes them out", file=sys.stderr)
         raise

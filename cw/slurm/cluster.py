@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from cw import program
+from cw import guard, program
 from cw.launch import launcher
 from cw.launch.launcher import LaunchError, Lifeline
 from cw.net import address
@@ -94,6 +94,7 @@ def start(
     beside the first (default: CW_CLUSTER, or 'default'). Raises ValueError for arguments that make no sense, and
     LaunchError, with Slurm's own message, if it cannot be started.
     """
+    guard.check_start("cw.slurm.start()")
     plan = make_plan(
         nworkers, master, workers, master_options, worker_options, docker_image, docker_args, isolated, time,
         partition, mem_per_cpu, name, local_master, renew, apptainer_image, apptainer_args,
@@ -149,6 +150,7 @@ def scale(nworkers: int, name: str | None = None) -> str:
     For more, another job is submitted. For fewer, jobs that wait are taken back first; then the newest are drained,
     and what they had too much is submitted anew as a smaller job.
     """
+    guard.check_start("cw.slurm.scale()")
     nworkers = launcher.check_nworkers(nworkers)
     name = name or address.cluster_name()
     if not State.load(name).token:
@@ -200,6 +202,7 @@ def allocate(
     Arguments and errors are those of `start`. Other clusters, that of `start` too, are not touched. Clients in this
     program use it if told no other.
     """
+    guard.check_start("cw.slurm.allocate()")
     if "name" not in more:
         more["name"] = submitted.name_for_block()
     plan = make_plan(
@@ -207,8 +210,8 @@ def allocate(
     )
     if not master:
         plan = plan._replace(of_cluster=address.sought_cluster())
-    with _guarded(plan.name) as guard:
-        cluster = start_plan(plan, master, workers, _log, guard)
+    with _guarded(plan.name) as lifeline:
+        cluster = start_plan(plan, master, workers, _log, lifeline)
         if master:
             address.bind_cluster(plan.name)
         yield cluster

@@ -201,7 +201,11 @@ class DefinitionWalk(ArrayWalk):
                 self.write_text(b"name", name)
                 self.walk(member.value)
                 self.names(item for item in vars(member).items() if item[0] not in _NOT_OF_A_MEMBER)
-            names = {n: value for n, value in names.items() if n not in members and n not in byvalue.MADE_FROM_MEMBERS}
+            names = {
+                n: value
+                for n, value in names.items()
+                if n not in members and n not in byvalue.MADE_FROM_MEMBERS
+            }
         if issubclass(type(cls), abc.ABCMeta):  # what was registered with it travels, too
             self.walk({known for reference in abc._get_dump(cls)[0] if (known := reference()) is not None})  # type: ignore[attr-defined]
         self.write(b"attributes", b"%d" % len(names))

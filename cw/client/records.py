@@ -1,0 +1,287 @@
+"""What the calls of a function reach, as objects: made once, and anew when something of it has changed.
+
+Reach --> constants            one pickle; each with a version, another one when its name is bound anew
+      --> definitions          an object each
+      --> places --group-->    components, an object each, looked at: `cw.client.components`
+ScriptTable                    one object of all that the script defines
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import xxhash
+
+from cw.client.components import Component, group, pickle_places
+from cw.client.objects import ObjectTable
+from cw.client.script import ScriptTable, reason
+from cw.errors import UnseenChanges
+from cw.net import messages as m
+from cw.payloads import byvalue, constants, environment, named, objects, serialize, templates
+from cw.payloads.reach import Definition, Place, Reach
+from cw.payloads.serialize import Pickled
+from cw.payloads.templates import Template
+
+LOOK_SECONDS = 0.001
+"""Looks at what can change in place that cost less are taken at each submit."""
+
+LOOK_SHARE = 0.05
+"""Share of the time that more costly looks may take. More: submits are slower. Less: changes are seen later."""
+
+LARGE = 64 * 1024
+"""Bytes of a value from which on it is forgotten as soon as another one takes its place."""
+
+COMPONENTS = 4096
+"""Values that are remembered, to be compared."""
+
+_COMPARED = frozenset({int, float, complex, bool, str, type(None)})
+
+
+class Record:
+    """What calls of one template, with such arguments, reach; and the FUNCTION objects made of that, by state."""
+
+    __slots__ = ("components", "functions", "generation", "looked", "needs", "numbers", "reached", "watch")
+
+    def __init__(self, looked: int, generation: int) -> None:
+        self.watch = byvalue.Watch()
+        self.components: list[Component] = []
+        self.numbers: list[int] = []  # of what these were when the record was made
+        self.needs: list[int] = []
+        self.reached: objects.Reached
+        self.functions: dict[tuple[int, bool], int] = {}
+        self.looked = looked
+        self.generation = generation
+
+
+class RecordMaker:
+    """Of one session, under its lock."""
+
+    def __init__(self, table: ObjectTable) -> None:
+        self._objects = table
+        self._definitions: dict[str, Definition] = {}
+        self._versions: dict[tuple[str, str], tuple[Any, int]] = {}  # of constants
+        self._components: dict[tuple[Any, ...], Component] = {}
+        self._script = ScriptTable(self.definition_of, self.object_of)
+        self._settings = b""
+        self._looks = 1
+        self._generation = 0  # of environments
+        self._warned: set[str] = set()
+        self.shell = environment.ipython_shell()
+        """In a notebook, each execution of a cell looks at all."""
+        self._cell: Any = None if self.shell is None else self.shell.execution_count
+        self.epoch = 0
+        """Raised when everything is to be looked at again."""
+
+    def refresh(self) -> None:
+        """Look at everything that a function reaches when it is submitted next."""
+        self._looks += 1
+        self.epoch += 1
+
+    def renew(self) -> None:
+        """There is a new environment: everything is made anew."""
+        self._generation += 1
+        self.epoch += 1
+
+    def set_settings(self, payload: bytes) -> None:
+        """Of the user's modules; everything is made anew."""
+        self._settings = payload
+        self.renew()
+
+    def object_of(self, kind: int, needs: Sequence[int], payload: Any, digest: bytes | None = None) -> int:
+        """One object for the same content."""
+        if digest is None:
+            digest = xxhash.xxh3_128_digest(payload)
+        return self._objects.add(kind, needs, payload, digest + repr((kind, *needs)).encode())
+
+    def on_forgotten(self, numbers: set[int]) -> None:
+        """These objects are gone: what refers to them is made anew, if it is needed again."""
+        self.epoch += 1
+        for component in self._components.values():
+            if component.number in numbers:
+                component.number = 0
+        self._script.on_forgotten(numbers)
+
+    def is_up_to_date(self, record: Record) -> bool:
+        """Is all that it was made from still so?"""
+        if self.shell is not None and self.shell.execution_count != self._cell:
+            self._cell = self.shell.execution_count
+            self.refresh()
+        if not record.watch.is_current() or record.generation != self._generation:
+            return False
+        components = record.components
+        if components and (
+            self._have_changed(record) or [each.number for each in components] != record.numbers
+        ):
+            return False
+        if record.looked != self._looks:
+            if self._script.number() != record.reached.script:
+                return False
+            record.looked = self._looks
+        return True
+
+    def _have_changed(self, record: Record) -> bool:
+        """Look at what can change in place, as far as the time allows."""
+        components = record.components
+        if record.looked != self._looks or sum(each.seconds for each in components) < LOOK_SECONDS:
+            changed = [each for each in components if each.has_changed()]  # (all are looked at)
+            return bool(changed)
+        has_changed = False
+        for each in components:
+            if each.seconds < LOOK_SECONDS / len(components):
+                has_changed = each.has_changed() or has_changed
+            elif time.monotonic() - each.looked_at > each.seconds / LOOK_SHARE:
+                has_changed = each.has_changed() or has_changed
+            else:
+                self._warn_of(each)
+        return has_changed
+
+    def _warn_of(self, component: Component) -> None:
+        label = component.places[0].label
+        if label in self._warned:
+            return
+        self._warned.add(label)
+        warnings.warn(
+            f"{label} has {component.size / 1e6:.3g} MB, and a look whether it has changed in place takes "
+            f"{component.seconds * 1000:.2g} ms: too long for each submit(). A change in place may be seen late. Pass "
+            "it as an argument, bind the name anew after a change, or call executor.refresh() then",
+            UnseenChanges,
+            stacklevel=2,
+        )
+
+    def make(
+        self, template: Template, names: Any, codes: Any, function: Any, before: Record | None
+    ) -> Record:
+        """Raises NotPicklable."""
+        record = Record(self._looks, self._generation)
+        reach = Reach(self.definition_of)
+        try:
+            reach.add([*template.names, *names], [*template.codes, *codes])
+            constants_data, components = self._follow(reach, template, function)
+        except byvalue.Unpicklable as failure:
+            raise serialize.refusal_of_function(function, failure) from failure.__cause__
+        record.watch = reach.watch
+        head = [
+            self.object_of(m.VALUE, (), template.payload),
+            self._objects.environment,
+            self._script.number(),
+        ]
+        settings = self.object_of(m.VALUE, (), self._settings) if self._settings else 0
+        definitions = [
+            self.object_of(m.VALUE, (), objects.dump_definition(each.parts))
+            for each in reach.definitions.values()
+        ]
+        numbers = [each.number for each in components]
+        record.needs = [*head, *definitions, *numbers, *([settings] if settings else [])]
+        record.components = [each for each in components if not each.is_fixed]
+        record.numbers = [each.number for each in record.components]
+        lost, modules = list(reach.lost.items()), sorted(reach.modules)
+        record.reached = objects.Reached(
+            constants_data, sorted(reach.absent), lost, modules, settings, head[0], head[2], definitions, numbers
+        )
+        if before is not None and before.generation == record.generation and before.reached == record.reached:
+            record.functions = before.functions
+        return record
+
+    def _follow(self, reach: Reach, template: Template, function: Any) -> tuple[bytes, list[Component]]:
+        """Pickle what is reached until nothing new is."""
+        pickled: dict[Any, Pickled] = {}
+        data, count = b"", -1
+        while True:
+            if len(reach.constants) != count:
+                count = len(reach.constants)
+                file = io.BytesIO()
+                pickler = named.NamedPickler(file)
+                rows = [(*key, self._version_of(key, value), value) for key, value in reach.constants.items()]
+                byvalue.run(pickler, rows)
+                data = file.getvalue()
+                reach.add(pickler.names, pickler.codes.values())
+            for key in [key for key in reach.places if key not in pickled and key not in reach.lost]:
+                place = reach.places[key]
+                try:
+                    each = pickled[key] = pickle_places([place])
+                except byvalue.Unpicklable as failure:
+                    self._lose(reach, place, template, function, failure)
+                    continue
+                reach.add(each.names, each.codes)
+            if len(reach.constants) == count and reach.places.keys() <= pickled.keys() | reach.lost.keys():
+                break
+        places = [reach.places[key] for key in pickled]
+        grouped = [
+            self._component(
+                [places[index] for index in indices], [pickled[places[index].key] for index in indices]
+            )
+            for indices in group(places, list(pickled.values()))
+        ]
+        return data, grouped
+
+    def _lose(
+        self, reach: Reach, place: Place, template: Template, function: Any, failure: byvalue.Unpicklable
+    ) -> None:
+        """A value cannot be pickled: who reads it in a job learns why. Raises if the function itself reads it."""
+        kind, holder, name = place.key
+        own = templates.own_function(function)
+        is_own = (
+            kind == "global"
+            and name in template.reads
+            and own is not None
+            and named.key_of(own.__globals__) == holder
+        )
+        if is_own or (
+            kind in ("cell", "default", "keyword") and own is not None and holder[0] == own.__name__
+        ):
+            raise failure
+        reach.lost[place.key] = reason(failure)
+
+    def _component(self, places: list[Place], pickled: list[Pickled]) -> Component:
+        key = tuple(place.key for place in places)
+        whole = pickled[0] if len(places) == 1 else pickle_places(places)
+        known = self._components.get(key)
+        if known is None:
+            if len(self._components) >= COMPONENTS:
+                del self._components[next(iter(self._components))]
+            known = self._components[key] = Component(places, whole)
+        elif known.digest != whole.digest():
+            if known.number and known.size > LARGE:
+                self._objects.forget([known.number])
+            known.take(places, whole)
+            known.number = 0
+        known.seen = whole
+        known.is_fixed = all(constants.is_constant(place.get()) for place in places)
+        if not known.number:
+            known.number = self.object_of(m.VALUE, (), whole.payload(), known.digest)
+        return known
+
+    def _version_of(self, key: tuple[str, str], value: Any) -> int:
+        """A number for a constant's value: another one whenever the name is bound to another value."""
+        known = self._versions.get(key)
+        if known is not None:
+            before, version = known
+            if before is value or _is_equal(before, value):
+                return version
+        version = next(_version_numbers)
+        self._versions[key] = value, version
+        return version
+
+    def definition_of(self, name: str, thing: Any) -> Definition:
+        known = self._definitions.get(name)
+        if known is None or known.thing is not thing:
+            known = self._definitions[name] = Definition(name, thing)
+        elif not known.watch.is_current():
+            known.renew()
+        return known
+
+
+_version_numbers = itertools.count(1)
+
+
+def _is_equal(before: Any, value: Any) -> bool:
+    """Whether two constants cannot be told from each other. (-0.0 and 0.0 can.)"""
+    kind = type(value)
+    if kind not in _COMPARED or type(before) is not kind or before != value:
+        return False
+    return kind not in (float, complex) or repr(before) == repr(value)

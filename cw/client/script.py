@@ -1,0 +1,105 @@
+"""All that the script defines, as one object: the names are there in a runner, whether a call reaches them or not.
+
+def f, class Model     definitions, each with the small values that it holds
+import numpy, T = ...  how the runner gets them when somebody asks
+table = {...}          not sent: who asks learns why
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+import typing
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from cw.client.components import pickle_places
+from cw.net import messages as m
+from cw.payloads import byvalue, constants, objects, script
+from cw.payloads.reach import Definition
+
+SMALL = 64 * 1024
+"""Bytes of a value that travels with its definition, though no call reaches it."""
+
+
+class ScriptTable:
+    """`definition_of(name, thing)`, `object_of(kind, needs, payload)`: of its owner."""
+
+    def __init__(
+        self, definition_of: Callable[[str, Any], Definition], object_of: Callable[[int, Any, Any], int]
+    ) -> None:
+        self._definition_of = definition_of
+        self._object_of = object_of
+        self._number = 0
+        self._seen: dict[str, Any] = {}  # functions, classes and modules by name; of other values the type
+
+    def on_forgotten(self, numbers: set[int]) -> None:
+        if self._number in numbers:
+            self._number = 0
+
+    def number(self) -> int:
+        """Of the object, as the script is now."""
+        names = script.namespace()
+        seen = {
+            name: value if script.can_be_named(value) or type(value) is ModuleType else type(value)
+            for name, value in list(names.items())
+            if not name.startswith("__")
+        }
+        before = self._seen
+        if self._number and len(seen) == len(before):
+            if all(before.get(name) is value for name, value in seen.items()):
+                return self._number
+        rows, others = [], {}
+        for name, thing in seen.items():
+            if not script.can_be_named(names.get(name)) or script.name_of(thing) != name:
+                others[name] = _how_to_import(names.get(name))
+                continue
+            try:
+                definition = self._definition_of(name, thing)
+            except byvalue.Unpicklable as failure:
+                others[name] = "lost", reason(failure)
+            else:
+                rows.append((objects.dump_definition(definition.parts), _small_values(definition)))
+        self._seen = seen
+        self._number = self._object_of(m.VALUE, (), objects.dump_script(rows, others))
+        return self._number
+
+
+_TYPES = frozenset(
+    {types.GenericAlias, types.UnionType, typing.TypeVar, typing.ParamSpec, type(typing.Optional[int])}
+)
+_COMPARED = frozenset({int, float, complex, bool, str, type(None)})
+
+
+def _small_values(definition: Definition) -> list[Any]:
+    """What a definition holds that can change, as it is now: small values that pickle finds by name."""
+    found = []
+    for place in definition.places:
+        with contextlib.suppress(Exception):
+            pickled = pickle_places([place])
+            if pickled.size <= SMALL and not pickled.buffers:
+                found.append((place.key, pickled.data))
+    return found
+
+
+def _how_to_import(value: Any) -> tuple[Any, ...]:
+    """What a runner does when somebody asks for a name of the script that the call does not reach."""
+    if type(value) is ModuleType:
+        return "module", value.__name__
+    if script.can_be_named(value) and not byvalue.travels_by_value(value):
+        return "attribute", value.__module__, value.__qualname__
+    name = getattr(value, "_name", None)
+    if type(value).__module__ == "typing" and type(name) is str and getattr(typing, name, None) is value:
+        return "attribute", "typing", name
+    if type(value) in _TYPES and constants.is_constant(value):
+        with contextlib.suppress(byvalue.Unpicklable):
+            return "pickle", byvalue.dumps(value)
+    if type(value) in _COMPARED and len(repr(value)) < 1000:
+        return "value", value
+    return "unsent", type(value).__qualname__
+
+
+def reason(failure: byvalue.Unpicklable) -> str:
+    """Why a value cannot be pickled, in words."""
+    return f"{type(failure.__cause__).__name__}: {failure.__cause__}"

@@ -1,0 +1,104 @@
+"""The payloads of a session's objects: what a client writes, and its runners read.
+
+FUNCTION             Function: how a job's calls are made, and the numbers of all that they need
+VALUE  template      cw.payloads.templates
+       definition    one function or class of the script: a skeleton, and what it is filled with
+       script        all definitions, and how other names of the script can be had
+       component     the keys of places, then their values (serialize.Pickled)
+       state         what the object of a call holds (serialize.Pickled)
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from cw.errors import PayloadError
+from cw.payloads import script
+
+# What the arguments of a job are.
+ONE, CHUNK, CHUNK_OF_EACH = range(3)
+"""Those of one call; of several, run up to the first that fails; of several, each with an outcome of its own."""
+
+
+class Reached(NamedTuple):
+    """What calls of a function reach, by number."""
+
+    constants: bytes  # rows of namespace, name, version, value
+    absent: list[tuple[str, str]]  # names that are read and not bound: by namespace and name
+    lost: list[tuple[Any, str]]  # places whose values cannot be pickled, and why
+    modules: list[str]  # that are used as parts of others, as `os.path` is
+    settings: int  # of the user's modules, or 0
+    template: int
+    script: int
+    definitions: list[int]
+    components: list[int]
+
+
+class Function(NamedTuple):
+    """A FUNCTION object."""
+
+    mode: int
+    is_inline: bool  # the state is pickled before the arguments of each call
+    state: int  # the number of a state that is an object, or 0
+    is_fixed: bool  # the state cannot change
+    reached: Reached
+
+
+class Definition(NamedTuple):
+    """A function or class of the script."""
+
+    name: str
+    version: bytes
+    token: Any
+    skeleton: bytes
+    filling: bytes
+
+
+def dump_function(function: Function) -> bytes:
+    """What `load_function` takes."""
+    return pickle.dumps((*function[:4], tuple(function.reached)), 5)
+
+
+def load_function(payload: Any) -> Function:
+    """Raises PayloadError."""
+    try:
+        *fields, reached = pickle.loads(payload)
+        return Function(*fields, Reached(*reached))
+    except Exception as error:
+        raise PayloadError(f"the payload is not that of a function: {error}") from None
+
+
+def dump_definition(definition: Definition) -> bytes:
+    """What `load_definition` takes."""
+    return pickle.dumps(tuple(definition), 5)
+
+
+def load_definition(payload: Any) -> Definition:
+    return Definition(*pickle.loads(payload))
+
+
+def dump_script(definitions: Sequence[tuple[bytes, list[Any]]], others: dict[str, tuple[Any, ...]]) -> bytes:
+    """`definitions`: each with the values that it holds and that can change. `others`: how to have the other names."""
+    return pickle.dumps((script.origin(), definitions, others), 5)
+
+
+def load_script(payload: Any) -> tuple[Any, Any, Any]:
+    """The script's origin, and what `dump_script` was given."""
+    origin, definitions, others = pickle.loads(payload)
+    return origin, definitions, others
+
+
+class Unpickler(pickle.Unpickler):
+    """`require(name)` is called before a name of the script is looked up."""
+
+    def __init__(self, data: bytes, require: Callable[[str], None]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._require = require
+
+    def find_class(self, module_name: str, name: str) -> Any:
+        if module_name in script.MODULES:
+            self._require(name)
+        return super().find_class(module_name, name)
