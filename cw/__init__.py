@@ -41,11 +41,15 @@ if TYPE_CHECKING:
     from cw.errors import ProtocolError as ProtocolError
     from cw.errors import RemoteException as RemoteException
     from cw.errors import RemoteTraceback as RemoteTraceback
+    from cw.errors import SharedRandomState as SharedRandomState
     from cw.errors import StartRefused as StartRefused
     from cw.errors import StoreError as StoreError
+    from cw.errors import UnseenChanges as UnseenChanges
     from cw.errors import UnstableKey as UnstableKey
     from cw.errors import WorkerLost as WorkerLost
     from cw.net.address import PORT as PORT
+    from cw.payloads.current import CurrentJob as CurrentJob
+    from cw.payloads.current import current_job as current_job
     from cw.slurm import slurm_master_host as slurm_master_host
 
 _MODULES = ("client", "mp", "results", "slurm")
@@ -60,9 +64,12 @@ _MODULE_BY_NAME = {
     "start": "anywhere",
     "stop": "anywhere",
     "slurm_master_host": "slurm",
+    "current_job": "payloads.current",
+    "CurrentJob": "payloads.current",
 } | dict.fromkeys(
     ("ConnectionError", "EnvironmentMismatch", "Error", "JobTimeout", "NotPicklable", "ProtocolError",
-     "RemoteException", "RemoteTraceback", "StartRefused", "StoreError", "UnstableKey", "WorkerLost"), "errors",
+     "RemoteException", "RemoteTraceback", "SharedRandomState", "StartRefused", "StoreError", "UnseenChanges",
+     "UnstableKey", "WorkerLost"), "errors",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_MODULE_BY_NAME]  # noqa: PLE0604

@@ -18,6 +18,7 @@ from __future__ import annotations
 import binascii
 import contextlib
 import hashlib
+import hmac
 import os
 import re
 import shlex
@@ -71,6 +72,11 @@ class Credential:
         self.pem = pem
         self.fingerprint = hashlib.sha256(self.certificate).hexdigest()
         """No secret: anybody who connects to a master is shown the certificate."""
+
+    def hash_seed(self) -> str:
+        """A PYTHONHASHSEED: the same for all who have this file, and not to be guessed by others."""
+        digest = hmac.digest(b"".join(self.pem.split()), b"PYTHONHASHSEED", "sha256")
+        return str(1 + int.from_bytes(digest, "big") % (2**32 - 1))
 
     def __repr__(self) -> str:
         return f"<Credential {self.path}>"  # never its content

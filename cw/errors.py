@@ -13,7 +13,8 @@
          |- StartRefused               a cluster or a client was to be started by an import  (also RuntimeError)
          |- StoreError                 a store cannot be opened, read or written      (also OSError)
          '- RemoteException            stands for a job's exception that does not survive pickling
-     '- RemoteTraceback                `__cause__` of a job's exception: where it was raised over there
+     |- RemoteTraceback                `__cause__` of a job's exception: where it was raised over there
+     '- SharedRandomState              a warning: jobs would draw the same random numbers   (a UserWarning)
 
 They travel between processes, so each one survives pickling: `args` holds what the constructor takes.
 This is the ground floor: it imports nothing of cw.
@@ -138,6 +139,13 @@ class RemoteTraceback(Exception):
     def __str__(self) -> str:
         # The form of concurrent.futures: Python prints this above "The above exception was the direct cause".
         return f'\n"""\n{self.args[0]}"""'
+
+
+class SharedRandomState(UserWarning):
+    """A random generator travels with a function: all its jobs, or all runners, would draw the same numbers.
+
+    The text names the variable. `cw.current_job().seed` is a seed for each call of its own.
+    """
 
 
 # An attempt is one line of a message: more of a crashed program's stderr would bury the other attempts.

@@ -55,6 +55,12 @@ def note(path, text="", result=None):
     return result
 
 
+def append(path, text):
+    """Add to a file; it is there from then on."""
+    with open(path, "a") as file:
+        file.write(text)
+
+
 def mark(path):
     """Leave a file that says which job ran."""
     Path(path).touch()
@@ -91,6 +97,21 @@ def die_once(directory, how):
         mark(Path(directory, str(os.getpid())))
         die(how)
     return before
+
+
+def note_signals(path):
+    """Note which signals come, until SIGTERM has."""
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append("SIGTERM"))
+    note(path, os.getpid())
+    deadline = time.monotonic() + LIMIT
+    while "SIGTERM" not in told and time.monotonic() < deadline:
+        try:
+            time.sleep(0.01)
+        except KeyboardInterrupt:
+            told.append("SIGINT")
+    note(f"{path} told", " ".join(told))
+    time.sleep(LIMIT)
 
 
 def leave_child(path, *, new_session):

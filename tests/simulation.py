@@ -241,7 +241,7 @@ class SimConnection:
 class SimRunners:
     """`cw.worker.runners.Runners`: processes that take tokens, run jobs for their time, and die."""
 
-    def __init__(self, loop, threads, descriptors):
+    def __init__(self, loop, threads, descriptors, end_seconds):
         self.loop, self.sim = loop, loop.sim
         self.runners = {}
         self.can_start = True
@@ -273,10 +273,11 @@ class SimRunners:
         if runner.key in self.runners:
             self.runners[runner.key].end()
 
-    def stop(self, runner):
-        self.kill(runner)
+    def take_in(self):
+        for runner in list(self.runners.values()):
+            runner.read()
 
-    def kill(self, runner):
+    def stop(self, runner, pace):
         found = self.runners.get(runner.key)
         if found is not None and found.runner is runner:
             found.die("killed by SIGKILL")
@@ -288,8 +289,6 @@ class SimRunners:
         for runner in self.runners.values():
             runner.is_dead = True
         self.runners.clear()
-
-    start_afresh = close
 
 
 class SimRunner:

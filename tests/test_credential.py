@@ -337,3 +337,13 @@ def test_the_command_that_copies_it_makes_a_private_file_over_there(tmp_path):
         subprocess.run(["sh", "-c", out], env=environment, check=True, timeout=60)
     assert (there / ".cw" / "credential.pem").read_bytes() == made.pem
     assert mode_of(there / ".cw") == 0o700 and mode_of(there / ".cw" / "credential.pem") == 0o600
+
+
+def test_the_hash_seed_is_that_of_the_file_and_one_that_python_takes(directory):
+    first = credential.load_or_make()
+    put(
+        directory / "credential.pem", first.pem.replace(b"\n", b"\r\n") + b"\n"
+    )  # copied by way of another system
+    assert credential.load().hash_seed() == first.hash_seed()
+    assert 1 <= int(first.hash_seed()) < 2**32
+    assert credential.make_new().hash_seed() != first.hash_seed()

@@ -757,6 +757,19 @@ class Events:
             assert self.state[self.job_by_dispatch[dispatch]] == "cancelled"
         worker.control.append(("stop", action.dispatches))
 
+    def _TakeBack(self, action):
+        assert all(self.holder[dispatch].key == action.worker for dispatch in action.dispatches)
+        self.model[action.worker].control.append(("take back", action.dispatches))
+
+    def _SetAside(self, action):
+        assert action.worker in self.model and action.session in self.python_of
+
+    def _WatchSetbacks(self, action):
+        assert self.d.has_setbacks(action.session)
+
+    def _TellAside(self, action):
+        assert {worker for worker, _ in action.workers} <= self.model.keys()
+
     def _Deliver(self, action):
         for number in action.numbers:
             assert self.state[action.session, number] == "open"
@@ -816,6 +829,14 @@ class Events:
                 found = [worker.backlog.pop() for _ in range(min(value, len(worker.backlog)))]
             self.give_back(worker, found)
             self.perform(self.d.on_recalled(worker.key, found))
+            return
+        if kind == "take back":
+            gone = [dispatch for dispatch in value if dispatch in worker.backlog]
+            for dispatch in gone:
+                worker.backlog.remove(dispatch)
+            self.give_back(worker, gone)
+            if gone:
+                self.perform(self.d.on_returned(worker.key, gone))
             return
         gone = []
         for dispatch in value:
@@ -1004,6 +1025,26 @@ class Events:
             self.started.update(self.job_by_dispatch[d] for d in running)
             self.perform(self.d.on_runner_died(key, dispatch, {"slot": random.randrange(worker.slots)}))
 
+    def call_is_not_entered(self, random):
+        if (key := some(random, self.model)) and (running := self.model[key].running):
+            worker, dispatch = self.model[key], random.choice(sorted(running))
+            del running[dispatch]
+            name = self.release(dispatch)
+            self.disturbed.add(name[0])
+            self.started.discard(name)
+            worker.start()
+            self.started.update(self.job_by_dispatch[d] for d in running)
+            reason = random.choice(["no such module", "no such library"])
+            self.perform(self.d.on_not_entered(key, dispatch, random.random() < 0.3, reason, b""))
+
+    def minutes_pass(self, random):
+        for session in self.python_of:
+            self.perform(self.d.on_aside_retry(session))
+
+    def clients_are_told(self, random):
+        for session in self.python_of:
+            self.perform(self.d.on_aside_told(session))
+
     def nothing_can_be_given_back_for_a_while(self, random):
         if key := some(random, self.model):
             self.model[key].barren = random.randint(1, 3)
@@ -1019,7 +1060,8 @@ class Events:
 
     EVENTS = (
         [message_arrives] * 40 + [jobs_end] * 30 + [time_passes] * 10 + [submit] * 8 + [worker_joins, runner_dies] * 4
-        + [worker_can_use_some_slots, worker_can_use_all_slots]
+        + [worker_can_use_some_slots, worker_can_use_all_slots] + [call_is_not_entered] * 8
+        + [minutes_pass, clients_are_told]
         + [cancel, client_blocks, late_results_come, jobs_are_told_started, session_opens] * 2
         + [worker_is_lost, worker_is_lost, loss_is_excused, worker_drains, time_is_running_out]
         + [worker_leaves, session_closes, nothing_can_be_given_back_for_a_while, jobs_hang]
@@ -1051,6 +1093,8 @@ class Events:
         for turn in range(4 * AVOID_TICKS + len(self.state)):
             if turn < 4:
                 self.runner_dies(random)
+                self.call_is_not_entered(random)
+            self.minutes_pass(random)
             for worker in list(self.model.values()):
                 while worker.control:
                     self.receive_control(worker)

@@ -136,6 +136,69 @@ def test_when_the_grace_is_over_what_runs_is_stopped_and_runs_elsewhere_uncharge
     assert isinstance(error, cw.WorkerLost)
 
 
+def work_until_told(directory, go, answer):
+    """Leave a file for each run, and in it what came; at SIGINT, return, raise or go on."""
+    path = directory / str(os.getpid())
+    signal.signal(signal.SIGTERM, lambda *_: jobs.append(path, "SIGTERM "))
+    try:
+        jobs.append(path, "")
+        return jobs.until(go, "whole")
+    except KeyboardInterrupt:
+        jobs.append(path, "SIGINT ")
+        if answer == "raise":
+            raise ValueError("cut off") from None
+        if answer == "go on":
+            return jobs.until(directory / "never")
+        return "the best so far"
+    finally:
+        jobs.append(path, "finally ")
+
+
+@pytest.mark.parametrize("answer", ["return", "raise", "go on"])
+def test_what_is_cut_short_may_clean_up_and_what_it_answers_is_dropped(
+    master, executor, tmp_path, runs, answer
+):
+    with Worker(master.address, "--grace", "0.3") as worker:
+        future = executor.options(attempts=2).submit(work_until_told, runs, tmp_path / "go", answer)
+        wait_until(lambda: count_runs(runs) == 1, LIMIT)
+        began = time.monotonic()
+        assert worker.end() == 0
+        assert time.monotonic() - began < (2 if answer != "go on" else 5)
+    (path,) = runs.iterdir()
+    assert path.read_text() == ("SIGINT SIGTERM " if answer == "go on" else "SIGINT finally ")
+    assert not future.done()
+    (tmp_path / "go").touch()
+    with Worker(master.address) as other:
+        assert future.result(LIMIT) == "whole"
+        assert other.end() == 0
+    assert count_runs(runs) == 2
+
+
+def test_what_it_returns_counts_if_that_is_wanted(master, tmp_path, runs):
+    store = tmp_path / "store"
+    with cw.ClusterExecutor(master.address, store=store) as executor:
+        with Worker(master.address, "--grace", "0", "-n", "2") as worker:
+            keep = executor.options(on_limit="keep")
+            kept = keep.submit(work_until_told, runs, tmp_path / "go", "return")
+            raised = keep.submit(work_until_told, runs, tmp_path / "go", "raise")
+            wait_until(lambda: count_runs(runs) == 2, LIMIT)
+            assert worker.end() == 0
+        assert kept.result(LIMIT) == "the best so far"
+        (tmp_path / "go").touch()
+        with Worker(master.address) as other:
+            assert raised.result(LIMIT) == "whole"
+            assert other.end() == 0
+    assert sorted(result.value for result in cw.results(store)) == ["the best so far", "whole"]
+
+
+def test_with_one_attempt_what_was_cut_short_is_lost(master, executor, tmp_path, runs):
+    with Worker(master.address, "--grace", "0") as worker:
+        future = executor.options(attempts=1).submit(work_until_told, runs, tmp_path / "go", "return")
+        wait_until(lambda: count_runs(runs) == 1, LIMIT)
+        assert worker.end() == 0
+    assert isinstance(future.exception(LIMIT), cw.WorkerLost)
+
+
 def call(mark, go):
     """What many jobs are: a program's caller."""
     with open(f"{mark}.{os.getpid()}", "w"):

@@ -192,3 +192,38 @@ def test_variables_are_set_before_anything_of_the_users_is_imported(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=60
     )
     assert (done.stdout, done.stderr) == ("yes\n", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "travels"),
+    [
+        ("", ""),
+        ("0", "0"),
+        ("4294967295", "4294967295"),
+        ("007", "7"),
+        ("random", ""),
+        ("4294967296", ""),
+        ("-1", ""),
+    ],
+)
+def test_a_hash_seed_travels_if_python_takes_it(monkeypatch, given, travels):
+    monkeypatch.setenv("PYTHONHASHSEED", given)
+    assert journey().hash_seed == travels
+
+
+def test_the_sessions_seed_travels():
+    loaded = environment.load_environment(environment.dump_environment(b"\x00\xff"))
+    assert bytes.fromhex(loaded.seed) == b"\x00\xff"
+
+
+def test_the_recursion_limit_travels():
+    payload = environment.dump_environment()
+    assert environment.load_environment(payload).recursion_limit == sys.getrecursionlimit()
+    before = sys.getrecursionlimit()
+    code = (
+        "import sys\nfrom cw.payloads import environment as e\n"
+        "e.apply_environment(e.Environment('/', (None,), '', '', '', recursion_limit=int(sys.argv[1])))\n"
+        "print(sys.getrecursionlimit())"
+    )
+    for limit, found in (("4321", "4321\n"), ("0", f"{before}\n"), ("1", f"{before}\n")):
+        assert subprocess.check_output([sys.executable, "-c", code, limit], text=True) == found

@@ -18,6 +18,7 @@ EXAMPLES = [
     errors.PayloadError("a"),
     errors.EnvironmentMismatch("a"),
     errors.JobTimeout("a"),
+    errors.StartRefused("a"),
     errors.StoreError("a"),
     errors.UnstableKey("a"),
     errors.WorkerLost("a", [{"host": "n1", "how": "SIGSEGV"}]),
@@ -25,6 +26,7 @@ EXAMPLES = [
     errors.RemoteException("a", "m.E", "Traceback ..."),
     errors.RemoteException("a"),
     errors.RemoteTraceback("Traceback ...", {"pid": 3}),
+    errors.SharedRandomState("a"),
 ]
 
 
@@ -53,7 +55,9 @@ def test_errors_are_what_callers_of_the_standard_library_expect():
     assert issubclass(errors.JobTimeout, TimeoutError)
     assert issubclass(errors.NotPicklable, TypeError)
     assert issubclass(errors.PayloadError, ValueError)
-    assert all(issubclass(c, errors.Error) for c in CLASSES - {errors.RemoteTraceback})
+    assert issubclass(errors.SharedRandomState, UserWarning)
+    others = {errors.RemoteTraceback, errors.SharedRandomState}
+    assert all(issubclass(c, errors.Error) for c in CLASSES - others)
 
 
 def test_connection_error_says_what_it_was_given():

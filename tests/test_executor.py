@@ -134,6 +134,31 @@ def _wait_and_fail(error, path):
     raise error
 
 
+class Errors(Exception):
+    """Some that were collected; none, and it is false."""
+
+    def __len__(self):
+        return 0
+
+
+def raise_none_collected(*_):
+    raise Errors("none")
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_an_exception_that_is_false_is_raised_too(executor, is_done):
+    future = executor.submit(raise_none_collected)
+    if is_done:
+        wait_until(future.done, LIMIT)
+    with pytest.raises(Errors, match="none"):
+        future.result(LIMIT)
+    for more in ({}, {"chunksize": 2}, {"as_completed": True}):
+        with pytest.raises(Errors, match="none"):
+            list(executor.map(raise_none_collected, range(3), **more))
+    errors = list(executor.map(raise_none_collected, range(3), return_exceptions=True))
+    assert [type(error) for error in errors] == [Errors] * 3
+
+
 def test_options_apply_to_submit_and_map_and_unknown_ones_are_refused(executor):
     with pytest.raises(TypeError, match="'colour'"):
         executor.options(colour="blue")

@@ -192,6 +192,33 @@ def test_it_may_clean_up(executor, tmp_path):
     assert (tmp_path / "it").read_text() == "cleaned"
 
 
+def test_what_it_returns_after_the_signal_counts_if_that_is_wanted(executor, cluster):
+    def best(answer):
+        try:
+            time.sleep(LIMIT)
+        except KeyboardInterrupt:
+            if answer == "raise":
+                raise ValueError("cut off") from None
+        return "the best so far"
+
+    keep = executor.options(timeout=0.3, on_limit="keep")
+    assert keep.submit(best, "return").result(LIMIT) == "the best so far"
+    assert isinstance(keep.submit(best, "raise").exception(LIMIT), cw.JobTimeout)
+    assert isinstance(keep.submit(jobs.nap, LIMIT).exception(LIMIT), cw.JobTimeout)
+    with pytest.raises(cw.JobTimeout):
+        list(keep.map(jobs.nap, [0, LIMIT], chunksize=2))
+    told = {}
+    with cw.ClientThread(told.__setitem__) as thread:
+        jobid = thread.options(timeout=0.3, on_limit="keep").submit(best, "return")
+    assert told == {jobid: "the best so far"}
+
+
+@pytest.mark.parametrize("wrong", ["", "Keep", "drop", True, 1])
+def test_an_on_limit_that_is_none_is_a_value_error(executor, wrong):
+    with pytest.raises(ValueError, match="on_limit must be 'keep' or None, not "):
+        executor.options(on_limit=wrong)
+
+
 SLOW = [pytest.param(answer, marks=pytest.mark.slow) for answer in ("return", "hold")]
 
 

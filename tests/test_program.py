@@ -263,6 +263,51 @@ def test_a_message_that_repeats_is_logged_once_an_interval_with_a_count(limited)
     assert {record.levelname for record in log.records} == {"WARNING"}
 
 
+def test_what_was_left_out_is_counted_though_nothing_follows(limited):
+    logger, clock, log = limited
+    for number in range(5):
+        logger.warning("%s is lost", number)
+    logger.flush()
+    assert log.messages == ["0 is lost"]
+    clock[0] += 1.1
+    logger.flush()
+    logger.flush()
+    assert log.messages == ["0 is lost", "4 is lost (and 3 more like it)"]
+    logger.warning("%s is lost", 5)
+    logger.warning("%s is lost", 6)
+    logger.flush(is_end=True)
+    assert log.messages[2:] == ["6 is lost (and 1 more like it)"]
+
+
+def test_a_few_at_once_are_all_logged_where_that_is_wanted(caplog):
+    caplog.set_level(logging.INFO, "cw.test")
+    logger = program.RateLimited(logging.getLogger("cw.test"), burst=3, clock=lambda: 100.0)
+    for number in range(9000):
+        logger.info("worker %s left", number)
+    logger.flush(is_end=True)
+    assert caplog.messages == [
+        "worker 0 left", "worker 1 left", "worker 2 left", "worker 8999 left (and 8996 more like it)",
+    ]  # fmt: skip
+
+
+def test_a_flood_that_goes_on_is_one_line_an_interval(caplog):
+    caplog.set_level(logging.INFO, "cw.test")
+    clock = [100.0]
+    logger = program.RateLimited(logging.getLogger("cw.test"), 1.0, lambda: clock[0], burst=3)
+    for number in range(1000):
+        clock[0] += 0.01
+        logger.info("worker %s left", number)
+    assert 3 + 9 <= len(caplog.messages) <= 3 + 10
+
+
+def test_with_v_nothing_is_left_out(caplog):
+    caplog.set_level(logging.DEBUG, "cw.test")
+    logger = program.RateLimited(logging.getLogger("cw.test"), clock=lambda: 100.0)
+    for number in range(3):
+        logger.info("worker %s left", number)
+    assert caplog.messages == ["worker 0 left", "worker 1 left", "worker 2 left"]
+
+
 def test_different_messages_do_not_hold_each_other_up(limited):
     logger, _, log = limited
     logger.warning("refused %s", 1)

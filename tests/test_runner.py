@@ -1,6 +1,10 @@
 """Where jobs run: the client's directory, path and code; what a job may do, and what it finds."""
 
+import ctypes
+import faulthandler
 import functools
+import gc
+import multiprocessing
 import os
 import shutil
 import signal
@@ -9,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jobs
@@ -522,7 +527,11 @@ def _is_open(fd):
     return True
 
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+THREADS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS", "BLIS_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "LOKY_MAX_CPU_COUNT",
+    "PYTHON_CPU_COUNT",
+)  # fmt: skip
 
 
 def test_a_job_finds_an_orderly_process(executor, cluster):
@@ -687,6 +696,171 @@ def _where(_):
     import fractions  # noqa: F401
 
     return os.getcwd()
+
+
+# --- what a job leaves behind -------------------------------------------------------------------
+
+
+def leave_timer(how, handler=True):
+    """Set a timer that is not over when this job is; the runner's pid."""
+    if handler:
+        for number in (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF):
+            signal.signal(number, lambda number, frame: jobs.fail(TimeoutError("somebody else's")))
+    if how == "alarm":
+        signal.alarm(1)
+    elif how == "C":
+        time.sleep(0.002)
+        ctypes.CDLL(None).alarm(1)
+    elif how == "error":
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        raise ValueError("and so it is not cleared")
+    elif how == "faulthandler":
+        faulthandler.dump_traceback_later(0.2, exit=True)
+    else:
+        signal.setitimer(getattr(signal, how), 0.2, 0.2)
+    return os.getpid()
+
+
+def use_time(seconds):
+    """Of the processor, too."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("how", "handler"),
+    [
+        ("alarm", False),
+        ("error", True),
+        ("faulthandler", False),
+        ("ITIMER_REAL", True),
+        pytest.param("C", True, marks=pytest.mark.slow),
+        pytest.param("ITIMER_VIRTUAL", False, marks=pytest.mark.slow),
+        pytest.param("ITIMER_PROF", True, marks=pytest.mark.slow),
+    ],
+)
+def test_timers_that_a_job_leaves_do_not_fire_in_the_next(one_slot, how, handler):
+    first = one_slot.submit(leave_timer, how, handler)
+    if how == "error":
+        assert isinstance(first.exception(LIMIT), ValueError)
+    assert one_slot.submit(use_time, 1.3 if how in ("alarm", "C") else 0.5).result(LIMIT) > 0
+    if how != "error":
+        assert one_slot.submit(jobs.pid).result(LIMIT) == first.result()  # none has died
+
+
+def test_a_timer_fires_in_its_own_job(one_slot):
+    def wait():
+        signal.signal(signal.SIGALRM, lambda number, frame: jobs.fail(TimeoutError("my own")))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        time.sleep(LIMIT)
+
+    with pytest.raises(TimeoutError, match="my own"):
+        one_slot.submit(wait).result(LIMIT)
+    assert one_slot.submit(signal.alarm, 5).result(LIMIT) == 0  # the function itself travels by name
+
+
+@pytest.fixture(scope="module")
+def one_slot():
+    with cw.mp.allocate(1), cw.ClusterExecutor() as executor:
+        yield executor
+
+
+def leave_thread(path, seconds, kind="thread"):
+    def work():
+        time.sleep(seconds)
+        jobs.mark(path)
+
+    if kind == "pool":
+        POOLS.append(ThreadPoolExecutor(1))
+        POOLS[-1].submit(int).result()
+    else:
+        threading.Thread(target=work, daemon=kind == "daemon").start()
+
+
+POOLS = []
+
+
+def test_a_thread_that_a_job_leaves_is_waited_for_and_that_is_said_once(tmp_path, caplog):
+    with cw.mp.allocate(1), cw.ClusterExecutor() as executor:
+        for n in range(3):
+            executor.submit(leave_thread, tmp_path / str(n), 1).result(LIMIT)
+        wait_until(lambda: "leave_thread() has returned while a thread" in caplog.text, LIMIT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+    assert caplog.text.count("leave_thread.<locals>.work") == 1
+
+
+@pytest.mark.parametrize("kind", ["daemon", "pool"])
+def test_threads_that_end_with_their_process_are_not_told_of(tmp_path, caplog, kind):
+    with cw.mp.allocate(1), cw.ClusterExecutor() as executor:
+        executor.submit(leave_thread, tmp_path / "it", 1000, kind).result(LIMIT)
+        assert executor.submit(jobs.nap, 0.05, 1).result(LIMIT) == 1
+        began = time.monotonic()
+    assert time.monotonic() - began < 3
+    assert "a thread" not in caplog.text
+
+
+def fail_with_much(how):
+    """An exception whose traceback leads to 20 MB, and in a circle to itself."""
+    much = bytearray(b"1") * 20_000_000  # noqa: F841
+    kept = None
+    if how == "no circle":
+        try:
+            raise ValueError("the only one")
+        except ValueError as error:
+            return error
+    try:
+        try:
+            raise KeyError("the first")
+        except KeyError as error:
+            kept = error  # noqa: F841
+            raise ValueError("the second") from error
+    except ValueError as error:
+        if how == "raise":
+            raise
+        return error
+
+
+def resident():
+    gc.disable()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("how", "chunksize"), [("raise", 1), ("raise", 2), ("return", 1), ("no circle", 1), ("no circle", 2)]
+)
+def test_a_result_that_was_an_exception_leaves_nothing_in_the_runner(one_slot, how, chunksize):
+    before = one_slot.submit(resident).result(LIMIT)
+    for _ in range(5):
+        try:
+            for found in one_slot.map(fail_with_much, [how] * 2, chunksize=chunksize):
+                assert isinstance(found, ValueError) and how != "raise"
+        except ValueError as error:
+            assert how == "raise" and isinstance(error.__cause__, Exception)
+            assert "in fail_with_much" in str(error.__cause__) and "the first" in str(error.__cause__)
+    assert one_slot.submit(resident).result(LIMIT) - before < 60_000_000
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_clients_recursion_limit_holds_in_its_runners(run, when):
+    out = run(f"""
+        import sys, cw
+        def depth(n): return 0 if n == 0 else 1 + depth(n - 1)
+        if __name__ == "__main__":
+            if {when == "before"}: sys.setrecursionlimit(5000)
+            with cw.ClusterExecutor() as executor:
+                if {when == "after"}: sys.setrecursionlimit(5000)
+                print(executor.submit(sys.getrecursionlimit).result(), executor.submit(depth, 3000).result())
+        """)
+    assert out == "5000 3000\n"
+
+
+def test_connections_are_refused_as_results_by_name(executor):
+    with pytest.raises(
+        cw.NotPicklable, match=r"the job's result: multiprocessing's Connection .* result\[0\]"
+    ):
+        executor.submit(multiprocessing.Pipe).result(LIMIT)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import gc
 import mmap
+import multiprocessing
 import os
 import pickle
 import random
@@ -17,6 +18,7 @@ import sys
 import threading
 import traceback
 import weakref
+from multiprocessing import managers, resource_sharer, shared_memory
 
 import pytest
 from hypothesis import given, settings
@@ -665,3 +667,78 @@ def test_names_in_values_do_not_matter():
     assert serialize.load(serialize.dump(value)) == value
     text = "".join(random.Random(1).choices(string.printable, k=1000)) + "__main__"
     assert serialize.load_call(serialize.dump_call((text,), {})) == ((text,), {})
+
+
+# --- what is only valid in a related process ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda mp: mp.Pipe()[0], "Connection"),
+        (lambda mp: object.__new__(resource_sharer.DupFd), "DupFd"),
+        (lambda mp: mp.Queue(), "Queue"),
+        (lambda mp: mp.SimpleQueue(), "SimpleQueue"),
+        (lambda mp: mp.Lock(), "Lock"),
+        (lambda mp: mp.Event(), "Event"),
+        (lambda mp: mp.Barrier(2), "Barrier"),
+        (lambda mp: mp.Value("i"), "Synchronized"),
+        (lambda mp: mp.RawArray("i", 3), "shared memory"),
+        (lambda mp: mp.Process(), "Process"),
+        (lambda mp: mp.current_process(), "_MainProcess"),
+        (lambda mp: managers.BaseProxy(managers.Token("list", "/nowhere", "1"), "pickle", authkey=b"", incref=False),
+         "BaseProxy"),
+    ],
+)  # fmt: skip
+def test_what_is_only_valid_in_a_related_process_is_refused_by_name(make, name):
+    thing = make(multiprocessing)
+    text = rf"multiprocessing's {name} works only in processes that multiprocessing has started"
+    with pytest.raises(
+        NotPicklable, match=rf"argument 'args' of _f\(\): {text}.* found at args\[0\]\['deep'\]"
+    ):
+        serialize.dump_call(({"deep": [thing]},), {}, _f)
+    with pytest.raises(NotPicklable, match=f"the job's result: {text}"):
+        serialize.dump_result([thing])
+    with pytest.raises(NotPicklable, match=text):  # in what a local function has captured
+        serialize.dump_function(lambda: thing, Watch())
+
+
+def _f(args):
+    pass
+
+
+def test_shared_memory_by_name_and_words_that_look_like_it_travel():
+    memory = shared_memory.SharedMemory(create=True, size=10)
+    try:
+        again = serialize.load(serialize.dump(["multiprocessing.connection", memory]))
+        assert again[0] == "multiprocessing.connection" and again[1].name == memory.name
+        again[1].close()
+    finally:
+        memory.close()
+        memory.unlink()
+
+
+def test_an_exception_that_is_forgotten_keeps_no_frame_of_it_or_of_those_behind_it_alive():
+    class Big:
+        pass
+
+    def fail():
+        big = Big()
+        watched.append(weakref.ref(big))
+        raise KeyError("the first")
+
+    watched = []
+    gc.disable()
+    try:
+        try:
+            try:
+                fail()
+            except KeyError as error:
+                raise ValueError("the second") from error
+        except ValueError as error:
+            kept = error
+        assert watched[0]() is not None
+        serialize.forget_tracebacks(kept)
+        assert watched[0]() is None and isinstance(kept.__cause__, KeyError)
+    finally:
+        gc.enable()

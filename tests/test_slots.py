@@ -132,19 +132,10 @@ class Bench:
         assert model.current is None and not model.tokens
         model.is_closed = True
 
-    def _KillRunner(self, action):
-        model = self.models[action.runner.key]
-        assert not model.tokens, "all behind what runs was taken back"
-        assert model.current is None or model.current.stopped, "the innocent are not hit"
-        model.is_killed = True
-
     def _StopRunner(self, action):
         model = self.models[action.runner.key]
         assert not model.tokens, "all behind what runs was taken back"
-        assert model.current is None or model.current.stopped or model.current.expired, (
-            "the innocent are not hit"
-        )
-        assert action.runner.session not in self.closed, "nobody is left to wait for its steps"
+        assert model.current is None or model.current.must_end, "the innocent are not hit"
         model.is_killed = True
 
     def _LookAtTokens(self, action):
@@ -159,6 +150,7 @@ class Bench:
     def _TellCutShort(self, action):
         for dispatch in action.dispatches:
             assert self.starts[dispatch] == 1 and self.slots.is_draining
+            assert not self.jobs[dispatch].stopped
             self.end(dispatch, "cut short")
 
     def _GiveBack(self, action):
@@ -771,7 +763,7 @@ def test_a_job_without_limit_is_not_looked_at():
         bench.now += TICK
 
 
-def test_when_its_session_closes_a_job_that_is_being_stopped_is_killed():
+def test_when_its_session_closes_a_job_that_is_being_stopped_goes_on_with_its_steps():
     bench = Bench(1)
     (job,) = bench.give(timeout=1.0)
     model = bench.run_until(job)
@@ -779,9 +771,18 @@ def test_when_its_session_closes_a_job_that_is_being_stopped_is_killed():
     bench.tick(1.0)
     assert model.is_killed
     bench.closed.add(1)
+    assert not bench.slots.on_session_closed(1, bench.now)
+    bench.settle()
+    assert bench.ended == {job.dispatch: "returned"}
+
+
+def test_when_its_session_closes_what_runs_is_stopped_step_by_step():
+    bench = Bench(1)
+    (job,) = bench.give()
+    model = bench.run_until(job)
     actions = bench.slots.on_session_closed(1, bench.now)
-    assert slots.KillRunner(model.runner) in actions
     bench.perform(actions)
+    assert model.is_killed  # by StopRunner, there is no other
     bench.settle()
     assert bench.ended == {job.dispatch: "returned"}
 
@@ -813,6 +814,43 @@ def test_what_dies_of_the_order_to_end_while_its_worker_drains_is_not_charged():
         bench.die(model)
         bench.exit(model, was_told_to)
     assert bench.ended == {first.dispatch: "cut short", second.dispatch: "died"}
+
+
+def test_what_runs_when_the_time_is_up_is_stopped_and_cut_short():
+    bench = Bench(2)
+    hanging, busy = bench.give(2)
+    models = [bench.run_until(job) for job in (hanging, busy)]
+    bench.drain()
+    models[1].step(bench.on_start)  # its result is on its way when the time is up
+    bench.perform(bench.slots.on_time_up())
+    assert models[0].is_killed
+    bench.settle(hanging=[hanging])
+    assert bench.slots.is_empty() and not bench.slots.has_runners()
+    assert bench.ended[hanging.dispatch] == "cut short"
+
+
+def test_a_time_limit_that_was_over_before_the_workers_time_stays_one():
+    bench = Bench(1)
+    (job,) = bench.give(timeout=1.0)
+    model = bench.run_until(job)
+    bench.tick()
+    bench.tick(1.0)
+    bench.drain()
+    bench.perform(bench.slots.on_time_up())
+    assert model.is_killed and not job.is_cut
+    bench.settle(hanging=[job])
+    assert bench.ended == {job.dispatch: "expired"}
+
+
+def test_runners_without_a_job_end_when_the_worker_drains():
+    bench = Bench(2)
+    bench.give(1)
+    bench.settle()
+    (model,) = bench.models.values()
+    bench.drain()
+    assert model.is_closed
+    bench.settle()
+    assert not bench.slots.has_runners()
 
 
 def test_what_a_dying_runner_had_not_started_is_returned_when_its_worker_drains():
@@ -1092,6 +1130,10 @@ class Events:
         if random.random() < 0.1:  # nothing much happens after that
             self.bench.drain()
 
+    def time_is_up(self, random):
+        if self.bench.slots.is_draining:
+            self.bench.perform(self.bench.slots.on_time_up())
+
     def seconds_pass(self, random):
         self.bench.now += random.choice([1.0, IDLE_SECONDS + 1])
         self.bench.perform(self.bench.slots.on_second(self.bench.now))
@@ -1100,7 +1142,7 @@ class Events:
     EVENTS = (
         [runner_goes_on] * 30 + [pipe_is_read] * 20 + [time_passes] * 10 + [jobs_are_sent, jobs_arrive] * 6
         + [exits_are_noticed] * 4 + [jobs_are_stopped, what_was_sent_is_stopped, recall, killed_runners_die] * 2
-        + [runner_dies, job_hangs, session_closes, seconds_pass, worker_drains, environment_is_forgotten]
+        + [runner_dies, job_hangs, session_closes, seconds_pass, worker_drains, environment_is_forgotten, time_is_up]
     )  # fmt: skip
 
     # --- properties ---
@@ -1127,7 +1169,7 @@ class Events:
             bench.arrive(self.data.popleft())
         bench.settle(hanging=self.hanging)
         left = bench.given - bench.ended.keys()
-        assert left <= {job.dispatch for job in self.hanging if not job.stopped and not job.timeout}
+        assert left <= {job.dispatch for job in self.hanging if not job.must_end and not job.timeout}
         assert not any(m.runner.session in bench.closed for m in bench.models.values() if m.current is None)
         for dispatch, how in bench.ended.items():
             assert how not in ("died", "result") or bench.starts[dispatch] == 1

@@ -268,6 +268,7 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.Dispatch,
         m.Run,
         m.Results,
+        m.NotEntered,
         m.Forget,
         m.OptionSets,
         m.Drop,

@@ -206,6 +206,38 @@ def test_a_client_that_stops_ends_its_running_jobs(executor, tmp_path):
     assert list(executor.map(jobs.square, range(10))) == [n * n for n in range(10)]
 
 
+@pytest.mark.parametrize("how", ["stops", "is killed", "is killed with its cluster", "loses its master"])
+def test_what_is_stopped_when_its_client_has_gone_may_clean_up(tmp_path, how):
+    source = f"""
+import contextlib, os, sys, time
+sys.path.append({str(Path(jobs.__file__).parent)!r})
+import cw, jobs
+with cw.mp.allocate(1) if {how == "is killed with its cluster"} else contextlib.nullcontext():
+    thread = cw.ClientThread()
+    thread.start()
+    thread.submit(jobs.note_signals, "it")
+    while not os.path.exists("it"):
+        time.sleep(0.01)
+    if {how == "stops"}:
+        thread.stop()
+    time.sleep(1000)
+"""
+    with (
+        Master("--client-grace", "0") as master,
+        Worker(master.address, "--reconnect-timeout", "0.5"),
+        Program("-c", source, cwd=tmp_path, CW_MASTER="" if "cluster" in how else master.address) as client,
+    ):
+        wait_until((tmp_path / "it").exists, LIMIT, lambda: client.err)
+        if how == "loses its master":
+            master.end()
+        elif how != "stops":
+            client.end(signal.SIGKILL)
+        wait_until((tmp_path / "it told").exists, LIMIT, lambda: client.err)
+        assert (tmp_path / "it told").read_text() == "SIGINT SIGTERM"
+        pid = int((tmp_path / "it").read_text())
+        wait_until(lambda: not is_running(pid), 5)
+
+
 # --- work sent ahead --------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import itertools
 import logging
 import operator
 import os
@@ -21,6 +22,7 @@ from cw.client.options import job_options
 from cw.client.progress import Progress
 from cw.client.recorder import Recorder
 from cw.client.session import Abandoned, Session
+from cw.payloads.current import LABELS, PLACE
 from cw.payloads.objects import ONE
 
 logger = logging.getLogger("cw.client")
@@ -39,7 +41,8 @@ class Options:
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """As `ClusterExecutor.submit`, with these options."""
-        return self._executor._submit(self._number, self._recorder, function, args, kwargs)
+        label = next(self._executor._labels) & LABELS
+        return self._executor._submit(self._number, self._recorder, function, args, kwargs, label)
 
     def map(self, function: Callable[..., Any], *iterables: Iterable[Any], **settings: Any) -> Iterator[Any]:
         """As `ClusterExecutor.map`, with these options."""
@@ -65,6 +68,11 @@ class ClusterExecutor(concurrent.futures.Executor):
     `store`: the directory in which each result is stored before its future is done; it is made where there is none.
     What is stored there already is not run again. With `durability='disk'` results survive a power cut, too. Errors
     are stored as well, but such calls run again, unless `retry_errors` is false. Raises StoreError.
+
+    `seed`: an int, of which the calls' own seeds are made (`cw.current_job().seed`), the same ones in each run of the
+    program; it is part of what stored results are found by. Without it, seeds are random; in a job, made of the job's.
+    `workdir`: where jobs run, in place of this program's own working directory: a path that is there on the workers'
+    machines, or 'scratch', a private directory for each process that runs jobs, which is removed with it.
     """
 
     def __init__(
@@ -78,9 +86,14 @@ class ClusterExecutor(concurrent.futures.Executor):
         store: str | os.PathLike[str] | None = None,
         durability: str = "process",
         retry_errors: bool = True,
+        seed: int | None = None,
+        workdir: str | os.PathLike[str] | None = None,
     ) -> None:
         guard.check_import("cw.ClusterExecutor()")  # before a store is opened
-        self._open_store = functools.partial(Recorder, durability=durability, retry_errors=retry_errors)
+        self._labels = itertools.count(PLACE, PLACE)  # of submits, and of maps' first calls
+        self._open_store = functools.partial(
+            Recorder, durability=durability, retry_errors=retry_errors, seed=seed
+        )
         recorder = None if store is None else self._open_store(store)
         try:
             self._session = Session(
@@ -92,6 +105,8 @@ class ClusterExecutor(concurrent.futures.Executor):
                 max_outstanding,
                 reconnect_timeout,
                 recorder,
+                seed,
+                workdir,
             )
             self._session.start()
         except BaseException:
@@ -106,7 +121,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) here if it cannot be sent,
         RuntimeError after `shutdown`."""
-        return self._submit(0, self._session.recorder, fn, args, kwargs)
+        return self._submit(0, self._session.recorder, fn, args, kwargs, next(self._labels) & LABELS)
 
     def options(
         self,
@@ -114,6 +129,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         attempts: int | None = None,
         timeout: float | None = None,
         min_time: float | None = None,
+        on_limit: str | None = None,
         key: Any = None,
         version: Any = None,
     ) -> Options:
@@ -129,10 +145,14 @@ class ClusterExecutor(concurrent.futures.Executor):
         `min_time`: seconds that a job needs. It is not started on a worker that is about to be taken away sooner, as
         at the end of an allocation of Slurm's.
 
+        `on_limit="keep"`: for a job that catches KeyboardInterrupt and returns the best that it has. What it returns
+        after that SIGINT, at its time limit or as its worker ends, is its result. Otherwise that is dropped, and the
+        job fails with JobTimeout or runs again elsewhere. What it raises then is dropped in any case.
+
         For a store: `key` (a str, an int, or a tuple of such; or a function that gives one for the arguments) stands
         for the call in place of its code and arguments; `version` is counted in with them.
         """
-        return Options(self, job_options(attempts, timeout, min_time), key, version)
+        return Options(self, job_options(attempts, timeout, min_time, on_limit), key, version)
 
     def map(
         self,
@@ -216,6 +236,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        label: int,
         prepared: Prepared | None = None,
     ) -> Future:
         if self._is_shut_down:
@@ -223,7 +244,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         if not callable(fn):
             raise TypeError(f"submit() takes a function first, not {fn!r}")
         future = Future(self._session)
-        future._number = self._session.submit(fn, args, kwargs, future, options, recorder, prepared=prepared)
+        future._number = self._session.submit(fn, args, kwargs, future, options, recorder, prepared, label)
         return future
 
     def _map(
@@ -262,15 +283,19 @@ class ClusterExecutor(concurrent.futures.Executor):
             recorder = recorder.of_map()
         deadline = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables, strict=False)
+        label = next(self._labels) & LABELS
         is_each = bool(recorder or progress or as_completed or return_exceptions)
         futures: Iterator[Future]
         if chunksize == 1:
             prepared = self._session.freeze(fn, ONE)
-            futures = (self._submit(options._number, recorder, fn, args, {}, prepared) for args in calls)
+            futures = (
+                self._submit(options._number, recorder, fn, args, {}, place, prepared)
+                for place, args in enumerate(calls, label)
+            )
         elif is_each:
-            futures = mapping.chunked(self._session, recorder, options._number, fn, calls, chunksize)
+            futures = mapping.chunked(self._session, recorder, options._number, fn, calls, chunksize, label)
         else:
-            futures = mapping.in_chunks(self._session, options._number, fn, calls, chunksize)
+            futures = mapping.in_chunks(self._session, options._number, fn, calls, chunksize, label)
         if bar is not None:
             futures = tally.watch(futures)
         ahead = None if buffersize is None else max(1, buffersize if is_each else buffersize // chunksize)
@@ -303,6 +328,8 @@ def map(
     retry_errors: bool = True,
     key: Callable[..., Any] | None = None,
     version: Any = None,
+    seed: int | None = None,
+    workdir: str | os.PathLike[str] | None = None,
 ) -> Iterator[Any]:
     """The results of `function` for each item, computed on the cluster: for the place of a loop.
 
@@ -311,7 +338,9 @@ def map(
     `options`.
     """
     guard.check_import("cw.map()")
-    executor = ClusterExecutor(host, port, store=store, durability=durability, retry_errors=retry_errors)
+    executor = ClusterExecutor(
+        host, port, store=store, durability=durability, retry_errors=retry_errors, seed=seed, workdir=workdir
+    )
     try:
         return executor.options(key=key, version=version).map(
             function, *iterables, progress=progress, as_completed=as_completed, return_exceptions=return_exceptions,

@@ -23,7 +23,7 @@ from cw.client.records import Record, RecordMaker
 from cw.client.states import StateTable
 from cw.errors import UnstableKey
 from cw.net import messages as m
-from cw.payloads import byvalue, constants, named, naming, objects, script, serialize, templates
+from cw.payloads import byvalue, constants, generators, named, naming, objects, script, serialize, templates
 from cw.payloads.objects import ONE
 from cw.payloads.serialize import Pickled
 from cw.payloads.templates import LOCAL, NAMED, OBJECT, Template
@@ -77,8 +77,8 @@ class Packed(NamedTuple):
     state: Pickled | None = None
     """A large one, which travels as an object."""
 
-    def payload(self, store: serialize.Store | None = None) -> serialize.Payload:
-        return serialize.join(self.data, self.buffers, store)
+    def payload(self, store: serialize.Store | None = None, label: int = 0) -> serialize.Payload:
+        return serialize.join(self.data, self.buffers, store, label)
 
     def is_same(self, other: Packed) -> bool:
         """Are these pickles of equal values?"""
@@ -112,6 +112,7 @@ class FunctionTable:
         self._records: dict[tuple[Any, ...], Record] = {}  # oldest first
         self._keys: dict[tuple[int, bytes], FunctionKey] = {}  # of functions whose calls are recorded
         self._looked_at: Sequence[Component] = ()  # by the last submit
+        self._told: dict[Any, Any] = {}  # of which random generators the user was warned
         self._maker = RecordMaker(table)
         self._states = StateTable(
             table, lambda payload, digest: self._maker.object_of(m.VALUE, (), payload, digest)
@@ -181,6 +182,8 @@ class FunctionTable:
             state = templates.state_of(function, prepared.template.form)
             pickled = serialize.pickle_with_state(state, args, kwargs, function)
             end, buffers = pickled.ends[0]
+            if generators.may_hold_one(pickled.data[:end]):
+                generators.warn_of(function, self._told)
             if end + sum(buffer.nbytes for buffer in pickled.buffers[:buffers]) <= INLINE:
                 return Packed(pickled.data, pickled.buffers, pickled.names, pickled.codes)
             large = self._pickle_state(function, prepared.template.form)
@@ -194,7 +197,10 @@ class FunctionTable:
 
     def _pickle_state(self, function: Any, form: int) -> Pickled:
         try:
-            return Pickled((templates.state_of(function, form),))
+            pickled = Pickled((templates.state_of(function, form),))
+            if generators.may_hold_one(pickled.data):
+                generators.warn_of(function, self._told)
+            return pickled
         except byvalue.Unpicklable as failure:
             raise serialize.refusal_of_function(function, failure) from failure.__cause__
 
@@ -270,6 +276,9 @@ class FunctionTable:
             if len(self._records) >= KNOWN:
                 self._records.pop(next(iter(self._records)))
             self._records[key] = record
+            if any(map(generators.may_hold_one, record.pickles)):
+                generators.warn_of(function, self._told)
+            record.pickles = ()
         if not (names or codes):
             prepared.record = record
         held = prepared.state_object if state is None else self._states.number_of(function, state)

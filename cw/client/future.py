@@ -124,7 +124,13 @@ class Future(concurrent.futures.Future[Any]):
         if self._state == FINISHED and self._exception is None:
             value = self._result
         else:
-            value = super().result(timeout)
+            error = super().exception(timeout)
+            if error is not None:
+                try:
+                    raise error  # (the base class returns None where an exception is false: an empty list of errors)
+                finally:
+                    del self, error  # the traceback leads to this frame
+            value = self._result
         return value if type(value) is not Deferred else self._undefer(value)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:

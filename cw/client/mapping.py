@@ -16,7 +16,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 from cw.client.future import Future
@@ -311,12 +311,13 @@ def in_chunks(
     function: Callable[..., Any],
     calls: Iterator[tuple[Any, ...]],
     chunksize: int,
+    label: int,
 ) -> Iterator[Future]:
-    """A future for each chunk of calls: of what `chunks.run` gives."""
+    """A future for each chunk of calls: of what `chunks.run` gives. `label`: the first call's."""
     prepared = session.freeze(function, CHUNK)
-    for part in parts_of(calls, chunksize):
+    for first, part in zip(count(label, chunksize), parts_of(calls, chunksize), strict=False):
         future = Future(session)
-        future._number = session.submit_chunk(function, part, prepared, future, options)
+        future._number = session.submit_chunk(function, part, prepared, future, options, None, first)
         yield future
 
 
@@ -327,23 +328,34 @@ def chunked(
     function: Callable[..., Any],
     calls: Iterator[tuple[Any, ...]],
     chunksize: int,
+    label: int,
 ) -> Iterator[Future]:
-    """A future for each call; those that are not stored travel by the chunk."""
+    """A future for each call; those that are not stored travel by the chunk. `label`: the first call's."""
     prepared = session.freeze(function, CHUNK_OF_EACH)
-    for part in parts_of(calls, chunksize):
+    for first, part in zip(count(label, chunksize), parts_of(calls, chunksize), strict=False):
         futures = [ChunkFuture(session) for _ in part]
         missing: list[tuple[ChunkFuture, Any, Any]] = []
-        for future, args in zip(futures, part, strict=True):
+        items: list[int] = []
+        for item, (future, args) in enumerate(zip(futures, part, strict=True)):
             call = None if recorder is None else session.identify(recorder, function, args, {}, prepared)
             if call is not None and call.is_stored:
                 future._number = session.submit_stored(call, future, options)
             else:
                 missing.append((future, args, call))
+                items.append(item)
         if missing:
             tag = ChunkTag([future for future, _, _ in missing])
             chunk = None if recorder is None else Chunk([call for _, _, call in missing])
+            to_run = [args for _, args, _ in missing]
             tag.number = session.submit_chunk(
-                function, [args for _, args, _ in missing], prepared, tag, options, chunk
+                function,
+                to_run,
+                prepared,
+                tag,
+                options,
+                chunk,
+                first,
+                None if len(items) == len(part) else items,
             )
         yield from futures
 

@@ -45,7 +45,9 @@ class OptionTable:
             return number
 
 
-def job_options(attempts: int | None, timeout: float | None, min_time: float | None = None) -> dict[str, Any]:
+def job_options(
+    attempts: int | None, timeout: float | None, min_time: float | None = None, on_limit: str | None = None
+) -> dict[str, Any]:
     """Options of jobs as they travel, those that are given. Raises TypeError, ValueError."""
     options: dict[str, Any] = {}
     if attempts is not None:
@@ -61,6 +63,10 @@ def job_options(attempts: int | None, timeout: float | None, min_time: float | N
         if not 0 < seconds < math.inf:
             raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
         options[name] = min(seconds, MOST_SECONDS)
+    if on_limit is not None:
+        if on_limit != "keep":
+            raise ValueError(f"on_limit must be 'keep' or None, not {on_limit!r}")
+        options["on_limit"] = on_limit
     return options
 
 

@@ -132,7 +132,11 @@ class Recorder:
     """How the calls of a client, or of some of its jobs, are recorded. For any thread. Raises StoreError."""
 
     def __init__(
-        self, path: str | os.PathLike[str], durability: str = "process", retry_errors: bool = True
+        self,
+        path: str | os.PathLike[str],
+        durability: str = "process",
+        retry_errors: bool = True,
+        seed: int | None = None,
     ) -> None:
         if durability not in ("process", "disk"):
             raise ValueError(f"durability must be 'process' or 'disk', not {durability!r}")
@@ -141,7 +145,7 @@ class Recorder:
         self._is_durable = durability == "disk"
         self._retries_errors = retry_errors
         self._key: Any = None
-        self._version = b""
+        self._version = self._seed = callkey.of_seed(seed)
         self._open = _acquire(os.path.realpath(path))
         self._counts = self._open.counts_of_run()
         self._part = self._open.part  # of the program, to which the counts belong
@@ -154,7 +158,7 @@ class Recorder:
         Raises UnstableKey.
         """
         other = object.__new__(Recorder)
-        other.__dict__.update(self.__dict__, _key=key, _version=callkey.of_version(version))
+        other.__dict__.update(self.__dict__, _key=key, _version=self._seed + callkey.of_version(version))
         return other
 
     def of_map(self) -> Recorder:

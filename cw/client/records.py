@@ -45,7 +45,9 @@ _COMPARED = frozenset({int, float, complex, bool, str, type(None)})
 class Record:
     """What calls of one template, with such arguments, reach; and the FUNCTION objects made of that, by state."""
 
-    __slots__ = ("components", "functions", "generation", "looked", "needs", "numbers", "reached", "watch")
+    __slots__ = (
+        "components", "functions", "generation", "looked", "needs", "numbers", "pickles", "reached", "watch"
+    )  # fmt: skip
 
     def __init__(self, looked: int, generation: int) -> None:
         self.watch = byvalue.Watch()
@@ -53,6 +55,7 @@ class Record:
         self.numbers: list[int] = []  # of what these were when the record was made
         self.needs: list[int] = []
         self.reached: objects.Reached
+        self.pickles: Sequence[bytes] = ()  # of the values, for who looks into them
         self.functions: dict[tuple[int, bool], int] = {}
         self.looked = looked
         self.generation = generation
@@ -165,6 +168,7 @@ class RecordMaker:
         except byvalue.Unpicklable as failure:
             raise serialize.refusal_of_function(function, failure) from failure.__cause__
         record.watch = reach.watch
+        record.pickles = [constants_data, *[each.seen.data for each in components if each.seen is not None]]
         head = [
             self.object_of(m.VALUE, (), template.payload),
             self._objects.environment,
@@ -181,7 +185,15 @@ class RecordMaker:
         record.numbers = [each.number for each in record.components]
         lost, modules = list(reach.lost.items()), sorted(reach.modules)
         record.reached = objects.Reached(
-            constants_data, sorted(reach.absent), lost, modules, settings, head[0], head[2], definitions, numbers
+            constants_data,
+            sorted(reach.absent),
+            lost,
+            modules,
+            settings,
+            head[0],
+            head[2],
+            definitions,
+            numbers,
         )
         if before is not None and before.generation == record.generation and before.reached == record.reached:
             record.functions = before.functions

@@ -35,8 +35,9 @@ from cw.errors import ConnectionError, JobTimeout, StoreError, WorkerLost
 from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.network import Connection, Loop
-from cw.payloads import deferred, modules, serialize, settings
+from cw.payloads import current, deferred, modules, serialize, settings
 from cw.payloads.chunks import Chunk as CallChunk
+from cw.payloads.environment import check_workdir, dump_environment
 from cw.program import count
 from cw.version import VERSION
 
@@ -50,6 +51,10 @@ ACKNOWLEDGED_JOBS = 256
 workers keep them."""
 
 ACKNOWLEDGED_SECONDS = 0.1
+
+UNENTERED = (
+    ", whose call no worker could enter: what it needs when it is unpickled must be on the workers' machines"
+)
 
 Job = tuple[int, int, Any, Any]
 """Function, options, payload, tag. A tuple of numbers and bytes is invisible to the garbage collector."""
@@ -76,6 +81,8 @@ class Session:
         max_outstanding: tuple[int | None, int | None] | None = None,
         reconnect_timeout: float | None = None,
         recorder: Recorder | None = None,
+        seed: int | None = None,
+        workdir: str | os.PathLike[str] | None = None,
     ) -> None:
         _look_in_slurm()
         address.find_master(host, port)  # a mistake in them is told here
@@ -86,6 +93,7 @@ class Session:
         self._on_started = on_started
         self._jobs_limit = jobs_limit
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
+        directory = check_workdir(workdir)
         self.recorder = recorder
         self._loop = Loop()
         self._recording = Recording(
@@ -111,7 +119,8 @@ class Session:
         # Under the lock: what users' threads change together. The session's thread takes it rarely.
         self._lock = threading.RLock()  # pickling a function may run code of the user's that submits
         self._store: serialize.Store | None = None  # for memory files, if the master is on this machine
-        self._objects = ObjectTable()
+        seed_of_session = current.seed_of_session(seed)
+        self._objects = ObjectTable(lambda: dump_environment(seed_of_session, directory))
         self._functions = FunctionTable(self._objects)
         self._watch = settings.Watch()
         self._options = OptionTable()
@@ -173,14 +182,15 @@ class Session:
         options: int = 0,
         recorder: Recorder | None = None,
         prepared: Prepared | None = None,
+        label: int = 0,
     ) -> int:
         """Queue a job; returns its number. Raises what makes its function or arguments unpicklable.
 
         With a recorder, its result is recorded, and taken from the store if it is there. `prepared`: the function as
-        it was frozen for a `map`.
+        it was frozen for a `map`. `label`: see `cw.payloads.current`.
         """
         functions = self._functions
-        plain = serialize.dump_plain(args, kwargs)
+        plain = serialize.dump_plain(args, kwargs, label)
         number = 0
         try:
             if plain is not None and recorder is None and prepared is None:
@@ -203,7 +213,7 @@ class Session:
                 packed, payload = None, plain
             else:
                 packed = functions.pickle(function, args, kwargs, prepared)
-                payload = packed.payload(self._store)
+                payload = packed.payload(self._store, label)
             self._make_room(payload)
             with self._lock:
                 if self._is_closed:
@@ -215,7 +225,7 @@ class Session:
                     again = None if packed is None else functions.pickle(function, args, kwargs, prepared)
                     if packed is not None and again is not None and not again.is_same(packed):
                         # What travels is what the key is of.
-                        packed, payload = again, again.payload(self._store)
+                        packed, payload = again, again.payload(self._store, label)
                         call = recorder.identify(functions, function, args, kwargs, prepared)
                 if packed is None:
                     number_of_function = functions.number_of(function, prepared)
@@ -225,7 +235,7 @@ class Session:
                     )
                     shared = functions.share(function, args, kwargs, prepared, packed)
                     if shared is not packed:
-                        payload = shared.payload(self._store)
+                        payload = shared.payload(self._store, label)
                 number = self._queue_job(number_of_function, options, payload, tag, call)
             self._wake(number)
         except KeyboardInterrupt:
@@ -241,10 +251,13 @@ class Session:
         tag: Any,
         options: int = 0,
         call: Chunk | None = None,
+        label: int = 0,
+        items: Sequence[int] | None = None,
     ) -> int:
-        """The same for calls that travel together; `prepared` says how they run."""
-        chunk = CallChunk(calls, function, None if prepared.is_bare else prepared.state)
-        payload = chunk.payload(self._store)
+        """The same for calls that travel together; `prepared` says how they run, `label` is the first one's. `items`:
+        which of the chunk's they are, where some are missing."""
+        chunk = CallChunk(calls, function, None if prepared.is_bare else prepared.state, items)
+        payload = chunk.payload(self._store, label)
         self._make_room(payload)
         number = 0
         try:
@@ -462,7 +475,9 @@ class Session:
             if anew:
                 self._functions.renew_environment()
                 names = ", ".join(anew)
-                logger.warning("runners renewed: %s %s loaded anew", names, "was" if len(anew) == 1 else "were")
+                logger.warning(
+                    "runners renewed: %s %s loaded anew", names, "was" if len(anew) == 1 else "were"
+                )
             if is_changed:
                 self._functions.set_settings(settings.dump_settings(self._watch.settings))
 
@@ -714,6 +729,9 @@ class Session:
                     value, error = None, serialize.unreadable(_name(number, job), failure)
             elif status == m.TIMEOUT:
                 value, error = None, _timeout(_name(number, job), payload)
+            elif status == m.NOT_ENTERED:
+                value, error = None, serialize.load_error(payload, _name(number, job) + UNENTERED)
+                calls.pop(number, None)  # it has not run: there is nothing to store
             else:
                 value, error = None, serialize.load_error(payload, _name(number, job))
             if calls and number in calls:

@@ -21,7 +21,7 @@ from cw.client.options import job_options
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Recorder
 from cw.client.session import Abandoned, Session
-from cw.payloads import serialize
+from cw.payloads import current, serialize
 from cw.payloads.deferred import Deferred
 from cw.program import count
 
@@ -71,9 +71,9 @@ class ClientThread:
     `host` may be 'HOST:PORT'; without it the master is found as the README says. In seconds: `connect_timeout`, for
     which `start` tries to reach it (default 5), and `reconnect_timeout`, for which a lost one is looked for while jobs
     are outstanding (default 300). `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks (but
-    never in a callback); None means no limit of jobs, half of this machine's memory. `store`, `durability` and
-    `retry_errors` as for ClusterExecutor: each result is stored before its callback is called. Raises ValueError or
-    TypeError for settings that cannot be, StoreError.
+    never in a callback); None means no limit of jobs, half of this machine's memory. `store`, `durability`,
+    `retry_errors`, `seed` and `workdir` as for ClusterExecutor: each result is stored before its callback is called.
+    Raises ValueError or TypeError for settings that cannot be, StoreError.
 
     As a context manager it starts, and at the end of the block waits and stops; an exception cancels what is
     outstanding. At the end of the program, what is outstanding is waited for.
@@ -92,9 +92,11 @@ class ClientThread:
         store: str | os.PathLike[str] | None = None,
         durability: str = "process",
         retry_errors: bool = True,
+        seed: int | None = None,
+        workdir: str | os.PathLike[str] | None = None,
     ) -> None:
         callback, on_error = _checked(callback, "callback"), _checked(on_error, "on_error")
-        recorder = None if store is None else Recorder(store, durability, retry_errors)
+        recorder = None if store is None else Recorder(store, durability, retry_errors, seed)
         self._defaults = Options(self, callback, on_error, 0, recorder)
         try:
             self._session = Session(
@@ -106,6 +108,8 @@ class ClientThread:
                 max_outstanding,
                 reconnect_timeout,
                 recorder,
+                seed,
+                workdir,
             )
         except BaseException:
             if recorder is not None:
@@ -143,6 +147,7 @@ class ClientThread:
         attempts: int | None = None,
         timeout: float | None = None,
         min_time: float | None = None,
+        on_limit: str | None = None,
         key: Any = None,
         version: Any = None,
     ) -> Options:
@@ -159,6 +164,9 @@ class ClientThread:
         `min_time`: seconds that a job needs. It is not started on a worker that is about to be taken away sooner, as
         at the end of an allocation of Slurm's.
 
+        `on_limit="keep"`: what a job returns after that SIGINT, at its time limit or as its worker ends, is its result;
+        as in ClusterExecutor's options.
+
         `key` and `version`, for a store: as in ClusterExecutor's options.
         """
         recorder = self._session.recorder
@@ -170,7 +178,7 @@ class ClientThread:
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
             defaults.on_error if on_error is None else _checked(on_error, "on_error"),
-            self._session.option_number(job_options(attempts, timeout, min_time)),
+            self._session.option_number(job_options(attempts, timeout, min_time, on_limit)),
             recorder,
         )
 
@@ -262,7 +270,10 @@ class ClientThread:
         if self._tag_by_jobid.setdefault(jobid, tag) is not tag:  # (one step, for other threads)
             raise ValueError(f"job id {jobid} is outstanding: take another (cw.randid() makes one)")
         try:
-            number = self._session.submit(args[0], args[1:], kwargs, tag, options.number, options.recorder)
+            label = current.label_of_id(jobid)
+            number = self._session.submit(
+                args[0], args[1:], kwargs, tag, options.number, options.recorder, None, label
+            )
             tag[2].append(number)
         except BaseException:
             self._tag_by_jobid.pop(jobid, None)
@@ -277,7 +288,8 @@ class ClientThread:
         error, self._untold = self._untold, None
         if error is not None:
             logger.error(
-                "a job has failed, and neither on_error nor wait() was there to tell", exc_info=error
+                "a job has failed, and neither on_error nor wait() was there to tell",
+                exc_info=(type(error), error, error.__traceback__),  # (an exception may be false)
             )
 
     def _deliver(self, number: int, tag: Any, error: BaseException | None, value: Any) -> None:

@@ -27,8 +27,12 @@ from cw import program
 START_SECONDS = 60.0
 """For a cluster to become ready. Longer: a hang is told later. Shorter: on a slow file system none starts."""
 
-END_SECONDS = 3.0
-"""For an orderly end, before the process is made to end. Longer: one that hangs holds up the program."""
+END_SECONDS = 7.0
+"""For an orderly end, before the process is made to end. Longer: one that hangs holds up the program. Shorter: a worker
+stops jobs (3 s), and waits for threads that they have left (5 s)."""
+
+KILL_SECONDS = 3.0
+"""For the end after SIGKILL, and a third of it for that before."""
 
 POLL_SECONDS = 0.005
 """Between two looks at processes that are ending. (Only kernels from 5.3 on can wait for another's child.)"""
@@ -125,11 +129,11 @@ def end_processes(processes: Sequence[Process], before_kill: Callable[[], None] 
         process.send_signal(signal.SIGTERM)
         _are_gone([process], deadline - time.monotonic())
     before_kill()
-    if _are_gone(processes, END_SECONDS / 3):
+    if _are_gone(processes, KILL_SECONDS / 3):
         return
     for process in processes:
         process.send_signal(signal.SIGKILL)
-    if not _are_gone(processes, END_SECONDS):
+    if not _are_gone(processes, KILL_SECONDS):
         left = ", ".join(str(process.pid) for process in processes if process.is_alive())
         raise LaunchError(f"pid {left} does not end, not even by SIGKILL: it may be waiting for a disk")
 

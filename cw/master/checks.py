@@ -65,7 +65,7 @@ SESSIONS = 1_000_000
 _HEX = frozenset("0123456789abcdef")
 _NOTE: dict[str, tuple[type, ...]] = {
     "host": (str,), "worker_ident": (str,), "worker": (str, int), "slot": (int,), "pid": (int,), "how": (str,),
-    "seconds": (int, float), "stderr": (str,),
+    "seconds": (int, float), "stderr": (str,), "loading": (bool,),
 }  # fmt: skip
 
 
@@ -102,13 +102,18 @@ def is_text(text: Any) -> bool:
     return isinstance(text, str) and len(text) <= TEXT and text.isprintable()
 
 
+def clean_text(text: str) -> str:
+    """The same, made of any text."""
+    return "".join(c if c.isprintable() else "?" for c in text[:TEXT])
+
+
 def clean_note(note: Mapping[str, Any]) -> dict[str, Any]:
     """What a note on a lost attempt may hold: what we know, and not more of it than fits."""
     clean = {}
     for key, types in _NOTE.items():
         value: Any = note.get(key)
         if isinstance(value, str) and str in types:
-            clean[key] = "".join(c if c.isprintable() or c == "\n" else "?" for c in value[:TEXT])
+            clean[key] = "\n".join(map(clean_text, value[:TEXT].split("\n")))
         elif type(value) in types and math.isfinite(value) and abs(value) < 2**63:
             clean[key] = value
     return clean
@@ -264,6 +269,7 @@ _OPTIONS: dict[str, Callable[[Any], bool]] = {
     "attempts": lambda value: type(value) is int and value >= 1,
     "timeout": lambda value: type(value) in (int, float) and 0 < value <= MOST_SECONDS,
     "min_time": lambda value: type(value) in (int, float) and 0 < value <= MOST_SECONDS,
+    "on_limit": lambda value: value == "keep",
 }
 """What jobs' options may be, and what each one may hold."""
 
@@ -307,6 +313,14 @@ class WorkerRules(Rules):
         ):
             raise ProtocolError("it cannot work for sessions that cannot be")
 
+    def _on_not_entered(self, message: m.NotEntered) -> None:
+        if any(map(int.__gt__, message.sizes, map(len, message.payloads))):
+            raise ProtocolError("a reason that is longer than its payload")
+
+    def _on_remark(self, message: m.Remark) -> None:
+        if not is_text(message.kind):
+            raise ProtocolError("a remark of a kind that cannot be")
+
     def _on_recalled(self, message: m.Recalled) -> None:
         if not self.recalls:
             raise ProtocolError("Recalled without a Recall")
@@ -318,6 +332,8 @@ class WorkerRules(Rules):
         m.Reported: _on_reported,
         m.Stay: _on_stay,
         m.Recalled: _on_recalled,
+        m.NotEntered: _on_not_entered,
+        m.Remark: _on_remark,
         m.Usable: _on_usable,
         m.Goodbye: Rules._on_goodbye,
     }

@@ -4,8 +4,8 @@
      -------------> BACKLOG ------> SENT AHEAD -----------> RUNNING ------------> Deliver, forgotten
                      ^  ^               |                      |
                      |  '---------------'                      |
-                     |   on_returned, on_worker_departed:      |
-                     |   uncharged                             |
+                     |   on_returned, on_worker_departed,      |
+                     |   on_not_entered: uncharged             |
                      '-----------------------------------------'
                        on_runner_died: deaths + 1; on_worker_lost: losses + 1; at the limit: GiveUp
 
@@ -15,7 +15,7 @@ number of its own, by which late results are recognised. What is cancelled while
 place there, since it still takes a slot, until the worker says that it is gone.
 
 What each fact means is said here. Which worker gets what is for `turns`; what comes back after somebody was away, for
-`returns`.
+`returns`; which machine is set aside for whom, for `asides`.
 
 A client that is gone keeps its session for a while (`on_session_absent`): nothing of it is dispatched, what runs
 goes on. A worker keeps what its jobs came to until it is told that the client has it (`on_received`: Release). When
@@ -30,6 +30,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
+from cw.master.asides import Asides
 from cw.master.jobs import (
     Action,
     Deliver,
@@ -63,6 +64,7 @@ class Dispatcher:
         self._workers: dict[Hashable, Worker] = {}
         self._turns = Turns(first_dispatch)
         self._returns = Returns(self._sessions, self._workers, self._turns)
+        self._asides = Asides(self._sessions, self._workers, self._turns)
 
     # --- workers ---
 
@@ -110,7 +112,7 @@ class Dispatcher:
         worker = self._workers[key]
         worker.is_draining = True
         self._turns.note_room(worker)
-        return []
+        return self._asides.look_again()
 
     def on_worker_usable(self, key: Hashable, slots: int, not_for: Iterable[Hashable]) -> list[Action]:
         """It can use so many of its slots now, and none for these sessions. What it cannot start, it returns."""
@@ -119,7 +121,7 @@ class Dispatcher:
         if len(worker.held) > slots:
             worker.pool.ahead[worker] = None
         self._turns.note_room(worker)
-        return self._turns.fill_one(worker)
+        return self._asides.look_again() + self._turns.fill_one(worker)
 
     def on_time_left(self, key: Hashable, left: float) -> None:
         """What runs there will be stopped after so many seconds: jobs that need more do not start there."""
@@ -174,6 +176,35 @@ class Dispatcher:
                 again.append(job)
         self._turns.requeue(again)
         return actions + self._turns.fill_all(worker.pool)
+
+    def on_not_entered(
+        self, key: Hashable, dispatch: int, is_general: bool, reason: str, payload: Any
+    ) -> list[Action]:
+        """The call was not entered, for a reason that may be this machine's; `payload`: its error, if it is not.
+
+        `is_general`: it holds for all calls of the session.
+        """
+        worker = self._workers[key]
+        actions: list[Action] = []
+        for job in self._turns.release(worker, [dispatch]):
+            if job.cancelled:
+                self._returns.drop_orphan(job, worker)
+            else:
+                actions += self._asides.on_not_entered(worker, job, dispatch, is_general, reason, payload)
+        return actions + self._turns.fill_all(worker.pool) + self._turns.fill_one(worker)
+
+    def on_aside_told(self, key: Hashable) -> list[Action]:
+        """Some seconds after SetAside."""
+        return self._asides.on_told(key)
+
+    def on_aside_retry(self, key: Hashable) -> list[Action]:
+        """Minutes after it."""
+        return self._asides.on_retry(key)
+
+    def has_setbacks(self, key: Hashable) -> bool:
+        """Is `on_aside_retry` to be called again for this session?"""
+        session = self._sessions.get(key)
+        return session is not None and session.setbacks is not None
 
     def on_started(self, key: Hashable, dispatches: Iterable[int]) -> list[Action]:
         held = self._workers[key].held
@@ -236,6 +267,9 @@ class Dispatcher:
                 session.delivered += len(out.numbers)
                 session.unacknowledged.append((session.delivered, key, out.dispatches, out.numbers))
                 actions.append(out)
+            session.has_run = True
+            if session.setbacks is not None:
+                actions += self._asides.on_entered(worker, session, out.dispatches)
         if dropped:
             actions.append(Release(key, dropped))
         if worker.is_roomy:
@@ -256,6 +290,11 @@ class Dispatcher:
                 del job.session.jobs[job.number]
                 actions = self._returns.keep(worker, job.session, [dispatch], [job.number])
             elif not job.cancelled:
+                if note.get("loading"):
+                    more, goes_elsewhere = self._asides.on_died_loading(worker, job, note.get("how", "died"))
+                    actions += more
+                    if goes_elsewhere:
+                        continue
                 job.deaths += 1
                 job.notes += (note,)
                 slot = note.get("slot")
@@ -483,6 +522,7 @@ class Dispatcher:
         pool.workers -= 1
         for places in (pool.idle, pool.roomy, pool.ahead):
             places.pop(worker, None)
+        self._asides.on_worker_gone(worker)
         actions: list[Action] = []
         again = []
         for job in self._turns.release(worker, list(worker.held)):
@@ -502,7 +542,7 @@ class Dispatcher:
         for orphans in self._returns.orphans.values():
             for number in [number for number, holding in orphans.items() if holding[0] is worker]:
                 del orphans[number]
-        return actions + self._turns.fill_all(pool)
+        return actions + self._asides.look_again() + self._turns.fill_all(pool)
 
     def _give_up(self, job: Job, reason: str) -> GiveUp:
         del job.session.jobs[job.number]
@@ -545,6 +585,8 @@ class Dispatcher:
                 # not enough time left (which may be somebody far behind those).
                 for worker in session.pool.idle:
                     if session.key in worker.not_for:
+                        continue
+                    if session.setbacks is not None and worker in session.setbacks.aside:
                         continue
                     unfit = [job.min_time() > worker.left for job in waiting]
                     assert sum(unfit) >= LOOK_PAST or all(

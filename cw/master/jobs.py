@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
-from cw.net.objects import Object
+from cw.net.objects import Estimate, Object
 
 AHEAD_SECONDS = 0.05
 """Work sent ahead to each slot. Larger: more to recall. Smaller: slots wait for the master when it is busy."""
@@ -37,7 +37,7 @@ class Job:
 
     __slots__ = (
         "session", "number", "function", "options", "payload", "dispatch", "worker", "cost",
-        "started", "cancelled", "deaths", "losses", "notes", "avoid",
+        "started", "cancelled", "deaths", "losses", "notes", "avoid", "unfit",
     )  # fmt: skip
 
     def __init__(self, number: int, function: Object, options: dict[str, Any] | None, payload: Any) -> None:
@@ -55,6 +55,7 @@ class Job:
         self.losses = 0
         self.notes: tuple[dict[str, Any], ...] = ()
         self.avoid: tuple[Worker, int] | None = None  # where it died last: worker, slot
+        self.unfit: tuple[Worker, ...] = ()  # where its call could not be entered
 
     def limit(self) -> int:
         return DEATHS if self.options is None else int(self.options.get("attempts", DEATHS))
@@ -62,6 +63,10 @@ class Job:
     def timeout(self) -> float:
         """Seconds that it may run; 0: no limit."""
         return 0.0 if self.options is None else float(self.options.get("timeout", 0.0))
+
+    def keeps(self) -> bool:
+        """Is what it returns when its time is up its result?"""
+        return self.options is not None and "on_limit" in self.options
 
     def min_time(self) -> float:
         """Seconds that a worker must have left for it to start there."""
@@ -90,7 +95,7 @@ class Session:
 
     __slots__ = (
         "key", "pool", "jobs", "backlog", "requeued", "settling", "unconfirmed", "delivered", "unacknowledged",
-        "is_blocked", "is_absent", "is_waiting",
+        "is_blocked", "is_absent", "is_waiting", "has_run", "setbacks",
     )  # fmt: skip
 
     def __init__(self, key: Hashable, pool: Pool) -> None:
@@ -109,6 +114,31 @@ class Session:
         self.is_blocked = False  # it does not take its results
         self.is_absent = False  # its client is gone, perhaps to come back
         self.is_waiting = False  # in the rotation
+        self.has_run = False  # a call of it was entered somewhere
+        self.setbacks: Setbacks | None = None  # calls of it that were not
+
+
+class Setbacks:
+    """What a session's calls met with before they were entered (see `asides`)."""
+
+    __slots__ = ("aside", "failed", "told", "untold")
+
+    def __init__(self) -> None:
+        self.aside: dict[Worker, Aside] = {}  # workers that get no more of it for now
+        # What has failed where, by function (None: any of the session) and text.
+        self.failed: dict[tuple[Estimate | None, str], dict[Worker, None]] = {}
+        self.untold: dict[Worker, str] = {}  # set aside, and why; the client is to be told
+        self.told: set[tuple[Hashable, str]] = set()
+
+
+class Aside:
+    """A worker that is set aside: for which failure, and the dispatch that tries it again, if there is one."""
+
+    __slots__ = ("kind", "trial")
+
+    def __init__(self, kind: tuple[Estimate | None, str]) -> None:
+        self.kind = kind
+        self.trial = 0
 
 
 class Worker:
@@ -232,9 +262,31 @@ class TellStarted(NamedTuple):
     numbers: list[int]
 
 
+class SetAside(NamedTuple):
+    """Log that the worker gets no more of this session for now, and call `on_aside_told` in some seconds."""
+
+    session: Hashable
+    worker: Hashable
+    reason: str
+
+
+class WatchSetbacks(NamedTuple):
+    """Call `on_aside_retry` every some minutes while the session `has_setbacks`."""
+
+    session: Hashable
+
+
+class TellAside(NamedTuple):
+    """Tell the client which workers are set aside, and why."""
+
+    session: Hashable
+    workers: list[tuple[Hashable, str]]
+
+
 Action = (
     Assign | Recall | StopJobs | TakeBack | Claim | Release | Deliver | GiveUp | TellCharges | TellStarted
-)
+    | SetAside | WatchSetbacks | TellAside
+)  # fmt: skip
 
 Holding = tuple[int, Hashable, int, int]
 """What a worker says it holds: dispatch, session, number, state."""

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cw import credential, program
-from cw.master import checks
+from cw.master import asides, checks
 from cw.master.dispatch import Dispatcher
 from cw.master.gate import Gate
 from cw.master.jobs import (
@@ -32,10 +32,13 @@ from cw.master.jobs import (
     GiveUp,
     Recall,
     Release,
+    SetAside,
     StopJobs,
     TakeBack,
+    TellAside,
     TellCharges,
     TellStarted,
+    WatchSetbacks,
 )
 from cw.master.peers import (
     SETTLE,
@@ -53,6 +56,7 @@ from cw.net.wire import MAX_BODY
 from cw.version import VERSION
 
 logger = logging.getLogger("cw.master")
+_lines = program.RateLimited(logger, burst=10)
 
 HELLO_SECONDS = 10.0
 """A connection that has not said Hello by then is closed."""
@@ -163,7 +167,7 @@ class Master:
     def excuse(self, key: str) -> None:
         """This worker was lost for a reason that is no job's fault."""
         for lost in [lost for lost in self.lost if lost["ident"] == key]:
-            logger.info("%s was lost with its allocation: nothing is charged for it", lost["name"])
+            _lines.info("%s was lost with its allocation: nothing is charged for it", lost["name"])
             self.lost.remove(lost)
         self.perform(self.dispatcher.on_excused(key))
 
@@ -203,7 +207,7 @@ class Master:
         if client is not None and not client.knows(hello):
             reason = "another client has this session"
         if reason:
-            logger.warning("refused %s from %s: %s", hello.role, connection.peer, reason)
+            _lines.warning("refused %s from %s: %s", hello.role, connection.peer, reason)
             connection.send(m.Refused(reason))
             connection.on_close = lambda reason: None
             connection.close_when_sent()
@@ -230,9 +234,10 @@ class Master:
     # --- time ---
 
     def _on_second(self, now: float) -> bool:
+        program.flush_repeated()
         while self._ungreeted and self._ungreeted[0][0] < now:
             connection = self._ungreeted.popleft()[1]
-            logger.warning("%s said no hello within %d s, closing", connection.peer, HELLO_SECONDS)
+            _lines.warning("%s said no hello within %d s, closing", connection.peer, HELLO_SECONDS)
             connection.close()
         for worker in list(self.workers.values()):
             worker.on_second(now)
@@ -286,6 +291,25 @@ class Master:
     def _tell_started(self, action: TellStarted) -> None:
         self.clients[action.session].send(m.Started(action.numbers))  # type: ignore[index]
 
+    def _set_aside(self, action: SetAside) -> None:
+        worker, client = self.workers[action.worker], self.clients[action.session]  # type: ignore[index]
+        _lines.warning("%s is set aside for %s: %s", worker.name, client.name, action.reason)
+        self.loop.later(
+            asides.NOTICE_SECONDS, lambda: self.perform(self.dispatcher.on_aside_told(action.session))
+        )
+
+    def _watch_setbacks(self, action: WatchSetbacks) -> None:
+        def retry(now: float) -> bool:
+            self.perform(self.dispatcher.on_aside_retry(action.session))
+            return self.dispatcher.has_setbacks(action.session)
+
+        self.loop.tick(asides.RETRY_SECONDS, retry)
+
+    def _tell_aside(self, action: TellAside) -> None:
+        named = [(self.workers[key].name, reason) for key, reason in action.workers]  # type: ignore[index]
+        for text in asides.sentences(named):
+            self.clients[action.session].send(m.Notice(text))  # type: ignore[index]
+
 
 _PERFORM: dict[type, Callable[[Master, Any], None]] = {
     Assign: Master._assign,
@@ -298,6 +322,9 @@ _PERFORM: dict[type, Callable[[Master, Any], None]] = {
     Deliver: Master._deliver,
     GiveUp: Master._give_up,
     TellStarted: Master._tell_started,
+    SetAside: Master._set_aside,
+    WatchSetbacks: Master._watch_setbacks,
+    TellAside: Master._tell_aside,
 }
 
 

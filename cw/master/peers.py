@@ -27,6 +27,7 @@ from cw.net.objects import Key, ObjectCache, SessionObjects
 
 logger = logging.getLogger("cw.master")
 _lines = program.RateLimited(logger)
+_events = program.RateLimited(logger, burst=10)  # of one peer each: thousands may come or go at once
 
 WINDOW_JOBS = 16 * 1024
 """Jobs that a client may have here, beside some for each slot. Larger: more memory for each client here.
@@ -55,6 +56,9 @@ lost. Larger: the jobs of a dead worker wait. Smaller: a broken connection costs
 NOTICE_SECONDS = 3.0
 """A client whose jobs find no worker for that long is told so."""
 
+REMARKS = 100
+"""Kinds of remarks that a client is told from its workers."""
+
 FROM_CLIENT = frozenset(
     {
         m.Objects,
@@ -82,6 +86,8 @@ FROM_WORKER = frozenset(
         m.Recalled,
         m.RunnerDied,
         m.CutShort,
+        m.NotEntered,
+        m.Remark,
         m.Stay,
         m.Draining,
         m.Usable,
@@ -131,7 +137,9 @@ class ClientPeer:
         self._is_blocked = False
         self._waits_since = 0.0  # when its jobs were first seen without any worker; 0: not so
         self._is_told = False
+        self._remarks: set[str] = set()  # of runners, that were passed on
         self._origin: str | None = None  # the host of the last results; None: it does not want to know
+        self._remarks: set[str] = set()  # kinds of which it was told
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Submit: self._on_submit,
             m.Objects: self._on_objects,
@@ -183,9 +191,9 @@ class ClientPeer:
         master.welcome(connection)
         connection.send(m.Roster(sorted(master.joined()), []))
         if is_new and not hello.handed:
-            logger.info("%s joined from %s", self.name, connection.peer)
+            _events.info("%s joined from %s", self.name, connection.peer)
             return
-        logger.info(
+        _events.info(
             "%s is back, from %s; %d of its jobs are here",
             self.name,
             connection.peer,
@@ -221,6 +229,12 @@ class ClientPeer:
         if self.connection is not None:
             self.connection.send(message)
 
+    def remark(self, kind: str, text: str) -> None:
+        """Tell the user something that workers say: once of each kind, and not without end."""
+        if self.connection is not None and kind not in self._remarks and len(self._remarks) < REMARKS:
+            self._remarks.add(kind)
+            self.connection.send(m.Notice(text))
+
     def grant(self, jobs: int) -> None:
         if jobs != self._window and self.connection is not None:
             self._window = jobs
@@ -249,7 +263,7 @@ class ClientPeer:
                 and self._master.wants_slots(self._key)
             )
         ):
-            logger.warning(
+            _events.warning(
                 "%s did not come back; its %s dropped",
                 self.name,
                 program.count(dispatcher.jobs_of(self._key), "open job is", "open jobs are"),
@@ -275,7 +289,7 @@ class ClientPeer:
             return
         if not self._missing or time.monotonic() >= self._settles_at:
             if self._missing:
-                logger.info(
+                _events.info(
                     "%s not come back for the jobs of %s",
                     program.count(len(self._missing), "worker has", "workers have"),
                     self.name,
@@ -375,7 +389,7 @@ class ClientPeer:
             self._charges[message.number] = message._replace(notes=checks.clean_notes(message.notes))
 
     def _on_goodbye(self, message: m.Goodbye) -> None:
-        logger.info("%s left: %s", self.name, message.reason)
+        _events.info("%s left: %s", self.name, message.reason)
         assert self.connection is not None
         self.connection.close()
         self._master.drop_session(self._key)
@@ -383,7 +397,7 @@ class ClientPeer:
     def _on_close(self, reason: str) -> None:
         open_jobs = self._master.dispatcher.jobs_of(self._key)
         grace = self._master.settings.client_grace
-        logger.warning("%s is gone%s; its %s kept for %.0f s", self.name, f" ({reason})" if reason else "",
+        _events.warning("%s is gone%s; its %s kept for %.0f s", self.name, f" ({reason})" if reason else "",
                        program.count(open_jobs, "open job is", "open jobs are"), grace)  # fmt: skip
         self.connection = None
         self._ends_at = time.monotonic() + grace
@@ -429,6 +443,8 @@ class WorkerPeer:
             m.Usable: self._on_usable,
             m.RunnerDied: self._on_runner_died,
             m.CutShort: self._on_cut_short,
+            m.NotEntered: self._on_not_entered,
+            m.Remark: self._on_remark,
             m.Goodbye: self._on_goodbye,
             m.Heartbeat: lambda message: self.connection.send(message),  # the beat is the worker's
         }
@@ -442,6 +458,8 @@ class WorkerPeer:
             if type(message) is m.Objects:
                 self._sessions.update(message.sessions)
             self.connection.send(message)
+        if keeping := [job.dispatch for job in jobs if job.options is not None and job.keeps()]:
+            self.connection.send(m.Keep(keeping))
         avoid = [
             0 if job.avoid is None or job.avoid[0].key != self._key else job.avoid[1] + 1 for job in jobs
         ]
@@ -509,6 +527,20 @@ class WorkerPeer:
     def _on_cut_short(self, message: m.CutShort) -> None:
         self._master.perform(self._master.dispatcher.on_cut_short(self._key, message.dispatches))
 
+    def _on_not_entered(self, message: m.NotEntered) -> None:
+        for dispatch, general, size, payload in zip(*message, strict=True):
+            reason = checks.clean_text(bytes(payload[:size]).decode(errors="replace"))
+            self._master.perform(
+                self._master.dispatcher.on_not_entered(
+                    self._key, dispatch, bool(general), reason, payload[size:]
+                )
+            )
+
+    def _on_remark(self, message: m.Remark) -> None:
+        client = self._master.clients.get(message.session)
+        if client is not None:
+            client.remark(message.kind, checks.clean_text(message.text))
+
     def _on_message(self, message: Any) -> None:
         if not self._has_joined and type(message) not in _BEFORE_JOINING:
             raise ProtocolError(f"{type(message).__name__} before it has reported what it holds")
@@ -544,7 +576,7 @@ class WorkerPeer:
         holdings, self._holdings = self._holdings, []
         self._has_joined = True
         self._sessions = set(message.sessions)
-        logger.info("%s %s from %s: %s, Python %d.%d%s", self.name, "is back" if self.is_known else "joined",
+        _events.info("%s %s from %s: %s, Python %d.%d%s", self.name, "is back" if self.is_known else "joined",
                     self.connection.peer, program.count(self._slots, "slot"), *self._python,
                     f"; it holds {program.count(len(holdings), 'job')}" if holdings else "")  # fmt: skip
         if self.is_known:
@@ -558,18 +590,25 @@ class WorkerPeer:
         self._master.note_worker(self._key, True)
 
     def _on_draining(self, message: m.Draining) -> None:
-        logger.info("%s drains", self.name)
+        _events.info("%s drains", self.name)
         self.is_draining = True
         self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
 
     def _on_usable(self, message: m.Usable) -> None:
+        dispatcher = self._master.dispatcher
         if message.slots < self._slots or message.not_for:
-            reason = message.reason[: checks.TEXT]
-            self.why_unusable = f"{self.name}: {reason if reason.isprintable() else '?'}"
+            reason = checks.clean_text(message.reason)
+            self.why_unusable = f"{self.name}: {reason}"
             _lines.warning("%s has slots that it cannot use now: a runner %s", self.name, reason)
-        self._master.perform(
-            self._master.dispatcher.on_worker_usable(self._key, message.slots, message.not_for)
-        )
+        self._master.perform(dispatcher.on_worker_usable(self._key, message.slots, message.not_for))
+        for session in message.not_for:
+            client = self._master.clients.get(session)
+            if client is not None and dispatcher.can_run(session):  # else it is told that its jobs wait
+                client.remark(
+                    f"unusable {self._key}",
+                    f"{self.name} cannot start a process for this program's jobs (a runner {reason}): they go to other "
+                    "workers, and it is tried again",
+                )
 
     def give_way(self) -> None:
         """It has connected again: this connection is dead, whether that was seen or not."""
@@ -579,7 +618,7 @@ class WorkerPeer:
                 self._master.perform(self._master.dispatcher.on_worker_away(self._key))
 
     def _on_goodbye(self, message: m.Goodbye) -> None:
-        logger.info("%s left: %s", self.name, message.reason)
+        _events.info("%s left: %s", self.name, message.reason)
         self.connection.close()
         if self.is_known:
             self._master.perform(self._master.dispatcher.on_worker_departed(self._key))
@@ -587,10 +626,10 @@ class WorkerPeer:
 
     def _on_close(self, reason: str) -> None:
         if not self.is_known:
-            logger.warning("%s is gone%s", self.name, f" ({reason})" if reason else "")
+            _events.warning("%s is gone%s", self.name, f" ({reason})" if reason else "")
             self._master.note_worker(self._key, False)
             return
-        logger.warning(
+        _events.warning(
             "%s is gone%s; it may be back within %g s", self.name, f" ({reason})" if reason else "", AWAY
         )
         self._master.perform(self._master.dispatcher.on_worker_away(self._key))
@@ -603,7 +642,7 @@ class WorkerPeer:
     def _lose(self, reason: str) -> None:
         dispatcher = self._master.dispatcher
         held = dispatcher.held(self._key) if self.is_known else 0
-        logger.warning(
+        _events.warning(
             "%s is lost (%s); %s back to the queue",
             self.name,
             reason,

@@ -145,6 +145,8 @@ class Turns:
         held, slots = worker.held, worker.slots
         if session.key in worker.not_for:
             return False
+        if session.setbacks is not None and worker in session.setbacks.aside:
+            return False
         load_limit = slots * (AHEAD_SECONDS if ahead else QUANTUM_SECONDS)
         jobs_limit = slots * (AHEAD_JOBS if ahead else QUANTUM_JOBS)
         load, size, dispatched = worker.load, worker.size, self._dispatched
@@ -203,6 +205,22 @@ class Turns:
             if len(held) > slots:
                 worker.pool.ahead[worker] = None
         return is_full
+
+    def give_one(self, session: Session, worker: Worker) -> list[Assign]:
+        """Give the session's next job to this worker, whatever keeps others from it."""
+        queue = session.requeued or session.backlog
+        while queue and queue[0].cancelled:
+            queue.popleft()
+            queue = session.requeued or session.backlog
+        if not queue or not session.is_waiting or queue[0].min_time() > worker.left:
+            return []
+        job = queue.popleft()
+        if not session.requeued and not session.backlog:
+            self.stop_waiting(session)
+        self._dispatched += 1
+        self.hold(job, worker, self._dispatched)
+        self.note_room(worker)
+        return [Assign(worker.key, [job])]
 
     def _on_avoided(self, pool: Pool) -> list[Action]:
         """A tick, and a job waits while a slot idles, since its runner died there. Not for ever: the others

@@ -5,9 +5,10 @@
       | Objects, Forget    | Objects, Forget    | Forget             |
       | OptionSets         | Dispatch           | Run                |
       | Submit             | Recall, TakeBack   | Drop               |
-      | Cancel             |                    |                    |
+      | Cancel             |                    | Slot               |
       | Received           | Stop               |                    |
-      | Charged, Roster    | Claim, Release     |                    |
+      | Charged, Roster    | Keep, Claim        |                    |
+      |                    | Release            |                    |
       | HandedIn, Origin   | CloseSession       |                    |
       | Goodbye            | ForgetSession      |                    |
       |                    | Drain              |                    |
@@ -19,10 +20,11 @@
       | Origin, Results    | Results            |                    |
       | Charged, Lost      | Returned, Recalled |                    |
       |                    | RunnerDied         |                    |
-      |                    | CutShort           |                    |
-      |                    | Usable             |                    |
+      |                    | CutShort           | NotEntered         |
+      |                    | NotEntered         |                    |
+      |                    | Usable             | Remark, Loading    |
       |                    | Draining, Goodbye  |                    |
-      |                    | Stay               |                    |
+      |                    | Stay, Remark       |                    |
       | <----------------- | <----------------- | <----------------- |
 
 An observer (`cw.launch.inquiry`) says Hello and gets a Census; it may send Excuse, Drain and End.
@@ -50,6 +52,7 @@ DONE = 0  # the payload is the pickled value
 ERROR = 1  # the payload is the pickled exception
 TIMEOUT = 2  # it ran into its time limit: the payload is JSON, what JobTimeout says
 INTERRUPTED = 3  # from a runner only: as ERROR, but SIGTERM came while the job ran
+NOT_ENTERED = 4  # to a client only: as ERROR, but no worker could enter the call (see NotEntered)
 
 # What an object is: the `kinds` of Objects.
 FUNCTION = 0  # what a job names
@@ -214,8 +217,23 @@ class Usable(NamedTuple):
     reason: str
 
 
+class Remark(NamedTuple):
+    """From a runner, and on to the master: what the session's user should read, once of each kind. (A runner has one
+    session, and says 0.)"""
+
+    session: int
+    kind: str
+    text: str
+
+
+class Loading(NamedTuple):
+    """From a runner: it begins to load its first function (1), or has done so (0). It may die of what that imports."""
+
+    is_loading: int
+
+
 class RunnerDied(NamedTuple):
-    """A runner died in the middle of a job, `dispatch`."""
+    """A runner died in the middle of a job, `dispatch`. Its note has `loading` if the call had not been entered."""
 
     dispatch: int
     note: dict[str, Any]
@@ -245,6 +263,15 @@ class Recall(NamedTuple):
     """Give back up to `count` unstarted jobs. Answered by one Recalled."""
 
     count: int
+
+
+class Slot(NamedTuple):
+    """To a runner: the slot that it is on, and when what runs there is stopped (by time.monotonic(); -1: no end is
+    known)."""
+
+    index: int
+    cpus: int
+    ends: float
 
 
 class Drop(NamedTuple):
@@ -305,6 +332,12 @@ class TakeBack(NamedTuple):
 
 class Claim(NamedTuple):
     """To a worker: send what you kept of these dispatches, Results or RunnerDied (or return them)."""
+
+    dispatches: Sequence[int]
+
+
+class Keep(NamedTuple):
+    """To a worker, before it is sent these dispatches: what they return when their time is up is their result."""
 
     dispatches: Sequence[int]
 
@@ -375,11 +408,13 @@ class Dispatch(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Jobs to a runner."""
+    """Jobs to a runner. (`current.running` is one of them.)"""
 
     dispatches: Sequence[int]
     functions: Sequence[int]
     attempts: Sequence[int]
+    timeouts: Sequence[float]
+    numbers: Sequence[int]
     payloads: Sequence[Payload]
 
 
@@ -389,6 +424,17 @@ class Results(NamedTuple):
     numbers: Sequence[int]
     statuses: Sequence[int]
     seconds: Sequence[float]
+    payloads: Sequence[Payload]
+
+
+class NotEntered(NamedTuple):
+    """From a runner, and on to the master: the call was not entered, for a reason that may be the machine's. `general`:
+    1 if that holds for all calls of the session. A payload is the reason in words, `size` bytes, and the pickled
+    exception: the job's result, if the reason turns out to be the program's."""
+
+    dispatches: Sequence[int]
+    general: Sequence[int]
+    sizes: Sequence[int]
     payloads: Sequence[Payload]
 
 

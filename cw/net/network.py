@@ -42,8 +42,10 @@ import bluelet
 from cw import credential
 from cw.errors import ProtocolError
 from cw.net import address, memory, wire
+from cw.program import RateLimited
 
 logger = logging.getLogger("cw.network")
+_lines = RateLimited(logger, burst=10)
 
 READ = 256 * 1024
 """Bytes asked from a socket at once."""
@@ -471,7 +473,7 @@ class Connection:
                         raise ProtocolError(f"{type(message).__name__} is not expected here")
                     self.on_message(message)
             except ProtocolError as error:
-                logger.error("%s breaks the protocol, closing: %s", self.peer, error)
+                _lines.error("%s breaks the protocol, closing: %s", self.peer, error)
                 self._fail(f"broke the protocol: {error}")
             if count < len(into):
                 return

@@ -69,16 +69,17 @@ _RECORDS: dict[int, type] = {
     8: m.Lost, 9: m.RunnerDied, 10: m.CloseSession, 11: m.OptionSets, 12: m.Recall, 13: m.Drop,
     14: m.Dropped, 15: m.BigResult, 16: m.Charged, 17: m.HandedIn, 18: m.Reported, 19: m.Draining,
     20: m.Roster, 21: m.ForgetSession, 22: m.Usable, 23: m.Origin, 24: m.Stay, 25: m.Census, 26: m.Excuse, 27: m.End,
-    28: m.Drain,
+    28: m.Drain, 29: m.Slot, 30: m.Loading, 120: m.Remark,
 }  # fmt: skip
 
 # The typecodes are array's: B 1 byte, I 4, Q 8, f 4 (a float). N: any number of I for each entry.
 _BATCHES: dict[int, tuple[type, str]] = {
     32: (m.Cancel, "Q"), 33: (m.Stop, "Q"), 34: (m.Started, "Q"), 35: (m.Returned, "Q"),
     36: (m.Recalled, "Q"), 37: (m.TakeBack, "Q"), 38: (m.Claim, "Q"), 39: (m.Release, "Q"),
-    40: (m.Holding, "QQQB"), 41: (m.Received, "Q"), 42: (m.CutShort, "Q"),
+    40: (m.Holding, "QQQB"), 41: (m.Received, "Q"), 42: (m.CutShort, "Q"), 121: (m.Keep, "Q"),
     64: (m.Objects, "QIBN"), 66: (m.Submit, "QII"),
-    67: (m.Dispatch, "QQQIHBf"), 68: (m.Run, "QIB"), 69: (m.Results, "QBf"), 70: (m.Forget, "QI"),
+    67: (m.Dispatch, "QQQIHBf"), 68: (m.Run, "QIBfQ"), 69: (m.Results, "QBf"), 70: (m.Forget, "QI"),
+    71: (m.NotEntered, "QBH"),
 }  # fmt: skip
 
 # A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.

@@ -42,6 +42,8 @@ from typing import Any
 
 import cloudpickle
 
+from cw.payloads import related
+
 BufferCallback = Callable[[pickle.PickleBuffer], Any] | None  # as for pickle.dumps
 _CACHED_FUNCTION = type(functools.lru_cache(len))
 MISSING = object()
@@ -473,6 +475,7 @@ class Pickler(cloudpickle.Pickler):
     def __init__(self, file: Any, buffer_callback: BufferCallback, watch: Watch | None) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
         self.watch = watch
+        self.refused = related.kinds()
         self.last: Any = MISSING
         self.definitions: dict[int, _Definition] = {}
 
@@ -498,6 +501,8 @@ class Pickler(cloudpickle.Pickler):
             home = home_of_method(thing)
             if home is not None:
                 return getattr, (sys.modules[home], thing.__name__)
+        elif self.refused and issubclass(kind, self.refused):
+            raise pickle.PicklingError(related.refusal(kind))
         elif kind is ModuleType and self.watch is not None and _is_registered(thing.__name__):
             self.watch.add_namespace(vars(thing))
         return super().reducer_override(thing)

@@ -17,7 +17,7 @@ from itertools import chain
 from typing import Any
 
 from cw.net.messages import DONE, ERROR
-from cw.payloads import serialize
+from cw.payloads import current, serialize
 from cw.payloads.serialize import Payload, Pickled, Store
 
 SHARED = 8 * 1024
@@ -37,15 +37,21 @@ class Shared:
 
 
 class Chunk:
-    """Calls, pickled. `names`, `codes`: as of `Pickled`. `state`: pickled before the arguments of each call."""
+    """Calls, pickled. `names`, `codes`: as of `Pickled`. `state`: pickled before the arguments of each call. `items`:
+    which item of the chunk each call is, where some are missing."""
 
     def __init__(
-        self, calls: Sequence[tuple[Any, ...]], function: Any = None, state: Pickled | None = None
+        self,
+        calls: Sequence[tuple[Any, ...]],
+        function: Any = None,
+        state: Pickled | None = None,
+        items: Sequence[int] | None = None,
     ) -> None:
         """Raises NotPicklable."""
         self.names: Sequence[str] = ()
         self.codes: Sequence[Any] = ()
         self._calls: Any = calls
+        self._items = items
         if state is None and serialize.is_plain(tuple(chain.from_iterable(calls)), {}):
             self._is_plain = True
             return
@@ -60,13 +66,15 @@ class Chunk:
             self._note(state)
         self._calls = shared, state, pickled
 
-    def payload(self, store: Store | None = None) -> Payload:
+    def payload(self, store: Store | None = None, label: int = 0) -> Payload:
+        """What `run` and `run_each` take."""
         if self._is_plain:
-            return pickle.dumps(list(self._calls), 5)
+            return pickle.dumps((self._items, list(self._calls)), 5) + serialize.label_bytes(label)
         shared, state, pickled = self._calls
-        prefix = (b"", []) if state is None else (state.data, state.buffers)
-        parts = [serialize.join(prefix[0] + each.data, [*prefix[1], *each.buffers]) for each in pickled]
-        return serialize.dump((state is not None, [each.payload() for each in shared], parts), store)
+        data, buffers = (b"", []) if state is None else (state.data, state.buffers)
+        parts = [serialize.join(data + each.data, [*buffers, *each.buffers]) for each in pickled]
+        fields = self._items, state is not None, [each.payload() for each in shared], parts
+        return serialize.dump(fields, store, label)
 
     def _note(self, pickled: Pickled) -> Pickled:
         if pickled.names:
@@ -91,29 +99,26 @@ class Chunk:
         return shared, places
 
 
-def _calls(payload: Any, make: Callable[[Any], Any]) -> Iterator[Callable[[], tuple[Any, tuple[Any, ...]]]]:
-    """For each call, what gives its function and its arguments."""
-    found = serialize.load(payload)
-    if type(found) is list:
-        for args in found:
-            yield lambda args=args: (make(None), args)  # type: ignore[misc]
-        return
-    has_state, shared, parts = found
+def _load(payload: Any, make: Callable[[Any], Any]) -> tuple[Sequence[int] | None, Iterator[Any]]:
+    """Which items the calls are; and for each call, what gives its function and its arguments."""
+    items, *fields = serialize.load(payload)
+    if len(fields) == 1:
+        return items, (lambda args=args: (make(None), args) for args in fields[0])  # type: ignore[misc]
+    has_state, shared, parts = fields
 
     def load(part: Any) -> tuple[Any, tuple[Any, ...]]:
         state = None
         if has_state:
-            state, args = serialize.load_parts(part, 2)
+            state, call = serialize.load_parts(part, 2)
         else:
-            args = serialize.load(part)
-        args = serialize.as_call(args)[0]
+            call = serialize.load(part)
+        args = serialize.as_call(call)[0]
         if shared:
             own: dict[int, Any] = {}
             args = tuple(_unshared(value, shared, own) for value in args)
         return make(state), args
 
-    for part in parts:
-        yield lambda part=part: load(part)  # type: ignore[misc]
+    return items, (lambda part=part: load(part) for part in parts)  # type: ignore[misc]
 
 
 def _unshared(value: Any, shared: Sequence[Any], own: dict[int, Any]) -> Any:
@@ -127,32 +132,48 @@ def _unshared(value: Any, shared: Sequence[Any], own: dict[int, Any]) -> Any:
 def run(make: Callable[[Any], Any], payload: Any) -> tuple[list[Any], Any]:
     """The results of the calls, up to the first that fails; and its pickled exception, or None."""
     results: list[Any] = []
+    items, calls = _load(payload, make)
+    current.chunk = results, items
     try:
-        for load in _calls(payload, make):
+        for load in calls:
             function, args = load()
             results.append(function(*args))
+        return results, None
+    except KeyboardInterrupt:  # told to stop, likely: not what the call came to
+        raise
     except BaseException as error:
-        return results, serialize.dump_error(error, {"host": os.uname().nodename, "pid": os.getpid()})
-    return results, None
+        answer = serialize.dump_error(error, {"host": os.uname().nodename, "pid": os.getpid()})
+        serialize.forget_tracebacks(error)
+        return results, answer
+    finally:
+        current.chunk = None
+        del results  # the traceback of an exception among them leads to this frame
 
 
 def run_each(make: Callable[[Any], Any], payload: Any) -> list[tuple[int, float, Any]]:
     """What became of each of the calls: status, seconds, payload. One that fails does not hold up those after it."""
     outcomes: list[tuple[int, float, Any]] = []
-    pid = os.getpid()
-    for load in _calls(payload, make):
-        start = time.monotonic()
-        try:
-            function, args = load()
-            status, result = DONE, serialize.dump_result(function(*args))
-        except BaseException as error:
-            if (
-                isinstance(error, KeyboardInterrupt) or os.getpid() != pid
-            ):  # told to stop; a child that it forked
-                raise
-            status, result = ERROR, serialize.dump_error(error, {"host": os.uname().nodename, "pid": pid})
-        outcomes.append((status, time.monotonic() - start, result))
+    items, calls = _load(payload, make)
+    current.chunk = outcomes, items
+    try:
+        for load in calls:
+            outcomes.append(_run(load))
+    finally:
+        current.chunk = None
     return outcomes
+
+
+def _run(load: Callable[[], Any]) -> tuple[int, float, Any]:
+    start, pid = time.monotonic(), os.getpid()
+    try:
+        function, args = load()
+        status, result = DONE, serialize.dump_result(function(*args))
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or os.getpid() != pid:  # told to stop; a child that it forked
+            raise
+        status, result = ERROR, serialize.dump_error(error, {"host": os.uname().nodename, "pid": pid})
+        serialize.forget_tracebacks(error)
+    return status, time.monotonic() - start, result
 
 
 def load_error(payload: Any, job: int, call: int) -> BaseException:

@@ -12,7 +12,8 @@
 
 The order is the client's, so that the same module is found as at home. The standard library is the runner's
 own, since it must fit the interpreter; and what the runner has stays at the end, for a client whose
-installation is not on this machine. The script itself is not run, and `sys.argv` stays behind.
+installation is not on this machine. The working directory is another one where the client says so (`workdir`): a path,
+or SCRATCH for a fresh one of the runner's own. The script itself is not run, and `sys.argv` stays behind.
 
 Of `os.environ` travels what the program has set or deleted itself since it was started, as a pool's workers inherit it.
 What it was started with describes its own machine and stays behind.
@@ -22,6 +23,7 @@ Nothing is pickled: any process may read an environment.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -33,6 +35,9 @@ import cloudpickle
 
 from cw.errors import EnvironmentMismatch, Error, PayloadError
 from cw.payloads import modules
+
+SCRATCH = "scratch"
+"""In place of a working directory: a private one for each runner. (The others are absolute paths.)"""
 
 
 @dataclass(frozen=True)
@@ -46,45 +51,79 @@ class Environment:
     script: str  # for messages; '' where there is none
     variables: dict[str, str | None] = field(default_factory=dict)  # that the program has set; None: deleted
     files: dict[str, list[Any]] = field(default_factory=dict)  # see modules.files_of_modules
+    seed: str = ""  # of the session, see `cw.payloads.current`: hexadecimal digits
+    hash_seed: str = ""  # PYTHONHASHSEED; '' where it is not set
+    recursion_limit: int = 0  # 0: the runner's own
 
 
-def dump_environment() -> bytes:
-    """This process's environment, as it is now. Raises `Error` if the working directory has been deleted."""
+def check_workdir(workdir: str | os.PathLike[str] | None) -> str | None:
+    """The working directory that jobs are to have, as it travels. Raises TypeError, ValueError."""
+    if workdir is None:
+        return None
+    if not isinstance(workdir, (str, os.PathLike)) or isinstance(path := os.fspath(workdir), bytes):
+        raise TypeError(f"workdir must be a path or 'scratch', not {workdir!r}")
+    if path != SCRATCH and not (os.path.isabs(path) and path.isprintable()):
+        raise ValueError(
+            f"workdir must be an absolute path on the workers' machines, or 'scratch' for a private directory there, "
+            f"not {path!r}"
+        )
+    return path
+
+
+def dump_environment(seed: bytes = b"", workdir: str | None = None) -> bytes:
+    """This process's environment, as it is now, but for the working directory, if another one is given; `seed` is the
+    session's.
+
+    Raises `Error` if the working directory has been deleted.
+    """
     try:
-        directory = os.getcwd()
+        here = os.getcwd()
     except OSError as error:
-        raise Error(f"the working directory is gone ({error.strerror}); change to one that exists") from error
+        if workdir is None:
+            raise Error(
+                f"the working directory is gone ({error.strerror}); change to one that exists"
+            ) from error
+        here = ""
+    directory = workdir or here
     path: list[str | None] = []
     for entry in sys.path:
         if not isinstance(entry, str):  # the import system passes over it too
             continue
+        if not here and not os.path.isabs(entry):
+            continue
         # ('' is the directory in which Python looks at the time.)
-        place = None if _is_standard_library(entry) else os.path.join(directory, entry).rstrip("/") or "/"
+        place = None if _is_standard_library(entry) else os.path.join(here, entry).rstrip("/") or "/"
         if place not in path:
             path.append(place)
     script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
     fields = [directory, path, ".".join(map(str, sys.version_info[:3])), cloudpickle.__version__, script]
-    return json.dumps([*fields, {"variables": variables_set(), "files": modules.files_of_modules()}]).encode()
+    more = {
+        "variables": variables_set(), "files": modules.files_of_modules(), "seed": seed.hex(),
+        "hash_seed": hash_seed(), "recursion_limit": sys.getrecursionlimit(),
+    }  # fmt: skip
+    return json.dumps([*fields, more]).encode()
 
 
 def load_environment(payload: bytes | bytearray | memoryview) -> Environment:
     """The environment of a payload. Raises `PayloadError`."""
     try:
         directory, path, python, cloudpickle_version, script, more = json.loads(bytes(payload))
-        variables, files = dict(more["variables"]), dict(more["files"])
-        return Environment(directory, tuple(path), python, cloudpickle_version, script, variables, files)
-    except (ValueError, TypeError, KeyError) as error:
+        return Environment(directory, tuple(path), python, cloudpickle_version, script, **more)
+    except (ValueError, TypeError) as error:
         raise PayloadError(f"the payload is not that of an environment: {error}") from None
 
 
-def apply_environment(environment: Environment) -> None:
-    """Make this process work where the client does. Not thread-safe.
+def apply_environment(environment: Environment, scratch: str = "") -> None:
+    """Make this process work where the client does, or in `scratch`, where the client wants that. Not thread-safe.
 
     All that cw needs must be imported by now: from here on, `import signal` may find a file of the user's.
     Raises `EnvironmentMismatch`, naming directory and machine; `sys.path` is set nevertheless.
     """
     apply_variables(environment.variables)
     modules.expect_files(environment.files)
+    if environment.recursion_limit not in (0, sys.getrecursionlimit()):
+        with contextlib.suppress(RecursionError, ValueError):  # so low that not even this call fits
+            sys.setrecursionlimit(environment.recursion_limit)
     own = list(sys.path)
     path: list[str] = []
     for entry in environment.path:
@@ -94,13 +133,37 @@ def apply_environment(environment: Environment) -> None:
     # What importlib.invalidate_caches() is for, which in Python 3.13 imports `email` and others on the way:
     # 30 ms, and perhaps the user's own `email.py`.
     sys.path_importer_cache.clear()
+    directory = environment.directory
     try:
-        os.chdir(environment.directory)
+        if directory == SCRATCH:
+            directory = scratch
+            for place in (os.path.dirname(scratch), scratch):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(place, 0o700)
+        os.chdir(directory)
     except OSError as error:
-        raise EnvironmentMismatch(
-            f"the working directory {environment.directory!r} of the client's program cannot be entered on "
-            f"{os.uname().nodename}: {error.strerror}"
-        ) from error
+        host = os.uname().nodename
+        if environment.directory == SCRATCH:
+            text = f"the scratch directory {directory!r} cannot be made on {host}: {error.strerror}"
+        else:
+            text = (
+                f"the working directory {directory!r} of the client's program cannot be entered on {host}: "
+                f"{error.strerror}. Start the program in a directory that all machines see, or give its client "
+                "workdir=, a path that is there or 'scratch' for a private directory of the worker's"
+            )
+        raise EnvironmentMismatch(text) from error
+
+
+def hash_seed() -> str:
+    """The PYTHONHASHSEED that this process was given: from '0' to '4294967295', or '' where strings' hashes are random
+    here."""
+    seed = os.environ.get("PYTHONHASHSEED", "")
+    return str(int(seed)) if is_hash_seed(seed) else ""
+
+
+def is_hash_seed(seed: Any) -> bool:
+    """Is this a PYTHONHASHSEED that fixes hashes? (With one that it does not know, Python does not start.)"""
+    return isinstance(seed, str) and seed.isascii() and seed.isdigit() and int(seed[:20]) < 2**32
 
 
 # --- variables ---

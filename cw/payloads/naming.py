@@ -74,14 +74,15 @@ def find_path(target: Any, roots: Iterable[tuple[str, Any]]) -> str | None:
         seen[id(thing)] = thing
         if depth < _DEPTH:
             try:
-                children = list(itertools.islice(_children(path, thing), max(0, _OBJECTS - len(waiting))))
+                children = list(itertools.islice(parts_of(path, thing), max(0, _OBJECTS - len(waiting))))
             except Exception:  # the object answers in its own way; look elsewhere
                 continue
             waiting.extend((child_path, child, depth + 1) for child_path, child in children)
     return None
 
 
-def _children(path: str, thing: Any) -> Iterator[tuple[str, Any]]:
+def parts_of(path: str, thing: Any) -> Iterator[tuple[str, Any]]:
+    """What a value is made of, each with the expression that leads to it from `path`. Raises what the value raises."""
     if isinstance(thing, dict):
         for key, value in thing.items():
             yield f"{path}[{_short(key)}]", value

@@ -19,6 +19,7 @@ A payload is one contiguous piece of memory, of one of three kinds, told apart b
                                     u64                                       each at a multiple of 64 bytes
 
 `pickle` first, since it is fast. What it refuses or would name as part of `__main__` goes through `byvalue`.
+Behind a call, of either kind, is its label: u64 (pickle does not look there).
 A payload comes from a peer that may be faulty: sizes are checked before anything is sliced.
 All functions may be called from any thread.
 """
@@ -48,7 +49,8 @@ from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
 from cw.net.memory import LARGE
-from cw.payloads import byvalue, deferred, named, naming, script
+from cw.payloads import byvalue, deferred, named, naming, related, script
+from cw.payloads.current import LABEL
 
 logger = logging.getLogger("cw.client")
 
@@ -95,14 +97,14 @@ def allocate_buffer(nbytes: int) -> memoryview:
     return memoryview(memory)[:nbytes]
 
 
-def dump(value: Any, store: Store | None = None) -> Payload:
-    """Pickle a value into a payload, which shares no memory with it.
+def dump(value: Any, store: Store | None = None, label: int | None = None) -> Payload:
+    """Pickle a value into a payload, which shares no memory with it. With a label, if it is a call's.
 
     What `store(parts, size)` makes of its parts, if given, is a payload above `memory.LARGE` with large buffers
     (`memory.store`: a memory file). Raises `NotPicklable`.
     """
     try:
-        return _dump(value, store)
+        return _dump(value, store, behind=b"" if label is None else label_bytes(label))
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_refusal("value", failure, [("value", value)])) from failure.__cause__
 
@@ -177,9 +179,9 @@ class Pickled:
     def size(self) -> int:
         return len(self.data) + sum(buffer.nbytes for buffer in self.buffers)
 
-    def payload(self, store: Store | None = None) -> Payload:
-        """All of it, for `load_parts`."""
-        return _pack(self.data, self.buffers, store) if self.buffers else self.data
+    def payload(self, store: Store | None = None, label: int | None = None) -> Payload:
+        """All of it, for `load_parts`; for a call, with its label."""
+        return join(self.data, self.buffers, store, label)
 
     def digest(self) -> bytes:
         """Of the bytes and the buffers."""
@@ -209,9 +211,12 @@ def pickle_with_state(state: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
         raise refusal_of_function(function, failure) from failure.__cause__
 
 
-def join(data: bytes, buffers: list[memoryview], store: Store | None = None) -> Payload:
-    """The payload of pickles that go one after the other, and of their buffers."""
-    return _pack(data, buffers, store) if buffers else data
+def join(
+    data: bytes, buffers: list[memoryview], store: Store | None = None, label: int | None = None
+) -> Payload:
+    """The payload of pickles that go one after the other, and of their buffers; for a call, with its label."""
+    behind = b"" if label is None else label_bytes(label)
+    return _pack(data, buffers, store, behind) if buffers else data + behind
 
 
 def load_parts(payload: Payload, count: int, persistent_load: Any = None, memos: Any = None) -> list[Any]:
@@ -239,11 +244,16 @@ def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def dump_call(
-    args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None, store: Store | None = None
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    function: Any = None,
+    store: Store | None = None,
+    label: int = 0,
 ) -> Payload:
-    """The arguments of a call. `function` serves the message of `NotPicklable`, which names the argument."""
-    plain = dump_plain(args, kwargs)
-    return pickle_call(args, kwargs, function).payload(store) if plain is None else plain
+    """The arguments of a call. `function` serves the message of `NotPicklable`, which names the argument. `label` is
+    behind the pickle, see `cw.payloads.current`."""
+    plain = dump_plain(args, kwargs, label)
+    return pickle_call(args, kwargs, function).payload(store, label) if plain is None else plain
 
 
 def pickle_call(
@@ -256,14 +266,19 @@ def pickle_call(
         raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
 
 
-def dump_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
+def dump_plain(args: tuple[Any, ...], kwargs: dict[str, Any], label: int = 0) -> bytes | None:
     """As `dump_call`, for arguments that neither share nor refer to anything; None for others."""
     if kwargs:
-        return dumps([args, kwargs], 5) if is_plain(args, kwargs) else None
+        return dumps([args, kwargs], 5) + label.to_bytes(LABEL, "little") if is_plain(args, kwargs) else None
     for value in args:
         if type(value) not in PLAIN:
             return None
-    return dumps(args, 5)
+    return dumps(args, 5) + label.to_bytes(LABEL, "little")
+
+
+def label_bytes(label: int) -> bytes:
+    """What is behind a call's pickle."""
+    return label.to_bytes(LABEL, "little")
 
 
 def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -329,7 +344,7 @@ def dump_call_alone(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any
 
 def alone(payload: Payload) -> Payload:
     """A result's payload, for another program: what it has by name of the script is inside."""
-    if _pickle_in(payload).find(_BY_NAME_IN_MAIN) < 0:
+    if pickle_of(payload).find(_BY_NAME_IN_MAIN) < 0:
         return payload
     return dump_alone(load(payload))
 
@@ -342,7 +357,7 @@ def alone_error(payload: Payload) -> Payload:
     return dumps((*fields, pickled and bytes(dump_alone(load(pickled))), reason), 5)
 
 
-def _pickle_in(payload: Payload) -> bytes:
+def pickle_of(payload: Payload) -> bytes:
     """The pickle, without its large buffers."""
     if payload[0] != _MULTI:
         return bytes(payload)
@@ -410,8 +425,9 @@ def _apart_if_big(value: Any) -> Any:
     return _BigBytes(value) if type(value) is bytes and len(value) >= BIG_BYTES else value
 
 
-def _dump(value: Any, store: Store | None = None, is_alone: bool = False) -> Payload:
-    """As `dump`, but raises `byvalue.Unpicklable`. `is_alone`: without names of the script."""
+def _dump(value: Any, store: Store | None = None, is_alone: bool = False, behind: bytes = b"") -> Payload:
+    """As `dump`, but raises `byvalue.Unpicklable`. `is_alone`: without names of the script. `behind`: bytes at the
+    payload's end."""
     buffers: list[memoryview] = []
 
     def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -431,7 +447,7 @@ def _dump(value: Any, store: Store | None = None, is_alone: bool = False) -> Pay
     if not is_by_name:
         buffers.clear()
         data = byvalue.dumps(value, keep_in_band, None, buffers.clear)
-    return _pack(data, buffers, store) if buffers else data
+    return _pack(data, buffers, store, behind) if buffers else data + behind
 
 
 def _needs_by_value(data: bytes) -> bool:
@@ -440,6 +456,7 @@ def _needs_by_value(data: bytes) -> bool:
     return (
         data.find(_GENERATORS[0]) >= 0
         or data.find(_GENERATORS[1]) >= 0
+        or (related.is_loaded() and data.find(related.MARK) >= 0)
         or bool(_registered and _names_registered(data))
     )
 
@@ -449,7 +466,7 @@ def _names_registered(data: bytes) -> bool:
     return any(data.find(name.encode()) >= 0 for name in tuple(_registered))
 
 
-def _pack(data: bytes, buffers: list[memoryview], store: Store | None) -> Payload:
+def _pack(data: bytes, buffers: list[memoryview], store: Store | None, behind: bytes) -> Payload:
     writable = not all(buffer.readonly for buffer in buffers)
     header = _HEADER.pack(_MULTI, writable, len(buffers), len(data))
     header += struct.pack(f"<{len(buffers)}Q", *[buffer.nbytes for buffer in buffers])
@@ -459,6 +476,9 @@ def _pack(data: bytes, buffers: list[memoryview], store: Store | None) -> Payloa
         parts.append(bytes(-size % _ALIGNMENT))
         parts.append(buffer)
         size += -size % _ALIGNMENT + buffer.nbytes
+    if behind:
+        parts.append(behind)
+        size += len(behind)
     if store is not None and size > LARGE:
         return store(parts, size)
     if size < MAPPED:
@@ -485,7 +505,7 @@ def _unpack(payload: memoryview) -> tuple[memoryview, list[memoryview]]:
         end = spans[-1][1]
         start = end + -end % _ALIGNMENT
         spans.append((start, start + size))
-    if spans[-1][1] != len(payload):
+    if len(payload) - spans[-1][1] not in (0, LABEL):
         raise PayloadError(f"a payload of {len(payload)} bytes says that it has {spans[-1][1]}")
     if writable and payload.readonly:
         payload = _writable_copy(payload)
@@ -573,6 +593,23 @@ def unreadable(describe: str, failure: BaseException) -> BaseException:
     )
     error.__cause__ = failure
     return error
+
+
+def forget_tracebacks(exception: BaseException) -> None:
+    """Take the traceback off an exception that has been pickled, and off those behind it.
+
+    Frames hold what their functions had bound, the exception too, often: such a circle, with all the data in it, would
+    stay until the garbage collector runs.
+    """
+    waiting, seen = [exception], set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            BaseException.with_traceback(one, None)
+            waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
+            with contextlib.suppress(Exception):  # a group's; or something of the user's by that name
+                waiting += [other for other in one.exceptions if isinstance(other, BaseException)]  # type: ignore[attr-defined]
 
 
 def load_error(payload: Payload, describe: str) -> BaseException:

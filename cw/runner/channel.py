@@ -5,7 +5,8 @@
       one token a job                    == eventfd ==========>      takes one before each job
       large payloads                     == socket, memory files ==> maps them
       large results                     <== the same socket ==       makes them
-      Results, BigResult, Dropped       <== pipe, frames ======      one write a job, at once
+      Results, BigResult, NotEntered,   <== pipe, frames ======      one write a job, at once
+      Remark, Loading, Dropped
 
 A result is written before the next job starts: nothing that job does can hold it back. A pipe costs a third
 of what a socket does. A payload above `memory.LARGE` is not copied through: it lies in a memory file
@@ -49,7 +50,8 @@ lines = RateLimited(logging.getLogger("cw.worker"))
 class WorkerEnd:
     """The worker's side. Belongs to the loop's thread.
 
-    `on_results(numbers, statuses, seconds, payloads)` and `on_dropped()` report what the runner says.
+    `on_results(numbers, statuses, seconds, payloads)`, `on_dropped()` and `on_remark(remark)` report what the runner
+    says. (The payload of NOT_ENTERED is the runner's message.)
     `runner_fds` are for the runner's process; close them here with `handed_over()`.
     """
 
@@ -76,7 +78,9 @@ class WorkerEnd:
         self.runner_fds = [theirs.fileno(), their_files.fileno(), pipe_in, self._tokens]
         self.objects = ObjectCache()  # what the runner has been sent; the worker sees to it
         self.on_results: Callable[[list[int], list[int], list[float], list[Any]], None]
+        self.is_loading = False  # its first function: it has not entered a call yet
         self.on_dropped: Callable[[], None]
+        self.on_remark: Callable[[m.Remark], None] = lambda remark: None
         loop.watch(self._pipe, IN, lambda events: self.read())
 
     def handed_over(self) -> None:
@@ -98,6 +102,8 @@ class WorkerEnd:
                 [job.dispatch for job in jobs],
                 [job.function.number for job in jobs],
                 [job.attempt for job in jobs],
+                [job.timeout for job in jobs],
+                [job.number for job in jobs],
                 [job.payload for job in jobs],
             )
         )
@@ -156,6 +162,12 @@ class WorkerEnd:
                     is_waiting = True
                     return False
                 take(message.number, message.status, message.seconds, payload)
+            elif type(message) is m.NotEntered:
+                take(message.dispatches[0], m.NOT_ENTERED, 0.0, message)
+            elif type(message) is m.Loading:
+                self.is_loading = bool(message.is_loading)
+            elif type(message) is m.Remark:
+                self.on_remark(message)
             dropped = dropped or type(message) is m.Dropped
             return True
 

@@ -17,21 +17,34 @@ from time import perf_counter
 from typing import Any
 
 from cw import guard
+from cw.errors import EnvironmentMismatch
 from cw.net import memory, wire
 from cw.net import messages as m
 from cw.net.network import receive_with_files
-from cw.payloads import environment, modules, serialize
+from cw.payloads import current, environment, modules, serialize
 from cw.payloads.environment import apply_environment, load_environment
-from cw.runner import channel
+from cw.runner import channel, leftovers
 from cw.runner.script import Script
 
 READ = 256 * 1024
+
+NAMES = 5
+NAME_CHARACTERS = 60
+"""Of files that jobs left: so many are named, with so many characters."""
+
+REASON_BYTES = 500
+"""Of a reason for which a call was not entered."""
+
+MACHINES_FAULT = ImportError, OSError, EnvironmentMismatch
+"""What may be this machine's fault, when it comes before the call is entered: a module or a library that is not here,
+a file that cannot be read, the working directory. All else is the job's own."""
 
 
 class Runner:
     """One runner's end of the channel, and its loop."""
 
-    def __init__(self, stream: int, files: int, pipe: int, tokens: int) -> None:
+    def __init__(self, stream: int, files: int, pipe: int, tokens: int, scratch: str = "") -> None:
+        """`scratch`: for a directory of its own, where the session wants one."""
         self._stream = socket.socket(fileno=stream)
         self._files = socket.socket(fileno=files)
         self._stream.setblocking(True)
@@ -45,8 +58,12 @@ class Runner:
         self._objects: dict[int, tuple[int, tuple[int, ...], Any]] = {}  # kind, needs, payload
         self._script = Script(lambda number: self._objects[number][2])
         self._where: dict[str, Any] = {"host": os.uname().nodename, "pid": os.getpid()}
+        self._scratch = scratch
+        self._environment: Any = b""
+        self._has_loaded = False  # a function
         self._failure: BaseException | None = None  # the session's environment does not work here
         self._buffer = memoryview(bytearray(READ))
+        current.begin_runner(self._script.name_of)
 
     def run(self) -> None:
         """Run jobs until the worker closes the channel."""
@@ -65,19 +82,29 @@ class Runner:
                     if not self._skip_to_drop():
                         return
                     continue
-                self._run(*job)
+                self._run(job)
+            current.running = None
             if not self._receive():
                 return
 
-    def _run(self, number: int, function_number: int, attempt: int, payload: Any) -> None:
+    def _run(self, job: tuple[Any, ...]) -> None:
+        number, function_number, attempt, _, _, payload = current.running = job
         environment.jobs_begun += 1
-        began = perf_counter()
+        began = current.began = perf_counter()
         try:
-            if self._failure is not None:
-                raise self._failure.with_traceback(None)  # or each raise would lengthen it
-            function, args, kwargs = self._script.prepare(function_number, payload)
+            try:
+                function, args, kwargs = self._prepare(function_number, payload)
+            except MACHINES_FAULT as error:
+                if not _forked_pid and self._hand_back(number, attempt, error):
+                    return
+                raise
             value = function(*args, **kwargs)
+            if leftovers.is_armed:
+                leftovers.clear_timers()
             answer = serialize.dump_result(value, memory.store)
+            if isinstance(value, BaseException):
+                serialize.forget_tracebacks(value)
+            value = None  # a traceback in it leads to this frame: what is bound here would hold itself
             if len(answer) > memory.LARGE:
                 wire.check_payload(answer, "the job's result")
             elif modules.notes:
@@ -86,18 +113,56 @@ class Runner:
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
             if _forked_pid:
                 _end_forked(error)
+            if leftovers.is_armed:
+                leftovers.clear_timers()
             self._script.explain(error)
             answer = serialize.dump_error(
                 error, {**self._where, "attempt": attempt, **dict.fromkeys(modules.notes, "")}
             )
+            if error is not self._failure:  # which others will meet, and see where it came from
+                serialize.forget_tracebacks(error)
             status = m.ERROR if _sigterm_at < began else m.INTERRUPTED
         seconds = perf_counter() - began
         if _forked_pid:
             _end_forked(None)
+        if seconds > leftovers.SHORT_SECONDS and (remark := leftovers.look(seconds, function)):
+            self._tell(m.Remark(0, remark, remark))
         if type(answer) is bytes and len(answer) <= memory.LARGE:
             self._write(wire.encode_result(number, status, seconds, answer))
         else:
             self._write_large(number, status, seconds, answer)
+
+    def _hand_back(self, number: int, attempt: int, error: BaseException) -> bool:
+        """The call cannot be entered, here at least. False: that cannot be told, so it is the job's result."""
+        answer = serialize.dump_error(error, {**self._where, "attempt": attempt})
+        if len(answer) > memory.LARGE:
+            return False
+        is_general = error is self._failure
+        why = f"working directory: {error.__cause__}" if is_general else f"{type(error).__name__}: {error}"
+        text = " ".join(why.split()).encode(errors="replace")[:REASON_BYTES]
+        self._tell(m.NotEntered([number], [is_general], [len(text)], [text + answer]))
+        sys.path_importer_cache.clear()  # it may work the next time: what was not there is looked for again
+        return True
+
+    def _tell(self, message: tuple[Any, ...]) -> None:
+        self._write(b"".join(next(wire.encode(message))))
+
+    def _look_and_write(self, data: bytes) -> None:
+        """In place of `_write` in a scratch directory: has the job left something there? It is said once."""
+        try:
+            names = os.listdir(self._scratch)
+        except OSError:
+            names = []  # removed by the job
+        if names:
+            del self._write  # type: ignore[attr-defined]
+            named = ", ".join(repr(name[:NAME_CHARACTERS]) for name in sorted(names)[:NAMES])
+            others = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+            self._tell(
+                m.Remark(0, "scratch", f"jobs leave files in their scratch directory ({named}{others}, on "
+                         f"{self._where['host']}), which is removed when the process that runs them ends: have jobs "
+                         "return what is needed, or write it to a directory that the client sees")
+            )  # fmt: skip
+        Runner._write(self, data)
 
     def _write(self, data: bytes) -> None:
         written = os.write(self._pipe, data)
@@ -112,7 +177,7 @@ class Runner:
             return
         # The file first: the worker looks for it as soon as it reads the record.
         socket.send_fds(self._files, [b"\0"], [file.fd])
-        self._write(b"".join(next(wire.encode(m.BigResult(number, status, seconds, len(payload))))))
+        self._tell(m.BigResult(number, status, seconds, len(payload)))
 
     def _skip_to_drop(self) -> bool:
         while True:
@@ -137,6 +202,8 @@ class Runner:
         for message in found:
             if type(message) is m.Run:
                 self._queue.extend(zip(*message, strict=True))
+            elif type(message) is m.Slot:
+                current.slot = message
             else:
                 self._queue.append(message)
         return True
@@ -144,22 +211,42 @@ class Runner:
     def _take(self, message: Any) -> None:
         """Take in what is no job, in its place between them: those before it may still need what it forgets."""
         if type(message) is m.Drop:
-            self._write(b"".join(next(wire.encode(m.Dropped()))))
+            self._tell(m.Dropped())
         elif type(message) is m.Objects:
             for _, number, kind, needs, payload in zip(*message, strict=True):
                 self._objects[number] = kind, needs, payload
                 if kind == m.ENVIRONMENT:
-                    self._apply(payload)
+                    self._environment = payload
+                    self._apply()
         elif type(message) is m.Forget:
             for number in message.numbers:
                 self._objects.pop(number, None)
                 self._script.forget(number)
 
-    def _apply(self, payload: Any) -> None:
+    def _apply(self) -> None:
+        self._failure = None
         try:
-            apply_environment(load_environment(payload))
+            surroundings = load_environment(self._environment)
+            current.session_seed = bytes.fromhex(surroundings.seed)
+            apply_environment(surroundings, self._scratch)
+            if surroundings.directory == environment.SCRATCH:
+                self._write = self._look_and_write  # type: ignore[method-assign]
         except Exception as error:
             self._failure = error
+
+    def _prepare(self, function_number: int, payload: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """The function and the arguments of a call. Raises whatever making them raises."""
+        if self._failure is not None:
+            self._apply()  # it may work now
+        if self._failure is not None:
+            raise self._failure
+        if self._has_loaded:
+            return self._script.prepare(function_number, payload)
+        self._tell(m.Loading(1))  # what it imports may take this process down, on this machine
+        call = self._script.prepare(function_number, payload)
+        self._tell(m.Loading(0))
+        self._has_loaded = True
+        return call
 
 
 _sigterm_at = 0.0
@@ -197,7 +284,7 @@ def _end_forked(error: BaseException | None) -> None:
     os._exit(status & 0xFF)
 
 
-def main(fds: list[int]) -> None:
+def main(fds: list[int], scratch: str = "") -> None:
     """Be a runner, with these ends of the channel (see `channel.WorkerEnd.runner_fds`)."""
     global _forked_pid
     import fcntl
@@ -206,7 +293,8 @@ def main(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
     guard.note_runner()
-    runner = Runner(*moved)
+    runner = Runner(*moved, scratch=scratch)
+    leftovers.watch_timers()
     own = os.getpid()
 
     # A child that a job forks inherits our handler, and must not: multiprocessing ends its processes by SIGTERM.

@@ -104,6 +104,11 @@ class Script:
         named.loads = self._loads
         named.builtins_of = self._builtins_of
 
+    def name_of(self, number: int) -> str:
+        """What a function is called; '' while it is being unpickled."""
+        applied = self._functions.get(number)
+        return "" if applied is None else applied.callee.name
+
     def forget(self, number: int) -> None:
         """This object will not be used again."""
         self._functions.pop(number, None)

@@ -140,7 +140,8 @@ def worker_script(
         *([f"--mem-per-cpu={plan.mem_per_cpu}"] if plan.mem_per_cpu else []), *options,
     ]  # fmt: skip
     command = shlex.join([*_container(plan), *_worker_command(plan)])
-    grace = f"{max(0.0, min(20.0, kill_wait * 2 / 3)):g}"
+    # What runs is then stopped step by step, within 3 s.
+    grace = f"{max(0.0, min(20.0, kill_wait * 2 / 3, kill_wait - 4)):g}"
     limits = shlex.join(
         ["--grace", grace, "--reconnect-timeout", str(RECONNECT_SECONDS), *_verbose(plan), *own]
     )

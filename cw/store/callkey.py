@@ -17,6 +17,7 @@ from types import CodeType
 from typing import Any
 
 from cw.errors import UnstableKey
+from cw.payloads import current
 from cw.payloads.naming import argument_name, find_path, function_name
 from cw.store.definitions import DefinitionWalk
 from cw.store.walk import PLAIN, SIZE, Unstable, digest_of
@@ -120,6 +121,11 @@ def of_version(version: Any) -> bytes:
         return b"" if version is None else b"\0version" + _digest(version)
     except Unstable as unstable:
         raise UnstableKey(f"the version {version!r:.80} has {unstable}: give a str or an int") from None
+
+
+def of_seed(seed: int | None) -> bytes:
+    """What a client's own seed adds to that. Raises `TypeError`."""
+    return b"" if seed is None else b"\0seed" + current.explicit(seed) + b"\0"
 
 
 def nth(key: bytes, number: int) -> bytes:

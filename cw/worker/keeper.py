@@ -2,7 +2,7 @@
 
     worker ==(socket, one small JSON text a packet)==> keeper --fork--> runner (its own process group)
        fork, with the runner's descriptors               ^ |    '-----> runner --> whatever jobs start
-       signal                                            '-|--- stderr --'
+       signal; scratch: where runners make directories   '-|--- stderr --'
     worker <==  forked, exited  ===========================' waitpid
 
 It has loaded what runners need and holds neither keys nor connections, and it has one thread: a fork of it
@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Container
 from typing import Any
 
 from cw.runner import runner
@@ -70,18 +71,18 @@ def kill(pid: int, is_group: bool, number: int = signal.SIGKILL) -> None:
         (os.killpg if is_group else os.kill)(pid, number)
 
 
-def kill_children() -> None:
-    """End all children and whatever they leave behind, and wait until they are gone."""
+def kill_children(spared: Container[int] = ()) -> None:
+    """End all children but these and whatever they leave behind, and wait until they are gone."""
     deadline = time.monotonic() + LAST_SECONDS
     while time.monotonic() < deadline:
-        for pid in children():
-            kill(pid, False)
-        try:
-            # Those that a killed one leaves behind are ours the moment it is reaped.
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
+        strays = [pid for pid in children() if pid not in spared]
+        if not strays:
             return
+        for pid in strays:
+            kill(pid, False)
+            # Those that a killed one leaves behind are ours the moment it is reaped.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
         select.select([], [], [], 0.002)
 
 
@@ -89,6 +90,7 @@ class Keeper:
     """Forks runners on order, passes on their stderr, reaps them, and reports."""
 
     def __init__(self, orders: socket.socket) -> None:
+        self.scratch = ""
         self._orders = orders
         self._pid_by_key: dict[int, int] = {}
         self._key_by_pid: dict[int, int] = {}
@@ -126,7 +128,9 @@ class Keeper:
             self._relay.close(stderr)
 
     def _obey(self, order: dict[str, Any], fds: list[int]) -> None:
-        if order["do"] == "fork":
+        if order["do"] == "scratch":
+            self.scratch = order["path"]
+        elif order["do"] == "fork":
             self._fork(order["key"], fds)
         elif order["do"] == "signal" and order["key"] in self._pid_by_key:
             pid = self._pid_by_key[order["key"]]
@@ -183,7 +187,7 @@ class Keeper:
             os.close(self._wake)
             os.close(self._waker)
             sys.argv[:] = [""]
-            runner.main(fds)
+            runner.main(fds, os.path.join(self.scratch, str(os.getpid())))
             status = 0
         except KeyboardInterrupt:
             status = 128 + signal.SIGINT  # it was to end its job, which had ended in that moment
@@ -264,3 +268,7 @@ def main(fd: int) -> None:
     finally:
         kill_children()
         keeper.close()
+        if os.path.isdir(keeper.scratch):
+            import shutil  # only now: runners would begin with it, and all that it imports
+
+            shutil.rmtree(keeper.scratch, ignore_errors=True)

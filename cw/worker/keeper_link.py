@@ -6,10 +6,14 @@ import errno
 import json
 import os
 import resource
+import secrets
+import shutil
 import socket
 import subprocess
+import tempfile
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from cw import program
@@ -18,8 +22,10 @@ from cw.worker import keeper
 
 THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "LOKY_MAX_CPU_COUNT",
+    "PYTHON_CPU_COUNT",
 )  # fmt: skip
-"""Tell numerical libraries how many threads to use."""
+"""Tell libraries how many threads to use, and Python (from 3.13 on) what `os.cpu_count()` gives."""
 
 
 class KeeperProcess:
@@ -31,11 +37,16 @@ class KeeperProcess:
         threads: int,
         descriptors: tuple[int, int] | None,
         on_report: Callable[[dict[str, Any] | None], None],
+        hash_seed: str = "",
     ) -> None:
-        """`threads`, `descriptors`: the limits of the jobs; None: of descriptors, our own."""
+        """`threads`, `descriptors`: the limits of the jobs; None: of descriptors, our own. `hash_seed`: PYTHONHASHSEED
+        in the runners; '': our own."""
+        self.hash_seed = hash_seed
         self._loop = loop
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {**dict.fromkeys(THREADS, str(threads)), **os.environ}
+        if hash_seed:
+            environment["PYTHONHASHSEED"] = hash_seed
         self._process = subprocess.Popen(
             program.python_command(
                 "from cw.worker.keeper import main; main(int(sys.argv[1]))", theirs.fileno()
@@ -51,6 +62,9 @@ class KeeperProcess:
         self._socket.setblocking(False)
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._on_report = on_report
+        # A name that nobody can guess and take first. It is made when a runner needs it, and removed by the keeper.
+        self._scratch = os.path.join(tempfile.gettempdir(), f"cw-scratch-{secrets.token_hex(8)}")
+        self._order({"do": "scratch", "path": self._scratch}, [])
         loop.watch(self._socket.fileno(), IN, self._on_ready)
 
     def fork(self, key: int, fds: list[int]) -> None:
@@ -61,8 +75,21 @@ class KeeperProcess:
         """Signal a runner's process group, if it is still there."""
         self._order({"do": "signal", "key": key, "number": number}, [])
 
-    def close(self) -> None:
-        """End all runners, and wait until they are gone. Nothing is reported any more."""
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def clear_scratch(self, pid: int) -> None:
+        """Remove the scratch directory of a runner that has ended, if it had one. Not in the loop: it may take long."""
+        path = os.path.join(self._scratch, str(pid))
+        if os.path.isdir(path):
+            threading.Thread(target=shutil.rmtree, args=(path, True), daemon=True).start()
+
+    def close(self, spared: Container[int] = ()) -> None:
+        """End all runners, and wait until they are gone. Nothing is reported any more.
+
+        `spared`: this worker's other keepers, whose runners go on.
+        """
         if self._socket.fileno() < 0:
             return
         self._loop.watch(self._socket.fileno(), 0, self._on_ready)
@@ -75,7 +102,7 @@ class KeeperProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        keeper.kill_children()  # what it left, should it have been killed itself
+        keeper.kill_children(spared)  # what it left, should it have been killed itself
 
     def _order(self, order: dict[str, Any], fds: list[int]) -> None:
         packet = json.dumps(order).encode()

@@ -9,6 +9,7 @@ What is to happen to them is decided by `cw.worker.slots`. All in here runs in t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -16,9 +17,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cw import credential
+from cw.errors import PayloadError
 from cw.net import messages as m
 from cw.net.network import Loop
 from cw.net.objects import Key, Object, ObjectCache
+from cw.payloads import environment as environments
 from cw.program import RateLimited
 from cw.runner.channel import WorkerEnd
 from cw.worker.keeper_link import KeeperProcess
@@ -27,11 +31,17 @@ from cw.worker.slots import Job, Runner
 logger = logging.getLogger("cw.worker")
 
 END_SECONDS = 5.0
-"""For a runner that was told to end, before it is killed."""
+"""For a runner that was told to end, at least, before it is killed: it waits for threads that jobs have left."""
 
 STOP_STEPS = (0.0, signal.SIGINT), (1.0, signal.SIGTERM), (2.0, signal.SIGKILL)
 """How a running job is ended: after so many seconds this signal, to the runner's process group. The first raises
 KeyboardInterrupt in the job, so that it may clean up; the second is for its children (the runner only notes it)."""
+
+KEEPER_SECONDS = 60.0
+"""How long a keeper for a PYTHONHASHSEED of a client's is kept without runners. Longer: a process idles. Shorter: the
+next client with it waits for another one to start."""
+
+STOP_SECONDS = STOP_STEPS[-1][0]
 
 KEEPERS = 3
 """Keepers that may die in a row without having started a runner."""
@@ -64,31 +74,48 @@ class _NoEnd:
     def drain(self) -> None:
         pass
 
-    end = close = drain
+    end = close = read = drain
+    is_loading = False
 
 
 class Runners:
     """The processes, by the key of their `slots.Runner`.
 
-    `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`: what one says.
+    `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`, `on_remark(runner, remark)`: what
+    one says.
     `on_gone(runner)`: its process is gone, and its last results follow; then `on_exited(runner, unstarted, note)`.
     `on_failure(text)`: none can be started any more.
     """
 
-    def __init__(self, loop: Loop, threads: int, descriptors: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        threads: int,
+        descriptors: tuple[int, int] | None = None,
+        end_seconds: float = END_SECONDS,
+    ) -> None:
         self.on_results: Callable[[Runner, list[int], list[int], list[float], list[Any]], None]
         self.on_dropped: Callable[[Runner], None]
+        self.on_remark: Callable[[Runner, m.Remark], None]
         self.on_gone: Callable[[Runner], None]
         self.on_exited: Callable[[Runner, int, dict[str, Any]], None]
         self.on_failure: Callable[[str], None]
         self._loop = loop
         self._threads = threads
         self._descriptors = descriptors
+        self._end_seconds = end_seconds
         self._channels: dict[int, WorkerEnd | _NoEnd] = {}
         self._runners: dict[int, Runner] = {}
         self._pids: dict[int, int] = {}
         self._keepers_lost = 0  # since the last runner was forked
-        self._keeper = self._start_keeper()
+        self.ends = -1.0
+        """When what runs is stopped (time.monotonic()), as far as is known; -1: it is not."""
+        self._hash_seed = environments.hash_seed()
+        self._keepers: dict[
+            str, KeeperProcess
+        ] = {}  # by the PYTHONHASHSEED of their runners; '': none is known
+        self._keeper_by_key: dict[int, KeeperProcess] = {}  # of the runners
+        self._prepare()
 
     def start(self, runner: Runner, environment: Object | None) -> None:
         """Start its process, and send it its environment."""
@@ -104,10 +131,14 @@ class Runners:
             runner, numbers, statuses, seconds, payloads
         )
         end.on_dropped = lambda: self.on_dropped(runner)
-        self._keeper.fork(runner.key, end.runner_fds)
+        end.on_remark = lambda remark: self.on_remark(runner, remark)
+        payload = None if environment is None else environment.payload
+        keeper = self._keeper_by_key[runner.key] = self._keeper_for(payload)
+        keeper.fork(runner.key, end.runner_fds)
         end.handed_over()
         for message in end.objects.prepare([environment] if environment is not None else []):
             end.send(message)
+        end.send(m.Slot(runner.slot.index, self._threads, self.ends))
 
     def send_jobs(self, runner: Runner, jobs: Sequence[Job]) -> None:
         """Send it jobs, and before them what it has not of the objects that they need."""
@@ -137,19 +168,26 @@ class Runners:
     def end(self, runner: Runner) -> None:
         """Let it end by itself; it has nothing to do."""
         self._channels[runner.key].end()
-        self._loop.later(END_SECONDS, lambda: self.kill(runner))
+        self._loop.later(self._end_seconds, lambda: self._kill_slow(runner))
 
-    def stop(self, runner: Runner) -> None:
-        """End it and what it runs, step by step."""
+    def stop(self, runner: Runner, pace: float = 1.0) -> None:
+        """End it and what it runs, step by step. `pace`: the share of the steps' time that there is."""
         for seconds, number in STOP_STEPS:
             if seconds:
-                self._loop.later(seconds, lambda number=number: self._signal(runner, number))  # type: ignore[misc]
+                self._loop.later(seconds * pace, lambda number=number: self._signal(runner, number))  # type: ignore[misc]
             else:
                 self._signal(runner, number)
 
-    def kill(self, runner: Runner) -> None:
-        """End it at once."""
-        self._signal(runner, signal.SIGKILL)
+    def take_in(self) -> None:
+        """Report what runners have written by now: it came before any signal that follows."""
+        for end in list(self._channels.values()):
+            end.read()
+
+    def _kill_slow(self, runner: Runner) -> None:
+        if self._runners.get(runner.key) is runner:
+            lines.warning("runner %s does not end within %g s, a thread of a job may be at work there: it is killed",
+                          self._pids.get(runner.key, 0), self._end_seconds)  # fmt: skip
+            self._signal(runner, signal.SIGKILL)
 
     def place(self, runner: Runner) -> dict[str, Any]:
         """Where it runs, for notes."""
@@ -165,25 +203,57 @@ class Runners:
         self._channels.clear()
         self._runners.clear()
         self._pids.clear()
-        self._keeper.close()
-
-    def start_afresh(self) -> None:
-        """End all, and be ready for others."""
-        self.close()
-        self._keeper = self._start_keeper()
+        self._keeper_by_key.clear()
+        for keeper in list(self._keepers.values()):
+            self._close_keeper(keeper)
 
     def _signal(self, runner: Runner, number: int) -> None:
         if (
             self._runners.get(runner.key) is runner
         ):  # else it has ended; and keys begin anew with another master
-            self._keeper.signal(runner.key, number)
+            keeper = self._keeper_by_key.get(runner.key)
+            if keeper is not None:
+                keeper.signal(runner.key, number)
 
-    # --- the keeper ---
+    # --- the keepers ---
 
-    def _start_keeper(self) -> KeeperProcess:
-        return KeeperProcess(self._loop, self._threads, self._descriptors, self._on_report)
+    def _prepare(self) -> None:
+        """Start the keeper that most runners are forked from, before they are needed."""
+        if self._find_hash_seed():
+            self._start_keeper(self._hash_seed)
 
-    def _on_report(self, report: dict[str, Any] | None) -> None:
+    def _keeper_for(self, environment: Any) -> KeeperProcess:
+        """The one whose runners have the client's PYTHONHASHSEED, or else this worker's."""
+        seed = _hash_seed_of(environment) or self._find_hash_seed()
+        return self._keepers.get(seed) or self._start_keeper(seed)
+
+    def _find_hash_seed(self) -> str:
+        """This worker's own, or the cluster's, so that strings have the same hashes in all runners; '' as long as there
+        is no credential, which a worker waits for."""
+        if not self._hash_seed:
+            with contextlib.suppress(credential.CredentialError):  # who connects says what is wrong with it
+                self._hash_seed = credential.load().hash_seed()
+        return self._hash_seed
+
+    def _start_keeper(self, seed: str) -> KeeperProcess:
+        keeper = self._keepers[seed] = KeeperProcess(
+            self._loop,
+            self._threads,
+            self._descriptors,
+            lambda report: self._on_report(seed, report),
+            seed,
+        )
+        return keeper
+
+    def _close_keeper(self, keeper: KeeperProcess) -> None:
+        del self._keepers[keeper.hash_seed]
+        keeper.close({other.pid for other in self._keepers.values()})
+
+    def _close_idle_keeper(self, keeper: KeeperProcess) -> None:
+        if keeper in self._keepers.values() and keeper not in self._keeper_by_key.values():
+            self._close_keeper(keeper)
+
+    def _on_report(self, seed: str, report: dict[str, Any] | None) -> None:
         if report is None:
             self._keepers_lost += 1
             if self._keepers_lost > KEEPERS:
@@ -192,9 +262,10 @@ class Runners:
                 )
                 return
             logger.error("the keeper is gone, and the runners with it; starting another")
-            self._keeper.close()
-            self._keeper = self._start_keeper()
-            for key in list(self._runners):
+            gone = self._keepers[seed]
+            self._close_keeper(gone)
+            self._start_keeper(seed)
+            for key in [key for key, keeper in self._keeper_by_key.items() if keeper is gone]:
                 self._on_exited(key, "ended with its keeper", "")
         elif report["what"] == "forked":
             self._pids[report["key"]] = report["pid"]
@@ -207,14 +278,36 @@ class Runners:
         if runner is None:
             return
         was_ending = runner.is_ending
+        keeper = self._keeper_by_key.pop(key, None)
+        if keeper is not None:
+            keeper.clear_scratch(self._pids.get(key, 0))
+        if keeper is not None and keeper.hash_seed != self._hash_seed:
+            self._loop.later(KEEPER_SECONDS, lambda: self._close_idle_keeper(keeper))
         end = self._channels.pop(key)
         self.on_gone(runner)
         end.drain()
         seconds = round(time.monotonic() - runner.since, 3)
-        note = {**self.place(runner), "how": how, "seconds": seconds, "stderr": stderr}
+        note = {
+            **self.place(runner),
+            "how": how,
+            "seconds": seconds,
+            "stderr": stderr,
+            "loading": end.is_loading,
+        }
         self._pids.pop(key, None)
         unstarted = end.take_tokens(len(runner.sent))
         end.close()
         if not was_ending:
             lines.warning("runner %s on slot %d %s", note["pid"], runner.slot.index, how)
         self.on_exited(runner, unstarted, note)
+
+
+def _hash_seed_of(environment: Any) -> str:
+    """The PYTHONHASHSEED of a session's client; '' if it has none."""
+    if environment is None:
+        return ""
+    try:
+        seed = environments.load_environment(environment).hash_seed
+    except PayloadError:  # its jobs will say so
+        return ""
+    return seed if environments.is_hash_seed(seed) else ""

@@ -5,7 +5,8 @@
                  ^  |                     |                          |
                  |  | Recalled,           | Retract, on_retracted    | on_runner_exited: TellDied;
                  |  | Return              |                          | where it was stopped Return, at its
-                 '--+---------------------'                          | time limit TellExpired
+                 '--+---------------------'                          | time limit TellExpired, cut short
+                                                                     | as the worker ends TellCutShort
 
 One slot runs one job at a time, in the runner of the job's *context* on that slot: its session, and the number of the
 environment that its function needs. (A client that asks for fresh runners names a new environment.) A runner is sent
@@ -15,7 +16,7 @@ the job, and the worker (`Retract`) to own the last of those sent. So a runner t
 in C code that lets no line of Python run, loses its tail to an idle slot. It also shows when a job has started, from
 when on its time limit counts.
 
-A job that must end, ends with its runner (StopRunner, KillRunner): first all behind it is taken back, and a runner
+A job that must end, ends with its runner (StopRunner): first all behind it is taken back, and a runner
 that was signalled is never used again; its slot is free when its process is gone.
 """
 
@@ -75,7 +76,7 @@ class Job:
 
     __slots__ = (
         "dispatch", "session", "number", "function", "context", "avoid", "attempt", "payload", "timeout",
-        "stopped", "spared", "told", "expired",
+        "stopped", "spared", "told", "expired", "is_cut", "keeps",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +103,12 @@ class Job:
         self.told = False  # reported as started
         self.timeout = timeout  # seconds that it may run, or 0
         self.expired = False  # it has run for longer
+        self.is_cut = False  # it ends with this worker, and runs again elsewhere
+        self.keeps = False  # what it returns when its time is up is its result
+
+    @property
+    def must_end(self) -> bool:
+        return self.stopped or self.expired or self.is_cut
 
 
 class Runner:
@@ -185,12 +192,6 @@ class StopRunner(NamedTuple):
     runner: Runner
 
 
-class KillRunner(NamedTuple):
-    """End it by force, with all that it started."""
-
-    runner: Runner
-
-
 class LookAtTokens(NamedTuple):
     """Call `on_tokens_seen` with the number that is left."""
 
@@ -249,7 +250,7 @@ class TellUsable(NamedTuple):
 
 
 Action = (
-    StartRunner | SendJobs | Retract | SendDrop | EndRunner | StopRunner | KillRunner | LookAtTokens
+    StartRunner | SendJobs | Retract | SendDrop | EndRunner | StopRunner | LookAtTokens
     | Return | GiveBack | Recalled | TellStarted | TellDied | TellExpired | TellCutShort | TellUsable
 )  # fmt: skip
 
@@ -365,21 +366,40 @@ class Slots:
         return actions if len(actions) > bool(gone) else actions + self._assign(now)
 
     def on_drain(self) -> list[Action]:
-        """From now on nothing starts here: what has not started is returned, also what still comes."""
+        """From now on nothing starts here: what has not started is returned, also what still comes. Runners end that
+        have nothing to do: threads that jobs have left there get the time that there is."""
         self.is_draining = True
         gone = [job.dispatch for job in self._backlog]
         self._backlog.clear()
         self._forget(gone)
         actions: list[Action] = [Return(gone)] if gone else []
-        return actions + [
-            Retract(runner, AHEAD_JOBS)
-            for runner in self._runners.values()
-            if runner.sent and not runner.is_ending
-        ]
+        return (
+            actions
+            + [
+                Retract(runner, AHEAD_JOBS)
+                for runner in self._runners.values()
+                if runner.sent and not runner.is_ending
+            ]
+            + [action for runner in self._idle_runners() for action in self._end(runner)]
+        )
+
+    def on_time_up(self) -> list[Action]:
+        """This worker, which drains, ends in a moment: stop what runs, step by step."""
+        actions: list[Action] = []
+        for runner in self._runners.values():
+            if runner.sent and not runner.is_ending:
+                for job in runner.sent:
+                    job.is_cut = True
+                actions.append(Retract(runner, AHEAD_JOBS))  # then it is stopped
+        return actions
 
     def is_empty(self) -> bool:
         """Is there no job here?"""
         return not self._job_by_dispatch
+
+    def has_runners(self) -> bool:
+        """Is there a runner whose process is not gone?"""
+        return bool(self._runners)
 
     def holdings(self) -> list[tuple[Job, bool]]:
         """All jobs that are wanted here, and whether each may have started."""
@@ -413,9 +433,7 @@ class Slots:
         actions = self.on_stop(dispatches, now)
         for runner in list(self._runners.values()):
             if runner.session == session:
-                if runner.is_stopping:  # nobody is left to wait for its steps
-                    actions.append(KillRunner(runner))
-                elif not runner.sent and not runner.is_ending:
+                if not runner.sent and not runner.is_ending:
                     actions += self._end(runner)
         return actions
 
@@ -448,8 +466,8 @@ class Slots:
         runner.slot.rest = 0.0
         runner.ended += len(dispatches)
         if sent:
-            if sent[-1].stopped:
-                return self._kill_if_running(runner)
+            if sent[-1].stopped or sent[-1].is_cut:
+                return self._stop_if_running(runner)
             return self._top_up(runner, now)
         if (
             runner.is_stopping
@@ -468,7 +486,7 @@ class Slots:
             actions.append(SendDrop(runner))
         actions += self._put_back(back)
         if runner.sent:
-            actions += self._kill_if_running(runner)
+            actions += self._stop_if_running(runner)
         elif runner.slot.busy is runner and not runner.is_ending:
             actions += self._free(runner, now)
         return actions + self._assign(now)
@@ -505,7 +523,7 @@ class Slots:
                 continue
             if job.expired:
                 actions.append(TellExpired(job, note))
-            elif was_told_to and self.is_draining:
+            elif job.is_cut or (was_told_to and self.is_draining):
                 actions.append(TellCutShort([job.dispatch]))
             else:
                 actions.append(TellDied(job, note))
@@ -698,15 +716,15 @@ class Slots:
     def _retract_tail(self, runner: Runner) -> list[Action]:
         return [Retract(runner, len(runner.sent) - 1)]
 
-    def _kill_if_running(self, runner: Runner) -> list[Action]:
+    def _stop_if_running(self, runner: Runner) -> list[Action]:
         """End the runner if what it runs is to end. All behind that has been taken back; where there is
         something before it, that has ended and its result is on its way: then it is seen to when it is here."""
         sent = runner.sent
-        if runner.is_ending or len(sent) != 1 or not (sent[0].stopped or sent[0].expired):
+        if runner.is_ending or len(sent) != 1 or not sent[0].must_end:
             return []
         self._retire(runner)
         runner.is_stopping = True
-        return [KillRunner(runner) if runner.session in self._closed else StopRunner(runner)]
+        return [StopRunner(runner)]
 
     def _free(self, runner: Runner, now: float) -> list[Action]:
         """The runner has nothing to do: its slot is idle."""
@@ -717,7 +735,8 @@ class Slots:
         slot = runner.slot
         slot.busy = None
         self._idle[slot.index] = slot
-        return self._end(runner) if runner.is_outdated or runner.session in self._closed else []
+        is_over = runner.is_outdated or runner.session in self._closed or self.is_draining
+        return self._end(runner) if is_over else []
 
     def _put_back(self, jobs: list[Job]) -> list[Action]:
         """What was sent ahead, the last one first, is the worker's again."""
@@ -728,6 +747,9 @@ class Slots:
         self._forget(gone)
         self._backlog.extendleft(job for job in jobs if job.dispatch in self._job_by_dispatch)
         return [Return(gone)]
+
+    def _idle_runners(self) -> list[Runner]:
+        return [runner for runner in self._runners.values() if not runner.sent and not runner.is_ending]
 
     def _make_room(self, slot: Slot, context: Context) -> list[Action]:
         """A runner of this context is about to start there: those of older environments of its session give way."""

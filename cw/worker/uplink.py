@@ -275,6 +275,7 @@ FROM_MASTER = frozenset(
         m.Objects,
         m.Forget,
         m.Dispatch,
+        m.Keep,
         m.Recall,
         m.TakeBack,
         m.Stop,

@@ -8,7 +8,8 @@ It holds one connection to the master, whatever its number of slots. It runs no 
 nothing that a job does stops it from answering, or from ending a job that must end. All in here runs in the
 loop's thread.
 
-Told to end, it *drains*: it returns what has not started, finishes what runs within its grace, and says goodbye.
+Told to end, it *drains*: it returns what has not started, finishes what runs within its grace, stops the rest step by
+step, waits for what jobs have left in their runners, and says goodbye.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from cw.net.objects import Object, SessionObjects, closure
 from cw.version import VERSION
 from cw.worker import keeper, slots
 from cw.worker.kept import Kept
-from cw.worker.runners import Runners
+from cw.worker.runners import END_SECONDS, STOP_SECONDS, Runners
 from cw.worker.uplink import Uplink
 
 logger = logging.getLogger("cw.worker")
@@ -49,7 +50,10 @@ MOST_SECONDS = 1e9
 
 END_MARGIN = 5.0
 """Seconds before the end of its allocation by which a worker has stopped what runs and is gone. Of a short allocation,
-a tenth at most."""
+a quarter at most: what runs is stopped step by step in that time, and what came of it is reported."""
+
+STOP_RESERVE = 1.0
+"""Seconds beside those of the steps in which what runs is stopped, until the worker has reported what came of it."""
 
 END_DRAIN = 60.0
 """Seconds before that from when on it starts nothing. Longer: slots idle. Shorter: more jobs are begun in vain. Of a
@@ -122,16 +126,18 @@ class Worker:
         self._send = self._uplink.send
         self.connect = self._uplink.connect
         threads = max(1, len(os.sched_getaffinity(0)) // count)
-        self._runners = Runners(loop, threads, descriptors)
+        self._runners = Runners(loop, threads, descriptors, max(settings.grace, END_SECONDS))
         self._runners.on_results = self._on_results
         self._runners.on_dropped = lambda runner: self._perform(
             self._slots.on_dropped(runner, time.monotonic())
         )
+        self._runners.on_remark = lambda runner, remark: self._send(remark._replace(session=runner.session))
         self._runners.on_gone = lambda runner: self._slots.on_runner_gone(runner)
         self._runners.on_exited = self._on_exited
         self._runners.on_failure = self._give_up
         self._sessions: dict[int, SessionObjects] = {}
         self._kept = Kept()
+        self._keeping: set[int] = set()  # dispatches that come: what they return when their time is up counts
         self._unclaimed: set[int] = (
             set()
         )  # of these, those that the present master was told of when it was joined
@@ -141,6 +147,8 @@ class Worker:
         self._is_leaving = False
         self._drains_from = self._drains_until = 0.0  # if it was told to end
         self._done_at = math.inf  # when nothing was left to run
+        self._gone_at = math.inf  # when it leaves whatever has not ended: then the steps are over
+        self._pace = 1.0  # of the steps, where the end is nearer than they take
         keeper.set_subreaper()
         loop.tick(1.0, self._on_second)
         self._ends_at = math.inf  # when what runs is stopped, as far as is known from the start
@@ -149,15 +157,20 @@ class Worker:
             loop.later(settings.lifetime, lambda: self._drain("its lifetime is over"))
         if settings.until < math.inf:
             left = settings.until - time.time()
-            ends_in = left - min(END_MARGIN, left / 10)
+            margin = max(0.0, min(END_MARGIN, left / 4))
+            self._pace = margin / END_MARGIN
+            ends_in = left - margin
             self._ends_at = min(self._ends_at, time.monotonic() + ends_in)
             loop.later(
                 max(0.0, ends_in - min(END_DRAIN, left / 10)),
                 lambda: self._drain("its allocation ends soon", self._ends_at - time.monotonic()),
             )
+        if self._ends_at < math.inf:
+            self._runners.ends = self._ends_at
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Dispatch: self._on_dispatch,
             m.Objects: self._on_objects,
+            m.Keep: lambda message: self._keeping.update(message.dispatches),
             m.Forget: self._on_forget,
             m.Recall: lambda message: self._perform(self._slots.on_recall(message.count, time.monotonic())),
             m.Stop: lambda message: self._perform(self._slots.on_stop(message.dispatches, time.monotonic())),
@@ -176,11 +189,14 @@ class Worker:
     # --- the end ---
 
     def on_sigterm(self) -> None:
-        """Told to end: finish what runs; told again: at once."""
+        """Told to end: finish what runs; told again: stop it; told once more: at once."""
+        now = time.monotonic()
         if not self._drains_from:
             self._drain("told to end")
-        elif time.monotonic() - self._drains_from > REPEATED_SECONDS:
+        elif now - max(self._drains_from, self._drains_until) > REPEATED_SECONDS:
             self.leave()
+        elif now - self._drains_from > REPEATED_SECONDS:
+            self._drains_until = min(self._drains_until, now)
 
     def on_notice(self) -> None:
         """Notice that the end is near, long before SIGTERM: drain. Who gave it sends SIGTERM when the time is up."""
@@ -194,21 +210,20 @@ class Worker:
         else:
             self.leave()
 
+    def on_launcher_gone(self) -> None:
+        """Who started this worker is gone, or wants it gone."""
+        if self._drains_from:
+            self.leave()
+        else:
+            self._drain("the program that started it is gone", 0.0)
+
     def leave(self) -> None:
-        """End the runners, say goodbye, stop the loop."""
+        """End the runners at once, say goodbye, stop the loop."""
         if self._is_leaving:
             return
         self._is_leaving = True
-        running = self._count_running()
-        if running:
-            logger.info(
-                "leaving; %s elsewhere",
-                program.count(
-                    running,
-                    "running job is stopped, and runs again",
-                    "running jobs are stopped, and run again",
-                ),
-            )
+        if self._gone_at == math.inf:
+            self._tell_stopped()
         self.close()  # first: what the master gets back runs nowhere any more
         self._uplink.leave(self._loop.stop)
 
@@ -229,7 +244,11 @@ class Worker:
         self._suspects.clear()
         if cut_short:
             self._send(m.CutShort(cut_short))
-        if self._on_drain_tick(self._drains_from):
+        if not self._on_drain_tick(self._drains_from):
+            return
+        if self._gone_at == math.inf and not (
+            self._slots.is_empty() and self._is_all_told(self._drains_from)
+        ):
             running, kept = self._count_running(), program.count(len(self._kept), "result")
             limit = f" for up to {grace:.3g} s" if grace < 1e6 else ""
             doing = f"finishing {program.count(running, 'running job')}"
@@ -238,19 +257,42 @@ class Worker:
             elif not running:
                 doing, limit = f"handing in {kept}", ""
             logger.info("%s: %s%s; Ctrl-C ends it at once", why, doing, limit)
-            self._loop.tick(TICK_SECONDS, self._on_drain_tick)
+        self._loop.tick(TICK_SECONDS, self._on_drain_tick)
 
     def _drain_until_the_end(self, why: str) -> None:
         self._drain(why, self._ends_at - time.monotonic())
 
     def _on_drain_tick(self, now: float) -> bool:
-        if self._slots.is_empty():
+        if self._is_leaving:
+            return False
+        is_late = now >= self._drains_until
+        if is_late and self._gone_at == math.inf and not self._slots.is_empty():
+            self._stop_what_runs(now)
+        is_empty = self._slots.is_empty()
+        if is_empty:
             self._done_at = min(self._done_at, now)
-        if not self._is_leaving and (
-            now >= self._drains_until or (self._slots.is_empty() and self._is_all_told(now))
-        ):
+        # What is left in runners without a job: threads. Who wants the worker gone at once has some seconds still.
+        threads_until = min(max(self._drains_until, self._drains_from + END_SECONDS), self._ends_at)
+        is_done = is_empty and (not self._slots.has_runners() or now >= threads_until)
+        if now >= self._gone_at or (is_done and (is_late or self._is_all_told(now))):
+            if is_empty and self._slots.has_runners():
+                logger.warning("threads that jobs have left have not ended in time: they are stopped")
             self.leave()
         return not self._is_leaving
+
+    def _stop_what_runs(self, now: float) -> None:
+        """The grace is over: stop what runs, so that it may clean up. What comes of that runs again elsewhere."""
+        self._tell_stopped()
+        self._gone_at = now + (STOP_SECONDS + STOP_RESERVE) * self._pace
+        self._runners.take_in()
+        self._perform(self._slots.on_time_up())
+
+    def _tell_stopped(self) -> None:
+        if running := self._count_running():
+            doing = program.count(
+                running, "running job is stopped, and runs again", "running jobs are stopped, and run again"
+            )
+            logger.info("leaving; %s elsewhere", doing)
 
     def _is_all_told(self, now: float) -> bool:
         """Are all results with their clients, or with a master whose clients are slow to say so?"""
@@ -273,6 +315,7 @@ class Worker:
     # --- the master ---
 
     def _on_welcome(self) -> None:
+        self._keeping.clear()
         self._report()
         if self._drains_from:
             self._send(m.Draining())
@@ -283,14 +326,12 @@ class Worker:
 
     def _start_afresh(self) -> None:
         """End all runners and forget all jobs: no master knows of them."""
-        if self._drains_from:
-            self.leave()
-            return
-        self._runners.start_afresh()
-        self._slots = slots.Slots(self._count, self._settings.max_jobs)
+        for session in list(self._sessions):
+            self._on_close_session(m.CloseSession(session))
+            self._on_forget_session(m.ForgetSession(session))
         self._kept = Kept()
         self._suspects.clear()
-        self._sessions.clear()
+        self._drains_until = 0.0  # nobody waits for what runs, should it drain
 
     def _on_dispatch(self, message: m.Dispatch) -> None:
         jobs, unknown = [], []
@@ -307,6 +348,10 @@ class Worker:
                 unknown.append(dispatch)
             else:
                 jobs.append(slots.Job(dispatch, session, number, function, avoid, attempt, payload, timeout))
+        if self._keeping:
+            for job in jobs:
+                job.keeps = job.dispatch in self._keeping
+            self._keeping.difference_update(message.dispatches)
         if unknown:
             self._send(m.Returned(unknown))
         self._perform(self._slots.on_jobs(jobs, time.monotonic()))
@@ -401,10 +446,8 @@ class Worker:
                 todo.extendleft(reversed(self._slots.on_give_back(action.count)))
             elif kind is slots.EndRunner:
                 runners.end(action.runner)
-            elif kind is slots.KillRunner:
-                runners.kill(action.runner)
             elif kind is slots.StopRunner:
-                runners.stop(action.runner)
+                runners.stop(action.runner, self._pace if self._drains_from else 1.0)
             elif kind is slots.LookAtTokens:
                 left = runners.tokens_left(action.runner)
                 self._slots.on_tokens_seen(action.runner, left, time.monotonic())
@@ -438,7 +481,7 @@ class Worker:
         payloads: list[Any],
     ) -> None:
         jobs = self._slots.jobs(numbers)
-        if runner.is_ending or m.INTERRUPTED in statuses:
+        if runner.is_ending or m.INTERRUPTED in statuses or m.NOT_ENTERED in statuses:
             self._judge(runner, list(zip(jobs, statuses, seconds, payloads, strict=True)))
         else:
             self._kept.add_results(jobs, statuses, seconds, payloads)
@@ -448,18 +491,27 @@ class Worker:
     def _judge(self, runner: slots.Runner, outcomes: list[Outcome]) -> None:
         """Report results, some of which may not be what the job itself came to."""
         suspects: list[Outcome] = []
+        cut: list[int] = []
         for job, status, lasted, payload in outcomes:
-            if job.expired and runner.is_ending and lasted > job.timeout * 0.999999:
+            is_kept = job.keeps and status == m.DONE
+            if job.is_cut and runner.is_ending and not job.stopped and not is_kept:
+                cut.append(job.dispatch)  # whatever it came to: it was not allowed to end
+            elif job.expired and not is_kept and runner.is_ending and lasted > job.timeout * 0.999999:
                 self._tell_expired(job, {**self._runners.place(runner), "seconds": lasted})
+            elif status == m.NOT_ENTERED:
+                is_wanted = not (job.stopped or job.spared or self._drains_from)
+                self._send(payload if is_wanted else m.Returned([job.dispatch]))
             elif status == m.INTERRUPTED and not job.stopped:
                 suspects.append((job, m.ERROR, lasted, payload))
             else:
                 self._report_outcome((job, min(status, m.ERROR), lasted, payload))
         if suspects and self._drains_from:
-            self._send(m.CutShort([job.dispatch for job, _, _, _ in suspects]))
+            cut += [job.dispatch for job, _, _, _ in suspects]
         elif suspects:
             self._suspects.append(suspects)
             self._loop.later(SUSPECT_SECONDS, lambda: self._clear(suspects))
+        if cut:
+            self._send(m.CutShort(cut))
 
     def _tell_usable(self, count: int, not_for: list[int]) -> None:
         if count < self._count or not_for:
@@ -501,6 +553,7 @@ class Worker:
         if self._is_leaving:
             return False
         self._perform(self._slots.on_second(now))
+        program.flush_repeated()
         return True
 
 
@@ -531,13 +584,14 @@ def _add_limits(parser: Any) -> None:
     positive = program.converted_by(program.parse_positive_seconds)
     group = parser.add_argument_group("limits")
     group.add_argument("--grace", metavar="SECONDS", type=seconds, default=defaults.grace,
-                       help="told to end (Ctrl-C, SIGTERM), let running jobs go on for so long; the rest goes to other "
-                       "workers at once (default: %(default)g; a second Ctrl-C ends it at once)")  # fmt: skip
+                       help="told to end (Ctrl-C, SIGTERM), let running jobs go on for so long; then stop them, within "
+                       "3 s; the rest goes to other workers at once (default: %(default)g; a second Ctrl-C ends it at "
+                       "once)")  # fmt: skip
     group.add_argument("--lifetime", metavar="SECONDS", type=positive, default=defaults.lifetime,
                        help="after so long, end as if told to (default: never)")  # fmt: skip
     group.add_argument("--until", metavar="TIME", type=program.converted_by(_parse_time), default=defaults.until,
                        help="when the machine is taken away, in seconds since 1970: a minute before that it takes "
-                       "nothing more, and jobs get until 5 seconds before (default: never)")  # fmt: skip
+                       "nothing more, and 5 seconds before it jobs are stopped (default: never)")  # fmt: skip
     group.add_argument("--max-jobs", metavar="N", type=program.converted_by(_parse_count), default=defaults.max_jobs,
                        help="replace each runner process by a new one after N jobs (default: never)")  # fmt: skip
     group.add_argument("--silence", metavar="SECONDS", type=positive, default=defaults.silence,
@@ -590,7 +644,7 @@ def main() -> int:
     if options.notice is not None:
         loop.on_signal(options.notice, lambda: worker.on_notice())
     worker = Worker(loop, options.slots, find, settings, descriptors)
-    program.watch_lifeline(loop, options.lifeline_fd, worker.leave)
+    program.watch_lifeline(loop, options.lifeline_fd, worker.on_launcher_gone)
     if options.ready_fd is not None:
         worker.on_joined = lambda: program.say_ready(options.ready_fd)
     worker.connect()

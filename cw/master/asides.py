@@ -1,0 +1,237 @@
+"""The master's policy, its part about machines on which a session's calls cannot be entered.
+
+                        elsewhere is a worker that may enter it
+      on_not_entered ------> requeued, uncharged; this worker is SET ASIDE ----> on_retry, after minutes: one job
+              |                                          |                         | it ran: welcome again
+              |                                          '-- nobody else is left --'
+              '------------> its error, delivered (`Deliver`), or a death charged; nobody is set aside for it
+                        nowhere else; or the same on two machines, and no success anywhere
+
+A working directory that is not there, an import that fails while a function or its arguments are unpickled, or takes
+the process down: it may be the machine's fault, or the program's. So the job goes elsewhere, and what it comes to there
+decides. A job goes to no worker for a second time before it has been at all others, and so ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from cw.master.jobs import (
+    Action,
+    Aside,
+    Deliver,
+    Job,
+    Session,
+    SetAside,
+    Setbacks,
+    TakeBack,
+    TellAside,
+    WatchSetbacks,
+    Worker,
+)
+from cw.master.turns import Turns
+from cw.net.messages import NOT_ENTERED
+from cw.net.objects import Estimate
+
+RETRY_SECONDS = 180.0
+"""After which a worker that is set aside gets one job to try. Larger: a machine that is well again is not used.
+Smaller: more jobs start in vain on one that is not."""
+
+NOTICE_SECONDS = 3.0
+"""After which the client is told, where no result has come by then: until then it may be no machine's fault."""
+
+NAMED = 3
+"""Workers, and reasons, that are named in full."""
+
+KINDS = 100
+"""Different failures that are remembered of a session. More: more memory, where each text is another. Fewer: the same
+one is looked for on two machines again."""
+
+
+class Asides:
+    """Which workers are set aside for which sessions."""
+
+    def __init__(
+        self, sessions: Mapping[Hashable, Session], workers: Mapping[Hashable, Worker], turns: Turns
+    ) -> None:
+        self._sessions = sessions
+        self._workers = workers
+        self._turns = turns
+
+    def on_not_entered(
+        self, worker: Worker, job: Job, dispatch: int, is_general: bool, reason: str, payload: Any
+    ) -> list[Action]:
+        """The worker gave the job back, which is in no place now: its call could not be entered.
+
+        `is_general`: nor could any other of its session.
+        """
+        session = job.session
+        if session.is_absent:  # it is tried again when the client is back, who can be told then
+            self._turns.requeue([job])
+            return []
+        actions, goes_elsewhere = self._pass_on(
+            worker, job, None if is_general else job.function.estimate, reason
+        )
+        if not goes_elsewhere:
+            del session.jobs[job.number]
+            session.delivered += 1
+            actions.append(
+                Deliver(session.key, worker.key, [dispatch], [job.number], [NOT_ENTERED], [0.0], [payload])
+            )
+        return actions
+
+    def on_died_loading(self, worker: Worker, job: Job, how: str) -> tuple[list[Action], bool]:
+        """Its runner died while it loaded the function. False: that is charged to the job as any other death."""
+        return self._pass_on(
+            worker, job, job.function.estimate, f"the process that loads its functions {how}"
+        )
+
+    def _pass_on(
+        self, worker: Worker, job: Job, function: Estimate | None, reason: str
+    ) -> tuple[list[Action], bool]:
+        """Set the worker aside, and requeue the job. False: neither, since it is the same elsewhere.
+
+        `function`: whose calls cannot be entered; None: no calls of the session.
+        """
+        session = job.session
+        is_general = function is None
+        actions: list[Action] = []
+        if session.setbacks is None:
+            session.setbacks = Setbacks()
+            actions.append(WatchSetbacks(session.key))
+        setbacks = session.setbacks
+        kind = function, "" if is_general else reason
+        failed = setbacks.failed.setdefault(kind, {})
+        failed[worker] = None
+        if len(setbacks.failed) > KINDS:
+            del setbacks.failed[next(iter(setbacks.failed))]
+        if worker not in job.unfit:
+            job.unfit += (worker,)
+        others = [
+            other
+            for other in self._workers.values()
+            if _is_usable(other, session)
+            and other.left >= job.min_time()
+            and other not in failed
+            and other not in job.unfit
+        ]
+        has_run = session.has_run if is_general else job.function.estimate.seconds < math.inf
+        if not others or (len(failed) > 1 and not has_run and not _is_under_way(others, job, is_general)):
+            for other in [other for other, aside in setbacks.aside.items() if aside.kind == kind]:
+                self._welcome(other, session)
+            return actions, False
+        setbacks.aside[worker] = Aside(kind)
+        if (worker.key, reason) not in setbacks.told:
+            setbacks.untold[worker] = reason
+            actions.append(SetAside(session.key, worker.key, reason))
+        if all(other in setbacks.aside for other in others):
+            for other in others:  # this job has not been there: that is better than nothing
+                self._welcome(other, session)
+        unstarted = [d for d, held in worker.held.items() if held.session is session and not held.started]
+        if unstarted:
+            actions.append(TakeBack(worker.key, unstarted))
+        self._turns.requeue([job])
+        return actions + (self.on_told(session.key) if has_run else []), True
+
+    def on_entered(self, worker: Worker, session: Session, dispatches: Iterable[int]) -> list[Action]:
+        """Jobs of a session that has met with setbacks have ended here. So it is not the program's fault."""
+        assert session.setbacks is not None
+        aside = session.setbacks.aside.get(worker)
+        if aside is not None and aside.trial in dispatches:
+            self._welcome(worker, session)
+        return self.on_told(session.key)
+
+    def on_told(self, key: Hashable) -> list[Action]:
+        """It is time to tell the client of the workers that are set aside."""
+        session = self._sessions.get(key)
+        if session is None or session.setbacks is None or session.is_absent:
+            return []
+        setbacks = session.setbacks
+        untold = [(worker.key, reason) for worker, reason in setbacks.untold.items()]
+        setbacks.untold.clear()
+        setbacks.told.update(untold)
+        return [TellAside(key, untold)] if untold else []
+
+    def on_retry(self, key: Hashable) -> list[Action]:
+        """Minutes have passed: what failed may work now. Each worker that is set aside gets one job to try."""
+        session = self._sessions.get(key)
+        if session is None or session.setbacks is None:
+            return []
+        setbacks = session.setbacks
+        setbacks.failed.clear()
+        if not setbacks.aside:
+            session.setbacks = None
+        actions: list[Action] = []
+        for worker, aside in setbacks.aside.items():
+            if aside.trial not in worker.held and worker.is_idle and _is_usable(worker, session):
+                assigned = self._turns.give_one(session, worker)
+                for action in assigned:
+                    aside.trial = action.jobs[0].dispatch
+                actions += assigned
+        return actions
+
+    def on_worker_gone(self, worker: Worker) -> None:
+        for session in self._sessions.values():
+            if session.setbacks is not None:
+                session.setbacks.aside.pop(worker, None)
+                session.setbacks.untold.pop(worker, None)
+                for failed in session.setbacks.failed.values():
+                    failed.pop(worker, None)
+
+    def look_again(self) -> list[Action]:
+        """Workers are gone, or cannot be used: where only those are left that are set aside, they are tried at once."""
+        actions: list[Action] = []
+        for session in self._sessions.values():
+            if (
+                session.setbacks is not None
+                and session.setbacks.aside
+                and not any(
+                    _is_usable(worker, session) and worker not in session.setbacks.aside
+                    for worker in self._workers.values()
+                )
+            ):
+                for worker in list(session.setbacks.aside):
+                    self._welcome(worker, session)
+                actions += self._turns.fill_all(session.pool)
+        return actions
+
+    def _welcome(self, worker: Worker, session: Session) -> None:
+        assert session.setbacks is not None
+        del session.setbacks.aside[worker]
+        session.setbacks.untold.pop(worker, None)
+
+
+def sentences(workers: Iterable[tuple[str, str]]) -> list[str]:
+    """What the client is told of these workers, each with the reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in workers:
+        by_reason.setdefault(reason, []).append(name)
+    texts = []
+    for reason, names in list(by_reason.items())[:NAMED]:
+        others = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        texts.append(
+            f"{', '.join(names[:NAMED])}{others} {'is' if len(names) == 1 else 'are'} set aside for this program: "
+            f"{reason}. Its jobs go to other workers, and in {RETRY_SECONDS / 60:g} minutes one is tried there again"
+        )
+    return texts
+
+
+def _is_usable(worker: Worker, session: Session) -> bool:
+    """Could it take a job of this session, now or in a moment?"""
+    return (
+        worker.pool is session.pool
+        and worker.slots > 0
+        and not worker.is_draining
+        and session.key not in worker.not_for
+    )
+
+
+def _is_under_way(workers: Iterable[Worker], job: Job, is_general: bool) -> bool:
+    """Has one of them got a like job, which may have been entered for all we know?"""
+    return any(
+        held.session is job.session and (is_general or held.function.estimate is job.function.estimate)
+        for worker in workers
+        for held in worker.held.values()
+    )

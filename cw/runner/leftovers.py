@@ -1,0 +1,91 @@
+"""What a job may leave behind in its runner: timers, which must not fire in the next job, and threads.
+
+A job's alarm belongs to the job: its handler, or the default one, which ends the process, would hit an innocent one.
+Asking the kernel after each job would cost as much as a short job (three calls), so the functions of `signal` that set
+timers note that they were called; what C code has set is looked for after jobs that were long enough not to mind.
+
+A thread that is no daemon goes on, as it would in a program. Its runner waits for it at its end, and the user is told.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import functools
+import signal
+import sys
+import threading
+from _thread import _count as count_threads
+from collections.abc import Callable
+from typing import Any
+
+SHORT_SECONDS = 1e-5
+"""A job that took less has started no thread. Larger: threads go unseen. Smaller: short jobs pay for the look."""
+
+LONG_SECONDS = 1e-3
+"""After a job that took longer the kernel is asked for timers. Larger: those of C code may stay. Smaller: as above."""
+
+is_armed = False
+"""Has a timer been set by `signal`, since they were last cleared?"""
+
+_TIMERS = signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF
+_setitimer, _getitimer = signal.setitimer, signal.getitimer
+
+_threads_seen = 0  # how many were there at the last look
+_named: set[str] = set()  # functions whose jobs have left a thread, and were told
+
+
+def watch_timers() -> None:
+    """From now on note when `signal.alarm` or `signal.setitimer` is called."""
+    for function in (signal.alarm, signal.setitimer):
+        setattr(signal, function.__name__, _noting(function))
+
+
+def _noting(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def set_timer(*args: Any) -> Any:
+        global is_armed
+        is_armed = True
+        return function(*args)
+
+    set_timer.__module__ = "signal"  # so that it is pickled by its name
+    return set_timer
+
+
+def clear_timers() -> None:
+    """Whatever the job has set does not fire any more."""
+    global is_armed
+    for timer in _TIMERS:
+        _setitimer(timer, 0)
+    is_armed = False
+
+
+def look(seconds: float, function: Any) -> str:
+    """After a job of `function` that took so long (more than SHORT_SECONDS): clear what must not stay. A sentence for
+    the user, if it has left a thread and that is new; else ''."""
+    global _threads_seen
+    faulthandler.cancel_dump_traceback_later()
+    if seconds > LONG_SECONDS and any(_getitimer(timer)[0] for timer in _TIMERS):
+        clear_timers()
+    count, before = count_threads(), _threads_seen
+    _threads_seen = count
+    return _name_threads(function) if count > before else ""
+
+
+def _name_threads(function: Any) -> str:
+    name = getattr(function, "__qualname__", type(function).__name__)
+    # The threads of a pool end when they are told to, which the interpreter does at its end.
+    pools = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", ())
+    left = [
+        thread
+        for thread in threading.enumerate()
+        if not thread.daemon and thread is not threading.main_thread() and thread not in pools
+    ]
+    if not left or name in _named:
+        return ""
+    _named.add(name)
+    target = getattr(left[-1], "_target", None)
+    what = getattr(target, "__qualname__", type(left[-1]).__name__)
+    return (
+        f"a job of {name}() has returned while a thread that it started ({what}) goes on: nothing waits for that but "
+        "the end of the job's process, for some seconds (--grace); join it in the job"
+    )

@@ -1,0 +1,137 @@
+"""Which keeper a runner is forked from: strings have the same hashes in all runners of a client."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from programs import LIMIT, Master, Worker, run_script
+
+import cw
+from cw import credential
+
+SCRIPT = """
+import cw
+
+def look(_):
+    return hash("gene-1"), "".join(set("abcde"))
+
+with cw.ClusterExecutor() as executor:
+    print(*executor.map(look, range(4)))
+"""
+
+
+def hash_with(seed):
+    """What Python itself makes of it."""
+    code = 'print((hash("gene-1"), "".join(set("abcde"))))'
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def master():
+    with Master() as master:
+        yield master
+
+
+def looked_at(directory, master, **environment):
+    """The different things that four jobs saw."""
+    text = run_script(directory, SCRIPT, CW_MASTER=master.address, **environment)[0]
+    return {f"({found})" for found in text.strip().strip("()").split(") (")}
+
+
+def test_hashes_are_the_same_in_all_workers_and_after_a_restart(master, tmp_path):
+    right = hash_with(credential.load().hash_seed())
+    for _ in range(2):
+        with Worker(master.address), Worker(master.address):
+            assert looked_at(tmp_path, master) == {right}
+
+
+def test_hashes_are_those_of_the_clients_seed_else_of_the_workers(master, tmp_path):
+    with Worker(master.address, "-n", "2", PYTHONHASHSEED="5"):
+        assert looked_at(tmp_path, master) == {hash_with("5")}
+        assert looked_at(tmp_path, master, PYTHONHASHSEED="7") == {hash_with("7")}
+        assert looked_at(tmp_path, master, PYTHONHASHSEED="random") == {hash_with("5")}
+    with Worker(master.address, PYTHONHASHSEED="random"):
+        assert looked_at(tmp_path, master) == {hash_with(credential.load().hash_seed())}
+
+
+def test_programs_that_a_job_starts_have_the_same_hashes(master):
+    with Worker(master.address), cw.ClusterExecutor(master.address) as executor:
+        found = executor.submit(lambda: os.environ.get("PYTHONHASHSEED")).result(LIMIT)
+    assert found == credential.load().hash_seed()
+
+
+RUNNERS = """
+import os, signal, sys, time
+
+from cw.net.network import Loop
+from cw.payloads.environment import dump_environment
+from cw.worker import keeper, runners, slots
+
+keeper.set_subreaper()
+loop, alarms, gone = Loop(), [], []
+loop.later = lambda seconds, callback: alarms.append((seconds, callback))
+all = runners.Runners(loop, 1)
+all.on_gone = lambda runner: None
+all.on_exited = lambda runner, unstarted, note: gone.append(runner.key)
+
+def start(key, seed):
+    os.environ["PYTHONHASHSEED"] = seed
+    runner = slots.Runner(key, slots.Slot(0), key)
+    all.start(runner, dump_environment())
+    until(lambda: key in all._pids)
+    return runner
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        loop._handle(loop._epoll.poll(0.01))
+
+"""
+
+
+def run_runners(directory, source):
+    """Run a program that has runners of its own, and no other children."""
+    return run_script(directory, RUNNERS + source)[0].split()
+
+
+def test_a_keeper_for_a_clients_seed_ends_when_it_is_idle(tmp_path):
+    source = """
+first, second = start(1, "7"), start(2, "7")
+own = start(3, "")
+print(len(keeper.children()))
+for runner in (first, second, own):
+    all.end(runner)
+    until(lambda: runner.key in gone)
+    for seconds, callback in alarms:
+        if seconds == runners.KEEPER_SECONDS:
+            callback()
+    print(len(keeper.children()))
+all.close()
+print(len(keeper.children()))
+"""
+    assert run_runners(tmp_path, source) == ["2", "2", "1", "1", "0"]
+
+
+def test_the_end_of_one_keeper_leaves_the_others_alone(tmp_path):
+    source = """
+first, second = start(1, "7"), start(2, "8")
+os.kill(all._keepers["7"].pid, signal.SIGKILL)
+until(lambda: gone)
+loop._handle(loop._epoll.poll(0.1))
+print(*gone)
+third = start(3, "7")
+all.kill(second)
+until(lambda: 2 in gone)
+print(*gone)
+all.close()
+print(len(keeper.children()))
+"""
+    assert run_runners(tmp_path, source) == ["1", "1", "2", "0"]
