@@ -4,13 +4,17 @@ import faulthandler
 import os
 import secrets
 import signal
+import sys
 import tempfile
+import textwrap
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pipe_runner
 import pytest
 
 import cw
@@ -50,6 +54,33 @@ def cluster() -> Iterator[cw.mp.Cluster]:
     """A local cluster with two slots: clients of this process find it by themselves, others by `cluster.master`."""
     with cw.mp.allocate(2) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """Runs code as that of the user's script, and returns its global names."""
+    module = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", module)
+
+    def run(code: str) -> dict[str, Any]:
+        exec(textwrap.dedent(code), vars(module))
+        return vars(module)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def runner_template() -> Iterator[None]:
+    """What the `runner`s of a module are forked from."""
+    with pipe_runner.Template():
+        yield
+
+
+@pytest.fixture
+def runner(runner_template: None) -> Iterator[pipe_runner.ForkedRunner]:
+    """A runner without a cluster, which calls what it is sent."""
+    with pipe_runner.ForkedRunner() as runner:
+        yield runner
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,10 +3,14 @@
     with PipeRunner() as runner:
         assert runner.call(function, 1, key=2) == 3      # raises what the function raises over there
 
-It is another process, with another `__main__`. It takes one call at a time and forgets nothing.
+It is another process, with another `__main__`. It takes one call at a time and forgets nothing. A `ForkedRunner` starts
+sooner, from a template that has loaded what runners need.
 """
 
+import io
 import os
+import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -22,6 +26,12 @@ class PipeRunner:
         self.objects = ObjectTable(lambda: b"")
         self.functions = FunctionTable(self.objects)
         self.sent = 0
+        self.sent_bytes = 0  # of objects
+        self._start()
+        if environment is not None:
+            self._exchange(b"environment", environment)
+
+    def _start(self):
         self.process = subprocess.Popen(
             [sys.executable, os.path.abspath(__file__)],
             stdin=subprocess.PIPE,
@@ -29,16 +39,17 @@ class PipeRunner:
             env={**os.environ, "PYTHONPATH": ROOT},
             cwd="/",
         )
-        if environment is not None:
-            self._exchange(b"environment", environment)
+        self._to, self._from = self.process.stdin, self.process.stdout
 
     def call(self, function, *args, **kwargs):
         return self._run(*self.functions.call(function, args, kwargs))
 
     def _run(self, number, payload):
         for fresh in range(self.sent + 1, number + 1):
-            self._exchange(b"object", fresh.to_bytes(4, "little"), self.objects.get(fresh).payload)
             self.sent = fresh
+            content = self.objects.get(fresh).payload
+            self.sent_bytes += len(content)
+            self._exchange(b"object", fresh.to_bytes(4, "little"), content)
         return self._exchange(b"call", number.to_bytes(4, "little"), payload)
 
     def map(self, function, items, mode=1):
@@ -51,11 +62,17 @@ class PipeRunner:
             self.functions.number_of(function, prepared, chunk.names, chunk.codes), chunk.payload()
         )
 
+    def bytes_of(self, function, *args):
+        """Bytes of the objects that are sent for this call."""
+        before = self.sent_bytes
+        self.call(function, *args)
+        return self.sent_bytes - before
+
     def _exchange(self, *parts):
         from cw.payloads import serialize
 
-        _write(self.process.stdin, *parts)
-        kind, payload = _read(self.process.stdout)
+        _write(self._to, *parts)
+        kind, payload = _read(self._from)
         if kind == b"error":
             raise serialize.load_error(payload, "the job")
         return serialize.load_result(payload)
@@ -67,6 +84,47 @@ class PipeRunner:
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
+
+
+class ForkedRunner(PipeRunner):
+    """The same, forked from a template process that `Template` keeps."""
+
+    template = None
+
+    def _start(self):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(ForkedRunner.template.control, [b"+"], [theirs.fileno()])
+        self._socket = ours
+        self._to, self._from = ours.makefile("wb"), ours.makefile("rb")
+
+    def __exit__(self, *_):
+        self._to.close()
+        self._socket.shutdown(socket.SHUT_WR)
+        self._from.read()  # until it has ended
+        self._from.close()
+        self._socket.close()
+
+
+class Template:
+    """While it is open, `ForkedRunner` can be used."""
+
+    def __enter__(self):
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, os.path.abspath(__file__), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": ROOT},
+                cwd="/",
+            )
+        ForkedRunner.template = self
+        return self
+
+    def __exit__(self, *_):
+        ForkedRunner.template = None
+        self.control.close()
+        self._process.wait()
 
 
 def _write(file, *parts):
@@ -84,12 +142,26 @@ def _read(file):
     return [file.read(struct.unpack("<Q", file.read(8))[0]) for _ in range(struct.unpack("<I", head)[0])]
 
 
-def main():
+def fork_runners(control):
+    import cw.runner.script  # noqa: F401
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        data, fds, _, _ = socket.recv_fds(control, 1, 1)
+        if not data:
+            return
+        if not os.fork():
+            control.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            serve(os.fdopen(fds[0], "rb"), io.FileIO(os.dup(fds[0]), "wb"))
+            os._exit(0)
+        os.close(fds[0])
+
+
+def serve(source, answers):
     from cw.payloads import environment, serialize
     from cw.runner.script import Script
 
-    source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what jobs print
     objects = {}
     script = Script(objects.__getitem__)
     while True:
@@ -111,6 +183,15 @@ def main():
             script.explain(error)
             answer = b"error", serialize.dump_error(error, {"host": "here", "pid": os.getpid()})
         _write(answers, *answer)
+
+
+def main():
+    if len(sys.argv) > 1:
+        fork_runners(socket.socket(fileno=int(sys.argv[1])))
+        return
+    source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what jobs print
+    serve(source, answers)
 
 
 if __name__ == "__main__":

@@ -368,21 +368,43 @@ def test_arrays_in_arguments_with_the_scripts_classes_travel_out_of_band(run_scr
     )
 
 
-def test_a_definition_is_pickled_once_for_many_instances(run_script):
+def test_a_definition_is_pickled_once_for_the_instances_in_results(run_script):
     run_script(
         """
-        from cw.payloads import byvalue, serialize
+        from cw.payloads import byvalue
         class C:
             pass
         runs = []
         original = byvalue._run
         byvalue._run = lambda *args: runs.append(args[0]) or original(*args)
         for _ in range(3):
-            serialize.dump_call((C(), C()), {})
+            byvalue.dumps((C(), C()))
         assert len([thing for thing in runs if thing is C]) == 1
         C.x = 1
-        serialize.dump_call((C(), C()), {})
+        byvalue.dumps((C(), C()))
         assert len([thing for thing in runs if thing is C]) == 2
+        """
+    )
+
+
+def test_a_definition_of_a_local_class_is_pickled_once_for_the_instances_in_calls(run_script):
+    run_script(
+        """
+        from cw.payloads import named, serialize
+        def make():
+            class C:
+                pass
+            return C
+        local = make()
+        runs = []
+        original = named._pickled_definition
+        named._pickled_definition = lambda cls, version: runs.append(cls) or original(cls, version)
+        for _ in range(3):
+            serialize.dump_call((local(), local()), {})
+        assert runs == [local]
+        local.x = 1
+        serialize.dump_call((local(), local()), {})
+        assert set(runs) == {local} and len(runs) > 1
         """
     )
 

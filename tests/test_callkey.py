@@ -365,29 +365,36 @@ def test_functions_of_modules_count_by_name():
 
 
 def test_the_key_goes_with_the_pickle_that_travels():
-    """A change in place is not noticed by the pickle; so the key must not notice it either."""
+    """A change in place is seen by both."""
     captured = [1]
 
     def f():
         return captured
 
     table = FunctionTable()
-    before = table.key_of(f).digest
-    captured.append(2)
-    assert table.key_of(f).digest == before  # the pickle is that of before, too
+    seen = set()
+    for value in range(3):
+        captured.append(value)
+        number, payload = table.call(f, (), {})
+        key = table.key_of(f).digest
+        assert key == callkey.of_function(f).digest
+        assert table.key_of(f).digest == key
+        assert table.call(f, (), {}) == (number, payload)
+        seen.add(key)
+    assert len(seen) == 3
+
+
+def test_the_key_of_a_frozen_function_is_of_the_state_that_was_taken():
+    captured = [1]
+
+    def f():
+        return captured
+
     table = FunctionTable()
-    table.number_of(f)
-    captured.append(3)
-    key = table.key_of(f)  # pickled before it was in question: so anew, now
-    assert key.digest == callkey.of_function(f).digest != before
-    number, _ = table.number_of(f)
-    assert captured == table_load(table, number)()
-
-
-def table_load(table, number):
-    from cw.payloads import serialize
-
-    return serialize.load_function(table._objects.get(number).payload)
+    frozen = table.freeze(f, 0)
+    before = callkey.of_function(f).digest
+    captured.append(2)
+    assert table.key_of(f, frozen).digest == before != table.key_of(f).digest
 
 
 # --- arguments --------------------------------------------------------------------------------

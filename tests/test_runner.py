@@ -352,7 +352,7 @@ def test_a_directory_that_is_not_there_is_told_with_the_machine(run, tmp_path):
         import os, shutil, cw
         os.chdir({str(gone)!r})
         with cw.ClusterExecutor() as executor:
-            executor._session._functions.environment  # as the first submit takes it
+            executor._session._objects.environment  # as the first submit takes it
             shutil.rmtree({str(gone)!r})
             for n in range(3):
                 try:
@@ -372,7 +372,7 @@ def test_many_jobs_without_their_directory_do_not_pile_up_tracebacks(tmp_path, m
     gone.mkdir()
     monkeypatch.chdir(gone)
     with cw.ClusterExecutor() as executor:
-        assert executor._session._functions.environment  # as the first submit takes it
+        assert executor._session._objects.environment  # as the first submit takes it
         gone.rmdir()
         futures = [executor.submit(jobs.square, n) for n in range(300)]
         sizes = [len(str(future.exception(LIMIT).__cause__)) for future in futures]
@@ -544,7 +544,7 @@ def test_a_job_finds_an_orderly_process(executor, cluster):
     assert found["main thread"]
     assert found["group"]
     assert found["argv"] == [""]
-    assert found["main"] is None
+    assert found["main"] == sys.modules["__main__"].__file__
     assert (found["SIGTERM"], found["SIGINT"], found["SIGCHLD"]) == (True, True, True)
     assert found["wakeup fd"] == -1
     assert found["cwd"] == os.getcwd()

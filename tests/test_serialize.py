@@ -24,9 +24,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cw.client.functions import FunctionTable
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
 from cw.payloads import serialize
-from cw.payloads.byvalue import Watch
 
 LOCK = threading.Lock()
 BIG = serialize.OUT_OF_BAND  # bytes
@@ -286,14 +286,14 @@ def test_the_message_for_a_function_names_the_global_or_closure_variable():
         return number, model
 
     number, model = 1, Model()
-    assert refusal(serialize.dump_function, closure, Watch()) == (
+    assert refusal(FunctionTable().call, closure, (), {}) == (
         "function closure: cannot pickle '_thread.lock' object, found at closure.__closure__['model']._lock"
     )
     function = lambda: LOCK  # noqa: E731
     assert re.fullmatch(
         r"function <lambda> \(test_serialize.py:\d+\): cannot pickle '_thread.lock' object, "
         r"found at <lambda> \(test_serialize.py:\d+\).__globals__\['LOCK'\]",
-        refusal(serialize.dump_function, function, Watch()),
+        refusal(FunctionTable().call, function, (), {}),
     )
 
 
@@ -606,6 +606,7 @@ import sys
 from cw.payloads import serialize
 from cw.payloads.environment import apply_environment, dump_environment, load_environment
 from cw.client.functions import FunctionTable
+from cw.runner.script import Script
 environment = load_environment(dump_environment())
 object.__setattr__(environment, "path", (sys.argv[1], *environment.path))
 class Refuse:
@@ -623,8 +624,7 @@ def job(x, y=2):
 def broken():
     raise ValueError(LOCK)
 table = FunctionTable()
-_, payload = table.number_of(job)
-assert serialize.load_function(payload)(1) == 3
+number, payload = table.call(job, (1,), {})
 assert serialize.load_call(serialize.dump_call((1, bytearray(5)), {"a": bytes(40 << 20)}))[0][0] == 1
 for call in (lambda: serialize.dump_call(([C()],), {}, job), lambda: serialize.dump_result(C())):
     try:
@@ -639,6 +639,8 @@ for broken in broken, lambda: undefined_name, lambda: {}.unknown:
     except Exception as error:
         text = str(serialize.load_error(serialize.dump_error(error, {}), "j").__cause__)
         assert "in broken" in text or "in <lambda>" in text
+function, args, kwargs = Script(lambda number: table._objects.get(number).payload).prepare(number, payload)
+assert function(*args, **kwargs) == 3
 print("done")
 """
 

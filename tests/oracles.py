@@ -1,0 +1,394 @@
+"""A user's script that searches for calls which see something else with cw than with what is right.
+
+    python oracles.py KIND EXAMPLES [SLOTS]
+
+It makes small graphs of objects that share and contain each other, changes them at random, and compares what jobs see:
+structure, values, and which paths lead to the same object.
+"""
+
+import collections
+import contextlib
+import functools
+import os
+import pickle
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy
+
+import cw
+
+# --- what jobs see ---
+
+
+class Node:
+    shared = ["start"]
+
+    def look(self, *args, **kwargs):
+        """What is there; then it is changed, which no other call may see."""
+        found = describe(self, args, kwargs)
+        change(self)
+        for arg in args:
+            change(arg)
+        return found, describe(self, args, kwargs)
+
+    __call__ = look
+
+
+def with_default(a=["start"], *, b={"start": 1}):  # noqa: B006
+    return a, b
+
+
+with_default.extra = ["start"]
+
+
+def remember(function):
+    known = {"start": 1}
+
+    @functools.wraps(function)
+    def wrapper():
+        return known
+
+    return wrapper
+
+
+@remember
+def remembered():
+    """Its cell is the script's."""
+
+
+G0 = G1 = G2 = G3 = None
+
+
+def describe(*roots):
+    """The same for graphs of the same shape."""
+    seen = {}
+
+    def of(thing):
+        kind = type(thing)
+        if thing is None or kind in (int, str, float):
+            return thing
+        if kind is tuple:
+            return ("tuple", *map(of, thing))
+        if id(thing) in seen:
+            return ("again", seen[id(thing)])
+        number = seen[id(thing)] = len(seen)
+        if kind in (list, collections.deque):
+            inner = [of(item) for item in thing]
+        elif kind is dict:
+            inner = [(key, of(value)) for key, value in thing.items()]
+        elif kind is set:
+            inner = sorted(thing)
+        elif kind is numpy.ndarray:
+            inner = thing.tolist()
+        elif kind is Node:
+            inner = [(key, of(value)) for key, value in vars(thing).items()]
+        else:
+            raise TypeError(kind)
+        return kind.__name__, number, inner
+
+    return [of(root) for root in roots]
+
+
+def change(thing):
+    if type(thing) in (list, collections.deque):
+        thing.append(len(thing))
+    elif type(thing) is dict:
+        thing[len(thing)] = len(thing)
+    elif type(thing) is set:
+        thing.add(len(thing))
+    elif type(thing) is numpy.ndarray:
+        thing += 1
+    elif type(thing) is Node:
+        setattr(thing, f"new{len(vars(thing))}", 1)
+
+
+def put(thing, into):
+    if type(into) in (list, collections.deque):
+        into.append(thing)
+    elif type(into) is dict:
+        into[len(into)] = thing
+    elif type(into) is Node:
+        setattr(into, f"held{len(vars(into))}", thing)
+
+
+COUNT = 0
+
+
+def new(kind, token):
+    """A new object. No two are equal, since a name that is bound to an equal one may count as unchanged."""
+    if kind == 0:
+        return [token]
+    if kind == 1:
+        return {"token": token}
+    if kind == 2:
+        return {token}
+    if kind == 3:
+        node = Node()
+        node.token = token
+        return node
+    if kind == 4:
+        return numpy.full(3, token)
+    if kind == 5:
+        return collections.deque([token])
+    if kind == 6:
+        return ([token], "tuple")
+    return token
+
+
+# --- the script's own state ---
+
+PLACES = 9
+
+
+def read_all():
+    return (
+        G0, G1, G2, G3, Node.shared, with_default.__defaults__[0], with_default.__kwdefaults__["b"], with_default.extra,
+        remembered.__closure__[1 if remembered.__code__.co_freevars[0] == "function" else 0].cell_contents,
+    )  # fmt: skip
+
+
+def bind(place, value):
+    global G0, G1, G2, G3
+    if place == 0:
+        G0 = value
+    elif place == 1:
+        G1 = value
+    elif place == 2:
+        G2 = value
+    elif place == 3:
+        G3 = value
+    elif place == 4:
+        Node.shared = value
+    elif place == 5:
+        with_default.__defaults__ = (value,)
+    elif place == 6:
+        with_default.__kwdefaults__["b"] = value
+    elif place == 7:
+        with_default.extra = value
+    else:
+        for name, cell in zip(remembered.__code__.co_freevars, remembered.__closure__, strict=True):
+            if name == "known":
+                cell.cell_contents = value
+
+
+def perform(operations):
+    for operation, *details in operations:
+        values = read_all()
+        if operation == "new":
+            bind(details[0], new(*details[1:]))
+        elif operation == "bind":
+            bind(details[0], values[details[1]])
+        elif operation == "put":
+            put(values[details[1]], values[details[0]])
+        else:
+            change(values[details[0]])
+
+
+def look_at_script():
+    return describe(*read_all())
+
+
+def perform_and_look(operations):
+    perform(operations)
+    return describe(*read_all())
+
+
+class Holder:
+    """Its objects are the script's, too."""
+
+    def __init__(self, *held):
+        self.held = held
+
+    def look(self):
+        return describe(*self.held, *read_all())
+
+
+# --- the searches ---
+
+
+def operations(choose, most=4):
+    global COUNT
+    found = []
+    for _ in range(1 + choose(most)):
+        COUNT += 1
+        kind = choose(4)
+        if kind == 0:
+            found.append(("new", choose(PLACES), choose(8), COUNT))
+        elif kind == 1:
+            found.append(("bind", choose(PLACES), choose(PLACES)))
+        elif kind == 2:
+            found.append(("put", choose(PLACES), choose(PLACES)))
+        else:
+            found.append(("change", choose(PLACES)))
+    return found
+
+
+def graph(choose, count=5):
+    objects = [Node(), *(new(choose(8), n) for n in range(1, count))]
+    for _ in range(choose(6)):
+        put(objects[choose(count)], objects[choose(count)])
+    return objects
+
+
+def mutate(choose, objects):
+    for _ in range(choose(3)):
+        if choose(2):
+            put(objects[choose(len(objects))], objects[choose(len(objects))])
+        else:
+            change(objects[choose(len(objects))])
+
+
+def reset():
+    global COUNT
+    for place in range(PLACES):
+        COUNT += 1
+        bind(place, new(0, COUNT))
+
+
+def forked(function, *args):
+    """What a call gives in a child that is forked for it."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        status = 1
+        with contextlib.suppress(BaseException):
+            os.write(writer, pickle.dumps(function(*args)))
+            status = 0
+        os._exit(status)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        data = file.read()
+    os.waitpid(pid, 0)
+    return pickle.loads(data)
+
+
+def receivers(executor, slots):
+    """Objects of methods, callable objects, partials and arguments."""
+    with ProcessPoolExecutor(1) as pool:
+
+        def check(choose):
+            objects = graph(choose)
+            node = objects[0]
+            for _ in range(1 + choose(3)):
+                args = [objects[choose(len(objects))] for _ in range(choose(3))]
+                function = (
+                    node.look,
+                    node,
+                    functools.partial(node.look, *args),
+                    functools.partial(Node.look, node),
+                )[choose(4)]
+                right = pool.submit(function, *args).result()
+                assert executor.submit(function, *args).result() == right
+                items = [
+                    [objects[choose(len(objects))]] * 2,
+                    [objects[choose(len(objects))] for _ in range(2)],
+                ]
+                right = list(pool.map(function, *items))
+                for size in 1, 2, 3:
+                    assert list(executor.map(function, *items, chunksize=size)) == right, size
+                mutate(choose, objects)
+
+        yield check
+
+
+def local_functions(executor, slots):
+    """Lambdas and functions in functions: cells, defaults, attributes and arguments."""
+    import loky
+
+    with loky.ProcessPoolExecutor(1) as pool:
+
+        def check(choose):
+            objects = graph(choose)
+            a, b, c, d = (objects[choose(len(objects))] for _ in range(4))
+
+            def local(*args, c=c):
+                found = describe(a, b, c, local.d, args)
+                for thing in a, b, c, local.d, *args:
+                    change(thing)
+                return found, describe(a, b, c, local.d, args)
+
+            local.d = d
+            function = (local, lambda *args, c=c: (describe(a, c, args), change(a), describe(a, b, c, args)))[
+                choose(2)
+            ]
+            for _ in range(1 + choose(3)):
+                args = [objects[choose(len(objects))] for _ in range(choose(3))]
+                right = pool.submit(function, *args).result()
+                assert executor.submit(function, *args).result() == right
+                assert list(executor.map(function, *([arg] for arg in args or [1]))) == [
+                    pool.submit(function, *(args or [1])).result()
+                ]
+                mutate(choose, objects)
+                if choose(2):
+                    a = objects[choose(len(objects))]
+
+        yield check
+
+
+def client_globals(executor, slots):
+    """What the script holds at each submit, with jobs outstanding."""
+
+    def check(choose):
+        reset()
+        found = []
+        for _ in range(1 + choose(4)):
+            perform(operations(choose))
+            values = read_all()
+            one, other = values[choose(PLACES)], values[choose(PLACES)]
+            kind = choose(4)
+            if kind == 0:
+                function = lambda one=one: describe(one, other, *read_all())  # noqa: B023, E731
+            elif kind == 1:
+                function = Holder(one, other).look
+            else:
+                function = look_at_script
+            found.append((kind, executor.submit(function), forked(function)))
+            if choose(3) == 0:
+                (mapped,) = executor.map(lambda _, function=function: function(), [0])
+                assert mapped == found[-1][2], ("map", kind)
+        for kind, future, right in found:
+            assert future.result() == right, kind
+
+    yield check
+
+
+def left_behind(executor, slots):
+    """What jobs leave in the script, for the next job of the same runner."""
+
+    def check(choose):
+        reset()
+        perform(operations(choose, 8))
+        with ProcessPoolExecutor(1) as pool:
+            for _ in range(1 + choose(4)):
+                some = operations(choose)
+                right = pool.submit(perform_and_look, some).result()
+                assert executor.submit(perform_and_look, some).result() == right
+
+    yield check
+
+
+def main(kind, examples, slots):
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import strategies as st
+
+    with cw.mp.allocate(slots), cw.ClusterExecutor() as executor:
+        with contextlib.contextmanager(globals()[kind])(executor, slots) as check:
+
+            @settings(
+                max_examples=abs(examples),
+                derandomize=examples > 0,
+                database=None,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate, Phase.shrink],
+            )
+            @given(st.data())
+            def search(data):
+                check(lambda count: data.draw(st.integers(0, count - 1)))
+
+            search()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

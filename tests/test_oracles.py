@@ -1,0 +1,42 @@
+"""Calls see what they see with other pools, whatever the objects and their changes: a search, in `oracles.py`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from programs import LIMIT
+
+SCRIPT = Path(__file__).with_name("oracles.py")
+
+KINDS = [
+    ("receivers", 1),
+    ("receivers", 2),
+    ("local_functions", 2),
+    ("client_globals", 2),
+    ("left_behind", 1),
+]
+
+
+def search(kind, examples, slots, directory, timeout):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), kind, str(examples), str(slots)],
+        cwd=directory,
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+
+
+@pytest.mark.parametrize(("kind", "slots"), KINDS)
+def test_a_short_search_finds_no_difference(kind, slots, tmp_path):
+    search(kind, 20, slots, tmp_path, 2 * LIMIT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "slots"), KINDS)
+def test_a_long_search_finds_no_difference(kind, slots, tmp_path):
+    search(kind, -1000, slots, tmp_path, 900)
