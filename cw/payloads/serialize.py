@@ -141,7 +141,7 @@ class Pickled:
         self.ends: list[tuple[int, int]] = []
         self.codes: Sequence[named.Code] = ()
         try:
-            pickler = pickle.Pickler(file, 5, buffer_callback=self._keep_in_band)
+            pickler = pickle.Pickler(file, 5, buffer_callback=_keeper(self.buffers))
             if memo is not None:
                 pickler.memo = memo
             if persistent_id is not None:
@@ -160,7 +160,7 @@ class Pickled:
             file = io.BytesIO()
             self.buffers.clear()
             self.ends.clear()
-            pickler = named.NamedPickler(file, self._keep_in_band, root=root)
+            pickler = named.NamedPickler(file, _keeper(self.buffers), root=root)
             if memo is not None:
                 pickler.memo = memo
             if persistent_id is not None:
@@ -191,30 +191,18 @@ class Pickled:
             hasher.update(buffer)
         return hasher.digest()
 
-    def _keep_in_band(self, buffer: pickle.PickleBuffer) -> bool:
+
+def _keeper(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """A buffer callback that keeps the large ones there. (No method of who holds the pickler: that were a circle.)"""
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
         if raw.nbytes < OUT_OF_BAND:
             return True
-        self.buffers.append(raw)
+        buffers.append(raw)
         return False
 
-
-def pickle_with_state(state: Any, args: tuple[Any, ...], kwargs: dict[str, Any], function: Any) -> Pickled:
-    """A function's state, then the arguments. Raises `NotPicklable`."""
-    try:
-        return Pickled((state, call_of(args, kwargs)))
-    except byvalue.Unpicklable as failure:
-        if naming.find_path(failure.offender, [("", (args, kwargs))]) is not None:
-            raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
-        raise refusal_of_function(function, failure) from failure.__cause__
-
-
-def join(
-    data: bytes, buffers: list[memoryview], store: Store | None = None, label: int | None = None
-) -> Payload:
-    """The payload of pickles that go one after the other, and of their buffers; for a call, with its label."""
-    behind = b"" if label is None else label_bytes(label)
-    return _pack(data, buffers, store, behind) if buffers else data + behind
+    return keep_in_band
 
 
 def load_parts(payload: Payload, count: int, persistent_load: Any = None, memos: Any = None) -> list[Any]:
@@ -428,13 +416,7 @@ def _dump(value: Any, store: Store | None = None, is_alone: bool = False, behind
     payload's end."""
     buffers: list[memoryview] = []
 
-    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < OUT_OF_BAND:
-            return True
-        buffers.append(raw)
-        return False
-
+    keep_in_band = _keeper(buffers)
     try:
         data = dumps(value, 5, buffer_callback=keep_in_band)
         is_by_name = not _needs_by_value(data) and not (is_alone and data.find(_BY_NAME_IN_MAIN) >= 0)
