@@ -1,6 +1,6 @@
 """What runs on the workers for `map(chunksize=...)`: calls that travel together. Small: runners import it.
 
-    client   Chunk.add(args), ... --> payload      runner   run, run_each: a fresh function, fresh arguments for each call
+    client   Chunk.add(args), ... --> payload     runner   run, run_each: for each call a fresh function and arguments
 
 Arguments that share nothing are pickled together. Others are pickled call by call, when they are read; of a large one
 that many calls have, there is one pickle in the chunk.

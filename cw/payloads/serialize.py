@@ -205,6 +205,24 @@ def _keeper(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
     return keep_in_band
 
 
+def pickle_with_state(state: Any, args: tuple[Any, ...], kwargs: dict[str, Any], function: Any) -> Pickled:
+    """A function's state, then the arguments. Raises `NotPicklable`."""
+    try:
+        return Pickled((state, call_of(args, kwargs)))
+    except byvalue.Unpicklable as failure:
+        if naming.find_path(failure.offender, [("", (args, kwargs))]) is not None:
+            raise NotPicklable(_call_refusal(failure, args, kwargs, function)) from failure.__cause__
+        raise refusal_of_function(function, failure) from failure.__cause__
+
+
+def join(
+    data: bytes, buffers: list[memoryview], store: Store | None = None, label: int | None = None
+) -> Payload:
+    """The payload of pickles that go one after the other, and of their buffers; for a call, with its label."""
+    behind = b"" if label is None else label_bytes(label)
+    return _pack(data, buffers, store, behind) if buffers else data + behind
+
+
 def load_parts(payload: Payload, count: int, persistent_load: Any = None, memos: Any = None) -> list[Any]:
     """The first `count` of the values that were pickled one after the other. `memos`: a list, which gets the memo."""
     if payload[:1] == b"\x01":
