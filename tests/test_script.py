@@ -248,6 +248,7 @@ def test_joblib_dumps_and_runs_in_a_job(run_script):
     )
 
 
+@pytest.mark.xfail(strict=True, reason="endless recursion in a model that refers to itself")
 def test_pydantic_models_with_string_annotations_are_built_in_a_job(run_script):
     pytest.importorskip("pydantic")
     run_script(

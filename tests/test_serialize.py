@@ -700,7 +700,7 @@ def test_what_is_only_valid_in_a_related_process_is_refused_by_name(make, name):
     with pytest.raises(NotPicklable, match=f"the job's result: {text}"):
         serialize.dump_result([thing])
     with pytest.raises(NotPicklable, match=text):  # in what a local function has captured
-        serialize.dump_function(lambda: thing, Watch())
+        FunctionTable().call(lambda: thing, (), {})
 
 
 def _f(args):
