@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from cw import program as _program
 
+_program.check_interpreter()
 _program.drop_cwd_from_path()  # for `python -m cw.…`, before anything of the standard library is imported
 
 from typing import TYPE_CHECKING, Any  # noqa: E402

@@ -50,6 +50,15 @@ _PRELUDE = "; ".join(
 )
 
 
+def check_interpreter() -> None:
+    """Raises ImportError in a free-threaded interpreter. (Our threads rely on steps that no other can interrupt.)"""
+    if hasattr(sys, "_is_gil_enabled") and not sys._is_gil_enabled():
+        raise ImportError(
+            "cw needs Python's global interpreter lock, which is off in this free-threaded Python: set PYTHON_GIL=1 in "
+            "the environment, or use the ordinary build of Python"
+        )
+
+
 class Mistake(Exception):
     """A user's mistake. The text is one sentence that says what to do; a program prints it and ends."""
 

@@ -29,17 +29,18 @@ FLOORS = [
     "slurm.batch", "slurm.squeue",
     "launch.launcher", "launch.inquiry", "launch.__init__",
     "worker.__main__", "worker.worker", "worker.runners", "worker.keeper_link", "worker.keeper", "worker.relay",
-    "worker.uplink", "worker.kept", "worker.slots", "worker.__init__",
+    "worker.uplink", "worker.kept", "worker.lending", "worker.slots", "worker.__init__",
     "runner.runner", "runner.leftovers", "runner.script", "runner.channel", "runner.__init__",
     "payloads.chunks", "payloads.generators", "payloads.serialize", "payloads.templates", "payloads.environment",
     "payloads.reach", "payloads.naming", "payloads.current",
     "payloads.objects", "payloads.named", "payloads.constants", "payloads.script", "payloads.byvalue",
+    "payloads.enums", "payloads.annotations",
     "payloads.related", "payloads.deferred", "payloads.settings", "payloads.modules",
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
-    "master.asides", "master.returns", "master.turns", "master.jobs", "master.__init__",
+    "master.asides", "master.returns", "master.stalls", "master.turns", "master.jobs", "master.__init__",
     "net.network", "net.tls", "net.address", "net.wire", "net.memory", "net.objects", "net.messages", "net.__init__",
-    "credential", "home", "program", "guard",
+    "credential", "home", "program", "guard", "nested",
     "errors", "version",
 ]  # fmt: skip
 
@@ -48,7 +49,16 @@ KEEPERS = {
     # payloads: the only folder that pickles
     "pickle": {
         f"payloads.{name}"
-        for name in ("serialize", "chunks", "templates", "reach", "objects", "named", "byvalue")
+        for name in (
+            "serialize",
+            "chunks",
+            "templates",
+            "reach",
+            "objects",
+            "named",
+            "byvalue",
+            "annotations",
+        )
     },
     # environment: its version
     "cloudpickle": {"payloads.serialize", "payloads.named", "payloads.byvalue", "payloads.environment"},
@@ -66,8 +76,10 @@ PURE = (
     "master.dispatch",
     "master.asides",
     "master.returns",
+    "master.stalls",
     "master.turns",
     "master.jobs",
+    "worker.lending",
     "worker.slots",
     "net.objects",
     "net.messages",

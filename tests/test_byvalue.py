@@ -514,3 +514,19 @@ def test_code_keeps_its_files_name_and_lines_there(run_script):
             assert text.count("the_script.py") == 2 and "def inner(): raise LookupError" in text, text
         """
     )
+
+
+def test_typed_dicts_travel(run_script):
+    run_script(
+        """
+        import typing
+        class Options(typing.TypedDict, total=False):
+            a: int
+        class More(Options):
+            b: str
+        with PipeRunner() as runner:
+            made = runner.call(lambda: (More(a=1, b="x"), More.__total__, sorted(More.__optional_keys__), More))
+            assert made == ({"a": 1, "b": "x"}, More.__total__, sorted(More.__optional_keys__), More)
+            assert runner.call(lambda cls: sorted(typing.get_type_hints(cls).items()), More) == [("a", int), ("b", str)]
+        """
+    )

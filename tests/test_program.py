@@ -313,3 +313,9 @@ def test_different_messages_do_not_hold_each_other_up(limited):
     logger.warning("refused %s", 1)
     logger.info("passed over %s", 2)
     assert log.messages == ["refused 1", "passed over 2"]
+
+
+def test_a_free_threaded_python_is_refused_in_a_sentence():
+    code = "import sys; sys._is_gil_enabled = lambda: False; import cw"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "set PYTHON_GIL=1 in the environment, or use the ordinary build" in done.stderr.splitlines()[-1]

@@ -388,7 +388,9 @@ def test_a_worker_that_dies_says_where_in_its_log(slurm):
 
 # --- the command lines of containers ----------------------------------------------------------
 
-STAND_IN = """#!/usr/bin/python3
+STAND_IN = (
+    f"#!{sys.executable}"
+    + """
 # Stands in for docker or apptainer: notes its arguments, and runs the command as if inside.
 import os, sys
 arguments = sys.argv[1:]
@@ -402,6 +404,7 @@ command = arguments[arguments.index("the/image:1") + 1 :]
 assert command[:3] == ["python3", "-m", "cw.worker"], command
 os.execv(PYTHON, [PYTHON, *command[1:]])
 """
+)
 
 
 @pytest.mark.parametrize("program", ["docker", pytest.param("apptainer", marks=pytest.mark.slow)])

@@ -275,6 +275,7 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.HandedIn,
         m.ForgetSession,
         m.Origin,
+        m.Depth,
     }
     for cls in (*wire._RECORDS.values(), *(cls for cls, _ in wire._BATCHES.values())):
         assert wire.is_control(cls(*cls._fields)) == (cls not in data)

@@ -73,6 +73,8 @@ class ClusterExecutor(concurrent.futures.Executor):
     program; it is part of what stored results are found by. Without it, seeds are random; in a job, made of the job's.
     `workdir`: where jobs run, in place of this program's own working directory: a path that is there on the workers'
     machines, or 'scratch', a private directory for each process that runs jobs, which is removed with it.
+    `lend`: in a job, whether that lends its CPUs, to jobs of deeper clients only, while its main thread waits for
+    results from here. With False it holds them: then some must be left for the jobs that it waits for.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         retry_errors: bool = True,
         seed: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
+        lend: bool = True,
     ) -> None:
         guard.check_import("cw.ClusterExecutor()")  # before a store is opened
         self._labels = itertools.count(PLACE, PLACE)  # of submits, and of maps' first calls
@@ -107,6 +110,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 recorder,
                 seed,
                 workdir,
+                lend,
             )
             self._session.start()
         except BaseException:

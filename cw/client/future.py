@@ -18,6 +18,7 @@ from concurrent.futures import InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any
 
+from cw import nested
 from cw.payloads import serialize
 from cw.payloads.deferred import Deferred, ImportDeadlock
 
@@ -58,7 +59,8 @@ class Future(concurrent.futures.Future[Any]):
             with _lock:
                 condition = self._made_condition
                 if condition is None:
-                    self._waiters = []
+                    is_lender = nested.lender is not None and self._session.lends
+                    self._waiters = nested.Waiters(self._session) if is_lender else []
                     self._done_callbacks = list(self._done_callbacks)
                     condition = self._made_condition = threading.Condition()
         return condition
@@ -124,7 +126,7 @@ class Future(concurrent.futures.Future[Any]):
         if self._state == FINISHED and self._exception is None:
             value = self._result
         else:
-            error = super().exception(timeout)
+            error = super().exception(self._wait(timeout))
             if error is not None:
                 try:
                     raise error  # (the base class returns None where an exception is false: an empty list of errors)
@@ -135,7 +137,7 @@ class Future(concurrent.futures.Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the job raised, or None; blocks for it as `result()`."""
-        error = super().exception(timeout)
+        error = super().exception(self._wait(timeout))
         if error is None and type(self._result) is Deferred:
             try:
                 self._undefer(self._result)
@@ -155,6 +157,18 @@ class Future(concurrent.futures.Future[Any]):
             if self._result is deferred:  # else another thread was faster
                 self._result, self._exception = value, error
         return super().result()
+
+    def _wait(self, timeout: float | None) -> float | None:
+        """In a job: wait here, with its slot lent. Returns what is left of the timeout."""
+        if nested.lender is None or self.done():
+            return timeout
+
+        def wait(timeout: float | None) -> None:
+            with self._condition:
+                self._condition.wait_for(self.done, timeout)
+
+        nested.wait(self._session, wait, timeout)
+        return None if timeout is None else 0.0
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Call `fn(self)` when it is done (in the client's thread), or at once if it is."""

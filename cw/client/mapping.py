@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice
 from typing import Any
 
+from cw import nested
 from cw.client.future import Future
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Chunk, Recorder
@@ -186,7 +187,7 @@ def as_completed(
             future.add_done_callback(done.put)
         while pending:
             try:
-                future = done.get(timeout=_left(deadline))
+                future = _next_done(done, pending, _left(deadline))
             except queue.Empty:
                 raise concurrent.futures.TimeoutError() from None  # not the built-in one before Python 3.11
             pending.remove(future)
@@ -203,6 +204,13 @@ def as_completed(
         while pending:
             pending.pop().cancel()
         end()
+
+
+def _next_done(done: queue.SimpleQueue[Any], pending: set[Future], timeout: float | None) -> Future:
+    def wait(timeout: float | None) -> Future:
+        return done.get(timeout=timeout)  # type: ignore[no-any-return]
+
+    return wait(timeout) if not done.empty() else nested.wait(next(iter(pending))._session, wait, timeout)
 
 
 def _add_in_order(waiting: deque[Future], feed: Feed) -> None:

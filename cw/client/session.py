@@ -22,7 +22,7 @@ from concurrent.futures import CancelledError
 from time import monotonic
 from typing import Any
 
-from cw import guard, home
+from cw import guard, home, nested
 from cw.client import ending
 from cw.client.functions import FunctionTable, Packed, Prepared
 from cw.client.introductions import Introductions
@@ -83,6 +83,7 @@ class Session:
         recorder: Recorder | None = None,
         seed: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
+        lend: bool = True,
     ) -> None:
         _look_in_slurm()
         address.find_master(host, port)  # a mistake in them is told here
@@ -94,7 +95,10 @@ class Session:
         self._jobs_limit = jobs_limit
         self._bytes_limit = bytes_limit if bytes_limit is not None else _half_the_memory()
         directory = check_workdir(workdir)
+        self._parent = nested.job()
         self.recorder = recorder
+        self.lends = lend
+        """In a job: does that lend its slot while it waits here?"""
         self._loop = Loop()
         self._recording = Recording(
             recorder, self._finish, _name, lambda: self._loop.call_soon(self._on_wake)
@@ -397,6 +401,9 @@ class Session:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until all jobs submitted so far, and by callbacks meanwhile, are delivered. False: time is up."""
+        return not self.outstanding() or nested.wait(self, self._wait, timeout)
+
+    def _wait(self, timeout: float | None) -> bool:
         with self._progress:
             self._waiters += 1
             try:
@@ -427,7 +434,12 @@ class Session:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the session's thread has ended. In that thread itself: nothing."""
-        if self._thread.ident is not None and not self.is_own_thread() and self._ended.wait(timeout):
+        if self._thread.ident is None or self.is_own_thread():
+            return
+        has_ended = (
+            nested.wait(self, self._ended.wait, timeout) if self.outstanding() else self._ended.wait(timeout)
+        )
+        if has_ended:
             self._thread.join()
 
     def __reduce__(self) -> Any:
@@ -446,6 +458,11 @@ class Session:
     def is_closed(self) -> bool:
         """Does it take no more jobs?"""
         return self._is_closed
+
+    @property
+    def master(self) -> str:
+        """The start id of the master that it is connected to."""
+        return self._uplink.master
 
     def option_number(self, options: dict[str, Any]) -> int:
         """The number under which the master knows these options of jobs; 0 for none. Raises ValueError: too many."""
@@ -494,12 +511,16 @@ class Session:
     def _wait_for_room(self, size: int) -> None:
         if not self.is_started():
             return  # nothing would ever make room
-        with self._progress:
-            self._waiters += 1
-            try:
-                self._progress.wait_for(lambda: self._is_closed or not self._is_full(size))
-            finally:
-                self._waiters -= 1
+
+        def wait(timeout: float | None) -> None:
+            with self._progress:
+                self._waiters += 1
+                try:
+                    self._progress.wait_for(lambda: self._is_closed or not self._is_full(size))
+                finally:
+                    self._waiters -= 1
+
+        nested.wait(self, wait, None)
 
     def _why_closed(self) -> BaseException:
         if os.getpid() != self._pid:
@@ -535,7 +556,8 @@ class Session:
 
     def _hello(self) -> m.Hello:
         return m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
-                       os.uname().nodename, os.getpid(), 0, self._handed, memory.takes_files())  # fmt: skip
+                       os.uname().nodename, os.getpid(), 0, self._handed, memory.takes_files(),
+                       nested.depth, self._parent)  # fmt: skip
 
     def _on_welcome(self) -> None:
         """A master is there; it may be another than before."""
@@ -553,6 +575,8 @@ class Session:
                 connection.send(charges)
         self._is_handing_in = True
         self._connected.set()
+        if nested.lender is not None:
+            nested.lender.say_again(self)
 
     def _on_master_gone(self) -> None:
         """What was outstanding there will be handed in again."""

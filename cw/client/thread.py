@@ -73,7 +73,8 @@ class ClientThread:
     are outstanding (default 300). `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks (but
     never in a callback); None means no limit of jobs, half of this machine's memory. `store`, `durability`,
     `retry_errors`, `seed` and `workdir` as for ClusterExecutor: each result is stored before its callback is called.
-    Raises ValueError or TypeError for settings that cannot be, StoreError.
+    `lend`, for a client in a job: as for ClusterExecutor. Raises ValueError or TypeError for settings that cannot be,
+    StoreError.
 
     As a context manager it starts, and at the end of the block waits and stops; an exception cancels what is
     outstanding. At the end of the program, what is outstanding is waited for.
@@ -94,6 +95,7 @@ class ClientThread:
         retry_errors: bool = True,
         seed: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
+        lend: bool = True,
     ) -> None:
         callback, on_error = _checked(callback, "callback"), _checked(on_error, "on_error")
         recorder = None if store is None else Recorder(store, durability, retry_errors, seed)
@@ -110,6 +112,7 @@ class ClientThread:
                 recorder,
                 seed,
                 workdir,
+                lend,
             )
         except BaseException:
             if recorder is not None:

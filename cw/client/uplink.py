@@ -68,6 +68,8 @@ class Uplink:
         """None while there is none. Before the master's Welcome nothing is to be sent."""
         self.where = ""
         """The master's address, for messages (a connection on this machine does not know it)."""
+        self.master = ""
+        """The start id of the master that it was connected to last."""
         self.is_lost = False
         """Was there a master that is looked for now?"""
         self._loop = loop
@@ -184,6 +186,7 @@ class Uplink:
             )
             return
         self._is_welcome = self._was_welcome = True
+        self.master = answer.ident
         connection.passes_files = connection.passes_files and answer.takes_files
         if self._is_leaving:
             self._say_goodbye()

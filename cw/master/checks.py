@@ -40,6 +40,8 @@ SLACK = 2
 """Times the window that may be open here: a Cancel may overtake its job, and a smaller window is heard of late."""
 
 MOST_SLOTS = 65535
+MOST_DEPTH = 1000
+"""Of sessions of clients in jobs in jobs."""
 MOST_SECONDS = 1e9
 """Of a time limit: 30 years."""
 
@@ -87,6 +89,8 @@ def reason_to_refuse(hello: m.Hello) -> str:
         return f"it offers {hello.slots} slots"
     if not _is_ident(hello.ident) or (hello.role == "client" and not _is_ident(hello.secret)):
         return "it does not say who it is"
+    if hello.depth > MOST_DEPTH:
+        return f"it is a client in a job in a job, {hello.depth} deep"
     python = hello.python
     if len(python) != 2 or not all(type(part) is int and 0 <= part < 1000 for part in python):
         return "it does not say its Python version"
@@ -321,6 +325,12 @@ class WorkerRules(Rules):
         if not is_text(message.kind):
             raise ProtocolError("a remark of a kind that cannot be")
 
+    def _on_lent(self, message: m.Lent) -> None:
+        if message.extra > HOLDINGS or len(message.floors) > self._slots:
+            raise ProtocolError("it lends more slots than it has")
+        if not all(type(floor) is int and 0 <= floor <= MOST_DEPTH for floor in message.floors):
+            raise ProtocolError("it lends slots that cannot be")
+
     def _on_recalled(self, message: m.Recalled) -> None:
         if not self.recalls:
             raise ProtocolError("Recalled without a Recall")
@@ -335,6 +345,7 @@ class WorkerRules(Rules):
         m.NotEntered: _on_not_entered,
         m.Remark: _on_remark,
         m.Usable: _on_usable,
+        m.Lent: _on_lent,
         m.Goodbye: Rules._on_goodbye,
     }
 

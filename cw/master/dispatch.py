@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence, Set
 from typing import Any
 
 from cw.master.asides import Asides
@@ -47,6 +47,7 @@ from cw.master.jobs import (
     merged,
 )
 from cw.master.returns import Returns
+from cw.master.stalls import stalled_by
 from cw.master.turns import BARREN_TICKS, LOOK_PAST, Turns, must_avoid
 
 SMOOTHING = 0.2
@@ -90,7 +91,8 @@ class Dispatcher:
         worker = self._workers[key]
         worker.is_away = worker.recalling = worker.is_stuck = False
         worker.barren = 0
-        worker.slots, worker.not_for = worker.offered, frozenset()
+        worker.usable, worker.not_for = worker.offered, frozenset()
+        self._turns.lend(worker, 0, ())
         named = {holding[0] for holding in holdings}
         actions: list[Action] = []
         again = []
@@ -117,11 +119,15 @@ class Dispatcher:
     def on_worker_usable(self, key: Hashable, slots: int, not_for: Iterable[Hashable]) -> list[Action]:
         """It can use so many of its slots now, and none for these sessions. What it cannot start, it returns."""
         worker = self._workers[key]
-        worker.slots, worker.not_for = slots, frozenset(not_for)
-        if len(worker.held) > slots:
-            worker.pool.ahead[worker] = None
-        self._turns.note_room(worker)
+        worker.usable, worker.not_for = slots, frozenset(not_for)
+        self._turns.lend(worker, worker.extra, worker.floors)
         return self._asides.look_again() + self._turns.fill_one(worker)
+
+    def on_lent(self, key: Hashable, extra: int, floors: Sequence[int]) -> list[Action]:
+        """It holds so many jobs beyond one for each slot that is taken; and these slots are lent, and free."""
+        worker = self._workers[key]
+        self._turns.lend(worker, extra, floors)
+        return self._turns.fill_lent(worker.pool) + self._turns.fill_one(worker)
 
     def on_time_left(self, key: Hashable, left: float) -> None:
         """What runs there will be stopped after so many seconds: jobs that need more do not start there."""
@@ -308,8 +314,9 @@ class Dispatcher:
 
     # --- sessions ---
 
-    def on_session_opened(self, key: Hashable, python: Any) -> None:
-        self._sessions[key] = Session(key, self._turns.pool(python))
+    def on_session_opened(self, key: Hashable, python: Any, depth: int = 0, parent: int = 0) -> None:
+        """`depth`, `parent`: of a client in a job; how deep, and the dispatch number of that job."""
+        self._sessions[key] = Session(key, self._turns.pool(python), depth, parent)
 
     def on_submitted(self, key: Hashable, jobs: Sequence[Job]) -> list[Action]:
         session = self._sessions[key]
@@ -478,6 +485,20 @@ class Dispatcher:
         workers = [w for w in self._workers.values() if w.pool is session.pool and not w.is_draining]
         return needed if needed and all(worker.left < needed for worker in workers) else 0.0
 
+    def stalled_by(self, key: Hashable) -> Set[int]:
+        """The jobs for which this session waits, as all do, since they wait for jobs and hold all slots."""
+        return stalled_by(self._sessions[key].pool, self._sessions.values(), self._workers.values())
+
+    def depth(self, key: Hashable) -> int:
+        """How deep this session is."""
+        return self._sessions[key].depth
+
+    def has_lost_parent(self, key: Hashable) -> bool:
+        """Is this a session of a job that no worker holds any more?"""
+        parent = self._sessions[key].parent
+        workers = self._workers.values()
+        return bool(parent and workers) and not any(parent in worker.held for worker in workers)
+
     def has_waiting(self, besides: Hashable) -> bool:
         """Do jobs of other sessions wait?"""
         return any(session.key != besides for pool in self._turns.pools.values() for session in pool.rotation)
@@ -520,7 +541,7 @@ class Dispatcher:
         worker = self._workers.pop(key)
         pool = worker.pool
         pool.workers -= 1
-        for places in (pool.idle, pool.roomy, pool.ahead):
+        for places in (pool.idle, pool.roomy, pool.ahead, pool.lending):
             places.pop(worker, None)
         self._asides.on_worker_gone(worker)
         actions: list[Action] = []
@@ -563,7 +584,8 @@ class Dispatcher:
         for pool in self._turns.pools.values():
             assert pool.workers == sum(worker.pool is pool for worker in self._workers.values())
             assert pool.idle.keys() <= pool.roomy.keys()
-            for worker in (*pool.roomy, *pool.ahead):
+            assert all(worker.floors for worker in pool.lending)
+            for worker in (*pool.roomy, *pool.ahead, *pool.lending):
                 assert self._workers.get(worker.key) is worker and worker.pool is pool
             assert len(pool.rotation) == len(set(pool.rotation))
             assert all(self._sessions.get(session.key) is session for session in pool.rotation)
@@ -581,9 +603,12 @@ class Dispatcher:
             assert session.is_waiting == (session in session.pool.rotation)
             if waiting and not session.is_blocked and not session.is_absent:
                 assert session.is_waiting
-                # Nobody waits while a slot idles, but for a slot that it is to avoid, that is not for it, or that has
-                # not enough time left (which may be somebody far behind those).
-                for worker in session.pool.idle:
+                # Nobody waits while a slot idles (or is lent to those as deep), but for a slot that it is to avoid,
+                # that is not for it, or that has not enough time left (which may be somebody far behind those).
+                for worker in (
+                    *session.pool.idle,
+                    *(w for w in session.pool.lending if w.floors[0] < session.depth),
+                ):
                     if session.key in worker.not_for:
                         continue
                     if session.setbacks is not None and worker in session.setbacks.aside:

@@ -76,7 +76,7 @@ class Job:
 class Pool:
     """The sessions and workers of one Python version."""
 
-    __slots__ = ("python", "workers", "rotation", "idle", "roomy", "ahead", "waited")
+    __slots__ = ("python", "workers", "rotation", "idle", "roomy", "ahead", "lending", "waited")
 
     def __init__(self, python: Any) -> None:
         self.python = python
@@ -87,6 +87,7 @@ class Pool:
         self.idle: dict[Worker, None] = {}
         self.roomy: dict[Worker, None] = {}
         self.ahead: dict[Worker, None] = {}
+        self.lending: dict[Worker, None] = {}  # a slot that is lent and free; those with `floors`
         self.waited = 0  # ticks in which a job waited while the slot that it avoids was idle
 
 
@@ -95,12 +96,14 @@ class Session:
 
     __slots__ = (
         "key", "pool", "jobs", "backlog", "requeued", "settling", "unconfirmed", "delivered", "unacknowledged",
-        "is_blocked", "is_absent", "is_waiting", "has_run", "setbacks",
+        "is_blocked", "is_absent", "is_waiting", "has_run", "setbacks", "depth", "parent",
     )  # fmt: skip
 
-    def __init__(self, key: Hashable, pool: Pool) -> None:
+    def __init__(self, key: Hashable, pool: Pool, depth: int = 0, parent: int = 0) -> None:
         self.key = key
         self.pool = pool
+        self.depth = depth  # of a client in a job: one more than that of the job's session
+        self.parent = parent  # the dispatch number of that job, or 0
         self.jobs: dict[int, Job] = {}
         self.backlog: deque[Job] = deque()  # may hold cancelled ones, which are passed over
         self.requeued: deque[Job] = deque()  # goes before the backlog
@@ -145,13 +148,18 @@ class Worker:
     """What one worker holds."""
 
     __slots__ = (
-        "key", "slots", "offered", "not_for", "left", "pool", "held", "load", "size", "ended", "recalling", "barren",
-        "is_stuck", "is_draining", "is_away",
+        "key", "slots", "usable", "extra", "floors", "offered", "not_for", "left", "pool", "held", "load", "size",
+        "ended", "recalling", "barren", "is_stuck", "is_draining", "is_away",
     )  # fmt: skip
 
     def __init__(self, key: Hashable, slots: int, pool: Pool) -> None:
         self.key = key
-        self.slots = slots  # that can be used now
+        self.slots = slots  # how many jobs run there at a time: usable + extra
+        self.usable = slots  # slots that can be used now
+        self.extra = 0  # jobs beyond one for each slot that is taken: those that wait for jobs of their own
+        self.floors: list[
+            int
+        ] = []  # of slots that are lent and free: what the depth of a session must exceed
         self.offered = slots
         self.not_for: frozenset[Hashable] = frozenset()  # sessions for which none of them can
         self.pool = pool

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 from cw import program
@@ -59,6 +59,13 @@ NOTICE_SECONDS = 3.0
 REMARKS = 100
 """Kinds of remarks that a client is told from its workers."""
 
+STALLED = (
+    "all slots are held by jobs that wait for jobs of their own, and these wait for a slot: nothing goes on. A job "
+    "lends its slot while its main thread waits in result(), wait(), map or at the end of the block of its client, "
+    "unless that has lend=False; else there must be more slots than such jobs: start more workers "
+    "(python -m cw.worker HOST)"
+)
+
 FROM_CLIENT = frozenset(
     {
         m.Objects,
@@ -91,6 +98,7 @@ FROM_WORKER = frozenset(
         m.Stay,
         m.Draining,
         m.Usable,
+        m.Lent,
         m.Goodbye,
         m.Heartbeat,
     }
@@ -136,6 +144,7 @@ class ClientPeer:
         self._window = 0
         self._is_blocked = False
         self._waits_since = 0.0  # when its jobs were first seen without any worker; 0: not so
+        self._stalled_by: Set[int] = frozenset()  # by which jobs, if so
         self._is_told = False
         self._remarks: set[str] = set()  # of runners, that were passed on
         self._origin: str | None = None  # the host of the last results; None: it does not want to know
@@ -154,7 +163,7 @@ class ClientPeer:
             m.Goodbye: self._on_goodbye,
             m.Heartbeat: lambda message: None,
         }
-        master.dispatcher.on_session_opened(key, self._python)
+        master.dispatcher.on_session_opened(key, self._python, hello.depth, hello.parent)
 
     def knows(self, hello: m.Hello) -> bool:
         """Is it the client of this session that says hello?"""
@@ -259,6 +268,11 @@ class ClientPeer:
             now >= self._ends_at
             or (
                 self._is_reset
+                and now >= self._ends_at - self._master.settings.client_grace + AWAY
+                and dispatcher.has_lost_parent(self._key)  # the job in which it was is gone, and it with it
+            )
+            or (
+                self._is_reset
                 and now >= self._ends_at - self._master.settings.client_grace + GRACE_IF_WANTED
                 and self._master.wants_slots(self._key)
             )
@@ -274,11 +288,14 @@ class ClientPeer:
             self.connection.fail(os.strerror(errno.ETIMEDOUT))
         self._settle()
         if not dispatcher.jobs_of(self._key) or (
-            dispatcher.can_run(self._key) and not dispatcher.time_wanting(self._key)
+            dispatcher.can_run(self._key)
+            and not dispatcher.time_wanting(self._key)
+            and not dispatcher.stalled_by(self._key)
         ):
             self._waits_since, self._is_told = 0.0, False
-        elif not self._waits_since:
-            self._waits_since = now
+        elif not self._waits_since or dispatcher.stalled_by(self._key) != self._stalled_by:
+            self._waits_since, self._is_told = now, False
+            self._stalled_by = dispatcher.stalled_by(self._key)
         elif not self._is_told and now - self._waits_since >= NOTICE_SECONDS:
             self._is_told = True
             self.send(m.Notice(self._why_it_waits()))
@@ -309,6 +326,8 @@ class ClientPeer:
                     f"the next job needs {seconds:g} s (min_time), and no worker is there for so long: it waits for "
                     "one that is (such as one in a Slurm job with a longer --time)"
                 )
+            if self._stalled_by:
+                return STALLED
             return f"no worker can start a process for this program's jobs ({self._master.why_unusable()}); they wait"
         others = sorted(self._master.dispatcher.pythons())
         if not others:
@@ -441,6 +460,7 @@ class WorkerPeer:
             m.Stay: self._on_stay,
             m.Draining: self._on_draining,
             m.Usable: self._on_usable,
+            m.Lent: self._on_lent,
             m.RunnerDied: self._on_runner_died,
             m.CutShort: self._on_cut_short,
             m.NotEntered: self._on_not_entered,
@@ -456,6 +476,9 @@ class WorkerPeer:
     def assign(self, jobs: list[Job]) -> None:
         for message in self._objects.prepare(dict.fromkeys([job.function for job in jobs])):
             if type(message) is m.Objects:
+                for session in set(message.sessions) - self._sessions:
+                    if depth := self._master.dispatcher.depth(session):
+                        self.connection.send(m.Depth(session, depth))
                 self._sessions.update(message.sessions)
             self.connection.send(message)
         if keeping := [job.dispatch for job in jobs if job.options is not None and job.keeps()]:
@@ -609,6 +632,9 @@ class WorkerPeer:
                     f"{self.name} cannot start a process for this program's jobs (a runner {reason}): they go to other "
                     "workers, and it is tried again",
                 )
+
+    def _on_lent(self, message: m.Lent) -> None:
+        self._master.perform(self._master.dispatcher.on_lent(self._key, message.extra, message.floors))
 
     def give_way(self) -> None:
         """It has connected again: this connection is dead, whether that was seen or not."""

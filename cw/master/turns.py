@@ -9,6 +9,10 @@ A worker gets a job for each idle slot, and ahead of that what its slots will ne
 the measured durations of the jobs' functions. What was sent ahead and waits while another worker idles is
 recalled (`on_tick`), and dispatched again only when the worker has named it as returned.
 
+A job that waits for jobs of its own has lent its slot: only sessions deeper than its own get that (`fill_lent`; see
+cw.nested). It goes by what the worker says of its slots, not by what it holds: that may be many jobs which cannot use
+the slot.
+
 Sessions and workers of one Python version have nothing to do with those of another: each version is a pool.
 """
 
@@ -65,14 +69,20 @@ class Turns:
 
     def wants_tick(self) -> bool:
         """Is there something for `on_tick` to do: work in one place, and a free slot in another?"""
-        return any(pool.idle and (pool.rotation or _has_surplus(pool)) for pool in self.pools.values())
+        return any(
+            (pool.idle and (pool.rotation or _has_surplus(pool)))
+            or (pool.lending and (_has_surplus(pool) or any(session.depth for session in pool.rotation)))
+            for pool in self.pools.values()
+        )
 
     def on_tick(self) -> list[Action]:
         """Called every some 10 ms while `wants_tick`: recall what waits at one worker while another idles."""
         actions: list[Action] = []
         for pool in self.pools.values():
-            if not pool.idle:
+            if not pool.idle and not pool.lending:
                 continue
+            # If nothing idles but what is lent: who has jobs that are deep enough for it?
+            floor = None if pool.idle else min(worker.floors[0] for worker in pool.lending)
             if pool.rotation:
                 actions += self._on_avoided(pool)
             else:
@@ -84,6 +94,8 @@ class Turns:
                     del pool.ahead[worker]
                 elif worker.barren:
                     worker.barren -= 1
+                elif floor is not None and not any(j.session.depth > floor for j in worker.held.values()):
+                    continue
                 elif surplus > 2 * ended and not worker.recalling and not worker.is_away:
                     # It would take more than two ticks. Half of it, if it goes on with the rest meanwhile;
                     # it is asked again if that was too little.
@@ -103,6 +115,8 @@ class Turns:
         """Give what waits to who has room: first a job for each idle slot anywhere, then ahead."""
         assigned: dict[Worker, list[Job]] = {}
         for ahead, candidates in ((False, pool.idle), (True, pool.roomy)):
+            if ahead and pool.lending:
+                self._fill_lent(pool, assigned)
             if not pool.rotation:
                 break
             for worker in list(candidates):
@@ -118,6 +132,68 @@ class Turns:
             return []
         self._fill(worker, jobs, not worker.is_stuck)
         return [Assign(worker.key, jobs)] if jobs else []
+
+    def lend(self, worker: Worker, extra: int, floors: Iterable[int]) -> None:
+        """It holds so many jobs beyond one for each slot that is taken; these slots are lent and free."""
+        worker.extra, worker.slots = extra, worker.usable + extra
+        worker.floors = sorted(floors)
+        if worker.floors:
+            worker.pool.lending[worker] = None
+        else:
+            worker.pool.lending.pop(worker, None)
+        if len(worker.held) > worker.slots:
+            worker.pool.ahead[worker] = None
+        self.note_room(worker)
+
+    def fill_lent(self, pool: Pool) -> list[Action]:
+        """Give what waits of deep sessions to the slots that are lent."""
+        assigned: dict[Worker, list[Job]] = {}
+        if pool.lending and pool.rotation:
+            self._fill_lent(pool, assigned)
+        return [Assign(worker.key, jobs) for worker, jobs in assigned.items() if jobs]
+
+    def _fill_lent(self, pool: Pool, assigned: dict[Worker, list[Job]]) -> None:
+        for session in [session for session in pool.rotation if session.depth]:
+            has_given = False
+            for worker in [worker for worker in pool.lending if worker.floors[0] < session.depth]:
+                out = assigned.setdefault(worker, [])
+                while worker.floors and worker.floors[0] < session.depth and self._lend(worker, session, out):
+                    # The deepest that it can use; others may need the rest.
+                    worker.floors.remove(max(floor for floor in worker.floors if floor < session.depth))
+                    has_given = True
+                if not worker.floors:
+                    del pool.lending[worker]
+                self.note_room(worker)
+            if has_given:
+                self.stop_waiting(session)
+                self.wait(session)  # behind the others, if more of it waits
+
+    def _lend(self, worker: Worker, session: Session, out: list[Job]) -> bool:
+        """Give one slot that is lent the session's next job, and short ones after it. Is there one for it?"""
+        before = len(out)
+        cost = 0.0
+        unfit: list[Job] = []
+        if session.key in worker.not_for:
+            return False
+        while queue := session.requeued or session.backlog:
+            job = queue[0]
+            if job.cancelled:
+                queue.popleft()
+                continue
+            if job.min_time() > worker.left or (job.avoid is not None and must_avoid(job, worker)):
+                unfit.append(queue.popleft())
+                if len(unfit) >= LOOK_PAST:
+                    break
+                continue
+            cost += job.function.estimate.seconds
+            if len(out) > before and (cost > QUANTUM_SECONDS or len(out) - before >= QUANTUM_JOBS):
+                break
+            queue.popleft()
+            self._dispatched += 1
+            self.hold(job, worker, self._dispatched)
+            out.append(job)
+        session.requeued.extendleft(reversed(unfit))
+        return len(out) > before
 
     def _fill(self, worker: Worker, out: list[Job], ahead: bool) -> None:
         """Move jobs from the backlogs to the worker, as far as it has room, sessions in turn."""
@@ -231,12 +307,17 @@ class Turns:
         pool.waited = 0
         for session in pool.rotation:
             for job in session.requeued:
-                if job.avoid is not None and job.avoid[0] in pool.idle:
+                if job.avoid is not None and (
+                    job.avoid[0] in pool.idle or (session.depth and job.avoid[0] in pool.lending)
+                ):
                     job.avoid = None
         return self.fill_all(pool)
 
     def note_room(self, worker: Worker) -> None:
         pool = worker.pool
+        if worker.floors and (worker.is_draining or worker.is_away):
+            worker.floors = []
+            pool.lending.pop(worker, None)
         if worker.is_idle:
             pool.idle[worker] = pool.roomy[worker] = None
             return

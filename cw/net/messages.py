@@ -10,8 +10,8 @@
       | Charged, Roster    | Keep, Claim        |                    |
       |                    | Release            |                    |
       | HandedIn, Origin   | CloseSession       |                    |
-      | Goodbye            | ForgetSession      |                    |
-      |                    | Drain              |                    |
+      | Goodbye            | ForgetSession      | Depth, Resume      |
+      |                    | Drain, Depth       |                    |
       | -----------------> | -----------------> | -----------------> |
       |                    |                    |                    |
       | Welcome, Window    | Hello              | Results            |
@@ -24,7 +24,7 @@
       |                    | NotEntered         |                    |
       |                    | Usable             | Remark, Loading    |
       |                    | Draining, Goodbye  |                    |
-      |                    | Stay, Remark       |                    |
+      |                    | Stay, Remark, Lent | Waits, WaitOver    |
       | <----------------- | <----------------- | <----------------- |
 
 An observer (`cw.launch.inquiry`) says Hello and gets a Census; it may send Excuse, Drain and End.
@@ -84,6 +84,8 @@ class Hello(NamedTuple):
     slots: int  # 0 for others than workers
     handed: int = 0  # a client that was connected before: the highest number of a job that it has handed in
     takes_files: bool = True  # else it has no descriptors left: large payloads go to it as on a network
+    depth: int = 0  # a client in a job: of its session (see cw.nested)
+    parent: int = 0  # and the dispatch number of that job
 
 
 class Welcome(NamedTuple):
@@ -232,6 +234,15 @@ class Loading(NamedTuple):
     is_loading: int
 
 
+class Lent(NamedTuple):
+    """From a worker some of whose jobs wait for jobs of their own (see cw.nested), whenever it changes: how many jobs
+    it holds beyond one for each slot that is taken; and for each slot that is lent and free, the depth that a session
+    must exceed to use it. From a worker that joins nothing is lent until it says so."""
+
+    extra: int
+    floors: list[Any]
+
+
 class RunnerDied(NamedTuple):
     """A runner died in the middle of a job, `dispatch`. Its note has `loading` if the call had not been entered."""
 
@@ -272,6 +283,34 @@ class Slot(NamedTuple):
     index: int
     cpus: int
     ends: float
+
+
+class Depth(NamedTuple):
+    """To a worker, before a session's environment, and to a runner: how deep the session is, if not 0."""
+
+    session: int
+    depth: int
+
+
+class Waits(NamedTuple):
+    """From a runner: the job's main thread waits for jobs of its own at this master (its start id)."""
+
+    number: int
+    serial: int  # of this wait: 1, 2, ...
+    master: str
+
+
+class WaitOver(NamedTuple):
+    """From a runner: the wait is over. It goes on at once, or (`is_patient`) waits for a Resume."""
+
+    serial: int
+    is_patient: bool
+
+
+class Resume(NamedTuple):
+    """To a runner: its job has its slot again, after the wait of this serial."""
+
+    serial: int
 
 
 class Drop(NamedTuple):

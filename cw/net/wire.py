@@ -69,7 +69,8 @@ _RECORDS: dict[int, type] = {
     8: m.Lost, 9: m.RunnerDied, 10: m.CloseSession, 11: m.OptionSets, 12: m.Recall, 13: m.Drop,
     14: m.Dropped, 15: m.BigResult, 16: m.Charged, 17: m.HandedIn, 18: m.Reported, 19: m.Draining,
     20: m.Roster, 21: m.ForgetSession, 22: m.Usable, 23: m.Origin, 24: m.Stay, 25: m.Census, 26: m.Excuse, 27: m.End,
-    28: m.Drain, 29: m.Slot, 30: m.Loading, 120: m.Remark,
+    28: m.Drain, 29: m.Slot, 30: m.Loading, 100: m.Lent, 101: m.Depth, 102: m.Waits, 103: m.WaitOver,
+    104: m.Resume, 120: m.Remark,
 }  # fmt: skip
 
 # The typecodes are array's: B 1 byte, I 4, Q 8, f 4 (a float). N: any number of I for each entry.
@@ -85,7 +86,7 @@ _BATCHES: dict[int, tuple[type, str]] = {
 # A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.
 _SINGLES = {cls: struct.Struct(f"<I{codes}Q") for cls, codes in _BATCHES.values() if "N" not in codes}
 
-_ORDERED = frozenset({m.OptionSets, m.Forget, m.ForgetSession, m.Drop, m.HandedIn, m.Origin})
+_ORDERED = frozenset({m.OptionSets, m.Forget, m.ForgetSession, m.Drop, m.HandedIn, m.Origin, m.Depth})
 """Messages without a payload that must not overtake one."""
 
 _WIDTH = {"B": 1, "H": 2, "I": 4, "Q": 8, "f": 4, "N": 4}

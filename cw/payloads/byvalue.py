@@ -42,7 +42,7 @@ from typing import Any
 
 import cloudpickle
 
-from cw.payloads import related
+from cw.payloads import annotations, enums, related
 
 BufferCallback = Callable[[pickle.PickleBuffer], Any] | None  # as for pickle.dumps
 _CACHED_FUNCTION = type(functools.lru_cache(len))
@@ -103,7 +103,7 @@ class Watch:
 
     def add_namespace(self, namespace: Mapping[str, Any]) -> None:
         """Watch all names of a namespace, such as the `vars()` of an object, and which there are."""
-        names = list(namespace)
+        names = [name for name in list(namespace) if name not in annotations.LOOKED_AT]
         for name in names:
             self.add_name(namespace, name)
         self._sizes.append((namespace, len(names)))
@@ -135,7 +135,7 @@ class Watch:
             if contents_of(cell) is not value:
                 return False
         for namespace, size in self._sizes:  # (not all(): a generator costs more than the rest)
-            if len(namespace) != size:
+            if len(namespace) != size and len(namespace.keys() - annotations.LOOKED_AT) != size:
                 return False
         return True
 
@@ -272,6 +272,8 @@ def home_of_method(method: Any) -> str | None:
 
 def reduction(thing: Any) -> Any:
     """How pickle takes an object apart, as `object.__reduce_ex__` says it. Raises what that raises."""
+    if annotations.is_forward_reference(type(thing)):
+        return annotations.reduce_forward_reference(thing)
     reduce = cloudpickle.Pickler.dispatch_table.get(type(thing))
     return thing.__reduce_ex__(4) if reduce is None else reduce(thing)
 
@@ -505,6 +507,10 @@ class Pickler(cloudpickle.Pickler):
             raise pickle.PicklingError(related.refusal(kind))
         elif kind is ModuleType and self.watch is not None and _is_registered(thing.__name__):
             self.watch.add_namespace(vars(thing))
+        elif enums.is_enum(kind) and travels_by_value(kind):
+            return enums.reduce_member(thing)
+        elif annotations.is_forward_reference(kind):
+            return annotations.reduce_forward_reference(thing)
         return super().reducer_override(thing)
 
     def _reduce_function(self, function: FunctionType) -> Any:
@@ -518,8 +524,12 @@ class Pickler(cloudpickle.Pickler):
                 self.watch.add_namespace(function.registry)  # type: ignore[attr-defined]
             state = parts_of_dispatcher(function)
             return _make_dispatcher, (function.__name__,), state, None, None, _fill_dispatcher
-        reduced = super().reducer_override(function)
+        is_deferred = annotations.annotate_of(function) is not None
+        reduced = super().reducer_override(
+            annotations.without_annotations(function) if is_deferred else function
+        )
         if reduced is not NotImplemented:
+            annotations.put_in_place(function, reduced[2][1], global_names)
             # cloudpickle passes over the names that the body of a class inside a function reads.
             names = function.__globals__
             used = reduced[2][1]["__globals__"]
@@ -551,13 +561,22 @@ class Pickler(cloudpickle.Pickler):
         return make_class, (_id_of(cls), make, arguments), filling, None, None, set_class_state
 
     def take_class_apart(self, cls: type) -> Any:
-        """A class's reduction, as cloudpickle has it."""
-        reduced = cloudpickle.Pickler.reducer_override(self, cls)
-        if reduced is not NotImplemented and len(reduced) >= 6:
-            if "__slots__" in vars(cls) and not _makes_its_own_slots(cls):
-                # cloudpickle (3.1) forgets them: an instance would have a dict over there, and not fit in here.
-                _, _, _, first_attributes, *_ = reduced[1]
-                first_attributes["__slots__"] = vars(cls)["__slots__"]
+        """A class's reduction, whole: what cloudpickle leaves out is there."""
+        if enums.is_enum(cls) and travels_by_value(cls):
+            reduced = enums.reduce_class(cls)
+        else:
+            reduced = cloudpickle.Pickler.reducer_override(self, cls)
+            if typing.is_typeddict(cls) and reduced is not NotImplemented:
+                # Its own type makes it of a TypedDict only.
+                arguments = type(cls), cls.__name__, cls.__bases__, {"__module__": cls.__module__}
+                reduced = (enums.make_quietly, arguments, *reduced[2:])
+            elif reduced is not NotImplemented and len(reduced) >= 6:
+                if "__slots__" in vars(cls) and not _makes_its_own_slots(cls):
+                    # cloudpickle (3.1) forgets them: an instance would have a dict over there, and not fit in here.
+                    _, _, _, first_attributes, *_ = reduced[1]
+                    first_attributes["__slots__"] = vars(cls)["__slots__"]
+        if reduced is not NotImplemented and len(reduced) == 6:
+            annotations.put_in_place(cls, reduced[2][0], global_names)
         return reduced
 
 
@@ -571,7 +590,7 @@ class _ContentPickler(Pickler):
     def _reduce_class(self, cls: type) -> Any:
         if cls is not self._cls and travels_by_value(cls):
             return identity_of, (_id_of(cls),)
-        return cloudpickle.Pickler.reducer_override(self, cls)
+        return self.take_class_apart(cls)
 
 
 class _Hasher:

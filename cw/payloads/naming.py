@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
+from cw.payloads.annotations import annotate_of
 from cw.payloads.byvalue import global_names, travels_by_value
 
 # How far to look for an object. More finds it in larger values; fewer gives the message sooner (2 us each).
@@ -141,7 +142,8 @@ def _function_children(path: str, function: FunctionType) -> Iterator[tuple[str,
             yield f"{path}.__globals__[{name!r}]", function.__globals__[name]
     yield f"{path}.__defaults__", function.__defaults__
     yield f"{path}.__kwdefaults__", function.__kwdefaults__
-    yield f"{path}.__annotations__", function.__annotations__
+    if annotate_of(function) is None:  # else they do not travel
+        yield f"{path}.__annotations__", function.__annotations__
     for name, value in function.__dict__.items():
         yield f"{path}.{name}", value
 

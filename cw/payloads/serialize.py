@@ -28,14 +28,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import linecache  # noqa: F401  (traceback imports these two when it needs them, and by then `sys.path` is the user's)
 import logging
 import mmap
 import os
 import pickle
 import struct
 import sys
-import tokenize  # noqa: F401
 import traceback
 from collections.abc import Callable, Sequence
 from pickle import dumps, loads
@@ -636,6 +634,18 @@ def load_error(payload: Payload, describe: str) -> BaseException:
     # Not by plain assignment, which an exception class may forbid (a frozen dataclass does).
     BaseException.__setattr__(exception, "__cause__", RemoteTraceback(text, where))
     return exception
+
+
+def load_what_errors_take() -> None:
+    """Have all imported by which `traceback` shows errors: later, `sys.path` is the user's, and may hold a `codeop.py`.
+
+    What that is differs between versions of Python, and between errors: so one of each kind is shown here.
+    """
+    for text in "1 +", "whlie True:", "import no_such_module", "from os import pathh", "os.pathh", "oss":
+        try:
+            exec(text, {"os": os})  # noqa: S102
+        except Exception as error:
+            dump_error(error, {})
 
 
 def _dump_exception(exception: BaseException) -> tuple[bytes, str]:

@@ -1,12 +1,14 @@
 """What runs between a worker and one of its runners, all on one machine.
 
     worker                                                         runner
-      Objects, Forget, Run, Drop         == socket, frames ==>       reads when it has no job left
+      Objects, Forget, Run, Drop         == socket, frames ==>       reads when it has no job left,
+      Depth, Resume                                                  or waits for its turn (cw.nested)
       one token a job                    == eventfd ==========>      takes one before each job
       large payloads                     == socket, memory files ==> maps them
       large results                     <== the same socket ==       makes them
       Results, BigResult, NotEntered,   <== pipe, frames ======      one write a job, at once
       Remark, Loading, Dropped
+      Waits, WaitOver
 
 A result is written before the next job starts: nothing that job does can hold it back. A pipe costs a third
 of what a socket does. A payload above `memory.LARGE` is not copied through: it lies in a memory file
@@ -81,6 +83,7 @@ class WorkerEnd:
         self.is_loading = False  # its first function: it has not entered a call yet
         self.on_dropped: Callable[[], None]
         self.on_remark: Callable[[m.Remark], None] = lambda remark: None
+        self.on_waits: Callable[[m.Waits | m.WaitOver], None]
         loop.watch(self._pipe, IN, lambda events: self.read())
 
     def handed_over(self) -> None:
@@ -152,7 +155,7 @@ class WorkerEnd:
         dropped = is_waiting = False
 
         def take_other(frame: bytes) -> bool:
-            nonlocal dropped, is_waiting
+            nonlocal dropped, is_waiting, numbers, statuses, seconds, payloads
             (message,) = wire.Decoder().feed(frame)
             if type(message) is m.BigResult:
                 try:
@@ -168,6 +171,11 @@ class WorkerEnd:
                 self.is_loading = bool(message.is_loading)
             elif type(message) is m.Remark:
                 self.on_remark(message)
+            elif type(message) in (m.Waits, m.WaitOver):  # what came before it comes first
+                if numbers:
+                    self.on_results(numbers, statuses, seconds, payloads)
+                    numbers, statuses, seconds, payloads = [], [], [], []
+                self.on_waits(message)
             dropped = dropped or type(message) is m.Dropped
             return True
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
 from collections import deque
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
-from cw import guard
+from cw import guard, nested
 from cw.errors import EnvironmentMismatch
 from cw.net import memory, wire
 from cw.net import messages as m
@@ -64,6 +65,11 @@ class Runner:
         self._failure: BaseException | None = None  # the session's environment does not work here
         self._buffer = memoryview(bytearray(READ))
         current.begin_runner(self._script.name_of)
+        self._job = 0  # the number of the one that runs, or ran last
+        self._resumed = 0  # the serial of the last Resume
+        self._is_torn = False  # it lost its place in what the worker sends
+        nested.depth = 1  # if no Depth says that it is more
+        nested.lender = nested.Lender(lambda: self._job, self._say_waits, self._say_over, self._wait_for_turn)
 
     def run(self) -> None:
         """Run jobs until the worker closes the channel."""
@@ -90,6 +96,7 @@ class Runner:
     def _run(self, job: tuple[Any, ...]) -> None:
         number, function_number, attempt, _, _, payload = current.running = job
         environment.jobs_begun += 1
+        self._job = number
         began = current.began = perf_counter()
         try:
             try:
@@ -192,6 +199,9 @@ class Runner:
 
     def _receive(self) -> bool:
         """Wait for messages and take them in. False: the worker closed the channel."""
+        return not self._is_torn and self._receive_more()
+
+    def _receive_more(self) -> bool:
         target = self._decoder.direct()
         into = self._buffer if target is None else target
         count, fds = receive_with_files(self._stream, into)
@@ -204,8 +214,35 @@ class Runner:
                 self._queue.extend(zip(*message, strict=True))
             elif type(message) is m.Slot:
                 current.slot = message
+            elif type(message) is m.Depth:
+                nested.depth = message.depth + 1
+            elif type(message) is m.Resume:
+                self._resumed = message.serial
             else:
                 self._queue.append(message)
+        return True
+
+    def _say_waits(self, serial: int, master: str) -> None:
+        self._write(b"".join(next(wire.encode(m.Waits(self._job, serial, master)))))
+
+    def _say_over(self, serial: int, is_patient: bool) -> None:
+        self._write(b"".join(next(wire.encode(m.WaitOver(serial, is_patient)))))
+
+    def _wait_for_turn(self, serial: int, seconds: float | None) -> bool:
+        """In the middle of a job: wait until the worker resumes it. False: time is up."""
+        deadline = None if seconds is None else monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._stream, select.POLLIN)
+        while self._resumed < serial:
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            if not poll.poll(None if left is None else left * 1000) and left is not None:
+                return False
+            # An exception out of a signal's handler may come after bytes were taken and before they are looked at.
+            self._is_torn = True
+            is_open = self._receive_more()
+            self._is_torn = False
+            if not is_open:
+                break
         return True
 
     def _take(self, message: Any) -> None:
@@ -317,5 +354,6 @@ def main(fds: list[int], scratch: str = "") -> None:
     os.register_at_fork(before=before_fork, after_in_parent=after_fork, after_in_child=after_fork_in_child)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the worker is gone
         runner.run()
+    nested.lender = None
     sys.stdout.flush()
     sys.stderr.flush()

@@ -34,8 +34,9 @@ NOT_THERE_SECONDS = 30.0
 PING_SECONDS = 2.0
 """For the controller to answer when nobody said that Slurm is wanted."""
 
-WANTED_SECONDS = 10.0
-"""The same when somebody did. Where Slurm finds no settings, its programs try for a minute."""
+WANTED_SECONDS = 15.0
+"""The same when somebody did. Where Slurm finds no settings, its programs try for a minute; Slurm 26.05 tries for 10 s
+to find the address of a name."""
 
 CALL_SECONDS = 60.0
 """For a program of Slurm. (When the controller is down, they give up by themselves after some seconds.)"""

@@ -11,6 +11,7 @@ What is imported from a module counts by its name.
 from __future__ import annotations
 
 import abc
+import contextlib
 import dis
 import enum
 import functools
@@ -29,7 +30,7 @@ from types import (
 )
 from typing import Any
 
-from cw.payloads import byvalue, constants
+from cw.payloads import annotations, byvalue, constants
 from cw.payloads.byvalue import global_names, travels_by_value
 from cw.store.arrays import ArrayWalk
 from cw.store.walk import digest_of
@@ -37,7 +38,8 @@ from cw.store.walk import digest_of
 # What Python adds to a class by itself, and where it stands.
 _NOT_OF_A_CLASS = frozenset(
     {"__dict__", "__weakref__", "__module__", "__firstlineno__", "__static_attributes__", "__slotnames__",
-     "__abstractmethods__", "_abc_impl", "__annotate__", "__annotate_func__", "__annotations_cache__"}
+     "__abstractmethods__", "_abc_impl", "__annotate__", "__annotate_func__", "__annotations_cache__",
+     annotations.NAMESPACE}
 )  # fmt: skip
 # What it adds to a member of an enum.
 _NOT_OF_A_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
@@ -79,7 +81,11 @@ class DefinitionWalk(ArrayWalk):
                 self.write_text(b"function", str(name))
             self.write(b"code", _digest_of_code(function.__code__))
             self._doc(function.__doc__)
-            self.walk(function.__annotations__)
+            annotate = annotations.annotate_of(function)
+            if annotate is None:
+                self.walk(function.__annotations__)
+            else:
+                self._annotate(annotate)
             self.walk(function.__defaults__)
             self.walk(function.__kwdefaults__)
             for cell in function.__closure__ or ():  # (the code says how many)
@@ -87,6 +93,17 @@ class DefinitionWalk(ArrayWalk):
             names = function.__globals__
             self.names((name, names[name]) for name in global_names(function.__code__) if name in names)
             self.pairs(function.__dict__.items())
+
+    def _annotate(self, function: Any) -> None:
+        """Deferred annotations: their code. What the names in it are bound to does not travel, nor does it count."""
+        if type(function) is not FunctionType:
+            self.walk(function)
+            return
+        self.write(b"annotate", _digest_of_code(function.__code__))
+        for cell in function.__closure__ or ():  # typing and dataclasses wrap the function that Python made
+            with contextlib.suppress(ValueError):
+                if type(cell.cell_contents) is FunctionType:
+                    self._annotate(cell.cell_contents)
 
     def _doc(self, text: Any) -> None:
         if type(text) is str:  # an address in it is one that somebody has written down
@@ -194,6 +211,9 @@ class DefinitionWalk(ArrayWalk):
             del names["__init__"]
         if names.get("__annotations__") == {}:
             del names["__annotations__"]
+        annotate = annotations.annotate_of(cls)
+        if annotate is not None:
+            self._annotate(annotate)
         if issubclass(cls, enum.Enum):
             members = cls.__members__
             self.write(b"members", b"%d" % len(members))
@@ -276,9 +296,9 @@ def _digest_of_code(code: CodeType) -> bytes:
         write(b"doc", code.co_consts[0].encode(errors="surrogatepass"))
     instructions = list(dis.get_instructions(code))
     for instruction, following in zip(instructions, [*instructions[1:], None], strict=True):
+        if following is not None and following.argval == "__firstlineno__":
+            continue  # from Python 3.13 on: where a class begins
         if instruction.opcode in dis.hasconst:
-            if following is not None and following.argval == "__firstlineno__":
-                continue  # Python 3.13: where a class begins
             # (argval is no use here: Python 3.11 does not say the names of keywords there.)
             write(b"constant", instruction.opname.encode())
             assert instruction.arg is not None

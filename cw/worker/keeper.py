@@ -27,6 +27,7 @@ import time
 from collections.abc import Container
 from typing import Any
 
+from cw.payloads import serialize
 from cw.runner import runner
 from cw.worker import relay
 
@@ -258,6 +259,7 @@ def main(fd: int) -> None:
     set_subreaper()
     # In the runners too: a crash leaves a trace on their stderr. (They inherit the handlers and their stack.)
     faulthandler.enable(2, all_threads=False)
+    serialize.load_what_errors_take()
     orders = socket.socket(fileno=fd)
     orders.set_inheritable(False)
     keeper = Keeper(orders)

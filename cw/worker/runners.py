@@ -81,8 +81,8 @@ class _NoEnd:
 class Runners:
     """The processes, by the key of their `slots.Runner`.
 
-    `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`, `on_remark(runner, remark)`: what
-    one says.
+    `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`, `on_remark(runner, remark)`,
+    `on_waits(runner, message)`: what one says.
     `on_gone(runner)`: its process is gone, and its last results follow; then `on_exited(runner, unstarted, note)`.
     `on_failure(text)`: none can be started any more.
     """
@@ -97,6 +97,7 @@ class Runners:
         self.on_results: Callable[[Runner, list[int], list[int], list[float], list[Any]], None]
         self.on_dropped: Callable[[Runner], None]
         self.on_remark: Callable[[Runner, m.Remark], None]
+        self.on_waits: Callable[[Runner, m.Waits | m.WaitOver], None]
         self.on_gone: Callable[[Runner], None]
         self.on_exited: Callable[[Runner, int, dict[str, Any]], None]
         self.on_failure: Callable[[str], None]
@@ -132,6 +133,7 @@ class Runners:
         )
         end.on_dropped = lambda: self.on_dropped(runner)
         end.on_remark = lambda remark: self.on_remark(runner, remark)
+        end.on_waits = lambda message: self.on_waits(runner, message)
         payload = None if environment is None else environment.payload
         keeper = self._keeper_by_key[runner.key] = self._keeper_for(payload)
         keeper.fork(runner.key, end.runner_fds)
@@ -150,6 +152,12 @@ class Runners:
     def send_drop(self, runner: Runner) -> None:
         """It is to pass over what it finds no token for."""
         self._channels[runner.key].send(m.Drop())
+
+    def send(self, runner: Runner, message: m.Depth | m.Resume) -> None:
+        """Send it this, if its process is not gone."""
+        end = self._channels.get(runner.key)
+        if end is not None:
+            end.send(message)
 
     def forget(self, keys: Sequence[Key]) -> None:
         """These objects will not be used again, but by jobs that are here."""

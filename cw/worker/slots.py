@@ -9,7 +9,8 @@
                                                                      | as the worker ends TellCutShort
 
 One slot runs one job at a time, in the runner of the job's *context* on that slot: its session, and the number of the
-environment that its function needs. (A client that asks for fresh runners names a new environment.) A runner is sent
+environment that its function needs. (A client that asks for fresh runners names a new environment.) Beside it may be
+others that wait for jobs of their own: `cw.worker.lending`. A runner is sent
 the jobs after its current one ahead, as many as it will need for AHEAD_SECONDS. Who owns a job that was sent ahead
 is decided by the kernel: for each job a token is put in an eventfd, which the runner takes before it starts
 the job, and the worker (`Retract`) to own the last of those sent. So a runner that is stuck in a long job, or
@@ -242,6 +243,21 @@ class TellCutShort(NamedTuple):
     dispatches: list[int]
 
 
+class TellLent(NamedTuple):
+    """Tell the master how many jobs are here beyond one for each slot that is taken, and which depth a session must
+    exceed to use each of the slots that are lent and free."""
+
+    extra: int
+    floors: list[int]
+
+
+class Resume(NamedTuple):
+    """Let the job that has waited for jobs of its own go on."""
+
+    runner: Runner
+    serial: int
+
+
 class TellUsable(NamedTuple):
     """Tell the master how many slots can be used, and for which sessions none can."""
 
@@ -252,6 +268,7 @@ class TellUsable(NamedTuple):
 Action = (
     StartRunner | SendJobs | Retract | SendDrop | EndRunner | StopRunner | LookAtTokens
     | Return | GiveBack | Recalled | TellStarted | TellDied | TellExpired | TellCutShort | TellUsable
+    | TellLent | Resume
 )  # fmt: skip
 
 
@@ -261,6 +278,9 @@ class Slots:
     def __init__(self, count: int, max_jobs: int = 0) -> None:
         self.slots = [Slot(index) for index in range(count)]
         self._idle: dict[int, Slot] = {slot.index: slot for slot in self.slots}
+        # Of cw.worker.lending: slots that waiting jobs have lent, and that are free; those to which a job comes back.
+        self._lent: dict[int, Slot] = {}
+        self._wanted: set[int] = set()
         self._backlog: deque[Job] = deque()
         self._runners: dict[int, Runner] = {}
         self._job_by_dispatch: dict[int, Job] = {}
@@ -540,9 +560,7 @@ class Slots:
         del self._runners[runner.key]
         if slot.runners.get(runner.context) is runner:
             del slot.runners[runner.context]
-        if slot.busy is runner:
-            slot.busy = None
-            self._idle[slot.index] = slot
+        actions += self._vacate(runner)
         if self._resting:
             actions += self._tell_usable()
         return actions + self._assign(now)
@@ -557,10 +575,7 @@ class Slots:
         actions: list[Action] = []
         expired: list[Action] = []
         started = []
-        for slot in self.slots:
-            runner = slot.busy
-            if runner is None or not runner.sent:
-                continue
+        for runner in self._at_work():
             job = runner.sent[0]
             if not job.told and now - runner.since > TOLD_SECONDS:
                 job.told = True
@@ -632,20 +647,9 @@ class Slots:
             if found is None:
                 break
             position, slot = found
-            job = self._backlog[position]
-            del self._backlog[position]
-            runner = slot.runners.pop(job.context, None)
-            if runner is None:
-                actions += self._make_room(slot, job.context)
-                self._keys += 1
-                runner = self._runners[self._keys] = Runner(self._keys, slot, job.context)
-                actions.append(StartRunner(runner, job.function.environment))
-            slot.runners[job.context] = runner
-            slot.busy = runner
-            del self._idle[slot.index]
-            runner.since = now
-            runner.sent.append(job)
-            actions.append(SendJobs(runner, [job]))
+            actions += self._give(position, slot, now)
+        if self._lent and self._backlog:
+            actions += self._assign_lent(now)
         if self._backlog and not self._idle:
             for slot in self.slots:
                 if slot.busy is not None:
@@ -653,6 +657,33 @@ class Slots:
                     if not self._backlog:
                         break
         return actions
+
+    def _give(self, position: int, slot: Slot, now: float) -> list[Action]:
+        """Give the job that waits at this position to a slot that runs none."""
+        actions: list[Action] = []
+        job = self._backlog[position]
+        del self._backlog[position]
+        runner = slot.runners.pop(job.context, None)
+        if runner is None:
+            actions += self._make_room(slot, job.context)
+            self._keys += 1
+            runner = self._runners[self._keys] = Runner(self._keys, slot, job.context)
+            actions.append(StartRunner(runner, job.function.environment))
+        slot.runners[job.context] = runner
+        slot.busy = runner
+        self._idle.pop(slot.index, None)
+        self._lent.pop(slot.index, None)
+        runner.since = now
+        runner.sent.append(job)
+        actions.append(SendJobs(runner, [job]))
+        return actions
+
+    def _assign_lent(self, now: float) -> list[Action]:
+        return []
+
+    def _at_work(self) -> list[Runner]:
+        """The runners with a job that may run."""
+        return [slot.busy for slot in self.slots if slot.busy is not None and slot.busy.sent]
 
     def _next_pair(self, now: float) -> tuple[int, Slot] | None:
         """The first waiting job for which there is a slot, and the slot: one with a runner, if possible."""
@@ -679,6 +710,8 @@ class Slots:
         """Send ahead what the runner will need soon."""
         backlog, sent = self._backlog, runner.sent
         if not backlog or runner.is_ending or runner.is_dropping or not sent or self._idle:
+            return []
+        if runner.slot.index in self._wanted:
             return []
         if now - runner.since > STUCK_SECONDS or sent[-1].stopped or sent[0].expired:
             return []  # its job is longer than was thought, or is to be ended
@@ -732,11 +765,17 @@ class Slots:
             self._retire(runner)  # and the slot is free when its process is gone
             return [EndRunner(runner)]
         runner.idle_since = now
-        slot = runner.slot
-        slot.busy = None
-        self._idle[slot.index] = slot
+        actions = self._vacate(runner)
         is_over = runner.is_outdated or runner.session in self._closed or self.is_draining
-        return self._end(runner) if is_over else []
+        return actions + self._end(runner) if is_over else actions
+
+    def _vacate(self, runner: Runner) -> list[Action]:
+        """The runner has no job any more, or is gone: its slot is free."""
+        slot = runner.slot
+        if slot.busy is runner:
+            slot.busy = None
+            self._idle[slot.index] = slot
+        return []
 
     def _put_back(self, jobs: list[Job]) -> list[Action]:
         """What was sent ahead, the last one first, is the worker's again."""
@@ -756,10 +795,13 @@ class Slots:
         session, environment = context
         actions: list[Action] = []
         for other in list(slot.runners.values()):
-            if other.session == session and other.context[1] < environment:
+            if other.session == session and other.context[1] < environment and not other.sent:
                 actions += self._end(other)
         while len(slot.runners) >= CROWD:
-            actions += self._end(next(iter(slot.runners.values())))
+            idle = next((runner for runner in slot.runners.values() if not runner.sent), None)
+            if idle is None:
+                break
+            actions += self._end(idle)
         return actions
 
     def _end(self, runner: Runner) -> list[Action]:
@@ -776,16 +818,19 @@ class Slots:
         for dispatch in dispatches:
             self._job_by_dispatch.pop(dispatch, None)
 
+    def _is_lender(self, runner: Runner) -> bool:
+        return False
+
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself. For tests."""
         places: list[Job] = [*self._backlog]
         for runner in self._runners.values():
             places += runner.sent
             if runner.sent:
-                assert runner.slot.busy is runner
+                assert runner.slot.busy is runner or self._is_lender(runner)
             assert len({job.context for job in runner.sent} - {runner.context}) == 0
         assert len(places) == len({job.dispatch for job in places})
         assert {job.dispatch for job in places} == set(self._job_by_dispatch)
         for slot in self.slots:
-            assert (slot.busy is None) == (slot.index in self._idle)
+            assert (slot.busy is None) == (slot.index in self._idle or slot.index in self._lent)
             assert all(runner.slot is slot and not runner.is_ending for runner in slot.runners.values())

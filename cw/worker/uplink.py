@@ -66,6 +66,8 @@ class Uplink:
         reconnect_timeout: float,
     ) -> None:
         self.is_joined = False
+        self.master = ""
+        """The start id of the master that was joined last."""
         self.is_lost = False
         """Was there a master that is looked for now?"""
         self.on_welcome: Callable[[], None]
@@ -220,6 +222,7 @@ class Uplink:
         self._told_at = 0.0
         self._loop.later(STEADY_SECONDS, lambda: self._calm_down(connection))
         self.is_joined, self.is_lost, self._was_joined = True, False, True
+        self.master = answer.ident
         period = min(HEARTBEAT, self._silence / 4, answer.silence / 4)
         self._loop.tick(period, self._beats(connection, period))
         self.on_welcome()
@@ -273,6 +276,7 @@ class Uplink:
 FROM_MASTER = frozenset(
     {
         m.Objects,
+        m.Depth,
         m.Forget,
         m.Dispatch,
         m.Keep,

@@ -32,7 +32,7 @@ from cw.net import messages as m
 from cw.net.network import Loop
 from cw.net.objects import Object, SessionObjects, closure
 from cw.version import VERSION
-from cw.worker import keeper, slots
+from cw.worker import keeper, lending, slots
 from cw.worker.kept import Kept
 from cw.worker.runners import END_SECONDS, STOP_SECONDS, Runners
 from cw.worker.uplink import Uplink
@@ -115,7 +115,7 @@ class Worker:
         self._loop = loop
         self._count = count
         self._settings = settings
-        self._slots = slots.Slots(count, settings.max_jobs)
+        self._slots = lending.Slots(count, settings.max_jobs)
         hello = m.Hello("worker", self.ident, "", m.PROTOCOL, list(sys.version_info[:2]), VERSION,
                         os.uname().nodename, os.getpid(), count)  # fmt: skip
         self._uplink = Uplink(loop, hello, find, settings.silence, settings.reconnect_timeout)
@@ -132,10 +132,13 @@ class Worker:
             self._slots.on_dropped(runner, time.monotonic())
         )
         self._runners.on_remark = lambda runner, remark: self._send(remark._replace(session=runner.session))
+        self._runners.on_waits = self._on_waits
         self._runners.on_gone = lambda runner: self._slots.on_runner_gone(runner)
         self._runners.on_exited = self._on_exited
         self._runners.on_failure = self._give_up
         self._sessions: dict[int, SessionObjects] = {}
+        # Of runners whose job waits for jobs of its own: that job, and the master that it gave them to.
+        self._waits: dict[slots.Runner, tuple[int, str]] = {}
         self._kept = Kept()
         self._keeping: set[int] = set()  # dispatches that come: what they return when their time is up counts
         self._unclaimed: set[int] = (
@@ -171,6 +174,7 @@ class Worker:
             m.Dispatch: self._on_dispatch,
             m.Objects: self._on_objects,
             m.Keep: lambda message: self._keeping.update(message.dispatches),
+            m.Depth: lambda message: self._slots.on_depth(message.session, message.depth),
             m.Forget: self._on_forget,
             m.Recall: lambda message: self._perform(self._slots.on_recall(message.count, time.monotonic())),
             m.Stop: lambda message: self._perform(self._slots.on_stop(message.dispatches, time.monotonic())),
@@ -331,6 +335,7 @@ class Worker:
             self._on_forget_session(m.ForgetSession(session))
         self._kept = Kept()
         self._suspects.clear()
+        self._waits.clear()
         self._drains_until = 0.0  # nobody waits for what runs, should it drain
 
     def _on_dispatch(self, message: m.Dispatch) -> None:
@@ -414,6 +419,8 @@ class Worker:
         self._send(m.Stay(round(max(left, 0.0), 3) if left < MOST_SECONDS else -1, place))
         self._send(m.Reported(list(self._sessions)))
         self._perform(usable)
+        for runner in list(self._waits):  # the client may have found this master first
+            self._lend(runner)
 
     def _on_claim(self, message: m.Claim) -> None:
         """Send again what was kept."""
@@ -437,6 +444,8 @@ class Worker:
                 runners.send_jobs(action.runner, action.jobs)
             elif kind is slots.StartRunner:
                 runners.start(action.runner, action.environment)
+                if depth := self._slots.depth(action.runner.session):
+                    runners.send(action.runner, m.Depth(action.runner.session, depth))
             elif kind is slots.Retract:
                 taken = runners.take_tokens(action.runner, action.count)
                 todo.extendleft(reversed(self._slots.on_retracted(action.runner, taken, time.monotonic())))
@@ -459,6 +468,10 @@ class Worker:
                 self._send(m.Returned(action.dispatches))
             elif kind is slots.Recalled:
                 self._send(m.Recalled(action.dispatches))
+            elif kind is slots.Resume:
+                runners.send(action.runner, m.Resume(action.serial))
+            elif kind is slots.TellLent:
+                self._send(m.Lent(action.extra, action.floors))
             elif kind is slots.TellUsable:
                 self._tell_usable(action.slots, action.not_for)
             elif kind is slots.TellStarted:
@@ -487,6 +500,22 @@ class Worker:
             self._kept.add_results(jobs, statuses, seconds, payloads)
             self._send(m.Results(numbers, statuses, seconds, payloads))
         self._perform(self._slots.on_results(runner, numbers, seconds, time.monotonic()))
+
+    def _on_waits(self, runner: slots.Runner, message: m.Waits | m.WaitOver) -> None:
+        """A job begins, or ends, to wait for jobs of its own. Only with those of this cluster it has to do here."""
+        if type(message) is m.Waits:
+            self._waits[runner] = message.number, message.master
+            self._lend(runner)
+        elif type(message) is m.WaitOver:
+            self._waits.pop(runner, None)
+            self._perform(
+                self._slots.on_wait_over(runner, message.serial, message.is_patient, time.monotonic())
+            )
+
+    def _lend(self, runner: slots.Runner) -> None:
+        dispatch, master = self._waits[runner]
+        if master == self._uplink.master:
+            self._perform(self._slots.on_waits(runner, dispatch, time.monotonic()))
 
     def _judge(self, runner: slots.Runner, outcomes: list[Outcome]) -> None:
         """Report results, some of which may not be what the job itself came to."""
@@ -538,6 +567,7 @@ class Worker:
     def _on_exited(self, runner: slots.Runner, unstarted: int, note: dict[str, Any]) -> None:
         was_told_to = note["how"] in TOLD_TO_END
         self._why_unusable = note["how"]
+        self._waits.pop(runner, None)
         self._perform(self._slots.on_runner_exited(runner, unstarted, note, time.monotonic(), was_told_to))
 
     # --- time ---

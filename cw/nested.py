@@ -1,0 +1,162 @@
+"""Jobs that wait for jobs of their own: what a client in a job knows of that, and how the job lends its CPUs meanwhile.
+
+    job's main thread                          worker
+      result(), wait, map ...: it would block
+      Waits(job, serial, master) ------------>   the slot is lent, to jobs of deeper sessions only
+      ... blocks, until its results are there
+      WaitOver(serial, is_patient) ---------->   the slot's next is this job
+      ... waits for its turn       <---------- Resume(serial)
+
+A session of a client in no job has depth 0; one of a client in a job is one deeper than the session of that job. A job
+lends to deeper sessions only, so there is one waiting job for each depth on a slot, at most, however many jobs wait:
+one process a level. And it is enough: of the jobs that wait, the deepest one's own jobs find its slot lent to them.
+
+At the return a `timeout` goes before the turn: when it is over the job goes on, and the slot is shared for a while.
+
+Only the main thread of a runner lends, since the job goes on while another of its threads blocks. And only for a
+client that is connected to the master of the job's own worker: who gives jobs to another cluster needs no slot here.
+(The worker decides that, by the master's start id in Waits.)
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+SHORT_SECONDS = 0.001
+"""A wait with a `timeout` below that does not lend. Larger: who asks again and again in a loop holds his slot. Smaller:
+each look at a result costs messages and a process switch."""
+
+depth = 0
+"""Of the sessions of this process's clients; set in a runner (and so in what its jobs fork)."""
+
+
+class Session(Protocol):
+    """What is asked of a client's session."""
+
+    lends: bool
+
+    @property
+    def master(self) -> str:
+        """The start id of the master that it is connected to."""
+
+
+class Lender:
+    """A runner's main thread. `say_waits(serial, master)` and `say_over(serial, is_patient)` tell the worker,
+    `wait_for_turn(serial, seconds)` blocks until it resumes the job (False: time is up)."""
+
+    def __init__(
+        self,
+        job: Callable[[], int],
+        say_waits: Callable[[int, str], None],
+        say_over: Callable[[int, bool], None],
+        wait_for_turn: Callable[[int, float | None], bool],
+    ) -> None:
+        self.job = job
+        """The dispatch number of the job that runs."""
+        self._thread = threading.get_ident()
+        self._say_waits = say_waits
+        self._say_over = say_over
+        self._wait_for_turn = wait_for_turn
+        self._serial = 0
+        # What it waits for; written by the main thread, read by that session's own when it has another master.
+        self._session: Session | None = None
+        self._lock = threading.RLock()  # (a signal's handler may come in between)
+
+    def can_lend(self, session: Session, timeout: float | None) -> bool:
+        """Is it the main thread that is about to block, and may it lend?"""
+        return (
+            session.lends
+            and threading.get_ident() == self._thread
+            and self._session is None  # (a signal's handler may wait while the thread does)
+            and (timeout is None or timeout >= SHORT_SECONDS)
+        )
+
+    def wait(self, session: Session, block: Callable[[float | None], T], timeout: float | None) -> T:
+        """`block(timeout)`, with the slot lent meanwhile."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._serial += 1
+        try:
+            with self._lock:
+                self._session = session
+                self._say_waits(self._serial, session.master)
+            value = block(timeout)
+        except BaseException:  # Ctrl-C, time that is up: it is not held up any longer
+            self._end(False)
+            raise
+        left = None if deadline is None else deadline - time.monotonic()
+        is_patient = left is None or left > 0
+        self._end(is_patient)
+        if is_patient:
+            has_turn = False
+            try:
+                has_turn = self._wait_for_turn(self._serial, left)
+            finally:
+                if not has_turn:
+                    self._say_over(self._serial, False)
+        return value
+
+    def say_again(self, session: Session) -> None:
+        """In the session's thread: it has another master now."""
+        with self._lock:
+            if self._session is session:
+                self._say_waits(self._serial, session.master)
+
+    def _end(self, is_patient: bool) -> None:
+        with self._lock:
+            self._session = None
+            self._say_over(self._serial, is_patient)
+
+
+lender: Lender | None = None
+"""Set in a runner."""
+
+
+def wait(session: Session, block: Callable[[float | None], T], timeout: float | None) -> T:
+    """`block(timeout)`, which waits for jobs of this session. In a job's main thread its slot is lent meanwhile."""
+    if lender is None or not lender.can_lend(session, timeout):
+        return block(timeout)
+    return lender.wait(session, block, timeout)
+
+
+def job() -> int:
+    """The dispatch number of the job that this process runs; 0: it is no runner."""
+    return 0 if lender is None else lender.job()
+
+
+class _Event(threading.Event):
+    """Of concurrent.futures.wait and as_completed, for futures of one session (or some more)."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self.is_set() or wait(self._session, super().wait, timeout)
+
+
+class Waiters(list[Any]):
+    """A future's `_waiters`, in a runner: those that concurrent.futures.wait and as_completed put there, and whose
+    event they block on, get one that lends."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+
+    def append(self, waiter: Any) -> None:
+        if type(waiter.event) is threading.Event:
+            waiter.event = _Event(self._session)
+        super().append(waiter)
+
+
+def _after_fork_in_child() -> None:
+    global lender
+    lender = None  # what a job forks is not the job
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
