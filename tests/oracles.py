@@ -17,6 +17,9 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy
 
 import cw
+from cw.client import records
+
+records.LOOK_SECONDS = 60  # a change in place is seen at each submit, however busy the machine is
 
 # --- what jobs see ---
 
@@ -334,7 +337,8 @@ def large_receivers(executor, slots):
                     functools.partial(call_of_lambda, node, a) if kind == 3 else function, 5
                 ).result()
                 for _ in range(slots + 1):
-                    assert executor.submit(function, 5).result() == right, kind
+                    found = executor.submit(function, 5).result()
+                    assert found == right, (kind, found, right)
                 for size in 1, 2:
                     assert list(executor.map(function, [5] * 3, chunksize=size)) == [right] * 3, (kind, size)
                 mutate(choose, objects)
@@ -394,7 +398,7 @@ def client_globals(executor, slots):
             kind, function = reader_of_script(choose)
             found.append((kind, executor.submit(function), forked(function)))
         for kind, future, right in found:
-            assert future.result() == right, kind
+            assert future.result() == right, (kind, future.result(), right)
 
     yield check
 
@@ -442,7 +446,8 @@ def left_behind(executor, slots):
             for _ in range(1 + choose(4)):
                 some = operations(choose)
                 right = pool.submit(perform_and_look, some).result()
-                assert executor.submit(perform_and_look, some).result() == right
+                found = executor.submit(perform_and_look, some).result()
+                assert found == right, (found, right)
 
     yield check
 

@@ -432,7 +432,6 @@ def test_a_spawned_child_runs_the_script_under_its_guard(run_script):
     )
 
 
-@pytest.mark.xfail(strict=True, reason="enums lose what their members are given in __init__")
 def test_enums_of_the_script_are_whole(run_script):
     run_script(
         """
