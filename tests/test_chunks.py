@@ -96,7 +96,8 @@ def test_names_that_arguments_refer_to_are_noted(script):
 @pytest.mark.parametrize("mode", [1, 2])
 def test_calls_of_a_chunk_are_apart_in_a_runner(runner, script, mode):
     names = script(
-        "class Walk:\n    def __init__(self): self.seen = []\n    def step(self, n): self.seen.append(n); return self.seen"
+        "class Walk:\n    def __init__(self): self.seen = []\n"
+        "    def step(self, n): self.seen.append(n); return self.seen"
     )
     found = runner.map(names["Walk"]().step, [1, 2, 3], mode)
     if mode == 1:
