@@ -57,7 +57,9 @@ class PipeRunner:
         from cw.payloads.chunks import Chunk
 
         prepared = self.functions.freeze(function, mode)
-        chunk = Chunk([(item,) for item in items], function, None if prepared.is_bare else prepared.state)
+        chunk = Chunk(function, prepared.inline_state)
+        for item in items:
+            chunk.add((item,))
         return self._run(
             self.functions.number_of(function, prepared, chunk.names, chunk.codes), chunk.payload()
         )

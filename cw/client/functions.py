@@ -45,7 +45,7 @@ KEY_ATTEMPTS = 5
 class Prepared:
     """A function, ready to be submitted. `state`: pickled already, for `map`, which takes it once."""
 
-    __slots__ = ("mode", "named_as", "record", "state", "state_object", "template", "watch")
+    __slots__ = ("mode", "named_as", "needs", "record", "state", "state_object", "template", "watch")
 
     def __init__(self, template: Template, mode: int) -> None:
         self.template = template
@@ -53,6 +53,7 @@ class Prepared:
         self.named_as: tuple[str, Any] | None = None  # the script's name, and what it was bound to
         self.record: Record | None = None  # for calls whose arguments refer to nothing
         self.state: Pickled | None = None
+        self.needs: tuple[int, ...] = ()  # components that a state taken for `map` refers to
         self.state_object = 0  # the number of one that is large, or cannot change
         self.watch: byvalue.Watch | None = None  # of a state that cannot change while this is current
 
@@ -60,6 +61,11 @@ class Prepared:
     def is_bare(self) -> bool:
         """Do only the arguments travel with a call?"""
         return self.template.form == NAMED or self.watch is not None or bool(self.state_object)
+
+    @property
+    def inline_state(self) -> Pickled | None:
+        """The state that travels with each call of a `map`."""
+        return None if self.is_bare else self.state
 
     @property
     def takes_state(self) -> bool:
@@ -165,9 +171,16 @@ class FunctionTable:
         prepared = self.prepare(function, mode)
         if prepared.takes_state:
             other = Prepared(prepared.template, mode)
-            other.state = self._pickle_state(function, prepared.template.form)
-            if other.state.size > INLINE:
-                other.state_object = self._states.number_of(function, other.state)
+            state = other.state = self._pickle_state(function, prepared.template.form)
+            if state.size > INLINE:
+                other.state_object = self._states.number_of(function, state)
+                return other
+            self.number_of(function, prepared, state.names, state.codes)
+            shared = self._find_shared(function, prepared)
+            if shared:
+                value = templates.state_of(function, prepared.template.form)
+                other.state = Pickled((value,), persistent_id=lambda thing: shared.get(id(thing)))
+                other.needs = tuple(sorted({number for number, _ in shared.values()}))
             return other
         return prepared
 
@@ -283,13 +296,13 @@ class FunctionTable:
             prepared.record = record
         held = prepared.state_object if state is None else self._states.number_of(function, state)
         is_fixed = prepared.watch is not None
-        number = record.functions.get((held, is_fixed))
+        number = record.functions.get((held, is_fixed, prepared.needs))
         if number is None:
             is_inline = prepared.template.form != NAMED and not held and not is_fixed
             made = objects.Function(prepared.mode, is_inline, held, is_fixed, record.reached)
-            needs = [*record.needs, held] if held else record.needs
+            needs = [*record.needs, *prepared.needs, *([held] if held else [])]
             number = self._maker.object_of(m.FUNCTION, needs, objects.dump_function(made))
-            record.functions[held, is_fixed] = number
+            record.functions[held, is_fixed, prepared.needs] = number
         if record.components:
             self._looked_at = record.components
             if not prepared.takes_state:
@@ -317,18 +330,22 @@ class FunctionTable:
 
         To be called after `number_of`, which has looked at these.
         """
-        if not self._looked_at:
-            return packed
-        shared = {}
-        if prepared.takes_state and packed.state is None:
-            state = templates.state_of(function, prepared.template.form)
-            shared = shared_objects(self._looked_at, Pickled((state,)))
-        self._let_go()
+        shared = self._find_shared(function, prepared) if packed.state is None else {}
         if not shared:
             return packed
+        state = templates.state_of(function, prepared.template.form)
         pickled = Pickled((state,), persistent_id=lambda thing: shared.get(id(thing)))
         call = serialize.pickle_call(args, kwargs, function, pickled.memo)
         return _packed(call, pickled, is_inline=True)
+
+    def _find_shared(self, function: Any, prepared: Prepared) -> dict[int, tuple[int, int]]:
+        """Which objects of its state are values of global names, too, as these were just looked at."""
+        shared = {}
+        if self._looked_at and prepared.takes_state:
+            state = templates.state_of(function, prepared.template.form)
+            shared = shared_objects(self._looked_at, Pickled((state,)))
+        self._let_go()
+        return shared
 
     def _let_go(self) -> None:
         """Of what was looked at: nothing is kept alive that its owner drops."""

@@ -297,22 +297,6 @@ class ChunkTag:
             settle(number, future, failure, result)
 
 
-def parts_of(calls: Iterator[Any], chunksize: int) -> Iterator[list[Any]]:
-    """The calls by the chunk. What was read before the input raises is a chunk, too."""
-    while True:
-        part: list[Any] = []
-        try:
-            for args in islice(calls, chunksize):
-                part.append(args)
-        except Exception:
-            if part:
-                yield part
-            raise
-        if not part:
-            return
-        yield part
-
-
 def in_chunks(
     session: Session,
     options: int,
@@ -323,10 +307,21 @@ def in_chunks(
 ) -> Iterator[Future]:
     """A future for each chunk of calls: of what `chunks.run` gives. `label`: the first call's."""
     prepared = session.freeze(function, CHUNK)
-    for first, part in zip(count(label, chunksize), parts_of(calls, chunksize), strict=False):
-        future = Future(session)
-        future._number = session.submit_chunk(function, part, prepared, future, options, None, first)
-        yield future
+    for first in count(label, chunksize):
+        chunk, failure = chunks.Chunk(function, prepared.inline_state), None
+        try:
+            for args in islice(calls, chunksize):
+                chunk.add(args)
+        except Exception as error:  # what was read before the input raises is a chunk, too
+            failure = error
+        if len(chunk):
+            future = Future(session)
+            future._number = session.submit_chunk(function, chunk, prepared, future, options, None, first)
+            yield future
+        if failure is not None:
+            raise failure
+        if len(chunk) < chunksize:
+            return
 
 
 def chunked(
@@ -340,32 +335,35 @@ def chunked(
 ) -> Iterator[Future]:
     """A future for each call; those that are not stored travel by the chunk. `label`: the first call's."""
     prepared = session.freeze(function, CHUNK_OF_EACH)
-    for first, part in zip(count(label, chunksize), parts_of(calls, chunksize), strict=False):
-        futures = [ChunkFuture(session) for _ in part]
-        missing: list[tuple[ChunkFuture, Any, Any]] = []
-        items: list[int] = []
-        for item, (future, args) in enumerate(zip(futures, part, strict=True)):
-            call = None if recorder is None else session.identify(recorder, function, args, {}, prepared)
-            if call is not None and call.is_stored:
-                future._number = session.submit_stored(call, future, options)
-            else:
-                missing.append((future, args, call))
-                items.append(item)
+    for first in count(label, chunksize):
+        chunk, failure = chunks.Chunk(function, prepared.inline_state), None
+        futures: list[ChunkFuture] = []
+        missing: list[tuple[ChunkFuture, Any, int]] = []
+        try:
+            for item, args in enumerate(islice(calls, chunksize)):
+                future = ChunkFuture(session)
+                call = None if recorder is None else session.identify(recorder, function, args, {}, prepared)
+                if call is not None and call.is_stored:
+                    future._number = session.submit_stored(call, future, options)
+                else:
+                    chunk.add(args)
+                    missing.append((future, call, item))
+                futures.append(future)
+        except Exception as error:  # what was read before the input raises is a chunk, too
+            failure = error
         if missing:
             tag = ChunkTag([future for future, _, _ in missing])
-            chunk = None if recorder is None else Chunk([call for _, _, call in missing])
-            to_run = [args for _, args, _ in missing]
+            recorded = None if recorder is None else Chunk([call for _, call, _ in missing])
+            items = [item for _, _, item in missing]
             tag.number = session.submit_chunk(
-                function,
-                to_run,
-                prepared,
-                tag,
-                options,
-                chunk,
-                first,
-                None if len(items) == len(part) else items,
-            )
+                function, chunk, prepared, tag, options, recorded, first,
+                None if len(items) == len(futures) else items,
+            )  # fmt: skip
         yield from futures
+        if failure is not None:
+            raise failure
+        if len(futures) < chunksize:
+            return
 
 
 def with_progress(results: Iterator[Any], progress: Progress) -> Iterator[Any]:

@@ -56,7 +56,7 @@ class Record:
         self.needs: list[int] = []
         self.reached: objects.Reached
         self.pickles: Sequence[bytes] = ()  # of the values, for who looks into them
-        self.functions: dict[tuple[int, bool], int] = {}
+        self.functions: dict[tuple[int, bool, tuple[int, ...]], int] = {}
         self.looked = looked
         self.generation = generation
 

@@ -250,7 +250,7 @@ class Session:
     def submit_chunk(
         self,
         function: Any,
-        calls: Sequence[tuple[Any, ...]],
+        chunk: CallChunk,
         prepared: Prepared,
         tag: Any,
         options: int = 0,
@@ -260,8 +260,7 @@ class Session:
     ) -> int:
         """The same for calls that travel together; `prepared` says how they run, `label` is the first one's. `items`:
         which of the chunk's they are, where some are missing."""
-        chunk = CallChunk(calls, function, None if prepared.is_bare else prepared.state, items)
-        payload = chunk.payload(self._store, label)
+        payload = chunk.payload(self._store, label, items)
         self._make_room(payload)
         number = 0
         try:

@@ -130,6 +130,18 @@ def from_file(fd: int, size: int) -> memoryview:
     return memoryview(memory)
 
 
+def fresh(payload: Any) -> Any:
+    """The same bytes, for somebody who may write into them: a private mapping of a memory file, which costs no copying;
+    of other payloads, a view that cannot be written to."""
+    if isinstance(payload, bytes):
+        return payload
+    view = memoryview(payload)
+    if isinstance(view.obj, Memory) and len(view) == len(view.obj):
+        with contextlib.suppress(OSError):  # no descriptor left
+            return memoryview(mmap.mmap(view.obj.fd, len(view), flags=mmap.MAP_PRIVATE))
+    return view.toreadonly()
+
+
 def as_file(payload: Any) -> Memory:
     """The memory file that holds the payload, which is copied only if it does not lie in one of its own.
 

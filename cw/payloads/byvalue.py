@@ -24,6 +24,7 @@ share global names at home share them in the runner too.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import dis
 import enum
@@ -358,6 +359,14 @@ def renewals() -> int:
     return _renewals
 
 
+def complete(cls: Any) -> None:
+    """Have a class whole before it is taken apart: pydantic puts off what it makes of annotations that name later ones,
+    and what stands there meanwhile cannot be unpickled."""
+    if getattr(cls, "__pydantic_complete__", True) is False:
+        with contextlib.suppress(Exception):
+            cls.model_rebuild(raise_errors=False)
+
+
 def new_version() -> bytes:
     """Random: no other process gives the same one to something else."""
     return os.urandom(8)
@@ -507,6 +516,10 @@ class Pickler(cloudpickle.Pickler):
             raise pickle.PicklingError(related.refusal(kind))
         elif kind is ModuleType and self.watch is not None and _is_registered(thing.__name__):
             self.watch.add_namespace(vars(thing))
+        elif kind.__module__ == "dataclasses" and not hasattr(thing, "default_factory"):
+            for name, value in vars(sys.modules["dataclasses"]).items():
+                if value is thing:  # a marker, such as MISSING: it is recognised by its identity
+                    return getattr, (sys.modules["dataclasses"], name)
         elif enums.is_enum(kind) and travels_by_value(kind):
             return enums.reduce_member(thing)
         elif annotations.is_forward_reference(kind):

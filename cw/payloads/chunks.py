@@ -1,9 +1,9 @@
 """What runs on the workers for `map(chunksize=...)`: calls that travel together. Small: runners import it.
 
-    client   dump_chunk(calls) --> payload      runner   run, run_each: for each call a fresh function, fresh arguments
+    client   Chunk.add(args), ... --> payload     runner   run, run_each: for each call a fresh function and arguments
 
-Arguments that share nothing are pickled together. Others are pickled call by call; of a large one that many calls have,
-there is one pickle in the chunk.
+Arguments that share nothing are pickled together. Others are pickled call by call, when they are read; of a large one
+that many calls have, there is one pickle in the chunk.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from typing import Any
 
 from cw.net.messages import DONE, ERROR
@@ -37,69 +35,76 @@ class Shared:
 
 
 class Chunk:
-    """Calls, pickled. `names`, `codes`: as of `Pickled`. `state`: pickled before the arguments of each call. `items`:
-    which item of the chunk each call is, where some are missing."""
+    """Calls, each pickled when it is added. `names`, `codes`: as of `Pickled`. `state`: pickled before the arguments of
+    each call."""
 
-    def __init__(
-        self,
-        calls: Sequence[tuple[Any, ...]],
-        function: Any = None,
-        state: Pickled | None = None,
-        items: Sequence[int] | None = None,
-    ) -> None:
-        """Raises NotPicklable."""
+    def __init__(self, function: Any = None, state: Pickled | None = None) -> None:
         self.names: Sequence[str] = ()
         self.codes: Sequence[Any] = ()
-        self._calls: Any = calls
-        self._items = items
-        if state is None and serialize.is_plain(tuple(chain.from_iterable(calls)), {}):
-            self._is_plain = True
-            return
-        self._is_plain = False
-        shared, places = self._share(calls, function)
-        pickled = []
-        for args in calls:
-            if places:
-                args = tuple(Shared(places[id(value)]) if id(value) in places else value for value in args)
-            pickled.append(self._note(serialize.pickle_call(args, {}, function, state and state.memo)))
+        self._function = function
+        self._state = state
+        self._calls: list[Any] = []  # arguments that are plain, or a payload
+        self._is_plain = state is None
+        self._shared: dict[bytes, tuple[int, Payload]] = {}  # large arguments, by digest: place and payload
         if state is not None:
             self._note(state)
-        self._calls = shared, state, pickled
 
-    def payload(self, store: Store | None = None, label: int = 0) -> Payload:
-        """What `run` and `run_each` take."""
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def add(self, args: tuple[Any, ...]) -> None:
+        """Raises NotPicklable."""
+        if self._is_plain and serialize.is_plain(args, {}):
+            self._calls.append(args)
+            return
         if self._is_plain:
-            return pickle.dumps((self._items, list(self._calls)), 5) + serialize.label_bytes(label)
-        shared, state, pickled = self._calls
-        data, buffers = (b"", []) if state is None else (state.data, state.buffers)
-        parts = [serialize.join(data + each.data, [*buffers, *each.buffers]) for each in pickled]
-        fields = self._items, state is not None, [each.payload() for each in shared], parts
-        return serialize.dump(fields, store, label)
+            self._is_plain = False
+            self._calls = [self._pickle(each) for each in self._calls]
+        self._calls.append(self._pickle(args))
 
-    def _note(self, pickled: Pickled) -> Pickled:
+    def payload(
+        self, store: Store | None = None, label: int = 0, items: Sequence[int] | None = None
+    ) -> Payload:
+        """What `run` and `run_each` take. `items`: which item of the chunk each call is, where some are missing."""
+        if self._is_plain:
+            return pickle.dumps((items, self._calls), 5) + serialize.label_bytes(label)
+        shared = [payload for _, payload in self._shared.values()]
+        return serialize.dump((items, self._state is not None, shared, self._calls), store, label)
+
+    def _pickle(self, args: tuple[Any, ...]) -> Payload:
+        state = self._state
+        memo = None if state is None else state.memo
+        pickled = serialize.pickle_call(args, {}, self._function, memo)
+        if pickled.size > SHARED and len(args) > 0:
+            args = tuple(map(self._apart_if_large, args))
+            pickled = serialize.pickle_call(args, {}, self._function, memo)
+        self._note(pickled)
+        data, buffers = (b"", []) if state is None else (state.data, state.buffers)
+        return serialize.join(data + pickled.data, [*buffers, *pickled.buffers])
+
+    def _apart_if_large(self, value: Any) -> Any:
+        if type(value) in serialize.PLAIN:
+            return value
+        pickled = serialize.pickle_call((value,), {}, self._function)
+        if pickled.size <= SHARED:
+            return value
+        digest = pickled.digest()
+        known = self._shared.get(digest)
+        if known is None:
+            self._note(pickled)
+            known = self._shared[digest] = len(self._shared), pickled.payload()
+        return Shared(known[0])
+
+    def _note(self, pickled: Pickled) -> None:
         if pickled.names:
             self.names = sorted({*self.names, *pickled.names})
         if pickled.codes:
             self.codes = list({id(code[1]): code for code in (*self.codes, *pickled.codes)}.values())
-        return pickled
-
-    def _share(self, calls: Sequence[tuple[Any, ...]], function: Any) -> tuple[list[Pickled], dict[int, int]]:
-        """Large arguments of several calls, pickled; and the place of each, by its id."""
-        values = {id(value): value for value in chain.from_iterable(calls)}
-        counts = Counter(map(id, chain.from_iterable(calls)))
-        shared: list[Pickled] = []
-        places: dict[int, int] = {}
-        for identity, count in counts.items():
-            value = values[identity]
-            if count > 1 and type(value) not in serialize.PLAIN:
-                pickled = serialize.pickle_call((value,), {}, function)
-                if pickled.size > SHARED:
-                    places[identity] = len(shared)
-                    shared.append(self._note(pickled))
-        return shared, places
 
 
-def _load(payload: Any, make: Callable[[Any], Any]) -> tuple[Sequence[int] | None, Iterator[Any]]:
+def _load(
+    payload: Any, make: Callable[[Any], Any], persistent_load: Any
+) -> tuple[Sequence[int] | None, Iterator[Any]]:
     """Which items the calls are; and for each call, what gives its function and its arguments."""
     items, *fields = serialize.load(payload)
     if len(fields) == 1:
@@ -109,7 +114,7 @@ def _load(payload: Any, make: Callable[[Any], Any]) -> tuple[Sequence[int] | Non
     def load(part: Any) -> tuple[Any, tuple[Any, ...]]:
         state = None
         if has_state:
-            state, call = serialize.load_parts(part, 2)
+            state, call = serialize.load_parts(part, 2, persistent_load)
         else:
             call = serialize.load(part)
         args = serialize.as_call(call)[0]
@@ -129,10 +134,10 @@ def _unshared(value: Any, shared: Sequence[Any], own: dict[int, Any]) -> Any:
     return own[value.place]
 
 
-def run(make: Callable[[Any], Any], payload: Any) -> tuple[list[Any], Any]:
+def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -> tuple[list[Any], Any]:
     """The results of the calls, up to the first that fails; and its pickled exception, or None."""
     results: list[Any] = []
-    items, calls = _load(payload, make)
+    items, calls = _load(payload, make, persistent_load)
     current.chunk = results, items
     try:
         for load in calls:
@@ -150,10 +155,12 @@ def run(make: Callable[[Any], Any], payload: Any) -> tuple[list[Any], Any]:
         del results  # the traceback of an exception among them leads to this frame
 
 
-def run_each(make: Callable[[Any], Any], payload: Any) -> list[tuple[int, float, Any]]:
+def run_each(
+    make: Callable[[Any], Any], payload: Any, persistent_load: Any = None
+) -> list[tuple[int, float, Any]]:
     """What became of each of the calls: status, seconds, payload. One that fails does not hold up those after it."""
     outcomes: list[tuple[int, float, Any]] = []
-    items, calls = _load(payload, make)
+    items, calls = _load(payload, make, persistent_load)
     current.chunk = outcomes, items
     try:
         for load in calls:

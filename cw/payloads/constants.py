@@ -150,5 +150,6 @@ def parts_of(thing: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
         else:
             members, made = {}, frozenset()
         for name, value in list(vars(thing).items()):
-            if name not in MADE_BY_PYTHON and name not in members and name not in made:
+            is_made = name in MADE_BY_PYTHON or name.startswith("__pydantic_")
+            if not is_made and name not in members and name not in made:
                 yield ("attribute", name), value

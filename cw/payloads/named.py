@@ -176,6 +176,10 @@ by_token: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 """In a runner: functions and classes that hold values which are sent apart."""
 
 
+_ANNOTATION = 4096
+"""Bytes of an annotation that travels as a value. A larger one is a text."""
+
+
 class LostAttribute:
     """In the place of a class's attribute whose value cannot be pickled."""
 
@@ -209,15 +213,18 @@ def dump_annotations(thing: Any) -> bytes:
         return b""
     if not found:
         return b""
-    try:
-        return pickle.dumps(dict(found), 5)
-    except Exception:
-        return pickle.dumps({str(name): _annotation_text(value) for name, value in found.items()}, 5)
+    return pickle.dumps({str(name): _dump_annotation(value) for name, value in found.items()}, 5)
 
 
-def _annotation_text(value: Any) -> str:
-    if isinstance(value, str):
+def _dump_annotation(value: Any) -> str | bytes:
+    """A text as it is; what can be named, or is small, pickled; else a text for it."""
+    if type(value) is str:
         return value
+    file = io.BytesIO()
+    with contextlib.suppress(byvalue.Unpicklable):
+        byvalue.run(NamedPickler(file), value)
+        if file.tell() <= _ANNOTATION:
+            return file.getvalue()
     return getattr(value, "__qualname__", None) or repr(value)
 
 
@@ -229,13 +236,17 @@ def load_annotations(data: bytes) -> dict[str, Any]:
     """In a pickle: the annotations; none where they cannot be had here."""
     if not data:
         return {}
-    try:
-        return dict(loads(data))
-    except Exception:
-        return {}
+    found = {}
+    for name, value in pickle.loads(data).items():
+        with contextlib.suppress(Exception):
+            found[name] = loads(value) if type(value) is bytes else value
+    return found
 
 
 # --- the pickler ------------------------------------------------------------------------------
+
+
+_FILES = frozenset({io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO})
 
 
 class _Local:
@@ -282,6 +293,8 @@ class NamedPickler(byvalue.Pickler):
 
     def reducer_override(self, thing: Any) -> Any:
         self.last = thing
+        if type(thing) in _FILES:  # cloudpickle would send what can be read from it
+            raise TypeError(f"cannot pickle {type(thing).__name__!r} object: an open file")
         if script.can_be_named(thing):
             name = script.name_of(thing)
             if name is not None and (name != self._top or thing is self._root):
@@ -425,6 +438,7 @@ class _LocalPickler(NamedPickler):
 
 def _pickled_definition(cls: type, version: bytes) -> tuple[bytes, NamedPickler]:
     """Raises `byvalue.Unpicklable`; an attribute that cannot be pickled is left out."""
+    byvalue.complete(cls)
     left_out: list[str] = []
     while True:
         file = io.BytesIO()

@@ -66,6 +66,7 @@ class Definition:
 
     def _make(self) -> None:
         """Raises `byvalue.Unpicklable`."""
+        byvalue.complete(self.thing)
         self.names, self.codes, self.places = set(), {}, []
         self.watch = Watch()
         holes = self._find_places()

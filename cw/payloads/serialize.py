@@ -141,7 +141,7 @@ class Pickled:
         self.ends: list[tuple[int, int]] = []
         self.codes: Sequence[named.Code] = ()
         try:
-            pickler = pickle.Pickler(file, 5, buffer_callback=self._keep_in_band)
+            pickler = pickle.Pickler(file, 5, buffer_callback=_keeper(self.buffers))
             if memo is not None:
                 pickler.memo = memo
             if persistent_id is not None:
@@ -160,7 +160,7 @@ class Pickled:
             file = io.BytesIO()
             self.buffers.clear()
             self.ends.clear()
-            pickler = named.NamedPickler(file, self._keep_in_band, root=root)
+            pickler = named.NamedPickler(file, _keeper(self.buffers), root=root)
             if memo is not None:
                 pickler.memo = memo
             if persistent_id is not None:
@@ -191,12 +191,18 @@ class Pickled:
             hasher.update(buffer)
         return hasher.digest()
 
-    def _keep_in_band(self, buffer: pickle.PickleBuffer) -> bool:
+
+def _keeper(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """A buffer callback that keeps the large ones there. (No method of who holds the pickler: that were a circle.)"""
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
         if raw.nbytes < OUT_OF_BAND:
             return True
-        self.buffers.append(raw)
+        buffers.append(raw)
         return False
+
+    return keep_in_band
 
 
 def pickle_with_state(state: Any, args: tuple[Any, ...], kwargs: dict[str, Any], function: Any) -> Pickled:
@@ -428,13 +434,7 @@ def _dump(value: Any, store: Store | None = None, is_alone: bool = False, behind
     payload's end."""
     buffers: list[memoryview] = []
 
-    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < OUT_OF_BAND:
-            return True
-        buffers.append(raw)
-        return False
-
+    keep_in_band = _keeper(buffers)
     try:
         data = dumps(value, 5, buffer_callback=keep_in_band)
         is_by_name = not _needs_by_value(data) and not (is_alone and data.find(_BY_NAME_IN_MAIN) >= 0)

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from types import CodeType, ModuleType
 from typing import Any
 
+from cw.net import memory
 from cw.payloads import byvalue, chunks, named, objects, script, serialize, settings
 from cw.payloads.templates import NAMED, Callee
 
@@ -128,7 +129,7 @@ class Script:
         function, callee = applied.function, applied.callee
         if function.mode != objects.ONE:
             run = chunks.run if function.mode == objects.CHUNK else chunks.run_each
-            return run, (self._maker(applied), payload), {}
+            return run, (self._maker(applied), payload, self._shared), {}
         if callee.form == NAMED:
             return applied.named, *serialize.load_call(payload)
         if function.is_inline:
@@ -148,12 +149,14 @@ class Script:
         if applied.callee.form == NAMED:
             return lambda state: applied.named
         if applied.function.is_inline:
-            return applied.callee.fresh
+            return applied.callee.fresh  # with the state that it is given
         return lambda state: applied.callee.fresh(self._state(applied))
 
     def _shared(self, reference: tuple[int, int]) -> Any:
         """In the pickle of a call's state: an object that a component has."""
         number, place = reference
+        if number not in self._memos:  # its names have other values by now
+            self._load_component(number)
         return self._memos[number][place]
 
     def _state(self, applied: _Applied) -> Any:
@@ -162,7 +165,7 @@ class Script:
             return applied.fixed_state
         function, state = applied.function, None
         if function.state:
-            (state,) = serialize.load_parts(self._payload_of(function.state), 1)
+            (state,) = serialize.load_parts(memory.fresh(self._payload_of(function.state)), 1)
         if function.is_fixed and (state is None or not any(map(script.can_be_named, state[2]))):
             applied.fixed_state = state
         return state
@@ -320,8 +323,8 @@ class Script:
     def _loads(self, data: Any) -> Any:
         return objects.Unpickler(data, self._require).load()
 
-    def _place(self, number: int) -> None:
-        payload = self._payload_of(number)
+    def _load_component(self, number: int) -> tuple[Any, list[Any]]:
+        payload = memory.fresh(self._payload_of(number))
         (keys,) = serialize.load_parts(payload, 1)
         memos: list[Any] = []
         _, *values = serialize.load_parts(
@@ -329,6 +332,10 @@ class Script:
         )
         if memos:
             self._memos[number] = memos[0]
+        return keys, values
+
+    def _place(self, number: int) -> None:
+        keys, values = self._load_component(number)
         for key, value in zip(keys, values, strict=True):
             self._set_place(key, value)
             self._placed[key] = number
