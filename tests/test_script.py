@@ -248,6 +248,7 @@ def test_joblib_dumps_and_runs_in_a_job(run_script):
     )
 
 
+@pytest.mark.xfail(strict=True, reason="endless recursion in a model that refers to itself")
 def test_pydantic_models_with_string_annotations_are_built_in_a_job(run_script):
     pytest.importorskip("pydantic")
     run_script(
@@ -431,7 +432,6 @@ def test_a_spawned_child_runs_the_script_under_its_guard(run_script):
     )
 
 
-@pytest.mark.xfail(strict=True, reason="enums lose what their members are given in __init__")
 def test_enums_of_the_script_are_whole(run_script):
     run_script(
         """

@@ -11,6 +11,7 @@ from programs import LIMIT
 
 SCRIPT = Path(__file__).with_name("what_calls_see.py")
 
+HELD = [3, "text", [1, 2]]
 EACH = [[n, n, n, n, n] for n in range(10)]
 
 RIGHT = {
@@ -25,6 +26,11 @@ RIGHT = {
         [[0], [1], [2]],
         *[[[0, 0], [1, 1], [2, 2]]] * 2,
         *[[[0], [1], [2]]] * 2,
+    ],
+    "local_functions_that_hold_constants": [
+        [HELD + [[1]], HELD + [[[1]]], HELD + [[{"a": [2]}]]],
+        [HELD + [[[1]]], HELD + [[[2]]]],
+        [HELD + [[[1]]], HELD + [[[2]]]],
     ],
     "lambdas": [2, 2, 2],
     "estimators": ["cold 0", "cold 1", "cold 2", "cold 0", "cold 1"],
@@ -50,6 +56,7 @@ RIGHT = {
 }
 
 WRONG = {
+    "local_functions_that_hold_constants": "an argument that is not plain is refused",
     "a_large_object_is_a_fresh_copy": "what a call writes into a large array is seen by the next",
     "items_of_map_in_chunks": "items are taken when the chunk is full",
     "objects_that_a_map_shares_with_globals": "a state taken for map is not one with globals",

@@ -16,6 +16,9 @@ import time
 import numpy
 
 import cw
+from cw.client import records
+
+records.LOOK_SECONDS = 60  # a change in place is seen at each submit, however busy the machine is
 
 ROWS = {}
 
@@ -153,6 +156,20 @@ def local_functions(executor):
         found.append(results(executor.submit(f, n) for n in range(3)))
         found.append(list(executor.map(f, range(3), chunksize=3)))
     return found
+
+
+def make_constant(a, b="text"):
+    def f(*args, c=(1, 2)):
+        return a, b, c, args
+
+    return f
+
+
+@row
+def local_functions_that_hold_constants(executor):
+    f = make_constant(3)
+    found = [executor.submit(f, arg).result() for arg in (1, [1], {"a": [2]})]
+    return found, list(executor.map(f, ([1], [2]))), list(executor.map(f, ([1], [2]), chunksize=2))
 
 
 @row

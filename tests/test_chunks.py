@@ -1,0 +1,106 @@
+"""Calls that travel together: each has a fresh function and fresh arguments."""
+
+import pickle
+
+import pytest
+
+from cw.errors import NotPicklable
+from cw.payloads import chunks, serialize
+from cw.payloads.chunks import Chunk
+
+
+def run(make, calls, function=None, state=None):
+    return chunks.run(make, Chunk(calls, function, state).payload())
+
+
+def append(acc, item=1):
+    acc.append(item)
+    return list(acc)
+
+
+def test_plain_calls_travel_as_one_pickle():
+    payload = Chunk([(1, "a"), (2, "b")]).payload()
+    assert len(payload) < len(pickle.dumps([(1, "a"), (2, "b")])) + 20
+    assert chunks.run(lambda state: lambda n, text: text * n, payload) == (["a", "bb"], None)
+
+
+def test_each_call_has_its_own_copy_of_an_argument_that_several_have():
+    small, large = [0], list(range(5000))
+    for shared in small, large:
+        results, error = run(lambda state: append, [(shared, n) for n in range(3)])
+        assert error is None and results == [[*shared, n] for n in range(3)]
+
+
+def test_a_large_argument_of_many_calls_is_pickled_once():
+    large = list(range(5000))
+    one = len(Chunk([(large, 0)]).payload())
+    assert len(Chunk([(large, n) for n in range(100)]).payload()) < one + 20_000
+
+
+def test_within_a_call_a_shared_argument_is_one_object():
+    for shared in [0], list(range(5000)):
+        results, _ = run(lambda state: lambda a, b: a is b, [(shared, shared), (shared, list(shared))])
+        assert results == [True, False]
+
+
+@pytest.mark.xfail(strict=True, reason="a large argument of several calls is pickled apart from the others")
+def test_a_large_argument_that_is_part_of_another_in_the_same_call_is_one_object():
+    inner = list(range(5000))
+    results, _ = run(lambda state: lambda a, b: b["inner"] is a, [(inner, {"inner": inner})] * 2)
+    assert results == [True, True]
+
+
+def test_a_state_is_fresh_for_each_call_and_shares_with_its_arguments():
+    held = [0]
+    state = serialize.Pickled((held,))
+    results, error = run(lambda held: lambda a: (append(held), a is held), [(held,), (held,)], None, state)
+    assert error is None and results == [([0, 1], True)] * 2
+
+
+def test_arrays_are_fresh_and_writable_in_each_call():
+    numpy = pytest.importorskip("numpy")
+    shared = numpy.zeros(50_000)
+
+    def add(array):
+        array += 1
+        return float(array.sum())
+
+    assert run(lambda state: add, [(shared,)] * 3)[0] == [50_000.0] * 3
+    assert shared.sum() == 0
+
+
+def test_the_first_error_ends_a_chunk_and_the_others_come_with_it():
+    results, error = run(lambda state: lambda n: 1 // n, [(2,), (0,), (1,)])
+    assert results == [0]
+    assert type(chunks.load_error(error, 5, 2)) is ZeroDivisionError
+
+
+def test_each_call_has_an_outcome_of_its_own():
+    outcomes = chunks.run_each(lambda state: lambda n: 1 // n, Chunk([(2,), (0,), (1,)]).payload())
+    assert [status for status, _, _ in outcomes] == [outcomes[0][0], outcomes[1][0], outcomes[0][0]]
+    assert serialize.load_result(outcomes[2][2]) == 1
+    assert "call 2" in str(chunks.load_error(outcomes[1][2], 7, 2).__cause__)
+
+
+def test_an_argument_that_cannot_be_pickled_refuses_the_chunk():
+    with pytest.raises(NotPicklable, match="lock"):
+        Chunk([([1],), ([__import__("threading").Lock()],)])
+
+
+def test_names_that_arguments_refer_to_are_noted(script):
+    names = script("class C: pass\nclass D: pass")
+    chunk = Chunk([(names["C"](),), (names["D"],), ([names["C"]()],)])
+    assert set(chunk.names) == {"C", "D"}
+
+
+@pytest.mark.parametrize("mode", [1, 2])
+def test_calls_of_a_chunk_are_apart_in_a_runner(runner, script, mode):
+    names = script(
+        "class Walk:\n    def __init__(self): self.seen = []\n"
+        "    def step(self, n): self.seen.append(n); return self.seen"
+    )
+    found = runner.map(names["Walk"]().step, [1, 2, 3], mode)
+    if mode == 1:
+        assert found == ([[1], [2], [3]], None)
+    else:
+        assert [serialize.load_result(payload) for _, _, payload in found] == [[1], [2], [3]]
