@@ -223,6 +223,13 @@ class ClientThread:
         if error is not None:
             raise error
 
+    def refresh(self) -> None:
+        """At the next `submit` of each function, look at all values that it reads, whatever that costs.
+
+        As `ClusterExecutor.refresh`. Any thread.
+        """
+        self._session.refresh()
+
     def restart(self) -> None:
         """Fresh runners for what is submitted from now on, without the modules and values that earlier jobs left there.
 
