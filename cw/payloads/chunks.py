@@ -103,8 +103,9 @@ class Chunk:
         )
         if rest.size + sum(pickled.size for pickled in apart.values()) > whole.size + SHARED // 2:
             return whole
-        for digest in shared.keys() - self._shared.keys():
-            place, pickled = shared[digest]
+        for digest, (place, pickled) in list(shared.items())[
+            len(self._shared) :
+        ]:  # (in the order of their places)
             self._shared[digest] = place, pickled.payload()
             self._note(pickled)
         return rest
