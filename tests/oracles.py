@@ -353,6 +353,32 @@ def call_of_lambda(node, a, n):
     return node.look(n), change(a)
 
 
+def large_arguments(executor, slots):
+    """Arguments that several calls have, some of them equal, in calls that travel together."""
+    with ProcessPoolExecutor(1) as pool:
+
+        def check(choose):
+            objects = (
+                [[n // 2] * 5000 for n in range(3)]
+                + [numpy.full(3000, n // 2, float) for n in range(3)]
+                + [[1], 5]
+            )
+            count = 1 + choose(3)
+            items = [[objects[choose(len(objects))] for _ in range(4)] for _ in range(count)]
+            right = list(pool.map(look_at_large, *items))
+            for size in 1, 2, 4:
+                found = list(executor.map(look_at_large, *items, chunksize=size))
+                assert found == right, size
+
+        yield check
+
+
+def look_at_large(*args):
+    identities = [[a is b for a in args] for b in args]
+    change(args[0])
+    return identities, [arg if type(arg) is int else (len(arg), int(arg[0]), int(arg[-1])) for arg in args]
+
+
 def local_functions(executor, slots):
     """Lambdas and functions in functions: cells, defaults, attributes and arguments."""
     import loky

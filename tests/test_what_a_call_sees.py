@@ -57,9 +57,6 @@ RIGHT = {
 
 WRONG = {
     "local_functions_that_hold_constants": "an argument that is not plain is refused",
-    "a_large_object_is_a_fresh_copy": "what a call writes into a large array is seen by the next",
-    "items_of_map_in_chunks": "items are taken when the chunk is full",
-    "objects_that_a_map_shares_with_globals": "a state taken for map is not one with globals",
 }
 
 LEFT_BEHIND = {
