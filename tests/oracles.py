@@ -448,13 +448,17 @@ def client_globals_at_map(executor, slots):
 def reader_of_script(choose):
     values = read_all()
     one, other = values[choose(PLACES)], values[choose(PLACES)]
-    kind = choose(4)
+    kind = choose(6)
     if kind == 0:
         return kind, lambda one=one: describe(one, other, *read_all())
     if kind == 1:
         return kind, Holder(one, other).look
     if kind == 2:
         return kind, functools.partial(look_with, one, key=other)
+    if kind == 3:
+        return kind, lambda number=1, look=look_at_script: look()
+    if kind == 4:
+        return kind, lambda: (describe(one), look_at_script(), look_with(one, other))
     return kind, look_at_script
 
 

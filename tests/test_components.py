@@ -159,7 +159,7 @@ def test_a_look_that_costs_too_much_is_left_out_and_the_ways_out_work(runner, sc
         runner.functions.refresh()
         assert runner.call(f) == 1
         script("TABLE[0] = 2")
-        assert runner.map(lambda _: f(), [0, 1]) == ([2, 2], None)
+        assert runner.map(names["h"], [0, 1]) == ([2, 2], None)
         script("TABLE = {0: 3}")
         assert runner.call(f) == 3  # a new binding
     assert late == 0

@@ -18,8 +18,10 @@ KINDS = [
         1,
         marks=pytest.mark.xfail(strict=True, reason="equal large arguments of one call become one object"),
     ),
+    ("large_receivers", 2),
     ("local_functions", 2),
     ("client_globals", 2),
+    ("client_globals_at_map", 2),
     ("left_behind", 1),
 ]
 

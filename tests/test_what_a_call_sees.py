@@ -32,6 +32,11 @@ RIGHT = {
         [HELD + [[[1]]], HELD + [[[2]]]],
         [HELD + [[[1]]], HELD + [[[2]]]],
     ],
+    "local_functions_that_hold_functions_of_the_script": [
+        *([0, 0], 0, [0] * 4),
+        *([1, 1], 1, [1] * 4),
+        *([2, 2], 2, [2] * 4),
+    ],
     "lambdas": [2, 2, 2],
     "estimators": ["cold 0", "cold 1", "cold 2", "cold 0", "cold 1"],
     "methods_of_built_in_objects": [[1, 1, 1], [1, 1], 1, 3],
@@ -56,6 +61,7 @@ RIGHT = {
 }
 
 WRONG = {
+    "local_functions_that_hold_functions_of_the_script": "what a function in a cell reads is not sent",
     "local_functions_that_hold_constants": "an argument that is not plain is refused",
 }
 
