@@ -1,3 +1,5 @@
+import functools
+
 """Whole programs, as their users run them: on clusters of their own, standing ones, and ones made by hand."""
 
 import concurrent.futures
@@ -12,9 +14,6 @@ from conftest import wait_until
 from programs import LIMIT, Master, Program, Worker, descendants_of, is_running, run_script, start_script
 
 import cw
-from cw.net import messages as m
-from cw.payloads.byvalue import Watch
-from cw.payloads.serialize import dump_function
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -244,21 +243,15 @@ def test_the_client_needs_no_main_thread(tmp_path):
 def test_large_objects_that_are_used_once_and_dropped_leave_no_memory_anywhere(rounds):
     size, warm = 2 * 1024**2, 20
     with Master() as master, Worker(master.address) as worker, cw.ClusterExecutor(master.address) as executor:
-        session = executor._session
-        objects = session._objects
-        payload = dump_function(len, Watch())
         pids = {"client": os.getpid(), "master": master.pid, "worker": worker.pid,
                 "runner": executor.submit(jobs.pid).result(LIMIT)}  # fmt: skip
         before = dict.fromkeys(pids, 0.0)
         for number in range(warm + rounds):
             if number == warm:
                 before = {role: resident(pid) for role, pid in pids.items()}
-            with session._lock:
-                value = objects.add(m.VALUE, [], number.to_bytes(size, "little"), digest=b"")
-                function = objects.add(m.FUNCTION, [objects.environment, value], payload)
-            session._functions.number_of = lambda _, function=function: (function, None)
-            assert executor.submit(len, "abc").result(LIMIT) == 3
-            objects.forget([value])
+            large = bytearray(number.to_bytes(size, "little"))
+            assert executor.submit(functools.partial(len, large)).result(LIMIT) == size
+            del large
         grown = {role: resident(pid) - before[role] for role, pid in pids.items()}
         assert max(grown.values()) < 60e6, grown
         wait_until(lambda: objects.size < 1e6 and session._introductions._cache.size < 1e6, LIMIT)

@@ -392,15 +392,15 @@ def test_a_slow_client_does_not_slow_the_others_down(master):
     # It submits jobs with large results and takes none of them.
     with Worker(master.address, "-n", "2"), Peer(master, "client") as slow:
         slow.receive(m.Window)
-        from cw.payloads import serialize
-        from cw.payloads.byvalue import Watch
-        from cw.payloads.environment import dump_environment
+        from cw.client.functions import FunctionTable
+        from cw.client.objects import ObjectTable
+        from cw.net.objects import closure, objects_message
 
-        payloads = [dump_environment(), serialize.dump_function(bytes, Watch())]
-        slow.send(m.Objects([0, 0], [2, 1], [m.ENVIRONMENT, m.FUNCTION], [(), (2,)], payloads))
+        table = ObjectTable()
+        function, payload = FunctionTable(table).call(bytes, (3_000_000,), {})
+        slow.send(objects_message(closure([table.get(function)])))
         numbers = list(range(1, 101))
-        payload = serialize.dump_call((3_000_000,), {})
-        slow.send(m.Submit(numbers, [1] * 100, [0] * 100, [payload] * 100))
+        slow.send(m.Submit(numbers, [function] * 100, [0] * 100, [payload] * 100))
         before = resident(master.pid)
         began = time.monotonic()
         with cw.ClusterExecutor(master.address) as executor:

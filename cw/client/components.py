@@ -29,9 +29,12 @@ class Component:
 
     def __init__(self, places: Sequence[Place], pickled: Pickled) -> None:
         self.number = 0  # of what was sent
+        self.serial = 0  # counts how often a name was bound anew to an equal value
         self.take(places, pickled)
+        self.looks = 0
+        self._costs: list[float] = []  # of the last looks
         self.seconds = 0.0
-        """What a look costs, in time of this thread: a busy machine does not make it longer."""
+        """What a look costs: time of this thread, the least of the last ones, so that a busy machine changes nothing."""
         self.looked_at = time.monotonic()
         self.is_fixed = False
         """Can its values not change? Then only their binding is looked at."""
@@ -40,6 +43,8 @@ class Component:
         """It has been pickled."""
         self.places = tuple(places)
         self.digest = pickled.digest()
+        self.ids = [id(place.get()) for place in places]
+        """Of the values. (A name that is bound anew, to an equal value, is set anew in the runner.)"""
         self.seen: Pickled | None = pickled
         """Its last pickle, until the submit that made it has used it."""
         self.size = pickled.size
@@ -53,10 +58,9 @@ class Component:
         except Exception:  # a place is gone, or its value cannot be pickled any more
             return True
         finally:
-            seconds = time.thread_time() - began
-            self.seconds = (
-                min(seconds, self.seconds) + abs(seconds - self.seconds) / 4 if self.seconds else seconds
-            )
+            self._costs = [*self._costs[-2:], time.thread_time() - began]
+            self.seconds = min(self._costs)
+            self.looks += 1
             self.looked_at = time.monotonic()
 
 

@@ -203,9 +203,8 @@ class FunctionTable:
             pickled = serialize.pickle_call(args, kwargs, function)
             return _packed(pickled, large)._replace(data=pickled.data, buffers=pickled.buffers, state=large)
         frozen = prepared.state
-        pickled = serialize.pickle_call(
-            args, kwargs, function, frozen and not prepared.state_object and frozen.memo
-        )
+        memo = None if frozen is None or prepared.state_object else frozen.memo
+        pickled = serialize.pickle_call(args, kwargs, function, memo)
         return _packed(pickled, frozen, is_inline=not prepared.state_object)
 
     def _pickle_state(self, function: Any, form: int) -> Pickled:

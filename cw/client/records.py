@@ -36,6 +36,9 @@ LOOK_SHARE = 0.05
 LARGE = 64 * 1024
 """Bytes of a value from which on it is forgotten as soon as another one takes its place."""
 
+STEADY_LOOKS = 10
+"""Looks at a small value that must have taken long before that is told."""
+
 COMPONENTS = 4096
 """Values that are remembered, to be compared."""
 
@@ -145,6 +148,8 @@ class RecordMaker:
 
     def _warn_of(self, component: Component) -> None:
         label = component.places[0].label
+        if component.size < LARGE and component.looks < STEADY_LOOKS:
+            return  # perhaps it was something else that took the time
         if label in self._warned:
             return
         self._warned.add(label)
@@ -257,15 +262,16 @@ class RecordMaker:
             if len(self._components) >= COMPONENTS:
                 del self._components[next(iter(self._components))]
             known = self._components[key] = Component(places, whole)
-        elif known.digest != whole.digest():
+        elif known.digest != whole.digest() or known.ids != [id(place.get()) for place in places]:
             if known.number and known.size > LARGE:
                 self._objects.forget([known.number])
+            known.serial += known.digest == whole.digest()
             known.take(places, whole)
             known.number = 0
         known.seen = whole
         known.is_fixed = all(constants.is_constant(place.get()) for place in places)
         if not known.number:
-            known.number = self.object_of(m.VALUE, (), whole.payload(), known.digest)
+            known.number = self.object_of(m.VALUE, (), whole.payload(), known.digest + b"%d" % known.serial)
         return known
 
     def _version_of(self, key: tuple[str, str], value: Any) -> int:

@@ -45,7 +45,7 @@ class Chunk:
         self._state = state
         self._calls: list[Any] = []  # arguments that are plain, or a payload
         self._is_plain = state is None
-        self._shared: dict[bytes, tuple[int, Payload]] = {}  # large arguments, by digest: place and payload
+        self._shared: dict[bytes, tuple[int, Any]] = {}  # large arguments, by digest: place and payload
         if state is not None:
             self._note(state)
 
@@ -75,25 +75,34 @@ class Chunk:
         state = self._state
         memo = None if state is None else state.memo
         pickled = serialize.pickle_call(args, {}, self._function, memo)
-        if pickled.size > SHARED and len(args) > 0:
-            args = tuple(map(self._apart_if_large, args))
-            pickled = serialize.pickle_call(args, {}, self._function, memo)
+        if pickled.size > SHARED:
+            pickled = self._take_apart(args, pickled, memo)
         self._note(pickled)
         data, buffers = (b"", []) if state is None else (state.data, state.buffers)
         return serialize.join(data + pickled.data, [*buffers, *pickled.buffers])
 
-    def _apart_if_large(self, value: Any) -> Any:
-        if type(value) in serialize.PLAIN:
-            return value
-        pickled = serialize.pickle_call((value,), {}, self._function)
-        if pickled.size <= SHARED:
-            return value
-        digest = pickled.digest()
-        known = self._shared.get(digest)
-        if known is None:
+    def _take_apart(self, args: tuple[Any, ...], whole: Pickled, memo: Any) -> Pickled:
+        """The same call, with its large arguments apart, unless they share something with others."""
+        apart: dict[int, Pickled] = {}
+        for value in args:
+            if type(value) not in serialize.PLAIN and id(value) not in apart:
+                pickled = serialize.pickle_call((value,), {}, self._function)
+                if pickled.size > SHARED:
+                    apart[id(value)] = pickled
+        shared = dict(self._shared)
+        for pickled in apart.values():
+            shared.setdefault(pickled.digest(), (len(shared), pickled))
+        places = {identity: Shared(shared[pickled.digest()][0]) for identity, pickled in apart.items()}
+        rest = serialize.pickle_call(
+            tuple(places.get(id(value), value) for value in args), {}, self._function, memo
+        )
+        if rest.size + sum(pickled.size for pickled in apart.values()) > whole.size + SHARED // 2:
+            return whole
+        for digest in shared.keys() - self._shared.keys():
+            place, pickled = shared[digest]
+            self._shared[digest] = place, pickled.payload()
             self._note(pickled)
-            known = self._shared[digest] = len(self._shared), pickled.payload()
-        return Shared(known[0])
+        return rest
 
     def _note(self, pickled: Pickled) -> None:
         if pickled.names:

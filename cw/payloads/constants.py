@@ -130,13 +130,16 @@ def parts_of(thing: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
             yield ("keyword", name), value
         for place, cell in enumerate(thing.__closure__ or ()):
             value = byvalue.contents_of(cell)
+            if thing.__code__.co_freevars[place] == "repr_running" and thing.__name__ == "__repr__":
+                continue  # a dataclass's: empty but while it is at work
             if value is not byvalue.MISSING:
                 yield ("cell", place), value
         for name, value in thing.__dict__.items():
             yield ("attribute", name), value
     elif type(thing) is script.CACHED_FUNCTION:
         for name, value in vars(thing).items():
-            yield ("attribute", name), value
+            if name not in MADE_BY_PYTHON:
+                yield ("attribute", name), value
     else:
         for base in thing.__bases__:
             yield ("base",), base
