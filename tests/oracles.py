@@ -342,7 +342,7 @@ def large_receivers(executor, slots):
                 for size in 1, 2:
                     assert list(executor.map(function, [5] * 3, chunksize=size)) == [right] * 3, (kind, size)
                 mutate(choose, objects)
-                for value in vars(node).values():
+                for value in list(vars(node).values()):
                     if choose(2):
                         change(value)
 
@@ -499,7 +499,11 @@ def main(kind, examples, slots):
             )
             @given(st.data())
             def search(data):
-                check(lambda count: data.draw(st.integers(0, count - 1)))
+                try:
+                    check(lambda count: data.draw(st.integers(0, count - 1)))
+                except Exception as error:  # the first one, in case that it does not come again
+                    print(repr(error), file=sys.stderr)
+                    raise
 
             search()
 

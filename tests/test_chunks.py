@@ -50,7 +50,6 @@ def test_within_a_call_a_shared_argument_is_one_object():
         assert results == [True, True]
 
 
-@pytest.mark.xfail(strict=True, reason="a large argument of several calls is pickled apart from the others")
 def test_a_large_argument_that_is_part_of_another_in_the_same_call_is_one_object():
     inner = list(range(5000))
     results, _ = run(lambda state: lambda a, b: b["inner"] is a, [(inner, {"inner": inner})] * 2)

@@ -13,11 +13,7 @@ SCRIPT = Path(__file__).with_name("oracles.py")
 KINDS = [
     ("receivers", 1),
     ("receivers", 2),
-    pytest.param(
-        "large_arguments",
-        1,
-        marks=pytest.mark.xfail(strict=True, reason="equal large arguments of one call become one object"),
-    ),
+    ("large_arguments", 1),
     ("large_receivers", 2),
     ("local_functions", 2),
     ("client_globals", 2),

@@ -37,6 +37,7 @@ RIGHT = {
         *([1, 1], 1, [1] * 4),
         *([2, 2], 2, [2] * 4),
     ],
+    "what_the_class_of_a_large_object_reads": [[[[7, 0]], [[7, 0]]], [[8, 0]], [8, 0]],
     "lambdas": [2, 2, 2],
     "estimators": ["cold 0", "cold 1", "cold 2", "cold 0", "cold 1"],
     "methods_of_built_in_objects": [[1, 1, 1], [1, 1], 1, 3],
@@ -62,7 +63,7 @@ RIGHT = {
 
 WRONG = {
     "local_functions_that_hold_functions_of_the_script": "what a function in a cell reads is not sent",
-    "local_functions_that_hold_constants": "an argument that is not plain is refused",
+    "what_the_class_of_a_large_object_reads": "what the class of a large object reads is not sent",
 }
 
 LEFT_BEHIND = {

@@ -203,6 +203,29 @@ class Reader:
         self.value = HELD[0]
 
 
+class LargeReader:
+    def __init__(self):
+        self.values = numpy.zeros(5000)
+
+    def read(self, _=None):
+        return read_more(), float(self.values[0])
+
+
+READ_BY_LARGE = [7]
+
+
+def read_more():
+    return READ_BY_LARGE[0]
+
+
+@row
+def what_the_class_of_a_large_object_reads(executor):
+    reader = LargeReader()
+    found = [list(executor.map(reader.read, [0], chunksize=size)) for size in (1, 2)]
+    READ_BY_LARGE[0] = 8
+    return found, list(executor.map(reader.read, [0])), executor.submit(reader.read).result()
+
+
 @row
 def lambdas(executor):
     acc = []
