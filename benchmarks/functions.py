@@ -54,3 +54,27 @@ def with_closure(nbytes):
         return x + len(ballast)
 
     return with_ballast
+
+
+def with_list(numbers):
+    """A function that has captured a list, which might change."""
+
+    def with_numbers(x):
+        return x + len(numbers)
+
+    return with_numbers
+
+
+class Simulation:
+    """An object with an array."""
+
+    def __init__(self, size):
+        import numpy
+
+        self.values = numpy.zeros(size)
+
+    def step(self, x):
+        return x
+
+    def first(self):
+        return int(self.values[0])

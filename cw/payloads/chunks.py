@@ -23,15 +23,17 @@ SHARED = 8 * 1024
 
 
 class Shared:
-    """In the arguments of a call: one that other calls have, too; in its place of the list."""
+    """In the arguments of a call: one that other calls have, too; in its place of the list. Equal arguments that are
+    not one object have different numbers."""
 
-    __slots__ = ("place",)
+    __slots__ = ("number", "place")
 
-    def __init__(self, place: int) -> None:
+    def __init__(self, place: int, number: int) -> None:
         self.place = place
+        self.number = number
 
     def __reduce__(self) -> Any:
-        return Shared, (self.place,)
+        return Shared, (self.place, self.number)
 
 
 class Chunk:
@@ -92,7 +94,10 @@ class Chunk:
         shared = dict(self._shared)
         for pickled in apart.values():
             shared.setdefault(pickled.digest(), (len(shared), pickled))
-        places = {identity: Shared(shared[pickled.digest()][0]) for identity, pickled in apart.items()}
+        places = {
+            identity: Shared(shared[pickled.digest()][0], number)
+            for number, (identity, pickled) in enumerate(apart.items())
+        }
         rest = serialize.pickle_call(
             tuple(places.get(id(value), value) for value in args), {}, self._function, memo
         )
@@ -138,9 +143,9 @@ def _load(
 def _unshared(value: Any, shared: Sequence[Any], own: dict[int, Any]) -> Any:
     if type(value) is not Shared:
         return value
-    if value.place not in own:
-        own[value.place] = serialize.load_call(shared[value.place])[0][0]
-    return own[value.place]
+    if value.number not in own:
+        own[value.number] = serialize.load_call(shared[value.place])[0][0]
+    return own[value.number]
 
 
 def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -> tuple[list[Any], Any]:

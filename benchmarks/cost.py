@@ -1,0 +1,90 @@
+"""CPU time of a job, all processes together, against another checkout: `python -m benchmarks.cost OTHER [ROUNDS]`.
+
+The two take turns, round by round, each in processes of its own: no-op jobs submitted one by one and gathered, and
+round trips one at a time. Printed are the medians, the ratio of each pair of rounds as median and interval (of 95 %, by
+the order of the ratios), and the rates beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+JOBS, ROUND_TRIPS = 20_000, 1_500
+
+ONE_ROUND = """
+import json, os, sys, time
+import cw
+sys.path.insert(0, sys.argv[1])
+from benchmarks.functions import noop
+from benchmarks.processes import descendants
+
+def cpu():
+    total = 0.0
+    for pid in [os.getpid(), *descendants(os.getpid())]:
+        try:
+            with open(f"/proc/{pid}/schedstat") as file:  # of the main thread; the others are below
+                pass
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/schedstat") as file:
+                    total += int(file.read().split()[0]) / 1e9
+        except OSError:
+            pass
+    return total
+
+found = {}
+with cw.mp.allocate(1) as cluster, cw.ClusterExecutor(cluster.master) as executor:
+    for future in [executor.submit(noop, n) for n in range(5000)]:
+        future.result()
+    used, began = cpu(), time.perf_counter()
+    for future in [executor.submit(noop, n) for n in range(%d)]:
+        future.result()
+    found["noop"] = (cpu() - used) / %d * 1e6, %d / (time.perf_counter() - began)
+    used, began = cpu(), time.perf_counter()
+    for n in range(%d):
+        executor.submit(noop, n).result()
+    found["round trip"] = (cpu() - used) / %d * 1e6, %d / (time.perf_counter() - began)
+print(json.dumps(found))
+""" % (JOBS, JOBS, JOBS, ROUND_TRIPS, ROUND_TRIPS, ROUND_TRIPS)
+
+
+def one_round(checkout: str) -> dict[str, list[float]]:
+    """Microseconds of CPU a job, and jobs a second, of a checkout."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_ROUND, here], env={**os.environ, "PYTHONPATH": checkout}, check=True,
+        capture_output=True, text=True, timeout=300, cwd="/",
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Within which the median lies with 95 % (binomial, for about 20 values)."""
+    ordered, skip = sorted(values), max(0, round(len(values) / 2 - 0.98 * len(values) ** 0.5) - 1)
+    return ordered[skip], ordered[-1 - skip]
+
+
+def main(other: str, rounds: int = 21) -> None:
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    pairs = []
+    for number in range(rounds):
+        order = (here, other) if number % 2 else (other, here)
+        found = {checkout: one_round(checkout) for checkout in order}
+        pairs.append((found[here], found[other]))
+    for name in pairs[0][0]:
+        for place, unit in enumerate(("us CPU a job", "jobs/s")):
+            ratios = [new[name][place] / old[name][place] for new, old in pairs]
+            low, high = interval(ratios)
+            new, old = (statistics.median(pair[side][name][place] for pair in pairs) for side in (0, 1))
+            print(
+                f"{name:12} {unit:14} here {new:10.1f}   other {old:10.1f}   ratio {statistics.median(ratios):.3f} "
+                f"({low:.3f} to {high:.3f})",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main(os.path.abspath(sys.argv[1]), *map(int, sys.argv[2:3]))
