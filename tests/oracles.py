@@ -368,7 +368,7 @@ def large_arguments(executor, slots):
             right = list(pool.map(look_at_large, *items))
             for size in 1, 2, 4:
                 found = list(executor.map(look_at_large, *items, chunksize=size))
-                assert found == right, size
+                assert found == right, (size, found, right)
 
         yield check
 

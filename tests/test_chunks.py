@@ -56,7 +56,14 @@ def test_a_large_argument_that_is_part_of_another_in_the_same_call_is_one_object
     assert results == [True, True]
 
 
-@pytest.mark.xfail(strict=True, reason="equal large arguments of one call become one object")
+@pytest.mark.xfail(strict=True, reason="large arguments that a call brings are mixed up")
+def test_each_call_gets_its_own_large_arguments_in_their_order():
+    large = [[n] * 5000 for n in range(8)]
+    calls = [tuple(large), tuple(reversed(large)), tuple(large[2:] + large[:2])]
+    results, _ = run(lambda state: lambda *args: [arg[0] for arg in args], calls)
+    assert results == [[arg[0] for arg in args] for args in calls]
+
+
 def test_equal_arguments_of_a_call_stay_two_objects():
     for size in 1, 5000:
         results, _ = run(lambda state: lambda a, b: a is b, [([0] * size, [0] * size)] * 2)

@@ -144,8 +144,10 @@ def test_arrays_are_compared_by_what_they_hold(runner, script, dtype):
 def test_a_look_that_costs_too_much_is_left_out_and_the_ways_out_work(runner, script, monkeypatch):
     monkeypatch.setattr(records, "LOOK_SECONDS", 0)  # every look costs too much
     monkeypatch.setattr(records, "LOOK_SHARE", 1e-9)
+    monkeypatch.setattr(records, "LARGE", 100)
     names = script(
-        "TABLE = {n: n for n in range(1000)}\ndef f(): return TABLE[0]\ndef g(table): return table[0]\ndef h(_): return f()"
+        "TABLE = {n: n for n in range(1000)}\n"
+        "def f(): return TABLE[0]\ndef g(table): return table[0]\ndef h(_): return f()"
     )
     f = names["f"]
     with warnings.catch_warnings(record=True) as caught:

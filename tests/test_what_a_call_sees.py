@@ -61,11 +61,6 @@ RIGHT = {
     "a_lock": [["NotPicklable", True, True], "not read", ["NameError", True, True]],
 }
 
-WRONG = {
-    "local_functions_that_hold_functions_of_the_script": "what a function in a cell reads is not sent",
-    "what_the_class_of_a_large_object_reads": "what the class of a large object reads is not sent",
-}
-
 LEFT_BEHIND = {
     "default": [[0], [0, 1], [0, 1, 2]],
     "global": [1, 2, 3],
@@ -107,13 +102,7 @@ def found(slots, tmp_path_factory):
     return run(slots, tmp_path_factory.mktemp("calls"))
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        pytest.param(row, marks=[pytest.mark.xfail(strict=True, reason=WRONG.get(row))] * (row in WRONG))
-        for row in RIGHT
-    ],
-)
+@pytest.mark.parametrize("row", RIGHT)
 def test_a_row_gives_what_a_pool_gives(found, row):
     assert found[row] == RIGHT[row]
 
