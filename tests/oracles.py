@@ -1,6 +1,6 @@
 """A user's script that searches for calls which see something else with cw than with what is right.
 
-    python oracles.py KIND EXAMPLES [SLOTS]
+    python oracles.py KIND,KIND... EXAMPLES SLOTS         (EXAMPLES < 0: others each time)
 
 It makes small graphs of objects that share and contain each other, changes them at random, and compares what jobs see:
 structure, values, and which paths lead to the same object.
@@ -482,30 +482,34 @@ def left_behind(executor, slots):
     yield check
 
 
-def main(kind, examples, slots):
+def main(kinds, examples, slots):
+    with cw.mp.allocate(slots), cw.ClusterExecutor() as executor:
+        for kind in kinds.split(","):
+            with contextlib.contextmanager(globals()[kind])(executor, slots) as check:
+                run_search(kind, check, examples)
+
+
+def run_search(kind, check, examples):
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
 
-    with cw.mp.allocate(slots), cw.ClusterExecutor() as executor:
-        with contextlib.contextmanager(globals()[kind])(executor, slots) as check:
+    @settings(
+        max_examples=abs(examples),
+        derandomize=examples > 0,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(st.data())
+    def search(data):
+        try:
+            check(lambda count: data.draw(st.integers(0, count - 1)))
+        except Exception as error:  # the first one, in case that it does not come again
+            print(kind, repr(error), file=sys.stderr)
+            raise
 
-            @settings(
-                max_examples=abs(examples),
-                derandomize=examples > 0,
-                database=None,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-                phases=[Phase.generate, Phase.shrink],
-            )
-            @given(st.data())
-            def search(data):
-                try:
-                    check(lambda count: data.draw(st.integers(0, count - 1)))
-                except Exception as error:  # the first one, in case that it does not come again
-                    print(repr(error), file=sys.stderr)
-                    raise
-
-            search()
+    search()
 
 
 if __name__ == "__main__":
