@@ -1,6 +1,6 @@
 """A user's script that searches for calls which see something else with cw than with what is right.
 
-    python oracles.py KIND EXAMPLES [SLOTS]
+    python oracles.py KIND,KIND... EXAMPLES SLOTS         (EXAMPLES < 0: others each time)
 
 It makes small graphs of objects that share and contain each other, changes them at random, and compares what jobs see:
 structure, values, and which paths lead to the same object.
@@ -342,7 +342,7 @@ def large_receivers(executor, slots):
                 for size in 1, 2:
                     assert list(executor.map(function, [5] * 3, chunksize=size)) == [right] * 3, (kind, size)
                 mutate(choose, objects)
-                for value in vars(node).values():
+                for value in list(vars(node).values()):
                     if choose(2):
                         change(value)
 
@@ -351,6 +351,32 @@ def large_receivers(executor, slots):
 
 def call_of_lambda(node, a, n):
     return node.look(n), change(a)
+
+
+def large_arguments(executor, slots):
+    """Arguments that several calls have, some of them equal, in calls that travel together."""
+    with ProcessPoolExecutor(1) as pool:
+
+        def check(choose):
+            objects = (
+                [[n // 2] * 5000 for n in range(3)]
+                + [numpy.full(3000, n // 2, float) for n in range(3)]
+                + [[1], 5]
+            )
+            count = 1 + choose(3)
+            items = [[objects[choose(len(objects))] for _ in range(4)] for _ in range(count)]
+            right = list(pool.map(look_at_large, *items))
+            for size in 1, 2, 4:
+                found = list(executor.map(look_at_large, *items, chunksize=size))
+                assert found == right, (size, found, right)
+
+        yield check
+
+
+def look_at_large(*args):
+    identities = [[a is b for a in args] for b in args]
+    change(args[0])
+    return identities, [arg if type(arg) is int else (len(arg), int(arg[0]), int(arg[-1])) for arg in args]
 
 
 def local_functions(executor, slots):
@@ -422,13 +448,17 @@ def client_globals_at_map(executor, slots):
 def reader_of_script(choose):
     values = read_all()
     one, other = values[choose(PLACES)], values[choose(PLACES)]
-    kind = choose(4)
+    kind = choose(6)
     if kind == 0:
         return kind, lambda one=one: describe(one, other, *read_all())
     if kind == 1:
         return kind, Holder(one, other).look
     if kind == 2:
         return kind, functools.partial(look_with, one, key=other)
+    if kind == 3:
+        return kind, lambda number=1, look=look_at_script: look()
+    if kind == 4:
+        return kind, lambda: (describe(one), look_at_script(), look_with(one, other))
     return kind, look_at_script
 
 
@@ -452,26 +482,34 @@ def left_behind(executor, slots):
     yield check
 
 
-def main(kind, examples, slots):
+def main(kinds, examples, slots):
+    with cw.mp.allocate(slots), cw.ClusterExecutor() as executor:
+        for kind in kinds.split(","):
+            with contextlib.contextmanager(globals()[kind])(executor, slots) as check:
+                run_search(kind, check, examples)
+
+
+def run_search(kind, check, examples):
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
 
-    with cw.mp.allocate(slots), cw.ClusterExecutor() as executor:
-        with contextlib.contextmanager(globals()[kind])(executor, slots) as check:
+    @settings(
+        max_examples=abs(examples),
+        derandomize=examples > 0,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(st.data())
+    def search(data):
+        try:
+            check(lambda count: data.draw(st.integers(0, count - 1)))
+        except Exception as error:  # the first one, in case that it does not come again
+            print(kind, repr(error), file=sys.stderr)
+            raise
 
-            @settings(
-                max_examples=abs(examples),
-                derandomize=examples > 0,
-                database=None,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-                phases=[Phase.generate, Phase.shrink],
-            )
-            @given(st.data())
-            def search(data):
-                check(lambda count: data.draw(st.integers(0, count - 1)))
-
-            search()
+    search()
 
 
 if __name__ == "__main__":

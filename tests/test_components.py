@@ -1,9 +1,12 @@
 """Values that can change are compared with what was sent; those that share an object go together."""
 
+import warnings
+
 import numpy
 import pytest
 
-from cw.client import components
+import cw
+from cw.client import components, records
 from cw.client.functions import FunctionTable
 
 
@@ -136,6 +139,35 @@ def test_arrays_are_compared_by_what_they_hold(runner, script, dtype):
         value[...] = value.flat[-1]
         assert runner.call(names["f"]) == (value.tolist(), value.dtype.str, value.shape, True)
         assert runner.bytes_of(names["f"]) == 0
+
+
+def test_a_look_that_costs_too_much_is_left_out_and_the_ways_out_work(runner, script, monkeypatch):
+    monkeypatch.setattr(records, "LOOK_SECONDS", 0)  # every look costs too much
+    monkeypatch.setattr(records, "LOOK_SHARE", 1e-9)
+    monkeypatch.setattr(records, "LARGE", 100)
+    names = script(
+        "TABLE = {n: n for n in range(1000)}\n"
+        "def f(): return TABLE[0]\ndef g(table): return table[0]\ndef h(_): return f()"
+    )
+    f = names["f"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert runner.call(f) == 0
+        for _ in range(200):
+            runner.call(f)
+        script("TABLE[0] = 1")
+        late = runner.call(f)
+        assert runner.call(names["g"], names["TABLE"]) == 1  # an argument
+        runner.functions.refresh()
+        assert runner.call(f) == 1
+        script("TABLE[0] = 2")
+        assert runner.map(names["h"], [0, 1]) == ([2, 2], None)
+        script("TABLE = {0: 3}")
+        assert runner.call(f) == 3  # a new binding
+    assert late == 0
+    (warning,) = [each for each in caught if each.category is cw.UnseenChanges]
+    for text in "TABLE", "MB", "ms", "argument", "bind the name anew", "executor.refresh()":
+        assert text in str(warning.message)
 
 
 def test_grouping_is_by_shared_objects_that_can_change():

@@ -429,7 +429,6 @@ def test_a_function_any_of_whose_parts_is_forgotten_is_made_anew(table, objects,
             assert all(item.number in objects._by_number for item in objects.get(after).needs)
 
 
-@pytest.mark.xfail(strict=True, reason="a known function keeps its old environment")
 def test_a_new_environment_gives_functions_new_numbers(table, objects):
     former = objects.environment
     first = number_of(table, json.dumps)

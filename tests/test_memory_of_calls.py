@@ -61,8 +61,13 @@ def closure(n):
     return lambda *_: float(simulation.values[0]), simulation
 
 
-@pytest.mark.parametrize("make", [method, callable_object, partial, closure])
-@pytest.mark.parametrize("way", ["submit", "map"])
+WAYS = [(make, way) for make in (method, callable_object, partial, closure) for way in ("submit", "map")]
+QUICK = [(method, "submit"), (closure, "map")]
+
+
+@pytest.mark.parametrize(
+    ("make", "way"), [pytest.param(*each, marks=[pytest.mark.slow] * (each not in QUICK)) for each in WAYS]
+)
 def test_large_objects_are_let_go_everywhere(make, way):
     with cw.mp.allocate(1) as cluster, cw.ClusterExecutor() as executor:
 

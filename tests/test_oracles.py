@@ -11,23 +11,19 @@ from programs import LIMIT
 SCRIPT = Path(__file__).with_name("oracles.py")
 
 KINDS = [
-    ("receivers", 1),
-    ("receivers", 2),
-    ("local_functions", 2),
-    ("client_globals", 2),
-    ("left_behind", 1),
+    ("receivers,left_behind", 1),
+    pytest.param(
+        "large_arguments",
+        1,
+        marks=pytest.mark.xfail(strict=True, reason="large arguments that a call brings are mixed up"),
+    ),
+    ("receivers,large_receivers,local_functions,client_globals,client_globals_at_map", 2),
 ]
 
 
-WRONG = {
-    "client_globals_at_map": "a state taken for map is not one with globals",
-    "large_receivers": "what a call writes into a large array is seen by the next",
-}
-
-
-def search(kind, examples, slots, directory, timeout):
+def search(kinds, examples, slots, directory, timeout):
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), kind, str(examples), str(slots)],
+        [sys.executable, str(SCRIPT), kinds, str(examples), str(slots)],
         cwd=directory,
         env={**os.environ},
         capture_output=True,
@@ -37,20 +33,12 @@ def search(kind, examples, slots, directory, timeout):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
 
-MARKED = [
-    pytest.param(
-        *each, marks=[pytest.mark.xfail(strict=True, reason=WRONG.get(each[0]))] * (each[0] in WRONG)
-    )
-    for each in KINDS
-]
-
-
-@pytest.mark.parametrize(("kind", "slots"), MARKED)
-def test_a_short_search_finds_no_difference(kind, slots, tmp_path):
-    search(kind, 20, slots, tmp_path, 2 * LIMIT)
+@pytest.mark.parametrize(("kinds", "slots"), KINDS)
+def test_a_short_search_finds_no_difference(kinds, slots, tmp_path):
+    search(kinds, 20, slots, tmp_path, 2 * LIMIT)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "slots"), MARKED)
-def test_a_long_search_finds_no_difference(kind, slots, tmp_path):
-    search(kind, -1000, slots, tmp_path, 900)
+@pytest.mark.parametrize(("kinds", "slots"), KINDS)
+def test_a_long_search_finds_no_difference(kinds, slots, tmp_path):
+    search(kinds, -400, slots, tmp_path, 900)

@@ -172,6 +172,60 @@ def local_functions_that_hold_constants(executor):
     return found, list(executor.map(f, ([1], [2]))), list(executor.map(f, ([1], [2]), chunksize=2))
 
 
+def make_caller(function):
+    return lambda *args: function()
+
+
+@row
+def local_functions_that_hold_functions_of_the_script(executor):
+    found = []
+    by_cell, by_default = make_caller(read_held), lambda *args, function=read_held: function()
+    holds_class = make_caller(Reader)
+    for n in range(3):
+        HELD[0] = n
+        found.append([executor.submit(function).result() for function in (by_cell, by_default)])
+        found.append(executor.submit(holds_class).result().value)
+        found.append(
+            list(executor.map(by_cell, [0, 0])) + list(executor.map(by_default, [0, 0], chunksize=2))
+        )
+    return found
+
+
+HELD = [0]
+
+
+def read_held():
+    return HELD[0]
+
+
+class Reader:
+    def __init__(self):
+        self.value = HELD[0]
+
+
+class LargeReader:
+    def __init__(self):
+        self.values = numpy.zeros(5000)
+
+    def read(self, _=None):
+        return read_more(), float(self.values[0])
+
+
+READ_BY_LARGE = [7]
+
+
+def read_more():
+    return READ_BY_LARGE[0]
+
+
+@row
+def what_the_class_of_a_large_object_reads(executor):
+    reader = LargeReader()
+    found = [list(executor.map(reader.read, [0], chunksize=size)) for size in (1, 2)]
+    READ_BY_LARGE[0] = 8
+    return found, list(executor.map(reader.read, [0])), executor.submit(reader.read).result()
+
+
 @row
 def lambdas(executor):
     acc = []
