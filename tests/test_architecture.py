@@ -33,7 +33,7 @@ FLOORS = [
     "runner.runner", "runner.leftovers", "runner.script", "runner.channel", "runner.__init__",
     "payloads.chunks", "payloads.generators", "payloads.serialize", "payloads.templates", "payloads.environment",
     "payloads.reach", "payloads.naming", "payloads.current",
-    "payloads.objects", "payloads.named", "payloads.constants", "payloads.script", "payloads.byvalue",
+    "payloads.objects", "payloads.named", "payloads.constants", "payloads.byvalue", "payloads.script",
     "payloads.enums", "payloads.annotations",
     "payloads.related", "payloads.deferred", "payloads.settings", "payloads.modules",
     "payloads.__init__",

@@ -161,7 +161,7 @@ def test_the_time_left_ends_with_the_workers():
 
 
 def test_no_time_is_left_when_the_end_has_passed(monkeypatch):
-    current.begin_runner({})
+    current.begin_runner(str)
     monkeypatch.setattr(current, "running", (1, 1, 1, 0.0, 1, bytes(8)))
     monkeypatch.setattr(current, "slot", m.Slot(0, 1, time.monotonic() - 1))
     assert cw.current_job().time_left() == 0.0

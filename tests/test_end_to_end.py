@@ -1,4 +1,3 @@
-
 """Whole programs, as their users run them: on clusters of their own, standing ones, and ones made by hand."""
 
 import concurrent.futures

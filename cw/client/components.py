@@ -9,7 +9,8 @@ Names whose values share an object make one component: they are compared, and se
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cw.payloads import byvalue, constants, script
@@ -18,6 +19,10 @@ from cw.payloads.serialize import Pickled
 
 SHARED = 500_000
 """Objects in one value, beyond which it is not compared with others for objects that they share (0.2 s)."""
+
+HELD = 64 * 1024
+"""Bytes of a list or dict that is held, to be compared. More: it lives on for a while after it was dropped. Less:
+another one may be taken for it, at the same place in memory and with equal contents."""
 
 MEMO_BYTES = 64 * 1024
 """Bytes of a component up to which runners remember its objects, so that a call's state may refer to them. More: they
@@ -42,12 +47,15 @@ class Component:
     def take(self, places: Sequence[Place], pickled: Pickled) -> None:
         """It has been pickled."""
         self.places = tuple(places)
+        self.size = pickled.size
         self.digest = pickled.digest()
-        self.ids = [id(place.get()) for place in places]
-        """Of the values. (A name that is bound anew, to an equal value, is set anew in the runner.)"""
+        self._values = [_hold(place.get(), self.size) for place in places]
         self.seen: Pickled | None = pickled
         """Its last pickle, until the submit that made it has used it."""
-        self.size = pickled.size
+
+    def is_bound_anew(self) -> bool:
+        """Is one of the names bound to another object, though perhaps an equal one? Then it is set anew, too."""
+        return any(not is_same(place.get()) for place, is_same in zip(self.places, self._values, strict=True))
 
     def has_changed(self) -> bool:
         """Look."""
@@ -62,6 +70,17 @@ class Component:
             self.seconds = min(self._costs)
             self.looks += 1
             self.looked_at = time.monotonic()
+
+
+def _hold(value: Any, size: int) -> Callable[[Any], bool]:
+    """What tells whether another value is the same object. It keeps nothing alive that is large."""
+    try:
+        reference = weakref.ref(value)
+    except TypeError:
+        identity = id(value)
+        held = value if size < HELD else None
+        return lambda other: id(other) == identity and (held is None or other is held)
+    return lambda other: reference() is other
 
 
 def pickle_places(places: Sequence[Place]) -> Pickled:
@@ -88,7 +107,7 @@ def group(places: Sequence[Place], pickled: Sequence[Pickled]) -> list[list[int]
         memo = each.memo.copy() if len(each.data) < 8 * SHARED else {}
         for identity, (_, thing) in memo.items():
             before = owner.setdefault(identity, index)
-            if before != index and _is_shared(thing):
+            if before != index and is_shared(thing):
                 parent[root(before)] = root(index)
     groups: dict[int, list[int]] = {}
     for index in range(len(places)):
@@ -96,7 +115,16 @@ def group(places: Sequence[Place], pickled: Sequence[Pickled]) -> list[list[int]
     return list(groups.values())
 
 
-def _is_shared(thing: Any) -> bool:
+def ids_of(pickled: Sequence[Pickled]) -> set[int]:
+    """The ids of the objects in values (as far as these are not very many)."""
+    found: set[int] = set()
+    for each in pickled:
+        if len(each.data) < 8 * SHARED:
+            found.update(each.memo.copy())
+    return found
+
+
+def is_shared(thing: Any) -> bool:
     """Whether it matters that two values hold this object, not two equal ones."""
     if script.can_be_named(thing):
         return script.name_of(thing) is None and byvalue.travels_by_value(thing)
@@ -111,6 +139,6 @@ def shared_objects(components: Sequence[Component], pickled: Pickled) -> dict[in
     for component in components:
         if component.seen is not None and component.size < MEMO_BYTES:
             for identity, (place, thing) in component.seen.memo.copy().items():
-                if identity in mine and _is_shared(thing):
+                if identity in mine and is_shared(thing):
                     found[identity] = component.number, place
     return found

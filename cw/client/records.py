@@ -8,6 +8,8 @@ ScriptTable                    one object of all that the script defines
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import itertools
 import time
@@ -17,12 +19,22 @@ from typing import Any
 
 import xxhash
 
-from cw.client.components import Component, group, pickle_places
+from cw.client.components import Component, group, ids_of, is_shared, pickle_places
 from cw.client.objects import ObjectTable
 from cw.client.script import ScriptTable, reason
 from cw.errors import UnseenChanges
 from cw.net import messages as m
-from cw.payloads import byvalue, constants, environment, named, objects, serialize, templates
+from cw.payloads import (
+    byvalue,
+    constants,
+    environment,
+    generators,
+    named,
+    objects,
+    script,
+    serialize,
+    templates,
+)
 from cw.payloads.reach import Definition, Place, Reach
 from cw.payloads.serialize import Pickled
 from cw.payloads.templates import Template
@@ -72,6 +84,9 @@ class RecordMaker:
         self._definitions: dict[str, Definition] = {}
         self._versions: dict[tuple[str, str], tuple[Any, int]] = {}  # of constants
         self._components: dict[tuple[Any, ...], Component] = {}
+        self._joint: dict[
+            Any, tuple[Place, ...]
+        ] = {}  # with which others a place has shared an object, by its key
         self._script = ScriptTable(self.definition_of, self.object_of)
         self._settings = b""
         self._looks = 1
@@ -142,24 +157,26 @@ class RecordMaker:
                 has_changed = each.has_changed() or has_changed
             elif time.monotonic() - each.looked_at > each.seconds / LOOK_SHARE:
                 has_changed = each.has_changed() or has_changed
-            else:
-                self._warn_of(each)
+            elif not self._has_warned_of(each):
+                has_changed = each.has_changed() or has_changed
         return has_changed
 
-    def _warn_of(self, component: Component) -> None:
-        label = component.places[0].label
+    def _has_warned_of(self, component: Component) -> bool:
+        """Whether the user knows, or is told now, that this value is not always looked at."""
+        label = " and ".join(place.label for place in component.places)
         if component.size < LARGE and component.looks < STEADY_LOOKS:
-            return  # perhaps it was something else that took the time
+            return False  # perhaps it was something else that took the time
         if label in self._warned:
-            return
+            return True
         self._warned.add(label)
         warnings.warn(
-            f"{label} has {component.size / 1e6:.3g} MB, and a look whether it has changed in place takes "
+            f"{label} {'has' if len(component.places) == 1 else 'have'} {component.size / 1e6:.3g} MB, and a look whether it has changed in place takes "
             f"{component.seconds * 1000:.2g} ms: too long for each submit(). A change in place may be seen late. Pass "
             "it as an argument, bind the name anew after a change, or call executor.refresh() then",
             UnseenChanges,
-            stacklevel=2,
+            stacklevel=generators.frames_of_cw(),
         )
+        return True
 
     def make(
         self, template: Template, names: Any, codes: Any, function: Any, before: Record | None
@@ -225,16 +242,45 @@ class RecordMaker:
                     self._lose(reach, place, template, function, failure)
                     continue
                 reach.add(each.names, each.codes)
+            for place in self._sharing(reach, pickled):
+                reach.places[place.key] = place
             if len(reach.constants) == count and reach.places.keys() <= pickled.keys() | reach.lost.keys():
                 break
-        places = [reach.places[key] for key in pickled]
+        places = sorted([reach.places[key] for key in pickled], key=lambda place: repr(place.key))
+        pickles = [pickled[place.key] for place in places]
         grouped = [
-            self._component(
-                [places[index] for index in indices], [pickled[places[index].key] for index in indices]
-            )
-            for indices in group(places, list(pickled.values()))
+            self._component([places[index] for index in indices], [pickles[index] for index in indices])
+            for indices in group(places, pickles)
         ]
+        for component in grouped:
+            if len(component.places) > 1:
+                for place in component.places:
+                    self._joint[place.key] = component.places
         return data, grouped
+
+    def _sharing(self, reach: Reach, pickled: dict[Any, Pickled]) -> list[Place]:
+        """Other places of the script whose values are part of those that are reached: what they share must be one
+        object in the runner, also if no one call reads both."""
+        parts = ids_of(list(pickled.values()))
+        if not parts:
+            return []
+        names = script.namespace()
+        candidates = [
+            Place(("global", "__main__", name), name, functools.partial(names.__getitem__, name))
+            for name, value in list(names.items())
+            if id(value) in parts and not name.startswith("__")
+        ]
+        candidates += [place for definition in self._definitions.values() for place in definition.places]
+        for key in pickled:
+            candidates += self._joint.get(key, ())
+        found = []
+        for place in candidates:
+            if place.key not in reach.places:
+                with contextlib.suppress(Exception):  # it is gone
+                    value = place.get()
+                    if (id(value) in parts or place.key in self._joint) and is_shared(value):
+                        found.append(place)
+        return found
 
     def _lose(
         self, reach: Reach, place: Place, template: Template, function: Any, failure: byvalue.Unpicklable
@@ -262,7 +308,7 @@ class RecordMaker:
             if len(self._components) >= COMPONENTS:
                 del self._components[next(iter(self._components))]
             known = self._components[key] = Component(places, whole)
-        elif known.digest != whole.digest() or known.ids != [id(place.get()) for place in places]:
+        elif known.digest != whole.digest() or known.is_bound_anew():
             if known.number and known.size > LARGE:
                 self._objects.forget([known.number])
             known.serial += known.digest == whole.digest()

@@ -42,7 +42,7 @@ class ScriptTable:
         """Of the object, as the script is now."""
         names = script.namespace()
         seen = {
-            name: value if script.can_be_named(value) or type(value) is ModuleType else type(value)
+            name: value if _counts(value) else type(value)
             for name, value in list(names.items())
             if not name.startswith("__")
         }
@@ -69,7 +69,11 @@ class ScriptTable:
 _TYPES = frozenset(
     {types.GenericAlias, types.UnionType, typing.TypeVar, typing.ParamSpec, type(typing.Optional[int])}
 )
-_COMPARED = frozenset({int, float, complex, bool, str, type(None)})
+
+
+def _counts(value: Any) -> bool:
+    """Whether the object says which value it is, not only of what type."""
+    return script.can_be_named(value) or type(value) is ModuleType or type(value) in _TYPES
 
 
 def _small_values(definition: Definition) -> list[Any]:
@@ -95,8 +99,6 @@ def _how_to_import(value: Any) -> tuple[Any, ...]:
     if type(value) in _TYPES and constants.is_constant(value):
         with contextlib.suppress(byvalue.Unpicklable):
             return "pickle", byvalue.dumps(value)
-    if type(value) in _COMPARED and len(repr(value)) < 1000:
-        return "value", value
     return "unsent", type(value).__qualname__
 
 

@@ -42,8 +42,9 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 import cloudpickle
+from cloudpickle.cloudpickle import _dynamic_class_reduce as _take_class_apart
 
-from cw.payloads import annotations, enums, related
+from cw.payloads import annotations, enums, related, script
 
 BufferCallback = Callable[[pickle.PickleBuffer], Any] | None  # as for pickle.dumps
 _CACHED_FUNCTION = type(functools.lru_cache(len))
@@ -130,7 +131,8 @@ class Watch:
             if namespace.get(name, MISSING) is not value:
                 return False
         for namespace, name, reference in self._weak.values():
-            if namespace.get(name, MISSING) is not reference():
+            value = reference()
+            if value is None or namespace.get(name, MISSING) is not value:
                 return False
         for cell, value in self._cells:
             if contents_of(cell) is not value:
@@ -243,7 +245,7 @@ def travels_by_value(thing: Any) -> bool:
     module_name = getattr(thing, "__module__", None)
     if module_name == "builtins":  # some have no name there, such as the type of code objects
         return False
-    if not isinstance(module_name, str) or module_name == "__main__":
+    if not isinstance(module_name, str) or module_name in script.MODULES:
         return True
     found: Any = sys.modules.get(module_name)
     if found is None:
@@ -579,6 +581,12 @@ class Pickler(cloudpickle.Pickler):
             reduced = enums.reduce_class(cls)
         else:
             reduced = cloudpickle.Pickler.reducer_override(self, cls)
+            if (
+                reduced is NotImplemented
+                and getattr(cls, "__module__", "") in script.MODULES
+                and travels_by_value(cls)
+            ):
+                reduced = _take_class_apart(cls)  # of the script, in a process that multiprocessing spawned
             if typing.is_typeddict(cls) and reduced is not NotImplemented:
                 # Its own type makes it of a TypedDict only.
                 arguments = type(cls), cls.__name__, cls.__bases__, {"__module__": cls.__module__}

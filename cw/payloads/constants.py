@@ -48,6 +48,9 @@ MADE_BY_PYTHON = frozenset(
 )  # fmt: skip
 """Attributes of classes that Python makes from the definition. Nobody changes them in place."""
 
+MADE_OF_A_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
+"""Attributes of an enum's members that Python makes."""
+
 _DEPTH = 20
 
 
@@ -74,7 +77,9 @@ def _is_constant(value: Any, depth: int, seen: set[int]) -> bool:
         seen.add(id(value))
         return all(_is_constant(part, depth - 1, seen) for _, part in parts_of(value))
     if isinstance(value, enum.Enum):
-        return _is_constant(value._value_, depth - 1, seen)
+        return script.name_of(kind) is not None or all(
+            _is_constant(part, depth - 1, seen) for part in vars(value).values() if part is not kind
+        )
     if kind is functools.partial:
         parts = (value.func, *value.args, *value.keywords.values())
         return not value.__dict__ and all(_is_constant(part, depth - 1, seen) for part in parts)
@@ -94,7 +99,7 @@ def _is_constant(value: Any, depth: int, seen: set[int]) -> bool:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         if isinstance(value, (numpy.generic, numpy.dtype, numpy.ufunc)):
-            return True
+            return not isinstance(value, numpy.void)  # a record can change
         if kind is numpy.ndarray:
             return _rests_on_bytes(value)
     return False
@@ -149,6 +154,9 @@ def parts_of(thing: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
             members = thing.__members__
             for name, member in members.items():
                 yield ("member", name), member._value_
+                for key, value in vars(member).items():
+                    if key not in MADE_OF_A_MEMBER:
+                        yield ("member", (name, key)), value
             made = byvalue.MADE_FROM_MEMBERS
         else:
             members, made = {}, frozenset()

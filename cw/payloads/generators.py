@@ -53,7 +53,7 @@ def warn_of(function: Any, told: dict[Any, Any]) -> None:
                 "numbers as others. Make a generator in the job, from the job's own seed: "
                 "numpy.random.default_rng(cw.current_job().seed) or random.Random(cw.current_job().seed)",
                 SharedRandomState,
-                stacklevel=_frames_of_cw(),
+                stacklevel=frames_of_cw(),
             )
 
 
@@ -157,7 +157,7 @@ def _own_classes() -> list[type]:
     return classes
 
 
-def _frames_of_cw() -> int:
+def frames_of_cw() -> int:
     """The `stacklevel` of who called cw."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import copyreg
 import io
 import marshal
 import pickle
@@ -135,15 +136,14 @@ def parts_of_function(function: FunctionType, holes: Iterable[tuple[Any, ...]] =
 
 
 def make_function(
-    code: bytes, name: str, qualname: str, module: Any, key: str, cells: int, token: Any
+    code: bytes, name: str, qualname: str, module: Any, key: str, cells: tuple[CellType, ...], token: Any
 ) -> FunctionType:
     """In a pickle: a function without its state."""
     names = namespace_of(key)
     made_of = load_code(code)
     if builtins_of is not None:  # (a function takes them from its globals when it is made)
         names["__builtins__"] = builtins_of(made_of)
-    closure = tuple(CellType() for _ in range(cells)) if cells else None
-    function = FunctionType(made_of, names, name, None, closure)
+    function = FunctionType(made_of, names, name, None, cells or None)
     if builtins_of is not None:
         names["__builtins__"] = builtins
     function.__qualname__ = qualname
@@ -171,6 +171,25 @@ def set_function_state(function: FunctionType, state: tuple[Any, ...]) -> None:
 
 builtins_of: Callable[[CodeType], Any] | None = None
 """In a runner: what a function that is made has for builtins."""
+
+_cell_keys: dict[int, tuple[CellType, int]] = {}
+"""In a client: the variables that definitions of the script share, by id; each with its number."""
+
+_cells: dict[int, CellType] = {}
+"""In a runner: the same, by number."""
+
+
+def _key_of_cell(cell: CellType) -> int:
+    known = _cell_keys.get(id(cell))
+    if known is None:
+        known = _cell_keys[id(cell)] = cell, len(_cell_keys)
+    return known[1]
+
+
+def make_cell(key: int | None) -> CellType:
+    """In a pickle: a variable that functions have captured. One with a number is the same in all pickles."""
+    return CellType() if key is None else _cells.setdefault(key, CellType())
+
 
 by_token: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 """In a runner: functions and classes that hold values which are sent apart."""
@@ -295,6 +314,8 @@ class NamedPickler(byvalue.Pickler):
         self.last = thing
         if type(thing) in _FILES:  # cloudpickle would send what can be read from it
             raise TypeError(f"cannot pickle {type(thing).__name__!r} object: an open file")
+        if type(thing) is CellType:  # without its contents, which come with the functions that have it
+            return make_cell, (None if self._top is None else _key_of_cell(thing),)
         if script.can_be_named(thing):
             name = script.name_of(thing)
             if name is not None and (name != self._top or thing is self._root):
@@ -325,7 +346,7 @@ class NamedPickler(byvalue.Pickler):
         token, holes = self._holes.get(id(function), (None, ()))
         make = (
             dump_code(function.__code__), function.__name__, function.__qualname__, function.__module__,
-            key_of(function.__globals__), len(function.__closure__ or ()), token,
+            key_of(function.__globals__), function.__closure__ or (), token,
         )  # fmt: skip
         state = parts_of_function(function, holes)
         return make_function, make, state, None, None, set_function_state
@@ -343,6 +364,8 @@ class NamedPickler(byvalue.Pickler):
     def definition_of(self, cls: type, version: bytes) -> Any:
         """The reduction of a class by value."""
         if self.watch is not None:
+            # Pickling a first instance adds an attribute to the class, which must not look like a change.
+            copyreg._slotnames(cls)  # type: ignore[attr-defined]
             self.watch.add_namespace(vars(cls))
         reduced = self.take_class_apart(cls)
         if reduced is NotImplemented or len(reduced) < 6:
@@ -353,13 +376,14 @@ class NamedPickler(byvalue.Pickler):
             attributes.pop(name, None)
         annotations = dump_annotations(cls)
         token, holes = self._holes.get(id(cls), (None, ()))
-        for _, name in holes:
-            attributes.pop(name, None)
+        for kind, name in holes:
+            if kind != "member":
+                attributes.pop(name, None)
         for name in self._unpicklable.get(id(cls), ()):
             attributes[name] = LostAttribute(
                 f"{cls.__qualname__}.{name} is not here: its value cannot be pickled"
             )
-        own = frozenset(attributes).union(name for _, name in holes)
+        own = frozenset(attributes).union(name for kind, name in holes if kind != "member")
         filling = set_state, (attributes, *state[1:]), annotations, token, version, cls.__qualname__, own
         return (
             byvalue.make_class,
@@ -379,8 +403,15 @@ class NamedPickler(byvalue.Pickler):
         return byvalue.known_class, (byvalue.identity_of(cls), known.version, known.data)
 
 
-_own_attributes: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
-"""In a runner: the attributes that a class's last definition has."""
+_filled: weakref.WeakKeyDictionary[type, tuple[frozenset[str], dict[str, Any]]] = weakref.WeakKeyDictionary()
+"""In a runner: the names that a class's last definition has, and the values that came with it."""
+
+_COMPARED = frozenset({int, float, complex, bool, str, bytes, type(None)})
+
+
+def _is_unchanged(value: Any, before: Any) -> bool:
+    kind = type(value)
+    return kind in _COMPARED and type(before) is kind and repr(value) == repr(before)
 
 
 def fill_class(cls: type, filling: tuple[Any, ...]) -> None:
@@ -388,11 +419,18 @@ def fill_class(cls: type, filling: tuple[Any, ...]) -> None:
     set_state, state, annotations, token, version, qualname, own = filling
     if byvalue.is_foreign(cls):
         cls.__qualname__ = qualname
-        for name in _own_attributes.get(cls, frozenset()) - own:  # deleted since, over there
+        before, attributes = _filled.get(cls, (frozenset(), {})), state[0]
+        for name in before[0] - own:  # deleted since, over there
             with contextlib.suppress(AttributeError, TypeError):
                 type.__delattr__(cls, name)
-        _own_attributes[cls] = own
+        _filled[cls] = own, attributes
+        # What has not changed over there stays as jobs have left it.
+        same = {name for name, value in attributes.items() if _is_unchanged(value, before[1].get(name, HOLE))}
+        state = {name: value for name, value in attributes.items() if name not in same}, *state[1:]
     byvalue.set_class_state(cls, (set_state, state, version))
+    for name, value in state[0].items():
+        if type(value) is property and hasattr(property, "__set_name__"):
+            property.__set_name__(value, cls, name)
     if token is not None:
         by_token[token] = cls
     if annotations and byvalue.is_foreign(cls):

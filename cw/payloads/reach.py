@@ -12,6 +12,7 @@ A definition travels as a skeleton and what it is filled with, so that those tha
 
 from __future__ import annotations
 
+import enum
 import functools
 import io
 import itertools
@@ -74,6 +75,9 @@ class Definition:
         make, arguments, *rest = pickler.take_apart(self.thing)
         self.codes |= pickler.codes
         state, set_state = (rest[0], rest[3]) if len(rest) > 3 else (None, None)
+        if isinstance(self.thing, enum.EnumMeta):
+            for member in self.thing.__members__.values():
+                self.watch.add_namespace(vars(member))
         self.skeleton = self._dump((make, arguments), holes)
         self.filling = self._dump((set_state, state), holes) if set_state is not None else b""
 
@@ -119,16 +123,17 @@ class Definition:
                         if is_ours and id(thing) not in seen:
                             seen.add(id(thing))
                             waiting.append(thing)
-                elif (
-                    len(place) == 2
-                    and place[0] not in ("registered", "member")
-                    and not constants.is_constant(value)
-                ):
+                elif len(place) == 2 and _is_place(place) and not constants.is_constant(value):
                     token = self.token if holder is self.thing else (self.name, self.version, len(found))
                     token, holes = found.setdefault(id(holder), (token, []))
                     holes.append(place)
                     self.places.append(_place_in(holder, token, place))
         return found
+
+
+def _is_place(place: tuple[Any, ...]) -> bool:
+    """Whether a value there can be set in the runner. (An enum's members cannot, but their attributes can.)"""
+    return place[0] != "registered" and (place[0] != "member" or type(place[1]) is tuple)
 
 
 def _inside(value: Any) -> list[Any] | None:
@@ -156,6 +161,11 @@ def _place_in(holder: Any, token: Any, place: tuple[Any, ...]) -> Place:
     if kind == "keyword":
         return Place(
             (kind, token, key), f"the default {key!r} of {name}()", lambda: holder.__kwdefaults__[key]
+        )
+    if kind == "member":
+        member, attribute = key
+        return Place(
+            (kind, token, key), f"{name}.{member}.{attribute}", lambda: vars(holder[member])[attribute]
         )
     if kind == "cell":
         label = f"{holder.__code__.co_freevars[key]!r}, captured by {name}()"

@@ -53,10 +53,20 @@ def name_of(thing: Any) -> str | None:
     return qualname.partition(".")[0] if found is thing else None
 
 
-# How protocol 5 writes the name of what it finds by name: the text, put into the memo, then STACK_GLOBAL.
-_NAMED = re.compile(rb"\x8c.([^\x00-\x1f\x94]+)\x94\x93", re.DOTALL)
+# How protocol 5 writes the name of what it finds by name: the text (its length before it), put into the memo, then
+# STACK_GLOBAL.
+_NAMED = re.compile(rb"\x94\x93")
 # The text stood in the pickle before, and is taken from the memo.
 _NAMED_BY_MEMO = re.compile(rb"(?:h.|j....)\x93", re.DOTALL)
+
+
+def _text_before(data: bytes, end: int) -> bytes:
+    """The short text that ends there."""
+    start = end
+    while (start := data.rfind(b"\x8c", max(0, end - 257), start)) >= 0:
+        if data[start + 1] == end - start - 2:
+            return data[start + 2 : end]
+    return b""
 
 
 _names: dict[tuple[bytes, ...], tuple[str, ...]] = {}
@@ -67,7 +77,7 @@ def names_in(data: Any) -> tuple[str, ...]:
     """The script's global names that a pickle refers to. It may give more, never fewer."""
     if data.find(b"\x8c\x08__main__") < 0 and data.find(b"\x8c\x0b__mp_main__") < 0:
         return ()
-    found = tuple(_NAMED.findall(data))
+    found = tuple([_text_before(data, match.start()) for match in _NAMED.finditer(data)])
     names = _names.get(found)
     if names is None:
         if len(_names) > 4096:

@@ -374,7 +374,8 @@ def pickle_of(payload: Payload) -> bytes:
 def refusal_of_function(function: Any, failure: byvalue.Unpicklable) -> NotPicklable:
     """What the caller of submit is told of a function that cannot be pickled."""
     name = naming.function_name(function)
-    refusal = NotPicklable(_refusal(f"function {name}", failure, [(name, function)]))
+    text = _refusal(f"function {name}", failure, [(name, function)])
+    refusal = NotPicklable(f"{text}. Make it in the job, or give what is needed of it as an argument")
     refusal.__cause__ = failure.__cause__
     return refusal
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 import functools
 import io
 import pickle
-from collections.abc import Callable
 from types import (
     BuiltinFunctionType,
+    CellType,
     ClassMethodDescriptorType,
     FunctionType,
     MethodDescriptorType,
@@ -80,7 +80,7 @@ def template_of(function: Any, form: int) -> Template:
         else:
             make = (
                 named.dump_code(function.__code__), function.__name__, function.__qualname__, function.__module__,
-                named.key_of(function.__globals__), len(function.__closure__ or ()), None,
+                named.key_of(function.__globals__),
             )  # fmt: skip
             fixed = (
                 function.__doc__,
@@ -126,12 +126,28 @@ def state_of(function: Any, form: int) -> Any:
         return function
     if form == NAMED:
         return None
-    cells = [byvalue.contents_of(cell) for cell in function.__closure__ or ()]
-    is_bound = [value is not byvalue.MISSING for value in cells]
+    cells = function.__closure__ or ()
+    contents = [byvalue.contents_of(cell) for cell in cells]
+    is_bound = [value is not byvalue.MISSING for value in contents]
     if not all(is_bound):
-        cells = [value if is_set else None for value, is_set in zip(cells, is_bound, strict=True)]
-    state = function.__defaults__, function.__kwdefaults__, cells, is_bound, function.__dict__ or None
-    return None if state == (None, None, [], [], None) else state
+        contents = [value if is_set else None for value, is_set in zip(contents, is_bound, strict=True)]
+    # Functions that are captured may share variables with this one: then these travel, not only what is in them.
+    shared = cells if any(type(value) is FunctionType for value in contents) else None
+    state = (
+        function.__defaults__,
+        function.__kwdefaults__,
+        contents,
+        is_bound,
+        function.__dict__ or None,
+        shared,
+    )
+    return None if state == (None, None, [], [], None, None) else state
+
+
+def holds_functions(state: Any) -> bool:
+    """Whether the state of a LOCAL one may have something inside that a call can change: a function's attributes."""
+    defaults, kwdefaults, contents, *_ = state
+    return any(map(script.can_be_named, (*(defaults or ()), *(kwdefaults or {}).values(), *contents)))
 
 
 class Callee:
@@ -162,11 +178,13 @@ class Callee:
             make, (doc, annotations, type_params) = pickle.loads(self._blob)
             self._parts = make, doc, named.load_annotations(annotations), type_params
         make, doc, annotations, type_params = self._parts
-        function = named.make_function(*make)
-        defaults, kwdefaults, cells, is_bound, attributes = state or (None, None, (), (), None)
-        filling = defaults, kwdefaults, cells, is_bound, attributes or {}, doc, annotations, type_params
+        defaults, kwdefaults, contents, is_bound, attributes, cells = state or _NO_STATE
+        if cells is None:
+            cells = tuple(CellType() for _ in contents)
+        function = named.make_function(*make, cells, None)
+        filling = defaults, kwdefaults, contents, is_bound, attributes or {}, doc, annotations, type_params
         named.set_function_state(function, filling)
         return function
 
 
-Fresh = Callable[[], Any]
+_NO_STATE = (None, None, (), (), None, None)

@@ -95,6 +95,7 @@ class Runner:
 
     def _run(self, job: tuple[Any, ...]) -> None:
         number, function_number, attempt, _, _, payload = current.running = job
+        function = None
         environment.jobs_begun += 1
         self._job = number
         began = current.began = perf_counter()

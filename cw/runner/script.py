@@ -22,7 +22,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from cw.net import memory
-from cw.payloads import byvalue, chunks, named, objects, script, serialize, settings
+from cw.payloads import byvalue, chunks, named, objects, script, serialize, settings, templates
 from cw.payloads.templates import NAMED, Callee
 
 _ABSENT = object()
@@ -166,7 +166,7 @@ class Script:
         function, state = applied.function, None
         if function.state:
             (state,) = serialize.load_parts(memory.fresh(self._payload_of(function.state)), 1)
-        if function.is_fixed and (state is None or not any(map(script.can_be_named, state[2]))):
+        if function.is_fixed and (state is None or not templates.holds_functions(state)):
             applied.fixed_state = state
         return state
 
@@ -354,6 +354,9 @@ class Script:
             holder.__defaults__ = (*holder.__defaults__[:name], value, *holder.__defaults__[name + 1 :])
         elif kind == "keyword":
             holder.__kwdefaults__[name] = value
+        elif kind == "member":
+            member, attribute = name
+            vars(holder[member])[attribute] = value
         elif kind == "cell":
             holder.__closure__[name].cell_contents = value
         elif isinstance(holder, type):
@@ -382,8 +385,8 @@ class Script:
         """A name that is not bound. Raises NameError with the reason; KeyError if there is nothing to say."""
         how = self._others.get(name)
         if how is not None and name not in self._lost:
-            if how[0] in ("value", "pickle"):
-                self._names[name] = value = how[1] if how[0] == "value" else self._loads(how[1])
+            if how[0] == "pickle":
+                self._names[name] = value = self._loads(how[1])
                 return value
             if how[0] in ("module", "attribute"):
                 return self._import(name, how)
