@@ -56,7 +56,6 @@ def test_a_large_argument_that_is_part_of_another_in_the_same_call_is_one_object
     assert results == [True, True]
 
 
-@pytest.mark.xfail(strict=True, reason="large arguments that a call brings are mixed up")
 def test_each_call_gets_its_own_large_arguments_in_their_order():
     large = [[n] * 5000 for n in range(8)]
     calls = [tuple(large), tuple(reversed(large)), tuple(large[2:] + large[:2])]

@@ -26,6 +26,7 @@ EXAMPLES = [
     errors.RemoteException("a", "m.E", "Traceback ..."),
     errors.RemoteException("a"),
     errors.RemoteTraceback("Traceback ...", {"pid": 3}),
+    errors.UnseenChanges("text"),
     errors.SharedRandomState("a"),
 ]
 
@@ -55,8 +56,9 @@ def test_errors_are_what_callers_of_the_standard_library_expect():
     assert issubclass(errors.JobTimeout, TimeoutError)
     assert issubclass(errors.NotPicklable, TypeError)
     assert issubclass(errors.PayloadError, ValueError)
-    assert issubclass(errors.SharedRandomState, UserWarning)
-    others = {errors.RemoteTraceback, errors.SharedRandomState}
+    warned = {errors.SharedRandomState, errors.UnseenChanges}
+    assert all(issubclass(category, UserWarning) for category in warned)
+    others = {errors.RemoteTraceback, *warned}
     assert all(issubclass(c, errors.Error) for c in CLASSES - others)
 
 

@@ -144,7 +144,7 @@ def warnings_of(*functions):
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         for function in functions:
-            table.number_of(function)
+            table.call(function, (), {})
     assert {warning.category for warning in found} <= {cw.SharedRandomState}
     return found
 

@@ -11,12 +11,7 @@ from programs import LIMIT
 SCRIPT = Path(__file__).with_name("oracles.py")
 
 KINDS = [
-    ("receivers,left_behind", 1),
-    pytest.param(
-        "large_arguments",
-        1,
-        marks=pytest.mark.xfail(strict=True, reason="large arguments that a call brings are mixed up"),
-    ),
+    ("receivers,left_behind,large_arguments", 1),
     ("receivers,large_receivers,local_functions,client_globals,client_globals_at_map", 2),
 ]
 

@@ -495,3 +495,28 @@ def test_enums_of_the_script_are_whole(run_script):
             assert members[0] is Planet.EARTH and members[2] is Coordinate.VY and members[1] is Perm.RW
         """
     )
+
+
+@pytest.mark.xfail(
+    strict=True, reason="definitions are filled before the constants that their code reads are set"
+)
+def test_values_in_definitions_may_need_code_of_the_script_that_reads_globals(run_script):
+    run_script(
+        """
+        import collections, enum
+        SCALE = 3
+        Point = collections.namedtuple("Point", "x y")
+        class Made:
+            def __init__(self, n): self.n = n
+            def __reduce__(self): return make, (self.n,)
+        def make(n): return Made(SCALE * n // SCALE)
+        class K(enum.Enum):
+            A = Point(1, 2)
+        class C:
+            point, made = Point(3, 4), Made(5)
+            def m(self, made=Made(6)): return made.n
+        def f(): return K.A.value.x, C.point.y, C.made.n, C().m()
+        def main(runner):
+            assert runner.call(f) == (1, 4, 5, 6)
+        """
+    )
