@@ -24,6 +24,9 @@ HELD = 64 * 1024
 """Bytes of a list or dict that is held, to be compared. More: it lives on for a while after it was dropped. Less:
 another one may be taken for it, at the same place in memory and with equal contents."""
 
+TRIES = 20
+"""How often a value is pickled that other threads change meanwhile, before that is an error."""
+
 MEMO_BYTES = 64 * 1024
 """Bytes of a component up to which runners remember its objects, so that a call's state may refer to them. More: they
 live longer in the runner. Less: a state has copies of them."""
@@ -61,7 +64,7 @@ class Component:
         """Look."""
         began = time.thread_time()
         try:
-            self.seen = pickle_places(self.places)
+            self.seen = pickle_steadily(self.places)
             return self.seen.digest() != self.digest
         except Exception:  # a place is gone, or its value cannot be pickled any more
             return True
@@ -88,6 +91,18 @@ def pickle_places(places: Sequence[Place]) -> Pickled:
     values = [place.get() for place in places]
     root = values[0] if len(values) == 1 and byvalue.names_itself(values[0]) else None
     return Pickled(([place.key for place in places], *values), root=root)
+
+
+def pickle_steadily(places: Sequence[Place]) -> Pickled:
+    """The same, tried again where another thread changes a value meanwhile."""
+    for _ in range(TRIES):
+        try:
+            return pickle_places(places)
+        except byvalue.Unpicklable as failure:
+            if not isinstance(failure.__cause__, RuntimeError):
+                raise
+            time.sleep(0.0001)
+    return pickle_places(places)
 
 
 def group(places: Sequence[Place], pickled: Sequence[Pickled]) -> list[list[int]]:

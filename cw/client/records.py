@@ -19,7 +19,7 @@ from typing import Any
 
 import xxhash
 
-from cw.client.components import Component, group, ids_of, is_shared, pickle_places
+from cw.client.components import Component, group, ids_of, is_shared, pickle_steadily
 from cw.client.objects import ObjectTable
 from cw.client.script import ScriptTable, reason
 from cw.errors import UnseenChanges
@@ -35,7 +35,7 @@ from cw.payloads import (
     serialize,
     templates,
 )
-from cw.payloads.reach import Definition, Place, Reach
+from cw.payloads.reach import Definition, Place, Reach, caches_in
 from cw.payloads.serialize import Pickled
 from cw.payloads.templates import Template
 
@@ -170,7 +170,7 @@ class RecordMaker:
             return True
         self._warned.add(label)
         warnings.warn(
-            f"{label} {'has' if len(component.places) == 1 else 'have'} {component.size / 1e6:.3g} MB, and a look whether it has changed in place takes "
+            f"{label}: {component.size / 1e6:.3g} MB, and a look for changes in place takes "
             f"{component.seconds * 1000:.2g} ms: too long for each submit(). A change in place may be seen late. Pass "
             "it as an argument, bind the name anew after a change, or call executor.refresh() then",
             UnseenChanges,
@@ -183,6 +183,7 @@ class RecordMaker:
     ) -> Record:
         """Raises NotPicklable."""
         record = Record(self._looks, self._generation)
+        self._script.number()  # so that all definitions are known
         reach = Reach(self.definition_of)
         try:
             reach.add([*template.names, *names], [*template.codes, *codes])
@@ -190,7 +191,7 @@ class RecordMaker:
         except byvalue.Unpicklable as failure:
             raise serialize.refusal_of_function(function, failure) from failure.__cause__
         record.watch = reach.watch
-        record.pickles = [constants_data, *[each.seen.data for each in components if each.seen is not None]]
+        record.pickles = [*constants_data, *[each.seen.data for each in components if each.seen is not None]]
         head = [
             self.object_of(m.VALUE, (), template.payload),
             self._objects.environment,
@@ -210,6 +211,7 @@ class RecordMaker:
             constants_data,
             sorted(reach.absent),
             lost,
+            self._caches_in(reach),
             modules,
             settings,
             head[0],
@@ -221,23 +223,25 @@ class RecordMaker:
             record.functions = before.functions
         return record
 
-    def _follow(self, reach: Reach, template: Template, function: Any) -> tuple[bytes, list[Component]]:
+    def _follow(
+        self, reach: Reach, template: Template, function: Any
+    ) -> tuple[tuple[bytes, ...], list[Component]]:
         """Pickle what is reached until nothing new is."""
         pickled: dict[Any, Pickled] = {}
-        data, count = b"", -1
+        data: tuple[bytes, ...] = ()
+        count = -1
         while True:
             if len(reach.constants) != count:
                 count = len(reach.constants)
-                file = io.BytesIO()
-                pickler = named.NamedPickler(file)
                 rows = [(*key, self._version_of(key, value), value) for key, value in reach.constants.items()]
-                byvalue.run(pickler, rows)
-                data = file.getvalue()
-                reach.add(pickler.names, pickler.codes.values())
+                data = tuple(
+                    self._dump_rows(reach, [row for row in rows if (row[0] == "__main__") == is_main])
+                    for is_main in (False, True)
+                )
             for key in [key for key in reach.places if key not in pickled and key not in reach.lost]:
                 place = reach.places[key]
                 try:
-                    each = pickled[key] = pickle_places([place])
+                    each = pickled[key] = pickle_steadily([place])
                 except byvalue.Unpicklable as failure:
                     self._lose(reach, place, template, function, failure)
                     continue
@@ -257,6 +261,26 @@ class RecordMaker:
                 for place in component.places:
                     self._joint[place.key] = component.places
         return data, grouped
+
+    def _caches_in(self, reach: Reach) -> list[tuple[tuple[str, ...], list[str]]]:
+        """Functions with a cache, which must forget what it has when something that they reach has changed."""
+        found = []
+        for name, definition in reach.definitions.items():
+            paths = [(name, *path) for path in caches_in(definition.thing)]
+            if paths:
+                inner = Reach(self.definition_of)
+                inner.add([name], ())
+                names = {key[2] if key[0] == "global" else key[1][0] for key in inner.places}
+                names |= inner.definitions.keys() | {name for _, name in inner.constants}
+                found += [(path, sorted(names)) for path in paths]
+        return found
+
+    def _dump_rows(self, reach: Reach, rows: list[Any]) -> bytes:
+        file = io.BytesIO()
+        pickler = named.NamedPickler(file)
+        byvalue.run(pickler, rows)
+        reach.add(pickler.names, pickler.codes.values())
+        return file.getvalue()
 
     def _sharing(self, reach: Reach, pickled: dict[Any, Pickled]) -> list[Place]:
         """Other places of the script whose values are part of those that are reached: what they share must be one
@@ -302,7 +326,7 @@ class RecordMaker:
 
     def _component(self, places: list[Place], pickled: list[Pickled]) -> Component:
         key = tuple(place.key for place in places)
-        whole = pickled[0] if len(places) == 1 else pickle_places(places)
+        whole = pickled[0] if len(places) == 1 else pickle_steadily(places)
         known = self._components.get(key)
         if known is None:
             if len(self._components) >= COMPONENTS:

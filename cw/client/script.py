@@ -16,7 +16,7 @@ from typing import Any
 
 from cw.client.components import pickle_places
 from cw.net import messages as m
-from cw.payloads import byvalue, constants, objects, script
+from cw.payloads import byvalue, constants, named, objects, script
 from cw.payloads.reach import Definition
 
 SMALL = 64 * 1024
@@ -50,7 +50,9 @@ class ScriptTable:
         if self._number and len(seen) == len(before):
             if all(before.get(name) is value for name, value in seen.items()):
                 return self._number
-        rows, others = [], {}
+        rows: list[Any] = []
+        others: dict[str, tuple[Any, ...]] = {}
+        defined: list[str] = []
         for name, thing in seen.items():
             if not script.can_be_named(names.get(name)) or script.name_of(thing) != name:
                 others[name] = _how_to_import(names.get(name))
@@ -60,9 +62,11 @@ class ScriptTable:
             except byvalue.Unpicklable as failure:
                 others[name] = "lost", reason(failure)
             else:
+                defined.append(name)
                 rows.append((objects.dump_definition(definition.parts), _small_values(definition)))
         self._seen = seen
-        self._number = self._object_of(m.VALUE, (), objects.dump_script(rows, others))
+        of_others = _constants_of_others([self._definition_of(row, names[row]) for row in defined])
+        self._number = self._object_of(m.VALUE, (), objects.dump_script(rows, others, of_others))
         return self._number
 
 
@@ -85,6 +89,20 @@ def _small_values(definition: Definition) -> list[Any]:
             if pickled.size <= SMALL and not pickled.buffers:
                 found.append((place.key, pickled.data))
     return found
+
+
+def _constants_of_others(definitions: list[Definition]) -> bytes:
+    """Rows of what functions read that are not of the script's own namespace, such as a namedtuple's."""
+    rows = {}
+    for definition in definitions:
+        for names, code in definition.codes.values():
+            key = named.key_of(names)
+            for name in byvalue.global_names(code) if key != "__main__" else ():
+                if name in names and constants.is_constant(names[name]):
+                    rows[key, name] = names[name]
+    with contextlib.suppress(byvalue.Unpicklable):
+        return byvalue.dumps([(*key, value) for key, value in rows.items()])
+    return b""
 
 
 def _how_to_import(value: Any) -> tuple[Any, ...]:

@@ -82,9 +82,9 @@ class Watch:
     def add_function(self, function: FunctionType, has_names: bool = True) -> None:
         """Watch a function that travels by value: code, defaults, closure, and the globals that it reads."""
         self._functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
-        for namespace in (function.__kwdefaults__, function.__dict__):
-            if namespace:
-                self.add_namespace(namespace)
+        if function.__kwdefaults__:
+            self.add_namespace(function.__kwdefaults__)
+        self.add_namespace(function.__dict__)
         for cell in function.__closure__ or ():
             self._cells.append((cell, contents_of(cell)))
         if has_names:

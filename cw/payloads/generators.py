@@ -24,7 +24,7 @@ from cw.errors import SharedRandomState
 from cw.payloads.byvalue import global_names, travels_by_value
 from cw.payloads.naming import function_name, parts_of
 
-_OBJECTS = 5_000
+_OBJECTS = 200_000
 """How many objects to look at, for 2 us each. More: large values are looked through. Fewer: a submit is sooner done."""
 
 _KINDS = (

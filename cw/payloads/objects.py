@@ -26,9 +26,12 @@ ONE, CHUNK, CHUNK_OF_EACH = range(3)
 class Reached(NamedTuple):
     """What calls of a function reach, by number."""
 
-    constants: bytes  # rows of namespace, name, version, value
+    constants: tuple[bytes, ...]  # rows of namespace, name, version, value: the script's are the last
     absent: list[tuple[str, str]]  # names that are read and not bound: by namespace and name
     lost: list[tuple[Any, str]]  # places whose values cannot be pickled, and why
+    caches: list[
+        tuple[tuple[str, ...], list[str]]
+    ]  # where cached functions are, and the names that they reach
     modules: list[str]  # that are used as parts of others, as `os.path` is
     settings: int  # of the user's modules, or 0
     template: int
@@ -80,15 +83,26 @@ def load_definition(payload: Any) -> Definition:
     return Definition(*pickle.loads(payload))
 
 
-def dump_script(definitions: Sequence[tuple[bytes, list[Any]]], others: dict[str, tuple[Any, ...]]) -> bytes:
-    """`definitions`: each with the values that it holds and that can change. `others`: how to have the other names."""
-    return pickle.dumps((script.origin(), definitions, others), 5)
+def dump_script(
+    definitions: Sequence[tuple[bytes, list[Any]]], others: dict[str, tuple[Any, ...]], constants: bytes
+) -> bytes:
+    """`definitions`: each with the values that it holds and that can change. `others`: how to have the other names.
+    `constants`: rows of those that functions of other namespaces need."""
+    return pickle.dumps((script.origin(), definitions, others, constants), 5)
 
 
-def load_script(payload: Any) -> tuple[Any, Any, Any]:
+def load_script(payload: Any) -> tuple[Any, Any, Any, Any]:
     """The script's origin, and what `dump_script` was given."""
-    origin, definitions, others = pickle.loads(payload)
-    return origin, definitions, others
+    origin, definitions, others, constants = pickle.loads(payload)
+    return origin, definitions, others, constants
+
+
+def load_rows(data: bytes) -> list[Any]:
+    """The constants that `dump_script` was given; none if they cannot be had here."""
+    try:
+        return list(pickle.loads(data)) if data else []
+    except Exception:
+        return []
 
 
 class Unpickler(pickle.Unpickler):

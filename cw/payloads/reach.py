@@ -250,3 +250,12 @@ class Reach:
             place = "global", *key
             self.places.setdefault(place, Place(place, name, lambda: names[name]))
         return value
+
+
+def caches_in(thing: Any) -> list[tuple[str, ...]]:
+    """Where in a function or class of the script cached functions are: () is the thing itself."""
+    if type(thing) is script.CACHED_FUNCTION:
+        return [()]
+    if not isinstance(thing, type):
+        return []
+    return [(name,) for name, value in vars(thing).items() if type(value) is script.CACHED_FUNCTION]

@@ -71,6 +71,7 @@ class _Applied:
         self.callee = callee
         self.named: Any = None  # the function, as its name was bound when this was applied
         self.rows: list[tuple[str, str, int, Any]] | None = None  # the constants, once they are unpickled
+        self.early_rows: list[tuple[str, str, int, Any]] | None = None  # those of other namespaces
         self.fixed_state: Any = _ABSENT
 
 
@@ -101,6 +102,9 @@ class Script:
         self._placed: dict[Any, int] = {}  # the component that set a place last
         self._places: dict[int, list[Any]] = {}  # of a component
         self._memos: dict[int, dict[int, Any]] = {}  # the objects in small components
+        self._changed: set[str] = (
+            set()
+        )  # names that were given another value for the call that is about to run
         self._is_reached = False
         named.loads = self._loads
         named.builtins_of = self._builtins_of
@@ -174,6 +178,7 @@ class Script:
 
     def _apply(self, applied: _Applied) -> None:
         self._applied = None  # until all is there
+        self._changed.clear()
         reached = applied.function.reached
         if reached.settings != self._settings:
             self._settings = reached.settings
@@ -184,28 +189,39 @@ class Script:
         self._lost = {key[2]: reason for key, reason in reached.lost if key[0] == "global"}
         for name in self._lost:
             self._names.pop(name, None)
+            self._versions.pop(name, None)
             self._bound.pop(("__main__", name), None)
-        self._define([self._definition(number) for number in reached.definitions])
+        self._define([self._definition(number) for number in reached.definitions], applied)
         for key, name in reached.absent:
             self._unbind(key, name)
         for name in reached.modules:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
         if applied.rows is None:
-            applied.rows = self._loads(reached.constants)
-        for key, name, version, value in applied.rows or ():
-            if self._bound.get((key, name)) != version:
-                named.namespace_of(key)[name] = value
-                self._bound[key, name] = version
-                self._placed.pop(("global", key, name), None)
+            applied.rows = self._loads(reached.constants[-1])
+        self._bind(applied.rows or [])
         for number in reached.components:
             places = self._places.get(number)
             if places is None or any(self._placed.get(place) != number for place in places):
                 self._place(number)
         self._mark_lost(reached.lost)
+        for (name, *path), names in reached.caches:
+            if not self._changed.isdisjoint(names):
+                self._clear_cache(name, path)
         if applied.callee.form == NAMED:
             applied.named = applied.callee.function()
         self._applied = applied
+
+    def _bind(self, rows: list[tuple[str, str, int, Any]]) -> None:
+        """Give constants the values of the call."""
+        for key, name, version, value in rows:
+            if self._bound.get((key, name)) != version:
+                named.namespace_of(key)[name] = value
+                self._bound[key, name] = version
+                self._changed.add(name)
+                self._placed.pop(("global", key, name), None)
+                if key == "__main__":
+                    self._versions.pop(name, None)
 
     def _unbind(self, key: str, name: str) -> None:
         """The client has deleted a name. (One that a job has set stays.)"""
@@ -215,6 +231,15 @@ class Script:
             was_bound |= self._versions.pop(name, None) is not None
         if was_bound:
             named.namespace_of(key).pop(name, None)
+
+    def _clear_cache(self, name: str, path: list[str]) -> None:
+        """What a function has cached was made with other values, or other code."""
+        found = self._names.get(name)
+        for part in path:
+            found = vars(found).get(part)
+        clear = getattr(found, "cache_clear", None)
+        if clear is not None:
+            clear()
 
     def _definition(self, number: int) -> objects.Definition:
         row = self._definitions.get(number)
@@ -231,13 +256,16 @@ class Script:
                 type.__setattr__(holder, name, named.LostAttribute(text))
 
     def _take_script(self, number: int) -> None:
-        (file, module_name), rows, others = objects.load_script(self._payload_of(number))
+        (file, module_name), rows, others, constants = objects.load_script(self._payload_of(number))
         if file is not None and os.path.exists(file):
             self.module.__file__ = file
         self.module.__spec__ = None
         if module_name is not None:
             self.module.__spec__ = importlib.machinery.ModuleSpec(module_name, None)
         self._others = others
+        for key, name, value in objects.load_rows(constants):
+            if (key, name) not in self._bound:
+                named.namespace_of(key).setdefault(name, value)
         for name, how in others.items():
             # What is loaded already costs nothing. (Annotations, say, may refer to it.)
             if name not in self._names and (how[0] == "pickle" or how[1] in sys.modules):
@@ -248,7 +276,7 @@ class Script:
         self._small = {row.name: small for row, small in loaded}
         self._script = number
 
-    def _define(self, rows: list[objects.Definition]) -> None:
+    def _define(self, rows: list[objects.Definition], applied: _Applied) -> None:
         """Have the definitions in force: these, and of all others the newest."""
         versions, reached = self._versions, {row.name for row in rows}
         self._to_make = {
@@ -262,11 +290,14 @@ class Script:
             for name, row in self._rows.items()
             if name not in reached and versions.get(name, b"") < row.version
         }
-        if not self._to_make and not rest:
+        if not self._to_make and not rest and applied.early_rows is not None:
             return
         self._unreached.update(rest)
         self._to_make |= rest
         self._to_fill = dict(self._to_make)
+        if applied.early_rows is None:  # what functions of other namespaces read may be needed to make these
+            applied.early_rows = self._loads(applied.function.reached.constants[0])
+        self._bind(applied.early_rows or [])
         for name in list(self._to_make):
             self._make(name)
         for name in list(self._to_fill):
@@ -294,6 +325,7 @@ class Script:
         if isinstance(thing, type):
             byvalue.forget_version(thing)
         self._names[name] = thing
+        self._changed.add(name)
         self._bound.pop(("__main__", name), None)
         self._versions[name] = row.version
         with contextlib.suppress(TypeError):
@@ -337,6 +369,7 @@ class Script:
     def _place(self, number: int) -> None:
         keys, values = self._load_component(number)
         for key, value in zip(keys, values, strict=True):
+            self._changed.add(key[2] if key[0] == "global" else key[1][0])
             self._set_place(key, value)
             self._placed[key] = number
         self._places[number] = keys
@@ -346,6 +379,8 @@ class Script:
         if kind == "global":
             named.namespace_of(holder)[name] = value
             self._bound.pop((holder, name), None)
+            if holder == "__main__":
+                self._versions.pop(name, None)
             return
         holder = named.by_token.get(holder)
         if holder is None:
