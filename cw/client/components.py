@@ -27,7 +27,7 @@ another one may be taken for it, at the same place in memory and with equal cont
 TRIES = 20
 """How often a value is pickled that other threads change meanwhile, before that is an error."""
 
-MEMO_BYTES = 64 * 1024
+MEMO_BYTES = 1024 * 1024
 """Bytes of a component up to which runners remember its objects, so that a call's state may refer to them. More: they
 live longer in the runner. Less: a state has copies of them."""
 
@@ -148,12 +148,16 @@ def is_shared(thing: Any) -> bool:
 
 def shared_objects(components: Sequence[Component], pickled: Pickled) -> dict[int, tuple[int, int]]:
     """The objects that a call's state holds and that are part of components, too: by id, the component's number and
-    the object's place in the memo of its pickle."""
+    the object's place in the memo of its pickle; or -1, -2, ..., for the value of the first place, the second, ..."""
     found: dict[int, tuple[int, int]] = {}
     mine = pickled.memo.copy()
     for component in components:
+        for index, place in enumerate(component.places):
+            value = place.get()
+            if id(value) in mine and is_shared(value):
+                found[id(value)] = component.number, -1 - index
         if component.seen is not None and component.size < MEMO_BYTES:
-            for identity, (place, thing) in component.seen.memo.copy().items():
-                if identity in mine and is_shared(thing):
-                    found[identity] = component.number, place
+            for identity, (place_in_memo, thing) in component.seen.memo.copy().items():
+                if identity in mine and identity not in found and is_shared(thing):
+                    found[identity] = component.number, place_in_memo
     return found

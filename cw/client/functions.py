@@ -13,11 +13,12 @@ costs little (LOOK_SECONDS, LOOK_SHARE), and in any case at each `map` and noteb
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cw.client.components import Component, shared_objects
+from cw.client.components import shared_objects
 from cw.client.objects import ObjectTable
 from cw.client.records import Record, RecordMaker
 from cw.client.states import StateTable
@@ -45,7 +46,17 @@ KEY_ATTEMPTS = 5
 class Prepared:
     """A function, ready to be submitted. `state`: pickled already, for `map`, which takes it once."""
 
-    __slots__ = ("mode", "named_as", "needs", "record", "state", "state_object", "template", "watch")
+    __slots__ = (
+        "mode",
+        "named_as",
+        "needs",
+        "record",
+        "references",
+        "state",
+        "state_object",
+        "template",
+        "watch",
+    )
 
     def __init__(self, template: Template, mode: int) -> None:
         self.template = template
@@ -53,6 +64,7 @@ class Prepared:
         self.named_as: tuple[str, Any] | None = None  # the script's name, and what it was bound to
         self.record: Record | None = None  # for calls whose arguments refer to nothing
         self.state: Pickled | None = None
+        self.references: dict[Any, Any] = {}  # what stands for which object in such a state
         self.needs: tuple[int, ...] = ()  # components that a state taken for `map` refers to
         self.state_object = 0  # the number of one that is large, or cannot change
         self.watch: byvalue.Watch | None = None  # of a state that cannot change while this is current
@@ -117,7 +129,6 @@ class FunctionTable:
         self._templates: dict[tuple[Any, ...], Template] = {}
         self._records: dict[tuple[Any, ...], Record] = {}  # oldest first
         self._keys: dict[tuple[int, bytes], FunctionKey] = {}  # of functions whose calls are recorded
-        self._looked_at: Sequence[Component] = ()  # by the last submit
         self._told: dict[Any, Any] = {}  # of which random generators the user was warned
         self._maker = RecordMaker(table)
         self._states = StateTable(
@@ -172,15 +183,14 @@ class FunctionTable:
         if prepared.takes_state:
             other = Prepared(prepared.template, mode)
             state = other.state = self._pickle_state(function, prepared.template.form)
+            record = self._record_for(function, prepared, state.names, state.codes)
+            shared = self._find_shared(record, function, prepared)
+            if shared:
+                state = other.state = self._pickle_state(function, prepared.template.form, shared)
+                other.needs = tuple(sorted({number for number, _ in shared.values()}))
+                other.references = self._references(function, prepared, shared)
             if state.size > INLINE:
                 other.state_object = self._states.number_of(function, state)
-                return other
-            self.number_of(function, prepared, state.names, state.codes)
-            shared = self._find_shared(function, prepared)
-            if shared:
-                value = templates.state_of(function, prepared.template.form)
-                other.state = Pickled((value,), persistent_id=lambda thing: shared.get(id(thing)))
-                other.needs = tuple(sorted({number for number, _ in shared.values()}))
             return other
         return prepared
 
@@ -207,14 +217,16 @@ class FunctionTable:
         pickled = serialize.pickle_call(args, kwargs, function, memo)
         return _packed(pickled, frozen, is_inline=not prepared.state_object)
 
-    def _pickle_state(self, function: Any, form: int) -> Pickled:
+    def _pickle_state(self, function: Any, form: int, shared: Any = None) -> Pickled:
+        """`shared`: by id, references in place of objects."""
+        refer = None if not shared else lambda thing: shared.get(id(thing))
         try:
-            pickled = Pickled((templates.state_of(function, form),))
-            if generators.may_hold_one(pickled.data):
-                generators.warn_of(function, self._told)
-            return pickled
+            pickled = Pickled((templates.state_of(function, form),), persistent_id=refer)
         except byvalue.Unpicklable as failure:
             raise serialize.refusal_of_function(function, failure) from failure.__cause__
+        if generators.may_hold_one(pickled.data):
+            generators.warn_of(function, self._told)
+        return pickled
 
     def _fix_state(self, function: Any, prepared: Prepared) -> None:
         """If a local function holds only what cannot change, pickle that once."""
@@ -266,34 +278,54 @@ class FunctionTable:
 
     # --- what a job names ---
 
-    def number_of(
-        self,
-        function: Any,
-        prepared: Prepared,
-        names: Sequence[str] = (),
-        codes: Sequence[named.Code] = (),
-        state: Pickled | None = None,
-    ) -> int:
-        """The number of the FUNCTION object for a call. `names`, `codes`: what its arguments and state refer to;
-        `state`: a large one, which travels as an object. Raises NotPicklable."""
-        key: Any = None
+    def number_of(self, function: Any, prepared: Prepared, names: Sequence[str] = (), codes: Any = ()) -> int:
+        """The number of the FUNCTION object for a call. `names`, `codes`: what its arguments refer to.
+
+        Raises NotPicklable.
+        """
+        record = self._record_for(function, prepared, names, codes)
+        self._let_go(record)
+        number = self._number_in(record, prepared, prepared.state_object)
+        if not (record.components or names or codes):
+            known = self._known.get(id(function))
+            if prepared.is_bare and self._maker.shell is None and known is not None and known[1] is prepared:
+                self._quick[id(function)] = known[0], record.watch, prepared.watch, self._maker.epoch, number
+        return number
+
+    def place(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prepared: Prepared, packed: Packed
+    ) -> tuple[int, Packed]:
+        """The same for a call that has been pickled. Objects of its function's state that are values of global names,
+        too, become references to these."""
+        record = self._record_for(function, prepared, packed.names, packed.codes)
+        shared = self._find_shared(record, function, prepared)
+        if shared:
+            state = self._pickle_state(function, prepared.template.form, shared)
+            is_inline = packed.state is None
+            call = serialize.pickle_call(args, kwargs, function, state.memo if is_inline else None)
+            packed = _packed(call, state, is_inline)
+            if not is_inline:
+                packed = packed._replace(state=state)
+        held = prepared.state_object
+        if packed.state is not None:
+            held = self._states.number_of(function, packed.state)
+        return self._number_in(record, prepared, held), packed
+
+    def _record_for(self, function: Any, prepared: Prepared, names: Sequence[str], codes: Any) -> Record:
         has_own = bool(names or codes)
-        held_state = prepared.state
-        if held_state is not None and (held_state.names or held_state.codes):
-            names = sorted({*held_state.names, *names})
-            codes = list({id(code[1]): code for code in (*held_state.codes, *codes)}.values())
+        state = prepared.state
+        if state is not None and (state.names or state.codes):
+            names = sorted({*state.names, *names})
+            codes = list({id(code[1]): code for code in (*state.codes, *codes)}.values())
         record = prepared.record
+        key: Any = None
         if has_own or record is None:
             key = prepared.template, prepared.mode, tuple(names), tuple([id(code) for _, code in codes])
             record = self._records.get(key)
         if record is None or not self._maker.is_up_to_date(record):
             record = self._maker.make(prepared.template, names, codes, function, record)
-            key = key or (
-                prepared.template,
-                prepared.mode,
-                tuple(names),
-                tuple([id(code) for _, code in codes]),
-            )
+            if key is None:
+                key = prepared.template, prepared.mode, tuple(names), tuple([id(code) for _, code in codes])
             self._records.pop(key, None)
             if len(self._records) >= KNOWN:
                 self._records.pop(next(iter(self._records)))
@@ -303,7 +335,10 @@ class FunctionTable:
             record.pickles = ()
         if not has_own:
             prepared.record = record
-        held = prepared.state_object if state is None else self._states.number_of(function, state)
+        return record
+
+    def _number_in(self, record: Record, prepared: Prepared, held: int) -> int:
+        """`held`: the number of a state that is an object, or 0."""
         is_fixed = prepared.watch is not None
         number = record.functions.get((held, is_fixed, prepared.needs))
         if number is None:
@@ -312,14 +347,6 @@ class FunctionTable:
             needs = [*record.needs, *prepared.needs, *([held] if held else [])]
             number = self._maker.object_of(m.FUNCTION, needs, objects.dump_function(made))
             record.functions[held, is_fixed, prepared.needs] = number
-        if record.components:
-            self._looked_at = record.components
-            if not prepared.takes_state:
-                self._let_go()
-        elif not has_own:
-            known = self._known.get(id(function))
-            if prepared.is_bare and self._maker.shell is None and known is not None and known[1] is prepared:
-                self._quick[id(function)] = known[0], record.watch, prepared.watch, self._maker.epoch, number
         return number
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, Any]:
@@ -328,39 +355,30 @@ class FunctionTable:
         if prepared.is_bare and serialize.is_plain(args, kwargs):
             return self.number_of(function, prepared), serialize.dump_call(args, kwargs)
         packed = self.pickle(function, args, kwargs, prepared)
-        number = self.number_of(function, prepared, packed.names, packed.codes, packed.state)
-        packed = self.share(function, args, kwargs, prepared, packed)
+        number, packed = self.place(function, args, kwargs, prepared, packed)
         return number, packed.payload()
 
-    def share(
-        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prepared: Prepared, packed: Packed
-    ) -> Packed:
-        """Where its small state holds objects that are values of global names, too: have it refer to these.
-
-        To be called after `number_of`, which has looked at these.
-        """
-        shared = self._find_shared(function, prepared) if packed.state is None else {}
-        if not shared:
-            return packed
-        state = templates.state_of(function, prepared.template.form)
-        pickled = Pickled((state,), persistent_id=lambda thing: shared.get(id(thing)))
-        call = serialize.pickle_call(args, kwargs, function, pickled.memo)
-        return _packed(call, pickled, is_inline=True)
-
-    def _find_shared(self, function: Any, prepared: Prepared) -> dict[int, tuple[int, int]]:
+    def _find_shared(self, record: Record, function: Any, prepared: Prepared) -> dict[int, tuple[int, int]]:
         """Which objects of its state are values of global names, too, as these were just looked at."""
         shared = {}
-        if self._looked_at and prepared.takes_state:
+        if record.components and prepared.takes_state:
             state = templates.state_of(function, prepared.template.form)
-            shared = shared_objects(self._looked_at, Pickled((state,)))
-        self._let_go()
+            with contextlib.suppress(byvalue.Unpicklable):
+                shared = shared_objects(record.components, Pickled((state,)))
+        self._let_go(record)
         return shared
 
-    def _let_go(self) -> None:
+    def _references(
+        self, function: Any, prepared: Prepared, shared: dict[int, tuple[int, int]]
+    ) -> dict[Any, Any]:
+        """The objects that a state has references to, by reference."""
+        memo = Pickled((templates.state_of(function, prepared.template.form),)).memo.copy()
+        return {reference: memo[identity][1] for identity, reference in shared.items() if identity in memo}
+
+    def _let_go(self, record: Record) -> None:
         """Of what was looked at: nothing is kept alive that its owner drops."""
-        for component in self._looked_at:
+        for component in record.components:
             component.seen = None
-        self._looked_at = ()
 
     def key_of(self, function: Any, prepared: Prepared | None = None) -> FunctionKey:
         """The key with which calls are recorded, taken of the same state as what travels.
@@ -399,7 +417,7 @@ class FunctionTable:
         """The function with the state that was taken for `map`."""
         if prepared.state is None or prepared.watch is not None:
             return function
-        (state,) = serialize.load_parts(prepared.state.payload(), 1)
+        (state,) = serialize.load_parts(prepared.state.payload(), 1, prepared.references.get)
         return templates.Callee(prepared.template.payload).fresh(state)
 
     def refresh(self) -> None:

@@ -234,12 +234,9 @@ class Session:
                 if packed is None:
                     number_of_function = functions.number_of(function, prepared)
                 else:
-                    number_of_function = functions.number_of(
-                        function, prepared, packed.names, packed.codes, packed.state
-                    )
-                    shared = functions.share(function, args, kwargs, prepared, packed)
-                    if shared is not packed:
-                        payload = shared.payload(self._store, label)
+                    number_of_function, placed = functions.place(function, args, kwargs, prepared, packed)
+                    if placed is not packed:
+                        payload = placed.payload(self._store, label)
                 number = self._queue_job(number_of_function, options, payload, tag, call)
             self._wake(number)
         except KeyboardInterrupt:

@@ -27,7 +27,7 @@ from cw.payloads.templates import NAMED, Callee
 
 _ABSENT = object()
 
-MEMO_BYTES = 64 * 1024  # as in cw.client.components
+MEMO_BYTES = 1024 * 1024  # as in cw.client.components
 
 
 class ScriptModule(ModuleType):
@@ -159,6 +159,9 @@ class Script:
     def _shared(self, reference: tuple[int, int]) -> Any:
         """In the pickle of a call's state: an object that a component has."""
         number, place = reference
+        if place < 0:
+            keys = self._places.get(number) or self._load_component(number)[0]
+            return self._value_at(keys[-1 - place])
         if number not in self._memos:  # its names have other values by now
             self._load_component(number)
         return self._memos[number][place]
@@ -169,7 +172,7 @@ class Script:
             return applied.fixed_state
         function, state = applied.function, None
         if function.state:
-            (state,) = serialize.load_parts(memory.fresh(self._payload_of(function.state)), 1)
+            (state,) = serialize.load_parts(memory.fresh(self._payload_of(function.state)), 1, self._shared)
         if function.is_fixed and (state is None or not templates.holds_functions(state)):
             applied.fixed_state = state
         return state
@@ -373,6 +376,19 @@ class Script:
             self._set_place(key, value)
             self._placed[key] = number
         self._places[number] = keys
+
+    def _value_at(self, key: Any) -> Any:
+        kind, holder, name = key
+        if kind == "global":
+            return named.namespace_of(holder)[name]
+        holder = named.by_token[holder]
+        if kind == "default":
+            return holder.__defaults__[name]
+        if kind == "keyword":
+            return holder.__kwdefaults__[name]
+        if kind == "cell":
+            return holder.__closure__[name].cell_contents
+        return vars(holder[name[0]])[name[1]] if kind == "member" else vars(holder)[name]
 
     def _set_place(self, key: Any, value: Any) -> None:
         kind, holder, name = key
