@@ -339,7 +339,7 @@ class RecordMaker:
             known.take(places, whole)
             known.number = 0
         known.seen = whole
-        known.is_fixed = all(constants.is_constant(place.get()) for place in places)
+        known.is_fixed = all(constants.is_fixed(place.get()) for place in places)
         if not known.number:
             known.number = self.object_of(m.VALUE, (), whole.payload(), known.digest + b"%d" % known.serial)
         return known

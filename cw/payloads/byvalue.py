@@ -24,6 +24,7 @@ share global names at home share them in the runner too.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import copyreg
 import dis
@@ -70,10 +71,11 @@ class Watch:
     Only bindings are compared, and by identity: a list that has grown in place is not noticed.
     """
 
-    __slots__ = ("_cells", "_functions", "_names", "_sizes", "_weak")
+    __slots__ = ("_cells", "_functions", "_names", "_registrations", "_sizes", "_weak")
 
     def __init__(self) -> None:
         self._functions: list[tuple[FunctionType, CodeType, Any, Any]] = []
+        self._registrations: Any = None  # which there were with abstract base classes, if it matters
         self._cells: list[tuple[Any, Any]] = []
         self._names: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
         self._weak: dict[tuple[int, str], tuple[Mapping[str, Any], str, weakref.ref[Any]]] = {}
@@ -110,9 +112,15 @@ class Watch:
             self.add_name(namespace, name)
         self._sizes.append((namespace, len(names)))
 
+    def add_registrations(self) -> None:
+        """Watch which classes are registered with abstract base classes."""
+        self._registrations = abc.get_cache_token()
+
     def absorb(self, other: Watch) -> None:
         """Watch what the other one does, too."""
         self._functions += other._functions
+        if other._registrations is not None:
+            self._registrations = other._registrations
         self._cells += other._cells
         self._names |= other._names
         self._weak |= other._weak
@@ -127,6 +135,8 @@ class Watch:
                 or function.__kwdefaults__ is not kwdefaults
             ):
                 return False
+        if self._registrations is not None and self._registrations != abc.get_cache_token():
+            return False
         for namespace, name, value in self._names.values():
             if namespace.get(name, MISSING) is not value:
                 return False

@@ -19,7 +19,7 @@ from cw.payloads import byvalue, script
 
 PLAIN = frozenset(
     {
-        int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented), range, slice, re.Pattern,
+        int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented), range, re.Pattern,
         types.GenericAlias, types.UnionType, typing.TypeVar, typing.ParamSpec, types.BuiltinFunctionType,
         types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType,
         types.MethodDescriptorType, types.ClassMethodDescriptorType, types.CodeType,
@@ -59,6 +59,21 @@ def is_constant(value: Any) -> bool:
     return _is_constant(value, _DEPTH, set())
 
 
+def is_fixed(value: Any) -> bool:
+    """Whether the value of a global name, which is compared by identity, cannot change otherwise.
+
+    A function by value can, if it has captured something; and so can a class.
+    """
+    kind = type(value)
+    if kind is tuple or kind is frozenset:
+        return all(map(is_fixed, value))
+    if kind is functools.partial:
+        return is_constant(value) and all(map(is_fixed, (value.func, *value.args, *value.keywords.values())))
+    if script.can_be_named(value) and byvalue.travels_by_value(value) and script.name_of(value) is None:
+        return kind is FunctionType and not value.__closure__ and not value.__dict__ and is_constant(value)
+    return is_constant(value)
+
+
 def _is_constant(value: Any, depth: int, seen: set[int]) -> bool:
     kind = type(value)
     if kind in PLAIN:
@@ -67,6 +82,8 @@ def _is_constant(value: Any, depth: int, seen: set[int]) -> bool:
         return False
     if kind is tuple or kind is frozenset:
         return all(_is_constant(item, depth - 1, seen) for item in value)
+    if kind is slice:
+        return all(_is_constant(item, depth - 1, seen) for item in (value.start, value.stop, value.step))
     if kind is ModuleType or issubclass(kind, ModuleType):
         return not byvalue.is_module_by_value(value)
     if id(value) in seen:

@@ -12,6 +12,7 @@ A definition travels as a skeleton and what it is filled with, so that those tha
 
 from __future__ import annotations
 
+import abc
 import enum
 import functools
 import io
@@ -70,6 +71,8 @@ class Definition:
         byvalue.complete(self.thing)
         self.names, self.codes, self.places = set(), {}, []
         self.watch = Watch()
+        if isinstance(self.thing, abc.ABCMeta):
+            self.watch.add_registrations()
         holes = self._find_places()
         pickler = self._pickler(holes)
         make, arguments, *rest = pickler.take_apart(self.thing)
@@ -242,7 +245,7 @@ class Reach:
                 if found != name or names is not script.namespace() or names.get(found) is not value:
                     self.constants[key] = value
                 return value
-        if constants.is_constant(value):
+        if constants.is_fixed(value):
             self.constants[key] = value
             if type(value) is FunctionType:
                 self.watch.add_function(value, has_names=False)
