@@ -15,7 +15,7 @@ import sys
 
 JOBS, ROUND_TRIPS = 20_000, 1_500
 
-ONE_ROUND = """
+ONE_ROUND = f"""
 import json, os, sys, time
 import cw
 sys.path.insert(0, sys.argv[1])
@@ -26,29 +26,27 @@ def cpu():
     total = 0.0
     for pid in [os.getpid(), *descendants(os.getpid())]:
         try:
-            with open(f"/proc/{pid}/schedstat") as file:  # of the main thread; the others are below
-                pass
-            for task in os.listdir(f"/proc/{pid}/task"):
-                with open(f"/proc/{pid}/task/{task}/schedstat") as file:
+            for task in os.listdir(f"/proc/{{pid}}/task"):
+                with open(f"/proc/{{pid}}/task/{{task}}/schedstat") as file:
                     total += int(file.read().split()[0]) / 1e9
         except OSError:
             pass
     return total
 
-found = {}
+found = {{}}
 with cw.mp.allocate(1) as cluster, cw.ClusterExecutor(cluster.master) as executor:
     for future in [executor.submit(noop, n) for n in range(5000)]:
         future.result()
     used, began = cpu(), time.perf_counter()
-    for future in [executor.submit(noop, n) for n in range(%d)]:
+    for future in [executor.submit(noop, n) for n in range({JOBS})]:
         future.result()
-    found["noop"] = (cpu() - used) / %d * 1e6, %d / (time.perf_counter() - began)
+    found["noop"] = (cpu() - used) / {JOBS} * 1e6, {JOBS} / (time.perf_counter() - began)
     used, began = cpu(), time.perf_counter()
-    for n in range(%d):
+    for n in range({ROUND_TRIPS}):
         executor.submit(noop, n).result()
-    found["round trip"] = (cpu() - used) / %d * 1e6, %d / (time.perf_counter() - began)
+    found["round trip"] = (cpu() - used) / {ROUND_TRIPS} * 1e6, {ROUND_TRIPS} / (time.perf_counter() - began)
 print(json.dumps(found))
-""" % (JOBS, JOBS, JOBS, ROUND_TRIPS, ROUND_TRIPS, ROUND_TRIPS)
+"""
 
 
 def one_round(checkout: str) -> dict[str, list[float]]:

@@ -19,7 +19,14 @@ from typing import Any
 
 import xxhash
 
-from cw.client.components import Component, group, ids_of, is_shared, pickle_steadily
+from cw.client.components import (
+    Component,
+    group,
+    ids_of,
+    is_shared,
+    pickle_places,
+    pickle_steadily,
+)
 from cw.client.objects import ObjectTable
 from cw.client.script import ScriptTable, reason
 from cw.errors import UnseenChanges
@@ -61,13 +68,14 @@ class Record:
     """What calls of one template, with such arguments, reach; and the FUNCTION objects made of that, by state."""
 
     __slots__ = (
-        "components", "functions", "generation", "looked", "needs", "numbers", "pickles", "reached", "watch"
+        "components", "functions", "generation", "looked", "lost", "needs", "numbers", "pickles", "reached", "watch"
     )  # fmt: skip
 
     def __init__(self, looked: int, generation: int) -> None:
         self.watch = byvalue.Watch()
         self.components: list[Component] = []
         self.numbers: list[int] = []  # of what these were when the record was made
+        self.lost: list[Place] = []  # whose values could not be pickled
         self.needs: list[int] = []
         self.reached: objects.Reached
         self.pickles: Sequence[bytes] = ()  # of the values, for who looks into them
@@ -133,6 +141,8 @@ class RecordMaker:
             self._cell = self.shell.execution_count
             self.refresh()
         if not record.watch.is_current() or record.generation != self._generation:
+            return False
+        if record.lost and any(map(_can_be_pickled, record.lost)):
             return False
         components = record.components
         if components and (
@@ -206,6 +216,7 @@ class RecordMaker:
         record.needs = [*head, *definitions, *numbers, *([settings] if settings else [])]
         record.components = [each for each in components if not each.is_fixed]
         record.numbers = [each.number for each in record.components]
+        record.lost = [reach.places[key] for key in reach.lost if key in reach.places]
         lost, modules = list(reach.lost.items()), sorted(reach.modules)
         record.reached = objects.Reached(
             constants_data,
@@ -365,6 +376,14 @@ class RecordMaker:
 
 
 _version_numbers = itertools.count(1)
+
+
+def _can_be_pickled(place: Place) -> bool:
+    try:
+        pickle_places([place])
+    except Exception:
+        return False
+    return True
 
 
 def _is_equal(before: Any, value: Any) -> bool:

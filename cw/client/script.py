@@ -71,7 +71,7 @@ class ScriptTable:
 
 
 _TYPES = frozenset(
-    {types.GenericAlias, types.UnionType, typing.TypeVar, typing.ParamSpec, type(typing.Optional[int])}
+    {types.GenericAlias, types.UnionType, typing.TypeVar, typing.ParamSpec, type(typing.Optional[int])}  # noqa: UP045 (its type is wanted)
 )
 
 

@@ -71,10 +71,20 @@ class Watch:
     Only bindings are compared, and by identity: a list that has grown in place is not noticed.
     """
 
-    __slots__ = ("_cells", "_functions", "_names", "_registrations", "_sizes", "_weak")
+    __slots__ = (
+        "__weakref__",
+        "_cells",
+        "_functions",
+        "_is_over",
+        "_names",
+        "_registrations",
+        "_sizes",
+        "_weak",
+    )
 
     def __init__(self) -> None:
-        self._functions: list[tuple[FunctionType, CodeType, Any, Any]] = []
+        self._functions: list[tuple[weakref.ref[FunctionType], CodeType, Any, Any]] = []
+        self._is_over = False  # something that it watched is gone
         self._registrations: Any = None  # which there were with abstract base classes, if it matters
         self._cells: list[tuple[Any, Any]] = []
         self._names: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
@@ -83,7 +93,8 @@ class Watch:
 
     def add_function(self, function: FunctionType, has_names: bool = True) -> None:
         """Watch a function that travels by value: code, defaults, closure, and the globals that it reads."""
-        self._functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
+        reference = weakref.ref(function, self._let_go)
+        self._functions.append((reference, function.__code__, function.__defaults__, function.__kwdefaults__))
         if function.__kwdefaults__:
             self.add_namespace(function.__kwdefaults__)
         self.add_namespace(function.__dict__)
@@ -116,6 +127,12 @@ class Watch:
         """Watch which classes are registered with abstract base classes."""
         self._registrations = abc.get_cache_token()
 
+    def _let_go(self, _: Any) -> None:
+        """A function is gone: nothing that it held is kept alive here."""
+        self._is_over = True
+        for held in (self._functions, self._cells, self._names, self._weak, self._sizes):
+            held.clear()
+
     def absorb(self, other: Watch) -> None:
         """Watch what the other one does, too."""
         self._functions += other._functions
@@ -128,9 +145,13 @@ class Watch:
 
     def is_current(self) -> bool:
         """Whether all is still bound to what it was. Each submit asks: 0.1 us, and 0.04 for each name."""
-        for function, code, defaults, kwdefaults in self._functions:
+        if self._is_over:
+            return False
+        for reference, code, defaults, kwdefaults in self._functions:
+            function = reference()
             if (
-                function.__code__ is not code
+                function is None
+                or function.__code__ is not code
                 or function.__defaults__ is not defaults
                 or function.__kwdefaults__ is not kwdefaults
             ):
@@ -153,9 +174,7 @@ class Watch:
         return True
 
 
-_HELD = frozenset(
-    {FunctionType, ModuleType, type, int, str, float, bool, type(None), BuiltinFunctionType, type(MISSING)}
-)
+_HELD = frozenset({ModuleType, int, str, float, bool, type(None), BuiltinFunctionType, type(MISSING)})
 """Types whose values are held strongly: they cost little, and are seldom dropped."""
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from cw.errors import JobTimeout
 from cw.net.messages import DONE, ERROR
 from cw.payloads import current, serialize
 from cw.payloads.serialize import Payload, Pickled, Store
@@ -156,6 +157,8 @@ def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -
     current.chunk = results, items
     try:
         for load in calls:
+            if current.is_interrupted:
+                raise JobTimeout(_NOT_BEGUN)
             function, args = load()
             results.append(function(*args))
         return results, None
@@ -179,10 +182,17 @@ def run_each(
     current.chunk = outcomes, items
     try:
         for load in calls:
-            outcomes.append(_run(load))
+            outcomes.append(_run(load if not current.is_interrupted else _refuse))
     finally:
         current.chunk = None
     return outcomes
+
+
+_NOT_BEGUN = "the job of its chunk was told to end before this call began"
+
+
+def _refuse() -> Any:
+    raise JobTimeout(_NOT_BEGUN)
 
 
 def _run(load: Callable[[], Any]) -> tuple[int, float, Any]:

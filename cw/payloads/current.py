@@ -52,6 +52,9 @@ not follow each other."""
 name_of: Callable[[int], str] = str
 """The name of a function, by its number."""
 
+is_interrupted = False
+"""Has it got a SIGINT, by which cw tells a job to end?"""
+
 slot = m.Slot(0, 1, -1.0)
 session_seed = b""
 

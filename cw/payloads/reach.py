@@ -17,6 +17,7 @@ import enum
 import functools
 import io
 import itertools
+import weakref
 from collections.abc import Callable, Iterable
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
@@ -159,21 +160,22 @@ def _inside(value: Any) -> list[Any] | None:
 def _place_in(holder: Any, token: Any, place: tuple[Any, ...]) -> Place:
     kind, key = place
     name = getattr(holder, "__qualname__", "?")
-    if kind == "default":
-        return Place((kind, token, key), f"a default of {name}()", lambda: holder.__defaults__[key])
-    if kind == "keyword":
-        return Place(
-            (kind, token, key), f"the default {key!r} of {name}()", lambda: holder.__kwdefaults__[key]
-        )
+    held: Callable[[], Any] = weakref.ref(holder)  # nothing is kept alive that the script has dropped
     if kind == "member":
         member, attribute = key
         return Place(
-            (kind, token, key), f"{name}.{member}.{attribute}", lambda: vars(holder[member])[attribute]
+            (kind, token, key), f"{name}.{member}.{attribute}", lambda: vars(held()[member])[attribute]
+        )
+    if kind == "default":
+        return Place((kind, token, key), f"a default of {name}()", lambda: held().__defaults__[key])
+    if kind == "keyword":
+        return Place(
+            (kind, token, key), f"the default {key!r} of {name}()", lambda: held().__kwdefaults__[key]
         )
     if kind == "cell":
         label = f"{holder.__code__.co_freevars[key]!r}, captured by {name}()"
-        return Place((kind, token, key), label, lambda: holder.__closure__[key].cell_contents)
-    return Place((kind, token, key), f"{name}.{key}", lambda: vars(holder)[key])
+        return Place((kind, token, key), label, lambda: held().__closure__[key].cell_contents)
+    return Place((kind, token, key), f"{name}.{key}", lambda: vars(held())[key])
 
 
 class Reach:
@@ -227,6 +229,7 @@ class Reach:
         self.modules.update(byvalue.submodules(code, values))
         defined = script.namespace()
         for name in byvalue.mentioned_names(code):
+            self.watch.add_name(defined, name)
             if name in defined:
                 self._add_global(defined, name)
 

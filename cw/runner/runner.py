@@ -18,7 +18,7 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from cw import guard, nested
-from cw.errors import EnvironmentMismatch
+from cw.errors import EnvironmentMismatch, StartRefused
 from cw.net import memory, wire
 from cw.net import messages as m
 from cw.net.network import receive_with_files
@@ -39,6 +39,20 @@ REASON_BYTES = 500
 MACHINES_FAULT = ImportError, OSError, EnvironmentMismatch
 """What may be this machine's fault, when it comes before the call is entered: a module or a library that is not here,
 a file that cannot be read, the working directory. All else is the job's own."""
+
+
+def _may_be_machines_fault(error: Exception) -> bool:
+    """Also what an import raises, of whatever type: a library may miss its other half, a driver, an instruction."""
+    if isinstance(error, StartRefused):
+        return False
+    if isinstance(error, MACHINES_FAULT):
+        return True
+    traceback = error.__traceback__
+    while (
+        traceback is not None and traceback.tb_frame.f_code.co_name != "<module>"
+    ):  # of a module being imported
+        traceback = traceback.tb_next
+    return traceback is not None
 
 
 class Runner:
@@ -98,12 +112,17 @@ class Runner:
         function = None
         environment.jobs_begun += 1
         self._job = number
+        current.is_interrupted = False
         began = current.began = perf_counter()
         try:
             try:
                 function, args, kwargs = self._prepare(function_number, payload)
-            except MACHINES_FAULT as error:
-                if not _forked_pid and self._hand_back(number, attempt, error):
+            except Exception as error:
+                if (
+                    _may_be_machines_fault(error)
+                    and not _forked_pid
+                    and self._hand_back(number, attempt, error)
+                ):
                     return
                 raise
             value = function(*args, **kwargs)
@@ -298,6 +317,12 @@ def on_sigterm(number: int, frame: Any) -> None:
     """
     global _sigterm_at
     _sigterm_at = perf_counter()
+
+
+def on_sigint(number: int, frame: Any) -> None:
+    """A SIGINT is a KeyboardInterrupt in the job; and a chunk begins no further call."""
+    current.is_interrupted = True
+    signal.default_int_handler(number, frame)
 
 
 _forked_pid = 0

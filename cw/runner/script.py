@@ -193,6 +193,7 @@ class Script:
         for name in self._lost:
             self._names.pop(name, None)
             self._versions.pop(name, None)
+            self._placed.pop(("global", "__main__", name), None)
             self._bound.pop(("__main__", name), None)
         self._define([self._definition(number) for number in reached.definitions], applied)
         for key, name in reached.absent:

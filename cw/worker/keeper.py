@@ -178,7 +178,7 @@ class Keeper:
             self._relay.drop_after_fork()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, runner.on_sigint)
             signal.signal(signal.SIGTERM, runner.on_sigterm)
             os.setpgid(0, 0)
             set_subreaper()
