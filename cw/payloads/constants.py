@@ -62,7 +62,7 @@ def is_constant(value: Any) -> bool:
 def is_fixed(value: Any) -> bool:
     """Whether the value of a global name, which is compared by identity, cannot change otherwise.
 
-    A function by value can, if it has captured something; and so can a class.
+    A function by value can, and a class; and calls ask whether it is the one that another value holds.
     """
     kind = type(value)
     if kind is tuple or kind is frozenset:
@@ -70,7 +70,7 @@ def is_fixed(value: Any) -> bool:
     if kind is functools.partial:
         return is_constant(value) and all(map(is_fixed, (value.func, *value.args, *value.keywords.values())))
     if script.can_be_named(value) and byvalue.travels_by_value(value) and script.name_of(value) is None:
-        return kind is FunctionType and not value.__closure__ and not value.__dict__ and is_constant(value)
+        return False
     return is_constant(value)
 
 

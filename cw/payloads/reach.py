@@ -19,7 +19,7 @@ import io
 import itertools
 import weakref
 from collections.abc import Callable, Iterable
-from types import CodeType, FunctionType
+from types import CodeType
 from typing import Any, NamedTuple
 
 from cw.payloads import byvalue, constants, named, objects, script
@@ -250,8 +250,6 @@ class Reach:
                 return value
         if constants.is_fixed(value):
             self.constants[key] = value
-            if type(value) is FunctionType:
-                self.watch.add_function(value, has_names=False)
         else:
             place = "global", *key
             self.places.setdefault(place, Place(place, name, lambda: names[name]))
