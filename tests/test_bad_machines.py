@@ -170,7 +170,7 @@ def test_a_machine_that_is_well_again_is_used_again(tmp_path, monkeypatch):
     here.mkdir()
     monkeypatch.chdir(here)
     monkeypatch.syspath_prepend(str(tmp_path / "later"))
-    with cw.mp.allocate(1), cw.ClusterExecutor() as executor:
+    with cw.mp.allocate(1), cw.ClusterExecutor(workdir=here) as executor:
         here.rmdir()
         with pytest.raises(cw.EnvironmentMismatch, match=r"workdir=, a path that is there or 'scratch'"):
             executor.submit(jobs.pid).result(LIMIT)

@@ -24,7 +24,7 @@ def table():
 
 def test_names_whose_values_share_an_object_are_one_component(table, script):
     names = script("one = [1]\nA, B, C = one, {'x': (one,)}, [1]\ndef f(): return A, B, C")
-    assert parts(table, names["f"]) == [["A", "B"], ["C"]]
+    assert parts(table, names["f"]) == [["A", "B", "one"], ["C"]]
 
 
 @pytest.mark.parametrize("shared", ["(1, 2)", "'text'", "len", "b'bytes'", "re", "frozenset({1})", "f", "K"])

@@ -127,7 +127,7 @@ def test_a_module_without_its_guard_fails_with_a_sentence_instead_of_starting_cl
     )
     told = run(f"import os; os.chdir({str(tmp_path)!r}); import sweep")
     assert "StartRefused: cw.mp.allocate() (line 4 of " in told and 'if __name__ == "__main__":' in told
-    assert len((tmp_path / "log").read_text().split()) == 2  # the program, and one runner
+    assert len(set((tmp_path / "log").read_text().split())) == 2  # the program, and one runner
 
 
 def test_a_job_that_imports_nothing_may_be_a_client_and_start_a_cluster(executor):

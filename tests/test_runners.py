@@ -68,7 +68,7 @@ def test_programs_that_a_job_starts_have_the_same_hashes(master):
 
 
 RUNNERS = """
-import os, signal, sys, time
+import os, signal, sys, time, types
 
 from cw.net.network import Loop
 from cw.payloads.environment import dump_environment
@@ -83,8 +83,8 @@ all.on_exited = lambda runner, unstarted, note: gone.append(runner.key)
 
 def start(key, seed):
     os.environ["PYTHONHASHSEED"] = seed
-    runner = slots.Runner(key, slots.Slot(0), key)
-    all.start(runner, dump_environment())
+    runner = slots.Runner(key, slots.Slot(0), (key, 0))
+    all.start(runner, types.SimpleNamespace(payload=dump_environment()))
     until(lambda: key in all._pids)
     return runner
 

@@ -287,12 +287,13 @@ def test_the_message_for_a_function_names_the_global_or_closure_variable():
 
     number, model = 1, Model()
     assert refusal(FunctionTable().call, closure, (), {}) == (
-        "function closure: cannot pickle '_thread.lock' object, found at closure.__closure__['model']._lock"
+        "function closure: cannot pickle '_thread.lock' object, found at closure.__closure__['model']._lock. "
+        "Make it in the job, or give what is needed of it as an argument"
     )
     function = lambda: LOCK  # noqa: E731
     assert re.fullmatch(
         r"function <lambda> \(test_serialize.py:\d+\): cannot pickle '_thread.lock' object, "
-        r"found at <lambda> \(test_serialize.py:\d+\).__globals__\['LOCK'\]",
+        r"found at <lambda> \(test_serialize.py:\d+\).__globals__\['LOCK'\]\. Make it in the job, or .*",
         refusal(FunctionTable().call, function, (), {}),
     )
 

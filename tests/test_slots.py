@@ -421,7 +421,7 @@ def test_runners_whose_environment_is_forgotten_end_when_they_have_nothing_to_do
     other = bench.give(function=bench.function("other", environment=2), session=2)
     bench.settle(hanging=[busy])
     assert len(bench.models) == 3
-    bench.perform(bench.slots.on_environment_forgotten(1, 1))
+    bench.perform(bench.slots.on_environment_forgotten(1, 1, bench.now))
     bench.settle(hanging=[busy])
     assert len(bench.models) == 2 and busy.dispatch not in bench.ended
     bench.settle()
@@ -1075,7 +1075,9 @@ class Events:
     def environment_is_forgotten(self, random):
         model = self.some_model(random)
         if model:
-            self.bench.perform(self.bench.slots.on_environment_forgotten(*model.runner.context))
+            self.bench.perform(
+                self.bench.slots.on_environment_forgotten(*model.runner.context, self.bench.now)
+            )
 
     def session_closes(self, random):
         if self.bench.jobs:

@@ -230,6 +230,11 @@ class RecordMaker:
             definitions,
             numbers,
         )
+        for component in () if before is None else before.components:
+            if not all(
+                place.key in reach.places for place in component.places
+            ):  # it is a constant now, or gone
+                self._components.pop(tuple(place.key for place in component.places), None)
         if before is not None and before.generation == record.generation and before.reached == record.reached:
             record.functions = before.functions
         return record

@@ -98,6 +98,8 @@ def _parts(path: str, thing: Any) -> Iterator[tuple[str, Any]]:
             yield "self", thing.__self__
     elif isinstance(thing, type):
         yield from parts_of(thing.__name__, thing)
+    elif isinstance(thing, ModuleType):
+        return
     else:
         yield from parts_of(path, thing)
 

@@ -143,9 +143,7 @@ class Runner:
             if leftovers.is_armed:
                 leftovers.clear_timers()
             self._script.explain(error)
-            answer = serialize.dump_error(
-                error, {**self._where, "attempt": attempt, **dict.fromkeys(modules.notes, "")}
-            )
+            answer = self._answer_of(error, attempt)
             if error is not self._failure:  # which others will meet, and see where it came from
                 serialize.forget_tracebacks(error)
             status = m.ERROR if _sigterm_at < began else m.INTERRUPTED
@@ -159,9 +157,14 @@ class Runner:
         else:
             self._write_large(number, status, seconds, answer)
 
+    def _answer_of(self, error: BaseException, attempt: int) -> bytes:
+        return serialize.dump_error(
+            error, {**self._where, "attempt": attempt, **dict.fromkeys(modules.notes, "")}
+        )
+
     def _hand_back(self, number: int, attempt: int, error: BaseException) -> bool:
         """The call cannot be entered, here at least. False: that cannot be told, so it is the job's result."""
-        answer = serialize.dump_error(error, {**self._where, "attempt": attempt})
+        answer = self._answer_of(error, attempt)
         if len(answer) > memory.LARGE:
             return False
         is_general = error is self._failure

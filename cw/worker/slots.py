@@ -457,7 +457,7 @@ class Slots:
                     actions += self._end(runner)
         return actions
 
-    def on_environment_forgotten(self, session: int, environment: int) -> list[Action]:
+    def on_environment_forgotten(self, session: int, environment: int, now: float) -> list[Action]:
         """No function needs this environment any more: its runners end when they have nothing to do."""
         actions: list[Action] = []
         for runner in list(self._runners.values()):
@@ -465,7 +465,7 @@ class Slots:
                 runner.is_outdated = True
                 if not runner.sent and not runner.is_ending:
                     actions += self._end(runner)
-        return actions
+        return actions + self._assign(now) if actions else []
 
     # --- from the runners ---
 

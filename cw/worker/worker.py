@@ -377,7 +377,7 @@ class Worker:
         ]
         self._runners.forget([item.key for item in gone])
         for session, number in [item.key for item in gone if item.kind == m.ENVIRONMENT]:
-            self._perform(self._slots.on_environment_forgotten(session, number))
+            self._perform(self._slots.on_environment_forgotten(session, number, time.monotonic()))
 
     def _on_close_session(self, message: m.CloseSession) -> None:
         self._perform(self._slots.on_session_closed(message.session, time.monotonic()))
