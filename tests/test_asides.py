@@ -171,6 +171,19 @@ def test_after_minutes_one_job_tries_and_its_success_ends_it():
     assert d.on_aside_retry("s") == [] and not d.has_setbacks("s")
 
 
+def test_a_machine_whose_turn_has_come_gets_the_next_job_that_waits():
+    d = dispatcher("s", bad=1, good=1)
+    first, second = jobs(1, 2)
+    d.on_submitted("s", [first, second])
+    not_entered(d, "bad", first)
+    result(d, "good", second.dispatch)
+    result(d, "good", first.dispatch)
+    assert d.on_aside_second("s") == d.on_aside_retry("s") == []  # nothing waits
+    d.on_submitted("s", jobs(3, 4))
+    assert assigned(d.on_aside_second("s")) == [("bad", [4])]
+    assert d.on_aside_second("s") == []
+
+
 def test_after_a_trial_that_fails_the_machine_stays_aside_and_the_client_is_told_no_more():
     d = dispatcher("s", bad=1, good=1)
     first, second = jobs(1, 2)

@@ -163,12 +163,24 @@ class Asides:
         setbacks.failed.clear()
         if not setbacks.aside:
             session.setbacks = None
+        for aside in setbacks.aside.values():
+            aside.is_due = True
+        return self.on_second(key)
+
+    def on_second(self, key: Hashable) -> list[Action]:
+        """The workers whose turn it is get their job, as soon as one waits."""
+        session = self._sessions.get(key)
+        if session is None or session.setbacks is None:
+            return []
         actions: list[Action] = []
-        for worker, aside in setbacks.aside.items():
-            if aside.trial not in worker.held and worker.is_idle and _is_usable(worker, session):
+        for worker, aside in session.setbacks.aside.items():
+            if not aside.is_due or aside.trial in worker.held:
+                continue
+            if worker.is_idle and _is_usable(worker, session):
                 assigned = self._turns.give_one(session, worker)
                 for action in assigned:
                     aside.trial = action.jobs[0].dispatch
+                    aside.is_due = False
                 actions += assigned
         return actions
 

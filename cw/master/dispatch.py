@@ -207,8 +207,12 @@ class Dispatcher:
         """Minutes after it."""
         return self._asides.on_retry(key)
 
+    def on_aside_second(self, key: Hashable) -> list[Action]:
+        """Every second meanwhile."""
+        return self._asides.on_second(key)
+
     def has_setbacks(self, key: Hashable) -> bool:
-        """Is `on_aside_retry` to be called again for this session?"""
+        """Are `on_aside_retry` and `on_aside_second` to be called again for this session?"""
         session = self._sessions.get(key)
         return session is not None and session.setbacks is not None
 

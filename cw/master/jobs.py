@@ -135,13 +135,15 @@ class Setbacks:
 
 
 class Aside:
-    """A worker that is set aside: for which failure, and the dispatch that tries it again, if there is one."""
+    """A worker that is set aside: for which failure, the dispatch that tries it again, if there is one, and whether
+    the next job is to try it."""
 
-    __slots__ = ("kind", "trial")
+    __slots__ = ("is_due", "kind", "trial")
 
     def __init__(self, kind: tuple[Estimate | None, str]) -> None:
         self.kind = kind
         self.trial = 0
+        self.is_due = False
 
 
 class Worker:

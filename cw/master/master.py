@@ -303,7 +303,12 @@ class Master:
             self.perform(self.dispatcher.on_aside_retry(action.session))
             return self.dispatcher.has_setbacks(action.session)
 
+        def look(now: float) -> bool:
+            self.perform(self.dispatcher.on_aside_second(action.session))
+            return self.dispatcher.has_setbacks(action.session)
+
         self.loop.tick(asides.RETRY_SECONDS, retry)
+        self.loop.tick(1.0, look)
 
     def _tell_aside(self, action: TellAside) -> None:
         named = [(self.workers[key].name, reason) for key, reason in action.workers]  # type: ignore[index]

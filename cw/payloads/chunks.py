@@ -161,6 +161,8 @@ def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -
                 raise JobTimeout(_NOT_BEGUN)
             function, args = load()
             results.append(function(*args))
+            if current.clear_timers is not None:  # they would fire in the next call
+                current.clear_timers()
         return results, None
     except KeyboardInterrupt:  # told to stop, likely: not what the call came to
         raise
@@ -183,6 +185,8 @@ def run_each(
     try:
         for load in calls:
             outcomes.append(_run(load if not current.is_interrupted else _refuse))
+            if current.clear_timers is not None:
+                current.clear_timers()
     finally:
         current.chunk = None
     return outcomes

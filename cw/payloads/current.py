@@ -55,6 +55,9 @@ name_of: Callable[[int], str] = str
 is_interrupted = False
 """Has it got a SIGINT, by which cw tells a job to end?"""
 
+clear_timers: Callable[[], None] | None = None
+"""What stops the timers that a call has set; None if it has set none."""
+
 slot = m.Slot(0, 1, -1.0)
 session_seed = b""
 

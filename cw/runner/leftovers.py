@@ -18,14 +18,13 @@ from _thread import _count as count_threads
 from collections.abc import Callable
 from typing import Any
 
+from cw.payloads import current
+
 SHORT_SECONDS = 1e-5
 """A job that took less has started no thread. Larger: threads go unseen. Smaller: short jobs pay for the look."""
 
 LONG_SECONDS = 1e-3
 """After a job that took longer the kernel is asked for timers. Larger: those of C code may stay. Smaller: as above."""
-
-is_armed = False
-"""Has a timer been set by `signal`, since they were last cleared?"""
 
 _TIMERS = signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF
 _setitimer, _getitimer = signal.setitimer, signal.getitimer
@@ -43,8 +42,7 @@ def watch_timers() -> None:
 def _noting(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def set_timer(*args: Any) -> Any:
-        global is_armed
-        is_armed = True
+        current.clear_timers = clear_timers
         return function(*args)
 
     set_timer.__module__ = "signal"  # so that it is pickled by its name
@@ -53,10 +51,9 @@ def _noting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def clear_timers() -> None:
     """Whatever the job has set does not fire any more."""
-    global is_armed
     for timer in _TIMERS:
         _setitimer(timer, 0)
-    is_armed = False
+    current.clear_timers = None
 
 
 def look(seconds: float, function: Any) -> str:

@@ -126,7 +126,7 @@ class Runner:
                     return
                 raise
             value = function(*args, **kwargs)
-            if leftovers.is_armed:
+            if current.clear_timers is not None:
                 leftovers.clear_timers()
             answer = serialize.dump_result(value, memory.store)
             if isinstance(value, BaseException):
@@ -140,7 +140,7 @@ class Runner:
         except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
             if _forked_pid:
                 _end_forked(error)
-            if leftovers.is_armed:
+            if current.clear_timers is not None:
                 leftovers.clear_timers()
             self._script.explain(error)
             answer = self._answer_of(error, attempt)

@@ -40,22 +40,27 @@ class KeeperProcess:
         hash_seed: str = "",
     ) -> None:
         """`threads`, `descriptors`: the limits of the jobs; None: of descriptors, our own. `hash_seed`: PYTHONHASHSEED
-        in the runners; '': our own."""
+        in the runners; '': our own. Raises OSError where it cannot be started."""
         self.hash_seed = hash_seed
         self._loop = loop
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {**dict.fromkeys(THREADS, str(threads)), **os.environ}
         if hash_seed:
             environment["PYTHONHASHSEED"] = hash_seed
-        self._process = subprocess.Popen(
-            program.python_command(
-                "from cw.worker.keeper import main; main(int(sys.argv[1]))", theirs.fileno()
-            ),
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-            env=environment,
-        )
+        try:
+            self._process = subprocess.Popen(
+                program.python_command(
+                    "from cw.worker.keeper import main; main(int(sys.argv[1]))", theirs.fileno()
+                ),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env=environment,
+            )
+        except OSError:
+            self._socket.close()
+            theirs.close()
+            raise
         if descriptors is not None:
             resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, descriptors)
         theirs.close()

@@ -51,7 +51,7 @@ lines = RateLimited(logger)
 
 
 class _NoEnd:
-    """In place of a `WorkerEnd`, where there were no descriptors for one: what it is sent never starts."""
+    """In place of a `WorkerEnd`, where no process could be started for one: what it is sent never starts."""
 
     def __init__(self) -> None:
         self.objects = ObjectCache()
@@ -121,7 +121,9 @@ class Runners:
     def start(self, runner: Runner, environment: Object | None) -> None:
         """Start its process, and send it its environment."""
         self._runners[runner.key] = runner
+        payload = None if environment is None else environment.payload
         try:
+            keeper = self._keeper_for(payload)
             end = self._channels[runner.key] = WorkerEnd(self._loop)
         except OSError as error:
             self._channels[runner.key] = _NoEnd()
@@ -134,8 +136,7 @@ class Runners:
         end.on_dropped = lambda: self.on_dropped(runner)
         end.on_remark = lambda remark: self.on_remark(runner, remark)
         end.on_waits = lambda message: self.on_waits(runner, message)
-        payload = None if environment is None else environment.payload
-        keeper = self._keeper_by_key[runner.key] = self._keeper_for(payload)
+        self._keeper_by_key[runner.key] = keeper
         keeper.fork(runner.key, end.runner_fds)
         end.handed_over()
         for message in end.objects.prepare([environment] if environment is not None else []):
@@ -272,7 +273,11 @@ class Runners:
             logger.error("the keeper is gone, and the runners with it; starting another")
             gone = self._keepers[seed]
             self._close_keeper(gone)
-            self._start_keeper(seed)
+            try:
+                self._start_keeper(seed)
+            except OSError as error:
+                self.on_failure(f"the process that starts runners cannot be started: {error}")
+                return
             for key in [key for key, keeper in self._keeper_by_key.items() if keeper is gone]:
                 self._on_exited(key, "ended with its keeper", "")
         elif report["what"] == "forked":
