@@ -195,6 +195,24 @@ class Pickled:
         return pickle.loads, (self.data,)
 
 
+@pytest.mark.slow  # makes a virtual environment
+def test_a_worker_whose_interpreter_is_gone_says_so_and_the_others_do_its_jobs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "5")  # so that its runners need a keeper of their own
+    bin = tmp_path / "venv/bin"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", bin.parent], check=True)
+    path = os.pathsep.join(filter(None, sys.path))
+    with cw.mp.allocate(1) as cluster:
+        other = "env", "-u", "PYTHONHASHSEED", "sh", "-c", 'shift && exec "$0" "$@"', str(bin / "python")
+        bad = Worker(cluster.master, before=other, PYTHONPATH=path)
+        with bad, cw.ClusterExecutor() as executor:
+            for name in bin.glob("python*"):
+                name.unlink()
+            futures = [executor.submit(time.sleep, 0.05) for _ in range(20)]
+            assert {future.exception(LIMIT) for future in futures} == {None}
+            wait_until(lambda: "could not be started: No such file" in bad.err, LIMIT)
+            assert bad.process.poll() is None
+
+
 # --- workdir ----------------------------------------------------------------------------------
 
 

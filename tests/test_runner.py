@@ -750,6 +750,16 @@ def test_timers_that_a_job_leaves_do_not_fire_in_the_next(one_slot, how, handler
         assert one_slot.submit(jobs.pid).result(LIMIT) == first.result()  # none has died
 
 
+def test_timers_that_a_call_leaves_do_not_fire_in_the_next_of_its_chunk(one_slot):
+    def call(item):
+        if item == 0:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+        return use_time(0.3) if item else item
+
+    for options in ({}, {"return_exceptions": True}):
+        assert list(one_slot.map(call, range(2), chunksize=2, **options))[0] == 0
+
+
 def test_a_timer_fires_in_its_own_job(one_slot):
     def wait():
         signal.signal(signal.SIGALRM, lambda number, frame: jobs.fail(TimeoutError("my own")))

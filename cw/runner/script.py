@@ -97,6 +97,7 @@ class Script:
         self._unreached: set[str] = set()  # definitions made though no call has reached them
         self._to_make: dict[str, objects.Definition] = {}
         self._to_fill: dict[str, objects.Definition] = {}
+        self._is_filling = False  # all are made
         self._lost: dict[str, str] = {}  # global names, and why they are not here
         self._bound: dict[tuple[str, str], int] = {}  # versions of constants that were set
         self._placed: dict[Any, int] = {}  # the component that set a place last
@@ -304,8 +305,12 @@ class Script:
         self._bind(applied.early_rows or [])
         for name in list(self._to_make):
             self._make(name)
-        for name in list(self._to_fill):
-            self._fill(name)
+        self._is_filling = True
+        try:
+            for name in list(self._to_fill):
+                self._fill(name)
+        finally:
+            self._is_filling = False
         for name in rest:
             for key, data in self._small[name]:
                 with contextlib.suppress(Exception):
@@ -353,7 +358,7 @@ class Script:
         top, dot, _ = name.partition(".")
         if top in self._to_make:
             self._make(top)
-        if dot and top in self._to_fill:
+        if (dot or self._is_filling) and top in self._to_fill:  # an instance may be made of it: by its methods
             self._fill(top)
 
     def _loads(self, data: Any) -> Any:
