@@ -92,9 +92,8 @@ class RecordMaker:
         self._definitions: dict[str, Definition] = {}
         self._versions: dict[tuple[str, str], tuple[Any, int]] = {}  # of constants
         self._components: dict[tuple[Any, ...], Component] = {}
-        self._joint: dict[
-            Any, tuple[Place, ...]
-        ] = {}  # with which others a place has shared an object, by its key
+        # With which others a place has shared an object, by its key.
+        self._joint: dict[Any, tuple[Place, ...]] = {}
         self._script = ScriptTable(self.definition_of, self.object_of)
         self._settings = b""
         self._looks = 1

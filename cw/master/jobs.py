@@ -159,9 +159,8 @@ class Worker:
         self.slots = slots  # how many jobs run there at a time: usable + extra
         self.usable = slots  # slots that can be used now
         self.extra = 0  # jobs beyond one for each slot that is taken: those that wait for jobs of their own
-        self.floors: list[
-            int
-        ] = []  # of slots that are lent and free: what the depth of a session must exceed
+        # Of slots that are lent and free: what the depth of a session must exceed.
+        self.floors: list[int] = []
         self.offered = slots
         self.not_for: frozenset[Hashable] = frozenset()  # sessions for which none of them can
         self.pool = pool

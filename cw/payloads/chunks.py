@@ -104,9 +104,7 @@ class Chunk:
         )
         if rest.size + sum(pickled.size for pickled in apart.values()) > whole.size + SHARED // 2:
             return whole
-        for digest, (place, pickled) in list(shared.items())[
-            len(self._shared) :
-        ]:  # (in the order of their places)
+        for digest, (place, pickled) in list(shared.items())[len(self._shared) :]:  # in the order of places
             self._shared[digest] = place, pickled.payload()
             self._note(pickled)
         return rest

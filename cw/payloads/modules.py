@@ -75,9 +75,8 @@ class _Watcher:
 
     def __init__(self) -> None:
         self.names: set[str] = set()  # of the user's own modules that were loaded
-        self.again: dict[
-            str, Any
-        ] = {}  # modules that may have been loaded again, by name: their `__spec__` before
+        # Modules that may have been loaded again, by name: their `__spec__` before.
+        self.again: dict[str, Any] = {}
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         global version

@@ -29,9 +29,8 @@ class Reached(NamedTuple):
     constants: tuple[bytes, ...]  # rows of namespace, name, version, value: the script's are the last
     absent: list[tuple[str, str]]  # names that are read and not bound: by namespace and name
     lost: list[tuple[Any, str]]  # places whose values cannot be pickled, and why
-    caches: list[
-        tuple[tuple[str, ...], list[str]]
-    ]  # where cached functions are, and the names that they reach
+    # Where cached functions are, and the names that they reach.
+    caches: list[tuple[tuple[str, ...], list[str]]]
     modules: list[str]  # that are used as parts of others, as `os.path` is
     settings: int  # of the user's modules, or 0
     template: int

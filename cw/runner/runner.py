@@ -48,10 +48,8 @@ def _may_be_machines_fault(error: Exception) -> bool:
     if isinstance(error, MACHINES_FAULT):
         return True
     traceback = error.__traceback__
-    while (
-        traceback is not None and traceback.tb_frame.f_code.co_name != "<module>"
-    ):  # of a module being imported
-        traceback = traceback.tb_next
+    while traceback is not None and traceback.tb_frame.f_code.co_name != "<module>":
+        traceback = traceback.tb_next  # to a module that is being imported
     return traceback is not None
 
 
@@ -67,9 +65,8 @@ class Runner:
         self._pipe = pipe
         self._tokens = tokens
         self._decoder = wire.Decoder()
-        self._queue: deque[Any] = (
-            deque()
-        )  # jobs as tuples; and what must keep its place between them: messages
+        # Jobs as tuples; and what must keep its place between them: messages.
+        self._queue: deque[Any] = deque()
         self._objects: dict[int, tuple[int, tuple[int, ...], Any]] = {}  # kind, needs, payload
         self._script = Script(lambda number: self._objects[number][2])
         self._where: dict[str, Any] = {"host": os.uname().nodename, "pid": os.getpid()}
@@ -118,11 +115,8 @@ class Runner:
             try:
                 function, args, kwargs = self._prepare(function_number, payload)
             except Exception as error:
-                if (
-                    _may_be_machines_fault(error)
-                    and not _forked_pid
-                    and self._hand_back(number, attempt, error)
-                ):
+                is_told = _may_be_machines_fault(error) and not _forked_pid
+                if is_told and self._hand_back(number, attempt, error):
                     return
                 raise
             value = function(*args, **kwargs)

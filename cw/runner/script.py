@@ -103,9 +103,8 @@ class Script:
         self._placed: dict[Any, int] = {}  # the component that set a place last
         self._places: dict[int, list[Any]] = {}  # of a component
         self._memos: dict[int, dict[int, Any]] = {}  # the objects in small components
-        self._changed: set[str] = (
-            set()
-        )  # names that were given another value for the call that is about to run
+        # Names that were given another value for the call that is about to run.
+        self._changed: set[str] = set()
         self._is_reached = False
         named.loads = self._loads
         named.builtins_of = self._builtins_of
@@ -358,8 +357,8 @@ class Script:
         top, dot, _ = name.partition(".")
         if top in self._to_make:
             self._make(top)
-        if (dot or self._is_filling) and top in self._to_fill:  # an instance may be made of it: by its methods
-            self._fill(top)
+        if (dot or self._is_filling) and top in self._to_fill:
+            self._fill(top)  # an instance may be made of it now, which takes its methods
 
     def _loads(self, data: Any) -> Any:
         return objects.Unpickler(data, self._require).load()

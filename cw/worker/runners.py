@@ -112,9 +112,8 @@ class Runners:
         self.ends = -1.0
         """When what runs is stopped (time.monotonic()), as far as is known; -1: it is not."""
         self._hash_seed = environments.hash_seed()
-        self._keepers: dict[
-            str, KeeperProcess
-        ] = {}  # by the PYTHONHASHSEED of their runners; '': none is known
+        # By the PYTHONHASHSEED of their runners; '': none is known.
+        self._keepers: dict[str, KeeperProcess] = {}
         self._keeper_by_key: dict[int, KeeperProcess] = {}  # of the runners
         self._prepare()
 

@@ -133,9 +133,8 @@ class Runner:
         self.is_dropping = False  # something was retracted, and it has not read the Drop yet
         self.is_ending = False  # was told to end, was signalled, or is gone: never used again
         self.is_stopping = False  # was signalled, since its job is to end, and is not known to be gone
-        self.is_outdated = (
-            False  # no function needs its environment any more: it ends when it has nothing to do
-        )
+        # No function needs its environment any more: it ends when it has nothing to do.
+        self.is_outdated = False
 
 
 class Slot:

@@ -141,9 +141,8 @@ class Worker:
         self._waits: dict[slots.Runner, tuple[int, str]] = {}
         self._kept = Kept()
         self._keeping: set[int] = set()  # dispatches that come: what they return when their time is up counts
-        self._unclaimed: set[int] = (
-            set()
-        )  # of these, those that the present master was told of when it was joined
+        # Of these, those that the present master was told of when it was joined.
+        self._unclaimed: set[int] = set()
         self._why_unusable = ""  # how the last runner ended
         self._suspects: list[list[Outcome]] = []  # errors after a SIGTERM, held back
         self._is_ticking = False
