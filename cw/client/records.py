@@ -230,9 +230,7 @@ class RecordMaker:
             numbers,
         )
         for component in () if before is None else before.components:
-            if not all(
-                place.key in reach.places for place in component.places
-            ):  # it is a constant now, or gone
+            if component not in components:  # its places are constants now, gone, or part of others
                 self._components.pop(tuple(place.key for place in component.places), None)
         if before is not None and before.generation == record.generation and before.reached == record.reached:
             record.functions = before.functions
