@@ -19,6 +19,7 @@ from cw.net import messages as m
 from cw.net import network, wire
 from cw.net.memory import Memory, store
 from cw.net.network import Connection, Loop, dial, tune
+from cw.program import RateLimited
 
 BIG = 8 * 1024**2
 
@@ -65,7 +66,8 @@ class Running:
 
 
 @pytest.fixture
-def running():
+def running(monkeypatch):
+    monkeypatch.setattr(network, "_lines", RateLimited(network.logger, burst=10))  # none is left out
     running = Running()
     yield running
     running.stop()

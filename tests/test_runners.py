@@ -68,9 +68,11 @@ def test_programs_that_a_job_starts_have_the_same_hashes(master):
 
 
 RUNNERS = """
-import os, signal, sys, time, types
+import os, signal, sys, time
 
+from cw.net import messages as m
 from cw.net.network import Loop
+from cw.net.objects import Object
 from cw.payloads.environment import dump_environment
 from cw.worker import keeper, runners, slots
 
@@ -84,7 +86,7 @@ all.on_exited = lambda runner, unstarted, note: gone.append(runner.key)
 def start(key, seed):
     os.environ["PYTHONHASHSEED"] = seed
     runner = slots.Runner(key, slots.Slot(0), (key, 0))
-    all.start(runner, types.SimpleNamespace(payload=dump_environment()))
+    all.start(runner, Object(key, dump_environment(), m.ENVIRONMENT))
     until(lambda: key in all._pids)
     return runner
 
@@ -128,7 +130,7 @@ until(lambda: gone)
 loop._handle(loop._epoll.poll(0.1))
 print(*gone)
 third = start(3, "7")
-all.kill(second)
+os.kill(all._pids[2], signal.SIGKILL)
 until(lambda: 2 in gone)
 print(*gone)
 all.close()

@@ -103,6 +103,7 @@ class Script:
         self._placed: dict[Any, int] = {}  # the component that set a place last
         self._places: dict[int, list[Any]] = {}  # of a component
         self._memos: dict[int, dict[int, Any]] = {}  # the objects in small components
+        self._homeless: dict[tuple[int, int], Any] = {}  # values of components whose places are not here
         # Names that were given another value for the call that is about to run.
         self._changed: set[str] = set()
         self._is_reached = False
@@ -120,6 +121,8 @@ class Script:
         self._definitions.pop(number, None)
         self._places.pop(number, None)
         self._memos.pop(number, None)
+        for key in [key for key in self._homeless if key[0] == number]:
+            del self._homeless[key]
 
     def prepare(self, number: int, payload: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """The function and the arguments of a call. Raises whatever making them raises."""
@@ -160,8 +163,14 @@ class Script:
         """In the pickle of a call's state: an object that a component has."""
         number, place = reference
         if place < 0:
+            index = -1 - place
             keys = self._places.get(number) or self._load_component(number)[0]
-            return self._value_at(keys[-1 - place])
+            try:
+                return self._value_at(keys[index])
+            except KeyError:  # a function has another definition by now, which does not hold it
+                if (number, index) not in self._homeless:
+                    self._homeless[number, index] = self._load_component(number)[1][index]
+                return self._homeless[number, index]
         if number not in self._memos:  # its names have other values by now
             self._load_component(number)
         return self._memos[number][place]
@@ -380,6 +389,9 @@ class Script:
             self._changed.add(key[2] if key[0] == "global" else key[1][0])
             self._set_place(key, value)
             self._placed[key] = number
+        for index, (key, value) in enumerate(zip(keys, values, strict=True)):
+            if key[0] != "global" and key[1] not in named.by_token:
+                self._homeless[number, index] = value
         self._places[number] = keys
 
     def _value_at(self, key: Any) -> Any:
