@@ -270,6 +270,7 @@ def test_a_client_thread_has_the_seeds_of_an_executor():
         assert [found[jobid] for jobid in order] == [executor.submit(seed).result(LIMIT) for _ in range(2)]
 
 
+@pytest.mark.slow
 def test_clients_in_a_job_derive_their_seeds_from_its():
     def nested(_):
         found = []

@@ -105,6 +105,7 @@ def test_who_waits_for_jobs_of_another_cluster_lends_nothing_here(executor, tmp_
 # --- who does not lend ------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # it is told after seconds
 def test_with_lend_false_the_slot_is_held_and_the_clients_are_told(cluster, tmp_path, caplog):
     with cw.ClusterExecutor() as executor:
         held = [
@@ -120,7 +121,11 @@ def test_with_lend_false_the_slot_is_held_and_the_clients_are_told(cluster, tmp_
     assert not thread._session.lends
 
 
-@pytest.mark.parametrize("way", [nesting.by_asyncio, nesting.by_thread], ids=lambda way: way.__name__)
+@pytest.mark.parametrize(
+    "way",
+    [nesting.by_asyncio, pytest.param(nesting.by_thread, marks=pytest.mark.slow)],
+    ids=lambda way: way.__name__,
+)
 def test_who_waits_in_a_way_that_is_not_seen_is_told(way, executor, caplog):
     future = executor.submit(nesting.squares, way, 2)
     wait_until(lambda: HELD in caplog.text, LIMIT)

@@ -30,7 +30,7 @@ def search(kinds, examples, slots, directory, timeout):
 
 @pytest.mark.parametrize(("kinds", "slots"), KINDS)
 def test_a_short_search_finds_no_difference(kinds, slots, tmp_path):
-    search(kinds, 20, slots, tmp_path, 2 * LIMIT)
+    search(kinds, 8, slots, tmp_path, 2 * LIMIT)
 
 
 @pytest.mark.slow
