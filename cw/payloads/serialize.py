@@ -223,15 +223,26 @@ def join(
     return _pack(data, buffers, store, behind) if buffers else data + behind
 
 
+class _Unpickler(pickle.Unpickler):
+    """With a `persistent_load` of its own (which is no attribute that can be set, in Python 3.13.0)."""
+
+    def __init__(self, file: io.BytesIO, buffers: Any, load: Callable[[Any], Any]) -> None:
+        super().__init__(file, buffers=buffers)
+        self._load = load
+
+    def persistent_load(self, reference: Any) -> Any:
+        return self._load(reference)
+
+
 def load_parts(payload: Payload, count: int, persistent_load: Any = None, memos: Any = None) -> list[Any]:
     """The first `count` of the values that were pickled one after the other. `memos`: a list, which gets the memo."""
+    data, buffers = payload, None
     if payload[:1] == b"\x01":
         data, buffers = _unpack(memoryview(payload).cast("B"))
+    if persistent_load is None:
         unpickler = pickle.Unpickler(io.BytesIO(data), buffers=buffers)
     else:
-        unpickler = pickle.Unpickler(io.BytesIO(payload))
-    if persistent_load is not None:
-        unpickler.persistent_load = persistent_load  # type: ignore[method-assign]
+        unpickler = _Unpickler(io.BytesIO(data), buffers, persistent_load)
     values = [unpickler.load() for _ in range(count)]
     if memos is not None:
         memos.append(unpickler.memo.copy())  # type: ignore[attr-defined]
