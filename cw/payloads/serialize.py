@@ -40,8 +40,6 @@ from pickle import dumps, loads
 from types import MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
-import xxhash
-
 # (Its public function list_registry_pickle_by_value() makes a copy each time, for 0.1 us.)
 from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
@@ -183,6 +181,8 @@ class Pickled:
 
     def digest(self) -> bytes:
         """Of the bytes and the buffers."""
+        import xxhash  # (only clients compare: the start of a worker and its runners is spared it)
+
         if not self.buffers:
             return xxhash.xxh3_128_digest(self.data)
         hasher = xxhash.xxh3_128(self.data)
