@@ -48,7 +48,6 @@ def test_annotations_drag_no_values_along(run_script):  # noqa: F811
     run_script(
         HINTS
         + """
-    from cw.client.functions import FunctionTable
     from cw.payloads import serialize
     def local():
         class Mine:
@@ -69,8 +68,7 @@ def test_annotations_drag_no_values_along(run_script):  # noqa: F811
         assert runner.call(unknown, 7, 1) == 7
         assert runner.call(local()().again, None) is False
         for thing in (unknown, Node, Slots, Point, Options, Colour, Marked, local()):
-            _, payload = FunctionTable().number_of(thing)
-            assert len(payload) < 20_000, (thing, len(payload))
+            assert runner.bytes_of(lambda thing=thing: thing) < 100_000, thing  # (BIG is 3 MB)
             assert len(serialize.dump_call((thing,), {})) < 20_000
     """
     )
@@ -107,19 +105,19 @@ def test_looking_at_annotations_is_no_change(run_script):  # noqa: F811
     run_script(
         """
     import dataclasses
-    from cw.client.functions import FunctionTable
     @dataclasses.dataclass
     class C:
         a: int
         def m(self, x: C) -> int: return x
     class Bare: pass
     def f(x: int) -> C: return C(1), Bare()
-    table = FunctionTable()
-    number, _ = table.number_of(f)
-    assert f.__annotations__ and C.__annotations__ and C.m.__annotations__ and Bare.__annotations__ == {}
-    assert table.number_of(f) == (number, None)
-    f.__annotations__ = {"x": float}
-    assert table.number_of(f)[0] == number  # a new annotation is no other code
+    with PipeRunner() as runner:
+        runner.call(f, 1)
+        assert f.__annotations__ and C.__annotations__ and C.m.__annotations__ and Bare.__annotations__ == {}
+        assert runner.bytes_of(f, 1) == 0
+        f.__annotations__ = {"x": float}
+        runner.call(f, 1)
+        assert runner.bytes_of(f, 1) == 0
     """
     )
 

@@ -222,6 +222,11 @@ class ClusterExecutor(concurrent.futures.Executor):
             return None
         return super().__exit__(kind, error, traceback)
 
+    def __reduce__(self) -> Any:
+        return (
+            self._session.__reduce__()
+        )  # (which raises; other attributes may be refused for themselves first)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; with `cancel_futures`, cancel those that have not started; with `wait`, block until
         the others have ended."""

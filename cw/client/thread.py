@@ -251,6 +251,11 @@ class ClientThread:
         """Is the thread running?"""
         return self._session.is_alive()
 
+    def __reduce__(self) -> Any:
+        return (
+            self._session.__reduce__()
+        )  # (which raises; other attributes may be refused for themselves first)
+
     def __enter__(self) -> ClientThread:
         self.start()
         return self

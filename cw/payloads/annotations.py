@@ -64,6 +64,59 @@ def put_in_place(owner: Any, attributes: dict[str, Any], names_of: Callable[[Cod
         del attributes["__annotations_cache__"]  # somebody has looked; there are none
 
 
+def values_and_texts(thing: Any) -> tuple[dict[str, Any], dict[str, str] | None]:
+    """The annotations of a function or class; where they are deferred, also what they say.
+
+    What is not defined is a forward reference. Raises whatever evaluating them raises.
+    """
+    if annotate_of(thing) is None:
+        found = vars(thing).get("__annotations__") if isinstance(thing, type) else thing.__annotations__
+        if found is None and ARE_DEFERRED:  # set on a class
+            found = vars(thing).get("__annotations_cache__")
+        return found or {}, None
+    from annotationlib import Format, get_annotations  # type: ignore[import-not-found,unused-ignore]
+
+    texts: dict[str, str] = get_annotations(thing, format=Format.STRING)
+    try:
+        return get_annotations(thing, format=Format.FORWARDREF), texts
+    except Exception:
+        return dict(texts), texts
+
+
+def give(owner: Any, hints: tuple[dict[str, Any], dict[str, str] | None] | None) -> None:
+    """Give a function or class that came here its annotations, if there are any."""
+    if hints is None:
+        return
+    values, texts = hints
+    if texts is None:
+        if values:
+            owner.__annotations__ = values
+        return
+    owner.__annotate__ = _Given(values, texts)
+
+
+class _Given:
+    """Says the annotations of what came here."""
+
+    def __init__(self, values: dict[str, Any], texts: dict[str, str]) -> None:
+        self._values = values
+        self._texts = texts
+
+    def __call__(self, format: int, /) -> dict[str, Any]:
+        from annotationlib import Format, ForwardRef
+
+        if format == Format.STRING:
+            return dict(self._texts)
+        if format == Format.FORWARDREF:
+            return dict(self._values)
+        if format != Format.VALUE:
+            raise NotImplementedError(format)
+        return {
+            name: value.evaluate() if isinstance(value, ForwardRef) else value
+            for name, value in self._values.items()
+        }
+
+
 class _Annotate:
     """On its way: the function that says the annotations of an owner."""
 

@@ -17,6 +17,7 @@ import copyreg
 import io
 import marshal
 import pickle
+import reprlib
 import sys
 import weakref
 from collections.abc import Callable, Iterable
@@ -25,7 +26,7 @@ from typing import Any
 
 import cloudpickle
 
-from cw.payloads import byvalue, constants, script
+from cw.payloads import annotations, byvalue, constants, script
 from cw.payloads.byvalue import MISSING, BufferCallback, Watch
 
 Code = tuple[dict[str, Any], CodeType]
@@ -155,7 +156,7 @@ def make_function(
 
 def set_function_state(function: FunctionType, state: tuple[Any, ...]) -> None:
     """In a pickle: give a function what it holds."""
-    defaults, kwdefaults, cells, is_bound, attributes, doc, annotations, type_params = state
+    defaults, kwdefaults, cells, is_bound, attributes, doc, hints, type_params = state
     function.__defaults__ = defaults
     function.__kwdefaults__ = kwdefaults
     for cell, value, is_set in zip(function.__closure__ or (), cells, is_bound, strict=True):
@@ -163,8 +164,7 @@ def set_function_state(function: FunctionType, state: tuple[Any, ...]) -> None:
             cell.cell_contents = value
     function.__dict__.update(attributes)
     function.__doc__ = doc
-    if annotations:
-        function.__annotations__ = annotations
+    annotations.give(function, hints)
     if type_params:
         function.__type_params__ = type_params  # type: ignore[attr-defined]
 
@@ -222,17 +222,15 @@ class Annotations:
 def dump_annotations(thing: Any) -> bytes:
     """The annotations of a function or class; b"" for none."""
     try:
-        if sys.version_info >= (3, 14):
-            import annotationlib
-
-            found = annotationlib.get_annotations(thing, format=annotationlib.Format.STRING)
-        else:
-            found = vars(thing).get("__annotations__") if isinstance(thing, type) else thing.__annotations__
+        found, texts = annotations.values_and_texts(thing)
     except Exception:
         return b""
     if not found:
         return b""
-    return pickle.dumps({str(name): _dump_annotation(value) for name, value in found.items()}, 5)
+    values = {str(name): _dump_annotation(value) for name, value in found.items()}
+    if texts is not None:
+        values = {name: texts[name] if type(value) is str else value for name, value in values.items()}
+    return pickle.dumps((values, texts), 5)
 
 
 def _dump_annotation(value: Any) -> str | bytes:
@@ -244,22 +242,26 @@ def _dump_annotation(value: Any) -> str | bytes:
         byvalue.run(NamedPickler(file), value)
         if file.tell() <= _ANNOTATION:
             return file.getvalue()
-    return getattr(value, "__qualname__", None) or repr(value)
+    return getattr(value, "__qualname__", None) or reprlib.repr(value)
 
 
 loads: Callable[[bytes], Any] = pickle.loads
 """How annotations are unpickled: a runner knows a way that finds what is not defined yet."""
 
 
-def load_annotations(data: bytes) -> dict[str, Any]:
-    """In a pickle: the annotations; none where they cannot be had here."""
+def load_annotations(data: bytes) -> Any:
+    """In a pickle: what `annotations.give` takes; of a value that cannot be had here, its text or nothing."""
     if not data:
-        return {}
-    found = {}
-    for name, value in pickle.loads(data).items():
-        with contextlib.suppress(Exception):
+        return None
+    found, texts = pickle.loads(data)
+    for name, value in list(found.items()):
+        try:
             found[name] = loads(value) if type(value) is bytes else value
-    return found
+        except Exception:
+            del found[name]
+            if texts is not None:
+                found[name] = texts[name]
+    return found, texts
 
 
 # --- the pickler ------------------------------------------------------------------------------
@@ -374,7 +376,7 @@ class NamedPickler(byvalue.Pickler):
         attributes = dict(state[0])
         for name in ("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"):
             attributes.pop(name, None)
-        annotations = dump_annotations(cls)
+        hints = dump_annotations(cls)
         token, holes = self._holes.get(id(cls), (None, ()))
         for kind, name in holes:
             if kind != "member":
@@ -384,7 +386,7 @@ class NamedPickler(byvalue.Pickler):
                 f"{cls.__qualname__}.{name} is not here: its value cannot be pickled"
             )
         own = frozenset(attributes).union(name for kind, name in holes if kind != "member")
-        filling = set_state, (attributes, *state[1:]), annotations, token, version, cls.__qualname__, own
+        filling = set_state, (attributes, *state[1:]), hints, token, version, cls.__qualname__, own
         return (
             byvalue.make_class,
             (byvalue.identity_of(cls), make, arguments),
@@ -416,7 +418,7 @@ def _is_unchanged(value: Any, before: Any) -> bool:
 
 def fill_class(cls: type, filling: tuple[Any, ...]) -> None:
     """In a pickle: give a class its attributes, unless it is ours or has this version already."""
-    set_state, state, annotations, token, version, qualname, own = filling
+    set_state, state, hints, token, version, qualname, own = filling
     if byvalue.is_foreign(cls):
         cls.__qualname__ = qualname
         before, attributes = _filled.get(cls, (frozenset(), {})), state[0]
@@ -433,11 +435,9 @@ def fill_class(cls: type, filling: tuple[Any, ...]) -> None:
             property.__set_name__(value, cls, name)
     if token is not None:
         by_token[token] = cls
-    if annotations and byvalue.is_foreign(cls):
-        found = load_annotations(annotations)
-        if found:
-            with contextlib.suppress(AttributeError, TypeError):
-                cls.__annotations__ = found
+    if byvalue.is_foreign(cls):
+        with contextlib.suppress(AttributeError, TypeError):
+            annotations.give(cls, load_annotations(hints))
 
 
 def _local_definition(cls: type) -> _Local:
