@@ -17,10 +17,13 @@ import os
 import re
 import shutil
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cw import home
 from cw.launch.launcher import LaunchError
+
+if TYPE_CHECKING:
+    import subprocess
 
 QUEUE_SECONDS = 15.0
 """Between two calls of squeue. Shorter: hundreds of scripts bring down the controller that all users share."""
@@ -144,10 +147,21 @@ class Listing(NamedTuple):
 
 def call(program: str, *arguments: str, seconds: float = CALL_SECONDS, text: str = "") -> str:
     """Run a program of Slurm with `text` as its input; what it prints. Raises LaunchError with its own message."""
+    process = _run(program, *arguments, seconds=seconds, text=text)
+    if process.returncode:
+        text = "; ".join(_complaints(process)) or f"exit status {process.returncode}"
+        if "Unable to contact slurm controller" in text:
+            text += ": it is down, or the network to it; try again later"
+        raise LaunchError(f"{program}: {text}")
+    return process.stdout
+
+
+def _run(program: str, *arguments: str, seconds: float, text: str = "") -> subprocess.CompletedProcess[str]:
+    """Raises LaunchError when it is not there, or takes too long."""
     import subprocess  # Takes 5 ms to load: `import cw` goes without.
 
     try:
-        process = subprocess.run(
+        return subprocess.run(
             [program, *arguments],
             env=environment(),
             input=text,
@@ -164,16 +178,16 @@ def call(program: str, *arguments: str, seconds: float = CALL_SECONDS, text: str
         raise LaunchError(
             f"{program} has not answered within {seconds:g} s: Slurm's controller may be down"
         ) from None
-    if process.returncode:
-        told = [
-            line.strip().removeprefix(f"{program}: ").removeprefix("error: ").removeprefix("fatal: ")
-            for line in (process.stderr or process.stdout).splitlines()
-        ]
-        text = "; ".join(filter(None, told)) or f"exit status {process.returncode}"
-        if "Unable to contact slurm controller" in text:
-            text += ": it is down, or the network to it; try again later"
-        raise LaunchError(f"{program}: {text}")
-    return process.stdout
+
+
+def _complaints(process: subprocess.CompletedProcess[str]) -> list[str]:
+    """What it says is wrong, line by line."""
+    prefix = f"{os.path.basename(process.args[0])}: "
+    lines = (process.stderr or process.stdout).splitlines()
+    told = [
+        line.strip().removeprefix(prefix).removeprefix("error: ").removeprefix("fatal: ") for line in lines
+    ]
+    return list(filter(None, told))
 
 
 def environment() -> dict[str, str]:
@@ -235,16 +249,22 @@ def check_is_there() -> None:
 def check_answers() -> None:
     """Asks Slurm now. Raises LaunchError, as `check_is_there`."""
     try:
-        call("scontrol", "ping", seconds=WANTED_SECONDS)
+        process = _run("scontrol", "ping", seconds=WANTED_SECONDS)
     except LaunchError as error:
         if not shutil.which("scontrol"):
             raise
-        if " is DOWN" in str(error):
-            raise LaunchError("Slurm's controller is down: try again later") from None
-        why = str(error).removeprefix("scontrol: ").rpartition("; ")[2]  # of a chain of them the last one
-        raise LaunchError(
-            f"Slurm does not answer ({why}): start this on a machine of a Slurm cluster, or use cw.mp"
-        ) from None
+        why = str(error)
+    else:
+        if not process.returncode:
+            return
+        if " is DOWN" in process.stdout + process.stderr:
+            raise LaunchError("Slurm's controller is down: try again later")
+        why = [f"exit status {process.returncode}", *_complaints(process)][
+            -1
+        ]  # of a chain of them the last one
+    raise LaunchError(
+        f"Slurm does not answer ({why}): start this on a machine of a Slurm cluster, or use cw.mp"
+    )
 
 
 def listing(cluster: str = "") -> Listing:
