@@ -876,7 +876,7 @@ def test_connections_are_refused_as_results_by_name(executor):
 @pytest.mark.slow
 def test_background_threads_of_a_job_do_not_keep_its_runner_from_ending(cluster):
     worker = worker_of(cluster)
-    with cw.ClusterExecutor() as executor:
+    with cw.ClusterExecutor(cluster.master) as executor:
         pid = executor.submit(_start_thread).result(LIMIT)
         assert pid in descendants_of(worker)
     wait_until(lambda: not is_running(pid), LIMIT)
