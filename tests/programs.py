@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -195,6 +196,11 @@ def free_port():
         address = "", random.randrange(10_000, max(least, 20_000))
         with contextlib.suppress(OSError), socket.create_server(address, family=family, dualstack_ipv6=dual):
             return address[1]
+
+
+def name_of(value):
+    """What a test with this value is called: the same in each process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def is_running(pid):

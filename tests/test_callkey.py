@@ -608,6 +608,7 @@ class Addressed:
         {"x": repr(threading.Lock())},
         threading.Lock(),
     ],
+    ids=["address", "iterator", "instance", "list", "text", "lock"],
 )
 def test_what_has_no_stable_form_is_refused_with_what_to_do(value):
     with pytest.raises(UnstableKey, match=r"argument .* of function\(\).*options\(key=\.\.\.\)"):

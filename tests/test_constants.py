@@ -18,6 +18,7 @@ import uuid
 
 import numpy
 import pytest
+from programs import name_of
 
 from cw.payloads import constants
 
@@ -45,7 +46,7 @@ Point = collections.namedtuple("Point", "x y")
         numpy.frombuffer(bytes(16)), numpy.frombuffer(bytes(16)).reshape(2, 1)[1:], collections.OrderedDict,
         Colour.RED,
     ],
-    ids=repr,
+    ids=name_of,
 )  # fmt: skip
 def test_what_cannot_change_is_a_constant(value):
     assert constants.is_constant(value)
@@ -59,7 +60,7 @@ def test_what_cannot_change_is_a_constant(value):
         functools.partial(json.dumps, indent=[]), Point(1, []), memoryview(bytearray(1)), Exception("a"), iter([1]),
         logging.Formatter(), Colour.LIST, types.MappingProxyType({}),
     ],
-    ids=repr,
+    ids=name_of,
 )  # fmt: skip
 def test_what_can_change_is_looked_at(value):
     assert not constants.is_constant(value)

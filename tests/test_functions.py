@@ -9,6 +9,7 @@ import types
 
 import cloudpickle
 import pytest
+from programs import name_of
 
 from cw.client import functions
 from cw.client.functions import FunctionTable
@@ -68,7 +69,7 @@ def test_the_same_content_has_the_same_number(table, script):
         (operator.itemgetter(1), ("ab",)),
         ("ab".join, ("xy",)),
     ],
-    ids=repr,
+    ids=name_of,
 )
 def test_what_can_be_imported_is_sent_once(runner, function, args):
     assert runner.call(function, *args) == function(*args)
