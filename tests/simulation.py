@@ -16,6 +16,7 @@ import heapq
 import itertools
 import logging
 import os
+import secrets
 import socket
 from collections import Counter, deque
 from random import Random
@@ -46,7 +47,7 @@ class Process:
     def __init__(self, sim, name):
         self.sim, self.name = sim, name
         self.is_alive, self.is_frozen = True, False
-        self.connections = set()
+        self.connections = {}  # a set, in order
         self.waiting = []
         self.on_dead = lambda: None
 
@@ -174,19 +175,27 @@ class SimConnection:
         self.peer = "(simulated)"
         self.process = loop.process
         self.loop = loop
-        self.out, self.into = sock.out, sock.into
+        self.out, self.into, self.way = sock.out, sock.into, sock.way
+        self._riding = b""
         self.into.to = self
         self.into.move()
-        self.process.connections.add(self)
+        self.process.connections[self] = None
         if sock.is_refused():
             self.loop.later(0.001, lambda: self.fail("Connection reset by peer"))
 
     def send(self, message):
         if self.closed or self._closing:
             return
+        sim = self.loop.sim
+        sim.on_sent(*self.way, message)
+        data = [b"".join(map(bytes, frame)) for frame in wire.encode(message)]
+        if sim.rides(message):
+            self._riding += b"".join(data)
+            return
         lane = 0 if wire.is_control(message) else 1
-        for frame in wire.encode(message):
-            self.out.send(lane, b"".join(map(bytes, frame)))
+        data[0], self._riding = self._riding + data[0], b""
+        for frame in data:
+            self.out.send(lane, frame)
 
     def send_last(self, message):
         self.send(message)
@@ -213,7 +222,7 @@ class SimConnection:
         if self.closed:
             return
         self.closed = True
-        self.process.connections.discard(self)
+        self.process.connections.pop(self, None)
         for lane in self.out.lanes:
             for _ in range(self.loop.sim.random.choice([0, 0, len(lane)])):
                 lane.pop()
@@ -254,14 +263,29 @@ class SimRunners:
 
     def send_jobs(self, runner, jobs):
         found = self.runners[runner.key]
-        found.take([*found.cache.prepare([job.function for job in jobs]), *jobs])
+        messages = found.cache.prepare([job.function for job in jobs])
+        run = m.Run(
+            [job.dispatch for job in jobs],
+            [job.function.number for job in jobs],
+            [job.attempt for job in jobs],
+            [job.timeout for job in jobs],
+            [job.number for job in jobs],
+            [job.payload for job in jobs],
+        )
+        for message in (*messages, run):
+            found.told(message)
+        found.take([*messages, *jobs])
 
     def send_drop(self, runner):
+        self.runners[runner.key].told(m.Drop())
         self.runners[runner.key].take([None])
 
     def forget(self, keys):
         for found in self.runners.values():
-            found.take(found.cache.forget(keys))
+            messages = found.cache.forget(keys)
+            for message in messages:
+                found.told(message)
+            found.take(messages)
 
     def take_tokens(self, runner, count):
         return self.runners[runner.key].take_tokens(count)
@@ -294,6 +318,8 @@ class SimRunners:
 class SimRunner:
     def __init__(self, runners, runner):
         self.runners, self.runner, self.sim = runners, runner, runners.sim
+        self.worker_name = runners.loop.process.name
+        self.name = f"runner {runner.key} of {self.worker_name}"
         self.queue = deque()
         self.cache = ObjectCache()
         self.objects = {}  # needs by number
@@ -302,6 +328,9 @@ class SimRunner:
         self.pipe = deque()
         self.is_skipping = self.is_ended = self.is_dead = self.is_moving = False
         self.sim.at(0.005, self.step)
+
+    def told(self, message):
+        self.sim.on_sent(self.worker_name, self.name, message)
 
     def take(self, jobs):
         """Jobs; and what must keep its place between them: None for a Drop, messages about objects."""
@@ -351,6 +380,8 @@ class SimRunner:
             self.step()
 
     def say(self, word):
+        message = m.Dropped() if word is None else m.Results(*([part] for part in word))
+        self.sim.on_sent(self.name, self.worker_name, message)
         self.pipe.append(word)
         if not self.is_moving:
             self.is_moving = True
@@ -440,8 +471,15 @@ def _job(number, seconds, deaths):
 
 
 class Simulation:
-    def __init__(self, seed, *, silence=3.0, client_grace=60.0, worker_grace=20.0):
+    def __init__(self, seed, *, silence=3.0, client_grace=60.0, worker_grace=20.0, is_checked=True):
+        """`is_checked`: look at the invariants after each event, which takes most of the time."""
+        self.is_checked = is_checked
+        self.on_sent = lambda sender, receiver, message: None
+        """Called with each message that is sent, and the names of the two processes."""
+        self.rides = lambda message: False
+        """Is this a message to be delivered with the next one on its connection? (It then changes no latencies.)"""
         self.random = Random(seed)
+        self._idents = Random(seed)
         self.now = MONOTONIC
         self._heap = []
         self._order = itertools.count()
@@ -484,7 +522,8 @@ class Simulation:
         process = Process(self, f"master {next(self._names)}")
         self.master = process.master = cw.master.master.Master(SimLoop(process), settings=self.settings)
         process.master.process = process
-        process.check = process.master.dispatcher.check_invariants
+        if self.is_checked:
+            process.check = process.master.dispatcher.check_invariants
         self.masters.append(process)
 
     def start_worker(self, slots):
@@ -496,7 +535,8 @@ class Simulation:
             lambda: [SimpleNamespace(host=ADDRESS[0], port=ADDRESS[1], source="")],
             self.worker_settings,
         )
-        process.check = lambda: worker._slots.check_invariants()
+        if self.is_checked:
+            process.check = lambda: worker._slots.check_invariants()
         process.on_dead = process.runners.close
         loop.on_stopped = process.runners.close
         self.workers.append(process)
@@ -517,8 +557,11 @@ class Simulation:
                 return
             one, other = Link(self), Link(self)
             is_refused = lambda: one.to is None and not master.process.is_alive  # noqa: E731
-            ours = SimpleNamespace(out=one, into=other, family=socket.AF_INET, is_refused=is_refused)
-            theirs = SimpleNamespace(out=other, into=one, family=socket.AF_INET, is_refused=lambda: False)
+            way = loop.process.name, master.process.name
+            ours = SimpleNamespace(out=one, into=other, way=way, family=socket.AF_INET, is_refused=is_refused)
+            theirs = SimpleNamespace(
+                out=other, into=one, way=way[::-1], family=socket.AF_INET, is_refused=lambda: False
+            )
             self.links.append((one, other))
             # The master's end first: what the other side says must find somebody.
             master.loop.call_soon(lambda: master.on_admitted(theirs))
@@ -587,6 +630,7 @@ class Simulation:
             for module in (cw.client.uplink, cw.worker.uplink):
                 put(module, "dial", self.dial)
                 put(module, "random", self.random)
+            put(secrets, "token_hex", lambda count: self._idents.randbytes(count).hex())
             put(cw.worker.worker, "Runners", SimRunners)
             put(cw.worker.keeper, "set_subreaper", lambda: None)
             level = logging.getLogger("cw").level

@@ -171,7 +171,14 @@ class Scenario:
 
     def heal(self):
         sim = self.sim
-        sim.run(25)
+        self.start_what_is_missing(25)
+        done = sim.run_until(lambda: all(not c.session.outstanding() for c in sim.clients), 3000)
+        assert done, {c.process.name: sorted(c.session._jobs)[:20] for c in sim.clients}
+
+    def start_what_is_missing(self, seconds):
+        """After so long, in which faults end: one master, and at least one worker."""
+        sim = self.sim
+        sim.run(seconds)
         if sim.master is None or not sim.master.process.is_alive:
             sim.start_master()
         for process in sim.masters:
@@ -179,8 +186,6 @@ class Scenario:
                 process.die()
         if not any(worker.is_alive for worker in sim.workers):
             sim.start_worker(2)
-        done = sim.run_until(lambda: all(not c.session.outstanding() for c in sim.clients), 3000)
-        assert done, {c.process.name: sorted(c.session._jobs)[:20] for c in sim.clients}
 
     def check_jobs(self):
         for client in self.sim.clients:
@@ -201,8 +206,7 @@ class Scenario:
 
     def check_nothing_left(self):
         sim = self.sim
-        for client in sim.clients:
-            client.process.run(client.session._leave_when_done)
+        self.all_leave()
         sim.run(70)  # the grace of those that died, and of what only workers know
         dispatcher = sim.master.dispatcher
         assert not dispatcher._sessions and not dispatcher._returns.orphans and not sim.master.clients
@@ -215,6 +219,10 @@ class Scenario:
                 assert not len(worker._kept) and not worker._kept._size
                 assert not worker._sessions and not worker._slots._closed
                 assert not worker._slots._runners
+
+    def all_leave(self):
+        for client in self.sim.clients:
+            client.process.run(client.session._leave_when_done)
 
 
 GENTLE = [

@@ -1,0 +1,86 @@
+"""What a simulated cluster says is what it said when it was recorded (see message_digests.py)."""
+
+from typing import NamedTuple
+
+import message_digests
+import pytest
+from message_digests import SEEDS, Texts
+from simulation import SimConnection
+
+from cw.net import messages as m
+from cw.net import wire
+
+IDENT = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize("first", range(0, 100, 10))
+def test_every_tenth_seed_sends_what_was_recorded(first):
+    assert message_digests.differences(SEEDS[first * 10 : first * 10 + 100 : 10]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 1000, 50))
+def test_every_other_seed_sends_what_was_recorded(first):
+    assert message_digests.differences(seed for seed in SEEDS[first : first + 50] if seed % 10) == []
+
+
+def test_a_seed_sends_the_same_whatever_ran_before():
+    assert message_digests.messages(30) == message_digests.messages(30)
+
+
+def test_a_seed_that_differs_is_named_with_its_leg_and_what_to_do(monkeypatch):
+    was = message_digests.read_record()
+    was[20][3] = "00000000"
+    monkeypatch.setattr(message_digests, "read_record", lambda: was)
+    (line,) = message_digests.differences([10, 20])
+    assert line.startswith("seed 20 differs on worker-master; ")
+    assert line.endswith("python tests/message_digests.py print 20 worker-master")
+
+
+# --- the tables of what has changed --------------------------------------------------------------
+
+
+class Inventory(NamedTuple):
+    jobs: list[int]
+    sessions: list[int]
+    weights: list[int]
+
+
+def _line(message):
+    texts = Texts()
+    texts.add("worker 1", "master 1", message)
+    return [line for _, line in texts.lines]
+
+
+def test_renamed_new_and_gone_fields_make_the_text_that_was_recorded(monkeypatch):
+    monkeypatch.setattr(message_digests, "RENAMED_CLASSES", {"Inventory": "Holding"})
+    monkeypatch.setattr(message_digests, "RENAMED_FIELDS", {"Inventory.jobs": "numbers"})
+    monkeypatch.setattr(message_digests, "NEW_FIELDS", {"Inventory.weights": 1})
+    monkeypatch.setattr(message_digests, "GONE_FIELDS", {"Inventory.dispatches": 7, "Inventory.states": 0})
+    assert _line(Inventory([1, 2], [5, 6], [1, 1])) == _line(m.Holding([7, 7], [5, 6], [1, 2], [0, 0]))
+    assert "weights=[1, 2]" in _line(Inventory([1, 2], [5, 6], [1, 2]))[0]
+
+
+def test_messages_that_are_new_change_nothing(monkeypatch):
+    before = message_digests.digests(30)
+    monkeypatch.setattr(message_digests, "NEW_MESSAGES", frozenset({"Inventory"}))
+    send, encode = SimConnection.send, wire.encode
+
+    def send_more(connection, message):
+        if type(message) is m.Dispatch:
+            send(connection, Inventory([], [], []))
+        send(connection, message)
+
+    def encode_as_something_known(message, with_files=False):
+        return encode(m.Release([]) if type(message) is Inventory else message, with_files)
+
+    monkeypatch.setattr(wire, "encode", encode_as_something_known)
+    monkeypatch.setattr(SimConnection, "send", send_more)
+    assert message_digests.digests(30) == before
+
+
+def test_a_process_is_called_by_its_name_whatever_its_ident():
+    texts = Texts()
+    texts.add("client 2", "master 1", m.Hello("client", IDENT, "s", 2, [3, 10], "1", "host", 1, 0))
+    texts.add("master 1", "worker 1", m.CloseSession(int(IDENT[:16], 16)))
+    assert texts.lines[-1] == ("master-worker", "master 1 -> worker 1: CloseSession session='client 2'")
