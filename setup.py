@@ -36,6 +36,7 @@ setup(
             "pydantic",
             "pytest",
             "pytest-timeout",
+            "pytest-xdist",
             "ruff",
             "tqdm",
         ],

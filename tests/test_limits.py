@@ -330,7 +330,7 @@ def test_a_limit_that_is_no_number_is_a_type_error(executor, timeout):
 
 def test_while_c_code_holds_the_interpreter_of_one_job_the_others_go_on(executor, cluster):
     assert executor.submit(jobs.until_or_not, None).result(LIMIT) is None
-    holding = executor.options(timeout=1).submit(hold_it_or_not, True)
+    holding = executor.options(timeout=4).submit(hold_it_or_not, True)
     for _ in range(200):  # some of them are sent behind it
         executor.submit(hold_it_or_not, False)
     assert [executor.submit(jobs.square, n).result(LIMIT) for n in range(100)] == [n * n for n in range(100)]

@@ -23,7 +23,7 @@ from cw import nested
 from cw.client.future import Future
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Chunk, Recorder
-from cw.client.session import Session
+from cw.client.session import Abandoned, Session
 from cw.net import messages as m
 from cw.payloads import chunks, serialize
 from cw.payloads.deferred import Deferred
@@ -45,7 +45,8 @@ class Tally:
 
     def _note(self, future: Any) -> None:
         # In the client's thread, but for a future that was done before.
-        if future.cancelled():  # by the end of the map: it neither came to anything nor failed
+        # By the end of the map: it neither came to anything nor failed.
+        if future.cancelled() or isinstance(future._exception, Abandoned):
             return
         self._done += 1
         if future._exception is not None:  # (exception() might unpickle the result)
