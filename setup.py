@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r"VERSION = ['\"](.+)['\"]", (HERE / "cw" / "version.py").read_text()).group(1)
 
 setup(
-    name="cw",
+    name="cluster-workers",  # the package index's `cw` is another project; the import is `cw`
     version=VERSION,
     description="A Python loop on hundreds of cores: function calls on a cluster of master and workers",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),

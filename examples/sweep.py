@@ -6,7 +6,7 @@ next to a burning one catches fire. Near a density of 0.593 the chance that the 
 are used: kill this program (Ctrl-C, kill -9), run it again, and only what is missing is computed.
 
 It runs on a cluster on this machine, one slot for each usable CPU. The plot needs matplotlib, the progress bar tqdm:
-pip install 'cw[examples]'. Run it with --host to use a cluster that is there.
+pip install '.[examples]', where setup.py lies. Run it with --host to use a cluster that is there.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def plot(crossed, steps, forests, path):
     try:
         import matplotlib
     except ModuleNotFoundError:
-        print("for the plot: pip install 'cw[examples]'")
+        print("for the plot: pip install matplotlib")
         return
     matplotlib.use("Agg")  # into a file, without a window
     from matplotlib import pyplot

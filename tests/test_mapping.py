@@ -288,4 +288,4 @@ def test_without_tqdm_it_says_what_to_install(cluster, tmp_path):
         print(error)
     print(list(cw.map(abs, [-1], progress=True)))  # no terminal, and no bar
     """, CW_MASTER=cluster.master)  # fmt: skip
-    assert out == "progress needs tqdm, which is not installed: pip install 'cw[progress]'\n[1]\n"
+    assert out == "progress needs tqdm, which is not installed: pip install tqdm\n[1]\n"

@@ -1,4 +1,4 @@
-"""A progress bar: done, failed, running, rate, time left. It is tqdm's, an optional extra: `pip install cw[progress]`.
+"""A progress bar: done, failed, running, rate, time left. It is tqdm's, an optional extra: `pip install '.[progress]'`.
 
 The counts are looked at a few times a second, in a thread of its own: jobs do not wait for a terminal.
 """
@@ -41,7 +41,7 @@ class Progress:
                 from tqdm.auto import tqdm  # type: ignore[import-untyped,unused-ignore]
             except ModuleNotFoundError:
                 raise ModuleNotFoundError(
-                    "progress needs tqdm, which is not installed: pip install 'cw[progress]'"
+                    "progress needs tqdm, which is not installed: pip install tqdm"
                 ) from None
             self._tqdm = tqdm
         self._closed = threading.Event()
