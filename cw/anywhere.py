@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 from cw import guard, mp, slurm
 from cw.launch.launcher import Cluster
+from cw.launch.options import ClusterOptions, takes
 from cw.slurm import batch, squeue
 
 logger = logging.getLogger("cw.start")
 
+_OF_JOBS = ("isolated", "time", "partition", "mem_per_cpu", "name", "local_master", "renew")
+"""Options that say something about Slurm's jobs. (Those of containers are refused where there is no Slurm: what runs in
+an image may not run without.)"""
 
-def start(
-    nworkers: int,
-    master: bool = True,
-    workers: bool = True,
-    master_options: Sequence[str] = (),
-    worker_options: Sequence[str] = (),
-    docker_image: str | None = None,
-    docker_args: Sequence[str] = (),
-) -> Cluster:
+_VERBOSE = ("-v", "--verbose")
+"""Options of both sbatch and cw's own programs."""
+
+
+@takes(ClusterOptions)
+def start(options: ClusterOptions) -> Cluster:
     """Start a cluster with `nworkers` slots that lasts until `stop`: in Slurm where it is there, else on this machine.
 
     This is `cw.slurm.start` or `cw.mp.start`, where arguments and errors are described. On this machine, options for
@@ -32,11 +34,8 @@ def start(
     """
     guard.check_start("cw.start()")  # before Slurm is asked
     if squeue.is_there():
-        return slurm.start(
-            nworkers, master, workers, master_options, worker_options, docker_image, docker_args
-        )
-    options = _local("master", master_options), _local("worker", worker_options)
-    return mp.start(nworkers, master, workers, *options, docker_image, docker_args)
+        return slurm.start(**options._asdict())
+    return mp.start(**_local(options)._asdict())
 
 
 def stop(master: bool = True, workers: bool = True) -> bool:
@@ -51,16 +50,9 @@ def stop(master: bool = True, workers: bool = True) -> bool:
     return was_in_slurm or was_here
 
 
+@takes(ClusterOptions)
 @contextlib.contextmanager
-def allocate(
-    nworkers: int,
-    master: bool = True,
-    workers: bool = True,
-    master_options: Sequence[str] = (),
-    worker_options: Sequence[str] = (),
-    docker_image: str | None = None,
-    docker_args: Sequence[str] = (),
-) -> Iterator[Cluster]:
+def allocate(options: ClusterOptions) -> Iterator[Cluster]:
     """A cluster with `nworkers` slots for a `with` block: in Slurm where it is there, else on this machine.
 
     This is `cw.slurm.allocate` or `cw.mp.allocate`, where arguments and errors are described. On this machine, options
@@ -68,21 +60,21 @@ def allocate(
     """
     guard.check_start("cw.allocate()")
     if squeue.is_there():
-        with slurm.allocate(
-            nworkers, master, workers, master_options, worker_options, docker_image, docker_args
-        ) as in_slurm:
+        with slurm.allocate(**options._asdict()) as in_slurm:
             yield in_slurm
         return
-    options = _local("master", master_options), _local("worker", worker_options)
-    with mp.allocate(nworkers, master, workers, *options, docker_image, docker_args) as here:
+    with mp.allocate(**_local(options)._asdict()) as here:
         yield here
 
 
-def _local(role: str, options: Sequence[str]) -> list[str]:
-    if isinstance(options, str):
-        return options  # type: ignore[return-value]  # mp says what is wrong with it
-    for_sbatch, own = batch.split_options(role, options)
-    rest = [option for option in for_sbatch if option in ("-v", "--verbose")]
-    if len(rest) < len(for_sbatch):
-        logger.info("Slurm is not there: the cluster is on this machine, without %s", " ".join(for_sbatch))
-    return rest + own
+def _local(options: ClusterOptions) -> ClusterOptions:
+    """The same, without what is said to Slurm about its jobs."""
+    left_out = [field for field in options.for_slurm() if field in _OF_JOBS]
+    own: dict[str, Any] = {}
+    for role, field in (("master", "master_options"), ("worker", "worker_options")):
+        for_sbatch, own[field] = batch.split_options(role, options.list_of(field))
+        own[field] += [option for option in for_sbatch if option in _VERBOSE]
+        left_out += [option for option in for_sbatch if option not in _VERBOSE]
+    if left_out:
+        logger.info("Slurm is not there: the cluster is on this machine, without %s", " ".join(left_out))
+    return options._replace(**{field: ClusterOptions._field_defaults[field] for field in _OF_JOBS}, **own)

@@ -29,6 +29,7 @@ from cw import credential, guard, home, program
 from cw.errors import StartRefused
 from cw.launch import launcher
 from cw.launch.launcher import Child, Cluster, LaunchError, Lifeline, Process
+from cw.launch.options import ClusterOptions, takes
 from cw.net import address, network
 
 logger = logging.getLogger("cw.mp")
@@ -50,15 +51,8 @@ class Status(NamedTuple):
     """The directory with the logs."""
 
 
-def start(
-    nworkers: int,
-    master: bool = True,
-    workers: bool = True,
-    master_options: Sequence[str] = (),
-    worker_options: Sequence[str] = (),
-    docker_image: str | None = None,
-    docker_args: Sequence[str] = (),
-) -> Cluster:
+@takes(ClusterOptions)
+def start(options: ClusterOptions) -> Cluster:
     """Start a local cluster with `nworkers` slots that lasts until `stop`; returns when it is ready.
 
     With `workers=False`, only the master; with `master=False`, only a worker: for the master that was started
@@ -67,25 +61,10 @@ def start(
     local cluster runs already or cannot be started.
     """
     guard.check_start("cw.mp.start()")
-    plan = _make_plan(nworkers, master, workers, master_options, worker_options, docker_image, docker_args)
-    with _locked_state() as state:
-        running = state.running()
-        if running and ("master" in plan.roles or "worker" in running):
-            raise LaunchError(f"{state.describe()}: use it, or stop it first (`python -m cw.mp stop`)")
-        if not running:
-            state.clear()
-            state.logs = launcher.make_logs(os.path.join(_directory(), "started"))
-        slots_before, state.slots, state.since = state.slots, plan.slots, time.time()
-        try:
-            state.master = _start_parts(plan, state.logs, state.note, known_master=state.master)
-        except BaseException:
-            state.slots = slots_before
-            state.end(plan.roles)
-            raise
-        state.save()
-    if "master" in plan.roles:
-        _use_in_this_process(state.master)
-    return Cluster(state.master, plan.slots, state.logs, lambda: stop(master, workers))
+    cluster = _start_noted(_make_plan(options))
+    if options.master:
+        _use_in_this_process(cluster.master)
+    return cluster
 
 
 def stop(master: bool = True, workers: bool = True) -> bool:
@@ -106,23 +85,16 @@ def status() -> Status | None:
     return Status(state.master, state.slots, pids, state.ended(), state.since, state.logs) if pids else None
 
 
+@takes(ClusterOptions)
 @contextlib.contextmanager
-def allocate(
-    nworkers: int,
-    master: bool = True,
-    workers: bool = True,
-    master_options: Sequence[str] = (),
-    worker_options: Sequence[str] = (),
-    docker_image: str | None = None,
-    docker_args: Sequence[str] = (),
-) -> Iterator[Cluster]:
+def allocate(options: ClusterOptions) -> Iterator[Cluster]:
     """A local cluster with `nworkers` slots for a `with` block, ready when the block begins.
 
     It is gone when the block ends, and soon after the program is killed. Other clusters, that of `start` too,
     are not touched. Arguments and errors are those of `start`.
     """
     guard.check_start("cw.mp.allocate()")
-    plan = _make_plan(nworkers, master, workers, master_options, worker_options, docker_image, docker_args)
+    plan = _make_plan(options)
     logs = launcher.make_logs(os.path.join(_directory(), "allocated"))
     lifeline = Lifeline()
     processes: list[Process] = []
@@ -143,6 +115,16 @@ def allocate(
         yield cluster
 
 
+@contextlib.contextmanager
+def hold(options: ClusterOptions) -> Iterator[Cluster]:
+    """A local cluster as `start` makes it, for `stop` and `status` too, which ends with the block or the program."""
+    guard.check_start("cw local")
+    lifeline = Lifeline()
+    with _start_noted(_make_plan(options), lifeline) as cluster:
+        yield cluster
+    lifeline.cut()
+
+
 # --- one launch -----------------------------------------------------------------------------
 
 
@@ -156,36 +138,27 @@ class _Plan(NamedTuple):
     worker_options: list[str]
 
 
-def _make_plan(
-    nworkers: int,
-    master: bool,
-    workers: bool,
-    master_options: Sequence[str],
-    worker_options: Sequence[str],
-    docker_image: str | None,
-    docker_args: Sequence[str],
-) -> _Plan:
-    slots = launcher.check_nworkers(nworkers)
-    if docker_image is not None or docker_args:
+def _make_plan(options: ClusterOptions) -> _Plan:
+    slots = launcher.check_nworkers(options.nworkers)
+    if for_slurm := options.for_slurm():
         raise ValueError(
-            "docker_image and docker_args belong to clusters in Slurm (cw.slurm): "
+            f"these belong to clusters in Slurm (cw.slurm): {', '.join(for_slurm)}; "
             "a local cluster runs with the Python that starts it"
         )
-    roles = _choose_roles(master, workers)
-    if not roles:
-        raise ValueError("master=False and workers=False leave nothing to start")
-    port, rest = _take_port(_check_options("master_options", master_options))
-    return _Plan(roles, slots if workers else 0, port, rest, _check_options("worker_options", worker_options))
+    options.check_roles()
+    verbose = ["-v"] if options.verbose else []
+    port, rest = _take_port([*verbose, *options.list_of("master_options")])
+    return _Plan(
+        _choose_roles(options.master, options.workers),
+        slots if options.workers else 0,
+        port,
+        rest,
+        [*verbose, *options.list_of("worker_options")],
+    )
 
 
 def _choose_roles(master: bool, workers: bool) -> list[str]:
     return [role for role, is_chosen in (("master", master), ("worker", workers)) if is_chosen]
-
-
-def _check_options(name: str, options: Sequence[str]) -> list[str]:
-    if isinstance(options, str):  # A sequence too, of letters.
-        raise TypeError(f"{name} is a list of arguments: [{options!r}], not {options!r}")
-    return [str(option) for option in options]
 
 
 def _take_port(options: list[str]) -> tuple[int, list[str]]:
@@ -204,6 +177,27 @@ def _take_port(options: list[str]) -> tuple[int, list[str]]:
         else:
             rest.append(option)
     return port, rest
+
+
+def _start_noted(plan: _Plan, lifeline: Lifeline | None = None) -> Cluster:
+    """Start what is planned, and note it for `stop` and `status`. Raises LaunchError."""
+    with _locked_state() as state:
+        running = state.running()
+        if running and ("master" in plan.roles or "worker" in running):
+            raise LaunchError(f"{state.describe()}: use it, or stop it first (`python -m cw.mp stop`)")
+        if not running:
+            state.clear()
+            state.logs = launcher.make_logs(os.path.join(_directory(), "started"))
+        slots_before, state.slots, state.since = state.slots, plan.slots, time.time()
+        try:
+            state.master = _start_parts(plan, state.logs, state.note, state.master, lifeline)
+        except BaseException:
+            state.slots = slots_before
+            state.end(plan.roles)
+            raise
+        state.save()
+    roles = "master" in plan.roles, "worker" in plan.roles
+    return Cluster(state.master, plan.slots, state.logs, lambda: stop(*roles))
 
 
 def _start_parts(
@@ -362,10 +356,9 @@ def main() -> int:
         return 0
     if options.verb == "status":
         return _print_status()
-    verbose = ["-v"] if options.verbose else []
     try:
         cluster = start(
-            options.nworkers, master, workers, verbose + options.Xmaster, verbose + options.Xworkers
+            options.nworkers, master, workers, options.Xmaster, options.Xworkers, verbose=options.verbose
         )
     except ValueError as error:
         raise program.UsageError(str(error)) from None

@@ -27,7 +27,7 @@ FLOORS = [
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",
     "slurm.finding", "slurm.tender", "slurm.submitted",
     "slurm.batch", "slurm.squeue",
-    "launch.launcher", "launch.inquiry", "launch.__init__",
+    "launch.launcher", "launch.options", "launch.inquiry", "launch.__init__",
     "worker.__main__", "worker.worker", "worker.runners", "worker.keeper_link", "worker.keeper", "worker.relay",
     "worker.uplink", "worker.kept", "worker.lending", "worker.slots", "worker.__init__",
     "runner.runner", "runner.leftovers", "runner.script", "runner.channel", "runner.__init__",

@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cw.net import address
 from cw.net import messages as m
 from cw.net.network import Connection, Loop, dial
 from cw.version import VERSION
+
+Failure = tuple[tuple[str, int], OSError]
+"""An address at which no master could be asked, and why."""
 
 ANSWER_SECONDS = 2.0
 """For a master to answer. Longer: a launcher hangs where a firewall swallows what it sends. Shorter: one that is busy
@@ -49,10 +52,12 @@ def ask(
     candidates: Sequence[address.Candidate],
     *messages: m.Excuse | m.Drain | m.End,
     seconds: float = ANSWER_SECONDS,
+    on_failures: Callable[[list[Failure]], None] = lambda failures: None,
 ) -> Standing | None:
     """How the cluster stands whose master answers first, or None; then tell that master these messages.
 
-    Blocks for up to `seconds` for each candidate.
+    Blocks for up to `seconds` for each candidate. `on_failures` is given those that could not be reached, where that
+    is all of them.
     """
     loop = Loop()
     found: list[Standing] = []
@@ -79,6 +84,10 @@ def ask(
         else:
             loop.stop()
 
-    dial(loop, [(c.host, c.port) for c in candidates], seconds, on_connected, lambda failures: loop.stop())
+    def on_unreachable(failures: list[Failure]) -> None:
+        on_failures(failures)
+        loop.stop()
+
+    dial(loop, [(c.host, c.port) for c in candidates], seconds, on_connected, on_unreachable)
     loop.run()
     return found[0] if found else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from cw import guard, program
 from cw.errors import StartRefused
+from cw.launch.options import ClusterOptions
 from cw.net import address
 from cw.slurm import batch, cluster, ending, starting
 from cw.slurm.submitted import State
@@ -31,11 +32,12 @@ def main() -> int:
 
 def _run_start(options: Any) -> int:
     master, workers = not options.without_master, not options.without_workers
-    plan = starting.make_plan(
+    wanted = ClusterOptions(
         options.nworkers or 1, master, workers, options.Xmaster, options.Xworkers, options.docker_image,
         options.docker_args, options.isolated, options.time, options.partition, options.mem_per_cpu, options.name,
         options.local_master, options.renew, options.apptainer_image, options.apptainer_args, options.verbose,
     )  # fmt: skip
+    plan = starting.make_plan(wanted)
     if options.dry_run:
         _print_scripts(plan, master, workers)
         return 0
@@ -92,9 +94,14 @@ def _run_scale(options: Any) -> int:
 
 
 def _run_status(options: Any) -> int:
-    found = cluster.status(options.name)
+    return print_status(options.name)
+
+
+def print_status(name: str | None = None) -> int:
+    """Print how the cluster of this name stands; returns the exit status, 1 if its master does not answer."""
+    found = cluster.status(name)
     if found is None:
-        print(f"no cluster {options.name or address.cluster_name()!r} is in Slurm")
+        print(f"no cluster {name or address.cluster_name()!r} is in Slurm")
         return 1
     print(f"cluster: {found.name}")
     master = found.master or "does not answer"

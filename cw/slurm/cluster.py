@@ -16,12 +16,13 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from cw import guard, program
 from cw.launch import launcher
 from cw.launch.launcher import LaunchError, Lifeline
+from cw.launch.options import ClusterOptions, takes
 from cw.net import address
 from cw.slurm import ending, finding, squeue, submitted
 from cw.slurm.ending import stop
@@ -68,25 +69,8 @@ class Status(NamedTuple):
     """Why Slurm does not say how the jobs are, or ''."""
 
 
-def start(
-    nworkers: int,
-    master: bool = True,
-    workers: bool = True,
-    master_options: Sequence[str] = (),
-    worker_options: Sequence[str] = (),
-    docker_image: str | None = None,
-    docker_args: Sequence[str] = (),
-    *,
-    isolated: bool = False,
-    time: str | None = None,
-    partition: str | None = None,
-    mem_per_cpu: str | None = None,
-    name: str | None = None,
-    local_master: bool = False,
-    renew: bool = False,
-    apptainer_image: str | None = None,
-    apptainer_args: Sequence[str] = (),
-) -> SlurmCluster:
+@takes(ClusterOptions)
+def start(options: ClusterOptions) -> SlurmCluster:
     """Submit a master and workers with `nworkers` slots; returns when the master answers.
 
     The options are sbatch's, but for those that cw.master and cw.worker know. With `master=False` the workers are for
@@ -95,11 +79,7 @@ def start(
     LaunchError, with Slurm's own message, if it cannot be started.
     """
     guard.check_start("cw.slurm.start()")
-    plan = make_plan(
-        nworkers, master, workers, master_options, worker_options, docker_image, docker_args, isolated, time,
-        partition, mem_per_cpu, name, local_master, renew, apptainer_image, apptainer_args,
-    )  # fmt: skip
-    return start_plan(plan, master, workers, _log)
+    return start_plan(make_plan(options), options.master, options.workers, _log)
 
 
 def status(name: str | None = None) -> Status | None:
@@ -186,33 +166,21 @@ def scale(nworkers: int, name: str | None = None) -> str:
     return "; ".join(told) if told else f"it has {program.count(have, 'slot')} already"
 
 
+@takes(ClusterOptions)
 @contextlib.contextmanager
-def allocate(
-    nworkers: int,
-    master: bool = True,
-    workers: bool = True,
-    master_options: Sequence[str] = (),
-    worker_options: Sequence[str] = (),
-    docker_image: str | None = None,
-    docker_args: Sequence[str] = (),
-    **more: Any,
-) -> Iterator[SlurmCluster]:
+def allocate(options: ClusterOptions) -> Iterator[SlurmCluster]:
     """A cluster in Slurm for a `with` block. Its jobs are cancelled when the block ends, however it ends.
 
     Arguments and errors are those of `start`. Other clusters, that of `start` too, are not touched. Clients in this
     program use it if told no other.
     """
     guard.check_start("cw.slurm.allocate()")
-    if "name" not in more:
-        more["name"] = submitted.name_for_block()
-    plan = make_plan(
-        nworkers, master, workers, master_options, worker_options, docker_image, docker_args, **more
-    )
-    if not master:
+    plan = make_plan(options._replace(name=options.name or submitted.name_for_block()))
+    if not options.master:
         plan = plan._replace(of_cluster=address.sought_cluster())
     with _guarded(plan.name) as lifeline:
-        cluster = start_plan(plan, master, workers, _log, lifeline)
-        if master:
+        cluster = start_plan(plan, options.master, options.workers, _log, lifeline)
+        if options.master:
             address.bind_cluster(plan.name)
         yield cluster
 

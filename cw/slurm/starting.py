@@ -9,11 +9,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cw import credential
 from cw.launch import inquiry, launcher
 from cw.launch.launcher import Cluster, LaunchError, Lifeline, Process
+from cw.launch.options import ClusterOptions
 from cw.net import address, network
 from cw.slurm import batch, ending, finding, squeue, submitted
 from cw.slurm.submitted import Job, State
@@ -43,52 +44,29 @@ class SlurmCluster(Cluster):
     """What Slurm says of the workers' job, if they were not all there."""
 
 
-def make_plan(
-    nworkers: int,
-    master: bool,
-    workers: bool,
-    master_options: Sequence[str],
-    worker_options: Sequence[str],
-    docker_image: str | None = None,
-    docker_args: Sequence[str] = (),
-    isolated: bool = False,
-    time: str | None = None,
-    partition: str | None = None,
-    mem_per_cpu: str | None = None,
-    name: str | None = None,
-    local_master: bool = False,
-    renew: bool = False,
-    apptainer_image: str | None = None,
-    apptainer_args: Sequence[str] = (),
-    verbose: bool = False,
-) -> batch.Plan:
-    """The plan of `cw.slurm.start` with these arguments. Raises TypeError, ValueError."""
-    if not master and not workers:
-        raise ValueError("master=False and workers=False leave nothing to start")
-    if local_master and not master:
+def make_plan(options: ClusterOptions) -> batch.Plan:
+    """The plan of `cw.slurm.start` with these options. Raises TypeError, ValueError."""
+    options.check_roles()
+    if options.local_master and not options.master:
         raise ValueError("a local master and no master: give one of them")
-    texts = {"master_options": master_options, "worker_options": worker_options, "docker_args": docker_args,
-             "apptainer_args": apptainer_args}  # fmt: skip
-    for what, options in texts.items():
-        if isinstance(options, str):  # A sequence too, of letters.
-            raise TypeError(f"{what} is a list of arguments: [{options!r}], not {options!r}")
-    lists: dict[str, Any] = {what: [str(option) for option in options] for what, options in texts.items()}
-    return batch.check(
-        batch.Plan(
-            name or address.cluster_name(),
-            launcher.check_nworkers(nworkers),
-            isolated,
-            str(time or ""),
-            partition or "",
-            str(mem_per_cpu or ""),
-            docker_image=docker_image or "",
-            apptainer_image=apptainer_image or "",
-            is_renewed=renew,
-            has_local_master=local_master,
-            verbose=verbose,
-            **lists,
-        )  # fmt: skip
+    plan = batch.Plan(
+        options.name or address.cluster_name(),
+        launcher.check_nworkers(options.nworkers),
+        options.isolated,
+        str(options.time or ""),
+        options.partition or "",
+        str(options.mem_per_cpu or ""),
+        options.list_of("master_options"),
+        options.list_of("worker_options"),
+        options.docker_image or "",
+        options.list_of("docker_args"),
+        options.apptainer_image or "",
+        options.list_of("apptainer_args"),
+        options.renew,
+        options.local_master,
+        options.verbose,
     )
+    return batch.check(plan)
 
 
 def start_plan(

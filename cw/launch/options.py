@@ -1,0 +1,89 @@
+"""What a user asks for when a cluster is started: one frozen value, whose fields are the arguments of `cw.start`.
+
+cw.start(4, time="1:00:00")  --->  ClusterOptions(4, ..., time="1:00:00")  --->  cw.mp, cw.slurm
+`@takes(ClusterOptions)`           the only place where the arguments are written down
+"""
+
+# (No `from __future__ import annotations`: help() shows these types, and would show texts in their place.)
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+POSITIONAL = 7
+"""Arguments that may be given without their names; the others came later, and may come to stand in another order."""
+
+
+class ClusterOptions(NamedTuple):
+    """What is to be started, and how. Those after `docker_args` are given by name, and are for Slurm."""
+
+    nworkers: int
+    """Slots."""
+    master: bool = True
+    workers: bool = True
+    master_options: Sequence[str] = ()
+    worker_options: Sequence[str] = ()
+    docker_image: str | None = None
+    docker_args: Sequence[str] = ()
+    isolated: bool = False
+    time: str | None = None
+    partition: str | None = None
+    mem_per_cpu: str | None = None
+    name: str | None = None
+    local_master: bool = False
+    renew: bool = False
+    apptainer_image: str | None = None
+    apptainer_args: Sequence[str] = ()
+    verbose: bool = False
+
+    def check_roles(self) -> None:
+        """Raise ValueError if nothing is to be started."""
+        if not self.master and not self.workers:
+            raise ValueError("master=False and workers=False leave nothing to start")
+
+    def list_of(self, field: str) -> list[str]:
+        """The arguments of another program in this field, as texts. Raises TypeError."""
+        arguments = getattr(self, field)
+        if isinstance(arguments, str):  # A sequence too, of letters.
+            raise TypeError(f"{field} is a list of arguments: [{arguments!r}], not {arguments!r}")
+        return [str(argument) for argument in arguments]
+
+    def for_slurm(self) -> list[str]:
+        """The names of those fields that the user has set and only a cluster in Slurm can follow."""
+        return [field for field in FOR_SLURM if getattr(self, field)]
+
+
+FOR_SLURM = (
+    "docker_image", "docker_args", "isolated", "time", "partition", "mem_per_cpu", "name", "local_master", "renew",
+    "apptainer_image", "apptainer_args",
+)  # fmt: skip
+"""Fields that say something about Slurm's jobs."""
+
+
+def takes(
+    options: Callable[P, ClusterOptions],
+) -> Callable[[Callable[[ClusterOptions], Result]], Callable[P, Result]]:
+    """Give a function of a `ClusterOptions` the arguments of its constructor."""
+
+    def decorate(function: Callable[[ClusterOptions], Result]) -> Callable[P, Result]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Result:
+            if len(args) > POSITIONAL:
+                raise TypeError(
+                    f"{function.__name__}() takes up to {POSITIONAL} arguments without their names, not {len(args)}"
+                )
+            try:
+                made = options(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(re.sub(r"^\S+\(\)", f"{function.__name__}()", str(error))) from None
+            return function(made)
+
+        call_: Any = call
+        call_.__wrapped__ = options  # whose signature help() shows
+        return call
+
+    return decorate
