@@ -19,6 +19,7 @@ setup(
     license="MIT",
     packages=find_packages(include=["cw", "cw.*"]),
     package_data={"cw": ["py.typed"]},
+    entry_points={"console_scripts": ["cw = cw.cli.main:main"]},
     zip_safe=False,
     python_requires=">=3.10",
     install_requires=["bluelet>=0.2.0", "cloudpickle>=3.1,<4", "cryptography>=42", "xxhash>=3"],

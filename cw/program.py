@@ -1,4 +1,4 @@
-"""What cw's programs share: `python -m cw.master`, `cw.worker`, `cw.mp`.
+"""What cw's programs share: `python -m cw.master`, `cw.worker`, `cw.mp`, and the commands of `cw`.
 
     main() of a program:
         parser = argument_parser("cw.master", "Carries jobs from clients to workers.")
@@ -127,15 +127,26 @@ def python_command(code: str, *arguments: object) -> list[str]:
     return [sys.executable, *flags, "-c", f"{_PRELUDE}; {code}", _PACKAGE_PARENT, *map(str, arguments)]
 
 
+_command = (
+    ""  # what the user typed, such as 'cw master'; '' in a program that was started as `python -m cw.master`
+)
+
+
 def argument_parser(program: str, description: str, **settings: Any) -> argparse.ArgumentParser:
     """An `argparse.ArgumentParser` with what all programs have: `--version` and `-v`."""
     import argparse  # Takes 5 ms to load: only programs need it.
 
     from cw.version import VERSION
 
+    class CommandParser(argparse.ArgumentParser):
+        """Answers a mistake with one line; argparse's own way puts the usage before it."""
+
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(f"{message} (`{self.prog} --help` shows what there is)")
+
     # No abbreviations: `--li` must not find an option that only launchers use.
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {program}", description=description, allow_abbrev=False, **settings
+    parser = (CommandParser if _command else argparse.ArgumentParser)(
+        prog=_command or f"python -m {program}", description=description, allow_abbrev=False, **settings
     )
     parser.add_argument("--version", action="version", version=f"cw {VERSION}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
@@ -244,6 +255,14 @@ def run(program: str, main: Callable[[], int | None]) -> NoReturn:
         status = 141
     flush_repeated(is_end=True)
     sys.exit(status)
+
+
+def run_command(command: str, main: Callable[[], int | None], arguments: list[str]) -> NoReturn:
+    """Run a program's `main` as the command that the user typed, such as 'cw master', and end the process with it."""
+    global _command
+    _command = command
+    sys.argv = [command, *arguments]
+    run(command, main)
 
 
 def give_up_output() -> None:

@@ -18,6 +18,7 @@ PACKAGE = Path(cw.__file__).parent
 # From the top to the ground: a module imports only those below it, inside functions and for types too.
 FLOORS = [
     "__init__",
+    "__main__", "cli.main", "cli.local", "cli.status", "cli.__init__",
     "client.__init__", "client.thread", "client.executor", "client.mapping", "client.future", "client.session",
     "client.introductions", "client.options", "client.uplink",
     "client.recording", "client.recorder", "client.ending", "client.progress", "client.functions", "client.states",

@@ -1,0 +1,6 @@
+"""`python -m cw`: the same as the command `cw`."""
+
+from cw.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""`cw`, and `cw COMMAND ...`: from the word that was typed to the program that does it.
+
+    cw                  what there is, and how the user's cluster stands     (cw.cli.overview)
+    cw local            a cluster on this machine, in the foreground         (cw.cli.local)
+    cw status           how the cluster stands that a program would find     (cw.cli.status)
+    cw master, ...      the same as python -m cw.master, ...
+
+A program is loaded when its command is typed: `cw --help` loads none.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple, NoReturn
+
+from cw import program
+from cw.version import VERSION
+
+
+class Command(NamedTuple):
+    """One command: the module whose `main` it runs, and what `cw` says about it."""
+
+    module: str
+    arguments: str
+    text: str
+
+
+COMMANDS = {
+    "local": Command("cw.cli.local", "[-n SLOTS]", "a cluster on this machine, until Ctrl-C"),
+    "slurm": Command("cw.slurm.cli", "start|status|scale|stop", "a cluster in Slurm"),
+    "master": Command("cw.master.master", "", "a cluster by hand: its master, on one machine"),
+    "worker": Command("cw.worker.worker", "HOST [-n SLOTS]", "... and a worker, on each machine"),
+    "status": Command("cw.cli.status", "[HOST]", "how the cluster stands that your programs find"),
+    "results": Command("cw.results", "STORE", "what a store holds"),
+    "credential": Command("cw.credential", "", "the file that lets machines into your clusters"),
+}
+
+
+def main() -> NoReturn:
+    """Run the command in `sys.argv`, and end the process."""
+    name, *arguments = sys.argv[1:] or [""]
+    if name in COMMANDS:
+        program.run_command(f"cw {name}", lambda: _run(COMMANDS[name]), arguments)
+    program.run("cw", lambda: _answer(name))
+
+
+def _run(command: Command) -> int | None:
+    import importlib
+
+    status: int | None = importlib.import_module(command.module).main()
+    return status
+
+
+def _answer(name: str) -> None:
+    """What `cw` says when it is given no command, or an option of its own."""
+    if name in ("-h", "--help"):
+        print(help_text())
+    elif name == "--version":
+        print(f"cw {VERSION}")
+    elif not name:
+        from cw.cli import status
+
+        print(f"{help_text()}\n\n{status.sentence()}")
+    else:
+        raise program.UsageError(f"there is no command {name!r}: give one of {', '.join(COMMANDS)}")
+
+
+def help_text() -> str:
+    """The commands, a line for each."""
+    usages = {f"cw {name} {command.arguments}".rstrip(): command.text for name, command in COMMANDS.items()}
+    width = max(map(len, usages))
+    lines = [f"  {usage:{width}}  {text}" for usage, text in usages.items()]
+    return "\n".join(
+        ["cw runs a Python loop on hundreds of cores.", "", *lines, "", "`cw COMMAND --help` says more."]
+    )

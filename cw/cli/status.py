@@ -1,0 +1,110 @@
+"""`cw status`: how the cluster stands that a program of the user would find; also what `cw` alone says of it.
+
+HOST, CW_MASTER, address file, Slurm, this machine  -->  candidates      (cw.net.address)
+the first master that answers                       -->  Standing        (cw.launch.inquiry)
+no master answers                                   -->  why, and the next command to type
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from cw import mp, program
+from cw.launch import inquiry
+from cw.net import address
+from cw.slurm import cli as slurm_cli
+from cw.slurm import squeue
+from cw.slurm.submitted import State
+
+
+class Found(NamedTuple):
+    """What was found of the user's cluster."""
+
+    standing: inquiry.Standing | None
+    """None: no master answers."""
+    where: str
+    """Its address, and how that is known: for messages."""
+    reasons: list[str]
+    """Why no master answers, a line for each place where one might be."""
+
+
+def look(host: str | None = None) -> Found:
+    """Find the master as a client does, and ask it. Raises Mistake for an address that cannot be one."""
+    candidates = address.find_master(host)
+    if not candidates:
+        return Found(None, "", [address.why_not_found()])
+    failures: list[inquiry.Failure] = []
+    standing = inquiry.ask(candidates, on_failures=failures.extend)
+    by_address = {address.join(candidate.host, candidate.port): candidate for candidate in candidates}
+    if standing is not None:
+        source = by_address[standing.where].source
+        is_default = source == address.NOTHING_KNOWN
+        return Found(standing, standing.where + ("" if is_default else f" ({source})"), [])
+    if not failures:
+        return Found(None, "", [f"{candidates[0]}: connected, but no answer"])
+    errors = {address.join(*where): error.strerror or str(error) for where, error in failures}
+    return Found(None, "", [f"{by_address[where]}: {why}" for where, why in errors.items()])
+
+
+def sentence() -> str:
+    """How the user's cluster stands; where there is none, the next command to type."""
+    try:
+        found = look()
+    except program.Mistake as mistake:
+        return f"Your cluster cannot be found: {mistake}"
+    if found.standing is not None:
+        workers = program.count(len(found.standing.workers), "worker")
+        return (
+            f"Your cluster: its master answers at {found.where}; {workers} with "
+            f"{program.count(found.standing.slots, 'slot')}; {_jobs(found.standing)}. `cw status` says more."
+        )
+    local = mp.status()
+    if local is not None and "master" in local.running:
+        return (
+            f"Your cluster: {program.count(local.slots, 'slot')} on this machine, for programs that are told so: "
+            f"export CW_MASTER={local.master}"
+        )
+    if os.environ.get("CW_MASTER"):
+        return f"Your cluster does not answer: {found.reasons[0]}. `cw local` starts one on this machine."
+    in_slurm = "; `cw slurm start -n 32`, one in Slurm" if squeue.is_installed() else ""
+    return f"No cluster of yours was found. `cw local` starts one on this machine{in_slurm}."
+
+
+def main() -> int:
+    """`cw status`; returns the exit status: 1 if no master answers."""
+    parser = program.argument_parser(
+        "cw status", "Shows how the cluster stands that your programs find when they are told no other."
+    )
+    parser.add_argument("host", nargs="?", metavar="HOST", help="the master's HOST or HOST:PORT")
+    options = parser.parse_args()
+    program.set_up_logging(options.verbose)
+    if not options.host and not os.environ.get("CW_MASTER") and State.load(address.cluster_name()).token:
+        return slurm_cli.print_status()
+    found = look(options.host)
+    if found.standing is not None:
+        _print(found.standing, found.where)
+        return 0
+    print("no master answers")
+    for reason in found.reasons:
+        print(f"  {reason}")
+    if not options.host:
+        print(sentence())
+    return 1
+
+
+def _print(standing: inquiry.Standing, where: str) -> None:
+    print(f"master: {where}")
+    print(f"slots connected: {standing.slots}")
+    print(f"clients: {standing.clients}")
+    print(f"jobs: {_jobs(standing)}")
+    for worker in standing.workers:
+        held = program.count(worker["held"], "job")
+        drains = ", drains" if worker["draining"] else ""
+        left = "" if worker["left"] is None else f", {slurm_cli.format_seconds(worker['left'])} left"
+        print(f"{worker['name']}: {program.count(worker['slots'], 'slot')}, {held}{drains}{left}")
+
+
+def _jobs(standing: inquiry.Standing) -> str:
+    running = program.count(standing.running, "job runs", "jobs run")
+    return f"{running}, {standing.waiting} {'waits' if standing.waiting == 1 else 'wait'}"
