@@ -16,7 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cw.net import messages as m
-from cw.net.network import Connection, Loop, dial
+from cw.net.connection import Connection
+from cw.net.connector import dial
+from cw.net.loop import Loop
 from cw.payloads import serialize
 from cw.version import VERSION
 
@@ -87,14 +89,14 @@ def main(port: int, count: int) -> None:
     def on_failed(failures: Any) -> None:
         if puppets or time.monotonic() > deadline:
             sys.exit(f"no connection: {failures}")
-        loop.later(0.1, dial_next)  # the master is not there yet
+        loop.call_later(0.1, dial_next)  # the master is not there yet
 
     def beat(now: float) -> bool:
         for puppet in puppets:
             puppet.connection.send(m.Heartbeat())
         return True
 
-    loop.tick(HEARTBEAT, beat)
+    loop.call_every(HEARTBEAT, beat)
     dial_next()
     loop.run()
 

@@ -30,7 +30,8 @@ from cw.errors import StartRefused
 from cw.launch import launcher
 from cw.launch.launcher import Child, Cluster, LaunchError, Lifeline, Process
 from cw.launch.options import ClusterOptions, takes
-from cw.net import address, network
+from cw.net import address
+from cw.net.sockets import listen_locally
 
 logger = logging.getLogger("cw.mp")
 
@@ -240,7 +241,7 @@ def _listen(port: int, fingerprint: str) -> dict[str, socket.socket]:
         raise LaunchError(
             f"cannot listen on port {port} of 127.0.0.1 ({error.strerror}): choose another"
         ) from error
-    local = network.listen_locally(listener.getsockname()[1], fingerprint)
+    local = listen_locally(listener.getsockname()[1], fingerprint)
     return {"--listen-fd": listener} | ({"--local-fd": local} if local else {})
 
 

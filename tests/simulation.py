@@ -84,7 +84,7 @@ class Process:
 
 
 class SimLoop:
-    """`cw.net.network.Loop` on simulated time."""
+    """`cw.net.loop.Loop` on simulated time."""
 
     def __init__(self, process):
         self.process, self.sim = process, process.sim
@@ -93,7 +93,7 @@ class SimLoop:
         self.stopped = False
         self.on_stopped = lambda: None
 
-    def tick(self, seconds, callback):
+    def call_every(self, seconds, callback):
         def once():
             if not self.stopped and callback(self.sim.now):
                 self.sim.at(seconds, again)
@@ -103,14 +103,14 @@ class SimLoop:
 
         self.sim.at(seconds, again)
 
-    def later(self, seconds, callback):
-        self.tick(seconds, lambda now: bool(callback()) and False)
+    def call_later(self, seconds, callback):
+        self.call_every(seconds, lambda now: bool(callback()) and False)
 
-    def call_soon(self, function):
+    def call_soon_threadsafe(self, function):
         self.sim.at(0, lambda: self.process.run(lambda: self.stopped or function()))
 
     def wake(self):
-        self.call_soon(self.on_wake)
+        self.call_soon_threadsafe(self.on_wake)
 
     def flush(self):
         pass
@@ -162,7 +162,7 @@ class Link:
 
 
 class SimConnection:
-    """`cw.net.network.Connection`; `sock` is one of the two ends that `dial` makes."""
+    """`cw.net.connection.Connection`; `sock` is one of the two ends that `dial` makes."""
 
     def __init__(self, loop, sock, *, decoder=None):
         self.decoder = wire.Decoder()
@@ -181,7 +181,7 @@ class SimConnection:
         self.into.move()
         self.process.connections[self] = None
         if sock.is_refused():
-            self.loop.later(0.001, lambda: self.fail("Connection reset by peer"))
+            self.loop.call_later(0.001, lambda: self.fail("Connection reset by peer"))
 
     def send(self, message):
         if self.closed or self._closing:
@@ -244,7 +244,7 @@ class SimConnection:
     def flush(self):
         pass
 
-    count_silence = cw.net.network.Connection.count_silence
+    count_silence = cw.net.connection.Connection.count_silence
 
 
 class SimRunners:
@@ -438,7 +438,7 @@ class Client:
         self.cancelled = set()
         self.attempts = {}
         self.numbers = []
-        session._loop.call_soon(uplink.connect)
+        session._loop.call_soon_threadsafe(uplink.connect)
 
     def submit(self, seconds, *, deaths=0, attempts=None):
         options = self.session.option_number({"attempts": attempts} if attempts else {})
@@ -553,7 +553,7 @@ class Simulation:
             master = self.master
             if master is None or not master.process.is_alive:
                 error = ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-                loop.call_soon(lambda: on_failed([(where, error) for where in addresses]))
+                loop.call_soon_threadsafe(lambda: on_failed([(where, error) for where in addresses]))
                 return
             one, other = Link(self), Link(self)
             is_refused = lambda: one.to is None and not master.process.is_alive  # noqa: E731
@@ -564,7 +564,7 @@ class Simulation:
             )
             self.links.append((one, other))
             # The master's end first: what the other side says must find somebody.
-            master.loop.call_soon(lambda: master.on_admitted(theirs))
+            master.loop.call_soon_threadsafe(lambda: master.on_admitted(theirs))
             self.at(2 * self.latency(), lambda: loop.process.run(lambda: on_connected(ours, addresses[0])))
 
         self.at(self.latency(), attempt)

@@ -40,7 +40,8 @@ FLOORS = [
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
     "master.asides", "master.returns", "master.stalls", "master.turns", "master.jobs", "master.__init__",
-    "net.network", "net.tls", "net.address", "net.wire", "net.memory", "net.objects", "net.messages", "net.__init__",
+    "net.connector", "net.connection", "net.loop", "net.timers", "net.sockets", "net.tls",
+    "net.address", "net.wire", "net.memory", "net.objects", "net.messages", "net.__init__",
     "credential", "home", "program", "guard", "nested",
     "errors", "version",
 ]  # fmt: skip
@@ -64,11 +65,18 @@ KEEPERS = {
     # environment: its version
     "cloudpickle": {"payloads.serialize", "payloads.named", "payloads.byvalue", "payloads.environment"},
     "marshal": {"payloads.named"},
-    # wire: the wire format. serialize: what lies in a payload. network, address: forms of the kernel's.
+    # wire: the wire format. serialize: what lies in a payload. connection, sockets, address: forms of the kernel's.
     # store: the form of its records.
-    "struct": {"net.wire", "payloads.serialize", "net.network", "net.address", "store.store"},
-    "array": {"net.wire", "net.network"},  # network: descriptors beside the bytes
-    "bluelet": {"net.network"},
+    "struct": {
+        "net.wire",
+        "payloads.serialize",
+        "net.connection",
+        "net.sockets",
+        "net.address",
+        "store.store",
+    },
+    "array": {"net.wire", "net.sockets"},  # sockets: descriptors beside the bytes
+    "bluelet": {"net.loop"},
     "multiprocessing": set(),
     "asyncio": set(),
 }
@@ -84,6 +92,7 @@ PURE = (
     "worker.slots",
     "net.objects",
     "net.messages",
+    "net.timers",
     "errors",
     "version",
 )

@@ -34,7 +34,7 @@ from cw.master.master import Master  # noqa: E402
 from cw.master.peers import FROM_CLIENT, FROM_WORKER  # noqa: E402
 from cw.net import messages as m  # noqa: E402
 from cw.net import wire  # noqa: E402
-from cw.net.network import Loop  # noqa: E402
+from cw.net.loop import Loop  # noqa: E402
 
 # --- what may come ----------------------------------------------------------------------------
 
@@ -261,8 +261,8 @@ class World:
         cw.master.master.time = types.SimpleNamespace(monotonic=self.now, time=time.time)
         self._alarms = []
         self.loop = Loop()
-        self.loop.tick = lambda seconds, callback: None
-        self.loop.later = lambda seconds, callback: self._alarms.append((self.now() + seconds, callback))
+        self.loop.call_every = lambda seconds, callback: None
+        self.loop.call_later = lambda seconds, callback: self._alarms.append((self.now() + seconds, callback))
         self.master = Master(self.loop)
         self.dispatches = []  # that anybody was ever sent
         self.faulty = []

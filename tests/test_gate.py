@@ -14,8 +14,8 @@ import pytest
 from cw import credential
 from cw.master import gate
 from cw.master.gate import Gate
-from cw.net import network, tls
-from cw.net.network import Loop
+from cw.net import sockets, tls
+from cw.net.loop import Loop
 
 
 class House:
@@ -23,7 +23,7 @@ class House:
 
     def __init__(self):
         self.loop = Loop()
-        self.loop.later = self._later
+        self.loop.call_later = self._later
         self.credential = credential.load_or_make()
         self.contexts = tls.Contexts(self.credential)
         self.admitted = []
@@ -31,7 +31,7 @@ class House:
         self.gate = Gate(self.loop, self.credential, self.admitted.append)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port = self.listener.getsockname()[1]
-        self.local = network.listen_locally(self.port, self.credential.fingerprint)
+        self.local = sockets.listen_locally(self.port, self.credential.fingerprint)
         self.gate.listen(self.listener)
         self.gate.listen(self.local)
         self._clients = []
@@ -106,14 +106,14 @@ def test_who_has_the_credential_is_admitted(house):
 
 
 def test_who_is_on_this_machine_is_admitted_by_the_kernels_word(house):
-    sock = network.connect_locally(house.port, house.credential.fingerprint)
+    sock = sockets.connect_locally(house.port, house.credential.fingerprint)
     house.turn_until(lambda: house.admitted)
     assert house.admitted[0].family == socket.AF_UNIX
     sock.close()
 
 
 def test_the_local_name_depends_on_the_credential(house):
-    assert network.connect_locally(house.port, "0" * 64) is None
+    assert sockets.connect_locally(house.port, "0" * 64) is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
@@ -122,10 +122,10 @@ def test_another_user_on_this_machine_is_turned_away_at_the_local_socket(house, 
     if not child:
         os.setresuid(12345, 12345, 12345)
         sock = socket.socket(socket.AF_UNIX)
-        sock.connect(network.local_name(house.port, house.credential.fingerprint))
+        sock.connect(sockets.local_name(house.port, house.credential.fingerprint))
         # And he, too, sees that this is not his own master.
         is_right = (
-            sock.recv(10) == b"" and network.connect_locally(house.port, house.credential.fingerprint) is None
+            sock.recv(10) == b"" and sockets.connect_locally(house.port, house.credential.fingerprint) is None
         )
         os._exit(0 if is_right else 1)
     house.turn_until(lambda: house.gate.turned_away >= 2)
@@ -136,9 +136,9 @@ def test_another_user_on_this_machine_is_turned_away_at_the_local_socket(house, 
 
 def test_a_user_whom_the_kernel_cannot_name_is_not_taken_for_oneself(monkeypatch):
     one, other = socket.socketpair()
-    assert network.is_own_peer(one)
-    monkeypatch.setattr(network, "NOBODY", os.geteuid())
-    assert not network.is_own_peer(one)
+    assert sockets.is_own_peer(one)
+    monkeypatch.setattr(sockets, "NOBODY", os.geteuid())
+    assert not sockets.is_own_peer(one)
     one.close()
     other.close()
 

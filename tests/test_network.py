@@ -15,10 +15,14 @@ from conftest import wait_until
 
 from cw import credential
 from cw.errors import ProtocolError
+from cw.net import connection as its_module
 from cw.net import messages as m
-from cw.net import network, wire
+from cw.net import sockets, wire
+from cw.net.connection import Connection
+from cw.net.connector import dial
+from cw.net.loop import Loop
 from cw.net.memory import Memory, store
-from cw.net.network import Connection, Loop, dial, tune
+from cw.net.sockets import tune
 from cw.program import RateLimited
 
 BIG = 8 * 1024**2
@@ -49,10 +53,10 @@ class Running:
             except BaseException as error:
                 future.set_exception(error)
 
-        self.loop.call_soon(work)
+        self.loop.call_soon_threadsafe(work)
         result = future.result(10)
         over = threading.Event()
-        self.loop.call_soon(over.set)
+        self.loop.call_soon_threadsafe(over.set)
         assert over.wait(10)
         return result
 
@@ -67,7 +71,7 @@ class Running:
 
 @pytest.fixture
 def running(monkeypatch):
-    monkeypatch.setattr(network, "_lines", RateLimited(network.logger, burst=10))  # none is left out
+    monkeypatch.setattr(its_module, "_lines", RateLimited(its_module.logger, burst=10))  # none is left out
     running = Running()
     yield running
     running.stop()
@@ -301,7 +305,7 @@ def test_what_is_closed_in_a_wakeup_is_not_read_in_it(running, connect):
 
     a.connection.on_message = b.connection.on_message = close_both
     busy = threading.Event()
-    running.loop.call_soon(lambda: busy.wait(10))
+    running.loop.call_soon_threadsafe(lambda: busy.wait(10))
     a.raw.sendall(encoded(m.Recall(1), m.Recall(2)))
     b.raw.sendall(encoded(m.Recall(1)))
     busy.set()
@@ -415,7 +419,7 @@ def test_other_threads_have_things_done_in_the_loops_thread_in_their_order(runni
 
     def work(name):
         for n in range(500):
-            running.loop.call_soon(lambda n=n: done.append((name, n, threading.get_ident())))
+            running.loop.call_soon_threadsafe(lambda n=n: done.append((name, n, threading.get_ident())))
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
     for thread in threads:
@@ -432,7 +436,7 @@ def test_wake_calls_on_wake_soon_and_once_for_many(running):
     woken = []
     running.loop.on_wake = lambda: woken.append(1)
     busy, is_busy = threading.Event(), threading.Event()
-    running.loop.call_soon(lambda: (is_busy.set(), busy.wait(10)))
+    running.loop.call_soon_threadsafe(lambda: (is_busy.set(), busy.wait(10)))
     assert is_busy.wait(10)
     for _ in range(1000):
         running.loop.wake()
@@ -445,7 +449,7 @@ def test_wake_calls_on_wake_soon_and_once_for_many(running):
 def test_a_wakeup_that_comes_while_the_loop_works_is_not_lost(running):
     for _ in range(200):
         seen = threading.Event()
-        running.loop.call_soon(seen.set)
+        running.loop.call_soon_threadsafe(seen.set)
         assert seen.wait(5)
 
 
@@ -457,27 +461,51 @@ def test_a_tick_comes_until_it_says_no_and_later_comes_once(running):
         ticks.append(now)
         return len(ticks) < 4
 
-    running.call(lambda: running.loop.tick(0.02, tick))
-    running.call(lambda: running.loop.later(0.03, lambda: once.append(time.monotonic())))
+    running.call(lambda: running.loop.call_every(0.02, tick))
+    running.call(lambda: running.loop.call_later(0.03, lambda: once.append(time.monotonic())))
     wait_until(lambda: len(ticks) == 4 and once)
     done = threading.Event()
-    running.call(lambda: running.loop.later(0.1, done.set))
+    running.call(lambda: running.loop.call_later(0.1, done.set))
     assert done.wait(5)
     assert len(ticks) == 4 and len(once) == 1
     assert ticks[0] >= began + 0.015 and once[0] >= began + 0.025
     assert all(b - a >= 0.015 for a, b in zip(ticks, ticks[1:], strict=False))
 
 
+def test_a_cancelled_timer_is_not_called(running):
+    called, done = [], threading.Event()
+
+    def start():
+        for call in (running.loop.call_later, running.loop.call_every):
+            timers.append(call(0.01, lambda *_: not called.append(1)))
+        timers.pop(0).cancel()
+        running.loop.call_later(0.05, timers.pop(0).cancel)
+        running.loop.call_later(0.1, lambda: (called.clear(), running.loop.call_later(0.05, done.set)))
+
+    timers = []
+    running.call(start)
+    assert done.wait(10)
+    assert called == []
+
+
+def test_a_timer_of_another_thread_that_is_due_before_all_others_is_not_late(running):
+    """The loop waits for the next one that it knows of: it must be woken."""
+    running.call(lambda: running.loop.call_later(600, lambda: None))
+    seen = threading.Event()
+    running.loop.call_later(0.01, seen.set)
+    assert seen.wait(5)
+
+
 def test_what_a_tick_sends_goes_out(running, connect):
     peer = connect()
-    running.call(lambda: running.loop.later(0.01, lambda: peer.connection.send(m.Recall(1))))
+    running.call(lambda: running.loop.call_later(0.01, lambda: peer.connection.send(m.Recall(1))))
     assert peer.receive(1) == [m.Recall(1)]
 
 
 def test_a_tick_keeps_its_time_while_sockets_are_busy(running, connect):
     peer = connect()
     ticks = []
-    running.call(lambda: running.loop.tick(0.02, lambda now: not ticks.append(now)))
+    running.call(lambda: running.loop.call_every(0.02, lambda now: not ticks.append(now)))
     peer.connection.on_message = lambda message: peer.connection.send(message)
     deadline = time.monotonic() + 10
     while len(ticks) < 8:
@@ -488,14 +516,14 @@ def test_a_tick_keeps_its_time_while_sockets_are_busy(running, connect):
 
 def test_a_stopped_loop_ends_at_once_whatever_ticks_are_due():
     running = Running()
-    running.call(lambda: running.loop.tick(60, lambda now: True))
-    running.call(lambda: running.loop.tick(0.001, lambda now: True))
+    running.call(lambda: running.loop.call_every(60, lambda now: True))
+    running.call(lambda: running.loop.call_every(0.001, lambda now: True))
     began = time.monotonic()
     running.stop()
     assert time.monotonic() - began < 2
     assert running.error is None
     running.loop.wake()  # nobody is there: no harm
-    running.loop.call_soon(lambda: None)
+    running.loop.call_soon_threadsafe(lambda: None)
 
 
 def test_a_loop_closes_its_connections_at_its_end(connect):
@@ -515,9 +543,9 @@ def test_an_exception_in_a_callback_ends_the_loop_and_is_raised(where):
 
     running = Running()
     if where == "call_soon":
-        running.loop.call_soon(fail)
+        running.loop.call_soon_threadsafe(fail)
     elif where == "tick":
-        running.call(lambda: running.loop.tick(0.001, fail))
+        running.call(lambda: running.loop.call_every(0.001, fail))
     else:
         peer = Peer(running, tcp_pair())
         peer.connection.on_message = fail
@@ -565,7 +593,7 @@ def test_dial_takes_the_first_that_answers_and_tells_why_the_others_did_not(runn
         taken.bind(("127.0.0.1", 0))  # and does not listen
         where = listener.getsockname()
         addresses = [taken.getsockname(), where]
-        with network.listen_locally(where[1], mine.fingerprint) as local:
+        with sockets.listen_locally(where[1], mine.fingerprint) as local:
             dial(
                 running.loop, addresses, 5, lambda sock, address: got.append((sock, address)), failures.append
             )

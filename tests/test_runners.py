@@ -71,14 +71,14 @@ RUNNERS = """
 import os, signal, sys, time
 
 from cw.net import messages as m
-from cw.net.network import Loop
+from cw.net.loop import Loop
 from cw.net.objects import Object
 from cw.payloads.environment import dump_environment
 from cw.worker import keeper, runners, slots
 
 keeper.set_subreaper()
 loop, alarms, gone = Loop(), [], []
-loop.later = lambda seconds, callback: alarms.append((seconds, callback))
+loop.call_later = lambda seconds, callback: alarms.append((seconds, callback))
 all = runners.Runners(loop, 1)
 all.on_gone = lambda runner: None
 all.on_exited = lambda runner, unstarted, note: gone.append(runner.key)

@@ -27,7 +27,7 @@ import cw
 from cw import credential
 from cw.master import gate
 from cw.net import messages as m
-from cw.net import network, tls, wire
+from cw.net import sockets, tls, wire
 
 LOOPBACK = "127.0.0.1"
 
@@ -141,7 +141,7 @@ def test_peers_on_one_machine_need_no_tls_and_do_not_load_it():
 def only_tcp(port):
     """The local name beside that port is taken: everybody has to come through the TCP port, and TLS."""
     squatter = socket.socket(socket.AF_UNIX)
-    squatter.bind(network.local_name(port, credential.load_or_make().fingerprint))
+    squatter.bind(sockets.local_name(port, credential.load_or_make().fingerprint))
     with squatter:
         yield
 
@@ -319,8 +319,8 @@ def test_an_impostor_of_the_same_user_at_the_local_name_does_not_matter():
     """The local name carries the credential's fingerprint: one with another credential is not looked for."""
     fingerprint = credential.load_or_make().fingerprint
     with Master() as master:
-        assert network.connect_locally(master.port, "f" * 64) is None
-        sock = network.connect_locally(master.port, fingerprint)
+        assert sockets.connect_locally(master.port, "f" * 64) is None
+        sock = sockets.connect_locally(master.port, fingerprint)
         assert sock is not None
         sock.close()
 
@@ -336,7 +336,7 @@ class Peer:
             contexts = tls.Contexts(credential.load())
             self.socket = contexts.client.wrap_socket(connect(port))
         else:
-            self.socket = network.connect_locally(port, credential.load().fingerprint)
+            self.socket = sockets.connect_locally(port, credential.load().fingerprint)
         self.socket.settimeout(LIMIT)
         self.decoder = wire.Decoder()
         if role:

@@ -14,7 +14,8 @@ from cw import credential
 from cw.credential import Credential, WrongCredential
 from cw.net import messages as m
 from cw.net import tls, wire
-from cw.net.network import Connection, Loop
+from cw.net.connection import Connection
+from cw.net.loop import Loop
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +246,7 @@ def test_messages_of_all_sizes_cross_both_ways_at_once(ends):
 
 def test_what_is_left_inside_the_secured_socket_is_not_forgotten(ends, monkeypatch):
     """The selector does not tell of bytes that OpenSSL holds; a turn that ends in the middle must not leave them."""
-    monkeypatch.setattr("cw.net.network.TURN", 1)
+    monkeypatch.setattr("cw.net.connection.TURN", 1)
     one, other = ends
     other.loop.scratch = memoryview(bytearray(1000))  # of a record of 16 KiB
     for number in range(200):

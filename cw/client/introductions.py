@@ -14,7 +14,8 @@ from collections.abc import Callable
 from cw.client.objects import ObjectTable
 from cw.client.options import OptionTable
 from cw.net import messages as m
-from cw.net.network import Connection, Loop
+from cw.net.connection import Connection
+from cw.net.loop import Loop
 from cw.net.objects import Key, Object, ObjectCache
 
 BYTES_AT_ONCE = 64 * 1024**2
@@ -54,7 +55,7 @@ class Introductions:
         self._forgotten: deque[Key] = deque()  # here, and not yet at the master; appended to by any thread
         self._is_waiting = False  # to forget what was dropped
         self._not_before = 0.0
-        objects.on_dropped = lambda: loop.call_soon(self._on_dropped)
+        objects.on_dropped = lambda: loop.call_soon_threadsafe(self._on_dropped)
         self.start_anew(None)
 
     def start_anew(self, connection: Connection | None) -> None:
@@ -116,7 +117,7 @@ class Introductions:
 
     def _wait(self) -> None:
         self._is_waiting = True
-        self._loop.later(max(FORGET_SECONDS, self._not_before - time.monotonic()), self._on_time)
+        self._loop.call_later(max(FORGET_SECONDS, self._not_before - time.monotonic()), self._on_time)
 
     def _on_time(self) -> None:
         self._is_waiting = False

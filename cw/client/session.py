@@ -34,7 +34,8 @@ from cw.client.uplink import CONNECT_SECONDS, RECONNECT_SECONDS, Uplink
 from cw.errors import ConnectionError, JobTimeout, StoreError, WorkerLost
 from cw.net import address, memory, wire
 from cw.net import messages as m
-from cw.net.network import Connection, Loop
+from cw.net.connection import Connection
+from cw.net.loop import Loop
 from cw.payloads import current, deferred, modules, serialize, settings
 from cw.payloads.chunks import Chunk as CallChunk
 from cw.payloads.environment import check_workdir, dump_environment
@@ -101,7 +102,7 @@ class Session:
         """In a job: does that lend its slot while it waits here?"""
         self._loop = Loop()
         self._recording = Recording(
-            recorder, self._finish, _name, lambda: self._loop.call_soon(self._on_wake)
+            recorder, self._finish, _name, lambda: self._loop.call_soon_threadsafe(self._on_wake)
         )
         self._uplink = uplink = Uplink(
             self._loop,
@@ -348,7 +349,7 @@ class Session:
         while self._loop_lock._is_owned():  # type: ignore[attr-defined]  # it came while this thread was sending
             is_torn = True
             self._loop_lock.release()
-        self._loop.call_soon(self._resume if is_torn else self._on_wake)
+        self._loop.call_soon_threadsafe(self._resume if is_torn else self._on_wake)
 
     def _send_now(self) -> bool:
         """Send the only outstanding job from this thread: one wakeup less on its way. False: the loop is busy."""
@@ -415,11 +416,11 @@ class Session:
             self._abandon()
             self._recording.close()
         elif self.is_alive():
-            self._loop.call_soon(self._leave_when_done if is_waiting else self._leave)
+            self._loop.call_soon_threadsafe(self._leave_when_done if is_waiting else self._leave)
 
     def leave_when_done(self) -> None:
         """For the end of the program: say goodbye when all is delivered. Callbacks may submit until then."""
-        self._loop.call_soon(self._leave_when_done)
+        self._loop.call_soon_threadsafe(self._leave_when_done)
 
     def leave_now(self, seconds: float = ending.LEAVE_SECONDS) -> None:
         """For the end of the program: cancel all, leave, and do not wait for a callback that does not return."""
@@ -706,7 +707,7 @@ class Session:
             self._send_acknowledgement()
         elif not self._is_acknowledging:
             self._is_acknowledging = True
-            self._loop.later(ACKNOWLEDGED_SECONDS, self._send_acknowledgement)
+            self._loop.call_later(ACKNOWLEDGED_SECONDS, self._send_acknowledgement)
 
     def _send_acknowledgement(self) -> None:
         self._is_acknowledging = False
@@ -828,7 +829,7 @@ class Session:
         self._queue.extend(self._recording.deliver_stored(self._jobs))
         self._notify()
         if self._recording.has_some:
-            self._loop.call_soon(self._on_wake)
+            self._loop.call_soon_threadsafe(self._on_wake)
 
     # --- the session's thread: the end of each job ---
 

@@ -21,7 +21,9 @@ from cw import credential
 from cw.errors import ConnectionError, ProtocolError
 from cw.net import address, wire
 from cw.net import messages as m
-from cw.net.network import Connection, Loop, dial
+from cw.net.connection import Connection
+from cw.net.connector import dial
+from cw.net.loop import Loop
 
 logger = logging.getLogger("cw.client")
 
@@ -113,7 +115,7 @@ class Uplink:
         elif not self.is_lost:
             on_gone()
             return
-        self._loop.later(GOODBYE_SECONDS, on_gone)  # (a lost master may be back by then)
+        self._loop.call_later(GOODBYE_SECONDS, on_gone)  # (a lost master may be back by then)
 
     def break_off(self, reason: str) -> None:
         """Say goodbye from another thread, while the session's is held up by the user's code."""
@@ -140,7 +142,7 @@ class Uplink:
         left = DIAL_SECONDS
         if not self.is_lost:
             left = min(left, self._deadline - time.monotonic())
-        self._loop.later(max(0.1, left), lambda: self._on_silent(connection))
+        self._loop.call_later(max(0.1, left), lambda: self._on_silent(connection))
 
     def _on_silent(self, connection: Connection) -> None:
         if connection.on_message != self._on_answer or connection.closed:
@@ -169,7 +171,7 @@ class Uplink:
         self._connect_later(1.0)
 
     def _connect_later(self, shortest: float) -> None:
-        self._loop.later(self._pause * random.uniform(shortest, 1.5), self.connect)
+        self._loop.call_later(self._pause * random.uniform(shortest, 1.5), self.connect)
         self._pause = min(2 * self._pause, BACKOFF[1])
 
     def _on_answer(self, answer: Any) -> None:
@@ -193,7 +195,7 @@ class Uplink:
             return
         connection.decoder.accepts = FROM_MASTER
         connection.on_message = self.on_message
-        self._loop.later(STEADY_SECONDS, lambda: self._calm_down(connection))
+        self._loop.call_later(STEADY_SECONDS, lambda: self._calm_down(connection))
         self.on_welcome()
         self.is_lost = False
 

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 from cw.net import address
 from cw.net import messages as m
-from cw.net.network import Connection, Loop, dial
+from cw.net.connection import Connection
+from cw.net.connector import dial
+from cw.net.loop import Loop
 from cw.version import VERSION
 
 Failure = tuple[tuple[str, int], OSError]
@@ -70,7 +72,7 @@ def ask(
         hello = m.Hello("observer", secrets.token_hex(16), "", m.PROTOCOL, list(sys.version_info[:2]), VERSION,
                         os.uname().nodename, os.getpid(), 0)  # fmt: skip
         connection.send(hello)
-        loop.later(seconds, loop.stop)
+        loop.call_later(seconds, loop.stop)
 
     def on_message(connection: Connection, message: Any, where: tuple[str, int]) -> None:
         if type(message) is m.Census:
@@ -80,7 +82,7 @@ def ask(
                 connection.send(told)
             connection.on_close = lambda reason: None
             connection.close_when_sent()
-            loop.later(0.0 if not messages else 0.05, loop.stop)
+            loop.call_later(0.0 if not messages else 0.05, loop.stop)
         else:
             loop.stop()
 

@@ -25,7 +25,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cw.credential import Credential
-from cw.net.network import IN, OUT, Loop, is_own_peer, name_of_peer, tune
+from cw.net.loop import IN, OUT, Loop
+from cw.net.sockets import is_own_peer, name_of_peer, tune
 from cw.program import RateLimited
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Gate:
         self._at = time.monotonic()
         self._lines = RateLimited(logger)
         loop.watch(self._epoll.fileno(), IN, self._on_ready)
-        loop.tick(1.0, self._on_second)
+        loop.call_every(1.0, self._on_second)
 
     def prepare(self) -> None:
         """Load what handshakes need, now rather than with the first one. Raises CredentialError."""
@@ -143,7 +144,7 @@ class Gate:
         self._credit -= self._at - begin
         if self._credit < 0:
             self._loop.watch(self._epoll.fileno(), 0, self._on_ready)
-            self._loop.later(-self._credit / SHARE, self._go_on)
+            self._loop.call_later(-self._credit / SHARE, self._go_on)
 
     def _go_on(self) -> None:
         if not self._epoll.closed:

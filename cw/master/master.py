@@ -51,7 +51,9 @@ from cw.master.peers import (
 )
 from cw.net import address, memory
 from cw.net import messages as m
-from cw.net.network import Connection, Loop, listen_locally
+from cw.net.connection import Connection
+from cw.net.loop import Loop
+from cw.net.sockets import listen_locally
 from cw.net.wire import MAX_BODY
 from cw.version import VERSION
 
@@ -102,7 +104,7 @@ class Master:
         self._is_recalling = False
         self.period = min(1.0, settings.silence / 4)
         """Seconds between two looks at who is silent."""
-        loop.tick(self.period, self._on_second)
+        loop.call_every(self.period, self._on_second)
 
     def on_admitted(self, sock: Any) -> None:
         """A peer that has the credential is here (a socket, or a `tls.Socket`)."""
@@ -122,7 +124,7 @@ class Master:
             _PERFORM[type(action)](self, action)
         if not self._is_recalling and self.dispatcher.wants_tick():
             self._is_recalling = True
-            self.loop.tick(RECALL_SECONDS, self._on_recall_tick)
+            self.loop.call_every(RECALL_SECONDS, self._on_recall_tick)
 
     def welcome(self, connection: Connection) -> None:
         connection.send(m.Welcome(self.ident, VERSION, self.settings.silence, memory.takes_files()))
@@ -294,7 +296,7 @@ class Master:
     def _set_aside(self, action: SetAside) -> None:
         worker, client = self.workers[action.worker], self.clients[action.session]  # type: ignore[index]
         _lines.warning("%s is set aside for %s: %s", worker.name, client.name, action.reason)
-        self.loop.later(
+        self.loop.call_later(
             asides.NOTICE_SECONDS, lambda: self.perform(self.dispatcher.on_aside_told(action.session))
         )
 
@@ -307,8 +309,8 @@ class Master:
             self.perform(self.dispatcher.on_aside_second(action.session))
             return self.dispatcher.has_setbacks(action.session)
 
-        self.loop.tick(asides.RETRY_SECONDS, retry)
-        self.loop.tick(1.0, look)
+        self.loop.call_every(asides.RETRY_SECONDS, retry)
+        self.loop.call_every(1.0, look)
 
     def _tell_aside(self, action: TellAside) -> None:
         named = [(self.workers[key].name, reason) for key, reason in action.workers]  # type: ignore[index]

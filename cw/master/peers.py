@@ -22,7 +22,7 @@ from cw.errors import ProtocolError
 from cw.master import checks
 from cw.master.jobs import Deliver, Job
 from cw.net import messages as m
-from cw.net.network import Connection
+from cw.net.connection import Connection
 from cw.net.objects import Key, ObjectCache, SessionObjects
 
 logger = logging.getLogger("cw.master")
@@ -659,7 +659,7 @@ class WorkerPeer:
             "%s is gone%s; it may be back within %g s", self.name, f" ({reason})" if reason else "", AWAY
         )
         self._master.perform(self._master.dispatcher.on_worker_away(self._key))
-        self._master.loop.later(AWAY, lambda: self._on_not_back(reason or "its connection closed"))
+        self._master.loop.call_later(AWAY, lambda: self._on_not_back(reason or "its connection closed"))
 
     def _on_not_back(self, reason: str) -> None:
         if self._master.workers.get(self._key) is self:

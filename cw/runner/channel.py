@@ -28,9 +28,11 @@ from typing import Any
 
 from cw.net import messages as m
 from cw.net import wire
+from cw.net.connection import Connection
+from cw.net.loop import IN, Loop
 from cw.net.memory import from_file
-from cw.net.network import IN, Connection, Loop, receive_with_files
 from cw.net.objects import ObjectCache
+from cw.net.sockets import receive_with_files
 from cw.program import RateLimited
 
 READ = 256 * 1024
@@ -186,7 +188,7 @@ class WorkerEnd:
             self.on_dropped()
         if is_waiting:
             self._loop.watch(self._pipe, 0, lambda events: None)
-            self._loop.later(WAIT_SECONDS, self._go_on)
+            self._loop.call_later(WAIT_SECONDS, self._go_on)
 
     def _go_on(self) -> None:
         if not self._is_closed:

@@ -21,7 +21,7 @@ from cw import guard, nested
 from cw.errors import EnvironmentMismatch, StartRefused
 from cw.net import memory, wire
 from cw.net import messages as m
-from cw.net.network import receive_with_files
+from cw.net.sockets import receive_with_files
 from cw.payloads import current, environment, modules, serialize
 from cw.payloads.environment import apply_environment, load_environment
 from cw.runner import channel, leftovers

@@ -15,7 +15,8 @@ from cw import credential
 from cw.launch import inquiry, launcher
 from cw.launch.launcher import Cluster, LaunchError, Lifeline, Process
 from cw.launch.options import ClusterOptions
-from cw.net import address, network
+from cw.net import address
+from cw.net.sockets import SILENCE
 from cw.slurm import batch, ending, finding, squeue, submitted
 from cw.slurm.submitted import Job, State
 
@@ -215,7 +216,7 @@ def _wait_for_master(state: State, tell: Callable[[str], None]) -> inquiry.Stand
             if text != told and not text.endswith((" runs", "was submitted")):
                 told = text
                 tell(text)
-        if not jobs and not state.local and time.monotonic() - began > network.SILENCE:
+        if not jobs and not state.local and time.monotonic() - began > SILENCE:
             _check_master_answers(state.sought())
         _check_is_wanted(state)
         time.sleep(LOOK_SECONDS)

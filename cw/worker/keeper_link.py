@@ -17,7 +17,7 @@ from collections.abc import Callable, Container
 from typing import Any
 
 from cw import program
-from cw.net.network import IN, OUT, Loop
+from cw.net.loop import IN, OUT, Loop
 from cw.worker import keeper
 
 THREADS = (

@@ -20,7 +20,7 @@ from typing import Any
 from cw import credential
 from cw.errors import PayloadError
 from cw.net import messages as m
-from cw.net.network import Loop
+from cw.net.loop import Loop
 from cw.net.objects import Key, Object, ObjectCache
 from cw.payloads import environment as environments
 from cw.program import RateLimited
@@ -127,7 +127,7 @@ class Runners:
         except OSError as error:
             self._channels[runner.key] = _NoEnd()
             how = f"could not be started: {error.strerror}"
-            self._loop.call_soon(lambda: self._on_exited(runner.key, how, ""))
+            self._loop.call_soon_threadsafe(lambda: self._on_exited(runner.key, how, ""))
             return
         end.on_results = lambda numbers, statuses, seconds, payloads: self.on_results(
             runner, numbers, statuses, seconds, payloads
@@ -176,13 +176,13 @@ class Runners:
     def end(self, runner: Runner) -> None:
         """Let it end by itself; it has nothing to do."""
         self._channels[runner.key].end()
-        self._loop.later(self._end_seconds, lambda: self._kill_slow(runner))
+        self._loop.call_later(self._end_seconds, lambda: self._kill_slow(runner))
 
     def stop(self, runner: Runner, pace: float = 1.0) -> None:
         """End it and what it runs, step by step. `pace`: the share of the steps' time that there is."""
         for seconds, number in STOP_STEPS:
             if seconds:
-                self._loop.later(seconds * pace, lambda number=number: self._signal(runner, number))  # type: ignore[misc]
+                self._loop.call_later(seconds * pace, lambda number=number: self._signal(runner, number))  # type: ignore[misc]
             else:
                 self._signal(runner, number)
 
@@ -294,7 +294,7 @@ class Runners:
         if keeper is not None:
             keeper.clear_scratch(self._pids.get(key, 0))
         if keeper is not None and keeper.hash_seed != self._hash_seed:
-            self._loop.later(KEEPER_SECONDS, lambda: self._close_idle_keeper(keeper))
+            self._loop.call_later(KEEPER_SECONDS, lambda: self._close_idle_keeper(keeper))
         end = self._channels.pop(key)
         self.on_gone(runner)
         end.drain()

@@ -21,7 +21,9 @@ from cw import credential, program
 from cw.errors import ProtocolError
 from cw.net import address, memory, wire
 from cw.net import messages as m
-from cw.net.network import Connection, Loop, dial
+from cw.net.connection import Connection
+from cw.net.connector import dial
+from cw.net.loop import Loop
 
 logger = logging.getLogger("cw.worker")
 
@@ -132,7 +134,7 @@ class Uplink:
             connection.close_when_sent()
             on_gone()
         self.is_joined = False
-        self._loop.later(GOODBYE_SECONDS, on_gone)
+        self._loop.call_later(GOODBYE_SECONDS, on_gone)
 
     # --- finding the master ---
 
@@ -153,7 +155,7 @@ class Uplink:
             if connection is self._connection and not self.is_joined:
                 self._on_gone("it accepts the connection but says nothing")
 
-        self._loop.later(self._silence, expect_answer)
+        self._loop.call_later(self._silence, expect_answer)
 
     def _on_no_master(self, failures: Sequence[tuple[tuple[str, int], OSError]]) -> None:
         if self._is_leaving:
@@ -202,7 +204,7 @@ class Uplink:
     def _connect_later(self) -> None:
         # While jobs wait here for a master that restarts, it must be found before that has settled.
         longest = BACKOFF_LOST if self.is_lost else BACKOFF[1]
-        self._loop.later(min(self._pause, longest) * random.uniform(1.0, 1.5), self.connect)
+        self._loop.call_later(min(self._pause, longest) * random.uniform(1.0, 1.5), self.connect)
         self._pause = min(2 * self._pause, BACKOFF[1])
 
     def _on_answer(self, answer: Any) -> None:
@@ -220,11 +222,11 @@ class Uplink:
         connection.on_message = self.on_message
         connection.passes_files = connection.passes_files and answer.takes_files
         self._told_at = 0.0
-        self._loop.later(STEADY_SECONDS, lambda: self._calm_down(connection))
+        self._loop.call_later(STEADY_SECONDS, lambda: self._calm_down(connection))
         self.is_joined, self.is_lost, self._was_joined = True, False, True
         self.master = answer.ident
         period = min(HEARTBEAT, self._silence / 4, answer.silence / 4)
-        self._loop.tick(period, self._beats(connection, period))
+        self._loop.call_every(period, self._beats(connection, period))
         self.on_welcome()
 
     def _calm_down(self, connection: Connection) -> None:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from cw import program
 from cw.net import address
 from cw.net import messages as m
-from cw.net.network import Loop
+from cw.net.loop import Loop
 from cw.net.objects import Object, SessionObjects, closure
 from cw.version import VERSION
 from cw.worker import keeper, lending, slots
@@ -152,18 +152,18 @@ class Worker:
         self._gone_at = math.inf  # when it leaves whatever has not ended: then the steps are over
         self._pace = 1.0  # of the steps, where the end is nearer than they take
         keeper.set_subreaper()
-        loop.tick(1.0, self._on_second)
+        loop.call_every(1.0, self._on_second)
         self._ends_at = math.inf  # when what runs is stopped, as far as is known from the start
         if settings.lifetime < math.inf:
             self._ends_at = time.monotonic() + settings.lifetime + settings.grace
-            loop.later(settings.lifetime, lambda: self._drain("its lifetime is over"))
+            loop.call_later(settings.lifetime, lambda: self._drain("its lifetime is over"))
         if settings.until < math.inf:
             left = settings.until - time.time()
             margin = max(0.0, min(END_MARGIN, left / 4))
             self._pace = margin / END_MARGIN
             ends_in = left - margin
             self._ends_at = min(self._ends_at, time.monotonic() + ends_in)
-            loop.later(
+            loop.call_later(
                 max(0.0, ends_in - min(END_DRAIN, left / 10)),
                 lambda: self._drain("its allocation ends soon", self._ends_at - time.monotonic()),
             )
@@ -260,7 +260,7 @@ class Worker:
             elif not running:
                 doing, limit = f"handing in {kept}", ""
             logger.info("%s: %s%s; Ctrl-C ends it at once", why, doing, limit)
-        self._loop.tick(TICK_SECONDS, self._on_drain_tick)
+        self._loop.call_every(TICK_SECONDS, self._on_drain_tick)
 
     def _drain_until_the_end(self, why: str) -> None:
         self._drain(why, self._ends_at - time.monotonic())
@@ -480,7 +480,7 @@ class Worker:
                 self._send(m.RunnerDied(action.job.dispatch, action.note))
         if not self._is_ticking and self._slots.wants_tick():
             self._is_ticking = True
-            self._loop.tick(TICK_SECONDS, self._on_tick)
+            self._loop.call_every(TICK_SECONDS, self._on_tick)
 
     # --- the runners ---
 
@@ -537,7 +537,7 @@ class Worker:
             cut += [job.dispatch for job, _, _, _ in suspects]
         elif suspects:
             self._suspects.append(suspects)
-            self._loop.later(SUSPECT_SECONDS, lambda: self._clear(suspects))
+            self._loop.call_later(SUSPECT_SECONDS, lambda: self._clear(suspects))
         if cut:
             self._send(m.CutShort(cut))
 

@@ -1,0 +1,312 @@
+"""A connected socket that speaks messages, and what waits to be written to it.
+
+    send(message) --> wire.encode --> SendQueue: control | data --> flush: the socket takes what it takes
+    on_message(message) <-- wire.Decoder <-- the socket is readable
+
+What a socket does not take is kept, in two lanes: control, and data (payloads, in order). A slow peer delays only
+itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from cw.errors import ProtocolError
+from cw.net import wire
+from cw.net.loop import IN, OUT, READ, Loop
+from cw.net.memory import LARGE
+from cw.net.sockets import MOST_FILES, name_of_peer, receive_with_files, tune
+from cw.program import RateLimited
+
+logger = logging.getLogger("cw.network")
+_lines = RateLimited(logger, burst=10)
+
+TURN = 4 * READ
+"""Bytes read from one socket before the others have their turn."""
+
+WRITE = 256 * 1024
+"""Bytes of small frames put together into one write."""
+
+_TCP_INFO = struct.Struct("2x B B 4x 48x I".replace(" ", ""))
+"""Of tcp_info(7): unanswered retransmissions and probes; milliseconds since the other host's last answer."""
+
+
+class SendQueue:
+    """What one socket has not taken yet. Small frames are put together into one write."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        """Bytes."""
+        self._control: deque[wire.Frame] = deque()
+        self._data: deque[wire.Frame] = deque()
+        # Begun: must be finished before a lane has its turn. A tuple: bytes, and a memory file that goes with them.
+        self._writing: deque[Any] = deque()
+
+    def put(self, frames: Iterable[wire.Frame], is_control: bool) -> None:
+        """Queue the frames of one message."""
+        lane = self._control if is_control else self._data
+        for frame in frames:
+            lane.append(frame)
+            self.size += _size(frame)
+
+    def drop_data(self) -> None:
+        """Forget the data that has not begun."""
+        self.size -= sum(map(_size, self._data))
+        self._data.clear()
+
+    def clear(self) -> None:
+        for queue in (self._control, self._data, self._writing):
+            queue.clear()
+        self.size = 0
+
+    def write_to(self, sock: Any) -> None:
+        """Write all of it. Raises BlockingIOError when the socket takes no more now, other OSErrors."""
+        writing = self._writing
+        while writing or self._gather():
+            buffer = writing[0]
+            if type(buffer) is tuple:
+                # The descriptor goes with the first byte; should not all be taken, the rest is plain bytes.
+                buffer, attachment = buffer
+                sent = socket.send_fds(sock, [buffer], [attachment.memory.fd])
+                self.size -= len(attachment.memory)
+            else:
+                sent = sock.send(buffer)
+            self.size -= sent
+            if sent == len(buffer):
+                writing.popleft()
+            else:
+                writing[0] = memoryview(buffer)[sent:]
+
+    def _gather(self) -> bool:
+        """Move the next frames to `_writing`: all control, then some data."""
+        small: list[Any] = []
+        size = 0
+
+        def end_small() -> None:
+            if small:
+                self._writing.append(b"".join(small))
+                small.clear()
+
+        while size < WRITE and (self._control or self._data):
+            frame = self._control.popleft() if self._control else self._data.popleft()
+            if type(frame[-1]) is wire.Attachment:
+                end_small()
+                self._writing.append(tuple(frame))
+                continue
+            for buffer in frame:
+                if len(buffer) > LARGE:
+                    end_small()
+                    self._writing.append(buffer)
+                else:
+                    small.append(buffer)
+                size += len(buffer)
+        end_small()
+        return bool(self._writing)
+
+
+class Connection:
+    """A connected socket that speaks messages. Belongs to its loop's thread.
+
+    `on_message(message)` may raise ProtocolError: the connection is closed then, with one log line.
+    `on_close(reason)` is called once, unless `close()` was called here; `on_drained()` each time that
+    all which was unsent has been taken by the socket.
+    """
+
+    def __init__(self, loop: Loop, sock: Any, *, decoder: wire.Decoder | None = None) -> None:
+        """`sock` is a socket or a `tls.Socket`, which behaves like one."""
+        self.decoder = decoder or wire.Decoder()
+        self.on_message: Callable[[Any], None] = lambda message: None
+        self.on_close: Callable[[str], None] = lambda reason: None
+        self.on_drained: Callable[[], None] = lambda: None
+        self.heard_at = self._counted_at = time.monotonic()
+        self._silence = 0
+        self.closed = False
+        self.peer = name_of_peer(sock)
+        self._loop = loop
+        self._socket = sock
+        self.passes_files = self.is_local
+        """Large payloads go to the peer as memory files, uncopied."""
+        self._receive = self._receive_with_files if self.is_local else sock.recv_into
+        # Bytes that a secured socket holds in itself; the selector does not tell of them.
+        self._pending: Callable[[], int] = getattr(sock, "pending", int)
+        self._queue = SendQueue()
+        self._events = IN
+        self._closing = False  # close when all is sent
+        sock.setblocking(False)
+        loop.watch(sock.fileno(), self._events, self._on_ready)
+        loop.connections.add(self)
+
+    @property
+    def is_local(self) -> bool:
+        """Is the peer on this machine, and the socket not secured?"""
+        return getattr(self._socket, "family", None) == socket.AF_UNIX
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the socket has not taken yet."""
+        return self._queue.size
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Queue a message; it is written at the end of this wakeup, as far as the socket takes it."""
+        if self.closed or self._closing:
+            return
+        self._queue.put(wire.encode(message, self.passes_files), wire.is_control(message))
+        self._loop.unflushed.add(self)
+
+    def send_last(self, message: tuple[Any, ...]) -> None:
+        """Send this instead of the payloads that wait; what has begun goes first."""
+        self._queue.drop_data()
+        self.send(message)
+
+    def set_patience(self, seconds: float) -> None:
+        """How long the kernel waits for another host before the connection is dead."""
+        if not self.is_local:
+            tune(self._socket, seconds)
+
+    def bear_with_reader(self) -> None:
+        """The other end may stop reading for as long as it likes, as a client does whose callback blocks.
+
+        With TCP_USER_TIMEOUT the kernel would take that for death, although its host answers. `is_unanswered` is to
+        be asked instead.
+        """
+        if not self.is_local:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+
+    def is_unanswered(self, seconds: float) -> bool:
+        """Has the other host not answered for so long what it was sent?"""
+        if self.is_local or self.closed:
+            return False
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        retransmits, probes, last_answer = _TCP_INFO.unpack(info)
+        return bool(last_answer > 1000 * seconds and (retransmits > 0 or probes > 1))
+
+    def fail(self, reason: str) -> None:
+        """Close it, as if the kernel had said that it is dead."""
+        self._fail(reason)
+
+    def close(self) -> None:
+        """Close at once; what is unsent is lost."""
+        if not self.closed:
+            self.closed = True
+            self._loop.watch(self._socket.fileno(), 0, self._on_ready)
+            self._socket.close()
+            self.decoder.close()
+            self._queue.clear()
+            self._loop.connections.discard(self)
+
+    def count_silence(self) -> int:
+        """To be called regularly: the number of calls since something was heard.
+
+        Not by the clock: a process that was itself stopped for a while must not take its peers for dead.
+        """
+        self._silence = self._silence + 1 if self._counted_at == self.heard_at else 0
+        self._counted_at = self.heard_at
+        return self._silence
+
+    def drop_after_fork(self) -> None:
+        """In a forked child: close our descriptor of the socket; the parent's is untouched."""
+        self.closed = True
+        self._socket.close()
+
+    def close_when_sent(self) -> None:
+        """Close as soon as all that is queued has been taken by the socket."""
+        self._closing = True
+        self._loop.unflushed.add(self)
+
+    def flush(self) -> None:
+        """Write what the socket takes; be called again when it takes more."""
+        if self.closed:
+            return
+        try:
+            self._queue.write_to(self._socket)
+        except BlockingIOError:
+            self._want(IN | OUT)
+            return
+        except OSError as error:
+            self._fail(error.strerror or str(error))
+            return
+        if self._closing:
+            self.close()
+        else:
+            self._want(IN)
+            self.on_drained()
+
+    def _want(self, events: int) -> None:
+        if events != self._events:
+            self._events = events
+            self._loop.watch(self._socket.fileno(), events, self._on_ready)
+
+    def _on_ready(self, events: int) -> None:
+        if self.closed:
+            return  # by a callback of the same wakeup; the descriptor may be another's by now
+        if events & OUT:
+            self.flush()
+        if events & ~OUT:  # readable, or hung up
+            self._read()
+
+    def _read(self) -> None:
+        budget = TURN
+        scratch, decoder, receive = self._loop.scratch, self.decoder, self._receive
+        while (budget > 0 or self._pending()) and not self.closed:
+            target = decoder.direct()
+            into = scratch if target is None else target
+            if budget <= 0:
+                into = into[: self._pending()]
+            try:
+                count = receive(into)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._fail(error.strerror or str(error))
+                return
+            if not count:
+                self._fail("")
+                return
+            self.heard_at = time.monotonic()
+            try:
+                for message in self._decode(into[:count], target is not None):
+                    if self.closed or self._closing:
+                        return
+                    # Again: it was decoded before the message in front of it changed what may come.
+                    if decoder.accepts is not None and type(message) not in decoder.accepts:
+                        raise ProtocolError(f"{type(message).__name__} is not expected here")
+                    self.on_message(message)
+            except ProtocolError as error:
+                _lines.error("%s breaks the protocol, closing: %s", self.peer, error)
+                self._fail(f"broke the protocol: {error}")
+            if count < len(into):
+                return
+            budget -= count
+
+    def _decode(self, data: memoryview, is_direct: bool) -> list[Any]:
+        try:
+            return self.decoder.received(len(data)) if is_direct else self.decoder.feed(data)
+        except ProtocolError:
+            raise
+        except Exception as error:
+            # An oversight of ours. The decoder has nothing to do with other connections: only this one ends.
+            logger.exception("what %s sent cannot be read", self.peer)
+            raise ProtocolError(f"it cannot be read: {error!r}") from error
+
+    def _receive_with_files(self, into: memoryview) -> int:
+        count, fds = receive_with_files(self._socket, into)
+        self.decoder.files.extend(fds)
+        if len(self.decoder.files) > MOST_FILES:
+            raise OSError(0, "it sends more descriptors than frames that need one")
+        return count
+
+    def _fail(self, reason: str) -> None:
+        if not self.closed:
+            self.close()
+            self.on_close(reason)
+
+
+def _size(frame: wire.Frame) -> int:
+    size = sum(map(len, frame))
+    return size + len(frame[-1].memory) if type(frame[-1]) is wire.Attachment else size

@@ -1,0 +1,82 @@
+"""Connecting to a master that has our credential: each address in its turn, in a thread of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from cw import credential
+from cw.net import address
+from cw.net.loop import Loop
+from cw.net.sockets import connect_locally, tune
+
+
+def dial(
+    loop: Loop,
+    addresses: Iterable[tuple[str, int]],
+    timeout: float,
+    on_connected: Callable[[socket.socket, tuple[str, int]], None],
+    on_failed: Callable[[list[tuple[tuple[str, int], OSError]]], None],
+) -> None:
+    """Connect to the first master that has our credential, in a thread of its own: names may take long to
+    resolve, and a handshake may take long.
+
+    One of the callbacks is called, in the loop's thread; `on_failed` gets each address with its error.
+    """
+
+    def work() -> None:
+        failures: list[tuple[tuple[str, int], OSError]] = []
+        for where in addresses:
+            try:
+                sock = _connect(where, timeout)
+            except UnicodeError:  # what getaddrinfo says to 'a..b'
+                failures.append((where, socket.gaierror(socket.EAI_NONAME, "Name or service not known")))
+                continue
+            except OSError as error:
+                failures.append((where, error))
+                continue
+            loop.call_soon_threadsafe(partial(on_connected, sock, where))
+            return
+        loop.call_soon_threadsafe(lambda: on_failed(failures))
+
+    threading.Thread(target=work, name="cw-dial", daemon=True).start()
+
+
+def _connect(where: tuple[str, int], timeout: float) -> Any:
+    """A socket through which the master at that address has proved that it has our credential."""
+    host, port = where
+    try:
+        # Read each time: it may have come, or been changed, since the last time.
+        mine = credential.load()
+    except credential.CredentialMissing as error:
+        # If nobody listens there, that is the sooner thing to mend.
+        socket.create_connection(where, timeout).close()
+        raise error
+    if address.is_loopback(host):
+        local = connect_locally(port, mine.fingerprint)
+        if local is not None:
+            return local
+    failure: OSError | None = None
+    for family, kind, protocol, _, name in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(timeout)
+            sock.connect(name)
+            if sock.getsockname()[0] == name[0]:  # this machine, by a name of its own
+                local = connect_locally(port, mine.fingerprint)
+                if local is not None:
+                    sock.close()
+                    return local
+            tune(sock)
+            from cw.net import tls  # takes 15 ms, and peers on the master's machine do not need it
+
+            return tls.connect(sock, tls.Contexts(mine), address.join(host, port), timeout)
+        except OSError as error:
+            sock.close()
+            if not isinstance(failure, credential.WrongCredential):  # that is the one to be told of
+                failure = error
+    assert failure is not None  # getaddrinfo gives one address, or raises
+    raise failure

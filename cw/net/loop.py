@@ -1,0 +1,190 @@
+"""The I/O loop of master, worker and client: all sockets in one epoll, all timers in one heap.
+
+    other threads --- wake() ---.                       .---> Connection: messages   (cw.net.connection)
+    signals ----- wakeup fd ----+--> epoll --> serve ---+---> who else watches a descriptor (cw.master.gate)
+    sockets --------------------'              |        '---> timers that are due    (cw.net.timers)
+                                               |
+         unsent frames of all connections, written once at the end of each wakeup
+
+bluelet walks all its coroutines at each wakeup and its `select` takes no descriptor above 1023, so `serve` is the only
+coroutine, and waits in the epoll itself until a socket is ready or a timer is due. A turn of bluelet costs some 10 us,
+several times that in a process which had slept; so `serve` gives the floor back only now and then. Handlers are plain
+functions and nothing interleaves in them. Time comes from `time.monotonic()`.
+
+Sockets never block. Only `Loop.wake` and `Loop.call_soon_threadsafe` may be called from other threads; one that holds
+the loop's lock may also add and cancel timers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import bluelet  # type: ignore[import-untyped,unused-ignore]
+
+from cw.net.timers import Timer, Timers
+
+READ = 256 * 1024
+"""Bytes asked from a socket at once."""
+
+IN, OUT = select.EPOLLIN, select.EPOLLOUT
+
+MOST_SECONDS = 10.0
+"""`serve` gives the floor back to bluelet at least this often."""
+
+MOST_EVENTS = 256
+"""Descriptors looked at in one wakeup."""
+
+
+class Writer(Protocol):
+    """What a loop knows of a connection: it is flushed after each wakeup, and closed with the loop."""
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Loop:
+    """Runs the callbacks of one process's (or client thread's) sockets, timers and signals."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()  # made before any socket: its descriptor is small
+        self._callbacks: dict[int, Callable[[int], None]] = {}  # by descriptor
+        self._receiver, self._waker = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._waker.setblocking(False)
+        self.watch(self._receiver.fileno(), IN, self._on_wake)
+        self._soon: deque[Callable[[], None]] = deque()  # appended by any thread
+        self._timers = Timers()  # changed under the lock
+        self._thread: int | None = None  # that of `run`
+        self.connections: set[Writer] = set()
+        """Those that are open."""
+        self.unflushed: set[Writer] = set()
+        """Those with something to be written at the end of the wakeup."""
+        self._stopped = False
+        self._signals: dict[int, Callable[[], None]] = {}
+        self._caught: deque[int] = deque()
+        self.scratch = memoryview(bytearray(READ))  # every socket reads through this
+        self.on_wake: Callable[[], None] = lambda: None
+        """Called in the loop's thread after `wake()`."""
+        self.lock: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        """Held while callbacks run. Another thread that holds it instead may use the connections."""
+
+    # --- from any thread ---
+
+    def wake(self) -> None:
+        """Have `on_wake` called soon. Any thread; also a signal handler."""
+        # Full: a wakeup is on its way anyway. Closed: nobody is left to be woken.
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._waker.send(b"\0")
+
+    def call_soon_threadsafe(self, function: Callable[[], None]) -> None:
+        """Call `function` in the loop's thread. Any thread."""
+        self._soon.append(function)
+        self.wake()
+
+    # --- the loop's thread ---
+
+    def run(self) -> None:
+        """Serve until `stop()`. An exception in a callback is ours: it ends the loop and is raised here."""
+        self._thread = threading.get_ident()
+        try:
+            bluelet.run(self._serve())
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self.wake()
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        """Call `callback()` once, in this many seconds, unless the timer is cancelled before."""
+        return self._added(self._timers.call_later(time.monotonic() + seconds, callback))
+
+    def call_every(self, seconds: float, callback: Callable[[float], bool]) -> Timer:
+        """Call `callback(now)` every this many seconds, for as long as it returns true and is not cancelled."""
+        return self._added(self._timers.call_every(time.monotonic() + seconds, seconds, callback))
+
+    def on_signal(self, number: int, callback: Callable[[], None]) -> None:
+        """Call `callback()` in the loop when the signal comes. Only for the process's main thread."""
+        self._signals[number] = callback
+        # An append is all that the handler does: it must survive another signal in the same millisecond.
+        signal.signal(number, lambda caught, frame: self._caught.append(caught))
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(events)` when the descriptor is ready; a second call changes the events; 0 ends it."""
+        known = fd in self._callbacks
+        if not events:
+            if known:
+                del self._callbacks[fd]
+                self._epoll.unregister(fd)
+            return
+        self._callbacks[fd] = callback
+        if known:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
+
+    def flush(self) -> None:
+        """Write what was queued in this wakeup."""
+        while self.unflushed:
+            self.unflushed.pop().flush()
+
+    def drop_after_fork(self) -> None:
+        """In a forked child: close our descriptors. The epoll is shared with the parent: unregister nothing."""
+        self._epoll.close()
+        self._receiver.close()
+        self._waker.close()
+
+    def _added(self, timer: Timer) -> Timer:
+        if threading.get_ident() != self._thread:  # it may wait in the epoll until a later time
+            self.wake()
+        return timer
+
+    def _serve(self) -> Iterator[Any]:
+        while not self._stopped:
+            yield bluelet.null()
+            until = time.monotonic() + MOST_SECONDS
+            while not self._stopped and (now := time.monotonic()) < until:
+                left = min(until, self._timers.next_due()) - now
+                self._handle(self._epoll.poll(max(0.0, left), MOST_EVENTS))
+        self.flush()
+
+    def _handle(self, ready: list[tuple[int, int]]) -> None:
+        callbacks = self._callbacks
+        with self.lock:
+            for fd, events in ready:
+                callback = callbacks.get(fd)
+                if callback is not None:  # else closed by a callback before this one
+                    callback(events)
+            if not self._stopped and self._timers.next_due() <= (now := time.monotonic()):
+                self._timers.run_due(now)
+            while self.unflushed:
+                self.unflushed.pop().flush()
+
+    def _on_wake(self, events: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._receiver.recv(4096)
+        while self._caught:
+            self._signals[self._caught.popleft()]()
+        while self._soon:
+            self._soon.popleft()()
+        self.on_wake()
+
+    def _close(self) -> None:
+        if self._signals:
+            signal.set_wakeup_fd(-1)
+        for connection in list(self.connections):
+            connection.close()
+        self._callbacks.clear()
+        self._epoll.close()
+        self._receiver.close()
+        self._waker.close()
