@@ -43,7 +43,7 @@ FLOORS = [
     "net.connector", "net.connection", "net.loop", "net.timers", "net.sockets", "net.tls",
     "net.address", "net.wire", "net.memory", "net.objects", "net.messages", "net.__init__",
     "credential", "home", "program", "guard", "nested",
-    "errors", "version",
+    "errors", "location", "version",
 ]  # fmt: skip
 
 # Who may import what is not for everybody.

@@ -17,6 +17,7 @@ from programs import LIMIT, ROOT, free_port, start_script
 import cw
 from cw.launch import inquiry
 from cw.launch.launcher import LaunchError
+from cw.location import Location
 from cw.net import address
 from cw.slurm import squeue, submitted
 from cw.slurm.submitted import State
@@ -73,6 +74,11 @@ def standing(name="default"):
     return inquiry.ask(address.find_cluster(name))
 
 
+def nodes_of(found):
+    """Where its workers are."""
+    return {Location.parse(worker["place"]).node for worker in found.workers}
+
+
 def slots(name="default"):
     found = standing(name)
     return found.slots if found else 0
@@ -95,7 +101,7 @@ def test_from_start_to_stop(slurm, tmp_path):
     out, _ = run("-n", 5, "--time=60", "start")  # options before the verb, as the original has it
     assert re.match(r"the master answers at \S+:\d+\n5 of 5 slots are up\nlogs: ", out)
     found = standing()
-    nodes = {worker["place"].rpartition(" ")[2] for worker in found.workers}
+    nodes = nodes_of(found)
     assert (
         found.slots == 5 and len(nodes) == len(found.workers) < 5 and nodes < set(slurm.nodes)
     )  # one a node
@@ -375,13 +381,9 @@ def test_a_worker_that_dies_says_where_in_its_log(slurm):
     run("start", "-n", 1)
     (worker,) = standing().workers
     os.kill(int(worker["name"].rpartition(":")[2]), 9)
-    job, step, node = worker["place"].split(", ")
-    (log,) = Path(os.environ["CW_HOME"]).glob(
-        f"slurm-default/logs-*/workers-{job.split()[2]}-{node.split()[1]}.log"
-    )
-    wait_until(
-        lambda: f"the worker in {job}, {step}, {node} died: signal 9" in log.read_text(), LIMIT, log.read_text
-    )
+    place = Location.parse(worker["place"])
+    (log,) = Path(os.environ["CW_HOME"]).glob(f"slurm-default/logs-*/workers-{place.job}-{place.node}.log")
+    wait_until(lambda: f"the worker in {place} died: signal 9" in log.read_text(), LIMIT, log.read_text)
     wait_until(lambda: "has failed" in run("status")[0], 40, slurm.queue)
     run("stop")
 

@@ -11,7 +11,7 @@ import pytest
 import sandbox
 from conftest import wait_until
 from programs import LIMIT, start_script
-from test_slurm import mark_and_wait, run, slots, standing, used
+from test_slurm import mark_and_wait, nodes_of, run, slots, standing, used
 
 import cw
 from cw.slurm.submitted import State
@@ -152,7 +152,7 @@ def test_what_was_lost_with_a_node_runs_elsewhere_and_the_charge_is_taken_back(s
     run("start", "-n", 4, "--Xworkers=--nodes=2", "--Xworkers=--ntasks-per-node=2")
     found = standing()
     batch_node = slurm.run("squeue", "-h", "-j", workers_job(slurm), "-o", "%B").strip()
-    (victim,) = [w["place"].rpartition(" ")[2] for w in found.workers if not w["place"].endswith(batch_node)]
+    (victim,) = [node for node in nodes_of(found) if node != batch_node]
     with cw.ClusterExecutor() as executor:
         future = [executor.submit(run_until, runs, number, tmp_path / "go") for number in range(4)]
         wait_until(lambda: len(numbers_of_runs(runs)) == 4, LIMIT)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
 from cw.net.connection import Connection
@@ -35,14 +36,19 @@ class Standing(NamedTuple):
     ident: str
     """The master's start id."""
     place: str
-    """Where a launcher put it, such as 'Slurm job 12'."""
+    """Where a launcher put it: see `location`."""
     waiting: int
     running: int
     clients: int
     workers: list[dict[str, Any]]
-    """Each with its ident, name, place, slots, left (seconds, or None), held (jobs), draining."""
+    """Each with its ident, name, place (a Location as text), slots, left (seconds, or None), held (jobs), draining."""
     lost: list[dict[str, Any]]
     """Workers that were lost and not excused: ident, name, place, how, at (seconds since 1970)."""
+
+    @property
+    def location(self) -> Location:
+        """Where the master runs, if a launcher has put it there."""
+        return Location.parse(self.place)
 
     @property
     def slots(self) -> int:

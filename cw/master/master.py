@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from cw import credential, program
+from cw import credential, location, program
 from cw.master import asides, checks
 from cw.master.dispatch import Dispatcher
 from cw.master.gate import Gate
@@ -183,7 +183,7 @@ class Master:
         waiting, running = self.dispatcher.census()
         return {
             "ident": self.ident, "host": os.uname().nodename, "pid": os.getpid(),
-            "place": os.environ.get("CW_PLACE", ""), "waiting": waiting, "running": running,
+            "place": location.of_this_process().as_text(), "waiting": waiting, "running": running,
             "clients": len(self.clients), "lost": list(self.lost),
             "workers": [worker.describe() for worker in self.workers.values() if worker.is_known],
         }  # fmt: skip

@@ -446,7 +446,7 @@ class WorkerPeer:
         self.why_unusable = ""  # the last reason for which it could not use a slot
         self._holdings: list[Any] = []  # named, and not yet handed to the policy
         self._ends_at = math.inf  # when what runs there is stopped
-        self.place = ""  # where it is, in words
+        self.place = ""  # where it is: the text of a cw.location.Location
         self.is_draining = False
         self._sessions: set[int] = set()
         self._objects = ObjectCache()

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cw import credential, guard, home, program
+from cw.location import VARIABLE
 from cw.net import address
 
 NOTICE = int(signal.SIGWINCH)
@@ -117,7 +118,7 @@ def master_script(plan: Plan, token: str, logs: str, dependency: str = "") -> Sc
     arguments = [*_common(plan, "master", token, logs, dependency), "--ntasks=1", *options]
     lines = [
         *_head(plan, f'The master of the cw cluster "{plan.name}".'),
-        'export CW_PLACE="Slurm job $SLURM_JOB_ID"',
+        f'export {VARIABLE}="slurm/$SLURM_CLUSTER_NAME/$SLURM_JOB_ID"',
         *([_tender("renew", plan, token, "master")] if plan.is_renewed else []),
         f"{_tender('tend', plan, token)} --parent $$ &",  # this shell becomes the master
         f"exec {shlex.join(program.command('cw.master', *_verbose(plan), *own))}",
@@ -181,15 +182,16 @@ exit $status"""
 
 _ON_NODE = """\
 exec >>"$CW_LOGS/workers-$SLURM_JOB_ID-$SLURMD_NODENAME.log" 2>&1
-export CW_PLACE="Slurm job $SLURM_JOB_ID, step $SLURM_STEP_ID, node $SLURMD_NODENAME"
+export CW_LOCATION="slurm/$SLURM_CLUSTER_NAME/$SLURM_JOB_ID/$SLURM_STEP_ID/$SLURMD_NODENAME"
+place="Slurm job $SLURM_JOB_ID, step $SLURM_STEP_ID, node $SLURMD_NODENAME"
 slots=($CW_SLOTS)
-echo "$(date "+%F %T") a worker in $CW_PLACE; slots: ${slots[SLURM_NODEID]}"
+echo "$(date "+%F %T") a worker in $place; slots: ${slots[SLURM_NODEID]}"
 trap 'is_told=1' TERM  # and say how it ended
 WORKER -n "${slots[SLURM_NODEID]}" ${CW_UNTIL:+--until "$CW_UNTIL"} --notice NOTICE
 status=$?
 how="exit status $status"
 [ $status -le 128 ] || how="signal $((status - 128))"
-[ $status -eq 0 ] || echo "$(date "+%F %T") the worker in $CW_PLACE died: $how"
+[ $status -eq 0 ] || echo "$(date "+%F %T") the worker in $place died: $how"
 [ $status -ne 0 ] || [ -z "$is_told" ] || status=143
 exit $status"""
 
@@ -237,7 +239,7 @@ def _container(plan: Plan) -> list[str]:
         options = ["--rm", "--network=host", f"--user={os.getuid()}:{os.getgid()}"]
         options += [f"--volume={directory}:{directory}:ro" for directory in directories]
         options += [f"--env={name}={value}" for name, value in settings.items()]
-        options += [f"--env={name}" for name in ("CW_PLACE", "CW_MASTER", guard.DEPTH)]  # where they are set
+        options += [f"--env={name}" for name in (VARIABLE, "CW_MASTER", guard.DEPTH)]  # where they are set
         return ["docker", "run", *options, *plan.docker_args, plan.docker_image]
     if plan.apptainer_image:
         options = [f"--bind={directory}:{directory}:ro" for directory in directories]

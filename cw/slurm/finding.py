@@ -13,6 +13,7 @@ from typing import Any
 
 from cw.launch import inquiry, launcher
 from cw.launch.launcher import LaunchError
+from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
 from cw.slurm import batch, squeue
@@ -28,8 +29,17 @@ def ask(state: State, *messages: m.Drain | m.End) -> inquiry.Standing | None:
 
 def workers_of(standing: inquiry.Standing, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """Those of the master's workers that are in these Slurm jobs."""
-    places = tuple(f"Slurm job {job.ident}," for job in jobs)
-    return [worker for worker in standing.workers if worker["place"].startswith(places)]
+    return [worker for worker in standing.workers if is_in(Location.parse(worker["place"]), jobs)]
+
+
+def is_in(location: Location, jobs: Sequence[Job]) -> bool:
+    """Is this in one of these Slurm jobs?"""
+    return location.system == "slurm" and any(
+        location.job == str(job.ident)
+        # (Where Slurm serves one cluster, sbatch does not name it.)
+        and (job.cluster == location.cluster or not job.cluster or not location.cluster)
+        for job in jobs
+    )
 
 
 def look_at(state: State, job: Job) -> tuple[str, bool]:
@@ -54,12 +64,12 @@ def is_local_elsewhere(state: State) -> bool:
     if not state.local or state.local.get("boot_id") == launcher.boot_id():
         return False
     standing = ask(state)
-    return standing is not None and standing.place == local_place(state)
+    return standing is not None and standing.location == local_place(state)
 
 
-def local_place(state: State) -> str:
+def local_place(state: State) -> Location:
     """What a master on a login node says of where it is: which cluster's it is."""
-    return f"cluster {state.token}"
+    return Location("local", state.token)
 
 
 # --- where the master is -----------------------------------------------------------------------

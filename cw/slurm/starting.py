@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from cw import credential
+from cw import credential, location
 from cw.launch import inquiry, launcher
 from cw.launch.launcher import Cluster, LaunchError, Lifeline, Process
 from cw.launch.options import ClusterOptions
@@ -174,7 +174,7 @@ def _check_room(state: State, roles: Sequence[str]) -> None:
 def _start_local_master(state: State, plan: batch.Plan) -> None:
     _, own = batch.split_options("master", plan.master_options)
     environment = {name: value for name, value in os.environ.items() if name != "CW_MASTER"}
-    environment |= {"CW_CLUSTER": plan.name, "CW_PLACE": finding.local_place(state)}
+    environment |= {"CW_CLUSTER": plan.name, location.VARIABLE: finding.local_place(state).as_text()}
     child = launcher.spawn("master", own, state.logs, environment=environment)
     state.local = {
         "boot_id": launcher.boot_id(),
@@ -236,8 +236,8 @@ def _check_is_wanted(state: State) -> None:
 
 def _is_ours(state: State, standing: inquiry.Standing) -> bool:
     """Not a master of before, or one that somebody has started by hand, if one of ours is to come."""
-    places = [f"Slurm job {job.ident}" for job in state.of_role("master")]
-    return standing.place in places if places else True
+    jobs = state.of_role("master")
+    return finding.is_in(standing.location, jobs) if jobs else True
 
 
 def _wait_for_slots(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import select
 import time
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from cw import program
 from cw.launch import inquiry
 from cw.launch.launcher import LaunchError
+from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
 from cw.slurm import squeue, submitted
@@ -37,8 +37,6 @@ NOT_ITS_FAULT = frozenset(
     {"TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "REVOKED"}
 )
 """How a job may end whose workers were lost without a job of ours being the reason."""
-
-_PLACE = re.compile(r"Slurm job (\d+), step \S+, node (\S+)")
 
 
 def renew(name: str, token: str, role: str) -> None:
@@ -77,7 +75,7 @@ def _judge(name: str) -> None:
     if standing is None:
         return
     lost = [entry for entry in standing.lost if time.time() - entry["at"] < JUDGED_SECONDS]
-    if not any(_PLACE.fullmatch(entry["place"]) for entry in lost):
+    if not any(Location.parse(entry["place"]).system == "slurm" for entry in lost):
         return
     found = squeue.listing()
     if found.failure:
@@ -94,15 +92,17 @@ def _judge(name: str) -> None:
 
 def is_excused(lost: dict[str, Any], found: squeue.Listing) -> bool:
     """Does Slurm say that this worker was lost with its node or its allocation?"""
-    place = _PLACE.fullmatch(lost["place"])
-    row = found.rows.get(int(place[1])) if place else None
-    if place is None or row is None or found.asked_at < lost["at"]:
+    location = Location.parse(lost["place"])
+    if location.system != "slurm" or not location.node or not location.job.isdigit():
+        return False
+    row = found.rows.get(int(location.job))
+    if row is None or found.asked_at < lost["at"]:
         return False
     if row.state in NOT_ITS_FAULT or row.state in ("PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED"):
         return True
     if row.start > lost["at"]:
         return True  # begun anew since
-    return row.state == "RUNNING" and place[2] not in squeue.expand(row.nodes)
+    return row.state == "RUNNING" and location.node not in squeue.expand(row.nodes)
 
 
 def guard(name: str, token: str, lifeline: int) -> None:

@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from cw import program
+from cw import location, program
 from cw.net import address
 from cw.net import messages as m
 from cw.net.loop import Loop
@@ -414,7 +414,7 @@ class Worker:
         if holdings:
             self._send(m.Holding(*map(list, zip(*holdings, strict=True))))
         left = self._ends_at - time.monotonic()
-        place = os.environ.get("CW_PLACE", "")
+        place = location.of_this_process().as_text()
         self._send(m.Stay(round(max(left, 0.0), 3) if left < MOST_SECONDS else -1, place))
         self._send(m.Reported(list(self._sessions)))
         self._perform(usable)
