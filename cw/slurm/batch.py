@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cw import credential, guard, home, program
+from cw.launch.batch_system import Script
 from cw.location import VARIABLE
 from cw.net import address
 
@@ -65,18 +66,6 @@ class Plan(NamedTuple):
     verbose: bool = False
     of_cluster: str = ""
     """Whose master the workers are for, if it is another cluster's."""
-
-
-class Script(NamedTuple):
-    """A batch script."""
-
-    arguments: list[str]
-    """For sbatch."""
-    text: str
-
-    def as_shell(self) -> str:
-        """The command that submits it, to be typed or pasted."""
-        return f"{shlex.join(['sbatch', *self.arguments])} <<'END_OF_SCRIPT'\n{self.text}END_OF_SCRIPT\n"
 
 
 def split_options(role: str, options: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -21,18 +21,16 @@ from typing import NamedTuple
 
 from cw import guard, program
 from cw.launch import launcher
+from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError, Lifeline
 from cw.launch.options import ClusterOptions, takes
 from cw.net import address
-from cw.slurm import ending, finding, squeue, submitted
+from cw.slurm import ending, finding, submitted
 from cw.slurm.ending import stop
 from cw.slurm.starting import SlurmCluster, make_plan, start_plan
 from cw.slurm.submitted import Job, State
 
 logger = logging.getLogger("cw.slurm")
-
-ENDLESS_SECONDS = 300 * 24 * 3600.0
-"""Where there is no time limit, Slurm says that a job ends in a year."""
 
 
 class JobStatus(NamedTuple):
@@ -113,14 +111,12 @@ def status(name: str | None = None) -> Status | None:
     )
 
 
-def _job_status(job: Job, row: squeue.Row | None, problem: str) -> JobStatus:
+def _job_status(job: Job, row: ListedJob | None, problem: str) -> JobStatus:
     if row is None:
-        is_new = time.time() - job.at < squeue.QUEUE_SECONDS
+        is_new = time.time() - job.at < State.system.list_seconds
         words = "was submitted" if is_new else "is not known" if problem else "is not in the queue any more"
         return JobStatus(job.ident, job.role, words, "", None, job.slots, is_new or bool(problem))
-    left = row.end - time.time() if row.state == "RUNNING" and row.end else None
-    if left is not None and left > ENDLESS_SECONDS:
-        left = None
+    left = row.time_left(time.time())
     return JobStatus(job.ident, job.role, row.describe(), row.nodes, left, job.slots, row.is_active)
 
 
@@ -145,7 +141,7 @@ def scale(nworkers: int, name: str | None = None) -> str:
         # One that follows another is no addition to it.
         own = [job for job in own if not any(job.follows == other.ident for other in own)]
         have = sum(job.slots for job in own)
-        waiting = [job for job in own if job.ident in rows and rows[job.ident].state == "PENDING"]
+        waiting = [job for job in own if job.ident in rows and rows[job.ident].is_waiting]
         ended: list[Job] = []
         for job in [*reversed(waiting), *reversed([job for job in own if job not in waiting])]:
             if have > nworkers and job.slots:  # (none: it drains already)

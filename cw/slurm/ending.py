@@ -12,7 +12,7 @@ from cw import program
 from cw.launch.launcher import LaunchError
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm import batch, finding, squeue, submitted
+from cw.slurm import finding, submitted
 from cw.slurm.submitted import Job, State
 
 logger = logging.getLogger("cw.slurm")
@@ -39,7 +39,7 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
         state.save()
     before = finding.ask(state)
     try:
-        squeue.check_answers()
+        State.system.check_answers()
         left = _drain(state, grace)
     except LaunchError:  # Slurm does not answer: it goes on as before
         with submitted.locked(name) as state:
@@ -88,9 +88,7 @@ def _drain(state: State, grace: float) -> int:
 def tell_to_drain(state: State, jobs: Sequence[Job]) -> None:
     """By the master those workers that are there; by Slurm those that are about to be, or have no master now. Jobs that
     still wait in the queue are cancelled."""
-    state.signal(jobs, "--state=PENDING")
-    # (Sent to one that waits, or has just begun to, scancel would try for minutes.)
-    state.signal(jobs, "--state=RUNNING", f"--signal={batch.NOTICE}")
+    State.system.notify(jobs)
     standing = finding.ask(state)
     there = finding.workers_of(standing, jobs) if standing else []
     if there:

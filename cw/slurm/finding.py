@@ -1,7 +1,7 @@
 """How a cluster in Slurm stands: its master is asked, and Slurm; and where that master is.
 
 ask()            the master, by its address file            (cw.launch.inquiry)
-look_at()        Slurm, about one job, in words             (cw.slurm.squeue: once in 15 seconds)
+look_at()        Slurm, about one job, in words             (cw.slurm.system: once in 15 seconds)
 master_host()    where the master is; clients that are told no host find it in the same way
 """
 
@@ -16,7 +16,7 @@ from cw.launch.launcher import LaunchError
 from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm import batch, squeue
+from cw.slurm import batch
 from cw.slurm.submitted import Job, State
 
 logger = logging.getLogger("cw.slurm")
@@ -44,14 +44,14 @@ def is_in(location: Location, jobs: Sequence[Job]) -> bool:
 
 def look_at(state: State, job: Job) -> tuple[str, bool]:
     """(what Slurm says of this job, whether it has ended)."""
-    found = squeue.listing(job.cluster)
+    found = State.system.list_jobs(job.cluster)
     if found.failure:
         return found.failure, False
     row = state.ours(found).get(job.ident)
     if found.asked_at < job.at:
         return f"{job} ({job.role}) was submitted", False
     if row is None:
-        is_new = found.asked_at - job.at < squeue.QUEUE_SECONDS
+        is_new = found.asked_at - job.at < State.system.list_seconds
         return (
             f"{job} ({job.role}) {'was submitted' if is_new else 'is not in the queue any more'}",
             not is_new,
@@ -94,8 +94,8 @@ def master_host(name: str | None = None) -> str:
     rows = state.rows()
     for job in jobs:
         row = rows.get(job.ident)
-        if row is not None and row.state == "RUNNING":
-            return address.join(squeue.address_of(squeue.expand(row.nodes)[0]), _port_of(state))
+        if row is not None and row.is_running:
+            return address.join(State.system.first_host(row), _port_of(state))
     raise LaunchError(f"the master of the cluster {name!r} does not answer: {look_at(state, jobs[-1])[0]}")
 
 
@@ -132,9 +132,10 @@ def _find() -> list[address.Candidate]:
         rows = state.rows()
         for job in jobs:
             row = rows.get(job.ident)
-            if row is not None and row.state == "RUNNING":
-                node = squeue.expand(row.nodes)[0]
-                return [address.Candidate(squeue.address_of(node), _port_of(state), f"the node of {job}")]
+            if row is not None and row.is_running:
+                return [
+                    address.Candidate(State.system.first_host(row), _port_of(state), f"the node of {job}")
+                ]
         text, has_ended = look_at(state, jobs[-1])
         text += "; `slurm.py start -W` starts another master" if has_ended else ""
     except LaunchError as error:

@@ -50,6 +50,9 @@ ROWS_KEPT = 500
 NOTED_BYTES = 4 * 1024**2
 """Read of what is remembered: more than so many rows have."""
 
+ENDLESS_SECONDS = 300 * 24 * 3600.0
+"""Where there is no time limit, Slurm says that a job ends in a year."""
+
 NAME_PREFIX = "cw-"
 """Of all our jobs' names."""
 
@@ -124,6 +127,19 @@ class Row(NamedTuple):
     @property
     def is_active(self) -> bool:
         return self.state in ACTIVE
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.state == "PENDING"
+
+    @property
+    def is_running(self) -> bool:
+        return self.state == "RUNNING"
+
+    def time_left(self, now: float) -> float | None:
+        """Seconds until the end of its allocation, if it runs and has one that is known."""
+        left = self.end - now if self.is_running and self.end else None
+        return None if left is None or left > ENDLESS_SECONDS else left
 
     def describe(self) -> str:
         """State and reason in words."""

@@ -17,7 +17,7 @@ from cw.launch.launcher import Cluster, LaunchError, Lifeline, Process
 from cw.launch.options import ClusterOptions
 from cw.net import address
 from cw.net.sockets import SILENCE
-from cw.slurm import batch, ending, finding, squeue, submitted
+from cw.slurm import batch, ending, finding, submitted
 from cw.slurm.submitted import Job, State
 
 logger = logging.getLogger("cw.slurm")
@@ -75,7 +75,7 @@ def start_plan(
 ) -> SlurmCluster:
     """Start what is wanted of a plan. `tell` is given what there is to say meanwhile. `guard`: a program's lifeline, at
     whose end the cluster ends. Raises LaunchError."""
-    squeue.check_is_there()
+    State.system.check_present()
     credential.load_or_make()
     if not (master or os.environ.get("CW_MASTER") or State.load(plan.name).of_role("master")):
         _check_master_answers(plan.of_cluster or plan.name)
@@ -155,7 +155,7 @@ def _check_room(state: State, roles: Sequence[str]) -> None:
     # One that squeue does not list yet, or any more, may have been submitted after it was asked.
     state.jobs = [
         job for job in state.jobs
-        if (rows[job.ident].is_active if job.ident in rows else time.time() - job.at < squeue.QUEUE_SECONDS)
+        if (rows[job.ident].is_active if job.ident in rows else time.time() - job.at < State.system.list_seconds)
     ]  # fmt: skip
     present = {job.role for job in state.jobs} | (
         {"master"}
@@ -261,7 +261,9 @@ def _wait_for_slots(
             text, has_failed = finding.look_at(state, jobs[-1])
             if has_failed:
                 raise LaunchError(text + _tail(state, jobs[-1]))
-            is_known = not text.endswith("was submitted") or seconds > SLOTS_SECONDS + squeue.QUEUE_SECONDS
+            is_known = (
+                not text.endswith("was submitted") or seconds > SLOTS_SECONDS + State.system.list_seconds
+            )
             if (seconds > SLOTS_SECONDS and is_known) or "waits in the queue" in text:
                 return connected, text
         _check_is_wanted(state)

@@ -13,27 +13,26 @@ import contextlib
 import json
 import logging
 import os
-import re
 import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from cw import home
 from cw.launch import launcher
+from cw.launch.batch_system import BatchSystem, ListedJob, Listing, Script
 from cw.launch.launcher import LaunchError, Process
 from cw.net import address
-from cw.slurm import batch, squeue
+from cw.slurm import batch
 from cw.slurm.batch import Plan
+from cw.slurm.squeue import kill_wait
+from cw.slurm.system import Slurm
 
 logger = logging.getLogger("cw.slurm")
 
 LOGS_KEPT = 10
 """Clusters of one name whose logs are kept."""
-
-
-_HAS_ENDED = re.compile("Invalid job id|already completing|already completed|Job/step already|not active")
 
 
 class Job(NamedTuple):
@@ -57,6 +56,9 @@ class Job(NamedTuple):
 
 class State:
     """What is noted of the cluster `name`. Read and written only by who holds the lock (`locked`)."""
+
+    system: ClassVar[BatchSystem] = Slurm()
+    """Where the jobs are."""
 
     def __init__(self, name: str) -> None:
         self.name = address.check_cluster_name(name)
@@ -99,7 +101,7 @@ class State:
         """A new cluster."""
         vars(self).update(vars(State(self.name)))
         self.token, self.since = secrets.token_hex(3), time.time()
-        self.kill_wait = squeue.kill_wait()
+        self.kill_wait = kill_wait()
         directory = os.path.dirname(self.file())
         self.logs = os.path.join(directory, f"logs-{time.strftime('%Y%m%d-%H%M%S')}-{self.token}")
         os.mkdir(self.logs, 0o700)
@@ -130,38 +132,23 @@ class State:
             slots = slots or self.plans[role].slots
             self.plans[role] = self.plans[role]._replace(slots=slots)
         script = self.script(role, dependency, master)
-        output = squeue.call("sbatch", "--parsable", *script.arguments, *extra, text=script.text).split()
-        ident, _, cluster = (output[-1] if output else "").partition(";")
-        if not ident.isdigit():
-            raise LaunchError(f"sbatch does not say which job it has submitted, but {' '.join(output)!r}")
+        ident, cluster = State.system.submit(script, extra)
         name = batch.job_name(self.name, role, self.token)
-        job = Job(role, int(ident), cluster, name, slots, time.time(), follows)
+        job = Job(role, ident, cluster, name, slots, time.time(), follows)
         self.jobs.append(job)
         self.save()
         return job
 
-    def script(self, role: str, dependency: str = "", master: str = "") -> batch.Script:
+    def script(self, role: str, dependency: str = "", master: str = "") -> Script:
         if role == "master":
             return batch.master_script(self.plans[role], self.token, self.logs, dependency)
         return batch.worker_script(
             self.plans[role], self.token, self.logs, self.kill_wait, dependency, master
         )
 
-    def signal(self, jobs: Sequence[Job], *arguments: str) -> None:
-        """scancel these jobs, or with `arguments` do something gentler. A job that has ended is no error."""
-        for cluster in {job.cluster for job in jobs}:
-            idents = [str(job.ident) for job in jobs if job.cluster == cluster]
-            # By name too: the id may be another job's by now.
-            for name in {job.name for job in jobs if job.cluster == cluster}:
-                try:
-                    squeue.call("scancel", *squeue.of_cluster(cluster), *arguments, f"--name={name}", *idents)
-                except LaunchError as error:
-                    if not _HAS_ENDED.search(str(error)):
-                        raise
-
     def cancel(self, jobs: Sequence[Job]) -> None:
         """End these jobs at once, and forget them."""
-        self.signal(jobs)
+        State.system.cancel(jobs)
         self.jobs = [job for job in self.jobs if job not in jobs]
         self.save()
 
@@ -173,7 +160,7 @@ class State:
             self.cancel(self.of_role(role))
             name = batch.job_name(self.name, role, self.token)
             for cluster in clusters:
-                squeue.call("scancel", *squeue.of_cluster(cluster), f"--user={os.getuid()}", f"--name={name}")
+                State.system.cancel_named(name, cluster)
 
     def is_being_submitted(self) -> bool:
         """Does an sbatch run on this machine that submits a job of this cluster?"""
@@ -188,17 +175,17 @@ class State:
                         return True
         return False
 
-    def rows(self) -> dict[int, squeue.Row]:
+    def rows(self) -> dict[int, ListedJob]:
         """What Slurm says of our jobs, by id. Raises LaunchError if it has not answered lately."""
-        rows: dict[int, squeue.Row] = {}
+        rows: dict[int, ListedJob] = {}
         for cluster in {job.cluster for job in self.jobs}:
-            found = squeue.listing(cluster)
+            found = State.system.list_jobs(cluster)
             if found.failure:
                 raise LaunchError(found.failure)
             rows |= self.ours(found)
         return rows
 
-    def ours(self, found: squeue.Listing) -> dict[int, squeue.Row]:
+    def ours(self, found: Listing) -> dict[int, ListedJob]:
         """Of a listing, the rows that are about our jobs: known by id and name."""
         name_by_ident = {job.ident: job.name for job in self.jobs}
         return {row.ident: row for row in found.rows.values() if name_by_ident.get(row.ident) == row.name}

@@ -102,7 +102,7 @@ def is_excused(lost: dict[str, Any], found: squeue.Listing) -> bool:
         return True
     if row.start > lost["at"]:
         return True  # begun anew since
-    return row.state == "RUNNING" and location.node not in squeue.expand(row.nodes)
+    return row.is_running and location.node not in squeue.expand(row.nodes)
 
 
 def guard(name: str, token: str, lifeline: int) -> None:

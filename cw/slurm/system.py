@@ -1,0 +1,65 @@
+"""Slurm as a batch system: sbatch, squeue and scancel behind the methods of `cw.launch.batch_system.BatchSystem`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from cw.launch.batch_system import ListedJob, Script, SubmittedJob
+from cw.launch.launcher import LaunchError
+from cw.slurm import batch, squeue
+
+_HAS_ENDED = re.compile("Invalid job id|already completing|already completed|Job/step already|not active")
+
+
+class Slurm:
+    """The Slurm whose programs are on the PATH."""
+
+    name = "Slurm"
+    list_seconds = squeue.QUEUE_SECONDS
+
+    def is_present(self) -> bool:
+        return squeue.is_there()
+
+    def check_present(self) -> None:
+        squeue.check_is_there()
+
+    def check_answers(self) -> None:
+        squeue.check_answers()
+
+    def submit(self, script: Script, extra: Sequence[str] = ()) -> tuple[int, str]:
+        """See BatchSystem. Raises LaunchError with Slurm's own message."""
+        output = squeue.call("sbatch", "--parsable", *script.arguments, *extra, text=script.text).split()
+        ident, _, cluster = (output[-1] if output else "").partition(";")
+        if not ident.isdigit():
+            raise LaunchError(f"sbatch does not say which job it has submitted, but {' '.join(output)!r}")
+        return int(ident), cluster
+
+    def list_jobs(self, cluster: str = "") -> squeue.Listing:
+        return squeue.listing(cluster)
+
+    def first_host(self, row: ListedJob) -> str:
+        return squeue.address_of(squeue.expand(row.nodes)[0])
+
+    def notify(self, jobs: Sequence[SubmittedJob]) -> None:
+        self._scancel(jobs, "--state=PENDING")
+        # (Sent to one that waits, or has just begun to, scancel would try for minutes.)
+        self._scancel(jobs, "--state=RUNNING", f"--signal={batch.NOTICE}")
+
+    def cancel(self, jobs: Sequence[SubmittedJob]) -> None:
+        self._scancel(jobs)
+
+    def cancel_named(self, name: str, cluster: str) -> None:
+        squeue.call("scancel", *squeue.of_cluster(cluster), f"--user={os.getuid()}", f"--name={name}")
+
+    def _scancel(self, jobs: Sequence[SubmittedJob], *arguments: str) -> None:
+        for cluster in {job.cluster for job in jobs}:
+            idents = [str(job.ident) for job in jobs if job.cluster == cluster]
+            # By name too: the id may be another job's by now.
+            for name in {job.name for job in jobs if job.cluster == cluster}:
+                try:
+                    squeue.call("scancel", *squeue.of_cluster(cluster), *arguments, f"--name={name}", *idents)
+                except LaunchError as error:
+                    if not _HAS_ENDED.search(str(error)):
+                        raise
