@@ -26,7 +26,7 @@ FLOORS = [
     "results", "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.store", "store.__init__",
     "anywhere", "mp",
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",
-    "slurm.finding", "slurm.tender", "slurm.submitted",
+    "slurm.finding", "slurm.tender", "slurm.scaling", "slurm.submitted",
     "slurm.system", "slurm.batch", "slurm.squeue",
     "launch.launcher", "launch.options", "launch.batch_system", "launch.inquiry", "launch.__init__",
     "worker.__main__", "worker.worker", "worker.runners", "worker.keeper_link", "worker.keeper", "worker.relay",

@@ -25,7 +25,7 @@ from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError, Lifeline
 from cw.launch.options import ClusterOptions, takes
 from cw.net import address
-from cw.slurm import ending, finding, submitted
+from cw.slurm import ending, finding, scaling, submitted
 from cw.slurm.ending import stop
 from cw.slurm.starting import SlurmCluster, make_plan, start_plan
 from cw.slurm.submitted import Job, State
@@ -135,31 +135,20 @@ def scale(nworkers: int, name: str | None = None) -> str:
         if not state.token:
             raise LaunchError(f"the cluster {name!r} was stopped just now")
         rows = state.rows()
-        own = [
-            job for job in state.of_role("workers") if (row := rows.get(job.ident)) is None or row.is_active
-        ]
-        # One that follows another is no addition to it.
-        own = [job for job in own if not any(job.follows == other.ident for other in own)]
-        have = sum(job.slots for job in own)
-        waiting = [job for job in own if job.ident in rows and rows[job.ident].is_waiting]
-        ended: list[Job] = []
-        for job in [*reversed(waiting), *reversed([job for job in own if job not in waiting])]:
-            if have > nworkers and job.slots:  # (none: it drains already)
-                have -= job.slots
-                ended.append(job)
-        followers = [job for job in state.jobs if any(job.follows == other.ident for other in ended)]
-        gone = [job for job in ended if job in waiting]
-        state.cancel([*gone, *followers])
-        ending.tell_to_drain(state, [job for job in ended if job not in waiting])
+        jobs = [job for job in state.of_role("workers") if job.ident not in rows or rows[job.ident].is_active]
+        waiting = [job for job in jobs if job.ident in rows and rows[job.ident].is_waiting]
+        change = scaling.plan(jobs, waiting, nworkers)
+        state.cancel(change.cancelled)
+        ending.tell_to_drain(state, change.drained)
         # Those that drain end by themselves; nobody needs to know of them but `stop`, should that come first.
-        state.jobs = [job._replace(slots=0) if job in ended else job for job in state.jobs]
+        state.jobs = [job._replace(slots=0) if job in change.drained else job for job in state.jobs]
         state.save()
-        told = [f"{job} taken back" if job in gone else f"{job} drains" for job in ended]
-        if nworkers > have:
+        told = [f"{job} drains" if job in change.drained else f"{job} taken back" for job in change.ended]
+        if change.slots:
             state.plans.setdefault("workers", state.plans["master"])  # if none were started yet
-            job = state.submit("workers", slots=nworkers - have)
-            told.append(f"{job} for {program.count(nworkers - have, 'more slot')}")
-    return "; ".join(told) if told else f"it has {program.count(have, 'slot')} already"
+            job = state.submit("workers", slots=change.slots)
+            told.append(f"{job} for {program.count(change.slots, 'more slot')}")
+    return "; ".join(told) if told else f"it has {program.count(change.left, 'slot')} already"
 
 
 @takes(ClusterOptions)
