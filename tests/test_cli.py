@@ -113,6 +113,13 @@ def test_a_cluster_that_was_named_and_is_not_there_is_not_taken_for_none(run):
     assert last.startswith("Your cluster does not answer: localhost:1 (from CW_MASTER): Connection refused.")
 
 
+def test_a_cluster_that_was_there_is_not_taken_for_none(run):
+    address.write_address("127.0.0.1", 1)
+    assert "Your cluster does not answer: 127.0.0.1:1 (from " in run().stdout
+    last = run(CW_CLUSTER="other").stdout.splitlines()[-1]
+    assert last.startswith("Your cluster does not answer: no master of the cluster 'other' is known")
+
+
 def test_what_makes_the_search_impossible_is_said_in_its_sentence(run):
     done = run(CW_MASTER="a b")
     assert done.returncode == 0

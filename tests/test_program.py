@@ -14,7 +14,7 @@ from cw import program
 from cw.version import VERSION
 
 PACKAGE = Path(program.__file__).parent
-PROGRAMS = ["cw.master", "cw.worker", "cw.mp"]
+PROGRAMS = ["cw", "cw.master", "cw.worker", "cw.mp"]
 
 
 def run_python(*arguments, cwd, path=PACKAGE.parent, **environment):

@@ -27,6 +27,8 @@ class Found(NamedTuple):
     """Its address, and how that is known: for messages."""
     reasons: list[str]
     """Why no master answers, a line for each place where one might be."""
+    is_known: bool = True
+    """Somebody has named a cluster, or there was one; otherwise it was only looked for on this machine."""
 
 
 def look(host: str | None = None) -> Found:
@@ -34,17 +36,19 @@ def look(host: str | None = None) -> Found:
     candidates = address.find_master(host)
     if not candidates:
         return Found(None, "", [address.why_not_found()])
+    is_known = any(candidate.source != address.NOTHING_KNOWN for candidate in candidates)
     failures: list[inquiry.Failure] = []
     standing = inquiry.ask(candidates, on_failures=failures.extend)
     by_address = {address.join(candidate.host, candidate.port): candidate for candidate in candidates}
     if standing is not None:
         source = by_address[standing.where].source
-        is_default = source == address.NOTHING_KNOWN
-        return Found(standing, standing.where + ("" if is_default else f" ({source})"), [])
+        return Found(
+            standing, standing.where + (f" ({source})" if source != address.NOTHING_KNOWN else ""), []
+        )
     if not failures:
-        return Found(None, "", [f"{candidates[0]}: connected, but no answer"])
+        return Found(None, "", [f"{candidates[0]}: connected, but no answer"], is_known)
     errors = {address.join(*where): error.strerror or str(error) for where, error in failures}
-    return Found(None, "", [f"{by_address[where]}: {why}" for where, why in errors.items()])
+    return Found(None, "", [f"{by_address[where]}: {why}" for where, why in errors.items()], is_known)
 
 
 def sentence() -> str:
@@ -65,8 +69,10 @@ def sentence() -> str:
             f"Your cluster: {program.count(local.slots, 'slot')} on this machine, for programs that are told so: "
             f"export CW_MASTER={local.master}"
         )
-    if os.environ.get("CW_MASTER"):
-        return f"Your cluster does not answer: {found.reasons[0]}. `cw local` starts one on this machine."
+    if found.is_known:
+        return (
+            f"Your cluster does not answer: {found.reasons[0]}. (`cw local` starts another on this machine.)"
+        )
     in_slurm = "; `cw slurm start -n 32`, one in Slurm" if squeue.is_installed() else ""
     return f"No cluster of yours was found. `cw local` starts one on this machine{in_slurm}."
 
