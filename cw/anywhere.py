@@ -14,6 +14,7 @@ from cw import guard, mp, slurm
 from cw.launch.launcher import Cluster
 from cw.launch.options import ClusterOptions, takes
 from cw.slurm import batch, squeue
+from cw.slurm.submitted import State
 
 logger = logging.getLogger("cw.start")
 
@@ -33,7 +34,7 @@ def start(options: ClusterOptions) -> Cluster:
     sbatch are left out.
     """
     guard.check_start("cw.start()")  # before Slurm is asked
-    if squeue.is_there():
+    if State.system.is_present():
         return slurm.start(**options._asdict())
     return mp.start(**_local(options)._asdict())
 
@@ -59,7 +60,7 @@ def allocate(options: ClusterOptions) -> Iterator[Cluster]:
     for sbatch are left out.
     """
     guard.check_start("cw.allocate()")
-    if squeue.is_there():
+    if State.system.is_present():
         with slurm.allocate(**options._asdict()) as in_slurm:
             yield in_slurm
         return

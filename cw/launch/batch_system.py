@@ -84,7 +84,6 @@ class Listing(Protocol):
 class BatchSystem(Protocol):
     """Submits, lists, signals and cancels jobs. Each method but `is_present` raises LaunchError."""
 
-    name: str
     list_seconds: float
     """Between two listings that are asked for: a job submitted since may not be in the last one."""
 

@@ -154,8 +154,13 @@ class Loop:
             yield bluelet.null()
             until = time.monotonic() + MOST_SECONDS
             while not self._stopped and (now := time.monotonic()) < until:
-                left = min(until, self._timers.next_due()) - now
-                self._handle(self._epoll.poll(max(0.0, left), MOST_EVENTS))
+                due = self._timers.next_due()
+                if due <= now:
+                    self._run_timers(now)
+                    if self._stopped:
+                        break
+                    due = now  # look at the sockets, and then at the timers again
+                self._handle(self._epoll.poll(min(due, until) - now, MOST_EVENTS))
         self.flush()
 
     def _handle(self, ready: list[tuple[int, int]]) -> None:
@@ -165,10 +170,13 @@ class Loop:
                 callback = callbacks.get(fd)
                 if callback is not None:  # else closed by a callback before this one
                     callback(events)
-            if not self._stopped and self._timers.next_due() <= (now := time.monotonic()):
-                self._timers.run_due(now)
             while self.unflushed:
                 self.unflushed.pop().flush()
+
+    def _run_timers(self, now: float) -> None:
+        with self.lock:
+            self._timers.run_due(now)
+            self.flush()
 
     def _on_wake(self, events: int) -> None:
         with contextlib.suppress(BlockingIOError):

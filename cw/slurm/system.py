@@ -16,7 +16,6 @@ _HAS_ENDED = re.compile("Invalid job id|already completing|already completed|Job
 class Slurm:
     """The Slurm whose programs are on the PATH."""
 
-    name = "Slurm"
     list_seconds = squeue.QUEUE_SECONDS
 
     def is_present(self) -> bool:
