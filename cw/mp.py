@@ -121,9 +121,11 @@ def hold(options: ClusterOptions) -> Iterator[Cluster]:
     """A local cluster as `start` makes it, for `stop` and `status` too, which ends with the block or the program."""
     guard.check_start("cw local")
     lifeline = Lifeline()
-    with _start_noted(_make_plan(options), lifeline) as cluster:
-        yield cluster
-    lifeline.cut()
+    try:
+        with _start_noted(_make_plan(options), lifeline) as cluster:
+            yield cluster
+    finally:
+        lifeline.cut()
 
 
 # --- one launch -----------------------------------------------------------------------------
