@@ -20,13 +20,17 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cw import program
 from cw.errors import StoreError
 from cw.net import messages as m
 from cw.payloads import serialize
-from cw.store.store import Store, Stored
+from cw.store.format import Stored
+from cw.store.reader import Store
+
+if TYPE_CHECKING:
+    import argparse
 
 logger = logging.getLogger("cw.store")
 
@@ -256,8 +260,7 @@ sys.modules[__name__].__class__ = _Module
 # --- the program ------------------------------------------------------------------------------
 
 
-def main() -> int:
-    """`python -m cw.results`."""
+def _parser() -> argparse.ArgumentParser:
     parser = program.argument_parser(
         "cw.results",
         "Shows what is in a store: a summary, a list, or all of it as CSV or JSON lines. To show arguments and results "
@@ -283,7 +286,12 @@ def main() -> int:
     state = parser.add_mutually_exclusive_group()
     state.add_argument("--failed", action="store_true", help="only calls that raised")
     state.add_argument("--done", action="store_true", help="only calls that did not raise")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """`python -m cw.results`."""
+    options = _parser().parse_args()
     program.set_up_logging(options.verbose)
     if sys.stdout is None:
         raise program.Mistake("the output cannot be written: there is none")

@@ -23,7 +23,8 @@ FLOORS = [
     "client.introductions", "client.options", "client.uplink",
     "client.recording", "client.recorder", "client.ending", "client.progress", "client.functions", "client.states",
     "client.records", "client.script", "client.components", "client.objects",
-    "results", "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.store", "store.__init__",
+    "results", "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.reader",
+    "store.directory", "store.format", "store.__init__",
     "anywhere", "mp",
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",
     "slurm.finding", "slurm.tender", "slurm.scaling", "slurm.submitted",
@@ -66,14 +67,14 @@ KEEPERS = {
     "cloudpickle": {"payloads.serialize", "payloads.named", "payloads.byvalue", "payloads.environment"},
     "marshal": {"payloads.named"},
     # wire: the wire format. serialize: what lies in a payload. connection, sockets, address: forms of the kernel's.
-    # store: the form of its records.
+    # format: the form of a store's records.
     "struct": {
         "net.wire",
         "payloads.serialize",
         "net.connection",
         "net.sockets",
         "net.address",
-        "store.store",
+        "store.format",
     },
     "array": {"net.wire", "net.sockets"},  # sockets: descriptors beside the bytes
     "bluelet": {"net.loop"},
@@ -93,6 +94,7 @@ PURE = (
     "net.objects",
     "net.messages",
     "net.timers",
+    "store.format",
     "errors",
     "version",
 )

@@ -20,7 +20,9 @@ from programs import LIMIT, Program, run_script, start_script
 import cw
 from cw.client.recorder import Recorder
 from cw.store import callkey
-from cw.store.store import MARKER, Store, Writer
+from cw.store.directory import MARKER
+from cw.store.reader import Store
+from cw.store.writer import Writer
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,8 +19,13 @@ from hypothesis import strategies as st
 from programs import LIMIT, ROOT
 
 from cw import StoreError
-from cw.store import store
-from cw.store.store import MARKER, Entry, Store, Writer
+from cw.store import format as form
+from cw.store import reader
+from cw.store import writer as writing
+from cw.store.directory import MARKER
+from cw.store.format import Entry
+from cw.store.reader import Store
+from cw.store.writer import SegmentFile, Writer
 
 SCHEME = "test"
 
@@ -113,7 +118,7 @@ def test_of_one_key_the_latest_counts_but_an_error_does_not_replace_a_result(tmp
 
 
 def test_large_results_are_files_beside_it_and_large_arguments_are_left_out(tmp_path):
-    large = random.Random(1).randbytes(store.LARGE + 1)
+    large = random.Random(1).randbytes(form.LARGE + 1)
     path = written(tmp_path / "s", entry(1, large), entry(2, memoryview(large)), entry(3, args=large))
     assert segment_of(path).stat().st_size < 2000
     assert len(list((path / "large").iterdir())) == 2
@@ -161,11 +166,11 @@ def test_results_that_are_alike_take_the_room_of_their_differences(tmp_path):
             opened.read(place)
         except StoreError as error:
             lost += "damaged" in str(error)
-    assert 200 < lost <= store.SAMPLE_USES
+    assert 200 < lost <= form.SAMPLE_USES
 
 
 def test_only_the_owner_can_read_a_store(tmp_path):
-    path = written(tmp_path / "s", entry(1), entry(2, b"x" * (store.LARGE + 1)))
+    path = written(tmp_path / "s", entry(1), entry(2, b"x" * (form.LARGE + 1)))
     for found in [path, *path.rglob("*")]:
         assert not stat.S_IMODE(found.stat().st_mode) & 0o077
 
@@ -176,7 +181,7 @@ def test_a_writer_without_results_leaves_no_file(tmp_path):
 
 
 def test_more_segments_than_files_may_be_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "OPEN_SEGMENTS", 3)
+    monkeypatch.setattr(reader, "OPEN_SEGMENTS", 3)
     for number in range(10):
         written(tmp_path / "s", entry(number))
     opened = Store(tmp_path / "s", False)
@@ -196,21 +201,21 @@ def _target(fd):
 
 
 def test_who_brings_more_than_is_written_waits(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "BACKLOG", 10_000)
-    gate, write = threading.Event(), Writer._write
-    writer = Writer(Store(tmp_path / "s", True, SCHEME))
-    monkeypatch.setattr(Writer, "_write", lambda self, parts: (gate.wait(LIMIT), write(self, parts)))
+    monkeypatch.setattr(writing, "BACKLOG", 10_000)
+    gate, write = threading.Event(), SegmentFile.append
+    slow = Writer(Store(tmp_path / "s", True, SCHEME))
+    monkeypatch.setattr(SegmentFile, "append", lambda self, parts: (gate.wait(LIMIT), write(self, parts)))
     done = []
     for number in range(2):
-        writer.put([entry(number, b"x" * 20_000)], done.append)
+        slow.put([entry(number, b"x" * 20_000)], done.append)
         if not number:
-            thread = threading.Thread(target=lambda: writer.put([entry(5, b"x")], done.append))
+            thread = threading.Thread(target=lambda: slow.put([entry(5, b"x")], done.append))
             thread.start()
             thread.join(0.2)
             assert thread.is_alive() and not done
             gate.set()
     thread.join(LIMIT)
-    writer.close()
+    slow.close()
     assert done == [None] * 3 and len(read(tmp_path / "s")) == 3
 
 
@@ -238,9 +243,7 @@ def test_damage_in_the_middle_costs_what_is_damaged_and_no_more(tmp_path_factory
     segment = segment_of(path)
     whole = bytearray(segment.read_bytes())
     start = 400 + data.draw(st.integers(0, 1500))
-    garbage = data.draw(
-        st.binary(min_size=1, max_size=200) | st.sampled_from([store._MAGIC * 20, b"records"])
-    )
+    garbage = data.draw(st.binary(min_size=1, max_size=200) | st.sampled_from([form.MAGIC * 20, b"records"]))
     garbage = whole[400:700] if garbage == b"records" else garbage
     whole[start : start + len(garbage)] = garbage
     segment.write_bytes(whole)
@@ -289,8 +292,8 @@ def test_damage_is_found_across_pieces_and_told(tmp_path, monkeypatch, caplog):
     data = bytearray(segment_of(path).read_bytes())
     data[10_000:10_500] = bytes(500)
     segment_of(path).write_bytes(data)
-    monkeypatch.setattr(store, "READ_AT_ONCE", 1500)
-    monkeypatch.setattr(store, "_MOST_BODY", 1000)
+    monkeypatch.setattr(form, "READ_AT_ONCE", 1500)
+    monkeypatch.setattr(form, "MOST_BODY", 1000)
     found = read(path)
     assert 97 <= len(found) <= 98 and set(found.values()) == {b"x" * 300}
     assert "are damaged; passed over" in caplog.text
@@ -340,7 +343,7 @@ def test_what_is_no_store_is_left_alone_with_an_error(tmp_path, kind, message, i
             segment_of(path).write_bytes(b"?" + segment_of(path).read_bytes()[1:])
         else:
             body = json.dumps({"format": 99}).encode()
-            (path / "zzz.seg").write_bytes(store._record(store.HEADER, body))
+            (path / "zzz.seg").write_bytes(form.record(form.HEADER, body, 0.0))
     before = path.read_bytes() if kind == "file" else content(path)
     with pytest.raises(StoreError, match=message):
         Store(path, is_writing, SCHEME)
@@ -374,7 +377,7 @@ def test_a_path_that_leads_nowhere(tmp_path):
 
 def test_two_programs_make_one_store_at_the_same_time(tmp_path):
     program = (
-        "import sys; from cw.store.store import *; "
+        "import sys; from cw.store.reader import Store; from cw.store.writer import Writer; "
         "s = Store(sys.argv[1], True, 'x'); print(s.ident); Writer(s).close()"
     )
     processes = [
@@ -416,7 +419,7 @@ def full_disk(monkeypatch, after):
     monkeypatch.setattr(os, "write", write)
 
 
-@pytest.mark.parametrize("size", [10, store.LARGE + 5])
+@pytest.mark.parametrize("size", [10, form.LARGE + 5])
 def test_a_full_disk_is_an_error_and_costs_nothing_that_was_stored(tmp_path, monkeypatch, size):
     writer = Writer(Store(tmp_path / "s", True, SCHEME))
     put(writer, entry(1))
@@ -455,7 +458,7 @@ def test_durable_results_are_on_the_disk_before_they_count(tmp_path, monkeypatch
     put(writer, entry(2, durable=True))
     assert synced == [str(segment_of(tmp_path / "s")), str(tmp_path / "s"), str(tmp_path)]
     synced.clear()
-    put(writer, entry(3, b"x" * (store.LARGE + 1), durable=True))
+    put(writer, entry(3, b"x" * (form.LARGE + 1), durable=True))
     (large,) = (tmp_path / "s" / "large").iterdir()
     assert synced == list(map(str, (tmp_path / "s", large, large.parent, segment_of(tmp_path / "s"))))
     writer.close()
@@ -466,7 +469,7 @@ def test_durable_results_are_on_the_disk_before_they_count(tmp_path, monkeypatch
 VERSIONS = Path(__file__).parent / "stores"
 
 
-@pytest.mark.parametrize("version", range(1, store.FORMAT + 1))
+@pytest.mark.parametrize("version", range(1, form.FORMAT + 1))
 def test_a_store_of_each_earlier_version_can_be_read_and_written(tmp_path, version):
     path = tmp_path / "s"
     with zipfile.ZipFile(VERSIONS / f"version{version}.zip") as archive:

@@ -25,7 +25,10 @@ from cw.errors import StoreError
 from cw.net import messages as m
 from cw.payloads import byvalue, environment, serialize
 from cw.store import callkey
-from cw.store.store import ClassRecord, Entry, Store, Stored, Writer, identify
+from cw.store.directory import identify
+from cw.store.format import ClassRecord, Entry, Stored
+from cw.store.reader import Store
+from cw.store.writer import Writer
 
 logger = logging.getLogger("cw.store")
 

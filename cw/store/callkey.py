@@ -75,7 +75,8 @@ def of_call(
     else:
         walk = DefinitionWalk()
         walk.write(b"*", b"%d" % len(args))
-        for place, value in [*enumerate(args), *named.items()]:
+        given: list[tuple[int | str, Any]] = [*enumerate(args), *named.items()]
+        for place, value in given:
             if isinstance(place, str):
                 walk.write_text(b"keyword", place)
             try:

@@ -30,7 +30,8 @@ from types import (
 )
 from typing import Any
 
-from cw.payloads import annotations, byvalue, constants
+from cw.payloads import annotations as deferred
+from cw.payloads import byvalue, constants
 from cw.payloads.byvalue import global_names, travels_by_value
 from cw.store.arrays import ArrayWalk
 from cw.store.walk import digest_of
@@ -39,7 +40,7 @@ from cw.store.walk import digest_of
 _NOT_OF_A_CLASS = frozenset(
     {"__dict__", "__weakref__", "__module__", "__firstlineno__", "__static_attributes__", "__slotnames__",
      "__abstractmethods__", "_abc_impl", "__annotate__", "__annotate_func__", "__annotations_cache__",
-     annotations.NAMESPACE}
+     deferred.NAMESPACE}
 )  # fmt: skip
 # What it adds to a member of an enum.
 _NOT_OF_A_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
@@ -81,7 +82,7 @@ class DefinitionWalk(ArrayWalk):
                 self.write_text(b"function", str(name))
             self.write(b"code", _digest_of_code(function.__code__))
             self._doc(function.__doc__)
-            annotate = annotations.annotate_of(function)
+            annotate = deferred.annotate_of(function)
             if annotate is None:
                 self.walk(function.__annotations__)
             else:
@@ -211,7 +212,7 @@ class DefinitionWalk(ArrayWalk):
             del names["__init__"]
         if names.get("__annotations__") == {}:
             del names["__annotations__"]
-        annotate = annotations.annotate_of(cls)
+        annotate = deferred.annotate_of(cls)
         if annotate is not None:
             self._annotate(annotate)
         if issubclass(cls, enum.Enum):
@@ -270,8 +271,9 @@ DefinitionWalk.handlers = {
     CodeType: DefinitionWalk._code,
     typing.TypeVar: DefinitionWalk._type_variable,
     typing.ParamSpec: DefinitionWalk._type_variable,
-    **({typing.TypeVarTuple: DefinitionWalk._type_variable} if sys.version_info >= (3, 11) else {}),
 }
+if sys.version_info >= (3, 11):
+    DefinitionWalk.handlers[typing.TypeVarTuple] = DefinitionWalk._type_variable
 
 # By class: its version, its digest, the script's classes that it refers to, and whether it cannot change in place.
 _class_keys: weakref.WeakKeyDictionary[type, tuple[bytes, bytes, list[weakref.ref[type]], bool]]

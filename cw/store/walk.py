@@ -23,7 +23,7 @@ from cw.payloads import byvalue
 SIZE = 16
 """Bytes of a digest."""
 
-PLAIN = frozenset({int, float, complex, bool, str, type(None)})
+PLAIN: frozenset[type] = frozenset({int, float, complex, bool, str, type(None)})
 """Types of which `repr` says all. They neither hold others nor can it be seen where they are held."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{8,}")
@@ -273,7 +273,7 @@ class Walk:
 def _is_short_of(kind: type, values: Any) -> bool:
     """Whether `repr` may do for all of these at once: numbers, none of which could be an address."""
     if kind is int:
-        return -_LEAST_ADDRESS < min(values) and max(values) < _LEAST_ADDRESS
+        return bool(-_LEAST_ADDRESS < min(values) and max(values) < _LEAST_ADDRESS)
     return kind is float or kind is bool
 
 

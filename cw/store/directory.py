@@ -1,0 +1,209 @@
+"""The directory of a store: what makes it one, and how files get into it whole.
+
+sweep.db/
+  cw-store.json                    the marker, says what the directory is: format, id
+  0192f3a1c0de-node7-4711-9c4e.seg one segment for each program that has written: records, one after the other
+  large/...                        results above a MiB, a file each
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import time
+import zlib
+from typing import Any
+
+from cw.errors import StoreError
+from cw.store import format as form
+from cw.version import VERSION
+
+logger = logging.getLogger("cw.store")
+
+MARKER = "cw-store.json"
+LARGE_DIRECTORY = "large"
+
+
+def segment_names(path: str) -> list[str]:
+    """The segments, those that were begun first first. Raises OSError."""
+    return sorted(name for name in os.listdir(path) if name.endswith(".seg"))
+
+
+def new_segment_name() -> str:
+    """A name that no other writer has, which sorts behind those of segments that were begun before."""
+    host = "".join(c if c.isalnum() else "_" for c in os.uname().nodename)[:40]
+    return f"{time.time_ns() // 1_000_000:012x}-{host}-{os.getpid()}-{os.urandom(4).hex()}.seg"
+
+
+def sync(path: str) -> None:
+    """Have the names in a directory on the disk itself. Raises OSError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # one that is the user's only to pass through, as the parent of a home
+        return
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that does not know it
+            raise
+    finally:
+        os.close(fd)
+
+
+# --- the marker -------------------------------------------------------------------------------
+
+
+def identify(path: str, is_writing: bool) -> str:
+    """The id of the store at the path; with `is_writing` it is made where nothing is. Raises StoreError."""
+    marker = os.path.join(path, MARKER)
+    try:
+        if is_writing:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+        if not os.path.isdir(path):
+            if os.path.exists(path):
+                raise StoreError(f"{path} is a file and no store: a store is a directory; give another name")
+            raise StoreError(f"there is no store {path}")
+        if not os.path.exists(marker):
+            names = [name for name in os.listdir(path) if not name.startswith(MARKER)]
+            if any(name.endswith(".seg") for name in names):
+                return _repair_marker(path, marker, "is missing", is_writing)
+            if names or not is_writing:
+                raise StoreError(f"{path} is a directory, but no store: give another name")
+            _write_marker(marker, os.urandom(8).hex())
+        with open(marker, "rb") as file:
+            text = file.read(4096)
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise io_error("cannot be opened", path, error) from error
+    try:
+        found = json.loads(text)
+        ident, version = str(found["id"]), int(found["format"])
+    except (ValueError, KeyError, TypeError):
+        return _repair_marker(path, marker, "is damaged", is_writing)
+    if version > form.FORMAT:
+        raise newer_error(path, found)
+    return ident
+
+
+def _repair_marker(path: str, marker: str, what: str, is_writing: bool) -> str:
+    """The id of a store whose marker is missing or damaged, from the segments' headers. Raises StoreError."""
+    try:
+        for name in segment_names(path):
+            with open(os.path.join(path, name), "rb") as file:
+                data = file.read(form.SIZE + 4096)
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                header = form.first_header(data)
+                if header is None:
+                    continue
+                if header["format"] > form.FORMAT:
+                    raise newer_error(path, header)
+                ident = str(header["store"])
+                logger.warning("the store %s: its file %s %s%s", path, MARKER, what,
+                               ", and is written anew" if is_writing else "")  # fmt: skip
+                if is_writing:
+                    with contextlib.suppress(OSError):
+                        os.link(marker, f"{marker}.damaged")
+                    _write_marker(marker, ident, is_repair=True)
+                return ident
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise io_error("cannot be opened", path, error) from error
+    raise StoreError(f"the store {path}: its file {MARKER} {what}, and no file of results says what it was")
+
+
+def _write_marker(marker: str, ident: str, is_repair: bool = False) -> None:
+    """Whole or not at all, and the first one who does it wins; with `is_repair`, in the place of what is there."""
+    temporary = f"{marker}.{os.urandom(4).hex()}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(json.dumps({"format": form.FORMAT, "id": ident, "cw": VERSION}).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if is_repair:
+            os.replace(temporary, marker)
+            return
+        try:
+            os.link(temporary, marker)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without links
+            os.rename(temporary, marker)
+            return
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+# --- large results ----------------------------------------------------------------------------
+
+
+def write_large(path: str, key: bytes, payload: Any, is_durable: bool) -> bytes:
+    """Write a result to a file of its own, whole before a record refers to it. Returns what the record says.
+
+    Raises StoreError.
+    """
+    directory = os.path.join(path, LARGE_DIRECTORY)
+    name = f"{key.hex()}-{os.urandom(6).hex()}"
+    file = os.path.join(directory, name)
+    data = memoryview(payload).cast("B")
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+            if is_durable:
+                sync(path)
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(fd, data[written : written + 64 * 1024**2])
+            if is_durable:
+                os.fsync(fd)
+        except OSError:
+            os.unlink(file)
+            raise
+        finally:
+            os.close(fd)
+        if is_durable:
+            sync(directory)
+    except OSError as error:
+        raise io_error("cannot be written", path, error) from error
+    return json.dumps({"file": name, "size": len(data), "crc": zlib.crc32(data)}).encode()
+
+
+def read_large(path: str, said: bytes) -> bytearray:
+    """The result in a file of its own, of which the record has said this. Raises StoreError, ValueError, KeyError."""
+    where = json.loads(said)
+    file_name = os.path.join(path, LARGE_DIRECTORY, os.path.basename(where["file"]))
+    data = bytearray(where["size"])
+    try:
+        with open(file_name, "rb", buffering=0) as file:
+            filled = 0
+            while filled < len(data) and (count := file.readinto(memoryview(data)[filled:])):
+                filled += count
+    except OSError as error:
+        raise io_error("cannot be read", file_name, error) from error
+    if filled < len(data) or zlib.crc32(data) != where["crc"]:
+        raise ValueError(f"{file_name} is damaged")
+    return data
+
+
+# --- errors -----------------------------------------------------------------------------------
+
+
+def newer_error(path: str, found: dict[str, Any]) -> StoreError:
+    """What to say of a store, or a segment, of a later format."""
+    return StoreError(
+        f"{path} was written by a newer cw ({found.get('cw', '?')}) than this one ({VERSION}): update cw"
+    )
+
+
+def io_error(what: str, path: str, error: OSError) -> StoreError:
+    """What to say of an error of the system."""
+    return StoreError(f"the store {path} {what}: {error.strerror or error}")

@@ -1,0 +1,234 @@
+"""The store: results on disk, appended by any number of writers and never changed.
+
+    segments (see cw.store.directory) --> Scan --> index: key --> place --> read: Stored
+
+A writer has a segment of its own, so that there is nothing to lock: two programs may write at once, on any file
+system. Nothing in here unpickles anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from cw.errors import StoreError
+from cw.store import directory
+from cw.store import format as form
+from cw.store.format import Head, Stored
+
+logger = logging.getLogger("cw.store")
+
+WRITING_SECONDS = 60.0
+"""After its last change, the end of a segment may be about to be written."""
+
+OPEN_SEGMENTS = 64
+"""Files that a store keeps open for reading. More: descriptors. Less: they are opened again and again."""
+
+
+class Segment:
+    """What is known of a segment. `end` is how far it has been read."""
+
+    __slots__ = ("end", "fd", "functions", "header", "hosts", "is_own", "is_told", "name", "number", "sample")
+
+    def __init__(self, name: str, number: int, is_own: bool = False) -> None:
+        self.name = name
+        self.number = number  # in this process
+        self.fd = -1  # not open
+        self.end = 0
+        self.is_own = is_own
+        self.is_told = False  # that its end is not whole
+        self.header: dict[str, Any] = {}
+        self.functions: dict[int, str] = {}
+        self.hosts: dict[int, str] = {}
+        self.sample: tuple[int, bytes] | None = None  # the last that was read, and its position
+
+
+class Store:
+    """A store in a directory; for any thread.
+
+    With `is_writing` the directory is made where there is none. Raises StoreError.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], is_writing: bool, scheme: str = "") -> None:
+        self._files = threading.Lock()
+        self._open: deque[Segment] = deque()
+        self.path = os.path.abspath(os.fspath(path))
+        self.scheme = scheme
+        self.lock = threading.Lock()
+        self.ident = directory.identify(self.path, is_writing)
+        self.index: dict[bytes, int] = {}  # by key: where its latest result is, see `format.place_of`
+        self.classes: dict[bytes, dict[bytes, int]] = {}  # by digest: identities and places, see ClassRecord
+        self.damaged = 0  # bytes passed over in the middle of segments
+        self.own_results = 0  # with keys of this scheme, in the segments that were read
+        self.others: dict[str, int] = {}  # how many results there are with keys of other schemes
+        self.done_by_function: dict[str, int] = {}  # results of this scheme, in the segments that were read
+        self._segments: list[Segment] = []
+        self._names: set[str] = set()
+        self._scanning = threading.Lock()
+        self.refresh()
+
+    # --- finding ---
+
+    def refresh(self) -> None:
+        """Read what has been added since, by others."""
+        with self._scanning:
+            try:
+                names = directory.segment_names(self.path)
+            except OSError as error:
+                raise directory.io_error("cannot be read", self.path, error) from error
+            for name in names:
+                if name not in self._names:
+                    self._add_segment(name)
+            for segment in self._segments:
+                if not segment.is_own:
+                    self._scan(segment)
+
+    def add_own_segment(self, name: str) -> Segment:
+        """Note a segment that this process writes: it need not be scanned."""
+        with self._scanning:
+            return self._add_segment(name, is_own=True)
+
+    def places(self) -> Iterator[int]:
+        """Where the latest result of each key is, in the order in which they were written."""
+        return iter(sorted(self.index.values()))
+
+    def _add_segment(self, name: str, is_own: bool = False) -> Segment:
+        segment = Segment(name, len(self._segments), is_own)
+        self._names.add(name)
+        self._segments.append(segment)
+        return segment
+
+    def _scan(self, segment: Segment) -> None:
+        scan = form.Scan(partial(self._pread, segment), segment.end)
+        for position, head, body in scan:
+            if position > segment.end:
+                self._log_damage(segment, position)
+            segment.end = position + form.SIZE + head[2]
+            _, _, _, kind, status, host, function, _, number, _, _, key = head
+            if kind in form.RESULTS:
+                self._note_result(segment, position, status, function, key)
+            elif kind == form.FUNCTION:
+                segment.functions[function] = bytes(body).decode(errors="replace")
+            elif kind == form.HOST:
+                segment.hosts[host] = bytes(body).decode(errors="replace")
+            elif kind == form.CLASS:
+                self.classes.setdefault(key, {}).setdefault(bytes(body), number)
+            elif kind == form.HEADER:
+                segment.header = self._checked_header(segment, bytes(body))
+        if scan.end > segment.end and not segment.is_told:
+            self._log_torn_end(segment, scan.end - segment.end)
+
+    def _note_result(self, segment: Segment, position: int, status: int, function: int, key: bytes) -> None:
+        scheme = segment.header.get("keys")
+        # (None: its header is damaged. A key of another scheme is no match, since it is in the key.)
+        if self.scheme and scheme is not None and scheme != self.scheme:
+            self.others[str(scheme)] = self.others.get(str(scheme), 0) + 1
+            return
+        self.own_results += 1
+        if not status:
+            name = segment.functions.get(function, "?")
+            self.done_by_function[name] = self.done_by_function.get(name, 0) + 1
+        form.enter(self.index, key, form.place_of(segment.number, position, status))
+
+    def _checked_header(self, segment: Segment, body: bytes) -> dict[str, Any]:
+        header: dict[str, Any] = json.loads(body)
+        if header.get("format", 0) > form.FORMAT:
+            raise directory.newer_error(os.path.join(self.path, segment.name), header)
+        return header
+
+    def _log_torn_end(self, segment: Segment, size: int) -> None:
+        """What is left is of a writer that was killed, or still writes; or it is damaged."""
+        with contextlib.suppress(OSError):
+            is_old = time.time() - os.stat(os.path.join(self.path, segment.name)).st_mtime > WRITING_SECONDS
+            if is_old or not segment.header:
+                segment.is_told = True
+                logger.warning(
+                    "%s: the last %d bytes of %s are no whole results; passed over",
+                    self.path,
+                    size,
+                    segment.name,
+                )
+
+    def _log_damage(self, segment: Segment, position: int) -> None:
+        size = position - segment.end
+        self.damaged += size
+        logger.warning("%s: %d bytes of %s are damaged; passed over", self.path, size, segment.name)
+
+    # --- reading ---
+
+    def read(self, place: int) -> Stored:
+        """The result at a place of the index. Raises StoreError if it is not there (any more), or damaged."""
+        segment, position = self._locate(place)
+        try:
+            head, body = form.read_record(partial(self._pread, segment), position)
+            payload: Any = body[head.args_size :]
+            if head.kind == form.LARGE_RESULT:
+                payload = directory.read_large(self.path, payload)
+            elif head.kind == form.PACKED_RESULT:
+                payload = self._unpack(segment, payload)
+        except form.DAMAGE as error:
+            raise StoreError(
+                f"the store {self.path}: a record of {segment.name} is damaged ({error})"
+            ) from error
+        return _stored(segment, head, body[: head.args_size] if head.args_size else None, payload)
+
+    def head(self, place: int) -> Stored:
+        """As `read`, without arguments and result."""
+        segment, position = self._locate(place)
+        head = Head._make(form.RECORD.unpack_from(self._pread(segment, form.SIZE, position)))
+        return _stored(segment, head, None, b"")
+
+    def close(self) -> None:
+        """Let go of the files; they are opened again where need be."""
+        with self._files:
+            while self._open:
+                _close(self._open.popleft())
+
+    __del__ = close
+
+    def _locate(self, place: int) -> tuple[Segment, int]:
+        number, position = form.split_place(place)
+        return self._segments[number], position
+
+    def _unpack(self, segment: Segment, packed: bytes) -> bytes:
+        position = form.sample_position(packed)
+        sample = segment.sample
+        if sample is None or sample[0] != position:
+            head, body = form.read_record(partial(self._pread, segment), position)
+            sample = segment.sample = position, body[head.args_size :]
+        return form.unpack(packed, sample[1])
+
+    def _pread(self, segment: Segment, size: int, position: int) -> bytes:
+        with self._files:
+            try:
+                if segment.fd < 0:
+                    while len(self._open) >= OPEN_SEGMENTS:
+                        _close(self._open.popleft())
+                    segment.fd = os.open(os.path.join(self.path, segment.name), os.O_RDONLY | os.O_CLOEXEC)
+                    self._open.append(segment)
+                return os.pread(segment.fd, size, position)
+            except FileNotFoundError:
+                if segment.end:
+                    raise StoreError(f"the store {self.path}: {segment.name} has been removed") from None
+                return b""  # its writer had nothing to write
+            except OSError as error:
+                raise directory.io_error(f"cannot be read: {segment.name}", self.path, error) from error
+
+
+def _stored(segment: Segment, head: Head, args: bytes | None, payload: Any) -> Stored:
+    function = segment.functions.get(head.function, "?")
+    host = segment.hosts.get(head.host, "")
+    return Stored(head.key, head.number, function, host, head.status, head.when, head.seconds, args, payload)
+
+
+def _close(segment: Segment) -> None:
+    fd, segment.fd = segment.fd, -1
+    os.close(fd)

@@ -1,0 +1,199 @@
+"""What a program adds to a store: a segment of its own, written in a thread of its own.
+
+put(entries, done) --> waiting --> the thread: Encoder --> SegmentFile --> the store's index --> done(None)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cw.errors import StoreError
+from cw.store import directory
+from cw.store import format as form
+from cw.store.format import Entry
+from cw.store.reader import Store
+from cw.version import VERSION
+
+logger = logging.getLogger("cw.store")
+
+BACKLOG = 64 * 1024**2
+"""Bytes that wait to be written, at which those who bring more have to wait. Less: a slow disk is felt earlier."""
+
+
+class SegmentFile:
+    """A segment that is written: bytes go to its end, and are taken away again where they do not fit whole."""
+
+    def __init__(self, store_path: str) -> None:
+        """Make the file. Raises StoreError."""
+        self.name = directory.new_segment_name()
+        self.end = 0
+        self._store_path = store_path
+        self._path = os.path.join(store_path, self.name)
+        self._is_synced = False  # the directory, with this segment's name in it
+        try:
+            self._fd = os.open(
+                self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
+        except OSError as error:
+            raise directory.io_error("cannot be written", store_path, error) from error
+
+    def append(self, parts: Sequence[bytes]) -> None:
+        """Write these, all or none. Raises StoreError."""
+        data = memoryview(b"".join(parts))
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self.end)
+            raise directory.io_error("cannot be written", self._store_path, error) from error
+        self.end += written
+        if not os.fstat(self._fd).st_nlink:
+            raise StoreError(f"the store {self._store_path} cannot be written: {self.name} has been removed")
+
+    def sync(self) -> None:
+        """Have what was written on the disk itself. Raises StoreError."""
+        try:
+            os.fdatasync(self._fd)
+            if not self._is_synced:
+                directory.sync(self._store_path)
+                directory.sync(os.path.dirname(self._store_path))
+                self._is_synced = True
+        except OSError as error:
+            raise directory.io_error("cannot be written", self._store_path, error) from error
+
+    def close(self, is_kept: bool) -> None:
+        """Close the file, and remove it unless it is to be kept."""
+        os.close(self._fd)
+        if not is_kept:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+
+
+class Writer:
+    """Appends to a segment of its own, in a thread of its own. What waits is written together.
+
+    `put(entries, done)`: `done(error)` is called in that thread when they are stored (None), or not (StoreError).
+    After an error nothing more is written.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Begin a segment. Raises StoreError."""
+        self.store = store
+        self._pid = os.getpid()
+        self._results = 0
+        self._failure: StoreError | None = None
+        self._waiting: deque[tuple[Sequence[Entry], Callable[[StoreError | None], None]]] = deque()
+        self._waiting_size = 0
+        self._changed = threading.Condition()
+        self._is_busy = self._is_closing = False
+        self._file = SegmentFile(store.path)
+        try:
+            self._file.append([form.record(form.HEADER, json.dumps(_header(store)).encode(), time.time())])
+        except StoreError:
+            self._file.close(is_kept=False)
+            raise
+        self._segment = store.add_own_segment(self._file.name)
+        self._encoder = form.Encoder(self._segment.functions, self._segment.hosts)
+        self._thread = threading.Thread(target=self._run, name="cw-store", daemon=True)
+        self._thread.start()
+
+    def put(self, entries: Sequence[Entry], done: Callable[[StoreError | None], None]) -> None:
+        """Have these stored. Blocks while a lot is waiting. Any thread of the process that made the writer."""
+        size = sum(len(entry.payload) for entry in entries)
+        with self._changed:
+            if self._waiting_size > BACKLOG:
+                self._changed.wait_for(lambda: self._waiting_size <= BACKLOG)
+            self._waiting.append((entries, done))
+            self._waiting_size += size
+            if not self._is_busy:
+                self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Return when all that was put before has been stored, or not, and said so."""
+        if os.getpid() != self._pid:
+            return  # a forked child: the thread is not here
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._is_busy)
+
+    def close(self) -> None:
+        """Write what waits, and end. A segment without results is removed. In a forked child: nothing."""
+        if os.getpid() != self._pid:
+            return
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._file.close(is_kept=bool(self._results))
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._is_busy = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting or self._is_closing)
+                if not self._waiting:
+                    return
+                self._is_busy = True
+                batches, size = list(self._waiting), self._waiting_size
+                self._waiting.clear()
+            try:
+                self._store([entry for entries, _ in batches for entry in entries])
+            except StoreError as error:
+                self._failure = error
+            except Exception as error:
+                logger.critical("the store's thread failed", exc_info=True)
+                self._failure = StoreError(f"the store {self.store.path} cannot be written: {error!r}")
+            with self._changed:
+                self._waiting_size -= size
+            for _, done in batches:
+                done(self._failure)
+
+    def _store(self, entries: list[Entry]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        encoder, path, now = self._encoder, self.store.path, time.time()
+        parts: list[bytes] = []
+        places: list[tuple[bytes, int]] = []
+        position = self._file.end
+        for entry in entries:
+            names = encoder.names(entry, now)
+            position += len(names)
+            is_large = len(entry.payload) > form.LARGE
+            large = (
+                directory.write_large(path, entry.key, entry.payload, entry.is_durable) if is_large else None
+            )
+            data = encoder.result(entry, position, large)
+            parts += (names, data)
+            places.append((entry.key, form.place_of(self._segment.number, position, entry.status)))
+            position += len(data)
+        self._file.append(parts)
+        if any(entry.is_durable for entry in entries):
+            self._file.sync()
+        self._results += len(entries)
+        for key, place in places:
+            form.enter(self.store.index, key, place)
+
+
+def _header(store: Store) -> dict[str, Any]:
+    return {
+        "format": form.FORMAT,
+        "store": store.ident,
+        "keys": store.scheme,
+        "cw": VERSION,
+        "python": sys.version.split()[0],
+        "host": os.uname().nodename,
+        "pid": os.getpid(),
+        "start": time.time(),
+        "script": getattr(sys.modules.get("__main__"), "__file__", None) or "",
+    }
