@@ -27,6 +27,7 @@ import cw.client.session
 import cw.client.uplink
 import cw.master.master
 import cw.master.peers
+import cw.worker.execution
 import cw.worker.uplink
 import cw.worker.worker
 from cw.errors import ProtocolError
@@ -34,7 +35,7 @@ from cw.net import messages as m
 from cw.net import wire
 from cw.net.objects import ObjectCache
 from cw.payloads import serialize
-from cw.worker.slots import Job
+from cw.worker.jobs import Job
 
 ADDRESS = "master", 5494
 MONOTONIC = 1000.0
@@ -623,6 +624,7 @@ class Simulation:
                 cw.client.uplink,
                 cw.worker.uplink,
                 cw.worker.worker,
+                cw.worker.execution,
             ):
                 put(module, "time", clock)
             for module in (cw.master.master, cw.client.uplink, cw.worker.uplink):

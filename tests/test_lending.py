@@ -10,7 +10,6 @@ from test_slots import Bench, Events, ModelRunner
 from cw.master.dispatch import Dispatcher
 from cw.master.jobs import Assign, Deliver, GiveUp, Job, Recall, StopJobs, TakeBack
 from cw.net.objects import Object as Function
-from cw.worker import lending
 
 PY = (3, 11)
 
@@ -58,7 +57,6 @@ class Model(ModelRunner):
 class LendingBench(Bench):
     def __init__(self, count, max_jobs=0):
         super().__init__(count, max_jobs)
-        self.slots = lending.Slots(count, max_jobs)
         self.lent = 0, []
 
     def _StartRunner(self, action):
@@ -72,9 +70,9 @@ class LendingBench(Bench):
             if other.runner is not action.runner and other.runner.slot is action.runner.slot and other.waits:
                 assert self.slots.depth(other.runner.session) < depth, "lent to deeper sessions only"
 
-    def _TellLent(self, action):
-        assert (action.extra, action.floors) != self.lent, "nothing new"
-        self.lent = action.extra, action.floors
+    def _Lent(self, message):
+        assert (message.extra, message.floors) != self.lent, "nothing new"
+        self.lent = message.extra, message.floors
 
     def _Resume(self, action):
         if action.runner.key in self.models:
@@ -301,13 +299,13 @@ class LendingEvents(Events):
 
     def check(self):
         policy = self.bench.slots
-        for slot in policy.slots:
+        for slot in policy.pool.slots:
             running = self.bench.running(slot)
             assert sum(not model.waits and not model.is_hasty for model in running) <= 1
             depths = [policy.depth(model.runner.session) for model in running]
             assert len(depths) == len(set(depths)), "a job for each depth"
-        for slot in policy._idle.values():
-            for job in policy._backlog:
+        for slot in policy.pool.idle.values():
+            for job in policy.held.backlog:
                 runner = slot.runners.get(job.context)
                 avoids = job.avoid == slot.index and self.count > 1
                 rests = slot.rests_until > self.bench.now
@@ -467,11 +465,11 @@ class Grid:
             self.mail.append((key, method, what))
 
         tells = {
-            "_Return": lambda a: tell("on_returned", a.dispatches),
+            "_Returned": lambda a: tell("on_returned", a.dispatches),
             "_Recalled": lambda a: tell("on_recalled", a.dispatches),
-            "_TellStarted": lambda a: tell("on_started", a.dispatches),
+            "_Started": lambda a: tell("on_started", a.numbers),
             "_TellDied": lambda a: tell("on_runner_died", a.job.dispatch, a.note),
-            "_TellLent": lambda a: tell("on_lent", a.extra, a.floors),
+            "_Lent": lambda a: tell("on_lent", a.extra, a.floors),
         }
         for name, more in tells.items():
             before = getattr(bench, name)
@@ -559,7 +557,7 @@ class Grid:
         random = self.random
         bench = random.choice(list(self.workers.values()))
         models = list(bench.models.values())
-        for slot in bench.slots.slots:
+        for slot in bench.slots.pool.slots:
             running = bench.running(slot)
             assert sum(not m.waits and not m.is_hasty for m in running) <= 1
             depths = [bench.slots.depth(m.runner.session) for m in running]

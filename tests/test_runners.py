@@ -74,7 +74,7 @@ from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.net.objects import Object
 from cw.payloads.environment import dump_environment
-from cw.worker import keeper, runners, slots
+from cw.worker import keeper, pool, runners
 
 keeper.set_subreaper()
 loop, alarms, gone = Loop(), [], []
@@ -85,7 +85,7 @@ all.on_exited = lambda runner, unstarted, note: gone.append(runner.key)
 
 def start(key, seed):
     os.environ["PYTHONHASHSEED"] = seed
-    runner = slots.Runner(key, slots.Slot(0), (key, 0))
+    runner = pool.Runner(key, pool.Slot(0), (key, 0))
     all.start(runner, Object(key, dump_environment(), m.ENVIRONMENT))
     until(lambda: key in all._pids)
     return runner

@@ -215,10 +215,10 @@ class Scenario:
         for process in sim.workers:
             if process.is_alive:
                 worker = process.worker
-                assert not worker._slots._job_by_dispatch and not worker._slots._backlog
-                assert not len(worker._kept) and not worker._kept._size
-                assert not worker._sessions and not worker._slots._closed
-                assert not worker._slots._runners
+                policy, kept = worker._slots, worker._outcomes.kept
+                assert policy.is_empty() and not policy.has_runners() and not policy.held.backlog
+                assert not len(kept) and not kept._size
+                assert not worker._sessions and not policy.held.closed
 
     def all_leave(self):
         for client in self.sim.clients:

@@ -9,23 +9,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from cw.net.messages import ENVIRONMENT
 from cw.net.objects import Object as Function
-from cw.worker import slots
-from cw.worker.slots import (
+from cw.worker import assignment
+from cw.worker.actions import LookAtTokens, SendJobs, StartRunner
+from cw.worker.assignment import AHEAD_SECONDS
+from cw.worker.jobs import AVOID_SECONDS, Job
+from cw.worker.pool import (
     AHEAD_JOBS,
-    AHEAD_SECONDS,
-    AVOID_SECONDS,
     CROWD,
     CROWD_SECONDS,
     IDLE_RUNNERS,
     IDLE_SECONDS,
     RESTART_SECONDS,
     STUCK_SECONDS,
-    TOLD_SECONDS,
-    Job,
-    SendJobs,
-    Slots,
-    StartRunner,
 )
+from cw.worker.slots import TOLD_SECONDS, Slots
 
 NOTE = {"how": "killed by SIGSEGV"}
 TICK = 0.02
@@ -103,6 +100,9 @@ class Bench:
             todo.extendleft(reversed(more or []))
         self.slots.check_invariants()
 
+    def _Send(self, action):
+        getattr(self, "_" + type(action.message).__name__)(action.message)
+
     def _StartRunner(self, action):
         self.check_slot_is_free(action.runner)
         self.models[action.runner.key] = ModelRunner(action.runner)
@@ -110,7 +110,7 @@ class Bench:
     def _SendJobs(self, action):
         model = self.models[action.runner.key]
         self.check_slot_is_free(action.runner)
-        assert action.jobs and not model.is_closed and not model.is_killed and not self.slots.is_draining
+        assert action.jobs and not model.is_closed and not model.is_killed and not self.slots.held.is_draining
         assert not self.max_jobs or model.runner.ended + len(model.runner.sent) <= self.max_jobs
         assert None not in model.stream, "nothing is sent behind a Drop that was not read"
         assert None not in model.pipe, "nor before that is known"
@@ -120,7 +120,7 @@ class Bench:
 
     def _Retract(self, action):
         model = self.models[action.runner.key]
-        taken = min(model.tokens, action.count)
+        taken = min(model.tokens, action.limit)
         model.tokens -= taken
         return self.slots.on_retracted(action.runner, taken, self.now)
 
@@ -147,32 +147,32 @@ class Bench:
         assert self.starts[job.dispatch] == 1
         self.end(job.dispatch, "expired")
 
-    def _TellCutShort(self, action):
-        for dispatch in action.dispatches:
-            assert self.starts[dispatch] == 1 and self.slots.is_draining
+    def _CutShort(self, message):
+        for dispatch in message.dispatches:
+            assert self.starts[dispatch] == 1 and self.slots.held.is_draining
             assert not self.jobs[dispatch].stopped
             self.end(dispatch, "cut short")
 
     def _GiveBack(self, action):
-        return self.slots.on_give_back(action.count)
+        return self.slots.on_give_back(action.limit)
 
-    def _Return(self, action):
-        for dispatch in action.dispatches:
+    def _Returned(self, message):
+        for dispatch in message.dispatches:
             self.end(dispatch, "returned")
 
-    def _Recalled(self, action):
-        self.recalled.append(action.dispatches)
-        for dispatch in action.dispatches:
+    def _Recalled(self, message):
+        self.recalled.append(message.dispatches)
+        for dispatch in message.dispatches:
             assert not self.starts.get(dispatch)
             self.end(dispatch, "recalled")
 
     def _TellUsable(self, action):
-        assert 0 <= action.slots <= len(self.slots.slots)
+        assert 0 <= action.slots <= len(self.slots.pool.slots)
         assert (action.slots, set(action.not_for)) != self.usable, "nothing new"
         self.usable = action.slots, set(action.not_for)
 
-    def _TellStarted(self, action):
-        self.told += action.dispatches
+    def _Started(self, message):
+        self.told += message.numbers
 
     def _TellDied(self, action):
         assert not action.job.stopped
@@ -645,7 +645,7 @@ def test_a_stop_may_overtake_its_job_and_is_then_forgotten():
     assert bench.ended == {2: "returned"}
     bench.settle()
     bench.stop(1, 2, 3)  # all gone
-    assert not bench.slots._stopped_early
+    assert not bench.slots.held._stopped_early
     bench.settle()
     assert bench.ended == {1: "result", 2: "returned", 3: "result"}
 
@@ -749,7 +749,7 @@ def test_what_a_stopped_job_still_says_ends_its_runner():
     model.step(bench.on_start)  # KeyboardInterrupt is its result
     bench.read(model)
     assert model.is_closed and after.dispatch not in bench.starts
-    assert bench.slots.slots[0].busy is model.runner  # until the process is gone
+    assert bench.slots.pool.slots[0].busy is model.runner  # until the process is gone
     bench.settle()
     assert bench.ended[after.dispatch] == "result"
 
@@ -759,7 +759,7 @@ def test_a_job_without_limit_is_not_looked_at():
     (job,) = bench.give()
     bench.run_until(job)
     for _ in range(100):
-        assert not any(isinstance(a, slots.LookAtTokens) for a in bench.slots.on_tick(bench.now))
+        assert not any(isinstance(a, LookAtTokens) for a in bench.slots.on_tick(bench.now))
         bench.now += TICK
 
 
@@ -1054,7 +1054,7 @@ class Events:
         environment = random.choice([1, 1, 2])
         f = self.bench.function((session, name, environment), seconds, environment)
         avoid = random.choice([0, 0, 0, 0, random.randint(1, self.count)])
-        size = random.choice([10, 10, 10, slots.AHEAD_BYTES // 3])
+        size = random.choice([10, 10, 10, assignment.AHEAD_BYTES // 3])
         timeout = random.choice([0.0, 0.0, 0.0, 0.015, 0.5])
         self.data.append(self.bench.make(random.randint(1, 12), session, f, avoid, size, timeout))
 
@@ -1133,7 +1133,7 @@ class Events:
             self.bench.drain()
 
     def time_is_up(self, random):
-        if self.bench.slots.is_draining:
+        if self.bench.slots.held.is_draining:
             self.bench.perform(self.bench.slots.on_time_up())
 
     def seconds_pass(self, random):
@@ -1152,17 +1152,16 @@ class Events:
     def check(self):
         """Two jobs never run on one slot; nothing waits while a slot idles; nothing is kept of what is gone."""
         policy = self.bench.slots
-        for slot in policy.slots:
+        for slot in policy.pool.slots:
             models = [m for m in self.bench.models.values() if m.runner.slot is slot and not m.is_dead]
             assert sum(m.current is not None for m in models) <= 1
-        for slot in policy._idle.values():
+        for slot in policy.pool.idle.values():
             if slot.rests_until <= self.bench.now:
-                for job in policy._backlog:
+                for job in policy.held.backlog:
                     runner = slot.runners.get(job.context)
                     avoids = job.avoid == slot.index and self.count > 1
                     assert avoids or (runner is not None and runner.is_dropping)
-        assert policy._job_by_dispatch.keys() == self.bench.given - self.bench.ended.keys()
-        assert all(d > policy._last_dispatch for d in policy._stopped_early)
+        assert policy.held.by_dispatch.keys() == self.bench.given - self.bench.ended.keys()
 
     def check_end(self):
         """Runners go on: every job comes to its end, but those that hang."""

@@ -23,7 +23,7 @@ import logging
 import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cw.net import messages as m
@@ -86,7 +86,7 @@ class WorkerEnd:
         self.on_dropped: Callable[[], None]
         self.on_remark: Callable[[m.Remark], None] = lambda remark: None
         self.on_waits: Callable[[m.Waits | m.WaitOver], None]
-        loop.watch(self._pipe, IN, lambda events: self.read())
+        loop.watch(self._pipe, IN, self._on_readable)
 
     def handed_over(self) -> None:
         """The runner's process has its descriptors: close ours of them."""
@@ -98,8 +98,8 @@ class WorkerEnd:
     def send(self, message: tuple[Any, ...]) -> None:
         self._stream.send(message)
 
-    def send_jobs(self, jobs: list[Any]) -> None:
-        """Send jobs (of `slots.Job`'s form), with a token for each."""
+    def send_jobs(self, jobs: Sequence[Any]) -> None:
+        """Send jobs (of the form of `cw.worker.jobs.Job`), with a token for each."""
         # The token first: a runner that finds none takes the job for one that was retracted.
         os.eventfd_write(self._tokens, len(jobs))
         self._stream.send(
@@ -129,6 +129,9 @@ class WorkerEnd:
                 if line.startswith("eventfd-count:"):
                     return int(line.split()[1], 16)
         raise AssertionError("the kernel tells an eventfd's count")
+
+    def _on_readable(self, events: int) -> None:
+        self.read()
 
     def read(self) -> bool:
         """Report what the runner has written so far. False: nothing more can come."""
@@ -192,7 +195,7 @@ class WorkerEnd:
 
     def _go_on(self) -> None:
         if not self._is_closed:
-            self._loop.watch(self._pipe, IN, lambda events: self.read())
+            self._loop.watch(self._pipe, IN, self._on_readable)
             self._digest(b"")
 
     def drain(self) -> None:

@@ -1,7 +1,7 @@
 """`python -m cw.worker`."""
 
 from cw import program
-from cw.worker.worker import main
+from cw.worker.cli import main
 
 if __name__ == "__main__":
     program.run("cw.worker", main)

@@ -193,7 +193,7 @@ class Keeper:
         except KeyboardInterrupt:
             status = 128 + signal.SIGINT  # it was to end its job, which had ended in that moment
         except BaseException:
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
         finally:
             _leave(status)
 

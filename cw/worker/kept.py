@@ -11,7 +11,7 @@ from typing import Any
 
 from cw.net.memory import Memory
 from cw.net.messages import FINISHED
-from cw.worker.slots import Job
+from cw.worker.jobs import Job
 
 BYTES = 256 * 1024**2
 """Kept at most. Larger: more of this machine's memory. Smaller: more runs again after a fault."""

@@ -25,23 +25,20 @@ from cw.net.objects import Key, Object, ObjectCache
 from cw.payloads import environment as environments
 from cw.program import RateLimited
 from cw.runner.channel import WorkerEnd
+from cw.worker.departure import END_SECONDS, STOP_SECONDS
+from cw.worker.jobs import Job
 from cw.worker.keeper_link import KeeperProcess
-from cw.worker.slots import Job, Runner
+from cw.worker.pool import Runner
 
 logger = logging.getLogger("cw.worker")
 
-END_SECONDS = 5.0
-"""For a runner that was told to end, at least, before it is killed: it waits for threads that jobs have left."""
-
-STOP_STEPS = (0.0, signal.SIGINT), (1.0, signal.SIGTERM), (2.0, signal.SIGKILL)
+STOP_STEPS = (0.0, signal.SIGINT), (STOP_SECONDS / 2, signal.SIGTERM), (STOP_SECONDS, signal.SIGKILL)
 """How a running job is ended: after so many seconds this signal, to the runner's process group. The first raises
 KeyboardInterrupt in the job, so that it may clean up; the second is for its children (the runner only notes it)."""
 
 KEEPER_SECONDS = 60.0
 """How long a keeper for a PYTHONHASHSEED of a client's is kept without runners. Longer: a process idles. Shorter: the
 next client with it waits for another one to start."""
-
-STOP_SECONDS = STOP_STEPS[-1][0]
 
 KEEPERS = 3
 """Keepers that may die in a row without having started a runner."""
@@ -79,7 +76,7 @@ class _NoEnd:
 
 
 class Runners:
-    """The processes, by the key of their `slots.Runner`.
+    """The processes, by the key of their `pool.Runner`.
 
     `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`, `on_remark(runner, remark)`,
     `on_waits(runner, message)`: what one says.

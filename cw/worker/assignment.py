@@ -1,0 +1,172 @@
+"""Which waiting job goes to which slot, and how many are sent ahead to a runner.
+
+                   idle slots: the first job that can use one, where it has a runner if possible
+     backlog ----> lent slots: the first job of a session that is deep enough
+                   busy ones:  what comes next, as much as the runner needs for AHEAD_SECONDS
+
+And which slots can be used at all, where runners cannot be started: that is reported to the master.
+
+Pure: no socket, no thread, no clock.
+"""
+
+from __future__ import annotations
+
+from cw.worker.actions import Action, EndRunner, SendJobs, StartRunner, TellUsable, returned
+from cw.worker.jobs import Context, HeldJobs
+from cw.worker.lending import Lending
+from cw.worker.pool import AHEAD_JOBS, STUCK_SECONDS, Runner, RunnerPool, Slot
+
+AHEAD_SECONDS = 0.03
+"""Work sent ahead to a runner. Larger: more to retract. Smaller: it waits for the worker's next turn."""
+
+AHEAD_BYTES = 4 * 1024**2
+"""Bytes sent ahead to a runner."""
+
+
+class Assignment:
+    """Gives the jobs in a backlog to the slots of a pool. `max_jobs`: what a runner may be sent; 0: any number."""
+
+    def __init__(self, held: HeldJobs, pool: RunnerPool, lending: Lending, max_jobs: int = 0) -> None:
+        self._held = held
+        self._pool = pool
+        self._lending = lending
+        self._max_jobs = max_jobs
+        self._told_usable = len(pool.slots)
+
+    def assign(self, now: float) -> list[Action]:
+        """Give waiting jobs to idle slots; then send ahead."""
+        held, pool = self._held, self._pool
+        actions: list[Action] = []
+        while held.backlog and pool.idle:
+            found = self._next_pair(now)
+            if found is None:
+                break
+            position, slot = found
+            actions += self._give(position, slot, now)
+        if held.backlog and self._lending.lent and self._lending.depths:
+            for slot in list(self._lending.lent.values()):
+                deep = self._find_for_lent(slot, now)
+                if deep is not None:
+                    actions += self._give(deep, slot, now)
+        if held.backlog and not pool.idle:
+            for slot in pool.slots:
+                if slot.busy is not None:
+                    actions += self.top_up(slot.busy, now)
+                    if not held.backlog:
+                        break
+        return actions + self._lending.report()
+
+    def top_up(self, runner: Runner, now: float) -> list[Action]:
+        """Send ahead what the runner will need soon."""
+        backlog, sent = self._held.backlog, runner.sent
+        if not backlog or runner.is_ending or runner.is_dropping or not sent or self._pool.idle:
+            return []
+        if runner.slot.index in self._lending.wanted:
+            return []
+        if now - runner.since > STUCK_SECONDS or sent[-1].stopped or sent[0].expired:
+            return []  # its job is longer than was thought, or must end
+        job = backlog[0]
+        seconds = job.function.estimate.seconds
+        if job.context != runner.context or seconds > AHEAD_SECONDS or job.avoid >= 0:
+            return []
+        full = min(AHEAD_JOBS, int(AHEAD_SECONDS / (seconds + 1e-9)) + 1)
+        if len(sent) > max(2, full // 2):
+            return []  # a full frame later costs less than a few jobs now
+        if self._max_jobs:
+            full = min(full, self._max_jobs - runner.ended)
+        share = -(-len(backlog) // len(self._pool.slots))
+        return self._send_ahead(runner, min(full - len(sent), share))
+
+    def _send_ahead(self, runner: Runner, most: int) -> list[Action]:
+        backlog, jobs, size = self._held.backlog, [], 0
+        for _ in range(most):
+            job = backlog[0]
+            size += len(job.payload)
+            if job.context != runner.context or job.avoid >= 0 or size > AHEAD_BYTES:
+                break
+            if job.function.estimate.seconds > AHEAD_SECONDS:
+                break
+            jobs.append(backlog.popleft())
+        runner.sent.extend(jobs)
+        return [SendJobs(runner, jobs)] if jobs else []
+
+    def _give(self, position: int, slot: Slot, now: float) -> list[Action]:
+        """Give the job that waits at this position to a slot that runs none."""
+        pool, backlog = self._pool, self._held.backlog
+        actions: list[Action] = []
+        job = backlog[position]
+        del backlog[position]
+        runner = slot.runners.pop(job.context, None)
+        if runner is None:
+            actions += [EndRunner(other) for other in pool.make_room(slot, job.context)]
+            runner = pool.add(slot, job.context)
+            actions.append(StartRunner(runner, job.function.environment))
+        slot.runners[job.context] = runner
+        slot.busy = runner
+        pool.idle.pop(slot.index, None)
+        self._lending.lent.pop(slot.index, None)
+        runner.since = now
+        runner.sent.append(job)
+        actions.append(SendJobs(runner, [job]))
+        return actions
+
+    def _next_pair(self, now: float) -> tuple[int, Slot] | None:
+        """The first waiting job for which there is a slot, and the slot: one with a runner, if possible."""
+        slots = self._pool.idle.values()
+        is_choosy = len(self._pool.slots) > 1
+        hopeless: set[Context] = set()  # for which no slot can be used now
+        for position, job in enumerate(self._held.backlog):
+            if job.context in hopeless:
+                continue
+            best = None
+            for slot in slots:
+                if slot.index == job.avoid and is_choosy:
+                    continue
+                runner = slot.runners.get(job.context)
+                if runner is None:
+                    best = best or (slot if slot.rests_until <= now else None)
+                elif not runner.is_dropping:
+                    return position, slot
+            if best is not None:
+                return position, best
+            if job.avoid < 0:
+                hopeless.add(job.context)
+        return None
+
+    def _find_for_lent(self, slot: Slot, now: float) -> int | None:
+        """The position of the first waiting job that may use this slot, which is lent, now."""
+        lending, is_choosy = self._lending, len(self._pool.slots) > 1
+        floor = lending.floor(slot)
+        # A process for each depth, and not one more: what ends is gone before the next one starts.
+        can_start = slot.rests_until <= now and not any(
+            runner.is_ending and runner.slot is slot for runner in self._pool.runners.values()
+        )
+        for position, job in enumerate(self._held.backlog):
+            if lending.depth(job.session) <= floor or (slot.index == job.avoid and is_choosy):
+                continue
+            runner = slot.runners.get(job.context)
+            if can_start if runner is None else not runner.is_dropping:
+                return position
+        return None
+
+    # --- where runners cannot be started ---
+
+    def begin_anew(self) -> None:
+        """Another master is there, which takes all slots for usable."""
+        self._told_usable = len(self._pool.slots)
+
+    def report_usable(self) -> list[Action]:
+        """Tell the master which slots can be used, if that has changed; return what would wait for one."""
+        held, pool = self._held, self._pool
+        can_start = len(pool.slots) - len(pool.resting)
+        usable = can_start + sum(bool(slot.runners) for slot in pool.resting)
+        blocked: frozenset[int] = frozenset()
+        if not can_start:
+            contexts = {context for slot in pool.slots for context in slot.runners}
+            blocked = frozenset(job.session for job in held.backlog if job.context not in contexts)
+            blocked |= held.blocked - {session for session, _ in contexts}
+        actions: list[Action] = []
+        if (usable, blocked) != (self._told_usable, held.blocked):
+            self._told_usable = usable
+            actions.append(TellUsable(usable, sorted(blocked)))
+        return actions + returned(held.block(blocked))

@@ -1,0 +1,117 @@
+"""The command line of `python -m cw.worker`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+from cw import program
+from cw.net import address
+from cw.net.loop import Loop
+from cw.worker.worker import Settings, Worker
+
+
+def main() -> int:
+    """The program. Returns its exit status."""
+    options = _parse()
+    program.set_up_logging(options.verbose)
+    address.find_master(options.host, options.port)  # mistakes end the program here
+    if options.host:
+        address.bind_jobs(options.host, options.port)
+    settings = Settings(
+        options.silence,
+        options.reconnect_timeout,
+        options.grace,
+        options.lifetime,
+        options.until,
+        options.max_jobs,
+    )
+    descriptors = program.allow_many_descriptors()  # each runner takes some
+    loop = Loop()
+
+    def find() -> list[address.Candidate]:
+        if options.notice is None or os.environ.get("CW_MASTER"):
+            return address.find_master(options.host, options.port)
+        # In Slurm: of this cluster's own. On this machine there may be another one's.
+        return address.find_cluster(address.cluster_name())
+
+    # First: whoever ends it while it starts its keeper shall find both gone.
+    loop.on_signal(signal.SIGINT, lambda: worker.on_sigint())
+    loop.on_signal(signal.SIGTERM, lambda: worker.on_sigterm())
+    if options.notice is not None:
+        loop.on_signal(options.notice, lambda: worker.on_notice())
+    worker = Worker(loop, options.slots, find, settings, descriptors)
+    program.watch_lifeline(loop, options.lifeline_fd, worker.on_launcher_gone)
+    if options.ready_fd is not None:
+        worker.on_joined = lambda: program.say_ready(options.ready_fd)
+    worker.connect()
+    try:
+        loop.run()
+    finally:
+        worker.close()
+    if worker.failure:
+        raise program.Mistake(worker.failure)
+    return 0
+
+
+def _parse() -> Any:
+    parser = program.argument_parser(
+        "cw.worker",
+        "Runs the jobs that clients submit to a master. Waits for the master if it is not there yet.",
+        epilog="Without HOST: CW_MASTER, else the running master's address file in ~/.cw, else this machine.",
+    )
+    parser.add_argument("host", nargs="?", metavar="HOST[:PORT]", help="where the master runs")
+    parser.add_argument(
+        "--port", type=program.converted_by(address.check_port), help="its port (default: 5494)"
+    )
+    parser.add_argument("-n", dest="slots", metavar="SLOTS", type=program.converted_by(_parse_slots), default=1,
+                        help="jobs to run at a time, or 'auto': one for each usable CPU (default: 1)")  # fmt: skip
+    _add_limits(parser)
+    program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--notice")
+    return parser.parse_args()
+
+
+def _parse_slots(text: str) -> int:
+    if text == "auto":
+        return len(os.sched_getaffinity(0))
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 65535):
+        raise ValueError(f"{text!r} is no number of slots: give 1 or more, or 'auto' for the usable CPUs")
+    return int(text)
+
+
+def _parse_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ValueError(f"{text!r} is no number of jobs: give 1 or more")
+    return int(text)
+
+
+def _parse_time(text: str) -> float:
+    if not (text.isascii() and text.isdigit() and time.time() - 1e6 < int(text) < 1e10):
+        raise ValueError(f"{text!r} is no time: give seconds since 1970 (date +%s -d 18:00)")
+    return float(text)
+
+
+def _add_limits(parser: Any) -> None:
+    """The options of `Settings`."""
+    defaults = Settings()
+    seconds = program.converted_by(program.parse_seconds)
+    positive = program.converted_by(program.parse_positive_seconds)
+    group = parser.add_argument_group("limits")
+    group.add_argument("--grace", metavar="SECONDS", type=seconds, default=defaults.grace,
+                       help="told to end (Ctrl-C, SIGTERM), let running jobs go on for so long; then stop them, within "
+                       "3 s; the rest goes to other workers at once (default: %(default)g; a second Ctrl-C ends it at "
+                       "once)")  # fmt: skip
+    group.add_argument("--lifetime", metavar="SECONDS", type=positive, default=defaults.lifetime,
+                       help="after so long, end as if told to (default: never)")  # fmt: skip
+    group.add_argument("--until", metavar="TIME", type=program.converted_by(_parse_time), default=defaults.until,
+                       help="when the machine is taken away, in seconds since 1970: a minute before that it takes "
+                       "nothing more, and 5 seconds before it jobs are stopped (default: never)")  # fmt: skip
+    group.add_argument("--max-jobs", metavar="N", type=program.converted_by(_parse_count), default=defaults.max_jobs,
+                       help="replace each runner process by a new one after N jobs (default: never)")  # fmt: skip
+    group.add_argument("--silence", metavar="SECONDS", type=positive, default=defaults.silence,
+                       help="take a master that says nothing for so long for gone (default: %(default)g)")  # fmt: skip
+    group.add_argument("--reconnect-timeout", metavar="SECONDS", type=seconds, default=defaults.reconnect_timeout,
+                       help="look for a lost master for so long before its jobs are given up; the worker itself waits "
+                       "on (default: %(default)g)")  # fmt: skip

@@ -1,0 +1,214 @@
+"""Carries out what a worker's policy decides, on its runners, and reports to the policy what becomes of that.
+
+    Slots.on_*() --> actions --> perform --> Runners <==> runners
+                                    |           |
+       the master <-----------------'           '--> results, exits --> Slots.on_*(), Outcomes --> the master
+
+All in here runs in the loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from cw import program
+from cw.net import messages as m
+from cw.net.loop import Loop
+from cw.worker import actions as a
+from cw.worker.departure import Departure
+from cw.worker.outcomes import SUSPECT_SECONDS, Outcome, Outcomes
+from cw.worker.pool import Runner
+from cw.worker.runners import Runners
+from cw.worker.slots import Slots
+
+_lines = program.RateLimited(logging.getLogger("cw.worker"))
+
+TICK_SECONDS = 0.02
+
+TOLD_TO_END = frozenset({"killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP"})
+"""How a runner may end because its machine is being cleared."""
+
+
+class Execution:
+    """The runners of one worker at work. `send` is for messages to the master."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        slots: Slots,
+        runners: Runners,
+        departure: Departure,
+        send: Callable[[tuple[Any, ...]], None],
+    ) -> None:
+        self.slots = slots
+        self.runners = runners
+        self.outcomes = Outcomes()
+        self.waits: dict[Runner, m.Waits] = {}
+        """Of runners whose job waits for jobs of its own: what that says."""
+        self.master = ""
+        """The start id of the master of this cluster."""
+        self._loop = loop
+        self._departure = departure
+        self._send = send
+        self._why_unusable = ""  # how the last runner ended
+        self._is_ticking = False
+        runners.on_results = self._on_results
+        runners.on_dropped = lambda runner: self.perform(slots.on_dropped(runner, time.monotonic()))
+        runners.on_remark = lambda runner, remark: send(remark._replace(session=runner.session))
+        runners.on_waits = self._on_waits
+        runners.on_gone = slots.on_runner_gone
+        runners.on_exited = self._on_exited
+        # What each kind of action is carried out by. It returns actions to be carried out before those that follow.
+        self._handlers: dict[type, Callable[[Any], Sequence[a.Action] | None]] = {
+            a.Send: self._on_send,
+            a.SendJobs: self._on_send_jobs,
+            a.StartRunner: self._on_start_runner,
+            a.Retract: self._on_retract,
+            a.SendDrop: self._on_send_drop,
+            a.GiveBack: self._on_give_back,
+            a.EndRunner: self._on_end_runner,
+            a.StopRunner: self._on_stop_runner,
+            a.LookAtTokens: self._on_look_at_tokens,
+            a.Resume: self._on_resume,
+            a.TellDied: self._on_tell_died,
+            a.TellExpired: self._on_tell_expired,
+            a.TellUsable: self._on_tell_usable,
+        }
+
+    def perform(self, actions: Sequence[a.Action]) -> None:
+        """Carry these out."""
+        handlers, todo = self._handlers, deque(actions)
+        while todo:
+            action = todo.popleft()
+            more = handlers[type(action)](action)
+            if more:
+                todo.extendleft(reversed(more))
+        if not self._is_ticking and self.slots.wants_tick():
+            self._is_ticking = True
+            self._loop.call_every(TICK_SECONDS, self._on_tick)
+
+    def count_running(self) -> int:
+        """How many jobs may have started."""
+        return sum(is_running for _, is_running in self.slots.holdings())
+
+    def lend_again(self) -> None:
+        """Another master is there: jobs that wait may wait for jobs that they have given to it."""
+        for runner in list(self.waits):
+            self._lend(runner)
+
+    def on_forsaken(self) -> None:
+        """No master knows of the jobs here: forget what they came to, and what they wait for."""
+        self.outcomes.on_forsaken()
+        self.waits.clear()
+
+    # --- the policy's actions ---
+
+    def _on_send(self, action: a.Send) -> None:
+        self._send(action.message)
+
+    def _on_send_jobs(self, action: a.SendJobs) -> None:
+        self.runners.send_jobs(action.runner, action.jobs)
+
+    def _on_start_runner(self, action: a.StartRunner) -> None:
+        session = action.runner.session
+        self.runners.start(action.runner, action.environment)
+        if depth := self.slots.depth(session):
+            self.runners.send(action.runner, m.Depth(session, depth))
+
+    def _on_retract(self, action: a.Retract) -> Sequence[a.Action]:
+        taken = self.runners.take_tokens(action.runner, action.limit)
+        return self.slots.on_retracted(action.runner, taken, time.monotonic())
+
+    def _on_send_drop(self, action: a.SendDrop) -> None:
+        self.runners.send_drop(action.runner)
+
+    def _on_give_back(self, action: a.GiveBack) -> Sequence[a.Action]:
+        return self.slots.on_give_back(action.limit)
+
+    def _on_end_runner(self, action: a.EndRunner) -> None:
+        self.runners.end(action.runner)
+
+    def _on_stop_runner(self, action: a.StopRunner) -> None:
+        self.runners.stop(action.runner, self._departure.stop_pace)
+
+    def _on_look_at_tokens(self, action: a.LookAtTokens) -> None:
+        left = self.runners.tokens_left(action.runner)
+        self.slots.on_tokens_seen(action.runner, left, time.monotonic())
+
+    def _on_resume(self, action: a.Resume) -> None:
+        self.runners.send(action.runner, m.Resume(action.serial))
+
+    def _on_tell_died(self, action: a.TellDied) -> None:
+        self._send(self.outcomes.died(action.job, action.note))
+
+    def _on_tell_expired(self, action: a.TellExpired) -> None:
+        self._send(self.outcomes.expired(action.job, action.note))
+
+    def _on_tell_usable(self, action: a.TellUsable) -> None:
+        if action.slots < len(self.slots.pool.slots) or action.not_for:
+            _lines.warning("no runner can be started on some slots: jobs that need one go to other workers, and it is "
+                           "tried again in some seconds")  # fmt: skip
+        self._send(m.Usable(action.slots, action.not_for, self._why_unusable))
+
+    # --- the runners ---
+
+    def _on_results(
+        self,
+        runner: Runner,
+        numbers: list[int],
+        statuses: list[int],
+        seconds: list[float],
+        payloads: list[Any],
+    ) -> None:
+        jobs = self.slots.jobs(numbers)
+        if runner.is_ending or m.INTERRUPTED in statuses or m.NOT_ENTERED in statuses:
+            self._classify(runner, map(Outcome, jobs, statuses, seconds, payloads))
+        else:
+            self.outcomes.kept.add_results(jobs, statuses, seconds, payloads)
+            self._send(m.Results(numbers, statuses, seconds, payloads))
+        self.perform(self.slots.on_results(runner, numbers, seconds, time.monotonic()))
+
+    def _classify(self, runner: Runner, outcomes: Iterable[Outcome]) -> None:
+        """Report results, some of which may not be what the job itself came to."""
+        place, is_draining = self.runners.place(runner), self._departure.is_draining
+        messages, suspects = self.outcomes.classify(outcomes, runner.is_ending, is_draining, place)
+        for message in messages:
+            self._send(message)
+        if suspects:
+            self._loop.call_later(SUSPECT_SECONDS, lambda: self._clear(suspects))
+
+    def _clear(self, suspects: list[Outcome]) -> None:
+        for message in self.outcomes.on_cleared(suspects):
+            self._send(message)
+
+    def _on_waits(self, runner: Runner, message: m.Waits | m.WaitOver) -> None:
+        """A job begins, or ends, to wait for jobs of its own. Only with those of this cluster it has to do here."""
+        if type(message) is m.Waits:
+            self.waits[runner] = message
+            self._lend(runner)
+        elif type(message) is m.WaitOver:
+            self.waits.pop(runner, None)
+            serial, is_patient = message.serial, bool(message.is_patient)
+            self.perform(self.slots.on_wait_over(runner, serial, is_patient, time.monotonic()))
+
+    def _lend(self, runner: Runner) -> None:
+        wait = self.waits[runner]
+        if wait.master == self.master:
+            self.perform(self.slots.on_waits(runner, wait.number, time.monotonic()))
+
+    def _on_exited(self, runner: Runner, unstarted: int, note: dict[str, Any]) -> None:
+        was_told_to = note["how"] in TOLD_TO_END
+        self._why_unusable = note["how"]
+        self.waits.pop(runner, None)
+        self.perform(self.slots.on_runner_exited(runner, unstarted, note, time.monotonic(), was_told_to))
+
+    def _on_tick(self, now: float) -> bool:
+        if self._departure.is_leaving:
+            return False
+        self.perform(self.slots.on_tick(now))
+        self._is_ticking = self.slots.wants_tick()
+        return self._is_ticking

@@ -1,0 +1,106 @@
+"""What jobs came to, on its way to the master: reported, held back, kept."""
+
+import json
+
+import pytest
+
+from cw.net import messages as m
+from cw.net.objects import Object
+from cw.worker.jobs import Job
+from cw.worker.outcomes import Outcome, Outcomes
+
+PLACE = {"host": "node1", "slot": 0}
+
+
+def job(dispatch=1, timeout=0.0, **flags):
+    made = Job(dispatch, 7, 100 + dispatch, Object(1, b""), 0, 1, b"payload", timeout)
+    for name, value in flags.items():
+        setattr(made, name, value)
+    return made
+
+
+def classify(outcomes, *found, is_ending=True, is_draining=False):
+    return outcomes.classify([Outcome(*each) for each in found], is_ending, is_draining, PLACE)
+
+
+def test_what_a_job_came_to_is_reported_and_kept_until_it_is_released():
+    outcomes = Outcomes()
+    messages, suspects = classify(outcomes, (job(), m.DONE, 0.5, b"result"))
+    assert messages == [m.Results([1], [m.DONE], [0.5], [b"result"])] and not suspects
+    assert outcomes.holdings() == [(1, 7, 101, m.FINISHED)]
+    assert outcomes.on_claim([1, 2]) == [*messages, m.Returned([2])]
+    outcomes.kept.forget([1])
+    assert outcomes.on_claim([1]) == [m.Returned([1])]
+
+
+def test_what_was_not_allowed_to_end_is_cut_short_unless_its_result_is_wanted():
+    for keeps in False, True:
+        outcomes = Outcomes()
+        messages, _ = classify(outcomes, (job(is_cut=True, keeps=keeps), m.DONE, 0.5, b"result"))
+        assert messages == [m.Results([1], [m.DONE], [0.5], [b"result"]) if keeps else m.CutShort([1])]
+    messages, _ = classify(Outcomes(), (job(is_cut=True, keeps=True), m.ERROR, 0.5, b"error"))
+    assert messages == [m.CutShort([1])]
+
+
+def test_a_job_that_ran_into_its_time_limit_says_where_and_for_how_long():
+    outcomes = Outcomes()
+    slow, in_time = job(1, 2.0, expired=True), job(2, 2.0, expired=True)
+    messages, _ = classify(outcomes, (slow, m.DONE, 2.5, b""), (in_time, m.DONE, 1.5, b"result"))
+    (text,) = messages[0].payloads
+    assert messages[0].statuses == [m.TIMEOUT] and messages[1].payloads == [b"result"]
+    assert json.loads(text) == {**PLACE, "seconds": 2.5, "limit": 2.0, "attempt": 1}
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_a_call_that_was_not_entered_goes_to_the_master_if_it_is_wanted(is_wanted):
+    said = m.NotEntered([1], [0], [1], [b"x"])
+    messages, _ = classify(
+        Outcomes(), (job(stopped=not is_wanted), m.NOT_ENTERED, 0.0, said), is_ending=False
+    )
+    assert messages == [said if is_wanted else m.Returned([1])]
+
+
+def test_an_error_after_a_sigterm_is_the_jobs_own_unless_the_worker_is_told_to_end_too():
+    interrupted = (job(), m.INTERRUPTED, 0.5, b"error")
+    result = m.Results([1], [m.ERROR], [0.5], [b"error"])
+    outcomes = Outcomes()
+    messages, suspects = classify(outcomes, interrupted)
+    assert not messages and outcomes.holdings() == [(1, 7, 101, m.RUNNING)]
+    assert outcomes.on_cleared(suspects) == [result]
+    assert outcomes.on_cleared(suspects) == outcomes.on_drain() == []
+    outcomes = Outcomes()
+    _, suspects = classify(outcomes, interrupted)
+    assert outcomes.on_drain() == [m.CutShort([1])]
+    assert outcomes.on_cleared(suspects) == []
+    assert classify(Outcomes(), interrupted, is_draining=True) == ([m.CutShort([1])], [])
+
+
+def test_a_death_is_kept_too():
+    outcomes = Outcomes()
+    note = {"how": "killed by SIGSEGV"}
+    died = outcomes.died(job(), note)
+    assert died == m.RunnerDied(1, note) and outcomes.on_claim([1]) == [died]
+
+
+def test_what_a_new_master_was_told_of_is_unclaimed_until_it_asks_or_releases():
+    outcomes = Outcomes()
+    for dispatch in 1, 2:
+        outcomes.died(job(dispatch), {"how": "?"})
+    assert not outcomes.has_unclaimed
+    outcomes.holdings()
+    outcomes.on_claim([1])
+    assert outcomes.has_unclaimed
+    outcomes.kept.forget([2])
+    assert not outcomes.has_unclaimed
+
+
+def test_jobs_whose_result_counts_when_their_time_is_up_are_named_before_they_come():
+    outcomes = Outcomes()
+    outcomes.on_keep([1, 3])
+    first, second = job(1), job(2)
+    outcomes.on_jobs([first, second], [1, 2])
+    assert (first.keeps, second.keeps) == (True, False)
+    outcomes.on_welcome()  # another master: what the one before said of 3 is void
+    third = job(3)
+    outcomes.on_jobs([third], [3])
+    assert not third.keeps
