@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
 
 
 class Outcomes:
-    """Those of one worker."""
+    """The outcomes of one worker's jobs."""
 
     def __init__(self) -> None:
         self.kept = Kept()
