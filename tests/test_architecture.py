@@ -44,7 +44,8 @@ FLOORS = [
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
     "master.asides", "master.returns", "master.stalls", "master.turns", "master.jobs", "master.__init__",
     "net.connector", "net.connection", "net.loop", "net.timers", "net.sockets", "net.tls",
-    "net.address", "net.wire", "net.memory", "net.objects", "net.messages", "net.__init__",
+    "net.address", "net.wire", "net.memory", "net.objects",
+    "net.messages", "net.peer_messages", "net.schema", "net.__init__",
     "credential", "home", "program", "guard", "nested",
     "errors", "location", "version",
 ]  # fmt: skip
@@ -100,6 +101,8 @@ PURE = (
     "worker.jobs",
     "net.objects",
     "net.messages",
+    "net.peer_messages",
+    "net.schema",
     "net.timers",
     "store.format",
     "errors",

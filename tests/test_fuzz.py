@@ -14,7 +14,6 @@ import socket
 import sys
 import time
 import types
-from typing import get_origin, get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -35,6 +34,7 @@ from cw.master.peers import FROM_CLIENT, FROM_WORKER  # noqa: E402
 from cw.net import messages as m  # noqa: E402
 from cw.net import wire  # noqa: E402
 from cw.net.loop import Loop  # noqa: E402
+from cw.net.schema import SPECS  # noqa: E402
 
 # --- what may come ----------------------------------------------------------------------------
 
@@ -68,14 +68,15 @@ _VALUES = {
 }
 
 
-def _record_of(cls):
-    hints = get_type_hints(cls).values()
-    return st.tuples(*[_VALUES[get_origin(hint) or hint] for hint in hints]).map(lambda values: cls(*values))
+def _record_of(spec):
+    values = [_VALUES[float if field.types == (int, float) else field.types] for field in spec.fields]
+    return st.tuples(*values).map(lambda values: spec.cls(*values))
 
 
-def _batch_of(cls, codes):
-    columns = [_COLUMNS[code] for code in codes]
-    if "payloads" in cls._fields:
+def _batch_of(spec):
+    cls = spec.cls
+    columns = [_COLUMNS[code] for code in spec.codes]
+    if spec.has_payloads:
         columns.append(_payload)
     rows = st.lists(st.tuples(*columns), max_size=5)
     return rows.map(
@@ -83,9 +84,7 @@ def _batch_of(cls, codes):
     )
 
 
-_MESSAGES = {cls: _record_of(cls) for cls in wire._RECORDS.values()} | {
-    cls: _batch_of(cls, codes) for cls, codes in wire._BATCHES.values()
-}
+_MESSAGES = {cls: (_batch_of if spec.is_batch else _record_of)(spec) for cls, spec in SPECS.items()}
 _any_message = st.sampled_from(sorted(_MESSAGES, key=lambda cls: cls.__name__)).flatmap(_MESSAGES.__getitem__)
 
 
@@ -102,7 +101,7 @@ def frames_of(message):
 _header = st.builds(
     wire.HEADER.pack,
     st.one_of(st.integers(0, 40), st.sampled_from([wire.MAX_BODY, wire.MAX_BODY + 1, 2**32 - 1])),
-    st.one_of(st.sampled_from([*wire._RECORDS, *wire._BATCHES, 255]), st.integers(0, 255)),
+    st.one_of(st.sampled_from([*(spec.kind for spec in SPECS.values()), 255]), st.integers(0, 255)),
     st.integers(0, 3),
     st.sampled_from([0, 0, 0, 1]),
 )

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from cw.errors import ProtocolError
 from cw.net import messages as m
 from cw.net import wire
+from cw.net.schema import SPECS
 
 HELLO = m.Hello("client", "ab" * 16, "cd" * 16, m.PROTOCOL, [3, 11], "0.1", "node7", 4711, 0)
 SUBMIT = m.Submit([7, 8], [1, 1], [0, 2], [b"seven", b"eight!"])
 LARGE_OBJECT = m.Objects([1], [2], [m.VALUE], [(1,)], [bytes(2 * wire.LARGE)])
-KIND_OF = {cls: kind for kind, cls in wire._RECORDS.items()} | {
-    cls: kind for kind, (cls, _) in wire._BATCHES.items()
-}
+KIND_OF = {cls: spec.kind for cls, spec in SPECS.items()}
+RECORDS = [spec for spec in SPECS.values() if not spec.is_batch]
+BATCHES = [spec for spec in SPECS.values() if spec.is_batch]
 
 
 def bytes_of(*messages):
@@ -50,7 +51,7 @@ def join(messages):
     """Batches of one kind that follow each other as one: large ones are cut into several on their way."""
     joined = []
     for message in map(plain, messages):
-        if joined and type(joined[-1]) is type(message) and KIND_OF[type(message)] in wire._BATCHES:
+        if joined and type(joined[-1]) is type(message) and SPECS[type(message)].is_batch:
             joined[-1] = type(message)(*([*a, *b] for a, b in zip(joined[-1], message, strict=True)))
         else:
             joined.append(message)
@@ -110,23 +111,19 @@ _entries = {
     "N": st.lists(st.integers(0, 2**32 - 1), max_size=5).map(tuple),
 }
 _records = st.one_of(
-    [st.builds(cls, *(_values[hint] for hint in wire._FIELDS[cls])) for cls in wire._RECORDS.values()]
+    [st.builds(spec.cls, *(_values[field.types] for field in spec.fields)) for spec in RECORDS]
 )
 
 
 @st.composite
 def _batches(draw, with_payloads=None, max_size=9):
-    cases = [
-        case
-        for case in wire._BATCHES.values()
-        if with_payloads is None or (case[0] in wire._WITH_PAYLOADS) == with_payloads
-    ]
-    cls, codes = draw(st.sampled_from(cases))
-    columns = [_entries[code] for code in codes]
-    if cls in wire._WITH_PAYLOADS:
+    specs = [spec for spec in BATCHES if with_payloads in (None, spec.has_payloads)]
+    spec = draw(st.sampled_from(specs))
+    columns = [_entries[code] for code in spec.codes]
+    if spec.has_payloads:
         columns.append(st.binary(max_size=30) | st.binary(min_size=100, max_size=140))
     rows = draw(st.lists(st.tuples(*columns), max_size=max_size))
-    return cls(*([row[index] for row in rows] for index in range(len(columns))))
+    return spec.cls(*([row[index] for row in rows] for index in range(len(columns))))
 
 
 _messages = _records | _batches() | _batches(with_payloads=False, max_size=40)
@@ -203,20 +200,11 @@ def test_two_messages_in_one_chunk_come_together_and_a_third_waits_for_its_end()
     assert decoder.feed(memoryview(data)[-1:]) == [HELLO]
 
 
-@pytest.mark.parametrize("cls", [cls for cls, _ in wire._BATCHES.values()])
+@pytest.mark.parametrize("cls", [spec.cls for spec in BATCHES])
 def test_a_batch_of_nothing_is_a_message_too(cls):
     # A worker that has nothing to give back answers a Recall with it.
     empty = cls(*([] for _ in cls._fields))
     assert decode(bytes_of(empty)) == [empty]
-
-
-def test_every_message_class_has_a_number_of_its_own():
-    classes = [cls for cls in vars(m).values() if isinstance(cls, type) and hasattr(cls, "_fields")]
-    assert {*wire._RECORDS.values(), *(cls for cls, _ in wire._BATCHES.values())} == set(classes)
-    assert wire._PIECE_KIND not in (*wire._RECORDS, *wire._BATCHES)
-    assert not wire._RECORDS.keys() & wire._BATCHES.keys()
-    for cls, codes in wire._BATCHES.values():
-        assert len(cls._fields) == len(codes) + ("payloads" in cls._fields)
 
 
 def test_a_batch_of_many_is_cut_into_frames_of_bounded_size():
@@ -277,7 +265,7 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.Origin,
         m.Depth,
     }
-    for cls in (*wire._RECORDS.values(), *(cls for cls, _ in wire._BATCHES.values())):
+    for cls in SPECS:
         assert wire.is_control(cls(*cls._fields)) == (cls not in data)
 
 
@@ -554,7 +542,7 @@ def test_a_payload_for_which_there_is_no_memory_costs_its_sender_the_connection_
         wire.Decoder(allocate).feed(large_head(wire.MAX_PAYLOAD))
 
 
-@pytest.mark.parametrize("cls", [cls for cls, _ in wire._BATCHES.values()])
+@pytest.mark.parametrize("cls", [spec.cls for spec in BATCHES])
 @pytest.mark.parametrize("flags", [0, 1])
 def test_a_count_that_lies_costs_no_memory(cls, flags):
     data = batch(cls, 2**32 - 1, bytes(64), flags=flags)

@@ -72,7 +72,7 @@ def ask(
 
     def on_connected(sock: Any, where: tuple[str, int]) -> None:
         connection = Connection(loop, sock)
-        connection.decoder.accepts = frozenset({m.Welcome, m.Refused, m.Goodbye, m.Census})
+        connection.decoder.accepts = m.sent_on(m.Leg.MASTER_OBSERVER) | {m.Welcome, m.Refused}
         connection.on_message = lambda message: on_message(connection, message, where)
         connection.on_close = lambda reason: loop.stop()
         hello = m.Hello("observer", secrets.token_hex(16), "", m.PROTOCOL, list(sys.version_info[:2]), VERSION,

@@ -19,6 +19,7 @@ from typing import Any
 from cw.errors import ProtocolError
 from cw.net import messages as m
 from cw.net.objects import SessionObjects, closure
+from cw.net.schema import MOST_DEPTH, MOST_SECONDS, TEXT, check_bounds, is_ident, is_text
 from cw.net.wire import MAX_PAYLOAD
 from cw.version import VERSION
 
@@ -40,19 +41,9 @@ SLACK = 2
 """Times the window that may be open here: a Cancel may overtake its job, and a smaller window is heard of late."""
 
 MOST_SLOTS = 65535
-MOST_DEPTH = 1000
-"""Of sessions of clients in jobs in jobs."""
-MOST_SECONDS = 1e9
-"""Of a time limit: 30 years."""
-
-TEXT = 1000
-"""Characters of a text that goes into logs or messages."""
 
 NOTES = 20
 """Notes on the earlier attempts of one job; the latest are kept."""
-
-ATTEMPTS = 1_000_000
-"""Attempts and losses that a job may have behind it."""
 
 HOLDINGS = 1_000_000
 """Jobs, ended or not, of which a worker may say that it holds them."""
@@ -61,10 +52,6 @@ HANDED_IN_JOBS = 8 * 1024**2
 """Jobs that a client which is back may hand in again: they went through a window at a master before, of which this one
 knows nothing."""
 
-SESSIONS = 1_000_000
-"""Sessions of which a worker may say that it knows them; workers of which a client may."""
-
-_HEX = frozenset("0123456789abcdef")
 _NOTE: dict[str, tuple[type, ...]] = {
     "host": (str,), "worker_ident": (str,), "worker": (str, int), "slot": (int,), "pid": (int,), "how": (str,),
     "seconds": (int, float), "stderr": (str,), "loading": (bool,),
@@ -87,7 +74,7 @@ def reason_to_refuse(hello: m.Hello) -> str:
         return f"its role is {hello.role!r}"
     if hello.role == "worker" and not 0 < hello.slots <= MOST_SLOTS:
         return f"it offers {hello.slots} slots"
-    if not _is_ident(hello.ident) or (hello.role == "client" and not _is_ident(hello.secret)):
+    if not is_ident(hello.ident) or (hello.role == "client" and not is_ident(hello.secret)):
         return "it does not say who it is"
     if hello.depth > MOST_DEPTH:
         return f"it is a client in a job in a job, {hello.depth} deep"
@@ -97,17 +84,8 @@ def reason_to_refuse(hello: m.Hello) -> str:
     return ""
 
 
-def _is_ident(text: str) -> bool:
-    return len(text) == 32 and _HEX.issuperset(text)
-
-
-def is_text(text: Any) -> bool:
-    """Is it a text that may stand in a line of the log?"""
-    return isinstance(text, str) and len(text) <= TEXT and text.isprintable()
-
-
 def clean_text(text: str) -> str:
-    """The same, made of any text."""
+    """A text that may stand in a line of the log, made of any."""
     return "".join(c if c.isprintable() else "?" for c in text[:TEXT])
 
 
@@ -132,25 +110,24 @@ def clean_notes(notes: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 class Rules:
-    """Of one connection. `check(message)` raises ProtocolError."""
+    """Of one connection: what messages declare of their values, and what depends on others that came or were sent.
+
+    `check(message)` raises ProtocolError.
+    """
 
     _checks: dict[type, Callable[[Any, Any], None]] = {}
 
     def check(self, message: Any) -> None:
         check = self._checks.get(type(message))
-        if check is None:
-            return
         try:
-            check(self, message)
+            check_bounds(message)
+            if check is not None:
+                check(self, message)
         except ProtocolError:
             raise
         except Exception as error:
             logger.exception("%s cannot be checked", type(message).__name__)
             raise ProtocolError(f"{type(message).__name__} cannot be checked: {error!r}") from error
-
-    def _on_goodbye(self, message: m.Goodbye) -> None:
-        if not is_text(message.reason):
-            raise ProtocolError("Goodbye for a reason that is no line of text")
 
 
 class ClientRules(Rules):
@@ -221,16 +198,6 @@ class ClientRules(Rules):
                 raise ProtocolError(f"an option {name[:TEXT]!r} of {str(value)[:TEXT]!r}")
         self._options.add(message.number)
 
-    def _on_charged(self, message: m.Charged) -> None:
-        if message.deaths > ATTEMPTS or message.losses > ATTEMPTS:
-            raise ProtocolError("a job with a past that cannot be")
-
-    def _on_roster(self, message: m.Roster) -> None:
-        if len(message.joined) > SESSIONS or not all(
-            isinstance(i, str) and _is_ident(i) for i in message.joined
-        ):
-            raise ProtocolError("a roster of workers that cannot be")
-
     def _on_submit(self, message: m.Submit) -> None:
         jobs, numbers = self._open_jobs(), message.numbers
         # In order, and so each once over this connection: then only what was handed in before can be open.
@@ -263,9 +230,6 @@ class ClientRules(Rules):
         m.Objects: _on_objects,
         m.OptionSets: _on_options,
         m.Submit: _on_submit,
-        m.Charged: _on_charged,
-        m.Roster: _on_roster,
-        m.Goodbye: Rules._on_goodbye,
     }
 
 
@@ -290,46 +254,26 @@ class WorkerRules(Rules):
     def _on_results(self, message: m.Results) -> None:
         if max(message.statuses, default=0) > m.TIMEOUT:
             raise ProtocolError("a result that is neither done nor an error nor late")
-        if not are_durations(message.seconds):
-            raise ProtocolError("a result after a time that is none")
 
     def _on_holding(self, message: m.Holding) -> None:
         self._holdings += len(message.dispatches)
         if self._holdings > HOLDINGS:
             raise ProtocolError(f"it holds {self._holdings} jobs")
 
-    def _on_stay(self, message: m.Stay) -> None:
-        if not is_text(message.place) or not -1 <= message.seconds <= MOST_SECONDS:
-            raise ProtocolError("a stay that cannot be")
-
     def _on_reported(self, message: m.Reported) -> None:
         self._holdings = 0
-        if len(message.sessions) > SESSIONS:
-            raise ProtocolError(f"it knows {len(message.sessions)} sessions")
-        if not all(type(session) is int and 0 <= session < 2**64 for session in message.sessions):
-            raise ProtocolError("it knows sessions that cannot be")
 
     def _on_usable(self, message: m.Usable) -> None:
         if not 0 <= message.slots <= self._slots:
             raise ProtocolError(f"{message.slots} of its {self._slots} slots can be used")
-        if len(message.not_for) > SESSIONS or not all(
-            type(session) is int and 0 <= session < 2**64 for session in message.not_for
-        ):
-            raise ProtocolError("it cannot work for sessions that cannot be")
 
     def _on_not_entered(self, message: m.NotEntered) -> None:
         if any(map(int.__gt__, message.sizes, map(len, message.payloads))):
             raise ProtocolError("a reason that is longer than its payload")
 
-    def _on_remark(self, message: m.Remark) -> None:
-        if not is_text(message.kind):
-            raise ProtocolError("a remark of a kind that cannot be")
-
     def _on_lent(self, message: m.Lent) -> None:
         if message.extra > HOLDINGS or len(message.floors) > self._slots:
             raise ProtocolError("it lends more slots than it has")
-        if not all(type(floor) is int and 0 <= floor <= MOST_DEPTH for floor in message.floors):
-            raise ProtocolError("it lends slots that cannot be")
 
     def _on_recalled(self, message: m.Recalled) -> None:
         if not self.recalls:
@@ -340,34 +284,12 @@ class WorkerRules(Rules):
         m.Results: _on_results,
         m.Holding: _on_holding,
         m.Reported: _on_reported,
-        m.Stay: _on_stay,
         m.Recalled: _on_recalled,
         m.NotEntered: _on_not_entered,
-        m.Remark: _on_remark,
         m.Usable: _on_usable,
         m.Lent: _on_lent,
-        m.Goodbye: Rules._on_goodbye,
     }
 
 
 class ObserverRules(Rules):
-    """An observer asks for little."""
-
-    def _on_workers(self, message: m.Excuse | m.Drain) -> None:
-        if len(message.workers) > SESSIONS or not all(
-            isinstance(i, str) and _is_ident(i) for i in message.workers
-        ):
-            raise ProtocolError(f"{type(message).__name__} of workers that cannot be")
-
-    def _on_end(self, message: m.End) -> None:
-        if not is_text(message.reason):
-            raise ProtocolError("an end for a reason that is no line of text")
-
-    _checks = {m.Excuse: _on_workers, m.Drain: _on_workers, m.End: _on_end}
-
-
-def are_durations(seconds: Iterable[float]) -> bool:
-    """Are these finite and not negative? (A NaN would go on into every estimate.)"""
-    seconds = list(seconds)
-    # Neither is enough: min() may pass over a NaN, and a sum over a negative number.
-    return not seconds or (min(seconds) >= 0 and sum(seconds) < math.inf)
+    """An observer asks for little: what its messages declare is enough."""

@@ -66,48 +66,11 @@ STALLED = (
     "(python -m cw.worker HOST)"
 )
 
-FROM_CLIENT = frozenset(
-    {
-        m.Objects,
-        m.Forget,
-        m.OptionSets,
-        m.Submit,
-        m.Cancel,
-        m.Received,
-        m.Charged,
-        m.Roster,
-        m.HandedIn,
-        m.Origin,
-        m.Goodbye,
-        m.Heartbeat,
-    }
-)
-
-FROM_WORKER = frozenset(
-    {
-        m.Holding,
-        m.Reported,
-        m.Started,
-        m.Results,
-        m.Returned,
-        m.Recalled,
-        m.RunnerDied,
-        m.CutShort,
-        m.NotEntered,
-        m.Remark,
-        m.Stay,
-        m.Draining,
-        m.Usable,
-        m.Lent,
-        m.Goodbye,
-        m.Heartbeat,
-    }
-)
-
+FROM_CLIENT = m.sent_on(m.Leg.CLIENT_MASTER)
+FROM_WORKER = m.sent_on(m.Leg.WORKER_MASTER)
+FROM_OBSERVER = m.sent_on(m.Leg.OBSERVER_MASTER)
 
 _BEFORE_JOINING = (m.Holding, m.Reported, m.Stay, m.Goodbye, m.Heartbeat)
-
-FROM_OBSERVER = frozenset({m.Excuse, m.Drain, m.End})
 
 
 def charged(job: Job) -> m.Charged:

@@ -68,7 +68,7 @@ class Object:
         # What a function needs first, besides its environment, is its code: the estimate outlives a new number that
         # it gets because another value that it reads has changed.
         code = next((need for need in self.needs if need.kind != m.ENVIRONMENT), None)
-        self.estimate = Estimate() if code is None else code.estimate
+        self.estimate: Estimate = Estimate() if code is None else code.estimate
 
     def is_same(self, kind: int, needs: Iterable[int], payload: Any) -> bool:
         """Is this what the object is? (A peer that is back sends what it sent before.)"""

@@ -4,7 +4,7 @@
 
     record:  body is JSON, an array of the message's values
     batch:   body is | count u32 | column | column | ... | sizes u64 ... | payload | payload ... |
-             a column is `count` numbers of one type, as in memory; that of Objects.needs: `count` lengths, then the
+             a column is `count` numbers of one type, as in memory; one of lists: `count` lengths, then the
              numbers of all
     large:   a batch of one whose payload exceeds LARGE: the frame (flag LARGE) has all but the payload;
              that follows in PIECE frames, between which other frames of the control lane may come.
@@ -28,11 +28,12 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
-from typing import Any, get_origin, get_type_hints
+from typing import Any
 
 from cw.errors import NotPicklable, ProtocolError
 from cw.net import messages as m
 from cw.net.memory import LARGE, Memory, as_file, from_file
+from cw.net.schema import LISTS, SPECS, Spec
 
 if sys.byteorder != "little":  # columns travel as they lie in memory
     raise ImportError("cw runs on little-endian machines only")
@@ -62,46 +63,25 @@ _COUNT = struct.Struct("<I")
 _SIZE = struct.Struct("<Q")
 _FLAG_LARGE = 1
 _FLAG_FILE = 2
-_PIECE_KIND = 255
+PIECE_KIND = 255
 
-_RECORDS: dict[int, type] = {
-    1: m.Hello, 2: m.Welcome, 3: m.Refused, 4: m.Goodbye, 5: m.Heartbeat, 6: m.Notice, 7: m.Window,
-    8: m.Lost, 9: m.RunnerDied, 10: m.CloseSession, 11: m.OptionSets, 12: m.Recall, 13: m.Drop,
-    14: m.Dropped, 15: m.BigResult, 16: m.Charged, 17: m.HandedIn, 18: m.Reported, 19: m.Draining,
-    20: m.Roster, 21: m.ForgetSession, 22: m.Usable, 23: m.Origin, 24: m.Stay, 25: m.Census, 26: m.Excuse, 27: m.End,
-    28: m.Drain, 29: m.Slot, 30: m.Loading, 100: m.Lent, 101: m.Depth, 102: m.Waits, 103: m.WaitOver,
-    104: m.Resume, 120: m.Remark,
-}  # fmt: skip
-
-# The typecodes are array's: B 1 byte, I 4, Q 8, f 4 (a float). N: any number of I for each entry.
-_BATCHES: dict[int, tuple[type, str]] = {
-    32: (m.Cancel, "Q"), 33: (m.Stop, "Q"), 34: (m.Started, "Q"), 35: (m.Returned, "Q"),
-    36: (m.Recalled, "Q"), 37: (m.TakeBack, "Q"), 38: (m.Claim, "Q"), 39: (m.Release, "Q"),
-    40: (m.Holding, "QQQB"), 41: (m.Received, "Q"), 42: (m.CutShort, "Q"), 121: (m.Keep, "Q"),
-    64: (m.Objects, "QIBN"), 66: (m.Submit, "QII"),
-    67: (m.Dispatch, "QQQIHBf"), 68: (m.Run, "QIBfQ"), 69: (m.Results, "QBf"), 70: (m.Forget, "QI"),
-    71: (m.NotEntered, "QBH"),
-}  # fmt: skip
+_SPEC_BY_KIND = {spec.kind: spec for spec in SPECS.values()}
 
 # A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.
-_SINGLES = {cls: struct.Struct(f"<I{codes}Q") for cls, codes in _BATCHES.values() if "N" not in codes}
+_SINGLES = {
+    spec.cls: struct.Struct(f"<I{spec.codes}Q")
+    for spec in SPECS.values()
+    if spec.has_payloads and LISTS not in spec.codes
+}
 
-_ORDERED = frozenset({m.OptionSets, m.Forget, m.ForgetSession, m.Drop, m.HandedIn, m.Origin, m.Depth})
-"""Messages without a payload that must not overtake one."""
-
-_WIDTH = {"B": 1, "H": 2, "I": 4, "Q": 8, "f": 4, "N": 4}
-_KIND_OF = {cls: kind for kind, cls in _RECORDS.items()} | {cls: k for k, (cls, _) in _BATCHES.items()}
-_TYPES: dict[Any, Any] = {float: (int, float)}
-_FIELDS = {  # what JSON must give for each value of a record
-    cls: [_TYPES.get(hint, get_origin(hint) or hint) for hint in get_type_hints(cls).values()]
-    for cls in _RECORDS.values()
+# Bytes of one entry of a batch, without its payload or what is in its list.
+_WIDTHS = {"B": 1, "H": 2, "I": 4, "Q": 8, "f": 4, LISTS: 4}
+_ENTRIES = {
+    spec.cls: sum(map(_WIDTHS.__getitem__, spec.codes)) + 8 * spec.has_payloads for spec in SPECS.values()
 }
 
 Buffer = Any
 Frame = list[Buffer]
-
-
-_WITH_PAYLOADS = frozenset(cls for cls, _ in _BATCHES.values() if "payloads" in cls._fields)  # type: ignore[attr-defined]
 
 
 def check_payload(payload: Buffer, what: str) -> None:
@@ -112,10 +92,7 @@ def check_payload(payload: Buffer, what: str) -> None:
 
 def is_control(message: tuple[Any, ...]) -> bool:
     """Does it go in the control lane, ahead of the payloads that wait?"""
-    return type(message) in _CONTROL
-
-
-_CONTROL = frozenset(_KIND_OF) - _WITH_PAYLOADS - _ORDERED
+    return SPECS[type(message)].is_control
 
 
 # --- encoding ---------------------------------------------------------------------------------
@@ -138,21 +115,21 @@ def encode(message: tuple[Any, ...], with_files: bool = False) -> Iterator[Frame
 
     `with_files`: the way to the peer takes memory files; a large payload is then an `Attachment`.
     """
-    kind = _KIND_OF[type(message)]
-    if kind in _RECORDS:
+    spec = SPECS[type(message)]
+    kind, codes = spec.kind, spec.codes
+    if not spec.is_batch:
         body = json.dumps(list(message), separators=(",", ":")).encode()
         yield [HEADER.pack(len(body), kind, 0, 0) + body]
         return
-    typecodes = _BATCHES[kind][1]
-    if type(message) not in _WITH_PAYLOADS:
+    if not spec.has_payloads:
         count = len(message[0])
         for start in range(0, count or 1, FRAME // 8):  # none at all is a message, too
             columns = [column[start : start + FRAME // 8] for column in message]
-            head = _head(typecodes, columns)
+            head = _head(codes, columns)
             yield [HEADER.pack(len(head), kind, 0, 0) + head]
         return
     payloads = message[-1]
-    single = _SINGLES.get(type(message))
+    single = _SINGLES.get(spec.cls)
     if len(payloads) == 1 and single is not None and (size := len(payloads[0])) <= LARGE:
         head = HEADER.pack(single.size + size, kind, 0, 0)
         yield [head + single.pack(1, *[column[0] for column in message[:-1]], size), payloads[0]]
@@ -164,34 +141,34 @@ def encode(message: tuple[Any, ...], with_files: bool = False) -> Iterator[Frame
     sizes = list(map(len, payloads))
     total = sum(sizes)
     if total <= FRAME and len(sizes) <= FRAME // 32:
-        yield _batch(kind, typecodes, message[:-1], sizes, payloads, total)
+        yield _batch(kind, codes, message[:-1], sizes, payloads, total)
         return
     for start, stop in _splits(sizes):
         columns = [column[start:stop] for column in message[:-1]]
         if stop - start == 1 and sizes[start] > LARGE:
-            yield from _large(kind, typecodes, columns, payloads[start], with_files)
+            yield from _large(kind, codes, columns, payloads[start], with_files)
         else:
             part = sizes[start:stop]
-            yield _batch(kind, typecodes, columns, part, payloads[start:stop], sum(part))
+            yield _batch(kind, codes, columns, part, payloads[start:stop], sum(part))
 
 
-def _head(typecodes: str, columns: Any) -> bytes:
+def _head(codes: str, columns: Any) -> bytes:
     parts = [_COUNT.pack(len(columns[0]))]
-    if typecodes[-1] == "N":
-        *others, needs = columns
-        typecodes = typecodes[:-1] + "II"
-        columns = [*others, list(map(len, needs)), [number for numbers in needs for number in numbers]]
-    parts += [array(code, column).tobytes() for code, column in zip(typecodes, columns, strict=True)]
+    if codes[-1] == LISTS:
+        *others, lists = columns
+        codes = codes[:-1] + "II"
+        columns = [*others, list(map(len, lists)), [number for numbers in lists for number in numbers]]
+    parts += [array(code, column).tobytes() for code, column in zip(codes, columns, strict=True)]
     return b"".join(parts)
 
 
-def _batch(kind: int, typecodes: str, columns: Any, sizes: list[int], payloads: Any, total: int) -> Frame:
-    head = _head(typecodes, columns) + array("Q", sizes).tobytes()
+def _batch(kind: int, codes: str, columns: Any, sizes: list[int], payloads: Any, total: int) -> Frame:
+    head = _head(codes, columns) + array("Q", sizes).tobytes()
     return [HEADER.pack(len(head) + total, kind, 0, 0), head, *payloads]
 
 
-def _large(kind: int, typecodes: str, columns: Any, payload: Buffer, with_files: bool) -> Iterator[Frame]:
-    head = _head(typecodes, columns) + _SIZE.pack(len(payload))
+def _large(kind: int, codes: str, columns: Any, payload: Buffer, with_files: bool) -> Iterator[Frame]:
+    head = _head(codes, columns) + _SIZE.pack(len(payload))
     if with_files:
         try:
             file = as_file(payload)
@@ -204,7 +181,7 @@ def _large(kind: int, typecodes: str, columns: Any, payload: Buffer, with_files:
     yield [HEADER.pack(len(head), kind, _FLAG_LARGE, 0) + head]
     for start in range(0, len(view), PIECE):
         piece = view[start : start + PIECE]
-        yield [HEADER.pack(len(piece), _PIECE_KIND, 0, 0), piece]
+        yield [HEADER.pack(len(piece), PIECE_KIND, 0, 0), piece]
 
 
 def _splits(sizes: list[int]) -> Iterator[tuple[int, int]]:
@@ -223,7 +200,7 @@ def _splits(sizes: list[int]) -> Iterator[tuple[int, int]]:
 
 
 _RESULT = struct.Struct("<IBBH I Q B f Q".replace(" ", ""))
-_RESULT_KIND = _KIND_OF[m.Results]
+_RESULT_KIND = SPECS[m.Results].kind
 _RESULT_HEAD = _RESULT.size - _HEAD
 _RESULT_BODY = struct.Struct("<4xQBfQ")
 
@@ -284,7 +261,7 @@ class Decoder:
         self.files: deque[int] = deque()
         """Descriptors that came with the bytes, to be filled by who receives them."""
         self._allocate = allocate
-        self._tail = b""
+        self._tail: bytes | bytearray = b""
         self._missing = 0  # bytes of a frame whose beginning is in _tail
         self._large: tuple[type, list[Any]] | None = None
         self._memory = memoryview(b"")
@@ -296,8 +273,8 @@ class Decoder:
         if self._tail:
             if len(data) < self._missing:
                 # Growing in place keeps a frame that comes in crumbs from being copied at each of them.
-                if type(self._tail) is not bytearray:
-                    self._tail = bytearray(self._tail)  # type: ignore[assignment]
+                if not isinstance(self._tail, bytearray):
+                    self._tail = bytearray(self._tail)
                 self._tail += data
                 self._missing -= len(data)
                 return []
@@ -320,7 +297,7 @@ class Decoder:
                 break
             size, kind, flags, zero = HEADER.unpack_from(data, position)
             body = position + _HEAD
-            if kind == _PIECE_KIND:
+            if kind == PIECE_KIND:
                 self._begin_piece(size)
                 position = body
                 continue
@@ -362,32 +339,31 @@ class Decoder:
         self._piece_left = size
 
     def _message(self, kind: int, flags: int, body: bytes) -> Any:
-        if kind in _RECORDS:
-            cls = _RECORDS[kind]
-            self._check(cls)
-            return _decode_record(cls, body)
-        if kind not in _BATCHES:
+        spec = _SPEC_BY_KIND.get(kind)
+        if spec is None:
             raise ProtocolError(f"a frame of unknown kind {kind}")
-        cls, typecodes = _BATCHES[kind]
-        self._check(cls)
+        cls = spec.cls
+        if self.accepts is not None and cls not in self.accepts:
+            raise ProtocolError(f"{cls.__name__} is not expected here")
+        if not spec.is_batch:
+            return _decode_record(spec, body)
         if len(body) < 4:
             raise ProtocolError(f"{cls.__name__} is cut short")
         (count,) = _COUNT.unpack_from(body)
-        with_payloads = cls in _WITH_PAYLOADS
         single = _SINGLES.get(cls)
-        if count == 1 and with_payloads and single is not None and not flags and self._large is None:
+        if count == 1 and single is not None and not flags and self._large is None:
             if len(body) < single.size:
                 raise ProtocolError(f"{cls.__name__} is cut short")
             values = single.unpack_from(body)
             if single.size + values[-1] != len(body):
                 raise ProtocolError(f"{cls.__name__}: the payload's size does not fit the frame")
             return cls(*[[value] for value in values[1:-1]], [body[single.size :]])
-        if (4 + count * (sum(map(_WIDTH.__getitem__, typecodes)) + 8 * with_payloads)) > len(body):
+        if 4 + count * _ENTRIES[cls] > len(body):
             raise ProtocolError(f"{cls.__name__} of {count} entries in {len(body)} bytes")
-        columns, position = _decode_columns(typecodes, count, body)
-        if typecodes[-1] == "N":
-            columns[-1], position = _decode_needs(columns[-1], body, position)
-        if not with_payloads:
+        columns, position = _decode_columns(spec.codes, count, body)
+        if spec.codes[-1] == LISTS:
+            columns[-1], position = _decode_lists(spec, columns[-1], body, position)
+        if not spec.has_payloads:
             if position != len(body):
                 raise ProtocolError(f"{cls.__name__} with bytes left over")
             return cls(*columns)
@@ -429,15 +405,11 @@ class Decoder:
         while self.files:
             os.close(self.files.popleft())
 
-    def _check(self, cls: type) -> None:
-        if self.accepts is not None and cls not in self.accepts:
-            raise ProtocolError(f"{cls.__name__} is not expected here")
 
-
-def _decode_columns(typecodes: str, count: int, body: bytes, position: int = 4) -> tuple[list[Any], int]:
+def _decode_columns(codes: str, count: int, body: bytes, position: int = 4) -> tuple[list[Any], int]:
     columns = []
-    for code in typecodes:
-        column = array("I" if code == "N" else code)
+    for code in codes:
+        column = array("I" if code == LISTS else code)
         end = position + count * column.itemsize
         column.frombytes(body[position:end])
         columns.append(column.tolist())
@@ -445,22 +417,26 @@ def _decode_columns(typecodes: str, count: int, body: bytes, position: int = 4) 
     return columns, position
 
 
-def _decode_needs(lengths: list[int], body: bytes, position: int) -> tuple[list[tuple[int, ...]], int]:
+def _decode_lists(
+    spec: Spec, lengths: list[int], body: bytes, position: int
+) -> tuple[list[tuple[int, ...]], int]:
     total = sum(lengths)
     if max(lengths, default=0) > MOST_NEEDS or total > (len(body) - position) // 4:
-        raise ProtocolError(f"Objects with {total} needs in {len(body)} bytes")
+        name = spec.fields[len(spec.codes) - 1].name
+        raise ProtocolError(f"{spec.cls.__name__} with {total} {name} in {len(body)} bytes")
     (numbers,), end = _decode_columns("I", total, body, position)
     return [tuple(numbers[a:b]) for a, b in pairwise(accumulate(lengths, initial=0))], end
 
 
-def _decode_record(cls: Any, body: bytes) -> Any:
+def _decode_record(spec: Spec, body: bytes) -> Any:
+    cls, fields = spec.cls, spec.fields
     try:
         values = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"{cls.__name__} is not JSON: {error}") from None
-    if not isinstance(values, list) or len(values) != len(cls._fields):
+    if not isinstance(values, list) or len(values) != len(fields):
         raise ProtocolError(f"{cls.__name__} with other fields than {', '.join(cls._fields)}")
-    for name, value, wanted in zip(cls._fields, values, _FIELDS[cls], strict=True):
+    for (name, wanted, _, _), value in zip(fields, values, strict=True):
         if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
             raise ProtocolError(f"{cls.__name__}.{name} is a {type(value).__name__}")
         # Else it would not fit into a column, should it go on in one.
