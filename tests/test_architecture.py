@@ -44,7 +44,7 @@ FLOORS = [
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
     "master.asides", "master.returns", "master.stalls", "master.turns", "master.jobs", "master.__init__",
     "net.connector", "net.connection", "net.loop", "net.timers", "net.sockets", "net.tls",
-    "net.address", "net.wire", "net.memory", "net.objects",
+    "net.address", "net.protocol", "net.wire", "net.memory", "net.objects",
     "net.messages", "net.peer_messages", "net.schema", "net.__init__",
     "credential", "home", "program", "guard", "nested",
     "errors", "location", "version",
