@@ -30,7 +30,9 @@ LEGS = [
 
 # --- what has changed since the record was written: today's names on the left --------------------
 
-RENAMED_CLASSES: dict[str, str] = {}
+RENAMED_CLASSES: dict[str, str] = {
+    "JobResults": "Results", "JobsStarted": "Started", "WantsOrigin": "Origin",
+}  # fmt: skip
 """{"Inventory": "Holding"}"""
 
 RENAMED_FIELDS: dict[str, str] = {}

@@ -4,16 +4,21 @@ import pytest
 
 from cw.master import peers
 from cw.net import messages as m
+from cw.net import wire
 from cw.net.schema import SPECS, Leg
 
 CLASSES = {cls for cls in vars(m).values() if isinstance(cls, type) and hasattr(cls, "_fields")}
 
 
-def test_each_message_is_declared_and_has_a_kind_of_its_own():
+def test_each_message_is_declared():
     assert set(SPECS) == CLASSES
-    kinds = [spec.kind for spec in SPECS.values()]
-    assert len(set(kinds)) == len(kinds)
-    assert all(0 < kind < 255 for kind in kinds)  # 255 is that of a piece of a payload
+
+
+def test_a_kind_is_one_message_on_each_leg():
+    for leg in Leg:
+        kinds = [spec.kind for spec in SPECS.values() if leg in spec.legs]
+        assert len(set(kinds)) == len(kinds), leg
+    assert all(0 < spec.kind < wire.PIECE_KIND for spec in SPECS.values())
 
 
 def test_each_message_is_sent_by_somebody_and_says_what_it_means():

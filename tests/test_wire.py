@@ -20,8 +20,10 @@ HELLO = m.Hello("client", "ab" * 16, "cd" * 16, m.PROTOCOL, [3, 11], "0.1", "nod
 SUBMIT = m.Submit([7, 8], [1, 1], [0, 2], [b"seven", b"eight!"])
 LARGE_OBJECT = m.Objects([1], [2], [m.VALUE], [(1,)], [bytes(2 * wire.LARGE)])
 KIND_OF = {cls: spec.kind for cls, spec in SPECS.items()}
-RECORDS = [spec for spec in SPECS.values() if not spec.is_batch]
-BATCHES = [spec for spec in SPECS.values() if spec.is_batch]
+# One for each kind: of two, what a decoder makes that expects anything.
+SPEC_BY_KIND = {spec.kind: spec for spec in reversed(SPECS.values())}
+RECORDS = [spec for spec in SPEC_BY_KIND.values() if not spec.is_batch]
+BATCHES = [spec for spec in SPEC_BY_KIND.values() if spec.is_batch]
 
 
 def bytes_of(*messages):
@@ -256,6 +258,7 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.Dispatch,
         m.Run,
         m.Results,
+        m.JobResults,
         m.NotEntered,
         m.Forget,
         m.OptionSets,
@@ -263,6 +266,7 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.HandedIn,
         m.ForgetSession,
         m.Origin,
+        m.WantsOrigin,
         m.Depth,
     }
     for cls in SPECS:
@@ -516,6 +520,22 @@ def test_only_what_is_expected_is_read():
             decode(bytes_of(other), decoder)
         decoder = wire.Decoder()
         decoder.accepts = frozenset({m.Hello})
+
+
+def test_a_kind_of_two_messages_is_that_which_is_expected():
+    for_client, for_master = (
+        m.JobResults([7], [m.DONE], [0.5], [b"x"]),
+        m.Results([7], [m.DONE], [0.5], [b"x"]),
+    )
+    assert bytes_of(for_client) == bytes_of(for_master)
+    for expected in (for_client, for_master):
+        decoder = wire.Decoder()
+        decoder.accepts = frozenset({type(expected), m.Submit})
+        (found,) = decoder.feed(bytes_of(for_client))
+        assert type(found) is type(expected) and found == expected
+        decoder.accepts = frozenset({m.Submit})
+        with pytest.raises(ProtocolError, match="Results is not expected"):
+            decoder.feed(bytes_of(for_client))
 
 
 def test_the_size_of_a_large_payload_is_checked_before_memory_for_it_is_asked():

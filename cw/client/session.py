@@ -687,7 +687,7 @@ class Session:
         """Send jobs, after the objects and options which they need and the master has not."""
         if self._recording.calls and self._origin is None:
             self._origin = ""
-            connection.send(m.Origin(""))
+            connection.send(m.WantsOrigin())
         introductions = self._introductions
         introductions.send_options(connection)
         if not introductions.send_objects(connection, {job[0] for job in batch}):
@@ -727,7 +727,7 @@ class Session:
         if message.number in self._jobs:
             self._charges[message.number] = message
 
-    def _on_results(self, message: m.Results) -> None:
+    def _on_results(self, message: m.JobResults) -> None:
         jobs, sent, started, calls = self._jobs, self._sent, self._started, self._recording.calls
         imports = deferred.module_locks
         load = serialize.load_result
@@ -786,7 +786,7 @@ class Session:
         self._notify()
         self._pump()
 
-    def _on_started_jobs(self, message: m.Started) -> None:
+    def _on_started_jobs(self, message: m.JobsStarted) -> None:
         for number in message.numbers:
             job = self._jobs.get(number)
             if job is not None:
@@ -873,8 +873,8 @@ _HANDLERS: dict[type, Callable[[Session, Any], None]] = {
     m.Notice: lambda session, message: logger.warning("%s", message.text),
     m.Roster: Session._on_roster,
     m.Origin: Session._on_origin,
-    m.Started: Session._on_started_jobs,
-    m.Results: Session._on_results,
+    m.JobsStarted: Session._on_started_jobs,
+    m.JobResults: Session._on_results,
     m.Lost: Session._on_lost,
     m.Charged: Session._on_charged,
     m.Goodbye: lambda session, message: session._uplink.on_goodbye(message),

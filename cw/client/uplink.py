@@ -242,7 +242,18 @@ class Uplink:
 
 
 FROM_MASTER = frozenset(
-    {m.Window, m.Notice, m.Roster, m.Started, m.Origin, m.Results, m.Charged, m.Lost, m.Goodbye, m.Heartbeat}
+    {
+        m.Window,
+        m.Notice,
+        m.Roster,
+        m.JobsStarted,
+        m.Origin,
+        m.JobResults,
+        m.Charged,
+        m.Lost,
+        m.Goodbye,
+        m.Heartbeat,
+    }
 )
 _FIRST = FROM_MASTER | {m.Welcome, m.Refused}  # what comes in one read with the Welcome is decoded with it
 

@@ -291,7 +291,7 @@ class Master:
         self.clients[action.session].send(charged(action.job))  # type: ignore[index]
 
     def _tell_started(self, action: TellStarted) -> None:
-        self.clients[action.session].send(m.Started(action.numbers))  # type: ignore[index]
+        self.clients[action.session].send(m.JobsStarted(action.numbers))  # type: ignore[index]
 
     def _set_aside(self, action: SetAside) -> None:
         worker, client = self.workers[action.worker], self.clients[action.session]  # type: ignore[index]

@@ -122,7 +122,7 @@ class ClientPeer:
             m.Charged: self._on_charged,
             m.Roster: self._on_roster,
             m.HandedIn: self._on_handed_in,
-            m.Origin: self._on_origin,
+            m.WantsOrigin: self._on_wants_origin,
             m.Goodbye: self._on_goodbye,
             m.Heartbeat: lambda message: None,
         }
@@ -219,7 +219,9 @@ class ClientPeer:
         if self._origin is not None and (host := self._master.host_of(results.worker)) != self._origin:
             self._origin = host
             self.connection.send(m.Origin(host))
-        self.connection.send(m.Results(results.numbers, results.statuses, results.seconds, results.payloads))
+        self.connection.send(
+            m.JobResults(results.numbers, results.statuses, results.seconds, results.payloads)
+        )
         if self.connection.unsent > RESULTS_UNSENT and not self._is_blocked:
             self._is_blocked = True
             self._master.perform(self._master.dispatcher.on_blocked(self._key, True))
@@ -359,7 +361,7 @@ class ClientPeer:
         if self._is_settling and not self._were_here:
             self._missing = set(message.joined) - self._master.joined()
 
-    def _on_origin(self, message: m.Origin) -> None:
+    def _on_wants_origin(self, message: m.WantsOrigin) -> None:
         self._origin = self._origin or ""
 
     def _on_handed_in(self, message: m.HandedIn) -> None:

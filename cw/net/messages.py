@@ -1,8 +1,9 @@
 """The vocabulary: one small class per message, which declares all that is fixed about it (see `cw.net.schema`).
 
-The number is the kind of its frames, the legs say who sends it to whom, the types how it travels and what its values
-may be. The wire's tables, what a role accepts and most of what the master demands follow from that; docs/protocol.md is
-made of it (`python -m cw.net.protocol`). A new message is a class here, a sender and a handler.
+The number is the kind of its frames (one number may stand for two messages, on different legs), the legs say who sends
+it to whom, the types how it travels and what its values may be. The wire's tables, what a role accepts and most of what
+the master demands follow from that; docs/protocol.md is made of it (`python -m cw.net.protocol`). A new message is a
+class here, a sender and a handler.
 
 The sender keeps the books of what the receiver holds of a session's objects (`cw.net.objects`): it sends
 what is missing before it is needed and says `Forget`, so no receiver ever has to ask.
@@ -24,7 +25,7 @@ from cw.net.schema import (
 )  # fmt: skip
 # isort: on
 
-# What a result is: the `statuses` of Results.
+# What a result is: the `statuses` of Results and JobResults.
 DONE = 0  # the payload is the pickled value
 ERROR = 1  # the payload is the pickled exception
 TIMEOUT = 2  # it ran into its time limit: the payload is JSON, what JobTimeout says
@@ -42,7 +43,6 @@ RUNNING = 1
 FINISHED = 2  # what it came to is kept
 
 _TO_RUNNER = Leg.CLIENT_MASTER, Leg.MASTER_WORKER, Leg.WORKER_RUNNER
-_TO_CLIENT = Leg.RUNNER_WORKER, Leg.WORKER_MASTER, Leg.MASTER_CLIENT
 
 # --- sessions ---------------------------------------------------------------------------------
 
@@ -60,12 +60,18 @@ class HandedIn(NamedTuple):
     """After the last Submit of them: all is handed in again that was at a master before."""
 
 
-@record(23, Leg.CLIENT_MASTER, Leg.MASTER_CLIENT, is_ordered=True)
+@record(23, Leg.MASTER_CLIENT, is_ordered=True)
 class Origin(NamedTuple):
-    """To a client that records its results: the Results after this come from this host. From a client, with no host:
-    it wants to be told."""
+    """The JobResults after this come from this host. Only to a client that wants it."""
 
     host: str
+
+
+@record(23, Leg.CLIENT_MASTER, is_ordered=True)
+class WantsOrigin(NamedTuple):
+    """This client records its results: it wants each Origin."""
+
+    host: str = ""  # of the client, as it does not matter: empty
 
 
 @record(11, Leg.CLIENT_MASTER, is_ordered=True)
@@ -214,20 +220,37 @@ class Drop(NamedTuple):
 # --- what jobs come to ------------------------------------------------------------------------
 
 
-@batch(34, Leg.WORKER_MASTER, Leg.MASTER_CLIENT)
+@batch(34, Leg.WORKER_MASTER)
 class Started(NamedTuple):
     """These jobs run (told for jobs that take long, never one by one for short ones)."""
 
-    numbers: U64s  # dispatch numbers to the master, the session's to a client
+    numbers: U64s  # dispatch numbers
 
 
-@batch(69, *_TO_CLIENT)
+@batch(34, Leg.MASTER_CLIENT)
+class JobsStarted(NamedTuple):
+    """The same to their client."""
+
+    numbers: U64s  # the session's
+
+
+@batch(69, Leg.RUNNER_WORKER, Leg.WORKER_MASTER)
 class Results(NamedTuple):
     """What jobs came to."""
 
-    numbers: U64s  # dispatch numbers up to the master, the session's after it
-    statuses: U8s  # DONE, ERROR, TIMEOUT, INTERRUPTED or NOT_ENTERED
+    numbers: U64s  # dispatch numbers
+    statuses: U8s  # DONE, ERROR or TIMEOUT; from a runner also INTERRUPTED
     seconds: Durations
+    payloads: Payloads
+
+
+@batch(69, Leg.MASTER_CLIENT)
+class JobResults(NamedTuple):
+    """What jobs came to, to their client."""
+
+    numbers: U64s  # the session's
+    statuses: U8s  # DONE, ERROR, TIMEOUT or NOT_ENTERED
+    seconds: F32s
     payloads: Payloads
 
 

@@ -77,8 +77,8 @@ class Notice(NamedTuple):
 
 @record(20, Leg.MASTER_CLIENT, Leg.CLIENT_MASTER)
 class Roster(NamedTuple):
-    """The workers (their idents) that joined, and that are gone. A client that is back hands in those that were there
-    before."""
+    """The workers (their idents) that joined, and that are gone, as the sender knows. A client that is back says which
+    were there before."""
 
     joined: Idents
     gone: list[Any]
@@ -128,9 +128,9 @@ class Draining(NamedTuple):
 
 @record(28, Leg.OBSERVER_MASTER, Leg.MASTER_WORKER)
 class Drain(NamedTuple):
-    """These workers (their idents) are to finish what runs, and leave. To a worker: it is."""
+    """These workers are to finish what runs, and leave."""
 
-    workers: Idents
+    workers: Idents  # to a worker: its own
 
 
 # --- observers --------------------------------------------------------------------------------

@@ -61,24 +61,19 @@ HEADER = struct.Struct("<IBBH")
 _HEAD = HEADER.size
 _COUNT = struct.Struct("<I")
 _SIZE = struct.Struct("<Q")
-_FLAG_LARGE = 1
-_FLAG_FILE = 2
+_FLAG_LARGE, _FLAG_FILE = 1, 2
 PIECE_KIND = 255
 
-_SPEC_BY_KIND = {spec.kind: spec for spec in SPECS.values()}
+# Of two messages with one kind, on different legs, the one that is declared first.
+_SPEC_BY_KIND = {spec.kind: spec for spec in reversed(SPECS.values())}
 
 # A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.
-_SINGLES = {
-    spec.cls: struct.Struct(f"<I{spec.codes}Q")
-    for spec in SPECS.values()
-    if spec.has_payloads and LISTS not in spec.codes
-}
+_FIXED = [spec for spec in SPECS.values() if spec.has_payloads and LISTS not in spec.codes]
+_SINGLES = {spec.cls: struct.Struct(f"<I{spec.codes}Q") for spec in _FIXED}
 
 # Bytes of one entry of a batch, without its payload or what is in its list.
 _WIDTHS = {"B": 1, "H": 2, "I": 4, "Q": 8, "f": 4, LISTS: 4}
-_ENTRIES = {
-    spec.cls: sum(map(_WIDTHS.__getitem__, spec.codes)) + 8 * spec.has_payloads for spec in SPECS.values()
-}
+_ENTRIES = {cls: sum(_WIDTHS[c] for c in spec.codes) + 8 * spec.has_payloads for cls, spec in SPECS.items()}
 
 Buffer = Any
 Frame = list[Buffer]
@@ -251,12 +246,12 @@ def allocate(size: int) -> memoryview:
 class Decoder:
     """Frames in, messages out. One for each connection; not thread-safe.
 
-    `accepts`: the message classes that may come (None: any); `max_body`: bytes in one frame. Both may be
-    changed at any time, as a handshake does. Raises ProtocolError; after that it is of no further use.
+    `max_body`: bytes in one frame. It and `accepts` may be changed at any time, as a handshake does.
+    Raises ProtocolError; after that it is of no further use.
     """
 
     def __init__(self, allocate: Callable[[int], memoryview] = allocate) -> None:
-        self.accepts: frozenset[type] | None = None
+        self.accepts = None
         self.max_body = MAX_BODY
         self.files: deque[int] = deque()
         """Descriptors that came with the bytes, to be filled by who receives them."""
@@ -267,6 +262,17 @@ class Decoder:
         self._memory = memoryview(b"")
         self._filled = 0  # bytes of _memory that have arrived
         self._piece_left = 0  # bytes of the current piece still to come
+
+    @property
+    def accepts(self) -> frozenset[type] | None:
+        """The message classes that may come; None: any."""
+        return self._accepts
+
+    @accepts.setter
+    def accepts(self, classes: frozenset[type] | None) -> None:
+        self._accepts = classes
+        by_kind = {SPECS[cls].kind: SPECS[cls] for cls in classes or ()}
+        self._expected = _SPEC_BY_KIND if classes is None else by_kind
 
     def feed(self, data: bytes | memoryview) -> list[Any]:
         """Take what a socket gave; the messages that are now whole, in order."""
@@ -339,12 +345,12 @@ class Decoder:
         self._piece_left = size
 
     def _message(self, kind: int, flags: int, body: bytes) -> Any:
-        spec = _SPEC_BY_KIND.get(kind)
+        spec = self._expected.get(kind)
         if spec is None:
+            if kind in _SPEC_BY_KIND:
+                raise ProtocolError(f"{_SPEC_BY_KIND[kind].cls.__name__} is not expected here")
             raise ProtocolError(f"a frame of unknown kind {kind}")
         cls = spec.cls
-        if self.accepts is not None and cls not in self.accepts:
-            raise ProtocolError(f"{cls.__name__} is not expected here")
         if not spec.is_batch:
             return _decode_record(spec, body)
         if len(body) < 4:
@@ -417,9 +423,7 @@ def _decode_columns(codes: str, count: int, body: bytes, position: int = 4) -> t
     return columns, position
 
 
-def _decode_lists(
-    spec: Spec, lengths: list[int], body: bytes, position: int
-) -> tuple[list[tuple[int, ...]], int]:
+def _decode_lists(spec: Spec, lengths: list[int], body: bytes, position: int) -> tuple[list[Any], int]:
     total = sum(lengths)
     if max(lengths, default=0) > MOST_NEEDS or total > (len(body) - position) // 4:
         name = spec.fields[len(spec.codes) - 1].name
