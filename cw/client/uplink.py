@@ -241,20 +241,7 @@ class Uplink:
         connection.send_last(m.Goodbye("it has finished"))
 
 
-FROM_MASTER = frozenset(
-    {
-        m.Window,
-        m.Notice,
-        m.Roster,
-        m.JobsStarted,
-        m.Origin,
-        m.JobResults,
-        m.Charged,
-        m.Lost,
-        m.Goodbye,
-        m.Heartbeat,
-    }
-)
+FROM_MASTER = m.sent_on(m.Leg.MASTER_CLIENT)
 _FIRST = FROM_MASTER | {m.Welcome, m.Refused}  # what comes in one read with the Welcome is decoded with it
 
 

@@ -275,23 +275,5 @@ class Uplink:
         return beat
 
 
-FROM_MASTER = frozenset(
-    {
-        m.Objects,
-        m.Depth,
-        m.Forget,
-        m.Dispatch,
-        m.Keep,
-        m.Recall,
-        m.TakeBack,
-        m.Stop,
-        m.Claim,
-        m.Release,
-        m.Drain,
-        m.CloseSession,
-        m.ForgetSession,
-        m.Goodbye,
-        m.Heartbeat,
-    }
-)
+FROM_MASTER = m.sent_on(m.Leg.MASTER_WORKER)
 _FIRST = FROM_MASTER | {m.Welcome, m.Refused}  # what comes in one read with the Welcome is decoded with it
