@@ -26,6 +26,7 @@ WORKLOADS = (
     "closure",
     "captured",
     "methods",
+    "instances",
     "global_table",
     "arrays",
     "bulk",

@@ -1,5 +1,6 @@
 """What the jobs do: the same functions for every system, importable where its workers run."""
 
+import dataclasses
 import os
 import time
 
@@ -78,3 +79,10 @@ class Simulation:
 
     def first(self):
         return int(self.values[0])
+
+
+@dataclasses.dataclass
+class Reading:
+    """A small argument."""
+
+    number: int

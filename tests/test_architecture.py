@@ -38,7 +38,7 @@ FLOORS = [
     "payloads.chunks", "payloads.generators", "payloads.serialize", "payloads.templates", "payloads.environment",
     "payloads.reach", "payloads.naming", "payloads.current",
     "payloads.objects", "payloads.named", "payloads.constants", "payloads.byvalue", "payloads.script",
-    "payloads.enums", "payloads.annotations",
+    "payloads.watch", "payloads.code_names", "payloads.enums", "payloads.annotations",
     "payloads.related", "payloads.deferred", "payloads.settings", "payloads.modules",
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",

@@ -36,6 +36,29 @@ def number_of(table, function, *args):
 # --- numbers ---
 
 
+def test_a_call_with_an_instance_of_a_class_of_the_script_does_not_bring_the_class_along(table, script):
+    names = script("""
+        import dataclasses
+
+        @dataclasses.dataclass
+        class Point:
+            x: int
+            y: float = 0.0
+
+        def noop(point):
+            pass
+        """)
+    point = names["Point"](1)
+    number, payload = table.call(names["noop"], (point,), {})
+    assert len(payload) < 100
+    assert table.dump_if_known(names["noop"], (point,), {}) == (payload, ("Point",))
+    assert table.known_number(names["noop"], ("Point",)) == number
+    names["Point"].y = 1.0
+    assert table.known_number(names["noop"], ("Point",)) == 0
+    again, same = table.call(names["noop"], (point,), {})
+    assert again != number and same == payload
+
+
 def test_a_function_is_a_function_object_that_needs_its_parts_and_the_environment(table, objects):
     function = objects.get(number_of(table, json.dumps))
     assert function.kind == m.FUNCTION

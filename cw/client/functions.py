@@ -28,6 +28,7 @@ from cw.payloads import byvalue, constants, generators, named, naming, objects, 
 from cw.payloads.objects import ONE
 from cw.payloads.serialize import Pickled
 from cw.payloads.templates import LOCAL, NAMED, OBJECT, Template
+from cw.payloads.watch import Watch
 from cw.store import callkey
 from cw.store.callkey import FunctionKey
 
@@ -41,6 +42,9 @@ call makes an object each time."""
 
 KEY_ATTEMPTS = 5
 """How often a key is made of a function that changes meanwhile, before it is given up."""
+
+
+_NONE: dict[Any, Any] = {}
 
 
 class Prepared:
@@ -67,7 +71,7 @@ class Prepared:
         self.references: dict[Any, Any] = {}  # what stands for which object in such a state
         self.needs: tuple[int, ...] = ()  # components that a state taken for `map` refers to
         self.state_object = 0  # the number of one that is large, or cannot change
-        self.watch: byvalue.Watch | None = None  # of a state that cannot change while this is current
+        self.watch: Watch | None = None  # of a state that cannot change while this is current
 
     @property
     def is_bare(self) -> bool:
@@ -91,7 +95,7 @@ class Packed(NamedTuple):
     data: bytes
     buffers: list[memoryview]
     names: Sequence[str]
-    codes: Sequence[named.Code]
+    codes: Sequence[named.Code] = ()
     state: Pickled | None = None
     """A large one, which travels as an object."""
 
@@ -124,8 +128,8 @@ class FunctionTable:
         self._objects = table = ObjectTable() if table is None else table
         table.on_forgotten.append(self._on_forgotten)
         self._known: dict[int, tuple[Any, Prepared]] = {}  # by id: a (weak) reference, and its form
-        # Those for which `known_number` has an answer: what it watches, and what it is.
-        self._quick: dict[int, tuple[Any, byvalue.Watch, byvalue.Watch | None, int, int]] = {}
+        # Those for which `known_number` has an answer, by id and the names in arguments: what it watches, what it is.
+        self._quick: dict[int, dict[Sequence[str], tuple[Any, Watch, Watch | None, int, int]]] = {}
         self._templates: dict[tuple[Any, ...], Template] = {}
         self._records: dict[tuple[Any, ...], Record] = {}  # oldest first
         self._keys: dict[tuple[int, bytes], FunctionKey] = {}  # of functions whose calls are recorded
@@ -137,15 +141,34 @@ class FunctionTable:
 
     # --- one function ---
 
-    def known_number(self, function: Any) -> int:
-        """The number for a call with plain arguments, if nothing has changed since the last; 0: see `number_of`."""
-        known = self._quick.get(id(function))
+    def known_number(self, function: Any, names: Sequence[str] = ()) -> int:
+        """The number for a call, if nothing has changed since the last; 0: see `number_of`. `names`: what of the script
+        its arguments refer to."""
+        known = self._quick.get(id(function), _NONE).get(names)
         if known is None:
             return 0
         reference, watch, own_watch, epoch, number = known
         if reference() is not function or epoch != self._maker.epoch or not watch.is_current():
             return 0
         return number if own_watch is None or own_watch.is_current() else 0
+
+    def dump_if_known(
+        self,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        store: serialize.Store | None = None,
+        label: int = 0,
+    ) -> tuple[serialize.Payload | None, Sequence[str]]:
+        """The payload of a call for which `known_number` may have an answer, and its names. None: see `pickle`.
+
+        Needs no lock.
+        """
+        found = serialize.dump_call_by_name(args, kwargs) if id(function) in self._quick else None
+        if found is None:
+            return None, ()
+        data, buffers, names = found
+        return serialize.join(data, buffers, store, label), names
 
     def prepare(self, function: Any, mode: int = ONE) -> Prepared:
         """How a function travels. Raises NotPicklable; TypeError for what cannot be called."""
@@ -213,6 +236,9 @@ class FunctionTable:
             pickled = serialize.pickle_call(args, kwargs, function)
             return _packed(pickled, large)._replace(data=pickled.data, buffers=pickled.buffers, state=large)
         frozen = prepared.state
+        found = serialize.dump_call_by_name(args, kwargs) if frozen is None else None
+        if found is not None:
+            return Packed(*found)
         memo = None if frozen is None or prepared.state_object else frozen.memo
         pickled = serialize.pickle_call(args, kwargs, function, memo)
         return _packed(pickled, frozen, is_inline=not prepared.state_object)
@@ -232,7 +258,7 @@ class FunctionTable:
         """If a local function holds only what cannot change, pickle that once."""
         if not all(constants.is_constant(part) for _, part in constants.parts_of(function)):
             return
-        watch = byvalue.Watch()
+        watch = Watch()
         watch.add_function(function, has_names=False)
         if templates.state_of(function, LOCAL) is not None:
             state = self._pickle_state(function, LOCAL)
@@ -286,11 +312,21 @@ class FunctionTable:
         record = self._record_for(function, prepared, names, codes)
         self._let_go(record)
         number = self._number_in(record, prepared, prepared.state_object)
-        if not (record.components or names or codes):
-            known = self._known.get(id(function))
-            if prepared.is_bare and self._maker.shell is None and known is not None and known[1] is prepared:
-                self._quick[id(function)] = known[0], record.watch, prepared.watch, self._maker.epoch, number
+        self._note_quick(function, prepared, names, codes, record, number)
         return number
+
+    def _note_quick(
+        self, function: Any, prepared: Prepared, names: Sequence[str], codes: Any, record: Record, number: int
+    ) -> None:
+        """Have the number again for the next such call, if only bindings need a look then."""
+        known = self._known.get(id(function))
+        if codes or record.components or not prepared.is_bare or self._maker.shell is not None:
+            return
+        if known is not None and known[1] is prepared:
+            quick = self._quick.setdefault(id(function), {})
+            if len(quick) >= KNOWN:
+                quick.clear()
+            quick[tuple(names)] = known[0], record.watch, prepared.watch, self._maker.epoch, number
 
     def place(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prepared: Prepared, packed: Packed
@@ -309,7 +345,9 @@ class FunctionTable:
         held = prepared.state_object
         if packed.state is not None:
             held = self._states.number_of(function, packed.state)
-        return self._number_in(record, prepared, held), packed
+        number = self._number_in(record, prepared, held)
+        self._note_quick(function, prepared, packed.names, packed.codes, record, number)
+        return number, packed
 
     def _record_for(self, function: Any, prepared: Prepared, names: Sequence[str], codes: Any) -> Record:
         has_own = bool(names or codes)
@@ -351,9 +389,14 @@ class FunctionTable:
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, Any]:
         """What a job of one call names, and its payload. Raises NotPicklable."""
+        plain = serialize.dump_plain(args, kwargs)
+        payload, names = (plain, ()) if plain is not None else self.dump_if_known(function, args, kwargs)
+        number = 0 if payload is None else self.known_number(function, names)
+        if number:
+            return number, payload
         prepared = self.prepare(function)
-        if prepared.is_bare and serialize.is_plain(args, kwargs):
-            return self.number_of(function, prepared), serialize.dump_call(args, kwargs)
+        if prepared.is_bare and plain is not None:
+            return self.number_of(function, prepared), plain
         packed = self.pickle(function, args, kwargs, prepared)
         number, packed = self.place(function, args, kwargs, prepared, packed)
         return number, packed.payload()

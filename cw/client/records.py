@@ -45,6 +45,7 @@ from cw.payloads import (
 from cw.payloads.reach import Definition, Place, Reach, caches_in
 from cw.payloads.serialize import Pickled
 from cw.payloads.templates import Template
+from cw.payloads.watch import Watch
 
 LOOK_SECONDS = 0.001
 """Looks at what can change in place that cost less are taken at each submit."""
@@ -72,7 +73,7 @@ class Record:
     )  # fmt: skip
 
     def __init__(self, looked: int, generation: int) -> None:
-        self.watch = byvalue.Watch()
+        self.watch = Watch()
         self.components: list[Component] = []
         self.numbers: list[int] = []  # of what these were when the record was made
         self.lost: list[Place] = []  # whose values could not be pickled

@@ -196,23 +196,26 @@ class Session:
         """
         functions = self._functions
         plain = serialize.dump_plain(args, kwargs, label)
+        payload: Any = plain
+        names: Sequence[str] = ()
         number = 0
         try:
-            if plain is not None and recorder is None and prepared is None:
-                self._make_room(plain)
+            if plain is None and recorder is None and prepared is None:
+                payload, names = functions.dump_if_known(function, args, kwargs, self._store, label)
+            if payload is not None and recorder is None and prepared is None:
+                self._make_room(payload)
                 with self._lock:
                     if not self._is_closed:
                         self._look_if_due()
-                        known = functions.known_number(function)
+                        known = functions.known_number(function, names)
                         if known:
-                            number = self._queue_job(known, options, plain, tag, None)
+                            number = self._queue_job(known, options, payload, tag, None)
                 if number:
                     self._wake(number)
                     return number
             if prepared is None:
                 with self._lock:
                     prepared = functions.prepare(function)
-            payload: Any
             packed: Packed | None
             if plain is not None and prepared.is_bare:
                 packed, payload = None, plain

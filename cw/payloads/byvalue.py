@@ -24,21 +24,18 @@ share global names at home share them in the runner too.
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import copyreg
-import dis
 import enum
 import functools
 import hashlib
 import io
 import os
 import pickle
-import re
 import sys
 import typing
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -46,10 +43,11 @@ import cloudpickle
 from cloudpickle.cloudpickle import _dynamic_class_reduce as _take_class_apart
 
 from cw.payloads import annotations, enums, related, script
+from cw.payloads.code_names import global_names
+from cw.payloads.watch import MISSING, Watch
 
 BufferCallback = Callable[[pickle.PickleBuffer], Any] | None  # as for pickle.dumps
 _CACHED_FUNCTION = type(functools.lru_cache(len))
-MISSING = object()
 
 # Classes whose definitions are kept pickled. More keeps more of them (and what they refer to) alive after the
 # user has dropped them; fewer pickles a definition again where a program has more classes than this in use.
@@ -62,133 +60,6 @@ class Unpicklable(Exception):
     def __init__(self, offender: Any) -> None:
         super().__init__()
         self.offender = offender
-
-
-class Watch:
-    """The bindings that a pickle was made from. What is compared is held, so that no id is used again: weakly where
-    that can be, so that nothing is kept alive that its owner has dropped.
-
-    Only bindings are compared, and by identity: a list that has grown in place is not noticed.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_cells",
-        "_functions",
-        "_is_over",
-        "_names",
-        "_registrations",
-        "_sizes",
-        "_weak",
-    )
-
-    def __init__(self) -> None:
-        self._functions: list[tuple[weakref.ref[FunctionType], CodeType, Any, Any]] = []
-        self._is_over = False  # something that it watched is gone
-        self._registrations: Any = None  # which there were with abstract base classes, if it matters
-        self._cells: list[tuple[Any, Any]] = []
-        self._names: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
-        self._weak: dict[tuple[int, str], tuple[Mapping[str, Any], str, weakref.ref[Any]]] = {}
-        self._sizes: list[tuple[Mapping[str, Any], int]] = []
-
-    def add_function(self, function: FunctionType, has_names: bool = True) -> None:
-        """Watch a function that travels by value: code, defaults, closure, and the globals that it reads."""
-        reference = weakref.ref(function, self._let_go)
-        self._functions.append((reference, function.__code__, function.__defaults__, function.__kwdefaults__))
-        if function.__kwdefaults__:
-            self.add_namespace(function.__kwdefaults__)
-        self.add_namespace(function.__dict__)
-        for cell in function.__closure__ or ():
-            self._cells.append((cell, contents_of(cell)))
-        if has_names:
-            for name in global_names(function.__code__):
-                self.add_name(function.__globals__, name)
-
-    def add_name(self, namespace: Mapping[str, Any], name: str) -> None:
-        """Watch one name, bound or not."""
-        value = namespace.get(name, MISSING)
-        key = id(namespace), name
-        if type(value) not in _HELD:
-            try:
-                self._weak[key] = namespace, name, weakref.ref(value)
-                return
-            except TypeError:
-                pass
-        self._names[key] = namespace, name, value
-
-    def add_namespace(self, namespace: Mapping[str, Any]) -> None:
-        """Watch all names of a namespace, such as the `vars()` of an object, and which there are."""
-        names = [name for name in list(namespace) if name not in annotations.LOOKED_AT]
-        for name in names:
-            self.add_name(namespace, name)
-        self._sizes.append((namespace, len(names)))
-
-    def add_registrations(self) -> None:
-        """Watch which classes are registered with abstract base classes."""
-        self._registrations = abc.get_cache_token()
-
-    def _let_go(self, _: Any) -> None:
-        """A function is gone: nothing that it held is kept alive here."""
-        self._is_over = True
-        for held in (self._functions, self._cells, self._names, self._weak, self._sizes):
-            held.clear()
-
-    def absorb(self, other: Watch) -> None:
-        """Watch what the other one does, too."""
-        self._functions += other._functions
-        if other._registrations is not None:
-            self._registrations = other._registrations
-        self._cells += other._cells
-        self._names |= other._names
-        self._weak |= other._weak
-        self._sizes += other._sizes
-
-    def is_current(self) -> bool:
-        """Whether all is still bound to what it was. Each submit asks: 0.1 us, and 0.04 for each name."""
-        if self._is_over:
-            return False
-        for reference, code, defaults, kwdefaults in self._functions:
-            function = reference()
-            if (
-                function is None
-                or function.__code__ is not code
-                or function.__defaults__ is not defaults
-                or function.__kwdefaults__ is not kwdefaults
-            ):
-                return False
-        if self._registrations is not None and self._registrations != abc.get_cache_token():
-            return False
-        for namespace, name, value in self._names.values():
-            if namespace.get(name, MISSING) is not value:
-                return False
-        for namespace, name, reference in self._weak.values():
-            value = reference()
-            if value is None or namespace.get(name, MISSING) is not value:
-                return False
-        for cell, value in self._cells:
-            if contents_of(cell) is not value:
-                return False
-        for namespace, size in self._sizes:  # (not all(): a generator costs more than the rest)
-            if len(namespace) != size and len(namespace.keys() - annotations.LOOKED_AT) != size:
-                return False
-        return True
-
-
-_HELD = frozenset({ModuleType, int, str, float, bool, type(None), BuiltinFunctionType, type(MISSING)})
-"""Types whose values are held strongly: they cost little, and are seldom dropped."""
-
-
-def contents_of(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # the variable is not bound yet
-        return MISSING
-
-
-@functools.lru_cache(maxsize=4096)
-def global_names(code: CodeType) -> tuple[str, ...]:
-    """The names that a piece of code, with what is defined inside it, may read from its globals."""
-    return tuple(dict.fromkeys(_global_names(code)))
 
 
 def take_singleton_apart(thing: Any) -> Any:
@@ -207,66 +78,6 @@ def names_itself(thing: Any) -> bool:
         return isinstance(reduction(thing), str)
     except Exception:
         return False
-
-
-_BY_NAME = frozenset(
-    {"globals", "vars", "eval", "exec", "getattr", "__import__", "import_module", "timeit", "Timer"}
-)
-_WORDS = re.compile(r"[^\W\d]\w*")
-
-
-@functools.lru_cache(maxsize=4096)
-def mentioned_names(code: CodeType) -> frozenset[str]:
-    """Names that code may look up by a text, as `globals()["f"]` does, or as attributes of `__main__`."""
-    names = set(code.co_names)
-    words: set[str] = set()
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            words |= mentioned_names(constant)
-        elif type(constant) is str and names & _BY_NAME and len(constant) < 10_000:
-            words.update(_WORDS.findall(constant))
-        elif type(constant) is str and constant == "__main__":
-            words |= names
-    if "__main__" in names:
-        words |= names
-    return frozenset(words)
-
-
-def submodules(code: CodeType, values: Iterable[Any]) -> set[str]:
-    """Modules that code uses as parts of the given ones (`os.path`), and that have been imported apart."""
-    words = set(code.co_names)
-    packages = tuple(
-        value.__name__ + "."
-        for value in values
-        if isinstance(value, ModuleType) and hasattr(value, "__path__")
-    )
-    if not packages:
-        return set()
-    return {
-        name
-        for name in list(sys.modules)
-        if name.startswith(packages) and words.issuperset(name.split(".")[1:])
-    }
-
-
-_LOADS = {"LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
-_JUMPS = frozenset(dis.hasjrel + dis.hasjabs)
-
-
-def _global_names(code: CodeType) -> Iterator[str]:
-    stored = set()
-    is_straight = not getattr(code, "co_exceptiontable", b"")
-    for instruction in dis.get_instructions(code):
-        operation, name = instruction.opname, instruction.argval
-        is_straight = is_straight and instruction.opcode not in _JUMPS
-        # ..._NAME is how the body of a class, also of one inside a function, reads and writes names.
-        if operation == "STORE_NAME" and is_straight:  # else it may have been passed over
-            stored.add(name)
-        elif operation in _LOADS or (operation == "LOAD_NAME" and name not in stored):
-            yield name
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _global_names(constant)
 
 
 def travels_by_value(thing: Any) -> bool:

@@ -76,6 +76,11 @@ class Chunk:
 
     def _pickle(self, args: tuple[Any, ...]) -> Payload:
         state = self._state
+        found = serialize.dump_call_by_name(args, {}) if state is None else None
+        if found is not None and len(found[0]) <= SHARED and not found[1]:
+            if found[2]:
+                self.names = sorted({*self.names, *found[2]})
+            return found[0]
         memo = None if state is None else state.memo
         pickled = serialize.pickle_call(args, {}, self._function, memo)
         if pickled.size > SHARED:

@@ -16,6 +16,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from cw.payloads import byvalue, script
+from cw.payloads.watch import MISSING, contents_of
 
 PLAIN = frozenset(
     {
@@ -151,10 +152,10 @@ def parts_of(thing: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
         for name, value in (thing.__kwdefaults__ or {}).items():
             yield ("keyword", name), value
         for place, cell in enumerate(thing.__closure__ or ()):
-            value = byvalue.contents_of(cell)
+            value = contents_of(cell)
             if thing.__code__.co_freevars[place] == "repr_running" and thing.__name__ == "__repr__":
                 continue  # a dataclass's: empty but while it is at work
-            if value is not byvalue.MISSING:
+            if value is not MISSING:
                 yield ("cell", place), value
         for name, value in thing.__dict__.items():
             yield ("attribute", name), value

@@ -21,7 +21,8 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from cw.errors import SharedRandomState
-from cw.payloads.byvalue import global_names, travels_by_value
+from cw.payloads.byvalue import travels_by_value
+from cw.payloads.code_names import global_names
 from cw.payloads.naming import function_name, parts_of
 
 _OBJECTS = 200_000

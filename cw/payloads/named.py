@@ -27,7 +27,8 @@ from typing import Any
 import cloudpickle
 
 from cw.payloads import annotations, byvalue, constants, script
-from cw.payloads.byvalue import MISSING, BufferCallback, Watch
+from cw.payloads.byvalue import BufferCallback
+from cw.payloads.watch import MISSING, Watch, contents_of
 
 Code = tuple[dict[str, Any], CodeType]
 """The globals of a function by value, and its code: which names it reads, and where."""
@@ -116,7 +117,7 @@ def load_code(data: bytes) -> CodeType:
 def parts_of_function(function: FunctionType, holes: Iterable[tuple[Any, ...]] = ()) -> tuple[Any, ...]:
     """What `set_function_state` takes: all but code and names. `holes`: places whose values are sent apart."""
     defaults, kwdefaults = function.__defaults__, function.__kwdefaults__
-    cells = [byvalue.contents_of(cell) for cell in function.__closure__ or ()]
+    cells = [contents_of(cell) for cell in function.__closure__ or ()]
     is_bound = [value is not MISSING for value in cells]
     cells = [None if value is MISSING else value for value in cells]
     attributes = dict(function.__dict__)

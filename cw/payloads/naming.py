@@ -19,7 +19,8 @@ from types import CellType, FunctionType, MethodType
 from typing import Any
 
 from cw.payloads.annotations import annotate_of
-from cw.payloads.byvalue import global_names, travels_by_value
+from cw.payloads.byvalue import travels_by_value
+from cw.payloads.code_names import global_names
 
 # How far to look for an object. More finds it in larger values; fewer gives the message sooner (2 us each).
 _OBJECTS = 20_000

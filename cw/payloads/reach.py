@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any, NamedTuple
 
-from cw.payloads import byvalue, constants, named, objects, script
-from cw.payloads.byvalue import MISSING, Watch
+from cw.payloads import byvalue, code_names, constants, named, objects, script
+from cw.payloads.watch import MISSING, Watch
 
 PlaceKey = tuple[Any, ...]
 
@@ -223,12 +223,12 @@ class Reach:
             return
         self._codes.add(id(code))
         values = []
-        for name in byvalue.global_names(code):
+        for name in code_names.global_names(code):
             self.watch.add_name(names, name)
             values.append(self._add_global(names, name))
-        self.modules.update(byvalue.submodules(code, values))
+        self.modules.update(code_names.submodules(code, values))
         defined = script.namespace()
-        for name in byvalue.mentioned_names(code):
+        for name in code_names.mentioned_names(code):
             self.watch.add_name(defined, name)
             if name in defined:
                 self._add_global(defined, name)

@@ -93,3 +93,10 @@ def names_in(data: Any) -> tuple[str, ...]:
                 more.add(name)
         names = tuple(sorted(more))
     return names
+
+
+def is_one_name(data: bytes) -> bool:
+    """Is this how a pickle writes one thing by name: module, name, STACK_GLOBAL?"""
+    name = data.rfind(b"\x8c")
+    size = data[1] if data[:1] == b"\x8c" else 0
+    return name == size + 3 and data[name + 1] == len(data) - name - 4 and data[-2:] == b"\x94\x93"

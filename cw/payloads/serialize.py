@@ -251,11 +251,42 @@ def load_parts(payload: Payload, count: int, persistent_load: Any = None, memos:
 
 def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What is pickled of a call's arguments."""
-    is_big = any(type(v) is bytes and len(v) >= BIG_BYTES for v in (*args, *kwargs.values()))
-    if is_big:
-        named_values = {name: _apart_if_big(value) for name, value in kwargs.items()}
-        return [tuple(map(_apart_if_big, args)), named_values]
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if type(value) is bytes and len(value) >= BIG_BYTES:
+            named_values = {name: _apart_if_big(value) for name, value in kwargs.items()}
+            return [tuple(map(_apart_if_big, args)), named_values]
     return [args, kwargs] if kwargs else args
+
+
+def dump_call_by_name(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[bytes, list[memoryview], Sequence[str]] | None:
+    """As `dump_call`, for arguments of which nothing travels by value, for `join`: the pickle, its buffers, and the
+    script's names that it refers to. None for others."""
+    buffers: list[memoryview] = []
+    try:
+        data = dumps(call_of(args, kwargs), 5, buffer_callback=_keeper(buffers))
+    except Exception:  # whatever it is, it is met again
+        return None
+    # Up to the last thing that is there by name.
+    head = data[_FRAMED : data.rfind(b"\x93") + 1]
+    names = _names_by_head.get(head)
+    if names is None or _registered:
+        if _needs_by_value(data):
+            return None
+        names = script.names_in(data)
+        if script.is_one_name(head) and head.find(related.MARK) < 0:
+            if len(_names_by_head) > 4096:
+                _names_by_head.clear()
+            _names_by_head[head] = names
+    return data, buffers, names
+
+
+_FRAMED = 11
+"""Where a pickle's first value begins: behind the version and the size of the first frame."""
+
+_names_by_head: dict[bytes, Sequence[str]] = {b"": ()}
+"""The script's names in pickles that begin with one thing by name, and have no other: so are calls with an instance."""
 
 
 def dump_call(

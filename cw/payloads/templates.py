@@ -25,7 +25,8 @@ from types import (
 from typing import Any
 
 from cw.errors import PayloadError
-from cw.payloads import byvalue, constants, named, naming, script
+from cw.payloads import byvalue, code_names, constants, named, naming, script
+from cw.payloads.watch import MISSING, contents_of
 
 NAMED, LOCAL, OBJECT = range(3)
 
@@ -91,7 +92,7 @@ def template_of(function: Any, form: int) -> Template:
             template = Template(form, naming.function_name(function), file.getvalue())
             template.codes = ((function.__globals__, function.__code__),)
     if code_owner is not None:
-        template.reads = frozenset(byvalue.global_names(code_owner.__code__))
+        template.reads = frozenset(code_names.global_names(code_owner.__code__))
     return template
 
 
@@ -127,8 +128,8 @@ def state_of(function: Any, form: int) -> Any:
     if form == NAMED:
         return None
     cells = function.__closure__ or ()
-    contents = [byvalue.contents_of(cell) for cell in cells]
-    is_bound = [value is not byvalue.MISSING for value in contents]
+    contents = [contents_of(cell) for cell in cells]
+    is_bound = [value is not MISSING for value in contents]
     if not all(is_bound):
         contents = [value if is_set else None for value, is_set in zip(contents, is_bound, strict=True)]
     # Functions that are captured may share variables with this one: then these travel, not only what is in them.

@@ -32,7 +32,8 @@ from typing import Any
 
 from cw.payloads import annotations as deferred
 from cw.payloads import byvalue, constants
-from cw.payloads.byvalue import global_names, travels_by_value
+from cw.payloads.byvalue import travels_by_value
+from cw.payloads.code_names import global_names
 from cw.store.arrays import ArrayWalk
 from cw.store.walk import digest_of
 

@@ -1,0 +1,77 @@
+"""The names that code reads: global ones, those that it looks up by a text, and parts of packages."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from types import CodeType, ModuleType
+from typing import Any
+
+
+@functools.lru_cache(maxsize=4096)
+def global_names(code: CodeType) -> tuple[str, ...]:
+    """The names that a piece of code, with what is defined inside it, may read from its globals."""
+    return tuple(dict.fromkeys(_global_names(code)))
+
+
+_LOADS = {"LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
+_JUMPS = frozenset(dis.hasjrel + dis.hasjabs)
+
+
+def _global_names(code: CodeType) -> Iterator[str]:
+    stored = set()
+    is_straight = not getattr(code, "co_exceptiontable", b"")
+    for instruction in dis.get_instructions(code):
+        operation, name = instruction.opname, instruction.argval
+        is_straight = is_straight and instruction.opcode not in _JUMPS
+        # ..._NAME is how the body of a class, also of one inside a function, reads and writes names.
+        if operation == "STORE_NAME" and is_straight:  # else it may have been passed over
+            stored.add(name)
+        elif operation in _LOADS or (operation == "LOAD_NAME" and name not in stored):
+            yield name
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _global_names(constant)
+
+
+_BY_NAME = frozenset(
+    {"globals", "vars", "eval", "exec", "getattr", "__import__", "import_module", "timeit", "Timer"}
+)
+_WORDS = re.compile(r"[^\W\d]\w*")
+
+
+@functools.lru_cache(maxsize=4096)
+def mentioned_names(code: CodeType) -> frozenset[str]:
+    """Names that code may look up by a text, as `globals()["f"]` does, or as attributes of `__main__`."""
+    names = set(code.co_names)
+    words: set[str] = set()
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            words |= mentioned_names(constant)
+        elif type(constant) is str and names & _BY_NAME and len(constant) < 10_000:
+            words.update(_WORDS.findall(constant))
+        elif type(constant) is str and constant == "__main__":
+            words |= names
+    if "__main__" in names:
+        words |= names
+    return frozenset(words)
+
+
+def submodules(code: CodeType, values: Iterable[Any]) -> set[str]:
+    """Modules that code uses as parts of the given ones (`os.path`), and that have been imported apart."""
+    words = set(code.co_names)
+    packages = tuple(
+        value.__name__ + "."
+        for value in values
+        if isinstance(value, ModuleType) and hasattr(value, "__path__")
+    )
+    if not packages:
+        return set()
+    return {
+        name
+        for name in list(sys.modules)
+        if name.startswith(packages) and words.issuperset(name.split(".")[1:])
+    }
