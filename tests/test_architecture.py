@@ -37,8 +37,9 @@ FLOORS = [
     "runner.runner", "runner.leftovers", "runner.script", "runner.channel", "runner.__init__",
     "payloads.chunks", "payloads.generators", "payloads.serialize", "payloads.templates", "payloads.environment",
     "payloads.reach", "payloads.naming", "payloads.current",
-    "payloads.objects", "payloads.named", "payloads.constants", "payloads.byvalue", "payloads.script",
-    "payloads.watch", "payloads.code_names", "payloads.enums", "payloads.annotations",
+    "payloads.objects", "payloads.named", "payloads.local_classes", "payloads.local_functions", "payloads.constants",
+    "payloads.byvalue", "payloads.classes", "payloads.script", "payloads.watch", "payloads.code_names",
+    "payloads.enums", "payloads.annotations",
     "payloads.related", "payloads.deferred", "payloads.settings", "payloads.modules",
     "payloads.__init__",
     "master.__main__", "master.master", "master.peers", "master.checks", "master.gate", "master.dispatch",
@@ -62,13 +63,15 @@ KEEPERS = {
             "reach",
             "objects",
             "named",
+            "local_functions",
             "byvalue",
+            "classes",
             "annotations",
         )
     },
     # environment: its version
     "cloudpickle": {"payloads.serialize", "payloads.named", "payloads.byvalue", "payloads.environment"},
-    "marshal": {"payloads.named"},
+    "marshal": {"payloads.local_functions"},
     # wire: the wire format. serialize: what lies in a payload. connection, sockets, address: forms of the kernel's.
     # format: the form of a store's records.
     "struct": {

@@ -24,7 +24,18 @@ from cw.client.records import Record, RecordMaker
 from cw.client.states import StateTable
 from cw.errors import UnstableKey
 from cw.net import messages as m
-from cw.payloads import byvalue, constants, generators, named, naming, objects, script, serialize, templates
+from cw.payloads import (
+    byvalue,
+    classes,
+    constants,
+    generators,
+    named,
+    naming,
+    objects,
+    script,
+    serialize,
+    templates,
+)
 from cw.payloads.objects import ONE
 from cw.payloads.serialize import Pickled
 from cw.payloads.templates import LOCAL, NAMED, OBJECT, Template
@@ -358,12 +369,12 @@ class FunctionTable:
         record = prepared.record
         key: Any = None
         if has_own or record is None:
-            key = prepared.template, prepared.mode, tuple(names), tuple([id(code) for _, code in codes])
+            key = self._key_of_record(prepared, names, codes)
             record = self._records.get(key)
         if record is None or not self._maker.is_up_to_date(record):
             record = self._maker.make(prepared.template, names, codes, function, record)
             if key is None:
-                key = prepared.template, prepared.mode, tuple(names), tuple([id(code) for _, code in codes])
+                key = self._key_of_record(prepared, names, codes)
             self._records.pop(key, None)
             if len(self._records) >= KNOWN:
                 self._records.pop(next(iter(self._records)))
@@ -374,6 +385,11 @@ class FunctionTable:
         if not has_own:
             prepared.record = record
         return record
+
+    def _key_of_record(self, prepared: Prepared, names: Sequence[str], codes: Any) -> tuple[Any, ...]:
+        """(Nothing keeps a class without a name alive: its id may come again.)"""
+        things = [id(thing) if names is not None else classes.identity_of(thing) for names, thing in codes]
+        return prepared.template, prepared.mode, tuple(names), tuple(things)
 
     def _number_in(self, record: Record, prepared: Prepared, held: int) -> int:
         """`held`: the number of a state that is an object, or 0."""

@@ -23,7 +23,7 @@ from cw import program
 from cw.client.functions import FunctionTable, Prepared
 from cw.errors import StoreError
 from cw.net import messages as m
-from cw.payloads import byvalue, environment, serialize
+from cw.payloads import classes, environment, serialize
 from cw.store import callkey
 from cw.store.directory import identify
 from cw.store.format import ClassRecord, Entry, Stored
@@ -96,7 +96,7 @@ class _Open:
             if known is not None and known[0] == digest:  # by another thread, meanwhile
                 return known
             place = self._classes_by_digest.get(digest, 0)
-            record = self.classes[cls] = digest, byvalue.identity_of(cls), place
+            record = self.classes[cls] = digest, classes.identity_of(cls), place
             self._take_over(cls, record)
             if _is_interactive():
                 self.store.classes.setdefault(digest, {})[record[1]] = place
@@ -108,7 +108,7 @@ class _Open:
         digest, _, place = record
         for identity, its_place in list(self.store.classes.get(digest, {}).items()):
             if its_place == place:
-                byvalue.adopt(identity, cls)
+                classes.adopt(identity, cls)
 
     def refresh(self) -> None:
         """Read what other programs have stored since."""
@@ -189,15 +189,15 @@ class Recorder:
         """The call, stored or not. The functions' lock is held. Raises UnstableKey, NotPicklable."""
         function_key = functions.key_of(function, prepared)
         if self._key is None:
-            key, classes = callkey.of_call(function, function_key, args, kwargs, self._version)
+            key, met = callkey.of_call(function, function_key, args, kwargs, self._version)
         else:
             own = self._key(*args, **kwargs) if callable(self._key) else self._key
             key = callkey.of_own(function, own, self._version)
-            classes = callkey.classes_in(args, kwargs)
+            met = callkey.classes_in(args, kwargs)
         opened = self._open
         records: tuple[ClassRecord, ...] = ()
-        if classes or function_key.classes:
-            records = tuple(opened.record_of(*each) for each in (*function_key.classes, *classes))
+        if met or function_key.classes:
+            records = tuple(opened.record_of(*each) for each in (*function_key.classes, *met))
         with opened.store.lock:
             self._count_here()
             number = self._counts.get(key, 0)

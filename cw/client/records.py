@@ -36,6 +36,7 @@ from cw.payloads import (
     constants,
     environment,
     generators,
+    local_functions,
     named,
     objects,
     script,
@@ -213,7 +214,12 @@ class RecordMaker:
             for each in reach.definitions.values()
         ]
         numbers = [each.number for each in components]
-        record.needs = [*head, *definitions, *numbers, *([settings] if settings else [])]
+        local = [
+            (each.identity, each.version, self.object_of(m.VALUE, (), each.data))
+            for each in reach.classes.values()
+        ]
+        record.needs = [*head, *definitions, *numbers, *[number for _, _, number in local]]
+        record.needs += [settings] if settings else []
         record.components = [each for each in components if not each.is_fixed]
         record.numbers = [each.number for each in record.components]
         record.lost = [reach.places[key] for key in reach.lost if key in reach.places]
@@ -229,6 +235,7 @@ class RecordMaker:
             head[2],
             definitions,
             numbers,
+            local,
         )
         for component in () if before is None else before.components:
             if component not in components:  # its places are constants now, gone, or part of others
@@ -330,7 +337,7 @@ class RecordMaker:
             kind == "global"
             and name in template.reads
             and own is not None
-            and named.key_of(own.__globals__) == holder
+            and local_functions.key_of(own.__globals__) == holder
         )
         if is_own or (
             kind in ("cell", "default", "keyword") and own is not None and holder[0] == own.__name__

@@ -16,7 +16,7 @@ from typing import Any
 
 from cw.client.components import pickle_places
 from cw.net import messages as m
-from cw.payloads import byvalue, code_names, constants, named, objects, script
+from cw.payloads import byvalue, code_names, constants, local_functions, objects, script
 from cw.payloads.reach import Definition
 
 SMALL = 64 * 1024
@@ -96,7 +96,8 @@ def _constants_of_others(definitions: list[Definition]) -> bytes:
     rows = {}
     for definition in definitions:
         for names, code in definition.codes.values():
-            key = named.key_of(names)
+            assert names is not None  # its classes are inside
+            key = local_functions.key_of(names)
             for name in code_names.global_names(code) if key != "__main__" else ():
                 if name in names and constants.is_constant(names[name]):
                     rows[key, name] = names[name]

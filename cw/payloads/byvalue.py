@@ -30,11 +30,9 @@ import enum
 import functools
 import hashlib
 import io
-import os
 import pickle
 import sys
 import typing
-import weakref
 from collections.abc import Callable
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -42,7 +40,8 @@ from typing import Any
 import cloudpickle
 from cloudpickle.cloudpickle import _dynamic_class_reduce as _take_class_apart
 
-from cw.payloads import annotations, enums, related, script
+from cw.payloads import annotations, classes, enums, related, script
+from cw.payloads.classes import class_of, identity_of, known_class, make_class, new_version, set_class_state
 from cw.payloads.code_names import global_names
 from cw.payloads.watch import MISSING, Watch
 
@@ -134,12 +133,7 @@ MADE_FROM_MEMBERS = frozenset(
 """What Python adds to an enum, made from its members."""
 
 
-# --- classes: who owns them, and which version of a definition is in force ---
-
-_id_by_class: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
-_class_by_id: weakref.WeakValueDictionary[bytes, type] = weakref.WeakValueDictionary()
-# Only classes of other processes are in here: a class that is not belongs to this one.
-_version_by_foreign_class: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
+# --- the definitions of classes, as they were pickled last ---
 
 
 class _Definition:
@@ -174,12 +168,6 @@ def _definition_of(cls: type) -> _Definition | None:
     return definition
 
 
-def _id_of(cls: type) -> bytes:
-    identity = _id_by_class.setdefault(cls, os.urandom(16))
-    _class_by_id[identity] = cls
-    return identity
-
-
 def version_of(cls: type) -> bytes:
     """Changes when a class that travels by value does."""
     definition = _definition_of(cls)
@@ -207,60 +195,6 @@ def complete(cls: Any) -> None:
     if getattr(cls, "__pydantic_complete__", True) is False:
         with contextlib.suppress(Exception):
             cls.model_rebuild(raise_errors=False)
-
-
-def new_version() -> bytes:
-    """Random: no other process gives the same one to something else."""
-    return os.urandom(8)
-
-
-def is_foreign(cls: type) -> bool:
-    """Whether a class was made from a pickle of another process."""
-    return cls in _version_by_foreign_class
-
-
-def forget_version(cls: type) -> None:
-    """The next definition of a class that comes is applied, whatever its version."""
-    if cls in _version_by_foreign_class:
-        _version_by_foreign_class[cls] = b""
-
-
-def identity_of(cls: type) -> bytes:
-    """Under which instances of a class travel, from this process on."""
-    return _id_of(cls)
-
-
-def adopt(identity: bytes, cls: type) -> None:
-    """Take what was pickled under this identity, in an earlier process, for instances of our class."""
-    if cls not in _version_by_foreign_class:
-        _class_by_id[identity] = cls
-
-
-def make_class(identity: bytes, make: Callable[..., type], arguments: tuple[Any, ...]) -> type:
-    """In a pickle: the class of this id, or else an empty one, which `set_class_state` will fill."""
-    cls = _class_by_id.get(identity)
-    if cls is None:
-        cls = make(*arguments)
-        _id_by_class[cls] = identity
-        _class_by_id[identity] = cls
-        _version_by_foreign_class[cls] = b""
-    return cls
-
-
-def set_class_state(cls: type, state: tuple[Callable[..., Any], Any, bytes]) -> None:
-    """In a pickle: fill a class, unless it is ours or filled by this version already."""
-    set_state, attributes, version = state
-    if _version_by_foreign_class.get(cls, version) != version:
-        set_state(cls, attributes)
-        _version_by_foreign_class[cls] = version
-
-
-def known_class(identity: bytes, version: bytes, definition: bytes) -> type:
-    """In a pickle: the class of this id, made or renewed from its definition where need be."""
-    cls = _class_by_id.get(identity)
-    if cls is not None and _version_by_foreign_class.get(cls, version) == version:
-        return cls
-    return pickle.loads(definition)
 
 
 # Names under which stores written before version 0.2 have them.
@@ -325,8 +259,12 @@ class _ChangedInPlace(Exception):
 class Pickler(cloudpickle.Pickler):
     """cloudpickle's, with the differences that the module's text names; and it remembers where it was."""
 
-    def __init__(self, file: Any, buffer_callback: BufferCallback, watch: Watch | None) -> None:
+    def __init__(
+        self, file: Any, buffer_callback: BufferCallback, watch: Watch | None, refers: bool = False
+    ) -> None:
+        """`refers`: without the definitions of classes that the client has."""
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+        self.refers = refers
         self.watch = watch
         self.refused = related.kinds()
         self.last: Any = MISSING
@@ -393,10 +331,12 @@ class Pickler(cloudpickle.Pickler):
 
     def _reduce_class(self, cls: type) -> Any:
         if self.watch is None:
+            if self.refers and classes.is_at_home(cls):
+                return class_of, (identity_of(cls),)
             definition = _definition_of(cls)
             if definition is None:
                 return super().reducer_override(cls)
-            return known_class, (_id_of(cls), definition.version, definition.data)
+            return known_class, (identity_of(cls), definition.version, definition.data)
         if travels_by_value(cls):
             # Pickling a first instance adds an attribute to the class, which shall not look like a change.
             copyreg._slotnames(cls)  # type: ignore[attr-defined]
@@ -413,7 +353,7 @@ class Pickler(cloudpickle.Pickler):
             raise _ChangedInPlace
         self.definitions[id(cls)] = definition
         filling = (set_state, state, definition.version)
-        return make_class, (_id_of(cls), make, arguments), filling, None, None, set_class_state
+        return make_class, (identity_of(cls), make, arguments), filling, None, None, set_class_state
 
     def take_class_apart(self, cls: type) -> Any:
         """A class's reduction, whole: what cloudpickle leaves out is there."""
@@ -450,7 +390,7 @@ class _ContentPickler(Pickler):
 
     def _reduce_class(self, cls: type) -> Any:
         if cls is not self._cls and travels_by_value(cls):
-            return identity_of, (_id_of(cls),)
+            return identity_of, (identity_of(cls),)
         return self.take_class_apart(cls)
 
 
@@ -475,13 +415,14 @@ def dumps(
     buffer_callback: BufferCallback = None,
     watch: Watch | None = None,
     restart: Callable[[], Any] = lambda: None,
+    refers: bool = False,
 ) -> bytes:
     """Pickle by value. With a watch, note in it what the pickle is made from, and have definitions inline.
 
-    `restart()`: what the callback was given so far does not count. Raises `Unpicklable`. It may be called from several
-    threads.
+    `restart()`: what the callback was given so far does not count. `refers`: as of `Pickler`. Raises `Unpicklable`. It
+    may be called from several threads.
     """
-    return _run(value, buffer_callback, watch, restart)[0]
+    return _run(value, buffer_callback, watch, restart, refers)[0]
 
 
 def run(pickler: Pickler, value: Any) -> None:
@@ -498,10 +439,11 @@ def _run(
     buffer_callback: BufferCallback,
     watch: Watch | None,
     restart: Callable[[], Any] = lambda: None,
+    refers: bool = False,
 ) -> tuple[bytes, dict[int, _Definition]]:
     while True:
         file = io.BytesIO()
-        pickler = Pickler(file, buffer_callback, watch)
+        pickler = Pickler(file, buffer_callback, watch, refers)
         try:
             run(pickler, value)
             break

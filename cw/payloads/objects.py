@@ -3,6 +3,7 @@
 FUNCTION             Function: how a job's calls are made, and the numbers of all that they need
 VALUE  template      cw.payloads.templates
        definition    one function or class of the script: a skeleton, and what it is filled with
+       class         the definition of one that has no name there
        script        all definitions, and how other names of the script can be had
        component     the keys of places, then their values (serialize.Pickled)
        state         what the object of a call holds (serialize.Pickled)
@@ -37,6 +38,7 @@ class Reached(NamedTuple):
     script: int
     definitions: list[int]
     components: list[int]
+    classes: list[tuple[bytes, bytes, int]]  # that have no name: identity, version, the definition's number
 
 
 class Function(NamedTuple):

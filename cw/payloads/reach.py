@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any, NamedTuple
 
-from cw.payloads import byvalue, code_names, constants, named, objects, script
+from cw.payloads import byvalue, classes, code_names, constants, named, objects, script
+from cw.payloads.local_functions import key_of
 from cw.payloads.watch import MISSING, Watch
 
 PlaceKey = tuple[Any, ...]
@@ -89,7 +90,7 @@ class Definition:
     def token(self) -> Any:
         """What the runner's copy is known by. A class changed in place stays the same one."""
         if isinstance(self.thing, type):
-            return self.name, byvalue.identity_of(self.thing)
+            return self.name, classes.identity_of(self.thing)
         return self.name, self.version
 
     @property
@@ -193,6 +194,7 @@ class Reach:
         self.lost: dict[PlaceKey, str] = {}  # places whose values cannot be pickled, and why
         self.modules: set[str] = set()  # that are used as parts of others, as `os.path` is
         self.watch = Watch()
+        self.classes: dict[bytes, named.Local] = {}  # that have no name, by identity
         self._codes: set[int] = set()
 
     def add(self, names: Iterable[str], codes: Iterable[named.Code]) -> None:
@@ -200,8 +202,11 @@ class Reach:
         for name in names:
             self.watch.add_name(defined, name)
             self._add_global(defined, name)
-        for code in codes:
-            self._add_code(*code)
+        for namespace, thing in codes:
+            if namespace is None:
+                self._add_class(thing)
+            else:
+                self._add_code(namespace, thing)
 
     def _add_definition(self, name: str) -> None:
         if name in self.definitions:
@@ -217,6 +222,13 @@ class Reach:
         for place in definition.places:
             self.places[place.key] = place
         self.add(definition.names, definition.codes.values())
+
+    def _add_class(self, cls: type) -> None:
+        identity = classes.identity_of(cls)
+        if identity not in self.classes:
+            local = self.classes[identity] = named.local_definition(cls)
+            self.watch.absorb(local.watch)
+            self.add(local.names, local.codes)
 
     def _add_code(self, names: dict[str, Any], code: CodeType) -> None:
         if id(code) in self._codes:
@@ -235,7 +247,7 @@ class Reach:
 
     def _add_global(self, names: dict[str, Any], name: str) -> Any:
         value = names.get(name, MISSING)
-        key = named.key_of(names), name
+        key = key_of(names), name
         if value is MISSING:
             self.absent.add(key)
             return value

@@ -78,6 +78,9 @@ _ALIGNMENT = 64  # a cache line, and what numpy and the vector units like best
 # contain it merely go the slower way.
 _BY_NAME_IN_MAIN = b"\x8c\x08__main__"
 
+# And what it refers to without its definition.
+_BY_REFERENCE = b"\x8c\x08class_of\x94\x93"
+
 # What a generator that a module shares (`random.gauss`, `numpy.random.rand`) would bring along: see byvalue.py.
 _GENERATORS = (b"\x8c\x06Random", b"__randomstate_ctor")
 
@@ -354,7 +357,7 @@ def dump_result(value: Any, store: Store | None = None) -> Payload:
     if type(value) in PLAIN:
         return dumps(value, 5)
     try:
-        return _dump(_apart_if_big(value), store)
+        return _dump(_apart_if_big(value), store, refers=True)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(_refusal("the job's result", failure, [("result", value)])) from failure.__cause__
 
@@ -390,17 +393,21 @@ def dump_call_alone(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any
 
 def alone(payload: Payload) -> Payload:
     """A result's payload, for another program: what it has by name of the script is inside."""
-    if pickle_of(payload).find(_BY_NAME_IN_MAIN) < 0:
+    if _stands_alone(pickle_of(payload)):
         return payload
     return dump_alone(load(payload))
 
 
 def alone_error(payload: Payload) -> Payload:
     """The same for an error's."""
-    if bytes(payload).find(_BY_NAME_IN_MAIN) < 0:
+    if _stands_alone(bytes(payload)):
         return payload
     *fields, pickled, reason = loads(payload)
     return dumps((*fields, pickled and bytes(dump_alone(load(pickled))), reason), 5)
+
+
+def _stands_alone(data: bytes) -> bool:
+    return data.find(_BY_NAME_IN_MAIN) < 0 and data.find(_BY_REFERENCE) < 0
 
 
 def pickle_of(payload: Payload) -> bytes:
@@ -472,9 +479,11 @@ def _apart_if_big(value: Any) -> Any:
     return _BigBytes(value) if type(value) is bytes and len(value) >= BIG_BYTES else value
 
 
-def _dump(value: Any, store: Store | None = None, is_alone: bool = False, behind: bytes = b"") -> Payload:
+def _dump(
+    value: Any, store: Store | None = None, is_alone: bool = False, behind: bytes = b"", refers: bool = False
+) -> Payload:
     """As `dump`, but raises `byvalue.Unpicklable`. `is_alone`: without names of the script. `behind`: bytes at the
-    payload's end."""
+    payload's end. `refers`: without the definitions of classes that the client has."""
     buffers: list[memoryview] = []
 
     keep_in_band = _keeper(buffers)
@@ -487,7 +496,7 @@ def _dump(value: Any, store: Store | None = None, is_alone: bool = False, behind
         is_by_name = False
     if not is_by_name:
         buffers.clear()
-        data = byvalue.dumps(value, keep_in_band, None, buffers.clear)
+        data = byvalue.dumps(value, keep_in_band, None, buffers.clear, refers)
     return _pack(data, buffers, store, behind) if buffers else data + behind
 
 
@@ -701,7 +710,7 @@ def _dump_exception(exception: BaseException) -> tuple[bytes, str]:
     usable, reason = b"", ""
     for form in (lambda: exception, lambda: _built_in(type(exception), "__reduce__")(exception)):
         try:
-            pickled = bytes(_dump(form()))
+            pickled = bytes(_dump(form(), refers=True))
             again = _load_exception(pickled)
             if type(again) is type(exception) and str(again) == str(exception):
                 return pickled, ""

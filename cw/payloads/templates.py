@@ -25,7 +25,7 @@ from types import (
 from typing import Any
 
 from cw.errors import PayloadError
-from cw.payloads import byvalue, code_names, constants, named, naming, script
+from cw.payloads import byvalue, code_names, constants, local_functions, named, naming, script
 from cw.payloads.watch import MISSING, contents_of
 
 NAMED, LOCAL, OBJECT = range(3)
@@ -73,15 +73,15 @@ def template_of(function: Any, form: int) -> Template:
         template = Template(form, label_of(function))
     else:
         file = io.BytesIO()
-        pickler = named.NamedPickler(file)
+        pickler = named.NamedPickler(file, is_whole=True)
         if form == NAMED:
             byvalue.run(pickler, function)
             template = Template(form, naming.function_name(function), file.getvalue())
             template.names = frozenset(pickler.names)
         else:
             make = (
-                named.dump_code(function.__code__), function.__name__, function.__qualname__, function.__module__,
-                named.key_of(function.__globals__),
+                local_functions.dump_code(function.__code__), function.__name__, function.__qualname__,
+                function.__module__, local_functions.key_of(function.__globals__),
             )  # fmt: skip
             fixed = (
                 function.__doc__,
@@ -176,15 +176,15 @@ class Callee:
                 raise PayloadError(f"the payload is not that of a function but of a {type(state).__name__}")
             return state
         if self._parts is None:
-            make, (doc, annotations, type_params) = pickle.loads(self._blob)
-            self._parts = make, doc, named.load_annotations(annotations), type_params
-        make, doc, annotations, type_params = self._parts
+            make, (doc, notes, type_params) = pickle.loads(self._blob)
+            self._parts = make, doc, local_functions.load_annotations(notes), type_params
+        make, doc, notes, type_params = self._parts
         defaults, kwdefaults, contents, is_bound, attributes, cells = state or _NO_STATE
         if cells is None:
             cells = tuple(CellType() for _ in contents)
-        function = named.make_function(*make, cells, None)
-        filling = defaults, kwdefaults, contents, is_bound, attributes or {}, doc, annotations, type_params
-        named.set_function_state(function, filling)
+        function = local_functions.make_function(*make, cells, None)
+        filling = defaults, kwdefaults, contents, is_bound, attributes or {}, doc, notes, type_params
+        local_functions.set_function_state(function, filling)
         return function
 
 

@@ -22,7 +22,17 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from cw.net import memory
-from cw.payloads import byvalue, chunks, named, objects, script, serialize, settings, templates
+from cw.payloads import (
+    chunks,
+    classes,
+    local_classes,
+    local_functions,
+    objects,
+    script,
+    serialize,
+    settings,
+    templates,
+)
 from cw.payloads.templates import NAMED, Callee
 
 _ABSENT = object()
@@ -107,8 +117,11 @@ class Script:
         # Names that were given another value for the call that is about to run.
         self._changed: set[str] = set()
         self._is_reached = False
-        named.loads = self._loads
-        named.builtins_of = self._builtins_of
+        self._classes: dict[int, type] = {}  # without a name in the script, by number
+        self._wanted: dict[bytes, int] = {}  # those of the call that is being made ready, by identity
+        classes.find = self._find_class
+        local_functions.loads = self._loads
+        local_functions.builtins_of = self._builtins_of
 
     def name_of(self, number: int) -> str:
         """What a function is called; '' while it is being unpickled."""
@@ -120,6 +133,7 @@ class Script:
         self._functions.pop(number, None)
         self._definitions.pop(number, None)
         self._places.pop(number, None)
+        self._classes.pop(number, None)
         self._memos.pop(number, None)
         for key in [key for key in self._homeless if key[0] == number]:
             del self._homeless[key]
@@ -204,7 +218,11 @@ class Script:
             self._versions.pop(name, None)
             self._placed.pop(("global", "__main__", name), None)
             self._bound.pop(("__main__", name), None)
+        self._wanted = {identity: number for identity, _, number in reached.classes}
         self._define([self._definition(number) for number in reached.definitions], applied)
+        for identity, version, number in reached.classes:
+            if number not in self._classes or classes.version_in_force(self._classes[number]) != version:
+                self._load_class(identity, number)
         for key, name in reached.absent:
             self._unbind(key, name)
         for name in reached.modules:
@@ -229,7 +247,7 @@ class Script:
         """Give constants the values of the call."""
         for key, name, version, value in rows:
             if self._bound.get((key, name)) != version:
-                named.namespace_of(key)[name] = value
+                local_functions.namespace_of(key)[name] = value
                 self._bound[key, name] = version
                 self._changed.add(name)
                 self._placed.pop(("global", key, name), None)
@@ -243,7 +261,19 @@ class Script:
         if key == "__main__" and name not in self._rows:
             was_bound |= self._versions.pop(name, None) is not None
         if was_bound:
-            named.namespace_of(key).pop(name, None)
+            local_functions.namespace_of(key).pop(name, None)
+
+    def _find_class(self, identity: bytes) -> type | None:
+        number = self._wanted.get(identity)
+        return None if number is None else self._load_class(identity, number)
+
+    def _load_class(self, identity: bytes, number: int) -> type:
+        """Make a class that has no name, or renew it."""
+        cls: type = self._loads(self._payload_of(number))
+        self._classes[number] = cls
+        classes.at_home.add(identity)
+        self._changed.add(cls.__name__)
+        return cls
 
     def _clear_cache(self, name: str, path: list[str]) -> None:
         """What a function has cached was made with other values, or other code."""
@@ -263,10 +293,10 @@ class Script:
     def _mark_lost(self, lost: list[tuple[Any, str]]) -> None:
         """Have attributes that could not be sent say so."""
         for (kind, token, name), reason in lost:
-            holder = named.by_token.get(token) if kind == "attribute" else None
+            holder = local_functions.by_token.get(token) if kind == "attribute" else None
             if isinstance(holder, type):
                 text = f"{holder.__name__}.{name} is not here: its value cannot be pickled ({reason})"
-                type.__setattr__(holder, name, named.LostAttribute(text))
+                type.__setattr__(holder, name, local_classes.LostAttribute(text))
 
     def _take_script(self, number: int) -> None:
         (file, module_name), rows, others, constants = objects.load_script(self._payload_of(number))
@@ -278,7 +308,7 @@ class Script:
         self._others = others
         for key, name, value in objects.load_rows(constants):
             if (key, name) not in self._bound:
-                named.namespace_of(key).setdefault(name, value)
+                local_functions.namespace_of(key).setdefault(name, value)
         for name, how in others.items():
             # What is loaded already costs nothing. (Annotations, say, may refer to it.)
             if name not in self._names and (how[0] == "pickle" or how[1] in sys.modules):
@@ -340,13 +370,13 @@ class Script:
                 return
             raise
         if isinstance(thing, type):
-            byvalue.forget_version(thing)
+            classes.forget_version(thing)
         self._names[name] = thing
         self._changed.add(name)
         self._bound.pop(("__main__", name), None)
         self._versions[name] = row.version
         with contextlib.suppress(TypeError):
-            named.by_token[row.token] = thing
+            local_functions.by_token[row.token] = thing
 
     def _fill(self, name: str) -> None:
         row = self._to_fill.pop(name, None)
@@ -390,15 +420,15 @@ class Script:
             self._set_place(key, value)
             self._placed[key] = number
         for index, (key, value) in enumerate(zip(keys, values, strict=True)):
-            if key[0] != "global" and key[1] not in named.by_token:
+            if key[0] != "global" and key[1] not in local_functions.by_token:
                 self._homeless[number, index] = value
         self._places[number] = keys
 
     def _value_at(self, key: Any) -> Any:
         kind, holder, name = key
         if kind == "global":
-            return named.namespace_of(holder)[name]
-        holder = named.by_token[holder]
+            return local_functions.namespace_of(holder)[name]
+        holder = local_functions.by_token[holder]
         if kind == "default":
             return holder.__defaults__[name]
         if kind == "keyword":
@@ -410,12 +440,12 @@ class Script:
     def _set_place(self, key: Any, value: Any) -> None:
         kind, holder, name = key
         if kind == "global":
-            named.namespace_of(holder)[name] = value
+            local_functions.namespace_of(holder)[name] = value
             self._bound.pop((holder, name), None)
             if holder == "__main__":
                 self._versions.pop(name, None)
             return
-        holder = named.by_token.get(holder)
+        holder = local_functions.by_token.get(holder)
         if holder is None:
             return
         if kind == "default":
