@@ -21,7 +21,8 @@ FLOORS = [
     "__main__", "cli.main", "cli.local", "cli.status", "cli.__init__",
     "client.__init__", "client.thread", "client.executor", "client.mapping", "client.future", "client.session",
     "client.introductions", "client.options", "client.uplink",
-    "client.recording", "client.recorder", "client.ending", "client.progress", "client.functions", "client.states",
+    "client.recording", "client.recorder", "client.ending", "client.progress", "client.functions", "client.keys",
+    "client.prepared", "client.states",
     "client.records", "client.script", "client.components", "client.objects",
     "results", "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.reader",
     "store.directory", "store.format", "store.__init__",
@@ -34,11 +35,14 @@ FLOORS = [
     "worker.keeper", "worker.relay", "worker.uplink", "worker.outcomes", "worker.kept", "worker.departure",
     "worker.slots", "worker.assignment", "worker.lending", "worker.actions", "worker.pool", "worker.jobs",
     "worker.__init__",
-    "runner.runner", "runner.leftovers", "runner.script", "runner.channel", "runner.__init__",
-    "payloads.chunks", "payloads.generators", "payloads.serialize", "payloads.templates", "payloads.environment",
-    "payloads.reach", "payloads.naming", "payloads.current",
+    "runner.runner", "runner.leftovers", "runner.script", "runner.definitions", "runner.absent",
+    "runner.bindings", "runner.channel", "runner.__init__",
+    "payloads.chunks", "payloads.generators", "payloads.serialize", "payloads.failures", "payloads.refusals",
+    "payloads.templates", "payloads.environment", "payloads.pickled", "payloads.layout", "payloads.reach",
+    "payloads.naming", "payloads.current",
     "payloads.objects", "payloads.named", "payloads.local_classes", "payloads.local_functions", "payloads.constants",
-    "payloads.byvalue", "payloads.classes", "payloads.script", "payloads.watch", "payloads.code_names",
+    "payloads.byvalue", "payloads.classes", "payloads.dispatchers", "payloads.script", "payloads.watch",
+    "payloads.code_names",
     "payloads.enums", "payloads.annotations",
     "payloads.related", "payloads.deferred", "payloads.settings", "payloads.modules",
     "payloads.__init__",
@@ -58,6 +62,10 @@ KEEPERS = {
         f"payloads.{name}"
         for name in (
             "serialize",
+            "failures",
+            "refusals",
+            "pickled",
+            "layout",
             "chunks",
             "templates",
             "reach",
@@ -70,13 +78,13 @@ KEEPERS = {
         )
     },
     # environment: its version
-    "cloudpickle": {"payloads.serialize", "payloads.named", "payloads.byvalue", "payloads.environment"},
+    "cloudpickle": {"payloads.pickled", "payloads.named", "payloads.byvalue", "payloads.environment"},
     "marshal": {"payloads.local_functions"},
-    # wire: the wire format. serialize: what lies in a payload. connection, sockets, address: forms of the kernel's.
+    # wire: the wire format. layout: what lies in a payload. connection, sockets, address: forms of the kernel's.
     # format: the form of a store's records.
     "struct": {
         "net.wire",
-        "payloads.serialize",
+        "payloads.layout",
         "net.connection",
         "net.sockets",
         "net.address",

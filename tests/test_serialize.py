@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 
 from cw.client.functions import FunctionTable
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
-from cw.payloads import serialize
+from cw.payloads import failures, layout, serialize
 
 LOCK = threading.Lock()
-BIG = serialize.OUT_OF_BAND  # bytes
+BIG = layout.OUT_OF_BAND  # bytes
 
 
 def writable(payload):
@@ -142,7 +142,7 @@ def test_a_large_payload_is_what_store_makes_of_its_parts():
         assert len(stored[-1]) == size
         return memoryview(bytearray(stored[-1]))
 
-    size = serialize.LARGE
+    size = layout.LARGE
     payload = serialize.dump_result(Buffer(bytearray(b"x" * size)), store)
     assert type(payload) is memoryview
     assert bytes(payload) == stored[0]
@@ -155,8 +155,8 @@ def test_a_large_payload_is_what_store_makes_of_its_parts():
 
 
 def test_a_very_large_payload_is_mapped_memory(monkeypatch):
-    monkeypatch.setattr(serialize, "LARGE", 2 * BIG)
-    monkeypatch.setattr(serialize, "MAPPED", 4 * BIG)
+    monkeypatch.setattr(layout, "LARGE", 2 * BIG)
+    monkeypatch.setattr(layout, "MAPPED", 4 * BIG)
     payload = serialize.dump(Buffer(bytearray(4 * BIG)))
     assert type(payload) is memoryview and type(payload.obj) is mmap.mmap
     arrived = serialize.load(bytes(payload))  # from immutable memory: copied into a mapping of its own
@@ -165,7 +165,7 @@ def test_a_very_large_payload_is_mapped_memory(monkeypatch):
 
 def test_allocated_buffers_have_exactly_the_size_asked_for():
     for size in 0, 1, 4096, 5000:
-        buffer = serialize.allocate_buffer(size)
+        buffer = layout.allocate_buffer(size)
         assert len(buffer) == size and not buffer.readonly
 
 
@@ -515,7 +515,7 @@ def test_an_exception_that_does_not_survive_pickling_is_stood_in_for(exception, 
         exception.args = ("t", LOCK)  # so that its parts cannot be sent either
     arrived = journey(exception)
     assert type(arrived) is RemoteException
-    assert arrived.type_name == serialize._type_name(type(exception))
+    assert arrived.type_name == failures._type_name(type(exception))
     assert arrived.type_name in str(arrived) and reason in str(arrived)
     assert "raise exception" in arrived.traceback
     assert str(arrived.__cause__).strip('\n"') == arrived.traceback.strip("\n")
@@ -540,7 +540,7 @@ def test_an_exception_without_a_text_arrives():
 
 def test_an_exception_with_a_huge_text_has_a_bounded_traceback():
     arrived = journey(ValueError("x" * 10_000_000))
-    assert len(str(arrived.__cause__)) < 2 * serialize.TRACEBACK_CHARACTERS
+    assert len(str(arrived.__cause__)) < 2 * failures.TRACEBACK_CHARACTERS
 
 
 def test_an_unreadable_error_payload_is_an_error_and_not_a_crash():

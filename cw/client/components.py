@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cw.payloads import byvalue, constants, script
+from cw.payloads.pickled import Pickled
 from cw.payloads.reach import Place
-from cw.payloads.serialize import Pickled
 
 SHARED = 500_000
 """Objects in one value, beyond which it is not compared with others for objects that they share (0.2 s)."""
@@ -146,11 +146,13 @@ def is_shared(thing: Any) -> bool:
     return not constants.is_constant(thing)
 
 
-def shared_objects(components: Sequence[Component], pickled: Pickled) -> dict[int, tuple[int, int]]:
+def shared_objects(components: Sequence[Component], mine: dict[int, Any]) -> dict[int, tuple[int, int]]:
     """The objects that a call's state holds and that are part of components, too: by id, the component's number and
-    the object's place in the memo of its pickle; or -1, -2, ..., for the value of the first place, the second, ..."""
+    the object's place in the memo of its pickle; or -1, -2, ..., for the value of the first place, the second, ...
+
+    `mine`: the memo of the state's pickle.
+    """
     found: dict[int, tuple[int, int]] = {}
-    mine = pickled.memo.copy()
     for component in components:
         for index, place in enumerate(component.places):
             value = place.get()

@@ -16,9 +16,9 @@ from typing import Any
 
 from cw import guard
 from cw.client import mapping
-from cw.client.functions import Prepared
 from cw.client.future import Future
 from cw.client.options import job_options
+from cw.client.prepared import Prepared
 from cw.client.progress import Progress
 from cw.client.recorder import Recorder
 from cw.client.session import Abandoned, Session

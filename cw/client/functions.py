@@ -16,31 +16,29 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw.client.components import shared_objects
+from cw.client.keys import KeyTable
 from cw.client.objects import ObjectTable
+from cw.client.prepared import Packed, Prepared, pack
 from cw.client.records import Record, RecordMaker
 from cw.client.states import StateTable
-from cw.errors import UnstableKey
 from cw.net import messages as m
 from cw.payloads import (
     byvalue,
     classes,
     constants,
     generators,
-    named,
-    naming,
     objects,
     script,
     serialize,
     templates,
 )
 from cw.payloads.objects import ONE
-from cw.payloads.serialize import Pickled
+from cw.payloads.pickled import Pickled
 from cw.payloads.templates import LOCAL, NAMED, OBJECT, Template
 from cw.payloads.watch import Watch
-from cw.store import callkey
 from cw.store.callkey import FunctionKey
 
 KNOWN = 1024
@@ -51,82 +49,11 @@ INLINE = 8 * 1024
 """Bytes of state that travel with each call. More: the same bytes travel often. Less: a state that differs from call to
 call makes an object each time."""
 
-KEY_ATTEMPTS = 5
-"""How often a key is made of a function that changes meanwhile, before it is given up."""
-
+MEMO_BYTES = 64 * 1024
+"""Bytes of a call in which objects of its state are looked for. More: a copy of the memo costs more than another pickle
+of the state. Less: that is pickled again."""
 
 _NONE: dict[Any, Any] = {}
-
-
-class Prepared:
-    """A function, ready to be submitted. `state`: pickled already, for `map`, which takes it once."""
-
-    __slots__ = (
-        "mode",
-        "named_as",
-        "needs",
-        "record",
-        "references",
-        "state",
-        "state_object",
-        "template",
-        "watch",
-    )
-
-    def __init__(self, template: Template, mode: int) -> None:
-        self.template = template
-        self.mode = mode
-        self.named_as: tuple[str, Any] | None = None  # the script's name, and what it was bound to
-        self.record: Record | None = None  # for calls whose arguments refer to nothing
-        self.state: Pickled | None = None
-        self.references: dict[Any, Any] = {}  # what stands for which object in such a state
-        self.needs: tuple[int, ...] = ()  # components that a state taken for `map` refers to
-        self.state_object = 0  # the number of one that is large, or cannot change
-        self.watch: Watch | None = None  # of a state that cannot change while this is current
-
-    @property
-    def is_bare(self) -> bool:
-        """Do only the arguments travel with a call?"""
-        return self.template.form == NAMED or self.watch is not None or bool(self.state_object)
-
-    @property
-    def inline_state(self) -> Pickled | None:
-        """The state that travels with each call of a `map`."""
-        return None if self.is_bare else self.state
-
-    @property
-    def takes_state(self) -> bool:
-        """Must its state be pickled at each submit?"""
-        return self.template.form != NAMED and self.watch is None and self.state is None
-
-
-class Packed(NamedTuple):
-    """A call's pickles, and what they refer to."""
-
-    data: bytes
-    buffers: list[memoryview]
-    names: Sequence[str]
-    codes: Sequence[named.Code] = ()
-    state: Pickled | None = None
-    """A large one, which travels as an object."""
-
-    def payload(self, store: serialize.Store | None = None, label: int = 0) -> serialize.Payload:
-        return serialize.join(self.data, self.buffers, store, label)
-
-    def is_same(self, other: Packed) -> bool:
-        """Are these pickles of equal values?"""
-        states = self.state and self.state.digest(), other.state and other.state.digest()
-        return self.data == other.data and self.buffers == other.buffers and states[0] == states[1]
-
-
-def _packed(pickled: Pickled, state: Pickled | None, is_inline: bool = False) -> Packed:
-    if state is None:
-        return Packed(pickled.data, pickled.buffers, pickled.names, pickled.codes)
-    names = sorted({*state.names, *pickled.names})
-    codes = list({id(code[1]): code for code in (*state.codes, *pickled.codes)}.values())
-    if is_inline:
-        return Packed(state.data + pickled.data, [*state.buffers, *pickled.buffers], names, codes)
-    return Packed(pickled.data, pickled.buffers, names, codes)
 
 
 class FunctionTable:
@@ -143,7 +70,7 @@ class FunctionTable:
         self._quick: dict[int, dict[Sequence[str], tuple[Any, Watch, Watch | None, int, int]]] = {}
         self._templates: dict[tuple[Any, ...], Template] = {}
         self._records: dict[tuple[Any, ...], Record] = {}  # oldest first
-        self._keys: dict[tuple[int, bytes], FunctionKey] = {}  # of functions whose calls are recorded
+        self._keys = KeyTable(self)
         self._told: dict[Any, Any] = {}  # of which random generators the user was warned
         self._maker = RecordMaker(table)
         self._states = StateTable(
@@ -216,13 +143,14 @@ class FunctionTable:
         prepared = self.prepare(function, mode)
         if prepared.takes_state:
             other = Prepared(prepared.template, mode)
-            state = other.state = self._pickle_state(function, prepared.template.form)
+            state = other.state = self.pickle_state(function, prepared.template.form)
             record = self._record_for(function, prepared, state.names, state.codes)
-            shared = self._find_shared(record, function, prepared)
+            shared = self._find_shared(record, function, prepared, state.memo)
             if shared:
-                state = other.state = self._pickle_state(function, prepared.template.form, shared)
+                memo = state.memo.copy()
+                other.references = {reference: memo[identity][1] for identity, reference in shared.items()}
                 other.needs = tuple(sorted({number for number, _ in shared.values()}))
-                other.references = self._references(function, prepared, shared)
+                state = other.state = self.pickle_state(function, prepared.template.form, shared)
             if state.size > INLINE:
                 other.state_object = self._states.number_of(function, state)
             return other
@@ -242,19 +170,20 @@ class FunctionTable:
             if generators.may_hold_one(pickled.data[:end]):
                 generators.warn_of(function, self._told)
             if end + sum(buffer.nbytes for buffer in pickled.buffers[:buffers]) <= INLINE:
-                return Packed(pickled.data, pickled.buffers, pickled.names, pickled.codes)
-            large = self._pickle_state(function, prepared.template.form)
+                memo = pickled.memo if pickled.size <= MEMO_BYTES else None
+                return Packed(pickled.data, pickled.buffers, pickled.names, pickled.codes, None, memo)
+            large = self.pickle_state(function, prepared.template.form)
             pickled = serialize.pickle_call(args, kwargs, function)
-            return _packed(pickled, large)._replace(data=pickled.data, buffers=pickled.buffers, state=large)
+            return pack(pickled, large)._replace(data=pickled.data, buffers=pickled.buffers, state=large)
         frozen = prepared.state
         found = serialize.dump_call_by_name(args, kwargs) if frozen is None else None
         if found is not None:
             return Packed(*found)
         memo = None if frozen is None or prepared.state_object else frozen.memo
         pickled = serialize.pickle_call(args, kwargs, function, memo)
-        return _packed(pickled, frozen, is_inline=not prepared.state_object)
+        return pack(pickled, frozen, is_inline=not prepared.state_object)
 
-    def _pickle_state(self, function: Any, form: int, shared: Any = None) -> Pickled:
+    def pickle_state(self, function: Any, form: int, shared: Any = None) -> Pickled:
         """`shared`: by id, references in place of objects."""
         refer = None if not shared else lambda thing: shared.get(id(thing))
         try:
@@ -272,7 +201,7 @@ class FunctionTable:
         watch = Watch()
         watch.add_function(function, has_names=False)
         if templates.state_of(function, LOCAL) is not None:
-            state = self._pickle_state(function, LOCAL)
+            state = self.pickle_state(function, LOCAL)
             prepared.state = state
             prepared.state_object = self._states.number_of(function, state)
         prepared.watch = watch
@@ -331,7 +260,7 @@ class FunctionTable:
     ) -> None:
         """Have the number again for the next such call, if only bindings need a look then."""
         known = self._known.get(id(function))
-        if codes or record.components or not prepared.is_bare or self._maker.shell is not None:
+        if codes or record.components or record.lost or not prepared.is_bare or self._maker.shell is not None:
             return
         if known is not None and known[1] is prepared:
             quick = self._quick.setdefault(id(function), {})
@@ -345,12 +274,14 @@ class FunctionTable:
         """The same for a call that has been pickled. Objects of its function's state that are values of global names,
         too, become references to these."""
         record = self._record_for(function, prepared, packed.names, packed.codes)
-        shared = self._find_shared(record, function, prepared)
+        large = packed.state
+        memo = packed.memo if large is None else large.memo
+        shared = self._find_shared(record, function, prepared, memo, is_of_state=large is not None)
         if shared:
-            state = self._pickle_state(function, prepared.template.form, shared)
+            state = self.pickle_state(function, prepared.template.form, shared)
             is_inline = packed.state is None
             call = serialize.pickle_call(args, kwargs, function, state.memo if is_inline else None)
-            packed = _packed(call, state, is_inline)
+            packed = pack(call, state, is_inline)
             if not is_inline:
                 packed = packed._replace(state=state)
         held = prepared.state_object
@@ -417,22 +348,21 @@ class FunctionTable:
         number, packed = self.place(function, args, kwargs, prepared, packed)
         return number, packed.payload()
 
-    def _find_shared(self, record: Record, function: Any, prepared: Prepared) -> dict[int, tuple[int, int]]:
-        """Which objects of its state are values of global names, too, as these were just looked at."""
-        shared = {}
+    def _find_shared(
+        self, record: Record, function: Any, prepared: Prepared, memo: Any, is_of_state: bool = True
+    ) -> dict[int, tuple[int, int]]:
+        """Which objects of its state are values of global names, too, as these were just looked at. `memo`: of the
+        state's pickle, or, as a rule enough, of the whole call's."""
+        shared: dict[int, tuple[int, int]] = {}
         if record.components and prepared.takes_state:
-            state = templates.state_of(function, prepared.template.form)
-            with contextlib.suppress(byvalue.Unpicklable):
-                shared = shared_objects(record.components, Pickled((state,)))
+            if memo is not None:
+                shared = shared_objects(record.components, memo.copy())
+            if (shared and not is_of_state) or memo is None:
+                state = templates.state_of(function, prepared.template.form)
+                with contextlib.suppress(byvalue.Unpicklable):
+                    shared = shared_objects(record.components, Pickled((state,)).memo.copy())
         self._let_go(record)
         return shared
-
-    def _references(
-        self, function: Any, prepared: Prepared, shared: dict[int, tuple[int, int]]
-    ) -> dict[Any, Any]:
-        """The objects that a state has references to, by reference."""
-        memo = Pickled((templates.state_of(function, prepared.template.form),)).memo.copy()
-        return {reference: memo[identity][1] for identity, reference in shared.items() if identity in memo}
 
     def _let_go(self, record: Record) -> None:
         """Of what was looked at: nothing is kept alive that its owner drops."""
@@ -444,40 +374,7 @@ class FunctionTable:
 
         Raises NotPicklable; UnstableKey if the state changes all the time.
         """
-        prepared = self.prepare(function) if prepared is None else prepared
-        for _ in range(KEY_ATTEMPTS):
-            state = self._identify(function, prepared)
-            key = self._keys.get(state)
-            if key is not None:
-                return key
-            self.refresh()
-            state = self._identify(function, prepared)
-            key = callkey.of_function(self._thaw(function, prepared))
-            self.refresh()
-            if self._identify(function, prepared) == state:
-                if len(self._keys) >= KNOWN:
-                    del self._keys[next(iter(self._keys))]
-                self._keys[state] = key
-                return key
-        raise UnstableKey(
-            f"{naming.function_name(function)} or what it refers to changes while it is looked at"
-        )
-
-    def _identify(self, function: Any, prepared: Prepared) -> tuple[int, bytes]:
-        """What stands for the function and all that it reaches, as it is now."""
-        state = prepared.state
-        if prepared.takes_state:
-            state = self._pickle_state(function, prepared.template.form)
-        if state is None:
-            return self.number_of(function, prepared), b""
-        return self.number_of(function, prepared, state.names, state.codes), state.digest()
-
-    def _thaw(self, function: Any, prepared: Prepared) -> Any:
-        """The function with the state that was taken for `map`."""
-        if prepared.state is None or prepared.watch is not None:
-            return function
-        (state,) = serialize.load_parts(prepared.state.payload(), 1, prepared.references.get)
-        return templates.Callee(prepared.template.payload).fresh(state)
+        return self._keys.key_of(function, self.prepare(function) if prepared is None else prepared)
 
     def refresh(self) -> None:
         """At the next submit of each function, look at all that it reaches."""

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cw import program
-from cw.client.functions import FunctionTable, Prepared
+from cw.client.functions import FunctionTable
+from cw.client.prepared import Prepared
 from cw.errors import StoreError
 from cw.net import messages as m
 from cw.payloads import classes, environment, serialize

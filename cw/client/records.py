@@ -43,8 +43,8 @@ from cw.payloads import (
     serialize,
     templates,
 )
+from cw.payloads.pickled import Pickled
 from cw.payloads.reach import Definition, Place, Reach, caches_in
-from cw.payloads.serialize import Pickled
 from cw.payloads.templates import Template
 from cw.payloads.watch import Watch
 
@@ -203,46 +203,50 @@ class RecordMaker:
             raise serialize.refusal_of_function(function, failure) from failure.__cause__
         record.watch = reach.watch
         record.pickles = [*constants_data, *[each.seen.data for each in components if each.seen is not None]]
-        head = [
-            self.object_of(m.VALUE, (), template.payload),
-            self._objects.environment,
-            self._script.number(),
-        ]
-        settings = self.object_of(m.VALUE, (), self._settings) if self._settings else 0
-        definitions = [
-            self.object_of(m.VALUE, (), objects.dump_definition(each.parts))
-            for each in reach.definitions.values()
-        ]
-        numbers = [each.number for each in components]
-        local = [
-            (each.identity, each.version, self.object_of(m.VALUE, (), each.data))
-            for each in reach.classes.values()
-        ]
-        record.needs = [*head, *definitions, *numbers, *[number for _, _, number in local]]
-        record.needs += [settings] if settings else []
         record.components = [each for each in components if not each.is_fixed]
         record.numbers = [each.number for each in record.components]
         record.lost = [reach.places[key] for key in reach.lost if key in reach.places]
-        lost, modules = list(reach.lost.items()), sorted(reach.modules)
-        record.reached = objects.Reached(
-            constants_data,
-            sorted(reach.absent),
-            lost,
-            self._caches_in(reach),
-            modules,
-            settings,
-            head[0],
-            head[2],
-            definitions,
-            numbers,
-            local,
-        )
+        self._number_all(record, template, reach, constants_data, components)
         for component in () if before is None else before.components:
             if component not in components:  # its places are constants now, gone, or part of others
                 self._components.pop(tuple(place.key for place in component.places), None)
         if before is not None and before.generation == record.generation and before.reached == record.reached:
             record.functions = before.functions
         return record
+
+    def _number_all(
+        self,
+        record: Record,
+        template: Template,
+        reach: Reach,
+        constants_data: tuple[bytes, ...],
+        components: list[Component],
+    ) -> None:
+        """Have an object of each part of what is reached."""
+        record.reached = reached = objects.Reached(
+            constants=constants_data,
+            absent=sorted(reach.absent),
+            lost=list(reach.lost.items()),
+            caches=self._caches_in(reach),
+            modules=sorted(reach.modules),
+            settings=self.object_of(m.VALUE, (), self._settings) if self._settings else 0,
+            template=self.object_of(m.VALUE, (), template.payload),
+            script=self._script.number(),
+            definitions=[
+                self.object_of(m.VALUE, (), objects.dump_definition(each.parts))
+                for each in reach.definitions.values()
+            ],
+            components=[each.number for each in components],
+            classes=[
+                (each.identity, each.version, self.object_of(m.VALUE, (), each.data))
+                for each in reach.classes.values()
+            ],
+        )
+        # The template first: what estimates how long jobs take goes by it.
+        record.needs = [reached.template, self._objects.environment, reached.script, *reached.definitions]
+        record.needs += reached.components
+        record.needs += [number for _, _, number in reached.classes]
+        record.needs += [reached.settings] if reached.settings else []
 
     def _follow(
         self, reach: Reach, template: Template, function: Any

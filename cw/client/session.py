@@ -24,10 +24,11 @@ from typing import Any
 
 from cw import guard, home, nested
 from cw.client import ending
-from cw.client.functions import FunctionTable, Packed, Prepared
+from cw.client.functions import FunctionTable
 from cw.client.introductions import Introductions
 from cw.client.objects import ObjectTable
 from cw.client.options import OptionTable, check_outstanding, check_patience
+from cw.client.prepared import Packed, Prepared
 from cw.client.recorder import Call, Chunk, Recorder
 from cw.client.recording import Outcome, Recording
 from cw.client.uplink import CONNECT_SECONDS, RECONNECT_SECONDS, Uplink

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cw.client.objects import ObjectTable
-from cw.payloads.serialize import Pickled
+from cw.payloads.pickled import Pickled
 
 LINGERING_STATES, LINGERING_BYTES = 4, 32 * 1024**2
 """States that are kept although the object that held them is gone: another may hold the same

@@ -40,9 +40,17 @@ from typing import Any
 import cloudpickle
 from cloudpickle.cloudpickle import _dynamic_class_reduce as _take_class_apart
 
-from cw.payloads import annotations, classes, enums, related, script
+from cw.payloads import classes, dispatchers, enums, related, script
+from cw.payloads.annotations import (
+    annotate_of,
+    is_forward_reference,
+    put_in_place,
+    reduce_forward_reference,
+    without_annotations,
+)
 from cw.payloads.classes import class_of, identity_of, known_class, make_class, new_version, set_class_state
 from cw.payloads.code_names import global_names
+from cw.payloads.dispatchers import is_dispatcher, make_dispatching_method, reduce_dispatcher
 from cw.payloads.watch import MISSING, Watch
 
 BufferCallback = Callable[[pickle.PickleBuffer], Any] | None  # as for pickle.dumps
@@ -114,8 +122,8 @@ def home_of_method(method: Any) -> str | None:
 
 def reduction(thing: Any) -> Any:
     """How pickle takes an object apart, as `object.__reduce_ex__` says it. Raises what that raises."""
-    if annotations.is_forward_reference(type(thing)):
-        return annotations.reduce_forward_reference(thing)
+    if is_forward_reference(type(thing)):
+        return reduce_forward_reference(thing)
     reduce = cloudpickle.Pickler.dispatch_table.get(type(thing))
     return thing.__reduce_ex__(4) if reduce is None else reduce(thing)
 
@@ -197,8 +205,10 @@ def complete(cls: Any) -> None:
             cls.model_rebuild(raise_errors=False)
 
 
-# Names under which stores written before version 0.2 have them.
+# Names under which pickles in stores that were written before have them.
 _make_class, _set_class_state, _known_class = make_class, set_class_state, known_class
+_make_dispatcher, _fill_dispatcher = dispatchers.make_dispatcher, dispatchers.fill_dispatcher
+_make_dispatching_method = dispatchers.make_dispatching_method
 
 
 def _makes_its_own_slots(cls: type) -> bool:
@@ -216,47 +226,41 @@ def _reduce_code(code: CodeType) -> Any:
     return make, (*arguments[:10], "".join(code.co_filename), *arguments[11:])
 
 
-def _make_dispatcher(name: str) -> Any:
-    def function(*args: Any) -> Any: ...
-
-    function.__name__ = name
-    return functools.singledispatch(function)
-
-
-def _fill_dispatcher(dispatcher: Any, state: tuple[dict[type, Any], dict[str, Any]]) -> None:
-    registry, attributes = state
-    for cls, implementation in registry.items():
-        dispatcher.register(cls, implementation)
-    functools.update_wrapper(dispatcher, registry[object])
-    vars(dispatcher).update(attributes)
+def _reduce_cached_function(function: Any) -> Any:
+    """It pickles by name, which in the runner nobody has: a cached function of the script."""
+    if not travels_by_value(function):
+        return None
+    parameters = function.cache_parameters()
+    return _make_cached, (function.__wrapped__, parameters["maxsize"], parameters["typed"])
 
 
-def is_dispatcher(function: FunctionType) -> bool:
-    """Is it what `functools.singledispatch` makes?"""
-    return function.__code__ is _DISPATCHER_CODE
+def _reduce_method(method: Any) -> Any:
+    home = home_of_method(method)
+    return None if home is None else (getattr, (sys.modules[home], method.__name__))
 
 
-def _make_dispatching_method(dispatcher: Any) -> Any:
-    method = functools.singledispatchmethod(dispatcher.registry[object])
-    method.dispatcher = dispatcher
-    return method
-
-
-def parts_of_dispatcher(function: FunctionType) -> tuple[dict[type, Any], dict[str, Any]]:
-    """Its implementations by type, and the attributes that the user has given it."""
-    made = ("register", "dispatch", "registry", "_clear_cache", "__wrapped__")
-    attributes = {name: value for name, value in vars(function).items() if name not in made}
-    return dict(function.registry), attributes  # type: ignore[attr-defined]
-
-
-_DISPATCHER_CODE = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
+_REDUCERS: dict[type, Callable[[Any], Any]] = {
+    _CACHED_FUNCTION: _reduce_cached_function,
+    CodeType: _reduce_code,
+    # Before Python 3.12 it holds a lock.
+    functools.cached_property: lambda thing: (
+        functools.cached_property,
+        (thing.func,),
+        {"attrname": thing.attrname, "__doc__": thing.__doc__},
+    ),
+    # From Python 3.13 on it holds weak references.
+    functools.singledispatchmethod: lambda thing: (make_dispatching_method, (thing.dispatcher,)),
+    BuiltinFunctionType: _reduce_method,
+    MethodType: _reduce_method,
+}
+"""How some things are pickled, by type; None: as others are."""
 
 
 class _ChangedInPlace(Exception):
     """Of a class whose definition was kept, since all its names are bound to what they were."""
 
 
-class Pickler(cloudpickle.Pickler):
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's, with the differences that the module's text names; and it remembers where it was."""
 
     def __init__(
@@ -277,24 +281,13 @@ class Pickler(cloudpickle.Pickler):
             return self._reduce_class(thing)
         if kind is FunctionType:
             return self._reduce_function(thing)
-        if kind is _CACHED_FUNCTION:
-            # It pickles by name, which in the runner nobody has: a cached function of the script.
-            if travels_by_value(thing):
-                parameters = thing.cache_parameters()
-                return _make_cached, (thing.__wrapped__, parameters["maxsize"], parameters["typed"])
-        elif kind is CodeType:
-            return _reduce_code(thing)
-        elif kind is functools.cached_property:  # before Python 3.12 it holds a lock
-            return kind, (thing.func,), {"attrname": thing.attrname, "__doc__": thing.__doc__}
-        elif kind is functools.singledispatchmethod:  # from Python 3.13 on it holds weak references
-            return _make_dispatching_method, (thing.dispatcher,)
-        elif kind is BuiltinFunctionType or kind is MethodType:
-            home = home_of_method(thing)
-            if home is not None:
-                return getattr, (sys.modules[home], thing.__name__)
-        elif self.refused and issubclass(kind, self.refused):
+        reduce = _REDUCERS.get(kind)
+        reduced = None if reduce is None else reduce(thing)
+        if reduced is not None:
+            return reduced
+        if self.refused and issubclass(kind, self.refused):
             raise pickle.PicklingError(related.refusal(kind))
-        elif kind is ModuleType and self.watch is not None and _is_registered(thing.__name__):
+        if kind is ModuleType and self.watch is not None and _is_registered(thing.__name__):
             self.watch.add_namespace(vars(thing))
         elif kind.__module__ == "dataclasses" and not hasattr(thing, "default_factory"):
             for name, value in vars(sys.modules["dataclasses"]).items():
@@ -302,8 +295,8 @@ class Pickler(cloudpickle.Pickler):
                     return getattr, (sys.modules["dataclasses"], name)
         elif enums.is_enum(kind) and travels_by_value(kind):
             return enums.reduce_member(thing)
-        elif annotations.is_forward_reference(kind):
-            return annotations.reduce_forward_reference(thing)
+        elif is_forward_reference(kind):
+            return reduce_forward_reference(thing)
         return super().reducer_override(thing)
 
     def _reduce_function(self, function: FunctionType) -> Any:
@@ -315,14 +308,11 @@ class Pickler(cloudpickle.Pickler):
         if is_dispatcher(function):  # it holds weak references
             if self.watch is not None:
                 self.watch.add_namespace(function.registry)  # type: ignore[attr-defined]
-            state = parts_of_dispatcher(function)
-            return _make_dispatcher, (function.__name__,), state, None, None, _fill_dispatcher
-        is_deferred = annotations.annotate_of(function) is not None
-        reduced = super().reducer_override(
-            annotations.without_annotations(function) if is_deferred else function
-        )
+            return reduce_dispatcher(function)
+        is_deferred = annotate_of(function) is not None
+        reduced = super().reducer_override(without_annotations(function) if is_deferred else function)
         if reduced is not NotImplemented:
-            annotations.put_in_place(function, reduced[2][1], global_names)
+            put_in_place(function, reduced[2][1], global_names)
             # cloudpickle passes over the names that the body of a class inside a function reads.
             names = function.__globals__
             used = reduced[2][1]["__globals__"]
@@ -377,7 +367,7 @@ class Pickler(cloudpickle.Pickler):
                     _, _, _, first_attributes, *_ = reduced[1]
                     first_attributes["__slots__"] = vars(cls)["__slots__"]
         if reduced is not NotImplemented and len(reduced) == 6:
-            annotations.put_in_place(cls, reduced[2][0], global_names)
+            put_in_place(cls, reduced[2][0], global_names)
         return reduced
 
 

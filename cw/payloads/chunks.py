@@ -17,7 +17,8 @@ from typing import Any
 from cw.errors import JobTimeout
 from cw.net.messages import DONE, ERROR
 from cw.payloads import current, serialize
-from cw.payloads.serialize import Payload, Pickled, Store
+from cw.payloads.layout import Payload, Store
+from cw.payloads.pickled import PLAIN, Pickled
 
 SHARED = 8 * 1024
 """Bytes of an argument from which on it is pickled once for all calls of the chunk that have it."""
@@ -93,7 +94,7 @@ class Chunk:
         """The same call, with its large arguments apart, unless they share something with others."""
         apart: dict[int, Pickled] = {}
         for value in args:
-            if type(value) not in serialize.PLAIN and id(value) not in apart:
+            if type(value) not in PLAIN and id(value) not in apart:
                 pickled = serialize.pickle_call((value,), {}, self._function)
                 if pickled.size > SHARED:
                     apart[id(value)] = pickled
@@ -127,7 +128,7 @@ def _load(
     """Which items the calls are; and for each call, what gives its function and its arguments."""
     items, *fields = serialize.load(payload)
     if len(fields) == 1:
-        return items, (lambda args=args: (make(None), args) for args in fields[0])  # type: ignore[misc]
+        return items, (lambda args=args: (make(None), args) for args in fields[0])
     has_state, shared, parts = fields
 
     def load(part: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -142,7 +143,7 @@ def _load(
             args = tuple(_unshared(value, shared, own) for value in args)
         return make(state), args
 
-    return items, (lambda part=part: load(part) for part in parts)  # type: ignore[misc]
+    return items, (lambda part=part: load(part) for part in parts)
 
 
 def _unshared(value: Any, shared: Sequence[Any], own: dict[int, Any]) -> Any:

@@ -11,11 +11,13 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from types import FunctionType, ModuleType
 from typing import Any
 
 from cw.payloads import byvalue, script
+from cw.payloads.dispatchers import is_dispatcher, parts_of_dispatcher
 from cw.payloads.watch import MISSING, contents_of
 
 PLAIN = frozenset(
@@ -81,10 +83,6 @@ def _is_constant(value: Any, depth: int, seen: set[int]) -> bool:
         return kind is not types.BuiltinFunctionType or _is_free(value)
     if depth <= 0:
         return False
-    if kind is tuple or kind is frozenset:
-        return all(_is_constant(item, depth - 1, seen) for item in value)
-    if kind is slice:
-        return all(_is_constant(item, depth - 1, seen) for item in (value.start, value.stop, value.step))
     if kind is ModuleType or issubclass(kind, ModuleType):
         return not byvalue.is_module_by_value(value)
     if id(value) in seen:
@@ -94,23 +92,35 @@ def _is_constant(value: Any, depth: int, seen: set[int]) -> bool:
             return True
         seen.add(id(value))
         return all(_is_constant(part, depth - 1, seen) for _, part in parts_of(value))
+    parts = _parts_of_immutable(value)
+    if parts is not None:
+        return all(_is_constant(part, depth - 1, seen) for part in parts)
+    return _is_of_immutable_type(value)
+
+
+def _parts_of_immutable(value: Any) -> Iterable[Any] | None:
+    """What decides whether a value can change; None: that is not known."""
+    kind = type(value)
+    if kind is tuple or kind is frozenset:
+        return value  # type: ignore[no-any-return]
+    if kind is slice:
+        return value.start, value.stop, value.step
     if isinstance(value, enum.Enum):
-        return script.name_of(kind) is not None or all(
-            _is_constant(part, depth - 1, seen) for part in vars(value).values() if part is not kind
-        )
+        is_of_script = script.name_of(kind) is not None
+        return () if is_of_script else [part for part in vars(value).values() if part is not kind]
     if kind is functools.partial:
-        parts = (value.func, *value.args, *value.keywords.values())
-        return not value.__dict__ and all(_is_constant(part, depth - 1, seen) for part in parts)
+        return None if value.__dict__ else (value.func, *value.args, *value.keywords.values())
     if kind in (staticmethod, classmethod):
-        return _is_constant(value.__func__, depth - 1, seen)
+        return (value.__func__,)
     if kind is property:
-        return all(_is_constant(part, depth - 1, seen) for part in (value.fget, value.fset, value.fdel))
-    if kind is functools.cached_property:
-        return _is_constant(value.func, depth - 1, seen)
+        return value.fget, value.fset, value.fdel
+    return (value.func,) if kind is functools.cached_property else None
+
+
+def _is_of_immutable_type(value: Any) -> bool:
+    kind = type(value)
     module_name = kind.__module__
-    if f"{module_name}.{kind.__qualname__}" in PLAIN_BY_NAME:
-        return True
-    if module_name == "typing":
+    if f"{module_name}.{kind.__qualname__}" in PLAIN_BY_NAME or module_name == "typing":
         return True
     if module_name == "logging" and hasattr(value, "manager"):
         return True  # a logger: pickled as its name
@@ -142,43 +152,47 @@ def parts_of(thing: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
     Its global names are not part of it: `reach` follows these.
     """
     if type(thing) is FunctionType:
-        if byvalue.is_dispatcher(thing):
-            registry, attributes = byvalue.parts_of_dispatcher(thing)
-            yield from ((("registered", cls), implementation) for cls, implementation in registry.items())
-            yield from ((("attribute", name), value) for name, value in attributes.items())
-            return
-        for place, value in enumerate(thing.__defaults__ or ()):
-            yield ("default", place), value
-        for name, value in (thing.__kwdefaults__ or {}).items():
-            yield ("keyword", name), value
-        for place, cell in enumerate(thing.__closure__ or ()):
-            value = contents_of(cell)
-            if thing.__code__.co_freevars[place] == "repr_running" and thing.__name__ == "__repr__":
-                continue  # a dataclass's: empty but while it is at work
-            if value is not MISSING:
-                yield ("cell", place), value
-        for name, value in thing.__dict__.items():
+        return _parts_of_function(thing)
+    if type(thing) is script.CACHED_FUNCTION:
+        return (
+            (("attribute", name), value) for name, value in vars(thing).items() if name not in MADE_BY_PYTHON
+        )
+    return _parts_of_class(thing)
+
+
+def _parts_of_function(function: FunctionType) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    if is_dispatcher(function):
+        registry, attributes = parts_of_dispatcher(function)
+        yield from ((("registered", cls), implementation) for cls, implementation in registry.items())
+        yield from ((("attribute", name), value) for name, value in attributes.items())
+        return
+    for place, value in enumerate(function.__defaults__ or ()):
+        yield ("default", place), value
+    for name, value in (function.__kwdefaults__ or {}).items():
+        yield ("keyword", name), value
+    for place, cell in enumerate(function.__closure__ or ()):
+        value = contents_of(cell)
+        if function.__code__.co_freevars[place] == "repr_running" and function.__name__ == "__repr__":
+            continue  # a dataclass's: empty but while it is at work
+        if value is not MISSING:
+            yield ("cell", place), value
+    for name, value in function.__dict__.items():
+        yield ("attribute", name), value
+
+
+def _parts_of_class(cls: type) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    for base in cls.__bases__:
+        yield ("base",), base
+    if type(cls) is not type:
+        yield ("metaclass",), type(cls)
+    made: AbstractSet[str] = frozenset()
+    if issubclass(cls, enum.Enum):
+        for name, member in cls.__members__.items():
+            yield ("member", name), member._value_
+            for key, value in vars(member).items():
+                if key not in MADE_OF_A_MEMBER:
+                    yield ("member", (name, key)), value
+        made = byvalue.MADE_FROM_MEMBERS | cls.__members__.keys()
+    for name, value in list(vars(cls).items()):
+        if name not in MADE_BY_PYTHON and name not in made and not name.startswith("__pydantic_"):
             yield ("attribute", name), value
-    elif type(thing) is script.CACHED_FUNCTION:
-        for name, value in vars(thing).items():
-            if name not in MADE_BY_PYTHON:
-                yield ("attribute", name), value
-    else:
-        for base in thing.__bases__:
-            yield ("base",), base
-        if type(thing) is not type:
-            yield ("metaclass",), type(thing)
-        if issubclass(thing, enum.Enum):
-            members = thing.__members__
-            for name, member in members.items():
-                yield ("member", name), member._value_
-                for key, value in vars(member).items():
-                    if key not in MADE_OF_A_MEMBER:
-                        yield ("member", (name, key)), value
-            made = byvalue.MADE_FROM_MEMBERS
-        else:
-            members, made = {}, frozenset()
-        for name, value in list(vars(thing).items()):
-            is_made = name in MADE_BY_PYTHON or name.startswith("__pydantic_")
-            if not is_made and name not in members and name not in made:
-                yield ("attribute", name), value

@@ -34,7 +34,7 @@ MOST_THREADS = 64
 LOOK_SECONDS = 0.02
 """Between two looks at the threads. The end of the unpickling itself is noticed at once."""
 
-module_locks: dict[str, Any] = getattr(importlib._bootstrap, "_module_locks", {})  # type: ignore[attr-defined]
+module_locks: dict[str, Any] = getattr(importlib._bootstrap, "_module_locks", {})
 """The import system's own: of modules that are being imported just now, by whatever thread. (Its name has been the same
 since Python 3.3. Were it gone, nothing would ever be deferred.)"""
 

@@ -16,7 +16,7 @@ import abc
 import copyreg
 import enum
 from types import BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType
-from typing import Any
+from typing import Any, cast
 
 _PLAIN = (int, str, bool, type(None))
 # What `_make` or Python puts there; and the combinations of flags that were asked for until now are left behind.
@@ -89,7 +89,8 @@ def _take_apart(member: Any) -> tuple[Any, Any]:
     if hasattr(kind, "__getnewargs__"):
         arguments = kind.__getnewargs__(member)
     elif kind is not object:  # a date, a Decimal, a list, ...
-        make, arguments, *others = kind.__reduce_ex__(member, 4)
+        reduced: Any = cast(Any, kind).__reduce_ex__(member, 4)
+        make, arguments, *others = reduced
         if make is copyreg.__newobj__:  # type: ignore[attr-defined]
             arguments = arguments[1:]
         items = tuple(None if part is None else list(part) for part in others[1:3])

@@ -16,7 +16,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -105,7 +105,7 @@ def _parts(path: str, thing: Any) -> Iterator[tuple[str, Any]]:
         yield from parts_of(path, thing)
 
 
-_BuiltinMethod = type([].append)
+_BuiltinMethod: type[Any] = type([].append)
 
 
 def _parts_of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -152,7 +152,7 @@ def may_hold_one(pickled: bytes) -> bool:
     return any(pickled.find(mark) >= 0 for mark in (*_MARKS, *(c.__name__.encode() for c in _own_classes())))
 
 
-def _own_classes() -> list[type]:
+def _own_classes() -> Sequence[type]:
     """The subclasses of random.Random, and theirs."""
     classes = [random.Random]
     for cls in classes:

@@ -128,9 +128,10 @@ def parts_of_function(
 
 
 def make_function(
-    code: bytes, name: str, qualname: str, module: Any, key: str, cells: tuple[CellType, ...], token: Any
+    code: bytes, called: tuple[str, str, Any], key: str, cells: tuple[CellType, ...], token: Any
 ) -> FunctionType:
-    """In a pickle: a function without its state."""
+    """In a pickle: a function without its state. `called`: its `__name__`, `__qualname__` and `__module__`."""
+    name, qualname, module = called
     names = namespace_of(key)
     made_of = load_code(code)
     if builtins_of is not None:  # (a function takes them from its globals when it is made)

@@ -99,7 +99,7 @@ def start_watching() -> None:
         _watcher = _Watcher()
     if _watcher not in sys.meta_path:
         version += 1  # what was loaded so far, nobody has counted
-        sys.meta_path.insert(0, _watcher)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _watcher)
 
 
 def is_watching() -> bool:
@@ -148,7 +148,7 @@ def after_import(do: Callable[[str, ModuleType], None]) -> None:
 
 def _follow_imports() -> None:
     if _follower not in sys.meta_path:
-        sys.meta_path.insert(0, _follower)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _follower)
 
 
 def is_nested() -> bool:
@@ -215,7 +215,7 @@ def files_of_modules() -> dict[str, list[Any]]:
     """
     found = {}
     for name, module in own_modules().items():
-        path = getattr(module.__spec__, "origin", None)
+        path: Any = getattr(module.__spec__, "origin", None)
         try:
             status = os.stat(path)
             if status.st_size <= MOST_SOURCE:

@@ -22,8 +22,10 @@ from typing import Any
 
 import cloudpickle
 
-from cw.payloads import annotations, byvalue, classes, constants, script
+from cw.payloads import byvalue, classes, constants, script
+from cw.payloads.annotations import values_and_texts
 from cw.payloads.byvalue import BufferCallback
+from cw.payloads.dispatchers import is_dispatcher
 from cw.payloads.local_classes import LostAttribute, fill_class
 from cw.payloads.local_functions import (
     dump_code,
@@ -61,7 +63,7 @@ class Annotations:
 def dump_annotations(thing: Any) -> bytes:
     """The annotations of a function or class; b"" for none."""
     try:
-        found, texts = annotations.values_and_texts(thing)
+        found, texts = values_and_texts(thing)
     except Exception:
         return b""
     if not found:
@@ -131,9 +133,8 @@ _making = threading.local()
 class NamedPickler(byvalue.Pickler):
     """Notes the names, and the code of the functions, that it meets. Not for results: these must stand by themselves.
 
-    `top`: the script's name whose definition is made; what belongs to it travels by value. `holes`: by id of a function
-    or class, its token and the places in it whose values are sent apart. `is_whole`: classes without a name are inside;
-    else they may be objects, too, and are noted among the functions, with None in place of the globals.
+    `root`: an object that is not to be written as a name. `is_whole`: classes without a name are inside; else they may
+    be objects, too, and are noted among the functions, with None in place of the globals.
     """
 
     def __init__(
@@ -141,20 +142,18 @@ class NamedPickler(byvalue.Pickler):
         file: Any,
         buffer_callback: BufferCallback = None,
         watch: Watch | None = None,
-        top: str | None = None,
         root: Any = None,
-        holes: dict[int, tuple[Any, list[tuple[Any, ...]]]] | None = None,
-        version: bytes = b"",
         is_whole: bool = False,
     ) -> None:
         super().__init__(file, buffer_callback, watch)
-        self._is_whole = is_whole or top is not None
         self.names: set[str] = set()
         self.codes: dict[int, Code] = {}
-        self._top = top
         self._root = root
-        self._holes = holes or {}
-        self._version = version
+        self._is_whole = is_whole
+        self._top: str | None = None  # the script's name whose definition is made
+        # By id of a function or class, its token and the places in it whose values are sent apart.
+        self._holes: dict[int, tuple[Any, list[tuple[Any, ...]]]] = {}
+        self._version = b""
         self._unpicklable: dict[int, list[str]] = {}  # by id of a class: attributes to be left out
 
     def reducer_override(self, thing: Any) -> Any:
@@ -188,13 +187,12 @@ class NamedPickler(byvalue.Pickler):
         self.codes[id(function.__code__)] = function.__globals__, function.__code__
         if self.watch is not None:
             self.watch.add_function(function, has_names=False)
-        if byvalue.is_dispatcher(function):
+        if is_dispatcher(function):
             return super()._reduce_function(function)
         token, holes = self._holes.get(id(function), (None, ()))
-        make = (
-            dump_code(function.__code__), function.__name__, function.__qualname__, function.__module__,
-            key_of(function.__globals__), function.__closure__ or (), token,
-        )  # fmt: skip
+        called = function.__name__, function.__qualname__, function.__module__
+        namespace, cells = key_of(function.__globals__), function.__closure__ or ()
+        make = dump_code(function.__code__), called, namespace, cells, token
         state = parts_of_function(function, Annotations(function), holes)
         return make_function, make, state, None, None, set_function_state
 
@@ -288,7 +286,8 @@ class _LocalPickler(NamedPickler):
     """For the definition of a class that has no name."""
 
     def __init__(self, file: Any, cls: type, version: bytes, is_whole: bool) -> None:
-        super().__init__(file, None, Watch(), version=version, is_whole=is_whole)
+        super().__init__(file, None, Watch(), is_whole=is_whole)
+        self._version = version
         self._cls = cls
 
     def _reduce_class(self, cls: type) -> Any:
@@ -327,3 +326,22 @@ def _unpicklable_attributes(cls: type) -> list[str]:
             except byvalue.Unpicklable:
                 found.append(name)
     return found
+
+
+class DefinitionPickler(NamedPickler):
+    """For the definition of a function or class of the script: what belongs to it travels by value."""
+
+    def __init__(
+        self,
+        file: Any,
+        watch: Watch,
+        thing: Any,
+        name: str,
+        version: bytes,
+        holes: dict[int, tuple[Any, list[tuple[Any, ...]]]],
+    ) -> None:
+        """`holes`: by id of a function or class, its token and the places in it whose values are sent apart."""
+        super().__init__(file, None, watch, thing, is_whole=True)
+        self._top = name
+        self._version = version
+        self._holes = holes

@@ -85,6 +85,33 @@ def find_path(target: Any, roots: Iterable[tuple[str, Any]]) -> str | None:
 
 def parts_of(path: str, thing: Any) -> Iterator[tuple[str, Any]]:
     """What a value is made of, each with the expression that leads to it from `path`. Raises what the value raises."""
+    if isinstance(thing, _CONTAINERS):
+        yield from _items(path, thing)
+    elif isinstance(thing, FunctionType):
+        if travels_by_value(thing):
+            yield from _function_children(path, thing)
+        return
+    elif isinstance(thing, type):
+        if not travels_by_value(thing):
+            return
+        for index, base in enumerate(thing.__bases__):
+            yield f"{path}.__bases__[{index}]", base
+    elif isinstance(thing, (staticmethod, classmethod)):
+        yield path, thing.__func__
+    else:
+        for kind, names in _ATTRIBUTES.items():
+            if isinstance(thing, kind):
+                for name in names:
+                    yield f"{path}.{name}", getattr(thing, name)
+                if kind is MethodType:
+                    return
+    yield from _attributes(path, thing)
+
+
+_CONTAINERS = (dict, list, tuple, collections.deque, set, frozenset)
+
+
+def _items(path: str, thing: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(thing, dict):
         for key, value in thing.items():
             yield f"{path}[{_short(key)}]", value
@@ -96,32 +123,19 @@ def parts_of(path: str, thing: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(thing, (set, frozenset)):
         for value in thing:
             yield f"(element {_short(value)} of {path})", value
-    elif isinstance(thing, FunctionType):
-        if travels_by_value(thing):
-            yield from _function_children(path, thing)
-        return
-    elif isinstance(thing, MethodType):
-        yield f"{path}.__self__", thing.__self__
-        yield f"{path}.__func__", thing.__func__
-        return
-    elif isinstance(thing, functools.partial):
-        yield f"{path}.func", thing.func
-        yield f"{path}.args", thing.args
-        yield f"{path}.keywords", thing.keywords
-    elif isinstance(thing, CellType):
-        yield f"{path}.cell_contents", thing.cell_contents
-    elif isinstance(thing, type):
-        if not travels_by_value(thing):
-            return
-        for index, base in enumerate(thing.__bases__):
-            yield f"{path}.__bases__[{index}]", base
-    elif isinstance(thing, (staticmethod, classmethod)):
-        yield path, thing.__func__
-    elif isinstance(thing, BaseException):
-        yield f"{path}.args", thing.args
-    elif isinstance(thing, property):
-        for name in ("fget", "fset", "fdel"):
-            yield f"{path}.{name}", getattr(thing, name)
+
+
+_ATTRIBUTES: dict[type, tuple[str, ...]] = {
+    MethodType: ("__self__", "__func__"),
+    functools.partial: ("func", "args", "keywords"),
+    CellType: ("cell_contents",),
+    BaseException: ("args",),
+    property: ("fget", "fset", "fdel"),
+}
+"""What things of some types are made of."""
+
+
+def _attributes(path: str, thing: Any) -> Iterator[tuple[str, Any]]:
     for name, value in dict(getattr(thing, "__dict__", ())).items():
         yield f"{path}.{name}", value
     for cls in type(thing).__mro__:

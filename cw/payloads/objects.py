@@ -69,8 +69,8 @@ def dump_function(function: Function) -> bytes:
 def load_function(payload: Any) -> Function:
     """Raises PayloadError."""
     try:
-        *fields, reached = pickle.loads(payload)
-        return Function(*fields, Reached(*reached))
+        mode, is_inline, state, is_fixed, reached = pickle.loads(payload)
+        return Function(mode, is_inline, state, is_fixed, Reached(*reached))
     except Exception as error:
         raise PayloadError(f"the payload is not that of a function: {error}") from None
 

@@ -81,7 +81,8 @@ class Definition:
         self.codes |= pickler.codes
         state, set_state = (rest[0], rest[3]) if len(rest) > 3 else (None, None)
         if isinstance(self.thing, enum.EnumMeta):
-            for member in self.thing.__members__.values():
+            members: Iterable[Any] = self.thing.__members__.values()
+            for member in members:
                 self.watch.add_namespace(vars(member))
         self.skeleton = self._dump((make, arguments), holes)
         self.filling = self._dump((set_state, state), holes) if set_state is not None else b""
@@ -98,9 +99,9 @@ class Definition:
         """As it travels."""
         return objects.Definition(self.name, self.version, self.token, self.skeleton, self.filling)
 
-    def _pickler(self, holes: Any, file: Any = None) -> named.NamedPickler:
-        return named.NamedPickler(
-            file or io.BytesIO(), None, self.watch, self.name, self.thing, holes, self.version
+    def _pickler(self, holes: Any, file: Any = None) -> named.DefinitionPickler:
+        return named.DefinitionPickler(
+            file or io.BytesIO(), self.watch, self.thing, self.name, self.version, holes
         )
 
     def _dump(self, value: Any, holes: Any) -> bytes:

@@ -26,6 +26,7 @@ from typing import Any
 
 from cw.errors import PayloadError
 from cw.payloads import byvalue, code_names, constants, local_functions, named, naming, script
+from cw.payloads.dispatchers import is_dispatcher
 from cw.payloads.watch import MISSING, contents_of
 
 NAMED, LOCAL, OBJECT = range(3)
@@ -55,7 +56,7 @@ def form_of(function: Any) -> int:
     if script.can_be_named(function):
         if not byvalue.travels_by_value(function) or script.name_of(function) is not None:
             return NAMED
-        return LOCAL if kind is FunctionType and not byvalue.is_dispatcher(function) else OBJECT
+        return LOCAL if kind is FunctionType and not is_dispatcher(function) else OBJECT
     if kind is BuiltinFunctionType:
         is_free = constants.is_constant(function) or byvalue.home_of_method(function)
         return NAMED if is_free else OBJECT
@@ -79,10 +80,9 @@ def template_of(function: Any, form: int) -> Template:
             template = Template(form, naming.function_name(function), file.getvalue())
             template.names = frozenset(pickler.names)
         else:
-            make = (
-                local_functions.dump_code(function.__code__), function.__name__, function.__qualname__,
-                function.__module__, local_functions.key_of(function.__globals__),
-            )  # fmt: skip
+            called = function.__name__, function.__qualname__, function.__module__
+            namespace = local_functions.key_of(function.__globals__)
+            make = local_functions.dump_code(function.__code__), called, namespace
             fixed = (
                 function.__doc__,
                 named.dump_annotations(function),
@@ -182,7 +182,8 @@ class Callee:
         defaults, kwdefaults, contents, is_bound, attributes, cells = state or _NO_STATE
         if cells is None:
             cells = tuple(CellType() for _ in contents)
-        function = local_functions.make_function(*make, cells, None)
+        code, called, namespace = make
+        function = local_functions.make_function(code, called, namespace, cells, None)
         filling = defaults, kwdefaults, contents, is_bound, attributes or {}, doc, notes, type_params
         local_functions.set_function_state(function, filling)
         return function

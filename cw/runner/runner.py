@@ -178,7 +178,7 @@ class Runner:
         except OSError:
             names = []  # removed by the job
         if names:
-            del self._write  # type: ignore[attr-defined]
+            del self._write
             named = ", ".join(repr(name[:NAME_CHARACTERS]) for name in sorted(names)[:NAMES])
             others = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
             self._tell(
@@ -268,7 +268,7 @@ class Runner:
             self._tell(m.Dropped())
         elif type(message) is m.Objects:
             for _, number, kind, needs, payload in zip(*message, strict=True):
-                self._objects[number] = kind, needs, payload
+                self._objects[number] = kind, tuple(needs), payload
                 if kind == m.ENVIRONMENT:
                     self._environment = payload
                     self._apply()
@@ -353,7 +353,8 @@ def main(fds: list[int], scratch: str = "") -> None:
     for fd in fds:
         os.close(fd)
     guard.note_runner()
-    runner = Runner(*moved, scratch=scratch)
+    stream, files, pipe, tokens = moved
+    runner = Runner(stream, files, pipe, tokens, scratch)
     leftovers.watch_timers()
     own = os.getpid()
 

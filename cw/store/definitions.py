@@ -34,6 +34,7 @@ from cw.payloads import annotations as deferred
 from cw.payloads import byvalue, constants
 from cw.payloads.byvalue import travels_by_value
 from cw.payloads.code_names import global_names
+from cw.payloads.dispatchers import is_dispatcher, parts_of_dispatcher
 from cw.store.arrays import ArrayWalk
 from cw.store.walk import digest_of
 
@@ -72,10 +73,10 @@ class DefinitionWalk(ArrayWalk):
     def _function(self, function: FunctionType) -> None:
         if not travels_by_value(function):
             self._named(function)
-        elif byvalue.is_dispatcher(function):
+        elif is_dispatcher(function):
             if not self.is_known(function):
                 self.write_text(b"dispatcher", function.__name__)
-                registry, attributes = byvalue.parts_of_dispatcher(function)
+                registry, attributes = parts_of_dispatcher(function)
                 self.pairs(registry.items())
                 self.names(attributes.items())
         elif not self.is_known(function):

@@ -1,0 +1,75 @@
+"""The keys of functions whose calls are recorded, taken of the same state as what travels."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from cw.client.prepared import Prepared
+from cw.errors import UnstableKey
+from cw.payloads import naming, serialize, templates
+from cw.payloads.pickled import Pickled
+from cw.store import callkey
+from cw.store.callkey import FunctionKey
+
+KNOWN_KEYS = 1024
+"""Keys that are remembered. More: memory. Fewer: functions are walked through again (some ms)."""
+
+KEY_ATTEMPTS = 5
+"""How often a key is made of a function that changes meanwhile, before it is given up."""
+
+
+class Functions(Protocol):
+    """What keys are made of: `cw.client.functions.FunctionTable`."""
+
+    def refresh(self) -> None: ...
+
+    def number_of(self, function: Any, prepared: Prepared, names: Any = ..., codes: Any = ...) -> int: ...
+
+    def pickle_state(self, function: Any, form: int, shared: Any = ...) -> Pickled: ...
+
+
+class KeyTable:
+    """The keys of one session, under its lock."""
+
+    def __init__(self, functions: Functions) -> None:
+        self._functions = functions
+        self._keys: dict[tuple[int, bytes], FunctionKey] = {}  # by what stands for the state of all
+
+    def key_of(self, function: Any, prepared: Prepared) -> FunctionKey:
+        """The key with which calls are recorded, taken of the same state as what travels.
+
+        Raises NotPicklable; UnstableKey if the state changes all the time.
+        """
+        for _ in range(KEY_ATTEMPTS):
+            state = self._identify(function, prepared)
+            key = self._keys.get(state)
+            if key is not None:
+                return key
+            self._functions.refresh()
+            state = self._identify(function, prepared)
+            key = callkey.of_function(self._thaw(function, prepared))
+            self._functions.refresh()
+            if self._identify(function, prepared) == state:
+                if len(self._keys) >= KNOWN_KEYS:
+                    del self._keys[next(iter(self._keys))]
+                self._keys[state] = key
+                return key
+        raise UnstableKey(
+            f"{naming.function_name(function)} or what it refers to changes while it is looked at"
+        )
+
+    def _identify(self, function: Any, prepared: Prepared) -> tuple[int, bytes]:
+        """What stands for the function and all that it reaches, as it is now."""
+        state = prepared.state
+        if prepared.takes_state:
+            state = self._functions.pickle_state(function, prepared.template.form)
+        if state is None:
+            return self._functions.number_of(function, prepared), b""
+        return self._functions.number_of(function, prepared, state.names, state.codes), state.digest()
+
+    def _thaw(self, function: Any, prepared: Prepared) -> Any:
+        """The function with the state that was taken for `map`."""
+        if prepared.state is None or prepared.watch is not None:
+            return function
+        (state,) = serialize.load_parts(prepared.state.payload(), 1, prepared.references.get)
+        return templates.Callee(prepared.template.payload).fresh(state)

@@ -1,0 +1,221 @@
+"""Values <-> pickles and payloads: `pickle` first, since it is fast. What it refuses or would name as part of another
+process's modules goes through `byvalue`, or, for a runner, through `named`."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+from collections.abc import Callable, Sequence
+from pickle import dumps, loads
+from typing import Any
+
+# (Its public function list_registry_pickle_by_value() makes a copy each time, for 0.1 us.)
+from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
+
+from cw.errors import PayloadError
+from cw.payloads import byvalue, named, related, script
+from cw.payloads.layout import MULTI, WITH_TEXT, Payload, Store, join, keeper, pack, split_text, unpack
+
+logger = logging.getLogger("cw.client")
+
+# Values of these types, as the only arguments or the result, have neither buffers nor a module.
+PLAIN = frozenset({int, float, bool, str, complex, type(None)})
+
+# How protocol 5 writes the module name of what it finds by name in the script. Values that happen to
+# contain it merely go the slower way.
+BY_NAME_IN_MAIN = b"\x8c\x08__main__"
+
+# What a generator that a module shares (`random.gauss`, `numpy.random.rand`) would bring along: see byvalue.py.
+_GENERATORS = (b"\x8c\x06Random", b"__randomstate_ctor")
+
+_told: set[str] = set()
+"""Notes of runners that were logged."""
+
+
+def load(payload: Payload) -> Any:
+    """The value of a payload. Arrays lie in the payload's memory, unless they are writable and that is not.
+
+    Raises `PayloadError`, or whatever unpickling raises.
+    """
+    try:
+        kind = payload[0]
+    except IndexError:
+        raise PayloadError("an empty payload") from None
+    if kind != MULTI:
+        return load(_without_note(payload)) if kind == WITH_TEXT else loads(payload)
+    data, buffers = unpack(memoryview(payload).cast("B"))
+    return loads(data, buffers=buffers)
+
+
+def _without_note(payload: Payload) -> Payload:
+    """Log what a runner says beside its result; several of them say the same."""
+    text, rest = split_text(payload)
+    if text not in _told:
+        _told.add(text)
+        logger.warning("%s", text)
+    return rest
+
+
+def dump_value(
+    value: Any, store: Store | None = None, is_alone: bool = False, behind: bytes = b"", refers: bool = False
+) -> Payload:
+    """As `dump`, but raises `byvalue.Unpicklable`. `is_alone`: without names of the script. `behind`: bytes at the
+    payload's end. `refers`: without the definitions of classes that the client has."""
+    buffers: list[memoryview] = []
+
+    keep_in_band = keeper(buffers)
+    try:
+        data = dumps(value, 5, buffer_callback=keep_in_band)
+        is_by_name = not needs_by_value(data) and not (is_alone and data.find(BY_NAME_IN_MAIN) >= 0)
+    except MemoryError as error:
+        raise byvalue.Unpicklable(value) from error
+    except Exception:  # whatever it is, byvalue.dumps manages, or meets it again and says where
+        is_by_name = False
+    if not is_by_name:
+        buffers.clear()
+        data = byvalue.dumps(value, keep_in_band, None, buffers.clear, refers)
+    return pack(data, buffers, store, behind) if buffers else data + behind
+
+
+def needs_by_value(data: bytes) -> bool:
+    """Whether a pickle has by name what another process would not find."""
+    # (`find`, since `in` takes twice as long for small ones.)
+    return (
+        data.find(_GENERATORS[0]) >= 0
+        or data.find(_GENERATORS[1]) >= 0
+        or (related.is_loaded() and data.find(related.MARK) >= 0)
+        or bool(_registered and _names_registered(data))
+    )
+
+
+def _names_registered(data: bytes) -> bool:
+    """Whether a pickle may refer by name to a module that the user wants to travel by value."""
+    return any(data.find(name.encode()) >= 0 for name in tuple(_registered))
+
+
+def dump_by_name(value: Any) -> tuple[bytes, list[memoryview], Sequence[str]] | None:
+    """The pickle of a value of which nothing travels by value, its buffers, and the script's names that it refers to.
+    None for others."""
+    buffers: list[memoryview] = []
+    try:
+        data = dumps(value, 5, buffer_callback=keeper(buffers))
+    except Exception:  # whatever it is, it is met again
+        return None
+    # Up to the last thing that is there by name.
+    head = data[_FRAMED : data.rfind(b"\x93") + 1]
+    names = _names_by_head.get(head)
+    if names is None or _registered:
+        if needs_by_value(data):
+            return None
+        names = script.names_in(data)
+        if script.is_one_name(head) and head.find(related.MARK) < 0:
+            if len(_names_by_head) > 4096:
+                _names_by_head.clear()
+            _names_by_head[head] = names
+    return data, buffers, names
+
+
+_FRAMED = 11
+"""Where a pickle's first value begins: behind the version and the size of the first frame."""
+
+_names_by_head: dict[bytes, Sequence[str]] = {b"": ()}
+"""The script's names in pickles that begin with one thing by name, and have no other: so are calls with an instance."""
+
+
+class Pickled:
+    """Values pickled one after the other, for a runner: what later ones share with earlier ones is one object there.
+
+    `names`, `codes`: the script's names, and the functions by value, that the pickles refer to. `ends`: bytes and
+    buffers up to the end of each value. `memo`: the pickler's, after the last.
+    """
+
+    __slots__ = ("buffers", "codes", "data", "ends", "memo", "names")
+
+    def __init__(
+        self, values: Sequence[Any], memo: Any = None, persistent_id: Any = None, root: Any = None
+    ) -> None:
+        """`persistent_id`: as of pickle's picklers. `root`: an object that is not to be written as a name, though its
+        `__reduce__` gives one. Raises `byvalue.Unpicklable`."""
+        file = io.BytesIO()
+        self.buffers: list[memoryview] = []
+        self.ends: list[tuple[int, int]] = []
+        self.codes: Sequence[named.Code] = ()
+        try:
+            pickler = pickle.Pickler(file, 5, buffer_callback=keeper(self.buffers))
+            if memo is not None:
+                pickler.memo = memo
+            if persistent_id is not None:
+                pickler.persistent_id = persistent_id  # type: ignore[method-assign]
+            for value in values:
+                pickler.dump(value)
+                self.ends.append((file.tell(), len(self.buffers)))
+            self.data = file.getvalue()
+            is_by_name = root is None and not needs_by_value(self.data)
+            self.names: Sequence[str] = script.names_in(self.data)
+        except MemoryError as error:
+            raise byvalue.Unpicklable(values) from error
+        except Exception:  # whatever it is, the other pickler manages, or meets it again and says where
+            is_by_name = False
+        if not is_by_name:
+            file = io.BytesIO()
+            self.buffers.clear()
+            self.ends.clear()
+            pickler = named.NamedPickler(file, keeper(self.buffers), root=root)
+            if memo is not None:
+                pickler.memo = memo
+            if persistent_id is not None:
+                pickler.persistent_id = persistent_id
+            for value in values:
+                byvalue.run(pickler, value)
+                self.ends.append((file.tell(), len(self.buffers)))
+            self.data = file.getvalue()
+            self.names = tuple(sorted(pickler.names.union(script.names_in(self.data))))
+            self.codes = tuple(pickler.codes.values())
+        self.memo = pickler.memo
+
+    @property
+    def size(self) -> int:
+        return len(self.data) + sum(buffer.nbytes for buffer in self.buffers)
+
+    def payload(self, store: Store | None = None, label: int | None = None) -> Payload:
+        """All of it, for `load_parts`; for a call, with its label."""
+        return join(self.data, self.buffers, store, label)
+
+    def digest(self) -> bytes:
+        """Of the bytes and the buffers."""
+        import xxhash  # (only clients compare: the start of a worker and its runners is spared it)
+
+        if not self.buffers:
+            return xxhash.xxh3_128_digest(self.data)
+        hasher = xxhash.xxh3_128(self.data)
+        for buffer in self.buffers:
+            hasher.update(b"%d" % buffer.nbytes)
+            hasher.update(buffer)
+        return hasher.digest()
+
+
+class _Unpickler(pickle.Unpickler):
+    """With a `persistent_load` of its own (which is no attribute that can be set, in Python 3.13.0)."""
+
+    def __init__(self, file: io.BytesIO, buffers: Any, load: Callable[[Any], Any]) -> None:
+        super().__init__(file, buffers=buffers)
+        self._load = load
+
+    def persistent_load(self, reference: Any) -> Any:
+        return self._load(reference)
+
+
+def load_parts(payload: Payload, count: int, persistent_load: Any = None, memos: Any = None) -> list[Any]:
+    """The first `count` of the values that were pickled one after the other. `memos`: a list, which gets the memo."""
+    data, buffers = payload, None
+    if payload[:1] == b"\x01":
+        data, buffers = unpack(memoryview(payload).cast("B"))
+    if persistent_load is None:
+        unpickler = pickle.Unpickler(io.BytesIO(data), buffers=buffers)
+    else:
+        unpickler = _Unpickler(io.BytesIO(data), buffers, persistent_load)
+    values = [unpickler.load() for _ in range(count)]
+    if memos is not None:
+        memos.append(unpickler.memo.copy())
+    return values

@@ -1,0 +1,171 @@
+"""Names in a runner's namespaces, and what set each of them last: a constant, a component, a definition, or a job.
+
+A name whose value is the client's still is left as it is: what a job sets there stays for the next one, until the
+client's value has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cw.net import memory
+from cw.payloads import local_functions, serialize
+
+MEMO_BYTES = 1024 * 1024  # as in cw.client.components
+
+
+class Bindings:
+    """Who set what."""
+
+    def __init__(self) -> None:
+        self.changed: set[str] = set()
+        """Names that were given another value for the call that is about to run."""
+        self.versions: dict[str, bytes] = {}
+        """Of definitions that are in force."""
+        self.placed: dict[Any, int] = {}
+        """The component that set a place last."""
+        self._bound: dict[tuple[str, str], int] = {}  # versions of constants that were set
+
+    def define(self, names: dict[str, Any], name: str, thing: Any, version: bytes) -> None:
+        """A definition of the script is made anew."""
+        names[name] = thing
+        self.changed.add(name)
+        self._bound.pop(("__main__", name), None)
+        self.versions[name] = version
+
+    def lose(self, names: dict[str, Any], name: str) -> None:
+        """A value of the script cannot be had any more."""
+        names.pop(name, None)
+        self.versions.pop(name, None)
+        self.placed.pop(("global", "__main__", name), None)
+        self._bound.pop(("__main__", name), None)
+
+    def bind_early(self, rows: list[tuple[str, str, Any]]) -> None:
+        """Have constants that no call has bound so far."""
+        for key, name, value in rows:
+            if (key, name) not in self._bound:
+                local_functions.namespace_of(key).setdefault(name, value)
+
+    def bind(self, rows: list[tuple[str, str, int, Any]]) -> None:
+        """Give constants the values of the call."""
+        for key, name, version, value in rows:
+            if self._bound.get((key, name)) != version:
+                local_functions.namespace_of(key)[name] = value
+                self._bound[key, name] = version
+                self.changed.add(name)
+                self.placed.pop(("global", key, name), None)
+                if key == "__main__":
+                    self.versions.pop(name, None)
+
+    def unbind(self, key: str, name: str, is_defined: bool) -> None:
+        """The client has deleted a name. (One that a job has set stays.) `is_defined`: it is a definition now."""
+        was_bound = self._bound.pop((key, name), None) is not None
+        was_bound |= self.placed.pop(("global", key, name), None) is not None
+        if key == "__main__" and not is_defined:
+            was_bound |= self.versions.pop(name, None) is not None
+        if was_bound:
+            local_functions.namespace_of(key).pop(name, None)
+
+    def set_place(self, key: Any, value: Any) -> None:
+        kind, holder, name = key
+        if kind == "global":
+            local_functions.namespace_of(holder)[name] = value
+            self._bound.pop((holder, name), None)
+            if holder == "__main__":
+                self.versions.pop(name, None)
+            return
+        holder = local_functions.by_token.get(holder)
+        if holder is None:
+            return
+        if kind == "default":
+            holder.__defaults__ = (*holder.__defaults__[:name], value, *holder.__defaults__[name + 1 :])
+        elif kind == "keyword":
+            holder.__kwdefaults__[name] = value
+        elif kind == "member":
+            member, attribute = name
+            vars(holder[member])[attribute] = value
+        elif kind == "cell":
+            holder.__closure__[name].cell_contents = value
+        elif isinstance(holder, type):
+            type.__setattr__(holder, name, value)
+        else:
+            holder.__dict__[name] = value
+
+
+class Places:
+    """Values that can change, where calls look for them. `payload_of(number)` gives a component's payload."""
+
+    def __init__(self, payload_of: Callable[[int], Any], bindings: Bindings) -> None:
+        self._payload_of = payload_of
+        self._bindings = bindings
+        self._places: dict[int, list[Any]] = {}  # of a component
+        self._memos: dict[int, dict[int, Any]] = {}  # the objects in small components
+        self._homeless: dict[tuple[int, int], Any] = {}  # values of components whose places are not here
+
+    def forget(self, number: int) -> None:
+        """This component will not be used again."""
+        self._places.pop(number, None)
+        self._memos.pop(number, None)
+        for key in [key for key in self._homeless if key[0] == number]:
+            del self._homeless[key]
+
+    def apply(self, numbers: list[int]) -> None:
+        """Have the values of these components in their places."""
+        placed = self._bindings.placed
+        for number in numbers:
+            places = self._places.get(number)
+            if places is None or any(placed.get(place) != number for place in places):
+                self._place(number)
+
+    def shared(self, reference: tuple[int, int]) -> Any:
+        """In the pickle of a call's state: an object that a component has."""
+        number, place = reference
+        if place < 0:
+            index = -1 - place
+            keys = self._places.get(number) or self._load(number)[0]
+            try:
+                return _value_at(keys[index])
+            except KeyError:  # a function has another definition by now, which does not hold it
+                if (number, index) not in self._homeless:
+                    self._homeless[number, index] = self._load(number)[1][index]
+                return self._homeless[number, index]
+        if number not in self._memos:  # its names have other values by now
+            self._load(number)
+        return self._memos[number][place]
+
+    def _load(self, number: int) -> tuple[Any, list[Any]]:
+        payload = memory.fresh(self._payload_of(number))
+        (keys,) = serialize.load_parts(payload, 1)
+        memos: list[Any] = []
+        _, *values = serialize.load_parts(
+            payload, 1 + len(keys), None, memos if len(payload) < MEMO_BYTES else None
+        )
+        if memos:
+            self._memos[number] = memos[0]
+        return keys, values
+
+    def _place(self, number: int) -> None:
+        keys, values = self._load(number)
+        for key, value in zip(keys, values, strict=True):
+            self._bindings.changed.add(key[2] if key[0] == "global" else key[1][0])
+            self._bindings.set_place(key, value)
+            self._bindings.placed[key] = number
+        for index, (key, value) in enumerate(zip(keys, values, strict=True)):
+            if key[0] != "global" and key[1] not in local_functions.by_token:
+                self._homeless[number, index] = value
+        self._places[number] = keys
+
+
+def _value_at(key: Any) -> Any:
+    kind, holder, name = key
+    if kind == "global":
+        return local_functions.namespace_of(holder)[name]
+    holder = local_functions.by_token[holder]
+    if kind == "default":
+        return holder.__defaults__[name]
+    if kind == "keyword":
+        return holder.__kwdefaults__[name]
+    if kind == "cell":
+        return holder.__closure__[name].cell_contents
+    return vars(holder[name[0]])[name[1]] if kind == "member" else vars(holder)[name]
