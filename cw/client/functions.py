@@ -79,11 +79,11 @@ class FunctionTable:
 
     # --- one function ---
 
-    def known_number(self, function: Any, names: Sequence[str] = ()) -> int:
+    def known_number(self, function: Any, names: Sequence[str] = (), prepared: Prepared | None = None) -> int:
         """The number for a call, if nothing has changed since the last; 0: see `number_of`. `names`: what of the script
-        its arguments refer to."""
+        its arguments refer to. `prepared`: as it must be."""
         known = self._quick.get(id(function), _NONE).get(names)
-        if known is None:
+        if known is None or (prepared is not None and self._known[id(function)][1] is not prepared):
             return 0
         reference, watch, own_watch, epoch, number = known
         if reference() is not function or epoch != self._maker.epoch or not watch.is_current():

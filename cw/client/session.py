@@ -201,14 +201,14 @@ class Session:
         names: Sequence[str] = ()
         number = 0
         try:
-            if plain is None and recorder is None and prepared is None:
+            if plain is None and recorder is None:
                 payload, names = functions.dump_if_known(function, args, kwargs, self._store, label)
-            if payload is not None and recorder is None and prepared is None:
+            if payload is not None and recorder is None:
                 self._make_room(payload)
                 with self._lock:
                     if not self._is_closed:
                         self._look_if_due()
-                        known = functions.known_number(function, names)
+                        known = functions.known_number(function, names, prepared)
                         if known:
                             number = self._queue_job(known, options, payload, tag, None)
                 if number:

@@ -1,25 +1,19 @@
 """Pickling by value: what the user's script defines travels as code, and comes home as itself.
 
-       client                                        runner (its `__main__` is another module)
-    class C, from the script  --(id, definition)-->  C', made once under that id
-    C(1)                      --(id) instance----->  C'(1)
-    isinstance(x, C)          <--(id) instance-----  C'(2)
-
 cloudpickle does the work of taking functions and classes apart. Some things are done differently here:
 
-- *A class belongs to the process that defined it.* cloudpickle, loading an instance that comes home, sets the
-  class's attributes again to what they were over there, and so undoes at home what has changed since. Here
-  the owner of a class ignores what others say about it; others apply a definition once per version of it.
-- *A definition is pickled once.* In calls and results a class is named by id and version, next to the bytes
-  of its definition, which are kept: 20 us for a call with a dataclass instance (cloudpickle's way: 185).
-- *What a pickle was made from is watched* (`Watch`), so that it can be used again until a name is bound anew. What
-  was changed in place shows when a function is pickled: then all classes are pickled anew, as other versions.
+- *A class belongs to the process that defined it* (classes.py). cloudpickle, loading an instance that comes home, sets
+  the class's attributes again to what they were over there, and so undoes at home what has changed since.
+- *A definition is pickled once.* In results a class is named by id and version, next to the bytes of its definition,
+  which are kept; without them where the client has it.
+- *What a pickle was made from is watched* (watch.py), so that it can be used again until a name is bound anew. What was
+  changed in place shows when a function is pickled: then all classes are pickled anew, as other versions.
 - *Code keeps its file's name*, which cloudpickle from 3.1.3 on takes from it: a traceback shows lines of the script.
 - *The generators that a module shares go by name.* `from random import random` binds a method of a hidden object:
   with its state in the pickle, all workers would draw the same numbers.
 
-A function's pickle (`dumps` with a watch) holds the definitions inline instead: functions and methods that
-share global names at home share them in the runner too.
+A pickle with a watch (a class's definition) holds other definitions inline: functions and methods that share global
+names at home share them in the runner too.
 """
 
 from __future__ import annotations
