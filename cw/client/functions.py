@@ -83,8 +83,12 @@ class FunctionTable:
         """The number for a call, if nothing has changed since the last; 0: see `number_of`. `names`: what of the script
         its arguments refer to. `prepared`: as it must be."""
         known = self._quick.get(id(function), _NONE).get(names)
-        if known is None or (prepared is not None and self._known[id(function)][1] is not prepared):
+        if known is None:
             return 0
+        if prepared is not None:
+            remembered = self._known.get(id(function))
+            if remembered is None or remembered[1] is not prepared:
+                return 0
         reference, watch, own_watch, epoch, number = known
         if reference() is not function or epoch != self._maker.epoch or not watch.is_current():
             return 0
@@ -180,7 +184,7 @@ class FunctionTable:
         if found is not None:
             return Packed(*found)
         memo = None if frozen is None or prepared.state_object else frozen.memo
-        pickled = serialize.pickle_call(args, kwargs, function, memo)
+        pickled = serialize.pickle_call(args, kwargs, function, memo, is_by_value=frozen is None)
         return pack(pickled, frozen, is_inline=not prepared.state_object)
 
     def pickle_state(self, function: Any, form: int, shared: Any = None) -> Pickled:

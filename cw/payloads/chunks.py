@@ -83,7 +83,8 @@ class Chunk:
                 self.names = sorted({*self.names, *found[2]})
             return found[0]
         memo = None if state is None else state.memo
-        pickled = serialize.pickle_call(args, {}, self._function, memo)
+        is_by_value = state is None and found is None
+        pickled = serialize.pickle_call(args, {}, self._function, memo, is_by_value)
         if pickled.size > SHARED:
             pickled = self._take_apart(args, pickled, memo)
         self._note(pickled)

@@ -133,46 +133,55 @@ class Pickled:
     __slots__ = ("buffers", "codes", "data", "ends", "memo", "names")
 
     def __init__(
-        self, values: Sequence[Any], memo: Any = None, persistent_id: Any = None, root: Any = None
+        self,
+        values: Sequence[Any],
+        memo: Any = None,
+        persistent_id: Any = None,
+        root: Any = None,
+        is_by_value: bool = False,
     ) -> None:
         """`persistent_id`: as of pickle's picklers. `root`: an object that is not to be written as a name, though its
-        `__reduce__` gives one. Raises `byvalue.Unpicklable`."""
-        file = io.BytesIO()
+        `__reduce__` gives one. `is_by_value`: `dump_by_name` has refused it. Raises `byvalue.Unpicklable`."""
         self.buffers: list[memoryview] = []
         self.ends: list[tuple[int, int]] = []
         self.codes: Sequence[named.Code] = ()
         try:
-            pickler = pickle.Pickler(file, 5, buffer_callback=keeper(self.buffers))
-            if memo is not None:
-                pickler.memo = memo
-            if persistent_id is not None:
-                pickler.persistent_id = persistent_id  # type: ignore[method-assign]
-            for value in values:
-                pickler.dump(value)
-                self.ends.append((file.tell(), len(self.buffers)))
-            self.data = file.getvalue()
-            is_by_name = root is None and not needs_by_value(self.data)
-            self.names: Sequence[str] = script.names_in(self.data)
+            pickler: Any = None
+            if root is None and not is_by_value:
+                file = io.BytesIO()
+                pickler = pickle.Pickler(file, 5, buffer_callback=keeper(self.buffers))
+                self._dump(pickler, file, values, memo, persistent_id)
+                self.names: Sequence[str] = script.names_in(self.data)
+            is_by_name = pickler is not None and not needs_by_value(self.data)
         except MemoryError as error:
             raise byvalue.Unpicklable(values) from error
         except Exception:  # whatever it is, the other pickler manages, or meets it again and says where
             is_by_name = False
         if not is_by_name:
-            file = io.BytesIO()
             self.buffers.clear()
             self.ends.clear()
+            file = io.BytesIO()
             pickler = named.NamedPickler(file, keeper(self.buffers), root=root)
-            if memo is not None:
-                pickler.memo = memo
-            if persistent_id is not None:
-                pickler.persistent_id = persistent_id
-            for value in values:
-                byvalue.run(pickler, value)
-                self.ends.append((file.tell(), len(self.buffers)))
-            self.data = file.getvalue()
+            self._dump(pickler, file, values, memo, persistent_id)
             self.names = tuple(sorted(pickler.names.union(script.names_in(self.data))))
             self.codes = tuple(pickler.codes.values())
         self.memo = pickler.memo
+
+    def _dump(
+        self, pickler: Any, file: io.BytesIO, values: Sequence[Any], memo: Any, persistent_id: Any
+    ) -> None:
+        if memo is not None:
+            pickler.memo = memo
+        if persistent_id is not None:
+            pickler.persistent_id = persistent_id
+        is_named = type(pickler) is named.NamedPickler
+        for value in values:
+            if is_named:
+                byvalue.run(pickler, value)
+            else:
+                pickler.dump(value)
+            self.ends.append((file.tell(), len(self.buffers)))
+        self.data = file.getvalue()
 
     @property
     def size(self) -> int:

@@ -93,11 +93,16 @@ def dump_call(
 
 
 def pickle_call(
-    args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None, memo: Any = None
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    function: Any = None,
+    memo: Any = None,
+    is_by_value: bool = False,
 ) -> Pickled:
-    """The same, before it is packed. `memo`: of the state that goes before it."""
+    """The same, before it is packed. `memo`: of the state that goes before it. `is_by_value`: `dump_call_by_name` has
+    refused it."""
     try:
-        return Pickled((call_of(args, kwargs),), memo)
+        return Pickled((call_of(args, kwargs),), memo, is_by_value=is_by_value)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(refusal_of_call(failure, args, kwargs, function)) from failure.__cause__
 
