@@ -24,11 +24,10 @@ from types import SimpleNamespace
 from unittest import mock
 
 import cw.client.session
-import cw.client.uplink
 import cw.master.master
 import cw.master.peers
+import cw.net.master_link
 import cw.worker.execution
-import cw.worker.uplink
 import cw.worker.worker
 from cw.errors import ProtocolError
 from cw.net import messages as m
@@ -432,7 +431,7 @@ class Client:
         session._thread = SimpleNamespace(ident=1)
         uplink = session._uplink
         uplink._find = lambda: [SimpleNamespace(host=ADDRESS[0], port=ADDRESS[1])]
-        uplink._deadline = sim.now + 1000
+        session._patience.start_clock(sim.now + 1000)
         session._loop.on_stopped = session._abandon
         self.delivered = Counter()
         self.errors = {}
@@ -621,17 +620,15 @@ class Simulation:
             for module in (
                 cw.master.master,
                 cw.master.peers,
-                cw.client.uplink,
-                cw.worker.uplink,
+                cw.net.master_link,
                 cw.worker.worker,
                 cw.worker.execution,
             ):
                 put(module, "time", clock)
-            for module in (cw.master.master, cw.client.uplink, cw.worker.uplink):
+            for module in (cw.master.master, cw.net.master_link):
                 put(module, "Connection", SimConnection)
-            for module in (cw.client.uplink, cw.worker.uplink):
-                put(module, "dial", self.dial)
-                put(module, "random", self.random)
+            put(cw.net.master_link, "dial", self.dial)
+            put(cw.net.master_link, "random", self.random)
             put(secrets, "token_hex", lambda count: self._idents.randbytes(count).hex())
             put(cw.worker.worker, "Runners", SimRunners)
             put(cw.worker.keeper, "set_subreaper", lambda: None)

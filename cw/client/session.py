@@ -23,7 +23,7 @@ from time import monotonic
 from typing import Any
 
 from cw import guard, home, nested
-from cw.client import ending
+from cw.client import ending, patience
 from cw.client.functions import FunctionTable
 from cw.client.introductions import Introductions
 from cw.client.objects import ObjectTable
@@ -31,12 +31,12 @@ from cw.client.options import OptionTable, check_outstanding, check_patience
 from cw.client.prepared import Packed, Prepared
 from cw.client.recorder import Call, Chunk, Recorder
 from cw.client.recording import Outcome, Recording
-from cw.client.uplink import CONNECT_SECONDS, RECONNECT_SECONDS, Uplink
 from cw.errors import ConnectionError, JobTimeout, StoreError, WorkerLost
 from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.loop import Loop
+from cw.net.master_link import MasterLink
 from cw.payloads import current, deferred, modules, serialize, settings
 from cw.payloads.chunks import Chunk as CallChunk
 from cw.payloads.environment import check_workdir, dump_environment
@@ -105,18 +105,14 @@ class Session:
         self._recording = Recording(
             recorder, self._finish, _name, lambda: self._loop.call_soon_threadsafe(self._on_wake)
         )
-        self._uplink = uplink = Uplink(
-            self._loop,
-            lambda: address.find_master(host, port),
-            self._hello,
-            check_patience("connect_timeout", connect_timeout, CONNECT_SECONDS),
-            check_patience("reconnect_timeout", reconnect_timeout, RECONNECT_SECONDS),
+        self._patience = patience.Patience(
+            check_patience("connect_timeout", connect_timeout, patience.CONNECT_SECONDS),
+            check_patience("reconnect_timeout", reconnect_timeout, patience.RECONNECT_SECONDS),
+            lambda: not self._leaves_when_done or bool(self.outstanding()),
         )
-        uplink.on_welcome = self._on_welcome
-        uplink.on_message = lambda message: _HANDLERS[type(message)](self, message)
-        uplink.on_gone = self._on_master_gone
-        uplink.is_needed = lambda: not self._leaves_when_done or bool(self.outstanding())
-        uplink.on_failure = self._fail
+        self._uplink = MasterLink(
+            self._loop, lambda: address.find_master(host, port), self, self._patience, patience.TERMS
+        )
         self._loop.lock = self._loop_lock = threading.RLock()  # callbacks submit, too
         self._thread = threading.Thread(target=self._main, name="cw-client", daemon=True)
         # Instead of the thread's own: up to Python 3.12 a join() that Ctrl-C interrupts takes the thread for ended.
@@ -172,7 +168,7 @@ class Session:
         """Connect. Raises cw.ConnectionError if no master answers within the connect timeout; StartRefused."""
         guard.check_import("a client")
         ending.register(self)
-        self._uplink.start_clock()
+        self._patience.start_clock(monotonic())
         self._thread.start()
         self._connected.wait()
         if self._failure is not None:
@@ -555,12 +551,15 @@ class Session:
                 self._connected.set()
                 self._ended.set()
 
-    def _hello(self) -> m.Hello:
+    def hello(self) -> m.Hello:
         return m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
                        os.uname().nodename, os.getpid(), 0, self._handed, memory.takes_files(),
                        nested.depth, self._parent)  # fmt: skip
 
-    def _on_welcome(self) -> None:
+    def on_message(self, message: Any) -> None:
+        _HANDLERS[type(message)](self, message)
+
+    def on_welcome(self) -> None:
         """A master is there; it may be another than before."""
         uplink = self._uplink
         connection = uplink.connection
@@ -579,7 +578,7 @@ class Session:
         if nested.lender is not None:
             nested.lender.say_again(self)
 
-    def _on_master_gone(self) -> None:
+    def on_lost(self) -> None:
         """What was outstanding there will be handed in again."""
         self._window_jobs = 0
         # One call, since other threads append to it. What was sent is older than what waits.
@@ -591,7 +590,7 @@ class Session:
         self._received = self._acknowledged = 0
         self._origin = None
 
-    def _fail(self, error: BaseException) -> None:
+    def on_failure(self, error: BaseException) -> None:
         """The session cannot go on: all that is outstanding ends with this error."""
         self._failure = error
         with self._lock:
@@ -606,7 +605,7 @@ class Session:
     def _leave(self) -> None:
         """Say goodbye, and end when the master has read it or had its time."""
         self._window_jobs = 0
-        self._uplink.leave(self._loop.stop)
+        self._uplink.leave(self._loop.stop, waits_for_lost=True)
 
     def _resume(self) -> None:
         """This connection may have lost its place in the middle of a message: go on with another."""
@@ -825,7 +824,7 @@ class Session:
         """Deliver what has been stored."""
         failure = self._recording.deliver_recorded()
         if failure is not None and not self._is_closed:
-            self._fail(failure)
+            self.on_failure(failure)
         self._notify()
 
     def _take_stored(self) -> None:

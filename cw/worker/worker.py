@@ -1,6 +1,6 @@
 """A worker: one connection to the master, whatever its number of slots, and what goes to and fro over it.
 
-    master <==> Uplink --> _on_<message> --> Slots.on_*() --> Execution <==> runners
+    master <==> MasterLink > _on_<message> > Slots.on_*() --> Execution <==> runners
                   ^                            ^                  |
                   |                            '------------------|
                   '----- Results, ...  <--------------------------'
@@ -22,18 +22,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from cw import location, program
-from cw.net import address
+from cw.net import address, memory
 from cw.net import messages as m
 from cw.net.loop import Loop
+from cw.net.master_link import MasterLink
 from cw.net.objects import Object, SessionObjects, closure
 from cw.version import VERSION
-from cw.worker import departure, keeper
+from cw.worker import departure, keeper, patience
 from cw.worker.departure import END_SECONDS, Departure
 from cw.worker.execution import TICK_SECONDS, Execution
 from cw.worker.jobs import Job
 from cw.worker.runners import Runners
 from cw.worker.slots import Slots
-from cw.worker.uplink import Uplink
 
 logger = logging.getLogger("cw.worker")
 
@@ -80,13 +80,14 @@ class Worker:
         self._departure = Departure(
             settings.grace, settings.lifetime, settings.until, time.monotonic(), time.time()
         )
-        hello = m.Hello("worker", self.ident, "", m.PROTOCOL, list(sys.version_info[:2]), VERSION,
-                        os.uname().nodename, os.getpid(), count)  # fmt: skip
-        self._uplink = Uplink(loop, hello, find, settings.silence, settings.reconnect_timeout)
-        self._uplink.on_welcome = self._on_welcome
-        self._uplink.on_message = lambda message: self._handlers[type(message)](message)
-        self._uplink.on_forsaken = self._start_afresh
-        self._uplink.on_failure = self._give_up
+        self._uplink = MasterLink(
+            loop,
+            find,
+            self,
+            patience.Patience(settings.silence, settings.reconnect_timeout, self._start_afresh),
+            patience.TERMS,
+            settings.silence,
+        )
         self._send = self._uplink.send
         self.connect = self._uplink.connect
         threads = max(1, len(os.sched_getaffinity(0)) // count)
@@ -219,13 +220,28 @@ class Worker:
         self.failure = reason
         self._loop.stop()
 
-    # --- the master ---
+    # --- the master: the owner of its link ---
+
+    def hello(self) -> m.Hello:
+        return m.Hello("worker", self.ident, "", m.PROTOCOL, list(sys.version_info[:2]), VERSION, os.uname().nodename,
+                       os.getpid(), len(self._slots.pool.slots), takes_files=memory.takes_files())  # fmt: skip
+
+    def on_message(self, message: Any) -> None:
+        self._handlers[type(message)](message)
+
+    def on_lost(self) -> None:
+        """The next master is told by `on_welcome` what is here."""
+
+    def on_failure(self, error: BaseException) -> None:
+        if not isinstance(error, (program.Mistake, ConnectionError)):
+            raise error  # a fault of ours
+        self._give_up(str(error))
 
     def _send_all(self, messages: Iterable[tuple[Any, ...]]) -> None:
         for message in messages:
             self._send(message)
 
-    def _on_welcome(self) -> None:
+    def on_welcome(self) -> None:
         self._outcomes.on_welcome()
         self._execution.master = self._uplink.master
         self._report()

@@ -1,0 +1,117 @@
+"""How long a worker looks for its master: for ever, but the jobs here are given up if a lost one does not come back.
+
+No socket, no thread, no clock: `cw.net.master_link` asks.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Sequence
+
+from cw import credential, program
+from cw.net import address, memory
+from cw.net import messages as m
+from cw.net.master_link import Failures, Loss, Terms
+
+logger = logging.getLogger("cw.worker")
+
+DIAL_SECONDS = 10.0
+"""Limit of one attempt to connect."""
+
+WRONG_SECONDS = 5.0
+"""How long a new credential may take to show up on a network file system. After that, a master with another one is a
+mistake."""
+
+STILL_WAITING = 30.0
+"""Seconds between two log lines that say that there is no master yet."""
+
+TERMS = Terms(
+    role="worker",
+    accepts=m.sent_on(m.Leg.MASTER_WORKER),
+    backoff=(0.1, 5.0),
+    soonest=1.0,
+    goodbye="it was told to end",
+    goodbye_seconds=1.0,
+    allocate=memory.allocate,
+)
+
+
+class Patience:
+    """The `cw.net.master_link.Patience` of a worker. `forsake()`: no master knows of the jobs here any more."""
+
+    def __init__(self, silence: float, reconnect_timeout: float, forsake: Callable[[], None]) -> None:
+        self.is_lost = False
+        self._silence = silence
+        self._reconnect_timeout = reconnect_timeout
+        self._forsake = forsake
+        self._lost_at = 0.0
+        self._logged_at = 0.0  # when it was last logged that there is no master; 0: not since there was one
+        self._was_joined = False
+        self._wrong_since = 0.0  # when the only masters found began to have another credential
+
+    def dial_seconds(self, now: float) -> float:
+        return DIAL_SECONDS
+
+    def answer_seconds(self, now: float) -> float:
+        return self._silence
+
+    def on_welcome(self) -> None:
+        self._logged_at = 0.0
+        self.is_lost, self._was_joined = False, True
+
+    def on_lost(self, loss: Loss, now: float, pause: float) -> BaseException | None:
+        if loss.goodbye is not None and loss.goodbye.is_final:
+            logger.info("the master has ended: %s", loss.reason)
+            self._forsake()
+            return None
+        self._logged_at = now  # the line below is enough for a while
+        if not self.is_lost:
+            self.is_lost, self._lost_at = True, now
+        logger.warning("the master is gone%s; looking for it again, for %.0f s, while the jobs here go on",
+                       f" ({loss.reason})" if loss.reason else "", self._reconnect_timeout)  # fmt: skip
+        return None
+
+    def on_not_found(
+        self, failures: Failures, candidates: Sequence[address.Candidate], now: float, pause: float
+    ) -> BaseException | None:
+        if self.is_lost and now - self._lost_at > self._reconnect_timeout:
+            logger.warning(
+                "the master has not come back within %.0f s: the jobs here are given up",
+                self._reconnect_timeout,
+            )
+            self.is_lost = False
+            self._forsake()
+        is_unknown = bool(failures) and all(
+            isinstance(e, socket.gaierror) and e.errno == socket.EAI_NONAME for _, e in failures
+        )
+        if is_unknown and not self._logged_at:
+            return program.Mistake(f"the host {failures[0][0][0]!r} is unknown: check its name")
+        fault = self._hopeless_fault(failures, candidates, now)
+        if fault is not None:
+            return program.Mistake(str(fault))
+        if not self._logged_at or now - self._logged_at > STILL_WAITING:
+            self._logged_at = now
+            tried = "; ".join(
+                f"{c} {e.strerror or e}" for c, (_, e) in zip(candidates, failures, strict=False)
+            )
+            logger.warning("no master yet, trying on: %s", tried or address.why_not_found())
+        return None
+
+    def _hopeless_fault(
+        self, failures: Failures, candidates: Sequence[address.Candidate], now: float
+    ) -> credential.CredentialError | None:
+        """A mistake with the credential that waiting does not mend. Then the worker ends, with a sentence.
+
+        After it has once worked, it waits: what is in the way now may go again.
+        """
+        fault = credential.fault_among(error for _, error in failures)
+        if not isinstance(fault, credential.WrongCredential):
+            self._wrong_since = now
+        # Otherwise another user's master may be there.
+        is_named = bool(candidates) and candidates[0].source != address.NOTHING_KNOWN
+        if fault is None or self._was_joined:
+            return None
+        if fault.may_pass and not (is_named and now - self._wrong_since >= WRONG_SECONDS):
+            return None
+        return fault
