@@ -23,6 +23,7 @@ from random import Random
 from types import SimpleNamespace
 from unittest import mock
 
+import cw.client.options
 import cw.client.session
 import cw.master.master
 import cw.master.peers
@@ -425,23 +426,24 @@ class Client:
         self.sim = sim
         self.process = Process(sim, name)
         with mock.patch.object(cw.client.session, "Loop", lambda: SimLoop(self.process)):
+            settings = cw.client.options.ClientSettings("here", 1)
             self.session = session = cw.client.session.Session(
-                "here", 1, self._deliver, lambda number, tag: None
+                settings, self._deliver, lambda number, tag: None
             )
         session._thread = SimpleNamespace(ident=1)
-        uplink = session._uplink
-        uplink._find = lambda: [SimpleNamespace(host=ADDRESS[0], port=ADDRESS[1])]
-        session._patience.start_clock(sim.now + 1000)
+        exchange = session.exchange
+        exchange.link._find = lambda: [SimpleNamespace(host=ADDRESS[0], port=ADDRESS[1])]
+        exchange.patience.start_clock(sim.now + 1000)
         session._loop.on_stopped = session._abandon
         self.delivered = Counter()
         self.errors = {}
         self.cancelled = set()
         self.attempts = {}
         self.numbers = []
-        session._loop.call_soon_threadsafe(uplink.connect)
+        session._loop.call_soon_threadsafe(exchange.link.connect)
 
     def submit(self, seconds, *, deaths=0, attempts=None):
-        options = self.session.option_number({"attempts": attempts} if attempts else {})
+        options = self.session.calls.options.number_of({"attempts": attempts} if attempts else {})
         number = self.session.submit(_job, (len(self.numbers) + 1, seconds, deaths), {}, None, options)
         assert number == len(self.numbers) + 1
         self.numbers.append(number)
@@ -463,7 +465,7 @@ class Client:
 
     @property
     def key(self):
-        return int(self.session.ident[:16], 16)
+        return int(self.session.exchange.ident[:16], 16)
 
 
 def _job(number, seconds, deaths):

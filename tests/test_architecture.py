@@ -20,9 +20,9 @@ FLOORS = [
     "__init__",
     "__main__", "cli.main", "cli.local", "cli.status", "cli.__init__",
     "client.__init__", "client.thread", "client.executor", "client.mapping", "client.future", "client.session",
-    "client.introductions", "client.options", "client.patience",
-    "client.recording", "client.recorder", "client.ending", "client.progress", "client.functions", "client.keys",
-    "client.prepared", "client.states",
+    "client.submitter", "client.exchange", "client.calls", "client.recording", "client.outcome", "client.jobs",
+    "client.waiting", "client.introductions", "client.options", "client.patience", "client.recorder",
+    "client.ending", "client.progress", "client.functions", "client.keys", "client.prepared", "client.states",
     "client.records", "client.script", "client.components", "client.objects",
     "results", "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.reader",
     "store.directory", "store.format", "store.__init__",
@@ -98,6 +98,7 @@ KEEPERS = {
 }
 
 PURE = (
+    "client.jobs",
     "master.dispatch",
     "master.asides",
     "master.returns",

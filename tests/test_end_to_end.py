@@ -255,7 +255,10 @@ def test_large_objects_that_are_used_once_and_dropped_leave_no_memory_anywhere(r
         assert max(grown.values()) < 60e6, grown
         session = executor._session
         # (The last ones linger: another object may hold the same.)
-        wait_until(lambda: max(session._objects.size, session._introductions._cache.size) < 33 * 2**20, LIMIT)
+        wait_until(
+            lambda: max(session.calls.objects.size, session.calls.introductions._cache.size) < 33 * 2**20,
+            LIMIT,
+        )
         executor.shutdown()
 
 

@@ -493,7 +493,7 @@ def submit():
     for n in range({count}):
         executor.submit(jobs.nap, 0.05, payload)
 threading.Thread(target=submit, daemon=True).start()
-while executor._session._bytes_in < {limit} * 0.9: time.sleep(0.01)
+while executor._session.jobs.bytes_in < {limit} * 0.9: time.sleep(0.01)
 print("ready", flush=True)
 time.sleep(1000)
 """

@@ -375,7 +375,7 @@ def test_a_cancel_overtakes_large_payloads_that_are_on_their_way(tmp_path, where
             wait_until((tmp_path / "pid").exists, LIMIT)
             pid = int((tmp_path / "pid").read_text())
             began = time.monotonic()
-            busy._session._started.clear()  # else it may be known to run, and stay
+            busy._session.jobs.started.clear()  # else it may be known to run, and stay
             assert busy._session.cancel(long._number)
             wait_until(lambda: not is_running(pid), LIMIT)
             assert time.monotonic() - began < 3

@@ -28,8 +28,8 @@ def one_slot():
 def executor(one_slot):
     executor = one_slot[1]
     yield executor
-    for future in executor._session.tags():  # what a failed test has left
-        executor.kill(future)
+    for job in executor._session.jobs.all():  # what a failed test has left
+        executor.kill(job.tag)
 
 
 def runners_of(cluster):

@@ -602,7 +602,7 @@ def test_results_of_another_python_are_told_to_the_user(path, caplog):
 def test_a_stored_result_that_cannot_be_read_runs_again(path, caplog):
     with cw.ClusterExecutor(store=path) as executor:
         executor.submit(jobs.square, 3).result()
-        opened = executor._session.recorder._open
+        opened = executor._recorder._open
         (key, place) = opened.store.index.popitem()
     opened.store.index[key] = place + (1 << 20)  # where nothing is
     with cw.ClusterExecutor(store=path) as executor:
@@ -678,5 +678,24 @@ def test_without_a_store_nothing_of_it_runs():
     with cw.ClusterExecutor() as executor:
         executor.submit(jobs.square, 2).result()
         session = executor._session
-        assert session.recorder is None and not session._recording.calls and session._origin is None
+        assert not session.recording.is_used
+        assert session.exchange.origin is None
     assert "cw-store" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_stored_result_that_cannot_be_read_runs_again_though_later_jobs_were_sent(path, tmp_path, caplog):
+    with cw.ClusterExecutor(store=path) as executor:
+        executor.submit(jobs.square, 3).result()
+        opened = executor._recorder._open
+        (key, place) = opened.store.index.popitem()
+    opened.store.index[key] = place + (1 << 20)  # where nothing is
+    with cw.ClusterExecutor(store=path) as executor:
+        with executor._session._loop.lock:  # the session's thread looks at both at once
+            stored = executor.submit(jobs.square, 3)
+            later = [executor.submit(jobs.until, tmp_path / "go", n) for n in range(3)]
+            executor._session.exchange.pump()
+        jobs.mark(tmp_path / "go")
+        assert stored.result(LIMIT) == 9
+        assert [future.result(LIMIT) for future in later] == [0, 1, 2]
+    assert "runs again: what is stored of it cannot be read" in caplog.text
+    assert "protocol" not in caplog.text

@@ -352,7 +352,7 @@ def test_a_directory_that_is_not_there_is_told_with_the_machine(run, tmp_path):
         import os, shutil, cw
         os.chdir({str(gone)!r})
         with cw.ClusterExecutor() as executor:
-            executor._session._objects.environment  # as the first submit takes it
+            executor._session.calls.objects.environment  # as the first submit takes it
             shutil.rmtree({str(gone)!r})
             for n in range(3):
                 try:
@@ -372,7 +372,7 @@ def test_many_jobs_without_their_directory_do_not_pile_up_tracebacks(tmp_path, m
     gone.mkdir()
     monkeypatch.chdir(gone)
     with cw.ClusterExecutor() as executor:
-        assert executor._session._objects.environment  # as the first submit takes it
+        assert executor._session.calls.objects.environment  # as the first submit takes it
         gone.rmdir()
         futures = [executor.submit(jobs.square, n) for n in range(300)]
         sizes = [len(str(future.exception(LIMIT).__cause__)) for future in futures]

@@ -151,13 +151,13 @@ class Scenario:
     def client_leaves(self):
         if len(self.sim.clients) > 1:
             client = self.random.choice(self.sim.clients)
-            client.process.run(lambda: client.session._leave())
+            client.process.run(lambda: client.session.exchange.leave())
             self.sim.clients.remove(client)
             self.sim.client()
 
     def jobs_are_cancelled(self):
         client = self.random.choice(self.sim.clients)
-        open_jobs = list(client.session._jobs)
+        open_jobs = [job.number for job in client.session.jobs.all()]
         if client.process.is_alive and not client.process.is_frozen:
             for number in self.random.sample(open_jobs, min(len(open_jobs), self.random.randint(1, 10))):
                 client.cancel(number)
@@ -173,7 +173,7 @@ class Scenario:
         sim = self.sim
         self.start_what_is_missing(25)
         done = sim.run_until(lambda: all(not c.session.outstanding() for c in sim.clients), 3000)
-        assert done, {c.process.name: sorted(c.session._jobs)[:20] for c in sim.clients}
+        assert done, {c.process.name: [job.number for job in c.session.jobs.all()][:20] for c in sim.clients}
 
     def start_what_is_missing(self, seconds):
         """After so long, in which faults end: one master, and at least one worker."""
@@ -222,7 +222,7 @@ class Scenario:
 
     def all_leave(self):
         for client in self.sim.clients:
-            client.process.run(client.session._leave_when_done)
+            client.process.run(client.session.exchange.leave_when_done)
 
 
 GENTLE = [

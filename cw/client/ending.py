@@ -11,18 +11,46 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 from cw.program import count
-
-Session = Any  # of cw.client.session, which stands above this
 
 LEAVE_SECONDS = 1.2
 """For sessions to end when the program was interrupted."""
 
 INTERRUPT_SECONDS = 1.0
 """After which a Ctrl-C in the wait for outstanding jobs is seen at the latest."""
+
+
+class Session(Protocol):
+    """What is asked of a client's session. The methods are for any thread."""
+
+    @property
+    def on_exit(self) -> Callable[[], None]:
+        """Called when all is delivered."""
+
+    def outstanding(self) -> int:
+        """Jobs submitted and not delivered yet."""
+
+    def is_alive(self) -> bool:
+        """Is its thread running?"""
+
+    def leave_when_done(self) -> None:
+        """Say goodbye when all is delivered."""
+
+    def close(self, is_waiting: bool) -> None:
+        """Take no more jobs, and say goodbye: when all are delivered, or now."""
+
+    def leave_now(self, seconds: float) -> None:
+        """Cancel all, and leave, even from a callback that does not return."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until its thread has ended."""
+
+    def drop_after_fork(self) -> None:
+        """In a forked child: let go of the connection without a word."""
+
 
 _live: weakref.WeakSet[Any] = weakref.WeakSet()
 _is_registered = False

@@ -6,7 +6,6 @@ import concurrent.futures
 import functools
 import itertools
 import logging
-import operator
 import os
 import time
 import weakref
@@ -17,13 +16,15 @@ from typing import Any
 from cw import guard
 from cw.client import mapping
 from cw.client.future import Future
-from cw.client.options import job_options
+from cw.client.mapping import MapSettings
+from cw.client.options import ClientSettings, job_options
+from cw.client.outcome import Abandoned
 from cw.client.prepared import Prepared
 from cw.client.progress import Progress
 from cw.client.recorder import Recorder
-from cw.client.session import Abandoned, Session
+from cw.client.session import Session
 from cw.payloads.current import LABELS, PLACE
-from cw.payloads.objects import ONE
+from cw.payloads.objects import CHUNK, CHUNK_OF_EACH, ONE
 
 logger = logging.getLogger("cw.client")
 
@@ -35,22 +36,28 @@ class Options:
         self, executor: ClusterExecutor, options: dict[str, Any], key: Any = None, version: Any = None
     ) -> None:
         self._executor = executor
-        self._number = executor._session.option_number(options)
+        self._number = executor._session.calls.options.number_of(options)
         self._key, self._version = key, version
-        self._recorder = self._named(executor._session.recorder)
+        self._recorder = self._named(executor._recorder)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """As `ClusterExecutor.submit`, with these options."""
         label = next(self._executor._labels) & LABELS
         return self._executor._submit(self._number, self._recorder, function, args, kwargs, label)
 
-    def map(self, function: Callable[..., Any], *iterables: Iterable[Any], **settings: Any) -> Iterator[Any]:
-        """As `ClusterExecutor.map`, with these options."""
+    def map(
+        self,
+        function: Callable[..., Any],
+        *iterables: Iterable[Any],
+        end: Callable[[], None] = lambda: None,
+        **settings: Any,
+    ) -> Iterator[Any]:
+        """As `ClusterExecutor.map`, with these options. `end()` is called when it is over."""
         if self._key is not None and not callable(self._key):
             raise ValueError(
                 "a key for map() must be a function, which gives the key for the arguments of a call"
             )
-        return self._executor._map(self, function, iterables, **settings)
+        return self._executor._map(self, function, iterables, MapSettings(**settings), end)
 
     def _named(self, recorder: Recorder | None) -> Recorder | None:
         if recorder is None or (self._key is None and self._version is None):
@@ -97,21 +104,12 @@ class ClusterExecutor(concurrent.futures.Executor):
         self._open_store = functools.partial(
             Recorder, durability=durability, retry_errors=retry_errors, seed=seed
         )
-        recorder = None if store is None else self._open_store(store)
+        self._recorder = recorder = None if store is None else self._open_store(store)
         try:
-            self._session = Session(
-                host,
-                port,
-                _deliver,
-                _tell_started,
-                connect_timeout,
-                max_outstanding,
-                reconnect_timeout,
-                recorder,
-                seed,
-                workdir,
-                lend,
+            settings = ClientSettings(
+                host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend
             )
+            self._session = Session(settings, _deliver, _tell_started, recorder)
             self._session.start()
         except BaseException:
             if recorder is not None:
@@ -125,7 +123,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) here if it cannot be sent,
         RuntimeError after `shutdown`."""
-        return self._submit(0, self._session.recorder, fn, args, kwargs, next(self._labels) & LABELS)
+        return self._submit(0, self._recorder, fn, args, kwargs, next(self._labels) & LABELS)
 
     def options(
         self,
@@ -180,17 +178,17 @@ class ClusterExecutor(concurrent.futures.Executor):
         'always', in any case). `as_completed`: results in the order in which they come. `return_exceptions`: what a
         call raises is yielded in the place of its result.
         """
-        return self._map(
-            self._defaults, fn, iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize, store=store,
-            progress=progress, as_completed=as_completed, return_exceptions=return_exceptions,
-        )  # fmt: skip
+        settings = MapSettings(
+            timeout, chunksize, buffersize, store, progress, as_completed, return_exceptions
+        )
+        return self._map(self._defaults, fn, iterables, settings, lambda: None)
 
     def refresh(self) -> None:
         """At the next `submit` of each function, look at all values that it reads, whatever that costs.
 
         For values that are changed in place and are too large to be looked at each time (see `cw.UnseenChanges`).
         """
-        self._session.refresh()
+        self._session.calls.refresh()
 
     def kill(self, future: concurrent.futures.Future[Any]) -> bool:
         """Cancel a call of this executor, also one that runs; answers at once. False: it has ended.
@@ -232,8 +230,8 @@ class ClusterExecutor(concurrent.futures.Executor):
         the others have ended."""
         self._is_shut_down = True
         if cancel_futures:
-            for future in self._session.tags():
-                future.cancel()
+            for job in self._session.jobs.all():
+                job.tag.cancel()
         self._session.close(is_waiting=True)
         if wait:
             self._session.join()
@@ -261,50 +259,18 @@ class ClusterExecutor(concurrent.futures.Executor):
         options: Options,
         fn: Callable[..., Any],
         iterables: tuple[Iterable[Any], ...],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-        store: str | os.PathLike[str] | None = None,
-        progress: bool | str = False,
-        as_completed: bool = False,
-        return_exceptions: bool = False,
-        end: Callable[[], None] = lambda: None,
+        settings: MapSettings,
+        end: Callable[[], None],
     ) -> Iterator[Any]:
-        chunksize = operator.index(chunksize)
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None:
-            try:
-                buffersize = operator.index(buffersize)
-            except TypeError:
-                raise TypeError("buffersize must be an integer or None") from None
-            if buffersize < 1:
-                raise ValueError("buffersize must be None or > 0")
-        self._session.look_at_modules()
+        timeout, chunksize, buffersize, store, progress, as_completed, return_exceptions = settings.checked()
+        self._session.calls.look_at_modules()
         tally = mapping.Tally(mapping.length_of(iterables), self._session)
         bar = Progress(tally.counts, progress) if progress else None
-        recorder = options._recorder
-        if store is not None:
-            opened = self._open_store(store)
-            self._session.close_with(opened)
-            recorder = options._named(opened)
-        if recorder is not None:
-            recorder = recorder.of_map()
+        recorder = self._recorder_of_map(options, store)
         deadline = None if timeout is None else time.monotonic() + timeout
-        calls = zip(*iterables, strict=False)
-        label = next(self._labels) & LABELS
         is_each = bool(recorder or progress or as_completed or return_exceptions)
-        futures: Iterator[Future]
-        if chunksize == 1:
-            prepared = self._session.freeze(fn, ONE)
-            futures = (
-                self._submit(options._number, recorder, fn, args, {}, place, prepared)
-                for place, args in enumerate(calls, label)
-            )
-        elif is_each:
-            futures = mapping.chunked(self._session, recorder, options._number, fn, calls, chunksize, label)
-        else:
-            futures = mapping.in_chunks(self._session, options._number, fn, calls, chunksize, label)
+        calls = zip(*iterables, strict=False)
+        futures = self._submit_all(options._number, recorder, fn, calls, chunksize, is_each)
         if bar is not None:
             futures = tally.watch(futures)
         ahead = None if buffersize is None else max(1, buffersize if is_each else buffersize // chunksize)
@@ -315,6 +281,42 @@ class ClusterExecutor(concurrent.futures.Executor):
         order = mapping.as_completed if as_completed else mapping.in_order
         results = order(waiting, feed, deadline, return_exceptions, end)
         return results if bar is None else mapping.with_progress(results, bar)
+
+    def _recorder_of_map(self, options: Options, store: str | os.PathLike[str] | None) -> Recorder | None:
+        """`store`: for these calls, in place of the executor's own."""
+        recorder = options._recorder
+        if store is not None:
+            opened = self._open_store(store)
+            self._session.recording.close_with(opened)
+            recorder = options._named(opened)
+        return None if recorder is None else recorder.of_map()
+
+    def _submit_all(
+        self,
+        options: int,
+        recorder: Recorder | None,
+        fn: Callable[..., Any],
+        calls: Iterator[tuple[Any, ...]],
+        chunksize: int,
+        is_each: bool,
+    ) -> Iterator[Future]:
+        """The futures of a map's calls, or of its chunks, each submitted when it is asked for."""
+        session = self._session
+        label = next(self._labels) & LABELS
+        if chunksize == 1:
+            prepared = session.calls.freeze(fn, ONE)
+            return (
+                self._submit(options, recorder, fn, args, {}, place, prepared)
+                for place, args in enumerate(calls, label)
+            )
+        prepared = session.calls.freeze(fn, CHUNK_OF_EACH if is_each else CHUNK)
+
+        def begin(label: int) -> mapping.Batch:
+            if is_each:
+                return mapping.EachBatch(session, options, fn, prepared, label, recorder)
+            return mapping.WholeBatch(session, options, fn, prepared, label)
+
+        return mapping.in_batches(calls, chunksize, label, begin)
 
 
 BUFFER = 1000

@@ -12,22 +12,51 @@ from __future__ import annotations
 
 import concurrent.futures
 import operator
+import os
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from cw import nested
+from cw.client.calls import ManyCalls, StoredCall
 from cw.client.future import Future
+from cw.client.outcome import Abandoned
+from cw.client.prepared import Prepared
 from cw.client.progress import Counts, Progress
-from cw.client.recorder import Chunk, Recorder
-from cw.client.session import Abandoned, Session
+from cw.client.recorder import Call, Chunk, Recorder
+from cw.client.session import Session
 from cw.net import messages as m
 from cw.payloads import chunks, serialize
 from cw.payloads.deferred import Deferred
-from cw.payloads.objects import CHUNK, CHUNK_OF_EACH
+
+
+class MapSettings(NamedTuple):
+    """How results are mapped, as `ClusterExecutor.map` describes it."""
+
+    timeout: float | None = None
+    chunksize: int = 1
+    buffersize: int | None = None
+    store: str | os.PathLike[str] | None = None
+    progress: bool | str = False
+    as_completed: bool = False
+    return_exceptions: bool = False
+
+    def checked(self) -> MapSettings:
+        """The same with numbers that are ints. Raises TypeError, ValueError."""
+        chunksize, buffersize = operator.index(self.chunksize), self.buffersize
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None:
+            try:
+                buffersize = operator.index(buffersize)
+            except TypeError:
+                raise TypeError("buffersize must be an integer or None") from None
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
+        return self._replace(chunksize=chunksize, buffersize=buffersize)
 
 
 class Tally:
@@ -53,7 +82,7 @@ class Tally:
             self._failed += 1
 
     def counts(self) -> Counts:
-        return Counts(self._total, self._done, self._failed, self._session.counts()[3])
+        return Counts(self._total, self._done, self._failed, self._session.jobs.counts()[3])
 
 
 def length_of(iterables: Iterable[Iterable[Any]]) -> int | None:
@@ -298,72 +327,101 @@ class ChunkTag:
             settle(number, future, failure, result)
 
 
-def in_chunks(
-    session: Session,
-    options: int,
-    function: Callable[..., Any],
-    calls: Iterator[tuple[Any, ...]],
-    chunksize: int,
-    label: int,
-) -> Iterator[Future]:
-    """A future for each chunk of calls: of what `chunks.run` gives. `label`: the first call's."""
-    prepared = session.freeze(function, CHUNK)
-    for first in count(label, chunksize):
-        chunk, failure = chunks.Chunk(function, prepared.inline_state), None
-        try:
-            for args in islice(calls, chunksize):
-                chunk.add(args)
-        except Exception as error:  # what was read before the input raises is a chunk, too
-            failure = error
-        if len(chunk):
-            future = Future(session)
-            future._number = session.submit_chunk(function, chunk, prepared, future, options, None, first)
-            yield future
-        if failure is not None:
-            raise failure
-        if len(chunk) < chunksize:
-            return
+class Batch(Protocol):
+    """Calls that are read from the input, to become one job."""
+
+    def add(self, args: tuple[Any, ...]) -> None:
+        """Add the next call. Raises what makes it unpicklable."""
+
+    def submit(self) -> Iterable[Future]:
+        """Submit what was added, if anything; the futures."""
 
 
-def chunked(
-    session: Session,
-    recorder: Recorder | None,
-    options: int,
-    function: Callable[..., Any],
-    calls: Iterator[tuple[Any, ...]],
-    chunksize: int,
-    label: int,
+class WholeBatch:
+    """One future for all of its calls, with what `chunks.run` gives."""
+
+    def __init__(
+        self, session: Session, options: int, function: Callable[..., Any], prepared: Prepared, label: int
+    ) -> None:
+        self._session = session
+        self._options = options
+        self._function = function
+        self._prepared = prepared
+        self._label = label  # the first call's
+        self._chunk = chunks.Chunk(function, prepared.inline_state)
+
+    def add(self, args: tuple[Any, ...]) -> None:
+        self._chunk.add(args)
+
+    def submit(self) -> Iterable[Future]:
+        if not len(self._chunk):
+            return []
+        future = Future(self._session)
+        future._number = self._submit(future)
+        return [future]
+
+    def _submit(self, tag: Any, items: Sequence[int] | None = None, call: Chunk | None = None) -> int:
+        calls = ManyCalls(
+            self._session.calls, self._function, self._chunk, self._prepared, self._label, items, call
+        )
+        return self._session.add(calls, tag, self._options)
+
+
+class EachBatch(WholeBatch):
+    """A future for each of its calls; those that are not stored travel as `chunks.run_each` takes them."""
+
+    def __init__(
+        self,
+        session: Session,
+        options: int,
+        function: Callable[..., Any],
+        prepared: Prepared,
+        label: int,
+        recorder: Recorder | None,
+    ) -> None:
+        super().__init__(session, options, function, prepared, label)
+        self._recorder = recorder
+        self._futures: list[ChunkFuture] = []
+        self._missing: list[tuple[ChunkFuture, Call | None, int]] = []  # and which item each is
+
+    def add(self, args: tuple[Any, ...]) -> None:
+        future, call = ChunkFuture(self._session), None
+        if self._recorder is not None:
+            call = self._session.calls.identify(self._recorder, self._function, args, self._prepared)
+        if call is not None and call.is_stored:
+            future._number = self._session.add(StoredCall(call), future, self._options)
+        else:
+            super().add(args)
+            self._missing.append((future, call, len(self._futures)))
+        self._futures.append(future)
+
+    def submit(self) -> Iterable[Future]:
+        if self._missing:
+            futures, calls, items = zip(*self._missing, strict=True)
+            tag = ChunkTag(list(futures))
+            is_whole = len(items) == len(self._futures)
+            recorded = None if self._recorder is None else Chunk(list(calls))
+            tag.number = self._submit(tag, None if is_whole else list(items), recorded)
+        return self._futures
+
+
+def in_batches(
+    calls: Iterator[tuple[Any, ...]], size: int, label: int, begin: Callable[[int], Batch]
 ) -> Iterator[Future]:
-    """A future for each call; those that are not stored travel by the chunk. `label`: the first call's."""
-    prepared = session.freeze(function, CHUNK_OF_EACH)
-    for first in count(label, chunksize):
-        chunk, failure = chunks.Chunk(function, prepared.inline_state), None
-        futures: list[ChunkFuture] = []
-        missing: list[tuple[ChunkFuture, Any, int]] = []
+    """The futures of calls that are submitted `size` by `size`. `begin` makes a batch for the label of its first call,
+    `label` is that of the very first."""
+    for first in count(label, size):
+        batch, failure, taken = begin(first), None, 0
         try:
-            for item, args in enumerate(islice(calls, chunksize)):
-                future = ChunkFuture(session)
-                call = None if recorder is None else session.identify(recorder, function, args, {}, prepared)
-                if call is not None and call.is_stored:
-                    future._number = session.submit_stored(call, future, options)
-                else:
-                    chunk.add(args)
-                    missing.append((future, call, item))
-                futures.append(future)
-        except Exception as error:  # what was read before the input raises is a chunk, too
+            for args in islice(calls, size):
+                batch.add(args)
+                taken += 1
+        except Exception as error:  # what was read before the input raises is a batch, too
             failure = error
-        if missing:
-            tag = ChunkTag([future for future, _, _ in missing])
-            recorded = None if recorder is None else Chunk([call for _, call, _ in missing])
-            items = [item for _, _, item in missing]
-            tag.number = session.submit_chunk(
-                function, chunk, prepared, tag, options, recorded, first,
-                None if len(items) == len(futures) else items,
-            )  # fmt: skip
-        yield from futures
+        yield from batch.submit()
         if failure is not None:
             raise failure
-        if len(futures) < chunksize:
+        if taken < size:
             return
 
 

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 MOST_OPTION_SETS = 50_000
 """Different settings of jobs that a session may use: the master keeps them all."""
 
 MOST_SECONDS = 1e9
 """The longest time limit of a job: 30 years, as the master has it."""
+
+
+class ClientSettings(NamedTuple):
+    """The settings of a client, as `ClientThread` and `ClusterExecutor` describe them; not checked yet."""
+
+    host: str | None = None
+    port: int | None = None
+    connect_timeout: float | None = None
+    max_outstanding: tuple[int | None, int | None] | None = None
+    reconnect_timeout: float | None = None
+    seed: int | None = None
+    workdir: str | os.PathLike[str] | None = None
+    lend: bool = True
 
 
 class OptionTable:

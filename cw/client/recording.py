@@ -1,11 +1,12 @@
-"""A session's results on their way through the store.
+"""The delivery of a session's results: to the caller, and to the store before that if they are recorded.
 
-    submit --> must_run: stored? --yes--> deliver_stored ----------------------.
-                            '-no---> a job -- its result --> record             |--> deliver
-                                                                |               |
-                                       (the store's thread) written --> deliver_recorded
+    add_stored: in the store already? --------> deliver_stored ----------------.
+                                                                               |
+    a job's result ---.--> finish ---------------------------------------------+--> deliver(number, tag, error, value)
+                      |                                                        |
+                      '--> record ---> (the store's thread) written --> deliver_recorded
 
-Nothing is delivered before it is on disk.
+Nothing that is recorded is delivered before it is on disk.
 """
 
 from __future__ import annotations
@@ -15,60 +16,52 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from cw.client.jobs import Job, Jobs
+from cw.client.outcome import Outcome
 from cw.client.recorder import Call, Chunk, Recorder
 from cw.errors import StoreError
 
 logger = logging.getLogger("cw.client")
 
 STORED_SECONDS = 0.02
-"""For which stored results are delivered in one go. More: the master and callbacks wait. Less: more wakeups."""
+"""How long stored results are delivered in one go. More: the master and callbacks wait. Less: more wakeups."""
 
-
-class Outcome(NamedTuple):
-    """What a job came to."""
-
-    number: int
-    job: Any
-    call: Call | Chunk
-    status: int
-    seconds: float
-    payload: Any
-    error: BaseException | None
-    value: Any
+Deliver = Callable[[int, Any, BaseException | None, Any], None]
+"""Called with a job's number and tag, and its error or value."""
 
 
 class Recording:
     """The methods are for the session's thread, unless they say otherwise.
 
-    `finish(number, job, error, value)` delivers, `name(number, job)` is for messages; `wake()` has the session's
-    thread look here again (any thread).
+    `wake()` has the session's thread look here again (any thread).
     """
 
     def __init__(
-        self,
-        recorder: Recorder | None,
-        finish: Callable[[int, Any, BaseException | None, Any], None],
-        name: Callable[[int, Any], str],
-        wake: Callable[[], None],
+        self, jobs: Jobs, deliver: Deliver, recorder: Recorder | None, wake: Callable[[], None]
     ) -> None:
-        self.calls: dict[int, Call | Chunk] = {}
-        """Of outstanding jobs that are recorded, by number."""
+        self.is_used = False
+        """Is there, or was there, a job whose result is recorded?"""
+        self.deliver = deliver
+        """Gives the caller what came of a job. After that, `Jobs.on_delivered` must be called."""
+        self._jobs = jobs
         self._recorders = set() if recorder is None else {recorder}
-        self._stored: deque[tuple[int, Call]] = deque()  # what need not run: its result is in the store
+        self._stored: deque[int] = deque()  # numbers of what need not run: its result is in the store
         self._recorded: deque[tuple[list[Outcome], StoreError | None]] = deque()  # written, to be delivered
-        self._finish = finish
-        self._name = name
         self._wake = wake
 
-    def must_run(self, number: int, call: Call | Chunk) -> bool:
-        """Whether the job with this number must run. Else its result is delivered soon. Any thread."""
-        if isinstance(call, Call) and call.is_stored:
-            self._stored.append((number, call))
-            return False
-        self.calls[number] = call
-        return True
+    def finish(self, job: Job, error: BaseException | None, value: Any) -> None:
+        """Deliver the job's end."""
+        self.deliver(job.number, job.tag, error, value)
+        self._jobs.on_delivered(job, error is not None)
+
+    def add(self, number: int, call: Call | Chunk) -> None:
+        """Note a job that is recorded. If it is stored it need not run, and is delivered soon. Any thread."""
+        if call.is_stored:
+            self._stored.append(number)
+        else:
+            self.is_used = True
 
     def close_with(self, recorder: Recorder) -> None:
         """Have a recorder of some of the jobs closed at the end, too. Any thread."""
@@ -83,17 +76,17 @@ class Recording:
         """Have them stored; they are delivered after that. Blocks while the store is far behind."""
         by_recorder: dict[Recorder, list[Outcome]] = {}
         for outcome in outcomes:
-            by_recorder.setdefault(outcome.call.recorder, []).append(outcome)
+            by_recorder.setdefault(outcome.job.call.recorder, []).append(outcome)
         for recorder, group in by_recorder.items():
             try:
                 entries = [
                     entry
-                    for number, _, call, status, seconds, payload, _, _ in group
-                    for entry in call.entries(number, status, seconds, host, payload)
+                    for job, status, seconds, payload, _, _ in group
+                    for entry in job.call.entries(job.number, status, seconds, host, payload)
                 ]
             except (
                 Exception
-            ) as error:  # nobody else knows of these jobs any more: they must not be left pending
+            ) as error:  # nothing else knows of these jobs any more: they must not be left pending
                 logger.critical("results cannot be recorded", exc_info=True)
                 self._on_stored(group, StoreError(f"results cannot be recorded: {error!r}"))
             else:
@@ -110,39 +103,34 @@ class Recording:
         while self._recorded:
             outcomes, error = self._recorded.popleft()
             failure = failure or error
-            for number, job, _, _, _, _, own_error, value in outcomes:
+            for job, _, _, _, own_error, value in outcomes:
                 if error is None:
-                    self._finish(number, job, own_error, value)
+                    self.finish(job, own_error, value)
                 else:
-                    self._finish(number, job, StoreError(*error.args), None)
+                    self.finish(job, StoreError(*error.args), None)
         return failure
 
-    def deliver_stored(self, jobs: dict[int, Any]) -> list[int]:
-        """Deliver what earlier runs have stored; for a moment, then others have their turn. `jobs` are outstanding.
-
-        Returns the numbers of those whose result cannot be read, and which must run.
-        """
-        again = []
+    def deliver_stored(self) -> bool:
+        """Deliver what earlier runs have stored; for a moment, then others have their turn. What cannot be read must
+        run. False: that needs another connection to the master."""
+        can_run = True
         end = time.monotonic() + STORED_SECONDS
         while self._stored and time.monotonic() < end:
-            number, call = self._stored.popleft()
-            job = jobs.get(number)
+            job = self._jobs.get(self._stored.popleft())
             if job is None:
                 continue  # cancelled
             try:
-                error, value = call.load(self._name(number, job))
+                error, value = job.call.load(job.name)
             except BaseException as failure:
-                logger.warning(
-                    "%s runs again: what is stored of it cannot be read (%s)",
-                    self._name(number, job),
-                    failure,
-                )
-                self.calls[number] = call
-                again.append(number)
+                logger.warning("%s runs again: what is stored of it cannot be read (%s)", job.name, failure)
+                self.is_used = True
+                can_run &= self._jobs.wait(job)
                 continue
-            if jobs.pop(number, None) is not None:
-                self._finish(number, job, error, value)
-        return again
+            if self._jobs.take(job.number) is not None:
+                self.finish(job, error, value)
+        if self._stored:
+            self._wake()
+        return can_run
 
     def flush(self) -> None:
         """Return when all is stored that was recorded, or has failed to be."""

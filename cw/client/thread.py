@@ -17,10 +17,11 @@ from collections.abc import Callable
 from typing import Any
 
 from cw import guard
-from cw.client.options import job_options
+from cw.client.options import ClientSettings, job_options
+from cw.client.outcome import Abandoned
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Recorder
-from cw.client.session import Abandoned, Session
+from cw.client.session import Session
 from cw.payloads import current, serialize
 from cw.payloads.deferred import Deferred
 from cw.program import count
@@ -101,19 +102,10 @@ class ClientThread:
         recorder = None if store is None else Recorder(store, durability, retry_errors, seed)
         self._defaults = Options(self, callback, on_error, 0, recorder)
         try:
-            self._session = Session(
-                host,
-                port,
-                self._deliver,
-                lambda number, tag: None,
-                connect_timeout,
-                max_outstanding,
-                reconnect_timeout,
-                recorder,
-                seed,
-                workdir,
-                lend,
+            settings = ClientSettings(
+                host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend
             )
+            self._session = Session(settings, self._deliver, lambda number, tag: None, recorder)
         except BaseException:
             if recorder is not None:
                 recorder.close()
@@ -128,7 +120,7 @@ class ClientThread:
 
     def start(self) -> None:
         """Connect to the master. Raises cw.ConnectionError if none answers within `connect_timeout`."""
-        if self._session.is_started() or self._session.is_closed():
+        if self._session.is_started() or self._session.is_closed:
             raise RuntimeError("this ClientThread was started before, or stopped; make another one")
         guard.check_import("ClientThread.start()")
         self._session.start()
@@ -172,7 +164,7 @@ class ClientThread:
 
         `key` and `version`, for a store: as in ClusterExecutor's options.
         """
-        recorder = self._session.recorder
+        recorder = self._defaults.recorder
         if recorder is not None and (key is not None or version is not None):
             recorder = recorder.with_key(key, version)
         defaults = self._defaults
@@ -181,7 +173,7 @@ class ClientThread:
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
             defaults.on_error if on_error is None else _checked(on_error, "on_error"),
-            self._session.option_number(job_options(attempts, timeout, min_time, on_limit)),
+            self._session.calls.options.number_of(job_options(attempts, timeout, min_time, on_limit)),
             recorder,
         )
 
@@ -194,10 +186,8 @@ class ClientThread:
         tag = self._tag_by_jobid.get(jobid)
         if tag is not None:
             return bool(tag[2]) and self._session.cancel(tag[2][0], True, owner=tag)
-        try:
-            if type(self._session.tag(jobid)) is tuple:
-                return False  # the number of a job that has an id of its own
-        except KeyError:
+        job = self._session.jobs.get(jobid)
+        if job is None or type(job.tag) is tuple:  # it has an id of its own: this is not it
             return False
         return self._session.cancel(jobid, True)
 
@@ -228,7 +218,7 @@ class ClientThread:
 
         As `ClusterExecutor.refresh`. Any thread.
         """
-        self._session.refresh()
+        self._session.calls.refresh()
 
     def restart(self) -> None:
         """Fresh runners for what is submitted from now on, without the modules and values that earlier jobs left there.
@@ -296,7 +286,7 @@ class ClientThread:
         return jobid
 
     def _counts(self) -> Counts:
-        return Counts(*self._session.counts())
+        return Counts(*self._session.jobs.counts())
 
     def _log_untold(self) -> None:
         """At the end, when nobody will call wait() any more: an error must not pass in silence."""

@@ -1,0 +1,230 @@
+"""What travels of calls: their pickles, the numbers of their functions, and what is recorded of them.
+
+    OneCall(...), ManyCalls(...): pickled in the caller's thread, without the lock
+        '--> place(), under the lock: the function's number; its payload and `call` are final then
+
+What a call sees is taken at its submit (`cw.client.functions`); modules and settings in them are looked at here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any, Protocol
+
+from cw.client.functions import FunctionTable
+from cw.client.introductions import Introductions
+from cw.client.jobs import Jobs
+from cw.client.objects import ObjectTable
+from cw.client.options import OptionTable
+from cw.client.prepared import Packed, Prepared
+from cw.client.recorder import Call, Chunk, Recorder
+from cw.payloads import chunks, modules, serialize, settings
+
+logger = logging.getLogger("cw.client")
+
+
+class Submission(Protocol):
+    """What can be submitted: a call, a chunk of calls, or one whose result is stored."""
+
+    @property
+    def payload(self) -> Any:
+        """What travels."""
+
+    @property
+    def call(self) -> Call | Chunk | None:
+        """As what it is recorded, if it is."""
+
+    def place(self) -> int:
+        """Under the lock, once: the number of the function. After that `payload` and `call` are final."""
+
+
+class Calls:
+    """The calls of one session. The methods are for any thread; they take the lock, unless they say that it is held.
+
+    The lock is reentrant: pickling runs code of the user's, which may submit.
+    """
+
+    def __init__(
+        self,
+        lock: threading.RLock,
+        objects: ObjectTable,
+        options: OptionTable,
+        jobs: Jobs,
+        introductions: Introductions,
+    ) -> None:
+        self.lock = lock
+        self.options = options
+        """The different settings of jobs."""
+        self.introductions = introductions
+        self.store: serialize.Store | None = None
+        """Makes memory files, if the master is on this machine."""
+        self.functions = FunctionTable(objects)
+        self.objects = objects
+        self._jobs = jobs
+        self._watch = settings.Watch()
+
+    def make_room(self, function: int) -> None:
+        """Forget objects, if there are too many. The lock is held."""
+        if self.objects.is_full:
+            self.introductions.forget_unused(function)
+
+    def prepare(self, function: Any) -> Prepared:
+        """How a function travels."""
+        with self.lock:
+            return self.functions.prepare(function)
+
+    def freeze(self, function: Any, mode: int) -> Prepared:
+        """A function for `map`: what it holds is taken now."""
+        with self.lock:
+            return self.functions.freeze(function, mode)
+
+    def refresh(self) -> None:
+        """Look at all that functions reach, at their next submit."""
+        with self.lock:
+            self.functions.refresh()
+
+    def identify(self, recorder: Recorder, function: Any, args: tuple[Any, ...], prepared: Prepared) -> Call:
+        """A call that may be part of a chunk. Raises UnstableKey, NotPicklable."""
+        with self.lock:
+            return recorder.identify(self.functions, function, args, {}, prepared)
+
+    def renew(self, reason: str) -> None:
+        """What is submitted from now on runs in fresh runners. The lock is held."""
+        self.functions.renew_environment()
+        logger.info("runners renewed: %s", reason)
+
+    def look_if_due(self) -> None:
+        """Look at the user's modules, if something may have changed there. The lock is held."""
+        watch = self._watch
+        if (
+            watch.version != modules.version
+            or monotonic() > watch.due
+            or (watch.is_quick and not self._jobs.outstanding)
+        ):
+            self.look_at_modules()
+
+    def look_at_modules(self) -> None:
+        """Notice which of the user's modules were loaded anew, and settings in them: jobs from here on see that."""
+        with self.lock:
+            anew, is_changed = self._watch.look(self._jobs.last_number)
+            if anew:
+                self.functions.renew_environment()
+                names = ", ".join(anew)
+                logger.warning(
+                    "runners renewed: %s %s loaded anew", names, "was" if len(anew) == 1 else "were"
+                )
+            if is_changed:
+                self.functions.set_settings(settings.dump_settings(self._watch.settings))
+
+
+class OneCall:
+    """A call. Raises what makes its function or arguments unpicklable.
+
+    With a recorder, its result is recorded, and taken from the store if it is there. `prepared`: the function as it
+    was frozen for a `map`. `label`: see `cw.payloads.current`. `plain`: the payload of arguments that are plain.
+    """
+
+    __slots__ = ("_args", "_calls", "_function", "_kwargs", "_label", "_packed", "_prepared", "_recorder", "call",
+                 "payload")  # fmt: skip
+
+    def __init__(
+        self,
+        calls: Calls,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        plain: Any,
+        recorder: Recorder | None = None,
+        prepared: Prepared | None = None,
+        label: int = 0,
+    ) -> None:
+        if prepared is None:
+            prepared = calls.prepare(function)
+        self._calls = calls
+        self._function, self._args, self._kwargs = function, args, kwargs
+        self._recorder = recorder
+        self._prepared = prepared
+        self._label = label
+        self.call: Call | None = None
+        self._packed: Packed | None = None
+        if plain is not None and prepared.is_bare:
+            self.payload = plain
+        else:
+            self._packed = calls.functions.pickle(function, args, kwargs, prepared)
+            self.payload = self._packed.payload(calls.store, label)
+
+    def place(self) -> int:
+        calls, functions, args = (
+            self._calls,
+            self._calls.functions,
+            (self._function, self._args, self._kwargs),
+        )
+        calls.look_if_due()
+        if self._recorder is not None:
+            self._identify(self._recorder)
+        packed = self._packed
+        if packed is None:
+            number = functions.number_of(self._function, self._prepared)
+        else:
+            number, placed = functions.place(*args, self._prepared, packed)
+            if placed is not packed:
+                self.payload = placed.payload(calls.store, self._label)
+        calls.make_room(number)
+        return number
+
+    def _identify(self, recorder: Recorder) -> None:
+        functions, args = self._calls.functions, (self._function, self._args, self._kwargs)
+        self.call = recorder.identify(functions, *args, self._prepared)
+        if self._packed is None:
+            return
+        again = functions.pickle(*args, self._prepared)
+        if not again.is_same(self._packed):
+            # What travels is what the key is of.
+            self._packed, self.payload = again, again.payload(self._calls.store, self._label)
+            self.call = recorder.identify(functions, *args, self._prepared)
+
+
+class ManyCalls:
+    """Calls that travel together; `prepared` says how they run, `label` is the first one's. `items`: which of the
+    chunk's they are, where some are missing."""
+
+    __slots__ = ("_calls", "_chunk", "_function", "_prepared", "call", "payload")
+
+    def __init__(
+        self,
+        calls: Calls,
+        function: Any,
+        chunk: chunks.Chunk,
+        prepared: Prepared,
+        label: int = 0,
+        items: Sequence[int] | None = None,
+        call: Chunk | None = None,
+    ) -> None:
+        self._calls = calls
+        self._function = function
+        self._chunk = chunk
+        self._prepared = prepared
+        self.call = call
+        self.payload = chunk.payload(calls.store, label, items)
+
+    def place(self) -> int:
+        chunk, calls = self._chunk, self._calls
+        number = calls.functions.number_of(self._function, self._prepared, chunk.names, chunk.codes)
+        calls.make_room(number)
+        return number
+
+
+class StoredCall:
+    """A call whose result is in the store: it is delivered as if the call had been submitted."""
+
+    __slots__ = ("call", "payload")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.payload = b""
+
+    def place(self) -> int:
+        return 0

@@ -1,0 +1,265 @@
+"""What a session and its master say to each other: jobs and what they need go out, what comes of them comes in.
+
+    Jobs.next_batch --> options, objects, Submit -->  | master
+    Recording.finish, record  <---------- Results <-- |
+
+When a master is lost, the next one is told what the session's jobs have been through, and they are handed in again.
+All in here runs in the session's thread, or in one that holds the loop's lock in its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from cw import nested, program
+from cw.client import outcome, patience
+from cw.client.calls import Calls
+from cw.client.jobs import BATCH, Job, Jobs
+from cw.client.options import ClientSettings, check_patience
+from cw.client.outcome import Abandoned, Outcome
+from cw.client.recording import Recording
+from cw.net import address, memory
+from cw.net import messages as m
+from cw.net.connection import Connection
+from cw.net.loop import Loop
+from cw.net.master_link import MasterLink
+from cw.version import VERSION
+
+logger = logging.getLogger("cw.client")
+
+ACKNOWLEDGED_SECONDS = 0.1
+"""How long results that have come are acknowledged at the latest. Larger: workers keep them. Smaller: more messages."""
+
+
+class Owner(Protocol):
+    """What an exchange asks of its session."""
+
+    def on_joined(self) -> None:
+        """A master is there; it may be another than before."""
+
+    def on_progress(self) -> None:
+        """Some jobs have been delivered."""
+
+    def on_started(self, job: Job) -> None:
+        """The job is known to run."""
+
+    def on_failure(self, error: BaseException) -> None:
+        """The session cannot go on."""
+
+
+class Exchange:
+    """Of one session with its masters, one after the other; the owner of the link to them."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        owner: Owner,
+        settings: ClientSettings,
+        jobs: Jobs,
+        calls: Calls,
+        recording: Recording,
+    ) -> None:
+        self.ident = secrets.token_hex(16)
+        """The session's."""
+        self.origin: str | None = None
+        """The host of the results that come; None: the master was not asked."""
+        self.patience = patience.Patience(
+            check_patience("connect_timeout", settings.connect_timeout, patience.CONNECT_SECONDS),
+            check_patience("reconnect_timeout", settings.reconnect_timeout, patience.RECONNECT_SECONDS),
+            lambda: not self._leaves_when_done or bool(jobs.outstanding),
+        )
+        self.link = MasterLink(
+            loop,
+            lambda: address.find_master(settings.host, settings.port),
+            self,
+            self.patience,
+            patience.TERMS,
+        )
+        self._secret = secrets.token_hex(16)
+        self._parent = nested.job()
+        self._loop = loop
+        self._owner = owner
+        self._jobs = jobs
+        self._calls = calls
+        self._introductions = calls.introductions
+        self._recording = recording
+        self._roster: set[str] = set()  # the workers that are at the master, or were when it was lost
+        self._is_acknowledging = False
+        self._leaves_when_done = False
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            m.Window: self._on_window,
+            m.Notice: lambda message: logger.warning("%s", message.text),
+            m.Roster: self._on_roster,
+            m.Origin: self._on_origin,
+            m.JobsStarted: self._on_started,
+            m.JobResults: self._on_results,
+            m.Lost: self._on_job_lost,
+            m.Charged: jobs.on_charged,
+            m.Goodbye: lambda message: self.link.on_goodbye(message),
+            m.Heartbeat: lambda message: None,
+        }
+
+    # --- the owner of the link ---
+
+    def hello(self) -> m.Hello:
+        return m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
+                       os.uname().nodename, os.getpid(), 0, self._jobs.highest_sent, memory.takes_files(),
+                       nested.depth, self._parent)  # fmt: skip
+
+    def on_message(self, message: Any) -> None:
+        self._handlers[type(message)](message)
+
+    def on_welcome(self) -> None:
+        link, jobs, connection = self.link, self._jobs, self.link.connection
+        assert connection is not None
+        self._calls.store = memory.store if connection.passes_files else None
+        self._introductions.start_anew(connection)
+        if link.is_lost:
+            left = program.count(jobs.outstanding, "job is", "jobs are")
+            logger.warning("connected to the master at %s again; %s outstanding", link.where, left)
+        if jobs.highest_sent:
+            connection.send(m.Roster(sorted(self._roster), []))
+            for charges in jobs.charges.values():
+                connection.send(charges)
+        jobs.on_master_joined()
+        self._owner.on_joined()
+
+    def on_lost(self) -> None:
+        self._jobs.on_master_lost()
+        self._introductions.start_anew(None)
+        self.origin = None
+
+    def on_failure(self, error: BaseException) -> None:
+        self._owner.on_failure(error)
+
+    def leave_when_done(self) -> None:
+        """Say goodbye when all is delivered."""
+        self._leaves_when_done = True
+        if not self._jobs.outstanding:
+            self.leave()
+
+    def leave(self) -> None:
+        """Say goodbye, and end when the master has read it or had its time."""
+        self._jobs.close_window()
+        self.link.leave(self._loop.stop, waits_for_lost=True)
+
+    def note_progress(self) -> None:
+        """Some jobs have been delivered."""
+        self._owner.on_progress()
+        if self._leaves_when_done and not self._jobs.outstanding:
+            self.leave()
+
+    # --- to the master ---
+
+    def pump(self) -> None:
+        """Send what the master's window has room for."""
+        jobs, connection = self._jobs, self.link.connection
+        if connection is None or not jobs.is_window_open:
+            return
+        if jobs.is_resubmitting:
+            while batch := jobs.next_resubmitted():
+                self._submit(connection, batch)
+            connection.send(m.HandedIn())
+        while batch := jobs.next_batch():
+            self._submit(connection, batch)
+            if len(batch) < BATCH:
+                break  # there are no more, or there is no room
+
+    def _submit(self, connection: Connection, batch: list[Job]) -> None:
+        """Send jobs, after the objects and options which they need and the master has not."""
+        if self._recording.is_used and self.origin is None:
+            self.origin = ""
+            connection.send(m.WantsOrigin())
+        introductions = self._introductions
+        introductions.send_options(connection)
+        functions = [job.function for job in batch]
+        if not introductions.send_objects(connection, set(functions)):
+            if len(batch) > 1:  # too many objects for one go
+                middle = len(batch) // 2
+                self._submit(connection, batch[:middle])
+                self._submit(connection, batch[middle:])
+            return  # otherwise: cancelled meanwhile, and its function is forgotten
+        connection.send(
+            m.Submit(
+                [job.number for job in batch],
+                functions,
+                [job.options for job in batch],
+                [job.payload for job in batch],
+            )
+        )
+
+    def take_cancelled(self) -> None:
+        """Let go of what was cancelled, here and at the master."""
+        to_deliver, at_master = self._jobs.take_cancelled()
+        for job in to_deliver:
+            self._recording.finish(job, Abandoned(), None)
+        if at_master:
+            self.link.send(m.Cancel(at_master))
+        self.note_progress()
+
+    def _acknowledge(self, count: int) -> None:
+        """Tell the master, now and then, that results are here."""
+        if self._jobs.on_received(count):
+            self._send_acknowledgement()
+        elif not self._is_acknowledging:
+            self._is_acknowledging = True
+            self._loop.call_later(ACKNOWLEDGED_SECONDS, self._send_acknowledgement)
+
+    def _send_acknowledgement(self) -> None:
+        self._is_acknowledging = False
+        if self.link.is_joined and (count := self._jobs.acknowledge()):
+            self.link.send(m.Received([count]))
+
+    # --- from the master ---
+
+    def _on_window(self, message: m.Window) -> None:
+        self._jobs.on_window(message.jobs, message.size)
+        self.pump()
+
+    def _on_roster(self, message: m.Roster) -> None:
+        self._roster.update(message.joined)
+        self._roster.difference_update(message.gone)
+
+    def _on_origin(self, message: m.Origin) -> None:
+        self.origin = message.host
+
+    def _on_started(self, message: m.JobsStarted) -> None:
+        for job in self._jobs.on_started(message.numbers):
+            self._owner.on_started(job)
+
+    def _on_results(self, message: m.JobResults) -> None:
+        take, load, deliver, on_delivered = (
+            self._jobs.take, outcome.load, self._recording.deliver, self._jobs.on_delivered,
+        )  # fmt: skip
+        to_record: list[Outcome] = []
+        for number, status, seconds, payload in zip(*message, strict=True):
+            job = take(number)
+            if job is None:
+                continue  # cancelled meanwhile
+            error, value = load(job, status, payload)
+            if job.call is None or status == m.NOT_ENTERED:  # (it has not run: there is nothing to store)
+                deliver(number, job.tag, error, value)
+                on_delivered(job, error is not None)
+            else:
+                to_record.append(outcome.of_result(job, status, seconds, payload, error, value))
+        if to_record:
+            self._recording.record(to_record, self.origin or "")
+        self._acknowledge(len(message.numbers))
+        self.note_progress()
+        self.pump()
+
+    def _on_job_lost(self, message: m.Lost) -> None:
+        job = self._jobs.take(message.number)
+        if job is not None:
+            lost = outcome.of_lost(job, message)
+            if job.call is None:
+                self._recording.finish(job, lost.error, None)
+            else:
+                self._recording.record([lost], "")
+        self.note_progress()
+        self.pump()

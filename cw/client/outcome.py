@@ -1,0 +1,80 @@
+"""What a job came to: from a status and a payload to a value or an error."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import CancelledError
+from typing import Any, NamedTuple
+
+from cw.client.jobs import Job
+from cw.errors import JobTimeout, WorkerLost
+from cw.net import messages as m
+from cw.payloads import deferred, serialize
+
+UNENTERED = (
+    ", whose call no worker could enter: what it needs when it is unpickled must be on the workers' machines"
+)
+
+
+class Abandoned(CancelledError):
+    """The client was stopped before the job had ended. (A plain CancelledError may be what a job raised.)"""
+
+
+class Outcome(NamedTuple):
+    """What a job came to: an error or a value; and in which form that is stored."""
+
+    job: Job
+    status: int
+    seconds: float
+    payload: Any
+    error: BaseException | None
+    value: Any
+
+
+def load(job: Job, status: int, payload: Any) -> tuple[BaseException | None, Any]:
+    """The error, or None and the value, of a result as the master sends it."""
+    if status == m.DONE:
+        try:
+            if deferred.module_locks:
+                return None, serialize.load_result_soon(payload, job.name)
+            return None, serialize.load_result(payload)
+        except BaseException as failure:
+            return serialize.unreadable(job.name, failure), None
+    if status == m.TIMEOUT:
+        return _timeout(job.name, payload), None
+    if status == m.NOT_ENTERED:
+        return serialize.load_error(payload, job.name + UNENTERED), None
+    return serialize.load_error(payload, job.name), None
+
+
+def of_result(
+    job: Job, status: int, seconds: float, payload: Any, error: BaseException | None, value: Any
+) -> Outcome:
+    """The outcome to be stored of a result that was loaded. What ran into its time limit is stored as an error."""
+    if status == m.TIMEOUT:
+        assert error is not None
+        status, payload = m.ERROR, serialize.dump_error(error, {})
+    return Outcome(job, status, seconds, payload, error, value)
+
+
+def of_lost(job: Job, message: m.Lost) -> Outcome:
+    """The outcome of a job that was given up."""
+    error = WorkerLost(f"{job.name} was given up: {message.reason}", message.notes)
+    payload = b"" if job.call is None else serialize.dump_error(error, {})
+    return Outcome(job, m.ERROR, 0.0, payload, error, None)
+
+
+def copy_of(error: BaseException) -> BaseException:
+    """The same error for one more job: one instance raised in many threads would mix their tracebacks."""
+    return type(error)(*error.args)
+
+
+def _timeout(name: str, payload: Any) -> BaseException:
+    try:
+        note = json.loads(bytes(payload))
+        where = f"host {note['host']}, pid {note['pid']}, attempt {note['attempt']}"
+        return JobTimeout(
+            f"{name} ran longer than its limit of {note['limit']:g} s and was stopped ({where})"
+        )
+    except (ValueError, TypeError, KeyError):
+        return JobTimeout(f"{name} ran longer than its limit and was stopped")

@@ -1,0 +1,182 @@
+"""The way of jobs from any thread to the session's own, which is woken; and back, if they are cancelled.
+
+    submit --> plain arguments of a known function? --yes--.
+                   '-no--> calls.OneCall --> add ----------+--> room? --> Jobs.add --> wake
+
+The only job that is outstanding is sent from the thread that submits it: one wakeup less on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from cw.client.calls import Calls, OneCall, Submission
+from cw.client.exchange import Exchange
+from cw.client.jobs import Jobs
+from cw.client.prepared import Prepared
+from cw.client.recorder import Recorder
+from cw.client.recording import Recording
+from cw.net import memory, wire
+from cw.net.loop import Loop
+from cw.payloads import serialize
+
+
+class Owner(Protocol):
+    """What is asked of the session."""
+
+    is_closed: bool
+    """Does it take no more jobs? Read under the session's lock."""
+
+    def why_closed(self) -> BaseException:
+        """What `submit` raises then."""
+
+    def is_started(self) -> bool:
+        """Is there, or was there, a thread that sends jobs?"""
+
+    def is_own_thread(self) -> bool:
+        """Is this called in that thread (a callback)?"""
+
+    def wait_for_room(self, size: int) -> None:
+        """Block until the client may hold that many bytes more, or is closed. Never in a callback."""
+
+    def on_wake(self) -> None:
+        """Take what has been submitted and cancelled."""
+
+
+class Submitter:
+    """Of one session. Any thread."""
+
+    def __init__(
+        self, loop: Loop, owner: Owner, jobs: Jobs, calls: Calls, exchange: Exchange, recording: Recording
+    ) -> None:
+        self.is_woken = False
+        """Is the session's thread about to look? It says no before it does: who adds after that wakes it again."""
+        self._loop = loop
+        self._loop_lock: Any = loop.lock
+        self._owner = owner
+        self.lock = calls.lock
+        self._jobs = jobs
+        self._calls = calls
+        self._exchange = exchange
+        self._recording = recording
+
+    def submit(
+        self,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tag: Any,
+        options: int = 0,
+        recorder: Recorder | None = None,
+        prepared: Prepared | None = None,
+        label: int = 0,
+    ) -> int:
+        """Queue a job; returns its number. Arguments and errors as for `OneCall`, RuntimeError if it is closed."""
+        calls = self._calls
+        functions = calls.functions
+        payload: Any
+        payload = plain = serialize.dump_plain(args, kwargs, label)
+        names: Sequence[str] = ()
+        if plain is None and recorder is None:
+            payload, names = functions.dump_if_known(function, args, kwargs, calls.store, label)
+        if payload is not None and recorder is None:
+            number = 0
+            try:
+                if self._jobs.is_full(size := len(payload)) or size > memory.LARGE:
+                    self._make_room(payload)
+                with self.lock:
+                    if not self._owner.is_closed:
+                        calls.look_if_due()
+                        known = functions.known_number(function, names, prepared)
+                        if known:
+                            calls.make_room(known)
+                            number = self._jobs.add(known, options, payload, tag)
+                if number:
+                    self._wake(number)
+                    return number
+            except KeyboardInterrupt:
+                self._undo(number)
+                raise
+        return self.add(
+            OneCall(calls, function, args, kwargs, plain, recorder, prepared, label), tag, options
+        )
+
+    def add(self, submission: Submission, tag: Any, options: int = 0) -> int:
+        """Queue a job; returns its number. Raises NotPicklable, UnstableKey, RuntimeError if the session is closed."""
+        self._make_room(submission.payload)
+        number = 0
+        try:
+            with self.lock:
+                if self._owner.is_closed:
+                    raise self._owner.why_closed()
+                function = submission.place()
+                call = submission.call
+                number = self._jobs.add(function, options, submission.payload, tag, call)
+                if call is not None:
+                    self._recording.add(number, call)
+            self._wake(number)
+        except KeyboardInterrupt:
+            self._undo(number)
+            raise
+        return number
+
+    def cancel(self, number: int, is_delivered: bool = False, owner: Any = None) -> bool:
+        """Take a job back; if it runs, it is stopped. False: there is no such job, or it has ended.
+
+        `is_delivered`: as Abandoned; otherwise not at all. `owner`: the tag that it must have, if not None.
+        """
+        if not self._jobs.cancel(number, is_delivered, owner):
+            return False
+        if not self._owner.is_started():
+            self._exchange.take_cancelled()
+        elif not self.is_woken:
+            self.is_woken = True
+            self._loop.wake()
+        return True
+
+    def _make_room(self, payload: Any) -> None:
+        """Wait until the client may hold these bytes, too."""
+        size = len(payload)
+        if size > memory.LARGE:
+            wire.check_payload(payload, "the arguments")
+        if self._jobs.is_full(size):
+            self._owner.wait_for_room(size)
+
+    def _wake(self, number: int) -> None:
+        if not self.is_woken:
+            self.is_woken = True
+            if number - self._jobs.delivered > 1 or not self._send_now():
+                self._loop.wake()
+
+    def _send_now(self) -> bool:
+        """Send the only outstanding job from this thread. False: the loop is busy."""
+        if self._recording.has_some or not self._loop_lock.acquire(blocking=False):
+            return False
+        try:
+            if self._exchange.link.connection is None:
+                return False
+            self._owner.on_wake()
+            self._loop.flush()
+            return True
+        except KeyboardInterrupt:
+            self._loop.call_soon_threadsafe(self._resume)
+            raise
+        finally:
+            self._loop_lock.release()
+
+    def _undo(self, number: int) -> None:
+        """Ctrl-C in the middle of `submit`: nobody has got this job's number, so there is no job."""
+        if self._owner.is_own_thread():
+            return  # a callback raised it: that is no signal
+        self._jobs.withdraw(number)
+        is_torn = False
+        while self._loop_lock._is_owned():  # it came while this thread was sending
+            is_torn = True
+            self._loop_lock.release()
+        self._loop.call_soon_threadsafe(self._resume if is_torn else self._owner.on_wake)
+
+    def _resume(self) -> None:
+        """This connection may have lost its place in the middle of a message: go on with another."""
+        self._exchange.link.connect_anew("a message was interrupted")
+        self._owner.on_wake()

@@ -1,0 +1,74 @@
+"""What a job came to: from a status and a payload to a value or an error."""
+
+import json
+from types import SimpleNamespace
+
+import cw
+from cw.client import outcome
+from cw.client.jobs import Job
+from cw.net import messages as m
+from cw.payloads import deferred, serialize
+from cw.payloads.deferred import Deferred
+
+NAMED = Job(7, 1, 0, b"", (42, "options", []))
+
+
+def test_a_result_is_its_value():
+    assert outcome.load(NAMED, m.DONE, serialize.dump_result([1, 2])) == (None, [1, 2])
+
+
+def test_what_does_not_unpickle_is_an_error_that_names_the_job():
+    error, value = outcome.load(NAMED, m.DONE, b"\x80\x05no pickle")
+    assert type(error) is cw.RemoteException and "the result of job 42 cannot be unpickled here" in str(error)
+    assert value is None and error.__cause__ is not None
+
+
+def test_a_result_that_comes_while_a_module_is_imported_is_unpickled_later(monkeypatch):
+    monkeypatch.setattr(deferred, "module_locks", {"numpy": lambda: SimpleNamespace(owner=1)})
+    error, value = outcome.load(NAMED, m.DONE, serialize.dump_result(SimpleNamespace(a=1)))
+    assert error is None and type(value) is Deferred and value.load().a == 1
+
+
+def test_an_error_has_its_own_type_and_names_the_job():
+    error, value = outcome.load(NAMED, m.ERROR, serialize.dump_error(KeyError("x"), {"host": "node7"}))
+    assert type(error) is KeyError and error.args == ("x",) and value is None
+    assert "job 42 (host node7)" in str(error.__cause__)
+
+
+def test_a_call_that_no_worker_could_enter_says_so():
+    error, _ = outcome.load(NAMED, m.NOT_ENTERED, serialize.dump_error(ImportError("no torch"), {}))
+    assert type(error) is ImportError and "job 42, whose call no worker could enter" in str(error.__cause__)
+
+
+def test_a_job_that_took_too_long_says_its_limit_and_where_it_was():
+    note = json.dumps({"host": "node7", "pid": 3, "attempt": 1, "limit": 1.5, "seconds": 1.6}).encode()
+    error, _ = outcome.load(NAMED, m.TIMEOUT, note)
+    assert type(error) is cw.JobTimeout
+    assert "job 42 ran longer than its limit of 1.5 s and was stopped (host node7, pid 3, attempt 1)" in str(
+        error
+    )
+    error, _ = outcome.load(NAMED, m.TIMEOUT, b"?")
+    assert "job 42 ran longer than its limit and was stopped" in str(error)
+
+
+def test_what_ran_into_its_time_limit_is_stored_as_an_error():
+    found = outcome.of_result(NAMED, m.TIMEOUT, 2.0, b"?", cw.JobTimeout("too long"), None)
+    assert found.status == m.ERROR and type(serialize.load_error(found.payload, "")) is cw.JobTimeout
+    found = outcome.of_result(NAMED, m.DONE, 2.0, b"payload", None, 3)
+    assert found == (NAMED, m.DONE, 2.0, b"payload", None, 3)
+
+
+def test_a_job_that_was_given_up_is_lost_with_its_notes():
+    message = m.Lost(7, "it was lost 3 times", [{"host": "node7", "how": "killed by SIGKILL", "seconds": 1}])
+    found = outcome.of_lost(NAMED, message)
+    assert type(found.error) is cw.WorkerLost and found.status == m.ERROR and found.payload == b""
+    assert str(found.error).startswith("job 42 was given up: it was lost 3 times")
+    recorded = Job(7, 1, 0, b"", None, SimpleNamespace(is_stored=False))
+    payload = outcome.of_lost(recorded, message).payload
+    assert type(serialize.load_error(payload, "")) is cw.WorkerLost
+
+
+def test_each_job_gets_an_error_of_its_own():
+    error = cw.ConnectionError("gone")
+    copy = outcome.copy_of(error)
+    assert copy is not error and type(copy) is cw.ConnectionError and copy.args == error.args

@@ -1,0 +1,60 @@
+"""The way of jobs into a session: what an interrupt, a stop or a fault in the middle of it leaves behind."""
+
+import threading
+
+import jobs
+import pytest
+from programs import LIMIT
+
+import cw
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    with cw.mp.allocate(1) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("where", ["before it is sent", "when it counts as sent", "while it is written"])
+def test_ctrl_c_in_the_middle_of_a_submit_costs_no_other_job(where, monkeypatch):
+    with cw.ClusterExecutor() as executor:
+        session = executor._session
+        owner, name = {
+            "before it is sent": (session.exchange, "pump"),
+            "when it counts as sent": (session.jobs, "next_batch"),
+            "while it is written": (session._loop, "flush"),
+        }[where]
+        real, main = getattr(owner, name), threading.current_thread()
+
+        def interrupted():
+            value = real()
+            if threading.current_thread() is main:
+                monkeypatch.setattr(owner, name, real)
+                raise KeyboardInterrupt
+            return value
+
+        executor.submit(jobs.square, 1).result(LIMIT)
+        monkeypatch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            while True:  # the loop may be busy: then its own thread sends
+                executor.submit(jobs.square, 2).result(LIMIT)
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+        assert list(executor.map(jobs.square, range(10))) == [n * n for n in range(10)]
+        assert session.wait(LIMIT)
+
+
+def test_a_submit_after_the_stop_says_so():
+    executor = cw.ClusterExecutor()
+    session = executor._session
+    executor.shutdown()
+    for args in ((2,), ([object],)):  # plain, and not
+        with pytest.raises(RuntimeError, match="this client has been stopped"):
+            session.submit(jobs.square, args, {}, None)
+    assert not session.outstanding()
+
+
+def test_what_cannot_be_pickled_leaves_no_job():
+    with cw.ClusterExecutor() as executor:
+        with pytest.raises(cw.NotPicklable):
+            executor.submit(jobs.square, threading.Lock())
+        assert not executor._session.outstanding()
