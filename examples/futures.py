@@ -13,7 +13,7 @@ DRAWS = 100_000
 
 
 def count_hits(seed):
-    """Runs on a worker: of so many points in a square, how many fall into the circle?"""
+    """Runs on a worker: draw points in a square, and count those in the circle."""
     draw = random.Random(seed).random
     return sum(draw() ** 2 + draw() ** 2 < 1 for _ in range(DRAWS))
 

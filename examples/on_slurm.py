@@ -11,7 +11,7 @@ import cw
 
 
 def count_primes(first, last):
-    """Runs on a worker: how many primes there are from `first` up to `last`, and on which node that was counted."""
+    """Runs on a worker: count the primes from `first` up to `last`; returns the number and the name of the node."""
     primes = sum(all(n % d for d in range(2, int(n**0.5) + 1)) for n in range(max(first, 2), last))
     return primes, os.environ.get("SLURMD_NODENAME", "this machine")
 
@@ -19,10 +19,10 @@ def count_primes(first, last):
 def main():
     width = 2000
     starts = range(0, 100_000, width)
-    # On this machine, what is for sbatch is left out.
+    # Without Slurm, cw leaves out the options for sbatch.
     with cw.allocate(4, worker_options=["--time=10"]) as cluster, cw.ClusterExecutor() as executor:
         print(f"{cluster.slots} slots")
-        # Nothing is started where less than 30 seconds are left.
+        # A job starts only on a worker that has 30 seconds left.
         patient = executor.options(min_time=30)
         results = list(patient.map(count_primes, starts, [start + width for start in starts]))
     print(f"{sum(primes for primes, _ in results)} primes below 100000")
