@@ -26,6 +26,7 @@ setup(
     extras_require={
         "progress": ["tqdm"],
         "examples": ["matplotlib", "tqdm"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
         "test": [
             "hypothesis",
             "joblib",
