@@ -25,8 +25,9 @@ from unittest import mock
 
 import cw.client.options
 import cw.client.session
+import cw.master.client_peer
 import cw.master.master
-import cw.master.peers
+import cw.master.worker_peer
 import cw.net.master_link
 import cw.worker.execution
 import cw.worker.worker
@@ -621,7 +622,8 @@ class Simulation:
             put = lambda module, name, value: stack.enter_context(mock.patch.object(module, name, value))  # noqa: E731
             for module in (
                 cw.master.master,
-                cw.master.peers,
+                cw.master.client_peer,
+                cw.master.worker_peer,
                 cw.net.master_link,
                 cw.worker.worker,
                 cw.worker.execution,

@@ -3,7 +3,8 @@
 from test_dispatch import PY, assigned, delivered, dispatcher, jobs, known, result
 
 from cw.master import asides
-from cw.master.jobs import Assign, Deliver, GiveUp, SetAside, TakeBack, TellAside, WatchSetbacks
+from cw.master.jobs import Assign, Deliver, GiveUp, SendToWorker, SetAside, TellAside, WatchSetbacks
+from cw.net import messages as m
 from cw.net.messages import NOT_ENTERED
 from cw.net.objects import Object
 
@@ -54,13 +55,26 @@ def test_the_job_goes_to_another_machine_uncharged_and_nothing_more_of_the_sessi
     assert assigned(d.on_submitted("other", jobs(4))) == [("bad", [4])]
 
 
+def test_nor_to_a_slot_that_is_lent_there():
+    d = dispatcher("outer", bad=1, good=1)
+    d.on_session_opened("inner", PY, 1)
+    d.on_submitted("outer", jobs(1, 2))
+    assert d.on_lent("bad", 0, [0]) == []
+    (job,) = submitted = jobs(1)
+    assert assigned(d.on_submitted("inner", submitted)) == [("bad", [1])]
+    assert assigned(not_entered(d, "bad", job)) == []
+    assert assigned(d.on_lent("bad", 0, [0])) == []
+    assert assigned(d.on_lent("good", 0, [0])) == [("good", [1])]
+    d.check_invariants()
+
+
 def test_what_was_sent_ahead_of_the_session_is_taken_back():
     d = dispatcher("s", bad=1)
     submitted = jobs(1, 2, 3, f=known(1e-3))
     d.on_submitted("s", submitted)
     d.on_worker_joined("good", 1, PY)
     actions = not_entered(d, "bad", submitted[0])
-    assert TakeBack("bad", [2, 3]) in actions
+    assert SendToWorker("bad", m.TakeBack([2, 3])) in actions
     assert assigned(actions) == [("good", [1])]
     assert assigned(d.on_returned("bad", [2, 3])) == [("good", [2, 3])]
 
@@ -91,9 +105,9 @@ def test_two_bad_machines_are_set_aside_while_others_have_had_success():
     d = dispatcher("s", u=1, v=1, good=1)
     d.on_submitted("s", jobs(1, 2, 3))
     result(d, "good", 3)
-    first, second = d.job("s", 1), d.job("s", 2)
+    first, second = d.state.open_jobs("s")[1], d.state.open_jobs("s")[2]
     assert errors(not_entered(d, "u", first) + not_entered(d, "v", second)) == []
-    assert d.job("s", 1).worker.key == "good"
+    assert d.state.open_jobs("s")[1].worker.key == "good"
 
 
 def test_another_function_is_no_proof_for_a_module_but_it_is_for_the_directory():
@@ -167,8 +181,8 @@ def test_after_minutes_one_job_tries_and_its_success_ends_it():
     assert d.on_aside_retry("s") == []  # it is still under way
     d.check_invariants()
     assert assigned(result(d, "bad", second.dispatch)) == [("bad", [4, 5])]
-    assert d.has_setbacks("s")
-    assert d.on_aside_retry("s") == [] and not d.has_setbacks("s")
+    assert d.state.has_setbacks("s")
+    assert d.on_aside_retry("s") == [] and not d.state.has_setbacks("s")
 
 
 def test_a_machine_whose_turn_has_come_gets_the_next_job_that_waits():
@@ -216,7 +230,7 @@ def test_a_cancelled_job_is_forgotten_and_one_of_an_absent_client_waits_for_it()
     assert not_entered(d, "v", first) == []
     d.on_session_absent("s")
     assert not_entered(d, "w", second) == []
-    assert d.jobs_of("s") == 1 and not d.has_setbacks("s")
+    assert len(d.state.open_jobs("s")) == 1 and not d.state.has_setbacks("s")
 
 
 def test_a_job_whose_attempts_are_one_goes_elsewhere_too_since_it_was_not_entered():
@@ -262,7 +276,7 @@ def test_a_function_that_takes_down_all_that_load_it_is_given_up_as_ever():
     (job,) = jobs(1)
     d.on_submitted("s", [job])
     deaths = []
-    while d.jobs_of("s"):
+    while len(d.state.open_jobs("s")):
         actions = died_loading(d, job.worker.key, job)
         deaths.append(job.deaths)
     assert deaths == [0, 1, 2, 3] and GiveUp in kinds(actions)

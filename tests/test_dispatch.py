@@ -20,13 +20,14 @@ from cw.master.jobs import (
     Deliver,
     GiveUp,
     Job,
-    Recall,
-    Release,
-    StopJobs,
-    TellCharges,
-    TellStarted,
+    SendToClient,
+    SendToWorker,
+    Shape,
+    charged,
 )
-from cw.master.turns import AVOID_TICKS, BARREN_TICKS, LOOK_PAST, TURN_JOBS
+from cw.master.state import LOOK_PAST
+from cw.master.turns import AVOID_TICKS, BARREN_TICKS, TURN_JOBS
+from cw.net import messages as m
 from cw.net.objects import Object as Function
 
 PY = (3, 11)
@@ -66,17 +67,22 @@ def delivered(actions):
     return [(a.session, a.numbers) for a in actions if type(a) is Deliver]
 
 
+def kind(action):
+    """The type of the action, or of the message that it sends."""
+    return type(action.message if type(action) in (SendToClient, SendToWorker) else action)
+
+
 def result(d, worker, *dispatches, seconds=1.0):
     """The actions but for the Release of what is dropped."""
     count = len(dispatches)
     actions = d.on_results(worker, dispatches, [0] * count, [seconds] * count, [b"value"] * count)
     d.check_invariants()
-    return [action for action in actions if type(action) is not Release]
+    return [action for action in actions if kind(action) is not m.Release]
 
 
 def uncharged(actions):
     """The actions but for what client and worker are told of charges."""
-    return [action for action in actions if type(action) not in (TellCharges, Release)]
+    return [action for action in actions if kind(action) not in (m.Charged, m.Release)]
 
 
 # --- first come first served, to whoever idles ------------------------------------------------
@@ -87,11 +93,11 @@ def test_a_job_goes_to_an_idle_slot_at_once_and_its_result_to_its_client():
     (job,) = jobs(7)
     assert d.on_submitted("s", [job]) == [Assign("w", [job])]
     assert job.dispatch == 1
-    assert d.on_started("w", [1]) == [TellStarted("s", [7])]
+    assert d.on_started("w", [1]) == [SendToClient("s", m.JobsStarted([7]))]
     assert d.on_results("w", [1], [0], [0.5], [b"value"]) == [
         Deliver("s", "w", [1], [7], [0], [0.5], [b"value"])
     ]
-    assert d.jobs_of("s") == d.held("w") == 0
+    assert len(d.state.open_jobs("s")) == d.state.held("w") == 0
 
 
 def test_a_job_waits_for_a_worker_and_a_worker_for_a_job():
@@ -111,10 +117,10 @@ def test_every_idle_slot_gets_a_job_before_anything_is_sent_ahead():
 def test_a_jobs_start_is_told_once_and_not_for_what_is_not_held():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(1))
-    assert d.on_started("w", [1, 99]) == [TellStarted("s", [1])]
+    assert d.on_started("w", [1, 99]) == [SendToClient("s", m.JobsStarted([1]))]
     assert d.on_started("w", [1]) == []
     d.on_runner_died("w", 1, NOTE)
-    assert d.on_started("w", [2]) == [TellStarted("s", [1])]  # once for each attempt
+    assert d.on_started("w", [2]) == [SendToClient("s", m.JobsStarted([1]))]  # once for each attempt
 
 
 def test_a_result_that_comes_twice_or_late_is_dropped():
@@ -170,7 +176,7 @@ def test_no_more_bytes_are_sent_ahead_than_a_worker_should_hold():
     actions = d.on_submitted("s", [Job(n, f, None, big) for n in range(20)])
     assert assigned(actions) == [("w", [0, 1, 2, 3, 4])]
     assert [len(assigned(result(d, "w", n, seconds=1e-5))) for n in range(1, 6)] == [1, 1, 1, 1, 1]
-    assert d.held("w") == 5
+    assert d.state.held("w") == 5
 
 
 # --- sessions take turns ----------------------------------------------------------------------
@@ -250,7 +256,7 @@ def test_a_worker_of_another_python_is_not_given_the_job():
     d.on_worker_joined("x", 4, OTHER_PY)
     assert d.on_submitted("s", jobs(1)) == []
     assert not d.wants_tick()
-    assert (d.pythons(), d.slots(), d.slots(PY), d.slots(OTHER_PY)) == ({OTHER_PY}, 4, 0, 4)
+    assert (d.state.slots(), d.state.slots(PY), d.state.slots(OTHER_PY)) == (4, 0, 4)
     assert assigned(d.on_worker_joined("w", 1, PY)) == [("w", [1])]
 
 
@@ -302,10 +308,10 @@ def test_a_cancelled_job_is_neither_dispatched_nor_delivered():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(1, 2))
     assert d.on_cancelled("s", [2, 77]) == []
-    assert d.on_cancelled("s", [1]) == [StopJobs("w", [1])]
+    assert d.on_cancelled("s", [1]) == [SendToWorker("w", m.Stop([1]))]
     assert d.on_cancelled("s", [1]) == []
-    assert d.jobs_of("s") == 0
-    assert d.held("w") == 1  # it still takes the slot
+    assert len(d.state.open_jobs("s")) == 0
+    assert d.state.held("w") == 1  # it still takes the slot
     assert d.on_started("w", [1]) == []
     assert result(d, "w", 1) == []
 
@@ -322,14 +328,14 @@ def test_what_dies_with_its_runner_after_its_cancellation_is_not_charged():
     d.on_submitted("s", jobs(1, 2))
     d.on_cancelled("s", [1])
     assert assigned(d.on_runner_died("w", 1, NOTE)) == [("w", [2])]
-    assert d.job("s", 2).deaths == 0
+    assert d.state.open_jobs("s")[2].deaths == 0
 
 
 def test_a_closed_session_is_stopped_everywhere_and_forgotten():
     d = dispatcher("s", "t", v=1, w=1)
     d.on_submitted("s", jobs(1, 2, 3))
     d.on_submitted("t", jobs(9))
-    assert d.on_session_closed("s") == [StopJobs("v", [1]), StopJobs("w", [2])]
+    assert d.on_session_closed("s") == [SendToWorker("v", m.Stop([1])), SendToWorker("w", m.Stop([2]))]
     d.check_invariants()
     assert assigned(d.on_returned("v", [1])) == [("v", [9])]
     assert result(d, "w", 2) == []
@@ -342,8 +348,8 @@ def test_cancelled_jobs_that_never_went_anywhere_are_not_kept():
         d.on_submitted("s", jobs(number))
         d.on_cancelled("s", [number])
         d.check_invariants()
-    assert len(d._sessions["s"].backlog) < 10
-    assert d._turns.pools[PY].rotation == deque() or d._sessions["s"].backlog
+    assert len(d.state.sessions["s"].queue.backlog) < 10
+    assert d.state.pools[Shape(PY)].rotation == deque() or d.state.sessions["s"].queue.backlog
 
 
 # --- counting ---------------------------------------------------------------------------------
@@ -355,10 +361,10 @@ def test_a_job_that_takes_its_runner_down_is_tried_three_times_on_different_slot
     d.on_submitted("s", jobs(7))
     assert assigned(d.on_runner_died("v", 1, notes[0])) == [("w", [7])]
     assert assigned(d.on_runner_died("w", 2, notes[1])) == [("v", [7])]
-    assert d.job("s", 7).deaths == 2
+    assert d.state.open_jobs("s")[7].deaths == 2
     (given_up,) = uncharged(d.on_runner_died("v", 3, notes[2]))
     assert given_up == GiveUp("s", 7, given_up.reason, tuple(notes))
-    assert d.jobs_of("s") == 0
+    assert len(d.state.open_jobs("s")) == 0
     d.check_invariants()
 
 
@@ -375,14 +381,14 @@ def test_attempts_1_is_never_sent_again_once_it_may_have_started():
         assert [(type(a), a.number) for a in uncharged(actions)] == [(GiveUp, 1)], end
     d = dispatcher("s", v=1, w=1)
     d.on_submitted("s", jobs(1, attempts=1))
-    assert assigned(d.on_returned("v", [1])) == [("v", [1])] or d.held("w")  # it never started
+    assert assigned(d.on_returned("v", [1])) == [("v", [1])] or d.state.held("w")  # it never started
 
 
 def test_a_worker_that_leaves_costs_nothing_and_one_that_is_lost_a_loss():
     d = dispatcher("s", v=1)
     d.on_submitted("s", jobs(1))
     d.on_worker_departed("v")
-    job = d.job("s", 1)
+    job = d.state.open_jobs("s")[1]
     assert (job.deaths, job.losses, job.notes) == (0, 0, ())
     for n in range(1, LOSSES):
         d.on_worker_joined(n, 1, PY)
@@ -398,7 +404,7 @@ def test_a_worker_that_drains_and_is_lost_costs_nothing():
     d.on_submitted("s", jobs(1))
     d.on_worker_draining("v")
     assert uncharged(d.on_worker_lost("v", LOST)) == []
-    assert (d.job("s", 1).losses, d.job("s", 1).notes) == (0, ())
+    assert (d.state.open_jobs("s")[1].losses, d.state.open_jobs("s")[1].notes) == (0, ())
 
 
 def test_a_loss_is_taken_back_when_it_was_no_jobs_fault():
@@ -407,8 +413,11 @@ def test_a_loss_is_taken_back_when_it_was_no_jobs_fault():
     d.on_worker_lost("v", {**LOST, "worker_ident": "v"})
     d.on_worker_lost("w", {**LOST, "worker_ident": "w"})
     (told,) = d.on_excused("v")
-    assert told == TellCharges("s", d.job("s", 1)) and d.job("s", 1).losses == 0
-    assert d.job("s", 2).losses == 1 and d.on_excused("v") == []
+    assert (
+        told == SendToClient("s", charged(d.state.open_jobs("s")[1]))
+        and d.state.open_jobs("s")[1].losses == 0
+    )
+    assert d.state.open_jobs("s")[2].losses == 1 and d.on_excused("v") == []
 
 
 # --- time that workers have left --------------------------------------------------------------
@@ -425,11 +434,11 @@ def test_a_job_starts_where_there_is_time_enough_for_it():
 def test_it_is_known_that_nobody_has_the_time():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(1, 2, min_time=60))
-    assert d.time_wanting("s") == 0
+    assert d.state.obstacle("s") is None
     d.on_time_left("w", 59)
-    assert d.time_wanting("s") == 60
+    assert d.state.obstacle("s").seconds == 60
     d.on_worker_joined("fresh", 1, PY)
-    assert d.time_wanting("s") == 0
+    assert d.state.obstacle("s") is None
 
 
 def test_time_runs_out():
@@ -466,16 +475,18 @@ def test_a_long_row_of_jobs_without_time_is_not_looked_through_each_time():
 def test_a_runners_death_is_charged_to_the_job_that_it_ran_and_to_no_other():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(1, 2, 3, f=known(1e-3)))
-    assert d.held("w") == 3
+    assert d.state.held("w") == 3
     d.on_runner_died("w", 1, NOTE)
-    assert [d.job("s", n).deaths for n in (1, 2, 3)] == [1, 0, 0]
+    assert [d.state.open_jobs("s")[n].deaths for n in (1, 2, 3)] == [1, 0, 0]
 
 
 def test_being_sent_ahead_and_recalled_costs_nothing():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(*range(1, 50), f=known(1e-3)))
     d.on_recalled("w", [10, 11, 12])
-    assert all((d.job("s", n).deaths, d.job("s", n).losses) == (0, 0) for n in range(1, 50))
+    assert all(
+        (d.state.open_jobs("s")[n].deaths, d.state.open_jobs("s")[n].losses) == (0, 0) for n in range(1, 50)
+    )
 
 
 def test_a_death_that_nobody_reported_right_is_still_counted():
@@ -483,7 +494,7 @@ def test_a_death_that_nobody_reported_right_is_still_counted():
         d = dispatcher("s", v=2, w=1)
         d.on_submitted("s", jobs(1))
         d.on_runner_died("v", 1, {"slot": slot})
-        job = d.job("s", 1)
+        job = d.state.open_jobs("s")[1]
         assert job.deaths == 1 and 0 <= job.avoid[1] + 1 <= 2
 
 
@@ -555,9 +566,9 @@ def test_work_that_waits_behind_a_long_job_is_recalled_for_an_idle_worker():
     d.on_submitted("s", jobs(*range(1, 8), f=known(1e-3)))
     assert not d.wants_tick()
     d.on_worker_joined("x", 1, PY)
-    assert ticks(d, 2) == [Recall("w", 6)]
+    assert ticks(d, 2) == [SendToWorker("w", m.Recall(6))]
     assert ticks(d, 100) == []  # until it is answered
-    assert d.held("x") == 0  # and nothing of it goes elsewhere
+    assert d.state.held("x") == 0  # and nothing of it goes elsewhere
     assert assigned(d.on_recalled("w", [7, 6, 5])) == [("x", [5, 6, 7])]
     assert not d.wants_tick()
 
@@ -568,15 +579,17 @@ def test_nothing_goes_ahead_to_a_stuck_worker_until_it_answers(seconds):
     f = known(seconds)
     d.on_submitted("s", jobs(*range(1, 8), f=f))
     d.on_worker_joined("x", 1, PY)
-    assert ticks(d, 1) == [Recall("w", 6)]
+    assert ticks(d, 1) == [SendToWorker("w", m.Recall(6))]
     assert assigned(d.on_recalled("w", [7, 6, 5, 4, 3])) == [("x", [3, 4, 5, 6, 7])]
     d.on_submitted("s", jobs(*range(10, 5000), f=f))
-    assert d.held("w") == 2 and d.held("x") > 5  # 1, which runs, and 2, which it could not give back
+    assert (
+        d.state.held("w") == 2 and d.state.held("x") > 5
+    )  # 1, which runs, and 2, which it could not give back
     d.on_runner_died("w", 1, NOTE)
-    assert d.held("w") == 1
+    assert d.state.held("w") == 1
     d.check_invariants()
     assert assigned(result(d, "w", 2, seconds=seconds)) != []
-    assert d.held("w") > 1
+    assert d.state.held("w") > 1
 
 
 def test_a_worker_that_keeps_up_is_left_alone():
@@ -592,23 +605,23 @@ def test_one_result_now_and_then_does_not_hide_how_much_waits():
     d = dispatcher("s", w=32)
     d.on_submitted("s", jobs(*range(1, 641), f=known(1e-3)))
     d.on_worker_joined("x", 32, PY)
-    held = d.held("w")
+    held = d.state.held("w")
     assert held > 600
     recalls = []
     for number in range(1, 6):
         result(d, "w", number)
         recalls += ticks(d, 1)
-    assert recalls == [Recall("w", (held - 1 - 32 + 1) // 2)]
+    assert recalls == [SendToWorker("w", m.Recall((held - 1 - 32 + 1) // 2))]
 
 
 def test_a_worker_that_had_nothing_to_give_back_is_asked_again():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(*range(1, 8), f=known(1e-3)))
     d.on_worker_joined("x", 1, PY)
-    assert ticks(d, 1) == [Recall("w", 6)]
+    assert ticks(d, 1) == [SendToWorker("w", m.Recall(6))]
     assert d.on_recalled("w", []) == []
     assert ticks(d, BARREN_TICKS) == []
-    assert ticks(d, 1) == [Recall("w", 6)]
+    assert ticks(d, 1) == [SendToWorker("w", m.Recall(6))]
 
 
 def test_nothing_is_recalled_while_nobody_idles_or_for_another_python():
@@ -622,7 +635,7 @@ def test_recalled_jobs_go_before_what_came_after_them():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(1, 2, 3, f=known(1e-3)))
     d.on_worker_joined("x", 1, PY)
-    assert ticks(d, 1) == [Recall("w", 2)]
+    assert ticks(d, 1) == [SendToWorker("w", m.Recall(2))]
     assert assigned(d.on_submitted("s", jobs(4, 5))) == [("x", [4])]
     assert assigned(d.on_recalled("w", [3, 2])) == []
     assert assigned(result(d, "x", 4)) == [("x", [2, 3])]
@@ -631,13 +644,13 @@ def test_recalled_jobs_go_before_what_came_after_them():
 def test_a_worker_that_cannot_start_runners_gets_no_jobs_that_need_one():
     d = dispatcher("a", "b", w=2)
     assert d.on_worker_usable("w", 1, ["b"]) == []
-    assert not d.can_run("b") and d.can_run("a")
+    assert not d.state.can_run("b") and d.state.can_run("a")
     assert d.on_submitted("b", jobs(1)) == []
     assert assigned(d.on_submitted("a", jobs(1, 2))) == [("w", [1])]
     d.check_invariants()
     assert assigned(d.on_worker_joined("v", 1, PY)) == [("v", [1])]  # b's
     assert assigned(d.on_worker_usable("w", 2, [])) == [("w", [2])]
-    assert d.can_run("b")
+    assert d.state.can_run("b")
     d.check_invariants()
 
 
@@ -662,7 +675,7 @@ class ModelWorker:
     def __init__(self, key, slots, python, left=math.inf):
         self.key, self.slots, self.python = key, slots, python
         self.data = deque()  # Assigns that have not arrived
-        self.control = deque()  # Recalls and StopJobs; they may overtake
+        self.control = deque()  # Recalls and Stops; they may overtake
         self.backlog = deque()
         self.running = {}
         self.stopped = set()  # stops that overtook their dispatch
@@ -719,7 +732,11 @@ class Events:
                 assert job.number > self.last_number.get(session, 0), "first come first served"
                 self.last_number[session] = job.number
         for action in actions:
-            getattr(self, "_" + type(action).__name__)(action)
+            handle = getattr(self, "_" + kind(action).__name__)
+            if type(action) in (SendToClient, SendToWorker):
+                handle(*action)
+            else:
+                handle(action)
         self.d.check_invariants()
         self.failed = False
 
@@ -745,27 +762,27 @@ class Events:
             self.place[name] = job.dispatch
         worker.data.append([job.dispatch for job in action.jobs])
 
-    def _Recall(self, action):
-        worker = self.model[action.worker]
-        assert action.count > 0 and not any(kind == "recall" for kind, _ in worker.control)
-        worker.control.append(("recall", action.count))
+    def _Recall(self, key, message):
+        worker = self.model[key]
+        assert message.count > 0 and not any(kind == "recall" for kind, _ in worker.control)
+        worker.control.append(("recall", message.count))
 
-    def _StopJobs(self, action):
-        worker = self.model[action.worker]
-        for dispatch in action.dispatches:
+    def _Stop(self, key, message):
+        worker = self.model[key]
+        for dispatch in message.dispatches:
             assert self.holder[dispatch] is worker
             assert self.state[self.job_by_dispatch[dispatch]] == "cancelled"
-        worker.control.append(("stop", action.dispatches))
+        worker.control.append(("stop", message.dispatches))
 
-    def _TakeBack(self, action):
-        assert all(self.holder[dispatch].key == action.worker for dispatch in action.dispatches)
-        self.model[action.worker].control.append(("take back", action.dispatches))
+    def _TakeBack(self, key, message):
+        assert all(self.holder[dispatch].key == key for dispatch in message.dispatches)
+        self.model[key].control.append(("take back", message.dispatches))
 
     def _SetAside(self, action):
         assert action.worker in self.model and action.session in self.python_of
 
     def _WatchSetbacks(self, action):
-        assert self.d.has_setbacks(action.session)
+        assert self.d.state.has_setbacks(action.session)
 
     def _TellAside(self, action):
         assert {worker for worker, _ in action.workers} <= self.model.keys()
@@ -787,16 +804,15 @@ class Events:
         )
         self.state[name] = "given up"
 
-    def _TellCharges(self, action):
-        job = action.job
-        assert [job.deaths, job.losses] == self.charges[action.session, job.number]
+    def _Charged(self, session, message):
+        assert [message.deaths, message.losses] == self.charges[session, message.number]
 
-    def _Release(self, action):
-        for dispatch in action.dispatches:
-            assert self.holder.get(dispatch) is not self.model[action.worker]
+    def _Release(self, key, message):
+        for dispatch in message.dispatches:
+            assert self.holder.get(dispatch) is not self.model[key]
 
-    def _TellStarted(self, action):
-        assert all(self.state[action.session, number] == "open" for number in action.numbers)
+    def _JobsStarted(self, session, message):
+        assert all(self.state[session, number] == "open" for number in message.numbers)
 
     # --- what workers report ---
 
@@ -1072,10 +1088,10 @@ class Events:
     def check(self):
         for name, state in self.state.items():
             if state == "open":
-                job = self.d.job(*name)
+                job = self.d.state.open_jobs(name[0])[name[1]]
                 assert [job.deaths, job.losses] == self.charges[name]
         for key, worker in self.model.items():
-            assert self.d.held(key) == sum(holder is worker for holder in self.holder.values())
+            assert self.d.state.held(key) == sum(holder is worker for holder in self.holder.values())
 
     def check_end(self, random):
         """Workers go on answering: every job comes to its end, but those that hang."""

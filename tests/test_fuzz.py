@@ -29,8 +29,9 @@ if __name__ == "__main__":
 
 import cw.master.master  # noqa: E402
 from cw.errors import ProtocolError  # noqa: E402
+from cw.master.client_peer import ClientPeer  # noqa: E402
 from cw.master.master import Master  # noqa: E402
-from cw.master.peers import FROM_CLIENT, FROM_WORKER  # noqa: E402
+from cw.master.worker_peer import WorkerPeer  # noqa: E402
 from cw.net import messages as m  # noqa: E402
 from cw.net import wire  # noqa: E402
 from cw.net.loop import Loop  # noqa: E402
@@ -332,7 +333,7 @@ _client_step = st.one_of(
     st.tuples(st.just("receive"), _small),
     st.tuples(st.just("hand in")),
     st.tuples(st.just("name workers"), st.booleans()),
-    st.tuples(st.just("say"), _from(FROM_CLIENT)),
+    st.tuples(st.just("say"), _from(ClientPeer.handlers)),
 )
 _worker_step = st.one_of(
     st.tuples(st.just("report"), _holdings, st.lists(_index, max_size=3)),
@@ -343,7 +344,7 @@ _worker_step = st.one_of(
     st.tuples(st.just("give back"), st.booleans()),
     st.tuples(st.just("die"), _index),
     st.tuples(st.just("drain")),
-    st.tuples(st.just("say"), _from(FROM_WORKER)),
+    st.tuples(st.just("say"), _from(WorkerPeer.handlers)),
 )
 _any_step = st.one_of(
     st.tuples(st.just("say"), _any_message),

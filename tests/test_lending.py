@@ -8,7 +8,8 @@ import pytest
 from test_slots import Bench, Events, ModelRunner
 
 from cw.master.dispatch import Dispatcher
-from cw.master.jobs import Assign, Deliver, GiveUp, Job, Recall, StopJobs, TakeBack
+from cw.master.jobs import Assign, Deliver, GiveUp, Job, SendToWorker
+from cw.net import messages as m
 from cw.net.objects import Object as Function
 
 PY = (3, 11)
@@ -395,10 +396,10 @@ def test_what_waits_elsewhere_is_recalled_for_a_lent_slot():
     f = Function(1, b"")
     f.estimate.seconds = 0.001
     d.on_submitted("inner", jobs(1, 2, 3, f=f))  # all to v
-    assert d.held("v") == 3
+    assert d.state.held("v") == 3
     d.on_lent("w", 0, [0])
     assert d.wants_tick()
-    assert d.on_tick() == [Recall("v", 2)]
+    assert d.on_tick() == [SendToWorker("v", m.Recall(2))]
     actions = d.on_recalled("v", [3, 4])
     assert assigned(actions)[0][:2] == ("w", "inner")
     d.check_invariants()
@@ -420,22 +421,28 @@ def test_a_worker_that_drains_or_is_away_lends_nothing():
     assert assigned(d.on_lent("w", 0, [0])) == [("w", "inner", [1])]
 
 
+def stalled_by(d, key):
+    obstacle = d.state.obstacle(key)
+    return obstacle.stalled_by if obstacle is not None else set()
+
+
 def test_all_are_told_when_jobs_that_wait_for_jobs_hold_all_slots():
     d = dispatcher({"outer": 0, "other": 0}, w=2)
     d.on_submitted("outer", jobs(1, 2))
     d.on_started("w", [1, 2])
-    assert not d.stalled_by("outer")
+    assert not stalled_by(d, "outer")
     for number in 1, 2:
         d.on_session_opened(f"inner{number}", PY, 1, number)
         d.on_submitted(f"inner{number}", jobs(1))
-    assert d.stalled_by("outer") and d.stalled_by("inner1") and d.stalled_by("other")
+    d.on_submitted("other", jobs(1))
+    assert stalled_by(d, "outer") and stalled_by(d, "inner1") and stalled_by(d, "other")
     d.on_lent("w", 0, [0])  # one of them lends: the other's job runs there
     d.on_lent("w", 1, [])
     d.on_started("w", [3])
-    assert not d.stalled_by("outer")
-    assert not d.has_lost_parent("inner1")
+    assert not stalled_by(d, "outer")
+    assert not d.state.has_lost_parent("inner1")
     d.on_results("w", [1], [0], [0.1], [b""])
-    assert d.has_lost_parent("inner1") and not d.has_lost_parent("outer")
+    assert d.state.has_lost_parent("inner1") and not d.state.has_lost_parent("outer")
 
 
 # --- both -------------------------------------------------------------------------------------
@@ -514,17 +521,20 @@ class Grid:
                     bench.jobs[job.dispatch] = made
                     new.append(made)
                 bench.arrive(new)
-            elif kind is Recall:
-                self.workers[action.worker].recall(action.count)
-            elif kind is StopJobs:
-                self.workers[action.worker].stop(*action.dispatches)
-            elif kind is TakeBack:
-                bench = self.workers[action.worker]
-                bench.perform(bench.slots.on_take_back(action.dispatches, bench.now))
+            elif kind is SendToWorker:
+                self.send(self.workers[action.worker], action.message)
             elif kind is Deliver:
                 self.done[action.session].update(action.numbers)
             elif kind is GiveUp:
                 self.done[action.session].add(action.number)
+
+    def send(self, bench, message):
+        if type(message) is m.Recall:
+            bench.recall(message.count)
+        elif type(message) is m.Stop:
+            bench.stop(*message.dispatches)
+        elif type(message) is m.TakeBack:
+            bench.perform(bench.slots.on_take_back(message.dispatches, bench.now))
 
     def close(self, session):
         self.perform(self.master.on_session_closed(session))
@@ -594,7 +604,7 @@ def test_trees_of_jobs_come_to_their_end_on_any_number_of_slots(slots, has_death
         grid = Grid(random, slots, has_deaths)
         depth, width = random.choice([(1, 4), (2, 3), (3, 2), (4, 2)])
         session = grid.submit(depth, [width] * random.randint(1, 4))
-        count = len(grid.master.open_jobs(session))
+        count = len(grid.master.state.open_jobs(session))
         for _ in range(100_000):
             grid.step()
             if len(grid.done[session]) == count:

@@ -2,7 +2,9 @@
 
 import pytest
 
-from cw.master import peers
+from cw.master.client_peer import ClientPeer
+from cw.master.observer import ObserverPeer
+from cw.master.worker_peer import WorkerPeer
 from cw.net import messages as m
 from cw.net import wire
 from cw.net.schema import SPECS, Leg
@@ -32,7 +34,9 @@ def test_only_the_handshake_is_accepted_in_no_other_place():
     assert set(SPECS) - later == {m.Hello, m.Welcome, m.Refused}
 
 
-@pytest.mark.parametrize("name", ["FROM_CLIENT", "FROM_WORKER", "FROM_OBSERVER"])
-def test_the_master_accepts_what_each_role_may_send(name):
-    role = name.removeprefix("FROM_")
-    assert getattr(peers, name) == m.sent_on(Leg[f"{role}_MASTER"]) > set()
+@pytest.mark.parametrize(
+    "peer, leg",
+    [(ClientPeer, Leg.CLIENT_MASTER), (WorkerPeer, Leg.WORKER_MASTER), (ObserverPeer, Leg.OBSERVER_MASTER)],
+)
+def test_the_master_handles_what_each_role_may_send(peer, leg):
+    assert peer.handlers.keys() == m.sent_on(leg) > set()

@@ -209,8 +209,8 @@ class Scenario:
         self.all_leave()
         sim.run(70)  # the grace of those that died, and of what only workers know
         dispatcher = sim.master.dispatcher
-        assert not dispatcher._sessions and not dispatcher._returns.orphans and not sim.master.clients
-        for worker in dispatcher._workers.values():
+        assert not dispatcher.state.sessions and not dispatcher._returns.orphans and not sim.master.clients
+        for worker in dispatcher.state.workers.values():
             assert not worker.held and not worker.load and not worker.size
         for process in sim.workers:
             if process.is_alive:
@@ -273,15 +273,16 @@ def test_a_worker_that_goes_in_the_moment_in_which_a_client_settles_is_asked_for
         sim.start_master()
         peer = sim.run_until(lambda: next((w for w in sim.master.workers.values() if w.is_known), None), 3)
         (session,) = sim.master.clients.values()
-        assert sim.run_until(lambda: session._is_handed_in, 3)
-        assert session._missing
-        sim.now = session._settles_at
+        resumption = session._resumption
+        assert sim.run_until(lambda: resumption._is_handed_in, 3)
+        assert resumption._missing
+        sim.now = resumption._settles_at
         peer.connection.close()
         going = (
             peer._lose if how == "lost" else lambda reason: peer._on_goodbye(cw.net.messages.Goodbye(reason))
         )
         sim.master.process.run(lambda: going("it is time"))
-        assert not session._is_settling and not sim.master.workers
+        assert not resumption._is_settling and not sim.master.workers
         sim.start_worker(1)
         assert sim.run_until(lambda: not client.session.outstanding(), 30)
 

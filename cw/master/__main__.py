@@ -1,7 +1,7 @@
 """`python -m cw.master`."""
 
 from cw import program
-from cw.master.master import main
+from cw.master.cli import main
 
 if __name__ == "__main__":
     program.run("cw.master", main)

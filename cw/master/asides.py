@@ -15,24 +15,27 @@ decides. A job goes to no worker for a second time before it has been at all oth
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
+from cw.master.fit import is_aside, serves
 from cw.master.jobs import (
     Action,
     Aside,
     Deliver,
     Job,
+    SendToWorker,
     Session,
+    SessionKey,
     SetAside,
     Setbacks,
-    TakeBack,
     TellAside,
     WatchSetbacks,
     Worker,
 )
+from cw.master.state import State
 from cw.master.turns import Turns
-from cw.net.messages import NOT_ENTERED
+from cw.net import messages as m
 from cw.net.objects import Estimate
 
 RETRY_SECONDS = 180.0
@@ -53,11 +56,8 @@ one is looked for on two machines again."""
 class Asides:
     """Which workers are set aside for which sessions."""
 
-    def __init__(
-        self, sessions: Mapping[Hashable, Session], workers: Mapping[Hashable, Worker], turns: Turns
-    ) -> None:
-        self._sessions = sessions
-        self._workers = workers
+    def __init__(self, state: State, turns: Turns) -> None:
+        self._state = state
         self._turns = turns
 
     def on_not_entered(
@@ -69,7 +69,7 @@ class Asides:
         """
         session = job.session
         if session.is_absent:  # it is tried again when the client is back, who can be told then
-            self._turns.requeue([job])
+            self._state.requeue([job])
             return []
         actions, goes_elsewhere = self._pass_on(
             worker, job, None if is_general else job.function.estimate, reason
@@ -78,7 +78,7 @@ class Asides:
             del session.jobs[job.number]
             session.delivered += 1
             actions.append(
-                Deliver(session.key, worker.key, [dispatch], [job.number], [NOT_ENTERED], [0.0], [payload])
+                Deliver(session.key, worker.key, [dispatch], [job.number], [m.NOT_ENTERED], [0.0], [payload])
             )
         return actions
 
@@ -111,7 +111,7 @@ class Asides:
             job.unfit += (worker,)
         others = [
             other
-            for other in self._workers.values()
+            for other in self._state.workers.values()
             if _is_usable(other, session)
             and other.left >= job.min_time()
             and other not in failed
@@ -131,8 +131,8 @@ class Asides:
                 self._welcome(other, session)
         unstarted = [d for d, held in worker.held.items() if held.session is session and not held.started]
         if unstarted:
-            actions.append(TakeBack(worker.key, unstarted))
-        self._turns.requeue([job])
+            actions.append(SendToWorker(worker.key, m.TakeBack(unstarted)))
+        self._state.requeue([job])
         return actions + (self.on_told(session.key) if has_run else []), True
 
     def on_entered(self, worker: Worker, session: Session, dispatches: Iterable[int]) -> list[Action]:
@@ -143,9 +143,9 @@ class Asides:
             self._welcome(worker, session)
         return self.on_told(session.key)
 
-    def on_told(self, key: Hashable) -> list[Action]:
+    def on_told(self, key: SessionKey) -> list[Action]:
         """It is time to tell the client of the workers that are set aside."""
-        session = self._sessions.get(key)
+        session = self._state.sessions.get(key)
         if session is None or session.setbacks is None or session.is_absent:
             return []
         setbacks = session.setbacks
@@ -154,9 +154,9 @@ class Asides:
         setbacks.told.update(untold)
         return [TellAside(key, untold)] if untold else []
 
-    def on_retry(self, key: Hashable) -> list[Action]:
+    def on_retry(self, key: SessionKey) -> list[Action]:
         """Minutes have passed: what failed may work now. Each worker that is set aside gets one job to try."""
-        session = self._sessions.get(key)
+        session = self._state.sessions.get(key)
         if session is None or session.setbacks is None:
             return []
         setbacks = session.setbacks
@@ -167,9 +167,9 @@ class Asides:
             aside.is_due = True
         return self.on_second(key)
 
-    def on_second(self, key: Hashable) -> list[Action]:
+    def on_second(self, key: SessionKey) -> list[Action]:
         """The workers whose turn it is get their job, as soon as one waits."""
-        session = self._sessions.get(key)
+        session = self._state.sessions.get(key)
         if session is None or session.setbacks is None:
             return []
         actions: list[Action] = []
@@ -185,7 +185,7 @@ class Asides:
         return actions
 
     def on_worker_gone(self, worker: Worker) -> None:
-        for session in self._sessions.values():
+        for session in self._state.sessions.values():
             if session.setbacks is not None:
                 session.setbacks.aside.pop(worker, None)
                 session.setbacks.untold.pop(worker, None)
@@ -195,18 +195,18 @@ class Asides:
     def look_again(self) -> list[Action]:
         """Workers are gone, or cannot be used: where only those are left that are set aside, they are tried at once."""
         actions: list[Action] = []
-        for session in self._sessions.values():
+        for session in self._state.sessions.values():
             if (
                 session.setbacks is not None
                 and session.setbacks.aside
                 and not any(
-                    _is_usable(worker, session) and worker not in session.setbacks.aside
-                    for worker in self._workers.values()
+                    _is_usable(worker, session) and not is_aside(worker, session)
+                    for worker in self._state.workers.values()
                 )
             ):
                 for worker in list(session.setbacks.aside):
                     self._welcome(worker, session)
-                actions += self._turns.fill_all(session.pool)
+                actions += self._turns.fill_all(session.queue.pool)
         return actions
 
     def _welcome(self, worker: Worker, session: Session) -> None:
@@ -232,12 +232,7 @@ def sentences(workers: Iterable[tuple[str, str]]) -> list[str]:
 
 def _is_usable(worker: Worker, session: Session) -> bool:
     """Could it take a job of this session, now or in a moment?"""
-    return (
-        worker.pool is session.pool
-        and worker.slots > 0
-        and not worker.is_draining
-        and session.key not in worker.not_for
-    )
+    return worker.slots > 0 and serves(worker, session)
 
 
 def _is_under_way(workers: Iterable[Worker], job: Job, is_general: bool) -> bool:

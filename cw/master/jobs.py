@@ -1,19 +1,18 @@
 """What the master's policy knows, and what it decides: jobs, sessions, workers; and its actions.
 
-    Pool (a Python version) ---> Sessions in turn ---> their Jobs, each of a Function
-        '------------------> Workers ---> the Jobs that each one holds, by dispatch number
+    Pool (a Shape) ---> Queues in turn, of Sessions ---> their Jobs, each of a Function
+        '-------------> Workers ---> the Jobs that each one holds, by dispatch number
 
-The state and the vocabulary of `dispatch`, `turns` and `returns`, where all that moves a job is. No socket, no thread,
-no clock.
+The vocabulary of `state`, `dispatch`, `turns`, `returns` and `asides`. No socket, no thread, no clock.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable
 from typing import Any, NamedTuple
 
+from cw.net import messages as m
 from cw.net.objects import Estimate, Object
 
 AHEAD_SECONDS = 0.05
@@ -27,6 +26,11 @@ FEW_JOBS = 8
 
 AHEAD_BYTES = 32 * 1024**2
 """Bytes of payload sent ahead to one worker."""
+
+SessionKey = int
+WorkerKey = str
+Python = tuple[int, int]
+"""A version, such as (3, 11)."""
 
 DEATHS = 3
 """Runners that a job may take down before it is given up; `options(attempts=N)`."""
@@ -73,15 +77,21 @@ class Job:
         return 0.0 if self.options is None else float(self.options.get("min_time", 0.0))
 
 
+class Shape(NamedTuple):
+    """What jobs need of a slot."""
+
+    python: Python
+
+
 class Pool:
-    """The sessions and workers of one Python version."""
+    """The queues and workers of one shape."""
 
-    __slots__ = ("python", "workers", "rotation", "idle", "roomy", "ahead", "lending", "waited")
+    __slots__ = ("shape", "workers", "rotation", "idle", "roomy", "ahead", "lending", "waited")
 
-    def __init__(self, python: Any) -> None:
-        self.python = python
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
         self.workers = 0
-        self.rotation: deque[Session] = deque()  # those with jobs waiting, next first
+        self.rotation: deque[Queue] = deque()  # those with jobs waiting, next first
         # Ordered sets. Idle: a free slot; roomy: will take something ahead (a superset of idle);
         # ahead: holds more than it has slots (a superset; `on_tick` and `wants_tick` tidy up).
         self.idle: dict[Worker, None] = {}
@@ -91,32 +101,69 @@ class Pool:
         self.waited = 0  # ticks in which a job waited while the slot that it avoids was idle
 
 
+class Queue:
+    """The jobs of one session and one shape that wait for a worker."""
+
+    __slots__ = ("session", "pool", "backlog", "requeued", "is_waiting")
+
+    def __init__(self, session: Session, pool: Pool) -> None:
+        self.session = session
+        self.pool = pool
+        self.backlog: deque[Job] = deque()  # may hold cancelled ones, which are passed over
+        self.requeued: deque[Job] = deque()  # goes before the backlog
+        self.is_waiting = False  # in the pool's rotation
+
+    def __bool__(self) -> bool:
+        return bool(self.requeued or self.backlog)
+
+    def head(self) -> Job | None:
+        """The next job. Those that are cancelled are dropped on the way to it."""
+        while jobs := self.requeued or self.backlog:
+            if not jobs[0].cancelled:
+                return jobs[0]
+            jobs.popleft()
+        return None
+
+    def pop(self) -> Job:
+        return (self.requeued or self.backlog).popleft()
+
+    def put_back(self, jobs: list[Job]) -> None:
+        """These were taken out, and go first."""
+        self.requeued.extendleft(reversed(jobs))
+
+    def drop_held(self) -> None:
+        """Let go of jobs that a worker holds by now."""
+        self.backlog = deque(job for job in self.backlog if job.worker is None)
+        self.requeued = deque(job for job in self.requeued if job.worker is None)
+
+    def drop_cancelled(self) -> None:
+        """Let go of the payloads."""
+        self.backlog = deque(job for job in self.backlog if not job.cancelled)
+
+
 class Session:
     """One client's life: its open jobs and those of them that wait."""
 
     __slots__ = (
-        "key", "pool", "jobs", "backlog", "requeued", "settling", "unconfirmed", "delivered", "unacknowledged",
-        "is_blocked", "is_absent", "is_waiting", "has_run", "setbacks", "depth", "parent",
+        "key", "queue", "jobs", "settling", "unconfirmed", "delivered", "unacknowledged",
+        "is_blocked", "is_absent", "has_run", "setbacks", "depth", "parent",
     )  # fmt: skip
 
-    def __init__(self, key: Hashable, pool: Pool, depth: int = 0, parent: int = 0) -> None:
+    def __init__(self, key: SessionKey, pool: Pool, depth: int = 0, parent: int = 0) -> None:
         self.key = key
-        self.pool = pool
+        self.queue = Queue(self, pool)  # all its jobs are of one shape
         self.depth = depth  # of a client in a job: one more than that of the job's session
         self.parent = parent  # the dispatch number of that job, or 0
         self.jobs: dict[int, Job] = {}
-        self.backlog: deque[Job] = deque()  # may hold cancelled ones, which are passed over
-        self.requeued: deque[Job] = deque()  # goes before the backlog
         # Handed in again, held by nobody so far; None: it has settled.
         self.settling: dict[int, Job] | None = None
         # Jobs that were here when the client came back; not handed in again yet.
         self.unconfirmed: set[int] = set()
         self.delivered = 0  # results, since the client is there
         # Those that it has not acknowledged: up to which count, whose, dispatches, numbers.
-        self.unacknowledged: deque[tuple[int, Hashable, list[int], list[int]]] = deque()
+        self.unacknowledged: deque[tuple[int, WorkerKey, list[int], list[int]]] = deque()
         self.is_blocked = False  # it does not take its results
         self.is_absent = False  # its client is gone, perhaps to come back
-        self.is_waiting = False  # in the rotation
         self.has_run = False  # a call of it was entered somewhere
         self.setbacks: Setbacks | None = None  # calls of it that were not
 
@@ -131,7 +178,7 @@ class Setbacks:
         # What has failed where, by function (None: any of the session) and text.
         self.failed: dict[tuple[Estimate | None, str], dict[Worker, None]] = {}
         self.untold: dict[Worker, str] = {}  # set aside, and why; the client is to be told
-        self.told: set[tuple[Hashable, str]] = set()
+        self.told: set[tuple[WorkerKey, str]] = set()
 
 
 class Aside:
@@ -154,7 +201,7 @@ class Worker:
         "ended", "recalling", "barren", "is_stuck", "is_draining", "is_away",
     )  # fmt: skip
 
-    def __init__(self, key: Hashable, slots: int, pool: Pool) -> None:
+    def __init__(self, key: WorkerKey, slots: int, pool: Pool) -> None:
         self.key = key
         self.slots = slots  # how many jobs run there at a time: usable + extra
         self.usable = slots  # slots that can be used now
@@ -162,7 +209,7 @@ class Worker:
         # Of slots that are lent and free: what the depth of a session must exceed.
         self.floors: list[int] = []
         self.offered = slots
-        self.not_for: frozenset[Hashable] = frozenset()  # sessions for which none of them can
+        self.not_for: frozenset[SessionKey] = frozenset()  # sessions for which none of them can
         self.pool = pool
         self.held: dict[int, Job] = {}  # by dispatch number, in order
         self.load = 0.0  # seconds: the costs of what is held
@@ -193,54 +240,33 @@ class Worker:
 
 # --- actions ----------------------------------------------------------------------------------
 
+WorkerMessage = m.Recall | m.Stop | m.TakeBack | m.Claim | m.Release
+"""Orders to a worker: to name unstarted jobs as returned, to end jobs that nobody wants any more, to return those that
+have not started; to send what it kept of jobs that have ended, and to forget that."""
+
 
 class Assign(NamedTuple):
     """Send these jobs to the worker."""
 
-    worker: Hashable
+    worker: WorkerKey
     jobs: list[Job]
 
 
-class Recall(NamedTuple):
-    """Ask the worker for up to `count` unstarted jobs."""
-
-    worker: Hashable
-    count: int
+class SendToWorker(NamedTuple):
+    worker: WorkerKey
+    message: WorkerMessage
 
 
-class StopJobs(NamedTuple):
-    """Tell the worker that these dispatches are not wanted any more."""
-
-    worker: Hashable
-    dispatches: list[int]
-
-
-class TakeBack(NamedTuple):
-    """Tell the worker to return these dispatches, but for those that have started."""
-
-    worker: Hashable
-    dispatches: list[int]
-
-
-class Claim(NamedTuple):
-    """Ask the worker for what it kept of these dispatches: a result, or how the runner died."""
-
-    worker: Hashable
-    dispatches: list[int]
-
-
-class Release(NamedTuple):
-    """Tell the worker that it need not keep what these dispatches came to."""
-
-    worker: Hashable
-    dispatches: list[int]
+class SendToClient(NamedTuple):
+    session: SessionKey
+    message: m.JobsStarted | m.Charged
 
 
 class Deliver(NamedTuple):
     """Send these results, of that worker's dispatches, to the session's client."""
 
-    session: Hashable
-    worker: Hashable
+    session: SessionKey
+    worker: WorkerKey
     dispatches: list[int]
     numbers: list[int]
     statuses: list[int]
@@ -251,65 +277,51 @@ class Deliver(NamedTuple):
 class GiveUp(NamedTuple):
     """Tell the client that the job was lost too often."""
 
-    session: Hashable
+    session: SessionKey
     number: int
     reason: str
     notes: tuple[dict[str, Any], ...]
 
 
-class TellCharges(NamedTuple):
-    """Tell the client what has been charged to the job so far."""
-
-    session: Hashable
-    job: Job
-
-
-class TellStarted(NamedTuple):
-    """Tell the client that these jobs run."""
-
-    session: Hashable
-    numbers: list[int]
-
-
 class SetAside(NamedTuple):
     """Log that the worker gets no more of this session for now, and call `on_aside_told` in some seconds."""
 
-    session: Hashable
-    worker: Hashable
+    session: SessionKey
+    worker: WorkerKey
     reason: str
 
 
 class WatchSetbacks(NamedTuple):
     """Call `on_aside_retry` every some minutes while the session `has_setbacks`."""
 
-    session: Hashable
+    session: SessionKey
 
 
 class TellAside(NamedTuple):
     """Tell the client which workers are set aside, and why."""
 
-    session: Hashable
-    workers: list[tuple[Hashable, str]]
+    session: SessionKey
+    workers: list[tuple[WorkerKey, str]]
 
 
-Action = (
-    Assign | Recall | StopJobs | TakeBack | Claim | Release | Deliver | GiveUp | TellCharges | TellStarted
-    | SetAside | WatchSetbacks | TellAside
-)  # fmt: skip
+Action = Assign | SendToWorker | SendToClient | Deliver | GiveUp | SetAside | WatchSetbacks | TellAside
 
-Holding = tuple[int, Hashable, int, int]
+Holding = tuple[int, SessionKey, int, int]
 """What a worker says it holds: dispatch, session, number, state."""
 
 
 def merged(actions: list[Action]) -> list[Action]:
-    """The same with one Claim, Release and StopJobs for each worker, instead of one for each dispatch."""
-    merged: dict[Any, Any] = {}
+    """The same with one Claim, Release and Stop for each worker, instead of one for each dispatch."""
+    merged: dict[tuple[type, WorkerKey], list[int]] = {}
     rest: list[Action] = []
     for action in actions:
-        if isinstance(action, (Claim, Release, StopJobs)):
-            merged.setdefault(
-                (type(action), action.worker), type(action)(action.worker, [])
-            ).dispatches.extend(action.dispatches)
+        if isinstance(action, SendToWorker) and isinstance(action.message, (m.Claim, m.Release, m.Stop)):
+            merged.setdefault((type(action.message), action.worker), []).extend(action.message.dispatches)
         else:
             rest.append(action)
-    return rest + list(merged.values())
+    return rest + [SendToWorker(worker, kind(dispatches)) for (kind, worker), dispatches in merged.items()]
+
+
+def charged(job: Job) -> m.Charged:
+    """What a client is told of what has been charged to its job so far."""
+    return m.Charged(job.number, job.deaths, job.losses, list(job.notes))

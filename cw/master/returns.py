@@ -7,24 +7,23 @@ it takes its slot, and is adopted when the client hands its job in, or refused w
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from cw.master.jobs import (
     Action,
-    Claim,
     Holding,
     Job,
-    Release,
+    SendToClient,
+    SendToWorker,
     Session,
-    StopJobs,
-    TakeBack,
-    TellCharges,
-    TellStarted,
+    SessionKey,
     Worker,
+    WorkerKey,
+    charged,
     merged,
 )
-from cw.master.turns import Turns
+from cw.master.state import State
+from cw.net import messages as m
 from cw.net.messages import FINISHED, RUNNING
 from cw.net.objects import Object
 
@@ -32,14 +31,12 @@ from cw.net.objects import Object
 class Returns:
     """Orphans, and how holdings and jobs find each other."""
 
-    def __init__(
-        self, sessions: Mapping[Hashable, Session], workers: Mapping[Hashable, Worker], turns: Turns
-    ) -> None:
-        self._sessions = sessions
-        self._workers = workers
-        self._turns = turns
+    def __init__(self, state: State) -> None:
+        self._state = state
         # By session and number: who holds it, under which dispatch, in which state.
-        self.orphans: dict[Hashable, dict[int, tuple[Worker, int, int]]] = {}
+        self.orphans: dict[SessionKey, dict[int, tuple[Worker, int, int]]] = {}
+
+    # --- a worker was away ---
 
     def take_in(self, worker: Worker, holdings: Sequence[Holding]) -> list[Action]:
         """A worker that joined or is back has named what it holds."""
@@ -47,7 +44,7 @@ class Returns:
         adopted: set[Session] = set()
         delivered: dict[Session, set[int]] = {}
         for dispatch, key, number, state in holdings:
-            session = self._sessions.get(key)
+            session = self._state.sessions.get(key)
             held = worker.held.get(dispatch)
             job = session.jobs.get(number) if session is not None else None
             if held is not None:
@@ -63,14 +60,36 @@ class Returns:
                     delivered[session] = {d for entry in session.unacknowledged for d in entry[2]}
                 if dispatch not in delivered[session]:  # else the client is about to say that it has it
                     self._place(worker, dispatch, state, key, number)
-                    actions += self.refuse(worker, dispatch, state)
+                    actions += self._refuse(worker, dispatch, state)
         for session in adopted:
-            session.backlog = deque(job for job in session.backlog if job.worker is None)
-            session.requeued = deque(job for job in session.requeued if job.worker is None)
-            if not session.backlog and not session.requeued:
-                self._turns.stop_waiting(session)
-        self._turns.note_room(worker)
+            session.queue.drop_held()
+            if not session.queue:
+                self._state.stop_waiting(session.queue)
+        self._state.note_room(worker)
         return merged(actions)
+
+    def on_worker_back(self, worker: Worker, holdings: Sequence[Holding]) -> list[Action]:
+        """A worker is back: what it does not name it has not."""
+        named = {holding[0] for holding in holdings}
+        actions: list[Action] = []
+        again = []
+        for job in self._state.release(
+            worker, [dispatch for dispatch in worker.held if dispatch not in named]
+        ):
+            if job.cancelled:
+                self.drop_orphan(job, worker)
+            elif job.started and job.limit() == 1:  # (its result was more than the worker could keep)
+                actions.append(self._state.give_up(job, "its result was lost with a connection"))
+            else:
+                again.append(job)
+        self._state.requeue(again)
+        return actions + self.take_in(worker, holdings)
+
+    def on_worker_gone(self, worker: Worker) -> None:
+        """Nothing comes back from it."""
+        for orphans in self.orphans.values():
+            for number in [number for number, holding in orphans.items() if holding[0] is worker]:
+                del orphans[number]
 
     def _hear_again(self, job: Job, worker: Worker, state: int) -> list[Action]:
         """A worker that was away a moment still holds this. What was said about it meanwhile is said again."""
@@ -80,26 +99,26 @@ class Returns:
             if orphans.get(job.number, (None, 0))[:2] == (worker, dispatch):
                 orphans[job.number] = worker, dispatch, state
                 if state == FINISHED:
-                    self._turns.release(worker, [dispatch])
+                    self._state.release(worker, [dispatch])
                 return []
             if state == FINISHED:
-                self._turns.release(worker, [dispatch])
-            return self.refuse(worker, dispatch, state)
+                self._state.release(worker, [dispatch])
+            return self._refuse(worker, dispatch, state)
         if state == FINISHED:
             if not job.session.is_absent:
-                return [Claim(worker.key, [dispatch])]
-            self._turns.release(worker, [dispatch])
+                return [SendToWorker(worker.key, m.Claim([dispatch]))]
+            self._state.release(worker, [dispatch])
             del job.session.jobs[job.number]
             return self.keep(worker, job.session, [dispatch], [job.number])
         if state == RUNNING:
-            return self.note_started(job)
-        return [TakeBack(worker.key, [dispatch])] if job.session.is_absent else []
+            return self._note_started(job)
+        return [SendToWorker(worker.key, m.TakeBack([dispatch]))] if job.session.is_absent else []
 
-    def note_started(self, job: Job) -> list[Action]:
+    def _note_started(self, job: Job) -> list[Action]:
         if job.started:
             return []
         job.started = True
-        return [TellStarted(job.session.key, [job.number])]
+        return [SendToClient(job.session.key, m.JobsStarted([job.number]))]
 
     def adopt(self, job: Job, worker: Worker, dispatch: int, state: int) -> list[Action]:
         """This worker holds that open job. The caller takes it out of the queues."""
@@ -109,48 +128,49 @@ class Returns:
             # A result is better than a second run, and what has run longer than what began later.
             if state != FINISHED and (state != RUNNING or dispatch > job.dispatch):
                 self._place(worker, dispatch, state, job.session.key, job.number)
-                return actions + self.refuse(worker, dispatch, state)
+                return actions + self._refuse(worker, dispatch, state)
             old = job.dispatch
-            self._turns.release(elsewhere, [old])
+            self._state.release(elsewhere, [old])
             self._place(elsewhere, old, RUNNING, job.session.key, job.number)
-            self._turns.note_room(elsewhere)
-            actions.append(StopJobs(elsewhere.key, [old]))
+            self._state.note_room(elsewhere)
+            actions.append(SendToWorker(elsewhere.key, m.Stop([old])))
         if job.session.settling:
             job.session.settling.pop(job.number, None)
-        self._turns.release(worker, [dispatch])  # the place that was kept for it
+        self._state.release(worker, [dispatch])  # the place that was kept for it
         job.started = False
         job.avoid = None
-        self._turns.hold(job, worker, dispatch)
+        self._state.hold(job, worker, dispatch)
         if state == FINISHED:
-            actions.append(Claim(worker.key, [dispatch]))
+            actions.append(SendToWorker(worker.key, m.Claim([dispatch])))
         elif state == RUNNING:
-            actions += self.note_started(job)
+            actions += self._note_started(job)
         elif job.session.is_absent:
-            actions.append(TakeBack(worker.key, [dispatch]))
-        self._turns.note_room(worker)
+            actions.append(SendToWorker(worker.key, m.TakeBack([dispatch])))
+        self._state.note_room(worker)
         return actions
 
-    def uncharge(self, job: Job, key: Hashable) -> list[Action]:
+    def uncharge(self, job: Job, key: WorkerKey) -> list[Action]:
         """It was charged when this worker was lost, or seemed to be."""
         own = [note for note in job.notes if note.get("worker_ident") == key]
         if not own or not job.losses:
             return []
         job.losses = max(0, job.losses - len(own))
         job.notes = tuple(note for note in job.notes if note not in own)
-        return [TellCharges(job.session.key, job)]
+        return [SendToClient(job.session.key, charged(job))]
 
-    def _place(self, worker: Worker, dispatch: int, state: int, key: Hashable, number: int) -> None:
+    def _place(self, worker: Worker, dispatch: int, state: int, key: SessionKey, number: int) -> None:
         """What runs there takes a slot, whosesoever it is."""
         if state != FINISHED:
             stranger = Job(number, Object(0), None, b"")
             stranger.cancelled = True
             stranger.session = Session(key, worker.pool)
-            self._turns.hold(stranger, worker, dispatch)
+            self._state.hold(stranger, worker, dispatch)
 
-    def refuse(self, worker: Worker, dispatch: int, state: int) -> list[Action]:
-        return [Release(worker.key, [dispatch]) if state == FINISHED else StopJobs(worker.key, [dispatch])]
+    def _refuse(self, worker: Worker, dispatch: int, state: int) -> list[Action]:
+        message = m.Release([dispatch]) if state == FINISHED else m.Stop([dispatch])
+        return [SendToWorker(worker.key, message)]
 
-    def _add_orphan(self, key: Hashable, number: int, holding: tuple[Worker, int, int]) -> list[Action]:
+    def _add_orphan(self, key: SessionKey, number: int, holding: tuple[Worker, int, int]) -> list[Action]:
         """Remember who holds a job that is not handed in. Of two, the better: finished, or begun earlier."""
         orphans = self.orphans.setdefault(key, {})
         other = orphans.get(number)
@@ -159,7 +179,91 @@ class Returns:
             return []
         better, worse = sorted((holding, other), key=lambda h: (-h[2], h[1]))
         orphans[number] = better
-        return self.refuse(*worse)
+        return self._refuse(*worse)
+
+    # --- a client was away ---
+
+    def on_session_absent(self, session: Session) -> list[Action]:
+        session.is_absent = True
+        self._state.stop_waiting(session.queue)
+        actions = self._keep_unacknowledged(session)
+        by_worker: dict[Worker, list[int]] = {}
+        for job in session.jobs.values():
+            if job.worker is not None and not job.started and not job.worker.is_away:
+                by_worker.setdefault(job.worker, []).append(job.dispatch)
+        return actions + [
+            SendToWorker(worker.key, m.TakeBack(dispatches)) for worker, dispatches in by_worker.items()
+        ]
+
+    def on_session_resumed(self, session: Session) -> list[Action]:
+        actions = self._keep_unacknowledged(session)
+        session.is_absent = session.is_blocked = False
+        session.unconfirmed = set(session.jobs)
+        if session.settling is None:
+            session.settling = {}
+        running = [job.number for job in session.jobs.values() if job.started]
+        if running:
+            actions.append(SendToClient(session.key, m.JobsStarted(running)))
+        self._state.wait(session.queue)  # what has been waiting here all the time need not settle
+        return actions
+
+    def on_handed_in(self, session: Session, jobs: Iterable[Job], were_here: bool) -> list[Action]:
+        if session.settling is None:
+            session.settling = {}
+        orphans = self.orphans.get(session.key, {})
+        actions: list[Action] = []
+        for job in jobs:
+            if job.number in session.unconfirmed:
+                session.unconfirmed.discard(job.number)  # it is here, or has been answered since
+            elif job.number not in session.jobs:
+                job.session = session
+                session.jobs[job.number] = job
+                holding = orphans.pop(job.number, None)
+                if holding is None:
+                    job.started = were_here  # then it is not here because there was a result
+                    session.settling[job.number] = job
+                else:
+                    actions += self.adopt(job, *holding)
+        return merged(actions)
+
+    def on_settled(self, session: Session, is_complete: bool) -> list[Action]:
+        settling, session.settling = session.settling or {}, None
+        session.unconfirmed = set()
+        actions: list[Action] = []
+        again = []
+        for job in settling.values():
+            if job.limit() == 1 and (job.started or not is_complete):
+                actions.append(self._state.give_up(job, "it may have started, and nobody has its result"))
+            else:
+                again.append(job)
+            job.started = False
+        for holding in self.orphans.pop(session.key, {}).values():
+            actions += self._refuse(*holding)
+        self._state.requeue(again)
+        self._state.wait(session.queue)
+        return actions
+
+    def on_received(self, session: Session, count: int) -> list[Action]:
+        waiting = session.unacknowledged
+        released: dict[WorkerKey, list[int]] = {}
+        while waiting and waiting[0][0] <= count:
+            _, worker, dispatches, _ = waiting.popleft()
+            if worker in self._state.workers:
+                released.setdefault(worker, []).extend(dispatches)
+        return [SendToWorker(worker, m.Release(dispatches)) for worker, dispatches in released.items()]
+
+    def on_session_closed(self, key: SessionKey) -> None:
+        """Nobody comes for its orphans. (The workers are told that the session is closed.)"""
+        self.orphans.pop(key, None)
+
+    def on_orphans_expired(self) -> list[Action]:
+        actions: list[Action] = []
+        for key in [key for key in self.orphans if key not in self._state.sessions]:
+            for holding in self.orphans.pop(key).values():
+                actions += self._refuse(*holding)
+        return actions
+
+    # --- what ended meanwhile ---
 
     def keep(
         self, worker: Worker, session: Session, dispatches: list[int], numbers: list[int]
@@ -170,11 +274,11 @@ class Returns:
             actions += self._add_orphan(session.key, number, (worker, dispatch, FINISHED))
         return actions
 
-    def keep_unacknowledged(self, session: Session) -> list[Action]:
+    def _keep_unacknowledged(self, session: Session) -> list[Action]:
         """The client may not have these results. Those that it has, it will not ask for."""
         actions: list[Action] = []
         for _, key, dispatches, numbers in session.unacknowledged:
-            worker = self._workers.get(key)
+            worker = self._state.workers.get(key)
             if worker is not None:
                 actions += self.keep(worker, session, dispatches, numbers)
         session.unacknowledged.clear()
@@ -194,3 +298,13 @@ class Returns:
             return False
         orphans[job.number] = worker, job.dispatch, FINISHED
         return True
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the orphans contradict the rest of the state. For tests."""
+        for key, orphans in self.orphans.items():
+            session = self._state.sessions.get(key)
+            for number, (worker, dispatch, state) in orphans.items():
+                assert self._state.workers.get(worker.key) is worker
+                assert session is None or number not in session.jobs
+                held = worker.held.get(dispatch)
+                assert held is None or (held.cancelled and state != FINISHED)

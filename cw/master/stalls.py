@@ -1,20 +1,70 @@
-"""The master's policy, its part that sees that nothing can go on: all slots are held by jobs that wait for jobs.
+"""The master's policy, its part about jobs that cannot go on: which obstacle keeps a session's jobs, in words.
 
-Where jobs lend their slots that does not happen, but some do not: with `lend=False`, or where they wait in a way that
-cw does not see, such as an event that a callback sets. The master sees that each slot is held by a job whose own
-session has jobs, none of which runs, and that nothing else runs.
+Perhaps no worker of their Python version is there, or none that can use its slots for them, or none that stays for as
+long as the next job needs. Or all slots are held by jobs that wait for jobs of their own (`stalled_by`). Where jobs
+lend their slots that does not happen, but some do not: with `lend=False`, or where they wait in a way that cw does not
+see, such as an event that a callback sets. The master sees that each slot is held by a job whose own session has jobs,
+none of which runs, and that nothing else runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Collection, Iterable, Set
+from typing import NamedTuple
 
-from cw.master.jobs import Pool, Session, Worker
+from cw.master.jobs import Pool, Python, Session, Worker
+
+NOTICE_SECONDS = 3.0
+"""A client whose jobs find no worker for this long is told so."""
+
+STALLED = (
+    "all slots are held by jobs that wait for jobs of their own, and these wait for a slot: nothing goes on. A job "
+    "lends its slot while its main thread waits in result(), wait(), map or at the end of the block of its client, "
+    "unless that has lend=False; else there must be more slots than such jobs: start more workers "
+    "(python -m cw.worker HOST)"
+)
+
+
+class Obstacle(NamedTuple):
+    """What keeps the open jobs of a session."""
+
+    pythons: frozenset[Python]
+    """Of the connected workers."""
+    seconds: float
+    """Seconds that the next job needs, if no worker of its Python version has so many left; otherwise 0."""
+    stalled_by: Set[int]
+    """Jobs that hold all slots and wait for jobs of their own; empty: it is not that."""
+
+
+def obstacle(session: Session, sessions: Iterable[Session], workers: Collection[Worker]) -> Obstacle | None:
+    """What keeps the session's open jobs; None: nothing does, or it has none."""
+    if not session.jobs:
+        return None
+    seconds = time_wanting(session, workers)
+    stalled = stalled_by(session.queue.pool, sessions, workers)
+    if can_run(session, workers) and not seconds and not stalled:
+        return None
+    return Obstacle(frozenset(worker.pool.shape.python for worker in workers), seconds, stalled)
+
+
+def can_run(session: Session, workers: Iterable[Worker]) -> bool:
+    """Is there a slot that can be used for this session's jobs?"""
+    return any(w.slots and session.key not in w.not_for for w in workers if w.pool is session.queue.pool)
+
+
+def time_wanting(session: Session, workers: Iterable[Worker]) -> float:
+    """The seconds that this session's next job needs, if no worker of its Python has so many left; otherwise 0."""
+    job = next((job for job in session.queue.requeued or session.queue.backlog if not job.cancelled), None)
+    needed = job.min_time() if job is not None else 0.0
+    if not needed:
+        return 0.0
+    pool = [worker for worker in workers if worker.pool is session.queue.pool and not worker.is_draining]
+    return needed if all(worker.left < needed for worker in pool) else 0.0
 
 
 def stalled_by(pool: Pool, sessions: Iterable[Session], workers: Iterable[Worker]) -> Set[int]:
     """The jobs (their dispatch numbers) that hold all slots of the pool and have jobs of their own, which wait, while
-    nothing else runs. None: it is not so."""
+    nothing else runs. Empty: it is not so."""
     if pool.idle:
         return frozenset()
     parents = {
@@ -33,3 +83,45 @@ def stalled_by(pool: Pool, sessions: Iterable[Session], workers: Iterable[Worker
             return frozenset()
         holding |= running
     return holding
+
+
+class Wait:
+    """Says once for each time in which a client's jobs cannot go on that the client must be told."""
+
+    def __init__(self) -> None:
+        self._since = 0.0  # when they were first seen not to go on; 0: they do
+        self._stalled_by: Set[int] = frozenset()
+        self._is_told = False
+
+    def on_second(self, now: float, obstacle: Obstacle | None) -> bool:
+        """Is the client to be told now what keeps its jobs?"""
+        if obstacle is None:
+            self._since, self._is_told = 0.0, False
+        elif not self._since or obstacle.stalled_by != self._stalled_by:
+            self._since, self._is_told = now, False
+            self._stalled_by = obstacle.stalled_by
+        elif not self._is_told and now - self._since >= NOTICE_SECONDS:
+            self._is_told = True
+            return True
+        return False
+
+
+def why_it_waits(obstacle: Obstacle, python: Python, why_unusable: str) -> str:
+    """What a client of this Python version is told; `why_unusable`: what workers said that cannot use their slots."""
+    if python in obstacle.pythons:
+        if obstacle.seconds:
+            return (
+                f"the next job needs {obstacle.seconds:g} s (min_time), and no worker is there for so long: it waits "
+                "for one that is (such as one in a Slurm job with a longer --time)"
+            )
+        if obstacle.stalled_by:
+            return STALLED
+        return f"no worker can start a process for this program's jobs ({why_unusable}); they wait"
+    if not obstacle.pythons:
+        return "no worker is connected to the master; the jobs wait for one (python -m cw.worker HOST)"
+    own = "{}.{}".format(*python)
+    names = ", ".join("{}.{}".format(*other) for other in sorted(obstacle.pythons))
+    return (
+        f"this program runs Python {own}, but the connected workers run Python {names}: its jobs wait for "
+        f"workers with Python {own}"
+    )

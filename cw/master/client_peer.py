@@ -1,0 +1,298 @@
+"""A client's session at the master, whether the client is connected or not.
+
+    Connection ---> ClientPeer._on_*() ---> Dispatcher.on_*() ---> the master performs the actions
+                        |    '-- Resumption: what it hands in again when it is back
+                        '------- Wait: has it been told why its jobs wait?
+
+All in here runs in the loop's thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import hmac
+import os
+import time
+from typing import Any, Protocol
+
+from cw import program
+from cw.master import checks
+from cw.master.dispatch import Dispatcher
+from cw.master.jobs import Action, Deliver, GiveUp, Job, charged
+from cw.master.peer import Peer, events, lines
+from cw.master.resumption import Resumption
+from cw.master.settings import Settings
+from cw.master.stalls import Wait, why_it_waits
+from cw.net import messages as m
+from cw.net.connection import Connection
+from cw.net.objects import Key, SessionObjects
+
+WINDOW_JOBS = 16 * 1024
+"""Jobs that a client may have here, beside some for each slot. Larger: more memory for each client here.
+Smaller: slots may run dry while the next jobs are on their way."""
+
+WINDOW_JOBS_A_SLOT = 64
+
+WINDOW_BYTES = 64 * 1024**2
+"""Bytes of payload that a client may have here; one larger job is allowed when it is alone."""
+
+RESULTS_UNSENT = 16 * 1024**2
+"""Bytes of results that a client has not taken, beyond which nothing more of it is dispatched."""
+
+REMARKS = 100
+"""Kinds of remarks that a client is told from its workers."""
+
+
+class Master(Protocol):
+    """What a client's peer uses of its master."""
+
+    @property
+    def dispatcher(self) -> Dispatcher: ...
+    @property
+    def settings(self) -> Settings: ...
+    def perform(self, actions: list[Action]) -> None: ...
+    def welcome(self, connection: Connection) -> None: ...
+    def joined(self) -> set[str]: ...
+    def host_of(self, worker: str) -> str: ...
+    def why_unusable(self) -> str: ...
+    def forget_objects(self, keys: list[Key]) -> None: ...
+    def drop_session(self, key: int) -> None: ...
+
+
+class ClientPeer(Peer):
+    """A client: its objects and options, by the numbers that it gave them."""
+
+    def __init__(self, master: Master, key: int, hello: m.Hello) -> None:
+        super().__init__("client", hello)
+        self._master = master
+        self._key = key
+        self._ident, self._secret = hello.ident, hello.secret
+        self._python = tuple(hello.python)
+        self._rules: checks.ClientRules
+        self._resumption = Resumption(master.settings.client_grace, checks.HANDED_IN_JOBS)
+        self._wait = Wait()
+        self._lost: list[m.Lost] = []  # what the client is to be told when it is back
+        self._objects = SessionObjects(key)
+        self._options: dict[int, dict[str, Any]] = {}
+        self._window = 0
+        self._is_blocked = False
+        self._result_host: str | None = None  # of the last results; None: it does not want to know
+        self._remarks: set[str] = set()  # kinds of which it was told
+        master.dispatcher.on_session_opened(key, self._python, hello.depth, hello.parent)
+
+    def knows(self, hello: m.Hello) -> bool:
+        """Is it the client of this session that says hello?"""
+        return hmac.compare_digest(
+            (self._ident + self._secret).encode(), (hello.ident + hello.secret).encode()
+        )
+
+    def on_connected(self, connection: Connection, hello: m.Hello, is_new: bool) -> None:
+        """The client is here: new, or back."""
+        master, dispatcher = self._master, self._master.dispatcher
+        if self.connection is not None:  # of which the end was not seen
+            self.connection.close()
+        self._window = 0
+        self._is_blocked = False
+        self._result_host = None
+        # What it needs of these it sends again.
+        self._objects = SessionObjects(self._key, self._objects.by_number)
+        self._options.clear()
+        is_back = self._resumption.on_connected(time.monotonic(), is_new, hello.handed)
+        rules = checks.ClientRules(
+            lambda: dispatcher.state.open_jobs(self._key),
+            self._objects,
+            WINDOW_BYTES,
+            self._resumption.handed,
+        )
+        self.attach(connection, rules)
+        connection.on_drained = self._on_drained
+        connection.bear_with_reader()
+        master.welcome(connection)
+        connection.send(m.Roster(sorted(master.joined()), []))
+        if not is_back:
+            events.info("%s joined from %s", self.name, connection.peer)
+            return
+        events.info(
+            "%s is back, from %s; %d of its jobs are here",
+            self.name,
+            connection.peer,
+            len(dispatcher.state.open_jobs(self._key)),
+        )
+        for lost in self._lost:
+            connection.send(lost)
+        self._lost.clear()
+        for job in dispatcher.state.charged_jobs(self._key):
+            connection.send(charged(job))
+        master.perform(dispatcher.on_session_resumed(self._key))
+
+    # --- what the master tells it ---
+
+    def on_roster(self, joined: list[str], gone: list[str]) -> None:
+        """Tell the client who is there: it hands that in, should it come back to another master."""
+        self.send(m.Roster(joined, gone))
+        self._resumption.on_workers_changed(joined, gone)
+        self._settle()
+
+    def give_up(self, action: GiveUp) -> None:
+        lines.warning("job %d of %s is given up: %s", action.number, self.name, action.reason)
+        lost = m.Lost(action.number, action.reason, list(action.notes))
+        if self.connection is None:
+            self._lost.append(lost)
+        self.send(lost)
+
+    def remark(self, kind: str, text: str) -> None:
+        """Tell the user something that workers say: once of each kind, and not without end."""
+        if self.connection is not None and kind not in self._remarks and len(self._remarks) < REMARKS:
+            self._remarks.add(kind)
+            self.connection.send(m.Notice(text))
+
+    def grant(self, slots: int) -> None:
+        """Open its window for so many slots."""
+        jobs = WINDOW_JOBS + WINDOW_JOBS_A_SLOT * slots
+        if jobs != self._window and self.connection is not None:
+            self._window = jobs
+            self._rules.window_jobs = max(self._rules.window_jobs, jobs)
+            self.connection.send(m.Window(jobs, WINDOW_BYTES))
+
+    def deliver_results(self, results: Deliver) -> None:
+        """To the client. Until it has acknowledged them, their worker keeps them."""
+        assert self.connection is not None
+        if self._result_host is not None:
+            host = self._master.host_of(results.worker)
+            if host != self._result_host:
+                self._result_host = host
+                self.connection.send(m.Origin(host))
+        self.connection.send(
+            m.JobResults(results.numbers, results.statuses, results.seconds, results.payloads)
+        )
+        if self.connection.unsent > RESULTS_UNSENT and not self._is_blocked:
+            self._is_blocked = True
+            self._master.perform(self._master.dispatcher.on_blocked(self._key, True))
+
+    # --- time ---
+
+    def on_second(self, now: float) -> None:
+        """Settle; give up a client that does not come back; tell one whose jobs no connected worker can run."""
+        dispatcher = self._master.dispatcher
+        if self.connection is None:
+            has_lost_parent, is_in_the_way = (
+                dispatcher.state.has_lost_parent(self._key),
+                dispatcher.state.has_waiting(self._key),
+            )
+            if self._resumption.should_end(now, has_lost_parent, is_in_the_way):
+                events.warning(
+                    "%s did not come back; its %s dropped",
+                    self.name,
+                    program.count(len(dispatcher.state.open_jobs(self._key)), "open job is", "open jobs are"),
+                )
+                self._master.drop_session(self._key)
+                return
+        elif self.connection.is_unanswered(self._master.settings.silence):
+            self.connection.fail(os.strerror(errno.ETIMEDOUT))
+        self._settle()
+        obstacle = dispatcher.state.obstacle(self._key)
+        if self._wait.on_second(now, obstacle):
+            assert obstacle is not None
+            self.send(m.Notice(why_it_waits(obstacle, self._python, self._master.why_unusable())))
+
+    def _settle(self) -> None:
+        """Queue what was handed in again and nobody holds, once all who may hold it have been heard."""
+        settled = self._resumption.settle(time.monotonic())
+        if settled is None:
+            return
+        if settled.missing:
+            events.info(
+                "%s not come back for the jobs of %s",
+                program.count(len(settled.missing), "worker has", "workers have"),
+                self.name,
+            )
+            self.send(m.Roster([], settled.missing))
+        self._objects.forget_former()
+        self._master.perform(self._master.dispatcher.on_settled(self._key, settled.is_complete))
+
+    # --- what it says ---
+
+    def _on_submit(self, message: m.Submit) -> None:
+        functions, options = self._objects.by_number, self._options
+        jobs = [
+            Job(number, functions[function], options[chosen] if chosen else None, payload)
+            for number, function, chosen, payload in zip(*message, strict=True)
+        ]
+        if not jobs:
+            return
+        dispatcher = self._master.dispatcher
+        again, new = self._resumption.on_submitted(jobs)
+        if again:
+            self._master.perform(dispatcher.on_handed_in(self._key, again, self._resumption.were_here))
+        if new:
+            self._master.perform(dispatcher.on_submitted(self._key, new))
+
+    def _on_objects(self, message: m.Objects) -> None:
+        for _, number, kind, needs, payload in zip(*message, strict=True):
+            self._objects.add(number, kind, needs, payload)
+
+    def _on_options(self, message: m.OptionSets) -> None:
+        self._options[message.number] = message.options
+
+    def _on_forget(self, message: m.Forget) -> None:
+        self._master.forget_objects([item.key for item in self._objects.forget(message.numbers)])
+
+    def _on_cancel(self, message: m.Cancel) -> None:
+        self._resumption.on_cancelled(message.numbers)
+        self._master.perform(self._master.dispatcher.on_cancelled(self._key, message.numbers))
+
+    def _on_received(self, message: m.Received) -> None:
+        """The client has these results: their workers need not keep them."""
+        if message.counts:
+            self._master.perform(self._master.dispatcher.on_received(self._key, max(message.counts)))
+
+    def _on_charged(self, message: m.Charged) -> None:
+        self._resumption.on_charged(message._replace(notes=checks.clean_notes(message.notes)))
+
+    def _on_roster(self, message: m.Roster) -> None:
+        """The workers that were at the master before this one, or at this one before the client came back."""
+        self._resumption.on_former_workers(message.joined, self._master.joined())
+
+    def _on_handed_in(self, message: m.HandedIn) -> None:
+        self._resumption.on_handed_in()
+        self._settle()
+
+    def _on_wants_origin(self, message: m.WantsOrigin) -> None:
+        self._result_host = self._result_host or ""
+
+    def _on_goodbye(self, message: m.Goodbye) -> None:
+        self.note_left(message)
+        self._master.drop_session(self._key)
+
+    # --- its connection ---
+
+    def on_close(self, reason: str) -> None:
+        open_jobs = len(self._master.dispatcher.state.open_jobs(self._key))
+        events.warning("%s is gone%s; its %s kept for %.0f s", self.name, f" ({reason})" if reason else "",
+                       program.count(open_jobs, "open job is", "open jobs are"),
+                       self._master.settings.client_grace)  # fmt: skip
+        self.connection = None
+        # Closed or reset: likely its program has ended. Otherwise its network may be down.
+        is_reset = reason not in (os.strerror(errno.ETIMEDOUT), os.strerror(errno.EHOSTUNREACH))
+        self._resumption.on_disconnected(time.monotonic(), is_reset)
+        self._master.perform(self._master.dispatcher.on_session_absent(self._key))
+
+    def _on_drained(self) -> None:
+        if self._is_blocked:
+            self._is_blocked = False
+            self._master.perform(self._master.dispatcher.on_blocked(self._key, False))
+
+    handlers = {
+        m.Submit: _on_submit,
+        m.Objects: _on_objects,
+        m.OptionSets: _on_options,
+        m.Forget: _on_forget,
+        m.Cancel: _on_cancel,
+        m.Received: _on_received,
+        m.Charged: _on_charged,
+        m.Roster: _on_roster,
+        m.HandedIn: _on_handed_in,
+        m.WantsOrigin: _on_wants_origin,
+        m.Goodbye: _on_goodbye,
+        m.Heartbeat: lambda self, message: None,
+    }

@@ -1,0 +1,49 @@
+"""The master's policy, its part that knows all that a job demands of a worker: one question, `fit`.
+
+A new demand is a line in `fit`, and what it compares is in the job and in the worker. How much is sent ahead to a
+worker that a job fits is not asked here: that is for `turns`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from cw.master.jobs import Job, Session, Worker
+
+
+class Fit(Enum):
+    """When a job can start at a worker, as things stand."""
+
+    NOW = "now"
+    LATER = "later"
+    """When a slot is free, or the worker is back."""
+    NEVER = "never"
+
+
+NOW, LATER, NEVER = Fit
+
+
+def fit(job: Job, worker: Worker) -> Fit:
+    """When can this job start at this worker?"""
+    if not serves(worker, job.session) or is_aside(worker, job.session):
+        return NEVER
+    if (job.options is not None and job.min_time() > worker.left) or must_avoid(job, worker):
+        return NEVER
+    return NOW if worker.is_idle else LATER
+
+
+def serves(worker: Worker, session: Session) -> bool:
+    """Does the worker take jobs of this session?"""
+    return worker.pool is session.queue.pool and not worker.is_draining and session.key not in worker.not_for
+
+
+def is_aside(worker: Worker, session: Session) -> bool:
+    """Is the worker set aside for this session?"""
+    return session.setbacks is not None and worker in session.setbacks.aside
+
+
+def must_avoid(job: Job, worker: Worker) -> bool:
+    """Did the job's runner die on this worker's only slot, and is there another worker to try?"""
+    return (
+        job.avoid is not None and job.avoid[0] is worker and worker.offered == 1 and worker.pool.workers > 1
+    )

@@ -1,0 +1,43 @@
+"""A launcher that wants to know how the cluster stands, or has something to say about it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from cw.master import checks
+from cw.master.peer import Peer, logger
+from cw.net import messages as m
+from cw.net.connection import Connection
+
+
+class Master(Protocol):
+    """What an observer's peer uses of its master."""
+
+    def census(self) -> dict[str, Any]: ...
+    def excuse(self, key: str) -> None: ...
+    def drain(self, key: str) -> None: ...
+    def leave(self, is_final: bool | None = None) -> None: ...
+
+
+class ObserverPeer(Peer):
+    """It is told once, when it comes."""
+
+    def __init__(self, master: Master, connection: Connection, hello: m.Hello) -> None:
+        super().__init__("observer", hello)
+        self._master = master
+        self.attach(connection, checks.ObserverRules())
+        self.send(m.Census(master.census()))
+
+    def _on_excuse(self, message: m.Excuse) -> None:
+        for key in message.workers:
+            self._master.excuse(key)
+
+    def _on_drain(self, message: m.Drain) -> None:
+        for key in message.workers:
+            self._master.drain(key)
+
+    def _on_end(self, message: m.End) -> None:
+        logger.info("told to end: %s", message.reason)
+        self._master.leave(is_final=True)
+
+    handlers = {m.Excuse: _on_excuse, m.Drain: _on_drain, m.End: _on_end}

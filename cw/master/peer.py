@@ -1,0 +1,70 @@
+"""What the master's peers share: a name, a connection, a handler for each message, and the log.
+
+Connection ---> rules.check(message) ---> the peer's handler ---> Dispatcher.on_*() ---> master.perform(actions)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from cw import program
+from cw.master import checks
+from cw.net import messages as m
+from cw.net.connection import Connection
+
+logger = logging.getLogger("cw.master")
+
+lines = program.RateLimited(logger)
+"""Logs what a broken peer may repeat."""
+
+events = program.RateLimited(logger, burst=10)
+"""Logs what happens to each peer: thousands may come or go at once."""
+
+
+class Peer:
+    """One peer of the master. `connection` is None while it is away."""
+
+    handlers: ClassVar[Mapping[type, Callable[[Any, Any], None]]] = {}
+    """A method for each message that such a peer may send; no other message is accepted."""
+
+    connection: Connection | None = None
+
+    def __init__(self, role: str, hello: m.Hello) -> None:
+        self.name = f"{role} {hello.host}:{hello.pid}"
+        self.host = hello.host
+        self._rules: checks.Rules  # of its present connection
+
+    def attach(self, connection: Connection, rules: checks.Rules) -> None:
+        """Hear the peer over this connection from now on."""
+        self.connection = connection
+        self._rules = rules
+        connection.decoder.accepts = frozenset(self.handlers)
+        connection.on_message = self.on_message
+        connection.on_close = self.on_close
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Send it, unless the peer is away."""
+        if self.connection is not None:
+            self.connection.send(message)
+
+    def say_goodbye(self, message: m.Goodbye) -> None:
+        """The master ends."""
+        if self.connection is not None:
+            self.connection.send(message)
+            self.connection.flush()
+            self.connection.close()
+
+    def on_message(self, message: Any) -> None:
+        self._rules.check(message)
+        self.handlers[type(message)](self, message)
+
+    def on_close(self, reason: str) -> None:
+        """Its connection has ended, or broke; `reason` may be empty."""
+
+    def note_left(self, message: m.Goodbye) -> None:
+        """It said goodbye."""
+        assert self.connection is not None
+        events.info("%s left: %s", self.name, message.reason)
+        self.connection.close()

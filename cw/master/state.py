@@ -1,0 +1,232 @@
+"""What the master's policy knows, every move of a job from one place to another, and what others may ask.
+
+Job ---> queue ---> held by a worker ---> forgotten
+           ^            |
+           '-- requeue -'-- release: in no place, until the caller puts it in one
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from cw.master import stalls
+from cw.master.fit import NEVER, fit
+from cw.master.jobs import (
+    AHEAD_SECONDS,
+    Action,
+    GiveUp,
+    Job,
+    Pool,
+    Python,
+    Queue,
+    SendToWorker,
+    Session,
+    SessionKey,
+    Shape,
+    Worker,
+    WorkerKey,
+)
+from cw.net import messages as m
+
+LOOK_PAST = 100
+"""Jobs in a row that cannot start at a worker, past which others are looked for. Larger: with many of them, each turn
+at such a worker takes longer. Smaller: what would fit waits behind them."""
+
+
+class State:
+    """Sessions, workers, and the pools in which they meet."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[SessionKey, Session] = {}
+        self.workers: dict[WorkerKey, Worker] = {}
+        self.pools: dict[Shape, Pool] = {}
+
+    def pool(self, shape: Shape) -> Pool:
+        pool = self.pools.get(shape)
+        if pool is None:
+            pool = self.pools[shape] = Pool(shape)
+        return pool
+
+    # --- moves ---
+
+    def hold(self, job: Job, worker: Worker, dispatch: int) -> None:
+        """The worker has this job, under this dispatch number."""
+        job.dispatch, job.worker, job.cost = dispatch, worker, AHEAD_SECONDS
+        worker.held[dispatch] = job
+        worker.load += job.cost
+        worker.size += len(job.payload)
+        if len(worker.held) > worker.slots:
+            worker.pool.ahead[worker] = None
+
+    def release(self, worker: Worker, dispatches: Iterable[int]) -> list[Job]:
+        """Take jobs from the worker; they are in no place until the caller puts them in one."""
+        jobs = []
+        for dispatch in dispatches:
+            job = worker.held.pop(dispatch, None)
+            if job is not None:
+                worker.load -= job.cost
+                worker.size -= len(job.payload)
+                job.worker = None
+                job.started = False
+                jobs.append(job)
+        if not worker.held:
+            worker.load, worker.size = 0.0, 0
+        return jobs
+
+    def requeue(self, jobs: Iterable[Job]) -> None:
+        """Put jobs back in their queues, before those that were never dispatched."""
+        by_session: dict[Session, list[Job]] = {}
+        for job in jobs:
+            by_session.setdefault(job.session, []).append(job)
+        for session, again in by_session.items():
+            queue = session.queue
+            queue.requeued = deque(sorted([*queue.requeued, *again], key=lambda job: job.number))
+            self.wait(queue)
+
+    def wait(self, queue: Queue) -> None:
+        """Put a queue with jobs in the rotation."""
+        if queue.session.is_blocked or queue.session.is_absent:
+            return
+        if not queue.is_waiting and queue:
+            queue.is_waiting = True
+            queue.pool.rotation.append(queue)
+
+    def stop_waiting(self, queue: Queue) -> None:
+        if queue.is_waiting:
+            queue.is_waiting = False
+            queue.pool.rotation.remove(queue)
+
+    def cancel(self, jobs: Iterable[Job]) -> list[Action]:
+        """Nobody wants these any more. Where a worker holds one, it takes its slot until the worker says otherwise."""
+        by_worker: dict[Worker, list[int]] = {}
+        for job in jobs:
+            job.cancelled = True
+            if job.worker is not None:
+                by_worker.setdefault(job.worker, []).append(job.dispatch)
+        return [SendToWorker(worker.key, m.Stop(dispatches)) for worker, dispatches in by_worker.items()]
+
+    def give_up(self, job: Job, reason: str) -> GiveUp:
+        """It was lost too often."""
+        del job.session.jobs[job.number]
+        return GiveUp(job.session.key, job.number, reason, job.notes)
+
+    def note_room(self, worker: Worker) -> None:
+        """The worker holds more, or less, or has become able or unable to take jobs."""
+        pool = worker.pool
+        if worker.floors and (worker.is_draining or worker.is_away):
+            worker.floors = []
+            pool.lending.pop(worker, None)
+        if worker.is_idle:
+            pool.idle[worker] = pool.roomy[worker] = None
+            return
+        pool.idle.pop(worker, None)
+        if worker.is_roomy and not worker.is_stuck:
+            pool.roomy[worker] = None
+        else:
+            pool.roomy.pop(worker, None)
+
+    # --- questions ---
+
+    def slots(self, python: Python | None = None) -> int:
+        """Slots connected (of that Python version), whether they can be used now or not."""
+        return sum(
+            worker.offered
+            for worker in self.workers.values()
+            if python is None or worker.pool.shape.python == python
+        )
+
+    def can_run(self, key: SessionKey) -> bool:
+        """Is there a slot that can be used for this session's jobs?"""
+        session = self.sessions.get(key)
+        return session is not None and stalls.can_run(session, self.workers.values())
+
+    def obstacle(self, key: SessionKey) -> stalls.Obstacle | None:
+        """What keeps this session's open jobs; None: nothing does."""
+        return stalls.obstacle(self.sessions[key], self.sessions.values(), self.workers.values())
+
+    def depth(self, key: SessionKey) -> int:
+        """How deep this session is."""
+        return self.sessions[key].depth
+
+    def has_lost_parent(self, key: SessionKey) -> bool:
+        """Is this a session of a job that no worker holds any more?"""
+        parent = self.sessions[key].parent
+        workers = self.workers.values()
+        return bool(parent and workers) and not any(parent in worker.held for worker in workers)
+
+    def has_waiting(self, besides: SessionKey) -> bool:
+        """Do jobs of other sessions wait?"""
+        return any(queue.session.key != besides for pool in self.pools.values() for queue in pool.rotation)
+
+    def has_setbacks(self, key: SessionKey) -> bool:
+        """Are there workers on which calls of this session could not be entered?"""
+        session = self.sessions.get(key)
+        return session is not None and session.setbacks is not None
+
+    def census(self) -> tuple[int, int]:
+        """Jobs that wait, and that run (as far as is known)."""
+        running = sum(min(len(worker.held), worker.slots) for worker in self.workers.values())
+        return max(0, sum(len(session.jobs) for session in self.sessions.values()) - running), running
+
+    def open_jobs(self, key: SessionKey) -> Mapping[int, Job]:
+        """This session's open jobs, by number."""
+        return self.sessions[key].jobs
+
+    def charged_jobs(self, key: SessionKey) -> list[Job]:
+        """The open jobs of this session to which something has been charged."""
+        return [job for job in self.sessions[key].jobs.values() if job.notes]
+
+    def held(self, key: WorkerKey) -> int:
+        """Jobs that this worker holds."""
+        return len(self.workers[key].held)
+
+    # --- for tests ---
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the state contradicts itself."""
+        for worker in self.workers.values():
+            _check_worker(worker)
+        for pool in self.pools.values():
+            assert pool.workers == sum(worker.pool is pool for worker in self.workers.values())
+            assert pool.idle.keys() <= pool.roomy.keys()
+            assert all(worker.floors for worker in pool.lending)
+            for worker in (*pool.roomy, *pool.ahead, *pool.lending):
+                assert self.workers.get(worker.key) is worker and worker.pool is pool
+            assert len(pool.rotation) == len(set(pool.rotation))
+            for queue in pool.rotation:
+                assert self.sessions.get(queue.session.key) is queue.session and queue.session.queue is queue
+        for session in self.sessions.values():
+            held = [j for w in self.workers.values() for j in w.held.values() if j.session is session]
+            _check_session(session, held)
+
+
+def _check_worker(worker: Worker) -> None:
+    for dispatch, job in worker.held.items():
+        assert job.worker is worker and job.dispatch == dispatch
+        assert job.cancelled or job.session.jobs[job.number] is job
+    assert math.isclose(worker.load, sum(j.cost for j in worker.held.values()), abs_tol=1e-6)
+    assert worker.size == sum(len(j.payload) for j in worker.held.values())
+    assert (worker in worker.pool.idle) == worker.is_idle
+    assert (worker in worker.pool.ahead) or len(worker.held) <= worker.slots
+
+
+def _check_session(session: Session, held: list[Job]) -> None:
+    queue = session.queue
+    settling = list((session.settling or {}).values())
+    assert all(not job.cancelled and job.worker is None for job in settling)
+    waiting = [job for job in (*queue.requeued, *queue.backlog) if not job.cancelled]
+    queued = waiting + settling
+    assert len(queued) == len({job.number for job in queued})
+    assert all(job.worker is None for job in queued)
+    assert {j.number for j in queued} | {j.number for j in held if not j.cancelled} == set(session.jobs)
+    assert queue.is_waiting == (queue in queue.pool.rotation)
+    if waiting and not session.is_blocked and not session.is_absent:
+        assert queue.is_waiting
+        # Nobody waits while a slot idles (or is lent to those as deep) that fits (which may be somebody far behind
+        # those that do not).
+        lent = [worker for worker in queue.pool.lending if worker.floors[0] < session.depth]
+        for worker in (*queue.pool.idle, *lent):
+            unfit = [fit(job, worker) is NEVER for job in waiting]
+            assert all(unfit) or sum(unfit) >= LOOK_PAST

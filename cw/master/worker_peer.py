@@ -1,0 +1,317 @@
+"""A connected worker at the master: which sessions and objects it has been sent, and what it says.
+
+    Connection ---> WorkerPeer ---> Dispatcher.on_*() ---> the master performs the actions
+
+All in here runs in the loop's thread.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Set
+from typing import Any, NamedTuple, Protocol
+
+from cw import program
+from cw.errors import ProtocolError
+from cw.master import checks
+from cw.master.dispatch import Dispatcher
+from cw.master.jobs import Action, Holding, Job
+from cw.master.peer import Peer, events, lines
+from cw.master.settings import AWAY, Settings
+from cw.net import messages as m
+from cw.net.connection import Connection
+from cw.net.objects import Key, ObjectCache
+
+_BEFORE_JOINING = (m.Holding, m.Reported, m.Stay, m.Goodbye, m.Heartbeat)
+
+
+class Loss(NamedTuple):
+    """A worker that was lost, as observers are told."""
+
+    ident: str
+    name: str
+    place: str
+    how: str
+    at: float
+
+
+class Master(Protocol):
+    """What a worker's peer uses of its master."""
+
+    @property
+    def dispatcher(self) -> Dispatcher: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def period(self) -> float: ...
+    def perform(self, actions: list[Action]) -> None: ...
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None: ...
+    def welcome(self, connection: Connection) -> None: ...
+    def remark(self, session: int, kind: str, text: str) -> None: ...
+    def note_worker(self, key: str, is_there: bool) -> None: ...
+    def note_lost(self, loss: Loss) -> None: ...
+
+
+class WorkerPeer(Peer):
+    """A worker. `is_known` to the policy: from a connection before, or since it has reported."""
+
+    connection: Connection
+
+    def __init__(self, master: Master, connection: Connection, hello: m.Hello, is_known: bool) -> None:
+        super().__init__("worker", hello)
+        self.is_known = is_known
+        self.why_unusable = ""  # the last reason for which it could not use a slot
+        self._master = master
+        self._key = hello.ident
+        self._rules: checks.WorkerRules
+        self._slots, self._python = hello.slots, (hello.python[0], hello.python[1])
+        self._has_joined = False  # over this connection
+        self._is_over = False  # it is gone for good, or has another connection
+        self._holdings: list[Holding] = []  # named, and not yet handed to the policy
+        self._ends_at = math.inf  # when what runs there is stopped
+        self._place = ""  # where it is: the text of a cw.location.Location
+        self._is_draining = False
+        self._sessions: set[int] = set()
+        self._objects = ObjectCache()
+        self.attach(connection, checks.WorkerRules(hello.slots))
+        master.welcome(connection)
+
+    # --- what the master sends it ---
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        if type(message) is m.Recall:
+            self._rules.recalls += 1
+        self.connection.send(message)
+
+    def assign(self, jobs: list[Job]) -> None:
+        for message in self._objects.prepare(dict.fromkeys([job.function for job in jobs])):
+            if type(message) is m.Objects:
+                for session in set(message.sessions) - self._sessions:
+                    if depth := self._master.dispatcher.state.depth(session):
+                        self.send(m.Depth(session, depth))
+                self._sessions.update(message.sessions)
+            self.send(message)
+        if keeping := [job.dispatch for job in jobs if job.options is not None and job.keeps()]:
+            self.send(m.Keep(keeping))
+        avoid = [
+            0 if job.avoid is None or job.avoid[0].key != self._key else job.avoid[1] + 1 for job in jobs
+        ]
+        self.send(
+            m.Dispatch(
+                [job.dispatch for job in jobs],
+                [job.session.key for job in jobs],
+                [job.number for job in jobs],
+                [job.function.number for job in jobs],
+                avoid,
+                [min(job.deaths + job.losses + 1, 255) if job.notes else 1 for job in jobs],
+                [0.0 if job.options is None else job.timeout() for job in jobs],
+                [job.payload for job in jobs],
+            )
+        )
+
+    def close_session(self, key: int) -> None:
+        if key in self._sessions:
+            self._sessions.discard(key)
+            self._objects.forget_session(key)
+            self.send(m.CloseSession(key))
+            self.send(m.ForgetSession(key))
+
+    def close_unknown_sessions(self, known: Set[int]) -> None:
+        """Close those that ended while it was elsewhere."""
+        for key in self._sessions - known:
+            self.close_session(key)
+
+    def forget(self, keys: list[Key]) -> None:
+        """These objects will not be used again, but by jobs that it has."""
+        for message in self._objects.forget(keys):
+            self.send(message)
+
+    def drain(self) -> None:
+        """Let it finish what runs, and leave."""
+        self.send(m.Drain([self._key]))
+
+    def describe(self) -> dict[str, Any]:
+        """For an observer."""
+        left = None if self._ends_at == math.inf else round(self._ends_at - time.monotonic(), 1)
+        return {
+            "ident": self._key, "name": self.name, "place": self._place, "slots": self._slots, "left": left,
+            "held": self._master.dispatcher.state.held(self._key), "draining": self._is_draining,
+        }  # fmt: skip
+
+    def on_second(self, now: float) -> None:
+        if self.connection.closed:
+            return
+        if self._ends_at < math.inf and self.is_known:
+            self._master.dispatcher.on_time_left(self._key, self._time_left(now))
+        silence = self._master.settings.silence
+        if self.connection.count_silence() * self._master.period > silence:
+            self.connection.close()
+            self._lose(f"silent for {silence:.0f} s")
+
+    # --- what it says ---
+
+    def on_message(self, message: Any) -> None:
+        if not self._has_joined and type(message) not in _BEFORE_JOINING:
+            raise ProtocolError(f"{type(message).__name__} before it has reported what it holds")
+        super().on_message(message)
+
+    def _on_fact(self, message: Any) -> None:
+        """For the policy, as it is."""
+        self._master.perform(_FACTS[type(message)](self._master.dispatcher, self._key, *message))
+
+    def _on_runner_died(self, message: m.RunnerDied) -> None:
+        note = checks.clean_note(message.note)
+        lines.warning("a runner of %s died: %s", self.name, note.get("how"))
+        self._master.perform(self._master.dispatcher.on_runner_died(self._key, message.dispatch, note))
+
+    def _on_not_entered(self, message: m.NotEntered) -> None:
+        for dispatch, general, size, payload in zip(*message, strict=True):
+            reason = checks.clean_text(bytes(payload[:size]).decode(errors="replace"))
+            self._master.perform(
+                self._master.dispatcher.on_not_entered(
+                    self._key, dispatch, bool(general), reason, payload[size:]
+                )
+            )
+
+    def _on_remark(self, message: m.Remark) -> None:
+        self._master.remark(message.session, message.kind, checks.clean_text(message.text))
+
+    def _on_holding(self, message: m.Holding) -> None:
+        if self._has_joined:
+            raise ProtocolError("Holding after it has joined")
+        self._holdings += zip(*message, strict=True)
+
+    def _on_stay(self, message: m.Stay) -> None:
+        self._place = message.place
+        if message.seconds >= 0:
+            self._ends_at = time.monotonic() + message.seconds
+
+    def _time_left(self, now: float) -> float:
+        return self._ends_at - now - self._master.period  # it is looked at once in a period
+
+    def _on_reported(self, message: m.Reported) -> None:
+        """It has named all that it holds."""
+        dispatcher = self._master.dispatcher
+        if self._has_joined:
+            raise ProtocolError("Reported a second time")
+        holdings, self._holdings = self._holdings, []
+        self._has_joined = True
+        self._sessions = set(message.sessions)
+        events.info("%s %s from %s: %s, Python %d.%d%s", self.name, "is back" if self.is_known else "joined",
+                    self.connection.peer, program.count(self._slots, "slot"), *self._python,
+                    f"; it holds {program.count(len(holdings), 'job')}" if holdings else "")  # fmt: skip
+        if self.is_known:
+            self._master.perform(dispatcher.on_worker_back(self._key, holdings))
+            return
+        self.is_known = True
+        left = self._time_left(time.monotonic())
+        self._master.perform(
+            dispatcher.on_worker_joined(self._key, self._slots, self._python, holdings, left)
+        )
+        self._master.note_worker(self._key, True)
+
+    def _on_draining(self, message: m.Draining) -> None:
+        events.info("%s drains", self.name)
+        self._is_draining = True
+        self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
+
+    def _on_usable(self, message: m.Usable) -> None:
+        dispatcher = self._master.dispatcher
+        reason = checks.clean_text(message.reason)
+        if message.slots < self._slots or message.not_for:
+            self.why_unusable = f"{self.name}: {reason}"
+            lines.warning("%s has slots that it cannot use now: a runner %s", self.name, reason)
+        self._master.perform(dispatcher.on_worker_usable(self._key, message.slots, message.not_for))
+        for session in message.not_for:
+            if dispatcher.state.can_run(session):  # otherwise the client is told that its jobs wait
+                self._master.remark(
+                    session,
+                    f"unusable {self._key}",
+                    f"{self.name} cannot start a process for this program's jobs (a runner {reason}): they go to other "
+                    "workers, and it is tried again",
+                )
+
+    # --- it goes ---
+
+    def give_way(self) -> None:
+        """It has connected again: this connection is dead, whether that was seen or not."""
+        self._is_over = True
+        if not self.connection.closed:
+            self.connection.close()
+            if self.is_known:
+                self._master.perform(self._master.dispatcher.on_worker_away(self._key))
+
+    def _on_goodbye(self, message: m.Goodbye) -> None:
+        self.note_left(message)
+        if self.is_known:
+            self._master.perform(self._master.dispatcher.on_worker_departed(self._key))
+        self._end()
+
+    def on_close(self, reason: str) -> None:
+        if not self.is_known:
+            events.warning("%s is gone%s", self.name, f" ({reason})" if reason else "")
+            self._end()
+            return
+        events.warning(
+            "%s is gone%s; it may be back within %g s", self.name, f" ({reason})" if reason else "", AWAY
+        )
+        self._master.perform(self._master.dispatcher.on_worker_away(self._key))
+        self._master.call_later(AWAY, lambda: self._lose(reason or "its connection closed"))
+
+    def _lose(self, reason: str) -> None:
+        """It is gone without goodbye, and not back in time."""
+        if self._is_over:
+            return
+        dispatcher = self._master.dispatcher
+        held = dispatcher.state.held(self._key) if self.is_known else 0
+        events.warning(
+            "%s is lost (%s); %s back to the queue",
+            self.name,
+            reason,
+            program.count(held, "job goes", "jobs go"),
+        )
+        self._master.note_lost(Loss(self._key, self.name, self._place, reason, time.time()))
+        if self.is_known:
+            note = {
+                "host": self.host, "worker": self.name, "worker_ident": self._key,
+                "how": f"the worker was lost: {reason}",
+            }  # fmt: skip
+            self._master.perform(dispatcher.on_worker_lost(self._key, note))
+        self._end()
+
+    def _end(self) -> None:
+        """It is gone for good. This comes after the policy knows: by it, clients settle, and what the policy decides
+        then must not be for a worker that is gone."""
+        self._is_over = True
+        self._master.note_worker(self._key, False)
+
+    handlers = {
+        m.Results: _on_fact,
+        m.Started: _on_fact,
+        m.Returned: _on_fact,
+        m.Recalled: _on_fact,
+        m.CutShort: _on_fact,
+        m.Lent: _on_fact,
+        m.Holding: _on_holding,
+        m.Reported: _on_reported,
+        m.Stay: _on_stay,
+        m.Draining: _on_draining,
+        m.Usable: _on_usable,
+        m.RunnerDied: _on_runner_died,
+        m.NotEntered: _on_not_entered,
+        m.Remark: _on_remark,
+        m.Goodbye: _on_goodbye,
+        m.Heartbeat: lambda self, message: self.connection.send(message),  # the beat is the worker's
+    }
+
+
+_FACTS: dict[type, Callable[..., list[Action]]] = {
+    m.Results: Dispatcher.on_results,
+    m.Started: Dispatcher.on_started,
+    m.Returned: Dispatcher.on_returned,
+    m.Recalled: Dispatcher.on_recalled,
+    m.CutShort: Dispatcher.on_cut_short,
+    m.Lent: Dispatcher.on_lent,
+}
+"""What the policy does with messages that are facts as they come."""
