@@ -29,7 +29,7 @@ COMMANDS = {
     "local": Command("cw.cli.local", "[-n SLOTS]", "a cluster on this machine, until Ctrl-C"),
     "slurm": Command("cw.slurm.cli", "start|status|scale|stop", "a cluster in Slurm"),
     "master": Command("cw.master.cli", "", "a cluster by hand: its master, on one machine"),
-    "worker": Command("cw.worker.worker", "HOST [-n SLOTS]", "... and a worker, on each machine"),
+    "worker": Command("cw.worker.cli", "HOST [-n SLOTS]", "... and a worker, on each machine"),
     "status": Command("cw.cli.status", "[HOST]", "how the cluster stands that your programs find"),
     "results": Command("cw.results", "STORE", "what a store holds"),
     "credential": Command("cw.credential", "", "the file that lets machines into your clusters"),
