@@ -36,6 +36,7 @@ from cw.net import messages as m
 from cw.net import wire
 from cw.net.objects import ObjectCache
 from cw.payloads import serialize
+from cw.requirements import JobOptions
 from cw.worker.jobs import Job
 
 ADDRESS = "master", 5494
@@ -444,7 +445,7 @@ class Client:
         session._loop.call_soon_threadsafe(exchange.link.connect)
 
     def submit(self, seconds, *, deaths=0, attempts=None):
-        options = self.session.calls.options.number_of({"attempts": attempts} if attempts else {})
+        options = self.session.calls.options.number_of(JobOptions(attempts=attempts or None))
         number = self.session.submit(_job, (len(self.numbers) + 1, seconds, deaths), {}, None, options)
         assert number == len(self.numbers) + 1
         self.numbers.append(number)

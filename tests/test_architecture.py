@@ -55,7 +55,7 @@ FLOORS = [
     "net.address", "net.protocol", "net.wire", "net.memory", "net.objects",
     "net.messages", "net.peer_messages", "net.schema", "net.__init__",
     "credential", "home", "program", "guard", "nested",
-    "errors", "location", "version",
+    "requirements", "errors", "location", "version",
 ]  # fmt: skip
 
 # Who may import what is not for everybody.
@@ -124,6 +124,7 @@ PURE = (
     "net.schema",
     "net.timers",
     "store.format",
+    "requirements",
     "errors",
     "version",
 )

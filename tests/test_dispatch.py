@@ -29,6 +29,7 @@ from cw.master.state import LOOK_PAST
 from cw.master.turns import AVOID_TICKS, BARREN_TICKS, TURN_JOBS
 from cw.net import messages as m
 from cw.net.objects import Object as Function
+from cw.requirements import JobOptions
 
 PY = (3, 11)
 OTHER_PY = (3, 12)
@@ -48,7 +49,7 @@ def dispatcher(*sessions, **workers):
 
 def jobs(*numbers, f=None, **options):
     f = f or Function(1)
-    return [Job(number, f, options or None, b"payload") for number in numbers]
+    return [Job(number, f, JobOptions(**options) if options else None, b"payload") for number in numbers]
 
 
 def known(seconds):
@@ -983,7 +984,8 @@ class Events:
                 self.disturbed.add(session)  # what has the time goes before what has not
             for number in [next(self.numbers) for _ in range(random.randint(1, 12))]:
                 given = {"attempts": attempts, "min_time": min_time}
-                options = {name: value for name, value in given.items() if value} or None
+                asked = {name: value for name, value in given.items() if value}
+                options = JobOptions(**asked) if asked else None
                 if min_time:
                     self.min_time[session, number] = min_time
                 new.append(Job(number, function, options, memoryview(_PAYLOAD)[:size]))

@@ -296,6 +296,30 @@ def test_a_link_that_has_no_welcome_yet_leaves_at_once(bench):
     assert left == [True] and connection.closed
 
 
+def test_a_link_that_has_left_takes_no_connection_and_makes_none(bench):
+    class Late:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    bench.link.connect()
+    where, _, on_connected, _ = bench.dials[-1]
+    bench.link.leave(lambda: None)
+    late = Late()
+    on_connected(late, where[0])
+    assert late.closed and not bench.connections
+    bench.link.connect()
+    assert len(bench.dials) == 1
+
+
+def test_a_link_that_has_said_goodbye_looks_for_no_master(bench):
+    connection = bench.join()
+    bench.link.leave(lambda: None)
+    bench.loop.fire(3.0)  # when the master's answer to the Hello was due
+    assert not connection.closed and bench.owner.told == ["welcome"] and len(bench.dials) == 1
+
+
 def test_who_waits_for_a_lost_master_can_say_goodbye_to_it(bench):
     left = []
     bench.join().on_close("reset")

@@ -17,7 +17,7 @@ from cw import guard
 from cw.client import mapping
 from cw.client.future import Future
 from cw.client.mapping import MapSettings
-from cw.client.options import ClientSettings, job_options
+from cw.client.options import ClientSettings
 from cw.client.outcome import Abandoned
 from cw.client.prepared import Prepared
 from cw.client.progress import Progress
@@ -25,6 +25,7 @@ from cw.client.recorder import Recorder
 from cw.client.session import Session
 from cw.payloads.current import LABELS, PLACE
 from cw.payloads.objects import CHUNK, CHUNK_OF_EACH, ONE
+from cw.requirements import NO_OPTIONS, JobOptions
 
 logger = logging.getLogger("cw.client")
 
@@ -33,7 +34,7 @@ class Options:
     """Settings of jobs: `executor.options(...).submit(function, *args)`. May be kept and used many times."""
 
     def __init__(
-        self, executor: ClusterExecutor, options: dict[str, Any], key: Any = None, version: Any = None
+        self, executor: ClusterExecutor, options: JobOptions, key: Any = None, version: Any = None
     ) -> None:
         self._executor = executor
         self._number = executor._session.calls.options.number_of(options)
@@ -116,7 +117,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 recorder.close()
             raise
         self._is_shut_down = False
-        self._defaults = Options(self, {})
+        self._defaults = Options(self, NO_OPTIONS)
         # Who forgets shutdown() leaves no thread and no runners behind; the futures are settled still.
         weakref.finalize(self, self._session.close, is_waiting=True).atexit = False
 
@@ -154,7 +155,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         For a store: `key` (a str, an int, or a tuple of such; or a function that gives one for the arguments) stands
         for the call in place of its code and arguments; `version` is counted in with them.
         """
-        return Options(self, job_options(attempts, timeout, min_time, on_limit), key, version)
+        return Options(self, JobOptions(attempts, timeout, min_time, on_limit), key, version)
 
     def map(
         self,

@@ -73,7 +73,7 @@ class Introductions:
         """Send those that the master has not."""
         while self._last_options < len(self._options):
             self._last_options += 1
-            connection.send(m.OptionSets(0, self._last_options, self._options[self._last_options]))
+            connection.send(m.OptionSets(0, self._last_options, self._options[self._last_options].to_wire()))
 
     def send_objects(self, connection: Connection, functions: set[int]) -> bool:
         """Send what these functions need and the master has not. False: that is too much for one go, or one of them is

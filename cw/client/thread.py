@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cw import guard
-from cw.client.options import ClientSettings, job_options
+from cw.client.options import ClientSettings
 from cw.client.outcome import Abandoned
 from cw.client.progress import Counts, Progress
 from cw.client.recorder import Recorder
@@ -25,6 +25,7 @@ from cw.client.session import Session
 from cw.payloads import current, serialize
 from cw.payloads.deferred import Deferred
 from cw.program import count
+from cw.requirements import JobOptions
 
 logger = logging.getLogger("cw.client")
 
@@ -173,7 +174,7 @@ class ClientThread:
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
             defaults.on_error if on_error is None else _checked(on_error, "on_error"),
-            self._session.calls.options.number_of(job_options(attempts, timeout, min_time, on_limit)),
+            self._session.calls.options.number_of(JobOptions(attempts, timeout, min_time, on_limit)),
             recorder,
         )
 

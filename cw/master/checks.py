@@ -19,8 +19,9 @@ from typing import Any
 from cw.errors import ProtocolError
 from cw.net import messages as m
 from cw.net.objects import SessionObjects, closure
-from cw.net.schema import MOST_DEPTH, MOST_SECONDS, TEXT, check_bounds, is_ident, is_text
+from cw.net.schema import MOST_DEPTH, TEXT, check_bounds, is_ident, is_text
 from cw.net.wire import MAX_PAYLOAD
+from cw.requirements import JobOptions
 from cw.version import VERSION
 
 logger = logging.getLogger("cw.checks")
@@ -193,9 +194,7 @@ class ClientRules(Rules):
             or len(self._options) > OPTION_SETS
         ):
             raise ProtocolError(f"options {message.number} are sent again, or are too many")
-        for name, value in message.options.items():
-            if name not in _OPTIONS or not _OPTIONS[name](value):
-                raise ProtocolError(f"an option {name[:TEXT]!r} of {str(value)[:TEXT]!r}")
+        JobOptions.from_wire(message.options)
         self._options.add(message.number)
 
     def _on_submit(self, message: m.Submit) -> None:
@@ -231,15 +230,6 @@ class ClientRules(Rules):
         m.OptionSets: _on_options,
         m.Submit: _on_submit,
     }
-
-
-_OPTIONS: dict[str, Callable[[Any], bool]] = {
-    "attempts": lambda value: type(value) is int and value >= 1,
-    "timeout": lambda value: type(value) in (int, float) and 0 < value <= MOST_SECONDS,
-    "min_time": lambda value: type(value) in (int, float) and 0 < value <= MOST_SECONDS,
-    "on_limit": lambda value: value == "keep",
-}
-"""What jobs' options may be, and what each one may hold."""
 
 
 class WorkerRules(Rules):

@@ -13,7 +13,7 @@ import errno
 import hmac
 import os
 import time
-from typing import Any, Protocol
+from typing import Protocol
 
 from cw import program
 from cw.master import checks
@@ -26,6 +26,7 @@ from cw.master.stalls import Wait, why_it_waits
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.objects import Key, SessionObjects
+from cw.requirements import JobOptions
 
 WINDOW_JOBS = 16 * 1024
 """Jobs that a client may have here, beside some for each slot. Larger: more memory for each client here.
@@ -73,7 +74,7 @@ class ClientPeer(Peer):
         self._wait = Wait()
         self._lost: list[m.Lost] = []  # what the client is to be told when it is back
         self._objects = SessionObjects(key)
-        self._options: dict[int, dict[str, Any]] = {}
+        self._options: dict[int, JobOptions] = {}
         self._window = 0
         self._is_blocked = False
         self._result_host: str | None = None  # of the last results; None: it does not want to know
@@ -232,7 +233,7 @@ class ClientPeer(Peer):
             self._objects.add(number, kind, needs, payload)
 
     def _on_options(self, message: m.OptionSets) -> None:
-        self._options[message.number] = message.options
+        self._options[message.number] = JobOptions.from_wire(message.options)
 
     def _on_forget(self, message: m.Forget) -> None:
         self._master.forget_objects([item.key for item in self._objects.forget(message.numbers)])

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from cw.net import messages as m
 from cw.net.objects import Estimate, Object
+from cw.requirements import JobOptions
 
 AHEAD_SECONDS = 0.05
 """Work sent ahead to each slot. Larger: more to recall. Smaller: slots wait for the master when it is busy."""
@@ -44,7 +45,7 @@ class Job:
         "started", "cancelled", "deaths", "losses", "notes", "avoid", "unfit",
     )  # fmt: skip
 
-    def __init__(self, number: int, function: Object, options: dict[str, Any] | None, payload: Any) -> None:
+    def __init__(self, number: int, function: Object, options: JobOptions | None, payload: Any) -> None:
         self.session: Session = None  # type: ignore[assignment]  # set by on_submitted
         self.number = number
         self.function = function
@@ -62,19 +63,19 @@ class Job:
         self.unfit: tuple[Worker, ...] = ()  # where its call could not be entered
 
     def limit(self) -> int:
-        return DEATHS if self.options is None else int(self.options.get("attempts", DEATHS))
+        return (self.options is not None and self.options.attempts) or DEATHS
 
     def timeout(self) -> float:
         """Seconds that it may run; 0: no limit."""
-        return 0.0 if self.options is None else float(self.options.get("timeout", 0.0))
+        return (self.options is not None and self.options.timeout) or 0.0
 
     def keeps(self) -> bool:
         """Is what it returns when its time is up its result?"""
-        return self.options is not None and "on_limit" in self.options
+        return self.options is not None and self.options.on_limit is not None
 
     def min_time(self) -> float:
         """Seconds that a worker must have left for it to start there."""
-        return 0.0 if self.options is None else float(self.options.get("min_time", 0.0))
+        return (self.options is not None and self.options.min_time) or 0.0
 
 
 class Shape(NamedTuple):

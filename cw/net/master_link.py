@@ -149,6 +149,7 @@ class MasterLink:
         self._candidates: list[address.Candidate] = []
         self._pause = terms.backoff[0]
         self._on_left: Callable[[], None] | None = None  # if it is leaving
+        self._has_left = False  # looks for no master any more
 
     @property
     def peer(self) -> str:
@@ -173,7 +174,7 @@ class MasterLink:
 
     def connect(self) -> None:
         """Look for a master until it is found, or patience ends."""
-        if self.connection is not None:
+        if self.connection is not None or self._has_left:
             return
         try:
             self._candidates = self._find()
@@ -195,6 +196,7 @@ class MasterLink:
         if self.is_joined:
             self._say_goodbye()
         elif not (waits_for_lost and self.is_lost):
+            self._has_left = True
             if self.connection is not None:
                 self.connection.close()
             on_left()
@@ -216,6 +218,9 @@ class MasterLink:
     # --- finding the master ---
 
     def _on_connected(self, sock: socket.socket, where: tuple[str, int]) -> None:
+        if self._has_left:
+            sock.close()
+            return
         self.where = address.join(*where)
         connection = self.connection = Connection(
             self._loop, sock, decoder=wire.Decoder(self._terms.allocate)
@@ -236,8 +241,8 @@ class MasterLink:
         self._loop.call_later(self._patience.answer_seconds(time.monotonic()), expect_answer)
 
     def _on_not_found(self, failures: Failures) -> None:
-        if self._on_left is not None and not self.is_lost:
-            return  # it has left
+        if self._has_left:
+            return
         failure = self._patience.on_not_found(failures, self._candidates, time.monotonic(), self._pause)
         self._go_on(failure, 1.0)
 
@@ -294,7 +299,7 @@ class MasterLink:
         self._lose(Loss(self.where, message.reason, message))
 
     def _lose(self, loss: Loss) -> None:
-        if self.connection is None:
+        if self.connection is None or self._has_left:
             return
         self.connection.close()
         self.connection = None
@@ -318,7 +323,7 @@ class MasterLink:
         # The master closes when it has read it. Were we first, what it sends meanwhile would reset the connection.
         connection, on_left = self.connection, self._on_left
         assert connection is not None and on_left is not None
-        self.is_joined = False
+        self.is_joined, self._has_left = False, True
         connection.on_message = lambda message: None
         connection.on_close = lambda reason: on_left()
         connection.send_last(m.Goodbye(self._terms.goodbye))

@@ -1,0 +1,68 @@
+"""The options of a job: one value that says what is wrong, compares, and comes back from the wire as it was."""
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cw.errors import ProtocolError
+from cw.requirements import MOST_SECONDS, NO_OPTIONS, JobOptions
+
+SECONDS = st.floats(min_value=1e-9, max_value=1e12)
+
+
+@given(
+    st.none() | st.integers(1, 10**6), st.none() | SECONDS, st.none() | SECONDS, st.none() | st.just("keep")
+)
+def test_options_come_back_from_the_wire_as_they_were(attempts, timeout, min_time, on_limit):
+    options = JobOptions(attempts, timeout, min_time, on_limit)
+    wire = options.to_wire()
+    assert None not in wire.values()
+    assert JobOptions.from_wire(wire) == options
+    assert hash(JobOptions.from_wire(wire)) == hash(options)
+
+
+def test_options_that_are_not_given_do_not_travel():
+    assert NO_OPTIONS.to_wire() == {} and JobOptions.from_wire({}) == NO_OPTIONS
+    assert JobOptions(timeout=2).to_wire() == {"timeout": 2.0}
+    assert JobOptions(timeout=2) == JobOptions(timeout=2.0) != NO_OPTIONS
+
+
+def test_a_limit_beyond_thirty_years_is_cut_to_that():
+    assert JobOptions(timeout=1e300).timeout == MOST_SECONDS
+
+
+def test_options_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        JobOptions(attempts=1).attempts = 2
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ({"attempts": 0}, "attempts must be 1 or more, not 0"),
+        ({"attempts": 1.5}, "attempts must be an int, not 1.5"),
+        ({"attempts": True}, "attempts must be an int, not True"),
+        ({"timeout": 0}, "timeout must be a number of seconds above 0, not 0"),
+        ({"timeout": math.inf}, "timeout must be a number of seconds above 0, not inf"),
+        ({"timeout": "1"}, "timeout must be a number of seconds, not '1'"),
+        ({"min_time": math.nan}, "min_time must be a number of seconds above 0, not nan"),
+        ({"on_limit": "drop"}, "on_limit must be 'keep' or None, not 'drop'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_right(option, error):
+    with pytest.raises((TypeError, ValueError)) as raised:
+        JobOptions(**option)
+    assert str(raised.value) == error
+    with pytest.raises(ProtocolError, match="^an option "):
+        JobOptions.from_wire(option)
+
+
+@pytest.mark.parametrize(
+    "options", [{"colour": 1}, {"timeout": 10**400}, {"timeout": [1]}, {"attempts": {}}, {"attempts": None}]
+)
+def test_what_a_faulty_peer_asks_for_is_a_protocol_error(options):
+    with pytest.raises(ProtocolError):
+        JobOptions.from_wire(options)
