@@ -58,7 +58,7 @@ class Puppet:
         elif kind is m.Recall:
             self.connection.send(m.Recalled([]))  # nothing waits here
         elif kind is m.Welcome:
-            self.connection.send(m.Reported([]))
+            self.connection.send(m.InventoryEnd([]))
             self._on_joined()
         elif kind is m.Refused:
             sys.exit(f"the master refused a worker: {message.reason}")

@@ -84,7 +84,7 @@ def slots_blocked(system: System, slots: int, directory: str = ".") -> Iterator[
     """Within this block every slot is busy, and whatever is submitted stays outstanding."""
     gate = Path(directory).absolute() / f"gate-{time.monotonic_ns()}"
     blockers = [system.submit(wait_for_file, str(gate)) for _ in range(slots)]
-    time.sleep(0.5)  # until they have started; none of them can end before the gate opens
+    time.sleep(0.5)  # until they have started; none of them can end before the acceptor opens
     try:
         yield
     finally:

@@ -25,8 +25,8 @@ import shlex
 import stat
 from collections.abc import Iterable
 
-from cw import home, program
-from cw.program import Mistake
+from cw import program, userdir
+from cw.program import UserError
 
 MAX_FILE_SIZE = 64 * 1024
 """Bytes read of the file; it has some 1,000."""
@@ -34,7 +34,7 @@ MAX_FILE_SIZE = 64 * 1024
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 
 
-class CredentialError(Mistake, OSError):
+class CredentialError(UserError, OSError):
     """The credential cannot be used; the text is one sentence that says what to do."""
 
     may_pass = False
@@ -85,7 +85,7 @@ class Credential:
 def credential_file() -> str:
     """The path of the credential. It need not be there."""
     named = os.environ.get("CW_CREDENTIAL")
-    return os.path.abspath(named) if named else os.path.join(home.home_directory(), "credential.pem")
+    return os.path.abspath(named) if named else os.path.join(userdir.home_directory(), "credential.pem")
 
 
 def load() -> Credential:
@@ -93,7 +93,7 @@ def load() -> Credential:
     try:
         path = credential_file()
         pem = _read(path)
-    except home.HomeError as error:
+    except userdir.HomeError as error:
         raise CredentialError(str(error)) from None
     if pem is None:
         raise CredentialMissing(
@@ -124,7 +124,7 @@ def make_new() -> Credential:
 
 
 def _read(path: str) -> bytes | None:
-    if not os.environ.get("CW_CREDENTIAL") and not home.check_home():
+    if not os.environ.get("CW_CREDENTIAL") and not userdir.check_home():
         return None
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -158,7 +158,7 @@ def _write(path: str, pem: bytes, is_replacing: bool) -> None:
     it is to be replaced."""
     temporary = f"{path}.{os.urandom(8).hex()}.tmp"
     try:
-        home.make_home()  # the lock lies there
+        userdir.make_home()  # the lock lies there
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "wb") as file:
@@ -166,13 +166,13 @@ def _write(path: str, pem: bytes, is_replacing: bool) -> None:
                 file.write(pem)
                 file.flush()
                 os.fsync(descriptor)
-            with home.locked("credential.lock"):
+            with userdir.locked("credential.lock"):
                 if is_replacing or not _links(temporary, path):
                     os.rename(temporary, path)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
-    except home.HomeError as error:
+    except userdir.HomeError as error:
         raise CredentialError(str(error)) from None
     except OSError as error:
         raise CredentialError(

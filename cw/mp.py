@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from cw import credential, guard, home, program
+from cw import credential, guard, program, userdir
 from cw.errors import StartRefused
 from cw.launch import launcher
 from cw.launch.launcher import Child, Cluster, LaunchError, Lifeline, Process
@@ -262,7 +262,7 @@ def _use_in_this_process(master: str) -> None:
 
 def _directory() -> str:
     """This machine's part of the user's own directory."""
-    path = os.path.join(home.make_home(), f"mp-{os.uname().nodename}")
+    path = os.path.join(userdir.make_home(), f"mp-{os.uname().nodename}")
     os.makedirs(path, 0o700, exist_ok=True)
     return path
 
@@ -284,7 +284,7 @@ class _State:
 
         state = cls()
         try:
-            noted = json.loads(home.read_private(cls._file()) or "{}")
+            noted = json.loads(userdir.read_private(cls._file()) or "{}")
             if noted and noted["boot_id"] == launcher.boot_id():
                 state.processes = {role: Process(*numbers) for role, numbers in noted["processes"].items()}
                 state.master, state.slots = noted["master"], noted["slots"]
@@ -299,10 +299,10 @@ class _State:
 
         if self.processes:
             noted = {"boot_id": launcher.boot_id(), **vars(self)}
-            home.write_private(self._file(), json.dumps(noted, indent=1).encode())
+            userdir.write_private(self._file(), json.dumps(noted, indent=1).encode())
         else:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(home.home_directory(), self._file()))
+                os.unlink(os.path.join(userdir.home_directory(), self._file()))
 
     @staticmethod
     def _file() -> str:
@@ -341,7 +341,7 @@ class _State:
 @contextlib.contextmanager
 def _locked_state() -> Iterator[_State]:
     _directory()
-    with home.locked(f"mp-{os.uname().nodename}/lock"):
+    with userdir.locked(f"mp-{os.uname().nodename}/lock"):
         yield _State.load()
 
 
@@ -366,7 +366,7 @@ def main() -> int:
     except ValueError as error:
         raise program.UsageError(str(error)) from None
     except StartRefused as error:
-        raise program.Mistake(str(error)) from None
+        raise program.UserError(str(error)) from None
     print(
         f"{program.count(cluster.slots, 'slot')} on this machine, until `python -m cw.mp stop`; "
         f"logs in {cluster.logs}",

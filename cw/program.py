@@ -5,7 +5,7 @@
         ...
         set_up_logging(options.verbose)
         ...
-        raise Mistake("port 5494 is taken: choose another with --port")
+        raise UserError("port 5494 is taken: choose another with --port")
 
     if __name__ == "__main__":
         run("cw.master", main)
@@ -59,13 +59,13 @@ def check_interpreter() -> None:
         )
 
 
-class Mistake(Exception):
+class UserError(Exception):
     """A user's mistake. The text is one sentence that says what to do; a program prints it and ends."""
 
     exit_status = 1
 
 
-class UsageError(Mistake):
+class UsageError(UserError):
     """A mistake in the options, of the kind that argparse cannot see by itself."""
 
     exit_status = 2
@@ -109,7 +109,7 @@ def python_command(code: str, *arguments: object) -> list[str]:
     (Environment variables would do that too, and go on to the jobs.)
     """
     if not sys.executable:
-        raise Mistake(
+        raise UserError(
             "this Python does not know its own executable (sys.executable is empty): "
             "start cw.master and cw.worker by hand"
         )
@@ -242,10 +242,10 @@ def set_up_logging(verbose: bool = False) -> None:
 
 
 def run(program: str, main: Callable[[], int | None]) -> NoReturn:
-    """Run `main` and end the process with its exit status (None: 0), or with one line for a `Mistake`."""
+    """Run `main` and end the process with its exit status (None: 0), or with one line for a `UserError`."""
     try:
         status = main()
-    except Mistake as mistake:
+    except UserError as mistake:
         print(f"{program}: {mistake}", file=sys.stderr)
         status = mistake.exit_status
     except KeyboardInterrupt:
@@ -313,7 +313,7 @@ def say_ready(ready_fd: int) -> None:
 
 
 class RateLimited:
-    """A logger for what may repeat, such as refused strangers: each message at most once per interval, but for the
+    """A logger for what may repeat, such as refused pending peers: each message at most once per interval, but for the
     first `burst` of them.
 
     A message is told apart by its format, not by its arguments. The next line counts what was left out; where none

@@ -294,7 +294,7 @@ def main() -> int:
     options = _parser().parse_args()
     program.set_up_logging(options.verbose)
     if sys.stdout is None:
-        raise program.Mistake("the output cannot be written: there is none")
+        raise program.UserError("the output cannot be written: there is none")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a text that has no form there is no reason to end
     try:
@@ -317,12 +317,12 @@ def main() -> int:
             _print_summary(results)
         sys.stdout.flush()
     except StoreError as error:
-        raise program.Mistake(str(error)) from error
+        raise program.UserError(str(error)) from error
     except BrokenPipeError:  # `| head` has seen enough
         program.give_up_output()
     except OSError as error:
         program.give_up_output()
-        raise program.Mistake(f"the output cannot be written: {error.strerror}") from error
+        raise program.UserError(f"the output cannot be written: {error.strerror}") from error
     return 0
 
 

@@ -31,11 +31,13 @@ LEGS = [
 # --- what has changed since the record was written: today's names on the left --------------------
 
 RENAMED_CLASSES: dict[str, str] = {
-    "JobResults": "Results", "JobsStarted": "Started", "WantsOrigin": "Origin",
+    "JobResults": "Results", "JobsStarted": "Started", "WantsResultHost": "Origin", "ResultHost": "Origin",
+    "Inventory": "Holding", "InventoryEnd": "Reported", "ResubmitEnd": "HandedIn", "Capacity": "Usable",
+    "AttemptCounts": "Charged",
 }  # fmt: skip
 """{"Inventory": "Holding"}"""
 
-RENAMED_FIELDS: dict[str, str] = {}
+RENAMED_FIELDS: dict[str, str] = {"Capacity.blocked_sessions": "not_for"}
 """{"Inventory.jobs": "numbers"}: the class by today's name."""
 
 NEW_FIELDS: dict[str, object] = {}

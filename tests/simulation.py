@@ -238,7 +238,7 @@ class SimConnection:
     def set_patience(self, seconds):
         pass
 
-    def bear_with_reader(self):
+    def allow_slow_reader(self):
         pass
 
     def is_unanswered(self, seconds):
@@ -636,7 +636,7 @@ class Simulation:
             put(cw.net.master_link, "random", self.random)
             put(secrets, "token_hex", lambda count: self._idents.randbytes(count).hex())
             put(cw.worker.worker, "Runners", SimRunners)
-            put(cw.worker.keeper, "set_subreaper", lambda: None)
+            put(cw.worker.forkserver, "set_subreaper", lambda: None)
             level = logging.getLogger("cw").level
             logging.getLogger("cw").setLevel(logging.CRITICAL)
             try:

@@ -197,7 +197,7 @@ class Pickled:
 
 @pytest.mark.slow  # makes a virtual environment
 def test_a_worker_whose_interpreter_is_gone_says_so_and_the_others_do_its_jobs(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONHASHSEED", "5")  # so that its runners need a keeper of their own
+    monkeypatch.setenv("PYTHONHASHSEED", "5")  # so that its runners need a forkserver of their own
     bin = tmp_path / "venv/bin"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", bin.parent], check=True)
     path = os.pathsep.join(filter(None, sys.path))

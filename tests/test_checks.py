@@ -172,10 +172,10 @@ def test_a_roster_names_workers(client, joined):
 
 @pytest.mark.parametrize("sessions", [["x"], [-1], [2**64], [True]])
 def test_a_worker_knows_sessions_that_can_be(sessions):
-    WorkerRules(2).check(m.Reported([1, 2**64 - 1]))
+    WorkerRules(2).check(m.InventoryEnd([1, 2**64 - 1]))
     WorkerRules(2).check(m.Stay(-1, ""))
     with pytest.raises(ProtocolError, match="Reported.sessions: not a list of sessions"):
-        WorkerRules(2).check(m.Reported(sessions))
+        WorkerRules(2).check(m.InventoryEnd(sessions))
 
 
 @pytest.mark.parametrize("numbers", [(2, 1), (1, 1), (1, 3, 2)])
@@ -186,9 +186,9 @@ def test_jobs_come_in_order(client, numbers):
 
 @pytest.mark.parametrize("wrong", [{"deaths": 10**6 + 1}, {"losses": 10**18}])
 def test_a_jobs_past_is_possible(client, wrong):
-    client.say(m.Charged(1, 2, 1, []))
+    client.say(m.AttemptCounts(1, 2, 1, []))
     with pytest.raises(ProtocolError, match="Charged.*: not at most"):
-        client.say(m.Charged(1, 2, 1, [])._replace(**wrong))
+        client.say(m.AttemptCounts(1, 2, 1, [])._replace(**wrong))
 
 
 def test_jobs_name_what_was_sent(client):
@@ -314,11 +314,11 @@ def test_what_a_worker_says_that_it_holds_is_bounded(monkeypatch):
     monkeypatch.setattr(checks, "HOLDINGS", 3)
     rules = WorkerRules(2)
     for _ in range(2):
-        rules.check(m.Holding([1, 2, 3], [1, 1, 1], [1, 2, 3], [0, 0, 0]))
-        rules.check(m.Reported([]))
-    rules.check(m.Holding([1, 2], [1, 1], [1, 2], [0, 0]))
+        rules.check(m.Inventory([1, 2, 3], [1, 1, 1], [1, 2, 3], [0, 0, 0]))
+        rules.check(m.InventoryEnd([]))
+    rules.check(m.Inventory([1, 2], [1, 1], [1, 2], [0, 0]))
     with pytest.raises(ProtocolError, match="holds 4 jobs"):
-        rules.check(m.Holding([3, 4], [1, 1], [3, 4], [0, 0]))
+        rules.check(m.Inventory([3, 4], [1, 1], [3, 4], [0, 0]))
 
 
 def test_of_many_notes_the_latest_are_kept():

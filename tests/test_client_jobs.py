@@ -231,7 +231,7 @@ def test_what_runs_is_known_until_it_ends_or_its_master_is_lost():
 def test_charges_are_kept_while_their_job_is_outstanding():
     jobs = make(2)
     for number in (1, 2, 17):
-        jobs.on_charged(m.Charged(number, 1, 0, []))
+        jobs.on_charged(m.AttemptCounts(number, 1, 0, []))
     assert list(jobs.charges) == [1, 2]
     jobs.on_delivered(jobs.take(1), False)
     jobs.cancel(2, False)
@@ -398,7 +398,7 @@ class Events:
             self.jobs.on_started(self.random.sample(list(self.at_master), 1))
 
     def charged(self):
-        self.jobs.on_charged(m.Charged(self.random.randint(1, self.jobs.last_number + 1), 1, 0, []))
+        self.jobs.on_charged(m.AttemptCounts(self.random.randint(1, self.jobs.last_number + 1), 1, 0, []))
 
     def finish(self):
         """All goes well from here on."""

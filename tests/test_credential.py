@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cw import credential, home
+from cw import credential, userdir
 from cw.credential import CredentialError, CredentialMissing
 from cw.net import tls
 
@@ -217,7 +217,7 @@ def test_one_that_cannot_be_read_is_told(monkeypatch):
 
 
 def test_a_directory_or_a_pipe_in_its_place_is_refused(directory):
-    home.make_home()
+    userdir.make_home()
     (directory / "credential.pem").mkdir()
     with pytest.raises(CredentialError, match="is no file"):
         credential.load_or_make()
@@ -257,7 +257,7 @@ def test_a_file_that_is_no_credential_is_refused(directory, content):
 
 @pytest.mark.parametrize("kind", ["another key", "with a password", "no certificate", "no key"])
 def test_one_that_does_not_work_is_refused_before_a_connection_is_tried(directory, kind):
-    home.make_home()
+    userdir.make_home()
     pem = {
         "another key": lambda: make_pem(key=ec.generate_private_key(ec.SECP256R1())),
         "with a password": lambda: make_pem(password=b"secret"),
@@ -277,7 +277,7 @@ def test_one_that_does_not_work_is_refused_before_a_connection_is_tried(director
     ids=["old", "future"],
 )
 def test_one_of_another_time_is_refused(directory, begin, end, text):
-    home.make_home()
+    userdir.make_home()
     put(directory / "credential.pem", make_pem(datetime.datetime(begin, 1, 1), datetime.datetime(end, 1, 1)))
     with pytest.raises(CredentialError, match=f"{text}.*cw.credential --new"):
         tls.Contexts(credential.load())

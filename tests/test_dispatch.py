@@ -25,8 +25,8 @@ from cw.master.jobs import (
     Shape,
     charged,
 )
+from cw.master.scheduler import AVOID_TICKS, RECALL_BACKOFF_TICKS, TURN_JOBS
 from cw.master.state import LOOK_PAST
-from cw.master.turns import AVOID_TICKS, BARREN_TICKS, TURN_JOBS
 from cw.net import messages as m
 from cw.net.objects import Object as Function
 from cw.requirements import JobOptions
@@ -83,7 +83,7 @@ def result(d, worker, *dispatches, seconds=1.0):
 
 def uncharged(actions):
     """The actions but for what client and worker are told of charges."""
-    return [action for action in actions if kind(action) not in (m.Charged, m.Release)]
+    return [action for action in actions if kind(action) not in (m.AttemptCounts, m.Release)]
 
 
 # --- first come first served, to whoever idles ------------------------------------------------
@@ -621,7 +621,7 @@ def test_a_worker_that_had_nothing_to_give_back_is_asked_again():
     d.on_worker_joined("x", 1, PY)
     assert ticks(d, 1) == [SendToWorker("w", m.Recall(6))]
     assert d.on_recalled("w", []) == []
-    assert ticks(d, BARREN_TICKS) == []
+    assert ticks(d, RECALL_BACKOFF_TICKS) == []
     assert ticks(d, 1) == [SendToWorker("w", m.Recall(6))]
 
 
@@ -681,7 +681,7 @@ class ModelWorker:
         self.running = {}
         self.stopped = set()  # stops that overtook their dispatch
         self.latest = 0  # dispatch number
-        self.barren = 0  # so many recalls find nothing yet
+        self.recall_backoff = 0  # so many recalls find nothing yet
         self.hangs = False  # its running jobs never end
         self.left = left  # seconds
         self.is_draining = False
@@ -744,11 +744,11 @@ class Events:
     def _Assign(self, action):
         worker = self.model[action.worker]
         assert action.jobs
-        slots, not_for = self.usable.get(action.worker, (1, ()))
+        slots, blocked_sessions = self.usable.get(action.worker, (1, ()))
         assert slots
         for job in action.jobs:
             session = job.session.key
-            assert session not in not_for
+            assert session not in blocked_sessions
             name = session, job.number
             assert self.state[name] == "open" and session not in self.blocked
             assert self.python_of[session] == worker.python
@@ -840,8 +840,8 @@ class Events:
         kind, value = worker.control.popleft()
         if kind == "recall":
             found = []
-            if worker.barren:
-                worker.barren -= 1
+            if worker.recall_backoff:
+                worker.recall_backoff -= 1
             else:
                 found = [worker.backlog.pop() for _ in range(min(value, len(worker.backlog)))]
             self.give_back(worker, found)
@@ -899,9 +899,9 @@ class Events:
         self.functions[key] = [Function(n) for n in range(3)]
         self.d.on_session_opened(key, python)
 
-    def tell_usable(self, key, slots, not_for):
-        self.usable[key] = slots, not_for
-        self.perform(self.d.on_worker_usable(key, slots, not_for))
+    def tell_usable(self, key, slots, blocked_sessions):
+        self.usable[key] = slots, blocked_sessions
+        self.perform(self.d.on_worker_usable(key, slots, blocked_sessions))
 
     def remove(self, key, charge):
         for dispatch in self.model.pop(key).held():
@@ -915,8 +915,8 @@ class Events:
 
     def worker_can_use_some_slots(self, random):
         if key := some(random, self.model):
-            not_for = {session for session in self.python_of if random.random() < 0.3}
-            self.tell_usable(key, random.randint(0, self.model[key].slots), not_for)
+            blocked_sessions = {session for session in self.python_of if random.random() < 0.3}
+            self.tell_usable(key, random.randint(0, self.model[key].slots), blocked_sessions)
 
     def worker_can_use_all_slots(self, random):
         if key := some(random, self.model):
@@ -1065,7 +1065,7 @@ class Events:
 
     def nothing_can_be_given_back_for_a_while(self, random):
         if key := some(random, self.model):
-            self.model[key].barren = random.randint(1, 3)
+            self.model[key].recall_backoff = random.randint(1, 3)
 
     def jobs_hang(self, random):
         if key := some(random, self.model):
@@ -1099,7 +1099,7 @@ class Events:
         """Workers go on answering: every job comes to its end, but those that hang."""
         for worker in self.model.values():
             worker.hangs = random.random() < 0.5
-            worker.barren = random.randint(0, 3)
+            worker.recall_backoff = random.randint(0, 3)
             self.tell_usable(worker.key, worker.slots, set())
         for session in list(self.blocked):
             self.blocked.discard(session)

@@ -12,7 +12,7 @@ from programs import LIMIT, Master, Program, descendants_of, is_running
 from programs import Worker as AnyWorker
 
 import cw
-from cw.launch import inquiry
+from cw.launch import status_client
 from cw.net import address
 from cw.net import messages as m
 
@@ -324,7 +324,7 @@ def test_a_launcher_can_let_workers_drain(master, executor, tmp_path):
 
 
 def ask(*messages):
-    return inquiry.ask(address.find_cluster(address.cluster_name()), *messages)
+    return status_client.ask(address.find_cluster(address.cluster_name()), *messages)
 
 
 # --- recycling --------------------------------------------------------------------------------

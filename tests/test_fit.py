@@ -22,7 +22,7 @@ class Case:
         self.worker.pool = Pool(Shape((3, 12)))
 
     def it_cannot_start_its_runners(self):
-        self.worker.not_for = frozenset({7})
+        self.worker.blocked_sessions = frozenset({7})
 
     def it_is_set_aside(self):
         self.session.setbacks = Setbacks()

@@ -16,7 +16,7 @@ from cw.client.functions import FunctionTable
 from cw.client.objects import ObjectTable
 from cw.errors import NotPicklable
 from cw.net import messages as m
-from cw.payloads.naming import function_name
+from cw.payloads.pickling_errors import function_name
 
 
 @pytest.fixture

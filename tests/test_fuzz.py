@@ -226,10 +226,10 @@ class Peer:
         elif type(message) is m.Claim:
             self.send(m.Returned(message.dispatches))  # it was not kept
 
-    def report(self, holdings, sessions=()):
-        if holdings:
-            self.send(m.Holding(*map(list, zip(*holdings, strict=True))))
-        self.send(m.Reported(list(sessions)))
+    def report(self, inventories, sessions=()):
+        if inventories:
+            self.send(m.Inventory(*map(list, zip(*inventories, strict=True))))
+        self.send(m.InventoryEnd(list(sessions)))
 
     def submit(self, numbers, function=1, options=0, size=3):
         count = len(numbers)
@@ -406,10 +406,11 @@ class Play:
     def _session(self, index):
         return list(self._world.master.clients)[index % len(self._world.master.clients)]
 
-    def _holdings(self, holdings):
+    def _holdings(self, inventories):
         known = self._world.dispatches or [7]
         return [
-            (known[-1 - d % len(known)], self._session(s), number, state) for d, s, number, state in holdings
+            (known[-1 - d % len(known)], self._session(s), number, state)
+            for d, s, number, state in inventories
         ]
 
     def _say(self, peer, message):
@@ -440,7 +441,7 @@ class Play:
         peer.send(m.Cancel(numbers))
 
     def _charge(self, peer, number, deaths, losses):
-        peer.send(m.Charged(number, deaths, losses, [{"how": "in the past"}, 7]))
+        peer.send(m.AttemptCounts(number, deaths, losses, [{"how": "in the past"}, 7]))
 
     def _receive(self, peer, count):
         peer.send(m.Received([count]))
@@ -449,16 +450,16 @@ class Play:
         world = self._world
         world.faulty.append(Peer(world, "client", handed=peer.last if handed is None else handed, like=peer))
 
-    def _worker_come_back(self, peer, holdings):
+    def _worker_come_back(self, peer, inventories):
         world = self._world
         world.faulty.append(Peer(world, "worker", like=peer))
-        world.faulty[-1].report(self._holdings(holdings))
+        world.faulty[-1].report(self._holdings(inventories))
 
-    def _report(self, peer, holdings, sessions):
-        peer.report(self._holdings(holdings), map(self._session, sessions))
+    def _report(self, peer, inventories, sessions):
+        peer.report(self._holdings(inventories), map(self._session, sessions))
 
     def _hand_in(self, peer):
-        peer.send(m.HandedIn())
+        peer.send(m.ResubmitEnd())
 
     def _name_workers(self, peer, known):
         joined = list(self._world.master.workers) if known else [os.urandom(16).hex()]

@@ -217,7 +217,7 @@ def test_a_client_whose_python_no_worker_runs_is_told_once_in_one_sentence(maste
     with Peer(master, python=[3, 99]) as other, Peer(master, python=[3, 98]) as another:
         for peer in (other, another):
             assert type(peer.receive()) is m.Welcome
-            peer.send(m.Reported([]))
+            peer.send(m.InventoryEnd([]))
         executor = cw.ClusterExecutor(master.address)
         future = executor.submit(jobs.square, 5)
         wait_until(lambda: caplog.records, LIMIT)

@@ -40,7 +40,7 @@ def test_a_seed_that_differs_is_named_with_its_leg_and_what_to_do(monkeypatch):
 # --- the tables of what has changed --------------------------------------------------------------
 
 
-class Inventory(NamedTuple):
+class Stock(NamedTuple):
     jobs: list[int]
     sessions: list[int]
     weights: list[int]
@@ -53,26 +53,26 @@ def _line(message):
 
 
 def test_renamed_new_and_gone_fields_make_the_text_that_was_recorded(monkeypatch):
-    monkeypatch.setattr(message_digests, "RENAMED_CLASSES", {"Inventory": "Holding"})
-    monkeypatch.setattr(message_digests, "RENAMED_FIELDS", {"Inventory.jobs": "numbers"})
-    monkeypatch.setattr(message_digests, "NEW_FIELDS", {"Inventory.weights": 1})
-    monkeypatch.setattr(message_digests, "GONE_FIELDS", {"Inventory.dispatches": 7, "Inventory.states": 0})
-    assert _line(Inventory([1, 2], [5, 6], [1, 1])) == _line(m.Holding([7, 7], [5, 6], [1, 2], [0, 0]))
-    assert "weights=[1, 2]" in _line(Inventory([1, 2], [5, 6], [1, 2]))[0]
+    monkeypatch.setattr(message_digests, "RENAMED_CLASSES", {"Stock": "Inventory"})
+    monkeypatch.setattr(message_digests, "RENAMED_FIELDS", {"Stock.jobs": "numbers"})
+    monkeypatch.setattr(message_digests, "NEW_FIELDS", {"Stock.weights": 1})
+    monkeypatch.setattr(message_digests, "GONE_FIELDS", {"Stock.dispatches": 7, "Stock.states": 0})
+    assert _line(Stock([1, 2], [5, 6], [1, 1])) == _line(m.Inventory([7, 7], [5, 6], [1, 2], [0, 0]))
+    assert "weights=[1, 2]" in _line(Stock([1, 2], [5, 6], [1, 2]))[0]
 
 
 def test_messages_that_are_new_change_nothing(monkeypatch):
     before = message_digests.digests(30)
-    monkeypatch.setattr(message_digests, "NEW_MESSAGES", frozenset({"Inventory"}))
+    monkeypatch.setattr(message_digests, "NEW_MESSAGES", frozenset({"Stock"}))
     send, encode = SimConnection.send, wire.encode
 
     def send_more(connection, message):
         if type(message) is m.Dispatch:
-            send(connection, Inventory([], [], []))
+            send(connection, Stock([], [], []))
         send(connection, message)
 
     def encode_as_something_known(message, with_files=False):
-        return encode(m.Release([]) if type(message) is Inventory else message, with_files)
+        return encode(m.Release([]) if type(message) is Stock else message, with_files)
 
     monkeypatch.setattr(wire, "encode", encode_as_something_known)
     monkeypatch.setattr(SimConnection, "send", send_more)

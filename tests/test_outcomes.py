@@ -25,9 +25,9 @@ def classify(outcomes, *found, is_ending=True, is_draining=False):
 
 def test_what_a_job_came_to_is_reported_and_kept_until_it_is_released():
     outcomes = Outcomes()
-    messages, suspects = classify(outcomes, (job(), m.DONE, 0.5, b"result"))
-    assert messages == [m.Results([1], [m.DONE], [0.5], [b"result"])] and not suspects
-    assert outcomes.holdings() == [(1, 7, 101, m.FINISHED)]
+    messages, held_back_errors = classify(outcomes, (job(), m.DONE, 0.5, b"result"))
+    assert messages == [m.Results([1], [m.DONE], [0.5], [b"result"])] and not held_back_errors
+    assert outcomes.inventories() == [(1, 7, 101, m.FINISHED)]
     assert outcomes.on_claim([1, 2]) == [*messages, m.Returned([2])]
     outcomes.kept.forget([1])
     assert outcomes.on_claim([1]) == [m.Returned([1])]
@@ -64,14 +64,14 @@ def test_an_error_after_a_sigterm_is_the_jobs_own_unless_the_worker_is_told_to_e
     interrupted = (job(), m.INTERRUPTED, 0.5, b"error")
     result = m.Results([1], [m.ERROR], [0.5], [b"error"])
     outcomes = Outcomes()
-    messages, suspects = classify(outcomes, interrupted)
-    assert not messages and outcomes.holdings() == [(1, 7, 101, m.RUNNING)]
-    assert outcomes.on_cleared(suspects) == [result]
-    assert outcomes.on_cleared(suspects) == outcomes.on_drain() == []
+    messages, held_back_errors = classify(outcomes, interrupted)
+    assert not messages and outcomes.inventories() == [(1, 7, 101, m.RUNNING)]
+    assert outcomes.on_cleared(held_back_errors) == [result]
+    assert outcomes.on_cleared(held_back_errors) == outcomes.on_drain() == []
     outcomes = Outcomes()
-    _, suspects = classify(outcomes, interrupted)
+    _, held_back_errors = classify(outcomes, interrupted)
     assert outcomes.on_drain() == [m.CutShort([1])]
-    assert outcomes.on_cleared(suspects) == []
+    assert outcomes.on_cleared(held_back_errors) == []
     assert classify(Outcomes(), interrupted, is_draining=True) == ([m.CutShort([1])], [])
 
 
@@ -87,7 +87,7 @@ def test_what_a_new_master_was_told_of_is_unclaimed_until_it_asks_or_releases():
     for dispatch in 1, 2:
         outcomes.died(job(dispatch), {"how": "?"})
     assert not outcomes.has_unclaimed
-    outcomes.holdings()
+    outcomes.inventories()
     outcomes.on_claim([1])
     assert outcomes.has_unclaimed
     outcomes.kept.forget([2])

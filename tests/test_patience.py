@@ -167,7 +167,7 @@ def test_a_worker_whose_master_restarts_keeps_its_jobs(worker, forsaken):
 
 def test_an_unknown_host_is_a_mistake_only_at_first(worker):
     failure = not_found(worker, UNKNOWN, 1000.0)
-    assert isinstance(failure, program.Mistake) and "'node7' is unknown: check its name" in str(failure)
+    assert isinstance(failure, program.UserError) and "'node7' is unknown: check its name" in str(failure)
     assert not_found(worker, REFUSED, 1000.0) is None
     assert not_found(worker, UNKNOWN, 1001.0) is None
 
@@ -176,7 +176,7 @@ def test_another_credential_is_a_mistake_after_some_seconds(worker):
     assert not_found(worker, REFUSED, 1000.0) is None
     assert not_found(worker, WRONG, 1000.0 + cw.worker.patience.WRONG_SECONDS - 0.1) is None
     failure = not_found(worker, WRONG, 1000.0 + cw.worker.patience.WRONG_SECONDS)
-    assert isinstance(failure, program.Mistake) and str(failure) == "another credential"
+    assert isinstance(failure, program.UserError) and str(failure) == "another credential"
 
 
 def test_another_credential_where_nobody_named_the_master_is_anothers_master(worker):

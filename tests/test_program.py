@@ -160,7 +160,7 @@ def test_a_command_is_as_isolated_as_its_parent(tmp_path):
 
 def test_without_an_executable_the_user_is_told(monkeypatch):
     monkeypatch.setattr(sys, "executable", "")
-    with pytest.raises(program.Mistake, match="by hand"):
+    with pytest.raises(program.UserError, match="by hand"):
         program.command("cw.master")
 
 
@@ -170,7 +170,7 @@ def test_without_an_executable_the_user_is_told(monkeypatch):
 @pytest.mark.parametrize(
     ("raised", "status", "text"),
     [
-        ("program.Mistake('port 5494 is taken')", 1, "cw.test: port 5494 is taken\n"),
+        ("program.UserError('port 5494 is taken')", 1, "cw.test: port 5494 is taken\n"),
         ("program.UsageError('-n twice')", 2, "cw.test: -n twice\n"),
         ("KeyboardInterrupt()", 130, ""),
     ],

@@ -94,7 +94,7 @@ def test_no_more_early_cancels_are_kept_than_jobs_may_be_handed_in():
 def test_what_was_charged_comes_before_its_job_and_is_charged_to_it():
     resumption = client_of_another_master(handed=2)
     note = {"how": "killed by SIGSEGV"}
-    resumption.on_charged(m.Charged(2, 1, 3, [note]))
+    resumption.on_charged(m.AttemptCounts(2, 1, 3, [note]))
     again, _ = resumption.on_submitted(jobs(1, 2))
     assert [(job.deaths, job.losses, job.notes) for job in again] == [(0, 0, ()), (1, 3, (note,))]
 

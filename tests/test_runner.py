@@ -467,7 +467,7 @@ def test_modules_that_shadow_standard_ones_do_not_break_a_runner(run, traps, clu
         "1", "2", "6000000", "3000000", "ValueError", "SystemExit", "RemoteException", "LookupError", "NotPicklable",
         "ValueError", "ExceptionGroup", "SyntaxError", "[1, 2, 3]",
     ]  # fmt: skip
-    with cw.ClusterExecutor() as executor:  # and the worker and its keeper live
+    with cw.ClusterExecutor() as executor:  # and the worker and its forkserver live
         assert executor.submit(jobs.square, 2).result(LIMIT) == 4
     wait_until(lambda: log_of(cluster).count("trapped") == before.count("trapped"))
     assert "trapped" not in log_of(cluster)

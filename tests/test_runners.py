@@ -1,4 +1,4 @@
-"""Which keeper a runner is forked from: strings have the same hashes in all runners of a client."""
+"""Which forkserver a runner is forked from: strings have the same hashes in all runners of a client."""
 
 import os
 import subprocess
@@ -74,9 +74,9 @@ from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.net.objects import Object
 from cw.payloads.environment import dump_environment
-from cw.worker import keeper, pool, runners
+from cw.worker import forkserver, pool, runners
 
-keeper.set_subreaper()
+forkserver.set_subreaper()
 loop, alarms, gone = Loop(), [], []
 loop.call_later = lambda seconds, callback: alarms.append((seconds, callback))
 all = runners.Runners(loop, 1)
@@ -104,20 +104,20 @@ def run_runners(directory, source):
     return run_script(directory, RUNNERS + source)[0].split()
 
 
-def test_a_keeper_for_a_clients_seed_ends_when_it_is_idle(tmp_path):
+def test_a_forkserver_for_a_clients_seed_ends_when_it_is_idle(tmp_path):
     source = """
 first, second = start(1, "7"), start(2, "7")
 own = start(3, "")
-print(len(keeper.children()))
+print(len(forkserver.children()))
 for runner in (first, second, own):
     all.end(runner)
     until(lambda: runner.key in gone)
     for seconds, callback in alarms:
-        if seconds == runners.KEEPER_SECONDS:
+        if seconds == runners.FORKSERVER_SECONDS:
             callback()
-    print(len(keeper.children()))
+    print(len(forkserver.children()))
 all.close()
-print(len(keeper.children()))
+print(len(forkserver.children()))
 """
     assert run_runners(tmp_path, source) == ["2", "2", "1", "1", "0"]
 
@@ -125,7 +125,7 @@ print(len(keeper.children()))
 def test_the_end_of_one_keeper_leaves_the_others_alone(tmp_path):
     source = """
 first, second = start(1, "7"), start(2, "8")
-os.kill(all._keepers["7"].pid, signal.SIGKILL)
+os.kill(all._forkservers["7"].pid, signal.SIGKILL)
 until(lambda: gone)
 loop._handle(loop._epoll.poll(0.1))
 print(*gone)
@@ -134,6 +134,6 @@ os.kill(all._pids[2], signal.SIGKILL)
 until(lambda: 2 in gone)
 print(*gone)
 all.close()
-print(len(keeper.children()))
+print(len(forkserver.children()))
 """
     assert run_runners(tmp_path, source) == ["1", "1", "2", "0"]

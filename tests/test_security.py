@@ -1,6 +1,6 @@
 """Attacks on a real master with real work going on, and what each side says when a credential is wrong.
 
-The strangers come from many addresses of this machine (127.x.y.z). They are bounded in number and in time.
+The pending peers come from many addresses of this machine (127.x.y.z). They are bounded in number and in time.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from test_credential import make_pem
 
 import cw
 from cw import credential
-from cw.master import gate
+from cw.master import acceptor
 from cw.net import messages as m
 from cw.net import sockets, tls, wire
 
@@ -46,7 +46,7 @@ def address_of(number):
 
 
 def connect(port, number=0, first=b""):
-    """A stranger from an address of his own."""
+    """A pending peer from an address of his own."""
     sock = socket.socket()
     sock.settimeout(LIMIT)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a master may have the port thereafter
@@ -58,7 +58,7 @@ def connect(port, number=0, first=b""):
 
 
 def client_hello(port, number=0):
-    """A stranger who has begun a handshake, and does not go on."""
+    """A pending peer who has begun a handshake, and does not go on."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     secured = context.wrap_socket(connect(port, number), do_handshake_on_connect=False)
@@ -547,7 +547,7 @@ def test_a_large_payload_that_never_comes_costs_no_memory(site):
         peer.close()
 
 
-# --- strangers, with work going on ------------------------------------------------------------
+# --- pending peers, with work going on ------------------------------------------------------------
 
 
 def resident(pid):
@@ -587,7 +587,7 @@ def wrong_certificates(port, number):
 
 STRANGER = None
 ATTACKS = {
-    # What strangers do, how many a second, how many of them stay.
+    # What pending peers do, how many a second, how many of them stay.
     "garbage": (garbage, 100, 50),
     "half handshakes": (half_handshakes, 100, 500),
     "500 idle connections": (silence, 400, 500),
@@ -652,7 +652,7 @@ import test_security as t
 from cw.net import tls
 from cw.credential import Credential
 from test_credential import make_pem
-t.STRANGER = tls.Contexts(Credential("stranger", make_pem()))
+t.STRANGER = tls.Contexts(Credential("pending peer", make_pem()))
 attack = t.Attack(sys.argv[1], int(sys.argv[2]))
 attack.pause()
 with attack:
@@ -756,12 +756,12 @@ def assert_a_newcomer_gets_in(port):
 
 def test_idle_connections_are_bounded_and_dropped():
     with Master() as master:
-        strangers = [connect(master.port, number) for number in range(gate.STRANGERS + 50)]
+        strangers = [connect(master.port, number) for number in range(acceptor.PENDING_PEERS + 50)]
         for sock in strangers[:50]:
             assert is_turned_away(sock)
         assert_a_newcomer_gets_in(master.port)
         count = len(os.listdir(f"/proc/{master.pid}/fd"))
-        assert count < gate.STRANGERS + 40
+        assert count < acceptor.PENDING_PEERS + 40
         for sock in strangers:
             sock.close()
 

@@ -485,12 +485,12 @@ def test_the_package_loads_what_is_used():
 
 
 def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(cluster, monkeypatch):
-    from cw.client import introductions
+    from cw.client import object_sender
     from cw.net.objects import ObjectCache
 
-    monkeypatch.setattr(introductions, "ObjectCache", lambda: ObjectCache(300_000, 20))
-    monkeypatch.setattr(introductions, "BYTES_AT_ONCE", 100_000)
-    monkeypatch.setattr(introductions, "OBJECTS_AT_ONCE", 10)
+    monkeypatch.setattr(object_sender, "ObjectCache", lambda: ObjectCache(300_000, 20))
+    monkeypatch.setattr(object_sender, "BYTES_AT_ONCE", 100_000)
+    monkeypatch.setattr(object_sender, "OBJECTS_AT_ONCE", 10)
 
     def make(number, size):
         data = bytes(size)

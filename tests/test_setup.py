@@ -1,4 +1,4 @@
-"""What pip is told: the distribution's name is ours to use, and no text of ours installs a stranger's package."""
+"""What pip is told: the distribution's name is ours to use, and no text of ours installs a pending peer's package."""
 
 import re
 import subprocess

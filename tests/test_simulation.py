@@ -209,7 +209,7 @@ class Scenario:
         self.all_leave()
         sim.run(70)  # the grace of those that died, and of what only workers know
         dispatcher = sim.master.dispatcher
-        assert not dispatcher.state.sessions and not dispatcher._returns.orphans and not sim.master.clients
+        assert not dispatcher.state.sessions and not dispatcher._reconciler.orphans and not sim.master.clients
         for worker in dispatcher.state.workers.values():
             assert not worker.held and not worker.load and not worker.size
         for process in sim.workers:
@@ -303,7 +303,7 @@ def test_a_client_whose_first_connection_breaks_before_it_is_welcome_tries_on():
 
 def _running(process):
     """Seconds of the jobs that this worker holds."""
-    return [serialize.load_call(job.payload)[0][1] for job, _ in process.worker._slots.holdings()]
+    return [serialize.load_call(job.payload)[0][1] for job, _ in process.worker._slots.inventories()]
 
 
 def main(minutes, seed=0):

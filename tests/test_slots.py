@@ -168,8 +168,8 @@ class Bench:
 
     def _TellUsable(self, action):
         assert 0 <= action.slots <= len(self.slots.pool.slots)
-        assert (action.slots, set(action.not_for)) != self.usable, "nothing new"
-        self.usable = action.slots, set(action.not_for)
+        assert (action.slots, set(action.blocked_sessions)) != self.usable, "nothing new"
+        self.usable = action.slots, set(action.blocked_sessions)
 
     def _Started(self, message):
         self.told += message.numbers

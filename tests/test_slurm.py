@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 
 import jobs
+import pages
 import pytest
 import sandbox
 from conftest import wait_until
 from programs import LIMIT, ROOT, free_port, start_script
 
 import cw
-from cw.launch import inquiry
+from cw.launch import status_client
 from cw.launch.launcher import LaunchError
 from cw.location import Location
 from cw.net import address
@@ -71,7 +72,7 @@ def run(*arguments, status=0, program=(str(ROOT / "slurm.py"),), **environment):
 
 
 def standing(name="default"):
-    return inquiry.ask(address.find_cluster(name))
+    return status_client.ask(address.find_cluster(name))
 
 
 def nodes_of(found):
@@ -446,15 +447,13 @@ def test_the_scripts_on_the_screen_can_be_submitted_by_hand(slurm, tmp_path):
 # --- as a user has it -------------------------------------------------------------------------
 
 
-def test_the_readmes_section_typed_line_by_line(monkeypatch, tmp_path):
+def test_the_page_about_slurm_typed_line_by_line(monkeypatch, tmp_path):
     """By somebody whose home directory is empty."""
-    from test_readme import COMMANDS, program_with
-
-    (block,) = [block for block in COMMANDS if "cw.slurm" in block]
-    start, status, scale, stop = block.splitlines()
+    page = ROOT / "docs" / "slurm.md"
+    start, status, scale, stop = pages.snippet_with(page, "start -n 32", "sh").text.splitlines()
     (tmp_path / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (tmp_path / "python").chmod(0o755)
-    (tmp_path / "script.py").write_text(program_with('["--time=10"]'))
+    (tmp_path / "script.py").write_text(pages.snippet_with(page, '["--time=10"]').text)
     (tmp_path / "home").mkdir()
     (tmp_path / "use.py").write_text(
         "import cw\nwith cw.ClusterExecutor() as e: print(sum(e.map(abs, range(-40, 0))))\n"

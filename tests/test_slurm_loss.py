@@ -233,7 +233,7 @@ def test_a_block_that_ends_while_the_controller_is_down_is_ended_when_it_is_back
         wait_until_saved(slurm)
         slurm.crash("slurmctld")
         script.end(9)
-    (log,) = Path(os.environ["CW_HOME"]).glob("slurm-block-*/logs-*/tender.log")
+    (log,) = Path(os.environ["CW_HOME"]).glob("slurm-block-*/logs-*/sidecar.log")
     wait_until(lambda: "it is tried again" in log.read_text(), 60, log.read_text)
     slurm.boot("slurmctld")
     wait_until(lambda: not [job for job in slurm.queue() if job[1] != "COMPLETING"], 60, slurm.queue)

@@ -263,10 +263,10 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.Forget,
         m.OptionSets,
         m.Drop,
-        m.HandedIn,
+        m.ResubmitEnd,
         m.ForgetSession,
-        m.Origin,
-        m.WantsOrigin,
+        m.ResultHost,
+        m.WantsResultHost,
         m.Depth,
     }
     for cls in SPECS:

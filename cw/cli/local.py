@@ -34,7 +34,7 @@ def main() -> int:
     except ValueError as error:
         raise program.UsageError(str(error)) from None
     except StartRefused as error:
-        raise program.Mistake(str(error)) from None
+        raise program.UserError(str(error)) from None
 
 
 def _parse_arguments() -> Any:
@@ -83,9 +83,9 @@ def _wait_for_end(cluster: Cluster) -> int:
             time.sleep(LOOK_SECONDS)
             found = mp.status()
             if found is None or found.master != cluster.master:
-                raise program.Mistake("the cluster was stopped")
+                raise program.UserError("the cluster was stopped")
             if found.ended:
-                raise program.Mistake(f"the {found.ended[0]} has ended: see its log in {cluster.logs}")
+                raise program.UserError(f"the {found.ended[0]} has ended: see its log in {cluster.logs}")
     except KeyboardInterrupt:
         print("\nended", flush=True)
         return 0

@@ -1,7 +1,7 @@
 """`cw status`: how the cluster stands that a program of the user would find; also what `cw` alone says of it.
 
 HOST, CW_MASTER, address file, Slurm, this machine  -->  candidates      (cw.net.address)
-the first master that answers                       -->  Standing        (cw.launch.inquiry)
+the first master that answers                       -->  Standing        (cw.launch.status_client)
 no master answers                                   -->  why, and the next command to type
 """
 
@@ -11,7 +11,7 @@ import os
 from typing import NamedTuple
 
 from cw import mp, program
-from cw.launch import inquiry
+from cw.launch import status_client
 from cw.net import address
 from cw.slurm import cli as slurm_cli
 from cw.slurm import squeue
@@ -21,7 +21,7 @@ from cw.slurm.submitted import State
 class Found(NamedTuple):
     """What was found of the user's cluster."""
 
-    standing: inquiry.Standing | None
+    standing: status_client.ClusterStatus | None
     """None: no master answers."""
     where: str
     """Its address, and how that is known: for messages."""
@@ -32,13 +32,13 @@ class Found(NamedTuple):
 
 
 def look(host: str | None = None) -> Found:
-    """Find the master as a client does, and ask it. Raises Mistake for an address that cannot be one."""
+    """Find the master as a client does, and ask it. Raises UserError for an address that cannot be one."""
     candidates = address.find_master(host)
     if not candidates:
         return Found(None, "", [address.why_not_found()])
     is_known = any(candidate.source != address.NOTHING_KNOWN for candidate in candidates)
-    failures: list[inquiry.Failure] = []
-    standing = inquiry.ask(candidates, on_failures=failures.extend)
+    failures: list[status_client.Failure] = []
+    standing = status_client.ask(candidates, on_failures=failures.extend)
     by_address = {address.join(candidate.host, candidate.port): candidate for candidate in candidates}
     if standing is not None:
         source = by_address[standing.where].source
@@ -55,7 +55,7 @@ def sentence() -> str:
     """How the user's cluster stands; where there is none, the next command to type."""
     try:
         found = look()
-    except program.Mistake as mistake:
+    except program.UserError as mistake:
         return f"Your cluster cannot be found: {mistake}"
     if found.standing is not None:
         workers = program.count(len(found.standing.workers), "worker")
@@ -99,7 +99,7 @@ def main() -> int:
     return 1
 
 
-def _print(standing: inquiry.Standing, where: str) -> None:
+def _print(standing: status_client.ClusterStatus, where: str) -> None:
     print(f"master: {where}")
     print(f"slots connected: {standing.slots}")
     print(f"clients: {standing.clients}")
@@ -111,6 +111,6 @@ def _print(standing: inquiry.Standing, where: str) -> None:
         print(f"{worker['name']}: {program.count(worker['slots'], 'slot')}, {held}{drains}{left}")
 
 
-def _jobs(standing: inquiry.Standing) -> str:
+def _jobs(standing: status_client.ClusterStatus) -> str:
     running = program.count(standing.running, "job runs", "jobs run")
     return f"{running}, {standing.waiting} {'waits' if standing.waiting == 1 else 'wait'}"

@@ -15,12 +15,12 @@ from time import monotonic
 from typing import Any, Protocol
 
 from cw.client.functions import FunctionTable
-from cw.client.introductions import Introductions
 from cw.client.jobs import Jobs
+from cw.client.object_sender import ObjectSender
 from cw.client.objects import ObjectTable
 from cw.client.options import OptionTable
 from cw.client.prepared import Packed, Prepared
-from cw.client.recorder import Call, Chunk, Recorder
+from cw.client.store_client import Call, Chunk, StoreClient
 from cw.payloads import chunks, modules, serialize, settings
 
 logger = logging.getLogger("cw.client")
@@ -53,7 +53,7 @@ class Calls:
         objects: ObjectTable,
         options: OptionTable,
         jobs: Jobs,
-        introductions: Introductions,
+        introductions: ObjectSender,
     ) -> None:
         self.lock = lock
         self.options = options
@@ -86,7 +86,9 @@ class Calls:
         with self.lock:
             self.functions.refresh()
 
-    def identify(self, recorder: Recorder, function: Any, args: tuple[Any, ...], prepared: Prepared) -> Call:
+    def identify(
+        self, recorder: StoreClient, function: Any, args: tuple[Any, ...], prepared: Prepared
+    ) -> Call:
         """A call that may be part of a chunk. Raises UnstableKey, NotPicklable."""
         with self.lock:
             return recorder.identify(self.functions, function, args, {}, prepared)
@@ -137,7 +139,7 @@ class OneCall:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         plain: Any,
-        recorder: Recorder | None = None,
+        recorder: StoreClient | None = None,
         prepared: Prepared | None = None,
         label: int = 0,
     ) -> None:
@@ -175,7 +177,7 @@ class OneCall:
         calls.make_room(number)
         return number
 
-    def _identify(self, recorder: Recorder) -> None:
+    def _identify(self, recorder: StoreClient) -> None:
         functions, args = self._calls.functions, (self._function, self._args, self._kwargs)
         self.call = recorder.identify(functions, *args, self._prepared)
         if self._packed is None:

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 from cw import nested, program
 from cw.client import outcome, patience
 from cw.client.calls import Calls
+from cw.client.delivery import Delivery
 from cw.client.jobs import BATCH, Job, Jobs
 from cw.client.options import ClientSettings, check_patience
 from cw.client.outcome import Abandoned, Outcome
-from cw.client.recording import Recording
 from cw.net import address, memory
 from cw.net import messages as m
 from cw.net.connection import Connection
@@ -62,7 +62,7 @@ class Exchange:
         settings: ClientSettings,
         jobs: Jobs,
         calls: Calls,
-        recording: Recording,
+        recording: Delivery,
     ) -> None:
         self.ident = secrets.token_hex(16)
         """The session's."""
@@ -86,7 +86,7 @@ class Exchange:
         self._owner = owner
         self._jobs = jobs
         self._calls = calls
-        self._introductions = calls.introductions
+        self._object_sender = calls.introductions
         self._recording = recording
         self._roster: set[str] = set()  # the workers that are at the master, or were when it was lost
         self._is_acknowledging = False
@@ -95,11 +95,11 @@ class Exchange:
             m.Window: self._on_window,
             m.Notice: lambda message: logger.warning("%s", message.text),
             m.Roster: self._on_roster,
-            m.Origin: self._on_origin,
+            m.ResultHost: self._on_result_host,
             m.JobsStarted: self._on_started,
             m.JobResults: self._on_results,
             m.Lost: self._on_job_lost,
-            m.Charged: jobs.on_charged,
+            m.AttemptCounts: jobs.on_charged,
             m.Goodbye: lambda message: self.link.on_goodbye(message),
             m.Heartbeat: lambda message: None,
         }
@@ -118,7 +118,7 @@ class Exchange:
         link, jobs, connection = self.link, self._jobs, self.link.connection
         assert connection is not None
         self._calls.store = memory.store if connection.passes_files else None
-        self._introductions.start_anew(connection)
+        self._object_sender.start_anew(connection)
         if link.is_lost:
             left = program.count(jobs.outstanding, "job is", "jobs are")
             logger.warning("connected to the master at %s again; %s outstanding", link.where, left)
@@ -131,7 +131,7 @@ class Exchange:
 
     def on_lost(self) -> None:
         self._jobs.on_master_lost()
-        self._introductions.start_anew(None)
+        self._object_sender.start_anew(None)
         self.origin = None
 
     def on_failure(self, error: BaseException) -> None:
@@ -164,7 +164,7 @@ class Exchange:
         if jobs.is_resubmitting:
             while batch := jobs.next_resubmitted():
                 self._submit(connection, batch)
-            connection.send(m.HandedIn())
+            connection.send(m.ResubmitEnd())
         while batch := jobs.next_batch():
             self._submit(connection, batch)
             if len(batch) < BATCH:
@@ -174,8 +174,8 @@ class Exchange:
         """Send jobs, after the objects and options which they need and the master has not."""
         if self._recording.is_used and self.origin is None:
             self.origin = ""
-            connection.send(m.WantsOrigin())
-        introductions = self._introductions
+            connection.send(m.WantsResultHost())
+        introductions = self._object_sender
         introductions.send_options(connection)
         functions = [job.function for job in batch]
         if not introductions.send_objects(connection, set(functions)):
@@ -225,7 +225,7 @@ class Exchange:
         self._roster.update(message.joined)
         self._roster.difference_update(message.gone)
 
-    def _on_origin(self, message: m.Origin) -> None:
+    def _on_result_host(self, message: m.ResultHost) -> None:
         self.origin = message.host
 
     def _on_started(self, message: m.JobsStarted) -> None:

@@ -21,8 +21,8 @@ from cw.client.options import ClientSettings
 from cw.client.outcome import Abandoned
 from cw.client.prepared import Prepared
 from cw.client.progress import Progress
-from cw.client.recorder import Recorder
 from cw.client.session import Session
+from cw.client.store_client import StoreClient
 from cw.payloads.current import LABELS, PLACE
 from cw.payloads.objects import CHUNK, CHUNK_OF_EACH, ONE
 from cw.requirements import NO_OPTIONS, JobOptions
@@ -60,7 +60,7 @@ class Options:
             )
         return self._executor._map(self, function, iterables, MapSettings(**settings), end)
 
-    def _named(self, recorder: Recorder | None) -> Recorder | None:
+    def _named(self, recorder: StoreClient | None) -> StoreClient | None:
         if recorder is None or (self._key is None and self._version is None):
             return recorder
         return recorder.with_key(self._key, self._version)
@@ -103,7 +103,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         guard.check_import("cw.ClusterExecutor()")  # before a store is opened
         self._labels = itertools.count(PLACE, PLACE)  # of submits, and of maps' first calls
         self._open_store = functools.partial(
-            Recorder, durability=durability, retry_errors=retry_errors, seed=seed
+            StoreClient, durability=durability, retry_errors=retry_errors, seed=seed
         )
         self._recorder = recorder = None if store is None else self._open_store(store)
         try:
@@ -240,7 +240,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     def _submit(
         self,
         options: int,
-        recorder: Recorder | None,
+        recorder: StoreClient | None,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -283,7 +283,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         results = order(waiting, feed, deadline, return_exceptions, end)
         return results if bar is None else mapping.with_progress(results, bar)
 
-    def _recorder_of_map(self, options: Options, store: str | os.PathLike[str] | None) -> Recorder | None:
+    def _recorder_of_map(self, options: Options, store: str | os.PathLike[str] | None) -> StoreClient | None:
         """`store`: for these calls, in place of the executor's own."""
         recorder = options._recorder
         if store is not None:
@@ -295,7 +295,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     def _submit_all(
         self,
         options: int,
-        recorder: Recorder | None,
+        recorder: StoreClient | None,
         fn: Callable[..., Any],
         calls: Iterator[tuple[Any, ...]],
         chunksize: int,

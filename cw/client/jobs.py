@@ -78,7 +78,7 @@ class Jobs:
         self.failed = 0  # of those
         self.bytes_out = 0  # of their payloads
         self.started: set[int] = set()  # numbers of jobs that are known to run
-        self.charges: dict[int, m.Charged] = {}  # what jobs have been through, for the next master
+        self.charges: dict[int, m.AttemptCounts] = {}  # what jobs have been through, for the next master
         self.highest_sent = 0  # number that was ever sent to a master
         self.is_resubmitting = False  # what was sent to a master before must be handed in again
         self._limits = limits
@@ -255,7 +255,7 @@ class Jobs:
         self.started.update(job.number for job in found)
         return found
 
-    def on_charged(self, charged: m.Charged) -> None:
+    def on_charged(self, charged: m.AttemptCounts) -> None:
         """The next master must know what this job has been through."""
         if charged.number in self._by_number:
             self.charges[charged.number] = charged

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from cw.client.prepared import Prepared
 from cw.errors import UnstableKey
-from cw.payloads import naming, serialize, templates
+from cw.payloads import pickling_errors, serialize, templates
 from cw.payloads.pickled import Pickled
 from cw.store import callkey
 from cw.store.callkey import FunctionKey
@@ -55,7 +55,7 @@ class KeyTable:
                 self._keys[state] = key
                 return key
         raise UnstableKey(
-            f"{naming.function_name(function)} or what it refers to changes while it is looked at"
+            f"{pickling_errors.function_name(function)} or what it refers to changes while it is looked at"
         )
 
     def _identify(self, function: Any, prepared: Prepared) -> tuple[int, bytes]:

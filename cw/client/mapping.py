@@ -26,8 +26,8 @@ from cw.client.future import Future
 from cw.client.outcome import Abandoned
 from cw.client.prepared import Prepared
 from cw.client.progress import Counts, Progress
-from cw.client.recorder import Call, Chunk, Recorder
 from cw.client.session import Session
+from cw.client.store_client import Call, Chunk, StoreClient
 from cw.net import messages as m
 from cw.payloads import chunks, serialize
 from cw.payloads.deferred import Deferred
@@ -377,7 +377,7 @@ class EachBatch(WholeBatch):
         function: Callable[..., Any],
         prepared: Prepared,
         label: int,
-        recorder: Recorder | None,
+        recorder: StoreClient | None,
     ) -> None:
         super().__init__(session, options, function, prepared, label)
         self._recorder = recorder

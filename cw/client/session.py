@@ -17,17 +17,17 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from cw import guard, home, nested
+from cw import guard, nested, userdir
 from cw.client import ending
 from cw.client.calls import Calls
+from cw.client.delivery import Deliver, Delivery
 from cw.client.exchange import Exchange
-from cw.client.introductions import Introductions
 from cw.client.jobs import Job, Jobs
+from cw.client.object_sender import ObjectSender
 from cw.client.objects import ObjectTable
 from cw.client.options import ClientSettings, OptionTable, check_outstanding
 from cw.client.outcome import Abandoned, copy_of
-from cw.client.recorder import Recorder
-from cw.client.recording import Deliver, Recording
+from cw.client.store_client import StoreClient
 from cw.client.submitter import Submitter
 from cw.client.waiting import Waiting
 from cw.errors import ConnectionError, StoreError
@@ -51,7 +51,7 @@ class Session:
         settings: ClientSettings,
         deliver: Deliver,
         on_started: Callable[[int, Any], None],
-        recorder: Recorder | None = None,
+        recorder: StoreClient | None = None,
     ) -> None:
         _look_in_slurm()
         address.find_master(settings.host, settings.port)  # a mistake in them is told here
@@ -74,9 +74,9 @@ class Session:
         seed = current.seed_of_session(settings.seed)
         objects = ObjectTable(lambda: dump_environment(seed, directory))
         options = OptionTable()
-        introductions = Introductions(objects, options, self._lock, self._loop, jobs.functions)
+        introductions = ObjectSender(objects, options, self._lock, self._loop, jobs.functions)
         self.calls = Calls(self._lock, objects, options, jobs, introductions)
-        self.recording = Recording(
+        self.recording = Delivery(
             jobs, deliver, recorder, lambda: self._loop.call_soon_threadsafe(self.on_wake)
         )
         self.exchange = Exchange(self._loop, self, settings, jobs, self.calls, self.recording)
@@ -288,7 +288,9 @@ class Session:
 
 def _look_in_slurm() -> None:
     """Where the user has a cluster in Slurm, its jobs are one of the places to look for the master."""
-    if os.path.exists(os.path.join(home.home_directory(), f"slurm-{address.cluster_name()}", "state.json")):
+    if os.path.exists(
+        os.path.join(userdir.home_directory(), f"slurm-{address.cluster_name()}", "state.json")
+    ):
         import cw.slurm  # noqa: F401
 
 

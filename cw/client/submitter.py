@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from cw.client.calls import Calls, OneCall, Submission
+from cw.client.delivery import Delivery
 from cw.client.exchange import Exchange
 from cw.client.jobs import Jobs
 from cw.client.prepared import Prepared
-from cw.client.recorder import Recorder
-from cw.client.recording import Recording
+from cw.client.store_client import StoreClient
 from cw.net import memory, wire
 from cw.net.loop import Loop
 from cw.payloads import serialize
@@ -48,7 +48,7 @@ class Submitter:
     """Of one session. Any thread."""
 
     def __init__(
-        self, loop: Loop, owner: Owner, jobs: Jobs, calls: Calls, exchange: Exchange, recording: Recording
+        self, loop: Loop, owner: Owner, jobs: Jobs, calls: Calls, exchange: Exchange, recording: Delivery
     ) -> None:
         self.is_woken = False
         """Is the session's thread about to look? It says no before it does: who adds after that wakes it again."""
@@ -68,7 +68,7 @@ class Submitter:
         kwargs: dict[str, Any],
         tag: Any,
         options: int = 0,
-        recorder: Recorder | None = None,
+        recorder: StoreClient | None = None,
         prepared: Prepared | None = None,
         label: int = 0,
     ) -> int:

@@ -20,8 +20,8 @@ from cw import guard
 from cw.client.options import ClientSettings
 from cw.client.outcome import Abandoned
 from cw.client.progress import Counts, Progress
-from cw.client.recorder import Recorder
 from cw.client.session import Session
+from cw.client.store_client import StoreClient
 from cw.payloads import current, serialize
 from cw.payloads.deferred import Deferred
 from cw.program import count
@@ -52,7 +52,7 @@ class Options:
         callback: Callback | None,
         on_error: Callback | None,
         number: int = 0,
-        recorder: Recorder | None = None,
+        recorder: StoreClient | None = None,
     ) -> None:
         self._client = client
         self.callback = callback
@@ -100,7 +100,7 @@ class ClientThread:
         lend: bool = True,
     ) -> None:
         callback, on_error = _checked(callback, "callback"), _checked(on_error, "on_error")
-        recorder = None if store is None else Recorder(store, durability, retry_errors, seed)
+        recorder = None if store is None else StoreClient(store, durability, retry_errors, seed)
         self._defaults = Options(self, callback, on_error, 0, recorder)
         try:
             settings = ClientSettings(

@@ -48,7 +48,7 @@ LOG_TAIL = 2000
 """Bytes of a log that go into an error's text."""
 
 
-class LaunchError(program.Mistake, RuntimeError):
+class LaunchError(program.UserError, RuntimeError):
     """A cluster could not be started or stopped; the text says why."""
 
 

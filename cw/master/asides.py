@@ -33,8 +33,8 @@ from cw.master.jobs import (
     WatchSetbacks,
     Worker,
 )
+from cw.master.scheduler import Scheduler
 from cw.master.state import State
-from cw.master.turns import Turns
 from cw.net import messages as m
 from cw.net.objects import Estimate
 
@@ -56,9 +56,9 @@ one is looked for on two machines again."""
 class Asides:
     """Which workers are set aside for which sessions."""
 
-    def __init__(self, state: State, turns: Turns) -> None:
+    def __init__(self, state: State, turns: Scheduler) -> None:
         self._state = state
-        self._turns = turns
+        self._scheduler = turns
 
     def on_not_entered(
         self, worker: Worker, job: Job, dispatch: int, is_general: bool, reason: str, payload: Any
@@ -177,7 +177,7 @@ class Asides:
             if not aside.is_due or aside.trial in worker.held:
                 continue
             if worker.is_idle and _is_usable(worker, session):
-                assigned = self._turns.give_one(session, worker)
+                assigned = self._scheduler.give_one(session, worker)
                 for action in assigned:
                     aside.trial = action.jobs[0].dispatch
                     aside.is_due = False
@@ -206,7 +206,7 @@ class Asides:
             ):
                 for worker in list(session.setbacks.aside):
                     self._welcome(worker, session)
-                actions += self._turns.fill_all(session.queue.pool)
+                actions += self._scheduler.fill_all(session.queue.pool)
         return actions
 
     def _welcome(self, worker: Worker, session: Session) -> None:

@@ -245,15 +245,15 @@ class WorkerRules(Rules):
         if max(message.statuses, default=0) > m.TIMEOUT:
             raise ProtocolError("a result that is neither done nor an error nor late")
 
-    def _on_holding(self, message: m.Holding) -> None:
+    def _on_inventory(self, message: m.Inventory) -> None:
         self._holdings += len(message.dispatches)
         if self._holdings > HOLDINGS:
             raise ProtocolError(f"it holds {self._holdings} jobs")
 
-    def _on_reported(self, message: m.Reported) -> None:
+    def _on_inventory_end(self, message: m.InventoryEnd) -> None:
         self._holdings = 0
 
-    def _on_usable(self, message: m.Usable) -> None:
+    def _on_capacity(self, message: m.Capacity) -> None:
         if not 0 <= message.slots <= self._slots:
             raise ProtocolError(f"{message.slots} of its {self._slots} slots can be used")
 
@@ -272,11 +272,11 @@ class WorkerRules(Rules):
 
     _checks = {
         m.Results: _on_results,
-        m.Holding: _on_holding,
-        m.Reported: _on_reported,
+        m.Inventory: _on_inventory,
+        m.InventoryEnd: _on_inventory_end,
         m.Recalled: _on_recalled,
         m.NotEntered: _on_not_entered,
-        m.Usable: _on_usable,
+        m.Capacity: _on_capacity,
         m.Lent: _on_lent,
     }
 

@@ -11,7 +11,7 @@ import os
 import socket
 
 from cw import credential, program
-from cw.master.gate import Gate
+from cw.master.acceptor import Acceptor
 from cw.master.master import Master
 from cw.master.peer import logger
 from cw.master.settings import Settings
@@ -28,11 +28,11 @@ def main() -> int:
     program.allow_many_descriptors()
     loop = Loop()
     master = Master(loop, options.no_address_file, Settings(options.silence, options.client_grace))
-    gate = Gate(loop, mine, master.on_admitted)
+    acceptor = Acceptor(loop, mine, master.on_admitted)
     if options.listen_fd is not None:
         listener = _inherited(options.listen_fd)
     else:
-        gate.prepare()  # a credential that cannot be used is told at once
+        acceptor.prepare()  # a credential that cannot be used is told at once
         listener = _listen(options.host or "", options.port)
     local: socket.socket | None
     if options.local_fd is not None:
@@ -41,9 +41,9 @@ def main() -> int:
         local = listen_locally(listener.getsockname()[1], mine.fingerprint)
     host, port = listener.getsockname()[:2]
     start_id = None if options.no_address_file else _write_address(host, port)
-    gate.listen(listener)
+    acceptor.listen(listener)
     if local is not None:
-        gate.listen(local)
+        acceptor.listen(local)
     program.end_with(loop, options.lifeline_fd, master.leave)
     logger.info("only who has the credential %s gets in", mine.path)
     _log_address(host, port)
@@ -52,7 +52,7 @@ def main() -> int:
     try:
         loop.run()
     finally:
-        gate.close()
+        acceptor.close()
         if start_id is not None:
             address.remove_address(start_id)
     return 0
@@ -88,7 +88,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
     try:
         socket.getaddrinfo(host or None, 0, family)  # (create_server would turn this error into another)
     except socket.gaierror:
-        raise program.Mistake(
+        raise program.UserError(
             f"the address {host!r} is unknown: give one of this machine's with --host"
         ) from None
     wanted = [address.PORT, 0] if port is None else [port]
@@ -100,13 +100,13 @@ def _listen(host: str, port: int | None) -> socket.socket:
                 if port is None and number:
                     logger.warning("port %d is taken, by another master perhaps: taking a free one", number)
                     continue
-                raise program.Mistake(
+                raise program.UserError(
                     f"port {number}{f' on {host}' * bool(host)} is taken: give another with --port, or 0 for a free one"
                 ) from None
             reason = (
                 "this machine has no such address" if error.errno == errno.EADDRNOTAVAIL else error.strerror
             )
-            raise program.Mistake(f"cannot listen on {address.join(host, number)}: {reason}") from None
+            raise program.UserError(f"cannot listen on {address.join(host, number)}: {reason}") from None
     raise AssertionError("port 0 is never taken")
 
 

@@ -107,7 +107,7 @@ class ClientPeer(Peer):
         )
         self.attach(connection, rules)
         connection.on_drained = self._on_drained
-        connection.bear_with_reader()
+        connection.allow_slow_reader()
         master.welcome(connection)
         connection.send(m.Roster(sorted(master.joined()), []))
         if not is_back:
@@ -162,7 +162,7 @@ class ClientPeer(Peer):
             host = self._master.host_of(results.worker)
             if host != self._result_host:
                 self._result_host = host
-                self.connection.send(m.Origin(host))
+                self.connection.send(m.ResultHost(host))
         self.connection.send(
             m.JobResults(results.numbers, results.statuses, results.seconds, results.payloads)
         )
@@ -247,18 +247,18 @@ class ClientPeer(Peer):
         if message.counts:
             self._master.perform(self._master.dispatcher.on_received(self._key, max(message.counts)))
 
-    def _on_charged(self, message: m.Charged) -> None:
+    def _on_attempt_counts(self, message: m.AttemptCounts) -> None:
         self._resumption.on_charged(message._replace(notes=checks.clean_notes(message.notes)))
 
     def _on_roster(self, message: m.Roster) -> None:
         """The workers that were at the master before this one, or at this one before the client came back."""
         self._resumption.on_former_workers(message.joined, self._master.joined())
 
-    def _on_handed_in(self, message: m.HandedIn) -> None:
+    def _on_handed_in(self, message: m.ResubmitEnd) -> None:
         self._resumption.on_handed_in()
         self._settle()
 
-    def _on_wants_origin(self, message: m.WantsOrigin) -> None:
+    def _on_wants_result_host(self, message: m.WantsResultHost) -> None:
         self._result_host = self._result_host or ""
 
     def _on_goodbye(self, message: m.Goodbye) -> None:
@@ -290,10 +290,10 @@ class ClientPeer(Peer):
         m.Forget: _on_forget,
         m.Cancel: _on_cancel,
         m.Received: _on_received,
-        m.Charged: _on_charged,
+        m.AttemptCounts: _on_attempt_counts,
         m.Roster: _on_roster,
-        m.HandedIn: _on_handed_in,
-        m.WantsOrigin: _on_wants_origin,
+        m.ResubmitEnd: _on_handed_in,
+        m.WantsResultHost: _on_wants_result_host,
         m.Goodbye: _on_goodbye,
         m.Heartbeat: lambda self, message: None,
     }

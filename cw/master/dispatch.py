@@ -33,7 +33,7 @@ from cw.master.asides import Asides
 from cw.master.jobs import (
     Action,
     Deliver,
-    Holding,
+    Inventory,
     Job,
     Python,
     SendToClient,
@@ -46,9 +46,9 @@ from cw.master.jobs import (
     charged,
     merged,
 )
-from cw.master.returns import Returns
+from cw.master.reconcile import Reconciler
+from cw.master.scheduler import RECALL_BACKOFF_TICKS, Scheduler
 from cw.master.state import State
-from cw.master.turns import BARREN_TICKS, Turns
 from cw.net import messages as m
 
 SMOOTHING = 0.2
@@ -64,9 +64,9 @@ class Dispatcher:
     def __init__(self, first_dispatch: int = 0) -> None:
         self.state = State()
         """To be asked, by others; only the policy changes it."""
-        self._turns = Turns(self.state, first_dispatch)
-        self._returns = Returns(self.state)
-        self._asides = Asides(self.state, self._turns)
+        self._scheduler = Scheduler(self.state, first_dispatch)
+        self._reconciler = Reconciler(self.state)
+        self._asides = Asides(self.state, self._scheduler)
 
     # --- workers ---
 
@@ -75,7 +75,7 @@ class Dispatcher:
         key: WorkerKey,
         slots: int,
         python: Python,
-        holdings: Sequence[Holding] = (),
+        inventories: Sequence[Inventory] = (),
         left: float = math.inf,
     ) -> list[Action]:
         """A worker is there, for `left` seconds. It may hold dispatches of a master before, or of this one that took
@@ -83,7 +83,7 @@ class Dispatcher:
         worker = self.state.workers[key] = Worker(key, slots, self.state.pool(Shape(python)))
         worker.left = left
         worker.pool.workers += 1
-        return self._returns.take_in(worker, holdings) + self._turns.fill_one(worker)
+        return self._reconciler.take_in(worker, inventories) + self._scheduler.fill_one(worker)
 
     def on_worker_away(self, key: WorkerKey) -> list[Action]:
         """Its connection broke: it may be back in a moment, and is sent nothing meanwhile."""
@@ -92,15 +92,15 @@ class Dispatcher:
         self.state.note_room(worker)
         return []
 
-    def on_worker_back(self, key: WorkerKey, holdings: Sequence[Holding]) -> list[Action]:
+    def on_worker_back(self, key: WorkerKey, inventories: Sequence[Inventory]) -> list[Action]:
         """It is back, and names all that it holds. What was on its way to or from it was lost with the connection."""
         worker = self.state.workers[key]
         worker.is_away = worker.recalling = worker.is_stuck = False
-        worker.barren = 0
-        worker.usable, worker.not_for = worker.offered, frozenset()
-        self._turns.lend(worker, 0, ())
-        actions = self._returns.on_worker_back(worker, holdings)
-        return actions + self._turns.fill_all(worker.pool) + self._turns.fill_one(worker)
+        worker.recall_backoff = 0
+        worker.usable, worker.blocked_sessions = worker.offered, frozenset()
+        self._scheduler.lend(worker, 0, ())
+        actions = self._reconciler.on_worker_back(worker, inventories)
+        return actions + self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
 
     def on_worker_draining(self, key: WorkerKey) -> list[Action]:
         """It takes nothing more. What it has not started comes back by on_returned."""
@@ -109,18 +109,20 @@ class Dispatcher:
         self.state.note_room(worker)
         return self._asides.look_again()
 
-    def on_worker_usable(self, key: WorkerKey, slots: int, not_for: Iterable[SessionKey]) -> list[Action]:
+    def on_worker_usable(
+        self, key: WorkerKey, slots: int, blocked_sessions: Iterable[SessionKey]
+    ) -> list[Action]:
         """It can use so many of its slots now, and none for these sessions. What it cannot start, it returns."""
         worker = self.state.workers[key]
-        worker.usable, worker.not_for = slots, frozenset(not_for)
-        self._turns.lend(worker, worker.extra, worker.floors)
-        return self._asides.look_again() + self._turns.fill_one(worker)
+        worker.usable, worker.blocked_sessions = slots, frozenset(blocked_sessions)
+        self._scheduler.lend(worker, worker.extra, worker.floors)
+        return self._asides.look_again() + self._scheduler.fill_one(worker)
 
     def on_lent(self, key: WorkerKey, extra: int, floors: Sequence[int]) -> list[Action]:
         """It holds so many jobs beyond one for each slot that is taken; and these slots are lent, and free."""
         worker = self.state.workers[key]
-        self._turns.lend(worker, extra, floors)
-        return self._turns.fill_lent(worker.pool) + self._turns.fill_one(worker)
+        self._scheduler.lend(worker, extra, floors)
+        return self._scheduler.fill_lent(worker.pool) + self._scheduler.fill_one(worker)
 
     def on_time_left(self, key: WorkerKey, left: float) -> None:
         """What runs there will be stopped after so many seconds: jobs that need more do not start there."""
@@ -140,7 +142,7 @@ class Dispatcher:
         jobs = [
             job for session in self.state.sessions.values() for job in session.jobs.values() if job.losses
         ]
-        return [action for job in jobs for action in self._returns.uncharge(job, key)]
+        return [action for job in jobs for action in self._reconciler.uncharge(job, key)]
 
     def on_returned(self, key: WorkerKey, dispatches: Iterable[int]) -> list[Action]:
         """The worker does not hold these any more: unstarted, or stopped as it was told."""
@@ -148,19 +150,19 @@ class Dispatcher:
         again = []
         for job in self.state.release(worker, dispatches):
             if job.cancelled:
-                self._returns.drop_orphan(job, worker)
+                self._reconciler.drop_orphan(job, worker)
             else:
                 job.avoid = None  # who was to take it instead gave it back
                 again.append(job)
         self.state.requeue(again)
         # Others first: this one was asked to give them up.
-        return self._turns.fill_all(worker.pool) + self._turns.fill_one(worker)
+        return self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
 
     def on_recalled(self, key: WorkerKey, dispatches: Sequence[int]) -> list[Action]:
         """The answer to a Recall."""
         worker = self.state.workers[key]
         worker.recalling = False
-        worker.barren = 0 if dispatches else BARREN_TICKS
+        worker.recall_backoff = 0 if dispatches else RECALL_BACKOFF_TICKS
         return self.on_returned(key, dispatches)
 
     def on_cut_short(self, key: WorkerKey, dispatches: Iterable[int]) -> list[Action]:
@@ -170,13 +172,13 @@ class Dispatcher:
         again = []
         for job in self.state.release(worker, dispatches):
             if job.cancelled:
-                self._returns.drop_orphan(job, worker)
+                self._reconciler.drop_orphan(job, worker)
             elif job.limit() == 1:
                 actions.append(self.state.give_up(job, "its worker was told to end while it ran"))
             else:
                 again.append(job)
         self.state.requeue(again)
-        return actions + self._turns.fill_all(worker.pool)
+        return actions + self._scheduler.fill_all(worker.pool)
 
     def on_not_entered(
         self, key: WorkerKey, dispatch: int, is_general: bool, reason: str, payload: Any
@@ -189,10 +191,10 @@ class Dispatcher:
         actions: list[Action] = []
         for job in self.state.release(worker, [dispatch]):
             if job.cancelled:
-                self._returns.drop_orphan(job, worker)
+                self._reconciler.drop_orphan(job, worker)
             else:
                 actions += self._asides.on_not_entered(worker, job, dispatch, is_general, reason, payload)
-        return actions + self._turns.fill_all(worker.pool) + self._turns.fill_one(worker)
+        return actions + self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
 
     def on_aside_told(self, key: SessionKey) -> list[Action]:
         """Some seconds after SetAside."""
@@ -244,7 +246,7 @@ class Dispatcher:
             known = estimate.seconds
             estimate.seconds = lasted if known == math.inf else known + (lasted - known) * SMOOTHING
             if job.cancelled:
-                if not self._returns.is_kept_orphan(job, worker):
+                if not self._reconciler.is_kept_orphan(job, worker):
                     dropped.append(dispatch)
                 continue
             if job.session is not session:
@@ -263,7 +265,7 @@ class Dispatcher:
         if dropped:
             actions.append(SendToWorker(key, m.Release(dropped)))
         if worker.is_roomy:
-            actions += self._turns.fill_one(worker)
+            actions += self._scheduler.fill_one(worker)
         return actions
 
     def _deliver(self, worker: Worker, session: Session, out: Deliver) -> list[Action]:
@@ -271,7 +273,7 @@ class Dispatcher:
         session.has_run = True
         actions: list[Action]
         if session.is_absent:
-            actions = self._returns.keep(worker, session, out.dispatches, out.numbers)
+            actions = self._reconciler.keep(worker, session, out.dispatches, out.numbers)
         else:
             session.delivered += len(out.numbers)
             session.unacknowledged.append((session.delivered, worker.key, out.dispatches, out.numbers))
@@ -285,14 +287,14 @@ class Dispatcher:
         worker = self.state.workers[key]
         actions: list[Action] = []
         jobs = self.state.release(worker, [dispatch])
-        if not any(job.cancelled and self._returns.is_kept_orphan(job, worker) for job in jobs):
+        if not any(job.cancelled and self._reconciler.is_kept_orphan(job, worker) for job in jobs):
             actions.append(SendToWorker(key, m.Release([dispatch])))
         for job in jobs:
             if (
                 job.session.is_absent and not job.cancelled
             ):  # the worker keeps the note: it is charged when the client is back
                 del job.session.jobs[job.number]
-                actions = self._returns.keep(worker, job.session, [dispatch], [job.number])
+                actions = self._reconciler.keep(worker, job.session, [dispatch], [job.number])
             elif not job.cancelled:
                 if note.get("loading"):
                     more, goes_elsewhere = self._asides.on_died_loading(worker, job, note.get("how", "died"))
@@ -308,7 +310,7 @@ class Dispatcher:
                 else:
                     actions.append(SendToClient(job.session.key, charged(job)))
                     self.state.requeue([job])
-        return actions + self._turns.fill_all(worker.pool) + self._turns.fill_one(worker)
+        return actions + self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
 
     # --- sessions ---
 
@@ -324,20 +326,20 @@ class Dispatcher:
             job.session = session
             known[job.number] = job
         self.state.wait(session.queue)
-        return self._turns.fill_all(session.queue.pool)
+        return self._scheduler.fill_all(session.queue.pool)
 
     def on_session_absent(self, key: SessionKey) -> list[Action]:
         """The client is gone without goodbye: nothing more of it is dispatched, what is unstarted comes back."""
-        return self._returns.on_session_absent(self.state.sessions[key])
+        return self._reconciler.on_session_absent(self.state.sessions[key])
 
     def on_session_resumed(self, key: SessionKey) -> list[Action]:
         """The client is back, here or from another master: it hands in its open jobs again."""
         session = self.state.sessions[key]
-        return self._returns.on_session_resumed(session) + self._turns.fill_all(session.queue.pool)
+        return self._reconciler.on_session_resumed(session) + self._scheduler.fill_all(session.queue.pool)
 
     def on_handed_in(self, key: SessionKey, jobs: Iterable[Job], were_here: bool) -> list[Action]:
         """Jobs that the client has handed in before, to this master (`were_here`) or another."""
-        return self._returns.on_handed_in(self.state.sessions[key], jobs, were_here)
+        return self._reconciler.on_handed_in(self.state.sessions[key], jobs, were_here)
 
     def on_settled(self, key: SessionKey, is_complete: bool = False) -> list[Action]:
         """All is handed in, and the workers had their time: what nobody holds is queued.
@@ -347,16 +349,16 @@ class Dispatcher:
         session = self.state.sessions[key]
         # What the client has not handed in again, it has cancelled.
         actions = self.on_cancelled(key, sorted(session.unconfirmed))
-        actions += self._returns.on_settled(session, is_complete)
-        return merged(actions) + self._turns.fill_all(session.queue.pool)
+        actions += self._reconciler.on_settled(session, is_complete)
+        return merged(actions) + self._scheduler.fill_all(session.queue.pool)
 
     def on_received(self, key: SessionKey, count: int) -> list[Action]:
         """The client has so many of the results that were delivered since it is there."""
-        return self._returns.on_received(self.state.sessions[key], count)
+        return self._reconciler.on_received(self.state.sessions[key], count)
 
     def on_orphans_expired(self) -> list[Action]:
         """The clients of holdings that nobody has asked for had their time to come back."""
-        return self._returns.on_orphans_expired()
+        return self._reconciler.on_orphans_expired()
 
     def on_cancelled(self, key: SessionKey, numbers: Iterable[int]) -> list[Action]:
         """The client does not want these any more: they are neither dispatched nor delivered from now on."""
@@ -382,7 +384,7 @@ class Dispatcher:
         session.queue.backlog.clear()
         session.queue.requeued.clear()
         session.settling = None
-        self._returns.on_session_closed(key)
+        self._reconciler.on_session_closed(key)
         return self.state.cancel(jobs)
 
     def on_blocked(self, key: SessionKey, is_blocked: bool) -> list[Action]:
@@ -393,17 +395,17 @@ class Dispatcher:
             self.state.stop_waiting(session.queue)
             return []
         self.state.wait(session.queue)
-        return self._turns.fill_all(session.queue.pool)
+        return self._scheduler.fill_all(session.queue.pool)
 
     # --- time ---
 
     def wants_tick(self) -> bool:
         """Is there something for `on_tick` to do?"""
-        return self._turns.wants_tick()
+        return self._scheduler.wants_tick()
 
     def on_tick(self) -> list[Action]:
         """Called every some 10 ms while `wants_tick`."""
-        return self._turns.on_tick()
+        return self._scheduler.on_tick()
 
     # --- inside ---
 
@@ -411,7 +413,7 @@ class Dispatcher:
         worker = self.state.workers.pop(key)
         pool = worker.pool
         pool.workers -= 1
-        for places in (pool.idle, pool.roomy, pool.ahead, pool.lending):
+        for places in (pool.idle, pool.has_capacity, pool.ahead, pool.lending):
             places.pop(worker, None)
         self._asides.on_worker_gone(worker)
         actions: list[Action] = []
@@ -430,10 +432,10 @@ class Dispatcher:
                     actions.append(SendToClient(job.session.key, charged(job)))
                 again.append(job)
         self.state.requeue(again)
-        self._returns.on_worker_gone(worker)
-        return actions + self._asides.look_again() + self._turns.fill_all(pool)
+        self._reconciler.on_worker_gone(worker)
+        return actions + self._asides.look_again() + self._scheduler.fill_all(pool)
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself. For tests."""
         self.state.check_invariants()
-        self._returns.check_invariants()
+        self._reconciler.check_invariants()

@@ -34,7 +34,11 @@ def fit(job: Job, worker: Worker) -> Fit:
 
 def serves(worker: Worker, session: Session) -> bool:
     """Does the worker take jobs of this session?"""
-    return worker.pool is session.queue.pool and not worker.is_draining and session.key not in worker.not_for
+    return (
+        worker.pool is session.queue.pool
+        and not worker.is_draining
+        and session.key not in worker.blocked_sessions
+    )
 
 
 def is_aside(worker: Worker, session: Session) -> bool:

@@ -87,7 +87,7 @@ class Shape(NamedTuple):
 class Pool:
     """The queues and workers of one shape."""
 
-    __slots__ = ("shape", "workers", "rotation", "idle", "roomy", "ahead", "lending", "waited")
+    __slots__ = ("shape", "workers", "rotation", "idle", "has_capacity", "ahead", "lending", "waited")
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
@@ -96,7 +96,7 @@ class Pool:
         # Ordered sets. Idle: a free slot; roomy: will take something ahead (a superset of idle);
         # ahead: holds more than it has slots (a superset; `on_tick` and `wants_tick` tidy up).
         self.idle: dict[Worker, None] = {}
-        self.roomy: dict[Worker, None] = {}
+        self.has_capacity: dict[Worker, None] = {}
         self.ahead: dict[Worker, None] = {}
         self.lending: dict[Worker, None] = {}  # a slot that is lent and free; those with `floors`
         self.waited = 0  # ticks in which a job waited while the slot that it avoids was idle
@@ -198,8 +198,8 @@ class Worker:
     """What one worker holds."""
 
     __slots__ = (
-        "key", "slots", "usable", "extra", "floors", "offered", "not_for", "left", "pool", "held", "load", "size",
-        "ended", "recalling", "barren", "is_stuck", "is_draining", "is_away",
+        "key", "slots", "usable", "extra", "floors", "offered", "blocked_sessions", "left", "pool", "held", "load",
+        "size", "ended", "recalling", "recall_backoff", "is_stuck", "is_draining", "is_away",
     )  # fmt: skip
 
     def __init__(self, key: WorkerKey, slots: int, pool: Pool) -> None:
@@ -210,14 +210,14 @@ class Worker:
         # Of slots that are lent and free: what the depth of a session must exceed.
         self.floors: list[int] = []
         self.offered = slots
-        self.not_for: frozenset[SessionKey] = frozenset()  # sessions for which none of them can
+        self.blocked_sessions: frozenset[SessionKey] = frozenset()  # sessions for which none of them can
         self.pool = pool
         self.held: dict[int, Job] = {}  # by dispatch number, in order
         self.load = 0.0  # seconds: the costs of what is held
         self.size = 0  # bytes of payload held
         self.ended = 0  # jobs since the last tick
         self.recalling = False  # a Recall is not answered yet
-        self.barren = 0  # the last Recall gave nothing: ticks until the next
+        self.recall_backoff = 0  # the last Recall gave nothing: ticks until the next
         self.is_stuck = False  # no result since it was asked to give back all: nothing goes there ahead
         self.is_draining = False  # it finishes what runs, and takes nothing more
         self.is_away = False  # its connection broke a moment ago
@@ -260,7 +260,7 @@ class SendToWorker(NamedTuple):
 
 class SendToClient(NamedTuple):
     session: SessionKey
-    message: m.JobsStarted | m.Charged
+    message: m.JobsStarted | m.AttemptCounts
 
 
 class Deliver(NamedTuple):
@@ -307,7 +307,7 @@ class TellAside(NamedTuple):
 
 Action = Assign | SendToWorker | SendToClient | Deliver | GiveUp | SetAside | WatchSetbacks | TellAside
 
-Holding = tuple[int, SessionKey, int, int]
+Inventory = tuple[int, SessionKey, int, int]
 """What a worker says it holds: dispatch, session, number, state."""
 
 
@@ -323,6 +323,6 @@ def merged(actions: list[Action]) -> list[Action]:
     return rest + [SendToWorker(worker, kind(dispatches)) for (kind, worker), dispatches in merged.items()]
 
 
-def charged(job: Job) -> m.Charged:
+def charged(job: Job) -> m.AttemptCounts:
     """What a client is told of what has been charged to its job so far."""
-    return m.Charged(job.number, job.deaths, job.losses, list(job.notes))
+    return m.AttemptCounts(job.number, job.deaths, job.losses, list(job.notes))

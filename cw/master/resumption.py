@@ -56,7 +56,7 @@ class Resumption:
         self._highest = 0  # number of a job that was handed in, here or before
         self._submitted = 0  # the same, over this connection
         self._cancelled: set[int] = set()  # jobs whose Cancel overtook their Submit
-        self._charges: dict[int, m.Charged] = {}  # to jobs that are about to be handed in again
+        self._charges: dict[int, m.AttemptCounts] = {}  # to jobs that are about to be handed in again
         self._is_settling = False
         self._is_handed_in = False  # all that it has
         self._missing: set[str] = set()  # workers that were there before, and have not come back yet
@@ -128,7 +128,7 @@ class Resumption:
         if len(self._cancelled) + len(early) <= self._most_jobs:
             self._cancelled.update(early)
 
-    def on_charged(self, message: m.Charged) -> None:
+    def on_charged(self, message: m.AttemptCounts) -> None:
         """This was charged to a job that is about to be handed in again."""
         if len(self._charges) < self._most_jobs:
             self._charges[message.number] = message

@@ -49,7 +49,9 @@ def obstacle(session: Session, sessions: Iterable[Session], workers: Collection[
 
 def can_run(session: Session, workers: Iterable[Worker]) -> bool:
     """Is there a slot that can be used for this session's jobs?"""
-    return any(w.slots and session.key not in w.not_for for w in workers if w.pool is session.queue.pool)
+    return any(
+        w.slots and session.key not in w.blocked_sessions for w in workers if w.pool is session.queue.pool
+    )
 
 
 def time_wanting(session: Session, workers: Iterable[Worker]) -> float:

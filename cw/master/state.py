@@ -119,13 +119,13 @@ class State:
             worker.floors = []
             pool.lending.pop(worker, None)
         if worker.is_idle:
-            pool.idle[worker] = pool.roomy[worker] = None
+            pool.idle[worker] = pool.has_capacity[worker] = None
             return
         pool.idle.pop(worker, None)
         if worker.is_roomy and not worker.is_stuck:
-            pool.roomy[worker] = None
+            pool.has_capacity[worker] = None
         else:
-            pool.roomy.pop(worker, None)
+            pool.has_capacity.pop(worker, None)
 
     # --- questions ---
 
@@ -190,9 +190,9 @@ class State:
             _check_worker(worker)
         for pool in self.pools.values():
             assert pool.workers == sum(worker.pool is pool for worker in self.workers.values())
-            assert pool.idle.keys() <= pool.roomy.keys()
+            assert pool.idle.keys() <= pool.has_capacity.keys()
             assert all(worker.floors for worker in pool.lending)
-            for worker in (*pool.roomy, *pool.ahead, *pool.lending):
+            for worker in (*pool.has_capacity, *pool.ahead, *pool.lending):
                 assert self.workers.get(worker.key) is worker and worker.pool is pool
             assert len(pool.rotation) == len(set(pool.rotation))
             for queue in pool.rotation:

@@ -16,14 +16,14 @@ from cw import program
 from cw.errors import ProtocolError
 from cw.master import checks
 from cw.master.dispatch import Dispatcher
-from cw.master.jobs import Action, Holding, Job
+from cw.master.jobs import Action, Inventory, Job
 from cw.master.peer import Peer, events, lines
 from cw.master.settings import AWAY, Settings
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.objects import Key, ObjectCache
 
-_BEFORE_JOINING = (m.Holding, m.Reported, m.Stay, m.Goodbye, m.Heartbeat)
+_BEFORE_JOINING = (m.Inventory, m.InventoryEnd, m.Stay, m.Goodbye, m.Heartbeat)
 
 
 class Loss(NamedTuple):
@@ -68,7 +68,7 @@ class WorkerPeer(Peer):
         self._slots, self._python = hello.slots, (hello.python[0], hello.python[1])
         self._has_joined = False  # over this connection
         self._is_over = False  # it is gone for good, or has another connection
-        self._holdings: list[Holding] = []  # named, and not yet handed to the policy
+        self._holdings: list[Inventory] = []  # named, and not yet handed to the policy
         self._ends_at = math.inf  # when what runs there is stopped
         self._place = ""  # where it is: the text of a cw.location.Location
         self._is_draining = False
@@ -177,7 +177,7 @@ class WorkerPeer(Peer):
     def _on_remark(self, message: m.Remark) -> None:
         self._master.remark(message.session, message.kind, checks.clean_text(message.text))
 
-    def _on_holding(self, message: m.Holding) -> None:
+    def _on_inventory(self, message: m.Inventory) -> None:
         if self._has_joined:
             raise ProtocolError("Holding after it has joined")
         self._holdings += zip(*message, strict=True)
@@ -190,24 +190,24 @@ class WorkerPeer(Peer):
     def _time_left(self, now: float) -> float:
         return self._ends_at - now - self._master.period  # it is looked at once in a period
 
-    def _on_reported(self, message: m.Reported) -> None:
+    def _on_inventory_end(self, message: m.InventoryEnd) -> None:
         """It has named all that it holds."""
         dispatcher = self._master.dispatcher
         if self._has_joined:
             raise ProtocolError("Reported a second time")
-        holdings, self._holdings = self._holdings, []
+        inventories, self._holdings = self._holdings, []
         self._has_joined = True
         self._sessions = set(message.sessions)
         events.info("%s %s from %s: %s, Python %d.%d%s", self.name, "is back" if self.is_known else "joined",
                     self.connection.peer, program.count(self._slots, "slot"), *self._python,
-                    f"; it holds {program.count(len(holdings), 'job')}" if holdings else "")  # fmt: skip
+                    f"; it holds {program.count(len(inventories), 'job')}" if inventories else "")  # fmt: skip
         if self.is_known:
-            self._master.perform(dispatcher.on_worker_back(self._key, holdings))
+            self._master.perform(dispatcher.on_worker_back(self._key, inventories))
             return
         self.is_known = True
         left = self._time_left(time.monotonic())
         self._master.perform(
-            dispatcher.on_worker_joined(self._key, self._slots, self._python, holdings, left)
+            dispatcher.on_worker_joined(self._key, self._slots, self._python, inventories, left)
         )
         self._master.note_worker(self._key, True)
 
@@ -216,14 +216,14 @@ class WorkerPeer(Peer):
         self._is_draining = True
         self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
 
-    def _on_usable(self, message: m.Usable) -> None:
+    def _on_capacity(self, message: m.Capacity) -> None:
         dispatcher = self._master.dispatcher
         reason = checks.clean_text(message.reason)
-        if message.slots < self._slots or message.not_for:
+        if message.slots < self._slots or message.blocked_sessions:
             self.why_unusable = f"{self.name}: {reason}"
             lines.warning("%s has slots that it cannot use now: a runner %s", self.name, reason)
-        self._master.perform(dispatcher.on_worker_usable(self._key, message.slots, message.not_for))
-        for session in message.not_for:
+        self._master.perform(dispatcher.on_worker_usable(self._key, message.slots, message.blocked_sessions))
+        for session in message.blocked_sessions:
             if dispatcher.state.can_run(session):  # otherwise the client is told that its jobs wait
                 self._master.remark(
                     session,
@@ -293,11 +293,11 @@ class WorkerPeer(Peer):
         m.Recalled: _on_fact,
         m.CutShort: _on_fact,
         m.Lent: _on_fact,
-        m.Holding: _on_holding,
-        m.Reported: _on_reported,
+        m.Inventory: _on_inventory,
+        m.InventoryEnd: _on_inventory_end,
         m.Stay: _on_stay,
         m.Draining: _on_draining,
-        m.Usable: _on_usable,
+        m.Capacity: _on_capacity,
         m.RunnerDied: _on_runner_died,
         m.NotEntered: _on_not_entered,
         m.Remark: _on_remark,

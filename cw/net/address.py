@@ -24,8 +24,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from cw.home import home_directory, locked, make_home, read_private, write_private
-from cw.program import Mistake
+from cw.program import UserError
+from cw.userdir import home_directory, locked, make_home, read_private, write_private
 
 PORT = 5494
 """Of a master that is told no other."""
@@ -44,7 +44,7 @@ NOTHING_KNOWN = "nothing else is known"
 """The source of the last candidate."""
 
 
-class AddressError(Mistake, ValueError):
+class AddressError(UserError, ValueError):
     """An address or a cluster's name that cannot be one."""
 
 

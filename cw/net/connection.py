@@ -169,7 +169,7 @@ class Connection:
         if not self.is_local:
             tune(self._socket, seconds)
 
-    def bear_with_reader(self) -> None:
+    def allow_slow_reader(self) -> None:
         """The other end may stop reading for as long as it likes, as a client does whose callback blocks.
 
         With TCP_USER_TIMEOUT the kernel would take that for death, although its host answers. `is_unanswered` is to

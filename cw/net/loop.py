@@ -1,7 +1,7 @@
 """The I/O loop of master, worker and client: all sockets in one epoll, all timers in one heap.
 
     other threads --- wake() ---.                       .---> Connection: messages   (cw.net.connection)
-    signals ----- wakeup fd ----+--> epoll --> serve ---+---> who else watches a descriptor (cw.master.gate)
+    signals ----- wakeup fd ----+--> epoll --> serve ---+---> who else watches a descriptor (cw.master.acceptor)
     sockets --------------------'              |        '---> timers that are due    (cw.net.timers)
                                                |
          unsent frames of all connections, written once at the end of each wakeup

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from cw.net.peer_messages import (
     PROTOCOL as PROTOCOL, Census as Census, Drain as Drain, Draining as Draining, End as End, Excuse as Excuse,
     Goodbye as Goodbye, Heartbeat as Heartbeat, Hello as Hello, Lent as Lent, Notice as Notice, Refused as Refused,
-    Reported as Reported, Roster as Roster, Stay as Stay, Usable as Usable, Welcome as Welcome,
+    InventoryEnd as InventoryEnd, Roster as Roster, Stay as Stay, Capacity as Capacity, Welcome as Welcome,
 )  # fmt: skip
 from cw.net.schema import (
     Count, Durations, F32s, Leg as Leg, Line, Payloads, U8s, U16s, U32Lists, U32s, U64s, batch, record,
@@ -56,19 +56,19 @@ class Window(NamedTuple):
 
 
 @record(17, Leg.CLIENT_MASTER, is_ordered=True)
-class HandedIn(NamedTuple):
+class ResubmitEnd(NamedTuple):
     """After the last Submit of them: all is handed in again that was at a master before."""
 
 
 @record(23, Leg.MASTER_CLIENT, is_ordered=True)
-class Origin(NamedTuple):
+class ResultHost(NamedTuple):
     """The JobResults after this come from this host. Only to a client that wants it."""
 
     host: str
 
 
 @record(23, Leg.CLIENT_MASTER, is_ordered=True)
-class WantsOrigin(NamedTuple):
+class WantsResultHost(NamedTuple):
     """This client records its results: it wants each Origin."""
 
     host: str = ""  # of the client, as it does not matter: empty
@@ -306,7 +306,7 @@ class CutShort(NamedTuple):
 
 
 @batch(40, Leg.WORKER_MASTER)
-class Holding(NamedTuple):
+class Inventory(NamedTuple):
     """What a worker that joins holds."""
 
     dispatches: U64s
@@ -316,7 +316,7 @@ class Holding(NamedTuple):
 
 
 @record(16, Leg.MASTER_CLIENT, Leg.CLIENT_MASTER)
-class Charged(NamedTuple):
+class AttemptCounts(NamedTuple):
     """What has been charged to a job so far. The client keeps it, and hands it in again before the job."""
 
     number: int

@@ -96,19 +96,19 @@ class Stay(NamedTuple):
 
 
 @record(18, Leg.WORKER_MASTER)
-class Reported(NamedTuple):
+class InventoryEnd(NamedTuple):
     """A worker that joins has named all that it holds before this. It knows these sessions."""
 
     sessions: Sessions
 
 
 @record(22, Leg.WORKER_MASTER)
-class Usable(NamedTuple):
+class Capacity(NamedTuple):
     """How many of a worker's slots can be used now, where runners cannot be started; and the sessions for which none
     can. Until the next Usable; at the beginning all can."""
 
     slots: int
-    not_for: Sessions
+    blocked_sessions: Sessions
     reason: str
 
 
@@ -138,7 +138,7 @@ class Drain(NamedTuple):
 
 @record(25, Leg.MASTER_OBSERVER)
 class Census(NamedTuple):
-    """How the cluster stands. `cw.launch.inquiry` says what is in it."""
+    """How the cluster stands. `cw.launch.status_client` says what is in it."""
 
     state: dict[str, Any]
 

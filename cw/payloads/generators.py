@@ -23,7 +23,7 @@ from typing import Any
 from cw.errors import SharedRandomState
 from cw.payloads.byvalue import travels_by_value
 from cw.payloads.code_names import global_names
-from cw.payloads.naming import function_name, parts_of
+from cw.payloads.pickling_errors import function_name, parts_of
 
 _OBJECTS = 200_000
 """How many objects to look at, for 2 us each. More: large values are looked through. Fewer: a submit is sooner done."""

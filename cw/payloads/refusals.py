@@ -6,12 +6,12 @@ import pickle
 from typing import Any
 
 from cw.errors import NotPicklable
-from cw.payloads import byvalue, naming
+from cw.payloads import byvalue, pickling_errors
 
 
 def refusal_of_function(function: Any, failure: byvalue.Unpicklable) -> NotPicklable:
     """What the caller of submit is told of a function that cannot be pickled."""
-    name = naming.function_name(function)
+    name = pickling_errors.function_name(function)
     text = refusal_of(f"function {name}", failure, [(name, function)])
     refusal = NotPicklable(f"{text}. Make it in the job, or give what is needed of it as an argument")
     refusal.__cause__ = failure.__cause__
@@ -19,7 +19,7 @@ def refusal_of_function(function: Any, failure: byvalue.Unpicklable) -> NotPickl
 
 
 def refusal_of(what: str, failure: byvalue.Unpicklable, roots: list[tuple[str, Any]]) -> str:
-    return _refusal_text(what, failure, roots, naming.find_path(failure.offender, roots))
+    return _refusal_text(what, failure, roots, pickling_errors.find_path(failure.offender, roots))
 
 
 def _refusal_text(
@@ -43,13 +43,13 @@ def refusal_of_call(
 ) -> str:
     roots = [(f"args[{i}]", value) for i, value in enumerate(args)]
     roots += [(f"kwargs[{name!r}]", value) for name, value in kwargs.items()]
-    path = naming.find_path(failure.offender, roots)
+    path = pickling_errors.find_path(failure.offender, roots)
     what = "an argument"
     for i, (root, _) in enumerate(roots):
         if path is not None and root in path:
             is_positional = i < len(args)
-            what = naming.argument_name(function, i) if is_positional else f"argument {root[7:-1]}"
+            what = pickling_errors.argument_name(function, i) if is_positional else f"argument {root[7:-1]}"
             break
     if function is not None:
-        what += f" of {naming.function_name(function)}()"
+        what += f" of {pickling_errors.function_name(function)}()"
     return _refusal_text(what, failure, roots, path)

@@ -16,7 +16,7 @@ from pickle import dumps, loads
 from typing import Any
 
 from cw.errors import NotPicklable, PayloadError
-from cw.payloads import byvalue, deferred, naming
+from cw.payloads import byvalue, deferred, pickling_errors
 from cw.payloads.current import LABEL
 from cw.payloads.failures import dump_error as dump_error
 from cw.payloads.failures import forget_tracebacks as forget_tracebacks
@@ -58,7 +58,7 @@ def pickle_with_state(state: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
     try:
         return Pickled((state, call_of(args, kwargs)))
     except byvalue.Unpicklable as failure:
-        if naming.find_path(failure.offender, [("", (args, kwargs))]) is not None:
+        if pickling_errors.find_path(failure.offender, [("", (args, kwargs))]) is not None:
             raise NotPicklable(refusal_of_call(failure, args, kwargs, function)) from failure.__cause__
         raise refusal_of_function(function, failure) from failure.__cause__
 

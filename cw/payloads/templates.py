@@ -25,7 +25,7 @@ from types import (
 from typing import Any
 
 from cw.errors import PayloadError
-from cw.payloads import byvalue, code_names, constants, local_functions, named, naming, script
+from cw.payloads import byvalue, code_names, constants, local_functions, named, pickling_errors, script
 from cw.payloads.dispatchers import is_dispatcher
 from cw.payloads.watch import MISSING, contents_of
 
@@ -77,7 +77,7 @@ def template_of(function: Any, form: int) -> Template:
         pickler = named.NamedPickler(file, is_whole=True)
         if form == NAMED:
             byvalue.run(pickler, function)
-            template = Template(form, naming.function_name(function), file.getvalue())
+            template = Template(form, pickling_errors.function_name(function), file.getvalue())
             template.names = frozenset(pickler.names)
         else:
             called = function.__name__, function.__qualname__, function.__module__
@@ -89,7 +89,7 @@ def template_of(function: Any, form: int) -> Template:
                 getattr(function, "__type_params__", ()),
             )
             byvalue.run(pickler, (make, fixed))
-            template = Template(form, naming.function_name(function), file.getvalue())
+            template = Template(form, pickling_errors.function_name(function), file.getvalue())
             template.codes = ((function.__globals__, function.__code__),)
     if code_owner is not None:
         template.reads = frozenset(code_names.global_names(code_owner.__code__))

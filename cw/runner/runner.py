@@ -1,6 +1,6 @@
 """The child process in which jobs run, one after the other, in its main thread.
 
-It is forked from the keeper, with all that cw needs imported, and serves one session: it works in the client's
+It is forked from the forkserver, with all that cw needs imported, and serves one session: it works in the client's
 directory with the client's `sys.path`, and ends when the worker closes the channel. User code runs here and
 may do anything: die, print, change directory, start threads and children.
 """

@@ -3,7 +3,7 @@
     Plan --> master_script(), worker_script() --> sbatch (or the screen: --dry-run)
 
     the workers' job:   batch script --> srun --> on each node: bash --> the worker, or a container with it
-    the master's job:   batch script --> tender (cw.slurm.tender), then the master in the script's place
+    the master's job:   batch script --> sidecar (cw.slurm.sidecar), then the master in the script's place
 
 One worker a node, with as many slots as Slurm has put tasks there. `srun` starts it alone, with all that the job has
 on that node. All is plain shell, so that a user can read it, change it and submit it by hand.
@@ -18,7 +18,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cw import credential, guard, home, program
+from cw import credential, guard, program, userdir
 from cw.launch.batch_system import Script
 from cw.location import VARIABLE
 from cw.net import address
@@ -196,7 +196,7 @@ def _common(plan: Plan, role: str, token: str, logs: str, dependency: str) -> li
 
 
 def _head(plan: Plan, what: str) -> list[str]:
-    settings = {"CW_CLUSTER": plan.of_cluster or plan.name, "CW_HOME": home.home_directory()}
+    settings = {"CW_CLUSTER": plan.of_cluster or plan.name, "CW_HOME": userdir.home_directory()}
     if os.environ.get("CW_CREDENTIAL"):
         settings["CW_CREDENTIAL"] = credential.credential_file()
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
@@ -204,7 +204,7 @@ def _head(plan: Plan, what: str) -> list[str]:
 
 
 def _tender(verb: str, plan: Plan, token: str, *arguments: str) -> str:
-    return shlex.join(program.command("cw.slurm.tender", verb, plan.name, token, *arguments))
+    return shlex.join(program.command("cw.slurm.sidecar", verb, plan.name, token, *arguments))
 
 
 def _verbose(plan: Plan) -> list[str]:
@@ -220,7 +220,7 @@ def _worker_command(plan: Plan) -> list[str]:
 def _container(plan: Plan) -> list[str]:
     """What comes before a worker's command. The credential must be the user's own inside, too: so the user's ids are
     kept. Where the address file and the credential lie is seen inside under the same names, read-only."""
-    where = home.home_directory()
+    where = userdir.home_directory()
     key = credential.credential_file()
     directories = sorted({where, os.path.dirname(key)})
     settings = {"CW_HOME": where, "CW_CREDENTIAL": key, "CW_CLUSTER": plan.of_cluster or plan.name}

@@ -25,7 +25,7 @@ def main() -> int:
     try:
         return _VERBS[options.verb](options)
     except ValueError as error:
-        if isinstance(error, program.Mistake):
+        if isinstance(error, program.UserError):
             raise
         raise program.UsageError(str(error)) from None
 
@@ -47,7 +47,7 @@ def _run_start(options: Any) -> int:
             plan, master, workers, lambda text: print(text, file=sys.stderr, flush=True)
         )
     except StartRefused as error:
-        raise program.Mistake(str(error)) from None
+        raise program.UserError(str(error)) from None
     except KeyboardInterrupt:
         print("\nits jobs stay in the queue; `slurm.py stop` takes them out", file=sys.stderr)
         raise

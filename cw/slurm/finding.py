@@ -1,6 +1,6 @@
 """How a cluster in Slurm stands: its master is asked, and Slurm; and where that master is.
 
-ask()            the master, by its address file            (cw.launch.inquiry)
+ask()            the master, by its address file            (cw.launch.status_client)
 look_at()        Slurm, about one job, in words             (cw.slurm.system: once in 15 seconds)
 master_host()    where the master is; clients that are told no host find it in the same way
 """
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from cw.launch import inquiry, launcher
+from cw.launch import launcher, status_client
 from cw.launch.launcher import LaunchError
 from cw.location import Location
 from cw.net import address
@@ -22,12 +22,12 @@ from cw.slurm.submitted import Job, State
 logger = logging.getLogger("cw.slurm")
 
 
-def ask(state: State, *messages: m.Drain | m.End) -> inquiry.Standing | None:
+def ask(state: State, *messages: m.Drain | m.End) -> status_client.ClusterStatus | None:
     """What the cluster's master says, if it answers; then it is told these messages."""
-    return inquiry.ask(address.find_cluster(state.sought()), *messages)
+    return status_client.ask(address.find_cluster(state.sought()), *messages)
 
 
-def workers_of(standing: inquiry.Standing, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+def workers_of(standing: status_client.ClusterStatus, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """Those of the master's workers that are in these Slurm jobs."""
     return [worker for worker in standing.workers if is_in(Location.parse(worker["place"]), jobs)]
 
@@ -81,7 +81,7 @@ def master_host(name: str | None = None) -> str:
     It is the address that the master has reported, if it answers there; else that of its node.
     """
     name = name or address.cluster_name()
-    standing = inquiry.ask(address.find_cluster(name))
+    standing = status_client.ask(address.find_cluster(name))
     if standing is not None:
         return standing.where
     state = State.load(name)

@@ -19,7 +19,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cw import home
+from cw import userdir
 from cw.launch.launcher import LaunchError
 
 if TYPE_CHECKING:
@@ -241,8 +241,8 @@ def is_there() -> bool:
         found = " is UP" in call("scontrol", "ping", seconds=PING_SECONDS)
     except LaunchError:
         found = False
-    home.make_home()
-    home.write_private(name, json.dumps({"asked_at": time.time(), "is_there": found}).encode())
+    userdir.make_home()
+    userdir.write_private(name, json.dumps({"asked_at": time.time(), "is_there": found}).encode())
     return found
 
 
@@ -288,9 +288,9 @@ def listing(cluster: str = "") -> Listing:
 
     `cluster`: one of several that Slurm serves. Other processes that ask at the same time wait for one answer.
     """
-    home.make_home()
+    userdir.make_home()
     name = f"slurm-queue-{_key(cluster)}.json"
-    with home.locked(f"{name}.lock"):
+    with userdir.locked(f"{name}.lock"):
         noted = _read(name)
         known: dict[int, Row] = {}
         with contextlib.suppress(KeyError, TypeError):  # of another version of cw
@@ -306,7 +306,7 @@ def listing(cluster: str = "") -> Listing:
             found = Listing(asked_at, known, str(error))
         finally:
             noted = {"asked_at": asked_at, "rows": list(found.rows.values()), "failure": found.failure}
-            home.write_private(name, json.dumps(noted).encode())
+            userdir.write_private(name, json.dumps(noted).encode())
     return found
 
 
@@ -366,7 +366,7 @@ def _key(cluster: str) -> str:
 def _read(name: str) -> dict[str, Any]:
     """What was noted; nothing if that is damaged."""
     with contextlib.suppress(ValueError):
-        noted = json.loads(home.read_private(name, NOTED_BYTES) or b"{}")
+        noted = json.loads(userdir.read_private(name, NOTED_BYTES) or b"{}")
         if isinstance(noted, dict):
             return noted
     return {}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cw import credential, location
-from cw.launch import inquiry, launcher
+from cw.launch import launcher, status_client
 from cw.launch.launcher import Cluster, LaunchError, Lifeline, Process
 from cw.launch.options import ClusterOptions
 from cw.net import address
@@ -91,7 +91,7 @@ def start_plan(
         try:
             state.save()
             if guard is not None:
-                _spawn_tender(state, "guard", lifeline=guard)
+                _spawn_sidecar(state, "guard", lifeline=guard)
             if master and plan.has_local_master:
                 _start_local_master(state, plan)
             elif master:
@@ -183,14 +183,14 @@ def _start_local_master(state: State, plan: batch.Plan) -> None:
     }
     state.save()
     launcher.wait_until_ready([child])
-    tender = _spawn_tender(state, "tend", "--parent", str(child.process.pid))
-    state.local["processes"].append(list(tender))
+    sidecar = _spawn_sidecar(state, "tend", "--parent", str(child.process.pid))
+    state.local["processes"].append(list(sidecar))
     state.save()
 
 
-def _spawn_tender(state: State, verb: str, *more: str, lifeline: Lifeline | None = None) -> Process:
+def _spawn_sidecar(state: State, verb: str, *more: str, lifeline: Lifeline | None = None) -> Process:
     child = launcher.spawn(
-        "slurm.tender", [verb, state.name, state.token, *more], state.logs, lifeline=lifeline
+        "slurm.sidecar", [verb, state.name, state.token, *more], state.logs, lifeline=lifeline
     )
     os.close(child.ready)
     return child.process
@@ -200,7 +200,7 @@ def _end_local(state: State) -> None:
     launcher.end_processes(state.local_processes())
 
 
-def _wait_for_master(state: State, tell: Callable[[str], None]) -> inquiry.Standing:
+def _wait_for_master(state: State, tell: Callable[[str], None]) -> status_client.ClusterStatus:
     """Until it answers. Raises LaunchError if it cannot come any more."""
     told = ""
     began = time.monotonic()
@@ -223,7 +223,7 @@ def _wait_for_master(state: State, tell: Callable[[str], None]) -> inquiry.Stand
 
 
 def _check_master_answers(name: str) -> None:
-    if inquiry.ask(address.find_cluster(name)) is None:
+    if status_client.ask(address.find_cluster(name)) is None:
         raise LaunchError(
             f"no master of the cluster {name!r} answers: start one with the workers (without -M, or with master=True)"
         )
@@ -234,14 +234,14 @@ def _check_is_wanted(state: State) -> None:
         raise LaunchError(f"the cluster {state.name!r} was stopped meanwhile")
 
 
-def _is_ours(state: State, standing: inquiry.Standing) -> bool:
+def _is_ours(state: State, standing: status_client.ClusterStatus) -> bool:
     """Not a master of before, or one that somebody has started by hand, if one of ours is to come."""
     jobs = state.of_role("master")
     return finding.is_in(standing.location, jobs) if jobs else True
 
 
 def _wait_for_slots(
-    state: State, standing: inquiry.Standing | None, tell: Callable[[str], None]
+    state: State, standing: status_client.ClusterStatus | None, tell: Callable[[str], None]
 ) -> tuple[int, str]:
     """(slots connected, what Slurm says of the workers' job if they are not all there)."""
     jobs = state.of_role("workers")

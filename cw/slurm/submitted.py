@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from cw import home
+from cw import userdir
 from cw.launch import launcher
 from cw.launch.batch_system import BatchSystem, ListedJob, Listing, Script
 from cw.launch.launcher import LaunchError, Process
@@ -79,7 +79,7 @@ class State:
         """What is noted, or an empty one."""
         state = cls(name)
         try:
-            noted = json.loads(home.read_private(f"slurm-{name}/state.json") or b"{}")
+            noted = json.loads(userdir.read_private(f"slurm-{name}/state.json") or b"{}")
             if noted:
                 noted["jobs"] = [Job(*job) for job in noted["jobs"]]
                 noted["plans"] = {role: batch.load_plan(plan) for role, plan in noted["plans"].items()}
@@ -91,7 +91,7 @@ class State:
         return state
 
     def file(self) -> str:
-        return os.path.join(home.home_directory(), f"slurm-{self.name}/state.json")
+        return os.path.join(userdir.home_directory(), f"slurm-{self.name}/state.json")
 
     def sought(self) -> str:
         """The name of the cluster whose master the workers are for."""
@@ -110,7 +110,7 @@ class State:
 
     def save(self) -> None:
         noted = vars(self) | {"plans": {role: plan._asdict() for role, plan in self.plans.items()}}
-        home.write_private(f"slurm-{self.name}/state.json", json.dumps(noted, indent=1).encode())
+        userdir.write_private(f"slurm-{self.name}/state.json", json.dumps(noted, indent=1).encode())
 
     def forget(self) -> None:
         """Nothing of it is left. The logs stay."""
@@ -202,7 +202,7 @@ class State:
 
 def name_for_block() -> str:
     """A name for a cluster that lasts for a block. Of those before it, only the logs of the latest are kept."""
-    base = home.make_home()
+    base = userdir.make_home()
     before = [entry for entry in os.scandir(base) if entry.name.startswith("slurm-block-")]
     ended = [entry for entry in before if not os.path.exists(os.path.join(entry.path, "state.json"))]
     for old in sorted(ended, key=lambda entry: entry.stat().st_mtime)[:-LOGS_KEPT]:
@@ -217,6 +217,6 @@ def name_for_block() -> str:
 def locked(name: str) -> Iterator[State]:
     """Hold the lock of the cluster `name`."""
     address.check_cluster_name(name)  # it becomes part of a path
-    os.makedirs(os.path.join(home.make_home(), f"slurm-{name}"), 0o700, exist_ok=True)
-    with home.locked(f"slurm-{name}/lock"):
+    os.makedirs(os.path.join(userdir.make_home(), f"slurm-{name}"), 0o700, exist_ok=True)
+    with userdir.locked(f"slurm-{name}/lock"):
         yield State.load(name)

@@ -18,7 +18,7 @@ from typing import Any
 
 from cw.errors import UnstableKey
 from cw.payloads import current
-from cw.payloads.naming import argument_name, find_path, function_name
+from cw.payloads.pickling_errors import argument_name, find_path, function_name
 from cw.store.definitions import DefinitionWalk
 from cw.store.walk import PLAIN, SIZE, Unstable, digest_of
 

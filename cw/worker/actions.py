@@ -92,7 +92,7 @@ class TellUsable(NamedTuple):
     """Tell the master how many slots can be used, and for which sessions none can."""
 
     slots: int
-    not_for: list[int]
+    blocked_sessions: list[int]
 
 
 Action = (

@@ -37,7 +37,7 @@ def main() -> int:
         # In Slurm: of this cluster's own. On this machine there may be another one's.
         return address.find_cluster(address.cluster_name())
 
-    # First: whoever ends it while it starts its keeper shall find both gone.
+    # First: whoever ends it while it starts its forkserver shall find both gone.
     loop.on_signal(signal.SIGINT, lambda: worker.on_sigint())
     loop.on_signal(signal.SIGTERM, lambda: worker.on_sigterm())
     if options.notice is not None:
@@ -52,7 +52,7 @@ def main() -> int:
     finally:
         worker.close()
     if worker.failure:
-        raise program.Mistake(worker.failure)
+        raise program.UserError(worker.failure)
     return 0
 
 

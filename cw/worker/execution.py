@@ -93,7 +93,7 @@ class Execution:
 
     def count_running(self) -> int:
         """How many jobs may have started."""
-        return sum(is_running for _, is_running in self.slots.holdings())
+        return sum(is_running for _, is_running in self.slots.inventories())
 
     def lend_again(self) -> None:
         """Another master is there: jobs that wait may wait for jobs that they have given to it."""
@@ -149,10 +149,10 @@ class Execution:
         self._send(self.outcomes.expired(action.job, action.note))
 
     def _on_tell_usable(self, action: a.TellUsable) -> None:
-        if action.slots < len(self.slots.pool.slots) or action.not_for:
+        if action.slots < len(self.slots.pool.slots) or action.blocked_sessions:
             _lines.warning("no runner can be started on some slots: jobs that need one go to other workers, and it is "
                            "tried again in some seconds")  # fmt: skip
-        self._send(m.Usable(action.slots, action.not_for, self._why_unusable))
+        self._send(m.Capacity(action.slots, action.blocked_sessions, self._why_unusable))
 
     # --- the runners ---
 
@@ -175,14 +175,14 @@ class Execution:
     def _classify(self, runner: Runner, outcomes: Iterable[Outcome]) -> None:
         """Report results, some of which may not be what the job itself came to."""
         place, is_draining = self.runners.place(runner), self._departure.is_draining
-        messages, suspects = self.outcomes.classify(outcomes, runner.is_ending, is_draining, place)
+        messages, held_back_errors = self.outcomes.classify(outcomes, runner.is_ending, is_draining, place)
         for message in messages:
             self._send(message)
-        if suspects:
-            self._loop.call_later(SUSPECT_SECONDS, lambda: self._clear(suspects))
+        if held_back_errors:
+            self._loop.call_later(SUSPECT_SECONDS, lambda: self._clear(held_back_errors))
 
-    def _clear(self, suspects: list[Outcome]) -> None:
-        for message in self.outcomes.on_cleared(suspects):
+    def _clear(self, held_back_errors: list[Outcome]) -> None:
+        for message in self.outcomes.on_cleared(held_back_errors):
             self._send(message)
 
     def _on_waits(self, runner: Runner, message: m.Waits | m.WaitOver) -> None:

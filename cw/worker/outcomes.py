@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from cw.net import messages as m
 from cw.worker.jobs import Job
-from cw.worker.kept import Kept
+from cw.worker.outbox import Outbox
 
 SUSPECT_SECONDS = 0.5
 """A job that fails just after its runner got SIGTERM is held back for so long: if this worker is told to end too, as
@@ -38,7 +38,7 @@ class Outcomes:
     """The outcomes of one worker's jobs."""
 
     def __init__(self) -> None:
-        self.kept = Kept()
+        self.kept = Outbox()
         self._keeping: set[int] = set()  # dispatches that come: what they return when their time is up counts
         self._unclaimed: set[int] = (
             set()
@@ -66,7 +66,7 @@ class Outcomes:
         """What to report of results some of which may not be what the job itself came to; and those that are held back
         for a while. `is_ending`: their runner was told to end; `place`: where it is."""
         messages: list[Message] = []
-        suspects: list[Outcome] = []
+        held_back_errors: list[Outcome] = []
         cut: list[int] = []
         for outcome in outcomes:
             job, status, seconds, payload = outcome
@@ -79,24 +79,24 @@ class Outcomes:
                 is_wanted = not (job.stopped or job.spared or is_draining)
                 messages.append(payload if is_wanted else m.Returned([job.dispatch]))
             elif status == m.INTERRUPTED and not job.stopped:
-                suspects.append(outcome._replace(status=m.ERROR))
+                held_back_errors.append(outcome._replace(status=m.ERROR))
             else:
                 messages.append(self._result(outcome._replace(status=min(status, m.ERROR))))
-        if suspects and is_draining:
-            cut += [outcome.job.dispatch for outcome in suspects]
-            suspects = []
-        elif suspects:
-            self._suspects.append(suspects)
+        if held_back_errors and is_draining:
+            cut += [outcome.job.dispatch for outcome in held_back_errors]
+            held_back_errors = []
+        elif held_back_errors:
+            self._suspects.append(held_back_errors)
         if cut:
             messages.append(m.CutShort(cut))
-        return messages, suspects
+        return messages, held_back_errors
 
-    def on_cleared(self, suspects: list[Outcome]) -> list[Message]:
+    def on_cleared(self, held_back_errors: list[Outcome]) -> list[Message]:
         """It was not this machine's end: the jobs failed by themselves."""
-        if not any(suspects is held for held in self._suspects):
+        if not any(held_back_errors is held for held in self._suspects):
             return []
-        self._suspects = [held for held in self._suspects if held is not suspects]
-        return [self._result(outcome) for outcome in suspects]
+        self._suspects = [held for held in self._suspects if held is not held_back_errors]
+        return [self._result(outcome) for outcome in held_back_errors]
 
     def on_drain(self) -> list[Message]:
         """This worker ends: what was held back was cut short."""
@@ -131,16 +131,16 @@ class Outcomes:
         """A master is there: what another one has said of dispatches to come means nothing."""
         self._keeping.clear()
 
-    def holdings(self) -> list[tuple[int, int, int, int]]:
+    def inventories(self) -> list[tuple[int, int, int, int]]:
         """What a master that was just joined is told of these: dispatch, session, number, state."""
-        suspects = [
+        held_back_errors = [
             (job.dispatch, job.session, job.number, m.RUNNING)
             for held in self._suspects
             for job, _, _, _ in held
         ]
-        kept = self.kept.holdings()
+        kept = self.kept.inventories()
         self._unclaimed = {dispatch for dispatch, _, _, _ in kept}
-        return suspects + kept
+        return held_back_errors + kept
 
     def on_claim(self, dispatches: Iterable[int]) -> list[Message]:
         """The master asks for these: send again what was kept."""
@@ -157,5 +157,5 @@ class Outcomes:
 
     def on_forsaken(self) -> None:
         """No master knows of the jobs here: nobody asks for what they came to."""
-        self.kept = Kept()
+        self.kept = Outbox()
         self._suspects.clear()

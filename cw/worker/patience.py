@@ -86,10 +86,10 @@ class Patience:
             isinstance(e, socket.gaierror) and e.errno == socket.EAI_NONAME for _, e in failures
         )
         if is_unknown and not self._logged_at:
-            return program.Mistake(f"the host {failures[0][0][0]!r} is unknown: check its name")
+            return program.UserError(f"the host {failures[0][0][0]!r} is unknown: check its name")
         fault = self._hopeless_fault(failures, candidates, now)
         if fault is not None:
-            return program.Mistake(str(fault))
+            return program.UserError(str(fault))
         if not self._logged_at or now - self._logged_at > STILL_WAITING:
             self._logged_at = now
             tried = "; ".join(

@@ -1,6 +1,6 @@
 """What runners and their children write to stderr: on to the worker's log, and the end of it kept.
 
-    runner 1, its children ==(fd 2, a pipe)==> keeper: Relay --> the log (the keeper's own stderr)
+    runner 1, its children ==(fd 2, a pipe)==> forkserver: Relay --> the log (the forkserver's own stderr)
     runner 2, its children ==(fd 2, a pipe)==>    |
                                                   '--> the last words of each, for the note on its death
 
@@ -92,7 +92,7 @@ class Relay:
         return last_words(bytes(self._tails.pop(read_end)))
 
     def drop_after_fork(self) -> None:
-        """In a forked child: the pipes are the keeper's."""
+        """In a forked child: the pipes are the forkserver's."""
         for read_end in self._tails:
             os.close(read_end)
 

@@ -1,8 +1,8 @@
-"""A worker's runners as processes: started by the keeper, spoken to through channels, ended with signals.
+"""A worker's runners as processes: started by the forkserver, spoken to through channels, ended with signals.
 
     Slots' actions --> start, send_jobs, ... --> WorkerEnd <== channel ==> runner
     Slots.on_*()   <-- on_results, on_dropped <--'                           |
-                   <-- on_exited <----------------------- keeper <-----------'
+                   <-- on_exited <----------------------- forkserver <-----------'
 
 What is to happen to them is decided by `cw.worker.slots`. All in here runs in the loop's thread.
 """
@@ -26,8 +26,8 @@ from cw.payloads import environment as environments
 from cw.program import RateLimited
 from cw.runner.channel import WorkerEnd
 from cw.worker.departure import END_SECONDS, STOP_SECONDS
+from cw.worker.forkserver_client import ForkserverProcess
 from cw.worker.jobs import Job
-from cw.worker.keeper_link import KeeperProcess
 from cw.worker.pool import Runner
 
 logger = logging.getLogger("cw.worker")
@@ -36,11 +36,11 @@ STOP_STEPS = (0.0, signal.SIGINT), (STOP_SECONDS / 2, signal.SIGTERM), (STOP_SEC
 """How a running job is ended: after so many seconds this signal, to the runner's process group. The first raises
 KeyboardInterrupt in the job, so that it may clean up; the second is for its children (the runner only notes it)."""
 
-KEEPER_SECONDS = 60.0
-"""How long a keeper for a PYTHONHASHSEED of a client's is kept without runners. Longer: a process idles. Shorter: the
-next client with it waits for another one to start."""
+FORKSERVER_SECONDS = 60.0
+"""How long a forkserver for a PYTHONHASHSEED of a client's is kept without runners. Longer: a process idles. Shorter:
+the next client with it waits for another one to start."""
 
-KEEPERS = 3
+FORKSERVERS = 3
 """Keepers that may die in a row without having started a runner."""
 
 
@@ -105,13 +105,13 @@ class Runners:
         self._channels: dict[int, WorkerEnd | _NoEnd] = {}
         self._runners: dict[int, Runner] = {}
         self._pids: dict[int, int] = {}
-        self._keepers_lost = 0  # since the last runner was forked
+        self._forkservers_lost = 0  # since the last runner was forked
         self.ends = -1.0
         """When what runs is stopped (time.monotonic()), as far as is known; -1: it is not."""
         self._hash_seed = environments.hash_seed()
         # By the PYTHONHASHSEED of their runners; '': none is known.
-        self._keepers: dict[str, KeeperProcess] = {}
-        self._keeper_by_key: dict[int, KeeperProcess] = {}  # of the runners
+        self._forkservers: dict[str, ForkserverProcess] = {}
+        self._forkserver_by_key: dict[int, ForkserverProcess] = {}  # of the runners
         self._prepare()
 
     def start(self, runner: Runner, environment: Object | None) -> None:
@@ -119,7 +119,7 @@ class Runners:
         self._runners[runner.key] = runner
         payload = None if environment is None else environment.payload
         try:
-            keeper = self._keeper_for(payload)
+            forkserver = self._forkserver_for(payload)
             end = self._channels[runner.key] = WorkerEnd(self._loop)
         except OSError as error:
             self._channels[runner.key] = _NoEnd()
@@ -132,8 +132,8 @@ class Runners:
         end.on_dropped = lambda: self.on_dropped(runner)
         end.on_remark = lambda remark: self.on_remark(runner, remark)
         end.on_waits = lambda message: self.on_waits(runner, message)
-        self._keeper_by_key[runner.key] = keeper
-        keeper.fork(runner.key, end.runner_fds)
+        self._forkserver_by_key[runner.key] = forkserver
+        forkserver.fork(runner.key, end.runner_fds)
         end.handed_over()
         for message in end.objects.prepare([environment] if environment is not None else []):
             end.send(message)
@@ -208,29 +208,29 @@ class Runners:
         self._channels.clear()
         self._runners.clear()
         self._pids.clear()
-        self._keeper_by_key.clear()
-        for keeper in list(self._keepers.values()):
-            self._close_keeper(keeper)
+        self._forkserver_by_key.clear()
+        for forkserver in list(self._forkservers.values()):
+            self._close_forkserver(forkserver)
 
     def _signal(self, runner: Runner, number: int) -> None:
         if (
             self._runners.get(runner.key) is runner
         ):  # else it has ended; and keys begin anew with another master
-            keeper = self._keeper_by_key.get(runner.key)
-            if keeper is not None:
-                keeper.signal(runner.key, number)
+            forkserver = self._forkserver_by_key.get(runner.key)
+            if forkserver is not None:
+                forkserver.signal(runner.key, number)
 
-    # --- the keepers ---
+    # --- the forkservers ---
 
     def _prepare(self) -> None:
-        """Start the keeper that most runners are forked from, before they are needed."""
+        """Start the forkserver that most runners are forked from, before they are needed."""
         if self._find_hash_seed():
-            self._start_keeper(self._hash_seed)
+            self._start_forkserver(self._hash_seed)
 
-    def _keeper_for(self, environment: Any) -> KeeperProcess:
+    def _forkserver_for(self, environment: Any) -> ForkserverProcess:
         """The one whose runners have the client's PYTHONHASHSEED, or else this worker's."""
         seed = _hash_seed_of(environment) or self._find_hash_seed()
-        return self._keepers.get(seed) or self._start_keeper(seed)
+        return self._forkservers.get(seed) or self._start_forkserver(seed)
 
     def _find_hash_seed(self) -> str:
         """This worker's own, or the cluster's, so that strings have the same hashes in all runners; '' as long as there
@@ -240,45 +240,45 @@ class Runners:
                 self._hash_seed = credential.load().hash_seed()
         return self._hash_seed
 
-    def _start_keeper(self, seed: str) -> KeeperProcess:
-        keeper = self._keepers[seed] = KeeperProcess(
+    def _start_forkserver(self, seed: str) -> ForkserverProcess:
+        forkserver = self._forkservers[seed] = ForkserverProcess(
             self._loop,
             self._threads,
             self._descriptors,
             lambda report: self._on_report(seed, report),
             seed,
         )
-        return keeper
+        return forkserver
 
-    def _close_keeper(self, keeper: KeeperProcess) -> None:
-        del self._keepers[keeper.hash_seed]
-        keeper.close({other.pid for other in self._keepers.values()})
+    def _close_forkserver(self, forkserver: ForkserverProcess) -> None:
+        del self._forkservers[forkserver.hash_seed]
+        forkserver.close({other.pid for other in self._forkservers.values()})
 
-    def _close_idle_keeper(self, keeper: KeeperProcess) -> None:
-        if keeper in self._keepers.values() and keeper not in self._keeper_by_key.values():
-            self._close_keeper(keeper)
+    def _close_idle_forkserver(self, forkserver: ForkserverProcess) -> None:
+        if forkserver in self._forkservers.values() and forkserver not in self._forkserver_by_key.values():
+            self._close_forkserver(forkserver)
 
     def _on_report(self, seed: str, report: dict[str, Any] | None) -> None:
         if report is None:
-            self._keepers_lost += 1
-            if self._keepers_lost > KEEPERS:
+            self._forkservers_lost += 1
+            if self._forkservers_lost > FORKSERVERS:
                 self.on_failure(
                     "the process that starts runners dies again and again: see the messages above"
                 )
                 return
-            logger.error("the keeper is gone, and the runners with it; starting another")
-            gone = self._keepers[seed]
-            self._close_keeper(gone)
+            logger.error("the forkserver is gone, and the runners with it; starting another")
+            gone = self._forkservers[seed]
+            self._close_forkserver(gone)
             try:
-                self._start_keeper(seed)
+                self._start_forkserver(seed)
             except OSError as error:
                 self.on_failure(f"the process that starts runners cannot be started: {error}")
                 return
-            for key in [key for key, keeper in self._keeper_by_key.items() if keeper is gone]:
-                self._on_exited(key, "ended with its keeper", "")
+            for key in [key for key, forkserver in self._forkserver_by_key.items() if forkserver is gone]:
+                self._on_exited(key, "ended with its forkserver", "")
         elif report["what"] == "forked":
             self._pids[report["key"]] = report["pid"]
-            self._keepers_lost = 0
+            self._forkservers_lost = 0
         else:
             self._on_exited(report["key"], report["how"], report["stderr"])
 
@@ -287,11 +287,11 @@ class Runners:
         if runner is None:
             return
         was_ending = runner.is_ending
-        keeper = self._keeper_by_key.pop(key, None)
-        if keeper is not None:
-            keeper.clear_scratch(self._pids.get(key, 0))
-        if keeper is not None and keeper.hash_seed != self._hash_seed:
-            self._loop.call_later(KEEPER_SECONDS, lambda: self._close_idle_keeper(keeper))
+        forkserver = self._forkserver_by_key.pop(key, None)
+        if forkserver is not None:
+            forkserver.clear_scratch(self._pids.get(key, 0))
+        if forkserver is not None and forkserver.hash_seed != self._hash_seed:
+            self._loop.call_later(FORKSERVER_SECONDS, lambda: self._close_idle_forkserver(forkserver))
         end = self._channels.pop(key)
         self.on_gone(runner)
         end.drain()

@@ -161,7 +161,7 @@ class Slots:
         """Is there a runner whose process is not gone?"""
         return bool(self.pool.runners)
 
-    def holdings(self) -> list[tuple[Job, bool]]:
+    def inventories(self) -> list[tuple[Job, bool]]:
         """All jobs that are wanted here, and whether each may have started."""
         running = {runner.sent[0].dispatch for runner in self.pool.runners.values() if runner.sent}
         return [(job, job.dispatch in running) for job in self.held.by_dispatch.values() if not job.stopped]

@@ -28,7 +28,7 @@ from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
 from cw.net.objects import Object, SessionObjects, closure
 from cw.version import VERSION
-from cw.worker import departure, keeper, patience
+from cw.worker import departure, forkserver, patience
 from cw.worker.departure import END_SECONDS, Departure
 from cw.worker.execution import TICK_SECONDS, Execution
 from cw.worker.jobs import Job
@@ -98,7 +98,7 @@ class Worker:
         self._execution = Execution(loop, self._slots, self._runners, self._departure, self._send)
         self._outcomes = self._execution.outcomes
         self._perform = self._execution.perform
-        keeper.set_subreaper()
+        forkserver.set_subreaper()
         loop.call_every(1.0, self._on_second)
         for alarm in self._departure.alarms:
             loop.call_later(alarm.seconds, lambda alarm=alarm: self._on_alarm(alarm))  # type: ignore[misc]
@@ -233,7 +233,7 @@ class Worker:
         """The next master is told by `on_welcome` what is here."""
 
     def on_failure(self, error: BaseException) -> None:
-        if not isinstance(error, (program.Mistake, ConnectionError)):
+        if not isinstance(error, (program.UserError, ConnectionError)):
             raise error  # a fault of ours
         self._give_up(str(error))
 
@@ -257,23 +257,23 @@ class Worker:
         """Tell a master that was just joined what is here. It knows nothing of what we remember."""
         usable = self._slots.on_joined()
         self._forget_unused_objects()
-        holdings = [
+        inventories = [
             (job.dispatch, job.session, job.number, m.RUNNING if is_running else m.UNSTARTED)
-            for job, is_running in self._slots.holdings()
+            for job, is_running in self._slots.inventories()
         ]
-        holdings += self._outcomes.holdings()
-        if holdings:
-            self._send(m.Holding(*_columns(holdings)))
+        inventories += self._outcomes.inventories()
+        if inventories:
+            self._send(m.Inventory(*_columns(inventories)))
         left = self._departure.ends_at - time.monotonic()
         place = location.of_this_process().as_text()
         self._send(m.Stay(round(max(left, 0.0), 3) if left < MOST_SECONDS else -1, place))
-        self._send(m.Reported(list(self._sessions)))
+        self._send(m.InventoryEnd(list(self._sessions)))
         self._perform(usable)
         self._execution.lend_again()  # the client may have found this master first
 
     def _forget_unused_objects(self) -> None:
         """All but the environments: their runners stay."""
-        in_use = {item.key for item in closure({job.function for job, _ in self._slots.holdings()})}
+        in_use = {item.key for item in closure({job.function for job, _ in self._slots.inventories()})}
         forgotten = [
             item.key
             for objects in self._sessions.values()

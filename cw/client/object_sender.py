@@ -32,7 +32,7 @@ FORGET_SHARE = 20
 """Looking for what is in use takes time for each outstanding job: at most one part in so many of the thread's time."""
 
 
-class Introductions:
+class ObjectSender:
     """Of one session to the master that it is connected to. In the session's thread, unless it says otherwise.
 
     `in_use()` are the numbers of the functions of all outstanding jobs; `lock` is held around the objects.

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from cw.payloads import naming
+from cw.payloads import pickling_errors
 
 
 class Target:
@@ -51,16 +51,16 @@ def closure():
     ],
 )
 def test_an_object_is_found_by_the_shortest_path(thing, path):
-    assert naming.find_path(target, [("x", thing)]) == path
+    assert pickling_errors.find_path(target, [("x", thing)]) == path
 
 
 def test_an_object_in_a_set_or_a_key_is_found():
-    assert "element" in naming.find_path(target, [("x", {target})])
-    assert "key" in naming.find_path(target, [("x", {target: 1})])
+    assert "element" in pickling_errors.find_path(target, [("x", {target})])
+    assert "key" in pickling_errors.find_path(target, [("x", {target: 1})])
 
 
 def test_what_is_not_there_is_not_found():
-    assert naming.find_path(target, [("x", [1, "a", Holder()]), ("y", None)]) is None
+    assert pickling_errors.find_path(target, [("x", [1, "a", Holder()]), ("y", None)]) is None
 
 
 def test_cycles_and_hostile_objects_do_not_stop_the_search():
@@ -74,24 +74,24 @@ def test_cycles_and_hostile_objects_do_not_stop_the_search():
 
     cycle = []
     cycle += [cycle, Hostile(), {Hostile(): 1}, target]
-    assert naming.find_path(target, [("x", cycle)]) == "x[3]"
+    assert pickling_errors.find_path(target, [("x", cycle)]) == "x[3]"
 
 
 def test_the_search_is_bounded(monkeypatch):
-    monkeypatch.setattr(naming, "_OBJECTS", 100)
-    assert naming.find_path(target, [("x", [[i] for i in range(1000)] + [target])]) is None
+    monkeypatch.setattr(pickling_errors, "_OBJECTS", 100)
+    assert pickling_errors.find_path(target, [("x", [[i] for i in range(1000)] + [target])]) is None
     deep = target
     for _ in range(1000):
         deep = [deep]
-    assert naming.find_path(target, [("x", deep)]) is None
+    assert pickling_errors.find_path(target, [("x", deep)]) is None
 
 
 def test_an_argument_is_named_as_in_the_signature_where_there_is_one():
     def function(a, /, b, *rest, c):
         pass
 
-    assert [naming.argument_name(function, i) for i in range(5)] == [
+    assert [pickling_errors.argument_name(function, i) for i in range(5)] == [
         "argument 'a'", "argument 'b'", "argument 3", "argument 4", "argument 5",
     ]  # fmt: skip
-    assert naming.argument_name(Holder().method, 0) == "argument 1"
-    assert naming.argument_name(None, 1) == "argument 2"
+    assert pickling_errors.argument_name(Holder().method, 0) == "argument 1"
+    assert pickling_errors.argument_name(None, 1) == "argument 2"

@@ -20,7 +20,7 @@ from typing import Any
 
 from cw.client.jobs import Job, Jobs
 from cw.client.outcome import Outcome
-from cw.client.recorder import Call, Chunk, Recorder
+from cw.client.store_client import Call, Chunk, StoreClient
 from cw.errors import StoreError
 
 logger = logging.getLogger("cw.client")
@@ -32,14 +32,14 @@ Deliver = Callable[[int, Any, BaseException | None, Any], None]
 """Called with a job's number and tag, and its error or value."""
 
 
-class Recording:
+class Delivery:
     """The methods are for the session's thread, unless they say otherwise.
 
     `wake()` has the session's thread look here again (any thread).
     """
 
     def __init__(
-        self, jobs: Jobs, deliver: Deliver, recorder: Recorder | None, wake: Callable[[], None]
+        self, jobs: Jobs, deliver: Deliver, recorder: StoreClient | None, wake: Callable[[], None]
     ) -> None:
         self.is_used = False
         """Is there, or was there, a job whose result is recorded?"""
@@ -63,7 +63,7 @@ class Recording:
         else:
             self.is_used = True
 
-    def close_with(self, recorder: Recorder) -> None:
+    def close_with(self, recorder: StoreClient) -> None:
         """Have a recorder of some of the jobs closed at the end, too. Any thread."""
         self._recorders.add(recorder)
 
@@ -74,7 +74,7 @@ class Recording:
 
     def record(self, outcomes: list[Outcome], host: str) -> None:
         """Have them stored; they are delivered after that. Blocks while the store is far behind."""
-        by_recorder: dict[Recorder, list[Outcome]] = {}
+        by_recorder: dict[StoreClient, list[Outcome]] = {}
         for outcome in outcomes:
             by_recorder.setdefault(outcome.job.call.recorder, []).append(outcome)
         for recorder, group in by_recorder.items():

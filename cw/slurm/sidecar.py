@@ -1,4 +1,4 @@
-"""`python -m cw.slurm.tender`: small programs beside the jobs of a cluster in Slurm. Users do not start them.
+"""`python -m cw.slurm.sidecar`: small programs beside the jobs of a cluster in Slurm. Users do not start them.
 
 renew   in a job's batch script, when it begins: submits the job that will follow it
 tend    beside the master: finds out why workers were lost, and excuses those whose allocation is gone
@@ -14,14 +14,14 @@ import time
 from typing import Any
 
 from cw import program
-from cw.launch import inquiry
+from cw.launch import status_client
 from cw.launch.launcher import LaunchError
 from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
 from cw.slurm import squeue, submitted
 
-logger = logging.getLogger("cw.slurm.tender")
+logger = logging.getLogger("cw.slurm.sidecar")
 
 JUDGED_SECONDS = 900.0
 """For which it is looked for a reason why a worker was lost. Slurm takes some minutes to notice that a node is gone."""
@@ -66,12 +66,12 @@ def tend(name: str, master: int) -> None:
     while not poller.poll(squeue.QUEUE_SECONDS * 1000):
         try:
             _judge(name)
-        except program.Mistake as mistake:
+        except program.UserError as mistake:
             logger.warning("%s", mistake)
 
 
 def _judge(name: str) -> None:
-    standing = inquiry.ask(address.find_cluster(name))
+    standing = status_client.ask(address.find_cluster(name))
     if standing is None:
         return
     lost = [entry for entry in standing.lost if time.time() - entry["at"] < JUDGED_SECONDS]
@@ -87,7 +87,7 @@ def _judge(name: str) -> None:
             "%s lost with the allocation: nothing is charged to the jobs there",
             program.count(len(excused), "worker was", "workers were"),
         )
-        inquiry.ask(address.find_cluster(name), m.Excuse(excused))
+        status_client.ask(address.find_cluster(name), m.Excuse(excused))
 
 
 def is_excused(lost: dict[str, Any], found: squeue.Listing) -> bool:
@@ -117,7 +117,7 @@ def guard(name: str, token: str, lifeline: int) -> None:
             if time.monotonic() > given_up_at:
                 raise
             logger.warning("%s (it is tried again)", error)
-        inquiry.ask(address.find_cluster(name), m.End("its program is gone"))  # that takes no Slurm
+        status_client.ask(address.find_cluster(name), m.End("its program is gone"))  # that takes no Slurm
         time.sleep(squeue.QUEUE_SECONDS)
 
 
@@ -138,7 +138,7 @@ def _end_all(name: str, token: str) -> None:
 def main() -> int:
     """The program. Returns its exit status."""
     parser = program.argument_parser(
-        "cw.slurm.tender", "Tends a cluster's jobs in Slurm. Started by cw.slurm."
+        "cw.slurm.sidecar", "Tends a cluster's jobs in Slurm. Started by cw.slurm."
     )
     parser.add_argument("verb", choices=["renew", "tend", "guard"])
     parser.add_argument("name")
@@ -161,4 +161,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    program.run("cw.slurm.tender", main)
+    program.run("cw.slurm.sidecar", main)

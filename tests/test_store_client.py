@@ -18,7 +18,7 @@ from conftest import wait_until
 from programs import LIMIT, Program, run_script, start_script
 
 import cw
-from cw.client.recorder import Recorder
+from cw.client.store_client import StoreClient
 from cw.store import callkey
 from cw.store.directory import MARKER
 from cw.store.reader import Store
@@ -39,7 +39,7 @@ def path(tmp_path):
 @pytest.fixture(autouse=True)
 def each_client_is_a_run(monkeypatch):
     """As in a notebook: so that these tests can play several runs in one process."""
-    monkeypatch.setattr("cw.client.recorder._is_interactive", lambda: True)
+    monkeypatch.setattr("cw.client.store_client._is_interactive", lambda: True)
 
 
 @pytest.fixture
@@ -222,8 +222,8 @@ def test_what_cannot_be_recorded_is_an_error_of_these_calls_alone(path, monkeypa
             raise ZeroDivisionError("by accident")
         return original(recorder, call, *rest)
 
-    original = Recorder.entry
-    monkeypatch.setattr(Recorder, "entry", entry)
+    original = StoreClient.entry
+    monkeypatch.setattr(StoreClient, "entry", entry)
     with cw.ClusterExecutor(store=path) as executor:
         with pytest.raises(cw.StoreError, match="cannot be recorded: ZeroDivisionError"):
             executor.submit(jobs.square, 3).result(LIMIT)

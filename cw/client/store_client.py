@@ -132,7 +132,7 @@ def _forget_after_fork() -> None:
 os.register_at_fork(after_in_child=_forget_after_fork)
 
 
-class Recorder:
+class StoreClient:
     """How the calls of a client, or of some of its jobs, are recorded. For any thread. Raises StoreError."""
 
     def __init__(
@@ -156,18 +156,18 @@ class Recorder:
         self._is_of_map = False
         self._is_closed = False
 
-    def with_key(self, key: Any, version: Any) -> Recorder:
+    def with_key(self, key: Any, version: Any) -> StoreClient:
         """The same for calls with a key or a version of the user's own. A callable key is asked for each call's.
 
         Raises UnstableKey.
         """
-        other = object.__new__(Recorder)
+        other = object.__new__(StoreClient)
         other.__dict__.update(self.__dict__, _key=key, _version=self._seed + callkey.of_version(version))
         return other
 
-    def of_map(self) -> Recorder:
+    def of_map(self) -> StoreClient:
         """The same for a map that is called now: all of its calls are counted here, whenever its input is read."""
-        other = object.__new__(Recorder)
+        other = object.__new__(StoreClient)
         other.__dict__.update(self.__dict__)
         other._count_here()
         other._is_of_map = True
@@ -258,7 +258,7 @@ class Call:
 
     def __init__(
         self,
-        recorder: Recorder,
+        recorder: StoreClient,
         key: bytes,
         name: str,
         classes: tuple[ClassRecord, ...],

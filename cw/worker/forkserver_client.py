@@ -1,4 +1,4 @@
-"""The worker's side of its keeper: starts it, gives orders, hears reports (see `cw.worker.keeper`)."""
+"""The worker's side of its forkserver: starts it, gives orders, hears reports (see `cw.worker.forkserver`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from cw import program
 from cw.net.loop import IN, OUT, Loop
-from cw.worker import keeper
+from cw.worker import forkserver
 
 THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
@@ -28,8 +28,8 @@ THREADS = (
 """Tell libraries how many threads to use, and Python (from 3.13 on) what `os.cpu_count()` gives."""
 
 
-class KeeperProcess:
-    """The keeper, as the worker sees it."""
+class ForkserverProcess:
+    """The forkserver, as the worker sees it."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class KeeperProcess:
         try:
             self._process = subprocess.Popen(
                 program.python_command(
-                    "from cw.worker.keeper import main; main(int(sys.argv[1]))", theirs.fileno()
+                    "from cw.worker.forkserver import main; main(int(sys.argv[1]))", theirs.fileno()
                 ),
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -67,7 +67,7 @@ class KeeperProcess:
         self._socket.setblocking(False)
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._on_report = on_report
-        # A name that nobody can guess and take first. It is made when a runner needs it, and removed by the keeper.
+        # A name that nobody can guess and take first. It is made when a runner needs it, and removed by the forkserver.
         self._scratch = os.path.join(tempfile.gettempdir(), f"cw-scratch-{secrets.token_hex(8)}")
         self._order({"do": "scratch", "path": self._scratch}, [])
         loop.watch(self._socket.fileno(), IN, self._on_ready)
@@ -93,7 +93,7 @@ class KeeperProcess:
     def close(self, spared: Container[int] = ()) -> None:
         """End all runners, and wait until they are gone. Nothing is reported any more.
 
-        `spared`: this worker's other keepers, whose runners go on.
+        `spared`: this worker's other forkservers, whose runners go on.
         """
         if self._socket.fileno() < 0:
             return
@@ -103,11 +103,11 @@ class KeeperProcess:
             for fd in self._unsent.popleft()[1]:
                 os.close(fd)
         try:
-            self._process.wait(keeper.LAST_SECONDS + 1)
+            self._process.wait(forkserver.LAST_SECONDS + 1)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        keeper.kill_children(spared)  # what it left, should it have been killed itself
+        forkserver.kill_children(spared)  # what it left, should it have been killed itself
 
     def _order(self, order: dict[str, Any], fds: list[int]) -> None:
         packet = json.dumps(order).encode()
@@ -136,7 +136,7 @@ class KeeperProcess:
 
     def _read(self) -> None:
         try:
-            packet = self._socket.recv(keeper.PACKET)
+            packet = self._socket.recv(forkserver.PACKET)
         except BlockingIOError:
             return
         except OSError:

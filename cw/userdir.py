@@ -11,13 +11,13 @@ import os
 import stat
 from collections.abc import Iterator
 
-from cw.program import Mistake
+from cw.program import UserError
 
 MAX_FILE_SIZE = 64 * 1024
 """Bytes read of a file in the user's own directory: more than any of ours has."""
 
 
-class HomeError(Mistake, PermissionError):
+class HomeError(UserError, PermissionError):
     """The user's own directory or a file in it cannot be made, or is not to be trusted."""
 
 

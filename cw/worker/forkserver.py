@@ -1,14 +1,14 @@
 """The process from which a worker's runners are forked, and which ends them.
 
-    worker ==(socket, one small JSON text a packet)==> keeper --fork--> runner (its own process group)
+    worker ==(socket, one small JSON text a packet)==> forkserver --fork--> runner (its own process group)
        fork, with the runner's descriptors               ^ |    '-----> runner --> whatever jobs start
        signal; scratch: where runners make directories   '-|--- stderr --'
     worker <==  forked, exited  ===========================' waitpid
 
 It has loaded what runners need and holds neither keys nor connections, and it has one thread: a fork of it
-is cheap and safe. Each runner adopts the orphans of its own descendants (a subreaper); when it ends, the keeper
+is cheap and safe. Each runner adopts the orphans of its own descendants (a subreaper); when it ends, the forkserver
 inherits them and ends them too, those in a session of their own included. When the worker is gone, by whatever
-means, its end of the socket closes, and the keeper ends everything and itself.
+means, its end of the socket closes, and the forkserver ends everything and itself.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STUCK_LOG_MS = 50
 """How often a log that does not take what runners write is looked at."""
 
 LAST_SECONDS = 5.0
-"""How long the keeper, at its end, waits for killed processes to disappear (one may hang in the kernel)."""
+"""How long the forkserver, at its end, waits for killed processes to disappear (one may hang in the kernel)."""
 
 
 def set_subreaper() -> None:
@@ -87,7 +87,7 @@ def kill_children(spared: Container[int] = ()) -> None:
         select.select([], [], [], 0.002)
 
 
-class Keeper:
+class Forkserver:
     """Forks runners on order, passes on their stderr, reaps them, and reports."""
 
     def __init__(self, orders: socket.socket) -> None:
@@ -182,7 +182,7 @@ class Keeper:
             signal.signal(signal.SIGTERM, runner.on_sigterm)
             os.setpgid(0, 0)
             set_subreaper()
-            # Should the keeper be killed. It has one thread, so the signal means its end.
+            # Should the forkserver be killed. It has one thread, so the signal means its end.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             self._orders.close()
             os.close(self._wake)
@@ -241,7 +241,7 @@ def _leave(status: int) -> None:
     import atexit
     import threading
 
-    # What the interpreter does at its end, without the keeper's own frames below being left.
+    # What the interpreter does at its end, without the forkserver's own frames below being left.
     with contextlib.suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]
     with contextlib.suppress(BaseException):
@@ -262,15 +262,15 @@ def main(fd: int) -> None:
     serialize.load_what_errors_take()
     orders = socket.socket(fileno=fd)
     orders.set_inheritable(False)
-    keeper = Keeper(orders)
+    server = Forkserver(orders)
     try:
-        keeper.run()
+        server.run()
     except (BrokenPipeError, ConnectionResetError):
         pass
     finally:
         kill_children()
-        keeper.close()
-        if os.path.isdir(keeper.scratch):
+        server.close()
+        if os.path.isdir(server.scratch):
             import shutil  # only now: runners would begin with it, and all that it imports
 
-            shutil.rmtree(keeper.scratch, ignore_errors=True)
+            shutil.rmtree(server.scratch, ignore_errors=True)

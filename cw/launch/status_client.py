@@ -28,7 +28,7 @@ ANSWER_SECONDS = 2.0
 seems to be gone."""
 
 
-class Standing(NamedTuple):
+class ClusterStatus(NamedTuple):
     """How a cluster stands."""
 
     where: str
@@ -61,14 +61,14 @@ def ask(
     *messages: m.Excuse | m.Drain | m.End,
     seconds: float = ANSWER_SECONDS,
     on_failures: Callable[[list[Failure]], None] = lambda failures: None,
-) -> Standing | None:
+) -> ClusterStatus | None:
     """How the cluster stands whose master answers first, or None; then tell that master these messages.
 
     Blocks for up to `seconds` for each candidate. `on_failures` is given those that could not be reached, where that
     is all of them.
     """
     loop = Loop()
-    found: list[Standing] = []
+    found: list[ClusterStatus] = []
 
     def on_connected(sock: Any, where: tuple[str, int]) -> None:
         connection = Connection(loop, sock)
@@ -82,8 +82,8 @@ def ask(
 
     def on_message(connection: Connection, message: Any, where: tuple[str, int]) -> None:
         if type(message) is m.Census:
-            state = {name: message.state.get(name) for name in Standing._fields if name != "where"}
-            found.append(Standing(address.join(*where), **state))  # type: ignore[arg-type]
+            state = {name: message.state.get(name) for name in ClusterStatus._fields if name != "where"}
+            found.append(ClusterStatus(address.join(*where), **state))  # type: ignore[arg-type]
             for told in messages:
                 connection.send(told)
             connection.on_close = lambda reason: None

@@ -23,7 +23,7 @@ FILES = 128
 """Results in memory files kept at most: each holds a descriptor of this process."""
 
 
-class Kept:
+class Outbox:
     """Outcomes by dispatch number, oldest first."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Kept:
     def forget_session(self, session: int) -> None:
         self.forget([dispatch for dispatch, outcome in self._outcomes.items() if outcome[0] == session])
 
-    def holdings(self) -> list[tuple[int, int, int, int]]:
+    def inventories(self) -> list[tuple[int, int, int, int]]:
         """As the master is told: dispatch, session, number, state."""
         return [(dispatch, outcome[0], outcome[1], FINISHED) for dispatch, outcome in self._outcomes.items()]
 

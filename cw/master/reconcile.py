@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from cw.master.jobs import (
     Action,
-    Holding,
+    Inventory,
     Job,
     SendToClient,
     SendToWorker,
@@ -28,7 +28,7 @@ from cw.net.messages import FINISHED, RUNNING
 from cw.net.objects import Object
 
 
-class Returns:
+class Reconciler:
     """Orphans, and how holdings and jobs find each other."""
 
     def __init__(self, state: State) -> None:
@@ -38,12 +38,12 @@ class Returns:
 
     # --- a worker was away ---
 
-    def take_in(self, worker: Worker, holdings: Sequence[Holding]) -> list[Action]:
+    def take_in(self, worker: Worker, inventories: Sequence[Inventory]) -> list[Action]:
         """A worker that joined or is back has named what it holds."""
         actions: list[Action] = []
         adopted: set[Session] = set()
         delivered: dict[Session, set[int]] = {}
-        for dispatch, key, number, state in holdings:
+        for dispatch, key, number, state in inventories:
             session = self._state.sessions.get(key)
             held = worker.held.get(dispatch)
             job = session.jobs.get(number) if session is not None else None
@@ -68,9 +68,9 @@ class Returns:
         self._state.note_room(worker)
         return merged(actions)
 
-    def on_worker_back(self, worker: Worker, holdings: Sequence[Holding]) -> list[Action]:
+    def on_worker_back(self, worker: Worker, inventories: Sequence[Inventory]) -> list[Action]:
         """A worker is back: what it does not name it has not."""
-        named = {holding[0] for holding in holdings}
+        named = {holding[0] for holding in inventories}
         actions: list[Action] = []
         again = []
         for job in self._state.release(
@@ -83,7 +83,7 @@ class Returns:
             else:
                 again.append(job)
         self._state.requeue(again)
-        return actions + self.take_in(worker, holdings)
+        return actions + self.take_in(worker, inventories)
 
     def on_worker_gone(self, worker: Worker) -> None:
         """Nothing comes back from it."""

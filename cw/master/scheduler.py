@@ -53,7 +53,7 @@ TURN_JOBS = 32
 TURN_SECONDS = 0.001
 """The same in estimated seconds: jobs that take longer go one at a time."""
 
-BARREN_TICKS = 5
+RECALL_BACKOFF_TICKS = 5
 """Ticks until a worker that had nothing to give back is asked again: its runners may be in long jobs by then."""
 
 AVOID_TICKS = 50
@@ -86,7 +86,7 @@ class Turn(Enum):
 GOES_ON, IS_OVER, IS_FULL = Turn
 
 
-class Turns:
+class Scheduler:
     """Hands out what waits to who has room."""
 
     def __init__(self, state: State, first_dispatch: int) -> None:
@@ -127,8 +127,8 @@ class Turns:
         if surplus <= 0:
             del worker.pool.ahead[worker]
             return []
-        if worker.barren:
-            worker.barren -= 1
+        if worker.recall_backoff:
+            worker.recall_backoff -= 1
             return []
         if floor is not None and not any(job.session.depth > floor for job in worker.held.values()):
             return []
@@ -161,7 +161,7 @@ class Turns:
     def fill_all(self, pool: Pool) -> list[Action]:
         """Give what waits to who has room: first a job for each idle slot anywhere, then ahead."""
         assigned: dict[Worker, list[Job]] = {}
-        for ahead, candidates in ((False, pool.idle), (True, pool.roomy)):
+        for ahead, candidates in ((False, pool.idle), (True, pool.has_capacity)):
             if ahead and pool.lending:
                 self._fill_lent(pool, assigned)
             if not pool.rotation:
@@ -275,7 +275,7 @@ class Turns:
 
     def _take(self, worker: Worker, queue: Queue, out: list[Job], room: Room) -> bool:
         """One turn of a session at a worker. True: the worker has no room for the session's next job."""
-        if queue.session.key in worker.not_for or is_aside(worker, queue.session):
+        if queue.session.key in worker.blocked_sessions or is_aside(worker, queue.session):
             return False  # (it fits none of its jobs)
         turn = GOES_ON
         passed: list[Job] = []
@@ -340,7 +340,7 @@ class Turns:
                 break
         if dispatched != self._dispatched:
             self._dispatched = dispatched
-            worker.load, worker.size, worker.barren = load, size, 0
+            worker.load, worker.size, worker.recall_backoff = load, size, 0
             room.turn_jobs, room.turn_seconds = turn_jobs, turn_seconds
             if len(held) > slots:
                 worker.pool.ahead[worker] = None

@@ -13,7 +13,7 @@ from conftest import wait_until
 from programs import LIMIT, Master, Worker, children_of, descendants_of, is_running, start_script, worker_of
 
 import cw
-from cw.worker import keeper
+from cw.worker import forkserver
 
 
 @pytest.fixture
@@ -204,9 +204,9 @@ def test_how_a_process_ended_is_said_in_words():
             os._exit(0)
         return os.waitpid(pid, 0)[1]
 
-    assert keeper.how_it_ended(status_of("os._exit(3)")) == "exited with status 3"
-    assert keeper.how_it_ended(status_of("os.kill(os.getpid(), 9)")) == "killed by SIGKILL"
-    assert keeper.how_it_ended(status_of("os.kill(os.getpid(), 40)")) == "killed by signal 40"
+    assert forkserver.how_it_ended(status_of("os._exit(3)")) == "exited with status 3"
+    assert forkserver.how_it_ended(status_of("os.kill(os.getpid(), 9)")) == "killed by SIGKILL"
+    assert forkserver.how_it_ended(status_of("os.kill(os.getpid(), 40)")) == "killed by signal 40"
 
 
 @pytest.mark.parametrize("has_file", [True, False])
@@ -219,10 +219,10 @@ def test_children_are_found_with_and_without_the_kernels_list(has_file, monkeypa
                 raise FileNotFoundError(path)
             return real_open(path, *rest)
 
-        monkeypatch.setattr(keeper, "open", open_without, raising=False)
+        monkeypatch.setattr(forkserver, "open", open_without, raising=False)
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        assert child.pid in keeper.children()
+        assert child.pid in forkserver.children()
     finally:
         child.communicate(b"\n")
-    assert child.pid not in keeper.children()
+    assert child.pid not in forkserver.children()

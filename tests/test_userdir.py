@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from cw import home
+from cw import userdir
 from cw.net import address
 
 
@@ -21,15 +21,15 @@ def directory(tmp_path, monkeypatch):
 def test_a_directory_that_others_may_read_is_refused(directory):
     directory.mkdir(mode=0o755)
     directory.chmod(0o755)
-    for action in (home.make_home, address.find_master, lambda: address.write_address("node7", 7000)):
+    for action in (userdir.make_home, address.find_master, lambda: address.write_address("node7", 7000)):
         with pytest.raises(PermissionError, match=f"0755.*chmod 700 {directory}"):
             action()
     directory.chmod(0o700)
-    home.make_home()
+    userdir.make_home()
 
 
 def test_a_directory_of_another_user_is_refused(directory, monkeypatch):
-    home.make_home()
+    userdir.make_home()
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(PermissionError, match="belongs to another user"):
         address.find_master()
@@ -50,13 +50,13 @@ def test_a_link_of_another_user_is_refused_and_an_own_one_followed(directory, tm
 def test_a_file_in_the_place_of_the_directory_is_refused(directory):
     directory.write_text("")
     with pytest.raises(PermissionError, match="is no directory"):
-        home.make_home()
+        userdir.make_home()
 
 
 def test_a_directory_that_cannot_be_made_is_told_with_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setenv("CW_HOME", str(tmp_path / "missing" / "home"))
     with pytest.raises(PermissionError, match="set CW_HOME"):
-        home.make_home()
+        userdir.make_home()
 
 
 def test_a_file_that_others_may_write_is_refused(directory):
@@ -67,7 +67,7 @@ def test_a_file_that_others_may_write_is_refused(directory):
 
 
 def test_a_link_a_directory_or_a_pipe_in_the_place_of_a_file_is_refused(directory, tmp_path):
-    home.make_home()
+    userdir.make_home()
     other = tmp_path / "other.json"
     other.write_text("{}")
     (directory / "address-default.json").symlink_to(other)
@@ -84,14 +84,14 @@ def test_a_link_a_directory_or_a_pipe_in_the_place_of_a_file_is_refused(director
 
 
 def test_the_lock_keeps_others_out():
-    home.make_home()
+    userdir.make_home()
     order = []
 
     def wait():
-        with home.locked("test.lock"):
+        with userdir.locked("test.lock"):
             order.append("other")
 
-    with home.locked("test.lock"):
+    with userdir.locked("test.lock"):
         other = threading.Thread(target=wait)
         other.start()
         other.join(0.05)
@@ -104,9 +104,9 @@ def test_the_lock_keeps_others_out():
 def test_what_is_made_is_private_whatever_the_umask_is(directory, umask):
     old = os.umask(umask)
     try:
-        home.make_home()
-        home.write_private("file", b"content")
-        with home.locked("lock"):
+        userdir.make_home()
+        userdir.write_private("file", b"content")
+        with userdir.locked("lock"):
             pass
     finally:
         os.umask(old)

@@ -1,4 +1,4 @@
-"""The gate, with a loop that the test turns and strangers from this very process."""
+"""The gate, with a loop that the test turns and pending peers from this very process."""
 
 import contextlib
 import logging
@@ -12,8 +12,8 @@ import time
 import pytest
 
 from cw import credential
-from cw.master import gate
-from cw.master.gate import Gate
+from cw.master import acceptor
+from cw.master.acceptor import Acceptor
 from cw.net import sockets, tls
 from cw.net.loop import Loop
 
@@ -28,7 +28,7 @@ class House:
         self.contexts = tls.Contexts(self.credential)
         self.admitted = []
         self.rests = []
-        self.gate = Gate(self.loop, self.credential, self.admitted.append)
+        self.gate = Acceptor(self.loop, self.credential, self.admitted.append)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port = self.listener.getsockname()[1]
         self.local = sockets.listen_locally(self.port, self.credential.fingerprint)
@@ -51,7 +51,7 @@ class House:
             self.turn()
 
     def connect(self, source=None, first=b""):
-        """A stranger; a plain socket."""
+        """A pending peer; a plain socket."""
         sock = socket.create_connection(("127.0.0.1", self.port), 10, source and (source, 0))
         self._clients.append(sock)
         if first:
@@ -67,8 +67,8 @@ class House:
             secured.do_handshake()
         return secured
 
-    def strangers(self):
-        return len(self.gate._strangers)
+    def pending(self):
+        return len(self.gate._pending)
 
     def close(self):
         self.gate.close()
@@ -101,7 +101,7 @@ def test_who_has_the_credential_is_admitted(house):
     thread.start()
     house.turn_until(lambda: house.admitted)
     thread.join(10)
-    assert isinstance(house.admitted[0], tls.Socket) and house.strangers() == 0
+    assert isinstance(house.admitted[0], tls.Socket) and house.pending() == 0
     found[0].close()
 
 
@@ -172,45 +172,43 @@ def test_who_leaves_without_a_word_is_not_worth_a_line(house, caplog):
     caplog.set_level(logging.INFO)
     house.connect().close()
     house.turn()
-    house.turn_until(lambda: not house.strangers())
+    house.turn_until(lambda: not house.pending())
     assert not caplog.records
 
 
 def test_who_takes_too_long_is_dropped(house, monkeypatch, caplog):
-    monkeypatch.setattr(gate, "SECONDS", 0.05)
+    monkeypatch.setattr(acceptor, "SECONDS", 0.05)
     silent, half = house.connect(), house.begin_handshake()
-    house.turn_until(lambda: house.strangers() == 2)
-    house.turn_until(lambda: house.gate._on_second(time.monotonic()) and not house.strangers())
+    house.turn_until(lambda: house.pending() == 2)
+    house.turn_until(lambda: house.gate._on_second(time.monotonic()) and not house.pending())
     assert is_closed(silent)
     assert "it did not finish the handshake in time" in caplog.text
     half.close()
 
 
 def test_the_oldest_gives_way_to_the_newest_and_their_number_is_bounded(house, monkeypatch):
-    monkeypatch.setattr(gate, "STRANGERS", 10)
-    strangers = [house.connect(f"127.0.0.{2 + number % 5}") for number in range(25)]
+    monkeypatch.setattr(acceptor, "PENDING_PEERS", 10)
+    pending = [house.connect(f"127.0.0.{2 + number % 5}") for number in range(25)]
     house.turn_until(lambda: house.gate.turned_away == 15)
-    assert house.strangers() == 10
-    for sock in strangers[:15]:
+    assert house.pending() == 10
+    for sock in pending[:15]:
         assert is_closed(sock)
-    strangers[-1].setblocking(False)
+    pending[-1].setblocking(False)
     with pytest.raises(BlockingIOError):
-        strangers[-1].recv(1)
+        pending[-1].recv(1)
 
 
 def test_who_is_in_the_middle_of_a_handshake_goes_first_then_the_newest(house, monkeypatch):
-    monkeypatch.setattr(gate, "ROUND", 0.0)  # one step a round
+    monkeypatch.setattr(acceptor, "ROUND", 0.0)  # one step a round
     begun = house.begin_handshake()
     house.turn_until(
-        lambda: house.strangers() == 1 and next(iter(house.gate._strangers.values())).handshake is not None
+        lambda: house.pending() == 1 and next(iter(house.gate._pending.values())).handshake is not None
     )
     others = [house.begin_handshake() for _ in range(5)]
-    house.turn_until(lambda: house.strangers() == 6)
+    house.turn_until(lambda: house.pending() == 6)
     served = []
     step = house.gate._step
-    monkeypatch.setattr(
-        house.gate, "_step", lambda stranger: (served.append(stranger.number), step(stranger))
-    )
+    monkeypatch.setattr(house.gate, "_step", lambda peer: (served.append(peer.number), step(peer)))
     begun.do_handshake()  # its last words
     time.sleep(0.05)
     house.turn_until(lambda: len(served) == 6)
@@ -229,18 +227,18 @@ def test_strangers_get_a_share_of_the_time_and_no_more(house, monkeypatch):
         served += time.monotonic() - before
         while house.rests:
             seconds, go_on = house.rests.pop()
-            assert not house.loop._epoll.poll(0), "strangers wake the loop while they have to wait"
+            assert not house.loop._epoll.poll(0), "pending wake the loop while they have to wait"
             time.sleep(seconds)
             go_on()
     # With a margin, as the machine may have been busy with others in between.
-    assert house.gate._credit <= gate.BURST
-    assert served < 3 * gate.SHARE * (time.monotonic() - begin) + 0.02
+    assert house.gate._credit <= acceptor.BURST
+    assert served < 3 * acceptor.SHARE * (time.monotonic() - begin) + 0.02
 
 
 def test_without_a_free_descriptor_the_oldest_stranger_is_given_up(house):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    strangers = [house.connect() for _ in range(5)]
-    house.turn_until(lambda: house.strangers() == 5)
+    pending = [house.connect() for _ in range(5)]
+    house.turn_until(lambda: house.pending() == 5)
     late = house.connect()
     used = [os.open("/dev/null", os.O_RDONLY)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (used[0] + 1, hard))
@@ -250,6 +248,6 @@ def test_without_a_free_descriptor_the_oldest_stranger_is_given_up(house):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         os.close(used[0])
-    assert is_closed(strangers[0])
-    assert house.strangers() == 5
+    assert is_closed(pending[0])
+    assert house.pending() == 5
     late.close()

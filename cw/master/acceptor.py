@@ -1,13 +1,13 @@
 """The master's gate: who comes must show that it has the cluster's credential before a byte of it is read.
 
-    listeners ---> stranger ---> first byte ---> handshake (cw.net.tls) ---> on_admitted(socket, address)
+    listeners ---> pending peer ---> first byte ---> handshake (cw.net.tls) ---> on_admitted(socket, address)
       own epoll     |  nothing of it is read      |  '-> turned away: one line, with the address
                     '-----------------------------'--> too slow, or the oldest of too many: dropped
 
 A peer on this machine comes through a local socket and is admitted at once: the kernel says whose it is.
 
-Strangers must not slow down the work, however many there are. What they can cost is bounded: sockets
-(STRANGERS), time to make up their minds (SECONDS), and the master's time (SHARE, of which BURST may be saved up,
+Pending peers must not slow down the work, however many there are. What they can cost is bounded: sockets
+(PENDING_PEERS), time to make up their minds (SECONDS), and the master's time (SHARE, of which BURST may be saved up,
 so that a thousand workers that start at once get in at full speed). To that end they have an epoll of their own,
 which the loop does not look at while they have used up their share. When not all can be served, those come first
 who have answered once, then the newest: who belongs here is through in a few milliseconds, and what has been
@@ -35,32 +35,32 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cw.gate")
 
 SECONDS = 10.0
-"""For a handshake. Longer: more strangers stand here. Shorter: slow networks and busy machines are kept out."""
+"""For a handshake. Longer: more pending peers stand here. Shorter: slow networks and busy machines are kept out."""
 
-STRANGERS = 256
+PENDING_PEERS = 256
 """Unfinished handshakes at one time; at the bound the oldest is dropped. (A quota per address would keep out the
-owner, too, who may come from the same address as a stranger.)"""
+owner, too, who may come from the same address as a pending peer.)"""
 
 ACCEPTS = 64
 """Connections taken in one round. More: a flood holds up one wakeup for longer. Fewer: the kernel's queue fills."""
 
 ROUND = 0.005
-"""Seconds of handshakes in one round: how long the work may have to wait for strangers."""
+"""Seconds of handshakes in one round: how long the work may have to wait for pending peers."""
 
 SHARE = 0.15
-"""Of the master's time, for strangers. Larger: a flood slows the work. Smaller: it keeps newcomers waiting."""
+"""Of the master's time, for pending peers. Larger: a flood slows the work. Smaller: it keeps newcomers waiting."""
 
 BURST = 1.0
 """Seconds of that time which may be saved up."""
 
 RETRY_ACCEPT = 0.5
-"""Seconds until accepting is tried again when no descriptor is left and there is no stranger to give one up."""
+"""Seconds until accepting is tried again when no descriptor is left and there is no pending peer to give one up."""
 
 TLS_RECORD = b"\x16"
 """How a handshake begins."""
 
 
-class _Stranger:
+class _Pending:
     """Somebody who has not shown the credential yet."""
 
     __slots__ = ("socket", "fd", "address", "deadline", "handshake", "number")
@@ -83,7 +83,7 @@ class _Stranger:
         self.socket.close()
 
 
-class Gate:
+class Acceptor:
     """Admits peers to one master. All in here runs in the loop's thread."""
 
     def __init__(self, loop: Loop, credential: Credential, on_admitted: Callable[[Any], None]) -> None:
@@ -93,7 +93,7 @@ class Gate:
         self._on_admitted = on_admitted
         self._epoll = select.epoll()
         self._listeners: dict[int, socket.socket] = {}
-        self._strangers: dict[int, _Stranger] = {}  # by descriptor, the oldest first
+        self._pending: dict[int, _Pending] = {}  # by descriptor, the oldest first
         self._count = 0
         self._contexts: tls.Contexts | None = None
         self._credit = BURST  # seconds
@@ -115,10 +115,10 @@ class Gate:
         self._epoll.register(listener.fileno(), IN)
 
     def close(self) -> None:
-        """Drop the strangers, and take no more."""
-        for stranger in self._strangers.values():
-            stranger.close()
-        self._strangers.clear()
+        """Drop the pending peers, and take no more."""
+        for peer in self._pending.values():
+            peer.close()
+        self._pending.clear()
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
@@ -129,15 +129,15 @@ class Gate:
     def _on_ready(self, events: int) -> None:
         begin = time.monotonic()
         self._credit = min(BURST, self._credit + (begin - self._at) * SHARE)
-        ready = [fd for fd, _ in self._epoll.poll(0, STRANGERS + len(self._listeners))]
+        ready = [fd for fd, _ in self._epoll.poll(0, PENDING_PEERS + len(self._listeners))]
         for fd in ready:
             if fd in self._listeners:
                 self._accept(self._listeners[fd])
-        waiting = [self._strangers[fd] for fd in ready if fd in self._strangers]
-        waiting.sort(key=_Stranger.rank, reverse=True)
+        waiting = [self._pending[fd] for fd in ready if fd in self._pending]
+        waiting.sort(key=_Pending.rank, reverse=True)
         end = time.monotonic() + ROUND
-        for stranger in waiting:
-            self._step(stranger)
+        for peer in waiting:
+            self._step(peer)
             if time.monotonic() > end:
                 break
         self._at = time.monotonic()
@@ -151,14 +151,14 @@ class Gate:
             self._loop.watch(self._epoll.fileno(), IN, self._on_ready)
 
     def _on_second(self, now: float) -> bool:
-        while self._strangers:
-            oldest = next(iter(self._strangers.values()))
+        while self._pending:
+            oldest = next(iter(self._pending.values()))
             if oldest.deadline > now:
                 break
             self._turn_away(oldest, "it did not finish the handshake in time")
         return not self._epoll.closed
 
-    # --- strangers ---
+    # --- pending peers ---
 
     def _accept(self, listener: socket.socket) -> None:
         for count in range(ACCEPTS):
@@ -170,7 +170,7 @@ class Gate:
                 if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     raise
                 # The kernel says so even if nobody waits; after the first, look again whether somebody does.
-                if not count and self._strangers:
+                if not count and self._pending:
                     self._drop_oldest()
                 elif not count:
                     self._lines.warning("no new connection can be taken now: %s", error.strerror)
@@ -179,12 +179,12 @@ class Gate:
             if sock.family == socket.AF_UNIX:
                 self._admit_local(sock)
                 continue
-            if len(self._strangers) >= STRANGERS:
+            if len(self._pending) >= PENDING_PEERS:
                 self._drop_oldest()
             sock.setblocking(False)
             tune(sock)
             self._count += 1
-            self._strangers[sock.fileno()] = _Stranger(sock, time.monotonic() + SECONDS, self._count)
+            self._pending[sock.fileno()] = _Pending(sock, time.monotonic() + SECONDS, self._count)
             self._epoll.register(sock.fileno(), IN)
 
     def _admit_local(self, sock: socket.socket) -> None:
@@ -195,31 +195,31 @@ class Gate:
         self._lines.warning("another user's process on this machine was turned away")
         sock.close()
 
-    def _step(self, stranger: _Stranger) -> None:
+    def _step(self, peer: _Pending) -> None:
         try:
-            if stranger.handshake is None and not self._begin(stranger):
+            if peer.handshake is None and not self._begin(peer):
                 return
-            assert stranger.handshake is not None
-            admitted = stranger.handshake.step()
+            assert peer.handshake is not None
+            admitted = peer.handshake.step()
         except OSError as error:
-            self._turn_away(stranger, error.strerror or str(error))
+            self._turn_away(peer, error.strerror or str(error))
             return
         if admitted is None:
-            self._epoll.modify(stranger.fd, OUT if stranger.handshake.wants_to_write else IN)
+            self._epoll.modify(peer.fd, OUT if peer.handshake.wants_to_write else IN)
         else:
-            self._forget(stranger)
+            self._forget(peer)
             self._on_admitted(admitted)
 
-    def _begin(self, stranger: _Stranger) -> bool:
-        """Begin the handshake if what comes looks like one: until then a stranger costs but a socket."""
+    def _begin(self, peer: _Pending) -> bool:
+        """Begin the handshake if what comes looks like one: until then a pending peer costs but a socket."""
         try:
-            first = stranger.socket.recv(1, socket.MSG_PEEK)
+            first = peer.socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
         if not first:
-            logger.debug("%s left without a word", stranger.address)
-            self._forget(stranger)
-            stranger.close()
+            logger.debug("%s left without a word", peer.address)
+            self._forget(peer)
+            peer.close()
             return False
         if first != TLS_RECORD:
             raise OSError(0, "it does not speak TLS")
@@ -227,19 +227,19 @@ class Gate:
         from cw.net import tls
 
         assert self._contexts is not None
-        stranger.handshake = tls.Handshake(stranger.socket, self._contexts)
+        peer.handshake = tls.Handshake(peer.socket, self._contexts)
         return True
 
-    def _turn_away(self, stranger: _Stranger, reason: str) -> None:
-        self._lines.warning("%s was turned away: %s", stranger.address, reason)
+    def _turn_away(self, peer: _Pending, reason: str) -> None:
+        self._lines.warning("%s was turned away: %s", peer.address, reason)
         self.turned_away += 1
-        self._forget(stranger)
-        stranger.close()
+        self._forget(peer)
+        peer.close()
 
     def _drop_oldest(self) -> None:
-        oldest = next(iter(self._strangers.values()))
+        oldest = next(iter(self._pending.values()))
         self._turn_away(oldest, "too many have not finished their handshakes, and it was the oldest of them")
 
-    def _forget(self, stranger: _Stranger) -> None:
-        del self._strangers[stranger.fd]
-        self._epoll.unregister(stranger.fd)
+    def _forget(self, peer: _Pending) -> None:
+        del self._pending[peer.fd]
+        self._epoll.unregister(peer.fd)
