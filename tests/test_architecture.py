@@ -243,6 +243,39 @@ def test_nobody_uses_what_another_module_keeps_private():
                 assert not node.attr.startswith("_") or node.attr.startswith("__"), f"{path}: {node.attr}"
 
 
+def test_rooms_are_small():
+    """Where one is larger, a second subject has begun in it."""
+    large = []
+    for path in PATHS:
+        text = path.read_text()
+        if text.count("\n") > 450:
+            large.append(f"{path}: more than 450 lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 50:
+                large.append(f"{path}: {node.name} has more than 50 lines")
+            elif isinstance(node, ast.ClassDef):
+                methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+                if sum(not method.name.startswith("on_") for method in methods) > 25:
+                    large.append(
+                        f"{path}: {node.name} has more than 25 methods, not counting what it is told"
+                    )
+                if len(_attributes_of(methods)) > 20:
+                    large.append(f"{path}: {node.name} has more than 20 attributes")
+    assert not large, "\n".join(large)
+
+
+def _attributes_of(methods):
+    return {
+        node.attr
+        for method in methods
+        for node in ast.walk(method)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+
+
 def test_the_master_cannot_unpickle():
     loaded = loaded_by("import cw.master.master")
     assert "cw.master.dispatch" in loaded

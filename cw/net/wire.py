@@ -347,9 +347,10 @@ class Decoder:
     def _message(self, kind: int, flags: int, body: bytes) -> Any:
         spec = self._expected.get(kind)
         if spec is None:
-            if kind in _SPEC_BY_KIND:
-                raise ProtocolError(f"{_SPEC_BY_KIND[kind].cls.__name__} is not expected here")
-            raise ProtocolError(f"a frame of unknown kind {kind}")
+            known = _SPEC_BY_KIND.get(kind)
+            raise ProtocolError(
+                f"{known.cls.__name__} is not expected here" if known else f"a frame of unknown kind {kind}"
+            )
         cls = spec.cls
         if not spec.is_batch:
             return _decode_record(spec, body)
