@@ -76,6 +76,13 @@ def test_the_test_command_is_what_ci_runs():
     assert f'TEST_COMMAND="{TEST_COMMAND}"\n' in (ROOT / ".ci" / "run").read_text()
 
 
+def test_ci_names_tests_that_are_there():
+    script = (ROOT / ".ci" / "run").read_text()
+    names = " ".join(re.findall(r'^(?:QUICK|BETWEEN)="([^"]*)"', script, re.MULTILINE)).split()
+    assert len(names) > 20
+    assert [name for name in names if not (ROOT / "tests" / f"test_{name}.py").exists()] == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_first_command_sets_everything_up_and_prints_the_ranking(tmp_path):
