@@ -174,7 +174,7 @@ def test_a_roster_names_workers(client, joined):
 def test_a_worker_knows_sessions_that_can_be(sessions):
     WorkerRules(2).check(m.InventoryEnd([1, 2**64 - 1]))
     WorkerRules(2).check(m.Stay(-1, ""))
-    with pytest.raises(ProtocolError, match="Reported.sessions: not a list of sessions"):
+    with pytest.raises(ProtocolError, match="InventoryEnd.sessions: not a list of sessions"):
         WorkerRules(2).check(m.InventoryEnd(sessions))
 
 
@@ -187,7 +187,7 @@ def test_jobs_come_in_order(client, numbers):
 @pytest.mark.parametrize("wrong", [{"deaths": 10**6 + 1}, {"losses": 10**18}])
 def test_a_jobs_past_is_possible(client, wrong):
     client.say(m.AttemptCounts(1, 2, 1, []))
-    with pytest.raises(ProtocolError, match="Charged.*: not at most"):
+    with pytest.raises(ProtocolError, match="AttemptCounts.*: not at most"):
         client.say(m.AttemptCounts(1, 2, 1, [])._replace(**wrong))
 
 

@@ -805,7 +805,7 @@ class Events:
         )
         self.state[name] = "given up"
 
-    def _Charged(self, session, message):
+    def _AttemptCounts(self, session, message):
         assert [message.deaths, message.losses] == self.charges[session, message.number]
 
     def _Release(self, key, message):

@@ -506,7 +506,7 @@ time.sleep(1000)
         waiting.cancel()
         executor.kill(running)
         executor.submit(jobs.square, 3).result(LIMIT)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         assert resident(client.pid) < 1.5 * limit + 100e6
 
     for _, worker, client, executor in overload(tmp_path, body, act):
@@ -514,7 +514,7 @@ time.sleep(1000)
         began = time.monotonic()
         client.send_signal(signal.SIGINT)
         client.wait()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         has_its_share(executor, 2)
         assert len(children_of(keeper)) <= 4
 

@@ -5,6 +5,7 @@ import pytest
 from cw.master.fit import LATER, NEVER, NOW, fit
 from cw.master.jobs import Aside, Job, Pool, Session, Setbacks, Shape, Worker
 from cw.net.objects import Object
+from cw.requirements import JobOptions
 
 
 class Case:
@@ -15,7 +16,7 @@ class Case:
         self.pool.workers = 2
         self.session = Session(7, self.pool)
         self.worker = Worker("w", 1, self.pool)
-        self.job = Job(1, Object(1), {"min_time": 60.0}, b"")
+        self.job = Job(1, Object(1), JobOptions(min_time=60.0), b"")
         self.job.session = self.session
 
     def other_python(self):

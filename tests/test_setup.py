@@ -1,4 +1,4 @@
-"""What pip is told: the distribution's name is ours to use, and no text of ours installs a pending peer's package."""
+"""What pip is told: the distribution's name is ours to use, and no text of ours installs a stranger's package."""
 
 import re
 import subprocess
@@ -12,7 +12,9 @@ def texts():
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, check=False, capture_output=True, text=True
     ).stdout
-    paths = [ROOT / name for name in listed.split("\0") if name] or list(ROOT.rglob("*.py"))
+    paths = [ROOT / name for name in listed.split("\0") if name] or [
+        path for path in ROOT.rglob("*") if not path.relative_to(ROOT).parts[0].startswith((".venv", "build"))
+    ]
     for path in paths:
         if path.suffix in (".py", ".md", ".toml", ".ipynb") and path.exists():
             yield path, path.read_text(encoding="utf-8")

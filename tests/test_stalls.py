@@ -5,6 +5,7 @@ from test_dispatch import OTHER_PY, PY, dispatcher, jobs
 from cw.master.jobs import Job
 from cw.master.stalls import NOTICE_SECONDS, STALLED, Obstacle, Wait, why_it_waits
 from cw.net.objects import Object
+from cw.requirements import JobOptions
 
 NOBODY = Obstacle(frozenset(), 0.0, frozenset())
 
@@ -19,7 +20,7 @@ def test_nothing_keeps_a_session_without_jobs_nor_one_whose_jobs_run():
 
 def test_each_obstacle_is_told_in_its_own_words():
     d = dispatcher("s")
-    d.on_submitted("s", [Job(1, Object(1), {"min_time": 60}, b"")])
+    d.on_submitted("s", [Job(1, Object(1), JobOptions(min_time=60), b"")])
     assert "no worker is connected" in why_it_waits(d.state.obstacle("s"), PY, "")
     d.on_worker_joined("other", 1, OTHER_PY)
     assert "run Python 3.12: its jobs wait for workers with Python 3.11" in why_it_waits(

@@ -68,6 +68,8 @@ def take_singleton_apart(thing: Any) -> Any:
     reduced = reduction(thing)
     if not isinstance(reduced, str):
         return reduced
+    if pickle.whichmodule(thing, reduced) not in script.MODULES:  # type: ignore[attr-defined]
+        return NotImplemented  # a library's, such as numpy's functions, and typing.NoExtraItems
     if isinstance(thing, typing.NewType):
         return typing.NewType, (thing.__name__, thing.__supertype__)
     return copyreg.__newobj__, (type(thing),), getattr(thing, "__dict__", None)  # type: ignore[attr-defined]

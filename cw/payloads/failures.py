@@ -108,6 +108,7 @@ def load_what_errors_take() -> None:
             exec(text, {"os": os})  # noqa: S102
         except Exception as error:
             dump_error(error, {})
+            traceback.format_exc()  # (the other leaves out frames of ours, and may show none)
 
 
 def _dump_exception(exception: BaseException) -> tuple[bytes, str]:
