@@ -118,7 +118,7 @@ class Objects(NamedTuple):
 
 @batch(70, *_TO_RUNNER, is_ordered=True)
 class Forget(NamedTuple):
-    """These objects are not used again before they are sent again. Jobs that were sent before this may still use them."""
+    """These objects are not used again before they are sent again. Earlier jobs may still use them."""
 
     sessions: U64s
     numbers: U32s
@@ -154,7 +154,7 @@ class Dispatch(NamedTuple):
     functions: U32s  # objects
     avoid: U16s  # 1 + the slot on which its runner died before, or 0
     attempts: U8s  # attempt number, from 1
-    timeouts: F32s  # limit of its run time (seconds), or 0. (Workers need no other option: the master keeps the rest.)
+    timeouts: F32s  # limit of its run time (seconds), or 0. (Other options stay with the master.)
     payloads: Payloads
 
 
