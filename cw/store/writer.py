@@ -73,7 +73,7 @@ class SegmentFile:
             raise directory.io_error("cannot be written", self._store_path, error) from error
 
     def close(self, is_kept: bool) -> None:
-        """Close the file, and remove it unless it is to be kept."""
+        """Close the file, and remove it unless `is_kept`."""
         os.close(self._fd)
         if not is_kept:
             with contextlib.suppress(OSError):
