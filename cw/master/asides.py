@@ -193,7 +193,7 @@ class Asides:
                     failed.pop(worker, None)
 
     def look_again(self) -> list[Action]:
-        """End the setting aside where no other workers are left, since workers are gone or cannot be used."""
+        """Use set-aside workers again for sessions that have no others left: workers are gone or cannot be used."""
         actions: list[Action] = []
         for session in self._state.sessions.values():
             if (

@@ -129,7 +129,7 @@ class ClientPeer(Peer):
             connection.send(charged(job))
         master.perform(dispatcher.on_session_resumed(self._key))
 
-    # --- what the master sends it ---
+    # --- messages to it ---
 
     def on_roster(self, joined: list[str], gone: list[str]) -> None:
         """Report to the client which workers have come and gone: it names them if it comes back to another master."""
@@ -214,7 +214,7 @@ class ClientPeer(Peer):
         self._objects.forget_former()
         self._master.perform(self._master.dispatcher.on_settled(self._key, settled.is_complete))
 
-    # --- what it says ---
+    # --- its messages ---
 
     def _on_submit(self, message: m.Submit) -> None:
         functions, options = self._objects.by_number, self._options

@@ -105,7 +105,7 @@ class Dispatcher:
         return actions + self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
 
     def on_worker_draining(self, key: WorkerKey) -> list[Action]:
-        """The worker accepts no more jobs. What it has not started comes back by on_returned."""
+        """The worker accepts no more jobs. Its unstarted jobs come back by on_returned."""
         worker = self.state.workers[key]
         worker.is_draining = True
         self.state.note_room(worker)
@@ -133,11 +133,11 @@ class Dispatcher:
         self.state.workers[key].left = left
 
     def on_worker_departed(self, key: WorkerKey) -> list[Action]:
-        """The worker said goodbye: what it still held is requeued, uncharged."""
+        """The worker said goodbye: the jobs that it still held are requeued, uncharged."""
         return self._remove_worker(key, None)
 
     def on_worker_lost(self, key: WorkerKey, note: dict[str, Any]) -> list[Action]:
-        """The worker is gone without goodbye: what may have been running there is charged with a loss, unless the
+        """The worker is gone without goodbye: jobs that may have been running there are charged with a loss, unless the
         worker was draining, since then its end was intended."""
         return self._remove_worker(key, None if self.state.workers[key].is_draining else note)
 

@@ -70,7 +70,7 @@ class Job:
         return (self.options is not None and self.options.timeout) or 0.0
 
     def keeps(self) -> bool:
-        """True if what it returns when its time is up is its result."""
+        """True if the value that it returns when its time is up is its result."""
         return self.options is not None and self.options.on_limit is not None
 
     def min_time(self) -> float:
@@ -79,7 +79,7 @@ class Job:
 
 
 class Shape(NamedTuple):
-    """What jobs need of a slot."""
+    """Requirements of jobs on a slot."""
 
     python: Python
 
@@ -225,7 +225,7 @@ class Worker:
         self.is_stuck = False  # no result since it was asked to give back all: nothing is sent ahead
         self.is_draining = False  # it finishes what runs, and accepts no more
         self.is_away = False  # its connection broke a moment ago
-        self.left = math.inf  # seconds until what runs there is stopped, as last reported
+        self.left = math.inf  # seconds until its jobs are stopped, as last reported
 
     @property
     def is_idle(self) -> bool:
@@ -331,5 +331,5 @@ def merged(actions: list[Action]) -> list[Action]:
 
 
 def charged(job: Job) -> m.AttemptCounts:
-    """Message to the client about what has been charged to its job so far."""
+    """Message to the client with the attempts that were charged to its job so far."""
     return m.AttemptCounts(job.number, job.deaths, job.losses, list(job.notes))

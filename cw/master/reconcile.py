@@ -39,7 +39,7 @@ class Reconciler:
     # --- a worker was away ---
 
     def take_in(self, worker: Worker, inventories: Sequence[Inventory]) -> list[Action]:
-        """Adopt, remember or refuse what a worker holds that has joined or is back."""
+        """Adopt, remember or refuse the holdings of a worker that has joined or is back."""
         actions: list[Action] = []
         adopted: set[Session] = set()
         delivered: dict[Session, set[int]] = {}

@@ -37,7 +37,7 @@ class Obstacle(NamedTuple):
 
 
 def obstacle(session: Session, sessions: Iterable[Session], workers: Collection[Worker]) -> Obstacle | None:
-    """Find what keeps the session's open jobs; None: nothing does, or it has none."""
+    """Find the obstacle that keeps the session's open jobs; None: there is none, or it has no open jobs."""
     if not session.jobs:
         return None
     seconds = time_wanting(session, workers)
@@ -96,7 +96,7 @@ class Wait:
         self._is_told = False
 
     def on_second(self, now: float, obstacle: Obstacle | None) -> bool:
-        """True if the client must be notified now of what keeps its jobs."""
+        """True if the client must be notified now of the obstacle."""
         if obstacle is None:
             self._since, self._is_told = 0.0, False
         elif not self._since or obstacle.stalled_by != self._stalled_by:

@@ -77,7 +77,7 @@ class WorkerPeer(Peer):
         self.attach(connection, checks.WorkerRules(hello.slots))
         master.welcome(connection)
 
-    # --- what the master sends it ---
+    # --- messages to it ---
 
     def send(self, message: tuple[Any, ...]) -> None:
         if type(message) is m.Recall:
@@ -149,7 +149,7 @@ class WorkerPeer(Peer):
             self.connection.close()
             self._lose(f"silent for {silence:.0f} s")
 
-    # --- what it says ---
+    # --- its messages ---
 
     def on_message(self, message: Any) -> None:
         if not self._has_joined and type(message) not in _BEFORE_JOINING:

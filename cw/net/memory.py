@@ -1,6 +1,6 @@
 """Memory files: large payloads that processes on one machine share by descriptor instead of copying.
 
-A memory file (memfd_create(2)) has no name, and is gone when nobody maps it or holds it open. It is sealed
+A memory file (memfd_create(2)) has no name, and is gone when no process maps it or holds it open. It is sealed
 against shrinking, so that a faulty peer cannot take mapped pages away (which would kill the reader).
 """
 

@@ -147,7 +147,7 @@ class Census(NamedTuple):
 
 @record(26, Leg.OBSERVER_MASTER)
 class Excuse(NamedTuple):
-    """These workers (their idents) were lost with their machine or allocation. What was charged to the jobs there is
+    """These workers (their idents) were lost with their machine or allocation. The losses charged to jobs there are
     taken back."""
 
     workers: Idents

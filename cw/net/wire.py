@@ -6,8 +6,8 @@
     batch:   body is | count u32 | column | column | ... | sizes u64 ... | payload | payload ... |
              a column is `count` numbers of one type, as in memory; one of lists: `count` lengths, then the
              numbers of all
-    large:   a batch of one whose payload exceeds LARGE: the frame (flag LARGE) has all but the payload;
-             that follows in PIECE frames, between which other frames of the control lane may come.
+    large:   a batch of one with a payload above LARGE: the frame (flag LARGE) has all but the payload,
+             which follows in PIECE frames; frames of the control lane may come between these.
              On one machine: flag FILE, and the payload is a memory file that comes with the frame
 
 `encode(message)` gives frames as lists of buffers, without copying large payloads.
