@@ -78,9 +78,8 @@ class ClientPeer(Peer):
         self._options: dict[int, JobOptions] = {}
         self._window = 0
         self._is_blocked = False
-        self._result_host: str | None = (
-            None  # host of the latest results; None: the client does not want to know
-        )
+        # Host of the latest results; None: the client does not want to know.
+        self._result_host: str | None = None
         self._remarks: set[str] = set()  # kinds that were sent
         master.dispatcher.on_session_opened(key, self._python, hello.depth, hello.parent)
 

@@ -178,9 +178,8 @@ class Setbacks:
         self.aside: dict[Worker, Aside] = {}  # workers that get no more of the session's jobs for now
         # Workers on which a failure occurred, by function (None: any of the session) and error text.
         self.failed: dict[tuple[Estimate | None, str], dict[Worker, None]] = {}
-        self.untold: dict[
-            Worker, str
-        ] = {}  # workers set aside, with the reason, that the client must still learn of
+        # Workers that are set aside, with the reason, and of which the client must be notified.
+        self.untold: dict[Worker, str] = {}
         self.told: set[tuple[WorkerKey, str]] = set()
 
 
@@ -212,9 +211,7 @@ class Worker:
         # One for each slot that is lent and free: a session must be deeper than this to use it.
         self.floors: list[int] = []
         self.offered = slots
-        self.blocked_sessions: frozenset[SessionKey] = (
-            frozenset()
-        )  # sessions that cannot use any of its slots
+        self.blocked_sessions: frozenset[SessionKey] = frozenset()  # they cannot use any of its slots
         self.pool = pool
         self.held: dict[int, Job] = {}  # by dispatch number, in order
         self.load = 0.0  # sum of the held jobs' costs (seconds)

@@ -94,7 +94,7 @@ def of_call(
 
 
 def of_own(function: Any, key: Any, version: bytes = b"") -> bytes:
-    """Make the key of a call that has one from its user: only that and the function's name count. Raises UnstableKey."""
+    """Make the key of a call from its user's key: only that and the function's name count. Raises `UnstableKey`."""
     module = getattr(function, "__module__", None) or ""
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     try:

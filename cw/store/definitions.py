@@ -190,9 +190,7 @@ class DefinitionWalk(ArrayWalk):
         if known is not None and not known[3]:  # its parts may have been changed in place
             version = byvalue.renewed_version_of(cls)
         if known is None or known[0] != version:
-            version = byvalue.renewed_version_of(
-                cls
-            )  # its key must be made from the same state as what travels
+            version = byvalue.renewed_version_of(cls)  # the key and what travels must have one state
             walk = DefinitionWalk()
             walk._root = cls
             walk.run(cls)

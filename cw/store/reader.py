@@ -65,9 +65,7 @@ class Store:
         self.lock = threading.Lock()
         self.ident = directory.identify(self.path, is_writing)
         self.index: dict[bytes, int] = {}  # by key: place of its latest result, see `format.place_of`
-        self.classes: dict[
-            bytes, dict[bytes, int]
-        ] = {}  # by digest: identities and positions, see ClassRecord
+        self.classes: dict[bytes, dict[bytes, int]] = {}  # by digest: identities and numbers, see ClassRecord
         self.damaged = 0  # bytes skipped in the middle of segments
         self.own_results = 0  # number of results with keys of this scheme, in the segments that were read
         self.others: dict[str, int] = {}  # number of results with keys of other schemes, by scheme
