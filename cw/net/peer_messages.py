@@ -29,7 +29,7 @@ class Hello(NamedTuple):
     host: str  # the peer's host
     pid: int  # its process
     slots: int  # 0 unless it is a worker
-    handed: int = 0  # from a client that was connected before: the highest number of its jobs
+    handed: int = 0  # from a client that was connected before: its highest job number so far
     takes_files: bool = True  # if false, it has no descriptors left: large payloads go to it as on a network
     depth: int = 0  # from a client in a job: the depth of its session (see cw.nested)
     parent: int = 0  # from a client in a job: the dispatch number of that job
