@@ -1,17 +1,16 @@
-"""The master's gate: who comes must show that it has the cluster's credential before a byte of it is read.
+"""The master's acceptor: a peer must show that it has the cluster's credential before a byte of its messages is read.
 
     listeners ---> pending peer ---> first byte ---> handshake (cw.net.tls) ---> on_admitted(socket, address)
-      own epoll     |  nothing of it is read      |  '-> turned away: one line, with the address
+      own epoll     |  no message is read         |  '-> turned away: one line, with the address
                     '-----------------------------'--> too slow, or the oldest of too many: dropped
 
-A peer on this machine comes through a local socket and is admitted at once: the kernel says whose it is.
+A peer on this machine comes through a local socket and is admitted at once: the kernel reports which user it runs as.
 
-Pending peers must not slow down the work, however many there are. What they can cost is bounded: sockets
-(PENDING_PEERS), time to make up their minds (SECONDS), and the master's time (SHARE, of which BURST may be saved up,
-so that a thousand workers that start at once get in at full speed). To that end they have an epoll of their own,
-which the loop does not look at while they have used up their share. When not all can be served, those come first
-who have answered once, then the newest: who belongs here is through in a few milliseconds, and what has been
-standing there for longer is probably up to no good.
+Pending peers must not slow down the work, even in large numbers. Their cost is bounded: sockets (PENDING_PEERS), time
+for a handshake (SECONDS), and the master's time (SHARE, of which BURST may be saved up, so that a thousand workers
+that start at once get in at full speed). For this they have an epoll of their own, which the loop does not watch while
+they have used up their share. If not all can be served, peers that have answered once come first, then the newest: a
+legitimate peer is through in a few milliseconds, and one that has been pending for longer is probably hostile.
 """
 
 from __future__ import annotations
@@ -35,33 +34,35 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cw.gate")
 
 SECONDS = 10.0
-"""For a handshake. Longer: more pending peers stand here. Shorter: slow networks and busy machines are kept out."""
+"""Time limit of a handshake (seconds). Longer: more pending peers at a time. Shorter: slow networks and busy machines
+are kept out."""
 
 PENDING_PEERS = 256
-"""Unfinished handshakes at one time; at the bound the oldest is dropped. (A quota per address would keep out the
-owner, too, who may come from the same address as a pending peer.)"""
+"""Most unfinished handshakes at one time; at the limit the oldest is dropped. (A quota for each address would keep out
+the owner, too, whose peers may have the same address as a hostile one.)"""
 
 ACCEPTS = 64
-"""Connections taken in one round. More: a flood holds up one wakeup for longer. Fewer: the kernel's queue fills."""
+"""Most connections accepted in one round. Larger: a flood holds up one wakeup for longer. Smaller: the kernel's queue
+fills."""
 
 ROUND = 0.005
-"""Seconds of handshakes in one round: how long the work may have to wait for pending peers."""
+"""Time for handshakes in one round (seconds): the longest that the work waits for pending peers."""
 
 SHARE = 0.15
-"""Of the master's time, for pending peers. Larger: a flood slows the work. Smaller: it keeps newcomers waiting."""
+"""Share of the master's time for pending peers. Larger: a flood slows the work. Smaller: a flood delays newcomers."""
 
 BURST = 1.0
-"""Seconds of that time which may be saved up."""
+"""Most unused time of that share that may be saved up (seconds)."""
 
 RETRY_ACCEPT = 0.5
-"""Seconds until accepting is tried again when no descriptor is left and there is no pending peer to give one up."""
+"""Time until accepting is tried again when no descriptor is left and no pending peer can be dropped (seconds)."""
 
 TLS_RECORD = b"\x16"
-"""How a handshake begins."""
+"""First byte of a TLS handshake."""
 
 
 class _Pending:
-    """Somebody who has not shown the credential yet."""
+    """A peer that has not shown the credential yet."""
 
     __slots__ = ("socket", "fd", "address", "deadline", "handshake", "number")
 
@@ -74,7 +75,7 @@ class _Pending:
         self.number = number
 
     def rank(self) -> tuple[bool, int]:
-        """Who is served first: the highest."""
+        """Sort key: the highest is served first."""
         return self.handshake is not None and self.handshake.has_answered(), self.number
 
     def close(self) -> None:
@@ -103,7 +104,7 @@ class Acceptor:
         loop.call_every(1.0, self._on_second)
 
     def prepare(self) -> None:
-        """Load what handshakes need, now rather than with the first one. Raises CredentialError."""
+        """Load what handshakes need before the first one comes. Raises CredentialError."""
         from cw.net import tls  # takes 15 ms, and peers on this machine do not need it
 
         if self._contexts is None:
@@ -115,7 +116,7 @@ class Acceptor:
         self._epoll.register(listener.fileno(), IN)
 
     def close(self) -> None:
-        """Drop the pending peers, and take no more."""
+        """Drop the pending peers, and accept no more."""
         for peer in self._pending.values():
             peer.close()
         self._pending.clear()
@@ -169,7 +170,8 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     raise
-                # The kernel says so even if nobody waits; after the first, look again whether somebody does.
+                # The kernel reports this even if no connection waits. After the first, wait for the next round: it
+                # shows whether one does.
                 if not count and self._pending:
                     self._drop_oldest()
                 elif not count:
@@ -211,7 +213,7 @@ class Acceptor:
             self._on_admitted(admitted)
 
     def _begin(self, peer: _Pending) -> bool:
-        """Begin the handshake if what comes looks like one: until then a pending peer costs but a socket."""
+        """Begin the handshake if the first byte looks like one: until then a pending peer costs only a socket."""
         try:
             first = peer.socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:

@@ -1,15 +1,15 @@
-"""The master's policy, its part about machines on which a session's calls cannot be entered.
+"""Part of the master's policy about machines on which a session's calls cannot be entered.
 
-                        elsewhere is a worker that may enter it
+                        another worker may be able to enter it
       on_not_entered ------> requeued, uncharged; this worker is SET ASIDE ----> on_retry, after minutes: one job
               |                                          |                         | it ran: welcome again
-              |                                          '-- nobody else is left --'
-              '------------> its error, delivered (`Deliver`), or a death charged; nobody is set aside for it
-                        nowhere else; or the same on two machines, and no success anywhere
+              |                                          '--- no other is left ----'
+              '------------> its error, delivered (`Deliver`), or a death charged; no worker is set aside for it
+                        no other worker; or the same on two machines, and no success on any
 
-A working directory that is not there, an import that fails while a function or its arguments are unpickled, or takes
-the process down: it may be the machine's fault, or the program's. So the job goes elsewhere, and what it comes to there
-decides. A job goes to no worker for a second time before it has been at all others, and so ends.
+A working directory is missing, or an import fails or takes the process down while a function or its arguments are
+unpickled: the machine may be at fault, or the program. So the job goes to another worker, and the outcome there
+decides. A job visits no worker twice before it has visited all others, so its journey ends.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ from cw.net import messages as m
 from cw.net.objects import Estimate
 
 RETRY_SECONDS = 180.0
-"""After which a worker that is set aside gets one job to try. Larger: a machine that is well again is not used.
-Smaller: more jobs start in vain on one that is not."""
+"""Time until a worker that is set aside gets one job to try. Larger: a machine that works again is not used.
+Smaller: more jobs start in vain on one that does not."""
 
 NOTICE_SECONDS = 3.0
-"""After which the client is told, where no result has come by then: until then it may be no machine's fault."""
+"""Time until the client is notified, if no result has come by then: until then the program may be at fault."""
 
 NAMED = 3
-"""Workers, and reasons, that are named in full."""
+"""Most workers, and most reasons, that are named in full."""
 
 KINDS = 100
-"""Different failures that are remembered of a session. More: more memory, where each text is another. Fewer: the same
-one is looked for on two machines again."""
+"""Most different failures that are remembered of a session. Larger: more memory if every error text is different.
+Smaller: a failure is forgotten, and must occur on two machines again before it counts as the program's."""
 
 
 class Asides:
-    """Which workers are set aside for which sessions."""
+    """Sets workers aside for sessions, and lets them try again."""
 
     def __init__(self, state: State, turns: Scheduler) -> None:
         self._state = state
@@ -63,12 +63,12 @@ class Asides:
     def on_not_entered(
         self, worker: Worker, job: Job, dispatch: int, is_general: bool, reason: str, payload: Any
     ) -> list[Action]:
-        """The worker gave the job back, which is in no place now: its call could not be entered.
+        """The worker gave the job back since its call could not be entered. The job is in no place now.
 
-        `is_general`: nor could any other of its session.
+        `is_general`: no call of its session can be entered there.
         """
         session = job.session
-        if session.is_absent:  # it is tried again when the client is back, who can be told then
+        if session.is_absent:  # it is tried again when the client is back and can be notified
             self._state.requeue([job])
             return []
         actions, goes_elsewhere = self._pass_on(
@@ -83,7 +83,7 @@ class Asides:
         return actions
 
     def on_died_loading(self, worker: Worker, job: Job, how: str) -> tuple[list[Action], bool]:
-        """Its runner died while it loaded the function. False: that is charged to the job as any other death."""
+        """The job's runner died while it loaded the function. False: the caller charges that as any other death."""
         return self._pass_on(
             worker, job, job.function.estimate, f"the process that loads its functions {how}"
         )
@@ -91,9 +91,9 @@ class Asides:
     def _pass_on(
         self, worker: Worker, job: Job, function: Estimate | None, reason: str
     ) -> tuple[list[Action], bool]:
-        """Set the worker aside, and requeue the job. False: neither, since it is the same elsewhere.
+        """Set the worker aside, and requeue the job. False: neither, since other workers would fail as well.
 
-        `function`: whose calls cannot be entered; None: no calls of the session.
+        `function`: the one whose calls cannot be entered; None: all functions of the session.
         """
         session = job.session
         is_general = function is None
@@ -127,7 +127,7 @@ class Asides:
             setbacks.untold[worker] = reason
             actions.append(SetAside(session.key, worker.key, reason))
         if all(other in setbacks.aside for other in others):
-            for other in others:  # this job has not been there: that is better than nothing
+            for other in others:  # this job has not been there: better than no worker at all
                 self._welcome(other, session)
         unstarted = [d for d, held in worker.held.items() if held.session is session and not held.started]
         if unstarted:
@@ -136,7 +136,7 @@ class Asides:
         return actions + (self.on_told(session.key) if has_run else []), True
 
     def on_entered(self, worker: Worker, session: Session, dispatches: Iterable[int]) -> list[Action]:
-        """Jobs of a session that has met with setbacks have ended here. So it is not the program's fault."""
+        """Jobs of a session with setbacks have ended at this worker. So the program is not at fault."""
         assert session.setbacks is not None
         aside = session.setbacks.aside.get(worker)
         if aside is not None and aside.trial in dispatches:
@@ -144,7 +144,7 @@ class Asides:
         return self.on_told(session.key)
 
     def on_told(self, key: SessionKey) -> list[Action]:
-        """It is time to tell the client of the workers that are set aside."""
+        """Notify the client of the workers that are set aside."""
         session = self._state.sessions.get(key)
         if session is None or session.setbacks is None or session.is_absent:
             return []
@@ -155,7 +155,7 @@ class Asides:
         return [TellAside(key, untold)] if untold else []
 
     def on_retry(self, key: SessionKey) -> list[Action]:
-        """Minutes have passed: what failed may work now. Each worker that is set aside gets one job to try."""
+        """Let each worker that is set aside try one job: minutes have passed, and what failed may work now."""
         session = self._state.sessions.get(key)
         if session is None or session.setbacks is None:
             return []
@@ -168,7 +168,7 @@ class Asides:
         return self.on_second(key)
 
     def on_second(self, key: SessionKey) -> list[Action]:
-        """The workers whose turn it is get their job, as soon as one waits."""
+        """Give each worker that is due its job to try, if one waits."""
         session = self._state.sessions.get(key)
         if session is None or session.setbacks is None:
             return []
@@ -193,7 +193,7 @@ class Asides:
                     failed.pop(worker, None)
 
     def look_again(self) -> list[Action]:
-        """Workers are gone, or cannot be used: where only those are left that are set aside, they are tried at once."""
+        """Use set-aside workers again for sessions that have no others left: workers are gone or cannot be used."""
         actions: list[Action] = []
         for session in self._state.sessions.values():
             if (
@@ -216,7 +216,7 @@ class Asides:
 
 
 def sentences(workers: Iterable[tuple[str, str]]) -> list[str]:
-    """What the client is told of these workers, each with the reason."""
+    """Sentences for the client about these workers, each given with its reason."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in workers:
         by_reason.setdefault(reason, []).append(name)
@@ -231,12 +231,12 @@ def sentences(workers: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _is_usable(worker: Worker, session: Session) -> bool:
-    """Could it take a job of this session, now or in a moment?"""
+    """True if it could take a job of this session, now or in a moment."""
     return worker.slots > 0 and serves(worker, session)
 
 
 def _is_under_way(workers: Iterable[Worker], job: Job, is_general: bool) -> bool:
-    """Has one of them got a like job, which may have been entered for all we know?"""
+    """True if one of the workers holds a similar job, which may have been entered."""
     return any(
         held.session is job.session and (is_general or held.function.estimate is job.function.estimate)
         for worker in workers

@@ -1,12 +1,12 @@
-"""What the master demands of its peers' messages, beyond their form (which cw.net.wire has checked).
+"""Checks on the messages of the master's peers, beyond their form (which cw.net.wire has checked).
 
     Connection ---> message ---> rules.check(message) ---> the handler, which may rely on it
                                          '--> ProtocolError: one line, and this connection is closed
 
-All who get this far hold the credential, so these checks are against *faulty* peers: one broken client or worker
-shall harm no session but its own. They have no effect: what goes wrong in here, and be it an oversight of ours,
-ends one connection and nothing else. What goes wrong behind them is another matter, since the master's books may
-be wrong from then on: that ends the master, loudly (clients and workers can tell another one all that it knew).
+All peers that get this far hold the credential, so these checks are against *faulty* peers: one broken client or worker
+must harm no session but its own. The checks change nothing in the master: an error in here, even a bug of ours, ends
+one connection and nothing else. An error behind them ends the master, loudly, since its state may be wrong from then on
+(clients and workers can report all that it knew to another master).
 """
 
 from __future__ import annotations
@@ -27,31 +27,33 @@ from cw.version import VERSION
 logger = logging.getLogger("cw.checks")
 
 ENVIRONMENT_BYTES = 4 * 1024**2
-"""A working directory and a `sys.path` are some kilobytes."""
+"""Most bytes of an environment: a working directory and a `sys.path` take some kilobytes."""
 
 OBJECTS = 64 * 1024
-"""Objects of one session that the master keeps. A client forgets those that it does not use (cw.client.objects)."""
+"""Most objects of one session that the master keeps. A client forgets unused ones (cw.client.objects)."""
 
 OBJECT_BYTES = 512 * 1024**2
-"""Their bytes, beside what the jobs that come need. Clients keep to half of it."""
+"""Most bytes of these objects, beside those that the submitted jobs need. Clients keep to half of it."""
 
 OPTION_SETS = 64 * 1024
-"""Different settings of jobs in one session."""
+"""Most different option sets of jobs over one connection."""
 
 SLACK = 2
-"""Times the window that may be open here: a Cancel may overtake its job, and a smaller window is heard of late."""
+"""Open jobs allowed here, as a multiple of the window: a Cancel may overtake its job, and the client learns late of a
+smaller window."""
 
 MOST_SLOTS = 65535
+"""Most slots of one worker."""
 
 NOTES = 20
-"""Notes on the earlier attempts of one job; the latest are kept."""
+"""Most notes on the earlier attempts of one job; the latest are kept."""
 
 HOLDINGS = 1_000_000
-"""Jobs, ended or not, of which a worker may say that it holds them."""
+"""Most jobs, ended or not, that a worker may report to hold."""
 
 HANDED_IN_JOBS = 8 * 1024**2
-"""Jobs that a client which is back may hand in again: they went through a window at a master before, of which this one
-knows nothing."""
+"""Most jobs that a client which is back may resubmit: they went through the window of a previous master, which this one
+does not know."""
 
 _NOTE: dict[str, tuple[type, ...]] = {
     "host": (str,), "worker_ident": (str,), "worker": (str, int), "slot": (int,), "pid": (int,), "how": (str,),
@@ -63,7 +65,7 @@ _NOTE: dict[str, tuple[type, ...]] = {
 
 
 def reason_to_refuse(hello: m.Hello) -> str:
-    """Why a peer that says this cannot be welcomed; '' if it can."""
+    """Reason to refuse a peer with this Hello; '' if there is none."""
     if not is_text(hello.version) or not is_text(hello.host):
         return "it does not say where it is, or what"
     if hello.protocol != m.PROTOCOL:
@@ -86,12 +88,12 @@ def reason_to_refuse(hello: m.Hello) -> str:
 
 
 def clean_text(text: str) -> str:
-    """A text that may stand in a line of the log, made of any."""
+    """Make any text safe for a line of the log: printable, and of limited length."""
     return "".join(c if c.isprintable() else "?" for c in text[:TEXT])
 
 
 def clean_note(note: Mapping[str, Any]) -> dict[str, Any]:
-    """What a note on a lost attempt may hold: what we know, and not more of it than fits."""
+    """Reduce a note on a lost attempt to the known keys, with valid values of limited length."""
     clean = {}
     for key, types in _NOTE.items():
         value: Any = note.get(key)
@@ -103,7 +105,7 @@ def clean_note(note: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def clean_notes(notes: Iterable[Any]) -> list[dict[str, Any]]:
-    """The same for all notes on one job."""
+    """Clean the latest NOTES notes on one job."""
     return [clean_note(note) for note in list(notes)[-NOTES:] if isinstance(note, dict)]
 
 
@@ -111,7 +113,8 @@ def clean_notes(notes: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 class Rules:
-    """Of one connection: what messages declare of their values, and what depends on others that came or were sent.
+    """Rules for the messages of one connection: the bounds that they declare for their values, and conditions that
+    depend on earlier messages.
 
     `check(message)` raises ProtocolError.
     """
@@ -132,8 +135,8 @@ class Rules:
 
 
 class ClientRules(Rules):
-    """`open_jobs()` gives the session's open jobs by number, each with its `payload`; `objects` are those that it has
-    sent. Jobs up to `handed` may be handed in again, open or not: the client was connected before."""
+    """Rules for a client. `open_jobs()` gives the session's open jobs by number, each with its `payload`; `objects` are
+    those that it has sent. Jobs up to `handed` may be resubmitted, open or not: the client was connected before."""
 
     def __init__(
         self,
@@ -143,20 +146,20 @@ class ClientRules(Rules):
         handed: int = 0,
     ) -> None:
         self.window_jobs = 0
-        """As large as it was ever granted over this connection."""
+        """The largest window that was granted over this connection."""
         self._open_jobs = open_jobs
         self._window_bytes = window_bytes
         self._handed = handed
         self._objects = objects
         self._has_new_objects = False  # since the last Submit
         self._options: set[int] = {0}
-        # Bytes of the open jobs, or more: those that have ended meanwhile are taken off when it gets large.
+        # Upper bound of the open jobs' bytes: jobs that have ended are subtracted only when it gets large.
         self._size = 0
-        self._submitted = 0  # the highest number of a job over this connection
+        self._submitted = 0  # highest number of a job submitted over this connection
 
     def _on_objects(self, message: m.Objects) -> None:
         known = self._objects.by_number
-        kinds: dict[int, int] = {}  # of those in this message
+        kinds: dict[int, int] = {}  # kinds of the objects in this message
         size = self._objects.size + sum(map(len, message.payloads))
         for _, number, kind, needs, payload in zip(*message, strict=True):
             if number in known or number in kinds:
@@ -179,7 +182,7 @@ class ClientRules(Rules):
         self._has_new_objects = True
 
     def _check_size_of_objects(self, functions: Iterable[int]) -> None:
-        """However much these functions need is allowed, but not more beside it than the bound."""
+        """Limit the bytes of objects that these functions do not need; those that they need are not limited."""
         self._has_new_objects = False
         if self._objects.size > OBJECT_BYTES:
             needed = closure([self._objects.by_number[number] for number in functions])
@@ -199,7 +202,7 @@ class ClientRules(Rules):
 
     def _on_submit(self, message: m.Submit) -> None:
         jobs, numbers = self._open_jobs(), message.numbers
-        # In order, and so each once over this connection: then only what was handed in before can be open.
+        # Jobs must come in order, and so each once over this connection: then an open one was submitted before it.
         first = numbers[0] if numbers else 0
         if numbers != list(range(first, first + len(numbers))) and numbers != sorted(set(numbers)):
             raise ProtocolError("jobs that are not in order")
@@ -233,11 +236,11 @@ class ClientRules(Rules):
 
 
 class WorkerRules(Rules):
-    """Dispatch numbers need no rule: what a worker says of one that it does not hold is not listened to."""
+    """Rules for a worker. Dispatch numbers need none: the policy ignores those that the worker does not hold."""
 
     def __init__(self, slots: int) -> None:
         self.recalls = 0
-        """Sent, and not answered yet."""
+        """Number of Recalls that were sent and not answered yet."""
         self._slots = slots
         self._holdings = 0
 
@@ -282,4 +285,4 @@ class WorkerRules(Rules):
 
 
 class ObserverRules(Rules):
-    """An observer asks for little: what its messages declare is enough."""
+    """Rules for an observer. It asks for little: the bounds that its messages declare are enough."""

@@ -1,6 +1,6 @@
 """`python -m cw.master`: the command line, the listening sockets, the address file.
 
-options ---> _options() ---> main() ---> Gate (who gets in) ---> Master ---> Loop.run()
+options ---> _options() ---> main() ---> Acceptor (admits peers) ---> Master ---> Loop.run()
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cw.net.sockets import listen_locally
 
 
 def main() -> int:
-    """The program. Returns its exit status."""
+    """Run the program. Returns its exit status."""
     options = _options()
     program.set_up_logging(options.verbose)
     mine = credential.load_or_make()
@@ -32,7 +32,7 @@ def main() -> int:
     if options.listen_fd is not None:
         listener = _inherited(options.listen_fd)
     else:
-        acceptor.prepare()  # a credential that cannot be used is told at once
+        acceptor.prepare()  # reports a bad credential at once
         listener = _listen(options.host or "", options.port)
     local: socket.socket | None
     if options.local_fd is not None:
@@ -81,8 +81,7 @@ def _options() -> argparse.Namespace:
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
-    """A listening socket; host '' means all interfaces. The default port, if taken, gives way to one that the
-    system picks."""
+    """Open a listening socket; host '' means all interfaces. If the default port is taken, the system picks one."""
     is_on_all = host in ("", "::") and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if is_on_all or ":" in host else socket.AF_INET
     try:
@@ -111,7 +110,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
 
 
 def _inherited(fd: int) -> socket.socket:
-    """A socket that the launcher has opened."""
+    """The socket of a descriptor that the launcher has opened."""
     found = socket.socket(fileno=fd)
     found.set_inheritable(False)
     return found
@@ -128,7 +127,8 @@ def _log_address(host: str, port: int) -> None:
 
 
 def _write_address(host: str, port: int) -> str | None:
-    """The start id in the address file; None if it cannot be written (a full disk, say): some know the host anyway."""
+    """Write the address file, and return the start id in it. None: it cannot be written (disk full, for example), and
+    the master serves those that know its host."""
     try:
         return address.write_address(host, port)
     except OSError as error:

@@ -1,8 +1,8 @@
 """A client's session at the master, whether the client is connected or not.
 
     Connection ---> ClientPeer._on_*() ---> Dispatcher.on_*() ---> the master performs the actions
-                        |    '-- Resumption: what it hands in again when it is back
-                        '------- Wait: has it been told why its jobs wait?
+                        |    '-- Resumption: what it resubmits when it is back
+                        '------- Wait: when to notify it that its jobs wait
 
 All in here runs in the loop's thread.
 """
@@ -29,23 +29,24 @@ from cw.net.objects import Key, SessionObjects
 from cw.requirements import JobOptions
 
 WINDOW_JOBS = 16 * 1024
-"""Jobs that a client may have here, beside some for each slot. Larger: more memory for each client here.
+"""Most open jobs of a client, beside some for each slot. Larger: more memory for each client here.
 Smaller: slots may run dry while the next jobs are on their way."""
 
 WINDOW_JOBS_A_SLOT = 64
+"""Open jobs that a client may have for each slot, beside WINDOW_JOBS."""
 
 WINDOW_BYTES = 64 * 1024**2
-"""Bytes of payload that a client may have here; one larger job is allowed when it is alone."""
+"""Most bytes of payload that a client may have here; one larger job is allowed when it is alone."""
 
 RESULTS_UNSENT = 16 * 1024**2
-"""Bytes of results that a client has not taken, beyond which nothing more of it is dispatched."""
+"""Bytes of results not taken by a client, above which no more of its jobs are dispatched."""
 
 REMARKS = 100
-"""Kinds of remarks that a client is told from its workers."""
+"""Most kinds of remarks from workers that are sent to a client."""
 
 
 class Master(Protocol):
-    """What a client's peer uses of its master."""
+    """The part of its master that a client's peer uses."""
 
     @property
     def dispatcher(self) -> Dispatcher: ...
@@ -72,30 +73,31 @@ class ClientPeer(Peer):
         self._rules: checks.ClientRules
         self._resumption = Resumption(master.settings.client_grace, checks.HANDED_IN_JOBS)
         self._wait = Wait()
-        self._lost: list[m.Lost] = []  # what the client is to be told when it is back
+        self._lost: list[m.Lost] = []  # to be sent when the client is back
         self._objects = SessionObjects(key)
         self._options: dict[int, JobOptions] = {}
         self._window = 0
         self._is_blocked = False
-        self._result_host: str | None = None  # of the last results; None: it does not want to know
-        self._remarks: set[str] = set()  # kinds of which it was told
+        # Host of the latest results; None: the client does not want to know.
+        self._result_host: str | None = None
+        self._remarks: set[str] = set()  # kinds that were sent
         master.dispatcher.on_session_opened(key, self._python, hello.depth, hello.parent)
 
     def knows(self, hello: m.Hello) -> bool:
-        """Is it the client of this session that says hello?"""
+        """True if the Hello comes from the client of this session."""
         return hmac.compare_digest(
             (self._ident + self._secret).encode(), (hello.ident + hello.secret).encode()
         )
 
     def on_connected(self, connection: Connection, hello: m.Hello, is_new: bool) -> None:
-        """The client is here: new, or back."""
+        """The client has connected: new, or back."""
         master, dispatcher = self._master, self._master.dispatcher
-        if self.connection is not None:  # of which the end was not seen
+        if self.connection is not None:  # its end was not noticed
             self.connection.close()
         self._window = 0
         self._is_blocked = False
         self._result_host = None
-        # What it needs of these it sends again.
+        # The client sends again the objects and options that it needs.
         self._objects = SessionObjects(self._key, self._objects.by_number)
         self._options.clear()
         is_back = self._resumption.on_connected(time.monotonic(), is_new, hello.handed)
@@ -126,10 +128,10 @@ class ClientPeer(Peer):
             connection.send(charged(job))
         master.perform(dispatcher.on_session_resumed(self._key))
 
-    # --- what the master tells it ---
+    # --- messages to it ---
 
     def on_roster(self, joined: list[str], gone: list[str]) -> None:
-        """Tell the client who is there: it hands that in, should it come back to another master."""
+        """Report to the client which workers have come and gone: it names them if it comes back to another master."""
         self.send(m.Roster(joined, gone))
         self._resumption.on_workers_changed(joined, gone)
         self._settle()
@@ -142,13 +144,13 @@ class ClientPeer(Peer):
         self.send(lost)
 
     def remark(self, kind: str, text: str) -> None:
-        """Tell the user something that workers say: once of each kind, and not without end."""
+        """Send the user a worker's remark: once for each kind, and at most REMARKS kinds."""
         if self.connection is not None and kind not in self._remarks and len(self._remarks) < REMARKS:
             self._remarks.add(kind)
             self.connection.send(m.Notice(text))
 
     def grant(self, slots: int) -> None:
-        """Open its window for so many slots."""
+        """Size its window for this number of slots."""
         jobs = WINDOW_JOBS + WINDOW_JOBS_A_SLOT * slots
         if jobs != self._window and self.connection is not None:
             self._window = jobs
@@ -156,7 +158,7 @@ class ClientPeer(Peer):
             self.connection.send(m.Window(jobs, WINDOW_BYTES))
 
     def deliver_results(self, results: Deliver) -> None:
-        """To the client. Until it has acknowledged them, their worker keeps them."""
+        """Send results to the client. Their worker keeps them until the client has acknowledged them."""
         assert self.connection is not None
         if self._result_host is not None:
             host = self._master.host_of(results.worker)
@@ -173,7 +175,7 @@ class ClientPeer(Peer):
     # --- time ---
 
     def on_second(self, now: float) -> None:
-        """Settle; give up a client that does not come back; tell one whose jobs no connected worker can run."""
+        """Settle; give up a client that does not come back; notify one whose jobs cannot go on."""
         dispatcher = self._master.dispatcher
         if self.connection is None:
             has_lost_parent, is_in_the_way = (
@@ -197,7 +199,7 @@ class ClientPeer(Peer):
             self.send(m.Notice(why_it_waits(obstacle, self._python, self._master.why_unusable())))
 
     def _settle(self) -> None:
-        """Queue what was handed in again and nobody holds, once all who may hold it have been heard."""
+        """Queue resubmitted jobs that no worker holds, once all workers that may hold some have reported."""
         settled = self._resumption.settle(time.monotonic())
         if settled is None:
             return
@@ -211,7 +213,7 @@ class ClientPeer(Peer):
         self._objects.forget_former()
         self._master.perform(self._master.dispatcher.on_settled(self._key, settled.is_complete))
 
-    # --- what it says ---
+    # --- its messages ---
 
     def _on_submit(self, message: m.Submit) -> None:
         functions, options = self._objects.by_number, self._options
@@ -243,7 +245,7 @@ class ClientPeer(Peer):
         self._master.perform(self._master.dispatcher.on_cancelled(self._key, message.numbers))
 
     def _on_received(self, message: m.Received) -> None:
-        """The client has these results: their workers need not keep them."""
+        """The client has these results: their workers need not keep them any longer."""
         if message.counts:
             self._master.perform(self._master.dispatcher.on_received(self._key, max(message.counts)))
 
@@ -251,7 +253,7 @@ class ClientPeer(Peer):
         self._resumption.on_charged(message._replace(notes=checks.clean_notes(message.notes)))
 
     def _on_roster(self, message: m.Roster) -> None:
-        """The workers that were at the master before this one, or at this one before the client came back."""
+        """The client names the workers that were at its previous master, or here before it came back."""
         self._resumption.on_former_workers(message.joined, self._master.joined())
 
     def _on_handed_in(self, message: m.ResubmitEnd) -> None:
@@ -273,7 +275,7 @@ class ClientPeer(Peer):
                        program.count(open_jobs, "open job is", "open jobs are"),
                        self._master.settings.client_grace)  # fmt: skip
         self.connection = None
-        # Closed or reset: likely its program has ended. Otherwise its network may be down.
+        # If it was closed or reset, its program has probably ended. Otherwise its network may be down.
         is_reset = reason not in (os.strerror(errno.ETIMEDOUT), os.strerror(errno.EHOSTUNREACH))
         self._resumption.on_disconnected(time.monotonic(), is_reset)
         self._master.perform(self._master.dispatcher.on_session_absent(self._key))

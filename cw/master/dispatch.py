@@ -11,16 +11,17 @@
 
 The master reports facts to the on_*() methods and carries out the actions that they return, in order.
 A job is in exactly one of these places; sent ahead or running, one worker holds it, under a dispatch
-number of its own, by which late results are recognised. What is cancelled while a worker holds it keeps its
-place there, since it still takes a slot, until the worker says that it is gone.
+number of its own, by which late results are recognised. A job that is cancelled while a worker holds it keeps its
+place there, since it still takes a slot, until the worker reports that it is gone.
 
-What each fact means is said here. Who holds what is in `state`, with every move. Which worker gets what is for `turns`;
-what comes back after a client or a worker was away, for `returns`; which machine is set aside for whom, for `asides`.
+This module defines what each fact means. `state` knows where each job is, and makes every move; `scheduler` decides
+which worker gets which job; `reconcile` handles what comes back after a client or a worker was away; `asides` sets
+workers aside for sessions.
 
-A client that is gone keeps its session for a while (`on_session_absent`): nothing of it is dispatched, what runs
-goes on. A worker keeps what its jobs came to until it is told that the client has it (`on_received`: Release). When
-the client is back, perhaps at another master, it hands in its open jobs again. Those that nobody is known to hold are
-*settling*: not dispatched before the workers have been heard (`on_settled`).
+A client that is gone keeps its session for a while (`on_session_absent`): its jobs are not dispatched, running ones
+continue. A worker keeps the results of its jobs until a Release reports that the client has them (`on_received`). When
+the client is back, perhaps at another master, it resubmits its open jobs. Those that no worker is known to hold are
+*settling*: they are not dispatched before the workers have reported (`on_settled`).
 """
 
 from __future__ import annotations
@@ -52,18 +53,18 @@ from cw.master.state import State
 from cw.net import messages as m
 
 SMOOTHING = 0.2
-"""Share of a new duration in a function's estimate."""
+"""Weight of a new duration in a function's estimate (0 to 1)."""
 
 LOSSES = 5
-"""Workers that may vanish with a job running before it is given up: it may be what takes them down."""
+"""Limit of workers lost while they ran a job; at it the job is given up, since it may be what takes them down."""
 
 
 class Dispatcher:
-    """The policy. Keys of sessions and workers are the master's own; methods raise KeyError for unknown ones."""
+    """The policy. The master chooses the keys of sessions and workers; methods raise KeyError for unknown ones."""
 
     def __init__(self, first_dispatch: int = 0) -> None:
         self.state = State()
-        """To be asked, by others; only the policy changes it."""
+        """May be read by the master and its peers; only the policy changes it."""
         self._scheduler = Scheduler(self.state, first_dispatch)
         self._reconciler = Reconciler(self.state)
         self._asides = Asides(self.state, self._scheduler)
@@ -78,22 +79,23 @@ class Dispatcher:
         inventories: Sequence[Inventory] = (),
         left: float = math.inf,
     ) -> list[Action]:
-        """A worker is there, for `left` seconds. It may hold dispatches of a master before, or of this one that took
-        it for lost."""
+        """A worker has joined, for `left` seconds. It may hold dispatches of a previous master, or of this one, which
+        took it for lost."""
         worker = self.state.workers[key] = Worker(key, slots, self.state.pool(Shape(python)))
         worker.left = left
         worker.pool.workers += 1
         return self._reconciler.take_in(worker, inventories) + self._scheduler.fill_one(worker)
 
     def on_worker_away(self, key: WorkerKey) -> list[Action]:
-        """Its connection broke: it may be back in a moment, and is sent nothing meanwhile."""
+        """The worker's connection broke. It may be back in a moment; nothing is sent to it meanwhile."""
         worker = self.state.workers[key]
         worker.is_away = True
         self.state.note_room(worker)
         return []
 
     def on_worker_back(self, key: WorkerKey, inventories: Sequence[Inventory]) -> list[Action]:
-        """It is back, and names all that it holds. What was on its way to or from it was lost with the connection."""
+        """The worker is back, and names all that it holds. Messages that were on their way were lost with the
+        connection."""
         worker = self.state.workers[key]
         worker.is_away = worker.recalling = worker.is_stuck = False
         worker.recall_backoff = 0
@@ -103,7 +105,7 @@ class Dispatcher:
         return actions + self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
 
     def on_worker_draining(self, key: WorkerKey) -> list[Action]:
-        """It takes nothing more. What it has not started comes back by on_returned."""
+        """The worker accepts no more jobs. Its unstarted jobs come back by on_returned."""
         worker = self.state.workers[key]
         worker.is_draining = True
         self.state.note_room(worker)
@@ -112,61 +114,63 @@ class Dispatcher:
     def on_worker_usable(
         self, key: WorkerKey, slots: int, blocked_sessions: Iterable[SessionKey]
     ) -> list[Action]:
-        """It can use so many of its slots now, and none for these sessions. What it cannot start, it returns."""
+        """The worker can use `slots` of its slots now, and none for `blocked_sessions`. It returns what it cannot
+        start."""
         worker = self.state.workers[key]
         worker.usable, worker.blocked_sessions = slots, frozenset(blocked_sessions)
         self._scheduler.lend(worker, worker.extra, worker.floors)
         return self._asides.look_again() + self._scheduler.fill_one(worker)
 
     def on_lent(self, key: WorkerKey, extra: int, floors: Sequence[int]) -> list[Action]:
-        """It holds so many jobs beyond one for each slot that is taken; and these slots are lent, and free."""
+        """The worker runs `extra` jobs beyond one for each taken slot. `floors`: for each slot that is lent and free,
+        the depth that a session must exceed."""
         worker = self.state.workers[key]
         self._scheduler.lend(worker, extra, floors)
         return self._scheduler.fill_lent(worker.pool) + self._scheduler.fill_one(worker)
 
     def on_time_left(self, key: WorkerKey, left: float) -> None:
-        """What runs there will be stopped after so many seconds: jobs that need more do not start there."""
+        """The worker's jobs will be stopped after `left` seconds: jobs that need more do not start there."""
         self.state.workers[key].left = left
 
     def on_worker_departed(self, key: WorkerKey) -> list[Action]:
-        """It said goodbye: what it still held is requeued, uncharged."""
+        """The worker said goodbye: the jobs that it still held are requeued, uncharged."""
         return self._remove_worker(key, None)
 
     def on_worker_lost(self, key: WorkerKey, note: dict[str, Any]) -> list[Action]:
-        """It is gone without a word: what may have been running there is charged with a loss. But not if it was about
-        to leave: then somebody wanted it gone."""
+        """The worker is gone without goodbye: jobs that may have been running there are charged with a loss, unless the
+        worker was draining, since then its end was intended."""
         return self._remove_worker(key, None if self.state.workers[key].is_draining else note)
 
     def on_excused(self, key: WorkerKey) -> list[Action]:
-        """This worker was lost, and it is known by now that no job was the reason: what was charged is taken back."""
+        """The worker was lost, and by now it is known that no job was the reason: its charges are taken back."""
         jobs = [
             job for session in self.state.sessions.values() for job in session.jobs.values() if job.losses
         ]
         return [action for job in jobs for action in self._reconciler.uncharge(job, key)]
 
     def on_returned(self, key: WorkerKey, dispatches: Iterable[int]) -> list[Action]:
-        """The worker does not hold these any more: unstarted, or stopped as it was told."""
+        """The worker no longer holds these jobs: they had not started, or were stopped as ordered."""
         worker = self.state.workers[key]
         again = []
         for job in self.state.release(worker, dispatches):
             if job.cancelled:
                 self._reconciler.drop_orphan(job, worker)
             else:
-                job.avoid = None  # who was to take it instead gave it back
+                job.avoid = None  # the worker that should take it instead gave it back
                 again.append(job)
         self.state.requeue(again)
-        # Others first: this one was asked to give them up.
+        # Other workers first: this one was asked to give the jobs up.
         return self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
 
     def on_recalled(self, key: WorkerKey, dispatches: Sequence[int]) -> list[Action]:
-        """The answer to a Recall."""
+        """The worker answered a Recall with these jobs."""
         worker = self.state.workers[key]
         worker.recalling = False
         worker.recall_backoff = 0 if dispatches else RECALL_BACKOFF_TICKS
         return self.on_returned(key, dispatches)
 
     def on_cut_short(self, key: WorkerKey, dispatches: Iterable[int]) -> list[Action]:
-        """These had started, and ended as their worker was told to end: run again, uncharged."""
+        """These jobs had started, and were ended because their worker had to end: run again, uncharged."""
         worker = self.state.workers[key]
         actions: list[Action] = []
         again = []
@@ -183,9 +187,10 @@ class Dispatcher:
     def on_not_entered(
         self, key: WorkerKey, dispatch: int, is_general: bool, reason: str, payload: Any
     ) -> list[Action]:
-        """The call was not entered, for a reason that may be this machine's; `payload`: its error, if it is not.
+        """The call was not entered, for a reason that may lie in the worker's machine.
 
-        `is_general`: it holds for all calls of the session.
+        `is_general`: the reason holds for all calls of the session; `payload`: the job's error if the machine is not
+        at fault.
         """
         worker = self.state.workers[key]
         actions: list[Action] = []
@@ -197,15 +202,15 @@ class Dispatcher:
         return actions + self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
 
     def on_aside_told(self, key: SessionKey) -> list[Action]:
-        """Some seconds after SetAside."""
+        """Notify the client of workers that are set aside: called some seconds after SetAside."""
         return self._asides.on_told(key)
 
     def on_aside_retry(self, key: SessionKey) -> list[Action]:
-        """Minutes after it."""
+        """Let workers that are set aside try again: called every few minutes."""
         return self._asides.on_retry(key)
 
     def on_aside_second(self, key: SessionKey) -> list[Action]:
-        """Every second meanwhile."""
+        """Give workers that may try again a job, if one waits: called every second."""
         return self._asides.on_second(key)
 
     def on_started(self, key: WorkerKey, dispatches: Iterable[int]) -> list[Action]:
@@ -226,7 +231,7 @@ class Dispatcher:
         seconds: Sequence[float],
         payloads: Sequence[Any],
     ) -> list[Action]:
-        """Jobs have ended. Those that this worker does not hold (late results) are dropped quietly."""
+        """Jobs have ended. Results of jobs that this worker does not hold (late results) are dropped silently."""
         worker = self.state.workers[key]
         worker.ended += len(dispatches)
         worker.is_stuck = False
@@ -269,7 +274,7 @@ class Dispatcher:
         return actions
 
     def _deliver(self, worker: Worker, session: Session, out: Deliver) -> list[Action]:
-        """These have come to their end; the worker keeps it until the client has it."""
+        """Send results to the session's client. The worker keeps them until the client has them."""
         session.has_run = True
         actions: list[Action]
         if session.is_absent:
@@ -283,7 +288,7 @@ class Dispatcher:
         return actions
 
     def on_runner_died(self, key: WorkerKey, dispatch: int, note: dict[str, Any]) -> list[Action]:
-        """The runner of this job died in the middle of it: charged, and retried on another slot."""
+        """The job's runner died while it ran: the job is charged, and retried on another slot."""
         worker = self.state.workers[key]
         actions: list[Action] = []
         jobs = self.state.release(worker, [dispatch])
@@ -292,7 +297,7 @@ class Dispatcher:
         for job in jobs:
             if (
                 job.session.is_absent and not job.cancelled
-            ):  # the worker keeps the note: it is charged when the client is back
+            ):  # the worker keeps the note, and the job is charged when the client is back
                 del job.session.jobs[job.number]
                 actions = self._reconciler.keep(worker, job.session, [dispatch], [job.number])
             elif not job.cancelled:
@@ -315,7 +320,7 @@ class Dispatcher:
     # --- sessions ---
 
     def on_session_opened(self, key: SessionKey, python: Python, depth: int = 0, parent: int = 0) -> None:
-        """`depth`, `parent`: of a client in a job; how deep, and the dispatch number of that job."""
+        """A client has come. If it is in a job: `depth` says how deep, `parent` is that job's dispatch number."""
         self.state.sessions[key] = Session(key, self.state.pool(Shape(python)), depth, parent)
 
     def on_submitted(self, key: SessionKey, jobs: Sequence[Job]) -> list[Action]:
@@ -329,39 +334,39 @@ class Dispatcher:
         return self._scheduler.fill_all(session.queue.pool)
 
     def on_session_absent(self, key: SessionKey) -> list[Action]:
-        """The client is gone without goodbye: nothing more of it is dispatched, what is unstarted comes back."""
+        """The client is gone without goodbye: its jobs are not dispatched, and unstarted ones are taken back."""
         return self._reconciler.on_session_absent(self.state.sessions[key])
 
     def on_session_resumed(self, key: SessionKey) -> list[Action]:
-        """The client is back, here or from another master: it hands in its open jobs again."""
+        """The client is back, at this master or from another: it resubmits its open jobs."""
         session = self.state.sessions[key]
         return self._reconciler.on_session_resumed(session) + self._scheduler.fill_all(session.queue.pool)
 
     def on_handed_in(self, key: SessionKey, jobs: Iterable[Job], were_here: bool) -> list[Action]:
-        """Jobs that the client has handed in before, to this master (`were_here`) or another."""
+        """The client resubmits jobs that it submitted before, to this master (`were_here`) or another."""
         return self._reconciler.on_handed_in(self.state.sessions[key], jobs, were_here)
 
     def on_settled(self, key: SessionKey, is_complete: bool = False) -> list[Action]:
-        """All is handed in, and the workers had their time: what nobody holds is queued.
+        """All is resubmitted, and the workers had their time: jobs that no worker holds are queued.
 
-        `is_complete`: no worker is missing of those that were at the master before.
+        `is_complete`: all workers that were at the previous master are here.
         """
         session = self.state.sessions[key]
-        # What the client has not handed in again, it has cancelled.
+        # The client has cancelled what it has not resubmitted.
         actions = self.on_cancelled(key, sorted(session.unconfirmed))
         actions += self._reconciler.on_settled(session, is_complete)
         return merged(actions) + self._scheduler.fill_all(session.queue.pool)
 
     def on_received(self, key: SessionKey, count: int) -> list[Action]:
-        """The client has so many of the results that were delivered since it is there."""
+        """The client has the first `count` of the results that were delivered since it connected."""
         return self._reconciler.on_received(self.state.sessions[key], count)
 
     def on_orphans_expired(self) -> list[Action]:
-        """The clients of holdings that nobody has asked for had their time to come back."""
+        """The time is over in which clients of unclaimed orphans could come back."""
         return self._reconciler.on_orphans_expired()
 
     def on_cancelled(self, key: SessionKey, numbers: Iterable[int]) -> list[Action]:
-        """The client does not want these any more: they are neither dispatched nor delivered from now on."""
+        """The client has cancelled these jobs: they are neither dispatched nor delivered from now on."""
         session = self.state.sessions[key]
         jobs = [session.jobs.pop(number) for number in numbers if number in session.jobs]
         if session.settling:
@@ -369,7 +374,7 @@ class Dispatcher:
                 session.settling.pop(job.number, None)
         actions = self.state.cancel(jobs)
         queue = session.queue
-        if len(queue.backlog) > 2 * len(session.jobs):  # most of it was cancelled
+        if len(queue.backlog) > 2 * len(session.jobs):  # at least half of it was cancelled
             queue.drop_cancelled()
             if not queue:
                 self.state.stop_waiting(queue)
@@ -388,7 +393,7 @@ class Dispatcher:
         return self.state.cancel(jobs)
 
     def on_blocked(self, key: SessionKey, is_blocked: bool) -> list[Action]:
-        """The client does not take its results (or takes them again): nothing of it is dispatched meanwhile."""
+        """The client does not take its results (or takes them again): its jobs are not dispatched meanwhile."""
         session = self.state.sessions[key]
         session.is_blocked = is_blocked
         if is_blocked:
@@ -400,11 +405,11 @@ class Dispatcher:
     # --- time ---
 
     def wants_tick(self) -> bool:
-        """Is there something for `on_tick` to do?"""
+        """True if there is something for `on_tick` to do."""
         return self._scheduler.wants_tick()
 
     def on_tick(self) -> list[Action]:
-        """Called every some 10 ms while `wants_tick`."""
+        """Recall jobs that wait while another worker idles. Called every 20 ms or so while `wants_tick`."""
         return self._scheduler.on_tick()
 
     # --- inside ---
@@ -420,8 +425,8 @@ class Dispatcher:
         again = []
         for job in self.state.release(worker, list(worker.held)):
             if job.cancelled:
-                continue  # (its orphan goes below)
-            # Goodbye comes after what was unstarted has been returned: what is left may have started.
+                continue  # (its orphan is removed below)
+            # A worker says goodbye after it has returned its unstarted jobs: those that are left may have started.
             if note is not None:
                 job.losses += 1
                 job.notes += (note,)

@@ -1,7 +1,7 @@
-"""The master's policy, its part that knows all that a job demands of a worker: one question, `fit`.
+"""Part of the master's policy that knows all demands of a job on a worker: one question, `fit`.
 
-A new demand is a line in `fit`, and what it compares is in the job and in the worker. How much is sent ahead to a
-worker that a job fits is not asked here: that is for `turns`.
+A new demand is a line in `fit`, and the values that it compares are in the job and in the worker. How much is sent
+ahead to a worker that a job fits is decided in `scheduler`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from cw.master.jobs import Job, Session, Worker
 
 
 class Fit(Enum):
-    """When a job can start at a worker, as things stand."""
+    """Answer to when a job can start at a worker, as things stand."""
 
     NOW = "now"
     LATER = "later"
-    """When a slot is free, or the worker is back."""
+    """Possible when a slot is free, or the worker is back."""
     NEVER = "never"
 
 
@@ -24,7 +24,7 @@ NOW, LATER, NEVER = Fit
 
 
 def fit(job: Job, worker: Worker) -> Fit:
-    """When can this job start at this worker?"""
+    """Decide when this job can start at this worker."""
     if not serves(worker, job.session) or is_aside(worker, job.session):
         return NEVER
     if (job.options is not None and job.min_time() > worker.left) or must_avoid(job, worker):
@@ -33,7 +33,7 @@ def fit(job: Job, worker: Worker) -> Fit:
 
 
 def serves(worker: Worker, session: Session) -> bool:
-    """Does the worker take jobs of this session?"""
+    """True if the worker takes jobs of this session."""
     return (
         worker.pool is session.queue.pool
         and not worker.is_draining
@@ -42,12 +42,12 @@ def serves(worker: Worker, session: Session) -> bool:
 
 
 def is_aside(worker: Worker, session: Session) -> bool:
-    """Is the worker set aside for this session?"""
+    """True if the worker is set aside for this session."""
     return session.setbacks is not None and worker in session.setbacks.aside
 
 
 def must_avoid(job: Job, worker: Worker) -> bool:
-    """Did the job's runner die on this worker's only slot, and is there another worker to try?"""
+    """True if the job's runner died on this worker's only slot, and there is another worker to try."""
     return (
         job.avoid is not None and job.avoid[0] is worker and worker.offered == 1 and worker.pool.workers > 1
     )

@@ -1,9 +1,9 @@
-"""What the master's policy knows, and what it decides: jobs, sessions, workers; and its actions.
+"""The values of the master's policy: jobs, sessions, workers, and the actions that it decides on.
 
     Pool (a Shape) ---> Queues in turn, of Sessions ---> their Jobs, each of a Function
         '-------------> Workers ---> the Jobs that each one holds, by dispatch number
 
-The vocabulary of `state`, `dispatch`, `turns`, `returns` and `asides`. No socket, no thread, no clock.
+The vocabulary of `state`, `dispatch`, `scheduler`, `reconcile` and `asides`. No socket, no thread, no clock.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from cw.net.objects import Estimate, Object
 from cw.requirements import JobOptions
 
 AHEAD_SECONDS = 0.05
-"""Work sent ahead to each slot. Larger: more to recall. Smaller: slots wait for the master when it is busy."""
+"""Work sent ahead to each slot (seconds). Larger: more to recall. Smaller: slots wait when the master is busy."""
 
 AHEAD_JOBS = 1000
-"""Jobs sent ahead to each slot, however short they are."""
+"""Most jobs sent ahead to each slot, even if they are very short."""
 
 FEW_JOBS = 8
-"""Held by each slot: fewer are topped up one by one, more when half of them are done."""
+"""Jobs for each slot below which a worker is topped up one by one; above, when half of them are done."""
 
 AHEAD_BYTES = 32 * 1024**2
-"""Bytes of payload sent ahead to one worker."""
+"""Most bytes of payload sent ahead to one worker."""
 
 SessionKey = int
 WorkerKey = str
 Python = tuple[int, int]
-"""A version, such as (3, 11)."""
+"""A Python version, such as (3, 11)."""
 
 DEATHS = 3
-"""Runners that a job may take down before it is given up; `options(attempts=N)`."""
+"""Default of `options(attempts=N)`: a job is given up when this many of its runners have died."""
 
 
 class Job:
@@ -52,34 +52,34 @@ class Job:
         self.options = options
         self.payload = payload
         self.dispatch = 0  # its latest dispatch number
-        self.worker: Worker | None = None  # who holds it
+        self.worker: Worker | None = None  # the one that holds it
         self.cost = 0.0  # seconds, as estimated when it was sent
-        self.started = False  # the worker said so
+        self.started = False  # reported by the worker
         self.cancelled = False
         self.deaths = 0
         self.losses = 0
         self.notes: tuple[dict[str, Any], ...] = ()
-        self.avoid: tuple[Worker, int] | None = None  # where it died last: worker, slot
-        self.unfit: tuple[Worker, ...] = ()  # where its call could not be entered
+        self.avoid: tuple[Worker, int] | None = None  # worker and slot where its runner died last
+        self.unfit: tuple[Worker, ...] = ()  # workers where its call could not be entered
 
     def limit(self) -> int:
         return (self.options is not None and self.options.attempts) or DEATHS
 
     def timeout(self) -> float:
-        """Seconds that it may run; 0: no limit."""
+        """Limit of its run time (seconds); 0: no limit."""
         return (self.options is not None and self.options.timeout) or 0.0
 
     def keeps(self) -> bool:
-        """Is what it returns when its time is up its result?"""
+        """True if the value that it returns when its time is up is its result."""
         return self.options is not None and self.options.on_limit is not None
 
     def min_time(self) -> float:
-        """Seconds that a worker must have left for it to start there."""
+        """Time that a worker must have left for the job to start there (seconds)."""
         return (self.options is not None and self.options.min_time) or 0.0
 
 
 class Shape(NamedTuple):
-    """What jobs need of a slot."""
+    """Requirements of jobs on a slot."""
 
     python: Python
 
@@ -92,13 +92,13 @@ class Pool:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self.workers = 0
-        self.rotation: deque[Queue] = deque()  # those with jobs waiting, next first
-        # Ordered sets. Idle: a free slot; roomy: will take something ahead (a superset of idle);
-        # ahead: holds more than it has slots (a superset; `on_tick` and `wants_tick` tidy up).
+        self.rotation: deque[Queue] = deque()  # queues with waiting jobs, next first
+        # Ordered sets of workers. idle: with a free slot; has_capacity: will take more ahead (a superset of idle);
+        # ahead: with more jobs than slots (a superset; `on_tick` and `wants_tick` tidy up).
         self.idle: dict[Worker, None] = {}
         self.has_capacity: dict[Worker, None] = {}
         self.ahead: dict[Worker, None] = {}
-        self.lending: dict[Worker, None] = {}  # a slot that is lent and free; those with `floors`
+        self.lending: dict[Worker, None] = {}  # workers with a slot that is lent and free (with `floors`)
         self.waited = 0  # ticks in which a job waited while the slot that it avoids was idle
 
 
@@ -110,15 +110,15 @@ class Queue:
     def __init__(self, session: Session, pool: Pool) -> None:
         self.session = session
         self.pool = pool
-        self.backlog: deque[Job] = deque()  # may hold cancelled ones, which are passed over
-        self.requeued: deque[Job] = deque()  # goes before the backlog
-        self.is_waiting = False  # in the pool's rotation
+        self.backlog: deque[Job] = deque()  # may hold cancelled jobs, which are skipped
+        self.requeued: deque[Job] = deque()  # dispatched before the backlog
+        self.is_waiting = False  # it is in the pool's rotation
 
     def __bool__(self) -> bool:
         return bool(self.requeued or self.backlog)
 
     def head(self) -> Job | None:
-        """The next job. Those that are cancelled are dropped on the way to it."""
+        """The next job, or None. Cancelled jobs before it are dropped."""
         while jobs := self.requeued or self.backlog:
             if not jobs[0].cancelled:
                 return jobs[0]
@@ -129,21 +129,21 @@ class Queue:
         return (self.requeued or self.backlog).popleft()
 
     def put_back(self, jobs: list[Job]) -> None:
-        """These were taken out, and go first."""
+        """Put jobs that were taken out at the front again."""
         self.requeued.extendleft(reversed(jobs))
 
     def drop_held(self) -> None:
-        """Let go of jobs that a worker holds by now."""
+        """Remove jobs that a worker holds by now."""
         self.backlog = deque(job for job in self.backlog if job.worker is None)
         self.requeued = deque(job for job in self.requeued if job.worker is None)
 
     def drop_cancelled(self) -> None:
-        """Let go of the payloads."""
+        """Remove cancelled jobs, to free their payloads."""
         self.backlog = deque(job for job in self.backlog if not job.cancelled)
 
 
 class Session:
-    """One client's life: its open jobs and those of them that wait."""
+    """One client's life, over reconnects: its open jobs, and the queue of those that wait."""
 
     __slots__ = (
         "key", "queue", "jobs", "settling", "unconfirmed", "delivered", "unacknowledged",
@@ -153,38 +153,39 @@ class Session:
     def __init__(self, key: SessionKey, pool: Pool, depth: int = 0, parent: int = 0) -> None:
         self.key = key
         self.queue = Queue(self, pool)  # all its jobs are of one shape
-        self.depth = depth  # of a client in a job: one more than that of the job's session
+        self.depth = depth  # if the client is in a job: one more than the depth of the job's session
         self.parent = parent  # the dispatch number of that job, or 0
         self.jobs: dict[int, Job] = {}
-        # Handed in again, held by nobody so far; None: it has settled.
+        # Jobs that were resubmitted and that no worker is known to hold; None: the session has settled.
         self.settling: dict[int, Job] | None = None
-        # Jobs that were here when the client came back; not handed in again yet.
+        # Jobs that were here when the client came back, and have not been resubmitted yet.
         self.unconfirmed: set[int] = set()
-        self.delivered = 0  # results, since the client is there
-        # Those that it has not acknowledged: up to which count, whose, dispatches, numbers.
+        self.delivered = 0  # results sent since the client connected
+        # Results that the client has not acknowledged: `delivered` after them, worker, dispatches, numbers.
         self.unacknowledged: deque[tuple[int, WorkerKey, list[int], list[int]]] = deque()
-        self.is_blocked = False  # it does not take its results
-        self.is_absent = False  # its client is gone, perhaps to come back
-        self.has_run = False  # a call of it was entered somewhere
-        self.setbacks: Setbacks | None = None  # calls of it that were not
+        self.is_blocked = False  # the client does not take its results
+        self.is_absent = False  # the client is gone and may come back
+        self.has_run = False  # one of its calls was entered on some worker
+        self.setbacks: Setbacks | None = None  # its calls that could not be entered
 
 
 class Setbacks:
-    """What a session's calls met with before they were entered (see `asides`)."""
+    """Failures of a session's calls before they were entered (see `asides`)."""
 
     __slots__ = ("aside", "failed", "told", "untold")
 
     def __init__(self) -> None:
-        self.aside: dict[Worker, Aside] = {}  # workers that get no more of it for now
-        # What has failed where, by function (None: any of the session) and text.
+        self.aside: dict[Worker, Aside] = {}  # workers that get no more of the session's jobs for now
+        # Workers on which a failure occurred, by function (None: any of the session) and error text.
         self.failed: dict[tuple[Estimate | None, str], dict[Worker, None]] = {}
-        self.untold: dict[Worker, str] = {}  # set aside, and why; the client is to be told
+        # Workers that are set aside, with the reason, and of which the client must be notified.
+        self.untold: dict[Worker, str] = {}
         self.told: set[tuple[WorkerKey, str]] = set()
 
 
 class Aside:
-    """A worker that is set aside: for which failure, the dispatch that tries it again, if there is one, and whether
-    the next job is to try it."""
+    """A worker that is set aside: for which failure (`kind`), the dispatch that tries it again (`trial`; 0: none), and
+    whether the next job should try it (`is_due`)."""
 
     __slots__ = ("is_due", "kind", "trial")
 
@@ -195,7 +196,7 @@ class Aside:
 
 
 class Worker:
-    """What one worker holds."""
+    """One worker: its slots, and the jobs that it holds."""
 
     __slots__ = (
         "key", "slots", "usable", "extra", "floors", "offered", "blocked_sessions", "left", "pool", "held", "load",
@@ -204,24 +205,24 @@ class Worker:
 
     def __init__(self, key: WorkerKey, slots: int, pool: Pool) -> None:
         self.key = key
-        self.slots = slots  # how many jobs run there at a time: usable + extra
+        self.slots = slots  # jobs that run there at a time: usable + extra
         self.usable = slots  # slots that can be used now
-        self.extra = 0  # jobs beyond one for each slot that is taken: those that wait for jobs of their own
-        # Of slots that are lent and free: what the depth of a session must exceed.
+        self.extra = 0  # running jobs beyond one for each taken slot: those that wait for jobs of their own
+        # One for each slot that is lent and free: a session must be deeper than this to use it.
         self.floors: list[int] = []
         self.offered = slots
-        self.blocked_sessions: frozenset[SessionKey] = frozenset()  # sessions for which none of them can
+        self.blocked_sessions: frozenset[SessionKey] = frozenset()  # they cannot use any of its slots
         self.pool = pool
         self.held: dict[int, Job] = {}  # by dispatch number, in order
-        self.load = 0.0  # seconds: the costs of what is held
+        self.load = 0.0  # sum of the held jobs' costs (seconds)
         self.size = 0  # bytes of payload held
-        self.ended = 0  # jobs since the last tick
+        self.ended = 0  # jobs that ended since the last tick
         self.recalling = False  # a Recall is not answered yet
-        self.recall_backoff = 0  # the last Recall gave nothing: ticks until the next
-        self.is_stuck = False  # no result since it was asked to give back all: nothing goes there ahead
-        self.is_draining = False  # it finishes what runs, and takes nothing more
+        self.recall_backoff = 0  # ticks until the next Recall, since the last one gave nothing
+        self.is_stuck = False  # no result since it was asked to give back all: nothing is sent ahead
+        self.is_draining = False  # it finishes what runs, and accepts no more
         self.is_away = False  # its connection broke a moment ago
-        self.left = math.inf  # seconds until what runs there is stopped, when last told
+        self.left = math.inf  # seconds until its jobs are stopped, as last reported
 
     @property
     def is_idle(self) -> bool:
@@ -229,7 +230,7 @@ class Worker:
 
     @property
     def is_roomy(self) -> bool:
-        """Should more be sent ahead? With many short jobs here, not before half of them are done:
+        """True if more should be sent ahead. With many short jobs held, not before half of them are done:
         a full frame now and then costs less than a few jobs at each wakeup."""
         count, full = len(self.held), self.slots * AHEAD_SECONDS
         if self.is_draining or self.is_away:
@@ -242,8 +243,9 @@ class Worker:
 # --- actions ----------------------------------------------------------------------------------
 
 WorkerMessage = m.Recall | m.Stop | m.TakeBack | m.Claim | m.Release
-"""Orders to a worker: to name unstarted jobs as returned, to end jobs that nobody wants any more, to return those that
-have not started; to send what it kept of jobs that have ended, and to forget that."""
+"""Orders to a worker. Recall: name unstarted jobs as returned. Stop: end jobs that are not wanted any more. TakeBack:
+return those of the named jobs that have not started. Claim: send the kept results of ended jobs. Release: forget
+them."""
 
 
 class Assign(NamedTuple):
@@ -276,7 +278,7 @@ class Deliver(NamedTuple):
 
 
 class GiveUp(NamedTuple):
-    """Tell the client that the job was lost too often."""
+    """Notify the client that the job was lost too often."""
 
     session: SessionKey
     number: int
@@ -285,7 +287,8 @@ class GiveUp(NamedTuple):
 
 
 class SetAside(NamedTuple):
-    """Log that the worker gets no more of this session for now, and call `on_aside_told` in some seconds."""
+    """Log that the worker gets no more of this session's jobs for now, and call `on_aside_told` after
+    `NOTICE_SECONDS`."""
 
     session: SessionKey
     worker: WorkerKey
@@ -293,13 +296,14 @@ class SetAside(NamedTuple):
 
 
 class WatchSetbacks(NamedTuple):
-    """Call `on_aside_retry` every some minutes while the session `has_setbacks`."""
+    """Call `on_aside_retry` every `RETRY_SECONDS` and `on_aside_second` every second, while the session
+    `has_setbacks`."""
 
     session: SessionKey
 
 
 class TellAside(NamedTuple):
-    """Tell the client which workers are set aside, and why."""
+    """Notify the client which workers are set aside, and why."""
 
     session: SessionKey
     workers: list[tuple[WorkerKey, str]]
@@ -308,11 +312,11 @@ class TellAside(NamedTuple):
 Action = Assign | SendToWorker | SendToClient | Deliver | GiveUp | SetAside | WatchSetbacks | TellAside
 
 Inventory = tuple[int, SessionKey, int, int]
-"""What a worker says it holds: dispatch, session, number, state."""
+"""A job that a worker reports to hold: dispatch, session, number, state."""
 
 
 def merged(actions: list[Action]) -> list[Action]:
-    """The same with one Claim, Release and Stop for each worker, instead of one for each dispatch."""
+    """Merge the actions' Claim, Release and Stop messages: one of each for a worker, not one for each dispatch."""
     merged: dict[tuple[type, WorkerKey], list[int]] = {}
     rest: list[Action] = []
     for action in actions:
@@ -324,5 +328,5 @@ def merged(actions: list[Action]) -> list[Action]:
 
 
 def charged(job: Job) -> m.AttemptCounts:
-    """What a client is told of what has been charged to its job so far."""
+    """Message to the client with the attempts that were charged to its job so far."""
     return m.AttemptCounts(job.number, job.deaths, job.losses, list(job.notes))

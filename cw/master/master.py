@@ -1,11 +1,11 @@
-"""The master: carries messages between the network and the scheduling policy.
+"""The master, which carries messages between the network and the scheduling policy.
 
     clients                             this process                             workers
     Submit, Cancel ----> ClientPeer ----> Dispatcher.on_*() ----> actions ----> Dispatch, Recall, Stop
     Results, Lost  <---- actions     <---- Dispatcher.on_*() <---- WorkerPeer <---- Results, Returned
 
 The master opens no payload: it knows jobs, functions and environments by number. It holds nothing that
-clients and workers cannot tell it again. All in here runs in the loop's thread.
+clients and workers cannot report again. All in here runs in the loop's thread.
 """
 
 from __future__ import annotations
@@ -48,44 +48,44 @@ from cw.version import VERSION
 _lines = program.RateLimited(logger, burst=10)
 
 HELLO_SECONDS = 10.0
-"""A connection that has not said Hello by then is closed."""
+"""Time limit for a connection's Hello (seconds); then the connection is closed."""
 
 HELLO_BYTES = 4096
-"""Bytes in a Hello. Before it, nothing else is read."""
+"""Most bytes in a Hello. Before it, nothing else is read."""
 
 UNGREETED = 256
-"""Connections without a Hello at one time; at the bound the oldest is dropped."""
+"""Most connections without a Hello; at the limit the oldest is dropped."""
 
 LOST_KEPT = 1000
-"""Workers that were lost, of which observers are told."""
+"""Most lost workers that are kept for observers."""
 
 RECALL_SECONDS = 0.02
-"""How often the policy looks for work that waits at one worker while another idles."""
+"""Period at which the policy looks for work that waits at one worker while another idles."""
 
 
 class Master:
-    """The cluster's switchboard. `ident` is its start id: another one means that it was restarted."""
+    """The cluster's master. `ident` is its start id: a different one means that it was restarted."""
 
     def __init__(self, loop: Loop, is_final: bool = False, settings: Settings = Settings()) -> None:  # noqa: B008
         self.ident = secrets.token_hex(16)
         self.loop = loop
         self.settings = settings
-        # Numbers above those of any master before: workers may still hold dispatches of it.
+        # Dispatch numbers above those of any previous master: workers may still hold its dispatches.
         self.dispatcher = Dispatcher(int(time.time() * 1000) << 22)
         self.clients: dict[int, ClientPeer] = {}  # by session
         self.workers: dict[str, WorkerPeer] = {}  # by ident
         self._lost: deque[Loss] = deque(maxlen=LOST_KEPT)
-        # Until then, sessions that only workers know may turn up.
+        # Until then, clients may come back whose sessions only workers know.
         self._leftovers_end_at = time.monotonic() + SETTLE + settings.client_grace
         self._is_final = is_final
         self._ungreeted: deque[tuple[float, Connection]] = deque()
         self._is_recalling = False
         self.period = min(1.0, settings.silence / 4)
-        """Seconds between two looks at who is silent."""
+        """Seconds between two checks for silent peers."""
         loop.call_every(self.period, self._on_second)
 
     def on_admitted(self, sock: Any) -> None:
-        """A peer that has the credential is here (a socket, or a `tls.Socket`)."""
+        """Await the Hello of a peer that has the credential (a socket, or a `tls.Socket`)."""
         connection = Connection(self.loop, sock)
         connection.set_patience(self.settings.silence)
         connection.decoder.accepts = frozenset({m.Hello})
@@ -111,14 +111,14 @@ class Master:
         self.loop.call_later(seconds, callback)
 
     def drop_session(self, key: int) -> None:
-        """A session is over: at the policy, and at each worker that knows it."""
+        """End a session, at the policy and at each worker that knows it."""
         del self.clients[key]
         self.perform(self.dispatcher.on_session_closed(key))
         for worker in self.workers.values():
             worker.close_session(key)
 
     def note_worker(self, key: str, is_there: bool) -> None:
-        """A worker has joined, or is gone for good."""
+        """Note that a worker has joined, or is gone for good."""
         if not is_there:
             del self.workers[key]
         self._resize_windows()
@@ -126,46 +126,46 @@ class Master:
             client.on_roster([key] if is_there else [], [] if is_there else [key])
 
     def joined(self) -> set[str]:
-        """The workers that are there and have named what they hold."""
+        """The connected workers that have named what they hold."""
         return {key for key, worker in self.workers.items() if worker.is_known}
 
     def host_of(self, key: str) -> str:
-        """Where a worker runs; '' if it is gone."""
+        """Host of a worker; '' if it is gone."""
         worker = self.workers.get(key)
         return "" if worker is None else worker.host
 
     def remark(self, session: int, kind: str, text: str) -> None:
-        """Tell this client what a worker says; if it is there."""
+        """Send a worker's remark to this session's client, if the session exists."""
         if session in self.clients:
             self.clients[session].remark(kind, text)
 
     def forget_objects(self, keys: list[Key]) -> None:
-        """A client will not use these again."""
+        """Let workers forget objects that a client will not use again."""
         for worker in self.workers.values():
             worker.forget(keys)
 
     def note_lost(self, loss: Loss) -> None:
-        """Observers are to hear of this."""
+        """Keep this loss for observers."""
         self._lost.append(loss)
 
     def why_unusable(self) -> str:
-        """What workers said that cannot use their slots."""
+        """Reason of a worker that could not use its slots; '' if there is none."""
         return next((worker.why_unusable for worker in self.workers.values() if worker.why_unusable), "")
 
     def excuse(self, key: str) -> None:
-        """This worker was lost for a reason that is no job's fault."""
+        """Take back what was charged for the loss of this worker: no job was the reason."""
         for loss in [loss for loss in self._lost if loss.ident == key]:
             _lines.info("%s was lost with its allocation: nothing is charged for it", loss.name)
             self._lost.remove(loss)
         self.perform(self.dispatcher.on_excused(key))
 
     def drain(self, key: str) -> None:
-        """Let this worker finish what runs, and leave; if it is there."""
+        """Let this worker finish what runs, and leave, if it is connected."""
         if key in self.workers:
             self.workers[key].drain()
 
     def census(self) -> dict[str, Any]:
-        """How the cluster stands, for observers."""
+        """Status of the cluster, for observers."""
         waiting, running = self.dispatcher.state.census()
         return {
             "ident": self.ident, "host": os.uname().nodename, "pid": os.getpid(),

@@ -1,4 +1,4 @@
-"""A launcher that wants to know how the cluster stands, or has something to say about it."""
+"""A launcher that asks for the cluster's status, or gives orders and facts about its workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cw.net.connection import Connection
 
 
 class Master(Protocol):
-    """What an observer's peer uses of its master."""
+    """The part of its master that an observer's peer uses."""
 
     def census(self) -> dict[str, Any]: ...
     def excuse(self, key: str) -> None: ...
@@ -20,7 +20,7 @@ class Master(Protocol):
 
 
 class ObserverPeer(Peer):
-    """It is told once, when it comes."""
+    """An observer. The status is sent once, when it connects."""
 
     def __init__(self, master: Master, connection: Connection, hello: m.Hello) -> None:
         super().__init__("observer", hello)

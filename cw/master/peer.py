@@ -1,4 +1,4 @@
-"""What the master's peers share: a name, a connection, a handler for each message, and the log.
+"""Base of the master's peers: a name, a connection, a handler for each message, and the log.
 
 Connection ---> rules.check(message) ---> the peer's handler ---> Dispatcher.on_*() ---> master.perform(actions)
 """
@@ -17,27 +17,27 @@ from cw.net.connection import Connection
 logger = logging.getLogger("cw.master")
 
 lines = program.RateLimited(logger)
-"""Logs what a broken peer may repeat."""
+"""Log of what a broken peer may repeat."""
 
 events = program.RateLimited(logger, burst=10)
-"""Logs what happens to each peer: thousands may come or go at once."""
+"""Log of what happens to each peer: thousands may come or go at once."""
 
 
 class Peer:
     """One peer of the master. `connection` is None while it is away."""
 
     handlers: ClassVar[Mapping[type, Callable[[Any, Any], None]]] = {}
-    """A method for each message that such a peer may send; no other message is accepted."""
+    """The method for each message that such a peer may send; no other message is accepted."""
 
     connection: Connection | None = None
 
     def __init__(self, role: str, hello: m.Hello) -> None:
         self.name = f"{role} {hello.host}:{hello.pid}"
         self.host = hello.host
-        self._rules: checks.Rules  # of its present connection
+        self._rules: checks.Rules  # for its present connection
 
     def attach(self, connection: Connection, rules: checks.Rules) -> None:
-        """Hear the peer over this connection from now on."""
+        """Use this connection to the peer from now on."""
         self.connection = connection
         self._rules = rules
         connection.decoder.accepts = frozenset(self.handlers)
@@ -45,12 +45,12 @@ class Peer:
         connection.on_close = self.on_close
 
     def send(self, message: tuple[Any, ...]) -> None:
-        """Send it, unless the peer is away."""
+        """Send a message, unless the peer is away."""
         if self.connection is not None:
             self.connection.send(message)
 
     def say_goodbye(self, message: m.Goodbye) -> None:
-        """The master ends."""
+        """Send a goodbye and close the connection, since the master ends."""
         if self.connection is not None:
             self.connection.send(message)
             self.connection.flush()
@@ -61,10 +61,10 @@ class Peer:
         self.handlers[type(message)](self, message)
 
     def on_close(self, reason: str) -> None:
-        """Its connection has ended, or broke; `reason` may be empty."""
+        """The connection has ended or broken; `reason` may be empty."""
 
     def note_left(self, message: m.Goodbye) -> None:
-        """It said goodbye."""
+        """Log that the peer said goodbye, and close its connection."""
         assert self.connection is not None
         events.info("%s left: %s", self.name, message.reason)
         self.connection.close()

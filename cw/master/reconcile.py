@@ -1,8 +1,8 @@
-"""The master's policy, its part about what comes back: what workers hold of jobs whose client or master was away.
+"""Part of the master's policy about what comes back: jobs that workers hold although their client or master was away.
 
 A worker that joins or is back names the dispatches that it holds (*holdings*): running, unstarted, or finished with the
-outcome kept. A holding whose job is open here is *adopted*. One whose job has not been handed in (yet) is an *orphan*:
-it takes its slot, and is adopted when the client hands its job in, or refused when nobody comes for it.
+outcome kept. A holding whose job is open here is *adopted*. One whose job has not been submitted here (yet) is an
+*orphan*: it takes its slot, and is adopted when the client submits its job, or refused if no client does.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from cw.net.objects import Object
 
 
 class Reconciler:
-    """Orphans, and how holdings and jobs find each other."""
+    """Keeps orphans, and matches holdings with jobs."""
 
     def __init__(self, state: State) -> None:
         self._state = state
-        # By session and number: who holds it, under which dispatch, in which state.
+        # By session and job number: the worker that holds it, its dispatch number, its state.
         self.orphans: dict[SessionKey, dict[int, tuple[Worker, int, int]]] = {}
 
     # --- a worker was away ---
 
     def take_in(self, worker: Worker, inventories: Sequence[Inventory]) -> list[Action]:
-        """A worker that joined or is back has named what it holds."""
+        """Adopt, remember or refuse the holdings of a worker that has joined or is back."""
         actions: list[Action] = []
         adopted: set[Session] = set()
         delivered: dict[Session, set[int]] = {}
@@ -58,7 +58,7 @@ class Reconciler:
             else:
                 if session not in delivered:
                     delivered[session] = {d for entry in session.unacknowledged for d in entry[2]}
-                if dispatch not in delivered[session]:  # else the client is about to say that it has it
+                if dispatch not in delivered[session]:  # otherwise the client is about to acknowledge it
                     self._place(worker, dispatch, state, key, number)
                     actions += self._refuse(worker, dispatch, state)
         for session in adopted:
@@ -69,7 +69,7 @@ class Reconciler:
         return merged(actions)
 
     def on_worker_back(self, worker: Worker, inventories: Sequence[Inventory]) -> list[Action]:
-        """A worker is back: what it does not name it has not."""
+        """A worker is back: it no longer has what it does not name."""
         named = {holding[0] for holding in inventories}
         actions: list[Action] = []
         again = []
@@ -86,13 +86,13 @@ class Reconciler:
         return actions + self.take_in(worker, inventories)
 
     def on_worker_gone(self, worker: Worker) -> None:
-        """Nothing comes back from it."""
+        """A worker is gone for good: remove its orphans."""
         for orphans in self.orphans.values():
             for number in [number for number, holding in orphans.items() if holding[0] is worker]:
                 del orphans[number]
 
     def _hear_again(self, job: Job, worker: Worker, state: int) -> list[Action]:
-        """A worker that was away a moment still holds this. What was said about it meanwhile is said again."""
+        """A worker that was away a moment still holds this job. Send again what may have been lost meanwhile."""
         dispatch = job.dispatch
         if job.cancelled:
             orphans = self.orphans.get(job.session.key, {})
@@ -121,11 +121,11 @@ class Reconciler:
         return [SendToClient(job.session.key, m.JobsStarted([job.number]))]
 
     def adopt(self, job: Job, worker: Worker, dispatch: int, state: int) -> list[Action]:
-        """This worker holds that open job. The caller takes it out of the queues."""
+        """Assign an open job to the worker that holds it. The caller takes it out of the queues."""
         actions = self.uncharge(job, worker.key)
         elsewhere = job.worker
         if elsewhere is not None:  # it was dispatched again meanwhile
-            # A result is better than a second run, and what has run longer than what began later.
+            # A result is better than a second run, and an earlier run is better than a later one.
             if state != FINISHED and (state != RUNNING or dispatch > job.dispatch):
                 self._place(worker, dispatch, state, job.session.key, job.number)
                 return actions + self._refuse(worker, dispatch, state)
@@ -136,7 +136,7 @@ class Reconciler:
             actions.append(SendToWorker(elsewhere.key, m.Stop([old])))
         if job.session.settling:
             job.session.settling.pop(job.number, None)
-        self._state.release(worker, [dispatch])  # the place that was kept for it
+        self._state.release(worker, [dispatch])  # its placeholder (see `_place`)
         job.started = False
         job.avoid = None
         self._state.hold(job, worker, dispatch)
@@ -150,7 +150,7 @@ class Reconciler:
         return actions
 
     def uncharge(self, job: Job, key: WorkerKey) -> list[Action]:
-        """It was charged when this worker was lost, or seemed to be."""
+        """Take back what was charged to the job when this worker was lost, or seemed to be."""
         own = [note for note in job.notes if note.get("worker_ident") == key]
         if not own or not job.losses:
             return []
@@ -159,7 +159,7 @@ class Reconciler:
         return [SendToClient(job.session.key, charged(job))]
 
     def _place(self, worker: Worker, dispatch: int, state: int, key: SessionKey, number: int) -> None:
-        """What runs there takes a slot, whosesoever it is."""
+        """Put a placeholder for an unknown job at the worker, since it takes a slot there."""
         if state != FINISHED:
             stranger = Job(number, Object(0), None, b"")
             stranger.cancelled = True
@@ -171,7 +171,7 @@ class Reconciler:
         return [SendToWorker(worker.key, message)]
 
     def _add_orphan(self, key: SessionKey, number: int, holding: tuple[Worker, int, int]) -> list[Action]:
-        """Remember who holds a job that is not handed in. Of two, the better: finished, or begun earlier."""
+        """Remember the holding of a job that is not submitted. Of two, keep the better: finished, or begun earlier."""
         orphans = self.orphans.setdefault(key, {})
         other = orphans.get(number)
         if other is None or other[:2] == holding[:2]:
@@ -204,7 +204,7 @@ class Reconciler:
         running = [job.number for job in session.jobs.values() if job.started]
         if running:
             actions.append(SendToClient(session.key, m.JobsStarted(running)))
-        self._state.wait(session.queue)  # what has been waiting here all the time need not settle
+        self._state.wait(session.queue)  # jobs that have been waiting here all the time need not settle
         return actions
 
     def on_handed_in(self, session: Session, jobs: Iterable[Job], were_here: bool) -> list[Action]:
@@ -220,7 +220,7 @@ class Reconciler:
                 session.jobs[job.number] = job
                 holding = orphans.pop(job.number, None)
                 if holding is None:
-                    job.started = were_here  # then it is not here because there was a result
+                    job.started = were_here  # if it was here and is no longer, it has ended
                     session.settling[job.number] = job
                 else:
                     actions += self.adopt(job, *holding)
@@ -253,7 +253,7 @@ class Reconciler:
         return [SendToWorker(worker, m.Release(dispatches)) for worker, dispatches in released.items()]
 
     def on_session_closed(self, key: SessionKey) -> None:
-        """Nobody comes for its orphans. (The workers are told that the session is closed.)"""
+        """Remove the session's orphans. (The workers learn by CloseSession that it is closed.)"""
         self.orphans.pop(key, None)
 
     def on_orphans_expired(self) -> list[Action]:
@@ -263,19 +263,19 @@ class Reconciler:
                 actions += self._refuse(*holding)
         return actions
 
-    # --- what ended meanwhile ---
+    # --- jobs that ended meanwhile ---
 
     def keep(
         self, worker: Worker, session: Session, dispatches: list[int], numbers: list[int]
     ) -> list[Action]:
-        """These have ended, and the client is not there: the worker keeps what they came to."""
+        """Remember jobs that ended while their client was away: the worker keeps their outcome."""
         actions: list[Action] = []
         for dispatch, number in zip(dispatches, numbers, strict=True):
             actions += self._add_orphan(session.key, number, (worker, dispatch, FINISHED))
         return actions
 
     def _keep_unacknowledged(self, session: Session) -> list[Action]:
-        """The client may not have these results. Those that it has, it will not ask for."""
+        """Keep results that the client may not have. It will not ask for those that it has."""
         actions: list[Action] = []
         for _, key, dispatches, numbers in session.unacknowledged:
             worker = self._state.workers.get(key)
@@ -286,13 +286,13 @@ class Reconciler:
         return merged(actions)
 
     def drop_orphan(self, job: Job, worker: Worker) -> None:
-        """The worker does not hold this any more, and has nothing of it."""
+        """Forget an orphan that the worker does not hold any more, and of which it has no result."""
         orphans = self.orphans.get(job.session.key, {})
         if orphans.get(job.number, (None, 0))[:2] == (worker, job.dispatch):
             del orphans[job.number]
 
     def is_kept_orphan(self, job: Job, worker: Worker) -> bool:
-        """Has an orphan ended by this, so that the worker keeps what it came to?"""
+        """True if the job that has ended is an orphan, so that the worker must keep its outcome."""
         orphans = self.orphans.get(job.session.key, {})
         if orphans.get(job.number, (None, 0))[:2] != (worker, job.dispatch):
             return False

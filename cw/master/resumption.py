@@ -5,11 +5,11 @@
                       ^                        '---> should_end: its session is dropped    |
                       |                                                                    |
                       '--------------------------------------------------------------------'
-                        settle: all is handed in again, and the workers that may hold some of it
+                        settle: all is resubmitted, and the workers that may hold some of it
                         have reported, or had their time
 
-A client that is back sends its open jobs again, with what was charged to them, and names the workers that were at the
-master before. Its jobs up to the highest number that was ever handed in count as handed in *again*: a worker may hold
+A client that is back submits its open jobs again, with what was charged to them, and names the workers that were at the
+previous master. Its jobs up to the highest number that was ever submitted count as *resubmitted*: a worker may hold
 them, so they wait until the session has settled. Jobs with higher numbers are new and wait for nothing.
 
 No socket, no thread, no clock. The caller has checked the messages.
@@ -25,12 +25,12 @@ from cw.master.settings import AWAY
 from cw.net import messages as m
 
 GRACE_IF_WANTED = 5.0
-"""Seconds for which the session of a client that is gone is kept, at most, if its connection was closed or reset (its
-program has ended, likely) and others want the slots."""
+"""Longest time for which the session of an absent client is kept (seconds), if its connection was closed or reset (so
+its program has probably ended) and other sessions want the slots."""
 
 SETTLE = 5.0
-"""Seconds after the return of a client to a new master for which workers that were there before are waited for. Jobs
-that were handed in again are not dispatched until these have named what they hold, or the time is over."""
+"""Time after a client's return in which workers of the previous master may come back (seconds). Resubmitted jobs are
+not dispatched until these have named what they hold, or the time is over."""
 
 
 class Settled(NamedTuple):
@@ -38,38 +38,38 @@ class Settled(NamedTuple):
 
     missing: list[str]
     is_complete: bool
-    """All workers that were at the master before are here, and none of them has gone again."""
+    """All workers that were at the previous master are here, and none of them has gone again."""
 
 
 class Resumption:
-    """Knows what the client of one session has handed in over all its connections, and whether it is here."""
+    """Knows what the client of one session has submitted over all its connections, and whether it is connected."""
 
     def __init__(self, grace: float, most_jobs: int) -> None:
-        """`grace`: the seconds for which the session is kept without its client; `most_jobs`: how many it may hand in
-        again, or cancel before it has."""
+        """Begin with no client. `grace`: seconds for which the session is kept without its client; `most_jobs`: limit
+        of the jobs that it may resubmit, or cancel before it has submitted them."""
         self.handed = 0
-        """The client had handed in jobs up to this number before it came back."""
+        """Highest number of a job that the client had submitted before it came back."""
         self.were_here = False
-        """It had handed them in to this master."""
+        """It had submitted these jobs to this master."""
         self._grace = grace
         self._most_jobs = most_jobs
-        self._highest = 0  # number of a job that was handed in, here or before
-        self._submitted = 0  # the same, over this connection
+        self._highest = 0  # highest number of a job that was submitted, here or before
+        self._submitted = 0  # highest number of a job that was submitted over this connection
         self._cancelled: set[int] = set()  # jobs whose Cancel overtook their Submit
-        self._charges: dict[int, m.AttemptCounts] = {}  # to jobs that are about to be handed in again
+        self._charges: dict[int, m.AttemptCounts] = {}  # charges to jobs that are about to be resubmitted
         self._is_settling = False
-        self._is_handed_in = False  # all that it has
-        self._missing: set[str] = set()  # workers that were there before, and have not come back yet
+        self._is_handed_in = False  # all open jobs were resubmitted
+        self._missing: set[str] = set()  # workers of the previous master that have not come back yet
         self._is_complete = True  # none of those that came back is gone again
-        self._settles_at = 0.0  # however many are missing
+        self._settles_at = 0.0  # when it settles even if workers are missing
         self._gone_at: float | None = None
-        self._is_reset = False  # its connection was closed or reset: its program has ended, likely
+        self._is_reset = False  # its connection was closed or reset: its program has probably ended
 
     # --- it comes and goes ---
 
     def on_connected(self, now: float, is_new: bool, handed: int) -> bool:
-        """The client is here; `is_new`: it has not been at this master before; `handed`: what it says of the others.
-        Returns whether it is back, and hands in its open jobs again."""
+        """The client has connected. `is_new`: it has not been at this master before; `handed`: highest number of a job
+        that it submitted to other masters. Returns True if the client is back, and resubmits its open jobs."""
         self._submitted = 0
         self._cancelled.clear()
         self._charges.clear()
@@ -92,8 +92,8 @@ class Resumption:
         self._is_reset = is_reset
 
     def should_end(self, now: float, has_lost_parent: bool, is_in_the_way: bool) -> bool:
-        """Has the client been away for too long? `has_lost_parent`: it ran in a job that no worker holds any more;
-        `is_in_the_way`: others want the slots."""
+        """True if the client has been away for too long. `has_lost_parent`: it ran in a job that no worker holds any
+        more; `is_in_the_way`: other sessions want the slots."""
         if self._gone_at is None:
             return False
         away = now - self._gone_at
@@ -103,11 +103,11 @@ class Resumption:
             (has_lost_parent and away >= AWAY) or (is_in_the_way and away >= GRACE_IF_WANTED)
         )
 
-    # --- what it hands in ---
+    # --- what it submits ---
 
     def on_submitted(self, jobs: list[Job]) -> tuple[list[Job], list[Job]]:
-        """Jobs have come, in the order of their numbers. Returns those that are handed in again, with what was charged
-        to them before, and the new ones; without those that were cancelled before they came."""
+        """Jobs have come, in the order of their numbers. Returns the resubmitted ones, with what was charged to them
+        before, and the new ones, both without jobs that were cancelled before they came."""
         self._submitted = jobs[-1].number
         self._highest = max(self._highest, self._submitted)
         if self._cancelled:
@@ -129,18 +129,18 @@ class Resumption:
             self._cancelled.update(early)
 
     def on_charged(self, message: m.AttemptCounts) -> None:
-        """This was charged to a job that is about to be handed in again."""
+        """Attempts were charged to a job that is about to be resubmitted."""
         if len(self._charges) < self._most_jobs:
             self._charges[message.number] = message
 
     def on_handed_in(self) -> None:
-        """All its open jobs have come again."""
+        """All its open jobs have been resubmitted."""
         self._is_handed_in = True
 
     # --- the workers that may hold them ---
 
     def on_former_workers(self, former: Iterable[str], joined: Set[str]) -> None:
-        """The client names the workers that it knew at the master before; `joined`: those that are here."""
+        """The client names the workers that it knew at the previous master; `joined`: those that are here."""
         if self._is_settling and not self.were_here:
             self._missing = set(former) - joined
 
@@ -149,7 +149,7 @@ class Resumption:
         self._is_complete = self._is_complete and not gone
 
     def settle(self, now: float) -> Settled | None:
-        """Settle, if it is time: then jobs that were handed in again and that nobody holds may be queued."""
+        """Settle, if it is time: then resubmitted jobs that no worker holds may be queued. None: not yet."""
         if not self._is_settling or not self._is_handed_in or self._gone_at is not None:
             return None
         if self._missing and now < self._settles_at:

@@ -1,19 +1,19 @@
-"""The master's policy, its part that hands out: whose turn it is, and which worker gets what.
+"""Part of the master's policy that hands out jobs: whose turn it is, and which worker gets what.
 
     queues of the sessions ----.                         .---> idle workers: a job for each slot
                                 >--- rotation: turns ---<
-    what was requeued, first --'                         '---> those with room: sent ahead
+    requeued jobs, first ------'                         '---> workers with capacity: sent ahead
 
-Within a session jobs go first come first served (what was requeued goes first); sessions take turns. Which jobs a
-worker can take at all, `fit` says.
+Within a session, jobs are dispatched in the order of submission, requeued ones first; sessions take turns. `fit`
+decides which jobs a worker can take at all.
 
 A worker gets a job for each idle slot, and ahead of that what its slots will need for AHEAD_SECONDS, judged by
-the measured durations of the jobs' functions. What was sent ahead and waits while another worker idles is
-recalled (`on_tick`), and dispatched again only when the worker has named it as returned.
+the measured durations of the jobs' functions. Jobs that were sent ahead and wait while another worker idles are
+recalled (`on_tick`), and dispatched again only when the worker has named them as returned.
 
-A job that waits for jobs of its own has lent its slot: only sessions deeper than its own get that (`fill_lent`; see
-cw.nested). It goes by what the worker says of its slots, not by what it holds: that may be many jobs which cannot use
-the slot.
+A job that waits for jobs of its own lends its slot, and only sessions deeper than its own may use it (`fill_lent`; see
+cw.nested). The number of lent slots is what the worker reports. It does not follow from the jobs that the worker holds,
+since many of those may be unable to use the slot.
 
 Queues and workers of one shape have nothing to do with those of another: each shape is a pool.
 """
@@ -41,27 +41,28 @@ from cw.master.state import LOOK_PAST, State
 from cw.net import messages as m
 
 QUANTUM_SECONDS = 0.0005
-"""Work given to an idle slot before the next idle one has its turn. Larger: short batches run in fewer places.
-Smaller: with many workers, the shortest jobs travel in frames of one, which costs the master most of its time."""
+"""Work given to an idle slot before the next idle slot has its turn (seconds). Larger: short batches run in fewer
+places. Smaller: with many workers, the shortest jobs travel in frames of one, which costs the master most of its
+time."""
 
 QUANTUM_JOBS = 64
-"""The same in jobs."""
+"""Most jobs given to an idle slot before the next idle slot has its turn."""
 
 TURN_JOBS = 32
 """Jobs of one session dispatched before the next has its turn. Larger: longer frames, coarser turns."""
 
 TURN_SECONDS = 0.001
-"""The same in estimated seconds: jobs that take longer go one at a time."""
+"""Length of a turn in estimated seconds: jobs that take longer are dispatched one at a time."""
 
 RECALL_BACKOFF_TICKS = 5
-"""Ticks until a worker that had nothing to give back is asked again: its runners may be in long jobs by then."""
+"""Ticks until a worker that had nothing to give back is asked again. By then its runners may be in long jobs."""
 
 AVOID_TICKS = 50
-"""Ticks that a job waits for another worker than the one where its runner died, while that one idles."""
+"""Ticks that a job waits for a worker other than the one where its runner died, while that one idles."""
 
 
 class Room:
-    """How much a worker takes in one filling, beyond a job for each free slot; and how much of one session."""
+    """Limits on the work that a worker gets in one filling, beyond a job for each free slot, and from one session."""
 
     __slots__ = ("has_turns", "jobs", "seconds", "turn_jobs", "turn_seconds")
 
@@ -70,13 +71,13 @@ class Room:
         self.seconds = worker.slots * (AHEAD_SECONDS if ahead else QUANTUM_SECONDS)
 
     def begin_turn(self, is_alone: bool) -> None:
-        """The next session's turn; it does not end by itself if the session is alone."""
+        """Begin the next session's turn. It has no limit of its own if the session is alone."""
         self.has_turns = not is_alone
         self.turn_jobs, self.turn_seconds = 0, 0.0
 
 
 class Turn(Enum):
-    """Why a worker got no more jobs of one kind."""
+    """Reason why a worker got no more jobs of one kind."""
 
     GOES_ON = "the next job is of another kind"
     IS_OVER = "it is another session's turn"
@@ -87,17 +88,17 @@ GOES_ON, IS_OVER, IS_FULL = Turn
 
 
 class Scheduler:
-    """Hands out what waits to who has room."""
+    """Hands out waiting jobs to workers with capacity."""
 
     def __init__(self, state: State, first_dispatch: int) -> None:
         self._state = state
-        # Each master counts from another number: a worker may hold dispatches of the one before.
+        # Each master counts from a different number: a worker may hold dispatches of the previous master.
         self._dispatched = first_dispatch
 
-    # --- work in one place, a free slot in another ---
+    # --- jobs that wait at one worker while another has a free slot ---
 
     def wants_tick(self) -> bool:
-        """Is there something for `on_tick` to do?"""
+        """True if there is something for `on_tick` to do."""
         return any(
             (pool.idle and (pool.rotation or _has_surplus(pool)))
             or (pool.lending and (_has_surplus(pool) or any(queue.session.depth for queue in pool.rotation)))
@@ -105,12 +106,12 @@ class Scheduler:
         )
 
     def on_tick(self) -> list[Action]:
-        """Called every some 10 ms while `wants_tick`: recall what waits at one worker while another idles."""
+        """Recall jobs that wait at one worker while another idles. Called every 20 ms or so while `wants_tick`."""
         actions: list[Action] = []
         for pool in self._state.pools.values():
             if not pool.idle and not pool.lending:
                 continue
-            # If nothing idles but what is lent: who has jobs that are deep enough for it?
+            # If only lent slots idle, only workers with jobs that are deep enough for these are asked.
             floor = None if pool.idle else min(worker.floors[0] for worker in pool.lending)
             if pool.rotation:
                 actions += self._on_avoided(pool)
@@ -121,7 +122,7 @@ class Scheduler:
         return actions
 
     def _recall(self, worker: Worker, floor: int | None) -> list[Action]:
-        """Ask for what waits there, if that would take long. `floor`: only jobs deeper than this are of use."""
+        """Recall the worker's waiting jobs if they would wait long. `floor`: only jobs deeper than this are of use."""
         surplus = len(worker.held) - worker.slots
         ended, worker.ended = worker.ended, 0
         if surplus <= 0:
@@ -134,16 +135,16 @@ class Scheduler:
             return []
         if surplus <= 2 * ended or worker.recalling or worker.is_away:
             return []
-        # It would take more than two ticks. Half of it, if it goes on with the rest meanwhile;
-        # it is asked again if that was too little.
+        # The surplus would take more than two ticks. Recall half of it if the worker makes progress with the rest
+        # meanwhile; it is asked again if that was too little.
         worker.recalling = True
         worker.is_stuck = not ended
         self._state.note_room(worker)
         return [SendToWorker(worker.key, m.Recall((surplus + 1) // 2 if ended else surplus))]
 
     def _on_avoided(self, pool: Pool) -> list[Action]:
-        """A tick, and a job waits while a slot idles, since its runner died there. Not for ever: the others
-        may be in jobs that never end."""
+        """Count a tick in which jobs wait while a worker idles, and let jobs go back to where their runner died after
+        AVOID_TICKS: the other workers may be in jobs that never end."""
         pool.waited += 1
         if pool.waited < AVOID_TICKS:
             return []
@@ -156,10 +157,10 @@ class Scheduler:
                     job.avoid = None
         return self.fill_all(pool)
 
-    # --- who gets something ---
+    # --- filling workers ---
 
     def fill_all(self, pool: Pool) -> list[Action]:
-        """Give what waits to who has room: first a job for each idle slot anywhere, then ahead."""
+        """Give waiting jobs to workers with capacity: first a job for each idle slot of all workers, then ahead."""
         assigned: dict[Worker, list[Job]] = {}
         for ahead, candidates in ((False, pool.idle), (True, pool.has_capacity)):
             if ahead and pool.lending:
@@ -181,7 +182,7 @@ class Scheduler:
         return [Assign(worker.key, jobs)] if jobs else []
 
     def fill_lent(self, pool: Pool) -> list[Action]:
-        """Give what waits of deep sessions to the slots that are lent."""
+        """Give waiting jobs of deep sessions to the slots that are lent."""
         assigned: dict[Worker, list[Job]] = {}
         if pool.lending and pool.rotation:
             self._fill_lent(pool, assigned)
@@ -203,7 +204,8 @@ class Scheduler:
     # --- slots that are lent ---
 
     def lend(self, worker: Worker, extra: int, floors: Iterable[int]) -> None:
-        """It holds so many jobs beyond one for each slot that is taken; these slots are lent and free."""
+        """Note a worker's lent slots. `extra`: running jobs beyond one for each taken slot; `floors`: for each slot
+        that is lent and free, the depth that a session must exceed."""
         worker.extra, worker.slots = extra, worker.usable + extra
         worker.floors = sorted(floors)
         if worker.floors:
@@ -221,7 +223,7 @@ class Scheduler:
             for worker in [worker for worker in pool.lending if worker.floors[0] < depth]:
                 out = assigned.setdefault(worker, [])
                 while worker.floors and worker.floors[0] < depth and self._lend(worker, queue, out):
-                    # The deepest that it can use; others may need the rest.
+                    # Take the deepest slot that it can use: less deep sessions may need the others.
                     worker.floors.remove(max(floor for floor in worker.floors if floor < depth))
                     has_given = True
                 if not worker.floors:
@@ -229,10 +231,10 @@ class Scheduler:
                 self._state.note_room(worker)
             if has_given:
                 self._state.stop_waiting(queue)
-                self._state.wait(queue)  # behind the others, if more of it waits
+                self._state.wait(queue)  # behind the others, if it has more jobs
 
     def _lend(self, worker: Worker, queue: Queue, out: list[Job]) -> bool:
-        """Give one slot that is lent the queue's next job, and short ones after it. Is there one for it?"""
+        """Give one lent slot the queue's next job that fits, and short ones after it. False: there is none."""
         before = len(out)
         seconds = 0.0
         passed: list[Job] = []
@@ -251,7 +253,7 @@ class Scheduler:
     # --- turns ---
 
     def _fill(self, worker: Worker, out: list[Job], ahead: bool) -> None:
-        """Move jobs from the queues to the worker, as far as it has room, sessions in turn."""
+        """Move jobs from the queues to the worker, up to its room, sessions in turn."""
         rotation = worker.pool.rotation
         room = Room(worker, ahead)
         fruitless = 0  # sessions in a row that had nothing for this worker
@@ -274,7 +276,7 @@ class Scheduler:
         self._state.note_room(worker)
 
     def _take(self, worker: Worker, queue: Queue, out: list[Job], room: Room) -> bool:
-        """One turn of a session at a worker. True: the worker has no room for the session's next job."""
+        """Perform one turn of a session at a worker. True: the worker has no room for the session's next job."""
         if queue.session.key in worker.blocked_sessions or is_aside(worker, queue.session):
             return False  # (it fits none of its jobs)
         turn = GOES_ON
@@ -290,8 +292,8 @@ class Scheduler:
         return turn is IS_FULL
 
     def _has_room(self, worker: Worker, job: Job, room: Room) -> bool:
-        """Does the worker take one more job like this? What needs its time is not sent ahead: it would start later,
-        when less is left."""
+        """True if the worker takes one more job like this. A job with a `min_time` is not sent ahead: it would start
+        later, when less time is left."""
         count = len(worker.held)
         return count < worker.slots or (
             not job.min_time()
@@ -301,9 +303,8 @@ class Scheduler:
         )
 
     def _take_alike(self, worker: Worker, queue: Queue, out: list[Job], room: Room) -> Turn:
-        """Give the worker the queue's next job, which it fits, and those behind it that need the same; as long as it is
-        the session's turn, and there is room (`_has_room`). Short jobs pass here by the million, hence the tight loop.
-        """
+        """Give the worker the queue's next job, which it fits, and those behind it that need the same, while it is the
+        session's turn and there is room (`_has_room`). Short jobs pass here by the million, hence the tight loop."""
         jobs = queue.requeued or queue.backlog
         job = jobs[0]
         function, options, cost = job.function, job.options, _cost(job)
@@ -352,13 +353,13 @@ class Scheduler:
 
 
 def _cost(job: Job) -> float:
-    """The seconds for which a job counts: not more than what is sent ahead at once."""
+    """Estimated duration of a job (seconds), at most AHEAD_SECONDS."""
     seconds = job.function.estimate.seconds
     return seconds if seconds < AHEAD_SECONDS else AHEAD_SECONDS
 
 
 def _has_surplus(pool: Pool) -> bool:
-    """Does a worker hold more than it has slots?"""
+    """True if a worker holds more jobs than it has slots."""
     while pool.ahead:
         worker, _ = pool.ahead.popitem()
         if len(worker.held) > worker.slots:

@@ -1,10 +1,10 @@
-"""The master's policy, its part about jobs that cannot go on: which obstacle keeps a session's jobs, in words.
+"""Part of the master's policy about jobs that cannot go on: the obstacle that keeps a session's jobs, in words.
 
-Perhaps no worker of their Python version is there, or none that can use its slots for them, or none that stays for as
-long as the next job needs. Or all slots are held by jobs that wait for jobs of their own (`stalled_by`). Where jobs
-lend their slots that does not happen, but some do not: with `lend=False`, or where they wait in a way that cw does not
-see, such as an event that a callback sets. The master sees that each slot is held by a job whose own session has jobs,
-none of which runs, and that nothing else runs.
+Perhaps there is no worker of their Python version, or none that can use its slots for them, or none that stays for as
+long as the next job needs. Or all slots are held by jobs that wait for jobs of their own (`stalled_by`). That does not
+happen if jobs lend their slots, but some do not: with `lend=False`, or if they wait in a way that cw does not see, such
+as an event that a callback sets. The master sees that each slot is held by a job whose own session has jobs, none of
+which runs, and that nothing else runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from cw.master.jobs import Pool, Python, Session, Worker
 
 NOTICE_SECONDS = 3.0
-"""A client whose jobs find no worker for this long is told so."""
+"""Time after which a client is notified that its jobs find no worker (seconds)."""
 
 STALLED = (
     "all slots are held by jobs that wait for jobs of their own, and these wait for a slot: nothing goes on. A job "
@@ -26,18 +26,18 @@ STALLED = (
 
 
 class Obstacle(NamedTuple):
-    """What keeps the open jobs of a session."""
+    """The reasons that keep the open jobs of a session."""
 
     pythons: frozenset[Python]
-    """Of the connected workers."""
+    """Python versions of the connected workers."""
     seconds: float
-    """Seconds that the next job needs, if no worker of its Python version has so many left; otherwise 0."""
+    """Seconds that the next job needs, if no worker of its Python version has that much time left; otherwise 0."""
     stalled_by: Set[int]
-    """Jobs that hold all slots and wait for jobs of their own; empty: it is not that."""
+    """Jobs that hold all slots and wait for jobs of their own; empty: this is not the reason."""
 
 
 def obstacle(session: Session, sessions: Iterable[Session], workers: Collection[Worker]) -> Obstacle | None:
-    """What keeps the session's open jobs; None: nothing does, or it has none."""
+    """Find the obstacle that keeps the session's open jobs; None: there is none, or it has no open jobs."""
     if not session.jobs:
         return None
     seconds = time_wanting(session, workers)
@@ -48,14 +48,14 @@ def obstacle(session: Session, sessions: Iterable[Session], workers: Collection[
 
 
 def can_run(session: Session, workers: Iterable[Worker]) -> bool:
-    """Is there a slot that can be used for this session's jobs?"""
+    """True if there is a slot that can be used for this session's jobs."""
     return any(
         w.slots and session.key not in w.blocked_sessions for w in workers if w.pool is session.queue.pool
     )
 
 
 def time_wanting(session: Session, workers: Iterable[Worker]) -> float:
-    """The seconds that this session's next job needs, if no worker of its Python has so many left; otherwise 0."""
+    """Seconds that the session's next job needs, if no worker of its Python has that much time left; otherwise 0."""
     job = next((job for job in session.queue.requeued or session.queue.backlog if not job.cancelled), None)
     needed = job.min_time() if job is not None else 0.0
     if not needed:
@@ -65,8 +65,8 @@ def time_wanting(session: Session, workers: Iterable[Worker]) -> float:
 
 
 def stalled_by(pool: Pool, sessions: Iterable[Session], workers: Iterable[Worker]) -> Set[int]:
-    """The jobs (their dispatch numbers) that hold all slots of the pool and have jobs of their own, which wait, while
-    nothing else runs. Empty: it is not so."""
+    """Dispatch numbers of the jobs that hold all slots of the pool and have jobs of their own, which wait, while
+    nothing else runs. Empty: the pool is not stalled."""
     if pool.idle:
         return frozenset()
     parents = {
@@ -88,15 +88,15 @@ def stalled_by(pool: Pool, sessions: Iterable[Session], workers: Iterable[Worker
 
 
 class Wait:
-    """Says once for each time in which a client's jobs cannot go on that the client must be told."""
+    """Decides when a client must be notified that its jobs cannot go on: once for each such time."""
 
     def __init__(self) -> None:
-        self._since = 0.0  # when they were first seen not to go on; 0: they do
+        self._since = 0.0  # when the jobs were first seen not to go on; 0: they do
         self._stalled_by: Set[int] = frozenset()
         self._is_told = False
 
     def on_second(self, now: float, obstacle: Obstacle | None) -> bool:
-        """Is the client to be told now what keeps its jobs?"""
+        """True if the client must be notified now of the obstacle."""
         if obstacle is None:
             self._since, self._is_told = 0.0, False
         elif not self._since or obstacle.stalled_by != self._stalled_by:
@@ -109,7 +109,7 @@ class Wait:
 
 
 def why_it_waits(obstacle: Obstacle, python: Python, why_unusable: str) -> str:
-    """What a client of this Python version is told; `why_unusable`: what workers said that cannot use their slots."""
+    """Text for a client of this Python version; `why_unusable`: a worker's reason why it cannot use its slots."""
     if python in obstacle.pythons:
         if obstacle.seconds:
             return (

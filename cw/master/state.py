@@ -1,4 +1,4 @@
-"""What the master's policy knows, every move of a job from one place to another, and what others may ask.
+"""State of the master's policy: every move of a job from one place to another, and the questions that others ask.
 
 Job ---> queue ---> held by a worker ---> forgotten
            ^            |
@@ -31,8 +31,8 @@ from cw.master.jobs import (
 from cw.net import messages as m
 
 LOOK_PAST = 100
-"""Jobs in a row that cannot start at a worker, past which others are looked for. Larger: with many of them, each turn
-at such a worker takes longer. Smaller: what would fit waits behind them."""
+"""Most jobs in a row that are skipped in search of one that can start at a worker. Larger: with many that cannot,
+each turn at such a worker takes longer. Smaller: jobs that would fit wait behind them."""
 
 
 class State:
@@ -52,7 +52,7 @@ class State:
     # --- moves ---
 
     def hold(self, job: Job, worker: Worker, dispatch: int) -> None:
-        """The worker has this job, under this dispatch number."""
+        """Give the worker this job, under this dispatch number."""
         job.dispatch, job.worker, job.cost = dispatch, worker, AHEAD_SECONDS
         worker.held[dispatch] = job
         worker.load += job.cost
@@ -99,7 +99,7 @@ class State:
             queue.pool.rotation.remove(queue)
 
     def cancel(self, jobs: Iterable[Job]) -> list[Action]:
-        """Nobody wants these any more. Where a worker holds one, it takes its slot until the worker says otherwise."""
+        """Cancel jobs. One that a worker holds takes its slot until the worker reports that it is gone."""
         by_worker: dict[Worker, list[int]] = {}
         for job in jobs:
             job.cancelled = True
@@ -108,12 +108,12 @@ class State:
         return [SendToWorker(worker.key, m.Stop(dispatches)) for worker, dispatches in by_worker.items()]
 
     def give_up(self, job: Job, reason: str) -> GiveUp:
-        """It was lost too often."""
+        """Forget a job that was lost too often."""
         del job.session.jobs[job.number]
         return GiveUp(job.session.key, job.number, reason, job.notes)
 
     def note_room(self, worker: Worker) -> None:
-        """The worker holds more, or less, or has become able or unable to take jobs."""
+        """Update the pool's sets after a change in what the worker holds, or in whether it can take jobs."""
         pool = worker.pool
         if worker.floors and (worker.is_draining or worker.is_away):
             worker.floors = []
@@ -130,7 +130,7 @@ class State:
     # --- questions ---
 
     def slots(self, python: Python | None = None) -> int:
-        """Slots connected (of that Python version), whether they can be used now or not."""
+        """Number of connected slots (of that Python version), including those that cannot be used now."""
         return sum(
             worker.offered
             for worker in self.workers.values()
@@ -138,35 +138,35 @@ class State:
         )
 
     def can_run(self, key: SessionKey) -> bool:
-        """Is there a slot that can be used for this session's jobs?"""
+        """True if there is a slot that can be used for this session's jobs."""
         session = self.sessions.get(key)
         return session is not None and stalls.can_run(session, self.workers.values())
 
     def obstacle(self, key: SessionKey) -> stalls.Obstacle | None:
-        """What keeps this session's open jobs; None: nothing does."""
+        """The obstacle that keeps this session's open jobs waiting; None: there is none."""
         return stalls.obstacle(self.sessions[key], self.sessions.values(), self.workers.values())
 
     def depth(self, key: SessionKey) -> int:
-        """How deep this session is."""
+        """Depth of this session."""
         return self.sessions[key].depth
 
     def has_lost_parent(self, key: SessionKey) -> bool:
-        """Is this a session of a job that no worker holds any more?"""
+        """True if the session's client is in a job that no worker holds any more."""
         parent = self.sessions[key].parent
         workers = self.workers.values()
         return bool(parent and workers) and not any(parent in worker.held for worker in workers)
 
     def has_waiting(self, besides: SessionKey) -> bool:
-        """Do jobs of other sessions wait?"""
+        """True if jobs of other sessions wait."""
         return any(queue.session.key != besides for pool in self.pools.values() for queue in pool.rotation)
 
     def has_setbacks(self, key: SessionKey) -> bool:
-        """Are there workers on which calls of this session could not be entered?"""
+        """True if there are workers on which calls of this session could not be entered."""
         session = self.sessions.get(key)
         return session is not None and session.setbacks is not None
 
     def census(self) -> tuple[int, int]:
-        """Jobs that wait, and that run (as far as is known)."""
+        """Number of jobs that wait, and that run (an estimate)."""
         running = sum(min(len(worker.held), worker.slots) for worker in self.workers.values())
         return max(0, sum(len(session.jobs) for session in self.sessions.values()) - running), running
 
@@ -179,7 +179,7 @@ class State:
         return [job for job in self.sessions[key].jobs.values() if job.notes]
 
     def held(self, key: WorkerKey) -> int:
-        """Jobs that this worker holds."""
+        """Number of jobs that this worker holds."""
         return len(self.workers[key].held)
 
     # --- for tests ---
@@ -224,8 +224,8 @@ def _check_session(session: Session, held: list[Job]) -> None:
     assert queue.is_waiting == (queue in queue.pool.rotation)
     if waiting and not session.is_blocked and not session.is_absent:
         assert queue.is_waiting
-        # Nobody waits while a slot idles (or is lent to those as deep) that fits (which may be somebody far behind
-        # those that do not).
+        # No job waits while a slot that fits it idles (or is lent to sessions of its depth), unless it is behind
+        # LOOK_PAST jobs that do not fit.
         lent = [worker for worker in queue.pool.lending if worker.floors[0] < session.depth]
         for worker in (*queue.pool.idle, *lent):
             unfit = [fit(job, worker) is NEVER for job in waiting]

@@ -1,4 +1,4 @@
-"""A connected worker at the master: which sessions and objects it has been sent, and what it says.
+"""A connected worker at the master: the sessions and objects that it has been sent, and its messages.
 
     Connection ---> WorkerPeer ---> Dispatcher.on_*() ---> the master performs the actions
 
@@ -27,7 +27,7 @@ _BEFORE_JOINING = (m.Inventory, m.InventoryEnd, m.Stay, m.Goodbye, m.Heartbeat)
 
 
 class Loss(NamedTuple):
-    """A worker that was lost, as observers are told."""
+    """A worker that was lost, as reported to observers."""
 
     ident: str
     name: str
@@ -37,7 +37,7 @@ class Loss(NamedTuple):
 
 
 class Master(Protocol):
-    """What a worker's peer uses of its master."""
+    """The part of its master that a worker's peer uses."""
 
     @property
     def dispatcher(self) -> Dispatcher: ...
@@ -54,30 +54,30 @@ class Master(Protocol):
 
 
 class WorkerPeer(Peer):
-    """A worker. `is_known` to the policy: from a connection before, or since it has reported."""
+    """A worker. `is_known`: the policy knows it, from an earlier connection or since it has reported its jobs."""
 
     connection: Connection
 
     def __init__(self, master: Master, connection: Connection, hello: m.Hello, is_known: bool) -> None:
         super().__init__("worker", hello)
         self.is_known = is_known
-        self.why_unusable = ""  # the last reason for which it could not use a slot
+        self.why_unusable = ""  # the latest reason why it could not use a slot
         self._master = master
         self._key = hello.ident
         self._rules: checks.WorkerRules
         self._slots, self._python = hello.slots, (hello.python[0], hello.python[1])
         self._has_joined = False  # over this connection
         self._is_over = False  # it is gone for good, or has another connection
-        self._holdings: list[Inventory] = []  # named, and not yet handed to the policy
-        self._ends_at = math.inf  # when what runs there is stopped
-        self._place = ""  # where it is: the text of a cw.location.Location
+        self._holdings: list[Inventory] = []  # named, and not yet passed to the policy
+        self._ends_at = math.inf  # when its jobs will be stopped
+        self._place = ""  # the text of its cw.location.Location
         self._is_draining = False
         self._sessions: set[int] = set()
         self._objects = ObjectCache()
         self.attach(connection, checks.WorkerRules(hello.slots))
         master.welcome(connection)
 
-    # --- what the master sends it ---
+    # --- messages to it ---
 
     def send(self, message: tuple[Any, ...]) -> None:
         if type(message) is m.Recall:
@@ -118,21 +118,21 @@ class WorkerPeer(Peer):
             self.send(m.ForgetSession(key))
 
     def close_unknown_sessions(self, known: Set[int]) -> None:
-        """Close those that ended while it was elsewhere."""
+        """Close sessions that ended while the worker was away."""
         for key in self._sessions - known:
             self.close_session(key)
 
     def forget(self, keys: list[Key]) -> None:
-        """These objects will not be used again, but by jobs that it has."""
+        """Let it forget these objects, which only jobs that it holds may still use."""
         for message in self._objects.forget(keys):
             self.send(message)
 
     def drain(self) -> None:
-        """Let it finish what runs, and leave."""
+        """Let the worker finish what runs, and leave."""
         self.send(m.Drain([self._key]))
 
     def describe(self) -> dict[str, Any]:
-        """For an observer."""
+        """The worker's entry in the cluster's status, for observers."""
         left = None if self._ends_at == math.inf else round(self._ends_at - time.monotonic(), 1)
         return {
             "ident": self._key, "name": self.name, "place": self._place, "slots": self._slots, "left": left,
@@ -149,7 +149,7 @@ class WorkerPeer(Peer):
             self.connection.close()
             self._lose(f"silent for {silence:.0f} s")
 
-    # --- what it says ---
+    # --- its messages ---
 
     def on_message(self, message: Any) -> None:
         if not self._has_joined and type(message) not in _BEFORE_JOINING:
@@ -157,7 +157,7 @@ class WorkerPeer(Peer):
         super().on_message(message)
 
     def _on_fact(self, message: Any) -> None:
-        """For the policy, as it is."""
+        """Pass the message to the policy, as it is."""
         self._master.perform(_FACTS[type(message)](self._master.dispatcher, self._key, *message))
 
     def _on_runner_died(self, message: m.RunnerDied) -> None:
@@ -188,10 +188,10 @@ class WorkerPeer(Peer):
             self._ends_at = time.monotonic() + message.seconds
 
     def _time_left(self, now: float) -> float:
-        return self._ends_at - now - self._master.period  # it is looked at once in a period
+        return self._ends_at - now - self._master.period  # (it is updated only once in a period)
 
     def _on_inventory_end(self, message: m.InventoryEnd) -> None:
-        """It has named all that it holds."""
+        """The worker has named all that it holds."""
         dispatcher = self._master.dispatcher
         if self._has_joined:
             raise ProtocolError("Reported a second time")
@@ -224,7 +224,7 @@ class WorkerPeer(Peer):
             lines.warning("%s has slots that it cannot use now: a runner %s", self.name, reason)
         self._master.perform(dispatcher.on_worker_usable(self._key, message.slots, message.blocked_sessions))
         for session in message.blocked_sessions:
-            if dispatcher.state.can_run(session):  # otherwise the client is told that its jobs wait
+            if dispatcher.state.can_run(session):  # (otherwise the client is notified that its jobs wait)
                 self._master.remark(
                     session,
                     f"unusable {self._key}",
@@ -235,7 +235,7 @@ class WorkerPeer(Peer):
     # --- it goes ---
 
     def give_way(self) -> None:
-        """It has connected again: this connection is dead, whether that was seen or not."""
+        """Close this connection, since the worker has another one: it is dead, even if that was not noticed."""
         self._is_over = True
         if not self.connection.closed:
             self.connection.close()
@@ -260,7 +260,7 @@ class WorkerPeer(Peer):
         self._master.call_later(AWAY, lambda: self._lose(reason or "its connection closed"))
 
     def _lose(self, reason: str) -> None:
-        """It is gone without goodbye, and not back in time."""
+        """Count a worker as lost that is gone without goodbye, and not back in time."""
         if self._is_over:
             return
         dispatcher = self._master.dispatcher
@@ -281,8 +281,8 @@ class WorkerPeer(Peer):
         self._end()
 
     def _end(self) -> None:
-        """It is gone for good. This comes after the policy knows: by it, clients settle, and what the policy decides
-        then must not be for a worker that is gone."""
+        """Remove a worker that is gone for good. The policy must know it before: this lets clients settle, and then the
+        policy must not decide anything for a worker that is gone."""
         self._is_over = True
         self._master.note_worker(self._key, False)
 
@@ -314,4 +314,4 @@ _FACTS: dict[type, Callable[..., list[Action]]] = {
     m.CutShort: Dispatcher.on_cut_short,
     m.Lent: Dispatcher.on_lent,
 }
-"""What the policy does with messages that are facts as they come."""
+"""The policy's method for each message that it takes as it is."""

@@ -1,1 +1,1 @@
-"""How processes of cw find each other, trust each other, and speak."""
+"""Network layer of cw: processes find each other, prove their credential, and exchange messages."""

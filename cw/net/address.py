@@ -1,14 +1,14 @@
-"""Finding the master, for workers and clients alike, and the address files by which it is found.
+"""Search for the master, by workers and clients alike, and the address files by which it is found.
 
     HOST given ------------------------------------------.
-    CW_MASTER in the environment ------------------------|   the first of these that there is
+    CW_MASTER in the environment ------------------------|   the first of these that exists
     the cluster that this very process has started ------|   is the only candidate
     in a job: the master that its worker was given ------'
     the address file of the cluster's name (CW_CLUSTER) --.
-    (what other modules add to FINDERS) ------------------|   else all of these, in this order:
-    this machine, port 5494, unless CW_CLUSTER is set ----'   the connector passes over who refuses
+    (what other modules add to FINDERS) ------------------|   otherwise all of these, in this order:
+    this machine, port 5494, unless CW_CLUSTER is set ----'   the connector skips those that refuse
 
-A HOST without a port: the address file's port if the file names that host, else 5494.
+A HOST without a port gets the address file's port if the file names that host, otherwise 5494.
 
 Nothing here resolves names or connects: the connector does.
 """
@@ -28,12 +28,12 @@ from cw.program import UserError
 from cw.userdir import home_directory, locked, make_home, read_private, write_private
 
 PORT = 5494
-"""Of a master that is told no other."""
+"""Default port of a master."""
 
 DEFAULT_CLUSTER = "default"
-"""The name of the cluster of those who name none."""
+"""Name of the cluster if CW_CLUSTER gives none."""
 
-# Besides the loopback: bridges of containers and virtual machines, which have the same address everywhere.
+# Besides the loopback, bridges of containers and virtual machines: they have the same address everywhere.
 _PRIVATE_INTERFACES = ("lo", "docker", "br-", "veth", "virbr", "lxc", "cni", "podman")
 _SIOCGIFADDR = 0x8915  # From <linux/sockios.h>.
 
@@ -45,20 +45,20 @@ NOTHING_KNOWN = "nothing else is known"
 
 
 class AddressError(UserError, ValueError):
-    """An address or a cluster's name that cannot be one."""
+    """An invalid address, or an invalid name of a cluster."""
 
 
 class NotThere(Exception):
-    """A cluster is known, and why its master cannot be reached now. Nobody else is to be taken for it."""
+    """A cluster is known, but its master cannot be reached now, with the reason. No other master may replace it."""
 
 
 class Candidate(NamedTuple):
-    """Where a master may be."""
+    """An address at which a master may be."""
 
     host: str
     port: int
     source: str
-    """How we come to think so: for messages."""
+    """The origin of this address, for messages."""
 
     def __str__(self) -> str:
         return f"{join(self.host, self.port)} ({self.source})"
@@ -68,7 +68,7 @@ class Candidate(NamedTuple):
 
 
 def parse(text: str) -> tuple[str, int | None]:
-    """`'HOST'`, `'HOST:PORT'`, `'[IPv6]:PORT'` or a bare IPv6 address -> (host, port or None).
+    """Parse `'HOST'`, `'HOST:PORT'`, `'[IPv6]:PORT'` or a bare IPv6 address to (host, port or None).
 
     Raises AddressError, a ValueError.
     """
@@ -79,7 +79,7 @@ def parse(text: str) -> tuple[str, int | None]:
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    """(host, colon, port), with an empty host where that cannot be."""
+    """Split into (host, colon, port), with an empty host if the text is invalid."""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         is_sound = ":" in host and bracket and rest[:1] in ("", ":")
@@ -88,7 +88,7 @@ def _split(text: str) -> tuple[str, str, str]:
 
 
 def check_port(port: int | str, context: str | None = None) -> int:
-    """`port` (int or text) as an int from 1 to 65535. Raises AddressError, a ValueError."""
+    """Convert `port` (int or text) to an int from 1 to 65535. Raises AddressError, a ValueError."""
     digits = str(port)
     if isinstance(port, bool) or not re.fullmatch("[0-9]{1,5}", digits) or not 1 <= int(digits) <= 65535:
         where = "" if context in (None, port) else f" in {context!r}"
@@ -97,28 +97,28 @@ def check_port(port: int | str, context: str | None = None) -> int:
 
 
 def join(host: str, port: int) -> str:
-    """`'HOST:PORT'`, with an IPv6 address in brackets."""
+    """Join to `'HOST:PORT'`, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 # --- finding the master ---------------------------------------------------------------------
 
-# The masters that this process has started, the innermost last: an address, or the name of a cluster whose master may
-# move (and 0). Touched by launchers, in the user's threads.
+# The masters that this process has started, the innermost last: an address, or (with port 0) the name of a cluster
+# with a master that may move. Changed by launchers, in the user's threads.
 _started_here: list[tuple[str, int]] = []
 
-# Not CW_MASTER, which stands above a cluster that a job starts for itself.
+# Not CW_MASTER, which has precedence over a cluster that a job starts for itself.
 _OF_WORKER = "CW_MASTER_OF_WORKER"
 
 
 def bind_process(address: str) -> None:
-    """From now on, clients of this process use the master at `address` ('HOST:PORT') if told no other."""
+    """Make the master at `address` ('HOST:PORT') the default for clients of this process from now on."""
     host, port = parse(address)
     _started_here.append((host, port or PORT))
 
 
 def bind_cluster(name: str) -> None:
-    """The same for the cluster of that name, wherever its address file says that the master is."""
+    """Make the cluster of that name the default, as `bind_process` does. Its address file names the master."""
     _started_here.append((name, 0))
 
 
@@ -131,7 +131,7 @@ def unbind_cluster(name: str) -> None:
 
 
 def bind_jobs(host: str, port: int | None = None) -> None:
-    """For a worker that was given this master: its jobs, and what they start, use it too if told no other."""
+    """Make a worker's master the default for its jobs, and for the processes that these start."""
     name, named_port = parse(host)
     port = port or named_port
     os.environ[_OF_WORKER] = join(name, port) if port else name
@@ -151,11 +151,11 @@ def unbind_process(address: str) -> None:
 
 
 def find_master(host: str | None = None, port: int | None = None) -> list[Candidate]:
-    """Where to look for the master, the likeliest first: a list of `Candidate`.
+    """List the addresses at which the master may be, the likeliest first.
 
-    It is empty where a cluster is named (by CW_CLUSTER, or `bind_cluster`) of whose master nothing is known (yet).
-    `host` may be 'HOST:PORT'. A port that is given stands above one that is found. Ask again before every
-    round of attempts: a master may have come, or come back elsewhere. Raises AddressError or HomeError.
+    The list is empty if a cluster is named (by CW_CLUSTER, or `bind_cluster`) but its master is not known (yet).
+    `host` may be 'HOST:PORT'. A given port has precedence over one that is found. Call this again before every
+    round of attempts: a master may have started, or come back at another address. Raises AddressError or HomeError.
     """
     global _why_not_there
     port, _why_not_there = None if port is None else check_port(port), ""
@@ -188,7 +188,7 @@ def find_master(host: str | None = None, port: int | None = None) -> list[Candid
 
 
 def why_not_found() -> str:
-    """Where `find_master` has found nobody: why, and what to do."""
+    """Reason why `find_master` has found no master, and what to do."""
     if _why_not_there:
         return _why_not_there
     name = sought_cluster()
@@ -200,7 +200,7 @@ def why_not_found() -> str:
 
 
 def find_cluster(name: str) -> list[Candidate]:
-    """Where the master of the cluster `name` may be, as its address file says: a list that may be empty."""
+    """List the addresses of the master in the address file of the cluster `name`. The list may be empty."""
     entry = read_address(name)
     if entry is None:
         return []
@@ -222,15 +222,15 @@ def _find_in_address_file() -> list[Candidate]:
 
 
 def _find_on_this_machine() -> list[Candidate]:
-    # Not for a cluster that was named: who answers here is another one's.
+    # Not for a cluster that was named: a master that answers here belongs to another one.
     return [Candidate("localhost", PORT, NOTHING_KNOWN)] if cluster_name() == DEFAULT_CLUSTER else []
 
 
 _why_not_there = ""
 
 FINDERS: list[Callable[[], list[Candidate]]] = [_find_in_address_file, _find_on_this_machine]
-"""Asked in this order where no host is named. Launchers of masters elsewhere put theirs before the last. They may raise
-NotThere."""
+"""Functions that are called in this order if no host is named. Launchers of masters on other machines insert theirs
+before the last. They may raise NotThere."""
 
 
 def _port_in_file(host: str) -> int | None:
@@ -245,13 +245,13 @@ def _port_in_file(host: str) -> int | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the name or address is one that always means the own machine."""
+    """True if the name or address always means the own machine."""
     plain = _plain(host)
     return plain in ("localhost", "::1") or plain.startswith("127.")
 
 
 def _plain(host: str) -> str:
-    """The host in one spelling: lower case, IPv6 in its short form."""
+    """Normalise the host's spelling: lower case, IPv6 in its short form."""
     host = host.lower().rstrip(".")
     if ":" in host:
         with contextlib.suppress(OSError):
@@ -260,7 +260,7 @@ def _plain(host: str) -> str:
 
 
 def _is_same_host(one: str, other: str) -> bool:
-    """Same address or name, where a short name is taken for the full one."""
+    """True for the same address or name; a short name matches the full one."""
     one, other = _plain(one), _plain(other)
     if ":" in one + other or re.fullmatch("[0-9.]+", one) or re.fullmatch("[0-9.]+", other):
         return one == other
@@ -271,12 +271,12 @@ def _is_same_host(one: str, other: str) -> bool:
 
 
 def cluster_name() -> str:
-    """The name of the cluster that this process belongs to: CW_CLUSTER, or 'default'."""
+    """Name of the cluster that this process belongs to: CW_CLUSTER, or 'default'."""
     return check_cluster_name(os.environ.get("CW_CLUSTER") or DEFAULT_CLUSTER)
 
 
 def check_cluster_name(name: str) -> str:
-    """`name`, which becomes part of file names. Raises AddressError."""
+    """Return `name` if it is valid: it becomes part of file names. Raises AddressError."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", name):
         raise AddressError(
             f'{name!r} is no name for a cluster: use up to 64 letters, digits, "_", "-" and "."'
@@ -285,12 +285,12 @@ def check_cluster_name(name: str) -> str:
 
 
 def sought_cluster() -> str:
-    """The name of the cluster in which a client of this process that is told no other looks for its master."""
+    """Name of the cluster in which a client of this process looks for its master by default."""
     return _started_here[-1][0] if _started_here and not _started_here[-1][1] else cluster_name()
 
 
 def known_clusters() -> list[str]:
-    """The names of those clusters of which there are address files."""
+    """Names of the clusters that have address files."""
     try:
         entries = os.listdir(home_directory())
     except OSError:
@@ -299,14 +299,15 @@ def known_clusters() -> list[str]:
 
 
 def address_file(name: str | None = None) -> str:
-    """The path of the address file of the cluster `name`."""
+    """Path of the address file of the cluster `name`."""
     return os.path.join(home_directory(), _file_name(name))
 
 
 def write_address(bound_host: str, port: int, name: str | None = None) -> str:
-    """Say where the master of this process listens; returns the start id, which `remove_address` wants.
+    """Publish the address at which the master of this process listens. Returns the start id, for `remove_address`.
 
-    `bound_host` is what it is bound to: '', '::' and '0.0.0.0' are all interfaces. Raises HomeError, OSError.
+    `bound_host` is the address that it is bound to: '', '::' and '0.0.0.0' are all interfaces. Raises HomeError,
+    OSError.
     """
     import json  # Not above: a client that finds no address file does without.
 
@@ -337,9 +338,9 @@ def remove_address(start_id: str, name: str | None = None) -> None:
 
 
 def read_address(name: str | None = None) -> dict[str, Any] | None:
-    """The address file's content as a dict, or None where there is no usable one (told in the log).
+    """Content of the address file as a dict; None if there is no usable one. An unusable one is logged.
 
-    Raises HomeError if others could have written it.
+    Raises HomeError if other users could have written it.
     """
     data = read_private(_file_name(name))
     if data is None:
@@ -365,13 +366,13 @@ def _file_name(name: str | None) -> str:
 
 
 def _machine() -> str:
-    """What tells this machine's loopback from others': its boot and its network (a container has its own)."""
+    """Identify this machine's loopback: by its boot and its network (a container has its own)."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return f"{file.read().strip()}/{os.stat('/proc/self/ns/net').st_ino}"
 
 
 def _own_addresses(bound_host: str) -> tuple[list[str], list[str]]:
-    """(addresses for other machines, addresses for this one) of a master that is bound to `bound_host`."""
+    """List (addresses for other machines, addresses for this one) of a master that is bound to `bound_host`."""
     if is_loopback(bound_host):
         return [], [bound_host]
     if bound_host not in ("", "::", "0.0.0.0"):

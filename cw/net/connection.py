@@ -1,10 +1,10 @@
-"""A connected socket that speaks messages, and what waits to be written to it.
+"""A connected socket that sends and receives messages, and the queue of unsent ones.
 
-    send(message) --> wire.encode --> SendQueue: control | data --> flush: the socket takes what it takes
+    send(message) --> wire.encode --> SendQueue: control | data --> flush: the socket takes what it can
     on_message(message) <-- wire.Decoder <-- the socket is readable
 
-What a socket does not take is kept, in two lanes: control, and data (payloads, in order). A slow peer delays only
-itself.
+Bytes that a socket does not take are kept, in two lanes: control, and data (payloads, in order). A slow peer delays
+only itself.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ TURN = 4 * READ
 """Bytes read from one socket before the others have their turn."""
 
 WRITE = 256 * 1024
-"""Bytes of small frames put together into one write."""
+"""Bytes of small frames joined into one write."""
 
 _TCP_INFO = struct.Struct("2x B B 4x 48x I".replace(" ", ""))
-"""Of tcp_info(7): unanswered retransmissions and probes; milliseconds since the other host's last answer."""
+"""Fields of tcp_info(7): unanswered retransmissions and probes; milliseconds since the other host's last answer."""
 
 
 class SendQueue:
-    """What one socket has not taken yet. Small frames are put together into one write."""
+    """Frames that one socket has not taken yet. Small frames are joined into one write."""
 
     def __init__(self) -> None:
         self.size = 0
-        """Bytes."""
+        """Unsent bytes."""
         self._control: deque[wire.Frame] = deque()
         self._data: deque[wire.Frame] = deque()
-        # Begun: must be finished before a lane has its turn. A tuple: bytes, and a memory file that goes with them.
+        # Buffers that must be written before a lane has its turn. A tuple: bytes, and a memory file to go with them.
         self._writing: deque[Any] = deque()
 
     def put(self, frames: Iterable[wire.Frame], is_control: bool) -> None:
@@ -56,7 +56,7 @@ class SendQueue:
             self.size += _size(frame)
 
     def drop_data(self) -> None:
-        """Forget the data that has not begun."""
+        """Drop the data lane, but not what is being written."""
         self.size -= sum(map(_size, self._data))
         self._data.clear()
 
@@ -66,12 +66,12 @@ class SendQueue:
         self.size = 0
 
     def write_to(self, sock: Any) -> None:
-        """Write all of it. Raises BlockingIOError when the socket takes no more now, other OSErrors."""
+        """Write everything. Raises BlockingIOError when the socket takes no more now, other OSErrors."""
         writing = self._writing
         while writing or self._gather():
             buffer = writing[0]
             if type(buffer) is tuple:
-                # The descriptor goes with the first byte; should not all be taken, the rest is plain bytes.
+                # The descriptor goes with the first byte; if not all bytes are taken, the rest is plain bytes.
                 buffer, attachment = buffer
                 sent = socket.send_fds(sock, [buffer], [attachment.memory.fd])
                 self.size -= len(attachment.memory)
@@ -111,11 +111,11 @@ class SendQueue:
 
 
 class Connection:
-    """A connected socket that speaks messages. Belongs to its loop's thread.
+    """A connected socket that sends and receives messages. Belongs to its loop's thread.
 
-    `on_message(message)` may raise ProtocolError: the connection is closed then, with one log line.
-    `on_close(reason)` is called once, unless `close()` was called here; `on_drained()` each time that
-    all which was unsent has been taken by the socket.
+    `on_message(message)` may raise ProtocolError: then the connection is closed, with one log line.
+    `on_close(reason)` is called once, unless `close()` was called on this side; `on_drained()` each
+    time that the socket has taken all unsent bytes.
     """
 
     def __init__(self, loop: Loop, sock: Any, *, decoder: wire.Decoder | None = None) -> None:
@@ -131,20 +131,20 @@ class Connection:
         self._loop = loop
         self._socket = sock
         self.passes_files = self.is_local
-        """Large payloads go to the peer as memory files, uncopied."""
+        """True if large payloads go to the peer as memory files, uncopied."""
         self._receive = self._receive_with_files if self.is_local else sock.recv_into
-        # Bytes that a secured socket holds in itself; the selector does not tell of them.
+        # Bytes that a secured socket holds in itself; the selector does not report these.
         self._pending: Callable[[], int] = getattr(sock, "pending", int)
         self._queue = SendQueue()
         self._events = IN
-        self._closing = False  # close when all is sent
+        self._closing = False  # it closes when all is sent
         sock.setblocking(False)
         loop.watch(sock.fileno(), self._events, self._on_ready)
         loop.connections.add(self)
 
     @property
     def is_local(self) -> bool:
-        """Is the peer on this machine, and the socket not secured?"""
+        """True if the peer is on this machine, and the socket not secured."""
         return getattr(self._socket, "family", None) == socket.AF_UNIX
 
     @property
@@ -153,33 +153,33 @@ class Connection:
         return self._queue.size
 
     def send(self, message: tuple[Any, ...]) -> None:
-        """Queue a message; it is written at the end of this wakeup, as far as the socket takes it."""
+        """Queue a message; at the end of this wakeup the socket gets as much of it as it takes."""
         if self.closed or self._closing:
             return
         self._queue.put(wire.encode(message, self.passes_files), wire.is_control(message))
         self._loop.unflushed.add(self)
 
     def send_last(self, message: tuple[Any, ...]) -> None:
-        """Send this instead of the payloads that wait; what has begun goes first."""
+        """Send this message instead of the payloads that wait; a frame that has begun goes first."""
         self._queue.drop_data()
         self.send(message)
 
     def set_patience(self, seconds: float) -> None:
-        """How long the kernel waits for another host before the connection is dead."""
+        """Set how long the kernel waits for another host before the connection counts as dead (seconds)."""
         if not self.is_local:
             tune(self._socket, seconds)
 
     def allow_slow_reader(self) -> None:
-        """The other end may stop reading for as long as it likes, as a client does whose callback blocks.
+        """Let the other end stop reading without limit, as a client does when its callback blocks.
 
-        With TCP_USER_TIMEOUT the kernel would take that for death, although its host answers. `is_unanswered` is to
-        be asked instead.
+        With TCP_USER_TIMEOUT the kernel would close such a connection, although its host answers. Use `is_unanswered`
+        instead.
         """
         if not self.is_local:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
     def is_unanswered(self, seconds: float) -> bool:
-        """Has the other host not answered for so long what it was sent?"""
+        """True if the other host has not answered for this long although bytes were sent to it."""
         if self.is_local or self.closed:
             return False
         info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
@@ -187,7 +187,7 @@ class Connection:
         return bool(last_answer > 1000 * seconds and (retransmits > 0 or probes > 1))
 
     def fail(self, reason: str) -> None:
-        """Close it, as if the kernel had said that it is dead."""
+        """Close the connection as if the kernel had reported that it is dead: `on_close` is called."""
         self._fail(reason)
 
     def close(self) -> None:
@@ -201,26 +201,26 @@ class Connection:
             self._loop.connections.discard(self)
 
     def count_silence(self) -> int:
-        """To be called regularly: the number of calls since something was heard.
+        """Count the calls since something was received. Must be called regularly.
 
-        Not by the clock: a process that was itself stopped for a while must not take its peers for dead.
+        The clock is not used: a process that was itself stopped for a while must not take its peers for dead.
         """
         self._silence = self._silence + 1 if self._counted_at == self.heard_at else 0
         self._counted_at = self.heard_at
         return self._silence
 
     def drop_after_fork(self) -> None:
-        """In a forked child: close our descriptor of the socket; the parent's is untouched."""
+        """Close our descriptor of the socket in a forked child; the parent's is untouched."""
         self.closed = True
         self._socket.close()
 
     def close_when_sent(self) -> None:
-        """Close as soon as all that is queued has been taken by the socket."""
+        """Close as soon as the socket has taken everything that is queued."""
         self._closing = True
         self._loop.unflushed.add(self)
 
     def flush(self) -> None:
-        """Write what the socket takes; be called again when it takes more."""
+        """Write what the socket takes; the loop calls this again when it takes more."""
         if self.closed:
             return
         try:
@@ -244,7 +244,7 @@ class Connection:
 
     def _on_ready(self, events: int) -> None:
         if self.closed:
-            return  # by a callback of the same wakeup; the descriptor may be another's by now
+            return  # by a callback of the same wakeup; another socket may have the descriptor by now
         if events & OUT:
             self.flush()
         if events & ~OUT:  # readable, or hung up
@@ -273,7 +273,7 @@ class Connection:
                 for message in self._decode(into[:count], target is not None):
                     if self.closed or self._closing:
                         return
-                    # Again: it was decoded before the message in front of it changed what may come.
+                    # Check again: it was decoded before the previous message changed what is accepted.
                     if decoder.accepts is not None and type(message) not in decoder.accepts:
                         raise ProtocolError(f"{type(message).__name__} is not expected here")
                     self.on_message(message)
@@ -290,7 +290,7 @@ class Connection:
         except ProtocolError:
             raise
         except Exception as error:
-            # An oversight of ours. The decoder has nothing to do with other connections: only this one ends.
+            # A bug of ours. The decoder has nothing to do with other connections, so only this one ends.
             logger.exception("what %s sent cannot be read", self.peer)
             raise ProtocolError(f"it cannot be read: {error!r}") from error
 

@@ -1,4 +1,4 @@
-"""Connecting to a master that has our credential: each address in its turn, in a thread of its own."""
+"""Connection to a master that has our credential: tries the addresses one by one, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def dial(
     on_connected: Callable[[socket.socket, tuple[str, int]], None],
     on_failed: Callable[[list[tuple[tuple[str, int], OSError]]], None],
 ) -> None:
-    """Connect to the first master that has our credential, in a thread of its own: names may take long to
-    resolve, and a handshake may take long.
+    """Connect to the first master that has our credential. A thread of its own does this: a name may take long to
+    resolve, and a handshake may take long. `timeout`: limit of each attempt (seconds).
 
-    One of the callbacks is called, in the loop's thread; `on_failed` gets each address with its error.
+    Calls one of the callbacks, in the loop's thread; `on_failed` gets each address with its error.
     """
 
     def work() -> None:
@@ -32,7 +32,7 @@ def dial(
         for where in addresses:
             try:
                 sock = _connect(where, timeout)
-            except UnicodeError:  # what getaddrinfo says to 'a..b'
+            except UnicodeError:  # raised by getaddrinfo for 'a..b'
                 failures.append((where, socket.gaierror(socket.EAI_NONAME, "Name or service not known")))
                 continue
             except OSError as error:
@@ -46,13 +46,13 @@ def dial(
 
 
 def _connect(where: tuple[str, int], timeout: float) -> Any:
-    """A socket through which the master at that address has proved that it has our credential."""
+    """Connect to that address. Returns a socket after the master has proved that it has our credential."""
     host, port = where
     try:
-        # Read each time: it may have come, or been changed, since the last time.
+        # Read the file each time: it may have been made or changed since the last time.
         mine = credential.load()
     except credential.CredentialMissing as error:
-        # If nobody listens there, that is the sooner thing to mend.
+        # If no process listens there, that error must be solved first.
         socket.create_connection(where, timeout).close()
         raise error
     if address.is_loopback(host):
@@ -76,7 +76,7 @@ def _connect(where: tuple[str, int], timeout: float) -> Any:
             return tls.connect(sock, tls.Contexts(mine), address.join(host, port), timeout)
         except OSError as error:
             sock.close()
-            if not isinstance(failure, credential.WrongCredential):  # that is the one to be told of
+            if not isinstance(failure, credential.WrongCredential):  # the most useful error to report
                 failure = error
     assert failure is not None  # getaddrinfo gives one address, or raises
     raise failure

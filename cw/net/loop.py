@@ -1,18 +1,18 @@
 """The I/O loop of master, worker and client: all sockets in one epoll, all timers in one heap.
 
     other threads --- wake() ---.                       .---> Connection: messages   (cw.net.connection)
-    signals ----- wakeup fd ----+--> epoll --> serve ---+---> who else watches a descriptor (cw.master.acceptor)
+    signals ----- wakeup fd ----+--> epoll --> serve ---+---> other watched descriptors (cw.master.acceptor)
     sockets --------------------'              |        '---> timers that are due    (cw.net.timers)
                                                |
          unsent frames of all connections, written once at the end of each wakeup
 
 bluelet walks all its coroutines at each wakeup and its `select` takes no descriptor above 1023, so `serve` is the only
-coroutine, and waits in the epoll itself until a socket is ready or a timer is due. A turn of bluelet costs some 10 us,
-several times that in a process which had slept; so `serve` gives the floor back only now and then. Handlers are plain
+coroutine, and waits in the epoll itself until a socket is ready or a timer is due. A turn of bluelet costs about 10 us,
+and several times that in a process that has slept, so `serve` yields to it only now and then. Handlers are plain
 functions and nothing interleaves in them. Time comes from `time.monotonic()`.
 
-Sockets never block. Only `Loop.wake` and `Loop.call_soon_threadsafe` may be called from other threads; one that holds
-the loop's lock may also add and cancel timers.
+Sockets never block. Only `Loop.wake` and `Loop.call_soon_threadsafe` may be called from other threads; a thread that
+holds the loop's lock may also add and cancel timers.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ import bluelet  # type: ignore[import-untyped,unused-ignore]
 from cw.net.timers import Timer, Timers
 
 READ = 256 * 1024
-"""Bytes asked from a socket at once."""
+"""Most bytes read from a socket at once."""
 
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
 
 MOST_SECONDS = 10.0
-"""`serve` gives the floor back to bluelet at least this often."""
+"""Longest time until `serve` yields to bluelet (seconds)."""
 
 MOST_EVENTS = 256
-"""Descriptors looked at in one wakeup."""
+"""Most descriptors handled in one wakeup."""
 
 
 class Writer(Protocol):
-    """What a loop knows of a connection: it is flushed after each wakeup, and closed with the loop."""
+    """The part of a connection that a loop uses: it is flushed after each wakeup, and closed with the loop."""
 
     def flush(self) -> None: ...
 
@@ -63,11 +63,11 @@ class Loop:
         self.watch(self._receiver.fileno(), IN, self._on_wake)
         self._soon: deque[Callable[[], None]] = deque()  # appended by any thread
         self._timers = Timers()  # changed under the lock
-        self._thread: int | None = None  # that of `run`
+        self._thread: int | None = None  # the thread of `run`
         self.connections: set[Writer] = set()
-        """Those that are open."""
+        """The open connections."""
         self.unflushed: set[Writer] = set()
-        """Those with something to be written at the end of the wakeup."""
+        """Connections with something to write at the end of the wakeup."""
         self._stopped = False
         self._signals: dict[int, Callable[[], None]] = {}
         self._caught: deque[int] = deque()
@@ -75,13 +75,13 @@ class Loop:
         self.on_wake: Callable[[], None] = lambda: None
         """Called in the loop's thread after `wake()`."""
         self.lock: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-        """Held while callbacks run. Another thread that holds it instead may use the connections."""
+        """Held while callbacks run. Another thread may use the connections while it holds this."""
 
     # --- from any thread ---
 
     def wake(self) -> None:
         """Have `on_wake` called soon. Any thread; also a signal handler."""
-        # Full: a wakeup is on its way anyway. Closed: nobody is left to be woken.
+        # If it is full, a wakeup is on its way anyway. If it is closed, the loop has ended.
         with contextlib.suppress(BlockingIOError, OSError):
             self._waker.send(b"\0")
 
@@ -93,7 +93,7 @@ class Loop:
     # --- the loop's thread ---
 
     def run(self) -> None:
-        """Serve until `stop()`. An exception in a callback is ours: it ends the loop and is raised here."""
+        """Serve until `stop()`. An exception in a callback is our bug: it ends the loop and is raised here."""
         self._thread = threading.get_ident()
         try:
             bluelet.run(self._serve())
@@ -113,9 +113,9 @@ class Loop:
         return self._added(self._timers.call_every(time.monotonic() + seconds, seconds, callback))
 
     def on_signal(self, number: int, callback: Callable[[], None]) -> None:
-        """Call `callback()` in the loop when the signal comes. Only for the process's main thread."""
+        """Call `callback()` in the loop when the signal comes. Must be called in the process's main thread."""
         self._signals[number] = callback
-        # An append is all that the handler does: it must survive another signal in the same millisecond.
+        # The handler only appends: it must survive another signal in the same millisecond.
         signal.signal(number, lambda caught, frame: self._caught.append(caught))
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
 
@@ -139,13 +139,13 @@ class Loop:
             self.unflushed.pop().flush()
 
     def drop_after_fork(self) -> None:
-        """In a forked child: close our descriptors. The epoll is shared with the parent: unregister nothing."""
+        """Close our descriptors in a forked child. The epoll is shared with the parent: unregister nothing."""
         self._epoll.close()
         self._receiver.close()
         self._waker.close()
 
     def _added(self, timer: Timer) -> Timer:
-        if threading.get_ident() != self._thread:  # it may wait in the epoll until a later time
+        if threading.get_ident() != self._thread:  # the loop may wait in the epoll until a later time
             self.wake()
         return timer
 
@@ -168,7 +168,7 @@ class Loop:
         with self.lock:
             for fd, events in ready:
                 callback = callbacks.get(fd)
-                if callback is not None:  # else closed by a callback before this one
+                if callback is not None:  # otherwise a callback before this one has closed it
                     callback(events)
             while self.unflushed:
                 self.unflushed.pop().flush()

@@ -6,8 +6,8 @@
        |                   |                                     |
        '---- a pause ------+-------------------------------------+--> given up: owner.on_failure
 
-In what client and worker differ stands in their `Terms`; when they give up, and what they log until then, in their
-`Patience`, which is pure. All in here runs in the loop's thread, unless it says otherwise.
+`Terms` holds the differences between client and worker. `Patience`, which is pure, decides when they give up, and what
+they log until then. All in here runs in the loop's thread, unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ from cw.net.connector import dial
 from cw.net.loop import Loop
 
 BACKOFF_LOST = 1.0
-"""The longest pause while a master that was there is looked for. Larger: a master that restarts has settled without the
-jobs that wait for it here. Smaller: many attempts while there is none."""
+"""Longest pause in the search for a lost master (seconds). Larger: a master that restarts has settled without the jobs
+that wait for it here. Smaller: many attempts while there is none."""
 
 STEADY_SECONDS = 5.0
-"""A connection that lasts this long is one. Until then pauses grow on: the master may not like what it is sent."""
+"""Time after which a connection counts as stable (seconds). Until then pauses keep growing: the master may close it
+again because of what it is sent."""
 
 HEARTBEAT = 5.0
 """Seconds between signs of life, which the master answers; or a quarter of the shorter `--silence`, if less."""
 
 SAYS_NOTHING = "it accepts the connection but says nothing"
-"""The reason of a `Loss` if the master has not answered a Hello in time."""
+"""Reason of a `Loss` if the master has not answered a Hello in time."""
 
 Failures = Sequence[tuple[tuple[str, int], OSError]]
-"""Each address that was tried, and why it did not work."""
+"""Each address that was tried, with its error."""
 
 
 class Loss(NamedTuple):
-    """How a connection ended."""
+    """The end of a connection."""
 
     where: str  # the master's address
     reason: str  # may be empty
@@ -51,45 +52,45 @@ class Loss(NamedTuple):
 
 
 class Owner(Protocol):
-    """What a link asks of the client or worker that it belongs to."""
+    """The part of its client or worker that a link uses."""
 
     def hello(self) -> m.Hello:
         """The first message to a master."""
 
     def on_welcome(self) -> None:
-        """A master is there; it may be another than before."""
+        """A master is connected; it may be a different one than before."""
 
     def on_message(self, message: Any) -> None:
-        """What the master says after its Welcome. A Goodbye must be passed on to `MasterLink.on_goodbye`."""
+        """A message has come after the Welcome. A Goodbye must be passed on to `MasterLink.on_goodbye`."""
 
     def on_lost(self) -> None:
-        """The master is not there any more, or not yet, after all."""
+        """The connection to the master is lost, perhaps before its Welcome."""
 
     def on_failure(self, error: BaseException) -> None:
-        """There is no master, and none is looked for any more."""
+        """There is no master, and the search for one has ended."""
 
 
 class Patience(Protocol):
-    """How long a master is waited for. `now` is the time, `pause` the seconds until the next attempt.
+    """Limits of the wait for a master. `now` is the time, `pause` the seconds until the next attempt.
 
-    What `on_lost` and `on_not_found` return is why the search ends; None: it goes on.
+    `on_lost` and `on_not_found` return the reason why the search ends; None: it goes on.
     """
 
     @property
     def is_lost(self) -> bool:
-        """Was there a master that is looked for now?"""
+        """True if there was a master, and the search for it is on."""
 
     def dial_seconds(self, now: float) -> float:
-        """Limit of one attempt to connect."""
+        """Limit of one attempt to connect (seconds)."""
 
     def answer_seconds(self, now: float) -> float:
-        """Limit for the answer to a Hello."""
+        """Limit for the answer to a Hello (seconds)."""
 
     def on_welcome(self) -> None:
-        """The master is found; the owner knows."""
+        """The master is found. The owner was notified before."""
 
     def on_lost(self, loss: Loss, now: float, pause: float) -> BaseException | None:
-        """The connection has ended. The owner knows."""
+        """The connection has ended. The owner was notified before."""
 
     def on_not_found(
         self, failures: Failures, candidates: Sequence[address.Candidate], now: float, pause: float
@@ -98,20 +99,20 @@ class Patience(Protocol):
 
 
 class Terms(NamedTuple):
-    """What a role's links have in common."""
+    """Settings common to a role's links."""
 
     role: str
     accepts: frozenset[type]
-    """What a master may send after its Welcome."""
+    """Messages that a master may send after its Welcome."""
     backoff: tuple[float, float]
     """Seconds between attempts to connect: the first pause, and the longest. Each is stretched by up to a half at
     random."""
     soonest: float
-    """After a loss, the share of the first pause after which the first try may come."""
+    """Share of the first pause after which the first attempt after a loss may come."""
     goodbye: str
-    """The reason of its Goodbye."""
+    """Reason of its Goodbye."""
     goodbye_seconds: float
-    """How long the master may take to read it."""
+    """Time for the master to read the Goodbye."""
     allocate: Callable[[int], memoryview] = wire.allocate
     """Makes the memory for large payloads."""
 
@@ -119,8 +120,8 @@ class Terms(NamedTuple):
 class MasterLink:
     """One connection to the master, over its losses and returns.
 
-    `find()` gives where to look for it. `silence`: seconds without a sign of life after which the master is taken for
-    gone; None: the other host's kernel alone says so, and the owner gives no signs of life.
+    `find()` lists the addresses to try. `silence`: seconds without a sign of life after which the master counts as
+    gone; None: only the other host's kernel decides that, and the owner gives no signs of life.
     """
 
     def __init__(
@@ -133,13 +134,13 @@ class MasterLink:
         silence: float | None = None,
     ) -> None:
         self.connection: Connection | None = None
-        """None while there is none. Before the master's Welcome nothing must be sent."""
+        """The connection, or None. Before the master's Welcome nothing must be sent."""
         self.where = ""
         """The master's address, as it was found."""
         self.master = ""
         """The start id of the master that was joined last."""
         self.is_joined = False
-        """Did the master of this connection say Welcome, and has nobody said Goodbye?"""
+        """True from the master's Welcome until either side says Goodbye, or the connection ends."""
         self._loop = loop
         self._find = find
         self._owner = owner
@@ -149,7 +150,7 @@ class MasterLink:
         self._candidates: list[address.Candidate] = []
         self._pause = terms.backoff[0]
         self._on_left: Callable[[], None] | None = None  # if it is leaving
-        self._has_left = False  # looks for no master any more
+        self._has_left = False  # its search has ended for good
 
     @property
     def peer(self) -> str:
@@ -159,21 +160,21 @@ class MasterLink:
 
     @property
     def is_lost(self) -> bool:
-        """Was there a master that is looked for now?"""
+        """True if there was a master, and the search for it is on."""
         return self._patience.is_lost
 
     def is_all_sent(self) -> bool:
-        """Has the socket taken everything?"""
+        """True if the socket has taken everything."""
         return self.connection is None or not self.connection.unsent
 
     def send(self, message: tuple[Any, ...]) -> None:
-        """Send it to the master, if it is there. The next one learns from `Owner.on_welcome` how things stand."""
+        """Send a message to the master, if it is there. `Owner.on_welcome` brings the next master up to date."""
         if self.is_joined:
             assert self.connection is not None
             self.connection.send(message)
 
     def connect(self) -> None:
-        """Look for a master until it is found, or patience ends."""
+        """Look for a master until one is found, or the patience ends."""
         if self.connection is not None or self._has_left:
             return
         try:
@@ -186,9 +187,9 @@ class MasterLink:
         dial(self._loop, where, seconds, self._on_connected, self._on_not_found)
 
     def leave(self, on_left: Callable[[], None], waits_for_lost: bool = False) -> None:
-        """Say goodbye. `on_left` is called when the master has read it, or has had its time; perhaps twice.
+        """Say goodbye. `on_left` is called when the master has read it, or its time is over; perhaps twice.
 
-        `waits_for_lost`: a lost master may be back within that time.
+        `waits_for_lost`: wait for a lost master to come back within that time.
         """
         if self._on_left is not None:
             return
@@ -204,14 +205,14 @@ class MasterLink:
         self._loop.call_later(self._terms.goodbye_seconds, on_left)
 
     def break_off(self, reason: str) -> None:
-        """Say goodbye from another thread, while the loop's is held up by the user's code."""
+        """Say goodbye from another thread, while the user's code blocks the loop's thread."""
         connection = self.connection
         if self._on_left is None and connection is not None and self.is_joined:
             connection.send_last(m.Goodbye(reason))
             connection.flush()
 
     def connect_anew(self, reason: str) -> None:
-        """Go on with another connection: this one may have lost its place."""
+        """Replace the connection by a new one: messages on it may be incomplete or out of order."""
         if self.connection is not None:
             self._lose(Loss(self.where, reason))
 
@@ -229,7 +230,7 @@ class MasterLink:
             connection.set_patience(self._silence)
         if connection.is_local:  # a local socket does not know the address
             connection.peer = self.where
-        connection.decoder.accepts = self._terms.accepts | {m.Welcome, m.Refused}  # they may come in one read
+        connection.decoder.accepts = self._terms.accepts | {m.Welcome, m.Refused}  # all may come in one read
         connection.on_message = self._on_answer
         connection.on_close = lambda reason: self._lose(Loss(self.where, reason))
         connection.send(self._owner.hello())
@@ -309,7 +310,7 @@ class MasterLink:
         self._go_on(failure, self._terms.soonest)
 
     def _beat(self, connection: Connection, period: float) -> bool:
-        """Give a sign of life, and miss the master's. False: this is not the connection any more."""
+        """Send a sign of life, and check the master's. False: this connection is no longer in use."""
         assert self._silence is not None
         if connection is not self.connection or not self.is_joined:
             return False
@@ -320,7 +321,8 @@ class MasterLink:
         return True
 
     def _say_goodbye(self) -> None:
-        # The master closes when it has read it. Were we first, what it sends meanwhile would reset the connection.
+        # The master closes the connection when it has read the goodbye. If we closed first, data that it sends
+        # meanwhile would reset the connection, and the goodbye would be lost.
         connection, on_left = self.connection, self._on_left
         assert connection is not None and on_left is not None
         self.is_joined, self._has_left = False, True

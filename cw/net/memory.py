@@ -1,6 +1,6 @@
 """Memory files: large payloads that processes on one machine share by descriptor instead of copying.
 
-A memory file (memfd_create(2)) has no name, and is gone when nobody maps it or holds it open. It is sealed
+A memory file (memfd_create(2)) has no name, and is gone when no process maps it or holds it open. It is sealed
 against shrinking, so that a faulty peer cannot take mapped pages away (which would kill the reader).
 """
 
@@ -18,12 +18,12 @@ from itertools import islice
 from typing import Any
 
 LARGE = 128 * 1024
-"""Payloads above this travel in memory of their own: received straight into it or, on one machine, passed as a
+"""Bytes above which a payload travels in memory of its own: received directly into it or, on one machine, passed as a
 memory file. Below, a copy costs less than the file."""
 
 
 MOST_PARTS = 1024
-"""Buffers that writev(2) takes at once."""
+"""Most buffers that writev(2) takes at once."""
 
 
 class Memory(mmap.mmap):
@@ -37,13 +37,13 @@ class Memory(mmap.mmap):
 
 
 SHORTAGE_SECONDS = 10.0
-"""After this process has run out of descriptors, it asks its peers for so long to send no memory files."""
+"""Time for which this process asks its peers to send no memory files, after it has run out of descriptors (seconds)."""
 
 _short_until = 0.0
 
 
 def is_short(error: OSError) -> bool:
-    """Does the error say that there are no descriptors left? Then peers are asked to send no more, for a while."""
+    """True if the error means that no descriptors are left. Then peers are asked to send no files for a while."""
     global _short_until
     if error.errno not in (errno.EMFILE, errno.ENFILE):
         return False
@@ -52,12 +52,12 @@ def is_short(error: OSError) -> bool:
 
 
 def takes_files() -> bool:
-    """Is there room for memory files that peers send?"""
+    """True if peers may send memory files."""
     return time.monotonic() >= _short_until
 
 
 def allocate(size: int) -> memoryview:
-    """Memory of that many bytes, in a file of its own (or, without a descriptor left, in none). Raises OSError."""
+    """Allocate `size` bytes in a new memory file, or in plain memory if no descriptor is left. Raises OSError."""
     try:
         return _allocate(size)
     except OSError as error:
@@ -80,8 +80,8 @@ def _allocate(size: int) -> memoryview:
 
 
 def store(parts: Sequence[Any], size: int) -> memoryview | bytes:
-    """These buffers, one after the other, `size` bytes in all, in a new memory file (or, without a descriptor left, in
-    none). Raises OSError."""
+    """Join these buffers, `size` bytes in all, in a new memory file, or in plain memory if no descriptor is left.
+    Raises OSError."""
     try:
         return _store(parts, size)
     except OSError as error:
@@ -91,7 +91,7 @@ def store(parts: Sequence[Any], size: int) -> memoryview | bytes:
 
 
 def _store(parts: Sequence[Any], size: int) -> memoryview:
-    """Written, not copied through a mapping: the kernel need not hand out (and zero) page after page for that."""
+    """Write the buffers to a file. A copy through a mapping would make the kernel zero each page first."""
     fd = os.memfd_create("cw-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         rest = deque(memoryview(part) for part in parts)
@@ -113,7 +113,7 @@ def _store(parts: Sequence[Any], size: int) -> memoryview:
 def from_file(fd: int, size: int) -> memoryview:
     """Map a memory file that was received; the memory owns the descriptor from now on.
 
-    What is written into the mapping stays in this process: others may hold the file too. Raises ValueError for a
+    Writes into the mapping stay in this process, since other processes may hold the file too. Raises ValueError for a
     file that has not exactly this size or could shrink, OSError.
     """
     try:
@@ -131,8 +131,8 @@ def from_file(fd: int, size: int) -> memoryview:
 
 
 def fresh(payload: Any) -> Any:
-    """The same bytes, for somebody who may write into them: a private mapping of a memory file, which costs no copying;
-    of other payloads, a view that cannot be written to."""
+    """Give the payload to code that may write into it: bytes as they are, a memory file as a private mapping, which
+    costs no copy, and other payloads as a read-only view."""
     if isinstance(payload, bytes):
         return payload
     view = memoryview(payload)
@@ -143,7 +143,7 @@ def fresh(payload: Any) -> Any:
 
 
 def as_file(payload: Any) -> Memory:
-    """The memory file that holds the payload, which is copied only if it does not lie in one of its own.
+    """Return a memory file with the payload, which is copied only if it is not in a file of its own already.
 
     Raises OSError.
     """

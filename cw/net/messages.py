@@ -1,12 +1,12 @@
-"""The vocabulary: one small class per message, which declares all that is fixed about it (see `cw.net.schema`).
+"""The messages: one small class for each, which declares all that is fixed about it (see `cw.net.schema`).
 
-The number is the kind of its frames (one number may stand for two messages, on different legs), the legs say who sends
-it to whom, the types how it travels and what its values may be. The wire's tables, what a role accepts and most of what
-the master demands follow from that; docs/protocol.md is made of it (`python -m cw.net.protocol`). A new message is a
-class here, a sender and a handler.
+The number is the kind of its frames (one number may stand for two messages, on different legs); the legs name the
+senders and receivers; the types define how it travels and which values are valid. The tables of `cw.net.wire`, the
+messages that a role accepts and most of the master's checks follow from that, and docs/protocol.md is generated from it
+(`python -m cw.net.protocol`). A new message is a class here, a sender and a handler.
 
-The sender keeps the books of what the receiver holds of a session's objects (`cw.net.objects`): it sends
-what is missing before it is needed and says `Forget`, so no receiver ever has to ask.
+The sender tracks which of a session's objects the receiver holds (`cw.net.objects`): it sends missing ones before they
+are needed, and `Forget`, so no receiver ever has to ask.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from cw.net.schema import (
 )  # fmt: skip
 # isort: on
 
-# What a result is: the `statuses` of Results and JobResults.
+# The kind of a result: the `statuses` of Results and JobResults.
 DONE = 0  # the payload is the pickled value
 ERROR = 1  # the payload is the pickled exception
-TIMEOUT = 2  # it ran into its time limit: the payload is JSON, what JobTimeout says
+TIMEOUT = 2  # it ran into its time limit: the payload is JSON, the content of the JobTimeout
 INTERRUPTED = 3  # from a runner only: as ERROR, but SIGTERM came while the job ran
 NOT_ENTERED = 4  # to a client only: as ERROR, but no worker could enter the call (see NotEntered)
 
-# What an object is: the `kinds` of Objects.
-FUNCTION = 0  # what a job names
+# The kind of an object: the `kinds` of Objects.
+FUNCTION = 0  # named by jobs
 VALUE = 1  # anything else that a function needs
-ENVIRONMENT = 2  # where a session's jobs run: working directory, sys.path, versions
+ENVIRONMENT = 2  # working directory, sys.path and versions of a session's jobs
 
-# In which state a worker holds a dispatch: the `states` of Holding.
+# The state of a dispatch at a worker: the `states` of Inventory.
 UNSTARTED = 0
 RUNNING = 1
-FINISHED = 2  # what it came to is kept
+FINISHED = 2  # its outcome is kept
 
 _TO_RUNNER = Leg.CLIENT_MASTER, Leg.MASTER_WORKER, Leg.WORKER_RUNNER
 
@@ -49,7 +49,7 @@ _TO_RUNNER = Leg.CLIENT_MASTER, Leg.MASTER_WORKER, Leg.WORKER_RUNNER
 
 @record(7, Leg.MASTER_CLIENT)
 class Window(NamedTuple):
-    """What a client may have at the master at one time. One job is always allowed, however large."""
+    """The limit of a client's open jobs at the master. One job is always allowed, of any size."""
 
     jobs: int
     size: int  # bytes of payload
@@ -57,26 +57,26 @@ class Window(NamedTuple):
 
 @record(17, Leg.CLIENT_MASTER, is_ordered=True)
 class ResubmitEnd(NamedTuple):
-    """After the last Submit of them: all is handed in again that was at a master before."""
+    """All open jobs that were at a master before have been resubmitted. Follows the last Submit of these."""
 
 
 @record(23, Leg.MASTER_CLIENT, is_ordered=True)
 class ResultHost(NamedTuple):
-    """The JobResults after this come from this host. Only to a client that wants it."""
+    """The JobResults after this come from this host. Sent only to a client that wants it."""
 
     host: str
 
 
 @record(23, Leg.CLIENT_MASTER, is_ordered=True)
 class WantsResultHost(NamedTuple):
-    """This client records its results: it wants each Origin."""
+    """This client stores its results: it wants each ResultHost."""
 
-    host: str = ""  # of the client, as it does not matter: empty
+    host: str = ""  # always empty
 
 
 @record(11, Leg.CLIENT_MASTER, is_ordered=True)
 class OptionSets(NamedTuple):
-    """Options of jobs, named by number within the session, as objects are."""
+    """Options of jobs, numbered within the session, as objects are."""
 
     session: int
     number: int
@@ -85,7 +85,7 @@ class OptionSets(NamedTuple):
 
 @record(101, Leg.MASTER_WORKER, Leg.WORKER_RUNNER, is_ordered=True)
 class Depth(NamedTuple):
-    """How deep the session is, if not 0: to a worker, before the session's environment, and to a runner."""
+    """The session's depth, if not 0. Sent to a worker before the session's environment, and to a runner."""
 
     session: int
     depth: int
@@ -100,25 +100,25 @@ class CloseSession(NamedTuple):
 
 @record(21, Leg.MASTER_WORKER, is_ordered=True)
 class ForgetSession(NamedTuple):
-    """Nothing more comes of this session, which is closed. Behind all that was sent of it."""
+    """Nothing more comes of this session, which is closed. Follows all that was sent of it."""
 
     session: int
 
 
 @batch(64, *_TO_RUNNER)
 class Objects(NamedTuple):
-    """Objects, named by their number within the session, which never stands for another content."""
+    """Objects, numbered within the session. A number never stands for a different content."""
 
     sessions: U64s
     numbers: U32s
     kinds: U8s  # FUNCTION, VALUE or ENVIRONMENT
-    needs: U32Lists  # numbers of those that must be there before it can be used, in order; they were sent before it
+    needs: U32Lists  # numbers of the objects that it needs, in order; they were sent before it
     payloads: Payloads
 
 
 @batch(70, *_TO_RUNNER, is_ordered=True)
 class Forget(NamedTuple):
-    """These objects are not used again before they are sent again. What was sent before this may still use them."""
+    """These objects are not used again before they are sent again. Earlier jobs may still use them."""
 
     sessions: U64s
     numbers: U32s
@@ -131,7 +131,7 @@ class Forget(NamedTuple):
 class Submit(NamedTuple):
     """Jobs from a client."""
 
-    numbers: U64s  # the session's own
+    numbers: U64s  # within the session
     functions: U32s  # objects
     options: U32s  # numbers of OptionSets; 0: none
     payloads: Payloads
@@ -139,7 +139,7 @@ class Submit(NamedTuple):
 
 @batch(32, Leg.CLIENT_MASTER)
 class Cancel(NamedTuple):
-    """These jobs are not wanted any more. Unstarted: never start; running: stop."""
+    """These jobs are not wanted any more. Unstarted ones never start; running ones are stopped."""
 
     numbers: U64s
 
@@ -150,17 +150,17 @@ class Dispatch(NamedTuple):
 
     dispatches: U64s
     sessions: U64s
-    numbers: U64s  # the session's
+    numbers: U64s  # within the session
     functions: U32s  # objects
-    avoid: U16s  # 1 + the slot on which it died before, or 0
+    avoid: U16s  # 1 + the slot on which its runner died before, or 0
     attempts: U8s  # attempt number, from 1
-    timeouts: F32s  # seconds that it may run, or 0. (The one option that workers need: others stay with the master.)
+    timeouts: F32s  # limit of its run time (seconds), or 0. (Other options stay with the master.)
     payloads: Payloads
 
 
 @batch(121, Leg.MASTER_WORKER)
 class Keep(NamedTuple):
-    """Before a worker is sent these dispatches: what they return when their time is up is their result."""
+    """The value that these dispatches return when their time is up is their result. Sent before the dispatches."""
 
     dispatches: U64s
 
@@ -169,7 +169,7 @@ class Keep(NamedTuple):
 class Recall(NamedTuple):
     """Give back up to `count` unstarted jobs. Answered by one Recalled."""
 
-    count: int  # type: ignore[assignment]  # a tuple's method, which nobody calls
+    count: int  # type: ignore[assignment]  # hides a method of tuple, which is never called
 
 
 @batch(37, Leg.MASTER_WORKER)
@@ -181,21 +181,21 @@ class TakeBack(NamedTuple):
 
 @batch(33, Leg.MASTER_WORKER)
 class Stop(NamedTuple):
-    """Drop these dispatches, unstarted or running; nobody waits for their results."""
+    """Drop these dispatches, unstarted or running: their results are not wanted."""
 
     dispatches: U64s
 
 
 @batch(38, Leg.MASTER_WORKER)
 class Claim(NamedTuple):
-    """Send what you kept of these dispatches, Results or RunnerDied (or return them)."""
+    """Send the kept outcome of these dispatches, Results or RunnerDied (or return them)."""
 
     dispatches: U64s
 
 
 @batch(39, Leg.MASTER_WORKER)
 class Release(NamedTuple):
-    """Nobody will ask for what these dispatches came to."""
+    """The outcome of these dispatches will not be asked for any more."""
 
     dispatches: U64s
 
@@ -207,36 +207,36 @@ class Run(NamedTuple):
     dispatches: U64s
     functions: U32s  # objects
     attempts: U8s  # attempt number, from 1
-    timeouts: F32s  # seconds that it may run, or 0
-    numbers: U64s  # the session's
+    timeouts: F32s  # limit of its run time (seconds), or 0
+    numbers: U64s  # within the session
     payloads: Payloads
 
 
 @record(13, Leg.WORKER_RUNNER, is_ordered=True)
 class Drop(NamedTuple):
-    """What was sent before this and is not started, is not the runner's any more."""
+    """Jobs that were sent before this and have not started are no longer the runner's."""
 
 
-# --- what jobs come to ------------------------------------------------------------------------
+# --- outcomes of jobs -------------------------------------------------------------------------
 
 
 @batch(34, Leg.WORKER_MASTER)
 class Started(NamedTuple):
-    """These jobs run (told for jobs that take long, never one by one for short ones)."""
+    """These jobs run. Reported for long jobs, never one by one for short ones."""
 
     numbers: U64s  # dispatch numbers
 
 
 @batch(34, Leg.MASTER_CLIENT)
 class JobsStarted(NamedTuple):
-    """The same to their client."""
+    """These jobs run. Reported to their client, as in Started."""
 
-    numbers: U64s  # the session's
+    numbers: U64s  # within the session
 
 
 @batch(69, Leg.RUNNER_WORKER, Leg.WORKER_MASTER)
 class Results(NamedTuple):
-    """What jobs came to."""
+    """Results of jobs."""
 
     numbers: U64s  # dispatch numbers
     statuses: U8s  # DONE, ERROR or TIMEOUT; from a runner also INTERRUPTED
@@ -246,9 +246,9 @@ class Results(NamedTuple):
 
 @batch(69, Leg.MASTER_CLIENT)
 class JobResults(NamedTuple):
-    """What jobs came to, to their client."""
+    """Results of jobs, to their client."""
 
-    numbers: U64s  # the session's
+    numbers: U64s  # within the session
     statuses: U8s  # DONE, ERROR, TIMEOUT or NOT_ENTERED
     seconds: F32s
     payloads: Payloads
@@ -256,7 +256,7 @@ class JobResults(NamedTuple):
 
 @record(15, Leg.RUNNER_WORKER)
 class BigResult(NamedTuple):
-    """A result whose payload comes as a memory file over the socket."""
+    """A result with a payload that comes as a memory file over the socket."""
 
     number: int
     status: int
@@ -266,58 +266,58 @@ class BigResult(NamedTuple):
 
 @batch(71, Leg.RUNNER_WORKER, Leg.WORKER_MASTER)
 class NotEntered(NamedTuple):
-    """The call was not entered, for a reason that may be the machine's."""
+    """The call was not entered, for a reason that may lie in the machine."""
 
     dispatches: U64s
     general: U8s  # 1 if that holds for all calls of the session
     sizes: U16s  # bytes of the reason in words, with which the payload begins
     payloads: (
-        Payloads  # then the pickled exception: the job's result, if the reason turns out to be the program's
+        Payloads  # then the pickled exception: the job's result, if the program turns out to be at fault
     )
 
 
 @record(9, Leg.WORKER_MASTER)
 class RunnerDied(NamedTuple):
-    """A runner died in the middle of a job."""
+    """A runner died while it ran a job."""
 
     dispatch: int
-    note: dict[str, Any]  # where and how; with `loading` if the call had not been entered
+    note: dict[str, Any]  # where and how it died; with `loading` if the call had not been entered
 
 
 @batch(35, Leg.WORKER_MASTER)
 class Returned(NamedTuple):
-    """These dispatches are not here any more. Not started; or stopped, as told."""
+    """These dispatches are not here any more: they had not started, or were stopped as ordered."""
 
     dispatches: U64s
 
 
 @batch(36, Leg.WORKER_MASTER)
 class Recalled(NamedTuple):
-    """Once for each Recall: these dispatches were not started and are not here any more."""
+    """These dispatches had not started and are not here any more. Sent once for each Recall."""
 
     dispatches: U64s
 
 
 @batch(42, Leg.WORKER_MASTER)
 class CutShort(NamedTuple):
-    """From a worker that drains: these dispatches had started, and ended for no fault of theirs."""
+    """These dispatches had started, and were ended since their worker drains, which is not charged to them."""
 
     dispatches: U64s
 
 
 @batch(40, Leg.WORKER_MASTER)
 class Inventory(NamedTuple):
-    """What a worker that joins holds."""
+    """The dispatches that a worker that joins holds."""
 
     dispatches: U64s
     sessions: U64s
-    numbers: U64s  # the session's
+    numbers: U64s  # within the session
     states: U8s  # UNSTARTED, RUNNING or FINISHED
 
 
 @record(16, Leg.MASTER_CLIENT, Leg.CLIENT_MASTER)
 class AttemptCounts(NamedTuple):
-    """What has been charged to a job so far. The client keeps it, and hands it in again before the job."""
+    """The lost attempts charged to a job so far. The client keeps them, and sends them before it resubmits the job."""
 
     number: int
     deaths: Count
@@ -336,7 +336,7 @@ class Lost(NamedTuple):
 
 @batch(41, Leg.CLIENT_MASTER)
 class Received(NamedTuple):
-    """So many results have been delivered, of all that came over this connection."""
+    """The number of results that the client has received over this connection."""
 
     counts: U64s
 
@@ -346,30 +346,30 @@ class Received(NamedTuple):
 
 @record(29, Leg.WORKER_RUNNER)
 class Slot(NamedTuple):
-    """The slot that a runner is on."""
+    """The slot of a runner."""
 
-    index: int  # type: ignore[assignment]  # the same
+    index: int  # type: ignore[assignment]  # hides a method of tuple, which is never called
     cpus: int
-    ends: float  # when what runs there is stopped (by time.monotonic()); -1: no end is known
+    ends: float  # when its jobs are stopped (by time.monotonic()); -1: no end is known
 
 
 @record(14, Leg.RUNNER_WORKER)
 class Dropped(NamedTuple):
-    """The Drop was read. Before it, nothing more is sent to the runner."""
+    """The Drop was read. Until this comes, nothing more is sent to the runner."""
 
 
 @record(30, Leg.RUNNER_WORKER)
 class Loading(NamedTuple):
-    """A runner begins to load its first function, or has done so. It may die of what that imports."""
+    """A runner begins to load its first function, or has loaded it. The imports may kill it."""
 
     is_loading: int  # 1: it begins
 
 
 @record(120, Leg.RUNNER_WORKER, Leg.WORKER_MASTER)
 class Remark(NamedTuple):
-    """What the session's user should read, once of each kind."""
+    """A text that the session's user should read, once for each kind."""
 
-    session: int  # 0 from a runner, which has one
+    session: int  # 0 from a runner, which has only one
     kind: Line
     text: str
 
@@ -379,8 +379,8 @@ class Waits(NamedTuple):
     """The job's main thread waits for jobs of its own."""
 
     number: int
-    serial: int  # of this wait: 1, 2, ...
-    master: str  # the start id of that at which it waits: the job's own
+    serial: int  # number of this wait: 1, 2, ...
+    master: str  # start id of the master at which it waits: the job's own
 
 
 @record(103, Leg.RUNNER_WORKER)
@@ -388,11 +388,11 @@ class WaitOver(NamedTuple):
     """The wait is over."""
 
     serial: int
-    is_patient: bool  # it waits for a Resume; else it goes on at once
+    is_patient: bool  # if true, it waits for a Resume; otherwise it goes on at once
 
 
 @record(104, Leg.WORKER_RUNNER)
 class Resume(NamedTuple):
-    """Its job has its slot again, after the wait of this serial."""
+    """The job has its slot again, after the wait of this serial."""
 
     serial: int

@@ -1,4 +1,4 @@
-"""docs/protocol.md, made of what messages declare:  python -m cw.net.protocol [FILE]"""
+"""Generator of docs/protocol.md from the declarations of the messages:  python -m cw.net.protocol [FILE]"""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ waits in the data lane, also between two pieces of a large payload.
 
 
 def document() -> str:
-    """All of docs/protocol.md."""
+    """The text of docs/protocol.md."""
     parts = [_INTRODUCTION]
     for leg in Leg:
         parts.append(f"\n## {leg.value.capitalize()}\n\n" + "".join(_summary(leg)))

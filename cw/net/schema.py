@@ -1,17 +1,17 @@
-"""How a message is declared, and what follows from that: the table that wire, roles and documentation read.
+"""Declarations of messages, and the table made from them, which wire, roles and documentation read.
 
     @batch(66, Leg.CLIENT_MASTER)            the kind of its frames, and the legs on which it is sent
     class Submit(NamedTuple):
         '''Jobs from a client.'''
-        numbers: U64s                        the types are how a value travels, and what it must be
+        numbers: U64s                        the types define how a value travels, and which values are valid
         payloads: Payloads
 
-    SPECS[Submit]                            all that with names
-    sent_on(Leg.CLIENT_MASTER)               who may send what
+    SPECS[Submit]                            all that, with names
+    sent_on(Leg.CLIENT_MASTER)               the messages that may be sent there
 
-A *record* holds a few plain values (what JSON has), and is rare. A *batch* holds columns, lists of equal length: one
-entry for each job. Batches with `payloads` go in the data lane of a connection, in order, and so does what is declared
-`is_ordered`; all else is in the control lane and overtakes them.
+A *record* holds a few plain values (as JSON has), and is rare. A *batch* holds columns, lists of equal length: one
+entry for each job. Batches with `payloads` go in the data lane of a connection, in order, and so do messages that are
+declared `is_ordered`; all others go in the control lane and overtake them.
 
 The table is made once, when the classes are defined.
 """
@@ -29,7 +29,7 @@ Message = TypeVar("Message", bound=type[tuple[Any, ...]])
 
 
 class Leg(enum.Enum):
-    """From whom to whom."""
+    """Sender and receiver of a message."""
 
     CLIENT_MASTER = "client to master"
     MASTER_CLIENT = "master to client"
@@ -41,40 +41,40 @@ class Leg(enum.Enum):
     MASTER_OBSERVER = "master to observer"
 
 
-# --- what a value may be ----------------------------------------------------------------------
+# --- valid values -----------------------------------------------------------------------------
 
 TEXT = 1000
-"""Characters of a text that goes into logs or messages."""
+"""Most characters of a text that goes into logs or messages."""
 
 ATTEMPTS = 1_000_000
-"""Attempts and losses that a job may have behind it."""
+"""Most attempts, or losses, of a job."""
 
 LISTED = 1_000_000
-"""Sessions, or workers, that one message may name."""
+"""Most sessions, or workers, that one message may name."""
 
 MOST_DEPTH = 1000
-"""Of sessions of clients in jobs in jobs."""
+"""Largest depth of a session (of a client in a job in a job ...)."""
 
 MOST_SECONDS = 1e9
-"""Of a time limit: 30 years."""
+"""Largest time limit (seconds): 30 years."""
 
 _HEX = frozenset("0123456789abcdef")
 
 
 def is_text(text: Any) -> bool:
-    """Is it a text that may stand in a line of the log?"""
+    """True if it is a text that is safe for a line of the log."""
     return isinstance(text, str) and len(text) <= TEXT and text.isprintable()
 
 
 def is_ident(text: Any) -> bool:
-    """Is it a random name, as clients and workers give themselves?"""
+    """True if it is a random name, as clients and workers choose for themselves."""
     return isinstance(text, str) and len(text) == 32 and _HEX.issuperset(text)
 
 
 def are_durations(seconds: Iterable[float]) -> bool:
-    """Are these finite and not negative? (A NaN would go on into every estimate.)"""
+    """True if these are finite and not negative. (A NaN would spread into every estimate.)"""
     seconds = list(seconds)
-    # Neither is enough: min() may pass over a NaN, and a sum over a negative number.
+    # Neither test is enough alone: min() may miss a NaN, and a sum may hide a negative number.
     return not seconds or (min(seconds) >= 0 and sum(seconds) < math.inf)
 
 
@@ -91,14 +91,14 @@ def _are_depths(values: list[Any]) -> bool:
 
 
 class Bound(NamedTuple):
-    """What a value must be besides its type; `what` says it in words."""
+    """A condition on a value besides its type; `what` gives it in words."""
 
     holds: Callable[[Any], bool]
     what: str
 
 
 class Column(NamedTuple):
-    """A column of a batch, and how its entries travel: an `array` typecode, or one of those below."""
+    """A column of a batch. `code`: the form in which its entries travel, an `array` typecode or one of those below."""
 
     code: str
 
@@ -107,7 +107,7 @@ LISTS = "N"
 """Any number of 32-bit numbers for each entry."""
 
 PAYLOADS = "P"
-"""Bytes, which only the two ends look into."""
+"""Bytes, which only client and runner inspect."""
 
 Payload = Any  # a bytes-like object; opaque outside client and runner
 
@@ -135,13 +135,13 @@ TimeLeft = Annotated[
 
 class Field(NamedTuple):
     name: str
-    types: Any  # of a record's value: what isinstance() is asked
+    types: Any  # of a record's value, for isinstance()
     code: str  # of a batch's column
     bound: Bound | None
 
 
 class Spec:
-    """All that is declared of one message, and what follows from that."""
+    """The declaration of one message, and values derived from it."""
 
     __slots__ = ("bounds", "cls", "codes", "fields", "has_payloads", "is_batch", "is_control", "is_handshake", "kind",
                  "legs")  # fmt: skip
@@ -157,7 +157,7 @@ class Spec:
         codes = "".join(field.code for field in self.fields)
         self.has_payloads = codes.endswith(PAYLOADS)
         self.codes = codes.removesuffix(PAYLOADS)
-        """Typecodes of a batch's columns; LISTS is the last one, if there is one."""
+        """Typecodes of a batch's columns; LISTS can only be the last one."""
         self.is_control = not self.has_payloads and not is_ordered
         self.bounds = [
             (index, field.name, field.bound) for index, field in enumerate(self.fields) if field.bound
@@ -167,7 +167,7 @@ class Spec:
 
 
 SPECS: dict[type, Spec] = {}
-"""Of all messages, in the order in which they are declared."""
+"""Declarations of all messages, in order."""
 
 
 def record(
@@ -184,7 +184,7 @@ def record(
 
 
 def batch(kind: int, *legs: Leg, is_ordered: bool = False) -> Callable[[Message], Message]:
-    """Declare a message of columns. `is_ordered`: it must not overtake payloads, though it has none."""
+    """Declare a message of columns. `is_ordered`: it must not overtake payloads, although it has none."""
 
     def declare(cls: Message) -> Message:
         SPECS[cls] = Spec(cls, kind, legs, True, is_ordered)
@@ -202,12 +202,12 @@ def _field(name: str, hint: Any) -> Field:
 
 
 def sent_on(leg: Leg) -> frozenset[type]:
-    """What may be sent there, once the handshake is over."""
+    """The messages that may be sent on this leg after the handshake."""
     return frozenset(cls for cls, spec in SPECS.items() if leg in spec.legs and not spec.is_handshake)
 
 
 def check_bounds(message: tuple[Any, ...]) -> None:
-    """Raise ProtocolError if a value is not what it must be."""
+    """Raise ProtocolError if a value violates its bound."""
     for index, name, bound in SPECS[type(message)].bounds:
         if not bound.holds(message[index]):
             raise ProtocolError(f"{type(message).__name__}.{name}: not {bound.what}")

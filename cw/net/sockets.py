@@ -1,7 +1,7 @@
-"""What is asked of the kernel about sockets: descriptors beside the bytes, who is at the other end, patience.
+"""Socket functions of the kernel: descriptors beside the bytes, the owner of the other end, detection of dead hosts.
 
-on one machine     an abstract name beside the TCP port; the kernel says whose process is at the other end
-between machines   TCP, told to notice a dead host by itself
+on one machine     an abstract name beside the TCP port; the kernel reports which user's process is at the other end
+between machines   TCP, with options by which the kernel detects a dead host
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from typing import Any
 from cw.net import address, memory
 
 MOST_FILES = 64
-"""Descriptors taken from a socket at once, or held for frames to come; the kernel gives them frame by frame."""
+"""Most descriptors taken from a socket at once, or held for later frames; the kernel gives them frame by frame."""
 
 NOBODY = 65534
-"""The kernel's overflow uid: what a user of another user namespace looks like."""
+"""The kernel's overflow uid, which it reports for a user of another user namespace."""
 
 SILENCE = 30.0
-"""Seconds without an answer from the other host's kernel after which a connection is dead. It is asked after half."""
+"""Time without an answer from the other host's kernel after which a connection is dead (seconds). Probes begin after
+half of it."""
 
 _ANCILLARY = socket.CMSG_SPACE(MOST_FILES * array("i").itemsize)
 
 
 def receive_with_files(sock: socket.socket, into: memoryview, flags: int = 0) -> tuple[int, list[int]]:
-    """As `recv_into`, on a socket of this machine; also the descriptors that came with the bytes."""
+    """Receive as `recv_into` does, from a local socket. Returns the count, and the descriptors that came along."""
     count, ancillary, flags, _ = sock.recvmsg_into([into], _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds += array("i", data[: len(data) - len(data) % 4])
-    if flags & socket.MSG_CTRUNC:  # one was lost: its sender must send again, and no file
+    if flags & socket.MSG_CTRUNC:  # a descriptor was lost: the sender must send again, without files
         for fd in fds:
             os.close(fd)
         error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -44,10 +45,10 @@ def receive_with_files(sock: socket.socket, into: memoryview, flags: int = 0) ->
 
 
 def is_own_peer(sock: socket.socket) -> bool:
-    """Does the process at the other end, on this machine, belong to this user? The kernel says so.
+    """True if the kernel reports that the process at the other end, on this machine, belongs to this user.
 
-    It tells who called connect(), or listen(). A user whom this user namespace does not know looks like
-    NOBODY: who is NOBODY himself can tell nobody apart, and has to do with TLS.
+    The kernel reports the user that called connect(), or listen(). All users that this user namespace does
+    not know are reported as NOBODY, so a process of NOBODY itself cannot tell them apart and must use TLS.
     """
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, user, _ = struct.unpack("3i", credentials)
@@ -55,17 +56,17 @@ def is_own_peer(sock: socket.socket) -> bool:
 
 
 def local_name(port: int, fingerprint: str) -> str:
-    """Beside the TCP port, a master listens here for peers on its own machine (an abstract name: no file).
+    """Name at which a master listens for peers on its own machine, beside the TCP port (an abstract name: no file).
 
-    Anybody can take a name like that, or connect to it: both sides ask `is_own_peer`. The fingerprint of the
-    credential keeps apart clusters of the same user: peers with another credential do not meet here, and are
+    Any process can take such a name, or connect to it, so both sides check `is_own_peer`. The fingerprint of the
+    credential separates clusters of the same user: a peer with another credential does not find this name, and is
     turned away at the TCP port.
     """
     return f"\0cw/{port}/{fingerprint[:32]}"
 
 
 def listen_locally(port: int, fingerprint: str) -> socket.socket | None:
-    """A socket for peers on this machine, beside the one that listens on the TCP port. None: the name is taken."""
+    """Listen for peers on this machine, beside the socket that listens on the TCP port. None: the name is taken."""
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(local_name(port, fingerprint))
@@ -90,19 +91,22 @@ def connect_locally(port: int, fingerprint: str) -> socket.socket | None:
 
 
 def name_of_peer(sock: socket.socket) -> str:
-    """'HOST:PORT' of the other end, for log lines."""
+    """Name of the other end for log lines: 'HOST:PORT', or 'this machine'."""
     try:
         name = sock.getpeername()
     except OSError:
         return "(gone)"
     if not isinstance(name, tuple):
         return "this machine"
-    # (A listener that takes IPv4, too, shows it with that prefix.)
+    # (A listener for IPv6 and IPv4 shows IPv4 addresses with that prefix.)
     return address.join(name[0].removeprefix("::ffff:"), name[1])
 
 
 def tune(sock: Any, patience: float = SILENCE) -> None:
-    """Small frames go at once; a dead host is found by the kernel, however busy this process is."""
+    """Let TCP send small frames at once, and the kernel detect a dead host, even if this process is busy.
+
+    `patience`: time without an answer after which the connection is dead (seconds).
+    """
     patience = min(max(patience, 1.0), 3600.0)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

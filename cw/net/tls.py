@@ -1,11 +1,11 @@
-"""TLS with the cluster's credential: contexts, handshakes, and a secured socket as the I/O loop wants it.
+"""TLS with the cluster's credential: contexts, handshakes, and a secured socket for the I/O loop.
 
 Plain `ssl.SSLContext`s of the standard library, TLS 1.3 and nothing older. Each end demands a certificate of
-the other, trusts one single certificate, its own, and compares what it got with that byte for byte. Names,
-authorities and session tickets play no part.
+the other, trusts one single certificate, its own, and compares the two byte for byte. Names, authorities and
+session tickets are not used.
 
 This module is loaded when the first connection needs it: `ssl` takes 15 ms, and peers on the master's own
-machine do without.
+machine do not need it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from cw.credential import Credential, CredentialError, WrongCredential
 
 RECORD = 64 * 1024
-"""Bytes given to OpenSSL at once. It makes records of 16 KiB of them, one at each call."""
+"""Bytes passed to OpenSSL at once. It makes records of 16 KiB of them, one at each call."""
 
 
 FULL = 16 * 1024
@@ -28,11 +28,11 @@ FULL = 16 * 1024
 
 
 class Contexts:
-    """Both ends' settings for one credential. Raises CredentialError for one that cannot be used."""
+    """Both ends' settings for one credential. Raises CredentialError for an unusable one."""
 
     def __init__(self, credential: Credential) -> None:
         self.credential = credential
-        # The bytes that were checked, not what lies at the path by now; a memory file has no name to be found.
+        # Load the bytes that were checked, since the file may have changed. A memory file has no name to be found.
         descriptor = os.memfd_create("cw-credential", os.MFD_CLOEXEC)
         try:
             os.write(descriptor, credential.pem)
@@ -46,7 +46,7 @@ class Contexts:
             ) from None
         finally:
             os.close(descriptor)
-        self.server.num_tickets = 0  # nobody resumes: each connection proves its key
+        self.server.num_tickets = 0  # no resumption: each connection proves its key
         self._check_dates()
 
     def _context(self, protocol: int, path: str) -> ssl.SSLContext:
@@ -54,7 +54,7 @@ class Contexts:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
-        # A password of '' for one that wants a password: it fails, instead of asking at the terminal.
+        # A key that needs a password then fails, instead of asking for it at the terminal.
         context.load_cert_chain(path, password="")
         context.load_verify_locations(cadata=self.credential.certificate)
         return context
@@ -72,13 +72,13 @@ class Contexts:
                 )
 
     def is_own(self, secured: ssl.SSLSocket) -> bool:
-        """After the handshake: is the certificate of the other end, byte for byte, ours?"""
+        """True if the other end's certificate is ours, byte for byte. Call it after the handshake."""
         return secured.getpeercert(binary_form=True) == self.credential.certificate
 
 
 class Socket:
-    """A secured socket that behaves as a plain one that does not block. It has no `family`: whatever it runs over,
-    it takes no memory files."""
+    """A secured socket that behaves like a plain non-blocking one. It has no `family`, since it never takes memory
+    files."""
 
     def __init__(self, secured: ssl.SSLSocket) -> None:
         self._secured = secured
@@ -89,18 +89,18 @@ class Socket:
         self.setsockopt = secured.setsockopt
         self.getsockopt = secured.getsockopt
         self.pending = secured.pending
-        """Bytes that have left the kernel and wait in here: no selector tells of them."""
+        """Number of bytes that have left the kernel and wait in here: no selector reports them."""
 
     def recv_into(self, into: memoryview) -> int:
-        """Take what there is. If it is less than all of `into`, nothing that came is left in here."""
+        """Receive what there is. If that is less than all of `into`, nothing is left in here."""
         receive = self._secured.recv_into
         count, size = 0, len(into)
         try:
             while count < size:
                 received = receive(into[count:] if count else into)
                 count += received
-                # The end will be read again. A short record is the last of what was written at once; should
-                # the kernel have more, the selector tells.
+                # The end of the stream will be read again. A short record is the last of one write; if the kernel
+                # has more, the selector reports it.
                 if received < FULL and not self.pending():
                     break
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -109,7 +109,7 @@ class Socket:
         return count
 
     def send(self, buffer: Any) -> int:
-        """As a plain socket's. What was not sent must be sent next, as OpenSSL has begun with it."""
+        """Send as a plain socket does. Unsent bytes must be sent next, since OpenSSL has begun with them."""
         send = self._secured.send
         size = len(buffer)
         if size <= FULL:
@@ -131,7 +131,7 @@ class Socket:
 
 
 def connect(sock: socket.socket, contexts: Contexts, where: str, seconds: float) -> Socket:
-    """Shake hands with the master at `where`; blocks for so many seconds at most. The socket is ours then.
+    """Perform the handshake with the master at `where`; blocks for at most `seconds`. Takes over the socket.
 
     Raises WrongCredential; other OSErrors.
     """
@@ -186,7 +186,7 @@ def _wrong(contexts: Contexts, where: str) -> WrongCredential:
 
 
 class Handshake:
-    """One that has begun. `step()` when the descriptor is ready."""
+    """A handshake that has begun. Call `step()` when the descriptor is ready."""
 
     def __init__(self, sock: socket.socket, contexts: Contexts) -> None:
         self._contexts = contexts
@@ -195,12 +195,13 @@ class Handshake:
         self.close = self._secured.close
 
     def has_answered(self) -> bool:
-        """Has our answer to its first message been sent? It took most of the work, and what it has to say now
-        is cheap to judge."""
+        """True if our answer to its first message has been sent. That was most of the work: its next message is cheap
+        to check."""
         return self._secured.cipher() is not None
 
     def step(self) -> Socket | None:
-        """Go on; the secured socket once the other end has proved itself. Raises OSError with the reason if not."""
+        """Continue the handshake. Returns the secured socket when the other end has proved its credential, None before.
+        Raises OSError with the reason if it fails."""
         self.wants_to_write = False
         try:
             self._secured.do_handshake()
@@ -230,6 +231,6 @@ _REASONS = {
 
 
 def _reason(error: Exception) -> str:
-    """What OpenSSL says, in few words."""
+    """OpenSSL's reason, in few words."""
     reason = getattr(error, "reason", None)
     return str(reason).lower().replace("_", " ") if reason else str(error)

@@ -1,4 +1,4 @@
-"""The wire format, and nothing else knows it: messages <-> frames.
+"""The wire format, which no other module knows: messages <-> frames.
 
     frame:   | size u32 | kind u8 | flags u8 | 0 u16 |  body of `size` bytes  |    little-endian
 
@@ -6,14 +6,14 @@
     batch:   body is | count u32 | column | column | ... | sizes u64 ... | payload | payload ... |
              a column is `count` numbers of one type, as in memory; one of lists: `count` lengths, then the
              numbers of all
-    large:   a batch of one whose payload exceeds LARGE: the frame (flag LARGE) has all but the payload;
-             that follows in PIECE frames, between which other frames of the control lane may come.
+    large:   a batch of one with a payload above LARGE: the frame (flag LARGE) has all but the payload,
+             which follows in PIECE frames; frames of the control lane may come between these.
              On one machine: flag FILE, and the payload is a memory file that comes with the frame
 
 `encode(message)` gives frames as lists of buffers, without copying large payloads.
-`Decoder.feed(data)` gives messages; sizes are checked before anything is allocated. Where a large
-payload is on its way, `Decoder.direct()` is the memory into which the socket may write at once.
-No socket, no state beyond the frame in hand.
+`Decoder.feed(data)` gives messages; sizes are checked before anything is allocated. While a large
+payload arrives, `Decoder.direct()` is the memory into which the socket may write directly.
+No socket, no state beyond the current frame.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ FRAME = 256 * 1024
 waits less, and a cut-short frame costs less copying."""
 
 PIECE = 1024 * 1024
-"""Bytes in one piece: how long a control message may wait behind a payload."""
+"""Bytes in one piece of a large payload. Larger: a control message may wait longer behind a payload."""
 
 MAX_BODY = 4 * 1024 * 1024
-"""No frame is longer. Records stay far below."""
+"""Most bytes in the body of a frame. Records stay far below."""
 
 MAX_PAYLOAD = 64 * 1024**3
-"""No payload is longer: 64 GiB. Memory for it is reserved, and touched only as it arrives."""
+"""Most bytes of a payload: 64 GiB. Memory for it is reserved, and touched only as it arrives."""
 
 MAPPED = 32 * 1024**2
-"""Payloads from here on are received into pages of their own; below, malloc's are warm and faster."""
+"""Bytes from which on payloads are received into pages of their own; below, malloc's memory is warm and faster."""
 
 MOST_NEEDS = 8192
-"""Objects that one object may need. More: they are put together in objects of their own."""
+"""Most objects that one object may need. If there are more, they are grouped in objects of their own."""
 
 HEADER = struct.Struct("<IBBH")
 _HEAD = HEADER.size
@@ -64,14 +64,14 @@ _SIZE = struct.Struct("<Q")
 _FLAG_LARGE, _FLAG_FILE = 1, 2
 PIECE_KIND = 255
 
-# Of two messages with one kind, on different legs, the one that is declared first.
+# If two messages have one kind, on different legs: the one that is declared first.
 _SPEC_BY_KIND = {spec.kind: spec for spec in reversed(SPECS.values())}
 
-# A batch of one, the form that latency is made of, is packed in one go: count, columns, size of the payload.
+# A batch of one, the form that decides latency, is packed in one call: count, columns, size of the payload.
 _FIXED = [spec for spec in SPECS.values() if spec.has_payloads and LISTS not in spec.codes]
 _SINGLES = {spec.cls: struct.Struct(f"<I{spec.codes}Q") for spec in _FIXED}
 
-# Bytes of one entry of a batch, without its payload or what is in its list.
+# Bytes of one entry of a batch, without its payload or the numbers in its list.
 _WIDTHS = {"B": 1, "H": 2, "I": 4, "Q": 8, "f": 4, LISTS: 4}
 _ENTRIES = {cls: sum(_WIDTHS[c] for c in spec.codes) + 8 * spec.has_payloads for cls, spec in SPECS.items()}
 
@@ -80,13 +80,13 @@ Frame = list[Buffer]
 
 
 def check_payload(payload: Buffer, what: str) -> None:
-    """Raises NotPicklable if it is larger than a payload may be; `what` says whose it is."""
+    """Raise NotPicklable if the payload is larger than MAX_PAYLOAD; `what` names its owner."""
     if len(payload) > MAX_PAYLOAD:
         raise NotPicklable(f"{what}: {len(payload)} bytes; no more than {MAX_PAYLOAD} can travel")
 
 
 def is_control(message: tuple[Any, ...]) -> bool:
-    """Does it go in the control lane, ahead of the payloads that wait?"""
+    """True if it goes in the control lane, ahead of the payloads that wait."""
     return SPECS[type(message)].is_control
 
 
@@ -94,7 +94,7 @@ def is_control(message: tuple[Any, ...]) -> bool:
 
 
 class Attachment:
-    """The last element of a frame whose payload is passed as a memory file. No bytes of its own."""
+    """The last element of a frame with a payload that is passed as a memory file. It has no bytes of its own."""
 
     __slots__ = ("memory",)
 
@@ -106,9 +106,9 @@ class Attachment:
 
 
 def encode(message: tuple[Any, ...], with_files: bool = False) -> Iterator[Frame]:
-    """The frames of one message, each a list of buffers to be sent one after the other.
+    """Encode one message as frames, each a list of buffers to be sent one after the other.
 
-    `with_files`: the way to the peer takes memory files; a large payload is then an `Attachment`.
+    `with_files`: the connection passes memory files; a large payload is then an `Attachment`.
     """
     spec = SPECS[type(message)]
     kind, codes = spec.kind, spec.codes
@@ -118,7 +118,7 @@ def encode(message: tuple[Any, ...], with_files: bool = False) -> Iterator[Frame
         return
     if not spec.has_payloads:
         count = len(message[0])
-        for start in range(0, count or 1, FRAME // 8):  # none at all is a message, too
+        for start in range(0, count or 1, FRAME // 8):  # an empty batch is a message, too
             columns = [column[start : start + FRAME // 8] for column in message]
             head = _head(codes, columns)
             yield [HEADER.pack(len(head), kind, 0, 0) + head]
@@ -129,7 +129,7 @@ def encode(message: tuple[Any, ...], with_files: bool = False) -> Iterator[Frame
         head = HEADER.pack(single.size + size, kind, 0, 0)
         yield [head + single.pack(1, *[column[0] for column in message[:-1]], size), payloads[0]]
         return
-    if len(payloads) > 1 and single is None:  # Objects, which are of any size: each in a frame of its own
+    if len(payloads) > 1 and single is None:  # Objects, which may have any size: each in a frame of its own
         for entry in zip(*message, strict=True):
             yield from encode(type(message)(*[[value] for value in entry]), with_files)
         return
@@ -168,7 +168,7 @@ def _large(kind: int, codes: str, columns: Any, payload: Buffer, with_files: boo
         try:
             file = as_file(payload)
         except OSError:
-            pass  # no descriptor, or no memory, for a file: it goes as on a network
+            pass  # no descriptor, or no memory, for a file: send it as on a network
         else:
             yield [HEADER.pack(len(head), kind, _FLAG_FILE, 0) + head, Attachment(file)]
             return
@@ -201,7 +201,7 @@ _RESULT_BODY = struct.Struct("<4xQBfQ")
 
 
 def encode_result(number: int, status: int, seconds: float, payload: bytes) -> bytes:
-    """The same bytes as `encode(Results([number], ...))`, at a fifth of the cost: a runner's hot path."""
+    """Encode one result as `encode(Results([number], ...))` does, at a fifth of the cost: a runner's hot path."""
     size = len(payload)
     return _RESULT.pack(_RESULT_HEAD + size, _RESULT_KIND, 0, 0, 1, number, status, seconds, size) + payload
 
@@ -211,9 +211,9 @@ def split_results(
 ) -> bytes:
     """Call `take` for each result of `encode_result` in the bytes, `take_other` for each other frame, in order.
 
-    Returns the rest: a frame that is not whole yet, or from the one on to which `take_other` said no.
+    Returns the rest: an incomplete frame, or everything from the frame for which `take_other` returned False.
 
-    The worker's side of that hot path: what runners write is theirs alone and comes in this one shape.
+    This is the worker's side of that hot path: runners write results in this one form only.
     """
     position, end = 0, len(data)
     while end - position >= _HEAD:
@@ -234,30 +234,30 @@ def split_results(
 
 
 def allocate(size: int) -> memoryview:
-    """Memory for a large payload: what malloc has kept, or above its limit (32 MiB) fresh pages, huge if possible."""
+    """Allocate memory for a large payload: malloc's, or above its limit (32 MiB) fresh pages, huge if possible."""
     if size < MAPPED:
         return memoryview(bytearray(size))
     pages = mmap.mmap(-1, size)
-    with contextlib.suppress(OSError):  # a kernel without them
+    with contextlib.suppress(OSError):  # a kernel without huge pages
         pages.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(pages)
 
 
 class Decoder:
-    """Frames in, messages out. One for each connection; not thread-safe.
+    """Decodes frames to messages. One for each connection; not thread-safe.
 
-    `max_body`: bytes in one frame. It and `accepts` may be changed at any time, as a handshake does.
-    Raises ProtocolError; after that it is of no further use.
+    `max_body`: most bytes in one frame. It and `accepts` may be changed at any time, as a handshake does.
+    Raises ProtocolError; after that it must not be used any more.
     """
 
     def __init__(self, allocate: Callable[[int], memoryview] = allocate) -> None:
         self.accepts = None
         self.max_body = MAX_BODY
         self.files: deque[int] = deque()
-        """Descriptors that came with the bytes, to be filled by who receives them."""
+        """Descriptors that came with the bytes. The code that receives from the socket adds them."""
         self._allocate = allocate
         self._tail: bytes | bytearray = b""
-        self._missing = 0  # bytes of a frame whose beginning is in _tail
+        self._missing = 0  # bytes that a frame still lacks; its beginning is in _tail
         self._large: tuple[type, list[Any]] | None = None
         self._memory = memoryview(b"")
         self._filled = 0  # bytes of _memory that have arrived
@@ -275,10 +275,10 @@ class Decoder:
         self._expected = _SPEC_BY_KIND if classes is None else by_kind
 
     def feed(self, data: bytes | memoryview) -> list[Any]:
-        """Take what a socket gave; the messages that are now whole, in order."""
+        """Decode what a socket gave. Returns the messages that are now complete, in order."""
         if self._tail:
             if len(data) < self._missing:
-                # Growing in place keeps a frame that comes in crumbs from being copied at each of them.
+                # Growing in place avoids that a frame which comes in small parts is copied for each of them.
                 if not isinstance(self._tail, bytearray):
                     self._tail = bytearray(self._tail)
                 self._tail += data
@@ -320,13 +320,13 @@ class Decoder:
         return found
 
     def direct(self) -> memoryview | None:
-        """The memory that the next bytes belong to, if they are part of a large payload."""
+        """The memory for the next bytes if they are part of a large payload; otherwise None."""
         if not self._piece_left:
             return None
         return self._memory[self._filled : self._filled + self._piece_left]
 
     def received(self, count: int) -> list[Any]:
-        """`count` bytes were written into `direct()`."""
+        """Note that `count` bytes were written into `direct()`. Returns the message that they complete, if any."""
         found: list[Any] = []
         self._advance(count, found)
         return found
@@ -408,7 +408,7 @@ class Decoder:
             raise ProtocolError(f"{cls.__name__}: {error}") from None
 
     def close(self) -> None:
-        """Let go of what came and was not used."""
+        """Close descriptors that came and were not used."""
         while self.files:
             os.close(self.files.popleft())
 
@@ -444,7 +444,7 @@ def _decode_record(spec: Spec, body: bytes) -> Any:
     for (name, wanted, _, _), value in zip(fields, values, strict=True):
         if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
             raise ProtocolError(f"{cls.__name__}.{name} is a {type(value).__name__}")
-        # Else it would not fit into a column, should it go on in one.
+        # Otherwise it would not fit into a column, if it is passed on in one.
         if wanted is int and not 0 <= value < 2**64:
             raise ProtocolError(f"{cls.__name__}.{name} is not from 0 to 2**64 - 1")
     return cls(*values)

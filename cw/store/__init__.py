@@ -1,1 +1,1 @@
-"""Results on disk: what each call came to, found again by a key that says which calls are the same."""
+"""Results on disk: the outcome of each call, found again by a key that is the same for the same call."""

@@ -1,13 +1,13 @@
-"""The canonical bytes of numpy's arrays and scalars, and of pandas' frames.
+"""Canonical bytes of numpy's arrays and scalars, and of pandas' frames.
 
-    array:   dtype, shape, whether it may be written to, order in memory (in the other one the same function may add up
-             another way), elements
+    array:   dtype, shape, whether it is writable, order in memory (on which the order of a function's additions, and so
+             its result, may depend), elements
     scalar:  dtype, bytes
-    masked:  data, mask, what fills it
-    frame:   columns, index, and each column by itself: how pandas puts columns together changes when it is looked at;
-             of other objects of pandas all but what they remember of having been looked at
+    masked:  data, mask, fill value
+    frame:   columns, index, and each column by itself, since a mere access may change how pandas groups columns;
+             of other objects of pandas all but their caches, which an access may fill
 
-Neither is imported here: whoever has such a value has done that.
+Neither is imported here: a program with such a value has imported it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 from cw.store.walk import Walk
 
-_FEW = 1 << 20  # elements in which NaNs are looked for. More: large arrays take twice as long.
+_FEW = 1 << 20  # elements below which an array is searched for NaNs. Larger: large arrays take twice as long.
 
 
 class ArrayWalk(Walk):
-    """A walk that knows them."""
+    """A walk that knows arrays, scalars and frames."""
 
     def walk_other(self, kind: type, value: Any) -> None:
         package = str(kind.__module__).partition(".")[0]
@@ -59,7 +59,7 @@ class ArrayWalk(Walk):
         order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         self.write_text(b"array", f"{order} {value.shape} {value.dtype.str} {value.dtype.metadata or ''}")
         self.write(b"writable", b"%d" % value.flags.writeable)
-        if value.dtype.names is not None:  # between the fields there may be anything
+        if value.dtype.names is not None:  # the padding between the fields may have any content
             places = [value.dtype.fields[name][1:] for name in value.dtype.names]
             self.write_text(
                 b"fields",
@@ -74,7 +74,7 @@ class ArrayWalk(Walk):
             if value.dtype.char in "gG":
                 flat = _without_gaps(numpy, flat)
             if value.dtype.kind in "fc" and flat.size < _FEW and numpy.isnan(flat).any():
-                if value.dtype.kind == "c":  # each half by itself
+                if value.dtype.kind == "c":  # real and imaginary part by themselves
                     flat = flat.view(flat.real.dtype)
                 flat = numpy.where(numpy.isnan(flat), flat.dtype.type(numpy.nan), flat)
             self.write_bulk(b"=", flat.view("u1").data)
@@ -102,7 +102,7 @@ def _without_cache(state: Any) -> Any:
 
 
 def _without_gaps(numpy: Any, flat: Any) -> Any:
-    """A long double of 80 bits lies in 12 or 16 bytes: what is beside it may be anything."""
+    """Clear the padding of long doubles: 80 bits take 12 or 16 bytes, and the rest may have any content."""
     flat = flat.astype(flat.dtype.newbyteorder("="))
     if numpy.finfo(flat.dtype).nmant == 63:
         flat.view("u1").reshape(-1, numpy.dtype("g").itemsize)[:, 10:] = 0

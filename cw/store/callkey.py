@@ -1,10 +1,10 @@
-"""The key of a call: the same for the same call in another process, on another day; another for any other call.
+"""The key of a call: the same for the same call in another process, on another day; different for any other call.
 
     function: code, defaults, captured values, ---.
       and those that it refers to, transitively   |--> canonical bytes --> 16 bytes
     arguments -----------------------------------'
 
-What a function is made of is what travels by value: definitions.py. Values: walk.py, arrays.py. What cannot be
+A function consists of the parts that travel by value: definitions.py. Values: walk.py, arrays.py. A call that cannot be
 recognised in another process is refused (`UnstableKey`).
 """
 
@@ -23,16 +23,17 @@ from cw.store.definitions import DefinitionWalk
 from cw.store.walk import PLAIN, SIZE, Unstable, digest_of
 
 SCHEME = f"2, Python {sys.version_info[0]}.{sys.version_info[1]}"
-"""Keys of different schemes say nothing about each other: another bytecode, or another version of these modules."""
+"""The way in which keys are made. Keys of different schemes cannot be compared: the bytecode, or the version of these
+modules, differs."""
 
 Classes = tuple[tuple[type, bytes], ...]
-"""Classes of the script, that instances in a result may be of, with their digests."""
+"""Classes of the script that instances in a result may have, with their digests."""
 
 
 class FunctionKey:
-    """What the key of a function's calls begins with; its name; and the script's classes that it refers to.
+    """The common beginning of the keys of a function's calls; its name; the script's classes that it refers to.
 
-    `refusal`: why its calls have no key, if that is so.
+    `refusal`: the reason why its calls have no key; None if they have one.
     """
 
     __slots__ = ("classes", "digest", "hasher", "name", "order_counts", "refusal")
@@ -47,7 +48,7 @@ class FunctionKey:
 
 
 def of_function(function: Any) -> FunctionKey:
-    """The key of a function that is called."""
+    """Make the key of a function that is called."""
     walk, refusal = DefinitionWalk(is_inline=True), None
     try:
         walk.run(function)
@@ -60,9 +61,9 @@ def of_function(function: Any) -> FunctionKey:
 def of_call(
     function: Any, key: FunctionKey, args: tuple[Any, ...], kwargs: dict[str, Any], version: bytes = b""
 ) -> tuple[bytes, Classes]:
-    """The key of a call, and the script's classes that its arguments bring along. Raises `UnstableKey`.
+    """Make the key of a call, and list the script's classes in its arguments. Raises `UnstableKey`.
 
-    `version`: what `of_version` made of the user's.
+    `version`: the bytes that `of_version` made from the user's version.
     """
     if key.refusal is not None:
         raise UnstableKey(key.refusal)
@@ -93,7 +94,7 @@ def of_call(
 
 
 def of_own(function: Any, key: Any, version: bytes = b"") -> bytes:
-    """The key of a call to which its user gave one: that and the function's name are all that counts."""
+    """Make the key of a call from its user's key: only that and the function's name count. Raises `UnstableKey`."""
     module = getattr(function, "__module__", None) or ""
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     try:
@@ -105,7 +106,7 @@ def of_own(function: Any, key: Any, version: bytes = b"") -> bytes:
 
 
 def classes_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Classes:
-    """The script's classes that the arguments of a call with an own key bring along."""
+    """List the script's classes in the arguments of a call with a key from its user."""
     if PLAIN.issuperset(map(type, args)) and PLAIN.issuperset(map(type, kwargs.values())):
         return ()
     walk = DefinitionWalk(is_blind=True)
@@ -117,7 +118,7 @@ def classes_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Classes:
 
 
 def of_version(version: Any) -> bytes:
-    """What is given to `of_call` and `of_own`. Raises `UnstableKey`."""
+    """Encode the user's version for `of_call` and `of_own`. Raises `UnstableKey`."""
     try:
         return b"" if version is None else b"\0version" + _digest(version)
     except Unstable as unstable:
@@ -125,19 +126,19 @@ def of_version(version: Any) -> bytes:
 
 
 def of_seed(seed: int | None) -> bytes:
-    """What a client's own seed adds to that. Raises `TypeError`."""
+    """Encode a client's own seed, which is added to the version. Raises `TypeError`."""
     return b"" if seed is None else b"\0seed" + current.explicit(seed) + b"\0"
 
 
 def nth(key: bytes, number: int) -> bytes:
-    """The key of the call with this key that comes after `number` others."""
+    """Make the key of a repeated call: `number` calls with the same key came before it."""
     if not number:
         return key
     return digest_of(key + number.to_bytes(8, "little"))
 
 
 def _plain_text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """What says all about arguments that are plain, or tuples of plain values. Empty: they are not."""
+    """Describe arguments completely if all are plain, or tuples of plain values. Empty: they are not."""
     for value in (*args, *kwargs.values()) if kwargs else args:
         kind = type(value)
         if kind not in PLAIN and (kind is not tuple or not PLAIN.issuperset(map(type, value))):

@@ -1,11 +1,11 @@
-"""The canonical bytes of functions, classes and modules: of what they are made of, as far as it travels by value.
+"""Canonical bytes of functions, classes and modules: of their parts that travel by value.
 
-    function: code, defaults, annotations, docstring, captured values, and what the global names that it reads are
-              bound to; functions and classes among those in the same way
+    function: code, defaults, annotations, docstring, captured values, and the values of the global names that it
+              reads; functions and classes among these in the same way
     class:    its bases and its attributes
-    code:     the instructions, with constants and names; not where it stands: file, lines, comments
+    code:     the instructions, with constants and names; not its place: file, lines, comments
 
-What is imported from a module counts by its name.
+Things that are imported from a module count by their names.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ from cw.payloads.dispatchers import is_dispatcher, parts_of_dispatcher
 from cw.store.arrays import ArrayWalk
 from cw.store.walk import digest_of
 
-# What Python adds to a class by itself, and where it stands.
+# Attributes that Python adds to a class by itself, and its place in the source.
 _NOT_OF_A_CLASS = frozenset(
     {"__dict__", "__weakref__", "__module__", "__firstlineno__", "__static_attributes__", "__slotnames__",
      "__abstractmethods__", "_abc_impl", "__annotate__", "__annotate_func__", "__annotations_cache__",
      deferred.NAMESPACE}
 )  # fmt: skip
-# What it adds to a member of an enum.
+# Attributes that Python adds to a member of an enum.
 _NOT_OF_A_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
 
 
 class DefinitionWalk(ArrayWalk):
-    """A walk that knows them all. The script's classes that it has met are in `classes`, with their digests.
+    """A walk that knows all kinds of values. `classes` are the script's classes that it has met, with their digests.
 
-    `is_inline`: classes are walked through (for functions: they may share values with them); else their digests stand
-    for them.
+    `is_inline`: classes are walked through (for functions, which may share values with them); otherwise their digests
+    stand for them.
     """
 
     def __init__(self, is_inline: bool = False, is_blind: bool = False) -> None:
         super().__init__(is_blind)
         self.classes: dict[type, bytes] = {}
         self._is_inline = is_inline
-        self._root: type | None = None  # the class whose digest is made
+        self._root: type | None = None  # the class that the digest is made for
 
     def walk_other(self, kind: type, value: Any) -> None:
         if issubclass(kind, type):
@@ -91,25 +91,25 @@ class DefinitionWalk(ArrayWalk):
                 self._annotate(annotate)
             self.walk(function.__defaults__)
             self.walk(function.__kwdefaults__)
-            for cell in function.__closure__ or ():  # (the code says how many)
+            for cell in function.__closure__ or ():  # (their number is in the code)
                 self._cell(cell)
             names = function.__globals__
             self.names((name, names[name]) for name in global_names(function.__code__) if name in names)
             self.pairs(function.__dict__.items())
 
     def _annotate(self, function: Any) -> None:
-        """Deferred annotations: their code. What the names in it are bound to does not travel, nor does it count."""
+        """Write the code of deferred annotations. The values of the names in it do not travel, and do not count."""
         if type(function) is not FunctionType:
             self.walk(function)
             return
         self.write(b"annotate", _digest_of_code(function.__code__))
-        for cell in function.__closure__ or ():  # typing and dataclasses wrap the function that Python made
+        for cell in function.__closure__ or ():  # typing and dataclasses wrap the function made by Python
             with contextlib.suppress(ValueError):
                 if type(cell.cell_contents) is FunctionType:
                     self._annotate(cell.cell_contents)
 
     def _doc(self, text: Any) -> None:
-        if type(text) is str:  # an address in it is one that somebody has written down
+        if type(text) is str:  # an address in a docstring was written by hand, so it is stable
             self.write_text(b"doc", text)
         else:
             self.walk(text)
@@ -148,7 +148,7 @@ class DefinitionWalk(ArrayWalk):
                 self.walk(owner)
 
     def _is_of_module(self, method: Any) -> bool:
-        """`random.gauss`, a method of a hidden object, goes by name."""
+        """True for a module's method such as `random.gauss`, whose object is hidden; then its name is written."""
         home = byvalue.home_of_method(method)
         if home is None:
             return False
@@ -184,13 +184,13 @@ class DefinitionWalk(ArrayWalk):
             self._definition(cls)
 
     def note_class(self, cls: type) -> bytes:
-        """Have a class of the script, with those that it refers to, in `classes`. Returns its digest."""
+        """Add a class of the script, with those that it refers to, to `classes`. Returns its digest."""
         version = byvalue.version_of(cls)
         known = _class_keys.get(cls)
-        if known is not None and not known[3]:  # it holds what may have been changed in place
+        if known is not None and not known[3]:  # its parts may have been changed in place
             version = byvalue.renewed_version_of(cls)
         if known is None or known[0] != version:
-            version = byvalue.renewed_version_of(cls)  # its key and what travels shall be made from the same
+            version = byvalue.renewed_version_of(cls)  # the key and what travels must have one state
             walk = DefinitionWalk()
             walk._root = cls
             walk.run(cls)
@@ -209,7 +209,7 @@ class DefinitionWalk(ArrayWalk):
         self.walk(type(cls))
         self.walk(cls.__bases__)
         names = {name: value for name, value in vars(cls).items() if name not in _NOT_OF_A_CLASS}
-        # What typing puts there when a protocol has its first instance, and Python when somebody looks.
+        # typing adds `__init__` when a protocol has its first instance, Python `__annotations__` at the first access.
         if names.get("__init__") is object.__init__:
             del names["__init__"]
         if names.get("__annotations__") == {}:
@@ -229,14 +229,14 @@ class DefinitionWalk(ArrayWalk):
                 for n, value in names.items()
                 if n not in members and n not in byvalue.MADE_FROM_MEMBERS
             }
-        if issubclass(type(cls), abc.ABCMeta):  # what was registered with it travels, too
+        if issubclass(type(cls), abc.ABCMeta):  # classes that were registered with it travel, too
             self.walk({known for reference in abc._get_dump(cls)[0] if (known := reference()) is not None})  # type: ignore[attr-defined]
         self.write(b"attributes", b"%d" % len(names))
         for name in sorted(names):
             self.write_text(b"name", name)
             if name == "__doc__":
                 if "__dataclass_fields__" in names and str(names[name]).startswith(f"{cls.__name__}("):
-                    continue  # made of the fields, with the addresses of functions among their defaults
+                    continue  # made from the fields, with the addresses of functions among their defaults
                 self._doc(names[name])
             else:
                 self._attribute(names[name])
@@ -286,7 +286,7 @@ _class_keys = weakref.WeakKeyDictionary()
 
 
 def _digest_of_code(code: CodeType) -> bytes:
-    """Of code, but for where it stands: file, lines."""
+    """Digest of code without its place: file, lines."""
     sizes = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
     names = code.co_name, code.co_varnames, code.co_freevars, code.co_cellvars
     out = bytearray()
@@ -301,9 +301,9 @@ def _digest_of_code(code: CodeType) -> bytes:
     instructions = list(dis.get_instructions(code))
     for instruction, following in zip(instructions, [*instructions[1:], None], strict=True):
         if following is not None and following.argval == "__firstlineno__":
-            continue  # from Python 3.13 on: where a class begins
+            continue  # from Python 3.13 on: the line where a class begins
         if instruction.opcode in dis.hasconst:
-            # (argval is no use here: Python 3.11 does not say the names of keywords there.)
+            # (argval is of no use here: in Python 3.11 it lacks the names of keywords.)
             write(b"constant", instruction.opname.encode())
             assert instruction.arg is not None
             _write_constant(write, code.co_consts[instruction.arg])
@@ -313,7 +313,7 @@ def _digest_of_code(code: CodeType) -> bytes:
 
 
 def _write_constant(write: Callable[[bytes, bytes], None], value: Any) -> None:
-    """As it is written down in the source: there are no addresses in it."""
+    """Write a constant as the source has it: there are no addresses in it."""
     kind = type(value)
     if kind is CodeType:
         write(b"code", _digest_of_code(value))

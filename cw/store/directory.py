@@ -1,7 +1,7 @@
-"""The directory of a store: what makes it one, and how files get into it whole.
+"""The directory of a store: the marker that makes it one, and complete writes of files in it.
 
 sweep.db/
-  cw-store.json                    the marker, says what the directory is: format, id
+  cw-store.json                    the marker, with the store's format and id
   0192f3a1c0de-node7-4711-9c4e.seg one segment for each program that has written: records, one after the other
   large/...                        results above a MiB, a file each
 """
@@ -28,26 +28,26 @@ LARGE_DIRECTORY = "large"
 
 
 def segment_names(path: str) -> list[str]:
-    """The segments, those that were begun first first. Raises OSError."""
+    """List the segments, the oldest first. Raises OSError."""
     return sorted(name for name in os.listdir(path) if name.endswith(".seg"))
 
 
 def new_segment_name() -> str:
-    """A name that no other writer has, which sorts behind those of segments that were begun before."""
+    """Make a name that no other writer has, and that sorts behind the names of older segments."""
     host = "".join(c if c.isalnum() else "_" for c in os.uname().nodename)[:40]
     return f"{time.time_ns() // 1_000_000:012x}-{host}-{os.getpid()}-{os.urandom(4).hex()}.seg"
 
 
 def sync(path: str) -> None:
-    """Have the names in a directory on the disk itself. Raises OSError."""
+    """Force the names in a directory to the disk itself. Raises OSError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:  # one that is the user's only to pass through, as the parent of a home
+    except PermissionError:  # a directory that the user cannot read, as the parent of a home
         return
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that does not know it
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that does not support it
             raise
     finally:
         os.close(fd)
@@ -57,7 +57,7 @@ def sync(path: str) -> None:
 
 
 def identify(path: str, is_writing: bool) -> str:
-    """The id of the store at the path; with `is_writing` it is made where nothing is. Raises StoreError."""
+    """Return the id of the store at the path; with `is_writing`, make it if there is none. Raises StoreError."""
     marker = os.path.join(path, MARKER)
     try:
         if is_writing:
@@ -91,7 +91,7 @@ def identify(path: str, is_writing: bool) -> str:
 
 
 def _repair_marker(path: str, marker: str, what: str, is_writing: bool) -> str:
-    """The id of a store whose marker is missing or damaged, from the segments' headers. Raises StoreError."""
+    """Find the id of a store with a missing or damaged marker, in the segments' headers. Raises StoreError."""
     try:
         for name in segment_names(path):
             with open(os.path.join(path, name), "rb") as file:
@@ -118,7 +118,7 @@ def _repair_marker(path: str, marker: str, what: str, is_writing: bool) -> str:
 
 
 def _write_marker(marker: str, ident: str, is_repair: bool = False) -> None:
-    """Whole or not at all, and the first one who does it wins; with `is_repair`, in the place of what is there."""
+    """Write the marker, completely or not at all. The first program that does it wins; with `is_repair`, replace it."""
     temporary = f"{marker}.{os.urandom(4).hex()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -145,7 +145,7 @@ def _write_marker(marker: str, ident: str, is_repair: bool = False) -> None:
 
 
 def write_large(path: str, key: bytes, payload: Any, is_durable: bool) -> bytes:
-    """Write a result to a file of its own, whole before a record refers to it. Returns what the record says.
+    """Write a result to a file of its own, complete before a record refers to it. Returns the record's reference to it.
 
     Raises StoreError.
     """
@@ -178,7 +178,7 @@ def write_large(path: str, key: bytes, payload: Any, is_durable: bool) -> bytes:
 
 
 def read_large(path: str, said: bytes) -> bytearray:
-    """The result in a file of its own, of which the record has said this. Raises StoreError, ValueError, KeyError."""
+    """Read a result from a file of its own. `said`: the record's reference. Raises StoreError, ValueError, KeyError."""
     where = json.loads(said)
     file_name = os.path.join(path, LARGE_DIRECTORY, os.path.basename(where["file"]))
     data = bytearray(where["size"])
@@ -198,12 +198,12 @@ def read_large(path: str, said: bytes) -> bytearray:
 
 
 def newer_error(path: str, found: dict[str, Any]) -> StoreError:
-    """What to say of a store, or a segment, of a later format."""
+    """Make the error for a store, or a segment, of a later format."""
     return StoreError(
         f"{path} was written by a newer cw ({found.get('cw', '?')}) than this one ({VERSION}): update cw"
     )
 
 
 def io_error(what: str, path: str, error: OSError) -> StoreError:
-    """What to say of an error of the system."""
+    """Make a StoreError from an error of the system."""
     return StoreError(f"the store {path} {what}: {error.strerror or error}")

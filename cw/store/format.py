@@ -1,17 +1,17 @@
-"""The form of a store's files: results to bytes, and bytes to records. No file is opened here.
+"""The format of a store's files: results to bytes, and bytes to records. No file is opened here.
 
     Entry --> Encoder --> records, one after the other --> Scan --> heads and bodies
 
     record:  | magic 4 | checksum 4 | size 4 | kind, status | host | function | size of arguments | number of the job |
              | when 8 | seconds 4 | key 16 |   then `size` bytes: the arguments' pickle, the result's pickle
 
-A record counts from the moment its last byte is there. What a killed program leaves half-written at the end of its
-segment is passed over, and so is a damaged place in the middle: the next record is found by its magic and checksum.
+A record counts from the moment its last byte is written. A half-written record that a killed program leaves at the end
+of its segment is skipped, and so is a damaged part in the middle: the next record is found by its magic and checksum.
 Functions, hosts and classes are records too, written once in each segment before they are referred to.
 
-Results of one function are often alike: an instance of a class of the script brings the class's code along, 3 KiB
-each time. So a result may be *packed*: what it has in common with an earlier one of the same segment, its sample, is
-not written again.
+Results of one function are often similar: an instance of a class of the script contains the class's code, 3 KiB each
+time. So a result may be *packed*: the parts that it shares with an earlier one of the same segment, its sample, are not
+written again.
 
 Nothing in here unpickles anything.
 """
@@ -25,28 +25,30 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 FORMAT = 1
-"""Raised by one when an older cw could not read what this one writes. This one reads all earlier ones."""
+"""Version of the format: incremented when an older cw could not read the files of this one. This cw reads all earlier
+versions."""
 
 LARGE = 1024 * 1024
-"""Bytes of a result that gets a file of its own. More: scanning a store reads more. Less: more files."""
+"""Bytes above which a result gets a file of its own. Larger: scanning a store reads more. Smaller: more files."""
 
 ARGUMENTS_KEPT = 64 * 1024
-"""Bytes of pickled arguments up to which they are stored beside the result. More: large inputs fill the store."""
+"""Bytes of pickled arguments up to which they are stored beside the result. Larger: large inputs fill the store."""
 
 PACKED = 512, 32 * 1024
-"""Bytes of results that are packed. Less: the time (10 us) saves nothing. More: beyond what zlib looks back."""
+"""Smallest and largest bytes of a result that is packed. Smaller ones do not save enough for the time (10 us); larger
+ones exceed the window of zlib."""
 
 SAMPLE_USES = 256
-"""Results that are packed by one sample. More: as many are lost with it if it is damaged. Less: more samples."""
+"""Most results packed by one sample. Larger: more results are lost if it is damaged. Smaller: more samples."""
 
 SAMPLE_MISSES = 3
-"""Results in a row that packing does not make half as large, after which it is not tried again for their function."""
+"""Results in a row that packing does not halve, after which it is not tried again for their function and status."""
 
 READ_AT_ONCE = 4 * 1024**2
-"""Bytes that a scan asks for at once. It must hold the largest record."""
+"""Bytes that a scan reads at once. They must hold the largest record."""
 
 MOST_BODY = 2 * LARGE
-"""Bytes that follow the head of a record, at most."""
+"""Most bytes after the head of a record."""
 
 # The kinds of records.
 HEADER, RESULT, LARGE_RESULT, FUNCTION, HOST, CLASS, PACKED_RESULT = range(7)
@@ -54,17 +56,17 @@ RESULTS = frozenset({RESULT, LARGE_RESULT, PACKED_RESULT})
 
 MAGIC = b"\xc5cw\n"
 RECORD = struct.Struct("<4sIIBBHIIQdf16s")
-_CHECKED = struct.Struct("<IBBHIIQdf16s")  # the same without magic and checksum
+_CHECKED = struct.Struct("<IBBHIIQdf16s")  # a head without magic and checksum
 SIZE = RECORD.size
 _NO_KEY = bytes(16)
 
 DAMAGE = ValueError, KeyError, struct.error, zlib.error
-"""What the functions below raise where a record is damaged."""
+"""Errors that the functions below raise if a record is damaged."""
 
 
 ClassRecord = tuple[bytes, bytes, int]
-"""Of a class of the script: its digest; the identity under which instances of it are pickled; which of the classes with
-this digest it is in its program: the first, the second, ..."""
+"""A class of the script: its digest; the identity under which its instances are pickled; its position among the classes
+with this digest in its program."""
 
 
 class Entry(NamedTuple):
@@ -79,12 +81,12 @@ class Entry(NamedTuple):
     seconds: float
     args: Any  # the arguments' pickle
     payload: Any  # the result's pickle
-    is_durable: bool  # written to the disk itself before it counts as stored
-    classes: Iterable[ClassRecord]  # that instances in it may be of
+    is_durable: bool  # it must be on the disk itself before it counts as stored
+    classes: Iterable[ClassRecord]  # the classes that its instances may have
 
 
 class Stored(NamedTuple):
-    """A result that was read. `args` is None if the arguments were too large to be stored."""
+    """A result that was read. `args` is None if the arguments were too large to store."""
 
     key: bytes
     number: int
@@ -114,26 +116,26 @@ class Head(NamedTuple):
     key: bytes
 
 
-# --- where a result is ------------------------------------------------------------------------
+# --- places of results ------------------------------------------------------------------------
 
 
 def place_of(segment: int, position: int, status: int) -> int:
-    """One number for the segment, the position in it, and whether the call failed (see `is_error`)."""
+    """Combine the segment, the position in it, and whether the call failed (see `is_error`) to one number."""
     return segment << 41 | position << 1 | (status != 0)
 
 
 def split_place(place: int) -> tuple[int, int]:
-    """The segment, and the position in it."""
+    """Split a place into the segment, and the position in it."""
     return place >> 41, (place >> 1) & ((1 << 40) - 1)
 
 
 def is_error(place: int) -> bool:
-    """Does an error lie at this place, and no result?"""
+    """True if there is an error at this place, not a result."""
     return bool(place & 1)
 
 
 def enter(index: dict[bytes, int], key: bytes, place: int) -> None:
-    """Note where the latest result of a key is. An error does not replace a result."""
+    """Note the place of the latest result of a key. An error does not replace a result."""
     if not place & 1 or index.get(key, 1) & 1:
         index[key] = place
 
@@ -142,10 +144,10 @@ def enter(index: dict[bytes, int], key: bytes, place: int) -> None:
 
 
 class Scan:
-    """The sound records of a segment from a position on, each as (position, fields of its head, body).
+    """Iterates over a segment's intact records from a position on, each as (position, fields of its head, body).
 
-    `read(size, position)` gives the segment's bytes. What lies between two records is damaged. When the scan is over,
-    `end` is where the segment's bytes end.
+    `read(size, position)` gives the segment's bytes. Bytes between two records are damaged. When the scan is over,
+    `end` is the end of the segment's bytes.
     """
 
     def __init__(self, read: Callable[[int, int], bytes], start: int) -> None:
@@ -169,7 +171,7 @@ class Scan:
                         yield base + at, head, view[at + SIZE : stop]
                         at = stop
                         continue
-                # Torn or damaged: look for the next record that is sound.
+                # Cut short or damaged: search for the next intact record.
                 at = data.find(MAGIC, at + 1)
                 if at < 0:
                     at = end - len(MAGIC) + 1
@@ -178,7 +180,7 @@ class Scan:
 
 
 def read_record(read: Callable[[int, int], bytes], position: int) -> tuple[Head, bytes]:
-    """The record at a position: its head, and its body. Raises one of DAMAGE."""
+    """Read the record at a position: its head, and its body. Raises one of DAMAGE."""
     data = read(4096, position)
     head = Head._make(RECORD.unpack_from(data))
     stop = SIZE + head.size
@@ -190,7 +192,7 @@ def read_record(read: Callable[[int, int], bytes], position: int) -> tuple[Head,
 
 
 def first_header(data: bytes) -> dict[str, Any] | None:
-    """The header with which a segment begins; None: it is damaged. Raises KeyError, TypeError or ValueError."""
+    """Decode the header at the start of a segment; None: it is damaged. Raises KeyError, TypeError or ValueError."""
     if len(data) < SIZE:
         return None
     head = Head._make(RECORD.unpack_from(data))
@@ -207,13 +209,13 @@ def first_header(data: bytes) -> dict[str, Any] | None:
 def record(
     kind: int, body: bytes, now: float, names: tuple[int, int] = (0, 0), key: bytes = _NO_KEY, number: int = 0
 ) -> bytes:
-    """A record that is no result. `names`: the numbers of host and function."""
+    """Encode a record that is not a result. `names`: the numbers of host and function."""
     rest = _CHECKED.pack(len(body), kind, 0, *names, 0, number, now, 0.0, key)
     return MAGIC + zlib.crc32(rest + body).to_bytes(4, "little") + rest + body
 
 
 class Encoder:
-    """Results as records of one segment. It knows what has been written there before: names, classes, samples.
+    """Encodes results as records of one segment. It knows the names, classes and samples written there before.
 
     `functions` and `hosts` are the names by number, which it fills.
     """
@@ -227,7 +229,7 @@ class Encoder:
         self._packer = Packer()
 
     def names(self, entry: Entry, now: float) -> bytes:
-        """The records that must come before the result's own: of what it refers to, and is not there yet."""
+        """Encode the names and classes that the result refers to and the segment lacks: they must come before it."""
         parts = []
         if entry.function not in self._functions:
             function = self._functions[entry.function] = len(self._functions)
@@ -245,7 +247,8 @@ class Encoder:
         return b"".join(parts)
 
     def result(self, entry: Entry, position: int, large: bytes | None) -> bytes:
-        """The record of a result, which will be at this position. `large`: what names its file, if it has one."""
+        """Encode the record of a result, which will be at this position. `large`: the name of its file, if it has one,
+        as `write_large` gives it."""
         kind, payload = RESULT, entry.payload
         if large is not None:
             kind, payload = LARGE_RESULT, large
@@ -263,7 +266,7 @@ class Encoder:
 
 
 class _Sample:
-    """A result by which others are packed, and where it is."""
+    """A result by which others are packed, and its position."""
 
     __slots__ = ("misses", "payload", "position", "uses")
 
@@ -274,13 +277,13 @@ class _Sample:
 
 
 class Packer:
-    """Writes of a result what it has not in common with its sample, an earlier one of its function and status."""
+    """Packs results: reduces each to its differences from a sample, an earlier result of its function and status."""
 
     def __init__(self) -> None:
         self._samples: dict[tuple[str, int], _Sample] = {}
 
     def pack(self, entry: Entry, position: int) -> bytes | None:
-        """What stands for the result, whose record will be at this position; None: the result itself."""
+        """Pack the result, whose record will be at this position; None: write it unpacked."""
         payload = entry.payload
         sample = self._samples.get((entry.function, entry.status))
         if sample is None or (sample.uses >= SAMPLE_USES and not sample.misses):
@@ -297,11 +300,11 @@ class Packer:
 
 
 def sample_position(packed: bytes) -> int:
-    """Where the sample's record is."""
+    """Position of the sample's record."""
     return int.from_bytes(packed[:8], "little")
 
 
 def unpack(packed: bytes, sample: bytes) -> bytes:
-    """The result that was packed by this sample. Raises one of DAMAGE."""
+    """Unpack a result that was packed by this sample. Raises one of DAMAGE."""
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS, sample)
     return unpacker.decompress(packed[8:]) + unpacker.flush()

@@ -2,7 +2,7 @@
 
     segments (see cw.store.directory) --> Scan --> index: key --> place --> read: Stored
 
-A writer has a segment of its own, so that there is nothing to lock: two programs may write at once, on any file
+Each writer has a segment of its own, so no locks are needed: two programs may write at once, on any file
 system. Nothing in here unpickles anything.
 """
 
@@ -27,14 +27,14 @@ from cw.store.format import Head, Stored
 logger = logging.getLogger("cw.store")
 
 WRITING_SECONDS = 60.0
-"""After its last change, the end of a segment may be about to be written."""
+"""Time after its last change in which the end of a segment may still be incomplete because it is being written."""
 
 OPEN_SEGMENTS = 64
-"""Files that a store keeps open for reading. More: descriptors. Less: they are opened again and again."""
+"""Most files that a store keeps open for reading. Larger: more descriptors. Smaller: files are reopened often."""
 
 
 class Segment:
-    """What is known of a segment. `end` is how far it has been read."""
+    """A segment as far as it is known. `end` is the position up to which it has been read."""
 
     __slots__ = ("end", "fd", "functions", "header", "hosts", "is_own", "is_told", "name", "number", "sample")
 
@@ -44,17 +44,17 @@ class Segment:
         self.fd = -1  # not open
         self.end = 0
         self.is_own = is_own
-        self.is_told = False  # that its end is not whole
+        self.is_told = False  # its incomplete end was logged
         self.header: dict[str, Any] = {}
         self.functions: dict[int, str] = {}
         self.hosts: dict[int, str] = {}
-        self.sample: tuple[int, bytes] | None = None  # the last that was read, and its position
+        self.sample: tuple[int, bytes] | None = None  # position and bytes of the sample that was read last
 
 
 class Store:
-    """A store in a directory; for any thread.
+    """A store in a directory; may be used in any thread.
 
-    With `is_writing` the directory is made where there is none. Raises StoreError.
+    With `is_writing` the directory is made if it does not exist. Raises StoreError.
     """
 
     def __init__(self, path: str | os.PathLike[str], is_writing: bool, scheme: str = "") -> None:
@@ -64,11 +64,11 @@ class Store:
         self.scheme = scheme
         self.lock = threading.Lock()
         self.ident = directory.identify(self.path, is_writing)
-        self.index: dict[bytes, int] = {}  # by key: where its latest result is, see `format.place_of`
-        self.classes: dict[bytes, dict[bytes, int]] = {}  # by digest: identities and places, see ClassRecord
-        self.damaged = 0  # bytes passed over in the middle of segments
-        self.own_results = 0  # with keys of this scheme, in the segments that were read
-        self.others: dict[str, int] = {}  # how many results there are with keys of other schemes
+        self.index: dict[bytes, int] = {}  # by key: place of its latest result, see `format.place_of`
+        self.classes: dict[bytes, dict[bytes, int]] = {}  # by digest: identities and numbers, see ClassRecord
+        self.damaged = 0  # bytes skipped in the middle of segments
+        self.own_results = 0  # number of results with keys of this scheme, in the segments that were read
+        self.others: dict[str, int] = {}  # number of results with keys of other schemes, by scheme
         self.done_by_function: dict[str, int] = {}  # results of this scheme, in the segments that were read
         self._segments: list[Segment] = []
         self._names: set[str] = set()
@@ -78,7 +78,7 @@ class Store:
     # --- finding ---
 
     def refresh(self) -> None:
-        """Read what has been added since, by others."""
+        """Read results that other programs have added since."""
         with self._scanning:
             try:
                 names = directory.segment_names(self.path)
@@ -97,7 +97,7 @@ class Store:
             return self._add_segment(name, is_own=True)
 
     def places(self) -> Iterator[int]:
-        """Where the latest result of each key is, in the order in which they were written."""
+        """Places of the latest results of all keys, in order of segment and position."""
         return iter(sorted(self.index.values()))
 
     def _add_segment(self, name: str, is_own: bool = False) -> Segment:
@@ -128,7 +128,7 @@ class Store:
 
     def _note_result(self, segment: Segment, position: int, status: int, function: int, key: bytes) -> None:
         scheme = segment.header.get("keys")
-        # (None: its header is damaged. A key of another scheme is no match, since it is in the key.)
+        # (None: its header is damaged. Keys of another scheme match none of ours, since the scheme is in the key.)
         if self.scheme and scheme is not None and scheme != self.scheme:
             self.others[str(scheme)] = self.others.get(str(scheme), 0) + 1
             return
@@ -145,7 +145,7 @@ class Store:
         return header
 
     def _log_torn_end(self, segment: Segment, size: int) -> None:
-        """What is left is of a writer that was killed, or still writes; or it is damaged."""
+        """Log an incomplete end, unless its writer may still be writing: the writer was killed, or it is damaged."""
         with contextlib.suppress(OSError):
             is_old = time.time() - os.stat(os.path.join(self.path, segment.name)).st_mtime > WRITING_SECONDS
             if is_old or not segment.header:
@@ -165,7 +165,7 @@ class Store:
     # --- reading ---
 
     def read(self, place: int) -> Stored:
-        """The result at a place of the index. Raises StoreError if it is not there (any more), or damaged."""
+        """Read the result at a place of the index. Raises StoreError if it is not there (any more), or damaged."""
         segment, position = self._locate(place)
         try:
             head, body = form.read_record(partial(self._pread, segment), position)
@@ -181,13 +181,13 @@ class Store:
         return _stored(segment, head, body[: head.args_size] if head.args_size else None, payload)
 
     def head(self, place: int) -> Stored:
-        """As `read`, without arguments and result."""
+        """Read the result's other fields, without its arguments and payload."""
         segment, position = self._locate(place)
         head = Head._make(form.RECORD.unpack_from(self._pread(segment, form.SIZE, position)))
         return _stored(segment, head, None, b"")
 
     def close(self) -> None:
-        """Let go of the files; they are opened again where need be."""
+        """Close the files; they are opened again when needed."""
         with self._files:
             while self._open:
                 _close(self._open.popleft())
@@ -218,7 +218,7 @@ class Store:
             except FileNotFoundError:
                 if segment.end:
                     raise StoreError(f"the store {self.path}: {segment.name} has been removed") from None
-                return b""  # its writer had nothing to write
+                return b""  # its writer has removed it, having had no results
             except OSError as error:
                 raise directory.io_error(f"cannot be read: {segment.name}", self.path, error) from error
 

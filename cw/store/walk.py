@@ -1,11 +1,11 @@
-"""Values to canonical bytes: the same for the same value in another process, others for any other.
+"""Canonical bytes of values: the same for the same value in another process, different for any other value.
 
-A value is walked as pickle would take it apart, in an order that depends on nothing but the value: the elements of a
-set are sorted, each NaN is the same. An object met again is written as a reference to where it was first met, as in a
-pickle: cycles end, and `[a, a]` is not `[a, copy(a)]`. The items of a dict stay in their order, which a program sees.
+A value is walked as pickle would take it apart, in an order that depends only on the value: the elements of a set are
+sorted, all NaNs are the same. An object that was met before is written as a reference to its first place, as in a
+pickle: cycles end, and `[a, a]` is not `[a, copy(a)]`. The items of a dict keep their order, since a program sees it.
 
-What has no such form is refused (`Unstable`) rather than guessed: a text with an address in it, a number that is
-the address of an object. In doubt two values differ: that costs another run of a call, never a wrong result.
+Values without such a form are refused (`Unstable`), not guessed: a text with an address in it, a number that is the
+address of an object. In doubt two values differ: that costs another run of a call, never a wrong result.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SIZE = 16
 """Bytes of a digest."""
 
 PLAIN: frozenset[type] = frozenset({int, float, complex, bool, str, type(None)})
-"""Types of which `repr` says all. They neither hold others nor can it be seen where they are held."""
+"""Types with a complete `repr`. They hold no other objects, and a program cannot see whether one is shared."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{8,}")
 _LEAST_ADDRESS = 1 << 32
 _LETTERS = {int: b"i", float: b"f", complex: b"c", bool: b"b", str: b"s", type(None): b"N"}
-_BULK = 1024  # bytes from which on a digest stands for them
+_BULK = 1024  # bytes from which on data is replaced by its digest
 
 
 def digest_of(data: Any) -> bytes:
@@ -37,7 +37,7 @@ def digest_of(data: Any) -> bytes:
 
 
 class Unstable(Exception):
-    """The text says what there is. `offender`: in which object, or what it is; None: that is not known."""
+    """A value has no canonical bytes; the text gives the reason. `offender`: the object at fault; None: unknown."""
 
     def __init__(self, text: str, offender: Any = None) -> None:
         super().__init__(text)
@@ -47,19 +47,19 @@ class Unstable(Exception):
 class Walk:
     """One walk, through one value or several that may share parts. Subclasses know more kinds of values.
 
-    `is_blind`: what is met counts, not the bytes.
+    `is_blind`: only the objects that are met matter, not their bytes, so large data is skipped.
     """
 
     handlers: dict[type, Callable[[Any, Any], None]] = {}
-    """By exact type."""
+    """Methods by exact type of the value."""
 
     def __init__(self, is_blind: bool = False) -> None:
         self.is_blind = is_blind
         self._out = bytearray()
-        # By id: the object, so that the id is not used again meanwhile, and how many came before it.
+        # By id: the object, so that its id is not used again meanwhile, and the number of objects met before it.
         self._met: dict[int, tuple[Any, int]] = {}
-        self._numbers: set[int] = set()  # that could be addresses
-        self._last_object: Any = None  # that was taken apart
+        self._numbers: set[int] = set()  # ints that could be addresses
+        self._last_object: Any = None  # the object that was taken apart last
         self._digests: dict[int, tuple[Any, bytes]] = {}  # of tuples, by id
 
     def run(self, value: Any) -> None:
@@ -78,7 +78,7 @@ class Walk:
             raise Unstable("there is an object's address (its id) in it, which is another one each time")
 
     def digest(self) -> bytes:
-        """Of all that was met."""
+        """Digest of all that was walked through."""
         return digest_of(self._out)
 
     def write(self, tag: bytes, data: bytes = b"") -> None:
@@ -88,7 +88,7 @@ class Walk:
         self.write(tag, text.encode(errors="surrogatepass"))
 
     def write_bulk(self, tag: bytes, data: Any) -> None:
-        """As `write`, for any buffer."""
+        """Write any buffer, a long one as its digest. Does nothing in a blind walk."""
         if not self.is_blind:
             self.write(tag, bytes(data) if len(data) < _BULK else b"%d:%b" % (len(data), digest_of(data)))
 
@@ -101,24 +101,24 @@ class Walk:
             self.walk_other(kind, value)
 
     def walk_other(self, kind: type, value: Any) -> None:
-        """What has no handler of its own."""
+        """Walk through a value that has no handler of its own."""
         if issubclass(kind, enum.Enum):
             self.write(b"enum")
             self.walk(kind)
-            self.write_text(b"name", value.name or repr(value.value))  # (flags' combinations have no name)
+            self.write_text(b"name", value.name or repr(value.value))  # (combinations of flags have no name)
         elif (
             str(kind.__module__).partition(".")[0] == "pathlib"
-        ):  # pickle takes the parts that it was made of
+        ):  # pickle would take the parts that it was made of
             self.write_text(b"path", f"{kind.__qualname__} {value}")
         else:
             self._object(value)
 
     def essence_of(self, value: Any, state: Any) -> Any:
-        """Of an object's state, what tells it from others."""
+        """Reduce an object's state to the part that distinguishes it. Subclasses drop caches."""
         return state
 
     def is_known(self, thing: Any) -> bool:
-        """Whether it was met before; then a reference to it is written."""
+        """True if the object was met before; then a reference to it is written."""
         known = self._met.get(id(thing))
         if known is not None:
             self.write(b"again", b"%d" % known[1])
@@ -154,7 +154,7 @@ class Walk:
             self.items(value)
 
     def _tuple(self, value: tuple[Any, ...]) -> None:
-        """By its digest, so that tuples of tuples that share tuples are walked through once."""
+        """Write a tuple's digest, so that tuples of tuples that share tuples are walked through once."""
         if PLAIN.issuperset(map(type, value)):
             self.write(b"(")
             self.items(value)
@@ -165,14 +165,14 @@ class Walk:
             self.items(value)
             digest = digest_of(self._out[start:])
             del self._out[start:]
-            if len(self._met) == met:  # it would be written like that again
+            if len(self._met) == met:  # it would be written in the same way again
                 self._digests[id(value)] = value, digest
         else:
             digest = known[1]
         self.write(b"tuple", digest)
 
     def items(self, values: Any) -> None:
-        """The elements of a sequence, and how many there are."""
+        """Write the number of a sequence's elements, and the elements."""
         self.write(b"[", b"%d" % len(values))
         if (
             len(values) > 8
@@ -194,13 +194,13 @@ class Walk:
         self.write(b"set", b"%d" % len(found))
         for data, _, _ in found:
             self.write(b"-", data)
-        # Those that may be met elsewhere, too, now once more in this order.
+        # Elements that may be referred to from elsewhere are walked through again, in this order.
         for _, is_alone, element in found:
             if not is_alone:
                 self.walk(element)
 
     def _apart(self, value: Any) -> tuple[bytes, bool, Any]:
-        """What would be written of a value, and whether only that counts; and the value. It stays unmet."""
+        """Walk through a value without a trace. Returns what would be written, True if no object was met, the value."""
         start, met = len(self._out), len(self._met)
         self.walk(value)
         data = bytes(self._out[start:])
@@ -217,7 +217,7 @@ class Walk:
 
     def _environ(self, value: Any) -> None:
         if value is os.environ or value is os.environb:
-            self.write(b"environ")  # by name: what is in it is this machine's
+            self.write(b"environ")  # by name: its content belongs to this machine
         else:
             self._object(value)
 
@@ -230,7 +230,7 @@ class Walk:
         self.pairs(value.items())
 
     def pairs(self, items: Iterable[tuple[Any, Any]]) -> None:
-        """The items of a mapping, in their order."""
+        """Write the items of a mapping, in their order."""
         found = list(items)
         self.write(b"{", b"%d" % len(found))
         for key, value in found:
@@ -238,7 +238,7 @@ class Walk:
             self.walk(value)
 
     def names(self, items: Iterable[tuple[str, Any]]) -> None:
-        """What names are bound to: in any order."""
+        """Write names with their values, sorted by name."""
         found = sorted(items, key=lambda item: item[0])
         self.write(b"names", b"%d" % len(found))
         for name, value in found:
@@ -246,7 +246,7 @@ class Walk:
             self.walk(value)
 
     def _object(self, value: Any) -> None:
-        """Anything else: as pickle takes it apart."""
+        """Walk through any other object as pickle takes it apart."""
         if self.is_known(value):
             return
         self._last_object = value
@@ -259,7 +259,7 @@ class Walk:
         make, args, *rest = reduced
         state, items, pairs, *setter = [*rest, None, None, None][: max(3, len(rest))]
         if issubclass(type(value), (set, frozenset)) and len(args) == 1 and type(args[0]) is list:
-            args = (frozenset(args[0]),)  # pickle takes them as they come
+            args = (frozenset(args[0]),)  # pickle's list has an arbitrary order
         state = self.essence_of(value, state)
         self.write(b"object", b"%d%d%d" % (items is not None, pairs is not None, len(setter)))
         for part in (make, args, state, *setter):
@@ -271,7 +271,7 @@ class Walk:
 
 
 def _is_short_of(kind: type, values: Any) -> bool:
-    """Whether `repr` may do for all of these at once: numbers, none of which could be an address."""
+    """True if one `repr` may stand for all of these: numbers, none of which could be an address."""
     if kind is int:
         return bool(-_LEAST_ADDRESS < min(values) and max(values) < _LEAST_ADDRESS)
     return kind is float or kind is bool

@@ -1,4 +1,4 @@
-"""What a program adds to a store: a segment of its own, written in a thread of its own.
+"""Writing to a store: a program has a segment of its own, written by a thread of its own.
 
 put(entries, done) --> waiting --> the thread: Encoder --> SegmentFile --> the store's index --> done(None)
 """
@@ -26,11 +26,11 @@ from cw.version import VERSION
 logger = logging.getLogger("cw.store")
 
 BACKLOG = 64 * 1024**2
-"""Bytes that wait to be written, at which those who bring more have to wait. Less: a slow disk is felt earlier."""
+"""Bytes waiting to be written, above which `put` blocks. Larger: more memory. Smaller: a slow disk blocks earlier."""
 
 
 class SegmentFile:
-    """A segment that is written: bytes go to its end, and are taken away again where they do not fit whole."""
+    """A segment that is being written: bytes are appended, and removed again if not all of them could be written."""
 
     def __init__(self, store_path: str) -> None:
         """Make the file. Raises StoreError."""
@@ -38,7 +38,7 @@ class SegmentFile:
         self.end = 0
         self._store_path = store_path
         self._path = os.path.join(store_path, self.name)
-        self._is_synced = False  # the directory, with this segment's name in it
+        self._is_synced = False  # the directory is on disk, with this segment's name in it
         try:
             self._fd = os.open(
                 self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
@@ -47,7 +47,7 @@ class SegmentFile:
             raise directory.io_error("cannot be written", store_path, error) from error
 
     def append(self, parts: Sequence[bytes]) -> None:
-        """Write these, all or none. Raises StoreError."""
+        """Append these bytes, all or none. Raises StoreError."""
         data = memoryview(b"".join(parts))
         written = 0
         try:
@@ -62,7 +62,7 @@ class SegmentFile:
             raise StoreError(f"the store {self._store_path} cannot be written: {self.name} has been removed")
 
     def sync(self) -> None:
-        """Have what was written on the disk itself. Raises StoreError."""
+        """Force what was written to the disk itself. Raises StoreError."""
         try:
             os.fdatasync(self._fd)
             if not self._is_synced:
@@ -73,7 +73,7 @@ class SegmentFile:
             raise directory.io_error("cannot be written", self._store_path, error) from error
 
     def close(self, is_kept: bool) -> None:
-        """Close the file, and remove it unless it is to be kept."""
+        """Close the file, and remove it unless `is_kept`."""
         os.close(self._fd)
         if not is_kept:
             with contextlib.suppress(OSError):
@@ -81,7 +81,7 @@ class SegmentFile:
 
 
 class Writer:
-    """Appends to a segment of its own, in a thread of its own. What waits is written together.
+    """Appends to a segment of its own, in a thread of its own. Waiting entries are written together.
 
     `put(entries, done)`: `done(error)` is called in that thread when they are stored (None), or not (StoreError).
     After an error nothing more is written.
@@ -109,7 +109,8 @@ class Writer:
         self._thread.start()
 
     def put(self, entries: Sequence[Entry], done: Callable[[StoreError | None], None]) -> None:
-        """Have these stored. Blocks while a lot is waiting. Any thread of the process that made the writer."""
+        """Queue entries to be stored. Blocks while more than BACKLOG bytes wait. Any thread of the process that made
+        the writer."""
         size = sum(len(entry.payload) for entry in entries)
         with self._changed:
             if self._waiting_size > BACKLOG:
@@ -120,14 +121,14 @@ class Writer:
                 self._changed.notify_all()
 
     def flush(self) -> None:
-        """Return when all that was put before has been stored, or not, and said so."""
+        """Block until the `done` of everything that was put before has been called."""
         if os.getpid() != self._pid:
-            return  # a forked child: the thread is not here
+            return  # a forked child: it does not have the thread
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting and not self._is_busy)
 
     def close(self) -> None:
-        """Write what waits, and end. A segment without results is removed. In a forked child: nothing."""
+        """Write what waits, and end. A segment without results is removed. Does nothing in a forked child."""
         if os.getpid() != self._pid:
             return
         with self._changed:
