@@ -3,7 +3,7 @@
                   on_waits                    on_wait_over
      RUNNING ------------------> LENDS ------------------------> COMES BACK
         ^   (what was sent ahead   |   (what was sent ahead to     |
-        |    to it is taken back)  |    the slot's user: likewise)  |
+        |    to it is taken back)  |    the slot's user: likewise) |
         '--------------------------+-------------------------------'
              Resume: when the slot runs nothing, before any other job; or when another slot is idle, in that
 
