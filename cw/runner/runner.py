@@ -198,9 +198,7 @@ class Runner:
 
     def _write_large(self, number: int, status: int, seconds: float, payload: Any) -> None:
         try:
-            file = memory.as_file(
-                payload
-            )  # hold the file until it is sent, as its descriptor is closed with it
+            file = memory.as_file(payload)  # held until it is sent: its descriptor is closed with it
         except OSError:  # no descriptor left for a file: all through the pipe
             self._write(wire.encode_result(number, status, seconds, bytes(payload)))
             return
