@@ -213,9 +213,7 @@ def _run(load: Callable[[], Any]) -> tuple[int, float, Any]:
         function, args = load()
         status, result = DONE, serialize.dump_result(function(*args))
     except BaseException as error:
-        if (
-            isinstance(error, KeyboardInterrupt) or os.getpid() != pid
-        ):  # a request to stop; a forked child
+        if isinstance(error, KeyboardInterrupt) or os.getpid() != pid:  # a request to stop; a forked child
             raise
         status, result = ERROR, serialize.dump_error(error, {"host": os.uname().nodename, "pid": pid})
         serialize.forget_tracebacks(error)
