@@ -13,7 +13,7 @@ cloudpickle does the work of taking functions and classes apart. Some things dif
   with its state in the pickle, all workers would draw the same numbers.
 
 A pickle with a watch (a class's definition) holds other definitions inline: functions and methods that share global
-names at home share them in the runner too.
+names in the client share them in the runner, too.
 """
 
 from __future__ import annotations

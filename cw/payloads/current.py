@@ -53,7 +53,7 @@ name_of: Callable[[int], str] = str
 """Function that returns the name of a function by its number."""
 
 is_interrupted = False
-"""Whether the job got a SIGINT, by which cw asks a job to end."""
+"""True if the job got a SIGINT, by which cw asks a job to end."""
 
 clear_timers: Callable[[], None] | None = None
 """Function that stops the timers that a call has set; None if it has set none."""
@@ -70,7 +70,7 @@ class CurrentJob:
     """The job that runs, as `cw.current_job()` returns it. Each call of a chunk gets its own."""
 
     id: int
-    """What `ClientThread.submit` returned; with ClusterExecutor, the job's number in messages. A chunk has one."""
+    """Id that `ClientThread.submit` returned; with ClusterExecutor, the job's number in messages. A chunk has one."""
     name: str
     """Name of the function."""
     attempt: int

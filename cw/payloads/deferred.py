@@ -25,7 +25,7 @@ from typing import Any
 from cw import guard
 
 PATIENCE = 1.0
-"""How long an importing thread must wait before we assume that it waits for us (seconds). Longer: a program that would
+"""Time that an importing thread must wait before we assume that it waits for us (seconds). Longer: a program that would
 never go on is stopped later. Shorter: one that waits for something else, which comes, loses a result."""
 
 MOST_THREADS = 64

@@ -169,7 +169,7 @@ _cell_keys: dict[int, tuple[CellType, int]] = {}
 """Variables that definitions of the script share, by id, each with its number; used in a client."""
 
 _cells: dict[int, CellType] = {}
-"""The same variables by number; used in a runner."""
+"""Such variables by number; used in a runner."""
 
 
 def key_of_cell(cell: CellType) -> int:

@@ -138,7 +138,7 @@ class _Source:
         self.imports: list[tuple[int, str, str, str]] = []
         """Imports, for `from ..owner import original as name`: (level, owner, original, name)."""
         self.is_all = True
-        """Whether there are no other names, as far as the source shows."""
+        """True if there are no other names, as far as the source shows."""
         try:
             tree = ast.parse(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -281,7 +281,7 @@ class Watch:
         self.due = 0.0
         """When settings must be checked again (time.monotonic())."""
         self.is_quick = True
-        """Whether a check is short enough to be made whenever nothing is outstanding."""
+        """True if a check is short enough to be made whenever nothing is outstanding."""
         self.version = -1
         """Value of `modules.version` at the last check."""
         self.settings: dict[str, dict[str, Any]] = {}

@@ -63,7 +63,7 @@ class AbsentNames:
         self.others: dict[str, tuple[Any, ...]] = {}  # unbound names, and how to get each
         self.lost: dict[str, str] = {}  # names whose values cannot be pickled, and why
         self.is_ready: Callable[[], bool] = lambda: False
-        """Whether what is being made has all the names that it needs, except lost ones."""
+        """True if what is being made has all the names that it needs, except lost ones."""
         self._builtins = _Builtins(self.find)
         self._loads = loads
 

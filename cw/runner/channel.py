@@ -42,7 +42,7 @@ PIPE = 256 * 1024
 """Bytes that the pipe should hold: how far a runner of short jobs may run ahead of the worker."""
 
 WAIT_SECONDS = 0.5
-"""How long to wait for descriptors (seconds) when none were left for a large result."""
+"""Time to wait for descriptors (seconds) when none were left for a large result."""
 
 HIGH = 100
 """Lowest number of the runner's descriptors, out of the way of programs that assume small ones."""

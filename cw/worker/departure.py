@@ -43,7 +43,7 @@ END_SECONDS = 5.0
 """Least time for a runner to end by itself before it is killed (seconds): it waits for threads that jobs have left."""
 
 TAKEN_SECONDS = 2.0
-"""How long a worker without work waits for confirmation that its clients have their results (seconds). Shorter: more
+"""Time that a worker without work waits for confirmation that its clients have their results (seconds). Shorter: more
 jobs run again if the master ends now. Longer: it stays for clients that are gone without goodbye."""
 
 
@@ -136,7 +136,7 @@ class Departure:
         """Share of STOP_SECONDS in which a job must be stopped now."""
         return self._pace if self.is_draining else 1.0
 
-    # --- it is told to end ---
+    # --- requests to end ---
 
     def on_sigterm(self, now: float) -> list[Action]:
         """Handle a request to end. First: finish running jobs; second: stop them; third: leave at once."""

@@ -40,10 +40,10 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _PR_SET_CHILD_SUBREAPER = 36
 
 STUCK_LOG_MS = 50
-"""How often (ms) we check a stuck log, which does not take what runners write."""
+"""Time between checks (ms) of a stuck log, which does not take what runners write."""
 
 LAST_SECONDS = 5.0
-"""How long the forkserver, at its end, waits for killed processes to disappear (seconds): one may hang in the
+"""Time that the forkserver, at its end, waits for killed processes to disappear (seconds): one may hang in the
 kernel."""
 
 

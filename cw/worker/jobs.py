@@ -22,7 +22,7 @@ from typing import Any
 from cw.net.objects import Object
 
 AVOID_SECONDS = 1.0
-"""How long a job waits for a slot other than the one where its runner died (seconds): the others may never be free."""
+"""Time that a job waits for a slot other than the one where its runner died (seconds): the others may never be free."""
 
 
 Context = tuple[int, int]

@@ -19,7 +19,7 @@ from cw.worker.jobs import Job
 from cw.worker.outbox import Outbox
 
 SUSPECT_SECONDS = 0.5
-"""How long a job's failure just after a SIGTERM to its runner is held back (seconds): if this worker must end too, as
+"""Time that a job's failure just after a SIGTERM to its runner is held back (seconds): if this worker must end too, as
 on a node that goes away, the job was cut short."""
 
 Message = m.Results | m.RunnerDied | m.Returned | m.CutShort | m.NotEntered

@@ -20,7 +20,7 @@ DIAL_SECONDS = 10.0
 """Time limit of one attempt to connect (seconds)."""
 
 WRONG_SECONDS = 5.0
-"""How long a new credential may take to appear on a network file system (seconds). After that, a master with another
+"""Time that a new credential may take to appear on a network file system (seconds). After that, a master with another
 one is the user's mistake."""
 
 STILL_WAITING = 30.0

@@ -26,13 +26,13 @@ IDLE_RUNNERS = 4
 """Runners kept on one slot for sessions that may come back. Each is a process."""
 
 CROWD_SECONDS = 5.0
-"""How long a runner beyond IDLE_RUNNERS is kept without work (seconds)."""
+"""Time that a runner beyond IDLE_RUNNERS is kept without work (seconds)."""
 
 IDLE_SECONDS = 300.0
-"""How long other runners are kept without work (seconds)."""
+"""Time that other runners are kept without work (seconds)."""
 
 RESTART_SECONDS = 1.0, 8.0
-"""How long a slot starts no runner after one that ended before it started any job (seconds): at first, and at most."""
+"""Time that a slot starts no runner after one that ended before it started any job (seconds): at first, and at most."""
 
 
 class Runner:

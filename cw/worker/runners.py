@@ -37,7 +37,7 @@ STOP_STEPS = (0.0, signal.SIGINT), (STOP_SECONDS / 2, signal.SIGTERM), (STOP_SEC
 KeyboardInterrupt in the job, so that it may clean up; the second is for its children (the runner only notes it)."""
 
 FORKSERVER_SECONDS = 60.0
-"""How long a forkserver for a client's PYTHONHASHSEED is kept without runners (seconds). Longer: a process idles.
+"""Time that a forkserver for a client's PYTHONHASHSEED is kept without runners (seconds). Longer: a process idles.
 Shorter: the next client with that seed waits for a new one to start."""
 
 FORKSERVERS = 3

@@ -45,13 +45,13 @@ class Settings(NamedTuple):
     """Limits of a worker, as the options of `cw.worker` give them. Times are in seconds."""
 
     silence: float = 30.0
-    """How long the master may be silent before we take it for lost."""
+    """Time that the master may be silent before we take it for lost."""
     reconnect_timeout: float = 300.0
-    """How long we look for a lost master while the runners go on. After that we end them, and wait for a master."""
+    """Time that we look for a lost master while the runners go on. After that we end them, and wait for a master."""
     grace: float = 20.0
-    """How long running jobs may go on after a request to end. Slurm kills 30 s after its SIGTERM."""
+    """Time that running jobs may go on after a request to end. Slurm kills 30 s after its SIGTERM."""
     lifetime: float = math.inf
-    """How long the worker runs before it leaves by itself."""
+    """Time that the worker runs before it leaves by itself."""
     until: float = math.inf
     """When the allocation ends (seconds since 1970). Running jobs are stopped END_MARGIN before that."""
     max_jobs: int = 0
