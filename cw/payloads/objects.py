@@ -38,9 +38,7 @@ class Reached(NamedTuple):
     script: int
     definitions: list[int]
     components: list[int]
-    classes: list[
-        tuple[bytes, bytes, int]
-    ]  # those without a name: identity, version, the definition's number
+    classes: list[tuple[bytes, bytes, int]]  # without a name: identity, version, the definition's number
 
 
 class Function(NamedTuple):
