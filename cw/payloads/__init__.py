@@ -1,1 +1,1 @@
-"""What travels inside messages: calls, results, errors and surroundings, to bytes and back."""
+"""Payloads of messages: calls, results, errors and environments, to bytes and back."""

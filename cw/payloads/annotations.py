@@ -1,10 +1,10 @@
-"""Annotations by value, where they are deferred (from Python 3.14 on): as code, never evaluated for the way.
+"""Annotations by value, where they are deferred (Python 3.14 or later): sent as code, never evaluated to be sent.
 
     def f(x: np.ndarray): ...       f.__annotate__     code, and of the names in it those that are imported
-    class Node:                                        there: a function again, that looks the names up when somebody
-        next: Node | None           Node.__annotate__  asks: what came along, then the module of its owner
+    class Node:                                        there: a function again, that looks the names up when it is
+        next: Node | None           Node.__annotate__  asked: among the values sent, then in its owner's module
 
-Values do not travel for an annotation's sake: it may name what cannot be pickled, is large, or is not defined at all.
+Values do not travel only for an annotation, which may name what cannot be pickled, is large, or is not defined.
 A forward reference, such as a dataclass keeps for a name that was not there yet, travels as its text and its owner.
 """
 
@@ -19,23 +19,23 @@ from typing import Any
 ARE_DEFERRED = sys.version_info >= (3, 14)
 
 LOOKED_AT = frozenset({"__annotations_cache__", "__annotate_func__"})
-"""What a class has when somebody has looked at its annotations."""
+"""Attributes that a class gets when its annotations are read."""
 NAMESPACE = "__classdictcell__"
-"""In a NamedTuple, left over: what the names of its body stood for."""
+"""Attribute left over in a NamedTuple: what the names of its body stood for."""
 
-_LARGE = 1024  # bytes from which on what an annotation names does not come along
-_TYPES = ("types", "typing")  # where the types of `list[int]`, `int | str`, `Any` are
+_LARGE = 1024  # size in bytes from which values named in an annotation do not travel
+_TYPES = ("types", "typing")  # modules of the types of `list[int]`, `int | str`, `Any`
 
 
 def annotate_of(owner: Any) -> Any:
-    """The function that says the annotations of a function or class, if they are deferred, or None."""
+    """Return the function that evaluates the annotations of a function or class, if they are deferred, or None."""
     if not ARE_DEFERRED:
         return None
     return vars(owner).get("__annotate_func__") if isinstance(owner, type) else owner.__annotate__
 
 
 def without_annotations(function: FunctionType) -> FunctionType:
-    """A twin of a function of which nothing evaluates the annotations."""
+    """Make a twin of a function whose annotations nothing evaluates."""
     twin = FunctionType(
         function.__code__,
         function.__globals__,
@@ -51,7 +51,7 @@ def without_annotations(function: FunctionType) -> FunctionType:
 
 
 def put_in_place(owner: Any, attributes: dict[str, Any], names_of: Callable[[CodeType], Any]) -> None:
-    """In the attributes of a function or class that travel, have the code of its annotations instead of values."""
+    """Put the code of annotations, instead of their values, into the attributes of a function or class that travel."""
     annotate = annotate_of(owner)
     attributes.pop("__annotate_func__", None)
     attributes.pop(NAMESPACE, None)
@@ -61,11 +61,11 @@ def put_in_place(owner: Any, attributes: dict[str, Any], names_of: Callable[[Cod
         is_function = type(annotate) is FunctionType
         attributes["__annotate__"] = _Annotate(annotate, owner, names_of) if is_function else annotate
     elif not attributes.get("__annotations_cache__", True):
-        del attributes["__annotations_cache__"]  # somebody has looked; there are none
+        del attributes["__annotations_cache__"]  # they were read; there are none
 
 
 def values_and_texts(thing: Any) -> tuple[dict[str, Any], dict[str, str] | None]:
-    """The annotations of a function or class; where they are deferred, also what they say.
+    """Return the annotations of a function or class; if they are deferred, also their texts.
 
     What is not defined is a forward reference. Raises whatever evaluating them raises.
     """
@@ -96,7 +96,7 @@ def give(owner: Any, hints: tuple[dict[str, Any], dict[str, str] | None] | None)
 
 
 class _Given:
-    """Says the annotations of what came here."""
+    """Function that returns the annotations of what came here."""
 
     def __init__(self, values: dict[str, Any], texts: dict[str, str]) -> None:
         self._values = values
@@ -118,7 +118,7 @@ class _Given:
 
 
 class _Annotate:
-    """On its way: the function that says the annotations of an owner."""
+    """Pickles as the function that evaluates the annotations of an owner."""
 
     def __init__(self, function: FunctionType, owner: Any, names_of: Callable[[CodeType], Any]) -> None:
         self._function = function
@@ -144,7 +144,7 @@ class _Annotate:
         return _make, (function.__code__, home, self._owner, carried, cells, parts)
 
     def _cell(self, name: str, cell: CellType, is_of_library: bool) -> tuple[Any, ...]:
-        """What a cell holds, in a tuple; an empty one: it stays empty."""
+        """Return what a cell holds, in a tuple; an empty cell stays empty."""
         try:
             value = cell.cell_contents
         except ValueError:
@@ -160,20 +160,20 @@ class _Annotate:
 
 
 def _packed(value: Any) -> Any:
-    """What an annotation names, as pickle writes it, to be opened if somebody asks; None: it does not travel."""
+    """Pickle what an annotation names, to be opened when it is read; None: it does not travel."""
     if type(value) is ModuleType:
         return value.__name__ if sys.modules.get(value.__name__) is value else None
     if not isinstance(value, type) and type(value).__module__ not in _TYPES and type(value) not in (int, str):
         return None
     try:
         data = pickle.dumps(value, 5)
-    except Exception:  # whatever it is, it is not had by name
+    except Exception:  # it cannot be pickled by name
         return None
     return data if len(data) < _LARGE and b"__main__" not in data else None
 
 
 class _Names(dict[str, Any]):
-    """The global names of an annotation."""
+    """Global names of an annotation."""
 
     def __init__(self, home: Any, owner: Any, carried: dict[str, Any]) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ def _make(
     cells: dict[str, Any],
     parts: tuple[Any, ...],
 ) -> FunctionType:
-    """In a pickle: the function that says the annotations of an owner."""
+    """Make, in a pickle, the function that evaluates the annotations of an owner."""
     names: Any = _Names(home, owner, carried)
     closure = []
     for name, contents in cells.items():
@@ -225,13 +225,13 @@ def is_forward_reference(kind: type) -> bool:
 
 
 def text_of(reference: Any) -> str:
-    """What a forward reference says."""
+    """Return the text of a forward reference."""
     text: str = getattr(reference, "__resolved_str__", None) or reference.__forward_arg__
     return text
 
 
 def reduce_forward_reference(reference: Any) -> tuple[Any, ...]:
-    """How pickle takes a forward reference apart: without the names that were there when it was made."""
+    """Reduce a forward reference for pickle, without the names that were there when it was made."""
     owner = reference.__owner__ if isinstance(reference.__owner__, type) else None
     module = reference.__forward_module__
     if module is None and owner is None and reference.__globals__ is not None:
@@ -258,7 +258,7 @@ def _holds(cell: CellType, value: Any) -> bool:
 def _make_reference(
     kind: Any, text: str, module: Any, owner: Any, is_class: bool, own_names: list[str]
 ) -> Any:
-    """In a pickle: the forward reference."""
+    """Make, in a pickle, the forward reference."""
     reference = kind(text, module=module, owner=owner, is_class=is_class)
     if own_names:
         reference.__cell__ = {name: CellType(owner) for name in own_names}

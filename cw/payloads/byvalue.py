@@ -1,19 +1,19 @@
-"""Pickling by value: what the user's script defines travels as code, and comes home as itself.
+"""Pickling by value: what the user's script defines travels as code, and returns as itself.
 
-cloudpickle does the work of taking functions and classes apart. Some things are done differently here:
+cloudpickle does the work of taking functions and classes apart. Some things differ here:
 
-- *A class belongs to the process that defined it* (classes.py). cloudpickle, loading an instance that comes home, sets
-  the class's attributes again to what they were over there, and so undoes at home what has changed since.
+- *A class belongs to the process that defined it* (classes.py). cloudpickle, loading an instance that returns, sets
+  the class's attributes to their values in the runner, and so undoes changes that the client has made since.
 - *A definition is pickled once.* In results a class is named by id and version, next to the bytes of its definition,
   which are kept; without them where the client has it.
-- *What a pickle was made from is watched* (watch.py), so that it can be used again until a name is bound anew. What was
-  changed in place shows when a function is pickled: then all classes are pickled anew, as other versions.
-- *Code keeps its file's name*, which cloudpickle from 3.1.3 on takes from it: a traceback shows lines of the script.
-- *The generators that a module shares go by name.* `from random import random` binds a method of a hidden object:
+- *What a pickle was made from is watched* (watch.py), so that it can be reused until a name is rebound. What was
+  changed in place is noticed when a function is pickled: then all classes are pickled anew, as other versions.
+- *Code keeps its file's name*, which cloudpickle 3.1.3 and later removes: a traceback shows lines of the script.
+- *The generators that a module shares travel by name.* `from random import random` binds a method of a hidden object:
   with its state in the pickle, all workers would draw the same numbers.
 
 A pickle with a watch (a class's definition) holds other definitions inline: functions and methods that share global
-names at home share them in the runner too.
+names in the client share them in the runner, too.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ from cw.payloads.watch import MISSING, Watch
 BufferCallback = Callable[[pickle.PickleBuffer], Any] | None  # as for pickle.dumps
 _CACHED_FUNCTION = type(functools.lru_cache(len))
 
-# Classes whose definitions are kept pickled. More keeps more of them (and what they refer to) alive after the
-# user has dropped them; fewer pickles a definition again where a program has more classes than this in use.
+# Most definitions of classes that are kept pickled. More: more of them (and what they refer to) stay alive after the
+# user has dropped them. Fewer: programs with more classes in use pickle definitions again.
 _DEFINITIONS = 256
 
 
@@ -64,7 +64,7 @@ class Unpicklable(Exception):
 
 
 def take_singleton_apart(thing: Any) -> Any:
-    """How an object is pickled that pickle would write as a global name, as its `__reduce__` wants it."""
+    """Reduce an object by its state, though its `__reduce__` gives a global name."""
     reduced = reduction(thing)
     if not isinstance(reduced, str):
         return reduced
@@ -76,7 +76,7 @@ def take_singleton_apart(thing: Any) -> Any:
 
 
 def names_itself(thing: Any) -> bool:
-    """Whether pickle writes an object as a global name because its `__reduce__` says so: a singleton."""
+    """True if pickle writes an object as a global name because its `__reduce__` says so: a singleton."""
     try:
         return isinstance(reduction(thing), str)
     except Exception:
@@ -84,7 +84,7 @@ def names_itself(thing: Any) -> bool:
 
 
 def travels_by_value(thing: Any) -> bool:
-    """Whether a function or class cannot be had by importing its module in another process."""
+    """True if another process cannot get a function or class by importing its module."""
     module_name = getattr(thing, "__module__", None)
     if module_name == "builtins":  # some have no name there, such as the type of code objects
         return False
@@ -99,7 +99,7 @@ def travels_by_value(thing: Any) -> bool:
 
 
 def is_module_by_value(module: ModuleType) -> bool:
-    """Whether what is in a module travels as code: the user has registered it, or it cannot be imported."""
+    """True if the contents of a module travel as code: the user has registered it, or it cannot be imported."""
     return _is_registered(module.__name__) or sys.modules.get(module.__name__) is not module
 
 
@@ -107,7 +107,7 @@ _SHARED_GENERATORS = (("random", "random", "_inst"), ("numpy.random", "numpy.ran
 
 
 def home_of_method(method: Any) -> str | None:
-    """The module in which a method of its shared generator stands as a function: 'random' has `random.gauss`."""
+    """Return the module in which a method of its shared generator is a function: 'random' has `random.gauss`."""
     for home, module_name, name in _SHARED_GENERATORS:
         module = sys.modules.get(module_name)
         if module is not None and method.__self__ is getattr(module, name, MISSING):
@@ -117,7 +117,7 @@ def home_of_method(method: Any) -> str | None:
 
 
 def reduction(thing: Any) -> Any:
-    """How pickle takes an object apart, as `object.__reduce_ex__` says it. Raises what that raises."""
+    """Reduce an object as pickle does, by `object.__reduce_ex__`. Raises what that raises."""
     if is_forward_reference(type(thing)):
         return reduce_forward_reference(thing)
     reduce = cloudpickle.Pickler.dispatch_table.get(type(thing))
@@ -134,14 +134,14 @@ MADE_FROM_MEMBERS = frozenset(
      "_unhashable_values_map_", "_hashable_values_", "_use_args_", "_value_repr_", "_all_bits_", "_singles_mask_",
      "_flag_mask_", "_inverted_"}
 )  # fmt: skip
-"""What Python adds to an enum, made from its members."""
+"""Attributes that Python adds to an enum, made from its members."""
 
 
 # --- the definitions of classes, as they were pickled last ---
 
 
 class _Definition:
-    """A version of a class that was pickled here: its own pickle (made when a call or result needs it)."""
+    """A version of a class pickled here, with its own pickle (made when a call or result needs it)."""
 
     __slots__ = ("cls", "content", "data", "version", "watch")
 
@@ -160,7 +160,7 @@ _renewals = 0
 
 
 def _definition_of(cls: type) -> _Definition | None:
-    """The definition with its pickle; None: the class is to be had by import."""
+    """Return the definition with its pickle; None: the class can be imported."""
     definition = _definition_by_class_id.get(id(cls))
     if definition is None or definition.data is None or not definition.watch.is_current():
         if not travels_by_value(cls):
@@ -173,35 +173,36 @@ def _definition_of(cls: type) -> _Definition | None:
 
 
 def version_of(cls: type) -> bytes:
-    """Changes when a class that travels by value does."""
+    """Return the version of a class, which changes when a class that travels by value does."""
     definition = _definition_of(cls)
     return b"" if definition is None else definition.version
 
 
 def renewed_version_of(cls: type) -> bytes:
-    """The same, after a look whether it was changed in place since it was pickled: then it is pickled anew."""
+    """Return the version of a class after a check for changes in place since it was pickled: if there are, it is
+    pickled anew."""
     global _renewals
     definition = _definition_by_class_id.get(id(cls))
     if definition is not None and definition.content != _content_of(cls):
-        _definition_by_class_id.clear()  # others may have that class inside
+        _definition_by_class_id.clear()  # other definitions may contain that class
         _renewals += 1
     return version_of(cls)
 
 
 def renewals() -> int:
-    """How often `renewed_version_of` has found a class changed: what was pickled before that is of another state."""
+    """Count the times that `renewed_version_of` found a class changed: earlier pickles are of another state."""
     return _renewals
 
 
 def complete(cls: Any) -> None:
-    """Have a class whole before it is taken apart: pydantic puts off what it makes of annotations that name later ones,
-    and what stands there meanwhile cannot be unpickled."""
+    """Complete a class before it is taken apart: pydantic postpones annotations that name later classes, and its
+    placeholders cannot be unpickled."""
     if getattr(cls, "__pydantic_complete__", True) is False:
         with contextlib.suppress(Exception):
             cls.model_rebuild(raise_errors=False)
 
 
-# Names under which pickles in stores that were written before have them.
+# Pickles in older stores refer to these names.
 _make_class, _set_class_state, _known_class = make_class, set_class_state, known_class
 _make_dispatcher, _fill_dispatcher = dispatchers.make_dispatcher, dispatchers.fill_dispatcher
 _make_dispatching_method = dispatchers.make_dispatching_method
@@ -217,13 +218,13 @@ def _make_cached(function: Callable[..., Any], maxsize: int | None, typed: bool)
 
 def _reduce_code(code: CodeType) -> Any:
     make, arguments = cloudpickle.Pickler.dispatch_table[CodeType](code)
-    # The place of the file's name among the arguments of CodeType, in Python 3.8 to 3.13 at least. A string of its own
-    # each time, since it depends on the interpreter's memory which equal ones are the same; and pickles are compared.
+    # Index of the file's name among the arguments of CodeType, at least in Python 3.8 to 3.13. It must be a new string
+    # each time: which equal strings are one object depends on the interpreter's memory, and pickles are compared.
     return make, (*arguments[:10], "".join(code.co_filename), *arguments[11:])
 
 
 def _reduce_cached_function(function: Any) -> Any:
-    """It pickles by name, which in the runner nobody has: a cached function of the script."""
+    """Reduce a cached function of the script, which would pickle by a name that the runner does not have."""
     if not travels_by_value(function):
         return None
     parameters = function.cache_parameters()
@@ -244,25 +245,25 @@ _REDUCERS: dict[type, Callable[[Any], Any]] = {
         (thing.func,),
         {"attrname": thing.attrname, "__doc__": thing.__doc__},
     ),
-    # From Python 3.13 on it holds weak references.
+    # From Python 3.13 on, it holds weak references.
     functools.singledispatchmethod: lambda thing: (make_dispatching_method, (thing.dispatcher,)),
     BuiltinFunctionType: _reduce_method,
     MethodType: _reduce_method,
 }
-"""How some things are pickled, by type; None: as others are."""
+"""Reductions of some types; None: as usual."""
 
 
 class _ChangedInPlace(Exception):
-    """Of a class whose definition was kept, since all its names are bound to what they were."""
+    """Raised for a class that was changed in place, though its names are bound to the same values."""
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's, with the differences that the module's text names; and it remembers where it was."""
+    """Cloudpickle's pickler, with the differences named in the module's docstring; it remembers where it was."""
 
     def __init__(
         self, file: Any, buffer_callback: BufferCallback, watch: Watch | None, refers: bool = False
     ) -> None:
-        """`refers`: without the definitions of classes that the client has."""
+        """`refers`: leave out the definitions of classes that the client has."""
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
         self.refers = refers
         self.watch = watch
@@ -287,7 +288,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.watch.add_namespace(vars(thing))
         elif kind.__module__ == "dataclasses" and not hasattr(thing, "default_factory"):
             for name, value in vars(sys.modules["dataclasses"]).items():
-                if value is thing:  # a marker, such as MISSING: it is recognised by its identity
+                if value is thing:  # a marker, such as MISSING, is recognised by its identity
                     return getattr, (sys.modules["dataclasses"], name)
         elif enums.is_enum(kind) and travels_by_value(kind):
             return enums.reduce_member(thing)
@@ -299,7 +300,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if not travels_by_value(function):
             return NotImplemented
         if self.watch is not None:
-            # Before its state is taken: a name bound anew between the two must look like a change.
+            # Before its state is taken: a name rebound between the two must look like a change.
             self.watch.add_function(function)
         if is_dispatcher(function):  # it holds weak references
             if self.watch is not None:
@@ -309,7 +310,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         reduced = super().reducer_override(without_annotations(function) if is_deferred else function)
         if reduced is not NotImplemented:
             put_in_place(function, reduced[2][1], global_names)
-            # cloudpickle passes over the names that the body of a class inside a function reads.
+            # cloudpickle overlooks names that the body of a class inside a function reads.
             names = function.__globals__
             used = reduced[2][1]["__globals__"]
             used.update((name, names[name]) for name in global_names(function.__code__) if name in names)
@@ -324,7 +325,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return super().reducer_override(cls)
             return known_class, (identity_of(cls), definition.version, definition.data)
         if travels_by_value(cls):
-            # Pickling a first instance adds an attribute to the class, which shall not look like a change.
+            # Pickling a first instance adds an attribute to the class, which must not look like a change.
             copyreg._slotnames(cls)  # type: ignore[attr-defined]
             self.watch.add_namespace(vars(cls))
         reduced = self.take_class_apart(cls)
@@ -342,7 +343,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return make_class, (identity_of(cls), make, arguments), filling, None, None, set_class_state
 
     def take_class_apart(self, cls: type) -> Any:
-        """A class's reduction, whole: what cloudpickle leaves out is there."""
+        """Reduce a class completely, with what cloudpickle leaves out."""
         if enums.is_enum(cls) and travels_by_value(cls):
             reduced = enums.reduce_class(cls)
         else:
@@ -354,12 +355,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             ):
                 reduced = _take_class_apart(cls)  # of the script, in a process that multiprocessing spawned
             if typing.is_typeddict(cls) and reduced is not NotImplemented:
-                # Its own type makes it of a TypedDict only.
+                # Its own type makes only a TypedDict.
                 arguments = type(cls), cls.__name__, cls.__bases__, {"__module__": cls.__module__}
                 reduced = (enums.make_quietly, arguments, *reduced[2:])
             elif reduced is not NotImplemented and len(reduced) >= 6:
                 if "__slots__" in vars(cls) and not _makes_its_own_slots(cls):
-                    # cloudpickle (3.1) forgets them: an instance would have a dict over there, and not fit in here.
+                    # cloudpickle (3.1) forgets them: instances would have a dict in the runner, and not fit in here.
                     _, _, _, first_attributes, *_ = reduced[1]
                     first_attributes["__slots__"] = vars(cls)["__slots__"]
         if reduced is not NotImplemented and len(reduced) == 6:
@@ -368,7 +369,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class _ContentPickler(Pickler):
-    """For the digest of what a class is made of. The classes that it refers to have their own."""
+    """Pickler for the digest of a class's contents. The classes that it refers to have their own digests."""
 
     def __init__(self, file: Any, cls: type) -> None:
         super().__init__(file, None, None)
@@ -381,7 +382,7 @@ class _ContentPickler(Pickler):
 
 
 class _Hasher:
-    """A file that nobody reads."""
+    """File that only computes a digest."""
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=16)
@@ -390,7 +391,7 @@ class _Hasher:
 
 
 def _content_of(cls: type) -> bytes:
-    """A digest of what a class is made of; other bytes after a change in place. Raises as `dumps`."""
+    """Return a digest of a class's contents, which differs after a change in place. Raises as `dumps`."""
     hasher = _Hasher()
     run(_ContentPickler(hasher, cls), cls)
     return hasher.digest()
@@ -403,10 +404,10 @@ def dumps(
     restart: Callable[[], Any] = lambda: None,
     refers: bool = False,
 ) -> bytes:
-    """Pickle by value. With a watch, note in it what the pickle is made from, and have definitions inline.
+    """Pickle by value. With a watch, note in it what the pickle is made from, and put definitions inline.
 
-    `restart()`: what the callback was given so far does not count. `refers`: as of `Pickler`. Raises `Unpicklable`. It
-    may be called from several threads.
+    `restart()`: discard what the callback was given so far. `refers`: as in `Pickler`. Raises `Unpicklable`. May be
+    called from several threads.
     """
     return _run(value, buffer_callback, watch, restart, refers)[0]
 
@@ -414,7 +415,7 @@ def dumps(
 def run(pickler: Pickler, value: Any) -> None:
     try:
         pickler.dump(value)
-    except (Unpicklable, _ChangedInPlace):  # from the pickling of a class's definition inside this one
+    except (Unpicklable, _ChangedInPlace):  # raised while pickling the definition of a class inside this one
         raise
     except Exception as error:
         raise Unpicklable(pickler.last) from error
@@ -434,9 +435,9 @@ def _run(
             run(pickler, value)
             break
         except _ChangedInPlace:
-            _definition_by_class_id.clear()  # others may have that class inside
+            _definition_by_class_id.clear()  # other definitions may contain that class
             restart()
-    # Only now, when the watch is complete, may others rely on it.
+    # Only now, with the watch complete, may others rely on the definitions.
     for key, definition in pickler.definitions.items():
         _definition_by_class_id.pop(key, None)
         _definition_by_class_id[key] = definition

@@ -1,9 +1,9 @@
-"""What runs on the workers for `map(chunksize=...)`: calls that travel together. Small: runners import it.
+"""Chunks of `map(chunksize=...)`: calls that travel and run together. A small module, as runners import it.
 
     client   Chunk.add(args), ... --> payload     runner   run, run_each: for each call a fresh function and arguments
 
-Arguments that share nothing are pickled together. Others are pickled call by call, when they are read; of a large one
-that many calls have, there is one pickle in the chunk.
+Arguments that share nothing are pickled together. Others are pickled call by call, when they are read. A large one
+that many calls have is pickled once in the chunk.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from cw.payloads.layout import Payload, Store
 from cw.payloads.pickled import PLAIN, Pickled
 
 SHARED = 8 * 1024
-"""Bytes of an argument from which on it is pickled once for all calls of the chunk that have it."""
+"""Size (bytes) from which an argument is pickled once for all calls of the chunk that have it."""
 
 
 class Shared:
-    """In the arguments of a call: one that other calls have, too; in its place of the list. Equal arguments that are
-    not one object have different numbers."""
+    """Placeholder in a call's arguments for one that other calls have, too, with its index in the list. Equal arguments
+    that are not one object have different numbers."""
 
     __slots__ = ("number", "place")
 
@@ -39,7 +39,7 @@ class Shared:
 
 
 class Chunk:
-    """Calls, each pickled when it is added. `names`, `codes`: as of `Pickled`. `state`: pickled before the arguments of
+    """Calls, each pickled when it is added. `names`, `codes`: as in `Pickled`. `state`: pickled before the arguments of
     each call."""
 
     def __init__(self, function: Any = None, state: Pickled | None = None) -> None:
@@ -47,9 +47,9 @@ class Chunk:
         self.codes: Sequence[Any] = ()
         self._function = function
         self._state = state
-        self._calls: list[Any] = []  # arguments that are plain, or a payload
+        self._calls: list[Any] = []  # plain arguments, or a payload
         self._is_plain = state is None
-        self._shared: dict[bytes, tuple[int, Any]] = {}  # large arguments, by digest: place and payload
+        self._shared: dict[bytes, tuple[int, Any]] = {}  # large arguments, by digest: index and payload
         if state is not None:
             self._note(state)
 
@@ -57,7 +57,7 @@ class Chunk:
         return len(self._calls)
 
     def add(self, args: tuple[Any, ...]) -> None:
-        """Raises NotPicklable."""
+        """Add a call. Raises NotPicklable."""
         if self._is_plain and serialize.is_plain(args, {}):
             self._calls.append(args)
             return
@@ -69,7 +69,8 @@ class Chunk:
     def payload(
         self, store: Store | None = None, label: int = 0, items: Sequence[int] | None = None
     ) -> Payload:
-        """What `run` and `run_each` take. `items`: which item of the chunk each call is, where some are missing."""
+        """Return the payload for `run` and `run_each`. `items`: which item of the chunk each call is, if some are
+        missing."""
         if self._is_plain:
             return pickle.dumps((items, self._calls), 5) + serialize.label_bytes(label)
         shared = [payload for _, payload in self._shared.values()]
@@ -92,7 +93,7 @@ class Chunk:
         return serialize.join(data + pickled.data, [*buffers, *pickled.buffers])
 
     def _take_apart(self, args: tuple[Any, ...], whole: Pickled, memo: Any) -> Pickled:
-        """The same call, with its large arguments apart, unless they share something with others."""
+        """Pickle the same call with its large arguments apart, unless they share something with others."""
         apart: dict[int, Pickled] = {}
         for value in args:
             if type(value) not in PLAIN and id(value) not in apart:
@@ -111,7 +112,9 @@ class Chunk:
         )
         if rest.size + sum(pickled.size for pickled in apart.values()) > whole.size + SHARED // 2:
             return whole
-        for digest, (place, pickled) in list(shared.items())[len(self._shared) :]:  # in the order of places
+        for digest, (place, pickled) in list(shared.items())[
+            len(self._shared) :
+        ]:  # in the order of their indices
             self._shared[digest] = place, pickled.payload()
             self._note(pickled)
         return rest
@@ -126,7 +129,7 @@ class Chunk:
 def _load(
     payload: Any, make: Callable[[Any], Any], persistent_load: Any
 ) -> tuple[Sequence[int] | None, Iterator[Any]]:
-    """Which items the calls are; and for each call, what gives its function and its arguments."""
+    """Return which items the calls are, and for each call a function that returns its function and arguments."""
     items, *fields = serialize.load(payload)
     if len(fields) == 1:
         return items, (lambda args=args: (make(None), args) for args in fields[0])
@@ -156,7 +159,7 @@ def _unshared(value: Any, shared: Sequence[Any], own: dict[int, Any]) -> Any:
 
 
 def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -> tuple[list[Any], Any]:
-    """The results of the calls, up to the first that fails; and its pickled exception, or None."""
+    """Return the results of the calls up to the first that fails, and its pickled exception, or None."""
     results: list[Any] = []
     items, calls = _load(payload, make, persistent_load)
     current.chunk = results, items
@@ -169,7 +172,7 @@ def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -
             if current.clear_timers is not None:  # they would fire in the next call
                 current.clear_timers()
         return results, None
-    except KeyboardInterrupt:  # told to stop, likely: not what the call came to
+    except KeyboardInterrupt:  # probably a request to stop, not the call's outcome
         raise
     except BaseException as error:
         answer = serialize.dump_error(error, {"host": os.uname().nodename, "pid": os.getpid()})
@@ -177,13 +180,13 @@ def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -
         return results, answer
     finally:
         current.chunk = None
-        del results  # the traceback of an exception among them leads to this frame
+        del results  # a traceback of an exception among them leads to this frame
 
 
 def run_each(
     make: Callable[[Any], Any], payload: Any, persistent_load: Any = None
 ) -> list[tuple[int, float, Any]]:
-    """What became of each of the calls: status, seconds, payload. One that fails does not hold up those after it."""
+    """Return status, seconds and payload of each call. One that fails does not keep later ones from running."""
     outcomes: list[tuple[int, float, Any]] = []
     items, calls = _load(payload, make, persistent_load)
     current.chunk = outcomes, items
@@ -210,7 +213,7 @@ def _run(load: Callable[[], Any]) -> tuple[int, float, Any]:
         function, args = load()
         status, result = DONE, serialize.dump_result(function(*args))
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or os.getpid() != pid:  # told to stop; a child that it forked
+        if isinstance(error, KeyboardInterrupt) or os.getpid() != pid:  # a request to stop; a forked child
             raise
         status, result = ERROR, serialize.dump_error(error, {"host": os.uname().nodename, "pid": pid})
         serialize.forget_tracebacks(error)
@@ -218,5 +221,5 @@ def _run(load: Callable[[], Any]) -> tuple[int, float, Any]:
 
 
 def load_error(payload: Any, job: int, call: int) -> BaseException:
-    """The exception of a call in a chunk, which is one job."""
+    """Return the exception of a call in a chunk, which is one job."""
     return serialize.load_error(payload, f"job {job}, call {call} of its chunk")

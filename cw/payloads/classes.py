@@ -1,12 +1,12 @@
-"""Classes that travel by value: who owns them, under which identity they travel, which version is in force.
+"""Classes that travel by value: their owner, the identity under which they travel, the version in force.
 
        client                                        runner (its `__main__` is another module)
     class C, local              --(id, definition)-->  C', made once under that id
     C(1)                        --(id) instance----->  C'(1)
     isinstance(x, C)            <--(id) instance-----  C'(2)
 
-A class belongs to the process that defined it: it ignores what others say about its attributes. Others apply a
-definition once per version of it. What is in pickles of the past must stay here, or be found through `byvalue`.
+A class belongs to the process that defined it, which ignores what others say about its attributes. Others apply a
+definition once per version. Functions that old pickles refer to must stay here, or be found through `byvalue`.
 """
 
 from __future__ import annotations
@@ -19,46 +19,46 @@ from typing import Any
 
 _id_by_class: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
 _class_by_id: weakref.WeakValueDictionary[bytes, type] = weakref.WeakValueDictionary()
-# Only classes of other processes are in here: a class that is not belongs to this one.
+# Contains classes of other processes only: all others belong to this one.
 _version_by_foreign_class: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
 
 
 def new_version() -> bytes:
-    """Random: no other process gives the same one to something else."""
+    """Return a random version: no other process uses the same one for something else."""
     return os.urandom(8)
 
 
 def is_foreign(cls: type) -> bool:
-    """Whether a class was made from a pickle of another process."""
+    """True if a class was made from a pickle of another process."""
     return cls in _version_by_foreign_class
 
 
 def version_in_force(cls: type) -> bytes:
-    """Of a class that was made from a pickle; b"": of none."""
+    """Return the version of a class that was made from a pickle; b"": none."""
     return _version_by_foreign_class.get(cls, b"")
 
 
 def forget_version(cls: type) -> None:
-    """The next definition of a class that comes is applied, whatever its version."""
+    """Apply the next definition of a class that comes, whatever its version."""
     if cls in _version_by_foreign_class:
         _version_by_foreign_class[cls] = b""
 
 
 def identity_of(cls: type) -> bytes:
-    """Under which instances of a class travel, from this process on."""
+    """Return the identity under which instances of a class travel, from this process on."""
     identity = _id_by_class.setdefault(cls, os.urandom(16))
     _class_by_id[identity] = cls
     return identity
 
 
 def adopt(identity: bytes, cls: type) -> None:
-    """Take what was pickled under this identity, in an earlier process, for instances of our class."""
+    """Take objects that an earlier process pickled under this identity for instances of our class."""
     if cls not in _version_by_foreign_class:
         _class_by_id[identity] = cls
 
 
 def make_class(identity: bytes, make: Callable[..., type], arguments: tuple[Any, ...]) -> type:
-    """In a pickle: the class of this id, or else an empty one, which `set_class_state` will fill."""
+    """Return, in a pickle, the class of this id; if it is new, an empty one for `set_class_state` to fill."""
     cls = _class_by_id.get(identity)
     if cls is None:
         cls = make(*arguments)
@@ -69,7 +69,7 @@ def make_class(identity: bytes, make: Callable[..., type], arguments: tuple[Any,
 
 
 def set_class_state(cls: type, state: tuple[Callable[..., Any], Any, bytes]) -> None:
-    """In a pickle: fill a class, unless it is ours or filled by this version already."""
+    """Fill a class, in a pickle, unless it is ours or has this version already."""
     set_state, attributes, version = state
     if _version_by_foreign_class.get(cls, version) != version:
         set_state(cls, attributes)
@@ -77,7 +77,7 @@ def set_class_state(cls: type, state: tuple[Callable[..., Any], Any, bytes]) -> 
 
 
 def known_class(identity: bytes, version: bytes, definition: bytes) -> type:
-    """In a pickle: the class of this id, made or renewed from its definition where need be."""
+    """Return, in a pickle, the class of this id, made or renewed from its definition if necessary."""
     cls = _class_by_id.get(identity)
     if cls is not None and _version_by_foreign_class.get(cls, version) == version:
         return cls
@@ -86,7 +86,7 @@ def known_class(identity: bytes, version: bytes, definition: bytes) -> type:
 
 
 def class_of(identity: bytes) -> type:
-    """In a pickle: the class of this id, whose definition does not travel with it."""
+    """Return, in a pickle, the class of this id, whose definition does not travel with it."""
     cls = _class_by_id.get(identity)
     if cls is None and find is not None:
         cls = find(identity)
@@ -96,12 +96,12 @@ def class_of(identity: bytes) -> type:
 
 
 find: Callable[[bytes], type | None] | None = None
-"""In a runner: what is asked for a class that is not here yet."""
+"""Function that finds a class that is not here yet; set in a runner."""
 
 at_home: set[bytes] = set()
-"""In a runner: identities of classes whose definitions the client has."""
+"""Identities of classes whose definitions the client has; filled in a runner."""
 
 
 def is_at_home(cls: type) -> bool:
-    """Does the client have this class?"""
+    """True if the client has this class."""
     return bool(at_home) and _id_by_class.get(cls) in at_home

@@ -1,4 +1,4 @@
-"""The names that code reads: global ones, those that it looks up by a text, and parts of packages."""
+"""Names that code reads: global ones, those that it looks up by a text, and parts of packages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @functools.lru_cache(maxsize=4096)
 def global_names(code: CodeType) -> tuple[str, ...]:
-    """The names that a piece of code, with what is defined inside it, may read from its globals."""
+    """List the names that a piece of code, with what is defined inside it, may read from its globals."""
     return tuple(dict.fromkeys(_global_names(code)))
 
 
@@ -27,8 +27,8 @@ def _global_names(code: CodeType) -> Iterator[str]:
     for instruction in dis.get_instructions(code):
         operation, name = instruction.opname, instruction.argval
         is_straight = is_straight and instruction.opcode not in _JUMPS
-        # ..._NAME is how the body of a class, also of one inside a function, reads and writes names.
-        if operation == "STORE_NAME" and is_straight:  # else it may have been passed over
+        # The body of a class, also inside a function, reads and writes names by ..._NAME.
+        if operation == "STORE_NAME" and is_straight:  # otherwise it may have been skipped
             stored.add(name)
         elif operation in _LOADS or (operation == "LOAD_NAME" and name not in stored):
             yield name
@@ -45,7 +45,7 @@ _WORDS = re.compile(r"[^\W\d]\w*")
 
 @functools.lru_cache(maxsize=4096)
 def mentioned_names(code: CodeType) -> frozenset[str]:
-    """Names that code may look up by a text, as `globals()["f"]` does, or as attributes of `__main__`."""
+    """Return names that code may look up by a text, as `globals()["f"]` does, or as attributes of `__main__`."""
     names = set(code.co_names)
     words: set[str] = set()
     for constant in code.co_consts:
@@ -61,7 +61,7 @@ def mentioned_names(code: CodeType) -> frozenset[str]:
 
 
 def submodules(code: CodeType, values: Iterable[Any]) -> set[str]:
-    """Modules that code uses as parts of the given ones (`os.path`), and that have been imported apart."""
+    """Return modules that code uses as parts of the given ones (`os.path`), and that were imported separately."""
     words = set(code.co_names)
     packages = tuple(
         value.__name__ + "."

@@ -1,4 +1,4 @@
-"""What cannot have changed since it was pickled, and so is never looked at again.
+"""Constants: values that cannot change after they are pickled, and so need no further checks.
 
 Exact types only: an instance of a subclass has attributes, which can change.
 """
@@ -28,7 +28,7 @@ PLAIN = frozenset(
         types.MethodDescriptorType, types.ClassMethodDescriptorType, types.CodeType,
     }
 )  # fmt: skip
-"""Types whose values neither change nor hold what changes."""
+"""Types whose values neither change nor hold anything that changes."""
 
 PLAIN_BY_NAME = frozenset(
     {
@@ -37,7 +37,8 @@ PLAIN_BY_NAME = frozenset(
         "pathlib._local.PosixPath", "pathlib._local.PurePosixPath", "dataclasses.Field",
     }
 )  # fmt: skip
-"""The same, of modules that are not imported here: a runner imports this, and the user may have such modules."""
+"""Names of such types in modules that are not imported here: a runner imports this module, and the user may have others
+of those names."""
 
 MADE_BY_PYTHON = frozenset(
     {
@@ -49,7 +50,7 @@ MADE_BY_PYTHON = frozenset(
         "_fields", "_field_defaults",
     }
 )  # fmt: skip
-"""Attributes of classes that Python makes from the definition. Nobody changes them in place."""
+"""Attributes of classes that Python makes from the definition. They are not changed in place."""
 
 MADE_OF_A_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
 """Attributes of an enum's members that Python makes."""
@@ -58,14 +59,14 @@ _DEPTH = 20
 
 
 def is_constant(value: Any) -> bool:
-    """Whether a value, with all that it holds, cannot change. False is always safe: it is looked at, then."""
+    """True if a value, with all that it holds, cannot change. False is always safe: the value is then checked."""
     return _is_constant(value, _DEPTH, set())
 
 
 def is_fixed(value: Any) -> bool:
-    """Whether the value of a global name, which is compared by identity, cannot change otherwise.
+    """True if the value of a global name, which is compared by identity, cannot change otherwise.
 
-    A function by value can, and a class; and calls ask whether it is the one that another value holds.
+    Functions and classes by value can change; calls also ask whether another value holds the same one.
     """
     kind = type(value)
     if kind is tuple or kind is frozenset:
@@ -99,7 +100,7 @@ def _is_constant(value: Any, depth: int, seen: set[int]) -> bool:
 
 
 def _parts_of_immutable(value: Any) -> Iterable[Any] | None:
-    """What decides whether a value can change; None: that is not known."""
+    """Return the parts that decide whether a value can change; None: unknown."""
     kind = type(value)
     if kind is tuple or kind is frozenset:
         return value  # type: ignore[no-any-return]
@@ -123,7 +124,7 @@ def _is_of_immutable_type(value: Any) -> bool:
     if f"{module_name}.{kind.__qualname__}" in PLAIN_BY_NAME or module_name == "typing":
         return True
     if module_name == "logging" and hasattr(value, "manager"):
-        return True  # a logger: pickled as its name
+        return True  # a logger is pickled as its name
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         if isinstance(value, (numpy.generic, numpy.dtype, numpy.ufunc)):
@@ -134,7 +135,7 @@ def _is_of_immutable_type(value: Any) -> bool:
 
 
 def _is_free(function: Any) -> bool:
-    """len, math.sqrt, dict.fromkeys; but not [].append."""
+    """True for functions without state: len, math.sqrt, dict.fromkeys; but not [].append."""
     owner = function.__self__
     return owner is None or isinstance(owner, (type, ModuleType))
 
@@ -147,9 +148,9 @@ def _rests_on_bytes(array: Any) -> bool:
 
 
 def parts_of(thing: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """What a function or class that travels by value holds, and where: ('default', 0), ('attribute', 'rates'), ...
+    """List what a function or class that travels by value holds, and where: ('default', 0), ('attribute', 'rates'), ...
 
-    Its global names are not part of it: `reach` follows these.
+    Its global names are not included: `reach` follows them.
     """
     if type(thing) is FunctionType:
         return _parts_of_function(thing)
@@ -173,7 +174,7 @@ def _parts_of_function(function: FunctionType) -> Iterator[tuple[tuple[Any, ...]
     for place, cell in enumerate(function.__closure__ or ()):
         value = contents_of(cell)
         if function.__code__.co_freevars[place] == "repr_running" and function.__name__ == "__repr__":
-            continue  # a dataclass's: empty but while it is at work
+            continue  # a dataclass's: empty except while it is at work
         if value is not MISSING:
             yield ("cell", place), value
     for name, value in function.__dict__.items():

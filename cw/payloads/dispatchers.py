@@ -1,4 +1,4 @@
-"""What `functools.singledispatch` makes, by value: it holds weak references, which cannot be pickled."""
+"""Pickling by value of what `functools.singledispatch` makes: it holds weak references, which cannot be pickled."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ _DISPATCHER_CODE = functools.singledispatch(len).__code__  # type: ignore[attr-d
 
 
 def is_dispatcher(function: FunctionType) -> bool:
-    """Is it what `functools.singledispatch` makes?"""
+    """True for what `functools.singledispatch` makes."""
     return function.__code__ is _DISPATCHER_CODE
 
 
 def parts_of_dispatcher(function: FunctionType) -> tuple[dict[type, Any], dict[str, Any]]:
-    """Its implementations by type, and the attributes that the user has given it."""
+    """Return its implementations by type, and the attributes that the user has given it."""
     made = ("register", "dispatch", "registry", "_clear_cache", "__wrapped__")
     attributes = {name: value for name, value in vars(function).items() if name not in made}
     return dict(function.registry), attributes  # type: ignore[attr-defined]
 
 
 def reduce_dispatcher(function: FunctionType) -> Any:
-    """How it is pickled."""
+    """Reduce a dispatcher for pickle."""
     return make_dispatcher, (function.__name__,), parts_of_dispatcher(function), None, None, fill_dispatcher
 
 
 def make_dispatcher(name: str) -> Any:
-    """In a pickle: one without its implementations."""
+    """Make, in a pickle, a dispatcher without its implementations."""
 
     def function(*args: Any) -> Any: ...
 
@@ -36,7 +36,7 @@ def make_dispatcher(name: str) -> Any:
 
 
 def fill_dispatcher(dispatcher: Any, state: tuple[dict[type, Any], dict[str, Any]]) -> None:
-    """In a pickle: give it what `parts_of_dispatcher` said."""
+    """Give a dispatcher, in a pickle, what `parts_of_dispatcher` returned."""
     registry, attributes = state
     for cls, implementation in registry.items():
         dispatcher.register(cls, implementation)
@@ -45,7 +45,7 @@ def fill_dispatcher(dispatcher: Any, state: tuple[dict[type, Any], dict[str, Any
 
 
 def make_dispatching_method(dispatcher: Any) -> Any:
-    """In a pickle: a `singledispatchmethod`."""
+    """Make, in a pickle, a `singledispatchmethod`."""
     method = functools.singledispatchmethod(dispatcher.registry[object])
     method.dispatcher = dispatcher
     return method

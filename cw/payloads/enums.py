@@ -1,11 +1,11 @@
-"""Enum classes by value: taken as they are, so that no line of the user's runs again.
+"""Enum classes by value: copied as they are, so that no line of user code runs again.
 
        class Perm(IntFlag)                    skeleton, then filled
     name, bases, plain attributes    --->   a class of the same name, and in it
     members: name, number or text    --->   the members, still without attributes
     all attributes, of members too   --->   set when all that they refer to is there
 
-An enum's members are made when its class is, by `__new__` and `__init__` of the user's, from values that may be
+An enum's members are made when its class is, by the user's `__new__` and `__init__`, from values that may be
 counted, drawn or read from elsewhere. So they are not made a second time but copied. They exist from the beginning,
 since what a method of the class reads may be one of them: a member is named by its class and its name.
 """
@@ -19,7 +19,7 @@ from types import BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorTyp
 from typing import Any, cast
 
 _PLAIN = (int, str, bool, type(None))
-# What `_make` or Python puts there; and the combinations of flags that were asked for until now are left behind.
+# What `_make` or Python adds. Combinations of flags that were looked up so far are left behind.
 _MADE = frozenset({"__dict__", "__weakref__", "_abc_impl", "_member_map_", "_value2member_map_"})
 _MADE_OF_A_MEMBER = frozenset({"__objclass__", "_inverted_"})
 
@@ -29,7 +29,7 @@ def is_enum(cls: type) -> bool:
 
 
 def reduce_class(cls: Any) -> tuple[Any, ...]:
-    """How pickle takes an enum class apart."""
+    """Reduce an enum class for pickle."""
     attributes = {
         name: value for name, value in vars(cls).items() if name not in _MADE and not _is_slot(value, cls)
     }
@@ -58,7 +58,7 @@ def reduce_class(cls: Any) -> tuple[Any, ...]:
 
 
 def reduce_member(member: Any) -> Any:
-    """How pickle takes a member of an enum by value apart; NotImplemented: as its class says."""
+    """Reduce a member of an enum by value for pickle; NotImplemented: as its class says."""
     cls = type(member)
     if getattr(cls.__reduce_ex__, "__module__", None) != "enum":  # the user's own
         return NotImplemented
@@ -80,9 +80,9 @@ def _is_slot(value: Any, cls: type) -> bool:
 
 
 def _take_apart(member: Any) -> tuple[Any, Any]:
-    """What a member without attributes is made with, and what it is filled with."""
+    """Return what a member without attributes is made with, and what it is filled with."""
     cls = type(member)
-    # The type that holds its data, as int does: below the classes that are written in Python.
+    # The type that holds its data, as int does, comes below the classes written in Python.
     kind = next(c for c in cls.__mro__ if isinstance(vars(c).get("__new__"), BuiltinFunctionType))
     arguments: Any = ()
     items: tuple[Any, ...] = ()
@@ -108,7 +108,7 @@ def _make(
     names: list[tuple[str, str]],
     parts: dict[str, tuple[tuple[Any, tuple[Any, ...]], Any]],
 ) -> Any:
-    """In a pickle: the class with its members, all without what may refer to them."""
+    """Make, in a pickle, the class with its members, without anything that may refer to them."""
     cls = make_quietly(metaclass, name, bases, {**skeleton, "_member_map_": {}, "_value2member_map_": {}})
     members = {}
     for first_name, ((kind, arguments), value) in parts.items():
@@ -122,7 +122,7 @@ def _make(
 
 
 def make_quietly(metaclass: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
-    """A new class; `__init_subclass__` of its bases is not called: at home it was, and what it did is copied."""
+    """Make a class without calling `__init_subclass__` of its bases: the client did, and what it did is copied."""
 
     class Silence:
         def __init_subclass__(cls, **_: Any) -> None: ...
@@ -133,20 +133,20 @@ def make_quietly(metaclass: Any, name: str, bases: tuple[type, ...], namespace: 
     quiet = type.__new__(type(metaclass), metaclass.__name__, (metaclass,), {"mro": mro})
     cls: Any = type.__new__(quiet, name, bases, namespace)
     type.__setattr__(cls, "__class__", metaclass)
-    type.__setattr__(cls, "__bases__", bases)  # the order in which it looks is found anew
+    type.__setattr__(cls, "__bases__", bases)  # compute the method resolution order anew
     if issubclass(metaclass, abc.ABCMeta):
         abc._abc_init(cls)  # type: ignore[attr-defined]
-        cls.__abstractmethods__ = frozenset()  # as yet it has no methods, and shall have members
+        cls.__abstractmethods__ = frozenset()  # it has no methods yet, and must get members
     return cls
 
 
 def _fill(cls: Any, state: tuple[dict[str, Any], dict[str, Any], list[tuple[Any, str]], list[type]]) -> None:
-    """In a pickle: what `_make` has left out; or all that the class holds now, if it was changed."""
+    """Add, in a pickle, what `_make` left out; or all that the class holds now, if it was changed."""
     attributes, members, values, subclasses = state
     for name, value in attributes.items():
         if name != "__slots__":
             type.__setattr__(cls, name, value)
-    if "__firstlineno__" in attributes:  # Python 3.13 takes it away with `__module__`
+    if "__firstlineno__" in attributes:  # Python 3.13 removes it together with `__module__`
         type.__setattr__(cls, "__firstlineno__", attributes["__firstlineno__"])
     for name, (others, slots, items) in members.items():
         member = cls._member_map_[name]
@@ -161,7 +161,7 @@ def _fill(cls: Any, state: tuple[dict[str, Any], dict[str, Any], list[tuple[Any,
 
 
 def _put_in(member: Any, elements: Any = None, pairs: Any = None) -> None:
-    """The elements of a member that is a list, the items of one that is a dict, as pickle would."""
+    """Add the elements of a member that is a list, or the items of one that is a dict, as pickle would."""
     if elements is not None:
         list.__init__(member, elements)
     if pairs is not None:

@@ -1,4 +1,4 @@
-"""What of the client's surroundings its jobs find in the runner: working directory, `sys.path`, variables it has set.
+"""Environment of the client that its jobs find in the runner: working directory, `sys.path`, variables it has set.
 
       client's sys.path                       runner's sys.path
     +---------------------+                 +---------------------+
@@ -10,15 +10,15 @@
                                             | runner itself has   | <-- cw, the runner's site-packages
                                             +---------------------+
 
-The order is the client's, so that the same module is found as at home. The standard library is the runner's
+The order is the client's, so that the same module is found as there. The standard library is the runner's
 own, since it must fit the interpreter; and what the runner has stays at the end, for a client whose
-installation is not on this machine. The working directory is another one where the client says so (`workdir`): a path,
+installation is not on this machine. The client may choose another working directory (`workdir`): a path,
 or SCRATCH for a fresh one of the runner's own. The script itself is not run, and `sys.argv` stays behind.
 
-Of `os.environ` travels what the program has set or deleted itself since it was started, as a pool's workers inherit it.
-What it was started with describes its own machine and stays behind.
+Variables of `os.environ` travel if the program itself has set or deleted them, as a pool's workers inherit them.
+Those that it was started with describe its own machine and stay behind.
 
-Nothing is pickled: any process may read an environment.
+No part is pickled: any process may read an environment.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ from cw.errors import EnvironmentMismatch, Error, PayloadError
 from cw.payloads import modules
 
 SCRATCH = "scratch"
-"""In place of a working directory: a private one for each runner. (The others are absolute paths.)"""
+"""Value in place of a working directory: a private one for each runner. (The others are absolute paths.)"""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A client's surroundings. In `path`, None stands for the standard library."""
+    """Environment of a client. In `path`, None stands for the standard library."""
 
     directory: str
     path: tuple[str | None, ...]
     python: str  # '3.11.7'
     cloudpickle: str
-    script: str  # for messages; '' where there is none
-    variables: dict[str, str | None] = field(default_factory=dict)  # that the program has set; None: deleted
+    script: str  # for messages; '' if there is none
+    variables: dict[str, str | None] = field(default_factory=dict)  # set by the program; None: deleted
     files: dict[str, list[Any]] = field(default_factory=dict)  # see modules.files_of_modules
-    seed: str = ""  # of the session, see `cw.payloads.current`: hexadecimal digits
-    hash_seed: str = ""  # PYTHONHASHSEED; '' where it is not set
+    seed: str = ""  # the session's, see `cw.payloads.current`: hexadecimal digits
+    hash_seed: str = ""  # PYTHONHASHSEED; '' if it is not set
     recursion_limit: int = 0  # 0: the runner's own
 
 
 def check_workdir(workdir: str | os.PathLike[str] | None) -> str | None:
-    """The working directory that jobs are to have, as it travels. Raises TypeError, ValueError."""
+    """Return the working directory for jobs, in the form that travels. Raises TypeError, ValueError."""
     if workdir is None:
         return None
     if not isinstance(workdir, (str, os.PathLike)) or isinstance(path := os.fspath(workdir), bytes):
@@ -71,8 +71,7 @@ def check_workdir(workdir: str | os.PathLike[str] | None) -> str | None:
 
 
 def dump_environment(seed: bytes = b"", workdir: str | None = None) -> bytes:
-    """This process's environment, as it is now, but for the working directory, if another one is given; `seed` is the
-    session's.
+    """Return the environment of this process as it is now. `workdir`: another working directory; `seed`: the session's.
 
     Raises `Error` if the working directory has been deleted.
     """
@@ -87,11 +86,11 @@ def dump_environment(seed: bytes = b"", workdir: str | None = None) -> bytes:
     directory = workdir or here
     path: list[str | None] = []
     for entry in sys.path:
-        if not isinstance(entry, str):  # the import system passes over it too
+        if not isinstance(entry, str):  # the import system ignores it, too
             continue
         if not here and not os.path.isabs(entry):
             continue
-        # ('' is the directory in which Python looks at the time.)
+        # '' is the current directory when Python looks.
         place = None if _is_standard_library(entry) else os.path.join(here, entry).rstrip("/") or "/"
         if place not in path:
             path.append(place)
@@ -105,7 +104,7 @@ def dump_environment(seed: bytes = b"", workdir: str | None = None) -> bytes:
 
 
 def load_environment(payload: bytes | bytearray | memoryview) -> Environment:
-    """The environment of a payload. Raises `PayloadError`."""
+    """Decode an environment. Raises `PayloadError`."""
     try:
         directory, path, python, cloudpickle_version, script, more = json.loads(bytes(payload))
         return Environment(directory, tuple(path), python, cloudpickle_version, script, **more)
@@ -114,15 +113,15 @@ def load_environment(payload: bytes | bytearray | memoryview) -> Environment:
 
 
 def apply_environment(environment: Environment, scratch: str = "") -> None:
-    """Make this process work where the client does, or in `scratch`, where the client wants that. Not thread-safe.
+    """Make this process work where the client does, or in `scratch` if the client wants that. Not thread-safe.
 
-    All that cw needs must be imported by now: from here on, `import signal` may find a file of the user's.
-    Raises `EnvironmentMismatch`, naming directory and machine; `sys.path` is set nevertheless.
+    All that cw needs must be imported before: afterwards, `import signal` may find a file of the user's. Raises
+    `EnvironmentMismatch`, naming directory and machine; `sys.path` is set nevertheless.
     """
     apply_variables(environment.variables)
     modules.expect_files(environment.files)
     if environment.recursion_limit not in (0, sys.getrecursionlimit()):
-        with contextlib.suppress(RecursionError, ValueError):  # so low that not even this call fits
+        with contextlib.suppress(RecursionError, ValueError):  # so low that even this call does not fit
             sys.setrecursionlimit(environment.recursion_limit)
     own = list(sys.path)
     path: list[str] = []
@@ -130,8 +129,8 @@ def apply_environment(environment: Environment, scratch: str = "") -> None:
         path += [entry] if entry is not None else filter(_is_standard_library, own)
     path += own
     sys.path[:] = dict.fromkeys(path)
-    # What importlib.invalidate_caches() is for, which in Python 3.13 imports `email` and others on the way:
-    # 30 ms, and perhaps the user's own `email.py`.
+    # This is what importlib.invalidate_caches() does, which in Python 3.13 imports `email` and others: 30 ms, and
+    # perhaps the user's own `email.py`.
     sys.path_importer_cache.clear()
     directory = environment.directory
     try:
@@ -155,52 +154,52 @@ def apply_environment(environment: Environment, scratch: str = "") -> None:
 
 
 def hash_seed() -> str:
-    """The PYTHONHASHSEED that this process was given: from '0' to '4294967295', or '' where strings' hashes are random
-    here."""
+    """Return the PYTHONHASHSEED that this process was given, from '0' to '4294967295'; '' if hashes of strings are
+    random here."""
     seed = os.environ.get("PYTHONHASHSEED", "")
     return str(int(seed)) if is_hash_seed(seed) else ""
 
 
 def is_hash_seed(seed: Any) -> bool:
-    """Is this a PYTHONHASHSEED that fixes hashes? (With one that it does not know, Python does not start.)"""
+    """True for a PYTHONHASHSEED that fixes hashes. (With an invalid one, Python does not start.)"""
     return isinstance(seed, str) and seed.isascii() and seed.isdigit() and int(seed[:20]) < 2**32
 
 
 # --- variables ---
 
 _NOT_TAKEN = {
-    # On which devices a process runs is said by its worker. Here it is the client's place.
+    # The worker decides on which devices a process runs. Here are the client's.
     "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES",
     "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK",
-    # Read when an interpreter starts: a runner's has started.
+    # Read when an interpreter starts, which a runner has done.
     "PYTHONHASHSEED",
-    # A shell's own affairs.
+    # The shell's own.
     "_", "PWD", "OLDPWD", "SHLVL",
 }  # fmt: skip
 _NOT_TAKEN_PREFIXES = (
-    # cw's own: addresses, the credential, how deep in clusters a process is.
+    # cw's own: addresses, the credential, the nesting depth of clusters.
     "CW_",
-    # Where a process runs, as its batch system says it.
+    # Set by batch systems to describe where a process runs.
     "SLURM", "SBATCH_", "SRUN_", "PMI_", "PMIX_", "OMPI_", "FLUX_",
-    # A notebook kernel's own: it ends when the process named there is not its parent.
+    # A notebook kernel's own: the kernel ends when the process named there is not its parent.
     "JPY_",
 )  # fmt: skip
-"""Variables, by name and by how their names begin, that are never taken along."""
+"""Variables that never travel: names, and beginnings of names."""
 
 
 def _is_taken(name: str, value: str | None) -> bool:
-    # What a notebook draws with is the notebook itself.
+    # The backend of a notebook draws in the notebook itself.
     is_notebooks = name == "MPLBACKEND" and (value or "").startswith("module://")
     is_pythons = name == "LC_CTYPE" and value in (
         "C.UTF-8",
         "C.utf8",
         "UTF-8",
-    )  # set where there is no locale
+    )  # Python sets it where there is no locale
     return not (name in _NOT_TAKEN or name.startswith(_NOT_TAKEN_PREFIXES) or is_notebooks or is_pythons)
 
 
 def variables_set() -> dict[str, str | None]:
-    """The environment variables that this program has set (or deleted: None) itself since its start."""
+    """Return the environment variables that this program itself has set (or deleted: None) since its start."""
     try:
         with open("/proc/self/environ", "rb") as file:
             text = file.read()
@@ -209,7 +208,7 @@ def variables_set() -> dict[str, str | None]:
     entries = [entry.partition(b"=") for entry in text.split(b"\0") if b"=" in entry[1:]]
     initial = {os.fsdecode(name): os.fsdecode(value) for name, _, value in entries}
     now = dict(os.environ)
-    # Some programs write their title over it (setproctitle): then nobody knows what was there.
+    # Some programs write their title over it (setproctitle): then we cannot know what was there.
     if text and not any(now.get(name) == value for name, value in initial.items()):
         return {}
     changed: dict[str, str | None] = {
@@ -231,11 +230,11 @@ def apply_variables(variables: dict[str, str | None]) -> None:
 
 
 jobs_begun = 0
-"""Of this process, if it is a runner."""
+"""Number of jobs that this process has begun, if it is a runner."""
 
 
 def ipython_shell() -> Any:
-    """IPython's shell (a notebook's kernel has one, too) in which what this process runs is typed, or None."""
+    """Return the IPython shell (also of a notebook's kernel) in which the user types, or None."""
     return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 

@@ -1,4 +1,4 @@
-"""What jobs raise, and its payloads: with the traceback as text.
+"""Errors that jobs raise, and their payloads, with the traceback as text.
 
 exception -- dump_error --> load_error --> the exception, of its own type, the text as its `__cause__`
 """
@@ -20,16 +20,16 @@ from cw.payloads.layout import Payload
 from cw.payloads.pickled import PLAIN, dump_value, load
 from cw.payloads.refusals import refusal_of
 
-# Of a longer traceback the middle is left out: an exception may carry its data in its text.
+# Longer tracebacks lose their middle: an exception may carry its data in its text.
 TRACEBACK_CHARACTERS = 256 * 1024
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # all of cw
 
 
 def dump_error(exception: BaseException, where: dict[str, Any]) -> bytes:
-    """What a job raised, for `load_error`: with its traceback, but for the frames of cw that called the job.
+    """Pickle what a job raised, for `load_error`: with its traceback, without the frames of cw that called the job.
 
-    `where` says where it was ('host', 'pid', ...). Never raises, and keeps nothing of the exception alive.
+    `where` describes the place ('host', 'pid', ...). Never raises, and keeps nothing of the exception alive.
     """
     type_name = _type_name(type(exception))
     try:
@@ -47,7 +47,7 @@ def dump_error(exception: BaseException, where: dict[str, Any]) -> bytes:
 
 
 def unreadable(describe: str, failure: BaseException) -> BaseException:
-    """The error of a job whose result does not unpickle here."""
+    """Return the error of a job whose result does not unpickle here."""
     error = RemoteException(
         f"the result of {describe} cannot be unpickled here: {type(failure).__name__}: {failure}"
     )
@@ -56,10 +56,10 @@ def unreadable(describe: str, failure: BaseException) -> BaseException:
 
 
 def forget_tracebacks(exception: BaseException) -> None:
-    """Take the traceback off an exception that has been pickled, and off those behind it.
+    """Remove the tracebacks of an exception that has been pickled, and of its causes and contexts.
 
-    Frames hold what their functions had bound, the exception too, often: such a circle, with all the data in it, would
-    stay until the garbage collector runs.
+    Frames hold their functions' variables, often also the exception: such a circle, with all its data, would stay until
+    the garbage collector runs.
     """
     waiting, seen = [exception], set()
     while waiting:
@@ -68,14 +68,14 @@ def forget_tracebacks(exception: BaseException) -> None:
             seen.add(id(one))
             BaseException.with_traceback(one, None)
             waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
-            with contextlib.suppress(Exception):  # a group's; or something of the user's by that name
+            with contextlib.suppress(Exception):  # the members of a group; or a user's attribute of that name
                 waiting += [other for other in one.exceptions if isinstance(other, BaseException)]  # type: ignore[attr-defined]
 
 
 def load_error(payload: Payload, describe: str) -> BaseException:
-    """The exception, of its own type. The text of its `__cause__` is `describe` and the remote traceback.
+    """Return the exception, of its own type. The text of its `__cause__` is `describe` and the remote traceback.
 
-    One that does not unpickle here becomes a `RemoteException`. Never raises.
+    An exception that does not unpickle here becomes a `RemoteException`. Never raises.
     """
     try:
         type_name, message, text, where, pickled, reason = loads(payload)
@@ -87,21 +87,21 @@ def load_error(payload: Payload, describe: str) -> BaseException:
     if pickled:
         try:
             exception = deferred.apart(_load_exception, pickled)
-        except BaseException as error:  # it is the user's code, which may raise SystemExit as well
+        except BaseException as error:  # user code may also raise SystemExit
             reason = f"{_type_name(type(error))}: {_text(error)}"
     if exception is None:
         name_and_text = f"{type_name}: {message}" if message else type_name
         message = f"{name_and_text}  (the exception itself is not here: {reason})"
         exception = RemoteException(message, type_name, text)
-    # Not by plain assignment, which an exception class may forbid (a frozen dataclass does).
+    # Plain assignment does not work for exception classes that forbid it, such as frozen dataclasses.
     BaseException.__setattr__(exception, "__cause__", RemoteTraceback(text, where))
     return exception
 
 
 def load_what_errors_take() -> None:
-    """Have all imported by which `traceback` shows errors: later, `sys.path` is the user's, and may hold a `codeop.py`.
+    """Import all that `traceback` needs to show errors: later, `sys.path` is the user's, and may contain a `codeop.py`.
 
-    What that is differs between versions of Python, and between errors: so one of each kind is shown here.
+    These modules differ between versions of Python and between errors, so one error of each kind is shown here.
     """
     for text in "1 +", "whlie True:", "import no_such_module", "from os import pathh", "os.pathh", "oss":
         try:
@@ -112,11 +112,10 @@ def load_what_errors_take() -> None:
 
 
 def _dump_exception(exception: BaseException) -> tuple[bytes, str]:
-    """The exception's pickle, in the form that gives it back with the same text; or b"" and the reason.
+    """Return the exception's pickle, in the form that restores it with the same text; or b"" and the reason.
 
-    Pickle makes an exception by calling its class with `args`. Many classes have a constructor that takes
-    something else: the call fails, or makes up another text. So it is tried here, and where it goes wrong
-    the parts are sent.
+    Pickle makes an exception by calling its class with `args`. Many classes have a constructor that takes other
+    arguments: the call fails, or produces another text. So we try it here, and send the parts if it goes wrong.
     """
     usable, reason = b"", ""
     for form in (lambda: exception, lambda: _built_in(type(exception), "__reduce__")(exception)):
@@ -128,7 +127,7 @@ def _dump_exception(exception: BaseException) -> tuple[bytes, str]:
             usable = usable or pickled
         except byvalue.Unpicklable as failure:
             reason = reason or refusal_of("the exception", failure, [("exception", exception)])
-        except BaseException as error:  # it is the user's code, which may raise SystemExit as well
+        except BaseException as error:  # user code may also raise SystemExit
             reason = reason or f"{_type_name(type(error))}: {_text(error)}"
     return usable, reason
 
@@ -142,7 +141,7 @@ def _load_exception(pickled: bytes) -> BaseException:
 
 
 def _from_parts(cls: type[BaseException], args: tuple[Any, ...], attributes: Any = None) -> BaseException:
-    """An exception as if only the built-in part of its constructor had run. Then its attributes are set."""
+    """Make an exception as if only the built-in part of its constructor had run, then set its attributes."""
     exception = cls.__new__(cls, *args)
     _built_in(cls, "__init__")(exception, *args)
     for name, value in (attributes or {}).items():
@@ -151,7 +150,7 @@ def _from_parts(cls: type[BaseException], args: tuple[Any, ...], attributes: Any
 
 
 def _built_in(cls: type, name: str) -> Callable[..., Any]:
-    """The method that is left when those written in Python are taken away."""
+    """Find the first method of this name, along the class's bases, that is not written in Python."""
     kinds = WrapperDescriptorType, MethodDescriptorType
     return next(method for c in cls.__mro__ if isinstance(method := vars(c).get(name), kinds))
 
@@ -172,7 +171,7 @@ def _type_name(cls: type) -> str:
 
 
 def _text(thing: Any) -> str:
-    """`str(thing)`, also where that raises or is very long."""
+    """Return `str(thing)`, also if that raises or is very long."""
     try:
         return str(thing)[:TRACEBACK_CHARACTERS]
     except Exception:

@@ -1,9 +1,9 @@
-"""Random generators that travel with a function: all its jobs, or all runners, would draw the same numbers.
+"""Random generators that travel with a function, so that all its jobs, or all runners, would draw the same numbers.
 
-    a function is pickled anew --> marks of a generator in the bytes? --yes--> look at what it holds --> a warning each
+    a function is pickled anew --> marks of a generator in the bytes? --yes--> search what it holds --> a warning each
 
-A bound method's object, a partial, a callable object, closures, defaults and the script's globals may hold one. Not
-meant are arguments, since each call has its own; and the generators that modules share (`random.gauss`,
+A bound method's object, a partial, a callable object, closures, defaults and the script's globals may hold one.
+Excluded are arguments, since each call has its own, and generators that modules share (`random.gauss`,
 `numpy.random.rand`), which travel by name: each runner has its own.
 """
 
@@ -26,7 +26,7 @@ from cw.payloads.code_names import global_names
 from cw.payloads.pickling_errors import function_name, parts_of
 
 _OBJECTS = 200_000
-"""How many objects to look at, for 2 us each. More: large values are looked through. Fewer: a submit is sooner done."""
+"""Most objects searched, for 2 us each. More: larger values are searched. Fewer: a submit is faster."""
 
 _KINDS = (
     ("random", "Random"), ("numpy.random", "Generator"), ("numpy.random", "RandomState"),
@@ -41,7 +41,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # all of cw
 
 
 def warn_of(function: Any, told: dict[Any, Any]) -> None:
-    """Warn of each generator that a function holds, which has just been pickled. `told`: of which that was done."""
+    """Warn of each generator that a function holds, which was just pickled. `told`: those already reported."""
     name = function_name(function)
     if name in told:  # a lambda in a loop is many functions
         return
@@ -59,11 +59,11 @@ def warn_of(function: Any, told: dict[Any, Any]) -> None:
 
 
 def find(function: Any) -> dict[str, Any]:
-    """The random generators that travel with a function, by name: 'rng', 'self.rng', "options['rng']"."""
+    """Find the random generators that travel with a function, by name: 'rng', 'self.rng', "options['rng']"."""
     kinds, shared = _loaded(_KINDS), _loaded(_SHARED)
     found: dict[str, Any] = {}
     waiting: collections.deque[tuple[str, Any]] = collections.deque([("self", function)])
-    seen: dict[int, Any] = {}  # the objects themselves are kept, so that no id is used again meanwhile
+    seen: dict[int, Any] = {}  # keeps the objects, so that no id is reused
     while waiting and len(seen) < _OBJECTS:
         path, thing = waiting.popleft()
         kind = type(thing)  # not isinstance(), which asks the object, and proxies lie
@@ -76,13 +76,13 @@ def find(function: Any) -> dict[str, Any]:
             continue
         try:
             waiting.extend(itertools.islice(_parts(path, thing), _OBJECTS))
-        except Exception:  # the object answers in its own way; look elsewhere
+        except Exception:  # the object answers in its own way: skip it
             continue
     return found
 
 
 def _parts(path: str, thing: Any) -> Iterator[tuple[str, Any]]:
-    """What travels with a value, under the names that its author knows."""
+    """List what travels with a value, under the names that its author knows."""
     if isinstance(thing, FunctionType):
         if travels_by_value(thing):
             yield from _parts_of_function(thing)
@@ -128,7 +128,7 @@ def _parts_of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _parameter(function: Any, position: int) -> str:
-    """What an argument is called that a partial holds."""
+    """Return the name of the parameter for an argument that a partial holds."""
     code = getattr(function, "__code__", None)
     if code is None or position >= code.co_argcount:
         return f"args[{position}]"
@@ -142,18 +142,18 @@ def _name_in_script(thing: Any) -> str | None:
 
 
 def _loaded(names: tuple[tuple[str, str], ...]) -> tuple[Any, ...]:
-    """Those of these that there are, without importing anything."""
+    """Return those of these that exist, without importing anything."""
     found = (getattr(sys.modules.get(module), name, None) for module, name in names)
     return tuple(one for one in found if one is not None)
 
 
 def may_hold_one(pickled: bytes) -> bool:
-    """Does a pickle name a class of generators? (One that does need not hold one.)"""
+    """True if a pickle names a class of generators. (It need not hold a generator.)"""
     return any(pickled.find(mark) >= 0 for mark in (*_MARKS, *(c.__name__.encode() for c in _own_classes())))
 
 
 def _own_classes() -> Sequence[type]:
-    """The subclasses of random.Random, and theirs."""
+    """Return all direct and indirect subclasses of random.Random."""
     classes = [random.Random]
     for cls in classes:
         classes += cls.__subclasses__()
@@ -161,7 +161,7 @@ def _own_classes() -> Sequence[type]:
 
 
 def frames_of_cw() -> int:
-    """The `stacklevel` of who called cw."""
+    """Return the `stacklevel` of the code that called cw."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back

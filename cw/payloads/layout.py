@@ -1,11 +1,11 @@
-"""A payload's bytes: a pickle, its large buffers, a text beside it.
+"""Layout of a payload: a pickle, its large buffers, a text beside it.
 
-A payload is one contiguous piece of memory, of one of three kinds, told apart by the first byte:
+A payload is one contiguous piece of memory, of one of three kinds, distinguished by the first byte:
 
     0x80 ...  a pickle as it is: `bytes`
     0x01 ...  a pickle and its large buffers (arrays): bytes, or a memoryview of mapped memory
     0x02 ...  a text beside it (u32 size, text, spaces up to a multiple of 64 bytes), and one of the two others:
-              a note to the client with a result; with a function, what is so in the user's modules
+              a note to the client with a result; settings of the user's modules with a function
 
       +------+---------+----------+---------+-------------------+--------+-----+----------+-----+----------+
       | 0x01 | writable| buffers n| size of | sizes of buffers  | pickle | pad | buffer 1 | pad | buffer 2 |
@@ -49,15 +49,16 @@ _ALIGNMENT = 64  # a cache line, and what numpy and the vector units like best
 
 
 def allocate_buffer(nbytes: int) -> memoryview:
-    """Fresh writable memory, in huge pages where the system has them: for what is `MAPPED` or larger."""
+    """Allocate writable memory, in huge pages if the system has them, for sizes from `MAPPED`."""
     memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
+    with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(memory)[:nbytes]
 
 
 def keeper(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
-    """A buffer callback that keeps the large ones there. (No method of who holds the pickler: that were a circle.)"""
+    """Return a buffer callback that keeps large buffers in the list. (A method of the pickler's owner would form a
+    circle.)"""
 
     def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
@@ -70,20 +71,20 @@ def keeper(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
 
 
 def label_bytes(label: int) -> bytes:
-    """What is behind a call's pickle."""
+    """Return the bytes that follow a call's pickle."""
     return label.to_bytes(LABEL, "little")
 
 
 def join(
     data: bytes, buffers: list[memoryview], store: Store | None = None, label: int | None = None
 ) -> Payload:
-    """The payload of pickles that go one after the other, and of their buffers; for a call, with its label."""
+    """Join consecutive pickles and their buffers into a payload; for a call, with its label."""
     behind = b"" if label is None else label_bytes(label)
     return pack(data, buffers, store, behind) if buffers else data + behind
 
 
 def pickle_of(payload: Payload) -> bytes:
-    """The pickle, without its large buffers."""
+    """Return the pickle without its large buffers."""
     if payload[0] != MULTI:
         return bytes(payload)
     view = memoryview(payload).cast("B")
@@ -119,7 +120,7 @@ def pack(data: bytes, buffers: list[memoryview], store: Store | None, behind: by
 
 
 def unpack(payload: memoryview) -> tuple[memoryview, list[memoryview]]:
-    """The pickle and its buffers."""
+    """Split a payload into the pickle and its buffers."""
     if len(payload) < _HEADER.size:
         raise PayloadError(f"a payload of {len(payload)} bytes is cut short in its header")
     _, writable, count, data_size = _HEADER.unpack_from(payload)
@@ -148,14 +149,14 @@ def _writable_copy(payload: memoryview) -> memoryview:
 
 
 def with_text(payload: Payload, text: str) -> bytes:
-    """The payload with a text beside it."""
+    """Return the payload with a text beside it."""
     encoded = text.encode(errors="surrogatepass")
     head = bytes([WITH_TEXT]) + struct.pack("<I", len(encoded)) + encoded
     return b"".join((head, b" " * (-len(head) % _ALIGNMENT), payload))
 
 
 def split_text(payload: Payload) -> tuple[str, Payload]:
-    """The text beside a payload, or '', and the payload without it."""
+    """Return the text beside a payload, or '', and the payload without it."""
     if payload[:1] != bytes([WITH_TEXT]):
         return "", payload
     end = 5 + int.from_bytes(payload[1:5], "little")

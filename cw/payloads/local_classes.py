@@ -1,4 +1,4 @@
-"""Classes by value, in a runner: their attributes, as they were over there last, and as jobs have changed them here."""
+"""Classes by value, in a runner: their attributes, as the client sent them last and as jobs have changed them here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cw.payloads.local_functions import HOLE, by_token, load_annotations
 
 
 class LostAttribute:
-    """In the place of a class's attribute whose value cannot be pickled."""
+    """Replaces a class's attribute whose value cannot be pickled."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -22,7 +22,7 @@ class LostAttribute:
 
 
 _filled: weakref.WeakKeyDictionary[type, tuple[frozenset[str], dict[str, Any]]] = weakref.WeakKeyDictionary()
-"""In a runner: the names that a class's last definition has, and the values that came with it."""
+"""Names in a class's last definition, and the values that came with it; filled in a runner."""
 
 _COMPARED = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
@@ -33,16 +33,16 @@ def _is_unchanged(value: Any, before: Any) -> bool:
 
 
 def fill_class(cls: type, filling: tuple[Any, ...]) -> None:
-    """In a pickle: give a class its attributes, unless it is ours or has this version already."""
+    """Set a class's attributes, in a pickle, unless it is ours or has this version already."""
     set_state, state, hints, token, version, qualname, own = filling
     if classes.is_foreign(cls):
         cls.__qualname__ = qualname
         before, attributes = _filled.get(cls, (frozenset(), {})), state[0]
-        for name in before[0] - own:  # deleted since, over there
+        for name in before[0] - own:  # the client has deleted it since
             with contextlib.suppress(AttributeError, TypeError):
                 type.__delattr__(cls, name)
         _filled[cls] = own, attributes
-        # What has not changed over there stays as jobs have left it.
+        # Attributes that the client has not changed stay as jobs have left them.
         same = {name for name, value in attributes.items() if _is_unchanged(value, before[1].get(name, HOLE))}
         state = {name: value for name, value in attributes.items() if name not in same}, *state[1:]
     classes.set_class_state(cls, (set_state, state, version))

@@ -26,7 +26,7 @@ _LOADED_CODE = 4096
 
 
 class Hole:
-    """In the place of a value that is sent apart, since it can change."""
+    """Replaces a value that is sent apart, since it can change."""
 
     def __reduce__(self) -> Any:
         return _hole, ()
@@ -42,14 +42,14 @@ def _hole() -> Hole:
 # --- namespaces -------------------------------------------------------------------------------
 
 _namespaces: dict[str, dict[str, Any]] = {}
-"""In a runner: those that are not the script's, by key."""
+"""Namespaces other than the script's, by key; used in a runner."""
 
 _keys: dict[int, tuple[dict[str, Any], str]] = {}
-"""In a client: the key of each namespace that was met, by id; it holds the namespace, so that the id stays its own."""
+"""Key of each namespace met, by id, with the namespace, so that its id is not reused; used in a client."""
 
 
 def key_of(names: dict[str, Any]) -> str:
-    """Which namespace this is: '__main__', a module's name, or a module's name and a number."""
+    """Return the key of a namespace: '__main__', a module's name, or a module's name and a number."""
     if names is script.namespace():
         return "__main__"
     known = _keys.get(id(names))
@@ -62,7 +62,7 @@ def key_of(names: dict[str, Any]) -> str:
 
 
 def namespace_of(key: str) -> dict[str, Any]:
-    """The namespace of this key in this process; empty if it is new."""
+    """Return the namespace of this key in this process; empty if it is new."""
     if key == "__main__":
         return script.namespace()
     names = _namespaces.get(key)
@@ -79,7 +79,8 @@ _code_by_bytes: dict[bytes, CodeType] = {}
 
 
 def dump_code(code: CodeType) -> bytes:
-    """The same bytes each time for the same object (marshal's depend on who else holds the constants)."""
+    """Dump code to bytes that are always the same for one object (marshal's depend on other owners of the
+    constants)."""
     known = _bytes_by_code.get(id(code))
     if known is not None and known[0]() is code:
         return known[1]
@@ -90,7 +91,7 @@ def dump_code(code: CodeType) -> bytes:
 
 
 def load_code(data: bytes) -> CodeType:
-    """One object for the same bytes, while it is remembered."""
+    """Load code: one object for the same bytes, while it is remembered."""
     code = _code_by_bytes.get(data)
     if code is None:
         code = _code_by_bytes[data] = marshal.loads(data)
@@ -105,7 +106,7 @@ def load_code(data: bytes) -> CodeType:
 def parts_of_function(
     function: FunctionType, hints: Any, holes: Iterable[tuple[Any, ...]] = ()
 ) -> tuple[Any, ...]:
-    """What `set_function_state` takes: all but code and names. `holes`: places whose values are sent apart."""
+    """Return what `set_function_state` takes: all but code and names. `holes`: places whose values are sent apart."""
     defaults, kwdefaults = function.__defaults__, function.__kwdefaults__
     cells = [contents_of(cell) for cell in function.__closure__ or ()]
     is_bound = [value is not MISSING for value in cells]
@@ -130,11 +131,11 @@ def parts_of_function(
 def make_function(
     code: bytes, called: tuple[str, str, Any], key: str, cells: tuple[CellType, ...], token: Any
 ) -> FunctionType:
-    """In a pickle: a function without its state. `called`: its `__name__`, `__qualname__` and `__module__`."""
+    """Make, in a pickle, a function without its state. `called`: its `__name__`, `__qualname__` and `__module__`."""
     name, qualname, module = called
     names = namespace_of(key)
     made_of = load_code(code)
-    if builtins_of is not None:  # (a function takes them from its globals when it is made)
+    if builtins_of is not None:  # a function takes its builtins from its globals when it is made
         names["__builtins__"] = builtins_of(made_of)
     function = FunctionType(made_of, names, name, None, cells or None)
     if builtins_of is not None:
@@ -147,7 +148,7 @@ def make_function(
 
 
 def set_function_state(function: FunctionType, state: tuple[Any, ...]) -> None:
-    """In a pickle: give a function what it holds."""
+    """Give a function, in a pickle, what it holds."""
     defaults, kwdefaults, cells, is_bound, attributes, doc, hints, type_params = state
     function.__defaults__ = defaults
     function.__kwdefaults__ = kwdefaults
@@ -162,13 +163,13 @@ def set_function_state(function: FunctionType, state: tuple[Any, ...]) -> None:
 
 
 builtins_of: Callable[[CodeType], Any] | None = None
-"""In a runner: what a function that is made has for builtins."""
+"""Function that returns the builtins for a function that is made; set in a runner."""
 
 _cell_keys: dict[int, tuple[CellType, int]] = {}
-"""In a client: the variables that definitions of the script share, by id; each with its number."""
+"""Variables that definitions of the script share, by id, each with its number; used in a client."""
 
 _cells: dict[int, CellType] = {}
-"""In a runner: the same, by number."""
+"""Such variables by number; used in a runner."""
 
 
 def key_of_cell(cell: CellType) -> int:
@@ -179,23 +180,24 @@ def key_of_cell(cell: CellType) -> int:
 
 
 def make_cell(key: int | None) -> CellType:
-    """In a pickle: a variable that functions have captured. One with a number is the same in all pickles."""
+    """Make, in a pickle, a variable that functions have captured. One with a number is the same in all pickles."""
     return CellType() if key is None else _cells.setdefault(key, CellType())
 
 
 by_token: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
-"""In a runner: functions and classes that hold values which are sent apart."""
+"""Functions and classes that hold values which are sent apart; filled in a runner."""
 
 
 # --- annotations ---
 
 
 loads: Callable[[bytes], Any] = pickle.loads
-"""How annotations are unpickled: a runner knows a way that finds what is not defined yet."""
+"""Function that unpickles annotations: a runner sets one that finds what is not defined yet."""
 
 
 def load_annotations(data: bytes) -> Any:
-    """In a pickle: what `annotations.give` takes; of a value that cannot be had here, its text or nothing."""
+    """Return, in a pickle, what `annotations.give` takes; for a value that is not available here, its text or
+    nothing."""
     if not data:
         return None
     found, texts = pickle.loads(data)

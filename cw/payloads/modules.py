@@ -1,11 +1,11 @@
-"""The user's own modules: which are loaded anew in the client, and which runners import from an edited file.
+"""The user's own modules: which are reloaded in the client, and which runners import from an edited file.
 
     client                                                     runner
       loaded_anew(): importlib.reload, %autoreload ----------->  `forget_own`: they are imported afresh
-      files_of_modules() ------ {module: path, size, ...} ---->  is a module's file another one? A note for the client
+      files_of_modules() ------ {module: path, size, ...} ---->  has a module's file changed? A note for the client
 
-A reload is noticed by a finder in `sys.meta_path` that finds nothing: the import system asks it, with the module, when
-one is to be loaded again; the module's new `__spec__` says that it was. The file system is not asked.
+A finder in `sys.meta_path` that finds nothing notices reloads: the import system asks it, with the module, when
+it will be loaded again; the module's new `__spec__` shows that it was. The file system is not asked.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from types import ModuleType
 from typing import Any
 
 MOST_SOURCE = 1024 * 1024
-"""Bytes of a source file that is looked into. Longer: the first look takes longer than 0.1 s."""
+"""Largest source file that is analysed (bytes). Larger: the first look takes longer than 0.1 s."""
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 
 
 def is_own(name: str, module: Any) -> bool:
-    """Whether a module is the user's own: not installed, not of the standard library, not of cw, not the script."""
+    """True if a module is the user's own: not installed, not of the standard library, not of cw, not the script."""
     if name in ("__main__", "__mp_main__") or type(module) is not ModuleType:
         return False
     return is_own_file(getattr(module, "__file__", None))
 
 
 def is_own_file(path: Any) -> bool:
-    """Whether a module's file is the user's own."""
+    """True if a module's file is the user's own."""
     if not isinstance(path, str) or not path.endswith(".py"):
         return False
     if "site-packages" + os.sep in path or "dist-packages" + os.sep in path:
@@ -43,7 +43,7 @@ def is_own_file(path: Any) -> bool:
 
 
 def own_modules() -> dict[str, ModuleType]:
-    """The user's own modules that are loaded now, by name."""
+    """Return the user's own modules that are loaded now, by name."""
     own = {name: module for name, module in list(sys.modules.items()) if is_own(name, module)}
     if _watcher is not None:
         _watcher.names.update(own)
@@ -51,12 +51,12 @@ def own_modules() -> dict[str, ModuleType]:
 
 
 def is_initializing(module: ModuleType) -> bool:
-    """Whether a module is being imported just now."""
+    """True if a module is being imported now."""
     return bool(getattr(module.__spec__, "_initializing", False))
 
 
 def text_of(name: str, spec: Any) -> str:
-    """The module's source, or ''."""
+    """Return the module's source, or ''."""
     try:
         text = spec.loader.get_source(name) or ""
     except (AttributeError, ImportError, OSError, SyntaxError, ValueError):
@@ -67,38 +67,38 @@ def text_of(name: str, spec: Any) -> str:
 # --- the client: which modules were loaded anew ---
 
 version = 0
-"""Counts what the import system has looked for; while it stays, no module has been loaded."""
+"""Counter of the import system's lookups; while it is unchanged, no module has been loaded."""
 
 
 class _Watcher:
-    """Stands first in `sys.meta_path`, and finds nothing."""
+    """Finder that stands first in `sys.meta_path`, and finds nothing."""
 
     def __init__(self) -> None:
-        self.names: set[str] = set()  # of the user's own modules that were loaded
-        # Modules that may have been loaded again, by name: their `__spec__` before.
+        self.names: set[str] = set()  # those of the user's own modules that were loaded
+        # Previous `__spec__` of modules that may have been loaded again, by name.
         self.again: dict[str, Any] = {}
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         global version
         if target is not None:  # importlib.reload
             self.again.setdefault(name, getattr(target, "__spec__", None))
-        elif name in self.names:  # it was taken out of sys.modules
+        elif name in self.names:  # it was removed from sys.modules
             self.again.setdefault(name, None)
         version += 1
 
 
 _watcher: _Watcher | None = None
 _loaded_anew: list[str] = []
-"""Names of modules, in the order in which it was noticed."""
+"""Names of modules, in the order in which their reloads were noticed."""
 
 
 def start_watching() -> None:
-    """In a client: notice from here on what is loaded anew."""
+    """Notice, in a client, what is reloaded from here on."""
     global _watcher, version
     if _watcher is None:
         _watcher = _Watcher()
     if _watcher not in sys.meta_path:
-        version += 1  # what was loaded so far, nobody has counted
+        version += 1  # modules loaded so far were not counted
         sys.meta_path.insert(0, _watcher)
 
 
@@ -107,12 +107,12 @@ def is_watching() -> bool:
 
 
 def count_anew() -> int:
-    """For `loaded_anew`: where who begins now begins."""
+    """Return the current `since` for `loaded_anew`."""
     return len(_loaded_anew)
 
 
 def loaded_anew(since: int) -> tuple[list[str], int]:
-    """The names of the modules that were loaded anew, and `since` for the next time."""
+    """Return the names of the modules that were reloaded since, and `since` for the next time."""
     if _watcher is not None and _watcher.again:
         _take_notice(_watcher)
     return list(dict.fromkeys(_loaded_anew[since:])), len(_loaded_anew)
@@ -140,7 +140,7 @@ _imports = (
 
 
 def after_import(do: Callable[[str, ModuleType], None]) -> None:
-    """In a runner: have `do(name, module)` called after the import of each of the user's own modules."""
+    """Have `do(name, module)` called, in a runner, after the import of each of the user's own modules."""
     if do not in _followers:
         _followers.append(do)
     _follow_imports()
@@ -152,12 +152,13 @@ def _follow_imports() -> None:
 
 
 def is_nested() -> bool:
-    """Whether this thread executes one of the user's own modules."""
+    """True if this thread executes one of the user's own modules."""
     return getattr(_imports, "depth", 0) > 0
 
 
 class _Follower:
-    """Stands first in a runner's `sys.meta_path`: has the loaders of the user's own modules say when they are done."""
+    """Finder that stands first in a runner's `sys.meta_path`: loaders of the user's own modules report when they are
+    done."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         for finder in sys.meta_path:
@@ -175,8 +176,8 @@ def _follow(name: str, loader: Any) -> None:
         execute = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            del loader.exec_module  # the loader is its own again
-            _check_file(name, module)  # before: what was edited often fails
+            del loader.exec_module  # restore the loader
+            _check_file(name, module)  # before the import: edited files often fail
             _imports.depth = getattr(_imports, "depth", 0) + 1
             try:
                 execute(module)
@@ -186,7 +187,7 @@ def _follow(name: str, loader: Any) -> None:
                 do(name, module)
 
         loader.exec_module = exec_module
-    except AttributeError:  # none of those that load a user's source
+    except AttributeError:  # another kind of loader, which does not load a user's source
         pass
 
 
@@ -194,7 +195,7 @@ _follower = _Follower()
 
 
 def forget_own() -> None:
-    """Have the user's own modules loaded anew when they are imported next."""
+    """Have the user's own modules loaded anew when they are next imported."""
     for name, module in list(sys.modules.items()):
         if is_own(name, module):
             del sys.modules[name]
@@ -205,13 +206,13 @@ def forget_own() -> None:
 
 _files: dict[str, list[Any]] = {}
 notes: list[str] = []
-"""In a runner: what its client is to be told, with the next result."""
+"""Notes for the client, sent with a runner's next result."""
 
 
 def files_of_modules() -> dict[str, list[Any]]:
-    """In a client: the files that the user's own modules were imported from: [path, size, time, checksum].
+    """List, in a client, the files that the user's own modules were imported from: [path, size, time, checksum].
 
-    A checksum of -1: the file has been edited since, so there is no telling what it was.
+    A checksum of -1: the file has been edited since, so its former contents are unknown.
     """
     found = {}
     for name, module in own_modules().items():
@@ -227,7 +228,7 @@ def files_of_modules() -> dict[str, list[Any]]:
 
 
 def expect_files(files: dict[str, list[Any]]) -> None:
-    """In a runner: note which of these are others when they are imported."""
+    """Note, in a runner, which of these files differ when they are imported."""
     global _files
     _files = files
     if files:
@@ -254,7 +255,7 @@ def _checksum(path: str) -> int:
 
 
 def _is_edited(spec: Any, status: os.stat_result) -> bool:
-    """Whether a file is another than when it was imported: Python has noted which, with the compiled code."""
+    """True if a file has changed since it was imported: Python stores its state with the compiled code."""
     compiled = getattr(spec, "cached", None)
     if sys.dont_write_bytecode or not compiled or not os.access(os.path.dirname(compiled), os.W_OK):
         return False

@@ -1,12 +1,12 @@
-"""Pickling for a runner: what has a name in the script travels as that name, all else by value.
+"""Pickling for a runner: what has a name in the script travels as that name, everything else by value.
 
     f, Model (of the script)      -->  their names: the runner's `__main__` has them (cw.runner.script)
     a lambda, a local function    -->  its code, cells, defaults; its global names are those of a *namespace*
     a local class                 -->  its definition, once made in the runner under its identity (byvalue.py)
 
 A namespace is the dict of globals that functions share: the script's, or one for each module whose functions travel by
-value. Its values are sent apart (cw.payloads.reach): a pickle says only which namespace it is. The pickler notes which
-names and which functions it met, so that what they refer to can be sent, too.
+value. Its values are sent apart (cw.payloads.reach): a pickle says only which namespace it is. The pickler records
+which names and which functions it met, so that what they refer to can be sent, too.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from cw.payloads.local_functions import (
 from cw.payloads.watch import Watch
 
 Code = tuple[dict[str, Any] | None, Any]
-"""The globals of a function by value, and its code: which names it reads, and where. Or None, and a class that has no
-name: its definition is sent apart."""
+"""Globals of a function by value, and its code: which names it reads, and where. Or None, and a class without a name,
+whose definition is sent apart."""
 
 MOST_CODES = 1024
-"""Of a pickle: beyond these, definitions of classes are inside it. More: a call needs many objects."""
+"""Most codes of a pickle: beyond these, definitions of classes are inside it. More: a call needs many objects."""
 
 _ANNOTATION = 4096
-"""Bytes of an annotation that travels as a value. A larger one is a text."""
+"""Largest annotation that travels as a value (bytes). A larger one travels as a text."""
 
 
 class Annotations:
-    """Annotations bring no values along: they are pickled by name if they can be, and are texts if not."""
+    """Annotations that bring no values along: pickled by name if possible, otherwise as texts."""
 
     def __init__(self, thing: Any) -> None:
         self._thing = thing
@@ -61,7 +61,7 @@ class Annotations:
 
 
 def dump_annotations(thing: Any) -> bytes:
-    """The annotations of a function or class; b"" for none."""
+    """Pickle the annotations of a function or class; b"" for none."""
     try:
         found, texts = values_and_texts(thing)
     except Exception:
@@ -75,7 +75,7 @@ def dump_annotations(thing: Any) -> bytes:
 
 
 def _dump_annotation(value: Any) -> str | bytes:
-    """A text as it is; what can be named, or is small, pickled; else a text for it."""
+    """Return a text as it is; a value pickled if it has a name or is small; otherwise a text for it."""
     if type(value) is str:
         return value
     file = io.BytesIO()
@@ -93,14 +93,14 @@ _FILES = frozenset({io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.B
 
 
 class Local:
-    """The definition of a class that has no name, as it was pickled last. Other such classes are in it by reference."""
+    """Definition of a class without a name, as it was pickled last. It contains other such classes by reference."""
 
     __slots__ = ("cls", "codes", "data", "identity", "is_constant", "names", "version", "watch")
 
     def __init__(
         self, cls: type, version: bytes, data: bytes, pickler: NamedPickler, is_constant: bool
     ) -> None:
-        self.cls = cls  # held (its watch would, too): results may be instances of it
+        self.cls = cls  # held (its watch would hold it, too): results may be instances of it
         self.identity = classes.identity_of(cls)
         self.version = version
         self.data = data
@@ -111,7 +111,7 @@ class Local:
         self.is_constant = is_constant
 
     def is_current(self, seen: frozenset[bytes] = frozenset()) -> bool:
-        """Can it not have changed? Nor what it refers to."""
+        """True if neither the class nor what it refers to can have changed."""
         if not self.is_constant or not self.watch.is_current():
             return False
         seen |= {self.identity}
@@ -124,17 +124,18 @@ class Local:
 
 
 _locals: dict[int, Local] = {}
-"""By id of the class."""
+"""Definitions by id of the class."""
 
 _making = threading.local()
-"""`classes`: ids of those whose definitions are being pickled in a thread."""
+"""Ids (`classes`) of the classes whose definitions this thread is pickling."""
 
 
 class NamedPickler(byvalue.Pickler):
-    """Notes the names, and the code of the functions, that it meets. Not for results: these must stand by themselves.
+    """Pickler that records names and the code of functions that it meets. Not for results, which must be
+    self-contained.
 
-    `root`: an object that is not to be written as a name. `is_whole`: classes without a name are inside; else they may
-    be objects, too, and are noted among the functions, with None in place of the globals.
+    `root`: an object that must not be written as a name. `is_whole`: classes without a name are inside; otherwise they
+    may be objects, too, and are recorded among the functions, with None in place of the globals.
     """
 
     def __init__(
@@ -150,17 +151,17 @@ class NamedPickler(byvalue.Pickler):
         self.codes: dict[int, Code] = {}
         self._root = root
         self._is_whole = is_whole
-        self._top: str | None = None  # the script's name whose definition is made
-        # By id of a function or class, its token and the places in it whose values are sent apart.
+        self._top: str | None = None  # name in the script whose definition is made
+        # Token by id of a function or class, and the places in it whose values are sent apart.
         self._holes: dict[int, tuple[Any, list[tuple[Any, ...]]]] = {}
         self._version = b""
-        self._unpicklable: dict[int, list[str]] = {}  # by id of a class: attributes to be left out
+        self._unpicklable: dict[int, list[str]] = {}  # attributes to leave out, by id of a class
 
     def reducer_override(self, thing: Any) -> Any:
         self.last = thing
-        if type(thing) in _FILES:  # cloudpickle would send what can be read from it
+        if type(thing) in _FILES:  # cloudpickle would send the file's contents
             raise TypeError(f"cannot pickle {type(thing).__name__!r} object: an open file")
-        if type(thing) is CellType:  # without its contents, which come with the functions that have it
+        if type(thing) is CellType:  # without its contents, which travel with the functions that hold it
             return make_cell, (None if self._top is None else key_of_cell(thing),)
         if script.can_be_named(thing):
             name = script.name_of(thing)
@@ -173,7 +174,7 @@ class NamedPickler(byvalue.Pickler):
         return super().reducer_override(thing)
 
     def take_apart(self, thing: Any) -> Any:
-        """How the root of a definition is reduced."""
+        """Reduce the root of a definition."""
         self.last = thing
         self._root, root = None, self._root
         try:
@@ -207,7 +208,7 @@ class NamedPickler(byvalue.Pickler):
         return cls is self._root or script.name_of(cls) == self._top
 
     def definition_of(self, cls: type, version: bytes) -> Any:
-        """The reduction of a class by value."""
+        """Reduce a class by value."""
         if self.watch is not None:
             # Pickling a first instance adds an attribute to the class, which must not look like a change.
             copyreg._slotnames(cls)  # type: ignore[attr-defined]
@@ -268,7 +269,7 @@ def _being_made() -> set[int]:
 
 
 def local_definition(cls: type) -> Local:
-    """The definition of a class that has no name, as it is now. Raises `byvalue.Unpicklable`."""
+    """Return the definition of a class without a name, as it is now. Raises `byvalue.Unpicklable`."""
     before = _locals.get(id(cls))
     if before is not None and before.is_current():
         return before
@@ -283,7 +284,7 @@ def local_definition(cls: type) -> Local:
 
 
 class _LocalPickler(NamedPickler):
-    """For the definition of a class that has no name."""
+    """Pickler for the definition of a class without a name."""
 
     def __init__(self, file: Any, cls: type, version: bytes, is_whole: bool) -> None:
         super().__init__(file, None, Watch(), is_whole=is_whole)
@@ -295,7 +296,7 @@ class _LocalPickler(NamedPickler):
 
 
 def _pickled_definition(cls: type, version: bytes, is_whole: bool = False) -> tuple[bytes, NamedPickler]:
-    """Raises `byvalue.Unpicklable`; an attribute that cannot be pickled is left out."""
+    """Pickle a class's definition without attributes that cannot be pickled. Raises `byvalue.Unpicklable`."""
     byvalue.complete(cls)
     left_out: list[str] = []
     making = _being_made()
@@ -329,7 +330,7 @@ def _unpicklable_attributes(cls: type) -> list[str]:
 
 
 class DefinitionPickler(NamedPickler):
-    """For the definition of a function or class of the script: what belongs to it travels by value."""
+    """Pickler for the definition of a function or class of the script: what belongs to it travels by value."""
 
     def __init__(
         self,
@@ -340,7 +341,7 @@ class DefinitionPickler(NamedPickler):
         version: bytes,
         holes: dict[int, tuple[Any, list[tuple[Any, ...]]]],
     ) -> None:
-        """`holes`: by id of a function or class, its token and the places in it whose values are sent apart."""
+        """`holes`: token by id of a function or class, and the places in it whose values are sent apart."""
         super().__init__(file, None, watch, thing, is_whole=True)
         self._top = name
         self._version = version

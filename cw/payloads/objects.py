@@ -1,10 +1,10 @@
-"""The payloads of a session's objects: what a client writes, and its runners read.
+"""Payloads of a session's objects, which a client writes and its runners read.
 
 FUNCTION             Function: how a job's calls are made, and the numbers of all that they need
 VALUE  template      cw.payloads.templates
        definition    one function or class of the script: a skeleton, and what it is filled with
-       class         the definition of one that has no name there
-       script        all definitions, and how other names of the script can be had
+       class         the definition of a class without a name there
+       script        all definitions, and how to get other names of the script
        component     the keys of places, then their values (serialize.Pickled)
        state         what the object of a call holds (serialize.Pickled)
 """
@@ -19,26 +19,26 @@ from typing import Any, NamedTuple
 from cw.errors import PayloadError
 from cw.payloads import script
 
-# What the arguments of a job are.
 ONE, CHUNK, CHUNK_OF_EACH = range(3)
-"""Those of one call; of several, run up to the first that fails; of several, each with an outcome of its own."""
+"""Arguments of a job: those of one call; of several, run up to the first that fails; of several, each with its own
+outcome."""
 
 
 class Reached(NamedTuple):
-    """What calls of a function reach, by number."""
+    """Objects that calls of a function reach, by number."""
 
-    constants: tuple[bytes, ...]  # rows of namespace, name, version, value: the script's are the last
-    absent: list[tuple[str, str]]  # names that are read and not bound: by namespace and name
+    constants: tuple[bytes, ...]  # rows of namespace, name, version, value: the script's are last
+    absent: list[tuple[str, str]]  # names that are read and not bound: namespace and name
     lost: list[tuple[Any, str]]  # places whose values cannot be pickled, and why
-    # Where cached functions are, and the names that they reach.
+    # Paths of cached functions, and the names that they reach.
     caches: list[tuple[tuple[str, ...], list[str]]]
-    modules: list[str]  # that are used as parts of others, as `os.path` is
-    settings: int  # of the user's modules, or 0
+    modules: list[str]  # those used as parts of others, as `os.path` is
+    settings: int  # settings of the user's modules, or 0
     template: int
     script: int
     definitions: list[int]
     components: list[int]
-    classes: list[tuple[bytes, bytes, int]]  # that have no name: identity, version, the definition's number
+    classes: list[tuple[bytes, bytes, int]]  # without a name: identity, version, the definition's number
 
 
 class Function(NamedTuple):
@@ -62,12 +62,12 @@ class Definition(NamedTuple):
 
 
 def dump_function(function: Function) -> bytes:
-    """What `load_function` takes."""
+    """Encode a function for `load_function`."""
     return pickle.dumps((*function[:4], tuple(function.reached)), 5)
 
 
 def load_function(payload: Any) -> Function:
-    """Raises PayloadError."""
+    """Decode a FUNCTION object. Raises PayloadError."""
     try:
         mode, is_inline, state, is_fixed, reached = pickle.loads(payload)
         return Function(mode, is_inline, state, is_fixed, Reached(*reached))
@@ -76,7 +76,7 @@ def load_function(payload: Any) -> Function:
 
 
 def dump_definition(definition: Definition) -> bytes:
-    """What `load_definition` takes."""
+    """Encode a definition for `load_definition`."""
     return pickle.dumps(tuple(definition), 5)
 
 
@@ -87,19 +87,19 @@ def load_definition(payload: Any) -> Definition:
 def dump_script(
     definitions: Sequence[tuple[bytes, list[Any]]], others: dict[str, tuple[Any, ...]], constants: bytes
 ) -> bytes:
-    """`definitions`: each with the values that it holds and that can change. `others`: how to have the other names.
-    `constants`: rows of those that functions of other namespaces need."""
+    """Encode the script. `definitions`: each with the values that it holds and that can change. `others`: how to get
+    the other names. `constants`: rows of those that functions of other namespaces need."""
     return pickle.dumps((script.origin(), definitions, others, constants), 5)
 
 
 def load_script(payload: Any) -> tuple[Any, Any, Any, Any]:
-    """The script's origin, and what `dump_script` was given."""
+    """Return the script's origin, and what `dump_script` was given."""
     origin, definitions, others, constants = pickle.loads(payload)
     return origin, definitions, others, constants
 
 
 def load_rows(data: bytes) -> list[Any]:
-    """The constants that `dump_script` was given; none if they cannot be had here."""
+    """Load the constants that `dump_script` was given; none if they cannot be loaded here."""
     try:
         return list(pickle.loads(data)) if data else []
     except Exception:
@@ -107,7 +107,7 @@ def load_rows(data: bytes) -> list[Any]:
 
 
 class Unpickler(pickle.Unpickler):
-    """`require(name)` is called before a name of the script is looked up."""
+    """Unpickler that calls `require(name)` before it looks up a name of the script."""
 
     def __init__(self, data: bytes, require: Callable[[str], None]) -> None:
         super().__init__(io.BytesIO(data))

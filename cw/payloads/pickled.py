@@ -1,4 +1,4 @@
-"""Values <-> pickles and payloads: `pickle` first, since it is fast. What it refuses or would name as part of another
+"""Values <-> pickles and payloads: `pickle` first, since it is fast. What it refuses, or would name as part of another
 process's modules goes through `byvalue`, or, for a runner, through `named`."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pickle import dumps, loads
 from typing import Any
 
-# (Its public function list_registry_pickle_by_value() makes a copy each time, for 0.1 us.)
+# The public list_registry_pickle_by_value() makes a copy each time, for 0.1 us.
 from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw.errors import PayloadError
@@ -22,11 +22,11 @@ logger = logging.getLogger("cw.client")
 # Values of these types, as the only arguments or the result, have neither buffers nor a module.
 PLAIN = frozenset({int, float, bool, str, complex, type(None)})
 
-# How protocol 5 writes the module name of what it finds by name in the script. Values that happen to
-# contain it merely go the slower way.
+# How protocol 5 writes the module name of what it finds by name in the script. Values that contain these bytes by
+# chance only take the slower way.
 BY_NAME_IN_MAIN = b"\x8c\x08__main__"
 
-# What a generator that a module shares (`random.gauss`, `numpy.random.rand`) would bring along: see byvalue.py.
+# Found in pickles of generators that a module shares (`random.gauss`, `numpy.random.rand`): see byvalue.py.
 _GENERATORS = (b"\x8c\x06Random", b"__randomstate_ctor")
 
 _told: set[str] = set()
@@ -34,7 +34,7 @@ _told: set[str] = set()
 
 
 def load(payload: Payload) -> Any:
-    """The value of a payload. Arrays lie in the payload's memory, unless they are writable and that is not.
+    """Return the value of a payload. Arrays use the payload's memory, unless they are writable and it is not.
 
     Raises `PayloadError`, or whatever unpickling raises.
     """
@@ -49,7 +49,7 @@ def load(payload: Payload) -> Any:
 
 
 def _without_note(payload: Payload) -> Payload:
-    """Log what a runner says beside its result; several of them say the same."""
+    """Log a runner's note beside its result, once, as several runners send the same one."""
     text, rest = split_text(payload)
     if text not in _told:
         _told.add(text)
@@ -60,8 +60,8 @@ def _without_note(payload: Payload) -> Payload:
 def dump_value(
     value: Any, store: Store | None = None, is_alone: bool = False, behind: bytes = b"", refers: bool = False
 ) -> Payload:
-    """As `dump`, but raises `byvalue.Unpicklable`. `is_alone`: without names of the script. `behind`: bytes at the
-    payload's end. `refers`: without the definitions of classes that the client has."""
+    """Pickle as `dump` does, but raise `byvalue.Unpicklable`. `is_alone`: without names of the script. `behind`: bytes
+    at the payload's end. `refers`: without the definitions of classes that the client has."""
     buffers: list[memoryview] = []
 
     keep_in_band = keeper(buffers)
@@ -70,7 +70,7 @@ def dump_value(
         is_by_name = not needs_by_value(data) and not (is_alone and data.find(BY_NAME_IN_MAIN) >= 0)
     except MemoryError as error:
         raise byvalue.Unpicklable(value) from error
-    except Exception:  # whatever it is, byvalue.dumps manages, or meets it again and says where
+    except Exception:  # byvalue.dumps either succeeds, or meets the error again and says where
         is_by_name = False
     if not is_by_name:
         buffers.clear()
@@ -79,8 +79,8 @@ def dump_value(
 
 
 def needs_by_value(data: bytes) -> bool:
-    """Whether a pickle has by name what another process would not find."""
-    # (`find`, since `in` takes twice as long for small ones.)
+    """True if a pickle contains names that another process would not find."""
+    # `find`, since `in` takes twice as long for small pickles.
     return (
         data.find(_GENERATORS[0]) >= 0
         or data.find(_GENERATORS[1]) >= 0
@@ -90,19 +90,19 @@ def needs_by_value(data: bytes) -> bool:
 
 
 def _names_registered(data: bytes) -> bool:
-    """Whether a pickle may refer by name to a module that the user wants to travel by value."""
+    """True if a pickle may refer by name to a module that the user wants to travel by value."""
     return any(data.find(name.encode()) >= 0 for name in tuple(_registered))
 
 
 def dump_by_name(value: Any) -> tuple[bytes, list[memoryview], Sequence[str]] | None:
-    """The pickle of a value of which nothing travels by value, its buffers, and the script's names that it refers to.
-    None for others."""
+    """Return the pickle of a value without parts by value, its buffers, and the script's names that it refers to. None
+    for other values."""
     buffers: list[memoryview] = []
     try:
         data = dumps(value, 5, buffer_callback=keeper(buffers))
-    except Exception:  # whatever it is, it is met again
+    except Exception:  # the error is met again
         return None
-    # Up to the last thing that is there by name.
+    # Up to the last object by name.
     head = data[_FRAMED : data.rfind(b"\x93") + 1]
     names = _names_by_head.get(head)
     if names is None or _registered:
@@ -117,10 +117,10 @@ def dump_by_name(value: Any) -> tuple[bytes, list[memoryview], Sequence[str]] | 
 
 
 _FRAMED = 11
-"""Where a pickle's first value begins: behind the version and the size of the first frame."""
+"""Index of a pickle's first value: behind the version and the size of the first frame."""
 
 _names_by_head: dict[bytes, Sequence[str]] = {b"": ()}
-"""The script's names in pickles that begin with one thing by name, and have no other: so are calls with an instance."""
+"""The script's names in pickles that begin with one object by name and have no other, as calls with an instance do."""
 
 
 class Pickled:
@@ -140,7 +140,7 @@ class Pickled:
         root: Any = None,
         is_by_value: bool = False,
     ) -> None:
-        """`persistent_id`: as of pickle's picklers. `root`: an object that is not to be written as a name, though its
+        """`persistent_id`: as in pickle's picklers. `root`: an object that must not be written as a name, though its
         `__reduce__` gives one. `is_by_value`: `dump_by_name` has refused it. Raises `byvalue.Unpicklable`."""
         self.buffers: list[memoryview] = []
         self.ends: list[tuple[int, int]] = []
@@ -155,7 +155,7 @@ class Pickled:
             is_by_name = pickler is not None and not needs_by_value(self.data)
         except MemoryError as error:
             raise byvalue.Unpicklable(values) from error
-        except Exception:  # whatever it is, the other pickler manages, or meets it again and says where
+        except Exception:  # the other pickler either succeeds, or meets the error again and says where
             is_by_name = False
         if not is_by_name:
             self.buffers.clear()
@@ -188,12 +188,12 @@ class Pickled:
         return len(self.data) + sum(buffer.nbytes for buffer in self.buffers)
 
     def payload(self, store: Store | None = None, label: int | None = None) -> Payload:
-        """All of it, for `load_parts`; for a call, with its label."""
+        """Return all values as a payload for `load_parts`; for a call, with its label."""
         return join(self.data, self.buffers, store, label)
 
     def digest(self) -> bytes:
-        """Of the bytes and the buffers."""
-        import xxhash  # (only clients compare: the start of a worker and its runners is spared it)
+        """Return a digest of the bytes and the buffers."""
+        import xxhash  # only clients compare: workers and runners start faster without it
 
         if not self.buffers:
             return xxhash.xxh3_128_digest(self.data)
@@ -205,7 +205,7 @@ class Pickled:
 
 
 class _Unpickler(pickle.Unpickler):
-    """With a `persistent_load` of its own (which is no attribute that can be set, in Python 3.13.0)."""
+    """Unpickler with its own `persistent_load`, an attribute that cannot be set in Python 3.13.0."""
 
     def __init__(self, file: io.BytesIO, buffers: Any, load: Callable[[Any], Any]) -> None:
         super().__init__(file, buffers=buffers)
@@ -216,7 +216,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_parts(payload: Payload, count: int, persistent_load: Any = None, memos: Any = None) -> list[Any]:
-    """The first `count` of the values that were pickled one after the other. `memos`: a list, which gets the memo."""
+    """Load the first `count` of the values that were pickled in sequence. `memos`: a list that receives the memo."""
     data, buffers = payload, None
     if payload[:1] == b"\x01":
         data, buffers = unpack(memoryview(payload).cast("B"))

@@ -1,10 +1,10 @@
-"""What a message says about a function, an argument, or an object deep inside one.
+"""Descriptions, for error messages, of a function, an argument, or an object deep inside one.
 
     NotPicklable: argument 'model' of fit(): cannot pickle '_thread.lock' object, found at args[0].parts[3]
                   `--------------------'                                                   `--------------'
                   argument_name, function_name                                             find_path
 
-Used only where something has gone wrong already; nothing in here raises.
+Used only after an error; no public function here raises.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from cw.payloads.annotations import annotate_of
 from cw.payloads.byvalue import travels_by_value
 from cw.payloads.code_names import global_names
 
-# How far to look for an object. More finds it in larger values; fewer gives the message sooner (2 us each).
+# Most objects searched, and the greatest depth. More: finds objects in larger values. Fewer: a faster message (2 us
+# each).
 _OBJECTS = 20_000
 _DEPTH = 30
 _NAME_CHARACTERS = 80
@@ -31,7 +32,7 @@ _LEAVES = (int, float, complex, str, bytes, bytearray, bool, type(None))
 
 
 def function_name(function: Any) -> str:
-    """A short readable name: 'fit', 'Model.fit', 'partial(fit)', '<lambda> (script.py:12)'."""
+    """Return a short readable name: 'fit', 'Model.fit', 'partial(fit)', '<lambda> (script.py:12)'."""
     try:
         if isinstance(function, functools.partial):
             return f"partial({function_name(function.func)})"
@@ -48,7 +49,7 @@ def function_name(function: Any) -> str:
 
 
 def argument_name(function: Any, position: int) -> str:
-    """What an argument is called: "argument 'model'", or "argument 1" where the signature does not say."""
+    """Name an argument: "argument 'model'", or "argument 1" if the signature does not say."""
     try:
         parameter = list(inspect.signature(function).parameters.values())[position]
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
@@ -59,13 +60,13 @@ def argument_name(function: Any, position: int) -> str:
 
 
 def find_path(target: Any, roots: Iterable[tuple[str, Any]]) -> str | None:
-    """Where the object is, as the shortest expression from one of the roots, such as 'args[0].model._lock'.
+    """Find an object: return the shortest expression from one of the roots, such as 'args[0].model._lock'.
 
-    It follows what pickle follows: containers, attributes, and what functions that travel by value refer to.
-    None: it was not found near enough.
+    It follows what pickle follows: containers, attributes, and what functions that travel by value refer to. None: not
+    found within the limits.
     """
     waiting = collections.deque((path, thing, 0) for path, thing in roots)
-    # The objects themselves are kept, so that no id is used again while we look.
+    # Keeps the objects, so that no id is reused.
     seen: dict[int, Any] = {}
     while waiting and len(seen) < _OBJECTS:
         path, thing, depth = waiting.popleft()
@@ -77,14 +78,15 @@ def find_path(target: Any, roots: Iterable[tuple[str, Any]]) -> str | None:
         if depth < _DEPTH:
             try:
                 children = list(itertools.islice(parts_of(path, thing), max(0, _OBJECTS - len(waiting))))
-            except Exception:  # the object answers in its own way; look elsewhere
+            except Exception:  # the object answers in its own way: skip it
                 continue
             waiting.extend((child_path, child, depth + 1) for child_path, child in children)
     return None
 
 
 def parts_of(path: str, thing: Any) -> Iterator[tuple[str, Any]]:
-    """What a value is made of, each with the expression that leads to it from `path`. Raises what the value raises."""
+    """List the parts of a value, each with the expression that leads to it from `path`. Raises what the value
+    raises."""
     if isinstance(thing, _CONTAINERS):
         yield from _items(path, thing)
     elif isinstance(thing, FunctionType):
@@ -132,7 +134,7 @@ _ATTRIBUTES: dict[type, tuple[str, ...]] = {
     BaseException: ("args",),
     property: ("fget", "fset", "fdel"),
 }
-"""What things of some types are made of."""
+"""Attributes that hold the parts of some types."""
 
 
 def _attributes(path: str, thing: Any) -> Iterator[tuple[str, Any]]:
@@ -157,13 +159,13 @@ def _function_children(path: str, function: FunctionType) -> Iterator[tuple[str,
             yield f"{path}.__globals__[{name!r}]", function.__globals__[name]
     yield f"{path}.__defaults__", function.__defaults__
     yield f"{path}.__kwdefaults__", function.__kwdefaults__
-    if annotate_of(function) is None:  # else they do not travel
+    if annotate_of(function) is None:  # otherwise annotations do not travel
         yield f"{path}.__annotations__", function.__annotations__
     for name, value in function.__dict__.items():
         yield f"{path}.{name}", value
 
 
 def _short(value: Any) -> str:
-    """For a key in a path."""
+    """Shorten a key for a path."""
     text = repr(value)
     return text if len(text) <= _NAME_CHARACTERS else text[:_NAME_CHARACTERS] + "..."

@@ -1,7 +1,7 @@
-"""What a call reaches: the script's definitions, and the values of the global names that these read.
+"""Reach of a call: the script's definitions, and the values of the global names that these read.
 
     function --reads--> RATE = 3              a constant: travels with the function, compared by identity
-                    --> TABLE = {...}         a *place*: can change, so its value travels apart and is looked at
+                    --> TABLE = {...}         a *place*: can change, so its value travels apart and is checked
                     --> Model, of the script  a *definition*: its code travels apart; what it holds and can change are
                                               places, too (Model.seen = []); its methods are followed
                     --> numpy, math.sqrt      a constant: pickled by its name
@@ -32,12 +32,12 @@ _versions = itertools.count(1)
 
 
 def _next_version() -> bytes:
-    """A later one is greater."""
+    """Return a new version, greater than all earlier ones."""
     return next(_versions).to_bytes(8, "big")
 
 
 class Place(NamedTuple):
-    """Where a value is that can change: ('global', namespace, name), ('attribute', token of its holder, name), ..."""
+    """Place of a value that can change: ('global', namespace, name), ('attribute', token of its holder, name), ..."""
 
     key: PlaceKey
     label: str
@@ -45,7 +45,7 @@ class Place(NamedTuple):
 
 
 class Definition:
-    """A function or class of the script, by its name there, as it was pickled last."""
+    """Function or class of the script, by its name there, as it was pickled last."""
 
     def __init__(self, name: str, thing: Any) -> None:
         self.name = name
@@ -61,7 +61,7 @@ class Definition:
         return thing is self.thing and self.watch.is_current()
 
     def renew(self) -> None:
-        """Pickle it again; under another version if it has changed."""
+        """Pickle the definition again, under another version if it has changed."""
         before = self.skeleton, self.filling
         self._make()
         if (self.skeleton, self.filling) != before:
@@ -69,7 +69,7 @@ class Definition:
             self._make()
 
     def _make(self) -> None:
-        """Raises `byvalue.Unpicklable`."""
+        """Pickle the definition. Raises `byvalue.Unpicklable`."""
         byvalue.complete(self.thing)
         self.names, self.codes, self.places = set(), {}, []
         self.watch = Watch()
@@ -89,14 +89,14 @@ class Definition:
 
     @property
     def token(self) -> Any:
-        """What the runner's copy is known by. A class changed in place stays the same one."""
+        """Token by which the runner's copy is known. A class changed in place keeps it."""
         if isinstance(self.thing, type):
             return self.name, classes.identity_of(self.thing)
         return self.name, self.version
 
     @property
     def parts(self) -> objects.Definition:
-        """As it travels."""
+        """Return the definition in the form that travels."""
         return objects.Definition(self.name, self.version, self.token, self.skeleton, self.filling)
 
     def _pickler(self, holes: Any, file: Any = None) -> named.DefinitionPickler:
@@ -113,7 +113,7 @@ class Definition:
         return file.getvalue()
 
     def _find_places(self) -> dict[int, tuple[Any, list[tuple[Any, ...]]]]:
-        """Find what it holds and can change; by id of the holder, in the form that the pickler wants."""
+        """Find the values in it that can change: places by id of the holder, in the pickler's form."""
         found: dict[int, tuple[Any, list[tuple[Any, ...]]]] = {}
         waiting, seen = [self.thing], {id(self.thing)}
         while waiting:
@@ -138,12 +138,12 @@ class Definition:
 
 
 def _is_place(place: tuple[Any, ...]) -> bool:
-    """Whether a value there can be set in the runner. (An enum's members cannot, but their attributes can.)"""
+    """True if a value there can be set in the runner. (An enum's members cannot, but their attributes can.)"""
     return place[0] != "registered" and (place[0] != "member" or type(place[1]) is tuple)
 
 
 def _inside(value: Any) -> list[Any] | None:
-    """The functions and classes that an attribute consists of; None: it is another value."""
+    """Return the functions and classes that an attribute consists of; None: it is another value."""
     if script.can_be_named(value):
         return [value]
     kind = type(value)
@@ -162,7 +162,7 @@ def _inside(value: Any) -> list[Any] | None:
 def _place_in(holder: Any, token: Any, place: tuple[Any, ...]) -> Place:
     kind, key = place
     name = getattr(holder, "__qualname__", "?")
-    held: Callable[[], Any] = weakref.ref(holder)  # nothing is kept alive that the script has dropped
+    held: Callable[[], Any] = weakref.ref(holder)  # keeps nothing alive that the script has dropped
     if kind == "member":
         member, attribute = key
         return Place(
@@ -181,9 +181,9 @@ def _place_in(holder: Any, token: Any, place: tuple[Any, ...]) -> Place:
 
 
 class Reach:
-    """Everything that some functions and names reach. `definition_of(name, thing)` knows the script's definitions.
+    """Everything that some functions and names reach. `definition_of(name, thing)` returns the script's definitions.
 
-    What is pickled of it may reach more: `add` it, too, until nothing new comes.
+    Pickling it may reach more: `add` that, too, until nothing new comes.
     """
 
     def __init__(self, definition_of: Callable[[str, Any], Definition]) -> None:
@@ -193,9 +193,9 @@ class Reach:
         self.places: dict[PlaceKey, Place] = {}
         self.absent: set[tuple[str, str]] = set()
         self.lost: dict[PlaceKey, str] = {}  # places whose values cannot be pickled, and why
-        self.modules: set[str] = set()  # that are used as parts of others, as `os.path` is
+        self.modules: set[str] = set()  # those used as parts of others, as `os.path` is
         self.watch = Watch()
-        self.classes: dict[bytes, named.Local] = {}  # that have no name, by identity
+        self.classes: dict[bytes, named.Local] = {}  # those without a name, by identity
         self._codes: set[int] = set()
 
     def add(self, names: Iterable[str], codes: Iterable[named.Code]) -> None:
@@ -270,7 +270,7 @@ class Reach:
 
 
 def caches_in(thing: Any) -> list[tuple[str, ...]]:
-    """Where in a function or class of the script cached functions are: () is the thing itself."""
+    """Return the paths of cached functions in a function or class of the script: () is the thing itself."""
     if type(thing) is script.CACHED_FUNCTION:
         return [()]
     if not isinstance(thing, type):

@@ -1,4 +1,4 @@
-"""What the caller of `submit` reads about something that cannot be pickled."""
+"""Error messages of `submit` about something that cannot be pickled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cw.payloads import byvalue, pickling_errors
 
 
 def refusal_of_function(function: Any, failure: byvalue.Unpicklable) -> NotPicklable:
-    """What the caller of submit is told of a function that cannot be pickled."""
+    """Return the error for a function that cannot be pickled."""
     name = pickling_errors.function_name(function)
     text = refusal_of(f"function {name}", failure, [(name, function)])
     refusal = NotPicklable(f"{text}. Make it in the job, or give what is needed of it as an argument")

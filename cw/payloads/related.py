@@ -1,7 +1,7 @@
-"""What is only valid in a process that multiprocessing itself has started: connections, queues, locks, proxies.
+"""Objects valid only in processes that multiprocessing itself has started: connections, queues, locks, proxies.
 
-Some of it pickles, and comes out as a number that means another descriptor over there (a `Connection`), or as an
-address that nobody has the key of (a manager's proxy). All of it is refused by name.
+Some of them pickle, but become a number that means another descriptor in the runner (a `Connection`), or an
+address without its key (a manager's proxy). All of them are refused by name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 MARK = b"multiprocessing."
-"""Is in a pickle that names any of it."""
+"""Bytes found in every pickle that names any of them."""
 
 _KINDS = (
     ("connection", "_ConnectionBase"), ("managers", "BaseProxy"), ("managers", "BaseManager"),
@@ -20,18 +20,18 @@ _KINDS = (
 
 
 def is_loaded() -> bool:
-    """Can there be any of it in this process?"""
+    """True if this process can contain any of them."""
     return "multiprocessing.connection" in sys.modules
 
 
 def kinds() -> tuple[type, ...]:
-    """The classes of which no instance may travel, as far as they are loaded."""
+    """Return the classes whose instances must not travel, of those that are loaded."""
     found = (getattr(sys.modules.get(f"multiprocessing.{module}"), name, None) for module, name in _KINDS)
     return tuple(kind for kind in found if isinstance(kind, type))
 
 
 def refusal(kind: type) -> str:
-    """Why an instance of such a class cannot travel."""
+    """Return why an instance of such a class cannot travel."""
     what = "shared memory" if kind.__name__ == "BufferWrapper" else kind.__name__
     return (
         f"multiprocessing's {what} works only in processes that multiprocessing has started from one another: give "

@@ -1,10 +1,10 @@
-"""The user's script: the module `__main__`, whose functions and classes jobs find by name in the runner's own.
+"""The user's script: module `__main__`, whose functions and classes jobs find by name in the runner's `__main__`.
 
     client                                   runner
     __main__  f, Model, RATE, executor  -->  __main__  f, Model (all definitions), RATE (what the call reaches)
     pickle writes f, Model as names          and finds them there
 
-What pickle writes as a name is said here: `name_of(thing)`, and which names are in a pickle: `names_in(data)`.
+`name_of(thing)` returns the name that pickle writes for it; `names_in(data)` the names in a pickle.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ CACHED_FUNCTION = type(functools.lru_cache(len))
 
 
 def namespace() -> dict[str, Any]:
-    """The script's global names."""
+    """Return the script's global names."""
     return vars(sys.modules["__main__"])
 
 
 def origin() -> tuple[str | None, str | None]:
-    """The script's file and, if it was run as a module, that one's name: what multiprocessing's children look for."""
+    """Return the script's file and, if it was run as a module, the module's name, for children of multiprocessing."""
     module = sys.modules["__main__"]
     spec = getattr(module, "__spec__", None)
     return getattr(module, "__file__", None), getattr(spec, "name", None)
 
 
 def can_be_named(thing: Any) -> bool:
-    """Whether pickle writes such a thing as a name, if it finds it there."""
+    """True if pickle writes such a thing as a name where it finds it."""
     kind = type(thing)
     return kind is FunctionType or kind is CACHED_FUNCTION or issubclass(kind, type)
 
 
 def name_of(thing: Any) -> str | None:
-    """The script's global name through which pickle finds a function or class ('Model' for Model.Part); or None."""
+    """Return the script's global name through which pickle finds a function or class ('Model' for Model.Part), or
+    None."""
     module_name = getattr(thing, "__module__", None)
     if module_name not in MODULES:
         return None
@@ -53,15 +54,14 @@ def name_of(thing: Any) -> str | None:
     return qualname.partition(".")[0] if found is thing else None
 
 
-# How protocol 5 writes the name of what it finds by name: the text (its length before it), put into the memo, then
-# STACK_GLOBAL.
+# Protocol 5 writes what it finds by name as the text (after its length), put into the memo, then STACK_GLOBAL.
 _NAMED = re.compile(rb"\x94\x93")
-# The text stood in the pickle before, and is taken from the memo.
+# A text that was in the pickle before is taken from the memo.
 _NAMED_BY_MEMO = re.compile(rb"(?:h.|j....)\x93", re.DOTALL)
 
 
 def _text_before(data: bytes, end: int) -> bytes:
-    """The short text that ends there."""
+    """Return the short text that ends there."""
     start = end
     while (start := data.rfind(b"\x8c", max(0, end - 257), start)) >= 0:
         if data[start + 1] == end - start - 2:
@@ -70,11 +70,11 @@ def _text_before(data: bytes, end: int) -> bytes:
 
 
 _names: dict[tuple[bytes, ...], tuple[str, ...]] = {}
-"""What `names_in` made of what it found."""
+"""Results of `names_in`, by what it found."""
 
 
 def names_in(data: Any) -> tuple[str, ...]:
-    """The script's global names that a pickle refers to. It may give more, never fewer."""
+    """Return the script's global names that a pickle refers to. It may return more, never fewer."""
     if data.find(b"\x8c\x08__main__") < 0 and data.find(b"\x8c\x0b__mp_main__") < 0:
         return ()
     found = tuple([_text_before(data, match.start()) for match in _NAMED.finditer(data)])
@@ -96,7 +96,7 @@ def names_in(data: Any) -> tuple[str, ...]:
 
 
 def is_one_name(data: bytes) -> bool:
-    """Is this how a pickle writes one thing by name: module, name, STACK_GLOBAL?"""
+    """True if this is how pickle writes one thing by name: module, name, STACK_GLOBAL."""
     name = data.rfind(b"\x8c")
     size = data[1] if data[:1] == b"\x8c" else 0
     return name == size + 3 and data[name + 1] == len(data) - name - 4 and data[-2:] == b"\x94\x93"

@@ -1,11 +1,11 @@
-"""Calls, results and errors <-> payloads: the bytes that travel. Only this module and those it uses pickle.
+"""Calls, results and errors <-> payloads, the bytes that travel. Only this module and those it uses pickle.
 
     client                                                 runner
     state, arguments --- pickled, pack --- load_parts -->  function(*args, **kwargs)
     result           <-- load_result --- dump_result ----  its value
     exception        <-- load_error ----- dump_error ----  what it raised, with the traceback as text
 
-layout.py says what a payload is made of, pickled.py how values become one. All functions may be called from any thread.
+layout.py describes a payload, pickled.py makes values into one. All functions may be called from any thread.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from cw.payloads.pickled import load_parts as load_parts
 from cw.payloads.refusals import refusal_of, refusal_of_call
 from cw.payloads.refusals import refusal_of_function as refusal_of_function
 
-# `bytes` as an argument or a result go out of band from this size. pickle too copies them once each way,
-# but into memory that malloc maps anew: 100 MB take 47 ms, and 15 ms into huge pages or a memory file.
+# `bytes` from this size go out of band as an argument or a result. Pickle also copies them once each way, but into
+# memory that malloc maps anew: 100 MB take 47 ms, and 15 ms into huge pages or a memory file.
 BIG_BYTES = 1024 * 1024
 
 
 def dump(value: Any, store: Store | None = None, label: int | None = None) -> Payload:
-    """Pickle a value into a payload, which shares no memory with it. With a label, if it is a call's.
+    """Pickle a value into a payload, which shares no memory with it. `label`: that of a call.
 
-    What `store(parts, size)` makes of its parts, if given, is a payload above `memory.LARGE` with large buffers
-    (`memory.store`: a memory file). Raises `NotPicklable`.
+    `store(parts, size)`, if given, makes payloads above `memory.LARGE` with large buffers (`memory.store`: a memory
+    file). Raises `NotPicklable`.
     """
     try:
         return dump_value(value, store, behind=b"" if label is None else label_bytes(label))
@@ -54,7 +54,7 @@ def dump(value: Any, store: Store | None = None, label: int | None = None) -> Pa
 
 
 def pickle_with_state(state: Any, args: tuple[Any, ...], kwargs: dict[str, Any], function: Any) -> Pickled:
-    """A function's state, then the arguments. Raises `NotPicklable`."""
+    """Pickle a function's state, then the arguments. Raises `NotPicklable`."""
     try:
         return Pickled((state, call_of(args, kwargs)))
     except byvalue.Unpicklable as failure:
@@ -64,7 +64,7 @@ def pickle_with_state(state: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
 
 
 def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What is pickled of a call's arguments."""
+    """Return what is pickled of a call's arguments."""
     for value in (*args, *kwargs.values()) if kwargs else args:
         if type(value) is bytes and len(value) >= BIG_BYTES:
             named_values = {name: _apart_if_big(value) for name, value in kwargs.items()}
@@ -75,7 +75,8 @@ def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def dump_call_by_name(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[bytes, list[memoryview], Sequence[str]] | None:
-    """As `dump_call`, for `join`, and the script's names that the arguments refer to. None if some travel by value."""
+    """Pickle as `dump_call` does, for `join`, with the script's names that the arguments refer to. None if some are by
+    value."""
     return dump_by_name(call_of(args, kwargs))
 
 
@@ -86,8 +87,8 @@ def dump_call(
     store: Store | None = None,
     label: int = 0,
 ) -> Payload:
-    """The arguments of a call. `function` serves the message of `NotPicklable`, which names the argument. `label` is
-    behind the pickle, see `cw.payloads.current`."""
+    """Pickle the arguments of a call. `function` is for the message of `NotPicklable`, which names the argument.
+    `label` follows the pickle, see `cw.payloads.current`."""
     plain = dump_plain(args, kwargs, label)
     return pickle_call(args, kwargs, function).payload(store, label) if plain is None else plain
 
@@ -99,8 +100,8 @@ def pickle_call(
     memo: Any = None,
     is_by_value: bool = False,
 ) -> Pickled:
-    """The same, before it is packed. `memo`: of the state that goes before it. `is_by_value`: `dump_call_by_name` has
-    refused it."""
+    """Pickle as `dump_call` does, without packing. `memo`: of the state that precedes it. `is_by_value`:
+    `dump_call_by_name` has refused it."""
     try:
         return Pickled((call_of(args, kwargs),), memo, is_by_value=is_by_value)
     except byvalue.Unpicklable as failure:
@@ -108,7 +109,7 @@ def pickle_call(
 
 
 def dump_plain(args: tuple[Any, ...], kwargs: dict[str, Any], label: int = 0) -> bytes | None:
-    """As `dump_call`, for arguments that neither share nor refer to anything; None for others."""
+    """Pickle as `dump_call` does, for arguments that neither share nor refer to anything; None for others."""
     if kwargs:
         return dumps([args, kwargs], 5) + label.to_bytes(LABEL, "little") if is_plain(args, kwargs) else None
     for value in args:
@@ -118,7 +119,7 @@ def dump_plain(args: tuple[Any, ...], kwargs: dict[str, Any], label: int = 0) ->
 
 
 def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether arguments neither share, nor refer to, anything."""
+    """True if arguments neither share nor refer to anything."""
     for value in (*args, *kwargs.values()) if kwargs else args:
         if type(value) not in PLAIN:
             return False
@@ -126,12 +127,12 @@ def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def load_call(payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The `(args, kwargs)` of a call. Raises `PayloadError`, or whatever unpickling the arguments raises."""
+    """Return the `(args, kwargs)` of a call. Raises `PayloadError`, or whatever unpickling the arguments raises."""
     return as_call(load(payload))
 
 
 def as_call(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The `(args, kwargs)` of what `call_of` gave. Raises `PayloadError`."""
+    """Return the `(args, kwargs)` of what `call_of` returned. Raises `PayloadError`."""
     if type(call) is tuple:
         return call, {}
     if type(call) is not list or len(call) != 2:
@@ -140,7 +141,7 @@ def as_call(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def dump_result(value: Any, store: Store | None = None) -> Payload:
-    """A job's result; as `dump`."""
+    """Pickle a job's result as `dump` does."""
     if type(value) in PLAIN:
         return dumps(value, 5)
     try:
@@ -155,14 +156,14 @@ load_result = load
 
 
 def load_result_soon(payload: Payload, describe: str) -> Any:
-    """As `load_result`, in a client's thread: a `Deferred` while a module is being imported for which it might wait."""
+    """Load as `load_result` does, in a client's thread: a `Deferred` while it might wait for a module's import."""
     if deferred.module_locks and deferred.may_wait(payload):
         return deferred.Deferred(payload, load, describe)
     return load(payload)
 
 
 def dump_alone(value: Any, store: Store | None = None) -> Payload:
-    """As `dump`, for another program: what the script defines is inside. Raises `NotPicklable`."""
+    """Pickle as `dump` does, for another program: the script's definitions are inside. Raises `NotPicklable`."""
     try:
         return dump_value(value, store, is_alone=True)
     except byvalue.Unpicklable as failure:
@@ -170,7 +171,7 @@ def dump_alone(value: Any, store: Store | None = None) -> Payload:
 
 
 def dump_call_alone(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> Payload:
-    """As `dump_call`, for another program: what the script defines is inside."""
+    """Pickle as `dump_call` does, for another program: the script's definitions are inside."""
     plain = dump_plain(args, kwargs)
     if plain is not None:
         return plain
@@ -181,14 +182,14 @@ def dump_call_alone(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any
 
 
 def alone(payload: Payload) -> Payload:
-    """A result's payload, for another program: what it has by name of the script is inside."""
+    """Convert a result's payload for another program: what it names of the script is put inside."""
     if _stands_alone(pickle_of(payload)):
         return payload
     return dump_alone(load(payload))
 
 
 def alone_error(payload: Payload) -> Payload:
-    """The same for an error's."""
+    """Convert an error's payload for another program: what it names of the script is put inside."""
     if _stands_alone(bytes(payload)):
         return payload
     *fields, pickled, reason = loads(payload)
@@ -200,7 +201,7 @@ def _stands_alone(data: bytes) -> bool:
 
 
 class _BigBytes:
-    """In a call or a result: `bytes` that travel out of band. They come out as plain `bytes`."""
+    """Wrapper, in a call or a result, of `bytes` that travel out of band. They come out as plain `bytes`."""
 
     __slots__ = ("data",)
 

@@ -1,10 +1,10 @@
-"""Settings in the user's own modules: `params.dt = 0.5` in the script holds in the runners, too.
+"""Settings in the user's own modules: `params.dt = 0.5` in the script applies in the runners, too.
 
     client:  settings_of_modules() --- {module: {name: value}} --->  runner:  apply_settings()
                                                                      in modules that are loaded at once,
                                                                      in others after the import that loads them
 
-A *setting* is a top-level int, float, bool, str or None whose value is now another than the one that the module's
+A *setting* is a top-level int, float, bool, str or None whose value now differs from the one that the module's
 source gives it. What the source gives a name:
 
     X = 0.1; Y = X / 2; Z = -1      once, at the top level, from constants      the value
@@ -34,16 +34,16 @@ logger = logging.getLogger("cw.client")
 SETTINGS = frozenset({int, float, bool, str, type(None)})
 
 MOST_BITS = 4096
-"""Larger ints are no settings. (Python refuses to read much longer ones.)"""
+"""Largest int that is a setting (bits). Python refuses to read much longer ones."""
 
 SHARE = 0.01
-"""Of the time, for looking at settings between submits. More: a changed setting is seen sooner. Less: more jobs/s."""
+"""Share of time for checking settings between submits. More: a changed setting is seen sooner. Less: more jobs/s."""
 
 QUICK_SECONDS = 5e-6
-"""For a look that is taken at each submit while nothing is outstanding. More: a round trip takes longer."""
+"""Longest check that is made at each submit while nothing is outstanding (seconds). More: a round trip takes longer."""
 
 EAGER = 100
-"""Submits before each of which settings are looked at. More: a loop that changes them is noticed if it begins later."""
+"""Number of submits before each of which settings are checked. More: loops that change them later are noticed, too."""
 
 _MISSING = object()
 
@@ -52,7 +52,7 @@ _MISSING = object()
 
 
 class _Own:
-    """One of the user's own modules, as far as its settings go."""
+    """One of the user's own modules, with its settings."""
 
     def __init__(self, name: str, module: ModuleType) -> None:
         self.name = name
@@ -65,7 +65,7 @@ class _Own:
         self._size = -1 if has_some else len(self.namespace)
 
     def look(self) -> bool:
-        """Whether settings have changed since the last look."""
+        """Check settings; returns whether any has changed since the last check."""
         namespace = self.namespace
         is_changed = False
         if len(namespace) != self._size:
@@ -77,7 +77,7 @@ class _Own:
         return is_changed
 
     def taken_over(self) -> Iterator[tuple[str, str, str]]:
-        """Names that `from other import name` binds: (name, module, its name there)."""
+        """List names bound by `from other import name`: (name, module, its name there)."""
         if self._source is None:
             return
         for level, owner, original, name in self._source.imports:
@@ -109,7 +109,7 @@ class _Own:
                 elif name not in self._source.names and (self._source.is_all or not is_first):
                     is_changed = self._note(name, value) or is_changed
                 else:
-                    self._source.values[name] = value  # what it was when first looked at
+                    self._source.values[name] = value  # its value when first checked
         return is_changed
 
     def _note(self, name: str, value: Any) -> bool:
@@ -127,18 +127,18 @@ class _Own:
 
 
 class _Source:
-    """What a module's text says about its top-level names."""
+    """Facts from a module's source about its top-level names."""
 
     def __init__(self, text: str) -> None:
         self.values: dict[str, Any] = {}
-        """Of names that are bound once, from constants."""
+        """Values of names that are bound once, from constants."""
         self.names: set[str] = set()
-        """All that the text binds."""
+        """All names that the source binds."""
         self._inside: set[str] = set()
         self.imports: list[tuple[int, str, str, str]] = []
-        """`from ..owner import original as name`: (level, owner, original, name)."""
+        """Imports, for `from ..owner import original as name`: (level, owner, original, name)."""
         self.is_all = True
-        """There are no other names, as far as one can see."""
+        """True if there are no other names, as far as the source shows."""
         try:
             tree = ast.parse(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -168,12 +168,12 @@ class _Source:
                     self.values.update(dict.fromkeys(names, value))
 
     def is_internal(self, name: str, value: Any) -> bool:
-        """Whether a value goes with other state of the module."""
+        """True if a value goes with other state of the module."""
         return name in self._inside and (name.startswith("_") or type(value) in (bool, type(None)))
 
 
 def _bindings(body: list[ast.stmt]) -> Iterator[str]:
-    """The names that statements bind in their own scope, as often as they do."""
+    """List the names that statements bind in their own scope, once for each binding."""
     nodes: list[ast.AST] = list(body)
     while nodes:
         node = nodes.pop()
@@ -201,7 +201,7 @@ _ARITHMETIC = (
 
 
 def _constant(expression: ast.expr, known: dict[str, Any]) -> Any:
-    """The value of an expression of constants and of names with known values, or _MISSING."""
+    """Evaluate an expression of constants and names with known values; _MISSING if it is not one."""
     for node in ast.walk(expression):
         if not isinstance(node, _ARITHMETIC) or (isinstance(node, ast.Name) and node.id not in known):
             return _MISSING
@@ -209,7 +209,7 @@ def _constant(expression: ast.expr, known: dict[str, Any]) -> Any:
         value = eval(  # noqa: S307  (arithmetic with constants, as checked above)
             compile(ast.Expression(expression), "", "eval"), {"__builtins__": {}}, dict(known)
         )
-    except Exception:  # the module would have raised it: this text is another than the one that was imported
+    except Exception:  # the module would have raised it: this source is not the one that was imported
         return _MISSING
     return value if type(value) in SETTINGS else _MISSING
 
@@ -223,26 +223,26 @@ def is_setting(name: str, value: Any) -> bool:
 def _is_same(one: Any, other: Any) -> bool:
     if one is other or type(one) is not type(other):
         return one is other
-    return bool(one == other) if one == one else other != other  # (two NaNs are the same)
+    return bool(one == other) if one == one else other != other  # two NaNs are the same
 
 
 _own: dict[str, _Own] = {}
 _modules_seen = -1
 _sent: set[tuple[str, str]] = set()
-"""Settings that have travelled once, by module and name. They go on to, since runners may have had them."""
+"""Settings that have travelled once, by module and name. They still travel, since runners may have had them."""
 _changes = 0
-"""Counts looks at which a setting had changed."""
+"""Number of checks that found a changed setting."""
 
 
 def _look() -> int:
-    """Look at all settings; returns `_changes`."""
+    """Check all settings; returns `_changes`."""
     global _modules_seen, _changes
     if _modules_seen != modules.version or not modules.is_watching():
         _modules_seen = modules.version
         loaded = modules.own_modules()
         for name in [name for name, module in loaded.items() if modules.is_initializing(module)]:
             del loaded[name]
-            _modules_seen = -1  # it is looked at when it is loaded
+            _modules_seen = -1  # it is checked when it is loaded
         for name, module in loaded.items():
             known = _own.get(name)
             if known is None or known.namespace is not vars(module) or known.spec is not module.__spec__:
@@ -257,12 +257,13 @@ def _look() -> int:
 
 
 def settings_of_modules() -> dict[str, dict[str, Any]]:
-    """The settings of the user's own modules that have another value than their source gives them, or had one."""
+    """Return settings of the user's own modules whose values differ from their source's, or once did."""
     _look()
     for each in _own.values():
         _sent.update((each.name, name) for name in each.changed)
         for name, owner, original in each.taken_over():
-            # It may be the value before or after that one was set: this depends on the order of things over there.
+            # The name may have got the value before or after it was set, which depends on the order of events in the
+            # runner.
             if (owner, original) in _sent:
                 _sent.add((each.name, name))
     found: dict[str, dict[str, Any]] = {}
@@ -273,26 +274,27 @@ def settings_of_modules() -> dict[str, dict[str, Any]]:
 
 
 class Watch:
-    """What a session has last seen of the user's own modules. Its owner holds a lock around every call."""
+    """State of the user's own modules when a session last checked. Its owner holds a lock around every call."""
 
     def __init__(self) -> None:
         modules.start_watching()
         self.due = 0.0
-        """When settings are to be looked at again (by time.monotonic)."""
+        """When settings must be checked again (time.monotonic())."""
         self.is_quick = True
-        """A look takes so little that it can be taken whenever nothing is outstanding."""
+        """True if a check is short enough to be made whenever nothing is outstanding."""
         self.version = -1
-        """`modules.version` at the last look."""
+        """Value of `modules.version` at the last check."""
         self.settings: dict[str, dict[str, Any]] = {}
         self._anew = modules.count_anew()
         self._changes = -1
         self._eager: float = EAGER
-        self._seconds = 1.0  # that a look takes, while nobody else takes the processor
+        self._seconds = 1.0  # duration of a check while nothing else uses the processor
         self._submitted = 0
         self._is_late = False
 
     def look(self, submitted: int) -> tuple[list[str], bool]:
-        """(modules loaded anew since the last look, whether settings have changed). `submitted`: jobs so far."""
+        """Check for changes: (modules reloaded since the last check, whether settings have changed). `submitted`: jobs
+        so far."""
         began = time.monotonic()
         if self.version != modules.version:
             self.version, self._seconds = modules.version, 1.0
@@ -332,7 +334,7 @@ class Watch:
 
 
 def dump_settings(settings: dict[str, dict[str, Any]]) -> bytes:
-    """Settings as bytes: the same for the same settings. Any process may read them."""
+    """Encode settings as bytes, the same for the same settings. Any process may read them."""
     return json.dumps(settings, sort_keys=True).encode()
 
 
@@ -340,15 +342,15 @@ def dump_settings(settings: dict[str, dict[str, Any]]) -> bytes:
 
 _settings: dict[str, dict[str, Any]] = {}
 _originals: dict[tuple[str, str], tuple[Any, Any]] = {}
-"""What settings were before they were set: (the module, the value), by module's and setting's name."""
+"""Former values of settings: (the module, the value), by module's and setting's name."""
 
 
 _waiting: list[tuple[str, Any]] = []
-"""Modules whose import is over, in the middle of that of another one."""
+"""Modules whose import has ended during the import of another one."""
 
 
 def apply_settings(payload: bytes | bytearray | memoryview) -> None:
-    """Have these settings, and no others, in the modules that are loaded and in those that will be."""
+    """Apply these settings, and no others, to modules that are loaded and to those that will be."""
     global _settings
     before, _settings = _settings, json.loads(bytes(payload))
     for name in before.keys() | _settings.keys():
@@ -365,7 +367,8 @@ def apply_settings(payload: bytes | bytearray | memoryview) -> None:
 
 
 def _set_after_import(name: str, module: Any) -> None:
-    """As at home, where a script imports all first: what other modules compute from a setting is computed before."""
+    """Set settings after the outermost import, as in a client's script: values that modules compute from them come
+    first."""
     if modules.is_nested():
         _waiting.append((name, module))
         return

@@ -1,4 +1,4 @@
-"""How a function travels: by its name, as code with a fresh state for each call, or as an object that is all state.
+"""Templates: a function travels by its name, as code with a fresh state for each call, or as an object (all state).
 
 json.dumps, f of the script     NAMED    the runner's module, or script, has it
 lambda, local function          LOCAL    its code travels once; cells, defaults and attributes are its state
@@ -35,7 +35,7 @@ _BY_NAME = (MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorTy
 
 
 class Template:
-    """What of a function is the same for all its calls."""
+    """Part of a function that is the same for all its calls."""
 
     __slots__ = ("codes", "form", "name", "names", "payload", "reads")
 
@@ -43,13 +43,13 @@ class Template:
         self.form = form
         self.name = name
         self.payload = pickle.dumps((form, name, blob), 5)
-        self.names: frozenset[str] = frozenset()  # of the script, that it refers to
-        self.codes: tuple[named.Code, ...] = ()  # by value
+        self.names: frozenset[str] = frozenset()  # names of the script that it refers to
+        self.codes: tuple[named.Code, ...] = ()  # functions by value
         self.reads: frozenset[str] = frozenset()  # global names that the function itself reads
 
 
 def form_of(function: Any) -> int:
-    """Raises TypeError for what cannot be called."""
+    """Return the form of a function. Raises TypeError for what cannot be called."""
     kind = type(function)
     if kind is MethodType:
         return NAMED if byvalue.home_of_method(function) else OBJECT
@@ -68,7 +68,7 @@ def form_of(function: Any) -> int:
 
 
 def template_of(function: Any, form: int) -> Template:
-    """Raises `byvalue.Unpicklable`."""
+    """Make the template of a function. Raises `byvalue.Unpicklable`."""
     code_owner = own_function(function)
     if form == OBJECT:
         template = Template(form, label_of(function))
@@ -97,7 +97,7 @@ def template_of(function: Any, form: int) -> Template:
 
 
 def label_of(function: Any) -> str:
-    """What an OBJECT is called, without its state: 'Model.step'."""
+    """Return the name of an OBJECT, without its state: 'Model.step'."""
     if isinstance(function, functools.partial):
         function = function.func
     owner = getattr(function, "__func__", function)
@@ -106,7 +106,7 @@ def label_of(function: Any) -> str:
 
 
 def own_function(function: Any) -> FunctionType | None:
-    """The function written in Python that a call enters."""
+    """Return the function written in Python that a call enters."""
     while isinstance(function, functools.partial):
         function = function.func
     function = getattr(function, "__func__", function)
@@ -119,10 +119,10 @@ def own_function(function: Any) -> FunctionType | None:
 
 
 def state_of(function: Any, form: int) -> Any:
-    """What is taken anew for each call; None: nothing."""
+    """Return the state that is pickled anew for each call; None: none."""
     if form == OBJECT:
         if type(function) is MethodType and getattr(function.__self__, function.__name__, None) != function:
-            # pickle would ask for it by this name: it is private (`self.__step`), or a lambda.
+            # pickle would look it up by this name, which is private (`self.__step`) or a lambda's
             return functools.partial(function.__func__, function.__self__)
         return function
     if form == NAMED:
@@ -132,7 +132,7 @@ def state_of(function: Any, form: int) -> Any:
     is_bound = [value is not MISSING for value in contents]
     if not all(is_bound):
         contents = [value if is_set else None for value, is_set in zip(contents, is_bound, strict=True)]
-    # Functions that are captured may share variables with this one: then these travel, not only what is in them.
+    # Captured functions may share variables with this one: then the variables travel, not only their contents.
     shared = cells if any(type(value) is FunctionType for value in contents) else None
     state = (
         function.__defaults__,
@@ -146,7 +146,7 @@ def state_of(function: Any, form: int) -> Any:
 
 
 def holds_functions(state: Any) -> bool:
-    """Whether the state of a LOCAL one may have something inside that a call can change: a function's attributes."""
+    """True if the state of a LOCAL function may contain something that a call can change: a function's attributes."""
     defaults, kwdefaults, contents, *_ = state
     return any(map(script.can_be_named, (*(defaults or ()), *(kwdefaults or {}).values(), *contents)))
 
@@ -155,7 +155,7 @@ class Callee:
     """A template in a runner."""
 
     def __init__(self, payload: Any) -> None:
-        """Raises PayloadError."""
+        """Load the template. Raises PayloadError."""
         try:
             self.form, self.name, self._blob = pickle.loads(payload)
         except Exception as error:
@@ -163,14 +163,14 @@ class Callee:
         self._parts: Any = None
 
     def function(self) -> Any:
-        """A NAMED one, as its name is bound now. Raises whatever importing it raises."""
+        """Return a NAMED function, as its name is bound now. Raises whatever importing it raises."""
         function = pickle.loads(self._blob)
         if not callable(function):
             raise PayloadError(f"the payload is not that of a function but of a {type(function).__name__}")
         return function
 
     def fresh(self, state: Any) -> Any:
-        """A LOCAL one with this state, which nobody else has; or an OBJECT, which its state is."""
+        """Return a LOCAL function with this state, used by it alone; or an OBJECT, which is its state."""
         if self.form == OBJECT:
             if not callable(state):
                 raise PayloadError(f"the payload is not that of a function but of a {type(state).__name__}")

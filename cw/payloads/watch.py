@@ -1,9 +1,9 @@
-"""What a pickle was made from: noted while it is made, so that it can be used again until something is bound anew.
+"""Watch of what a pickle was made from, recorded while it is made: the pickle is reused until something is rebound.
 
     add_function, add_name, add_namespace, ... --> is_current()?  asked at each submit
 
 Only bindings are compared, and by identity: a list that has grown in place is not noticed. What is compared is held, so
-that no id is used again: weakly where that can be, so that nothing is kept alive that its owner has dropped.
+that no id is used again: weakly where possible, so that nothing is kept alive that its owner has dropped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HELD = frozenset({ModuleType, int, str, float, bool, type(None), BuiltinFunctio
 
 
 def contents_of(cell: CellType) -> Any:
-    """What a captured variable is bound to."""
+    """Return what a captured variable is bound to."""
     try:
         return cell.cell_contents
     except ValueError:  # the variable is not bound yet
@@ -49,7 +49,7 @@ class Watch:
     def __init__(self) -> None:
         self._functions: list[tuple[weakref.ref[FunctionType], CodeType, Any, Any]] = []
         self._is_over = False  # something that it watched is gone
-        self._registrations: Any = None  # which there were with abstract base classes, if it matters
+        self._registrations: Any = None  # registrations with abstract base classes, if they matter
         self._cells: list[tuple[Any, Any]] = []
         self._names: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
         self._weak: dict[tuple[int, str], tuple[Mapping[str, Any], str, weakref.ref[Any]]] = {}
@@ -81,7 +81,7 @@ class Watch:
         self._names[key] = namespace, name, value
 
     def add_namespace(self, namespace: Mapping[str, Any]) -> None:
-        """Watch all names of a namespace, such as the `vars()` of an object, and which there are."""
+        """Watch all names of a namespace, such as the `vars()` of an object, and their number."""
         names = [name for name in list(namespace) if name not in LOOKED_AT]
         for name in names:
             self.add_name(namespace, name)
@@ -92,13 +92,13 @@ class Watch:
         self._registrations = abc.get_cache_token()
 
     def _let_go(self, _: Any) -> None:
-        """A function is gone: nothing that it held is kept alive here."""
+        """Release everything, as a function is gone: nothing that it held is kept alive here."""
         self._is_over = True
         for held in (self._functions, self._cells, self._names, self._weak, self._sizes):
             held.clear()
 
     def absorb(self, other: Watch) -> None:
-        """Watch what the other one does, too."""
+        """Watch also what the other one watches."""
         self._functions += other._functions
         if other._registrations is not None:
             self._registrations = other._registrations
@@ -108,7 +108,7 @@ class Watch:
         self._sizes += other._sizes
 
     def is_current(self) -> bool:
-        """Whether all is still bound to what it was. Each submit asks: 0.1 us, and 0.04 for each name."""
+        """True if all is still bound to what it was. Each submit asks: 0.1 us, and 0.04 for each name."""
         if self._is_over:
             return False
         for reference, code, defaults, kwdefaults in self._functions:
@@ -132,7 +132,7 @@ class Watch:
         for cell, value in self._cells:
             if contents_of(cell) is not value:
                 return False
-        for namespace, size in self._sizes:  # (not all(): a generator costs more than the rest)
+        for namespace, size in self._sizes:  # not all(): a generator costs more than the rest
             if len(namespace) != size and len(namespace.keys() - LOOKED_AT) != size:
                 return False
         return True

@@ -1,1 +1,1 @@
-"""The process in which jobs run, one after the other, and may die."""
+"""Process in which jobs run, one after the other, and may die."""

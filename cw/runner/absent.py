@@ -1,7 +1,7 @@
-"""The runner's `__main__`: a name of the client's script that is not bound there is found when it is asked for, or the
+"""The runner's `__main__`: a name of the client's script that is not bound there is found when it is read, or the
 error says why not.
 
-    import numpy, T = ...   how to have them came with the script object     LOCK = Lock()   why it could not be sent
+    import numpy, T = ...   the script object says how to get them     LOCK = Lock()   why it could not be sent
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cw.payloads import script
 
 
 class ScriptModule(ModuleType):
-    """`__main__`. Attributes that are not there are looked for, as in a function that reads them."""
+    """Module `__main__`. Missing attributes are looked up as functions look up names."""
 
     def __init__(self, find: Callable[[str], Any]) -> None:
         super().__init__("__main__")
@@ -37,9 +37,10 @@ class ScriptModule(ModuleType):
 
 
 class _Builtins(dict[str, Any]):
-    """What functions look at after the globals: finds names of the script that are not there yet, or says why not.
+    """Builtins of the script's functions, consulted after the globals: finds names that are not bound yet, or says why
+    not.
 
-    Only functions that may need it have it: looking up a name takes longer.
+    Only functions that may need it get it, as looking up a name takes longer.
     """
 
     def __init__(self, find: Callable[[str], Any]) -> None:
@@ -51,7 +52,7 @@ class _Builtins(dict[str, Any]):
 
 
 class AbsentNames:
-    """The module, and what is known of names that are not in it."""
+    """The module, and what is known of names that are not bound in it."""
 
     def __init__(self, loads: Callable[[Any], Any]) -> None:
         self.module = ScriptModule(self.find)
@@ -59,35 +60,35 @@ class AbsentNames:
             sys.modules[name] = self.module
         self.names = vars(self.module)
         self.names["__builtins__"] = builtins
-        self.others: dict[str, tuple[Any, ...]] = {}  # names that are not defined, and how to have them
-        self.lost: dict[str, str] = {}  # those whose values cannot be pickled, and why
+        self.others: dict[str, tuple[Any, ...]] = {}  # unbound names, and how to get each
+        self.lost: dict[str, str] = {}  # names whose values cannot be pickled, and why
         self.is_ready: Callable[[], bool] = lambda: False
-        """Has what is made now all the names that it needs, but for those that are lost?"""
+        """True if what is being made has all the names that it needs, except lost ones."""
         self._builtins = _Builtins(self.find)
         self._loads = loads
 
     def find_loaded(self) -> None:
-        """Bind what is loaded already, which costs nothing. (Annotations, say, may refer to it.)"""
+        """Bind names that need no import, as this costs nothing. (Annotations may refer to them.)"""
         for name, how in self.others.items():
             if name not in self.names and (how[0] == "pickle" or how[1] in sys.modules):
                 with contextlib.suppress(Exception):
                     self.find(name)
 
     def explain(self, error: BaseException) -> None:
-        """Say in a NameError why the name is not here, if it is known."""
+        """Add to a NameError the reason why the name is not here, if it is known."""
         name = getattr(error, "name", None)
         if isinstance(error, NameError) and name and error.args == (f"name {name!r} is not defined",):
             with contextlib.suppress(KeyError):
                 error.args = (self._why_absent(name),)
 
     def builtins_of(self, code: CodeType) -> Any:
-        """What a function of the script that is made now has for builtins."""
+        """Return the builtins for a function of the script that is being made."""
         if self.is_ready() and (not self.lost or self.lost.keys().isdisjoint(_names_in_code(code))):
             return builtins
         return self._builtins
 
     def find(self, name: str) -> Any:
-        """A name that is not bound. Raises NameError with the reason; KeyError if there is nothing to say."""
+        """Find an unbound name. Raises NameError with the reason; KeyError if there is nothing to say."""
         how = self.others.get(name)
         if how is not None and name not in self.lost:
             if how[0] == "pickle":

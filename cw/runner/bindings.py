@@ -1,7 +1,7 @@
-"""Names in a runner's namespaces, and what set each of them last: a constant, a component, a definition, or a job.
+"""Bindings of names in a runner's namespaces, and what set each last: a constant, a component, a definition, or a job.
 
-A name whose value is the client's still is left as it is: what a job sets there stays for the next one, until the
-client's value has changed.
+If the client's value of a name is unchanged, the name is left alone: what a job sets stays for the next one until the
+client's value changes.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ MEMO_BYTES = 1024 * 1024  # as in cw.client.components
 
 
 class Bindings:
-    """Who set what."""
+    """Records what set each name last."""
 
     def __init__(self) -> None:
         self.changed: set[str] = set()
-        """Names that were given another value for the call that is about to run."""
+        """Names that got another value for the call that is about to run."""
         self.versions: dict[str, bytes] = {}
-        """Of definitions that are in force."""
+        """Versions of the definitions in force, by name."""
         self.placed: dict[Any, int] = {}
-        """The component that set a place last."""
+        """Component that set each place last."""
         self._bound: dict[tuple[str, str], int] = {}  # versions of constants that were set
 
     def define(self, names: dict[str, Any], name: str, thing: Any, version: bytes) -> None:
-        """A definition of the script is made anew."""
+        """Bind a name to a new definition of the script."""
         names[name] = thing
         self.changed.add(name)
         self._bound.pop(("__main__", name), None)
         self.versions[name] = version
 
     def lose(self, names: dict[str, Any], name: str) -> None:
-        """A value of the script cannot be had any more."""
+        """Unbind a name of the script whose value is not available any more."""
         names.pop(name, None)
         self.versions.pop(name, None)
         self.placed.pop(("global", "__main__", name), None)
         self._bound.pop(("__main__", name), None)
 
     def bind_early(self, rows: list[tuple[str, str, Any]]) -> None:
-        """Have constants that no call has bound so far."""
+        """Bind constants that no call has bound so far."""
         for key, name, value in rows:
             if (key, name) not in self._bound:
                 local_functions.namespace_of(key).setdefault(name, value)
 
     def bind(self, rows: list[tuple[str, str, int, Any]]) -> None:
-        """Give constants the values of the call."""
+        """Set constants to the values of the call."""
         for key, name, version, value in rows:
             if self._bound.get((key, name)) != version:
                 local_functions.namespace_of(key)[name] = value
@@ -59,7 +59,7 @@ class Bindings:
                     self.versions.pop(name, None)
 
     def unbind(self, key: str, name: str, is_defined: bool) -> None:
-        """The client has deleted a name. (One that a job has set stays.) `is_defined`: it is a definition now."""
+        """Unbind a name that the client has deleted, unless a job has set it. `is_defined`: it is a definition now."""
         was_bound = self._bound.pop((key, name), None) is not None
         was_bound |= self.placed.pop(("global", key, name), None) is not None
         if key == "__main__" and not is_defined:
@@ -94,24 +94,24 @@ class Bindings:
 
 
 class Places:
-    """Values that can change, where calls look for them. `payload_of(number)` gives a component's payload."""
+    """Values that can change, set where calls look for them. `payload_of(number)` returns a component's payload."""
 
     def __init__(self, payload_of: Callable[[int], Any], bindings: Bindings) -> None:
         self._payload_of = payload_of
         self._bindings = bindings
-        self._places: dict[int, list[Any]] = {}  # of a component
-        self._memos: dict[int, dict[int, Any]] = {}  # the objects in small components
-        self._homeless: dict[tuple[int, int], Any] = {}  # values of components whose places are not here
+        self._places: dict[int, list[Any]] = {}  # by number of the component
+        self._memos: dict[int, dict[int, Any]] = {}  # objects in small components
+        self._homeless: dict[tuple[int, int], Any] = {}  # values of components whose places do not exist here
 
     def forget(self, number: int) -> None:
-        """This component will not be used again."""
+        """Forget a component that will not be used again."""
         self._places.pop(number, None)
         self._memos.pop(number, None)
         for key in [key for key in self._homeless if key[0] == number]:
             del self._homeless[key]
 
     def apply(self, numbers: list[int]) -> None:
-        """Have the values of these components in their places."""
+        """Set the values of these components in their places."""
         placed = self._bindings.placed
         for number in numbers:
             places = self._places.get(number)
@@ -119,14 +119,14 @@ class Places:
                 self._place(number)
 
     def shared(self, reference: tuple[int, int]) -> Any:
-        """In the pickle of a call's state: an object that a component has."""
+        """Return an object that a component holds, for the pickle of a call's state."""
         number, place = reference
         if place < 0:
             index = -1 - place
             keys = self._places.get(number) or self._load(number)[0]
             try:
                 return _value_at(keys[index])
-            except KeyError:  # a function has another definition by now, which does not hold it
+            except KeyError:  # the function was redefined, and does not hold it any more
                 if (number, index) not in self._homeless:
                     self._homeless[number, index] = self._load(number)[1][index]
                 return self._homeless[number, index]

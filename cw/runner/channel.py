@@ -1,4 +1,4 @@
-"""What runs between a worker and one of its runners, all on one machine.
+"""Channel between a worker and one of its runners, on one machine.
 
     worker                                                         runner
       Objects, Forget, Run, Drop         == socket, frames ==>       reads when it has no job left,
@@ -10,8 +10,8 @@
       Remark, Loading, Dropped
       Waits, WaitOver
 
-A result is written before the next job starts: nothing that job does can hold it back. A pipe costs a third
-of what a socket does. A payload above `memory.LARGE` is not copied through: it lies in a memory file
+A result is written before the next job starts: that job cannot hold it back. A pipe costs a third
+of what a socket does. A payload above `memory.LARGE` is not copied through it, but put into a memory file
 (memfd_create(2)) that both sides map.
 """
 
@@ -36,31 +36,31 @@ from cw.net.sockets import receive_with_files
 from cw.program import RateLimited
 
 READ = 256 * 1024
-"""Bytes taken from the pipe at once."""
+"""Most bytes read from the pipe at once."""
 
 PIPE = 256 * 1024
 """Bytes that the pipe should hold: how far a runner of short jobs may run ahead of the worker."""
 
 WAIT_SECONDS = 0.5
-"""For descriptors, when there were none left for a large result."""
+"""Time to wait for descriptors (seconds) when none were left for a large result."""
 
 HIGH = 100
-"""The runner's descriptors are moved up here, out of the way of programs that assume small ones."""
+"""Lowest number of the runner's descriptors, out of the way of programs that assume small ones."""
 
 
 lines = RateLimited(logging.getLogger("cw.worker"))
 
 
 class WorkerEnd:
-    """The worker's side. Belongs to the loop's thread.
+    """The worker's end of a channel. Belongs to the loop's thread.
 
     `on_results(numbers, statuses, seconds, payloads)`, `on_dropped()` and `on_remark(remark)` report what the runner
-    says. (The payload of NOT_ENTERED is the runner's message.)
-    `runner_fds` are for the runner's process; close them here with `handed_over()`.
+    sends. (The payload of NOT_ENTERED is the runner's message.) `runner_fds` are for the runner's process;
+    `handed_over()` closes them here.
     """
 
     def __init__(self, loop: Loop) -> None:
-        """Raises OSError."""
+        """Open the channel. Raises OSError."""
         with contextlib.ExitStack() as stack:
             ours, theirs = map(stack.enter_context, socket.socketpair())
             our_files, their_files = map(stack.enter_context, socket.socketpair())
@@ -68,7 +68,7 @@ class WorkerEnd:
             stack.callback(os.close, self._pipe)
             stack.callback(os.close, pipe_in)
             self._tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            stack.pop_all()  # all are there
+            stack.pop_all()  # all are open
         with contextlib.suppress(OSError):  # the user's share of pipe memory may be used up
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE)
         os.set_blocking(self._pipe, False)
@@ -80,16 +80,16 @@ class WorkerEnd:
         self._is_closed = False
         self._theirs = theirs, their_files, pipe_in
         self.runner_fds = [theirs.fileno(), their_files.fileno(), pipe_in, self._tokens]
-        self.objects = ObjectCache()  # what the runner has been sent; the worker sees to it
+        self.objects = ObjectCache()  # what the runner has been sent; the worker maintains it
         self.on_results: Callable[[list[int], list[int], list[float], list[Any]], None]
-        self.is_loading = False  # its first function: it has not entered a call yet
+        self.is_loading = False  # it loads its first function: no call was entered yet
         self.on_dropped: Callable[[], None]
         self.on_remark: Callable[[m.Remark], None] = lambda remark: None
         self.on_waits: Callable[[m.Waits | m.WaitOver], None]
         loop.watch(self._pipe, IN, self._on_readable)
 
     def handed_over(self) -> None:
-        """The runner's process has its descriptors: close ours of them."""
+        """Close our copies of the descriptors, which the runner's process now has."""
         stream, files, pipe_in = self._theirs
         stream.close()
         files.close()
@@ -100,7 +100,7 @@ class WorkerEnd:
 
     def send_jobs(self, jobs: Sequence[Any]) -> None:
         """Send jobs (of the form of `cw.worker.jobs.Job`), with a token for each."""
-        # The token first: a runner that finds none takes the job for one that was retracted.
+        # The tokens come first: a runner that finds none takes the job for a retracted one.
         os.eventfd_write(self._tokens, len(jobs))
         self._stream.send(
             m.Run(
@@ -114,7 +114,7 @@ class WorkerEnd:
         )
 
     def take_tokens(self, count: int) -> int:
-        """Take up to `count` tokens; so many of the jobs sent last are ours again."""
+        """Take up to `count` tokens, and with them the jobs sent last. Returns how many."""
         taken = 0
         with contextlib.suppress(BlockingIOError):
             while taken < count:
@@ -123,7 +123,7 @@ class WorkerEnd:
         return taken
 
     def tokens_left(self) -> int:
-        """How many of the jobs sent have not been started."""
+        """Return how many of the jobs sent have not started."""
         with open(f"/proc/self/fdinfo/{self._tokens}") as file:
             for line in file:
                 if line.startswith("eventfd-count:"):
@@ -176,7 +176,7 @@ class WorkerEnd:
                 self.is_loading = bool(message.is_loading)
             elif type(message) is m.Remark:
                 self.on_remark(message)
-            elif type(message) in (m.Waits, m.WaitOver):  # what came before it comes first
+            elif type(message) in (m.Waits, m.WaitOver):  # deliver earlier messages first
                 if numbers:
                     self.on_results(numbers, statuses, seconds, payloads)
                     numbers, statuses, seconds, payloads = [], [], [], []
@@ -217,7 +217,7 @@ class WorkerEnd:
         os.close(self._tokens)
 
     def _receive(self, size: int) -> memoryview:
-        # Peeked at first: were there no descriptor left for it, it would be gone.
+        # Peek first: without a free descriptor, receiving the file would lose it.
         _, fds = receive_with_files(self._files, memoryview(bytearray(1)), socket.MSG_PEEK)
         payload = from_file(fds[0], size)
         self._files.recv(1)

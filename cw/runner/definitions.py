@@ -1,7 +1,7 @@
-"""The script's functions and classes in a runner, made and filled so that those that refer to each other can be.
+"""The script's functions and classes in a runner, made first and filled later, as they may refer to each other.
 
-definitions that a call reaches --take--> those that are not in force, with all others that are not --make-->
-each one's skeleton is made when a pickle asks for it, or in its turn; then each is filled, in the same way
+definitions that a call reaches --take--> those not in force, with all others not in force --make-->
+each skeleton is made when a pickle asks for it, or in its turn; then each is filled, in the same way
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ from cw.runner.bindings import Bindings
 
 
 class Definitions:
-    """`payload_of(number)` gives an object's payload. `names`: the script's."""
+    """Definitions of the script. `payload_of(number)` returns an object's payload. `names`: the script's."""
 
     def __init__(self, payload_of: Callable[[int], Any], names: dict[str, Any], bindings: Bindings) -> None:
         self._payload_of = payload_of
         self._names = names
         self._bindings = bindings
-        self._rows: dict[str, objects.Definition] = {}  # all of them, as the script object has them
+        self._rows: dict[str, objects.Definition] = {}  # all definitions, as in the script object
         self._small: dict[str, list[Any]] = {}  # small values that each holds
-        self._by_number: dict[int, objects.Definition] = {}  # those that calls have reached
+        self._by_number: dict[int, objects.Definition] = {}  # definitions that calls have reached
         self._unreached: set[str] = set()  # made though no call has reached them
         self._to_make: dict[str, objects.Definition] = {}
         self._to_fill: dict[str, objects.Definition] = {}
         self._is_filling = False  # all are made
         self.is_reached = False
-        """Is one being made that the call reaches?"""
+        """True while a definition is made that the call reaches."""
 
     def __contains__(self, name: str) -> bool:
         return name in self._rows
 
     def forget(self, number: int) -> None:
-        """This object will not be used again."""
+        """Forget an object that will not be used again."""
         self._by_number.pop(number, None)
 
     def take_all(self, rows: list[tuple[bytes, list[Any]]]) -> None:
-        """These are all that the script has now, each with the small values that it holds."""
+        """Take all definitions that the script has now, each with the small values that it holds."""
         loaded = [(objects.load_definition(data), small) for data, small in rows]
         self._rows = {row.name: row for row, _ in loaded}
         self._small = {row.name: small for row, small in loaded}
 
     def take(self, numbers: list[int]) -> bool:
-        """The call reaches these. Is there anything to `make`?"""
+        """Take the definitions that the call reaches. Returns whether there is anything to `make`."""
         rows = [self._definition(number) for number in numbers]
         versions, reached = self._bindings.versions, {row.name for row in rows}
         self._to_make = {
@@ -65,7 +65,7 @@ class Definitions:
         return bool(self._to_make)
 
     def make(self) -> None:
-        """Have in force what was taken: what the call reaches, and of all others the newest."""
+        """Put in force what was taken: the versions that the call reaches, and the newest of all others."""
         rest = [name for name in self._to_make if name in self._unreached]
         for name in list(self._to_make):
             self._make(name)
@@ -82,7 +82,7 @@ class Definitions:
                     self._bindings.set_place(key, value)
 
     def loads(self, data: Any) -> Any:
-        """What a pickle has, for which definitions may have to be made."""
+        """Unpickle a value, making the definitions that it needs."""
         return objects.Unpickler(data, self._require).load()
 
     def _definition(self, number: int) -> objects.Definition:
@@ -100,7 +100,7 @@ class Definitions:
                 make, arguments = self.loads(row.skeleton)
                 thing = make(*arguments)
         except Exception:
-            if name in self._unreached:  # nobody has asked for it
+            if name in self._unreached:  # no call needs it
                 self._to_fill.pop(name, None)
                 self._bindings.versions[name] = row.version
                 return
@@ -125,12 +125,12 @@ class Definitions:
                 raise
 
     def _require(self, name: str) -> None:
-        """A pickle refers to this name of the script: it must be there now."""
+        """Make a name of the script to which a pickle refers."""
         top, dot, _ = name.partition(".")
         if top in self._to_make:
             self._make(top)
         if (dot or self._is_filling) and top in self._to_fill:
-            self._fill(top)  # an instance may be made of it now, which takes its methods
+            self._fill(top)  # an instance made of it now may need its methods
 
     @contextlib.contextmanager
     def _reaching(self, is_reached: bool) -> Iterator[None]:

@@ -1,10 +1,10 @@
-"""What a job may leave behind in its runner: timers, which must not fire in the next job, and threads.
+"""Leftovers of jobs in their runner: timers, which must not fire in the next job, and threads.
 
-A job's alarm belongs to the job: its handler, or the default one, which ends the process, would hit an innocent one.
+A job's alarm belongs to the job: its handler, or the default one, which ends the process, must not hit another job.
 Asking the kernel after each job would cost as much as a short job (three calls), so the functions of `signal` that set
-timers note that they were called; what C code has set is looked for after jobs that were long enough not to mind.
+timers note that they were called. Timers set by C code are looked for only after jobs longer than LONG_SECONDS.
 
-A thread that is no daemon goes on, as it would in a program. Its runner waits for it at its end, and the user is told.
+A non-daemon thread goes on, as in a program. Its runner waits for it at its end, and the user gets a note.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from typing import Any
 from cw.payloads import current
 
 SHORT_SECONDS = 1e-5
-"""A job that took less has started no thread. Larger: threads go unseen. Smaller: short jobs pay for the look."""
+"""Running time up to which a job is assumed to start no thread (seconds). Larger: threads go unseen. Smaller: short
+jobs pay for the look."""
 
 LONG_SECONDS = 1e-3
-"""After a job that took longer the kernel is asked for timers. Larger: those of C code may stay. Smaller: as above."""
+"""Running time after which the kernel is asked for timers (seconds). Larger: those of C code may stay. Smaller: short
+jobs pay for the look."""
 
 _TIMERS = signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF
 _setitimer, _getitimer = signal.setitimer, signal.getitimer
 
-_threads_seen = 0  # how many were there at the last look
-_named: set[str] = set()  # functions whose jobs have left a thread, and were told
+_threads_seen = 0  # number of threads at the last look
+_named: set[str] = set()  # functions already reported for leaving a thread
 
 
 def watch_timers() -> None:
-    """From now on note when `signal.alarm` or `signal.setitimer` is called."""
+    """Note each call of `signal.alarm` and `signal.setitimer` from now on."""
     for function in (signal.alarm, signal.setitimer):
         setattr(signal, function.__name__, _noting(function))
 
@@ -45,20 +47,20 @@ def _noting(function: Callable[..., Any]) -> Callable[..., Any]:
         current.clear_timers = clear_timers
         return function(*args)
 
-    set_timer.__module__ = "signal"  # so that it is pickled by its name
+    set_timer.__module__ = "signal"  # for pickling by name
     return set_timer
 
 
 def clear_timers() -> None:
-    """Whatever the job has set does not fire any more."""
+    """Stop all timers that the job has set."""
     for timer in _TIMERS:
         _setitimer(timer, 0)
     current.clear_timers = None
 
 
 def look(seconds: float, function: Any) -> str:
-    """After a job of `function` that took so long (more than SHORT_SECONDS): clear what must not stay. A sentence for
-    the user, if it has left a thread and that is new; else ''."""
+    """Clear what must not stay after a job of `function` that took n seconds (more than SHORT_SECONDS). Returns a
+    sentence for the user if it has left a thread and that was not reported before; otherwise ''."""
     global _threads_seen
     faulthandler.cancel_dump_traceback_later()
     if seconds > LONG_SECONDS and any(_getitimer(timer)[0] for timer in _TIMERS):
@@ -70,7 +72,7 @@ def look(seconds: float, function: Any) -> str:
 
 def _name_threads(function: Any) -> str:
     name = getattr(function, "__qualname__", type(function).__name__)
-    # The threads of a pool end when they are told to, which the interpreter does at its end.
+    # Threads of a pool end when the interpreter, at its end, asks them to.
     pools = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", ())
     left = [
         thread

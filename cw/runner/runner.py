@@ -1,6 +1,6 @@
-"""The child process in which jobs run, one after the other, in its main thread.
+"""A runner: the child process in which jobs run, one after the other, in its main thread.
 
-It is forked from the forkserver, with all that cw needs imported, and serves one session: it works in the client's
+It is forked from the forkserver, with all that cw needs imported, and serves one session. It works in the client's
 directory with the client's `sys.path`, and ends when the worker closes the channel. User code runs here and
 may do anything: die, print, change directory, start threads and children.
 """
@@ -31,33 +31,34 @@ READ = 256 * 1024
 
 NAMES = 5
 NAME_CHARACTERS = 60
-"""Of files that jobs left: so many are named, with so many characters."""
+"""Most files named in a remark about files that jobs left, and most characters of each name."""
 
 REASON_BYTES = 500
-"""Of a reason for which a call was not entered."""
+"""Most bytes of the reason why a call was not entered."""
 
 MACHINES_FAULT = ImportError, OSError, EnvironmentMismatch
-"""What may be this machine's fault, when it comes before the call is entered: a module or a library that is not here,
-a file that cannot be read, the working directory. All else is the job's own."""
+"""Errors that may be this machine's fault if they come before the call is entered: a module, library or file that is
+not here, the working directory. All others are the job's own."""
 
 
 def _may_be_machines_fault(error: Exception) -> bool:
-    """Also what an import raises, of whatever type: a library may miss its other half, a driver, an instruction."""
+    """True if an error may be this machine's fault. That includes any error of an import: a library may lack its other
+    half, a driver, an instruction."""
     if isinstance(error, StartRefused):
         return False
     if isinstance(error, MACHINES_FAULT):
         return True
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_code.co_name != "<module>":
-        traceback = traceback.tb_next  # to a module that is being imported
+        traceback = traceback.tb_next  # go to a module that is being imported
     return traceback is not None
 
 
 class Runner:
-    """One runner's end of the channel, and its loop."""
+    """The runner's end of the channel, and the loop over jobs."""
 
     def __init__(self, stream: int, files: int, pipe: int, tokens: int, scratch: str = "") -> None:
-        """`scratch`: for a directory of its own, where the session wants one."""
+        """`scratch`: path for a directory of its own, if the session wants one."""
         self._stream = socket.socket(fileno=stream)
         self._files = socket.socket(fileno=files)
         self._stream.setblocking(True)
@@ -65,21 +66,21 @@ class Runner:
         self._pipe = pipe
         self._tokens = tokens
         self._decoder = wire.Decoder()
-        # Jobs as tuples; and what must keep its place between them: messages.
+        # Jobs are tuples; messages that must keep their place between them are here, too.
         self._queue: deque[Any] = deque()
         self._objects: dict[int, tuple[int, tuple[int, ...], Any]] = {}  # kind, needs, payload
         self._script = Script(lambda number: self._objects[number][2])
         self._where: dict[str, Any] = {"host": os.uname().nodename, "pid": os.getpid()}
         self._scratch = scratch
         self._environment: Any = b""
-        self._has_loaded = False  # a function
-        self._failure: BaseException | None = None  # the session's environment does not work here
+        self._has_loaded = False  # a function has been loaded
+        self._failure: BaseException | None = None  # why the session's environment does not work here
         self._buffer = memoryview(bytearray(READ))
         current.begin_runner(self._script.name_of)
-        self._job = 0  # the number of the one that runs, or ran last
-        self._resumed = 0  # the serial of the last Resume
-        self._is_torn = False  # it lost its place in what the worker sends
-        nested.depth = 1  # if no Depth says that it is more
+        self._job = 0  # number of the job that runs, or ran last
+        self._resumed = 0  # serial of the last Resume
+        self._is_torn = False  # it lost its place in the worker's stream
+        nested.depth = 1  # unless a Depth says more
         nested.lender = nested.Lender(lambda: self._job, self._say_waits, self._say_over, self._wait_for_turn)
 
     def run(self) -> None:
@@ -95,7 +96,7 @@ class Runner:
                 try:
                     take(tokens)
                 except BlockingIOError:
-                    # What is left in front of the Drop, which comes if it is not here yet, is not ours any more.
+                    # Skip the retracted jobs in front of the Drop, which may not have come yet.
                     if not self._skip_to_drop():
                         return
                     continue
@@ -125,20 +126,20 @@ class Runner:
             answer = serialize.dump_result(value, memory.store)
             if isinstance(value, BaseException):
                 serialize.forget_tracebacks(value)
-            value = None  # a traceback in it leads to this frame: what is bound here would hold itself
+            value = None  # or a traceback in the value, which leads to this frame, would hold itself
             if len(answer) > memory.LARGE:
                 wire.check_payload(answer, "the job's result")
             elif modules.notes:
                 answer = serialize.with_text(answer, modules.notes.pop())
             status = m.DONE
-        except BaseException as error:  # SystemExit and KeyboardInterrupt included: they are its result
+        except BaseException as error:  # SystemExit and KeyboardInterrupt are results, too
             if _forked_pid:
                 _end_forked(error)
             if current.clear_timers is not None:
                 leftovers.clear_timers()
             self._script.explain(error)
             answer = self._answer_of(error, attempt)
-            if error is not self._failure:  # which others will meet, and see where it came from
+            if error is not self._failure:  # other jobs will meet it, and need its traceback
                 serialize.forget_tracebacks(error)
             status = m.ERROR if _sigterm_at < began else m.INTERRUPTED
         seconds = perf_counter() - began
@@ -157,7 +158,8 @@ class Runner:
         )
 
     def _hand_back(self, number: int, attempt: int, error: BaseException) -> bool:
-        """The call cannot be entered, here at least. False: that cannot be told, so it is the job's result."""
+        """Report that the call cannot be entered here. Returns False if the report is too large: the error is then the
+        job's result."""
         answer = self._answer_of(error, attempt)
         if len(answer) > memory.LARGE:
             return False
@@ -165,18 +167,19 @@ class Runner:
         why = f"working directory: {error.__cause__}" if is_general else f"{type(error).__name__}: {error}"
         text = " ".join(why.split()).encode(errors="replace")[:REASON_BYTES]
         self._tell(m.NotEntered([number], [is_general], [len(text)], [text + answer]))
-        sys.path_importer_cache.clear()  # it may work the next time: what was not there is looked for again
+        sys.path_importer_cache.clear()  # look again next time for modules that were missing
         return True
 
     def _tell(self, message: tuple[Any, ...]) -> None:
         self._write(b"".join(next(wire.encode(message))))
 
     def _look_and_write(self, data: bytes) -> None:
-        """In place of `_write` in a scratch directory: has the job left something there? It is said once."""
+        """Report once that jobs left something in the scratch directory; then write as `_write`, in whose place it
+        stands."""
         try:
             names = os.listdir(self._scratch)
         except OSError:
-            names = []  # removed by the job
+            names = []  # a job removed the directory
         if names:
             del self._write
             named = ", ".join(repr(name[:NAME_CHARACTERS]) for name in sorted(names)[:NAMES])
@@ -195,7 +198,7 @@ class Runner:
 
     def _write_large(self, number: int, status: int, seconds: float, payload: Any) -> None:
         try:
-            file = memory.as_file(payload)  # (held until it is sent: its descriptor is closed with it)
+            file = memory.as_file(payload)  # held until it is sent: its descriptor is closed with it
         except OSError:  # no descriptor left for a file: all through the pipe
             self._write(wire.encode_result(number, status, seconds, bytes(payload)))
             return
@@ -215,7 +218,7 @@ class Runner:
                 return False
 
     def _receive(self) -> bool:
-        """Wait for messages and take them in. False: the worker closed the channel."""
+        """Wait for messages and process them. Returns False if the worker closed the channel."""
         return not self._is_torn and self._receive_more()
 
     def _receive_more(self) -> bool:
@@ -246,7 +249,7 @@ class Runner:
         self._write(b"".join(next(wire.encode(m.WaitOver(serial, is_patient)))))
 
     def _wait_for_turn(self, serial: int, seconds: float | None) -> bool:
-        """In the middle of a job: wait until the worker resumes it. False: time is up."""
+        """Wait, in the middle of a job, until the worker resumes it. False: time is up."""
         deadline = None if seconds is None else monotonic() + seconds
         poll = select.poll()
         poll.register(self._stream, select.POLLIN)
@@ -254,7 +257,7 @@ class Runner:
             left = None if deadline is None else max(0.0, deadline - monotonic())
             if not poll.poll(None if left is None else left * 1000) and left is not None:
                 return False
-            # An exception out of a signal's handler may come after bytes were taken and before they are looked at.
+            # A signal's handler may raise after bytes were taken and before they are processed.
             self._is_torn = True
             is_open = self._receive_more()
             self._is_torn = False
@@ -263,7 +266,7 @@ class Runner:
         return True
 
     def _take(self, message: Any) -> None:
-        """Take in what is no job, in its place between them: those before it may still need what it forgets."""
+        """Process a message in its place between jobs: those before it may still need what it forgets."""
         if type(message) is m.Drop:
             self._tell(m.Dropped())
         elif type(message) is m.Objects:
@@ -289,14 +292,14 @@ class Runner:
             self._failure = error
 
     def _prepare(self, function_number: int, payload: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        """The function and the arguments of a call. Raises whatever making them raises."""
+        """Return the function and the arguments of a call. Raises whatever making them raises."""
         if self._failure is not None:
-            self._apply()  # it may work now
+            self._apply()  # the environment may work now
         if self._failure is not None:
             raise self._failure
         if self._has_loaded:
             return self._script.prepare(function_number, payload)
-        self._tell(m.Loading(1))  # what it imports may take this process down, on this machine
+        self._tell(m.Loading(1))  # its imports may end this process on this machine
         call = self._script.prepare(function_number, payload)
         self._tell(m.Loading(0))
         self._has_loaded = True
@@ -304,30 +307,30 @@ class Runner:
 
 
 _sigterm_at = 0.0
-"""When SIGTERM came last (by perf_counter)."""
+"""Time of the last SIGTERM (perf_counter)."""
 
 
 def on_sigterm(number: int, frame: Any) -> None:
-    """A SIGTERM does not end a runner, but is noted: should its job fail after it, the worker may know why.
+    """Note a SIGTERM, which does not end a runner: if its job fails after it, the worker may know why.
 
-    A handler and not SIG_IGN, which what jobs start would inherit.
+    A handler and not SIG_IGN, which the processes that jobs start would inherit.
     """
     global _sigterm_at
     _sigterm_at = perf_counter()
 
 
 def on_sigint(number: int, frame: Any) -> None:
-    """A SIGINT is a KeyboardInterrupt in the job; and a chunk begins no further call."""
+    """Raise KeyboardInterrupt in the job on SIGINT, and let a chunk begin no further call."""
     current.is_interrupted = True
     signal.default_int_handler(number, frame)
 
 
 _forked_pid = 0
-"""Set in a child that a job forked, to the runner's own pid."""
+"""The runner's own pid, set in a child that a job forked."""
 
 
 def _end_forked(error: BaseException | None) -> None:
-    """A child that the job forked came back from it: it ends as a program of its own would."""
+    """End a child that the job forked and that came back from the job, as a program of its own would end."""
     status = 0 if error is None else 1
     if isinstance(error, SystemExit):
         if isinstance(error.code, int):
@@ -345,7 +348,7 @@ def _end_forked(error: BaseException | None) -> None:
 
 
 def main(fds: list[int], scratch: str = "") -> None:
-    """Be a runner, with these ends of the channel (see `channel.WorkerEnd.runner_fds`)."""
+    """Run as a runner, with these ends of the channel (see `channel.WorkerEnd.runner_fds`)."""
     global _forked_pid
     import fcntl
 
@@ -358,8 +361,8 @@ def main(fds: list[int], scratch: str = "") -> None:
     leftovers.watch_timers()
     own = os.getpid()
 
-    # A child that a job forks inherits our handler, and must not: multiprocessing ends its processes by SIGTERM.
-    # It is held back until the child has done so, since one that comes earlier would go to the handler.
+    # A forked child of a job inherits our handler but must not use it: multiprocessing ends processes by SIGTERM. The
+    # signal is blocked until the child has restored the default, as an earlier one would go to the handler.
     masks: list[Any] = []
 
     def before_fork() -> None:

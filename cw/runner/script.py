@@ -1,12 +1,12 @@
 """The client's script in a runner: a module `__main__` with its functions and classes, and the values that calls reach.
 
-    FUNCTION object --> template, script, definitions, components, constants --> applied, if they are not what was last
+    FUNCTION object --> template, script, definitions, components, constants --> applied, unless they are what was last
                                                                                  set here --> the call
 
-What a job sets in there stays for the next one, until the client's value has changed. Nothing of the script is
+What a job sets there stays for the next one until the client's value changes. Nothing of the script is
 executed.
-Names that no call has reached are there as far as they can be had: functions and classes defined, modules imported when
-somebody asks. A name whose value could not be sent is unbound; who reads it learns why.
+Names that no call has reached are available where possible: functions and classes are defined, modules are imported
+when they are read. A name whose value could not be sent is unbound; reading it raises NameError with the reason.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class _Applied:
     def __init__(self, function: objects.Function, callee: Callee) -> None:
         self.function = function
         self.callee = callee
-        self.named: Any = None  # the function, as its name was bound when this was applied
-        self.rows: list[tuple[str, str, int, Any]] | None = None  # the constants, once they are unpickled
-        self.early_rows: list[tuple[str, str, int, Any]] | None = None  # those of other namespaces
+        self.named: Any = None  # the function bound to its name when this was applied
+        self.rows: list[tuple[str, str, int, Any]] | None = None  # constants, once they are unpickled
+        self.early_rows: list[tuple[str, str, int, Any]] | None = None  # constants of other namespaces
         self.fixed_state: Any = _ABSENT
 
 
 class Script:
-    """The script of the runner's session. `payload_of(number)` gives an object's payload."""
+    """The script of the runner's session. `payload_of(number)` returns an object's payload."""
 
     def __init__(self, payload_of: Callable[[int], Any]) -> None:
         self._payload_of = payload_of
@@ -63,27 +63,27 @@ class Script:
         self._functions: dict[int, _Applied] = {}
         self._applied: _Applied | None = None
         self._script = self._settings = 0
-        self._classes: dict[int, type] = {}  # without a name in the script, by number
-        self._wanted: dict[bytes, int] = {}  # those of the call that is being made ready, by identity
+        self._classes: dict[int, type] = {}  # classes without a name in the script, by number
+        self._wanted: dict[bytes, int] = {}  # classes of the call that is being prepared, by identity
         self.explain = self._absent.explain
         classes.find = self._find_class
         local_functions.loads = self._loads
         local_functions.builtins_of = self._absent.builtins_of
 
     def name_of(self, number: int) -> str:
-        """What a function is called; '' while it is being unpickled."""
+        """Return a function's name; '' while it is being unpickled."""
         applied = self._functions.get(number)
         return "" if applied is None else applied.callee.name
 
     def forget(self, number: int) -> None:
-        """This object will not be used again."""
+        """Forget an object that will not be used again."""
         self._functions.pop(number, None)
         self._classes.pop(number, None)
         self._definitions.forget(number)
         self._places.forget(number)
 
     def prepare(self, number: int, payload: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        """The function and the arguments of a call. Raises whatever making them raises."""
+        """Return the function and the arguments of a call. Raises whatever making them raises."""
         applied = self._functions.get(number)
         if applied is None:
             function = objects.load_function(self._payload_of(number))
@@ -103,7 +103,7 @@ class Script:
         return callee.fresh(self._state(applied)), *serialize.load_call(payload)
 
     def _maker(self, applied: _Applied) -> Callable[[Any], Any]:
-        """What gives the function for each call of a chunk; it is given the state that is pickled with the call."""
+        """Return what makes the function for each call of a chunk from the state that is pickled with the call."""
         if applied.callee.form == NAMED:
             return lambda state: applied.named
         if applied.function.is_inline:
@@ -111,7 +111,7 @@ class Script:
         return lambda state: applied.callee.fresh(self._state(applied))
 
     def _state(self, applied: _Applied) -> Any:
-        """A fresh copy of a state that is an object; one that cannot change is shared."""
+        """Return a fresh copy of a state that is an object; a state that cannot change is shared."""
         if applied.fixed_state is not _ABSENT:
             return applied.fixed_state
         function, state = applied.function, None
@@ -126,7 +126,7 @@ class Script:
     # --- applying what a function needs ---
 
     def _apply(self, applied: _Applied) -> None:
-        self._applied = None  # until all is there
+        self._applied = None  # until all is set
         self._bindings.changed.clear()
         reached = applied.function.reached
         if reached.settings != self._settings:
@@ -161,7 +161,7 @@ class Script:
         return None if number is None else self._load_class(identity, number)
 
     def _load_class(self, identity: bytes, number: int) -> type:
-        """Make a class that has no name, or renew it."""
+        """Make or renew a class that has no name."""
         cls: type = self._loads(self._payload_of(number))
         self._classes[number] = cls
         classes.at_home.add(identity)
@@ -169,7 +169,7 @@ class Script:
         return cls
 
     def _clear_cache(self, name: str, path: list[str]) -> None:
-        """What a function has cached was made with other values, or other code."""
+        """Clear what a cached function computed with other values or other code."""
         found = self._names.get(name)
         for part in path:
             found = vars(found).get(part)
@@ -178,7 +178,7 @@ class Script:
             clear()
 
     def _mark_lost(self, lost: list[tuple[Any, str]]) -> None:
-        """Have attributes that could not be sent say so."""
+        """Replace attributes that could not be sent by ones that say so."""
         for (kind, token, name), reason in lost:
             holder = local_functions.by_token.get(token) if kind == "attribute" else None
             if isinstance(holder, type):
@@ -200,7 +200,7 @@ class Script:
         self._script = number
 
     def _define(self, applied: _Applied) -> None:
-        """Have the functions and classes that the call needs."""
+        """Put in force the functions and classes that the call needs."""
         reached = applied.function.reached
         self._wanted = {identity: number for identity, _, number in reached.classes}
         if self._definitions.take(reached.definitions) or applied.early_rows is None:

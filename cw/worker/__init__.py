@@ -1,1 +1,1 @@
-"""The worker of one machine: its slots, and the runners in them. It runs no code of the user."""
+"""The worker of one machine: its slots, and the runners in them. It runs no user code."""

@@ -1,4 +1,4 @@
-"""What a worker's policy decides: values that the worker carries out, one after the other."""
+"""Actions that a worker's policy decides on: values that the worker carries out in order."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ class Send(NamedTuple):
 
 
 class StartRunner(NamedTuple):
-    """Start its process, in this environment."""
+    """Start the runner's process, in this environment."""
 
     runner: Runner
     environment: Object | None
 
 
 class SendJobs(NamedTuple):
-    """Put a token for each job, then send them."""
+    """Put one token per job into the eventfd, then send the jobs."""
 
     runner: Runner
     jobs: list[Job]
 
 
 class Retract(NamedTuple):
-    """Take up to `limit` tokens and report them with `on_retracted`, before the actions after this one."""
+    """Take up to `limit` tokens and report how many with `on_retracted`, before the next action."""
 
     runner: Runner
     limit: int
 
 
 class SendDrop(NamedTuple):
-    """Have the runner pass over what it was sent and will find no token for."""
+    """Have the runner skip the jobs that it was sent and will find no token for."""
 
     runner: Runner
 
@@ -50,46 +50,46 @@ class EndRunner(NamedTuple):
 
 
 class StopRunner(NamedTuple):
-    """End it with what it runs, step by step: a job may clean up."""
+    """Stop the runner and what it runs, step by step, so that the job may clean up."""
 
     runner: Runner
 
 
 class LookAtTokens(NamedTuple):
-    """Call `on_tokens_seen` with the number that is left."""
+    """Call `on_tokens_seen` with the number of tokens left."""
 
     runner: Runner
 
 
 class GiveBack(NamedTuple):
-    """When the actions before this are done, call `on_give_back`."""
+    """Call `on_give_back` when the actions before this one are done."""
 
     limit: int
 
 
 class Resume(NamedTuple):
-    """Let the job that has waited for jobs of its own go on."""
+    """Let a job that waited for its nested jobs go on."""
 
     runner: Runner
     serial: int
 
 
 class TellDied(NamedTuple):
-    """Tell the master that the runner died in the middle of this job."""
+    """Report to the master that the runner died in the middle of this job."""
 
     job: Job
     note: dict[str, Any]
 
 
 class TellExpired(NamedTuple):
-    """Tell the master that the job ran into its time limit."""
+    """Report to the master that the job reached its time limit."""
 
     job: Job
     note: dict[str, Any]
 
 
 class TellUsable(NamedTuple):
-    """Tell the master how many slots can be used, and for which sessions none can."""
+    """Report to the master how many slots can be used, and for which sessions none can."""
 
     slots: int
     blocked_sessions: list[int]
@@ -102,5 +102,5 @@ Action = (
 
 
 def returned(dispatches: list[int]) -> list[Action]:
-    """Tell the master that these are not here any more, if there are any."""
+    """Report to the master that these dispatches are not here any more, if there are any."""
     return [Send(m.Returned(dispatches))] if dispatches else []

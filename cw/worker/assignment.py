@@ -1,10 +1,10 @@
-"""Which waiting job goes to which slot, and how many are sent ahead to a runner.
+"""Assignment: which waiting job goes to which slot, and how many jobs are sent ahead to a runner.
 
                    idle slots: the first job that can use one, where it has a runner if possible
      backlog ----> lent slots: the first job of a session that is deep enough
                    busy ones:  what comes next, as much as the runner needs for AHEAD_SECONDS
 
-And which slots can be used at all, where runners cannot be started: that is reported to the master.
+Where runners cannot be started, it also decides which slots can be used, and reports that to the master.
 
 Pure: no socket, no thread, no clock.
 """
@@ -17,14 +17,14 @@ from cw.worker.lending import Lending
 from cw.worker.pool import AHEAD_JOBS, STUCK_SECONDS, Runner, RunnerPool, Slot
 
 AHEAD_SECONDS = 0.03
-"""Work sent ahead to a runner. Larger: more to retract. Smaller: it waits for the worker's next turn."""
+"""Work sent ahead to a runner (seconds). Larger: more jobs to retract. Smaller: the runner waits for the worker."""
 
 AHEAD_BYTES = 4 * 1024**2
-"""Bytes sent ahead to a runner."""
+"""Most bytes sent ahead to a runner."""
 
 
 class Assignment:
-    """Gives the jobs in a backlog to the slots of a pool. `max_jobs`: what a runner may be sent; 0: any number."""
+    """Gives the jobs of a backlog to the slots of a pool. `max_jobs`: most jobs sent to one runner; 0: any number."""
 
     def __init__(self, held: HeldJobs, pool: RunnerPool, lending: Lending, max_jobs: int = 0) -> None:
         self._held = held
@@ -34,7 +34,7 @@ class Assignment:
         self._told_usable = len(pool.slots)
 
     def assign(self, now: float) -> list[Action]:
-        """Give waiting jobs to idle slots; then send ahead."""
+        """Give waiting jobs to idle slots, then send jobs ahead."""
         held, pool = self._held, self._pool
         actions: list[Action] = []
         while held.backlog and pool.idle:
@@ -57,14 +57,14 @@ class Assignment:
         return actions + self._lending.report()
 
     def top_up(self, runner: Runner, now: float) -> list[Action]:
-        """Send ahead what the runner will need soon."""
+        """Send ahead the jobs that the runner will need soon."""
         backlog, sent = self._held.backlog, runner.sent
         if not backlog or runner.is_ending or runner.is_dropping or not sent or self._pool.idle:
             return []
         if runner.slot.index in self._lending.wanted:
             return []
         if now - runner.since > STUCK_SECONDS or sent[-1].stopped or sent[0].expired:
-            return []  # its job is longer than was thought, or must end
+            return []  # its job runs longer than estimated, or must end
         job = backlog[0]
         seconds = job.function.estimate.seconds
         if job.context != runner.context or seconds > AHEAD_SECONDS or job.avoid >= 0:
@@ -91,7 +91,7 @@ class Assignment:
         return [SendJobs(runner, jobs)] if jobs else []
 
     def _give(self, position: int, slot: Slot, now: float) -> list[Action]:
-        """Give the job that waits at this position to a slot that runs none."""
+        """Give the job at this position of the backlog to a slot that runs none."""
         pool, backlog = self._pool, self._held.backlog
         actions: list[Action] = []
         job = backlog[position]
@@ -111,10 +111,10 @@ class Assignment:
         return actions
 
     def _next_pair(self, now: float) -> tuple[int, Slot] | None:
-        """The first waiting job for which there is a slot, and the slot: one with a runner, if possible."""
+        """Find the first waiting job that a slot can run, and the slot; prefer a slot with a runner for it."""
         slots = self._pool.idle.values()
         is_choosy = len(self._pool.slots) > 1
-        hopeless: set[Context] = set()  # for which no slot can be used now
+        hopeless: set[Context] = set()  # contexts for which no slot can be used now
         for position, job in enumerate(self._held.backlog):
             if job.context in hopeless:
                 continue
@@ -134,10 +134,10 @@ class Assignment:
         return None
 
     def _find_for_lent(self, slot: Slot, now: float) -> int | None:
-        """The position of the first waiting job that may use this slot, which is lent, now."""
+        """Find the position of the first waiting job that may use this lent slot now."""
         lending, is_choosy = self._lending, len(self._pool.slots) > 1
         floor = lending.floor(slot)
-        # A process for each depth, and not one more: what ends is gone before the next one starts.
+        # One process for each depth, no more: an ending runner must be gone before the next one starts.
         can_start = slot.rests_until <= now and not any(
             runner.is_ending and runner.slot is slot for runner in self._pool.runners.values()
         )
@@ -152,11 +152,11 @@ class Assignment:
     # --- where runners cannot be started ---
 
     def begin_anew(self) -> None:
-        """Another master is there, which takes all slots for usable."""
+        """Start over with another master, which assumes that all slots can be used."""
         self._told_usable = len(self._pool.slots)
 
     def report_usable(self) -> list[Action]:
-        """Tell the master which slots can be used, if that has changed; return what would wait for one."""
+        """Report the usable slots to the master if they have changed; return the jobs that would wait for one."""
         held, pool = self._held, self._pool
         can_start = len(pool.slots) - len(pool.resting)
         usable = can_start + sum(bool(slot.runners) for slot in pool.resting)

@@ -14,10 +14,10 @@ from cw.worker.worker import Settings, Worker
 
 
 def main() -> int:
-    """The program. Returns its exit status."""
+    """Run the worker program. Returns its exit status."""
     options = _parse()
     program.set_up_logging(options.verbose)
-    address.find_master(options.host, options.port)  # mistakes end the program here
+    address.find_master(options.host, options.port)  # a user's mistake ends the program here
     if options.host:
         address.bind_jobs(options.host, options.port)
     settings = Settings(
@@ -28,16 +28,16 @@ def main() -> int:
         options.until,
         options.max_jobs,
     )
-    descriptors = program.allow_many_descriptors()  # each runner takes some
+    descriptors = program.allow_many_descriptors()  # each runner takes a few
     loop = Loop()
 
     def find() -> list[address.Candidate]:
         if options.notice is None or os.environ.get("CW_MASTER"):
             return address.find_master(options.host, options.port)
-        # In Slurm: of this cluster's own. On this machine there may be another one's.
+        # In Slurm: look only for this cluster's own master, as another one may run on this machine.
         return address.find_cluster(address.cluster_name())
 
-    # First: whoever ends it while it starts its forkserver shall find both gone.
+    # Signals come first: a signal during the start of the forkserver must end both processes.
     loop.on_signal(signal.SIGINT, lambda: worker.on_sigint())
     loop.on_signal(signal.SIGTERM, lambda: worker.on_sigterm())
     if options.notice is not None:
@@ -94,7 +94,7 @@ def _parse_time(text: str) -> float:
 
 
 def _add_limits(parser: Any) -> None:
-    """The options of `Settings`."""
+    """Add the options of `Settings`."""
     defaults = Settings()
     seconds = program.converted_by(program.parse_seconds)
     positive = program.converted_by(program.parse_positive_seconds)

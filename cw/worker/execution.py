@@ -1,10 +1,10 @@
-"""Carries out what a worker's policy decides, on its runners, and reports to the policy what becomes of that.
+"""Carries out what a worker's policy decides, on its runners, and reports the outcomes to the policy.
 
     Slots.on_*() --> actions --> perform --> Runners <==> runners
                                     |           |
        the master <-----------------'           '--> results, exits --> Slots.on_*(), Outcomes --> the master
 
-All in here runs in the loop's thread.
+All code here runs in the loop's thread.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _lines = program.RateLimited(logging.getLogger("cw.worker"))
 TICK_SECONDS = 0.02
 
 TOLD_TO_END = frozenset({"killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP"})
-"""How a runner may end because its machine is being cleared."""
+"""Ends of a runner that may mean that its machine is being cleared."""
 
 
 class Execution:
-    """The runners of one worker at work. `send` is for messages to the master."""
+    """The runners of one worker at work. `send` sends a message to the master."""
 
     def __init__(
         self,
@@ -48,9 +48,9 @@ class Execution:
         self.runners = runners
         self.outcomes = Outcomes()
         self.waits: dict[Runner, m.Waits] = {}
-        """Of runners whose job waits for jobs of its own: what that says."""
+        """Runners whose job waits for nested jobs, each with its message."""
         self.master = ""
-        """The start id of the master of this cluster."""
+        """Start id of the master of this cluster."""
         self._loop = loop
         self._departure = departure
         self._send = send
@@ -62,7 +62,7 @@ class Execution:
         runners.on_waits = self._on_waits
         runners.on_gone = slots.on_runner_gone
         runners.on_exited = self._on_exited
-        # What each kind of action is carried out by. It returns actions to be carried out before those that follow.
+        # Handlers by kind of action. A handler returns actions to carry out before those that follow.
         self._handlers: dict[type, Callable[[Any], Sequence[a.Action] | None]] = {
             a.Send: self._on_send,
             a.SendJobs: self._on_send_jobs,
@@ -80,7 +80,7 @@ class Execution:
         }
 
     def perform(self, actions: Sequence[a.Action]) -> None:
-        """Carry these out."""
+        """Carry out these actions in order."""
         handlers, todo = self._handlers, deque(actions)
         while todo:
             action = todo.popleft()
@@ -92,16 +92,16 @@ class Execution:
             self._loop.call_every(TICK_SECONDS, self._on_tick)
 
     def count_running(self) -> int:
-        """How many jobs may have started."""
+        """Count the jobs that may have started."""
         return sum(is_running for _, is_running in self.slots.inventories())
 
     def lend_again(self) -> None:
-        """Another master is there: jobs that wait may wait for jobs that they have given to it."""
+        """Check anew, after another master was joined, which waiting jobs wait for jobs of this cluster."""
         for runner in list(self.waits):
             self._lend(runner)
 
     def on_forsaken(self) -> None:
-        """No master knows of the jobs here: forget what they came to, and what they wait for."""
+        """Forget the outcomes and waits of the jobs here, of which no master knows."""
         self.outcomes.on_forsaken()
         self.waits.clear()
 
@@ -173,7 +173,7 @@ class Execution:
         self.perform(self.slots.on_results(runner, numbers, seconds, time.monotonic()))
 
     def _classify(self, runner: Runner, outcomes: Iterable[Outcome]) -> None:
-        """Report results, some of which may not be what the job itself came to."""
+        """Report results, some of which may not be the job's own outcome."""
         place, is_draining = self.runners.place(runner), self._departure.is_draining
         messages, held_back_errors = self.outcomes.classify(outcomes, runner.is_ending, is_draining, place)
         for message in messages:
@@ -186,7 +186,7 @@ class Execution:
             self._send(message)
 
     def _on_waits(self, runner: Runner, message: m.Waits | m.WaitOver) -> None:
-        """A job begins, or ends, to wait for jobs of its own. Only with those of this cluster it has to do here."""
+        """Note that a job begins or ends to wait for nested jobs. Only those of this cluster concern its slots."""
         if type(message) is m.Waits:
             self.waits[runner] = message
             self._lend(runner)

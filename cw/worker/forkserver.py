@@ -1,13 +1,13 @@
-"""The process from which a worker's runners are forked, and which ends them.
+"""The forkserver: the process that forks a worker's runners and ends them.
 
     worker ==(socket, one small JSON text a packet)==> forkserver --fork--> runner (its own process group)
-       fork, with the runner's descriptors               ^ |    '-----> runner --> whatever jobs start
+       fork, with the runner's descriptors               ^ |    '-----> runner --> what jobs start
        signal; scratch: where runners make directories   '-|--- stderr --'
     worker <==  forked, exited  ===========================' waitpid
 
-It has loaded what runners need and holds neither keys nor connections, and it has one thread: a fork of it
-is cheap and safe. Each runner adopts the orphans of its own descendants (a subreaper); when it ends, the forkserver
-inherits them and ends them too, those in a session of their own included. When the worker is gone, by whatever
+It has imported what runners need, holds neither keys nor connections, and has one thread: forking it
+is cheap and safe. Each runner adopts its orphaned descendants (a subreaper). When it ends, the forkserver
+adopts them and ends them too, even those in sessions of their own. When the worker is gone, by any
 means, its end of the socket closes, and the forkserver ends everything and itself.
 """
 
@@ -32,7 +32,7 @@ from cw.runner import runner
 from cw.worker import relay
 
 PACKET = 16 * 1024
-"""Bytes in a packet: room for a runner's last words, were each of their characters to be escaped."""
+"""Most bytes of a packet: room for a runner's last words with every character escaped."""
 
 FDS = 4
 
@@ -40,19 +40,20 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _PR_SET_CHILD_SUBREAPER = 36
 
 STUCK_LOG_MS = 50
-"""How often a log that does not take what runners write is looked at."""
+"""Time between checks (ms) of a stuck log, which does not take what runners write."""
 
 LAST_SECONDS = 5.0
-"""How long the forkserver, at its end, waits for killed processes to disappear (one may hang in the kernel)."""
+"""Time that the forkserver, at its end, waits for killed processes to disappear (seconds): one may hang in the
+kernel."""
 
 
 def set_subreaper() -> None:
-    """Let orphaned descendants become this process's children."""
+    """Make orphaned descendants children of this process."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def children() -> list[int]:
-    """This process's children, adopted ones included."""
+    """List this process's children, adopted ones included."""
     pid = os.getpid()
     try:
         with open(f"/proc/{pid}/task/{pid}/children") as file:
@@ -67,13 +68,13 @@ def children() -> list[int]:
 
 
 def kill(pid: int, is_group: bool, number: int = signal.SIGKILL) -> None:
-    """Signal a child (or a whole group), if it is still there."""
+    """Signal a child, or a whole group, if it is still there."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         (os.killpg if is_group else os.kill)(pid, number)
 
 
 def kill_children(spared: Container[int] = ()) -> None:
-    """End all children but these and whatever they leave behind, and wait until they are gone."""
+    """Kill all children except `spared`, and what they leave behind, and wait until they are gone."""
     deadline = time.monotonic() + LAST_SECONDS
     while time.monotonic() < deadline:
         strays = [pid for pid in children() if pid not in spared]
@@ -81,7 +82,7 @@ def kill_children(spared: Container[int] = ()) -> None:
             return
         for pid in strays:
             kill(pid, False)
-            # Those that a killed one leaves behind are ours the moment it is reaped.
+            # The children of a killed process become ours as soon as it is reaped.
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
         select.select([], [], [], 0.002)
@@ -121,10 +122,10 @@ class Forkserver:
                         return
                     self._obey(json.loads(packet), fds)
                 elif fd in self._relay and self._relay.read(fd) == 0:
-                    self._poll.unregister(fd)  # all who had it open are gone
+                    self._poll.unregister(fd)  # every writer has closed it
 
     def close(self) -> None:
-        """The last words of all."""
+        """Pass on what runners wrote last."""
         for stderr in self._relay.read_ends():
             self._relay.close(stderr)
 
@@ -137,7 +138,7 @@ class Forkserver:
             pid = self._pid_by_key[order["key"]]
             kill(pid, True, order["number"])
             if order["number"] == signal.SIGKILL:
-                kill(pid, False)  # should its job have put it into another group
+                kill(pid, False)  # its job may have moved it into another group
 
     def _fork(self, key: int, fds: list[int]) -> None:
         pipe: tuple[int, ...] = ()
@@ -156,7 +157,7 @@ class Forkserver:
             if not pid:
                 self._become_runner(fds, *pipe)
             with contextlib.suppress(PermissionError, ProcessLookupError):
-                os.setpgid(pid, pid)  # both sides do: a signal may come before the child has run a line
+                os.setpgid(pid, pid)  # both sides do this: a signal may come before the child has run a line
             os.close(pipe[1])
             self._relay.add(pipe[0])
             self._poll.register(pipe[0], select.POLLIN)
@@ -169,7 +170,7 @@ class Forkserver:
                 os.close(fd)
 
     def _become_runner(self, fds: list[int], stderr: int, stderr_in: int) -> None:
-        """In the child: never returns."""
+        """Become a runner, in the child. Never returns."""
         status = 1
         try:
             os.dup2(stderr_in, 2)
@@ -182,7 +183,7 @@ class Forkserver:
             signal.signal(signal.SIGTERM, runner.on_sigterm)
             os.setpgid(0, 0)
             set_subreaper()
-            # Should the forkserver be killed. It has one thread, so the signal means its end.
+            # Die with a killed forkserver. It has one thread, so the end of that thread means its end.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             self._orders.close()
             os.close(self._wake)
@@ -191,7 +192,7 @@ class Forkserver:
             runner.main(fds, os.path.join(self.scratch, str(os.getpid())))
             status = 0
         except KeyboardInterrupt:
-            status = 128 + signal.SIGINT  # it was to end its job, which had ended in that moment
+            status = 128 + signal.SIGINT  # a SIGINT for a job that had ended in that moment
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -208,7 +209,7 @@ class Forkserver:
             pid = found.si_pid
             key = self._key_by_pid.pop(pid, None)
             if key is not None:
-                kill(pid, True)  # what is left of its group, as long as the number is certainly still its own
+                kill(pid, True)  # the rest of its group; not reaped yet, so its number is still its own
             _, status = os.waitpid(pid, 0)
             if key is not None:
                 del self._pid_by_key[key]
@@ -217,7 +218,7 @@ class Forkserver:
                     self._poll.unregister(stderr)
                 last_words = self._relay.close(stderr)
                 self._tell(what="exited", key=key, pid=pid, how=how_it_ended(status), stderr=last_words)
-        # What had left the group is ours, with its runner gone; so is what such a one leaves behind, when it is reaped.
+        # Strays that left the group became ours with the end of their runner, and so do their own children when reaped.
         for stray in children():
             if stray not in self._key_by_pid:
                 kill(stray, False)
@@ -227,7 +228,7 @@ class Forkserver:
 
 
 def how_it_ended(status: int) -> str:
-    """A wait status in words: 'killed by SIGSEGV', 'exited with status 3'."""
+    """Describe a wait status: 'killed by SIGSEGV', 'exited with status 3'."""
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return f"exited with status {code}"
@@ -241,7 +242,7 @@ def _leave(status: int) -> None:
     import atexit
     import threading
 
-    # What the interpreter does at its end, without the forkserver's own frames below being left.
+    # Do what the interpreter does at its end, without unwinding the forkserver's frames below.
     with contextlib.suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]
     with contextlib.suppress(BaseException):
@@ -254,10 +255,10 @@ def _leave(status: int) -> None:
 
 def main(fd: int) -> None:
     """Serve the worker at the other end of this descriptor until it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the worker's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     set_subreaper()
-    # In the runners too: a crash leaves a trace on their stderr. (They inherit the handlers and their stack.)
+    # Runners inherit the handlers and their stack: a crash leaves a trace on their stderr.
     faulthandler.enable(2, all_threads=False)
     serialize.load_what_errors_take()
     orders = socket.socket(fileno=fd)
@@ -271,6 +272,6 @@ def main(fd: int) -> None:
         kill_children()
         server.close()
         if os.path.isdir(server.scratch):
-            import shutil  # only now: runners would begin with it, and all that it imports
+            import shutil  # imported late: runners would inherit it and all that it imports
 
             shutil.rmtree(server.scratch, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The worker's side of its forkserver: starts it, gives orders, hears reports (see `cw.worker.forkserver`)."""
+"""The worker's side of its forkserver: starts it, sends orders, receives reports (see `cw.worker.forkserver`)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ THREADS = (
     "BLIS_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "LOKY_MAX_CPU_COUNT",
     "PYTHON_CPU_COUNT",
 )  # fmt: skip
-"""Tell libraries how many threads to use, and Python (from 3.13 on) what `os.cpu_count()` gives."""
+"""Variables that limit the threads of libraries, and (Python 3.13 or later) what `os.cpu_count()` returns."""
 
 
 class ForkserverProcess:
-    """The forkserver, as the worker sees it."""
+    """The worker's view of a forkserver."""
 
     def __init__(
         self,
@@ -39,8 +39,8 @@ class ForkserverProcess:
         on_report: Callable[[dict[str, Any] | None], None],
         hash_seed: str = "",
     ) -> None:
-        """`threads`, `descriptors`: the limits of the jobs; None: of descriptors, our own. `hash_seed`: PYTHONHASHSEED
-        in the runners; '': our own. Raises OSError where it cannot be started."""
+        """`threads`, `descriptors`: limits of the jobs; None: the worker's own limit of descriptors. `hash_seed`:
+        PYTHONHASHSEED of the runners; '': the worker's own. Raises OSError if the forkserver cannot be started."""
         self.hash_seed = hash_seed
         self._loop = loop
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -67,7 +67,7 @@ class ForkserverProcess:
         self._socket.setblocking(False)
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._on_report = on_report
-        # A name that nobody can guess and take first. It is made when a runner needs it, and removed by the forkserver.
+        # A name that nobody can guess and take first. A runner makes the directory, the forkserver removes it.
         self._scratch = os.path.join(tempfile.gettempdir(), f"cw-scratch-{secrets.token_hex(8)}")
         self._order({"do": "scratch", "path": self._scratch}, [])
         loop.watch(self._socket.fileno(), IN, self._on_ready)
@@ -85,15 +85,15 @@ class ForkserverProcess:
         return self._process.pid
 
     def clear_scratch(self, pid: int) -> None:
-        """Remove the scratch directory of a runner that has ended, if it had one. Not in the loop: it may take long."""
+        """Remove the scratch directory of a runner that has ended, if it had one. In a thread, as it may take long."""
         path = os.path.join(self._scratch, str(pid))
         if os.path.isdir(path):
             threading.Thread(target=shutil.rmtree, args=(path, True), daemon=True).start()
 
     def close(self, spared: Container[int] = ()) -> None:
-        """End all runners, and wait until they are gone. Nothing is reported any more.
+        """End all runners and wait until they are gone. Nothing is reported any more.
 
-        `spared`: this worker's other forkservers, whose runners go on.
+        `spared`: pids of this worker's other forkservers, whose runners go on.
         """
         if self._socket.fileno() < 0:
             return
@@ -107,7 +107,7 @@ class ForkserverProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        forkserver.kill_children(spared)  # what it left, should it have been killed itself
+        forkserver.kill_children(spared)  # what the forkserver left behind, if it was killed
 
     def _order(self, order: dict[str, Any], fds: list[int]) -> None:
         packet = json.dumps(order).encode()
@@ -117,11 +117,11 @@ class ForkserverProcess:
         self._loop.watch(self._socket.fileno(), IN | OUT, self._on_ready)
 
     def _send(self, packet: bytes, fds: list[int]) -> bool:
-        """False: the socket is full, or too many descriptors are on their way."""
+        """Return False if the socket is full, or too many descriptors are in flight."""
         try:
             socket.send_fds(self._socket, [packet], fds)
         except OSError as error:
-            # Else it is gone: its end is reported by the socket.
+            # Other errors mean that the forkserver is gone, which the socket's end reports.
             return error.errno not in (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS)
         return True
 

@@ -1,6 +1,6 @@
-"""The jobs that a worker holds: which wait, which are with a runner, and which nobody wants any more.
+"""Jobs that a worker holds: which wait, which are with a runner, and which are not wanted any more.
 
-                    |<-- not wanted: named to the caller, who returns them
+                    |<-- not wanted: named to the caller, which returns them
       take          |                        popleft, del           finished
      --------> BACKLOG --------------------------------> with a runner ---------> forgotten
                 ^   |  stop, spare, give_back, block, drain      |
@@ -8,7 +8,9 @@
                 '------------------------------------------------'
                                     put_back
 
-Methods that take jobs out give their dispatches: the caller tells the master. Pure: no socket, no thread, no clock.
+Methods that take jobs out return their dispatches: the caller reports them to the master.
+
+Pure: no socket, no thread, no clock.
 """
 
 from __future__ import annotations
@@ -20,15 +22,15 @@ from typing import Any
 from cw.net.objects import Object
 
 AVOID_SECONDS = 1.0
-"""A job waits so long for another slot than the one where its runner died: the others may never be free."""
+"""Time that a job waits for a slot other than the one where its runner died (seconds): the others may never be free."""
 
 
 Context = tuple[int, int]
-"""Session and environment."""
+"""Session and number of the environment."""
 
 
 class Job:
-    """A dispatch that this worker holds."""
+    """One dispatch that this worker holds."""
 
     __slots__ = (
         "dispatch", "session", "number", "function", "context", "avoid", "attempt", "payload", "timeout",
@@ -51,15 +53,15 @@ class Job:
         self.number = number  # within the session
         self.function = function
         self.context = session, function.runs_in
-        self.avoid = avoid - 1  # the slot where it died before, or -1
-        self.attempt = attempt  # the first, second, ... time that it is tried
+        self.avoid = avoid - 1  # slot where it died before, or -1
+        self.attempt = attempt  # attempt number, from 1
         self.payload = payload
-        self.stopped = False  # nobody waits for it any more
-        self.spared = False  # nor is it to start; but if it has, it goes on
+        self.stopped = False  # its result is not wanted any more
+        self.spared = False  # must not start; if it has started, it goes on
         self.told = False  # reported as started
-        self.timeout = timeout  # seconds that it may run, or 0
-        self.expired = False  # it has run for longer
-        self.is_cut = False  # it ends with this worker, and runs again elsewhere
+        self.timeout = timeout  # time limit in seconds, or 0
+        self.expired = False  # it has reached its time limit
+        self.is_cut = False  # it is stopped as the worker ends, and runs again elsewhere
         self.keeps = False  # what it returns when its time is up is its result
 
     @property
@@ -68,26 +70,26 @@ class Job:
 
 
 class HeldJobs:
-    """All jobs of one worker. Those that are not in the backlog are with a runner, which others know of."""
+    """All jobs of one worker: those in the backlog, and those with a runner, which the pool knows."""
 
     def __init__(self) -> None:
         self.backlog: deque[Job] = deque()
         self.by_dispatch: dict[int, Job] = {}
         self.blocked: frozenset[int] = frozenset()
-        """Sessions for which no slot can be used: what comes of them is not wanted."""
+        """Sessions for which no slot can be used: their jobs are refused."""
         self.closed: set[int] = set()
-        """Sessions whose CloseSession may have overtaken their jobs, or that have runners."""
+        """Closed sessions that have runners, or whose jobs may still come after their CloseSession."""
         self.is_draining = False
-        self._forgotten: set[int] = set()  # closed sessions whose jobs have all come
-        self._last_dispatch = 0  # they come in order
+        self._forgotten: set[int] = set()  # closed sessions whose jobs have all arrived
+        self._last_dispatch = 0  # dispatch numbers arrive in order
         self._stopped_early: set[int] = set()  # stops that overtook their dispatch
-        self._spared_early: set[int] = set()  # and take-backs
-        self._avoiding: deque[tuple[float, Job]] = deque()  # until when
+        self._spared_early: set[int] = set()  # take-backs that overtook their dispatch
+        self._avoiding: deque[tuple[float, Job]] = deque()  # with the time until which each waits
 
     # --- jobs come ---
 
     def take(self, jobs: Sequence[Job], now: float) -> list[int]:
-        """Add these to the backlog. Returns the dispatches of those that are not wanted."""
+        """Add jobs to the backlog. Returns the dispatches of those that are not wanted."""
         unwanted: list[int] = []
         early = self._stopped_early | self._spared_early
         refused = self.closed | self.blocked if self.blocked else self.closed
@@ -108,7 +110,7 @@ class HeldJobs:
         return unwanted
 
     def put_back(self, jobs: Iterable[Job]) -> list[int]:
-        """What was sent ahead, the last one first, waits again. Returns what is not wanted any more."""
+        """Put jobs that were sent ahead back in the backlog, the last one first. Returns those not wanted any more."""
         jobs = list(jobs)
         gone = [job.dispatch for job in jobs if job.stopped or job.spared or self.is_draining]
         self.forget(gone)
@@ -116,14 +118,14 @@ class HeldJobs:
         return gone
 
     def allow_all_slots(self, now: float) -> None:
-        """Jobs that have waited long for another slot take any."""
+        """Allow any slot for jobs that have waited long for another one."""
         while self._avoiding and self._avoiding[0][0] <= now:
             self._avoiding.popleft()[1].avoid = -1
 
     # --- jobs are not wanted any more ---
 
     def stop(self, dispatches: Iterable[int]) -> list[int]:
-        """Nobody waits for these any more. Returns those that waited here; those that have started are marked."""
+        """Mark jobs as not wanted any more. Returns those that waited here; those that have started are marked."""
         for dispatch in dispatches:
             job = self.by_dispatch.get(dispatch)
             if job is not None:
@@ -133,7 +135,7 @@ class HeldJobs:
         return self._take_out(lambda job: job.stopped)
 
     def spare(self, dispatches: Iterable[int]) -> list[int]:
-        """These must not start. Returns those that waited here; those with a runner are marked."""
+        """Mark jobs that must not start. Returns those that waited here; those with a runner are marked."""
         for dispatch in dispatches:
             job = self.by_dispatch.get(dispatch)
             if job is not None:
@@ -159,7 +161,7 @@ class HeldJobs:
         return self._take_out(lambda job: True)
 
     def forget(self, dispatches: Iterable[int]) -> None:
-        """These are not here any more."""
+        """Forget jobs that are not here any more."""
         for dispatch in dispatches:
             self.by_dispatch.pop(dispatch, None)
 
@@ -173,28 +175,29 @@ class HeldJobs:
     # --- masters and sessions ---
 
     def begin_anew(self) -> None:
-        """Another master is there: what the one before said has all arrived."""
+        """Start over with another master: all messages of the one before have arrived."""
         self._last_dispatch = 0
         self._stopped_early.clear()
         self._spared_early.clear()
         self.blocked = frozenset()
 
     def open_session(self, session: int) -> None:
-        """Its jobs are welcome (again)."""
+        """Accept the jobs of this session (again)."""
         self.closed.discard(session)
         self._forgotten.discard(session)
 
     def close_session(self, session: int) -> list[int]:
-        """Refuse its jobs from now on. Returns the dispatches of those that are here, which the caller stops."""
+        """Refuse a session's jobs from now on. Returns the dispatches of those here, which the caller must stop."""
         self.closed.add(session)
         return [dispatch for dispatch, job in self.by_dispatch.items() if job.session == session]
 
     def forget_session(self, session: int) -> None:
-        """It is closed, and no job of it comes any more."""
+        """Note that a closed session gets no more jobs."""
         self._forgotten.add(session)
 
     def forget_sessions_without(self, sessions: Collection[int]) -> set[int]:
-        """Forget all that is over of sessions that are not among these, which have runners. Returns what it forgot."""
+        """Forget closed sessions that get no more jobs, except `sessions`, which have runners. Returns what it
+        forgot."""
         gone = self._forgotten.difference(sessions)
         self._forgotten -= gone
         self.closed -= gone
@@ -205,7 +208,7 @@ class HeldJobs:
             numbers.difference_update([number for number in numbers if number <= self._last_dispatch])
 
     def check_invariants(self, sent: Sequence[Job]) -> None:
-        """Raise AssertionError if the books contradict themselves. `sent`: the jobs with runners. For tests."""
+        """Raise AssertionError if the state contradicts itself. `sent`: the jobs with runners. For tests."""
         places = [*self.backlog, *sent]
         assert len(places) == len({job.dispatch for job in places})
         assert {job.dispatch for job in places} == set(self.by_dispatch)

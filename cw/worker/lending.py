@@ -1,18 +1,18 @@
-"""Which slots are free, lent, or to be given back: a worker's policy, its part about jobs that wait for jobs of theirs.
+"""Lending: which slots are lent while their jobs wait for nested jobs, and how these jobs get a slot back.
 
                   on_waits                    on_wait_over
      RUNNING ------------------> LENDS ------------------------> COMES BACK
         ^   (what was sent ahead   |   (what was sent ahead to     |
-        |    to it is taken back)  |    who has the slot: the same)|
+        |    to it is taken back)  |    the slot's user: likewise) |
         '--------------------------+-------------------------------'
              Resume: when the slot runs nothing, before any other job; or when another slot is idle, in that
 
-A slot has a job that runs, or none, and any number of *lenders*: jobs that wait or come back. It is lent to sessions
-that are deeper than each of those that wait (`floor`; see cw.nested), so that there is one for each depth. A job whose
-time to wait was over has gone on already: it comes back as the others do, but is sent no Resume.
+A slot has one running job or none, and any number of *lenders*: jobs that wait or come back. It is lent to sessions
+deeper than those of all its lenders (`floor`; see cw.nested), so that there is one for each depth. A job whose
+wait timed out has gone on already: it comes back as the others do, but is sent no Resume.
 
-What a slot holds beyond one job does not count against the worker's slots at the master (`extra`); what is lent and
-free is told with its floor.
+Jobs on a slot beyond the first do not count against the worker's slots at the master (`extra`). Slots that are lent
+and free are reported with their floors.
 
 Pure: no socket, no thread, no clock.
 """
@@ -25,46 +25,46 @@ from cw.worker.pool import AHEAD_JOBS, Runner, RunnerPool, Slot
 
 
 class Lending:
-    """The slots of a pool that jobs have lent while they wait, and the way back to them."""
+    """Slots of a pool that jobs have lent while they wait, and the way back to them."""
 
     def __init__(self, pool: RunnerPool) -> None:
         self.lent: dict[int, Slot] = {}
-        """The slots that waiting jobs have lent, and that are free."""
+        """Free slots that waiting jobs have lent."""
         self.wanted: set[int] = set()
-        """The slots to which a job comes back."""
+        """Slots to which a job comes back."""
         self.depths: dict[int, int] = {}
-        """How deep sessions are, where not 0."""
+        """Depth of each session whose depth is not 0."""
         self._pool = pool
         self._lenders: dict[int, list[Runner]] = {}  # by slot, where there are any
-        self._coming: dict[Runner, int] = {}  # those that come back, in order: serial; 0: it goes on
+        self._coming: dict[Runner, int] = {}  # coming back, in order: serial; 0: it has gone on already
         self._told: tuple[int, list[int]] = 0, []
 
     # --- questions ---
 
     def is_lender(self, runner: Runner) -> bool:
-        """Does its job wait, or come back?"""
+        """True if the runner's job waits, or comes back."""
         return runner in self._lenders.get(runner.slot.index, ())
 
     def is_coming(self, runner: Runner) -> bool:
-        """Does its job come back?"""
+        """True if the runner's job comes back."""
         return runner in self._coming
 
     def lenders(self) -> list[Runner]:
-        """All whose job waits, or comes back."""
+        """List all runners whose job waits or comes back."""
         return [runner for lenders in self._lenders.values() for runner in lenders]
 
     def depth(self, session: int) -> int:
-        """How deep a session is."""
+        """Return the depth of a session."""
         return self.depths.get(session, 0)
 
     def floor(self, slot: Slot) -> int:
-        """The depth that a session must exceed to use the slot, which is lent."""
+        """Return the depth that a session must exceed to use this lent slot."""
         return max(self.depth(runner.session) for runner in self._lenders[slot.index])
 
     # --- a job waits, and comes back ---
 
     def lend(self, runner: Runner) -> list[Action] | None:
-        """The runner's job waits for jobs of its own. None: that is known."""
+        """Lend the slot of a runner whose job waits for nested jobs. None: it was lent already."""
         slot = runner.slot
         lenders = self._lenders.setdefault(slot.index, [])
         if runner not in lenders:
@@ -82,7 +82,8 @@ class Lending:
         return actions
 
     def come_back(self, runner: Runner, serial: int) -> list[Action]:
-        """A lender's job goes on when it is its turn. `serial`: that of its wait; 0: it has gone on already."""
+        """Let a lender's job go on when it is its turn. `serial`: number of its wait; 0: the job has gone on
+        already."""
         if runner in self._coming:
             self._coming[runner] = serial
             return []
@@ -96,9 +97,9 @@ class Lending:
         return [] if busy.is_ending else [Retract(busy, AHEAD_JOBS)]
 
     def vacate(self, runner: Runner) -> list[Action]:
-        """The runner has no job any more, or is gone: its slot is free."""
+        """Free the slot of a runner that is gone or has no job any more."""
         slot = runner.slot
-        if self._lenders and self.is_lender(runner):  # it ended without its turn
+        if self._lenders and self.is_lender(runner):  # it ended before its turn
             self._remove_lender(runner)
             self._coming.pop(runner, None)
             self._note_wanted()
@@ -112,7 +113,7 @@ class Lending:
         return []
 
     def _settle(self, slot: Slot) -> list[Action]:
-        """The slot runs nothing: it is its next lender's that comes back, or lent, or idle."""
+        """Give a slot that runs nothing to its next lender, lend it, or make it idle."""
         self._pool.idle.pop(slot.index, None)
         self.lent.pop(slot.index, None)
         runner = next((runner for runner in self._coming if runner.slot is slot), None)
@@ -129,15 +130,15 @@ class Lending:
         return [Resume(runner, serial)] if serial else []
 
     def _move(self, runner: Runner, slot: Slot) -> None:
-        """Have a job that comes back go on in an idle slot, while another one runs in its own."""
+        """Move a job that comes back to an idle slot, as another job runs in its own."""
         old, context = runner.slot, runner.context
         self._remove_lender(runner)
         self._lenders[slot.index] = [runner]
         runner.slot = slot
-        if old.runners.get(context) is runner:  # (otherwise it is ending)
+        if old.runners.get(context) is runner:  # otherwise it is ending
             del old.runners[context]
             idle = slot.runners.pop(context, None)
-            if idle is not None:  # the runner that it has there: it changes places
+            if idle is not None:  # its idle runner there changes places with this one
                 idle.slot = old
                 old.runners[context] = idle
             slot.runners[context] = runner
@@ -154,11 +155,11 @@ class Lending:
     # --- the master ---
 
     def begin_anew(self) -> None:
-        """Another master is there, which knows of nothing that is lent."""
+        """Start over with another master, which knows of no lent slots."""
         self._told = 0, []
 
     def report(self) -> list[Action]:
-        """What the master has to be told of that, if it has changed."""
+        """Report lent slots to the master if they have changed."""
         if not self._lenders and not self._told[0] and not self._told[1]:
             return []
         slots = self._pool.slots

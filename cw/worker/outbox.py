@@ -1,7 +1,7 @@
-"""What a worker keeps until it is told that the client has it: results, and how runners died.
+"""Outbox: results and runners' deaths, kept until the master reports that the client has them.
 
-Master or client may be gone in between. Then the worker names what it keeps to the next master, which claims it
-when the job's client is back, or releases it. The bounds cost the oldest: their jobs may run again.
+Master or client may be lost in between. Then the worker lists what it keeps to the next master, which claims it
+when the job's client is back, or releases it. Beyond the limits the oldest are dropped: their jobs may run again.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from cw.net.messages import FINISHED
 from cw.worker.jobs import Job
 
 BYTES = 256 * 1024**2
-"""Kept at most. Larger: more of this machine's memory. Smaller: more runs again after a fault."""
+"""Most bytes kept. Larger: more of this machine's memory. Smaller: more jobs run again after a fault."""
 
 OVERHEAD = 400
-"""Bytes that one costs beside its payload."""
+"""Bytes that one outcome takes beside its payload."""
 
 FILES = 128
-"""Results in memory files kept at most: each holds a descriptor of this process."""
+"""Most results kept in memory files: each holds a descriptor of this process."""
 
 
 class Outbox:
     """Outcomes by dispatch number, oldest first."""
 
     def __init__(self) -> None:
-        # Session, number, status, seconds, payload; of a death: session, number, -1, 0, note.
+        # Each is session, number, status, seconds, payload; for a death: session, number, -1, 0, note.
         self._outcomes: dict[int, tuple[int, int, int, float, Any]] = {}
         self._size = 0  # bytes
-        self._files: dict[int, None] = {}  # dispatches whose result lies in a memory file
+        self._files: dict[int, None] = {}  # dispatches whose result is in a memory file
 
     def __len__(self) -> int:
         return len(self._outcomes)
@@ -44,7 +44,7 @@ class Outbox:
         outcomes, size = self._outcomes, self._size
         for job, status, lasted, payload in zip(jobs, statuses, seconds, payloads, strict=True):
             if job.stopped:
-                continue  # nobody will ask for it
+                continue  # no client will ask for it
             outcomes[job.dispatch] = job.session, job.number, status, lasted, payload
             size += OVERHEAD + len(payload)
             if type(payload) is memoryview and isinstance(payload.obj, Memory):
@@ -72,13 +72,14 @@ class Outbox:
         self.forget([dispatch for dispatch, outcome in self._outcomes.items() if outcome[0] == session])
 
     def inventories(self) -> list[tuple[int, int, int, int]]:
-        """As the master is told: dispatch, session, number, state."""
+        """List the outcomes as reported to the master: dispatch, session, number, state."""
         return [(dispatch, outcome[0], outcome[1], FINISHED) for dispatch, outcome in self._outcomes.items()]
 
     def find(
         self, dispatches: Iterable[int]
     ) -> tuple[list[tuple[int, int, float, Any]], list[tuple[int, dict[str, Any]]], list[int]]:
-        """Results (dispatch, status, seconds, payload), deaths (dispatch, note), and what is not here."""
+        """Find results (dispatch, status, seconds, payload), deaths (dispatch, note), and dispatches that are not
+        here."""
         results, deaths, gone = [], [], []
         for dispatch in dispatches:
             outcome = self._outcomes.get(dispatch)

@@ -1,11 +1,11 @@
-"""What jobs came to, on its way to the master: kept until their clients have it, held back where it may be wrong.
+"""Outcomes of jobs on their way to the master: kept until clients have them, held back where they may be wrong.
 
-    results of a runner --> classify --> Results: what the job itself came to
-    (that was told to end,          |--> CutShort: it was not allowed to end, and runs again elsewhere
+    results of a runner --> classify --> Results: the job's own outcome
+    (that had to end,          |--> CutShort: it was not allowed to end, and runs again elsewhere
      or says of a job that          |--> Results, TIMEOUT: it ran into its time limit
-     it was interrupted)            '--> held back for SUSPECT_SECONDS: cut short if the worker is told to end, too
+     it was interrupted)            '--> held back for SUSPECT_SECONDS: cut short if the worker must end, too
 
-Pure: no socket, no thread, no clock. Methods give the messages for the master.
+Pure: no socket, no thread, no clock. Methods return messages for the master.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from cw.worker.jobs import Job
 from cw.worker.outbox import Outbox
 
 SUSPECT_SECONDS = 0.5
-"""A job that fails just after its runner got SIGTERM is held back for so long: if this worker is told to end too, as
-on a node that goes, the job was cut short."""
+"""Time that a job's failure just after a SIGTERM to its runner is held back (seconds): if this worker must end too, as
+on a node that goes away, the job was cut short."""
 
 Message = m.Results | m.RunnerDied | m.Returned | m.CutShort | m.NotEntered
 
 
 class Outcome(NamedTuple):
-    """What one job came to."""
+    """Outcome of one job."""
 
     job: Job
     status: int
@@ -39,20 +39,20 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.kept = Outbox()
-        self._keeping: set[int] = set()  # dispatches that come: what they return when their time is up counts
+        self._keeping: set[int] = set()  # expected dispatches: what they return when their time is up counts
         self._unclaimed: set[int] = (
             set()
-        )  # those of the kept that the present master was told of when it was joined
+        )  # outcomes that were reported to the present master when we joined it
         self._suspects: list[list[Outcome]] = []  # errors after a SIGTERM, held back
 
     # --- jobs come ---
 
     def on_keep(self, dispatches: Iterable[int]) -> None:
-        """What these dispatches, which are about to come, return when their time is up is their result."""
+        """Note that what these expected dispatches return when their time is up is their result."""
         self._keeping.update(dispatches)
 
     def on_jobs(self, jobs: Sequence[Job], dispatches: Iterable[int]) -> None:
-        """These jobs are here, of the dispatches that have come."""
+        """Mark the arrived jobs whose late results count. `dispatches`: all that have come, wanted or not."""
         if self._keeping:
             for job in jobs:
                 job.keeps = job.dispatch in self._keeping
@@ -63,8 +63,8 @@ class Outcomes:
     def classify(
         self, outcomes: Iterable[Outcome], is_ending: bool, is_draining: bool, place: dict[str, Any]
     ) -> tuple[list[Message], list[Outcome]]:
-        """What to report of results some of which may not be what the job itself came to; and those that are held back
-        for a while. `is_ending`: their runner was told to end; `place`: where it is."""
+        """Return the messages for a runner's results, and the outcomes that are held back for a while: some may not be
+        the job's own. `is_ending`: the runner had to end; `place`: where it is."""
         messages: list[Message] = []
         held_back_errors: list[Outcome] = []
         cut: list[int] = []
@@ -72,7 +72,7 @@ class Outcomes:
             job, status, seconds, payload = outcome
             is_kept = job.keeps and status == m.DONE
             if job.is_cut and is_ending and not job.stopped and not is_kept:
-                cut.append(job.dispatch)  # whatever it came to: it was not allowed to end
+                cut.append(job.dispatch)  # its outcome does not count: it was not allowed to end
             elif job.expired and not is_kept and is_ending and seconds > job.timeout * 0.999999:
                 messages.append(self.expired(job, {**place, "seconds": seconds}))
             elif status == m.NOT_ENTERED:
@@ -92,25 +92,25 @@ class Outcomes:
         return messages, held_back_errors
 
     def on_cleared(self, held_back_errors: list[Outcome]) -> list[Message]:
-        """It was not this machine's end: the jobs failed by themselves."""
+        """Report held-back errors as the jobs' own failures: the machine did not end."""
         if not any(held_back_errors is held for held in self._suspects):
             return []
         self._suspects = [held for held in self._suspects if held is not held_back_errors]
         return [self._result(outcome) for outcome in held_back_errors]
 
     def on_drain(self) -> list[Message]:
-        """This worker ends: what was held back was cut short."""
+        """Report held-back errors as cut short: this worker ends."""
         cut = [outcome.job.dispatch for held in self._suspects for outcome in held]
         self._suspects.clear()
         return [m.CutShort(cut)] if cut else []
 
     def expired(self, job: Job, note: dict[str, Any]) -> m.Results:
-        """The job ran into its time limit."""
+        """Return the outcome of a job that reached its time limit."""
         text = json.dumps({**note, "limit": job.timeout, "attempt": job.attempt}).encode()
         return self._result(Outcome(job, m.TIMEOUT, note["seconds"], text))
 
     def died(self, job: Job, note: dict[str, Any]) -> m.RunnerDied:
-        """Its runner died in the middle of the job."""
+        """Return the outcome of a job whose runner died in the middle of it."""
         self.kept.add_death(job, note)
         return m.RunnerDied(job.dispatch, note)
 
@@ -124,15 +124,15 @@ class Outcomes:
 
     @property
     def has_unclaimed(self) -> bool:
-        """Is there one that the present master was told of, and has not asked for?"""
+        """True if an outcome was reported to the present master, which has not asked for it."""
         return any(dispatch in self.kept for dispatch in self._unclaimed)
 
     def on_welcome(self) -> None:
-        """A master is there: what another one has said of dispatches to come means nothing."""
+        """Forget what an earlier master said of dispatches to come."""
         self._keeping.clear()
 
     def inventories(self) -> list[tuple[int, int, int, int]]:
-        """What a master that was just joined is told of these: dispatch, session, number, state."""
+        """List the outcomes for a master just joined: dispatch, session, number, state."""
         held_back_errors = [
             (job.dispatch, job.session, job.number, m.RUNNING)
             for held in self._suspects
@@ -143,7 +143,7 @@ class Outcomes:
         return held_back_errors + kept
 
     def on_claim(self, dispatches: Iterable[int]) -> list[Message]:
-        """The master asks for these: send again what was kept."""
+        """Send kept outcomes again, for which the master asks."""
         dispatches = list(dispatches)
         results, deaths, gone = self.kept.find(dispatches)
         messages: list[Message] = []
@@ -156,6 +156,6 @@ class Outcomes:
         return messages
 
     def on_forsaken(self) -> None:
-        """No master knows of the jobs here: nobody asks for what they came to."""
+        """Forget all outcomes, as no master knows of the jobs here."""
         self.kept = Outbox()
         self._suspects.clear()

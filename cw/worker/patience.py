@@ -1,4 +1,4 @@
-"""How long a worker looks for its master: for ever, but the jobs here are given up if a lost one does not come back.
+"""Patience of a worker that looks for its master: endless, but it gives up its jobs if a lost one does not return.
 
 No socket, no thread, no clock: `cw.net.master_link` asks.
 """
@@ -17,14 +17,14 @@ from cw.net.master_link import Failures, Loss, Terms
 logger = logging.getLogger("cw.worker")
 
 DIAL_SECONDS = 10.0
-"""Limit of one attempt to connect."""
+"""Time limit of one attempt to connect (seconds)."""
 
 WRONG_SECONDS = 5.0
-"""How long a new credential may take to show up on a network file system. After that, a master with another one is a
-mistake."""
+"""Time that a new credential may take to appear on a network file system (seconds). After that, a master with another
+one is the user's mistake."""
 
 STILL_WAITING = 30.0
-"""Seconds between two log lines that say that there is no master yet."""
+"""Time between two log lines about a missing master (seconds)."""
 
 TERMS = Terms(
     role="worker",
@@ -38,7 +38,8 @@ TERMS = Terms(
 
 
 class Patience:
-    """The `cw.net.master_link.Patience` of a worker. `forsake()`: no master knows of the jobs here any more."""
+    """The `cw.net.master_link.Patience` of a worker. `forsake()` is called when no master knows of the jobs here any
+    more."""
 
     def __init__(self, silence: float, reconnect_timeout: float, forsake: Callable[[], None]) -> None:
         self.is_lost = False
@@ -46,9 +47,9 @@ class Patience:
         self._reconnect_timeout = reconnect_timeout
         self._forsake = forsake
         self._lost_at = 0.0
-        self._logged_at = 0.0  # when it was last logged that there is no master; 0: not since there was one
+        self._logged_at = 0.0  # time of the last log line about a missing master; 0: none since we had one
         self._was_joined = False
-        self._wrong_since = 0.0  # when the only masters found began to have another credential
+        self._wrong_since = 0.0  # since when all masters found have another credential
 
     def dial_seconds(self, now: float) -> float:
         return DIAL_SECONDS
@@ -65,7 +66,7 @@ class Patience:
             logger.info("the master has ended: %s", loss.reason)
             self._forsake()
             return None
-        self._logged_at = now  # the line below is enough for a while
+        self._logged_at = now  # the log line below is enough for a while
         if not self.is_lost:
             self.is_lost, self._lost_at = True, now
         logger.warning("the master is gone%s; looking for it again, for %.0f s, while the jobs here go on",
@@ -101,14 +102,14 @@ class Patience:
     def _hopeless_fault(
         self, failures: Failures, candidates: Sequence[address.Candidate], now: float
     ) -> credential.CredentialError | None:
-        """A mistake with the credential that waiting does not mend. Then the worker ends, with a sentence.
+        """Find a mistake with the credential that waiting does not mend. The worker then ends with a message.
 
-        After it has once worked, it waits: what is in the way now may go again.
+        A worker that has joined a master before waits: the fault may disappear.
         """
         fault = credential.fault_among(error for _, error in failures)
         if not isinstance(fault, credential.WrongCredential):
             self._wrong_since = now
-        # Otherwise another user's master may be there.
+        # Without a named master, another user's may be there.
         is_named = bool(candidates) and candidates[0].source != address.NOTHING_KNOWN
         if fault is None or self._was_joined:
             return None

@@ -1,7 +1,7 @@
-"""The slots of a worker, and the runners in them: which are there, which is busy, which is used no more.
+"""Slots of a worker and the runners in them: which exist, which is busy, which is not used any more.
 
-One slot runs one job at a time, in the runner of the job's context on that slot. Beside it there may be idle runners
-of other contexts, and such that have ended but for their process.
+One slot runs one job at a time, in the runner of the job's context on that slot. It may also hold idle runners
+of other contexts, and retired ones whose process is not gone.
 
 Pure: no socket, no thread, no clock.
 """
@@ -13,26 +13,26 @@ from collections import deque
 from cw.worker.jobs import Context, Job
 
 AHEAD_JOBS = 256
-"""Jobs sent ahead to a runner, however short."""
+"""Most jobs sent ahead to a runner, however short."""
 
 STUCK_SECONDS = 0.01
-"""A job that runs for longer makes what waits behind it available to idle slots."""
+"""Running time of a job (seconds) after which jobs waiting behind it are offered to idle slots."""
 
 CROWD = 32
-"""Runners on one slot while as many sessions take turns on it. Fewer: with one session more than that, nearly every
-turn waits for a new process, which takes as long as hundreds of short jobs."""
+"""Most runners on one slot while as many sessions take turns on it. Fewer: with one session more than that, nearly
+every turn waits for a new process, which takes as long as hundreds of short jobs."""
 
 IDLE_RUNNERS = 4
 """Runners kept on one slot for sessions that may come back. Each is a process."""
 
 CROWD_SECONDS = 5.0
-"""How long one of more than IDLE_RUNNERS is kept without work."""
+"""Time that a runner beyond IDLE_RUNNERS is kept without work (seconds)."""
 
 IDLE_SECONDS = 300.0
-"""How long such a runner is kept."""
+"""Time that other runners are kept without work (seconds)."""
 
 RESTART_SECONDS = 1.0, 8.0
-"""A slot whose runner ended before it started any job starts no other one for so long: at first, and at most."""
+"""Time that a slot starts no runner after one that ended before it started any job (seconds): at first, and at most."""
 
 
 class Runner:
@@ -48,24 +48,24 @@ class Runner:
         self.slot = slot
         self.context = context
         self.session = context[0]
-        self.sent: deque[Job] = deque()  # without result; the first one runs, or is about to
+        self.sent: deque[Job] = deque()  # jobs without result; the first one runs, or is about to
         self.since = 0.0  # when the first of them began, or was sent
-        self.began = 0.0  # when it was seen to have begun; looked at only if it has a time limit
+        self.began = 0.0  # when it was seen to have begun; only known for jobs with a time limit
         self.ended = 0  # jobs so far
         self.idle_since = 0.0
         self.is_dropping = False  # something was retracted, and it has not read the Drop yet
-        self.is_ending = False  # was told to end, was signalled, or is gone: never used again
-        self.is_stopping = False  # was signalled, since its job is to end, and is not known to be gone
+        self.is_ending = False  # it was asked to end, was signalled, or is gone: never used again
+        self.is_stopping = False  # it was signalled to end its job, and is not known to be gone
         # No function needs its environment any more: it ends when it has nothing to do.
         self.is_outdated = False
 
     def is_unused(self, now: float) -> bool:
-        """Has it had nothing to do for long? Where there are many beside it, that is sooner."""
+        """True if the runner has had no work for long. With many others beside it, "long" is shorter."""
         is_extra = len(self.slot.runners) > IDLE_RUNNERS
         return now - self.idle_since > (CROWD_SECONDS if is_extra else IDLE_SECONDS)
 
     def is_stuck(self, now: float) -> bool:
-        """Does work that was sent ahead wait here behind a long job?"""
+        """True if jobs that were sent ahead wait here behind a long job."""
         return (
             len(self.sent) > 1
             and not self.is_dropping
@@ -75,16 +75,16 @@ class Runner:
 
 
 class Slot:
-    """Where one job runs at a time."""
+    """A place where one job runs at a time."""
 
     __slots__ = ("index", "runners", "busy", "rests_until", "rest")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.runners: dict[Context, Runner] = {}  # least recently used first
-        self.busy: Runner | None = None  # the one with jobs; or an ending one whose process is not gone
-        self.rests_until = 0.0  # it starts no runner before
-        self.rest = 0.0  # for how long it rested the last time, if no runner has worked here since
+        self.busy: Runner | None = None  # the runner with jobs; or an ending one whose process is not gone
+        self.rests_until = 0.0  # no runner starts here before
+        self.rest = 0.0  # length of the last rest, if no runner has worked here since
 
 
 class RunnerPool:
@@ -93,19 +93,19 @@ class RunnerPool:
     def __init__(self, count: int) -> None:
         self.slots = [Slot(index) for index in range(count)]
         self.idle: dict[int, Slot] = {slot.index: slot for slot in self.slots}
-        self.runners: dict[int, Runner] = {}  # by key; as long as their process is there
-        self.resting: list[Slot] = []  # slots on which no runner could be started lately
+        self.runners: dict[int, Runner] = {}  # by key, while their process exists
+        self.resting: list[Slot] = []  # slots on which a runner could not be started lately
         self._keys = 0
 
     def add(self, slot: Slot, context: Context) -> Runner:
-        """A new runner, which starts."""
+        """Add a new runner to a slot. The caller starts it."""
         self._keys += 1
         runner = self.runners[self._keys] = Runner(self._keys, slot, context)
         return runner
 
     def make_room(self, slot: Slot, context: Context) -> list[Runner]:
-        """Retire runners of the slot, as one of this context is about to start there: those of older environments of
-        its session, and the least used of too many."""
+        """Retire runners of a slot on which one of this context is about to start: those of older environments of its
+        session, and the least used of too many."""
         session, environment = context
         gone = [
             other
@@ -123,32 +123,32 @@ class RunnerPool:
         return gone
 
     def retire(self, runner: Runner) -> None:
-        """It is never used again."""
+        """Mark a runner as never used again."""
         runner.is_ending = True
         self._take_off_slot(runner)
 
     def remove(self, runner: Runner) -> None:
-        """Its process is gone."""
+        """Remove a runner whose process is gone."""
         del self.runners[runner.key]
         self._take_off_slot(runner)
 
     def idle_runners(self) -> list[Runner]:
-        """Those that have nothing to do."""
+        """List the runners that have no work."""
         return [runner for runner in self.runners.values() if not runner.sent and not runner.is_ending]
 
     def stuck_runners(self, now: float) -> list[Runner]:
-        """Those where work that was sent ahead waits behind a long job."""
+        """List the runners where jobs sent ahead wait behind a long job."""
         return [runner for runner in self.runners.values() if runner.is_stuck(now)]
 
     def rest(self, slot: Slot, now: float) -> None:
-        """Start no runner on this slot for a while, each time a longer one."""
+        """Start no runner on this slot for a while, each time for longer."""
         slot.rest = min(max(2 * slot.rest, RESTART_SECONDS[0]), RESTART_SECONDS[1])
         slot.rests_until = now + slot.rest
         if slot not in self.resting:
             self.resting.append(slot)
 
     def end_rests(self, now: float) -> None:
-        """Try again where that time is over."""
+        """End the rests whose time is over."""
         self.resting = [slot for slot in self.resting if slot.rests_until > now]
 
     def _take_off_slot(self, runner: Runner) -> None:

@@ -1,11 +1,11 @@
-"""What runners and their children write to stderr: on to the worker's log, and the end of it kept.
+"""Relay of what runners and their children write to stderr: to the worker's log, keeping the end of it.
 
     runner 1, its children ==(fd 2, a pipe)==> forkserver: Relay --> the log (the forkserver's own stderr)
     runner 2, its children ==(fd 2, a pipe)==>    |
                                                   '--> the last words of each, for the note on its death
 
-A job never waits for the log: should that be stuck (a pipe that nobody reads, a stopped terminal), what is written
-meanwhile is kept up to WAITING_BYTES, and beyond that left out of the log, with a line that says so.
+A job never waits for the log. If the log is stuck (a pipe that nobody reads, a stopped terminal), what is written
+meanwhile is kept up to WAITING_BYTES; the rest is left out of the log, with a line that says so.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from collections import deque
 READ = 64 * 1024
 
 TAIL_BYTES = 16 * 1024
-"""Kept of each runner: a trace of faulthandler takes 8 KiB, and begins with what matters."""
+"""Bytes kept of each runner: a trace of faulthandler takes 8 KiB, and begins with what matters."""
 
 WORDS = 1000
-"""Characters in a note: as many as the master lets pass."""
+"""Most characters in a note: the master's limit."""
 
 WAITING_BYTES = 1024 * 1024
-"""Kept for a log that is stuck."""
+"""Most bytes kept for a log that is stuck."""
 
 DRAIN_BYTES = 1024 * 1024
-"""Read of what a runner left behind: as much as a pipe may hold."""
+"""Most bytes read of what a runner left behind: as much as a pipe may hold."""
 
-_FATAL = "Fatal Python error"  # how a trace of faulthandler begins
-# From here on: who called the job.
+_FATAL = "Fatal Python error"  # first words of a trace of faulthandler
+# From this frame on, a trace shows the callers of the job.
 _OWN_FRAMES = f'  File "{os.path.join(os.path.dirname(os.path.dirname(__file__)), "runner", "runner.py")}"'
 
 
 class Relay:
-    """The pipes' read ends, by the runner's pid, and the log. One thread."""
+    """Read ends of the pipes, by the runner's pid, and the log. Used from one thread."""
 
     def __init__(self, log: int) -> None:
         self._log = log
@@ -54,11 +54,11 @@ class Relay:
 
     @property
     def is_stuck(self) -> bool:
-        """Is there something that the log has not taken yet?"""
+        """True if the log has not taken all that was written."""
         return bool(self._waiting)
 
     def read_ends(self) -> list[int]:
-        """All of them."""
+        """List all read ends."""
         return list(self._tails)
 
     def __contains__(self, read_end: int) -> bool:
@@ -70,7 +70,7 @@ class Relay:
         self._tails[read_end] = bytearray()
 
     def read(self, read_end: int) -> int | None:
-        """Pass on what is there; how many bytes that was: 0 means that nobody has the other end. None: wait."""
+        """Pass on what is there. Returns the number of bytes; 0: nobody has the other end; None: try later."""
         try:
             data = os.read(read_end, READ)
         except BlockingIOError:
@@ -84,7 +84,7 @@ class Relay:
         return len(data)
 
     def close(self, read_end: int) -> str:
-        """The runner has ended: pass on what it left, and give its last words."""
+        """Pass on what an ended runner left, and return its last words."""
         total = 0
         while total < DRAIN_BYTES and (count := self.read(read_end)):
             total += count
@@ -92,7 +92,7 @@ class Relay:
         return last_words(bytes(self._tails.pop(read_end)))
 
     def drop_after_fork(self) -> None:
-        """In a forked child: the pipes are the forkserver's."""
+        """Drop the pipes, in a forked child: they are the forkserver's."""
         for read_end in self._tails:
             os.close(read_end)
 
@@ -102,7 +102,7 @@ class Relay:
             data = self._waiting[0]
             try:
                 written = os.write(self._log, data[: self._chunk])
-            except OSError:  # a full disk, a closed pipe: there is no log, for now
+            except OSError:  # a full disk, a closed pipe: no log for now
                 written = len(data)
             self._waiting_bytes -= written
             if written == len(data):
@@ -132,12 +132,13 @@ class Relay:
 
 
 def last_words(data: bytes) -> str:
-    """The part of stderr's end that says why: the last trace of faulthandler from its start, or the last lines."""
+    """Return the part of stderr's end that says why: the last trace of faulthandler from its start, or the last
+    lines."""
     text = data.decode(errors="replace")
     at = text.rfind(_FATAL)
     if at >= 0:
         return text[at : at + WORDS].partition(_OWN_FRAMES)[0].strip()
     if len(text) > WORDS:
         text = text[-WORDS:]
-        text = text.partition("\n")[2] or text  # whole lines, if there are any
+        text = text.partition("\n")[2] or text  # whole lines only, if there are any
     return text.strip()

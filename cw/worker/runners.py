@@ -1,10 +1,10 @@
-"""A worker's runners as processes: started by the forkserver, spoken to through channels, ended with signals.
+"""Runners of a worker as processes: started by the forkserver, reached through channels, ended with signals.
 
     Slots' actions --> start, send_jobs, ... --> WorkerEnd <== channel ==> runner
     Slots.on_*()   <-- on_results, on_dropped <--'                           |
                    <-- on_exited <----------------------- forkserver <-----------'
 
-What is to happen to them is decided by `cw.worker.slots`. All in here runs in the loop's thread.
+`cw.worker.slots` decides what happens to them. All code here runs in the loop's thread.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from cw.worker.pool import Runner
 logger = logging.getLogger("cw.worker")
 
 STOP_STEPS = (0.0, signal.SIGINT), (STOP_SECONDS / 2, signal.SIGTERM), (STOP_SECONDS, signal.SIGKILL)
-"""How a running job is ended: after so many seconds this signal, to the runner's process group. The first raises
+"""Steps that end a running job: after n seconds this signal, to the runner's process group. The first raises
 KeyboardInterrupt in the job, so that it may clean up; the second is for its children (the runner only notes it)."""
 
 FORKSERVER_SECONDS = 60.0
-"""How long a forkserver for a PYTHONHASHSEED of a client's is kept without runners. Longer: a process idles. Shorter:
-the next client with it waits for another one to start."""
+"""Time that a forkserver for a client's PYTHONHASHSEED is kept without runners (seconds). Longer: a process idles.
+Shorter: the next client with that seed waits for a new one to start."""
 
 FORKSERVERS = 3
-"""Keepers that may die in a row without having started a runner."""
+"""Forkservers that may die in a row without having started a runner."""
 
 
 lines = RateLimited(logger)
 
 
 class _NoEnd:
-    """In place of a `WorkerEnd`, where no process could be started for one: what it is sent never starts."""
+    """Stands in for a `WorkerEnd` when no process could be started: what it is sent never starts."""
 
     def __init__(self) -> None:
         self.objects = ObjectCache()
@@ -76,12 +76,11 @@ class _NoEnd:
 
 
 class Runners:
-    """The processes, by the key of their `pool.Runner`.
+    """Processes of runners, by the key of their `pool.Runner`.
 
     `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`, `on_remark(runner, remark)`,
-    `on_waits(runner, message)`: what one says.
-    `on_gone(runner)`: its process is gone, and its last results follow; then `on_exited(runner, unstarted, note)`.
-    `on_failure(text)`: none can be started any more.
+    `on_waits(runner, message)` report a runner's messages. `on_gone(runner)`: its process is gone, and its last results
+    follow; then `on_exited(runner, unstarted, note)`. `on_failure(text)`: no runner can be started any more.
     """
 
     def __init__(
@@ -107,15 +106,15 @@ class Runners:
         self._pids: dict[int, int] = {}
         self._forkservers_lost = 0  # since the last runner was forked
         self.ends = -1.0
-        """When what runs is stopped (time.monotonic()), as far as is known; -1: it is not."""
+        """When running jobs are stopped (time.monotonic()), as far as known; -1: unknown."""
         self._hash_seed = environments.hash_seed()
-        # By the PYTHONHASHSEED of their runners; '': none is known.
+        # Keys are the PYTHONHASHSEED of their runners; '': none is known.
         self._forkservers: dict[str, ForkserverProcess] = {}
-        self._forkserver_by_key: dict[int, ForkserverProcess] = {}  # of the runners
+        self._forkserver_by_key: dict[int, ForkserverProcess] = {}  # by key of the runner
         self._prepare()
 
     def start(self, runner: Runner, environment: Object | None) -> None:
-        """Start its process, and send it its environment."""
+        """Start the runner's process, and send it its environment."""
         self._runners[runner.key] = runner
         payload = None if environment is None else environment.payload
         try:
@@ -140,43 +139,43 @@ class Runners:
         end.send(m.Slot(runner.slot.index, self._threads, self.ends))
 
     def send_jobs(self, runner: Runner, jobs: Sequence[Job]) -> None:
-        """Send it jobs, and before them what it has not of the objects that they need."""
+        """Send jobs, and before them those of their objects that the runner does not have."""
         end = self._channels[runner.key]
         for message in end.objects.prepare(dict.fromkeys([job.function for job in jobs])):
             end.send(message)
         end.send_jobs(jobs)
 
     def send_drop(self, runner: Runner) -> None:
-        """It is to pass over what it finds no token for."""
+        """Have the runner skip jobs that it finds no token for."""
         self._channels[runner.key].send(m.Drop())
 
     def send(self, runner: Runner, message: m.Depth | m.Resume) -> None:
-        """Send it this, if its process is not gone."""
+        """Send a message, unless the runner's process is gone."""
         end = self._channels.get(runner.key)
         if end is not None:
             end.send(message)
 
     def forget(self, keys: Sequence[Key]) -> None:
-        """These objects will not be used again, but by jobs that are here."""
+        """Forget objects that only jobs here may still use."""
         for end in self._channels.values():
             for message in end.objects.forget(keys):
                 end.send(message)
 
     def take_tokens(self, runner: Runner, count: int) -> int:
-        """Own up to `count` of the jobs sent to it last; how many that were."""
+        """Own up to `count` of the jobs sent last; returns how many."""
         return self._channels[runner.key].take_tokens(count)
 
     def tokens_left(self, runner: Runner) -> int:
-        """How many of the jobs sent to it have not started."""
+        """Return how many of the jobs sent to the runner have not started."""
         return self._channels[runner.key].tokens_left()
 
     def end(self, runner: Runner) -> None:
-        """Let it end by itself; it has nothing to do."""
+        """Let a runner that has no work end by itself."""
         self._channels[runner.key].end()
         self._loop.call_later(self._end_seconds, lambda: self._kill_slow(runner))
 
     def stop(self, runner: Runner, pace: float = 1.0) -> None:
-        """End it and what it runs, step by step. `pace`: the share of the steps' time that there is."""
+        """End a runner and what it runs, step by step. `pace`: share of the steps' time that is available."""
         for seconds, number in STOP_STEPS:
             if seconds:
                 self._loop.call_later(seconds * pace, lambda number=number: self._signal(runner, number))  # type: ignore[misc]
@@ -195,14 +194,14 @@ class Runners:
             self._signal(runner, signal.SIGKILL)
 
     def place(self, runner: Runner) -> dict[str, Any]:
-        """Where it runs, for notes."""
+        """Describe where a runner runs, for notes."""
         return {
             "host": os.uname().nodename, "worker": os.getpid(), "slot": runner.slot.index,
             "pid": self._pids.get(runner.key, 0),
         }  # fmt: skip
 
     def close(self) -> None:
-        """End all, and wait until they are gone. Nothing is reported any more."""
+        """End all runners and wait until they are gone. Nothing is reported any more."""
         for end in self._channels.values():
             end.close()
         self._channels.clear()
@@ -215,7 +214,7 @@ class Runners:
     def _signal(self, runner: Runner, number: int) -> None:
         if (
             self._runners.get(runner.key) is runner
-        ):  # else it has ended; and keys begin anew with another master
+        ):  # otherwise it has ended; and keys begin anew with another master
             forkserver = self._forkserver_by_key.get(runner.key)
             if forkserver is not None:
                 forkserver.signal(runner.key, number)
@@ -223,20 +222,20 @@ class Runners:
     # --- the forkservers ---
 
     def _prepare(self) -> None:
-        """Start the forkserver that most runners are forked from, before they are needed."""
+        """Start the forkserver of most runners before they are needed."""
         if self._find_hash_seed():
             self._start_forkserver(self._hash_seed)
 
     def _forkserver_for(self, environment: Any) -> ForkserverProcess:
-        """The one whose runners have the client's PYTHONHASHSEED, or else this worker's."""
+        """Return the forkserver whose runners have the client's PYTHONHASHSEED; without one, this worker's."""
         seed = _hash_seed_of(environment) or self._find_hash_seed()
         return self._forkservers.get(seed) or self._start_forkserver(seed)
 
     def _find_hash_seed(self) -> str:
-        """This worker's own, or the cluster's, so that strings have the same hashes in all runners; '' as long as there
-        is no credential, which a worker waits for."""
+        """Find this worker's own hash seed, or the cluster's, so that strings have the same hashes in all runners; ''
+        while there is no credential, for which a worker waits."""
         if not self._hash_seed:
-            with contextlib.suppress(credential.CredentialError):  # who connects says what is wrong with it
+            with contextlib.suppress(credential.CredentialError):  # connecting reports what is wrong with it
                 self._hash_seed = credential.load().hash_seed()
         return self._hash_seed
 
@@ -312,11 +311,11 @@ class Runners:
 
 
 def _hash_seed_of(environment: Any) -> str:
-    """The PYTHONHASHSEED of a session's client; '' if it has none."""
+    """Return the PYTHONHASHSEED of a session's client; '' if it has none."""
     if environment is None:
         return ""
     try:
         seed = environments.load_environment(environment).hash_seed
-    except PayloadError:  # its jobs will say so
+    except PayloadError:  # its jobs will report it
         return ""
     return seed if environments.is_hash_seed(seed) else ""

@@ -1,4 +1,4 @@
-"""A worker's policy: which runner gets which job; facts in, actions out, no I/O, time as an argument.
+"""The policy of a worker: which runner gets which job. Facts in, actions out, no I/O, time as an argument.
 
       on_jobs              SendJobs               (token taken)          on_results
      ---------> BACKLOG ------------> SENT AHEAD ---------------> RUNNING ---------> forgotten
@@ -8,19 +8,19 @@
                  '--+---------------------'                          | time limit TellExpired, cut short
                                                                      | as the worker ends CutShort
 
-The worker reports facts to the on_*() methods and carries out the actions that they return. The state is kept in
-rooms of its own: the jobs (cw.worker.jobs), the slots and runners (cw.worker.pool), the slots that waiting jobs have
+The worker reports facts to the on_*() methods and carries out the actions that they return. The state is in modules
+of its own: the jobs (cw.worker.jobs), the slots and runners (cw.worker.pool), the slots that waiting jobs have
 lent (cw.worker.lending); cw.worker.assignment decides which job goes where.
 
 One slot runs one job at a time, in the runner of the job's *context* on that slot: its session, and the number of the
-environment that its function needs. (A client that asks for fresh runners names a new environment.) Beside it may be
-others that wait for jobs of their own. A runner is sent the jobs after its current one ahead, as many as it will need
-for AHEAD_SECONDS. Who owns a job that was sent ahead is decided by the kernel: for each job a token is put in an
-eventfd, which the runner takes before it starts the job, and the worker (`Retract`) to own the last of those sent. So
-a runner that is stuck in a long job, or in C code that lets no line of Python run, loses its tail to an idle slot. It
-also shows when a job has started, from when on its time limit counts.
+environment that its function needs. (A client that asks for fresh runners names a new environment.) It may also hold
+runners whose jobs wait for nested jobs. The jobs after the current one are sent ahead, as many as the runner needs
+for AHEAD_SECONDS. The kernel decides who owns a job that was sent ahead: for each job a token is put in an
+eventfd. The runner takes it to start the job; the worker (`Retract`) takes it to own the last of those sent. So
+a runner stuck in a long job, or in C code that lets no line of Python run, loses its tail to an idle slot. Tokens
+also show when a job has started, which is when its time limit begins.
 
-A job that must end, ends with its runner (StopRunner): first all behind it is taken back, and a runner
+A job that must end ends with its runner (StopRunner): first all jobs behind it are taken back. A runner
 that was signalled is never used again; its slot is free when its process is gone.
 """
 
@@ -51,14 +51,14 @@ from cw.worker.lending import Lending
 from cw.worker.pool import AHEAD_JOBS, Runner, RunnerPool
 
 TOLD_SECONDS = 0.05
-"""A job that runs for longer is reported as started. Shorter ones end before anybody could care."""
+"""Running time after which a job is reported as started (seconds). Shorter jobs end before the report matters."""
 
 SMOOTHING = 0.2
 """Share of a new duration in a function's estimate."""
 
 
 class Slots:
-    """The policy of one worker. `max_jobs`: a runner is replaced after so many; 0: never."""
+    """The policy of one worker. `max_jobs`: jobs after which a runner is replaced; 0: never."""
 
     def __init__(self, count: int, max_jobs: int = 0) -> None:
         self.held = HeldJobs()
@@ -73,34 +73,34 @@ class Slots:
         return returned(self.held.take(jobs, now)) + self._assignment.assign(now)
 
     def on_recall(self, count: int, now: float) -> list[Action]:
-        """Give back unstarted jobs: the last of the backlog first, then what waits behind long jobs."""
+        """Give back unstarted jobs: the last of the backlog first, then those behind long jobs."""
         actions: list[Action] = []
         if count > len(self.held.backlog):
             actions += map(_retract_tail, self.pool.stuck_runners(now))
         return [*actions, GiveBack(count)]
 
     def on_give_back(self, count: int) -> list[Action]:
-        """The second half of a recall, when what could be retracted is in the backlog."""
+        """Finish a recall, with the retracted jobs back in the backlog."""
         return [Send(m.Recalled(self.held.give_back(count)))]
 
     def on_stop(self, dispatches: Iterable[int], now: float) -> list[Action]:
-        """Nobody waits for these any more, started or not."""
+        """End jobs whose results are not wanted any more, started or not."""
         gone = self.held.stop(dispatches)
-        # Take back everything first: the next job must not be hit by what ends this one.
+        # First take back all: the next job must not be hit by what ends this one.
         actions = self._retract_from(lambda runner: any(job.stopped for job in runner.sent))
         hit = bool(actions)
         actions += returned(gone)
         return actions if hit else actions + self._assignment.assign(now)
 
     def on_take_back(self, dispatches: Iterable[int], now: float) -> list[Action]:
-        """These must not start; those that have, go on."""
+        """Withdraw jobs that have not started; those that have, go on."""
         gone = self.held.spare(dispatches)
         retractions = self._retract_from(lambda runner: any(job.spared for job in runner.sent))
         return returned(gone) + (retractions or self._assignment.assign(now))
 
     def on_drain(self) -> list[Action]:
-        """From now on nothing starts here: what has not started is returned, also what still comes. Runners end that
-        have nothing to do: threads that jobs have left there get the time that there is."""
+        """Start nothing from now on: return jobs that have not started, and those that still come. End the runners
+        without work: threads that jobs left there get the remaining time."""
         gone = self.held.drain()
         return [
             *returned(gone),
@@ -109,7 +109,7 @@ class Slots:
         ]
 
     def on_time_up(self) -> list[Action]:
-        """This worker, which drains, ends in a moment: stop what runs, step by step."""
+        """Stop running jobs step by step, as this draining worker ends in a moment."""
         actions = self._retract_from(lambda runner: bool(runner.sent))  # then it is stopped
         for runner in self.pool.runners.values():
             if not runner.is_ending:
@@ -118,21 +118,21 @@ class Slots:
         return actions
 
     def on_joined(self) -> list[Action]:
-        """A master is there, perhaps another."""
+        """Start over with a master that was just joined, perhaps another one."""
         self.held.begin_anew()
         self._assignment.begin_anew()
         self.lending.begin_anew()
         return self._assignment.report_usable() + self.lending.report()
 
     def on_depth(self, session: int, depth: int) -> None:
-        """How deep a session is that is about to come (see cw.nested)."""
+        """Note the depth of a session that is about to come (see cw.nested)."""
         self.lending.depths[session] = depth
 
     def on_session_opened(self, session: int) -> None:
         self.held.open_session(session)
 
     def on_session_forgotten(self, session: int) -> None:
-        """It is closed, and no job of it comes any more."""
+        """Note that a closed session gets no more jobs."""
         self.held.forget_session(session)
 
     def on_session_closed(self, session: int, now: float) -> list[Action]:
@@ -142,7 +142,7 @@ class Slots:
         ]
 
     def on_environment_forgotten(self, session: int, environment: int, now: float) -> list[Action]:
-        """No function needs this environment any more: its runners end when they have nothing to do."""
+        """End the runners of an environment that no function needs any more, when they have no work."""
         context = session, environment
         for runner in self.pool.runners.values():
             runner.is_outdated = runner.is_outdated or runner.context == context
@@ -154,25 +154,25 @@ class Slots:
     # --- questions ---
 
     def is_empty(self) -> bool:
-        """Is there no job here?"""
+        """True if no job is here."""
         return not self.held.by_dispatch
 
     def has_runners(self) -> bool:
-        """Is there a runner whose process is not gone?"""
+        """True if the process of any runner is not gone."""
         return bool(self.pool.runners)
 
     def inventories(self) -> list[tuple[Job, bool]]:
-        """All jobs that are wanted here, and whether each may have started."""
+        """List all jobs that are wanted here, each with whether it may have started."""
         running = {runner.sent[0].dispatch for runner in self.pool.runners.values() if runner.sent}
         return [(job, job.dispatch in running) for job in self.held.by_dispatch.values() if not job.stopped]
 
     def jobs(self, dispatches: Iterable[int]) -> list[Job]:
-        """The jobs of these dispatches, which are here."""
+        """List the jobs of these dispatches, which must be here."""
         by_dispatch = self.held.by_dispatch
         return [by_dispatch[dispatch] for dispatch in dispatches]
 
     def depth(self, session: int) -> int:
-        """How deep a session is."""
+        """Return the depth of a session."""
         return self.lending.depth(session)
 
     # --- from the runners ---
@@ -180,7 +180,7 @@ class Slots:
     def on_results(
         self, runner: Runner, dispatches: Sequence[int], seconds: Sequence[float], now: float
     ) -> list[Action]:
-        """The runner's first jobs have ended, in the order in which they were sent."""
+        """Handle the end of the runner's first jobs, in the order in which they were sent."""
         sent, by_dispatch = runner.sent, self.held.by_dispatch
         for dispatch, lasted in zip(dispatches, seconds, strict=True):
             job = sent.popleft()
@@ -197,19 +197,17 @@ class Slots:
             if sent[-1].stopped or sent[-1].is_cut:
                 return self._stop_if_running(runner)
             return self._assignment.top_up(runner, now)
-        if (
-            runner.is_stopping
-        ):  # what had to end has ended; the process follows by itself, or by the next step
+        if runner.is_stopping:  # what had to end has ended; the process ends by itself, or by the next step
             return [EndRunner(runner), *self._assignment.assign(now)]
         if runner.is_ending:
             return self._assignment.assign(now)
         return self._free(runner, now) + self._assignment.assign(now)
 
     def on_retracted(self, runner: Runner, count: int, now: float) -> list[Action]:
-        """The last `count` of the jobs sent are the worker's again; the runner will not start them."""
+        """Put the last `count` of the jobs sent back in the backlog: the runner will not start them."""
         back = [runner.sent.pop() for _ in range(count)]
         actions: list[Action] = []
-        if count and not runner.is_dropping:  # one Drop will do: nothing was sent behind it
+        if count and not runner.is_dropping:  # one Drop is enough: nothing was sent behind it
             runner.is_dropping = True
             actions.append(SendDrop(runner))
         actions += returned(self.held.put_back(back))
@@ -220,24 +218,24 @@ class Slots:
         return actions + self._assignment.assign(now)
 
     def on_dropped(self, runner: Runner, now: float) -> list[Action]:
-        """The runner has read the Drop: it may be sent jobs again."""
+        """Note that the runner has read the Drop, so that it may be sent jobs again."""
         runner.is_dropping = False
         return self._assignment.assign(now)
 
     def on_tokens_seen(self, runner: Runner, count: int, now: float) -> None:
-        """So many of the jobs sent to it have not started."""
+        """Note that `count` of the jobs sent to the runner have not started."""
         if count < len(runner.sent) and not runner.began:
             runner.began = now
 
     def on_waits(self, runner: Runner, dispatch: int, now: float) -> list[Action]:
-        """The runner's job waits for jobs of its own."""
+        """Lend the slot of a runner whose job waits for nested jobs."""
         if runner.is_ending or not runner.sent or runner.sent[0].dispatch != dispatch:
             return []
         actions = self.lending.lend(runner)
         return [] if actions is None else actions + self._assignment.assign(now)
 
     def on_wait_over(self, runner: Runner, serial: int, is_patient: bool, now: float) -> list[Action]:
-        """It has what it waited for, and waits for its turn (`is_patient`); or it goes on at once."""
+        """Handle the end of a wait: the job waits for its turn (`is_patient`), or goes on at once."""
         if not self.lending.is_lender(runner):
             return [Resume(runner, serial)] if is_patient else []
         was_coming = self.lending.is_coming(runner)
@@ -245,16 +243,16 @@ class Slots:
         return actions if was_coming else actions + self._assignment.assign(now)
 
     def on_runner_gone(self, runner: Runner) -> None:
-        """Its process is gone; its last results are yet to be reported, then `on_runner_exited`."""
+        """Note that the runner's process is gone; its last results follow, then `on_runner_exited`."""
         self.pool.retire(runner)
         runner.is_stopping = False
 
     def on_runner_exited(
         self, runner: Runner, unstarted: int, note: dict[str, Any], now: float, was_told_to: bool = False
     ) -> list[Action]:
-        """Its process is gone, its last results are reported, and `unstarted` tokens were left.
+        """Handle the end of a runner whose last results are reported; `unstarted` tokens were left.
 
-        `was_told_to`: it ended in a way in which processes are told to.
+        `was_told_to`: it ended as processes do that are asked to end.
         """
         sent = runner.sent
         had_work = bool(sent)
@@ -262,7 +260,7 @@ class Slots:
         actions = [
             self._end_of(job, note, was_told_to and self.held.is_draining) for job in sent if not job.stopped
         ]
-        is_unfit = had_work and not sent and not runner.ended  # (one that has worked is replaced at once)
+        is_unfit = had_work and not sent and not runner.ended  # a runner that has worked is replaced at once
         if is_unfit and not any(job.stopped or job.spared for job in back):
             self.pool.rest(runner.slot, now)
         self.held.forget([job.dispatch for job in sent])
@@ -281,7 +279,7 @@ class Slots:
         return len(pool.idle) < len(pool.slots) or bool(self.held.backlog) or bool(pool.resting)
 
     def on_tick(self, now: float) -> list[Action]:
-        """Called every some 10 ms while `wants_tick`."""
+        """Do what is due; called about every 10 ms while `wants_tick`."""
         actions, expired, started = self._look_at_jobs(now)
         if started:
             actions.append(Send(m.Started(started)))
@@ -291,11 +289,11 @@ class Slots:
             actions += self._assignment.report_usable()
         if self.held.backlog:
             actions += self._assignment.assign(now)
-        actions += expired  # last: what they give back may go to a runner that is started just now
+        actions += expired  # last: jobs that they give back may go to a runner that was just started
         return actions + self._retract_for_free_slots(now)
 
     def on_second(self, now: float) -> list[Action]:
-        """Called every second: runners that nobody has used for long are ended."""
+        """End runners that have been unused for long; called every second."""
         actions: list[Action] = []
         for runner in self.pool.idle_runners():
             if runner.is_unused(now):
@@ -305,8 +303,8 @@ class Slots:
         return actions
 
     def _look_at_jobs(self, now: float) -> tuple[list[Action], list[Action], list[int]]:
-        """What runs: actions about time limits, those for jobs whose limit is reached, and the dispatches of jobs that
-        are reported as started."""
+        """Check running jobs: return actions about time limits, actions for jobs whose limit is reached, and dispatches
+        of jobs to report as started."""
         actions: list[Action] = []
         expired: list[Action] = []
         started: list[int] = []
@@ -327,7 +325,7 @@ class Slots:
         return actions, expired, started
 
     def _retract_for_free_slots(self, now: float) -> list[Action]:
-        """A slot that could start something is free: take back what waits behind long jobs."""
+        """Take back jobs behind long ones, as there is a free slot that could start some."""
         pool, lending = self.pool, self.lending
         actions: list[Action] = []
         if any(slot.rests_until <= now for slot in pool.idle.values()):
@@ -349,8 +347,8 @@ class Slots:
         ]
 
     def _stop_if_running(self, runner: Runner) -> list[Action]:
-        """End the runner if what it runs must end. All behind that has been taken back; where there is
-        something before it, that has ended and its result is on its way: then it is seen to when it is here."""
+        """End the runner if its running job must end. All jobs behind it have been taken back. If a job before it has
+        ended and its result is on the way, this is called again when the result is here."""
         sent = runner.sent
         if runner.is_ending or len(sent) != 1 or not sent[0].must_end:
             return []
@@ -358,14 +356,14 @@ class Slots:
         runner.is_stopping = True
         actions: list[Action] = [StopRunner(runner)]
         if self.lending.is_lender(runner) and not self.lending.is_coming(runner):
-            # It may clean up, and does not wait for its turn.
+            # The job may clean up without waiting for its turn.
             actions += self.lending.come_back(runner, 0)
         return actions
 
     def _free(self, runner: Runner, now: float) -> list[Action]:
-        """The runner has nothing to do: its slot is idle."""
+        """Make the slot of a runner without work idle."""
         if self._max_jobs and runner.ended >= self._max_jobs:
-            return [self._end(runner)]  # and the slot is free when its process is gone
+            return [self._end(runner)]  # the slot is free when the process is gone
         runner.idle_since = now
         actions = self.lending.vacate(runner)
         if runner.is_outdated or runner.session in self.held.closed or self.held.is_draining:
@@ -377,7 +375,7 @@ class Slots:
         return EndRunner(runner)
 
     def _end_of(self, job: Job, note: dict[str, Any], is_cut: bool) -> Action:
-        """What the master is told of a job that had started when its runner ended."""
+        """Report to the master the fate of a job that had started when its runner ended."""
         if job.expired:
             return TellExpired(job, note)
         return Send(m.CutShort([job.dispatch])) if job.is_cut or is_cut else TellDied(job, note)
@@ -390,5 +388,5 @@ class Slots:
 
 
 def _retract_tail(runner: Runner) -> Action:
-    """Take back all behind the job that runs."""
+    """Take back all jobs behind the running one."""
     return Retract(runner, len(runner.sent) - 1)

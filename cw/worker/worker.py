@@ -1,4 +1,4 @@
-"""A worker: one connection to the master, whatever its number of slots, and what goes to and fro over it.
+"""A worker: one connection to the master, whatever its number of slots, and the messages on it.
 
     master <==> MasterLink > _on_<message> > Slots.on_*() --> Execution <==> runners
                   ^                            ^                  |
@@ -6,8 +6,8 @@
                   '----- Results, ...  <--------------------------'
     signals, alarms, Drain --> Departure --> it drains, stops what runs, leaves
 
-It runs no user code and opens no payload: nothing that a job does stops it from answering, or from ending a job that
-must end. All in here runs in the loop's thread.
+The worker runs no user code and opens no payload: no job can keep it from answering, or from ending a job that
+must end. All code here runs in the loop's thread.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ from cw.worker.slots import Slots
 logger = logging.getLogger("cw.worker")
 
 MOST_SECONDS = 1e9
-"""An end that is farther away is none."""
+"""Treat ends farther away than this as no end (seconds)."""
 
 
 class Settings(NamedTuple):
-    """Limits, in seconds, as the options of `cw.worker` say."""
+    """Limits of a worker, as the options of `cw.worker` give them. Times are in seconds."""
 
     silence: float = 30.0
-    """Without a sign of life for so long, the master is taken for gone."""
+    """Time that the master may be silent before we take it for lost."""
     reconnect_timeout: float = 300.0
-    """For which it looks for a lost master while its runners go on; then it ends them, and waits on."""
+    """Time that we look for a lost master while the runners go on. After that we end them, and wait for a master."""
     grace: float = 20.0
-    """For which running jobs may go on when it was told to end. Slurm kills 30 s after its SIGTERM."""
+    """Time that running jobs may go on after a request to end. Slurm kills 30 s after its SIGTERM."""
     lifetime: float = math.inf
-    """After which it leaves as if told to end."""
+    """Time that the worker runs before it leaves by itself."""
     until: float = math.inf
-    """When its allocation ends (seconds since 1970): what runs is stopped END_MARGIN before that."""
+    """When the allocation ends (seconds since 1970). Running jobs are stopped END_MARGIN before that."""
     max_jobs: int = 0
     """Jobs after which a runner is replaced by a new one; 0: never."""
 
 
 class Worker:
-    """One worker process. `ident` is random: the master tells it by that from all others."""
+    """One worker process. `ident` is random: by it the master distinguishes this worker from all others."""
 
     def __init__(
         self,
@@ -69,11 +69,11 @@ class Worker:
         settings: Settings = Settings(),  # noqa: B008  (it is immutable)
         descriptors: tuple[int, int] | None = None,
     ) -> None:
-        """`descriptors`: how many the jobs' processes may have (soft and hard limit); None: as many as this one."""
+        """`descriptors`: soft and hard limit of open files in the jobs' processes; None: those of this process."""
         self.ident = secrets.token_hex(16)
         self.on_joined: Callable[[], None] = lambda: None
         self.failure: str = ""
-        """Why it ended, if it could not go on."""
+        """Why the worker ended, if it could not go on; otherwise ''."""
         self._loop = loop
         self._sessions: dict[int, SessionObjects] = {}
         self._slots = Slots(count, settings.max_jobs)
@@ -105,7 +105,7 @@ class Worker:
         self._handlers = self._message_handlers()
 
     def _message_handlers(self) -> dict[type, Callable[[Any], None]]:
-        """What the master says, and what is done then."""
+        """Map each message type of the master to its handler."""
         now, slots, perform = time.monotonic, self._slots, self._perform
         return {
             m.Dispatch: self._on_dispatch,
@@ -130,26 +130,26 @@ class Worker:
     # --- the end ---
 
     def on_sigterm(self) -> None:
-        """Told to end: finish what runs; told again: stop it; told once more: at once."""
+        """Handle a request to end. First: finish running jobs; second: stop them; third: leave at once."""
         self._depart(self._departure.on_sigterm(time.monotonic()))
 
     def on_sigint(self) -> None:
-        """Ctrl-C: as on_sigterm, but nobody sends it twice without meaning it."""
+        """Handle Ctrl-C like `on_sigterm`, but never take a second one for a repetition of the first."""
         self._depart(self._departure.on_sigint(time.monotonic()))
 
     def on_notice(self) -> None:
-        """Notice that the end is near, long before SIGTERM."""
+        """Handle the notice of an end that is near, long before SIGTERM."""
         self._depart(self._departure.on_notice(time.monotonic(), time.time()))
 
     def on_launcher_gone(self) -> None:
-        """Who started this worker is gone, or wants it gone."""
+        """Handle the loss of the launcher, or its request to be rid of this worker."""
         self._depart(self._departure.on_launcher_gone(time.monotonic()))
 
     def _on_alarm(self, alarm: departure.Alarm) -> None:
         self._depart(self._departure.on_alarm(alarm, time.monotonic()))
 
     def close(self) -> None:
-        """End the runners, and wait until they are gone."""
+        """End the runners and wait until they are gone."""
         self._runners.close()
 
     def _depart(self, actions: Iterable[departure.Action]) -> None:
@@ -165,7 +165,7 @@ class Worker:
                 self._leave(action)
 
     def _drain(self, action: departure.Drain) -> None:
-        """Take nothing more, return what has not started; then look from time to time what is left."""
+        """Take no more jobs, return those that have not started, then check regularly what is left."""
         now = time.monotonic()
         self._send(m.Draining())
         self._perform(self._slots.on_drain())
@@ -185,7 +185,7 @@ class Worker:
             logger.warning("threads that jobs have left have not ended in time: they are stopped")
         if action.is_sudden:
             self._log_stopped()
-        self.close()  # first: what the master gets back runs nowhere any more
+        self.close()  # before goodbye: a job that the master requeues must not run here any more
         self._uplink.leave(self._loop.stop)
 
     def _what_is_here(self) -> departure.Here:
@@ -230,11 +230,11 @@ class Worker:
         self._handlers[type(message)](message)
 
     def on_lost(self) -> None:
-        """The next master is told by `on_welcome` what is here."""
+        """Do nothing: `on_welcome` reports to the next master what is here."""
 
     def on_failure(self, error: BaseException) -> None:
         if not isinstance(error, (program.UserError, ConnectionError)):
-            raise error  # a fault of ours
+            raise error  # our bug
         self._give_up(str(error))
 
     def _send_all(self, messages: Iterable[tuple[Any, ...]]) -> None:
@@ -254,7 +254,7 @@ class Worker:
         self.on_joined()
 
     def _report(self) -> None:
-        """Tell a master that was just joined what is here. It knows nothing of what we remember."""
+        """Report the inventory to a master that we have just joined, which knows nothing of it."""
         usable = self._slots.on_joined()
         self._forget_unused_objects()
         inventories = [
@@ -269,10 +269,10 @@ class Worker:
         self._send(m.Stay(round(max(left, 0.0), 3) if left < MOST_SECONDS else -1, place))
         self._send(m.InventoryEnd(list(self._sessions)))
         self._perform(usable)
-        self._execution.lend_again()  # the client may have found this master first
+        self._execution.lend_again()  # the client may have found this master before us
 
     def _forget_unused_objects(self) -> None:
-        """All but the environments: their runners stay."""
+        """Forget all objects that no job here needs, except environments: their runners stay."""
         in_use = {item.key for item in closure({job.function for job, _ in self._slots.inventories()})}
         forgotten = [
             item.key
@@ -284,7 +284,7 @@ class Worker:
             self._on_forget(m.Forget(*_columns(forgotten)))
 
     def _start_afresh(self) -> None:
-        """End all runners and forget all jobs: no master knows of them."""
+        """End all runners and forget all jobs, of which no master knows."""
         for session in list(self._sessions):
             self._on_close_session(m.CloseSession(session))
             self._on_forget_session(m.ForgetSession(session))
@@ -302,7 +302,7 @@ class Worker:
                 latest = session
                 objects = self._sessions[session].by_number if session in self._sessions else {}
             function = objects.get(function_number)
-            if function is None:  # its session was closed while this was on its way
+            if function is None:  # its session was closed while the job was on its way
                 unknown.append(dispatch)
             else:
                 jobs.append(Job(dispatch, session, number, function, avoid, attempt, payload, timeout))
@@ -348,5 +348,5 @@ class Worker:
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> Iterable[Any]:
-    """Rows as the columns of a message."""
+    """Turn rows into the columns of a message."""
     return map(list, zip(*rows, strict=True))
