@@ -608,6 +608,7 @@ from cw.payloads import serialize
 from cw.payloads.environment import apply_environment, dump_environment, load_environment
 from cw.client.functions import FunctionTable
 from cw.runner.script import Script
+serialize.load_what_errors_take()  # as the forkserver does
 environment = load_environment(dump_environment())
 object.__setattr__(environment, "path", (sys.argv[1], *environment.path))
 class Refuse:
