@@ -1,4 +1,4 @@
-"""The gate, with a loop that the test turns and pending peers from this very process."""
+"""The acceptor, with a loop that the test turns and pending peers from this very process."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ from cw.net.loop import Loop
 
 
 class House:
-    """A gate on a TCP port and a local name, and who got in."""
+    """An acceptor on a TCP port and a local name, and who got in."""
 
     def __init__(self):
         self.loop = Loop()

@@ -179,7 +179,7 @@ class WorkerPeer(Peer):
 
     def _on_inventory(self, message: m.Inventory) -> None:
         if self._has_joined:
-            raise ProtocolError("Holding after it has joined")
+            raise ProtocolError("Inventory after it has joined")
         self._holdings += zip(*message, strict=True)
 
     def _on_stay(self, message: m.Stay) -> None:
@@ -194,7 +194,7 @@ class WorkerPeer(Peer):
         """The worker has named all that it holds."""
         dispatcher = self._master.dispatcher
         if self._has_joined:
-            raise ProtocolError("Reported a second time")
+            raise ProtocolError("InventoryEnd a second time")
         inventories, self._holdings = self._holdings, []
         self._has_joined = True
         self._sessions = set(message.sessions)

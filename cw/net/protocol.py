@@ -43,7 +43,7 @@ the connection. Any byte is a sign of life; a worker sends a **Heartbeat** now a
 
 A client or worker that comes back says the same `ident` again (a client also its `secret`) and keeps its session, at
 the same master or at another one. A client then hands in again all that is not delivered, and ends that with
-**HandedIn**; a worker says what it holds in **Holding**, and ends that with **Reported**.
+**ResubmitEnd**; a worker says what it holds in **Inventory**, and ends that with **InventoryEnd**.
 
 ## Frames
 
