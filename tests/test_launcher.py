@@ -242,9 +242,12 @@ def test_however_a_program_ends_its_cluster_is_gone(home, run_program, ending):
 
 
 def test_ctrl_c_reaches_only_the_program(home, run_program):
+    # (Many short sleeps: a signal in the moment before a long one begins would be seen only when that is over.)
     program = run_program(
         "with cw.mp.allocate(1) as cluster:\n"
-        "    try: print('in', flush=True); time.sleep(1000)\n"
+        "    try:\n"
+        "        print('in', flush=True)\n"
+        "        while True: time.sleep(0.1)\n"
         "    except KeyboardInterrupt: pass\n"
         "    with cw.ClusterExecutor() as executor: print(executor.submit(abs, -5).result())\n"
     )
