@@ -2,7 +2,7 @@
 
     options(timeout=60)  -->  JobOptions(timeout=60)  --to_wire()-->  {"timeout": 60.0}  --from_wire()-->  the same
 
-A new option is a field here, with its check, and a line where it is acted on.
+A new option is a field here, with its check, a parameter of the two `options` methods, and a line where it is acted on.
 """
 
 from __future__ import annotations

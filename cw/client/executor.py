@@ -155,7 +155,8 @@ class ClusterExecutor(concurrent.futures.Executor):
         For a store: `key` (a str, an int, or a tuple of such; or a function that gives one for the arguments) stands
         for the call in place of its code and arguments; `version` is counted in with them.
         """
-        return Options(self, JobOptions(attempts, timeout, min_time, on_limit), key, version)
+        asked = JobOptions(attempts=attempts, timeout=timeout, min_time=min_time, on_limit=on_limit)
+        return Options(self, asked, key, version)
 
     def map(
         self,

@@ -168,13 +168,14 @@ class ClientThread:
         recorder = self._defaults.recorder
         if recorder is not None and (key is not None or version is not None):
             recorder = recorder.with_key(key, version)
+        asked = JobOptions(attempts=attempts, timeout=timeout, min_time=min_time, on_limit=on_limit)
         defaults = self._defaults
         # (`or` would pass over a callable that is empty, such as a list with a __call__.)
         return Options(
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
             defaults.on_error if on_error is None else _checked(on_error, "on_error"),
-            self._session.calls.options.number_of(JobOptions(attempts, timeout, min_time, on_limit)),
+            self._session.calls.options.number_of(asked),
             recorder,
         )
 
