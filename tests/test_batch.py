@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from cw.launch.launcher import LaunchError
 from cw.slurm import batch
 from cw.slurm.batch import Plan
 
@@ -25,6 +26,12 @@ def test_options_of_cws_programs_are_told_from_sbatchs():
         ["--account=physics", "--qos", "long", "-v"], ["--max-jobs", "5", "--grace=3"]
     )  # fmt: skip
     assert batch.split_options("master", ["--port=0", "--max-jobs=1"]) == (["--max-jobs=1"], ["--port=0"])
+
+
+@pytest.mark.parametrize("given", [["--port"], ["--port="], ["--qos", "long", "--port"], ["--port", ""]])
+def test_an_option_without_its_value_is_refused(given):
+    with pytest.raises(LaunchError, match="the master's option --port lacks its value: give --port=VALUE"):
+        batch.split_options("master", given)
 
 
 @pytest.mark.parametrize("role", ["master", "worker"])

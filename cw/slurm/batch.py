@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from cw import credential, guard, program, userdir
 from cw.launch.batch_system import Script
+from cw.launch.launcher import LaunchError
 from cw.location import VARIABLE
 from cw.net import address
 
@@ -69,17 +70,23 @@ class Plan(NamedTuple):
 
 
 def split_options(role: str, options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(sbatch's, those of cw's program) of the options for the job of 'master' or 'worker'."""
+    """(sbatch's, those of cw's program) of the options for the job of 'master' or 'worker'.
+
+    Raises LaunchError if one of the program's lacks its value.
+    """
     own: list[str] = []
     others: list[str] = []
     given = iter(options)
     for option in given:
-        if option.partition("=")[0] not in PROGRAM_OPTIONS[role]:
+        name, is_joined, value = option.partition("=")
+        if name not in PROGRAM_OPTIONS[role]:
             others.append(option)
             continue
-        own.append(option)
-        if "=" not in option:
-            own += [value for value in [next(given, None)] if value is not None]
+        if not is_joined:
+            value = next(given, "")
+        if not value:
+            raise LaunchError(f"the {role}'s option {name} lacks its value: give {name}=VALUE")
+        own += [option] if is_joined else [option, value]
     return others, own
 
 
@@ -108,8 +115,8 @@ def master_script(plan: Plan, token: str, logs: str, dependency: str = "") -> Sc
     lines = [
         *_head(plan, f'The master of the cw cluster "{plan.name}".'),
         f'export {VARIABLE}="slurm/$SLURM_CLUSTER_NAME/$SLURM_JOB_ID"',
-        *([_tender("renew", plan, token, "master")] if plan.is_renewed else []),
-        f"{_tender('tend', plan, token)} --parent $$ &",  # this shell becomes the master
+        *([_sidecar("renew", plan, token, "master")] if plan.is_renewed else []),
+        f"{_sidecar('tend', plan, token)} --parent $$ &",  # this shell becomes the master
         f"exec {shlex.join(program.command('cw.master', *_verbose(plan), *own))}",
     ]
     return Script(arguments, "\n".join(lines) + "\n")
@@ -140,7 +147,7 @@ def worker_script(
             plan, f'Workers of the cw cluster "{plan.name}": one a node, with as many slots as tasks there.'
         ),
         *([f"export CW_MASTER={shlex.quote(master)}"] if master else []),
-        *([_tender("renew", plan, token, "workers")] if plan.is_renewed else []),
+        *([_sidecar("renew", plan, token, "workers")] if plan.is_renewed else []),
         f"export CW_LOGS={shlex.quote(logs)}",
         _PREPARE,
         "srun --nodes=$SLURM_JOB_NUM_NODES --ntasks=$SLURM_JOB_NUM_NODES --ntasks-per-node=1 --mem=0 \\",
@@ -203,7 +210,7 @@ def _head(plan: Plan, what: str) -> list[str]:
     return ["#!/bin/bash", f"# {what}", "unset CW_MASTER", f"export {exports}"]
 
 
-def _tender(verb: str, plan: Plan, token: str, *arguments: str) -> str:
+def _sidecar(verb: str, plan: Plan, token: str, *arguments: str) -> str:
     return shlex.join(program.command("cw.slurm.sidecar", verb, plan.name, token, *arguments))
 
 
