@@ -256,7 +256,7 @@ def test_large_objects_that_are_used_once_and_dropped_leave_no_memory_anywhere(r
         session = executor._session
         # (The last ones linger: another object may hold the same.)
         wait_until(
-            lambda: max(session.calls.objects.size, session.calls.introductions._cache.size) < 33 * 2**20,
+            lambda: max(session.calls.objects.size, session.calls.object_sender._cache.size) < 33 * 2**20,
             LIMIT,
         )
         executor.shutdown()

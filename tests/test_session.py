@@ -501,7 +501,7 @@ def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(c
         for _ in range(3):
             futures = [executor.submit(function) for function in functions]
             assert [future.result(LIMIT)[0] for future in futures] == list(range(61))
-        cache = executor._session.calls.introductions._cache
+        cache = executor._session.calls.object_sender._cache
         assert 1 < len(cache) <= 20 and cache.size <= 300_000 + 401_000
     assert "breaks the protocol" not in Path(cluster.logs, "master.log").read_text()
 

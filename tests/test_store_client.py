@@ -677,7 +677,7 @@ def test_without_a_store_nothing_of_it_runs():
     with cw.ClusterExecutor() as executor:
         executor.submit(jobs.square, 2).result()
         session = executor._session
-        assert not session.recording.is_used
+        assert not session.delivery.is_used
         assert session.exchange.origin is None
     assert "cw-store" not in [thread.name for thread in threading.enumerate()]
 

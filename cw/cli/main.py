@@ -1,6 +1,6 @@
 """`cw`, and `cw COMMAND ...`: from the word that was typed to the program that does it.
 
-    cw                  what there is, and how the user's cluster stands     (cw.cli.overview)
+    cw                  what there is, and how the user's cluster stands     (cw.cli.main)
     cw local            a cluster on this machine, in the foreground         (cw.cli.local)
     cw status           how the cluster stands that a program would find     (cw.cli.status)
     cw master, ...      the same as python -m cw.master, ...

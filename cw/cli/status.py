@@ -1,7 +1,7 @@
 """`cw status`: how the cluster stands that a program of the user would find; also what `cw` alone says of it.
 
 HOST, CW_MASTER, address file, Slurm, this machine  -->  candidates      (cw.net.address)
-the first master that answers                       -->  Standing        (cw.launch.status_client)
+the first master that answers                       -->  ClusterStatus   (cw.launch.status_client)
 no master answers                                   -->  why, and the next command to type
 """
 

@@ -53,12 +53,12 @@ class Calls:
         objects: ObjectTable,
         options: OptionTable,
         jobs: Jobs,
-        introductions: ObjectSender,
+        object_sender: ObjectSender,
     ) -> None:
         self.lock = lock
         self.options = options
         """The different settings of jobs."""
-        self.introductions = introductions
+        self.object_sender = object_sender
         self.store: serialize.Store | None = None
         """Makes memory files, if the master is on this machine."""
         self.functions = FunctionTable(objects)
@@ -69,7 +69,7 @@ class Calls:
     def make_room(self, function: int) -> None:
         """Forget objects, if there are too many. The lock is held."""
         if self.objects.is_full:
-            self.introductions.forget_unused(function)
+            self.object_sender.forget_unused(function)
 
     def prepare(self, function: Any) -> Prepared:
         """How a function travels."""

@@ -1,7 +1,7 @@
 """What a session and its master say to each other: jobs and what they need go out, what comes of them comes in.
 
     Jobs.next_batch --> options, objects, Submit -->  | master
-    Recording.finish, record  <---------- Results <-- |
+    Delivery.finish, record   <---------- Results <-- |
 
 When a master is lost, the next one is told what the session's jobs have been through, and they are handed in again.
 All in here runs in the session's thread, or in one that holds the loop's lock in its place.
@@ -62,7 +62,7 @@ class Exchange:
         settings: ClientSettings,
         jobs: Jobs,
         calls: Calls,
-        recording: Delivery,
+        delivery: Delivery,
     ) -> None:
         self.ident = secrets.token_hex(16)
         """The session's."""
@@ -86,8 +86,8 @@ class Exchange:
         self._owner = owner
         self._jobs = jobs
         self._calls = calls
-        self._object_sender = calls.introductions
-        self._recording = recording
+        self._object_sender = calls.object_sender
+        self._delivery = delivery
         self._roster: set[str] = set()  # the workers that are at the master, or were when it was lost
         self._is_acknowledging = False
         self._leaves_when_done = False
@@ -172,13 +172,13 @@ class Exchange:
 
     def _submit(self, connection: Connection, batch: list[Job]) -> None:
         """Send jobs, after the objects and options which they need and the master has not."""
-        if self._recording.is_used and self.origin is None:
+        if self._delivery.is_used and self.origin is None:
             self.origin = ""
             connection.send(m.WantsResultHost())
-        introductions = self._object_sender
-        introductions.send_options(connection)
+        object_sender = self._object_sender
+        object_sender.send_options(connection)
         functions = [job.function for job in batch]
-        if not introductions.send_objects(connection, set(functions)):
+        if not object_sender.send_objects(connection, set(functions)):
             if len(batch) > 1:  # too many objects for one go
                 middle = len(batch) // 2
                 self._submit(connection, batch[:middle])
@@ -197,7 +197,7 @@ class Exchange:
         """Let go of what was cancelled, here and at the master."""
         to_deliver, at_master = self._jobs.take_cancelled()
         for job in to_deliver:
-            self._recording.finish(job, Abandoned(), None)
+            self._delivery.finish(job, Abandoned(), None)
         if at_master:
             self.link.send(m.Cancel(at_master))
         self.note_progress()
@@ -234,7 +234,7 @@ class Exchange:
 
     def _on_results(self, message: m.JobResults) -> None:
         take, load, deliver, on_delivered = (
-            self._jobs.take, outcome.load, self._recording.deliver, self._jobs.on_delivered,
+            self._jobs.take, outcome.load, self._delivery.deliver, self._jobs.on_delivered,
         )  # fmt: skip
         to_record: list[Outcome] = []
         for number, status, seconds, payload in zip(*message, strict=True):
@@ -248,7 +248,7 @@ class Exchange:
             else:
                 to_record.append(outcome.of_result(job, status, seconds, payload, error, value))
         if to_record:
-            self._recording.record(to_record, self.origin or "")
+            self._delivery.record(to_record, self.origin or "")
         self._acknowledge(len(message.numbers))
         self.note_progress()
         self.pump()
@@ -258,8 +258,8 @@ class Exchange:
         if job is not None:
             lost = outcome.of_lost(job, message)
             if job.call is None:
-                self._recording.finish(job, lost.error, None)
+                self._delivery.finish(job, lost.error, None)
             else:
-                self._recording.record([lost], "")
+                self._delivery.record([lost], "")
         self.note_progress()
         self.pump()

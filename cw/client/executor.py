@@ -289,7 +289,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         recorder = options._recorder
         if store is not None:
             opened = self._open_store(store)
-            self._session.recording.close_with(opened)
+            self._session.delivery.close_with(opened)
             recorder = options._named(opened)
         return None if recorder is None else recorder.of_map()
 

@@ -49,7 +49,7 @@ class Job:
         self.options = options  # the number of a set; 0: none
         self.payload = payload
         self.tag = tag  # the caller's: what the result is delivered to
-        self.call = call  # a `recorder.Call` or `Chunk`, if its result goes to a store
+        self.call = call  # a `store_client.Call` or `Chunk`, if its result goes to a store
         self.sent_over = 0  # the connection over which it was sent last, from 1
 
     @property

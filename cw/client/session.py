@@ -2,7 +2,7 @@
 
     user's threads                     session's thread                          master
       Submitter ---> Jobs ------wake--> Exchange.pump -----> Submit --------------->
-      wait   <------ Recording -------- Exchange.on_message <-- Results <-----------
+      wait   <------ Delivery --------- Exchange.on_message <-- Results <-----------
 
 The client owns its jobs: a payload is kept until its result has been delivered. `ClientThread` and
 `ClusterExecutor` stand on this and differ in what they hang on a job (its *tag*) and in how they deliver.
@@ -74,13 +74,13 @@ class Session:
         seed = current.seed_of_session(settings.seed)
         objects = ObjectTable(lambda: dump_environment(seed, directory))
         options = OptionTable()
-        introductions = ObjectSender(objects, options, self._lock, self._loop, jobs.functions)
-        self.calls = Calls(self._lock, objects, options, jobs, introductions)
-        self.recording = Delivery(
+        object_sender = ObjectSender(objects, options, self._lock, self._loop, jobs.functions)
+        self.calls = Calls(self._lock, objects, options, jobs, object_sender)
+        self.delivery = Delivery(
             jobs, deliver, recorder, lambda: self._loop.call_soon_threadsafe(self.on_wake)
         )
-        self.exchange = Exchange(self._loop, self, settings, jobs, self.calls, self.recording)
-        self._submitter = Submitter(self._loop, self, jobs, self.calls, self.exchange, self.recording)
+        self.exchange = Exchange(self._loop, self, settings, jobs, self.calls, self.delivery)
+        self._submitter = Submitter(self._loop, self, jobs, self.calls, self.exchange, self.delivery)
         self.submit = self._submitter.submit
         self.add = self._submitter.add
         self.cancel = self._submitter.cancel
@@ -153,7 +153,7 @@ class Session:
             self.is_closed = True
         if not self.is_started():
             self._abandon()
-            self.recording.close()
+            self.delivery.close()
         elif self.is_alive():
             self._loop.call_soon_threadsafe(
                 self.exchange.leave_when_done if is_waiting else self.exchange.leave
@@ -227,10 +227,10 @@ class Session:
             with self._lock:
                 self.is_closed = True
             try:
-                self.recording.flush()  # what has come is stored, and delivered
+                self.delivery.flush()  # what has come is stored, and delivered
                 self._deliver_recorded()
                 self._abandon()
-                self.recording.close()
+                self.delivery.close()
             finally:
                 self._connected.set()
                 self._ended.set()
@@ -240,10 +240,10 @@ class Session:
         self._submitter.is_woken = False  # before it is looked at: who adds after that wakes us again
         if self.jobs.has_cancelled:
             self.exchange.take_cancelled()
-        if self.recording.has_some:
+        if self.delivery.has_some:
             if self.is_own_thread():
                 self._deliver_recorded()
-                if not self.recording.deliver_stored():
+                if not self.delivery.deliver_stored():
                     self.exchange.link.connect_anew("some jobs must be sent after all, and before later ones")
                 self.exchange.note_progress()
             else:  # it was sending a job of its own, and callbacks are not its business
@@ -268,7 +268,7 @@ class Session:
         self._loop.stop()
 
     def _deliver_recorded(self) -> None:
-        failure = self.recording.deliver_recorded()
+        failure = self.delivery.deliver_recorded()
         if failure is not None and not self.is_closed:
             self.on_failure(failure)
         self.exchange.note_progress()
@@ -282,7 +282,7 @@ class Session:
             if self.jobs.take(job.number) is None:
                 continue  # cancelled in this very moment
             error = self._failure
-            self.recording.finish(job, Abandoned() if error is None else copy_of(error), None)
+            self.delivery.finish(job, Abandoned() if error is None else copy_of(error), None)
         self.exchange.note_progress()
 
 

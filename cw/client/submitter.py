@@ -48,7 +48,7 @@ class Submitter:
     """Of one session. Any thread."""
 
     def __init__(
-        self, loop: Loop, owner: Owner, jobs: Jobs, calls: Calls, exchange: Exchange, recording: Delivery
+        self, loop: Loop, owner: Owner, jobs: Jobs, calls: Calls, exchange: Exchange, delivery: Delivery
     ) -> None:
         self.is_woken = False
         """Is the session's thread about to look? It says no before it does: who adds after that wakes it again."""
@@ -59,7 +59,7 @@ class Submitter:
         self._jobs = jobs
         self._calls = calls
         self._exchange = exchange
-        self._recording = recording
+        self._delivery = delivery
 
     def submit(
         self,
@@ -114,7 +114,7 @@ class Submitter:
                 call = submission.call
                 number = self._jobs.add(function, options, submission.payload, tag, call)
                 if call is not None:
-                    self._recording.add(number, call)
+                    self._delivery.add(number, call)
             self._wake(number)
         except KeyboardInterrupt:
             self._undo(number)
@@ -151,7 +151,7 @@ class Submitter:
 
     def _send_now(self) -> bool:
         """Send the only outstanding job from this thread. False: the loop is busy."""
-        if self._recording.has_some or not self._loop_lock.acquire(blocking=False):
+        if self._delivery.has_some or not self._loop_lock.acquire(blocking=False):
             return False
         try:
             if self._exchange.link.connection is None:
