@@ -16,6 +16,7 @@ from typing import Any
 from cw.payloads import byvalue, constants, script
 from cw.payloads.pickled import Pickled
 from cw.payloads.reach import Place
+from cw.payloads.references import refer
 
 SHARED = 500_000
 """Objects in one value, beyond which it is not compared with others for objects that they share (0.2 s)."""
@@ -88,7 +89,7 @@ def _hold(value: Any, size: int) -> Callable[[Any], bool]:
 
 def pickle_places(places: Sequence[Place]) -> Pickled:
     """Their keys, then their values. Raises what taking or pickling a value raises."""
-    values = [place.get() for place in places]
+    values = [refer(place.get()) for place in places]
     root = values[0] if len(values) == 1 and byvalue.names_itself(values[0]) else None
     return Pickled(([place.key for place in places], *values), root=root)
 
