@@ -563,3 +563,34 @@ def test_a_lambda_that_two_values_hold_is_one_object(run_script):
             assert runner.call(called) == 4
             assert runner.call(is_it) and runner.call(Holder().is_it) and runner.call(is_it)
     """)
+
+
+def test_functions_share_an_object_in_whatever_order_they_are_called(run_script):
+    run_script("""
+        SHARED = [1]
+        def of_default(x=SHARED): return x is SHARED
+        def of_keyword(*, x=SHARED): return x is SHARED
+        def grown(x=SHARED): x.append(2); return x is SHARED, len(SHARED)
+        class Holder:
+            held = SHARED
+            @classmethod
+            def is_held(cls): return cls.held is SHARED
+        def main(runner):
+            for function in (of_default, of_keyword, Holder.is_held, of_default, of_keyword):
+                assert runner.call(function), function
+            # What a job did to it stays, whichever function is called next.
+            assert runner.call(grown) == (True, 2) and runner.call(of_keyword) and runner.call(grown) == (True, 3)
+        """)
+
+
+def test_functions_share_a_singleton_that_names_itself(run_script):
+    run_script("""
+        class Unset:
+            def __reduce__(self): return "UNSET"
+        UNSET = Unset()
+        def of_default(x=UNSET): return x is UNSET
+        def of_keyword(*, x=UNSET): return x is UNSET
+        def main(runner):
+            for function in (of_default, of_keyword, of_default):
+                assert runner.call(function), function
+        """)

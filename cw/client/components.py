@@ -90,7 +90,8 @@ def _hold(value: Any, size: int) -> Callable[[Any], bool]:
 def pickle_places(places: Sequence[Place]) -> Pickled:
     """Their keys, then their values. Raises what taking or pickling a value raises."""
     values = [refer(place.get()) for place in places]
-    root = values[0] if len(values) == 1 and byvalue.names_itself(values[0]) else None
+    singletons = {id(value): value for value in values if byvalue.names_itself(value)}
+    root = next(iter(singletons.values())) if len(singletons) == 1 else None
     return Pickled(([place.key for place in places], *values), root=root)
 
 

@@ -101,14 +101,14 @@ class Places:
         self._bindings = bindings
         self._places: dict[int, list[Any]] = {}  # by number of the component
         self._memos: dict[int, dict[int, Any]] = {}  # objects in small components
-        self._homeless: dict[tuple[int, int], Any] = {}  # values of components whose places do not exist here
+        self._held: dict[tuple[int, int], Any] = {}  # what functions and classes hold of components
 
     def forget(self, number: int) -> None:
         """Forget a component that will not be used again."""
         self._places.pop(number, None)
         self._memos.pop(number, None)
-        for key in [key for key in self._homeless if key[0] == number]:
-            del self._homeless[key]
+        for key in [key for key in self._held if key[0] == number]:
+            del self._held[key]
 
     def apply(self, numbers: list[int]) -> None:
         """Set the values of these components in their places."""
@@ -117,6 +117,14 @@ class Places:
             places = self._places.get(number)
             if places is None or any(placed.get(place) != number for place in places):
                 self._place(number)
+            else:
+                self._house(number, places)
+
+    def _house(self, number: int, places: list[Any]) -> None:
+        """Set the values in functions and classes that were made after them: those that are called later share them."""
+        for index, key in enumerate(places):
+            if key[0] != "global" and not _is_set(key) and (number, index) in self._held:
+                self._bindings.set_place(key, self._held[number, index])
 
     def shared(self, reference: tuple[int, int]) -> Any:
         """Return an object that a component holds, for the pickle of a call's state."""
@@ -127,9 +135,9 @@ class Places:
             try:
                 return _value_at(keys[index])
             except KeyError:  # the function was redefined, and does not hold it any more
-                if (number, index) not in self._homeless:
-                    self._homeless[number, index] = self._load(number)[1][index]
-                return self._homeless[number, index]
+                if (number, index) not in self._held:
+                    self._held[number, index] = self._load(number)[1][index]
+                return self._held[number, index]
         if number not in self._memos:  # its names have other values by now
             self._load(number)
         return self._memos[number][place]
@@ -152,9 +160,17 @@ class Places:
             self._bindings.set_place(key, value)
             self._bindings.placed[key] = number
         for index, (key, value) in enumerate(zip(keys, values, strict=True)):
-            if key[0] != "global" and key[1] not in local_functions.by_token:
-                self._homeless[number, index] = value
+            if key[0] != "global":
+                self._held[number, index] = value
         self._places[number] = keys
+
+
+def _is_set(key: Any) -> bool:
+    """Whether there is a value in this place of a function or class."""
+    try:
+        return _value_at(key) is not local_functions.HOLE
+    except (LookupError, ValueError):  # an empty cell
+        return False
 
 
 def _value_at(key: Any) -> Any:
