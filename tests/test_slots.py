@@ -97,6 +97,8 @@ class Bench:
         while todo:
             action = todo.popleft()
             more = getattr(self, "_" + type(action).__name__)(action)
+            # What a retraction gives is carried out first: jobs must not be on their way to a runner behind it.
+            assert not more or not any(type(later) is SendJobs for later in todo)
             todo.extendleft(reversed(more or []))
         self.slots.check_invariants()
 

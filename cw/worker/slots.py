@@ -87,16 +87,14 @@ class Slots:
         """End jobs whose results are not wanted any more, started or not."""
         gone = self.held.stop(dispatches)
         # First take back all: the next job must not be hit by what ends this one.
-        actions = self._retract_from(lambda runner: any(job.stopped for job in runner.sent))
-        hit = bool(actions)
-        actions += returned(gone)
-        return actions if hit else actions + self._assignment.assign(now)
+        retractions = self._retract_from(lambda runner: any(job.stopped for job in runner.sent))
+        return self._then_assign([*retractions, *returned(gone)], now)
 
     def on_take_back(self, dispatches: Iterable[int], now: float) -> list[Action]:
         """Withdraw jobs that have not started; those that have, go on."""
         gone = self.held.spare(dispatches)
         retractions = self._retract_from(lambda runner: any(job.spared for job in runner.sent))
-        return returned(gone) + (retractions or self._assignment.assign(now))
+        return self._then_assign([*returned(gone), *retractions], now)
 
     def on_drain(self) -> list[Action]:
         """Start nothing from now on: return jobs that have not started, and those that still come. End the runners
@@ -215,7 +213,7 @@ class Slots:
             actions += self._stop_if_running(runner)
         elif runner.slot.busy is runner and not runner.is_ending:
             actions += self._free(runner, now)
-        return actions + self._assignment.assign(now)
+        return self._then_assign(actions, now)
 
     def on_dropped(self, runner: Runner, now: float) -> list[Action]:
         """Note that the runner has read the Drop, so that it may be sent jobs again."""
@@ -232,7 +230,7 @@ class Slots:
         if runner.is_ending or not runner.sent or runner.sent[0].dispatch != dispatch:
             return []
         actions = self.lending.lend(runner)
-        return [] if actions is None else actions + self._assignment.assign(now)
+        return [] if actions is None else self._then_assign(actions, now)
 
     def on_wait_over(self, runner: Runner, serial: int, is_patient: bool, now: float) -> list[Action]:
         """Handle the end of a wait: the job waits for its turn (`is_patient`), or goes on at once."""
@@ -240,7 +238,7 @@ class Slots:
             return [Resume(runner, serial)] if is_patient else []
         was_coming = self.lending.is_coming(runner)
         actions = self.lending.come_back(runner, serial if is_patient else 0)
-        return actions if was_coming else actions + self._assignment.assign(now)
+        return actions if was_coming else self._then_assign(actions, now)
 
     def on_runner_gone(self, runner: Runner) -> None:
         """Note that the runner's process is gone; its last results follow, then `on_runner_exited`."""
@@ -337,6 +335,13 @@ class Slots:
         return actions
 
     # --- inside ---
+
+    def _then_assign(self, actions: list[Action], now: float) -> list[Action]:
+        """Add what is assigned now, unless there is a retraction: `on_retracted` assigns, too, and its actions are
+        carried out first. Otherwise jobs would reach a runner in another order than that of `sent`."""
+        if any(type(action) is Retract for action in actions):
+            return actions
+        return actions + self._assignment.assign(now)
 
     def _retract_from(self, is_hit: Callable[[Runner], bool]) -> list[Action]:
         """Take back all that these runners have not started."""
