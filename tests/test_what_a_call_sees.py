@@ -52,6 +52,10 @@ RIGHT = {
     "jobs_that_wait_run_with_the_values_of_their_submit": [[[n, n, n] for n in range(6)], list(range(6))],
     "a_job_that_is_tried_again_runs_with_the_values_of_its_submit": [[7, 7, 7, 7, 7, 1], [[8] * 5] * 3],
     "globals_that_share_an_object": [[True] * 4, [True] * 4, [[1, 2], 5.0]],
+    "values_that_come_back": [
+        *([], [], 5, 5, [], [], "not here", "not here", [], [], "not here", "one"),
+        *([], [], 6, 6, [1], [1], [], [], 5, 5),
+    ],
     "sentinels": [True, False, True, [True, True]],
     "objects_that_a_call_shares_with_its_arguments": [[True] * 3] * 6,
     "objects_that_a_call_shares_with_globals": [True] * 3,

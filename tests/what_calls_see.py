@@ -443,6 +443,46 @@ def globals_that_share_an_object(executor):
     )
 
 
+class Turns:
+    """Its attribute has values that travel with the class, apart from it, and not at all."""
+
+    value = []
+
+
+turns = []
+
+
+def one_turn():
+    return "one"
+
+
+def turns_of_class():
+    return Turns.value
+
+
+def turns_of_global():
+    return turns() if callable(turns) else turns
+
+
+@row
+def values_that_come_back(executor):
+    """What a name had before is set again, whatever it was in between: a value, a function, nothing, a lock."""
+    global turns
+    found = []
+    for value in ([], 5, [], threading.Lock(), [], None, [], 6, [1], [], 5):
+        if value is None:
+            del Turns.value
+        else:
+            Turns.value = value
+        turns = one_turn if value is None else value
+        for function in turns_of_class, turns_of_global:
+            try:
+                found.append(executor.submit(function).result())
+            except (AttributeError, cw.NotPicklable):
+                found.append("not here")
+    return found
+
+
 @row
 def sentinels(executor):
     local = lambda value=MISSING: value is MISSING  # noqa: E731

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 from cw.payloads import classes
@@ -30,6 +31,11 @@ _COMPARED = frozenset({int, float, complex, bool, str, bytes, type(None)})
 def _is_unchanged(value: Any, before: Any) -> bool:
     kind = type(value)
     return kind in _COMPARED and type(before) is kind and repr(value) == repr(before)
+
+
+def constants_of(thing: Any) -> Iterable[str]:
+    """Return the names of the attributes that came with a class's definition, whose values are not sent apart."""
+    return _filled[thing][1] if isinstance(thing, type) and thing in _filled else ()
 
 
 def fill_class(cls: type, filling: tuple[Any, ...]) -> None:

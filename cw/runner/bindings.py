@@ -6,7 +6,7 @@ client's value changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cw.net import memory
@@ -32,7 +32,13 @@ class Bindings:
         names[name] = thing
         self.changed.add(name)
         self._bound.pop(("__main__", name), None)
+        self.placed.pop(("global", "__main__", name), None)
         self.versions[name] = version
+
+    def fill(self, token: Any, names: Iterable[str]) -> None:
+        """A class has got these attributes with its definition: no component holds their values any more."""
+        for name in names:
+            self.placed.pop(("attribute", token, name), None)
 
     def lose(self, names: dict[str, Any], name: str) -> None:
         """Unbind a name of the script whose value is not available any more."""
@@ -67,7 +73,12 @@ class Bindings:
         if was_bound:
             local_functions.namespace_of(key).pop(name, None)
 
-    def set_place(self, key: Any, value: Any) -> None:
+    def set_place(self, key: Any, value: Any, component: int | None = None) -> None:
+        """Set a value where calls look for it; `component`: the one that holds it."""
+        if component is None:
+            self.placed.pop(key, None)
+        else:
+            self.placed[key] = component
         kind, holder, name = key
         if kind == "global":
             local_functions.namespace_of(holder)[name] = value
@@ -124,7 +135,7 @@ class Places:
         """Set the values in functions and classes that were made after them: those that are called later share them."""
         for index, key in enumerate(places):
             if key[0] != "global" and not _is_set(key) and (number, index) in self._held:
-                self._bindings.set_place(key, self._held[number, index])
+                self._bindings.set_place(key, self._held[number, index], number)
 
     def shared(self, reference: tuple[int, int]) -> Any:
         """Return an object that a component holds, for the pickle of a call's state."""
@@ -157,8 +168,7 @@ class Places:
         keys, values = self._load(number)
         for key, value in zip(keys, values, strict=True):
             self._bindings.changed.add(key[2] if key[0] == "global" else key[1][0])
-            self._bindings.set_place(key, value)
-            self._bindings.placed[key] = number
+            self._bindings.set_place(key, value, number)
         for index, (key, value) in enumerate(zip(keys, values, strict=True)):
             if key[0] != "global":
                 self._held[number, index] = value

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cw.payloads import classes, local_functions, objects, serialize
+from cw.payloads import classes, local_classes, local_functions, objects, serialize
 from cw.runner.bindings import Bindings
 
 
@@ -119,6 +119,7 @@ class Definitions:
             with self._reaching(name not in self._unreached):
                 set_state, state = self.loads(row.filling)
                 set_state(self._names[name], state)
+                self._bindings.fill(row.token, local_classes.constants_of(self._names[name]))
         except Exception:
             if name not in self._unreached:
                 self._bindings.versions.pop(name, None)

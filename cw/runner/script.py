@@ -184,6 +184,7 @@ class Script:
             if isinstance(holder, type):
                 text = f"{holder.__name__}.{name} is not here: its value cannot be pickled ({reason})"
                 type.__setattr__(holder, name, local_classes.LostAttribute(text))
+                self._bindings.fill(token, [name])
 
     def _take_script(self, number: int) -> None:
         (file, module_name), rows, others, constants = objects.load_script(self._payload_of(number))
