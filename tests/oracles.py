@@ -63,6 +63,10 @@ def remembered():
 G0 = G1 = G2 = G3 = None
 
 
+def one_of_ours():
+    """A function of the script, as a value: what was data becomes a definition, and data again."""
+
+
 def describe(*roots):
     """The same for graphs of the same shape."""
     seen = {}
@@ -73,6 +77,8 @@ def describe(*roots):
             return thing
         if kind is tuple:
             return ("tuple", *map(of, thing))
+        if thing is one_of_ours or thing is Node:
+            return thing.__name__
         if id(thing) in seen:
             return ("again", seen[id(thing)])
         number = seen[id(thing)] = len(seen)
@@ -145,7 +151,14 @@ def new(kind, token):
         return collections.deque([token])
     if kind == 6:
         return ([token], "tuple")
+    if kind == 7:
+        return one_of_ours
+    if kind == 8:
+        return Node
     return token
+
+
+KINDS = 10
 
 
 # --- the script's own state ---
@@ -153,9 +166,18 @@ def new(kind, token):
 PLACES = 9
 
 
+def there(read):
+    """What is read, or that it is not there."""
+    try:
+        return read()
+    except (NameError, AttributeError):
+        return "deleted"
+
+
 def read_all():
     return (
-        G0, G1, G2, G3, Node.shared, with_default.__defaults__[0], with_default.__kwdefaults__["b"], with_default.extra,
+        there(lambda: G0), there(lambda: G1), G2, G3, getattr(Node, "shared", "deleted"),
+        with_default.__defaults__[0], with_default.__kwdefaults__["b"], getattr(with_default, "extra", "deleted"),
         remembered.__closure__[1 if remembered.__code__.co_freevars[0] == "function" else 0].cell_contents,
     )  # fmt: skip
 
@@ -184,6 +206,14 @@ def bind(place, value):
                 cell.cell_contents = value
 
 
+def unbind(place):
+    if place in (0, 1):
+        globals().pop(f"G{place}", None)
+    for holder, name in {4: ((Node, "shared"),), 7: ((with_default, "extra"),)}.get(place, ()):
+        if name in vars(holder):
+            delattr(holder, name)
+
+
 def perform(operations):
     for operation, *details in operations:
         values = read_all()
@@ -195,6 +225,8 @@ def perform(operations):
             put(values[details[1]], values[details[0]])
         elif operation == "pop":
             take_out(values[details[0]])
+        elif operation == "unbind":
+            unbind(*details)
         else:
             change(values[details[0]])
 
@@ -226,22 +258,24 @@ def operations(choose, most=4):
     found = []
     for _ in range(1 + choose(most)):
         COUNT += 1
-        kind = choose(5)
+        kind = choose(6)
         if kind == 0:
-            found.append(("new", choose(PLACES), choose(8), COUNT))
+            found.append(("new", choose(PLACES), choose(KINDS), COUNT))
         elif kind == 1:
             found.append(("bind", choose(PLACES), choose(PLACES)))
         elif kind == 2:
             found.append(("put", choose(PLACES), choose(PLACES)))
         elif kind == 3:
             found.append(("pop", choose(PLACES)))
+        elif kind == 4:
+            found.append(("unbind", choose(PLACES)))
         else:
             found.append(("change", choose(PLACES)))
     return found
 
 
 def graph(choose, count=5):
-    objects = [Node(), *(new(choose(8), n) for n in range(1, count))]
+    objects = [Node(), *(new(choose(KINDS), n) for n in range(1, count))]
     for _ in range(choose(6)):
         put(objects[choose(count)], objects[choose(count)])
     return objects
@@ -471,6 +505,7 @@ def left_behind(executor, slots):
 
     def check(choose):
         reset()
+        executor.submit(look_at_script).result()  # else a name that is unbound again may count as unchanged
         perform(operations(choose, 8))
         with ProcessPoolExecutor(1) as pool:
             for _ in range(1 + choose(4)):

@@ -56,6 +56,7 @@ RIGHT = {
         *([], [], 5, 5, [], [], "not here", "not here", [], [], "not here", "one"),
         *([], [], 6, 6, [1], [1], [], [], 5, 5),
     ],
+    "attributes_that_go": [[1], "deleted", [2], 3, "deleted", [1]],
     "sentinels": [True, False, True, [True, True]],
     "objects_that_a_call_shares_with_its_arguments": [[True] * 3] * 6,
     "objects_that_a_call_shares_with_globals": [True] * 3,

@@ -483,6 +483,27 @@ def values_that_come_back(executor):
     return found
 
 
+class Marked:
+    def method(self, values=[]):  # noqa: B006
+        """Its default is sent apart, and so is its attribute, while it is there."""
+
+
+def marks():
+    return getattr(Marked.method, "mark", "deleted")
+
+
+@row
+def attributes_that_go(executor):
+    found = []
+    for value in ([1], None, [2], 3, None, [1]):
+        if value is None:
+            del Marked.method.mark
+        else:
+            Marked.method.mark = value
+        found.append(executor.submit(marks).result())
+    return found
+
+
 @row
 def sentinels(executor):
     local = lambda value=MISSING: value is MISSING  # noqa: E731

@@ -62,9 +62,10 @@ class Definition:
 
     def renew(self) -> None:
         """Pickle the definition again, under another version if it has changed."""
-        before = self.skeleton, self.filling
+        before, places = (self.skeleton, self.filling), {place.key for place in self.places}
         self._make()
-        if (self.skeleton, self.filling) != before:
+        # A pickle does not say what was in a place, so neither that it is gone.
+        if (self.skeleton, self.filling) != before or not places <= {place.key for place in self.places}:
             self.version = _next_version()
             self._make()
 
