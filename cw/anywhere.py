@@ -6,17 +6,17 @@ Slurm is there: in an allocation, or with `sbatch` on the PATH and a controller 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 from cw import guard, mp, slurm
+from cw.events import EventLogger
 from cw.launch.launcher import Cluster
 from cw.launch.options import ClusterOptions, takes
 from cw.slurm import batch, squeue
 from cw.slurm.submitted import State
 
-logger = logging.getLogger("cw.start")
+logger = EventLogger("cw.start")
 
 _OF_JOBS = ("isolated", "time", "partition", "mem_per_cpu", "name", "local_master", "renew")
 """Options that say something about Slurm's jobs. (Those of containers are refused where there is no Slurm: what runs in
@@ -77,5 +77,9 @@ def _local(options: ClusterOptions) -> ClusterOptions:
         own[field] += [option for option in for_sbatch if option in _VERBOSE]
         left_out += [option for option in for_sbatch if option not in _VERBOSE]
     if left_out:
-        logger.info("Slurm is not there: the cluster is on this machine, without %s", " ".join(left_out))
+        logger.info(
+            "start.options_left_out",
+            "Slurm is not there: the cluster is on this machine, without %s",
+            " ".join(left_out),
+        )
     return options._replace(**{field: ClusterOptions._field_defaults[field] for field in _OF_JOBS}, **own)

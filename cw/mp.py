@@ -17,7 +17,6 @@ under a lock for which other starts and stops wait. The logs lie beside it, also
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import sys
@@ -27,13 +26,14 @@ from typing import Any, NamedTuple
 
 from cw import credential, guard, program, userdir
 from cw.errors import StartRefused
+from cw.events import EventLogger
 from cw.launch import launcher
 from cw.launch.launcher import Child, Cluster, LaunchError, Lifeline, Process
 from cw.launch.options import ClusterOptions, takes
 from cw.net import address
 from cw.net.sockets import listen_locally
 
-logger = logging.getLogger("cw.mp")
+logger = EventLogger("cw.mp")
 
 
 class Status(NamedTuple):
@@ -251,7 +251,8 @@ def _use_in_this_process(master: str) -> None:
     address.bind_process(master)
     if os.environ.get("CW_MASTER"):
         logger.warning(
-            "CW_MASTER is set: clients that are given no host use %s, not the cluster that starts here at %s",
+            "mp.other_master_set",
+            "CW_MASTER is set: clients without a host use %s, not the cluster that starts here at %s",
             os.environ["CW_MASTER"],
             master,
         )
@@ -290,7 +291,12 @@ class _State:
                 state.master, state.slots = noted["master"], noted["slots"]
                 state.since, state.logs = noted["since"], noted["logs"]
         except (ValueError, KeyError, TypeError) as error:
-            logger.warning("%s is not of this version of cw: passed over (%r)", cls._file(), error)
+            logger.warning(
+                "mp.state_invalid",
+                "%s is passed over: it is not of this version of cw (%r)",
+                cls._file(),
+                error,
+            )
             return cls()
         return state
 

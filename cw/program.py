@@ -21,12 +21,10 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 TYPE_CHECKING = False  # As typing's, which is not to be imported here; type checkers know the name.
 if TYPE_CHECKING:
     import argparse
-    import logging
     from collections.abc import Callable
     from typing import Any, NoReturn
 
@@ -232,11 +230,23 @@ class LogStream:
 
 
 def set_up_logging(verbose: bool = False) -> None:
-    """Log to stderr with time stamps; with `verbose`, debug lines too."""
+    """Log to stderr with time stamps; with `verbose`, debug lines too.
+
+    With CW_LOG_EVENTS=1 in the environment, the id of its event stands at the end of each line.
+    """
+    import atexit
     import logging
 
-    logging.basicConfig(stream=LogStream(2), format="%(asctime)s %(name)s %(levelname)s: %(message)s")
+    from cw import events
+
+    line = "%(asctime)s %(name)s %(levelname)s: %(message)s"
+    if os.environ.get("CW_LOG_EVENTS") == "1":
+        line += " [%(event)s]"
+    handler = logging.StreamHandler(LogStream(2))
+    handler.setFormatter(logging.Formatter(line, defaults={"event": "-"}))  # of another library
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("cw").setLevel(logging.DEBUG if verbose else logging.INFO)
+    atexit.register(events.flush_repeated, is_end=True)
     # A full disk under the log is no reason for a traceback in it.
     logging.raiseExceptions = False
 
@@ -253,7 +263,6 @@ def run(program: str, main: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:  # who reads its output has seen enough
         give_up_output()
         status = 141
-    flush_repeated(is_end=True)
     sys.exit(status)
 
 
@@ -310,82 +319,3 @@ def say_ready(ready_fd: int) -> None:
     with contextlib.suppress(OSError):  # The launcher has not waited.
         os.write(ready_fd, b"ready\n")
     os.close(ready_fd)
-
-
-class RateLimited:
-    """A logger for what may repeat, such as refused pending peers: each message at most once per interval, but for the
-    first `burst` of them.
-
-    A message is told apart by its format, not by its arguments. The next line counts what was left out; where none
-    follows, `flush_repeated` does, which every program calls once a second. With -v nothing is left out.
-    A lost count between threads does no harm, so there is no lock.
-    """
-
-    # Longer: a change of what happens is seen later. Shorter: a flood fills the log.
-    INTERVAL = 1.0
-
-    def __init__(
-        self,
-        logger: logging.Logger,
-        interval: float = INTERVAL,
-        clock: Callable[[], float] = time.monotonic,
-        burst: int = 1,
-    ) -> None:
-        self._logger = logger
-        self._interval = interval
-        self._clock = clock
-        self._burst = burst
-        # Since when, how many were logged since, how many were left out, and the last of these: its level and
-        # arguments. Formats are constants in the code, so there are few.
-        self._state_by_message: dict[str, tuple[float, int, int, int, tuple[object, ...]]] = {}
-        _all_limited.append(self)
-
-    def log(self, level: int, message: str, *args: object) -> None:
-        """Log, unless the same message was logged so often within an interval; say how many were left out."""
-        now = self._clock()
-        since, logged, left_out, *_ = self._state_by_message.get(message, (-self._interval, 0, 0))
-        if now - since >= self._interval:
-            self._write(level, message, args, left_out)
-            since, logged, left_out = now, self._burst if left_out else 1, 0
-        elif logged < self._burst:
-            self._logger.log(level, message, *args)
-            logged += 1
-        else:
-            self._logger.debug(message, *args)
-            left_out += 1
-        self._state_by_message[message] = since, logged, left_out, level, args
-
-    def info(self, message: str, *args: object) -> None:
-        """As `Logger.info`, rate-limited."""
-        self.log(20, message, *args)
-
-    def warning(self, message: str, *args: object) -> None:
-        """As `Logger.warning`, rate-limited."""
-        self.log(30, message, *args)
-
-    def error(self, message: str, *args: object) -> None:
-        """As `Logger.error`, rate-limited."""
-        self.log(40, message, *args)
-
-    def flush(self, is_end: bool = False) -> None:
-        """Log the last one of those that were left out, and how many there were, where an interval is over."""
-        now = self._clock()
-        for message, (since, _, left_out, level, args) in list(self._state_by_message.items()):
-            if left_out and (is_end or now - since >= self._interval):
-                self._state_by_message[message] = now, self._burst, 0, level, ()
-                self._write(level, message, args, left_out - 1)
-
-    def _write(self, level: int, message: str, args: tuple[object, ...], left_out: int) -> None:
-        if left_out:
-            self._logger.log(level, message + " (and %d more like it)", *args, left_out)
-        else:
-            self._logger.log(level, message, *args)
-
-
-_all_limited: list[RateLimited] = []  # few, and made once
-
-
-def flush_repeated(is_end: bool = False) -> None:
-    """Log how often what was repeated was left out. At the end of the program: all of it."""
-    for limited in _all_limited:
-        limited.flush(is_end)

@@ -14,7 +14,6 @@ import csv
 import datetime
 import io
 import json
-import logging
 import math
 import os
 import sys
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from cw import program
 from cw.errors import StoreError
+from cw.events import EventLogger
 from cw.net import messages as m
 from cw.payloads import serialize
 from cw.store.format import Stored
@@ -32,7 +32,7 @@ from cw.store.reader import Store
 if TYPE_CHECKING:
     import argparse
 
-logger = logging.getLogger("cw.store")
+logger = EventLogger("cw.store")
 
 LINE = 200
 """Characters of arguments, and of a result, in a list."""
@@ -160,7 +160,7 @@ class Results:
                 try:
                     stored = self._store.read(place)
                 except StoreError as error:
-                    logger.warning("passed over: %s", error)
+                    logger.warning("store.result_damaged", "a result is passed over: %s", error)
                     continue
                 yield Result(stored)
 
@@ -206,7 +206,8 @@ class Results:
                 "value could not be loaded and is missing",
                 "values could not be loaded and are missing",
             )
-            logger.warning("%s: the first one because of %s: %s", told, type(missing[0]).__name__, missing[0])
+            cause = f"{type(missing[0]).__name__}: {missing[0]}"
+            logger.warning("store.values_missing", "%s; the first cause is %s", told, cause)
         return frame
 
     def __repr__(self) -> str:

@@ -23,6 +23,9 @@ _MARKER = "CW_TEST_RUN"
 # Every process that a test starts inherits it, however far it strays from its parent.
 os.environ[_MARKER] = secrets.token_hex(8)
 
+# Programs print the ids of events, which the tests match, not the wording.
+os.environ["CW_LOG_EVENTS"] = "1"
+
 # Programs keep their bytecode, as they do for most users: compiling cw is half of the time that they take to start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -47,6 +50,11 @@ def wait_until(
             pytest.fail(f"not so within {timeout} s\n{told}processes: {_processes()}\n{_stacks()}")
         time.sleep(0.005)
     return value
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The ids of what was logged in this process."""
+    return [getattr(record, "event", "-") for record in caplog.records]
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import socket
 import threading
 from concurrent.futures import Future
 
+from cw.events import RateLimited
 from cw.net import connection, wire
 from cw.net.connection import Connection
 from cw.net.loop import Loop
-from cw.program import RateLimited
 
 BIG = 8 * 1024**2
 
@@ -55,7 +55,7 @@ class Running:
 
 
 def make_running(monkeypatch):
-    monkeypatch.setattr(connection, "_lines", RateLimited(connection.logger, burst=10))  # none is left out
+    monkeypatch.setattr(connection, "_lines", RateLimited("cw.network", burst=10))  # none is left out
     running = Running()
     yield running
     running.stop()

@@ -53,6 +53,24 @@ class Program:
         """Until it has written this (to stderr)."""
         wait_until(lambda: text in (self.out if in_out else self.err), LIMIT, lambda: (self.out, self.err))
 
+    @property
+    def events(self):
+        """The ids of the events in its log."""
+        return events_in(self.err)
+
+    def lines_of(self, event):
+        """The lines of its log about this event."""
+        return lines_of(self.err, event)
+
+    def wait_for_event(self, event, text="", count=1):
+        """Until its log has so many lines about this event with this text among its fields; returns the last."""
+        wait_until(
+            lambda: sum(text in line for line in self.lines_of(event)) >= count,
+            LIMIT,
+            lambda: (self.out, self.err),
+        )
+        return [line for line in self.lines_of(event) if text in line][-1]
+
     def send_signal(self, number):
         self.process.send_signal(number)
 
@@ -83,8 +101,8 @@ class Master(Program):
 
     def __init__(self, *arguments, **environment):
         super().__init__("-m", "cw.master", "--port", "0", *arguments, **environment)
-        self.wait_for("workers: python -m cw.worker ")
-        self.port = int(self.err.partition("workers: python -m cw.worker ")[2].split()[0].rpartition(":")[2])
+        line = self.wait_for_event("master.listening")
+        self.port = int(line.partition("workers: python -m cw.worker ")[2].split()[0].rpartition(":")[2])
         self.address = f"127.0.0.1:{self.port}"
 
 
@@ -95,7 +113,17 @@ class Worker(Program):
         grace = [] if "--grace" in arguments else ["--grace", "0"]  # what runs is not waited for at the end
         super().__init__("-m", "cw.worker", *arguments, *grace, **environment)
         if is_awaited:
-            self.wait_for("joined the master at ")
+            self.wait_for_event("worker.joined")
+
+
+def events_in(log):
+    """The ids of the events in the text of a program's log."""
+    return re.findall(r" \[([a-z]+\.[a-z_]+)\]$", log, re.MULTILINE)
+
+
+def lines_of(log, event):
+    """The lines about this event in the text of a program's log."""
+    return [line for line in log.splitlines() if line.endswith(f" [{event}]")]
 
 
 class Relay:

@@ -4,6 +4,7 @@ import ast
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from inspect import signature
@@ -55,7 +56,7 @@ FLOORS = [
     "net.connector", "net.connection", "net.loop", "net.timers", "net.sockets", "net.tls",
     "net.address", "net.protocol", "net.wire", "net.memory", "net.objects",
     "net.messages", "net.peer_messages", "net.schema", "net.__init__",
-    "credential", "userdir", "program", "guard", "nested",
+    "credential", "userdir", "program", "guard", "nested", "events",
     "requirements", "errors", "location", "version",
 ]  # fmt: skip
 
@@ -96,6 +97,7 @@ KEEPERS = {
     },
     "array": {"net.wire", "net.sockets"},  # sockets: descriptors beside the bytes
     "bluelet": {"net.loop"},
+    "logging": {"events", "program"},  # program: the handler of cw's programs
     "multiprocessing": set(),
     "asyncio": set(),
 }
@@ -242,6 +244,57 @@ def test_nobody_uses_what_another_module_keeps_private():
                 and node.value.id in modules
             ):
                 assert not node.attr.startswith("_") or node.attr.startswith("__"), f"{path}: {node.attr}"
+
+
+LOGGERS = {"EventLogger", "RateLimited"}
+LEVELS = {"debug", "info", "warning", "error", "critical"}
+
+
+def log_calls():
+    """Of each call that logs: (path, name of the logger, the call). Loggers are made at the top of a module, or as an
+    attribute in a class; what another module has imported has the same name there."""
+    trees = {path: ast.parse(path.read_text()) for path in PATHS}
+    names = {}
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(node.value, ast.Call)
+                and ast.unparse(node.value.func) in LOGGERS
+            ):
+                names[tree, ast.unparse(node.targets[0])] = ast.literal_eval(node.value.args[0])
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cw."):
+                origin = trees.get(path_of(node.module.removeprefix("cw.")))
+                for alias in node.names:
+                    if (origin, alias.name) in names:
+                        names[tree, alias.name] = names[origin, alias.name]
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in LEVELS
+            ):
+                name = names.get((tree, ast.unparse(node.func.value)))
+                if name is not None:
+                    yield path, name, node
+
+
+def test_every_line_of_the_log_is_an_event_with_an_id_of_its_own():
+    """The id begins with the last word of its logger's name, and the text has a place for each field."""
+    where = {}
+    for path, name, call in log_calls():
+        place = f"{path}:{call.lineno}"
+        event, text = (
+            argument.value for argument in call.args[:2]
+        )  # constants, so that they can be looked for
+        assert re.fullmatch(rf"{name.rpartition('.')[2]}\.[a-z]+(_[a-z]+)*", event), place
+        assert event not in where, f"{place} and {where[event]}: one event, one wording, one place"
+        where[event] = place
+        assert len(re.findall(r"%[^%]", text)) == len(call.args) - 2, f"{place}: fields"
+    assert len(where) > 60
 
 
 def test_rooms_are_small():

@@ -168,7 +168,7 @@ class Chaos:
 
     def _sizes_when_idle(self):
         """Of the master and the largest worker, when all have joined and worked, and have nothing to do."""
-        wait_until(lambda: all("joined the master" in worker.err for worker in self.workers), LIMIT)
+        wait_until(lambda: all("worker.joined" in worker.events for worker in self.workers), LIMIT)
         with cw.ClusterExecutor(self._addresses[0]) as executor:
             list(executor.map(abs, range(1000)))
         return {"master": resident(self.master.pid), "worker": max(resident(w.pid) for w in self.workers)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jobs
 import pytest
-from conftest import wait_until
+from conftest import events, wait_until
 from programs import LIMIT, Master, Program, Worker, descendants_of, is_running, run_script, start_script
 
 import cw
@@ -85,9 +85,9 @@ def test_a_cluster_made_by_hand_in_any_order_works(tmp_path):
             print(sum(executor.map(work, range(100))))
     """
     with Program("-m", "cw.worker", "-n", "2") as early:
-        early.wait_for("no master yet")
+        early.wait_for_event("worker.no_master")
         with Master() as master, Worker() as late:
-            early.wait_for("joined the master at ")
+            early.wait_for_event("worker.joined")
             assert run_script(tmp_path, source)[0] == "328350\n"
             assert [late.end(), early.end(), master.end()] == [0, 0, 0]
 
@@ -271,7 +271,7 @@ def test_restart_gives_fresh_runners_and_the_old_ones_end_with_their_jobs(cluste
         idle = executor.submit(jobs.pid).result(LIMIT)
         with caplog.at_level("INFO", "cw.client"):
             executor.restart()
-        assert [r.getMessage() for r in caplog.records] == ["runners renewed: restart() was called"]
+        assert events(caplog) == ["client.runners_renewed"]
         # The idle one ends at once, though nothing is submitted; the busy one goes on.
         fresh = executor.submit(jobs.pid).result(LIMIT)
         assert fresh not in (idle, busy)

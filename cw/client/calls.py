@@ -8,7 +8,6 @@ What a call sees is taken at its submit (`cw.client.functions`); modules and set
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from time import monotonic
@@ -21,9 +20,10 @@ from cw.client.objects import ObjectTable
 from cw.client.options import OptionTable
 from cw.client.prepared import Packed, Prepared
 from cw.client.store_client import Call, Chunk, StoreClient
+from cw.events import EventLogger
 from cw.payloads import chunks, modules, serialize, settings
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 
 class Submission(Protocol):
@@ -96,7 +96,7 @@ class Calls:
     def renew(self, reason: str) -> None:
         """What is submitted from now on runs in fresh runners. The lock is held."""
         self.functions.renew_environment()
-        logger.info("runners renewed: %s", reason)
+        logger.info("client.runners_renewed", "runners renewed: %s", reason)
 
     def look_if_due(self) -> None:
         """Look at the user's modules, if something may have changed there. The lock is held."""
@@ -116,7 +116,10 @@ class Calls:
                 self.functions.renew_environment()
                 names = ", ".join(anew)
                 logger.warning(
-                    "runners renewed: %s %s loaded anew", names, "was" if len(anew) == 1 else "were"
+                    "client.modules_reloaded",
+                    "%s %s loaded anew: jobs run in fresh runners from now on",
+                    names,
+                    "was" if len(anew) == 1 else "were",
                 )
             if is_changed:
                 self.functions.set_settings(settings.dump_settings(self._watch.settings))

@@ -12,7 +12,6 @@ Nothing that is recorded is delivered before it is on disk.
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,8 +21,9 @@ from cw.client.jobs import Job, Jobs
 from cw.client.outcome import Outcome
 from cw.client.store_client import Call, Chunk, StoreClient
 from cw.errors import StoreError
+from cw.events import EventLogger
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 STORED_SECONDS = 0.02
 """How long stored results are delivered in one go. More: the master and callbacks wait. Less: more wakeups."""
@@ -87,7 +87,7 @@ class Delivery:
             except (
                 Exception
             ) as error:  # nothing else knows of these jobs any more: they must not be left pending
-                logger.critical("results cannot be recorded", exc_info=True)
+                logger.critical("client.recording_failed", "results cannot be recorded", exc_info=True)
                 self._on_stored(group, StoreError(f"results cannot be recorded: {error!r}"))
             else:
                 recorder.put(entries, functools.partial(self._on_stored, group))
@@ -122,7 +122,12 @@ class Delivery:
             try:
                 error, value = job.call.load(job.name)
             except BaseException as failure:
-                logger.warning("%s runs again: what is stored of it cannot be read (%s)", job.name, failure)
+                logger.warning(
+                    "client.result_unreadable",
+                    "%s runs again: its stored result cannot be read (%s)",
+                    job.name,
+                    failure,
+                )
                 self.is_used = True
                 can_run &= self._jobs.wait(job)
                 continue

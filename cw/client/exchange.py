@@ -9,7 +9,6 @@ All in here runs in the session's thread, or in one that holds the loop's lock i
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import sys
@@ -23,6 +22,7 @@ from cw.client.delivery import Delivery
 from cw.client.jobs import BATCH, Job, Jobs
 from cw.client.options import ClientSettings, check_patience
 from cw.client.outcome import Abandoned, Outcome
+from cw.events import EventLogger
 from cw.net import address, memory
 from cw.net import messages as m
 from cw.net.connection import Connection
@@ -30,7 +30,7 @@ from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
 from cw.version import VERSION
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 ACKNOWLEDGED_SECONDS = 0.1
 """How long results that have come are acknowledged at the latest. Larger: workers keep them. Smaller: more messages."""
@@ -93,7 +93,7 @@ class Exchange:
         self._leaves_when_done = False
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Window: self._on_window,
-            m.Notice: lambda message: logger.warning("%s", message.text),
+            m.Notice: lambda message: logger.warning("client.notice", "%s", message.text),
             m.Roster: self._on_roster,
             m.ResultHost: self._on_result_host,
             m.JobsStarted: self._on_started,
@@ -121,7 +121,12 @@ class Exchange:
         self._object_sender.start_anew(connection)
         if link.is_lost:
             left = program.count(jobs.outstanding, "job is", "jobs are")
-            logger.warning("connected to the master at %s again; %s outstanding", link.where, left)
+            logger.warning(
+                "client.reconnected",
+                "the client is connected to the master at %s again; %s outstanding",
+                link.where,
+                left,
+            )
         if jobs.highest_sent:
             connection.send(m.Roster(sorted(self._roster), []))
             for charges in jobs.charges.values():

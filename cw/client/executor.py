@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import itertools
-import logging
 import os
 import time
 import weakref
@@ -23,11 +22,12 @@ from cw.client.prepared import Prepared
 from cw.client.progress import Progress
 from cw.client.session import Session
 from cw.client.store_client import StoreClient
+from cw.events import EventLogger
 from cw.payloads.current import LABELS, PLACE
 from cw.payloads.objects import CHUNK, CHUNK_OF_EACH, ONE
 from cw.requirements import NO_OPTIONS, JobOptions
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 
 class Options:
@@ -387,7 +387,7 @@ def _settle(number: int, future: Future, error: BaseException | None, value: Any
     except InvalidStateError:
         pass  # cancelled in this very moment
     except BaseException:  # Future itself logs a callback's Exception; nothing may end the session's thread
-        logger.error("a callback of a future failed", exc_info=True)
+        logger.error("client.done_callback_failed", "a callback of a future failed", exc_info=True)
 
 
 def _tell_started(number: int, future: Future) -> None:

@@ -5,17 +5,17 @@ No socket, no thread, no clock: `cw.net.master_link` asks.
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Callable, Sequence
 
 from cw import credential
 from cw.errors import ConnectionError
+from cw.events import EventLogger
 from cw.net import address
 from cw.net import messages as m
 from cw.net.master_link import SAYS_NOTHING, Failures, Loss, Terms
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 CONNECT_SECONDS = 5.0
 """Default of `connect_timeout`: how long `start` tries to reach a master."""
@@ -81,7 +81,9 @@ class Patience:
         if self._was_welcome and not self.is_lost:
             self.is_lost = True
             self._deadline = now + self._reconnect_timeout
-            logger.warning("%s; looking for it for %.0f s", lost, self._reconnect_timeout)
+            logger.warning(
+                "client.master_gone", "%s; the client looks for it for %.0f s", lost, self._reconnect_timeout
+            )
         return None
 
     def on_not_found(
@@ -90,7 +92,11 @@ class Patience:
         fault = credential.fault_among(error for _, error in failures)
         if fault is not None and fault.may_pass and not self._is_reported:
             self._is_reported = True
-            logger.warning("%s (waiting: a network file system may show a file late)", fault)
+            logger.warning(
+                "client.credential_awaited",
+                "%s; the client waits, since a network file system may show a file late",
+                fault,
+            )
         is_unknown = (
             bool(failures)
             and not self.is_lost

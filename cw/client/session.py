@@ -10,7 +10,6 @@ The client owns its jobs: a payload is kept until its result has been delivered.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -31,12 +30,13 @@ from cw.client.store_client import StoreClient
 from cw.client.submitter import Submitter
 from cw.client.waiting import Waiting
 from cw.errors import ConnectionError, StoreError
+from cw.events import EventLogger
 from cw.net import address
 from cw.net.loop import Loop
 from cw.payloads import current
 from cw.payloads.environment import check_workdir, dump_environment
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 
 class Session:
@@ -221,7 +221,7 @@ class Session:
         try:
             self._loop.run()
         except BaseException as error:
-            logger.critical("the client's thread failed", exc_info=True)
+            logger.critical("client.thread_failed", "the client's thread failed", exc_info=True)
             self._failure = error
         finally:
             with self._lock:

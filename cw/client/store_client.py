@@ -10,7 +10,6 @@ notebook, or the job, that calls `submit` or `map`; at Python's own prompt, the 
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -23,6 +22,7 @@ from cw import program
 from cw.client.functions import FunctionTable
 from cw.client.prepared import Prepared
 from cw.errors import StoreError
+from cw.events import EventLogger
 from cw.net import messages as m
 from cw.payloads import classes, environment, serialize
 from cw.store import callkey
@@ -31,7 +31,7 @@ from cw.store.format import ClassRecord, Entry, Stored
 from cw.store.reader import Store
 from cw.store.writer import Writer
 
-logger = logging.getLogger("cw.store")
+logger = EventLogger("cw.store")
 
 MISSED = 20
 """Calls of a function that are not found in a store with results of it, after which that is told."""
@@ -44,8 +44,9 @@ class _Open:
         self.store = Store(path, is_writing=True, scheme=callkey.SCHEME)
         if self.store.others and not self.store.own_results:
             logger.warning(
-                "the store %s has results with keys of another kind only (%s), and this is %s: none of them is "
-                "found again, all calls run anew",
+                "store.other_keys",
+                "the store %s has only results with keys of another kind (%s), and this is %s: none of them is found "
+                "again, and all calls run anew",
                 path, "; ".join(sorted(self.store.others)), callkey.SCHEME,
             )  # fmt: skip
         self.counts: dict[bytes, int] = {}  # calls of this run, by key
@@ -76,8 +77,9 @@ class _Open:
             self.missed[name] = missed
             return
         logger.warning(
-            "the store %s has %s of %s(), but for none of the first %d calls of this run: these are new ones, or "
-            "the function, or something that it refers to, has changed",
+            "store.nothing_found",
+            "the store %s has %s of %s(), but none for the first %d calls of this run: the calls are new, or the "
+            "function has changed, or something that it refers to",
             self.store.path, program.count(self.store.done_by_function[name], "result"), name, missed,
         )  # fmt: skip
 

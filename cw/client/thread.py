@@ -10,7 +10,6 @@ Callbacks run in the client's own thread, one at a time.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import secrets
 from collections.abc import Callable
@@ -22,12 +21,13 @@ from cw.client.outcome import Abandoned
 from cw.client.progress import Counts, Progress
 from cw.client.session import Session
 from cw.client.store_client import StoreClient
+from cw.events import EventLogger
 from cw.payloads import current, serialize
 from cw.payloads.deferred import Deferred
 from cw.program import count
 from cw.requirements import JobOptions
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 Callback = Callable[[int, Any], object]
 
@@ -295,7 +295,8 @@ class ClientThread:
         error, self._untold = self._untold, None
         if error is not None:
             logger.error(
-                "a job has failed, and neither on_error nor wait() was there to tell",
+                "client.error_unseen",
+                "a job failed, and neither on_error nor wait() received its error",
                 exc_info=(type(error), error, error.__traceback__),  # (an exception may be false)
             )
 
@@ -322,9 +323,13 @@ class ClientThread:
         except BaseException as failure:
             self._callbacks_failed += 1
             if self._callbacks_failed <= FAILURES_LOGGED:
-                logger.error("the callback of job %d failed", number, exc_info=True)
+                logger.error("client.callback_failed", "the callback of job %d failed", number, exc_info=True)
             elif self._callbacks_failed == FAILURES_LOGGED + 1:
-                logger.error("the callback of job %d failed, too; those after it are not logged", number)
+                logger.error(
+                    "client.callbacks_not_logged",
+                    "the callback of job %d failed too; later ones are not logged",
+                    number,
+                )
             if self._error is None:
                 self._error = failure
 

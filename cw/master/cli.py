@@ -45,7 +45,7 @@ def main() -> int:
     if local is not None:
         acceptor.listen(local)
     program.end_with(loop, options.lifeline_fd, master.leave)
-    logger.info("only who has the credential %s gets in", mine.path)
+    logger.info("master.credential", "the master admits only holders of the credential %s", mine.path)
     _log_address(host, port)
     if options.ready_fd is not None:
         program.say_ready(options.ready_fd)
@@ -97,7 +97,11 @@ def _listen(host: str, port: int | None) -> socket.socket:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 if port is None and number:
-                    logger.warning("port %d is taken, by another master perhaps: taking a free one", number)
+                    logger.warning(
+                        "master.port_taken",
+                        "port %d is taken, perhaps by another master: a free one is used",
+                        number,
+                    )
                     continue
                 raise program.UserError(
                     f"port {number}{f' on {host}' * bool(host)} is taken: give another with --port, or 0 for a free one"
@@ -120,6 +124,7 @@ def _log_address(host: str, port: int) -> None:
     is_on_all = host in ("::", "0.0.0.0")
     name = address.join(os.uname().nodename if is_on_all else host, port)
     logger.info(
+        "master.listening",
         "the master listens on %s; workers: python -m cw.worker %s",
         f"all addresses of this machine, port {port}" if is_on_all else name,
         name,
@@ -132,7 +137,8 @@ def _write_address(host: str, port: int) -> str | None:
     try:
         return address.write_address(host, port)
     except OSError as error:
-        logger.warning("cannot write the address file %s (%s): name this master's host to workers and clients",
+        logger.warning("master.address_file_failed",
+                       "the address file %s cannot be written (%s): name this master's host to workers and clients",
                        address.address_file(), error.strerror)  # fmt: skip
         return None
 

@@ -13,13 +13,13 @@ there too (`cw.slurm.submitted`), so that every machine of the cluster can say h
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from cw import guard, program
+from cw.events import EventLogger
 from cw.launch import launcher
 from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError, Lifeline
@@ -30,7 +30,7 @@ from cw.slurm.ending import stop
 from cw.slurm.starting import SlurmCluster, make_plan, start_plan
 from cw.slurm.submitted import Job, State
 
-logger = logging.getLogger("cw.slurm")
+logger = EventLogger("cw.slurm")
 
 
 class JobStatus(NamedTuple):
@@ -186,4 +186,4 @@ def _guarded(name: str) -> Iterator[Lifeline]:
 
 
 def _log(text: str) -> None:
-    logger.warning("%s", text)
+    logger.warning("slurm.start_progress", "%s", text)

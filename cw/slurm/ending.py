@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import time
 from collections.abc import Sequence
 
 from cw import program
+from cw.events import EventLogger
 from cw.launch.launcher import LaunchError
 from cw.net import address
 from cw.net import messages as m
 from cw.slurm import finding, submitted
 from cw.slurm.submitted import Job, State
 
-logger = logging.getLogger("cw.slurm")
+logger = EventLogger("cw.slurm")
 
 DRAIN_SECONDS = 20.0
 """For which `stop` lets running jobs go on."""
@@ -53,7 +53,9 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
         for process in state.local_processes():
             process.send_signal(signal.SIGTERM)
         if finding.is_local_elsewhere(state):
-            logger.warning("the master runs on %s: end it there", state.local["host"])
+            logger.warning(
+                "slurm.master_elsewhere", "the master runs on %s: end it there", state.local["host"]
+            )
         state.cancel_all()
         address.unbind_cluster(name)
         state.forget()

@@ -7,10 +7,10 @@ master_host()    where the master is; clients that are told no host find it in t
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
+from cw.events import EventLogger
 from cw.launch import launcher, status_client
 from cw.launch.launcher import LaunchError
 from cw.location import Location
@@ -19,7 +19,7 @@ from cw.net import messages as m
 from cw.slurm import batch
 from cw.slurm.submitted import Job, State
 
-logger = logging.getLogger("cw.slurm")
+logger = EventLogger("cw.slurm")
 
 
 def ask(state: State, *messages: m.Drain | m.End) -> status_client.ClusterStatus | None:
@@ -142,7 +142,7 @@ def _find() -> list[address.Candidate]:
         text = str(error)
     if text != _told_pending:
         _told_pending = text
-        logger.warning("%s", text)
+        logger.warning("slurm.master_pending", "%s", text)
     raise address.NotThere(f"the master of the cluster {name!r} does not answer: {text}")
 
 

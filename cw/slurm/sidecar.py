@@ -7,13 +7,13 @@ guard   beside a program with a cluster for the length of a block: ends it when 
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import time
 from typing import Any
 
 from cw import program
+from cw.events import EventLogger
 from cw.launch import status_client
 from cw.launch.launcher import LaunchError
 from cw.location import Location
@@ -21,7 +21,7 @@ from cw.net import address
 from cw.net import messages as m
 from cw.slurm import squeue, submitted
 
-logger = logging.getLogger("cw.slurm.sidecar")
+logger = EventLogger("cw.slurm.sidecar")
 
 JUDGED_SECONDS = 900.0
 """For which it is looked for a reason why a worker was lost. Slurm takes some minutes to notice that a node is gone."""
@@ -53,7 +53,7 @@ def renew(name: str, token: str, role: str) -> None:
         is_short = own.follows and time.time() - own.at < SHORT_SECONDS
         extra = [f"--begin=now+{SHORT_SECONDS}"] if is_short else []
         following = state.submit(role, f"afterany:{ident}", extra, follows=ident, slots=own.slots)
-        logger.info("%s will follow this one", following)
+        logger.info("sidecar.follower_submitted", "%s is submitted and follows this job", following)
 
 
 def tend(name: str, master: int) -> None:
@@ -67,7 +67,7 @@ def tend(name: str, master: int) -> None:
         try:
             _judge(name)
         except program.UserError as mistake:
-            logger.warning("%s", mistake)
+            logger.warning("sidecar.judging_failed", "lost workers cannot be judged now: %s", mistake)
 
 
 def _judge(name: str) -> None:
@@ -79,12 +79,12 @@ def _judge(name: str) -> None:
         return
     found = squeue.listing()
     if found.failure:
-        logger.warning("%s", found.failure)
-        return
+        raise program.UserError(found.failure)
     excused = [entry["ident"] for entry in lost if is_excused(entry, found)]
     if excused:
         logger.info(
-            "%s lost with the allocation: nothing is charged to the jobs there",
+            "sidecar.losses_forgiven",
+            "%s lost with the allocation: no job is charged for that",
             program.count(len(excused), "worker was", "workers were"),
         )
         status_client.ask(address.find_cluster(name), m.Excuse(excused))
@@ -116,7 +116,11 @@ def guard(name: str, token: str, lifeline: int) -> None:
         except LaunchError as error:
             if time.monotonic() > given_up_at:
                 raise
-            logger.warning("%s (it is tried again)", error)
+            logger.warning(
+                "sidecar.ending_failed",
+                "the cluster cannot be ended now, and the sidecar tries again: %s",
+                error,
+            )
         status_client.ask(address.find_cluster(name), m.End("its program is gone"))  # that takes no Slurm
         time.sleep(squeue.QUEUE_SECONDS)
 
@@ -152,7 +156,7 @@ def main() -> int:
             renew(options.name, options.token, options.role)
         except LaunchError as error:
             # The job goes on: that is what it is for. It is told where somebody looks for the reason.
-            logger.error("no job will follow this one: %s", error)
+            logger.error("sidecar.follower_failed", "no job follows this one: %s", error)
     elif options.verb == "tend":
         tend(options.name, options.parent)
     else:

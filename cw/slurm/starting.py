@@ -5,13 +5,13 @@ What fails on the way is undone, and nothing that was there before.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cw import credential, location
+from cw.events import EventLogger
 from cw.launch import launcher, status_client
 from cw.launch.launcher import Cluster, LaunchError, Lifeline, Process
 from cw.launch.options import ClusterOptions
@@ -20,7 +20,7 @@ from cw.net.sockets import SILENCE
 from cw.slurm import batch, ending, finding, submitted
 from cw.slurm.submitted import Job, State
 
-logger = logging.getLogger("cw.slurm")
+logger = EventLogger("cw.slurm")
 
 SLOTS_SECONDS = 10.0
 """For workers to join when the master is there, before `start` says how many have."""
@@ -135,7 +135,7 @@ def _undo(state: State, before: _Before) -> None:
         state.cancel_all(before.started)
     except LaunchError as error:
         if any(job.role in before.started for job in state.jobs):
-            logger.warning("%s; what was submitted stays: `stop` ends it", error)
+            logger.warning("slurm.undo_failed", "%s; the submitted jobs stay: `stop` ends them", error)
             return
     finally:
         if before.is_local_new:

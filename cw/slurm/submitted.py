@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import secrets
 import shutil
@@ -20,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from cw import userdir
+from cw.events import EventLogger
 from cw.launch import launcher
 from cw.launch.batch_system import BatchSystem, ListedJob, Listing, Script
 from cw.launch.launcher import LaunchError, Process
@@ -29,7 +29,7 @@ from cw.slurm.batch import Plan
 from cw.slurm.squeue import kill_wait
 from cw.slurm.system import Slurm
 
-logger = logging.getLogger("cw.slurm")
+logger = EventLogger("cw.slurm")
 
 LOGS_KEPT = 10
 """Clusters of one name whose logs are kept."""
@@ -86,7 +86,12 @@ class State:
                 assert noted.keys() == vars(state).keys()
                 vars(state).update(noted)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
-            logger.warning("%s is not of this version of cw: passed over (%r)", state.file(), error)
+            logger.warning(
+                "slurm.state_invalid",
+                "%s is passed over: it is not of this version of cw (%r)",
+                state.file(),
+                error,
+            )
             return cls(name)
         return state
 
