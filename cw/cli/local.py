@@ -1,4 +1,4 @@
-"""`cw local`: a cluster on this machine, in the foreground. Ctrl-C ends it; so does the end of the terminal."""
+"""`cw local`: a cluster on this machine, in the foreground. Ctrl-C or the end of the terminal ends it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from cw.launch.options import ClusterOptions
 from cw.net import address
 
 LOOK_SECONDS = 0.5
-"""Between two looks whether the cluster is still there. Longer: its end is noticed later. Shorter: it costs more."""
+"""Time between checks that the cluster still exists (seconds). Longer: its end is noticed later. Shorter: it costs
+more."""
 
 
 def main() -> int:
-    """`cw local`; returns the exit status."""
+    """Run `cw local`; returns the exit status."""
     options = _parse_arguments()
     program.set_up_logging(options.verbose)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -59,7 +60,7 @@ def _parse_arguments() -> Any:
 
 
 def _free_port() -> int:
-    """The port at which programs look if told nothing; 0 (any) where it is taken."""
+    """Return the port at which programs look by default; 0 (any) if it is taken."""
     try:
         socket.create_server(("127.0.0.1", address.PORT)).close()
     except OSError:
@@ -77,7 +78,7 @@ def _say_where(cluster: Cluster) -> None:
 
 
 def _wait_for_end(cluster: Cluster) -> int:
-    """Until Ctrl-C (0), or the cluster ends by itself or is stopped from elsewhere (1)."""
+    """Wait until Ctrl-C (0), or until the cluster ends by itself or is stopped from elsewhere (1)."""
     try:
         while True:
             time.sleep(LOOK_SECONDS)
