@@ -17,7 +17,7 @@ from cw.slurm.submitted import State
 
 
 def main() -> int:
-    """`python -m cw.slurm start|stop|status|scale`; returns the exit status."""
+    """Run `python -m cw.slurm start|stop|status|scale`; returns the exit status."""
     options = _parse_arguments()
     program.set_up_logging(options.verbose)
     if options.name:
@@ -98,7 +98,7 @@ def _run_status(options: Any) -> int:
 
 
 def print_status(name: str | None = None) -> int:
-    """Print how the cluster of this name stands; returns the exit status, 1 if its master does not answer."""
+    """Print the status of the cluster of this name; returns the exit status, 1 if its master does not answer."""
     found = cluster.status(name)
     if found is None:
         print(f"no cluster {name or address.cluster_name()!r} is in Slurm")
@@ -126,7 +126,7 @@ def print_status(name: str | None = None) -> int:
 
 
 def format_seconds(seconds: float) -> str:
-    """As Slurm writes times: [D-]HH:MM:SS."""
+    """Format a time as Slurm does: [D-]HH:MM:SS."""
     minutes, rest = divmod(max(0, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -143,7 +143,7 @@ _OPTIONS = {
     "status": {"verb", "verbose", "name"},
     "scale": {"verb", "verbose", "name", "nworkers"},
 }
-"""What verbs take that take but a few."""
+"""Options of the verbs other than `start`."""
 
 
 def _parse_arguments() -> Any:
@@ -192,7 +192,7 @@ def _parse_arguments() -> Any:
 
 
 def _joined(arguments: list[str]) -> list[str]:
-    """With the values of options that take arguments of others: `--Xworkers --time=1:00` is meant as it stands."""
+    """Join options for other programs with their values, so that `--Xworkers --time=1:00` works as it stands."""
     joined: list[str] = []
     given = iter(arguments)
     for argument in given:
