@@ -88,10 +88,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, metavar="WORKLOAD", help="see --list")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, metavar="SYSTEM", help="see --list")
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="less of everything: does it run?")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="number of rounds (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="do less of everything, to see that it runs")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout of cw to compare with")
-    parser.add_argument("--list", action="store_true", help="the workloads and the systems")
+    parser.add_argument("--list", action="store_true", help="list the workloads and the systems")
     return parser.parse_args()
 
 

@@ -235,11 +235,11 @@ def main() -> int:
     """Run `python -m cw.credential`; returns the exit status."""
     parser = program.argument_parser(
         "cw.credential",
-        "Shows the cluster's credential: where it is, and its fingerprint. Who has this file can run programs as "
-        "you; without it, nobody gets in. The first master or local cluster makes it.",
+        "Shows the path and fingerprint of the credential. Anyone with this file can run programs as you; without it, "
+        "nobody can connect. The first master or local cluster makes it.",
     )
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--new", action="store_true", help="make a new one in place of the old one")
+    group.add_argument("--new", action="store_true", help="make a new credential in place of the old one")
     group.add_argument("--copy", metavar="HOST", help="print the command that copies it to another machine")
     options = parser.parse_args()
     found = make_new() if options.new else load()

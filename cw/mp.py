@@ -387,12 +387,12 @@ def _parse_arguments() -> Any:
         type=int,
         metavar="N",
         default=len(os.sched_getaffinity(0)),
-        help="number of slots (default: the usable CPUs, here %(default)s)",
+        help="number of slots (default: one for each usable CPU, here %(default)s)",
     )
-    parser.add_argument("-M", "--without-master", action="store_true", help="only the worker")
-    parser.add_argument("-W", "--without-workers", action="store_true", help="only the master")
+    parser.add_argument("-M", "--without-master", action="store_true", help="only a worker")
+    parser.add_argument("-W", "--without-workers", action="store_true", help="only a master")
     for name in ("master", "workers"):
-        help_text = f"an argument for the {name} (as --X{name}=-v); may be repeated"
+        help_text = f"argument for the {name}, such as --X{name}=-v; may be repeated"
         parser.add_argument(f"--X{name}", action="append", default=[], metavar="ARG", help=help_text)
     return parser.parse_args()
 

@@ -263,26 +263,29 @@ sys.modules[__name__].__class__ = _Module
 def _parser() -> argparse.ArgumentParser:
     parser = program.argument_parser(
         "cw.results",
-        "Shows what is in a store: a summary, a list, or all of it as CSV or JSON lines. To show arguments and results "
-        "they are unpickled, which can run code: only open what you trust. (--summary unpickles nothing.)",
+        "Shows the results in a store: a summary, a list, or all of them as CSV or JSON lines. Arguments and results "
+        "are unpickled, which can run code: open only stores that you trust. (--summary unpickles nothing.)",
     )
-    parser.add_argument("store", help="the directory that was given as store=")
+    parser.add_argument("store", help="directory of the store, as given to store=")
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
-        "--summary", action="store_true", help="by function: done, failed, seconds (the default)"
+        "--summary", action="store_true", help="counts by function: done, failed, seconds (default)"
     )
     form.add_argument("--list", action="store_true", help="a line for each result")
-    form.add_argument("--csv", action="store_true", help="all as CSV")
+    form.add_argument("--csv", action="store_true", help="all results as CSV")
     form.add_argument(
-        "--jsonl", action="store_true", help="all as JSON lines; what JSON does not have is a text"
+        "--jsonl", action="store_true", help="all results as JSON lines; values that JSON lacks become texts"
     )
     parser.add_argument("--function", metavar="NAME", help="only results of this function")
     parser.add_argument("--host", metavar="HOST", help="only results from this host")
     when = program.converted_by(_parse_when)
     parser.add_argument(
-        "--since", metavar="TIME", type=when, help="only from then on: 2026-01-31, or 2026-01-31T18:00"
+        "--since",
+        metavar="TIME",
+        type=when,
+        help="only results from this time on: 2026-01-31, or 2026-01-31T18:00",
     )
-    parser.add_argument("--until", metavar="TIME", type=when, help="only up to then")
+    parser.add_argument("--until", metavar="TIME", type=when, help="only results up to this time")
     state = parser.add_mutually_exclusive_group()
     state.add_argument("--failed", action="store_true", help="only calls that raised")
     state.add_argument("--done", action="store_true", help="only calls that did not raise")

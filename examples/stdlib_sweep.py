@@ -126,11 +126,15 @@ def report(modules):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "-n", "--slots", type=int, default=len(os.sched_getaffinity(0)), help="default: %(default)s"
+        "-n",
+        "--slots",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="number of slots (default: %(default)s)",
     )
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only N files (default: all)")
-    parser.add_argument("--tests", action="store_true", help="the library's own tests too")
-    parser.add_argument("--loop", action="store_true", help="the same in a plain loop, too, for comparison")
+    parser.add_argument("--tests", action="store_true", help="include the library's own tests")
+    parser.add_argument("--loop", action="store_true", help="also run a plain loop, for comparison")
     options = parser.parse_args()
     paths = find_modules(options.limit, options.tests)
     print(f"Python's standard library in {LIBRARY}, on {options.slots} slots:\n")

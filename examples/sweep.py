@@ -105,10 +105,12 @@ def plot(crossed, steps, forests, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--forests", type=int, default=100, help="for each size and density (default 100)")
-    parser.add_argument("--store", default="sweep.db", help="where results are kept (default sweep.db)")
-    parser.add_argument("--host", help="of a master that is there; without it, a cluster on this machine")
-    parser.add_argument("--plot", default="sweep.png", help="the file for the picture (default sweep.png)")
+    parser.add_argument(
+        "--forests", type=int, default=100, help="number for each size and density (default: 100)"
+    )
+    parser.add_argument("--store", default="sweep.db", help="directory of the results (default: sweep.db)")
+    parser.add_argument("--host", help="host of a running master (default: a cluster on this machine)")
+    parser.add_argument("--plot", default="sweep.png", help="file of the plot (default: sweep.png)")
     options = parser.parse_args()
     slots = len(os.sched_getaffinity(0))
     with contextlib.nullcontext() if options.host else cw.mp.allocate(slots):

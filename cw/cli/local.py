@@ -41,7 +41,7 @@ def main() -> int:
 def _parse_arguments() -> Any:
     parser = program.argument_parser(
         "cw local",
-        "Starts a cluster on this machine, and ends it at Ctrl-C. Jobs that are not done are lost with it.",
+        "Starts a cluster on this machine, and ends it at Ctrl-C. Unfinished jobs are lost with it.",
     )
     parser.add_argument(
         "-n",
@@ -49,12 +49,12 @@ def _parse_arguments() -> Any:
         type=int,
         metavar="N",
         default=len(os.sched_getaffinity(0)),
-        help="number of slots (default: the usable CPUs, here %(default)s)",
+        help="number of slots (default: one for each usable CPU, here %(default)s)",
     )
     parser.add_argument(
         "--port",
         type=program.converted_by(address.check_port),
-        help=f"the master's port (default: {address.PORT}, or a free one where that is taken)",
+        help=f"port of the master (default: {address.PORT}, or a free one if that is taken)",
     )
     return parser.parse_args()
 

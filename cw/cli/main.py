@@ -30,8 +30,8 @@ COMMANDS = {
     "slurm": Command("cw.slurm.cli", "start|status|scale|stop", "a cluster in Slurm"),
     "master": Command("cw.master.cli", "", "a cluster by hand: its master, on one machine"),
     "worker": Command("cw.worker.cli", "HOST [-n SLOTS]", "... and a worker, on each machine"),
-    "status": Command("cw.cli.status", "[HOST]", "how the cluster stands that your programs find"),
-    "results": Command("cw.results", "STORE", "what a store holds"),
+    "status": Command("cw.cli.status", "[HOST]", "the state of the cluster that your programs find"),
+    "results": Command("cw.results", "STORE", "the results in a store"),
     "credential": Command("cw.credential", "", "the file that lets machines into your clusters"),
 }
 

@@ -80,9 +80,14 @@ def sentence() -> str:
 def main() -> int:
     """Run `cw status`; returns the exit status: 1 if no master answers."""
     parser = program.argument_parser(
-        "cw status", "Shows how the cluster stands that your programs find when they are told no other."
+        "cw status", "Shows the state of the cluster that your programs find by default."
     )
-    parser.add_argument("host", nargs="?", metavar="HOST", help="the master's HOST or HOST:PORT")
+    parser.add_argument(
+        "host",
+        nargs="?",
+        metavar="HOST",
+        help="HOST or HOST:PORT of the master (default: as programs find it)",
+    )
     options = parser.parse_args()
     program.set_up_logging(options.verbose)
     if not options.host and not os.environ.get("CW_MASTER") and State.load(address.cluster_name()).token:

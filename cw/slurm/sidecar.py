@@ -139,7 +139,7 @@ def _end_all(name: str, token: str) -> None:
 def main() -> int:
     """Run the program. Returns its exit status."""
     parser = program.argument_parser(
-        "cw.slurm.sidecar", "Tends a cluster's jobs in Slurm. Started by cw.slurm."
+        "cw.slurm.sidecar", "Looks after a cluster's jobs in Slurm. cw.slurm starts it."
     )
     parser.add_argument("verb", choices=["renew", "tend", "guard"])
     parser.add_argument("name")
