@@ -164,39 +164,16 @@ def _parse_arguments() -> Any:
     add("--time", metavar="LIMIT", help="time limit of the jobs, in sbatch's form: 30 (minutes), 2:00:00")
     add("--partition", metavar="NAME", help="partition of Slurm")
     add("--mem-per-cpu", metavar="SIZE", help="memory of each slot, such as 4G")
-    add(
-        "--renew",
-        action="store_true",
-        help="until stop, let a new job follow each one that reaches its time limit",
-    )
-    add(
-        "--name",
-        help="name of the cluster, for a second one beside the first (default: CW_CLUSTER, or 'default')",
-    )
+    add("--renew", action="store_true", help="let a new job follow each one that ends, until stop")
+    add("--name", help="name of the cluster, if it is a second one (default: CW_CLUSTER, or 'default')")
     add("--local-master", action="store_true", help="run the master on this machine, the workers in Slurm")
     for name, whose in (("master", "master's"), ("workers", "workers'")):
         add(f"--X{name}", action="append", default=[], metavar="ARG",
             help=f"argument of sbatch for the {whose} job; may be repeated")  # fmt: skip
-    add(
-        "-d",
-        "--docker-image",
-        metavar="IMAGE",
-        help="run the workers in this Docker image, which must contain cw",
-    )
-    add(
-        "--docker-args",
-        action="append",
-        default=[],
-        metavar="ARG",
-        help="argument of docker run; may be repeated",
-    )
-    add(
-        "--apptainer-image",
-        metavar="IMAGE",
-        help="run the workers in this Apptainer image, which must contain cw",
-    )
-    add("--apptainer-args", action="append", default=[], metavar="ARG",
-        help="argument of apptainer exec; may be repeated")  # fmt: skip
+    add("-d", "--docker-image", metavar="IMAGE", help="run the workers in this Docker image, which has cw")
+    add("--docker-args", action="append", default=[], metavar="ARG", help="argument of docker run")
+    add("--apptainer-image", metavar="IMAGE", help="run the workers in this Apptainer image, which has cw")
+    add("--apptainer-args", action="append", default=[], metavar="ARG", help="argument of apptainer exec")
     add("--grace", type=program.converted_by(program.parse_seconds), metavar="SECONDS", default=ending.DRAIN_SECONDS,
         help="stop: let running jobs go on for this long (default: %(default)g)")  # fmt: skip
     add("--dry-run", action="store_true", help="start: print the batch scripts, submit nothing")
