@@ -1,4 +1,4 @@
-"""Where a process runs, as a batch system knows it: a value, and its text for environments and the wire.
+"""Location of a process in a batch system: a value, and its text for environments and the wire.
 
 batch script --- CW_LOCATION=slurm/hpc/4711/0/n17 ---> worker, master --- place ---> launchers
 """
@@ -10,21 +10,21 @@ import re
 from typing import NamedTuple
 
 VARIABLE = "CW_LOCATION"
-"""The environment variable with the location of master or worker; set by who starts them."""
+"""Environment variable with the location of master or worker; set by the launcher that starts them."""
 
-# What stood in CW_PLACE before there was a Location: a job that was submitted then may run for weeks.
+# Texts in CW_PLACE, from before there was a Location: a job that was submitted then may run for weeks.
 _WORDS = re.compile(
     r"Slurm job (?P<job>\d+)(, step (?P<step>\S+), node (?P<node>\S+))?|cluster (?P<cluster>\S+)"
 )
 
 
 class Location(NamedTuple):
-    """Where a process runs. What is '' is not known, or there is none."""
+    """Location of a process. A field that is '' is not known, or does not exist."""
 
     system: str = ""
     """'slurm'; 'local': a process that a launcher has started on the user's machine."""
     cluster: str = ""
-    """Of several that the system serves; for a local process, the token of the cluster that it belongs to."""
+    """One of several clusters that the system serves; for a local process, the token of the cluster it belongs to."""
     job: str = ""
     step: str = ""
     node: str = ""
@@ -35,12 +35,12 @@ class Location(NamedTuple):
         return f"Slurm job {self.job}" + (f", step {self.step}, node {self.node}" if self.node else "")
 
     def as_text(self) -> str:
-        """The form that `parse` reads."""
+        """Return the form that `parse` reads."""
         return "/".join(self).rstrip("/")
 
     @classmethod
     def parse(cls, text: str) -> Location:
-        """The location that `as_text` gave; an empty one for a text that is none."""
+        """Return the location with this `as_text`; an empty one for another text."""
         if words := _WORDS.fullmatch(text):
             found = {name: value or "" for name, value in words.groupdict().items()}
             return cls("local" if found["cluster"] else "slurm", **found)
@@ -49,5 +49,5 @@ class Location(NamedTuple):
 
 
 def of_this_process() -> Location:
-    """What the environment says."""
+    """Return the location that the environment gives."""
     return Location.parse(os.environ.get(VARIABLE) or os.environ.get("CW_PLACE", ""))

@@ -1,4 +1,4 @@
-"""A cluster of processes on this machine: one master, and one worker with as many slots as wanted.
+"""A cluster of processes on this machine: one master, and one worker with n slots.
 
     with cw.mp.allocate(4):          # gone when the block ends, however it ends
         ...
@@ -6,12 +6,12 @@
     cw.mp.start(4)                   # lasts until cw.mp.stop(), which any program of the user may call
     python -m cw.mp start -n 4       # the same from the shell
 
-The master listens on the loopback interface only, and there too it admits nobody without the cluster's
-credential, which is made where there is none (cw.credential). Clients of the program that starts the cluster use it by
-themselves; for others, `python -m cw.mp start` prints what to set. No address file is written.
+The master listens on the loopback interface only, and accepts only peers with the cluster's credential, which is made
+if there is none (cw.credential). Clients in the program that starts the cluster use it by default; for others,
+`python -m cw.mp start` prints the variable to set. There is no address file.
 
-What `start` has started is noted in `~/.cw/mp-HOST/state.json` (many machines may share a home directory),
-under a lock for which other starts and stops wait. The logs lie beside it, also those of `allocate`.
+`start` notes its processes in `~/.cw/mp-HOST/state.json` (many machines may share a home directory), under a lock for
+which other starts and stops wait. The logs are beside it, also those of `allocate`.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ logger = EventLogger("cw.mp")
 
 
 class Status(NamedTuple):
-    """What `start` has started on this machine."""
+    """Status of the cluster that `start` has started on this machine."""
 
     master: str
     """The master's address, 'HOST:PORT'."""
     slots: int
     running: dict[str, int]
-    """The pid of each part that runs: 'master', 'worker'."""
+    """The pid of each running part: 'master', 'worker'."""
     ended: list[str]
-    """The parts that have ended without `stop`."""
+    """Parts that have ended without `stop`."""
     since: float
-    """Seconds since 1970."""
+    """Time of the start (seconds since 1970)."""
     logs: str
-    """The directory with the logs."""
+    """Directory of the logs."""
 
 
 @takes(ClusterOptions)
 def start(options: ClusterOptions) -> Cluster:
     """Start a local cluster with `nworkers` slots that lasts until `stop`; returns when it is ready.
 
-    With `workers=False`, only the master; with `master=False`, only a worker: for the master that was started
-    so, or else for the one that a client would find. The options are those of cw.master (`--port`, `-v`) and
-    cw.worker. Raises ValueError or TypeError for arguments that make no sense, and LaunchError (a RuntimeError) if a
-    local cluster runs already or cannot be started.
+    With `workers=False`, starts only the master; with `master=False`, only a worker: for the master that was started
+    that way, or otherwise for the one that a client would find. `master_options` and `worker_options` are those of
+    cw.master (`--port`, `-v`) and cw.worker. Raises ValueError or TypeError for invalid arguments, and LaunchError (a
+    RuntimeError) if a local cluster runs already or cannot be started.
     """
     guard.check_start("cw.mp.start()")
     cluster = _start_noted(_make_plan(options))
@@ -69,9 +69,9 @@ def start(options: ClusterOptions) -> Cluster:
 
 
 def stop(master: bool = True, workers: bool = True) -> bool:
-    """End what `start` has started on this machine, from whatever program; returns when it is gone.
+    """End the cluster that `start` has started on this machine, from any program; returns when it is gone.
 
-    Returns False if there was nothing to end. Jobs that are not done are lost with it. Raises LaunchError.
+    Returns False if there was nothing to end. Unfinished jobs are lost with it. Raises LaunchError.
     """
     with _locked_state() as state:
         if master and state.master:
@@ -80,7 +80,7 @@ def stop(master: bool = True, workers: bool = True) -> bool:
 
 
 def status() -> Status | None:
-    """What `start` has started on this machine and is there still, or None."""
+    """Return the status of the cluster that `start` has started on this machine; None if no part of it runs."""
     state = _State.load()
     pids = {role: process.pid for role, process in state.running().items()}
     return Status(state.master, state.slots, pids, state.ended(), state.since, state.logs) if pids else None
@@ -89,10 +89,10 @@ def status() -> Status | None:
 @takes(ClusterOptions)
 @contextlib.contextmanager
 def allocate(options: ClusterOptions) -> Iterator[Cluster]:
-    """A local cluster with `nworkers` slots for a `with` block, ready when the block begins.
+    """Start a local cluster with `nworkers` slots for a `with` block; it is ready when the block begins.
 
-    It is gone when the block ends, and soon after the program is killed. Other clusters, that of `start` too,
-    are not touched. Arguments and errors are those of `start`.
+    It is gone when the block ends, and soon after the program is killed. Other clusters, including that of `start`, are
+    not affected. Arguments and errors are those of `start`.
     """
     guard.check_start("cw.mp.allocate()")
     plan = _make_plan(options)
@@ -118,7 +118,7 @@ def allocate(options: ClusterOptions) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def hold(options: ClusterOptions) -> Iterator[Cluster]:
-    """A local cluster as `start` makes it, for `stop` and `status` too, which ends with the block or the program."""
+    """Start a local cluster that ends with the block or the program; as with `start`, `stop` and `status` know it."""
     guard.check_start("cw local")
     lifeline = Lifeline()
     try:
@@ -132,7 +132,7 @@ def hold(options: ClusterOptions) -> Iterator[Cluster]:
 
 
 class _Plan(NamedTuple):
-    """What is to be started."""
+    """The parts to start."""
 
     roles: list[str]
     slots: int
@@ -165,7 +165,7 @@ def _choose_roles(master: bool, workers: bool) -> list[str]:
 
 
 def _take_port(options: list[str]) -> tuple[int, list[str]]:
-    """(port or 0, the other options): the launcher itself listens, so that it knows the port at once."""
+    """Return (port or 0, the other options). The launcher itself listens, so that it knows the port at once."""
     port, rest, given = 0, [], iter(options)
     for option in given:
         name, has_value, value = option.partition("=")
@@ -183,7 +183,7 @@ def _take_port(options: list[str]) -> tuple[int, list[str]]:
 
 
 def _start_noted(plan: _Plan, lifeline: Lifeline | None = None) -> Cluster:
-    """Start what is planned, and note it for `stop` and `status`. Raises LaunchError."""
+    """Start the parts of a plan, and note them for `stop` and `status`. Raises LaunchError."""
     with _locked_state() as state:
         running = state.running()
         if running and ("master" in plan.roles or "worker" in running):
@@ -210,9 +210,9 @@ def _start_parts(
     known_master: str = "",
     lifeline: Lifeline | None = None,
 ) -> str:
-    """Start the parts side by side and return the master's address when all are ready.
+    """Start the parts in parallel and return the master's address when all are ready.
 
-    `note` is told of each, with the master's address, as soon as it is there.
+    `note(master, child)` is called for each, with the master's address, as soon as its process exists.
     """
     children = []
     master = known_master or address.started_here()
@@ -225,9 +225,9 @@ def _start_parts(
         children.append(launcher.spawn("master", options, logs, lifeline=lifeline, listeners=listeners))
         note(master, children[-1])
     if "worker" in plan.roles:
-        # For a master that is there already: what the options or CW_MASTER say stands above what we know.
+        # For a master that runs already: the options or CW_MASTER take precedence over the known address.
         environment = {"CW_MASTER": master, **os.environ} if master and not host else None
-        # Who stops a local cluster wants it gone; who wants otherwise, says so.
+        # A local cluster ends at once when it is stopped, unless the options say otherwise.
         options = [*host, "--grace", "0", *plan.worker_options, "-n", str(plan.slots)]
         children.append(launcher.spawn("worker", options, logs, lifeline=lifeline, environment=environment))
         note(master, children[-1])
@@ -236,7 +236,7 @@ def _start_parts(
 
 
 def _listen(port: int, fingerprint: str) -> dict[str, socket.socket]:
-    """The master's listening sockets, by the option that hands each over. From here on peers may connect."""
+    """Return the master's listening sockets, by the option that passes each on. From here on peers may connect."""
     try:
         listener = socket.create_server(("127.0.0.1", port), backlog=1024)
     except OSError as error:
@@ -262,14 +262,14 @@ def _use_in_this_process(master: str) -> None:
 
 
 def _directory() -> str:
-    """This machine's part of the user's own directory."""
+    """Make and return this machine's part of the user's own directory."""
     path = os.path.join(userdir.make_home(), f"mp-{os.uname().nodename}")
     os.makedirs(path, 0o700, exist_ok=True)
     return path
 
 
 class _State:
-    """What `start` notes for `stop`. Read and written only by who holds the lock."""
+    """Notes of `start` for `stop`. Changed only under the lock."""
 
     def __init__(self) -> None:
         self.master = ""
@@ -280,7 +280,7 @@ class _State:
 
     @classmethod
     def load(cls) -> _State:
-        """The noted state; an empty one if there is none, or if the machine has been booted since."""
+        """Load the notes; empty if there are none, or if the machine has been booted since."""
         import json
 
         state = cls()
@@ -324,13 +324,13 @@ class _State:
         vars(self).update(vars(_State()))
 
     def note(self, master: str, child: Child) -> None:
-        """Write down a process as soon as it is there, so that it can be stopped whatever happens to us."""
+        """Note a process as soon as it exists, so that it can be stopped whatever happens to this one."""
         self.master = master
         self.processes[child.role] = child.process
         self.save()
 
     def end(self, roles: Sequence[str]) -> bool:
-        """End these and forget them; returns whether any of them was running."""
+        """End the parts with these roles and forget them; returns whether any of them was running."""
         running = [process for role, process in self.running().items() if role in roles]
         launcher.end_processes(running)
         self.processes = {role: p for role, p in self.processes.items() if role not in roles}
@@ -355,7 +355,7 @@ def _locked_state() -> Iterator[_State]:
 
 
 def main() -> int:
-    """`python -m cw.mp start|stop|status`; returns the exit status."""
+    """Run `python -m cw.mp start|stop|status`; returns the exit status."""
     options = _parse_arguments()
     program.set_up_logging(options.verbose)
     master, workers = not options.without_master, not options.without_workers
@@ -380,7 +380,7 @@ def main() -> int:
     )
     if sys.stdout.isatty():
         print("for other programs to find the cluster, set:", file=sys.stderr)
-    print(f"export CW_MASTER={cluster.master}")  # And nothing else, for eval "$(...)".
+    print(f"export CW_MASTER={cluster.master}")  # The only line on stdout, for eval "$(...)".
     return 0
 
 
@@ -393,12 +393,12 @@ def _parse_arguments() -> Any:
         type=int,
         metavar="N",
         default=len(os.sched_getaffinity(0)),
-        help="number of slots (default: the usable CPUs, here %(default)s)",
+        help="number of slots (default: one for each usable CPU, here %(default)s)",
     )
-    parser.add_argument("-M", "--without-master", action="store_true", help="only the worker")
-    parser.add_argument("-W", "--without-workers", action="store_true", help="only the master")
+    parser.add_argument("-M", "--without-master", action="store_true", help="only a worker")
+    parser.add_argument("-W", "--without-workers", action="store_true", help="only a master")
     for name in ("master", "workers"):
-        help_text = f"an argument for the {name} (as --X{name}=-v); may be repeated"
+        help_text = f"argument for the {name}, such as --X{name}=-v; may be repeated"
         parser.add_argument(f"--X{name}", action="append", default=[], metavar="ARG", help=help_text)
     return parser.parse_args()
 

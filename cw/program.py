@@ -1,4 +1,4 @@
-"""What cw's programs share: `python -m cw.master`, `cw.worker`, `cw.mp`, and the commands of `cw`.
+"""Code that cw's programs share: `python -m cw.master`, `cw.worker`, `cw.mp`, and the commands of `cw`.
 
     main() of a program:
         parser = argument_parser("cw.master", "Carries jobs from clients to workers.")
@@ -10,11 +10,10 @@
     if __name__ == "__main__":
         run("cw.master", main)
 
-A user's mistake is answered with one line that says what to do, never with a traceback.
+A program answers a user's mistake with one line that says what to do, never with a traceback.
 
-This module imports nothing that is not loaded in every interpreter anyway. It is the first that
-cw/__init__.py imports, at a time when the current directory may still be in `sys.path`; and
-start-up time is part of what a user waits for.
+This module imports only modules that every interpreter loads anyway. cw/__init__.py imports it first, when the current
+directory may still be in `sys.path`; and users wait for start-up.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from __future__ import annotations
 import os
 import sys
 
-TYPE_CHECKING = False  # As typing's, which is not to be imported here; type checkers know the name.
+TYPE_CHECKING = False  # As in typing, which must not be imported here; type checkers know the name.
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-# The directory that holds the package: a child process must find this cw and no other.
+# Directory that contains the package: a child process must find this cw and no other.
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# What a new process does first. The package is loaded from its own place. Its parent directory (a clone with
-# files of the user, say) comes last in sys.path: what lies beside cw may be needed, and must shadow nothing.
+# Code that a new process runs first. It loads the package from its own place. The parent directory (for example a clone
+# with files of the user) comes last in sys.path: modules beside cw may be needed, and must not shadow others.
 _PRELUDE = "; ".join(
     (
         "import sys",
@@ -49,7 +48,7 @@ _PRELUDE = "; ".join(
 
 
 def check_interpreter() -> None:
-    """Raises ImportError in a free-threaded interpreter. (Our threads rely on steps that no other can interrupt.)"""
+    """Raise ImportError in a free-threaded interpreter. (cw's threads rely on atomic operations.)"""
     if hasattr(sys, "_is_gil_enabled") and not sys._is_gil_enabled():
         raise ImportError(
             "cw needs Python's global interpreter lock, which is off in this free-threaded Python: set PYTHON_GIL=1 in "
@@ -64,17 +63,17 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """A mistake in the options, of the kind that argparse cannot see by itself."""
+    """A mistake in the options that argparse cannot detect by itself."""
 
     exit_status = 2
 
 
 def drop_cwd_from_path() -> None:
-    """Take the current directory out of `sys.path` if this process was started as `python -m cw.…`.
+    """Remove the current directory from `sys.path` if this process was started as `python -m cw.…`.
 
-    Else a `signal.py` that lies where the user stands would be imported in place of the standard one. Where
-    cw itself lies there, the directory goes to the end instead. Does nothing in any other process: a user's
-    program keeps its `sys.path`, also one that was started with -m.
+    Otherwise a `signal.py` in it would be imported in place of the standard one. If cw itself is in it, the directory
+    moves to the end. Does nothing in any other process: a user's program keeps its `sys.path`, even if it was started
+    with -m.
     """
     # While `python -m` imports the parent package, argv[0] is '-m', and the last len(argv) original
     # arguments are the module's name and its own arguments.
@@ -95,16 +94,16 @@ def drop_cwd_from_path() -> None:
 
 
 def command(module: str, *arguments: object) -> list[str]:
-    """The command line for `python -m MODULE ARGUMENTS`, a module of cw, as `python_command` starts it."""
+    """Return the command line for `python -m MODULE ARGUMENTS`, a module of cw, as `python_command` starts it."""
     code = 'import runpy; runpy.run_module(sys.argv.pop(1), None, "__main__", True)'
     return python_command(code, module, *arguments)
 
 
 def python_command(code: str, *arguments: object) -> list[str]:
-    """The command line for a new process that runs `code` (one line) with `sys` imported and `sys.argv` set.
+    """Return the command line for a new process that runs `code` (one line) with `sys` imported and `sys.argv` set.
 
-    It has this very cw, whether it is installed or not, and not the current directory in `sys.path`.
-    (Environment variables would do that too, and go on to the jobs.)
+    The process finds this very cw, installed or not, and does not have the current directory in `sys.path`.
+    (Environment variables would do that, too, but jobs would inherit them.)
     """
     if not sys.executable:
         raise UserError(
@@ -117,7 +116,7 @@ def python_command(code: str, *arguments: object) -> list[str]:
             ("-I", sys.flags.isolated),
             ("-E", sys.flags.ignore_environment),
             ("-s", sys.flags.no_user_site),
-            # Not needed before 3.13, which imports from '' already to show the lines of -c in tracebacks.
+            # Needed from 3.13 on, which imports from '' to show the lines of -c in tracebacks.
             ("-P", sys.version_info >= (3, 11)),
         )
         if is_set
@@ -125,19 +124,17 @@ def python_command(code: str, *arguments: object) -> list[str]:
     return [sys.executable, *flags, "-c", f"{_PRELUDE}; {code}", _PACKAGE_PARENT, *map(str, arguments)]
 
 
-_command = (
-    ""  # what the user typed, such as 'cw master'; '' in a program that was started as `python -m cw.master`
-)
+_command = ""  # the command that the user typed, such as 'cw master'; '' in a program started as `python -m cw.master`
 
 
 def argument_parser(program: str, description: str, **settings: Any) -> argparse.ArgumentParser:
-    """An `argparse.ArgumentParser` with what all programs have: `--version` and `-v`."""
-    import argparse  # Takes 5 ms to load: only programs need it.
+    """Make an `argparse.ArgumentParser` with the options of all programs: `--version` and `-v`."""
+    import argparse  # Takes 5 ms to load; only programs need it.
 
     from cw.version import VERSION
 
     class CommandParser(argparse.ArgumentParser):
-        """Answers a mistake with one line; argparse's own way puts the usage before it."""
+        """Answers a mistake with one line; argparse itself prints the usage before it."""
 
         def error(self, message: str) -> NoReturn:
             raise UsageError(f"{message} (`{self.prog} --help` shows what there is)")
@@ -160,7 +157,7 @@ def add_launcher_options(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def converted_by(function: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A `type=` for argparse which shows the text of the ValueError that `function` raises."""
+    """Return a `type=` for argparse that shows the text of the ValueError that `function` raises."""
     import argparse
 
     def convert(text: str) -> Any:
@@ -173,23 +170,23 @@ def converted_by(function: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """'1 job', '2 jobs': `one` and `many` (default: with an s) are what is counted, and what goes with it."""
+    """Return a text such as '1 job' or '2 jobs'. `many`: default is `one` with an s; both may contain more words."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def parse_seconds(text: str) -> float:
-    """A number of seconds, 0 or more. Raises ValueError."""
+    """Parse a number of seconds, 0 or more. Raises ValueError."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds < 1e9:  # nor is it 'nan'
+    if not 0 <= seconds < 1e9:  # also true for 'nan'
         raise ValueError(f"{text!r} is no number of seconds: give 0 or more")
     return seconds
 
 
 def parse_positive_seconds(text: str) -> float:
-    """A number of seconds above 0. Raises ValueError."""
+    """Parse a number of seconds above 0. Raises ValueError."""
     seconds = parse_seconds(text)
     if not seconds:
         raise ValueError(f"{text!r} is no time to wait: give more than 0 seconds")
@@ -197,12 +194,12 @@ def parse_positive_seconds(text: str) -> float:
 
 
 class LogStream:
-    """A log that never holds up its program: what a full pipe or a stopped terminal does not take is left out.
+    """A log that never blocks its program: it drops text that a full pipe or a stopped terminal does not take.
 
-    It says how much that was, as soon as it can.
+    It reports the number of dropped bytes as soon as it can.
     """
 
-    # A pipe that is ready takes so much without blocking; of a file's writes no more is asked either.
+    # Bytes that a ready pipe takes without blocking.
     CHUNK = 4096
 
     def __init__(self, fd: int) -> None:
@@ -214,7 +211,7 @@ class LogStream:
         self._poll.register(fd, select.POLLOUT)
 
     def write(self, text: str) -> None:
-        """Write as much of it as is taken now."""
+        """Write as much of the text as is taken now."""
         if self._left_out:
             text = f"[{self._left_out} bytes of this log left out: it did not take them in time]\n{text}"
         data = text.encode(errors="replace")
@@ -226,11 +223,11 @@ class LogStream:
             self._left_out += len(data)
 
     def flush(self) -> None:
-        """Nothing is kept here."""
+        """Do nothing: there is no buffer."""
 
 
 def set_up_logging(verbose: bool = False) -> None:
-    """Log to stderr with time stamps; with `verbose`, debug lines too.
+    """Log to stderr with time stamps; with `verbose`, also debug lines.
 
     With CW_LOG_EVENTS=1 in the environment, the id of its event stands at the end of each line.
     """
@@ -247,7 +244,7 @@ def set_up_logging(verbose: bool = False) -> None:
     logging.basicConfig(handlers=[handler])
     logging.getLogger("cw").setLevel(logging.DEBUG if verbose else logging.INFO)
     atexit.register(events.flush_repeated, is_end=True)
-    # A full disk under the log is no reason for a traceback in it.
+    # A full disk must not cause tracebacks in the log.
     logging.raiseExceptions = False
 
 
@@ -259,8 +256,8 @@ def run(program: str, main: Callable[[], int | None]) -> NoReturn:
         print(f"{program}: {mistake}", file=sys.stderr)
         status = mistake.exit_status
     except KeyboardInterrupt:
-        status = 130  # What a shell says of a program that Ctrl-C ended.
-    except BrokenPipeError:  # who reads its output has seen enough
+        status = 130  # As shells report a program that Ctrl-C ended.
+    except BrokenPipeError:  # the reader of its output has ended
         give_up_output()
         status = 141
     sys.exit(status)
@@ -275,12 +272,13 @@ def run_command(command: str, main: Callable[[], int | None], arguments: list[st
 
 
 def give_up_output() -> None:
-    """Nobody takes what is still to be written to stdout. (Python tries once more at its end.)"""
+    """Discard further output to stdout, which has no reader. (Python would write once more at its end.)"""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def allow_many_descriptors() -> tuple[int, int]:
-    """The usual limit of 1024 is there for programs that use select(). Returns what it was, for children of ours."""
+    """Raise the limit of descriptors to its maximum; the usual 1024 is for programs that use select(). Returns the
+    former limits, for child processes."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -313,9 +311,9 @@ def watch_lifeline(loop: Any, lifeline_fd: int | None, leave: Callable[[], None]
 
 
 def say_ready(ready_fd: int) -> None:
-    """Tell the launcher that this program is ready."""
+    """Notify the launcher that this program is ready."""
     import contextlib
 
-    with contextlib.suppress(OSError):  # The launcher has not waited.
+    with contextlib.suppress(OSError):  # The launcher does not wait.
         os.write(ready_fd, b"ready\n")
     os.close(ready_fd)

@@ -1,4 +1,4 @@
-"""What the tests share: a local cluster, the wait for a condition, and the watch for what a test leaves behind."""
+"""Fixtures of all tests: a local cluster, the wait for a condition, and the check for what a test leaves behind."""
 
 import faulthandler
 import os
@@ -33,15 +33,15 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LEAVE_SECONDS = 5.0
-"""How long after a test its processes may take to disappear."""
+"""Time that a test's processes may take to disappear after it (seconds)."""
 
 
 def wait_until(
     condition: Callable[[], Any], timeout: float = 10.0, state: Callable[[], Any] | None = None
 ) -> Any:
-    """Return the first true value of `condition()`. After `timeout` seconds, fail with a picture of where all stand.
+    """Return the first true value of `condition()`. After `timeout` seconds, fail with the stacks of all threads.
 
-    `state()`, if given, says more about what is waited for.
+    `state()`, if given, adds to the message.
     """
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -59,14 +59,14 @@ def events(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.fixture
 def cluster() -> Iterator[cw.mp.Cluster]:
-    """A local cluster with two slots: clients of this process find it by themselves, others by `cluster.master`."""
+    """Start a local cluster with two slots. Clients of this process find it by themselves, others by `.master`."""
     with cw.mp.allocate(2) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
-    """Runs code as that of the user's script, and returns its global names."""
+    """Run code as the user's script, and return its global names."""
     module = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", module)
 
@@ -79,21 +79,21 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def runner_template() -> Iterator[None]:
-    """What the `runner`s of a module are forked from."""
+    """Start the process from which the `runner`s of a module are forked."""
     with pipe_runner.Template():
         yield
 
 
 @pytest.fixture
 def runner(runner_template: None) -> Iterator[pipe_runner.ForkedRunner]:
-    """A runner without a cluster, which calls what it is sent."""
+    """Fork a runner without a cluster, which runs the calls that it is sent."""
     with pipe_runner.ForkedRunner() as runner:
         yield runner
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test touches the user's own directory, or finds the user's own cluster; nothing outlives the run."""
+    """Keep tests away from the user's own directory and cluster; fail if a process outlives the run."""
     temporary = str(tmp_path_factory.mktemp("temporary"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", temporary)
@@ -115,7 +115,7 @@ def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _each_test(
     _whole_run: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """Each test has a `CW_HOME` of its own, and fails if a process, a client or a file is left over after it.
+    """Give each test its own `CW_HOME`; fail if it leaves a process, a client or a file behind.
 
     It is the first of a test's fixtures, so what others start must be gone too; but not what a fixture for the
     whole module has started before, with all its descendants.
@@ -140,17 +140,17 @@ def _check_nothing_left(processes: set[int], files: set[Path], clients: set[thre
 
 
 def _clients() -> set[threading.Thread]:
-    """The threads of this process's clients: one that looks for a lost master goes on for minutes."""
+    """Return the threads of this process's clients: one that looks for a lost master goes on for minutes."""
     return {thread for thread in threading.enumerate() if thread.name == "cw-client"}
 
 
 def _new_processes(known: set[int]) -> dict[int, str]:
-    """Those of ours that are neither known nor descend from a known one."""
+    """Return our processes that are neither known nor descend from a known one."""
     return {pid: line for pid, line in _processes().items() if known.isdisjoint({pid, *_ancestors(pid)})}
 
 
 def _processes() -> dict[int, str]:
-    """Command lines by pid: of this process's children, and of all processes that carry the marker."""
+    """Return command lines by pid: of this process's children, and of all processes with the marker."""
     marker = f"{_MARKER}={os.environ[_MARKER]}".encode()
     found = {}
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
@@ -179,7 +179,7 @@ def _parent(pid: int) -> int:
 
 
 def _files() -> set[Path]:
-    """Whatever lies in the temporary directory, which is this run's own; and what may be cw's in /dev/shm."""
+    """Return the files in the temporary directory, which is this run's own, and those that may be cw's in /dev/shm."""
     return {*Path(tempfile.gettempdir()).iterdir(), *Path("/dev/shm").glob("*cw*")}
 
 

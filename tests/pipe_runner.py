@@ -1,4 +1,4 @@
-"""A runner at the end of two pipes, for tests of what travels: it calls what it is sent and answers.
+"""A runner at the end of two pipes, for tests of what travels: it runs the calls that it is sent, and answers.
 
     with PipeRunner() as runner:
         assert runner.call(function, 1, key=2) == 3      # raises what the function raises over there
@@ -53,7 +53,7 @@ class PipeRunner:
         return self._exchange(b"call", number.to_bytes(4, "little"), payload)
 
     def map(self, function, items, mode=1):
-        """Calls that travel together."""
+        """Make calls that travel together."""
         from cw.payloads.chunks import Chunk
 
         prepared = self.functions.freeze(function, mode)
@@ -65,7 +65,7 @@ class PipeRunner:
         )
 
     def bytes_of(self, function, *args):
-        """Bytes of the objects that are sent for this call."""
+        """Return the size (bytes) of the objects that are sent for this call."""
         before = self.sent_bytes
         self.call(function, *args)
         return self.sent_bytes - before
@@ -89,7 +89,7 @@ class PipeRunner:
 
 
 class ForkedRunner(PipeRunner):
-    """The same, forked from a template process that `Template` keeps."""
+    """A PipeRunner forked from a template process that `Template` keeps."""
 
     template = None
 
@@ -109,7 +109,7 @@ class ForkedRunner(PipeRunner):
 
 
 class Template:
-    """While it is open, `ForkedRunner` can be used."""
+    """Template process of `ForkedRunner`, which needs it open."""
 
     def __enter__(self):
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

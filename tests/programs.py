@@ -1,4 +1,4 @@
-"""Programs that tests start: cw's own, and users' scripts; and what a test can see of any process."""
+"""Programs that tests start: cw's own, and users' scripts; and queries about any process."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ import cw
 
 ROOT = Path(cw.__file__).parent.parent
 LIMIT = 30.0
-"""Seconds for what takes a fraction of one on an idle machine."""
+"""Time limit (seconds) of steps that take a fraction of a second on an idle machine."""
 
 
 class Program:
@@ -50,7 +50,7 @@ class Program:
         return _text(self._err)
 
     def wait_for(self, text, *, in_out=False):
-        """Until it has written this (to stderr)."""
+        """Wait until it has written this (to stderr)."""
         wait_until(lambda: text in (self.out if in_out else self.err), LIMIT, lambda: (self.out, self.err))
 
     @property
@@ -75,12 +75,12 @@ class Program:
         self.process.send_signal(number)
 
     def wait(self):
-        """Its exit status."""
+        """Wait for its end; return its exit status."""
         wait_until(lambda: self.process.poll() is not None, LIMIT, lambda: (self.out, self.err))
         return self.process.returncode
 
     def end(self, number=signal.SIGTERM):
-        """Signal it; its exit status."""
+        """Signal it; return its exit status."""
         self.send_signal(number)
         return self.wait()
 
@@ -164,14 +164,14 @@ class Relay:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def drop(self):
-        """End all connections; others may come."""
+        """Close all connections; accept new ones."""
         sockets, self._sockets = self._sockets, [self._listener]
         for sock in sockets[1:]:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def cut(self):
-        """End all connections, and take no more."""
+        """Close all connections, and accept no more."""
         for sock in self._sockets:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -186,7 +186,7 @@ class Relay:
 
 
 _last_words = weakref.WeakKeyDictionary()
-"""What the files of ended programs had in them."""
+"""Contents of the files of ended programs."""
 
 
 def _text(file):
@@ -197,14 +197,14 @@ def _text(file):
 
 
 def start_script(directory, source, *, name="script.py", **environment):
-    """Start a user's script, which lies in `directory` and runs there."""
+    """Write a user's script into `directory` and start it there."""
     path = Path(directory, name)
     path.write_text(textwrap.dedent(source))
     return Program(path, cwd=directory, **environment)
 
 
 def run_script(directory, source, *, status=0, **environment):
-    """Run a user's script to its end; what it wrote to stdout and to stderr."""
+    """Run a user's script to its end; return its stdout and stderr."""
     with start_script(directory, source, **environment) as script:
         found = script.wait()
         assert found == status, f"exit status {found}\n{script.out}\n{script.err}"
@@ -212,7 +212,7 @@ def run_script(directory, source, *, status=0, **environment):
 
 
 def free_port():
-    """A port that a master can have, and which the kernel gives to no connection while nobody has it.
+    """Return a port for a master, which the kernel assigns to no connection while it is free.
 
     Tried on all addresses, as a master does: a connection that another test closed a minute ago may still hold the
     port at one of them.
@@ -227,12 +227,12 @@ def free_port():
 
 
 def name_of(value):
-    """What a test with this value is called: the same in each process."""
+    """Return the name of a test with this value, the same in each process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def is_running(pid):
-    """Is there such a process, and not only a zombie of it?"""
+    """True if the process runs and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -240,7 +240,7 @@ def is_running(pid):
 
 
 def children_of(pid):
-    """Pids of the running children."""
+    """Return the pids of the running children."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -251,13 +251,13 @@ def children_of(pid):
 
 
 def descendants_of(pid):
-    """Pids of all running processes below this one."""
+    """Return the pids of all running processes below this one."""
     found = children_of(pid)
     return found + [below for child in found for below in descendants_of(child)]
 
 
 def worker_of(cluster):
-    """The pid of a local cluster's worker."""
+    """Return the pid of a local cluster's worker."""
     return _pid_in_log(Path(cluster.logs))
 
 

@@ -1,10 +1,10 @@
-"""What cw asks of a batch system: the only way to one. Slurm stands behind it (cw.slurm.system); others may.
+"""Interface to a batch system, the only way to one. Slurm implements it (cw.slurm.system); others may.
 
     script(...) --> Script --> submit --> (id, cluster) --> list_jobs: waiting, running, ended
                                    '------------------------> signal, cancel
 
-A job is known by its id and its name together: another user's job may have the same name, and a controller that has
-lost its memory gives the same ids again.
+A job is identified by its id and its name together: another user's job may have the same name, and a controller that
+has lost its memory assigns the same ids again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class Script(NamedTuple):
     """A batch script."""
 
     arguments: list[str]
-    """For the program that submits it."""
+    """Arguments for the program that submits it."""
     text: str
 
     def as_shell(self, program: str = "sbatch") -> str:
-        """The command that submits it, to be typed or pasted."""
+        """Return the shell command that submits it, to be typed or pasted."""
         return f"{shlex.join([program, *self.arguments])} <<'END_OF_SCRIPT'\n{self.text}END_OF_SCRIPT\n"
 
 
@@ -38,7 +38,7 @@ class SubmittedJob(Protocol):
 
 
 class ListedJob(Protocol):
-    """One of the user's jobs, as the batch system has it."""
+    """One of the user's jobs, as the batch system lists it."""
 
     @property
     def ident(self) -> int: ...
@@ -46,11 +46,11 @@ class ListedJob(Protocol):
     def name(self) -> str: ...
     @property
     def start(self) -> float:
-        """When it started (seconds since 1970), or 0."""
+        """Time of its start (seconds since 1970), or 0."""
 
     @property
     def nodes(self) -> str:
-        """Where it runs, in the batch system's own words."""
+        """Nodes on which it runs, in the batch system's own notation."""
 
     @property
     def is_waiting(self) -> bool: ...
@@ -58,58 +58,58 @@ class ListedJob(Protocol):
     def is_running(self) -> bool: ...
     @property
     def is_active(self) -> bool:
-        """It has not ended."""
+        """True if it has not ended."""
 
     def describe(self) -> str:
-        """Its state in words, with the reason where there is one."""
+        """Describe its state, with the reason if there is one."""
 
     def time_left(self, now: float) -> float | None:
-        """Seconds until the end of its allocation, if it runs and has one that is known."""
+        """Return the seconds until the end of its allocation, if it runs and its end is known."""
 
 
 class Listing(Protocol):
-    """What the batch system said about the user's jobs."""
+    """The batch system's answer about the user's jobs."""
 
     @property
     def asked_at(self) -> float: ...
     @property
     def rows(self) -> Mapping[int, ListedJob]:
-        """By id."""
+        """Jobs by id."""
 
     @property
     def failure(self) -> str:
-        """Why there was no answer; then `rows` is what was known before."""
+        """Reason why there was no answer; then `rows` is an earlier answer."""
 
 
 class BatchSystem(Protocol):
-    """Submits, lists, signals and cancels jobs. Each method but `is_present` raises LaunchError."""
+    """Submits, lists, signals and cancels jobs. Each method except `is_present` raises LaunchError."""
 
     list_seconds: float
-    """Between two listings that are asked for: a job submitted since may not be in the last one."""
+    """Least time between listings (seconds): a job submitted since may not be in the last one."""
 
     def is_present(self) -> bool:
-        """Is this a machine of a cluster that it serves?"""
+        """True on a machine of a cluster that it serves."""
 
     def check_present(self) -> None:
-        """Raise LaunchError, which says what to do, unless it is."""
+        """Raise LaunchError, which says what to do, unless it is present."""
 
     def check_answers(self) -> None:
-        """The same, asked now: what is remembered does not count."""
+        """Check the same with a new request; remembered answers do not count."""
 
     def submit(self, script: Script, extra: Sequence[str] = ()) -> tuple[int, str]:
-        """Submit a script, with more arguments. Returns the job's id, and the cluster where there are several."""
+        """Submit a script, with more arguments. Returns the job's id, and the cluster if there are several."""
 
     def list_jobs(self, cluster: str = "") -> Listing:
-        """The user's jobs with names like ours, in one command, which is not given more often than it bears."""
+        """List the user's jobs with names like ours, in one command, not more often than the batch system tolerates."""
 
     def first_host(self, row: ListedJob) -> str:
-        """The address of the first node of a job that runs."""
+        """Return the address of the first node of a running job."""
 
     def notify(self, jobs: Sequence[SubmittedJob]) -> None:
-        """Send the workers of these jobs the signal at which they drain; jobs that wait are cancelled."""
+        """Send the workers of these jobs the signal at which they drain; waiting jobs are cancelled."""
 
     def cancel(self, jobs: Sequence[SubmittedJob]) -> None:
-        """End these at once. One that has ended is no error."""
+        """End these jobs at once. A job that has ended is no error."""
 
     def cancel_named(self, name: str, cluster: str) -> None:
         """End the user's jobs of this name at once, known or not."""

@@ -60,22 +60,25 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = program.argument_parser(
-        "cw.master", "Carries jobs from client programs to workers, and their results back."
+        "cw.master", "Routes jobs from client programs to workers, and their results back."
     )
     parser.add_argument(
-        "--host", metavar="ADDR", help="the address to listen on (default: all of this machine's)"
+        "--host", metavar="ADDR", help="address to listen on (default: all addresses of this machine)"
     )
     parser.add_argument(
-        "--port", type=program.converted_by(_parse_port), help="the port (default: 5494; 0: a free one)"
+        "--port",
+        type=program.converted_by(_parse_port),
+        help="port to listen on (default: 5494; 0: a free one)",
     )
     parser.add_argument("--no-address-file", action="store_true", help="do not write the address to ~/.cw")
     defaults = Settings()
     parser.add_argument("--silence", metavar="SECONDS", type=program.converted_by(program.parse_positive_seconds),
                         default=defaults.silence,
-                        help="a worker that says nothing for so long is lost (default: %(default)g)")  # fmt: skip
+                        help="treat a worker as lost if it sends nothing for this long "
+                        "(default: %(default)g)")  # fmt: skip
     parser.add_argument("--client-grace", metavar="SECONDS", type=program.converted_by(program.parse_seconds),
-                        default=defaults.client_grace, help="a client that is gone without goodbye may come back "
-                        "within so long; meanwhile its running jobs go on (default: %(default)g)")  # fmt: skip
+                        default=defaults.client_grace, help="let the running jobs of a lost client go on for this "
+                        "long, in case it comes back (default: %(default)g)")  # fmt: skip
     program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--listen-fd", "--local-fd")
     return parser.parse_args()
 

@@ -1,12 +1,12 @@
-"""The batch scripts of a cluster in Slurm, and the options with which they are submitted.
+"""Batch scripts of a cluster in Slurm, and the options with which they are submitted.
 
     Plan --> master_script(), worker_script() --> sbatch (or the screen: --dry-run)
 
     the workers' job:   batch script --> srun --> on each node: bash --> the worker, or a container with it
     the master's job:   batch script --> sidecar (cw.slurm.sidecar), then the master in the script's place
 
-One worker a node, with as many slots as Slurm has put tasks there. `srun` starts it alone, with all that the job has
-on that node. All is plain shell, so that a user can read it, change it and submit it by hand.
+Each node has one worker, with as many slots as Slurm has put tasks there. `srun` starts it alone, with all resources of
+the job on that node. Everything is plain shell, so that a user can read it, change it and submit it by hand.
 """
 
 from __future__ import annotations
@@ -25,30 +25,32 @@ from cw.location import VARIABLE
 from cw.net import address
 
 NOTICE = int(signal.SIGWINCH)
-"""Sent to all processes of the workers' steps, and meant for the workers alone: by default nobody else does anything
-with it. By number, since Slurm knows no name for it. (SIGURG would do, but Docker's client does not pass it on.)"""
+"""Signal to drain. It goes to all processes of the workers' steps and is meant for the workers alone: by default other
+programs ignore it. Given by number, since Slurm knows no name for it. (SIGURG would do, but Docker's client does not
+pass it on.)"""
 
 NOTICE_SECONDS = 65
-"""Before the end of an allocation, when Slurm is asked to send it; of a short one, a fifth at most. It comes up to
-a minute early. (A worker that knows its end starts to drain at that time by itself.)"""
+"""Time before the end of an allocation at which Slurm should send it (seconds); at most a fifth of a short one. It may
+arrive a minute early. (A worker that knows its end starts to drain at that time by itself.)"""
 
 PROGRAM_OPTIONS = {
     "master": frozenset({"--host", "--port", "--silence", "--client-grace"}),
     "worker": frozenset({"--grace", "--lifetime", "--max-jobs", "--silence", "--reconnect-timeout"}),
 }
-"""Options of cw's programs, among those that a user gives for a job. All others are sbatch's."""
+"""Options of cw's programs among those that a user gives for a job. All others are sbatch's."""
 
 _OURS = frozenset(
     "--job-name -J --array -a --output -o --chdir -D --parsable --wait -W --wrap --ntasks -n --test-only".split()
 )
-"""Options of sbatch that say what the scripts and the other programs here rely on."""
+"""Options of sbatch that cw sets itself, because its scripts and programs rely on them."""
 
 RECONNECT_SECONDS = 3600
-"""For which workers look for a master whose job has ended: another one may wait in the queue for long."""
+"""Time that workers look for a master whose job has ended (seconds). Shorter: too short for another one that waits in
+the queue. Longer: workers without a master hold their allocation."""
 
 
 class Plan(NamedTuple):
-    """What a user asked for."""
+    """The cluster that a user asked for."""
 
     name: str
     slots: int
@@ -66,11 +68,11 @@ class Plan(NamedTuple):
     has_local_master: bool = False
     verbose: bool = False
     of_cluster: str = ""
-    """Whose master the workers are for, if it is another cluster's."""
+    """Name of the cluster whose master the workers are for, if it is another one."""
 
 
 def split_options(role: str, options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(sbatch's, those of cw's program) of the options for the job of 'master' or 'worker'.
+    """Split the options for the job of 'master' or 'worker' into (sbatch's, those of cw's program).
 
     Raises LaunchError if one of the program's lacks its value.
     """
@@ -91,7 +93,7 @@ def split_options(role: str, options: Sequence[str]) -> tuple[list[str], list[st
 
 
 def seconds_of(limit: str) -> float | None:
-    """A time limit as sbatch takes it, in seconds, or None: 'M', 'M:S', 'H:M:S', 'D-H', 'D-H:M', 'D-H:M:S'."""
+    """Return a time limit of sbatch in seconds, or None: 'M', 'M:S', 'H:M:S', 'D-H', 'D-H:M', 'D-H:M:S'."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
     if not match:
         return None
@@ -103,13 +105,13 @@ def seconds_of(limit: str) -> float | None:
 
 
 def job_name(cluster: str, role: str, token: str) -> str:
-    """Of one cluster's master or workers. With the id, it tells our jobs from all others, also from one that was given
-    the same id by a controller that had lost its memory."""
+    """Return the name of the job of a cluster's master or workers. Name and id together distinguish our jobs from all
+    others, even from one with the same id from a controller that has lost its memory."""
     return f"cw-{cluster}-{role}-{token}"
 
 
 def master_script(plan: Plan, token: str, logs: str, dependency: str = "") -> Script:
-    """The master's job."""
+    """Return the batch script of the master's job."""
     options, own = split_options("master", plan.master_options)
     arguments = [*_common(plan, "master", token, logs, dependency), "--ntasks=1", *options]
     lines = [
@@ -125,7 +127,8 @@ def master_script(plan: Plan, token: str, logs: str, dependency: str = "") -> Sc
 def worker_script(
     plan: Plan, token: str, logs: str, kill_wait: float, dependency: str = "", master: str = ""
 ) -> Script:
-    """The workers' job. `kill_wait`: seconds from SIGTERM to SIGKILL. `master`: its address, if it is none of ours."""
+    """Return the batch script of the workers' job. `kill_wait`: seconds from SIGTERM to SIGKILL. `master`: its address,
+    if this cluster has none."""
     options, own = split_options("worker", plan.worker_options)
     size = [f"--ntasks={plan.slots}"]
     if plan.is_isolated:
@@ -137,7 +140,7 @@ def worker_script(
         *([f"--mem-per-cpu={plan.mem_per_cpu}"] if plan.mem_per_cpu else []), *options,
     ]  # fmt: skip
     command = shlex.join([*_container(plan), *_worker_command(plan)])
-    # What runs is then stopped step by step, within 3 s.
+    # Jobs that still run after the grace time are stopped step by step, within 3 s.
     grace = f"{max(0.0, min(20.0, kill_wait * 2 / 3, kill_wait - 4)):g}"
     limits = shlex.join(
         ["--grace", grace, "--reconnect-timeout", str(RECONNECT_SECONDS), *_verbose(plan), *own]
@@ -158,7 +161,7 @@ def worker_script(
     return Script(arguments, "\n".join(lines) + "\n")
 
 
-# Slurm 22.05 does not say in the environment when the job ends; asked once, here, not on each node.
+# Slurm 22.05 does not give the end of the job in the environment. The script asks once, not each node.
 _PREPARE = """\
 export CW_UNTIL=$SLURM_JOB_END_TIME
 [ -n "$CW_UNTIL" ] || CW_UNTIL=$(SLURM_TIME_FORMAT=%s scontrol -o show job "$SLURM_JOB_ID" |
@@ -169,7 +172,7 @@ export CW_SLOTS=$(sed 's/,/\\n/g' <<<"$SLURM_TASKS_PER_NODE" |
 unset SLURM_MEM_PER_CPU SLURM_MEM_PER_NODE SLURM_MEM_PER_GPU SLURM_NTASKS_PER_NODE SLURM_EXPORT_ENV
 trap 'is_over=1' TERM  # it goes to the workers too: wait until they have ended"""
 
-# Of a preempted job the steps get SIGTERM at once, the script only after the grace time.
+# The steps of a preempted job get SIGTERM at once, the script only after the grace time.
 _FINISH = """\
 status=$?
 # Workers that got SIGTERM have left. A job that ends by itself is not requeued: wait for what Slurm wants of it.
@@ -225,8 +228,8 @@ def _worker_command(plan: Plan) -> list[str]:
 
 
 def _container(plan: Plan) -> list[str]:
-    """What comes before a worker's command. The credential must be the user's own inside, too: so the user's ids are
-    kept. Where the address file and the credential lie is seen inside under the same names, read-only."""
+    """Return the command that runs a worker in its container. It keeps the user's ids, since the credential must belong
+    to the user inside, too. The directories of address file and credential have the same names inside, read-only."""
     where = userdir.home_directory()
     key = credential.credential_file()
     directories = sorted({where, os.path.dirname(key)})
@@ -235,7 +238,7 @@ def _container(plan: Plan) -> list[str]:
         options = ["--rm", "--network=host", f"--user={os.getuid()}:{os.getgid()}"]
         options += [f"--volume={directory}:{directory}:ro" for directory in directories]
         options += [f"--env={name}={value}" for name, value in settings.items()]
-        options += [f"--env={name}" for name in (VARIABLE, "CW_MASTER", guard.DEPTH)]  # where they are set
+        options += [f"--env={name}" for name in (VARIABLE, "CW_MASTER", guard.DEPTH)]  # if they are set
         return ["docker", "run", *options, *plan.docker_args, plan.docker_image]
     if plan.apptainer_image:
         options = [f"--bind={directory}:{directory}:ro" for directory in directories]
@@ -245,7 +248,7 @@ def _container(plan: Plan) -> list[str]:
 
 
 def check(plan: Plan) -> Plan:
-    """The plan. Raises ValueError for what makes no sense."""
+    """Return the plan. Raises ValueError for invalid options."""
     address.check_cluster_name(plan.name)
     for option in (
         *split_options("master", plan.master_options)[0],
@@ -261,5 +264,5 @@ def check(plan: Plan) -> Plan:
 
 
 def load_plan(noted: dict[str, Any]) -> Plan:
-    """A plan from what `_asdict` gave and JSON has kept."""
+    """Make a plan from its `_asdict`, as read from JSON."""
     return Plan(**noted)

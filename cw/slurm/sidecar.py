@@ -1,8 +1,8 @@
 """`python -m cw.slurm.sidecar`: small programs beside the jobs of a cluster in Slurm. Users do not start them.
 
 renew   in a job's batch script, when it begins: submits the job that will follow it
-tend    beside the master: finds out why workers were lost, and excuses those whose allocation is gone
-guard   beside a program with a cluster for the length of a block: ends it when the program is gone
+tend    beside the master: finds out why workers were lost, and forgives the loss of those whose allocation is gone
+guard   beside a program with a cluster for the duration of a block: ends it when the program is gone
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from cw.slurm import squeue, submitted
 logger = EventLogger("cw.slurm.sidecar")
 
 JUDGED_SECONDS = 900.0
-"""For which it is looked for a reason why a worker was lost. Slurm takes some minutes to notice that a node is gone."""
+"""Time for which the cause of a worker's loss is sought (seconds). Shorter: too short for Slurm, which takes some
+minutes to notice that a node is gone."""
 
 SHORT_SECONDS = 60
-"""A job that follows one that has begun less than so long after its own predecessor waits for so long: what fails at
-once shall not do it again and again."""
+"""Delay between jobs that fail at once (seconds): if a job begins less than this after its predecessor began, the next
+one begins this much later. Shorter: a failing program is restarted more often."""
 
 GUARD_SECONDS = 12 * 3600.0
-"""For which a guard tries to end a cluster while Slurm does not answer."""
+"""Time that a guard tries to end a cluster while Slurm does not answer (seconds)."""
 
 NOT_ITS_FAULT = frozenset(
     {"TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "REVOKED"}
 )
-"""How a job may end whose workers were lost without a job of ours being the reason."""
+"""States of a Slurm job whose workers were lost through no fault of cw's jobs."""
 
 
 def renew(name: str, token: str, role: str) -> None:
-    """Submit the job that follows the one in which this runs. Once, however often Slurm requeues that."""
+    """Submit the successor of the job in which this runs; only once, however often Slurm requeues that job."""
     ident = int(os.environ["SLURM_JOB_ID"])
     with submitted.locked(name) as state:
         own = next((job for job in state.jobs if job.ident == ident), None)
@@ -48,7 +49,7 @@ def renew(name: str, token: str, role: str) -> None:
             return  # stopped meanwhile
         if any(job.follows == ident for job in state.jobs):
             return
-        # Those before it have ended: this one has waited for that.
+        # Its predecessor has ended: this job has waited for that.
         state.jobs = [job for job in state.jobs if job.ident != own.follows]
         is_short = own.follows and time.time() - own.at < SHORT_SECONDS
         extra = [f"--begin=now+{SHORT_SECONDS}"] if is_short else []
@@ -57,7 +58,7 @@ def renew(name: str, token: str, role: str) -> None:
 
 
 def tend(name: str, master: int) -> None:
-    """Until that process is gone."""
+    """Judge lost workers until the process `master` is gone."""
     poller = select.poll()
     try:
         poller.register(os.pidfd_open(master), select.POLLIN)
@@ -91,7 +92,7 @@ def _judge(name: str) -> None:
 
 
 def is_excused(lost: dict[str, Any], found: squeue.Listing) -> bool:
-    """Does Slurm say that this worker was lost with its node or its allocation?"""
+    """True if Slurm says that this worker was lost with its node or its allocation."""
     location = Location.parse(lost["place"])
     if location.system != "slurm" or not location.node or not location.job.isdigit():
         return False
@@ -101,12 +102,12 @@ def is_excused(lost: dict[str, Any], found: squeue.Listing) -> bool:
     if row.state in NOT_ITS_FAULT or row.state in ("PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED"):
         return True
     if row.start > lost["at"]:
-        return True  # begun anew since
+        return True  # restarted since
     return row.is_running and location.node not in squeue.expand(row.nodes)
 
 
 def guard(name: str, token: str, lifeline: int) -> None:
-    """Wait until the program at the other end of the lifeline is gone; then end what is left of its cluster."""
+    """Wait until the program at the other end of the lifeline is gone; then end the rest of its cluster."""
     os.read(lifeline, 1)
     given_up_at = time.monotonic() + GUARD_SECONDS
     while True:
@@ -121,7 +122,7 @@ def guard(name: str, token: str, lifeline: int) -> None:
                 "the cluster cannot be ended now, and the sidecar tries again: %s",
                 error,
             )
-        status_client.ask(address.find_cluster(name), m.End("its program is gone"))  # that takes no Slurm
+        status_client.ask(address.find_cluster(name), m.End("its program is gone"))  # works without Slurm
         time.sleep(squeue.QUEUE_SECONDS)
 
 
@@ -140,9 +141,9 @@ def _end_all(name: str, token: str) -> None:
 
 
 def main() -> int:
-    """The program. Returns its exit status."""
+    """Run the program. Returns its exit status."""
     parser = program.argument_parser(
-        "cw.slurm.sidecar", "Tends a cluster's jobs in Slurm. Started by cw.slurm."
+        "cw.slurm.sidecar", "Looks after a cluster's jobs in Slurm. cw.slurm starts it."
     )
     parser.add_argument("verb", choices=["renew", "tend", "guard"])
     parser.add_argument("name")
@@ -155,7 +156,7 @@ def main() -> int:
         try:
             renew(options.name, options.token, options.role)
         except LaunchError as error:
-            # The job goes on: that is what it is for. It is told where somebody looks for the reason.
+            # The job itself goes on. Its log is where a user looks for the reason.
             logger.error("sidecar.follower_failed", "no job follows this one: %s", error)
     elif options.verb == "tend":
         tend(options.name, options.parent)

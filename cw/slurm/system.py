@@ -14,7 +14,7 @@ _HAS_ENDED = re.compile("Invalid job id|already completing|already completed|Job
 
 
 class Slurm:
-    """The Slurm whose programs are on the PATH."""
+    """Batch system Slurm, with the programs that are on the PATH."""
 
     list_seconds = squeue.QUEUE_SECONDS
 
@@ -28,7 +28,7 @@ class Slurm:
         squeue.check_answers()
 
     def submit(self, script: Script, extra: Sequence[str] = ()) -> tuple[int, str]:
-        """See BatchSystem. Raises LaunchError with Slurm's own message."""
+        """Submit a script; see BatchSystem. Raises LaunchError with Slurm's own message."""
         output = squeue.call("sbatch", "--parsable", *script.arguments, *extra, text=script.text).split()
         ident, _, cluster = (output[-1] if output else "").partition(";")
         if not ident.isdigit():
@@ -43,7 +43,7 @@ class Slurm:
 
     def notify(self, jobs: Sequence[SubmittedJob]) -> None:
         self._scancel(jobs, "--state=PENDING")
-        # (Sent to one that waits, or has just begun to, scancel would try for minutes.)
+        # (For a job that waits, or has just begun, scancel would try for minutes.)
         self._scancel(jobs, "--state=RUNNING", f"--signal={batch.NOTICE}")
 
     def cancel(self, jobs: Sequence[SubmittedJob]) -> None:
@@ -55,7 +55,7 @@ class Slurm:
     def _scancel(self, jobs: Sequence[SubmittedJob], *arguments: str) -> None:
         for cluster in {job.cluster for job in jobs}:
             idents = [str(job.ident) for job in jobs if job.cluster == cluster]
-            # By name too: the id may be another job's by now.
+            # Also by name: the id may be another job's by now.
             for name in {job.name for job in jobs if job.cluster == cluster}:
                 try:
                     squeue.call("scancel", *squeue.of_cluster(cluster), *arguments, f"--name={name}", *idents)
