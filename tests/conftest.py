@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forked_scripts
 import pipe_runner
 import pytest
 
@@ -69,15 +70,22 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
     return run
 
 
-@pytest.fixture(scope="module")
-def runner_template() -> Iterator[None]:
-    """What the `runner`s of a module are forked from."""
-    with pipe_runner.Template():
-        yield
+@pytest.fixture(scope="session")
+def runner_template(_whole_run: None) -> Iterator[pipe_runner.Template]:
+    """The process that all `runner`s are forked from."""
+    with pipe_runner.Template() as template:
+        yield template
+
+
+@pytest.fixture(scope="session")
+def script_template(runner_template: pipe_runner.Template) -> Iterator[forked_scripts.ScriptTemplate]:
+    """The process that scripts are forked from."""
+    with forked_scripts.ScriptTemplate(runner_template) as template:
+        yield template
 
 
 @pytest.fixture
-def runner(runner_template: None) -> Iterator[pipe_runner.ForkedRunner]:
+def runner(runner_template: pipe_runner.Template) -> Iterator[pipe_runner.ForkedRunner]:
     """A runner without a cluster, which calls what it is sent."""
     with pipe_runner.ForkedRunner() as runner:
         yield runner
@@ -98,9 +106,9 @@ def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         # Nor the user's Slurm: `cw.allocate` would go there.
         patch.setenv("SLURM_CONF", "/nonexistent/slurm.conf")
         patch.delenv("SLURM_JOB_ID", raising=False)
-        files = _files()
+        pids, files = _pids(), _files()
         yield
-        _check_nothing_left(set(), files, set())
+        _check_nothing_left(pids, files, set())
 
 
 @pytest.fixture(autouse=True)
@@ -113,14 +121,14 @@ def _each_test(
     whole module has started before, with all its descendants.
     """
     monkeypatch.setenv("CW_HOME", str(tmp_path_factory.mktemp("user") / "home"))
-    processes, files, clients = set(_processes()), _files(), _clients()
+    pids, files, clients = _pids(), _files(), _clients()
     yield
-    _check_nothing_left(processes, files, clients)
+    _check_nothing_left(pids, files, clients)
 
 
-def _check_nothing_left(processes: set[int], files: set[Path], clients: set[threading.Thread]) -> None:
+def _check_nothing_left(pids: set[int], files: set[Path], clients: set[threading.Thread]) -> None:
     deadline = time.monotonic() + LEAVE_SECONDS
-    while (left := _new_processes(processes)) or _files() - files or _clients() - clients:
+    while (left := _new_processes(pids)) or _files() - files or _clients() - clients:
         if time.monotonic() > deadline:
             for pid in left:
                 os.kill(pid, 9)  # so that the next tests are not blamed for it
@@ -137,25 +145,41 @@ def _clients() -> set[threading.Thread]:
 
 
 def _new_processes(known: set[int]) -> dict[int, str]:
-    """Those of ours that are neither known nor descend from a known one."""
-    return {pid: line for pid, line in _processes().items() if known.isdisjoint({pid, *_ancestors(pid)})}
+    """Those of ours that are neither known nor descend from one of ours that is known.
+
+    Only what is new is looked at: looking at all processes of the machine would be half of the time of most tests.
+    """
+    return {
+        pid: line
+        for pid in _pids() - known
+        if (line := _command_line(pid))
+        and not any(ancestor in known and _command_line(ancestor) for ancestor in _ancestors(pid))
+    }
 
 
 def _processes() -> dict[int, str]:
     """Command lines by pid: of this process's children, and of all processes that carry the marker."""
+    return {pid: line for pid in _pids() if (line := _command_line(pid))}
+
+
+def _pids() -> set[int]:
+    return set(map(int, filter(str.isdigit, os.listdir("/proc"))))
+
+
+def _command_line(pid: int) -> str:
+    """That of a process of ours; nothing for others."""
     marker = f"{_MARKER}={os.environ[_MARKER]}".encode()
-    found = {}
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
-            if pid != os.getpid() and (marker in environment.split(b"\0") or _parent(pid) == os.getpid()):
-                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                # Python's own helper stays for the life of the process that used shared memory.
-                if line and "multiprocessing.resource_tracker" not in line:
-                    found[pid] = line if len(line) < 300 else f"{line[:100]} ... {line[-200:]}"
-        except OSError:  # It is gone, or another user's.
-            continue
-    return found
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        if pid == os.getpid() or marker not in environment.split(b"\0") and _parent(pid) != os.getpid():
+            return ""
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:  # It is gone, or another user's.
+        return ""
+    # Python's own helper stays for the life of the process that used shared memory.
+    if "multiprocessing.resource_tracker" in line:
+        return ""
+    return line if len(line) < 300 else f"{line[:100]} ... {line[-200:]}"
 
 
 def _ancestors(pid: int) -> Iterator[int]:
