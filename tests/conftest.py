@@ -1,9 +1,11 @@
 """What the tests share: a local cluster, the wait for a condition, and the watch for what a test leaves behind."""
 
 import faulthandler
+import functools
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -14,9 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import forked_scripts
 import pipe_runner
 import pytest
+import templates
 
 import cw
 
@@ -29,6 +31,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A shell's background job is started with Ctrl-C ignored, and so would be all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_SCRIPTS = templates.Template("cw.client.functions", "cw.payloads.chunks", "cw.payloads.environment")
 
 LEAVE_SECONDS = 5.0
 """How long after a test its processes may take to disappear."""
@@ -77,11 +81,10 @@ def runner_template(_whole_run: None) -> Iterator[pipe_runner.Template]:
         yield template
 
 
-@pytest.fixture(scope="session")
-def script_template(runner_template: pipe_runner.Template) -> Iterator[forked_scripts.ScriptTemplate]:
-    """The process that scripts are forked from."""
-    with forked_scripts.ScriptTemplate(runner_template) as template:
-        yield template
+@pytest.fixture
+def run_forked(runner_template: pipe_runner.Template) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a script to its end. (A fork of a process that has loaded what it imports.)"""
+    return functools.partial(templates.run_script, _SCRIPTS, runners=runner_template)
 
 
 @pytest.fixture
@@ -108,6 +111,7 @@ def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("SLURM_JOB_ID", raising=False)
         pids, files = _pids(), _files()
         yield
+        templates.close_all()
         _check_nothing_left(pids, files, set())
 
 
@@ -176,8 +180,10 @@ def _command_line(pid: int) -> str:
         line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:  # It is gone, or another user's.
         return ""
-    # Python's own helper stays for the life of the process that used shared memory.
-    if "multiprocessing.resource_tracker" in line:
+    # Python's own helper stays for the life of the process that used shared memory; templates stay for others.
+    if "multiprocessing.resource_tracker" in line or any(
+        pid == each.process.pid for each in templates.opened
+    ):
         return ""
     return line if len(line) < 300 else f"{line[:100]} ... {line[-200:]}"
 

@@ -12,7 +12,7 @@ ROOT = os.path.dirname(TESTS)
 
 
 @pytest.fixture
-def run_script(tmp_path, script_template):
+def run_script(tmp_path, run_forked):
     """Runs a script, in a process of its own if it has `options` for Python."""
 
     def run(text, *options):
@@ -20,7 +20,7 @@ def run_script(tmp_path, script_template):
         kind = "PipeRunner" if options else "ForkedRunner as PipeRunner"
         script.write_text(f"from pipe_runner import {kind}\n{textwrap.dedent(text)}\nprint('done')\n")
         if not options:
-            done = script_template.run(script)
+            done = run_forked(script)
         else:
             done = subprocess.run(
                 [sys.executable, *options],

@@ -21,6 +21,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import templates
 from conftest import wait_until
 from programs import Master, Relay, Worker, children_of, free_port, is_running
 
@@ -270,6 +271,7 @@ def main():
         shared = set(os.listdir("/dev/shm"))
         with contextlib.ExitStack() as stack:
             print(Chaos(options.seed, stack).run(60 * options.minutes, say=print))
+        templates.close_all()
         wait_until(lambda: not _marked(marker), LIMIT, lambda: _marked(marker))
         left = [*temporary.iterdir(), *(set(os.listdir("/dev/shm")) - shared)]
         assert not left, left

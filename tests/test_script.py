@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.fixture
-def run_script(tmp_path, script_template):
+def run_script(tmp_path, run_forked):
     """Runs a script; its text gets a `runner`, and a guard where `main()` is defined."""
 
     def run(text, before=""):
@@ -19,7 +19,7 @@ def run_script(tmp_path, script_template):
             "        main(runner)\n"
             "    print('done')\n"
         )
-        done = script_template.run(script)
+        done = run_forked(script)
         assert done.returncode == 0, done.stderr
         assert (done.stdout, done.stderr) == ("done\n", "")
 
