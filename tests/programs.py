@@ -37,12 +37,9 @@ class Program:
     def __init__(self, *arguments, cwd=None, stderr=None, before=(), **environment):
         """`stderr`: another file for it. `before`: a command that runs the command line after it."""
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-        is_forked = (
-            self._template and not before and not any(name.startswith("PYTHON") for name in environment)
-        )
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment}
         err = self._err if stderr is None else stderr
-        if is_forked:
+        if self._template is not None and not before and self._template.suits(environment):
             self.process = self._template.start(arguments, self._out, err, cwd or os.getcwd(), environment)
         else:
             self.process = subprocess.Popen(

@@ -38,8 +38,7 @@ class Template:
 
     def start(self, command, out, err, cwd, environment, control_of_runners=None):
         """`command`: -m with a module, or the path of a script; and arguments."""
-        if self.process is None:
-            self._start()
+        self._open()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(LIMIT)
         fds = [theirs.fileno(), out.fileno(), err.fileno()]
@@ -50,14 +49,23 @@ class Template:
             socket.send_fds(self._control, [json.dumps(request).encode()], fds)
         return Process(ours)
 
-    def _start(self):
+    def suits(self, environment):
+        """Would a Python of this environment begin as the template has begun?"""
+        self._open()
+        return _of_python(environment) == self._began_with
+
+    def _open(self):
+        if self.process is not None:
+            return
+        environment = {**os.environ, "PYTHONPATH": pipe_runner.ROOT, "PYTHONUNBUFFERED": "1"}
+        self._began_with = _of_python(environment)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, os.path.abspath(__file__), str(theirs.fileno()), *self._modules],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": pipe_runner.ROOT, "PYTHONUNBUFFERED": "1"},
+                env=environment,
                 cwd="/",
             )
         opened.append(self)
@@ -68,6 +76,10 @@ class Template:
             self.process.wait()
             self.process = None
             opened.remove(self)
+
+
+def _of_python(environment):
+    return {name: value for name, value in environment.items() if name.startswith("PYTHON")}
 
 
 def close_all():
