@@ -1,9 +1,11 @@
 """Fixtures of all tests: a local cluster, the wait for a condition, and the check for what a test leaves behind."""
 
 import faulthandler
+import functools
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -16,6 +18,7 @@ from typing import Any
 
 import pipe_runner
 import pytest
+import templates
 
 import cw
 
@@ -31,6 +34,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A shell's background job is started with Ctrl-C ignored, and so would be all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_SCRIPTS = templates.Template("cw.client.functions", "cw.payloads.chunks", "cw.payloads.environment")
 
 LEAVE_SECONDS = 5.0
 """Time that a test's processes may take to disappear after it (seconds)."""
@@ -77,16 +82,22 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
     return run
 
 
-@pytest.fixture(scope="module")
-def runner_template() -> Iterator[None]:
-    """Start the process from which the `runner`s of a module are forked."""
-    with pipe_runner.Template():
-        yield
+@pytest.fixture(scope="session")
+def runner_template(_whole_run: None) -> Iterator[pipe_runner.Template]:
+    """The process that all `runner`s are forked from."""
+    with pipe_runner.Template() as template:
+        yield template
 
 
 @pytest.fixture
-def runner(runner_template: None) -> Iterator[pipe_runner.ForkedRunner]:
-    """Fork a runner without a cluster, which runs the calls that it is sent."""
+def run_forked(runner_template: pipe_runner.Template) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a script to its end. (A fork of a process that has loaded what it imports.)"""
+    return functools.partial(templates.run_script, _SCRIPTS, runners=runner_template)
+
+
+@pytest.fixture
+def runner(runner_template: pipe_runner.Template) -> Iterator[pipe_runner.ForkedRunner]:
+    """A runner without a cluster, which calls what it is sent."""
     with pipe_runner.ForkedRunner() as runner:
         yield runner
 
@@ -106,9 +117,10 @@ def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         # Nor the user's Slurm: `cw.allocate` would go there.
         patch.setenv("SLURM_CONF", "/nonexistent/slurm.conf")
         patch.delenv("SLURM_JOB_ID", raising=False)
-        files = _files()
+        pids, files = _pids(), _files()
         yield
-        _check_nothing_left(set(), files, set())
+        templates.close_all()
+        _check_nothing_left(pids, files, set())
 
 
 @pytest.fixture(autouse=True)
@@ -121,14 +133,14 @@ def _each_test(
     whole module has started before, with all its descendants.
     """
     monkeypatch.setenv("CW_HOME", str(tmp_path_factory.mktemp("user") / "home"))
-    processes, files, clients = set(_processes()), _files(), _clients()
+    pids, files, clients = _pids(), _files(), _clients()
     yield
-    _check_nothing_left(processes, files, clients)
+    _check_nothing_left(pids, files, clients)
 
 
-def _check_nothing_left(processes: set[int], files: set[Path], clients: set[threading.Thread]) -> None:
+def _check_nothing_left(pids: set[int], files: set[Path], clients: set[threading.Thread]) -> None:
     deadline = time.monotonic() + LEAVE_SECONDS
-    while (left := _new_processes(processes)) or _files() - files or _clients() - clients:
+    while (left := _new_processes(pids)) or _files() - files or _clients() - clients:
         if time.monotonic() > deadline:
             for pid in left:
                 os.kill(pid, 9)  # so that the next tests are not blamed for it
@@ -145,25 +157,43 @@ def _clients() -> set[threading.Thread]:
 
 
 def _new_processes(known: set[int]) -> dict[int, str]:
-    """Return our processes that are neither known nor descend from a known one."""
-    return {pid: line for pid, line in _processes().items() if known.isdisjoint({pid, *_ancestors(pid)})}
+    """Those of ours that are neither known nor descend from one of ours that is known.
+
+    Only what is new is looked at: looking at all processes of the machine would be half of the time of most tests.
+    """
+    return {
+        pid: line
+        for pid in _pids() - known
+        if (line := _command_line(pid))
+        and not any(ancestor in known and _command_line(ancestor) for ancestor in _ancestors(pid))
+    }
 
 
 def _processes() -> dict[int, str]:
-    """Return command lines by pid: of this process's children, and of all processes with the marker."""
+    """Command lines by pid: of this process's children, and of all processes that carry the marker."""
+    return {pid: line for pid in _pids() if (line := _command_line(pid))}
+
+
+def _pids() -> set[int]:
+    return set(map(int, filter(str.isdigit, os.listdir("/proc"))))
+
+
+def _command_line(pid: int) -> str:
+    """That of a process of ours; nothing for others."""
     marker = f"{_MARKER}={os.environ[_MARKER]}".encode()
-    found = {}
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
-            if pid != os.getpid() and (marker in environment.split(b"\0") or _parent(pid) == os.getpid()):
-                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                # Python's own helper stays for the life of the process that used shared memory.
-                if line and "multiprocessing.resource_tracker" not in line:
-                    found[pid] = line if len(line) < 300 else f"{line[:100]} ... {line[-200:]}"
-        except OSError:  # It is gone, or another user's.
-            continue
-    return found
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        if pid == os.getpid() or marker not in environment.split(b"\0") and _parent(pid) != os.getpid():
+            return ""
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:  # It is gone, or another user's.
+        return ""
+    # Python's own helper stays for the life of the process that used shared memory; templates stay for others.
+    if "multiprocessing.resource_tracker" in line or any(
+        pid == each.process.pid for each in templates.opened
+    ):
+        return ""
+    return line if len(line) < 300 else f"{line[:100]} ... {line[-200:]}"
 
 
 def _ancestors(pid: int) -> Iterator[int]:

@@ -13,6 +13,7 @@ import os
 import pickle
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy
 
@@ -525,8 +526,11 @@ def main(kinds, examples, slots):
 
 
 def run_search(kind, check, examples):
-    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import HealthCheck, Phase, configuration, given, settings
     from hypothesis import strategies as st
+
+    # It takes seconds to collect the constants of cw: they are kept where other tests find them too.
+    configuration.set_hypothesis_home_dir(Path(cw.__file__).parent.parent / ".hypothesis")
 
     @settings(
         max_examples=abs(examples),

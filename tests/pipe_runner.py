@@ -96,7 +96,7 @@ class ForkedRunner(PipeRunner):
     def _start(self):
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(ForkedRunner.template.control, [b"+"], [theirs.fileno()])
+            socket.send_fds(ForkedRunner.template.control, [b"+"], [theirs.fileno(), 2])
         self._socket = ours
         self._to, self._from = ours.makefile("wb"), ours.makefile("rb")
 
@@ -145,19 +145,24 @@ def _read(file):
 
 
 def fork_runners(control):
+    """Fork runners until nobody wants more; in each of them, return its connection."""
     import cw.runner.script  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        data, fds, _, _ = socket.recv_fds(control, 1, 1)
+        data, fds, _, _ = socket.recv_fds(control, 1, 2)
         if not data:
-            return
+            sys.exit()
         if not os.fork():
-            control.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            serve(os.fdopen(fds[0], "rb"), io.FileIO(os.dup(fds[0]), "wb"))
-            os._exit(0)
-        os.close(fds[0])
+            break
+        for fd in fds:
+            os.close(fd)
+    control.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    connection, stderr = fds
+    os.dup2(stderr, 2)
+    os.dup2(stderr, 1)  # what jobs print
+    return connection
 
 
 def serve(source, answers):
@@ -189,7 +194,8 @@ def serve(source, answers):
 
 def main():
     if len(sys.argv) > 1:
-        fork_runners(socket.socket(fileno=int(sys.argv[1])))
+        connection = fork_runners(socket.socket(fileno=int(sys.argv[1])))
+        serve(os.fdopen(connection, "rb"), io.FileIO(os.dup(connection), "wb"))
         return
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what jobs print

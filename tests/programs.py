@@ -16,6 +16,7 @@ import weakref
 from pathlib import Path
 
 from conftest import wait_until
+from templates import Template
 
 import cw
 
@@ -24,21 +25,31 @@ LIMIT = 30.0
 """Time limit (seconds) of steps that take a fraction of a second on an idle machine."""
 
 
+_MASTERS_AND_WORKERS = Template("cw.master.cli", "cw.worker.cli")
+
+
 class Program:
     """A Python process with its output. At the end of the `with` block it is killed if it still runs."""
+
+    _template = None
+    """It is forked from there, unless its own Python matters."""
 
     def __init__(self, *arguments, cwd=None, stderr=None, before=(), **environment):
         """`stderr`: another file for it. `before`: a command that runs the command line after it."""
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-        environment = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment}
-        self.process = subprocess.Popen(
-            [*before, sys.executable, *map(str, arguments)],
-            cwd=cwd,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=self._out,
-            stderr=self._err if stderr is None else stderr,
-        )
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment}
+        err = self._err if stderr is None else stderr
+        if self._template is not None and not before and self._template.suits(environment):
+            self.process = self._template.start(arguments, self._out, err, cwd or os.getcwd(), environment)
+        else:
+            self.process = subprocess.Popen(
+                [*before, sys.executable, *map(str, arguments)],
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=self._out,
+                stderr=err,
+            )
         self.pid = self.process.pid
 
     @property
@@ -99,6 +110,8 @@ class Program:
 class Master(Program):
     """`python -m cw.master` on a free port; it listens when the constructor returns."""
 
+    _template = _MASTERS_AND_WORKERS
+
     def __init__(self, *arguments, **environment):
         super().__init__("-m", "cw.master", "--port", "0", *arguments, **environment)
         line = self.wait_for_event("master.listening")
@@ -108,6 +121,8 @@ class Master(Program):
 
 class Worker(Program):
     """`python -m cw.worker`; it has joined when the constructor returns."""
+
+    _template = _MASTERS_AND_WORKERS
 
     def __init__(self, *arguments, is_awaited=True, **environment):
         grace = [] if "--grace" in arguments else ["--grace", "0"]  # what runs is not waited for at the end

@@ -1,6 +1,7 @@
 """The layout is the architecture: imports point down only, and each secret is known on one floor."""
 
 import ast
+import functools
 import itertools
 import json
 import os
@@ -148,6 +149,12 @@ def module_of(path):
 PATHS = list(PACKAGE.rglob("*.py"))
 
 
+@functools.cache
+def nodes_of(path):
+    """Its text as Python reads it."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def module_named(name):
     """The module of cw, as in FLOORS, in which a name like 'client.session.Session' is found."""
     parts = name.split(".")
@@ -160,7 +167,7 @@ def module_named(name):
 def imports(module):
     """What the module imports anywhere in its text: (modules of cw, others by their first name)."""
     own, others = set(), set()
-    for node in ast.walk(ast.parse(path_of(module).read_text())):
+    for node in nodes_of(path_of(module)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -211,7 +218,7 @@ def test_imports_point_down(graph):
 def test_no_peer_knows_its_master_as_anything():
     """Such a circle of imports is one, though no import shows it."""
     for path in (PACKAGE / "master").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.FunctionDef):
                 kinds = {arg.arg: ast.unparse(arg.annotation) for arg in node.args.args if arg.annotation}
                 assert kinds.get("master") != "Any", path
@@ -231,13 +238,13 @@ def test_each_secret_is_kept_by_few(graph, secret):
 
 def test_nobody_uses_what_another_module_keeps_private():
     for path in PATHS:
-        tree = ast.parse(path.read_text())
-        own = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and
+        nodes = nodes_of(path)
+        own = [node for node in nodes if isinstance(node, ast.ImportFrom) and
                (node.module or "").partition(".")[0] == "cw"]  # fmt: skip
         names = [alias for node in own for alias in node.names]
         assert not [alias.name for alias in names if alias.name.startswith("_")], path
         modules = {alias.asname or alias.name for alias in names if alias.name.islower()}
-        for node in ast.walk(tree):
+        for node in nodes:
             if (
                 isinstance(node, ast.Attribute)
                 and isinstance(node.value, ast.Name)
@@ -301,10 +308,9 @@ def test_rooms_are_small():
     """Where one is larger, a second subject has begun in it."""
     large = []
     for path in PATHS:
-        text = path.read_text()
-        if text.count("\n") > 450:
+        if path.read_text().count("\n") > 450:
             large.append(f"{path}: more than 450 lines")
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes_of(path):
             if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 50:
                 large.append(f"{path}: {node.name} has more than 50 lines")
             elif isinstance(node, ast.ClassDef):
