@@ -17,7 +17,7 @@ from typing import Any
 
 from cw.errors import NotPicklable, PayloadError
 from cw.payloads import byvalue, deferred, pickling_errors
-from cw.payloads.current import LABEL
+from cw.payloads.current import LABEL as LABEL
 from cw.payloads.failures import dump_error as dump_error
 from cw.payloads.failures import forget_tracebacks as forget_tracebacks
 from cw.payloads.failures import load_error as load_error
@@ -145,7 +145,7 @@ def dump_result(value: Any, store: Store | None = None) -> Payload:
     if type(value) in PLAIN:
         return dumps(value, 5)
     try:
-        return dump_value(_apart_if_big(value), store, refers=True)
+        return dump_value(_apart_if_big(value) if type(value) is bytes else value, store, refers=True)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(
             refusal_of("the job's result", failure, [("result", value)])
