@@ -59,10 +59,14 @@ def _without_note(payload: Payload) -> Payload:
 
 
 def dump_value(
-    value: Any, store: Store | None = None, is_alone: bool = False, behind: bytes = b"", refers: bool = False
+    value: Any,
+    store: Store | None = None,
+    is_alone: bool = False,
+    behind: bytes = b"",
+    refer: byvalue.Refer = None,
 ) -> Payload:
     """Pickle as `dump` does, but raise `byvalue.Unpicklable`. `is_alone`: without names of the script. `behind`: bytes
-    at the payload's end. `refers`: without the definitions of classes that the client has."""
+    at the payload's end. `refer`: as in byvalue.py."""
     buffers: list[memoryview] = []
     keep_in_band = partial(keep, buffers)
     try:
@@ -79,7 +83,7 @@ def dump_value(
         is_by_name = False
     if not is_by_name:
         buffers.clear()
-        data = byvalue.dumps(value, keep_in_band, None, buffers.clear, refers)
+        data = byvalue.dumps(value, keep_in_band, None, buffers.clear, refer)
     return pack(data, buffers, store, behind) if buffers else data + behind
 
 
