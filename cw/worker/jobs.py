@@ -81,9 +81,6 @@ class HeldJobs:
         """Closed sessions that have runners, or whose jobs may still come after their CloseSession."""
         self.is_draining = False
         self._forgotten: set[int] = set()  # closed sessions whose jobs have all arrived
-        self._last_dispatch = 0  # dispatch numbers arrive in order
-        self._stopped_early: set[int] = set()  # stops that overtook their dispatch
-        self._spared_early: set[int] = set()  # take-backs that overtook their dispatch
         self._avoiding: deque[tuple[float, Job]] = deque()  # with the time until which each waits
 
     # --- jobs come ---
@@ -91,22 +88,17 @@ class HeldJobs:
     def take(self, jobs: Sequence[Job], now: float) -> list[int]:
         """Add jobs to the backlog. Returns the dispatches of those that are not wanted."""
         unwanted: list[int] = []
-        early = self._stopped_early | self._spared_early
         refused = self.closed | self.blocked if self.blocked else self.closed
-        is_choosy = early or refused or self.is_draining
+        is_choosy = refused or self.is_draining
         held, append = self.by_dispatch, self.backlog.append
         for job in jobs:
-            if is_choosy and (job.session in refused or job.dispatch in early or self.is_draining):
+            if is_choosy and (job.session in refused or self.is_draining):
                 unwanted.append(job.dispatch)
                 continue
             if job.avoid >= 0:
                 self._avoiding.append((now + AVOID_SECONDS, job))
             held[job.dispatch] = job
             append(job)
-        if jobs:
-            self._last_dispatch = jobs[-1].dispatch
-            if early:
-                self._forget_early()
         return unwanted
 
     def put_back(self, jobs: Iterable[Job]) -> list[int]:
@@ -128,10 +120,8 @@ class HeldJobs:
         """Mark jobs as not wanted any more. Returns those that waited here; those that have started are marked."""
         for dispatch in dispatches:
             job = self.by_dispatch.get(dispatch)
-            if job is not None:
+            if job is not None:  # otherwise it has ended
                 job.stopped = True
-            elif dispatch > self._last_dispatch:  # otherwise it has ended
-                self._stopped_early.add(dispatch)
         return self._take_out(lambda job: job.stopped)
 
     def spare(self, dispatches: Iterable[int]) -> list[int]:
@@ -140,8 +130,6 @@ class HeldJobs:
             job = self.by_dispatch.get(dispatch)
             if job is not None:
                 job.spared = True
-            elif dispatch > self._last_dispatch:
-                self._spared_early.add(dispatch)
         return self._take_out(lambda job: job.spared)
 
     def give_back(self, count: int) -> list[int]:
@@ -176,9 +164,6 @@ class HeldJobs:
 
     def begin_anew(self) -> None:
         """Start over with another master: all messages of the one before have arrived."""
-        self._last_dispatch = 0
-        self._stopped_early.clear()
-        self._spared_early.clear()
         self.blocked = frozenset()
 
     def open_session(self, session: int) -> None:
@@ -203,10 +188,6 @@ class HeldJobs:
         self.closed -= gone
         return gone
 
-    def _forget_early(self) -> None:
-        for numbers in (self._stopped_early, self._spared_early):
-            numbers.difference_update([number for number in numbers if number <= self._last_dispatch])
-
     def check_invariants(self, sent: Sequence[Job]) -> None:
         """Raise AssertionError if the state contradicts itself. `sent`: the jobs with runners. For tests."""
         places = [*self.backlog, *sent]
@@ -214,4 +195,3 @@ class HeldJobs:
         assert {job.dispatch for job in places} == set(self.by_dispatch)
         assert not any(job.stopped or job.spared for job in self.backlog)
         assert not (self.is_draining and self.backlog)
-        assert all(number > self._last_dispatch for number in self._stopped_early | self._spared_early)

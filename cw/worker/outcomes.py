@@ -52,11 +52,15 @@ class Outcomes:
         self._keeping.update(dispatches)
 
     def on_jobs(self, jobs: Sequence[Job], dispatches: Iterable[int]) -> None:
-        """Mark the arrived jobs whose late results count. `dispatches`: all that have come, wanted or not."""
+        """Mark the arrived jobs whose late results count. `dispatches`: all that have come, wanted or not.
+
+        Dispatches come in the order of their numbers. One that has been skipped was withdrawn, and never comes.
+        """
         if self._keeping:
             for job in jobs:
                 job.keeps = job.dispatch in self._keeping
-            self._keeping.difference_update(dispatches)
+            last = max(dispatches, default=0)
+            self._keeping = {dispatch for dispatch in self._keeping if dispatch > last}
 
     # --- jobs end ---
 
