@@ -151,6 +151,7 @@ class Link:
         control, data = self.lanes
         gone = []
         if any(type(message) is kind and without(message, numbers)[1] for _, _, message in data):
+            self.sim.has_met = self.sim.has_met or kind in (m.Submit, m.Dispatch)
             left = self.sim.chances.choice([0, 0, self.sim.chances.randint(0, len(data))])
             if left:
                 self.taken = max(self.taken, data[left - 1][0])
@@ -224,6 +225,8 @@ class SimConnection:
         for part in split(message):
             self.out.send(0 if wire.is_control(message) else 1, self._riding, part)
             self._riding = b""
+        if sim.is_followed(message):
+            self.out.send(1, b"", None)
 
     def withdraw(self, kind, numbers):
         return [] if self.closed or self._closing else self.out.withdraw(kind, numbers)
@@ -510,6 +513,10 @@ class Simulation:
         """Called with each message that is sent, and the names of the two processes."""
         self.rides = lambda message: False
         """True for a message to deliver with the next one on its connection. (It then changes no latencies.)"""
+        self.is_followed = lambda message: False
+        """True for a message that is followed by an empty one in the data lane (in place of a message that is gone)."""
+        self.has_met = False
+        """True if a job was withdrawn or cancelled while it was on its way."""
         self.random = Random(seed)
         self._idents = Random(seed)
         self.chances = Random(seed)  # of what is asked only after a cancel: so it changes nothing else

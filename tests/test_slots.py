@@ -891,12 +891,10 @@ def test_a_closed_session_leaves_nothing_behind():
     running = bench.give(12, session=1, function=bench.function("short", 1e-3))
     bench.run_until(running[0])
     bench.give(3, session=2)
-    late = bench.make(1, session=1)
     bench.close(1)
-    bench.arrive(late)
     bench.settle()
     assert {m.runner.session for m in bench.models.values()} == {2}
-    assert all(bench.ended[job.dispatch] in ("returned", "result") for job in running + late)
+    assert all(bench.ended[job.dispatch] in ("returned", "result") for job in running)
     assert [bench.ended[n] for n in (15, 16, 17)] == ["result"] * 3
 
 
@@ -1085,6 +1083,10 @@ class Events:
         if self.bench.jobs:
             session = random.choice(sorted({job.session for job in self.bench.jobs.values()}))
             if session not in self.bench.closed:
+                for batch in [batch for batch in self.data if batch[0].session == session]:
+                    self.data.remove(batch)  # the master withdraws it
+                    for job in batch:
+                        del self.bench.jobs[job.dispatch]
                 self.bench.close(session)
 
     def recall(self, random):

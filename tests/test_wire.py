@@ -266,7 +266,6 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.OptionSets,
         m.Drop,
         m.ResubmitEnd,
-        m.ForgetSession,
         m.ResultHost,
         m.WantsResultHost,
         m.Depth,

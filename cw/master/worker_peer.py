@@ -125,9 +125,9 @@ class WorkerPeer(Peer):
         if key in self._sessions:
             self._sessions.discard(key)
             self._objects.forget_session(key)
-            self.connection.withdraw(m.Objects, {key})
+            for kind in m.Depth, m.Objects:  # (its jobs are withdrawn, or have been sent)
+                self.connection.withdraw(kind, {key})
             self.send(m.CloseSession(key))
-            self.send(m.ForgetSession(key))
 
     def close_unknown_sessions(self, known: Set[int]) -> None:
         """Close sessions that ended while the worker was away."""

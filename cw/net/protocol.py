@@ -74,9 +74,9 @@ A batch is one entry for each job; a column is `count` numbers of one type as th
 A connection has two lanes. Frames of the *data* lane keep their order. Those of the *control* lane go ahead of what
 waits in the data lane, also between two pieces of a large payload.
 
-Before a sender cancels jobs (**Cancel**, **Stop**, **TakeBack**), it takes back what its socket has not taken of them:
-entries of batches that wait are left out, and a large payload that has begun is ended by an abort mark. What it
-cancels has then arrived before, or never comes: receivers need not remember it.
+Before a sender cancels jobs (**Cancel**, **Stop**, **TakeBack**) or closes a session (**CloseSession**), it takes back
+what its socket has not taken of them: entries of batches that wait are left out, and a large payload that has begun is
+ended by an abort mark. What is cancelled has then arrived before, or never comes: receivers need not remember it.
 """
 
 

@@ -78,9 +78,8 @@ class HeldJobs:
         self.blocked: frozenset[int] = frozenset()
         """Sessions for which no slot can be used: their jobs are refused."""
         self.closed: set[int] = set()
-        """Closed sessions that have runners, or whose jobs may still come after their CloseSession."""
+        """Closed sessions that have runners."""
         self.is_draining = False
-        self._forgotten: set[int] = set()  # closed sessions whose jobs have all arrived
         self._avoiding: deque[tuple[float, Job]] = deque()  # with the time until which each waits
 
     # --- jobs come ---
@@ -88,11 +87,10 @@ class HeldJobs:
     def take(self, jobs: Sequence[Job], now: float) -> list[int]:
         """Add jobs to the backlog. Returns the dispatches of those that are not wanted."""
         unwanted: list[int] = []
-        refused = self.closed | self.blocked if self.blocked else self.closed
-        is_choosy = refused or self.is_draining
+        is_choosy = self.blocked or self.is_draining
         held, append = self.by_dispatch, self.backlog.append
         for job in jobs:
-            if is_choosy and (job.session in refused or self.is_draining):
+            if is_choosy and (job.session in self.blocked or self.is_draining):
                 unwanted.append(job.dispatch)
                 continue
             if job.avoid >= 0:
@@ -169,22 +167,15 @@ class HeldJobs:
     def open_session(self, session: int) -> None:
         """Accept the jobs of this session (again)."""
         self.closed.discard(session)
-        self._forgotten.discard(session)
 
     def close_session(self, session: int) -> list[int]:
-        """Refuse a session's jobs from now on. Returns the dispatches of those here, which the caller must stop."""
+        """Note that a session gets no more jobs. Returns the dispatches of those here, which the caller must stop."""
         self.closed.add(session)
         return [dispatch for dispatch, job in self.by_dispatch.items() if job.session == session]
 
-    def forget_session(self, session: int) -> None:
-        """Note that a closed session gets no more jobs."""
-        self._forgotten.add(session)
-
     def forget_sessions_without(self, sessions: Collection[int]) -> set[int]:
-        """Forget closed sessions that get no more jobs, except `sessions`, which have runners. Returns what it
-        forgot."""
-        gone = self._forgotten.difference(sessions)
-        self._forgotten -= gone
+        """Forget closed sessions, except `sessions`, which have runners. Returns what it forgot."""
+        gone = self.closed.difference(sessions)
         self.closed -= gone
         return gone
 
