@@ -6,7 +6,7 @@ part --> without(numbers) --> the part with fewer entries, or none
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from cw.net.memory import LARGE
@@ -19,23 +19,23 @@ waits less, and a cut-short frame costs less copying."""
 Message = tuple[Any, ...]
 
 
-def split(message: Message) -> Iterator[Message]:
+def split(message: Message) -> Iterable[Message]:
     """Cut a message into those that travel whole, in order. Most are not cut."""
     spec = SPECS[type(message)]
-    if not spec.is_batch or len(message[0]) <= 1:
-        yield message
-        return
-    count = len(message[0])
+    if not spec.is_batch or (count := len(message[0])) <= 1:
+        return (message,)
     if LISTS in spec.codes:  # objects, which may have any size
         cuts: Any = [(index, index + 1) for index in range(count)]
     elif spec.has_payloads:
         sizes = list(map(len, message[-1]))
-        is_whole = sum(sizes) <= FRAME and count <= FRAME // 32
-        cuts = [(0, count)] if is_whole else _cuts(sizes)
+        if sum(sizes) <= FRAME and count <= FRAME // 32:
+            return (message,)
+        cuts = _cuts(sizes)
+    elif count <= FRAME // 8:
+        return (message,)
     else:
         cuts = [(start, start + FRAME // 8) for start in range(0, count, FRAME // 8)]
-    for start, stop in cuts:
-        yield message if stop - start >= count else type(message)(*[column[start:stop] for column in message])
+    return (type(message)(*[column[start:stop] for column in message]) for start, stop in cuts)
 
 
 def _cuts(sizes: list[int]) -> Iterator[tuple[int, int]]:

@@ -30,7 +30,7 @@ class Parcel:
 
     def __init__(self, message: tuple[Any, ...], with_files: bool) -> None:
         self.message = message
-        self.frames = deque(wire.encode(message, with_files))
+        self.frames = deque(wire.encode_part(message, with_files))
         self.has_begun = False  # some of it has been written
 
     def size(self) -> int:
@@ -50,15 +50,14 @@ class SendQueue:
 
     def put(self, message: tuple[Any, ...], with_files: bool = False) -> None:
         """Queue a message. `with_files`: large payloads go to the peer as memory files."""
-        if wire.is_control(message):
-            for frame in wire.encode(message):
-                self._control.append(frame)
-                self.size += _size(frame)
-            return
+        is_control = wire.is_control(message)
         for part in split(message):
             parcel = Parcel(part, with_files)
-            self._data.append(parcel)
             self.size += parcel.size()
+            if is_control:
+                self._control.extend(parcel.frames)
+            else:
+                self._data.append(parcel)
 
     def withdraw(self, kind: type, numbers: Set[int], with_files: bool = False) -> list[int]:
         """Drop the entries of such messages that have one of these numbers in the first column. Returns the numbers of

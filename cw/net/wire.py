@@ -27,7 +27,7 @@ import struct
 import sys
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -111,28 +111,31 @@ def encode(message: tuple[Any, ...], with_files: bool = False) -> Iterator[Frame
 
     `with_files`: the connection passes memory files; a large payload is then an `Attachment`.
     """
-    spec = SPECS[type(message)]
+    for part in split(message):
+        yield from encode_part(part, with_files)
+
+
+def encode_part(part: tuple[Any, ...], with_files: bool = False) -> Iterable[Frame]:
+    """Encode a message that `split` would not cut: as one frame, or more if it is a large payload."""
+    spec = SPECS[type(part)]
     kind, codes = spec.kind, spec.codes
     if not spec.is_batch:
-        body = json.dumps(list(message), separators=(",", ":")).encode()
-        yield [HEADER.pack(len(body), kind, 0, 0) + body]
-        return
-    for part in split(message):
-        if not spec.has_payloads:
-            head = _head(codes, part)
-            yield [HEADER.pack(len(head), kind, 0, 0) + head]
-            continue
-        *columns, payloads = part
-        single = _SINGLES.get(spec.cls)
-        if len(payloads) != 1:
-            yield _batch(kind, codes, columns, list(map(len, payloads)), payloads)
-        elif (size := len(payloads[0])) > LARGE:
-            yield from _large(kind, codes, columns, payloads[0], with_files)
-        elif single is None:
-            yield _batch(kind, codes, columns, [size], payloads)
-        else:
-            head = HEADER.pack(single.size + size, kind, 0, 0)
-            yield [head + single.pack(1, *[column[0] for column in columns], size), payloads[0]]
+        body = json.dumps(list(part), separators=(",", ":")).encode()
+        return ([HEADER.pack(len(body), kind, 0, 0) + body],)
+    if not spec.has_payloads:
+        head = _head(codes, part)
+        return ([HEADER.pack(len(head), kind, 0, 0) + head],)
+    payloads = part[-1]
+    single = _SINGLES.get(spec.cls)
+    if len(payloads) != 1:
+        return (_batch(kind, codes, part[:-1], list(map(len, payloads)), payloads),)
+    size = len(payloads[0])
+    if size > LARGE:
+        return _large(kind, codes, part[:-1], payloads[0], with_files)
+    if single is None:
+        return (_batch(kind, codes, part[:-1], [size], payloads),)
+    head = HEADER.pack(single.size + size, kind, 0, 0)
+    return ([head + single.pack(1, *[column[0] for column in part[:-1]], size), payloads[0]],)
 
 
 def _head(codes: str, columns: Any) -> bytes:
