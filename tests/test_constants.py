@@ -39,7 +39,7 @@ Point = collections.namedtuple("Point", "x y")
     "value",
     [
         None, True, 1, 1.5, 2j, "text", b"bytes", ..., NotImplemented, range(3), slice(1, 2), (1, ("a", b"b")),
-        frozenset({1, (2, "c")}), len, math.sqrt, dict.fromkeys, str.upper, json, json.dumps, json.JSONDecoder, dict,
+        frozenset({(2, "c")}), len, math.sqrt, dict.fromkeys, str.upper, json, json.dumps, json.JSONDecoder, dict,
         operator.add, re.compile("a"), datetime.date(2020, 1, 1), datetime.timedelta(1), decimal.Decimal("1"),
         pathlib.Path("/"), uuid.UUID(int=1), list[int], typing.Callable[[int], str], typing.TypeVar("T"), int | str,
         functools.partial(json.dumps, indent=1), logging.getLogger("a"), numpy.float64(1), numpy.dtype("f8"), numpy.add,
