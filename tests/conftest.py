@@ -1,6 +1,7 @@
 """Fixtures of all tests: a local cluster, the wait for a condition, and the check for what a test leaves behind."""
 
 import faulthandler
+import fcntl
 import functools
 import os
 import secrets
@@ -67,6 +68,14 @@ def cluster() -> Iterator[cw.mp.Cluster]:
     """Start a local cluster with two slots. Clients of this process find it by themselves, others by `.master`."""
     with cw.mp.allocate(2) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def usual_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No other test with this fixture runs meanwhile: one looks for a master at the usual port, another starts one."""
+    with open(tmp_path_factory.getbasetemp().parent / "usual-port", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ LIMIT = 30.0
 """Time limit (seconds) of steps that take a fraction of a second on an idle machine."""
 
 
-_MASTERS_AND_WORKERS = Template("cw.master.cli", "cw.worker.cli")
+MASTERS_AND_WORKERS = Template("cw.master.cli", "cw.worker.cli")
 
 
 class Program:
@@ -110,7 +110,7 @@ class Program:
 class Master(Program):
     """`python -m cw.master` on a free port; it listens when the constructor returns."""
 
-    _template = _MASTERS_AND_WORKERS
+    _template = MASTERS_AND_WORKERS
 
     def __init__(self, *arguments, **environment):
         super().__init__("-m", "cw.master", "--port", "0", *arguments, **environment)
@@ -122,7 +122,7 @@ class Master(Program):
 class Worker(Program):
     """`python -m cw.worker`; it has joined when the constructor returns."""
 
-    _template = _MASTERS_AND_WORKERS
+    _template = MASTERS_AND_WORKERS
 
     def __init__(self, *arguments, is_awaited=True, **environment):
         grace = [] if "--grace" in arguments else ["--grace", "0"]  # what runs is not waited for at the end

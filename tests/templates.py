@@ -38,7 +38,7 @@ class Template:
 
     def start(self, command, out, err, cwd, environment, control_of_runners=None):
         """`command`: -m with a module, or the path of a script; and arguments."""
-        self._open()
+        self.open()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(LIMIT)
         fds = [theirs.fileno(), out.fileno(), err.fileno()]
@@ -51,10 +51,11 @@ class Template:
 
     def suits(self, environment):
         """Would a Python of this environment begin as the template has begun?"""
-        self._open()
+        self.open()
         return _of_python(environment) == self._began_with
 
-    def _open(self):
+    def open(self):
+        """Start the process, if it does not run yet."""
         if self.process is not None:
             return
         environment = {**os.environ, "PYTHONPATH": pipe_runner.ROOT, "PYTHONUNBUFFERED": "1"}

@@ -23,7 +23,7 @@ from random import Random
 import pytest
 import templates
 from conftest import wait_until
-from programs import Master, Relay, Worker, children_of, free_port, is_running
+from programs import MASTERS_AND_WORKERS, Master, Relay, Worker, children_of, free_port, is_running
 
 import cw
 
@@ -253,6 +253,7 @@ def resident(pid):
 def test_whatever_is_killed_frozen_or_cut_each_job_calls_back_once_and_nothing_is_left():
     """For a minute. (In the ordinary run the same faults come one by one, in test_faults.py, and all of them in a
     simulated cluster, in test_simulation.py.)"""
+    MASTERS_AND_WORKERS.open()  # (it has a descriptor of its own)
     descriptors = len(os.listdir("/proc/self/fd"))
     with contextlib.ExitStack() as stack:
         print(Chaos(2, stack).run(60))

@@ -36,7 +36,7 @@ def installed(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _programs_find_cw(monkeypatch):
+def _programs_find_cw(monkeypatch, usual_port):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(address, "_started_here", [])
 

@@ -127,7 +127,7 @@ def test_a_given_port_that_is_taken_is_told_in_one_line():
             )
 
 
-def test_a_taken_default_port_gives_way_to_a_free_one():
+def test_a_taken_default_port_gives_way_to_a_free_one(usual_port):
     try:
         taken = socket.create_server(("", cw.PORT))
     except OSError:
@@ -141,7 +141,7 @@ def test_a_taken_default_port_gives_way_to_a_free_one():
         assert master.end() == 0
 
 
-def test_the_default_port_is_5494():
+def test_the_default_port_is_5494(usual_port):
     with Program("-m", "cw.master") as master:
         line = master.wait_for_event("master.listening")
         if "master.port_taken" in master.events:

@@ -1218,5 +1218,6 @@ class TestRandomEvents(Machine.TestCase):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 class TestMoreRandomEvents(Machine.TestCase):
     settings = settings(TestRandomEvents.settings, max_examples=100)
