@@ -12,6 +12,9 @@ from typing import NamedTuple
 VARIABLE = "CW_LOCATION"
 """The environment variable with the location of master or worker; set by who starts them."""
 
+_TITLES = {"slurm": "Slurm"}
+"""Batch systems that are written otherwise than in a location."""
+
 # What stood in CW_PLACE before there was a Location: a job that was submitted then may run for weeks.
 _WORDS = re.compile(
     r"Slurm job (?P<job>\d+)(, step (?P<step>\S+), node (?P<node>\S+))?|cluster (?P<cluster>\S+)"
@@ -22,7 +25,7 @@ class Location(NamedTuple):
     """Where a process runs. What is '' is not known, or there is none."""
 
     system: str = ""
-    """'slurm'; 'local': a process that a launcher has started on the user's machine."""
+    """A batch system such as 'slurm'; 'local': a process that a launcher has started on the user's machine."""
     cluster: str = ""
     """Of several that the system serves; for a local process, the token of the cluster that it belongs to."""
     job: str = ""
@@ -30,9 +33,10 @@ class Location(NamedTuple):
     node: str = ""
 
     def __str__(self) -> str:
-        if self.system != "slurm":
+        if not self.job:
             return "/".join(filter(None, self))
-        return f"Slurm job {self.job}" + (f", step {self.step}, node {self.node}" if self.node else "")
+        job = f"{_TITLES.get(self.system, self.system)} job {self.job}"
+        return job + f", step {self.step}" * bool(self.step) + f", node {self.node}" * bool(self.node)
 
     def as_text(self) -> str:
         """The form that `parse` reads."""

@@ -10,6 +10,7 @@ The client owns its jobs: a payload is kept until its result has been delivered.
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import threading
@@ -287,10 +288,9 @@ class Session:
 
 
 def _look_in_slurm() -> None:
-    """Where the user has a cluster in Slurm, its jobs are one of the places to look for the master."""
-    if os.path.exists(
-        os.path.join(userdir.home_directory(), f"slurm-{address.cluster_name()}", "state.json")
-    ):
+    """Where the user has a cluster in a batch system, its jobs are one of the places to look for the master."""
+    noted = f"*-{glob.escape(address.cluster_name())}/state.json"  # (before '-': the system's name)
+    if glob.glob(os.path.join(glob.escape(userdir.home_directory()), noted)):
         import cw.slurm  # noqa: F401
 
 

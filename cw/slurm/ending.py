@@ -41,7 +41,7 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
     try:
         State.system.check_answers()
         left = _drain(state, grace)
-    except LaunchError:  # Slurm does not answer: it goes on as before
+    except LaunchError:  # the batch system does not answer: the cluster goes on as before
         with submitted.locked(name) as state:
             state.is_stopping = False
             state.save()
@@ -86,8 +86,8 @@ def _drain(state: State, grace: float) -> int:
 
 
 def tell_to_drain(state: State, jobs: Sequence[Job]) -> None:
-    """By the master those workers that are there; by Slurm those that are about to be, or have no master now. Jobs that
-    still wait in the queue are cancelled."""
+    """Make the workers of these jobs drain: by the master those that are there; by the batch system those that are
+    about to be, or have no master now. Jobs that still wait in the queue are cancelled."""
     State.system.notify(jobs)
     standing = finding.ask(state)
     there = finding.workers_of(standing, jobs) if standing else []

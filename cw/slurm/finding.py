@@ -1,7 +1,7 @@
-"""How a cluster in Slurm stands: its master is asked, and Slurm; and where that master is.
+"""How a cluster in a batch system stands: its master is asked, and the system; and where that master is.
 
 ask()            the master, by its address file            (cw.launch.status_client)
-look_at()        Slurm, about one job, in words             (cw.slurm.system: once in 15 seconds)
+look_at()        the batch system, about one job, in words  (it is asked once in 15 seconds)
 master_host()    where the master is; clients that are told no host find it in the same way
 """
 
@@ -16,7 +16,6 @@ from cw.launch.launcher import LaunchError
 from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm import batch
 from cw.slurm.submitted import Job, State
 
 logger = logging.getLogger("cw.slurm")
@@ -28,22 +27,22 @@ def ask(state: State, *messages: m.Drain | m.End) -> status_client.ClusterStatus
 
 
 def workers_of(standing: status_client.ClusterStatus, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Those of the master's workers that are in these Slurm jobs."""
+    """Those of the master's workers that are in these jobs of the batch system."""
     return [worker for worker in standing.workers if is_in(Location.parse(worker["place"]), jobs)]
 
 
 def is_in(location: Location, jobs: Sequence[Job]) -> bool:
-    """Is this in one of these Slurm jobs?"""
-    return location.system == "slurm" and any(
+    """Is this in one of these jobs of the batch system?"""
+    return location.system == State.system.name and any(
         location.job == str(job.ident)
-        # (Where Slurm serves one cluster, sbatch does not name it.)
+        # (Where Slurm serves one cluster, it does not name it at submission.)
         and (job.cluster == location.cluster or not job.cluster or not location.cluster)
         for job in jobs
     )
 
 
 def look_at(state: State, job: Job) -> tuple[str, bool]:
-    """(what Slurm says of this job, whether it has ended)."""
+    """(what the batch system says of this job, whether it has ended)."""
     found = State.system.list_jobs(job.cluster)
     if found.failure:
         return found.failure, False
@@ -95,7 +94,7 @@ def master_host(name: str | None = None) -> str:
     for job in jobs:
         row = rows.get(job.ident)
         if row is not None and row.is_running:
-            return address.join(State.system.first_host(row), _port_of(state))
+            return address.join(State.system.first_host(row), _port_of(state, job))
     raise LaunchError(f"the master of the cluster {name!r} does not answer: {look_at(state, jobs[-1])[0]}")
 
 
@@ -103,15 +102,15 @@ slurm_master_host = master_host
 """`cw.slurm_master_host`, as the original library has it."""
 
 
-def _port_of(state: State) -> int:
-    _, own = batch.split_options(
-        "master", state.plans["master"].master_options if "master" in state.plans else []
-    )
-    for number, option in enumerate(own):
-        name, _, value = option.partition("=")
-        if name == "--port":
-            return address.check_port(value or own[number + 1])
-    return address.PORT
+def _port_of(state: State, job: Job) -> int:
+    """The port of the master in this job. Raises LaunchError where only its address file can say it."""
+    port = state.plans["master"].port() if "master" in state.plans else None
+    if port == 0:
+        raise LaunchError(
+            f"{job} (master) runs, but it listens on any port that is free (--port 0), and its address file does not "
+            "say yet on which; if this goes on, start it with a port: --Xmaster=--port=5494"
+        )
+    return address.PORT if port is None else port
 
 
 _told_pending = ""
@@ -133,9 +132,8 @@ def _find() -> list[address.Candidate]:
         for job in jobs:
             row = rows.get(job.ident)
             if row is not None and row.is_running:
-                return [
-                    address.Candidate(State.system.first_host(row), _port_of(state), f"the node of {job}")
-                ]
+                where = State.system.first_host(row), _port_of(state, job)
+                return [address.Candidate(*where, f"the node of {job}")]
         text, has_ended = look_at(state, jobs[-1])
         text += "; `slurm.py start -W` starts another master" if has_ended else ""
     except LaunchError as error:

@@ -1,4 +1,4 @@
-"""`python -m cw.slurm.sidecar`: small programs beside the jobs of a cluster in Slurm. Users do not start them.
+"""`python -m cw.slurm.sidecar`: small programs beside a cluster's jobs in a batch system. Users do not start them.
 
 renew   in a job's batch script, when it begins: submits the job that will follow it
 tend    beside the master: finds out why workers were lost, and excuses those whose allocation is gone
@@ -15,33 +15,30 @@ from typing import Any
 
 from cw import program
 from cw.launch import status_client
+from cw.launch.batch_system import Listing
 from cw.launch.launcher import LaunchError
 from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm import squeue, submitted
+from cw.slurm import submitted
+from cw.slurm.submitted import State
 
 logger = logging.getLogger("cw.slurm.sidecar")
 
 JUDGED_SECONDS = 900.0
-"""For which it is looked for a reason why a worker was lost. Slurm takes some minutes to notice that a node is gone."""
+"""How long after the loss of a worker its cause is looked for. Slurm takes minutes to notice that a node is gone."""
 
 SHORT_SECONDS = 60
 """A job that follows one that has begun less than so long after its own predecessor waits for so long: what fails at
 once shall not do it again and again."""
 
 GUARD_SECONDS = 12 * 3600.0
-"""For which a guard tries to end a cluster while Slurm does not answer."""
-
-NOT_ITS_FAULT = frozenset(
-    {"TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "REVOKED"}
-)
-"""How a job may end whose workers were lost without a job of ours being the reason."""
+"""How long a guard tries to end a cluster while the batch system does not answer."""
 
 
 def renew(name: str, token: str, role: str) -> None:
-    """Submit the job that follows the one in which this runs. Once, however often Slurm requeues that."""
-    ident = int(os.environ["SLURM_JOB_ID"])
+    """Submit the job that follows the one in which this runs. Once, however often that is requeued."""
+    ident = State.system.current_job()
     with submitted.locked(name) as state:
         own = next((job for job in state.jobs if job.ident == ident), None)
         if state.token != token or state.is_stopping or own is None:
@@ -51,8 +48,8 @@ def renew(name: str, token: str, role: str) -> None:
         # Those before it have ended: this one has waited for that.
         state.jobs = [job for job in state.jobs if job.ident != own.follows]
         is_short = own.follows and time.time() - own.at < SHORT_SECONDS
-        extra = [f"--begin=now+{SHORT_SECONDS}"] if is_short else []
-        following = state.submit(role, f"afterany:{ident}", extra, follows=ident, slots=own.slots)
+        delay = SHORT_SECONDS if is_short else 0
+        following = state.submit(role, follows=ident, delay=delay, slots=own.slots)
         logger.info("%s will follow this one", following)
 
 
@@ -63,7 +60,7 @@ def tend(name: str, master: int) -> None:
         poller.register(os.pidfd_open(master), select.POLLIN)
     except ProcessLookupError:
         return
-    while not poller.poll(squeue.QUEUE_SECONDS * 1000):
+    while not poller.poll(State.system.list_seconds * 1000):
         try:
             _judge(name)
         except program.UserError as mistake:
@@ -75,9 +72,9 @@ def _judge(name: str) -> None:
     if standing is None:
         return
     lost = [entry for entry in standing.lost if time.time() - entry["at"] < JUDGED_SECONDS]
-    if not any(Location.parse(entry["place"]).system == "slurm" for entry in lost):
+    if not any(Location.parse(entry["place"]).system == State.system.name for entry in lost):
         return
-    found = squeue.listing()
+    found = State.system.list_jobs()
     if found.failure:
         logger.warning("%s", found.failure)
         return
@@ -90,19 +87,17 @@ def _judge(name: str) -> None:
         status_client.ask(address.find_cluster(name), m.Excuse(excused))
 
 
-def is_excused(lost: dict[str, Any], found: squeue.Listing) -> bool:
-    """Does Slurm say that this worker was lost with its node or its allocation?"""
+def is_excused(lost: dict[str, Any], found: Listing) -> bool:
+    """Does the batch system say that this worker was lost with its node or its allocation?"""
     location = Location.parse(lost["place"])
-    if location.system != "slurm" or not location.node or not location.job.isdigit():
+    if location.system != State.system.name or not location.node or not location.job.isdigit():
         return False
     row = found.rows.get(int(location.job))
     if row is None or found.asked_at < lost["at"]:
         return False
-    if row.state in NOT_ITS_FAULT or row.state in ("PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED"):
+    if row.has_lost_allocation or row.start > lost["at"]:  # (begun anew since)
         return True
-    if row.start > lost["at"]:
-        return True  # begun anew since
-    return row.is_running and location.node not in squeue.expand(row.nodes)
+    return row.is_running and location.node not in State.system.node_names(row)
 
 
 def guard(name: str, token: str, lifeline: int) -> None:
@@ -117,8 +112,10 @@ def guard(name: str, token: str, lifeline: int) -> None:
             if time.monotonic() > given_up_at:
                 raise
             logger.warning("%s (it is tried again)", error)
-        status_client.ask(address.find_cluster(name), m.End("its program is gone"))  # that takes no Slurm
-        time.sleep(squeue.QUEUE_SECONDS)
+        status_client.ask(
+            address.find_cluster(name), m.End("its program is gone")
+        )  # that takes no batch system
+        time.sleep(State.system.list_seconds)
 
 
 def _end_all(name: str, token: str) -> None:
@@ -128,7 +125,7 @@ def _end_all(name: str, token: str) -> None:
         for process in state.local_processes():
             process.send_signal(15)
         state.cancel(state.jobs)
-        deadline = time.monotonic() + squeue.CALL_SECONDS
+        deadline = time.monotonic() + State.system.call_seconds
         while state.is_being_submitted() and time.monotonic() < deadline:  # by the program that is gone
             time.sleep(0.05)
         state.cancel_all()
