@@ -248,6 +248,24 @@ def test_a_local_cluster_is_there_until_ctrl_c(local, run):
     assert cw.mp.status() is None
 
 
+def test_a_local_cluster_whose_worker_dies_has_another_and_goes_on(local):
+    program = local("-n", "1", "--port", str(free_port()))
+    before = cw.mp.status()
+    os.kill(before.running["worker"], signal.SIGKILL)
+
+    def running():
+        status = cw.mp.status()
+        return {} if status.ended else status.running
+
+    wait_until(lambda: running() and running()["worker"] != before.running["worker"], 30, cw.mp.status)
+    assert running()["master"] == before.running["master"]
+    with cw.ClusterExecutor(before.master) as executor:
+        assert executor.submit(abs, -5).result(30) == 5
+    program.send_signal(signal.SIGINT)
+    assert program.wait(30) == 0
+    assert cw.mp.status() is None
+
+
 def test_at_the_usual_port_programs_find_it_by_themselves(local, run):
     def started():
         program = local("-n", "1")

@@ -80,10 +80,17 @@ class Process(NamedTuple):
         if found is None or found[1] != self.start_time:
             return False
         if found[0] in "ZX":
-            with contextlib.suppress(ChildProcessError):  # Somebody else's child.
-                os.waitpid(self.pid, os.WNOHANG)
+            with _fork_lock, contextlib.suppress(ChildProcessError):  # Somebody else's child.
+                if (waited := os.waitpid(self.pid, os.WNOHANG))[0]:
+                    _exit_statuses[self] = os.waitstatus_to_exitcode(waited[1])
             return False
         return True
+
+    def exit_status(self) -> int | None:
+        """How it has ended, as subprocess says it; None if it has not, or was not our child to wait for."""
+        self.is_alive()
+        with _fork_lock:  # another thread may have reaped it just now
+            return _exit_statuses.get(self)
 
     def send_signal(self, number: int) -> None:
         """Signal this process and no other, if it is still there."""
@@ -101,6 +108,10 @@ class Process(NamedTuple):
                     signal.pidfd_send_signal(descriptor, number)
             finally:
                 os.close(descriptor)
+
+
+_exit_statuses: dict[Process, int] = {}
+"""Of our children that were reaped: by any thread, under `_fork_lock`."""
 
 
 def _look_at(pid: int) -> tuple[str, int] | None:
@@ -210,7 +221,7 @@ def spawn(
     """
     import subprocess  # Takes 5 ms to load: `import cw` goes without.
 
-    log = os.path.join(logs, f"{role.rpartition('.')[2]}.log")
+    log = log_file(role, logs)
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as on_failure:
         stack.enter_context(_fork_lock)
         for listener in (listeners or {}).values():
@@ -241,6 +252,11 @@ def spawn(
         popen.returncode = 0
         found = _look_at(popen.pid)
     return Child(role, Process(popen.pid, found[1] if found else 0), log, ready)
+
+
+def log_file(role: str, logs: str) -> str:
+    """The log of a part of a cluster, in its directory of logs."""
+    return os.path.join(logs, f"{role.rpartition('.')[2]}.log")
 
 
 def wait_until_ready(children: Sequence[Child], seconds: float = START_SECONDS) -> None:
@@ -301,6 +317,8 @@ class Cluster:
         """How many were asked for; 0 without workers."""
         self.logs = logs
         """The directory with the logs."""
+        self.is_kept_up: Callable[[], bool] = lambda: False
+        """Whether somebody starts its worker again when that has died."""
         self._stop: Callable[[], object] | None = stop
         self._owner = os.getpid()
 
