@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Starts and stops a cluster in Slurm: `./slurm.py start -n 32`. The same as `python -m cw.slurm`."""
+"""Starts and stops a cluster in Slurm: `./slurm.py start -n 32`. Same as `python -m cw.slurm`."""
 
 import sys
 

@@ -1,36 +1,35 @@
 """cw and its peers, on the same work, in one run.
 
-    python -m benchmarks                        everything that is installed; a Markdown table on stdout
+    python -m benchmarks                        all installed systems; a Markdown table on stdout
     python -m benchmarks --only noop closure    some of the workloads (--list names them all)
     python -m benchmarks --systems cw dask      some of the systems
-    python -m benchmarks --quick                a minute or so each, to see that it runs; not for quoting
+    python -m benchmarks --quick                about a minute each, to see that it runs; not for quoting
     python -m benchmarks --against DIR          this checkout of cw beside another one
 
-How it hangs together; imports point down:
+Structure; imports point down:
 
     __main__.py     arguments; workload by workload, round by round, system by system
     table.py        medians, ratios, Markdown
-    harness.py      one trial: a fresh process with a time limit, and the end of all that it started
+    harness.py      one trial: a fresh process with a time limit, and the end of all processes that it started
        |  `python -m benchmarks.trial WORKLOAD SYSTEM`, which answers with a JSON file
     trial.py        the program of that process
     noop.py ...     the workloads, one subject each: SYSTEMS, FIGURES, LIMIT, measure(name, quick)
     systems.py      one adapter per system: submit, run, map, close
-    measuring.py    what the workloads share: figures, warm-up, rates, slots held busy
+    measuring.py    code that workloads share: figures, warm-up, rates, slots held busy
     resumed.py      the second run of stored jobs, in a process of its own
     crowd.py        1,000 workers in one process, for `thousand_workers`
     far_worker.py   a worker that talks to the master as from another machine, for `encrypted`
-    processes.py    what /proc says: descendants, memory, CPU time
-    functions.py    what the jobs do; the same functions for all
+    processes.py    values from /proc: descendants, memory, CPU time
+    functions.py    the jobs' functions, the same for all systems
 
-What makes the figures comparable: the systems take turns within a round, so that a slow minute of the
-machine hits all alike, and ratios are formed within a round (the table has their median); the clock starts
-when every slot has answered once (except in `startup`); a system too slow for the full number of jobs gets
-as many as take it some seconds, by the same rule for all, and the table says how many (n); every result is
-checked. A peer that fails or hangs is a line of the table; one that is not installed is left out with a
-line that says so: `pip install -e '.[bench]'` installs them. A whole run of three rounds takes more than an
-hour; for figures worth quoting, leave the machine alone meanwhile.
+Figures are comparable because: the systems take turns within a round, so that a slow minute of the machine affects all
+alike, and ratios are formed within a round (the table has their median); the clock starts when every slot has answered
+once (except in `startup`); a system too slow for the full number of jobs gets as many as take it some seconds, by the
+same rule for all, and the table gives their number (n); every result is checked. A peer that fails or hangs is a line
+of the table; one that is not installed is skipped, with a message: `pip install -e '.[bench]'` installs them. A whole
+run of three rounds takes more than an hour; for figures worth quoting, leave the machine alone meanwhile.
 
-`--against` runs cw's own rows only, from this checkout and the other one in turn, and ends with status 1 if
-something is worse here by more than 10 %. Times differ by more than that on a machine that has other work:
-repeat what it names, with a larger --repeat.
+`--against` runs only cw's own rows, from this checkout and the other one in turn, and ends with status 1 if a figure is
+worse here by more than 10 %. Times differ by more than that on a busy machine: repeat the rows that it names, with a
+larger --repeat.
 """

@@ -43,12 +43,12 @@ WORKLOADS = (
     "encrypted",
 )
 HERE = Path(__file__).resolve().parent.parent
-TOLERATED = 1.10  # how much worse than another checkout this one may be before --against says so
+TOLERATED = 1.10  # factor by which this checkout may be worse than another one before --against reports it
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What takes part in a workload: a system, and for cw the checkout that it comes from."""
+    """A system in a workload, and for cw the checkout that it comes from."""
 
     system: str
     label: str
@@ -88,10 +88,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, metavar="WORKLOAD", help="see --list")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, metavar="SYSTEM", help="see --list")
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="less of everything: does it run?")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="number of rounds (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="do less of everything, to see that it runs")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout of cw to compare with")
-    parser.add_argument("--list", action="store_true", help="the workloads and the systems")
+    parser.add_argument("--list", action="store_true", help="list the workloads and the systems")
     return parser.parse_args()
 
 
@@ -108,11 +108,11 @@ def import_workload(name: str) -> ModuleType:
     return import_module(f"benchmarks.{name}")
 
 
-# --- who takes part --------------------------------------------------------------------------------
+# --- entries ---------------------------------------------------------------------------------------
 
 
 def find_entries(arguments: argparse.Namespace) -> list[Entry]:
-    """What is asked for and there; says on stdout what is not."""
+    """Return the requested entries that are installed; prints the others on stdout."""
     wanted = arguments.systems or list(SYSTEMS)
     if arguments.against:
         checkouts = {"this": HERE, "other": arguments.against.resolve()}
@@ -140,7 +140,7 @@ def cw_version(checkout: Path) -> str:
 
 
 def baseline_of(entry: Entry, entries: list[Entry], against: bool) -> Entry | None:
-    """What an entry is compared with: cw, or this checkout's form of the same system."""
+    """Return the entry to compare with: cw, or this checkout's form of the same system."""
     if against:
         first = next(other for other in entries if other.system == entry.system)
     else:
@@ -152,12 +152,12 @@ def baseline_of(entry: Entry, entries: list[Entry], against: bool) -> Entry | No
 
 
 def run_workload(name: str, entries: list[Entry], arguments: argparse.Namespace) -> list[str]:
-    """Print the workload's rows; returns those in which this checkout is too much worse."""
+    """Print the workload's rows; returns those in which this checkout is worse than tolerated."""
     workload = import_workload(name)
     taking_part = [entry for system in workload.SYSTEMS for entry in entries if entry.system == system]
     series = {entry: table.Series(entry.label) for entry in taking_part}
     for number in range(arguments.repeat):
-        # Each round starts with another system, so that none has always the same one before it.
+        # Each round starts with another system, so that none always follows the same one.
         start = number % max(1, len(taking_part))
         for entry in taking_part[start:] + taking_part[:start]:
             outcome = run_entry(name, entry, workload.LIMIT, arguments.quick)

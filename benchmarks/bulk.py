@@ -1,6 +1,6 @@
 """100 MB there and back: one job that returns its argument, a numpy array, then bytes.
 
-MB/s counts both ways: 200 MB by the time of the trip. The median of up to five trips, after some of 1 MB.
+MB/s counts both ways: 200 MB divided by the time of the trip. Median of up to five trips, after some of 1 MB.
 """
 
 from benchmarks.functions import noop

@@ -1,7 +1,7 @@
 """A local function that has captured a small list, which might change, called with an int.
 
-(The workload closure is the same with 10 MB of `bytes`, which cannot change.) Pool and ProcessPoolExecutor cannot
-pickle such a function.
+(The workload `closure` has 10 MB of `bytes` instead, which cannot change.) Pool and ProcessPoolExecutor cannot pickle
+such a function.
 """
 
 from benchmarks.functions import with_list

@@ -1,6 +1,6 @@
 """`map` of a no-op over 200,000 items with a chunk size of 100.
 
-Items per second until the last result is there. Systems whose map has no chunk size are not in it.
+Items per second until the last result has arrived. Systems whose map has no chunk size are not included.
 """
 
 from benchmarks.functions import noop

@@ -1,7 +1,7 @@
 """A function with 10 MB in its closure, called with an int, after its first call.
 
-Its rate, and what share that is of the no-op rate of the same system in the same trial; the two take
-turns, and medians are compared. Pool and ProcessPoolExecutor cannot pickle such a function.
+Its rate, and the ratio to the no-op rate of the same system in the same trial; the two take turns, and medians are
+compared. Pool and ProcessPoolExecutor cannot pickle such a function.
 """
 
 import statistics

@@ -1,8 +1,8 @@
 """CPU time of a job, all processes together, against another checkout: `python -m benchmarks.cost OTHER [ROUNDS]`.
 
 The two take turns, round by round, each in processes of its own: no-op jobs submitted one by one and gathered, and
-round trips one at a time. Printed are the medians, the ratio of each pair of rounds as median and interval (of 95 %, by
-the order of the ratios), and the rates beside them.
+round trips one at a time. Prints the medians, the ratio of the pairs of rounds as median and 95 % interval (by the
+order of the ratios), and the rates.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ print(json.dumps(found))
 
 
 def one_round(checkout: str) -> dict[str, list[float]]:
-    """Microseconds of CPU a job, and jobs a second, of a checkout."""
+    """Measure a checkout: microseconds of CPU per job, and jobs per second."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     done = subprocess.run(
         [sys.executable, "-c", ONE_ROUND, here], env={**os.environ, "PYTHONPATH": checkout}, check=True,
@@ -60,7 +60,7 @@ def one_round(checkout: str) -> dict[str, list[float]]:
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Within which the median lies with 95 % (binomial, for about 20 values)."""
+    """Return the interval that contains the median with 95 % (binomial, for about 20 values)."""
     ordered, skip = sorted(values), max(0, round(len(values) / 2 - 0.98 * len(values) ** 0.5) - 1)
     return ordered[skip], ordered[-1 - skip]
 

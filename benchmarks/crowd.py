@@ -1,9 +1,9 @@
 """Many workers in one process: `python -m benchmarks.crowd PORT COUNT`, for `thousand_workers`.
 
-Each has a connection of its own to the master and one slot, and speaks cw's wire protocol; there are no
-runners. A job is "run" by sending its only argument back, which is what a no-op returns, and so it is done
-as soon as it is here. Says `ready` on stdout once the master has welcomed all. This follows cw/worker/worker.py,
-from cw's inner modules; what changes there between worker and master changes here.
+Each has its own connection to the master and one slot, and speaks cw's wire protocol; there are no runners. It "runs" a
+job by sending its only argument back, as a no-op returns it, so that the job is done as soon as it arrives. Prints
+`ready` on stdout once the master has welcomed all. This follows cw/worker/worker.py, from cw's inner modules; changes
+between worker and master there must be made here, too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from cw.payloads import serialize
 from cw.version import VERSION
 
 HEARTBEAT = 5.0
-PATIENCE = 20.0  # seconds for the master to come up
-INSTANT = 1e-6  # seconds that each job claims to have taken
+PATIENCE = 20.0  # time for the master to start (seconds)
+INSTANT = 1e-6  # reported time of each job (seconds)
 
 
 class Puppet:
@@ -56,7 +56,7 @@ class Puppet:
             count = len(payloads)
             self.connection.send(m.Results(message.dispatches, [m.DONE] * count, [INSTANT] * count, payloads))
         elif kind is m.Recall:
-            self.connection.send(m.Recalled([]))  # nothing waits here
+            self.connection.send(m.Recalled([]))  # no job waits here
         elif kind is m.Welcome:
             self.connection.send(m.InventoryEnd([]))
             self._on_joined()
@@ -89,7 +89,7 @@ def main(port: int, count: int) -> None:
     def on_failed(failures: Any) -> None:
         if puppets or time.monotonic() > deadline:
             sys.exit(f"no connection: {failures}")
-        loop.call_later(0.1, dial_next)  # the master is not there yet
+        loop.call_later(0.1, dial_next)  # the master does not listen yet
 
     def beat(now: float) -> bool:
         for puppet in puppets:

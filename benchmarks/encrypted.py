@@ -1,4 +1,4 @@
-"""What crosses machines is encrypted; on one machine it is not. Here it is, to see what that costs.
+"""Cost of encryption: connections between machines are encrypted, those on one machine are not, except here.
 
 20,000 no-op jobs, one trip at a time, and 100 MB of bytes there and back (MB/s counts both ways), through a
 master and a worker that talk TLS over loopback: both ends of each connection encrypt on the same two CPUs.

@@ -6,7 +6,7 @@ import runpy
 
 
 def look_away() -> None:
-    """From now on this process connects to masters on its own machine as if they were on another."""
+    """Make this process connect to masters on its own machine as if they were on another."""
     from cw.net import connector
 
     connector.connect_locally = lambda port, fingerprint: None

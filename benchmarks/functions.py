@@ -1,4 +1,4 @@
-"""What the jobs do: the same functions for every system, importable where its workers run."""
+"""Functions of the jobs, the same for every system, importable by its workers."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ def nap(seconds):
 
 
 def work_shortly(x):
-    """A quarter of a millisecond of computing."""
+    """Compute for a quarter of a millisecond."""
     end = time.perf_counter() + 0.00025
     while time.perf_counter() < end:
         pass
@@ -23,7 +23,7 @@ def work_shortly(x):
 
 
 def whoami(seconds):
-    """The process that ran this job; the nap leaves its siblings the time to take one each."""
+    """Return the process that runs this job; the sleep gives the others time to take one each."""
     time.sleep(seconds)
     return os.getpid()
 
@@ -48,7 +48,7 @@ def wait_for_file(path):
 
 
 def with_closure(nbytes):
-    """A function that drags `nbytes` along in its closure."""
+    """Return a function with `nbytes` in its closure."""
     ballast = os.urandom(nbytes)
 
     def with_ballast(x):
@@ -58,7 +58,7 @@ def with_closure(nbytes):
 
 
 def with_list(numbers):
-    """A function that has captured a list, which might change."""
+    """Return a function that has captured a list, which might change."""
 
     def with_numbers(x):
         return x + len(numbers)

@@ -1,7 +1,7 @@
 """A function of the script that reads a global table of 1,000,000 entries, 100,000 submits.
 
-The script is what was started, so the function and its table are made in `__main__`. The pool's processes are forked
-when the table is there; a cluster is sent it.
+The function and its table are made in `__main__`, as in a user's script. The pool's processes are forked when the table
+exists; a cluster gets it in messages.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""Runs one trial in a process of its own, and ends everything that it started.
+"""Runs one trial in a process of its own, and ends all processes that it started.
 
-A trial has a time limit and a scratch directory, which is its working directory and its home, so that no
-system finds or leaves anything in the user's. Whatever processes it leaves behind, also such as have
-detached themselves, become this process's children (a subreaper) and are killed before the next trial.
+A trial has a time limit and a scratch directory, which is its working directory and its home, so that no system reads
+or writes the user's. Processes that it leaves behind, even detached ones, become this process's children (a subreaper)
+and are killed before the next trial.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from pathlib import Path
 from benchmarks.processes import command_line, descendants
 
 PR_SET_CHILD_SUBREAPER = 36
-ANSWERED_GRACE = 15.0  # for a trial that has its figures; some systems first finish what is outstanding
-EXIT_GRACE = 3.0  # for what the trial had started to end after it; what is there then was left behind
+ANSWERED_GRACE = (
+    15.0  # time to end for a trial that has its figures (seconds): some systems finish outstanding jobs
+)
+EXIT_GRACE = 3.0  # time for the trial's processes to end after it (seconds); later ones count as left behind
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The figures of a trial by name, or why there are none."""
+    """Figures of a trial by name, or the reason why there are none."""
 
     figures: dict[str, float] = field(default_factory=dict)
     failure: str = ""
@@ -40,14 +42,14 @@ class Outcome:
 
 
 def adopt_orphans() -> None:
-    """Make orphaned descendants this process's children, wherever they have moved themselves."""
+    """Make orphaned descendants this process's children, even detached ones."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
 
 
 def run_trial(workload: str, system: str, limit: float, checkout: Path, quick: bool = False) -> Outcome:
-    """Run one trial with the cw of `checkout`; an error, a crash or a hang of it is an outcome too."""
+    """Run one trial with the cw of `checkout`; its error, crash or hang is an outcome, too."""
     scratch = Path(tempfile.mkdtemp(prefix="cwb-"))
     try:
         return _run_in(scratch, workload, system, limit, checkout, quick)
@@ -82,7 +84,7 @@ def _run_in(scratch: Path, workload: str, system: str, limit: float, checkout: P
 
 
 def _wait(trial: subprocess.Popen[bytes], limit: float, answer: Path) -> None:
-    """Return when the trial has ended, or its time is up, or it has answered and yet does not end."""
+    """Return when the trial has ended, when its time is over, or when it has answered but does not end."""
     deadline = time.monotonic() + limit
     answered = False
     while trial.poll() is None and time.monotonic() < deadline:
@@ -105,7 +107,7 @@ def _why(status: int | None, limit: float, log: str) -> str:
 
 
 def _environment(scratch: Path, checkout: Path) -> dict[str, str]:
-    """Ours, with the trial's modules and home, and without what would lead cw to a cluster of the user's."""
+    """Return this environment with the trial's modules and home, without variables that name a user's cluster."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CW_")}
     path = [str(scratch), str(checkout), *filter(None, [inherited.get("PYTHONPATH")])]
     return {
@@ -119,10 +121,10 @@ def _environment(scratch: Path, checkout: Path) -> dict[str, str]:
 
 
 def end_descendants(grace: float = 0.0) -> int:
-    """Kill all processes below this one that are still there after the grace; how many were there then.
+    """Kill all descendants of this process that are alive after `grace` seconds; returns their number.
 
-    Python's resource trackers are spared for a moment: they end by themselves when the others are gone, and
-    remove the semaphores and the shared memory that those have left.
+    Python's resource trackers get some more time: they end by themselves when the others are gone, and remove the
+    semaphores and the shared memory that those have left.
     """
     _wait_while(_living, grace)
     killed = _kill_while(lambda: [pid for pid in _living() if "resource_tracker" not in command_line(pid)])
@@ -148,7 +150,7 @@ def _kill_while(pids: Callable[[], list[int]]) -> set[int]:
 
 
 def _living() -> list[int]:
-    """Our descendants; those of them that are our children and have ended are reaped on the way."""
+    """Return the living descendants; reaps children that have ended."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -1,4 +1,4 @@
-"""No-op jobs on one slot, each with one instance of a class: an imported one, and one of the script; beside an int.
+"""No-op jobs on one slot, each with one instance of a class: an imported one, or the script's; compared with an int.
 
 ProcessPoolExecutor's processes are forked with the script's class in them; loky sends its definition with each job.
 """
@@ -27,7 +27,7 @@ def measure(system_class, quick):
 
 
 def class_of_script():
-    """A class of the program that runs, which pickle names as part of `__main__`."""
+    """Return a class of the running program, which pickle names as part of `__main__`."""
     script = sys.modules["__main__"]
     names = {"__module__": "__main__", "__annotations__": {"number": int}}
     script.OwnReading = dataclasses.dataclass(type("OwnReading", (), names))

@@ -1,7 +1,7 @@
 """32 slots on this machine, no-op jobs, 20,000 of them.
 
-32 worker processes of one slot each, for cw and the peers; and cw with one worker of 32 slots, whose rate
-is also given as a share of that of one worker with 2 slots, measured before and after it.
+32 worker processes of one slot each, for cw and the peers; and cw with one worker of 32 slots, with the ratio of its
+rate to that of one worker with 2 slots, measured before and after it.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""What the workloads share: figures, warm-up, rates, slots held busy."""
+"""Code that workloads share: figures, warm-up, rates, slots held busy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.functions import noop, wait_for_file, whoami
 from benchmarks.systems import System
 
-WARM_UP_LIMIT = 120.0  # 32 heavy workers take half a minute to start on two CPUs
+WARM_UP_LIMIT = 120.0  # seconds; 32 heavy workers take half a minute to start on two CPUs
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ def warm_up(system: System, slots: int) -> None:
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """How many seconds it took, and what came of it."""
+    """Return the time of a call (seconds) and its result."""
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
 
 
 def rate(system: System, njobs: int, function: Callable[[int], int] = noop, offset: int = 0) -> float:
-    """Jobs per second for `njobs` single jobs, each of which must return its argument plus `offset`."""
+    """Return jobs per second for `njobs` single jobs, each of which must return its argument plus `offset`."""
     seconds, results = timed(lambda: system.run(function, range(njobs)))
     check_sum(results, njobs, offset)
     return njobs / seconds
@@ -55,9 +55,9 @@ def check_sum(results: Sequence[int], njobs: int, offset: int = 0) -> None:
 
 
 def affordable(system: System, wanted: int, quick: bool, function: Callable[[int], int] = noop) -> int:
-    """`wanted` jobs, or as many as a slow system does in some seconds; the same rule for all."""
+    """Return `wanted`, or the number of jobs that a slow system does in some seconds; the same rule for all."""
     probe, seconds = 10, 0.0
-    while probe < 640 and seconds < 0.25:  # the first few are no measure: all are slow with those
+    while probe < 640 and seconds < 0.25:  # the first few say little: all systems are slow at first
         probe *= 2
         start = time.perf_counter()
         system.run(function, range(probe))
@@ -67,7 +67,7 @@ def affordable(system: System, wanted: int, quick: bool, function: Callable[[int
 
 
 def steady(once: Callable[[], float]) -> float:
-    """The median of up to five values; a measurement that takes long is not repeated."""
+    """Return the median of up to five values; a measurement that takes long is not repeated."""
     deadline = time.monotonic() + 3.0
     values = [once()]
     while len(values) < 5 and time.monotonic() < deadline:
@@ -81,10 +81,10 @@ def steady_rate(system: System, njobs: int) -> float:
 
 @contextmanager
 def slots_blocked(system: System, slots: int, directory: str = ".") -> Iterator[None]:
-    """Within this block every slot is busy, and whatever is submitted stays outstanding."""
+    """Keep every slot busy within this block, so that all submitted jobs stay outstanding."""
     gate = Path(directory).absolute() / f"gate-{time.monotonic_ns()}"
     blockers = [system.submit(wait_for_file, str(gate)) for _ in range(slots)]
-    time.sleep(0.5)  # until they have started; none of them can end before the acceptor opens
+    time.sleep(0.5)  # until they have started; none of them can end before the file exists
     try:
         yield
     finally:

@@ -1,9 +1,8 @@
-"""50,000 no-op jobs outstanding: KiB a job, the client's and the master's memory together.
+"""50,000 no-op jobs outstanding: KiB per job, memory of client and master together.
 
-Every slot is kept busy while they are submitted; when the memory has stopped growing, by how much it has
-grown is divided by their number. The master is whatever holds the queue in a process of its own (ray: its
-GCS and raylet); where a client and its scheduler are one process, the client is all. Afterwards the slots
-are freed, and the first hundred results are looked at.
+Every slot is kept busy while they are submitted; when the memory has stopped growing, its growth is divided by their
+number. The master is any process of its own that holds the queue (ray: its GCS and raylet); if client and scheduler are
+one process, only the client counts. Afterwards the slots are freed, and the first hundred results are checked.
 """
 
 import gc
@@ -23,7 +22,7 @@ LIMIT = 300
 
 def measure(system_class, quick):
     njobs = 10_000 if quick else 50_000
-    system = system_class(2)  # not closed: that would take some of them minutes, with all jobs to be run
+    system = system_class(2)  # not closed: some would run all jobs first, for minutes
     warm_up(system, 2)
     client, masters = [os.getpid()], system.master_pids()
     gc.collect()

@@ -1,6 +1,6 @@
 """Methods of objects, submitted one by one with an int.
 
-A small object; one with an array of 10 MB that stays as it is; the same, with one number changed before each submit.
+A small object; one with an array of 10 MB that does not change; the same with one number changed before each submit.
 """
 
 from benchmarks.functions import Simulation

@@ -1,10 +1,9 @@
 """1,000,000 no-op jobs outstanding at once, through cw's ClientThread, which keeps no futures.
 
-The rate from the first submit to the last callback, and what share it is of the rate with 20,000 in the
-same trial (the median of three before and three after). Then the same again, but nothing can start
-before all are submitted, since every slot is kept busy: the rate, without the time of the blockade,
-against 20,000 treated in the same way; what the client's memory has grown by for each job, less the
-pickled arguments; and the most memory that the master ever had.
+The rate from the first submit to the last callback, and its ratio to the rate with 20,000 in the same trial (median of
+three before and three after). Then the same again, with every slot kept busy so that no job can start before all are
+submitted: the rate, without the time of the blockade, against 20,000 treated in the same way; the growth of the
+client's memory per job, without the pickled arguments; and the master's peak memory.
 """
 
 import gc
@@ -50,7 +49,7 @@ def measure(system_class, quick):
 
 
 def _rate_when_held(system, njobs):
-    """Jobs per second, and by how many bytes the client has grown, with all of them outstanding."""
+    """Return jobs per second, and the client's growth (bytes) with all of them outstanding."""
     gc.collect()
     before = resident_kib(os.getpid())
     with slots_blocked(system, 2):

@@ -1,6 +1,6 @@
-"""1,000,000 no-op jobs with a store, and the same script once more: how long it takes to find them all.
+"""1,000,000 no-op jobs with a store, and the same script once more: the time to find all of them.
 
-The second run is a new process: its time is that from the start of its cluster to its end.
+The second run is a new process: its time is from the start of its cluster to its end.
 """
 
 from pathlib import Path

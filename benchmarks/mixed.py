@@ -1,9 +1,8 @@
-"""Long and short jobs of the same function, so that what is known of its duration is wrong on purpose.
+"""Long and short jobs of the same function, so that estimates of its duration are wrong on purpose.
 
-One job of 5 s among 2,000 of 1 ms on 2 slots, and two of 5 s among them on 4. The long ones come early
-(as the 21st and 41st), so that nearly all the short ones are still to come. The time until the short ones
-are all done, against the time that the same 2,000 take with as many slots fewer, in the same trial: 1.0
-means that a long job costs its own slot and nothing else.
+One job of 5 s among 2,000 of 1 ms on 2 slots, and two of 5 s among them on 4. The long ones come early (as the 21st and
+41st), so that nearly all short ones follow. The time until all short ones are done, divided by the time that the same
+2,000 take without the slots of the long ones, in the same trial: 1.0 means that a long job costs only its own slot.
 """
 
 from benchmarks.functions import nap
@@ -28,10 +27,10 @@ def measure(system_class, quick):
 
 
 def _seconds_for_short(system_class, slots, nshort, long_naps):
-    """Seconds until the short jobs are done that were submitted together with the long ones."""
+    """Return the seconds until the short jobs are done that were submitted together with the long ones."""
     with system_class(slots) as system:
         warm_up(system, slots)
-        system.run(nap, [SHORT] * 100)  # what is to be learned of the function is learned
+        system.run(nap, [SHORT] * 100)  # so that its duration has been estimated
 
         def run_short():
             short, long = [], []

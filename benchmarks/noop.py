@@ -1,8 +1,8 @@
 """No-op jobs one by one, 20,000 of them.
 
-All are submitted through futures (or what the system has in their place), then all results are gathered;
-jobs per second from the first submit to the last result. For Pool, imap_unordered with a chunk size of 1
-and apply_async are separate rows; cw's ClientThread, with one callback for all, is one too.
+All are submitted through futures (or the system's counterpart), then all results are gathered; jobs per second from the
+first submit to the last result. Pool has separate rows for imap_unordered with a chunk size of 1 and for apply_async;
+cw's ClientThread, with one callback for all, has a row, too.
 """
 
 from benchmarks.measuring import Figure, affordable, steady_rate, warm_up

@@ -1,4 +1,4 @@
-"""What /proc says of processes: who descends from whom, their memory and their CPU time."""
+"""Facts about processes from /proc: their descendants, memory and CPU time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below `pid`, zombies not counted."""
+    """Return all descendants of `pid`, without zombies."""
     children: dict[int, list[int]] = {}
     zombies = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -31,16 +31,16 @@ def descendants(pid: int) -> list[int]:
 
 
 def siblings_named(*words: str) -> list[int]:
-    """Processes of this trial whose command line has one of the words.
+    """Find processes of this trial whose command line has one of the words.
 
-    They are looked for below the harness, our parent, because it adopts those that detach themselves.
+    The search is below the harness, our parent, because it adopts detached processes.
     """
     candidates = set(descendants(os.getppid())) - {os.getpid()}
     return [pid for pid in candidates if any(word in command_line(pid) for word in words)]
 
 
 def command_line(pid: int) -> str:
-    """With spaces between the arguments; empty if there is no such process any more."""
+    """Return the command line, with spaces between the arguments; empty if the process has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
@@ -63,7 +63,7 @@ def _status_kib(pid: int, field: str) -> int:
 
 
 def settled_kib(pids: Sequence[int], patience: float = 30.0) -> int:
-    """Their resident memory together, once it has stopped growing."""
+    """Return the processes' resident memory together (KiB), once it has stopped growing."""
     deadline = time.monotonic() + patience
     before = -1
     while True:
@@ -75,6 +75,6 @@ def settled_kib(pids: Sequence[int], patience: float = 30.0) -> int:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of the process, all its threads together."""
+    """Return user and system time of the process, all its threads together."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND

@@ -1,6 +1,6 @@
 """A second run of no-op jobs, in a process of its own: `python -m benchmarks.resumed SYSTEM NJOBS`.
 
-Prints its seconds: of the jobs alone, and of all, from the start of the cluster on.
+Prints seconds: for the jobs alone, and in total, from the start of the cluster.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from benchmarks.systems import SYSTEMS, System
 
 
 def seconds(system_class: type[System], njobs: int) -> tuple[float, float]:
-    """Of the jobs alone, and of all."""
+    """Return the seconds for the jobs alone, and in total."""
     (name,) = [name for name, known in SYSTEMS.items() if known is system_class]
     command = [sys.executable, "-m", "benchmarks.resumed", name, str(njobs)]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout

@@ -11,7 +11,7 @@ from benchmarks.measuring import Figure, timed, warm_up
 SYSTEMS = ("cw", "processpool", "loky", "mpi4py", "executorlib", "ray", "parsl", "dask", "ipyparallel")
 FIGURES = (Figure("median ms", higher_is_better=False), Figure("p99 ms", higher_is_better=False))
 LIMIT = 180
-SLOW = 0.005  # a trip of a slow system
+SLOW = 0.005  # time of a trip of a slow system (seconds)
 
 
 def measure(system_class, quick):

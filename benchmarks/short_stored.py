@@ -1,4 +1,4 @@
-"""Jobs of 0.25 ms, stored and not stored: what storing costs where the jobs do something."""
+"""Jobs of 0.25 ms, stored and not stored: the cost of storing for jobs that do some work."""
 
 from benchmarks.functions import work_shortly
 from benchmarks.measuring import Figure, rate, warm_up

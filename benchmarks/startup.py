@@ -1,8 +1,8 @@
-"""From nothing to the first result with a local cluster of 2, in seconds.
+"""Time to the first result with a local cluster of 2 slots, in seconds.
 
-In a fresh process that has imported nothing of the system: the clock starts before its modules are
-imported, or after it and before the pool or cluster is made; it stops when the first job's result is there.
-The start of the interpreter itself is not in it.
+The process is fresh and has imported no module of the system: the clock starts before its modules are imported, or
+after it and before the pool or cluster is made; it stops when the first job's result has arrived. The start of the
+interpreter itself is not included.
 """
 
 import importlib

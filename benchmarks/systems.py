@@ -1,7 +1,7 @@
-"""One adapter per system, with the same few methods; each set up as its own documentation does it.
+"""One adapter per system, with the same few methods; each is set up as in its own documentation.
 
-Only what a fair comparison needs is changed from the defaults: the number of workers, no dashboards, no
-logs of jobs, results of equal calls not reused. A system's module is imported when it is opened.
+Defaults are changed only for a fair comparison: the number of workers, no dashboards, no logs of jobs, results of equal
+calls not reused. A system's module is imported when it is opened.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class System:
     """An open system with a number of slots. `submit` returns something that has `result()`."""
 
     label: ClassVar[str]
-    modules: ClassVar[tuple[str, ...]] = ()  # what a program imports before it can open the system
+    modules: ClassVar[tuple[str, ...]] = ()  # modules that a program imports before it can open the system
     package: ClassVar[str | None] = None  # the distribution whose version is shown; None: part of Python
     in_process: ClassVar[bool] = False  # True: jobs run in the very process that submits them
     stores: ClassVar[str] = ""  # the directory in which it keeps results; '': it does not
-    masters: ClassVar[tuple[str, ...]] = ()  # words by which to know the processes that hold its queue
+    masters: ClassVar[tuple[str, ...]] = ()  # words in command lines of processes that hold its queue
 
     def __init__(self, slots: int) -> None:
         raise NotImplementedError
@@ -42,14 +42,14 @@ class System:
         raise NotImplementedError
 
     def submit_all(self, function: Callable, items: Iterable) -> Any:
-        """One job for each item; returns what `gather` needs."""
+        """Submit one job for each item; returns the argument of `gather`."""
         return [self.submit(function, item) for item in items]
 
     def gather(self, handles: Any) -> list:
         return [handle.result() for handle in handles]
 
     def run(self, function: Callable, items: Iterable) -> list:
-        """One job for each item, and all the results, in any order."""
+        """Run one job for each item; returns all results, in any order."""
         return self.gather(self.submit_all(function, items))
 
     def map(self, function: Callable, items: Sequence, chunksize: int) -> list:
@@ -70,11 +70,11 @@ class System:
 
     @classmethod
     def missing(cls) -> str | None:
-        """Why the system cannot be used here, or None."""
+        """Return the reason why the system cannot be used here, or None."""
         for module in cls.modules:
             name = module.partition(".")[0]
             spec = importlib.util.find_spec(name)
-            if spec is None or spec.origin is None:  # not there, or an empty folder of that name
+            if spec is None or spec.origin is None:  # missing, or an empty folder of that name
                 return f"{name} is not installed"
         return None
 
@@ -87,7 +87,7 @@ class System:
 
 
 class _Getter:
-    """Gives `result()` to what other systems return; `get` is a bound method, so that it costs little."""
+    """Gives other systems' futures a `result()`; `get` is a bound method, so that it costs little."""
 
     __slots__ = ("result",)
 
@@ -117,7 +117,7 @@ class Cw(_CwSystem):
             self._stack = stack.pop_all()
 
     def _start(self, stack: ExitStack, slots: int) -> tuple:
-        """Start a cluster; returns where it is."""
+        """Start a cluster; returns its address, if needed."""
         import cw
 
         stack.enter_context(cw.mp.allocate(slots))
@@ -134,7 +134,7 @@ class Cw(_CwSystem):
 
 
 class CwStored(Cw):
-    """Each result is on disk before its future is done."""
+    """A local cluster with a store: each result is on disk before its future is done."""
 
     label = "cw, with a store"
     stores = "stored.db"
@@ -153,7 +153,7 @@ class CwWorkers(Cw):
 
     def _start_workers(self, stack: ExitStack, port: int, slots: int) -> None:
         workers = [stack.enter_context(Program("cw.worker", f"127.0.0.1:{port}")) for _ in range(slots)]
-        for worker in workers:  # all are told to end before any is waited for
+        for worker in workers:  # all get the signal before any is waited for
             stack.callback(worker.process.terminate)
 
 
@@ -167,7 +167,7 @@ class CwOneWorker(CwWorkers):
 
 
 class CwEncrypted(CwWorkers):
-    """A master and one worker; both it and this client talk to the master as if it were on another machine."""
+    """A master and one worker; the worker and this client talk to the master as if it were on another machine."""
 
     label = "cw, encrypted"
 
@@ -229,7 +229,7 @@ class CwThread(_CwSystem):
         return self._results.copy()
 
     def count(self, function: Callable, items: Iterable) -> int:
-        """Run them, drop each result as it comes, and say how many came."""
+        """Run the jobs, drop each result as it arrives, and return their number."""
         numbers = itertools.count()
         jobs = self._thread.options(callback=lambda jobid, result: next(numbers))
         for item in items:
@@ -242,7 +242,7 @@ class CwThread(_CwSystem):
 
 
 class CwThreadStored(CwThread):
-    """Each result is on disk before its callback is called."""
+    """A ClientThread with a store: each result is on disk before its callback is called."""
 
     label = "cw ClientThread, with a store"
     stores = "stored.db"
@@ -334,7 +334,7 @@ class PoolImap(Pool):
 
 
 class BareLoop(System):
-    """No system at all: the calls one after the other, here. A reference, not a peer."""
+    """No system: the calls run one after the other in this process. A reference, not a peer."""
 
     label = "a bare loop"
     in_process = True
@@ -380,7 +380,7 @@ class Mpi4py(ProcessPool):
 
 
 class Mpi4pyCloudpickle(Mpi4py):
-    """Told to use cloudpickle, as its documentation shows, for functions that pickle does not take."""
+    """mpi4py with cloudpickle, as its documentation shows, for functions that pickle does not take."""
 
     label = "mpi4py.futures with cloudpickle"
 
@@ -393,7 +393,7 @@ class Mpi4pyCloudpickle(Mpi4py):
 
 
 class Executorlib(ProcessPool):
-    """Workers that stay (`block_allocation`), which is its fast mode."""
+    """executorlib with persistent workers (`block_allocation`), its fast mode."""
 
     label = "executorlib"
     modules = ("executorlib",)
@@ -406,7 +406,7 @@ class Executorlib(ProcessPool):
 
 
 class ExecutorlibStored(Executorlib):
-    """With its cache; needs h5py."""
+    """executorlib with its cache; needs h5py."""
 
     label = "executorlib, with its cache"
     modules = ("executorlib", "h5py")
@@ -436,7 +436,7 @@ class JoblibStored(System):
     def submit_all(self, function, items):
         from joblib import delayed
 
-        if function is not whoami:  # which says each time who it is
+        if function is not whoami:  # whose result differs each time
             function = self._memory.cache(function)
         return self._parallel(delayed(function)(item) for item in items)
 
@@ -494,7 +494,7 @@ class Ray(System):
         import ray
 
         self._ray = ray
-        self._remote: dict[Callable, Any] = {}  # a function is exported once, as a decorator would do it
+        self._remote: dict[Callable, Any] = {}  # a function is exported once, as by a decorator
         ray.init(
             num_cpus=slots,
             include_dashboard=False,
@@ -523,7 +523,7 @@ class Ray(System):
 
 
 class Parsl(System):
-    """Its executor for clusters, HighThroughputExecutor, with one block on this machine."""
+    """Parsl's executor for clusters, HighThroughputExecutor, with one block on this machine."""
 
     label = "parsl"
     modules = ("parsl",)
@@ -539,7 +539,7 @@ class Parsl(System):
         executor = HighThroughputExecutor(
             address="127.0.0.1",
             max_workers_per_node=slots,
-            cores_per_worker=0.01,  # else never more workers than CPUs
+            cores_per_worker=0.01,  # otherwise never more workers than CPUs
             provider=LocalProvider(init_blocks=1, max_blocks=1),
         )
         config = Config(executors=[executor], run_dir="runinfo", strategy="none", initialize_logging=False)

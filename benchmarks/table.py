@@ -1,4 +1,4 @@
-"""From trials to a Markdown table: medians, and ratios formed within a round."""
+"""Markdown table of trials: medians, and ratios formed within a round."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.measuring import Figure
 
 @dataclass
 class Series:
-    """What one entry (a system with its version) has shown in a workload: one outcome per round."""
+    """Outcomes of one entry (a system with its version) in a workload, one per round."""
 
     label: str
     outcomes: list[Outcome] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Series:
 
 
 def advantage(baseline: Series, other: Series, figure: Figure) -> float | None:
-    """By what factor the baseline is better: the median over the rounds that both have finished."""
+    """Return the factor by which the baseline is better: the median over the rounds that both have finished."""
     pairs = zip(baseline.values(figure), other.values(figure), strict=True)
     ratios = [ours / theirs for ours, theirs in pairs if ours and theirs]
     if not ratios:
@@ -35,7 +35,7 @@ def advantage(baseline: Series, other: Series, figure: Figure) -> float | None:
 
 
 def regressions(this: Series, other: Series, figures: Iterable[Figure], tolerated: float) -> list[str]:
-    """In what `this` is worse than the other by more than the tolerated factor."""
+    """Return the figures in which `this` is worse than the other by more than the tolerated factor."""
     found = [
         figure.name for figure in figures if (advantage(this, other, figure) or tolerated) < 1 / tolerated
     ]
@@ -48,9 +48,9 @@ def heading(reference: str) -> str:
 
 
 def rows(workload: str, figures: Sequence[Figure], entries: Iterable[tuple[Series, Series | None]]) -> str:
-    """Lines of the table: for each series every figure that it has, and its failures.
+    """Return lines of the table: for each series all its figures, and its failures.
 
-    With each series comes the one to compare it with, or None where there is nothing to compare.
+    With each series comes the one to compare it with, or None.
     """
     lines = []
     for series, baseline in entries:
@@ -75,7 +75,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that matter, thousands with a comma."""
+    """Format with three significant digits, thousands with a comma."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.{1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3}f}"

@@ -1,8 +1,8 @@
 """1,000 workers connected, no-op jobs: the master's CPU time per job, against that with 2 workers.
 
-One process plays all the workers (crowd.py), since 1,000 real ones would take the machine for themselves.
-The master's user and system time from the first submit to the last result, divided by the number of jobs;
-the case with 2 workers is measured before and after, each with a master of its own.
+One process plays all workers (crowd.py), since 1,000 real ones would occupy the whole machine. The figure is the
+master's user and system time from the first submit to the last result, divided by the number of jobs; the case with 2
+workers is measured before and after, each with its own master.
 """
 
 import resource

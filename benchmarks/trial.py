@@ -1,6 +1,6 @@
 """One workload on one system, once: `python -m benchmarks.trial WORKLOAD SYSTEM ANSWER [--quick] [--cw DIR]`.
 
-Writes the figures to the file ANSWER, in one piece, and ends; should that take long, the harness ends it.
+Writes the figures to the file ANSWER, atomically, and ends; if that takes long, the harness ends it.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
     thread = cw.client.ClientThread(callback)    results through callbacks
     executor = cw.ClusterExecutor()              results through concurrent.futures
-    for result in cw.map(function, items): ...   the loop's replacement
-    with cw.allocate(8): ...                     a cluster for the length of a block
-    cw.results('sweep.db')                       what has been stored
+    for result in cw.map(function, items): ...   replaces the loop
+    with cw.allocate(8): ...                     a cluster for the duration of a block
+    cw.results('sweep.db')                       the results in a store
 
-`python -m cw.master` and `python -m cw.worker HOST` make a cluster by hand. All public names are here; a
-module is loaded when a name of it is first used, so that cw's own processes start fast.
+`python -m cw.master` and `python -m cw.worker HOST` start a cluster by hand. All public names are here; a module is
+loaded when one of its names is first used, so that cw's own processes start fast.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from cw import program as _program
 
 _program.check_interpreter()
-_program.drop_cwd_from_path()  # for `python -m cw.…`, before anything of the standard library is imported
+_program.drop_cwd_from_path()  # for `python -m cw.…`, before any import from the standard library
 
 from typing import TYPE_CHECKING, Any  # noqa: E402
 

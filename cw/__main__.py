@@ -1,4 +1,4 @@
-"""`python -m cw`: the same as the command `cw`."""
+"""`python -m cw`: same as the command `cw`."""
 
 from cw.cli.main import main
 

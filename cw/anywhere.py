@@ -1,26 +1,26 @@
-"""`cw.start`, `cw.stop`, `cw.allocate`: a cluster in Slurm where Slurm is there, else on this machine.
+"""`cw.start`, `cw.stop`, `cw.allocate`: a cluster in Slurm if Slurm is present, otherwise on this machine.
 
-Slurm is there: in an allocation, or with `sbatch` on the PATH and a controller that answers within 2 seconds.
+Slurm is present in an allocation, or with `sbatch` on the PATH and a controller that answers within 2 seconds.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 from cw import guard, mp, slurm
+from cw.events import EventLogger
 from cw.launch.launcher import Cluster
 from cw.launch.options import ClusterOptions, takes
 from cw.launch.plan import split_options
 from cw.slurm.submitted import State
 
-logger = logging.getLogger("cw.start")
+logger = EventLogger("cw.start")
 
 _OF_JOBS = ("isolated", "time", "partition", "mem_per_cpu", "name", "local_master", "renew")
-"""Options that say something about Slurm's jobs. (Those of containers are refused where there is no Slurm: what runs in
-an image may not run without.)"""
+"""Options for Slurm's jobs that are ignored without Slurm. (Those of containers are refused then: what runs in an image
+may not run without it.)"""
 
 _VERBOSE = ("-v", "--verbose")
 """Options of both sbatch and cw's own programs."""
@@ -28,10 +28,10 @@ _VERBOSE = ("-v", "--verbose")
 
 @takes(ClusterOptions)
 def start(options: ClusterOptions) -> Cluster:
-    """Start a cluster with `nworkers` slots that lasts until `stop`: in Slurm where it is there, else on this machine.
+    """Start a cluster with `nworkers` slots that lasts until `stop`: in Slurm if present, otherwise on this machine.
 
-    This is `cw.slurm.start` or `cw.mp.start`, where arguments and errors are described. On this machine, options for
-    sbatch are left out.
+    This is `cw.slurm.start` or `cw.mp.start`, which describe arguments and errors. On this machine, options for sbatch
+    are ignored.
     """
     guard.check_start("cw.start()")  # before Slurm is asked
     if State.system.is_present():
@@ -40,7 +40,7 @@ def start(options: ClusterOptions) -> Cluster:
 
 
 def stop(master: bool = True, workers: bool = True) -> bool:
-    """End what `start` has started, in Slurm and on this machine. False if there was nothing to end.
+    """End the clusters of `start`, in Slurm and on this machine. False if there was nothing to end.
 
     In Slurm, master and workers end together.
     """
@@ -54,10 +54,10 @@ def stop(master: bool = True, workers: bool = True) -> bool:
 @takes(ClusterOptions)
 @contextlib.contextmanager
 def allocate(options: ClusterOptions) -> Iterator[Cluster]:
-    """A cluster with `nworkers` slots for a `with` block: in Slurm where it is there, else on this machine.
+    """Start a cluster with `nworkers` slots for a `with` block: in Slurm if present, otherwise on this machine.
 
-    This is `cw.slurm.allocate` or `cw.mp.allocate`, where arguments and errors are described. On this machine, options
-    for sbatch are left out.
+    This is `cw.slurm.allocate` or `cw.mp.allocate`, which describe arguments and errors. On this machine, options for
+    sbatch are ignored.
     """
     guard.check_start("cw.allocate()")
     if State.system.is_present():
@@ -69,7 +69,7 @@ def allocate(options: ClusterOptions) -> Iterator[Cluster]:
 
 
 def _local(options: ClusterOptions) -> ClusterOptions:
-    """The same, without what is said to Slurm about its jobs."""
+    """Return the options without those for Slurm's jobs."""
     left_out = [field for field in options.for_slurm() if field in _OF_JOBS]
     own: dict[str, Any] = {}
     for role, field in (("master", "master_options"), ("worker", "worker_options")):
@@ -77,5 +77,9 @@ def _local(options: ClusterOptions) -> ClusterOptions:
         own[field] += [option for option in for_sbatch if option in _VERBOSE]
         left_out += [option for option in for_sbatch if option not in _VERBOSE]
     if left_out:
-        logger.info("Slurm is not there: the cluster is on this machine, without %s", " ".join(left_out))
+        logger.info(
+            "start.options_left_out",
+            "Slurm is not there: the cluster is on this machine, without %s",
+            " ".join(left_out),
+        )
     return options._replace(**{field: ClusterOptions._field_defaults[field] for field in _OF_JOBS}, **own)

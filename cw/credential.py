@@ -1,16 +1,16 @@
-"""Who belongs to a cluster: its credential, a file that all of its parts have and nobody else.
+"""Credential of a cluster: a file that all its parts have, and nobody else.
 
-    master, launcher    load_or_make() --> made where there is none; of two that make one at once, one wins
-    worker, client      load()         --> CredentialMissing until it is there: they never make one
+    master, launcher    load_or_make() --> made if there is none; if two make one at once, one wins
+    worker, client      load()         --> CredentialMissing until it exists: they never make one
     a user              python -m cw.credential [--new | --copy HOST]
 
-The file is `~/.cw/credential.pem`, or what CW_CREDENTIAL names: a self-signed certificate and its private key.
-Both ends of a connection prove that they have the key, and take only this very certificate from the other end
-(cw.net.tls). There is no authority, no name and no expiry in it. Who has the file is the cluster's owner: it is
-0600, and refused if others could have read it or put it there.
+The file is `~/.cw/credential.pem`, or the one that CW_CREDENTIAL names: a self-signed certificate and its private key.
+Both ends of a connection prove that they have the key, and accept only this very certificate from the other end
+(cw.net.tls). It contains no authority, no name and no expiry. Whoever has the file owns the cluster: its mode is 0600,
+and it is refused if others could have read or written it.
 
-The certificate is made with the package `cryptography`, which is loaded for nothing else; `ssl` is not loaded
-here, since peers on one machine do without it.
+The package `cryptography` makes the certificate and is loaded for nothing else; `ssl` is not loaded here, since peers
+on one machine do without it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cw import program, userdir
 from cw.program import UserError
 
 MAX_FILE_SIZE = 64 * 1024
-"""Bytes read of the file; it has some 1,000."""
+"""Maximum number of bytes read from the file, which has some 1,000."""
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 
@@ -38,7 +38,7 @@ class CredentialError(UserError, OSError):
     """The credential cannot be used; the text is one sentence that says what to do."""
 
     may_pass = False
-    """Is there hope that it mends itself? A network file system may show a new file late."""
+    """True if the error may pass by itself: a network file system may show a new file late."""
 
 
 class CredentialMissing(CredentialError):
@@ -48,16 +48,16 @@ class CredentialMissing(CredentialError):
 
 
 class WrongCredential(CredentialError):
-    """The other end has another credential than we have, or than we have yet."""
+    """The other end has another credential than this one, which may still be an old copy."""
 
     may_pass = True
 
 
 class Credential:
-    """What is in the file."""
+    """Content of the file."""
 
     def __init__(self, path: str, pem: bytes) -> None:
-        """Raises CredentialError if these bytes are no credential."""
+        """Read a credential from bytes. Raises CredentialError if they are none."""
         found = _CERTIFICATE.findall(pem)
         try:
             if len(found) != 1 or b"PRIVATE KEY-----" not in pem:
@@ -71,10 +71,10 @@ class Credential:
         self.path = path
         self.pem = pem
         self.fingerprint = hashlib.sha256(self.certificate).hexdigest()
-        """No secret: anybody who connects to a master is shown the certificate."""
+        """Digest of the certificate. Not secret: a master shows the certificate to every peer that connects."""
 
     def hash_seed(self) -> str:
-        """A PYTHONHASHSEED: the same for all who have this file, and not to be guessed by others."""
+        """Return a PYTHONHASHSEED: the same for all peers with this file, and unpredictable for others."""
         digest = hmac.digest(b"".join(self.pem.split()), b"PYTHONHASHSEED", "sha256")
         return str(1 + int.from_bytes(digest, "big") % (2**32 - 1))
 
@@ -83,13 +83,13 @@ class Credential:
 
 
 def credential_file() -> str:
-    """The path of the credential. It need not be there."""
+    """Return the path of the credential, which need not exist."""
     named = os.environ.get("CW_CREDENTIAL")
     return os.path.abspath(named) if named else os.path.join(userdir.home_directory(), "credential.pem")
 
 
 def load() -> Credential:
-    """The credential. Raises CredentialMissing or CredentialError."""
+    """Load the credential. Raises CredentialMissing or CredentialError."""
     try:
         path = credential_file()
         pem = _read(path)
@@ -104,21 +104,20 @@ def load() -> Credential:
 
 
 def load_or_make() -> Credential:
-    """The credential; one is made where there is none. Raises CredentialError."""
+    """Load the credential; make one if there is none. Raises CredentialError."""
     with contextlib.suppress(CredentialMissing):
         return load()
     _write(credential_file(), _new_pem(), is_replacing=False)
-    return load()  # perhaps another's, who was faster
+    return load()  # perhaps that of another process, which was faster
 
 
 def fault_among(failures: Iterable[BaseException]) -> CredentialError | None:
-    """Of several failures to connect, the one that is about the credential: if it stands in the way anywhere, it is
-    what the user has to mend."""
+    """Return the failure to connect that is about the credential, if any: the user must mend this one first."""
     return next((error for error in failures if isinstance(error, CredentialError)), None)
 
 
 def make_new() -> Credential:
-    """Make a credential in place of the one that is there. Raises CredentialError."""
+    """Make a new credential in place of the present one. Raises CredentialError."""
     _write(credential_file(), _new_pem(), is_replacing=True)
     return load()
 
@@ -138,7 +137,7 @@ def _read(path: str) -> bytes | None:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise CredentialError(f"the credential {path} is no file: move it away, or set CW_CREDENTIAL")
-        # A link of somebody else's may lead to any file of ours.
+        # Another user's link may lead to any file of ours.
         if {status.st_uid, os.lstat(path).st_uid} != {os.geteuid()}:
             raise CredentialError(
                 f"the credential {path} belongs to another user: set CW_CREDENTIAL to a copy of your own"
@@ -154,11 +153,10 @@ def _read(path: str) -> bytes | None:
 
 
 def _write(path: str, pem: bytes, is_replacing: bool) -> None:
-    """Put the file there in one step, whole: readers see all of it or nothing. One that is there stays, unless
-    it is to be replaced."""
+    """Write the file atomically: readers see all of it or nothing. An existing one stays, unless `is_replacing`."""
     temporary = f"{path}.{os.urandom(8).hex()}.tmp"
     try:
-        userdir.make_home()  # the lock lies there
+        userdir.make_home()  # the lock is in there
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "wb") as file:
@@ -182,8 +180,8 @@ def _write(path: str, pem: bytes, is_replacing: bool) -> None:
 
 
 def _links(temporary: str, path: str) -> bool:
-    """Give the file its name unless something has it: in one step, also between machines. False: the file
-    system has no links, and nothing has the name."""
+    """Give the file its name unless a file has it: atomically, even between machines. False: the file system has no
+    links, and no file has the name."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -212,7 +210,7 @@ def _new_pem() -> bytes:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        # A machine whose clock is wrong shall not be kept out, and nobody be surprised by an end.
+        # Always valid: a machine with a wrong clock must not be kept out, and no expiry must surprise users.
         .not_valid_before(datetime.datetime(2000, 1, 1))
         .not_valid_after(datetime.datetime(9999, 12, 31, 23, 59, 59))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -228,20 +226,20 @@ def _new_pem() -> bytes:
 
 
 def copy_command(path: str, host: str) -> str:
-    """The shell command that copies the credential to where cw looks for it on another machine."""
+    """Return the shell command that copies the credential to the place where cw looks for it on another machine."""
     put = "umask 077 && mkdir -p .cw && cat >.cw/credential.pem"
     return f"ssh {shlex.quote(host)} {shlex.quote(put)} <{shlex.quote(path)}"
 
 
 def main() -> int:
-    """`python -m cw.credential`; returns the exit status."""
+    """Run `python -m cw.credential`; returns the exit status."""
     parser = program.argument_parser(
         "cw.credential",
-        "Shows the cluster's credential: where it is, and its fingerprint. Who has this file can run programs as "
-        "you; without it, nobody gets in. The first master or local cluster makes it.",
+        "Shows the path and fingerprint of the credential. Anyone with this file can run programs as you; without it, "
+        "nobody can connect. The first master or local cluster makes it.",
     )
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--new", action="store_true", help="make a new one in place of the old one")
+    group.add_argument("--new", action="store_true", help="make a new credential in place of the old one")
     group.add_argument("--copy", metavar="HOST", help="print the command that copies it to another machine")
     options = parser.parse_args()
     found = make_new() if options.new else load()

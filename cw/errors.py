@@ -3,21 +3,21 @@
     Exception
      '- Error                          all of cw's own
          |- ConnectionError            no way to the master               (also the built-in one, an OSError)
-         |- ProtocolError              a peer breaks the protocol
+         |- ProtocolError              a peer violates the protocol
          |- WorkerLost                 a job took its runner or worker down too often
-         |- JobTimeout                 a job ran longer than it may         (also TimeoutError)
+         |- JobTimeout                 a job ran longer than its limit      (also TimeoutError)
          |- NotPicklable               an argument, function or result cannot travel  (also TypeError)
-         |- PayloadError               bytes that are not what cw packs               (also ValueError)
-         |- EnvironmentMismatch        a machine lacks what the client's program runs in
+         |- PayloadError               bytes that cw has not packed                   (also ValueError)
+         |- EnvironmentMismatch        a machine lacks, say, the client's working directory
          |- UnstableKey                a call cannot be recognised in a later run     (also TypeError)
-         |- StartRefused               a cluster or a client was to be started by an import  (also RuntimeError)
+         |- StartRefused               an import would start a cluster or a client    (also RuntimeError)
          |- StoreError                 a store cannot be opened, read or written      (also OSError)
          '- RemoteException            stands for a job's exception that does not survive pickling
-     |- RemoteTraceback                `__cause__` of a job's exception: where it was raised over there
+     |- RemoteTraceback                `__cause__` of a job's exception: the traceback in the runner
      '- SharedRandomState              a warning: jobs would draw the same random numbers   (a UserWarning)
 
-They travel between processes, so each one survives pickling: `args` holds what the constructor takes.
-This is the ground floor: it imports nothing of cw.
+They travel between processes, so each one survives pickling: `args` holds the constructor's arguments.
+This is the ground floor: it imports no module of cw.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 
 class Error(Exception):
-    """The base of all exceptions that cw itself raises."""
+    """Base class of all exceptions that cw itself raises."""
 
 
 class ConnectionError(Error, builtins.ConnectionError):
@@ -36,44 +36,44 @@ class ConnectionError(Error, builtins.ConnectionError):
 
 
 class ProtocolError(Error):
-    """A peer sent something that the protocol does not allow; its connection is closed."""
+    """A peer sent a message that the protocol does not allow; its connection is closed."""
 
 
 class NotPicklable(Error, TypeError):
     """A function, an argument or a result cannot be pickled.
 
-    The text names the object at fault, and where it is, as far as that was found. A `TypeError` too.
+    The text names the object at fault and its place, as far as these were found. A `TypeError` too.
     """
 
 
 class UnseenChanges(UserWarning):
-    """A value that calls read is too large to be looked at before each `submit`: changes in place may be seen late."""
+    """A value that calls read is too large to be checked before each `submit`: changes in place may be seen late."""
 
 
 class PayloadError(Error, ValueError):
-    """A payload is not what cw packs: cut short, or its sizes contradict each other."""
+    """A payload that cw has not packed so: it is cut short, or its sizes contradict each other."""
 
 
 class EnvironmentMismatch(Error):
-    """A machine cannot offer what the client's program runs in, such as its working directory."""
+    """A machine lacks a part of the client's environment, such as its working directory."""
 
 
 class UnstableKey(Error, TypeError):
-    """Results are to be stored, but what is called has no form by which a later run could recognise it.
+    """A call's result should be stored, but the call has no form by which a later run could recognise it.
 
-    The text names the argument. `options(key=...)` gives the call a key of one's own. A `TypeError` too.
+    The text names the argument. `options(key=...)` gives the call your own key. A `TypeError` too.
     """
 
 
 class StartRefused(Error, RuntimeError):
-    """A cluster or a client was to be started where that goes on without end: while a job's process imports a module.
+    """A cluster or a client would be started while a job's process imports a module, which would go on without end.
 
-    The text shows what protects the module. A `RuntimeError` too, as multiprocessing's is in the same case.
+    The text shows how to protect the module. A `RuntimeError` too, like multiprocessing's in the same case.
     """
 
 
 class StoreError(Error, OSError):
-    """A store cannot be opened, read or written; nothing in it has been touched. An `OSError` too."""
+    """A store cannot be opened, read or written; its results are unchanged. An `OSError` too."""
 
 
 class JobTimeout(Error, TimeoutError):
@@ -83,8 +83,8 @@ class JobTimeout(Error, TimeoutError):
 class WorkerLost(Error):
     """A job was started as often as allowed and took its runner or worker down each time.
 
-    `attempts` is a list of dicts, oldest first. What is known of an attempt is in it under 'host', 'worker',
-    'slot', 'pid', 'how' (how it ended), 'seconds' (how long it ran) and 'stderr' (the end of what it wrote).
+    `attempts` is a list of dicts, oldest first. Their keys, as far as known: 'host', 'worker', 'slot', 'pid', 'how'
+    (how it ended), 'seconds' (time that it ran) and 'stderr' (the end of its stderr).
     """
 
     def __init__(self, message: str, attempts: Iterable[dict[str, Any]] = ()) -> None:
@@ -102,7 +102,7 @@ class WorkerLost(Error):
 
 
 class RemoteException(Error):
-    """Stands for a job's exception that could not be pickled, or not be unpickled here.
+    """Stands for a job's exception that could not be pickled, or not unpickled here.
 
     `type_name` is the name of the exception's own type, `traceback` the text of the remote traceback.
     """
@@ -125,7 +125,7 @@ class RemoteException(Error):
 class RemoteTraceback(Exception):
     """The `__cause__` of a job's exception: its text is the traceback in the runner.
 
-    `where` is a dict with what is known of the place ('host', 'pid', ...).
+    `where` is a dict that describes the place, as far as known ('host', 'pid', ...).
     """
 
     def __init__(self, text: str, where: dict[str, Any] | None = None) -> None:
@@ -144,16 +144,16 @@ class RemoteTraceback(Exception):
 class SharedRandomState(UserWarning):
     """A random generator travels with a function: all its jobs, or all runners, would draw the same numbers.
 
-    The text names the variable. `cw.current_job().seed` is a seed for each call of its own.
+    The text names the variable. `cw.current_job().seed` is a different seed for each call.
     """
 
 
-# An attempt is one line of a message: more of a crashed program's stderr would bury the other attempts.
+# Characters of stderr for each attempt, which has one line of a message: more would bury the other attempts.
 _STDERR_CHARACTERS = 200
 
 
 def _attempt_text(note: dict[str, Any]) -> str:
-    """One attempt of a `WorkerLost` on one line; any of its keys may be missing."""
+    """Describe one attempt of a `WorkerLost` on one line; any of its keys may be missing."""
     known = [key for key in ("host", "worker", "slot", "pid") if note.get(key) is not None]
     place = ", ".join(f"{key} {note[key]}" for key in known)
     text = f"{place or 'place unknown'}: {note.get('how') or 'lost'}"
@@ -166,7 +166,7 @@ def _attempt_text(note: dict[str, Any]) -> str:
 
 
 def _last_words(stderr: str) -> str:
-    """One line: the last one; of a trace by faulthandler, what happened and where."""
+    """Return the last line; for a trace by faulthandler, the error and its place."""
     lines = [line.strip() for line in stderr.split("\n") if line.strip()]
     fatal = [number for number, line in enumerate(lines) if line.startswith("Fatal Python error")]
     if fatal:

@@ -1,14 +1,14 @@
-"""Refuses to start clusters and clients where that would start others without end.
+"""Guard against clusters and clients that would start others without end.
 
     script: with cw.mp.allocate(2) ... map(f)     no `if __name__ == "__main__":`
        '- runner imports the script's module      which starts a cluster ...
             '- runner imports the module ...      ... and so on
 
-    while a runner imports a module        -> refused, in whatever thread the import is; so in a job's pools
+    while a runner imports a module        -> refused, in any thread; also in a job's pools
     while multiprocessing imports a script -> refused, in any process
     a job that starts a cluster            -> allowed, MAX_DEPTH clusters deep
 
-The depth is an environment variable: all that a job starts inherits it, programs of their own and batch jobs too.
+The depth is an environment variable: everything that a job starts inherits it, including other programs and batch jobs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from types import FrameType
 from cw.errors import StartRefused
 
 MAX_DEPTH = 3
-"""How deep clusters may be started in jobs of clusters. Larger: a mistake starts more of them before it is noticed
+"""Maximum depth of clusters that jobs of clusters start. Larger: a mistake starts more of them before it is noticed
 (each level multiplies them by its slots). Smaller: a program that starts one by itself cannot be run as a job."""
 
 DEPTH = "CW_CLUSTER_DEPTH"
-"""Names how many clusters this process is inside of: 0 where it is not set, 1 in a cluster's jobs."""
+"""Variable with the number of clusters that this process is inside of: 0 if not set, 1 in a cluster's jobs."""
 
 is_runner = False
-"""Is this process a runner, or a fork of one? (Set by the runner itself.)"""
+"""True in a runner, or a fork of one. (Set by the runner itself.)"""
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _IMPORT_SYSTEM = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
@@ -42,7 +42,7 @@ def note_runner() -> None:
 
 
 def depth() -> int:
-    """How many clusters this process is inside of."""
+    """Return the number of clusters that this process is inside of."""
     text = os.environ.get(DEPTH, "")
     return int(text) if text.isdecimal() and len(text) < 10 else 0
 
@@ -71,9 +71,9 @@ def check_import(what: str) -> None:
 
 
 def is_importing(frame: FrameType | None) -> bool:
-    """Whether the thread with this innermost frame executes a module."""
+    """True if the thread with this innermost frame is importing a module."""
     while frame is not None:
-        # (`from m import name` passes through the first file, too, when all is imported.)
+        # (`from m import name` passes through the first file, too, even if everything is imported.)
         if frame.f_code.co_filename in _IMPORT_SYSTEM and frame.f_code.co_name != "_handle_fromlist":
             return True
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""Where a process runs, as a batch system knows it: a value, and its text for environments and the wire.
+"""Location of a process in a batch system: a value, and its text for environments and the wire.
 
 batch script --- CW_LOCATION=slurm/hpc/4711/0/n17 ---> worker, master --- place ---> launchers
 """
@@ -10,24 +10,24 @@ import re
 from typing import NamedTuple
 
 VARIABLE = "CW_LOCATION"
-"""The environment variable with the location of master or worker; set by who starts them."""
+"""Environment variable with the location of master or worker; set by the launcher that starts them."""
 
 _TITLES = {"slurm": "Slurm"}
-"""Batch systems that are written otherwise than in a location."""
+"""Batch systems whose names are written differently in a location."""
 
-# What stood in CW_PLACE before there was a Location: a job that was submitted then may run for weeks.
+# Texts in CW_PLACE, from before there was a Location: a job that was submitted then may run for weeks.
 _WORDS = re.compile(
     r"Slurm job (?P<job>\d+)(, step (?P<step>\S+), node (?P<node>\S+))?|cluster (?P<cluster>\S+)"
 )
 
 
 class Location(NamedTuple):
-    """Where a process runs. What is '' is not known, or there is none."""
+    """Location of a process. A field that is '' is not known, or does not exist."""
 
     system: str = ""
     """A batch system such as 'slurm'; 'local': a process that a launcher has started on the user's machine."""
     cluster: str = ""
-    """Of several that the system serves; for a local process, the token of the cluster that it belongs to."""
+    """One of several clusters that the system serves; for a local process, the token of the cluster it belongs to."""
     job: str = ""
     step: str = ""
     node: str = ""
@@ -39,12 +39,12 @@ class Location(NamedTuple):
         return job + f", step {self.step}" * bool(self.step) + f", node {self.node}" * bool(self.node)
 
     def as_text(self) -> str:
-        """The form that `parse` reads."""
+        """Return the form that `parse` reads."""
         return "/".join(self).rstrip("/")
 
     @classmethod
     def parse(cls, text: str) -> Location:
-        """The location that `as_text` gave; an empty one for a text that is none."""
+        """Return the location with this `as_text`; an empty one for another text."""
         if words := _WORDS.fullmatch(text):
             found = {name: value or "" for name, value in words.groupdict().items()}
             return cls("local" if found["cluster"] else "slurm", **found)
@@ -53,5 +53,5 @@ class Location(NamedTuple):
 
 
 def of_this_process() -> Location:
-    """What the environment says."""
+    """Return the location that the environment gives."""
     return Location.parse(os.environ.get(VARIABLE) or os.environ.get("CW_PLACE", ""))

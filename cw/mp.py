@@ -1,4 +1,4 @@
-"""A cluster of processes on this machine: one master, and one worker with as many slots as wanted.
+"""A cluster of processes on this machine: one master, and one worker with n slots.
 
     with cw.mp.allocate(4):          # gone when the block ends, however it ends
         ...
@@ -6,21 +6,21 @@
     cw.mp.start(4)                   # lasts until cw.mp.stop(), which any program of the user may call
     python -m cw.mp start -n 4       # the same from the shell
 
-The master listens on the loopback interface only, and there too it admits nobody without the cluster's
-credential, which is made where there is none (cw.credential). Clients of the program that starts the cluster use it by
-themselves; for others, `python -m cw.mp start` prints what to set. No address file is written.
+The master listens on the loopback interface only, and accepts only peers with the cluster's credential, which is made
+if there is none (cw.credential). Clients in the program that starts the cluster use it by default; for others,
+`python -m cw.mp start` prints the variable to set. There is no address file.
 
-A worker that dies is started again while the program is there that the cluster lasts for: `allocate`, `cw local`.
-(`start` leaves no program behind. `status` says that the worker has ended; `start` with `master=False`, another.)
+A worker that dies is started again as long as the program that the cluster lasts for runs: `allocate`, `cw local`.
+(`start` leaves no program behind. `status` reports that the worker has ended; `start` with `master=False` starts
+another.)
 
-What `start` has started is noted in `~/.cw/mp-HOST/state.json` (many machines may share a home directory),
-under a lock for which other starts and stops wait. The logs lie beside it, also those of `allocate`.
+`start` notes its processes in `~/.cw/mp-HOST/state.json` (many machines may share a home directory), under a lock for
+which other starts and stops wait. The logs are beside it, also those of `allocate`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import sys
@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 from cw import credential, guard, program
 from cw.errors import StartRefused
+from cw.events import EventLogger
 from cw.launch import launcher, local_state
 from cw.launch.launcher import Child, Cluster, LaunchError, Lifeline, Process
 from cw.launch.local_state import LocalState
@@ -38,33 +39,33 @@ from cw.launch.supervisor import Supervisor
 from cw.net import address
 from cw.net.sockets import listen_locally
 
-logger = logging.getLogger("cw.mp")
+logger = EventLogger("cw.mp")
 
 
 class Status(NamedTuple):
-    """What `start` has started on this machine."""
+    """Status of the cluster that `start` has started on this machine."""
 
     master: str
     """The master's address, 'HOST:PORT'."""
     slots: int
     running: dict[str, int]
-    """The pid of each part that runs: 'master', 'worker'."""
+    """The pid of each running part: 'master', 'worker'."""
     ended: list[str]
-    """The parts that have ended without `stop`."""
+    """Parts that have ended without `stop`."""
     since: float
-    """Seconds since 1970."""
+    """Time of the start (seconds since 1970)."""
     logs: str
-    """The directory with the logs."""
+    """Directory of the logs."""
 
 
 @takes(ClusterOptions)
 def start(options: ClusterOptions) -> Cluster:
     """Start a local cluster with `nworkers` slots that lasts until `stop`; returns when it is ready.
 
-    With `workers=False`, only the master; with `master=False`, only a worker: for the master that was started
-    so, or else for the one that a client would find. The options are those of cw.master (`--port`, `-v`) and
-    cw.worker. Raises ValueError or TypeError for arguments that make no sense, and LaunchError (a RuntimeError) if a
-    local cluster runs already or cannot be started.
+    With `workers=False`, starts only the master; with `master=False`, only a worker: for the master that was started
+    that way, or otherwise for the one that a client would find. `master_options` and `worker_options` are those of
+    cw.master (`--port`, `-v`) and cw.worker. Raises ValueError or TypeError for invalid arguments, and LaunchError (a
+    RuntimeError) if a local cluster runs already or cannot be started.
     """
     guard.check_start("cw.mp.start()")
     cluster = _start_noted(_make_plan(options))
@@ -74,9 +75,9 @@ def start(options: ClusterOptions) -> Cluster:
 
 
 def stop(master: bool = True, workers: bool = True) -> bool:
-    """End what `start` has started on this machine, from whatever program; returns when it is gone.
+    """End the cluster that `start` has started on this machine, from any program; returns when it is gone.
 
-    Returns False if there was nothing to end. Jobs that are not done are lost with it. Raises LaunchError.
+    Returns False if there was nothing to end. Unfinished jobs are lost with it. Raises LaunchError.
     """
     with local_state.locked() as state:
         if master and state.master:
@@ -85,7 +86,7 @@ def stop(master: bool = True, workers: bool = True) -> bool:
 
 
 def status() -> Status | None:
-    """What `start` has started on this machine and is there still, or None."""
+    """Return the status of the cluster that `start` has started on this machine; None if no part of it runs."""
     state = LocalState.load()
     pids = {role: process.pid for role, process in state.running().items()}
     return Status(state.master, state.slots, pids, state.ended(), state.since, state.logs) if pids else None
@@ -94,10 +95,10 @@ def status() -> Status | None:
 @takes(ClusterOptions)
 @contextlib.contextmanager
 def allocate(options: ClusterOptions) -> Iterator[Cluster]:
-    """A local cluster with `nworkers` slots for a `with` block, ready when the block begins.
+    """Start a local cluster with `nworkers` slots for a `with` block; it is ready when the block begins.
 
-    It is gone when the block ends, and soon after the program is killed. Other clusters, that of `start` too,
-    are not touched. Arguments and errors are those of `start`.
+    It is gone when the block ends, and soon after the program is killed. Other clusters, including that of `start`, are
+    not affected. Arguments and errors are those of `start`.
     """
     guard.check_start("cw.mp.allocate()")
     plan = _make_plan(options)
@@ -136,7 +137,7 @@ def allocate(options: ClusterOptions) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def hold(options: ClusterOptions) -> Iterator[Cluster]:
-    """A local cluster as `start` makes it, for `stop` and `status` too, which ends with the block or the program."""
+    """Start a local cluster that ends with the block or the program; as with `start`, `stop` and `status` know it."""
     guard.check_start("cw local")
     plan = _make_plan(options)
     lifeline = Lifeline()
@@ -167,7 +168,7 @@ def hold(options: ClusterOptions) -> Iterator[Cluster]:
 
 
 class _Plan(NamedTuple):
-    """What is to be started."""
+    """The parts to start."""
 
     roles: list[str]
     slots: int
@@ -200,7 +201,7 @@ def _choose_roles(master: bool, workers: bool) -> list[str]:
 
 
 def _take_port(options: list[str]) -> tuple[int, list[str]]:
-    """(port or 0, the other options): the launcher itself listens, so that it knows the port at once."""
+    """Return (port or 0, the other options). The launcher itself listens, so that it knows the port at once."""
     port, rest, given = 0, [], iter(options)
     for option in given:
         name, has_value, value = option.partition("=")
@@ -218,7 +219,7 @@ def _take_port(options: list[str]) -> tuple[int, list[str]]:
 
 
 def _start_noted(plan: _Plan, lifeline: Lifeline | None = None) -> Cluster:
-    """Start what is planned, and note it for `stop` and `status`. Raises LaunchError."""
+    """Start the parts of a plan, and note them for `stop` and `status`. Raises LaunchError."""
     with local_state.locked() as state:
         running = state.running()
         if running and ("master" in plan.roles or "worker" in running):
@@ -245,9 +246,9 @@ def _start_parts(
     known_master: str = "",
     lifeline: Lifeline | None = None,
 ) -> str:
-    """Start the parts side by side and return the master's address when all are ready.
+    """Start the parts in parallel and return the master's address when all are ready.
 
-    `note` is told of each, with the master's address, as soon as it is there.
+    `note(master, child)` is called for each, with the master's address, as soon as its process exists.
     """
     children = []
     master = known_master or address.started_here()
@@ -265,17 +266,17 @@ def _start_parts(
 
 
 def _spawn_worker(plan: _Plan, logs: str, master: str, lifeline: Lifeline | None) -> Child:
-    """Start the worker, for the planned master or, if none is planned, for the one that is there already."""
+    """Start the worker, for the planned master or, if none is planned, for the one that runs already."""
     is_ours = "master" in plan.roles
-    # What the options or CW_MASTER say stands above what we know of one that is not ours.
+    # For a master that runs already: the options or CW_MASTER take precedence over the known address.
     environment = {"CW_MASTER": master, **os.environ} if master and not is_ours else None
-    # Who stops a local cluster wants it gone; who wants otherwise, says so.
+    # A local cluster ends at once when it is stopped, unless the options say otherwise.
     options = [*[master] * is_ours, "--grace", "0", *plan.worker_options, "-n", str(plan.slots)]
     return launcher.spawn("worker", options, logs, lifeline=lifeline, environment=environment)
 
 
 def _listen(port: int, fingerprint: str) -> dict[str, socket.socket]:
-    """The master's listening sockets, by the option that hands each over. From here on peers may connect."""
+    """Return the master's listening sockets, by the option that passes each on. From here on peers may connect."""
     try:
         listener = socket.create_server(("127.0.0.1", port), backlog=1024)
     except OSError as error:
@@ -290,7 +291,8 @@ def _use_in_this_process(master: str) -> None:
     address.bind_process(master)
     if os.environ.get("CW_MASTER"):
         logger.warning(
-            "CW_MASTER is set: clients that are given no host use %s, not the cluster that starts here at %s",
+            "mp.other_master_set",
+            "CW_MASTER is set: clients without a host use %s, not the cluster that starts here at %s",
             os.environ["CW_MASTER"],
             master,
         )
@@ -300,7 +302,7 @@ def _use_in_this_process(master: str) -> None:
 
 
 def main() -> int:
-    """`python -m cw.mp start|stop|status`; returns the exit status."""
+    """Run `python -m cw.mp start|stop|status`; returns the exit status."""
     options = _parse_arguments()
     program.set_up_logging(options.verbose)
     master, workers = not options.without_master, not options.without_workers
@@ -325,7 +327,7 @@ def main() -> int:
     )
     if sys.stdout.isatty():
         print("for other programs to find the cluster, set:", file=sys.stderr)
-    print(f"export CW_MASTER={cluster.master}")  # And nothing else, for eval "$(...)".
+    print(f"export CW_MASTER={cluster.master}")  # The only line on stdout, for eval "$(...)".
     return 0
 
 
@@ -338,12 +340,12 @@ def _parse_arguments() -> Any:
         type=int,
         metavar="N",
         default=len(os.sched_getaffinity(0)),
-        help="number of slots (default: the usable CPUs, here %(default)s)",
+        help="number of slots (default: one for each usable CPU, here %(default)s)",
     )
-    parser.add_argument("-M", "--without-master", action="store_true", help="only the worker")
-    parser.add_argument("-W", "--without-workers", action="store_true", help="only the master")
+    parser.add_argument("-M", "--without-master", action="store_true", help="only a worker")
+    parser.add_argument("-W", "--without-workers", action="store_true", help="only a master")
     for name in ("master", "workers"):
-        help_text = f"an argument for the {name} (as --X{name}=-v); may be repeated"
+        help_text = f"argument for the {name}, such as --X{name}=-v; may be repeated"
         parser.add_argument(f"--X{name}", action="append", default=[], metavar="ARG", help=help_text)
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Jobs that wait for jobs of their own: what a client in a job knows of that, and how the job lends its CPUs meanwhile.
+"""Jobs that wait for jobs of their own: the client's side, and the lending of the job's CPUs meanwhile.
 
     job's main thread                          worker
       result(), wait, map ...: it would block
@@ -7,15 +7,16 @@
       WaitOver(serial, is_patient) ---------->   the slot's next is this job
       ... waits for its turn       <---------- Resume(serial)
 
-A session of a client in no job has depth 0; one of a client in a job is one deeper than the session of that job. A job
-lends to deeper sessions only, so there is one waiting job for each depth on a slot, at most, however many jobs wait:
-one process a level. And it is enough: of the jobs that wait, the deepest one's own jobs find its slot lent to them.
+A session of a client outside of jobs has depth 0; one of a client in a job is one deeper than the session of that job.
+A job lends to deeper sessions only, so a slot has at most one waiting job, and one process, for each depth, however
+many jobs wait. This is enough: among waiting jobs, the deepest one's own jobs find its slot lent to them.
 
-At the return a `timeout` goes before the turn: when it is over the job goes on, and the slot is shared for a while.
+On return, a `timeout` takes precedence over the turn: when it is over, the job goes on, and the slot is shared for a
+while.
 
-Only the main thread of a runner lends, since the job goes on while another of its threads blocks. And only for a
-client that is connected to the master of the job's own worker: who gives jobs to another cluster needs no slot here.
-(The worker decides that, by the master's start id in Waits.)
+Only the main thread of a runner lends, since the job goes on while another of its threads blocks; and only for a client
+that is connected to the master of the job's own worker: jobs for another cluster need no slot here. (The worker decides
+that, by the master's start id in Waits.)
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 
 SHORT_SECONDS = 0.001
-"""A wait with a `timeout` below that does not lend. Larger: who asks again and again in a loop holds his slot. Smaller:
-each look at a result costs messages and a process switch."""
+"""Timeout of a wait below which it does not lend (seconds). Larger: a loop of short waits holds its slot. Smaller: each
+check of a result costs messages and a process switch."""
 
 depth = 0
-"""Of the sessions of this process's clients; set in a runner (and so in what its jobs fork)."""
+"""Depth of the sessions of this process's clients; set in a runner (and so in its jobs' forks)."""
 
 
 class Session(Protocol):
-    """What is asked of a client's session."""
+    """A client's session, as it is needed here."""
 
     lends: bool
 
     @property
     def master(self) -> str:
-        """The start id of the master that it is connected to."""
+        """Start id of the master that it is connected to."""
 
 
 class Lender:
-    """A runner's main thread. `say_waits(serial, master)` and `say_over(serial, is_patient)` tell the worker,
-    `wait_for_turn(serial, seconds)` blocks until it resumes the job (False: time is up)."""
+    """Lends the slot of a runner's main thread. `say_waits(serial, master)` and `say_over(serial, is_patient)` notify
+    the worker, `wait_for_turn(serial, seconds)` blocks until it resumes the job (False: the time is over)."""
 
     def __init__(
         self,
@@ -58,18 +59,18 @@ class Lender:
         wait_for_turn: Callable[[int, float | None], bool],
     ) -> None:
         self.job = job
-        """The dispatch number of the job that runs."""
+        """Return the dispatch number of the job that runs."""
         self._thread = threading.get_ident()
         self._say_waits = say_waits
         self._say_over = say_over
         self._wait_for_turn = wait_for_turn
         self._serial = 0
-        # What it waits for; written by the main thread, read by that session's own when it has another master.
+        # The session it waits for; written by the main thread, read by that session's own when it has another master.
         self._session: Session | None = None
-        self._lock = threading.RLock()  # (a signal's handler may come in between)
+        self._lock = threading.RLock()  # reentrant: a signal's handler may wait, too
 
     def can_lend(self, session: Session, timeout: float | None) -> bool:
-        """Is it the main thread that is about to block, and may it lend?"""
+        """True if the calling thread is the main thread, and may lend while it blocks."""
         return (
             session.lends
             and threading.get_ident() == self._thread
@@ -78,7 +79,7 @@ class Lender:
         )
 
     def wait(self, session: Session, block: Callable[[float | None], T], timeout: float | None) -> T:
-        """`block(timeout)`, with the slot lent meanwhile."""
+        """Return `block(timeout)`, with the slot lent meanwhile."""
         deadline = None if timeout is None else time.monotonic() + timeout
         self._serial += 1
         try:
@@ -86,7 +87,7 @@ class Lender:
                 self._session = session
                 self._say_waits(self._serial, session.master)
             value = block(timeout)
-        except BaseException:  # Ctrl-C, time that is up: it is not held up any longer
+        except BaseException:  # Ctrl-C, or a timeout: the job goes on at once
             self._end(False)
             raise
         left = None if deadline is None else deadline - time.monotonic()
@@ -102,7 +103,7 @@ class Lender:
         return value
 
     def say_again(self, session: Session) -> None:
-        """In the session's thread: it has another master now."""
+        """Notify the worker again, in the session's thread, after a change of its master."""
         with self._lock:
             if self._session is session:
                 self._say_waits(self._serial, session.master)
@@ -114,23 +115,23 @@ class Lender:
 
 
 lender: Lender | None = None
-"""Set in a runner."""
+"""The lender of this process, if it is a runner."""
 
 
 def wait(session: Session, block: Callable[[float | None], T], timeout: float | None) -> T:
-    """`block(timeout)`, which waits for jobs of this session. In a job's main thread its slot is lent meanwhile."""
+    """Return `block(timeout)`, which waits for jobs of this session. A job's main thread lends its slot meanwhile."""
     if lender is None or not lender.can_lend(session, timeout):
         return block(timeout)
     return lender.wait(session, block, timeout)
 
 
 def job() -> int:
-    """The dispatch number of the job that this process runs; 0: it is no runner."""
+    """Return the dispatch number of the job that this process runs; 0: it is no runner."""
     return 0 if lender is None else lender.job()
 
 
 class _Event(threading.Event):
-    """Of concurrent.futures.wait and as_completed, for futures of one session (or some more)."""
+    """Event of concurrent.futures.wait and as_completed that lends, for futures of one session (or some more)."""
 
     def __init__(self, session: Session) -> None:
         super().__init__()
@@ -141,8 +142,8 @@ class _Event(threading.Event):
 
 
 class Waiters(list[Any]):
-    """A future's `_waiters`, in a runner: those that concurrent.futures.wait and as_completed put there, and whose
-    event they block on, get one that lends."""
+    """A future's `_waiters` in a runner: replaces the event on which concurrent.futures.wait and as_completed block by
+    one that lends."""
 
     def __init__(self, session: Session) -> None:
         super().__init__()
@@ -156,7 +157,7 @@ class Waiters(list[Any]):
 
 def _after_fork_in_child() -> None:
     global lender
-    lender = None  # what a job forks is not the job
+    lender = None  # a fork of a job is not the job
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

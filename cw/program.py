@@ -1,4 +1,4 @@
-"""What cw's programs share: `python -m cw.master`, `cw.worker`, `cw.mp`, and the commands of `cw`.
+"""Code that cw's programs share: `python -m cw.master`, `cw.worker`, `cw.mp`, and the commands of `cw`.
 
     main() of a program:
         parser = argument_parser("cw.master", "Carries jobs from clients to workers.")
@@ -10,31 +10,28 @@
     if __name__ == "__main__":
         run("cw.master", main)
 
-A user's mistake is answered with one line that says what to do, never with a traceback.
+A program answers a user's mistake with one line that says what to do, never with a traceback.
 
-This module imports nothing that is not loaded in every interpreter anyway. It is the first that
-cw/__init__.py imports, at a time when the current directory may still be in `sys.path`; and
-start-up time is part of what a user waits for.
+This module imports only modules that every interpreter loads anyway. cw/__init__.py imports it first, when the current
+directory may still be in `sys.path`; and users wait for start-up.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 
-TYPE_CHECKING = False  # As typing's, which is not to be imported here; type checkers know the name.
+TYPE_CHECKING = False  # As in typing, which must not be imported here; type checkers know the name.
 if TYPE_CHECKING:
     import argparse
-    import logging
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-# The directory that holds the package: a child process must find this cw and no other.
+# Directory that contains the package: a child process must find this cw and no other.
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# What a new process does first. The package is loaded from its own place. Its parent directory (a clone with
-# files of the user, say) comes last in sys.path: what lies beside cw may be needed, and must shadow nothing.
+# Code that a new process runs first. It loads the package from its own place. The parent directory (for example a clone
+# with files of the user) comes last in sys.path: modules beside cw may be needed, and must not shadow others.
 _PRELUDE = "; ".join(
     (
         "import sys",
@@ -51,7 +48,7 @@ _PRELUDE = "; ".join(
 
 
 def check_interpreter() -> None:
-    """Raises ImportError in a free-threaded interpreter. (Our threads rely on steps that no other can interrupt.)"""
+    """Raise ImportError in a free-threaded interpreter. (cw's threads rely on atomic operations.)"""
     if hasattr(sys, "_is_gil_enabled") and not sys._is_gil_enabled():
         raise ImportError(
             "cw needs Python's global interpreter lock, which is off in this free-threaded Python: set PYTHON_GIL=1 in "
@@ -66,17 +63,17 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """A mistake in the options, of the kind that argparse cannot see by itself."""
+    """A mistake in the options that argparse cannot detect by itself."""
 
     exit_status = 2
 
 
 def drop_cwd_from_path() -> None:
-    """Take the current directory out of `sys.path` if this process was started as `python -m cw.…`.
+    """Remove the current directory from `sys.path` if this process was started as `python -m cw.…`.
 
-    Else a `signal.py` that lies where the user stands would be imported in place of the standard one. Where
-    cw itself lies there, the directory goes to the end instead. Does nothing in any other process: a user's
-    program keeps its `sys.path`, also one that was started with -m.
+    Otherwise a `signal.py` in it would be imported in place of the standard one. If cw itself is in it, the directory
+    moves to the end. Does nothing in any other process: a user's program keeps its `sys.path`, even if it was started
+    with -m.
     """
     # While `python -m` imports the parent package, argv[0] is '-m', and the last len(argv) original
     # arguments are the module's name and its own arguments.
@@ -97,16 +94,16 @@ def drop_cwd_from_path() -> None:
 
 
 def command(module: str, *arguments: object) -> list[str]:
-    """The command line for `python -m MODULE ARGUMENTS`, a module of cw, as `python_command` starts it."""
+    """Return the command line for `python -m MODULE ARGUMENTS`, a module of cw, as `python_command` starts it."""
     code = 'import runpy; runpy.run_module(sys.argv.pop(1), None, "__main__", True)'
     return python_command(code, module, *arguments)
 
 
 def python_command(code: str, *arguments: object) -> list[str]:
-    """The command line for a new process that runs `code` (one line) with `sys` imported and `sys.argv` set.
+    """Return the command line for a new process that runs `code` (one line) with `sys` imported and `sys.argv` set.
 
-    It has this very cw, whether it is installed or not, and not the current directory in `sys.path`.
-    (Environment variables would do that too, and go on to the jobs.)
+    The process finds this very cw, installed or not, and does not have the current directory in `sys.path`.
+    (Environment variables would do that, too, but jobs would inherit them.)
     """
     if not sys.executable:
         raise UserError(
@@ -119,7 +116,7 @@ def python_command(code: str, *arguments: object) -> list[str]:
             ("-I", sys.flags.isolated),
             ("-E", sys.flags.ignore_environment),
             ("-s", sys.flags.no_user_site),
-            # Not needed before 3.13, which imports from '' already to show the lines of -c in tracebacks.
+            # Needed from 3.13 on, which imports from '' to show the lines of -c in tracebacks.
             ("-P", sys.version_info >= (3, 11)),
         )
         if is_set
@@ -127,19 +124,17 @@ def python_command(code: str, *arguments: object) -> list[str]:
     return [sys.executable, *flags, "-c", f"{_PRELUDE}; {code}", _PACKAGE_PARENT, *map(str, arguments)]
 
 
-_command = (
-    ""  # what the user typed, such as 'cw master'; '' in a program that was started as `python -m cw.master`
-)
+_command = ""  # the command that the user typed, such as 'cw master'; '' in a program started as `python -m cw.master`
 
 
 def argument_parser(program: str, description: str, **settings: Any) -> argparse.ArgumentParser:
-    """An `argparse.ArgumentParser` with what all programs have: `--version` and `-v`."""
-    import argparse  # Takes 5 ms to load: only programs need it.
+    """Make an `argparse.ArgumentParser` with the options of all programs: `--version` and `-v`."""
+    import argparse  # Takes 5 ms to load; only programs need it.
 
     from cw.version import VERSION
 
     class CommandParser(argparse.ArgumentParser):
-        """Answers a mistake with one line; argparse's own way puts the usage before it."""
+        """Answers a mistake with one line; argparse itself prints the usage before it."""
 
         def error(self, message: str) -> NoReturn:
             raise UsageError(f"{message} (`{self.prog} --help` shows what there is)")
@@ -162,7 +157,7 @@ def add_launcher_options(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def converted_by(function: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A `type=` for argparse which shows the text of the ValueError that `function` raises."""
+    """Return a `type=` for argparse that shows the text of the ValueError that `function` raises."""
     import argparse
 
     def convert(text: str) -> Any:
@@ -175,23 +170,23 @@ def converted_by(function: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """'1 job', '2 jobs': `one` and `many` (default: with an s) are what is counted, and what goes with it."""
+    """Return a text such as '1 job' or '2 jobs'. `many`: default is `one` with an s; both may contain more words."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def parse_seconds(text: str) -> float:
-    """A number of seconds, 0 or more. Raises ValueError."""
+    """Parse a number of seconds, 0 or more. Raises ValueError."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds < 1e9:  # nor is it 'nan'
+    if not 0 <= seconds < 1e9:  # also true for 'nan'
         raise ValueError(f"{text!r} is no number of seconds: give 0 or more")
     return seconds
 
 
 def parse_positive_seconds(text: str) -> float:
-    """A number of seconds above 0. Raises ValueError."""
+    """Parse a number of seconds above 0. Raises ValueError."""
     seconds = parse_seconds(text)
     if not seconds:
         raise ValueError(f"{text!r} is no time to wait: give more than 0 seconds")
@@ -199,12 +194,12 @@ def parse_positive_seconds(text: str) -> float:
 
 
 class LogStream:
-    """A log that never holds up its program: what a full pipe or a stopped terminal does not take is left out.
+    """A log that never blocks its program: it drops text that a full pipe or a stopped terminal does not take.
 
-    It says how much that was, as soon as it can.
+    It reports the number of dropped bytes as soon as it can.
     """
 
-    # A pipe that is ready takes so much without blocking; of a file's writes no more is asked either.
+    # Bytes that a ready pipe takes without blocking.
     CHUNK = 4096
 
     def __init__(self, fd: int) -> None:
@@ -216,7 +211,7 @@ class LogStream:
         self._poll.register(fd, select.POLLOUT)
 
     def write(self, text: str) -> None:
-        """Write as much of it as is taken now."""
+        """Write as much of the text as is taken now."""
         if self._left_out:
             text = f"[{self._left_out} bytes of this log left out: it did not take them in time]\n{text}"
         data = text.encode(errors="replace")
@@ -228,16 +223,28 @@ class LogStream:
             self._left_out += len(data)
 
     def flush(self) -> None:
-        """Nothing is kept here."""
+        """Do nothing: there is no buffer."""
 
 
 def set_up_logging(verbose: bool = False) -> None:
-    """Log to stderr with time stamps; with `verbose`, debug lines too."""
+    """Log to stderr with time stamps; with `verbose`, also debug lines.
+
+    With CW_LOG_EVENTS=1 in the environment, the id of its event stands at the end of each line.
+    """
+    import atexit
     import logging
 
-    logging.basicConfig(stream=LogStream(2), format="%(asctime)s %(name)s %(levelname)s: %(message)s")
+    from cw import events
+
+    line = "%(asctime)s %(name)s %(levelname)s: %(message)s"
+    if os.environ.get("CW_LOG_EVENTS") == "1":
+        line += " [%(event)s]"
+    handler = logging.StreamHandler(LogStream(2))
+    handler.setFormatter(logging.Formatter(line, defaults={"event": "-"}))  # of another library
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("cw").setLevel(logging.DEBUG if verbose else logging.INFO)
-    # A full disk under the log is no reason for a traceback in it.
+    atexit.register(events.flush_repeated, is_end=True)
+    # A full disk must not cause tracebacks in the log.
     logging.raiseExceptions = False
 
 
@@ -249,11 +256,10 @@ def run(program: str, main: Callable[[], int | None]) -> NoReturn:
         print(f"{program}: {mistake}", file=sys.stderr)
         status = mistake.exit_status
     except KeyboardInterrupt:
-        status = 130  # What a shell says of a program that Ctrl-C ended.
-    except BrokenPipeError:  # who reads its output has seen enough
+        status = 130  # As shells report a program that Ctrl-C ended.
+    except BrokenPipeError:  # the reader of its output has ended
         give_up_output()
         status = 141
-    flush_repeated(is_end=True)
     sys.exit(status)
 
 
@@ -266,12 +272,13 @@ def run_command(command: str, main: Callable[[], int | None], arguments: list[st
 
 
 def give_up_output() -> None:
-    """Nobody takes what is still to be written to stdout. (Python tries once more at its end.)"""
+    """Discard further output to stdout, which has no reader. (Python would write once more at its end.)"""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def allow_many_descriptors() -> tuple[int, int]:
-    """The usual limit of 1024 is there for programs that use select(). Returns what it was, for children of ours."""
+    """Raise the limit of descriptors to its maximum; the usual 1024 is for programs that use select(). Returns the
+    former limits, for child processes."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -304,88 +311,9 @@ def watch_lifeline(loop: Any, lifeline_fd: int | None, leave: Callable[[], None]
 
 
 def say_ready(ready_fd: int) -> None:
-    """Tell the launcher that this program is ready."""
+    """Notify the launcher that this program is ready."""
     import contextlib
 
-    with contextlib.suppress(OSError):  # The launcher has not waited.
+    with contextlib.suppress(OSError):  # The launcher does not wait.
         os.write(ready_fd, b"ready\n")
     os.close(ready_fd)
-
-
-class RateLimited:
-    """A logger for what may repeat, such as refused pending peers: each message at most once per interval, but for the
-    first `burst` of them.
-
-    A message is told apart by its format, not by its arguments. The next line counts what was left out; where none
-    follows, `flush_repeated` does, which every program calls once a second. With -v nothing is left out.
-    A lost count between threads does no harm, so there is no lock.
-    """
-
-    # Longer: a change of what happens is seen later. Shorter: a flood fills the log.
-    INTERVAL = 1.0
-
-    def __init__(
-        self,
-        logger: logging.Logger,
-        interval: float = INTERVAL,
-        clock: Callable[[], float] = time.monotonic,
-        burst: int = 1,
-    ) -> None:
-        self._logger = logger
-        self._interval = interval
-        self._clock = clock
-        self._burst = burst
-        # Since when, how many were logged since, how many were left out, and the last of these: its level and
-        # arguments. Formats are constants in the code, so there are few.
-        self._state_by_message: dict[str, tuple[float, int, int, int, tuple[object, ...]]] = {}
-        _all_limited.append(self)
-
-    def log(self, level: int, message: str, *args: object) -> None:
-        """Log, unless the same message was logged so often within an interval; say how many were left out."""
-        now = self._clock()
-        since, logged, left_out, *_ = self._state_by_message.get(message, (-self._interval, 0, 0))
-        if now - since >= self._interval:
-            self._write(level, message, args, left_out)
-            since, logged, left_out = now, self._burst if left_out else 1, 0
-        elif logged < self._burst:
-            self._logger.log(level, message, *args)
-            logged += 1
-        else:
-            self._logger.debug(message, *args)
-            left_out += 1
-        self._state_by_message[message] = since, logged, left_out, level, args
-
-    def info(self, message: str, *args: object) -> None:
-        """As `Logger.info`, rate-limited."""
-        self.log(20, message, *args)
-
-    def warning(self, message: str, *args: object) -> None:
-        """As `Logger.warning`, rate-limited."""
-        self.log(30, message, *args)
-
-    def error(self, message: str, *args: object) -> None:
-        """As `Logger.error`, rate-limited."""
-        self.log(40, message, *args)
-
-    def flush(self, is_end: bool = False) -> None:
-        """Log the last one of those that were left out, and how many there were, where an interval is over."""
-        now = self._clock()
-        for message, (since, _, left_out, level, args) in list(self._state_by_message.items()):
-            if left_out and (is_end or now - since >= self._interval):
-                self._state_by_message[message] = now, self._burst, 0, level, ()
-                self._write(level, message, args, left_out - 1)
-
-    def _write(self, level: int, message: str, args: tuple[object, ...], left_out: int) -> None:
-        if left_out:
-            self._logger.log(level, message + " (and %d more like it)", *args, left_out)
-        else:
-            self._logger.log(level, message, *args)
-
-
-_all_limited: list[RateLimited] = []  # few, and made once
-
-
-def flush_repeated(is_end: bool = False) -> None:
-    """Log how often what was repeated was left out. At the end of the program: all of it."""
-    for limited in _all_limited:
-        limited.flush(is_end)

@@ -1,10 +1,10 @@
-"""`cw.results('sweep.db')`: what a store holds, without a cluster; and `python -m cw.results sweep.db`.
+"""`cw.results('sweep.db')`: the results in a store, without a cluster; and `python -m cw.results sweep.db`.
 
     for result in cw.results('sweep.db'):
         print(result.function, result.args, result.value)
 
-Nothing is unpickled before it is asked for: `args`, `kwargs`, `value` and `error` are. That runs code: a store is to be
-trusted as a program is.
+`args`, `kwargs`, `value` and `error` are unpickled when they are used, nothing before. Unpickling runs code: open only
+stores that you trust as you would a program.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import csv
 import datetime
 import io
 import json
-import logging
 import math
 import os
 import sys
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from cw import program
 from cw.errors import StoreError
+from cw.events import EventLogger
 from cw.net import messages as m
 from cw.payloads import serialize
 from cw.store.format import Stored
@@ -32,16 +32,16 @@ from cw.store.reader import Store
 if TYPE_CHECKING:
     import argparse
 
-logger = logging.getLogger("cw.store")
+logger = EventLogger("cw.store")
 
 LINE = 200
-"""Characters of arguments, and of a result, in a list."""
+"""Maximum number of characters of arguments, and of a result, in a list."""
 
 __all__ = ["Result", "Results", "open_results"]
 
 
 class Result:
-    """One result of a store: of the n-th call with its key."""
+    """One result of a store, of the n-th call with its key."""
 
     __slots__ = ("_stored",)
 
@@ -50,59 +50,59 @@ class Result:
 
     @property
     def key(self) -> str:
-        """What the call is recognised by, in hexadecimal digits."""
+        """Key of the call, in hexadecimal digits."""
         return self._stored.key.hex()
 
     @property
     def jobid(self) -> int:
-        """Its number in the run that computed it."""
+        """Number of the job in the run that computed it."""
         return self._stored.number
 
     @property
     def function(self) -> str:
-        """The function's name."""
+        """Name of the function."""
         return self._stored.function
 
     @property
     def failed(self) -> bool:
-        """Did the call raise?"""
+        """True if the call raised."""
         return self._stored.status != m.DONE
 
     @property
     def when(self) -> datetime.datetime:
-        """When the result was stored."""
+        """Time at which the result was stored."""
         return datetime.datetime.fromtimestamp(self._stored.when, datetime.timezone.utc).astimezone()
 
     @property
     def seconds(self) -> float:
-        """How long the call ran."""
+        """Time that the call ran (seconds)."""
         return self._stored.seconds
 
     @property
     def host(self) -> str:
-        """Where it ran; '' if that is not known."""
+        """Host on which it ran; '' if unknown."""
         return self._stored.host
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """The positional arguments. Raises LookupError if they were too large to be stored."""
+        """Positional arguments. Raises LookupError if they were too large to be stored."""
         return self._call()[0]
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """The keyword arguments; as `args`."""
+        """Keyword arguments. Raises LookupError as `args` does."""
         return self._call()[1]
 
     @property
     def value(self) -> Any:
-        """What the call returned. Raises what the call raised."""
+        """Value that the call returned. Raises what the call raised."""
         if self.failed:
             raise serialize.load_error(self._stored.payload, f"job {self.jobid}, {self.function}()")
         return serialize.load_result(self._stored.payload)
 
     @property
     def error(self) -> BaseException | None:
-        """What the call raised, or None."""
+        """Exception that the call raised, or None."""
         if not self.failed:
             return None
         return serialize.load_error(self._stored.payload, f"job {self.jobid}, {self.function}()")
@@ -119,9 +119,9 @@ class Result:
 
 
 class Results:
-    """The results of a store: of each call the latest. Iterated lazily, in the order in which they were stored.
+    """Results in a store, the latest of each call. Iterated lazily, in the order in which they were stored.
 
-    What is damaged is passed over, with a warning (to the logger 'cw.store').
+    Damaged results are skipped, with a warning (to the logger 'cw.store').
     """
 
     def __init__(self, store: Store, is_wanted: Callable[[Stored], bool] = lambda stored: True) -> None:
@@ -136,7 +136,7 @@ class Results:
         since: datetime.datetime | None = None,
         until: datetime.datetime | None = None,
     ) -> Results:
-        """Those of a function (by name), failed or not, of a host, of a time. What is not given does not matter."""
+        """Select results by function (its name), failed or not, host and time. None: any."""
         for limit in (since, until):
             if limit is not None and not isinstance(limit, datetime.datetime):
                 raise TypeError(f"since and until are times, datetime.datetime, not {limit!r}")
@@ -160,7 +160,7 @@ class Results:
                 try:
                     stored = self._store.read(place)
                 except StoreError as error:
-                    logger.warning("passed over: %s", error)
+                    logger.warning("store.result_damaged", "a result is passed over: %s", error)
                     continue
                 yield Result(stored)
 
@@ -168,11 +168,11 @@ class Results:
         return sum(1 for _ in self._heads())
 
     def _heads(self) -> Iterator[Stored]:
-        """What is known of each without reading arguments and result."""
+        """Yield each without reading its arguments and result."""
         return filter(self._is_wanted, map(self._store.head, self._store.places()))
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """By function: 'done', 'failed', and the 'seconds' spent."""
+        """Return, by function: numbers 'done' and 'failed', and the 'seconds' spent."""
         found: dict[str, dict[str, Any]] = collections.defaultdict(
             lambda: {"done": 0, "failed": 0, "seconds": 0.0}
         )
@@ -183,8 +183,8 @@ class Results:
         return dict(found)
 
     def to_dataframe(self) -> Any:
-        """A pandas DataFrame, a row for each result. What cannot be loaded here, for want of a module say, is missing,
-        with a warning. Raises ModuleNotFoundError without pandas."""
+        """Return a pandas DataFrame with a row for each result. Values that cannot be loaded, for example because a
+        module is missing, are None, with a warning. Raises ModuleNotFoundError without pandas."""
         try:
             import pandas  # type: ignore[import-untyped,unused-ignore]
         except ModuleNotFoundError:
@@ -195,7 +195,7 @@ class Results:
             try:
                 return load()
             except Exception as error:
-                if type(error) is not LookupError:  # else they were too large to be stored
+                if type(error) is not LookupError:  # (such arguments were too large to be stored)
                     missing.append(error)
                 return None
 
@@ -206,7 +206,8 @@ class Results:
                 "value could not be loaded and is missing",
                 "values could not be loaded and are missing",
             )
-            logger.warning("%s: the first one because of %s: %s", told, type(missing[0]).__name__, missing[0])
+            cause = f"{type(missing[0]).__name__}: {missing[0]}"
+            logger.warning("store.values_missing", "%s; the first cause is %s", told, cause)
         return frame
 
     def __repr__(self) -> str:
@@ -225,8 +226,8 @@ def _row(
     error_form: Callable[[Any], Any] = lambda error: error,
     nothing: Any = None,
 ) -> dict[str, Any]:
-    """All of a result, by column, in these forms. `tried`: loads, or says what stands for what cannot be loaded.
-    `nothing`: the value of a call that failed, and the error of one that did not."""
+    """Return a result's values by column, in these forms. `tried`: loads a value, or returns a substitute if that
+    fails. `nothing`: the value of a call that failed, and the error of one that did not."""
     return {
         "key": result.key,
         "jobid": result.jobid,
@@ -243,12 +244,12 @@ def _row(
 
 
 def open_results(path: str | os.PathLike[str]) -> Results:
-    """The results in a store, to be iterated, filtered, summarised. Raises StoreError."""
+    """Open a store to iterate, filter and summarise its results. Raises StoreError."""
     return Results(Store(path, is_writing=False))
 
 
 class _Module(types.ModuleType):
-    """So that `cw.results` can be called."""
+    """Type of this module, which makes `cw.results` callable."""
 
     def __call__(self, path: str | os.PathLike[str]) -> Results:
         return open_results(path)
@@ -263,26 +264,29 @@ sys.modules[__name__].__class__ = _Module
 def _parser() -> argparse.ArgumentParser:
     parser = program.argument_parser(
         "cw.results",
-        "Shows what is in a store: a summary, a list, or all of it as CSV or JSON lines. To show arguments and results "
-        "they are unpickled, which can run code: only open what you trust. (--summary unpickles nothing.)",
+        "Shows the results in a store: a summary, a list, or all of them as CSV or JSON lines. Arguments and results "
+        "are unpickled, which can run code: open only stores that you trust. (--summary unpickles nothing.)",
     )
-    parser.add_argument("store", help="the directory that was given as store=")
+    parser.add_argument("store", help="directory of the store, as given to store=")
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
-        "--summary", action="store_true", help="by function: done, failed, seconds (the default)"
+        "--summary", action="store_true", help="counts by function: done, failed, seconds (default)"
     )
     form.add_argument("--list", action="store_true", help="a line for each result")
-    form.add_argument("--csv", action="store_true", help="all as CSV")
+    form.add_argument("--csv", action="store_true", help="all results as CSV")
     form.add_argument(
-        "--jsonl", action="store_true", help="all as JSON lines; what JSON does not have is a text"
+        "--jsonl", action="store_true", help="all results as JSON lines; values that JSON lacks become texts"
     )
     parser.add_argument("--function", metavar="NAME", help="only results of this function")
     parser.add_argument("--host", metavar="HOST", help="only results from this host")
     when = program.converted_by(_parse_when)
     parser.add_argument(
-        "--since", metavar="TIME", type=when, help="only from then on: 2026-01-31, or 2026-01-31T18:00"
+        "--since",
+        metavar="TIME",
+        type=when,
+        help="only results from this time on: 2026-01-31, or 2026-01-31T18:00",
     )
-    parser.add_argument("--until", metavar="TIME", type=when, help="only up to then")
+    parser.add_argument("--until", metavar="TIME", type=when, help="only results up to this time")
     state = parser.add_mutually_exclusive_group()
     state.add_argument("--failed", action="store_true", help="only calls that raised")
     state.add_argument("--done", action="store_true", help="only calls that did not raise")
@@ -290,13 +294,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """`python -m cw.results`."""
+    """Run `python -m cw.results`; returns the exit status."""
     options = _parser().parse_args()
     program.set_up_logging(options.verbose)
     if sys.stdout is None:
         raise program.UserError("the output cannot be written: there is none")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a text that has no form there is no reason to end
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # characters without an encoding must not end the program
     try:
         results = open_results(options.store).filter(
             function=options.function,
@@ -318,7 +324,7 @@ def main() -> int:
         sys.stdout.flush()
     except StoreError as error:
         raise program.UserError(str(error)) from error
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # such as `| head`, which has ended
         program.give_up_output()
     except OSError as error:
         program.give_up_output()
@@ -370,13 +376,13 @@ def _arguments(result: Result) -> str:
 
 
 def _in_line(text: str) -> str:
-    """What fits on a line with others."""
+    """Shorten a text for a line with others."""
     text = text.replace("\n", "\\n").replace("\r", "\\r")
     return text if len(text) <= LINE else f"{text[: LINE // 2]} ... {text[-LINE // 2 :]}"
 
 
 def _texts(result: Result, form: Callable[[Any], Any], nothing: Any) -> dict[str, Any]:
-    """A row with each value as text; what cannot be loaded here says why."""
+    """Return a row with each value as text; a value that cannot be loaded here says why."""
     row = _row(result, _tried, form, _error_text, nothing)
     return row | {"when": result.when.isoformat(), "seconds": round(result.seconds, 6)}
 
@@ -398,7 +404,7 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold and give back, but for tuples, which become lists; else a text."""
+    """Return a value that JSON can represent (tuples become lists); otherwise a text."""
     try:
         found = _jsonable(value)
         json.dumps(found)
@@ -408,7 +414,7 @@ def _plain(value: Any) -> Any:
 
 
 def _jsonable(value: Any) -> Any:
-    """Raises TypeError."""
+    """Return a value in JSON's types. Raises TypeError."""
     value = _without_numpy(value)
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return {name: _jsonable(item) for name, item in value.items()}
@@ -424,13 +430,15 @@ def _jsonable(value: Any) -> Any:
 
 
 def _without_numpy(value: Any) -> Any:
-    """One of numpy's scalars as Python's own, a time as a text."""
+    """Return a numpy scalar as Python's own, a time as text."""
     names = {cls.__name__ for cls in type(value).__mro__ if cls.__module__ == "numpy"}
     if "generic" not in names:
         return value
     if names & {"datetime64", "timedelta64"}:
         return str(value)
-    return float(str(value)) if "floating" in names else value.item()  # (of float32 the digits that it has)
+    return (
+        float(str(value)) if "floating" in names else value.item()
+    )  # (float32: only the digits that it has)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The user's own directory, `~/.cw` or what `CW_HOME` names, with the credential, address files and logs.
+"""The user's own directory, `~/.cw` or the one that `CW_HOME` names, with the credential, address files and logs.
 
-It is 0700 and its files 0600, whatever the umask is. Nothing in it is trusted if others could have written it.
+Its mode is 0700, that of its files 0600, whatever the umask is. Files that others could have written are not trusted.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from cw.program import UserError
 
 MAX_FILE_SIZE = 64 * 1024
-"""Bytes read of a file in the user's own directory: more than any of ours has."""
+"""Maximum number of bytes read from a file in the user's own directory: more than any of ours has."""
 
 
 class HomeError(UserError, PermissionError):
-    """The user's own directory or a file in it cannot be made, or is not to be trusted."""
+    """The user's own directory or a file in it cannot be made, or cannot be trusted."""
 
 
 def home_directory() -> str:
-    """The path of the user's own directory: CW_HOME, or ~/.cw. It need not be there."""
+    """Return the path of the user's own directory, CW_HOME or ~/.cw. It need not exist."""
     path = os.environ.get("CW_HOME") or os.path.expanduser("~/.cw")
     if path.startswith("~"):
         raise HomeError("this user has no home directory: set CW_HOME to a directory of your own")
@@ -30,7 +30,7 @@ def home_directory() -> str:
 
 
 def make_home() -> str:
-    """Make the user's own directory where there is none; returns its path. Raises HomeError."""
+    """Make the user's own directory if it does not exist; returns its path. Raises HomeError."""
     path = home_directory()
     try:
         os.mkdir(path, 0o700)
@@ -45,7 +45,7 @@ def make_home() -> str:
 
 
 def check_home() -> bool:
-    """Whether the user's own directory is there. Raises HomeError if others can read or write it."""
+    """Return whether the user's own directory exists. Raises HomeError if others can read or write it."""
     path = home_directory()
     try:
         link, target = os.lstat(path), os.stat(path)
@@ -55,7 +55,7 @@ def check_home() -> bool:
         raise HomeError(f"cannot look at {path}: {error.strerror}") from error
     if not stat.S_ISDIR(target.st_mode):
         raise HomeError(f"{path} is no directory: move it away, or set CW_HOME to a directory of your own")
-    if {link.st_uid, target.st_uid} != {os.geteuid()}:  # A link of somebody else's may lead anywhere.
+    if {link.st_uid, target.st_uid} != {os.geteuid()}:  # Another user's link may lead anywhere.
         raise HomeError(f"{path} belongs to another user: set CW_HOME to a directory of your own")
     if target.st_mode & 0o077:
         raise HomeError(
@@ -66,7 +66,7 @@ def check_home() -> bool:
 
 
 def read_private(name: str, size: int = MAX_FILE_SIZE) -> bytes | None:
-    """Up to `size` bytes of a file in that directory, or None. Raises HomeError if others may have written it."""
+    """Read up to `size` bytes of a file in that directory, or None. Raises HomeError if others may have written it."""
     if not check_home():
         return None
     path = os.path.join(home_directory(), name)
@@ -110,11 +110,13 @@ def locked(name: str) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:  # A network file system without locks: then two of us at once may err.
+        except OSError as error:  # A network file system without locks: two processes at once may conflict.
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
         yield
     finally:
         with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # A fork's child may hold the descriptor and outlive this.
+            fcntl.flock(
+                descriptor, fcntl.LOCK_UN
+            )  # A forked child may hold the descriptor and outlive this process.
         os.close(descriptor)

@@ -1,7 +1,7 @@
-"""A callback for each job: the code that uses a result stands beside the code that asks for it.
+"""A callback for each job: the code that uses a result is beside the code that submits the job.
 
-Text is counted in pieces; when the last piece of a text has come, its callback submits one more job. One piece is
-broken on purpose, to show where an error goes.
+Words are counted in pieces of text; when the last piece of a text is counted, its callback submits one more job. One
+piece is broken on purpose, to show what happens to an error.
 """
 
 import cw
@@ -14,7 +14,7 @@ TEXTS = {
 
 
 def count_words(text):
-    """Runs on a worker."""
+    """Count words. Runs on a worker."""
     counts = {}
     for word in text.split():
         counts[word] = counts.get(word, 0) + 1
@@ -22,12 +22,12 @@ def count_words(text):
 
 
 def most_common(counts):
-    """Runs on a worker too."""
+    """Find the most common word. Also runs on a worker."""
     return max(counts, key=lambda word: (counts[word], word))
 
 
 def submit_text(client, name, pieces):
-    """Submit a text's jobs. What belongs to them is in this function's own variables, not in a table of job ids."""
+    """Submit a text's jobs. Their state is in this function's own variables, not in a table of job ids."""
     total, missing = {}, len(pieces)
 
     def on_count(jobid, counts):

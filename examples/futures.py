@@ -1,6 +1,6 @@
-"""Futures: estimate pi with random numbers, and use each result as it comes.
+"""Futures: estimate pi with random numbers, and use each result as it arrives.
 
-`cw.ClusterExecutor` is a `concurrent.futures.Executor`: what works with a ProcessPoolExecutor works with it.
+`cw.ClusterExecutor` is a `concurrent.futures.Executor`: code for a ProcessPoolExecutor works with it.
 """
 
 import random
@@ -13,7 +13,7 @@ DRAWS = 100_000
 
 
 def count_hits(seed):
-    """Runs on a worker: draw points in a square, and count those in the circle."""
+    """Draw points in a square, and count those in the circle. Runs on a worker."""
     draw = random.Random(seed).random
     return sum(draw() ** 2 + draw() ** 2 < 1 for _ in range(DRAWS))
 

@@ -1,4 +1,4 @@
-"""One program for a laptop and for a Slurm cluster: where Slurm is there, `cw.allocate` submits to it.
+"""One program for a laptop and for a Slurm cluster: if Slurm is present, `cw.allocate` submits jobs to it.
 
 Run it on a login node, or in an allocation of any size: `python on_slurm.py`. The jobs in Slurm are gone when the block
 ends, however it ends.
@@ -11,7 +11,7 @@ import cw
 
 
 def count_primes(first, last):
-    """Runs on a worker: count the primes from `first` up to `last`; returns the number and the name of the node."""
+    """Count the primes from `first` up to `last`; returns the number and the name of the node. Runs on a worker."""
     primes = sum(all(n % d for d in range(2, int(n**0.5) + 1)) for n in range(max(first, 2), last))
     return primes, os.environ.get("SLURMD_NODENAME", "this machine")
 
@@ -19,7 +19,7 @@ def count_primes(first, last):
 def main():
     width = 2000
     starts = range(0, 100_000, width)
-    # Without Slurm, cw leaves out the options for sbatch.
+    # Without Slurm, cw ignores the options for sbatch.
     with cw.allocate(4, worker_options=["--time=10"]) as cluster, cw.ClusterExecutor() as executor:
         print(f"{cluster.slots} slots")
         # A job starts only on a worker that has 30 seconds left.

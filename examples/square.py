@@ -1,15 +1,15 @@
-"""The classic: square ten numbers on the workers; a callback gets the results, with the ids of their jobs."""
+"""The classic example: square ten numbers on the workers; a callback gets the results, with the ids of their jobs."""
 
 import cw
 
 
 def completion(jobid, output):
-    """Called in the client's thread for each job that has returned."""
+    """Print a result. Called in the client's thread for each job that has returned."""
     print(f"job {jobid} is done: the square is {output}")
 
 
 def work(number):
-    """Runs on a worker. It need not be installed there: what a script defines travels with the call."""
+    """Square a number on a worker. It need not be installed there: functions of a script travel with the call."""
     return number * number
 
 
@@ -25,6 +25,6 @@ def main():
 
 
 if __name__ == "__main__":
-    # On a cluster that runs already: without this line, and with host='HOST' for the ClientThread.
+    # For a cluster that runs already, drop this line, and give the ClientThread host='HOST'.
     with cw.mp.allocate(2):
         main()

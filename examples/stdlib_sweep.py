@@ -1,10 +1,10 @@
 """Which functions of Python's standard library are the most tangled? A sweep over all its modules.
 
-Each job parses one file and measures its functions: their cyclomatic complexity (the number of ways through them:
-1, and 1 for each branch), their length, and whether they have a docstring. The program runs the sweep on a cluster
-on this machine, one slot for each usable CPU. Each job measures the CPU time that it took, too. The sum of these times,
-divided by the time on the clock, is the speed-up. With --loop the same calls are made once more in a plain loop.
-The library's own tests are left out, unless you ask for them with --tests: they are half of its code.
+Each job parses one file and measures its functions: their cyclomatic complexity (the number of paths through them:
+1, and 1 more for each branch), their length, and whether they have a docstring. The sweep runs on a cluster on this
+machine, with one slot for each usable CPU. Each job also measures its own CPU time. The sum of these times, divided by
+the elapsed time, is the speed-up. With --loop, the same calls are made once more in a plain loop. The library's own
+tests, half of its code, are included only with --tests.
 """
 
 import argparse
@@ -44,7 +44,7 @@ class Function(NamedTuple):
 
 
 class Module(NamedTuple):
-    """What is found in one module."""
+    """Measures of one module."""
 
     lines: int
     functions: int
@@ -54,7 +54,7 @@ class Module(NamedTuple):
 
 
 def measure_timed(path):
-    """What runs on the workers: `measure`, and the seconds that it took, of CPU time and on the clock."""
+    """Run `measure` on a worker; also returns its CPU time and its elapsed time (seconds)."""
     cpu, clock = time.process_time(), time.perf_counter()
     module = measure(path)
     return module, time.process_time() - cpu, time.perf_counter() - clock
@@ -81,7 +81,7 @@ def measure(path):
 
 
 def walk_functions(node, owner):
-    """All functions below a node, each with the names of the classes and functions around it."""
+    """Yield all functions below a node, each with the names of the classes and functions around it."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, FUNCTIONS):
             yield owner, child
@@ -90,7 +90,7 @@ def walk_functions(node, owner):
 
 
 def complexity(function):
-    """The number of linearly independent ways through a function, as McCabe counts them."""
+    """Return the number of linearly independent paths through a function (McCabe)."""
     number = 1
     for node in ast.walk(function):
         if isinstance(node, BRANCHES):
@@ -103,7 +103,7 @@ def complexity(function):
 
 
 def find_modules(limit, with_tests):
-    """The library's source files, the largest first: so that no slot is left with a long job at the end."""
+    """Return the library's source files, the largest first, so that no slot has a long job at the end."""
     left_out = LEFT_OUT if with_tests else LEFT_OUT | TESTS
     paths = [path for path in LIBRARY.rglob("*.py") if left_out.isdisjoint(path.relative_to(LIBRARY).parts)]
     paths.sort(key=lambda path: (-path.stat().st_size, path))
@@ -126,11 +126,15 @@ def report(modules):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "-n", "--slots", type=int, default=len(os.sched_getaffinity(0)), help="default: %(default)s"
+        "-n",
+        "--slots",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="number of slots (default: %(default)s)",
     )
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only N files (default: all)")
-    parser.add_argument("--tests", action="store_true", help="the library's own tests too")
-    parser.add_argument("--loop", action="store_true", help="the same in a plain loop, too, for comparison")
+    parser.add_argument("--tests", action="store_true", help="include the library's own tests")
+    parser.add_argument("--loop", action="store_true", help="also run a plain loop, for comparison")
     options = parser.parse_args()
     paths = find_modules(options.limit, options.tests)
     print(f"Python's standard library in {LIBRARY}, on {options.slots} slots:\n")

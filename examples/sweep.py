@@ -1,12 +1,12 @@
-"""How dense must a forest be for a fire to cross it? A sweep that may be killed at any time, and goes on where it was.
+"""How dense must a forest be for a fire to cross it? A sweep that may be killed at any time and continues after that.
 
-A tree stands on each cell of a square with some probability, and the trees at one edge are set on fire. A tree
-next to a burning one catches fire. Near a density of 0.593 the chance that the fire reaches the other edge leaps from
-0 to 1 (site percolation). Each job grows and burns one forest. All results are in the store `sweep.db` before they
-are used: kill this program (Ctrl-C, kill -9), run it again, and only what is missing is computed.
+Each cell of a square has a tree with some probability, and the trees at one edge are set on fire. A tree next to a
+burning one catches fire. Near a density of 0.593, the probability that the fire reaches the other edge jumps from 0 to
+1 (site percolation). Each job grows and burns one forest. All results are in the store `sweep.db` before they are used:
+kill this program (Ctrl-C, kill -9) and run it again; it computes only missing results.
 
-It runs on a cluster on this machine, one slot for each usable CPU. The plot needs matplotlib, the progress bar tqdm:
-pip install '.[examples]', where setup.py lies. Run it with --host to use a cluster that is there.
+It runs on a cluster on this machine, with one slot for each usable CPU. The plot needs matplotlib, the progress bar
+tqdm: run pip install '.[examples]' beside setup.py. With --host it uses a cluster that runs already.
 """
 
 import argparse
@@ -22,9 +22,9 @@ DENSITIES = [0.50 + 0.005 * step for step in range(37)]
 
 
 def burn(size, density, seed):
-    """Grow a forest and burn it: does the fire reach the other edge, and after how many steps is it out?"""
+    """Grow a forest and burn it; returns whether the fire reached the other edge, and the steps until it was out."""
     random_number = random.Random(f"{size} {density:.4f} {seed}").random
-    # A border without trees, so that no cell has to look where it is.
+    # A border without trees, so that every cell has four neighbours.
     width = size + 2
     is_tree = bytearray(width * width)
     for row in range(1, size + 1):
@@ -48,9 +48,9 @@ def burn(size, density, seed):
 
 
 def sweep(options):
-    """Burn all forests; returns, by size and density, how many the fire has crossed, and the steps it took."""
+    """Burn all forests; returns, by size and density, the number that the fire crossed, and the sum of its steps."""
     calls = [(n, d, seed) for n in SIZES for d in DENSITIES for seed in range(options.forests)]
-    random.Random(0).shuffle(calls)  # so that the curve is there early, in outline
+    random.Random(0).shuffle(calls)  # so that the outline of the curve appears early
     crossed, steps = {}, {}
     results = cw.map(
         burn,
@@ -68,7 +68,7 @@ def sweep(options):
 
 
 def report(crossed, forests):
-    """The chance of a crossing at some densities, and where it is one half."""
+    """Print the probability of a crossing at some densities, and the density at which it is one half."""
     print("density " + "".join(f"{size:>5}x{size:<5}" for size in SIZES))
     for density in DENSITIES[::4]:
         row = "".join(f"{crossed[size, density] / forests:8.2f}   " for size in SIZES)
@@ -105,10 +105,12 @@ def plot(crossed, steps, forests, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--forests", type=int, default=100, help="for each size and density (default 100)")
-    parser.add_argument("--store", default="sweep.db", help="where results are kept (default sweep.db)")
-    parser.add_argument("--host", help="of a master that is there; without it, a cluster on this machine")
-    parser.add_argument("--plot", default="sweep.png", help="the file for the picture (default sweep.png)")
+    parser.add_argument(
+        "--forests", type=int, default=100, help="number for each size and density (default: 100)"
+    )
+    parser.add_argument("--store", default="sweep.db", help="directory of the results (default: sweep.db)")
+    parser.add_argument("--host", help="host of a running master (default: a cluster on this machine)")
+    parser.add_argument("--plot", default="sweep.png", help="file of the plot (default: sweep.png)")
     options = parser.parse_args()
     slots = len(os.sched_getaffinity(0))
     with contextlib.nullcontext() if options.host else cw.mp.allocate(slots):

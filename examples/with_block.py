@@ -1,4 +1,4 @@
-"""Everything in `with` blocks: the client starts and, at the end, waits and stops; the cluster comes and goes."""
+"""Client and cluster in `with` blocks: the client starts and, at the end, waits and stops; so does the cluster."""
 
 import socket
 
@@ -8,12 +8,12 @@ squares = {}
 
 
 def keep(jobid, result):
-    """Called in the client's thread, one call at a time, so it needs no lock."""
+    """Keep a result. Called in the client's thread, one call at a time, so it needs no lock."""
     squares[jobid] = result
 
 
 def square(number):
-    """Runs on a worker."""
+    """Square a number. Runs on a worker."""
     return number * number, socket.gethostname()
 
 
@@ -22,7 +22,7 @@ def main():
         print(f"{cluster.slots} slots at {cluster.master}")
         with cw.client.ClientThread(keep) as client:
             numbers = {client.submit(square, number): number for number in range(10)}
-        # Here all results have come. Had a job failed, its exception would have been raised at the block's end.
+        # All results have arrived here. If a job had failed, the end of the block would have raised its exception.
     for jobid, number in numbers.items():
         result, host = squares[jobid]
         print(f"job {jobid}: the square of {number} is {result}, says {host}")

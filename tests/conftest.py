@@ -1,9 +1,11 @@
-"""What the tests share: a local cluster, the wait for a condition, and the watch for what a test leaves behind."""
+"""Fixtures of all tests: a local cluster, the wait for a condition, and the check for what a test leaves behind."""
 
 import faulthandler
+import functools
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -16,6 +18,7 @@ from typing import Any
 
 import pipe_runner
 import pytest
+import templates
 
 import cw
 
@@ -23,22 +26,27 @@ _MARKER = "CW_TEST_RUN"
 # Every process that a test starts inherits it, however far it strays from its parent.
 os.environ[_MARKER] = secrets.token_hex(8)
 
+# Programs print the ids of events, which the tests match, not the wording.
+os.environ["CW_LOG_EVENTS"] = "1"
+
 # Programs keep their bytecode, as they do for most users: compiling cw is half of the time that they take to start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A shell's background job is started with Ctrl-C ignored, and so would be all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_SCRIPTS = templates.Template("cw.client.functions", "cw.payloads.chunks", "cw.payloads.environment")
+
 LEAVE_SECONDS = 5.0
-"""How long after a test its processes may take to disappear."""
+"""Time that a test's processes may take to disappear after it (seconds)."""
 
 
 def wait_until(
     condition: Callable[[], Any], timeout: float = 10.0, state: Callable[[], Any] | None = None
 ) -> Any:
-    """Return the first true value of `condition()`. After `timeout` seconds, fail with a picture of where all stand.
+    """Return the first true value of `condition()`. After `timeout` seconds, fail with the stacks of all threads.
 
-    `state()`, if given, says more about what is waited for.
+    `state()`, if given, adds to the message.
     """
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -49,16 +57,21 @@ def wait_until(
     return value
 
 
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The ids of what was logged in this process."""
+    return [getattr(record, "event", "-") for record in caplog.records]
+
+
 @pytest.fixture
 def cluster() -> Iterator[cw.mp.Cluster]:
-    """A local cluster with two slots: clients of this process find it by themselves, others by `cluster.master`."""
+    """Start a local cluster with two slots. Clients of this process find it by themselves, others by `.master`."""
     with cw.mp.allocate(2) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
-    """Runs code as that of the user's script, and returns its global names."""
+    """Run code as the user's script, and return its global names."""
     module = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", module)
 
@@ -69,15 +82,21 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
     return run
 
 
-@pytest.fixture(scope="module")
-def runner_template() -> Iterator[None]:
-    """What the `runner`s of a module are forked from."""
-    with pipe_runner.Template():
-        yield
+@pytest.fixture(scope="session")
+def runner_template(_whole_run: None) -> Iterator[pipe_runner.Template]:
+    """The process that all `runner`s are forked from."""
+    with pipe_runner.Template() as template:
+        yield template
 
 
 @pytest.fixture
-def runner(runner_template: None) -> Iterator[pipe_runner.ForkedRunner]:
+def run_forked(runner_template: pipe_runner.Template) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a script to its end. (A fork of a process that has loaded what it imports.)"""
+    return functools.partial(templates.run_script, _SCRIPTS, runners=runner_template)
+
+
+@pytest.fixture
+def runner(runner_template: pipe_runner.Template) -> Iterator[pipe_runner.ForkedRunner]:
     """A runner without a cluster, which calls what it is sent."""
     with pipe_runner.ForkedRunner() as runner:
         yield runner
@@ -85,7 +104,7 @@ def runner(runner_template: None) -> Iterator[pipe_runner.ForkedRunner]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test touches the user's own directory, or finds the user's own cluster; nothing outlives the run."""
+    """Keep tests away from the user's own directory and cluster; fail if a process outlives the run."""
     temporary = str(tmp_path_factory.mktemp("temporary"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", temporary)
@@ -98,29 +117,30 @@ def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         # Nor the user's Slurm: `cw.allocate` would go there.
         patch.setenv("SLURM_CONF", "/nonexistent/slurm.conf")
         patch.delenv("SLURM_JOB_ID", raising=False)
-        files = _files()
+        pids, files = _pids(), _files()
         yield
-        _check_nothing_left(set(), files, set())
+        templates.close_all()
+        _check_nothing_left(pids, files, set())
 
 
 @pytest.fixture(autouse=True)
 def _each_test(
     _whole_run: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """Each test has a `CW_HOME` of its own, and fails if a process, a client or a file is left over after it.
+    """Give each test its own `CW_HOME`; fail if it leaves a process, a client or a file behind.
 
     It is the first of a test's fixtures, so what others start must be gone too; but not what a fixture for the
     whole module has started before, with all its descendants.
     """
     monkeypatch.setenv("CW_HOME", str(tmp_path_factory.mktemp("user") / "home"))
-    processes, files, clients = set(_processes()), _files(), _clients()
+    pids, files, clients = _pids(), _files(), _clients()
     yield
-    _check_nothing_left(processes, files, clients)
+    _check_nothing_left(pids, files, clients)
 
 
-def _check_nothing_left(processes: set[int], files: set[Path], clients: set[threading.Thread]) -> None:
+def _check_nothing_left(pids: set[int], files: set[Path], clients: set[threading.Thread]) -> None:
     deadline = time.monotonic() + LEAVE_SECONDS
-    while (left := _new_processes(processes)) or _files() - files or _clients() - clients:
+    while (left := _new_processes(pids)) or _files() - files or _clients() - clients:
         if time.monotonic() > deadline:
             for pid in left:
                 os.kill(pid, 9)  # so that the next tests are not blamed for it
@@ -132,30 +152,48 @@ def _check_nothing_left(processes: set[int], files: set[Path], clients: set[thre
 
 
 def _clients() -> set[threading.Thread]:
-    """The threads of this process's clients: one that looks for a lost master goes on for minutes."""
+    """Return the threads of this process's clients: one that looks for a lost master goes on for minutes."""
     return {thread for thread in threading.enumerate() if thread.name == "cw-client"}
 
 
 def _new_processes(known: set[int]) -> dict[int, str]:
-    """Those of ours that are neither known nor descend from a known one."""
-    return {pid: line for pid, line in _processes().items() if known.isdisjoint({pid, *_ancestors(pid)})}
+    """Those of ours that are neither known nor descend from one of ours that is known.
+
+    Only what is new is looked at: looking at all processes of the machine would be half of the time of most tests.
+    """
+    return {
+        pid: line
+        for pid in _pids() - known
+        if (line := _command_line(pid))
+        and not any(ancestor in known and _command_line(ancestor) for ancestor in _ancestors(pid))
+    }
 
 
 def _processes() -> dict[int, str]:
     """Command lines by pid: of this process's children, and of all processes that carry the marker."""
+    return {pid: line for pid in _pids() if (line := _command_line(pid))}
+
+
+def _pids() -> set[int]:
+    return set(map(int, filter(str.isdigit, os.listdir("/proc"))))
+
+
+def _command_line(pid: int) -> str:
+    """That of a process of ours; nothing for others."""
     marker = f"{_MARKER}={os.environ[_MARKER]}".encode()
-    found = {}
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
-            if pid != os.getpid() and (marker in environment.split(b"\0") or _parent(pid) == os.getpid()):
-                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                # Python's own helper stays for the life of the process that used shared memory.
-                if line and "multiprocessing.resource_tracker" not in line:
-                    found[pid] = line if len(line) < 300 else f"{line[:100]} ... {line[-200:]}"
-        except OSError:  # It is gone, or another user's.
-            continue
-    return found
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        if pid == os.getpid() or marker not in environment.split(b"\0") and _parent(pid) != os.getpid():
+            return ""
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:  # It is gone, or another user's.
+        return ""
+    # Python's own helper stays for the life of the process that used shared memory; templates stay for others.
+    if "multiprocessing.resource_tracker" in line or any(
+        pid == each.process.pid for each in templates.opened
+    ):
+        return ""
+    return line if len(line) < 300 else f"{line[:100]} ... {line[-200:]}"
 
 
 def _ancestors(pid: int) -> Iterator[int]:
@@ -171,7 +209,7 @@ def _parent(pid: int) -> int:
 
 
 def _files() -> set[Path]:
-    """Whatever lies in the temporary directory, which is this run's own; and what may be cw's in /dev/shm."""
+    """Return the files in the temporary directory, which is this run's own, and those that may be cw's in /dev/shm."""
     return {*Path(tempfile.gettempdir()).iterdir(), *Path("/dev/shm").glob("*cw*")}
 
 

@@ -1,4 +1,4 @@
-"""What tests have the workers run. Small, since runners import it by name."""
+"""Jobs of the tests. Small, since runners import it by name."""
 
 import ctypes
 import os
@@ -48,7 +48,7 @@ def until(path, result=None, mark=None):
 
 
 def note(path, text="", result=None):
-    """Write a file, all at once."""
+    """Write a file atomically."""
     whole = f"{path}.{os.getpid()}"
     Path(whole).write_text(str(text))
     os.rename(whole, path)
@@ -62,7 +62,7 @@ def append(path, text):
 
 
 def mark(path):
-    """Leave a file that says which job ran."""
+    """Leave a file that names the job that ran."""
     Path(path).touch()
     return str(path)
 
@@ -231,7 +231,7 @@ def mark_and_return(directory, n, seconds=0):
 
 
 def hold_the_interpreter(seconds, mark):
-    """C code that lets no line of Python run."""
+    """Run C code that lets no line of Python run."""
     note(mark, os.getpid())
     ctypes.PyDLL(None).sleep(seconds)
 
@@ -242,5 +242,5 @@ def until_or_not(path):
 
 
 def backtrack_or_not(n):
-    """Spend time, exponential in n, in C code that does not let go of the interpreter."""
+    """Spend time, exponential in n, in C code that does not release the interpreter."""
     return re.match("(a+)+$", "a" * n + "b") if n else None

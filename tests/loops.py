@@ -1,20 +1,20 @@
-"""A loop in a thread, and peers of it whose other end is a raw socket that reads when the test says so."""
+"""A loop in a thread, and peers of it whose other end is a raw socket that reads when the test wants it."""
 
 import os
 import socket
 import threading
 from concurrent.futures import Future
 
+from cw.events import RateLimited
 from cw.net import connection, wire
 from cw.net.connection import Connection
 from cw.net.loop import Loop
-from cw.program import RateLimited
 
 BIG = 8 * 1024**2
 
 
 class Running:
-    """A loop in a thread of its own, and the means to do things there."""
+    """A loop in its own thread, in which tests can call functions."""
 
     def __init__(self):
         self.loop = Loop()
@@ -29,7 +29,7 @@ class Running:
             self.error = error
 
     def call(self, function, *args):
-        """The function's result, from the loop's thread. When this returns, the wakeup is over: all is flushed."""
+        """Call a function in the loop's thread and return its result. All output is flushed by then."""
         future = Future()
 
         def work():
@@ -55,7 +55,7 @@ class Running:
 
 
 def make_running(monkeypatch):
-    monkeypatch.setattr(connection, "_lines", RateLimited(connection.logger, burst=10))  # none is left out
+    monkeypatch.setattr(connection, "_lines", RateLimited("cw.network", burst=10))  # none is left out
     running = Running()
     yield running
     running.stop()
@@ -84,7 +84,7 @@ class Peer:
         self.drained += 1
 
     def receive(self, count, decoder=None):
-        """So many messages, read by the raw socket (to its end with count=None)."""
+        """Read `count` messages from the raw socket (to its end with count=None)."""
         decoder, found = decoder or wire.Decoder(), []
         self.raw.settimeout(10)
         while count is None or len(found) < count:
@@ -97,7 +97,7 @@ class Peer:
 
 
 def tcp_pair(size=64 * 1024):
-    """Two ends of a TCP connection that holds little."""
+    """Return two ends of a TCP connection with small buffers."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
         listener.bind(("127.0.0.1", 0))
@@ -111,7 +111,7 @@ def tcp_pair(size=64 * 1024):
 
 
 def make_connect(running):
-    """Makes peers, and closes what is left of them."""
+    """Make peers, and close those that are left."""
     peers = []
 
     def connect(pair=tcp_pair):

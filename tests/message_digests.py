@@ -1,4 +1,4 @@
-"""The messages that a simulated cluster sends, recorded once: so a change of the code can show that it sends the same.
+"""Digests of the messages of a simulated cluster, recorded once, to show that a change of the code sends the same.
 
     python tests/message_digests.py print SEED [LEG]     # one seed's messages as canonical text
     python tests/message_digests.py check [FIRST LAST]   # which seeds differ from the record
@@ -47,7 +47,7 @@ GONE_FIELDS: dict[str, object] = {}
 """{"Dispatch.timeouts": 0.0}: what it always was in the record, in a batch for each entry."""
 
 NEW_MESSAGES: frozenset[str] = frozenset()
-"""Classes that are left out. They are delivered with the next message, so that they change nothing else."""
+"""Omitted classes. They are delivered with the next message, so that they change nothing else."""
 
 # --- what is never recorded ------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ def _leg(sender, receiver):
 
 
 def messages(seed):
-    """The canonical text of a seed: (leg, line) in the order of sending."""
+    """Return the canonical text of a seed: (leg, line) in the order of sending."""
     scenario = Short(seed)
     texts = Texts()
     scenario.sim.on_sent = texts.add
@@ -167,7 +167,7 @@ def messages(seed):
 
 
 def digests(seed):
-    """One for each of LEGS."""
+    """Return a digest for each of LEGS."""
     lines = messages(seed)
     hashes = {leg: hashlib.sha256() for leg in LEGS}
     for leg, line in lines:
@@ -181,7 +181,7 @@ def read_record():
 
 
 def differences(seeds, most=5):
-    """A line for each seed that differs from the record, and on which legs; no more than so many."""
+    """Return a line, with the legs, for each seed that differs from the record; at most `most`."""
     record = read_record()
     found = []
     for seed in seeds:

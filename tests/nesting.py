@@ -1,4 +1,4 @@
-"""Jobs that give out jobs, by each of the ways to wait for them; and what each call of them saw."""
+"""Jobs that submit jobs, by each of the ways to wait for them; and what each call saw."""
 
 import asyncio
 import concurrent.futures
@@ -102,7 +102,7 @@ def by_thread_wait(function, items):
 
 
 def by_room(function, items):
-    """At `submit`, for room."""
+    """Wait in `submit`, for room."""
     with cw.ClusterExecutor(max_outstanding=(1, None)) as executor:
         return [future.result() for future in [executor.submit(function, item) for item in items]]
 
@@ -111,7 +111,7 @@ WAYS = [value for name, value in list(globals().items()) if name.startswith("by_
 
 
 def tree(depth, way=by_map, width=2):
-    """The number of leaves of a tree of jobs."""
+    """Return the number of leaves of a tree of jobs."""
     return 1 if not depth else sum(way(Branch(depth - 1, way, width), range(width)))
 
 
@@ -128,7 +128,7 @@ def square(number):
 
 
 def squares(way, count):
-    """In a job: squares, by jobs of its own."""
+    """Compute squares in a job, by jobs of its own."""
     return sum(way(square, range(count)))
 
 
@@ -147,7 +147,7 @@ def hold_inside(directory, name, settings):
 
 
 def impatient(directory):
-    """The seconds that a `timeout` of half a second took, while the job that it waited for had the slot."""
+    """Return the seconds that a `timeout` of 0.5 s took while the job that it waited for had the slot."""
     with cw.ClusterExecutor() as executor:
         future = executor.submit(hold, directory, "long")
         began = time.monotonic()
@@ -160,7 +160,7 @@ def impatient(directory):
 
 
 def next_in_turn():
-    """How many of six jobs had begun when the job that gave them out had the first one's result."""
+    """Return how many of six jobs had begun when the job that submitted them had the first one's result."""
     with cw.ClusterExecutor() as executor:
         futures = [executor.submit(began_at, 0.05) for _ in range(6)]
         futures[0].result()
@@ -187,7 +187,7 @@ def elsewhere(directory):
 
 
 def by_asyncio(function, items):
-    """In a way that cw does not see."""
+    """Wait in a way that cw does not see."""
 
     async def gather():
         with cw.ClusterExecutor() as executor:
@@ -198,7 +198,7 @@ def by_asyncio(function, items):
 
 
 def by_thread(function, items):
-    """In another thread than the main one."""
+    """Wait in another thread than the main one."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         return pool.submit(by_map, function, items).result()
 
@@ -210,7 +210,7 @@ def nested_twice(directory, name):
 
 
 def in_a_fork():
-    """The depth that a forked child of a job has, and whether it cannot lend."""
+    """Return the depth of a forked child of a job, and whether it cannot lend."""
     from cw import nested
 
     read, write = os.pipe()

@@ -1,4 +1,4 @@
-"""A user's script that searches for calls which see something else with cw than with what is right.
+"""A user's script that searches for calls whose view differs between cw and a reference.
 
     python oracles.py KIND,KIND... EXAMPLES SLOTS         (EXAMPLES < 0: others each time)
 
@@ -13,6 +13,7 @@ import os
 import pickle
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy
 
@@ -28,7 +29,7 @@ class Node:
     shared = ["start"]
 
     def look(self, *args, **kwargs):
-        """What is there; then it is changed, which no other call may see."""
+        """Describe the object; then change it, which no other call may see."""
         found = describe(self, args, kwargs)
         change(self)
         for arg in args:
@@ -68,7 +69,7 @@ def one_of_ours():
 
 
 def describe(*roots):
-    """The same for graphs of the same shape."""
+    """Return a description that is equal for graphs of the same shape."""
     seen = {}
 
     def of(thing):
@@ -300,7 +301,7 @@ def reset():
 
 
 def forked(function, *args):
-    """What a call gives in a child that is forked for it."""
+    """Return a call's result in a child that is forked for it."""
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
@@ -448,7 +449,7 @@ def local_functions(executor, slots):
 
 
 def client_globals(executor, slots):
-    """What the script holds at each submit, with jobs outstanding."""
+    """Globals of the script at each submit, with jobs outstanding."""
 
     def check(choose):
         reset()
@@ -464,7 +465,7 @@ def client_globals(executor, slots):
 
 
 def client_globals_at_map(executor, slots):
-    """What the script holds when `map` is called."""
+    """Globals of the script when `map` is called."""
 
     def check(choose):
         reset()
@@ -501,7 +502,7 @@ def look_with(one, key):
 
 
 def left_behind(executor, slots):
-    """What jobs leave in the script, for the next job of the same runner."""
+    """Values that jobs leave in the script, for the next job of the same runner."""
 
     def check(choose):
         reset()
@@ -525,8 +526,11 @@ def main(kinds, examples, slots):
 
 
 def run_search(kind, check, examples):
-    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import HealthCheck, Phase, configuration, given, settings
     from hypothesis import strategies as st
+
+    # It takes seconds to collect the constants of cw: they are kept where other tests find them too.
+    configuration.set_hypothesis_home_dir(Path(cw.__file__).parent.parent / ".hypothesis")
 
     @settings(
         max_examples=abs(examples),

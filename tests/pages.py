@@ -32,11 +32,11 @@ class Snippet:
     language: str
     text: str
     line: int
-    """Where its text begins, from 1."""
+    """Line at which its text begins, from 1."""
 
     @property
     def promised(self) -> list[str]:
-        """What it says it prints."""
+        """Return the lines that it promises to print."""
         return re.findall(r"^# prints: (.*)$", self.text, re.MULTILINE)
 
 
@@ -54,12 +54,12 @@ def snippets(path: Path, language: str = "python") -> list[Snippet]:
 
 
 def commands(path: Path) -> list[str]:
-    """All lines of the blocks of shell commands."""
+    """Return all lines of the blocks of shell commands."""
     return [line for snippet in snippets(path, "sh") for line in snippet.text.splitlines() if line.strip()]
 
 
 def snippet_with(path: Path, text: str, language: str = "python") -> Snippet:
-    """The one snippet of the page with this text in it."""
+    """Return the only snippet of the page with this text."""
     (found,) = (snippet for snippet in snippets(path, language) if text in snippet.text)
     return found
 
@@ -70,7 +70,7 @@ def command_with(path: Path, text: str) -> str:
 
 
 def program(found: list[Snippet]) -> str:
-    """One program of these snippets, each in the line where it stands on its page, with a mark printed before it.
+    """Make one program of these snippets, each at its line on its page, with a mark printed before it.
 
     A traceback names lines of the page.
     """
@@ -82,7 +82,7 @@ def program(found: list[Snippet]) -> str:
 
 
 def printed_by_line(output: str) -> dict[int, list[str]]:
-    """What a `program` has printed, by the line where the snippet begins."""
+    """Return the output of a `program`, by the line at which the snippet begins."""
     _, *parts = re.split(r"^@ (\d+)\n", output, flags=re.MULTILINE)
     return {int(line): text.splitlines() for line, text in zip(parts[::2], parts[1::2], strict=True)}
 
@@ -114,7 +114,7 @@ def run(command: list[str], directory: Path, timeout: float = 60, **environment:
 
 
 def slug(title: str) -> str:
-    """The anchor that GitHub and MkDocs make of a heading."""
+    """Return the anchor that GitHub and MkDocs make of a heading."""
     title = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title)
     return re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-")
 
@@ -124,14 +124,14 @@ def anchors(path: Path) -> set[str]:
 
 
 def links(path: Path) -> list[str]:
-    """The targets of all links and pictures of a page, but those to other sites."""
+    """Return the targets of all links and pictures of a page, except those to other sites."""
     found = re.findall(r"\]\(([^)\s]+)\)", _BLOCK.sub("", read(path)))
     return [target for target in found if not re.match(r"\w+:", target)]
 
 
 @contextlib.contextmanager
 def cluster(directory: Path) -> Iterator[str]:
-    """A cluster by the commands of "Several machines", on this one; yields the CW_HOME in which clients find it."""
+    """Start a cluster by the commands of "Several machines", on this one; yields the CW_HOME of its clients."""
     home = str(directory / "cw")
     lines = [
         command_with(ROOT / "docs" / "machines.md", text).replace("node7", "127.0.0.1").split()[1:]
@@ -144,7 +144,7 @@ def cluster(directory: Path) -> Iterator[str]:
 
 
 def copy_clone(directory: Path) -> None:
-    """What a clone has that is needed to install cw, run its examples and build its pages."""
+    """Copy the files of a clone that are needed to install cw, run its examples and build its pages."""
     directory.mkdir(exist_ok=True)
     for name in ("cw", "docs", "examples"):
         shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""A runner at the end of two pipes, for tests of what travels: it calls what it is sent and answers.
+"""A runner at the end of two pipes, for tests of what travels: it runs the calls that it is sent, and answers.
 
     with PipeRunner() as runner:
         assert runner.call(function, 1, key=2) == 3      # raises what the function raises over there
@@ -53,7 +53,7 @@ class PipeRunner:
         return self._exchange(b"call", number.to_bytes(4, "little"), payload)
 
     def map(self, function, items, mode=1):
-        """Calls that travel together."""
+        """Make calls that travel together."""
         from cw.payloads.chunks import Chunk
 
         prepared = self.functions.freeze(function, mode)
@@ -65,7 +65,7 @@ class PipeRunner:
         )
 
     def bytes_of(self, function, *args):
-        """Bytes of the objects that are sent for this call."""
+        """Return the size (bytes) of the objects that are sent for this call."""
         before = self.sent_bytes
         self.call(function, *args)
         return self.sent_bytes - before
@@ -89,14 +89,14 @@ class PipeRunner:
 
 
 class ForkedRunner(PipeRunner):
-    """The same, forked from a template process that `Template` keeps."""
+    """A PipeRunner forked from a template process that `Template` keeps."""
 
     template = None
 
     def _start(self):
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(ForkedRunner.template.control, [b"+"], [theirs.fileno()])
+            socket.send_fds(ForkedRunner.template.control, [b"+"], [theirs.fileno(), 2])
         self._socket = ours
         self._to, self._from = ours.makefile("wb"), ours.makefile("rb")
 
@@ -109,7 +109,7 @@ class ForkedRunner(PipeRunner):
 
 
 class Template:
-    """While it is open, `ForkedRunner` can be used."""
+    """Template process of `ForkedRunner`, which needs it open."""
 
     def __enter__(self):
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -145,19 +145,24 @@ def _read(file):
 
 
 def fork_runners(control):
+    """Fork runners until nobody wants more; in each of them, return its connection."""
     import cw.runner.script  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        data, fds, _, _ = socket.recv_fds(control, 1, 1)
+        data, fds, _, _ = socket.recv_fds(control, 1, 2)
         if not data:
-            return
+            sys.exit()
         if not os.fork():
-            control.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            serve(os.fdopen(fds[0], "rb"), io.FileIO(os.dup(fds[0]), "wb"))
-            os._exit(0)
-        os.close(fds[0])
+            break
+        for fd in fds:
+            os.close(fd)
+    control.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    connection, stderr = fds
+    os.dup2(stderr, 2)
+    os.dup2(stderr, 1)  # what jobs print
+    return connection
 
 
 def serve(source, answers):
@@ -189,7 +194,8 @@ def serve(source, answers):
 
 def main():
     if len(sys.argv) > 1:
-        fork_runners(socket.socket(fileno=int(sys.argv[1])))
+        connection = fork_runners(socket.socket(fileno=int(sys.argv[1])))
+        serve(os.fdopen(connection, "rb"), io.FileIO(os.dup(connection), "wb"))
         return
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what jobs print

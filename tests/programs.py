@@ -1,4 +1,4 @@
-"""Programs that tests start: cw's own, and users' scripts; and what a test can see of any process."""
+"""Programs that tests start: cw's own, and users' scripts; and queries about any process."""
 
 import contextlib
 import os
@@ -16,29 +16,40 @@ import weakref
 from pathlib import Path
 
 from conftest import wait_until
+from templates import Template
 
 import cw
 
 ROOT = Path(cw.__file__).parent.parent
 LIMIT = 30.0
-"""Seconds for what takes a fraction of one on an idle machine."""
+"""Time limit (seconds) of steps that take a fraction of a second on an idle machine."""
+
+
+_MASTERS_AND_WORKERS = Template("cw.master.cli", "cw.worker.cli")
 
 
 class Program:
     """A Python process with its output. At the end of the `with` block it is killed if it still runs."""
 
+    _template = None
+    """It is forked from there, unless its own Python matters."""
+
     def __init__(self, *arguments, cwd=None, stderr=None, before=(), **environment):
         """`stderr`: another file for it. `before`: a command that runs the command line after it."""
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-        environment = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment}
-        self.process = subprocess.Popen(
-            [*before, sys.executable, *map(str, arguments)],
-            cwd=cwd,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=self._out,
-            stderr=self._err if stderr is None else stderr,
-        )
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment}
+        err = self._err if stderr is None else stderr
+        if self._template is not None and not before and self._template.suits(environment):
+            self.process = self._template.start(arguments, self._out, err, cwd or os.getcwd(), environment)
+        else:
+            self.process = subprocess.Popen(
+                [*before, sys.executable, *map(str, arguments)],
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=self._out,
+                stderr=err,
+            )
         self.pid = self.process.pid
 
     @property
@@ -50,19 +61,37 @@ class Program:
         return _text(self._err)
 
     def wait_for(self, text, *, in_out=False):
-        """Until it has written this (to stderr)."""
+        """Wait until it has written this (to stderr)."""
         wait_until(lambda: text in (self.out if in_out else self.err), LIMIT, lambda: (self.out, self.err))
+
+    @property
+    def events(self):
+        """The ids of the events in its log."""
+        return events_in(self.err)
+
+    def lines_of(self, event):
+        """The lines of its log about this event."""
+        return lines_of(self.err, event)
+
+    def wait_for_event(self, event, text="", count=1):
+        """Until its log has so many lines about this event with this text among its fields; returns the last."""
+        wait_until(
+            lambda: sum(text in line for line in self.lines_of(event)) >= count,
+            LIMIT,
+            lambda: (self.out, self.err),
+        )
+        return [line for line in self.lines_of(event) if text in line][-1]
 
     def send_signal(self, number):
         self.process.send_signal(number)
 
     def wait(self):
-        """Its exit status."""
+        """Wait for its end; return its exit status."""
         wait_until(lambda: self.process.poll() is not None, LIMIT, lambda: (self.out, self.err))
         return self.process.returncode
 
     def end(self, number=signal.SIGTERM):
-        """Signal it; its exit status."""
+        """Signal it; return its exit status."""
         self.send_signal(number)
         return self.wait()
 
@@ -81,21 +110,35 @@ class Program:
 class Master(Program):
     """`python -m cw.master` on a free port; it listens when the constructor returns."""
 
+    _template = _MASTERS_AND_WORKERS
+
     def __init__(self, *arguments, **environment):
         super().__init__("-m", "cw.master", "--port", "0", *arguments, **environment)
-        self.wait_for("workers: python -m cw.worker ")
-        self.port = int(self.err.partition("workers: python -m cw.worker ")[2].split()[0].rpartition(":")[2])
+        line = self.wait_for_event("master.listening")
+        self.port = int(line.partition("workers: python -m cw.worker ")[2].split()[0].rpartition(":")[2])
         self.address = f"127.0.0.1:{self.port}"
 
 
 class Worker(Program):
     """`python -m cw.worker`; it has joined when the constructor returns."""
 
+    _template = _MASTERS_AND_WORKERS
+
     def __init__(self, *arguments, is_awaited=True, **environment):
         grace = [] if "--grace" in arguments else ["--grace", "0"]  # what runs is not waited for at the end
         super().__init__("-m", "cw.worker", *arguments, *grace, **environment)
         if is_awaited:
-            self.wait_for("joined the master at ")
+            self.wait_for_event("worker.joined")
+
+
+def events_in(log):
+    """The ids of the events in the text of a program's log."""
+    return re.findall(r" \[([a-z]+\.[a-z_]+)\]$", log, re.MULTILINE)
+
+
+def lines_of(log, event):
+    """The lines about this event in the text of a program's log."""
+    return [line for line in log.splitlines() if line.endswith(f" [{event}]")]
 
 
 class Relay:
@@ -136,14 +179,14 @@ class Relay:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def drop(self):
-        """End all connections; others may come."""
+        """Close all connections; accept new ones."""
         sockets, self._sockets = self._sockets, [self._listener]
         for sock in sockets[1:]:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def cut(self):
-        """End all connections, and take no more."""
+        """Close all connections, and accept no more."""
         for sock in self._sockets:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -158,7 +201,7 @@ class Relay:
 
 
 _last_words = weakref.WeakKeyDictionary()
-"""What the files of ended programs had in them."""
+"""Contents of the files of ended programs."""
 
 
 def _text(file):
@@ -169,14 +212,14 @@ def _text(file):
 
 
 def start_script(directory, source, *, name="script.py", **environment):
-    """Start a user's script, which lies in `directory` and runs there."""
+    """Write a user's script into `directory` and start it there."""
     path = Path(directory, name)
     path.write_text(textwrap.dedent(source))
     return Program(path, cwd=directory, **environment)
 
 
 def run_script(directory, source, *, status=0, **environment):
-    """Run a user's script to its end; what it wrote to stdout and to stderr."""
+    """Run a user's script to its end; return its stdout and stderr."""
     with start_script(directory, source, **environment) as script:
         found = script.wait()
         assert found == status, f"exit status {found}\n{script.out}\n{script.err}"
@@ -184,7 +227,7 @@ def run_script(directory, source, *, status=0, **environment):
 
 
 def free_port():
-    """A port that a master can have, and which the kernel gives to no connection while nobody has it.
+    """Return a port for a master, which the kernel assigns to no connection while it is free.
 
     Tried on all addresses, as a master does: a connection that another test closed a minute ago may still hold the
     port at one of them.
@@ -199,12 +242,12 @@ def free_port():
 
 
 def name_of(value):
-    """What a test with this value is called: the same in each process."""
+    """Return the name of a test with this value, the same in each process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def is_running(pid):
-    """Is there such a process, and not only a zombie of it?"""
+    """True if the process runs and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -212,7 +255,7 @@ def is_running(pid):
 
 
 def children_of(pid):
-    """Pids of the running children."""
+    """Return the pids of the running children."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -223,13 +266,13 @@ def children_of(pid):
 
 
 def descendants_of(pid):
-    """Pids of all running processes below this one."""
+    """Return the pids of all running processes below this one."""
     found = children_of(pid)
     return found + [below for child in found for below in descendants_of(child)]
 
 
 def worker_of(cluster):
-    """The pid of a local cluster's worker."""
+    """Return the pid of a local cluster's worker."""
     return _pid_in_log(Path(cluster.logs))
 
 

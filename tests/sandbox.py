@@ -61,7 +61,7 @@ def is_installed():
 
 
 class Sandbox:
-    """`settings`: more lines for slurm.conf, which stand above the ones here."""
+    """A private Slurm. `settings`: more lines for slurm.conf, above the ones here."""
 
     def __init__(self, nodes=3, cpus=2, memory=4000, settings=()):
         if not is_installed():
@@ -108,7 +108,7 @@ class Sandbox:
         shutil.rmtree(self.directory)
 
     def run(self, *command, **more):
-        """What one of Slurm's programs prints."""
+        """Run one of Slurm's programs; return its output."""
         process = subprocess.run(
             command,
             env={**os.environ, **self.environment},
@@ -121,7 +121,7 @@ class Sandbox:
         return process.stdout
 
     def states(self):
-        """The state of each node, by name."""
+        """Return the state of each node, by name."""
         found = subprocess.run(
             ["sinfo", "-h", "-N", "-o", "%N %t"],
             env={**os.environ, **self.environment},
@@ -131,12 +131,12 @@ class Sandbox:
         return dict(line.split() for line in found.stdout.splitlines())
 
     def queue(self, form="%i|%T|%j"):
-        """The jobs that have not ended, a list of fields for each."""
+        """Return the jobs that have not ended, a list of fields for each."""
         lines = self.run("squeue", "-h", "-o", form).splitlines()
         return [line.split("|") for line in lines]
 
     def crash(self, name):
-        """SIGKILL to a node (its daemon, steps and tasks), or to slurmctld."""
+        """Send SIGKILL to a node (its daemon, steps and tasks), or to slurmctld."""
         _end(self._pids(name), signal.SIGKILL, 5)
 
     def boot(self, name):
@@ -236,7 +236,7 @@ def _is_alive(pid):
 
 
 def _free_ports(count):
-    """Ports of loopback that nobody has, below those that the kernel gives to clients."""
+    """Return free ports of loopback, below those that the kernel assigns to clients."""
     held = []
     while len(held) < count:
         sock = socket.socket()

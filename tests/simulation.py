@@ -45,7 +45,7 @@ WALL = 1_700_000_000.0
 
 
 class Process:
-    """Whose events these are: they do not happen when it is dead, and wait while it is frozen."""
+    """Owner of events: they do not happen when it is dead, and wait while it is frozen."""
 
     def __init__(self, sim, name):
         self.sim, self.name = sim, name
@@ -221,7 +221,7 @@ class SimConnection:
             self.on_close(reason)
 
     def close(self):
-        """What is on its way from here may arrive, and then the end."""
+        """Close after messages on their way from here, which may still arrive."""
         if self.closed:
             return
         self.closed = True
@@ -422,7 +422,7 @@ class SimRunner:
 
 
 class Client:
-    """A real session, and what became of its jobs."""
+    """A real session, and the outcomes of its jobs."""
 
     def __init__(self, sim, name):
         self.sim = sim
@@ -476,12 +476,12 @@ def _job(number, seconds, deaths):
 
 class Simulation:
     def __init__(self, seed, *, silence=3.0, client_grace=60.0, worker_grace=20.0, is_checked=True):
-        """`is_checked`: look at the invariants after each event, which takes most of the time."""
+        """Set up a simulation. `is_checked`: check invariants after each event, which takes most of the time."""
         self.is_checked = is_checked
         self.on_sent = lambda sender, receiver, message: None
         """Called with each message that is sent, and the names of the two processes."""
         self.rides = lambda message: False
-        """Is this a message to be delivered with the next one on its connection? (It then changes no latencies.)"""
+        """True for a message to deliver with the next one on its connection. (It then changes no latencies.)"""
         self.random = Random(seed)
         self._idents = Random(seed)
         self.now = MONOTONIC
@@ -504,7 +504,7 @@ class Simulation:
         return self.random.choice([0.0001, 0.0003, 0.001, 0.001, 0.01])
 
     def run(self, seconds):
-        """Until so much later."""
+        """Run for `seconds` of simulated time."""
         end = self.now + seconds
         while self._heap and self._heap[0][0] <= end:
             self.now, _, function = heapq.heappop(self._heap)
@@ -588,7 +588,7 @@ class Simulation:
     # --- faults ---
 
     def cut(self, process, seen=(0.001, 0.001)):
-        """Break the process's connections; each side sees it after so long (it may close before)."""
+        """Break the process's connections; each side sees it after a delay in `seen` (it may close before)."""
         for connection in list(process.connections):
             other = connection.out.to
             for end, delay in ((connection, seen[0]), (other, seen[1])):
@@ -601,7 +601,7 @@ class Simulation:
                     )
 
     def stall(self, process, seconds, directions=(True, True)):
-        """Packets are dropped for a while: what was sent arrives after that, unless somebody has given up."""
+        """Drop packets for `seconds`: messages arrive after that, unless a side has given up."""
         for connection in list(process.connections):
             for link, is_hit in zip((connection.out, connection.into), directions, strict=True):
                 if is_hit and not link.is_stalled:

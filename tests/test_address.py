@@ -6,6 +6,7 @@ import stat
 import threading
 
 import pytest
+from conftest import events
 
 from cw.net import address
 
@@ -170,7 +171,7 @@ def test_a_master_on_the_loopback_of_another_machine_is_passed_over_with_a_line(
     assert places() == [("127.0.0.1", 7000), ("localhost", 5494)]
     monkeypatch.setattr(address, "_machine", lambda: "another")
     assert places() == [("localhost", 5494)]
-    assert "only programs on" in caplog.text
+    assert set(events(caplog)) == {"address.not_reachable"}
 
 
 def test_a_host_without_a_port_gets_the_port_of_the_address_file_that_names_it():
@@ -290,7 +291,7 @@ def test_a_file_that_makes_no_sense_is_passed_over_with_a_line(home, caplog, con
     address.make_home()
     address.write_private("address-default.json", content.encode(errors="surrogatepass"))
     assert places() == [("localhost", 5494)]
-    assert "passed over" in caplog.text
+    assert set(events(caplog)) == {"address.file_invalid"}
 
 
 def test_a_file_with_a_wrong_port_is_passed_over(home):

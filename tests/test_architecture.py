@@ -1,9 +1,11 @@
 """The layout is the architecture: imports point down only, and each secret is known on one floor."""
 
 import ast
+import functools
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from inspect import signature
@@ -57,7 +59,7 @@ FLOORS = [
     "net.connector", "net.connection", "net.loop", "net.timers", "net.sockets", "net.tls",
     "net.address", "net.protocol", "net.wire", "net.memory", "net.objects",
     "net.messages", "net.peer_messages", "net.schema", "net.__init__",
-    "credential", "userdir", "program", "guard", "nested",
+    "credential", "userdir", "program", "guard", "nested", "events",
     "requirements", "errors", "location", "version",
 ]  # fmt: skip
 
@@ -98,6 +100,7 @@ KEEPERS = {
     },
     "array": {"net.wire", "net.sockets"},  # sockets: descriptors beside the bytes
     "bluelet": {"net.loop"},
+    "logging": {"events", "program"},  # program: the handler of cw's programs
     "multiprocessing": set(),
     "asyncio": set(),
 }
@@ -149,6 +152,12 @@ def module_of(path):
 PATHS = list(PACKAGE.rglob("*.py"))
 
 
+@functools.cache
+def nodes_of(path):
+    """Its text as Python reads it."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def module_named(name):
     """The module of cw, as in FLOORS, in which a name like 'client.session.Session' is found."""
     parts = name.split(".")
@@ -161,7 +170,7 @@ def module_named(name):
 def imports(module):
     """What the module imports anywhere in its text: (modules of cw, others by their first name)."""
     own, others = set(), set()
-    for node in ast.walk(ast.parse(path_of(module).read_text())):
+    for node in nodes_of(path_of(module)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -212,7 +221,7 @@ def test_imports_point_down(graph):
 def test_no_peer_knows_its_master_as_anything():
     """Such a circle of imports is one, though no import shows it."""
     for path in (PACKAGE / "master").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.FunctionDef):
                 kinds = {arg.arg: ast.unparse(arg.annotation) for arg in node.args.args if arg.annotation}
                 assert kinds.get("master") != "Any", path
@@ -241,13 +250,13 @@ def test_a_batch_system_is_known_only_where_it_is_registered(graph):
 
 def test_nobody_uses_what_another_module_keeps_private():
     for path in PATHS:
-        tree = ast.parse(path.read_text())
-        own = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and
+        nodes = nodes_of(path)
+        own = [node for node in nodes if isinstance(node, ast.ImportFrom) and
                (node.module or "").partition(".")[0] == "cw"]  # fmt: skip
         names = [alias for node in own for alias in node.names]
         assert not [alias.name for alias in names if alias.name.startswith("_")], path
         modules = {alias.asname or alias.name for alias in names if alias.name.islower()}
-        for node in ast.walk(tree):
+        for node in nodes:
             if (
                 isinstance(node, ast.Attribute)
                 and isinstance(node.value, ast.Name)
@@ -256,14 +265,64 @@ def test_nobody_uses_what_another_module_keeps_private():
                 assert not node.attr.startswith("_") or node.attr.startswith("__"), f"{path}: {node.attr}"
 
 
+LOGGERS = {"EventLogger", "RateLimited"}
+LEVELS = {"debug", "info", "warning", "error", "critical"}
+
+
+def log_calls():
+    """Of each call that logs: (path, name of the logger, the call). Loggers are made at the top of a module, or as an
+    attribute in a class; what another module has imported has the same name there."""
+    trees = {path: ast.parse(path.read_text()) for path in PATHS}
+    names = {}
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(node.value, ast.Call)
+                and ast.unparse(node.value.func) in LOGGERS
+            ):
+                names[tree, ast.unparse(node.targets[0])] = ast.literal_eval(node.value.args[0])
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cw."):
+                origin = trees.get(path_of(node.module.removeprefix("cw.")))
+                for alias in node.names:
+                    if (origin, alias.name) in names:
+                        names[tree, alias.name] = names[origin, alias.name]
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in LEVELS
+            ):
+                name = names.get((tree, ast.unparse(node.func.value)))
+                if name is not None:
+                    yield path, name, node
+
+
+def test_every_line_of_the_log_is_an_event_with_an_id_of_its_own():
+    """The id begins with the last word of its logger's name, and the text has a place for each field."""
+    where = {}
+    for path, name, call in log_calls():
+        place = f"{path}:{call.lineno}"
+        event, text = (
+            argument.value for argument in call.args[:2]
+        )  # constants, so that they can be looked for
+        assert re.fullmatch(rf"{name.rpartition('.')[2]}\.[a-z]+(_[a-z]+)*", event), place
+        assert event not in where, f"{place} and {where[event]}: one event, one wording, one place"
+        where[event] = place
+        assert len(re.findall(r"%[^%]", text)) == len(call.args) - 2, f"{place}: fields"
+    assert len(where) > 60
+
+
 def test_rooms_are_small():
     """Where one is larger, a second subject has begun in it."""
     large = []
     for path in PATHS:
-        text = path.read_text()
-        if text.count("\n") > 450:
+        if path.read_text().count("\n") > 450:
             large.append(f"{path}: more than 450 lines")
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes_of(path):
             if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 50:
                 large.append(f"{path}: {node.name} has more than 50 lines")
             elif isinstance(node, ast.ClassDef):

@@ -87,8 +87,11 @@ NEEDS = {
 
 def warnings_in(caplog):
     """But for those of modules that a test has loaded anew."""
-    found = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    return [text for text in found if not text.startswith("runners renewed")]
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno >= logging.WARNING and getattr(record, "event", "-") != "client.modules_reloaded"
+    ]
 
 
 def pause(n):
@@ -209,7 +212,7 @@ def test_a_worker_whose_interpreter_is_gone_says_so_and_the_others_do_its_jobs(t
                 name.unlink()
             futures = [executor.submit(time.sleep, 0.05) for _ in range(20)]
             assert {future.exception(LIMIT) for future in futures} == {None}
-            wait_until(lambda: "could not be started: No such file" in bad.err, LIMIT)
+            bad.wait_for_event("worker.runner_died", "could not be started: No such file")
             assert bad.process.poll() is None
 
 

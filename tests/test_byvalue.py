@@ -12,20 +12,25 @@ ROOT = os.path.dirname(TESTS)
 
 
 @pytest.fixture
-def run_script(tmp_path):
+def run_script(tmp_path, run_forked):
+    """Runs a script, in a process of its own if it has `options` for Python."""
+
     def run(text, *options):
         script = tmp_path / "the_script.py"
-        script.write_text(f"from pipe_runner import PipeRunner\n{textwrap.dedent(text)}\nprint('done')\n")
-        path = os.pathsep.join([TESTS, ROOT])
-        done = subprocess.run(
-            [sys.executable, *(options or [str(script)])],
-            input=script.read_text() if options == ("-",) else None,
-            env={**os.environ, "PYTHONPATH": path},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        kind = "PipeRunner" if options else "ForkedRunner as PipeRunner"
+        script.write_text(f"from pipe_runner import {kind}\n{textwrap.dedent(text)}\nprint('done')\n")
+        if not options:
+            done = run_forked(script)
+        else:
+            done = subprocess.run(
+                [sys.executable, *options],
+                input=script.read_text() if options == ("-",) else None,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([TESTS, ROOT])},
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
         assert done.stderr == ""
         assert done.stdout == "done\n"
 
@@ -85,7 +90,7 @@ CLASSES = """
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("-",), ("-m", "the_script"), ("-c", "exec(open('the_script.py').read())")],
+    [("the_script.py",), ("-",), ("-m", "the_script"), ("-c", "exec(open('the_script.py').read())")],
     ids=["file", "stdin", "-m", "-c"],
 )
 def test_instances_of_the_scripts_classes_come_home_as_instances_of_them(run_script, options):

@@ -4,6 +4,7 @@ import logging
 import math
 
 import pytest
+from conftest import events
 
 from cw.errors import ProtocolError
 from cw.master import checks
@@ -276,6 +277,7 @@ def test_an_oversight_in_a_rule_ends_a_connection_and_not_the_master(client, cap
     client.rules._open_jobs = lambda: 1 / 0
     with pytest.raises(ProtocolError, match="cannot be checked"):
         client.submit(1)
+    assert events(caplog) == ["checks.failed"]
     assert caplog.records[0].levelno == logging.ERROR and "ZeroDivisionError" in caplog.text
 
 

@@ -251,14 +251,15 @@ def test_a_local_cluster_is_there_until_ctrl_c(local, run):
 def test_a_local_cluster_whose_worker_dies_has_another_and_goes_on(local):
     program = local("-n", "1", "--port", str(free_port()))
     before = cw.mp.status()
-    os.kill(before.running["worker"], signal.SIGKILL)
+    worker = before.running["worker"]
+    os.kill(worker, signal.SIGKILL)
 
-    def running():
-        status = cw.mp.status()
-        return {} if status.ended else status.running
+    def replaced():
+        running = cw.mp.status().running
+        return running if running.get("worker", worker) != worker else None
 
-    wait_until(lambda: running() and running()["worker"] != before.running["worker"], 30, cw.mp.status)
-    assert running()["master"] == before.running["master"]
+    running = wait_until(replaced, 30, cw.mp.status)
+    assert running["master"] == before.running["master"]
     with cw.ClusterExecutor(before.master) as executor:
         assert executor.submit(abs, -5).result(30) == 5
     program.send_signal(signal.SIGINT)

@@ -8,7 +8,7 @@ import socket
 import threading
 
 import pytest
-from conftest import wait_until
+from conftest import events, wait_until
 from loops import BIG, descriptors, encoded, make_connect, make_running, tcp_pair
 
 from cw.errors import ProtocolError
@@ -196,7 +196,8 @@ def test_a_protocol_error_closes_that_peer_only_with_one_line(running, connect, 
     wait_until(lambda: bad.closed)
     assert "broke the protocol" in bad.closed[0] and bad.connection.closed
     (record,) = caplog.records
-    assert record.levelno == logging.ERROR and bad.connection.peer in record.getMessage()
+    assert record.levelno == logging.ERROR and record.event == "network.protocol_broken"
+    assert bad.connection.peer in record.getMessage()
     good.raw.sendall(encoded(m.Recall(1)))
     wait_until(lambda: good.got)
     assert good.closed == []
@@ -212,7 +213,7 @@ def test_a_message_that_its_handler_refuses_closes_the_peer(running, connect, ca
     peer.raw.sendall(encoded(m.Recall(1), m.Recall(2)))
     wait_until(lambda: peer.closed)
     assert peer.closed == ["broke the protocol: no such job"]
-    assert len(caplog.records) == 1
+    assert events(caplog) == ["network.protocol_broken"]
 
 
 def test_what_may_come_is_asked_again_for_what_came_in_the_same_bytes(running, connect):

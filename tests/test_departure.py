@@ -31,7 +31,7 @@ STEPS = STOP_SECONDS + STOP_RESERVE
 def draining(here=AT_WORK, **settings):
     """One that was told to end at NOW, and had this."""
     departure = Departure(GRACE, now=NOW, **settings)
-    assert departure.on_sigterm(NOW) == [Drain("told to end", GRACE)]
+    assert departure.on_sigterm(NOW) == [Drain("it was asked to end", GRACE)]
     assert departure.on_tick(NOW, here) == []
     return departure
 

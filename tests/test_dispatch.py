@@ -1166,7 +1166,12 @@ class Machine(RuleBasedStateMachine):
             self.events.check_end(Random(self.seed))
 
 
-TestRandomEvents = Machine.TestCase
-TestRandomEvents.settings = settings(
-    max_examples=150, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
+class TestRandomEvents(Machine.TestCase):
+    settings = settings(
+        max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+
+
+@pytest.mark.slow
+class TestMoreRandomEvents(Machine.TestCase):
+    settings = settings(TestRandomEvents.settings, max_examples=150)

@@ -57,7 +57,7 @@ def test_what_runs_is_finished_and_the_rest_goes_elsewhere_at_once(master, execu
         wait_until((tmp_path / "mark").exists, LIMIT)
         waiting = [executor.submit(jobs.pid) for _ in range(5)]
         worker.send_signal(number)
-        worker.wait_for("finishing 1 running job for up to 20 s")
+        worker.wait_for_event("worker.draining", "1 running job for up to 20 s")
         with Worker(master.address) as other:
             elsewhere = {future.result(LIMIT) for future in waiting}
             assert elsewhere <= set(descendants_of(other.pid)) and not running.done()
@@ -66,7 +66,7 @@ def test_what_runs_is_finished_and_the_rest_goes_elsewhere_at_once(master, execu
             assert worker.wait() == 0
             assert other.end() == 0
             assert "Traceback" not in worker.err + other.err + master.err
-    assert "drains" in master.err and "left: it was told to end" in master.err
+    assert {"master.worker_draining", "master.peer_left"} <= set(master.events)
 
 
 def test_an_idle_worker_leaves_at_once(master, executor):
@@ -123,7 +123,8 @@ def test_when_the_grace_is_over_what_runs_is_stopped_and_runs_elsewhere_uncharge
         assert worker.end() == 0
         assert 0.4 < time.monotonic() - began < 5
         assert not any(map(is_running, runners))
-        assert "2 running jobs are stopped" in worker.err
+        (line,) = worker.lines_of("worker.jobs_stopped")
+        assert "2 running jobs" in line
     for number in (2, 3):  # more often than it may fail
         with Worker(master.address, "--grace", "0") as worker:
             wait_until(lambda number=number: count_runs(runs) == number, LIMIT)
@@ -254,7 +255,7 @@ def test_what_a_job_returns_after_the_signal_counts(master, executor, tmp_path):
         wait_until((tmp_path / "mark").exists, LIMIT)
         for pid in (worker.pid, *descendants_of(worker.pid)):
             os.kill(pid, signal.SIGTERM)
-        worker.wait_for("finishing 1 running")
+        worker.wait_for_event("worker.draining", "1 running")
         (tmp_path / "go").touch()
         assert future.result(LIMIT) == "whole"
         assert worker.wait() == 0
@@ -268,7 +269,7 @@ def test_a_large_result_arrives_before_the_goodbye(executor, master, tmp_path):
         (tmp_path / "go").touch()
         assert len(future.result(LIMIT)) == 50_000_000
         assert worker.wait() == 0
-    assert "jobs go back" not in master.err
+    assert "master.worker_lost" not in master.events
 
 
 def test_a_worker_that_drains_while_its_master_is_away_waits_for_it(tmp_path, runs):
@@ -278,9 +279,9 @@ def test_a_worker_that_drains_while_its_master_is_away_waits_for_it(tmp_path, ru
             future = executor.submit(run_until, runs, tmp_path / "go")
             wait_until(lambda: count_runs(runs) == 1, LIMIT)
             master.end(signal.SIGKILL)
-            worker.wait_for("the master is gone")
+            worker.wait_for_event("worker.master_gone")
             worker.send_signal(signal.SIGTERM)
-            worker.wait_for("finishing 1 running")
+            worker.wait_for_event("worker.draining", "1 running")
             (tmp_path / "go").touch()
             time.sleep(0.5)
             assert worker.process.poll() is None
@@ -297,7 +298,7 @@ def test_a_master_that_ends_before_it_has_passed_on_the_last_results_costs_no_se
             future = executor.submit(run_until, runs, tmp_path / "go")
             wait_until(lambda: count_runs(runs) == 1, LIMIT)
             worker.send_signal(signal.SIGTERM)
-            worker.wait_for("finishing 1 running")
+            worker.wait_for_event("worker.draining", "1 running")
             master.send_signal(signal.SIGSTOP)
             (tmp_path / "go").touch()
             time.sleep(0.3)  # what is to be seen is that it does not leave
@@ -316,11 +317,11 @@ def test_a_launcher_can_let_workers_drain(master, executor, tmp_path):
         (busy,) = [worker for worker in standing.workers if worker["held"]]
         ask(m.Drain([busy["ident"], "0" * 32]))  # one that is there, and one that is not
         drained, left = (one, other) if busy["name"].endswith(f":{one.pid}") else (other, one)
-        drained.wait_for("told to drain: finishing 1 running job")
+        drained.wait_for_event("worker.draining", "1 running job")
         assert executor.submit(jobs.square, 3).result(LIMIT) == 9
         (tmp_path / "go").touch()
         assert running.result(LIMIT) == "finished" and drained.wait() == 0
-        assert left.process.poll() is None and "drain" not in left.err
+        assert left.process.poll() is None and "worker.draining" not in left.events
 
 
 def ask(*messages):
@@ -343,7 +344,7 @@ def test_a_runner_is_replaced_after_so_many_jobs(master, executor):
 def test_at_the_end_of_its_lifetime_a_worker_drains_and_leaves(master, executor, tmp_path, runs):
     with Worker(master.address, "--lifetime", "1") as worker:
         future = executor.submit(run_until, runs, tmp_path / "go")
-        worker.wait_for("its lifetime is over: finishing 1 running job")
+        worker.wait_for_event("worker.draining", "its lifetime is over")
         (tmp_path / "go").touch()
         future.result(LIMIT)
         assert worker.wait() == 0
@@ -361,7 +362,7 @@ def test_before_the_end_of_its_allocation_it_starts_nothing_stops_what_runs_and_
     with Worker(master.address, "--until", str(end)) as worker:
         future = executor.submit(run_until, runs, tmp_path / "go")
         wait_until(lambda: count_runs(runs) == 1, LIMIT)
-        worker.wait_for("its allocation ends soon: finishing 1 running job")
+        worker.wait_for_event("worker.draining", "its allocation ends soon")
         after = executor.submit(jobs.pid)
         assert worker.wait() == 0
         assert time.time() < end
@@ -370,7 +371,7 @@ def test_before_the_end_of_its_allocation_it_starts_nothing_stops_what_runs_and_
         (tmp_path / "go").touch()
         assert {future.result(LIMIT), after.result(LIMIT)} <= set(descendants_of(other.pid))
         assert other.end() == 0
-    assert "is lost" not in master.err
+    assert "master.worker_lost" not in master.events
 
 
 @pytest.mark.parametrize("left", [3600, 100])
@@ -381,10 +382,11 @@ def test_notice_of_an_end_is_heeded_unless_it_is_the_one_that_the_worker_knows_t
         assert executor.submit(jobs.square, 3).result(LIMIT) == 9
         worker.send_signal(signal.SIGWINCH)
         if left > 130:
-            assert worker.wait() == 0 and "told to end" in master.err
+            assert worker.wait() == 0 and "master.peer_left" in master.events
         else:
             assert executor.submit(jobs.square, 4).result(LIMIT) == 16
-            assert worker.end() == 0 and "notice of the end" not in worker.err
+            assert worker.end() == 0
+            assert all("it was asked to end" in line for line in worker.lines_of("worker.draining"))
 
 
 @pytest.mark.slow

@@ -521,12 +521,14 @@ def _quiet(caplog):
     caplog.set_level("CRITICAL", logger="cw")
 
 
-def test_the_decoder_gives_messages_or_a_protocol_error_whatever_comes():
-    settings(max_examples=400, **_SETTINGS)(fuzz_decoder)()
+@pytest.mark.parametrize("examples", [80, pytest.param(400, marks=pytest.mark.slow)])
+def test_the_decoder_gives_messages_or_a_protocol_error_whatever_comes(examples):
+    settings(max_examples=examples, **_SETTINGS)(fuzz_decoder)()
 
 
-def test_faulty_peers_do_not_disturb_a_sound_session():
-    settings(max_examples=150, **_SETTINGS)(fuzz_master)()
+@pytest.mark.parametrize("examples", [40, pytest.param(150, marks=pytest.mark.slow)])
+def test_faulty_peers_do_not_disturb_a_sound_session(examples):
+    settings(max_examples=examples, **_SETTINGS)(fuzz_master)()
 
 
 # --- the long run, by hand --------------------------------------------------------------------

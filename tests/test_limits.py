@@ -350,7 +350,10 @@ def test_a_worker_with_such_a_job_is_not_taken_for_dead():
         with cw.ClusterExecutor(master.address) as executor:
             future = executor.submit(hold_for, 3)
             assert future.result(LIMIT) == "held"
-        assert "silent" not in master.err + worker.err
+        assert not {"master.worker_gone", "master.worker_lost", "worker.master_gone"} & {
+            *master.events,
+            *worker.events,
+        }
         assert worker.end() == 0
 
 
@@ -467,13 +470,16 @@ def run_or_mark(path):
     Path(path).touch()
 
 
-def test_cancelling_a_hundred_thousand_takes_no_time(executor, tmp_path):
+@pytest.mark.parametrize(
+    ("count", "seconds"), [(30_000, 1), pytest.param(100_000, 3, marks=pytest.mark.slow)]
+)
+def test_cancelling_very_many_takes_no_time(executor, tmp_path, count, seconds):
     blockers = [executor.submit(jobs.until, tmp_path / "go") for _ in range(2)]
-    futures = [executor.submit(jobs.square, n) for n in range(100_000)]
-    began = time.monotonic()
+    futures = [executor.submit(jobs.square, n) for n in range(count)]
+    began = time.thread_time()  # (other programs may have the cores meanwhile)
     for future in futures:
         future.cancel()
-    assert time.monotonic() - began < 3
+    assert time.thread_time() - began < seconds
     (tmp_path / "go").touch()
     for blocker in blockers:
         blocker.result(LIMIT)

@@ -80,7 +80,7 @@ def test_a_master_ends_cleanly_on_ctrl_c_and_sigterm_and_tells_its_peers(number)
         assert "Traceback" not in master.err
         assert isinstance(future.exception(LIMIT), cw.ConnectionError)
         assert "the master ends" in str(future.exception(LIMIT))
-        worker.wait_for("the master is gone (the master ends)")
+        worker.wait_for_event("worker.master_gone", "the master ends")
 
 
 def test_port_0_takes_a_free_port_and_the_address_file_tells_it():
@@ -133,9 +133,9 @@ def test_a_taken_default_port_gives_way_to_a_free_one():
     except OSError:
         pytest.skip("somebody else has the default port")
     with taken, Program("-m", "cw.master") as master:
-        master.wait_for("the master listens on")
-        assert f"port {cw.PORT} is taken" in master.err
-        port = int(re.search(r"listens on .*port (\d+)", master.err)[1])
+        line = master.wait_for_event("master.listening")
+        assert f"port {cw.PORT} " in master.lines_of("master.port_taken")[0]
+        port = int(re.search(r"port (\d+)", line)[1])
         assert port != cw.PORT
         assert json.loads(next(Path(os.environ["CW_HOME"]).glob("*.json")).read_text())["port"] == port
         assert master.end() == 0
@@ -143,10 +143,10 @@ def test_a_taken_default_port_gives_way_to_a_free_one():
 
 def test_the_default_port_is_5494():
     with Program("-m", "cw.master") as master:
-        master.wait_for("the master listens on")
-        if "is taken" in master.err:
+        line = master.wait_for_event("master.listening")
+        if "master.port_taken" in master.events:
             pytest.skip("somebody else has the default port")
-        assert "port 5494; workers: python -m cw.worker " in master.err
+        assert "port 5494; workers: python -m cw.worker " in line
         assert master.end() == 0
 
 
@@ -183,7 +183,7 @@ def test_logs_have_time_stamps_and_v_gives_more():
                 pass
             with Worker(master.address):
                 pass
-            master.wait_for("is gone")
+            master.wait_for_event("master.worker_gone")
             stamp = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} cw\.\w+ [A-Z]+: "
             assert all(re.match(stamp, line) for line in master.err.splitlines())
         verbose.wait_for("DEBUG")
@@ -276,7 +276,7 @@ def test_a_worker_of_another_python_is_not_given_the_jobs_of_this_one(
     search = os.pathsep.join([str(Path(cw.__file__).parent.parent), str(tmp_path)])
     with Worker(master.address, PYTHONPATH=search, PYTHONDONTWRITEBYTECODE="1"):
         monkeypatch.undo()
-        master.wait_for("Python {}.{}".format(*version))
+        master.wait_for_event("master.worker_joined", "Python {}.{}".format(*version))
         with cw.ClusterExecutor(master.address) as executor:
             future = executor.submit(_version)
             with Worker(master.address):

@@ -191,7 +191,7 @@ with cw.ClusterExecutor() as executor:
 """
     )
     assert out == "1 1 [1] 1\nthread 1\n2 2 [2] 2\nthread 2\n3 3 [3] 3\nthread 3\n"
-    assert err.count("runners renewed: helper was loaded anew") == 4  # two reloads, two clients
+    assert err.count("helper was loaded anew: jobs run in fresh runners") == 4  # two reloads, two clients
     assert "edited" not in err
 
 

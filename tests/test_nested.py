@@ -195,13 +195,13 @@ def test_a_master_is_killed_while_jobs_wait_for_jobs(tmp_path):
         pid_of(tmp_path / "inner")
         master.end(signal.SIGKILL)
         again = stack.enter_context(Master("--port", port))
-        again.wait_for("it holds")
+        again.wait_for_event("master.worker_joined", "it holds")
         jobs.note(tmp_path / "go-inner")
         assert future.result(2 * LIMIT) == "inner"
         assert executor.submit(nesting.tree, 2).result(2 * LIMIT) == 4
         assert len(list(tmp_path.glob("outer*"))) == 1
         executor.shutdown()
-        assert worker.err.count("joined the master") == 2
+        assert worker.events.count("worker.joined") == 2
         assert "Traceback" not in worker.err + master.err + again.err
 
 

@@ -5,6 +5,7 @@ import inspect
 import logging
 
 import pytest
+from conftest import events
 
 import cw
 from cw import anywhere
@@ -65,7 +66,8 @@ def test_where_slurm_is_not_there_what_is_said_about_its_jobs_is_left_out(monkey
     )
     with caplog.at_level(logging.INFO, "cw.start"):
         cw.start(2, worker_options=["--account=physics", "--grace", "3", "-v"], partition="long", renew=True)
-    assert "without partition renew --account=physics" in caplog.text
+    assert events(caplog) == ["start.options_left_out"]
+    assert "partition renew --account=physics" in caplog.text
     with cw.allocate(2, time="1:00:00"):
         pass
     one, other = (ClusterOptions(**options) for options in asked)

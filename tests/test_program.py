@@ -1,7 +1,6 @@
 """What cw's programs share: a sys.path without traps, mistakes in one line, logs that do not flood."""
 
 import importlib.util
-import logging
 import os
 import shutil
 import subprocess
@@ -222,7 +221,8 @@ def test_what_is_counted_goes_with_its_number():
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_logs_go_to_stderr_with_time_stamps(tmp_path, verbose):
+def test_logs_go_to_stderr_with_time_stamps(tmp_path, verbose, monkeypatch):
+    monkeypatch.delenv("CW_LOG_EVENTS")
     code = (
         "import logging; from cw import program; "
         f"program.set_up_logging({verbose}); "
@@ -237,82 +237,28 @@ def test_logs_go_to_stderr_with_time_stamps(tmp_path, verbose):
     assert done.stdout == ""
 
 
-# --- logs that repeat -----------------------------------------------------------------------
+def test_the_ids_of_events_stand_at_the_ends_of_lines_if_that_is_asked_for(tmp_path):
+    code = (
+        "import logging; from cw import events, program; program.set_up_logging(); "
+        "events.EventLogger('cw.test').warning('test.lost', '%s is lost', 'it'); "
+        "logging.getLogger('another.library').warning('hello')"
+    )
+    done = run_python("-c", code, cwd=tmp_path)
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [
+        "it is lost [test.lost]",
+        "hello [-]",
+    ]
 
 
-@pytest.fixture
-def limited(caplog):
-    """(a RateLimited on a clock that stands, the clock, the texts logged so far)."""
-    caplog.set_level(logging.INFO, "cw.test")
-    clock = [100.0]
-    return program.RateLimited(logging.getLogger("cw.test"), 1.0, lambda: clock[0]), clock, caplog
-
-
-def test_a_message_that_repeats_is_logged_once_an_interval_with_a_count(limited):
-    logger, clock, log = limited
-    for number in range(5):
-        logger.warning("refused %s", number)
-    clock[0] += 0.9
-    logger.warning("refused %s", 5)
-    assert log.messages == ["refused 0"]
-    clock[0] += 0.2
-    logger.warning("refused %s", 6)
-    clock[0] += 2
-    logger.warning("refused %s", 7)
-    assert log.messages == ["refused 0", "refused 6 (and 5 more like it)", "refused 7"]
-    assert {record.levelname for record in log.records} == {"WARNING"}
-
-
-def test_what_was_left_out_is_counted_though_nothing_follows(limited):
-    logger, clock, log = limited
-    for number in range(5):
-        logger.warning("%s is lost", number)
-    logger.flush()
-    assert log.messages == ["0 is lost"]
-    clock[0] += 1.1
-    logger.flush()
-    logger.flush()
-    assert log.messages == ["0 is lost", "4 is lost (and 3 more like it)"]
-    logger.warning("%s is lost", 5)
-    logger.warning("%s is lost", 6)
-    logger.flush(is_end=True)
-    assert log.messages[2:] == ["6 is lost (and 1 more like it)"]
-
-
-def test_a_few_at_once_are_all_logged_where_that_is_wanted(caplog):
-    caplog.set_level(logging.INFO, "cw.test")
-    logger = program.RateLimited(logging.getLogger("cw.test"), burst=3, clock=lambda: 100.0)
-    for number in range(9000):
-        logger.info("worker %s left", number)
-    logger.flush(is_end=True)
-    assert caplog.messages == [
-        "worker 0 left", "worker 1 left", "worker 2 left", "worker 8999 left (and 8996 more like it)",
+def test_what_was_left_out_of_a_log_is_counted_at_the_programs_end(tmp_path):
+    code = (
+        "from cw import events, program; program.set_up_logging(); lines = events.RateLimited('cw.test'); "
+        "[lines.warning('test.lost', '%d is lost', n) for n in range(5)]"
+    )
+    done = run_python("-c", code, cwd=tmp_path)
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [
+        "0 is lost [test.lost]", "4 is lost (and 3 more like it) [test.lost]"
     ]  # fmt: skip
-
-
-def test_a_flood_that_goes_on_is_one_line_an_interval(caplog):
-    caplog.set_level(logging.INFO, "cw.test")
-    clock = [100.0]
-    logger = program.RateLimited(logging.getLogger("cw.test"), 1.0, lambda: clock[0], burst=3)
-    for number in range(1000):
-        clock[0] += 0.01
-        logger.info("worker %s left", number)
-    assert 3 + 9 <= len(caplog.messages) <= 3 + 10
-
-
-def test_with_v_nothing_is_left_out(caplog):
-    caplog.set_level(logging.DEBUG, "cw.test")
-    logger = program.RateLimited(logging.getLogger("cw.test"), clock=lambda: 100.0)
-    for number in range(3):
-        logger.info("worker %s left", number)
-    assert caplog.messages == ["worker 0 left", "worker 1 left", "worker 2 left"]
-
-
-def test_different_messages_do_not_hold_each_other_up(limited):
-    logger, _, log = limited
-    logger.warning("refused %s", 1)
-    logger.info("passed over %s", 2)
-    assert log.messages == ["refused 1", "passed over 2"]
 
 
 def test_a_free_threaded_python_is_refused_in_a_sentence():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import events
 from programs import ROOT, Program
 from test_store import entry, written
 
@@ -138,7 +139,8 @@ def test_what_cannot_be_loaded_here_is_no_reason_to_stop(tmp_path, caplog):
     pytest.importorskip("pandas")
     frame = cw.results(path).to_dataframe()
     assert frame["value"].isna().tolist() == frame["args"].isna().tolist() == [True, False]
-    assert "3 values could not be loaded" in caplog.text and "no_such_module" in caplog.text
+    assert events(caplog) == ["store.values_missing"]
+    assert "3 values" in caplog.text and "no_such_module" in caplog.text
 
 
 def test_what_is_damaged_is_passed_over_with_a_warning(path, caplog):
@@ -146,9 +148,13 @@ def test_what_is_damaged_is_passed_over_with_a_warning(path, caplog):
     (large,) = (path / "large").iterdir()
     large.write_bytes(b"short")
     assert [result.jobid for result in cw.results(path)] == [1, 2, 3, 4]
-    assert "passed over" in caplog.text and "is damaged" in caplog.text
+    assert events(caplog) == ["store.result_damaged"]
     with Program("-m", "cw.results", path, "--list") as program:
-        assert program.wait() == 0 and program.out.count("\n") == 4 and "passed over" in program.err
+        assert (
+            program.wait() == 0
+            and program.out.count("\n") == 4
+            and program.events == ["store.result_damaged"]
+        )
 
 
 # --- the program ------------------------------------------------------------------------------

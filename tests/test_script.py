@@ -1,37 +1,25 @@
 """The runner's `__main__` is the user's script: each test is a script, whose jobs find there what it defines."""
 
-import os
-import subprocess
 import sys
 import textwrap
 
 import pytest
 
-TESTS = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(TESTS)
-
 
 @pytest.fixture
-def run_script(tmp_path):
+def run_script(tmp_path, run_forked):
     """Runs a script; its text gets a `runner`, and a guard where `main()` is defined."""
 
     def run(text, before=""):
         script = tmp_path / "the_script.py"
         script.write_text(
-            f"{before}\nfrom pipe_runner import PipeRunner\n{textwrap.dedent(text)}\n"
+            f"{before}\nfrom pipe_runner import ForkedRunner\n{textwrap.dedent(text)}\n"
             "if __name__ == '__main__':\n"
-            "    with PipeRunner() as runner:\n"
+            "    with ForkedRunner() as runner:\n"
             "        main(runner)\n"
             "    print('done')\n"
         )
-        done = subprocess.run(
-            [sys.executable, str(script)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([TESTS, ROOT])},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = run_forked(script)
         assert done.returncode == 0, done.stderr
         assert (done.stdout, done.stderr) == ("done\n", "")
 

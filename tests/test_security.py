@@ -20,7 +20,7 @@ from pathlib import Path
 import jobs
 import pytest
 from conftest import wait_until
-from programs import LIMIT, Master, Program, Worker, free_port
+from programs import LIMIT, Master, Program, Worker, events_in, free_port
 from test_credential import make_pem
 
 import cw
@@ -84,10 +84,10 @@ def is_turned_away(sock):
 def test_master_worker_and_script_work_together_without_an_option(monkeypatch, tmp_path):
     monkeypatch.delenv("CW_CREDENTIAL")
     with Program("-m", "cw.worker") as worker:  # before its master, and before there is a credential
-        worker.wait_for("no master yet")
+        worker.wait_for_event("worker.no_master")
         with Program("-m", "cw.master", "--port", "0") as master:
-            master.wait_for("the master listens on all addresses of this machine")
-            worker.wait_for("joined the master at")
+            master.wait_for_event("master.listening", "all addresses of this machine")
+            worker.wait_for_event("worker.joined")
             with cw.ClusterExecutor() as executor:
                 assert executor.submit(jobs.square, 7).result(LIMIT) == 49
             credential_file = Path(os.environ["CW_HOME"], "credential.pem")
@@ -211,10 +211,8 @@ def test_another_credential_is_told_where_the_mistake_is_and_logged_at_the_other
         for told in (mistake_of_client(master, other), mistake_of_worker(master, other)):
             assert f"the master at {master.address} has another credential than {other}" in told
             assert "copy" in told and told.count("\n") == 0
-        lines = [line for line in master.err.splitlines() if "turned away" in line]
-        assert lines and all(
-            re.search(r"127\.0\.0\.1:\d+ was turned away: its credential is another one", x) for x in lines
-        )
+        lines = master.lines_of("acceptor.turned_away")
+        assert lines and all(re.search(r"127\.0\.0\.1:\d+ .*its credential is another one", x) for x in lines)
 
 
 @pytest.mark.parametrize("mistake", ["open", "garbage", "foreign", "expired"])
@@ -251,7 +249,7 @@ def test_a_missing_credential_is_waited_for_and_told(tmp_path):
         with Program("-m", "cw.worker", master.address, CW_CREDENTIAL=str(missing)) as worker:
             worker.wait_for(f"there is no credential at {missing}")
             os.link(credential.load().path, missing)  # it shows up late
-            worker.wait_for("joined the master at")
+            worker.wait_for_event("worker.joined")
 
 
 def test_without_a_master_the_missing_credential_is_not_what_is_told(tmp_path):
@@ -308,7 +306,10 @@ def test_an_impostor_hears_nothing_of_value(other, with_tls):
         with pytest.raises(cw.ConnectionError, match="another credential" if with_tls else "no"):
             cw.ClusterExecutor(LOOPBACK, impostor.port, connect_timeout=0.5)
         with Program("-m", "cw.worker", f"{LOOPBACK}:{impostor.port}") as worker:
-            worker.wait_for("no master yet" if not with_tls else "another credential")
+            if with_tls:
+                worker.wait_for("another credential")
+            else:
+                worker.wait_for_event("worker.no_master")
     heard = b"".join(impostor.heard)
     assert b"client" not in heard and b"worker" not in heard and os.uname().nodename.encode() not in heard
     if with_tls:
@@ -446,10 +447,9 @@ def site():
             yield master, executor
 
 
-def is_logged_once(master, before, text):
-    lines = master.err[before:].splitlines()
+def is_logged_once(master, before):
     assert "Traceback" not in master.err[before:]
-    return sum(text in line for line in lines) == 1
+    return events_in(master.err[before:]).count("network.protocol_broken") == 1
 
 
 @pytest.mark.parametrize("what", BEFORE_HELLO)
@@ -460,9 +460,7 @@ def test_before_a_hello_nothing_else_is_listened_to(site, what):
     say(peer, BEFORE_HELLO[what] if isinstance(BEFORE_HELLO[what], bytes) else [BEFORE_HELLO[what]])
     assert peer.is_closed()
     peer.close()
-    wait_until(
-        lambda: is_logged_once(master, before, "breaks the protocol"), LIMIT, lambda: master.err[before:]
-    )
+    wait_until(lambda: is_logged_once(master, before), LIMIT, lambda: master.err[before:])
     assert executor.submit(jobs.square, 7).result(LIMIT) == 49
 
 
@@ -478,9 +476,7 @@ def test_a_client_that_breaks_the_protocol_is_closed_with_one_line(site, what, o
     say(peer, FROM_CLIENT[what])
     assert peer.is_closed()
     peer.close()
-    wait_until(
-        lambda: is_logged_once(master, before, "breaks the protocol"), LIMIT, lambda: master.err[before:]
-    )
+    wait_until(lambda: is_logged_once(master, before), LIMIT, lambda: master.err[before:])
     assert running.result(LIMIT) == "undisturbed"
     assert executor.submit(jobs.square, 7).result(LIMIT) == 49
 
@@ -493,9 +489,7 @@ def test_a_worker_that_breaks_the_protocol_is_closed_with_one_line(site, what):
     say(peer, FROM_WORKER[what])
     assert peer.is_closed()
     peer.close()
-    wait_until(
-        lambda: is_logged_once(master, before, "breaks the protocol"), LIMIT, lambda: master.err[before:]
-    )
+    wait_until(lambda: is_logged_once(master, before), LIMIT, lambda: master.err[before:])
     assert executor.submit(jobs.square, 7).result(LIMIT) == 49
 
 
@@ -797,15 +791,15 @@ def test_a_replay_of_a_whole_session_opens_nothing():
         thread.join(LIMIT)
         secured.close()
         middle.close()
-        wait_until(lambda: "client faulty" in master.err, LIMIT, lambda: master.err)
-        joined = master.err.count("joined from")
+        master.wait_for_event("master.client_joined", "client faulty")
+        joined = master.events.count("master.client_joined")
         replayer = connect(master.port, 9)
         for data in recorded:
             with contextlib.suppress(OSError):
                 replayer.sendall(data)
                 time.sleep(0.05)
         assert is_turned_away(replayer)
-        assert master.err.count("joined from") == joined
+        assert master.events.count("master.client_joined") == joined
 
 
 def test_the_state_files_of_a_cluster_are_private(monkeypatch):

@@ -11,7 +11,7 @@ from pathlib import Path
 import jobs
 import pytest
 from conftest import wait_until
-from programs import LIMIT, Master, Relay, Worker, run_script, start_script
+from programs import LIMIT, Master, Relay, Worker, events_in, run_script, start_script
 
 import cw
 
@@ -503,7 +503,7 @@ def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(c
             assert [future.result(LIMIT)[0] for future in futures] == list(range(61))
         cache = executor._session.calls.object_sender._cache
         assert 1 < len(cache) <= 20 and cache.size <= 300_000 + 401_000
-    assert "breaks the protocol" not in Path(cluster.logs, "master.log").read_text()
+    assert "network.protocol_broken" not in events_in(Path(cluster.logs, "master.log").read_text())
 
 
 def test_a_session_may_not_use_any_number_of_different_settings(cluster, monkeypatch):

@@ -10,6 +10,7 @@ import textwrap
 import time
 
 import pytest
+from conftest import events
 from programs import LIMIT, ROOT, run_script
 
 import cw
@@ -237,5 +238,5 @@ def test_what_is_seen_late_is_told_once(make, caplog):
     assert watch.look(number + 30)[1] and watch.due == 0
     module.other = 2
     assert watch.look(number + 60)[1]
-    (line,) = caplog.messages
-    assert f"{module.__name__}.dt has changed" in line and "the last 28 of them" in line
+    assert events(caplog) == ["client.setting_changed"]
+    assert f"{module.__name__}.dt " in caplog.text and "the last 28 of them" in caplog.text

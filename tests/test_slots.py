@@ -3,6 +3,7 @@
 from collections import deque
 from random import Random
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -1209,7 +1210,12 @@ class Machine(RuleBasedStateMachine):
             self.events.check_end()
 
 
-TestRandomEvents = Machine.TestCase
-TestRandomEvents.settings = settings(
-    max_examples=100, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
+class TestRandomEvents(Machine.TestCase):
+    settings = settings(
+        max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+
+
+@pytest.mark.slow
+class TestMoreRandomEvents(Machine.TestCase):
+    settings = settings(TestRandomEvents.settings, max_examples=100)

@@ -10,7 +10,7 @@ import jobs
 import pytest
 import sandbox
 from conftest import wait_until
-from programs import LIMIT, start_script
+from programs import LIMIT, events_in, lines_of, start_script
 from test_slurm import mark_and_wait, nodes_of, run, slots, standing, used
 
 import cw
@@ -90,14 +90,15 @@ def test_a_batch_goes_through_allocations_that_are_shorter(slurm, runs, is_renew
             assert "0 of 2" not in run("start", "-M", "-n", 4)[0]
         results = [future.result(300) for future in futures + careful]
     assert results == [*range(24), *range(100, 110)]
-    assert nothing_was_charged() and "is lost" not in logs("master")
+    assert nothing_was_charged() and "master.worker_lost" not in events_in(logs("master"))
     count = numbers_of_runs(runs)
     assert {count[number] for number in range(100, 110)} == {1}, "no job is started that does not fit"
     assert max(count.values()) <= 2
     if is_renewed:
         assert first not in [job[0] for job in slurm.queue()]
         assert len(list(Path(os.environ["CW_HOME"]).glob("slurm-default/logs-*/workers-*-n*.log"))) > 1
-    assert "its allocation ends soon" in logs("workers") or "notice of the end" in logs("workers")
+    reasons = " ".join(lines_of(logs("workers"), "worker.draining"))
+    assert "its allocation ends soon" in reasons or "notice of the end" in reasons
     out, _ = run("stop")
     assert "stopped; 0 jobs were running" in out
     wait_until(lambda: not slurm.queue(), LIMIT, slurm.queue)
@@ -162,7 +163,7 @@ def test_what_was_lost_with_a_node_runs_elsewhere_and_the_charge_is_taken_back(s
         assert sorted(f.result(LIMIT) for f in future) == list(range(4))
         assert slots() == 2  # the other node was left alone
     wait_until(nothing_was_charged, 90, lambda: (standing(), slurm.states()))
-    assert "was lost with its allocation: nothing is charged" in logs("master")
+    assert "master.loss_forgiven" in events_in(logs("master"))
     slurm.boot(victim)
     run("stop")
 
@@ -234,7 +235,7 @@ def test_a_block_that_ends_while_the_controller_is_down_is_ended_when_it_is_back
         slurm.crash("slurmctld")
         script.end(9)
     (log,) = Path(os.environ["CW_HOME"]).glob("slurm-block-*/logs-*/sidecar.log")
-    wait_until(lambda: "it is tried again" in log.read_text(), 60, log.read_text)
+    wait_until(lambda: "sidecar.ending_failed" in events_in(log.read_text()), 60, log.read_text)
     slurm.boot("slurmctld")
     wait_until(lambda: not [job for job in slurm.queue() if job[1] != "COMPLETING"], 60, slurm.queue)
     wait_until(lambda: not list(Path(os.environ["CW_HOME"]).glob("slurm-block-*/state.json")), LIMIT)

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import events
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import LIMIT, ROOT
@@ -270,10 +271,10 @@ def test_an_end_that_is_not_whole_is_told_unless_it_may_still_be_written(tmp_pat
     segment.write_bytes(segment.read_bytes()[:-1])
     assert read(path).keys() == {1} and not caplog.text
     os.utime(segment, (1e9, 1e9))
-    assert read(path).keys() == {1} and "are no whole results" in caplog.text
+    assert read(path).keys() == {1} and events(caplog) == ["store.end_torn"]
     caplog.clear()
     segment.write_bytes(os.urandom(5000))
-    assert not read(path) and "the last 5000 bytes" in caplog.text
+    assert not read(path) and events(caplog) == ["store.end_torn"] and "5000 bytes" in caplog.text
 
 
 def test_a_segment_that_is_removed_while_it_is_written_is_told(tmp_path):
@@ -296,7 +297,7 @@ def test_damage_is_found_across_pieces_and_told(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(form, "MOST_BODY", 1000)
     found = read(path)
     assert 97 <= len(found) <= 98 and set(found.values()) == {b"x" * 300}
-    assert "are damaged; passed over" in caplog.text
+    assert "store.damaged" in events(caplog)
 
 
 def test_a_record_that_is_damaged_after_it_was_found_is_an_error(tmp_path):
@@ -359,10 +360,10 @@ def test_the_marker_may_be_had_from_the_segments(tmp_path, caplog, is_missing):
         marker.unlink()
     else:
         marker.write_text("{")
-    assert read(path).keys() == {1, 2} and "and is written anew" not in caplog.text
-    assert f"its file {MARKER} is {'missing' if is_missing else 'damaged'}" in caplog.text
+    assert read(path).keys() == {1, 2} and set(events(caplog)) == {"store.marker_missed"}
+    assert f"{MARKER} is {'missing' if is_missing else 'damaged'}" in caplog.text
     written(path, entry(3))
-    assert "and is written anew" in caplog.text and json.loads(marker.read_text())["id"] == ident
+    assert "store.marker_repaired" in events(caplog) and json.loads(marker.read_text())["id"] == ident
     caplog.clear()
     assert read(path).keys() == {1, 2, 3} and not caplog.text
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import wait_until
+from conftest import events, wait_until
 
 from cw.launch import launcher, supervisor
 from cw.launch.launcher import LaunchError, Process
@@ -88,10 +88,9 @@ def test_one_that_dies_is_started_again_and_it_is_said_in_one_line(start, caplog
     watched.end()
     ((died, second),) = following
     assert died == first and second.is_alive()
-    (record,) = caplog.records
-    assert record.getMessage() == (
-        f"worker lost: pid {first.pid} (killed by SIGKILL); started again as pid {second.pid}; log: /logs/worker.log"
-    )
+    assert events(caplog) == ["launch.worker_restarted"]
+    for field in (first.pid, "killed by SIGKILL", second.pid, "/logs/worker.log"):
+        assert str(field) in caplog.text
 
 
 @pytest.mark.parametrize("command", ["exit 0", "exec sleep 100"])
@@ -115,9 +114,10 @@ def test_what_cannot_work_is_given_up_with_what_to_do(start, caplog):
     watched = Supervisor(start("exit 7"), start_again, "/logs/worker.log")
     wait_until(lambda: not watched.is_active(), LIMIT)
     assert len(started) == RESTARTS
-    text = caplog.records[-1].getMessage()
-    assert f"(exit status 7); it has died {RESTARTS + 1} times in a row" in text
-    assert "see /logs/worker.log, then stop this cluster" in text
+    assert events(caplog) == ["launch.worker_restarted"] * RESTARTS + ["launch.worker_given_up"]
+    text = caplog.messages[-1]
+    for field in ("exit status 7", f" {RESTARTS + 1} times", "/logs/worker.log"):
+        assert field in text
 
 
 @pytest.mark.parametrize("error", [OSError(12, "no memory"), LaunchError("no"), RuntimeError("ending"), None])
@@ -128,4 +128,4 @@ def test_where_no_other_can_be_started_or_is_wanted_that_is_the_end(start, caplo
 
     watched = Supervisor(start("exit 1"), start_again, "log")
     wait_until(lambda: not watched.is_active(), LIMIT)
-    assert len(caplog.records) == (error is not None)
+    assert events(caplog) == ["launch.restart_failed"] * (error is not None)

@@ -312,7 +312,7 @@ def test_a_worker_that_leaves_hands_its_jobs_to_another(master, tmp_path):
                 1,
                 *(n * n for n in range(100)),
             ]
-    assert "told to end" in master.err
+    assert "master.peer_left" in master.events
 
 
 def test_a_worker_that_is_killed_hands_its_jobs_to_another(master, tmp_path):
@@ -363,11 +363,10 @@ def _worker_pid(seconds):
 def test_a_worker_started_before_its_master_waits_for_it_and_says_so():
     port = free_port()
     with Program("-m", "cw.worker", f"127.0.0.1:{port}") as worker:
-        worker.wait_for("no master yet")
-        assert f"127.0.0.1:{port}" in worker.err
+        worker.wait_for_event("worker.no_master", f"127.0.0.1:{port}")
         with Master("--port", str(port)) as master, cw.ClusterExecutor(master.address) as executor:
             assert executor.submit(jobs.square, 2).result(LIMIT) == 4
-        assert worker.err.count("no master yet") == 1
+        assert worker.events.count("worker.no_master") == 1
         assert worker.end() == 0
 
 
@@ -381,7 +380,7 @@ def test_a_worker_whose_master_ends_waits_for_the_next():
                     pid = executor.submit(jobs.pid).result(LIMIT)
                     assert pid in descendants_of(worker.pid)
                 master.end(number)
-        wait_until(lambda: worker.err.count("the master is gone") == 2, LIMIT)
+        worker.wait_for_event("worker.master_gone", count=2)
         assert worker.end() == 0
 
 
@@ -401,7 +400,7 @@ def test_a_worker_ends_cleanly_on_ctrl_c_and_sigterm(master, number, is_busy, tm
 
 def test_a_worker_that_waits_ends_cleanly_on_ctrl_c():
     with Program("-m", "cw.worker", "127.0.0.1", "--port", free_port()) as worker:
-        worker.wait_for("no master yet")
+        worker.wait_for_event("worker.no_master")
         assert worker.end(signal.SIGINT) == 0
         assert "Traceback" not in worker.err
 
@@ -410,7 +409,8 @@ def test_a_worker_says_its_slots_and_the_cpus_and_logs_with_time_stamps(master):
     usable = len(os.sched_getaffinity(0))
     for option, slots in ([], 1), (["-n", "3"], 3), (["-n", "auto"], usable):
         with Worker(master.address, *option) as worker:
-            assert re.search(rf"with {slots} slots? \(this machine has {usable} usable CPUs?\)", worker.err)
+            (line,) = worker.lines_of("worker.joined")
+            assert re.search(rf"\b{slots} slots?\b.*\b{usable} usable CPUs?\b", line)
             assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} cw.worker INFO: ", worker.err)
             assert worker.out == ""
             assert worker.end() == 0

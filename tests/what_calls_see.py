@@ -1,4 +1,4 @@
-"""A user's script: each row is a few calls. It prints what they gave; `test_what_a_call_sees` knows what is right.
+"""A user's script: each row is a few calls. It prints their results; `test_what_a_call_sees` has the right ones.
 
 python what_calls_see.py SLOTS DIRECTORY
 """
@@ -655,7 +655,7 @@ def tag():
 
 @row
 def left_behind(executor):
-    """On one slot only."""
+    """Run on one slot only."""
     global OTHER, LOADED
     found = {}
     found["default"] = results(executor.submit(with_default, n) for n in range(3))

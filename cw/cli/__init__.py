@@ -1,1 +1,1 @@
-"""The command `cw`, which is `python -m cw` too: one word for each thing that a user starts or looks at."""
+"""The command `cw`, also `python -m cw`: one word for each thing that a user starts or looks at."""

@@ -1,4 +1,4 @@
-"""`cw local`: a cluster on this machine, in the foreground. Ctrl-C ends it; so does the end of the terminal."""
+"""`cw local`: a cluster on this machine, in the foreground. Ctrl-C or the end of the terminal ends it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from cw.launch.options import ClusterOptions
 from cw.net import address
 
 LOOK_SECONDS = 0.5
-"""Between two looks whether the cluster is still there. Longer: its end is noticed later. Shorter: it costs more."""
+"""Time between checks that the cluster still exists (seconds). Longer: its end is noticed later. Shorter: it costs
+more."""
 
 
 def main() -> int:
-    """`cw local`; returns the exit status."""
+    """Run `cw local`; returns the exit status."""
     options = _parse_arguments()
     program.set_up_logging(options.verbose)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -40,7 +41,7 @@ def main() -> int:
 def _parse_arguments() -> Any:
     parser = program.argument_parser(
         "cw local",
-        "Starts a cluster on this machine, and ends it at Ctrl-C. Jobs that are not done are lost with it.",
+        "Starts a cluster on this machine, and ends it at Ctrl-C. Unfinished jobs are lost with it.",
     )
     parser.add_argument(
         "-n",
@@ -48,18 +49,18 @@ def _parse_arguments() -> Any:
         type=int,
         metavar="N",
         default=len(os.sched_getaffinity(0)),
-        help="number of slots (default: the usable CPUs, here %(default)s)",
+        help="number of slots (default: one for each usable CPU, here %(default)s)",
     )
     parser.add_argument(
         "--port",
         type=program.converted_by(address.check_port),
-        help=f"the master's port (default: {address.PORT}, or a free one where that is taken)",
+        help=f"port of the master (default: {address.PORT}, or a free one if that is taken)",
     )
     return parser.parse_args()
 
 
 def _free_port() -> int:
-    """The port at which programs look if told nothing; 0 (any) where it is taken."""
+    """Return the port at which programs look by default; 0 (any) if it is taken."""
     try:
         socket.create_server(("127.0.0.1", address.PORT)).close()
     except OSError:
@@ -77,7 +78,7 @@ def _say_where(cluster: Cluster) -> None:
 
 
 def _wait_for_end(cluster: Cluster) -> int:
-    """Until Ctrl-C (0), or the cluster ends by itself or is stopped from elsewhere (1)."""
+    """Wait until Ctrl-C (0), or until the cluster ends by itself or is stopped from elsewhere (1)."""
     try:
         while True:
             time.sleep(LOOK_SECONDS)

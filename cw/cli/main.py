@@ -1,8 +1,8 @@
-"""`cw`, and `cw COMMAND ...`: from the word that was typed to the program that does it.
+"""`cw`, and `cw COMMAND ...`: from the typed word to the program that does it.
 
-    cw                  what there is, and how the user's cluster stands     (cw.cli.main)
+    cw                  the commands, and the state of the user's cluster    (cw.cli.main)
     cw local            a cluster on this machine, in the foreground         (cw.cli.local)
-    cw status           how the cluster stands that a program would find     (cw.cli.status)
+    cw status           the state of the cluster that a program would find   (cw.cli.status)
     cw master, ...      the same as python -m cw.master, ...
 
 A program is loaded when its command is typed: `cw --help` loads none.
@@ -30,8 +30,8 @@ COMMANDS = {
     "slurm": Command("cw.slurm.cli", "start|status|scale|stop", "a cluster in Slurm"),
     "master": Command("cw.master.cli", "", "a cluster by hand: its master, on one machine"),
     "worker": Command("cw.worker.cli", "HOST [-n SLOTS]", "... and a worker, on each machine"),
-    "status": Command("cw.cli.status", "[HOST]", "how the cluster stands that your programs find"),
-    "results": Command("cw.results", "STORE", "what a store holds"),
+    "status": Command("cw.cli.status", "[HOST]", "the state of the cluster that your programs find"),
+    "results": Command("cw.results", "STORE", "the results in a store"),
     "credential": Command("cw.credential", "", "the file that lets machines into your clusters"),
 }
 
@@ -52,7 +52,7 @@ def _run(command: Command) -> int | None:
 
 
 def _answer(name: str) -> None:
-    """What `cw` says when it is given no command, or an option of its own."""
+    """Answer `cw` without a command, or with an option of its own."""
     if name in ("-h", "--help"):
         print(help_text())
     elif name == "--version":
@@ -66,7 +66,7 @@ def _answer(name: str) -> None:
 
 
 def help_text() -> str:
-    """The commands, a line for each."""
+    """Return the list of commands, a line for each."""
     usages = {f"cw {name} {command.arguments}".rstrip(): command.text for name, command in COMMANDS.items()}
     width = max(map(len, usages))
     lines = [f"  {usage:{width}}  {text}" for usage, text in usages.items()]

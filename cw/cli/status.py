@@ -1,4 +1,4 @@
-"""`cw status`: how the cluster stands that a program of the user would find; also what `cw` alone says of it.
+"""`cw status`: the state of the cluster that a program of the user would find; also the sentence that `cw` prints.
 
 HOST, CW_MASTER, address file, Slurm, this machine  -->  candidates      (cw.net.address)
 the first master that answers                       -->  ClusterStatus   (cw.launch.status_client)
@@ -18,20 +18,20 @@ from cw.slurm.submitted import State
 
 
 class Found(NamedTuple):
-    """What was found of the user's cluster."""
+    """Result of a search for the user's cluster."""
 
     standing: status_client.ClusterStatus | None
     """None: no master answers."""
     where: str
-    """Its address, and how that is known: for messages."""
+    """Its address, and the source of that: for messages."""
     reasons: list[str]
-    """Why no master answers, a line for each place where one might be."""
+    """Reasons why no master answers, a line for each place where one might be."""
     is_known: bool = True
-    """Somebody has named a cluster, or there was one; otherwise it was only looked for on this machine."""
+    """True if a cluster was named, or there was one; otherwise the search was on this machine only."""
 
 
 def look(host: str | None = None) -> Found:
-    """Find the master as a client does, and ask it. Raises UserError for an address that cannot be one."""
+    """Find the master as a client does, and ask it. Raises UserError for an invalid address."""
     candidates = address.find_master(host)
     if not candidates:
         return Found(None, "", [address.why_not_found()])
@@ -51,7 +51,7 @@ def look(host: str | None = None) -> Found:
 
 
 def sentence() -> str:
-    """How the user's cluster stands; where there is none, the next command to type."""
+    """Describe the user's cluster in one sentence; if there is none, name the next command to type."""
     try:
         found = look()
     except program.UserError as mistake:
@@ -77,11 +77,16 @@ def sentence() -> str:
 
 
 def main() -> int:
-    """`cw status`; returns the exit status: 1 if no master answers."""
+    """Run `cw status`; returns the exit status: 1 if no master answers."""
     parser = program.argument_parser(
-        "cw status", "Shows how the cluster stands that your programs find when they are told no other."
+        "cw status", "Shows the state of the cluster that your programs find by default."
     )
-    parser.add_argument("host", nargs="?", metavar="HOST", help="the master's HOST or HOST:PORT")
+    parser.add_argument(
+        "host",
+        nargs="?",
+        metavar="HOST",
+        help="HOST or HOST:PORT of the master (default: as programs find it)",
+    )
     options = parser.parse_args()
     program.set_up_logging(options.verbose)
     if not options.host and not os.environ.get("CW_MASTER") and State.load(address.cluster_name()).token:

@@ -1,4 +1,4 @@
-"""What a program gives jobs with, and gets their results from. The names of the original library are all here."""
+"""Client of a cluster: submits jobs and gets their results. All names of the original library are here."""
 
 from cw.client.executor import ClusterExecutor, SlurmExecutor
 from cw.client.thread import ClientThread, randid

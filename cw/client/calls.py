@@ -1,14 +1,13 @@
-"""What travels of calls: their pickles, the numbers of their functions, and what is recorded of them.
+"""Calls as they are submitted: their pickles, the numbers of their functions, and their records for a store.
 
     OneCall(...), ManyCalls(...): pickled in the caller's thread, without the lock
-        '--> place(), under the lock: the function's number; its payload and `call` are final then
+        '--> place(), under the lock: the function's number; payload and `call` are final then
 
-What a call sees is taken at its submit (`cw.client.functions`); modules and settings in them are looked at here.
+All that a call sees is taken at its submit (`cw.client.functions`); modules, and settings in them, are checked here.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from time import monotonic
@@ -21,30 +20,31 @@ from cw.client.objects import ObjectTable
 from cw.client.options import OptionTable
 from cw.client.prepared import Packed, Prepared
 from cw.client.store_client import Call, Chunk, StoreClient
+from cw.events import EventLogger
 from cw.payloads import chunks, modules, serialize, settings
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 
 class Submission(Protocol):
-    """What can be submitted: a call, a chunk of calls, or one whose result is stored."""
+    """A call, a chunk of calls, or a call whose result is stored."""
 
     @property
     def payload(self) -> Any:
-        """What travels."""
+        """The bytes that are sent."""
 
     @property
     def call(self) -> Call | Chunk | None:
-        """As what it is recorded, if it is."""
+        """Its record for a store, if any."""
 
     def place(self) -> int:
-        """Under the lock, once: the number of the function. After that `payload` and `call` are final."""
+        """Return the number of the function. Called once, under the lock; then `payload` and `call` are final."""
 
 
 class Calls:
-    """The calls of one session. The methods are for any thread; they take the lock, unless they say that it is held.
+    """The calls of one session. The methods are for any thread; they take the lock unless they say that it is held.
 
-    The lock is reentrant: pickling runs code of the user's, which may submit.
+    The lock is reentrant: pickling runs user code, which may submit.
     """
 
     def __init__(
@@ -67,39 +67,39 @@ class Calls:
         self._watch = settings.Watch()
 
     def make_room(self, function: int) -> None:
-        """Forget objects, if there are too many. The lock is held."""
+        """Forget objects if there are too many. The caller holds the lock."""
         if self.objects.is_full:
             self.object_sender.forget_unused(function)
 
     def prepare(self, function: Any) -> Prepared:
-        """How a function travels."""
+        """Return the form in which a function travels."""
         with self.lock:
             return self.functions.prepare(function)
 
     def freeze(self, function: Any, mode: int) -> Prepared:
-        """A function for `map`: what it holds is taken now."""
+        """Prepare a function for `map`, with its state as it is now."""
         with self.lock:
             return self.functions.freeze(function, mode)
 
     def refresh(self) -> None:
-        """Look at all that functions reach, at their next submit."""
+        """Check all that functions reach, at their next submit."""
         with self.lock:
             self.functions.refresh()
 
     def identify(
         self, recorder: StoreClient, function: Any, args: tuple[Any, ...], prepared: Prepared
     ) -> Call:
-        """A call that may be part of a chunk. Raises UnstableKey, NotPicklable."""
+        """Identify a call that may be part of a chunk. Raises UnstableKey, NotPicklable."""
         with self.lock:
             return recorder.identify(self.functions, function, args, {}, prepared)
 
     def renew(self, reason: str) -> None:
-        """What is submitted from now on runs in fresh runners. The lock is held."""
+        """Run jobs that are submitted from now on in fresh runners. The caller holds the lock."""
         self.functions.renew_environment()
-        logger.info("runners renewed: %s", reason)
+        logger.info("client.runners_renewed", "runners renewed: %s", reason)
 
     def look_if_due(self) -> None:
-        """Look at the user's modules, if something may have changed there. The lock is held."""
+        """Check the user's modules if they may have changed. The caller holds the lock."""
         watch = self._watch
         if (
             watch.version != modules.version
@@ -109,24 +109,27 @@ class Calls:
             self.look_at_modules()
 
     def look_at_modules(self) -> None:
-        """Notice which of the user's modules were loaded anew, and settings in them: jobs from here on see that."""
+        """Check the user's modules for reloads and changed settings; jobs submitted from now on see them."""
         with self.lock:
             anew, is_changed = self._watch.look(self._jobs.last_number)
             if anew:
                 self.functions.renew_environment()
                 names = ", ".join(anew)
                 logger.warning(
-                    "runners renewed: %s %s loaded anew", names, "was" if len(anew) == 1 else "were"
+                    "client.modules_reloaded",
+                    "%s %s loaded anew: jobs run in fresh runners from now on",
+                    names,
+                    "was" if len(anew) == 1 else "were",
                 )
             if is_changed:
                 self.functions.set_settings(settings.dump_settings(self._watch.settings))
 
 
 class OneCall:
-    """A call. Raises what makes its function or arguments unpicklable.
+    """A call. Raises the error that makes its function or arguments unpicklable.
 
-    With a recorder, its result is recorded, and taken from the store if it is there. `prepared`: the function as it
-    was frozen for a `map`. `label`: see `cw.payloads.current`. `plain`: the payload of arguments that are plain.
+    With a recorder, its result is recorded, or taken from the store if it is there. `prepared`: the function as it was
+    frozen for a `map`. `label`: see `cw.payloads.current`. `plain`: the payload of arguments that are plain.
     """
 
     __slots__ = ("_args", "_calls", "_function", "_kwargs", "_label", "_packed", "_prepared", "_recorder", "call",
@@ -184,14 +187,14 @@ class OneCall:
             return
         again = functions.pickle(*args, self._prepared)
         if not again.is_same(self._packed):
-            # What travels is what the key is of.
+            # The key must be of the same values as travel.
             self._packed, self.payload = again, again.payload(self._calls.store, self._label)
             self.call = recorder.identify(functions, *args, self._prepared)
 
 
 class ManyCalls:
-    """Calls that travel together; `prepared` says how they run, `label` is the first one's. `items`: which of the
-    chunk's they are, where some are missing."""
+    """Calls that travel together. `prepared` says how they run; `label` is the first one's. `items`: their indices in
+    the chunk, if some are missing."""
 
     __slots__ = ("_calls", "_chunk", "_function", "_prepared", "call", "payload")
 

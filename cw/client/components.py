@@ -1,7 +1,7 @@
-"""Values that calls read and that can change in place: pickled, compared with what was sent, sent anew.
+"""Values that calls read and that can change in place: pickled, compared with the sent ones, sent anew if changed.
 
     places of a call's reach --pickled--> which share an object? --> components, each one VALUE object
-                                                                     look(): pickled again; the same digest? else new
+                                                                     has_changed(): pickled again; another digest?
 
 Names whose values share an object make one component: they are compared, and set in the runner, together.
 """
@@ -19,55 +19,56 @@ from cw.payloads.reach import Place
 from cw.payloads.references import refer
 
 SHARED = 500_000
-"""Objects in one value, beyond which it is not compared with others for objects that they share (0.2 s)."""
+"""Number of objects in a value above which it is not searched for objects that it shares with others (takes 0.2 s).
+Larger: submits are slower. Smaller: a shared object becomes two in the runner."""
 
 HELD = 64 * 1024
-"""Bytes of a list or dict that is held, to be compared. More: it lives on for a while after it was dropped. Less:
-another one may be taken for it, at the same place in memory and with equal contents."""
+"""Size of a list or dict (bytes) below which it is kept for comparison. Larger: it lives on for a while after it was
+dropped. Smaller: another one with equal contents at the same address may be taken for it."""
 
 TRIES = 20
-"""How often a value is pickled that other threads change meanwhile, before that is an error."""
+"""Number of tries to pickle a value that other threads change meanwhile, before that is an error."""
 
 MEMO_BYTES = 1024 * 1024
-"""Bytes of a component up to which runners remember its objects, so that a call's state may refer to them. More: they
-live longer in the runner. Less: a state has copies of them."""
+"""Size of a component (bytes) up to which runners remember its objects, so that a call's state may refer to them.
+Larger: they live longer in the runner. Smaller: a state has copies of them."""
 
 
 class Component:
     """Places whose values share objects, as they were pickled last."""
 
     def __init__(self, places: Sequence[Place], pickled: Pickled) -> None:
-        self.number = 0  # of what was sent
-        self.serial = 0  # counts how often a name was bound anew to an equal value
+        self.number = 0  # of the object that was sent
+        self.serial = 0  # counts bindings of a name to another, equal value
         self.take(places, pickled)
         self.looks = 0
-        self._costs: list[float] = []  # of the last looks
+        self._costs: list[float] = []  # of the last checks
         self.seconds = 0.0
-        """What a look costs: time of this thread, the least of the last ones: a busy machine changes nothing."""
+        """Cost of a check (CPU seconds of this thread): the least of the last ones, to disregard other load."""
         self.looked_at = time.monotonic()
         self.is_fixed = False
-        """Can its values not change? Then only their binding is looked at."""
+        """True if its values cannot change. Then only their binding is checked."""
 
     def take(self, places: Sequence[Place], pickled: Pickled) -> None:
-        """It has been pickled."""
+        """Take over new values and their pickle."""
         self.places = tuple(places)
         self.size = pickled.size
         self.digest = pickled.digest()
         self._values = [_hold(place.get(), self.size) for place in places]
         self.seen: Pickled | None = pickled
-        """Its last pickle, until the submit that made it has used it."""
+        """The last pickle, until the submit that made it has used it."""
 
     def is_bound_anew(self) -> bool:
-        """Is one of the names bound to another object, though perhaps an equal one? Then it is set anew, too."""
+        """True if a name is bound to another object, even an equal one. Then it is set anew, too."""
         return any(not is_same(place.get()) for place, is_same in zip(self.places, self._values, strict=True))
 
     def has_changed(self) -> bool:
-        """Look."""
+        """Pickle the values again and compare."""
         began = time.thread_time()
         try:
             self.seen = pickle_steadily(self.places)
             return self.seen.digest() != self.digest
-        except Exception:  # a place is gone, or its value cannot be pickled any more
+        except Exception:  # a place is gone, or its value can no longer be pickled
             return True
         finally:
             self._costs = [*self._costs[-2:], time.thread_time() - began]
@@ -77,7 +78,7 @@ class Component:
 
 
 def _hold(value: Any, size: int) -> Callable[[Any], bool]:
-    """What tells whether another value is the same object. It keeps nothing alive that is large."""
+    """Return a test for whether another value is the same object. It keeps no large value alive."""
     try:
         reference = weakref.ref(value)
     except TypeError:
@@ -88,7 +89,7 @@ def _hold(value: Any, size: int) -> Callable[[Any], bool]:
 
 
 def pickle_places(places: Sequence[Place]) -> Pickled:
-    """Their keys, then their values. Raises what taking or pickling a value raises."""
+    """Pickle the places' keys, then their values. Raises what getting or pickling a value raises."""
     values = [refer(place.get()) for place in places]
     singletons = {id(value): value for value in values if byvalue.names_itself(value)}
     root = next(iter(singletons.values())) if len(singletons) == 1 else None
@@ -96,7 +97,7 @@ def pickle_places(places: Sequence[Place]) -> Pickled:
 
 
 def pickle_steadily(places: Sequence[Place]) -> Pickled:
-    """The same, tried again where another thread changes a value meanwhile."""
+    """Pickle places; try again if another thread changes a value meanwhile."""
     for _ in range(TRIES):
         try:
             return pickle_places(places)
@@ -108,7 +109,7 @@ def pickle_steadily(places: Sequence[Place]) -> Pickled:
 
 
 def group(places: Sequence[Place], pickled: Sequence[Pickled]) -> list[list[int]]:
-    """Which of the places, each pickled by itself, share an object that can change: their indices."""
+    """Group places, each pickled by itself, that share an object that can change. Returns groups of indices."""
     if len(places) < 2:
         return [[index] for index in range(len(places))]
     parent = list(range(len(places)))
@@ -133,7 +134,7 @@ def group(places: Sequence[Place], pickled: Sequence[Pickled]) -> list[list[int]
 
 
 def ids_of(pickled: Sequence[Pickled]) -> set[int]:
-    """The ids of the objects in values (as far as these are not very many)."""
+    """Return the ids of the objects in values (except in very large values)."""
     found: set[int] = set()
     for each in pickled:
         if len(each.data) < 8 * SHARED:
@@ -142,15 +143,15 @@ def ids_of(pickled: Sequence[Pickled]) -> set[int]:
 
 
 def is_shared(thing: Any) -> bool:
-    """Whether it matters that two values hold this object, not two equal ones."""
+    """True if it matters that two values hold this object, not two equal ones."""
     if script.can_be_named(thing):
         return script.name_of(thing) is None and byvalue.travels_by_value(thing)
     return not constants.is_constant(thing)
 
 
 def shared_objects(components: Sequence[Component], mine: dict[int, Any]) -> dict[int, tuple[int, int]]:
-    """The objects that a call's state holds and that are part of components, too: by id, the component's number and
-    the object's place in the memo of its pickle; or -1, -2, ..., for the value of the first place, the second, ...
+    """Find objects of a call's state that are also part of components. Returns, by id, the component's number and the
+    object's place in the memo of its pickle; or -1, -2, ..., for the value of the first place, the second, ...
 
     `mine`: the memo of the state's pickle.
     """

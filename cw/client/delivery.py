@@ -1,4 +1,4 @@
-"""The delivery of a session's results: to the caller, and to the store before that if they are recorded.
+"""Delivery of a session's results: to the store first if they are recorded, and to the caller.
 
     add_stored: in the store already? --------> deliver_stored ----------------.
                                                                                |
@@ -6,13 +6,12 @@
                       |                                                        |
                       '--> record ---> (the store's thread) written --> deliver_recorded
 
-Nothing that is recorded is delivered before it is on disk.
+A recorded result is delivered only when it is on disk.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,58 +21,62 @@ from cw.client.jobs import Job, Jobs
 from cw.client.outcome import Outcome
 from cw.client.store_client import Call, Chunk, StoreClient
 from cw.errors import StoreError
+from cw.events import EventLogger
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 STORED_SECONDS = 0.02
-"""How long stored results are delivered in one go. More: the master and callbacks wait. Less: more wakeups."""
+"""Longest time that stored results are delivered without a break (seconds). Larger: the master and callbacks wait.
+Smaller: more wakeups."""
 
 Deliver = Callable[[int, Any, BaseException | None, Any], None]
-"""Called with a job's number and tag, and its error or value."""
+"""Type of the callback with a job's number and tag, and its error or value."""
 
 
 class Delivery:
-    """The methods are for the session's thread, unless they say otherwise.
+    """Delivers results. The methods are for the session's thread unless they say otherwise.
 
-    `wake()` has the session's thread look here again (any thread).
+    `wake()` makes the session's thread look here again (any thread).
     """
 
     def __init__(
         self, jobs: Jobs, deliver: Deliver, recorder: StoreClient | None, wake: Callable[[], None]
     ) -> None:
         self.is_used = False
-        """Is there, or was there, a job whose result is recorded?"""
+        """True if there is, or was, a job whose result is recorded."""
         self.deliver = deliver
-        """Gives the caller what came of a job. After that, `Jobs.on_delivered` must be called."""
+        """Gives the caller a job's error or value. After it, `Jobs.on_delivered` must be called."""
         self._jobs = jobs
         self._recorders = set() if recorder is None else {recorder}
-        self._stored: deque[int] = deque()  # numbers of what need not run: its result is in the store
+        self._stored: deque[int] = (
+            deque()
+        )  # numbers of jobs that need not run: their results are in the store
         self._recorded: deque[tuple[list[Outcome], StoreError | None]] = deque()  # written, to be delivered
         self._wake = wake
 
     def finish(self, job: Job, error: BaseException | None, value: Any) -> None:
-        """Deliver the job's end."""
+        """Deliver a job's error or value."""
         self.deliver(job.number, job.tag, error, value)
         self._jobs.on_delivered(job, error is not None)
 
     def add(self, number: int, call: Call | Chunk) -> None:
-        """Note a job that is recorded. If it is stored it need not run, and is delivered soon. Any thread."""
+        """Note a job that is recorded. If its result is stored, it need not run and is delivered soon. Any thread."""
         if call.is_stored:
             self._stored.append(number)
         else:
             self.is_used = True
 
     def close_with(self, recorder: StoreClient) -> None:
-        """Have a recorder of some of the jobs closed at the end, too. Any thread."""
+        """Close a recorder of some of the jobs at the end, too. Any thread."""
         self._recorders.add(recorder)
 
     @property
     def has_some(self) -> bool:
-        """Is there something to deliver? Any thread."""
+        """True if there is something to deliver. Any thread."""
         return bool(self._recorded or self._stored)
 
     def record(self, outcomes: list[Outcome], host: str) -> None:
-        """Have them stored; they are delivered after that. Blocks while the store is far behind."""
+        """Store outcomes; they are delivered after that. Blocks while the store is far behind."""
         by_recorder: dict[StoreClient, list[Outcome]] = {}
         for outcome in outcomes:
             by_recorder.setdefault(outcome.job.call.recorder, []).append(outcome)
@@ -84,21 +87,19 @@ class Delivery:
                     for job, status, seconds, payload, _, _ in group
                     for entry in job.call.entries(job.number, status, seconds, host, payload)
                 ]
-            except (
-                Exception
-            ) as error:  # nothing else knows of these jobs any more: they must not be left pending
-                logger.critical("results cannot be recorded", exc_info=True)
+            except Exception as error:  # no other code knows these jobs now: they must not be left pending
+                logger.critical("client.recording_failed", "results cannot be recorded", exc_info=True)
                 self._on_stored(group, StoreError(f"results cannot be recorded: {error!r}"))
             else:
                 recorder.put(entries, functools.partial(self._on_stored, group))
 
     def _on_stored(self, outcomes: list[Outcome], error: StoreError | None) -> None:
-        """In the store's thread."""
+        """Note written outcomes, in the store's thread."""
         self._recorded.append((outcomes, error))
         self._wake()
 
     def deliver_recorded(self) -> StoreError | None:
-        """Deliver what has been stored. Returns why something could not be, which is delivered as its error."""
+        """Deliver written results. Returns an error of the store, if any, which the jobs concerned get as theirs."""
         failure = None
         while self._recorded:
             outcomes, error = self._recorded.popleft()
@@ -111,8 +112,8 @@ class Delivery:
         return failure
 
     def deliver_stored(self) -> bool:
-        """Deliver what earlier runs have stored; for a moment, then others have their turn. What cannot be read must
-        run. False: that needs another connection to the master."""
+        """Deliver results of earlier runs, up to STORED_SECONDS. A job whose result cannot be read must run. False:
+        that needs another connection to the master."""
         can_run = True
         end = time.monotonic() + STORED_SECONDS
         while self._stored and time.monotonic() < end:
@@ -122,7 +123,12 @@ class Delivery:
             try:
                 error, value = job.call.load(job.name)
             except BaseException as failure:
-                logger.warning("%s runs again: what is stored of it cannot be read (%s)", job.name, failure)
+                logger.warning(
+                    "client.result_unreadable",
+                    "%s runs again: its stored result cannot be read (%s)",
+                    job.name,
+                    failure,
+                )
                 self.is_used = True
                 can_run &= self._jobs.wait(job)
                 continue
@@ -133,11 +139,11 @@ class Delivery:
         return can_run
 
     def flush(self) -> None:
-        """Return when all is stored that was recorded, or has failed to be."""
+        """Return when all recorded results are stored, or have failed to be."""
         for recorder in list(self._recorders):
             recorder.flush()
 
     def close(self) -> None:
-        """At the end of the session."""
+        """Close the recorders at the end of the session."""
         for recorder in list(self._recorders):
             recorder.close()

@@ -1,6 +1,7 @@
-"""The end of the interpreter, and forks: what becomes of the sessions of this process.
+"""Sessions of this process at the end of the interpreter, and after forks.
 
-Outstanding jobs are waited for, as concurrent.futures does; Ctrl-C breaks that wait. A forked child has no session.
+The interpreter waits for outstanding jobs, as with concurrent.futures; Ctrl-C ends that wait. A forked child has no
+session.
 """
 
 from __future__ import annotations
@@ -17,39 +18,40 @@ from typing import Any, Protocol
 from cw.program import count
 
 LEAVE_SECONDS = 1.2
-"""For sessions to end when the program was interrupted."""
+"""Time for all sessions to end after the program was interrupted (seconds). Longer: Ctrl-C is slow. Shorter: a goodbye
+may not be sent."""
 
 INTERRUPT_SECONDS = 1.0
-"""After which a Ctrl-C in the wait for outstanding jobs is seen at the latest."""
+"""Longest delay of a Ctrl-C in the wait for outstanding jobs (seconds). Shorter: more wakeups."""
 
 
 class Session(Protocol):
-    """What is asked of a client's session. The methods are for any thread."""
+    """A client's session, as it is needed here. The methods are for any thread."""
 
     @property
     def on_exit(self) -> Callable[[], None]:
-        """Called when all is delivered."""
+        """Callback for when all results are delivered."""
 
     def outstanding(self) -> int:
-        """Jobs submitted and not delivered yet."""
+        """Return the number of jobs submitted and not delivered yet."""
 
     def is_alive(self) -> bool:
-        """Is its thread running?"""
+        """True if its thread is running."""
 
     def leave_when_done(self) -> None:
-        """Say goodbye when all is delivered."""
+        """Say goodbye when all results are delivered."""
 
     def close(self, is_waiting: bool) -> None:
-        """Take no more jobs, and say goodbye: when all are delivered, or now."""
+        """Accept no more jobs, and say goodbye: when all results are delivered (`is_waiting`), or now."""
 
     def leave_now(self, seconds: float) -> None:
-        """Cancel all, and leave, even from a callback that does not return."""
+        """Cancel all jobs and leave within `seconds`, even if a callback does not return."""
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until its thread has ended."""
 
     def drop_after_fork(self) -> None:
-        """In a forked child: let go of the connection without a word."""
+        """Drop the connection in a forked child, without a goodbye."""
 
 
 _live: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -57,18 +59,18 @@ _is_registered = False
 
 
 def register(session: Session) -> None:
-    """The session is there at the end."""
+    """Register a session, which is then ended with the interpreter."""
     global _is_registered
     _live.add(session)
     if not _is_registered:
         _is_registered = True
-        # Runs before daemon threads are stopped; what concurrent.futures.thread uses.
+        # Runs before daemon threads are stopped; concurrent.futures.thread uses it, too.
         threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 
 
 def _at_exit() -> None:
     sessions = list(_live)
-    # Ctrl-C that nobody caught: its traceback has been printed just now. (Where one types, it may be from long ago.)
+    # An uncaught Ctrl-C: its traceback has just been printed. (In an interactive interpreter, it may be an old one.)
     kind = getattr(sys, "last_type", None)
     if isinstance(kind, type) and issubclass(kind, KeyboardInterrupt) and not hasattr(sys, "ps1"):
         _drop(sessions)
@@ -78,7 +80,7 @@ def _at_exit() -> None:
             session.leave_when_done()
         for session in sessions:
             while session.is_alive():
-                # A signal that comes just before a lock is waited for is looked at when the wait is over.
+                # A signal that comes just before a wait for a lock is handled only when the wait is over.
                 session.join(INTERRUPT_SECONDS)
             session.join()
             session.on_exit()
@@ -101,10 +103,10 @@ def _drop(sessions: Iterable[Session]) -> None:
 
 
 class _DieOfInterrupt:
-    """A program that Ctrl-C ends dies of SIGINT, or the loop of the shell that runs it would go on.
+    """Ends the program by SIGINT when it is deleted; otherwise the loop of a shell that runs it would go on.
 
-    Python does that itself for a Ctrl-C in the main program, but not for one in this last wait. What lies in `sys` is
-    deleted last of all, when the program's open files have been written.
+    Python does this itself for a Ctrl-C in the main program, but not for one in this last wait. Attributes of `sys` are
+    deleted last, when the program's open files have been written.
     """
 
     def __del__(self, kill: Any = os.kill, pid: Any = os.getpid, number: int = signal.SIGINT) -> None:

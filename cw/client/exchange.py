@@ -1,15 +1,14 @@
-"""What a session and its master say to each other: jobs and what they need go out, what comes of them comes in.
+"""Exchange of messages between a session and its master: jobs and what they need go out, results come in.
 
     Jobs.next_batch --> options, objects, Submit -->  | master
     Delivery.finish, record   <---------- Results <-- |
 
-When a master is lost, the next one is told what the session's jobs have been through, and they are handed in again.
-All in here runs in the session's thread, or in one that holds the loop's lock in its place.
+When a master is lost, the session sends the next one its jobs' attempt counts, and resubmits the jobs. All code here
+runs in the session's thread, or in one that holds the loop's lock in its place.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import sys
@@ -23,6 +22,7 @@ from cw.client.delivery import Delivery
 from cw.client.jobs import BATCH, Job, Jobs
 from cw.client.options import ClientSettings, check_patience
 from cw.client.outcome import Abandoned, Outcome
+from cw.events import EventLogger
 from cw.net import address, memory
 from cw.net import messages as m
 from cw.net.connection import Connection
@@ -30,30 +30,30 @@ from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
 from cw.version import VERSION
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 ACKNOWLEDGED_SECONDS = 0.1
-"""How long results that have come are acknowledged at the latest. Larger: workers keep them. Smaller: more messages."""
+"""Longest delay of the acknowledgement of results (seconds). Larger: workers keep them. Smaller: more messages."""
 
 
 class Owner(Protocol):
-    """What an exchange asks of its session."""
+    """The session, as an exchange needs it."""
 
     def on_joined(self) -> None:
-        """A master is there; it may be another than before."""
+        """Note that a master is connected; it may be another than before."""
 
     def on_progress(self) -> None:
-        """Some jobs have been delivered."""
+        """Note that some jobs have been delivered."""
 
     def on_started(self, job: Job) -> None:
-        """The job is known to run."""
+        """Note that the job is known to run."""
 
     def on_failure(self, error: BaseException) -> None:
-        """The session cannot go on."""
+        """End the session, which cannot go on."""
 
 
 class Exchange:
-    """Of one session with its masters, one after the other; the owner of the link to them."""
+    """Talks for one session to its masters, one after the other; owns the link to them."""
 
     def __init__(
         self,
@@ -65,9 +65,9 @@ class Exchange:
         delivery: Delivery,
     ) -> None:
         self.ident = secrets.token_hex(16)
-        """The session's."""
+        """Id of the session."""
         self.origin: str | None = None
-        """The host of the results that come; None: the master was not asked."""
+        """Host of the results that arrive; None: the master was not asked."""
         self.patience = patience.Patience(
             check_patience("connect_timeout", settings.connect_timeout, patience.CONNECT_SECONDS),
             check_patience("reconnect_timeout", settings.reconnect_timeout, patience.RECONNECT_SECONDS),
@@ -88,12 +88,12 @@ class Exchange:
         self._calls = calls
         self._object_sender = calls.object_sender
         self._delivery = delivery
-        self._roster: set[str] = set()  # the workers that are at the master, or were when it was lost
+        self._roster: set[str] = set()  # workers that are at the master, or were when it was lost
         self._is_acknowledging = False
         self._leaves_when_done = False
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Window: self._on_window,
-            m.Notice: lambda message: logger.warning("%s", message.text),
+            m.Notice: lambda message: logger.warning("client.notice", "%s", message.text),
             m.Roster: self._on_roster,
             m.ResultHost: self._on_result_host,
             m.JobsStarted: self._on_started,
@@ -121,7 +121,12 @@ class Exchange:
         self._object_sender.start_anew(connection)
         if link.is_lost:
             left = program.count(jobs.outstanding, "job is", "jobs are")
-            logger.warning("connected to the master at %s again; %s outstanding", link.where, left)
+            logger.warning(
+                "client.reconnected",
+                "the client is connected to the master at %s again; %s outstanding",
+                link.where,
+                left,
+            )
         if jobs.highest_sent:
             connection.send(m.Roster(sorted(self._roster), []))
             for charges in jobs.charges.values():
@@ -138,18 +143,18 @@ class Exchange:
         self._owner.on_failure(error)
 
     def leave_when_done(self) -> None:
-        """Say goodbye when all is delivered."""
+        """Say goodbye when all results are delivered."""
         self._leaves_when_done = True
         if not self._jobs.outstanding:
             self.leave()
 
     def leave(self) -> None:
-        """Say goodbye, and end when the master has read it or had its time."""
+        """Say goodbye, and end when the master has read it or its time is over."""
         self._jobs.close_window()
         self.link.leave(self._loop.stop, waits_for_lost=True)
 
     def note_progress(self) -> None:
-        """Some jobs have been delivered."""
+        """Notify the session that jobs have been delivered, and leave if all are."""
         self._owner.on_progress()
         if self._leaves_when_done and not self._jobs.outstanding:
             self.leave()
@@ -157,7 +162,7 @@ class Exchange:
     # --- to the master ---
 
     def pump(self) -> None:
-        """Send what the master's window has room for."""
+        """Send the jobs that the master's window has room for."""
         jobs, connection = self._jobs, self.link.connection
         if connection is None or not jobs.is_window_open:
             return
@@ -171,7 +176,7 @@ class Exchange:
                 break  # there are no more, or there is no room
 
     def _submit(self, connection: Connection, batch: list[Job]) -> None:
-        """Send jobs, after the objects and options which they need and the master has not."""
+        """Send jobs, after the objects and options that they need and the master does not have."""
         if self._delivery.is_used and self.origin is None:
             self.origin = ""
             connection.send(m.WantsResultHost())
@@ -179,11 +184,11 @@ class Exchange:
         object_sender.send_options(connection)
         functions = [job.function for job in batch]
         if not object_sender.send_objects(connection, set(functions)):
-            if len(batch) > 1:  # too many objects for one go
+            if len(batch) > 1:  # too many objects at a time
                 middle = len(batch) // 2
                 self._submit(connection, batch[:middle])
                 self._submit(connection, batch[middle:])
-            return  # otherwise: cancelled meanwhile, and its function is forgotten
+            return  # a single job was cancelled meanwhile, and its function is forgotten
         connection.send(
             m.Submit(
                 [job.number for job in batch],
@@ -194,7 +199,7 @@ class Exchange:
         )
 
     def take_cancelled(self) -> None:
-        """Let go of what was cancelled, here and at the master."""
+        """Forget cancelled jobs, here and at the master."""
         to_deliver, at_master = self._jobs.take_cancelled()
         for job in to_deliver:
             self._delivery.finish(job, Abandoned(), None)
@@ -203,7 +208,7 @@ class Exchange:
         self.note_progress()
 
     def _acknowledge(self, count: int) -> None:
-        """Tell the master, now and then, that results are here."""
+        """Acknowledge results to the master, several at a time."""
         if self._jobs.on_received(count):
             self._send_acknowledgement()
         elif not self._is_acknowledging:
@@ -242,7 +247,7 @@ class Exchange:
             if job is None:
                 continue  # cancelled meanwhile
             error, value = load(job, status, payload)
-            if job.call is None or status == m.NOT_ENTERED:  # (it has not run: there is nothing to store)
+            if job.call is None or status == m.NOT_ENTERED:  # (one that has not run has nothing to store)
                 deliver(number, job.tag, error, value)
                 on_delivered(job, error is not None)
             else:

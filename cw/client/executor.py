@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import itertools
-import logging
 import os
 import time
 import weakref
@@ -23,15 +22,16 @@ from cw.client.prepared import Prepared
 from cw.client.progress import Progress
 from cw.client.session import Session
 from cw.client.store_client import StoreClient
+from cw.events import EventLogger
 from cw.payloads.current import LABELS, PLACE
 from cw.payloads.objects import CHUNK, CHUNK_OF_EACH, ONE
 from cw.requirements import NO_OPTIONS, JobOptions
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 
 class Options:
-    """Settings of jobs: `executor.options(...).submit(function, *args)`. May be kept and used many times."""
+    """Settings of jobs: `executor.options(...).submit(function, *args)`. One object may be used many times."""
 
     def __init__(
         self, executor: ClusterExecutor, options: JobOptions, key: Any = None, version: Any = None
@@ -42,7 +42,7 @@ class Options:
         self._recorder = self._named(executor._recorder)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """As `ClusterExecutor.submit`, with these options."""
+        """Submit as `ClusterExecutor.submit` does, with these options."""
         label = next(self._executor._labels) & LABELS
         return self._executor._submit(self._number, self._recorder, function, args, kwargs, label)
 
@@ -53,7 +53,7 @@ class Options:
         end: Callable[[], None] = lambda: None,
         **settings: Any,
     ) -> Iterator[Any]:
-        """As `ClusterExecutor.map`, with these options. `end()` is called when it is over."""
+        """Map as `ClusterExecutor.map` does, with these options. `end()` is called when the iteration ends."""
         if self._key is not None and not callable(self._key):
             raise ValueError(
                 "a key for map() must be a function, which gives the key for the arguments of a call"
@@ -67,22 +67,22 @@ class Options:
 
 
 class ClusterExecutor(concurrent.futures.Executor):
-    """Runs calls on the cluster. Connects when it is made: raises cw.ConnectionError if no master answers.
+    """Runs calls on the cluster. Connects at construction: raises cw.ConnectionError if no master answers.
 
     `host` may be 'HOST:PORT'; without it the master is found as the README says. `connect_timeout`,
     `reconnect_timeout` (seconds) and `max_outstanding=(jobs, bytes)` as for ClientThread. All methods may be called
     from any thread.
 
-    `store`: the directory in which each result is stored before its future is done; it is made where there is none.
-    What is stored there already is not run again. With `durability='disk'` results survive a power cut, too. Errors
-    are stored as well, but such calls run again, unless `retry_errors` is false. Raises StoreError.
+    `store`: directory in which each result is stored before its future is done; it is created if missing. Calls whose
+    results it already has do not run again. With `durability='disk'`, results survive a power cut, too. Errors are
+    stored as well, but such calls run again unless `retry_errors` is false. Raises StoreError.
 
-    `seed`: an int, of which the calls' own seeds are made (`cw.current_job().seed`), the same ones in each run of the
-    program; it is part of what stored results are found by. Without it, seeds are random; in a job, made of the job's.
-    `workdir`: where jobs run, in place of this program's own working directory: a path that is there on the workers'
-    machines, or 'scratch', a private directory for each process that runs jobs, which is removed with it.
-    `lend`: in a job, whether that lends its CPUs, to jobs of deeper clients only, while its main thread waits for
-    results from here. With False it holds them: then some must be left for the jobs that it waits for.
+    `seed`: an int from which the calls' own seeds are derived (`cw.current_job().seed`), the same in each run of the
+    program; it is part of the keys of stored results. Without it, seeds are random; in a job, derived from the job's.
+    `workdir`: working directory of jobs, in place of this program's own: a path that exists on the workers' machines,
+    or 'scratch', a private directory for each process that runs jobs, which is removed with it.
+    `lend`: in a job, whether the job lends its CPUs, to jobs of deeper clients only, while its main thread waits for
+    results of this executor. With False it holds them: then others must be free for the jobs that it waits for.
     """
 
     def __init__(
@@ -118,11 +118,11 @@ class ClusterExecutor(concurrent.futures.Executor):
             raise
         self._is_shut_down = False
         self._defaults = Options(self, NO_OPTIONS)
-        # Who forgets shutdown() leaves no thread and no runners behind; the futures are settled still.
+        # A forgotten shutdown() leaves no thread and no runners behind; the futures are still settled.
         weakref.finalize(self, self._session.close, is_waiting=True).atexit = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) here if it cannot be sent,
+        """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) at once if the call cannot be sent,
         RuntimeError after `shutdown`."""
         return self._submit(0, self._recorder, fn, args, kwargs, next(self._labels) & LABELS)
 
@@ -136,24 +136,25 @@ class ClusterExecutor(concurrent.futures.Executor):
         key: Any = None,
         version: Any = None,
     ) -> Options:
-        """Jobs with settings of their own: `.options(attempts=1).submit(fn, *args)`, or `.map(fn, items)`.
+        """Submit jobs with their own settings: `.options(attempts=1).submit(fn, *args)`, or `.map(fn, items)`.
 
-        `attempts`: how many runners a job may take down before it fails with WorkerLost (default 3). With 1 it is
-        never tried again once it may have started, whatever happened.
+        `attempts`: number of runners that a job may take down before it fails with WorkerLost (default 3). With 1 it
+        is never tried again once it may have started, whatever the reason.
 
-        `timeout`: seconds for which a job may run, from its start on (waiting does not count); for `map`, each chunk is
-        a job. Then its process, with all that it has started, gets SIGINT (a KeyboardInterrupt in the job), a second
-        later SIGTERM, another second later SIGKILL; the job fails with JobTimeout, and is not tried again.
+        `timeout`: seconds that a job may run, from its start (waiting does not count); for `map`, each chunk is a job.
+        Then its process and all processes that it has started get SIGINT (a KeyboardInterrupt in the job), a second
+        later SIGTERM, another second later SIGKILL; the job fails with JobTimeout and is not tried again.
 
-        `min_time`: seconds that a job needs. It is not started on a worker that is about to be taken away sooner, as
-        at the end of an allocation of Slurm's.
+        `min_time`: seconds that a job needs. It does not start on a worker that will be taken away sooner, for example
+        at the end of a Slurm allocation.
 
-        `on_limit="keep"`: for a job that catches KeyboardInterrupt and returns the best that it has. What it returns
-        after that SIGINT, at its time limit or as its worker ends, is its result. Otherwise that is dropped, and the
-        job fails with JobTimeout or runs again elsewhere. What it raises then is dropped in any case.
+        `on_limit="keep"`: the job catches KeyboardInterrupt and returns the best result that it has. The value that it
+        returns after that SIGINT, at its time limit or when its worker ends, is its result. Without this option that
+        value is dropped, and the job fails with JobTimeout or runs again elsewhere. An exception raised then is always
+        dropped.
 
-        For a store: `key` (a str, an int, or a tuple of such; or a function that gives one for the arguments) stands
-        for the call in place of its code and arguments; `version` is counted in with them.
+        `key`, `version` (for a store): `key` (a str, an int or a tuple of these; or a function that returns one for the
+        arguments) identifies the call in place of its code and arguments; `version` is part of the key in both cases.
         """
         asked = JobOptions(attempts=attempts, timeout=timeout, min_time=min_time, on_limit=on_limit)
         return Options(self, asked, key, version)
@@ -170,15 +171,16 @@ class ClusterExecutor(concurrent.futures.Executor):
         as_completed: bool = False,
         return_exceptions: bool = False,
     ) -> Iterator[Any]:
-        """As `Executor.map` of Python 3.14: results in the order of the input.
+        """Map as `Executor.map` of Python 3.14: yields results in the order of the input.
 
-        `chunksize` calls travel and run together. `buffersize`: so many calls, at most, are submitted whose results
-        have not been taken yet; the input is consumed as results are (without it, at once). `timeout` in seconds,
-        from this call on. A failed call raises when its result is taken; those before it in its chunk do not suffer.
+        `chunksize`: number of calls that travel and run together. `buffersize`: maximum number of submitted calls whose
+        results have not been taken yet; the input is read as results are taken (without it, at once). `timeout`:
+        seconds, from this call on. A failed call raises when its result is taken; earlier calls of its chunk are not
+        affected.
 
-        `store`: for these calls, in place of the executor's own. `progress`: a bar, if stderr is a terminal (with
-        'always', in any case). `as_completed`: results in the order in which they come. `return_exceptions`: what a
-        call raises is yielded in the place of its result.
+        `store`: store for these calls, in place of the executor's own. `progress`: a bar, if stderr is a terminal (with
+        'always', in any case). `as_completed`: yield results in the order in which they arrive. `return_exceptions`:
+        yield an exception of a call in place of its result.
         """
         settings = MapSettings(
             timeout, chunksize, buffersize, store, progress, as_completed, return_exceptions
@@ -186,31 +188,31 @@ class ClusterExecutor(concurrent.futures.Executor):
         return self._map(self._defaults, fn, iterables, settings, lambda: None)
 
     def refresh(self) -> None:
-        """At the next `submit` of each function, look at all values that it reads, whatever that costs.
+        """Check all values that a function reads at its next `submit`, whatever that costs.
 
-        For values that are changed in place and are too large to be looked at each time (see `cw.UnseenChanges`).
+        Needed after a change in place of a value that is too large to be checked each time (see `cw.UnseenChanges`).
         """
         self._session.calls.refresh()
 
     def kill(self, future: concurrent.futures.Future[Any]) -> bool:
-        """Cancel a call of this executor, also one that runs; answers at once. False: it has ended.
+        """Cancel a call of this executor even if it runs; returns at once. False: the call has ended.
 
-        The future is cancelled (`result()` raises CancelledError). The process that runs the call gets SIGINT (a
-        KeyboardInterrupt in it), a second later SIGTERM, another second later SIGKILL, with all that it has started.
+        The future is cancelled (`result()` raises CancelledError). The process that runs the call and all processes
+        that it has started get SIGINT (a KeyboardInterrupt), a second later SIGTERM, another second later SIGKILL.
         """
         if not isinstance(future, Future) or future._session is not self._session:
             raise ValueError("this future is not of this executor")
         return future.kill()
 
     def restart(self) -> None:
-        """Fresh runners for what is submitted from now on, without the modules and values that earlier jobs left there.
+        """Run all jobs submitted from now on in fresh runners, without modules and values that earlier jobs left.
 
-        The working directory and `sys.path` are taken as they are now. Jobs submitted before end in the old ones.
+        The working directory and `sys.path` are taken as they are now. Jobs submitted before end in the old runners.
         Raises RuntimeError after `shutdown`."""
         self._session.restart("restart() was called")
 
     def _leave(self) -> None:
-        """Stop what is outstanding, and end."""
+        """Cancel all outstanding jobs, and end the session."""
         self._is_shut_down = True
         self._session.close(is_waiting=False)
         self._session.join()
@@ -218,17 +220,15 @@ class ClusterExecutor(concurrent.futures.Executor):
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool | None:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._is_shut_down = True
-            self._session.leave_now()  # who presses Ctrl-C does not want to wait for what is outstanding
+            self._session.leave_now()  # after Ctrl-C, nobody wants to wait for outstanding jobs
             return None
         return super().__exit__(kind, error, traceback)
 
     def __reduce__(self) -> Any:
-        return (
-            self._session.__reduce__()
-        )  # (which raises; other attributes may be refused for themselves first)
+        return self._session.__reduce__()  # (raises, before another attribute raises an error of its own)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; with `cancel_futures`, cancel those that have not started; with `wait`, block until
+        """Accept no more calls; with `cancel_futures`, cancel those that have not started; with `wait`, block until
         the others have ended."""
         self._is_shut_down = True
         if cancel_futures:
@@ -285,7 +285,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         return results if bar is None else mapping.with_progress(results, bar)
 
     def _recorder_of_map(self, options: Options, store: str | os.PathLike[str] | None) -> StoreClient | None:
-        """`store`: for these calls, in place of the executor's own."""
+        """Return the store client of a map. `store`: in place of the executor's own."""
         recorder = options._recorder
         if store is not None:
             opened = self._open_store(store)
@@ -302,7 +302,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         chunksize: int,
         is_each: bool,
     ) -> Iterator[Future]:
-        """The futures of a map's calls, or of its chunks, each submitted when it is asked for."""
+        """Yield the futures of a map's calls, or of its chunks; each is submitted when it is taken."""
         session = self._session
         label = next(self._labels) & LABELS
         if chunksize == 1:
@@ -322,7 +322,7 @@ class ClusterExecutor(concurrent.futures.Executor):
 
 
 BUFFER = 1000
-"""Calls of `cw.map` under way at one time. More: more results wait in memory. Less: many slots run dry."""
+"""Calls of `cw.map` in progress at a time. More: more results wait in memory. Less: many slots are idle."""
 
 
 def map(
@@ -344,11 +344,11 @@ def map(
     seed: int | None = None,
     workdir: str | os.PathLike[str] | None = None,
 ) -> Iterator[Any]:
-    """The results of `function` for each item, computed on the cluster: for the place of a loop.
+    """Yield the results of `function` for each item, computed on the cluster: replaces a loop.
 
-    Connects as ClusterExecutor does, and leaves when all results have been taken, or the loop is left. The input is
-    read as results are taken, so that neither need fit in memory. The rest as in `ClusterExecutor`, its `map` and its
-    `options`.
+    Connects as ClusterExecutor does, and disconnects when all results have been taken or the loop is left. The input
+    is read as results are taken, so that neither must fit in memory. All other parameters are those of
+    `ClusterExecutor`, its `map` and its `options`.
     """
     guard.check_import("cw.map()")
     executor = ClusterExecutor(
@@ -365,9 +365,9 @@ def map(
 
 
 class SlurmExecutor(ClusterExecutor):
-    """A ClusterExecutor, by the name that the original library gave to the one for a Slurm cluster.
+    """A ClusterExecutor, under the name of the original library's executor for a Slurm cluster.
 
-    It finds the master as ClusterExecutor does; the user's Slurm job is one of the places looked at.
+    It finds the master as ClusterExecutor does; the user's Slurm job is one of the places searched.
     """
 
 
@@ -385,9 +385,9 @@ def _settle(number: int, future: Future, error: BaseException | None, value: Any
         elif not isinstance(error, Abandoned) or not future.cancel():
             future.set_exception(error)
     except InvalidStateError:
-        pass  # cancelled in this very moment
+        pass  # cancelled at this very moment
     except BaseException:  # Future itself logs a callback's Exception; nothing may end the session's thread
-        logger.error("a callback of a future failed", exc_info=True)
+        logger.error("client.done_callback_failed", "a callback of a future failed", exc_info=True)
 
 
 def _tell_started(number: int, future: Future) -> None:

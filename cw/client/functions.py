@@ -1,14 +1,14 @@
-"""What the calls of a session need in a runner, as numbered objects: each is sent once, and anew when it has changed.
+"""Functions of a session's calls, as numbered objects: each is sent once, and anew when it has changed.
 
-    prepare(f)      how f travels: `cw.payloads.templates`. State (what obj.m or a closure holds) is pickled at each
-                    submit, and each call gets a fresh copy: a small one with the arguments, a large one as an object,
-                    found again by its digest
+    prepare(f)      the form in which f travels: `cw.payloads.templates`. State (what obj.m or a closure holds) is
+                    pickled at each submit, and each call gets a fresh copy: a small state travels with the arguments,
+                    a large one as an object, which is found again by its digest
     number_of(...)  the FUNCTION object that the job names; it needs, in this order:
                     its template | the environment | the script | definitions | components of values | a large state
                                              all definitions'    `---- what the call reaches ---'
 
-What the call reaches is looked at: names by identity at each submit; what can change in place by its pickle, while that
-costs little (LOOK_SECONDS, LOOK_SHARE), and in any case at each `map` and notebook cell.
+All that the call reaches is checked for changes: names by identity at each submit; values that can change in place by
+their pickle, while that is cheap (LOOK_SECONDS, LOOK_SHARE), and in any case at each `map` and notebook cell.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from cw.payloads.watch import Watch
 from cw.store.callkey import FunctionKey
 
 KNOWN = 1024
-"""Functions, and reaches of calls, that are remembered. More: memory. Fewer: a function that comes round again after so
-many others is pickled again."""
+"""Number of functions, and of records, that are remembered. More: memory. Fewer: a function that is submitted again
+after that many others is pickled again."""
 
 INLINE = 8 * 1024
-"""Bytes of state that travel with each call. More: the same bytes travel often. Less: a state that differs from call to
-call makes an object each time."""
+"""Size of a state (bytes) up to which it travels with each call. Larger: the same bytes travel often. Smaller: a state
+that differs from call to call makes an object each time."""
 
 MEMO_BYTES = 64 * 1024
-"""Bytes of a call in which objects of its state are looked for. More: a copy of the memo costs more than another pickle
-of the state. Less: that is pickled again."""
+"""Size of a call (bytes) up to which its pickler's memo is searched for objects of its state. Larger: a copy of the
+memo costs more than another pickle of the state. Smaller: the state is pickled again."""
 
 _NONE: dict[Any, Any] = {}
 
@@ -59,19 +59,19 @@ _NONE: dict[Any, Any] = {}
 class FunctionTable:
     """The functions of one session. Its owner holds a lock around every call.
 
-    The lock must be reentrant: pickling runs code of the user's, which may submit.
+    The lock must be reentrant: pickling runs user code, which may submit.
     """
 
     def __init__(self, table: ObjectTable | None = None) -> None:
         self._objects = table = ObjectTable() if table is None else table
         table.on_forgotten.append(self._on_forgotten)
         self._known: dict[int, tuple[Any, Prepared]] = {}  # by id: a (weak) reference, and its form
-        # Those for which `known_number` has an answer, by id and the names in arguments: what it watches, what it is.
+        # Answers of `known_number`, by id and the names in arguments: the function, what to watch, the number.
         self._quick: dict[int, dict[Sequence[str], tuple[Any, Watch, Watch | None, int, int]]] = {}
         self._templates: dict[tuple[Any, ...], Template] = {}
         self._records: dict[tuple[Any, ...], Record] = {}  # oldest first
         self._keys = KeyTable(self)
-        self._told: dict[Any, Any] = {}  # of which random generators the user was warned
+        self._told: dict[Any, Any] = {}  # random generators that the user was warned of
         self._maker = RecordMaker(table)
         self._states = StateTable(
             table, lambda payload, digest: self._maker.object_of(m.VALUE, (), payload, digest)
@@ -80,8 +80,8 @@ class FunctionTable:
     # --- one function ---
 
     def known_number(self, function: Any, names: Sequence[str] = (), prepared: Prepared | None = None) -> int:
-        """The number for a call, if nothing has changed since the last; 0: see `number_of`. `names`: what of the script
-        its arguments refer to. `prepared`: as it must be."""
+        """Return the number for a call if nothing has changed since the last; 0: see `number_of`. `names`: names of the
+        script that its arguments refer to. `prepared`: the form that the function must still have."""
         known = self._quick.get(id(function), _NONE).get(names)
         if known is None:
             return 0
@@ -102,7 +102,7 @@ class FunctionTable:
         store: serialize.Store | None = None,
         label: int = 0,
     ) -> tuple[serialize.Payload | None, Sequence[str]]:
-        """The payload of a call for which `known_number` may have an answer, and its names. None: see `pickle`.
+        """Return the payload of a call for which `known_number` may have an answer, and its names. None: see `pickle`.
 
         Needs no lock.
         """
@@ -113,7 +113,7 @@ class FunctionTable:
         return serialize.join(data, buffers, store, label), names
 
     def prepare(self, function: Any, mode: int = ONE) -> Prepared:
-        """How a function travels. Raises NotPicklable; TypeError for what cannot be called."""
+        """Return the form in which a function travels. Raises NotPicklable; TypeError if it cannot be called."""
         if mode == ONE:
             known = self._known.get(id(function))
             if known is not None and known[0]() is function and self._is_valid(known[1]):
@@ -135,14 +135,14 @@ class FunctionTable:
         return prepared
 
     def _is_valid(self, prepared: Prepared) -> bool:
-        """Does the function still travel in this way?"""
+        """True if the function still travels in this form."""
         if prepared.watch is not None:
             return prepared.watch.is_current()
         named_as = prepared.named_as
         return named_as is None or script.namespace().get(named_as[0]) is named_as[1]
 
     def freeze(self, function: Any, mode: int) -> Prepared:
-        """For `map`: its state is taken now, once, and all that calls reach is looked at."""
+        """Prepare a function for `map`: take its state once, now, and check all that calls reach."""
         self.refresh()
         prepared = self.prepare(function, mode)
         if prepared.takes_state:
@@ -163,7 +163,7 @@ class FunctionTable:
     def pickle(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prepared: Prepared
     ) -> Packed:
-        """The arguments of a call, with what of the function's state travels with them. Needs no lock.
+        """Pickle the arguments of a call, and the part of the function's state that travels with them. Needs no lock.
 
         Raises NotPicklable.
         """
@@ -188,7 +188,7 @@ class FunctionTable:
         return pack(pickled, frozen, is_inline=not prepared.state_object)
 
     def pickle_state(self, function: Any, form: int, shared: Any = None) -> Pickled:
-        """`shared`: by id, references in place of objects."""
+        """Pickle a function's state. `shared`: references in place of objects, by the objects' id."""
         refer = None if not shared else lambda thing: shared.get(id(thing))
         try:
             pickled = Pickled((templates.state_of(function, form),), persistent_id=refer)
@@ -199,7 +199,7 @@ class FunctionTable:
         return pickled
 
     def _fix_state(self, function: Any, prepared: Prepared) -> None:
-        """If a local function holds only what cannot change, pickle that once."""
+        """Pickle the state of a local function once if it cannot change."""
         if not all(constants.is_constant(part) for _, part in constants.parts_of(function)):
             return
         watch = Watch()
@@ -249,7 +249,7 @@ class FunctionTable:
     # --- what a job names ---
 
     def number_of(self, function: Any, prepared: Prepared, names: Sequence[str] = (), codes: Any = ()) -> int:
-        """The number of the FUNCTION object for a call. `names`, `codes`: what its arguments refer to.
+        """Return the number of the FUNCTION object for a call. `names`, `codes`: what its arguments refer to.
 
         Raises NotPicklable.
         """
@@ -262,7 +262,7 @@ class FunctionTable:
     def _note_quick(
         self, function: Any, prepared: Prepared, names: Sequence[str], codes: Any, record: Record, number: int
     ) -> None:
-        """Have the number again for the next such call, if only bindings need a look then."""
+        """Remember the number for the next such call, if only bindings must be checked then."""
         known = self._known.get(id(function))
         if codes or record.components or record.lost or not prepared.is_bare or self._maker.shell is not None:
             return
@@ -275,8 +275,8 @@ class FunctionTable:
     def place(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prepared: Prepared, packed: Packed
     ) -> tuple[int, Packed]:
-        """The same for a call that has been pickled. Objects of its function's state that are values of global names,
-        too, become references to these."""
+        """Return the FUNCTION object's number for a pickled call, and its pickles. Objects of the function's state that
+        are also values of global names become references to these."""
         record = self._record_for(function, prepared, packed.names, packed.codes)
         large = packed.state
         memo = packed.memo if large is None else large.memo
@@ -322,12 +322,12 @@ class FunctionTable:
         return record
 
     def _key_of_record(self, prepared: Prepared, names: Sequence[str], codes: Any) -> tuple[Any, ...]:
-        """(Nothing keeps a class without a name alive: its id may come again.)"""
+        """Return the key of a record, with the identity of classes: nothing keeps them alive, so an id may recur."""
         things = [id(thing) if names is not None else classes.identity_of(thing) for names, thing in codes]
         return prepared.template, prepared.mode, tuple(names), tuple(things)
 
     def _number_in(self, record: Record, prepared: Prepared, held: int) -> int:
-        """`held`: the number of a state that is an object, or 0."""
+        """Return the number of the FUNCTION object. `held`: the number of a state that is an object, or 0."""
         is_fixed = prepared.watch is not None
         number = record.functions.get((held, is_fixed, prepared.needs))
         if number is None:
@@ -339,7 +339,7 @@ class FunctionTable:
         return number
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, Any]:
-        """What a job of one call names, and its payload. Raises NotPicklable."""
+        """Return the number that a job of one call names, and its payload. Raises NotPicklable."""
         plain = serialize.dump_plain(args, kwargs)
         payload, names = (plain, ()) if plain is not None else self.dump_if_known(function, args, kwargs)
         number = 0 if payload is None else self.known_number(function, names)
@@ -355,8 +355,8 @@ class FunctionTable:
     def _find_shared(
         self, record: Record, function: Any, prepared: Prepared, memo: Any, is_of_state: bool = True
     ) -> dict[int, tuple[int, int]]:
-        """Which objects of its state are values of global names, too, as these were just looked at. `memo`: of the
-        state's pickle, or, as a rule enough, of the whole call's."""
+        """Find objects of the state that are also values of global names, as these were just checked. `memo`: the memo
+        of the state's pickle or, usually enough, of the whole call's."""
         shared: dict[int, tuple[int, int]] = {}
         if record.components and prepared.takes_state:
             if memo is not None:
@@ -369,32 +369,32 @@ class FunctionTable:
         return shared
 
     def _let_go(self, record: Record) -> None:
-        """Of what was looked at: nothing is kept alive that its owner drops."""
+        """Drop checked values, so that none is kept alive that its owner drops."""
         for component in record.components:
             component.seen = None
 
     def key_of(self, function: Any, prepared: Prepared | None = None) -> FunctionKey:
-        """The key with which calls are recorded, taken of the same state as what travels.
+        """Return the key under which calls are stored, made from the same state as travels.
 
         Raises NotPicklable; UnstableKey if the state changes all the time.
         """
         return self._keys.key_of(function, self.prepare(function) if prepared is None else prepared)
 
     def refresh(self) -> None:
-        """At the next submit of each function, look at all that it reaches."""
+        """Check all that a function reaches at its next submit."""
         self._maker.refresh()
 
     def renew_environment(self) -> None:
-        """What is submitted from now on runs in fresh runners."""
+        """Run jobs that are submitted from now on in fresh runners."""
         self._objects.renew_environment()
         self._maker.renew()
 
     def set_settings(self, payload: bytes) -> None:
-        """What is submitted from now on finds these settings in the user's modules (`settings.apply_settings`)."""
+        """Set the settings of the user's modules for jobs submitted from now on (`settings.apply_settings`)."""
         self._maker.set_settings(payload)
 
     def _on_forgotten(self, numbers: set[int]) -> None:
-        """These objects are gone: what refers to them is made anew, if it is needed again."""
+        """Make whatever refers to these objects anew if it is needed again."""
         self._maker.on_forgotten(numbers)
         self._states.on_forgotten(numbers)
         for record in self._records.values():

@@ -1,11 +1,11 @@
-"""A `concurrent.futures.Future` that costs a tenth: its lock and lists are made when somebody waits for it.
+"""A `concurrent.futures.Future` at a tenth of the cost: its lock and lists are made when a thread waits for it.
 
-A plain Future brings a condition, a lock, a deque and two lists along: 1.7 KiB and nine objects for the garbage
-collector to walk, a million times in a large batch, of which most are never waited for singly. Here, as long as
-nobody has asked for `_condition` (which `result()`, `wait()` and `as_completed()` do only while it is pending),
-changes of state happen under one lock that all futures share; from then on, as in the base class.
+A plain Future has a condition, a lock, a deque and two lists: 1.7 KiB and nine objects for the garbage collector to
+walk, a million times in a large batch, and most futures are never waited for singly. Here, changes of state happen
+under one lock that all futures share, until `_condition` is first used (which `result()`, `wait()` and
+`as_completed()` do only while the future is pending); from then on, as in the base class.
 
-The attributes with an underscore are those that concurrent.futures itself (wait, as_completed) looks at.
+The attributes with an underscore are those that concurrent.futures itself (wait, as_completed) reads.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from cw.payloads.deferred import Deferred, ImportDeadlock
 if TYPE_CHECKING:
     from cw.client.session import Session
 
-# Guards every future without a condition, and the making of conditions.
+# Guards every future without a condition, and the creation of conditions.
 _lock = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """In a forked child: another thread of the parent may have held it."""
+    """Replace the lock in a forked child: another thread of the parent may have held it."""
     global _lock
     _lock = threading.Lock()
 
@@ -39,7 +39,7 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Future(concurrent.futures.Future[Any]):
-    """The future of one job. `running()` is best knowledge: short jobs are never reported as running."""
+    """The future of one job. `running()` is approximate: short jobs are never reported as running."""
 
     _made_condition: threading.Condition | None = None
     _state = PENDING
@@ -48,7 +48,7 @@ class Future(concurrent.futures.Future[Any]):
     _waiters: Any = ()
     _done_callbacks: Any = ()
 
-    def __init__(self, session: Session) -> None:  # the base's is not called: it makes what is spared here
+    def __init__(self, session: Session) -> None:  # without the base's, which makes what is saved here
         self._session = session
         self._number = 0
 
@@ -69,10 +69,10 @@ class Future(concurrent.futures.Future[Any]):
         raise TypeError("a future cannot travel: give its result()")
 
     def cancel(self) -> bool:
-        """Cancel the job unless it is known to run or has ended; answers at once.
+        """Cancel the job unless it is known to run or has ended; returns at once.
 
-        True: the future is cancelled for good. Should its job have started in this very moment, it is stopped and
-        its result dropped.
+        True: the future is cancelled for good. If its job has started at this very moment, it is stopped and its
+        result dropped.
         """
         with _lock:
             is_bare = self._made_condition is None
@@ -89,13 +89,13 @@ class Future(concurrent.futures.Future[Any]):
                 return self.cancelled()
             self._state = CANCELLED
             self._condition.notify_all()
-            self.set_running_or_notify_cancel()  # tells those in wait() and as_completed()
+            self.set_running_or_notify_cancel()  # notifies wait() and as_completed()
         self._invoke_callbacks()  # type: ignore[attr-defined]
         self._session.cancel(self._number)
         return True
 
     def kill(self) -> bool:
-        """As `cancel`, also if the job runs: then it is stopped. For `ClusterExecutor.kill`."""
+        """Cancel the job as `cancel` does, but stop it if it runs (used by `ClusterExecutor.kill`)."""
         if self.cancel():
             return True
         with self._condition:
@@ -110,33 +110,33 @@ class Future(concurrent.futures.Future[Any]):
         return True
 
     def cancelled(self) -> bool:
-        """Was it cancelled?"""
+        """True if the future was cancelled."""
         return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
 
     def running(self) -> bool:
-        """Is the job known to run?"""
+        """True if the job is known to run."""
         return self._state == RUNNING
 
     def done(self) -> bool:
-        """Has it a result or an exception, or was it cancelled?"""
+        """True if the future has a result or an exception, or was cancelled."""
         return self._state in (FINISHED, CANCELLED, CANCELLED_AND_NOTIFIED)
 
     def result(self, timeout: float | None = None) -> Any:
-        """The job's result; blocks for it, up to `timeout` seconds (TimeoutError). Raises what the job raised."""
+        """Return the job's result; blocks for it up to `timeout` seconds (TimeoutError). Raises what the job raised."""
         if self._state == FINISHED and self._exception is None:
             value = self._result
         else:
             error = super().exception(self._wait(timeout))
             if error is not None:
                 try:
-                    raise error  # (the base class returns None where an exception is false: an empty list of errors)
+                    raise error  # (the base class ignores an exception that is false, such as an empty list of errors)
                 finally:
-                    del self, error  # the traceback leads to this frame
+                    del self, error  # the traceback refers to this frame
             value = self._result
         return value if type(value) is not Deferred else self._undefer(value)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What the job raised, or None; blocks for it as `result()`."""
+        """Return what the job raised, or None; blocks for it as `result()` does."""
         error = super().exception(self._wait(timeout))
         if error is None and type(self._result) is Deferred:
             try:
@@ -149,17 +149,17 @@ class Future(concurrent.futures.Future[Any]):
         """Unpickle a result that came while a module was being imported, in the thread that asks for it."""
         try:
             value, error = deferred.load(), None
-        except ImportDeadlock as failure:  # (in a callback) another thread may have better luck
+        except ImportDeadlock as failure:  # in a callback; another thread may succeed
             raise serialize.unreadable(deferred.describe, failure) from failure
         except BaseException as failure:
             value, error = None, serialize.unreadable(deferred.describe, failure)
         with _lock:
-            if self._result is deferred:  # else another thread was faster
+            if self._result is deferred:  # otherwise another thread was faster
                 self._result, self._exception = value, error
         return super().result()
 
     def _wait(self, timeout: float | None) -> float | None:
-        """In a job: wait here, with its slot lent. Returns what is left of the timeout."""
+        """Wait, in a job, with its slot lent. Returns the rest of the timeout (seconds)."""
         if nested.lender is None or self.done():
             return timeout
 
@@ -171,7 +171,7 @@ class Future(concurrent.futures.Future[Any]):
         return None if timeout is None else 0.0
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
-        """Call `fn(self)` when it is done (in the client's thread), or at once if it is."""
+        """Call `fn(self)` when the future is done (in the client's thread), or at once if it already is."""
         with _lock:
             if self._made_condition is None and self._state in (PENDING, RUNNING):
                 self._done_callbacks = [*self._done_callbacks, fn]
@@ -179,7 +179,7 @@ class Future(concurrent.futures.Future[Any]):
         super().add_done_callback(fn)
 
     def note_running(self) -> None:
-        """For the executor: the job runs. Nothing happens if the future was cancelled, or is done, meanwhile."""
+        """Note that the job runs (called by the executor). Has no effect if the future is cancelled or done by then."""
         with _lock:
             if self._made_condition is None:
                 self._state = RUNNING if self._state == PENDING else self._state
@@ -189,7 +189,7 @@ class Future(concurrent.futures.Future[Any]):
                 self._state = RUNNING
 
     def set_result(self, result: Any) -> None:
-        """For the executor."""
+        """Set the result (called by the executor)."""
         with _lock:
             is_bare = self._made_condition is None
             is_open = self._state in (PENDING, RUNNING)
@@ -204,6 +204,6 @@ class Future(concurrent.futures.Future[Any]):
             self._invoke_callbacks()  # type: ignore[attr-defined]
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """For the executor."""
-        self._condition  # failures are rare: the base class's way  # noqa: B018
+        """Set the exception (called by the executor)."""
+        self._condition  # failures are rare: do as the base class  # noqa: B018
         super().set_exception(exception)

@@ -1,4 +1,4 @@
-"""The keys of functions whose calls are recorded, taken of the same state as what travels."""
+"""Keys of functions whose calls are recorded, made from the same state as travels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cw.store import callkey
 from cw.store.callkey import FunctionKey
 
 KNOWN_KEYS = 1024
-"""Keys that are remembered. More: memory. Fewer: functions are walked through again (some ms)."""
+"""Number of keys that are remembered. More: memory. Fewer: functions are examined again (some ms)."""
 
 KEY_ATTEMPTS = 5
-"""How often a key is made of a function that changes meanwhile, before it is given up."""
+"""Number of tries to make a key of a function that changes meanwhile, before an error is raised."""
 
 
 class Functions(Protocol):
-    """What keys are made of: `cw.client.functions.FunctionTable`."""
+    """The table that keys are made from: `cw.client.functions.FunctionTable`."""
 
     def refresh(self) -> None: ...
 
@@ -33,10 +33,10 @@ class KeyTable:
 
     def __init__(self, functions: Functions) -> None:
         self._functions = functions
-        self._keys: dict[tuple[int, bytes], FunctionKey] = {}  # by what stands for the state of all
+        self._keys: dict[tuple[int, bytes], FunctionKey] = {}  # by `_identify`
 
     def key_of(self, function: Any, prepared: Prepared) -> FunctionKey:
-        """The key with which calls are recorded, taken of the same state as what travels.
+        """Return the key under which calls are recorded, made from the same state as travels.
 
         Raises NotPicklable; UnstableKey if the state changes all the time.
         """
@@ -59,7 +59,7 @@ class KeyTable:
         )
 
     def _identify(self, function: Any, prepared: Prepared) -> tuple[int, bytes]:
-        """What stands for the function and all that it reaches, as it is now."""
+        """Return an identity of the function and all that it reaches, as it is now."""
         state = prepared.state
         if prepared.takes_state:
             state = self._functions.pickle_state(function, prepared.template.form)
@@ -68,7 +68,7 @@ class KeyTable:
         return self._functions.number_of(function, prepared, state.names, state.codes), state.digest()
 
     def _thaw(self, function: Any, prepared: Prepared) -> Any:
-        """The function with the state that was taken for `map`."""
+        """Return the function with the state that was taken for `map`."""
         if prepared.state is None or prepared.watch is not None:
             return function
         (state,) = serialize.load_parts(prepared.state.payload(), 1, prepared.references.get)

@@ -1,11 +1,12 @@
-"""What `map` yields: results in the order of the input, or as they come; the input is read as they are taken.
+"""Results of `map`, in the order of the input or as they arrive; the input is read as they are taken.
 
-calls --submit--> Feed: at most `ahead` futures --> in order:      the oldest is waited for
-                      ^                         '-> as completed:  whichever is done
-                      '--- one more for each result that is taken; and others while there is nothing to be taken
+calls --submit--> Feed: at most `ahead` futures --> in order:      waits for the oldest
+                      ^                         '-> as completed:  waits for any
+                      '--- one more for each result that is taken; and others while no result is there
 
-The input is read in the thread that takes the results. One that is slow is read after a result is given, not before:
-it holds up none for longer than it takes for one item. One that fails is told after the results of what it gave before.
+The input is read in the thread that takes the results. A slow input is read after a result is yielded, not before: it
+delays no result for longer than the time of one item. An error of the input is raised after the results of all items
+before it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from cw.payloads.deferred import Deferred
 
 
 class MapSettings(NamedTuple):
-    """How results are mapped, as `ClusterExecutor.map` describes it."""
+    """Parameters of a map, as `ClusterExecutor.map` describes them."""
 
     timeout: float | None = None
     chunksize: int = 1
@@ -45,7 +46,7 @@ class MapSettings(NamedTuple):
     return_exceptions: bool = False
 
     def checked(self) -> MapSettings:
-        """The same with numbers that are ints. Raises TypeError, ValueError."""
+        """Return the settings with their numbers as ints. Raises TypeError, ValueError."""
         chunksize, buffersize = operator.index(self.chunksize), self.buffersize
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -60,7 +61,7 @@ class MapSettings(NamedTuple):
 
 
 class Tally:
-    """How far a map is; it counts each of its futures when it is done."""
+    """Progress of a map: counts each of its futures when it is done."""
 
     def __init__(self, total: int | None, session: Session) -> None:
         self._total = total
@@ -73,8 +74,8 @@ class Tally:
             yield future
 
     def _note(self, future: Any) -> None:
-        # In the client's thread, but for a future that was done before.
-        # By the end of the map: it neither came to anything nor failed.
+        # Runs in the client's thread, except for a future that was done before.
+        # A future that the end of the map cancels has neither a result nor failed.
         if future.cancelled() or isinstance(future._exception, Abandoned):
             return
         self._done += 1
@@ -86,28 +87,29 @@ class Tally:
 
 
 def length_of(iterables: Iterable[Iterable[Any]]) -> int | None:
-    """How many calls there will be, where all inputs say how long they are."""
+    """Return the number of calls, if all inputs know their length."""
     lengths = [operator.length_hint(iterable, -1) for iterable in iterables]
     return min(lengths) if lengths and -1 not in lengths else None
 
 
 SLOW_SECONDS = 0.01
-"""For one item of an input. Less: slots idle while results are used. More: results wait for an input."""
+"""Time to read one item above which an input is slow (seconds). Smaller: slots idle while results are used. Larger:
+results wait for an input."""
 
 
 class Feed:
-    """Submits calls, up to so many `ahead` of the results that were taken; None: all at once."""
+    """Submits calls, at most `ahead` more than results were taken; None: all at once."""
 
     def __init__(self, futures: Iterator[Future], ahead: int | None) -> None:
         self._futures = futures
         self._ahead = ahead
         self._failure: Exception | None = None
         self.is_slow = False
-        """Did the last item take long to come? Else the next is better read early: no slot idles while a result is
+        """True if the last item took long. Otherwise the next is read early, so that no slot idles while a result is
         used."""
 
     def start(self) -> deque[Future]:
-        """The first ones. Raises what the input, or the first call, raises."""
+        """Submit the first calls and return their futures. Raises what the input, or the first call, raises."""
         if self._ahead is None:
             return deque(self._futures)
         waiting: deque[Future] = deque()
@@ -117,7 +119,7 @@ class Feed:
         return waiting
 
     def more(self, count: int, is_there: Callable[[], bool]) -> Iterator[Future]:
-        """One more where there are `count` of them, and others as long as no result is there."""
+        """Yield one more future if there is room beside `count` others, and further ones while no result is there."""
         while self._ahead is not None and count < self._ahead:
             began = time.monotonic()
             try:
@@ -134,7 +136,7 @@ class Feed:
                 return
 
     def check(self) -> None:
-        """Raises what the input has raised."""
+        """Raise what the input has raised."""
         if self._failure is not None:
             raise self._failure
 
@@ -160,7 +162,7 @@ def in_order(
             del future
             if not (is_late := feed.is_slow):
                 _add_in_order(waiting, feed)
-            yield taken.pop()  # what has been yielded is kept alive by nobody here
+            yield taken.pop()  # so that nothing here keeps a yielded value alive
             if is_late:
                 _add_in_order(waiting, feed)
         feed.check()
@@ -173,7 +175,7 @@ def in_order(
 def of_chunks(
     waiting: deque[Future], feed: Feed, deadline: float | None, end: Callable[[], None]
 ) -> Iterator[Any]:
-    """As `in_order`, where each future is that of a whole chunk: `chunks.run`."""
+    """Yield results as `in_order` does, from futures of whole chunks: `chunks.run`."""
     try:
         while waiting:
             future = waiting.popleft()
@@ -208,7 +210,7 @@ def as_completed(
     returns_errors: bool,
     end: Callable[[], None],
 ) -> Iterator[Any]:
-    """Yield results as they come, submitting one more for each that is taken."""
+    """Yield results as they arrive, submitting one more for each that is taken."""
     done: queue.SimpleQueue[Any] = queue.SimpleQueue()
     pending = set(waiting)
     waiting.clear()
@@ -255,7 +257,7 @@ def _add_as_completed(pending: set[Future], feed: Feed, done: queue.SimpleQueue[
 
 
 def _is_of(future: Future, error: BaseException) -> bool:
-    """Whether the call ended with this error: not time that is up, or Ctrl-C."""
+    """True if the call ended with this error; false for a timeout of the wait, or Ctrl-C."""
     return future.done() and not future.cancelled() and future.exception() is error
 
 
@@ -267,7 +269,7 @@ def _left(deadline: float | None) -> float | None:
 
 
 class ChunkFuture(Future):
-    """The future of one call of a chunk. When all of a chunk are cancelled, so is its job."""
+    """The future of one call of a chunk. When all futures of a chunk are cancelled, its job is, too."""
 
     _chunk: ChunkTag | None = None
 
@@ -280,7 +282,7 @@ class ChunkFuture(Future):
 
 
 class ChunkTag:
-    """What hangs on the job of a chunk: the futures of its calls."""
+    """Tag of a chunk's job: the futures of its calls."""
 
     def __init__(self, futures: list[ChunkFuture]) -> None:
         self.number = 0
@@ -299,7 +301,7 @@ class ChunkTag:
             session.cancel(self.number)
 
     def note_running(self) -> None:
-        """Which of them runs, nobody knows."""
+        """Ignore the start: the call that runs is not known."""
 
     def deliver(
         self,
@@ -308,12 +310,12 @@ class ChunkTag:
         value: Any,
         settle: Callable[[int, Any, Any, Any], None],
     ) -> None:
-        """Settle the futures; `value` is what `chunks.run_each` gave."""
+        """Settle the futures; `value` is the result of `chunks.run_each`."""
         if error is not None:
             for future in self._futures:
                 settle(number, future, error, None)
             return
-        if type(value) is Deferred:  # what is in there is deferred by itself
+        if type(value) is Deferred:  # results in it are deferred by themselves
             value = value.load()
         for place, (future, (status, _, payload)) in enumerate(zip(self._futures, value, strict=True), 1):
             failure, result = None, None
@@ -328,17 +330,17 @@ class ChunkTag:
 
 
 class Batch(Protocol):
-    """Calls that are read from the input, to become one job."""
+    """Calls that are read from the input and become one job."""
 
     def add(self, args: tuple[Any, ...]) -> None:
-        """Add the next call. Raises what makes it unpicklable."""
+        """Add the next call. Raises the error that makes it unpicklable."""
 
     def submit(self) -> Iterable[Future]:
-        """Submit what was added, if anything; the futures."""
+        """Submit the added calls, if any, and return their futures."""
 
 
 class WholeBatch:
-    """One future for all of its calls, with what `chunks.run` gives."""
+    """A batch with one future for all its calls, whose result is that of `chunks.run`."""
 
     def __init__(
         self, session: Session, options: int, function: Callable[..., Any], prepared: Prepared, label: int
@@ -368,7 +370,7 @@ class WholeBatch:
 
 
 class EachBatch(WholeBatch):
-    """A future for each of its calls; those that are not stored travel as `chunks.run_each` takes them."""
+    """A batch with a future for each of its calls; those that are not stored run by `chunks.run_each`."""
 
     def __init__(
         self,
@@ -382,7 +384,7 @@ class EachBatch(WholeBatch):
         super().__init__(session, options, function, prepared, label)
         self._recorder = recorder
         self._futures: list[ChunkFuture] = []
-        self._missing: list[tuple[ChunkFuture, Call | None, int]] = []  # and which item each is
+        self._missing: list[tuple[ChunkFuture, Call | None, int]] = []  # and the index of its item
 
     def add(self, args: tuple[Any, ...]) -> None:
         future, call = ChunkFuture(self._session), None
@@ -408,15 +410,15 @@ class EachBatch(WholeBatch):
 def in_batches(
     calls: Iterator[tuple[Any, ...]], size: int, label: int, begin: Callable[[int], Batch]
 ) -> Iterator[Future]:
-    """The futures of calls that are submitted `size` by `size`. `begin` makes a batch for the label of its first call,
-    `label` is that of the very first."""
+    """Submit calls in batches of `size`, and yield the futures. `begin` makes a batch for the label of its first call;
+    `label` is the label of the very first call."""
     for first in count(label, size):
         batch, failure, taken = begin(first), None, 0
         try:
             for args in islice(calls, size):
                 batch.add(args)
                 taken += 1
-        except Exception as error:  # what was read before the input raises is a batch, too
+        except Exception as error:  # items that were read before the input raises are a batch, too
             failure = error
         yield from batch.submit()
         if failure is not None:
@@ -426,6 +428,6 @@ def in_batches(
 
 
 def with_progress(results: Iterator[Any], progress: Progress) -> Iterator[Any]:
-    """The same results, with a bar from the first `next` to the end."""
+    """Yield the results, with a bar from the first `next` to the end."""
     with progress:
         yield from results

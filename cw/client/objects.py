@@ -3,10 +3,11 @@
     add(kind, needs, payload)  ---> number       the same content has the same number
     environment                ---> number       where the next functions run
     renew_environment()                          the next functions run in fresh runners
-    forget(numbers)            ---> forget_dropped(in_use)   the caller needs them no more: gone as soon as no job does
-    is_full                    ---> forget_unused(in_use)    too many: the oldest that no job needs
+    forget(numbers)            ---> forget_dropped(in_use)   no longer needed by the caller: gone when no job needs them
+    is_full                    ---> forget_unused(in_use)    too many: forgets the oldest that no job needs
 
-A number that was forgotten is not given out again. An object goes only with all that need it, so what is here is whole.
+A forgotten number is never used again. An object is forgotten only together with all that need it, so the needs of
+every object here are here, too.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from cw.payloads.environment import dump_environment
 
 KEPT_OBJECTS = 2048
 KEPT_BYTES = 256 * 1024**2
-"""When to forget objects that no outstanding job uses. More costs memory here; fewer, and a function that is used again
-after a pause travels again."""
+"""Number and total size (bytes) of objects above which those that no outstanding job uses are forgotten. Larger: memory
+here. Smaller: a function that is used again after a pause travels again."""
 
 
 class ObjectTable:
-    """Its owner holds a lock around every call, but for `forget`, which may come from any thread.
+    """Objects by number. The owner holds a lock around every call except `forget`, which any thread may call.
 
-    `on_dropped()` is called in that thread when there is something for `forget_dropped`. Functions in `on_forgotten`
-    are called with the numbers that are gone, under the lock: they must not be used any more.
+    `on_dropped()` is called in that thread when `forget_dropped` has something to do. Functions in `on_forgotten` are
+    called under the lock, with forgotten numbers, which must no longer be used.
     """
 
     def __init__(self, take_environment: Callable[[], bytes] = dump_environment) -> None:
         self.on_dropped: Callable[[], None] = lambda: None
         self.on_forgotten: list[Callable[[set[int]], None]] = []
         self.is_full = False
-        """Whether it is time to call `forget_unused`. It changes only in `add`."""
+        """True if it is time to call `forget_unused`. Becomes true only in `add`."""
         self._take_environment = take_environment
         self._environment = 0
         self._objects = ObjectSet()
@@ -47,7 +48,7 @@ class ObjectTable:
         self._digests: dict[int, bytes] = {}
         self._last_number = 0
         self._dropped: deque[int] = deque()  # by `forget`; appended to by any thread
-        self._dropping: set[int] = set()  # the same, seen
+        self._dropping: set[int] = set()  # taken from `_dropped`
         self._is_told = False
         self._most_objects, self._most_bytes = KEPT_OBJECTS, KEPT_BYTES
 
@@ -56,12 +57,12 @@ class ObjectTable:
 
     @property
     def size(self) -> int:
-        """Bytes of all."""
+        """Total size of all objects (bytes)."""
         return self._objects.size
 
     @property
     def environment(self) -> int:
-        """Number of the environment for the next functions, as it was when the first asked for it.
+        """Number of the environment for the next functions, as it was when it was first used.
 
         Raises `Error` if the working directory has been deleted.
         """
@@ -70,17 +71,17 @@ class ObjectTable:
         return self._environment
 
     def renew_environment(self) -> None:
-        """The next functions need a new environment, as it is now, and so run in fresh runners."""
+        """Take the environment anew, as it is now, so that the next functions run in fresh runners."""
         former = self._environment
-        if former:  # else all runners will be fresh
+        if former:  # otherwise all runners will be fresh
             self._environment = self._add(m.ENVIRONMENT, (), self._take_environment())
             self.forget([former])
 
     def add(self, kind: int, needs: Sequence[int], payload: Any, digest: bytes | None = None) -> int:
-        """The number of an object; the same for the same content while it is kept.
+        """Return the number of an object; the same for the same content while it is kept.
 
-        `needs`: numbers of objects that are here, which must be there before it; a FUNCTION needs an environment.
-        `digest`: that of kind, needs and payload, if the caller knows it; b"": the content will not come again.
+        `needs`: numbers of objects in this table that a peer must have before it; a FUNCTION needs an environment.
+        `digest`: digest of kind, needs and payload, if the caller knows it; b"": the content will not recur.
         """
         if digest is None:
             digest = hashlib.blake2b(payload, digest_size=16).digest() + repr((kind, *needs)).encode()
@@ -91,18 +92,19 @@ class ObjectTable:
                 self._number_by_digest[digest] = number
                 self._digests[number] = digest
         self._see_dropped()
-        if self._dropping:  # it is wanted again
+        if self._dropping:  # these are needed again
             self._dropping.difference_update((number, *needs))
         return number
 
     def get(self, number: int) -> Object:
-        """The object of this number. Raises `KeyError` if it has been forgotten."""
+        """Return the object of this number. Raises `KeyError` if it has been forgotten."""
         return self._by_number[number]
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """The caller needs these no more: they go, with what needs them, as soon as no outstanding job needs them.
+        """Forget these objects, and all that need them, as soon as no outstanding job needs them.
 
-        Any thread, with or without the lock; also while garbage is collected. Adding one again keeps it.
+        May be called from any thread, with or without the lock, even during garbage collection. Adding an object again
+        keeps it.
         """
         self._dropped.extend(numbers)
         if not self._is_told:
@@ -110,12 +112,12 @@ class ObjectTable:
             self.on_dropped()
 
     def dropped_size(self) -> int:
-        """Bytes of what `forget_dropped` would forget if no job needed it."""
+        """Return the size (bytes) of objects that `forget_dropped` would forget if no job needed them."""
         self._see_dropped()
         return sum(self._by_number[number].size for number in self._dropping)
 
     def forget_dropped(self, in_use: Iterable[int]) -> list[Object]:
-        """Forget what the caller needs no more, but for what these functions need. Returns what is gone."""
+        """Forget dropped objects, except those that these functions need. Returns the forgotten ones."""
         self._see_dropped()
         if not self._dropping:
             return []
@@ -125,10 +127,10 @@ class ObjectTable:
         )
 
     def forget_unused(self, in_use: Iterable[int]) -> list[Object]:
-        """Forget the older half of what is kept, but for what these functions need. Returns what is gone."""
+        """Forget the older half of all objects, except those that these functions need. Returns the forgotten ones."""
         kept = self._closure(in_use)
         gone = self._forget(self._objects.evict(kept, KEPT_BYTES // 2, KEPT_OBJECTS // 2))
-        # Where jobs hold on to more than the limits, look again only after as much has come again.
+        # If jobs need more than the limits allow, look again only after as much has been added again.
         self._most_objects = max(KEPT_OBJECTS, 2 * len(self._objects))
         self._most_bytes = max(KEPT_BYTES, 2 * self._objects.size)
         self.is_full = False
@@ -148,7 +150,7 @@ class ObjectTable:
         return closure([self._by_number[number] for number in functions if number in self._by_number])
 
     def _see_dropped(self) -> None:
-        self._is_told = False  # before it is looked at: what comes after that is told again
+        self._is_told = False  # cleared before the look: numbers added after it are reported again
         while self._dropped:
             number = self._dropped.popleft()
             if number in self._by_number:

@@ -1,4 +1,4 @@
-"""What a job came to: from a status and a payload to a value or an error."""
+"""Outcomes of jobs: from a status and a payload to a value or an error."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ UNENTERED = (
 
 
 class Abandoned(CancelledError):
-    """The client was stopped before the job had ended. (A plain CancelledError may be what a job raised.)"""
+    """The client was stopped before the job had ended. (A job itself may raise a plain CancelledError.)"""
 
 
 class Outcome(NamedTuple):
-    """What a job came to: an error or a value; and in which form that is stored."""
+    """Outcome of a job: an error or a value, and the form in which it is stored."""
 
     job: Job
     status: int
@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
 
 
 def load(job: Job, status: int, payload: Any) -> tuple[BaseException | None, Any]:
-    """The error, or None and the value, of a result as the master sends it."""
+    """Return the error, or None and the value, of a result as the master sends it."""
     if status == m.DONE:
         try:
             if deferred.module_locks:
@@ -50,7 +50,7 @@ def load(job: Job, status: int, payload: Any) -> tuple[BaseException | None, Any
 def of_result(
     job: Job, status: int, seconds: float, payload: Any, error: BaseException | None, value: Any
 ) -> Outcome:
-    """The outcome to be stored of a result that was loaded. What ran into its time limit is stored as an error."""
+    """Return the outcome of a loaded result. A job that reached its time limit is stored as an error."""
     if status == m.TIMEOUT:
         assert error is not None
         status, payload = m.ERROR, serialize.dump_error(error, {})
@@ -58,14 +58,14 @@ def of_result(
 
 
 def of_lost(job: Job, message: m.Lost) -> Outcome:
-    """The outcome of a job that was given up."""
+    """Return the outcome of a job that was given up."""
     error = WorkerLost(f"{job.name} was given up: {message.reason}", message.notes)
     payload = b"" if job.call is None else serialize.dump_error(error, {})
     return Outcome(job, m.ERROR, 0.0, payload, error, None)
 
 
 def copy_of(error: BaseException) -> BaseException:
-    """The same error for one more job: one instance raised in many threads would mix their tracebacks."""
+    """Copy an error for one more job: one instance raised in many threads would mix their tracebacks."""
     return type(error)(*error.args)
 
 

@@ -1,30 +1,31 @@
-"""How long a client looks for its master: for the first until a deadline, for a lost one while jobs are outstanding.
+"""Time limits of a client's search for its master: a deadline for the first; a lost one while jobs are outstanding.
 
 No socket, no thread, no clock: `cw.net.master_link` asks.
 """
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Callable, Sequence
 
 from cw import credential
 from cw.errors import ConnectionError
+from cw.events import EventLogger
 from cw.net import address
 from cw.net import messages as m
 from cw.net.master_link import SAYS_NOTHING, Failures, Loss, Terms
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 CONNECT_SECONDS = 5.0
-"""Default of `connect_timeout`: how long `start` tries to reach a master."""
+"""Default of `connect_timeout`: time that `start` tries to reach a master (seconds)."""
 
 RECONNECT_SECONDS = 300.0
-"""Default of `reconnect_timeout`: how long a lost master is looked for, while jobs are outstanding."""
+"""Default of `reconnect_timeout`: time that a client looks for a lost master while jobs are outstanding (seconds)."""
 
 DIAL_SECONDS = 5.0
-"""Limit of one attempt to connect while a lost master is looked for: it may be somewhere else by then."""
+"""Time limit of one attempt to connect to a lost master (seconds). Longer: a master that is elsewhere by then is found
+late. Shorter: a slow network fails."""
 
 TERMS = Terms(
     role="client",
@@ -37,7 +38,7 @@ TERMS = Terms(
 
 
 class Patience:
-    """The `cw.net.master_link.Patience` of one session. `is_needed()`: must a lost master be looked for?"""
+    """The `cw.net.master_link.Patience` of one session. `is_needed()`: true if a lost master must be found."""
 
     def __init__(
         self, connect_timeout: float, reconnect_timeout: float, is_needed: Callable[[], bool]
@@ -48,10 +49,10 @@ class Patience:
         self._is_needed = is_needed
         self._deadline = 0.0
         self._was_welcome = False
-        self._is_reported = False  # to the user: the credential is missing, or another
+        self._is_reported = False  # the user was warned that the credential is missing, or another
 
     def start_clock(self, now: float) -> None:
-        """The first master must be found within the connect timeout from now. Any thread, before `connect`."""
+        """Start the connect timeout for the first master. For any thread, before `connect`."""
         self._deadline = now + self._connect_timeout
 
     def dial_seconds(self, now: float) -> float:
@@ -81,7 +82,9 @@ class Patience:
         if self._was_welcome and not self.is_lost:
             self.is_lost = True
             self._deadline = now + self._reconnect_timeout
-            logger.warning("%s; looking for it for %.0f s", lost, self._reconnect_timeout)
+            logger.warning(
+                "client.master_gone", "%s; the client looks for it for %.0f s", lost, self._reconnect_timeout
+            )
         return None
 
     def on_not_found(
@@ -90,7 +93,11 @@ class Patience:
         fault = credential.fault_among(error for _, error in failures)
         if fault is not None and fault.may_pass and not self._is_reported:
             self._is_reported = True
-            logger.warning("%s (waiting: a network file system may show a file late)", fault)
+            logger.warning(
+                "client.credential_awaited",
+                "%s; the client waits, since a network file system may show a file late",
+                fault,
+            )
         is_unknown = (
             bool(failures)
             and not self.is_lost

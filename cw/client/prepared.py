@@ -13,7 +13,7 @@ from cw.payloads.watch import Watch
 
 
 class Prepared:
-    """A function, ready to be submitted. `state`: pickled already, for `map`, which takes it once."""
+    """A function, ready to be submitted. `state`: its pickled state, for `map`, which takes it once."""
 
     __slots__ = (
         "mode",
@@ -33,14 +33,14 @@ class Prepared:
         self.named_as: tuple[str, Any] | None = None  # the script's name, and what it was bound to
         self.record: Record | None = None  # for calls whose arguments refer to nothing
         self.state: Pickled | None = None
-        self.references: dict[Any, Any] = {}  # what stands for which object in such a state
+        self.references: dict[Any, Any] = {}  # objects of such a state, by the references in their place
         self.needs: tuple[int, ...] = ()  # components that a state taken for `map` refers to
-        self.state_object = 0  # the number of one that is large, or cannot change
-        self.watch: Watch | None = None  # of a state that cannot change while this is current
+        self.state_object = 0  # number of a state that is large, or cannot change
+        self.watch: Watch | None = None  # the state cannot change while this is current
 
     @property
     def is_bare(self) -> bool:
-        """Do only the arguments travel with a call?"""
+        """True if only the arguments travel with a call."""
         return self.template.form == NAMED or self.watch is not None or bool(self.state_object)
 
     @property
@@ -50,7 +50,7 @@ class Prepared:
 
     @property
     def takes_state(self) -> bool:
-        """Must its state be pickled at each submit?"""
+        """True if its state must be pickled at each submit."""
         return self.template.form != NAMED and self.watch is None and self.state is None
 
 
@@ -62,15 +62,15 @@ class Packed(NamedTuple):
     names: Sequence[str]
     codes: Sequence[named.Code] = ()
     state: Pickled | None = None
-    """A large one, which travels as an object."""
+    """A large state, which travels as an object."""
     memo: Any = None
-    """Of the pickler, if the state is in the same pickle, and that is not large."""
+    """The pickler's memo, if the state is in the same pickle and the pickle is not large."""
 
     def payload(self, store: serialize.Store | None = None, label: int = 0) -> serialize.Payload:
         return serialize.join(self.data, self.buffers, store, label)
 
     def is_same(self, other: Packed) -> bool:
-        """Are these pickles of equal values?"""
+        """True if these are pickles of equal values."""
         states = self.state and self.state.digest(), other.state and other.state.digest()
         return self.data == other.data and self.buffers == other.buffers and states[0] == states[1]
 

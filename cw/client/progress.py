@@ -1,6 +1,6 @@
 """A progress bar: done, failed, running, rate, time left. It is tqdm's, an optional extra: `pip install '.[progress]'`.
 
-The counts are looked at a few times a second, in a thread of its own: jobs do not wait for a terminal.
+A thread of its own reads the counts a few times a second: jobs do not wait for a terminal.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from cw.payloads.environment import ipython_shell
 
 INTERVAL = 0.2
-"""Seconds between looks."""
+"""Time between updates of the bar (seconds)."""
 
 
 class Counts(NamedTuple):
-    """How far it is. `total` is None where nobody knows."""
+    """Numbers of jobs. `total` is None if unknown."""
 
     total: int | None
     done: int
@@ -28,7 +28,7 @@ class Counts(NamedTuple):
 class Progress:
     """A bar, for a `with` block. `wanted`: True (if stderr is a terminal, or in a notebook), or 'always'.
 
-    Raises ValueError for another `wanted`, ModuleNotFoundError if there is to be a bar, and no tqdm.
+    Raises ValueError for another `wanted`, ModuleNotFoundError if a bar is wanted and tqdm is missing.
     """
 
     def __init__(self, counts: Callable[[], Counts], wanted: bool | str) -> None:

@@ -1,8 +1,8 @@
-"""What the calls of a function reach, as objects: made once, and anew when something of it has changed.
+"""Records: the objects of all that calls of a function reach, made once, and anew when any of it has changed.
 
 Reach --> constants            one pickle; each with a version, another one when its name is bound anew
       --> definitions          an object each
-      --> places --group-->    components, an object each, looked at: `cw.client.components`
+      --> places --group-->    components, an object each, checked for changes: `cw.client.components`
 ScriptTable                    one object of all that the script defines
 """
 
@@ -49,25 +49,26 @@ from cw.payloads.templates import Template
 from cw.payloads.watch import Watch
 
 LOOK_SECONDS = 0.001
-"""Looks at what can change in place that cost less are taken at each submit."""
+"""Cost of a check for changes in place up to which it runs at each submit (seconds). Larger: submits are slower.
+Smaller: changes are seen later."""
 
 LOOK_SHARE = 0.05
-"""Share of the time that more costly looks may take. More: submits are slower. Less: changes are seen later."""
+"""Share of the time that costlier checks may take. Larger: submits are slower. Smaller: changes are seen later."""
 
 LARGE = 64 * 1024
-"""Bytes of a value from which on it is forgotten as soon as another one takes its place."""
+"""Size of a value (bytes) above which it is forgotten as soon as another one takes its place."""
 
 STEADY_LOOKS = 10
-"""Looks at a small value that must have taken long before that is told."""
+"""Number of checks of a small value after which the user is warned that they take long."""
 
 COMPONENTS = 4096
-"""Values that are remembered, to be compared."""
+"""Number of values that are remembered for comparison."""
 
 _COMPARED = frozenset({int, float, complex, bool, str, type(None)})
 
 
 class Record:
-    """What calls of one template, with such arguments, reach; and the FUNCTION objects made of that, by state."""
+    """All that calls of one template with certain arguments reach, and the FUNCTION objects made of it, by state."""
 
     __slots__ = (
         "components", "functions", "generation", "looked", "lost", "needs", "numbers", "pickles", "reached", "watch"
@@ -76,60 +77,60 @@ class Record:
     def __init__(self, looked: int, generation: int) -> None:
         self.watch = Watch()
         self.components: list[Component] = []
-        self.numbers: list[int] = []  # of what these were when the record was made
-        self.lost: list[Place] = []  # whose values could not be pickled
+        self.numbers: list[int] = []  # the components' objects when the record was made
+        self.lost: list[Place] = []  # places whose values could not be pickled
         self.needs: list[int] = []
         self.reached: objects.Reached
-        self.pickles: Sequence[bytes] = ()  # of the values, for who looks into them
+        self.pickles: Sequence[bytes] = ()  # of the values, to be searched for random generators
         self.functions: dict[tuple[int, bool, tuple[int, ...]], int] = {}
         self.looked = looked
         self.generation = generation
 
 
 class RecordMaker:
-    """Of one session, under its lock."""
+    """Makes the records of one session, under its lock."""
 
     def __init__(self, table: ObjectTable) -> None:
         self._objects = table
         self._definitions: dict[str, Definition] = {}
         self._versions: dict[tuple[str, str], tuple[Any, int]] = {}  # of constants
         self._components: dict[tuple[Any, ...], Component] = {}
-        # With which others a place has shared an object, by its key.
+        # Places that have shared an object with a place, by its key.
         self._joint: dict[Any, tuple[Place, ...]] = {}
         self._script = ScriptTable(self.definition_of, self.object_of)
         self._settings = b""
         self._looks = 1
-        self._generation = 0  # of environments
+        self._generation = 0  # counts environments
         self._warned: set[str] = set()
         self.shell = environment.ipython_shell()
-        """In a notebook, each execution of a cell looks at all."""
+        """IPython's shell in a notebook, where each execution of a cell checks all values."""
         self._cell: Any = None if self.shell is None else self.shell.execution_count
         self.epoch = 0
-        """Raised when everything is to be looked at again."""
+        """Raised when everything must be checked again."""
 
     def refresh(self) -> None:
-        """Look at everything that a function reaches when it is submitted next."""
+        """Check everything that a function reaches when it is submitted next."""
         self._looks += 1
         self.epoch += 1
 
     def renew(self) -> None:
-        """There is a new environment: everything is made anew."""
+        """Make everything anew, for a new environment."""
         self._generation += 1
         self.epoch += 1
 
     def set_settings(self, payload: bytes) -> None:
-        """Of the user's modules; everything is made anew."""
+        """Set the settings of the user's modules, and make everything anew."""
         self._settings = payload
         self.renew()
 
     def object_of(self, kind: int, needs: Sequence[int], payload: Any, digest: bytes | None = None) -> int:
-        """One object for the same content."""
+        """Return the number of an object; the same content gives the same object."""
         if digest is None:
             digest = xxhash.xxh3_128_digest(payload)
         return self._objects.add(kind, needs, payload, digest + repr((kind, *needs)).encode())
 
     def on_forgotten(self, numbers: set[int]) -> None:
-        """These objects are gone: what refers to them is made anew, if it is needed again."""
+        """Make whatever refers to these objects anew if it is needed again."""
         self.epoch += 1
         for component in self._components.values():
             if component.number in numbers:
@@ -137,7 +138,7 @@ class RecordMaker:
         self._script.on_forgotten(numbers)
 
     def is_up_to_date(self, record: Record) -> bool:
-        """Is all that it was made from still so?"""
+        """True if nothing that the record was made from has changed."""
         if self.shell is not None and self.shell.execution_count != self._cell:
             self._cell = self.shell.execution_count
             self.refresh()
@@ -157,10 +158,10 @@ class RecordMaker:
         return True
 
     def _have_changed(self, record: Record) -> bool:
-        """Look at what can change in place, as far as the time allows."""
+        """Check values that can change in place, as far as the time allows."""
         components = record.components
         if record.looked != self._looks or sum(each.seconds for each in components) < LOOK_SECONDS:
-            changed = [each for each in components if each.has_changed()]  # (all are looked at)
+            changed = [each for each in components if each.has_changed()]  # a list, so that all are checked
             return bool(changed)
         has_changed = False
         for each in components:
@@ -173,10 +174,10 @@ class RecordMaker:
         return has_changed
 
     def _has_warned_of(self, component: Component) -> bool:
-        """Whether the user knows, or is told now, that this value is not always looked at."""
+        """Warn the user once that this value is not checked each time. False: too early for a warning."""
         label = " and ".join(place.label for place in component.places)
         if component.size < LARGE and component.looks < STEADY_LOOKS:
-            return False  # perhaps it was something else that took the time
+            return False  # perhaps something else took the time
         if label in self._warned:
             return True
         self._warned.add(label)
@@ -192,7 +193,7 @@ class RecordMaker:
     def make(
         self, template: Template, names: Any, codes: Any, function: Any, before: Record | None
     ) -> Record:
-        """Raises NotPicklable."""
+        """Make a record in place of `before`. Raises NotPicklable."""
         record = Record(self._looks, self._generation)
         self._script.number()  # so that all definitions are known
         reach = Reach(self.definition_of)
@@ -222,7 +223,7 @@ class RecordMaker:
         constants_data: tuple[bytes, ...],
         components: list[Component],
     ) -> None:
-        """Have an object of each part of what is reached."""
+        """Make an object of each part of what is reached."""
         record.reached = reached = objects.Reached(
             constants=constants_data,
             absent=sorted(reach.absent),
@@ -242,7 +243,7 @@ class RecordMaker:
                 for each in reach.classes.values()
             ],
         )
-        # The template first: what estimates how long jobs take goes by it.
+        # The template first: estimates of jobs' durations go by it.
         record.needs = [reached.template, self._objects.environment, reached.script, *reached.definitions]
         record.needs += reached.components
         record.needs += [number for _, _, number in reached.classes]
@@ -288,7 +289,7 @@ class RecordMaker:
         return data, grouped
 
     def _caches_in(self, reach: Reach) -> list[tuple[tuple[str, ...], list[str]]]:
-        """Functions with a cache, which must forget what it has when something that they reach has changed."""
+        """Return functions with a cache, which must be cleared when something that they reach has changed."""
         found = []
         for name, definition in reach.definitions.items():
             paths = [(name, *path) for path in caches_in(definition.thing)]
@@ -308,8 +309,8 @@ class RecordMaker:
         return file.getvalue()
 
     def _sharing(self, reach: Reach, pickled: dict[Any, Pickled]) -> list[Place]:
-        """Other places of the script whose values are part of those that are reached: what they share must be one
-        object in the runner, also if no one call reads both."""
+        """Return other places of the script whose values are part of those reached. A value that places share must be
+        one object in the runner, even if no single call reads both."""
         parts = ids_of(list(pickled.values()))
         if not parts:
             return []
@@ -325,7 +326,7 @@ class RecordMaker:
         found = []
         for place in candidates:
             if place.key not in reach.places:
-                with contextlib.suppress(Exception):  # it is gone
+                with contextlib.suppress(Exception):  # the place is gone
                     value = place.get()
                     if (id(value) in parts or place.key in self._joint) and is_shared(value):
                         found.append(place)
@@ -334,7 +335,7 @@ class RecordMaker:
     def _lose(
         self, reach: Reach, place: Place, template: Template, function: Any, failure: byvalue.Unpicklable
     ) -> None:
-        """A value cannot be pickled: who reads it in a job learns why. Raises if the function itself reads it."""
+        """Note why a value cannot be pickled, for a job that reads it. Raises if the function itself reads it."""
         kind, holder, name = place.key
         own = templates.own_function(function)
         is_own = (
@@ -370,7 +371,7 @@ class RecordMaker:
         return known
 
     def _version_of(self, key: tuple[str, str], value: Any) -> int:
-        """A number for a constant's value: another one whenever the name is bound to another value."""
+        """Return the version number of a constant: another one whenever the name is bound to another value."""
         known = self._versions.get(key)
         if known is not None:
             before, version = known
@@ -401,7 +402,7 @@ def _can_be_pickled(place: Place) -> bool:
 
 
 def _is_equal(before: Any, value: Any) -> bool:
-    """Whether two constants cannot be told from each other. (-0.0 and 0.0 can.)"""
+    """True if two constants cannot be distinguished. (-0.0 and 0.0 can.)"""
     kind = type(value)
     if kind not in _COMPARED or type(before) is not kind or before != value:
         return False

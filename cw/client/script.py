@@ -1,8 +1,8 @@
-"""All that the script defines, as one object: the names are there in a runner, whether a call reaches them or not.
+"""All that the script defines, as one object: the names exist in a runner, whether a call reaches them or not.
 
 def f, class Model     definitions, each with the small values that it holds
-import numpy, T = ...  how the runner gets them when somebody asks
-table = {...}          not sent: who asks learns why
+import numpy, T = ...  how the runner gets them when they are used
+table = {...}          not sent: its use raises an error that says why
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from cw.payloads import byvalue, code_names, constants, local_functions, objects
 from cw.payloads.reach import Definition
 
 SMALL = 64 * 1024
-"""Bytes of a value that travels with its definition, though no call reaches it."""
+"""Size of a value (bytes) up to which it travels with its definition although no call reaches it. Larger: more bytes
+travel. Smaller: more names are missing in the runner."""
 
 
 class ScriptTable:
-    """`definition_of(name, thing)`, `object_of(kind, needs, payload)`: of its owner."""
+    """The object of the script. `definition_of(name, thing)`, `object_of(kind, needs, payload)`: the owner's."""
 
     def __init__(
         self, definition_of: Callable[[str, Any], Definition], object_of: Callable[[int, Any, Any], int]
@@ -32,14 +33,14 @@ class ScriptTable:
         self._definition_of = definition_of
         self._object_of = object_of
         self._number = 0
-        self._seen: dict[str, Any] = {}  # functions, classes and modules by name; of other values the type
+        self._seen: dict[str, Any] = {}  # functions, classes and modules by name; the types of other values
 
     def on_forgotten(self, numbers: set[int]) -> None:
         if self._number in numbers:
             self._number = 0
 
     def number(self) -> int:
-        """Of the object, as the script is now."""
+        """Return the number of the object, as the script is now."""
         names = script.namespace()
         seen = {
             name: value if _counts(value) else type(value)
@@ -76,12 +77,12 @@ _TYPES = frozenset(
 
 
 def _counts(value: Any) -> bool:
-    """Whether the object says which value it is, not only of what type."""
+    """True if a change of this value, not only of its type, changes the script's object."""
     return script.can_be_named(value) or type(value) is ModuleType or type(value) in _TYPES
 
 
 def _small_values(definition: Definition) -> list[Any]:
-    """What a definition holds that can change, as it is now: small values that pickle finds by name."""
+    """Return small values of a definition that can change, as they are now, if pickle finds them by name."""
     found = []
     for place in definition.places:
         with contextlib.suppress(Exception):
@@ -92,7 +93,7 @@ def _small_values(definition: Definition) -> list[Any]:
 
 
 def _constants_of_others(definitions: list[Definition]) -> bytes:
-    """Rows of what functions read that are not of the script's own namespace, such as a namedtuple's."""
+    """Return rows of constants that functions read from namespaces other than the script's, such as a namedtuple's."""
     rows = {}
     for definition in definitions:
         for names, code in definition.codes.values():
@@ -107,7 +108,7 @@ def _constants_of_others(definitions: list[Definition]) -> bytes:
 
 
 def _how_to_import(value: Any) -> tuple[Any, ...]:
-    """What a runner does when somebody asks for a name of the script that the call does not reach."""
+    """Return how a runner gets a name of the script that the call does not reach."""
     if type(value) is ModuleType:
         return "module", value.__name__
     if script.can_be_named(value) and not byvalue.travels_by_value(value):
@@ -122,5 +123,5 @@ def _how_to_import(value: Any) -> tuple[Any, ...]:
 
 
 def reason(failure: byvalue.Unpicklable) -> str:
-    """Why a value cannot be pickled, in words."""
+    """Say why a value cannot be pickled."""
     return f"{type(failure.__cause__).__name__}: {failure.__cause__}"

@@ -1,4 +1,4 @@
-"""Large states of functions (`obj.m`, a closure over an array), as objects that calls share while they are the same.
+"""Large states of functions (`obj.m`, a closure over an array), as objects that calls share while they are equal.
 
 a state, pickled --digest--> its object      its holder is gone --> it lingers, among the last few --> forgotten
 """
@@ -14,22 +14,22 @@ from cw.client.objects import ObjectTable
 from cw.payloads.pickled import Pickled
 
 LINGERING_STATES, LINGERING_BYTES = 4, 32 * 1024**2
-"""States that are kept although the object that held them is gone: another may hold the same
-(`submit(partial(f, table), x)` in a loop). More: memory in all processes. Fewer: they travel again."""
+"""Number and total size (bytes) of states that are kept although their holder is gone: another may hold the same
+(`submit(partial(f, table), x)` in a loop). Larger: memory in all processes. Smaller: they travel again."""
 
 
 class StateTable:
-    """Under the session's lock. `add(payload, digest)` makes an object."""
+    """Large states of one session, under its lock. `add(payload, digest)` makes an object."""
 
     def __init__(self, objects: ObjectTable, add: Callable[[Any, bytes], int]) -> None:
         self._objects = objects
         self._add = add
         self._states: dict[bytes, tuple[int, int]] = {}  # number and size, by digest
-        self._gone: deque[bytes] = deque()  # their holders are; appended to by any thread
+        self._gone: deque[bytes] = deque()  # states whose holders are gone; appended to by any thread
         self._lingering: deque[bytes] = deque()
 
     def number_of(self, function: Any, state: Pickled) -> int:
-        """The object of this function's state."""
+        """Return the number of the object of this function's state."""
         if self._gone:
             self._forget()
         digest = state.digest()
@@ -39,7 +39,7 @@ class StateTable:
             holder = getattr(function, "__self__", function)
             try:
                 weakref.finalize(holder, self._gone.append, digest).atexit = False
-            except TypeError:  # nobody says when it is gone
+            except TypeError:  # not weakly referable: nothing reports when it is gone
                 self._gone.append(digest)
         return known[0]
 
@@ -47,7 +47,7 @@ class StateTable:
         self._states = {digest: known for digest, known in self._states.items() if known[0] not in numbers}
 
     def _forget(self) -> None:
-        """Drop those whose holders are gone, but for the last ones."""
+        """Drop states whose holders are gone, except the last ones."""
         lingering = self._lingering
         while self._gone:
             digest = self._gone.popleft()

@@ -1,16 +1,15 @@
-"""Between a client and a store: which calls are stored already, and what is recorded of the others.
+"""The link between a client and a store: finds calls that are stored already, and records the others.
 
     submit --> identify --> the n-th call with this key: stored? --yes--> its result is read, and delivered
                                                            '-no---> a job; its result is recorded, then delivered
 
-A *run* is the life of the program: in it, the n-th identical call is another one than the n+1-th, whichever client it
-goes through. Where the same lines are run again in the same process, it is shorter: the execution of a cell in a
-notebook, or the job, that calls `submit` or `map`; at Python's own prompt, the life of the client, or one `map`.
+A *run* is the life of the program: in it, the n-th identical call differs from the n+1-th, whichever client submits it.
+If the same lines run again in the same process, it is shorter: the execution of a notebook's cell, or the job, that
+calls `submit` or `map`; at Python's own prompt, the life of the client, or one `map`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -23,6 +22,7 @@ from cw import program
 from cw.client.functions import FunctionTable
 from cw.client.prepared import Prepared
 from cw.errors import StoreError
+from cw.events import EventLogger
 from cw.net import messages as m
 from cw.payloads import classes, environment, serialize
 from cw.store import callkey
@@ -31,10 +31,10 @@ from cw.store.format import ClassRecord, Entry, Stored
 from cw.store.reader import Store
 from cw.store.writer import Writer
 
-logger = logging.getLogger("cw.store")
+logger = EventLogger("cw.store")
 
 MISSED = 20
-"""Calls of a function that are not found in a store with results of it, after which that is told."""
+"""Number of calls of a function not found in a store that has results of it, after which a warning is logged."""
 
 
 class _Open:
@@ -44,31 +44,32 @@ class _Open:
         self.store = Store(path, is_writing=True, scheme=callkey.SCHEME)
         if self.store.others and not self.store.own_results:
             logger.warning(
-                "the store %s has results with keys of another kind only (%s), and this is %s: none of them is "
-                "found again, all calls run anew",
+                "store.other_keys",
+                "the store %s has only results with keys of another kind (%s), and this is %s: none of them is found "
+                "again, and all calls run anew",
                 path, "; ".join(sorted(self.store.others)), callkey.SCHEME,
             )  # fmt: skip
         self.counts: dict[bytes, int] = {}  # calls of this run, by key
-        self.part: int | None = None  # of the program, that this run is
-        # Calls, by function, of which none has been found so far, though there are results of that function.
+        self.part: int | None = None  # part of the program that this run is
+        # Numbers of calls, by function, of which none has been found so far, although the function has results.
         self.missed = dict.fromkeys(self.store.done_by_function, 0)
         self.users = 0
         self.writer: Writer | None = None
-        # The script's classes that were met in this run, and as what they are written down: digest, identity, place.
+        # The script's classes that were seen in this run, and their records: digest, identity, place.
         self.classes: weakref.WeakKeyDictionary[type, ClassRecord] = weakref.WeakKeyDictionary()
-        self._classes_by_digest: dict[bytes, int] = {}  # how many there were
+        self._classes_by_digest: dict[bytes, int] = {}  # number of classes so far
 
     def counts_of_run(self) -> dict[bytes, int]:
-        """How often each key has been called for in the run that begins now, or goes on."""
+        """Return the number of calls so far, by key, in the run that begins now, or goes on."""
         part = _part_of_program()
         if part is None and _is_interactive():
             return {}
-        if part != self.part:  # (who has begun in the one before goes on with its counts)
+        if part != self.part:  # (clients that have begun in the one before keep its counts)
             self.part, self.counts = part, {}
         return self.counts
 
     def note_found(self, name: str, is_found: bool) -> None:
-        """Of a function of which there are results, a call was looked for."""
+        """Note whether a call was found, of a function that has results."""
         missed = self.missed.pop(name, 0) + (not is_found)
         if is_found:
             return
@@ -76,21 +77,22 @@ class _Open:
             self.missed[name] = missed
             return
         logger.warning(
-            "the store %s has %s of %s(), but for none of the first %d calls of this run: these are new ones, or "
-            "the function, or something that it refers to, has changed",
+            "store.nothing_found",
+            "the store %s has %s of %s(), but none for the first %d calls of this run: the calls are new, or the "
+            "function has changed, or something that it refers to",
             self.store.path, program.count(self.store.done_by_function[name], "result"), name, missed,
         )  # fmt: skip
 
     def record_of(self, cls: type, digest: bytes) -> ClassRecord:
-        """As what a class of the program's is written down, so that later runs find out what it was."""
+        """Return the record of a class of the program, by which later runs find out what it was."""
         known = self.classes.get(cls)
         return known if known is not None and known[0] == digest else self._adopt(cls, digest)
 
     def _adopt(self, cls: type, digest: bytes) -> ClassRecord:
-        """What was stored of a class in earlier runs shall come back as instances of the program's own.
+        """Let instances of a class that earlier runs have stored come back as instances of the program's own.
 
-        A program may have several classes of one definition: then the second is what the second was. But a cell of a
-        notebook that is run again defines what it has defined before.
+        A program may have several classes of one definition: the second corresponds to the earlier run's second. But a
+        notebook's cell that runs again defines the same class as before.
         """
         with self.store.lock:
             known = self.classes.get(cls)
@@ -112,13 +114,13 @@ class _Open:
                 classes.adopt(identity, cls)
 
     def refresh(self) -> None:
-        """Read what other programs have stored since."""
+        """Read results that other programs have stored since."""
         self.store.refresh()
         for cls, record in list(self.classes.items()):
             self._take_over(cls, record)
 
 
-# By directory and id. They stay, since a program that maps again and again must not read a large store each time.
+# By directory and id. They stay, so that a program that maps many times does not read a large store each time.
 _open: dict[tuple[str, str], _Open] = {}
 _lock = threading.Lock()
 
@@ -133,7 +135,7 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 class StoreClient:
-    """How the calls of a client, or of some of its jobs, are recorded. For any thread. Raises StoreError."""
+    """Records the calls of a client, or of some of its jobs. For any thread. Raises StoreError."""
 
     def __init__(
         self,
@@ -152,12 +154,12 @@ class StoreClient:
         self._version = self._seed = callkey.of_seed(seed)
         self._open = _acquire(os.path.realpath(path))
         self._counts = self._open.counts_of_run()
-        self._part = self._open.part  # of the program, to which the counts belong
+        self._part = self._open.part  # part of the program that the counts belong to
         self._is_of_map = False
         self._is_closed = False
 
     def with_key(self, key: Any, version: Any) -> StoreClient:
-        """The same for calls with a key or a version of the user's own. A callable key is asked for each call's.
+        """Return a store client for calls with the user's own key or version. A callable key is called for each call.
 
         Raises UnstableKey.
         """
@@ -166,7 +168,8 @@ class StoreClient:
         return other
 
     def of_map(self) -> StoreClient:
-        """The same for a map that is called now: all of its calls are counted here, whenever its input is read."""
+        """Return a store client for a map that starts now: all its calls count in this run, whenever its input is
+        read."""
         other = object.__new__(StoreClient)
         other.__dict__.update(self.__dict__)
         other._count_here()
@@ -174,7 +177,7 @@ class StoreClient:
         return other
 
     def _count_here(self) -> None:
-        """Count the calls of the cell, or job, that calls now."""
+        """Count in the run of the cell, or job, that calls now."""
         if not self._is_of_map and _part_of_program() != self._part:
             self._counts = self._open.counts_of_run()
             self._part = self._open.part
@@ -187,7 +190,7 @@ class StoreClient:
         kwargs: dict[str, Any],
         prepared: Prepared,
     ) -> Call:
-        """The call, stored or not. The functions' lock is held. Raises UnstableKey, NotPicklable."""
+        """Return the call, stored or not. The caller holds the functions' lock. Raises UnstableKey, NotPicklable."""
         function_key = functions.key_of(function, prepared)
         if self._key is None:
             key, met = callkey.of_call(function, function_key, args, kwargs, self._version)
@@ -217,7 +220,7 @@ class StoreClient:
         return self._open.store.read(place)
 
     def entry(self, call: Call, number: int, status: int, seconds: float, host: str, payload: Any) -> Entry:
-        payload = serialize.split_text(payload)[1]  # a note is of this run alone
+        payload = serialize.split_text(payload)[1]  # a note belongs to this run only
         payload = (serialize.alone if status == m.DONE else serialize.alone_error)(payload)
         return Entry(
             call.key, number, call.name, host, status, time.time(), seconds, call.args, payload,
@@ -225,7 +228,7 @@ class StoreClient:
         )  # fmt: skip
 
     def put(self, entries: list[Entry], done: Callable[[StoreError | None], None]) -> None:
-        """Have them stored; see Writer."""
+        """Store entries; see Writer."""
         writer = self._open.writer
         if writer is None:
             done(StoreError(f"the store {self._open.store.path} is closed"))
@@ -233,13 +236,13 @@ class StoreClient:
             writer.put(entries, done)
 
     def flush(self) -> None:
-        """Return when all that was put before is stored, or not, and said so."""
+        """Return when all entries put before are stored, or have failed, and their `done` has been called."""
         writer = self._open.writer
         if writer is not None:
             writer.flush()
 
     def close(self) -> None:
-        """The last one to use the store in this process ends its writer. May be called again."""
+        """Release the store; the last client in this process ends its writer. May be called again."""
         with _lock:
             if self._is_closed:
                 return
@@ -252,7 +255,7 @@ class StoreClient:
 
 
 class Call:
-    """A call that is recorded: its key, and where its result is stored, if it is."""
+    """A call that is recorded: its key, and the place of its stored result, if any."""
 
     __slots__ = ("args", "classes", "key", "name", "place", "recorder")
 
@@ -277,14 +280,14 @@ class Call:
         return self.place >= 0
 
     def load(self, describe: str) -> tuple[BaseException | None, Any]:
-        """What was stored: (error, value). Raises whatever reading or unpickling it raises."""
+        """Return the stored (error, value). Raises whatever reading or unpickling it raises."""
         stored = self.recorder.read(self.place)
         if stored.status == m.DONE:
             return None, serialize.load_result_soon(stored.payload, describe)
         return serialize.load_error(stored.payload, f"{describe} (in an earlier run)"), None
 
     def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:
-        """What is to be stored of it."""
+        """Yield the entries to store."""
         yield self.recorder.entry(self, number, status, seconds, host, payload)
 
 
@@ -304,7 +307,7 @@ class Chunk:
             outcomes = serialize.load_result(payload)
             for call, (status_of_call, lasted, result) in zip(self._calls, outcomes, strict=True):
                 yield self.recorder.entry(call, number, status_of_call, lasted, host, result)
-        else:  # its runner died, or was too slow: of which call, nobody can say
+        else:  # its runner died, or was too slow; the call that did it is not known
             for call in self._calls:
                 yield self.recorder.entry(call, number, status, seconds, host, payload)
 
@@ -324,12 +327,12 @@ def _acquire(path: str) -> _Open:
 
 
 def _is_interactive() -> bool:
-    """Is there a prompt, or a notebook, at which the same lines may be run again?"""
+    """True at a prompt, or in a notebook, where the same lines may run again."""
     return hasattr(sys, "ps1")  # (IPython sets it, too)
 
 
 def _part_of_program() -> int | None:
-    """Which job this is, or which cell of a notebook, as it is counted; None where there are no such parts."""
+    """Return the number of this job, or of the notebook's cell; None if the program has no such parts."""
     if environment.jobs_begun:
         return environment.jobs_begun
     shell = environment.ipython_shell()

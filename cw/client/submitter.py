@@ -1,9 +1,9 @@
-"""The way of jobs from any thread to the session's own, which is woken; and back, if they are cancelled.
+"""Submission of jobs from any thread to the session's own, which is woken; and their cancellation.
 
     submit --> plain arguments of a known function? --yes--.
                    '-no--> calls.OneCall --> add ----------+--> room? --> Jobs.add --> wake
 
-The only job that is outstanding is sent from the thread that submits it: one wakeup less on its way.
+A job that is the only outstanding one is sent from the thread that submits it: this saves a wakeup.
 """
 
 from __future__ import annotations
@@ -23,35 +23,36 @@ from cw.payloads import serialize
 
 
 class Owner(Protocol):
-    """What is asked of the session."""
+    """The session, as a submitter needs it."""
 
     is_closed: bool
-    """Does it take no more jobs? Read under the session's lock."""
+    """True if the session accepts no more jobs. Read under its lock."""
 
     def why_closed(self) -> BaseException:
-        """What `submit` raises then."""
+        """Return the error that `submit` raises then."""
 
     def is_started(self) -> bool:
-        """Is there, or was there, a thread that sends jobs?"""
+        """True if the thread that sends jobs has been started."""
 
     def is_own_thread(self) -> bool:
-        """Is this called in that thread (a callback)?"""
+        """True if called in that thread (by a callback)."""
 
     def wait_for_room(self, size: int) -> None:
-        """Block until the client may hold that many bytes more, or is closed. Never in a callback."""
+        """Block until the client may hold `size` more bytes, or is closed. Never blocks in a callback."""
 
     def on_wake(self) -> None:
-        """Take what has been submitted and cancelled."""
+        """Take submitted and cancelled jobs."""
 
 
 class Submitter:
-    """Of one session. Any thread."""
+    """Submits and cancels jobs of one session. For any thread."""
 
     def __init__(
         self, loop: Loop, owner: Owner, jobs: Jobs, calls: Calls, exchange: Exchange, delivery: Delivery
     ) -> None:
         self.is_woken = False
-        """Is the session's thread about to look? It says no before it does: who adds after that wakes it again."""
+        """True if the session's thread is about to look for jobs. It clears this before it looks, so that a job added
+        later wakes it again."""
         self._loop = loop
         self._loop_lock: Any = loop.lock
         self._owner = owner
@@ -122,9 +123,10 @@ class Submitter:
         return number
 
     def cancel(self, number: int, is_delivered: bool = False, owner: Any = None) -> bool:
-        """Take a job back; if it runs, it is stopped. False: there is no such job, or it has ended.
+        """Cancel a job; if it runs, it is stopped. False: there is no such job, or it has ended.
 
-        `is_delivered`: as Abandoned; otherwise not at all. `owner`: the tag that it must have, if not None.
+        `is_delivered`: deliver it as Abandoned; otherwise it is not delivered. `owner`: the tag that it must have, if
+        not None.
         """
         if not self._jobs.cancel(number, is_delivered, owner):
             return False
@@ -136,7 +138,7 @@ class Submitter:
         return True
 
     def _make_room(self, payload: Any) -> None:
-        """Wait until the client may hold these bytes, too."""
+        """Wait until the client may hold these bytes as well."""
         size = len(payload)
         if size > memory.LARGE:
             wire.check_payload(payload, "the arguments")
@@ -166,9 +168,9 @@ class Submitter:
             self._loop_lock.release()
 
     def _undo(self, number: int) -> None:
-        """Ctrl-C in the middle of `submit`: nobody has got this job's number, so there is no job."""
+        """Withdraw a job after Ctrl-C in the middle of `submit`: its number reached nobody."""
         if self._owner.is_own_thread():
-            return  # a callback raised it: that is no signal
+            return  # a callback raised it: this is no signal
         self._jobs.withdraw(number)
         is_torn = False
         while self._loop_lock._is_owned():  # it came while this thread was sending
@@ -177,6 +179,6 @@ class Submitter:
         self._loop.call_soon_threadsafe(self._resume if is_torn else self._owner.on_wake)
 
     def _resume(self) -> None:
-        """This connection may have lost its place in the middle of a message: go on with another."""
+        """Connect anew: an interrupt may have left half a message on this connection."""
         self._exchange.link.connect_anew("a message was interrupted")
         self._owner.on_wake()

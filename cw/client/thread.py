@@ -10,7 +10,6 @@ Callbacks run in the client's own thread, one at a time.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import secrets
 from collections.abc import Callable
@@ -22,27 +21,28 @@ from cw.client.outcome import Abandoned
 from cw.client.progress import Counts, Progress
 from cw.client.session import Session
 from cw.client.store_client import StoreClient
+from cw.events import EventLogger
 from cw.payloads import current, serialize
 from cw.payloads.deferred import Deferred
 from cw.program import count
 from cw.requirements import JobOptions
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 Callback = Callable[[int, Any], object]
 
 FAILURES_LOGGED = 10
-"""Callbacks of a client that failed and are logged. More: one mistake in the callback of a million jobs buries all
-else. Fewer: the one that differs is not seen."""
+"""Number of failed callbacks of a client that are logged. More: one mistake in the callback of a million jobs buries
+everything else in the log. Fewer: a different failure is not seen."""
 
 
 def randid() -> int:
-    """A random job id, for the form of `submit` that takes the caller's own."""
+    """Return a random job id, for the form of `submit` that takes the caller's own."""
     return secrets.randbits(62)
 
 
 class Options:
-    """Settings of jobs: `thread.options(callback=f).submit(function, *args)`. May be kept and used many times."""
+    """Settings of jobs: `thread.options(callback=f).submit(function, *args)`. One object may be used many times."""
 
     __slots__ = ("_client", "callback", "number", "on_error", "recorder")
 
@@ -57,11 +57,11 @@ class Options:
         self._client = client
         self.callback = callback
         self.on_error = on_error
-        self.number = number  # of the options that travel
+        self.number = number  # of the options that are sent
         self.recorder = recorder
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
-        """As `ClientThread.submit`, with these options; from any thread, too."""
+        """Submit as `ClientThread.submit` does, with these options. For any thread."""
         return self._client._submit(self, function, args, kwargs)
 
 
@@ -70,16 +70,16 @@ class ClientThread:
 
     `callback(jobid, result)` is called in this thread for each job that returns, `on_error(jobid, exception)` for
     each that fails; without `on_error`, `wait()` raises the first error. Either may be None.
-    `host` may be 'HOST:PORT'; without it the master is found as the README says. In seconds: `connect_timeout`, for
-    which `start` tries to reach it (default 5), and `reconnect_timeout`, for which a lost one is looked for while jobs
-    are outstanding (default 300). `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks (but
-    never in a callback); None means no limit of jobs, half of this machine's memory. `store`, `durability`,
+    `host` may be 'HOST:PORT'; without it the master is found as the README says. `connect_timeout`: seconds that
+    `start` tries to reach it (default 5). `reconnect_timeout`: seconds that the client looks for a lost master while
+    jobs are outstanding (default 300). `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks
+    (but never in a callback); None means no limit of jobs, and half of this machine's memory. `store`, `durability`,
     `retry_errors`, `seed` and `workdir` as for ClusterExecutor: each result is stored before its callback is called.
-    `lend`, for a client in a job: as for ClusterExecutor. Raises ValueError or TypeError for settings that cannot be,
+    `lend`, for a client in a job: as for ClusterExecutor. Raises ValueError or TypeError for invalid settings,
     StoreError.
 
-    As a context manager it starts, and at the end of the block waits and stops; an exception cancels what is
-    outstanding. At the end of the program, what is outstanding is waited for.
+    As a context manager it starts, and at the end of the block waits and stops; an exception cancels outstanding jobs.
+    The end of the program waits for outstanding jobs.
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class ClientThread:
                 recorder.close()
             raise
         self._session.on_exit = self._log_untold
-        # Of outstanding jobs with an id of the caller's own.
+        # Outstanding jobs with the caller's own id.
         self._tag_by_jobid: dict[int, tuple[Any, Options, list[int]]] = {}
-        self._error: BaseException | None = None  # the first that no `on_error` was told, for wait()
-        # The same, if it is a job's: that of a callback has been logged.
+        self._error: BaseException | None = None  # the first that no `on_error` received, for wait()
+        # The same, if it is a job's error: a callback's error has been logged.
         self._untold: BaseException | None = None
         self._callbacks_failed = 0
 
@@ -127,11 +127,11 @@ class ClientThread:
         self._session.start()
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
-        """Run `function(*args, **kwargs)` on a worker; returns the job's id. From any thread, callbacks included.
+        """Run `function(*args, **kwargs)` on a worker; returns the job's id. For any thread, callbacks included.
 
-        If the first argument is not callable, it is the caller's own id for the job, an int (see `cw.randid`),
-        and the function follows. Raises ValueError for an id that is outstanding, TypeError (NotPicklable) for what
-        cannot be pickled, RuntimeError after `stop`.
+        If the first argument is not callable, it is the caller's own id for the job, an int (see `cw.randid`), and the
+        function follows. Raises ValueError for an id that is outstanding, TypeError (NotPicklable) if the call cannot
+        be pickled, RuntimeError after `stop`.
         """
         return self._submit(self._defaults, function, args, kwargs)
 
@@ -147,21 +147,21 @@ class ClientThread:
         key: Any = None,
         version: Any = None,
     ) -> Options:
-        """Jobs with a callback of their own: `.options(callback=f).submit(function, *args)`.
+        """Submit jobs with their own callbacks and settings: `.options(callback=f).submit(function, *args)`.
 
-        A callback that is not given here is as it was given to the ClientThread. `attempts`: how many runners a job
-        may take down before it fails with WorkerLost (default 3). With 1 it is never tried again once it may have
-        started, whatever happened.
+        A callback that is not given here is the ClientThread's. `attempts`: number of runners that a job may take down
+        before it fails with WorkerLost (default 3). With 1 it is never tried again once it may have started, whatever
+        the reason.
 
-        `timeout`: seconds for which a job may run, from its start on (waiting does not count). Then its process, with
-        all that it has started, gets SIGINT (a KeyboardInterrupt in the job), a second later SIGTERM, another second
-        later SIGKILL; the job fails with JobTimeout, and is not tried again.
+        `timeout`: seconds that a job may run, from its start (waiting does not count). Then its process and all
+        processes that it has started get SIGINT (a KeyboardInterrupt in the job), a second later SIGTERM, another
+        second later SIGKILL; the job fails with JobTimeout and is not tried again.
 
-        `min_time`: seconds that a job needs. It is not started on a worker that is about to be taken away sooner, as
-        at the end of an allocation of Slurm's.
+        `min_time`: seconds that a job needs. It does not start on a worker that will be taken away sooner, for example
+        at the end of a Slurm allocation.
 
-        `on_limit="keep"`: what a job returns after that SIGINT, at its time limit or as its worker ends, is its result;
-        as in ClusterExecutor's options.
+        `on_limit="keep"`: the value that a job returns after that SIGINT, at its time limit or when its worker ends, is
+        its result; as in ClusterExecutor's options.
 
         `key` and `version`, for a store: as in ClusterExecutor's options.
         """
@@ -170,7 +170,7 @@ class ClientThread:
             recorder = recorder.with_key(key, version)
         asked = JobOptions(attempts=attempts, timeout=timeout, min_time=min_time, on_limit=on_limit)
         defaults = self._defaults
-        # (`or` would pass over a callable that is empty, such as a list with a __call__.)
+        # (`or` would ignore a callable that is empty, such as a list with a __call__.)
         return Options(
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
@@ -180,25 +180,25 @@ class ClientThread:
         )
 
     def cancel(self, jobid: int) -> bool:
-        """Cancel an outstanding job, also one that runs; answers at once. False: it has ended, or is not known.
+        """Cancel an outstanding job even if it runs; returns at once. False: it has ended, or is not known.
 
-        Its `on_error` gets a CancelledError; its callback is not called. The process that runs it gets SIGINT (a
-        KeyboardInterrupt in the job), a second later SIGTERM, another second later SIGKILL, with all that it started.
+        Its `on_error` gets a CancelledError; its callback is not called. The process that runs it and all processes
+        that it has started get SIGINT (a KeyboardInterrupt), a second later SIGTERM, another second later SIGKILL.
         """
         tag = self._tag_by_jobid.get(jobid)
         if tag is not None:
             return bool(tag[2]) and self._session.cancel(tag[2][0], True, owner=tag)
         job = self._session.jobs.get(jobid)
-        if job is None or type(job.tag) is tuple:  # it has an id of its own: this is not it
+        if job is None or type(job.tag) is tuple:  # that job has the caller's own id, which is another
             return False
         return self._session.cancel(jobid, True)
 
     def wait(self, timeout: float | None = None, progress: bool | str = False) -> None:
-        """Block until every outstanding job has called back (seconds; TimeoutError after that).
+        """Block until every outstanding job has called back, at most `timeout` seconds (TimeoutError).
 
-        `progress`: with a bar, if stderr is a terminal (with 'always', in any case).
+        `progress`: show a bar, if stderr is a terminal (with 'always', in any case).
 
-        Then raises the first error that no `on_error` was told: of a job, or of a callback; each is raised once.
+        Then raises the first error of a job that no `on_error` received, or of a callback; each is raised once.
         """
         if self._session.is_own_thread():
             raise RuntimeError(
@@ -216,21 +216,22 @@ class ClientThread:
             raise error
 
     def refresh(self) -> None:
-        """At the next `submit` of each function, look at all values that it reads, whatever that costs.
+        """Check all values that a function reads at its next `submit`, whatever that costs.
 
-        As `ClusterExecutor.refresh`. Any thread.
+        Same as `ClusterExecutor.refresh`. For any thread.
         """
         self._session.calls.refresh()
 
     def restart(self) -> None:
-        """Fresh runners for what is submitted from now on, without the modules and values that earlier jobs left there.
+        """Run all jobs submitted from now on in fresh runners, without modules and values that earlier jobs left.
 
-        The working directory and `sys.path` are taken as they are now. Jobs submitted before end in the old ones.
+        The working directory and `sys.path` are taken as they are now. Jobs submitted before end in the old runners.
         Raises RuntimeError after `stop`."""
         self._session.restart("restart() was called")
 
     def stop(self) -> None:
-        """Leave the master. What is outstanding is cancelled (`on_error` gets a CancelledError). `submit` raises."""
+        """Disconnect from the master. Outstanding jobs are cancelled (`on_error` gets a CancelledError); `submit`
+        raises from then on."""
         self._session.close(is_waiting=False)
         self._session.join()
         self._log_untold()
@@ -240,13 +241,11 @@ class ClientThread:
         self._session.join(timeout)
 
     def is_alive(self) -> bool:
-        """Is the thread running?"""
+        """True if the thread is running."""
         return self._session.is_alive()
 
     def __reduce__(self) -> Any:
-        return (
-            self._session.__reduce__()
-        )  # (which raises; other attributes may be refused for themselves first)
+        return self._session.__reduce__()  # (raises, before another attribute raises an error of its own)
 
     def __enter__(self) -> ClientThread:
         self.start()
@@ -267,14 +266,14 @@ class ClientThread:
             own = None if options is self._defaults else options
             return self._session.submit(function, args, kwargs, own, options.number, options.recorder)
         jobid: int = function
-        if not hasattr(jobid, "__index__") or isinstance(jobid, bool):  # (numpy's integers are no ints)
+        if not hasattr(jobid, "__index__") or isinstance(jobid, bool):  # (numpy's integers are not ints)
             raise TypeError(
                 f"submit() takes a function first, or a job id (an int) and a function, not {jobid!r}"
             )
         if not args or not callable(args[0]):
             raise TypeError(f"submit({jobid}, ...): after a job id comes the function to call")
-        tag: tuple[Any, Options, list[int]] = (jobid, options, [])  # in the list: the session's number for it
-        if self._tag_by_jobid.setdefault(jobid, tag) is not tag:  # (one step, for other threads)
+        tag: tuple[Any, Options, list[int]] = (jobid, options, [])  # the list: the session's number for it
+        if self._tag_by_jobid.setdefault(jobid, tag) is not tag:  # (atomic)
             raise ValueError(f"job id {jobid} is outstanding: take another (cw.randid() makes one)")
         try:
             label = current.label_of_id(jobid)
@@ -291,16 +290,17 @@ class ClientThread:
         return Counts(*self._session.jobs.counts())
 
     def _log_untold(self) -> None:
-        """At the end, when nobody will call wait() any more: an error must not pass in silence."""
+        """Log an error at the end, when wait() can no longer raise it: it must not be lost silently."""
         error, self._untold = self._untold, None
         if error is not None:
             logger.error(
-                "a job has failed, and neither on_error nor wait() was there to tell",
+                "client.error_unseen",
+                "a job failed, and neither on_error nor wait() received its error",
                 exc_info=(type(error), error, error.__traceback__),  # (an exception may be false)
             )
 
     def _deliver(self, number: int, tag: Any, error: BaseException | None, value: Any) -> None:
-        """In the session's thread: fire the callback."""
+        """Call the callback, in the session's thread."""
         if type(tag) is tuple:
             number, options, _ = tag
             self._tag_by_jobid.pop(number, None)
@@ -322,9 +322,13 @@ class ClientThread:
         except BaseException as failure:
             self._callbacks_failed += 1
             if self._callbacks_failed <= FAILURES_LOGGED:
-                logger.error("the callback of job %d failed", number, exc_info=True)
+                logger.error("client.callback_failed", "the callback of job %d failed", number, exc_info=True)
             elif self._callbacks_failed == FAILURES_LOGGED + 1:
-                logger.error("the callback of job %d failed, too; those after it are not logged", number)
+                logger.error(
+                    "client.callbacks_not_logged",
+                    "the callback of job %d failed too; later ones are not logged",
+                    number,
+                )
             if self._error is None:
                 self._error = failure
 

@@ -1,4 +1,4 @@
-"""Threads that wait until something is true of a session's jobs."""
+"""Waiting of threads for a condition on a session's jobs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 
 class Waiting:
-    """Any thread. Who changes what is waited for calls `notify`, which costs little while nobody waits."""
+    """A condition for any thread. Call `notify` after each change; it is cheap while no thread waits."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._count = 0  # threads that wait
 
     def until(self, is_true: Callable[[], bool], timeout: float | None) -> bool:
-        """Block until that is true, which is looked at after each `notify`. False: time is up."""
+        """Block until `is_true()`, checked after each `notify`. False: `timeout` (seconds) is over."""
         with self._condition:
             self._count += 1
             try:
@@ -23,11 +23,11 @@ class Waiting:
                 self._count -= 1
 
     def notify(self) -> None:
-        """Have those that wait look again."""
+        """Let waiting threads check again."""
         if self._count:
             with self._condition:
                 self._condition.notify_all()
 
     def drop_after_fork(self) -> None:
-        """In a forked child: another thread, which is not here, may have held the lock."""
+        """Replace the lock in a forked child: a thread that does not exist here may have held it."""
         self._condition = threading.Condition()

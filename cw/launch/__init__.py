@@ -1,1 +1,1 @@
-"""What starts clusters, in whatever place: processes known for certain, the wait until one is ready."""
+"""Parts that all launchers of clusters share: handles, processes known for certain, the wait until one is ready."""

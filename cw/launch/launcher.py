@@ -1,11 +1,11 @@
-"""What the launchers share: a cluster's handle, processes known for certain, the wait until one is ready.
+"""Code that launchers share: a cluster's handle, processes known for certain, the wait until one is ready.
 
     launcher's process                                   master, worker
       Lifeline ---------- write end, here only .. read end -->  when it closes, they end at once
       wait_until_ready <- read end ............. write end ---  "ready\\n" once it serves
-      log <----------------------------------- its output ----  the last lines are told when it fails
+      log <----------------------------------- its output ----  an error shows its last lines
 
-A process is known by its pid and its start time, so none is touched that a launcher did not start.
+A process is identified by its pid and its start time, so that a launcher touches none that it did not start.
 """
 
 from __future__ import annotations
@@ -25,27 +25,29 @@ from typing import Any, NamedTuple
 from cw import program
 
 START_SECONDS = 60.0
-"""For a cluster to become ready. Longer: a hang is told later. Shorter: on a slow file system none starts."""
+"""Time for a cluster to become ready (seconds). Longer: a hang is reported later. Shorter: on a slow file system none
+starts."""
 
 END_SECONDS = 7.0
-"""For an orderly end, before the process is made to end. Longer: one that hangs holds up the program. Shorter: a worker
-stops jobs (3 s), and waits for threads that they have left (5 s)."""
+"""Time for an orderly end before a process is killed (seconds). Longer: one that hangs delays the program. Shorter: not
+enough for a worker that stops jobs (3 s) and waits for threads that they have left (5 s)."""
 
 KILL_SECONDS = 3.0
-"""For the end after SIGKILL, and a third of it for that before."""
+"""Time for processes to end after SIGKILL (seconds); a third of it for those that may still end before it."""
 
 POLL_SECONDS = 0.005
-"""Between two looks at processes that are ending. (Only kernels from 5.3 on can wait for another's child.)"""
+"""Time between checks of processes that are ending (seconds). (Only kernels from 5.3 on can wait for another's
+child.)"""
 
 WATCH_SECONDS = 0.05
-"""Between two looks whether one has died instead of becoming ready. That it is ready is noticed at once."""
+"""Time between checks that a starting process has not died (seconds). Its readiness is noticed at once."""
 
 LOGS_KEPT = 20
-"""Clusters of one machine with their logs kept; at twice as many, the older half goes: that takes 10 ms.
-More: older failures can be looked into. Fewer: tidier."""
+"""Number of clusters of one machine whose logs are kept; at twice as many, the older half is removed, which takes
+10 ms. More: older failures can be studied. Fewer: less clutter."""
 
 LOG_TAIL = 2000
-"""Bytes of a log that go into an error's text."""
+"""Number of bytes of a log that an error's text shows."""
 
 
 class LaunchError(program.UserError, RuntimeError):
@@ -53,7 +55,7 @@ class LaunchError(program.UserError, RuntimeError):
 
 
 def check_nworkers(nworkers: Any) -> int:
-    """`nworkers` as an int. Raises TypeError or ValueError."""
+    """Return `nworkers` as an int. Raises TypeError or ValueError."""
     try:
         if isinstance(nworkers, bool):
             raise TypeError
@@ -69,71 +71,71 @@ def check_nworkers(nworkers: Any) -> int:
 
 
 class Process(NamedTuple):
-    """A process, told by its start time (in ticks since boot) from a later one with the same pid."""
+    """A process; its start time (ticks since boot) distinguishes it from a later one with the same pid."""
 
     pid: int
     start_time: int
 
     def is_alive(self) -> bool:
-        """Whether it runs. One that has ended and is our child is reaped."""
+        """True if it runs. Reaps it if it has ended and is our child."""
         found = _look_at(self.pid)
         if found is None or found[1] != self.start_time:
             return False
         if found[0] in "ZX":
-            with _fork_lock, contextlib.suppress(ChildProcessError):  # Somebody else's child.
+            with _fork_lock, contextlib.suppress(ChildProcessError):  # Another process's child.
                 if (waited := os.waitpid(self.pid, os.WNOHANG))[0]:
                     _exit_statuses[self] = os.waitstatus_to_exitcode(waited[1])
             return False
         return True
 
     def exit_status(self) -> int | None:
-        """How it has ended, as subprocess says it; None if it has not, or was not our child to wait for."""
+        """Return its exit status as subprocess gives it; None if it has not ended, or was not our child."""
         self.is_alive()
         with _fork_lock:  # another thread may have reaped it just now
             return _exit_statuses.get(self)
 
     def send_signal(self, number: int) -> None:
-        """Signal this process and no other, if it is still there."""
+        """Signal this process and no other, if it still exists."""
         with contextlib.suppress(ProcessLookupError):
             try:
                 descriptor = os.pidfd_open(self.pid)
             except ProcessLookupError:
                 return
-            except OSError:  # An older kernel. In theory the pid might be taken between two lines.
+            except OSError:  # An older kernel. In theory the pid may be reused between two lines.
                 if self.is_alive():
                     os.kill(self.pid, number)
                 return
             try:
-                if self.is_alive():  # Then the descriptor means this one, whatever happens to the pid now.
+                if self.is_alive():  # Then the descriptor refers to this one, even if the pid is reused.
                     signal.pidfd_send_signal(descriptor, number)
             finally:
                 os.close(descriptor)
 
 
 _exit_statuses: dict[Process, int] = {}
-"""Of our children that were reaped: by any thread, under `_fork_lock`."""
+"""Exit statuses of our reaped children; used under `_fork_lock`, since any thread may reap one."""
 
 
 def _look_at(pid: int) -> tuple[str, int] | None:
-    """(state, start time) of a process, or None."""
+    """Return (state, start time) of a process, or None."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # Its name may hold anything, also ')'.
+            fields = file.read().rpartition(b")")[2].split()  # Its name may contain anything, even ')'.
     except OSError:
         return None
     return fields[0].decode(), int(fields[19])
 
 
 def boot_id() -> str:
-    """Which boot of the machine this is: a start time means something only together with it."""
+    """Return the id of this boot of the machine; start times are comparable only within one boot."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
 
 
 def end_processes(processes: Sequence[Process], before_kill: Callable[[], None] = lambda: None) -> None:
-    """End them and wait until they are gone: SIGTERM, `before_kill`, at last SIGKILL. Raises LaunchError.
+    """End processes and wait until they are gone: SIGTERM, `before_kill()`, at last SIGKILL. Raises LaunchError.
 
-    The last comes first: a worker says goodbye to a master that is still there.
+    The last comes first, so that a worker says goodbye to a master that still runs.
     """
     deadline = time.monotonic() + END_SECONDS
     for process in reversed(processes):
@@ -151,7 +153,7 @@ def end_processes(processes: Sequence[Process], before_kill: Callable[[], None] 
 
 def _are_gone(processes: Sequence[Process], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while any([process.is_alive() for process in processes]):  # noqa: C419  (each is to be reaped)
+    while any([process.is_alive() for process in processes]):  # noqa: C419  (each must be reaped)
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)
@@ -160,9 +162,9 @@ def _are_gone(processes: Sequence[Process], seconds: float) -> bool:
 
 # --- start ----------------------------------------------------------------------------------
 
-# Write ends of lifelines. A fork's child must not hold them: the cluster would outlive its program with it.
-# The lock is held while such descriptors are made and given to children, and during each fork, in whatever
-# thread. It is reentrant for a signal handler that forks.
+# Write ends of lifelines. A forked child must not hold them: with it, the cluster would outlive its program.
+# The lock is held while such descriptors are made and given to children, and during each fork in any thread. It is
+# reentrant for a signal handler that forks.
 _lifelines: set[int] = set()
 _fork_lock = threading.RLock()
 
@@ -188,7 +190,7 @@ class Lifeline:
             _lifelines.add(self._write_end)
 
     def cut(self) -> None:
-        """Make the processes at the read end end at once."""
+        """End the processes at the read end at once."""
         with _fork_lock:
             if self._write_end in _lifelines:
                 _lifelines.remove(self._write_end)
@@ -203,7 +205,7 @@ class Child(NamedTuple):
     process: Process
     log: str
     ready: int
-    """Read end of the pipe through which it says that it is ready."""
+    """Read end of the pipe through which it reports that it is ready."""
 
 
 def spawn(
@@ -215,11 +217,11 @@ def spawn(
     listeners: Mapping[str, socket.socket] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Child:
-    """Start `python -m cw.ROLE ARGUMENTS` in a session of its own: Ctrl-C reaches only the program.
+    """Start `python -m cw.ROLE ARGUMENTS` in a session of its own, so that Ctrl-C reaches only the program.
 
-    Its log is a file in the directory `logs`. `listeners`, by option, are handed over, and closed here.
+    Its log is a file in the directory `logs`. `listeners`, by option, are passed on, and closed here.
     """
-    import subprocess  # Takes 5 ms to load: `import cw` goes without.
+    import subprocess  # Takes 5 ms to load, which `import cw` saves.
 
     log = log_file(role, logs)
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as on_failure:
@@ -248,21 +250,21 @@ def spawn(
             env=environment,
         )
         on_failure.pop_all()
-        # From here on it is a Process, and may outlive the program: Popen shall not warn of that.
+        # From here on it is a Process, and may outlive the program: Popen must not warn of that.
         popen.returncode = 0
         found = _look_at(popen.pid)
     return Child(role, Process(popen.pid, found[1] if found else 0), log, ready)
 
 
 def log_file(role: str, logs: str) -> str:
-    """The log of a part of a cluster, in its directory of logs."""
+    """Return the log file of a part of a cluster, in its directory of logs."""
     return os.path.join(logs, f"{role.rpartition('.')[2]}.log")
 
 
 def wait_until_ready(children: Sequence[Child], seconds: float = START_SECONDS) -> None:
-    """Return when the last of the children has said that it is ready; it needs the others for that.
+    """Return when the last child reports that it is ready; it needs the others for that.
 
-    Raises LaunchError, with the end of the log, if one of them ends before. Closes the pipes.
+    Raises LaunchError, with the end of the log, if a child ends before, or after `seconds`. Closes the pipes.
     """
     with contextlib.ExitStack() as stack:
         for child in children:
@@ -289,7 +291,7 @@ def _failure(child: Child, what: str) -> LaunchError:
 
 
 def make_logs(base: str) -> str:
-    """Make a directory in `base` for one cluster's logs. From time to time the oldest go, if unused."""
+    """Make a directory in `base` for one cluster's logs. From time to time, removes the oldest unused ones."""
     os.makedirs(base, 0o700, exist_ok=True)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}-{os.getpid()}"
     os.mkdir(os.path.join(base, name), 0o700)
@@ -308,25 +310,25 @@ def make_logs(base: str) -> str:
 
 
 class Cluster:
-    """A running cluster. As a context manager, it is stopped when the block ends."""
+    """A running cluster. As a context manager, it stops when the block ends."""
 
     def __init__(self, master: str, slots: int, logs: str, stop: Callable[[], object]) -> None:
         self.master = master
         """The master's address, 'HOST:PORT'."""
         self.slots = slots
-        """How many were asked for; 0 without workers."""
+        """Number of slots requested; 0 without workers."""
         self.logs = logs
-        """The directory with the logs."""
+        """Directory of the logs."""
         self.is_kept_up: Callable[[], bool] = lambda: False
-        """Whether somebody starts its worker again when that has died."""
+        """Whether its worker is started again when it dies."""
         self._stop: Callable[[], object] | None = stop
         self._owner = os.getpid()
 
     def stop(self) -> None:
-        """End the cluster and wait until it is gone. Does nothing the second time, or in a fork's child."""
+        """End the cluster and wait until it is gone. Does nothing the second time, or in a forked child."""
         stop, self._stop = self._stop, None
-        # A block that nobody has left ends with the interpreter, when little is left to end a cluster with. It
-        # ends then as it does when the program is killed.
+        # A block that was never left ends with the interpreter, which then can hardly end a cluster in order. The
+        # cluster ends then as it does when the program is killed.
         if stop and os.getpid() == self._owner and not sys.is_finalizing():
             stop()
 

@@ -1,4 +1,4 @@
-"""What was started on this machine to last until it is stopped: noted, so that any program of the user can end it.
+"""Notes on the cluster that was started on this machine until it is stopped: any program of the user can end it.
 
     ~/.cw/mp-HOST/state.json     the processes, under a lock for which other starts and stops wait
     ~/.cw/mp-HOST/started/       the logs
@@ -9,26 +9,26 @@ Many machines may share a home directory: each has a part of its own.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator, Sequence
 
 from cw import program, userdir
+from cw.events import EventLogger
 from cw.launch import launcher
 from cw.launch.launcher import Child, Process
 
-logger = logging.getLogger("cw.mp")
+logger = EventLogger("cw.mp")
 
 
 def directory() -> str:
-    """This machine's part of the user's own directory."""
+    """Make and return this machine's part of the user's own directory."""
     path = os.path.join(userdir.make_home(), f"mp-{os.uname().nodename}")
     os.makedirs(path, 0o700, exist_ok=True)
     return path
 
 
 class LocalState:
-    """What `start` notes for `stop`. Read and written only by who holds the lock."""
+    """Notes of `start` for `stop`. Changed only under the lock."""
 
     def __init__(self) -> None:
         self.master = ""
@@ -39,7 +39,7 @@ class LocalState:
 
     @classmethod
     def load(cls) -> LocalState:
-        """The noted state; an empty one if there is none, or if the machine has been booted since."""
+        """Load the notes; empty if there are none, or if the machine has been booted since."""
         import json
 
         state = cls()
@@ -50,7 +50,12 @@ class LocalState:
                 state.master, state.slots = noted["master"], noted["slots"]
                 state.since, state.logs = noted["since"], noted["logs"]
         except (ValueError, KeyError, TypeError) as error:
-            logger.warning("%s is not of this version of cw: passed over (%r)", cls._file(), error)
+            logger.warning(
+                "mp.state_invalid",
+                "%s is passed over: it is not of this version of cw (%r)",
+                cls._file(),
+                error,
+            )
             return cls()
         return state
 
@@ -78,13 +83,13 @@ class LocalState:
         vars(self).update(vars(LocalState()))
 
     def note(self, master: str, child: Child) -> None:
-        """Write down a process as soon as it is there, so that it can be stopped whatever happens to us."""
+        """Note a process as soon as it exists, so that it can be stopped whatever happens to this one."""
         self.master = master
         self.processes[child.role] = child.process
         self.save()
 
     def end(self, roles: Sequence[str]) -> bool:
-        """End these and forget them; returns whether any of them was running."""
+        """End the parts with these roles and forget them; returns whether any of them was running."""
         running = [process for role, process in self.running().items() if role in roles]
         launcher.end_processes(running)
         self.processes = {role: p for role, p in self.processes.items() if role not in roles}
@@ -100,6 +105,7 @@ class LocalState:
 
 @contextlib.contextmanager
 def locked() -> Iterator[LocalState]:
+    """Hold the lock of the notes."""
     directory()
     with userdir.locked(f"mp-{os.uname().nodename}/lock"):
         yield LocalState.load()

@@ -1,10 +1,10 @@
-"""What a user asks for when a cluster is started: one frozen value, whose fields are the arguments of `cw.start`.
+"""Options of a cluster that is started: one frozen value, whose fields are the arguments of `cw.start`.
 
 cw.start(4, time="1:00:00")  --->  ClusterOptions(4, ..., time="1:00:00")  --->  cw.mp, cw.slurm
-`@takes(ClusterOptions)`           the only place where the arguments are written down
+`@takes(ClusterOptions)`           the only place that lists the arguments
 """
 
-# (No `from __future__ import annotations`: help() shows these types, and would show texts in their place.)
+# (No `from __future__ import annotations`: help() shows these types, and would show strings in their place.)
 
 import functools
 import re
@@ -15,14 +15,14 @@ P = ParamSpec("P")
 Result = TypeVar("Result")
 
 POSITIONAL = 7
-"""Arguments that may be given without their names; the others came later, and may come to stand in another order."""
+"""Number of arguments that may be given without their names; the others are newer, and their order may change."""
 
 
 class ClusterOptions(NamedTuple):
-    """What is to be started, and how. Those after `docker_args` are given by name, and are for Slurm."""
+    """The cluster to start. Fields after `docker_args` are given by name, and are for Slurm."""
 
     nworkers: int
-    """Slots."""
+    """Number of slots."""
     master: bool = True
     workers: bool = True
     master_options: Sequence[str] = ()
@@ -41,19 +41,19 @@ class ClusterOptions(NamedTuple):
     verbose: bool = False
 
     def check_roles(self) -> None:
-        """Raise ValueError if nothing is to be started."""
+        """Raise ValueError if there is nothing to start."""
         if not self.master and not self.workers:
             raise ValueError("master=False and workers=False leave nothing to start")
 
     def list_of(self, field: str) -> list[str]:
-        """The arguments of another program in this field, as texts. Raises TypeError."""
+        """Return this field's arguments for another program, as strings. Raises TypeError."""
         arguments = getattr(self, field)
-        if isinstance(arguments, str):  # A sequence too, of letters.
+        if isinstance(arguments, str):  # Also a sequence, of letters.
             raise TypeError(f"{field} is a list of arguments: [{arguments!r}], not {arguments!r}")
         return [str(argument) for argument in arguments]
 
     def for_slurm(self) -> list[str]:
-        """The names of those fields that the user has set and only a cluster in Slurm can follow."""
+        """Return the names of fields that the user has set and that only a cluster in Slurm can follow."""
         return [field for field in FOR_SLURM if getattr(self, field)]
 
 
@@ -61,7 +61,7 @@ FOR_SLURM = (
     "docker_image", "docker_args", "isolated", "time", "partition", "mem_per_cpu", "name", "local_master", "renew",
     "apptainer_image", "apptainer_args",
 )  # fmt: skip
-"""Fields that say something about Slurm's jobs."""
+"""Fields that describe Slurm's jobs."""
 
 
 def takes(

@@ -1,4 +1,4 @@
-"""What a user asked for of a cluster in a batch system: the plan, kept with the cluster, and what its options mean.
+"""Plan of a cluster in a batch system, as a user asked for it: kept with the cluster; and the meaning of its options.
 
 ClusterOptions --> Plan --> ScriptRequest (for one job of the cluster) --> BatchSystem.script()
                      '----> split_options: the batch system's | those of cw's programs
@@ -16,11 +16,11 @@ PROGRAM_OPTIONS = {
     "master": frozenset({"--host", "--port", "--silence", "--client-grace"}),
     "worker": frozenset({"--grace", "--lifetime", "--max-jobs", "--silence", "--reconnect-timeout"}),
 }
-"""Options of cw's programs, among those that a user gives for a job. All others are the batch system's."""
+"""Options of cw's programs among those that a user gives for a job. All others are the batch system's."""
 
 
 class Plan(NamedTuple):
-    """What a user asked for."""
+    """The cluster that a user asked for."""
 
     name: str
     slots: int
@@ -38,25 +38,25 @@ class Plan(NamedTuple):
     has_local_master: bool = False
     verbose: bool = False
     of_cluster: str = ""
-    """Whose master the workers are for, if it is another cluster's."""
+    """Name of the cluster whose master the workers are for, if it is another one."""
     foreign_master: str = ""
-    """The address of the workers' master, if it is of no cluster that is known here."""
+    """Address of the workers' master, if it belongs to no cluster that is known here."""
 
     @property
     def sought_cluster(self) -> str:
-        """The name of the cluster whose master the workers look for."""
+        """Name of the cluster whose master the workers look for."""
         return self.of_cluster or self.name
 
     def program_options(self, role: str) -> list[str]:
-        """The options of cw's own program, 'master' or 'worker'. Raises LaunchError."""
+        """Return the options of cw's own program, 'master' or 'worker'. Raises LaunchError."""
         return split_options(role, self._options(role))[1]
 
     def system_options(self, role: str) -> list[str]:
-        """The batch system's options for the job of 'master' or 'worker'. Raises LaunchError."""
+        """Return the batch system's options for the job of 'master' or 'worker'. Raises LaunchError."""
         return split_options(role, self._options(role))[0]
 
     def port(self) -> int | None:
-        """The port that the master's options ask for: 0 is any that is free, None the default. Raises AddressError."""
+        """Return the port in the master's options: 0 for any free one, None for the default. Raises AddressError."""
         found = None
         given = iter(self.program_options("master"))
         for option in given:
@@ -67,7 +67,7 @@ class Plan(NamedTuple):
         return found
 
     def check(self) -> None:
-        """Raise ValueError for what makes no sense in any batch system."""
+        """Raise ValueError for options that are invalid in every batch system."""
         address.check_cluster_name(self.name)
         self.port()
         if self.docker_image and self.apptainer_image:
@@ -80,36 +80,36 @@ class Plan(NamedTuple):
 
 
 class ScriptRequest(NamedTuple):
-    """What one batch script is for."""
+    """Contents of one batch script."""
 
     role: str
     """'master' or 'workers'."""
     plan: Plan
     token: str
-    """Of this cluster, and of no other of that name before or after it."""
+    """Token of this cluster, different from those of others of that name before and after it."""
     logs: str
-    """The directory of the logs."""
+    """Directory of the logs."""
     kill_wait: float = 30.0
     """Seconds from the batch system's SIGTERM to its SIGKILL."""
     follows: int = 0
-    """The job at whose end it may begin, or 0."""
+    """Id of the job after whose end it may begin, or 0."""
     delay: int = 0
-    """Seconds after its submission, before which it must not begin."""
+    """Least time from its submission to its start (seconds)."""
 
     @property
     def job_name(self) -> str:
-        """The job's name. With the id, it tells our jobs from all others, also from one that was given the same id by
-        a controller that had lost its memory."""
+        """Name of the job. Name and id together distinguish our jobs from all others, even from one with the same id
+        from a controller that has lost its memory."""
         return job_name(self.plan.name, self.role, self.token)
 
 
 def job_name(cluster: str, role: str, token: str) -> str:
-    """The name of the jobs of one cluster's master or workers."""
+    """Return the name of the jobs of a cluster's master or workers."""
     return f"cw-{cluster}-{role}-{token}"
 
 
 def split_options(role: str, options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the batch system's, those of cw's program) of the options for the job of 'master' or 'worker'.
+    """Split the options for the job of 'master' or 'worker' into (the batch system's, those of cw's program).
 
     Raises LaunchError if one of the program's lacks its value.
     """
@@ -130,5 +130,5 @@ def split_options(role: str, options: Sequence[str]) -> tuple[list[str], list[st
 
 
 def load_plan(noted: dict[str, Any]) -> Plan:
-    """A plan from what `_asdict` gave and JSON has kept."""
+    """Make a plan from its `_asdict`, as read from JSON."""
     return Plan(**noted)

@@ -1,10 +1,10 @@
-"""The lines of batch scripts in which no batch system is: what is exported, and the commands of cw's programs.
+"""Lines of batch scripts that are the same in all batch systems: exports, and the commands of cw's programs.
 
-head             first lines: what a script is for, and what the programs in it find in their environment
+head             first lines: the script's purpose, and the environment of its programs
 sidecar          a program beside the job                              (cw.slurm.sidecar)
-master_command, worker_command     the programs themselves; the worker in a container, where one is wanted
+master_command, worker_command     the programs themselves; the worker in a container, if one is wanted
 
-All is plain shell, so that a user can read it, change it and submit it by hand.
+Everything is plain shell, so that a user can read it, change it and submit it by hand.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from cw.launch.plan import Plan, ScriptRequest
 from cw.location import VARIABLE
 
 RECONNECT_SECONDS = 3600
-"""How long workers look for a master whose job has ended: another one may wait in the queue for long."""
+"""Time that workers look for a master whose job has ended (seconds). Shorter: too short for another one that waits in
+the queue. Longer: workers without a master hold their allocation."""
 
 
 def head(plan: Plan, what: str) -> list[str]:
-    """The first lines of a script; `what` says what it is for."""
+    """Return the first lines of a script; `what` describes it."""
     settings = {"CW_CLUSTER": plan.sought_cluster, "CW_HOME": userdir.home_directory()}
     if os.environ.get("CW_CREDENTIAL"):
         settings["CW_CREDENTIAL"] = credential.credential_file()
@@ -31,27 +32,27 @@ def head(plan: Plan, what: str) -> list[str]:
 
 
 def sidecar(verb: str, request: ScriptRequest, *arguments: str) -> str:
-    """The command of a program beside the job."""
+    """Return the command of a program beside the job."""
     name, token = request.plan.name, request.token
     return shlex.join(program.command("cw.slurm.sidecar", verb, name, token, *arguments))
 
 
 def renewal(request: ScriptRequest) -> list[str]:
-    """What submits the job that will follow this one, if that is wanted."""
+    """Return the command that submits the job that will follow this one, if that is wanted."""
     return [sidecar("renew", request, request.role)] if request.plan.is_renewed else []
 
 
 def master_command(plan: Plan) -> str:
-    """The command of the master."""
+    """Return the command of the master."""
     return shlex.join(program.command("cw.master", *_verbose(plan), *plan.program_options("master")))
 
 
 def worker_command(request: ScriptRequest) -> str:
-    """The command of a worker, in its container if one is wanted. Its slots and its end are for the script to add."""
+    """Return the command of a worker, in its container if one is wanted. The script adds its slots and its end."""
     plan, kill_wait = request.plan, request.kill_wait
     is_in_image = plan.docker_image or plan.apptainer_image
     command = ["python3", "-m", "cw.worker"] if is_in_image else program.command("cw.worker")
-    # What runs is then stopped step by step, within 3 s.
+    # Jobs that still run after the grace time are stopped step by step, within 3 s.
     grace = f"{max(0.0, min(20.0, kill_wait * 2 / 3, kill_wait - 4)):g}"
     limits = ["--grace", grace, "--reconnect-timeout", str(RECONNECT_SECONDS)]
     own = plan.program_options("worker")
@@ -63,8 +64,8 @@ def _verbose(plan: Plan) -> list[str]:
 
 
 def _container(plan: Plan) -> list[str]:
-    """What comes before a worker's command. The credential must be the user's own inside, too: so the user's ids are
-    kept. Where the address file and the credential lie is seen inside under the same names, read-only."""
+    """Return the command that runs a worker in its container. It keeps the user's ids, since the credential must belong
+    to the user inside, too. The directories of address file and credential have the same names inside, read-only."""
     where = userdir.home_directory()
     key = credential.credential_file()
     directories = sorted({where, os.path.dirname(key)})
@@ -73,7 +74,7 @@ def _container(plan: Plan) -> list[str]:
         options = ["--rm", "--network=host", f"--user={os.getuid()}:{os.getgid()}"]
         options += [f"--volume={directory}:{directory}:ro" for directory in directories]
         options += [f"--env={name}={value}" for name, value in settings.items()]
-        options += [f"--env={name}" for name in (VARIABLE, "CW_MASTER", guard.DEPTH)]  # where they are set
+        options += [f"--env={name}" for name in (VARIABLE, "CW_MASTER", guard.DEPTH)]  # if they are set
         return ["docker", "run", *options, *plan.docker_args, plan.docker_image]
     if plan.apptainer_image:
         options = [f"--bind={directory}:{directory}:ro" for directory in directories]

@@ -1,4 +1,4 @@
-"""Asking a master how its cluster stands, and telling it what a launcher knows: an *observer*.
+"""An *observer* of a master: asks for the status of its cluster, and reports to it what a launcher knows.
 
 launcher --> Hello (observer) --> Census
                                   Excuse, Drain, End --> the master
@@ -21,38 +21,38 @@ from cw.net.loop import Loop
 from cw.version import VERSION
 
 Failure = tuple[tuple[str, int], OSError]
-"""An address at which no master could be asked, and why."""
+"""An address at which no master could be reached, and the error."""
 
 ANSWER_SECONDS = 2.0
-"""For a master to answer. Longer: a launcher hangs where a firewall swallows what it sends. Shorter: one that is busy
-seems to be gone."""
+"""Time for a master to answer (seconds). Longer: a launcher hangs if a firewall drops its messages. Shorter: a busy
+master seems to be gone."""
 
 
 class ClusterStatus(NamedTuple):
-    """How a cluster stands."""
+    """Status of a cluster."""
 
     where: str
     """The address at which the master answered, 'HOST:PORT'."""
     ident: str
     """The master's start id."""
     place: str
-    """Where a launcher put it: see `location`."""
+    """Place where a launcher put it: see `location`."""
     waiting: int
     running: int
     clients: int
     workers: list[dict[str, Any]]
     """Each with its ident, name, place (a Location as text), slots, left (seconds, or None), held (jobs), draining."""
     lost: list[dict[str, Any]]
-    """Workers that were lost and not excused: ident, name, place, how, at (seconds since 1970)."""
+    """Workers that were lost and not forgiven: ident, name, place, how, at (seconds since 1970)."""
 
     @property
     def location(self) -> Location:
-        """Where the master runs, if a launcher has put it there."""
+        """Location of the master, if a launcher has put it there."""
         return Location.parse(self.place)
 
     @property
     def slots(self) -> int:
-        """Slots connected, but for those of workers that drain."""
+        """Number of connected slots, without those of draining workers."""
         return sum(worker["slots"] for worker in self.workers if not worker["draining"])
 
 
@@ -62,10 +62,9 @@ def ask(
     seconds: float = ANSWER_SECONDS,
     on_failures: Callable[[list[Failure]], None] = lambda failures: None,
 ) -> ClusterStatus | None:
-    """How the cluster stands whose master answers first, or None; then tell that master these messages.
+    """Return the status of the cluster whose master answers first, or None; then send that master the messages.
 
-    Blocks for up to `seconds` for each candidate. `on_failures` is given those that could not be reached, where that
-    is all of them.
+    Blocks for up to `seconds` for each candidate. `on_failures` is called with the failures if none could be reached.
     """
     loop = Loop()
     found: list[ClusterStatus] = []

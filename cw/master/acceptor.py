@@ -16,7 +16,6 @@ legitimate peer is through in a few milliseconds, and one that has been pending 
 from __future__ import annotations
 
 import errno
-import logging
 import select
 import socket
 import time
@@ -24,14 +23,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cw.credential import Credential
+from cw.events import EventLogger, RateLimited
 from cw.net.loop import IN, OUT, Loop
 from cw.net.sockets import is_own_peer, name_of_peer, tune
-from cw.program import RateLimited
 
 if TYPE_CHECKING:
     from cw.net import tls
 
-logger = logging.getLogger("cw.gate")
+logger = EventLogger("cw.acceptor")
 
 SECONDS = 10.0
 """Time limit of a handshake (seconds). Longer: more pending peers at a time. Shorter: slow networks and busy machines
@@ -99,7 +98,7 @@ class Acceptor:
         self._contexts: tls.Contexts | None = None
         self._credit = BURST  # seconds
         self._at = time.monotonic()
-        self._lines = RateLimited(logger)
+        self._lines = RateLimited("cw.acceptor")
         loop.watch(self._epoll.fileno(), IN, self._on_ready)
         loop.call_every(1.0, self._on_second)
 
@@ -175,7 +174,9 @@ class Acceptor:
                 if not count and self._pending:
                     self._drop_oldest()
                 elif not count:
-                    self._lines.warning("no new connection can be taken now: %s", error.strerror)
+                    self._lines.warning(
+                        "acceptor.accept_failed", "no connection can be accepted now: %s", error.strerror
+                    )
                     self._credit = min(self._credit, 0.0) - RETRY_ACCEPT * SHARE
                 return
             if sock.family == socket.AF_UNIX:
@@ -194,7 +195,9 @@ class Acceptor:
             self._on_admitted(sock)
             return
         self.turned_away += 1
-        self._lines.warning("another user's process on this machine was turned away")
+        self._lines.warning(
+            "acceptor.other_user", "a process of another user on this machine was turned away"
+        )
         sock.close()
 
     def _step(self, peer: _Pending) -> None:
@@ -219,7 +222,7 @@ class Acceptor:
         except BlockingIOError:
             return False
         if not first:
-            logger.debug("%s left without a word", peer.address)
+            logger.debug("acceptor.left_early", "%s left before a handshake", peer.address)
             self._forget(peer)
             peer.close()
             return False
@@ -233,14 +236,14 @@ class Acceptor:
         return True
 
     def _turn_away(self, peer: _Pending, reason: str) -> None:
-        self._lines.warning("%s was turned away: %s", peer.address, reason)
+        self._lines.warning("acceptor.turned_away", "%s was turned away: %s", peer.address, reason)
         self.turned_away += 1
         self._forget(peer)
         peer.close()
 
     def _drop_oldest(self) -> None:
         oldest = next(iter(self._pending.values()))
-        self._turn_away(oldest, "too many have not finished their handshakes, and it was the oldest of them")
+        self._turn_away(oldest, "too many handshakes were unfinished, and this one was the oldest")
 
     def _forget(self, peer: _Pending) -> None:
         del self._pending[peer.fd]

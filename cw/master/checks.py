@@ -11,12 +11,12 @@ one connection and nothing else. An error behind them ends the master, loudly, s
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cw.errors import ProtocolError
+from cw.events import EventLogger
 from cw.net import messages as m
 from cw.net.objects import SessionObjects, closure
 from cw.net.schema import MOST_DEPTH, TEXT, check_bounds, is_ident, is_text
@@ -24,7 +24,7 @@ from cw.net.wire import MAX_PAYLOAD
 from cw.requirements import JobOptions
 from cw.version import VERSION
 
-logger = logging.getLogger("cw.checks")
+logger = EventLogger("cw.checks")
 
 ENVIRONMENT_BYTES = 4 * 1024**2
 """Most bytes of an environment: a working directory and a `sys.path` take some kilobytes."""
@@ -130,7 +130,7 @@ class Rules:
         except ProtocolError:
             raise
         except Exception as error:
-            logger.exception("%s cannot be checked", type(message).__name__)
+            logger.error("checks.failed", "the check of %s failed", type(message).__name__, exc_info=True)
             raise ProtocolError(f"{type(message).__name__} cannot be checked: {error!r}") from error
 
 

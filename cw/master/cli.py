@@ -45,7 +45,7 @@ def main() -> int:
     if local is not None:
         acceptor.listen(local)
     program.end_with(loop, options.lifeline_fd, master.leave)
-    logger.info("only who has the credential %s gets in", mine.path)
+    logger.info("master.credential", "the master admits only holders of the credential %s", mine.path)
     _log_address(host, port)
     if options.ready_fd is not None:
         program.say_ready(options.ready_fd)
@@ -60,22 +60,25 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = program.argument_parser(
-        "cw.master", "Carries jobs from client programs to workers, and their results back."
+        "cw.master", "Routes jobs from client programs to workers, and their results back."
     )
     parser.add_argument(
-        "--host", metavar="ADDR", help="the address to listen on (default: all of this machine's)"
+        "--host", metavar="ADDR", help="address to listen on (default: all addresses of this machine)"
     )
     parser.add_argument(
-        "--port", type=program.converted_by(_parse_port), help="the port (default: 5494; 0: a free one)"
+        "--port",
+        type=program.converted_by(_parse_port),
+        help="port to listen on (default: 5494; 0: a free one)",
     )
     parser.add_argument("--no-address-file", action="store_true", help="do not write the address to ~/.cw")
     defaults = Settings()
     parser.add_argument("--silence", metavar="SECONDS", type=program.converted_by(program.parse_positive_seconds),
                         default=defaults.silence,
-                        help="a worker that says nothing for so long is lost (default: %(default)g)")  # fmt: skip
+                        help="treat a worker as lost if it sends nothing for this long "
+                        "(default: %(default)g)")  # fmt: skip
     parser.add_argument("--client-grace", metavar="SECONDS", type=program.converted_by(program.parse_seconds),
-                        default=defaults.client_grace, help="a client that is gone without goodbye may come back "
-                        "within so long; meanwhile its running jobs go on (default: %(default)g)")  # fmt: skip
+                        default=defaults.client_grace, help="let the running jobs of a lost client go on for this "
+                        "long, in case it comes back (default: %(default)g)")  # fmt: skip
     program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--listen-fd", "--local-fd")
     return parser.parse_args()
 
@@ -97,7 +100,11 @@ def _listen(host: str, port: int | None) -> socket.socket:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 if port is None and number:
-                    logger.warning("port %d is taken, by another master perhaps: taking a free one", number)
+                    logger.warning(
+                        "master.port_taken",
+                        "port %d is taken, perhaps by another master: a free one is used",
+                        number,
+                    )
                     continue
                 raise program.UserError(
                     f"port {number}{f' on {host}' * bool(host)} is taken: give another with --port, or 0 for a free one"
@@ -120,6 +127,7 @@ def _log_address(host: str, port: int) -> None:
     is_on_all = host in ("::", "0.0.0.0")
     name = address.join(os.uname().nodename if is_on_all else host, port)
     logger.info(
+        "master.listening",
         "the master listens on %s; workers: python -m cw.worker %s",
         f"all addresses of this machine, port {port}" if is_on_all else name,
         name,
@@ -132,7 +140,8 @@ def _write_address(host: str, port: int) -> str | None:
     try:
         return address.write_address(host, port)
     except OSError as error:
-        logger.warning("cannot write the address file %s (%s): name this master's host to workers and clients",
+        logger.warning("master.address_file_failed",
+                       "the address file %s cannot be written (%s): name this master's host to workers and clients",
                        address.address_file(), error.strerror)  # fmt: skip
         return None
 

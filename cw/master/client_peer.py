@@ -113,10 +113,11 @@ class ClientPeer(Peer):
         master.welcome(connection)
         connection.send(m.Roster(sorted(master.joined()), []))
         if not is_back:
-            events.info("%s joined from %s", self.name, connection.peer)
+            events.info("master.client_joined", "%s joined from %s", self.name, connection.peer)
             return
         events.info(
-            "%s is back, from %s; %d of its jobs are here",
+            "master.client_back",
+            "%s is back from %s; %d of its jobs are here",
             self.name,
             connection.peer,
             len(dispatcher.state.open_jobs(self._key)),
@@ -137,7 +138,9 @@ class ClientPeer(Peer):
         self._settle()
 
     def give_up(self, action: GiveUp) -> None:
-        lines.warning("job %d of %s is given up: %s", action.number, self.name, action.reason)
+        lines.warning(
+            "master.job_given_up", "job %d of %s is given up: %s", action.number, self.name, action.reason
+        )
         lost = m.Lost(action.number, action.reason, list(action.notes))
         if self.connection is None:
             self._lost.append(lost)
@@ -184,6 +187,7 @@ class ClientPeer(Peer):
             )
             if self._resumption.should_end(now, has_lost_parent, is_in_the_way):
                 events.warning(
+                    "master.client_expired",
                     "%s did not come back; its %s dropped",
                     self.name,
                     program.count(len(dispatcher.state.open_jobs(self._key)), "open job is", "open jobs are"),
@@ -205,6 +209,7 @@ class ClientPeer(Peer):
             return
         if settled.missing:
             events.info(
+                "master.workers_missing",
                 "%s not come back for the jobs of %s",
                 program.count(len(settled.missing), "worker has", "workers have"),
                 self.name,
@@ -271,7 +276,8 @@ class ClientPeer(Peer):
 
     def on_close(self, reason: str) -> None:
         open_jobs = len(self._master.dispatcher.state.open_jobs(self._key))
-        events.warning("%s is gone%s; its %s kept for %.0f s", self.name, f" ({reason})" if reason else "",
+        events.warning("master.client_gone", "%s is gone%s; its %s kept for %.0f s", self.name,
+                       f" ({reason})" if reason else "",
                        program.count(open_jobs, "open job is", "open jobs are"),
                        self._master.settings.client_grace)  # fmt: skip
         self.connection = None

@@ -17,7 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from cw import location, program
+from cw import events, location
+from cw.events import RateLimited
 from cw.master import asides, checks
 from cw.master.client_peer import ClientPeer
 from cw.master.dispatch import Dispatcher
@@ -45,7 +46,7 @@ from cw.net.objects import Key
 from cw.net.wire import MAX_BODY
 from cw.version import VERSION
 
-_lines = program.RateLimited(logger, burst=10)
+_lines = RateLimited("cw.master", burst=10)
 
 HELLO_SECONDS = 10.0
 """Time limit for a connection's Hello (seconds); then the connection is closed."""
@@ -91,7 +92,9 @@ class Master:
         connection.decoder.accepts = frozenset({m.Hello})
         connection.decoder.max_body = HELLO_BYTES
         connection.on_message = lambda hello: self._on_hello(connection, hello)
-        connection.on_close = lambda reason: logger.debug("%s left before its hello", connection.peer)
+        connection.on_close = lambda reason: logger.debug(
+            "master.left_before_hello", "%s left before its hello", connection.peer
+        )
         if len(self._ungreeted) >= UNGREETED:
             self._ungreeted.popleft()[1].close()
         self._ungreeted.append((time.monotonic() + HELLO_SECONDS, connection))
@@ -155,7 +158,9 @@ class Master:
     def excuse(self, key: str) -> None:
         """Take back what was charged for the loss of this worker: no job was the reason."""
         for loss in [loss for loss in self._lost if loss.ident == key]:
-            _lines.info("%s was lost with its allocation: nothing is charged for it", loss.name)
+            _lines.info(
+                "master.loss_forgiven", "%s was lost with its allocation: no job is charged for it", loss.name
+            )
             self._lost.remove(loss)
         self.perform(self.dispatcher.on_excused(key))
 
@@ -192,7 +197,9 @@ class Master:
         if client is not None and not client.knows(hello):
             reason = "another client has this session"
         if reason:
-            _lines.warning("refused %s from %s: %s", hello.role, connection.peer, reason)
+            _lines.warning(
+                "master.peer_refused", "the %s at %s is refused: %s", hello.role, connection.peer, reason
+            )
             connection.send(m.Refused(reason))
             connection.on_close = lambda reason: None
             connection.close_when_sent()
@@ -224,10 +231,15 @@ class Master:
     # --- time ---
 
     def _on_second(self, now: float) -> bool:
-        program.flush_repeated()
+        events.flush_repeated()
         while self._ungreeted and self._ungreeted[0][0] < now:
             connection = self._ungreeted.popleft()[1]
-            _lines.warning("%s said no hello within %d s, closing", connection.peer, HELLO_SECONDS)
+            _lines.warning(
+                "master.hello_missing",
+                "%s sent no hello within %d s: its connection is closed",
+                connection.peer,
+                HELLO_SECONDS,
+            )
             connection.close()
         for worker in list(self.workers.values()):
             worker.on_second(now)
@@ -249,7 +261,9 @@ class Master:
 
     def _set_aside(self, action: SetAside) -> None:
         worker, client = self.workers[action.worker], self.clients[action.session]
-        _lines.warning("%s is set aside for %s: %s", worker.name, client.name, action.reason)
+        _lines.warning(
+            "master.worker_set_aside", "%s is set aside for %s: %s", worker.name, client.name, action.reason
+        )
         self.loop.call_later(
             asides.NOTICE_SECONDS, lambda: self.perform(self.dispatcher.on_aside_told(action.session))
         )

@@ -37,7 +37,7 @@ class ObserverPeer(Peer):
             self._master.drain(key)
 
     def _on_end(self, message: m.End) -> None:
-        logger.info("told to end: %s", message.reason)
+        logger.info("master.ending", "the master ends: %s", message.reason)
         self._master.leave(is_final=True)
 
     handlers = {m.Excuse: _on_excuse, m.Drain: _on_drain, m.End: _on_end}

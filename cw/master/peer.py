@@ -5,21 +5,20 @@ Connection ---> rules.check(message) ---> the peer's handler ---> Dispatcher.on_
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from cw import program
+from cw.events import EventLogger, RateLimited
 from cw.master import checks
 from cw.net import messages as m
 from cw.net.connection import Connection
 
-logger = logging.getLogger("cw.master")
+logger = EventLogger("cw.master")
 
-lines = program.RateLimited(logger)
+lines = RateLimited("cw.master")
 """Log of what a broken peer may repeat."""
 
-events = program.RateLimited(logger, burst=10)
+events = RateLimited("cw.master", burst=10)
 """Log of what happens to each peer: thousands may come or go at once."""
 
 
@@ -66,5 +65,5 @@ class Peer:
     def note_left(self, message: m.Goodbye) -> None:
         """Log that the peer said goodbye, and close its connection."""
         assert self.connection is not None
-        events.info("%s left: %s", self.name, message.reason)
+        events.info("master.peer_left", "%s left: %s", self.name, message.reason)
         self.connection.close()

@@ -162,7 +162,7 @@ class WorkerPeer(Peer):
 
     def _on_runner_died(self, message: m.RunnerDied) -> None:
         note = checks.clean_note(message.note)
-        lines.warning("a runner of %s died: %s", self.name, note.get("how"))
+        lines.warning("master.runner_died", "a runner of %s died: %s", self.name, note.get("how"))
         self._master.perform(self._master.dispatcher.on_runner_died(self._key, message.dispatch, note))
 
     def _on_not_entered(self, message: m.NotEntered) -> None:
@@ -198,12 +198,15 @@ class WorkerPeer(Peer):
         inventories, self._holdings = self._holdings, []
         self._has_joined = True
         self._sessions = set(message.sessions)
-        events.info("%s %s from %s: %s, Python %d.%d%s", self.name, "is back" if self.is_known else "joined",
-                    self.connection.peer, program.count(self._slots, "slot"), *self._python,
-                    f"; it holds {program.count(len(inventories), 'job')}" if inventories else "")  # fmt: skip
+        described = (
+            f"{self.connection.peer}: {program.count(self._slots, 'slot')}, Python {'.'.join(map(str, self._python))}"
+            + f"; it holds {program.count(len(inventories), 'job')}" * bool(inventories)
+        )
         if self.is_known:
+            events.info("master.worker_back", "%s is back from %s", self.name, described)
             self._master.perform(dispatcher.on_worker_back(self._key, inventories))
             return
+        events.info("master.worker_joined", "%s joined from %s", self.name, described)
         self.is_known = True
         left = self._time_left(time.monotonic())
         self._master.perform(
@@ -212,7 +215,7 @@ class WorkerPeer(Peer):
         self._master.note_worker(self._key, True)
 
     def _on_draining(self, message: m.Draining) -> None:
-        events.info("%s drains", self.name)
+        events.info("master.worker_draining", "%s drains", self.name)
         self._is_draining = True
         self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
 
@@ -221,7 +224,9 @@ class WorkerPeer(Peer):
         reason = checks.clean_text(message.reason)
         if message.slots < self._slots or message.blocked_sessions:
             self.why_unusable = f"{self.name}: {reason}"
-            lines.warning("%s has slots that it cannot use now: a runner %s", self.name, reason)
+            lines.warning(
+                "master.slots_unusable", "%s cannot use all its slots now: a runner %s", self.name, reason
+            )
         self._master.perform(dispatcher.on_worker_usable(self._key, message.slots, message.blocked_sessions))
         for session in message.blocked_sessions:
             if dispatcher.state.can_run(session):  # (otherwise the client is notified that its jobs wait)
@@ -250,11 +255,20 @@ class WorkerPeer(Peer):
 
     def on_close(self, reason: str) -> None:
         if not self.is_known:
-            events.warning("%s is gone%s", self.name, f" ({reason})" if reason else "")
+            events.warning(
+                "master.worker_not_joined",
+                "%s is gone before it joined%s",
+                self.name,
+                f" ({reason})" if reason else "",
+            )
             self._end()
             return
         events.warning(
-            "%s is gone%s; it may be back within %g s", self.name, f" ({reason})" if reason else "", AWAY
+            "master.worker_gone",
+            "%s is gone%s; it may be back within %g s",
+            self.name,
+            f" ({reason})" if reason else "",
+            AWAY,
         )
         self._master.perform(self._master.dispatcher.on_worker_away(self._key))
         self._master.call_later(AWAY, lambda: self._lose(reason or "its connection closed"))
@@ -266,10 +280,11 @@ class WorkerPeer(Peer):
         dispatcher = self._master.dispatcher
         held = dispatcher.state.held(self._key) if self.is_known else 0
         events.warning(
-            "%s is lost (%s); %s back to the queue",
+            "master.worker_lost",
+            "%s is lost (%s); %s requeued",
             self.name,
             reason,
-            program.count(held, "job goes", "jobs go"),
+            program.count(held, "job is", "jobs are"),
         )
         self._master.note_lost(Loss(self._key, self.name, self._place, reason, time.time()))
         if self.is_known:

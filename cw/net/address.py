@@ -16,7 +16,6 @@ Nothing here resolves names or connects: the connector does.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import socket
@@ -24,6 +23,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from cw.events import EventLogger
 from cw.program import UserError
 from cw.userdir import home_directory, locked, make_home, read_private, write_private
 
@@ -37,7 +37,7 @@ DEFAULT_CLUSTER = "default"
 _PRIVATE_INTERFACES = ("lo", "docker", "br-", "veth", "virbr", "lxc", "cni", "podman")
 _SIOCGIFADDR = 0x8915  # From <linux/sockios.h>.
 
-logger = logging.getLogger("cw.address")
+logger = EventLogger("cw.address")
 
 
 NOTHING_KNOWN = "nothing else is known"
@@ -210,7 +210,8 @@ def find_cluster(name: str) -> list[Candidate]:
         hosts = entry["loopback"] + hosts
     if not hosts:
         logger.warning(
-            "%s names a master that only programs on %s reach, as its --host says: passed over",
+            "address.not_reachable",
+            "%s is passed over: only programs on %s reach its master, as the master's --host says",
             address_file(name),
             entry["host"],
         )
@@ -355,7 +356,10 @@ def read_address(name: str | None = None) -> dict[str, Any] | None:
         check_port(entry["port"])
     except (ValueError, KeyError, TypeError) as error:
         logger.warning(
-            "%s is no address file of this version of cw: passed over (%r)", address_file(name), error
+            "address.file_invalid",
+            "%s is passed over: it is no address file of this version of cw (%r)",
+            address_file(name),
+            error,
         )
         return None
     return entry

@@ -9,7 +9,6 @@ only itself.
 
 from __future__ import annotations
 
-import logging
 import socket
 import struct
 import time
@@ -18,14 +17,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cw.errors import ProtocolError
+from cw.events import EventLogger, RateLimited
 from cw.net import wire
 from cw.net.loop import IN, OUT, READ, Loop
 from cw.net.memory import LARGE
 from cw.net.sockets import MOST_FILES, name_of_peer, receive_with_files, tune
-from cw.program import RateLimited
 
-logger = logging.getLogger("cw.network")
-_lines = RateLimited(logger, burst=10)
+logger = EventLogger("cw.network")
+_lines = RateLimited("cw.network", burst=10)
 
 TURN = 4 * READ
 """Bytes read from one socket before the others have their turn."""
@@ -278,7 +277,12 @@ class Connection:
                         raise ProtocolError(f"{type(message).__name__} is not expected here")
                     self.on_message(message)
             except ProtocolError as error:
-                _lines.error("%s breaks the protocol, closing: %s", self.peer, error)
+                _lines.error(
+                    "network.protocol_broken",
+                    "%s broke the protocol and is disconnected: %s",
+                    self.peer,
+                    error,
+                )
                 self._fail(f"broke the protocol: {error}")
             if count < len(into):
                 return
@@ -291,7 +295,9 @@ class Connection:
             raise
         except Exception as error:
             # A bug of ours. The decoder has nothing to do with other connections, so only this one ends.
-            logger.exception("what %s sent cannot be read", self.peer)
+            logger.error(
+                "network.decoding_failed", "the decoding of data from %s failed", self.peer, exc_info=True
+            )
             raise ProtocolError(f"it cannot be read: {error!r}") from error
 
     def _receive_with_files(self, into: memoryview) -> int:

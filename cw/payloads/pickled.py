@@ -4,7 +4,6 @@ process's modules goes through `byvalue`, or, for a runner, through `named`."""
 from __future__ import annotations
 
 import io
-import logging
 import pickle
 from collections.abc import Callable, Sequence
 from pickle import dumps, loads
@@ -14,10 +13,11 @@ from typing import Any
 from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw.errors import PayloadError
+from cw.events import EventLogger
 from cw.payloads import byvalue, named, related, script
 from cw.payloads.layout import MULTI, WITH_TEXT, Payload, Store, join, keeper, pack, split_text, unpack
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 # Values of these types, as the only arguments or the result, have neither buffers nor a module.
 PLAIN = frozenset({int, float, bool, str, complex, type(None)})
@@ -53,7 +53,7 @@ def _without_note(payload: Payload) -> Payload:
     text, rest = split_text(payload)
     if text not in _told:
         _told.add(text)
-        logger.warning("%s", text)
+        logger.warning("client.remark", "%s", text)
     return rest
 
 

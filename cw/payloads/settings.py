@@ -20,16 +20,16 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-import logging
 import sys
 import time
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from cw.events import EventLogger
 from cw.payloads import modules
 
-logger = logging.getLogger("cw.client")
+logger = EventLogger("cw.client")
 
 SETTINGS = frozenset({int, float, bool, str, type(None)})
 
@@ -327,8 +327,9 @@ class Watch:
             if not _is_same(value, before.get(module, {}).get(name, _MISSING))
         ]
         logger.warning(
-            "%s has changed while jobs were submitted: the last %d of them, at most, may have the value before. From "
-            "now on it is looked at before each job",
+            "client.setting_changed",
+            "%s has changed while jobs were submitted: the last %d of them, at most, may have the old value. From now "
+            "on cw compares it before each job",
             ", ".join(names) or "a setting of a module", count,
         )  # fmt: skip
 

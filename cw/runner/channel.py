@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import select
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cw.events import RateLimited
 from cw.net import messages as m
 from cw.net import wire
 from cw.net.connection import Connection
@@ -33,7 +33,6 @@ from cw.net.loop import IN, Loop
 from cw.net.memory import from_file
 from cw.net.objects import ObjectCache
 from cw.net.sockets import receive_with_files
-from cw.program import RateLimited
 
 READ = 256 * 1024
 """Most bytes read from the pipe at once."""
@@ -48,7 +47,7 @@ HIGH = 100
 """Lowest number of the runner's descriptors, out of the way of programs that assume small ones."""
 
 
-lines = RateLimited(logging.getLogger("cw.worker"))
+lines = RateLimited("cw.worker")
 
 
 class WorkerEnd:
@@ -166,7 +165,7 @@ class WorkerEnd:
                 try:
                     payload = self._receive(message.size)
                 except OSError as error:
-                    lines.warning("a large result must wait: %s", error.strerror)
+                    lines.warning("worker.result_delayed", "a large result must wait: %s", error.strerror)
                     is_waiting = True
                     return False
                 take(message.number, message.status, message.seconds, payload)

@@ -1,12 +1,12 @@
-"""The batch scripts of a cluster in Slurm, and the options with which they are submitted.
+"""Batch scripts of a cluster in Slurm, and the options with which they are submitted.
 
     ScriptRequest --> master_script(), worker_script() --> sbatch (or the screen: --dry-run)
 
     the workers' job:   batch script --> srun --> on each node: bash --> the worker, or a container with it
     the master's job:   batch script --> sidecar (cw.slurm.sidecar), then the master in the script's place
 
-One worker a node, with as many slots as Slurm has put tasks there. `srun` starts it alone, with all that the job has
-on that node. All is plain shell, so that a user can read it, change it and submit it by hand.
+Each node has one worker, with as many slots as Slurm has put tasks there. `srun` starts it alone, with all resources of
+the job on that node. Everything is plain shell, so that a user can read it, change it and submit it by hand.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from cw.launch.plan import ScriptRequest
 from cw.location import VARIABLE
 
 NOTICE = int(signal.SIGWINCH)
-"""Sent to all processes of the workers' steps, and meant for the workers alone: by default nobody else does anything
-with it. By number, since Slurm knows no name for it. (SIGURG would do, but Docker's client does not pass it on.)"""
+"""Signal to drain. It goes to all processes of the workers' steps and is meant for the workers alone: by default other
+programs ignore it. Given by number, since Slurm knows no name for it. (SIGURG would do, but Docker's client does not
+pass it on.)"""
 
 NOTICE_SECONDS = 65
-"""Before the end of an allocation, when Slurm is asked to send it; of a short one, a fifth at most. It comes up to
-a minute early. (A worker that knows its end starts to drain at that time by itself.)"""
+"""Time before the end of an allocation at which Slurm should send it (seconds); at most a fifth of a short one. It may
+arrive a minute early. (A worker that knows its end starts to drain at that time by itself.)"""
 
 _OURS = frozenset(
     "--job-name -J --array -a --output -o --chdir -D --parsable --wait -W --wrap --ntasks -n --test-only".split()
 )
-"""Options of sbatch that say what the scripts and the other programs here rely on."""
+"""Options of sbatch that cw sets itself, because its scripts and programs rely on them."""
 
 
 def seconds_of(limit: str) -> float | None:
-    """A time limit as sbatch takes it, in seconds, or None: 'M', 'M:S', 'H:M:S', 'D-H', 'D-H:M', 'D-H:M:S'."""
+    """Return a time limit of sbatch in seconds, or None: 'M', 'M:S', 'H:M:S', 'D-H', 'D-H:M', 'D-H:M:S'."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
     if not match:
         return None
@@ -48,14 +49,14 @@ def seconds_of(limit: str) -> float | None:
 
 
 def check_options(options: Sequence[str]) -> None:
-    """Raise ValueError if one of these is an option of sbatch that is not the user's to give."""
+    """Raise ValueError if one of these is an option of sbatch that cw sets itself."""
     for option in options:
         if option.partition("=")[0] in _OURS or (option[1:2] != "-" and option[:2] in _OURS):
             raise ValueError(f"{option}: that is said to sbatch by cw itself; leave it out")
 
 
 def master_script(request: ScriptRequest) -> Script:
-    """The master's job."""
+    """Return the batch script of the master's job."""
     plan = request.plan
     options = plan.system_options("master")
     lines = [
@@ -69,7 +70,7 @@ def master_script(request: ScriptRequest) -> Script:
 
 
 def worker_script(request: ScriptRequest) -> Script:
-    """The workers' job."""
+    """Return the batch script of the workers' job."""
     plan = request.plan
     size = [f"--ntasks={plan.slots}"]
     if plan.is_isolated:
@@ -94,7 +95,7 @@ def worker_script(request: ScriptRequest) -> Script:
     return _script(request, arguments, lines)
 
 
-# Slurm 22.05 does not say in the environment when the job ends; asked once, here, not on each node.
+# Slurm 22.05 does not give the end of the job in the environment. The script asks once, not each node.
 _PREPARE = """\
 export CW_UNTIL=$SLURM_JOB_END_TIME
 [ -n "$CW_UNTIL" ] || CW_UNTIL=$(SLURM_TIME_FORMAT=%s scontrol -o show job "$SLURM_JOB_ID" |
@@ -105,7 +106,7 @@ export CW_SLOTS=$(sed 's/,/\\n/g' <<<"$SLURM_TASKS_PER_NODE" |
 unset SLURM_MEM_PER_CPU SLURM_MEM_PER_NODE SLURM_MEM_PER_GPU SLURM_NTASKS_PER_NODE SLURM_EXPORT_ENV
 trap 'is_over=1' TERM  # it goes to the workers too: wait until they have ended"""
 
-# Of a preempted job the steps get SIGTERM at once, the script only after the grace time.
+# The steps of a preempted job get SIGTERM at once, the script only after the grace time.
 _FINISH = """\
 status=$?
 # Workers that got SIGTERM have left. A job that ends by itself is not requeued: wait for what Slurm wants of it.

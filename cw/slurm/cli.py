@@ -18,7 +18,7 @@ from cw.slurm.submitted import State
 
 
 def main() -> int:
-    """`python -m cw.slurm start|stop|status|scale`; returns the exit status."""
+    """Run `python -m cw.slurm start|stop|status|scale`; returns the exit status."""
     options = _parse_arguments()
     program.set_up_logging(options.verbose)
     if options.name:
@@ -98,7 +98,7 @@ def _run_status(options: Any) -> int:
 
 
 def print_status(name: str | None = None) -> int:
-    """Print how the cluster of this name stands; returns the exit status, 1 if its master does not answer."""
+    """Print the status of the cluster of this name; returns the exit status, 1 if its master does not answer."""
     found = cluster.status(name)
     if found is None:
         print(f"no cluster {name or address.cluster_name()!r} is in Slurm")
@@ -126,7 +126,7 @@ def print_status(name: str | None = None) -> int:
 
 
 def format_seconds(seconds: float) -> str:
-    """As Slurm writes times: [D-]HH:MM:SS."""
+    """Format a time as Slurm does: [D-]HH:MM:SS."""
     minutes, rest = divmod(max(0, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -143,44 +143,40 @@ _OPTIONS = {
     "status": {"verb", "verbose", "name"},
     "scale": {"verb", "verbose", "name", "nworkers"},
 }
-"""What verbs take that take but a few."""
+"""Options of the verbs other than `start`."""
 
 
 def _parse_arguments() -> Any:
     parser = program.argument_parser(
         "cw.slurm",
         "Starts and stops a cluster in Slurm: one job for the master, one for the workers.",
-        epilog="ARGs that cw.master or cw.worker know go to them, all others to sbatch: --Xworkers --account=physics",
+        epilog="An ARG of cw.master or cw.worker goes to it, any other to sbatch: --Xworkers --account=physics",
     )
     parser.add_argument("verb", choices=list(_VERBS), metavar="VERB", help="start: submit a master and workers, and "
-        "wait until the master answers. status: the jobs, their nodes and time left, the slots, the logs. scale: have "
-        "N slots from now on. stop: let running jobs end, then cancel all.")  # fmt: skip
+        "wait until the master answers. status: show the jobs, their nodes and time left, the slots, the logs. scale: "
+        "change the number of slots to N. stop: let running jobs end, then cancel all.")  # fmt: skip
     add = parser.add_argument
     add("-n", "--nworkers", type=program.converted_by(_parse_slots), metavar="N",
-        help="number of slots (start: 1 if not given)")  # fmt: skip
-    add("-M", "--without-master", action="store_true", help="only workers, for a master that is there")
-    add("-W", "--without-workers", action="store_true", help="only the master")
+        help="number of slots (start: default 1)")  # fmt: skip
+    add("-M", "--without-master", action="store_true", help="only workers, for a master that runs already")
+    add("-W", "--without-workers", action="store_true", help="only a master")
     add("-i", "--isolated", action="store_true", help="one slot per node")
-    add("--time", metavar="LIMIT", help="time limit of the jobs, as sbatch takes it")
-    add("--partition", metavar="NAME", help="Slurm's partition")
-    add("--mem-per-cpu", metavar="SIZE", help="memory for each slot, such as 4G")
-    add(
-        "--renew",
-        action="store_true",
-        help="let new jobs follow those that reach their time limit, until stop",
-    )
-    add("--name", help="a second cluster beside the first (default: CW_CLUSTER, or 'default')")
+    add("--time", metavar="LIMIT", help="time limit of the jobs, in sbatch's form: 30 (minutes), 2:00:00")
+    add("--partition", metavar="NAME", help="partition of Slurm")
+    add("--mem-per-cpu", metavar="SIZE", help="memory of each slot, such as 4G")
+    add("--renew", action="store_true", help="let a new job follow each one that ends, until stop")
+    add("--name", help="name of the cluster, if it is a second one (default: CW_CLUSTER, or 'default')")
     add("--local-master", action="store_true", help="run the master on this machine, the workers in Slurm")
     for name, whose in (("master", "master's"), ("workers", "workers'")):
         add(f"--X{name}", action="append", default=[], metavar="ARG",
-            help=f"an argument of sbatch for the {whose} job; may be repeated")  # fmt: skip
+            help=f"argument of sbatch for the {whose} job; may be repeated")  # fmt: skip
     add("-d", "--docker-image", metavar="IMAGE", help="run the workers in this Docker image, which has cw")
-    add("--docker-args", action="append", default=[], metavar="ARG", help="an argument of docker run")
+    add("--docker-args", action="append", default=[], metavar="ARG", help="argument of docker run")
     add("--apptainer-image", metavar="IMAGE", help="run the workers in this Apptainer image, which has cw")
-    add("--apptainer-args", action="append", default=[], metavar="ARG", help="an argument of apptainer exec")
+    add("--apptainer-args", action="append", default=[], metavar="ARG", help="argument of apptainer exec")
     add("--grace", type=program.converted_by(program.parse_seconds), metavar="SECONDS", default=ending.DRAIN_SECONDS,
-        help="stop: let running jobs go on for so long (default: %(default)g)")  # fmt: skip
-    add("--dry-run", action="store_true", help="start: only print the batch scripts")
+        help="stop: let running jobs go on for this long (default: %(default)g)")  # fmt: skip
+    add("--dry-run", action="store_true", help="start: print the batch scripts, submit nothing")
     options = parser.parse_args(_joined(sys.argv[1:]))
     taken = _OPTIONS.get(options.verb, vars(options).keys() - {"grace"})
     for dest, value in vars(options).items():
@@ -192,7 +188,7 @@ def _parse_arguments() -> Any:
 
 
 def _joined(arguments: list[str]) -> list[str]:
-    """With the values of options that take arguments of others: `--Xworkers --time=1:00` is meant as it stands."""
+    """Join options for other programs with their values, so that `--Xworkers --time=1:00` works as it stands."""
     joined: list[str] = []
     given = iter(arguments)
     for argument in given:

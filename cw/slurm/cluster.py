@@ -4,22 +4,22 @@
     ./slurm.py status                ...                                   cw.slurm.status()
     ./slurm.py stop                                                        cw.slurm.stop()
 
-    with cw.slurm.allocate(32):      for the length of a block
+    with cw.slurm.allocate(32):      for the duration of a block
 
-Clients find the master by the address file that it writes into the shared home directory. What was submitted is noted
-there too (`cw.slurm.submitted`), so that every machine of the cluster can say how it stands, and end it.
+Clients find the master by the address file that it writes into the shared home directory. Submitted jobs are noted
+there, too (`cw.slurm.submitted`), so that every machine of the cluster can show its status and end it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from cw import guard, program
+from cw.events import EventLogger
 from cw.launch import launcher
 from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError, Lifeline
@@ -30,7 +30,7 @@ from cw.slurm.ending import stop
 from cw.slurm.starting import SlurmCluster, make_plan, start_plan
 from cw.slurm.submitted import Job, State
 
-logger = logging.getLogger("cw.slurm")
+logger = EventLogger("cw.slurm")
 
 
 class JobStatus(NamedTuple):
@@ -40,48 +40,48 @@ class JobStatus(NamedTuple):
     role: str
     """'master' or 'workers'."""
     state: str
-    """In words, with the reason where there is one."""
+    """State in words, with the reason if there is one."""
     nodes: str
     time_left: float | None
-    """Seconds until the end of its allocation, if it has begun and has one that is known."""
+    """Seconds until the end of its allocation, if it has begun and its end is known."""
     slots: int
     is_active: bool
-    """It has not ended, as far as is known."""
+    """True if it has not ended, as far as is known."""
 
 
 class Status(NamedTuple):
-    """How a cluster stands."""
+    """Status of a cluster."""
 
     name: str
     jobs: list[JobStatus]
     master: str
     """The master's address, 'HOST:PORT', or '' if none answers."""
     local: str
-    """Which process the master is, if it was started on a login node, or ''."""
+    """The master's process, if it was started on a login node, or ''."""
     slots: int
-    """Slots connected."""
+    """Number of connected slots."""
     waiting: int
     running: int
     logs: str
     problem: str
-    """Why Slurm does not say how the jobs are, or ''."""
+    """Reason why Slurm does not report the jobs' states, or ''."""
 
 
 @takes(ClusterOptions)
 def start(options: ClusterOptions) -> SlurmCluster:
     """Submit a master and workers with `nworkers` slots; returns when the master answers.
 
-    The options are sbatch's, but for those that cw.master and cw.worker know. With `master=False` the workers are for
-    the master that is there already; with `workers=False` only a master is started. `name`: a second cluster
-    beside the first (default: CW_CLUSTER, or 'default'). Raises ValueError for arguments that make no sense, and
-    LaunchError, with Slurm's own message, if it cannot be started.
+    `master_options` and `worker_options` are sbatch's, except those that cw.master and cw.worker know. With
+    `master=False` the workers are for a master that runs already; with `workers=False` only a master is started.
+    `name`: a second cluster beside the first (default: CW_CLUSTER, or 'default'). Raises ValueError for invalid
+    arguments, and LaunchError, with Slurm's own message, if the cluster cannot be started.
     """
     guard.check_start("cw.slurm.start()")
     return start_plan(make_plan(options), options.master, options.workers, _log)
 
 
 def status(name: str | None = None) -> Status | None:
-    """How the cluster stands, or None if there is none of that name. Raises LaunchError for bad files."""
+    """Return the status of the cluster, or None if there is none of that name. Raises LaunchError for bad files."""
     name = name or address.cluster_name()
     state = State.load(name)
     if not state.token:
@@ -121,10 +121,10 @@ def _job_status(job: Job, row: ListedJob | None, problem: str) -> JobStatus:
 
 
 def scale(nworkers: int, name: str | None = None) -> str:
-    """Have `nworkers` slots from now on; returns what is done about it, in words. Raises LaunchError, ValueError.
+    """Change the number of slots to `nworkers`; returns a description of what is done. Raises LaunchError, ValueError.
 
-    For more, another job is submitted. For fewer, jobs that wait are taken back first; then the newest are drained,
-    and what they had too much is submitted anew as a smaller job.
+    More slots come with another job. For fewer, waiting jobs are cancelled first; then the newest are drained, and a
+    smaller job is submitted for slots that were drained in excess.
     """
     guard.check_start("cw.slurm.scale()")
     nworkers = launcher.check_nworkers(nworkers)
@@ -140,7 +140,7 @@ def scale(nworkers: int, name: str | None = None) -> str:
         change = scaling.plan(jobs, waiting, nworkers)
         state.cancel(change.cancelled)
         ending.tell_to_drain(state, change.drained)
-        # Those that drain end by themselves; nobody needs to know of them but `stop`, should that come first.
+        # Jobs that drain end by themselves; only `stop` needs to know of them, if it comes first.
         state.jobs = [job._replace(slots=0) if job in change.drained else job for job in state.jobs]
         state.save()
         told = [f"{job} drains" if job in change.drained else f"{job} taken back" for job in change.ended]
@@ -154,10 +154,10 @@ def scale(nworkers: int, name: str | None = None) -> str:
 @takes(ClusterOptions)
 @contextlib.contextmanager
 def allocate(options: ClusterOptions) -> Iterator[SlurmCluster]:
-    """A cluster in Slurm for a `with` block. Its jobs are cancelled when the block ends, however it ends.
+    """Start a cluster in Slurm for a `with` block. Its jobs are cancelled when the block ends, however it ends.
 
-    Arguments and errors are those of `start`. Other clusters, that of `start` too, are not touched. Clients in this
-    program use it if told no other.
+    Arguments and errors are those of `start`. Other clusters, including that of `start`, are not affected. Clients in
+    this program use it by default.
     """
     guard.check_start("cw.slurm.allocate()")
     plan = make_plan(options._replace(name=options.name or submitted.name_for_block()))
@@ -172,18 +172,18 @@ def allocate(options: ClusterOptions) -> Iterator[SlurmCluster]:
 
 @contextlib.contextmanager
 def _guarded(name: str) -> Iterator[Lifeline]:
-    """For a block: what was started for the cluster is ended after it."""
+    """End the cluster's jobs and processes after a block."""
     lifeline = Lifeline()
     try:
         yield lifeline
     finally:
         try:
             address.unbind_cluster(name)
-            # Who leaves by an exception does not want to wait for what runs.
+            # After an exception, nobody wants to wait for running jobs.
             stop(name, ending.DRAIN_SECONDS if sys.exc_info()[0] is None else 0.0)
         finally:
             lifeline.cut()
 
 
 def _log(text: str) -> None:
-    logger.warning("%s", text)
+    logger.warning("slurm.start_progress", "%s", text)

@@ -1,36 +1,37 @@
-"""Ending a cluster in Slurm: workers finish what runs, the master says goodbye, what is left is cancelled."""
+"""End of a cluster in Slurm: workers finish running jobs, the master says goodbye, the remaining Slurm jobs are
+cancelled."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import time
 from collections.abc import Sequence
 
 from cw import program
+from cw.events import EventLogger
 from cw.launch.launcher import LaunchError
 from cw.net import address
 from cw.net import messages as m
 from cw.slurm import finding, submitted
 from cw.slurm.submitted import Job, State
 
-logger = logging.getLogger("cw.slurm")
+logger = EventLogger("cw.slurm")
 
 DRAIN_SECONDS = 20.0
-"""For which `stop` lets running jobs go on."""
+"""Time that `stop` lets running jobs go on (seconds). Longer: it blocks. Shorter: more work is lost."""
 
 LOOK_SECONDS = 0.1
-"""Between two looks whether workers have left."""
+"""Time between checks that workers have left (seconds)."""
 
 
 def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
-    """End a cluster: workers finish what runs, for up to `grace` seconds; then all its jobs are cancelled.
+    """End a cluster: workers finish running jobs, for up to `grace` seconds; then all its Slurm jobs are cancelled.
 
-    Returns what there is to report, in words; '' if there was nothing to end. Raises LaunchError.
+    Returns a report in words; '' if there was nothing to end. Raises LaunchError.
     """
     name = name or address.cluster_name()
-    if not State.load(name).token:  # (the lock would leave a directory for it)
+    if not State.load(name).token:  # (the lock would leave a directory behind)
         return ""
     with submitted.locked(name) as state:
         if not state.token:
@@ -53,7 +54,9 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
         for process in state.local_processes():
             process.send_signal(signal.SIGTERM)
         if finding.is_local_elsewhere(state):
-            logger.warning("the master runs on %s: end it there", state.local["host"])
+            logger.warning(
+                "slurm.master_elsewhere", "the master runs on %s: end it there", state.local["host"]
+            )
         state.cancel_all()
         address.unbind_cluster(name)
         state.forget()
@@ -67,7 +70,7 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
 
 
 def _drain(state: State, grace: float) -> int:
-    """Let running jobs end; how many have not. (Of those that wait, no more is started.)"""
+    """Let running jobs end; returns the number of those that have not. (No waiting job starts any more.)"""
     jobs = state.of_role("workers")
     if not jobs:
         return 0
@@ -86,8 +89,8 @@ def _drain(state: State, grace: float) -> int:
 
 
 def tell_to_drain(state: State, jobs: Sequence[Job]) -> None:
-    """Make the workers of these jobs drain: by the master those that are there; by the batch system those that are
-    about to be, or have no master now. Jobs that still wait in the queue are cancelled."""
+    """Drain the workers of these jobs: through the master if they are connected; through the batch system if they will
+    be, or have no master now. Jobs that still wait in the queue are cancelled."""
     State.system.notify(jobs)
     standing = finding.ask(state)
     there = finding.workers_of(standing, jobs) if standing else []

@@ -1,16 +1,16 @@
-"""How a cluster in a batch system stands: its master is asked, and the system; and where that master is.
+"""Status of a cluster in a batch system, from its master and from that system; and the place of that master.
 
-ask()            the master, by its address file            (cw.launch.status_client)
-look_at()        the batch system, about one job, in words  (it is asked once in 15 seconds)
-master_host()    where the master is; clients that are told no host find it in the same way
+ask()            asks the master, by its address file       (cw.launch.status_client)
+look_at()        asks the batch system about one job        (which is asked once in 15 seconds)
+master_host()    the master's address; clients without a host find it in the same way
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
+from cw.events import EventLogger
 from cw.launch import launcher, status_client
 from cw.launch.launcher import LaunchError
 from cw.location import Location
@@ -18,31 +18,31 @@ from cw.net import address
 from cw.net import messages as m
 from cw.slurm.submitted import Job, State
 
-logger = logging.getLogger("cw.slurm")
+logger = EventLogger("cw.slurm")
 
 
 def ask(state: State, *messages: m.Drain | m.End) -> status_client.ClusterStatus | None:
-    """What the cluster's master says, if it answers; then it is told these messages."""
+    """Return the status that the cluster's master reports, if it answers; then send it the messages."""
     return status_client.ask(address.find_cluster(state.sought()), *messages)
 
 
 def workers_of(standing: status_client.ClusterStatus, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Those of the master's workers that are in these jobs of the batch system."""
+    """Return the master's workers that are in these jobs of the batch system."""
     return [worker for worker in standing.workers if is_in(Location.parse(worker["place"]), jobs)]
 
 
 def is_in(location: Location, jobs: Sequence[Job]) -> bool:
-    """Is this in one of these jobs of the batch system?"""
+    """True if this location is in one of these jobs of the batch system."""
     return location.system == State.system.name and any(
         location.job == str(job.ident)
-        # (Where Slurm serves one cluster, it does not name it at submission.)
+        # (If Slurm serves one cluster only, it does not name it at submission.)
         and (job.cluster == location.cluster or not job.cluster or not location.cluster)
         for job in jobs
     )
 
 
 def look_at(state: State, job: Job) -> tuple[str, bool]:
-    """(what the batch system says of this job, whether it has ended)."""
+    """Return (the batch system's words on this job, whether it has ended)."""
     found = State.system.list_jobs(job.cluster)
     if found.failure:
         return found.failure, False
@@ -59,7 +59,7 @@ def look_at(state: State, job: Job) -> tuple[str, bool]:
 
 
 def is_local_elsewhere(state: State) -> bool:
-    """Is its master a process on another login node, and answers?"""
+    """True if its master is a process on another login node, and answers."""
     if not state.local or state.local.get("boot_id") == launcher.boot_id():
         return False
     standing = ask(state)
@@ -67,7 +67,7 @@ def is_local_elsewhere(state: State) -> bool:
 
 
 def local_place(state: State) -> Location:
-    """What a master on a login node says of where it is: which cluster's it is."""
+    """Return the location that a master on a login node reports, which identifies its cluster."""
     return Location("local", state.token)
 
 
@@ -75,9 +75,9 @@ def local_place(state: State) -> Location:
 
 
 def master_host(name: str | None = None) -> str:
-    """Where the master of the user's Slurm cluster is: 'HOST:PORT'. Raises LaunchError, which says why there is none.
+    """Return the address of the master of the user's Slurm cluster, 'HOST:PORT'. Raises LaunchError if there is none.
 
-    It is the address that the master has reported, if it answers there; else that of its node.
+    It is the address that the master has reported, if it answers there; otherwise that of its node.
     """
     name = name or address.cluster_name()
     standing = status_client.ask(address.find_cluster(name))
@@ -99,11 +99,11 @@ def master_host(name: str | None = None) -> str:
 
 
 slurm_master_host = master_host
-"""`cw.slurm_master_host`, as the original library has it."""
+"""`cw.slurm_master_host`, the name in the original library."""
 
 
 def _port_of(state: State, job: Job) -> int:
-    """The port of the master in this job. Raises LaunchError where only its address file can say it."""
+    """Return the port of the master in this job. Raises LaunchError if only its address file can give it."""
     port = state.plans["master"].port() if "master" in state.plans else None
     if port == 0:
         raise LaunchError(
@@ -117,7 +117,7 @@ _told_pending = ""
 
 
 def _find() -> list[address.Candidate]:
-    """For clients: the node of the master's job, where there is no address file (yet). Raises NotThere while it is on
+    """Find the node of the master's job for clients, if there is no address file (yet). Raises NotThere while it is on
     no node."""
     global _told_pending
     name = address.cluster_name()
@@ -140,7 +140,7 @@ def _find() -> list[address.Candidate]:
         text = str(error)
     if text != _told_pending:
         _told_pending = text
-        logger.warning("%s", text)
+        logger.warning("slurm.master_pending", "%s", text)
     raise address.NotThere(f"the master of the cluster {name!r} does not answer: {text}")
 
 

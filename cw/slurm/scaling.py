@@ -1,9 +1,9 @@
-"""How a cluster comes to have another number of slots: a pure question, with no batch system and no clock.
+"""Change of a cluster's number of slots: a pure function, with no batch system and no clock.
 
     jobs of workers, which of them wait, slots wanted  -->  Change: cancel these, drain those, submit a job of n slots
 
-Jobs that wait are taken back first, then the newest are drained; what they had too much is submitted anew, as a smaller
-job. A job that only follows another one, when that ends, is no addition to it, and goes with it.
+Waiting jobs are cancelled first, then the newest are drained; a smaller job is submitted for slots that were drained in
+excess. A job that follows another one adds no slots to it, and is cancelled with it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class SizedJob(Protocol):
     def ident(self) -> int: ...
     @property
     def slots(self) -> int:
-        """0: it drains already."""
+        """Number of slots; 0 if it drains already."""
 
     @property
     def follows(self) -> int:
-        """The job whose successor it is, or 0."""
+        """Id of the job whose successor it is, or 0."""
 
 
 J = TypeVar("J", bound=SizedJob)
@@ -32,28 +32,28 @@ J = TypeVar("J", bound=SizedJob)
 
 @dataclass(frozen=True)
 class Change(Generic[J]):
-    """What is to be done."""
+    """Changes to make."""
 
     ended: list[J]
     """Jobs that are cancelled or drained, in the order in which they were chosen."""
     cancelled: list[J]
-    """Those of them that wait, and all that would follow one of them."""
+    """Waiting jobs among them, and all jobs that would follow one of them."""
     drained: list[J]
     slots: int
-    """Of a job that is to be submitted; 0: none."""
+    """Number of slots of a job to submit; 0: none."""
     left: int
-    """Slots of the jobs that stay."""
+    """Number of slots of the jobs that stay."""
 
 
 def plan(jobs: Sequence[J], waiting: Collection[J], wanted: int) -> Change[J]:
-    """What to do to have `wanted` slots. `jobs`: those of workers that have not ended, the oldest first."""
+    """Plan the change to `wanted` slots. `jobs`: workers' jobs that have not ended, oldest first."""
     idents = {job.ident for job in jobs}
     own = [job for job in jobs if job.follows not in idents]
     left = sum(job.slots for job in own)
     ended: list[J] = []
     newest_first = own[::-1]
     for job in sorted(newest_first, key=lambda job: job not in waiting):
-        if left > wanted and job.slots:  # (none: it drains already)
+        if left > wanted and job.slots:  # (0 slots: it drains already)
             left -= job.slots
             ended.append(job)
     ended_idents = {job.ident for job in ended}

@@ -1,19 +1,19 @@
 """`python -m cw.slurm.sidecar`: small programs beside a cluster's jobs in a batch system. Users do not start them.
 
 renew   in a job's batch script, when it begins: submits the job that will follow it
-tend    beside the master: finds out why workers were lost, and excuses those whose allocation is gone
-guard   beside a program with a cluster for the length of a block: ends it when the program is gone
+tend    beside the master: finds out why workers were lost, and forgives the loss of those whose allocation is gone
+guard   beside a program with a cluster for the duration of a block: ends it when the program is gone
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import time
 from typing import Any
 
 from cw import program
+from cw.events import EventLogger
 from cw.launch import status_client
 from cw.launch.batch_system import Listing
 from cw.launch.launcher import LaunchError
@@ -23,21 +23,22 @@ from cw.net import messages as m
 from cw.slurm import submitted
 from cw.slurm.submitted import State
 
-logger = logging.getLogger("cw.slurm.sidecar")
+logger = EventLogger("cw.slurm.sidecar")
 
 JUDGED_SECONDS = 900.0
-"""How long after the loss of a worker its cause is looked for. Slurm takes minutes to notice that a node is gone."""
+"""Time for which the cause of a worker's loss is sought (seconds). Shorter: too short for Slurm, which takes some
+minutes to notice that a node is gone."""
 
 SHORT_SECONDS = 60
-"""A job that follows one that has begun less than so long after its own predecessor waits for so long: what fails at
-once shall not do it again and again."""
+"""Delay between jobs that fail at once (seconds): if a job begins less than this after its predecessor began, the next
+one begins this much later. Shorter: a failing program is restarted more often."""
 
 GUARD_SECONDS = 12 * 3600.0
-"""How long a guard tries to end a cluster while the batch system does not answer."""
+"""Time that a guard tries to end a cluster while the batch system does not answer (seconds)."""
 
 
 def renew(name: str, token: str, role: str) -> None:
-    """Submit the job that follows the one in which this runs. Once, however often that is requeued."""
+    """Submit the successor of the job in which this runs; only once, however often that job is requeued."""
     ident = State.system.current_job()
     with submitted.locked(name) as state:
         own = next((job for job in state.jobs if job.ident == ident), None)
@@ -45,16 +46,16 @@ def renew(name: str, token: str, role: str) -> None:
             return  # stopped meanwhile
         if any(job.follows == ident for job in state.jobs):
             return
-        # Those before it have ended: this one has waited for that.
+        # Its predecessor has ended: this job has waited for that.
         state.jobs = [job for job in state.jobs if job.ident != own.follows]
         is_short = own.follows and time.time() - own.at < SHORT_SECONDS
         delay = SHORT_SECONDS if is_short else 0
         following = state.submit(role, follows=ident, delay=delay, slots=own.slots)
-        logger.info("%s will follow this one", following)
+        logger.info("sidecar.follower_submitted", "%s is submitted and follows this job", following)
 
 
 def tend(name: str, master: int) -> None:
-    """Until that process is gone."""
+    """Judge lost workers until the process `master` is gone."""
     poller = select.poll()
     try:
         poller.register(os.pidfd_open(master), select.POLLIN)
@@ -64,7 +65,7 @@ def tend(name: str, master: int) -> None:
         try:
             _judge(name)
         except program.UserError as mistake:
-            logger.warning("%s", mistake)
+            logger.warning("sidecar.judging_failed", "lost workers cannot be judged now: %s", mistake)
 
 
 def _judge(name: str) -> None:
@@ -76,32 +77,32 @@ def _judge(name: str) -> None:
         return
     found = State.system.list_jobs()
     if found.failure:
-        logger.warning("%s", found.failure)
-        return
+        raise program.UserError(found.failure)
     excused = [entry["ident"] for entry in lost if is_excused(entry, found)]
     if excused:
         logger.info(
-            "%s lost with the allocation: nothing is charged to the jobs there",
+            "sidecar.losses_forgiven",
+            "%s lost with the allocation: no job is charged for that",
             program.count(len(excused), "worker was", "workers were"),
         )
         status_client.ask(address.find_cluster(name), m.Excuse(excused))
 
 
 def is_excused(lost: dict[str, Any], found: Listing) -> bool:
-    """Does the batch system say that this worker was lost with its node or its allocation?"""
+    """True if the batch system says that this worker was lost with its node or its allocation."""
     location = Location.parse(lost["place"])
     if location.system != State.system.name or not location.node or not location.job.isdigit():
         return False
     row = found.rows.get(int(location.job))
     if row is None or found.asked_at < lost["at"]:
         return False
-    if row.has_lost_allocation or row.start > lost["at"]:  # (begun anew since)
+    if row.has_lost_allocation or row.start > lost["at"]:  # (restarted since)
         return True
     return row.is_running and location.node not in State.system.node_names(row)
 
 
 def guard(name: str, token: str, lifeline: int) -> None:
-    """Wait until the program at the other end of the lifeline is gone; then end what is left of its cluster."""
+    """Wait until the program at the other end of the lifeline is gone; then end the rest of its cluster."""
     os.read(lifeline, 1)
     given_up_at = time.monotonic() + GUARD_SECONDS
     while True:
@@ -111,10 +112,13 @@ def guard(name: str, token: str, lifeline: int) -> None:
         except LaunchError as error:
             if time.monotonic() > given_up_at:
                 raise
-            logger.warning("%s (it is tried again)", error)
-        status_client.ask(
-            address.find_cluster(name), m.End("its program is gone")
-        )  # that takes no batch system
+            logger.warning(
+                "sidecar.ending_failed",
+                "the cluster cannot be ended now, and the sidecar tries again: %s",
+                error,
+            )
+        # This works without the batch system.
+        status_client.ask(address.find_cluster(name), m.End("its program is gone"))
         time.sleep(State.system.list_seconds)
 
 
@@ -133,9 +137,9 @@ def _end_all(name: str, token: str) -> None:
 
 
 def main() -> int:
-    """The program. Returns its exit status."""
+    """Run the program. Returns its exit status."""
     parser = program.argument_parser(
-        "cw.slurm.sidecar", "Tends a cluster's jobs in Slurm. Started by cw.slurm."
+        "cw.slurm.sidecar", "Looks after a cluster's jobs in Slurm. cw.slurm starts it."
     )
     parser.add_argument("verb", choices=["renew", "tend", "guard"])
     parser.add_argument("name")
@@ -148,8 +152,8 @@ def main() -> int:
         try:
             renew(options.name, options.token, options.role)
         except LaunchError as error:
-            # The job goes on: that is what it is for. It is told where somebody looks for the reason.
-            logger.error("no job will follow this one: %s", error)
+            # The job itself goes on. Its log is where a user looks for the reason.
+            logger.error("sidecar.follower_failed", "no job follows this one: %s", error)
     elif options.verb == "tend":
         tend(options.name, options.parent)
     else:

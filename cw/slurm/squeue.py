@@ -1,10 +1,10 @@
-"""Asking Slurm: its programs, what is in the queue, and its states and reasons in words.
+"""Requests to Slurm: its programs, the queue, and its states and reasons in words.
 
     call("sbatch", ...)     a program of Slurm; its own message becomes the error's text
-    listing(), ...          squeue, for all of the user's scripts together no more than once in 15 seconds
+    listing(), ...          squeue, at most once in 15 seconds for all of the user's scripts together
     is_there()              is this a machine of a Slurm cluster whose controller answers?
 
-What squeue said is remembered in `~/.cw/slurm-queue….json`, under a lock for which other processes of the user wait.
+The answer of squeue is kept in `~/.cw/slurm-queue….json`, under a lock for which other processes of the user wait.
 """
 
 from __future__ import annotations
@@ -26,35 +26,37 @@ if TYPE_CHECKING:
     import subprocess
 
 QUEUE_SECONDS = 15.0
-"""Between two calls of squeue. Shorter: hundreds of scripts bring down the controller that all users share."""
+"""Time between calls of squeue (seconds). Longer: states are older. Shorter: hundreds of scripts overload the
+controller that all users share."""
 
 THERE_SECONDS = 300.0
-"""For which it is remembered that Slurm is there."""
+"""Time for which the presence of Slurm is remembered (seconds)."""
 
 NOT_THERE_SECONDS = 30.0
-"""For which it is remembered that it is not."""
+"""Time for which its absence is remembered (seconds)."""
 
 PING_SECONDS = 2.0
-"""For the controller to answer when nobody said that Slurm is wanted."""
+"""Time for the controller to answer if the user did not ask for Slurm (seconds)."""
 
 WANTED_SECONDS = 15.0
-"""The same when somebody did. Where Slurm finds no settings, its programs try for a minute; Slurm 26.05 tries for 10 s
-to find the address of a name."""
+"""Time for the controller to answer if the user did (seconds). Without settings, Slurm's programs try for a minute;
+Slurm 26.05 tries for 10 s to find the address of a name."""
 
 CALL_SECONDS = 60.0
-"""For a program of Slurm. (When the controller is down, they give up by themselves after some seconds.)"""
+"""Time limit of a program of Slurm (seconds). (If the controller is down, they give up by themselves after some
+seconds.)"""
 
 ROWS_KEPT = 500
-"""Of the user's jobs with names like ours, those that have not ended first, and the latest."""
+"""Number of kept jobs of the user with names like ours: first those that have not ended, then the latest."""
 
 NOTED_BYTES = 4 * 1024**2
-"""Read of what is remembered: more than so many rows have."""
+"""Maximum size of a kept answer that is read (bytes): more than that many rows need."""
 
 ENDLESS_SECONDS = 300 * 24 * 3600.0
-"""Where there is no time limit, Slurm says that a job ends in a year."""
+"""Time left (seconds) above which a job has no time limit: Slurm then says that it ends in a year."""
 
 NAME_PREFIX = "cw-"
-"""Of all our jobs' names."""
+"""Prefix of all our jobs' names."""
 
 ACTIVE = frozenset(
     {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "REQUEUED",
@@ -66,7 +68,7 @@ _LOST_ALLOCATION = frozenset(
     {"TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "REVOKED",
      "PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED"}
 )  # fmt: skip
-"""States of jobs whose workers were lost without a job of ours being the reason; the last four wait, or wait anew."""
+"""States of a Slurm job whose workers were lost through no fault of cw's jobs; in the last four it waits (again)."""
 
 _STATES = {
     "PENDING": "waits in the queue", "RUNNING": "runs", "CONFIGURING": "its nodes are being made ready",
@@ -111,21 +113,21 @@ _SAYS_ALL = frozenset(
         "DEADLINE",
     }
 )
-"""States to which a reason adds nothing."""
+"""States that need no reason."""
 
 _LIMITS = re.compile(r"(QOS|Assoc)\w*(Limit|Max|Grp)|^(MaxCpuPer|MaxMemPer|MaxJobs|MaxNodePer)")
 
 
 class Row(NamedTuple):
-    """One of the user's jobs, as squeue has it."""
+    """One of the user's jobs, as squeue lists it."""
 
     ident: int
     state: str
     reason: str
     start: float
-    """When it started, or 0 (seconds since 1970, as `end`)."""
+    """Time of its start, or 0 (seconds since 1970, as `end`)."""
     end: float
-    """When it will end, or 0 if that is not known."""
+    """Time of its end, or 0 if unknown."""
     nodes: str
     """Slurm's list, such as 'n[1-3,7]'."""
     name: str
@@ -147,12 +149,12 @@ class Row(NamedTuple):
         return self.state in _LOST_ALLOCATION
 
     def time_left(self, now: float) -> float | None:
-        """Seconds until the end of its allocation, if it runs and has one that is known."""
+        """Return the seconds until the end of its allocation, if it runs and its end is known."""
         left = self.end - now if self.is_running and self.end else None
         return None if left is None or left > ENDLESS_SECONDS else left
 
     def describe(self) -> str:
-        """State and reason in words."""
+        """Describe state and reason in words."""
         words = _STATES.get(self.state, f"is in the state {self.state}")
         if self.reason in ("", "None") or self.state in _SAYS_ALL:
             return words
@@ -163,16 +165,16 @@ class Row(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What squeue said, and when (seconds since 1970)."""
+    """An answer of squeue, and its time (seconds since 1970)."""
 
     asked_at: float
     rows: dict[int, Row]
     failure: str
-    """Why there was no answer; then `rows` is what was known before."""
+    """Reason why there was no answer; then `rows` is an earlier answer."""
 
 
 def call(program: str, *arguments: str, seconds: float = CALL_SECONDS, text: str = "") -> str:
-    """Run a program of Slurm with `text` as its input; what it prints. Raises LaunchError with its own message."""
+    """Run a program of Slurm with `text` as its input; returns its output. Raises LaunchError with its own message."""
     process = _run(program, *arguments, seconds=seconds, text=text)
     if process.returncode:
         text = "; ".join(_complaints(process)) or f"exit status {process.returncode}"
@@ -183,8 +185,8 @@ def call(program: str, *arguments: str, seconds: float = CALL_SECONDS, text: str
 
 
 def _run(program: str, *arguments: str, seconds: float, text: str = "") -> subprocess.CompletedProcess[str]:
-    """Raises LaunchError when it is not there, or takes too long."""
-    import subprocess  # Takes 5 ms to load: `import cw` goes without.
+    """Run a program of Slurm. Raises LaunchError if it is missing, or takes longer than `seconds`."""
+    import subprocess  # Takes 5 ms to load, which `import cw` saves.
 
     try:
         return subprocess.run(
@@ -207,7 +209,7 @@ def _run(program: str, *arguments: str, seconds: float, text: str = "") -> subpr
 
 
 def _complaints(process: subprocess.CompletedProcess[str]) -> list[str]:
-    """What it says is wrong, line by line."""
+    """Return the lines of its error message."""
     prefix = f"{os.path.basename(process.args[0])}: "
     lines = (process.stderr or process.stdout).splitlines()
     told = [
@@ -217,7 +219,8 @@ def _complaints(process: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """For Slurm's programs: without what an enclosing job or the user's habits would change in their answers."""
+    """Return the environment for Slurm's programs, without variables of an enclosing job or of the user that would
+    change their answers."""
     kept = {"SLURM_CONF", "SLURM_CLUSTERS"}
     foreign = ("SLURM_", "SLURMD_", "SRUN_", "SQUEUE_", "SCANCEL_", "SINFO_", "PMI_", "PMIX_")
     unwanted = {"SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_EXPORT", "SBATCH_TEST_ONLY"}
@@ -230,18 +233,19 @@ def environment() -> dict[str, str]:
 
 
 def is_installed() -> bool:
-    """Are Slurm's programs on the PATH?"""
+    """True if Slurm's programs are on the PATH."""
     return shutil.which("sbatch") is not None
 
 
 def current_job() -> int:
-    """The id of the job in which this process runs, or 0."""
+    """Return the id of the job in which this process runs, or 0."""
     ident = os.environ.get("SLURM_JOB_ID", "")
     return int(ident) if ident.isdigit() else 0
 
 
 def is_there() -> bool:
-    """Is this a machine of a Slurm cluster: in an allocation, or with a controller that answers? Remembered."""
+    """True on a machine of a Slurm cluster: in an allocation, or with a controller that answers. The answer is
+    remembered."""
     if not is_installed():
         return False
     if current_job():
@@ -263,13 +267,13 @@ def is_there() -> bool:
 
 
 def _lost_settings() -> bool:
-    """Does SLURM_CONF name a file that is not there? Slurm's programs would wait for it."""
+    """True if SLURM_CONF names a missing file, for which Slurm's programs would wait."""
     settings = os.environ.get("SLURM_CONF", "")
     return bool(settings) and not os.access(settings, os.R_OK)
 
 
 def check_is_there() -> None:
-    """Raises LaunchError, which says what to do, where there is no Slurm that answers."""
+    """Raise LaunchError, which says what to do, unless Slurm answers."""
     if _lost_settings():
         raise LaunchError(
             f"SLURM_CONF names {os.environ['SLURM_CONF']}, which cannot be read: Slurm's settings lie there"
@@ -279,7 +283,7 @@ def check_is_there() -> None:
 
 
 def check_answers() -> None:
-    """Asks Slurm now. Raises LaunchError, as `check_is_there`."""
+    """Ask Slurm now. Raises LaunchError as `check_is_there` does."""
     try:
         process = _run("scontrol", "ping", seconds=WANTED_SECONDS)
     except LaunchError as error:
@@ -291,30 +295,28 @@ def check_answers() -> None:
             return
         if " is DOWN" in process.stdout + process.stderr:
             raise LaunchError("Slurm's controller is down: try again later")
-        why = [f"exit status {process.returncode}", *_complaints(process)][
-            -1
-        ]  # of a chain of them the last one
+        why = [f"exit status {process.returncode}", *_complaints(process)][-1]  # the last one of a chain
     raise LaunchError(
         f"Slurm does not answer ({why}): start this on a machine of a Slurm cluster, or use cw.mp"
     )
 
 
 def listing(cluster: str = "") -> Listing:
-    """The user's jobs with names like ours, as squeue has (or had some seconds ago) them, by id; ended ones too.
+    """List the user's jobs with names like ours, by id, including ended ones, as squeue does or did some seconds ago.
 
-    `cluster`: one of several that Slurm serves. Other processes that ask at the same time wait for one answer.
+    `cluster`: one of several that Slurm serves. Processes that ask at the same time wait for one answer.
     """
     userdir.make_home()
     name = f"slurm-queue-{_key(cluster)}.json"
     with userdir.locked(f"{name}.lock"):
         noted = _read(name)
         known: dict[int, Row] = {}
-        with contextlib.suppress(KeyError, TypeError):  # of another version of cw
+        with contextlib.suppress(KeyError, TypeError):  # written by another version of cw
             known = {row[0]: Row(*row) for row in noted["rows"]}
             if abs(time.time() - noted["asked_at"]) < QUEUE_SECONDS:  # (another machine's clock may be ahead)
                 return Listing(noted["asked_at"], known, noted["failure"])
         asked_at = time.time()
-        # Noted before the call: however it ends, nobody calls again too soon.
+        # The time is from before the call: however the call ends, no process calls again too soon.
         found = Listing(asked_at, known, "squeue was interrupted")
         try:
             found = Listing(asked_at, _ask(cluster), "")
@@ -327,7 +329,7 @@ def listing(cluster: str = "") -> Listing:
 
 
 def _ask(cluster: str) -> dict[int, Row]:
-    # The name comes last: it may hold anything.
+    # The name comes last: it may contain anything.
     output = call("squeue", "-h", "-t", "all", "-u", str(os.getuid()), *of_cluster(cluster),
                   "-o", "%i|%T|%r|%S|%e|%N|%j")  # fmt: skip
     rows = {}
@@ -343,25 +345,25 @@ def _ask(cluster: str) -> dict[int, Row]:
 
 
 def of_cluster(cluster: str) -> list[str]:
-    """The option that names one of several clusters, if there is one to be named."""
+    """Return the option that names one of several clusters; none for ''."""
     return ["-M", cluster] if cluster else []
 
 
 @functools.lru_cache(maxsize=256)
 def expand(nodes: str) -> list[str]:
-    """The names in a list of nodes such as 'n[1-3,7]'. Not to be changed."""
+    """Return the names in a list of nodes such as 'n[1-3,7]'. The result is shared: do not change it."""
     return call("scontrol", "show", "hostnames", nodes).split() if nodes else []
 
 
 @functools.lru_cache(maxsize=256)
 def address_of(node: str) -> str:
-    """A node's address, as Slurm has it: its name need not be one that resolves."""
+    """Return a node's address in Slurm: its name may not resolve."""
     output = call("sinfo", "-h", "-N", "-n", node, "-o", "%o")
     return (output.split() or [node])[0]
 
 
 def kill_wait() -> float:
-    """Seconds from Slurm's SIGTERM to its SIGKILL, as this site has it."""
+    """Return this site's time from Slurm's SIGTERM to its SIGKILL (seconds)."""
     with contextlib.suppress(LaunchError):
         found = re.search(r"^KillWait\s*=\s*(\d+)", call("scontrol", "show", "config"), re.MULTILINE)
         if found:
@@ -374,13 +376,13 @@ def _time(text: str) -> float:
 
 
 def _key(cluster: str) -> str:
-    """Tells Slurm clusters apart, in the names of files: several may be served from one home directory."""
+    """Return a key for the names of files, different for each Slurm cluster: several may share one home directory."""
     which = [os.environ.get("SLURM_CONF", ""), os.environ.get("SLURM_CLUSTERS", ""), cluster]
     return hashlib.sha256("\0".join(which).encode()).hexdigest()[:12]
 
 
 def _read(name: str) -> dict[str, Any]:
-    """What was noted; nothing if that is damaged."""
+    """Read a kept answer; empty if it is damaged."""
     with contextlib.suppress(ValueError):
         noted = json.loads(userdir.read_private(name, NOTED_BYTES) or b"{}")
         if isinstance(noted, dict):

@@ -1,17 +1,17 @@
-"""Starting a cluster in a batch system: jobs are submitted, and waited for until the master answers and slots are up.
+"""Start of a cluster in a batch system: submits jobs, and waits until the master answers and slots are connected.
 
-What fails on the way is undone, and nothing that was there before.
+A failed start is undone; jobs that existed before are not affected.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cw import credential, location
+from cw.events import EventLogger
 from cw.launch import launcher, status_client
 from cw.launch.launcher import Cluster, LaunchError, Lifeline, Process
 from cw.launch.options import ClusterOptions
@@ -21,33 +21,33 @@ from cw.net.sockets import SILENCE
 from cw.slurm import ending, finding, submitted
 from cw.slurm.submitted import Job, State
 
-logger = logging.getLogger("cw.slurm")
+logger = EventLogger("cw.slurm")
 
 SLOTS_SECONDS = 10.0
-"""For workers to join when the master is there, before `start` says how many have."""
+"""Time for workers to join after the master answers, before `start` reports their number (seconds)."""
 
 FIRST_LOOK_SECONDS = 2.0
-"""After a submission, before the batch system is asked what has become of it. Most jobs that run at all run by then,
-and are seen without asking."""
+"""Time after a submission before the batch system is asked about the job (seconds). Shorter: more load on it, since
+most jobs that run at all have joined by then."""
 
 LOOK_SECONDS = 0.1
-"""Between two looks for a master's address file."""
+"""Time between looks for a master's address file (seconds)."""
 
 LOG_TAIL = 1500
-"""Bytes of a log that go into an error's text."""
+"""Number of bytes of a log that an error's text shows."""
 
 
 class SlurmCluster(Cluster):
-    """A cluster in Slurm. `slots` is what was asked for; `connected` is how many were there when it was started."""
+    """A cluster in Slurm. `slots`: number of slots requested; `connected`: number connected at its start."""
 
     name: str
     connected: int
     pending: str
-    """What Slurm says of the workers' job, if they were not all there."""
+    """State of the workers' job in Slurm's words, if not all were connected."""
 
 
 def make_plan(options: ClusterOptions) -> Plan:
-    """The plan of `cw.slurm.start` with these options. Raises TypeError, ValueError."""
+    """Make the plan of `cw.slurm.start` with these options. Raises TypeError, ValueError."""
     options.check_roles()
     if options.local_master and not options.master:
         raise ValueError("a local master and no master: give one of them")
@@ -76,8 +76,8 @@ def make_plan(options: ClusterOptions) -> Plan:
 def start_plan(
     plan: Plan, master: bool, workers: bool, tell: Callable[[str], None], guard: Lifeline | None = None
 ) -> SlurmCluster:
-    """Start what is wanted of a plan. `tell` is given what there is to say meanwhile. `guard`: a program's lifeline, at
-    whose end the cluster ends. Raises LaunchError."""
+    """Start the master, the workers, or both. `tell` is called with reports meanwhile. `guard`: a program's lifeline,
+    with which the cluster ends. Raises LaunchError."""
     State.system.check_present()
     credential.load_or_make()
     if not (master or os.environ.get("CW_MASTER") or State.load(plan.name).of_role("master")):
@@ -122,23 +122,23 @@ def start_plan(
 
 
 class _Before(NamedTuple):
-    """What there was of a cluster before something was started."""
+    """State of a cluster before a start, to undo it."""
 
     started: list[str]
-    """The roles that were not there."""
+    """Roles that are being started."""
     plans: dict[str, Plan]
     is_nothing: bool
     is_local_new: bool
-    """Is the master on this machine, if there is one, among what was started?"""
+    """True if a master on this machine, if any, is among those being started."""
 
 
 def _undo(state: State, before: _Before) -> None:
-    """End what was started, and nothing that was there before."""
+    """End the jobs and processes of this start, and none from before."""
     try:
         state.cancel_all(before.started)
     except LaunchError as error:
         if any(job.role in before.started for job in state.jobs):
-            logger.warning("%s; what was submitted stays: `stop` ends it", error)
+            logger.warning("slurm.undo_failed", "%s; the submitted jobs stay: `stop` ends them", error)
             return
     finally:
         if before.is_local_new:
@@ -151,11 +151,11 @@ def _undo(state: State, before: _Before) -> None:
 
 
 def _check_room(state: State, roles: Sequence[str]) -> None:
-    """Raises LaunchError if the cluster runs already. Forgets what has ended."""
+    """Raise LaunchError if the cluster runs already. Forgets jobs that have ended."""
     if not state.token:
         return
     rows = state.rows() if state.jobs else {}
-    # One that is not listed yet, or any more, may have been submitted after it was asked.
+    # A job that is not listed may have been submitted after the answer.
     state.jobs = [
         job for job in state.jobs
         if (rows[job.ident].is_active if job.ident in rows else time.time() - job.at < State.system.list_seconds)
@@ -169,7 +169,7 @@ def _check_room(state: State, roles: Sequence[str]) -> None:
         if role in present:
             jobs = ", ".join(map(str, state.of_role(role))) or f"a process on {state.local['host']}"
             advice = "use it, change its size with `scale`, `stop` it first, or start another with --name"
-            if role == "workers" and "master" in roles:  # else it would have been told of the master
+            if role == "workers" and "master" in roles:  # otherwise the error above names the master
                 advice = "its master is gone: start only a master (-W), or `stop` it first"
             raise LaunchError(f"the cluster {state.name!r} has its {role} already ({jobs}): {advice}")
 
@@ -203,7 +203,7 @@ def _end_local(state: State) -> None:
 
 
 def _wait_for_master(state: State, tell: Callable[[str], None]) -> status_client.ClusterStatus:
-    """Until it answers. Raises LaunchError if it cannot come any more."""
+    """Wait until the master answers. Raises LaunchError if it can no longer come."""
     told = ""
     began = time.monotonic()
     while True:
@@ -237,7 +237,7 @@ def _check_is_wanted(state: State) -> None:
 
 
 def _is_ours(state: State, standing: status_client.ClusterStatus) -> bool:
-    """Not a master of before, or one that somebody has started by hand, if one of ours is to come."""
+    """True unless it is an earlier master, or one started by hand, while ours is yet to come."""
     jobs = state.of_role("master")
     return finding.is_in(standing.location, jobs) if jobs else True
 
@@ -245,7 +245,7 @@ def _is_ours(state: State, standing: status_client.ClusterStatus) -> bool:
 def _wait_for_slots(
     state: State, standing: status_client.ClusterStatus | None, tell: Callable[[str], None]
 ) -> tuple[int, str]:
-    """(slots connected, what the batch system says of the workers' job if they are not all there)."""
+    """Wait for the slots. Returns (slots connected, the batch system's words on the workers' job if not all are)."""
     jobs = state.of_role("workers")
     wanted = sum(other.slots for other in jobs)
     began = time.monotonic()
@@ -273,7 +273,7 @@ def _wait_for_slots(
 
 
 def _tail(state: State, job: Job) -> str:
-    """The ends of its logs, for an error's text."""
+    """Return the ends of a job's logs, for an error's text."""
     found = ""
     for entry in sorted(os.listdir(state.logs)):
         if str(job.ident) in entry:

@@ -18,7 +18,7 @@ _HAS_ENDED = re.compile("Invalid job id|already completing|already completed|Job
 
 
 class Slurm:
-    """The Slurm whose programs are on the PATH."""
+    """Batch system Slurm, with the programs that are on the PATH."""
 
     name = "slurm"
     title = "Slurm"
@@ -52,7 +52,7 @@ class Slurm:
         return batch.master_script(request) if request.role == "master" else batch.worker_script(request)
 
     def submit(self, script: Script) -> tuple[int, str]:
-        """See BatchSystem. Raises LaunchError with Slurm's own message."""
+        """Submit a script; see BatchSystem. Raises LaunchError with Slurm's own message."""
         output = squeue.call(script.program, "--parsable", *script.arguments, text=script.text).split()
         ident, _, cluster = (output[-1] if output else "").partition(";")
         if not ident.isdigit():
@@ -70,7 +70,7 @@ class Slurm:
 
     def notify(self, jobs: Sequence[SubmittedJob]) -> None:
         self._scancel(jobs, "--state=PENDING")
-        # (Sent to one that waits, or has just begun to, scancel would try for minutes.)
+        # (For a job that waits, or has just begun, scancel would try for minutes.)
         self._scancel(jobs, "--state=RUNNING", f"--signal={batch.NOTICE}")
 
     def cancel(self, jobs: Sequence[SubmittedJob]) -> None:
@@ -82,7 +82,7 @@ class Slurm:
     def _scancel(self, jobs: Sequence[SubmittedJob], *arguments: str) -> None:
         for cluster in {job.cluster for job in jobs}:
             idents = [str(job.ident) for job in jobs if job.cluster == cluster]
-            # By name too: the id may be another job's by now.
+            # Also by name: the id may be another job's by now.
             for name in {job.name for job in jobs if job.cluster == cluster}:
                 try:
                     squeue.call("scancel", *squeue.of_cluster(cluster), *arguments, f"--name={name}", *idents)

@@ -11,17 +11,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import logging
 import os
 import time
 import zlib
 from typing import Any
 
 from cw.errors import StoreError
+from cw.events import EventLogger
 from cw.store import format as form
 from cw.version import VERSION
 
-logger = logging.getLogger("cw.store")
+logger = EventLogger("cw.store")
 
 MARKER = "cw-store.json"
 LARGE_DIRECTORY = "large"
@@ -103,9 +103,16 @@ def _repair_marker(path: str, marker: str, what: str, is_writing: bool) -> str:
                 if header["format"] > form.FORMAT:
                     raise newer_error(path, header)
                 ident = str(header["store"])
-                logger.warning("the store %s: its file %s %s%s", path, MARKER, what,
-                               ", and is written anew" if is_writing else "")  # fmt: skip
-                if is_writing:
+                if not is_writing:
+                    logger.warning("store.marker_missed", "the store %s: its file %s %s", path, MARKER, what)
+                else:
+                    logger.warning(
+                        "store.marker_repaired",
+                        "the store %s: its file %s %s, and is written anew",
+                        path,
+                        MARKER,
+                        what,
+                    )
                     with contextlib.suppress(OSError):
                         os.link(marker, f"{marker}.damaged")
                     _write_marker(marker, ident, is_repair=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import threading
 import time
@@ -20,11 +19,12 @@ from functools import partial
 from typing import Any
 
 from cw.errors import StoreError
+from cw.events import EventLogger
 from cw.store import directory
 from cw.store import format as form
 from cw.store.format import Head, Stored
 
-logger = logging.getLogger("cw.store")
+logger = EventLogger("cw.store")
 
 WRITING_SECONDS = 60.0
 """Time after its last change in which the end of a segment may still be incomplete because it is being written."""
@@ -151,7 +151,8 @@ class Store:
             if is_old or not segment.header:
                 segment.is_told = True
                 logger.warning(
-                    "%s: the last %d bytes of %s are no whole results; passed over",
+                    "store.end_torn",
+                    "the store %s: the last %d bytes of %s are no whole results, and are passed over",
                     self.path,
                     size,
                     segment.name,
@@ -160,7 +161,13 @@ class Store:
     def _log_damage(self, segment: Segment, position: int) -> None:
         size = position - segment.end
         self.damaged += size
-        logger.warning("%s: %d bytes of %s are damaged; passed over", self.path, size, segment.name)
+        logger.warning(
+            "store.damaged",
+            "the store %s: %d bytes of %s are damaged, and are passed over",
+            self.path,
+            size,
+            segment.name,
+        )
 
     # --- reading ---
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import sys
 import threading
@@ -17,13 +16,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cw.errors import StoreError
+from cw.events import EventLogger
 from cw.store import directory
 from cw.store import format as form
 from cw.store.format import Entry
 from cw.store.reader import Store
 from cw.version import VERSION
 
-logger = logging.getLogger("cw.store")
+logger = EventLogger("cw.store")
 
 BACKLOG = 64 * 1024**2
 """Bytes waiting to be written, above which `put` blocks. Larger: more memory. Smaller: a slow disk blocks earlier."""
@@ -153,7 +153,7 @@ class Writer:
             except StoreError as error:
                 self._failure = error
             except Exception as error:
-                logger.critical("the store's thread failed", exc_info=True)
+                logger.critical("store.thread_failed", "the store's thread failed", exc_info=True)
                 self._failure = StoreError(f"the store {self.store.path} cannot be written: {error!r}")
             with self._changed:
                 self._waiting_size -= size

@@ -59,15 +59,17 @@ def main() -> int:
 def _parse() -> Any:
     parser = program.argument_parser(
         "cw.worker",
-        "Runs the jobs that clients submit to a master. Waits for the master if it is not there yet.",
-        epilog="Without HOST: CW_MASTER, else the running master's address file in ~/.cw, else this machine.",
+        "Runs jobs that clients submit to a master. Waits for the master if it does not run yet.",
+        epilog="Without HOST, the worker uses CW_MASTER, otherwise the address file of the running master in ~/.cw, "
+        "otherwise this machine.",
     )
-    parser.add_argument("host", nargs="?", metavar="HOST[:PORT]", help="where the master runs")
+    parser.add_argument("host", nargs="?", metavar="HOST[:PORT]", help="host of the master")
     parser.add_argument(
-        "--port", type=program.converted_by(address.check_port), help="its port (default: 5494)"
+        "--port", type=program.converted_by(address.check_port), help="port of the master (default: 5494)"
     )
     parser.add_argument("-n", dest="slots", metavar="SLOTS", type=program.converted_by(_parse_slots), default=1,
-                        help="jobs to run at a time, or 'auto': one for each usable CPU (default: 1)")  # fmt: skip
+                        help="number of jobs to run at a time; 'auto': one for each usable CPU "
+                        "(default: 1)")  # fmt: skip
     _add_limits(parser)
     program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--notice")
     return parser.parse_args()
@@ -100,18 +102,20 @@ def _add_limits(parser: Any) -> None:
     positive = program.converted_by(program.parse_positive_seconds)
     group = parser.add_argument_group("limits")
     group.add_argument("--grace", metavar="SECONDS", type=seconds, default=defaults.grace,
-                       help="told to end (Ctrl-C, SIGTERM), let running jobs go on for so long; then stop them, within "
-                       "3 s; the rest goes to other workers at once (default: %(default)g; a second Ctrl-C ends it at "
-                       "once)")  # fmt: skip
+                       help="after Ctrl-C or SIGTERM, let running jobs go on for this long, then stop them within 3 s; "
+                       "all other jobs go to other workers at once (default: %(default)g). A second Ctrl-C ends the "
+                       "worker at once")  # fmt: skip
     group.add_argument("--lifetime", metavar="SECONDS", type=positive, default=defaults.lifetime,
-                       help="after so long, end as if told to (default: never)")  # fmt: skip
+                       help="end after this long, as after SIGTERM (default: never)")  # fmt: skip
     group.add_argument("--until", metavar="TIME", type=program.converted_by(_parse_time), default=defaults.until,
-                       help="when the machine is taken away, in seconds since 1970: a minute before that it takes "
-                       "nothing more, and 5 seconds before it jobs are stopped (default: never)")  # fmt: skip
+                       help="time at which the machine is taken away, in seconds since 1970: the worker takes no more "
+                       "jobs from a minute before it on, and stops jobs 5 seconds before it (default: "
+                       "never)")  # fmt: skip
     group.add_argument("--max-jobs", metavar="N", type=program.converted_by(_parse_count), default=defaults.max_jobs,
                        help="replace each runner process by a new one after N jobs (default: never)")  # fmt: skip
     group.add_argument("--silence", metavar="SECONDS", type=positive, default=defaults.silence,
-                       help="take a master that says nothing for so long for gone (default: %(default)g)")  # fmt: skip
+                       help="treat the master as lost if it sends nothing for this long "
+                       "(default: %(default)g)")  # fmt: skip
     group.add_argument("--reconnect-timeout", metavar="SECONDS", type=seconds, default=defaults.reconnect_timeout,
-                       help="look for a lost master for so long before its jobs are given up; the worker itself waits "
-                       "on (default: %(default)g)")  # fmt: skip
+                       help="look for a lost master for this long before giving up its jobs; the worker itself goes "
+                       "on waiting (default: %(default)g)")  # fmt: skip

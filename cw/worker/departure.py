@@ -141,7 +141,7 @@ class Departure:
     def on_sigterm(self, now: float) -> list[Action]:
         """Handle a request to end. First: finish running jobs; second: stop them; third: leave at once."""
         if not self.is_draining:
-            return self.on_drain("told to end", now)
+            return self.on_drain("it was asked to end", now)
         if now - max(self._drains_from, self._drains_until) > REPEATED_SECONDS:
             return self.on_leave()
         if now - self._drains_from > REPEATED_SECONDS:

@@ -9,13 +9,12 @@ All code here runs in the loop's thread.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cw import program
+from cw.events import RateLimited
 from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.worker import actions as a
@@ -25,7 +24,7 @@ from cw.worker.pool import Runner
 from cw.worker.runners import Runners
 from cw.worker.slots import Slots
 
-_lines = program.RateLimited(logging.getLogger("cw.worker"))
+_lines = RateLimited("cw.worker")
 
 TICK_SECONDS = 0.02
 
@@ -150,8 +149,10 @@ class Execution:
 
     def _on_tell_usable(self, action: a.TellUsable) -> None:
         if action.slots < len(self.slots.pool.slots) or action.blocked_sessions:
-            _lines.warning("no runner can be started on some slots: jobs that need one go to other workers, and it is "
-                           "tried again in some seconds")  # fmt: skip
+            _lines.warning(
+                "worker.slots_unusable",
+                "no runner can be started on some slots: their jobs go to other workers, and this one tries again soon",
+            )
         self._send(m.Capacity(action.slots, action.blocked_sessions, self._why_unusable))
 
     # --- the runners ---

@@ -5,16 +5,16 @@ No socket, no thread, no clock: `cw.net.master_link` asks.
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Callable, Sequence
 
 from cw import credential, program
+from cw.events import EventLogger
 from cw.net import address, memory
 from cw.net import messages as m
 from cw.net.master_link import Failures, Loss, Terms
 
-logger = logging.getLogger("cw.worker")
+logger = EventLogger("cw.worker")
 
 DIAL_SECONDS = 10.0
 """Time limit of one attempt to connect (seconds)."""
@@ -63,13 +63,14 @@ class Patience:
 
     def on_lost(self, loss: Loss, now: float, pause: float) -> BaseException | None:
         if loss.goodbye is not None and loss.goodbye.is_final:
-            logger.info("the master has ended: %s", loss.reason)
+            logger.info("worker.master_ended", "the master has ended: %s", loss.reason)
             self._forsake()
             return None
         self._logged_at = now  # the log line below is enough for a while
         if not self.is_lost:
             self.is_lost, self._lost_at = True, now
-        logger.warning("the master is gone%s; looking for it again, for %.0f s, while the jobs here go on",
+        logger.warning("worker.master_gone",
+                       "the master is gone%s; the worker looks for it for %.0f s, and its jobs go on",
                        f" ({loss.reason})" if loss.reason else "", self._reconnect_timeout)  # fmt: skip
         return None
 
@@ -78,7 +79,8 @@ class Patience:
     ) -> BaseException | None:
         if self.is_lost and now - self._lost_at > self._reconnect_timeout:
             logger.warning(
-                "the master has not come back within %.0f s: the jobs here are given up",
+                "worker.jobs_given_up",
+                "the master did not come back within %.0f s: the worker gives its jobs up",
                 self._reconnect_timeout,
             )
             self.is_lost = False
@@ -96,7 +98,11 @@ class Patience:
             tried = "; ".join(
                 f"{c} {e.strerror or e}" for c, (_, e) in zip(candidates, failures, strict=False)
             )
-            logger.warning("no master yet, trying on: %s", tried or address.why_not_found())
+            logger.warning(
+                "worker.no_master",
+                "no master is found yet, the worker tries on: %s",
+                tried or address.why_not_found(),
+            )
         return None
 
     def _hopeless_fault(

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import time
@@ -19,18 +18,18 @@ from typing import Any
 
 from cw import credential
 from cw.errors import PayloadError
+from cw.events import EventLogger, RateLimited
 from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.net.objects import Key, Object, ObjectCache
 from cw.payloads import environment as environments
-from cw.program import RateLimited
 from cw.runner.channel import WorkerEnd
 from cw.worker.departure import END_SECONDS, STOP_SECONDS
 from cw.worker.forkserver_client import ForkserverProcess
 from cw.worker.jobs import Job
 from cw.worker.pool import Runner
 
-logger = logging.getLogger("cw.worker")
+logger = EventLogger("cw.worker")
 
 STOP_STEPS = (0.0, signal.SIGINT), (STOP_SECONDS / 2, signal.SIGTERM), (STOP_SECONDS, signal.SIGKILL)
 """Steps that end a running job: after n seconds this signal, to the runner's process group. The first raises
@@ -44,7 +43,7 @@ FORKSERVERS = 3
 """Forkservers that may die in a row without having started a runner."""
 
 
-lines = RateLimited(logger)
+lines = RateLimited("cw.worker")
 
 
 class _NoEnd:
@@ -189,7 +188,8 @@ class Runners:
 
     def _kill_slow(self, runner: Runner) -> None:
         if self._runners.get(runner.key) is runner:
-            lines.warning("runner %s does not end within %g s, a thread of a job may be at work there: it is killed",
+            lines.warning("worker.runner_killed",
+                          "runner %s did not end within %g s, perhaps for a thread of a job in it: it is killed",
                           self._pids.get(runner.key, 0), self._end_seconds)  # fmt: skip
             self._signal(runner, signal.SIGKILL)
 
@@ -265,7 +265,9 @@ class Runners:
                     "the process that starts runners dies again and again: see the messages above"
                 )
                 return
-            logger.error("the forkserver is gone, and the runners with it; starting another")
+            logger.error(
+                "worker.forkserver_died", "the forkserver died, and its runners with it; another is started"
+            )
             gone = self._forkservers[seed]
             self._close_forkserver(gone)
             try:
@@ -306,7 +308,9 @@ class Runners:
         unstarted = end.take_tokens(len(runner.sent))
         end.close()
         if not was_ending:
-            lines.warning("runner %s on slot %d %s", note["pid"], runner.slot.index, how)
+            lines.warning(
+                "worker.runner_died", "runner %s on slot %d %s", note["pid"], runner.slot.index, how
+            )
         self.on_exited(runner, unstarted, note)
 
 

@@ -12,7 +12,6 @@ must end. All code here runs in the loop's thread.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import secrets
@@ -21,7 +20,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from cw import location, program
+from cw import events, location, program
+from cw.events import EventLogger
 from cw.net import address, memory
 from cw.net import messages as m
 from cw.net.loop import Loop
@@ -35,7 +35,7 @@ from cw.worker.jobs import Job
 from cw.worker.runners import Runners
 from cw.worker.slots import Slots
 
-logger = logging.getLogger("cw.worker")
+logger = EventLogger("cw.worker")
 
 MOST_SECONDS = 1e9
 """Treat ends farther away than this as no end (seconds)."""
@@ -121,7 +121,7 @@ class Worker:
             m.CloseSession: self._on_close_session,
             m.ForgetSession: self._on_forget_session,
             m.Drain: lambda message: self._depart(
-                self._departure.on_drain_until_the_end("told to drain", now())
+                self._departure.on_drain_until_the_end("it was asked to", now())
             ),
             m.Goodbye: self._uplink.on_goodbye,
             m.Heartbeat: lambda message: None,
@@ -182,7 +182,10 @@ class Worker:
 
     def _leave(self, action: departure.Leave) -> None:
         if action.has_threads:
-            logger.warning("threads that jobs have left have not ended in time: they are stopped")
+            logger.warning(
+                "worker.threads_stopped",
+                "threads that jobs left behind did not end in time: they are stopped",
+            )
         if action.is_sudden:
             self._log_stopped()
         self.close()  # before goodbye: a job that the master requeues must not run here any more
@@ -207,14 +210,20 @@ class Worker:
             doing += f", and looking for the master to hand in {kept},"
         elif not running:
             doing, limit = f"handing in {kept}", ""
-        logger.info("%s: %s%s; Ctrl-C ends it at once", action.why, doing, limit)
+        logger.info(
+            "worker.draining",
+            "the worker drains (%s), %s%s; Ctrl-C ends it at once",
+            action.why,
+            doing,
+            limit,
+        )
 
     def _log_stopped(self) -> None:
         if running := self._execution.count_running():
             doing = program.count(
                 running, "running job is stopped, and runs again", "running jobs are stopped, and run again"
             )
-            logger.info("leaving; %s elsewhere", doing)
+            logger.info("worker.jobs_stopped", "the worker leaves; %s elsewhere", doing)
 
     def _give_up(self, reason: str) -> None:
         self.failure = reason
@@ -249,8 +258,8 @@ class Worker:
             self._send(m.Draining())
         cpus = len(os.sched_getaffinity(0))
         slots = program.count(len(self._slots.pool.slots), "slot")
-        logger.info("joined the master at %s with %s (this machine has %s)", self._uplink.peer, slots,
-                    program.count(cpus, "usable CPU"))  # fmt: skip
+        logger.info("worker.joined", "the worker joined the master at %s with %s (this machine has %s)",
+                    self._uplink.peer, slots, program.count(cpus, "usable CPU"))  # fmt: skip
         self.on_joined()
 
     def _report(self) -> None:
@@ -343,7 +352,7 @@ class Worker:
         if self._departure.is_leaving:
             return False
         self._perform(self._slots.on_second(now))
-        program.flush_repeated()
+        events.flush_repeated()
         return True
 
 

@@ -78,15 +78,15 @@ def main(direction, directory):
         near = stack.enter_context(programs.Worker(master.address))
         cut = time.monotonic()
         cards.let_through(direction, False)
-        master.wait_for("is lost")
-        far.wait_for("the master is gone")
+        master.wait_for_event("master.worker_lost")
+        far.wait_for_event("worker.master_gone")
         noticed = time.monotonic() - cut
         print(f"both have noticed after {noticed:.1f} s")
         assert noticed < SILENCE + 4
         wait_until(lambda: len(results) >= 12, LIMIT)  # the others go on
         cards.let_through(direction, True)
         healed = time.monotonic()
-        wait_until(lambda: far.err.count("joined the master") == 2, LIMIT, lambda: far.err)
+        far.wait_for_event("worker.joined", count=2)
         print(f"it is back {time.monotonic() - healed:.1f} s after healing")
         thread.wait(LIMIT)
         assert near.process.poll() is None
