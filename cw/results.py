@@ -25,7 +25,7 @@ from cw import program
 from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.net import messages as m
-from cw.payloads import serialize
+from cw.payloads import classes, serialize
 from cw.store.format import Stored
 from cw.store.reader import Store
 
@@ -96,6 +96,7 @@ class Result:
     @property
     def value(self) -> Any:
         """Value that the call returned. Raises what the call raised."""
+        classes.definitions.update(self._stored.definitions)
         if self.failed:
             raise serialize.load_error(self._stored.payload, f"job {self.jobid}, {self.function}()")
         return serialize.load_result(self._stored.payload)
@@ -105,11 +106,13 @@ class Result:
         """Exception that the call raised, or None."""
         if not self.failed:
             return None
+        classes.definitions.update(self._stored.definitions)
         return serialize.load_error(self._stored.payload, f"job {self.jobid}, {self.function}()")
 
     def _call(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self._stored.args is None:
             raise LookupError("the arguments of this call were too large to be stored")
+        classes.definitions.update(self._stored.definitions)
         return serialize.load_call(self._stored.args)
 
     def __repr__(self) -> str:

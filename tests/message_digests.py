@@ -2,7 +2,7 @@
 
     python tests/message_digests.py print SEED [LEG]     # one seed's messages as canonical text
     python tests/message_digests.py check [FIRST LAST]   # which seeds differ from the record
-    python tests/message_digests.py record               # write the record anew: only for an intended change
+    python tests/message_digests.py record [SEED ...]    # write the record anew: only for an intended change
 
 `message_digests.txt` holds, for each seed and leg, a digest of the canonical text of all messages there, in order.
 When a seed differs, print it here and at a commit that agrees with the record, and compare the two texts:
@@ -48,6 +48,19 @@ GONE_FIELDS: dict[str, object] = {}
 
 NEW_MESSAGES: frozenset[str] = frozenset()
 """Omitted classes. They are delivered with the next message, so that they change nothing else."""
+
+GONE_MESSAGES: dict[str, str] = {"CloseSession": "ForgetSession"}
+"""{"CloseSession": "ForgetSession"}: each of the first was followed, in the data lane, by one of the second."""
+
+RECORDED_ANEW: list[int] = [
+    16, 27, 59, 103, 116, 129, 145, 175, 182, 201, 215, 241, 248, 272, 284, 293, 301, 303, 360, 404, 407, 495,
+    507, 509, 512, 519, 566, 588, 599, 624, 630, 651, 665, 679, 687, 694, 749, 755, 784, 837, 874, 889, 901, 923,
+    931, 935, 937, 943, 971,
+]  # fmt: skip
+"""Seeds whose lines in the record are newer than the others: in each, a Cancel, Stop or TakeBack is sent while its job
+is on its way. Before, it overtook the job by chance, and the receiver remembered it until the job came and returned it.
+Now, of what the sender's socket has not taken, the job is withdrawn and never comes (a worker does not return it, and
+what takes its slot is dispatched at once); what the socket has taken comes first, and may have started."""
 
 # --- what is never recorded ------------------------------------------------------------------
 
@@ -114,7 +127,11 @@ class Texts:
             return
         if cls in ("Hello", "Welcome"):
             self._names[message.ident] = self._names[int(message.ident[:16], 16)] = sender
-        self.lines.append((_leg(sender, receiver), f"{sender} -> {receiver}: {self._text(cls, message)}"))
+        text = self._text(cls, message)
+        self.lines.append((_leg(sender, receiver), f"{sender} -> {receiver}: {text}"))
+        if cls in GONE_MESSAGES:
+            text = text.replace(cls, GONE_MESSAGES[cls], 1)
+            self.lines.append((_leg(sender, receiver), f"{sender} -> {receiver}: {text}"))
 
     def _text(self, cls, message):
         was = RENAMED_CLASSES.get(cls, cls)
@@ -156,14 +173,20 @@ def _leg(sender, receiver):
     return f"{sender.split()[0]}-{receiver.split()[0]}"
 
 
-def messages(seed):
-    """Return the canonical text of a seed: (leg, line) in the order of sending."""
+def run(seed):
+    """Return a scenario that has run, and the text of its messages."""
     scenario = Short(seed)
     texts = Texts()
     scenario.sim.on_sent = texts.add
     scenario.sim.rides = lambda message: type(message).__name__ in NEW_MESSAGES
+    scenario.sim.is_followed = lambda message: type(message).__name__ in GONE_MESSAGES
     scenario.run()
-    return texts.lines
+    return scenario, texts
+
+
+def messages(seed):
+    """Return the canonical text of a seed: (leg, line) in the order of sending."""
+    return run(seed)[1].lines
 
 
 def digests(seed):
@@ -211,8 +234,11 @@ def main(command="", *arguments):
         return bool(found)
     elif command == "record":
         head = f"# Digests of the messages on each leg (see message_digests.py): seed {' '.join(LEGS)}"
-        rows = [" ".join([str(seed), *digests(seed)]) for seed in SEEDS]
-        RECORD.write_text("\n".join([head, *rows]) + "\n")
+        anew = {seed: digests(seed) for seed in map(int, arguments or SEEDS)}
+        rows = {**(read_record() if arguments else {}), **anew}
+        RECORD.write_text(
+            "\n".join([head, *(" ".join([str(seed), *row]) for seed, row in rows.items())]) + "\n"
+        )
     else:
         print(__doc__, file=sys.stderr)
         return 2

@@ -147,6 +147,7 @@ class Relay:
     def __init__(self, port, rate=None):
         self._target = port
         self._rate = rate
+        self.passed = 0  # bytes, both ways
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets = [self._listener]
         self.port = self._listener.getsockname()[1]
@@ -172,6 +173,7 @@ class Relay:
         with contextlib.suppress(OSError):
             while data := source.recv(256 * 1024):
                 target.sendall(data)
+                self.passed += len(data)
                 if self._rate:
                     time.sleep(len(data) / self._rate)
         for sock in (source, target):

@@ -34,6 +34,7 @@ import cw.worker.worker
 from cw.errors import ProtocolError
 from cw.net import messages as m
 from cw.net import wire
+from cw.net.batches import split, without
 from cw.net.objects import ObjectCache
 from cw.payloads import serialize
 from cw.requirements import JobOptions
@@ -135,14 +136,32 @@ class Link:
         self.sim = sim
         self.lanes = deque(), deque()  # control, data
         self.sent = 0
+        self.taken = 0  # the last in the data lane of which it was asked, and that had left the sender
         self.is_stalled = False
         self.is_moving = self.has_ended = False
         self.to = None
 
-    def send(self, lane, data):
+    def send(self, lane, riding, message):
         self.sent += 1
-        self.lanes[lane].append((self.sent, data))
+        self.lanes[lane].append((self.sent, riding, message))
         self.move()
+
+    def withdraw(self, kind, numbers):
+        """Of what is on its way, chance says how much has left the sender. That arrives before all that follows."""
+        control, data = self.lanes
+        gone = []
+        if any(type(message) is kind and without(message, numbers)[1] for _, _, message in data):
+            self.sim.has_met = self.sim.has_met or kind in (m.Submit, m.Dispatch)
+            left = self.sim.chances.choice([0, 0, self.sim.chances.randint(0, len(data))])
+            if left:
+                self.taken = max(self.taken, data[left - 1][0])
+            for index in range(left, len(data)):
+                number, riding, message = data[index]
+                if type(message) is kind:
+                    rest, dropped = without(message, numbers)
+                    gone += dropped
+                    data[index] = number, riding, rest
+        return gone
 
     def move(self):
         if not self.is_moving:
@@ -156,12 +175,21 @@ class Link:
         control, data = self.lanes
         if control or data:
             # What is urgent overtakes what the socket has not taken yet.
-            is_first = control and (not data or control[0][0] < data[0][0] or self.sim.random.random() < 0.5)
-            _, frame = (control if is_first else data).popleft()
+            is_first = control and (
+                not data
+                or control[0][0] < data[0][0]
+                or (data[0][0] > self.taken and self.sim.random.random() < 0.5)
+            )
+            _, riding, message = (control if is_first else data).popleft()
+            frame = riding if message is None else riding + encoded(message)
             self.to.process.run(lambda: self.to.receive(frame))
             self.move()
         elif self.has_ended:
             self.to.process.run(lambda: self.to.fail(""))
+
+
+def encoded(message):
+    return b"".join(bytes(buffer) for frame in wire.encode(message) for buffer in frame)
 
 
 class SimConnection:
@@ -191,14 +219,17 @@ class SimConnection:
             return
         sim = self.loop.sim
         sim.on_sent(*self.way, message)
-        data = [b"".join(map(bytes, frame)) for frame in wire.encode(message)]
         if sim.rides(message):
-            self._riding += b"".join(data)
+            self._riding += encoded(message)
             return
-        lane = 0 if wire.is_control(message) else 1
-        data[0], self._riding = self._riding + data[0], b""
-        for frame in data:
-            self.out.send(lane, frame)
+        for part in split(message):
+            self.out.send(0 if wire.is_control(message) else 1, self._riding, part)
+            self._riding = b""
+        if sim.is_followed(message):
+            self.out.send(1, b"", None)
+
+    def withdraw(self, kind, numbers):
+        return [] if self.closed or self._closing else self.out.withdraw(kind, numbers)
 
     def send_last(self, message):
         self.send(message)
@@ -482,8 +513,13 @@ class Simulation:
         """Called with each message that is sent, and the names of the two processes."""
         self.rides = lambda message: False
         """True for a message to deliver with the next one on its connection. (It then changes no latencies.)"""
+        self.is_followed = lambda message: False
+        """True for a message that is followed by an empty one in the data lane (in place of a message that is gone)."""
+        self.has_met = False
+        """True if a job was withdrawn or cancelled while it was on its way."""
         self.random = Random(seed)
         self._idents = Random(seed)
+        self.chances = Random(seed)  # of what is asked only after a cancel: so it changes nothing else
         self.now = MONOTONIC
         self._heap = []
         self._order = itertools.count()

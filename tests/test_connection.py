@@ -14,7 +14,7 @@ from loops import BIG, descriptors, encoded, make_connect, make_running, tcp_pai
 from cw.errors import ProtocolError
 from cw.net import messages as m
 from cw.net import wire
-from cw.net.connection import SendQueue
+from cw.net.batches import FRAME
 from cw.net.memory import Memory, store
 
 running = pytest.fixture(make_running)
@@ -257,7 +257,7 @@ def test_on_one_machine_a_large_payload_is_passed_as_a_memory_file(running, conn
 
 def test_memory_files_count_as_unsent_until_the_socket_has_them(running, connect):
     peer = connect(socket.socketpair)
-    memory = store([bytes(wire.FRAME + 1)], wire.FRAME + 1)
+    memory = store([bytes(FRAME + 1)], FRAME + 1)
     count = 2000
     peer.send(*[m.Submit([n], [1], [0], [memory]) for n in range(count)])
     assert peer.connection.unsent > count / 2 * len(memory)
@@ -282,44 +282,56 @@ def test_memory_files_that_nobody_asked_for_are_closed_with_the_connection(runni
     assert descriptors() == before
 
 
-# --- what is unsent ---------------------------------------------------------------------------
+# --- what is taken back -----------------------------------------------------------------------
 
 
-class Sink:
-    """A socket that takes a number of bytes at a time, and says so when it is full."""
+def withdraw(running, peer, *numbers):
+    """Those of these jobs that never come; a Cancel of all of them follows."""
 
-    def __init__(self, room, at_once):
-        self.room, self.at_once, self.taken = room, at_once, b""
+    def cancel():
+        gone = peer.connection.withdraw(m.Submit, set(numbers))
+        peer.connection.send(m.Cancel(list(numbers)))
+        return gone
 
-    def send(self, buffer):
-        count = min(len(buffer), self.at_once, self.room - len(self.taken))
-        if not count:
-            raise BlockingIOError
-        self.taken += bytes(buffer[:count])
-        return count
+    return running.call(cancel)
 
 
-def test_a_queue_counts_what_the_socket_has_not_taken_and_loses_nothing_of_it():
-    queue, sink = SendQueue(), Sink(1000, 7)
-    for number in range(300):
-        queue.put(wire.encode(m.Recall(number)), wire.is_control(m.Recall(number)))
-    total = queue.size
-    while queue.size:
-        with contextlib.suppress(BlockingIOError):
-            queue.write_to(sink)
-        assert queue.size + len(sink.taken) == total
-        sink.room += 1000
-    assert wire.Decoder().feed(sink.taken) == [m.Recall(number) for number in range(300)]
+def test_what_the_socket_has_not_taken_can_be_taken_back(running, connect):
+    peer = connect()
+    stuck = os.urandom(BIG)
+    peer.send(m.Submit([1], [1], [0], [stuck]), m.Submit([2, 3, 4], [1, 1, 1], [0, 0, 0], [b"b", b"c", b"d"]))
+    peer.send(m.Submit([5], [1], [0], [bytes(BIG)]), m.Forget([1], [1]))
+    assert withdraw(running, peer, 3, 5, 9) == [3, 5]
+    assert BIG / 2 < peer.connection.unsent < 1.1 * BIG
+    cancel, large, *rest = peer.receive(4)
+    assert cancel == m.Cancel([3, 5, 9]) and bytes(large.payloads[0]) == stuck
+    assert rest == [m.Submit([2, 4], [1, 1], [0, 0], [b"b", b"d"]), m.Forget([1], [1])]
+    assert peer.connection.unsent == 0
 
 
-def test_what_has_begun_is_finished_when_the_data_behind_it_is_dropped():
-    queue, sink = SendQueue(), Sink(10, 10)
-    queue.put([[b"x" * 20]], False)
-    with pytest.raises(BlockingIOError):
-        queue.write_to(sink)
-    queue.put([[b"y" * 20]], False)
-    queue.drop_data()
-    queue.put([[b"z"]], True)
-    sink.room = 100
-    queue.write_to(sink)
-    assert sink.taken == b"x" * 20 + b"z" and queue.size == 0
+def test_a_large_payload_that_is_half_sent_is_given_up_and_its_bytes_stop(running, connect):
+    peer, size = connect(), 200_000_000
+    peer.send(m.Submit([1], [1], [0], [bytes(size)]), m.Submit([2], [1], [0], [b"next"]))
+    read, decoder = 0, wire.Decoder()
+    while read < 5_000_000:
+        data = peer.raw.recv(65536)
+        read += len(data)
+        assert decoder.feed(data) == []
+    assert withdraw(running, peer, 1) == [1]
+    assert peer.connection.unsent < 2 * wire.PIECE
+    assert peer.receive(2, decoder) == [m.Cancel([1]), m.Submit([2], [1], [0], [b"next"])]
+    assert decoder.direct() is None and peer.connection.unsent == 0
+
+
+def test_what_the_socket_has_taken_comes_before_what_cancels_it(running, connect):
+    peer = connect()
+    peer.send(m.Submit([1], [1], [0], [b"small"]))
+    assert withdraw(running, peer, 1) == []
+    assert peer.receive(2) == [m.Submit([1], [1], [0], [b"small"]), m.Cancel([1])]
+
+
+def test_a_closed_connection_has_nothing_to_take_back(running, connect):
+    peer = connect()
+    peer.send(m.Submit([1], [1], [0], [bytes(BIG)]))
+    running.call(peer.connection.close)
+    assert withdraw(running, peer, 1) == []

@@ -676,10 +676,9 @@ class ModelWorker:
     def __init__(self, key, slots, python, left=math.inf):
         self.key, self.slots, self.python = key, slots, python
         self.data = deque()  # Assigns that have not arrived
-        self.control = deque()  # Recalls and Stops; they may overtake
+        self.control = deque()  # Recalls and Stops; they may overtake, and then take back what they name
         self.backlog = deque()
         self.running = {}
-        self.stopped = set()  # stops that overtook their dispatch
         self.latest = 0  # dispatch number
         self.recall_backoff = 0  # so many recalls find nothing yet
         self.hangs = False  # its running jobs never end
@@ -851,6 +850,7 @@ class Events:
             gone = [dispatch for dispatch in value if dispatch in worker.backlog]
             for dispatch in gone:
                 worker.backlog.remove(dispatch)
+            gone += self.withdraw(worker, value)
             self.give_back(worker, gone)
             if gone:
                 self.perform(self.d.on_returned(worker.key, gone))
@@ -863,23 +863,22 @@ class Events:
             elif dispatch in worker.running:
                 del worker.running[dispatch]
                 gone.append(dispatch)
-            elif dispatch in self.holder and self.holder[dispatch] is worker:
-                worker.stopped.add(dispatch)
+        gone += self.withdraw(worker, value)
         self.give_back(worker, gone)
         worker.start()
         if gone:
             self.perform(self.d.on_returned(worker.key, gone))
 
     def receive_data(self, worker):
-        batch = worker.data.popleft()
-        gone = [dispatch for dispatch in batch if dispatch in worker.stopped]
-        worker.backlog.extend(dispatch for dispatch in batch if dispatch not in worker.stopped)
-        worker.stopped.difference_update(gone)
-        self.give_back(worker, gone)
+        worker.backlog.extend(worker.data.popleft())
         worker.start()
         self.started.update(self.job_by_dispatch[dispatch] for dispatch in worker.running)
-        if gone:
-            self.perform(self.d.on_returned(worker.key, gone))
+
+    def withdraw(self, worker, dispatches):
+        """Those of these that are still on their way: they never come."""
+        gone = [dispatch for batch in worker.data for dispatch in batch if dispatch in dispatches]
+        worker.data = deque([d for d in batch if d not in gone] for batch in worker.data)
+        return gone
 
     def finish(self, worker, dispatches, seconds):
         for dispatch in dispatches:

@@ -102,12 +102,29 @@ def frames_of(message):
 _header = st.builds(
     wire.HEADER.pack,
     st.one_of(st.integers(0, 40), st.sampled_from([wire.MAX_BODY, wire.MAX_BODY + 1, 2**32 - 1])),
-    st.one_of(st.sampled_from([*(spec.kind for spec in SPECS.values()), 255]), st.integers(0, 255)),
+    st.one_of(
+        st.sampled_from([*(spec.kind for spec in SPECS.values()), wire.PIECE_KIND, wire.ABORT_KIND]),
+        st.integers(0, 255),
+    ),
     st.integers(0, 3),
     st.sampled_from([0, 0, 0, 1]),
 )
+# A large payload that is given up, well or not: its head, some pieces, abort marks.
+_large_head = b"".join(next(wire.encode(m.Submit([5], [1], [0], [bytes(wire.LARGE + 1)]))))
+_pieces = st.lists(
+    st.integers(1, 200).map(lambda size: wire.HEADER.pack(size, wire.PIECE_KIND, 0, 0) + bytes(size)),
+    max_size=3,
+)
+_abort_marks = st.lists(
+    st.sampled_from([wire.ABORT[0], wire.ABORT[0], wire.HEADER.pack(1, wire.ABORT_KIND, 0, 0) + b"x"]),
+    max_size=2,
+)
+_aborted = st.tuples(st.sampled_from([[], [_large_head]]), _pieces, _abort_marks).map(
+    lambda parts: b"".join(part for some in parts for part in some)
+)
 _bytes = st.one_of(
     st.binary(max_size=40),
+    _aborted,
     st.tuples(_header, st.binary(max_size=60)).map(b"".join),
     _any_message.map(frames_of),
     # Cut short, or with a byte changed.

@@ -388,6 +388,22 @@ def test_a_cancel_overtakes_large_payloads_that_are_on_their_way(tmp_path, where
             other.shutdown()
 
 
+@pytest.mark.parametrize("where", ["to the worker", "from the client"])
+def test_the_bytes_of_a_cancelled_job_stop_flowing_and_the_next_job_runs(where):
+    size = 200_000_000  # for which this network takes some 7 s
+    with Master() as master, Relay(master.port, rate=30e6) as relay:
+        worker_at, client_at = (relay, master) if where == "to the worker" else (master, relay)
+        with Worker(worker_at.address), cw.ClusterExecutor(client_at.address) as executor:
+            assert executor.submit(jobs.square, 2).result(LIMIT) == 4
+            large = executor.submit(len, bytes(size))
+            wait_until(lambda: relay.passed > 20e6, LIMIT)
+            assert large.cancel()
+            assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+            assert relay.passed < size / 2
+            assert executor.submit(len, bytes(3_000_000)).result(LIMIT) == 3_000_000
+            assert large.cancelled()
+
+
 def test_a_slow_client_does_not_slow_the_others_down(master):
     # It submits jobs with large results and takes none of them.
     with Worker(master.address, "-n", "2"), Peer(master, "client") as slow:

@@ -98,9 +98,16 @@ def test_jobs_whose_result_counts_when_their_time_is_up_are_named_before_they_co
     outcomes = Outcomes()
     outcomes.on_keep([1, 3])
     first, second = job(1), job(2)
-    outcomes.on_jobs([first, second], [1, 2])
+    outcomes.on_jobs([first, second])
     assert (first.keeps, second.keeps) == (True, False)
     outcomes.on_welcome()  # another master: what the one before said of 3 is void
     third = job(3)
-    outcomes.on_jobs([third], [3])
+    outcomes.on_jobs([third])
     assert not third.keeps
+
+
+def test_what_is_named_and_withdrawn_before_it_comes_is_forgotten_when_the_next_comes():
+    outcomes = Outcomes()
+    outcomes.on_keep([1, 2, 4])
+    outcomes.on_jobs([job(2)])
+    assert outcomes._keeping == {4}

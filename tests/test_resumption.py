@@ -73,24 +73,6 @@ def test_a_client_of_another_master_says_how_far_it_had_come():
     assert submitted(resumption, 3, 5) == ([3], [5])
 
 
-def test_a_cancel_that_overtakes_its_job_is_heeded_over_this_connection_only():
-    resumption = new_client()
-    resumption.on_cancelled([2, 3])
-    assert submitted(resumption, 1, 2) == ([], [1])
-    resumption.on_cancelled([1])  # it has come: no matter of ours
-    assert submitted(resumption, 3, 4) == ([], [4])
-    resumption.on_cancelled([5])
-    resumption.on_connected(1.0, is_new=False, handed=4)
-    assert submitted(resumption, 5) == ([], [5])
-
-
-def test_no_more_early_cancels_are_kept_than_jobs_may_be_handed_in():
-    resumption = new_client()
-    resumption.on_cancelled(range(1, MOST + 1))
-    resumption.on_cancelled([MOST + 1])
-    assert submitted(resumption, 1, MOST + 1) == ([], [MOST + 1])
-
-
 def test_what_was_charged_comes_before_its_job_and_is_charged_to_it():
     resumption = client_of_another_master(handed=2)
     note = {"how": "killed by SIGSEGV"}
@@ -176,7 +158,7 @@ def test_a_client_is_waited_for_as_long_as_its_case_deserves(
 
 
 class Events:
-    """A client that comes and goes, to one master. The model knows which jobs it has handed in and cancelled."""
+    """A client that comes and goes, to one master. The model knows which jobs it has handed in."""
 
     def __init__(self, random):
         self.random = random
@@ -188,7 +170,6 @@ class Events:
         assert self.is_settling == bool(handed)
         self.before = self.highest = handed  # numbers handed in before the client came back; ever
         self.next = 1  # over this connection
-        self.early = set()  # cancelled before they came
         self.has_handed_in = False
         self.missing = set()
 
@@ -203,26 +184,16 @@ class Events:
         assert self.resumption.on_connected(self.now, is_new=False, handed=self.highest)
         self.is_here = self.is_settling = True
         self.before, self.next = self.highest, 1
-        self.early = set()
         self.has_handed_in = False
 
     def jobs_come(self):
         if self.is_here:
             wanted = sorted(self.random.sample(range(self.next, self.next + 8), self.random.randint(1, 5)))
             again, new = submitted(self.resumption, *wanted)
-            assert again == [n for n in wanted if n <= self.before and n not in self.early]
-            assert new == [n for n in wanted if n > self.before and n not in self.early]
+            assert again == [n for n in wanted if n <= self.before]
+            assert new == [n for n in wanted if n > self.before]
             self.next = wanted[-1] + 1
             self.highest = max(self.highest, wanted[-1])
-
-    def jobs_are_cancelled(self):
-        if self.is_here:
-            wanted = {self.random.randint(1, self.next + 8) for _ in range(3)}
-            early = {number for number in wanted if number >= self.next}
-            still = {number for number in self.early if number >= self.next}
-            if len(still) + len(early) <= MOST:
-                self.early |= early
-            self.resumption.on_cancelled(sorted(wanted))
 
     def all_is_handed_in(self):
         if self.is_here:
@@ -251,7 +222,7 @@ class Events:
         assert not self.resumption.should_end(self.now, True, True) or not self.is_here
 
     EVENTS = [jobs_come, time_passes] * 4 + [
-        client_goes, client_comes, jobs_are_cancelled, all_is_handed_in, workers_are_named, workers_change,
+        client_goes, client_comes, all_is_handed_in, workers_are_named, workers_change,
     ]  # fmt: skip
 
 

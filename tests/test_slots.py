@@ -640,15 +640,13 @@ def test_a_stop_that_unblocks_the_backlog_sends_nothing_before_all_is_taken_back
     assert bench.ended == {1: "result", 2: "returned", 3: "result", 4: "returned", 5: "result", 6: "result"}
 
 
-def test_a_stop_may_overtake_its_job_and_is_then_forgotten():
+def test_a_stop_of_what_has_ended_does_nothing():
     bench = Bench(1)
-    jobs = bench.make(3)
+    bench.give(3)
     bench.stop(2)
-    bench.arrive(jobs)
     assert bench.ended == {2: "returned"}
     bench.settle()
     bench.stop(1, 2, 3)  # all gone
-    assert not bench.slots.held._stopped_early
     bench.settle()
     assert bench.ended == {1: "result", 2: "returned", 3: "result"}
 
@@ -893,12 +891,10 @@ def test_a_closed_session_leaves_nothing_behind():
     running = bench.give(12, session=1, function=bench.function("short", 1e-3))
     bench.run_until(running[0])
     bench.give(3, session=2)
-    late = bench.make(1, session=1)
     bench.close(1)
-    bench.arrive(late)
     bench.settle()
     assert {m.runner.session for m in bench.models.values()} == {2}
-    assert all(bench.ended[job.dispatch] in ("returned", "result") for job in running + late)
+    assert all(bench.ended[job.dispatch] in ("returned", "result") for job in running)
     assert [bench.ended[n] for n in (15, 16, 17)] == ["result"] * 3
 
 
@@ -1066,7 +1062,8 @@ class Events:
             self.bench.arrive(self.data.popleft())
 
     def jobs_are_stopped(self, random):
-        if known := sorted(self.bench.jobs):
+        coming = {job.dispatch for batch in self.data for job in batch}
+        if known := sorted(self.bench.jobs.keys() - coming):
             self.bench.stop(*random.sample(known, min(len(known), random.randint(1, 4))))
 
     def what_was_sent_is_stopped(self, random):
@@ -1086,6 +1083,10 @@ class Events:
         if self.bench.jobs:
             session = random.choice(sorted({job.session for job in self.bench.jobs.values()}))
             if session not in self.bench.closed:
+                for batch in [batch for batch in self.data if batch[0].session == session]:
+                    self.data.remove(batch)  # the master withdraws it
+                    for job in batch:
+                        del self.bench.jobs[job.dispatch]
                 self.bench.close(session)
 
     def recall(self, random):

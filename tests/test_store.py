@@ -83,7 +83,8 @@ def test_what_was_stored_comes_back(tmp_path):
     opened = Store(path, False, SCHEME)
     found = [opened.read(place) for place in opened.places()]
     assert found == [
-        (e.key, e.number, e.function, e.host, e.status, e.when, e.seconds, e.args, e.payload) for e in results
+        (e.key, e.number, e.function, e.host, e.status, e.when, e.seconds, e.args, e.payload, {})
+        for e in results
     ]
     assert [opened.head(place)[:7] for place in opened.places()] == [stored[:7] for stored in found]
 
@@ -144,30 +145,33 @@ def test_a_small_result_costs_less_than_300_bytes(tmp_path):
     assert len(read(path)) == 10_000
 
 
-def test_results_that_are_alike_take_the_room_of_their_differences(tmp_path):
-    common = random.Random(2).randbytes(3000)
-    payloads = [b"%d" % number + common + b"%d" % number for number in range(1000)]
-    payloads += [random.Random(number).randbytes(3000) for number in range(20)]  # nothing in common
-    path = written(
-        tmp_path / "s", *(entry(n, payload, function=f"f{n < 1000}") for n, payload in enumerate(payloads))
-    )
-    assert read(path) == dict(enumerate(payloads))
-    assert segment_of(path).stat().st_size < 20 * 3000 + 1000 * 200
-    written(path, *(entry(2000 + n, payload) for n, payload in enumerate(payloads)))
-    assert list(read(path).values()) == payloads * 2
-    # Damage to a sample costs those that were packed by it, and not more.
-    first = min(path.glob("*.seg"))
-    data = bytearray(first.read_bytes())
-    data[data.find(common) + 5] ^= 1
-    first.write_bytes(data)
+def test_a_definition_is_there_once_and_with_each_result_of_its_program(tmp_path):
+    known = {b"d" * 16: random.Random(2).randbytes(3000)}
+    path = written(tmp_path / "s", *(entry(n)._replace(definitions=known) for n in range(100)))
+    assert segment_of(path).stat().st_size < 100 * 100 + 3500
+    written(path, entry(100), entry(101)._replace(definitions={b"e" * 16: b"another"}))
     opened = Store(path, False)
-    lost = 0
-    for place in opened.places():
-        try:
-            opened.read(place)
-        except StoreError as error:
-            lost += "damaged" in str(error)
-    assert 200 < lost <= form.SAMPLE_USES
+    found = {stored.number: stored.definitions for stored in map(opened.read, opened.places())}
+    assert [found[number] for number in (0, 99)] == [known, known]
+    assert found[101] == {b"e" * 16: b"another"}
+    writer = Writer(opened)
+    put(writer, entry(102)._replace(definitions=known))
+    assert opened.read(max(opened.places())).definitions == known, "by the program that writes them"
+    writer.close()
+
+
+def test_a_damaged_definition_costs_no_result_that_does_not_need_it(tmp_path):
+    known = {b"d" * 16: b"definition" * 100}
+    path = written(tmp_path / "s", entry(1), entry(2)._replace(definitions=known))
+    found = Store(path, False)
+    data = bytearray(segment_of(path).read_bytes())
+    data[data.find(known[b"d" * 16]) + 5] ^= 1
+    segment_of(path).write_bytes(data)
+    for opened in (found, Store(path, False)):  # damaged after it was found, and before
+        assert [(each.number, each.definitions) for each in map(opened.read, opened.places())] == [
+            (1, {}),
+            (2, {}),
+        ]
 
 
 def test_only_the_owner_can_read_a_store(tmp_path):
@@ -486,6 +490,7 @@ def test_a_store_of_each_earlier_version_can_be_read_and_written(tmp_path, versi
     packed = bytes(range(256)) * 4
     assert [f.payload for f in found] == [b"result", b"", b"large" * 300_000, packed, packed + b"end"]
     assert opened.classes == {b"d" * 16: {b"i" * 16: 0}}
+    assert found[-1].definitions == ({b"D" * 16: b"definition"} if version > 1 else {})
     written(path, entry(4))
     assert read(path).keys() == {1, 2, 3, 4, 5, 6}
 

@@ -2,9 +2,12 @@
 
 import functools
 import os
+import pickle
 import random
 import re
 import signal
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -155,6 +158,45 @@ def test_instances_of_the_scripts_classes_come_back_as_such(run, tmp_path):
     first, second, third = cw.results(tmp_path / "s")
     assert type(first.value[0]).__name__ == "Point" and first.value[0].x == 1 and second.value.x == 7
     assert type(third.error).__name__ == "Mistake"
+
+
+MANY_INSTANCES = """
+    import dataclasses, cw
+    @dataclasses.dataclass
+    class Point:
+        x: int
+        def next(self): return Point(self.x + 1)
+    class Mistake(Exception):
+        pass
+    def f(point):
+        if point.x == 40: raise Mistake(point)
+        return point.next()
+    with cw.ClusterExecutor(store="s") as executor:
+        futures = [executor.submit(f, Point(x)) for x in range(40)]
+        assert [future.result() for future in futures] == [Point(x + 1) for x in range(40)]
+        try:
+            executor.submit(f, Point(40)).result()
+        except Mistake as error:
+            assert type(error.args[0]) is Point, error.__cause__
+"""
+
+
+def test_the_definition_of_a_class_is_stored_once_for_all_its_instances(run, tmp_path):
+    for _ in range(2):  # the second finds them
+        assert run(MANY_INSTANCES) == ("", "")
+    (segment,) = [path for path in (tmp_path / "s").glob("*.seg") if path.stat().st_size > 10_000]
+    assert segment.stat().st_size < 41 * 350 + 8000
+    # And another program finds the definition, also for a result that is sent to it.
+    results = sorted(cw.results(tmp_path / "s"), key=lambda result: result.args[0].x)
+    assert [result.value.x for result in results[:-1]] == list(range(1, 41))
+    sent = pickle.dumps([results[7], results[-1]])
+    program = (
+        "import pickle, sys\n"
+        "done, failed = pickle.load(sys.stdin.buffer)\n"
+        "print(done.args, done.value, type(failed.error).__name__, failed.error.args)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], input=sent, capture_output=True, check=True)
+    assert answer.stdout == b"(Point(x=7),) Point(x=8) Mistake (Point(x=40),)\n"
 
 
 MORE_CLASSES = """

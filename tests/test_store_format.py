@@ -1,6 +1,7 @@
 """The form of a store's files, without a file: results to bytes, and bytes to records, whatever is between them."""
 
 import random
+import zlib
 
 import pytest
 from hypothesis import given
@@ -17,11 +18,11 @@ def entry(number, payload=b"payload", function="f", host="node1", status=0, clas
 
 def encode(*entries):
     """The bytes of a segment with these, and where their records are in it."""
-    encoder, data, positions = Encoder({}, {}), b"", []
+    encoder, data, positions = Encoder({}, {}, {}), b"", []
     for each in entries:
         data += encoder.names(each, 0.0)
         positions.append(len(data))
-        data += encoder.result(each, len(data), None)
+        data += encoder.result(each, None)
     return data, positions
 
 
@@ -65,17 +66,26 @@ def test_what_lies_between_two_records_costs_neither(after, garbage, torn):
     assert numbers(data[: len(data) - torn]) == list(range(10 - (torn > 0)))
 
 
-def test_a_result_is_packed_by_an_earlier_one_that_it_has_much_in_common_with():
-    common = random.Random(3).randbytes(2000)
-    entries = [entry(number, common + b"%d" % number) for number in range(3)]
-    data, positions = encode(*entries)
-    kinds = [form.read_record(reader(data), position)[0].kind for position in positions]
-    assert kinds == [form.RESULT, form.PACKED_RESULT, form.PACKED_RESULT]
-    for packed, position in zip(entries[1:], positions[1:], strict=True):
-        head, body = form.read_record(reader(data), position)
-        written = body[head.args_size :]
-        assert form.sample_position(written) == positions[0] and len(written) < 100
-        assert form.unpack(written, entries[0].payload) == packed.payload
+def test_a_definition_is_written_once_and_before_what_refers_to_it():
+    first, second = (
+        {b"1" * 16: b"class A", b"2" * 16: b"class B"},
+        {b"2" * 16: b"class B", b"3" * 16: b"class C"},
+    )
+    entries = [entry(1)._replace(definitions=first), entry(2)._replace(definitions=second)]
+    found = [(head.kind, head.key, body) for _, head, body in scan(encode(*entries)[0])]
+    assert [each for each in found if each[0] not in (form.FUNCTION, form.HOST)] == [
+        (form.DEFINITION, b"1" * 16, b"class A"), (form.DEFINITION, b"2" * 16, b"class B"),
+        (form.RESULT, entries[0].key, b"argspayload"), (form.DEFINITION, b"3" * 16, b"class C"),
+        (form.RESULT, entries[1].key, b"argspayload"),
+    ]  # fmt: skip
+
+
+def test_a_result_that_version_1_has_packed_is_what_it_was():
+    sample = random.Random(3).randbytes(2000)
+    packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=sample)
+    packed = (1234).to_bytes(8, "little") + packer.compress(sample + b"end") + packer.flush()
+    assert len(packed) < 100 and form.sample_position(packed) == 1234
+    assert form.unpack(packed, sample) == sample + b"end"
 
 
 def test_a_record_with_one_wrong_byte_is_damaged():

@@ -14,6 +14,7 @@ from cw import credential
 from cw.credential import Credential, WrongCredential
 from cw.net import messages as m
 from cw.net import tls, wire
+from cw.net.batches import FRAME
 from cw.net.connection import Connection
 from cw.net.loop import Loop
 
@@ -231,7 +232,7 @@ def turn_until(ends, condition, seconds=30.0):
 
 def test_messages_of_all_sizes_cross_both_ways_at_once(ends):
     one, other = ends
-    sizes = [0, 1, 100, wire.FRAME - 1, wire.LARGE, wire.LARGE + 1, 16384, 16385, 3 * wire.PIECE + 7]
+    sizes = [0, 1, 100, FRAME - 1, wire.LARGE, wire.LARGE + 1, 16384, 16385, 3 * wire.PIECE + 7]
     payloads = [os.urandom(size) for size in sizes]
     for end in ends:
         for number, payload in enumerate(payloads):

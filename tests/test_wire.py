@@ -6,14 +6,15 @@ import os
 import resource
 import struct
 import tracemalloc
+import weakref
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cw.errors import ProtocolError
+from cw.net import batches, wire
 from cw.net import messages as m
-from cw.net import wire
 from cw.net.schema import SPECS
 
 HELLO = m.Hello("client", "ab" * 16, "cd" * 16, m.PROTOCOL, [3, 11], "0.1", "node7", 4711, 0)
@@ -84,7 +85,8 @@ def small_frames():
     """Frames, large payloads and pieces of a few bytes, so that short messages show what long ones do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wire, "LARGE", 40)
-        patch.setattr(wire, "FRAME", 128)
+        patch.setattr(batches, "LARGE", 40)
+        patch.setattr(batches, "FRAME", 128)
         patch.setattr(wire, "PIECE", 25)
         yield
 
@@ -213,11 +215,11 @@ def test_a_batch_of_many_is_cut_into_frames_of_bounded_size():
     count = 100_000
     message = m.Dispatch(range(count), *([n] * count for n in (1, 9, 2, 0, 1, 0.5)), [b"12345678"] * count)
     sizes = [sum(map(len, f)) for f in wire.encode(message)]
-    assert len(sizes) > 1 and max(sizes) < 2 * wire.FRAME
+    assert len(sizes) > 1 and max(sizes) < 2 * batches.FRAME
     expected = m.Dispatch(*map(list, message))
     assert join(decode(bytes_of(message), chunks=[100_000])) == [expected]
     stops = m.Stop(list(range(count)))
-    assert max(sum(map(len, f)) for f in wire.encode(stops)) < 2 * wire.FRAME
+    assert max(sum(map(len, f)) for f in wire.encode(stops)) < 2 * batches.FRAME
     assert join(decode(bytes_of(stops))) == [stops]
 
 
@@ -264,7 +266,6 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.OptionSets,
         m.Drop,
         m.ResubmitEnd,
-        m.ForgetSession,
         m.ResultHost,
         m.WantsResultHost,
         m.Depth,
@@ -323,6 +324,30 @@ def test_control_messages_overtake_a_large_payload_between_its_pieces():
     assert plain(message) == m.Submit([1], [3], [0], [bytes(3 * wire.PIECE)])
 
 
+def test_a_large_payload_that_is_aborted_is_dropped_with_its_memory_and_the_next_message_comes():
+    memories = []
+
+    class Memory(bytearray):
+        """One that can be referred to weakly."""
+
+    def allocate(size):
+        memory = Memory(size)
+        memories.append(weakref.ref(memory))
+        return memoryview(memory)
+
+    head, *pieces = wire.encode(m.Submit([1], [3], [0], [bytes(3 * wire.PIECE)]))
+    decoder = wire.Decoder(allocate)
+    begun = b"".join(map(bytes, [*head, *pieces[0]]))
+    for data in (begun, bytes_of(m.Cancel([1])), wire.ABORT[0][:3]):
+        decoder.feed(data)
+    assert memories[0]() is not None
+    assert decoder.feed(wire.ABORT[0][3:] + bytes_of(SUBMIT)) == [SUBMIT]
+    assert memories[0]() is None and decoder.direct() is None
+    assert plain(
+        *decode(begun + wire.ABORT[0] + bytes_of(m.Submit([2], [3], [0], [bytes(200_000)])))
+    ) == m.Submit([2], [3], [0], [bytes(200_000)])
+
+
 def test_payloads_keep_their_order_around_a_large_one():
     sizes = [10, wire.LARGE + 1, 20, wire.LARGE, wire.LARGE + 1, wire.LARGE + 1, 0]
     message = m.Results(
@@ -357,7 +382,7 @@ def is_open(fd):
 
 
 def test_on_one_machine_a_large_payload_is_a_file_beside_its_frame():
-    payload = os.urandom(2 * wire.FRAME)
+    payload = os.urandom(2 * batches.FRAME)
     head, file = attached(payload)
     assert len(head) < 100
     decoder = wire.Decoder()
@@ -373,7 +398,7 @@ def test_on_one_machine_a_large_payload_is_a_file_beside_its_frame():
 
 
 def test_large_payloads_and_small_ones_keep_their_order_with_files_too():
-    sizes = [10, wire.LARGE + 1, 2 * wire.FRAME, 20]
+    sizes = [10, wire.LARGE + 1, 2 * batches.FRAME, 20]
     message = m.Results([1, 2, 3, 4], [0] * 4, [0.0] * 4, [os.urandom(size) for size in sizes])
     decoder, found = wire.Decoder(), []
     for *buffers, last in wire.encode(message, with_files=True):
@@ -385,9 +410,9 @@ def test_large_payloads_and_small_ones_keep_their_order_with_files_too():
     assert join(found) == [message]
 
 
-@pytest.mark.parametrize("size", [0, 1, 2 * wire.FRAME - 1, 2 * wire.FRAME + 1])
+@pytest.mark.parametrize("size", [0, 1, 2 * batches.FRAME - 1, 2 * batches.FRAME + 1])
 def test_a_memory_file_of_another_size_is_refused(size):
-    head, _ = attached(bytes(2 * wire.FRAME))
+    head, _ = attached(bytes(2 * batches.FRAME))
     decoder = wire.Decoder()
     fd = file_of(size)
     decoder.files.append(fd)
@@ -397,15 +422,15 @@ def test_a_memory_file_of_another_size_is_refused(size):
 
 
 def test_a_memory_file_that_could_shrink_under_its_reader_is_refused():
-    head, _ = attached(bytes(2 * wire.FRAME))
+    head, _ = attached(bytes(2 * batches.FRAME))
     decoder = wire.Decoder()
-    decoder.files.append(file_of(2 * wire.FRAME, seals=0))
+    decoder.files.append(file_of(2 * batches.FRAME, seals=0))
     with pytest.raises(ProtocolError, match="sealed"):
         decoder.feed(head)
 
 
 def test_what_is_no_memory_file_is_refused():
-    head, _ = attached(bytes(2 * wire.FRAME))
+    head, _ = attached(bytes(2 * batches.FRAME))
     for fd in (os.pipe()[0], os.open("/dev/zero", os.O_RDONLY)):
         decoder = wire.Decoder()
         decoder.files.append(fd)
@@ -448,6 +473,25 @@ def objects_of(needs, count):
         pytest.param(frame(99, b""), "unknown kind 99", id="unknown kind"),
         pytest.param(frame(1, b"[]", zero=1), "kind 1", id="header not zero"),
         pytest.param(frame(255, b"", size=5), "belongs to no payload", id="piece of nothing"),
+        pytest.param(wire.ABORT[0], "abort mark without a payload", id="abort mark of nothing"),
+        pytest.param(
+            large_head(2 * wire.LARGE) + 2 * wire.ABORT[0], "abort mark without", id="aborted twice"
+        ),
+        pytest.param(
+            large_head(2 * wire.LARGE) + frame(wire.ABORT_KIND, b"", size=1),
+            "abort",
+            id="abort mark with a body",
+        ),
+        pytest.param(
+            bytes_of(m.Submit([1], [1], [0], [bytes(2 * wire.LARGE)])) + wire.ABORT[0],
+            "abort",
+            id="abort mark late",
+        ),
+        pytest.param(
+            large_head(2 * wire.LARGE) + wire.ABORT[0] + frame(255, b"", size=5),
+            "belongs to no payload",
+            id="piece of what was aborted",
+        ),
         pytest.param(frame(1, b"{"), "not JSON", id="broken JSON"),
         pytest.param(frame(1, b"\xff\xfe\x00"), "not JSON", id="not text"),
         pytest.param(frame(1, b"[" * 100_000), "not JSON", id="nested too deep"),

@@ -203,7 +203,9 @@ class Exchange:
         to_deliver, at_master = self._jobs.take_cancelled()
         for job in to_deliver:
             self._delivery.finish(job, Abandoned(), None)
-        if at_master:
+        if at_master and self.link.connection is not None:
+            self.link.connection.withdraw(m.Submit, set(at_master))
+            # Also of what is withdrawn: this master may know such a job from an earlier connection.
             self.link.send(m.Cancel(at_master))
         self.note_progress()
 

@@ -110,7 +110,9 @@ class FunctionTable:
         if found is None:
             return None, ()
         data, buffers, names = found
-        return serialize.join(data, buffers, store, label), names
+        if buffers:
+            return serialize.join(data, buffers, store, label), names
+        return data + label.to_bytes(serialize.LABEL, "little"), names
 
     def prepare(self, function: Any, mode: int = ONE) -> Prepared:
         """Return the form in which a function travels. Raises NotPicklable; TypeError if it cannot be called."""

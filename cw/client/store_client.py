@@ -212,19 +212,20 @@ class StoreClient:
             opened.note_found(function_key.name, place >= 0)
         if place >= 0 and place & 1 and self._retries_errors:
             place = -1
-        return Call(
-            self, key, function_key.name, records, serialize.dump_call_alone(args, kwargs, function), place
-        )
+        keeper = serialize.DefinitionKeeper({})
+        pickled = serialize.dump_call_alone(args, kwargs, function, keeper)
+        return Call(self, key, function_key.name, (records, keeper.definitions), pickled, place)
 
     def read(self, place: int) -> Stored:
         return self._open.store.read(place)
 
     def entry(self, call: Call, number: int, status: int, seconds: float, host: str, payload: Any) -> Entry:
         payload = serialize.split_text(payload)[1]  # a note belongs to this run only
-        payload = (serialize.alone if status == m.DONE else serialize.alone_error)(payload)
+        keeper = serialize.DefinitionKeeper(call.definitions)
+        payload = (serialize.alone if status == m.DONE else serialize.alone_error)(payload, keeper)
         return Entry(
             call.key, number, call.name, host, status, time.time(), seconds, call.args, payload,
-            self._is_durable, call.classes,
+            self._is_durable, call.classes, keeper.definitions,
         )  # fmt: skip
 
     def put(self, entries: list[Entry], done: Callable[[StoreError | None], None]) -> None:
@@ -257,21 +258,22 @@ class StoreClient:
 class Call:
     """A call that is recorded: its key, and the place of its stored result, if any."""
 
-    __slots__ = ("args", "classes", "key", "name", "place", "recorder")
+    __slots__ = ("args", "classes", "definitions", "key", "name", "place", "recorder")
 
     def __init__(
         self,
         recorder: StoreClient,
         key: bytes,
         name: str,
-        classes: tuple[ClassRecord, ...],
+        met: tuple[tuple[ClassRecord, ...], dict[bytes, bytes]],
         args: Any,
         place: int,
     ) -> None:
+        """`met`: the classes that its values may have, and the definitions, by digest, that its arguments refer to."""
         self.recorder = recorder
         self.key = key
         self.name = name  # the function's
-        self.classes = classes
+        self.classes, self.definitions = met
         self.args = args  # pickled
         self.place = place
 
@@ -282,6 +284,7 @@ class Call:
     def load(self, describe: str) -> tuple[BaseException | None, Any]:
         """Return the stored (error, value). Raises whatever reading or unpickling it raises."""
         stored = self.recorder.read(self.place)
+        classes.definitions.update(stored.definitions)
         if stored.status == m.DONE:
             return None, serialize.load_result_soon(stored.payload, describe)
         return serialize.load_error(stored.payload, f"{describe} (in an earlier run)"), None

@@ -39,8 +39,7 @@ OPTION_SETS = 64 * 1024
 """Most different option sets of jobs over one connection."""
 
 SLACK = 2
-"""Open jobs allowed here, as a multiple of the window: a Cancel may overtake its job, and the client learns late of a
-smaller window."""
+"""Open jobs allowed here, as a multiple of the window: the client learns late of a smaller window."""
 
 MOST_SLOTS = 65535
 """Most slots of one worker."""

@@ -246,7 +246,6 @@ class ClientPeer(Peer):
         self._master.forget_objects([item.key for item in self._objects.forget(message.numbers)])
 
     def _on_cancel(self, message: m.Cancel) -> None:
-        self._resumption.on_cancelled(message.numbers)
         self._master.perform(self._master.dispatcher.on_cancelled(self._key, message.numbers))
 
     def _on_received(self, message: m.Received) -> None:

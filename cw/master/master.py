@@ -101,8 +101,10 @@ class Master:
 
     def perform(self, actions: list[Action]) -> None:
         """Carry out what the policy decided."""
-        for action in actions:
-            _PERFORM[type(action)](self, action)
+        todo = deque(actions)
+        while todo:
+            action = todo.popleft()
+            todo.extend(_PERFORM[type(action)](self, action) or ())  # in the order in which they were decided
         if not self._is_recalling and self.dispatcher.wants_tick():
             self._is_recalling = True
             self.loop.call_every(RECALL_SECONDS, self._on_recall_tick)
@@ -286,8 +288,9 @@ class Master:
             self.clients[action.session].send(m.Notice(text))
 
 
-_PERFORM: dict[type, Callable[[Master, Any], None]] = {
-    SendToWorker: lambda master, action: master.workers[action.worker].send(action.message),
+# A handler returns actions that the policy has decided since: they are carried out after those before.
+_PERFORM: dict[type, Callable[[Master, Any], list[Action] | None]] = {
+    SendToWorker: lambda master, action: master.workers[action.worker].order(action.message),
     SendToClient: lambda master, action: master.clients[action.session].send(action.message),
     Assign: lambda master, action: master.workers[action.worker].assign(action.jobs),
     Deliver: lambda master, action: master.clients[action.session].deliver_results(action),

@@ -46,7 +46,7 @@ class Resumption:
 
     def __init__(self, grace: float, most_jobs: int) -> None:
         """Begin with no client. `grace`: seconds for which the session is kept without its client; `most_jobs`: limit
-        of the jobs that it may resubmit, or cancel before it has submitted them."""
+        of the jobs that it may resubmit."""
         self.handed = 0
         """Highest number of a job that the client had submitted before it came back."""
         self.were_here = False
@@ -55,7 +55,6 @@ class Resumption:
         self._most_jobs = most_jobs
         self._highest = 0  # highest number of a job that was submitted, here or before
         self._submitted = 0  # highest number of a job that was submitted over this connection
-        self._cancelled: set[int] = set()  # jobs whose Cancel overtook their Submit
         self._charges: dict[int, m.AttemptCounts] = {}  # charges to jobs that are about to be resubmitted
         self._is_settling = False
         self._is_handed_in = False  # all open jobs were resubmitted
@@ -71,7 +70,6 @@ class Resumption:
         """The client has connected. `is_new`: it has not been at this master before; `handed`: highest number of a job
         that it submitted to other masters. Returns True if the client is back, and resubmits its open jobs."""
         self._submitted = 0
-        self._cancelled.clear()
         self._charges.clear()
         self._gone_at = None
         if is_new:
@@ -107,13 +105,10 @@ class Resumption:
 
     def on_submitted(self, jobs: list[Job]) -> tuple[list[Job], list[Job]]:
         """Jobs have come, in the order of their numbers. Returns the resubmitted ones, with what was charged to them
-        before, and the new ones, both without jobs that were cancelled before they came."""
+        before, and the new ones."""
         self._submitted = jobs[-1].number
         self._highest = max(self._highest, self._submitted)
-        if self._cancelled:
-            jobs = [job for job in jobs if job.number not in self._cancelled]
-            self._cancelled = {number for number in self._cancelled if number > self._submitted}
-        if not jobs or jobs[0].number > self.handed:
+        if jobs[0].number > self.handed:
             return [], jobs
         again = [job for job in jobs if job.number <= self.handed]
         for job in again:
@@ -121,12 +116,6 @@ class Resumption:
             if charges is not None:
                 job.deaths, job.losses, job.notes = charges.deaths, charges.losses, tuple(charges.notes)
         return again, jobs[len(again) :]
-
-    def on_cancelled(self, numbers: Iterable[int]) -> None:
-        """The client cancels jobs, perhaps before they have come."""
-        early = [number for number in numbers if number > self._submitted]
-        if len(self._cancelled) + len(early) <= self._most_jobs:
-            self._cancelled.update(early)
 
     def on_charged(self, message: m.AttemptCounts) -> None:
         """Attempts were charged to a job that is about to be resubmitted."""
@@ -162,6 +151,5 @@ class Resumption:
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself."""
         assert self.handed <= self._highest and self._submitted <= self._highest
-        assert all(number > self._submitted for number in self._cancelled)
-        assert len(self._cancelled) <= self._most_jobs and len(self._charges) <= self._most_jobs
+        assert len(self._charges) <= self._most_jobs
         assert self._is_settling or not self._missing

@@ -16,7 +16,7 @@ from cw import program
 from cw.errors import ProtocolError
 from cw.master import checks
 from cw.master.dispatch import Dispatcher
-from cw.master.jobs import Action, Inventory, Job
+from cw.master.jobs import Action, Inventory, Job, WorkerMessage
 from cw.master.peer import Peer, events, lines
 from cw.master.settings import AWAY, Settings
 from cw.net import messages as m
@@ -84,6 +84,17 @@ class WorkerPeer(Peer):
             self._rules.recalls += 1
         self.connection.send(message)
 
+    def order(self, message: WorkerMessage) -> list[Action]:
+        """Send an order of the policy. Dispatches that it ends, and the socket has not taken, are taken back: then the
+        policy hears of them what the worker would report. Returns what it decides."""
+        if not isinstance(message, (m.Stop, m.TakeBack)):
+            self.send(message)
+            return []
+        gone = set(self.connection.withdraw(m.Dispatch, set(message.dispatches)))
+        if left := [dispatch for dispatch in message.dispatches if dispatch not in gone]:
+            self.send(type(message)(left))
+        return self._master.dispatcher.on_returned(self._key, sorted(gone)) if gone else []
+
     def assign(self, jobs: list[Job]) -> None:
         for message in self._objects.prepare(dict.fromkeys([job.function for job in jobs])):
             if type(message) is m.Objects:
@@ -114,8 +125,9 @@ class WorkerPeer(Peer):
         if key in self._sessions:
             self._sessions.discard(key)
             self._objects.forget_session(key)
+            for kind in m.Depth, m.Objects:  # (its jobs are withdrawn, or have been sent)
+                self.connection.withdraw(kind, {key})
             self.send(m.CloseSession(key))
-            self.send(m.ForgetSession(key))
 
     def close_unknown_sessions(self, known: Set[int]) -> None:
         """Close sessions that ended while the worker was away."""

@@ -1,6 +1,6 @@
-"""A connected socket that sends and receives messages, and the queue of unsent ones.
+"""A connected socket that sends and receives messages.
 
-    send(message) --> wire.encode --> SendQueue: control | data --> flush: the socket takes what it can
+    send(message) --> SendQueue: control | data --> flush: the socket takes what it can
     on_message(message) <-- wire.Decoder <-- the socket is readable
 
 Bytes that a socket does not take are kept, in two lanes: control, and data (payloads, in order). A slow peer delays
@@ -12,15 +12,14 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Set
 from typing import Any
 
 from cw.errors import ProtocolError
 from cw.events import EventLogger, RateLimited
 from cw.net import wire
 from cw.net.loop import IN, OUT, READ, Loop
-from cw.net.memory import LARGE
+from cw.net.send_queue import SendQueue
 from cw.net.sockets import MOST_FILES, name_of_peer, receive_with_files, tune
 
 logger = EventLogger("cw.network")
@@ -29,84 +28,8 @@ _lines = RateLimited("cw.network", burst=10)
 TURN = 4 * READ
 """Bytes read from one socket before the others have their turn."""
 
-WRITE = 256 * 1024
-"""Bytes of small frames joined into one write."""
-
 _TCP_INFO = struct.Struct("2x B B 4x 48x I".replace(" ", ""))
 """Fields of tcp_info(7): unanswered retransmissions and probes; milliseconds since the other host's last answer."""
-
-
-class SendQueue:
-    """Frames that one socket has not taken yet. Small frames are joined into one write."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        """Unsent bytes."""
-        self._control: deque[wire.Frame] = deque()
-        self._data: deque[wire.Frame] = deque()
-        # Buffers that must be written before a lane has its turn. A tuple: bytes, and a memory file to go with them.
-        self._writing: deque[Any] = deque()
-
-    def put(self, frames: Iterable[wire.Frame], is_control: bool) -> None:
-        """Queue the frames of one message."""
-        lane = self._control if is_control else self._data
-        for frame in frames:
-            lane.append(frame)
-            self.size += _size(frame)
-
-    def drop_data(self) -> None:
-        """Drop the data lane, but not what is being written."""
-        self.size -= sum(map(_size, self._data))
-        self._data.clear()
-
-    def clear(self) -> None:
-        for queue in (self._control, self._data, self._writing):
-            queue.clear()
-        self.size = 0
-
-    def write_to(self, sock: Any) -> None:
-        """Write everything. Raises BlockingIOError when the socket takes no more now, other OSErrors."""
-        writing = self._writing
-        while writing or self._gather():
-            buffer = writing[0]
-            if type(buffer) is tuple:
-                # The descriptor goes with the first byte; if not all bytes are taken, the rest is plain bytes.
-                buffer, attachment = buffer
-                sent = socket.send_fds(sock, [buffer], [attachment.memory.fd])
-                self.size -= len(attachment.memory)
-            else:
-                sent = sock.send(buffer)
-            self.size -= sent
-            if sent == len(buffer):
-                writing.popleft()
-            else:
-                writing[0] = memoryview(buffer)[sent:]
-
-    def _gather(self) -> bool:
-        """Move the next frames to `_writing`: all control, then some data."""
-        small: list[Any] = []
-        size = 0
-
-        def end_small() -> None:
-            if small:
-                self._writing.append(b"".join(small))
-                small.clear()
-
-        while size < WRITE and (self._control or self._data):
-            frame = self._control.popleft() if self._control else self._data.popleft()
-            if type(frame[-1]) is wire.Attachment:
-                end_small()
-                self._writing.append(tuple(frame))
-                continue
-            for buffer in frame:
-                if len(buffer) > LARGE:
-                    end_small()
-                    self._writing.append(buffer)
-                else:
-                    small.append(buffer)
-                size += len(buffer)
-        end_small()
-        return bool(self._writing)
 
 
 class Connection:
@@ -155,8 +78,14 @@ class Connection:
         """Queue a message; at the end of this wakeup the socket gets as much of it as it takes."""
         if self.closed or self._closing:
             return
-        self._queue.put(wire.encode(message, self.passes_files), wire.is_control(message))
+        self._queue.put(message, self.passes_files)
         self._loop.unflushed.add(self)
+
+    def withdraw(self, kind: type, numbers: Set[int]) -> list[int]:
+        """Take back the entries of such messages that have one of these numbers in the first column, where the socket
+        has not taken them. Returns the numbers of those that the peer never gets. The others have gone ahead of all
+        that is sent from now on."""
+        return self._queue.withdraw(kind, numbers, self.passes_files)
 
     def send_last(self, message: tuple[Any, ...]) -> None:
         """Send this message instead of the payloads that wait; a frame that has begun goes first."""
@@ -311,8 +240,3 @@ class Connection:
         if not self.closed:
             self.close()
             self.on_close(reason)
-
-
-def _size(frame: wire.Frame) -> int:
-    size = sum(map(len, frame))
-    return size + len(frame[-1].memory) if type(frame[-1]) is wire.Attachment else size

@@ -93,14 +93,7 @@ class Depth(NamedTuple):
 
 @record(10, Leg.MASTER_WORKER)
 class CloseSession(NamedTuple):
-    """A session is over: drop its jobs, end its runners."""
-
-    session: int
-
-
-@record(21, Leg.MASTER_WORKER, is_ordered=True)
-class ForgetSession(NamedTuple):
-    """Nothing more comes of this session, which is closed. Follows all that was sent of it."""
+    """A session is over: drop its jobs, end its runners. Nothing more comes of it."""
 
     session: int
 

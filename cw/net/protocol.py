@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from cw.net import messages as m
 from cw.net import wire
+from cw.net.batches import FRAME
 from cw.net.memory import LARGE
 from cw.net.schema import LISTS, PAYLOADS, SPECS, Field, Leg, Spec
 
@@ -54,6 +55,7 @@ the same master or at another one. A client then hands in again all that is not 
 | record | a JSON array of the message's values, in the order of the tables |
 | batch | count u32, then each column, then (if it has payloads) their sizes as u64, then the payloads |
 | large payload | flag 1: a batch of one, all but the payload, which follows in frames of kind {wire.PIECE_KIND} |
+| abort mark | kind {wire.ABORT_KIND}, empty: the large payload that has begun ends here, and its message is dropped |
 | memory file | flag 2: the same on one machine; the payload is a file (memfd) whose descriptor comes with the frame |
 
 A batch is one entry for each job; a column is `count` numbers of one type as they lie in memory. A column of lists is
@@ -61,7 +63,7 @@ A batch is one entry for each job; a column is `count` numbers of one type as th
 
 | bound | bytes |
 |---|---:|
-| payloads in one batch frame | {wire.FRAME:,} |
+| payloads in one batch frame | {FRAME:,} |
 | a payload is large from here on | {LARGE:,} |
 | one piece of a large payload | {wire.PIECE:,} |
 | any frame | {wire.MAX_BODY:,} |
@@ -71,6 +73,10 @@ A batch is one entry for each job; a column is `count` numbers of one type as th
 
 A connection has two lanes. Frames of the *data* lane keep their order. Those of the *control* lane go ahead of what
 waits in the data lane, also between two pieces of a large payload.
+
+Before a sender cancels jobs (**Cancel**, **Stop**, **TakeBack**) or closes a session (**CloseSession**), it takes back
+what its socket has not taken of them: entries of batches that wait are left out, and a large payload that has begun is
+ended by an abort mark. What is cancelled has then arrived before, or never comes: receivers need not remember it.
 """
 
 

@@ -8,6 +8,7 @@
              numbers of all
     large:   a batch of one with a payload above LARGE: the frame (flag LARGE) has all but the payload,
              which follows in PIECE frames; frames of the control lane may come between these.
+             An ABORT frame, without a body, in place of the next piece: the sender gives the message up.
              On one machine: flag FILE, and the payload is a memory file that comes with the frame
 
 `encode(message)` gives frames as lists of buffers, without copying large payloads.
@@ -26,21 +27,18 @@ import struct
 import sys
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, pairwise
 from typing import Any
 
 from cw.errors import NotPicklable, ProtocolError
 from cw.net import messages as m
+from cw.net.batches import split
 from cw.net.memory import LARGE, Memory, as_file, from_file
 from cw.net.schema import LISTS, SPECS, Spec
 
 if sys.byteorder != "little":  # columns travel as they lie in memory
     raise ImportError("cw runs on little-endian machines only")
-
-FRAME = 256 * 1024
-"""Bytes of payload in one batch frame. Larger: fewer frames. Smaller: a control message
-waits less, and a cut-short frame costs less copying."""
 
 PIECE = 1024 * 1024
 """Bytes in one piece of a large payload. Larger: a control message may wait longer behind a payload."""
@@ -62,7 +60,7 @@ _HEAD = HEADER.size
 _COUNT = struct.Struct("<I")
 _SIZE = struct.Struct("<Q")
 _FLAG_LARGE, _FLAG_FILE = 1, 2
-PIECE_KIND = 255
+PIECE_KIND, ABORT_KIND = 255, 254
 
 # If two messages have one kind, on different legs: the one that is declared first.
 _SPEC_BY_KIND = {spec.kind: spec for spec in reversed(SPECS.values())}
@@ -77,6 +75,9 @@ _ENTRIES = {cls: sum(_WIDTHS[c] for c in spec.codes) + 8 * spec.has_payloads for
 
 Buffer = Any
 Frame = list[Buffer]
+
+ABORT: Frame = [HEADER.pack(0, ABORT_KIND, 0, 0)]
+"""The frame with which a sender ends a large payload that it has begun: the receiver drops what it has of it."""
 
 
 def check_payload(payload: Buffer, what: str) -> None:
@@ -110,41 +111,31 @@ def encode(message: tuple[Any, ...], with_files: bool = False) -> Iterator[Frame
 
     `with_files`: the connection passes memory files; a large payload is then an `Attachment`.
     """
-    spec = SPECS[type(message)]
+    for part in split(message):
+        yield from encode_part(part, with_files)
+
+
+def encode_part(part: tuple[Any, ...], with_files: bool = False) -> Iterable[Frame]:
+    """Encode a message that `split` would not cut: as one frame, or more if it is a large payload."""
+    spec = SPECS[type(part)]
     kind, codes = spec.kind, spec.codes
     if not spec.is_batch:
-        body = json.dumps(list(message), separators=(",", ":")).encode()
-        yield [HEADER.pack(len(body), kind, 0, 0) + body]
-        return
+        body = json.dumps(list(part), separators=(",", ":")).encode()
+        return ([HEADER.pack(len(body), kind, 0, 0) + body],)
     if not spec.has_payloads:
-        count = len(message[0])
-        for start in range(0, count or 1, FRAME // 8):  # an empty batch is a message, too
-            columns = [column[start : start + FRAME // 8] for column in message]
-            head = _head(codes, columns)
-            yield [HEADER.pack(len(head), kind, 0, 0) + head]
-        return
-    payloads = message[-1]
+        head = _head(codes, part)
+        return ([HEADER.pack(len(head), kind, 0, 0) + head],)
+    payloads = part[-1]
     single = _SINGLES.get(spec.cls)
-    if len(payloads) == 1 and single is not None and (size := len(payloads[0])) <= LARGE:
-        head = HEADER.pack(single.size + size, kind, 0, 0)
-        yield [head + single.pack(1, *[column[0] for column in message[:-1]], size), payloads[0]]
-        return
-    if len(payloads) > 1 and single is None:  # Objects, which may have any size: each in a frame of its own
-        for entry in zip(*message, strict=True):
-            yield from encode(type(message)(*[[value] for value in entry]), with_files)
-        return
-    sizes = list(map(len, payloads))
-    total = sum(sizes)
-    if total <= FRAME and len(sizes) <= FRAME // 32:
-        yield _batch(kind, codes, message[:-1], sizes, payloads, total)
-        return
-    for start, stop in _splits(sizes):
-        columns = [column[start:stop] for column in message[:-1]]
-        if stop - start == 1 and sizes[start] > LARGE:
-            yield from _large(kind, codes, columns, payloads[start], with_files)
-        else:
-            part = sizes[start:stop]
-            yield _batch(kind, codes, columns, part, payloads[start:stop], sum(part))
+    if len(payloads) != 1:
+        return (_batch(kind, codes, part[:-1], list(map(len, payloads)), payloads),)
+    size = len(payloads[0])
+    if size > LARGE:
+        return _large(kind, codes, part[:-1], payloads[0], with_files)
+    if single is None:
+        return (_batch(kind, codes, part[:-1], [size], payloads),)
+    head = HEADER.pack(single.size + size, kind, 0, 0)
+    return ([head + single.pack(1, *[column[0] for column in part[:-1]], size), payloads[0]],)
 
 
 def _head(codes: str, columns: Any) -> bytes:
@@ -157,9 +148,9 @@ def _head(codes: str, columns: Any) -> bytes:
     return b"".join(parts)
 
 
-def _batch(kind: int, codes: str, columns: Any, sizes: list[int], payloads: Any, total: int) -> Frame:
+def _batch(kind: int, codes: str, columns: Any, sizes: list[int], payloads: Any) -> Frame:
     head = _head(codes, columns) + array("Q", sizes).tobytes()
-    return [HEADER.pack(len(head) + total, kind, 0, 0), head, *payloads]
+    return [HEADER.pack(len(head) + sum(sizes), kind, 0, 0), head, *payloads]
 
 
 def _large(kind: int, codes: str, columns: Any, payload: Buffer, with_files: bool) -> Iterator[Frame]:
@@ -177,21 +168,6 @@ def _large(kind: int, codes: str, columns: Any, payload: Buffer, with_files: boo
     for start in range(0, len(view), PIECE):
         piece = view[start : start + PIECE]
         yield [HEADER.pack(len(piece), PIECE_KIND, 0, 0), piece]
-
-
-def _splits(sizes: list[int]) -> Iterator[tuple[int, int]]:
-    """Cut a batch into parts of at most FRAME bytes; a large payload stands alone."""
-    start, weight = 0, 0
-    for index, size in enumerate(sizes):
-        if index > start and (size > LARGE or weight + size > FRAME or index - start >= FRAME // 32):
-            yield start, index
-            start, weight = index, 0
-        weight += size
-        if size > LARGE:
-            yield start, index + 1
-            start, weight = index + 1, 0
-    if start < len(sizes):
-        yield start, len(sizes)
 
 
 _RESULT = struct.Struct("<IBBH I Q B f Q".replace(" ", ""))
@@ -307,6 +283,10 @@ class Decoder:
                 self._begin_piece(size)
                 position = body
                 continue
+            if kind == ABORT_KIND:
+                self._abort(is_empty=not (size or flags or zero))
+                position = body
+                continue
             if size > self.max_body or zero:
                 raise ProtocolError(f"a frame of {size} bytes, of kind {kind}")
             if end - body < size:
@@ -343,6 +323,11 @@ class Decoder:
         if self._large is None or not 0 < size <= len(self._memory) - self._filled:
             raise ProtocolError(f"a piece of {size} bytes that belongs to no payload")
         self._piece_left = size
+
+    def _abort(self, is_empty: bool) -> None:
+        if self._large is None or not is_empty:
+            raise ProtocolError("an abort mark without a payload that has begun")
+        self._memory, self._large = memoryview(b""), None
 
     def _message(self, kind: int, flags: int, body: bytes) -> Any:
         spec = self._expected.get(kind)

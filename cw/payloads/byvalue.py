@@ -34,7 +34,7 @@ from typing import Any
 import cloudpickle
 from cloudpickle.cloudpickle import _dynamic_class_reduce as _take_class_apart
 
-from cw.payloads import classes, dispatchers, enums, related, script
+from cw.payloads import dispatchers, enums, related, script
 from cw.payloads.annotations import (
     annotate_of,
     is_forward_reference,
@@ -42,12 +42,14 @@ from cw.payloads.annotations import (
     reduce_forward_reference,
     without_annotations,
 )
-from cw.payloads.classes import class_of, identity_of, known_class, make_class, new_version, set_class_state
+from cw.payloads.classes import identity_of, known_class, make_class, new_version, set_class_state
 from cw.payloads.code_names import global_names
 from cw.payloads.dispatchers import is_dispatcher, make_dispatching_method, reduce_dispatcher
 from cw.payloads.watch import MISSING, Watch
 
 BufferCallback = Callable[[pickle.PickleBuffer], Any] | None  # as for pickle.dumps
+Refer = Callable[[type], Any] | None
+"""Function that reduces a class without its definition, or returns None."""
 _CACHED_FUNCTION = type(functools.lru_cache(len))
 
 # Most definitions of classes that are kept pickled. More: more of them (and what they refer to) stay alive after the
@@ -143,7 +145,7 @@ MADE_FROM_MEMBERS = frozenset(
 class _Definition:
     """A version of a class pickled here, with its own pickle (made when a call or result needs it)."""
 
-    __slots__ = ("cls", "content", "data", "version", "watch")
+    __slots__ = ("cls", "content", "data", "digest", "version", "watch")
 
     def __init__(self, cls: type, watch: Watch, content: bytes) -> None:
         self.cls = cls  # held, so that its id is not used again
@@ -151,6 +153,7 @@ class _Definition:
         self.watch = watch
         self.content = content  # a digest, see _content_of()
         self.data: bytes | None = None
+        self.digest = b""  # of `data`
 
 
 # Oldest first. Each operation is one step for the interpreter, so that threads need no lock; a lost race
@@ -159,7 +162,7 @@ _definition_by_class_id: dict[int, _Definition] = {}
 _renewals = 0
 
 
-def _definition_of(cls: type) -> _Definition | None:
+def definition_of(cls: type) -> _Definition | None:
     """Return the definition with its pickle; None: the class can be imported."""
     definition = _definition_by_class_id.get(id(cls))
     if definition is None or definition.data is None or not definition.watch.is_current():
@@ -168,13 +171,14 @@ def _definition_of(cls: type) -> _Definition | None:
         data, found = _run(cls, None, Watch())
         definition = found.get(id(cls))
         if definition is not None:
+            definition.digest = hashlib.blake2b(data, digest_size=16).digest()
             definition.data = data
     return definition
 
 
 def version_of(cls: type) -> bytes:
     """Return the version of a class, which changes when a class that travels by value does."""
-    definition = _definition_of(cls)
+    definition = definition_of(cls)
     return b"" if definition is None else definition.version
 
 
@@ -261,11 +265,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Cloudpickle's pickler, with the differences named in the module's docstring; it remembers where it was."""
 
     def __init__(
-        self, file: Any, buffer_callback: BufferCallback, watch: Watch | None, refers: bool = False
+        self, file: Any, buffer_callback: BufferCallback, watch: Watch | None, refer: Refer = None
     ) -> None:
-        """`refers`: leave out the definitions of classes that the client has."""
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
-        self.refers = refers
+        self.refer = refer
         self.watch = watch
         self.refused = related.kinds()
         self.last: Any = MISSING
@@ -318,9 +321,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _reduce_class(self, cls: type) -> Any:
         if self.watch is None:
-            if self.refers and classes.is_at_home(cls):
-                return class_of, (identity_of(cls),)
-            definition = _definition_of(cls)
+            referred = None if self.refer is None else self.refer(cls)
+            if referred is not None:
+                return referred
+            definition = definition_of(cls)
             if definition is None:
                 return super().reducer_override(cls)
             return known_class, (identity_of(cls), definition.version, definition.data)
@@ -402,14 +406,14 @@ def dumps(
     buffer_callback: BufferCallback = None,
     watch: Watch | None = None,
     restart: Callable[[], Any] = lambda: None,
-    refers: bool = False,
+    refer: Refer = None,
 ) -> bytes:
     """Pickle by value. With a watch, note in it what the pickle is made from, and put definitions inline.
 
-    `restart()`: discard what the callback was given so far. `refers`: as in `Pickler`. Raises `Unpicklable`. May be
+    `restart()`: discard what the callback was given so far. Raises `Unpicklable`. May be
     called from several threads.
     """
-    return _run(value, buffer_callback, watch, restart, refers)[0]
+    return _run(value, buffer_callback, watch, restart, refer)[0]
 
 
 def run(pickler: Pickler, value: Any) -> None:
@@ -426,11 +430,11 @@ def _run(
     buffer_callback: BufferCallback,
     watch: Watch | None,
     restart: Callable[[], Any] = lambda: None,
-    refers: bool = False,
+    refer: Refer = None,
 ) -> tuple[bytes, dict[int, _Definition]]:
     while True:
         file = io.BytesIO()
-        pickler = Pickler(file, buffer_callback, watch, refers)
+        pickler = Pickler(file, buffer_callback, watch, refer)
         try:
             run(pickler, value)
             break

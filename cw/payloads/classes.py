@@ -78,11 +78,30 @@ def set_class_state(cls: type, state: tuple[Callable[..., Any], Any, bytes]) -> 
 
 def known_class(identity: bytes, version: bytes, definition: bytes) -> type:
     """Return, in a pickle, the class of this id, made or renewed from its definition if necessary."""
-    cls = _class_by_id.get(identity)
-    if cls is not None and _version_by_foreign_class.get(cls, version) == version:
+    return _in_force(identity, version) or _made_from(definition)
+
+
+def stored_class(identity: bytes, version: bytes, digest: bytes) -> type:
+    """Return, in a pickle of a store, the class of this id, made or renewed from the definition with this digest if
+    necessary."""
+    cls = _in_force(identity, version)
+    if cls is not None:
         return cls
-    found: type = pickle.loads(definition)
-    return found
+    definition = definitions.get(digest)
+    if definition is None:
+        raise pickle.UnpicklingError("a class whose definition is not here")
+    return _made_from(definition)
+
+
+def _in_force(identity: bytes, version: bytes) -> type | None:
+    """Return the class of this id if it is ours or has this version."""
+    cls = _class_by_id.get(identity)
+    return cls if cls is not None and _version_by_foreign_class.get(cls, version) == version else None
+
+
+def _made_from(definition: bytes) -> type:
+    made: type = pickle.loads(definition)
+    return made
 
 
 def class_of(identity: bytes) -> type:
@@ -95,6 +114,9 @@ def class_of(identity: bytes) -> type:
     return cls
 
 
+definitions: dict[bytes, bytes] = {}
+"""Definitions by digest that pickles of stores refer to: those of the stores that this process has read or written."""
+
 find: Callable[[bytes], type | None] | None = None
 """Function that finds a class that is not here yet; set in a runner."""
 
@@ -102,6 +124,7 @@ at_home: set[bytes] = set()
 """Identities of classes whose definitions the client has; filled in a runner."""
 
 
-def is_at_home(cls: type) -> bool:
-    """True if the client has this class."""
-    return bool(at_home) and _id_by_class.get(cls) in at_home
+def refer_home(cls: type) -> Any:
+    """Reduce a class of which the client has the definition; None: another one."""
+    identity = _id_by_class.get(cls) if at_home else None
+    return (class_of, (identity,)) if identity in at_home else None

@@ -15,7 +15,7 @@ from types import MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
 from cw.errors import RemoteException, RemoteTraceback
-from cw.payloads import byvalue, deferred
+from cw.payloads import byvalue, classes, deferred
 from cw.payloads.layout import Payload
 from cw.payloads.pickled import PLAIN, dump_value, load
 from cw.payloads.refusals import refusal_of
@@ -120,7 +120,7 @@ def _dump_exception(exception: BaseException) -> tuple[bytes, str]:
     usable, reason = b"", ""
     for form in (lambda: exception, lambda: _built_in(type(exception), "__reduce__")(exception)):
         try:
-            pickled = bytes(dump_value(form(), refers=True))
+            pickled = bytes(dump_value(form(), refer=classes.refer_home))
             again = _load_exception(pickled)
             if type(again) is type(exception) and str(again) == str(exception):
                 return pickled, ""

@@ -56,18 +56,16 @@ def allocate_buffer(nbytes: int) -> memoryview:
     return memoryview(memory)[:nbytes]
 
 
-def keeper(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
-    """Return a buffer callback that keeps large buffers in the list. (A method of the pickler's owner would form a
-    circle.)"""
+def keep(buffers: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
+    """Keep a large buffer in the list. Returns True if it stays in the pickle.
 
-    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < OUT_OF_BAND:
-            return True
-        buffers.append(raw)
-        return False
-
-    return keep_in_band
+    `functools.partial(keep, buffers)` is the buffer callback. (A method of the pickler's owner would form a circle.)
+    """
+    raw = buffer.raw()
+    if raw.nbytes < OUT_OF_BAND:
+        return True
+    buffers.append(raw)
+    return False
 
 
 def label_bytes(label: int) -> bytes:

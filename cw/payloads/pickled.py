@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Sequence
+from functools import partial
 from pickle import dumps, loads
 from typing import Any
 
@@ -15,7 +16,7 @@ from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 from cw.errors import PayloadError
 from cw.events import EventLogger
 from cw.payloads import byvalue, named, related, script
-from cw.payloads.layout import MULTI, WITH_TEXT, Payload, Store, join, keeper, pack, split_text, unpack
+from cw.payloads.layout import MULTI, WITH_TEXT, Payload, Store, join, keep, pack, split_text, unpack
 
 logger = EventLogger("cw.client")
 
@@ -58,23 +59,31 @@ def _without_note(payload: Payload) -> Payload:
 
 
 def dump_value(
-    value: Any, store: Store | None = None, is_alone: bool = False, behind: bytes = b"", refers: bool = False
+    value: Any,
+    store: Store | None = None,
+    is_alone: bool = False,
+    behind: bytes = b"",
+    refer: byvalue.Refer = None,
 ) -> Payload:
     """Pickle as `dump` does, but raise `byvalue.Unpicklable`. `is_alone`: without names of the script. `behind`: bytes
-    at the payload's end. `refers`: without the definitions of classes that the client has."""
+    at the payload's end. `refer`: as in byvalue.py."""
     buffers: list[memoryview] = []
-
-    keep_in_band = keeper(buffers)
+    keep_in_band = partial(keep, buffers)
     try:
         data = dumps(value, 5, buffer_callback=keep_in_band)
+        end = data.rfind(b"\x93") + 1
+        if end <= _HEAD and data[_FRAMED:end] in _names_by_head and not is_alone and not _registered:
+            return pack(data, buffers, store, behind) if buffers else data + behind
         is_by_name = not needs_by_value(data) and not (is_alone and data.find(BY_NAME_IN_MAIN) >= 0)
+        if is_by_name:
+            _note_head(data[_FRAMED:end])
     except MemoryError as error:
         raise byvalue.Unpicklable(value) from error
     except Exception:  # byvalue.dumps either succeeds, or meets the error again and says where
         is_by_name = False
     if not is_by_name:
         buffers.clear()
-        data = byvalue.dumps(value, keep_in_band, None, buffers.clear, refers)
+        data = byvalue.dumps(value, keep_in_band, None, buffers.clear, refer)
     return pack(data, buffers, store, behind) if buffers else data + behind
 
 
@@ -99,28 +108,37 @@ def dump_by_name(value: Any) -> tuple[bytes, list[memoryview], Sequence[str]] | 
     for other values."""
     buffers: list[memoryview] = []
     try:
-        data = dumps(value, 5, buffer_callback=keeper(buffers))
+        data = dumps(value, 5, buffer_callback=partial(keep, buffers))
     except Exception:  # the error is met again
         return None
     # Up to the last object by name.
-    head = data[_FRAMED : data.rfind(b"\x93") + 1]
-    names = _names_by_head.get(head)
-    if names is None or _registered:
+    end = data.rfind(b"\x93") + 1
+    names = _names_by_head.get(data[_FRAMED:end]) if end <= _HEAD and not _registered else None
+    if names is None:
         if needs_by_value(data):
             return None
+        _note_head(data[_FRAMED:end])
         names = script.names_in(data)
-        if script.is_one_name(head) and head.find(related.MARK) < 0:
-            if len(_names_by_head) > 4096:
-                _names_by_head.clear()
-            _names_by_head[head] = names
     return data, buffers, names
 
 
 _FRAMED = 11
 """Index of a pickle's first value: behind the version and the size of the first frame."""
 
+_HEAD = 600
+"""Index up to which a pickle may have one object by name, and no other, that is looked up in `_names_by_head`."""
+
 _names_by_head: dict[bytes, Sequence[str]] = {b"": ()}
 """The script's names in pickles that begin with one object by name and have no other, as calls with an instance do."""
+
+
+def _note_head(head: bytes) -> None:
+    """Remember the head of a pickle without parts by value, if it is one object by name."""
+    if len(head) < _HEAD and script.is_one_name(head) and head.find(related.MARK) < 0:
+        if len(_names_by_head) > 4096:
+            _names_by_head.clear()
+            _names_by_head[b""] = ()
+        _names_by_head[head] = script.names_in(head)
 
 
 class Pickled:
@@ -149,7 +167,7 @@ class Pickled:
             pickler: Any = None
             if root is None and not is_by_value:
                 file = io.BytesIO()
-                pickler = pickle.Pickler(file, 5, buffer_callback=keeper(self.buffers))
+                pickler = pickle.Pickler(file, 5, buffer_callback=partial(keep, self.buffers))
                 self._dump(pickler, file, values, memo, persistent_id)
                 self.names: Sequence[str] = script.names_in(self.data)
             is_by_name = pickler is not None and not needs_by_value(self.data)
@@ -161,7 +179,7 @@ class Pickled:
             self.buffers.clear()
             self.ends.clear()
             file = io.BytesIO()
-            pickler = named.NamedPickler(file, keeper(self.buffers), root=root)
+            pickler = named.NamedPickler(file, partial(keep, self.buffers), root=root)
             self._dump(pickler, file, values, memo, persistent_id)
             self.names = tuple(sorted(pickler.names.union(script.names_in(self.data))))
             self.codes = tuple(pickler.codes.values())

@@ -11,13 +11,13 @@ layout.py describes a payload, pickled.py makes values into one. All functions m
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pickle import dumps, loads
 from typing import Any
 
 from cw.errors import NotPicklable, PayloadError
-from cw.payloads import byvalue, deferred, pickling_errors
-from cw.payloads.current import LABEL
+from cw.payloads import byvalue, classes, deferred, pickling_errors
+from cw.payloads.current import LABEL as LABEL
 from cw.payloads.failures import dump_error as dump_error
 from cw.payloads.failures import forget_tracebacks as forget_tracebacks
 from cw.payloads.failures import load_error as load_error
@@ -39,6 +39,9 @@ from cw.payloads.refusals import refusal_of_function as refusal_of_function
 # `bytes` from this size go out of band as an argument or a result. Pickle also copies them once each way, but into
 # memory that malloc maps anew: 100 MB take 47 ms, and 15 ms into huge pages or a memory file.
 BIG_BYTES = 1024 * 1024
+
+LARGEST_APART = 1024 * 1024
+"""Bytes of a definition up to which a store has it once. Larger: no record holds it."""
 
 
 def dump(value: Any, store: Store | None = None, label: int | None = None) -> Payload:
@@ -145,7 +148,9 @@ def dump_result(value: Any, store: Store | None = None) -> Payload:
     if type(value) in PLAIN:
         return dumps(value, 5)
     try:
-        return dump_value(_apart_if_big(value), store, refers=True)
+        return dump_value(
+            _apart_if_big(value) if type(value) is bytes else value, store, refer=classes.refer_home
+        )
     except byvalue.Unpicklable as failure:
         raise NotPicklable(
             refusal_of("the job's result", failure, [("result", value)])
@@ -162,38 +167,61 @@ def load_result_soon(payload: Payload, describe: str) -> Any:
     return load(payload)
 
 
-def dump_alone(value: Any, store: Store | None = None) -> Payload:
-    """Pickle as `dump` does, for another program: the script's definitions are inside. Raises `NotPicklable`."""
+def dump_alone(value: Any, refer: byvalue.Refer = None) -> Payload:
+    """Pickle as `dump` does, for another program: the script's definitions are inside, or `refer` keeps them.
+    Raises `NotPicklable`."""
     try:
-        return dump_value(value, store, is_alone=True)
+        return dump_value(value, is_alone=True, refer=refer)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(refusal_of("value", failure, [("value", value)])) from failure.__cause__
 
 
-def dump_call_alone(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> Payload:
-    """Pickle as `dump_call` does, for another program: the script's definitions are inside."""
+def dump_call_alone(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    function: Any = None,
+    refer: byvalue.Refer = None,
+) -> Payload:
+    """Pickle as `dump_call` does, for another program, as `dump_alone` does."""
     plain = dump_plain(args, kwargs)
     if plain is not None:
         return plain
     try:
-        return dump_value(call_of(args, kwargs), is_alone=True)
+        return dump_value(call_of(args, kwargs), is_alone=True, refer=refer)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(refusal_of_call(failure, args, kwargs, function)) from failure.__cause__
 
 
-def alone(payload: Payload) -> Payload:
-    """Convert a result's payload for another program: what it names of the script is put inside."""
+def alone(payload: Payload, refer: byvalue.Refer = None) -> Payload:
+    """Convert a result's payload for another program: what it names of the script is put inside, or `refer`
+    keeps it."""
     if _stands_alone(pickle_of(payload)):
         return payload
-    return dump_alone(load(payload))
+    return dump_alone(load(payload), refer)
 
 
-def alone_error(payload: Payload) -> Payload:
-    """Convert an error's payload for another program: what it names of the script is put inside."""
+def alone_error(payload: Payload, refer: byvalue.Refer = None) -> Payload:
+    """Convert an error's payload as `alone` does a result's."""
     if _stands_alone(bytes(payload)):
         return payload
     *fields, pickled, reason = loads(payload)
-    return dumps((*fields, pickled and bytes(dump_alone(load(pickled))), reason), 5)
+    return dumps((*fields, pickled and bytes(dump_alone(load(pickled), refer)), reason), 5)
+
+
+class DefinitionKeeper:
+    """Keeps the definitions to which pickles of a store refer; a `byvalue.Refer`."""
+
+    __slots__ = ("definitions",)
+
+    def __init__(self, definitions: Mapping[bytes, bytes]) -> None:
+        self.definitions = dict(definitions)  # by digest
+
+    def __call__(self, cls: type) -> Any:
+        definition = byvalue.definition_of(cls)
+        if definition is None or definition.data is None or len(definition.data) > LARGEST_APART:
+            return None
+        self.definitions[definition.digest] = definition.data
+        return classes.stored_class, (classes.identity_of(cls), definition.version, definition.digest)
 
 
 def _stands_alone(data: bytes) -> bool:

@@ -9,9 +9,9 @@ A record counts from the moment its last byte is written. A half-written record 
 of its segment is skipped, and so is a damaged part in the middle: the next record is found by its magic and checksum.
 Functions, hosts and classes are records too, written once in each segment before they are referred to.
 
-Results of one function are often similar: an instance of a class of the script contains the class's code, 3 KiB each
-time. So a result may be *packed*: the parts that it shares with an earlier one of the same segment, its sample, are not
-written again.
+The definition of a class of the script, some KiB, is a record too. The pickles of arguments and results refer to it by
+its digest. (A result that version 1 wrote contains the definitions, and may be *packed*: the parts that it shares with
+an earlier one of the same segment, its sample, are not there again.)
 
 Nothing in here unpickles anything.
 """
@@ -21,10 +21,10 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-FORMAT = 1
+FORMAT = 2
 """Version of the format: incremented when an older cw could not read the files of this one. This cw reads all earlier
 versions."""
 
@@ -34,16 +34,6 @@ LARGE = 1024 * 1024
 ARGUMENTS_KEPT = 64 * 1024
 """Bytes of pickled arguments up to which they are stored beside the result. Larger: large inputs fill the store."""
 
-PACKED = 512, 32 * 1024
-"""Smallest and largest bytes of a result that is packed. Smaller ones do not save enough for the time (10 us); larger
-ones exceed the window of zlib."""
-
-SAMPLE_USES = 256
-"""Most results packed by one sample. Larger: more results are lost if it is damaged. Smaller: more samples."""
-
-SAMPLE_MISSES = 3
-"""Results in a row that packing does not halve, after which it is not tried again for their function and status."""
-
 READ_AT_ONCE = 4 * 1024**2
 """Bytes that a scan reads at once. They must hold the largest record."""
 
@@ -51,7 +41,7 @@ MOST_BODY = 2 * LARGE
 """Most bytes after the head of a record."""
 
 # The kinds of records.
-HEADER, RESULT, LARGE_RESULT, FUNCTION, HOST, CLASS, PACKED_RESULT = range(7)
+HEADER, RESULT, LARGE_RESULT, FUNCTION, HOST, CLASS, PACKED_RESULT, DEFINITION = range(8)
 RESULTS = frozenset({RESULT, LARGE_RESULT, PACKED_RESULT})
 
 MAGIC = b"\xc5cw\n"
@@ -83,6 +73,7 @@ class Entry(NamedTuple):
     payload: Any  # the result's pickle
     is_durable: bool  # it must be on the disk itself before it counts as stored
     classes: Iterable[ClassRecord]  # the classes that its instances may have
+    definitions: Mapping[bytes, bytes] = {}  # the definitions that the two pickles refer to, by digest
 
 
 class Stored(NamedTuple):
@@ -97,6 +88,7 @@ class Stored(NamedTuple):
     seconds: float
     args: bytes | None
     payload: Any
+    definitions: Mapping[bytes, bytes] = {}  # all those of its segment, by digest
 
 
 class Head(NamedTuple):
@@ -215,21 +207,23 @@ def record(
 
 
 class Encoder:
-    """Encodes results as records of one segment. It knows the names, classes and samples written there before.
+    """Encodes results as records of one segment. It knows the names, classes and definitions written there before.
 
-    `functions` and `hosts` are the names by number, which it fills.
+    `functions` and `hosts` are the names by number, `definitions` those of classes by digest: it fills them.
     """
 
-    def __init__(self, functions: dict[int, str], hosts: dict[int, str]) -> None:
+    def __init__(
+        self, functions: dict[int, str], hosts: dict[int, str], definitions: dict[bytes, bytes]
+    ) -> None:
         self._function_names = functions
         self._host_names = hosts
         self._functions: dict[str, int] = {}
         self._hosts: dict[str, int] = {"": 0}
         self._classes: set[ClassRecord] = set()
-        self._packer = Packer()
+        self._definitions = definitions
 
     def names(self, entry: Entry, now: float) -> bytes:
-        """Encode the names and classes that the result refers to and the segment lacks: they must come before it."""
+        """Encode what the result refers to and the segment lacks: it must come before it."""
         parts = []
         if entry.function not in self._functions:
             function = self._functions[entry.function] = len(self._functions)
@@ -244,18 +238,17 @@ class Encoder:
                 self._classes.add(known)
                 digest, identity, place = known
                 parts.append(record(CLASS, identity, now, key=digest, number=place))
+        for digest, definition in entry.definitions.items():
+            if digest not in self._definitions:
+                self._definitions[digest] = definition
+                parts.append(record(DEFINITION, definition, now, key=digest))
         return b"".join(parts)
 
-    def result(self, entry: Entry, position: int, large: bytes | None) -> bytes:
-        """Encode the record of a result, which will be at this position. `large`: the name of its file, if it has one,
-        as `write_large` gives it."""
+    def result(self, entry: Entry, large: bytes | None) -> bytes:
+        """Encode the record of a result. `large`: the name of its file, if it has one, as `write_large` gives it."""
         kind, payload = RESULT, entry.payload
         if large is not None:
             kind, payload = LARGE_RESULT, large
-        elif PACKED[0] <= len(payload) <= PACKED[1]:
-            packed = self._packer.pack(entry, position)
-            if packed is not None:
-                kind, payload = PACKED_RESULT, packed
         args = entry.args if len(entry.args) <= ARGUMENTS_KEPT else b""
         rest = _CHECKED.pack(
             len(args) + len(payload), kind, entry.status, self._hosts.get(entry.host, 0),
@@ -265,38 +258,7 @@ class Encoder:
         return MAGIC + zlib.crc32(data).to_bytes(4, "little") + data
 
 
-class _Sample:
-    """A result by which others are packed, and its position."""
-
-    __slots__ = ("misses", "payload", "position", "uses")
-
-    def __init__(self, payload: bytes, position: int) -> None:
-        self.payload = payload
-        self.position = position
-        self.uses = self.misses = 0
-
-
-class Packer:
-    """Packs results: reduces each to its differences from a sample, an earlier result of its function and status."""
-
-    def __init__(self) -> None:
-        self._samples: dict[tuple[str, int], _Sample] = {}
-
-    def pack(self, entry: Entry, position: int) -> bytes | None:
-        """Pack the result, whose record will be at this position; None: write it unpacked."""
-        payload = entry.payload
-        sample = self._samples.get((entry.function, entry.status))
-        if sample is None or (sample.uses >= SAMPLE_USES and not sample.misses):
-            self._samples[entry.function, entry.status] = _Sample(bytes(payload), position)
-        elif sample.misses < SAMPLE_MISSES:
-            packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=sample.payload)
-            data = packer.compress(payload) + packer.flush()
-            if len(data) < len(payload) // 2:
-                sample.uses += 1
-                sample.misses = 0
-                return sample.position.to_bytes(8, "little") + data
-            sample.misses += 1
-        return None
+# --- packed results, of version 1 ---------------------------------------------------------------
 
 
 def sample_position(packed: bytes) -> int:

@@ -36,7 +36,8 @@ OPEN_SEGMENTS = 64
 class Segment:
     """A segment as far as it is known. `end` is the position up to which it has been read."""
 
-    __slots__ = ("end", "fd", "functions", "header", "hosts", "is_own", "is_told", "name", "number", "sample")
+    __slots__ = ("definitions", "end", "fd", "functions", "header", "hosts", "is_own", "is_told", "name", "number",
+                 "places", "sample")  # fmt: skip
 
     def __init__(self, name: str, number: int, is_own: bool = False) -> None:
         self.name = name
@@ -48,6 +49,8 @@ class Segment:
         self.header: dict[str, Any] = {}
         self.functions: dict[int, str] = {}
         self.hosts: dict[int, str] = {}
+        self.places: list[int] = []  # of definitions that have not been read yet
+        self.definitions: dict[bytes, bytes] = {}  # by digest
         self.sample: tuple[int, bytes] | None = None  # position and bytes of the sample that was read last
 
 
@@ -121,6 +124,8 @@ class Store:
                 segment.hosts[host] = bytes(body).decode(errors="replace")
             elif kind == form.CLASS:
                 self.classes.setdefault(key, {}).setdefault(bytes(body), number)
+            elif kind == form.DEFINITION:
+                segment.places.append(position)
             elif kind == form.HEADER:
                 segment.header = self._checked_header(segment, bytes(body))
         if scan.end > segment.end and not segment.is_told:
@@ -181,6 +186,7 @@ class Store:
                 payload = directory.read_large(self.path, payload)
             elif head.kind == form.PACKED_RESULT:
                 payload = self._unpack(segment, payload)
+            self._read_definitions(segment)
         except form.DAMAGE as error:
             raise StoreError(
                 f"the store {self.path}: a record of {segment.name} is damaged ({error})"
@@ -213,6 +219,15 @@ class Store:
             sample = segment.sample = position, body[head.args_size :]
         return form.unpack(packed, sample[1])
 
+    def _read_definitions(self, segment: Segment) -> None:
+        """Read those that have not been read. A damaged one costs only what refers to it."""
+        for position in list(segment.places):
+            with contextlib.suppress(*form.DAMAGE):
+                head, definition = form.read_record(partial(self._pread, segment), position)
+                segment.definitions[head.key] = definition
+            with contextlib.suppress(ValueError):  # another thread has read it, too
+                segment.places.remove(position)
+
     def _pread(self, segment: Segment, size: int, position: int) -> bytes:
         with self._files:
             try:
@@ -233,7 +248,10 @@ class Store:
 def _stored(segment: Segment, head: Head, args: bytes | None, payload: Any) -> Stored:
     function = segment.functions.get(head.function, "?")
     host = segment.hosts.get(head.host, "")
-    return Stored(head.key, head.number, function, host, head.status, head.when, head.seconds, args, payload)
+    return Stored(
+        head.key, head.number, function, host, head.status, head.when, head.seconds, args, payload,
+        segment.definitions,
+    )  # fmt: skip
 
 
 def _close(segment: Segment) -> None:

@@ -104,7 +104,7 @@ class Writer:
             self._file.close(is_kept=False)
             raise
         self._segment = store.add_own_segment(self._file.name)
-        self._encoder = form.Encoder(self._segment.functions, self._segment.hosts)
+        self._encoder = form.Encoder(self._segment.functions, self._segment.hosts, self._segment.definitions)
         self._thread = threading.Thread(target=self._run, name="cw-store", daemon=True)
         self._thread.start()
 
@@ -174,7 +174,7 @@ class Writer:
             large = (
                 directory.write_large(path, entry.key, entry.payload, entry.is_durable) if is_large else None
             )
-            data = encoder.result(entry, position, large)
+            data = encoder.result(entry, large)
             parts += (names, data)
             places.append((entry.key, form.place_of(self._segment.number, position, entry.status)))
             position += len(data)

@@ -78,12 +78,8 @@ class HeldJobs:
         self.blocked: frozenset[int] = frozenset()
         """Sessions for which no slot can be used: their jobs are refused."""
         self.closed: set[int] = set()
-        """Closed sessions that have runners, or whose jobs may still come after their CloseSession."""
+        """Closed sessions that have runners."""
         self.is_draining = False
-        self._forgotten: set[int] = set()  # closed sessions whose jobs have all arrived
-        self._last_dispatch = 0  # dispatch numbers arrive in order
-        self._stopped_early: set[int] = set()  # stops that overtook their dispatch
-        self._spared_early: set[int] = set()  # take-backs that overtook their dispatch
         self._avoiding: deque[tuple[float, Job]] = deque()  # with the time until which each waits
 
     # --- jobs come ---
@@ -91,22 +87,16 @@ class HeldJobs:
     def take(self, jobs: Sequence[Job], now: float) -> list[int]:
         """Add jobs to the backlog. Returns the dispatches of those that are not wanted."""
         unwanted: list[int] = []
-        early = self._stopped_early | self._spared_early
-        refused = self.closed | self.blocked if self.blocked else self.closed
-        is_choosy = early or refused or self.is_draining
+        is_choosy = self.blocked or self.is_draining
         held, append = self.by_dispatch, self.backlog.append
         for job in jobs:
-            if is_choosy and (job.session in refused or job.dispatch in early or self.is_draining):
+            if is_choosy and (job.session in self.blocked or self.is_draining):
                 unwanted.append(job.dispatch)
                 continue
             if job.avoid >= 0:
                 self._avoiding.append((now + AVOID_SECONDS, job))
             held[job.dispatch] = job
             append(job)
-        if jobs:
-            self._last_dispatch = jobs[-1].dispatch
-            if early:
-                self._forget_early()
         return unwanted
 
     def put_back(self, jobs: Iterable[Job]) -> list[int]:
@@ -128,10 +118,8 @@ class HeldJobs:
         """Mark jobs as not wanted any more. Returns those that waited here; those that have started are marked."""
         for dispatch in dispatches:
             job = self.by_dispatch.get(dispatch)
-            if job is not None:
+            if job is not None:  # otherwise it has ended
                 job.stopped = True
-            elif dispatch > self._last_dispatch:  # otherwise it has ended
-                self._stopped_early.add(dispatch)
         return self._take_out(lambda job: job.stopped)
 
     def spare(self, dispatches: Iterable[int]) -> list[int]:
@@ -140,8 +128,6 @@ class HeldJobs:
             job = self.by_dispatch.get(dispatch)
             if job is not None:
                 job.spared = True
-            elif dispatch > self._last_dispatch:
-                self._spared_early.add(dispatch)
         return self._take_out(lambda job: job.spared)
 
     def give_back(self, count: int) -> list[int]:
@@ -176,36 +162,22 @@ class HeldJobs:
 
     def begin_anew(self) -> None:
         """Start over with another master: all messages of the one before have arrived."""
-        self._last_dispatch = 0
-        self._stopped_early.clear()
-        self._spared_early.clear()
         self.blocked = frozenset()
 
     def open_session(self, session: int) -> None:
         """Accept the jobs of this session (again)."""
         self.closed.discard(session)
-        self._forgotten.discard(session)
 
     def close_session(self, session: int) -> list[int]:
-        """Refuse a session's jobs from now on. Returns the dispatches of those here, which the caller must stop."""
+        """Note that a session gets no more jobs. Returns the dispatches of those here, which the caller must stop."""
         self.closed.add(session)
         return [dispatch for dispatch, job in self.by_dispatch.items() if job.session == session]
 
-    def forget_session(self, session: int) -> None:
-        """Note that a closed session gets no more jobs."""
-        self._forgotten.add(session)
-
     def forget_sessions_without(self, sessions: Collection[int]) -> set[int]:
-        """Forget closed sessions that get no more jobs, except `sessions`, which have runners. Returns what it
-        forgot."""
-        gone = self._forgotten.difference(sessions)
-        self._forgotten -= gone
+        """Forget closed sessions, except `sessions`, which have runners. Returns what it forgot."""
+        gone = self.closed.difference(sessions)
         self.closed -= gone
         return gone
-
-    def _forget_early(self) -> None:
-        for numbers in (self._stopped_early, self._spared_early):
-            numbers.difference_update([number for number in numbers if number <= self._last_dispatch])
 
     def check_invariants(self, sent: Sequence[Job]) -> None:
         """Raise AssertionError if the state contradicts itself. `sent`: the jobs with runners. For tests."""
@@ -214,4 +186,3 @@ class HeldJobs:
         assert {job.dispatch for job in places} == set(self.by_dispatch)
         assert not any(job.stopped or job.spared for job in self.backlog)
         assert not (self.is_draining and self.backlog)
-        assert all(number > self._last_dispatch for number in self._stopped_early | self._spared_early)

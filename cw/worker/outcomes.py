@@ -51,12 +51,14 @@ class Outcomes:
         """Note that what these expected dispatches return when their time is up is their result."""
         self._keeping.update(dispatches)
 
-    def on_jobs(self, jobs: Sequence[Job], dispatches: Iterable[int]) -> None:
-        """Mark the arrived jobs whose late results count. `dispatches`: all that have come, wanted or not."""
+    def on_jobs(self, jobs: Sequence[Job]) -> None:
+        """Mark the arrived jobs whose late results count. They come in the order of their dispatch numbers: one that
+        has been skipped was withdrawn, and never comes."""
         if self._keeping:
             for job in jobs:
                 job.keeps = job.dispatch in self._keeping
-            self._keeping.difference_update(dispatches)
+            last = max((job.dispatch for job in jobs), default=0)
+            self._keeping = {dispatch for dispatch in self._keeping if dispatch > last}
 
     # --- jobs end ---
 

@@ -129,10 +129,6 @@ class Slots:
     def on_session_opened(self, session: int) -> None:
         self.held.open_session(session)
 
-    def on_session_forgotten(self, session: int) -> None:
-        """Note that a closed session gets no more jobs."""
-        self.held.forget_session(session)
-
     def on_session_closed(self, session: int, now: float) -> list[Action]:
         actions = self.on_stop(self.held.close_session(session), now)
         return actions + [

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from cw import events, location, program
+from cw.errors import ProtocolError
 from cw.events import EventLogger
 from cw.net import address, memory
 from cw.net import messages as m
@@ -119,7 +120,6 @@ class Worker:
             m.Claim: lambda message: self._send_all(self._outcomes.on_claim(message.dispatches)),
             m.Release: lambda message: self._outcomes.kept.forget(message.dispatches),
             m.CloseSession: self._on_close_session,
-            m.ForgetSession: self._on_forget_session,
             m.Drain: lambda message: self._depart(
                 self._departure.on_drain_until_the_end("it was asked to", now())
             ),
@@ -296,12 +296,11 @@ class Worker:
         """End all runners and forget all jobs, of which no master knows."""
         for session in list(self._sessions):
             self._on_close_session(m.CloseSession(session))
-            self._on_forget_session(m.ForgetSession(session))
         self._execution.on_forsaken()
         self._departure.on_forsaken()
 
     def _on_dispatch(self, message: m.Dispatch) -> None:
-        jobs, unknown = [], []
+        jobs = []
         objects: dict[int, Object] = {}
         latest = None
         for dispatch, session, number, function_number, avoid, attempt, timeout, payload in zip(
@@ -311,13 +310,10 @@ class Worker:
                 latest = session
                 objects = self._sessions[session].by_number if session in self._sessions else {}
             function = objects.get(function_number)
-            if function is None:  # its session was closed while the job was on its way
-                unknown.append(dispatch)
-            else:
-                jobs.append(Job(dispatch, session, number, function, avoid, attempt, payload, timeout))
-        self._outcomes.on_jobs(jobs, message.dispatches)
-        if unknown:
-            self._send(m.Returned(unknown))
+            if function is None:
+                raise ProtocolError("a job of a function that was not sent")
+            jobs.append(Job(dispatch, session, number, function, avoid, attempt, payload, timeout))
+        self._outcomes.on_jobs(jobs)
         self._perform(self._slots.on_jobs(jobs, time.monotonic()))
 
     def _on_objects(self, message: m.Objects) -> None:
@@ -341,9 +337,6 @@ class Worker:
     def _on_close_session(self, message: m.CloseSession) -> None:
         self._perform(self._slots.on_session_closed(message.session, time.monotonic()))
         self._outcomes.kept.forget_session(message.session)
-
-    def _on_forget_session(self, message: m.ForgetSession) -> None:
-        self._slots.on_session_forgotten(message.session)
         self._sessions.pop(message.session, None)
 
     # --- time ---
