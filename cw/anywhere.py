@@ -13,7 +13,7 @@ from cw import guard, mp, slurm
 from cw.events import EventLogger
 from cw.launch.launcher import Cluster
 from cw.launch.options import ClusterOptions, takes
-from cw.slurm import batch, squeue
+from cw.launch.plan import split_options
 from cw.slurm.submitted import State
 
 logger = EventLogger("cw.start")
@@ -45,7 +45,7 @@ def stop(master: bool = True, workers: bool = True) -> bool:
     In Slurm, master and workers end together.
     """
     try:
-        was_in_slurm = bool(squeue.is_installed() and slurm.stop())
+        was_in_slurm = bool(State.system.is_installed() and slurm.stop())
     finally:
         was_here = mp.stop(master, workers)
     return was_in_slurm or was_here
@@ -73,7 +73,7 @@ def _local(options: ClusterOptions) -> ClusterOptions:
     left_out = [field for field in options.for_slurm() if field in _OF_JOBS]
     own: dict[str, Any] = {}
     for role, field in (("master", "master_options"), ("worker", "worker_options")):
-        for_sbatch, own[field] = batch.split_options(role, options.list_of(field))
+        for_sbatch, own[field] = split_options(role, options.list_of(field))
         own[field] += [option for option in for_sbatch if option in _VERBOSE]
         left_out += [option for option in for_sbatch if option not in _VERBOSE]
     if left_out:

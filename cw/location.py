@@ -12,6 +12,9 @@ from typing import NamedTuple
 VARIABLE = "CW_LOCATION"
 """Environment variable with the location of master or worker; set by the launcher that starts them."""
 
+_TITLES = {"slurm": "Slurm"}
+"""Batch systems whose names are written differently in a location."""
+
 # Texts in CW_PLACE, from before there was a Location: a job that was submitted then may run for weeks.
 _WORDS = re.compile(
     r"Slurm job (?P<job>\d+)(, step (?P<step>\S+), node (?P<node>\S+))?|cluster (?P<cluster>\S+)"
@@ -22,7 +25,7 @@ class Location(NamedTuple):
     """Location of a process. A field that is '' is not known, or does not exist."""
 
     system: str = ""
-    """'slurm'; 'local': a process that a launcher has started on the user's machine."""
+    """A batch system such as 'slurm'; 'local': a process that a launcher has started on the user's machine."""
     cluster: str = ""
     """One of several clusters that the system serves; for a local process, the token of the cluster it belongs to."""
     job: str = ""
@@ -30,9 +33,10 @@ class Location(NamedTuple):
     node: str = ""
 
     def __str__(self) -> str:
-        if self.system != "slurm":
+        if not self.job:
             return "/".join(filter(None, self))
-        return f"Slurm job {self.job}" + (f", step {self.step}, node {self.node}" if self.node else "")
+        job = f"{_TITLES.get(self.system, self.system)} job {self.job}"
+        return job + f", step {self.step}" * bool(self.step) + f", node {self.node}" * bool(self.node)
 
     def as_text(self) -> str:
         """Return the form that `parse` reads."""

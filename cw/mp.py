@@ -10,6 +10,10 @@ The master listens on the loopback interface only, and accepts only peers with t
 if there is none (cw.credential). Clients in the program that starts the cluster use it by default; for others,
 `python -m cw.mp start` prints the variable to set. There is no address file.
 
+A worker that dies is started again as long as the program that the cluster lasts for runs: `allocate`, `cw local`.
+(`start` leaves no program behind. `status` reports that the worker has ended; `start` with `master=False` starts
+another.)
+
 `start` notes its processes in `~/.cw/mp-HOST/state.json` (many machines may share a home directory), under a lock for
 which other starts and stops wait. The logs are beside it, also those of `allocate`.
 """
@@ -21,15 +25,17 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from cw import credential, guard, program, userdir
+from cw import credential, guard, program
 from cw.errors import StartRefused
 from cw.events import EventLogger
-from cw.launch import launcher
+from cw.launch import launcher, local_state
 from cw.launch.launcher import Child, Cluster, LaunchError, Lifeline, Process
+from cw.launch.local_state import LocalState
 from cw.launch.options import ClusterOptions, takes
+from cw.launch.supervisor import Supervisor
 from cw.net import address
 from cw.net.sockets import listen_locally
 
@@ -73,7 +79,7 @@ def stop(master: bool = True, workers: bool = True) -> bool:
 
     Returns False if there was nothing to end. Unfinished jobs are lost with it. Raises LaunchError.
     """
-    with _locked_state() as state:
+    with local_state.locked() as state:
         if master and state.master:
             address.unbind_process(state.master)
         return state.end(_choose_roles(master, workers))
@@ -81,7 +87,7 @@ def stop(master: bool = True, workers: bool = True) -> bool:
 
 def status() -> Status | None:
     """Return the status of the cluster that `start` has started on this machine; None if no part of it runs."""
-    state = _State.load()
+    state = LocalState.load()
     pids = {role: process.pid for role, process in state.running().items()}
     return Status(state.master, state.slots, pids, state.ended(), state.since, state.logs) if pids else None
 
@@ -96,23 +102,36 @@ def allocate(options: ClusterOptions) -> Iterator[Cluster]:
     """
     guard.check_start("cw.mp.allocate()")
     plan = _make_plan(options)
-    logs = launcher.make_logs(os.path.join(_directory(), "allocated"))
+    logs = launcher.make_logs(os.path.join(local_state.directory(), "allocated"))
     lifeline = Lifeline()
-    processes: list[Process] = []
+    processes: dict[str, Process] = {}
 
     def note(master: str, child: Child) -> None:
-        processes.append(child.process)
+        processes[child.role] = child.process
 
     def end() -> None:
         if "master" in plan.roles:
             address.unbind_process(cluster.master)
-        launcher.end_processes(processes, before_kill=lifeline.cut)
+        if supervisor:
+            supervisor.end()
+        launcher.end_processes(list(processes.values()), before_kill=lifeline.cut)
 
+    def start_again(died: Process) -> Process | None:
+        if "master" in processes and not processes["master"].is_alive():
+            return None
+        child = _spawn_worker(plan, logs, cluster.master, lifeline)
+        note(cluster.master, child)
+        os.close(child.ready)
+        return child.process
+
+    supervisor: Supervisor | None = None
     cluster = Cluster("", plan.slots, logs, end)
     with cluster:
         cluster.master = _start_parts(plan, logs, note, lifeline=lifeline)
         if "master" in plan.roles:
             _use_in_this_process(cluster.master)
+        if "worker" in plan.roles:
+            supervisor = Supervisor(processes["worker"], start_again, launcher.log_file("worker", logs))
         yield cluster
 
 
@@ -120,10 +139,27 @@ def allocate(options: ClusterOptions) -> Iterator[Cluster]:
 def hold(options: ClusterOptions) -> Iterator[Cluster]:
     """Start a local cluster that ends with the block or the program; as with `start`, `stop` and `status` know it."""
     guard.check_start("cw local")
+    plan = _make_plan(options)
     lifeline = Lifeline()
+
+    def start_again(died: Process) -> Process | None:
+        with local_state.locked() as state:
+            if state.processes.get("worker") != died or "master" not in state.running():
+                return None  # stopped meanwhile
+            child = _spawn_worker(plan, cluster.logs, cluster.master, lifeline)
+            state.note(cluster.master, child)
+            os.close(child.ready)
+            return child.process
+
     try:
-        with _start_noted(_make_plan(options), lifeline) as cluster:
-            yield cluster
+        with _start_noted(plan, lifeline) as cluster:
+            worker = LocalState.load().processes["worker"]
+            supervisor = Supervisor(worker, start_again, launcher.log_file("worker", cluster.logs))
+            cluster.is_kept_up = supervisor.is_active
+            try:
+                yield cluster
+            finally:
+                supervisor.end()
     finally:
         lifeline.cut()
 
@@ -184,13 +220,13 @@ def _take_port(options: list[str]) -> tuple[int, list[str]]:
 
 def _start_noted(plan: _Plan, lifeline: Lifeline | None = None) -> Cluster:
     """Start the parts of a plan, and note them for `stop` and `status`. Raises LaunchError."""
-    with _locked_state() as state:
+    with local_state.locked() as state:
         running = state.running()
         if running and ("master" in plan.roles or "worker" in running):
             raise LaunchError(f"{state.describe()}: use it, or stop it first (`python -m cw.mp stop`)")
         if not running:
             state.clear()
-            state.logs = launcher.make_logs(os.path.join(_directory(), "started"))
+            state.logs = launcher.make_logs(os.path.join(local_state.directory(), "started"))
         slots_before, state.slots, state.since = state.slots, plan.slots, time.time()
         try:
             state.master = _start_parts(plan, state.logs, state.note, state.master, lifeline)
@@ -216,23 +252,27 @@ def _start_parts(
     """
     children = []
     master = known_master or address.started_here()
-    host: list[str] = []
     if "master" in plan.roles:
         listeners = _listen(plan.port, credential.load_or_make().fingerprint)
         master = address.join(*listeners["--listen-fd"].getsockname())
-        host = [master]
         options = [*plan.master_options, "--host", "127.0.0.1", "--no-address-file"]
         children.append(launcher.spawn("master", options, logs, lifeline=lifeline, listeners=listeners))
         note(master, children[-1])
     if "worker" in plan.roles:
-        # For a master that runs already: the options or CW_MASTER take precedence over the known address.
-        environment = {"CW_MASTER": master, **os.environ} if master and not host else None
-        # A local cluster ends at once when it is stopped, unless the options say otherwise.
-        options = [*host, "--grace", "0", *plan.worker_options, "-n", str(plan.slots)]
-        children.append(launcher.spawn("worker", options, logs, lifeline=lifeline, environment=environment))
+        children.append(_spawn_worker(plan, logs, master, lifeline))
         note(master, children[-1])
     launcher.wait_until_ready(children)
     return master or next((address.join(where.host, where.port) for where in address.find_master()), "")
+
+
+def _spawn_worker(plan: _Plan, logs: str, master: str, lifeline: Lifeline | None) -> Child:
+    """Start the worker, for the planned master or, if none is planned, for the one that runs already."""
+    is_ours = "master" in plan.roles
+    # For a master that runs already: the options or CW_MASTER take precedence over the known address.
+    environment = {"CW_MASTER": master, **os.environ} if master and not is_ours else None
+    # A local cluster ends at once when it is stopped, unless the options say otherwise.
+    options = [*[master] * is_ours, "--grace", "0", *plan.worker_options, "-n", str(plan.slots)]
+    return launcher.spawn("worker", options, logs, lifeline=lifeline, environment=environment)
 
 
 def _listen(port: int, fingerprint: str) -> dict[str, socket.socket]:
@@ -256,99 +296,6 @@ def _use_in_this_process(master: str) -> None:
             os.environ["CW_MASTER"],
             master,
         )
-
-
-# --- what `start` has started -----------------------------------------------------------------
-
-
-def _directory() -> str:
-    """Make and return this machine's part of the user's own directory."""
-    path = os.path.join(userdir.make_home(), f"mp-{os.uname().nodename}")
-    os.makedirs(path, 0o700, exist_ok=True)
-    return path
-
-
-class _State:
-    """Notes of `start` for `stop`. Changed only under the lock."""
-
-    def __init__(self) -> None:
-        self.master = ""
-        self.slots = 0
-        self.since = 0.0
-        self.logs = ""
-        self.processes: dict[str, Process] = {}
-
-    @classmethod
-    def load(cls) -> _State:
-        """Load the notes; empty if there are none, or if the machine has been booted since."""
-        import json
-
-        state = cls()
-        try:
-            noted = json.loads(userdir.read_private(cls._file()) or "{}")
-            if noted and noted["boot_id"] == launcher.boot_id():
-                state.processes = {role: Process(*numbers) for role, numbers in noted["processes"].items()}
-                state.master, state.slots = noted["master"], noted["slots"]
-                state.since, state.logs = noted["since"], noted["logs"]
-        except (ValueError, KeyError, TypeError) as error:
-            logger.warning(
-                "mp.state_invalid",
-                "%s is passed over: it is not of this version of cw (%r)",
-                cls._file(),
-                error,
-            )
-            return cls()
-        return state
-
-    def save(self) -> None:
-        import json
-
-        if self.processes:
-            noted = {"boot_id": launcher.boot_id(), **vars(self)}
-            userdir.write_private(self._file(), json.dumps(noted, indent=1).encode())
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(userdir.home_directory(), self._file()))
-
-    @staticmethod
-    def _file() -> str:
-        return f"mp-{os.uname().nodename}/state.json"
-
-    def running(self) -> dict[str, Process]:
-        return {role: process for role, process in self.processes.items() if process.is_alive()}
-
-    def ended(self) -> list[str]:
-        return [role for role, process in self.processes.items() if not process.is_alive()]
-
-    def clear(self) -> None:
-        vars(self).update(vars(_State()))
-
-    def note(self, master: str, child: Child) -> None:
-        """Note a process as soon as it exists, so that it can be stopped whatever happens to this one."""
-        self.master = master
-        self.processes[child.role] = child.process
-        self.save()
-
-    def end(self, roles: Sequence[str]) -> bool:
-        """End the parts with these roles and forget them; returns whether any of them was running."""
-        running = [process for role, process in self.running().items() if role in roles]
-        launcher.end_processes(running)
-        self.processes = {role: p for role, p in self.processes.items() if role not in roles}
-        self.save()
-        return bool(running)
-
-    def describe(self) -> str:
-        slots = program.count(self.slots, "slot")
-        text = f"a local cluster of {slots} runs already, its master at {self.master}"
-        ended = " and ".join(self.ended())
-        return f"{text} (but its {ended} has ended)" if ended else text
-
-
-@contextlib.contextmanager
-def _locked_state() -> Iterator[_State]:
-    _directory()
-    with userdir.locked(f"mp-{os.uname().nodename}/lock"):
-        yield _State.load()
 
 
 # --- the program ------------------------------------------------------------------------------

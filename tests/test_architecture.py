@@ -31,8 +31,10 @@ FLOORS = [
     "anywhere", "mp",
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",
     "slurm.finding", "slurm.sidecar", "slurm.scaling", "slurm.submitted",
-    "slurm.system", "slurm.batch", "slurm.squeue",
-    "launch.launcher", "launch.options", "launch.batch_system", "launch.status_client", "launch.__init__",
+    "slurm.systems", "slurm.system", "slurm.batch", "slurm.squeue",
+    "launch.shell_lines", "launch.batch_system", "launch.plan",
+    "launch.local_state", "launch.supervisor", "launch.launcher", "launch.options",
+    "launch.status_client", "launch.__init__",
     "worker.__main__", "worker.cli", "worker.worker", "worker.execution", "worker.runners", "worker.forkserver_client",
     "worker.forkserver", "worker.relay", "worker.patience", "worker.outcomes", "worker.outbox", "worker.departure",
     "worker.slots", "worker.assignment", "worker.lending", "worker.actions", "worker.pool", "worker.jobs",
@@ -128,6 +130,7 @@ PURE = (
     "net.schema",
     "net.timers",
     "store.format",
+    "slurm.scaling",
     "requirements",
     "errors",
     "version",
@@ -234,6 +237,15 @@ def test_policies_and_vocabulary_know_no_socket_thread_or_clock(graph, module):
 @pytest.mark.parametrize("secret", KEEPERS)
 def test_each_secret_is_kept_by_few(graph, secret):
     assert {module for module, (_, others) in graph.items() if secret in others} <= KEEPERS[secret]
+
+
+def test_a_batch_system_is_known_only_where_it_is_registered(graph):
+    """Another one is a file (or some, as here) and a line in `slurm.systems`."""
+    own = {"slurm.system", "slurm.batch", "slurm.squeue"}
+    users = {module for module, (imported, _) in graph.items() if imported & own}
+    assert users - own == {"slurm.systems"}
+    words = ("SLURM_", '"squeue"', '"scancel"', '"scontrol"', '"sbatch"', '"sinfo"')
+    assert {m for m in graph if any(word in path_of(m).read_text() for word in words)} <= own
 
 
 def test_nobody_uses_what_another_module_keeps_private():

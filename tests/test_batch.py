@@ -2,13 +2,11 @@
 
 import shlex
 import subprocess
-import sys
 
 import pytest
 
-from cw.launch.launcher import LaunchError
+from cw.launch.plan import Plan, ScriptRequest
 from cw.slurm import batch
-from cw.slurm.batch import Plan
 
 
 @pytest.mark.parametrize(
@@ -18,26 +16,6 @@ from cw.slurm.batch import Plan
 )  # fmt: skip
 def test_time_limits_are_read_as_sbatch_reads_them(limit, seconds):
     assert batch.seconds_of(limit) == seconds
-
-
-def test_options_of_cws_programs_are_told_from_sbatchs():
-    given = ["--account=physics", "--max-jobs", "5", "--qos", "long", "--grace=3", "-v"]
-    assert batch.split_options("worker", given) == (
-        ["--account=physics", "--qos", "long", "-v"], ["--max-jobs", "5", "--grace=3"]
-    )  # fmt: skip
-    assert batch.split_options("master", ["--port=0", "--max-jobs=1"]) == (["--max-jobs=1"], ["--port=0"])
-
-
-@pytest.mark.parametrize("given", [["--port"], ["--port="], ["--qos", "long", "--port"], ["--port", ""]])
-def test_an_option_without_its_value_is_refused(given):
-    with pytest.raises(LaunchError, match="the master's option --port lacks its value: give --port=VALUE"):
-        batch.split_options("master", given)
-
-
-@pytest.mark.parametrize("role", ["master", "worker"])
-def test_cws_programs_have_these_options(role):
-    text = subprocess.check_output([sys.executable, "-m", f"cw.{role}", "--help"], text=True)
-    assert all(f"  {option} " in text for option in batch.PROGRAM_OPTIONS[role])
 
 
 @pytest.mark.parametrize(
@@ -50,25 +28,38 @@ def test_the_shell_knows_the_slots_of_each_node(tasks, slots):
     assert subprocess.check_output(["bash", "-c", script], env=environment, text=True) == slots
 
 
+def request(role, plan=None, logs="/logs", **changes):
+    return ScriptRequest(role, plan or Plan("x", 7), "t0", logs, **changes)
+
+
 def test_sbatch_is_asked_for_what_the_plan_says():
     plan = Plan("x", 7, True, "2:00:00", "long", "4G", ["--port", "0"], ["--account=a b", "--max-jobs=3"])
-    workers = batch.worker_script(plan, "t0", "/logs/100%", 30.0)
+    workers = batch.worker_script(request("workers", plan, "/logs/100%"))
     assert {"--job-name=cw-x-workers-t0", "--ntasks=7", "--nodes=7", "--ntasks-per-node=1", "--time=2:00:00",
             "--requeue", "--partition=long", "--mem-per-cpu=4G", "--account=a b", "--signal=28@65",
             "--open-mode=append",
             "--output=/logs/100%%/workers-%j.log"} <= set(workers.arguments)  # fmt: skip
     assert "--max-jobs=3" in workers.text and "--grace 20 " in workers.text
-    master = batch.master_script(plan, "t0", "/logs")
+    master = batch.master_script(request("master", plan))
     assert {"--ntasks=1", "--time=2:00:00", "--partition=long"} <= set(master.arguments)
     assert "--port 0" in master.text and "--mem-per-cpu=4G" not in master.arguments
-    assert (
-        batch.worker_script(plan._replace(time="1"), "t0", "/logs", 3.0).arguments.count("--signal=28@12")
-        == 1
-    )
+    short = batch.worker_script(request("workers", plan._replace(time="1"), kill_wait=3.0))
+    assert short.arguments.count("--signal=28@12") == 1
+
+
+def test_a_successor_begins_when_the_job_before_it_has_ended_and_not_too_soon():
+    own = {"dependency", "begin"}
+    for changes, asked in (
+        ({}, []),
+        ({"follows": 12}, ["--dependency=afterany:12"]),
+        ({"follows": 12, "delay": 60}, ["--dependency=afterany:12", "--begin=now+60"]),
+    ):
+        script = batch.worker_script(request("workers", **changes))
+        assert [a for a in script.arguments if a[2:].partition("=")[0] in own] == asked
 
 
 def test_what_is_shown_is_what_is_submitted():
-    script = batch.worker_script(Plan("x", 1, worker_options=["--comment=it's $5"]), "t0", "/logs", 30.0)
+    script = batch.worker_script(request("workers", Plan("x", 1, worker_options=["--comment=it's $5"])))
     shown = script.as_shell()
     command, _, rest = shown.partition(" <<'END_OF_SCRIPT'\n")
     assert shlex.split(command) == ["sbatch", *script.arguments]
@@ -76,7 +67,8 @@ def test_what_is_shown_is_what_is_submitted():
     subprocess.run(["bash", "-n"], input=script.text, text=True, check=True)
 
 
-def test_what_makes_no_sense_is_refused():
-    for changes in ({"docker_image": "a", "apptainer_image": "b"}, {"docker_args": ["-v"]}, {"name": "a/b"}):
-        with pytest.raises(ValueError):
-            batch.check(Plan("x", 1)._replace(**changes))
+@pytest.mark.parametrize("option", ["--array=1-3", "-J", "-Jname", "--wrap", "-n5"])
+def test_what_cw_itself_says_to_sbatch_is_not_the_users_to_say(option):
+    batch.check_options(["--account=physics", "-A", "physics", "--nice"])
+    with pytest.raises(ValueError, match=f"^{option}: that is said to sbatch by cw itself"):
+        batch.check_options(["--account=physics", option])

@@ -1,6 +1,7 @@
 """A cluster's jobs in a batch system, with one that is nothing but a table: what is submitted, cancelled, kept."""
 
 import os
+import re
 import time
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -8,10 +9,12 @@ from typing import NamedTuple
 import pytest
 
 import cw
-from cw.launch.batch_system import BatchSystem
+from cw.launch.batch_system import BatchSystem, Script
 from cw.launch.launcher import LaunchError
-from cw.slurm import ending, finding, submitted
-from cw.slurm.batch import Plan
+from cw.launch.plan import Plan
+from cw.location import Location
+from cw.net import address
+from cw.slurm import ending, finding, sidecar, submitted, systems
 from cw.slurm.submitted import State
 from cw.slurm.system import Slurm
 
@@ -35,7 +38,11 @@ class Row(NamedTuple):
 
     @property
     def is_active(self):
-        return self.state != "ended"
+        return self.state not in ("ended", "taken away")
+
+    @property
+    def has_lost_allocation(self):
+        return self.state == "taken away"
 
     def describe(self):
         return f"is {self.state}"
@@ -47,11 +54,17 @@ class Row(NamedTuple):
 class Table:
     """A batch system whose jobs run when the test says so."""
 
+    name = "table"
+    title = "Table"
+    submit_program = "submit-to-the-table"
+    cancel_program = "cancel-in-the-table"
     list_seconds = 0.0
+    call_seconds = 1.0
 
     def __init__(self):
         self.rows = {}
-        self.scripts = []
+        self.requests = []
+        self.own_job = 0
         self.failure = ""
 
     def is_present(self):
@@ -63,19 +76,37 @@ class Table:
 
     check_answers = check_present
 
-    def submit(self, script, extra=()):
+    def is_installed(self):
+        return True
+
+    def check_options(self, options):
+        if "--forbidden" in options:
+            raise ValueError("--forbidden")
+
+    def kill_wait(self):
+        return 30.0
+
+    def current_job(self):
+        return self.own_job
+
+    def script(self, request):
+        self.requests.append(request)
+        return Script(self.submit_program, [request.job_name], "")
+
+    def submit(self, script):
         self.check_present()
-        ident = 1 + len(self.scripts)
-        (name,) = [a.removeprefix("--job-name=") for a in script.arguments if a.startswith("--job-name=")]
-        self.scripts.append(script)
-        self.rows[ident] = Row(ident, name)
+        ident = len(self.rows) + 1
+        self.rows[ident] = Row(ident, *script.arguments)
         return ident, ""
 
     def list_jobs(self, cluster=""):
         return SimpleNamespace(asked_at=time.time(), rows=dict(self.rows), failure=self.failure)
 
+    def node_names(self, row):
+        return row.nodes.split()
+
     def first_host(self, row):
-        return row.nodes
+        return row.nodes.split()[0]
 
     def notify(self, jobs):
         self.cancel([job for job in jobs if self.rows[job.ident].is_waiting])
@@ -101,7 +132,6 @@ class Table:
 def table(monkeypatch):
     table = Table()
     monkeypatch.setattr(State, "system", table)
-    monkeypatch.setattr(submitted, "kill_wait", lambda: 30.0)
     return table
 
 
@@ -118,7 +148,9 @@ def state(table):
 
 def test_slurm_is_a_batch_system():
     slurm: BatchSystem = Slurm()
-    methods = {name for name in vars(BatchSystem) if not name.startswith("_")} | {"list_seconds"}
+    methods = {
+        name for name in {**vars(BatchSystem), **BatchSystem.__annotations__} if not name.startswith("_")
+    }
     assert all(hasattr(slurm, name) for name in methods)
     assert all(hasattr(Table(), name) for name in methods)
 
@@ -136,9 +168,9 @@ def test_another_job_with_our_id_is_none_of_ours(state, table):
 
 
 def test_more_slots_are_another_job_and_fewer_take_back_what_waits(state, table):
-    assert cw.slurm.scale(6) == "Slurm job 3 for 2 more slots"
-    assert "--ntasks=2" in table.scripts[-1].arguments
-    assert cw.slurm.scale(4) == "Slurm job 3 taken back"
+    assert cw.slurm.scale(6) == "Table job 3 for 2 more slots"
+    assert (table.requests[-1].role, table.requests[-1].plan.slots) == ("workers", 2)
+    assert cw.slurm.scale(4) == "Table job 3 taken back"
     assert table.states() == ["waiting", "waiting", "ended"]
     assert cw.slurm.scale(4) == "it has 4 slots already"
 
@@ -159,7 +191,69 @@ def test_a_batch_system_that_does_not_answer_leaves_the_cluster_as_it_is(state, 
 
 
 def test_clients_find_the_node_of_a_master_that_runs_and_are_told_why_there_is_none(state, table):
-    with pytest.raises(LaunchError, match=r"does not answer: Slurm job 1 \(master\) is waiting"):
+    with pytest.raises(LaunchError, match=r"does not answer: Table job 1 \(master\) is waiting"):
         finding.master_host()
     table.set_state(1, "running", "n7")
     assert finding.master_host() == "n7:5494"
+
+
+def test_clients_are_told_that_only_the_address_file_knows_the_port(state, table):
+    state.plans["master"] = state.plans["master"]._replace(master_options=["--port", "0"])
+    state.save()
+    table.set_state(1, "running", "n7")
+    told = r"Table job 1 \(master\) runs, but it listens on any port that is free \(--port 0\).*--Xmaster=--port=5494"
+    with pytest.raises(LaunchError, match=told):
+        finding.master_host()
+    assert address.find_master() == []
+    assert re.search(told, address.why_not_found())
+
+
+def test_options_that_are_not_the_users_to_give_are_refused_before_anything_is_submitted(table):
+    with pytest.raises(ValueError, match="--forbidden"):
+        cw.slurm.start(2, worker_options=["--forbidden"])
+    with pytest.raises(ValueError, match="'http' is no port"):
+        cw.slurm.start(2, master_options=["--port=http"])
+    assert table.rows == {}
+
+
+def test_a_successor_is_submitted_once_however_often_its_job_is_requeued(state, table):
+    table.own_job = 2
+    for _ in range(2):
+        sidecar.renew("default", state.token, "workers")
+    assert [(job.ident, job.follows, job.slots) for job in State.load("default").of_role("workers")] == [
+        (2, 0, 4),
+        (3, 2, 4),
+    ]
+    assert (table.requests[-1].follows, table.requests[-1].delay) == (2, 0)
+    table.own_job = 3  # it has begun at once: what fails does not do so again and again
+    sidecar.renew("default", state.token, "workers")
+    assert (table.requests[-1].follows, table.requests[-1].delay) == (3, sidecar.SHORT_SECONDS)
+    assert [job.ident for job in State.load("default").of_role("workers")] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("system", "state_of_it", "nodes", "start", "is_excused"),
+    [
+        ("table", "taken away", "n1 n2", 1.0, True),
+        ("table", "running", "n1 n2", 1.0, False),
+        ("table", "running", "n1", 1.0, True),  # it goes on without that node
+        ("table", "running", "n1 n2", 60.0, True),  # begun anew
+        ("table", "ended", "", 1.0, False),
+        ("another", "taken away", "n1 n2", 1.0, False),
+    ],
+)
+def test_a_worker_that_was_lost_with_its_allocation_is_excused(
+    state, table, system, state_of_it, nodes, start, is_excused
+):
+    lost = {"place": Location(system, "", "2", "0", "n2").as_text(), "at": 50.0}
+    table.set_state(2, state_of_it, nodes)
+    table.rows[2] = table.rows[2]._replace(start=start)
+    assert sidecar.is_excused(lost, table.list_jobs()) == is_excused
+
+
+def test_a_machine_without_any_batch_system_has_the_first_which_says_that_it_is_not_there(monkeypatch):
+    present, absent = SimpleNamespace(is_installed=lambda: True), SimpleNamespace(is_installed=lambda: False)
+    monkeypatch.setattr(systems, "SYSTEMS", (absent, present))
+    assert systems.find_system() is present
+    monkeypatch.setattr(systems, "SYSTEMS", (absent, absent))
+    assert systems.find_system() is absent

@@ -248,6 +248,25 @@ def test_a_local_cluster_is_there_until_ctrl_c(local, run):
     assert cw.mp.status() is None
 
 
+def test_a_local_cluster_whose_worker_dies_has_another_and_goes_on(local):
+    program = local("-n", "1", "--port", str(free_port()))
+    before = cw.mp.status()
+    worker = before.running["worker"]
+    os.kill(worker, signal.SIGKILL)
+
+    def replaced():
+        running = cw.mp.status().running
+        return running if running.get("worker", worker) != worker else None
+
+    running = wait_until(replaced, 30, cw.mp.status)
+    assert running["master"] == before.running["master"]
+    with cw.ClusterExecutor(before.master) as executor:
+        assert executor.submit(abs, -5).result(30) == 5
+    program.send_signal(signal.SIGINT)
+    assert program.wait(30) == 0
+    assert cw.mp.status() is None
+
+
 def test_at_the_usual_port_programs_find_it_by_themselves(local, run):
     def started():
         program = local("-n", "1")

@@ -8,6 +8,8 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from conftest import events, wait_until
 
 import cw.client.executor
 import cw.mp
-from cw.launch import launcher
+from cw.launch import launcher, local_state
 from cw.launch.launcher import LaunchError, Process
 from cw.net import address
 
@@ -34,6 +36,21 @@ def processes_of(home):
                     Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode()[-200:]
                 )
     return found
+
+
+def pids_of(home, module):
+    return [pid for pid, command in processes_of(home).items() if f" {module} " in f"{command} "]
+
+
+def workers_of(home):
+    return pids_of(home, "cw.worker")
+
+
+def one_that_kills_its_worker_once(worker):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(worker, signal.SIGKILL)
+        time.sleep(TIMEOUT)
+    return "done"
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +161,35 @@ def test_a_cluster_is_ready_in_its_block_and_gone_after_it(home):
     assert address.started_here() == ""
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address.parse(cluster.master))
+
+
+def test_a_worker_that_dies_is_started_again_and_runs_what_waits(home, caplog):
+    with cw.mp.allocate(1) as cluster, cw.client.executor.ClusterExecutor() as executor:
+        (worker,) = workers_of(home)
+        future = executor.submit(one_that_kills_its_worker_once, worker)
+        assert future.result(2 * TIMEOUT) == "done"
+        wait_until(lambda: len(workers_of(home)) == 1, TIMEOUT)
+        (following,) = workers_of(home)
+        wait_until(lambda: "launch.worker_restarted" in events(caplog), TIMEOUT)
+        (line,) = [r.getMessage() for r in caplog.records if r.name == "cw.launch"]
+        for field in (worker, "killed by SIGKILL", following, f"{cluster.logs}/worker.log"):
+            assert str(field) in line
+    assert not processes_of(home)
+
+
+def test_a_worker_that_is_told_to_end_stays_away_and_so_does_one_without_its_master(home):
+    with cw.mp.allocate(1):
+        (worker,) = workers_of(home)
+        os.kill(worker, signal.SIGTERM)
+        wait_until(lambda: not any(t.name == "cw supervisor" for t in threading.enumerate()), TIMEOUT)
+        assert not workers_of(home)
+    with cw.mp.allocate(1):
+        (worker,) = workers_of(home)
+        (master,) = pids_of(home, "cw.master")
+        os.kill(master, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: not any(t.name == "cw supervisor" for t in threading.enumerate()), TIMEOUT)
+        assert not workers_of(home)
 
 
 def test_nothing_is_said_to_other_programs(home):
@@ -381,7 +427,7 @@ def test_a_process_that_took_over_the_pid_is_not_touched(sleeper, case):
     else:
         process = process._replace(start_time=process.start_time - 1)
     noted = {"boot_id": boot_id, "master": "127.0.0.1:1", "slots": 1, "since": 0.0, "logs": ""}
-    cw.mp._directory()
+    local_state.directory()
     address.write_private(state_file(), json.dumps({**noted, "processes": {"master": process}}).encode())
     assert cw.mp.status() is None
     assert not cw.mp.stop()
@@ -393,7 +439,7 @@ def test_a_process_that_took_over_the_pid_is_not_touched(sleeper, case):
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"boot_id": 1}', '{"processes": {"master": [1]}}'])
 def test_a_state_that_makes_no_sense_is_passed_over(content):
-    cw.mp._directory()
+    local_state.directory()
     address.write_private(state_file(), content.encode())
     assert cw.mp.status() is None
     assert not cw.mp.stop()

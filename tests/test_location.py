@@ -28,6 +28,7 @@ def test_a_text_that_is_none_is_nowhere(text):
 def test_it_says_in_words_where_that_is():
     assert str(Location("slurm", "hpc", "12", "0", "n1")) == "Slurm job 12, step 0, node n1"
     assert str(Location("slurm", "hpc", "12")) == "Slurm job 12"
+    assert str(Location("pbs", "", "12", "", "n1")) == "pbs job 12, node n1"
     assert str(Location()) == ""
 
 

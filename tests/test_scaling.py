@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from cw.slurm.scaling import plan
+from cw.slurm.scaling import Change, plan
 from cw.slurm.submitted import Job
 
 
@@ -21,7 +21,7 @@ def test_for_more_slots_one_more_job_is_submitted():
 
 
 def test_as_many_as_there_are_change_nothing():
-    assert plan([OLD, MIDDLE], [MIDDLE], 6) == ([], [], [], 0, 6)
+    assert plan([OLD, MIDDLE], [MIDDLE], 6) == Change([], [], [], 0, 6)
 
 
 def test_jobs_that_wait_are_taken_back_before_any_that_runs():

@@ -10,8 +10,8 @@ from programs import LIMIT
 
 import cw
 from cw.launch.launcher import LaunchError
+from cw.launch.plan import Plan, job_name
 from cw.slurm import squeue, submitted
-from cw.slurm.batch import Plan, job_name
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def _wait_for_end(cluster: Cluster) -> int:
             found = mp.status()
             if found is None or found.master != cluster.master:
                 raise program.UserError("the cluster was stopped")
-            if found.ended:
+            if found.ended and not (found.ended == ["worker"] and cluster.is_kept_up()):
                 raise program.UserError(f"the {found.ended[0]} has ended: see its log in {cluster.logs}")
     except KeyboardInterrupt:
         print("\nended", flush=True)

@@ -14,7 +14,6 @@ from cw import mp, program
 from cw.launch import status_client
 from cw.net import address
 from cw.slurm import cli as slurm_cli
-from cw.slurm import squeue
 from cw.slurm.submitted import State
 
 
@@ -73,7 +72,7 @@ def sentence() -> str:
         return (
             f"Your cluster does not answer: {found.reasons[0]}. (`cw local` starts another on this machine.)"
         )
-    in_slurm = "; `cw slurm start -n 32`, one in Slurm" if squeue.is_installed() else ""
+    in_slurm = "; `cw slurm start -n 32`, one in Slurm" if State.system.is_installed() else ""
     return f"No cluster of yours was found. `cw local` starts one on this machine{in_slurm}."
 
 

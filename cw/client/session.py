@@ -10,6 +10,7 @@ The client owns its jobs: it keeps a payload until the result has been delivered
 
 from __future__ import annotations
 
+import glob
 import os
 import threading
 from collections.abc import Callable
@@ -288,10 +289,9 @@ class Session:
 
 
 def _look_in_slurm() -> None:
-    """Search for the master in Slurm, too, if the user has a cluster there."""
-    if os.path.exists(
-        os.path.join(userdir.home_directory(), f"slurm-{address.cluster_name()}", "state.json")
-    ):
+    """Search for the master in a batch system, too, if the user has a cluster there."""
+    noted = f"*-{glob.escape(address.cluster_name())}/state.json"  # (before '-': the system's name)
+    if glob.glob(os.path.join(glob.escape(userdir.home_directory()), noted)):
         import cw.slurm  # noqa: F401
 
 

@@ -1,7 +1,9 @@
 """Interface to a batch system, the only way to one. Slurm implements it (cw.slurm.system); others may.
 
-    script(...) --> Script --> submit --> (id, cluster) --> list_jobs: waiting, running, ended
-                                   '------------------------> signal, cancel
+    ScriptRequest --> script() --> Script --> submit() --> (id, cluster) --> list_jobs(): waiting, running, ended
+                                                                '----------> notify(), cancel()
+
+Another batch system is one file, with a class that has these methods, and a line in `cw.slurm.systems`.
 
 A job is identified by its id and its name together: another user's job may have the same name, and a controller that
 has lost its memory assigns the same ids again.
@@ -13,17 +15,21 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from cw.launch.plan import ScriptRequest
+
 
 class Script(NamedTuple):
     """A batch script."""
 
+    program: str
+    """Program that submits it."""
     arguments: list[str]
-    """Arguments for the program that submits it."""
+    """Arguments for that program."""
     text: str
 
-    def as_shell(self, program: str = "sbatch") -> str:
+    def as_shell(self) -> str:
         """Return the shell command that submits it, to be typed or pasted."""
-        return f"{shlex.join([program, *self.arguments])} <<'END_OF_SCRIPT'\n{self.text}END_OF_SCRIPT\n"
+        return f"{shlex.join([self.program, *self.arguments])} <<'END_OF_SCRIPT'\n{self.text}END_OF_SCRIPT\n"
 
 
 class SubmittedJob(Protocol):
@@ -60,6 +66,11 @@ class ListedJob(Protocol):
     def is_active(self) -> bool:
         """True if it has not ended."""
 
+    @property
+    def has_lost_allocation(self) -> bool:
+        """True if its processes ended with its allocation and through no fault of theirs: its time was over, it was
+        cancelled, preempted or suspended, a node failed, or it waits again."""
+
     def describe(self) -> str:
         """Describe its state, with the reason if there is one."""
 
@@ -82,13 +93,26 @@ class Listing(Protocol):
 
 
 class BatchSystem(Protocol):
-    """Submits, lists, signals and cancels jobs. Each method except `is_present` raises LaunchError."""
+    """Writes scripts; submits, lists, signals and cancels jobs. Methods that ask its programs raise LaunchError."""
 
+    name: str
+    """Its name in file names, and the system of a Location: 'slurm'."""
+    title: str
+    """Its name in messages: 'Slurm'."""
+    submit_program: str
+    """Program that submits a script; its arguments contain the cluster's token."""
+    cancel_program: str
+    """Program with which a user ends a job."""
     list_seconds: float
     """Least time between listings (seconds): a job submitted since may not be in the last one."""
+    call_seconds: float
+    """Most time that one of its programs may take (seconds)."""
+
+    def is_installed(self) -> bool:
+        """True if its programs are on this machine. Takes no time, and raises nothing."""
 
     def is_present(self) -> bool:
-        """True on a machine of a cluster that it serves."""
+        """True on a machine of a cluster that it serves. Raises nothing."""
 
     def check_present(self) -> None:
         """Raise LaunchError, which says what to do, unless it is present."""
@@ -96,11 +120,26 @@ class BatchSystem(Protocol):
     def check_answers(self) -> None:
         """Check the same with a new request; remembered answers do not count."""
 
-    def submit(self, script: Script, extra: Sequence[str] = ()) -> tuple[int, str]:
-        """Submit a script, with more arguments. Returns the job's id, and the cluster if there are several."""
+    def check_options(self, options: Sequence[str]) -> None:
+        """Raise ValueError if one of a user's options for a job is one that cw sets itself."""
+
+    def kill_wait(self) -> float:
+        """Return the seconds from its SIGTERM to its SIGKILL. Raises nothing."""
+
+    def current_job(self) -> int:
+        """Return the id of the job in which this process runs, or 0."""
+
+    def script(self, request: ScriptRequest) -> Script:
+        """Return the script of a master's or of workers' job, which sets CW_LOCATION for them. Runs no program."""
+
+    def submit(self, script: Script) -> tuple[int, str]:
+        """Submit a script. Returns the job's id, and the cluster if there are several."""
 
     def list_jobs(self, cluster: str = "") -> Listing:
         """List the user's jobs with names like ours, in one command, not more often than the batch system tolerates."""
+
+    def node_names(self, row: ListedJob) -> Sequence[str]:
+        """Return the nodes of a running job, as Locations name them."""
 
     def first_host(self, row: ListedJob) -> str:
         """Return the address of the first node of a running job."""

@@ -82,10 +82,17 @@ class Process(NamedTuple):
         if found is None or found[1] != self.start_time:
             return False
         if found[0] in "ZX":
-            with contextlib.suppress(ChildProcessError):  # Another process's child.
-                os.waitpid(self.pid, os.WNOHANG)
+            with _fork_lock, contextlib.suppress(ChildProcessError):  # Another process's child.
+                if (waited := os.waitpid(self.pid, os.WNOHANG))[0]:
+                    _exit_statuses[self] = os.waitstatus_to_exitcode(waited[1])
             return False
         return True
+
+    def exit_status(self) -> int | None:
+        """Return its exit status as subprocess gives it; None if it has not ended, or was not our child."""
+        self.is_alive()
+        with _fork_lock:  # another thread may have reaped it just now
+            return _exit_statuses.get(self)
 
     def send_signal(self, number: int) -> None:
         """Signal this process and no other, if it still exists."""
@@ -103,6 +110,10 @@ class Process(NamedTuple):
                     signal.pidfd_send_signal(descriptor, number)
             finally:
                 os.close(descriptor)
+
+
+_exit_statuses: dict[Process, int] = {}
+"""Exit statuses of our reaped children; used under `_fork_lock`, since any thread may reap one."""
 
 
 def _look_at(pid: int) -> tuple[str, int] | None:
@@ -212,7 +223,7 @@ def spawn(
     """
     import subprocess  # Takes 5 ms to load, which `import cw` saves.
 
-    log = os.path.join(logs, f"{role.rpartition('.')[2]}.log")
+    log = log_file(role, logs)
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as on_failure:
         stack.enter_context(_fork_lock)
         for listener in (listeners or {}).values():
@@ -243,6 +254,11 @@ def spawn(
         popen.returncode = 0
         found = _look_at(popen.pid)
     return Child(role, Process(popen.pid, found[1] if found else 0), log, ready)
+
+
+def log_file(role: str, logs: str) -> str:
+    """Return the log file of a part of a cluster, in its directory of logs."""
+    return os.path.join(logs, f"{role.rpartition('.')[2]}.log")
 
 
 def wait_until_ready(children: Sequence[Child], seconds: float = START_SECONDS) -> None:
@@ -303,6 +319,8 @@ class Cluster:
         """Number of slots requested; 0 without workers."""
         self.logs = logs
         """Directory of the logs."""
+        self.is_kept_up: Callable[[], bool] = lambda: False
+        """Whether its worker is started again when it dies."""
         self._stop: Callable[[], object] | None = stop
         self._owner = os.getpid()
 

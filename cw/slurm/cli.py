@@ -11,8 +11,9 @@ from typing import Any
 from cw import guard, program
 from cw.errors import StartRefused
 from cw.launch.options import ClusterOptions
+from cw.launch.plan import Plan
 from cw.net import address
-from cw.slurm import batch, cluster, ending, starting
+from cw.slurm import cluster, ending, starting
 from cw.slurm.submitted import State
 
 
@@ -32,11 +33,9 @@ def main() -> int:
 
 def _run_start(options: Any) -> int:
     master, workers = not options.without_master, not options.without_workers
-    wanted = ClusterOptions(
-        options.nworkers or 1, master, workers, options.Xmaster, options.Xworkers, options.docker_image,
-        options.docker_args, options.isolated, options.time, options.partition, options.mem_per_cpu, options.name,
-        options.local_master, options.renew, options.apptainer_image, options.apptainer_args, options.verbose,
-    )  # fmt: skip
+    given = {field: value for field, value in vars(options).items() if field in ClusterOptions._fields}
+    given |= {"nworkers": options.nworkers or 1, "master": master, "workers": workers}
+    wanted = ClusterOptions(**given, master_options=options.Xmaster, worker_options=options.Xworkers)
     plan = starting.make_plan(wanted)
     if options.dry_run:
         _print_scripts(plan, master, workers)
@@ -62,7 +61,7 @@ def _run_start(options: Any) -> int:
     return 0
 
 
-def _print_scripts(plan: batch.Plan, master: bool, workers: bool) -> None:
+def _print_scripts(plan: Plan, master: bool, workers: bool) -> None:
     state = State(plan.name)
     state.plans, state.token = {"master": plan, "workers": plan}, "TOKEN"
     state.logs = os.path.join(os.path.dirname(state.file()), "logs")
@@ -71,7 +70,8 @@ def _print_scripts(plan: batch.Plan, master: bool, workers: bool) -> None:
     if not scripts:
         print("# nothing is submitted: the master is a process on this machine")
         return
-    print(f"# Jobs that are submitted in this way are not known to stop and status: scancel ends them.\n"
+    print(f"# Jobs that are submitted in this way are not known to stop and status: {State.system.cancel_program} ends "
+          f"them.\n"
           f"(umask 077; mkdir -p {shlex.quote(state.logs)})\n")  # fmt: skip
     print("\n".join(scripts), end="")
 

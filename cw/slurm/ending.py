@@ -42,7 +42,7 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
     try:
         State.system.check_answers()
         left = _drain(state, grace)
-    except LaunchError:  # Slurm does not answer: it goes on as before
+    except LaunchError:  # the batch system does not answer: the cluster goes on as before
         with submitted.locked(name) as state:
             state.is_stopping = False
             state.save()
@@ -89,8 +89,8 @@ def _drain(state: State, grace: float) -> int:
 
 
 def tell_to_drain(state: State, jobs: Sequence[Job]) -> None:
-    """Drain the workers of these jobs: through the master if they are connected; through Slurm if they will be, or have
-    no master now. Jobs that still wait in the queue are cancelled."""
+    """Drain the workers of these jobs: through the master if they are connected; through the batch system if they will
+    be, or have no master now. Jobs that still wait in the queue are cancelled."""
     State.system.notify(jobs)
     standing = finding.ask(state)
     there = finding.workers_of(standing, jobs) if standing else []

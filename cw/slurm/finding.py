@@ -1,7 +1,7 @@
-"""Status of a cluster in Slurm, from its master and from Slurm; and the place of that master.
+"""Status of a cluster in a batch system, from its master and from that system; and the place of that master.
 
 ask()            asks the master, by its address file       (cw.launch.status_client)
-look_at()        asks Slurm about one job, in words         (cw.slurm.system: once in 15 seconds)
+look_at()        asks the batch system about one job        (which is asked once in 15 seconds)
 master_host()    the master's address; clients without a host find it in the same way
 """
 
@@ -16,7 +16,6 @@ from cw.launch.launcher import LaunchError
 from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm import batch
 from cw.slurm.submitted import Job, State
 
 logger = EventLogger("cw.slurm")
@@ -28,22 +27,22 @@ def ask(state: State, *messages: m.Drain | m.End) -> status_client.ClusterStatus
 
 
 def workers_of(standing: status_client.ClusterStatus, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Return the master's workers that are in these Slurm jobs."""
+    """Return the master's workers that are in these jobs of the batch system."""
     return [worker for worker in standing.workers if is_in(Location.parse(worker["place"]), jobs)]
 
 
 def is_in(location: Location, jobs: Sequence[Job]) -> bool:
-    """True if this location is in one of these Slurm jobs."""
-    return location.system == "slurm" and any(
+    """True if this location is in one of these jobs of the batch system."""
+    return location.system == State.system.name and any(
         location.job == str(job.ident)
-        # (If Slurm serves one cluster only, sbatch does not name it.)
+        # (If Slurm serves one cluster only, it does not name it at submission.)
         and (job.cluster == location.cluster or not job.cluster or not location.cluster)
         for job in jobs
     )
 
 
 def look_at(state: State, job: Job) -> tuple[str, bool]:
-    """Return (what Slurm says of this job, whether it has ended)."""
+    """Return (the batch system's words on this job, whether it has ended)."""
     found = State.system.list_jobs(job.cluster)
     if found.failure:
         return found.failure, False
@@ -95,7 +94,7 @@ def master_host(name: str | None = None) -> str:
     for job in jobs:
         row = rows.get(job.ident)
         if row is not None and row.is_running:
-            return address.join(State.system.first_host(row), _port_of(state))
+            return address.join(State.system.first_host(row), _port_of(state, job))
     raise LaunchError(f"the master of the cluster {name!r} does not answer: {look_at(state, jobs[-1])[0]}")
 
 
@@ -103,15 +102,15 @@ slurm_master_host = master_host
 """`cw.slurm_master_host`, the name in the original library."""
 
 
-def _port_of(state: State) -> int:
-    _, own = batch.split_options(
-        "master", state.plans["master"].master_options if "master" in state.plans else []
-    )
-    for number, option in enumerate(own):
-        name, _, value = option.partition("=")
-        if name == "--port":
-            return address.check_port(value or own[number + 1])
-    return address.PORT
+def _port_of(state: State, job: Job) -> int:
+    """Return the port of the master in this job. Raises LaunchError if only its address file can give it."""
+    port = state.plans["master"].port() if "master" in state.plans else None
+    if port == 0:
+        raise LaunchError(
+            f"{job} (master) runs, but it listens on any port that is free (--port 0), and its address file does not "
+            "say yet on which; if this goes on, start it with a port: --Xmaster=--port=5494"
+        )
+    return address.PORT if port is None else port
 
 
 _told_pending = ""
@@ -133,9 +132,8 @@ def _find() -> list[address.Candidate]:
         for job in jobs:
             row = rows.get(job.ident)
             if row is not None and row.is_running:
-                return [
-                    address.Candidate(State.system.first_host(row), _port_of(state), f"the node of {job}")
-                ]
+                where = State.system.first_host(row), _port_of(state, job)
+                return [address.Candidate(*where, f"the node of {job}")]
         text, has_ended = look_at(state, jobs[-1])
         text += "; `slurm.py start -W` starts another master" if has_ended else ""
     except LaunchError as error:

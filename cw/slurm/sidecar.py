@@ -1,4 +1,4 @@
-"""`python -m cw.slurm.sidecar`: small programs beside the jobs of a cluster in Slurm. Users do not start them.
+"""`python -m cw.slurm.sidecar`: small programs beside a cluster's jobs in a batch system. Users do not start them.
 
 renew   in a job's batch script, when it begins: submits the job that will follow it
 tend    beside the master: finds out why workers were lost, and forgives the loss of those whose allocation is gone
@@ -15,11 +15,13 @@ from typing import Any
 from cw import program
 from cw.events import EventLogger
 from cw.launch import status_client
+from cw.launch.batch_system import Listing
 from cw.launch.launcher import LaunchError
 from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm import squeue, submitted
+from cw.slurm import submitted
+from cw.slurm.submitted import State
 
 logger = EventLogger("cw.slurm.sidecar")
 
@@ -32,17 +34,12 @@ SHORT_SECONDS = 60
 one begins this much later. Shorter: a failing program is restarted more often."""
 
 GUARD_SECONDS = 12 * 3600.0
-"""Time that a guard tries to end a cluster while Slurm does not answer (seconds)."""
-
-NOT_ITS_FAULT = frozenset(
-    {"TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "REVOKED"}
-)
-"""States of a Slurm job whose workers were lost through no fault of cw's jobs."""
+"""Time that a guard tries to end a cluster while the batch system does not answer (seconds)."""
 
 
 def renew(name: str, token: str, role: str) -> None:
-    """Submit the successor of the job in which this runs; only once, however often Slurm requeues that job."""
-    ident = int(os.environ["SLURM_JOB_ID"])
+    """Submit the successor of the job in which this runs; only once, however often that job is requeued."""
+    ident = State.system.current_job()
     with submitted.locked(name) as state:
         own = next((job for job in state.jobs if job.ident == ident), None)
         if state.token != token or state.is_stopping or own is None:
@@ -52,8 +49,8 @@ def renew(name: str, token: str, role: str) -> None:
         # Its predecessor has ended: this job has waited for that.
         state.jobs = [job for job in state.jobs if job.ident != own.follows]
         is_short = own.follows and time.time() - own.at < SHORT_SECONDS
-        extra = [f"--begin=now+{SHORT_SECONDS}"] if is_short else []
-        following = state.submit(role, f"afterany:{ident}", extra, follows=ident, slots=own.slots)
+        delay = SHORT_SECONDS if is_short else 0
+        following = state.submit(role, follows=ident, delay=delay, slots=own.slots)
         logger.info("sidecar.follower_submitted", "%s is submitted and follows this job", following)
 
 
@@ -64,7 +61,7 @@ def tend(name: str, master: int) -> None:
         poller.register(os.pidfd_open(master), select.POLLIN)
     except ProcessLookupError:
         return
-    while not poller.poll(squeue.QUEUE_SECONDS * 1000):
+    while not poller.poll(State.system.list_seconds * 1000):
         try:
             _judge(name)
         except program.UserError as mistake:
@@ -76,9 +73,9 @@ def _judge(name: str) -> None:
     if standing is None:
         return
     lost = [entry for entry in standing.lost if time.time() - entry["at"] < JUDGED_SECONDS]
-    if not any(Location.parse(entry["place"]).system == "slurm" for entry in lost):
+    if not any(Location.parse(entry["place"]).system == State.system.name for entry in lost):
         return
-    found = squeue.listing()
+    found = State.system.list_jobs()
     if found.failure:
         raise program.UserError(found.failure)
     excused = [entry["ident"] for entry in lost if is_excused(entry, found)]
@@ -91,19 +88,17 @@ def _judge(name: str) -> None:
         status_client.ask(address.find_cluster(name), m.Excuse(excused))
 
 
-def is_excused(lost: dict[str, Any], found: squeue.Listing) -> bool:
-    """True if Slurm says that this worker was lost with its node or its allocation."""
+def is_excused(lost: dict[str, Any], found: Listing) -> bool:
+    """True if the batch system says that this worker was lost with its node or its allocation."""
     location = Location.parse(lost["place"])
-    if location.system != "slurm" or not location.node or not location.job.isdigit():
+    if location.system != State.system.name or not location.node or not location.job.isdigit():
         return False
     row = found.rows.get(int(location.job))
     if row is None or found.asked_at < lost["at"]:
         return False
-    if row.state in NOT_ITS_FAULT or row.state in ("PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED"):
+    if row.has_lost_allocation or row.start > lost["at"]:  # (restarted since)
         return True
-    if row.start > lost["at"]:
-        return True  # restarted since
-    return row.is_running and location.node not in squeue.expand(row.nodes)
+    return row.is_running and location.node not in State.system.node_names(row)
 
 
 def guard(name: str, token: str, lifeline: int) -> None:
@@ -122,8 +117,9 @@ def guard(name: str, token: str, lifeline: int) -> None:
                 "the cluster cannot be ended now, and the sidecar tries again: %s",
                 error,
             )
-        status_client.ask(address.find_cluster(name), m.End("its program is gone"))  # works without Slurm
-        time.sleep(squeue.QUEUE_SECONDS)
+        # This works without the batch system.
+        status_client.ask(address.find_cluster(name), m.End("its program is gone"))
+        time.sleep(State.system.list_seconds)
 
 
 def _end_all(name: str, token: str) -> None:
@@ -133,7 +129,7 @@ def _end_all(name: str, token: str) -> None:
         for process in state.local_processes():
             process.send_signal(15)
         state.cancel(state.jobs)
-        deadline = time.monotonic() + squeue.CALL_SECONDS
+        deadline = time.monotonic() + State.system.call_seconds
         while state.is_being_submitted() and time.monotonic() < deadline:  # by the program that is gone
             time.sleep(0.05)
         state.cancel_all()

@@ -64,6 +64,12 @@ ACTIVE = frozenset(
 )  # fmt: skip
 """States of jobs that have not ended."""
 
+_LOST_ALLOCATION = frozenset(
+    {"TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "REVOKED",
+     "PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED"}
+)  # fmt: skip
+"""States of a Slurm job whose workers were lost through no fault of cw's jobs; in the last four it waits (again)."""
+
 _STATES = {
     "PENDING": "waits in the queue", "RUNNING": "runs", "CONFIGURING": "its nodes are being made ready",
     "COMPLETING": "is ending", "SUSPENDED": "is suspended", "STOPPED": "is stopped", "REQUEUED": "was requeued",
@@ -137,6 +143,10 @@ class Row(NamedTuple):
     @property
     def is_running(self) -> bool:
         return self.state == "RUNNING"
+
+    @property
+    def has_lost_allocation(self) -> bool:
+        return self.state in _LOST_ALLOCATION
 
     def time_left(self, now: float) -> float | None:
         """Return the seconds until the end of its allocation, if it runs and its end is known."""
@@ -227,12 +237,18 @@ def is_installed() -> bool:
     return shutil.which("sbatch") is not None
 
 
+def current_job() -> int:
+    """Return the id of the job in which this process runs, or 0."""
+    ident = os.environ.get("SLURM_JOB_ID", "")
+    return int(ident) if ident.isdigit() else 0
+
+
 def is_there() -> bool:
     """True on a machine of a Slurm cluster: in an allocation, or with a controller that answers. The answer is
     remembered."""
     if not is_installed():
         return False
-    if os.environ.get("SLURM_JOB_ID"):
+    if current_job():
         return True
     if _lost_settings():
         return False

@@ -1,4 +1,4 @@
-"""Start of a cluster in Slurm: submits jobs, and waits until the master answers and slots are connected.
+"""Start of a cluster in a batch system: submits jobs, and waits until the master answers and slots are connected.
 
 A failed start is undone; jobs that existed before are not affected.
 """
@@ -15,9 +15,10 @@ from cw.events import EventLogger
 from cw.launch import launcher, status_client
 from cw.launch.launcher import Cluster, LaunchError, Lifeline, Process
 from cw.launch.options import ClusterOptions
+from cw.launch.plan import Plan
 from cw.net import address
 from cw.net.sockets import SILENCE
-from cw.slurm import batch, ending, finding, submitted
+from cw.slurm import ending, finding, submitted
 from cw.slurm.submitted import Job, State
 
 logger = EventLogger("cw.slurm")
@@ -26,8 +27,8 @@ SLOTS_SECONDS = 10.0
 """Time for workers to join after the master answers, before `start` reports their number (seconds)."""
 
 FIRST_LOOK_SECONDS = 2.0
-"""Time after a submission before Slurm is asked about the job (seconds). Shorter: more load on Slurm, since most jobs
-that run at all have joined by then."""
+"""Time after a submission before the batch system is asked about the job (seconds). Shorter: more load on it, since
+most jobs that run at all have joined by then."""
 
 LOOK_SECONDS = 0.1
 """Time between looks for a master's address file (seconds)."""
@@ -45,40 +46,42 @@ class SlurmCluster(Cluster):
     """State of the workers' job in Slurm's words, if not all were connected."""
 
 
-def make_plan(options: ClusterOptions) -> batch.Plan:
+def make_plan(options: ClusterOptions) -> Plan:
     """Make the plan of `cw.slurm.start` with these options. Raises TypeError, ValueError."""
     options.check_roles()
     if options.local_master and not options.master:
         raise ValueError("a local master and no master: give one of them")
-    plan = batch.Plan(
-        options.name or address.cluster_name(),
-        launcher.check_nworkers(options.nworkers),
-        options.isolated,
-        str(options.time or ""),
-        options.partition or "",
-        str(options.mem_per_cpu or ""),
-        options.list_of("master_options"),
-        options.list_of("worker_options"),
-        options.docker_image or "",
-        options.list_of("docker_args"),
-        options.apptainer_image or "",
-        options.list_of("apptainer_args"),
-        options.renew,
-        options.local_master,
-        options.verbose,
+    plan = Plan(
+        name=options.name or address.cluster_name(),
+        slots=launcher.check_nworkers(options.nworkers),
+        is_isolated=options.isolated,
+        time=str(options.time or ""),
+        partition=options.partition or "",
+        mem_per_cpu=str(options.mem_per_cpu or ""),
+        master_options=options.list_of("master_options"),
+        worker_options=options.list_of("worker_options"),
+        docker_image=options.docker_image or "",
+        docker_args=options.list_of("docker_args"),
+        apptainer_image=options.apptainer_image or "",
+        apptainer_args=options.list_of("apptainer_args"),
+        is_renewed=options.renew,
+        has_local_master=options.local_master,
+        verbose=options.verbose,
     )
-    return batch.check(plan)
+    plan.check()
+    State.system.check_options([*plan.system_options("master"), *plan.system_options("worker")])
+    return plan
 
 
 def start_plan(
-    plan: batch.Plan, master: bool, workers: bool, tell: Callable[[str], None], guard: Lifeline | None = None
+    plan: Plan, master: bool, workers: bool, tell: Callable[[str], None], guard: Lifeline | None = None
 ) -> SlurmCluster:
     """Start the master, the workers, or both. `tell` is called with reports meanwhile. `guard`: a program's lifeline,
     with which the cluster ends. Raises LaunchError."""
     State.system.check_present()
     credential.load_or_make()
     if not (master or os.environ.get("CW_MASTER") or State.load(plan.name).of_role("master")):
-        _check_master_answers(plan.of_cluster or plan.name)
+        _check_master_answers(plan.sought_cluster)
     roles = [role for role, is_chosen in (("master", master), ("workers", workers)) if is_chosen]
     with submitted.locked(plan.name) as state:
         _check_room(state, roles)
@@ -86,8 +89,8 @@ def start_plan(
         if is_new:
             state.begin()
         before = _Before(roles, dict(state.plans), is_new, plan.has_local_master)
-        state.plans |= dict.fromkeys(roles, plan)
         foreign = os.environ.get("CW_MASTER", "") if not master and not state.of_role("master") else ""
+        state.plans |= dict.fromkeys(roles, plan._replace(foreign_master=foreign))
         try:
             state.save()
             if guard is not None:
@@ -97,7 +100,7 @@ def start_plan(
             elif master:
                 state.submit("master")
             if workers:
-                state.submit("workers", master=foreign)
+                state.submit("workers")
         except BaseException:
             _undo(state, before)
             raise
@@ -123,7 +126,7 @@ class _Before(NamedTuple):
 
     started: list[str]
     """Roles that are being started."""
-    plans: dict[str, batch.Plan]
+    plans: dict[str, Plan]
     is_nothing: bool
     is_local_new: bool
     """True if a master on this machine, if any, is among those being started."""
@@ -152,7 +155,7 @@ def _check_room(state: State, roles: Sequence[str]) -> None:
     if not state.token:
         return
     rows = state.rows() if state.jobs else {}
-    # A job that squeue does not list may have been submitted after its answer.
+    # A job that is not listed may have been submitted after the answer.
     state.jobs = [
         job for job in state.jobs
         if (rows[job.ident].is_active if job.ident in rows else time.time() - job.at < State.system.list_seconds)
@@ -171,11 +174,10 @@ def _check_room(state: State, roles: Sequence[str]) -> None:
             raise LaunchError(f"the cluster {state.name!r} has its {role} already ({jobs}): {advice}")
 
 
-def _start_local_master(state: State, plan: batch.Plan) -> None:
-    _, own = batch.split_options("master", plan.master_options)
+def _start_local_master(state: State, plan: Plan) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CW_MASTER"}
     environment |= {"CW_CLUSTER": plan.name, location.VARIABLE: finding.local_place(state).as_text()}
-    child = launcher.spawn("master", own, state.logs, environment=environment)
+    child = launcher.spawn("master", plan.program_options("master"), state.logs, environment=environment)
     state.local = {
         "boot_id": launcher.boot_id(),
         "host": os.uname().nodename,
@@ -243,7 +245,7 @@ def _is_ours(state: State, standing: status_client.ClusterStatus) -> bool:
 def _wait_for_slots(
     state: State, standing: status_client.ClusterStatus | None, tell: Callable[[str], None]
 ) -> tuple[int, str]:
-    """Wait for the slots. Returns (slots connected, Slurm's words on the workers' job if not all are connected)."""
+    """Wait for the slots. Returns (slots connected, the batch system's words on the workers' job if not all are)."""
     jobs = state.of_role("workers")
     wanted = sum(other.slots for other in jobs)
     began = time.monotonic()

@@ -23,11 +23,9 @@ from cw.events import EventLogger
 from cw.launch import launcher
 from cw.launch.batch_system import BatchSystem, ListedJob, Listing, Script
 from cw.launch.launcher import LaunchError, Process
+from cw.launch.plan import Plan, ScriptRequest, job_name, load_plan
 from cw.net import address
-from cw.slurm import batch
-from cw.slurm.batch import Plan
-from cw.slurm.squeue import kill_wait
-from cw.slurm.system import Slurm
+from cw.slurm.systems import find_system
 
 logger = EventLogger("cw.slurm")
 
@@ -42,7 +40,7 @@ class Job(NamedTuple):
     """'master' or 'workers'."""
     ident: int
     cluster: str
-    """One of several clusters that Slurm serves; '' if there is only one."""
+    """One of several clusters that the batch system serves; '' if there is only one."""
     name: str
     slots: int
     at: float
@@ -51,13 +49,13 @@ class Job(NamedTuple):
     """Id of the job whose successor it is, or 0."""
 
     def __str__(self) -> str:
-        return f"Slurm job {self.ident}" + (f" of {self.cluster}" if self.cluster else "")
+        return f"{State.system.title} job {self.ident}" + (f" of {self.cluster}" if self.cluster else "")
 
 
 class State:
     """Notes on the cluster `name`. Changed only under the lock (`locked`)."""
 
-    system: ClassVar[BatchSystem] = Slurm()
+    system: ClassVar[BatchSystem] = find_system()
     """Batch system of the jobs."""
 
     def __init__(self, name: str) -> None:
@@ -79,10 +77,10 @@ class State:
         """Load the notes; empty if there are none."""
         state = cls(name)
         try:
-            noted = json.loads(userdir.read_private(f"slurm-{name}/state.json") or b"{}")
+            noted = json.loads(userdir.read_private(f"{directory_name(name)}/state.json") or b"{}")
             if noted:
                 noted["jobs"] = [Job(*job) for job in noted["jobs"]]
-                noted["plans"] = {role: batch.load_plan(plan) for role, plan in noted["plans"].items()}
+                noted["plans"] = {role: load_plan(plan) for role, plan in noted["plans"].items()}
                 assert noted.keys() == vars(state).keys()
                 vars(state).update(noted)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
@@ -96,17 +94,17 @@ class State:
         return state
 
     def file(self) -> str:
-        return os.path.join(userdir.home_directory(), f"slurm-{self.name}/state.json")
+        return os.path.join(userdir.home_directory(), directory_name(self.name), "state.json")
 
     def sought(self) -> str:
         """Return the name of the cluster whose master the workers are for."""
-        return self.plans["workers"].of_cluster or self.name if "workers" in self.plans else self.name
+        return self.plans["workers"].sought_cluster if "workers" in self.plans else self.name
 
     def begin(self) -> None:
         """Begin a new cluster."""
         vars(self).update(vars(State(self.name)))
         self.token, self.since = secrets.token_hex(3), time.time()
-        self.kill_wait = kill_wait()
+        self.kill_wait = State.system.kill_wait()
         directory = os.path.dirname(self.file())
         self.logs = os.path.join(directory, f"logs-{time.strftime('%Y%m%d-%H%M%S')}-{self.token}")
         os.mkdir(self.logs, 0o700)
@@ -115,41 +113,31 @@ class State:
 
     def save(self) -> None:
         noted = vars(self) | {"plans": {role: plan._asdict() for role, plan in self.plans.items()}}
-        userdir.write_private(f"slurm-{self.name}/state.json", json.dumps(noted, indent=1).encode())
+        userdir.write_private(f"{directory_name(self.name)}/state.json", json.dumps(noted, indent=1).encode())
 
     def forget(self) -> None:
         """Remove the notes: nothing of the cluster is left. The logs stay."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.file())
 
-    def submit(
-        self,
-        role: str,
-        dependency: str = "",
-        extra: Sequence[str] = (),
-        follows: int = 0,
-        master: str = "",
-        slots: int = 0,
-    ) -> Job:
-        """Submit the job of a role, and note it. `slots`: in place of the plan's. Raises LaunchError with Slurm's own
-        message."""
+    def submit(self, role: str, follows: int = 0, delay: int = 0, slots: int = 0) -> Job:
+        """Submit the job of a role, and note it. `slots`: in place of the plan's. It begins when the job that it
+        `follows` has ended, and no earlier than in `delay` seconds. Raises LaunchError with the system's own message.
+        """
         if role == "workers":
             slots = slots or self.plans[role].slots
             self.plans[role] = self.plans[role]._replace(slots=slots)
-        script = self.script(role, dependency, master)
-        ident, cluster = State.system.submit(script, extra)
-        name = batch.job_name(self.name, role, self.token)
+        ident, cluster = State.system.submit(self.script(role, follows, delay))
+        name = job_name(self.name, role, self.token)
         job = Job(role, ident, cluster, name, slots, time.time(), follows)
         self.jobs.append(job)
         self.save()
         return job
 
-    def script(self, role: str, dependency: str = "", master: str = "") -> Script:
-        if role == "master":
-            return batch.master_script(self.plans[role], self.token, self.logs, dependency)
-        return batch.worker_script(
-            self.plans[role], self.token, self.logs, self.kill_wait, dependency, master
-        )
+    def script(self, role: str, follows: int = 0, delay: int = 0) -> Script:
+        plan = self.plans[role]
+        request = ScriptRequest(role, plan, self.token, self.logs, self.kill_wait, follows, delay)
+        return State.system.script(request)
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """End these jobs at once, and forget them."""
@@ -163,25 +151,26 @@ class State:
         clusters = {"", *(job.cluster for job in self.jobs)}
         for role in roles:
             self.cancel(self.of_role(role))
-            name = batch.job_name(self.name, role, self.token)
+            name = job_name(self.name, role, self.token)
             for cluster in clusters:
                 State.system.cancel_named(name, cluster)
 
     def is_being_submitted(self) -> bool:
-        """True if an sbatch on this machine is submitting a job of this cluster."""
+        """True if a program on this machine is submitting a job of this cluster."""
+        program = State.system.submit_program.encode()
         for entry in os.listdir("/proc"):
             with contextlib.suppress(OSError):
                 if entry.isdigit():
                     with open(f"/proc/{entry}/cmdline", "rb") as file:
                         words = file.read().split(b"\0")
                     # (It may be a script of the site.)
-                    is_sbatch = any(word.endswith(b"sbatch") for word in words[:3])
-                    if is_sbatch and any(self.token.encode() in word for word in words):
+                    is_program = any(word.endswith(program) for word in words[:3])
+                    if is_program and any(self.token.encode() in word for word in words):
                         return True
         return False
 
     def rows(self) -> dict[int, ListedJob]:
-        """Return Slurm's rows of our jobs, by id. Raises LaunchError if it has not answered lately."""
+        """Return the batch system's rows of our jobs, by id. Raises LaunchError if it has not answered lately."""
         rows: dict[int, ListedJob] = {}
         for cluster in {job.cluster for job in self.jobs}:
             found = State.system.list_jobs(cluster)
@@ -205,16 +194,24 @@ class State:
         return [Process(*numbers) for numbers in self.local["processes"]]
 
 
+def directory_name(cluster: str) -> str:
+    """Return the name of the directory of a cluster's notes, in the user's own."""
+    return f"{State.system.name}-{cluster}"
+
+
 def name_for_block() -> str:
     """Make a name for a cluster that lasts for a block. Keeps only the logs of the latest such clusters."""
     base = userdir.make_home()
-    before = [entry for entry in os.scandir(base) if entry.name.startswith("slurm-block-")]
+    prefix = directory_name("block-")
+    before = [entry for entry in os.scandir(base) if entry.name.startswith(prefix)]
     ended = [entry for entry in before if not os.path.exists(os.path.join(entry.path, "state.json"))]
     for old in sorted(ended, key=lambda entry: entry.stat().st_mtime)[:-LOGS_KEPT]:
         if time.time() - old.stat().st_mtime > 3600:  # a newer one may be about to begin
             shutil.rmtree(old.path, ignore_errors=True)
             with contextlib.suppress(OSError):
-                os.unlink(os.path.join(base, f"address-{old.name.removeprefix('slurm-')}.json.lock"))
+                os.unlink(
+                    os.path.join(base, f"address-{old.name.removeprefix(directory_name(''))}.json.lock")
+                )
     return f"block-{os.uname().nodename.partition('.')[0][:30]}-{os.getpid()}-{os.urandom(2).hex()}"
 
 
@@ -222,6 +219,7 @@ def name_for_block() -> str:
 def locked(name: str) -> Iterator[State]:
     """Hold the lock of the cluster `name`."""
     address.check_cluster_name(name)  # it becomes part of a path
-    os.makedirs(os.path.join(userdir.make_home(), f"slurm-{name}"), 0o700, exist_ok=True)
-    with userdir.locked(f"slurm-{name}/lock"):
+    directory = directory_name(name)
+    os.makedirs(os.path.join(userdir.make_home(), directory), 0o700, exist_ok=True)
+    with userdir.locked(f"{directory}/lock"):
         yield State.load(name)

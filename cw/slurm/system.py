@@ -1,4 +1,7 @@
-"""Slurm as a batch system: sbatch, squeue and scancel behind the methods of `cw.launch.batch_system.BatchSystem`."""
+"""Slurm as a batch system: sbatch, squeue and scancel behind the methods of `cw.launch.batch_system.BatchSystem`.
+
+batch.py: what is submitted. squeue.py: what is asked. Nothing else knows Slurm's programs, options and variables.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Sequence
 
 from cw.launch.batch_system import ListedJob, Script, SubmittedJob
 from cw.launch.launcher import LaunchError
+from cw.launch.plan import ScriptRequest
 from cw.slurm import batch, squeue
 
 _HAS_ENDED = re.compile("Invalid job id|already completing|already completed|Job/step already|not active")
@@ -16,7 +20,15 @@ _HAS_ENDED = re.compile("Invalid job id|already completing|already completed|Job
 class Slurm:
     """Batch system Slurm, with the programs that are on the PATH."""
 
+    name = "slurm"
+    title = "Slurm"
+    submit_program = "sbatch"
+    cancel_program = "scancel"
     list_seconds = squeue.QUEUE_SECONDS
+    call_seconds = squeue.CALL_SECONDS
+
+    def is_installed(self) -> bool:
+        return squeue.is_installed()
 
     def is_present(self) -> bool:
         return squeue.is_there()
@@ -27,9 +39,21 @@ class Slurm:
     def check_answers(self) -> None:
         squeue.check_answers()
 
-    def submit(self, script: Script, extra: Sequence[str] = ()) -> tuple[int, str]:
+    def check_options(self, options: Sequence[str]) -> None:
+        batch.check_options(options)
+
+    def kill_wait(self) -> float:
+        return squeue.kill_wait()
+
+    def current_job(self) -> int:
+        return squeue.current_job()
+
+    def script(self, request: ScriptRequest) -> Script:
+        return batch.master_script(request) if request.role == "master" else batch.worker_script(request)
+
+    def submit(self, script: Script) -> tuple[int, str]:
         """Submit a script; see BatchSystem. Raises LaunchError with Slurm's own message."""
-        output = squeue.call("sbatch", "--parsable", *script.arguments, *extra, text=script.text).split()
+        output = squeue.call(script.program, "--parsable", *script.arguments, text=script.text).split()
         ident, _, cluster = (output[-1] if output else "").partition(";")
         if not ident.isdigit():
             raise LaunchError(f"sbatch does not say which job it has submitted, but {' '.join(output)!r}")
@@ -37,6 +61,9 @@ class Slurm:
 
     def list_jobs(self, cluster: str = "") -> squeue.Listing:
         return squeue.listing(cluster)
+
+    def node_names(self, row: ListedJob) -> Sequence[str]:
+        return squeue.expand(row.nodes)
 
     def first_host(self, row: ListedJob) -> str:
         return squeue.address_of(squeue.expand(row.nodes)[0])

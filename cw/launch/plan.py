@@ -1,0 +1,134 @@
+"""Plan of a cluster in a batch system, as a user asked for it: kept with the cluster; and the meaning of its options.
+
+ClusterOptions --> Plan --> ScriptRequest (for one job of the cluster) --> BatchSystem.script()
+                     '----> split_options: the batch system's | those of cw's programs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cw.launch.launcher import LaunchError
+from cw.net import address
+
+PROGRAM_OPTIONS = {
+    "master": frozenset({"--host", "--port", "--silence", "--client-grace"}),
+    "worker": frozenset({"--grace", "--lifetime", "--max-jobs", "--silence", "--reconnect-timeout"}),
+}
+"""Options of cw's programs among those that a user gives for a job. All others are the batch system's."""
+
+
+class Plan(NamedTuple):
+    """The cluster that a user asked for."""
+
+    name: str
+    slots: int
+    is_isolated: bool = False
+    time: str = ""
+    partition: str = ""
+    mem_per_cpu: str = ""
+    master_options: Sequence[str] = ()
+    worker_options: Sequence[str] = ()
+    docker_image: str = ""
+    docker_args: Sequence[str] = ()
+    apptainer_image: str = ""
+    apptainer_args: Sequence[str] = ()
+    is_renewed: bool = False
+    has_local_master: bool = False
+    verbose: bool = False
+    of_cluster: str = ""
+    """Name of the cluster whose master the workers are for, if it is another one."""
+    foreign_master: str = ""
+    """Address of the workers' master, if it belongs to no cluster that is known here."""
+
+    @property
+    def sought_cluster(self) -> str:
+        """Name of the cluster whose master the workers look for."""
+        return self.of_cluster or self.name
+
+    def program_options(self, role: str) -> list[str]:
+        """Return the options of cw's own program, 'master' or 'worker'. Raises LaunchError."""
+        return split_options(role, self._options(role))[1]
+
+    def system_options(self, role: str) -> list[str]:
+        """Return the batch system's options for the job of 'master' or 'worker'. Raises LaunchError."""
+        return split_options(role, self._options(role))[0]
+
+    def port(self) -> int | None:
+        """Return the port in the master's options: 0 for any free one, None for the default. Raises AddressError."""
+        found = None
+        given = iter(self.program_options("master"))
+        for option in given:
+            name, is_joined, value = option.partition("=")
+            value = value if is_joined else next(given)
+            if name == "--port":
+                found = 0 if value == "0" else address.check_port(value)
+        return found
+
+    def check(self) -> None:
+        """Raise ValueError for options that are invalid in every batch system."""
+        address.check_cluster_name(self.name)
+        self.port()
+        if self.docker_image and self.apptainer_image:
+            raise ValueError("a Docker image and an Apptainer image: give one of them")
+        if (self.docker_args and not self.docker_image) or (self.apptainer_args and not self.apptainer_image):
+            raise ValueError("arguments for a container, but no image: give the image too")
+
+    def _options(self, role: str) -> Sequence[str]:
+        return self.master_options if role == "master" else self.worker_options
+
+
+class ScriptRequest(NamedTuple):
+    """Contents of one batch script."""
+
+    role: str
+    """'master' or 'workers'."""
+    plan: Plan
+    token: str
+    """Token of this cluster, different from those of others of that name before and after it."""
+    logs: str
+    """Directory of the logs."""
+    kill_wait: float = 30.0
+    """Seconds from the batch system's SIGTERM to its SIGKILL."""
+    follows: int = 0
+    """Id of the job after whose end it may begin, or 0."""
+    delay: int = 0
+    """Least time from its submission to its start (seconds)."""
+
+    @property
+    def job_name(self) -> str:
+        """Name of the job. Name and id together distinguish our jobs from all others, even from one with the same id
+        from a controller that has lost its memory."""
+        return job_name(self.plan.name, self.role, self.token)
+
+
+def job_name(cluster: str, role: str, token: str) -> str:
+    """Return the name of the jobs of a cluster's master or workers."""
+    return f"cw-{cluster}-{role}-{token}"
+
+
+def split_options(role: str, options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split the options for the job of 'master' or 'worker' into (the batch system's, those of cw's program).
+
+    Raises LaunchError if one of the program's lacks its value.
+    """
+    own: list[str] = []
+    others: list[str] = []
+    given = iter(options)
+    for option in given:
+        name, is_joined, value = option.partition("=")
+        if name not in PROGRAM_OPTIONS[role]:
+            others.append(option)
+            continue
+        if not is_joined:
+            value = next(given, "")
+        if not value:
+            raise LaunchError(f"the {role}'s option {name} lacks its value: give {name}=VALUE")
+        own += [option] if is_joined else [option, value]
+    return others, own
+
+
+def load_plan(noted: dict[str, Any]) -> Plan:
+    """Make a plan from its `_asdict`, as read from JSON."""
+    return Plan(**noted)

@@ -1,0 +1,83 @@
+"""Lines of batch scripts that are the same in all batch systems: exports, and the commands of cw's programs.
+
+head             first lines: the script's purpose, and the environment of its programs
+sidecar          a program beside the job                              (cw.slurm.sidecar)
+master_command, worker_command     the programs themselves; the worker in a container, if one is wanted
+
+Everything is plain shell, so that a user can read it, change it and submit it by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+from cw import credential, guard, program, userdir
+from cw.launch.plan import Plan, ScriptRequest
+from cw.location import VARIABLE
+
+RECONNECT_SECONDS = 3600
+"""Time that workers look for a master whose job has ended (seconds). Shorter: too short for another one that waits in
+the queue. Longer: workers without a master hold their allocation."""
+
+
+def head(plan: Plan, what: str) -> list[str]:
+    """Return the first lines of a script; `what` describes it."""
+    settings = {"CW_CLUSTER": plan.sought_cluster, "CW_HOME": userdir.home_directory()}
+    if os.environ.get("CW_CREDENTIAL"):
+        settings["CW_CREDENTIAL"] = credential.credential_file()
+    exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
+    foreign = [f"export CW_MASTER={shlex.quote(plan.foreign_master)}"] if plan.foreign_master else []
+    return ["#!/bin/bash", f"# {what}", "unset CW_MASTER", f"export {exports}", *foreign]
+
+
+def sidecar(verb: str, request: ScriptRequest, *arguments: str) -> str:
+    """Return the command of a program beside the job."""
+    name, token = request.plan.name, request.token
+    return shlex.join(program.command("cw.slurm.sidecar", verb, name, token, *arguments))
+
+
+def renewal(request: ScriptRequest) -> list[str]:
+    """Return the command that submits the job that will follow this one, if that is wanted."""
+    return [sidecar("renew", request, request.role)] if request.plan.is_renewed else []
+
+
+def master_command(plan: Plan) -> str:
+    """Return the command of the master."""
+    return shlex.join(program.command("cw.master", *_verbose(plan), *plan.program_options("master")))
+
+
+def worker_command(request: ScriptRequest) -> str:
+    """Return the command of a worker, in its container if one is wanted. The script adds its slots and its end."""
+    plan, kill_wait = request.plan, request.kill_wait
+    is_in_image = plan.docker_image or plan.apptainer_image
+    command = ["python3", "-m", "cw.worker"] if is_in_image else program.command("cw.worker")
+    # Jobs that still run after the grace time are stopped step by step, within 3 s.
+    grace = f"{max(0.0, min(20.0, kill_wait * 2 / 3, kill_wait - 4)):g}"
+    limits = ["--grace", grace, "--reconnect-timeout", str(RECONNECT_SECONDS)]
+    own = plan.program_options("worker")
+    return shlex.join([*_container(plan), *command, *limits, *_verbose(plan), *own])
+
+
+def _verbose(plan: Plan) -> list[str]:
+    return ["-v"] if plan.verbose else []
+
+
+def _container(plan: Plan) -> list[str]:
+    """Return the command that runs a worker in its container. It keeps the user's ids, since the credential must belong
+    to the user inside, too. The directories of address file and credential have the same names inside, read-only."""
+    where = userdir.home_directory()
+    key = credential.credential_file()
+    directories = sorted({where, os.path.dirname(key)})
+    settings = {"CW_HOME": where, "CW_CREDENTIAL": key, "CW_CLUSTER": plan.sought_cluster}
+    if plan.docker_image:
+        options = ["--rm", "--network=host", f"--user={os.getuid()}:{os.getgid()}"]
+        options += [f"--volume={directory}:{directory}:ro" for directory in directories]
+        options += [f"--env={name}={value}" for name, value in settings.items()]
+        options += [f"--env={name}" for name in (VARIABLE, "CW_MASTER", guard.DEPTH)]  # if they are set
+        return ["docker", "run", *options, *plan.docker_args, plan.docker_image]
+    if plan.apptainer_image:
+        options = [f"--bind={directory}:{directory}:ro" for directory in directories]
+        options += [f"--env={name}={value}" for name, value in settings.items()]
+        return ["apptainer", "exec", *options, *plan.apptainer_args, plan.apptainer_image]
+    return []

@@ -1,0 +1,54 @@
+"""The lines that all batch systems' scripts have: what the shell makes of them."""
+
+import shlex
+import subprocess
+
+import pytest
+
+from cw.launch import shell_lines
+from cw.launch.plan import Plan, ScriptRequest
+
+
+def test_the_programs_of_a_script_find_their_cluster_and_no_other(monkeypatch):
+    monkeypatch.setenv("CW_HOME", "/home of/x")
+    monkeypatch.setenv("CW_MASTER", "elsewhere:1")
+    show = 'printf "%s " "$CW_CLUSTER" "$CW_HOME" "${CW_MASTER-none}"'
+
+    def shown(plan):
+        script = "\n".join([*shell_lines.head(plan, "A test."), show])
+        return subprocess.check_output(["bash", "-c", script], text=True)
+
+    assert shown(Plan("x", 1)) == "x /home of/x none "
+    assert shown(Plan("x", 1, of_cluster="other")) == "other /home of/x none "
+    assert shown(Plan("x", 1, foreign_master="h:1")) == "x /home of/x h:1 "
+
+
+@pytest.mark.parametrize(
+    ("kill_wait", "grace"), [(30.0, "20"), (90.0, "20"), (15.0, "10"), (6.0, "2"), (3.0, "0")]
+)
+def test_a_worker_ends_before_the_batch_system_kills_it(kill_wait, grace):
+    request = ScriptRequest(
+        "workers", Plan("x", 1, worker_options=["--max-jobs=3"]), "t0", "/logs", kill_wait
+    )
+    words = shlex.split(shell_lines.worker_command(request))
+    assert words[words.index("--grace") + 1] == grace
+    assert words[-1] == "--max-jobs=3"  # what the user says comes last, and counts
+
+
+def test_a_job_is_followed_by_another_only_if_that_is_wanted():
+    request = ScriptRequest("workers", Plan("x", 1), "t0", "/logs")
+    assert shell_lines.renewal(request) == []
+    (line,) = shell_lines.renewal(request._replace(plan=Plan("x", 1, is_renewed=True)))
+    assert shlex.split(line)[-5:] == ["cw.slurm.sidecar", "renew", "x", "t0", "workers"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "program"),
+    [(Plan("x", 1, docker_image="im", docker_args=["-e", "A=b c"]), "docker"),
+     (Plan("x", 1, apptainer_image="im", apptainer_args=["--nv"]), "apptainer")],
+)  # fmt: skip
+def test_in_a_container_the_workers_are_the_images(plan, program):
+    words = shlex.split(shell_lines.worker_command(ScriptRequest("workers", plan, "t0", "/logs")))
+    assert words[0] == program
+    own = [*plan.docker_args, *plan.apptainer_args, "im", "python3", "-m", "cw.worker"]
+    assert words[words.index("im") - len(own) + 4 :][: len(own)] == own
