@@ -25,7 +25,7 @@ from cw.client.store_client import StoreClient
 from cw.events import EventLogger
 from cw.payloads.current import LABELS, PLACE
 from cw.payloads.objects import CHUNK, CHUNK_OF_EACH, ONE
-from cw.requirements import NO_OPTIONS, JobOptions
+from cw.requirements import NO_OPTIONS, JobOptions, to_options
 
 logger = EventLogger("cw.client")
 
@@ -37,14 +37,14 @@ class Options:
         self, executor: ClusterExecutor, options: JobOptions, key: Any = None, version: Any = None
     ) -> None:
         self._executor = executor
-        self._number = executor._session.calls.options.number_of(options)
+        self._options = options
         self._key, self._version = key, version
         self._recorder = self._named(executor._recorder)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Submit as `ClusterExecutor.submit` does, with these options."""
         label = next(self._executor._labels) & LABELS
-        return self._executor._submit(self._number, self._recorder, function, args, kwargs, label)
+        return self._executor._submit(self._options, self._recorder, function, args, kwargs, label)
 
     def map(
         self,
@@ -124,7 +124,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) at once if the call cannot be sent,
         RuntimeError after `shutdown`."""
-        return self._submit(0, self._recorder, fn, args, kwargs, next(self._labels) & LABELS)
+        return self._submit(NO_OPTIONS, self._recorder, fn, args, kwargs, next(self._labels) & LABELS)
 
     def options(
         self,
@@ -156,8 +156,8 @@ class ClusterExecutor(concurrent.futures.Executor):
         `key`, `version` (for a store): `key` (a str, an int or a tuple of these; or a function that returns one for the
         arguments) identifies the call in place of its code and arguments; `version` is part of the key in both cases.
         """
-        asked = JobOptions(attempts=attempts, timeout=timeout, min_time=min_time, on_limit=on_limit)
-        return Options(self, asked, key, version)
+        given = {"attempts": attempts, "timeout": timeout, "min_time": min_time, "on_limit": on_limit}
+        return Options(self, to_options(given), key, version)
 
     def map(
         self,
@@ -240,7 +240,7 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     def _submit(
         self,
-        options: int,
+        options: JobOptions,
         recorder: StoreClient | None,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
@@ -272,7 +272,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         deadline = None if timeout is None else time.monotonic() + timeout
         is_each = bool(recorder or progress or as_completed or return_exceptions)
         calls = zip(*iterables, strict=False)
-        futures = self._submit_all(options._number, recorder, fn, calls, chunksize, is_each)
+        futures = self._submit_all(options._options, recorder, fn, calls, chunksize, is_each)
         if bar is not None:
             futures = tally.watch(futures)
         ahead = None if buffersize is None else max(1, buffersize if is_each else buffersize // chunksize)
@@ -295,7 +295,7 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     def _submit_all(
         self,
-        options: int,
+        options: JobOptions,
         recorder: StoreClient | None,
         fn: Callable[..., Any],
         calls: Iterator[tuple[Any, ...]],

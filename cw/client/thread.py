@@ -25,7 +25,7 @@ from cw.events import EventLogger
 from cw.payloads import current, serialize
 from cw.payloads.deferred import Deferred
 from cw.program import count
-from cw.requirements import JobOptions
+from cw.requirements import NO_OPTIONS, JobOptions, to_options
 
 logger = EventLogger("cw.client")
 
@@ -44,20 +44,20 @@ def randid() -> int:
 class Options:
     """Settings of jobs: `thread.options(callback=f).submit(function, *args)`. One object may be used many times."""
 
-    __slots__ = ("_client", "callback", "number", "on_error", "recorder")
+    __slots__ = ("_client", "callback", "on_error", "options", "recorder")
 
     def __init__(
         self,
         client: ClientThread,
         callback: Callback | None,
         on_error: Callback | None,
-        number: int = 0,
+        options: JobOptions = NO_OPTIONS,
         recorder: StoreClient | None = None,
     ) -> None:
         self._client = client
         self.callback = callback
         self.on_error = on_error
-        self.number = number  # of the options that are sent
+        self.options = options
         self.recorder = recorder
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
@@ -101,7 +101,7 @@ class ClientThread:
     ) -> None:
         callback, on_error = _checked(callback, "callback"), _checked(on_error, "on_error")
         recorder = None if store is None else StoreClient(store, durability, retry_errors, seed)
-        self._defaults = Options(self, callback, on_error, 0, recorder)
+        self._defaults = Options(self, callback, on_error, NO_OPTIONS, recorder)
         try:
             settings = ClientSettings(
                 host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend
@@ -168,14 +168,14 @@ class ClientThread:
         recorder = self._defaults.recorder
         if recorder is not None and (key is not None or version is not None):
             recorder = recorder.with_key(key, version)
-        asked = JobOptions(attempts=attempts, timeout=timeout, min_time=min_time, on_limit=on_limit)
+        given = {"attempts": attempts, "timeout": timeout, "min_time": min_time, "on_limit": on_limit}
         defaults = self._defaults
         # (`or` would ignore a callable that is empty, such as a list with a __call__.)
         return Options(
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
             defaults.on_error if on_error is None else _checked(on_error, "on_error"),
-            self._session.calls.options.number_of(asked),
+            to_options(given),
             recorder,
         )
 
@@ -264,7 +264,7 @@ class ClientThread:
     def _submit(self, options: Options, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         if callable(function):
             own = None if options is self._defaults else options
-            return self._session.submit(function, args, kwargs, own, options.number, options.recorder)
+            return self._session.submit(function, args, kwargs, own, options.options, options.recorder)
         jobid: int = function
         if not hasattr(jobid, "__index__") or isinstance(jobid, bool):  # (numpy's integers are not ints)
             raise TypeError(
@@ -278,7 +278,7 @@ class ClientThread:
         try:
             label = current.label_of_id(jobid)
             number = self._session.submit(
-                args[0], args[1:], kwargs, tag, options.number, options.recorder, None, label
+                args[0], args[1:], kwargs, tag, options.options, options.recorder, None, label
             )
             tag[2].append(number)
         except BaseException:
