@@ -2,17 +2,20 @@
 
     options(timeout=60)  -->  JobOptions(timeout=60)  --to_wire()-->  b'{"timeout":60.0}'  --from_wire()-->  the same
 
-A new option is a field of `JobOptions` with its check, a parameter of the two `options` methods, and a line where it is
-acted on. The options of a job go to master, worker and runner as an object that many jobs share (`cw.net.objects`).
+A new option is a field of `JobOptions`, with its check and its help, and the same name in `OptionArguments`; then a
+line where it is acted on. All else follows: the arguments of the two `options` methods, and the way of a job's options
+to master, worker and runner, where they are an object that many jobs share (`cw.net.objects`).
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypedDict, TypeVar, cast
 
 from cw.errors import ProtocolError
 
@@ -62,22 +65,37 @@ def _keep(name: str, value: Any) -> str:
     return "keep"
 
 
-def _option(check: Callable[[str, Any], Any]) -> Any:
-    return field(default=None, metadata={"check": check})
+def _option(check: Callable[[str, Any], Any], text: str) -> Any:
+    return field(default=None, metadata={"check": check, "help": text})
 
 
 @dataclass(frozen=True)
 class JobOptions:
     """The options of a job; None is the default of each. Raises TypeError, ValueError, which say what is right."""
 
-    attempts: int | None = _option(_count)
-    """How many of its runners a job may take down before it is given up."""
-    timeout: float | None = _option(_duration)
-    """How long it may run (seconds)."""
-    min_time: float | None = _option(_duration)
-    """How long its worker must be there after its start (seconds)."""
-    on_limit: str | None = _option(_keep)
-    """'keep': what the job returns when its time is up is its result."""
+    attempts: int | None = _option(
+        _count,
+        """number of runners that a job may take down before it fails with WorkerLost (default 3). With 1 it is never
+        tried again once it may have started, whatever the reason.""",
+    )
+    timeout: float | None = _option(
+        _duration,
+        """seconds that a job may run, from its start (waiting does not count); for `map`, each chunk is a job. Then its
+        process and all processes that it has started get SIGINT (a KeyboardInterrupt in the job), a second later
+        SIGTERM, another second later SIGKILL; the job fails with JobTimeout and is not tried again.""",
+    )
+    min_time: float | None = _option(
+        _duration,
+        """seconds that a job needs. It does not start on a worker that will be taken away sooner, for example at the
+        end of a Slurm allocation.""",
+    )
+    on_limit: str | None = _option(
+        _keep,
+        """with "keep", the job catches KeyboardInterrupt and returns the best result that it has. The value that it
+        returns after that SIGINT, at its time limit or when its worker ends, is its result. Without this option that
+        value is dropped, and the job fails with JobTimeout or runs again elsewhere. An exception raised then is always
+        dropped.""",
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -112,15 +130,61 @@ class JobOptions:
             raise ProtocolError(f"an option that is none: {str(error)[:TEXT]}") from None
 
 
+class OptionArguments(TypedDict, total=False):
+    """The fields of `JobOptions` once more, as the arguments that type checkers know."""
+
+    attempts: int | None
+    timeout: float | None
+    min_time: float | None
+    on_limit: str | None
+
+
 _NAMES = [option.name for option in fields(JobOptions)]
 
 NO_OPTIONS = JobOptions()
 
 
-def to_options(arguments: dict[str, Any]) -> JobOptions:
+# --- the arguments of the methods `options` ---------------------------------------------------
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def takes_options(method: Method) -> Method:
+    """Give a method with `**options: Unpack[OptionArguments]` each option as an argument of its own: in the signature
+    and the text that help() shows, and in what it says of an unknown one."""
+    signature = inspect.signature(method)
+    own = [
+        parameter for parameter in signature.parameters.values() if parameter.kind != parameter.VAR_KEYWORD
+    ]
+    options = [
+        inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option.type)
+        for option in fields(JobOptions)
+    ]
+    names = [parameter.name for parameter in (*options, *own[1:])]
+
+    @functools.wraps(method)
+    def call(*args: Any, **arguments: Any) -> Any:
+        for name in arguments:
+            if name not in names:
+                raise TypeError(
+                    f"{method.__name__}() got an unexpected keyword argument {name!r}; it takes {', '.join(names)}"
+                )
+        return method(*args, **arguments)
+
+    described: Any = call
+    described.__signature__ = signature.replace(parameters=[own[0], *options, *own[1:]])
+    texts = [f"`{option.name}`: {inspect.cleandoc(option.metadata['help'])}" for option in fields(JobOptions)]
+    described.__doc__ = "\n\n".join([inspect.cleandoc(method.__doc__ or ""), *texts])
+    return cast(Method, call)
+
+
+def to_options(arguments: OptionArguments) -> JobOptions:
     """The options that a user has given by name: `NO_OPTIONS` itself if none is set. Raises TypeError, ValueError."""
     options = JobOptions(**arguments)
     return NO_OPTIONS if options == NO_OPTIONS else options
+
+
+# --- the other side ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

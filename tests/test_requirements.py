@@ -1,13 +1,16 @@
 """The options of a job: one value that says what is wrong, compares, and comes back from the wire as it was."""
 
 import dataclasses
+import inspect
 import json
 import math
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cw
 from cw.errors import ProtocolError
 from cw.requirements import (
     MOST_SECONDS,
@@ -15,7 +18,10 @@ from cw.requirements import (
     NO_OPTIONS,
     OPTIONS_BYTES,
     JobOptions,
+    OptionArguments,
     WorkerCapacity,
+    takes_options,
+    to_options,
 )
 
 SECONDS = st.floats(min_value=1e-9, max_value=1e12)
@@ -87,6 +93,43 @@ def test_options_on_the_wire_have_a_bounded_size():
     assert JobOptions.from_wire(padded[:OPTIONS_BYTES]) == JobOptions(attempts=1)
     with pytest.raises(ProtocolError, match="options of 4097 bytes"):
         JobOptions.from_wire(padded[: OPTIONS_BYTES + 1])
+
+
+# --- the arguments of the methods `options` ---------------------------------------------------
+
+
+class Taker:
+    @takes_options
+    def options(self, *, key=None, **options):
+        """Take some.
+
+        Such as:
+        """
+        return key, to_options(options)
+
+
+def test_type_checkers_know_the_same_options():
+    assert list(get_type_hints(OptionArguments).items()) == list(get_type_hints(JobOptions).items())
+
+
+def test_options_are_arguments_of_the_methods_that_take_them():
+    names = [option.name for option in dataclasses.fields(JobOptions)]
+    assert list(inspect.signature(Taker.options).parameters) == ["self", *names, "key"]
+    assert list(inspect.signature(Taker().options).parameters) == [*names, "key"]
+    assert Taker().options(timeout=2, key="k") == ("k", JobOptions(timeout=2))
+    assert Taker().options() == (None, NO_OPTIONS) and to_options({"timeout": None}) is NO_OPTIONS
+    assert Taker.options.__doc__.startswith("Take some.\n\nSuch as:\n\n`attempts`: number of runners ")
+
+
+@pytest.mark.parametrize("method", [Taker().options, cw.ClientThread().options])
+def test_an_unknown_option_is_a_type_error_that_lists_the_right_ones(method):
+    with pytest.raises(TypeError) as raised:
+        method(timout=1)
+    names = ", ".join(inspect.signature(method).parameters)
+    assert str(raised.value) == f"options() got an unexpected keyword argument 'timout'; it takes {names}"
+
+
+# --- the other side ---------------------------------------------------------------------------
 
 
 def test_a_capacity_comes_back_from_the_wire_as_it_was():
