@@ -20,6 +20,7 @@ from cw.net.connection import Connection
 from cw.net.connector import dial
 from cw.net.loop import Loop
 from cw.payloads import serialize
+from cw.requirements import WorkerCapacity
 from cw.version import VERSION
 
 HEARTBEAT = 5.0
@@ -45,7 +46,7 @@ class Puppet:
                 version=VERSION,
                 host=os.uname().nodename,
                 pid=os.getpid(),
-                slots=1,
+                capacity=WorkerCapacity(1).to_wire(),
             )
         )
 

@@ -1,16 +1,21 @@
-"""What a user may ask for a job: one frozen value, which alone validates, compares, and goes to the wire and back.
+"""What a user may ask for a job, and what a worker offers: frozen values that alone validate, compare and travel.
 
-    options(timeout=60)  -->  JobOptions(timeout=60)  --to_wire()-->  {"timeout": 60.0}  --from_wire()-->  the same
+    options(timeout=60)  -->  JobOptions(timeout=60)  --to_wire()-->  b'{"timeout":60.0}'  --from_wire()-->  the same
 
-A new option is a field here, with its check, a parameter of the two `options` methods, and a line where it is acted on.
+A new option is a field of `JobOptions`, with its check and its help, and the same name in `OptionArguments`; then a
+line where it is acted on. All else follows: the arguments of the two `options` methods, and the way of a job's options
+to master, worker and runner, where they are an object that many jobs share (`cw.net.objects`).
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypedDict, TypeVar, cast
 
 from cw.errors import ProtocolError
 
@@ -19,6 +24,12 @@ TEXT = 200
 
 MOST_SECONDS = 1e9
 """The longest time limit of a job: 30 years. A longer one is cut to that."""
+
+OPTIONS_BYTES = 4096
+"""Most bytes of a job's options on the wire. Larger: more of the master's memory, as each open job may have its own."""
+
+MOST_SLOTS = 65535
+"""Most slots of one worker."""
 
 
 def to_seconds(name: str, value: Any) -> float:
@@ -54,22 +65,37 @@ def _keep(name: str, value: Any) -> str:
     return "keep"
 
 
-def _option(check: Callable[[str, Any], Any]) -> Any:
-    return field(default=None, metadata={"check": check})
+def _option(check: Callable[[str, Any], Any], text: str) -> Any:
+    return field(default=None, metadata={"check": check, "help": text})
 
 
 @dataclass(frozen=True)
 class JobOptions:
     """The options of a job; None is the default of each. Raises TypeError, ValueError, which say what is right."""
 
-    attempts: int | None = _option(_count)
-    """How many of its runners a job may take down before it is given up."""
-    timeout: float | None = _option(_duration)
-    """How long it may run (seconds)."""
-    min_time: float | None = _option(_duration)
-    """How long its worker must be there after its start (seconds)."""
-    on_limit: str | None = _option(_keep)
-    """'keep': what the job returns when its time is up is its result."""
+    attempts: int | None = _option(
+        _count,
+        """number of runners that a job may take down before it fails with WorkerLost (default 3). With 1 it is never
+        tried again once it may have started, whatever the reason.""",
+    )
+    timeout: float | None = _option(
+        _duration,
+        """seconds that a job may run, from its start (waiting does not count); for `map`, each chunk is a job. Then its
+        process and all processes that it has started get SIGINT (a KeyboardInterrupt in the job), a second later
+        SIGTERM, another second later SIGKILL; the job fails with JobTimeout and is not tried again.""",
+    )
+    min_time: float | None = _option(
+        _duration,
+        """seconds that a job needs. It does not start on a worker that will be taken away sooner, for example at the
+        end of a Slurm allocation.""",
+    )
+    on_limit: str | None = _option(
+        _keep,
+        """with "keep", the job catches KeyboardInterrupt and returns the best result that it has. The value that it
+        returns after that SIGINT, at its time limit or when its worker ends, is its result. Without this option that
+        value is dropped, and the job fails with JobTimeout or runs again elsewhere. An exception raised then is always
+        dropped.""",
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -77,17 +103,26 @@ class JobOptions:
             if value is not None:
                 object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
 
-    def to_wire(self) -> dict[str, Any]:
-        """The options that are set, by name."""
+    def to_wire(self) -> bytes:
+        """The payload of an object: JSON of the options that are set, by name."""
         values = ((option.name, getattr(self, option.name)) for option in fields(self))
-        return {name: value for name, value in values if value is not None}
+        return json.dumps(
+            {name: value for name, value in values if value is not None}, separators=(",", ":")
+        ).encode()
 
     @classmethod
-    def from_wire(cls, options: dict[str, Any]) -> JobOptions:
-        """The options that a message names. Raises ProtocolError."""
-        known = {option.name for option in fields(cls)}
+    def from_wire(cls, payload: Any) -> JobOptions:
+        """The options in this payload. Raises ProtocolError."""
+        if len(payload) > OPTIONS_BYTES:
+            raise ProtocolError(f"options of {len(payload)} bytes: more than {OPTIONS_BYTES}")
+        try:
+            options = json.loads(bytes(payload))
+        except (ValueError, RecursionError) as error:
+            raise ProtocolError(f"options that are not JSON: {str(error)[:TEXT]}") from None
+        if not isinstance(options, dict):
+            raise ProtocolError(f"options that are no object of JSON: {str(options)[:TEXT]}")
         for name, value in options.items():
-            if name not in known or value is None:
+            if name not in _NAMES or value is None:
                 raise ProtocolError(f"an option {name[:TEXT]!r} of {str(value)[:TEXT]!r}")
         try:
             return cls(**options)
@@ -95,4 +130,80 @@ class JobOptions:
             raise ProtocolError(f"an option that is none: {str(error)[:TEXT]}") from None
 
 
+class OptionArguments(TypedDict, total=False):
+    """The fields of `JobOptions` once more, as the arguments that type checkers know."""
+
+    attempts: int | None
+    timeout: float | None
+    min_time: float | None
+    on_limit: str | None
+
+
+_NAMES = [option.name for option in fields(JobOptions)]
+
 NO_OPTIONS = JobOptions()
+
+
+# --- the arguments of the methods `options` ---------------------------------------------------
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def takes_options(method: Method) -> Method:
+    """Give a method with `**options: Unpack[OptionArguments]` each option as an argument of its own: in the signature
+    and the text that help() shows, and in what it says of an unknown one."""
+    signature = inspect.signature(method)
+    own = [
+        parameter for parameter in signature.parameters.values() if parameter.kind != parameter.VAR_KEYWORD
+    ]
+    options = [
+        inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option.type)
+        for option in fields(JobOptions)
+    ]
+    names = [parameter.name for parameter in (*options, *own[1:])]
+
+    @functools.wraps(method)
+    def call(*args: Any, **arguments: Any) -> Any:
+        for name in arguments:
+            if name not in names:
+                raise TypeError(
+                    f"{method.__name__}() got an unexpected keyword argument {name!r}; it takes {', '.join(names)}"
+                )
+        return method(*args, **arguments)
+
+    described: Any = call
+    described.__signature__ = signature.replace(parameters=[own[0], *options, *own[1:]])
+    texts = [f"`{option.name}`: {inspect.cleandoc(option.metadata['help'])}" for option in fields(JobOptions)]
+    described.__doc__ = "\n\n".join([inspect.cleandoc(method.__doc__ or ""), *texts])
+    return cast(Method, call)
+
+
+def to_options(arguments: OptionArguments) -> JobOptions:
+    """The options that a user has given by name: `NO_OPTIONS` itself if none is set. Raises TypeError, ValueError."""
+    options = JobOptions(**arguments)
+    return NO_OPTIONS if options == NO_OPTIONS else options
+
+
+# --- the other side ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WorkerCapacity:
+    """What a worker offers, one number for each dimension."""
+
+    slots: int
+    """Jobs that it runs at a time."""
+
+    def to_wire(self) -> dict[str, int]:
+        """The dimensions by name."""
+        return {"slots": self.slots}
+
+    @classmethod
+    def from_wire(cls, offer: object) -> WorkerCapacity:
+        """The capacity that a Hello names. Raises ProtocolError."""
+        if not isinstance(offer, dict) or offer.keys() != {"slots"}:
+            raise ProtocolError(f"it offers {str(offer)[:TEXT]}, which is no capacity")
+        slots = offer["slots"]
+        if type(slots) is not int or not 0 < slots <= MOST_SLOTS:
+            raise ProtocolError(f"it offers {str(slots)[:TEXT]} slots")
+        return cls(slots)

@@ -11,7 +11,8 @@ When a seed differs, print it here and at a commit that agrees with the record, 
     (cd /tmp/before && PYTHONPATH=. python tests/message_digests.py print 17 worker-master) > before.txt
 
 Canonical text says who sends what to whom, with the names that classes and fields had when it was recorded: the tables
-below translate today's names. It leaves out what depends on the machine, the versions, the wording and the payloads.
+below translate today's names, and former_messages.py what is more than names. It leaves out what depends on the
+machine, the versions, the wording and the payloads.
 """
 
 import hashlib
@@ -19,6 +20,8 @@ import sys
 from pathlib import Path
 from random import Random
 
+import former_messages
+from former_messages import Former
 from simulation import Simulation
 from test_simulation import GENTLE, ROUGH, Scenario
 
@@ -119,9 +122,14 @@ class Texts:
 
     def __init__(self):
         self._names = {}  # of processes, by ident and by session
+        self._former = Former()
         self.lines = []
 
     def add(self, sender, receiver, message):
+        for former in self._former.of(sender, receiver, message):
+            self._add(sender, receiver, former)
+
+    def _add(self, sender, receiver, message):
         cls = type(message).__name__
         if cls in NEW_MESSAGES:
             return
@@ -178,9 +186,12 @@ def run(seed):
     scenario = Short(seed)
     texts = Texts()
     scenario.sim.on_sent = texts.add
-    scenario.sim.rides = lambda message: type(message).__name__ in NEW_MESSAGES
+    scenario.sim.rides = lambda message: (
+        type(message).__name__ in NEW_MESSAGES or former_messages.rides(message)
+    )
     scenario.sim.is_followed = lambda message: type(message).__name__ in GONE_MESSAGES
-    scenario.run()
+    with former_messages.installed():
+        scenario.run()
     return scenario, texts
 
 

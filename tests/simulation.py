@@ -35,9 +35,9 @@ from cw.errors import ProtocolError
 from cw.net import messages as m
 from cw.net import wire
 from cw.net.batches import split, without
-from cw.net.objects import ObjectCache
+from cw.net.objects import ObjectCache, named_by
 from cw.payloads import serialize
-from cw.requirements import JobOptions
+from cw.requirements import to_options
 from cw.worker.jobs import Job
 
 ADDRESS = "master", 5494
@@ -297,12 +297,12 @@ class SimRunners:
 
     def send_jobs(self, runner, jobs):
         found = self.runners[runner.key]
-        messages = found.cache.prepare([job.function for job in jobs])
+        messages = found.cache.prepare(named_by(jobs))
         run = m.Run(
             [job.dispatch for job in jobs],
             [job.function.number for job in jobs],
+            [0 if job.options_object is None else job.options_object.number for job in jobs],
             [job.attempt for job in jobs],
-            [job.timeout for job in jobs],
             [job.number for job in jobs],
             [job.payload for job in jobs],
         )
@@ -399,6 +399,7 @@ class SimRunner:
                     self.tokens -= 1
                     needs = self.objects[job.function.number]
                     assert all(need in self.objects for need in needs)
+                    assert job.options_object is None or job.options_object.number in self.objects
                     assert job.function.runs_in in needs and self.runner.context[1] in needs
                     self.current = job
                     self.sim.on_start(self, job)
@@ -476,7 +477,7 @@ class Client:
         session._loop.call_soon_threadsafe(exchange.link.connect)
 
     def submit(self, seconds, *, deaths=0, attempts=None):
-        options = self.session.calls.options.number_of(JobOptions(attempts=attempts or None))
+        options = to_options({"attempts": attempts or None})
         number = self.session.submit(_job, (len(self.numbers) + 1, seconds, deaths), {}, None, options)
         assert number == len(self.numbers) + 1
         self.numbers.append(number)

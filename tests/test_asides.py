@@ -7,6 +7,7 @@ from cw.master.jobs import Assign, Deliver, GiveUp, SendToWorker, SetAside, Tell
 from cw.net import messages as m
 from cw.net.messages import NOT_ENTERED
 from cw.net.objects import Object
+from cw.requirements import WorkerCapacity
 
 REASON = "ModuleNotFoundError: No module named 'absent'"
 
@@ -72,7 +73,7 @@ def test_what_was_sent_ahead_of_the_session_is_taken_back():
     d = dispatcher("s", bad=1)
     submitted = jobs(1, 2, 3, f=known(1e-3))
     d.on_submitted("s", submitted)
-    d.on_worker_joined("good", 1, PY)
+    d.on_worker_joined("good", WorkerCapacity(1), PY)
     actions = not_entered(d, "bad", submitted[0])
     assert SendToWorker("bad", m.TakeBack([2, 3])) in actions
     assert assigned(actions) == [("good", [1])]
@@ -116,8 +117,8 @@ def test_another_function_is_no_proof_for_a_module_but_it_is_for_the_directory()
         d.on_submitted("s", jobs(9, f=Object(9)))
         result(d, "good", 1)
         d.on_submitted("s", jobs(8, f=Object(8)))  # keeps the good one busy
-        d.on_worker_joined("v", 1, PY)
-        d.on_worker_joined("w", 1, PY)
+        d.on_worker_joined("v", WorkerCapacity(1), PY)
+        d.on_worker_joined("w", WorkerCapacity(1), PY)
         first, second = submitted = jobs(1, 2)
         d.on_submitted("s", submitted)
         d.on_cancelled("s", [8])  # else it might be about to prove it
@@ -238,7 +239,7 @@ def test_a_job_whose_attempts_are_one_goes_elsewhere_too_since_it_was_not_entere
     (job,) = jobs(1, attempts=1)
     d.on_submitted("s", [job])
     d.on_started("bad", [job.dispatch])
-    d.on_worker_joined("good", 1, PY)
+    d.on_worker_joined("good", WorkerCapacity(1), PY)
     assert assigned(not_entered(d, "bad", job)) == [("good", [1])]
     assert delivered(result(d, "good", job.dispatch)) == [("s", [1])]
 
@@ -247,7 +248,7 @@ def test_a_job_is_not_kept_for_a_machine_that_has_not_the_time_it_needs():
     d = dispatcher("s", bad=1)
     (job,) = jobs(1, min_time=100)
     d.on_submitted("s", [job])
-    d.on_worker_joined("short", 1, PY, left=10)
+    d.on_worker_joined("short", WorkerCapacity(1), PY, left=10)
     assert errors(not_entered(d, "bad", job)) == [1]
 
 

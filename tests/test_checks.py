@@ -1,5 +1,6 @@
 """What a faulty peer may not say. No socket."""
 
+import json
 import logging
 import math
 
@@ -20,7 +21,8 @@ IDENT = "0123456789abcdef" * 2
 def hello(role="client", **changes):
     values = dict.fromkeys(m.Hello._fields, 0) | {
         "role": role, "ident": IDENT, "secret": IDENT * (role == "client"), "protocol": m.PROTOCOL,
-        "python": [3, 11], "version": "9.9", "host": "node7", "pid": 7, "slots": int(role == "worker"),
+        "python": [3, 11], "version": "9.9", "host": "node7", "pid": 7,
+        "capacity": {"slots": 1} if role == "worker" else {},
     }  # fmt: skip
     return m.Hello(**values | changes)
 
@@ -42,12 +44,18 @@ def test_a_sound_hello_is_welcome(role):
         {"python": [3, 10**9]}, {"python": [-3, 11]}, {"python": [True, False]}, {"python": [3, None]},
         {"host": "a\nb"}, {"host": "\ud800"}, {"host": "x" * 2000},
         {"version": "\x1b[2J"},
-        {"role": "worker", "slots": 0}, {"role": "worker", "slots": -1}, {"role": "worker", "slots": 10**9},
+        {"role": "worker", "capacity": {"slots": 0}}, {"role": "worker", "capacity": {"slots": -1}},
+        {"role": "worker", "capacity": {"slots": 10**9}}, {"role": "worker", "capacity": {}},
+        {"role": "worker", "capacity": {"slots": 1, "\ud800": 2}}, {"role": "worker", "capacity": 2},
     ],
 )  # fmt: skip
 def test_any_other_is_refused_with_a_sentence(changes):
     reason = checks.reason_to_refuse(hello(**changes))
     assert reason and reason.isprintable()
+
+
+def test_who_speaks_another_protocol_reads_that_whatever_it_offers_in_its_way():
+    assert "(protocol 2)" in checks.reason_to_refuse(hello("worker", protocol=2, capacity=4))
 
 
 # --- clients ----------------------------------------------------------------------------------
@@ -98,9 +106,9 @@ def client():
 
 
 def test_a_sound_client_may_work(client):
-    client.say(m.OptionSets(0, 1, {"attempts": 5, "timeout": 1.5, "min_time": 60}))
+    client.send(9, b'{"attempts":5,"timeout":1.5,"min_time":60}', m.OPTIONS)
     client.submit(1, 2, 3)
-    client.submit(4, options=1)
+    client.submit(4, options=9)
     client.open.clear()
     client.submit(5, 6, 7, 8, 9, 10, 11)
     client.say(m.Forget([0], [1]))
@@ -136,8 +144,8 @@ def test_what_an_object_needs_was_sent_before_it(client):
     client.say(m.Forget([0], [5]))
     with pytest.raises(ProtocolError, match="object 8 needs object 5"):
         client.send(8, kind=m.VALUE, needs=(5,))
-    with pytest.raises(ProtocolError, match="kind 3"):
-        client.send(8, kind=3)
+    with pytest.raises(ProtocolError, match="kind 4"):
+        client.send(8, kind=m.OPTIONS + 1)
 
 
 def test_a_number_is_open_once(client):
@@ -243,28 +251,30 @@ def test_objects_are_bounded(client, monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{"attempts": 0}, {"attempts": "3"}, {"attempts": True}, {"attempts": 1.5}, {"attempts": None}, {"x" * 5000: 1},
+    [{"attempts": 0}, {"attempts": "3"}, {"attempts": True}, {"attempts": 1.5}, {"attempts": None}, {"x" * 2000: 1},
      {"attempts": [[]]}, {"\ud800": 1}, {"timeout": 0}, {"timeout": -1.0}, {"timeout": True}, {"timeout": "1"},
-     {"timeout": math.nan}, {"timeout": math.inf}],
+     {"timeout": math.nan}, {"timeout": math.inf}, {"x": "y" * 5000}, [], 7],
 )  # fmt: skip
 def test_options_are_what_we_know_and_hold_what_they_may(client, options):
-    with pytest.raises(ProtocolError, match="an option"):
-        client.say(m.OptionSets(0, 1, options))
+    with pytest.raises(ProtocolError, match="option"):
+        client.send(9, json.dumps(options).encode(), m.OPTIONS)
 
 
-@pytest.mark.parametrize("number", [0, -1, 2**32, 1])
-def test_options_have_numbers_of_their_own(client, number):
-    client.say(m.OptionSets(0, 1, {}))
-    with pytest.raises(ProtocolError, match="options"):
-        client.say(m.OptionSets(0, number, {}))
+@pytest.mark.parametrize("payload", [b"", b"{", b"\xff", b"[" * 4000])
+def test_options_are_json(client, payload):
+    with pytest.raises(ProtocolError, match="options that are not JSON"):
+        client.send(9, payload, m.OPTIONS)
 
 
-def test_options_are_bounded(client, monkeypatch):
-    monkeypatch.setattr(checks, "OPTION_SETS", 3)
-    for number in (1, 2, 3):
-        client.say(m.OptionSets(0, number, {}))
-    with pytest.raises(ProtocolError, match="too many"):
-        client.say(m.OptionSets(0, 4, {}))
+def test_options_need_nothing_and_are_no_function(client):
+    with pytest.raises(ProtocolError, match="options 9 with 1 needs"):
+        client.send(9, b"{}", m.OPTIONS, needs=(1,))
+    client.send(9, b"{}", m.OPTIONS)
+    with pytest.raises(ProtocolError, match="function that was not sent"):
+        client.submit(1, function=9)
+    for number in 1, 100, 7:  # a function, an environment, nothing
+        with pytest.raises(ProtocolError, match="options that were not sent"):
+            client.submit(1, options=number)
 
 
 @pytest.mark.parametrize("reason", ["a\nb", "x" * 2000, "\ud800"])

@@ -253,13 +253,13 @@ def test_results_are_acknowledged_when_they_are_many_or_when_it_is_time():
     assert jobs.acknowledge() == 1
 
 
-def test_the_functions_of_outstanding_jobs_are_known():
+def test_the_objects_that_outstanding_jobs_name_are_known():
     jobs = Jobs()
-    for function in (3, 5, 3):
-        jobs.add(function, 0, b"", None)
-    assert jobs.functions() == {3, 5}
+    for function, options in ((3, 0), (5, 7), (3, 8)):
+        jobs.add(function, options, b"", None)
+    assert jobs.objects() == {3, 5, 7, 8}
     jobs.take(2)
-    assert jobs.functions() == {3}
+    assert jobs.objects() == {3, 8}
 
 
 def test_a_forked_child_has_no_jobs():

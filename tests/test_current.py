@@ -153,6 +153,12 @@ def test_the_time_left_is_that_of_its_own_limit(executor):
     assert 90 < executor.options(timeout=100).submit(time_left).result(LIMIT) <= 100
 
 
+def test_each_job_has_the_time_of_its_own_options(executor):
+    futures = [executor.options(timeout=1000 * n).submit(time_left) for n in (*range(1, 40), 3, 2, 1)]
+    left = [future.result(LIMIT) for future in futures]
+    assert [round(seconds, -3) for seconds in left] == [1000 * n for n in (*range(1, 40), 3, 2, 1)]
+
+
 def test_the_time_left_ends_with_the_workers():
     with Master() as master, Worker(master.address, "--lifetime", "1000", "--grace", "50"):
         with cw.ClusterExecutor(master.address) as executor:
@@ -162,7 +168,7 @@ def test_the_time_left_ends_with_the_workers():
 
 def test_no_time_is_left_when_the_end_has_passed(monkeypatch):
     current.begin_runner(str)
-    monkeypatch.setattr(current, "running", (1, 1, 1, 0.0, 1, bytes(8)))
+    monkeypatch.setattr(current, "running", (1, 1, 0, 1, 1, bytes(8)))
     monkeypatch.setattr(current, "slot", m.Slot(0, 1, time.monotonic() - 1))
     assert cw.current_job().time_left() == 0.0
 

@@ -6,16 +6,18 @@ from itertools import count
 from random import Random
 
 import pytest
+from asked import asked
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cw.master.dispatch import LOSSES, Dispatcher
+from cw.master.dispatch import Dispatcher
 from cw.master.jobs import (
     AHEAD_BYTES,
     AHEAD_JOBS,
     AHEAD_SECONDS,
     DEATHS,
+    LOSSES,
     Assign,
     Deliver,
     GiveUp,
@@ -29,7 +31,7 @@ from cw.master.scheduler import AVOID_TICKS, RECALL_BACKOFF_TICKS, TURN_JOBS
 from cw.master.state import LOOK_PAST
 from cw.net import messages as m
 from cw.net.objects import Object as Function
-from cw.requirements import JobOptions
+from cw.requirements import WorkerCapacity
 
 PY = (3, 11)
 OTHER_PY = (3, 12)
@@ -43,13 +45,13 @@ def dispatcher(*sessions, **workers):
     for key in sessions:
         d.on_session_opened(key, PY)
     for key, slots in workers.items():
-        assert d.on_worker_joined(key, slots, PY) == []
+        assert d.on_worker_joined(key, WorkerCapacity(slots), PY) == []
     return d
 
 
 def jobs(*numbers, f=None, **options):
     f = f or Function(1)
-    return [Job(number, f, JobOptions(**options) if options else None, b"payload") for number in numbers]
+    return [Job(number, f, asked(**options), b"payload") for number in numbers]
 
 
 def known(seconds):
@@ -104,7 +106,7 @@ def test_a_job_goes_to_an_idle_slot_at_once_and_its_result_to_its_client():
 def test_a_job_waits_for_a_worker_and_a_worker_for_a_job():
     d = dispatcher("s")
     assert d.on_submitted("s", jobs(1, 2, 3)) == []
-    assert assigned(d.on_worker_joined("w", 2, PY)) == [("w", [1, 2])]
+    assert assigned(d.on_worker_joined("w", WorkerCapacity(2), PY)) == [("w", [1, 2])]
     assert assigned(result(d, "w", 1)) == [("w", [3])]
 
 
@@ -240,8 +242,8 @@ def test_sessions_with_equal_jobs_get_equal_shares():
 def test_sessions_of_another_python_do_not_change_whose_turn_it_is():
     d = dispatcher("a", "b")
     d.on_session_opened("other", OTHER_PY)
-    d.on_worker_joined("w", 1, PY)
-    d.on_worker_joined("x", 1, OTHER_PY)
+    d.on_worker_joined("w", WorkerCapacity(1), PY)
+    d.on_worker_joined("x", WorkerCapacity(1), OTHER_PY)
     holding, shares = {}, {"a": 0, "b": 0, "other": 0}
     for key in shares:
         take(holding, d.on_submitted(key, jobs(*range(100))))
@@ -254,11 +256,11 @@ def test_sessions_of_another_python_do_not_change_whose_turn_it_is():
 
 def test_a_worker_of_another_python_is_not_given_the_job():
     d = dispatcher("s")
-    d.on_worker_joined("x", 4, OTHER_PY)
+    d.on_worker_joined("x", WorkerCapacity(4), OTHER_PY)
     assert d.on_submitted("s", jobs(1)) == []
     assert not d.wants_tick()
     assert (d.state.slots(), d.state.slots(PY), d.state.slots(OTHER_PY)) == (4, 0, 4)
-    assert assigned(d.on_worker_joined("w", 1, PY)) == [("w", [1])]
+    assert assigned(d.on_worker_joined("w", WorkerCapacity(1), PY)) == [("w", [1])]
 
 
 def test_a_session_of_which_all_is_cancelled_does_not_hide_the_next():
@@ -268,7 +270,7 @@ def test_a_session_of_which_all_is_cancelled_does_not_hide_the_next():
     d.on_submitted("b", jobs(1))
     d.on_cancelled("a", [1, 2])
     d.check_invariants()
-    assert [a.jobs[0].session.key for a in d.on_worker_joined("w", 1, PY)] == ["b"]
+    assert [a.jobs[0].session.key for a in d.on_worker_joined("w", WorkerCapacity(1), PY)] == ["b"]
 
 
 def test_a_cancelled_job_before_anothers_does_not_hide_it():
@@ -392,10 +394,10 @@ def test_a_worker_that_leaves_costs_nothing_and_one_that_is_lost_a_loss():
     job = d.state.open_jobs("s")[1]
     assert (job.deaths, job.losses, job.notes) == (0, 0, ())
     for n in range(1, LOSSES):
-        d.on_worker_joined(n, 1, PY)
+        d.on_worker_joined(n, WorkerCapacity(1), PY)
         assert uncharged(d.on_worker_lost(n, LOST)) == []
         assert (job.deaths, job.losses) == (0, n)
-    d.on_worker_joined("last", 1, PY)
+    d.on_worker_joined("last", WorkerCapacity(1), PY)
     (given_up,) = d.on_worker_lost("last", LOST)
     assert (given_up.number, given_up.notes) == (1, (LOST,) * LOSSES)
 
@@ -426,10 +428,10 @@ def test_a_loss_is_taken_back_when_it_was_no_jobs_fault():
 
 def test_a_job_starts_where_there_is_time_enough_for_it():
     d = dispatcher("s")
-    d.on_worker_joined("short", 1, PY, left=50)
+    d.on_worker_joined("short", WorkerCapacity(1), PY, left=50)
     assert assigned(d.on_submitted("s", jobs(1, min_time=60))) == []
     d.check_invariants()
-    assert assigned(d.on_worker_joined("long", 1, PY, left=60)) == [("long", [1])]
+    assert assigned(d.on_worker_joined("long", WorkerCapacity(1), PY, left=60)) == [("long", [1])]
 
 
 def test_it_is_known_that_nobody_has_the_time():
@@ -438,7 +440,7 @@ def test_it_is_known_that_nobody_has_the_time():
     assert d.state.obstacle("s") is None
     d.on_time_left("w", 59)
     assert d.state.obstacle("s").seconds == 60
-    d.on_worker_joined("fresh", 1, PY)
+    d.on_worker_joined("fresh", WorkerCapacity(1), PY)
     assert d.state.obstacle("s") is None
 
 
@@ -448,15 +450,15 @@ def test_time_runs_out():
     assert assigned(d.on_submitted("s", jobs(1, 2, min_time=60))) == [("w", [1])]
     d.on_time_left("w", 59)
     assert assigned(result(d, "w", 1)) == []
-    assert assigned(d.on_worker_joined("fresh", 1, PY)) == [("fresh", [2])]
+    assert assigned(d.on_worker_joined("fresh", WorkerCapacity(1), PY)) == [("fresh", [2])]
 
 
 def test_what_has_the_time_goes_past_what_has_not():
     d = dispatcher("s")
-    d.on_worker_joined("w", 1, PY, left=50)
+    d.on_worker_joined("w", WorkerCapacity(1), PY, left=50)
     d.on_submitted("s", jobs(1, 2, 3, min_time=60))
     assert assigned(d.on_submitted("s", jobs(4))) == [("w", [4])]
-    assert assigned(d.on_worker_joined("fresh", 4, PY)) == [("fresh", [1, 2, 3])]
+    assert assigned(d.on_worker_joined("fresh", WorkerCapacity(4), PY)) == [("fresh", [1, 2, 3])]
 
 
 def test_what_needs_time_is_not_sent_ahead():
@@ -467,10 +469,13 @@ def test_what_needs_time_is_not_sent_ahead():
 
 def test_a_long_row_of_jobs_without_time_is_not_looked_through_each_time():
     d = dispatcher("s")
-    d.on_worker_joined("w", 1, PY, left=50)
+    d.on_worker_joined("w", WorkerCapacity(1), PY, left=50)
     d.on_submitted("s", jobs(*range(1, LOOK_PAST + 1), min_time=60))
     assert assigned(d.on_submitted("s", jobs(1000))) == []  # it is too far behind
-    assert sum(len(n) for _, n in assigned(d.on_worker_joined("fresh", 200, PY))) == LOOK_PAST + 1
+    assert (
+        sum(len(n) for _, n in assigned(d.on_worker_joined("fresh", WorkerCapacity(200), PY)))
+        == LOOK_PAST + 1
+    )
 
 
 def test_a_runners_death_is_charged_to_the_job_that_it_ran_and_to_no_other():
@@ -566,7 +571,7 @@ def test_work_that_waits_behind_a_long_job_is_recalled_for_an_idle_worker():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(*range(1, 8), f=known(1e-3)))
     assert not d.wants_tick()
-    d.on_worker_joined("x", 1, PY)
+    d.on_worker_joined("x", WorkerCapacity(1), PY)
     assert ticks(d, 2) == [SendToWorker("w", m.Recall(6))]
     assert ticks(d, 100) == []  # until it is answered
     assert d.state.held("x") == 0  # and nothing of it goes elsewhere
@@ -579,7 +584,7 @@ def test_nothing_goes_ahead_to_a_stuck_worker_until_it_answers(seconds):
     d = dispatcher("s", w=1)
     f = known(seconds)
     d.on_submitted("s", jobs(*range(1, 8), f=f))
-    d.on_worker_joined("x", 1, PY)
+    d.on_worker_joined("x", WorkerCapacity(1), PY)
     assert ticks(d, 1) == [SendToWorker("w", m.Recall(6))]
     assert assigned(d.on_recalled("w", [7, 6, 5, 4, 3])) == [("x", [3, 4, 5, 6, 7])]
     d.on_submitted("s", jobs(*range(10, 5000), f=f))
@@ -596,7 +601,7 @@ def test_nothing_goes_ahead_to_a_stuck_worker_until_it_answers(seconds):
 def test_a_worker_that_keeps_up_is_left_alone():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(*range(1, 101), f=known(1e-4)))
-    d.on_worker_joined("x", 1, PY)
+    d.on_worker_joined("x", WorkerCapacity(1), PY)
     result(d, "w", *range(1, 35), seconds=1e-4)
     assert ticks(d, 1) == []
 
@@ -605,7 +610,7 @@ def test_one_result_now_and_then_does_not_hide_how_much_waits():
     # 32 slots that turned out to take a second a job: there is a result in each tick or two, and hours of work.
     d = dispatcher("s", w=32)
     d.on_submitted("s", jobs(*range(1, 641), f=known(1e-3)))
-    d.on_worker_joined("x", 32, PY)
+    d.on_worker_joined("x", WorkerCapacity(32), PY)
     held = d.state.held("w")
     assert held > 600
     recalls = []
@@ -618,7 +623,7 @@ def test_one_result_now_and_then_does_not_hide_how_much_waits():
 def test_a_worker_that_had_nothing_to_give_back_is_asked_again():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(*range(1, 8), f=known(1e-3)))
-    d.on_worker_joined("x", 1, PY)
+    d.on_worker_joined("x", WorkerCapacity(1), PY)
     assert ticks(d, 1) == [SendToWorker("w", m.Recall(6))]
     assert d.on_recalled("w", []) == []
     assert ticks(d, RECALL_BACKOFF_TICKS) == []
@@ -628,14 +633,14 @@ def test_a_worker_that_had_nothing_to_give_back_is_asked_again():
 def test_nothing_is_recalled_while_nobody_idles_or_for_another_python():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(*range(1, 8), f=known(1e-3)))
-    d.on_worker_joined("x", 1, OTHER_PY)
+    d.on_worker_joined("x", WorkerCapacity(1), OTHER_PY)
     assert not d.wants_tick() and d.on_tick() == []
 
 
 def test_recalled_jobs_go_before_what_came_after_them():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(1, 2, 3, f=known(1e-3)))
-    d.on_worker_joined("x", 1, PY)
+    d.on_worker_joined("x", WorkerCapacity(1), PY)
     assert ticks(d, 1) == [SendToWorker("w", m.Recall(2))]
     assert assigned(d.on_submitted("s", jobs(4, 5))) == [("x", [4])]
     assert assigned(d.on_recalled("w", [3, 2])) == []
@@ -649,7 +654,7 @@ def test_a_worker_that_cannot_start_runners_gets_no_jobs_that_need_one():
     assert d.on_submitted("b", jobs(1)) == []
     assert assigned(d.on_submitted("a", jobs(1, 2))) == [("w", [1])]
     d.check_invariants()
-    assert assigned(d.on_worker_joined("v", 1, PY)) == [("v", [1])]  # b's
+    assert assigned(d.on_worker_joined("v", WorkerCapacity(1), PY)) == [("v", [1])]  # b's
     assert assigned(d.on_worker_usable("w", 2, [])) == [("w", [2])]
     assert d.state.can_run("b")
     d.check_invariants()
@@ -890,7 +895,7 @@ class Events:
     def join(self, slots, python, left=math.inf):
         key = f"w{next(self.keys)}"
         self.model[key] = ModelWorker(key, slots, python, left)
-        self.perform(self.d.on_worker_joined(key, slots, python, left=left))
+        self.perform(self.d.on_worker_joined(key, WorkerCapacity(slots), python, left=left))
 
     def open(self, python):
         key = f"s{next(self.keys)}"
@@ -983,8 +988,7 @@ class Events:
                 self.disturbed.add(session)  # what has the time goes before what has not
             for number in [next(self.numbers) for _ in range(random.randint(1, 12))]:
                 given = {"attempts": attempts, "min_time": min_time}
-                asked = {name: value for name, value in given.items() if value}
-                options = JobOptions(**asked) if asked else None
+                options = asked(**{name: value for name, value in given.items() if value})
                 if min_time:
                     self.min_time[session, number] = min_time
                 new.append(Job(number, function, options, memoryview(_PAYLOAD)[:size]))

@@ -35,7 +35,7 @@ def worker():
 def give(worker, *dispatches, seconds=1e-3):
     function = Object(1, b"")
     function.estimate.seconds = seconds
-    jobs = [Job(dispatch, 1, dispatch, function, 0, 1, b"payload") for dispatch in dispatches]
+    jobs = [Job(dispatch, 1, dispatch, function, None, 1, b"payload") for dispatch in dispatches]
     worker.execution.perform(worker.slots.on_jobs(jobs, execution.time.monotonic()))
     return [runner for runner in worker.slots.pool.runners.values() if runner.sent]
 

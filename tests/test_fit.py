@@ -1,11 +1,12 @@
 """The one question that holds all that a job demands of a worker."""
 
 import pytest
+from asked import asked
 
 from cw.master.fit import LATER, NEVER, NOW, fit
 from cw.master.jobs import Aside, Job, Pool, Session, Setbacks, Shape, Worker
 from cw.net.objects import Object
-from cw.requirements import JobOptions
+from cw.requirements import WorkerCapacity
 
 
 class Case:
@@ -15,8 +16,8 @@ class Case:
         self.pool = Pool(Shape((3, 11)))
         self.pool.workers = 2
         self.session = Session(7, self.pool)
-        self.worker = Worker("w", 1, self.pool)
-        self.job = Job(1, Object(1), JobOptions(min_time=60.0), b"")
+        self.worker = Worker("w", WorkerCapacity(1), self.pool)
+        self.job = Job(1, Object(1), asked(min_time=60.0), b"")
         self.job.session = self.session
 
     def other_python(self):
@@ -45,7 +46,8 @@ class Case:
         self.worker.is_away = True
 
     def it_has_another_slot(self):
-        self.worker.offered = self.worker.slots = 2
+        self.worker.capacity = WorkerCapacity(2)
+        self.worker.slots = 2
         self.job.avoid = self.worker, 0
 
     def it_is_the_only_worker(self):
@@ -53,11 +55,11 @@ class Case:
         self.job.avoid = self.worker, 0
 
     def another_killed_it(self):
-        self.job.avoid = Worker("v", 1, self.pool), 0
+        self.job.avoid = Worker("v", WorkerCapacity(1), self.pool), 0
 
     def others_have_setbacks(self):
         self.session.setbacks = Setbacks()
-        self.session.setbacks.aside[Worker("v", 1, self.pool)] = Aside((None, ""))
+        self.session.setbacks.aside[Worker("v", WorkerCapacity(1), self.pool)] = Aside((None, ""))
 
     def all_is_well(self):
         self.worker.left = 60.0

@@ -66,6 +66,7 @@ _VALUES = {
     float: st.floats(),
     list: st.lists(_plain, max_size=3),
     dict: st.dictionaries(_known_keys | st.text(max_size=5), st.one_of(_small, _plain), max_size=4),
+    object: st.one_of(st.dictionaries(st.sampled_from(["slots", "x"]), _small, max_size=2), _plain),
 }
 
 
@@ -190,14 +191,14 @@ class Peer:
         values = {
             "role": role, "ident": self.ident, "secret": self.secret if role == "client" else "",
             "protocol": m.PROTOCOL, "python": [3, 11], "version": "9", "host": "here", "pid": 7,
-            "slots": 2 * (role == "worker"), "handed": handed,
+            "capacity": {"slots": 2} if role == "worker" else {}, "handed": handed,
         }  # fmt: skip
         self.send(m.Hello(**values))
         if role == "client":
             kinds, needs = [m.ENVIRONMENT, m.FUNCTION, m.VALUE, m.FUNCTION], [(), (3,), (), (4, 3)]
             self.send(m.Objects([0] * 4, [3, 1, 4, 2], kinds, needs, [b"environment", b"f", b"value", b"g"]))
-            self.send(m.OptionSets(0, 1, {"attempts": 2}))
-            self.send(m.OptionSets(0, 2, {"attempts": 1}))
+            sets = [b'{"attempts":2}', b'{"attempts":1}']
+            self.send(m.Objects([0] * 2, [5, 6], [m.OPTIONS] * 2, [(), ()], sets))
 
     def write(self, data):
         """What the master does not take is not sent."""
@@ -337,13 +338,14 @@ class World:
 
 _index = st.integers(0, 3)
 _number = st.integers(1, 6)
+_options = st.sampled_from([0, 5, 6])
 _count = st.one_of(_small, st.sampled_from([-1, 10**6, 2**70]))
 _status = st.sampled_from([0, 0, 0, 1, 7])
 _seconds = st.sampled_from([0.001, 0.001, 0.5, 3.0, float("nan"), float("inf"), -1.0])
 _holdings = st.lists(st.tuples(st.integers(0, 30), _index, _number, st.integers(0, 3)), max_size=3)
 _client_step = st.one_of(
-    st.tuples(st.just("submit next"), st.integers(1, 4), st.integers(0, 2)),
-    st.tuples(st.just("submit"), st.lists(_number, max_size=3), st.integers(1, 2), st.integers(0, 2)),
+    st.tuples(st.just("submit next"), st.integers(1, 4), _options),
+    st.tuples(st.just("submit"), st.lists(_number, max_size=3), st.integers(1, 2), _options),
     st.tuples(st.just("cancel"), st.lists(_number, max_size=3)),
     st.tuples(st.just("charge"), _number, _count, _count),
     st.tuples(st.just("come back"), st.one_of(st.just(None), _small, st.just(2**63))),

@@ -10,8 +10,8 @@ from cw.worker.jobs import AVOID_SECONDS, HeldJobs, Job
 FUNCTION = Object(1, b"")
 
 
-def job(dispatch, session=1, avoid=0):
-    return Job(dispatch, session, dispatch, FUNCTION, avoid, 1, b"payload")
+def job(dispatch, session=1):
+    return Job(dispatch, session, dispatch, FUNCTION, None, 1, b"payload")
 
 
 def test_what_is_stopped_or_withdrawn_while_it_waits_is_returned_and_what_is_not_here_has_ended():
@@ -54,12 +54,26 @@ def test_a_closed_session_is_forgotten_when_its_runners_are_gone():
 
 def test_a_job_avoids_a_slot_for_a_while():
     held = HeldJobs()
-    picky = job(1, avoid=1)
-    held.take([picky], 5.0)
+    picky = job(1)
+    held.avoid([1, 9], [0, 0])
+    held.take([picky, other := job(2)], 5.0)
+    assert (picky.avoid, other.avoid) == (0, -1)
     held.allow_all_slots(5.0 + AVOID_SECONDS - 0.1)
     assert picky.avoid == 0
     held.allow_all_slots(5.0 + AVOID_SECONDS)
     assert picky.avoid == -1
+
+
+def test_what_is_said_of_jobs_to_come_holds_for_these_alone():
+    held = HeldJobs()
+    held.avoid([2, 4], [0, 1])
+    held.take([first := job(1)], 0.0)  # a Dispatch may come in parts
+    held.take([second := job(2), fifth := job(5)], 0.0)  # the fourth was withdrawn
+    assert [each.avoid for each in (first, second, fifth)] == [-1, 0, -1]
+    held.avoid([6], [0])
+    held.begin_anew()  # another master, with dispatches of its own
+    held.take([other := job(6)], 0.0)
+    assert other.avoid == -1
 
 
 def test_who_drains_takes_nothing():

@@ -11,6 +11,7 @@ from cw.master.dispatch import Dispatcher
 from cw.master.jobs import Assign, Deliver, GiveUp, Job, SendToWorker
 from cw.net import messages as m
 from cw.net.objects import Object as Function
+from cw.requirements import WorkerCapacity
 
 PY = (3, 11)
 
@@ -342,7 +343,7 @@ def dispatcher(depths, **workers):
     for key, depth in depths.items():
         d.on_session_opened(key, PY, depth)
     for key, slots in workers.items():
-        d.on_worker_joined(key, slots, PY)
+        d.on_worker_joined(key, WorkerCapacity(slots), PY)
     return d
 
 
@@ -392,7 +393,7 @@ def test_a_worker_with_a_lent_slot_that_is_used_has_an_idle_one_still():
 def test_what_waits_elsewhere_is_recalled_for_a_lent_slot():
     d = dispatcher({"outer": 0, "inner": 1}, w=1)
     d.on_submitted("outer", jobs(1))
-    d.on_worker_joined("v", 1, PY)
+    d.on_worker_joined("v", WorkerCapacity(1), PY)
     f = Function(1, b"")
     f.estimate.seconds = 0.001
     d.on_submitted("inner", jobs(1, 2, 3, f=f))  # all to v
@@ -465,7 +466,7 @@ class Grid:
         for number, count in enumerate(slots):
             bench = self.workers[f"w{number}"] = LendingBench(count)
             self.connect(f"w{number}", bench)
-            self.master.on_worker_joined(f"w{number}", count, PY)
+            self.master.on_worker_joined(f"w{number}", WorkerCapacity(count), PY)
 
     def connect(self, key, bench):
         def tell(method, *what):

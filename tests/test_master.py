@@ -38,10 +38,12 @@ class Peer:
         self._messages = []
         if hello:
             python = list(sys.version_info[:2]) if python is None else python
-            slots = slots if role == "worker" else 0
+            capacity = {"slots": slots} if role == "worker" else {}
             secret = os.urandom(16).hex() if role == "client" else ""
             self.send(
-                m.Hello(role, os.urandom(16).hex(), secret, protocol, python, "9.9", "elsewhere", 1, slots, 0)
+                m.Hello(
+                    role, os.urandom(16).hex(), secret, protocol, python, "9.9", "elsewhere", 1, capacity, 0
+                )
             )
 
     def send(self, message):

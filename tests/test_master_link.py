@@ -11,7 +11,7 @@ from cw.net.master_link import MasterLink, Terms
 
 WELCOME = m.Welcome("start id", "1.0", 8.0)
 TERMS = Terms("worker", frozenset({m.Goodbye, m.Heartbeat, m.Drain}), (0.1, 5.0), 1.0, "it has finished", 0.7)
-HELLO = m.Hello("worker", "1" * 32, "", m.PROTOCOL, [3, 12], "1.0", "node7", 1, 1)
+HELLO = m.Hello("worker", "1" * 32, "", m.PROTOCOL, [3, 12], "1.0", "node7", 1, {"slots": 1})
 
 
 class Loop:

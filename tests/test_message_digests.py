@@ -100,7 +100,7 @@ def test_in_what_was_recorded_anew_a_cancel_meets_its_job_on_its_way(seed):
 
 def test_a_process_is_called_by_its_name_whatever_its_ident():
     texts = Texts()
-    texts.add("client 2", "master 1", m.Hello("client", IDENT, "s", 2, [3, 10], "1", "host", 1, 0))
+    texts.add("client 2", "master 1", m.Hello("client", IDENT, "s", 2, [3, 10], "1", "host", 1, {}))
     texts.add("master 1", "worker 1", m.CloseSession(int(IDENT[:16], 16)))
     line = "master 1 -> worker 1: CloseSession session='client 2'"
     assert ("master-worker", line) in texts.lines

@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import NamedTuple
 
 import pytest
 
@@ -9,7 +10,8 @@ from cw.client import objects as client_objects
 from cw.client.objects import ObjectTable
 from cw.errors import Error, ProtocolError
 from cw.net import messages as m
-from cw.net.objects import NEED_BYTES, Object, ObjectCache, ObjectSet, SessionObjects, closure
+from cw.net.objects import NEED_BYTES, Object, ObjectCache, ObjectSet, SessionObjects, closure, named_by
+from cw.requirements import NO_OPTIONS, JobOptions
 
 
 def value(number, *needs, size=1):
@@ -26,6 +28,15 @@ def sent(messages):
     return sorted(forgotten), [
         n for message in messages if type(message) is m.Objects for n in message.numbers
     ]
+
+
+def options(number, **given):
+    return Object(number, JobOptions(**given).to_wire(), m.OPTIONS)
+
+
+class Job(NamedTuple):
+    function: Object
+    options_object: Object | None = None
 
 
 def test_what_an_object_needs_is_sent_before_it_and_each_once():
@@ -52,6 +63,35 @@ def test_of_too_many_bytes_the_oldest_give_way_but_nothing_that_is_in_use():
     assert sent(cache.prepare([functions[0]]))[1] == [2]  # which comes again when a job calls it again
     # One that is needed by what is being sent stays, however old it is.
     assert sent(cache.prepare([functions[8], functions[2]])) == ([5, 6], [10])
+
+
+def test_jobs_name_their_functions_and_their_options_each_once():
+    f, g, careful = function(1), function(2), options(3, attempts=1)
+    assert list(named_by([Job(f), Job(g, careful), Job(f, careful), Job(g)])) == [f, g, careful]
+
+
+def test_options_are_sent_once_and_give_way_as_other_objects_do():
+    cache, f = ObjectCache(most_objects=8), function(1)
+    sets = [options(2 + n, timeout=1 + n) for n in range(8)]
+    (message,) = cache.prepare(named_by([Job(f, sets[0])]))
+    assert (message.numbers, message.kinds) == ([1, 2], [m.FUNCTION, m.OPTIONS])
+    assert message.payloads[1] == b'{"timeout":1.0}'
+    assert cache.prepare(named_by([Job(f, sets[0])])) == []
+    for each in sets[1:]:
+        cache.prepare(named_by([Job(f, each)]))
+    assert f in cache and sets[7] in cache and sets[0] not in cache and len(cache) <= 8
+
+
+def test_options_are_opened_when_they_come():
+    here = SessionObjects(7)
+    came = here.add(2, m.OPTIONS, (), b'{"attempts":5,"timeout":2}')
+    assert came.options == JobOptions(attempts=5, timeout=2.0)
+    assert here.add(3, m.VALUE, (), b'{"attempts":5}').options is None
+    back = SessionObjects(7, here.by_number)  # its owner was away, and sends them again
+    assert back.add(2, m.OPTIONS, (), memoryview(b'{"attempts":5,"timeout":2}')) is came
+    for payload in b"", b'{"attempts":0}', b'{"colour":1}', b" " * 5000:
+        with pytest.raises(ProtocolError, match="option"):
+            here.add(4, m.OPTIONS, (), payload)
 
 
 def test_an_object_larger_than_the_bound_is_kept_alone():
@@ -264,6 +304,25 @@ def test_what_no_job_uses_is_forgotten_the_oldest_first_and_nothing_that_is_need
     assert not table.is_full and gone == [functions[0], *functions[3:8]]
     assert table.environment == environment and table.get(value).payload == b"value"
     assert add_function(table, bytes([1]), value) == functions[1]
+
+
+def test_the_same_options_have_the_same_number_while_a_job_needs_them(monkeypatch):
+    monkeypatch.setattr(client_objects, "KEPT_OBJECTS", 10)
+    table = ObjectTable(lambda: b"here")
+    assert table.options_number(NO_OPTIONS) == 0 and not len(table)
+    careful = table.options_number(JobOptions(attempts=1))
+    assert table.options_number(JobOptions(attempts=1)) == careful == 1
+    assert table.get(careful).options == JobOptions(attempts=1)
+    timeouts = []
+    while not table.is_full:
+        timeouts.append(table.options_number(JobOptions(timeout=1 + len(timeouts))))
+    gone = [item.number for item in table.forget_unused([careful, timeouts[1]])]
+    assert gone == [timeouts[0], *timeouts[2:7]]
+    assert table.options_number(JobOptions(attempts=1)) == careful
+    assert table.options_number(JobOptions(timeout=2)) == timeouts[1]
+    assert (
+        table.options_number(JobOptions(timeout=1)) == timeouts[-1] + 1
+    )  # its former number is not given out again
 
 
 def test_where_all_are_in_use_the_table_grows_and_asks_less_often(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from asked import asked
 
 from cw.net import messages as m
 from cw.net.objects import Object
@@ -12,8 +13,8 @@ from cw.worker.outcomes import Outcome, Outcomes
 PLACE = {"host": "node1", "slot": 0}
 
 
-def job(dispatch=1, timeout=0.0, **flags):
-    made = Job(dispatch, 7, 100 + dispatch, Object(1, b""), 0, 1, b"payload", timeout)
+def job(dispatch=1, options=None, **flags):
+    made = Job(dispatch, 7, 100 + dispatch, Object(1, b""), options, 1, b"payload")
     for name, value in flags.items():
         setattr(made, name, value)
     return made
@@ -34,17 +35,18 @@ def test_what_a_job_came_to_is_reported_and_kept_until_it_is_released():
 
 
 def test_what_was_not_allowed_to_end_is_cut_short_unless_its_result_is_wanted():
-    for keeps in False, True:
+    keeps = asked(on_limit="keep")
+    for options in None, keeps:
         outcomes = Outcomes()
-        messages, _ = classify(outcomes, (job(is_cut=True, keeps=keeps), m.DONE, 0.5, b"result"))
-        assert messages == [m.Results([1], [m.DONE], [0.5], [b"result"]) if keeps else m.CutShort([1])]
-    messages, _ = classify(Outcomes(), (job(is_cut=True, keeps=True), m.ERROR, 0.5, b"error"))
+        messages, _ = classify(outcomes, (job(options=options, is_cut=True), m.DONE, 0.5, b"result"))
+        assert messages == [m.Results([1], [m.DONE], [0.5], [b"result"]) if options else m.CutShort([1])]
+    messages, _ = classify(Outcomes(), (job(options=keeps, is_cut=True), m.ERROR, 0.5, b"error"))
     assert messages == [m.CutShort([1])]
 
 
 def test_a_job_that_ran_into_its_time_limit_says_where_and_for_how_long():
     outcomes = Outcomes()
-    slow, in_time = job(1, 2.0, expired=True), job(2, 2.0, expired=True)
+    slow, in_time = (job(n, asked(timeout=2.0), expired=True) for n in (1, 2))
     messages, _ = classify(outcomes, (slow, m.DONE, 2.5, b""), (in_time, m.DONE, 1.5, b"result"))
     (text,) = messages[0].payloads
     assert messages[0].statuses == [m.TIMEOUT] and messages[1].payloads == [b"result"]
@@ -92,22 +94,3 @@ def test_what_a_new_master_was_told_of_is_unclaimed_until_it_asks_or_releases():
     assert outcomes.has_unclaimed
     outcomes.kept.forget([2])
     assert not outcomes.has_unclaimed
-
-
-def test_jobs_whose_result_counts_when_their_time_is_up_are_named_before_they_come():
-    outcomes = Outcomes()
-    outcomes.on_keep([1, 3])
-    first, second = job(1), job(2)
-    outcomes.on_jobs([first, second])
-    assert (first.keeps, second.keeps) == (True, False)
-    outcomes.on_welcome()  # another master: what the one before said of 3 is void
-    third = job(3)
-    outcomes.on_jobs([third])
-    assert not third.keeps
-
-
-def test_what_is_named_and_withdrawn_before_it_comes_is_forgotten_when_the_next_comes():
-    outcomes = Outcomes()
-    outcomes.on_keep([1, 2, 4])
-    outcomes.on_jobs([job(2)])
-    assert outcomes._keeping == {4}

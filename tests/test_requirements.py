@@ -1,14 +1,28 @@
 """The options of a job: one value that says what is wrong, compares, and comes back from the wire as it was."""
 
 import dataclasses
+import inspect
+import json
 import math
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cw
 from cw.errors import ProtocolError
-from cw.requirements import MOST_SECONDS, NO_OPTIONS, JobOptions
+from cw.requirements import (
+    MOST_SECONDS,
+    MOST_SLOTS,
+    NO_OPTIONS,
+    OPTIONS_BYTES,
+    JobOptions,
+    OptionArguments,
+    WorkerCapacity,
+    takes_options,
+    to_options,
+)
 
 SECONDS = st.floats(min_value=1e-9, max_value=1e12)
 
@@ -19,14 +33,14 @@ SECONDS = st.floats(min_value=1e-9, max_value=1e12)
 def test_options_come_back_from_the_wire_as_they_were(attempts, timeout, min_time, on_limit):
     options = JobOptions(attempts, timeout, min_time, on_limit)
     wire = options.to_wire()
-    assert None not in wire.values()
-    assert JobOptions.from_wire(wire) == options
+    assert None not in json.loads(wire).values() and len(wire) <= OPTIONS_BYTES
+    assert JobOptions.from_wire(wire) == JobOptions.from_wire(memoryview(wire)) == options
     assert hash(JobOptions.from_wire(wire)) == hash(options)
 
 
 def test_options_that_are_not_given_do_not_travel():
-    assert NO_OPTIONS.to_wire() == {} and JobOptions.from_wire({}) == NO_OPTIONS
-    assert JobOptions(timeout=2).to_wire() == {"timeout": 2.0}
+    assert NO_OPTIONS.to_wire() == b"{}" and JobOptions.from_wire(b"{}") == NO_OPTIONS
+    assert JobOptions(timeout=2).to_wire() == b'{"timeout":2.0}'
     assert JobOptions(timeout=2) == JobOptions(timeout=2.0) != NO_OPTIONS
 
 
@@ -57,7 +71,7 @@ def test_a_wrong_value_is_named_with_what_is_right(option, error):
         JobOptions(**option)
     assert str(raised.value) == error
     with pytest.raises(ProtocolError, match="^an option "):
-        JobOptions.from_wire(option)
+        JobOptions.from_wire(json.dumps(option).encode())
 
 
 @pytest.mark.parametrize(
@@ -65,4 +79,76 @@ def test_a_wrong_value_is_named_with_what_is_right(option, error):
 )
 def test_what_a_faulty_peer_asks_for_is_a_protocol_error(options):
     with pytest.raises(ProtocolError):
-        JobOptions.from_wire(options)
+        JobOptions.from_wire(json.dumps(options).encode())
+
+
+@pytest.mark.parametrize("payload", [b"", b"{", b"\xff", b"[]", b"7", b"[" * 4000])
+def test_a_payload_that_holds_no_options_is_a_protocol_error(payload):
+    with pytest.raises(ProtocolError, match="^options that are "):
+        JobOptions.from_wire(payload)
+
+
+def test_options_on_the_wire_have_a_bounded_size():
+    padded = b'{"attempts":1}' + b" " * OPTIONS_BYTES
+    assert JobOptions.from_wire(padded[:OPTIONS_BYTES]) == JobOptions(attempts=1)
+    with pytest.raises(ProtocolError, match="options of 4097 bytes"):
+        JobOptions.from_wire(padded[: OPTIONS_BYTES + 1])
+
+
+# --- the arguments of the methods `options` ---------------------------------------------------
+
+
+class Taker:
+    @takes_options
+    def options(self, *, key=None, **options):
+        """Take some.
+
+        Such as:
+        """
+        return key, to_options(options)
+
+
+def test_type_checkers_know_the_same_options():
+    assert list(get_type_hints(OptionArguments).items()) == list(get_type_hints(JobOptions).items())
+
+
+def test_options_are_arguments_of_the_methods_that_take_them():
+    names = [option.name for option in dataclasses.fields(JobOptions)]
+    assert list(inspect.signature(Taker.options).parameters) == ["self", *names, "key"]
+    assert list(inspect.signature(Taker().options).parameters) == [*names, "key"]
+    assert Taker().options(timeout=2, key="k") == ("k", JobOptions(timeout=2))
+    assert Taker().options() == (None, NO_OPTIONS) and to_options({"timeout": None}) is NO_OPTIONS
+    assert Taker.options.__doc__.startswith("Take some.\n\nSuch as:\n\n`attempts`: number of runners ")
+
+
+@pytest.mark.parametrize("method", [Taker().options, cw.ClientThread().options])
+def test_an_unknown_option_is_a_type_error_that_lists_the_right_ones(method):
+    with pytest.raises(TypeError) as raised:
+        method(timout=1)
+    names = ", ".join(inspect.signature(method).parameters)
+    assert str(raised.value) == f"options() got an unexpected keyword argument 'timout'; it takes {names}"
+
+
+# --- the other side ---------------------------------------------------------------------------
+
+
+def test_a_capacity_comes_back_from_the_wire_as_it_was():
+    assert WorkerCapacity.from_wire(WorkerCapacity(8).to_wire()) == WorkerCapacity(8)
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        {},
+        {"slots": 0},
+        {"slots": MOST_SLOTS + 1},
+        {"slots": True},
+        {"slots": 1.0},
+        {"slots": 1, "x": 1},
+        3,
+        [],
+    ],
+)
+def test_what_a_faulty_worker_offers_is_a_protocol_error(offer):
+    with pytest.raises(ProtocolError, match="^it offers "):
+        WorkerCapacity.from_wire(offer)

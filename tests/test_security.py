@@ -349,7 +349,7 @@ class Peer:
         values = {
             "role": role, "ident": ident or os.urandom(16).hex(), "secret": os.urandom(16).hex() * (role == "client"),
             "protocol": m.PROTOCOL, "python": [3, 99], "version": "9.9", "host": "faulty", "pid": 7,
-            "slots": int(role == "worker"),
+            "capacity": {"slots": 1} if role == "worker" else {},
         }  # fmt: skip
         return m.Hello(**values)
 
@@ -406,7 +406,7 @@ FROM_CLIENT = {
     "a number twice": [OBJECTS, m.Submit([1, 1], [1, 1], [0, 0], [b"x", b"y"])],
     "the same again": [OBJECTS, *2 * [m.Submit([1], [1], [0], [b"x"])]],
     "an object twice": [OBJECTS, OBJECTS],
-    "wrong options": [m.OptionSets(0, 1, {"attempts": "many"})],
+    "wrong options": [m.Objects([0], [1], [m.OPTIONS], [()], [b'{"attempts":"many"}'])],
     "too many jobs": [OBJECTS,
                       *[m.Submit(list(range(n, n + 1000)), [1] * 1000, [0] * 1000, [b""] * 1000)
                         for n in range(1, 60_000, 1000)]],

@@ -506,12 +506,23 @@ def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(c
     assert "network.protocol_broken" not in events_in(Path(cluster.logs, "master.log").read_text())
 
 
-def test_a_session_may_not_use_any_number_of_different_settings(cluster, monkeypatch):
-    from cw.client import options
+def test_a_session_may_use_any_number_of_different_options_and_few_are_kept(cluster, monkeypatch):
+    from cw.client import object_sender, objects
+    from cw.net.objects import ObjectCache
 
-    monkeypatch.setattr(options, "MOST_OPTION_SETS", 3)
+    monkeypatch.setattr(object_sender, "ObjectCache", lambda: ObjectCache(300_000, 20))
+    monkeypatch.setattr(object_sender, "OBJECTS_AT_ONCE", 10)
+    monkeypatch.setattr(objects, "KEPT_OBJECTS", 30)
     with cw.ClusterExecutor() as executor:
-        for attempts in (1, 2, 3, 2, 1):
-            assert executor.options(attempts=attempts).submit(jobs.square, 2).result(LIMIT) == 4
-        with pytest.raises(ValueError, match="different settings"):
-            executor.options(attempts=4).submit(jobs.square, 2)
+        sender = executor._session.calls.object_sender
+        for _ in range(2):
+            futures = [
+                executor.options(timeout=1000 + n, attempts=n + 1).submit(jobs.square, n) for n in range(200)
+            ]
+            assert [future.result(LIMIT) for future in futures] == [n * n for n in range(200)]
+            assert len(sender._cache) <= 20
+    with cw.ClusterExecutor() as executor:
+        for n in range(100):  # one after the other
+            assert executor.options(timeout=2000 + n).submit(jobs.square, n).result(LIMIT) == n * n
+            assert len(executor._session.calls.objects) <= 2 * 30
+    assert "breaks the protocol" not in Path(cluster.logs, "master.log").read_text()

@@ -8,10 +8,13 @@ import time
 from random import Random
 
 import pytest
+import simulation
 from simulation import MONOTONIC, Simulation
 
 import cw
-from cw.master.dispatch import LOSSES
+from cw.master.jobs import DEATHS, LOSSES
+from cw.net import messages as m
+from cw.net.objects import ObjectCache
 from cw.payloads import serialize
 
 
@@ -299,6 +302,73 @@ def test_a_client_whose_first_connection_breaks_before_it_is_welcome_tries_on():
         client.submit(0.1)
         assert sim.run_until(lambda: not client.session.outstanding(), 5)
         assert not client.errors
+
+
+def test_the_next_master_knows_the_options_of_the_jobs_that_wait():
+    sim = Simulation(1)
+    with sim.installed():
+        sim.start_master()
+        client = sim.client()
+        sim.run(1)
+        once, twice, often = (client.submit(0.1, deaths=9, attempts=n) for n in (1, 2, None))
+        sim.run(1)
+        sim.master.process.die()
+        sim.start_master()
+        assert sim.run_until(lambda: len(_jobs_at(sim.master)) == 3, 5)
+        assert [job.options and job.options.attempts for job in _jobs_at(sim.master)] == [1, 2, None]
+        sim.start_worker(1)
+        sim.start_worker(1)
+        assert sim.run_until(lambda: not client.session.outstanding(), 60)
+        assert [len(client.errors[n].attempts) for n in (once, twice, often)] == [1, 2, DEATHS]
+
+
+def test_at_every_hop_few_of_many_options_are_kept(monkeypatch):
+    for module in (simulation, cw.master.worker_peer, cw.client.object_sender):
+        monkeypatch.setattr(module, "ObjectCache", lambda: ObjectCache(most_objects=16))
+    monkeypatch.setattr(cw.client.objects, "KEPT_OBJECTS", 16)
+    sim = Simulation(1)
+    with sim.installed():
+        sim.start_master()
+        worker = sim.start_worker(2)
+        client = sim.client()
+        sim.run(1)
+        (session,) = sim.master.clients.values()
+        for n in range(300):
+            client.submit(0.001, attempts=10 + n)
+            client.submit(0.001)
+            assert sim.run_until(lambda: not client.session.outstanding(), 60)
+            for kept in (
+                client.session.calls.objects,
+                session._objects.by_number,
+                worker.worker._sessions[client.key].by_number,
+                *(runner.objects for runner in worker.runners.runners.values()),
+            ):
+                assert len(kept) <= 2 * 16
+        assert worker.runners.runners and not client.errors
+
+
+def test_a_job_whose_runner_died_is_sent_with_the_slot_to_avoid():
+    sim, sent = Simulation(1), []
+    sim.on_sent = lambda sender, receiver, message: sent.append(message)
+    with sim.installed():
+        sim.start_master()
+        worker = sim.start_worker(2)
+        client = sim.client()
+        sim.run(1)
+        client.submit(0.01, deaths=1)
+        assert sim.run_until(lambda: not client.session.outstanding(), 60)
+        assert not client.errors
+    first, second = (message for message in sent if type(message) is m.Dispatch)
+    (avoid,) = (message for message in sent if type(message) is m.Avoid)
+    assert avoid == m.Avoid(second.dispatches, avoid.slots) and sent.index(avoid) < sent.index(second)
+    (died,) = (message for message in sent if type(message) is m.RunnerDied)
+    assert avoid.slots == [died.note["slot"]] and died.dispatch in first.dispatches
+    assert {runner.runner.slot.index for runner in worker.runners.runners.values()} == {1 - avoid.slots[0]}
+
+
+def _jobs_at(master):
+    """The open jobs at this master."""
+    return [job for key in master.clients for job in master.dispatcher.state.open_jobs(key).values()]
 
 
 def _running(process):

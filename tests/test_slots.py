@@ -4,6 +4,7 @@ from collections import deque
 from random import Random
 
 import pytest
+from asked import asked
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -89,6 +90,7 @@ class Bench:
         self.functions = {}
         self.closed = set()
         self.given = set()  # dispatches that arrived
+        self.avoided = {}  # slots where a runner died before, by dispatch
         self.usable = count, set()  # slots, sessions for which there is none
 
     # --- what a worker carries out ---
@@ -146,7 +148,7 @@ class Bench:
 
     def _TellExpired(self, action):
         job = action.job
-        assert not job.stopped and job.timeout
+        assert not job.stopped and job.options.timeout
         assert self.starts[job.dispatch] == 1
         self.end(job.dispatch, "expired")
 
@@ -216,13 +218,18 @@ class Bench:
         for _ in range(how_many):
             self.dispatches += 1
             f = function or self.function("f")
-            job = Job(self.dispatches, session, self.dispatches, f, avoid, 1, bytes(size), timeout)
+            options = asked(timeout=timeout) if timeout else None
+            job = Job(self.dispatches, session, self.dispatches, f, options, 1, bytes(size))
+            if avoid:
+                self.avoided[job.dispatch] = avoid - 1
             new.append(job)
             self.jobs[job.dispatch] = job
         return new
 
     def arrive(self, jobs):
         self.given.update(job.dispatch for job in jobs)
+        if avoiding := [job.dispatch for job in jobs if job.dispatch in self.avoided]:
+            self.slots.on_avoid(avoiding, [self.avoided[dispatch] for dispatch in avoiding])
         self.perform(self.slots.on_jobs(jobs, self.now))
 
     def give(self, how_many=1, session=1, **more):
@@ -1174,7 +1181,7 @@ class Events:
             bench.arrive(self.data.popleft())
         bench.settle(hanging=self.hanging)
         left = bench.given - bench.ended.keys()
-        assert left <= {job.dispatch for job in self.hanging if not job.must_end and not job.timeout}
+        assert left <= {job.dispatch for job in self.hanging if not job.must_end and not job.options.timeout}
         assert not any(m.runner.session in bench.closed for m in bench.models.values() if m.current is None)
         for dispatch, how in bench.ended.items():
             assert how not in ("died", "result") or bench.starts[dispatch] == 1

@@ -1,11 +1,12 @@
 """What keeps a client's jobs, in words, and when it is told. (Which jobs stall all slots: test_lending.)"""
 
+from asked import asked
 from test_dispatch import OTHER_PY, PY, dispatcher, jobs
 
 from cw.master.jobs import Job
 from cw.master.stalls import NOTICE_SECONDS, STALLED, Obstacle, Wait, why_it_waits
 from cw.net.objects import Object
-from cw.requirements import JobOptions
+from cw.requirements import WorkerCapacity
 
 NOBODY = Obstacle(frozenset(), 0.0, frozenset())
 
@@ -13,20 +14,20 @@ NOBODY = Obstacle(frozenset(), 0.0, frozenset())
 def test_nothing_keeps_a_session_without_jobs_nor_one_whose_jobs_run():
     d = dispatcher("s")
     assert d.state.obstacle("s") is None
-    d.on_worker_joined("w", 1, PY)
+    d.on_worker_joined("w", WorkerCapacity(1), PY)
     d.on_submitted("s", jobs(1))
     assert d.state.obstacle("s") is None
 
 
 def test_each_obstacle_is_told_in_its_own_words():
     d = dispatcher("s")
-    d.on_submitted("s", [Job(1, Object(1), JobOptions(min_time=60), b"")])
+    d.on_submitted("s", [Job(1, Object(1), asked(min_time=60), b"")])
     assert "no worker is connected" in why_it_waits(d.state.obstacle("s"), PY, "")
-    d.on_worker_joined("other", 1, OTHER_PY)
+    d.on_worker_joined("other", WorkerCapacity(1), OTHER_PY)
     assert "run Python 3.12: its jobs wait for workers with Python 3.11" in why_it_waits(
         d.state.obstacle("s"), PY, ""
     )
-    d.on_worker_joined("w", 1, PY, left=5)
+    d.on_worker_joined("w", WorkerCapacity(1), PY, left=5)
     assert "the next job needs 60 s (min_time)" in why_it_waits(d.state.obstacle("s"), PY, "")
     d.on_submitted("s", jobs(2))
     d.on_cancelled("s", [1])

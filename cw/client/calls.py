@@ -17,7 +17,6 @@ from cw.client.functions import FunctionTable
 from cw.client.jobs import Jobs
 from cw.client.object_sender import ObjectSender
 from cw.client.objects import ObjectTable
-from cw.client.options import OptionTable
 from cw.client.prepared import Packed, Prepared
 from cw.client.store_client import Call, Chunk, StoreClient
 from cw.events import EventLogger
@@ -51,13 +50,10 @@ class Calls:
         self,
         lock: threading.RLock,
         objects: ObjectTable,
-        options: OptionTable,
         jobs: Jobs,
         object_sender: ObjectSender,
     ) -> None:
         self.lock = lock
-        self.options = options
-        """The different settings of jobs."""
         self.object_sender = object_sender
         self.store: serialize.Store | None = None
         """Makes memory files, if the master is on this machine."""

@@ -1,6 +1,6 @@
 """Exchange of messages between a session and its master: jobs and what they need go out, results come in.
 
-    Jobs.next_batch --> options, objects, Submit -->  | master
+    Jobs.next_batch --> Objects, Submit -->           | master
     Delivery.finish, record   <---------- Results <-- |
 
 When a master is lost, the session sends the next one its jobs' attempt counts, and resubmits the jobs. All code here
@@ -108,7 +108,7 @@ class Exchange:
 
     def hello(self) -> m.Hello:
         return m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
-                       os.uname().nodename, os.getpid(), 0, self._jobs.highest_sent, memory.takes_files(),
+                       os.uname().nodename, os.getpid(), {}, self._jobs.highest_sent, memory.takes_files(),
                        nested.depth, self._parent)  # fmt: skip
 
     def on_message(self, message: Any) -> None:
@@ -176,14 +176,12 @@ class Exchange:
                 break  # there are no more, or there is no room
 
     def _submit(self, connection: Connection, batch: list[Job]) -> None:
-        """Send jobs, after the objects and options that they need and the master does not have."""
+        """Send jobs, after the objects that they need and the master does not have."""
         if self._delivery.is_used and self.origin is None:
             self.origin = ""
             connection.send(m.WantsResultHost())
-        object_sender = self._object_sender
-        object_sender.send_options(connection)
-        functions = [job.function for job in batch]
-        if not object_sender.send_objects(connection, set(functions)):
+        functions, options = [job.function for job in batch], [job.options for job in batch]
+        if not self._object_sender.send_objects(connection, set(functions), set(options) - {0}):
             if len(batch) > 1:  # too many objects at a time
                 middle = len(batch) // 2
                 self._submit(connection, batch[:middle])
@@ -193,7 +191,7 @@ class Exchange:
             m.Submit(
                 [job.number for job in batch],
                 functions,
-                [job.options for job in batch],
+                options,
                 [job.payload for job in batch],
             )
         )

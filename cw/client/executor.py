@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import InvalidStateError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cw import guard
 from cw.client import mapping
@@ -25,7 +25,10 @@ from cw.client.store_client import StoreClient
 from cw.events import EventLogger
 from cw.payloads.current import LABELS, PLACE
 from cw.payloads.objects import CHUNK, CHUNK_OF_EACH, ONE
-from cw.requirements import NO_OPTIONS, JobOptions
+from cw.requirements import NO_OPTIONS, JobOptions, OptionArguments, takes_options, to_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in `typing` from Python 3.11 on
 
 logger = EventLogger("cw.client")
 
@@ -37,14 +40,14 @@ class Options:
         self, executor: ClusterExecutor, options: JobOptions, key: Any = None, version: Any = None
     ) -> None:
         self._executor = executor
-        self._number = executor._session.calls.options.number_of(options)
+        self._options = options
         self._key, self._version = key, version
         self._recorder = self._named(executor._recorder)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Submit as `ClusterExecutor.submit` does, with these options."""
         label = next(self._executor._labels) & LABELS
-        return self._executor._submit(self._number, self._recorder, function, args, kwargs, label)
+        return self._executor._submit(self._options, self._recorder, function, args, kwargs, label)
 
     def map(
         self,
@@ -124,40 +127,18 @@ class ClusterExecutor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) at once if the call cannot be sent,
         RuntimeError after `shutdown`."""
-        return self._submit(0, self._recorder, fn, args, kwargs, next(self._labels) & LABELS)
+        return self._submit(NO_OPTIONS, self._recorder, fn, args, kwargs, next(self._labels) & LABELS)
 
-    def options(
-        self,
-        *,
-        attempts: int | None = None,
-        timeout: float | None = None,
-        min_time: float | None = None,
-        on_limit: str | None = None,
-        key: Any = None,
-        version: Any = None,
-    ) -> Options:
+    @takes_options
+    def options(self, *, key: Any = None, version: Any = None, **options: Unpack[OptionArguments]) -> Options:
         """Submit jobs with their own settings: `.options(attempts=1).submit(fn, *args)`, or `.map(fn, items)`.
-
-        `attempts`: number of runners that a job may take down before it fails with WorkerLost (default 3). With 1 it
-        is never tried again once it may have started, whatever the reason.
-
-        `timeout`: seconds that a job may run, from its start (waiting does not count); for `map`, each chunk is a job.
-        Then its process and all processes that it has started get SIGINT (a KeyboardInterrupt in the job), a second
-        later SIGTERM, another second later SIGKILL; the job fails with JobTimeout and is not tried again.
-
-        `min_time`: seconds that a job needs. It does not start on a worker that will be taken away sooner, for example
-        at the end of a Slurm allocation.
-
-        `on_limit="keep"`: the job catches KeyboardInterrupt and returns the best result that it has. The value that it
-        returns after that SIGINT, at its time limit or when its worker ends, is its result. Without this option that
-        value is dropped, and the job fails with JobTimeout or runs again elsewhere. An exception raised then is always
-        dropped.
 
         `key`, `version` (for a store): `key` (a str, an int or a tuple of these; or a function that returns one for the
         arguments) identifies the call in place of its code and arguments; `version` is part of the key in both cases.
+
+        The other arguments are what a user may ask for a job; the page "Options of jobs" has a table of them.
         """
-        asked = JobOptions(attempts=attempts, timeout=timeout, min_time=min_time, on_limit=on_limit)
-        return Options(self, asked, key, version)
+        return Options(self, to_options(options), key, version)
 
     def map(
         self,
@@ -240,7 +221,7 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     def _submit(
         self,
-        options: int,
+        options: JobOptions,
         recorder: StoreClient | None,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
@@ -272,7 +253,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         deadline = None if timeout is None else time.monotonic() + timeout
         is_each = bool(recorder or progress or as_completed or return_exceptions)
         calls = zip(*iterables, strict=False)
-        futures = self._submit_all(options._number, recorder, fn, calls, chunksize, is_each)
+        futures = self._submit_all(options._options, recorder, fn, calls, chunksize, is_each)
         if bar is not None:
             futures = tally.watch(futures)
         ahead = None if buffersize is None else max(1, buffersize if is_each else buffersize // chunksize)
@@ -295,7 +276,7 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     def _submit_all(
         self,
-        options: int,
+        options: JobOptions,
         recorder: StoreClient | None,
         fn: Callable[..., Any],
         calls: Iterator[tuple[Any, ...]],

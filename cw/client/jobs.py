@@ -48,7 +48,7 @@ class Job:
     ) -> None:
         self.number = number
         self.function = function  # number of an object
-        self.options = options  # number of a set of options; 0: none
+        self.options = options  # number of an object; 0: none
         self.payload = payload
         self.tag = tag  # the caller's; the result is delivered with it
         self.call = call  # a `store_client.Call` or `Chunk`, if its result goes to a store
@@ -127,9 +127,10 @@ class Jobs:
         """Return the jobs that are outstanding and not taken, in the order of their submission."""
         return list(self._by_number.values())
 
-    def functions(self) -> set[int]:
-        """Return the functions of all these jobs."""
-        return {job.function for job in self.all()}
+    def objects(self) -> set[int]:
+        """Return the numbers of the objects that these jobs name: functions and options."""
+        jobs = self.all()
+        return ({job.function for job in jobs} | {job.options for job in jobs}) - {0}
 
     @property
     def outstanding(self) -> int:

@@ -32,6 +32,7 @@ from cw.client.store_client import Call, Chunk, StoreClient
 from cw.net import messages as m
 from cw.payloads import chunks, serialize
 from cw.payloads.deferred import Deferred
+from cw.requirements import JobOptions
 
 
 class MapSettings(NamedTuple):
@@ -343,7 +344,12 @@ class WholeBatch:
     """A batch with one future for all its calls, whose result is that of `chunks.run`."""
 
     def __init__(
-        self, session: Session, options: int, function: Callable[..., Any], prepared: Prepared, label: int
+        self,
+        session: Session,
+        options: JobOptions,
+        function: Callable[..., Any],
+        prepared: Prepared,
+        label: int,
     ) -> None:
         self._session = session
         self._options = options
@@ -375,7 +381,7 @@ class EachBatch(WholeBatch):
     def __init__(
         self,
         session: Session,
-        options: int,
+        options: JobOptions,
         function: Callable[..., Any],
         prepared: Prepared,
         label: int,

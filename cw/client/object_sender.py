@@ -1,4 +1,4 @@
-"""What the master has been sent of a session besides its jobs: objects that they need, and their options.
+"""What the master has been sent of a session besides its jobs: the objects that they name, and what these need.
 
 The master keeps what it is sent until it is told to forget it, so it is the session that bounds what the master holds:
 of too many objects the oldest give way, and are sent again if a job needs them again.
@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Callable
 
 from cw.client.objects import ObjectTable
-from cw.client.options import OptionTable
-from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.loop import Loop
 from cw.net.objects import Key, Object, ObjectCache
@@ -35,19 +33,17 @@ FORGET_SHARE = 20
 class ObjectSender:
     """Of one session to the master that it is connected to. In the session's thread, unless it says otherwise.
 
-    `in_use()` are the numbers of the functions of all outstanding jobs; `lock` is held around the objects.
+    `in_use()` are the numbers of the objects that all outstanding jobs name; `lock` is held around the objects.
     """
 
     def __init__(
         self,
         objects: ObjectTable,
-        options: OptionTable,
         lock: threading.RLock,
         loop: Loop,
         in_use: Callable[[], set[int]],
     ) -> None:
         self._objects = objects
-        self._options = options
         self._lock = lock
         self._loop = loop
         self._in_use = in_use
@@ -62,41 +58,36 @@ class ObjectSender:
         """The next master, if there is one, knows nothing."""
         self._connection = connection
         self._cache = ObjectCache()
-        self._last_options = 0
 
     def forget_unused(self, latest: int) -> None:
         """Under the lock, any thread: there are too many objects. `latest` is a function that will be used, too."""
         gone = self._objects.forget_unused(self._in_use() | {latest})
         self._forgotten.extend(item.key for item in gone)
 
-    def send_options(self, connection: Connection) -> None:
-        """Send those that the master has not."""
-        while self._last_options < len(self._options):
-            self._last_options += 1
-            connection.send(m.OptionSets(0, self._last_options, self._options[self._last_options].to_wire()))
-
-    def send_objects(self, connection: Connection, functions: set[int]) -> bool:
-        """Send what these functions need and the master has not. False: that is too much for one go, or one of them is
-        not there any more."""
+    def send_objects(self, connection: Connection, functions: set[int], options: set[int]) -> bool:
+        """Send what jobs of these functions and options need and the master has not. False: that is too much for one
+        go, or one of them is not there any more."""
         if self._forgotten:
             self._tell_forgotten()
-        if self._cache.has_all(functions):
+        named = functions | options if options else functions
+        if self._cache.has_all(named):
             return True
-        wanted = self._find(functions)
+        wanted = self._find(named)
         if wanted is None:
             return False
         missing = self._cache.missing(wanted)
         size = sum(item.size for item in missing)
-        if (size > BYTES_AT_ONCE or len(missing) > OBJECTS_AT_ONCE) and len(functions) > 1:
+        is_much = size > BYTES_AT_ONCE or len(missing) > OBJECTS_AT_ONCE
+        if is_much and (len(functions) > 1 or len(options) > 1):
             return False
         for message in self._cache.prepare(wanted):
             connection.send(message)
         return True
 
-    def _find(self, functions: set[int]) -> list[Object] | None:
+    def _find(self, numbers: set[int]) -> list[Object] | None:
         with self._lock:
             try:
-                return [self._objects.get(number) for number in sorted(functions)]
+                return [self._objects.get(number) for number in sorted(numbers)]
             except KeyError:
                 return None
 

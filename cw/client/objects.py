@@ -1,6 +1,7 @@
 """The numbered objects of one session, kept here so that they can be sent again: `cw.net.objects` says what they are.
 
     add(kind, needs, payload)  ---> number       the same content has the same number
+    options_number(options)    ---> number       of the object that holds a job's options
     environment                ---> number       where the next functions run
     renew_environment()                          the next functions run in fresh runners
     forget(numbers)            ---> forget_dropped(in_use)   no longer needed by the caller: gone when no job needs them
@@ -14,13 +15,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from cw.net import messages as m
 from cw.net.objects import Object, ObjectSet, closure
 from cw.net.wire import MOST_NEEDS
 from cw.payloads.environment import dump_environment
+from cw.requirements import NO_OPTIONS, JobOptions
 
 KEPT_OBJECTS = 2048
 KEPT_BYTES = 256 * 1024**2
@@ -44,8 +46,8 @@ class ObjectTable:
         self._environment = 0
         self._objects = ObjectSet()
         self._by_number: dict[int, Object] = {}
-        self._number_by_digest: dict[bytes, int] = {}
-        self._digests: dict[int, bytes] = {}
+        self._number_by_digest: dict[Hashable, int] = {}
+        self._digests: dict[int, Hashable] = {}
         self._last_number = 0
         self._dropped: deque[int] = deque()  # by `forget`; appended to by any thread
         self._dropping: set[int] = set()  # taken from `_dropped`
@@ -77,7 +79,7 @@ class ObjectTable:
             self._environment = self._add(m.ENVIRONMENT, (), self._take_environment())
             self.forget([former])
 
-    def add(self, kind: int, needs: Sequence[int], payload: Any, digest: bytes | None = None) -> int:
+    def add(self, kind: int, needs: Sequence[int], payload: Any, digest: Hashable = None) -> int:
         """Return the number of an object; the same for the same content while it is kept.
 
         `needs`: numbers of objects in this table that a peer must have before it; a FUNCTION needs an environment.
@@ -95,6 +97,13 @@ class ObjectTable:
         if self._dropping:  # these are needed again
             self._dropping.difference_update((number, *needs))
         return number
+
+    def options_number(self, options: JobOptions) -> int:
+        """Return the number of the object that holds these options; 0 for none. It is kept while a job needs it."""
+        if options is NO_OPTIONS:
+            return 0
+        number = self._number_by_digest.get(options)  # (which is as good as a digest)
+        return number or self.add(m.OPTIONS, (), options.to_wire(), options)
 
     def get(self, number: int) -> Object:
         """Return the object of this number. Raises `KeyError` if it has been forgotten."""
@@ -117,7 +126,7 @@ class ObjectTable:
         return sum(self._by_number[number].size for number in self._dropping)
 
     def forget_dropped(self, in_use: Iterable[int]) -> list[Object]:
-        """Forget dropped objects, except those that these functions need. Returns the forgotten ones."""
+        """Forget dropped objects, except what jobs need that name these. Returns the forgotten ones."""
         self._see_dropped()
         if not self._dropping:
             return []
@@ -127,7 +136,7 @@ class ObjectTable:
         )
 
     def forget_unused(self, in_use: Iterable[int]) -> list[Object]:
-        """Forget the older half of all objects, except those that these functions need. Returns the forgotten ones."""
+        """Forget the older half of all objects, except what jobs need that name these. Returns the forgotten ones."""
         kept = self._closure(in_use)
         gone = self._forget(self._objects.evict(kept, KEPT_BYTES // 2, KEPT_OBJECTS // 2))
         # If jobs need more than the limits allow, look again only after as much has been added again.

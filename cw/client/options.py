@@ -1,15 +1,11 @@
-"""The settings of a client, checked; the options of its jobs (`cw.requirements`), numbered for the master."""
+"""The settings of a client, checked. (The options of its jobs: `cw.requirements`.)"""
 
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any, NamedTuple
 
-from cw.requirements import MOST_SECONDS, NO_OPTIONS, JobOptions, to_seconds
-
-MOST_OPTION_SETS = 50_000
-"""Different settings of jobs that a session may use: the master keeps them all."""
+from cw.requirements import MOST_SECONDS, to_seconds
 
 
 class ClientSettings(NamedTuple):
@@ -23,35 +19,6 @@ class ClientSettings(NamedTuple):
     seed: int | None = None
     workdir: str | os.PathLike[str] | None = None
     lend: bool = True
-
-
-class OptionTable:
-    """The different settings of a session's jobs, by number from 1. Any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._numbers: dict[JobOptions, int] = {NO_OPTIONS: 0}
-        self._sets: list[JobOptions] = []
-
-    def __len__(self) -> int:
-        return len(self._sets)
-
-    def __getitem__(self, number: int) -> JobOptions:
-        return self._sets[number - 1]
-
-    def number_of(self, options: JobOptions) -> int:
-        """The number under which the master knows these options; 0 for none. Raises ValueError: too many."""
-        with self._lock:
-            number = self._numbers.get(options)
-            if number is None:
-                number = len(self._sets) + 1
-                if number > MOST_OPTION_SETS:
-                    raise ValueError(
-                        f"more than {MOST_OPTION_SETS} different settings of jobs: use fewer values"
-                    )
-                self._sets.append(options)
-                self._numbers[options] = number
-            return number
 
 
 def check_patience(name: str, value: Any, default: float) -> float:

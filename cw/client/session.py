@@ -25,7 +25,7 @@ from cw.client.exchange import Exchange
 from cw.client.jobs import Job, Jobs
 from cw.client.object_sender import ObjectSender
 from cw.client.objects import ObjectTable
-from cw.client.options import ClientSettings, OptionTable, check_outstanding
+from cw.client.options import ClientSettings, check_outstanding
 from cw.client.outcome import Abandoned, copy_of
 from cw.client.store_client import StoreClient
 from cw.client.submitter import Submitter
@@ -74,9 +74,8 @@ class Session:
         self.jobs = jobs = Jobs((jobs_limit, _half_the_memory() if bytes_limit is None else bytes_limit))
         seed = current.seed_of_session(settings.seed)
         objects = ObjectTable(lambda: dump_environment(seed, directory))
-        options = OptionTable()
-        object_sender = ObjectSender(objects, options, self._lock, self._loop, jobs.functions)
-        self.calls = Calls(self._lock, objects, options, jobs, object_sender)
+        object_sender = ObjectSender(objects, self._lock, self._loop, jobs.objects)
+        self.calls = Calls(self._lock, objects, jobs, object_sender)
         self.delivery = Delivery(
             jobs, deliver, recorder, lambda: self._loop.call_soon_threadsafe(self.on_wake)
         )

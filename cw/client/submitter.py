@@ -20,6 +20,7 @@ from cw.client.store_client import StoreClient
 from cw.net import memory, wire
 from cw.net.loop import Loop
 from cw.payloads import serialize
+from cw.requirements import NO_OPTIONS, JobOptions
 
 
 class Owner(Protocol):
@@ -68,7 +69,7 @@ class Submitter:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         tag: Any,
-        options: int = 0,
+        options: JobOptions = NO_OPTIONS,
         recorder: StoreClient | None = None,
         prepared: Prepared | None = None,
         label: int = 0,
@@ -92,7 +93,8 @@ class Submitter:
                         known = functions.known_number(function, names, prepared)
                         if known:
                             calls.make_room(known)
-                            number = self._jobs.add(known, options, payload, tag)
+                            chosen = 0 if options is NO_OPTIONS else calls.objects.options_number(options)
+                            number = self._jobs.add(known, chosen, payload, tag)
                 if number:
                     self._wake(number)
                     return number
@@ -103,7 +105,7 @@ class Submitter:
             OneCall(calls, function, args, kwargs, plain, recorder, prepared, label), tag, options
         )
 
-    def add(self, submission: Submission, tag: Any, options: int = 0) -> int:
+    def add(self, submission: Submission, tag: Any, options: JobOptions = NO_OPTIONS) -> int:
         """Queue a job; returns its number. Raises NotPicklable, UnstableKey, RuntimeError if the session is closed."""
         self._make_room(submission.payload)
         number = 0
@@ -113,7 +115,8 @@ class Submitter:
                     raise self._owner.why_closed()
                 function = submission.place()
                 call = submission.call
-                number = self._jobs.add(function, options, submission.payload, tag, call)
+                chosen = self._calls.objects.options_number(options)
+                number = self._jobs.add(function, chosen, submission.payload, tag, call)
                 if call is not None:
                     self._delivery.add(number, call)
             self._wake(number)

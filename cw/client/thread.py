@@ -13,7 +13,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cw import guard
 from cw.client.options import ClientSettings
@@ -25,7 +25,10 @@ from cw.events import EventLogger
 from cw.payloads import current, serialize
 from cw.payloads.deferred import Deferred
 from cw.program import count
-from cw.requirements import JobOptions
+from cw.requirements import NO_OPTIONS, JobOptions, OptionArguments, takes_options, to_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in `typing` from Python 3.11 on
 
 logger = EventLogger("cw.client")
 
@@ -44,20 +47,20 @@ def randid() -> int:
 class Options:
     """Settings of jobs: `thread.options(callback=f).submit(function, *args)`. One object may be used many times."""
 
-    __slots__ = ("_client", "callback", "number", "on_error", "recorder")
+    __slots__ = ("_client", "callback", "on_error", "options", "recorder")
 
     def __init__(
         self,
         client: ClientThread,
         callback: Callback | None,
         on_error: Callback | None,
-        number: int = 0,
+        options: JobOptions = NO_OPTIONS,
         recorder: StoreClient | None = None,
     ) -> None:
         self._client = client
         self.callback = callback
         self.on_error = on_error
-        self.number = number  # of the options that are sent
+        self.options = options
         self.recorder = recorder
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
@@ -101,7 +104,7 @@ class ClientThread:
     ) -> None:
         callback, on_error = _checked(callback, "callback"), _checked(on_error, "on_error")
         recorder = None if store is None else StoreClient(store, durability, retry_errors, seed)
-        self._defaults = Options(self, callback, on_error, 0, recorder)
+        self._defaults = Options(self, callback, on_error, NO_OPTIONS, recorder)
         try:
             settings = ClientSettings(
                 host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend
@@ -135,47 +138,34 @@ class ClientThread:
         """
         return self._submit(self._defaults, function, args, kwargs)
 
+    @takes_options
     def options(
         self,
         *,
         callback: Callback | None = None,
         on_error: Callback | None = None,
-        attempts: int | None = None,
-        timeout: float | None = None,
-        min_time: float | None = None,
-        on_limit: str | None = None,
         key: Any = None,
         version: Any = None,
+        **options: Unpack[OptionArguments],
     ) -> Options:
         """Submit jobs with their own callbacks and settings: `.options(callback=f).submit(function, *args)`.
 
-        A callback that is not given here is the ClientThread's. `attempts`: number of runners that a job may take down
-        before it fails with WorkerLost (default 3). With 1 it is never tried again once it may have started, whatever
-        the reason.
-
-        `timeout`: seconds that a job may run, from its start (waiting does not count). Then its process and all
-        processes that it has started get SIGINT (a KeyboardInterrupt in the job), a second later SIGTERM, another
-        second later SIGKILL; the job fails with JobTimeout and is not tried again.
-
-        `min_time`: seconds that a job needs. It does not start on a worker that will be taken away sooner, for example
-        at the end of a Slurm allocation.
-
-        `on_limit="keep"`: the value that a job returns after that SIGINT, at its time limit or when its worker ends, is
-        its result; as in ClusterExecutor's options.
+        A callback that is not given here is the ClientThread's.
 
         `key` and `version`, for a store: as in ClusterExecutor's options.
+
+        The other arguments are what a user may ask for a job; the page "Options of jobs" has a table of them.
         """
         recorder = self._defaults.recorder
         if recorder is not None and (key is not None or version is not None):
             recorder = recorder.with_key(key, version)
-        asked = JobOptions(attempts=attempts, timeout=timeout, min_time=min_time, on_limit=on_limit)
         defaults = self._defaults
         # (`or` would ignore a callable that is empty, such as a list with a __call__.)
         return Options(
             self,
             defaults.callback if callback is None else _checked(callback, "callback"),
             defaults.on_error if on_error is None else _checked(on_error, "on_error"),
-            self._session.calls.options.number_of(asked),
+            to_options(options),
             recorder,
         )
 
@@ -264,7 +254,7 @@ class ClientThread:
     def _submit(self, options: Options, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         if callable(function):
             own = None if options is self._defaults else options
-            return self._session.submit(function, args, kwargs, own, options.number, options.recorder)
+            return self._session.submit(function, args, kwargs, own, options.options, options.recorder)
         jobid: int = function
         if not hasattr(jobid, "__index__") or isinstance(jobid, bool):  # (numpy's integers are not ints)
             raise TypeError(
@@ -278,7 +268,7 @@ class ClientThread:
         try:
             label = current.label_of_id(jobid)
             number = self._session.submit(
-                args[0], args[1:], kwargs, tag, options.number, options.recorder, None, label
+                args[0], args[1:], kwargs, tag, options.options, options.recorder, None, label
             )
             tag[2].append(number)
         except BaseException:

@@ -75,7 +75,7 @@ def ask(
         connection.on_message = lambda message: on_message(connection, message, where)
         connection.on_close = lambda reason: loop.stop()
         hello = m.Hello("observer", secrets.token_hex(16), "", m.PROTOCOL, list(sys.version_info[:2]), VERSION,
-                        os.uname().nodename, os.getpid(), 0)  # fmt: skip
+                        os.uname().nodename, os.getpid(), {})  # fmt: skip
         connection.send(hello)
         loop.call_later(seconds, loop.stop)
 

@@ -12,7 +12,7 @@ one connection and nothing else. An error behind them ends the master, loudly, s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cw.errors import ProtocolError
@@ -21,7 +21,7 @@ from cw.net import messages as m
 from cw.net.objects import SessionObjects, closure
 from cw.net.schema import MOST_DEPTH, TEXT, check_bounds, is_ident, is_text
 from cw.net.wire import MAX_PAYLOAD
-from cw.requirements import JobOptions
+from cw.requirements import JobOptions, WorkerCapacity
 from cw.version import VERSION
 
 logger = EventLogger("cw.checks")
@@ -35,14 +35,8 @@ OBJECTS = 64 * 1024
 OBJECT_BYTES = 512 * 1024**2
 """Most bytes of these objects, beside those that the submitted jobs need. Clients keep to half of it."""
 
-OPTION_SETS = 64 * 1024
-"""Most different option sets of jobs over one connection."""
-
 SLACK = 2
 """Open jobs allowed here, as a multiple of the window: the client learns late of a smaller window."""
-
-MOST_SLOTS = 65535
-"""Most slots of one worker."""
 
 NOTES = 20
 """Most notes on the earlier attempts of one job; the latest are kept."""
@@ -74,8 +68,11 @@ def reason_to_refuse(hello: m.Hello) -> str:
         )
     if hello.role not in ("client", "worker", "observer"):
         return f"its role is {hello.role!r}"
-    if hello.role == "worker" and not 0 < hello.slots <= MOST_SLOTS:
-        return f"it offers {hello.slots} slots"
+    if hello.role == "worker":
+        try:
+            WorkerCapacity.from_wire(hello.capacity)
+        except ProtocolError as error:
+            return clean_text(str(error))
     if not is_ident(hello.ident) or (hello.role == "client" and not is_ident(hello.secret)):
         return "it does not say who it is"
     if hello.depth > MOST_DEPTH:
@@ -151,7 +148,6 @@ class ClientRules(Rules):
         self._handed = handed
         self._objects = objects
         self._has_new_objects = False  # since the last Submit
-        self._options: set[int] = {0}
         # Upper bound of the open jobs' bytes: jobs that have ended are subtracted only when it gets large.
         self._size = 0
         self._submitted = 0  # highest number of a job submitted over this connection
@@ -163,8 +159,10 @@ class ClientRules(Rules):
         for _, number, kind, needs, payload in zip(*message, strict=True):
             if number in known or number in kinds:
                 raise ProtocolError(f"object {number} is sent again")
-            if kind > m.ENVIRONMENT:
+            if kind > m.OPTIONS:
                 raise ProtocolError(f"object {number} is of a kind {kind}, which is none")
+            if kind == m.OPTIONS:
+                self._check_options(number, needs, payload)
             places = 0
             for need in needs:
                 if need not in known and need not in kinds:
@@ -180,6 +178,11 @@ class ClientRules(Rules):
             raise ProtocolError(f"{count} objects of {size} bytes: more than are kept")
         self._has_new_objects = True
 
+    def _check_options(self, number: int, needs: Sequence[int], payload: Any) -> None:
+        if needs:
+            raise ProtocolError(f"options {number} with {len(needs)} needs")
+        JobOptions.from_wire(payload)
+
     def _check_size_of_objects(self, functions: Iterable[int]) -> None:
         """Limit the bytes of objects that these functions do not need; those that they need are not limited."""
         self._has_new_objects = False
@@ -188,16 +191,6 @@ class ClientRules(Rules):
             beside = self._objects.size - sum(item.size for item in needed)
             if beside > OBJECT_BYTES:
                 raise ProtocolError(f"{beside} bytes of objects that are not needed: more than are kept")
-
-    def _on_options(self, message: m.OptionSets) -> None:
-        if (
-            message.number in self._options
-            or not 0 < message.number < 2**32
-            or len(self._options) > OPTION_SETS
-        ):
-            raise ProtocolError(f"options {message.number} are sent again, or are too many")
-        JobOptions.from_wire(message.options)
-        self._options.add(message.number)
 
     def _on_submit(self, message: m.Submit) -> None:
         jobs, numbers = self._open_jobs(), message.numbers
@@ -217,8 +210,9 @@ class ClientRules(Rules):
                 raise ProtocolError("a job of a function that was not sent")
         if self._has_new_objects:
             self._check_size_of_objects(set(message.functions))
-        if not self._options.issuperset(message.options):
-            raise ProtocolError("a job with options that were not sent")
+        for number in set(message.options):
+            if number and (number not in objects or objects[number].kind != m.OPTIONS):
+                raise ProtocolError("a job with options that were not sent")
         size = sum(map(len, message.payloads))
         if self._size + size > SLACK * self._window_bytes:
             self._size = sum(len(job.payload) for job in jobs.values())
@@ -229,7 +223,6 @@ class ClientRules(Rules):
 
     _checks = {
         m.Objects: _on_objects,
-        m.OptionSets: _on_options,
         m.Submit: _on_submit,
     }
 

@@ -26,7 +26,6 @@ from cw.master.stalls import Wait, why_it_waits
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.objects import Key, SessionObjects
-from cw.requirements import JobOptions
 
 WINDOW_JOBS = 16 * 1024
 """Most open jobs of a client, beside some for each slot. Larger: more memory for each client here.
@@ -62,7 +61,7 @@ class Master(Protocol):
 
 
 class ClientPeer(Peer):
-    """A client: its objects and options, by the numbers that it gave them."""
+    """A client: its objects, by the numbers that it gave them."""
 
     def __init__(self, master: Master, key: int, hello: m.Hello) -> None:
         super().__init__("client", hello)
@@ -75,7 +74,6 @@ class ClientPeer(Peer):
         self._wait = Wait()
         self._lost: list[m.Lost] = []  # to be sent when the client is back
         self._objects = SessionObjects(key)
-        self._options: dict[int, JobOptions] = {}
         self._window = 0
         self._is_blocked = False
         # Host of the latest results; None: the client does not want to know.
@@ -97,9 +95,8 @@ class ClientPeer(Peer):
         self._window = 0
         self._is_blocked = False
         self._result_host = None
-        # The client sends again the objects and options that it needs.
+        # The client sends again the objects that it needs.
         self._objects = SessionObjects(self._key, self._objects.by_number)
-        self._options.clear()
         is_back = self._resumption.on_connected(time.monotonic(), is_new, hello.handed)
         rules = checks.ClientRules(
             lambda: dispatcher.state.open_jobs(self._key),
@@ -221,10 +218,10 @@ class ClientPeer(Peer):
     # --- its messages ---
 
     def _on_submit(self, message: m.Submit) -> None:
-        functions, options = self._objects.by_number, self._options
+        objects = self._objects.by_number
         jobs = [
-            Job(number, functions[function], options[chosen] if chosen else None, payload)
-            for number, function, chosen, payload in zip(*message, strict=True)
+            Job(number, objects[function], objects[options] if options else None, payload)
+            for number, function, options, payload in zip(*message, strict=True)
         ]
         if not jobs:
             return
@@ -238,9 +235,6 @@ class ClientPeer(Peer):
     def _on_objects(self, message: m.Objects) -> None:
         for _, number, kind, needs, payload in zip(*message, strict=True):
             self._objects.add(number, kind, needs, payload)
-
-    def _on_options(self, message: m.OptionSets) -> None:
-        self._options[message.number] = JobOptions.from_wire(message.options)
 
     def _on_forget(self, message: m.Forget) -> None:
         self._master.forget_objects([item.key for item in self._objects.forget(message.numbers)])
@@ -293,7 +287,6 @@ class ClientPeer(Peer):
     handlers = {
         m.Submit: _on_submit,
         m.Objects: _on_objects,
-        m.OptionSets: _on_options,
         m.Forget: _on_forget,
         m.Cancel: _on_cancel,
         m.Received: _on_received,

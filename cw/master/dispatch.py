@@ -32,6 +32,7 @@ from typing import Any
 
 from cw.master.asides import Asides
 from cw.master.jobs import (
+    LOSSES,
     Action,
     Deliver,
     Inventory,
@@ -51,12 +52,10 @@ from cw.master.reconcile import Reconciler
 from cw.master.scheduler import RECALL_BACKOFF_TICKS, Scheduler
 from cw.master.state import State
 from cw.net import messages as m
+from cw.requirements import WorkerCapacity
 
 SMOOTHING = 0.2
 """Weight of a new duration in a function's estimate (0 to 1)."""
-
-LOSSES = 5
-"""Limit of workers lost while they ran a job; at it the job is given up, since it may be what takes them down."""
 
 
 class Dispatcher:
@@ -74,14 +73,14 @@ class Dispatcher:
     def on_worker_joined(
         self,
         key: WorkerKey,
-        slots: int,
+        capacity: WorkerCapacity,
         python: Python,
         inventories: Sequence[Inventory] = (),
         left: float = math.inf,
     ) -> list[Action]:
         """A worker has joined, for `left` seconds. It may hold dispatches of a previous master, or of this one, which
         took it for lost."""
-        worker = self.state.workers[key] = Worker(key, slots, self.state.pool(Shape(python)))
+        worker = self.state.workers[key] = Worker(key, capacity, self.state.pool(Shape(python)))
         worker.left = left
         worker.pool.workers += 1
         return self._reconciler.take_in(worker, inventories) + self._scheduler.fill_one(worker)
@@ -99,7 +98,7 @@ class Dispatcher:
         worker = self.state.workers[key]
         worker.is_away = worker.recalling = worker.is_stuck = False
         worker.recall_backoff = 0
-        worker.usable, worker.blocked_sessions = worker.offered, frozenset()
+        worker.usable, worker.blocked_sessions = worker.capacity.slots, frozenset()
         self._scheduler.lend(worker, 0, ())
         actions = self._reconciler.on_worker_back(worker, inventories)
         return actions + self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
@@ -177,7 +176,7 @@ class Dispatcher:
         for job in self.state.release(worker, dispatches):
             if job.cancelled:
                 self._reconciler.drop_orphan(job, worker)
-            elif job.limit() == 1:
+            elif job.attempts() == 1:
                 actions.append(self.state.give_up(job, "its worker was told to end while it ran"))
             else:
                 again.append(job)
@@ -310,7 +309,7 @@ class Dispatcher:
                 job.notes += (note,)
                 slot = note.get("slot")
                 job.avoid = worker, slot if isinstance(slot, int) and 0 <= slot < worker.slots else -1
-                if job.deaths >= job.limit():
+                if job.deaths >= job.attempts():
                     actions.append(self.state.give_up(job, "its runner died"))
                 else:
                     actions.append(SendToClient(job.session.key, charged(job)))
@@ -430,7 +429,7 @@ class Dispatcher:
             if note is not None:
                 job.losses += 1
                 job.notes += (note,)
-            if job.losses >= LOSSES or job.limit() == 1:
+            if job.losses >= LOSSES or job.attempts() == 1:
                 actions.append(self.state.give_up(job, "its worker was lost" if note else "its worker left"))
             else:
                 if note is not None:

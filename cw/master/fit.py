@@ -49,5 +49,8 @@ def is_aside(worker: Worker, session: Session) -> bool:
 def must_avoid(job: Job, worker: Worker) -> bool:
     """True if the job's runner died on this worker's only slot, and there is another worker to try."""
     return (
-        job.avoid is not None and job.avoid[0] is worker and worker.offered == 1 and worker.pool.workers > 1
+        job.avoid is not None
+        and job.avoid[0] is worker
+        and worker.capacity.slots == 1
+        and worker.pool.workers > 1
     )

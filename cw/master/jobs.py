@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from cw.net import messages as m
 from cw.net.objects import Estimate, Object
-from cw.requirements import JobOptions
+from cw.requirements import JobOptions, WorkerCapacity
 
 AHEAD_SECONDS = 0.05
 """Work sent ahead to each slot (seconds). Larger: more to recall. Smaller: slots wait when the master is busy."""
@@ -36,20 +36,24 @@ Python = tuple[int, int]
 DEATHS = 3
 """Default of `options(attempts=N)`: a job is given up when this many of its runners have died."""
 
+LOSSES = 5
+"""Limit of workers lost while they ran a job; at it the job is given up, since it may be what takes them down."""
+
 
 class Job:
     """One call, from its submission until its result has been delivered."""
 
     __slots__ = (
-        "session", "number", "function", "options", "payload", "dispatch", "worker", "cost",
+        "session", "number", "function", "options_object", "options", "payload", "dispatch", "worker", "cost",
         "started", "cancelled", "deaths", "losses", "notes", "avoid", "unfit",
     )  # fmt: skip
 
-    def __init__(self, number: int, function: Object, options: JobOptions | None, payload: Any) -> None:
+    def __init__(self, number: int, function: Object, options: Object | None, payload: Any) -> None:
         self.session: Session = None  # type: ignore[assignment]  # set by on_submitted
         self.number = number
         self.function = function
-        self.options = options
+        self.options_object = options  # what travels
+        self.options: JobOptions | None = None if options is None else options.options
         self.payload = payload
         self.dispatch = 0  # its latest dispatch number
         self.worker: Worker | None = None  # the one that holds it
@@ -62,16 +66,9 @@ class Job:
         self.avoid: tuple[Worker, int] | None = None  # worker and slot where its runner died last
         self.unfit: tuple[Worker, ...] = ()  # workers where its call could not be entered
 
-    def limit(self) -> int:
+    def attempts(self) -> int:
+        """Number of its runners that may die; with 1, it is never sent again once it may have started."""
         return (self.options is not None and self.options.attempts) or DEATHS
-
-    def timeout(self) -> float:
-        """Limit of its run time (seconds); 0: no limit."""
-        return (self.options is not None and self.options.timeout) or 0.0
-
-    def keeps(self) -> bool:
-        """True if the value that it returns when its time is up is its result."""
-        return self.options is not None and self.options.on_limit is not None
 
     def min_time(self) -> float:
         """Time that a worker must have left for the job to start there (seconds)."""
@@ -199,18 +196,18 @@ class Worker:
     """One worker: its slots, and the jobs that it holds."""
 
     __slots__ = (
-        "key", "slots", "usable", "extra", "floors", "offered", "blocked_sessions", "left", "pool", "held", "load",
+        "key", "slots", "usable", "extra", "floors", "capacity", "blocked_sessions", "left", "pool", "held", "load",
         "size", "ended", "recalling", "recall_backoff", "is_stuck", "is_draining", "is_away",
     )  # fmt: skip
 
-    def __init__(self, key: WorkerKey, slots: int, pool: Pool) -> None:
+    def __init__(self, key: WorkerKey, capacity: WorkerCapacity, pool: Pool) -> None:
         self.key = key
-        self.slots = slots  # jobs that run there at a time: usable + extra
-        self.usable = slots  # slots that can be used now
+        self.capacity = capacity
+        self.slots = capacity.slots  # jobs that run there at a time: usable + extra
+        self.usable = capacity.slots  # slots that can be used now
         self.extra = 0  # running jobs beyond one for each taken slot: those that wait for jobs of their own
         # One for each slot that is lent and free: a session must be deeper than this to use it.
         self.floors: list[int] = []
-        self.offered = slots
         self.blocked_sessions: frozenset[SessionKey] = frozenset()  # they cannot use any of its slots
         self.pool = pool
         self.held: dict[int, Job] = {}  # by dispatch number, in order

@@ -4,8 +4,8 @@
     Submit, Cancel ----> ClientPeer ----> Dispatcher.on_*() ----> actions ----> Dispatch, Recall, Stop
     Results, Lost  <---- actions     <---- Dispatcher.on_*() <---- WorkerPeer <---- Results, Returned
 
-The master opens no payload: it knows jobs, functions and environments by number. It holds nothing that
-clients and workers cannot report again. All in here runs in the loop's thread.
+The master opens no payload but the options of jobs: it knows jobs, functions and environments by number. It holds
+nothing that clients and workers cannot report again. All in here runs in the loop's thread.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Reconciler:
         ):
             if job.cancelled:
                 self.drop_orphan(job, worker)
-            elif job.started and job.limit() == 1:  # (its result was more than the worker could keep)
+            elif job.started and job.attempts() == 1:  # (its result was more than the worker could keep)
                 actions.append(self._state.give_up(job, "its result was lost with a connection"))
             else:
                 again.append(job)
@@ -232,7 +232,7 @@ class Reconciler:
         actions: list[Action] = []
         again = []
         for job in settling.values():
-            if job.limit() == 1 and (job.started or not is_complete):
+            if job.attempts() == 1 and (job.started or not is_complete):
                 actions.append(self._state.give_up(job, "it may have started, and nobody has its result"))
             else:
                 again.append(job)

@@ -132,7 +132,7 @@ class State:
     def slots(self, python: Python | None = None) -> int:
         """Number of connected slots (of that Python version), including those that cannot be used now."""
         return sum(
-            worker.offered
+            worker.capacity.slots
             for worker in self.workers.values()
             if python is None or worker.pool.shape.python == python
         )

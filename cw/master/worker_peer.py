@@ -21,7 +21,8 @@ from cw.master.peer import Peer, events, lines
 from cw.master.settings import AWAY, Settings
 from cw.net import messages as m
 from cw.net.connection import Connection
-from cw.net.objects import Key, ObjectCache
+from cw.net.objects import Key, ObjectCache, named_by
+from cw.requirements import WorkerCapacity
 
 _BEFORE_JOINING = (m.Inventory, m.InventoryEnd, m.Stay, m.Goodbye, m.Heartbeat)
 
@@ -65,7 +66,8 @@ class WorkerPeer(Peer):
         self._master = master
         self._key = hello.ident
         self._rules: checks.WorkerRules
-        self._slots, self._python = hello.slots, (hello.python[0], hello.python[1])
+        self._capacity = WorkerCapacity.from_wire(hello.capacity)
+        self._python = hello.python[0], hello.python[1]
         self._has_joined = False  # over this connection
         self._is_over = False  # it is gone for good, or has another connection
         self._holdings: list[Inventory] = []  # named, and not yet passed to the policy
@@ -74,7 +76,7 @@ class WorkerPeer(Peer):
         self._is_draining = False
         self._sessions: set[int] = set()
         self._objects = ObjectCache()
-        self.attach(connection, checks.WorkerRules(hello.slots))
+        self.attach(connection, checks.WorkerRules(self._capacity.slots))
         master.welcome(connection)
 
     # --- messages to it ---
@@ -96,30 +98,36 @@ class WorkerPeer(Peer):
         return self._master.dispatcher.on_returned(self._key, sorted(gone)) if gone else []
 
     def assign(self, jobs: list[Job]) -> None:
-        for message in self._objects.prepare(dict.fromkeys([job.function for job in jobs])):
+        for message in self._objects.prepare(named_by(jobs)):
             if type(message) is m.Objects:
                 for session in set(message.sessions) - self._sessions:
                     if depth := self._master.dispatcher.state.depth(session):
                         self.send(m.Depth(session, depth))
                 self._sessions.update(message.sessions)
             self.send(message)
-        if keeping := [job.dispatch for job in jobs if job.options is not None and job.keeps()]:
-            self.send(m.Keep(keeping))
-        avoid = [
-            0 if job.avoid is None or job.avoid[0].key != self._key else job.avoid[1] + 1 for job in jobs
-        ]
+        if avoiding := [job for job in jobs if job.avoid is not None]:
+            self._send_avoid(avoiding)
         self.send(
             m.Dispatch(
                 [job.dispatch for job in jobs],
                 [job.session.key for job in jobs],
                 [job.number for job in jobs],
                 [job.function.number for job in jobs],
-                avoid,
+                [0 if job.options_object is None else job.options_object.number for job in jobs],
                 [min(job.deaths + job.losses + 1, 255) if job.notes else 1 for job in jobs],
-                [0.0 if job.options is None else job.timeout() for job in jobs],
                 [job.payload for job in jobs],
             )
         )
+
+    def _send_avoid(self, jobs: list[Job]) -> None:
+        """Name the slots here on which runners of these jobs died, if it was here. It is rare, hence no column."""
+        dispatches, slots = [], []
+        for job in jobs:
+            if job.avoid is not None and job.avoid[0].key == self._key and job.avoid[1] >= 0:
+                dispatches.append(job.dispatch)
+                slots.append(job.avoid[1])
+        if dispatches:
+            self.send(m.Avoid(dispatches, slots))
 
     def close_session(self, key: int) -> None:
         if key in self._sessions:
@@ -147,7 +155,7 @@ class WorkerPeer(Peer):
         """The worker's entry in the cluster's status, for observers."""
         left = None if self._ends_at == math.inf else round(self._ends_at - time.monotonic(), 1)
         return {
-            "ident": self._key, "name": self.name, "place": self._place, "slots": self._slots, "left": left,
+            "ident": self._key, "name": self.name, "place": self._place, "slots": self._capacity.slots, "left": left,
             "held": self._master.dispatcher.state.held(self._key), "draining": self._is_draining,
         }  # fmt: skip
 
@@ -210,8 +218,9 @@ class WorkerPeer(Peer):
         inventories, self._holdings = self._holdings, []
         self._has_joined = True
         self._sessions = set(message.sessions)
+        slots = program.count(self._capacity.slots, "slot")
         described = (
-            f"{self.connection.peer}: {program.count(self._slots, 'slot')}, Python {'.'.join(map(str, self._python))}"
+            f"{self.connection.peer}: {slots}, Python {'.'.join(map(str, self._python))}"
             + f"; it holds {program.count(len(inventories), 'job')}" * bool(inventories)
         )
         if self.is_known:
@@ -222,7 +231,7 @@ class WorkerPeer(Peer):
         self.is_known = True
         left = self._time_left(time.monotonic())
         self._master.perform(
-            dispatcher.on_worker_joined(self._key, self._slots, self._python, inventories, left)
+            dispatcher.on_worker_joined(self._key, self._capacity, self._python, inventories, left)
         )
         self._master.note_worker(self._key, True)
 
@@ -234,7 +243,7 @@ class WorkerPeer(Peer):
     def _on_capacity(self, message: m.Capacity) -> None:
         dispatcher = self._master.dispatcher
         reason = checks.clean_text(message.reason)
-        if message.slots < self._slots or message.blocked_sessions:
+        if message.slots < self._capacity.slots or message.blocked_sessions:
             self.why_unusable = f"{self.name}: {reason}"
             lines.warning(
                 "master.slots_unusable", "%s cannot use all its slots now: a runner %s", self.name, reason

@@ -36,6 +36,7 @@ NOT_ENTERED = 4  # to a client only: as ERROR, but no worker could enter the cal
 FUNCTION = 0  # named by jobs
 VALUE = 1  # anything else that a function needs
 ENVIRONMENT = 2  # working directory, sys.path and versions of a session's jobs
+OPTIONS = 3  # named by jobs: JSON of what the user asks for them (cw.requirements), which each role may open
 
 # The state of a dispatch at a worker: the `states` of Inventory.
 UNSTARTED = 0
@@ -74,15 +75,6 @@ class WantsResultHost(NamedTuple):
     host: str = ""  # always empty
 
 
-@record(11, Leg.CLIENT_MASTER, is_ordered=True)
-class OptionSets(NamedTuple):
-    """Options of jobs, numbered within the session, as objects are."""
-
-    session: int
-    number: int
-    options: dict[str, Any]
-
-
 @record(101, Leg.MASTER_WORKER, Leg.WORKER_RUNNER, is_ordered=True)
 class Depth(NamedTuple):
     """The session's depth, if not 0. Sent to a worker before the session's environment, and to a runner."""
@@ -104,7 +96,7 @@ class Objects(NamedTuple):
 
     sessions: U64s
     numbers: U32s
-    kinds: U8s  # FUNCTION, VALUE or ENVIRONMENT
+    kinds: U8s  # FUNCTION, VALUE, ENVIRONMENT or OPTIONS
     needs: U32Lists  # numbers of the objects that it needs, in order; they were sent before it
     payloads: Payloads
 
@@ -126,7 +118,7 @@ class Submit(NamedTuple):
 
     numbers: U64s  # within the session
     functions: U32s  # objects
-    options: U32s  # numbers of OptionSets; 0: none
+    options: U32s  # objects; 0: none
     payloads: Payloads
 
 
@@ -145,17 +137,17 @@ class Dispatch(NamedTuple):
     sessions: U64s
     numbers: U64s  # within the session
     functions: U32s  # objects
-    avoid: U16s  # 1 + the slot on which its runner died before, or 0
+    options: U32s  # objects; 0: none
     attempts: U8s  # attempt number, from 1
-    timeouts: F32s  # limit of its run time (seconds), or 0. (Other options stay with the master.)
     payloads: Payloads
 
 
-@batch(121, Leg.MASTER_WORKER)
-class Keep(NamedTuple):
-    """The value that these dispatches return when their time is up is their result. Sent before the dispatches."""
+@batch(65, Leg.MASTER_WORKER, is_ordered=True)
+class Avoid(NamedTuple):
+    """The next Dispatch has jobs whose runner died on one of the worker's slots. They should run on another one."""
 
     dispatches: U64s
+    slots: U16s
 
 
 @record(12, Leg.MASTER_WORKER)
@@ -199,8 +191,8 @@ class Run(NamedTuple):
 
     dispatches: U64s
     functions: U32s  # objects
+    options: U32s  # objects; 0: none
     attempts: U8s  # attempt number, from 1
-    timeouts: F32s  # limit of its run time (seconds), or 0
     numbers: U64s  # within the session
     payloads: Payloads
 

@@ -3,22 +3,25 @@
     client           ObjectCache ==> SessionObjects  ObjectCache ==> SessionObjects  ObjectCache ==>  runner
     cw.client.objects   Objects, Forget   master        Objects, Forget   worker        Objects, Forget
 
-An *object* is something that jobs share: a function, a value that functions need, the environment in which they run.
+An *object* is something that jobs share: a function, a value that functions need, the environment in which they run,
+what the user asks for them (their options).
 It travels once on each hop, when it is first needed, after the objects that it needs. Its number never stands for
 a different content. An object keeps those that it needs alive, and jobs keep their function alive: so a `Forget`, which
 removes a number, never breaks jobs that are here already, and the bytes are freed with the last job that needs them.
 
-Pure: no socket, no thread, no clock. The payloads are never inspected.
+Pure: no socket, no thread, no clock. No payload is opened but that of options, which is JSON: once at each hop, when it
+comes, so that all jobs with these options share one value.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Protocol
 
 from cw.errors import ProtocolError
 from cw.net import messages as m
+from cw.requirements import JobOptions
 
 CACHE_BYTES = 256 * 1024**2
 """Most bytes of objects that a peer must keep. (A larger object, with those that it needs, is kept alone.) Larger: more
@@ -46,7 +49,9 @@ class Estimate:
 class Object:
     """A numbered object of a session."""
 
-    __slots__ = ("key", "number", "kind", "needs", "payload", "size", "environment", "runs_in", "estimate")
+    __slots__ = (
+        "key", "number", "kind", "needs", "payload", "size", "environment", "runs_in", "estimate", "options",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -69,11 +74,30 @@ class Object:
         # new number because another value that it reads has changed.
         code = next((need for need in self.needs if need.kind != m.ENVIRONMENT), None)
         self.estimate: Estimate = Estimate() if code is None else code.estimate
+        self.options = JobOptions.from_wire(payload) if kind == m.OPTIONS else None
+        """Its content, if it is of that kind. (From a peer, that may raise ProtocolError.)"""
 
     def is_same(self, kind: int, needs: Iterable[int], payload: Any) -> bool:
         """True if the object has this content. (A peer that is back sends again what it sent before.)"""
         own = (self.kind, [need.number for need in self.needs])
         return own == (kind, list(needs)) and bool(self.payload == payload)
+
+
+class Needy(Protocol):
+    """A job, as far as its objects are concerned."""
+
+    @property
+    def function(self) -> Object: ...
+    @property
+    def options_object(self) -> Object | None: ...
+
+
+def named_by(jobs: Collection[Needy]) -> dict[Object, None]:
+    """The objects that these jobs name, each once: functions and options."""
+    found: dict[Any, None] = dict.fromkeys([job.function for job in jobs])
+    found.update(dict.fromkeys([job.options_object for job in jobs]))
+    found.pop(None, None)
+    return found
 
 
 class SessionObjects:
@@ -88,7 +112,7 @@ class SessionObjects:
         self._former = {} if former is None else dict(former)
 
     def add(self, number: int, kind: int, needs: Iterable[int], payload: Any) -> Object:
-        """Add an object. Raises ProtocolError if one that it needs is not here."""
+        """Add an object. Raises ProtocolError if one that it needs is not here, or for faulty options."""
         known = self.by_number.get(number) or self._former.pop(number, None)
         if known is None or not known.is_same(kind, needs, payload):
             try:
@@ -231,7 +255,7 @@ class ObjectCache(ObjectSet):
         self.most_objects = most_objects
 
     def prepare(self, wanted: Iterable[Object]) -> list[m.Forget | m.Objects]:
-        """Messages to send before jobs of these functions, with their objects that the peer lacks. If there are too
+        """Messages to send before jobs that name these objects, with what the peer lacks of them. If there are too
         many objects, the oldest are forgotten, but none that is needed now."""
         sent = self._objects
         wanted = list(wanted)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from cw.net.schema import Depths, Idents, Leg, Line, Sessions, TimeLeft, record
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the protocol: incremented whenever two versions of cw could no longer talk to each other."""
 
 _TO_MASTER = Leg.CLIENT_MASTER, Leg.WORKER_MASTER, Leg.OBSERVER_MASTER
@@ -28,7 +28,9 @@ class Hello(NamedTuple):
     version: str  # version of cw
     host: str  # the peer's host
     pid: int  # its process
-    slots: int  # 0 unless it is a worker
+    capacity: (
+        object  # from a worker: what it offers, by dimension (cw.requirements); otherwise an empty object
+    )
     handed: int = 0  # from a client that was connected before: its highest job number so far
     takes_files: bool = True  # if false, it has no descriptors left: large payloads go to it as on a network
     depth: int = 0  # from a client in a job: the depth of its session (see cw.nested)

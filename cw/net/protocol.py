@@ -17,6 +17,7 @@ _FIELD = re.compile(r"^    (?P<name>\w+): [^#]*?(?:# (?!type:)(?P<says>.*))?$", 
 _NAMES = {
     "B": "u8", "H": "u16", "I": "u32", "Q": "u64", "f": "f32", LISTS: "lists of u32", PAYLOADS: "bytes",
     str: "string", int: "integer", bool: "boolean", (int, float): "number", list: "array", dict: "object",
+    object: "any",
 }  # fmt: skip
 
 _INTRODUCTION = f"""\
@@ -30,7 +31,7 @@ over a socket and a pipe. They send *frames*; one or more frames are a *message*
 | word | meaning |
 |---|---|
 | session | one client's life, over reconnects: half of its random ident, as a number (0 from the client itself) |
-| number | of a job, an object or a set of options, as the client counts them within its session |
+| number | of a job or an object, as the client counts them within its session |
 | dispatch | one sending of a job to a worker, numbered by the master |
 | ident | 32 hexadecimal digits, random: who a session, a worker or a master is |
 | note | where and how an attempt of a job was lost |

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cw.net import messages as m
+from cw.requirements import NO_OPTIONS, JobOptions
 
 PLACE = 1 << 32
 """Distance between the labels of two submits. (Items of a map beyond it share the seeds of the next submits.)"""
@@ -41,6 +42,9 @@ _OWN_ID = 1 << 63
 
 running: tuple[Any, ...] | None = None
 """Fields of the runner's job in `messages.Run`; None outside of jobs."""
+
+options: dict[int, JobOptions] = {}
+"""Options that the runner's jobs name, by number of the object."""
 
 began = 0.0
 """When the job began (time.monotonic())."""
@@ -101,7 +105,8 @@ def current_job() -> CurrentJob | None:
     job = running
     if job is None or os.getpid() != _pid:
         return None
-    _, number_of_function, attempt, limit, number, payload = job
+    _, number_of_function, number_of_options, attempt, number, payload = job
+    timeout = options.get(number_of_options, NO_OPTIONS).timeout
     label = int.from_bytes(payload[-LABEL:], "little")
     place = label
     if chunk is not None:
@@ -111,7 +116,7 @@ def current_job() -> CurrentJob | None:
     elif not label or label & _OWN_ID:
         place = number * PLACE
     seed = int.from_bytes(_digest(session_seed, b"%d" % place), "little")
-    ends = min(began + limit if limit else math.inf, slot.ends if slot.ends >= 0 else math.inf)
+    ends = min(math.inf if timeout is None else began + timeout, slot.ends if slot.ends >= 0 else math.inf)
     return CurrentJob(
         id=label ^ _OWN_ID if label & _OWN_ID else number,
         name=name_of(number_of_function),

@@ -105,8 +105,8 @@ class WorkerEnd:
             m.Run(
                 [job.dispatch for job in jobs],
                 [job.function.number for job in jobs],
+                [0 if job.options_object is None else job.options_object.number for job in jobs],
                 [job.attempt for job in jobs],
-                [job.timeout for job in jobs],
                 [job.number for job in jobs],
                 [job.payload for job in jobs],
             )

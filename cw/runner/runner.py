@@ -24,6 +24,7 @@ from cw.net import messages as m
 from cw.net.sockets import receive_with_files
 from cw.payloads import current, environment, modules, serialize
 from cw.payloads.environment import apply_environment, load_environment
+from cw.requirements import JobOptions
 from cw.runner import channel, leftovers
 from cw.runner.script import Script
 
@@ -106,7 +107,7 @@ class Runner:
                 return
 
     def _run(self, job: tuple[Any, ...]) -> None:
-        number, function_number, attempt, _, _, payload = current.running = job
+        number, function_number, _, attempt, _, payload = current.running = job
         function = None
         environment.jobs_begun += 1
         self._job = number
@@ -275,10 +276,13 @@ class Runner:
                 if kind == m.ENVIRONMENT:
                     self._environment = payload
                     self._apply()
+                elif kind == m.OPTIONS:
+                    current.options[number] = JobOptions.from_wire(payload)
         elif type(message) is m.Forget:
             for number in message.numbers:
                 self._objects.pop(number, None)
                 self._script.forget(number)
+                current.options.pop(number, None)
 
     def _apply(self) -> None:
         self._failure = None

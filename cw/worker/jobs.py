@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from cw.net.objects import Object
+from cw.requirements import NO_OPTIONS
 
 AVOID_SECONDS = 1.0
 """Time that a job waits for a slot other than the one where its runner died (seconds): the others may never be free."""
@@ -33,8 +34,8 @@ class Job:
     """One dispatch that this worker holds."""
 
     __slots__ = (
-        "dispatch", "session", "number", "function", "context", "avoid", "attempt", "payload", "timeout",
-        "stopped", "spared", "told", "expired", "is_cut", "keeps",
+        "dispatch", "session", "number", "function", "context", "options_object", "options", "avoid", "attempt",
+        "payload", "stopped", "spared", "told", "expired", "is_cut",
     )  # fmt: skip
 
     def __init__(
@@ -43,26 +44,25 @@ class Job:
         session: int,
         number: int,
         function: Object,
-        avoid: int,
+        options: Object | None,
         attempt: int,
         payload: Any,
-        timeout: float = 0.0,
     ) -> None:
         self.dispatch = dispatch
         self.session = session
         self.number = number  # within the session
         self.function = function
         self.context = session, function.runs_in
-        self.avoid = avoid - 1  # slot where it died before, or -1
+        self.options_object = options  # what travels
+        self.options = NO_OPTIONS if options is None or options.options is None else options.options
+        self.avoid = -1  # slot where it died before, or -1
         self.attempt = attempt  # attempt number, from 1
         self.payload = payload
         self.stopped = False  # its result is not wanted any more
         self.spared = False  # must not start; if it has started, it goes on
         self.told = False  # reported as started
-        self.timeout = timeout  # time limit in seconds, or 0
         self.expired = False  # it has reached its time limit
         self.is_cut = False  # it is stopped as the worker ends, and runs again elsewhere
-        self.keeps = False  # what it returns when its time is up is its result
 
     @property
     def must_end(self) -> bool:
@@ -80,15 +80,28 @@ class HeldJobs:
         self.closed: set[int] = set()
         """Closed sessions that have runners."""
         self.is_draining = False
+        self._avoid_early: dict[int, int] = {}  # slots that jobs which come soon should avoid, by dispatch
         self._avoiding: deque[tuple[float, Job]] = deque()  # with the time until which each waits
 
     # --- jobs come ---
+
+    def avoid(self, dispatches: Iterable[int], slots: Iterable[int]) -> None:
+        """Note the slots on which runners of jobs died that come next."""
+        self._avoid_early.update(zip(dispatches, slots, strict=True))
 
     def take(self, jobs: Sequence[Job], now: float) -> list[int]:
         """Add jobs to the backlog. Returns the dispatches of those that are not wanted."""
         unwanted: list[int] = []
         is_choosy = self.blocked or self.is_draining
         held, append = self.by_dispatch, self.backlog.append
+        if self._avoid_early:
+            for job in jobs:
+                job.avoid = self._avoid_early.get(job.dispatch, -1)
+            # Jobs come in the order of their dispatch numbers: one that has been skipped was withdrawn.
+            last = max((job.dispatch for job in jobs), default=0)
+            self._avoid_early = {
+                dispatch: slot for dispatch, slot in self._avoid_early.items() if dispatch > last
+            }
         for job in jobs:
             if is_choosy and (job.session in self.blocked or self.is_draining):
                 unwanted.append(job.dispatch)
@@ -162,6 +175,7 @@ class HeldJobs:
 
     def begin_anew(self) -> None:
         """Start over with another master: all messages of the one before have arrived."""
+        self._avoid_early.clear()
         self.blocked = frozenset()
 
     def open_session(self, session: int) -> None:

@@ -11,7 +11,7 @@ Pure: no socket, no thread, no clock. Methods return messages for the master.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from cw.net import messages as m
@@ -39,26 +39,10 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.kept = Outbox()
-        self._keeping: set[int] = set()  # expected dispatches: what they return when their time is up counts
         self._unclaimed: set[int] = (
             set()
         )  # outcomes that were reported to the present master when we joined it
         self._suspects: list[list[Outcome]] = []  # errors after a SIGTERM, held back
-
-    # --- jobs come ---
-
-    def on_keep(self, dispatches: Iterable[int]) -> None:
-        """Note that what these expected dispatches return when their time is up is their result."""
-        self._keeping.update(dispatches)
-
-    def on_jobs(self, jobs: Sequence[Job]) -> None:
-        """Mark the arrived jobs whose late results count. They come in the order of their dispatch numbers: one that
-        has been skipped was withdrawn, and never comes."""
-        if self._keeping:
-            for job in jobs:
-                job.keeps = job.dispatch in self._keeping
-            last = max((job.dispatch for job in jobs), default=0)
-            self._keeping = {dispatch for dispatch in self._keeping if dispatch > last}
 
     # --- jobs end ---
 
@@ -72,10 +56,15 @@ class Outcomes:
         cut: list[int] = []
         for outcome in outcomes:
             job, status, seconds, payload = outcome
-            is_kept = job.keeps and status == m.DONE
+            is_kept = job.options.on_limit is not None and status == m.DONE
             if job.is_cut and is_ending and not job.stopped and not is_kept:
                 cut.append(job.dispatch)  # its outcome does not count: it was not allowed to end
-            elif job.expired and not is_kept and is_ending and seconds > job.timeout * 0.999999:
+            elif (
+                job.expired
+                and not is_kept
+                and is_ending
+                and seconds > (job.options.timeout or 0.0) * 0.999999
+            ):
                 messages.append(self.expired(job, {**place, "seconds": seconds}))
             elif status == m.NOT_ENTERED:
                 is_wanted = not (job.stopped or job.spared or is_draining)
@@ -108,7 +97,7 @@ class Outcomes:
 
     def expired(self, job: Job, note: dict[str, Any]) -> m.Results:
         """Return the outcome of a job that reached its time limit."""
-        text = json.dumps({**note, "limit": job.timeout, "attempt": job.attempt}).encode()
+        text = json.dumps({**note, "limit": job.options.timeout, "attempt": job.attempt}).encode()
         return self._result(Outcome(job, m.TIMEOUT, note["seconds"], text))
 
     def died(self, job: Job, note: dict[str, Any]) -> m.RunnerDied:
@@ -128,10 +117,6 @@ class Outcomes:
     def has_unclaimed(self) -> bool:
         """True if an outcome was reported to the present master, which has not asked for it."""
         return any(dispatch in self.kept for dispatch in self._unclaimed)
-
-    def on_welcome(self) -> None:
-        """Forget what an earlier master said of dispatches to come."""
-        self._keeping.clear()
 
     def inventories(self) -> list[tuple[int, int, int, int]]:
         """List the outcomes for a master just joined: dispatch, session, number, state."""

@@ -21,7 +21,7 @@ from cw.errors import PayloadError
 from cw.events import EventLogger, RateLimited
 from cw.net import messages as m
 from cw.net.loop import Loop
-from cw.net.objects import Key, Object, ObjectCache
+from cw.net.objects import Key, Object, ObjectCache, named_by
 from cw.payloads import environment as environments
 from cw.runner.channel import WorkerEnd
 from cw.worker.departure import END_SECONDS, STOP_SECONDS
@@ -140,7 +140,7 @@ class Runners:
     def send_jobs(self, runner: Runner, jobs: Sequence[Job]) -> None:
         """Send jobs, and before them those of their objects that the runner does not have."""
         end = self._channels[runner.key]
-        for message in end.objects.prepare(dict.fromkeys([job.function for job in jobs])):
+        for message in end.objects.prepare(named_by(jobs)):
             end.send(message)
         end.send_jobs(jobs)
 

@@ -72,6 +72,10 @@ class Slots:
     def on_jobs(self, jobs: Sequence[Job], now: float) -> list[Action]:
         return returned(self.held.take(jobs, now)) + self._assignment.assign(now)
 
+    def on_avoid(self, dispatches: Sequence[int], slots: Sequence[int]) -> None:
+        """Note the slots on which runners of jobs died that come next."""
+        self.held.avoid(dispatches, slots)
+
     def on_recall(self, count: int, now: float) -> list[Action]:
         """Give back unstarted jobs: the last of the backlog first, then those behind long jobs."""
         actions: list[Action] = []
@@ -310,10 +314,11 @@ class Slots:
             if not job.told and now - runner.since > TOLD_SECONDS:
                 job.told = True
                 started.append(job.dispatch)
-            if job.timeout and not job.expired and not runner.is_ending:
+            timeout = job.options.timeout
+            if timeout is not None and not job.expired and not runner.is_ending:
                 if not runner.began:
                     actions.append(LookAtTokens(runner))
-                elif now - runner.began >= job.timeout:
+                elif now - runner.began >= timeout:
                     job.expired = True
                     expired.append(Retract(runner, AHEAD_JOBS))  # then it is stopped
         return actions, expired, started

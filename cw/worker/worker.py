@@ -6,8 +6,8 @@
                   '----- Results, ...  <--------------------------'
     signals, alarms, Drain --> Departure --> it drains, stops what runs, leaves
 
-The worker runs no user code and opens no payload: no job can keep it from answering, or from ending a job that
-must end. All code here runs in the loop's thread.
+The worker runs no user code and opens no payload but the options of jobs, which are plain JSON: no job can keep it from
+answering, or from ending a job that must end. All code here runs in the loop's thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from cw.net import address, memory
 from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
-from cw.net.objects import Object, SessionObjects, closure
+from cw.net.objects import Object, SessionObjects, closure, named_by
+from cw.requirements import WorkerCapacity
 from cw.version import VERSION
 from cw.worker import departure, forkserver, patience
 from cw.worker.departure import END_SECONDS, Departure
@@ -77,6 +78,7 @@ class Worker:
         """Why the worker ended, if it could not go on; otherwise ''."""
         self._loop = loop
         self._sessions: dict[int, SessionObjects] = {}
+        self._capacity = WorkerCapacity(count)
         self._slots = Slots(count, settings.max_jobs)
         self._departure = Departure(
             settings.grace, settings.lifetime, settings.until, time.monotonic(), time.time()
@@ -111,7 +113,7 @@ class Worker:
         return {
             m.Dispatch: self._on_dispatch,
             m.Objects: self._on_objects,
-            m.Keep: lambda message: self._outcomes.on_keep(message.dispatches),
+            m.Avoid: lambda message: slots.on_avoid(message.dispatches, message.slots),
             m.Depth: lambda message: slots.on_depth(message.session, message.depth),
             m.Forget: self._on_forget,
             m.Recall: lambda message: perform(slots.on_recall(message.count, now())),
@@ -233,7 +235,7 @@ class Worker:
 
     def hello(self) -> m.Hello:
         return m.Hello("worker", self.ident, "", m.PROTOCOL, list(sys.version_info[:2]), VERSION, os.uname().nodename,
-                       os.getpid(), len(self._slots.pool.slots), takes_files=memory.takes_files())  # fmt: skip
+                       os.getpid(), self._capacity.to_wire(), takes_files=memory.takes_files())  # fmt: skip
 
     def on_message(self, message: Any) -> None:
         self._handlers[type(message)](message)
@@ -251,7 +253,6 @@ class Worker:
             self._send(message)
 
     def on_welcome(self) -> None:
-        self._outcomes.on_welcome()
         self._execution.master = self._uplink.master
         self._report()
         if self._departure.is_draining:
@@ -282,7 +283,7 @@ class Worker:
 
     def _forget_unused_objects(self) -> None:
         """Forget all objects that no job here needs, except environments: their runners stay."""
-        in_use = {item.key for item in closure({job.function for job, _ in self._slots.inventories()})}
+        in_use = {item.key for item in closure(named_by([job for job, _ in self._slots.inventories()]))}
         forgotten = [
             item.key
             for objects in self._sessions.values()
@@ -303,17 +304,17 @@ class Worker:
         jobs = []
         objects: dict[int, Object] = {}
         latest = None
-        for dispatch, session, number, function_number, avoid, attempt, timeout, payload in zip(
+        for dispatch, session, number, function_number, options_number, attempt, payload in zip(
             *message, strict=True
         ):
             if session != latest:
                 latest = session
                 objects = self._sessions[session].by_number if session in self._sessions else {}
             function = objects.get(function_number)
-            if function is None:
-                raise ProtocolError("a job of a function that was not sent")
-            jobs.append(Job(dispatch, session, number, function, avoid, attempt, payload, timeout))
-        self._outcomes.on_jobs(jobs)
+            options = objects.get(options_number) if options_number else None
+            if function is None or (options_number and options is None):
+                raise ProtocolError("a job of a function, or with options, that was not sent")
+            jobs.append(Job(dispatch, session, number, function, options, attempt, payload))
         self._perform(self._slots.on_jobs(jobs, time.monotonic()))
 
     def _on_objects(self, message: m.Objects) -> None:
