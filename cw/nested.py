@@ -54,15 +54,15 @@ class Lender:
     def __init__(
         self,
         job: Callable[[], int],
-        say_waits: Callable[[int, str], None],
-        say_over: Callable[[int, bool], None],
+        report_wait: Callable[[int, str], None],
+        report_wait_over: Callable[[int, bool], None],
         wait_for_turn: Callable[[int, float | None], bool],
     ) -> None:
         self.job = job
         """Return the dispatch number of the job that runs."""
         self._thread = threading.get_ident()
-        self._say_waits = say_waits
-        self._say_over = say_over
+        self._report_wait = report_wait
+        self._report_wait_over = report_wait_over
         self._wait_for_turn = wait_for_turn
         self._serial = 0
         # The session it waits for; written by the main thread, read by that session's own when it has another master.
@@ -85,7 +85,7 @@ class Lender:
         try:
             with self._lock:
                 self._session = session
-                self._say_waits(self._serial, session.master)
+                self._report_wait(self._serial, session.master)
             value = block(timeout)
         except BaseException:  # Ctrl-C, or a timeout: the job goes on at once
             self._end(False)
@@ -99,19 +99,19 @@ class Lender:
                 has_turn = self._wait_for_turn(self._serial, left)
             finally:
                 if not has_turn:
-                    self._say_over(self._serial, False)
+                    self._report_wait_over(self._serial, False)
         return value
 
-    def say_again(self, session: Session) -> None:
+    def report_again(self, session: Session) -> None:
         """Notify the worker again, in the session's thread, after a change of its master."""
         with self._lock:
             if self._session is session:
-                self._say_waits(self._serial, session.master)
+                self._report_wait(self._serial, session.master)
 
     def _end(self, is_patient: bool) -> None:
         with self._lock:
             self._session = None
-            self._say_over(self._serial, is_patient)
+            self._report_wait_over(self._serial, is_patient)
 
 
 lender: Lender | None = None

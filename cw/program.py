@@ -310,7 +310,7 @@ def watch_lifeline(loop: Any, lifeline_fd: int | None, leave: Callable[[], None]
         loop.watch(lifeline_fd, select.EPOLLIN, cut)
 
 
-def say_ready(ready_fd: int) -> None:
+def report_ready(ready_fd: int) -> None:
     """Notify the launcher that this program is ready."""
     import contextlib
 

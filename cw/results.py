@@ -204,13 +204,13 @@ class Results:
 
         frame = pandas.DataFrame((list(_row(result, tried).values()) for result in self), columns=_COLUMNS)
         if missing:
-            told = program.count(
+            reported = program.count(
                 len(missing),
                 "value could not be loaded and is missing",
                 "values could not be loaded and are missing",
             )
             cause = f"{type(missing[0]).__name__}: {missing[0]}"
-            logger.warning("store.values_missing", "%s; the first cause is %s", told, cause)
+            logger.warning("store.values_missing", "%s; the first cause is %s", reported, cause)
         return frame
 
     def __repr__(self) -> str:

@@ -36,11 +36,14 @@ LEGS = [
 RENAMED_CLASSES: dict[str, str] = {
     "JobResults": "Results", "JobsStarted": "Started", "WantsResultHost": "Origin", "ResultHost": "Origin",
     "Inventory": "Holding", "InventoryEnd": "Reported", "ResubmitEnd": "HandedIn", "Capacity": "Usable",
-    "AttemptCounts": "Charged",
+    "AttemptCounts": "Charged", "WorkerInfo": "Stay",
 }  # fmt: skip
 """{"Inventory": "Holding"}"""
 
-RENAMED_FIELDS: dict[str, str] = {"Capacity.blocked_sessions": "not_for"}
+RENAMED_FIELDS: dict[str, str] = {
+    "Capacity.blocked_sessions": "not_for", "Hello.resubmitted_up_to": "handed", "WorkerInfo.location": "place",
+    "AttemptCounts.crashes": "deaths", "AttemptCounts.worker_losses": "losses",
+}  # fmt: skip
 """{"Inventory.jobs": "numbers"}: the class by today's name."""
 
 NEW_FIELDS: dict[str, object] = {}
@@ -99,8 +102,8 @@ class Short(Scenario):
         longest = random.choice([0.002, 0.01, 0.1, 1.0, 3.0])
         attempts = random.choice([None, None, None, 1, 2])
         for _ in range(random.choice([count, min(count, 5)])):
-            deaths = 0 if self.is_gentle else random.choice([0] * 10 + [1, 1, 2, 5])
-            client.submit(random.uniform(0, longest), deaths=deaths, attempts=attempts)
+            crashes = 0 if self.is_gentle else random.choice([0] * 10 + [1, 1, 2, 5])
+            client.submit(random.uniform(0, longest), crashes=crashes, attempts=attempts)
 
     def delay(self):
         return self.random.choice([0.01, 0.01, 0.5] + [1.0, 3.0] * (not self.is_gentle))

@@ -38,7 +38,7 @@ from cw.net.batches import split, without
 from cw.net.objects import ObjectCache, named_by
 from cw.payloads import serialize
 from cw.requirements import to_options
-from cw.worker.jobs import Job
+from cw.worker.jobs import WorkerJob
 
 ADDRESS = "master", 5494
 MONOTONIC = 1000.0
@@ -368,7 +368,7 @@ class SimRunner:
 
     def take(self, jobs):
         """Jobs; and what must keep its place between them: None for a Drop, messages about objects."""
-        self.tokens += sum(type(job) is Job for job in jobs)
+        self.tokens += sum(type(job) is WorkerJob for job in jobs)
         self.queue.extend(jobs)
         self.sim.at(self.sim.latency() / 10, self.step)
 
@@ -476,9 +476,9 @@ class Client:
         self.numbers = []
         session._loop.call_soon_threadsafe(exchange.link.connect)
 
-    def submit(self, seconds, *, deaths=0, attempts=None):
+    def submit(self, seconds, *, crashes=0, attempts=None):
         options = to_options({"attempts": attempts or None})
-        number = self.session.submit(_job, (len(self.numbers) + 1, seconds, deaths), {}, None, options)
+        number = self.session.submit(_job, (len(self.numbers) + 1, seconds, crashes), {}, None, options)
         assert number == len(self.numbers) + 1
         self.numbers.append(number)
         self.attempts[number] = attempts
@@ -502,7 +502,7 @@ class Client:
         return int(self.session.exchange.ident[:16], 16)
 
 
-def _job(number, seconds, deaths):
+def _job(number, seconds, crashes):
     raise AssertionError("runners are simulated")
 
 
@@ -613,10 +613,10 @@ class Simulation:
     # --- jobs ---
 
     def on_start(self, runner, job):
-        (number, seconds, deaths), _ = serialize.load_call(job.payload)
+        (number, seconds, crashes), _ = serialize.load_call(job.payload)
         self.runs[job.session, number] += 1
         assert number == job.number
-        if self.runs[job.session, number] <= deaths:
+        if self.runs[job.session, number] <= crashes:
             self.at(min(seconds, 0.05), lambda: runner.die("killed by SIGSEGV"))
         else:
             result = serialize.dump_result(number)

@@ -3,7 +3,7 @@
 from test_dispatch import PY, assigned, delivered, dispatcher, jobs, known, result
 
 from cw.master import asides
-from cw.master.jobs import Assign, Deliver, GiveUp, SendToWorker, SetAside, TellAside, WatchSetbacks
+from cw.master.jobs import Assign, Deliver, GiveUp, ReportAside, SendToWorker, SetAside, WatchSetbacks
 from cw.net import messages as m
 from cw.net.messages import NOT_ENTERED
 from cw.net.objects import Object
@@ -42,7 +42,7 @@ def test_where_there_is_one_machine_the_error_comes_at_once():
         Assign("w", [third]),
     ]
     assert errors(not_entered(d, "w", second)) == [2]
-    assert d.on_aside_told("s") == []
+    assert d.on_aside_reported("s") == []
 
 
 def test_the_job_goes_to_another_machine_uncharged_and_nothing_more_of_the_session_to_this_one():
@@ -50,7 +50,7 @@ def test_the_job_goes_to_another_machine_uncharged_and_nothing_more_of_the_sessi
     first, *_ = submitted = jobs(1, 2, 3)
     assert assigned(d.on_submitted("s", submitted)) == [("bad", [1]), ("good", [2])]
     assert kinds(not_entered_in_directory(d, "bad", first)) == [WatchSetbacks, SetAside]
-    assert (first.deaths, first.losses, first.notes) == (0, 0, ())
+    assert (first.crashes, first.worker_losses, first.notes) == (0, 0, ())
     assert assigned(result(d, "good", 2)) == [("good", [1])]  # it goes before the others
     assert assigned(result(d, "good", first.dispatch)) == [("good", [3])]
     assert assigned(d.on_submitted("other", jobs(4))) == [("bad", [4])]
@@ -91,7 +91,7 @@ def test_the_same_on_two_machines_without_any_success_is_the_error_of_every_job_
     assert sorted(assigned(actions)) == [("v", [1]), ("w", [3])]  # nobody is set aside for it
     assert errors(not_entered(d, "v", first)) == [1]
     assert errors(not_entered(d, "w", third)) == [3]
-    assert d.on_aside_told("s") == []  # so there is nothing to say
+    assert d.on_aside_reported("s") == []  # so there is nothing to say
 
 
 def test_two_bad_machines_wait_for_the_third_while_it_may_be_good():
@@ -204,12 +204,12 @@ def test_after_a_trial_that_fails_the_machine_stays_aside_and_the_client_is_told
     first, second = jobs(1, 2)
     d.on_submitted("s", [first, second])
     not_entered(d, "bad", first)
-    assert [type(a) for a in result(d, "good", second.dispatch)] == [Deliver, TellAside, Assign]
+    assert [type(a) for a in result(d, "good", second.dispatch)] == [Deliver, ReportAside, Assign]
     (third,) = jobs(3)
     d.on_submitted("s", [third])
     assert assigned(d.on_aside_retry("s")) == [("bad", [3])]
     assert kinds(not_entered(d, "bad", third)) == []
-    assert d.on_aside_told("s") == []
+    assert d.on_aside_reported("s") == []
     assert assigned(result(d, "good", first.dispatch)) == [("good", [3])]
 
 
@@ -217,10 +217,10 @@ def test_the_client_is_told_with_the_first_success_or_after_some_seconds():
     d = dispatcher("s", bad=1, good=1)
     first, _ = submitted = jobs(1, 2)
     d.on_submitted("s", submitted)
-    assert TellAside not in kinds(not_entered(d, "bad", first))
-    assert d.on_aside_told("s") == [TellAside("s", [("bad", REASON)])]
-    assert d.on_aside_told("s") == []
-    assert TellAside not in kinds(result(d, "good", 2))
+    assert ReportAside not in kinds(not_entered(d, "bad", first))
+    assert d.on_aside_reported("s") == [ReportAside("s", [("bad", REASON)])]
+    assert d.on_aside_reported("s") == []
+    assert ReportAside not in kinds(result(d, "good", 2))
 
 
 def test_a_cancelled_job_is_forgotten_and_one_of_an_absent_client_waits_for_it():
@@ -265,9 +265,9 @@ def test_a_death_while_the_function_is_loaded_may_be_the_machines_too():
     first, _ = submitted = jobs(1, 2)
     d.on_submitted("s", submitted)
     assert GiveUp not in kinds(died_loading(d, "bad", first))
-    assert (first.deaths, first.notes) == (0, ())
-    assert d.on_aside_told("s") == [
-        TellAside("s", [("bad", "the process that loads its functions was killed by SIGILL")])
+    assert (first.crashes, first.notes) == (0, ())
+    assert d.on_aside_reported("s") == [
+        ReportAside("s", [("bad", "the process that loads its functions was killed by SIGILL")])
     ]
     assert assigned(result(d, "good", 2)) == [("good", [1])]
 
@@ -276,11 +276,11 @@ def test_a_function_that_takes_down_all_that_load_it_is_given_up_as_ever():
     d = dispatcher("s", v=1, w=1)
     (job,) = jobs(1)
     d.on_submitted("s", [job])
-    deaths = []
+    crashes = []
     while len(d.state.open_jobs("s")):
         actions = died_loading(d, job.worker.key, job)
-        deaths.append(job.deaths)
-    assert deaths == [0, 1, 2, 3] and GiveUp in kinds(actions)
+        crashes.append(job.crashes)
+    assert crashes == [0, 1, 2, 3] and GiveUp in kinds(actions)
 
 
 def test_workers_with_one_reason_share_a_sentence():

@@ -232,7 +232,7 @@ def test_a_successor_is_submitted_once_however_often_its_job_is_requeued(state, 
 
 
 @pytest.mark.parametrize(
-    ("system", "state_of_it", "nodes", "start", "is_excused"),
+    ("system", "state_of_it", "nodes", "start", "is_forgivable"),
     [
         ("table", "taken away", "n1 n2", 1.0, True),
         ("table", "running", "n1 n2", 1.0, False),
@@ -243,12 +243,12 @@ def test_a_successor_is_submitted_once_however_often_its_job_is_requeued(state, 
     ],
 )
 def test_a_worker_that_was_lost_with_its_allocation_is_excused(
-    state, table, system, state_of_it, nodes, start, is_excused
+    state, table, system, state_of_it, nodes, start, is_forgivable
 ):
-    lost = {"place": Location(system, "", "2", "0", "n2").as_text(), "at": 50.0}
+    lost = {"location": Location(system, "", "2", "0", "n2").as_text(), "at": 50.0}
     table.set_state(2, state_of_it, nodes)
     table.rows[2] = table.rows[2]._replace(start=start)
-    assert sidecar.is_excused(lost, table.list_jobs()) == is_excused
+    assert sidecar.is_forgivable(lost, table.list_jobs()) == is_forgivable
 
 
 def test_a_machine_without_any_batch_system_has_the_first_which_says_that_it_is_not_there(monkeypatch):

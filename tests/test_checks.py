@@ -69,9 +69,9 @@ class Client:
         self.window_bytes = window_bytes
         self.connect()
 
-    def connect(self, handed=0):
+    def connect(self, resubmitted_up_to=0):
         self.objects = SessionObjects()
-        self.rules = ClientRules(lambda: self.open, self.objects, self.window_bytes, handed)
+        self.rules = ClientRules(lambda: self.open, self.objects, self.window_bytes, resubmitted_up_to)
         self.rules.window_jobs = 10
         self.send(100, b"here", m.ENVIRONMENT)
         self.send(1)
@@ -157,7 +157,7 @@ def test_a_number_is_open_once(client):
 def test_what_was_handed_in_before_may_be_handed_in_again_and_nothing_else():
     client = Client()
     client.submit(1, 2, 3)
-    client.connect(handed=2)
+    client.connect(resubmitted_up_to=2)
     client.submit(1, 2)
     with pytest.raises(ProtocolError, match="before"):
         client.submit(2)
@@ -165,7 +165,7 @@ def test_what_was_handed_in_before_may_be_handed_in_again_and_nothing_else():
 
 def test_more_may_be_handed_in_again_than_the_window_has_now():
     client = Client()
-    client.connect(handed=1000)
+    client.connect(resubmitted_up_to=1000)
     for number in range(1, 1001):
         client.submit(number)
     with pytest.raises(ProtocolError, match="more jobs than its window"):
@@ -182,7 +182,7 @@ def test_a_roster_names_workers(client, joined):
 @pytest.mark.parametrize("sessions", [["x"], [-1], [2**64], [True]])
 def test_a_worker_knows_sessions_that_can_be(sessions):
     WorkerRules(2).check(m.InventoryEnd([1, 2**64 - 1]))
-    WorkerRules(2).check(m.Stay(-1, ""))
+    WorkerRules(2).check(m.WorkerInfo(-1, ""))
     with pytest.raises(ProtocolError, match="InventoryEnd.sessions: not a list of sessions"):
         WorkerRules(2).check(m.InventoryEnd(sessions))
 
@@ -193,7 +193,7 @@ def test_jobs_come_in_order(client, numbers):
         client.submit(*numbers)
 
 
-@pytest.mark.parametrize("wrong", [{"deaths": 10**6 + 1}, {"losses": 10**18}])
+@pytest.mark.parametrize("wrong", [{"crashes": 10**6 + 1}, {"worker_losses": 10**18}])
 def test_a_jobs_past_is_possible(client, wrong):
     client.say(m.AttemptCounts(1, 2, 1, []))
     with pytest.raises(ProtocolError, match="AttemptCounts.*: not at most"):
@@ -348,14 +348,14 @@ def test_a_note_keeps_what_we_know_and_fits():
 
 @pytest.mark.parametrize("stay", [(float("nan"), ""), (-2, ""), (float("inf"), ""), (1.0, "a\nb")])
 def test_a_stay_that_cannot_be_is_refused(stay):
-    with pytest.raises(ProtocolError, match="Stay.*: not "):
-        WorkerRules(2).check(m.Stay(*stay))
+    with pytest.raises(ProtocolError, match="WorkerInfo.*: not "):
+        WorkerRules(2).check(m.WorkerInfo(*stay))
 
 
 def test_an_observer_names_workers_and_says_why():
     rules = ObserverRules()
-    rules.check(m.Excuse([IDENT]))
+    rules.check(m.Forgive([IDENT]))
     rules.check(m.End("the cluster was stopped"))
-    for message in (m.Excuse([IDENT, 7]), m.Excuse(["x"]), m.End("a\nb")):
+    for message in (m.Forgive([IDENT, 7]), m.Forgive(["x"]), m.End("a\nb")):
         with pytest.raises(ProtocolError):
             rules.check(message)

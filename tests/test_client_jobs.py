@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from cw.client import jobs as module
-from cw.client.jobs import BATCH, Job, Jobs
+from cw.client.jobs import BATCH, ClientJob, Jobs
 from cw.net import messages as m
 
 CALL, STORED = SimpleNamespace(is_stored=False), SimpleNamespace(is_stored=True)
@@ -44,8 +44,8 @@ def test_jobs_are_numbered_from_1_and_sent_in_order():
 
 
 def test_a_job_is_named_by_the_callers_own_id_where_it_has_one():
-    assert Job(7, 1, 0, b"", None).name == "job 7"
-    assert Job(7, 1, 0, b"", (42, "options", [])).name == "job 42"
+    assert ClientJob(7, 1, 0, b"", None).name == "job 7"
+    assert ClientJob(7, 1, 0, b"", (42, "options", [])).name == "job 42"
 
 
 def test_nothing_is_sent_without_a_window():
@@ -155,7 +155,7 @@ def test_what_is_taken_cannot_be_cancelled():
 
 def test_a_job_whose_number_was_not_counted_yet_is_withdrawn_without_a_trace():
     jobs = make(1)
-    jobs._by_number[2] = Job(2, 1, 0, b"", None)  # Ctrl-C came in the middle of `add`
+    jobs._by_number[2] = ClientJob(2, 1, 0, b"", None)  # Ctrl-C came in the middle of `add`
     jobs.withdraw(2)
     assert not jobs.has_cancelled and jobs.outstanding == 1
     jobs.withdraw(1)
@@ -231,7 +231,7 @@ def test_what_runs_is_known_until_it_ends_or_its_master_is_lost():
 def test_charges_are_kept_while_their_job_is_outstanding():
     jobs = make(2)
     for number in (1, 2, 17):
-        jobs.on_charged(m.AttemptCounts(number, 1, 0, []))
+        jobs.on_attempt_counts(m.AttemptCounts(number, 1, 0, []))
     assert list(jobs.charges) == [1, 2]
     jobs.on_delivered(jobs.take(1), False)
     jobs.cancel(2, False)
@@ -290,7 +290,7 @@ class Events:
         event = self.random.choice([
             self.add, self.add, self.add, self.cancel, self.pump, self.pump, self.result, self.result, self.result,
             self.window_changes, self.master_is_lost, self.master_joins, self.master_joins, self.started, self.stored,
-            self.store_is_read, self.cancelled_are_taken, self.charged,
+            self.store_is_read, self.cancelled_are_taken, self.attempt_counts,
         ])  # fmt: skip
         event()
         self.jobs.check_invariants()
@@ -397,8 +397,10 @@ class Events:
         if self.at_master:
             self.jobs.on_started(self.random.sample(list(self.at_master), 1))
 
-    def charged(self):
-        self.jobs.on_charged(m.AttemptCounts(self.random.randint(1, self.jobs.last_number + 1), 1, 0, []))
+    def attempt_counts(self):
+        self.jobs.on_attempt_counts(
+            m.AttemptCounts(self.random.randint(1, self.jobs.last_number + 1), 1, 0, [])
+        )
 
     def finish(self):
         """All goes well from here on."""

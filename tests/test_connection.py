@@ -125,13 +125,13 @@ def test_close_when_sent_delivers_everything(running, connect):
     peer = connect()
     payload = os.urandom(BIG)
 
-    def say_goodbye():
+    def send_goodbye():
         peer.connection.send(m.Submit([1], [1], [0], [payload]))
         peer.connection.send(m.Goodbye("done", True))
         peer.connection.close_when_sent()
         peer.connection.send(m.Recall(1))  # too late
 
-    running.call(say_goodbye)
+    running.call(send_goodbye)
     assert not peer.connection.closed
     peer.raw.sendall(encoded(m.Recall(2)))  # nobody listens any more
     goodbye, submit = peer.receive(None)

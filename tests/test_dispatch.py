@@ -16,8 +16,8 @@ from cw.master.jobs import (
     AHEAD_BYTES,
     AHEAD_JOBS,
     AHEAD_SECONDS,
-    DEATHS,
-    LOSSES,
+    CRASHES,
+    WORKER_LOSSES,
     Assign,
     Deliver,
     GiveUp,
@@ -25,7 +25,7 @@ from cw.master.jobs import (
     SendToClient,
     SendToWorker,
     Shape,
-    charged,
+    attempt_counts,
 )
 from cw.master.scheduler import AVOID_TICKS, RECALL_BACKOFF_TICKS, TURN_JOBS
 from cw.master.state import LOOK_PAST
@@ -331,7 +331,7 @@ def test_what_dies_with_its_runner_after_its_cancellation_is_not_charged():
     d.on_submitted("s", jobs(1, 2))
     d.on_cancelled("s", [1])
     assert assigned(d.on_runner_died("w", 1, NOTE)) == [("w", [2])]
-    assert d.state.open_jobs("s")[2].deaths == 0
+    assert d.state.open_jobs("s")[2].crashes == 0
 
 
 def test_a_closed_session_is_stopped_everywhere_and_forgotten():
@@ -364,7 +364,7 @@ def test_a_job_that_takes_its_runner_down_is_tried_three_times_on_different_slot
     d.on_submitted("s", jobs(7))
     assert assigned(d.on_runner_died("v", 1, notes[0])) == [("w", [7])]
     assert assigned(d.on_runner_died("w", 2, notes[1])) == [("v", [7])]
-    assert d.state.open_jobs("s")[7].deaths == 2
+    assert d.state.open_jobs("s")[7].crashes == 2
     (given_up,) = uncharged(d.on_runner_died("v", 3, notes[2]))
     assert given_up == GiveUp("s", 7, given_up.reason, tuple(notes))
     assert len(d.state.open_jobs("s")) == 0
@@ -392,14 +392,14 @@ def test_a_worker_that_leaves_costs_nothing_and_one_that_is_lost_a_loss():
     d.on_submitted("s", jobs(1))
     d.on_worker_departed("v")
     job = d.state.open_jobs("s")[1]
-    assert (job.deaths, job.losses, job.notes) == (0, 0, ())
-    for n in range(1, LOSSES):
+    assert (job.crashes, job.worker_losses, job.notes) == (0, 0, ())
+    for n in range(1, WORKER_LOSSES):
         d.on_worker_joined(n, WorkerCapacity(1), PY)
         assert uncharged(d.on_worker_lost(n, LOST)) == []
-        assert (job.deaths, job.losses) == (0, n)
+        assert (job.crashes, job.worker_losses) == (0, n)
     d.on_worker_joined("last", WorkerCapacity(1), PY)
     (given_up,) = d.on_worker_lost("last", LOST)
-    assert (given_up.number, given_up.notes) == (1, (LOST,) * LOSSES)
+    assert (given_up.number, given_up.notes) == (1, (LOST,) * WORKER_LOSSES)
 
 
 def test_a_worker_that_drains_and_is_lost_costs_nothing():
@@ -407,7 +407,7 @@ def test_a_worker_that_drains_and_is_lost_costs_nothing():
     d.on_submitted("s", jobs(1))
     d.on_worker_draining("v")
     assert uncharged(d.on_worker_lost("v", LOST)) == []
-    assert (d.state.open_jobs("s")[1].losses, d.state.open_jobs("s")[1].notes) == (0, ())
+    assert (d.state.open_jobs("s")[1].worker_losses, d.state.open_jobs("s")[1].notes) == (0, ())
 
 
 def test_a_loss_is_taken_back_when_it_was_no_jobs_fault():
@@ -417,10 +417,10 @@ def test_a_loss_is_taken_back_when_it_was_no_jobs_fault():
     d.on_worker_lost("w", {**LOST, "worker_ident": "w"})
     (told,) = d.on_excused("v")
     assert (
-        told == SendToClient("s", charged(d.state.open_jobs("s")[1]))
-        and d.state.open_jobs("s")[1].losses == 0
+        told == SendToClient("s", attempt_counts(d.state.open_jobs("s")[1]))
+        and d.state.open_jobs("s")[1].worker_losses == 0
     )
-    assert d.state.open_jobs("s")[2].losses == 1 and d.on_excused("v") == []
+    assert d.state.open_jobs("s")[2].worker_losses == 1 and d.on_excused("v") == []
 
 
 # --- time that workers have left --------------------------------------------------------------
@@ -483,7 +483,7 @@ def test_a_runners_death_is_charged_to_the_job_that_it_ran_and_to_no_other():
     d.on_submitted("s", jobs(1, 2, 3, f=known(1e-3)))
     assert d.state.held("w") == 3
     d.on_runner_died("w", 1, NOTE)
-    assert [d.state.open_jobs("s")[n].deaths for n in (1, 2, 3)] == [1, 0, 0]
+    assert [d.state.open_jobs("s")[n].crashes for n in (1, 2, 3)] == [1, 0, 0]
 
 
 def test_being_sent_ahead_and_recalled_costs_nothing():
@@ -491,7 +491,8 @@ def test_being_sent_ahead_and_recalled_costs_nothing():
     d.on_submitted("s", jobs(*range(1, 50), f=known(1e-3)))
     d.on_recalled("w", [10, 11, 12])
     assert all(
-        (d.state.open_jobs("s")[n].deaths, d.state.open_jobs("s")[n].losses) == (0, 0) for n in range(1, 50)
+        (d.state.open_jobs("s")[n].crashes, d.state.open_jobs("s")[n].worker_losses) == (0, 0)
+        for n in range(1, 50)
     )
 
 
@@ -501,7 +502,7 @@ def test_a_death_that_nobody_reported_right_is_still_counted():
         d.on_submitted("s", jobs(1))
         d.on_runner_died("v", 1, {"slot": slot})
         job = d.state.open_jobs("s")[1]
-        assert job.deaths == 1 and 0 <= job.avoid[1] + 1 <= 2
+        assert job.crashes == 1 and 0 <= job.avoid[1] + 1 <= 2
 
 
 # --- avoiding the slot where it died ----------------------------------------------------------
@@ -714,7 +715,7 @@ class Events:
         self.holder = {}  # by dispatch: the worker, until it answered
         self.place = {}  # by open job: its dispatch, while one is held
         self.limit = {}
-        self.charges = {}  # [deaths, losses]
+        self.charges = {}  # [crashes, worker losses]
         self.min_time = {}  # of jobs that have one
         self.lost_with = {}  # by worker that was lost: the jobs charged for it
         self.started = set()  # jobs
@@ -800,17 +801,17 @@ class Events:
     def _GiveUp(self, action):
         name = action.session, action.number
         assert self.state[name] == "open"
-        deaths, losses = self.charges[name]
-        assert len(action.notes) == deaths + losses
+        crashes, worker_losses = self.charges[name]
+        assert len(action.notes) == crashes + worker_losses
         assert (
-            deaths >= self.limit[name]
-            or losses >= LOSSES
+            crashes >= self.limit[name]
+            or worker_losses >= WORKER_LOSSES
             or (self.limit[name] == 1 and name not in self.place)
         )
         self.state[name] = "given up"
 
     def _AttemptCounts(self, session, message):
-        assert [message.deaths, message.losses] == self.charges[session, message.number]
+        assert [message.crashes, message.worker_losses] == self.charges[session, message.number]
 
     def _Release(self, key, message):
         for dispatch in message.dispatches:
@@ -993,7 +994,7 @@ class Events:
                     self.min_time[session, number] = min_time
                 new.append(Job(number, function, options, memoryview(_PAYLOAD)[:size]))
                 self.state[session, number] = "open"
-                self.limit[session, number] = attempts or DEATHS
+                self.limit[session, number] = attempts or CRASHES
                 self.charges[session, number] = [0, 0]
             self.perform(self.d.on_submitted(session, new))
 
@@ -1064,7 +1065,7 @@ class Events:
 
     def clients_are_told(self, random):
         for session in self.python_of:
-            self.perform(self.d.on_aside_told(session))
+            self.perform(self.d.on_aside_reported(session))
 
     def nothing_can_be_given_back_for_a_while(self, random):
         if key := some(random, self.model):
@@ -1094,7 +1095,7 @@ class Events:
         for name, state in self.state.items():
             if state == "open":
                 job = self.d.state.open_jobs(name[0])[name[1]]
-                assert [job.deaths, job.losses] == self.charges[name]
+                assert [job.crashes, job.worker_losses] == self.charges[name]
         for key, worker in self.model.items():
             assert self.d.state.held(key) == sum(holder is worker for holder in self.holder.values())
 

@@ -12,7 +12,7 @@ from cw.worker import actions as a
 from cw.worker import execution
 from cw.worker.departure import Departure
 from cw.worker.execution import Execution
-from cw.worker.jobs import Job
+from cw.worker.jobs import WorkerJob
 from cw.worker.outcomes import SUSPECT_SECONDS
 from cw.worker.slots import Slots
 
@@ -35,7 +35,7 @@ def worker():
 def give(worker, *dispatches, seconds=1e-3):
     function = Object(1, b"")
     function.estimate.seconds = seconds
-    jobs = [Job(dispatch, 1, dispatch, function, None, 1, b"payload") for dispatch in dispatches]
+    jobs = [WorkerJob(dispatch, 1, dispatch, function, None, 1, b"payload") for dispatch in dispatches]
     worker.execution.perform(worker.slots.on_jobs(jobs, execution.time.monotonic()))
     return [runner for runner in worker.slots.pool.runners.values() if runner.sent]
 
@@ -56,7 +56,7 @@ def test_what_comes_of_a_retraction_is_done_before_the_actions_that_follow(worke
     unstarted = [job.dispatch for job in list(runner.sent)[1:]]
     assert unstarted
     for job in runner.sent:
-        job.spared = True
+        job.withdrawn = True
     worker.execution.perform([a.Retract(runner, 100), a.Send(m.Recalled([]))])
     assert worker.runners.send_drop.mock_calls == [mock.call(runner)]
     assert worker.sent == [m.Returned(unstarted[::-1]), m.Recalled([])]

@@ -30,7 +30,7 @@ from programs import (
 
 import cw
 
-LOSSES = {
+LOST_EVENTS = {
     "master.client_gone", "master.worker_gone", "master.worker_lost", "master.worker_not_joined", "worker.master_gone",
 }  # fmt: skip
 """Events of a peer that is away."""
@@ -118,7 +118,7 @@ def test_a_worker_that_froze_for_less_than_the_silence_is_not_noticed(tmp_path):
             time.sleep(1.5)
             worker.send_signal(signal.SIGCONT)
             assert [future.result(LIMIT) for future in futures] == list(range(20))
-        assert not LOSSES & set(master.events)
+        assert not LOST_EVENTS & set(master.events)
         assert set(runs(tmp_path).values()) == {1}
 
 
@@ -157,7 +157,7 @@ def test_c_code_that_holds_the_interpreter_for_a_minute_holds_up_nobody_else(tmp
         assert held.exception(0) is None
         assert count > 100
         for program in (master, worker):
-            assert not (LOSSES | {"worker.runner_died"}) & set(program.events), program.err
+            assert not (LOST_EVENTS | {"worker.runner_died"}) & set(program.events), program.err
 
 
 def test_c_code_that_holds_the_interpreter_is_stopped_at_its_limit_and_by_kill(tmp_path):
@@ -543,7 +543,7 @@ executor.shutdown()
         client.send_signal(signal.SIGCONT)
         client.wait_for("all right", in_out=True)
         assert client.wait() == 0
-        assert not LOSSES & set(master.events), master.err
+        assert not LOST_EVENTS & set(master.events), master.err
 
 
 @pytest.mark.slow
@@ -571,7 +571,7 @@ thread.stop()
     ):
         client.wait_for("all right", in_out=True)
         assert client.wait() == 0
-        assert not LOSSES & set(master.events), master.err
+        assert not LOST_EVENTS & set(master.events), master.err
 
 
 # --- disk full, no descriptors, no processes --------------------------------------------------

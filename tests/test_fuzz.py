@@ -173,7 +173,7 @@ def fuzz_decoder(parts, cuts):
 class Peer:
     """The other end of one of the master's connections: sound, but for what it is told to say."""
 
-    def __init__(self, world, role, *, handed=0, like=None):
+    def __init__(self, world, role, *, resubmitted_up_to=0, like=None):
         self._world = world
         self.role = role
         self.ident, self.secret = (
@@ -191,7 +191,7 @@ class Peer:
         values = {
             "role": role, "ident": self.ident, "secret": self.secret if role == "client" else "",
             "protocol": m.PROTOCOL, "python": [3, 11], "version": "9", "host": "here", "pid": 7,
-            "capacity": {"slots": 2} if role == "worker" else {}, "handed": handed,
+            "capacity": {"slots": 2} if role == "worker" else {}, "resubmitted_up_to": resubmitted_up_to,
         }  # fmt: skip
         self.send(m.Hello(**values))
         if role == "client":
@@ -459,15 +459,22 @@ class Play:
     def _cancel(self, peer, numbers):
         peer.send(m.Cancel(numbers))
 
-    def _charge(self, peer, number, deaths, losses):
-        peer.send(m.AttemptCounts(number, deaths, losses, [{"how": "in the past"}, 7]))
+    def _charge(self, peer, number, crashes, worker_losses):
+        peer.send(m.AttemptCounts(number, crashes, worker_losses, [{"how": "in the past"}, 7]))
 
     def _receive(self, peer, count):
         peer.send(m.Received([count]))
 
-    def _client_come_back(self, peer, handed):
+    def _client_come_back(self, peer, resubmitted_up_to):
         world = self._world
-        world.faulty.append(Peer(world, "client", handed=peer.last if handed is None else handed, like=peer))
+        world.faulty.append(
+            Peer(
+                world,
+                "client",
+                resubmitted_up_to=peer.last if resubmitted_up_to is None else resubmitted_up_to,
+                like=peer,
+            )
+        )
 
     def _worker_come_back(self, peer, inventories):
         world = self._world

@@ -5,13 +5,13 @@ from random import Random
 import pytest
 
 from cw.net.objects import Object
-from cw.worker.jobs import AVOID_SECONDS, HeldJobs, Job
+from cw.worker.jobs import AVOID_SECONDS, HeldJobs, WorkerJob
 
 FUNCTION = Object(1, b"")
 
 
 def job(dispatch, session=1):
-    return Job(dispatch, session, dispatch, FUNCTION, None, 1, b"payload")
+    return WorkerJob(dispatch, session, dispatch, FUNCTION, None, 1, b"payload")
 
 
 def test_what_is_stopped_or_withdrawn_while_it_waits_is_returned_and_what_is_not_here_has_ended():

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import cw
 from cw.client import outcome
-from cw.client.jobs import Job
+from cw.client.jobs import ClientJob
 from cw.net import messages as m
 from cw.payloads import deferred, serialize
 from cw.payloads.deferred import Deferred
 
-NAMED = Job(7, 1, 0, b"", (42, "options", []))
+NAMED = ClientJob(7, 1, 0, b"", (42, "options", []))
 
 
 def test_a_result_is_its_value():
@@ -63,7 +63,7 @@ def test_a_job_that_was_given_up_is_lost_with_its_notes():
     found = outcome.of_lost(NAMED, message)
     assert type(found.error) is cw.WorkerLost and found.status == m.ERROR and found.payload == b""
     assert str(found.error).startswith("job 42 was given up: it was lost 3 times")
-    recorded = Job(7, 1, 0, b"", None, SimpleNamespace(is_stored=False))
+    recorded = ClientJob(7, 1, 0, b"", None, SimpleNamespace(is_stored=False))
     payload = outcome.of_lost(recorded, message).payload
     assert type(serialize.load_error(payload, "")) is cw.WorkerLost
 

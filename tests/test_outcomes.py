@@ -7,14 +7,14 @@ from asked import asked
 
 from cw.net import messages as m
 from cw.net.objects import Object
-from cw.worker.jobs import Job
+from cw.worker.jobs import WorkerJob
 from cw.worker.outcomes import Outcome, Outcomes
 
 PLACE = {"host": "node1", "slot": 0}
 
 
 def job(dispatch=1, options=None, **flags):
-    made = Job(dispatch, 7, 100 + dispatch, Object(1, b""), options, 1, b"payload")
+    made = WorkerJob(dispatch, 7, 100 + dispatch, Object(1, b""), options, 1, b"payload")
     for name, value in flags.items():
         setattr(made, name, value)
     return made

@@ -32,13 +32,13 @@ def submitted(resumption, *which):
 
 def new_client():
     resumption = Resumption(GRACE, MOST)
-    assert not resumption.on_connected(0.0, is_new=True, handed=0)
+    assert not resumption.on_connected(0.0, is_new=True, resubmitted_up_to=0)
     return resumption
 
 
-def client_of_another_master(handed):
+def client_of_another_master(resubmitted_up_to):
     resumption = Resumption(GRACE, MOST)
-    assert resumption.on_connected(0.0, is_new=True, handed=handed)
+    assert resumption.on_connected(0.0, is_new=True, resubmitted_up_to=resubmitted_up_to)
     return resumption
 
 
@@ -47,7 +47,7 @@ def client_that_is_back(*which):
     resumption = new_client()
     resumption.on_submitted(jobs(*which))
     resumption.on_disconnected(0.0, is_reset=True)
-    assert resumption.on_connected(1.0, is_new=False, handed=which[-1])
+    assert resumption.on_connected(1.0, is_new=False, resubmitted_up_to=which[-1])
     return resumption
 
 
@@ -62,33 +62,33 @@ def test_the_jobs_of_a_new_client_are_new_and_nothing_settles():
 
 def test_a_client_that_is_back_hands_in_what_it_had_and_then_new_ones():
     resumption = client_that_is_back(1, 2, 5)
-    assert resumption.were_here and resumption.handed == 5
+    assert resumption.were_here and resumption.resubmitted_up_to == 5
     assert submitted(resumption, 2, 5, 6, 7) == ([2, 5], [6, 7])
     assert submitted(resumption, 8) == ([], [8])
 
 
 def test_a_client_of_another_master_says_how_far_it_had_come():
-    resumption = client_of_another_master(handed=4)
+    resumption = client_of_another_master(resubmitted_up_to=4)
     assert not resumption.were_here
     assert submitted(resumption, 3, 5) == ([3], [5])
 
 
 def test_what_was_charged_comes_before_its_job_and_is_charged_to_it():
-    resumption = client_of_another_master(handed=2)
+    resumption = client_of_another_master(resubmitted_up_to=2)
     note = {"how": "killed by SIGSEGV"}
-    resumption.on_charged(m.AttemptCounts(2, 1, 3, [note]))
+    resumption.on_attempt_counts(m.AttemptCounts(2, 1, 3, [note]))
     again, _ = resumption.on_submitted(jobs(1, 2))
-    assert [(job.deaths, job.losses, job.notes) for job in again] == [(0, 0, ()), (1, 3, (note,))]
+    assert [(job.crashes, job.worker_losses, job.notes) for job in again] == [(0, 0, ()), (1, 3, (note,))]
 
 
 # --- settling ---------------------------------------------------------------------------------
 
 
 def test_it_settles_when_all_is_handed_in_and_no_worker_is_missing():
-    resumption = client_of_another_master(handed=2)
+    resumption = client_of_another_master(resubmitted_up_to=2)
     assert resumption.settle(0.0) is None
     resumption.on_former_workers(["v", "w"], {"w"})
-    resumption.on_handed_in()
+    resumption.on_resubmitted()
     assert resumption.settle(1.0) is None
     resumption.on_workers_changed(["v"], [])
     assert resumption.settle(1.0) == ([], True)
@@ -96,36 +96,36 @@ def test_it_settles_when_all_is_handed_in_and_no_worker_is_missing():
 
 
 def test_a_worker_that_does_not_come_back_is_waited_for_a_while_and_named():
-    resumption = client_of_another_master(handed=2)
+    resumption = client_of_another_master(resubmitted_up_to=2)
     resumption.on_former_workers(["v", "w"], {"w"})
-    resumption.on_handed_in()
+    resumption.on_resubmitted()
     assert resumption.settle(SETTLE - 0.1) is None
     assert resumption.settle(SETTLE) == (["v"], False)
 
 
 def test_where_a_worker_has_gone_again_not_all_are_here():
-    resumption = client_of_another_master(handed=2)
+    resumption = client_of_another_master(resubmitted_up_to=2)
     resumption.on_former_workers(["w"], {"w"})
     resumption.on_workers_changed([], ["w"])
-    resumption.on_handed_in()
+    resumption.on_resubmitted()
     assert resumption.settle(1.0) == ([], False)
 
 
 def test_this_master_has_not_lost_the_workers_that_were_here_before():
     resumption = client_that_is_back(1)
     resumption.on_former_workers(["v"], set())
-    resumption.on_handed_in()
+    resumption.on_resubmitted()
     assert resumption.settle(1.0) == ([], True)
 
 
 def test_a_second_return_waits_for_those_that_were_missing_at_the_first():
-    resumption = client_of_another_master(handed=2)
+    resumption = client_of_another_master(resubmitted_up_to=2)
     resumption.on_former_workers(["v"], set())
     resumption.on_disconnected(1.0, is_reset=True)
     assert resumption.settle(math.inf) is None  # the client is not there
-    resumption.on_connected(2.0, is_new=False, handed=2)
+    resumption.on_connected(2.0, is_new=False, resubmitted_up_to=2)
     resumption.on_former_workers([], set())  # of this master, which has met none of them
-    resumption.on_handed_in()
+    resumption.on_resubmitted()
     assert resumption.settle(SETTLE + 1) is None
     assert resumption.settle(SETTLE + 2) == (["v"], False)
 
@@ -150,7 +150,7 @@ def test_a_client_is_waited_for_as_long_as_its_case_deserves(
     resumption.on_disconnected(10.0, is_reset)
     assert not resumption.should_end(10.0 + seconds - 0.1, has_lost_parent, is_in_the_way)
     assert resumption.should_end(10.0 + seconds, has_lost_parent, is_in_the_way)
-    resumption.on_connected(11.0, is_new=False, handed=0)
+    resumption.on_connected(11.0, is_new=False, resubmitted_up_to=0)
     assert not resumption.should_end(math.inf, has_lost_parent, is_in_the_way)
 
 
@@ -163,12 +163,14 @@ class Events:
     def __init__(self, random):
         self.random = random
         self.now = 0.0
-        handed = random.choice([0, 0, 5])
+        resubmitted_up_to = random.choice([0, 0, 5])
         self.resumption = Resumption(GRACE, MOST)
         self.is_here = True
-        self.is_settling = self.resumption.on_connected(self.now, is_new=True, handed=handed)
-        assert self.is_settling == bool(handed)
-        self.before = self.highest = handed  # numbers handed in before the client came back; ever
+        self.is_settling = self.resumption.on_connected(
+            self.now, is_new=True, resubmitted_up_to=resubmitted_up_to
+        )
+        assert self.is_settling == bool(resubmitted_up_to)
+        self.before = self.highest = resubmitted_up_to  # numbers handed in before the client came back; ever
         self.next = 1  # over this connection
         self.has_handed_in = False
         self.missing = set()
@@ -181,7 +183,7 @@ class Events:
     def client_comes(self):
         if self.is_here and self.random.random() < 0.5:  # its end was not seen: rare
             return
-        assert self.resumption.on_connected(self.now, is_new=False, handed=self.highest)
+        assert self.resumption.on_connected(self.now, is_new=False, resubmitted_up_to=self.highest)
         self.is_here = self.is_settling = True
         self.before, self.next = self.highest, 1
         self.has_handed_in = False
@@ -197,7 +199,7 @@ class Events:
 
     def all_is_handed_in(self):
         if self.is_here:
-            self.resumption.on_handed_in()
+            self.resumption.on_resubmitted()
             self.has_handed_in = True
 
     def workers_are_named(self):

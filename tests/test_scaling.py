@@ -5,11 +5,11 @@ import random
 import pytest
 
 from cw.slurm.scaling import Change, plan
-from cw.slurm.submitted import Job
+from cw.slurm.submitted import BatchJob
 
 
 def job(ident, slots, follows=0):
-    return Job("workers", ident, "", "cw-x-workers-t", slots, float(ident), follows)
+    return BatchJob("workers", ident, "", "cw-x-workers-t", slots, float(ident), follows)
 
 
 OLD, MIDDLE, NEW = job(1, 4), job(2, 2), job(3, 3)

@@ -12,7 +12,7 @@ import simulation
 from simulation import MONOTONIC, Simulation
 
 import cw
-from cw.master.jobs import DEATHS, LOSSES
+from cw.master.jobs import CRASHES, WORKER_LOSSES
 from cw.net import messages as m
 from cw.net.objects import ObjectCache
 from cw.payloads import serialize
@@ -67,8 +67,8 @@ class Scenario:
         longest = random.choice([0.002, 0.01, 0.1, 1.0, 3.0])
         attempts = random.choice([None, None, None, 1, 2])
         for _ in range(count):
-            deaths = 0 if self.is_gentle else random.choice([0] * 30 + [1, 1, 2, 5])
-            client.submit(random.uniform(0, longest), deaths=deaths, attempts=attempts)
+            crashes = 0 if self.is_gentle else random.choice([0] * 30 + [1, 1, 2, 5])
+            client.submit(random.uniform(0, longest), crashes=crashes, attempts=attempts)
 
     def master_restarts(self):
         sim = self.sim
@@ -205,7 +205,7 @@ class Scenario:
             for number, error in client.errors.items():
                 assert type(error) is cw.WorkerLost and not self.is_gentle, (number, error)
                 attempts = client.attempts[number] or 3
-                assert attempts == 1 or len(error.attempts) >= min(attempts, LOSSES), (number, error)
+                assert attempts == 1 or len(error.attempts) >= min(attempts, WORKER_LOSSES), (number, error)
 
     def check_nothing_left(self):
         sim = self.sim
@@ -277,7 +277,7 @@ def test_a_worker_that_goes_in_the_moment_in_which_a_client_settles_is_asked_for
         peer = sim.run_until(lambda: next((w for w in sim.master.workers.values() if w.is_known), None), 3)
         (session,) = sim.master.clients.values()
         resumption = session._resumption
-        assert sim.run_until(lambda: resumption._is_handed_in, 3)
+        assert sim.run_until(lambda: resumption._is_resubmitted, 3)
         assert resumption._missing
         sim.now = resumption._settles_at
         peer.connection.close()
@@ -310,7 +310,7 @@ def test_the_next_master_knows_the_options_of_the_jobs_that_wait():
         sim.start_master()
         client = sim.client()
         sim.run(1)
-        once, twice, often = (client.submit(0.1, deaths=9, attempts=n) for n in (1, 2, None))
+        once, twice, often = (client.submit(0.1, crashes=9, attempts=n) for n in (1, 2, None))
         sim.run(1)
         sim.master.process.die()
         sim.start_master()
@@ -319,7 +319,7 @@ def test_the_next_master_knows_the_options_of_the_jobs_that_wait():
         sim.start_worker(1)
         sim.start_worker(1)
         assert sim.run_until(lambda: not client.session.outstanding(), 60)
-        assert [len(client.errors[n].attempts) for n in (once, twice, often)] == [1, 2, DEATHS]
+        assert [len(client.errors[n].attempts) for n in (once, twice, often)] == [1, 2, CRASHES]
 
 
 def test_at_every_hop_few_of_many_options_are_kept(monkeypatch):
@@ -355,7 +355,7 @@ def test_a_job_whose_runner_died_is_sent_with_the_slot_to_avoid():
         worker = sim.start_worker(2)
         client = sim.client()
         sim.run(1)
-        client.submit(0.01, deaths=1)
+        client.submit(0.01, crashes=1)
         assert sim.run_until(lambda: not client.session.outstanding(), 60)
         assert not client.errors
     first, second = (message for message in sent if type(message) is m.Dispatch)

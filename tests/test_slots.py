@@ -14,7 +14,7 @@ from cw.net.objects import Object as Function
 from cw.worker import assignment
 from cw.worker.actions import LookAtTokens, SendJobs, StartRunner
 from cw.worker.assignment import AHEAD_SECONDS
-from cw.worker.jobs import AVOID_SECONDS, Job
+from cw.worker.jobs import AVOID_SECONDS, WorkerJob
 from cw.worker.pool import (
     AHEAD_JOBS,
     CROWD,
@@ -219,7 +219,7 @@ class Bench:
             self.dispatches += 1
             f = function or self.function("f")
             options = asked(timeout=timeout) if timeout else None
-            job = Job(self.dispatches, session, self.dispatches, f, options, 1, bytes(size))
+            job = WorkerJob(self.dispatches, session, self.dispatches, f, options, 1, bytes(size))
             if avoid:
                 self.avoided[job.dispatch] = avoid - 1
             new.append(job)
@@ -268,14 +268,14 @@ class Bench:
     def drain(self):
         self.perform(self.slots.on_drain())
 
-    def exit(self, model, was_told_to=False):
+    def exit(self, model, was_ordered=False):
         """The worker learns that the process is gone."""
         assert model.is_dead
         del self.models[model.runner.key]
         self.slots.on_runner_gone(model.runner)
         self.read(model)
         unstarted = min(model.tokens, len(model.runner.sent))
-        self.perform(self.slots.on_runner_exited(model.runner, unstarted, NOTE, self.now, was_told_to))
+        self.perform(self.slots.on_runner_exited(model.runner, unstarted, NOTE, self.now, was_ordered))
 
     def die(self, model):
         model.is_dead = True
@@ -818,9 +818,9 @@ def test_what_dies_of_the_order_to_end_while_its_worker_drains_is_not_charged():
     first, second = bench.give(2)
     models = [bench.run_until(job) for job in (first, second)]
     bench.drain()
-    for model, was_told_to in zip(models, (True, False), strict=True):
+    for model, was_ordered in zip(models, (True, False), strict=True):
         bench.die(model)
-        bench.exit(model, was_told_to)
+        bench.exit(model, was_ordered)
     assert bench.ended == {first.dispatch: "cut short", second.dispatch: "died"}
 
 

@@ -77,7 +77,7 @@ def standing(name="default"):
 
 def nodes_of(found):
     """Where its workers are."""
-    return {Location.parse(worker["place"]).node for worker in found.workers}
+    return {Location.parse(worker["location"]).node for worker in found.workers}
 
 
 def slots(name="default"):
@@ -382,7 +382,7 @@ def test_a_worker_that_dies_says_where_in_its_log(slurm):
     run("start", "-n", 1)
     (worker,) = standing().workers
     os.kill(int(worker["name"].rpartition(":")[2]), 9)
-    place = Location.parse(worker["place"])
+    place = Location.parse(worker["location"])
     (log,) = Path(os.environ["CW_HOME"]).glob(f"slurm-default/logs-*/workers-{place.job}-{place.node}.log")
     wait_until(lambda: f"the worker in {place} died: signal 9" in log.read_text(), LIMIT, log.read_text)
     wait_until(lambda: "has failed" in run("status")[0], 40, slurm.queue)

@@ -71,7 +71,7 @@ def test_ids_and_names_together_tell_our_jobs(answer):
     state.token = "abc123"
     names = [job_name("default", role, state.token) for role in ("workers", "master", "workers")]
     state.jobs = [
-        submitted.Job("workers", number, "", name, 1, 0.0)
+        submitted.BatchJob("workers", number, "", name, 1, 0.0)
         for number, name in zip((12, 13, 16), names, strict=True)
     ]
     answer("squeue", ROWS)

@@ -28,7 +28,7 @@ def test_one_that_dies_again_and_again_is_waited_for_longer_and_then_given_up():
 
 
 def test_a_job_that_takes_its_worker_down_is_given_up_before_the_worker_is():
-    assert dispatch.LOSSES < RESTARTS
+    assert dispatch.WORKER_LOSSES < RESTARTS
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -165,12 +165,12 @@ def test_a_cluster_lives_in_a_batch_system_of_one_file(system):
     ]
 
     (worker,) = finding.ask(State.load("default")).workers
-    assert Location.parse(worker["place"]) == Location("processes", "", "2", "0", "here")
+    assert Location.parse(worker["location"]) == Location("processes", "", "2", "0", "here")
     system.send(signal.SIGKILL, [system.rows[2]])  # as if its allocation were gone
     wait_until(lambda: finding.ask(State.load("default")).lost, LIMIT)
     (lost,) = finding.ask(State.load("default")).lost
     wait_until(lambda: not system.rows[2].is_running, LIMIT)
-    assert sidecar.is_excused(lost, known.list_jobs())
+    assert sidecar.is_forgivable(lost, known.list_jobs())
 
     assert cw.slurm.stop().startswith("stopped; 0 jobs were running")
     wait_until(lambda: not any(row.is_running for row in system.rows.values()), LIMIT)

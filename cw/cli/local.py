@@ -30,7 +30,7 @@ def main() -> int:
     wanted = ClusterOptions(options.slots, master_options=["--port", str(port)], verbose=options.verbose)
     try:
         with mp.hold(wanted) as cluster:
-            _say_where(cluster)
+            _print_where(cluster)
             return _wait_for_end(cluster)
     except ValueError as error:
         raise program.UsageError(str(error)) from None
@@ -68,7 +68,7 @@ def _free_port() -> int:
     return address.PORT
 
 
-def _say_where(cluster: Cluster) -> None:
+def _print_where(cluster: Cluster) -> None:
     print(f"{program.count(cluster.slots, 'slot')} on this machine, until Ctrl-C; logs in {cluster.logs}")
     found = status.look().standing
     if found is not None and found.where.rpartition(":")[2] == cluster.master.rpartition(":")[2]:

@@ -55,7 +55,7 @@ class Calls:
     ) -> None:
         self.lock = lock
         self.object_sender = object_sender
-        self.store: serialize.Store | None = None
+        self.store: serialize.StoreBuffer | None = None
         """Makes memory files, if the master is on this machine."""
         self.functions = FunctionTable(objects)
         self.objects = objects

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from cw.client.jobs import Job, Jobs
+from cw.client.jobs import ClientJob, Jobs
 from cw.client.outcome import Outcome
 from cw.client.store_client import Call, Chunk, StoreClient
 from cw.errors import StoreError
@@ -54,7 +54,7 @@ class Delivery:
         self._recorded: deque[tuple[list[Outcome], StoreError | None]] = deque()  # written, to be delivered
         self._wake = wake
 
-    def finish(self, job: Job, error: BaseException | None, value: Any) -> None:
+    def finish(self, job: ClientJob, error: BaseException | None, value: Any) -> None:
         """Deliver a job's error or value."""
         self.deliver(job.number, job.tag, error, value)
         self._jobs.on_delivered(job, error is not None)

@@ -19,7 +19,7 @@ from cw import nested, program
 from cw.client import outcome, patience
 from cw.client.calls import Calls
 from cw.client.delivery import Delivery
-from cw.client.jobs import BATCH, Job, Jobs
+from cw.client.jobs import BATCH, ClientJob, Jobs
 from cw.client.options import ClientSettings, check_patience
 from cw.client.outcome import Abandoned, Outcome
 from cw.events import EventLogger
@@ -45,7 +45,7 @@ class Owner(Protocol):
     def on_progress(self) -> None:
         """Note that some jobs have been delivered."""
 
-    def on_started(self, job: Job) -> None:
+    def on_started(self, job: ClientJob) -> None:
         """Note that the job is known to run."""
 
     def on_failure(self, error: BaseException) -> None:
@@ -99,7 +99,7 @@ class Exchange:
             m.JobsStarted: self._on_started,
             m.JobResults: self._on_results,
             m.Lost: self._on_job_lost,
-            m.AttemptCounts: jobs.on_charged,
+            m.AttemptCounts: jobs.on_attempt_counts,
             m.Goodbye: lambda message: self.link.on_goodbye(message),
             m.Heartbeat: lambda message: None,
         }
@@ -175,7 +175,7 @@ class Exchange:
             if len(batch) < BATCH:
                 break  # there are no more, or there is no room
 
-    def _submit(self, connection: Connection, batch: list[Job]) -> None:
+    def _submit(self, connection: Connection, batch: list[ClientJob]) -> None:
         """Send jobs, after the objects that they need and the master does not have."""
         if self._delivery.is_used and self.origin is None:
             self.origin = ""

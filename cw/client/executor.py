@@ -113,7 +113,7 @@ class ClusterExecutor(concurrent.futures.Executor):
             settings = ClientSettings(
                 host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend
             )
-            self._session = Session(settings, _deliver, _tell_started, recorder)
+            self._session = Session(settings, _deliver, _notify_started, recorder)
             self._session.start()
         except BaseException:
             if recorder is not None:
@@ -371,5 +371,5 @@ def _settle(number: int, future: Future, error: BaseException | None, value: Any
         logger.error("client.done_callback_failed", "a callback of a future failed", exc_info=True)
 
 
-def _tell_started(number: int, future: Future) -> None:
+def _notify_started(number: int, future: Future) -> None:
     future.note_running()

@@ -71,7 +71,7 @@ class FunctionTable:
         self._templates: dict[tuple[Any, ...], Template] = {}
         self._records: dict[tuple[Any, ...], Record] = {}  # oldest first
         self._keys = KeyTable(self)
-        self._told: dict[Any, Any] = {}  # random generators that the user was warned of
+        self._warned: dict[Any, Any] = {}  # random generators that the user was warned of
         self._maker = RecordMaker(table)
         self._states = StateTable(
             table, lambda payload, digest: self._maker.object_of(m.VALUE, (), payload, digest)
@@ -99,7 +99,7 @@ class FunctionTable:
         function: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        store: serialize.Store | None = None,
+        store: serialize.StoreBuffer | None = None,
         label: int = 0,
     ) -> tuple[serialize.Payload | None, Sequence[str]]:
         """Return the payload of a call for which `known_number` may have an answer, and its names. None: see `pickle`.
@@ -174,7 +174,7 @@ class FunctionTable:
             pickled = serialize.pickle_with_state(state, args, kwargs, function)
             end, buffers = pickled.ends[0]
             if generators.may_hold_one(pickled.data[:end]):
-                generators.warn_of(function, self._told)
+                generators.warn_of(function, self._warned)
             if end + sum(buffer.nbytes for buffer in pickled.buffers[:buffers]) <= INLINE:
                 memo = pickled.memo if pickled.size <= MEMO_BYTES else None
                 return Packed(pickled.data, pickled.buffers, pickled.names, pickled.codes, None, memo)
@@ -197,7 +197,7 @@ class FunctionTable:
         except byvalue.Unpicklable as failure:
             raise serialize.refusal_of_function(function, failure) from failure.__cause__
         if generators.may_hold_one(pickled.data):
-            generators.warn_of(function, self._told)
+            generators.warn_of(function, self._warned)
         return pickled
 
     def _fix_state(self, function: Any, prepared: Prepared) -> None:
@@ -317,7 +317,7 @@ class FunctionTable:
                 self._records.pop(next(iter(self._records)))
             self._records[key] = record
             if any(map(generators.may_hold_one, record.pickles)):
-                generators.warn_of(function, self._told)
+                generators.warn_of(function, self._warned)
             record.pickles = ()
         if not has_own:
             prepared.record = record

@@ -38,7 +38,7 @@ ACKNOWLEDGED_JOBS = 256
 Smaller: more messages."""
 
 
-class Job:
+class ClientJob:
     """One call (or chunk of calls) that is outstanding."""
 
     __slots__ = ("number", "function", "options", "payload", "tag", "call", "sent_over")
@@ -72,9 +72,11 @@ class Jobs:
         self.last_number = 0
         self.bytes_in = 0  # of all payloads so far
         # Written by any thread, atomically.
-        self._by_number: dict[int, Job] = {}  # in the order of their numbers
-        self._waiting: deque[Job] = deque()  # next first; jobs that are not outstanding are skipped
-        self._cancelled: deque[tuple[Job, bool]] = deque()  # jobs, and whether their cancelling is delivered
+        self._by_number: dict[int, ClientJob] = {}  # in the order of their numbers
+        self._waiting: deque[ClientJob] = deque()  # next first; jobs that are not outstanding are skipped
+        self._cancelled: deque[tuple[ClientJob, bool]] = (
+            deque()
+        )  # jobs, and whether their cancelling is delivered
         # Written by the session's thread.
         self.delivered = 0
         self.failed = 0  # number of delivered jobs that failed
@@ -95,7 +97,7 @@ class Jobs:
     def add(self, function: int, options: int, payload: Any, tag: Any, call: Any = None) -> int:
         """Add a job under the session's lock; it waits, unless its result is stored. Returns its number."""
         number = self.last_number + 1
-        job = Job(number, function, options, payload, tag, call)
+        job = ClientJob(number, function, options, payload, tag, call)
         self._by_number[number] = job
         self.last_number = number
         self.bytes_in += len(payload)
@@ -119,11 +121,11 @@ class Jobs:
         if job is not None and number <= self.last_number:
             self._cancelled.append((job, False))
 
-    def get(self, number: int) -> Job | None:
+    def get(self, number: int) -> ClientJob | None:
         """Return the job if it is outstanding and not taken."""
         return self._by_number.get(number)
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[ClientJob]:
         """Return the jobs that are outstanding and not taken, in the order of their submission."""
         return list(self._by_number.values())
 
@@ -168,10 +170,10 @@ class Jobs:
     def is_window_open(self) -> bool:
         return self._window[0] > 0
 
-    def next_batch(self) -> list[Job]:
+    def next_batch(self) -> list[ClientJob]:
         """Return the next jobs that the window has room for, and count them as sent."""
         waiting, by_number, connection = self._waiting, self._by_number, self._connection
-        batch: list[Job] = []
+        batch: list[ClientJob] = []
         most, limit = self._window
         room = min(BATCH, most - self._sent_jobs)
         size = self._sent_bytes
@@ -193,11 +195,11 @@ class Jobs:
             self.highest_sent = max(self.highest_sent, self._last_sent)
         return batch
 
-    def next_resubmitted(self) -> list[Job]:
+    def next_resubmitted(self) -> list[ClientJob]:
         """Return the next jobs that were sent to an earlier master, whatever the window, and count them as sent. Empty:
         there are no more."""
         waiting, by_number, highest = self._waiting, self._by_number, self.highest_sent
-        batch: list[Job] = []
+        batch: list[ClientJob] = []
         while waiting and waiting[0].number <= highest and len(batch) < BATCH:
             job = waiting[0]
             if job.sent_over != self._connection and job.number in by_number:
@@ -211,7 +213,7 @@ class Jobs:
             self._last_sent = batch[-1].number
         return batch
 
-    def wait(self, job: Job) -> bool:
+    def wait(self, job: ClientJob) -> bool:
         """Let a job wait that must run after all: its stored result cannot be read.
 
         False: it cannot be sent over this connection, over which later ones were sent. The master takes jobs only in
@@ -243,7 +245,7 @@ class Jobs:
 
     # --- from the master ---
 
-    def take(self, number: int) -> Job | None:
+    def take(self, number: int) -> ClientJob | None:
         """Take a job whose result has arrived: it can no longer be cancelled. None: it was cancelled."""
         job = self._by_number.pop(number, None)
         if job is not None:
@@ -254,16 +256,16 @@ class Jobs:
                 self.started.discard(number)
         return job
 
-    def on_started(self, numbers: Iterable[int]) -> list[Job]:
+    def on_started(self, numbers: Iterable[int]) -> list[ClientJob]:
         """Note that jobs run. Returns those that are outstanding."""
         found = [job for job in map(self._by_number.get, numbers) if job is not None]
         self.started.update(job.number for job in found)
         return found
 
-    def on_charged(self, charged: m.AttemptCounts) -> None:
+    def on_attempt_counts(self, attempt_counts: m.AttemptCounts) -> None:
         """Keep the attempt counts of a job for the next master."""
-        if charged.number in self._by_number:
-            self.charges[charged.number] = charged
+        if attempt_counts.number in self._by_number:
+            self.charges[attempt_counts.number] = attempt_counts
 
     def on_received(self, count: int) -> bool:
         """Count results that have arrived. True: acknowledge them now; False: a moment later."""
@@ -279,9 +281,9 @@ class Jobs:
 
     # --- the end ---
 
-    def take_cancelled(self) -> tuple[list[Job], list[int]]:
+    def take_cancelled(self) -> tuple[list[ClientJob], list[int]]:
         """Forget cancelled jobs. Returns those that must be delivered, and the numbers of those at the master."""
-        to_deliver: list[Job] = []
+        to_deliver: list[ClientJob] = []
         at_master: list[int] = []
         for _ in range(len(self._cancelled)):
             job, is_delivered = self._cancelled.popleft()
@@ -296,7 +298,7 @@ class Jobs:
                 self.on_delivered(job, False)
         return to_deliver, at_master
 
-    def on_delivered(self, job: Job, has_failed: bool) -> None:
+    def on_delivered(self, job: ClientJob, has_failed: bool) -> None:
         """Count a job whose result the caller has, or does not want."""
         self.bytes_out += len(job.payload)
         if self.charges:

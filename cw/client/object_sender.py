@@ -1,6 +1,6 @@
 """What the master has been sent of a session besides its jobs: the objects that they name, and what these need.
 
-The master keeps what it is sent until it is told to forget it, so it is the session that bounds what the master holds:
+The master keeps what it is sent until a Forget, so it is the session that bounds what the master holds:
 of too many objects the oldest give way, and are sent again if a job needs them again.
 """
 
@@ -68,7 +68,7 @@ class ObjectSender:
         """Send what jobs of these functions and options need and the master has not. False: that is too much for one
         go, or one of them is not there any more."""
         if self._forgotten:
-            self._tell_forgotten()
+            self._send_forgotten()
         named = functions | options if options else functions
         if self._cache.has_all(named):
             return True
@@ -91,7 +91,7 @@ class ObjectSender:
             except KeyError:
                 return None
 
-    def _tell_forgotten(self) -> None:
+    def _send_forgotten(self) -> None:
         keys = [self._forgotten.popleft() for _ in range(len(self._forgotten))]
         for message in self._cache.forget(keys):
             if self._connection is not None:
@@ -120,7 +120,7 @@ class ObjectSender:
             gone = self._objects.forget_dropped(self._in_use())
             is_left = self._objects.dropped_size()
         self._forgotten.extend(item.key for item in gone)
-        self._tell_forgotten()
+        self._send_forgotten()
         self._not_before = began + FORGET_SHARE * (time.monotonic() - began)
         if is_left and not self._is_waiting:
             self._wait()

@@ -51,7 +51,7 @@ class ObjectTable:
         self._last_number = 0
         self._dropped: deque[int] = deque()  # by `forget`; appended to by any thread
         self._dropping: set[int] = set()  # taken from `_dropped`
-        self._is_told = False
+        self._is_notified = False
         self._most_objects, self._most_bytes = KEPT_OBJECTS, KEPT_BYTES
 
     def __len__(self) -> int:
@@ -116,8 +116,8 @@ class ObjectTable:
         keeps it.
         """
         self._dropped.extend(numbers)
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_notified:
+            self._is_notified = True
             self.on_dropped()
 
     def dropped_size(self) -> int:
@@ -159,7 +159,7 @@ class ObjectTable:
         return closure([self._by_number[number] for number in functions if number in self._by_number])
 
     def _see_dropped(self) -> None:
-        self._is_told = False  # cleared before the look: numbers added after it are reported again
+        self._is_notified = False  # cleared before the look: numbers added after it are reported again
         while self._dropped:
             number = self._dropped.popleft()
             if number in self._by_number:

@@ -31,15 +31,15 @@ def check_patience(name: str, value: Any, default: float) -> float:
 
 def check_outstanding(limits: Any) -> tuple[int | None, int | None]:
     """(jobs, bytes) of `max_outstanding`, which may be None. Raises TypeError, ValueError."""
-    told = f"max_outstanding is (jobs, bytes), each a number above 0 or None, not {limits!r}"
+    text = f"max_outstanding is (jobs, bytes), each a number above 0 or None, not {limits!r}"
     if limits is None:
         return None, None
     if not isinstance(limits, (tuple, list)) or len(limits) != 2:
-        raise TypeError(told)
+        raise TypeError(text)
     for limit in limits:
         try:
             if limit is not None and not limit > 0:
-                raise ValueError(told)
+                raise ValueError(text)
         except TypeError:
-            raise TypeError(told) from None
+            raise TypeError(text) from None
     return limits[0], limits[1]

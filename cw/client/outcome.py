@@ -6,7 +6,7 @@ import json
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
-from cw.client.jobs import Job
+from cw.client.jobs import ClientJob
 from cw.errors import JobTimeout, WorkerLost
 from cw.net import messages as m
 from cw.payloads import deferred, serialize
@@ -23,7 +23,7 @@ class Abandoned(CancelledError):
 class Outcome(NamedTuple):
     """Outcome of a job: an error or a value, and the form in which it is stored."""
 
-    job: Job
+    job: ClientJob
     status: int
     seconds: float
     payload: Any
@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
     value: Any
 
 
-def load(job: Job, status: int, payload: Any) -> tuple[BaseException | None, Any]:
+def load(job: ClientJob, status: int, payload: Any) -> tuple[BaseException | None, Any]:
     """Return the error, or None and the value, of a result as the master sends it."""
     if status == m.DONE:
         try:
@@ -48,7 +48,7 @@ def load(job: Job, status: int, payload: Any) -> tuple[BaseException | None, Any
 
 
 def of_result(
-    job: Job, status: int, seconds: float, payload: Any, error: BaseException | None, value: Any
+    job: ClientJob, status: int, seconds: float, payload: Any, error: BaseException | None, value: Any
 ) -> Outcome:
     """Return the outcome of a loaded result. A job that reached its time limit is stored as an error."""
     if status == m.TIMEOUT:
@@ -57,7 +57,7 @@ def of_result(
     return Outcome(job, status, seconds, payload, error, value)
 
 
-def of_lost(job: Job, message: m.Lost) -> Outcome:
+def of_lost(job: ClientJob, message: m.Lost) -> Outcome:
     """Return the outcome of a job that was given up."""
     error = WorkerLost(f"{job.name} was given up: {message.reason}", message.notes)
     payload = b"" if job.call is None else serialize.dump_error(error, {})

@@ -66,7 +66,7 @@ class Packed(NamedTuple):
     memo: Any = None
     """The pickler's memo, if the state is in the same pickle and the pickle is not large."""
 
-    def payload(self, store: serialize.Store | None = None, label: int = 0) -> serialize.Payload:
+    def payload(self, store: serialize.StoreBuffer | None = None, label: int = 0) -> serialize.Payload:
         return serialize.join(self.data, self.buffers, store, label)
 
     def is_same(self, other: Packed) -> bool:

@@ -22,7 +22,7 @@ from cw.client import ending
 from cw.client.calls import Calls
 from cw.client.delivery import Deliver, Delivery
 from cw.client.exchange import Exchange
-from cw.client.jobs import Job, Jobs
+from cw.client.jobs import ClientJob, Jobs
 from cw.client.object_sender import ObjectSender
 from cw.client.objects import ObjectTable
 from cw.client.options import ClientSettings, check_outstanding
@@ -255,9 +255,9 @@ class Session:
         """Note that a master is connected; it may be another than before."""
         self._connected.set()
         if nested.lender is not None:
-            nested.lender.say_again(self)
+            nested.lender.report_again(self)
 
-    def on_started(self, job: Job) -> None:
+    def on_started(self, job: ClientJob) -> None:
         """Report that the job is known to run."""
         self._on_started(job.number, job.tag)
 

@@ -114,12 +114,12 @@ class ClientThread:
             if recorder is not None:
                 recorder.close()
             raise
-        self._session.on_exit = self._log_untold
+        self._session.on_exit = self._log_unreported
         # Outstanding jobs with the caller's own id.
         self._tag_by_jobid: dict[int, tuple[Any, Options, list[int]]] = {}
         self._error: BaseException | None = None  # the first that no `on_error` received, for wait()
         # The same, if it is a job's error: a callback's error has been logged.
-        self._untold: BaseException | None = None
+        self._unreported: BaseException | None = None
         self._callbacks_failed = 0
 
     def start(self) -> None:
@@ -201,7 +201,7 @@ class ClientThread:
         if not is_done:
             left = count(self._session.outstanding(), "job is", "jobs are")
             raise TimeoutError(f"{left} still outstanding after {timeout} s")
-        error, self._error, self._untold = self._error, None, None
+        error, self._error, self._unreported = self._error, None, None
         if error is not None:
             raise error
 
@@ -224,7 +224,7 @@ class ClientThread:
         raises from then on."""
         self._session.close(is_waiting=False)
         self._session.join()
-        self._log_untold()
+        self._log_unreported()
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the thread has ended, after `stop`."""
@@ -279,9 +279,9 @@ class ClientThread:
     def _counts(self) -> Counts:
         return Counts(*self._session.jobs.counts())
 
-    def _log_untold(self) -> None:
+    def _log_unreported(self) -> None:
         """Log an error at the end, when wait() can no longer raise it: it must not be lost silently."""
-        error, self._untold = self._untold, None
+        error, self._unreported = self._unreported, None
         if error is not None:
             logger.error(
                 "client.error_unseen",
@@ -308,7 +308,7 @@ class ClientThread:
             elif options.on_error is not None:
                 options.on_error(number, error)
             elif self._error is None and not isinstance(error, Abandoned):
-                self._error = self._untold = error
+                self._error = self._unreported = error
         except BaseException as failure:
             self._callbacks_failed += 1
             if self._callbacks_failed <= FAILURES_LOGGED:

@@ -1,7 +1,7 @@
 """An *observer* of a master: asks for the status of its cluster, and reports to it what a launcher knows.
 
-launcher --> Hello (observer) --> Census
-                                  Excuse, Drain, End --> the master
+launcher --> Hello (observer) --> StatusReport
+                                  Forgive, Drain, End --> the master
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
 from cw.net.connection import Connection
@@ -35,20 +34,15 @@ class ClusterStatus(NamedTuple):
     """The address at which the master answered, 'HOST:PORT'."""
     ident: str
     """The master's start id."""
-    place: str
-    """Place where a launcher put it: see `location`."""
+    location: str
+    """Where a launcher put the master: a Location as text."""
     waiting: int
     running: int
     clients: int
     workers: list[dict[str, Any]]
-    """Each with its ident, name, place (a Location as text), slots, left (seconds, or None), held (jobs), draining."""
+    """Each with its ident, name, location (as text), slots, left (seconds, or None), held (jobs), draining."""
     lost: list[dict[str, Any]]
-    """Workers that were lost and not forgiven: ident, name, place, how, at (seconds since 1970)."""
-
-    @property
-    def location(self) -> Location:
-        """Location of the master, if a launcher has put it there."""
-        return Location.parse(self.place)
+    """Workers that were lost and not forgiven: ident, name, location, how, at (seconds since 1970)."""
 
     @property
     def slots(self) -> int:
@@ -58,7 +52,7 @@ class ClusterStatus(NamedTuple):
 
 def ask(
     candidates: Sequence[address.Candidate],
-    *messages: m.Excuse | m.Drain | m.End,
+    *messages: m.Forgive | m.Drain | m.End,
     seconds: float = ANSWER_SECONDS,
     on_failures: Callable[[list[Failure]], None] = lambda failures: None,
 ) -> ClusterStatus | None:
@@ -80,11 +74,11 @@ def ask(
         loop.call_later(seconds, loop.stop)
 
     def on_message(connection: Connection, message: Any, where: tuple[str, int]) -> None:
-        if type(message) is m.Census:
+        if type(message) is m.StatusReport:
             state = {name: message.state.get(name) for name in ClusterStatus._fields if name != "where"}
             found.append(ClusterStatus(address.join(*where), **state))  # type: ignore[arg-type]
-            for told in messages:
-                connection.send(told)
+            for reported in messages:
+                connection.send(reported)
             connection.on_close = lambda reason: None
             connection.close_when_sent()
             loop.call_later(0.0 if not messages else 0.05, loop.stop)

@@ -80,7 +80,7 @@ class Supervisor:
             if self._process.is_alive():
                 continue
             status = self._process.exit_status()
-            if status == 0:  # it was told to end, or its lifetime is over
+            if status == 0:  # it was asked to end, or its lifetime is over
                 return
             wait = restarts.on_death(time.monotonic() - began)
             how = _describe(status)

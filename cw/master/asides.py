@@ -24,12 +24,12 @@ from cw.master.jobs import (
     Aside,
     Deliver,
     Job,
+    ReportAside,
     SendToWorker,
     Session,
     SessionKey,
     SetAside,
     Setbacks,
-    TellAside,
     WatchSetbacks,
     Worker,
 )
@@ -123,8 +123,8 @@ class Asides:
                 self._welcome(other, session)
             return actions, False
         setbacks.aside[worker] = Aside(kind)
-        if (worker.key, reason) not in setbacks.told:
-            setbacks.untold[worker] = reason
+        if (worker.key, reason) not in setbacks.reported:
+            setbacks.unreported[worker] = reason
             actions.append(SetAside(session.key, worker.key, reason))
         if all(other in setbacks.aside for other in others):
             for other in others:  # this job has not been there: better than no worker at all
@@ -133,7 +133,7 @@ class Asides:
         if unstarted:
             actions.append(SendToWorker(worker.key, m.TakeBack(unstarted)))
         self._state.requeue([job])
-        return actions + (self.on_told(session.key) if has_run else []), True
+        return actions + (self.on_reported(session.key) if has_run else []), True
 
     def on_entered(self, worker: Worker, session: Session, dispatches: Iterable[int]) -> list[Action]:
         """Jobs of a session with setbacks have ended at this worker. So the program is not at fault."""
@@ -141,18 +141,18 @@ class Asides:
         aside = session.setbacks.aside.get(worker)
         if aside is not None and aside.trial in dispatches:
             self._welcome(worker, session)
-        return self.on_told(session.key)
+        return self.on_reported(session.key)
 
-    def on_told(self, key: SessionKey) -> list[Action]:
+    def on_reported(self, key: SessionKey) -> list[Action]:
         """Notify the client of the workers that are set aside."""
         session = self._state.sessions.get(key)
         if session is None or session.setbacks is None or session.is_absent:
             return []
         setbacks = session.setbacks
-        untold = [(worker.key, reason) for worker, reason in setbacks.untold.items()]
-        setbacks.untold.clear()
-        setbacks.told.update(untold)
-        return [TellAside(key, untold)] if untold else []
+        unreported = [(worker.key, reason) for worker, reason in setbacks.unreported.items()]
+        setbacks.unreported.clear()
+        setbacks.reported.update(unreported)
+        return [ReportAside(key, unreported)] if unreported else []
 
     def on_retry(self, key: SessionKey) -> list[Action]:
         """Let each worker that is set aside try one job: minutes have passed, and what failed may work now."""
@@ -188,7 +188,7 @@ class Asides:
         for session in self._state.sessions.values():
             if session.setbacks is not None:
                 session.setbacks.aside.pop(worker, None)
-                session.setbacks.untold.pop(worker, None)
+                session.setbacks.unreported.pop(worker, None)
                 for failed in session.setbacks.failed.values():
                     failed.pop(worker, None)
 
@@ -212,7 +212,7 @@ class Asides:
     def _welcome(self, worker: Worker, session: Session) -> None:
         assert session.setbacks is not None
         del session.setbacks.aside[worker]
-        session.setbacks.untold.pop(worker, None)
+        session.setbacks.unreported.pop(worker, None)
 
 
 def sentences(workers: Iterable[tuple[str, str]]) -> list[str]:

@@ -132,20 +132,21 @@ class Rules:
 
 class ClientRules(Rules):
     """Rules for a client. `open_jobs()` gives the session's open jobs by number, each with its `payload`; `objects` are
-    those that it has sent. Jobs up to `handed` may be resubmitted, open or not: the client was connected before."""
+    those that it has sent. Jobs up to `resubmitted_up_to` may be resubmitted, open or not: the client was connected
+    before."""
 
     def __init__(
         self,
         open_jobs: Callable[[], Mapping[int, Any]],
         objects: SessionObjects,
         window_bytes: int,
-        handed: int = 0,
+        resubmitted_up_to: int = 0,
     ) -> None:
         self.window_jobs = 0
         """The largest window that was granted over this connection."""
         self._open_jobs = open_jobs
         self._window_bytes = window_bytes
-        self._handed = handed
+        self._resubmitted_up_to = resubmitted_up_to
         self._objects = objects
         self._has_new_objects = False  # since the last Submit
         # Upper bound of the open jobs' bytes: jobs that have ended are subtracted only when it gets large.
@@ -199,8 +200,8 @@ class ClientRules(Rules):
         if numbers != list(range(first, first + len(numbers))) and numbers != sorted(set(numbers)):
             raise ProtocolError("jobs that are not in order")
         if numbers and first <= self._submitted:
-            raise ProtocolError("jobs that were handed in over this connection before")
-        is_again = bool(numbers) and numbers[-1] <= self._handed
+            raise ProtocolError("jobs that were submitted over this connection before")
+        is_again = bool(numbers) and numbers[-1] <= self._resubmitted_up_to
         most = HANDED_IN_JOBS if is_again else SLACK * self.window_jobs
         if len(jobs) + len(numbers) > most:
             raise ProtocolError(f"more jobs than its window of {self.window_jobs}")

@@ -48,7 +48,7 @@ def main() -> int:
     logger.info("master.credential", "the master admits only holders of the credential %s", mine.path)
     _log_address(host, port)
     if options.ready_fd is not None:
-        program.say_ready(options.ready_fd)
+        program.report_ready(options.ready_fd)
     try:
         loop.run()
     finally:

@@ -18,7 +18,7 @@ from typing import Protocol
 from cw import program
 from cw.master import checks
 from cw.master.dispatch import Dispatcher
-from cw.master.jobs import Action, Deliver, GiveUp, Job, charged
+from cw.master.jobs import Action, Deliver, GiveUp, Job, attempt_counts
 from cw.master.peer import Peer, events, lines
 from cw.master.resumption import Resumption
 from cw.master.settings import Settings
@@ -97,12 +97,12 @@ class ClientPeer(Peer):
         self._result_host = None
         # The client sends again the objects that it needs.
         self._objects = SessionObjects(self._key, self._objects.by_number)
-        is_back = self._resumption.on_connected(time.monotonic(), is_new, hello.handed)
+        is_back = self._resumption.on_connected(time.monotonic(), is_new, hello.resubmitted_up_to)
         rules = checks.ClientRules(
             lambda: dispatcher.state.open_jobs(self._key),
             self._objects,
             WINDOW_BYTES,
-            self._resumption.handed,
+            self._resumption.resubmitted_up_to,
         )
         self.attach(connection, rules)
         connection.on_drained = self._on_drained
@@ -123,7 +123,7 @@ class ClientPeer(Peer):
             connection.send(lost)
         self._lost.clear()
         for job in dispatcher.state.charged_jobs(self._key):
-            connection.send(charged(job))
+            connection.send(attempt_counts(job))
         master.perform(dispatcher.on_session_resumed(self._key))
 
     # --- messages to it ---
@@ -228,7 +228,7 @@ class ClientPeer(Peer):
         dispatcher = self._master.dispatcher
         again, new = self._resumption.on_submitted(jobs)
         if again:
-            self._master.perform(dispatcher.on_handed_in(self._key, again, self._resumption.were_here))
+            self._master.perform(dispatcher.on_resubmitted(self._key, again, self._resumption.were_here))
         if new:
             self._master.perform(dispatcher.on_submitted(self._key, new))
 
@@ -248,14 +248,14 @@ class ClientPeer(Peer):
             self._master.perform(self._master.dispatcher.on_received(self._key, max(message.counts)))
 
     def _on_attempt_counts(self, message: m.AttemptCounts) -> None:
-        self._resumption.on_charged(message._replace(notes=checks.clean_notes(message.notes)))
+        self._resumption.on_attempt_counts(message._replace(notes=checks.clean_notes(message.notes)))
 
     def _on_roster(self, message: m.Roster) -> None:
         """The client names the workers that were at its previous master, or here before it came back."""
         self._resumption.on_former_workers(message.joined, self._master.joined())
 
-    def _on_handed_in(self, message: m.ResubmitEnd) -> None:
-        self._resumption.on_handed_in()
+    def _on_resubmit_end(self, message: m.ResubmitEnd) -> None:
+        self._resumption.on_resubmitted()
         self._settle()
 
     def _on_wants_result_host(self, message: m.WantsResultHost) -> None:
@@ -292,7 +292,7 @@ class ClientPeer(Peer):
         m.Received: _on_received,
         m.AttemptCounts: _on_attempt_counts,
         m.Roster: _on_roster,
-        m.ResubmitEnd: _on_handed_in,
+        m.ResubmitEnd: _on_resubmit_end,
         m.WantsResultHost: _on_wants_result_host,
         m.Goodbye: _on_goodbye,
         m.Heartbeat: lambda self, message: None,

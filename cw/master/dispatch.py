@@ -7,7 +7,7 @@
                      |   on_returned, on_worker_departed,      |
                      |   on_not_entered: uncharged             |
                      '-----------------------------------------'
-                       on_runner_died: deaths + 1; on_worker_lost: losses + 1; at the limit: GiveUp
+                       on_runner_died: crashes + 1; on_worker_lost: worker_losses + 1; at the limit: GiveUp
 
 The master reports facts to the on_*() methods and carries out the actions that they return, in order.
 A job is in exactly one of these places; sent ahead or running, one worker holds it, under a dispatch
@@ -32,7 +32,7 @@ from typing import Any
 
 from cw.master.asides import Asides
 from cw.master.jobs import (
-    LOSSES,
+    WORKER_LOSSES,
     Action,
     Deliver,
     Inventory,
@@ -45,7 +45,7 @@ from cw.master.jobs import (
     Shape,
     Worker,
     WorkerKey,
-    charged,
+    attempt_counts,
     merged,
 )
 from cw.master.reconcile import Reconciler
@@ -143,7 +143,10 @@ class Dispatcher:
     def on_excused(self, key: WorkerKey) -> list[Action]:
         """The worker was lost, and by now it is known that no job was the reason: its charges are taken back."""
         jobs = [
-            job for session in self.state.sessions.values() for job in session.jobs.values() if job.losses
+            job
+            for session in self.state.sessions.values()
+            for job in session.jobs.values()
+            if job.worker_losses
         ]
         return [action for job in jobs for action in self._reconciler.uncharge(job, key)]
 
@@ -200,9 +203,9 @@ class Dispatcher:
                 actions += self._asides.on_not_entered(worker, job, dispatch, is_general, reason, payload)
         return actions + self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
 
-    def on_aside_told(self, key: SessionKey) -> list[Action]:
+    def on_aside_reported(self, key: SessionKey) -> list[Action]:
         """Notify the client of workers that are set aside: called some seconds after SetAside."""
-        return self._asides.on_told(key)
+        return self._asides.on_reported(key)
 
     def on_aside_retry(self, key: SessionKey) -> list[Action]:
         """Let workers that are set aside try again: called every few minutes."""
@@ -305,14 +308,14 @@ class Dispatcher:
                     actions += more
                     if goes_elsewhere:
                         continue
-                job.deaths += 1
+                job.crashes += 1
                 job.notes += (note,)
                 slot = note.get("slot")
                 job.avoid = worker, slot if isinstance(slot, int) and 0 <= slot < worker.slots else -1
-                if job.deaths >= job.attempts():
+                if job.crashes >= job.attempts():
                     actions.append(self.state.give_up(job, "its runner died"))
                 else:
-                    actions.append(SendToClient(job.session.key, charged(job)))
+                    actions.append(SendToClient(job.session.key, attempt_counts(job)))
                     self.state.requeue([job])
         return actions + self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
 
@@ -341,9 +344,9 @@ class Dispatcher:
         session = self.state.sessions[key]
         return self._reconciler.on_session_resumed(session) + self._scheduler.fill_all(session.queue.pool)
 
-    def on_handed_in(self, key: SessionKey, jobs: Iterable[Job], were_here: bool) -> list[Action]:
+    def on_resubmitted(self, key: SessionKey, jobs: Iterable[Job], were_here: bool) -> list[Action]:
         """The client resubmits jobs that it submitted before, to this master (`were_here`) or another."""
-        return self._reconciler.on_handed_in(self.state.sessions[key], jobs, were_here)
+        return self._reconciler.on_resubmitted(self.state.sessions[key], jobs, were_here)
 
     def on_settled(self, key: SessionKey, is_complete: bool = False) -> list[Action]:
         """All is resubmitted, and the workers had their time: jobs that no worker holds are queued.
@@ -427,13 +430,13 @@ class Dispatcher:
                 continue  # (its orphan is removed below)
             # A worker says goodbye after it has returned its unstarted jobs: those that are left may have started.
             if note is not None:
-                job.losses += 1
+                job.worker_losses += 1
                 job.notes += (note,)
-            if job.losses >= LOSSES or job.attempts() == 1:
+            if job.worker_losses >= WORKER_LOSSES or job.attempts() == 1:
                 actions.append(self.state.give_up(job, "its worker was lost" if note else "its worker left"))
             else:
                 if note is not None:
-                    actions.append(SendToClient(job.session.key, charged(job)))
+                    actions.append(SendToClient(job.session.key, attempt_counts(job)))
                 again.append(job)
         self.state.requeue(again)
         self._reconciler.on_worker_gone(worker)

@@ -33,10 +33,10 @@ WorkerKey = str
 Python = tuple[int, int]
 """A Python version, such as (3, 11)."""
 
-DEATHS = 3
+CRASHES = 3
 """Default of `options(attempts=N)`: a job is given up when this many of its runners have died."""
 
-LOSSES = 5
+WORKER_LOSSES = 5
 """Limit of workers lost while they ran a job; at it the job is given up, since it may be what takes them down."""
 
 
@@ -45,7 +45,7 @@ class Job:
 
     __slots__ = (
         "session", "number", "function", "options_object", "options", "payload", "dispatch", "worker", "cost",
-        "started", "cancelled", "deaths", "losses", "notes", "avoid", "unfit",
+        "started", "cancelled", "crashes", "worker_losses", "notes", "avoid", "unfit",
     )  # fmt: skip
 
     def __init__(self, number: int, function: Object, options: Object | None, payload: Any) -> None:
@@ -60,15 +60,15 @@ class Job:
         self.cost = 0.0  # seconds, as estimated when it was sent
         self.started = False  # reported by the worker
         self.cancelled = False
-        self.deaths = 0
-        self.losses = 0
+        self.crashes = 0
+        self.worker_losses = 0
         self.notes: tuple[dict[str, Any], ...] = ()
         self.avoid: tuple[Worker, int] | None = None  # worker and slot where its runner died last
         self.unfit: tuple[Worker, ...] = ()  # workers where its call could not be entered
 
     def attempts(self) -> int:
         """Number of its runners that may die; with 1, it is never sent again once it may have started."""
-        return (self.options is not None and self.options.attempts) or DEATHS
+        return (self.options is not None and self.options.attempts) or CRASHES
 
     def min_time(self) -> float:
         """Time that a worker must have left for the job to start there (seconds)."""
@@ -169,15 +169,15 @@ class Session:
 class Setbacks:
     """Failures of a session's calls before they were entered (see `asides`)."""
 
-    __slots__ = ("aside", "failed", "told", "untold")
+    __slots__ = ("aside", "failed", "reported", "unreported")
 
     def __init__(self) -> None:
         self.aside: dict[Worker, Aside] = {}  # workers that get no more of the session's jobs for now
         # Workers on which a failure occurred, by function (None: any of the session) and error text.
         self.failed: dict[tuple[Estimate | None, str], dict[Worker, None]] = {}
         # Workers that are set aside, with the reason, and of which the client must be notified.
-        self.untold: dict[Worker, str] = {}
-        self.told: set[tuple[WorkerKey, str]] = set()
+        self.unreported: dict[Worker, str] = {}
+        self.reported: set[tuple[WorkerKey, str]] = set()
 
 
 class Aside:
@@ -284,7 +284,7 @@ class GiveUp(NamedTuple):
 
 
 class SetAside(NamedTuple):
-    """Log that the worker gets no more of this session's jobs for now, and call `on_aside_told` after
+    """Log that the worker gets no more of this session's jobs for now, and call `on_aside_reported` after
     `NOTICE_SECONDS`."""
 
     session: SessionKey
@@ -299,14 +299,14 @@ class WatchSetbacks(NamedTuple):
     session: SessionKey
 
 
-class TellAside(NamedTuple):
+class ReportAside(NamedTuple):
     """Notify the client which workers are set aside, and why."""
 
     session: SessionKey
     workers: list[tuple[WorkerKey, str]]
 
 
-Action = Assign | SendToWorker | SendToClient | Deliver | GiveUp | SetAside | WatchSetbacks | TellAside
+Action = Assign | SendToWorker | SendToClient | Deliver | GiveUp | SetAside | WatchSetbacks | ReportAside
 
 Inventory = tuple[int, SessionKey, int, int]
 """A job that a worker reports to hold: dispatch, session, number, state."""
@@ -324,6 +324,6 @@ def merged(actions: list[Action]) -> list[Action]:
     return rest + [SendToWorker(worker, kind(dispatches)) for (kind, worker), dispatches in merged.items()]
 
 
-def charged(job: Job) -> m.AttemptCounts:
+def attempt_counts(job: Job) -> m.AttemptCounts:
     """Message to the client with the attempts that were charged to its job so far."""
-    return m.AttemptCounts(job.number, job.deaths, job.losses, list(job.notes))
+    return m.AttemptCounts(job.number, job.crashes, job.worker_losses, list(job.notes))

@@ -27,10 +27,10 @@ from cw.master.jobs import (
     Assign,
     Deliver,
     GiveUp,
+    ReportAside,
     SendToClient,
     SendToWorker,
     SetAside,
-    TellAside,
     WatchSetbacks,
 )
 from cw.master.observer import ObserverPeer
@@ -157,7 +157,7 @@ class Master:
         """Reason of a worker that could not use its slots; '' if there is none."""
         return next((worker.why_unusable for worker in self.workers.values() if worker.why_unusable), "")
 
-    def excuse(self, key: str) -> None:
+    def forgive(self, key: str) -> None:
         """Take back what was charged for the loss of this worker: no job was the reason."""
         for loss in [loss for loss in self._lost if loss.ident == key]:
             _lines.info(
@@ -171,12 +171,12 @@ class Master:
         if key in self.workers:
             self.workers[key].drain()
 
-    def census(self) -> dict[str, Any]:
+    def status_report(self) -> dict[str, Any]:
         """Status of the cluster, for observers."""
-        waiting, running = self.dispatcher.state.census()
+        waiting, running = self.dispatcher.state.status_report()
         return {
             "ident": self.ident, "host": os.uname().nodename, "pid": os.getpid(),
-            "place": location.of_this_process().as_text(), "waiting": waiting, "running": running,
+            "location": location.of_this_process().as_text(), "waiting": waiting, "running": running,
             "clients": len(self.clients), "lost": [loss._asdict() for loss in self._lost],
             "workers": [worker.describe() for worker in self.workers.values() if worker.is_known],
         }  # fmt: skip
@@ -186,7 +186,7 @@ class Master:
         goodbye = m.Goodbye("the master ends", self._is_final if is_final is None else is_final)
         peers: list[Peer] = [*self.clients.values(), *self.workers.values()]
         for peer in peers:
-            peer.say_goodbye(goodbye)
+            peer.send_goodbye(goodbye)
         self.loop.stop()
 
     # --- connections ---
@@ -267,7 +267,7 @@ class Master:
             "master.worker_set_aside", "%s is set aside for %s: %s", worker.name, client.name, action.reason
         )
         self.loop.call_later(
-            asides.NOTICE_SECONDS, lambda: self.perform(self.dispatcher.on_aside_told(action.session))
+            asides.NOTICE_SECONDS, lambda: self.perform(self.dispatcher.on_aside_reported(action.session))
         )
 
     def _watch_setbacks(self, action: WatchSetbacks) -> None:
@@ -282,7 +282,7 @@ class Master:
         self.loop.call_every(asides.RETRY_SECONDS, retry)
         self.loop.call_every(1.0, look)
 
-    def _tell_aside(self, action: TellAside) -> None:
+    def _report_aside(self, action: ReportAside) -> None:
         named = [(self.workers[key].name, reason) for key, reason in action.workers]
         for text in asides.sentences(named):
             self.clients[action.session].send(m.Notice(text))
@@ -297,5 +297,5 @@ _PERFORM: dict[type, Callable[[Master, Any], list[Action] | None]] = {
     GiveUp: lambda master, action: master.clients[action.session].give_up(action),
     SetAside: Master._set_aside,
     WatchSetbacks: Master._watch_setbacks,
-    TellAside: Master._tell_aside,
+    ReportAside: Master._report_aside,
 }

@@ -13,8 +13,8 @@ from cw.net.connection import Connection
 class Master(Protocol):
     """The part of its master that an observer's peer uses."""
 
-    def census(self) -> dict[str, Any]: ...
-    def excuse(self, key: str) -> None: ...
+    def status_report(self) -> dict[str, Any]: ...
+    def forgive(self, key: str) -> None: ...
     def drain(self, key: str) -> None: ...
     def leave(self, is_final: bool | None = None) -> None: ...
 
@@ -26,11 +26,11 @@ class ObserverPeer(Peer):
         super().__init__("observer", hello)
         self._master = master
         self.attach(connection, checks.ObserverRules())
-        self.send(m.Census(master.census()))
+        self.send(m.StatusReport(master.status_report()))
 
-    def _on_excuse(self, message: m.Excuse) -> None:
+    def _on_forgive(self, message: m.Forgive) -> None:
         for key in message.workers:
-            self._master.excuse(key)
+            self._master.forgive(key)
 
     def _on_drain(self, message: m.Drain) -> None:
         for key in message.workers:
@@ -40,4 +40,4 @@ class ObserverPeer(Peer):
         logger.info("master.ending", "the master ends: %s", message.reason)
         self._master.leave(is_final=True)
 
-    handlers = {m.Excuse: _on_excuse, m.Drain: _on_drain, m.End: _on_end}
+    handlers = {m.Forgive: _on_forgive, m.Drain: _on_drain, m.End: _on_end}

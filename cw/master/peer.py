@@ -48,7 +48,7 @@ class Peer:
         if self.connection is not None:
             self.connection.send(message)
 
-    def say_goodbye(self, message: m.Goodbye) -> None:
+    def send_goodbye(self, message: m.Goodbye) -> None:
         """Send a goodbye and close the connection, since the master ends."""
         if self.connection is not None:
             self.connection.send(message)

@@ -19,7 +19,7 @@ from cw.master.jobs import (
     SessionKey,
     Worker,
     WorkerKey,
-    charged,
+    attempt_counts,
     merged,
 )
 from cw.master.state import State
@@ -152,11 +152,11 @@ class Reconciler:
     def uncharge(self, job: Job, key: WorkerKey) -> list[Action]:
         """Take back what was charged to the job when this worker was lost, or seemed to be."""
         own = [note for note in job.notes if note.get("worker_ident") == key]
-        if not own or not job.losses:
+        if not own or not job.worker_losses:
             return []
-        job.losses = max(0, job.losses - len(own))
+        job.worker_losses = max(0, job.worker_losses - len(own))
         job.notes = tuple(note for note in job.notes if note not in own)
-        return [SendToClient(job.session.key, charged(job))]
+        return [SendToClient(job.session.key, attempt_counts(job))]
 
     def _place(self, worker: Worker, dispatch: int, state: int, key: SessionKey, number: int) -> None:
         """Put a placeholder for an unknown job at the worker, since it takes a slot there."""
@@ -207,7 +207,7 @@ class Reconciler:
         self._state.wait(session.queue)  # jobs that have been waiting here all the time need not settle
         return actions
 
-    def on_handed_in(self, session: Session, jobs: Iterable[Job], were_here: bool) -> list[Action]:
+    def on_resubmitted(self, session: Session, jobs: Iterable[Job], were_here: bool) -> list[Action]:
         if session.settling is None:
             session.settling = {}
         orphans = self.orphans.get(session.key, {})

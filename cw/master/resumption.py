@@ -47,7 +47,7 @@ class Resumption:
     def __init__(self, grace: float, most_jobs: int) -> None:
         """Begin with no client. `grace`: seconds for which the session is kept without its client; `most_jobs`: limit
         of the jobs that it may resubmit."""
-        self.handed = 0
+        self.resubmitted_up_to = 0
         """Highest number of a job that the client had submitted before it came back."""
         self.were_here = False
         """It had submitted these jobs to this master."""
@@ -57,7 +57,7 @@ class Resumption:
         self._submitted = 0  # highest number of a job that was submitted over this connection
         self._charges: dict[int, m.AttemptCounts] = {}  # charges to jobs that are about to be resubmitted
         self._is_settling = False
-        self._is_handed_in = False  # all open jobs were resubmitted
+        self._is_resubmitted = False  # all open jobs were resubmitted
         self._missing: set[str] = set()  # workers of the previous master that have not come back yet
         self._is_complete = True  # none of those that came back is gone again
         self._settles_at = 0.0  # when it settles even if workers are missing
@@ -66,22 +66,23 @@ class Resumption:
 
     # --- it comes and goes ---
 
-    def on_connected(self, now: float, is_new: bool, handed: int) -> bool:
-        """The client has connected. `is_new`: it has not been at this master before; `handed`: highest number of a job
-        that it submitted to other masters. Returns True if the client is back, and resubmits its open jobs."""
+    def on_connected(self, now: float, is_new: bool, resubmitted_up_to: int) -> bool:
+        """The client has connected. `is_new`: it has not been at this master before; `resubmitted_up_to`: highest
+        number of a job that it submitted to other masters. Returns True if the client is back, and resubmits its open
+        jobs."""
         self._submitted = 0
         self._charges.clear()
         self._gone_at = None
         if is_new:
-            self._highest = handed
-        self.handed = self._highest
-        if is_new and not handed:
+            self._highest = resubmitted_up_to
+        self.resubmitted_up_to = self._highest
+        if is_new and not resubmitted_up_to:
             return False
         self.were_here = not is_new
         if not self._is_settling:  # otherwise workers may be missing from before
             self._is_settling = self._is_complete = True
             self._missing.clear()
-        self._is_handed_in = False
+        self._is_resubmitted = False
         self._settles_at = now + SETTLE
         return True
 
@@ -108,23 +109,27 @@ class Resumption:
         before, and the new ones."""
         self._submitted = jobs[-1].number
         self._highest = max(self._highest, self._submitted)
-        if jobs[0].number > self.handed:
+        if jobs[0].number > self.resubmitted_up_to:
             return [], jobs
-        again = [job for job in jobs if job.number <= self.handed]
+        again = [job for job in jobs if job.number <= self.resubmitted_up_to]
         for job in again:
             charges = self._charges.pop(job.number, None)
             if charges is not None:
-                job.deaths, job.losses, job.notes = charges.deaths, charges.losses, tuple(charges.notes)
+                job.crashes, job.worker_losses, job.notes = (
+                    charges.crashes,
+                    charges.worker_losses,
+                    tuple(charges.notes),
+                )
         return again, jobs[len(again) :]
 
-    def on_charged(self, message: m.AttemptCounts) -> None:
+    def on_attempt_counts(self, message: m.AttemptCounts) -> None:
         """Attempts were charged to a job that is about to be resubmitted."""
         if len(self._charges) < self._most_jobs:
             self._charges[message.number] = message
 
-    def on_handed_in(self) -> None:
+    def on_resubmitted(self) -> None:
         """All its open jobs have been resubmitted."""
-        self._is_handed_in = True
+        self._is_resubmitted = True
 
     # --- the workers that may hold them ---
 
@@ -139,7 +144,7 @@ class Resumption:
 
     def settle(self, now: float) -> Settled | None:
         """Settle, if it is time: then resubmitted jobs that no worker holds may be queued. None: not yet."""
-        if not self._is_settling or not self._is_handed_in or self._gone_at is not None:
+        if not self._is_settling or not self._is_resubmitted or self._gone_at is not None:
             return None
         if self._missing and now < self._settles_at:
             return None
@@ -150,6 +155,6 @@ class Resumption:
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself."""
-        assert self.handed <= self._highest and self._submitted <= self._highest
+        assert self.resubmitted_up_to <= self._highest and self._submitted <= self._highest
         assert len(self._charges) <= self._most_jobs
         assert self._is_settling or not self._missing

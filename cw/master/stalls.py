@@ -93,17 +93,17 @@ class Wait:
     def __init__(self) -> None:
         self._since = 0.0  # when the jobs were first seen not to go on; 0: they do
         self._stalled_by: Set[int] = frozenset()
-        self._is_told = False
+        self._is_reported = False
 
     def on_second(self, now: float, obstacle: Obstacle | None) -> bool:
         """True if the client must be notified now of the obstacle."""
         if obstacle is None:
-            self._since, self._is_told = 0.0, False
+            self._since, self._is_reported = 0.0, False
         elif not self._since or obstacle.stalled_by != self._stalled_by:
-            self._since, self._is_told = now, False
+            self._since, self._is_reported = now, False
             self._stalled_by = obstacle.stalled_by
-        elif not self._is_told and now - self._since >= NOTICE_SECONDS:
-            self._is_told = True
+        elif not self._is_reported and now - self._since >= NOTICE_SECONDS:
+            self._is_reported = True
             return True
         return False
 

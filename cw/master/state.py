@@ -165,7 +165,7 @@ class State:
         session = self.sessions.get(key)
         return session is not None and session.setbacks is not None
 
-    def census(self) -> tuple[int, int]:
+    def status_report(self) -> tuple[int, int]:
         """Number of jobs that wait, and that run (an estimate)."""
         running = sum(min(len(worker.held), worker.slots) for worker in self.workers.values())
         return max(0, sum(len(session.jobs) for session in self.sessions.values()) - running), running

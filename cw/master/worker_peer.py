@@ -24,7 +24,7 @@ from cw.net.connection import Connection
 from cw.net.objects import Key, ObjectCache, named_by
 from cw.requirements import WorkerCapacity
 
-_BEFORE_JOINING = (m.Inventory, m.InventoryEnd, m.Stay, m.Goodbye, m.Heartbeat)
+_BEFORE_JOINING = (m.Inventory, m.InventoryEnd, m.WorkerInfo, m.Goodbye, m.Heartbeat)
 
 
 class Loss(NamedTuple):
@@ -72,7 +72,7 @@ class WorkerPeer(Peer):
         self._is_over = False  # it is gone for good, or has another connection
         self._holdings: list[Inventory] = []  # named, and not yet passed to the policy
         self._ends_at = math.inf  # when its jobs will be stopped
-        self._place = ""  # the text of its cw.location.Location
+        self._location = ""  # the text of its cw.location.Location
         self._is_draining = False
         self._sessions: set[int] = set()
         self._objects = ObjectCache()
@@ -114,7 +114,7 @@ class WorkerPeer(Peer):
                 [job.number for job in jobs],
                 [job.function.number for job in jobs],
                 [0 if job.options_object is None else job.options_object.number for job in jobs],
-                [min(job.deaths + job.losses + 1, 255) if job.notes else 1 for job in jobs],
+                [min(job.crashes + job.worker_losses + 1, 255) if job.notes else 1 for job in jobs],
                 [job.payload for job in jobs],
             )
         )
@@ -155,8 +155,8 @@ class WorkerPeer(Peer):
         """The worker's entry in the cluster's status, for observers."""
         left = None if self._ends_at == math.inf else round(self._ends_at - time.monotonic(), 1)
         return {
-            "ident": self._key, "name": self.name, "place": self._place, "slots": self._capacity.slots, "left": left,
-            "held": self._master.dispatcher.state.held(self._key), "draining": self._is_draining,
+            "ident": self._key, "name": self.name, "location": self._location, "slots": self._capacity.slots,
+            "left": left, "held": self._master.dispatcher.state.held(self._key), "draining": self._is_draining,
         }  # fmt: skip
 
     def on_second(self, now: float) -> None:
@@ -202,8 +202,8 @@ class WorkerPeer(Peer):
             raise ProtocolError("Inventory after it has joined")
         self._holdings += zip(*message, strict=True)
 
-    def _on_stay(self, message: m.Stay) -> None:
-        self._place = message.place
+    def _on_worker_info(self, message: m.WorkerInfo) -> None:
+        self._location = message.location
         if message.seconds >= 0:
             self._ends_at = time.monotonic() + message.seconds
 
@@ -307,7 +307,7 @@ class WorkerPeer(Peer):
             reason,
             program.count(held, "job is", "jobs are"),
         )
-        self._master.note_lost(Loss(self._key, self.name, self._place, reason, time.time()))
+        self._master.note_lost(Loss(self._key, self.name, self._location, reason, time.time()))
         if self.is_known:
             note = {
                 "host": self.host, "worker": self.name, "worker_ident": self._key,
@@ -331,7 +331,7 @@ class WorkerPeer(Peer):
         m.Lent: _on_fact,
         m.Inventory: _on_inventory,
         m.InventoryEnd: _on_inventory_end,
-        m.Stay: _on_stay,
+        m.WorkerInfo: _on_worker_info,
         m.Draining: _on_draining,
         m.Capacity: _on_capacity,
         m.RunnerDied: _on_runner_died,

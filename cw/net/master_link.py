@@ -195,7 +195,7 @@ class MasterLink:
             return
         self._on_left = on_left
         if self.is_joined:
-            self._say_goodbye()
+            self._send_goodbye()
         elif not (waits_for_lost and self.is_lost):
             self._has_left = True
             if self.connection is not None:
@@ -278,7 +278,7 @@ class MasterLink:
         self.master = welcome.ident
         connection.passes_files = connection.passes_files and welcome.takes_files
         if self._on_left is not None:
-            self._say_goodbye()
+            self._send_goodbye()
             return
         connection.decoder.accepts = self._terms.accepts
         connection.on_message = self._owner.on_message
@@ -320,7 +320,7 @@ class MasterLink:
         connection.send(m.Heartbeat())
         return True
 
-    def _say_goodbye(self) -> None:
+    def _send_goodbye(self) -> None:
         # The master closes the connection when it has read the goodbye. If we closed first, data that it sends
         # meanwhile would reset the connection, and the goodbye would be lost.
         connection, on_left = self.connection, self._on_left

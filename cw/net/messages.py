@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 # isort: off
 from cw.net.peer_messages import (
-    PROTOCOL as PROTOCOL, Census as Census, Drain as Drain, Draining as Draining, End as End, Excuse as Excuse,
-    Goodbye as Goodbye, Heartbeat as Heartbeat, Hello as Hello, Lent as Lent, Notice as Notice, Refused as Refused,
-    InventoryEnd as InventoryEnd, Roster as Roster, Stay as Stay, Capacity as Capacity, Welcome as Welcome,
+    PROTOCOL as PROTOCOL, Capacity as Capacity, Drain as Drain, Draining as Draining, End as End, Forgive as Forgive,
+    Goodbye as Goodbye, Heartbeat as Heartbeat, Hello as Hello, InventoryEnd as InventoryEnd, Lent as Lent,
+    Notice as Notice, Refused as Refused, Roster as Roster, StatusReport as StatusReport, Welcome as Welcome,
+    WorkerInfo as WorkerInfo,
 )  # fmt: skip
 from cw.net.schema import (
     Count, Durations, F32s, Leg as Leg, Line, Payloads, U8s, U16s, U32Lists, U32s, U64s, batch, record,
@@ -305,8 +306,8 @@ class AttemptCounts(NamedTuple):
     """The lost attempts charged to a job so far. The client keeps them, and sends them before it resubmits the job."""
 
     number: int
-    deaths: Count
-    losses: Count
+    crashes: Count
+    worker_losses: Count
     notes: list[Any]
 
 

@@ -31,7 +31,7 @@ class Hello(NamedTuple):
     capacity: (
         object  # from a worker: what it offers, by dimension (cw.requirements); otherwise an empty object
     )
-    handed: int = 0  # from a client that was connected before: its highest job number so far
+    resubmitted_up_to: int = 0  # from a client that was connected before: its highest job number so far
     takes_files: bool = True  # if false, it has no descriptors left: large payloads go to it as on a network
     depth: int = 0  # from a client in a job: the depth of its session (see cw.nested)
     parent: int = 0  # from a client in a job: the dispatch number of that job
@@ -90,11 +90,11 @@ class Roster(NamedTuple):
 
 
 @record(24, Leg.WORKER_MASTER)
-class Stay(NamedTuple):
-    """The time that a worker that joins will stay, and its place in words, if its launcher gave these."""
+class WorkerInfo(NamedTuple):
+    """When a worker that joins will end, and where it runs, if its launcher said so."""
 
     seconds: TimeLeft  # until its jobs are stopped; -1: no end is known
-    place: Line
+    location: Line  # a cw.location.Location
 
 
 @record(18, Leg.WORKER_MASTER)
@@ -139,15 +139,15 @@ class Drain(NamedTuple):
 
 
 @record(25, Leg.MASTER_OBSERVER)
-class Census(NamedTuple):
+class StatusReport(NamedTuple):
     """The status of the cluster. `cw.launch.status_client` defines its content."""
 
     state: dict[str, Any]
 
 
 @record(26, Leg.OBSERVER_MASTER)
-class Excuse(NamedTuple):
-    """These workers (their idents) were lost with their machine or allocation. The losses charged to jobs there are
+class Forgive(NamedTuple):
+    """These workers (their idents) were lost with their machine or allocation. The attempts counted for jobs there are
     taken back."""
 
     workers: Idents

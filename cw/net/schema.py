@@ -47,7 +47,7 @@ TEXT = 1000
 """Most characters of a text that goes into logs or messages."""
 
 ATTEMPTS = 1_000_000
-"""Most attempts, or losses, of a job."""
+"""Most attempts that may be counted for a job."""
 
 LISTED = 1_000_000
 """Most sessions, or workers, that one message may name."""

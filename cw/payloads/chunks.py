@@ -17,7 +17,7 @@ from typing import Any
 from cw.errors import JobTimeout
 from cw.net.messages import DONE, ERROR
 from cw.payloads import current, serialize
-from cw.payloads.layout import Payload, Store
+from cw.payloads.layout import Payload, StoreBuffer
 from cw.payloads.pickled import PLAIN, Pickled
 
 SHARED = 8 * 1024
@@ -67,7 +67,7 @@ class Chunk:
         self._calls.append(self._pickle(args))
 
     def payload(
-        self, store: Store | None = None, label: int = 0, items: Sequence[int] | None = None
+        self, store: StoreBuffer | None = None, label: int = 0, items: Sequence[int] | None = None
     ) -> Payload:
         """Return the payload for `run` and `run_each`. `items`: which item of the chunk each call is, if some are
         missing."""

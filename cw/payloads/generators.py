@@ -40,15 +40,15 @@ _LEAVES = frozenset({int, float, complex, str, bytes, bytearray, bool, type(None
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # all of cw
 
 
-def warn_of(function: Any, told: dict[Any, Any]) -> None:
-    """Warn of each generator that a function holds, which was just pickled. `told`: those already reported."""
+def warn_of(function: Any, reported: dict[Any, Any]) -> None:
+    """Warn of each generator that a function holds, which was just pickled. `reported`: those already reported."""
     name = function_name(function)
-    if name in told:  # a lambda in a loop is many functions
+    if name in reported:  # a lambda in a loop is many functions
         return
     for variable, generator in find(function).items():
-        told[name] = None
-        if id(generator) not in told:
-            told[id(generator)] = generator  # held, so that its id is not used again
+        reported[name] = None
+        if id(generator) not in reported:
+            reported[id(generator)] = generator  # held, so that its id is not used again
             warnings.warn(
                 f"{name} holds the random generator {variable!r}: copies of it travel, so that jobs draw the same "
                 "numbers as others. Make a generator in the job, from the job's own seed: "

@@ -31,7 +31,7 @@ from cw.net.memory import LARGE
 from cw.payloads.current import LABEL
 
 Payload = bytes | bytearray | memoryview
-Store = Callable[[Sequence[Any], int], memoryview | bytes]
+StoreBuffer = Callable[[Sequence[Any], int], memoryview | bytes]
 
 # A buffer below this stays in the pickle: it is copied once more, which costs less than a second look at
 # sizes. Above, the copy begins to cost more than the 2 us which a multi-buffer payload takes.
@@ -74,7 +74,7 @@ def label_bytes(label: int) -> bytes:
 
 
 def join(
-    data: bytes, buffers: list[memoryview], store: Store | None = None, label: int | None = None
+    data: bytes, buffers: list[memoryview], store: StoreBuffer | None = None, label: int | None = None
 ) -> Payload:
     """Join consecutive pickles and their buffers into a payload; for a call, with its label."""
     behind = b"" if label is None else label_bytes(label)
@@ -91,7 +91,7 @@ def pickle_of(payload: Payload) -> bytes:
     return bytes(view[start : start + size])
 
 
-def pack(data: bytes, buffers: list[memoryview], store: Store | None, behind: bytes) -> Payload:
+def pack(data: bytes, buffers: list[memoryview], store: StoreBuffer | None, behind: bytes) -> Payload:
     writable = not all(buffer.readonly for buffer in buffers)
     header = _HEADER.pack(MULTI, writable, len(buffers), len(data))
     header += struct.pack(f"<{len(buffers)}Q", *[buffer.nbytes for buffer in buffers])

@@ -16,7 +16,7 @@ from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 from cw.errors import PayloadError
 from cw.events import EventLogger
 from cw.payloads import byvalue, named, related, script
-from cw.payloads.layout import MULTI, WITH_TEXT, Payload, Store, join, keep, pack, split_text, unpack
+from cw.payloads.layout import MULTI, WITH_TEXT, Payload, StoreBuffer, join, keep, pack, split_text, unpack
 
 logger = EventLogger("cw.client")
 
@@ -30,7 +30,7 @@ BY_NAME_IN_MAIN = b"\x8c\x08__main__"
 # Found in pickles of generators that a module shares (`random.gauss`, `numpy.random.rand`): see byvalue.py.
 _GENERATORS = (b"\x8c\x06Random", b"__randomstate_ctor")
 
-_told: set[str] = set()
+_warned: set[str] = set()
 """Notes of runners that were logged."""
 
 
@@ -52,15 +52,15 @@ def load(payload: Payload) -> Any:
 def _without_note(payload: Payload) -> Payload:
     """Log a runner's note beside its result, once, as several runners send the same one."""
     text, rest = split_text(payload)
-    if text not in _told:
-        _told.add(text)
+    if text not in _warned:
+        _warned.add(text)
         logger.warning("client.remark", "%s", text)
     return rest
 
 
 def dump_value(
     value: Any,
-    store: Store | None = None,
+    store: StoreBuffer | None = None,
     is_alone: bool = False,
     behind: bytes = b"",
     refer: byvalue.Refer = None,
@@ -205,7 +205,7 @@ class Pickled:
     def size(self) -> int:
         return len(self.data) + sum(buffer.nbytes for buffer in self.buffers)
 
-    def payload(self, store: Store | None = None, label: int | None = None) -> Payload:
+    def payload(self, store: StoreBuffer | None = None, label: int | None = None) -> Payload:
         """Return all values as a payload for `load_parts`; for a call, with its label."""
         return join(self.data, self.buffers, store, label)
 

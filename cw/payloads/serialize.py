@@ -24,7 +24,7 @@ from cw.payloads.failures import load_error as load_error
 from cw.payloads.failures import load_what_errors_take as load_what_errors_take
 from cw.payloads.failures import unreadable as unreadable
 from cw.payloads.layout import Payload as Payload
-from cw.payloads.layout import Store as Store
+from cw.payloads.layout import StoreBuffer as StoreBuffer
 from cw.payloads.layout import join as join
 from cw.payloads.layout import label_bytes as label_bytes
 from cw.payloads.layout import pickle_of
@@ -44,7 +44,7 @@ LARGEST_APART = 1024 * 1024
 """Bytes of a definition up to which a store has it once. Larger: no record holds it."""
 
 
-def dump(value: Any, store: Store | None = None, label: int | None = None) -> Payload:
+def dump(value: Any, store: StoreBuffer | None = None, label: int | None = None) -> Payload:
     """Pickle a value into a payload, which shares no memory with it. `label`: that of a call.
 
     `store(parts, size)`, if given, makes payloads above `memory.LARGE` with large buffers (`memory.store`: a memory
@@ -87,7 +87,7 @@ def dump_call(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     function: Any = None,
-    store: Store | None = None,
+    store: StoreBuffer | None = None,
     label: int = 0,
 ) -> Payload:
     """Pickle the arguments of a call. `function` is for the message of `NotPicklable`, which names the argument.
@@ -143,7 +143,7 @@ def as_call(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return call[0], call[1]
 
 
-def dump_result(value: Any, store: Store | None = None) -> Payload:
+def dump_result(value: Any, store: StoreBuffer | None = None) -> Payload:
     """Pickle a job's result as `dump` does."""
     if type(value) in PLAIN:
         return dumps(value, 5)

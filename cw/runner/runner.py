@@ -82,7 +82,9 @@ class Runner:
         self._resumed = 0  # serial of the last Resume
         self._is_torn = False  # it lost its place in the worker's stream
         nested.depth = 1  # unless a Depth says more
-        nested.lender = nested.Lender(lambda: self._job, self._say_waits, self._say_over, self._wait_for_turn)
+        nested.lender = nested.Lender(
+            lambda: self._job, self._report_wait, self._report_wait_over, self._wait_for_turn
+        )
 
     def run(self) -> None:
         """Run jobs until the worker closes the channel."""
@@ -117,8 +119,8 @@ class Runner:
             try:
                 function, args, kwargs = self._prepare(function_number, payload)
             except Exception as error:
-                is_told = _may_be_machines_fault(error) and not _forked_pid
-                if is_told and self._hand_back(number, attempt, error):
+                is_reported = _may_be_machines_fault(error) and not _forked_pid
+                if is_reported and self._hand_back(number, attempt, error):
                     return
                 raise
             value = function(*args, **kwargs)
@@ -147,7 +149,7 @@ class Runner:
         if _forked_pid:
             _end_forked(None)
         if seconds > leftovers.SHORT_SECONDS and (remark := leftovers.look(seconds, function)):
-            self._tell(m.Remark(0, remark, remark))
+            self._report(m.Remark(0, remark, remark))
         if type(answer) is bytes and len(answer) <= memory.LARGE:
             self._write(wire.encode_result(number, status, seconds, answer))
         else:
@@ -167,11 +169,11 @@ class Runner:
         is_general = error is self._failure
         why = f"working directory: {error.__cause__}" if is_general else f"{type(error).__name__}: {error}"
         text = " ".join(why.split()).encode(errors="replace")[:REASON_BYTES]
-        self._tell(m.NotEntered([number], [is_general], [len(text)], [text + answer]))
+        self._report(m.NotEntered([number], [is_general], [len(text)], [text + answer]))
         sys.path_importer_cache.clear()  # look again next time for modules that were missing
         return True
 
-    def _tell(self, message: tuple[Any, ...]) -> None:
+    def _report(self, message: tuple[Any, ...]) -> None:
         self._write(b"".join(next(wire.encode(message))))
 
     def _look_and_write(self, data: bytes) -> None:
@@ -185,7 +187,7 @@ class Runner:
             del self._write
             named = ", ".join(repr(name[:NAME_CHARACTERS]) for name in sorted(names)[:NAMES])
             others = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
-            self._tell(
+            self._report(
                 m.Remark(0, "scratch", f"jobs leave files in their scratch directory ({named}{others}, on "
                          f"{self._where['host']}), which is removed when the process that runs them ends: have jobs "
                          "return what is needed, or write it to a directory that the client sees")
@@ -205,7 +207,7 @@ class Runner:
             return
         # The file first: the worker looks for it as soon as it reads the record.
         socket.send_fds(self._files, [b"\0"], [file.fd])
-        self._tell(m.BigResult(number, status, seconds, len(payload)))
+        self._report(m.BigResult(number, status, seconds, len(payload)))
 
     def _skip_to_drop(self) -> bool:
         while True:
@@ -243,10 +245,10 @@ class Runner:
                 self._queue.append(message)
         return True
 
-    def _say_waits(self, serial: int, master: str) -> None:
+    def _report_wait(self, serial: int, master: str) -> None:
         self._write(b"".join(next(wire.encode(m.Waits(self._job, serial, master)))))
 
-    def _say_over(self, serial: int, is_patient: bool) -> None:
+    def _report_wait_over(self, serial: int, is_patient: bool) -> None:
         self._write(b"".join(next(wire.encode(m.WaitOver(serial, is_patient)))))
 
     def _wait_for_turn(self, serial: int, seconds: float | None) -> bool:
@@ -269,7 +271,7 @@ class Runner:
     def _take(self, message: Any) -> None:
         """Process a message in its place between jobs: those before it may still need what it forgets."""
         if type(message) is m.Drop:
-            self._tell(m.Dropped())
+            self._report(m.Dropped())
         elif type(message) is m.Objects:
             for _, number, kind, needs, payload in zip(*message, strict=True):
                 self._objects[number] = kind, tuple(needs), payload
@@ -303,9 +305,9 @@ class Runner:
             raise self._failure
         if self._has_loaded:
             return self._script.prepare(function_number, payload)
-        self._tell(m.Loading(1))  # its imports may end this process on this machine
+        self._report(m.Loading(1))  # its imports may end this process on this machine
         call = self._script.prepare(function_number, payload)
-        self._tell(m.Loading(0))
+        self._report(m.Loading(0))
         self._has_loaded = True
         return call
 

@@ -119,13 +119,13 @@ export CW_LOCATION="slurm/$SLURM_CLUSTER_NAME/$SLURM_JOB_ID/$SLURM_STEP_ID/$SLUR
 place="Slurm job $SLURM_JOB_ID, step $SLURM_STEP_ID, node $SLURMD_NODENAME"
 slots=($CW_SLOTS)
 echo "$(date "+%F %T") a worker in $place; slots: ${slots[SLURM_NODEID]}"
-trap 'is_told=1' TERM  # and say how it ended
+trap 'is_reported=1' TERM  # and say how it ended
 WORKER -n "${slots[SLURM_NODEID]}" ${CW_UNTIL:+--until "$CW_UNTIL"} --notice NOTICE
 status=$?
 how="exit status $status"
 [ $status -le 128 ] || how="signal $((status - 128))"
 [ $status -eq 0 ] || echo "$(date "+%F %T") the worker in $place died: $how"
-[ $status -ne 0 ] || [ -z "$is_told" ] || status=143
+[ $status -ne 0 ] || [ -z "$is_reported" ] || status=143
 exit $status"""
 
 

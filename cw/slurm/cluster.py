@@ -28,7 +28,7 @@ from cw.net import address
 from cw.slurm import ending, finding, scaling, submitted
 from cw.slurm.ending import stop
 from cw.slurm.starting import SlurmCluster, make_plan, start_plan
-from cw.slurm.submitted import Job, State
+from cw.slurm.submitted import BatchJob, State
 
 logger = EventLogger("cw.slurm")
 
@@ -111,7 +111,7 @@ def status(name: str | None = None) -> Status | None:
     )
 
 
-def _job_status(job: Job, row: ListedJob | None, problem: str) -> JobStatus:
+def _job_status(job: BatchJob, row: ListedJob | None, problem: str) -> JobStatus:
     if row is None:
         is_new = time.time() - job.at < State.system.list_seconds
         words = "was submitted" if is_new else "is not known" if problem else "is not in the queue any more"
@@ -139,16 +139,16 @@ def scale(nworkers: int, name: str | None = None) -> str:
         waiting = [job for job in jobs if job.ident in rows and rows[job.ident].is_waiting]
         change = scaling.plan(jobs, waiting, nworkers)
         state.cancel(change.cancelled)
-        ending.tell_to_drain(state, change.drained)
+        ending.order_drain(state, change.drained)
         # Jobs that drain end by themselves; only `stop` needs to know of them, if it comes first.
         state.jobs = [job._replace(slots=0) if job in change.drained else job for job in state.jobs]
         state.save()
-        told = [f"{job} drains" if job in change.drained else f"{job} taken back" for job in change.ended]
+        reported = [f"{job} drains" if job in change.drained else f"{job} taken back" for job in change.ended]
         if change.slots:
             state.plans.setdefault("workers", state.plans["master"])  # if none were started yet
             job = state.submit("workers", slots=change.slots)
-            told.append(f"{job} for {program.count(change.slots, 'more slot')}")
-    return "; ".join(told) if told else f"it has {program.count(change.left, 'slot')} already"
+            reported.append(f"{job} for {program.count(change.slots, 'more slot')}")
+    return "; ".join(reported) if reported else f"it has {program.count(change.left, 'slot')} already"
 
 
 @takes(ClusterOptions)

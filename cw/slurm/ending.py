@@ -14,7 +14,7 @@ from cw.launch.launcher import LaunchError
 from cw.net import address
 from cw.net import messages as m
 from cw.slurm import finding, submitted
-from cw.slurm.submitted import Job, State
+from cw.slurm.submitted import BatchJob, State
 
 logger = EventLogger("cw.slurm")
 
@@ -74,7 +74,7 @@ def _drain(state: State, grace: float) -> int:
     jobs = state.of_role("workers")
     if not jobs:
         return 0
-    tell_to_drain(state, jobs)
+    order_drain(state, jobs)
     deadline = time.monotonic() + grace
     left = 0
     while True:
@@ -88,7 +88,7 @@ def _drain(state: State, grace: float) -> int:
         time.sleep(LOOK_SECONDS)
 
 
-def tell_to_drain(state: State, jobs: Sequence[Job]) -> None:
+def order_drain(state: State, jobs: Sequence[BatchJob]) -> None:
     """Drain the workers of these jobs: through the master if they are connected; through the batch system if they will
     be, or have no master now. Jobs that still wait in the queue are cancelled."""
     State.system.notify(jobs)

@@ -16,7 +16,7 @@ from cw.launch.launcher import LaunchError
 from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm.submitted import Job, State
+from cw.slurm.submitted import BatchJob, State
 
 logger = EventLogger("cw.slurm")
 
@@ -26,12 +26,12 @@ def ask(state: State, *messages: m.Drain | m.End) -> status_client.ClusterStatus
     return status_client.ask(address.find_cluster(state.sought()), *messages)
 
 
-def workers_of(standing: status_client.ClusterStatus, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+def workers_of(standing: status_client.ClusterStatus, jobs: Sequence[BatchJob]) -> list[dict[str, Any]]:
     """Return the master's workers that are in these jobs of the batch system."""
-    return [worker for worker in standing.workers if is_in(Location.parse(worker["place"]), jobs)]
+    return [worker for worker in standing.workers if is_in(Location.parse(worker["location"]), jobs)]
 
 
-def is_in(location: Location, jobs: Sequence[Job]) -> bool:
+def is_in(location: Location, jobs: Sequence[BatchJob]) -> bool:
     """True if this location is in one of these jobs of the batch system."""
     return location.system == State.system.name and any(
         location.job == str(job.ident)
@@ -41,7 +41,7 @@ def is_in(location: Location, jobs: Sequence[Job]) -> bool:
     )
 
 
-def look_at(state: State, job: Job) -> tuple[str, bool]:
+def look_at(state: State, job: BatchJob) -> tuple[str, bool]:
     """Return (the batch system's words on this job, whether it has ended)."""
     found = State.system.list_jobs(job.cluster)
     if found.failure:
@@ -63,7 +63,7 @@ def is_local_elsewhere(state: State) -> bool:
     if not state.local or state.local.get("boot_id") == launcher.boot_id():
         return False
     standing = ask(state)
-    return standing is not None and standing.location == local_place(state)
+    return standing is not None and Location.parse(standing.location) == local_place(state)
 
 
 def local_place(state: State) -> Location:
@@ -102,7 +102,7 @@ slurm_master_host = master_host
 """`cw.slurm_master_host`, the name in the original library."""
 
 
-def _port_of(state: State, job: Job) -> int:
+def _port_of(state: State, job: BatchJob) -> int:
     """Return the port of the master in this job. Raises LaunchError if only its address file can give it."""
     port = state.plans["master"].port() if "master" in state.plans else None
     if port == 0:
@@ -113,13 +113,13 @@ def _port_of(state: State, job: Job) -> int:
     return address.PORT if port is None else port
 
 
-_told_pending = ""
+_logged_pending = ""
 
 
 def _find() -> list[address.Candidate]:
     """Find the node of the master's job for clients, if there is no address file (yet). Raises NotThere while it is on
     no node."""
-    global _told_pending
+    global _logged_pending
     name = address.cluster_name()
     if address.read_address(name) is not None:
         return []
@@ -138,8 +138,8 @@ def _find() -> list[address.Candidate]:
         text += "; `slurm.py start -W` starts another master" if has_ended else ""
     except LaunchError as error:
         text = str(error)
-    if text != _told_pending:
-        _told_pending = text
+    if text != _logged_pending:
+        _logged_pending = text
         logger.warning("slurm.master_pending", "%s", text)
     raise address.NotThere(f"the master of the cluster {name!r} does not answer: {text}")
 

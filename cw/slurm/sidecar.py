@@ -63,34 +63,34 @@ def tend(name: str, master: int) -> None:
         return
     while not poller.poll(State.system.list_seconds * 1000):
         try:
-            _judge(name)
+            _classify_losses(name)
         except program.UserError as mistake:
             logger.warning("sidecar.judging_failed", "lost workers cannot be judged now: %s", mistake)
 
 
-def _judge(name: str) -> None:
+def _classify_losses(name: str) -> None:
     standing = status_client.ask(address.find_cluster(name))
     if standing is None:
         return
     lost = [entry for entry in standing.lost if time.time() - entry["at"] < JUDGED_SECONDS]
-    if not any(Location.parse(entry["place"]).system == State.system.name for entry in lost):
+    if not any(Location.parse(entry["location"]).system == State.system.name for entry in lost):
         return
     found = State.system.list_jobs()
     if found.failure:
         raise program.UserError(found.failure)
-    excused = [entry["ident"] for entry in lost if is_excused(entry, found)]
-    if excused:
+    forgiven = [entry["ident"] for entry in lost if is_forgivable(entry, found)]
+    if forgiven:
         logger.info(
             "sidecar.losses_forgiven",
             "%s lost with the allocation: no job is charged for that",
-            program.count(len(excused), "worker was", "workers were"),
+            program.count(len(forgiven), "worker was", "workers were"),
         )
-        status_client.ask(address.find_cluster(name), m.Excuse(excused))
+        status_client.ask(address.find_cluster(name), m.Forgive(forgiven))
 
 
-def is_excused(lost: dict[str, Any], found: Listing) -> bool:
+def is_forgivable(lost: dict[str, Any], found: Listing) -> bool:
     """True if the batch system says that this worker was lost with its node or its allocation."""
-    location = Location.parse(lost["place"])
+    location = Location.parse(lost["location"])
     if location.system != State.system.name or not location.node or not location.job.isdigit():
         return False
     row = found.rows.get(int(location.job))

@@ -212,10 +212,10 @@ def _complaints(process: subprocess.CompletedProcess[str]) -> list[str]:
     """Return the lines of its error message."""
     prefix = f"{os.path.basename(process.args[0])}: "
     lines = (process.stderr or process.stdout).splitlines()
-    told = [
+    reported = [
         line.strip().removeprefix(prefix).removeprefix("error: ").removeprefix("fatal: ") for line in lines
     ]
-    return list(filter(None, told))
+    return list(filter(None, reported))
 
 
 def environment() -> dict[str, str]:

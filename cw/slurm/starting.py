@@ -19,7 +19,7 @@ from cw.launch.plan import Plan
 from cw.net import address
 from cw.net.sockets import SILENCE
 from cw.slurm import ending, finding, submitted
-from cw.slurm.submitted import Job, State
+from cw.slurm.submitted import BatchJob, State
 
 logger = EventLogger("cw.slurm")
 
@@ -74,9 +74,9 @@ def make_plan(options: ClusterOptions) -> Plan:
 
 
 def start_plan(
-    plan: Plan, master: bool, workers: bool, tell: Callable[[str], None], guard: Lifeline | None = None
+    plan: Plan, master: bool, workers: bool, report: Callable[[str], None], guard: Lifeline | None = None
 ) -> SlurmCluster:
-    """Start the master, the workers, or both. `tell` is called with reports meanwhile. `guard`: a program's lifeline,
+    """Start the master, the workers, or both. `report` is called with reports meanwhile. `guard`: a program's lifeline,
     with which the cluster ends. Raises LaunchError."""
     State.system.check_present()
     credential.load_or_make()
@@ -105,8 +105,8 @@ def start_plan(
             _undo(state, before)
             raise
     try:
-        standing = _wait_for_master(state, tell) if master or not foreign else None
-        connected, pending = _wait_for_slots(state, standing, tell) if workers and standing else (0, "")
+        standing = _wait_for_master(state, report) if master or not foreign else None
+        connected, pending = _wait_for_slots(state, standing, report) if workers and standing else (0, "")
     except LaunchError:
         token = state.token
         with submitted.locked(plan.name) as state:
@@ -202,9 +202,9 @@ def _end_local(state: State) -> None:
     launcher.end_processes(state.local_processes())
 
 
-def _wait_for_master(state: State, tell: Callable[[str], None]) -> status_client.ClusterStatus:
+def _wait_for_master(state: State, report: Callable[[str], None]) -> status_client.ClusterStatus:
     """Wait until the master answers. Raises LaunchError if it can no longer come."""
-    told = ""
+    reported = ""
     began = time.monotonic()
     while True:
         standing = finding.ask(state)
@@ -215,9 +215,9 @@ def _wait_for_master(state: State, tell: Callable[[str], None]) -> status_client
             text, has_failed = finding.look_at(state, jobs[-1])
             if has_failed:
                 raise LaunchError(text + _tail(state, jobs[-1]))
-            if text != told and not text.endswith((" runs", "was submitted")):
-                told = text
-                tell(text)
+            if text != reported and not text.endswith((" runs", "was submitted")):
+                reported = text
+                report(text)
         if not jobs and not state.local and time.monotonic() - began > SILENCE:
             _check_master_answers(state.sought())
         _check_is_wanted(state)
@@ -239,11 +239,11 @@ def _check_is_wanted(state: State) -> None:
 def _is_ours(state: State, standing: status_client.ClusterStatus) -> bool:
     """True unless it is an earlier master, or one started by hand, while ours is yet to come."""
     jobs = state.of_role("master")
-    return finding.is_in(standing.location, jobs) if jobs else True
+    return finding.is_in(location.Location.parse(standing.location), jobs) if jobs else True
 
 
 def _wait_for_slots(
-    state: State, standing: status_client.ClusterStatus | None, tell: Callable[[str], None]
+    state: State, standing: status_client.ClusterStatus | None, report: Callable[[str], None]
 ) -> tuple[int, str]:
     """Wait for the slots. Returns (slots connected, the batch system's words on the workers' job if not all are)."""
     jobs = state.of_role("workers")
@@ -272,7 +272,7 @@ def _wait_for_slots(
         time.sleep(LOOK_SECONDS)
 
 
-def _tail(state: State, job: Job) -> str:
+def _tail(state: State, job: BatchJob) -> str:
     """Return the ends of a job's logs, for an error's text."""
     found = ""
     for entry in sorted(os.listdir(state.logs)):

@@ -33,7 +33,7 @@ LOGS_KEPT = 10
 """Number of clusters of one name whose logs are kept."""
 
 
-class Job(NamedTuple):
+class BatchJob(NamedTuple):
     """A job that was submitted."""
 
     role: str
@@ -62,7 +62,7 @@ class State:
         self.name = address.check_cluster_name(name)
         self.token = ""
         """Token of this cluster, different from those of others of that name before and after it."""
-        self.jobs: list[Job] = []
+        self.jobs: list[BatchJob] = []
         self.plans: dict[str, Plan] = {}
         """Plans by role: these may have been started one after the other, with different options."""
         self.logs = ""
@@ -79,7 +79,7 @@ class State:
         try:
             noted = json.loads(userdir.read_private(f"{directory_name(name)}/state.json") or b"{}")
             if noted:
-                noted["jobs"] = [Job(*job) for job in noted["jobs"]]
+                noted["jobs"] = [BatchJob(*job) for job in noted["jobs"]]
                 noted["plans"] = {role: load_plan(plan) for role, plan in noted["plans"].items()}
                 assert noted.keys() == vars(state).keys()
                 vars(state).update(noted)
@@ -120,7 +120,7 @@ class State:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.file())
 
-    def submit(self, role: str, follows: int = 0, delay: int = 0, slots: int = 0) -> Job:
+    def submit(self, role: str, follows: int = 0, delay: int = 0, slots: int = 0) -> BatchJob:
         """Submit the job of a role, and note it. `slots`: in place of the plan's. It begins when the job that it
         `follows` has ended, and no earlier than in `delay` seconds. Raises LaunchError with the system's own message.
         """
@@ -129,7 +129,7 @@ class State:
             self.plans[role] = self.plans[role]._replace(slots=slots)
         ident, cluster = State.system.submit(self.script(role, follows, delay))
         name = job_name(self.name, role, self.token)
-        job = Job(role, ident, cluster, name, slots, time.time(), follows)
+        job = BatchJob(role, ident, cluster, name, slots, time.time(), follows)
         self.jobs.append(job)
         self.save()
         return job
@@ -139,7 +139,7 @@ class State:
         request = ScriptRequest(role, plan, self.token, self.logs, self.kill_wait, follows, delay)
         return State.system.script(request)
 
-    def cancel(self, jobs: Sequence[Job]) -> None:
+    def cancel(self, jobs: Sequence[BatchJob]) -> None:
         """End these jobs at once, and forget them."""
         State.system.cancel(jobs)
         self.jobs = [job for job in self.jobs if job not in jobs]
@@ -184,7 +184,7 @@ class State:
         name_by_ident = {job.ident: job.name for job in self.jobs}
         return {row.ident: row for row in found.rows.values() if name_by_ident.get(row.ident) == row.name}
 
-    def of_role(self, role: str) -> list[Job]:
+    def of_role(self, role: str) -> list[BatchJob]:
         return [job for job in self.jobs if job.role == role]
 
     def local_processes(self) -> list[Process]:

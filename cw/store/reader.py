@@ -36,7 +36,7 @@ OPEN_SEGMENTS = 64
 class Segment:
     """A segment as far as it is known. `end` is the position up to which it has been read."""
 
-    __slots__ = ("definitions", "end", "fd", "functions", "header", "hosts", "is_own", "is_told", "name", "number",
+    __slots__ = ("definitions", "end", "fd", "functions", "header", "hosts", "is_own", "is_reported", "name", "number",
                  "places", "sample")  # fmt: skip
 
     def __init__(self, name: str, number: int, is_own: bool = False) -> None:
@@ -45,7 +45,7 @@ class Segment:
         self.fd = -1  # not open
         self.end = 0
         self.is_own = is_own
-        self.is_told = False  # its incomplete end was logged
+        self.is_reported = False  # its incomplete end was logged
         self.header: dict[str, Any] = {}
         self.functions: dict[int, str] = {}
         self.hosts: dict[int, str] = {}
@@ -128,7 +128,7 @@ class Store:
                 segment.places.append(position)
             elif kind == form.HEADER:
                 segment.header = self._checked_header(segment, bytes(body))
-        if scan.end > segment.end and not segment.is_told:
+        if scan.end > segment.end and not segment.is_reported:
             self._log_torn_end(segment, scan.end - segment.end)
 
     def _note_result(self, segment: Segment, position: int, status: int, function: int, key: bytes) -> None:
@@ -154,7 +154,7 @@ class Store:
         with contextlib.suppress(OSError):
             is_old = time.time() - os.stat(os.path.join(self.path, segment.name)).st_mtime > WRITING_SECONDS
             if is_old or not segment.header:
-                segment.is_told = True
+                segment.is_reported = True
                 logger.warning(
                     "store.end_torn",
                     "the store %s: the last %d bytes of %s are no whole results, and are passed over",

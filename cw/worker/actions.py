@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from cw.net import messages as m
 from cw.net.objects import Object
-from cw.worker.jobs import Job
-from cw.worker.pool import Runner
+from cw.worker.jobs import WorkerJob
+from cw.worker.pool import PooledRunner
 
 
 class Send(NamedTuple):
@@ -19,46 +19,46 @@ class Send(NamedTuple):
 class StartRunner(NamedTuple):
     """Start the runner's process, in this environment."""
 
-    runner: Runner
+    runner: PooledRunner
     environment: Object | None
 
 
 class SendJobs(NamedTuple):
     """Put one token per job into the eventfd, then send the jobs."""
 
-    runner: Runner
-    jobs: list[Job]
+    runner: PooledRunner
+    jobs: list[WorkerJob]
 
 
 class Retract(NamedTuple):
     """Take up to `limit` tokens and report how many with `on_retracted`, before the next action."""
 
-    runner: Runner
+    runner: PooledRunner
     limit: int
 
 
 class SendDrop(NamedTuple):
     """Have the runner skip the jobs that it was sent and will find no token for."""
 
-    runner: Runner
+    runner: PooledRunner
 
 
 class EndRunner(NamedTuple):
     """Let an idle runner end by itself."""
 
-    runner: Runner
+    runner: PooledRunner
 
 
 class StopRunner(NamedTuple):
     """Stop the runner and what it runs, step by step, so that the job may clean up."""
 
-    runner: Runner
+    runner: PooledRunner
 
 
 class LookAtTokens(NamedTuple):
     """Call `on_tokens_seen` with the number of tokens left."""
 
-    runner: Runner
+    runner: PooledRunner
 
 
 class GiveBack(NamedTuple):
@@ -70,25 +70,25 @@ class GiveBack(NamedTuple):
 class Resume(NamedTuple):
     """Let a job that waited for its nested jobs go on."""
 
-    runner: Runner
+    runner: PooledRunner
     serial: int
 
 
-class TellDied(NamedTuple):
+class ReportDied(NamedTuple):
     """Report to the master that the runner died in the middle of this job."""
 
-    job: Job
+    job: WorkerJob
     note: dict[str, Any]
 
 
-class TellExpired(NamedTuple):
+class ReportExpired(NamedTuple):
     """Report to the master that the job reached its time limit."""
 
-    job: Job
+    job: WorkerJob
     note: dict[str, Any]
 
 
-class TellUsable(NamedTuple):
+class ReportCapacity(NamedTuple):
     """Report to the master how many slots can be used, and for which sessions none can."""
 
     slots: int
@@ -97,7 +97,7 @@ class TellUsable(NamedTuple):
 
 Action = (
     Send | StartRunner | SendJobs | Retract | SendDrop | EndRunner | StopRunner | LookAtTokens
-    | GiveBack | Resume | TellDied | TellExpired | TellUsable
+    | GiveBack | Resume | ReportDied | ReportExpired | ReportCapacity
 )  # fmt: skip
 
 

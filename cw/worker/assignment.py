@@ -11,10 +11,10 @@ Pure: no socket, no thread, no clock.
 
 from __future__ import annotations
 
-from cw.worker.actions import Action, EndRunner, SendJobs, StartRunner, TellUsable, returned
+from cw.worker.actions import Action, EndRunner, ReportCapacity, SendJobs, StartRunner, returned
 from cw.worker.jobs import Context, HeldJobs
 from cw.worker.lending import Lending
-from cw.worker.pool import AHEAD_JOBS, STUCK_SECONDS, Runner, RunnerPool, Slot
+from cw.worker.pool import AHEAD_JOBS, STUCK_SECONDS, PooledRunner, RunnerPool, Slot
 
 AHEAD_SECONDS = 0.03
 """Work sent ahead to a runner (seconds). Larger: more jobs to retract. Smaller: the runner waits for the worker."""
@@ -31,7 +31,7 @@ class Assignment:
         self._pool = pool
         self._lending = lending
         self._max_jobs = max_jobs
-        self._told_usable = len(pool.slots)
+        self._reported_usable = len(pool.slots)
 
     def assign(self, now: float) -> list[Action]:
         """Give waiting jobs to idle slots, then send jobs ahead."""
@@ -56,7 +56,7 @@ class Assignment:
                         break
         return actions + self._lending.report()
 
-    def top_up(self, runner: Runner, now: float) -> list[Action]:
+    def top_up(self, runner: PooledRunner, now: float) -> list[Action]:
         """Send ahead the jobs that the runner will need soon."""
         backlog, sent = self._held.backlog, runner.sent
         if not backlog or runner.is_ending or runner.is_dropping or not sent or self._pool.idle:
@@ -77,7 +77,7 @@ class Assignment:
         share = -(-len(backlog) // len(self._pool.slots))
         return self._send_ahead(runner, min(full - len(sent), share))
 
-    def _send_ahead(self, runner: Runner, most: int) -> list[Action]:
+    def _send_ahead(self, runner: PooledRunner, most: int) -> list[Action]:
         backlog, jobs, size = self._held.backlog, [], 0
         for _ in range(most):
             job = backlog[0]
@@ -153,7 +153,7 @@ class Assignment:
 
     def begin_anew(self) -> None:
         """Start over with another master, which assumes that all slots can be used."""
-        self._told_usable = len(self._pool.slots)
+        self._reported_usable = len(self._pool.slots)
 
     def report_usable(self) -> list[Action]:
         """Report the usable slots to the master if they have changed; return the jobs that would wait for one."""
@@ -166,7 +166,7 @@ class Assignment:
             blocked = frozenset(job.session for job in held.backlog if job.context not in contexts)
             blocked |= held.blocked - {session for session, _ in contexts}
         actions: list[Action] = []
-        if (usable, blocked) != (self._told_usable, held.blocked):
-            self._told_usable = usable
-            actions.append(TellUsable(usable, sorted(blocked)))
+        if (usable, blocked) != (self._reported_usable, held.blocked):
+            self._reported_usable = usable
+            actions.append(ReportCapacity(usable, sorted(blocked)))
         return actions + returned(held.block(blocked))

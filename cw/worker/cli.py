@@ -45,7 +45,7 @@ def main() -> int:
     worker = Worker(loop, options.slots, find, settings, descriptors)
     program.watch_lifeline(loop, options.lifeline_fd, worker.on_launcher_gone)
     if options.ready_fd is not None:
-        worker.on_joined = lambda: program.say_ready(options.ready_fd)
+        worker.on_joined = lambda: program.report_ready(options.ready_fd)
     worker.connect()
     try:
         loop.run()

@@ -212,15 +212,15 @@ class Departure:
         # Only threads are left in runners without a job. Even when the worker must go at once, a few seconds remain.
         threads_until = min(max(self._drains_until, self._drains_from + END_SECONDS), self.ends_at)
         is_done = here.is_empty and (not here.has_runners or now >= threads_until)
-        if now >= self._gone_at or (is_done and (is_late or self._is_all_told(now, here))):
+        if now >= self._gone_at or (is_done and (is_late or self._is_all_reported(now, here))):
             return self.on_leave(has_threads=here.is_empty and here.has_runners)
         return []
 
     def is_waiting(self, now: float, here: Here) -> bool:
         """True if the worker waits for something that may take long: jobs, or clients that fetch their results."""
-        return self._gone_at == math.inf and not (here.is_empty and self._is_all_told(now, here))
+        return self._gone_at == math.inf and not (here.is_empty and self._is_all_reported(now, here))
 
-    def _is_all_told(self, now: float, here: Here) -> bool:
+    def _is_all_reported(self, now: float, here: Here) -> bool:
         """True if all results are with their clients, or with a master whose clients are slow to confirm."""
         if not here.has_results:
             return here.is_lost or here.is_all_sent

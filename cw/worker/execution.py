@@ -20,7 +20,7 @@ from cw.net.loop import Loop
 from cw.worker import actions as a
 from cw.worker.departure import Departure
 from cw.worker.outcomes import SUSPECT_SECONDS, Outcome, Outcomes
-from cw.worker.pool import Runner
+from cw.worker.pool import PooledRunner
 from cw.worker.runners import Runners
 from cw.worker.slots import Slots
 
@@ -28,7 +28,7 @@ _lines = RateLimited("cw.worker")
 
 TICK_SECONDS = 0.02
 
-TOLD_TO_END = frozenset({"killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP"})
+ENDED_ON_ORDER = frozenset({"killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP"})
 """Ends of a runner that may mean that its machine is being cleared."""
 
 
@@ -46,7 +46,7 @@ class Execution:
         self.slots = slots
         self.runners = runners
         self.outcomes = Outcomes()
-        self.waits: dict[Runner, m.Waits] = {}
+        self.waits: dict[PooledRunner, m.Waits] = {}
         """Runners whose job waits for nested jobs, each with its message."""
         self.master = ""
         """Start id of the master of this cluster."""
@@ -73,9 +73,9 @@ class Execution:
             a.StopRunner: self._on_stop_runner,
             a.LookAtTokens: self._on_look_at_tokens,
             a.Resume: self._on_resume,
-            a.TellDied: self._on_tell_died,
-            a.TellExpired: self._on_tell_expired,
-            a.TellUsable: self._on_tell_usable,
+            a.ReportDied: self._on_report_died,
+            a.ReportExpired: self._on_report_expired,
+            a.ReportCapacity: self._on_report_capacity,
         }
 
     def perform(self, actions: Sequence[a.Action]) -> None:
@@ -141,13 +141,13 @@ class Execution:
     def _on_resume(self, action: a.Resume) -> None:
         self.runners.send(action.runner, m.Resume(action.serial))
 
-    def _on_tell_died(self, action: a.TellDied) -> None:
+    def _on_report_died(self, action: a.ReportDied) -> None:
         self._send(self.outcomes.died(action.job, action.note))
 
-    def _on_tell_expired(self, action: a.TellExpired) -> None:
+    def _on_report_expired(self, action: a.ReportExpired) -> None:
         self._send(self.outcomes.expired(action.job, action.note))
 
-    def _on_tell_usable(self, action: a.TellUsable) -> None:
+    def _on_report_capacity(self, action: a.ReportCapacity) -> None:
         if action.slots < len(self.slots.pool.slots) or action.blocked_sessions:
             _lines.warning(
                 "worker.slots_unusable",
@@ -159,7 +159,7 @@ class Execution:
 
     def _on_results(
         self,
-        runner: Runner,
+        runner: PooledRunner,
         numbers: list[int],
         statuses: list[int],
         seconds: list[float],
@@ -173,7 +173,7 @@ class Execution:
             self._send(m.Results(numbers, statuses, seconds, payloads))
         self.perform(self.slots.on_results(runner, numbers, seconds, time.monotonic()))
 
-    def _classify(self, runner: Runner, outcomes: Iterable[Outcome]) -> None:
+    def _classify(self, runner: PooledRunner, outcomes: Iterable[Outcome]) -> None:
         """Report results, some of which may not be the job's own outcome."""
         place, is_draining = self.runners.place(runner), self._departure.is_draining
         messages, held_back_errors = self.outcomes.classify(outcomes, runner.is_ending, is_draining, place)
@@ -186,7 +186,7 @@ class Execution:
         for message in self.outcomes.on_cleared(held_back_errors):
             self._send(message)
 
-    def _on_waits(self, runner: Runner, message: m.Waits | m.WaitOver) -> None:
+    def _on_waits(self, runner: PooledRunner, message: m.Waits | m.WaitOver) -> None:
         """Note that a job begins or ends to wait for nested jobs. Only those of this cluster concern its slots."""
         if type(message) is m.Waits:
             self.waits[runner] = message
@@ -196,16 +196,16 @@ class Execution:
             serial, is_patient = message.serial, bool(message.is_patient)
             self.perform(self.slots.on_wait_over(runner, serial, is_patient, time.monotonic()))
 
-    def _lend(self, runner: Runner) -> None:
+    def _lend(self, runner: PooledRunner) -> None:
         wait = self.waits[runner]
         if wait.master == self.master:
             self.perform(self.slots.on_waits(runner, wait.number, time.monotonic()))
 
-    def _on_exited(self, runner: Runner, unstarted: int, note: dict[str, Any]) -> None:
-        was_told_to = note["how"] in TOLD_TO_END
+    def _on_exited(self, runner: PooledRunner, unstarted: int, note: dict[str, Any]) -> None:
+        was_ordered = note["how"] in ENDED_ON_ORDER
         self._why_unusable = note["how"]
         self.waits.pop(runner, None)
-        self.perform(self.slots.on_runner_exited(runner, unstarted, note, time.monotonic(), was_told_to))
+        self.perform(self.slots.on_runner_exited(runner, unstarted, note, time.monotonic(), was_ordered))
 
     def _on_tick(self, now: float) -> bool:
         if self._departure.is_leaving:

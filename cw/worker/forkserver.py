@@ -73,11 +73,11 @@ def kill(pid: int, is_group: bool, number: int = signal.SIGKILL) -> None:
         (os.killpg if is_group else os.kill)(pid, number)
 
 
-def kill_children(spared: Container[int] = ()) -> None:
-    """Kill all children except `spared`, and what they leave behind, and wait until they are gone."""
+def kill_children(except_for: Container[int] = ()) -> None:
+    """Kill all children except `except_for`, and what they leave behind, and wait until they are gone."""
     deadline = time.monotonic() + LAST_SECONDS
     while time.monotonic() < deadline:
-        strays = [pid for pid in children() if pid not in spared]
+        strays = [pid for pid in children() if pid not in except_for]
         if not strays:
             return
         for pid in strays:
@@ -150,7 +150,7 @@ class Forkserver:
         except OSError as error:
             for fd in pipe:
                 os.close(fd)
-            self._tell(
+            self._report(
                 what="exited", key=key, pid=0, how=f"could not be started: {error.strerror}", stderr=""
             )
         else:
@@ -164,7 +164,7 @@ class Forkserver:
             self._stderr_by_pid[pid] = pipe[0]
             self._pid_by_key[key] = pid
             self._key_by_pid[pid] = key
-            self._tell(what="forked", key=key, pid=pid)
+            self._report(what="forked", key=key, pid=pid)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -217,13 +217,13 @@ class Forkserver:
                 with contextlib.suppress(KeyError):
                     self._poll.unregister(stderr)
                 last_words = self._relay.close(stderr)
-                self._tell(what="exited", key=key, pid=pid, how=how_it_ended(status), stderr=last_words)
+                self._report(what="exited", key=key, pid=pid, how=how_it_ended(status), stderr=last_words)
         # Strays that left the group became ours with the end of their runner, and so do their own children when reaped.
         for stray in children():
             if stray not in self._key_by_pid:
                 kill(stray, False)
 
-    def _tell(self, **report: Any) -> None:
+    def _report(self, **report: Any) -> None:
         self._orders.send(json.dumps(report, ensure_ascii=False).encode(errors="replace"))
 
 

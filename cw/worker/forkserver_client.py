@@ -90,10 +90,10 @@ class ForkserverProcess:
         if os.path.isdir(path):
             threading.Thread(target=shutil.rmtree, args=(path, True), daemon=True).start()
 
-    def close(self, spared: Container[int] = ()) -> None:
+    def close(self, except_for: Container[int] = ()) -> None:
         """End all runners and wait until they are gone. Nothing is reported any more.
 
-        `spared`: pids of this worker's other forkservers, whose runners go on.
+        `except_for`: pids of this worker's other forkservers, whose runners go on.
         """
         if self._socket.fileno() < 0:
             return
@@ -107,7 +107,7 @@ class ForkserverProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        forkserver.kill_children(spared)  # what the forkserver left behind, if it was killed
+        forkserver.kill_children(except_for)  # what the forkserver left behind, if it was killed
 
     def _order(self, order: dict[str, Any], fds: list[int]) -> None:
         packet = json.dumps(order).encode()

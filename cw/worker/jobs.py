@@ -30,12 +30,12 @@ Context = tuple[int, int]
 """Session and number of the environment."""
 
 
-class Job:
+class WorkerJob:
     """One dispatch that this worker holds."""
 
     __slots__ = (
         "dispatch", "session", "number", "function", "context", "options_object", "options", "avoid", "attempt",
-        "payload", "stopped", "spared", "told", "expired", "is_cut",
+        "payload", "stopped", "withdrawn", "reported", "expired", "is_cut",
     )  # fmt: skip
 
     def __init__(
@@ -59,8 +59,8 @@ class Job:
         self.attempt = attempt  # attempt number, from 1
         self.payload = payload
         self.stopped = False  # its result is not wanted any more
-        self.spared = False  # must not start; if it has started, it goes on
-        self.told = False  # reported as started
+        self.withdrawn = False  # must not start; if it has started, it goes on
+        self.reported = False  # reported as started
         self.expired = False  # it has reached its time limit
         self.is_cut = False  # it is stopped as the worker ends, and runs again elsewhere
 
@@ -73,15 +73,15 @@ class HeldJobs:
     """All jobs of one worker: those in the backlog, and those with a runner, which the pool knows."""
 
     def __init__(self) -> None:
-        self.backlog: deque[Job] = deque()
-        self.by_dispatch: dict[int, Job] = {}
+        self.backlog: deque[WorkerJob] = deque()
+        self.by_dispatch: dict[int, WorkerJob] = {}
         self.blocked: frozenset[int] = frozenset()
         """Sessions for which no slot can be used: their jobs are refused."""
         self.closed: set[int] = set()
         """Closed sessions that have runners."""
         self.is_draining = False
         self._avoid_early: dict[int, int] = {}  # slots that jobs which come soon should avoid, by dispatch
-        self._avoiding: deque[tuple[float, Job]] = deque()  # with the time until which each waits
+        self._avoiding: deque[tuple[float, WorkerJob]] = deque()  # with the time until which each waits
 
     # --- jobs come ---
 
@@ -89,7 +89,7 @@ class HeldJobs:
         """Note the slots on which runners of jobs died that come next."""
         self._avoid_early.update(zip(dispatches, slots, strict=True))
 
-    def take(self, jobs: Sequence[Job], now: float) -> list[int]:
+    def take(self, jobs: Sequence[WorkerJob], now: float) -> list[int]:
         """Add jobs to the backlog. Returns the dispatches of those that are not wanted."""
         unwanted: list[int] = []
         is_choosy = self.blocked or self.is_draining
@@ -112,10 +112,10 @@ class HeldJobs:
             append(job)
         return unwanted
 
-    def put_back(self, jobs: Iterable[Job]) -> list[int]:
+    def put_back(self, jobs: Iterable[WorkerJob]) -> list[int]:
         """Put jobs that were sent ahead back in the backlog, the last one first. Returns those not wanted any more."""
         jobs = list(jobs)
-        gone = [job.dispatch for job in jobs if job.stopped or job.spared or self.is_draining]
+        gone = [job.dispatch for job in jobs if job.stopped or job.withdrawn or self.is_draining]
         self.forget(gone)
         self.backlog.extendleft(job for job in jobs if job.dispatch in self.by_dispatch)
         return gone
@@ -140,8 +140,8 @@ class HeldJobs:
         for dispatch in dispatches:
             job = self.by_dispatch.get(dispatch)
             if job is not None:
-                job.spared = True
-        return self._take_out(lambda job: job.spared)
+                job.withdrawn = True
+        return self._take_out(lambda job: job.withdrawn)
 
     def give_back(self, count: int) -> list[int]:
         """Take out the last `count` jobs of the backlog."""
@@ -164,7 +164,7 @@ class HeldJobs:
         for dispatch in dispatches:
             self.by_dispatch.pop(dispatch, None)
 
-    def _take_out(self, is_unwanted: Callable[[Job], bool]) -> list[int]:
+    def _take_out(self, is_unwanted: Callable[[WorkerJob], bool]) -> list[int]:
         gone = [job.dispatch for job in self.backlog if is_unwanted(job)]
         if gone:
             self.backlog = deque(job for job in self.backlog if not is_unwanted(job))
@@ -193,10 +193,10 @@ class HeldJobs:
         self.closed -= gone
         return gone
 
-    def check_invariants(self, sent: Sequence[Job]) -> None:
+    def check_invariants(self, sent: Sequence[WorkerJob]) -> None:
         """Raise AssertionError if the state contradicts itself. `sent`: the jobs with runners. For tests."""
         places = [*self.backlog, *sent]
         assert len(places) == len({job.dispatch for job in places})
         assert {job.dispatch for job in places} == set(self.by_dispatch)
-        assert not any(job.stopped or job.spared for job in self.backlog)
+        assert not any(job.stopped or job.withdrawn for job in self.backlog)
         assert not (self.is_draining and self.backlog)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from cw.net import messages as m
 from cw.worker.actions import Action, Resume, Retract, Send
-from cw.worker.pool import AHEAD_JOBS, Runner, RunnerPool, Slot
+from cw.worker.pool import AHEAD_JOBS, PooledRunner, RunnerPool, Slot
 
 
 class Lending:
@@ -35,21 +35,21 @@ class Lending:
         self.depths: dict[int, int] = {}
         """Depth of each session whose depth is not 0."""
         self._pool = pool
-        self._lenders: dict[int, list[Runner]] = {}  # by slot, where there are any
-        self._coming: dict[Runner, int] = {}  # coming back, in order: serial; 0: it has gone on already
-        self._told: tuple[int, list[int]] = 0, []
+        self._lenders: dict[int, list[PooledRunner]] = {}  # by slot, where there are any
+        self._coming: dict[PooledRunner, int] = {}  # coming back, in order: serial; 0: it has gone on already
+        self._reported: tuple[int, list[int]] = 0, []
 
     # --- questions ---
 
-    def is_lender(self, runner: Runner) -> bool:
+    def is_lender(self, runner: PooledRunner) -> bool:
         """True if the runner's job waits, or comes back."""
         return runner in self._lenders.get(runner.slot.index, ())
 
-    def is_coming(self, runner: Runner) -> bool:
+    def is_coming(self, runner: PooledRunner) -> bool:
         """True if the runner's job comes back."""
         return runner in self._coming
 
-    def lenders(self) -> list[Runner]:
+    def lenders(self) -> list[PooledRunner]:
         """List all runners whose job waits or comes back."""
         return [runner for lenders in self._lenders.values() for runner in lenders]
 
@@ -63,7 +63,7 @@ class Lending:
 
     # --- a job waits, and comes back ---
 
-    def lend(self, runner: Runner) -> list[Action] | None:
+    def lend(self, runner: PooledRunner) -> list[Action] | None:
         """Lend the slot of a runner whose job waits for nested jobs. None: it was lent already."""
         slot = runner.slot
         lenders = self._lenders.setdefault(slot.index, [])
@@ -81,7 +81,7 @@ class Lending:
             actions += self._settle(slot)
         return actions
 
-    def come_back(self, runner: Runner, serial: int) -> list[Action]:
+    def come_back(self, runner: PooledRunner, serial: int) -> list[Action]:
         """Let a lender's job go on when it is its turn. `serial`: number of its wait; 0: the job has gone on
         already."""
         if runner in self._coming:
@@ -96,7 +96,7 @@ class Lending:
             return self._settle(next(iter(self._pool.idle.values())))
         return [] if busy.is_ending else [Retract(busy, AHEAD_JOBS)]
 
-    def vacate(self, runner: Runner) -> list[Action]:
+    def vacate(self, runner: PooledRunner) -> list[Action]:
         """Free the slot of a runner that is gone or has no job any more."""
         slot = runner.slot
         if self._lenders and self.is_lender(runner):  # it ended before its turn
@@ -129,7 +129,7 @@ class Lending:
         self._note_wanted()
         return [Resume(runner, serial)] if serial else []
 
-    def _move(self, runner: Runner, slot: Slot) -> None:
+    def _move(self, runner: PooledRunner, slot: Slot) -> None:
         """Move a job that comes back to an idle slot, as another job runs in its own."""
         old, context = runner.slot, runner.context
         self._remove_lender(runner)
@@ -143,7 +143,7 @@ class Lending:
                 old.runners[context] = idle
             slot.runners[context] = runner
 
-    def _remove_lender(self, runner: Runner) -> None:
+    def _remove_lender(self, runner: PooledRunner) -> None:
         lenders = self._lenders[runner.slot.index]
         lenders.remove(runner)
         if not lenders:
@@ -156,18 +156,18 @@ class Lending:
 
     def begin_anew(self) -> None:
         """Start over with another master, which knows of no lent slots."""
-        self._told = 0, []
+        self._reported = 0, []
 
     def report(self) -> list[Action]:
         """Report lent slots to the master if they have changed."""
-        if not self._lenders and not self._told[0] and not self._told[1]:
+        if not self._lenders and not self._reported[0] and not self._reported[1]:
             return []
         slots = self._pool.slots
         extra = sum(len(lenders) - (slots[index].busy is None) for index, lenders in self._lenders.items())
         floors = sorted(self.floor(slot) for slot in self.lent.values())
-        if (extra, floors) == self._told:
+        if (extra, floors) == self._reported:
             return []
-        self._told = extra, floors
+        self._reported = extra, floors
         return [Send(m.Lent(extra, floors))]
 
     def check_invariants(self) -> None:

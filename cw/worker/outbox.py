@@ -1,4 +1,4 @@
-"""Outbox: results and runners' deaths, kept until the master reports that the client has them.
+"""Outbox: results and crashes of runners, kept until the master reports that the client has them.
 
 Master or client may be lost in between. Then the worker lists what it keeps to the next master, which claims it
 when the job's client is back, or releases it. Beyond the limits the oldest are dropped: their jobs may run again.
@@ -11,7 +11,7 @@ from typing import Any
 
 from cw.net.memory import Memory
 from cw.net.messages import FINISHED
-from cw.worker.jobs import Job
+from cw.worker.jobs import WorkerJob
 
 BYTES = 256 * 1024**2
 """Most bytes kept. Larger: more of this machine's memory. Smaller: more jobs run again after a fault."""
@@ -39,7 +39,11 @@ class Outbox:
         return dispatch in self._outcomes
 
     def add_results(
-        self, jobs: Sequence[Job], statuses: Sequence[int], seconds: Sequence[float], payloads: Sequence[Any]
+        self,
+        jobs: Sequence[WorkerJob],
+        statuses: Sequence[int],
+        seconds: Sequence[float],
+        payloads: Sequence[Any],
     ) -> None:
         outcomes, size = self._outcomes, self._size
         for job, status, lasted, payload in zip(jobs, statuses, seconds, payloads, strict=True):
@@ -53,7 +57,7 @@ class Outbox:
         if self._size > BYTES or len(self._files) > FILES:
             self._trim()
 
-    def add_death(self, job: Job, note: dict[str, Any]) -> None:
+    def add_death(self, job: WorkerJob, note: dict[str, Any]) -> None:
         self._outcomes[job.dispatch] = job.session, job.number, -1, 0.0, note
         self._size += 4 * OVERHEAD
         self._trim()
@@ -80,16 +84,16 @@ class Outbox:
     ) -> tuple[list[tuple[int, int, float, Any]], list[tuple[int, dict[str, Any]]], list[int]]:
         """Find results (dispatch, status, seconds, payload), deaths (dispatch, note), and dispatches that are not
         here."""
-        results, deaths, gone = [], [], []
+        results, crashes, gone = [], [], []
         for dispatch in dispatches:
             outcome = self._outcomes.get(dispatch)
             if outcome is None:
                 gone.append(dispatch)
             elif outcome[2] < 0:
-                deaths.append((dispatch, outcome[4]))
+                crashes.append((dispatch, outcome[4]))
             else:
                 results.append((dispatch, *outcome[2:]))
-        return results, deaths, gone
+        return results, crashes, gone
 
     def _trim(self) -> None:
         while self._size > BYTES and len(self._outcomes) > 1:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from cw.net import messages as m
-from cw.worker.jobs import Job
+from cw.worker.jobs import WorkerJob
 from cw.worker.outbox import Outbox
 
 SUSPECT_SECONDS = 0.5
@@ -28,7 +28,7 @@ Message = m.Results | m.RunnerDied | m.Returned | m.CutShort | m.NotEntered
 class Outcome(NamedTuple):
     """Outcome of one job."""
 
-    job: Job
+    job: WorkerJob
     status: int
     seconds: float
     payload: Any
@@ -67,7 +67,7 @@ class Outcomes:
             ):
                 messages.append(self.expired(job, {**place, "seconds": seconds}))
             elif status == m.NOT_ENTERED:
-                is_wanted = not (job.stopped or job.spared or is_draining)
+                is_wanted = not (job.stopped or job.withdrawn or is_draining)
                 messages.append(payload if is_wanted else m.Returned([job.dispatch]))
             elif status == m.INTERRUPTED and not job.stopped:
                 held_back_errors.append(outcome._replace(status=m.ERROR))
@@ -95,12 +95,12 @@ class Outcomes:
         self._suspects.clear()
         return [m.CutShort(cut)] if cut else []
 
-    def expired(self, job: Job, note: dict[str, Any]) -> m.Results:
+    def expired(self, job: WorkerJob, note: dict[str, Any]) -> m.Results:
         """Return the outcome of a job that reached its time limit."""
         text = json.dumps({**note, "limit": job.options.timeout, "attempt": job.attempt}).encode()
         return self._result(Outcome(job, m.TIMEOUT, note["seconds"], text))
 
-    def died(self, job: Job, note: dict[str, Any]) -> m.RunnerDied:
+    def died(self, job: WorkerJob, note: dict[str, Any]) -> m.RunnerDied:
         """Return the outcome of a job whose runner died in the middle of it."""
         self.kept.add_death(job, note)
         return m.RunnerDied(job.dispatch, note)
@@ -132,11 +132,11 @@ class Outcomes:
     def on_claim(self, dispatches: Iterable[int]) -> list[Message]:
         """Send kept outcomes again, for which the master asks."""
         dispatches = list(dispatches)
-        results, deaths, gone = self.kept.find(dispatches)
+        results, crashes, gone = self.kept.find(dispatches)
         messages: list[Message] = []
         if results:
             messages.append(m.Results(*map(list, zip(*results, strict=True))))
-        messages += [m.RunnerDied(dispatch, note) for dispatch, note in deaths]
+        messages += [m.RunnerDied(dispatch, note) for dispatch, note in crashes]
         if gone:
             messages.append(m.Returned(gone))
         self._unclaimed.difference_update(dispatches)

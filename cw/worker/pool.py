@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from cw.worker.jobs import Context, Job
+from cw.worker.jobs import Context, WorkerJob
 
 AHEAD_JOBS = 256
 """Most jobs sent ahead to a runner, however short."""
@@ -35,7 +35,7 @@ RESTART_SECONDS = 1.0, 8.0
 """Time that a slot starts no runner after one that ended before it started any job (seconds): at first, and at most."""
 
 
-class Runner:
+class PooledRunner:
     """A child process on one slot, for one session and environment."""
 
     __slots__ = (
@@ -48,7 +48,7 @@ class Runner:
         self.slot = slot
         self.context = context
         self.session = context[0]
-        self.sent: deque[Job] = deque()  # jobs without result; the first one runs, or is about to
+        self.sent: deque[WorkerJob] = deque()  # jobs without result; the first one runs, or is about to
         self.since = 0.0  # when the first of them began, or was sent
         self.began = 0.0  # when it was seen to have begun; only known for jobs with a time limit
         self.ended = 0  # jobs so far
@@ -81,8 +81,10 @@ class Slot:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.runners: dict[Context, Runner] = {}  # least recently used first
-        self.busy: Runner | None = None  # the runner with jobs; or an ending one whose process is not gone
+        self.runners: dict[Context, PooledRunner] = {}  # least recently used first
+        self.busy: PooledRunner | None = (
+            None  # the runner with jobs; or an ending one whose process is not gone
+        )
         self.rests_until = 0.0  # no runner starts here before
         self.rest = 0.0  # length of the last rest, if no runner has worked here since
 
@@ -93,17 +95,17 @@ class RunnerPool:
     def __init__(self, count: int) -> None:
         self.slots = [Slot(index) for index in range(count)]
         self.idle: dict[int, Slot] = {slot.index: slot for slot in self.slots}
-        self.runners: dict[int, Runner] = {}  # by key, while their process exists
+        self.runners: dict[int, PooledRunner] = {}  # by key, while their process exists
         self.resting: list[Slot] = []  # slots on which a runner could not be started lately
         self._keys = 0
 
-    def add(self, slot: Slot, context: Context) -> Runner:
+    def add(self, slot: Slot, context: Context) -> PooledRunner:
         """Add a new runner to a slot. The caller starts it."""
         self._keys += 1
-        runner = self.runners[self._keys] = Runner(self._keys, slot, context)
+        runner = self.runners[self._keys] = PooledRunner(self._keys, slot, context)
         return runner
 
-    def make_room(self, slot: Slot, context: Context) -> list[Runner]:
+    def make_room(self, slot: Slot, context: Context) -> list[PooledRunner]:
         """Retire runners of a slot on which one of this context is about to start: those of older environments of its
         session, and the least used of too many."""
         session, environment = context
@@ -122,21 +124,21 @@ class RunnerPool:
             gone.append(idle)
         return gone
 
-    def retire(self, runner: Runner) -> None:
+    def retire(self, runner: PooledRunner) -> None:
         """Mark a runner as never used again."""
         runner.is_ending = True
         self._take_off_slot(runner)
 
-    def remove(self, runner: Runner) -> None:
+    def remove(self, runner: PooledRunner) -> None:
         """Remove a runner whose process is gone."""
         del self.runners[runner.key]
         self._take_off_slot(runner)
 
-    def idle_runners(self) -> list[Runner]:
+    def idle_runners(self) -> list[PooledRunner]:
         """List the runners that have no work."""
         return [runner for runner in self.runners.values() if not runner.sent and not runner.is_ending]
 
-    def stuck_runners(self, now: float) -> list[Runner]:
+    def stuck_runners(self, now: float) -> list[PooledRunner]:
         """List the runners where jobs sent ahead wait behind a long job."""
         return [runner for runner in self.runners.values() if runner.is_stuck(now)]
 
@@ -151,7 +153,7 @@ class RunnerPool:
         """End the rests whose time is over."""
         self.resting = [slot for slot in self.resting if slot.rests_until > now]
 
-    def _take_off_slot(self, runner: Runner) -> None:
+    def _take_off_slot(self, runner: PooledRunner) -> None:
         if runner.slot.runners.get(runner.context) is runner:
             del runner.slot.runners[runner.context]
 

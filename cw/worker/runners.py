@@ -26,8 +26,8 @@ from cw.payloads import environment as environments
 from cw.runner.channel import WorkerEnd
 from cw.worker.departure import END_SECONDS, STOP_SECONDS
 from cw.worker.forkserver_client import ForkserverProcess
-from cw.worker.jobs import Job
-from cw.worker.pool import Runner
+from cw.worker.jobs import WorkerJob
+from cw.worker.pool import PooledRunner
 
 logger = EventLogger("cw.worker")
 
@@ -56,7 +56,7 @@ class _NoEnd:
     def send(self, message: Any) -> None:
         pass
 
-    def send_jobs(self, jobs: Sequence[Job]) -> None:
+    def send_jobs(self, jobs: Sequence[WorkerJob]) -> None:
         self._tokens += len(jobs)
 
     def take_tokens(self, count: int) -> int:
@@ -89,19 +89,19 @@ class Runners:
         descriptors: tuple[int, int] | None = None,
         end_seconds: float = END_SECONDS,
     ) -> None:
-        self.on_results: Callable[[Runner, list[int], list[int], list[float], list[Any]], None]
-        self.on_dropped: Callable[[Runner], None]
-        self.on_remark: Callable[[Runner, m.Remark], None]
-        self.on_waits: Callable[[Runner, m.Waits | m.WaitOver], None]
-        self.on_gone: Callable[[Runner], None]
-        self.on_exited: Callable[[Runner, int, dict[str, Any]], None]
+        self.on_results: Callable[[PooledRunner, list[int], list[int], list[float], list[Any]], None]
+        self.on_dropped: Callable[[PooledRunner], None]
+        self.on_remark: Callable[[PooledRunner, m.Remark], None]
+        self.on_waits: Callable[[PooledRunner, m.Waits | m.WaitOver], None]
+        self.on_gone: Callable[[PooledRunner], None]
+        self.on_exited: Callable[[PooledRunner, int, dict[str, Any]], None]
         self.on_failure: Callable[[str], None]
         self._loop = loop
         self._threads = threads
         self._descriptors = descriptors
         self._end_seconds = end_seconds
         self._channels: dict[int, WorkerEnd | _NoEnd] = {}
-        self._runners: dict[int, Runner] = {}
+        self._runners: dict[int, PooledRunner] = {}
         self._pids: dict[int, int] = {}
         self._forkservers_lost = 0  # since the last runner was forked
         self.ends = -1.0
@@ -112,7 +112,7 @@ class Runners:
         self._forkserver_by_key: dict[int, ForkserverProcess] = {}  # by key of the runner
         self._prepare()
 
-    def start(self, runner: Runner, environment: Object | None) -> None:
+    def start(self, runner: PooledRunner, environment: Object | None) -> None:
         """Start the runner's process, and send it its environment."""
         self._runners[runner.key] = runner
         payload = None if environment is None else environment.payload
@@ -137,18 +137,18 @@ class Runners:
             end.send(message)
         end.send(m.Slot(runner.slot.index, self._threads, self.ends))
 
-    def send_jobs(self, runner: Runner, jobs: Sequence[Job]) -> None:
+    def send_jobs(self, runner: PooledRunner, jobs: Sequence[WorkerJob]) -> None:
         """Send jobs, and before them those of their objects that the runner does not have."""
         end = self._channels[runner.key]
         for message in end.objects.prepare(named_by(jobs)):
             end.send(message)
         end.send_jobs(jobs)
 
-    def send_drop(self, runner: Runner) -> None:
+    def send_drop(self, runner: PooledRunner) -> None:
         """Have the runner skip jobs that it finds no token for."""
         self._channels[runner.key].send(m.Drop())
 
-    def send(self, runner: Runner, message: m.Depth | m.Resume) -> None:
+    def send(self, runner: PooledRunner, message: m.Depth | m.Resume) -> None:
         """Send a message, unless the runner's process is gone."""
         end = self._channels.get(runner.key)
         if end is not None:
@@ -160,20 +160,20 @@ class Runners:
             for message in end.objects.forget(keys):
                 end.send(message)
 
-    def take_tokens(self, runner: Runner, count: int) -> int:
+    def take_tokens(self, runner: PooledRunner, count: int) -> int:
         """Own up to `count` of the jobs sent last; returns how many."""
         return self._channels[runner.key].take_tokens(count)
 
-    def tokens_left(self, runner: Runner) -> int:
+    def tokens_left(self, runner: PooledRunner) -> int:
         """Return how many of the jobs sent to the runner have not started."""
         return self._channels[runner.key].tokens_left()
 
-    def end(self, runner: Runner) -> None:
+    def end(self, runner: PooledRunner) -> None:
         """Let a runner that has no work end by itself."""
         self._channels[runner.key].end()
         self._loop.call_later(self._end_seconds, lambda: self._kill_slow(runner))
 
-    def stop(self, runner: Runner, pace: float = 1.0) -> None:
+    def stop(self, runner: PooledRunner, pace: float = 1.0) -> None:
         """End a runner and what it runs, step by step. `pace`: share of the steps' time that is available."""
         for seconds, number in STOP_STEPS:
             if seconds:
@@ -186,14 +186,14 @@ class Runners:
         for end in list(self._channels.values()):
             end.read()
 
-    def _kill_slow(self, runner: Runner) -> None:
+    def _kill_slow(self, runner: PooledRunner) -> None:
         if self._runners.get(runner.key) is runner:
             lines.warning("worker.runner_killed",
                           "runner %s did not end within %g s, perhaps for a thread of a job in it: it is killed",
                           self._pids.get(runner.key, 0), self._end_seconds)  # fmt: skip
             self._signal(runner, signal.SIGKILL)
 
-    def place(self, runner: Runner) -> dict[str, Any]:
+    def place(self, runner: PooledRunner) -> dict[str, Any]:
         """Describe where a runner runs, for notes."""
         return {
             "host": os.uname().nodename, "worker": os.getpid(), "slot": runner.slot.index,
@@ -211,7 +211,7 @@ class Runners:
         for forkserver in list(self._forkservers.values()):
             self._close_forkserver(forkserver)
 
-    def _signal(self, runner: Runner, number: int) -> None:
+    def _signal(self, runner: PooledRunner, number: int) -> None:
         if (
             self._runners.get(runner.key) is runner
         ):  # otherwise it has ended; and keys begin anew with another master

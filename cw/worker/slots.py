@@ -36,19 +36,19 @@ from cw.worker.actions import (
     EndRunner,
     GiveBack,
     LookAtTokens,
+    ReportDied,
+    ReportExpired,
     Resume,
     Retract,
     Send,
     SendDrop,
     StopRunner,
-    TellDied,
-    TellExpired,
     returned,
 )
 from cw.worker.assignment import Assignment
-from cw.worker.jobs import HeldJobs, Job
+from cw.worker.jobs import HeldJobs, WorkerJob
 from cw.worker.lending import Lending
-from cw.worker.pool import AHEAD_JOBS, Runner, RunnerPool
+from cw.worker.pool import AHEAD_JOBS, PooledRunner, RunnerPool
 
 TOLD_SECONDS = 0.05
 """Running time after which a job is reported as started (seconds). Shorter jobs end before the report matters."""
@@ -69,7 +69,7 @@ class Slots:
 
     # --- from the master ---
 
-    def on_jobs(self, jobs: Sequence[Job], now: float) -> list[Action]:
+    def on_jobs(self, jobs: Sequence[WorkerJob], now: float) -> list[Action]:
         return returned(self.held.take(jobs, now)) + self._assignment.assign(now)
 
     def on_avoid(self, dispatches: Sequence[int], slots: Sequence[int]) -> None:
@@ -97,7 +97,7 @@ class Slots:
     def on_take_back(self, dispatches: Iterable[int], now: float) -> list[Action]:
         """Withdraw jobs that have not started; those that have, go on."""
         gone = self.held.spare(dispatches)
-        retractions = self._retract_from(lambda runner: any(job.spared for job in runner.sent))
+        retractions = self._retract_from(lambda runner: any(job.withdrawn for job in runner.sent))
         return self._then_assign([*returned(gone), *retractions], now)
 
     def on_drain(self) -> list[Action]:
@@ -159,12 +159,12 @@ class Slots:
         """True if the process of any runner is not gone."""
         return bool(self.pool.runners)
 
-    def inventories(self) -> list[tuple[Job, bool]]:
+    def inventories(self) -> list[tuple[WorkerJob, bool]]:
         """List all jobs that are wanted here, each with whether it may have started."""
         running = {runner.sent[0].dispatch for runner in self.pool.runners.values() if runner.sent}
         return [(job, job.dispatch in running) for job in self.held.by_dispatch.values() if not job.stopped]
 
-    def jobs(self, dispatches: Iterable[int]) -> list[Job]:
+    def jobs(self, dispatches: Iterable[int]) -> list[WorkerJob]:
         """List the jobs of these dispatches, which must be here."""
         by_dispatch = self.held.by_dispatch
         return [by_dispatch[dispatch] for dispatch in dispatches]
@@ -176,7 +176,7 @@ class Slots:
     # --- from the runners ---
 
     def on_results(
-        self, runner: Runner, dispatches: Sequence[int], seconds: Sequence[float], now: float
+        self, runner: PooledRunner, dispatches: Sequence[int], seconds: Sequence[float], now: float
     ) -> list[Action]:
         """Handle the end of the runner's first jobs, in the order in which they were sent."""
         sent, by_dispatch = runner.sent, self.held.by_dispatch
@@ -201,7 +201,7 @@ class Slots:
             return self._assignment.assign(now)
         return self._free(runner, now) + self._assignment.assign(now)
 
-    def on_retracted(self, runner: Runner, count: int, now: float) -> list[Action]:
+    def on_retracted(self, runner: PooledRunner, count: int, now: float) -> list[Action]:
         """Put the last `count` of the jobs sent back in the backlog: the runner will not start them."""
         back = [runner.sent.pop() for _ in range(count)]
         actions: list[Action] = []
@@ -215,24 +215,24 @@ class Slots:
             actions += self._free(runner, now)
         return self._then_assign(actions, now)
 
-    def on_dropped(self, runner: Runner, now: float) -> list[Action]:
+    def on_dropped(self, runner: PooledRunner, now: float) -> list[Action]:
         """Note that the runner has read the Drop, so that it may be sent jobs again."""
         runner.is_dropping = False
         return self._assignment.assign(now)
 
-    def on_tokens_seen(self, runner: Runner, count: int, now: float) -> None:
+    def on_tokens_seen(self, runner: PooledRunner, count: int, now: float) -> None:
         """Note that `count` of the jobs sent to the runner have not started."""
         if count < len(runner.sent) and not runner.began:
             runner.began = now
 
-    def on_waits(self, runner: Runner, dispatch: int, now: float) -> list[Action]:
+    def on_waits(self, runner: PooledRunner, dispatch: int, now: float) -> list[Action]:
         """Lend the slot of a runner whose job waits for nested jobs."""
         if runner.is_ending or not runner.sent or runner.sent[0].dispatch != dispatch:
             return []
         actions = self.lending.lend(runner)
         return [] if actions is None else self._then_assign(actions, now)
 
-    def on_wait_over(self, runner: Runner, serial: int, is_patient: bool, now: float) -> list[Action]:
+    def on_wait_over(self, runner: PooledRunner, serial: int, is_patient: bool, now: float) -> list[Action]:
         """Handle the end of a wait: the job waits for its turn (`is_patient`), or goes on at once."""
         if not self.lending.is_lender(runner):
             return [Resume(runner, serial)] if is_patient else []
@@ -240,26 +240,31 @@ class Slots:
         actions = self.lending.come_back(runner, serial if is_patient else 0)
         return actions if was_coming else self._then_assign(actions, now)
 
-    def on_runner_gone(self, runner: Runner) -> None:
+    def on_runner_gone(self, runner: PooledRunner) -> None:
         """Note that the runner's process is gone; its last results follow, then `on_runner_exited`."""
         self.pool.retire(runner)
         runner.is_stopping = False
 
     def on_runner_exited(
-        self, runner: Runner, unstarted: int, note: dict[str, Any], now: float, was_told_to: bool = False
+        self,
+        runner: PooledRunner,
+        unstarted: int,
+        note: dict[str, Any],
+        now: float,
+        was_ordered: bool = False,
     ) -> list[Action]:
         """Handle the end of a runner whose last results are reported; `unstarted` tokens were left.
 
-        `was_told_to`: it ended as processes do that are asked to end.
+        `was_ordered`: it ended as processes do that are asked to end.
         """
         sent = runner.sent
         had_work = bool(sent)
         back = [sent.pop() for _ in range(min(unstarted, len(sent)))]
         actions = [
-            self._end_of(job, note, was_told_to and self.held.is_draining) for job in sent if not job.stopped
+            self._end_of(job, note, was_ordered and self.held.is_draining) for job in sent if not job.stopped
         ]
         is_unfit = had_work and not sent and not runner.ended  # a runner that has worked is replaced at once
-        if is_unfit and not any(job.stopped or job.spared for job in back):
+        if is_unfit and not any(job.stopped or job.withdrawn for job in back):
             self.pool.rest(runner.slot, now)
         self.held.forget([job.dispatch for job in sent])
         actions += returned([job.dispatch for job in sent if job.stopped])
@@ -311,8 +316,8 @@ class Slots:
             if not runner.sent:
                 continue
             job = runner.sent[0]
-            if not job.told and now - runner.since > TOLD_SECONDS:
-                job.told = True
+            if not job.reported and now - runner.since > TOLD_SECONDS:
+                job.reported = True
                 started.append(job.dispatch)
             timeout = job.options.timeout
             if timeout is not None and not job.expired and not runner.is_ending:
@@ -344,7 +349,7 @@ class Slots:
             return actions
         return actions + self._assignment.assign(now)
 
-    def _retract_from(self, is_hit: Callable[[Runner], bool]) -> list[Action]:
+    def _retract_from(self, is_hit: Callable[[PooledRunner], bool]) -> list[Action]:
         """Take back all that these runners have not started."""
         return [
             Retract(runner, AHEAD_JOBS)
@@ -352,7 +357,7 @@ class Slots:
             if not runner.is_ending and is_hit(runner)
         ]
 
-    def _stop_if_running(self, runner: Runner) -> list[Action]:
+    def _stop_if_running(self, runner: PooledRunner) -> list[Action]:
         """End the runner if its running job must end. All jobs behind it have been taken back. If a job before it has
         ended and its result is on the way, this is called again when the result is here."""
         sent = runner.sent
@@ -366,7 +371,7 @@ class Slots:
             actions += self.lending.come_back(runner, 0)
         return actions
 
-    def _free(self, runner: Runner, now: float) -> list[Action]:
+    def _free(self, runner: PooledRunner, now: float) -> list[Action]:
         """Make the slot of a runner without work idle."""
         if self._max_jobs and runner.ended >= self._max_jobs:
             return [self._end(runner)]  # the slot is free when the process is gone
@@ -376,15 +381,15 @@ class Slots:
             actions.append(self._end(runner))
         return actions
 
-    def _end(self, runner: Runner) -> Action:
+    def _end(self, runner: PooledRunner) -> Action:
         self.pool.retire(runner)
         return EndRunner(runner)
 
-    def _end_of(self, job: Job, note: dict[str, Any], is_cut: bool) -> Action:
+    def _end_of(self, job: WorkerJob, note: dict[str, Any], is_cut: bool) -> Action:
         """Report to the master the fate of a job that had started when its runner ended."""
         if job.expired:
-            return TellExpired(job, note)
-        return Send(m.CutShort([job.dispatch])) if job.is_cut or is_cut else TellDied(job, note)
+            return ReportExpired(job, note)
+        return Send(m.CutShort([job.dispatch])) if job.is_cut or is_cut else ReportDied(job, note)
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself. For tests."""
@@ -393,6 +398,6 @@ class Slots:
         self.lending.check_invariants()
 
 
-def _retract_tail(runner: Runner) -> Action:
+def _retract_tail(runner: PooledRunner) -> Action:
     """Take back all jobs behind the running one."""
     return Retract(runner, len(runner.sent) - 1)

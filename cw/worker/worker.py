@@ -33,7 +33,7 @@ from cw.version import VERSION
 from cw.worker import departure, forkserver, patience
 from cw.worker.departure import END_SECONDS, Departure
 from cw.worker.execution import TICK_SECONDS, Execution
-from cw.worker.jobs import Job
+from cw.worker.jobs import WorkerJob
 from cw.worker.runners import Runners
 from cw.worker.slots import Slots
 
@@ -276,7 +276,7 @@ class Worker:
             self._send(m.Inventory(*_columns(inventories)))
         left = self._departure.ends_at - time.monotonic()
         place = location.of_this_process().as_text()
-        self._send(m.Stay(round(max(left, 0.0), 3) if left < MOST_SECONDS else -1, place))
+        self._send(m.WorkerInfo(round(max(left, 0.0), 3) if left < MOST_SECONDS else -1, place))
         self._send(m.InventoryEnd(list(self._sessions)))
         self._perform(usable)
         self._execution.lend_again()  # the client may have found this master before us
@@ -314,7 +314,7 @@ class Worker:
             options = objects.get(options_number) if options_number else None
             if function is None or (options_number and options is None):
                 raise ProtocolError("a job of a function, or with options, that was not sent")
-            jobs.append(Job(dispatch, session, number, function, options, attempt, payload))
+            jobs.append(WorkerJob(dispatch, session, number, function, options, attempt, payload))
         self._perform(self._slots.on_jobs(jobs, time.monotonic()))
 
     def _on_objects(self, message: m.Objects) -> None:
