@@ -790,7 +790,7 @@ class Events:
     def _WatchSetbacks(self, action):
         assert self.d.state.has_setbacks(action.session)
 
-    def _TellAside(self, action):
+    def _ReportAside(self, action):
         assert {worker for worker, _ in action.workers} <= self.model.keys()
 
     def _Deliver(self, action):

@@ -476,7 +476,7 @@ class Grid:
             "_Returned": lambda a: tell("on_returned", a.dispatches),
             "_Recalled": lambda a: tell("on_recalled", a.dispatches),
             "_Started": lambda a: tell("on_started", a.numbers),
-            "_TellDied": lambda a: tell("on_runner_died", a.job.dispatch, a.note),
+            "_ReportDied": lambda a: tell("on_runner_died", a.job.dispatch, a.note),
             "_Lent": lambda a: tell("on_lent", a.extra, a.floors),
         }
         for name, more in tells.items():

@@ -148,7 +148,7 @@ def test_an_exception_in_a_callback_ends_the_loop_and_is_raised(where):
     if where == "call_soon":
         running.loop.call_soon_threadsafe(fail)
     elif where == "tick":
-        running.call(lambda: running.loop.call_every(0.001, fail))
+        running.loop.call_soon_threadsafe(lambda: running.loop.call_every(0.001, fail))
     else:
         peer = Peer(running, tcp_pair())
         peer.connection.on_message = fail

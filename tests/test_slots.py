@@ -146,7 +146,7 @@ class Bench:
     def _LookAtTokens(self, action):
         self.slots.on_tokens_seen(action.runner, self.models[action.runner.key].tokens, self.now)
 
-    def _TellExpired(self, action):
+    def _ReportExpired(self, action):
         job = action.job
         assert not job.stopped and job.options.timeout
         assert self.starts[job.dispatch] == 1
@@ -171,7 +171,7 @@ class Bench:
             assert not self.starts.get(dispatch)
             self.end(dispatch, "recalled")
 
-    def _TellUsable(self, action):
+    def _ReportCapacity(self, action):
         assert 0 <= action.slots <= len(self.slots.pool.slots)
         assert (action.slots, set(action.blocked_sessions)) != self.usable, "nothing new"
         self.usable = action.slots, set(action.blocked_sessions)
@@ -179,7 +179,7 @@ class Bench:
     def _Started(self, message):
         self.told += message.numbers
 
-    def _TellDied(self, action):
+    def _ReportDied(self, action):
         assert not action.job.stopped
         assert self.starts[action.job.dispatch] == 1, "what never started is not charged"
         self.end(action.job.dispatch, "died")

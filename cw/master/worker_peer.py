@@ -32,7 +32,7 @@ class Loss(NamedTuple):
 
     ident: str
     name: str
-    place: str
+    location: str
     how: str
     at: float
 
