@@ -53,6 +53,22 @@ def test_a_job_that_ran_into_its_time_limit_says_where_and_for_how_long():
     assert json.loads(text) == {**PLACE, "seconds": 2.5, "limit": 2.0, "attempt": 1}
 
 
+@pytest.mark.parametrize("status", [m.STOPPED_VALUE, m.STOPPED_ERROR])
+def test_what_a_sigint_at_the_time_limit_has_made_is_no_outcome_though_the_runner_counts_less(status):
+    limited = job(options=asked(timeout=2.0), expired=True)
+    messages, _ = classify(Outcomes(), (limited, status, 1.999, b""))
+    assert messages[0].statuses == [m.TIMEOUT]
+
+
+@pytest.mark.parametrize(("status", "own"), [(m.STOPPED_VALUE, m.DONE), (m.STOPPED_ERROR, m.ERROR)])
+def test_a_sigint_of_the_jobs_own_leaves_it_its_outcome(status, own):
+    messages, _ = classify(Outcomes(), (job(), status, 0.5, b"outcome"), is_ending=False)
+    assert messages == [m.Results([1], [own], [0.5], [b"outcome"])]
+    best = job(options=asked(timeout=2.0, on_limit="keep"), expired=True)
+    messages, _ = classify(Outcomes(), (best, m.STOPPED_VALUE, 2.5, b"best"))
+    assert messages == [m.Results([1], [m.DONE], [2.5], [b"best"])]
+
+
 @pytest.mark.parametrize("is_wanted", [True, False])
 def test_a_call_that_was_not_entered_goes_to_the_master_if_it_is_wanted(is_wanted):
     said = m.NotEntered([1], [0], [1], [b"x"])

@@ -23,7 +23,10 @@ def test_each_message_and_each_field_is_in_it():
 def test_a_field_has_its_comment_and_its_bound():
     text = protocol.document()
     assert "| `secret` | string | needed to resume this session; '' for a worker |" in text
-    assert "| `location` | string | a cw.location.Location; must be a line of text, of at most 1000 characters |" in text
+    assert (
+        "| `location` | string | a cw.location.Location; must be a line of text, of at most 1000 characters |"
+        in text
+    )
     assert "| `count` | integer |  |" in text
 
 

@@ -32,6 +32,8 @@ ERROR = 1  # the payload is the pickled exception
 TIMEOUT = 2  # it ran into its time limit: the payload is JSON, the content of the JobTimeout
 INTERRUPTED = 3  # from a runner only: as ERROR, but SIGTERM came while the job ran
 NOT_ENTERED = 4  # to a client only: as ERROR, but no worker could enter the call (see NotEntered)
+STOPPED_VALUE = 5  # from a runner only: as DONE, but SIGINT came while the job ran
+STOPPED_ERROR = 6  # from a runner only: as ERROR, but SIGINT came while the job ran
 
 # The kind of an object: the `kinds` of Objects.
 FUNCTION = 0  # named by jobs
@@ -225,7 +227,7 @@ class Results(NamedTuple):
     """Results of jobs."""
 
     numbers: U64s  # dispatch numbers
-    statuses: U8s  # DONE, ERROR or TIMEOUT; from a runner also INTERRUPTED
+    statuses: U8s  # DONE, ERROR or TIMEOUT; from a runner also INTERRUPTED, STOPPED_VALUE or STOPPED_ERROR
     seconds: Durations
     payloads: Payloads
 

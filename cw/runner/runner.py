@@ -134,7 +134,7 @@ class Runner:
                 wire.check_payload(answer, "the job's result")
             elif modules.notes:
                 answer = serialize.with_text(answer, modules.notes.pop())
-            status = m.DONE
+            status = m.STOPPED_VALUE if current.is_interrupted else m.DONE
         except BaseException as error:  # SystemExit and KeyboardInterrupt are results, too
             if _forked_pid:
                 _end_forked(error)
@@ -144,7 +144,10 @@ class Runner:
             answer = self._answer_of(error, attempt)
             if error is not self._failure:  # other jobs will meet it, and need its traceback
                 serialize.forget_tracebacks(error)
-            status = m.ERROR if _sigterm_at < began else m.INTERRUPTED
+            if _sigterm_at >= began:
+                status = m.INTERRUPTED
+            else:
+                status = m.STOPPED_ERROR if current.is_interrupted else m.ERROR
         seconds = perf_counter() - began
         if _forked_pid:
             _end_forked(None)

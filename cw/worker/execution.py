@@ -166,7 +166,7 @@ class Execution:
         payloads: list[Any],
     ) -> None:
         jobs = self.slots.jobs(numbers)
-        if runner.is_ending or m.INTERRUPTED in statuses or m.NOT_ENTERED in statuses:
+        if runner.is_ending or max(statuses) > m.ERROR:
             self._classify(runner, map(Outcome, jobs, statuses, seconds, payloads))
         else:
             self.outcomes.kept.add_results(jobs, statuses, seconds, payloads)

@@ -22,6 +22,8 @@ SUSPECT_SECONDS = 0.5
 """Time that a job's failure just after a SIGTERM to its runner is held back (seconds): if this worker must end too, as
 on a node that goes away, the job was cut short."""
 
+_STOPPED = {m.STOPPED_VALUE: m.DONE, m.STOPPED_ERROR: m.ERROR}
+
 Message = m.Results | m.RunnerDied | m.Returned | m.CutShort | m.NotEntered
 
 
@@ -56,6 +58,10 @@ class Outcomes:
         cut: list[int] = []
         for outcome in outcomes:
             job, status, seconds, payload = outcome
+            was_stopped = (
+                status in _STOPPED
+            )  # by a SIGINT: ours if the runner was ending, otherwise the job's own
+            status = _STOPPED.get(status, status)
             is_kept = job.options.on_limit is not None and status == m.DONE
             if job.is_cut and is_ending and not job.stopped and not is_kept:
                 cut.append(job.dispatch)  # its outcome does not count: it was not allowed to end
@@ -63,7 +69,7 @@ class Outcomes:
                 job.expired
                 and not is_kept
                 and is_ending
-                and seconds > (job.options.timeout or 0.0) * 0.999999
+                and (was_stopped or seconds > (job.options.timeout or 0.0) * 0.999999)
             ):
                 messages.append(self.expired(job, {**place, "seconds": seconds}))
             elif status == m.NOT_ENTERED:
