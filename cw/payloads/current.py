@@ -105,8 +105,8 @@ def current_job() -> CurrentJob | None:
     job = running
     if job is None or os.getpid() != _pid:
         return None
-    _, number_of_function, number_of_options, attempt, number, payload = job
-    timeout = options.get(number_of_options, NO_OPTIONS).timeout
+    _, number_of_function, _, attempt, number, payload = job
+    timeout = options_of(job).timeout
     label = int.from_bytes(payload[-LABEL:], "little")
     place = label
     if chunk is not None:
@@ -128,6 +128,11 @@ def current_job() -> CurrentJob | None:
         seed=seed,
         _ends=ends,
     )
+
+
+def options_of(job: tuple[Any, ...]) -> JobOptions:
+    """Return the options of a job of this runner; `job`: as `running` has it."""
+    return options.get(job[2], NO_OPTIONS)
 
 
 def begin_runner(name_of_function: Callable[[int], str]) -> None:
