@@ -48,7 +48,7 @@ class Session(Protocol):
 
 
 class Lender:
-    """Lends the slot of a runner's main thread. `say_waits(serial, master)` and `say_over(serial, is_patient)` notify
+    """Lends the slot of a runner's main thread. `report_wait(serial, master)` and `report_wait_over(serial, is_patient)` notify
     the worker, `wait_for_turn(serial, seconds)` blocks until it resumes the job (False: the time is over)."""
 
     def __init__(

@@ -25,7 +25,15 @@ TYPE_CHECKING = False  # As in typing, which must not be imported here; type che
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, Protocol
+
+    class EventLoop(Protocol):
+        """The part of cw.net.loop.Loop, which lies above, that a program's end needs."""
+
+        def on_signal(self, number: int, handler: Callable[[], None]) -> None: ...
+
+        def watch(self, descriptor: int, events: int, callback: Callable[[int], None]) -> None: ...
+
 
 # Directory that contains the package: a child process must find this cw and no other.
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -287,7 +295,7 @@ def allow_many_descriptors() -> tuple[int, int]:
     return before
 
 
-def end_with(loop: Any, lifeline_fd: int | None, leave: Callable[[], None]) -> None:
+def end_with(loop: EventLoop, lifeline_fd: int | None, leave: Callable[[], None]) -> None:
     """Call `leave()` in the loop on SIGINT and SIGTERM, and when the launcher at the lifeline has gone."""
     import signal
 
@@ -296,7 +304,7 @@ def end_with(loop: Any, lifeline_fd: int | None, leave: Callable[[], None]) -> N
     watch_lifeline(loop, lifeline_fd, leave)
 
 
-def watch_lifeline(loop: Any, lifeline_fd: int | None, leave: Callable[[], None]) -> None:
+def watch_lifeline(loop: EventLoop, lifeline_fd: int | None, leave: Callable[[], None]) -> None:
     """Call `leave()` in the loop when the launcher at the lifeline has gone."""
     import select
 

@@ -1,4 +1,4 @@
-"""What a user may ask for a job, and what a worker offers: frozen values that alone validate, compare and travel.
+"""Options of a job, and the capacity of a worker: frozen values that alone validate, compare and travel.
 
     options(timeout=60)  -->  JobOptions(timeout=60)  --to_wire()-->  b'{"timeout":60.0}'  --from_wire()-->  the same
 
@@ -123,11 +123,11 @@ class JobOptions:
             raise ProtocolError(f"options that are no object of JSON: {str(options)[:TEXT]}")
         for name, value in options.items():
             if name not in _NAMES or value is None:
-                raise ProtocolError(f"an option {name[:TEXT]!r} of {str(value)[:TEXT]!r}")
+                raise ProtocolError(f"an unknown option {name[:TEXT]!r}: {str(value)[:TEXT]!r}")
         try:
             return cls(**options)
         except (TypeError, ValueError) as error:
-            raise ProtocolError(f"an option that is none: {str(error)[:TEXT]}") from None
+            raise ProtocolError(f"an invalid option: {str(error)[:TEXT]}") from None
 
 
 class OptionArguments(TypedDict, total=False):
@@ -189,7 +189,7 @@ def to_options(arguments: OptionArguments) -> JobOptions:
 
 @dataclass(frozen=True)
 class WorkerCapacity:
-    """What a worker offers, one number for each dimension."""
+    """Capacity of a worker: one number for each dimension."""
 
     slots: int
     """Jobs that it runs at a time."""

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,28 +88,34 @@ def printed_by_line(output: str) -> dict[int, list[str]]:
     return {int(line): text.splitlines() for line, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
-def run(command: list[str], directory: Path, timeout: float = 60, **environment: str) -> str:
-    """Run a command with this cw and this Python (as `python` and `cw`, too); returns what it prints."""
-    programs = directory / ".programs"
-    if not programs.exists():
-        programs.mkdir()
+@contextlib.contextmanager
+def _programs() -> Iterator[Path]:
+    """Make a directory with `python` and `cw`: this Python, and this cw."""
+    with tempfile.TemporaryDirectory() as directory:
+        programs = Path(directory)
         for name, more in ("python", ""), ("cw", " -m cw"):
             (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{more} "$@"\n')
             (programs / name).chmod(0o755)
-    process = subprocess.run(
-        command,
-        cwd=directory,
-        env={
-            **os.environ,
-            "PATH": f"{programs}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            **environment,
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+        yield programs
+
+
+def run(command: list[str], directory: Path, timeout: float = 60, **environment: str) -> str:
+    """Run a command with this cw and this Python (as `python` and `cw`, too); returns what it prints."""
+    with _programs() as programs:
+        process = subprocess.run(
+            command,
+            cwd=directory,
+            env={
+                **os.environ,
+                "PATH": f"{programs}:{os.environ['PATH']}",
+                "PYTHONPATH": str(ROOT),
+                **environment,
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout
 

@@ -72,7 +72,9 @@ def _print_where(cluster: Cluster) -> None:
     print(f"{program.count(cluster.slots, 'slot')} on this machine, until Ctrl-C; logs in {cluster.logs}")
     found = status.look().standing
     if found is not None and found.where.rpartition(":")[2] == cluster.master.rpartition(":")[2]:
-        print("programs on this machine find the cluster if told no other", flush=True)
+        print(
+            "programs on this machine find the cluster, unless CW_MASTER or host= names another", flush=True
+        )
     else:
         print(f"for your programs to find the cluster, set:\nexport CW_MASTER={cluster.master}", flush=True)
 

@@ -65,7 +65,7 @@ def sentence() -> str:
     local = mp.status()
     if local is not None and "master" in local.running:
         return (
-            f"Your cluster: {program.count(local.slots, 'slot')} on this machine, for programs that are told so: "
+            f"Your cluster: {program.count(local.slots, 'slot')} on this machine. Programs find it with: "
             f"export CW_MASTER={local.master}"
         )
     if found.is_known:

@@ -91,7 +91,7 @@ class Roster(NamedTuple):
 
 @record(24, Leg.WORKER_MASTER)
 class WorkerInfo(NamedTuple):
-    """When a worker that joins will end, and where it runs, if its launcher said so."""
+    """Time that is left to a worker that joins, and its location, if its launcher has set one."""
 
     seconds: TimeLeft  # until its jobs are stopped; -1: no end is known
     location: Line  # a cw.location.Location

@@ -44,7 +44,7 @@ what the tables below have for its leg; any other message, a frame that cannot b
 the connection. Any byte is a sign of life; a worker sends a **Heartbeat** now and then, and the master answers it.
 
 A client or worker that comes back says the same `ident` again (a client also its `secret`) and keeps its session, at
-the same master or at another one. A client then hands in again all that is not delivered, and ends that with
+the same master or at another one. A client then resubmits all that is not delivered, and ends that with
 **ResubmitEnd**; a worker says what it holds in **Inventory**, and ends that with **InventoryEnd**.
 
 ## Frames
