@@ -1,6 +1,6 @@
 """Location of a process in a batch system: a value, and its text for environments and the wire.
 
-batch script --- CW_LOCATION=slurm/hpc/4711/0/n17 ---> worker, master --- WorkerInfo.location, StatusReport ---> launchers
+batch script --- CW_LOCATION=slurm/hpc/4711/0/n17 ---> worker, master --- WorkerInfo, StatusReport ---> launchers
 """
 
 from __future__ import annotations
