@@ -48,8 +48,9 @@ class Session(Protocol):
 
 
 class Lender:
-    """Lends the slot of a runner's main thread. `report_wait(serial, master)` and `report_wait_over(serial, is_patient)`
-    notify the worker, `wait_for_turn(serial, seconds)` blocks until it resumes the job (False: the time is over)."""
+    """Lends the slot of a runner's main thread. `report_wait(serial, master)` and `report_wait_over(serial,
+    is_patient)` notify the worker, `wait_for_turn(serial, seconds)` blocks until it resumes the job (False: the
+    time is over)."""
 
     def __init__(
         self,
