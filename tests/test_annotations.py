@@ -69,7 +69,7 @@ def test_annotations_drag_no_values_along(run_script):  # noqa: F811
         assert runner.call(local()().again, None) is False
         for thing in (unknown, Node, Slots, Point, Options, Colour, Marked, local()):
             assert runner.bytes_of(lambda thing=thing: thing) < 100_000, thing  # (BIG is 3 MB)
-            assert len(serialize.dump_call((thing,), {})) < 20_000
+            assert len(dump_call((thing,), {})) < 20_000
     """
     )
 

@@ -357,7 +357,7 @@ def test_arrays_in_arguments_with_the_scripts_classes_travel_out_of_band(run_scr
     run_script(
         """
         import dataclasses, numpy
-        from cw.payloads import serialize
+        from pickles import dump_call
         @dataclasses.dataclass
         class Field:
             values: numpy.ndarray
@@ -365,7 +365,7 @@ def test_arrays_in_arguments_with_the_scripts_classes_travel_out_of_band(run_scr
             field.values += 1
             return field
         field = Field(numpy.zeros(100_000))
-        assert serialize.dump_call((field,), {})[0] == 1
+        assert dump_call((field,), {})[0] == 1
         with PipeRunner() as runner:
             assert runner.call(total, field).values.sum() == 100_000
             assert field.values.sum() == 0
@@ -395,7 +395,8 @@ def test_a_definition_is_pickled_once_for_the_instances_in_results(run_script):
 def test_a_definition_of_a_local_class_is_pickled_once_for_the_instances_in_calls(run_script):
     run_script(
         """
-        from cw.payloads import named, serialize
+        from cw.payloads import named
+        from pickles import dump_call
         def make():
             class C:
                 pass
@@ -405,10 +406,10 @@ def test_a_definition_of_a_local_class_is_pickled_once_for_the_instances_in_call
         original = named._pickled_definition
         named._pickled_definition = lambda cls, version: runs.append(cls) or original(cls, version)
         for _ in range(3):
-            serialize.dump_call((local(), local()), {})
+            dump_call((local(), local()), {})
         assert runs == [local]
         local.x = 1
-        serialize.dump_call((local(), local()), {})
+        dump_call((local(), local()), {})
         assert set(runs) == {local} and len(runs) > 1
         """
     )
@@ -418,13 +419,14 @@ def test_classes_that_are_no_longer_used_are_let_go(run_script):
     run_script(
         """
         import gc, weakref
-        from cw.payloads import byvalue, serialize
+        from cw.payloads import byvalue
+        from pickles import dump_call
         byvalue._DEFINITIONS = 10
         references = []
         for _ in range(50):
             class C:
                 pass
-            serialize.dump_call((C(),), {})
+            dump_call((C(),), {})
             references.append(weakref.ref(C))
         gc.collect()
         assert sum(reference() is not None for reference in references) <= 11
@@ -437,6 +439,7 @@ def test_several_threads_may_pickle_the_same_classes(run_script):
         """
         import concurrent.futures, sys
         from cw.payloads import serialize
+        from pickles import dump_call
         sys.setswitchinterval(1e-6)
         def make(i):
             class C:
@@ -449,7 +452,7 @@ def test_several_threads_may_pickle_the_same_classes(run_script):
             for i in range(50):
                 D.x = i
                 c = classes[(i + k) % 20]
-                (one, other), _ = serialize.load_call(serialize.dump_call((c(), D()), {}))
+                (one, other), _ = serialize.load_call(dump_call((c(), D()), {}))
                 assert type(one) is c and type(other) is D
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             list(pool.map(work, range(4)))

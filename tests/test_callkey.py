@@ -19,6 +19,7 @@ import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pickles import dump_call
 from programs import ROOT
 
 from cw import UnstableKey
@@ -662,7 +663,7 @@ VALUES = st.recursive(
 def test_the_key_survives_the_way_through_pickle(value):
     from cw.payloads import serialize
 
-    args, _ = serialize.load_call(serialize.dump_call((value,), {}))
+    args, _ = serialize.load_call(dump_call((value,), {}))
     assert key_of(args[0]) == key_of(value)
 
 

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from conftest import events
+from pickles import dump_call
 from programs import ROOT, Program
 from test_store import entry, written
 
@@ -33,7 +34,7 @@ def call(number, value=None, *, error=None, function="f", host="node1", args=Non
         payload = serialize.dump_error(error, {"host": host})
     else:
         payload = serialize.dump_result(value)
-    arguments = serialize.dump_call((number,) if args is None else args, kwargs or {})
+    arguments = dump_call((number,) if args is None else args, kwargs or {})
     return entry(number, payload, status=int(error is not None), args=arguments, function=function, host=host)
 
 

@@ -23,6 +23,7 @@ from multiprocessing import managers, resource_sharer, shared_memory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pickles import dump_call
 
 from cw.client.functions import FunctionTable
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
@@ -60,7 +61,7 @@ def test_a_value_is_the_same_after_the_journey(value):
 
 @given(st.lists(values).map(tuple), st.dictionaries(st.text(), values))
 def test_a_call_is_the_same_after_the_journey(args, kwargs):
-    payload = serialize.dump_call(args, kwargs)
+    payload = dump_call(args, kwargs)
     assert serialize.load_call(payload) == (args, kwargs)
     assert serialize.load_call(writable(payload)) == (args, kwargs)
 
@@ -77,15 +78,15 @@ def test_buffers_of_any_sizes_are_the_same_after_the_journey(sizes, rest):
 
 
 def test_a_plain_payload_is_a_pickle_as_it_is():
-    payload = serialize.dump_call((1, "a"), {})
+    payload = dump_call((1, "a"), {})
     assert type(payload) is bytes
     assert pickle.loads(payload) == (1, "a")
-    assert type(serialize.dump_call((1,), {"a": 2})) is bytes
+    assert type(dump_call((1,), {"a": 2})) is bytes
 
 
 def test_arguments_that_look_like_a_call_with_keywords_are_taken_as_they_are():
     for args in ([(), {}],), ((), {}), ([1], {"a": 1}):
-        assert serialize.load_call(serialize.dump_call(args, {})) == (args, {})
+        assert serialize.load_call(dump_call(args, {})) == (args, {})
 
 
 def test_a_result_given_as_a_call_is_refused():
@@ -150,7 +151,7 @@ def test_a_large_payload_is_what_store_makes_of_its_parts():
     assert type(serialize.dump_result([1], store)) is bytes
     assert type(serialize.dump_result(Buffer(bytearray(BIG)), store)) is bytes
     assert len(stored) == 1
-    args, _ = serialize.load_call(serialize.dump_call((Buffer(bytearray(size)),), {}, None, store))
+    args, _ = serialize.load_call(dump_call((Buffer(bytearray(size)),), {}, None, store))
     assert len(args[0].data) == size and len(stored) == 2
 
 
@@ -176,12 +177,12 @@ def test_big_bytes_travel_out_of_band_and_come_out_as_bytes(where):
         payload = serialize.dump_result(data)
         arrived = serialize.load_result(payload)
     elif where == "argument":
-        payload = serialize.dump_call((1, data, "a"), {})
+        payload = dump_call((1, data, "a"), {})
         args, kwargs = serialize.load_call(payload)
         assert (args[0], args[2], kwargs) == (1, "a", {})
         arrived = args[1]
     else:
-        payload = serialize.dump_call((), {"x": 1, "data": data})
+        payload = dump_call((), {"x": 1, "data": data})
         args, kwargs = serialize.load_call(payload)
         assert (args, list(kwargs), kwargs["x"]) == ((), ["x", "data"], 1)
         arrived = kwargs["data"]
@@ -191,7 +192,7 @@ def test_big_bytes_travel_out_of_band_and_come_out_as_bytes(where):
 
 def test_what_other_containers_of_bytes_hold_is_the_same():
     data = bytearray(os.urandom(BIG))
-    call = serialize.load_call(serialize.dump_call((data, array.array("d", [1.5]), memoryview(data)), {}))
+    call = serialize.load_call(dump_call((data, array.array("d", [1.5]), memoryview(data)), {}))
     assert call == ((data, array.array("d", [1.5]), bytes(data)), {})
 
 
@@ -200,7 +201,7 @@ def test_numpy_arrays_of_all_layouts_arrive_equal_and_writable():
     base = numpy.arange(40_000, dtype="f8").reshape(200, 200)
     structured = numpy.zeros(5000, dtype=[("a", "i4"), ("b", "f8")])
     arrays = base, base.T, base[::2, ::3], numpy.asfortranarray(base), structured, base[:0], numpy.array(3.0)
-    payload = serialize.dump_call(arrays, {"more": [base]})
+    payload = dump_call(arrays, {"more": [base]})
     assert is_multi(payload)
     for arrived in payload, writable(payload):
         args, kwargs = serialize.load_call(arrived)
@@ -264,19 +265,19 @@ def fit(model, *more, options=None):
 
 
 def test_the_message_names_the_argument_and_where_the_object_is_in_it():
-    assert refusal(serialize.dump_call, (LOCK,), {}, fit) == (
+    assert refusal(dump_call, (LOCK,), {}, fit) == (
         "argument 'model' of fit(): cannot pickle '_thread.lock' object"
     )
-    assert refusal(serialize.dump_call, ({"a": [0, Model()]},), {}, fit) == (
+    assert refusal(dump_call, ({"a": [0, Model()]},), {}, fit) == (
         "argument 'model' of fit(): cannot pickle '_thread.lock' object, found at args[0]['a'][1]._lock"
     )
-    assert refusal(serialize.dump_call, (1, 2, (LOCK,)), {}, fit) == (
+    assert refusal(dump_call, (1, 2, (LOCK,)), {}, fit) == (
         "argument 3 of fit(): cannot pickle '_thread.lock' object, found at args[2][0]"
     )
-    assert refusal(serialize.dump_call, (1,), {"options": Model()}, fit) == (
+    assert refusal(dump_call, (1,), {"options": Model()}, fit) == (
         "argument 'options' of fit(): cannot pickle '_thread.lock' object, found at kwargs['options']._lock"
     )
-    assert refusal(serialize.dump_call, (Model(),), {}) == (
+    assert refusal(dump_call, (Model(),), {}) == (
         "argument 1: cannot pickle '_thread.lock' object, found at args[0]._lock"
     )
 
@@ -627,8 +628,8 @@ def broken():
     raise ValueError(LOCK)
 table = FunctionTable()
 number, payload = table.call(job, (1,), {})
-assert serialize.load_call(serialize.dump_call((1, bytearray(5)), {"a": bytes(40 << 20)}))[0][0] == 1
-for call in (lambda: serialize.dump_call(([C()],), {}, job), lambda: serialize.dump_result(C())):
+assert serialize.load_call(serialize.pickle_call((1, bytearray(5)), {"a": bytes(40 << 20)}).payload())[0][0] == 1
+for call in (lambda: serialize.pickle_call(([C()],), {}, job), lambda: serialize.dump_result(C())):
     try:
         call()
     except TypeError as error:
@@ -668,7 +669,7 @@ def test_names_in_values_do_not_matter():
     value = ["__main__", b"\x8c\x08__main__", collections.Counter("__main__")]
     assert serialize.load(serialize.dump(value)) == value
     text = "".join(random.Random(1).choices(string.printable, k=1000)) + "__main__"
-    assert serialize.load_call(serialize.dump_call((text,), {})) == ((text,), {})
+    assert serialize.load_call(dump_call((text,), {})) == ((text,), {})
 
 
 # --- what is only valid in a related process ------------------------------------------------------
@@ -698,7 +699,7 @@ def test_what_is_only_valid_in_a_related_process_is_refused_by_name(make, name):
     with pytest.raises(
         NotPicklable, match=rf"argument 'args' of _f\(\): {text}.* found at args\[0\]\['deep'\]"
     ):
-        serialize.dump_call(({"deep": [thing]},), {}, _f)
+        dump_call(({"deep": [thing]},), {}, _f)
     with pytest.raises(NotPicklable, match=f"the job's result: {text}"):
         serialize.dump_result([thing])
     with pytest.raises(NotPicklable, match=text):  # in what a local function has captured

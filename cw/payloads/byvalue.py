@@ -159,7 +159,6 @@ class _Definition:
 # Oldest first. Each operation is one step for the interpreter, so that threads need no lock; a lost race
 # costs one more pickling.
 _definition_by_class_id: dict[int, _Definition] = {}
-_renewals = 0
 
 
 def definition_of(cls: type) -> _Definition | None:
@@ -185,17 +184,10 @@ def version_of(cls: type) -> bytes:
 def renewed_version_of(cls: type) -> bytes:
     """Return the version of a class after a check for changes in place since it was pickled: if there are, it is
     pickled anew."""
-    global _renewals
     definition = _definition_by_class_id.get(id(cls))
     if definition is not None and definition.content != _content_of(cls):
         _definition_by_class_id.clear()  # other definitions may contain that class
-        _renewals += 1
     return version_of(cls)
-
-
-def renewals() -> int:
-    """Count the times that `renewed_version_of` found a class changed: earlier pickles are of another state."""
-    return _renewals
 
 
 def complete(cls: Any) -> None:

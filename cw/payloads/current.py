@@ -3,7 +3,7 @@
     client: session's seed --- environment ------------------.
             label of the call --- in the call's payload --> runner: `running` --> seed (when it is read)
 
-A *label* says which call of its session a job is, in 64 bits behind the call's pickle (`serialize.dump_call`), where
+A *label* says which call of its session a job is, in 64 bits behind the call's pickle (`layout.label_bytes`), where
 they cost nothing on the way:
 
     0                     the job's number counts: the n-th submit         (ClientThread)

@@ -1,7 +1,7 @@
 """The user's own modules: which are reloaded in the client, and which runners import from an edited file.
 
     client                                                     runner
-      loaded_anew(): importlib.reload, %autoreload ----------->  `forget_own`: they are imported afresh
+      loaded_anew(): importlib.reload, %autoreload ----------->  new runners, which import them afresh
       files_of_modules() ------ {module: path, size, ...} ---->  has a module's file changed? A note for the client
 
 A finder in `sys.meta_path` that finds nothing notices reloads: the import system asks it, with the module, when
@@ -192,14 +192,6 @@ def _follow(name: str, loader: Any) -> None:
 
 
 _follower = _Follower()
-
-
-def forget_own() -> None:
-    """Have the user's own modules loaded anew when they are next imported."""
-    for name, module in list(sys.modules.items()):
-        if is_own(name, module):
-            del sys.modules[name]
-    sys.path_importer_cache.clear()
 
 
 # --- files that were edited ---

@@ -78,22 +78,9 @@ def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def dump_call_by_name(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[bytes, list[memoryview], Sequence[str]] | None:
-    """Pickle as `dump_call` does, for `join`, with the script's names that the arguments refer to. None if some are by
-    value."""
+    """Pickle as `pickle_call` does, for `join`, with the script's names that the arguments refer to. None if some are
+    by value."""
     return dump_by_name(call_of(args, kwargs))
-
-
-def dump_call(
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    function: Any = None,
-    store: StoreBuffer | None = None,
-    label: int = 0,
-) -> Payload:
-    """Pickle the arguments of a call. `function` is for the message of `NotPicklable`, which names the argument.
-    `label` follows the pickle, see `cw.payloads.current`."""
-    plain = dump_plain(args, kwargs, label)
-    return pickle_call(args, kwargs, function).payload(store, label) if plain is None else plain
 
 
 def pickle_call(
@@ -103,8 +90,8 @@ def pickle_call(
     memo: Any = None,
     is_by_value: bool = False,
 ) -> Pickled:
-    """Pickle as `dump_call` does, without packing. `memo`: of the state that precedes it. `is_by_value`:
-    `dump_call_by_name` has refused it."""
+    """Pickle the arguments of a call. `function` is for the message of `NotPicklable`, which names the argument.
+    `memo`: of the state that precedes them. `is_by_value`: `dump_call_by_name` has refused them."""
     try:
         return Pickled((call_of(args, kwargs),), memo, is_by_value=is_by_value)
     except byvalue.Unpicklable as failure:
@@ -112,7 +99,8 @@ def pickle_call(
 
 
 def dump_plain(args: tuple[Any, ...], kwargs: dict[str, Any], label: int = 0) -> bytes | None:
-    """Pickle as `dump_call` does, for arguments that neither share nor refer to anything; None for others."""
+    """Pickle arguments that neither share nor refer to anything into a payload; None for others. `label` follows the
+    pickle, see `cw.payloads.current`."""
     if kwargs:
         return dumps([args, kwargs], 5) + label.to_bytes(LABEL, "little") if is_plain(args, kwargs) else None
     for value in args:
@@ -182,7 +170,7 @@ def dump_call_alone(
     function: Any = None,
     refer: byvalue.Refer = None,
 ) -> Payload:
-    """Pickle as `dump_call` does, for another program, as `dump_alone` does."""
+    """Pickle a call's arguments into a payload for another program, as `dump_alone` does."""
     plain = dump_plain(args, kwargs)
     if plain is not None:
         return plain

@@ -112,18 +112,13 @@ class Head(NamedTuple):
 
 
 def place_of(segment: int, position: int, status: int) -> int:
-    """Combine the segment, the position in it, and whether the call failed (see `is_error`) to one number."""
+    """Combine the segment, the position in it, and whether the call failed (bit 0) to one number."""
     return segment << 41 | position << 1 | (status != 0)
 
 
 def split_place(place: int) -> tuple[int, int]:
     """Split a place into the segment, and the position in it."""
     return place >> 41, (place >> 1) & ((1 << 40) - 1)
-
-
-def is_error(place: int) -> bool:
-    """True if there is an error at this place, not a result."""
-    return bool(place & 1)
 
 
 def enter(index: dict[bytes, int], key: bytes, place: int) -> None:
