@@ -13,7 +13,7 @@ from cw.worker import execution
 from cw.worker.departure import Departure
 from cw.worker.execution import Execution
 from cw.worker.jobs import WorkerJob
-from cw.worker.outcomes import SUSPECT_SECONDS
+from cw.worker.outcomes import HOLD_BACK_SECONDS
 from cw.worker.slots import Slots
 
 
@@ -68,7 +68,7 @@ def test_an_error_after_a_sigterm_is_reported_when_nothing_else_ends_here(worker
     assert worker.sent == [] and worker.execution.count_running() == 0
     ((seconds, clear),) = worker.timers
     clear()
-    assert seconds == SUSPECT_SECONDS and worker.sent == [m.Results([1], [m.ERROR], [0.5], [b"error"])]
+    assert seconds == HOLD_BACK_SECONDS and worker.sent == [m.Results([1], [m.ERROR], [0.5], [b"error"])]
 
 
 def test_a_slot_is_lent_only_while_what_its_job_waits_for_is_at_this_master(worker):

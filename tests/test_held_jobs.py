@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from cw.net.objects import Object
-from cw.worker.jobs import AVOID_SECONDS, HeldJobs, WorkerJob
+from cw.worker.jobs import EXCLUDED_SECONDS, HeldJobs, WorkerJob
 
 FUNCTION = Object(1, b"")
 
@@ -17,7 +17,7 @@ def job(dispatch, session=1):
 def test_what_is_stopped_or_withdrawn_while_it_waits_is_returned_and_what_is_not_here_has_ended():
     held = HeldJobs()
     assert held.take([job(1), job(2), job(3)], 0.0) == []
-    assert held.stop([1, 9]) == [1] and held.spare([3, 8]) == [3]
+    assert held.stop([1, 9]) == [1] and held.withdraw([3, 8]) == [3]
     assert [each.dispatch for each in held.backlog] == [2]
     held.check_invariants([])
 
@@ -55,25 +55,25 @@ def test_a_closed_session_is_forgotten_when_its_runners_are_gone():
 def test_a_job_avoids_a_slot_for_a_while():
     held = HeldJobs()
     picky = job(1)
-    held.avoid([1, 9], [0, 0])
+    held.exclude_slots([1, 9], [0, 0])
     held.take([picky, other := job(2)], 5.0)
-    assert (picky.avoid, other.avoid) == (0, -1)
-    held.allow_all_slots(5.0 + AVOID_SECONDS - 0.1)
-    assert picky.avoid == 0
-    held.allow_all_slots(5.0 + AVOID_SECONDS)
-    assert picky.avoid == -1
+    assert (picky.excluded_slot, other.excluded_slot) == (0, None)
+    held.allow_all_slots(5.0 + EXCLUDED_SECONDS - 0.1)
+    assert picky.excluded_slot == 0
+    held.allow_all_slots(5.0 + EXCLUDED_SECONDS)
+    assert picky.excluded_slot is None
 
 
 def test_what_is_said_of_jobs_to_come_holds_for_these_alone():
     held = HeldJobs()
-    held.avoid([2, 4], [0, 1])
+    held.exclude_slots([2, 4], [0, 1])
     held.take([first := job(1)], 0.0)  # a Dispatch may come in parts
     held.take([second := job(2), fifth := job(5)], 0.0)  # the fourth was withdrawn
-    assert [each.avoid for each in (first, second, fifth)] == [-1, 0, -1]
-    held.avoid([6], [0])
+    assert [each.excluded_slot for each in (first, second, fifth)] == [None, 0, None]
+    held.exclude_slots([6], [0])
     held.begin_anew()  # another master, with dispatches of its own
     held.take([other := job(6)], 0.0)
-    assert other.avoid == -1
+    assert other.excluded_slot is None
 
 
 def test_who_drains_takes_nothing():
@@ -90,7 +90,7 @@ def test_whatever_happens_each_job_is_taken_back_once_and_the_books_agree(seed):
     held, sent, last, gone, wanted = HeldJobs(), [], 0, [], set()
     for _ in range(2000):
         event = random.choice(
-            ["take", "take", "send", "send", "finish", "back", "stop", "spare", "give", "close"]
+            ["take", "take", "send", "send", "finish", "back", "stop", "withdraw", "give", "close"]
         )
         some = [random.randint(max(1, last - 20), max(1, last)) for _ in range(random.randint(1, 4))]
         if event == "take":
@@ -108,8 +108,8 @@ def test_whatever_happens_each_job_is_taken_back_once_and_the_books_agree(seed):
             gone += held.put_back([sent.pop() for _ in range(random.randint(1, len(sent)))])
         elif event == "stop":
             gone += held.stop(some)
-        elif event == "spare":
-            gone += held.spare(some)
+        elif event == "withdraw":
+            gone += held.withdraw(some)
         elif event == "give":
             gone += held.give_back(random.randint(1, 3))
         elif event == "close" and random.random() < 0.05:

@@ -309,8 +309,8 @@ class LendingEvents(Events):
         for slot in policy.pool.idle.values():
             for job in policy.held.backlog:
                 runner = slot.runners.get(job.context)
-                avoids = job.avoid == slot.index and self.count > 1
-                rests = slot.rests_until > self.bench.now
+                avoids = job.excluded_slot == slot.index and self.count > 1
+                rests = slot.backoff_until > self.bench.now
                 assert avoids or rests or (runner is not None and runner.is_dropping)
 
     def check_end(self):

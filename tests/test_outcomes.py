@@ -30,7 +30,7 @@ def test_what_a_job_came_to_is_reported_and_kept_until_it_is_released():
     assert messages == [m.Results([1], [m.DONE], [0.5], [b"result"])] and not held_back_errors
     assert outcomes.inventories() == [(1, 7, 101, m.FINISHED)]
     assert outcomes.on_claim([1, 2]) == [*messages, m.Returned([2])]
-    outcomes.kept.forget([1])
+    outcomes.outbox.forget([1])
     assert outcomes.on_claim([1]) == [m.Returned([1])]
 
 
@@ -108,5 +108,5 @@ def test_what_a_new_master_was_told_of_is_unclaimed_until_it_asks_or_releases():
     outcomes.inventories()
     outcomes.on_claim([1])
     assert outcomes.has_unclaimed
-    outcomes.kept.forget([2])
+    outcomes.outbox.forget([2])
     assert not outcomes.has_unclaimed

@@ -218,7 +218,7 @@ class Scenario:
         for process in sim.workers:
             if process.is_alive:
                 worker = process.worker
-                policy, kept = worker._slots, worker._outcomes.kept
+                policy, kept = worker._slots, worker._outcomes.outbox
                 assert policy.is_empty() and not policy.has_runners() and not policy.held.backlog
                 assert not len(kept) and not kept._size
                 assert not worker._sessions and not policy.held.closed

@@ -14,7 +14,7 @@ from cw.net.objects import Object as Function
 from cw.worker import assignment
 from cw.worker.actions import LookAtTokens, SendJobs, StartRunner
 from cw.worker.assignment import AHEAD_SECONDS
-from cw.worker.jobs import AVOID_SECONDS, WorkerJob
+from cw.worker.jobs import EXCLUDED_SECONDS, WorkerJob
 from cw.worker.pool import (
     AHEAD_JOBS,
     CROWD,
@@ -24,7 +24,7 @@ from cw.worker.pool import (
     RESTART_SECONDS,
     STUCK_SECONDS,
 )
-from cw.worker.slots import TOLD_SECONDS, Slots
+from cw.worker.slots import REPORT_SECONDS, Slots
 
 NOTE = {"how": "killed by SIGSEGV"}
 TICK = 0.02
@@ -311,7 +311,7 @@ class Bench:
                     self.exit(model)
                     busy = True
             quiet = 0 if busy else quiet + 1
-            if quiet > AVOID_SECONDS / TICK + 5:
+            if quiet > EXCLUDED_SECONDS / TICK + 5:
                 return
             self.tick()
         raise AssertionError("it never settles")
@@ -387,10 +387,10 @@ def test_a_runner_that_nobody_used_for_long_is_ended():
 def test_a_long_job_is_told_as_started_once_and_a_short_one_never():
     bench = Bench(1)
     (job,) = bench.give()
-    bench.tick(TOLD_SECONDS / 2)
+    bench.tick(REPORT_SECONDS / 2)
     assert bench.told == []
-    bench.tick(TOLD_SECONDS)
-    bench.tick(TOLD_SECONDS)
+    bench.tick(REPORT_SECONDS)
+    bench.tick(REPORT_SECONDS)
     assert bench.told == [job.dispatch]
 
 
@@ -1167,10 +1167,10 @@ class Events:
             models = [m for m in self.bench.models.values() if m.runner.slot is slot and not m.is_dead]
             assert sum(m.current is not None for m in models) <= 1
         for slot in policy.pool.idle.values():
-            if slot.rests_until <= self.bench.now:
+            if slot.backoff_until <= self.bench.now:
                 for job in policy.held.backlog:
                     runner = slot.runners.get(job.context)
-                    avoids = job.avoid == slot.index and self.count > 1
+                    avoids = job.excluded_slot == slot.index and self.count > 1
                     assert avoids or (runner is not None and runner.is_dropping)
         assert policy.held.by_dispatch.keys() == self.bench.given - self.bench.ended.keys()
 

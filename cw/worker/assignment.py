@@ -31,7 +31,7 @@ class Assignment:
         self._pool = pool
         self._lending = lending
         self._max_jobs = max_jobs
-        self._reported_usable = len(pool.slots)
+        self._reported_total = len(pool.slots)
 
     def assign(self, now: float) -> list[Action]:
         """Give waiting jobs to idle slots, then send jobs ahead."""
@@ -67,7 +67,7 @@ class Assignment:
             return []  # its job runs longer than estimated, or must end
         job = backlog[0]
         seconds = job.function.estimate.seconds
-        if job.context != runner.context or seconds > AHEAD_SECONDS or job.avoid >= 0:
+        if job.context != runner.context or seconds > AHEAD_SECONDS or job.excluded_slot is not None:
             return []
         full = min(AHEAD_JOBS, int(AHEAD_SECONDS / (seconds + 1e-9)) + 1)
         if len(sent) > max(2, full // 2):
@@ -82,7 +82,7 @@ class Assignment:
         for _ in range(most):
             job = backlog[0]
             size += len(job.payload)
-            if job.context != runner.context or job.avoid >= 0 or size > AHEAD_BYTES:
+            if job.context != runner.context or job.excluded_slot is not None or size > AHEAD_BYTES:
                 break
             if job.function.estimate.seconds > AHEAD_SECONDS:
                 break
@@ -120,16 +120,16 @@ class Assignment:
                 continue
             best = None
             for slot in slots:
-                if slot.index == job.avoid and is_choosy:
+                if slot.index == job.excluded_slot and is_choosy:
                     continue
                 runner = slot.runners.get(job.context)
                 if runner is None:
-                    best = best or (slot if slot.rests_until <= now else None)
+                    best = best or (slot if slot.backoff_until <= now else None)
                 elif not runner.is_dropping:
                     return position, slot
             if best is not None:
                 return position, best
-            if job.avoid < 0:
+            if job.excluded_slot is None:
                 hopeless.add(job.context)
         return None
 
@@ -138,11 +138,11 @@ class Assignment:
         lending, is_choosy = self._lending, len(self._pool.slots) > 1
         floor = lending.floor(slot)
         # One process for each depth, no more: an ending runner must be gone before the next one starts.
-        can_start = slot.rests_until <= now and not any(
+        can_start = slot.backoff_until <= now and not any(
             runner.is_ending and runner.slot is slot for runner in self._pool.runners.values()
         )
         for position, job in enumerate(self._held.backlog):
-            if lending.depth(job.session) <= floor or (slot.index == job.avoid and is_choosy):
+            if lending.depth(job.session) <= floor or (slot.index == job.excluded_slot and is_choosy):
                 continue
             runner = slot.runners.get(job.context)
             if can_start if runner is None else not runner.is_dropping:
@@ -153,20 +153,20 @@ class Assignment:
 
     def begin_anew(self) -> None:
         """Start over with another master, which assumes that all slots can be used."""
-        self._reported_usable = len(self._pool.slots)
+        self._reported_total = len(self._pool.slots)
 
-    def report_usable(self) -> list[Action]:
+    def report_capacity(self) -> list[Action]:
         """Report the usable slots to the master if they have changed; return the jobs that would wait for one."""
         held, pool = self._held, self._pool
-        can_start = len(pool.slots) - len(pool.resting)
-        usable = can_start + sum(bool(slot.runners) for slot in pool.resting)
+        can_start = len(pool.slots) - len(pool.backing_off)
+        total = can_start + sum(bool(slot.runners) for slot in pool.backing_off)
         blocked: frozenset[int] = frozenset()
         if not can_start:
             contexts = {context for slot in pool.slots for context in slot.runners}
             blocked = frozenset(job.session for job in held.backlog if job.context not in contexts)
             blocked |= held.blocked - {session for session, _ in contexts}
         actions: list[Action] = []
-        if (usable, blocked) != (self._reported_usable, held.blocked):
-            self._reported_usable = usable
-            actions.append(ReportCapacity(usable, sorted(blocked)))
+        if (total, blocked) != (self._reported_total, held.blocked):
+            self._reported_total = total
+            actions.append(ReportCapacity(total, sorted(blocked)))
         return actions + returned(held.block(blocked))

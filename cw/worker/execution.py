@@ -19,7 +19,7 @@ from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.worker import actions as a
 from cw.worker.departure import Departure
-from cw.worker.outcomes import SUSPECT_SECONDS, Outcome, Outcomes
+from cw.worker.outcomes import HOLD_BACK_SECONDS, Outcome, Outcomes
 from cw.worker.pool import PooledRunner
 from cw.worker.runners import Runners
 from cw.worker.slots import Slots
@@ -169,7 +169,7 @@ class Execution:
         if runner.is_ending or max(statuses) > m.ERROR:
             self._classify(runner, map(Outcome, jobs, statuses, seconds, payloads))
         else:
-            self.outcomes.kept.add_results(jobs, statuses, seconds, payloads)
+            self.outcomes.outbox.add_results(jobs, statuses, seconds, payloads)
             self._send(m.Results(numbers, statuses, seconds, payloads))
         self.perform(self.slots.on_results(runner, numbers, seconds, time.monotonic()))
 
@@ -180,7 +180,7 @@ class Execution:
         for message in messages:
             self._send(message)
         if held_back_errors:
-            self._loop.call_later(SUSPECT_SECONDS, lambda: self._clear(held_back_errors))
+            self._loop.call_later(HOLD_BACK_SECONDS, lambda: self._clear(held_back_errors))
 
     def _clear(self, held_back_errors: list[Outcome]) -> None:
         for message in self.outcomes.on_cleared(held_back_errors):

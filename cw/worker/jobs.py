@@ -3,7 +3,7 @@
                     |<-- not wanted: named to the caller, which returns them
       take          |                        popleft, del           finished
      --------> BACKLOG --------------------------------> with a runner ---------> forgotten
-                ^   |  stop, spare, give_back, block, drain      |
+                ^   |  stop, withdraw, give_back, block, drain   |
                 |   '------------------------------------> forgotten
                 '------------------------------------------------'
                                     put_back
@@ -22,7 +22,7 @@ from typing import Any
 from cw.net.objects import Object
 from cw.requirements import NO_OPTIONS
 
-AVOID_SECONDS = 1.0
+EXCLUDED_SECONDS = 1.0
 """Time that a job waits for a slot other than the one where its runner died (seconds): the others may never be free."""
 
 
@@ -34,7 +34,7 @@ class WorkerJob:
     """One dispatch that this worker holds."""
 
     __slots__ = (
-        "dispatch", "session", "number", "function", "context", "options_object", "options", "avoid", "attempt",
+        "dispatch", "session", "number", "function", "context", "options_object", "options", "excluded_slot", "attempt",
         "payload", "stopped", "withdrawn", "reported", "expired", "is_cut",
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ class WorkerJob:
         self.context = session, function.runs_in
         self.options_object = options  # what travels
         self.options = NO_OPTIONS if options is None or options.options is None else options.options
-        self.avoid = -1  # slot where it died before, or -1
+        self.excluded_slot: int | None = None  # where its runner died before
         self.attempt = attempt  # attempt number, from 1
         self.payload = payload
         self.stopped = False  # its result is not wanted any more
@@ -80,34 +80,34 @@ class HeldJobs:
         self.closed: set[int] = set()
         """Closed sessions that have runners."""
         self.is_draining = False
-        self._avoid_early: dict[int, int] = {}  # slots that jobs which come soon should avoid, by dispatch
-        self._avoiding: deque[tuple[float, WorkerJob]] = deque()  # with the time until which each waits
+        self._excluded_early: dict[int, int] = {}  # slots excluded for jobs that come soon, by dispatch
+        self._excluding: deque[tuple[float, WorkerJob]] = deque()  # with the time until which each waits
 
     # --- jobs come ---
 
-    def avoid(self, dispatches: Iterable[int], slots: Iterable[int]) -> None:
+    def exclude_slots(self, dispatches: Iterable[int], slots: Iterable[int]) -> None:
         """Note the slots on which runners of jobs died that come next."""
-        self._avoid_early.update(zip(dispatches, slots, strict=True))
+        self._excluded_early.update(zip(dispatches, slots, strict=True))
 
     def take(self, jobs: Sequence[WorkerJob], now: float) -> list[int]:
         """Add jobs to the backlog. Returns the dispatches of those that are not wanted."""
         unwanted: list[int] = []
         is_choosy = self.blocked or self.is_draining
         held, append = self.by_dispatch, self.backlog.append
-        if self._avoid_early:
+        if self._excluded_early:
             for job in jobs:
-                job.avoid = self._avoid_early.get(job.dispatch, -1)
+                job.excluded_slot = self._excluded_early.get(job.dispatch)
             # Jobs come in the order of their dispatch numbers: one that has been skipped was withdrawn.
             last = max((job.dispatch for job in jobs), default=0)
-            self._avoid_early = {
-                dispatch: slot for dispatch, slot in self._avoid_early.items() if dispatch > last
+            self._excluded_early = {
+                dispatch: slot for dispatch, slot in self._excluded_early.items() if dispatch > last
             }
         for job in jobs:
             if is_choosy and (job.session in self.blocked or self.is_draining):
                 unwanted.append(job.dispatch)
                 continue
-            if job.avoid >= 0:
-                self._avoiding.append((now + AVOID_SECONDS, job))
+            if job.excluded_slot is not None:
+                self._excluding.append((now + EXCLUDED_SECONDS, job))
             held[job.dispatch] = job
             append(job)
         return unwanted
@@ -122,8 +122,8 @@ class HeldJobs:
 
     def allow_all_slots(self, now: float) -> None:
         """Allow any slot for jobs that have waited long for another one."""
-        while self._avoiding and self._avoiding[0][0] <= now:
-            self._avoiding.popleft()[1].avoid = -1
+        while self._excluding and self._excluding[0][0] <= now:
+            self._excluding.popleft()[1].excluded_slot = None
 
     # --- jobs are not wanted any more ---
 
@@ -135,7 +135,7 @@ class HeldJobs:
                 job.stopped = True
         return self._take_out(lambda job: job.stopped)
 
-    def spare(self, dispatches: Iterable[int]) -> list[int]:
+    def withdraw(self, dispatches: Iterable[int]) -> list[int]:
         """Mark jobs that must not start. Returns those that waited here; those with a runner are marked."""
         for dispatch in dispatches:
             job = self.by_dispatch.get(dispatch)
@@ -175,7 +175,7 @@ class HeldJobs:
 
     def begin_anew(self) -> None:
         """Start over with another master: all messages of the one before have arrived."""
-        self._avoid_early.clear()
+        self._excluded_early.clear()
         self.blocked = frozenset()
 
     def open_session(self, session: int) -> None:

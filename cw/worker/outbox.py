@@ -7,7 +7,7 @@ when the job's client is back, or releases it. Beyond the limits the oldest are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cw.net.memory import Memory
 from cw.net.messages import FINISHED
@@ -23,12 +23,23 @@ FILES = 128
 """Most results kept in memory files: each holds a descriptor of this process."""
 
 
+Result = tuple[int, int, int, float, Any]
+"""Session, number, status, seconds, payload. One is made for each job: with a class it takes 0.3 us more."""
+
+
+class Crash(NamedTuple):
+    """Crash of a job's runner."""
+
+    session: int
+    number: int
+    note: dict[str, Any]
+
+
 class Outbox:
     """Outcomes by dispatch number, oldest first."""
 
     def __init__(self) -> None:
-        # Each is session, number, status, seconds, payload; for a death: session, number, -1, 0, note.
-        self._outcomes: dict[int, tuple[int, int, int, float, Any]] = {}
+        self._outcomes: dict[int, Result | Crash] = {}
         self._size = 0  # bytes
         self._files: dict[int, None] = {}  # dispatches whose result is in a memory file
 
@@ -57,8 +68,8 @@ class Outbox:
         if self._size > BYTES or len(self._files) > FILES:
             self._trim()
 
-    def add_death(self, job: WorkerJob, note: dict[str, Any]) -> None:
-        self._outcomes[job.dispatch] = job.session, job.number, -1, 0.0, note
+    def add_crash(self, job: WorkerJob, note: dict[str, Any]) -> None:
+        self._outcomes[job.dispatch] = Crash(job.session, job.number, note)
         self._size += 4 * OVERHEAD
         self._trim()
 
@@ -67,32 +78,36 @@ class Outbox:
         for dispatch in dispatches:
             outcome = pop(dispatch, None)
             if outcome is not None:
-                size -= 4 * OVERHEAD if outcome[2] < 0 else OVERHEAD + len(outcome[4])
+                size -= 4 * OVERHEAD if isinstance(outcome, Crash) else OVERHEAD + len(outcome[-1])
                 if files:
                     files.pop(dispatch, None)
         self._size = size
 
     def forget_session(self, session: int) -> None:
-        self.forget([dispatch for dispatch, outcome in self._outcomes.items() if outcome[0] == session])
+        self.forget([dispatch for dispatch, (owner, *_) in self._outcomes.items() if owner == session])
 
     def inventories(self) -> list[tuple[int, int, int, int]]:
         """List the outcomes as reported to the master: dispatch, session, number, state."""
-        return [(dispatch, outcome[0], outcome[1], FINISHED) for dispatch, outcome in self._outcomes.items()]
+        return [
+            (dispatch, session, number, FINISHED)
+            for dispatch, (session, number, *_) in self._outcomes.items()
+        ]
 
     def find(
         self, dispatches: Iterable[int]
     ) -> tuple[list[tuple[int, int, float, Any]], list[tuple[int, dict[str, Any]]], list[int]]:
-        """Find results (dispatch, status, seconds, payload), deaths (dispatch, note), and dispatches that are not
+        """Find results (dispatch, status, seconds, payload), crashes (dispatch, note), and dispatches that are not
         here."""
         results, crashes, gone = [], [], []
         for dispatch in dispatches:
             outcome = self._outcomes.get(dispatch)
             if outcome is None:
                 gone.append(dispatch)
-            elif outcome[2] < 0:
-                crashes.append((dispatch, outcome[4]))
+            elif isinstance(outcome, Crash):
+                crashes.append((dispatch, outcome.note))
             else:
-                results.append((dispatch, *outcome[2:]))
+                _, _, status, seconds, payload = outcome
+                results.append((dispatch, status, seconds, payload))
         return results, crashes, gone
 
     def _trim(self) -> None:

@@ -3,7 +3,7 @@
     results of a runner --> classify --> Results: the job's own outcome
     (that had to end,          |--> CutShort: it was not allowed to end, and runs again elsewhere
      or says of a job that          |--> Results, TIMEOUT: it ran into its time limit
-     it was interrupted)            '--> held back for SUSPECT_SECONDS: cut short if the worker must end, too
+     it was interrupted)            '--> held back for HOLD_BACK_SECONDS: cut short if the worker must end, too
 
 Pure: no socket, no thread, no clock. Methods return messages for the master.
 """
@@ -18,7 +18,7 @@ from cw.net import messages as m
 from cw.worker.jobs import WorkerJob
 from cw.worker.outbox import Outbox
 
-SUSPECT_SECONDS = 0.5
+HOLD_BACK_SECONDS = 0.5
 """Time that a job's failure just after a SIGTERM to its runner is held back (seconds): if this worker must end too, as
 on a node that goes away, the job was cut short."""
 
@@ -40,11 +40,11 @@ class Outcomes:
     """The outcomes of one worker's jobs."""
 
     def __init__(self) -> None:
-        self.kept = Outbox()
+        self.outbox = Outbox()
         self._unclaimed: set[int] = (
             set()
         )  # outcomes that were reported to the present master when we joined it
-        self._suspects: list[list[Outcome]] = []  # errors after a SIGTERM, held back
+        self._held_back: list[list[Outcome]] = []  # errors after a SIGTERM, held back
 
     # --- jobs end ---
 
@@ -83,22 +83,22 @@ class Outcomes:
             cut += [outcome.job.dispatch for outcome in held_back_errors]
             held_back_errors = []
         elif held_back_errors:
-            self._suspects.append(held_back_errors)
+            self._held_back.append(held_back_errors)
         if cut:
             messages.append(m.CutShort(cut))
         return messages, held_back_errors
 
     def on_cleared(self, held_back_errors: list[Outcome]) -> list[Message]:
         """Report held-back errors as the jobs' own failures: the machine did not end."""
-        if not any(held_back_errors is held for held in self._suspects):
+        if not any(held_back_errors is held for held in self._held_back):
             return []
-        self._suspects = [held for held in self._suspects if held is not held_back_errors]
+        self._held_back = [held for held in self._held_back if held is not held_back_errors]
         return [self._result(outcome) for outcome in held_back_errors]
 
     def on_drain(self) -> list[Message]:
         """Report held-back errors as cut short: this worker ends."""
-        cut = [outcome.job.dispatch for held in self._suspects for outcome in held]
-        self._suspects.clear()
+        cut = [outcome.job.dispatch for held in self._held_back for outcome in held]
+        self._held_back.clear()
         return [m.CutShort(cut)] if cut else []
 
     def expired(self, job: WorkerJob, note: dict[str, Any]) -> m.Results:
@@ -108,13 +108,13 @@ class Outcomes:
 
     def died(self, job: WorkerJob, note: dict[str, Any]) -> m.RunnerDied:
         """Return the outcome of a job whose runner died in the middle of it."""
-        self.kept.add_death(job, note)
+        self.outbox.add_crash(job, note)
         return m.RunnerDied(job.dispatch, note)
 
     def _result(self, outcome: Outcome) -> m.Results:
         job, *rest = outcome
         status, seconds, payload = ([part] for part in rest)
-        self.kept.add_results([job], status, seconds, payload)
+        self.outbox.add_results([job], status, seconds, payload)
         return m.Results([job.dispatch], status, seconds, payload)
 
     # --- the master ---
@@ -122,23 +122,23 @@ class Outcomes:
     @property
     def has_unclaimed(self) -> bool:
         """True if an outcome was reported to the present master, which has not asked for it."""
-        return any(dispatch in self.kept for dispatch in self._unclaimed)
+        return any(dispatch in self.outbox for dispatch in self._unclaimed)
 
     def inventories(self) -> list[tuple[int, int, int, int]]:
         """List the outcomes for a master just joined: dispatch, session, number, state."""
         held_back_errors = [
             (job.dispatch, job.session, job.number, m.RUNNING)
-            for held in self._suspects
+            for held in self._held_back
             for job, _, _, _ in held
         ]
-        kept = self.kept.inventories()
+        kept = self.outbox.inventories()
         self._unclaimed = {dispatch for dispatch, _, _, _ in kept}
         return held_back_errors + kept
 
     def on_claim(self, dispatches: Iterable[int]) -> list[Message]:
         """Send kept outcomes again, for which the master asks."""
         dispatches = list(dispatches)
-        results, crashes, gone = self.kept.find(dispatches)
+        results, crashes, gone = self.outbox.find(dispatches)
         messages: list[Message] = []
         if results:
             messages.append(m.Results(*map(list, zip(*results, strict=True))))
@@ -150,5 +150,5 @@ class Outcomes:
 
     def on_forsaken(self) -> None:
         """Forget all outcomes, as no master knows of the jobs here."""
-        self.kept = Outbox()
-        self._suspects.clear()
+        self.outbox = Outbox()
+        self._held_back.clear()

@@ -77,7 +77,7 @@ class PooledRunner:
 class Slot:
     """A place where one job runs at a time."""
 
-    __slots__ = ("index", "runners", "busy", "rests_until", "rest")
+    __slots__ = ("index", "runners", "busy", "backoff_until", "backoff")
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -85,8 +85,8 @@ class Slot:
         self.busy: PooledRunner | None = (
             None  # the runner with jobs; or an ending one whose process is not gone
         )
-        self.rests_until = 0.0  # no runner starts here before
-        self.rest = 0.0  # length of the last rest, if no runner has worked here since
+        self.backoff_until = 0.0  # no runner starts here before
+        self.backoff = 0.0  # length of the last pause, if no runner has worked here since
 
 
 class RunnerPool:
@@ -96,7 +96,7 @@ class RunnerPool:
         self.slots = [Slot(index) for index in range(count)]
         self.idle: dict[int, Slot] = {slot.index: slot for slot in self.slots}
         self.runners: dict[int, PooledRunner] = {}  # by key, while their process exists
-        self.resting: list[Slot] = []  # slots on which a runner could not be started lately
+        self.backing_off: list[Slot] = []  # slots on which a runner could not be started lately
         self._keys = 0
 
     def add(self, slot: Slot, context: Context) -> PooledRunner:
@@ -142,16 +142,16 @@ class RunnerPool:
         """List the runners where jobs sent ahead wait behind a long job."""
         return [runner for runner in self.runners.values() if runner.is_stuck(now)]
 
-    def rest(self, slot: Slot, now: float) -> None:
+    def back_off(self, slot: Slot, now: float) -> None:
         """Start no runner on this slot for a while, each time for longer."""
-        slot.rest = min(max(2 * slot.rest, RESTART_SECONDS[0]), RESTART_SECONDS[1])
-        slot.rests_until = now + slot.rest
-        if slot not in self.resting:
-            self.resting.append(slot)
+        slot.backoff = min(max(2 * slot.backoff, RESTART_SECONDS[0]), RESTART_SECONDS[1])
+        slot.backoff_until = now + slot.backoff
+        if slot not in self.backing_off:
+            self.backing_off.append(slot)
 
-    def end_rests(self, now: float) -> None:
-        """End the rests whose time is over."""
-        self.resting = [slot for slot in self.resting if slot.rests_until > now]
+    def end_backoff(self, now: float) -> None:
+        """End the pauses whose time is over."""
+        self.backing_off = [slot for slot in self.backing_off if slot.backoff_until > now]
 
     def _take_off_slot(self, runner: PooledRunner) -> None:
         if runner.slot.runners.get(runner.context) is runner:

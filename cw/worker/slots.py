@@ -3,9 +3,9 @@
       on_jobs              SendJobs               (token taken)          on_results
      ---------> BACKLOG ------------> SENT AHEAD ---------------> RUNNING ---------> forgotten
                  ^  |                     |                          |
-                 |  | Recalled,           | Retract, on_retracted    | on_runner_exited: TellDied;
+                 |  | Recalled,           | Retract, on_retracted    | on_runner_exited: ReportDied;
                  |  | Returned            |                          | where it was stopped Returned, at its
-                 '--+---------------------'                          | time limit TellExpired, cut short
+                 '--+---------------------'                          | time limit ReportExpired, cut short
                                                                      | as the worker ends CutShort
 
 The worker reports facts to the on_*() methods and carries out the actions that they return. The state is in modules
@@ -50,7 +50,7 @@ from cw.worker.jobs import HeldJobs, WorkerJob
 from cw.worker.lending import Lending
 from cw.worker.pool import AHEAD_JOBS, PooledRunner, RunnerPool
 
-TOLD_SECONDS = 0.05
+REPORT_SECONDS = 0.05
 """Running time after which a job is reported as started (seconds). Shorter jobs end before the report matters."""
 
 SMOOTHING = 0.2
@@ -74,7 +74,7 @@ class Slots:
 
     def on_avoid(self, dispatches: Sequence[int], slots: Sequence[int]) -> None:
         """Note the slots on which runners of jobs died that come next."""
-        self.held.avoid(dispatches, slots)
+        self.held.exclude_slots(dispatches, slots)
 
     def on_recall(self, count: int, now: float) -> list[Action]:
         """Give back unstarted jobs: the last of the backlog first, then those behind long jobs."""
@@ -96,7 +96,7 @@ class Slots:
 
     def on_take_back(self, dispatches: Iterable[int], now: float) -> list[Action]:
         """Withdraw jobs that have not started; those that have, go on."""
-        gone = self.held.spare(dispatches)
+        gone = self.held.withdraw(dispatches)
         retractions = self._retract_from(lambda runner: any(job.withdrawn for job in runner.sent))
         return self._then_assign([*returned(gone), *retractions], now)
 
@@ -124,7 +124,7 @@ class Slots:
         self.held.begin_anew()
         self._assignment.begin_anew()
         self.lending.begin_anew()
-        return self._assignment.report_usable() + self.lending.report()
+        return self._assignment.report_capacity() + self.lending.report()
 
     def on_depth(self, session: int, depth: int) -> None:
         """Note the depth of a session that is about to come (see cw.nested)."""
@@ -189,7 +189,7 @@ class Slots:
             del by_dispatch[dispatch]
         runner.since = now
         runner.began = 0.0
-        runner.slot.rest = 0.0
+        runner.slot.backoff = 0.0
         runner.ended += len(dispatches)
         if sent:
             if sent[-1].stopped or sent[-1].is_cut:
@@ -265,21 +265,21 @@ class Slots:
         ]
         is_unfit = had_work and not sent and not runner.ended  # a runner that has worked is replaced at once
         if is_unfit and not any(job.stopped or job.withdrawn for job in back):
-            self.pool.rest(runner.slot, now)
+            self.pool.back_off(runner.slot, now)
         self.held.forget([job.dispatch for job in sent])
         actions += returned([job.dispatch for job in sent if job.stopped])
         actions += returned(self.held.put_back(back))
         self.pool.remove(runner)
         actions += self.lending.vacate(runner)
-        if self.pool.resting:
-            actions += self._assignment.report_usable()
+        if self.pool.backing_off:
+            actions += self._assignment.report_capacity()
         return actions + self._assignment.assign(now)
 
     # --- time ---
 
     def wants_tick(self) -> bool:
         pool = self.pool
-        return len(pool.idle) < len(pool.slots) or bool(self.held.backlog) or bool(pool.resting)
+        return len(pool.idle) < len(pool.slots) or bool(self.held.backlog) or bool(pool.backing_off)
 
     def on_tick(self, now: float) -> list[Action]:
         """Do what is due; called about every 10 ms while `wants_tick`."""
@@ -287,9 +287,9 @@ class Slots:
         if started:
             actions.append(Send(m.Started(started)))
         self.held.allow_all_slots(now)
-        if self.pool.resting:
-            self.pool.end_rests(now)
-            actions += self._assignment.report_usable()
+        if self.pool.backing_off:
+            self.pool.end_backoff(now)
+            actions += self._assignment.report_capacity()
         if self.held.backlog:
             actions += self._assignment.assign(now)
         actions += expired  # last: jobs that they give back may go to a runner that was just started
@@ -316,7 +316,7 @@ class Slots:
             if not runner.sent:
                 continue
             job = runner.sent[0]
-            if not job.reported and now - runner.since > TOLD_SECONDS:
+            if not job.reported and now - runner.since > REPORT_SECONDS:
                 job.reported = True
                 started.append(job.dispatch)
             timeout = job.options.timeout
@@ -332,9 +332,9 @@ class Slots:
         """Take back jobs behind long ones, as there is a free slot that could start some."""
         pool, lending = self.pool, self.lending
         actions: list[Action] = []
-        if any(slot.rests_until <= now for slot in pool.idle.values()):
+        if any(slot.backoff_until <= now for slot in pool.idle.values()):
             actions += map(_retract_tail, pool.stuck_runners(now))
-        floors = [lending.floor(slot) for slot in lending.lent.values() if slot.rests_until <= now]
+        floors = [lending.floor(slot) for slot in lending.lent.values() if slot.backoff_until <= now]
         if floors and lending.depths:
             deep = (r for r in pool.stuck_runners(now) if lending.depth(r.session) > min(floors))
             actions += map(_retract_tail, deep)

@@ -83,7 +83,7 @@ class Worker:
         self._departure = Departure(
             settings.grace, settings.lifetime, settings.until, time.monotonic(), time.time()
         )
-        self._uplink = MasterLink(
+        self._link = MasterLink(
             loop,
             find,
             self,
@@ -91,8 +91,8 @@ class Worker:
             patience.TERMS,
             settings.silence,
         )
-        self._send = self._uplink.send
-        self.connect = self._uplink.connect
+        self._send = self._link.send
+        self.connect = self._link.connect
         threads = max(1, len(os.sched_getaffinity(0)) // count)
         self._runners = Runners(loop, threads, descriptors, max(settings.grace, END_SECONDS))
         self._runners.on_failure = self._give_up
@@ -120,12 +120,12 @@ class Worker:
             m.Stop: lambda message: perform(slots.on_stop(message.dispatches, now())),
             m.TakeBack: lambda message: perform(slots.on_take_back(message.dispatches, now())),
             m.Claim: lambda message: self._send_all(self._outcomes.on_claim(message.dispatches)),
-            m.Release: lambda message: self._outcomes.kept.forget(message.dispatches),
+            m.Release: lambda message: self._outcomes.outbox.forget(message.dispatches),
             m.CloseSession: self._on_close_session,
             m.Drain: lambda message: self._depart(
                 self._departure.on_drain_until_the_end("it was asked to", now())
             ),
-            m.Goodbye: self._uplink.on_goodbye,
+            m.Goodbye: self._link.on_goodbye,
             m.Heartbeat: lambda message: None,
         }
 
@@ -191,24 +191,24 @@ class Worker:
         if action.is_sudden:
             self._log_stopped()
         self.close()  # before goodbye: a job that the master requeues must not run here any more
-        self._uplink.leave(self._loop.stop)
+        self._link.leave(self._loop.stop)
 
     def _what_is_here(self) -> departure.Here:
         return departure.Here(
             self._slots.is_empty(),
             self._slots.has_runners(),
-            len(self._outcomes.kept) > 0,
+            len(self._outcomes.outbox) > 0,
             self._outcomes.has_unclaimed,
-            self._uplink.is_lost,
-            self._uplink.is_all_sent(),
+            self._link.is_lost,
+            self._link.is_all_sent(),
         )
 
     def _log_draining(self, action: departure.Drain) -> None:
         running = self._execution.count_running()
-        kept = program.count(len(self._outcomes.kept), "result")
+        kept = program.count(len(self._outcomes.outbox), "result")
         limit = f" for up to {action.grace:.3g} s" if action.grace < 1e6 else ""
         doing = f"finishing {program.count(running, 'running job')}"
-        if self._uplink.is_lost and len(self._outcomes.kept):
+        if self._link.is_lost and len(self._outcomes.outbox):
             doing += f", and looking for the master to hand in {kept},"
         elif not running:
             doing, limit = f"handing in {kept}", ""
@@ -253,19 +253,19 @@ class Worker:
             self._send(message)
 
     def on_welcome(self) -> None:
-        self._execution.master = self._uplink.master
+        self._execution.master = self._link.master
         self._report()
         if self._departure.is_draining:
             self._send(m.Draining())
         cpus = len(os.sched_getaffinity(0))
         slots = program.count(len(self._slots.pool.slots), "slot")
         logger.info("worker.joined", "the worker joined the master at %s with %s (this machine has %s)",
-                    self._uplink.peer, slots, program.count(cpus, "usable CPU"))  # fmt: skip
+                    self._link.peer, slots, program.count(cpus, "usable CPU"))  # fmt: skip
         self.on_joined()
 
     def _report(self) -> None:
         """Report the inventory to a master that we have just joined, which knows nothing of it."""
-        usable = self._slots.on_joined()
+        capacity = self._slots.on_joined()
         self._forget_unused_objects()
         inventories = [
             (job.dispatch, job.session, job.number, m.RUNNING if is_running else m.UNSTARTED)
@@ -278,7 +278,7 @@ class Worker:
         place = location.of_this_process().as_text()
         self._send(m.WorkerInfo(round(max(left, 0.0), 3) if left < MOST_SECONDS else -1, place))
         self._send(m.InventoryEnd(list(self._sessions)))
-        self._perform(usable)
+        self._perform(capacity)
         self._execution.lend_again()  # the client may have found this master before us
 
     def _forget_unused_objects(self) -> None:
@@ -337,7 +337,7 @@ class Worker:
 
     def _on_close_session(self, message: m.CloseSession) -> None:
         self._perform(self._slots.on_session_closed(message.session, time.monotonic()))
-        self._outcomes.kept.forget_session(message.session)
+        self._outcomes.outbox.forget_session(message.session)
         self._sessions.pop(message.session, None)
 
     # --- time ---
