@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from cw.client import jobs as module
-from cw.client.jobs import BATCH, ClientJob, Jobs
+from cw.client.jobs import BATCH, ClientJob, Jobs, NamedTag
 from cw.net import messages as m
 
 CALL, STORED = SimpleNamespace(is_stored=False), SimpleNamespace(is_stored=True)
@@ -45,7 +45,7 @@ def test_jobs_are_numbered_from_1_and_sent_in_order():
 
 def test_a_job_is_named_by_the_callers_own_id_where_it_has_one():
     assert ClientJob(7, 1, 0, b"", None).name == "job 7"
-    assert ClientJob(7, 1, 0, b"", (42, "options", [])).name == "job 42"
+    assert ClientJob(7, 1, 0, b"", NamedTag(42, "options")).name == "job 42"
 
 
 def test_nothing_is_sent_without_a_window():
@@ -232,11 +232,11 @@ def test_charges_are_kept_while_their_job_is_outstanding():
     jobs = make(2)
     for number in (1, 2, 17):
         jobs.on_attempt_counts(m.AttemptCounts(number, 1, 0, []))
-    assert list(jobs.charges) == [1, 2]
+    assert list(jobs.attempt_counts) == [1, 2]
     jobs.on_delivered(jobs.take(1), False)
     jobs.cancel(2, False)
     jobs.take_cancelled()
-    assert not jobs.charges
+    assert not jobs.attempt_counts
 
 
 def test_results_are_acknowledged_when_they_are_many_or_when_it_is_time():
@@ -417,7 +417,11 @@ class Events:
         self.jobs.check_invariants()
         assert sorted(self.delivered) == sorted(self.expected)
         assert not self.jobs.outstanding and not self.jobs.all() and not self.at_master
-        assert self.jobs.bytes_in == self.jobs.bytes_out and not self.jobs.charges and not self.jobs.started
+        assert (
+            self.jobs.bytes_in == self.jobs.bytes_out
+            and not self.jobs.attempt_counts
+            and not self.jobs.started
+        )
 
 
 @pytest.mark.parametrize("seed", range(40))

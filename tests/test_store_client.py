@@ -259,10 +259,10 @@ def _when_there(path, thing):
 
 
 def test_what_cannot_be_recorded_is_an_error_of_these_calls_alone(path, monkeypatch):
-    def entry(recorder, call, *rest):
+    def entry(store_client, call, *rest):
         if call.name == "square":
             raise ZeroDivisionError("by accident")
-        return original(recorder, call, *rest)
+        return original(store_client, call, *rest)
 
     original = StoreClient.entry
     monkeypatch.setattr(StoreClient, "entry", entry)
@@ -645,7 +645,7 @@ def test_results_of_another_python_are_told_to_the_user(path, caplog):
 def test_a_stored_result_that_cannot_be_read_runs_again(path, caplog):
     with cw.ClusterExecutor(store=path) as executor:
         executor.submit(jobs.square, 3).result()
-        opened = executor._recorder._open
+        opened = executor._store_client._open
         (key, place) = opened.store.index.popitem()
     opened.store.index[key] = place + (1 << 20)  # where nothing is
     with cw.ClusterExecutor(store=path) as executor:
@@ -722,14 +722,14 @@ def test_without_a_store_nothing_of_it_runs():
         executor.submit(jobs.square, 2).result()
         session = executor._session
         assert not session.delivery.is_used
-        assert session.exchange.origin is None
+        assert session.exchange.result_host is None
     assert "cw-store" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_stored_result_that_cannot_be_read_runs_again_though_later_jobs_were_sent(path, tmp_path, caplog):
     with cw.ClusterExecutor(store=path) as executor:
         executor.submit(jobs.square, 3).result()
-        opened = executor._recorder._open
+        opened = executor._store_client._open
         (key, place) = opened.store.index.popitem()
     opened.store.index[key] = place + (1 << 20)  # where nothing is
     with cw.ClusterExecutor(store=path) as executor:

@@ -83,11 +83,11 @@ class Calls:
             self.functions.refresh()
 
     def identify(
-        self, recorder: StoreClient, function: Any, args: tuple[Any, ...], prepared: Prepared
+        self, store_client: StoreClient, function: Any, args: tuple[Any, ...], prepared: Prepared
     ) -> Call:
         """Identify a call that may be part of a chunk. Raises UnstableKey, NotPicklable."""
         with self.lock:
-            return recorder.identify(self.functions, function, args, {}, prepared)
+            return store_client.identify(self.functions, function, args, {}, prepared)
 
     def renew(self, reason: str) -> None:
         """Run jobs that are submitted from now on in fresh runners. The caller holds the lock."""
@@ -124,11 +124,11 @@ class Calls:
 class OneCall:
     """A call. Raises the error that makes its function or arguments unpicklable.
 
-    With a recorder, its result is recorded, or taken from the store if it is there. `prepared`: the function as it was
-    frozen for a `map`. `label`: see `cw.payloads.current`. `plain`: the payload of arguments that are plain.
+    With a store client, its result is recorded, or taken from the store if it is there. `prepared`: the function as it
+    was frozen for a `map`. `label`: see `cw.payloads.current`. `plain`: the payload of arguments that are plain.
     """
 
-    __slots__ = ("_args", "_calls", "_function", "_kwargs", "_label", "_packed", "_prepared", "_recorder", "call",
+    __slots__ = ("_args", "_calls", "_function", "_kwargs", "_label", "_packed", "_prepared", "_store_client", "call",
                  "payload")  # fmt: skip
 
     def __init__(
@@ -138,7 +138,7 @@ class OneCall:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         plain: Any,
-        recorder: StoreClient | None = None,
+        store_client: StoreClient | None = None,
         prepared: Prepared | None = None,
         label: int = 0,
     ) -> None:
@@ -146,7 +146,7 @@ class OneCall:
             prepared = calls.prepare(function)
         self._calls = calls
         self._function, self._args, self._kwargs = function, args, kwargs
-        self._recorder = recorder
+        self._store_client = store_client
         self._prepared = prepared
         self._label = label
         self.call: Call | None = None
@@ -164,8 +164,8 @@ class OneCall:
             (self._function, self._args, self._kwargs),
         )
         calls.look_if_due()
-        if self._recorder is not None:
-            self._identify(self._recorder)
+        if self._store_client is not None:
+            self._identify(self._store_client)
         packed = self._packed
         if packed is None:
             number = functions.number_of(self._function, self._prepared)
@@ -176,16 +176,16 @@ class OneCall:
         calls.make_room(number)
         return number
 
-    def _identify(self, recorder: StoreClient) -> None:
+    def _identify(self, store_client: StoreClient) -> None:
         functions, args = self._calls.functions, (self._function, self._args, self._kwargs)
-        self.call = recorder.identify(functions, *args, self._prepared)
+        self.call = store_client.identify(functions, *args, self._prepared)
         if self._packed is None:
             return
         again = functions.pickle(*args, self._prepared)
         if not again.is_same(self._packed):
             # The key must be of the same values as travel.
             self._packed, self.payload = again, again.payload(self._calls.store, self._label)
-            self.call = recorder.identify(functions, *args, self._prepared)
+            self.call = store_client.identify(functions, *args, self._prepared)
 
 
 class ManyCalls:

@@ -40,14 +40,14 @@ class Delivery:
     """
 
     def __init__(
-        self, jobs: Jobs, deliver: Deliver, recorder: StoreClient | None, wake: Callable[[], None]
+        self, jobs: Jobs, deliver: Deliver, store_client: StoreClient | None, wake: Callable[[], None]
     ) -> None:
         self.is_used = False
         """True if there is, or was, a job whose result is recorded."""
         self.deliver = deliver
         """Gives the caller a job's error or value. After it, `Jobs.on_delivered` must be called."""
         self._jobs = jobs
-        self._recorders = set() if recorder is None else {recorder}
+        self._store_clients = set() if store_client is None else {store_client}
         self._stored: deque[int] = (
             deque()
         )  # numbers of jobs that need not run: their results are in the store
@@ -66,9 +66,9 @@ class Delivery:
         else:
             self.is_used = True
 
-    def close_with(self, recorder: StoreClient) -> None:
-        """Close a recorder of some of the jobs at the end, too. Any thread."""
-        self._recorders.add(recorder)
+    def close_with(self, store_client: StoreClient) -> None:
+        """Close a store of some of the jobs at the end, too. Any thread."""
+        self._store_clients.add(store_client)
 
     @property
     def has_some(self) -> bool:
@@ -77,10 +77,10 @@ class Delivery:
 
     def record(self, outcomes: list[Outcome], host: str) -> None:
         """Store outcomes; they are delivered after that. Blocks while the store is far behind."""
-        by_recorder: dict[StoreClient, list[Outcome]] = {}
+        by_store: dict[StoreClient, list[Outcome]] = {}
         for outcome in outcomes:
-            by_recorder.setdefault(outcome.job.call.recorder, []).append(outcome)
-        for recorder, group in by_recorder.items():
+            by_store.setdefault(outcome.job.call.store_client, []).append(outcome)
+        for store_client, group in by_store.items():
             try:
                 entries = [
                     entry
@@ -91,7 +91,7 @@ class Delivery:
                 logger.critical("client.recording_failed", "results cannot be recorded", exc_info=True)
                 self._on_stored(group, StoreError(f"results cannot be recorded: {error!r}"))
             else:
-                recorder.put(entries, functools.partial(self._on_stored, group))
+                store_client.put(entries, functools.partial(self._on_stored, group))
 
     def _on_stored(self, outcomes: list[Outcome], error: StoreError | None) -> None:
         """Note written outcomes, in the store's thread."""
@@ -140,10 +140,10 @@ class Delivery:
 
     def flush(self) -> None:
         """Return when all recorded results are stored, or have failed to be."""
-        for recorder in list(self._recorders):
-            recorder.flush()
+        for store_client in list(self._store_clients):
+            store_client.flush()
 
     def close(self) -> None:
-        """Close the recorders at the end of the session."""
-        for recorder in list(self._recorders):
-            recorder.close()
+        """Close the stores at the end of the session."""
+        for store_client in list(self._store_clients):
+            store_client.close()

@@ -66,7 +66,7 @@ class Exchange:
     ) -> None:
         self.ident = secrets.token_hex(16)
         """Id of the session."""
-        self.origin: str | None = None
+        self.result_host: str | None = None
         """Host of the results that arrive; None: the master was not asked."""
         self.patience = patience.Patience(
             check_patience("connect_timeout", settings.connect_timeout, patience.CONNECT_SECONDS),
@@ -129,15 +129,15 @@ class Exchange:
             )
         if jobs.highest_sent:
             connection.send(m.Roster(sorted(self._roster), []))
-            for charges in jobs.charges.values():
-                connection.send(charges)
+            for attempt_counts in jobs.attempt_counts.values():
+                connection.send(attempt_counts)
         jobs.on_master_joined()
         self._owner.on_joined()
 
     def on_lost(self) -> None:
         self._jobs.on_master_lost()
         self._object_sender.start_anew(None)
-        self.origin = None
+        self.result_host = None
 
     def on_failure(self, error: BaseException) -> None:
         self._owner.on_failure(error)
@@ -177,8 +177,8 @@ class Exchange:
 
     def _submit(self, connection: Connection, batch: list[ClientJob]) -> None:
         """Send jobs, after the objects that they need and the master does not have."""
-        if self._delivery.is_used and self.origin is None:
-            self.origin = ""
+        if self._delivery.is_used and self.result_host is None:
+            self.result_host = ""
             connection.send(m.WantsResultHost())
         functions, options = [job.function for job in batch], [job.options for job in batch]
         if not self._object_sender.send_objects(connection, set(functions), set(options) - {0}):
@@ -231,7 +231,7 @@ class Exchange:
         self._roster.difference_update(message.gone)
 
     def _on_result_host(self, message: m.ResultHost) -> None:
-        self.origin = message.host
+        self.result_host = message.host
 
     def _on_started(self, message: m.JobsStarted) -> None:
         for job in self._jobs.on_started(message.numbers):
@@ -253,7 +253,7 @@ class Exchange:
             else:
                 to_record.append(outcome.of_result(job, status, seconds, payload, error, value))
         if to_record:
-            self._delivery.record(to_record, self.origin or "")
+            self._delivery.record(to_record, self.result_host or "")
         self._acknowledge(len(message.numbers))
         self.note_progress()
         self.pump()

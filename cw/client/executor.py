@@ -42,12 +42,12 @@ class Options:
         self._executor = executor
         self._options = options
         self._key, self._version = key, version
-        self._recorder = self._named(executor._recorder)
+        self._store_client = self._named(executor._store_client)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Submit as `ClusterExecutor.submit` does, with these options."""
         label = next(self._executor._labels) & LABELS
-        return self._executor._submit(self._options, self._recorder, function, args, kwargs, label)
+        return self._executor._submit(self._options, self._store_client, function, args, kwargs, label)
 
     def map(
         self,
@@ -63,10 +63,10 @@ class Options:
             )
         return self._executor._map(self, function, iterables, MapSettings(**settings), end)
 
-    def _named(self, recorder: StoreClient | None) -> StoreClient | None:
-        if recorder is None or (self._key is None and self._version is None):
-            return recorder
-        return recorder.with_key(self._key, self._version)
+    def _named(self, store_client: StoreClient | None) -> StoreClient | None:
+        if store_client is None or (self._key is None and self._version is None):
+            return store_client
+        return store_client.with_key(self._key, self._version)
 
 
 class ClusterExecutor(concurrent.futures.Executor):
@@ -108,16 +108,16 @@ class ClusterExecutor(concurrent.futures.Executor):
         self._open_store = functools.partial(
             StoreClient, durability=durability, retry_errors=retry_errors, seed=seed
         )
-        self._recorder = recorder = None if store is None else self._open_store(store)
+        self._store_client = store_client = None if store is None else self._open_store(store)
         try:
             settings = ClientSettings(
                 host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend
             )
-            self._session = Session(settings, _deliver, _notify_started, recorder)
+            self._session = Session(settings, _deliver, _notify_started, store_client)
             self._session.start()
         except BaseException:
-            if recorder is not None:
-                recorder.close()
+            if store_client is not None:
+                store_client.close()
             raise
         self._is_shut_down = False
         self._defaults = Options(self, NO_OPTIONS)
@@ -127,7 +127,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) at once if the call cannot be sent,
         RuntimeError after `shutdown`."""
-        return self._submit(NO_OPTIONS, self._recorder, fn, args, kwargs, next(self._labels) & LABELS)
+        return self._submit(NO_OPTIONS, self._store_client, fn, args, kwargs, next(self._labels) & LABELS)
 
     @takes_options
     def options(self, *, key: Any = None, version: Any = None, **options: Unpack[OptionArguments]) -> Options:
@@ -222,7 +222,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     def _submit(
         self,
         options: JobOptions,
-        recorder: StoreClient | None,
+        store_client: StoreClient | None,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -234,7 +234,9 @@ class ClusterExecutor(concurrent.futures.Executor):
         if not callable(fn):
             raise TypeError(f"submit() takes a function first, not {fn!r}")
         future = Future(self._session)
-        future._number = self._session.submit(fn, args, kwargs, future, options, recorder, prepared, label)
+        future._number = self._session.submit(
+            fn, args, kwargs, future, options, store_client, prepared, label
+        )
         return future
 
     def _map(
@@ -249,11 +251,11 @@ class ClusterExecutor(concurrent.futures.Executor):
         self._session.calls.look_at_modules()
         tally = mapping.Tally(mapping.length_of(iterables), self._session)
         bar = Progress(tally.counts, progress) if progress else None
-        recorder = self._recorder_of_map(options, store)
+        store_client = self._store_of_map(options, store)
         deadline = None if timeout is None else time.monotonic() + timeout
-        is_each = bool(recorder or progress or as_completed or return_exceptions)
+        is_each = bool(store_client or progress or as_completed or return_exceptions)
         calls = zip(*iterables, strict=False)
-        futures = self._submit_all(options._options, recorder, fn, calls, chunksize, is_each)
+        futures = self._submit_all(options._options, store_client, fn, calls, chunksize, is_each)
         if bar is not None:
             futures = tally.watch(futures)
         ahead = None if buffersize is None else max(1, buffersize if is_each else buffersize // chunksize)
@@ -265,19 +267,19 @@ class ClusterExecutor(concurrent.futures.Executor):
         results = order(waiting, feed, deadline, return_exceptions, end)
         return results if bar is None else mapping.with_progress(results, bar)
 
-    def _recorder_of_map(self, options: Options, store: str | os.PathLike[str] | None) -> StoreClient | None:
+    def _store_of_map(self, options: Options, store: str | os.PathLike[str] | None) -> StoreClient | None:
         """Return the store client of a map. `store`: in place of the executor's own."""
-        recorder = options._recorder
+        store_client = options._store_client
         if store is not None:
             opened = self._open_store(store)
             self._session.delivery.close_with(opened)
-            recorder = options._named(opened)
-        return None if recorder is None else recorder.of_map()
+            store_client = options._named(opened)
+        return None if store_client is None else store_client.of_map()
 
     def _submit_all(
         self,
         options: JobOptions,
-        recorder: StoreClient | None,
+        store_client: StoreClient | None,
         fn: Callable[..., Any],
         calls: Iterator[tuple[Any, ...]],
         chunksize: int,
@@ -289,14 +291,14 @@ class ClusterExecutor(concurrent.futures.Executor):
         if chunksize == 1:
             prepared = session.calls.freeze(fn, ONE)
             return (
-                self._submit(options, recorder, fn, args, {}, place, prepared)
+                self._submit(options, store_client, fn, args, {}, place, prepared)
                 for place, args in enumerate(calls, label)
             )
         prepared = session.calls.freeze(fn, CHUNK_OF_EACH if is_each else CHUNK)
 
         def begin(label: int) -> mapping.Batch:
             if is_each:
-                return mapping.EachBatch(session, options, fn, prepared, label, recorder)
+                return mapping.EachBatch(session, options, fn, prepared, label, store_client)
             return mapping.WholeBatch(session, options, fn, prepared, label)
 
         return mapping.in_batches(calls, chunksize, label, begin)

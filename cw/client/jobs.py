@@ -38,6 +38,17 @@ ACKNOWLEDGED_JOBS = 256
 Smaller: more messages."""
 
 
+class NamedTag:
+    """Tag of a job that has an id of the caller's."""
+
+    __slots__ = ("jobid", "number", "options")
+
+    def __init__(self, jobid: int, options: Any) -> None:
+        self.jobid = jobid
+        self.options = options  # those of its `submit`
+        self.number = 0  # the session's for the job; 0: it is being submitted
+
+
 class ClientJob:
     """One call (or chunk of calls) that is outstanding."""
 
@@ -56,9 +67,9 @@ class ClientJob:
 
     @property
     def name(self) -> str:
-        """Name for messages, with the caller's own id if the job has one (its tag is a tuple that begins with it)."""
+        """Name for messages, with the caller's own id if the job has one."""
         tag = self.tag
-        return f"job {tag[0] if type(tag) is tuple else self.number}"
+        return f"job {tag.jobid if type(tag) is NamedTag else self.number}"
 
 
 class Jobs:
@@ -82,7 +93,7 @@ class Jobs:
         self.failed = 0  # number of delivered jobs that failed
         self.bytes_out = 0  # payloads of delivered jobs
         self.started: set[int] = set()  # numbers of jobs that are known to run
-        self.charges: dict[int, m.AttemptCounts] = {}  # attempts of jobs so far, for the next master
+        self.attempt_counts: dict[int, m.AttemptCounts] = {}  # attempts of jobs so far, for the next master
         self.highest_sent = 0  # highest number ever sent to a master
         self.is_resubmitting = False  # jobs that were sent to an earlier master must be resubmitted
         self._limits = limits
@@ -265,7 +276,7 @@ class Jobs:
     def on_attempt_counts(self, attempt_counts: m.AttemptCounts) -> None:
         """Keep the attempt counts of a job for the next master."""
         if attempt_counts.number in self._by_number:
-            self.charges[attempt_counts.number] = attempt_counts
+            self.attempt_counts[attempt_counts.number] = attempt_counts
 
     def on_received(self, count: int) -> bool:
         """Count results that have arrived. True: acknowledge them now; False: a moment later."""
@@ -301,8 +312,8 @@ class Jobs:
     def on_delivered(self, job: ClientJob, has_failed: bool) -> None:
         """Count a job whose result the caller has, or does not want."""
         self.bytes_out += len(job.payload)
-        if self.charges:
-            self.charges.pop(job.number, None)
+        if self.attempt_counts:
+            self.attempt_counts.pop(job.number, None)
         if has_failed:
             self.failed += 1
         self.delivered += 1

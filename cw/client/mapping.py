@@ -385,17 +385,17 @@ class EachBatch(WholeBatch):
         function: Callable[..., Any],
         prepared: Prepared,
         label: int,
-        recorder: StoreClient | None,
+        store_client: StoreClient | None,
     ) -> None:
         super().__init__(session, options, function, prepared, label)
-        self._recorder = recorder
+        self._store_client = store_client
         self._futures: list[ChunkFuture] = []
         self._missing: list[tuple[ChunkFuture, Call | None, int]] = []  # and the index of its item
 
     def add(self, args: tuple[Any, ...]) -> None:
         future, call = ChunkFuture(self._session), None
-        if self._recorder is not None:
-            call = self._session.calls.identify(self._recorder, self._function, args, self._prepared)
+        if self._store_client is not None:
+            call = self._session.calls.identify(self._store_client, self._function, args, self._prepared)
         if call is not None and call.is_stored:
             future._number = self._session.add(StoredCall(call), future, self._options)
         else:
@@ -408,7 +408,7 @@ class EachBatch(WholeBatch):
             futures, calls, items = zip(*self._missing, strict=True)
             tag = ChunkTag(list(futures))
             is_whole = len(items) == len(self._futures)
-            recorded = None if self._recorder is None else Chunk(list(calls))
+            recorded = None if self._store_client is None else Chunk(list(calls))
             tag.number = self._submit(tag, None if is_whole else list(items), recorded)
         return self._futures
 

@@ -52,7 +52,7 @@ class Session:
         settings: ClientSettings,
         deliver: Deliver,
         on_started: Callable[[int, Any], None],
-        recorder: StoreClient | None = None,
+        store_client: StoreClient | None = None,
     ) -> None:
         _look_in_slurm()
         address.find_master(settings.host, settings.port)  # raises now if they are wrong
@@ -77,7 +77,7 @@ class Session:
         object_sender = ObjectSender(objects, self._lock, self._loop, jobs.objects)
         self.calls = Calls(self._lock, objects, jobs, object_sender)
         self.delivery = Delivery(
-            jobs, deliver, recorder, lambda: self._loop.call_soon_threadsafe(self.on_wake)
+            jobs, deliver, store_client, lambda: self._loop.call_soon_threadsafe(self.on_wake)
         )
         self.exchange = Exchange(self._loop, self, settings, jobs, self.calls, self.delivery)
         self._submitter = Submitter(self._loop, self, jobs, self.calls, self.exchange, self.delivery)

@@ -258,11 +258,11 @@ class StoreClient:
 class Call:
     """A call that is recorded: its key, and the place of its stored result, if any."""
 
-    __slots__ = ("args", "classes", "definitions", "key", "name", "place", "recorder")
+    __slots__ = ("args", "classes", "definitions", "key", "name", "place", "store_client")
 
     def __init__(
         self,
-        recorder: StoreClient,
+        store_client: StoreClient,
         key: bytes,
         name: str,
         met: tuple[tuple[ClassRecord, ...], dict[bytes, bytes]],
@@ -270,7 +270,7 @@ class Call:
         place: int,
     ) -> None:
         """`met`: the classes that its values may have, and the definitions, by digest, that its arguments refer to."""
-        self.recorder = recorder
+        self.store_client = store_client
         self.key = key
         self.name = name  # the function's
         self.classes, self.definitions = met
@@ -283,7 +283,7 @@ class Call:
 
     def load(self, describe: str) -> tuple[BaseException | None, Any]:
         """Return the stored (error, value). Raises whatever reading or unpickling it raises."""
-        stored = self.recorder.read(self.place)
+        stored = self.store_client.read(self.place)
         classes.definitions.update(stored.definitions)
         if stored.status == m.DONE:
             return None, serialize.load_result_soon(stored.payload, describe)
@@ -291,28 +291,28 @@ class Call:
 
     def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:
         """Yield the entries to store."""
-        yield self.recorder.entry(self, number, status, seconds, host, payload)
+        yield self.store_client.entry(self, number, status, seconds, host, payload)
 
 
 class Chunk:
     """Calls that are one job: `chunks.run_each`. Each is recorded by itself."""
 
-    __slots__ = ("_calls", "recorder")
+    __slots__ = ("_calls", "store_client")
 
     is_stored = False
 
     def __init__(self, calls: list[Call]) -> None:
         self._calls = calls
-        self.recorder = calls[0].recorder
+        self.store_client = calls[0].store_client
 
     def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:
         if status == m.DONE:
             outcomes = serialize.load_result(payload)
             for call, (status_of_call, lasted, result) in zip(self._calls, outcomes, strict=True):
-                yield self.recorder.entry(call, number, status_of_call, lasted, host, result)
+                yield self.store_client.entry(call, number, status_of_call, lasted, host, result)
         else:  # its runner died, or was too slow; the call that did it is not known
             for call in self._calls:
-                yield self.recorder.entry(call, number, status, seconds, host, payload)
+                yield self.store_client.entry(call, number, status, seconds, host, payload)
 
 
 def _acquire(path: str) -> _Open:

@@ -70,7 +70,7 @@ class Submitter:
         kwargs: dict[str, Any],
         tag: Any,
         options: JobOptions = NO_OPTIONS,
-        recorder: StoreClient | None = None,
+        store_client: StoreClient | None = None,
         prepared: Prepared | None = None,
         label: int = 0,
     ) -> int:
@@ -80,9 +80,9 @@ class Submitter:
         payload: Any
         payload = plain = serialize.dump_plain(args, kwargs, label)
         names: Sequence[str] = ()
-        if plain is None and recorder is None:
+        if plain is None and store_client is None:
             payload, names = functions.dump_if_known(function, args, kwargs, calls.store, label)
-        if payload is not None and recorder is None:
+        if payload is not None and store_client is None:
             number = 0
             try:
                 if self._jobs.is_full(size := len(payload)) or size > memory.LARGE:
@@ -102,7 +102,7 @@ class Submitter:
                 self._undo(number)
                 raise
         return self.add(
-            OneCall(calls, function, args, kwargs, plain, recorder, prepared, label), tag, options
+            OneCall(calls, function, args, kwargs, plain, store_client, prepared, label), tag, options
         )
 
     def add(self, submission: Submission, tag: Any, options: JobOptions = NO_OPTIONS) -> int:

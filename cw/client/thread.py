@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cw import guard
+from cw.client.jobs import NamedTag
 from cw.client.options import ClientSettings
 from cw.client.outcome import Abandoned
 from cw.client.progress import Counts, Progress
@@ -47,7 +48,7 @@ def randid() -> int:
 class Options:
     """Settings of jobs: `thread.options(callback=f).submit(function, *args)`. One object may be used many times."""
 
-    __slots__ = ("_client", "callback", "on_error", "options", "recorder")
+    __slots__ = ("_client", "callback", "on_error", "options", "store_client")
 
     def __init__(
         self,
@@ -55,13 +56,13 @@ class Options:
         callback: Callback | None,
         on_error: Callback | None,
         options: JobOptions = NO_OPTIONS,
-        recorder: StoreClient | None = None,
+        store_client: StoreClient | None = None,
     ) -> None:
         self._client = client
         self.callback = callback
         self.on_error = on_error
         self.options = options
-        self.recorder = recorder
+        self.store_client = store_client
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
         """Submit as `ClientThread.submit` does, with these options. For any thread."""
@@ -103,20 +104,20 @@ class ClientThread:
         lend: bool = True,
     ) -> None:
         callback, on_error = _checked(callback, "callback"), _checked(on_error, "on_error")
-        recorder = None if store is None else StoreClient(store, durability, retry_errors, seed)
-        self._defaults = Options(self, callback, on_error, NO_OPTIONS, recorder)
+        store_client = None if store is None else StoreClient(store, durability, retry_errors, seed)
+        self._defaults = Options(self, callback, on_error, NO_OPTIONS, store_client)
         try:
             settings = ClientSettings(
                 host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend
             )
-            self._session = Session(settings, self._deliver, lambda number, tag: None, recorder)
+            self._session = Session(settings, self._deliver, lambda number, tag: None, store_client)
         except BaseException:
-            if recorder is not None:
-                recorder.close()
+            if store_client is not None:
+                store_client.close()
             raise
         self._session.on_exit = self._log_unreported
         # Outstanding jobs with the caller's own id.
-        self._tag_by_jobid: dict[int, tuple[Any, Options, list[int]]] = {}
+        self._tag_by_jobid: dict[int, NamedTag] = {}
         self._error: BaseException | None = None  # the first that no `on_error` received, for wait()
         # The same, if it is a job's error: a callback's error has been logged.
         self._unreported: BaseException | None = None
@@ -156,9 +157,9 @@ class ClientThread:
 
         The other arguments are what a user may ask for a job; the page "Options of jobs" has a table of them.
         """
-        recorder = self._defaults.recorder
-        if recorder is not None and (key is not None or version is not None):
-            recorder = recorder.with_key(key, version)
+        store_client = self._defaults.store_client
+        if store_client is not None and (key is not None or version is not None):
+            store_client = store_client.with_key(key, version)
         defaults = self._defaults
         # (`or` would ignore a callable that is empty, such as a list with a __call__.)
         return Options(
@@ -166,7 +167,7 @@ class ClientThread:
             defaults.callback if callback is None else _checked(callback, "callback"),
             defaults.on_error if on_error is None else _checked(on_error, "on_error"),
             to_options(options),
-            recorder,
+            store_client,
         )
 
     def cancel(self, jobid: int) -> bool:
@@ -177,9 +178,9 @@ class ClientThread:
         """
         tag = self._tag_by_jobid.get(jobid)
         if tag is not None:
-            return bool(tag[2]) and self._session.cancel(tag[2][0], True, owner=tag)
+            return bool(tag.number) and self._session.cancel(tag.number, True, owner=tag)
         job = self._session.jobs.get(jobid)
-        if job is None or type(job.tag) is tuple:  # that job has the caller's own id, which is another
+        if job is None or type(job.tag) is NamedTag:  # that job has the caller's own id, which is another
             return False
         return self._session.cancel(jobid, True)
 
@@ -254,7 +255,7 @@ class ClientThread:
     def _submit(self, options: Options, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         if callable(function):
             own = None if options is self._defaults else options
-            return self._session.submit(function, args, kwargs, own, options.options, options.recorder)
+            return self._session.submit(function, args, kwargs, own, options.options, options.store_client)
         jobid: int = function
         if not hasattr(jobid, "__index__") or isinstance(jobid, bool):  # (numpy's integers are not ints)
             raise TypeError(
@@ -262,15 +263,14 @@ class ClientThread:
             )
         if not args or not callable(args[0]):
             raise TypeError(f"submit({jobid}, ...): after a job id comes the function to call")
-        tag: tuple[Any, Options, list[int]] = (jobid, options, [])  # the list: the session's number for it
+        tag = NamedTag(jobid, options)
         if self._tag_by_jobid.setdefault(jobid, tag) is not tag:  # (atomic)
             raise ValueError(f"job id {jobid} is outstanding: take another (cw.randid() makes one)")
         try:
             label = current.label_of_id(jobid)
-            number = self._session.submit(
-                args[0], args[1:], kwargs, tag, options.options, options.recorder, None, label
+            tag.number = self._session.submit(
+                args[0], args[1:], kwargs, tag, options.options, options.store_client, None, label
             )
-            tag[2].append(number)
         except BaseException:
             self._tag_by_jobid.pop(jobid, None)
             raise
@@ -291,8 +291,8 @@ class ClientThread:
 
     def _deliver(self, number: int, tag: Any, error: BaseException | None, value: Any) -> None:
         """Call the callback, in the session's thread."""
-        if type(tag) is tuple:
-            number, options, _ = tag
+        if type(tag) is NamedTag:
+            number, options = tag.jobid, tag.options
             self._tag_by_jobid.pop(number, None)
         else:
             options = self._defaults if tag is None else tag
