@@ -30,6 +30,7 @@ import cw.master.master
 import cw.master.worker_peer
 import cw.net.master_link
 import cw.worker.execution
+import cw.worker.leaving
 import cw.worker.worker
 from cw.errors import ProtocolError
 from cw.net import messages as m
@@ -478,14 +479,16 @@ class Client:
 
     def submit(self, seconds, *, crashes=0, attempts=None):
         options = to_options({"attempts": attempts or None})
-        number = self.session.submit(_job, (len(self.numbers) + 1, seconds, crashes), {}, None, options)
+        number = self.session.submitter.submit(
+            _job, (len(self.numbers) + 1, seconds, crashes), {}, None, options
+        )
         assert number == len(self.numbers) + 1
         self.numbers.append(number)
         self.attempts[number] = attempts
         return number
 
     def cancel(self, number):
-        if self.session.cancel(number):
+        if self.session.submitter.cancel(number):
             self.cancelled.add(number)
 
     def _deliver(self, number, tag, error, value):
@@ -665,6 +668,7 @@ class Simulation:
                 cw.net.master_link,
                 cw.worker.worker,
                 cw.worker.execution,
+                cw.worker.leaving,
             ):
                 put(module, "time", clock)
             for module in (cw.master.master, cw.net.master_link):

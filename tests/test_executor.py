@@ -445,6 +445,7 @@ class Silent:
 
     def __init__(self):
         self.cancelled = []
+        self.submitter = self
 
     def cancel(self, number):
         self.cancelled.append(number)

@@ -378,7 +378,7 @@ def test_a_cancel_overtakes_large_payloads_that_are_on_their_way(tmp_path, where
             pid = int((tmp_path / "pid").read_text())
             began = time.monotonic()
             busy._session.jobs.started.clear()  # else it may be known to run, and stay
-            assert busy._session.cancel(long._number)
+            assert busy._session.submitter.cancel(long._number)
             wait_until(lambda: not is_running(pid), LIMIT)
             assert time.monotonic() - began < 3
             assert not all(future.done() for future in large)

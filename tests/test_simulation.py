@@ -127,7 +127,7 @@ class Scenario:
     def worker_drains(self):
         worker = self.some_worker()
         if worker is not None:
-            worker.run(worker.worker.on_sigterm)
+            worker.run(worker.worker.leaving.on_sigterm)
             self.sim.start_worker(self.random.choice([1, 2]))
 
     def worker_joins(self):

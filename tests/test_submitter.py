@@ -49,7 +49,7 @@ def test_a_submit_after_the_stop_says_so():
     executor.shutdown()
     for args in ((2,), ([object],)):  # plain, and not
         with pytest.raises(RuntimeError, match="this client has been stopped"):
-            session.submit(jobs.square, args, {}, None)
+            session.submitter.submit(jobs.square, args, {}, None)
     assert not session.outstanding()
 
 

@@ -234,7 +234,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         if not callable(fn):
             raise TypeError(f"submit() takes a function first, not {fn!r}")
         future = Future(self._session)
-        future._number = self._session.submit(
+        future._number = self._session.submitter.submit(
             fn, args, kwargs, future, options, store_client, prepared, label
         )
         return future

@@ -82,7 +82,7 @@ class Future(concurrent.futures.Future[Any]):
         if is_bare:
             if was == PENDING:
                 self._invoke_callbacks()  # type: ignore[attr-defined]
-                self._session.cancel(self._number)
+                self._session.submitter.cancel(self._number)
             return was not in (RUNNING, FINISHED)
         with self._condition:
             if self._state != PENDING:
@@ -91,7 +91,7 @@ class Future(concurrent.futures.Future[Any]):
             self._condition.notify_all()
             self.set_running_or_notify_cancel()  # notifies wait() and as_completed()
         self._invoke_callbacks()  # type: ignore[attr-defined]
-        self._session.cancel(self._number)
+        self._session.submitter.cancel(self._number)
         return True
 
     def kill(self) -> bool:
@@ -106,7 +106,7 @@ class Future(concurrent.futures.Future[Any]):
                 waiter.add_cancelled(self)
             self._condition.notify_all()
         self._invoke_callbacks()  # type: ignore[attr-defined]
-        self._session.cancel(self._number)
+        self._session.submitter.cancel(self._number)
         return True
 
     def cancelled(self) -> bool:

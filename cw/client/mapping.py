@@ -299,7 +299,7 @@ class ChunkTag:
     def note_cancelled(self, session: Session) -> None:
         self._wanted -= 1
         if not self._wanted:
-            session.cancel(self.number)
+            session.submitter.cancel(self.number)
 
     def note_running(self) -> None:
         """Ignore the start: the call that runs is not known."""
@@ -372,7 +372,7 @@ class WholeBatch:
         calls = ManyCalls(
             self._session.calls, self._function, self._chunk, self._prepared, self._label, items, call
         )
-        return self._session.add(calls, tag, self._options)
+        return self._session.submitter.add(calls, tag, self._options)
 
 
 class EachBatch(WholeBatch):
@@ -397,7 +397,7 @@ class EachBatch(WholeBatch):
         if self._store_client is not None:
             call = self._session.calls.identify(self._store_client, self._function, args, self._prepared)
         if call is not None and call.is_stored:
-            future._number = self._session.add(StoredCall(call), future, self._options)
+            future._number = self._session.submitter.add(StoredCall(call), future, self._options)
         else:
             super().add(args)
             self._missing.append((future, call, len(self._futures)))

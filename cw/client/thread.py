@@ -178,11 +178,11 @@ class ClientThread:
         """
         tag = self._tag_by_jobid.get(jobid)
         if tag is not None:
-            return bool(tag.number) and self._session.cancel(tag.number, True, owner=tag)
+            return bool(tag.number) and self._session.submitter.cancel(tag.number, True, owner=tag)
         job = self._session.jobs.get(jobid)
         if job is None or type(job.tag) is NamedTag:  # that job has the caller's own id, which is another
             return False
-        return self._session.cancel(jobid, True)
+        return self._session.submitter.cancel(jobid, True)
 
     def wait(self, timeout: float | None = None, progress: bool | str = False) -> None:
         """Block until every outstanding job has called back, at most `timeout` seconds (TimeoutError).
@@ -255,7 +255,9 @@ class ClientThread:
     def _submit(self, options: Options, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         if callable(function):
             own = None if options is self._defaults else options
-            return self._session.submit(function, args, kwargs, own, options.options, options.store_client)
+            return self._session.submitter.submit(
+                function, args, kwargs, own, options.options, options.store_client
+            )
         jobid: int = function
         if not hasattr(jobid, "__index__") or isinstance(jobid, bool):  # (numpy's integers are not ints)
             raise TypeError(
@@ -268,7 +270,7 @@ class ClientThread:
             raise ValueError(f"job id {jobid} is outstanding: take another (cw.randid() makes one)")
         try:
             label = current.label_of_id(jobid)
-            tag.number = self._session.submit(
+            tag.number = self._session.submitter.submit(
                 args[0], args[1:], kwargs, tag, options.options, options.store_client, None, label
             )
         except BaseException:

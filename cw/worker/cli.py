@@ -38,12 +38,12 @@ def main() -> int:
         return address.find_cluster(address.cluster_name())
 
     # Signals come first: a signal during the start of the forkserver must end both processes.
-    loop.on_signal(signal.SIGINT, lambda: worker.on_sigint())
-    loop.on_signal(signal.SIGTERM, lambda: worker.on_sigterm())
+    loop.on_signal(signal.SIGINT, lambda: worker.leaving.on_sigint())
+    loop.on_signal(signal.SIGTERM, lambda: worker.leaving.on_sigterm())
     if options.notice is not None:
-        loop.on_signal(options.notice, lambda: worker.on_notice())
+        loop.on_signal(options.notice, lambda: worker.leaving.on_notice())
     worker = Worker(loop, options.slots, find, settings, descriptors)
-    program.watch_lifeline(loop, options.lifeline_fd, worker.on_launcher_gone)
+    program.watch_lifeline(loop, options.lifeline_fd, worker.leaving.on_launcher_gone)
     if options.ready_fd is not None:
         worker.on_joined = lambda: program.report_ready(options.ready_fd)
     worker.connect()

@@ -4,7 +4,7 @@
                   ^                            ^                  |
                   |                            '------------------|
                   '----- Results, ...  <--------------------------'
-    signals, alarms, Drain --> Departure --> it drains, stops what runs, leaves
+    signals, alarms, Drain --> Leaving: it drains, stops what runs, leaves
 
 The worker runs no user code and opens no payload but the options of jobs, which are plain JSON: no job can keep it from
 answering, or from ending a job that must end. All code here runs in the loop's thread.
@@ -30,10 +30,11 @@ from cw.net.master_link import MasterLink
 from cw.net.objects import Object, SessionObjects, closure, named_by
 from cw.requirements import WorkerCapacity
 from cw.version import VERSION
-from cw.worker import departure, forkserver, patience
+from cw.worker import forkserver, patience
 from cw.worker.departure import END_SECONDS, Departure
-from cw.worker.execution import TICK_SECONDS, Execution
+from cw.worker.execution import Execution
 from cw.worker.jobs import WorkerJob
+from cw.worker.leaving import Leaving
 from cw.worker.runners import Runners
 from cw.worker.slots import Slots
 
@@ -103,8 +104,7 @@ class Worker:
         self._perform = self._execution.perform
         forkserver.set_subreaper()
         loop.call_every(1.0, self._on_second)
-        for alarm in self._departure.alarms:
-            loop.call_later(alarm.seconds, lambda alarm=alarm: self._on_alarm(alarm))  # type: ignore[misc]
+        self.leaving = Leaving(loop, self._departure, self._execution, self._link)
         self._handlers = self._message_handlers()
 
     def _message_handlers(self) -> dict[type, Callable[[Any], None]]:
@@ -122,110 +122,14 @@ class Worker:
             m.Claim: lambda message: self._send_all(self._outcomes.on_claim(message.dispatches)),
             m.Release: lambda message: self._outcomes.outbox.forget(message.dispatches),
             m.CloseSession: self._on_close_session,
-            m.Drain: lambda message: self._depart(
-                self._departure.on_drain_until_the_end("it was asked to", now())
-            ),
+            m.Drain: self.leaving.on_drain,
             m.Goodbye: self._link.on_goodbye,
             m.Heartbeat: lambda message: None,
         }
 
-    # --- the end ---
-
-    def on_sigterm(self) -> None:
-        """Handle a request to end. First: finish running jobs; second: stop them; third: leave at once."""
-        self._depart(self._departure.on_sigterm(time.monotonic()))
-
-    def on_sigint(self) -> None:
-        """Handle Ctrl-C like `on_sigterm`, but never take a second one for a repetition of the first."""
-        self._depart(self._departure.on_sigint(time.monotonic()))
-
-    def on_notice(self) -> None:
-        """Handle the notice of an end that is near, long before SIGTERM."""
-        self._depart(self._departure.on_notice(time.monotonic(), time.time()))
-
-    def on_launcher_gone(self) -> None:
-        """Handle the loss of the launcher, or its request to be rid of this worker."""
-        self._depart(self._departure.on_launcher_gone(time.monotonic()))
-
-    def _on_alarm(self, alarm: departure.Alarm) -> None:
-        self._depart(self._departure.on_alarm(alarm, time.monotonic()))
-
     def close(self) -> None:
         """End the runners and wait until they are gone."""
         self._runners.close()
-
-    def _depart(self, actions: Iterable[departure.Action]) -> None:
-        for action in actions:
-            if isinstance(action, departure.Drain):
-                self._drain(action)
-            elif isinstance(action, departure.StopJobs):
-                self._log_stopped()
-                self._runners.take_in()
-                self._perform(self._slots.on_time_up())
-                self._on_drain_tick(time.monotonic())
-            else:
-                self._leave(action)
-
-    def _drain(self, action: departure.Drain) -> None:
-        """Take no more jobs, return those that have not started, then check regularly what is left."""
-        now = time.monotonic()
-        self._send(m.Draining())
-        self._perform(self._slots.on_drain())
-        self._send_all(self._outcomes.on_drain())
-        if not self._on_drain_tick(now):
-            return
-        if self._departure.is_waiting(now, self._what_is_here()):
-            self._log_draining(action)
-        self._loop.call_every(TICK_SECONDS, self._on_drain_tick)
-
-    def _on_drain_tick(self, now: float) -> bool:
-        self._depart(self._departure.on_tick(now, self._what_is_here()))
-        return not self._departure.is_leaving
-
-    def _leave(self, action: departure.Leave) -> None:
-        if action.has_threads:
-            logger.warning(
-                "worker.threads_stopped",
-                "threads that jobs left behind did not end in time: they are stopped",
-            )
-        if action.is_sudden:
-            self._log_stopped()
-        self.close()  # before goodbye: a job that the master requeues must not run here any more
-        self._link.leave(self._loop.stop)
-
-    def _what_is_here(self) -> departure.Here:
-        return departure.Here(
-            self._slots.is_empty(),
-            self._slots.has_runners(),
-            len(self._outcomes.outbox) > 0,
-            self._outcomes.has_unclaimed,
-            self._link.is_lost,
-            self._link.is_all_sent(),
-        )
-
-    def _log_draining(self, action: departure.Drain) -> None:
-        running = self._execution.count_running()
-        kept = program.count(len(self._outcomes.outbox), "result")
-        limit = f" for up to {action.grace:.3g} s" if action.grace < 1e6 else ""
-        doing = f"finishing {program.count(running, 'running job')}"
-        if self._link.is_lost and len(self._outcomes.outbox):
-            doing += f", and looking for the master to hand in {kept},"
-        elif not running:
-            doing, limit = f"handing in {kept}", ""
-        logger.info(
-            "worker.draining",
-            "the worker drains (%s), %s%s; Ctrl-C ends it at once",
-            action.why,
-            doing,
-            limit,
-        )
-
-    def _log_stopped(self) -> None:
-        if running := self._execution.count_running():
-            doing = program.count(
-                running, "running job is stopped, and runs again", "running jobs are stopped, and run again"
-            )
-            logger.info("worker.jobs_stopped", "the worker leaves; %s elsewhere", doing)
 
     def _give_up(self, reason: str) -> None:
         self.failure = reason

@@ -1,0 +1,138 @@
+"""Carries out a worker's departure: it drains, stops what runs, and says goodbye to the master.
+
+    signals, alarms, Drain --> Departure.on_*() --> actions --> Slots, Runners, MasterLink
+                                    ^                              |
+                                    '------ what is here, ---------'
+                                            every TICK_SECONDS
+
+All code here runs in the loop's thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from cw import program
+from cw.events import EventLogger
+from cw.net import messages as m
+from cw.net.loop import Loop
+from cw.net.master_link import MasterLink
+from cw.worker import departure
+from cw.worker.departure import Departure
+from cw.worker.execution import TICK_SECONDS, Execution
+
+logger = EventLogger("cw.worker")
+
+
+class Leaving:
+    """The end of one worker, from the first reason to leave to the goodbye."""
+
+    def __init__(self, loop: Loop, policy: Departure, execution: Execution, link: MasterLink) -> None:
+        self._loop = loop
+        self._departure = policy
+        self._execution = execution
+        self._link = link
+        for alarm in policy.alarms:
+            loop.call_later(alarm.seconds, lambda alarm=alarm: self._on_alarm(alarm))  # type: ignore[misc]
+
+    def on_sigterm(self) -> None:
+        """Handle a request to end. First: finish running jobs; second: stop them; third: leave at once."""
+        self._perform(self._departure.on_sigterm(time.monotonic()))
+
+    def on_sigint(self) -> None:
+        """Handle Ctrl-C like `on_sigterm`, but never take a second one for a repetition of the first."""
+        self._perform(self._departure.on_sigint(time.monotonic()))
+
+    def on_notice(self) -> None:
+        """Handle the notice of an end that is near, long before SIGTERM."""
+        self._perform(self._departure.on_notice(time.monotonic(), time.time()))
+
+    def on_launcher_gone(self) -> None:
+        """Handle the loss of the launcher, or its request to be rid of this worker."""
+        self._perform(self._departure.on_launcher_gone(time.monotonic()))
+
+    def on_drain(self, message: m.Drain) -> None:
+        """Handle the master's request to drain."""
+        self._perform(self._departure.on_drain_until_the_end("it was asked to", time.monotonic()))
+
+    def _on_alarm(self, alarm: departure.Alarm) -> None:
+        self._perform(self._departure.on_alarm(alarm, time.monotonic()))
+
+    def _perform(self, actions: Iterable[departure.Action]) -> None:
+        execution = self._execution
+        for action in actions:
+            if isinstance(action, departure.Drain):
+                self._drain(action)
+            elif isinstance(action, departure.StopJobs):
+                self._log_stopped()
+                execution.runners.take_in()
+                execution.perform(execution.slots.on_time_up())
+                self._on_drain_tick(time.monotonic())
+            else:
+                self._leave(action)
+
+    def _drain(self, action: departure.Drain) -> None:
+        """Take no more jobs, return those that have not started, then check regularly what is left."""
+        now = time.monotonic()
+        execution, send = self._execution, self._link.send
+        send(m.Draining())
+        execution.perform(execution.slots.on_drain())
+        for message in execution.outcomes.on_drain():
+            send(message)
+        if not self._on_drain_tick(now):
+            return
+        if self._departure.is_waiting(now, self._what_is_here()):
+            self._log_draining(action)
+        self._loop.call_every(TICK_SECONDS, self._on_drain_tick)
+
+    def _on_drain_tick(self, now: float) -> bool:
+        self._perform(self._departure.on_tick(now, self._what_is_here()))
+        return not self._departure.is_leaving
+
+    def _leave(self, action: departure.Leave) -> None:
+        if action.has_threads:
+            logger.warning(
+                "worker.threads_stopped",
+                "threads that jobs left behind did not end in time: they are stopped",
+            )
+        if action.is_sudden:
+            self._log_stopped()
+        # Before goodbye: a job that the master requeues must not run here any more.
+        self._execution.runners.close()
+        self._link.leave(self._loop.stop)
+
+    def _what_is_here(self) -> departure.Here:
+        slots, outcomes = self._execution.slots, self._execution.outcomes
+        return departure.Here(
+            slots.is_empty(),
+            slots.has_runners(),
+            len(outcomes.outbox) > 0,
+            outcomes.has_unclaimed,
+            self._link.is_lost,
+            self._link.is_all_sent(),
+        )
+
+    def _log_draining(self, action: departure.Drain) -> None:
+        running, kept = self._execution.count_running(), len(self._execution.outcomes.outbox)
+        results = program.count(kept, "result")
+        limit = f" for up to {action.grace:.3g} s" if action.grace < 1e6 else ""
+        doing = f"finishing {program.count(running, 'running job')}"
+        if self._link.is_lost and kept:
+            doing += f", and looking for the master to hand in {results},"
+        elif not running:
+            doing, limit = f"handing in {results}", ""
+        logger.info(
+            "worker.draining",
+            "the worker drains (%s), %s%s; Ctrl-C ends it at once",
+            action.why,
+            doing,
+            limit,
+        )
+
+    def _log_stopped(self) -> None:
+        if running := self._execution.count_running():
+            doing = program.count(
+                running, "running job is stopped, and runs again", "running jobs are stopped, and run again"
+            )
+            logger.info("worker.jobs_stopped", "the worker leaves; %s elsewhere", doing)
