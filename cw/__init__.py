@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from cw import mp as mp
     from cw import results as results
     from cw import slurm as slurm
-    from cw.anywhere import allocate as allocate
-    from cw.anywhere import start as start
-    from cw.anywhere import stop as stop
     from cw.client import ClientThread as ClientThread
     from cw.client import ClusterExecutor as ClusterExecutor
     from cw.client import SlurmExecutor as SlurmExecutor
     from cw.client import randid as randid
     from cw.client.executor import map as map
+    from cw.cluster import allocate as allocate
+    from cw.cluster import start as start
+    from cw.cluster import stop as stop
     from cw.errors import ConnectionError as ConnectionError
     from cw.errors import EnvironmentMismatch as EnvironmentMismatch
     from cw.errors import Error as Error
@@ -61,9 +61,9 @@ _MODULE_BY_NAME = {
     "ClusterExecutor": "client",
     "SlurmExecutor": "client",
     "map": "client.executor",
-    "allocate": "anywhere",
-    "start": "anywhere",
-    "stop": "anywhere",
+    "allocate": "cluster",
+    "start": "cluster",
+    "stop": "cluster",
     "slurm_master_host": "slurm",
     "current_job": "payloads.current",
     "CurrentJob": "payloads.current",

@@ -28,7 +28,7 @@ FLOORS = [
     "client.records", "client.script", "client.components", "client.objects",
     "results", "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.reader",
     "store.directory", "store.format", "store.__init__",
-    "anywhere", "mp",
+    "cluster", "mp",
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",
     "slurm.finding", "slurm.sidecar", "slurm.scaling", "slurm.submitted",
     "slurm.systems", "slurm.system", "slurm.batch", "slurm.squeue",

@@ -231,6 +231,15 @@ def test_a_successor_is_submitted_once_however_often_its_job_is_requeued(state, 
     assert [job.ident for job in State.load("default").of_role("workers")] == [3, 4]
 
 
+@pytest.mark.parametrize("verb", ["watch", "tend"])
+def test_the_masters_sidecar_knows_its_verb_of_scripts_submitted_earlier(monkeypatch, verb):
+    watched = []
+    monkeypatch.setattr(sidecar, "watch", lambda *arguments: watched.append(arguments))
+    monkeypatch.setattr(sidecar.program, "set_up_logging", lambda level: None)
+    monkeypatch.setattr("sys.argv", ["sidecar", verb, "default", "token", "--parent", "7"])
+    assert sidecar.main() == 0 and watched == [("default", 7)]
+
+
 @pytest.mark.parametrize(
     ("system", "state_of_it", "nodes", "start", "is_forgivable"),
     [

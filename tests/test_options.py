@@ -8,7 +8,7 @@ import pytest
 from conftest import events
 
 import cw
-from cw import anywhere
+from cw import cluster
 from cw.launch.options import FOR_SLURM, POSITIONAL, ClusterOptions, takes
 
 
@@ -60,9 +60,9 @@ def test_what_only_slurm_can_do_is_refused_by_the_local_launcher():
 
 def test_where_slurm_is_not_there_what_is_said_about_its_jobs_is_left_out(monkeypatch, caplog):
     asked = []
-    monkeypatch.setattr(anywhere.mp, "start", lambda **options: asked.append(options))
+    monkeypatch.setattr(cluster.mp, "start", lambda **options: asked.append(options))
     monkeypatch.setattr(
-        anywhere.mp, "allocate", lambda **options: contextlib.nullcontext(asked.append(options))
+        cluster.mp, "allocate", lambda **options: contextlib.nullcontext(asked.append(options))
     )
     with caplog.at_level(logging.INFO, "cw.start"):
         cw.start(2, worker_options=["--account=physics", "--grace", "3", "-v"], partition="long", renew=True)

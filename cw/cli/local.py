@@ -70,7 +70,7 @@ def _free_port() -> int:
 
 def _print_where(cluster: Cluster) -> None:
     print(f"{program.count(cluster.slots, 'slot')} on this machine, until Ctrl-C; logs in {cluster.logs}")
-    found = status.look().standing
+    found = status.look().status
     if found is not None and found.where.rpartition(":")[2] == cluster.master.rpartition(":")[2]:
         print(
             "programs on this machine find the cluster, unless CW_MASTER or host= names another", flush=True

@@ -20,7 +20,7 @@ from cw.slurm.submitted import State
 class Found(NamedTuple):
     """Result of a search for the user's cluster."""
 
-    standing: status_client.ClusterStatus | None
+    status: status_client.ClusterStatus | None
     """None: no master answers."""
     where: str
     """Its address, and the source of that: for messages."""
@@ -37,13 +37,11 @@ def look(host: str | None = None) -> Found:
         return Found(None, "", [address.why_not_found()])
     is_known = any(candidate.source != address.NOTHING_KNOWN for candidate in candidates)
     failures: list[status_client.Failure] = []
-    standing = status_client.ask(candidates, on_failures=failures.extend)
+    status = status_client.ask(candidates, on_failures=failures.extend)
     by_address = {address.join(candidate.host, candidate.port): candidate for candidate in candidates}
-    if standing is not None:
-        source = by_address[standing.where].source
-        return Found(
-            standing, standing.where + (f" ({source})" if source != address.NOTHING_KNOWN else ""), []
-        )
+    if status is not None:
+        source = by_address[status.where].source
+        return Found(status, status.where + (f" ({source})" if source != address.NOTHING_KNOWN else ""), [])
     if not failures:
         return Found(None, "", [f"{candidates[0]}: connected, but no answer"], is_known)
     errors = {address.join(*where): error.strerror or str(error) for where, error in failures}
@@ -56,11 +54,11 @@ def sentence() -> str:
         found = look()
     except program.UserError as mistake:
         return f"Your cluster cannot be found: {mistake}"
-    if found.standing is not None:
-        workers = program.count(len(found.standing.workers), "worker")
+    if found.status is not None:
+        workers = program.count(len(found.status.workers), "worker")
         return (
             f"Your cluster: its master answers at {found.where}; {workers} with "
-            f"{program.count(found.standing.slots, 'slot')}; {_jobs(found.standing)}. `cw status` says more."
+            f"{program.count(found.status.slots, 'slot')}; {_jobs(found.status)}. `cw status` says more."
         )
     local = mp.status()
     if local is not None and "master" in local.running:
@@ -92,8 +90,8 @@ def main() -> int:
     if not options.host and not os.environ.get("CW_MASTER") and State.load(address.cluster_name()).token:
         return slurm_cli.print_status()
     found = look(options.host)
-    if found.standing is not None:
-        _print(found.standing, found.where)
+    if found.status is not None:
+        _print(found.status, found.where)
         return 0
     print("no master answers")
     for reason in found.reasons:
@@ -103,18 +101,18 @@ def main() -> int:
     return 1
 
 
-def _print(standing: status_client.ClusterStatus, where: str) -> None:
+def _print(status: status_client.ClusterStatus, where: str) -> None:
     print(f"master: {where}")
-    print(f"slots connected: {standing.slots}")
-    print(f"clients: {standing.clients}")
-    print(f"jobs: {_jobs(standing)}")
-    for worker in standing.workers:
+    print(f"slots connected: {status.slots}")
+    print(f"clients: {status.clients}")
+    print(f"jobs: {_jobs(status)}")
+    for worker in status.workers:
         held = program.count(worker["held"], "job")
         drains = ", drains" if worker["draining"] else ""
         left = "" if worker["left"] is None else f", {slurm_cli.format_seconds(worker['left'])} left"
         print(f"{worker['name']}: {program.count(worker['slots'], 'slot')}, {held}{drains}{left}")
 
 
-def _jobs(standing: status_client.ClusterStatus) -> str:
-    running = program.count(standing.running, "job runs", "jobs run")
-    return f"{running}, {standing.waiting} {'waits' if standing.waiting == 1 else 'wait'}"
+def _jobs(status: status_client.ClusterStatus) -> str:
+    running = program.count(status.running, "job runs", "jobs run")
+    return f"{running}, {status.waiting} {'waits' if status.waiting == 1 else 'wait'}"

@@ -63,7 +63,7 @@ def master_script(request: ScriptRequest) -> Script:
         *shell_lines.head(plan, f'The master of the cw cluster "{plan.name}".'),
         f'export {VARIABLE}="slurm/$SLURM_CLUSTER_NAME/$SLURM_JOB_ID"',
         *shell_lines.renewal(request),
-        f"{shell_lines.sidecar('tend', request)} --parent $$ &",  # this shell becomes the master
+        f"{shell_lines.sidecar('watch', request)} --parent $$ &",  # this shell becomes the master
         f"exec {shell_lines.master_command(plan)}",
     ]
     return _script(request, ["--ntasks=1", *options], lines)

@@ -1,4 +1,4 @@
-"""`./slurm.py` and `python -m cw.slurm`: start, stop, status, scale."""
+"""`cw slurm` (also `python -m cw.slurm`, `./slurm.py`): start, stop, status, scale."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def _run_start(options: Any) -> int:
         _print_scripts(plan, master, workers)
         return 0
     try:
-        guard.check_start("slurm.py start")
+        guard.check_start("cw slurm start")
         started = starting.start_plan(
             plan, master, workers, lambda text: print(text, file=sys.stderr, flush=True)
         )
     except StartRefused as error:
         raise program.UserError(str(error)) from None
     except KeyboardInterrupt:
-        print("\nits jobs stay in the queue; `slurm.py stop` takes them out", file=sys.stderr)
+        print("\nits jobs stay in the queue; `cw slurm stop` takes them out", file=sys.stderr)
         raise
     if started.master:
         print(f"the master answers at {started.master}")
@@ -81,7 +81,7 @@ def _run_stop(options: Any) -> int:
         print(ending.stop(options.name, options.grace) or "no cluster of that name is in Slurm")
     except KeyboardInterrupt:
         print(
-            "\nits workers start nothing more, but its jobs stay: `stop --grace 0` ends them at once",
+            "\nits workers start nothing more, but its jobs stay: `cw slurm stop --grace 0` ends them at once",
             file=sys.stderr,
         )
         raise
@@ -108,7 +108,7 @@ def print_status(name: str | None = None) -> int:
     if found.local:
         master += f" ({found.local})"
     elif not found.master and not any(job.is_active for job in found.jobs if job.role == "master"):
-        master += ": `start -W` starts another"
+        master += ": `cw slurm start -W` starts another"
     print(f"master: {master}")
     print(f"slots connected: {found.slots}")
     print(

@@ -86,7 +86,7 @@ def status(name: str | None = None) -> Status | None:
     state = State.load(name)
     if not state.token:
         return None
-    standing = finding.ask(state)
+    answer = finding.ask(state)
     problem, rows = "", {}
     try:
         rows = state.rows()
@@ -96,16 +96,16 @@ def status(name: str | None = None) -> Status | None:
     local = ""
     if state.local:
         local = f"process {state.local['processes'][0][0]} on {state.local['host']}"
-    if standing is None:
+    if answer is None:
         return Status(name, jobs, "", local, 0, 0, 0, state.logs, problem)
     return Status(
         name,
         jobs,
-        standing.where,
+        answer.where,
         local,
-        standing.slots,
-        standing.waiting,
-        standing.running,
+        answer.slots,
+        answer.waiting,
+        answer.running,
         state.logs,
         problem,
     )

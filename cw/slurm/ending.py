@@ -78,10 +78,10 @@ def _drain(state: State, grace: float) -> int:
     deadline = time.monotonic() + grace
     left = 0
     while True:
-        standing = finding.ask(state)
-        if standing is None:
+        status = finding.ask(state)
+        if status is None:
             return left
-        ours = finding.workers_of(standing, jobs)
+        ours = finding.workers_of(status, jobs)
         left = sum(min(worker["held"], worker["slots"]) for worker in ours)
         if not ours or time.monotonic() > deadline:
             return left
@@ -92,7 +92,7 @@ def order_drain(state: State, jobs: Sequence[BatchJob]) -> None:
     """Drain the workers of these jobs: through the master if they are connected; through the batch system if they will
     be, or have no master now. Jobs that still wait in the queue are cancelled."""
     State.system.notify(jobs)
-    standing = finding.ask(state)
-    there = finding.workers_of(standing, jobs) if standing else []
+    status = finding.ask(state)
+    there = finding.workers_of(status, jobs) if status else []
     if there:
         finding.ask(state, m.Drain([worker["ident"] for worker in there]))

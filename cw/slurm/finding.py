@@ -26,9 +26,9 @@ def ask(state: State, *messages: m.Drain | m.End) -> status_client.ClusterStatus
     return status_client.ask(address.find_cluster(state.sought()), *messages)
 
 
-def workers_of(standing: status_client.ClusterStatus, jobs: Sequence[BatchJob]) -> list[dict[str, Any]]:
+def workers_of(status: status_client.ClusterStatus, jobs: Sequence[BatchJob]) -> list[dict[str, Any]]:
     """Return the master's workers that are in these jobs of the batch system."""
-    return [worker for worker in standing.workers if is_in(Location.parse(worker["location"]), jobs)]
+    return [worker for worker in status.workers if is_in(Location.parse(worker["location"]), jobs)]
 
 
 def is_in(location: Location, jobs: Sequence[BatchJob]) -> bool:
@@ -62,8 +62,8 @@ def is_local_elsewhere(state: State) -> bool:
     """True if its master is a process on another login node, and answers."""
     if not state.local or state.local.get("boot_id") == launcher.boot_id():
         return False
-    standing = ask(state)
-    return standing is not None and Location.parse(standing.location) == local_place(state)
+    status = ask(state)
+    return status is not None and Location.parse(status.location) == local_place(state)
 
 
 def local_place(state: State) -> Location:
@@ -80,14 +80,14 @@ def master_host(name: str | None = None) -> str:
     It is the address that the master has reported, if it answers there; otherwise that of its node.
     """
     name = name or address.cluster_name()
-    standing = status_client.ask(address.find_cluster(name))
-    if standing is not None:
-        return standing.where
+    status = status_client.ask(address.find_cluster(name))
+    if status is not None:
+        return status.where
     state = State.load(name)
     jobs = state.of_role("master")
     if not jobs:
         raise LaunchError(
-            f"there is no master of the cluster {name!r} in Slurm: start one with `slurm.py start`"
+            f"there is no master of the cluster {name!r} in Slurm: start one with `cw slurm start`"
             + ("" if name == address.DEFAULT_CLUSTER else ", or check the name in CW_CLUSTER")
         )
     rows = state.rows()
@@ -135,7 +135,7 @@ def _find() -> list[address.Candidate]:
                 where = State.system.first_host(row), _port_of(state, job)
                 return [address.Candidate(*where, f"the node of {job}")]
         text, has_ended = look_at(state, jobs[-1])
-        text += "; `slurm.py start -W` starts another master" if has_ended else ""
+        text += "; `cw slurm start -W` starts another master" if has_ended else ""
     except LaunchError as error:
         text = str(error)
     if text != _logged_pending:

@@ -1,7 +1,7 @@
 """`python -m cw.slurm.sidecar`: small programs beside a cluster's jobs in a batch system. Users do not start them.
 
 renew   in a job's batch script, when it begins: submits the job that will follow it
-tend    beside the master: finds out why workers were lost, and forgives the loss of those whose allocation is gone
+watch   beside the master: finds out why workers were lost, and forgives the loss of those whose allocation is gone
 guard   beside a program with a cluster for the duration of a block: ends it when the program is gone
 """
 
@@ -25,7 +25,7 @@ from cw.slurm.submitted import State
 
 logger = EventLogger("cw.slurm.sidecar")
 
-JUDGED_SECONDS = 900.0
+CLASSIFY_SECONDS = 900.0
 """Time for which the cause of a worker's loss is sought (seconds). Shorter: too short for Slurm, which takes some
 minutes to notice that a node is gone."""
 
@@ -54,8 +54,8 @@ def renew(name: str, token: str, role: str) -> None:
         logger.info("sidecar.follower_submitted", "%s is submitted and follows this job", following)
 
 
-def tend(name: str, master: int) -> None:
-    """Judge lost workers until the process `master` is gone."""
+def watch(name: str, master: int) -> None:
+    """Classify lost workers until the process `master` is gone."""
     poller = select.poll()
     try:
         poller.register(os.pidfd_open(master), select.POLLIN)
@@ -65,14 +65,14 @@ def tend(name: str, master: int) -> None:
         try:
             _classify_losses(name)
         except program.UserError as mistake:
-            logger.warning("sidecar.judging_failed", "lost workers cannot be judged now: %s", mistake)
+            logger.warning("sidecar.classifying_failed", "lost workers cannot be classified now: %s", mistake)
 
 
 def _classify_losses(name: str) -> None:
-    standing = status_client.ask(address.find_cluster(name))
-    if standing is None:
+    status = status_client.ask(address.find_cluster(name))
+    if status is None:
         return
-    lost = [entry for entry in standing.lost if time.time() - entry["at"] < JUDGED_SECONDS]
+    lost = [entry for entry in status.lost if time.time() - entry["at"] < CLASSIFY_SECONDS]
     if not any(Location.parse(entry["location"]).system == State.system.name for entry in lost):
         return
     found = State.system.list_jobs()
@@ -141,7 +141,7 @@ def main() -> int:
     parser = program.argument_parser(
         "cw.slurm.sidecar", "Looks after a cluster's jobs in Slurm. cw.slurm starts it."
     )
-    parser.add_argument("verb", choices=["renew", "tend", "guard"])
+    parser.add_argument("verb", choices=["renew", "watch", "tend", "guard"])
     parser.add_argument("name")
     parser.add_argument("token")
     parser.add_argument("role", nargs="?", choices=["master", "workers"])
@@ -154,8 +154,8 @@ def main() -> int:
         except LaunchError as error:
             # The job itself goes on. Its log is where a user looks for the reason.
             logger.error("sidecar.follower_failed", "no job follows this one: %s", error)
-    elif options.verb == "tend":
-        tend(options.name, options.parent)
+    elif options.verb in ("watch", "tend"):  # (tend: in scripts that an earlier version of cw submitted)
+        watch(options.name, options.parent)
     else:
         guard(options.name, options.token, options.lifeline_fd)
     return 0

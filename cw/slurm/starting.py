@@ -105,8 +105,8 @@ def start_plan(
             _undo(state, before)
             raise
     try:
-        standing = _wait_for_master(state, report) if master or not foreign else None
-        connected, pending = _wait_for_slots(state, standing, report) if workers and standing else (0, "")
+        status = _wait_for_master(state, report) if master or not foreign else None
+        connected, pending = _wait_for_slots(state, status, report) if workers and status else (0, "")
     except LaunchError:
         token = state.token
         with submitted.locked(plan.name) as state:
@@ -115,7 +115,7 @@ def start_plan(
         raise
     slots = plan.slots if workers else 0
     cluster = SlurmCluster(
-        standing.where if standing else foreign, slots, state.logs, lambda: ending.stop(plan.name)
+        status.where if status else foreign, slots, state.logs, lambda: ending.stop(plan.name)
     )
     cluster.name, cluster.connected, cluster.pending = plan.name, connected, pending
     return cluster
@@ -185,7 +185,7 @@ def _start_local_master(state: State, plan: Plan) -> None:
     }
     state.save()
     launcher.wait_until_ready([child])
-    sidecar = _spawn_sidecar(state, "tend", "--parent", str(child.process.pid))
+    sidecar = _spawn_sidecar(state, "watch", "--parent", str(child.process.pid))
     state.local["processes"].append(list(sidecar))
     state.save()
 
@@ -207,9 +207,9 @@ def _wait_for_master(state: State, report: Callable[[str], None]) -> status_clie
     reported = ""
     began = time.monotonic()
     while True:
-        standing = finding.ask(state)
-        if standing is not None and _is_ours(state, standing):
-            return standing
+        status = finding.ask(state)
+        if status is not None and _is_ours(state, status):
+            return status
         jobs = state.of_role("master")
         if jobs and time.monotonic() - began > FIRST_LOOK_SECONDS:
             text, has_failed = finding.look_at(state, jobs[-1])
@@ -236,14 +236,14 @@ def _check_is_wanted(state: State) -> None:
         raise LaunchError(f"the cluster {state.name!r} was stopped meanwhile")
 
 
-def _is_ours(state: State, standing: status_client.ClusterStatus) -> bool:
+def _is_ours(state: State, status: status_client.ClusterStatus) -> bool:
     """True unless it is an earlier master, or one started by hand, while ours is yet to come."""
     jobs = state.of_role("master")
-    return finding.is_in(location.Location.parse(standing.location), jobs) if jobs else True
+    return finding.is_in(location.Location.parse(status.location), jobs) if jobs else True
 
 
 def _wait_for_slots(
-    state: State, standing: status_client.ClusterStatus | None, report: Callable[[str], None]
+    state: State, status: status_client.ClusterStatus | None, report: Callable[[str], None]
 ) -> tuple[int, str]:
     """Wait for the slots. Returns (slots connected, the batch system's words on the workers' job if not all are)."""
     jobs = state.of_role("workers")
@@ -251,11 +251,11 @@ def _wait_for_slots(
     began = time.monotonic()
     text = ""
     while True:
-        standing = finding.ask(state) or standing
-        assert standing is not None
+        status = finding.ask(state) or status
+        assert status is not None
         seconds = time.monotonic() - began
         connected = sum(
-            worker["slots"] for worker in finding.workers_of(standing, jobs) if not worker["draining"]
+            worker["slots"] for worker in finding.workers_of(status, jobs) if not worker["draining"]
         )
         if connected >= wanted:
             return connected, ""
