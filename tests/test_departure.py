@@ -29,14 +29,14 @@ STEPS = STOP_SECONDS + STOP_RESERVE
 
 
 def draining(here=AT_WORK, **settings):
-    """One that was told to end at NOW, and had this."""
+    """One that was asked to end at NOW, and had this."""
     departure = Departure(GRACE, now=NOW, **settings)
     assert departure.on_sigterm(NOW) == [Drain("it was asked to end", GRACE)]
     assert departure.on_tick(NOW, here) == []
     return departure
 
 
-# --- told to end ------------------------------------------------------------------------------
+# --- asked to end -----------------------------------------------------------------------------
 
 
 def test_an_idle_worker_leaves_at_once():

@@ -1,4 +1,4 @@
-"""A worker that is told to end finishes what runs, and what it cannot finish runs elsewhere, uncharged."""
+"""A worker that is asked to end finishes what runs, and what it cannot finish runs elsewhere, uncharged."""
 
 import os
 import signal

@@ -1,6 +1,6 @@
 """Delivery of a session's results: to the store first if they are recorded, and to the caller.
 
-    add_stored: in the store already? --------> deliver_stored ----------------.
+    add: in the store already? ---------------> deliver_stored ----------------.
                                                                                |
     a job's result ---.--> finish ---------------------------------------------+--> deliver(number, tag, error, value)
                       |                                                        |

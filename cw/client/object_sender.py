@@ -1,7 +1,7 @@
-"""What the master has been sent of a session besides its jobs: the objects that they name, and what these need.
+"""Objects of a session that the master has: those that its jobs name, and those that these need.
 
-The master keeps what it is sent until a Forget, so it is the session that bounds what the master holds:
-of too many objects the oldest give way, and are sent again if a job needs them again.
+The master keeps an object until a Forget, so the session limits how many the master holds: above the limit the oldest
+are forgotten, and sent again if a job needs them again.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ from cw.net.objects import Key, Object, ObjectCache
 
 BYTES_AT_ONCE = 64 * 1024**2
 OBJECTS_AT_ONCE = 4096
-"""Objects sent before a batch of jobs; of more, the batch is sent in parts."""
+"""Most objects, and their bytes, sent before a batch of jobs. A batch that needs more is sent in parts."""
 
 FORGET_BYTES = 8 * 1024**2
-"""What the caller has dropped is forgotten at once if it is as much, here and at all hops."""
+"""Bytes of dropped objects from which they are forgotten at once, here and at all hops. Larger: they take
+memory longer. Smaller: more searches for what is in use."""
 
 FORGET_SECONDS = 0.1
-"""And of less after so long, with what is dropped meanwhile."""
+"""Time after which fewer bytes are forgotten, with what is dropped meanwhile (seconds)."""
 
 FORGET_SHARE = 20
-"""Looking for what is in use takes time for each outstanding job: at most one part in so many of the thread's time."""
+"""The search for what is in use takes at most one part in this many of the thread's time. It grows with the number of
+outstanding jobs."""
 
 
 class ObjectSender:
-    """Of one session to the master that it is connected to. In the session's thread, unless it says otherwise.
+    """Sends the objects of one session to its master. The methods are for the session's thread, unless they say
+    otherwise.
 
-    `in_use()` are the numbers of the objects that all outstanding jobs name; `lock` is held around the objects.
+    `in_use()` returns the numbers of the objects that outstanding jobs name; `lock` guards the objects.
     """
 
     def __init__(
@@ -48,25 +51,26 @@ class ObjectSender:
         self._loop = loop
         self._in_use = in_use
         self._connection: Connection | None = None
-        self._forgotten: deque[Key] = deque()  # here, and not yet at the master; appended to by any thread
-        self._is_waiting = False  # to forget what was dropped
+        self._forgotten: deque[Key] = deque()  # forgotten here, not yet at the master; any thread appends
+        self._is_waiting = False  # True if `_on_time` will be called
         self._not_before = 0.0
         objects.on_dropped = lambda: loop.call_soon_threadsafe(self._on_dropped)
         self.start_anew(None)
 
     def start_anew(self, connection: Connection | None) -> None:
-        """The next master, if there is one, knows nothing."""
+        """Start over with the next master, which knows nothing; None: there is none yet."""
         self._connection = connection
         self._cache = ObjectCache()
 
     def forget_unused(self, latest: int) -> None:
-        """Under the lock, any thread: there are too many objects. `latest` is a function that will be used, too."""
+        """Forget objects that no job needs, when there are too many. The caller holds the lock; any thread. `latest`: a
+        function that is about to be used."""
         gone = self._objects.forget_unused(self._in_use() | {latest})
         self._forgotten.extend(item.key for item in gone)
 
     def send_objects(self, connection: Connection, functions: set[int], options: set[int]) -> bool:
-        """Send what jobs of these functions and options need and the master has not. False: that is too much for one
-        go, or one of them is not there any more."""
+        """Send the objects that jobs of these functions and options need, and the master lacks. False: there are too
+        many for one batch, or one of them is forgotten."""
         if self._forgotten:
             self._send_forgotten()
         named = functions | options if options else functions
@@ -98,7 +102,7 @@ class ObjectSender:
                 self._connection.send(message)
 
     def _on_dropped(self) -> None:
-        """The caller needs some objects no more."""
+        """Forget objects that the caller does not need any more, now or soon."""
         with self._lock:
             is_much = self._objects.dropped_size() >= FORGET_BYTES
         if is_much and time.monotonic() >= self._not_before:

@@ -22,7 +22,7 @@ class ClientSettings(NamedTuple):
 
 
 def check_patience(name: str, value: Any, default: float) -> float:
-    """For how many seconds a client looks for a master; `value` may be None. Raises TypeError, ValueError."""
+    """Return how long a client looks for a master (seconds); `value` may be None. Raises TypeError, ValueError."""
     seconds = default if value is None else to_seconds(name, value)
     if not seconds >= 0:  # nor is it 'nan'
         raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")

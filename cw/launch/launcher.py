@@ -320,7 +320,7 @@ class Cluster:
         self.logs = logs
         """Directory of the logs."""
         self.is_kept_up: Callable[[], bool] = lambda: False
-        """Whether its worker is started again when it dies."""
+        """Return True if its worker is started again when it dies."""
         self._stop: Callable[[], object] | None = stop
         self._owner = os.getpid()
 

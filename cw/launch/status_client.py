@@ -35,7 +35,7 @@ class ClusterStatus(NamedTuple):
     ident: str
     """The master's start id."""
     location: str
-    """Where a launcher put the master: a Location as text."""
+    """Place where a launcher put the master: a Location as text."""
     waiting: int
     running: int
     clients: int

@@ -200,7 +200,7 @@ def run_each(
     return outcomes
 
 
-_NOT_BEGUN = "the job of its chunk was told to end before this call began"
+_NOT_BEGUN = "the job of its chunk was asked to end before this call began"
 
 
 def _refuse() -> Any:

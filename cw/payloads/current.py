@@ -47,7 +47,7 @@ options: dict[int, JobOptions] = {}
 """Options that the runner's jobs name, by number of the object."""
 
 began = 0.0
-"""When the job began (time.monotonic())."""
+"""Time at which the job began (time.monotonic())."""
 
 chunk: tuple[list[Any], Sequence[int] | None] | None = None
 """Results so far, if the job is a chunk; and which item each call is, counted from the first call's, if they are not

@@ -46,7 +46,7 @@ def refer(value: Any) -> Any:
 
 
 def _has_only_an_identity(value: Any) -> bool:
-    """Whether a pickle of the value would say nothing but its class, and only `is` tells it from another one."""
+    """True if a pickle of the value would say nothing but its class, and only `is` tells it from another one."""
     cls: Any = type(value)
     if cls.__eq__ is not object.__eq__ or getattr(value, "__dict__", None):
         return False
@@ -80,7 +80,7 @@ def _find(value: Any) -> tuple[str, str]:
 
 
 def _attribute_of(module: str, name: str, cls: type) -> Any:
-    """In a pickle: the object of the module here; another instance where the module has none."""
+    """Return, while unpickling, the object of the module here; another instance where the module has none."""
     try:
         return getattr(importlib.import_module(module), name)
     except Exception:  # whatever importing it raises here

@@ -279,7 +279,7 @@ class Watch:
     def __init__(self) -> None:
         modules.start_watching()
         self.due = 0.0
-        """When settings must be checked again (time.monotonic())."""
+        """Time at which settings must be checked again (time.monotonic())."""
         self.is_quick = True
         """True if a check is short enough to be made whenever nothing is outstanding."""
         self.version = -1

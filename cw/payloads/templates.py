@@ -5,7 +5,7 @@ lambda, local function          LOCAL    its code travels once; cells, defaults 
 obj.m, partial(f, 3), obj       OBJECT   pickled whole: its state
 
 client   template_of(f) --> Template, sent once      state_of(f) --> pickled at each submit
-runner   load_template  --> Callee: fresh(state) gives the function for one call
+runner   Callee(payload): fresh(state) gives the function for one call
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class Places:
 
 
 def _is_set(key: Any) -> bool:
-    """Whether there is a value in this place of a function or class."""
+    """True if there is a value in this place of a function or class."""
     try:
         return _value_at(key) is not local_functions.HOLE
     except (LookupError, ValueError):  # an empty cell

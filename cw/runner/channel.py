@@ -98,7 +98,7 @@ class WorkerEnd:
         self._stream.send(message)
 
     def send_jobs(self, jobs: Sequence[Any]) -> None:
-        """Send jobs (of the form of `cw.worker.jobs.Job`), with a token for each."""
+        """Send jobs (of the form of `cw.worker.jobs.WorkerJob`), with a token for each."""
         # The tokens come first: a runner that finds none takes the job for a retracted one.
         os.eventfd_write(self._tokens, len(jobs))
         self._stream.send(
@@ -127,7 +127,7 @@ class WorkerEnd:
             for line in file:
                 if line.startswith("eventfd-count:"):
                     return int(line.split()[1], 16)
-        raise AssertionError("the kernel tells an eventfd's count")
+        raise AssertionError("the kernel reports an eventfd's count")
 
     def _on_readable(self, events: int) -> None:
         self.read()

@@ -110,7 +110,7 @@ class Departure:
     ) -> None:
         self.alarms: list[Alarm] = []
         self.ends_at = math.inf
-        """When running jobs are stopped, as far as known from the start."""
+        """Time at which running jobs are stopped, as far as known from the start."""
         self.is_draining = False
         self.is_leaving = False
         self._grace = grace

@@ -31,7 +31,7 @@ TERMS = Terms(
     accepts=m.sent_on(m.Leg.MASTER_WORKER),
     backoff=(0.1, 5.0),
     soonest=1.0,
-    goodbye="it was told to end",
+    goodbye="it was asked to end",
     goodbye_seconds=1.0,
     allocate=memory.allocate,
 )

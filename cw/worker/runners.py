@@ -75,7 +75,7 @@ class _NoEnd:
 
 
 class Runners:
-    """Processes of runners, by the key of their `pool.Runner`.
+    """Processes of runners, by the key of their `PooledRunner`.
 
     `on_results(runner, numbers, statuses, seconds, payloads)`, `on_dropped(runner)`, `on_remark(runner, remark)`,
     `on_waits(runner, message)` report a runner's messages. `on_gone(runner)`: its process is gone, and its last results
@@ -105,7 +105,7 @@ class Runners:
         self._pids: dict[int, int] = {}
         self._forkservers_lost = 0  # since the last runner was forked
         self.ends = -1.0
-        """When running jobs are stopped (time.monotonic()), as far as known; -1: unknown."""
+        """Time at which running jobs are stopped (time.monotonic()), as far as known; -1: unknown."""
         self._hash_seed = environments.hash_seed()
         # Keys are the PYTHONHASHSEED of their runners; '': none is known.
         self._forkservers: dict[str, ForkserverProcess] = {}

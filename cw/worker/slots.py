@@ -282,7 +282,7 @@ class Slots:
         return len(pool.idle) < len(pool.slots) or bool(self.held.backlog) or bool(pool.backing_off)
 
     def on_tick(self, now: float) -> list[Action]:
-        """Do what is due; called about every 10 ms while `wants_tick`."""
+        """Do what is due; called about every 20 ms while `wants_tick`."""
         actions, expired, started = self._look_at_jobs(now)
         if started:
             actions.append(Send(m.Started(started)))

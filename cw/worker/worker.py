@@ -56,7 +56,7 @@ class Settings(NamedTuple):
     lifetime: float = math.inf
     """Time that the worker runs before it leaves by itself."""
     until: float = math.inf
-    """When the allocation ends (seconds since 1970). Running jobs are stopped END_MARGIN before that."""
+    """End of the allocation (seconds since 1970). Running jobs are stopped END_MARGIN before that."""
     max_jobs: int = 0
     """Jobs after which a runner is replaced by a new one; 0: never."""
 
@@ -76,7 +76,7 @@ class Worker:
         self.ident = secrets.token_hex(16)
         self.on_joined: Callable[[], None] = lambda: None
         self.failure: str = ""
-        """Why the worker ended, if it could not go on; otherwise ''."""
+        """Reason why the worker ended, if it could not go on; otherwise ''."""
         self._loop = loop
         self._sessions: dict[int, SessionObjects] = {}
         self._capacity = WorkerCapacity(count)
