@@ -351,8 +351,9 @@ def test_cancelled_jobs_that_never_went_anywhere_are_not_kept():
         d.on_submitted("s", jobs(number))
         d.on_cancelled("s", [number])
         d.check_invariants()
-    assert len(d.state.sessions["s"].queue.backlog) < 10
-    assert d.state.pools[Shape(PY)].rotation == deque() or d.state.sessions["s"].queue.backlog
+    (queue,) = d.state.sessions["s"].queues.values()
+    assert len(queue.backlog) < 10
+    assert d.state.pools[Shape(PY)].rotation == deque() or queue.backlog
 
 
 # --- counting ---------------------------------------------------------------------------------
@@ -720,11 +721,15 @@ class Events:
         self.lost_with = {}  # by worker that was lost: the jobs charged for it
         self.started = set()  # jobs
         self.disturbed = set()  # sessions of which something came back
-        self.last_number = {}  # dispatched, by session
+        self.last_number = {}  # dispatched, by session and Python
         self.functions = {}
         self.usable = {}  # by worker that has said so: slots, the sessions for which there is none
         self.join(random.choice([1, 1, 2, 5]), PY)
         self.open(PY)
+
+    def python_for(self, job):
+        """The Python version that the job asks for."""
+        return self.python_of[job.session.key]
 
     # --- what the dispatcher decides ---
 
@@ -735,8 +740,9 @@ class Events:
         ):
             session = job.session.key
             if session not in self.disturbed:
-                assert job.number > self.last_number.get(session, 0), "first come first served"
-                self.last_number[session] = job.number
+                queue = session, self.python_for(job)
+                assert job.number > self.last_number.get(queue, 0), "first come first served"
+                self.last_number[queue] = job.number
         for action in actions:
             handle = getattr(self, "_" + kind(action).__name__)
             if type(action) in (SendToClient, SendToWorker):
@@ -756,7 +762,7 @@ class Events:
             assert session not in blocked_sessions
             name = session, job.number
             assert self.state[name] == "open" and session not in self.blocked
-            assert self.python_of[session] == worker.python
+            assert self.python_for(job) == worker.python
             assert name not in self.place, "it is held already"
             assert not (self.limit[name] == 1 and name in self.started), "attempts=1"
             assert self.min_time.get(name, 0) <= worker.left and not worker.is_draining

@@ -28,6 +28,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from cw.master.asides import Asides
@@ -323,17 +325,16 @@ class Dispatcher:
 
     def on_session_opened(self, key: SessionKey, python: Python, depth: int = 0, parent: int = 0) -> None:
         """A client has come. If it is in a job: `depth` says how deep, `parent` is that job's dispatch number."""
-        self.state.sessions[key] = Session(key, self.state.pool(Shape(python)), depth, parent)
+        session = self.state.sessions[key] = Session(key, python, depth, parent)
+        self.state.queue(session, None)
 
     def on_submitted(self, key: SessionKey, jobs: Sequence[Job]) -> list[Action]:
         session = self.state.sessions[key]
-        session.queue.backlog.extend(jobs)
-        known = session.jobs
-        for job in jobs:
-            job.session = session
-            known[job.number] = job
-        self.state.wait(session.queue)
-        return self._scheduler.fill_all(session.queue.pool)
+        self.state.add(session, jobs)
+        for queue, alike in groupby(jobs, attrgetter("queue")):
+            queue.backlog.extend(alike)
+            self.state.wait(queue)
+        return self._scheduler.fill_session(session)
 
     def on_session_absent(self, key: SessionKey) -> list[Action]:
         """The client is gone without goodbye: its jobs are not dispatched, and unstarted ones are taken back."""
@@ -342,7 +343,7 @@ class Dispatcher:
     def on_session_resumed(self, key: SessionKey) -> list[Action]:
         """The client is back, at this master or from another: it resubmits its open jobs."""
         session = self.state.sessions[key]
-        return self._reconciler.on_session_resumed(session) + self._scheduler.fill_all(session.queue.pool)
+        return self._reconciler.on_session_resumed(session) + self._scheduler.fill_session(session)
 
     def on_resubmitted(self, key: SessionKey, jobs: Iterable[Job], were_here: bool) -> list[Action]:
         """The client resubmits jobs that it submitted before, to this master (`were_here`) or another."""
@@ -357,7 +358,7 @@ class Dispatcher:
         # The client has cancelled what it has not resubmitted.
         actions = self.on_cancelled(key, sorted(session.unconfirmed))
         actions += self._reconciler.on_settled(session, is_complete)
-        return merged(actions) + self._scheduler.fill_all(session.queue.pool)
+        return merged(actions) + self._scheduler.fill_session(session)
 
     def on_received(self, key: SessionKey, count: int) -> list[Action]:
         """The client has the first `count` of the results that were delivered since it connected."""
@@ -375,21 +376,21 @@ class Dispatcher:
             for job in jobs:
                 session.settling.pop(job.number, None)
         actions = self.state.cancel(jobs)
-        queue = session.queue
-        if len(queue.backlog) > 2 * len(session.jobs):  # at least half of it was cancelled
-            queue.drop_cancelled()
-            if not queue:
-                self.state.stop_waiting(queue)
+        queues = session.queues.values()
+        if sum(len(queue.backlog) for queue in queues) > 2 * len(session.jobs):  # at least half is cancelled
+            for queue in queues:
+                queue.drop_cancelled()
+            self.state.stop_waiting(*(queue for queue in queues if not queue))
         return actions
 
     def on_session_closed(self, key: SessionKey) -> list[Action]:
         """The session is over. Its jobs keep their slots until the workers have returned them."""
         session = self.state.sessions.pop(key)
-        self.state.stop_waiting(session.queue)
+        self.state.stop_waiting(*session.queues.values())
         jobs = list(session.jobs.values())
         session.jobs.clear()
-        session.queue.backlog.clear()
-        session.queue.requeued.clear()
+        for queue in session.queues.values():
+            queue.clear()
         session.settling = None
         self._reconciler.on_session_closed(key)
         return self.state.cancel(jobs)
@@ -399,10 +400,10 @@ class Dispatcher:
         session = self.state.sessions[key]
         session.is_blocked = is_blocked
         if is_blocked:
-            self.state.stop_waiting(session.queue)
+            self.state.stop_waiting(*session.queues.values())
             return []
-        self.state.wait(session.queue)
-        return self._scheduler.fill_all(session.queue.pool)
+        self.state.wait(*session.queues.values())
+        return self._scheduler.fill_session(session)
 
     # --- time ---
 

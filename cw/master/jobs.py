@@ -44,12 +44,14 @@ class Job:
     """One call, from its submission until its result has been delivered."""
 
     __slots__ = (
-        "session", "number", "function", "options_object", "options", "payload", "dispatch", "worker", "cost",
+        "session", "queue", "number", "function", "options_object", "options", "payload", "dispatch", "worker", "cost",
         "started", "cancelled", "crashes", "worker_losses", "notes", "avoid", "unfit",
     )  # fmt: skip
 
     def __init__(self, number: int, function: Object, options: Object | None, payload: Any) -> None:
-        self.session: Session = None  # type: ignore[assignment]  # set by on_submitted
+        # Both are set when it is submitted.
+        self.session: Session = None  # type: ignore[assignment]
+        self.queue: Queue = None  # type: ignore[assignment]  # where it waits when no worker holds it
         self.number = number
         self.function = function
         self.options_object = options  # what travels
@@ -134,22 +136,27 @@ class Queue:
         self.backlog = deque(job for job in self.backlog if job.worker is None)
         self.requeued = deque(job for job in self.requeued if job.worker is None)
 
+    def clear(self) -> None:
+        self.backlog.clear()
+        self.requeued.clear()
+
     def drop_cancelled(self) -> None:
         """Remove cancelled jobs, to free their payloads."""
         self.backlog = deque(job for job in self.backlog if not job.cancelled)
 
 
 class Session:
-    """One client's life, over reconnects: its open jobs, and the queue of those that wait."""
+    """One client's life, over reconnects: its open jobs, and the queues of those that wait."""
 
     __slots__ = (
-        "key", "queue", "jobs", "settling", "unconfirmed", "delivered", "unacknowledged",
+        "key", "python", "queues", "jobs", "settling", "unconfirmed", "delivered", "unacknowledged",
         "is_blocked", "is_absent", "has_run", "setbacks", "depth", "parent",
     )  # fmt: skip
 
-    def __init__(self, key: SessionKey, pool: Pool, depth: int = 0, parent: int = 0) -> None:
+    def __init__(self, key: SessionKey, python: Python, depth: int = 0, parent: int = 0) -> None:
         self.key = key
-        self.queue = Queue(self, pool)  # all its jobs are of one shape
+        self.python = python
+        self.queues: dict[Shape, Queue] = {}
         self.depth = depth  # if the client is in a job: one more than the depth of the job's session
         self.parent = parent  # the dispatch number of that job, or 0
         self.jobs: dict[int, Job] = {}

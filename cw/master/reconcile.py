@@ -13,6 +13,7 @@ from cw.master.jobs import (
     Action,
     Inventory,
     Job,
+    Queue,
     SendToClient,
     SendToWorker,
     Session,
@@ -41,7 +42,7 @@ class Reconciler:
     def take_in(self, worker: Worker, inventories: Sequence[Inventory]) -> list[Action]:
         """Adopt, remember or refuse the holdings of a worker that has joined or is back."""
         actions: list[Action] = []
-        adopted: set[Session] = set()
+        adopted: dict[Queue, None] = {}
         delivered: dict[Session, set[int]] = {}
         for dispatch, key, number, state in inventories:
             session = self._state.sessions.get(key)
@@ -51,7 +52,7 @@ class Reconciler:
                 actions += self._hear_again(held, worker, state)
             elif job is not None:
                 actions += self.adopt(job, worker, dispatch, state)
-                adopted.add(job.session)
+                adopted[job.queue] = None
             elif session is None or session.is_absent or session.settling is not None:
                 self._place(worker, dispatch, state, key, number)
                 actions += self._add_orphan(key, number, (worker, dispatch, state))
@@ -61,10 +62,10 @@ class Reconciler:
                 if dispatch not in delivered[session]:  # otherwise the client is about to acknowledge it
                     self._place(worker, dispatch, state, key, number)
                     actions += self._refuse(worker, dispatch, state)
-        for session in adopted:
-            session.queue.drop_held()
-            if not session.queue:
-                self._state.stop_waiting(session.queue)
+        for queue in adopted:
+            queue.drop_held()
+            if not queue:
+                self._state.stop_waiting(queue)
         self._state.note_room(worker)
         return merged(actions)
 
@@ -163,7 +164,7 @@ class Reconciler:
         if state != FINISHED:
             stranger = Job(number, Object(0), None, b"")
             stranger.cancelled = True
-            stranger.session = Session(key, worker.pool)
+            stranger.session = Session(key, worker.pool.shape.python)
             self._state.hold(stranger, worker, dispatch)
 
     def _refuse(self, worker: Worker, dispatch: int, state: int) -> list[Action]:
@@ -185,7 +186,7 @@ class Reconciler:
 
     def on_session_absent(self, session: Session) -> list[Action]:
         session.is_absent = True
-        self._state.stop_waiting(session.queue)
+        self._state.stop_waiting(*session.queues.values())
         actions = self._keep_unacknowledged(session)
         by_worker: dict[Worker, list[int]] = {}
         for job in session.jobs.values():
@@ -204,7 +205,8 @@ class Reconciler:
         running = [job.number for job in session.jobs.values() if job.started]
         if running:
             actions.append(SendToClient(session.key, m.JobsStarted(running)))
-        self._state.wait(session.queue)  # jobs that have been waiting here all the time need not settle
+        # Jobs that have been waiting here all the time need not settle.
+        self._state.wait(*session.queues.values())
         return actions
 
     def on_resubmitted(self, session: Session, jobs: Iterable[Job], were_here: bool) -> list[Action]:
@@ -216,8 +218,7 @@ class Reconciler:
             if job.number in session.unconfirmed:
                 session.unconfirmed.discard(job.number)  # it is here, or has been answered since
             elif job.number not in session.jobs:
-                job.session = session
-                session.jobs[job.number] = job
+                self._state.add(session, [job])
                 holding = orphans.pop(job.number, None)
                 if holding is None:
                     job.started = were_here  # if it was here and is no longer, it has ended
@@ -240,7 +241,7 @@ class Reconciler:
         for holding in self.orphans.pop(session.key, {}).values():
             actions += self._refuse(*holding)
         self._state.requeue(again)
-        self._state.wait(session.queue)
+        self._state.wait(*session.queues.values())
         return actions
 
     def on_received(self, session: Session, count: int) -> list[Action]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
-from cw.master.fit import NEVER, fit, is_aside
+from cw.master.fit import NEVER, NOW, fit, goes_ahead, takes_some
 from cw.master.jobs import (
     AHEAD_BYTES,
     AHEAD_JOBS,
@@ -188,11 +188,15 @@ class Scheduler:
             self._fill_lent(pool, assigned)
         return [Assign(worker.key, jobs) for worker, jobs in assigned.items() if jobs]
 
+    def fill_session(self, session: Session) -> list[Action]:
+        """Give waiting jobs to workers of the session's shapes."""
+        return [action for queue in session.queues.values() for action in self.fill_all(queue.pool)]
+
     def give_one(self, session: Session, worker: Worker) -> list[Assign]:
-        """Give the session's next job to this worker, though it is set aside."""
-        queue = session.queue
-        job = queue.head()
-        if job is None or not queue.is_waiting or job.min_time() > worker.left:
+        """Give a free slot of this worker the session's next job, though it is set aside."""
+        queue = session.queues.get(worker.pool.shape)
+        job = queue.head() if queue is not None and queue.is_waiting else None
+        if queue is None or job is None or fit(job, worker, despite_setbacks=True) is not NOW:
             return []
         queue.pop()
         if not queue:
@@ -277,8 +281,8 @@ class Scheduler:
 
     def _take(self, worker: Worker, queue: Queue, out: list[Job], room: Room) -> bool:
         """Perform one turn of a session at a worker. True: the worker has no room for the session's next job."""
-        if queue.session.key in worker.blocked_sessions or is_aside(worker, queue.session):
-            return False  # (it fits none of its jobs)
+        if not takes_some(worker, queue):
+            return False
         turn = GOES_ON
         passed: list[Job] = []
         while turn is GOES_ON and len(passed) < LOOK_PAST and (job := queue.head()) is not None:
@@ -292,11 +296,10 @@ class Scheduler:
         return turn is IS_FULL
 
     def _has_room(self, worker: Worker, job: Job, room: Room) -> bool:
-        """True if the worker takes one more job like this. A job with a `min_time` is not sent ahead: it would start
-        later, when less time is left."""
+        """True if the worker takes one more job like this."""
         count = len(worker.held)
         return count < worker.slots or (
-            not job.min_time()
+            goes_ahead(job)
             and worker.load + _cost(job) <= room.seconds
             and count < room.jobs
             and worker.size <= AHEAD_BYTES
@@ -304,12 +307,12 @@ class Scheduler:
 
     def _take_alike(self, worker: Worker, queue: Queue, out: list[Job], room: Room) -> Turn:
         """Give the worker the queue's next job, which it fits, and those behind it that need the same, while it is the
-        session's turn and there is room (`_has_room`). Short jobs pass here by the million, hence the tight loop."""
+        session's turn and there is room. Short jobs pass here by the million, hence the tight loop."""
         jobs = queue.requeued or queue.backlog
         job = jobs[0]
         function, options, cost = job.function, job.options, _cost(job)
         held, slots, load, size = worker.held, worker.slots, worker.load, worker.size
-        most_jobs = slots if options is not None and job.min_time() else room.jobs
+        most_jobs = room.jobs if goes_ahead(job) else slots
         most_seconds, dispatched = room.seconds, self._dispatched
         has_turns, turn_jobs, turn_seconds = room.has_turns, room.turn_jobs, room.turn_seconds
         while True:
