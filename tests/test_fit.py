@@ -37,7 +37,7 @@ class Case:
         self.worker.left = 59.0
 
     def its_only_slot_killed_it(self):
-        self.job.avoid = self.worker, 0
+        self.job.excluded_worker = self.worker
 
     def its_slot_is_taken(self):
         self.worker.held[1] = self.job
@@ -48,14 +48,14 @@ class Case:
     def it_has_another_slot(self):
         self.worker.capacity = WorkerCapacity(2)
         self.worker.slots = 2
-        self.job.avoid = self.worker, 0
+        self.job.excluded_worker = self.worker
 
     def it_is_the_only_worker(self):
         self.pool.workers = 1
-        self.job.avoid = self.worker, 0
+        self.job.excluded_worker = self.worker
 
     def another_killed_it(self):
-        self.job.avoid = Worker("v", WorkerCapacity(1), self.pool), 0
+        self.job.excluded_worker = Worker("v", WorkerCapacity(1), self.pool)
 
     def others_have_setbacks(self):
         self.session.setbacks = Setbacks()

@@ -57,9 +57,9 @@ Smaller: a failure is forgotten, and must occur on two machines again before it 
 class Asides:
     """Sets workers aside for sessions, and lets them try again."""
 
-    def __init__(self, state: State, turns: Scheduler) -> None:
+    def __init__(self, state: State, scheduler: Scheduler) -> None:
         self._state = state
-        self._scheduler = turns
+        self._scheduler = scheduler
 
     def on_not_entered(
         self, worker: Worker, job: Job, dispatch: int, is_general: bool, reason: str, payload: Any
@@ -177,7 +177,7 @@ class Asides:
         for worker, aside in session.setbacks.aside.items():
             if not aside.is_due or aside.trial in worker.held:
                 continue
-            assigned = self._scheduler.give_one(session, worker)
+            assigned = self._scheduler.assign_trial(session, worker)
             for action in assigned:
                 aside.trial = action.jobs[0].dispatch
                 aside.is_due = False
@@ -210,7 +210,7 @@ class Asides:
             return []
         for worker in aside:
             self._welcome(worker, session)
-        return self._scheduler.fill_all(queue.pool)
+        return self._scheduler.assign_all(queue.pool)
 
     def _welcome(self, worker: Worker, session: Session) -> None:
         assert session.setbacks is not None

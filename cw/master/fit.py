@@ -30,7 +30,7 @@ def fit(job: Job, worker: Worker, despite_setbacks: bool = False) -> Fit:
         return NEVER
     if job.options is not None and job.min_time() > worker.left:
         return NEVER
-    if not despite_setbacks and must_avoid(job, worker):
+    if not despite_setbacks and is_excluded(job, worker):
         return NEVER
     return NOW if worker.is_idle else LATER
 
@@ -61,11 +61,6 @@ def is_aside(worker: Worker, session: Session) -> bool:
     return session.setbacks is not None and worker in session.setbacks.aside
 
 
-def must_avoid(job: Job, worker: Worker) -> bool:
+def is_excluded(job: Job, worker: Worker) -> bool:
     """True if the job's runner died on this worker's only slot, and there is another worker to try."""
-    return (
-        job.avoid is not None
-        and job.avoid[0] is worker
-        and worker.capacity.slots == 1
-        and worker.pool.workers > 1
-    )
+    return job.excluded_worker is worker and worker.capacity.slots == 1 and worker.pool.workers > 1

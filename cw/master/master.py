@@ -164,7 +164,7 @@ class Master:
                 "master.loss_forgiven", "%s was lost with its allocation: no job is charged for it", loss.name
             )
             self._lost.remove(loss)
-        self.perform(self.dispatcher.on_excused(key))
+        self.perform(self.dispatcher.on_forgiven(key))
 
     def drain(self, key: str) -> None:
         """Let this worker finish what runs, and leave, if it is connected."""
@@ -178,7 +178,7 @@ class Master:
             "ident": self.ident, "host": os.uname().nodename, "pid": os.getpid(),
             "location": location.of_this_process().as_text(), "waiting": waiting, "running": running,
             "clients": len(self.clients), "lost": [loss._asdict() for loss in self._lost],
-            "workers": [worker.describe() for worker in self.workers.values() if worker.is_known],
+            "workers": [worker.status() for worker in self.workers.values() if worker.is_known],
         }  # fmt: skip
 
     def leave(self, is_final: bool | None = None) -> None:

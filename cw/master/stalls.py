@@ -89,7 +89,7 @@ def stalled_by(pool: Pool, sessions: Iterable[Session], workers: Iterable[Worker
         if worker.pool is not pool:
             continue
         running = {dispatch for dispatch, job in worker.held.items() if job.started}
-        if worker.is_away or not running <= parents or len(running) < worker.usable:
+        if worker.is_away or not running <= parents or len(running) < worker.available:
             return frozenset()
         holding |= running
     return holding
@@ -121,7 +121,7 @@ def why_it_waits(obstacle: Obstacle, python: Python, why_unusable: str) -> str:
     if python in obstacle.pythons:
         if obstacle.seconds:
             return (
-                f"the next job needs {obstacle.seconds:g} s (min_time), and no worker is there for so long: it waits "
+                f"the next job needs {obstacle.seconds:g} s (min_time), and no worker is there that long: it waits "
                 "for one that is (such as one in a Slurm job with a longer --time)"
             )
         if obstacle.stalled_by:

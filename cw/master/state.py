@@ -147,7 +147,7 @@ class State:
             pool.idle[worker] = pool.has_capacity[worker] = None
             return
         pool.idle.pop(worker, None)
-        if worker.is_roomy and not worker.is_stuck:
+        if worker.has_capacity and not worker.is_stuck:
             pool.has_capacity[worker] = None
         else:
             pool.has_capacity.pop(worker, None)

@@ -70,7 +70,7 @@ class WorkerPeer(Peer):
         self._python = hello.python[0], hello.python[1]
         self._has_joined = False  # over this connection
         self._is_over = False  # it is gone for good, or has another connection
-        self._holdings: list[Inventory] = []  # named, and not yet passed to the policy
+        self._inventory: list[Inventory] = []  # named, and not yet passed to the policy
         self._ends_at = math.inf  # when its jobs will be stopped
         self._location = ""  # the text of its cw.location.Location
         self._is_draining = False
@@ -105,7 +105,7 @@ class WorkerPeer(Peer):
                         self.send(m.Depth(session, depth))
                 self._sessions.update(message.sessions)
             self.send(message)
-        if avoiding := [job for job in jobs if job.avoid is not None]:
+        if avoiding := [job for job in jobs if job.excluded_worker is not None]:
             self._send_avoid(avoiding)
         self.send(
             m.Dispatch(
@@ -123,9 +123,10 @@ class WorkerPeer(Peer):
         """Name the slots here on which runners of these jobs died, if it was here. It is rare, hence no column."""
         dispatches, slots = [], []
         for job in jobs:
-            if job.avoid is not None and job.avoid[0].key == self._key and job.avoid[1] >= 0:
+            worker, slot = job.excluded_worker, job.excluded_slot
+            if worker is not None and worker.key == self._key and slot is not None:
                 dispatches.append(job.dispatch)
-                slots.append(job.avoid[1])
+                slots.append(slot)
         if dispatches:
             self.send(m.Avoid(dispatches, slots))
 
@@ -151,7 +152,7 @@ class WorkerPeer(Peer):
         """Let the worker finish what runs, and leave."""
         self.send(m.Drain([self._key]))
 
-    def describe(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """The worker's entry in the cluster's status, for observers."""
         left = None if self._ends_at == math.inf else round(self._ends_at - time.monotonic(), 1)
         return {
@@ -200,7 +201,7 @@ class WorkerPeer(Peer):
     def _on_inventory(self, message: m.Inventory) -> None:
         if self._has_joined:
             raise ProtocolError("Inventory after it has joined")
-        self._holdings += zip(*message, strict=True)
+        self._inventory += zip(*message, strict=True)
 
     def _on_worker_info(self, message: m.WorkerInfo) -> None:
         self._location = message.location
@@ -215,7 +216,7 @@ class WorkerPeer(Peer):
         dispatcher = self._master.dispatcher
         if self._has_joined:
             raise ProtocolError("InventoryEnd a second time")
-        inventories, self._holdings = self._holdings, []
+        inventories, self._inventory = self._inventory, []
         self._has_joined = True
         self._sessions = set(message.sessions)
         slots = program.count(self._capacity.slots, "slot")
@@ -248,7 +249,9 @@ class WorkerPeer(Peer):
             lines.warning(
                 "master.slots_unusable", "%s cannot use all its slots now: a runner %s", self.name, reason
             )
-        self._master.perform(dispatcher.on_worker_usable(self._key, message.slots, message.blocked_sessions))
+        self._master.perform(
+            dispatcher.on_worker_capacity(self._key, message.slots, message.blocked_sessions)
+        )
         for session in message.blocked_sessions:
             if dispatcher.state.can_run(session):  # (otherwise the client is notified that its jobs wait)
                 self._master.remark(
