@@ -1,6 +1,7 @@
-"""A connected worker at the master: the sessions and objects that it has been sent, and its messages.
+"""A connected worker at the master: its messages, its orders, and its end.
 
     Connection ---> WorkerPeer ---> Dispatcher.on_*() ---> the master performs the actions
+                        '--- JobSender: what it is sent for its jobs
 
 All in here runs in the loop's thread.
 """
@@ -9,19 +10,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from cw import program
 from cw.errors import ProtocolError
 from cw.master import checks
 from cw.master.dispatch import Dispatcher
-from cw.master.jobs import Action, Inventory, Job, WorkerMessage
+from cw.master.job_sender import JobSender
+from cw.master.jobs import Action, Inventory, WorkerMessage
 from cw.master.peer import Peer, events, lines
 from cw.master.settings import AWAY, Settings
 from cw.net import messages as m
 from cw.net.connection import Connection
-from cw.net.objects import Key, ObjectCache, named_by
 from cw.requirements import WorkerCapacity
 
 _BEFORE_JOINING = (m.Inventory, m.InventoryEnd, m.WorkerInfo, m.Goodbye, m.Heartbeat)
@@ -74,8 +75,7 @@ class WorkerPeer(Peer):
         self._ends_at = math.inf  # when its jobs will be stopped
         self._location = ""  # the text of its cw.location.Location
         self._is_draining = False
-        self._sessions: set[int] = set()
-        self._objects = ObjectCache()
+        self.jobs = JobSender(connection, self._key, master.dispatcher.state.depth)
         self.attach(connection, checks.WorkerRules(self._capacity.slots))
         master.welcome(connection)
 
@@ -96,57 +96,6 @@ class WorkerPeer(Peer):
         if left := [dispatch for dispatch in message.dispatches if dispatch not in gone]:
             self.send(type(message)(left))
         return self._master.dispatcher.on_returned(self._key, sorted(gone)) if gone else []
-
-    def assign(self, jobs: list[Job]) -> None:
-        for message in self._objects.prepare(named_by(jobs)):
-            if type(message) is m.Objects:
-                for session in set(message.sessions) - self._sessions:
-                    if depth := self._master.dispatcher.state.depth(session):
-                        self.send(m.Depth(session, depth))
-                self._sessions.update(message.sessions)
-            self.send(message)
-        if avoiding := [job for job in jobs if job.excluded_worker is not None]:
-            self._send_avoid(avoiding)
-        self.send(
-            m.Dispatch(
-                [job.dispatch for job in jobs],
-                [job.session.key for job in jobs],
-                [job.number for job in jobs],
-                [job.function.number for job in jobs],
-                [0 if job.options_object is None else job.options_object.number for job in jobs],
-                [min(job.crashes + job.worker_losses + 1, 255) if job.notes else 1 for job in jobs],
-                [job.payload for job in jobs],
-            )
-        )
-
-    def _send_avoid(self, jobs: list[Job]) -> None:
-        """Name the slots here on which runners of these jobs died, if it was here. It is rare, hence no column."""
-        dispatches, slots = [], []
-        for job in jobs:
-            worker, slot = job.excluded_worker, job.excluded_slot
-            if worker is not None and worker.key == self._key and slot is not None:
-                dispatches.append(job.dispatch)
-                slots.append(slot)
-        if dispatches:
-            self.send(m.Avoid(dispatches, slots))
-
-    def close_session(self, key: int) -> None:
-        if key in self._sessions:
-            self._sessions.discard(key)
-            self._objects.forget_session(key)
-            for kind in m.Depth, m.Objects:  # (its jobs are withdrawn, or have been sent)
-                self.connection.withdraw(kind, {key})
-            self.send(m.CloseSession(key))
-
-    def close_unknown_sessions(self, known: Set[int]) -> None:
-        """Close sessions that ended while the worker was away."""
-        for key in self._sessions - known:
-            self.close_session(key)
-
-    def forget(self, keys: list[Key]) -> None:
-        """Let it forget these objects, which only jobs that it holds may still use."""
-        for message in self._objects.forget(keys):
-            self.send(message)
 
     def drain(self) -> None:
         """Let the worker finish what runs, and leave."""
@@ -218,7 +167,7 @@ class WorkerPeer(Peer):
             raise ProtocolError("InventoryEnd a second time")
         inventories, self._inventory = self._inventory, []
         self._has_joined = True
-        self._sessions = set(message.sessions)
+        self.jobs.on_inventory(message.sessions)
         slots = program.count(self._capacity.slots, "slot")
         described = (
             f"{self.connection.peer}: {slots}, Python {'.'.join(map(str, self._python))}"
