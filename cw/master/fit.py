@@ -48,12 +48,14 @@ def is_open(worker: Worker, queue: Queue) -> bool:
 
 def serves(worker: Worker, queue: Queue) -> bool:
     """True if the worker takes jobs of this queue."""
-    return not worker.is_draining and is_open(worker, queue)
+    if worker.is_draining or worker.pool is not queue.pool:
+        return False
+    return not worker.blocked_sessions or is_open(worker, queue)
 
 
 def takes_some(worker: Worker, queue: Queue) -> bool:
     """True if some jobs of this queue fit the worker: those without demands of their own. False: none does."""
-    return serves(worker, queue) and not is_aside(worker, queue.session)
+    return serves(worker, queue) and (queue.session.setbacks is None or not is_aside(worker, queue.session))
 
 
 def is_aside(worker: Worker, session: Session) -> bool:

@@ -311,7 +311,7 @@ class Scheduler:
         job = jobs[0]
         function, options, cost = job.function, job.options, _cost(job)
         held, slots, load, size = worker.held, worker.slots, worker.load, worker.size
-        most_jobs = room.jobs if goes_ahead(job) else slots
+        most_jobs = room.jobs if options is None or goes_ahead(job) else slots
         most_seconds, dispatched = room.seconds, self._dispatched
         has_turns, turn_jobs, turn_seconds = room.has_turns, room.turn_jobs, room.turn_seconds
         while True:
