@@ -323,7 +323,7 @@ def test_each_recall_is_answered_once():
 
 
 def test_what_a_worker_says_that_it_holds_is_bounded(monkeypatch):
-    monkeypatch.setattr(checks, "HOLDINGS", 3)
+    monkeypatch.setattr(checks, "INVENTORIES", 3)
     rules = WorkerRules(2)
     for _ in range(2):
         rules.check(m.Inventory([1, 2, 3], [1, 1, 1], [1, 2, 3], [0, 0, 0]))

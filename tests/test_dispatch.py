@@ -27,7 +27,7 @@ from cw.master.jobs import (
     Shape,
     attempt_counts,
 )
-from cw.master.scheduler import AVOID_TICKS, RECALL_BACKOFF_TICKS, TURN_JOBS
+from cw.master.scheduler import EXCLUDED_TICKS, RECALL_BACKOFF_TICKS, TURN_JOBS
 from cw.master.state import LOOK_PAST
 from cw.net import messages as m
 from cw.net.objects import Object as Function
@@ -351,8 +351,9 @@ def test_cancelled_jobs_that_never_went_anywhere_are_not_kept():
         d.on_submitted("s", jobs(number))
         d.on_cancelled("s", [number])
         d.check_invariants()
-    assert len(d.state.sessions["s"].queue.backlog) < 10
-    assert d.state.pools[Shape(PY)].rotation == deque() or d.state.sessions["s"].queue.backlog
+    (queue,) = d.state.sessions["s"].queues.values()
+    assert len(queue.backlog) < 10
+    assert d.state.pools[Shape(PY)].rotation == deque() or queue.backlog
 
 
 # --- counting ---------------------------------------------------------------------------------
@@ -415,12 +416,12 @@ def test_a_loss_is_taken_back_when_it_was_no_jobs_fault():
     d.on_submitted("s", jobs(1, 2))
     d.on_worker_lost("v", {**LOST, "worker_ident": "v"})
     d.on_worker_lost("w", {**LOST, "worker_ident": "w"})
-    (told,) = d.on_excused("v")
+    (told,) = d.on_forgiven("v")
     assert (
         told == SendToClient("s", attempt_counts(d.state.open_jobs("s")[1]))
         and d.state.open_jobs("s")[1].worker_losses == 0
     )
-    assert d.state.open_jobs("s")[2].worker_losses == 1 and d.on_excused("v") == []
+    assert d.state.open_jobs("s")[2].worker_losses == 1 and d.on_forgiven("v") == []
 
 
 # --- time that workers have left --------------------------------------------------------------
@@ -502,7 +503,7 @@ def test_a_death_that_nobody_reported_right_is_still_counted():
         d.on_submitted("s", jobs(1))
         d.on_runner_died("v", 1, {"slot": slot})
         job = d.state.open_jobs("s")[1]
-        assert job.crashes == 1 and 0 <= job.avoid[1] + 1 <= 2
+        assert job.crashes == 1 and job.excluded_slot is None
 
 
 # --- avoiding the slot where it died ----------------------------------------------------------
@@ -514,7 +515,7 @@ def test_a_job_waits_for_another_worker_than_the_one_where_it_died_but_not_for_e
     assert uncharged(d.on_runner_died("v", 1, NOTE)) == []
     d.check_invariants()
     assert d.wants_tick()
-    for _ in range(AVOID_TICKS - 1):
+    for _ in range(EXCLUDED_TICKS - 1):
         assert d.on_tick() == []
     assert assigned(d.on_tick()) == [("v", [1])]
 
@@ -544,7 +545,7 @@ def test_a_worker_with_more_slots_finds_another_one_itself():
     d = dispatcher("s", v=2)
     d.on_submitted("s", jobs(1))
     (action,) = uncharged(d.on_runner_died("v", 1, {"slot": 1}))
-    assert action.worker == "v" and action.jobs[0].avoid[1] == 1
+    assert action.worker == "v" and action.jobs[0].excluded_slot == 1
 
 
 def test_a_job_that_comes_back_from_where_it_should_go_instead_takes_what_it_gets():
@@ -650,13 +651,13 @@ def test_recalled_jobs_go_before_what_came_after_them():
 
 def test_a_worker_that_cannot_start_runners_gets_no_jobs_that_need_one():
     d = dispatcher("a", "b", w=2)
-    assert d.on_worker_usable("w", 1, ["b"]) == []
+    assert d.on_worker_capacity("w", 1, ["b"]) == []
     assert not d.state.can_run("b") and d.state.can_run("a")
     assert d.on_submitted("b", jobs(1)) == []
     assert assigned(d.on_submitted("a", jobs(1, 2))) == [("w", [1])]
     d.check_invariants()
     assert assigned(d.on_worker_joined("v", WorkerCapacity(1), PY)) == [("v", [1])]  # b's
-    assert assigned(d.on_worker_usable("w", 2, [])) == [("w", [2])]
+    assert assigned(d.on_worker_capacity("w", 2, [])) == [("w", [2])]
     assert d.state.can_run("b")
     d.check_invariants()
 
@@ -664,7 +665,7 @@ def test_a_worker_that_cannot_start_runners_gets_no_jobs_that_need_one():
 def test_what_a_worker_cannot_start_goes_to_others_and_comes_back_when_it_can():
     d = dispatcher("a", w=1)
     ((_, [job]),) = [(a.worker, a.jobs) for a in d.on_submitted("a", jobs(1))]
-    assert d.on_worker_usable("w", 0, ["a"]) == []
+    assert d.on_worker_capacity("w", 0, ["a"]) == []
     assert d.on_returned("w", [job.dispatch]) == []
     d.check_invariants()
     assert d.on_tick() == []
@@ -720,11 +721,15 @@ class Events:
         self.lost_with = {}  # by worker that was lost: the jobs charged for it
         self.started = set()  # jobs
         self.disturbed = set()  # sessions of which something came back
-        self.last_number = {}  # dispatched, by session
+        self.last_number = {}  # dispatched, by session and Python
         self.functions = {}
         self.usable = {}  # by worker that has said so: slots, the sessions for which there is none
         self.join(random.choice([1, 1, 2, 5]), PY)
         self.open(PY)
+
+    def python_for(self, job):
+        """The Python version that the job asks for."""
+        return self.python_of[job.session.key]
 
     # --- what the dispatcher decides ---
 
@@ -735,8 +740,9 @@ class Events:
         ):
             session = job.session.key
             if session not in self.disturbed:
-                assert job.number > self.last_number.get(session, 0), "first come first served"
-                self.last_number[session] = job.number
+                queue = session, self.python_for(job)
+                assert job.number > self.last_number.get(queue, 0), "first come first served"
+                self.last_number[queue] = job.number
         for action in actions:
             handle = getattr(self, "_" + kind(action).__name__)
             if type(action) in (SendToClient, SendToWorker):
@@ -756,7 +762,7 @@ class Events:
             assert session not in blocked_sessions
             name = session, job.number
             assert self.state[name] == "open" and session not in self.blocked
-            assert self.python_of[session] == worker.python
+            assert self.python_for(job) == worker.python
             assert name not in self.place, "it is held already"
             assert not (self.limit[name] == 1 and name in self.started), "attempts=1"
             assert self.min_time.get(name, 0) <= worker.left and not worker.is_draining
@@ -906,7 +912,7 @@ class Events:
 
     def tell_usable(self, key, slots, blocked_sessions):
         self.usable[key] = slots, blocked_sessions
-        self.perform(self.d.on_worker_usable(key, slots, blocked_sessions))
+        self.perform(self.d.on_worker_capacity(key, slots, blocked_sessions))
 
     def remove(self, key, charge):
         for dispatch in self.model.pop(key).held():
@@ -942,7 +948,7 @@ class Events:
             for name in self.lost_with.pop(key):
                 if self.state[name] == "open":
                     self.charges[name][1] -= 1
-            self.perform(self.d.on_excused(key))
+            self.perform(self.d.on_forgiven(key))
 
     def worker_drains(self, random):
         if key := some(random, self.model):
@@ -1112,7 +1118,7 @@ class Events:
             workers = [worker for worker in self.model.values() if worker.python == python]
             if all(worker.hangs or worker.is_draining or worker.left < math.inf for worker in workers):
                 self.join(1, python)
-        for turn in range(4 * AVOID_TICKS + len(self.state)):
+        for turn in range(4 * EXCLUDED_TICKS + len(self.state)):
             if turn < 4:
                 self.runner_dies(random)
                 self.call_is_not_entered(random)

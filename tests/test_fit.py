@@ -4,7 +4,7 @@ import pytest
 from asked import asked
 
 from cw.master.fit import LATER, NEVER, NOW, fit
-from cw.master.jobs import Aside, Job, Pool, Session, Setbacks, Shape, Worker
+from cw.master.jobs import Aside, Job, Pool, Queue, Session, Setbacks, Shape, Worker
 from cw.net.objects import Object
 from cw.requirements import WorkerCapacity
 
@@ -15,10 +15,10 @@ class Case:
     def __init__(self):
         self.pool = Pool(Shape((3, 11)))
         self.pool.workers = 2
-        self.session = Session(7, self.pool)
+        self.session = Session(7, (3, 11))
         self.worker = Worker("w", WorkerCapacity(1), self.pool)
         self.job = Job(1, Object(1), asked(min_time=60.0), b"")
-        self.job.session = self.session
+        self.job.session, self.job.queue = self.session, Queue(self.session, self.pool)
 
     def other_python(self):
         self.worker.pool = Pool(Shape((3, 12)))
@@ -37,7 +37,7 @@ class Case:
         self.worker.left = 59.0
 
     def its_only_slot_killed_it(self):
-        self.job.avoid = self.worker, 0
+        self.job.excluded_worker = self.worker
 
     def its_slot_is_taken(self):
         self.worker.held[1] = self.job
@@ -48,14 +48,14 @@ class Case:
     def it_has_another_slot(self):
         self.worker.capacity = WorkerCapacity(2)
         self.worker.slots = 2
-        self.job.avoid = self.worker, 0
+        self.job.excluded_worker = self.worker
 
     def it_is_the_only_worker(self):
         self.pool.workers = 1
-        self.job.avoid = self.worker, 0
+        self.job.excluded_worker = self.worker
 
     def another_killed_it(self):
-        self.job.avoid = Worker("v", WorkerCapacity(1), self.pool), 0
+        self.job.excluded_worker = Worker("v", WorkerCapacity(1), self.pool)
 
     def others_have_setbacks(self):
         self.session.setbacks = Setbacks()
@@ -79,3 +79,14 @@ def test_when_a_job_can_start_at_a_worker(answer, case):
     made = Case()
     case(made)
     assert fit(made.job, made.worker) is answer
+
+
+def test_setbacks_can_be_left_out_of_account():
+    for setback in Case.it_is_set_aside, Case.its_only_slot_killed_it:
+        made = Case()
+        setback(made)
+        assert fit(made.job, made.worker, despite_setbacks=True) is NOW
+    for demand in Case.its_time_ends_too_early, Case.it_drains:
+        made = Case()
+        demand(made)
+        assert fit(made.job, made.worker, despite_setbacks=True) is NEVER

@@ -323,7 +323,7 @@ def test_the_next_master_knows_the_options_of_the_jobs_that_wait():
 
 
 def test_at_every_hop_few_of_many_options_are_kept(monkeypatch):
-    for module in (simulation, cw.master.worker_peer, cw.client.object_sender):
+    for module in (simulation, cw.master.job_sender, cw.client.object_sender):
         monkeypatch.setattr(module, "ObjectCache", lambda: ObjectCache(most_objects=16))
     monkeypatch.setattr(cw.client.objects, "KEPT_OBJECTS", 16)
     sim = Simulation(1)

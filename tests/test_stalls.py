@@ -31,7 +31,7 @@ def test_each_obstacle_is_told_in_its_own_words():
     assert "the next job needs 60 s (min_time)" in why_it_waits(d.state.obstacle("s"), PY, "")
     d.on_submitted("s", jobs(2))
     d.on_cancelled("s", [1])
-    d.on_worker_usable("w", 0, [])
+    d.on_worker_capacity("w", 0, [])
     assert "process for this program's jobs (w: it cannot)" in why_it_waits(
         d.state.obstacle("s"), PY, "w: it cannot"
     )

@@ -18,12 +18,13 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from cw.master.fit import is_aside, serves
+from cw.master.fit import NEVER, fit, is_aside, serves
 from cw.master.jobs import (
     Action,
     Aside,
     Deliver,
     Job,
+    Queue,
     ReportAside,
     SendToWorker,
     Session,
@@ -56,9 +57,9 @@ Smaller: a failure is forgotten, and must occur on two machines again before it 
 class Asides:
     """Sets workers aside for sessions, and lets them try again."""
 
-    def __init__(self, state: State, turns: Scheduler) -> None:
+    def __init__(self, state: State, scheduler: Scheduler) -> None:
         self._state = state
-        self._scheduler = turns
+        self._scheduler = scheduler
 
     def on_not_entered(
         self, worker: Worker, job: Job, dispatch: int, is_general: bool, reason: str, payload: Any
@@ -112,8 +113,8 @@ class Asides:
         others = [
             other
             for other in self._state.workers.values()
-            if _is_usable(other, session)
-            and other.left >= job.min_time()
+            if other.slots > 0
+            and fit(job, other, despite_setbacks=True) is not NEVER
             and other not in failed
             and other not in job.unfit
         ]
@@ -176,12 +177,11 @@ class Asides:
         for worker, aside in session.setbacks.aside.items():
             if not aside.is_due or aside.trial in worker.held:
                 continue
-            if worker.is_idle and _is_usable(worker, session):
-                assigned = self._scheduler.give_one(session, worker)
-                for action in assigned:
-                    aside.trial = action.jobs[0].dispatch
-                    aside.is_due = False
-                actions += assigned
+            assigned = self._scheduler.assign_trial(session, worker)
+            for action in assigned:
+                aside.trial = action.jobs[0].dispatch
+                aside.is_due = False
+            actions += assigned
         return actions
 
     def on_worker_gone(self, worker: Worker) -> None:
@@ -196,18 +196,21 @@ class Asides:
         """Use set-aside workers again for sessions that have no others left: workers are gone or cannot be used."""
         actions: list[Action] = []
         for session in self._state.sessions.values():
-            if (
-                session.setbacks is not None
-                and session.setbacks.aside
-                and not any(
-                    _is_usable(worker, session) and not is_aside(worker, session)
-                    for worker in self._state.workers.values()
-                )
-            ):
-                for worker in list(session.setbacks.aside):
-                    self._welcome(worker, session)
-                actions += self._scheduler.fill_all(session.queue.pool)
+            for queue in session.queues.values() if session.setbacks is not None else ():
+                actions += self._look_again(session, queue)
         return actions
+
+    def _look_again(self, session: Session, queue: Queue) -> list[Action]:
+        assert session.setbacks is not None
+        aside = [worker for worker in session.setbacks.aside if worker.pool is queue.pool]
+        if not aside or any(
+            worker.slots > 0 and serves(worker, queue) and not is_aside(worker, session)
+            for worker in self._state.workers.values()
+        ):
+            return []
+        for worker in aside:
+            self._welcome(worker, session)
+        return self._scheduler.assign_all(queue.pool)
 
     def _welcome(self, worker: Worker, session: Session) -> None:
         assert session.setbacks is not None
@@ -228,11 +231,6 @@ def sentences(workers: Iterable[tuple[str, str]]) -> list[str]:
             f"{reason}. Its jobs go to other workers, and in {RETRY_SECONDS / 60:g} minutes one is tried there again"
         )
     return texts
-
-
-def _is_usable(worker: Worker, session: Session) -> bool:
-    """True if it could take a job of this session, now or in a moment."""
-    return worker.slots > 0 and serves(worker, session)
 
 
 def _is_under_way(workers: Iterable[Worker], job: Job, is_general: bool) -> bool:

@@ -41,10 +41,10 @@ SLACK = 2
 NOTES = 20
 """Most notes on the earlier attempts of one job; the latest are kept."""
 
-HOLDINGS = 1_000_000
+INVENTORIES = 1_000_000
 """Most jobs, ended or not, that a worker may report to hold."""
 
-HANDED_IN_JOBS = 8 * 1024**2
+RESUBMITTED_JOBS = 8 * 1024**2
 """Most jobs that a client which is back may resubmit: they went through the window of a previous master, which this one
 does not know."""
 
@@ -202,7 +202,7 @@ class ClientRules(Rules):
         if numbers and first <= self._submitted:
             raise ProtocolError("jobs that were submitted over this connection before")
         is_again = bool(numbers) and numbers[-1] <= self._resubmitted_up_to
-        most = HANDED_IN_JOBS if is_again else SLACK * self.window_jobs
+        most = RESUBMITTED_JOBS if is_again else SLACK * self.window_jobs
         if len(jobs) + len(numbers) > most:
             raise ProtocolError(f"more jobs than its window of {self.window_jobs}")
         objects = self._objects.by_number
@@ -235,19 +235,19 @@ class WorkerRules(Rules):
         self.recalls = 0
         """Number of Recalls that were sent and not answered yet."""
         self._slots = slots
-        self._holdings = 0
+        self._named = 0
 
     def _on_results(self, message: m.Results) -> None:
         if max(message.statuses, default=0) > m.TIMEOUT:
             raise ProtocolError("a result that is neither done nor an error nor late")
 
     def _on_inventory(self, message: m.Inventory) -> None:
-        self._holdings += len(message.dispatches)
-        if self._holdings > HOLDINGS:
-            raise ProtocolError(f"it holds {self._holdings} jobs")
+        self._named += len(message.dispatches)
+        if self._named > INVENTORIES:
+            raise ProtocolError(f"it holds {self._named} jobs")
 
     def _on_inventory_end(self, message: m.InventoryEnd) -> None:
-        self._holdings = 0
+        self._named = 0
 
     def _on_capacity(self, message: m.Capacity) -> None:
         if not 0 <= message.slots <= self._slots:
@@ -258,7 +258,7 @@ class WorkerRules(Rules):
             raise ProtocolError("a reason that is longer than its payload")
 
     def _on_lent(self, message: m.Lent) -> None:
-        if message.extra > HOLDINGS or len(message.floors) > self._slots:
+        if message.extra > INVENTORIES or len(message.floors) > self._slots:
             raise ProtocolError("it lends more slots than it has")
 
     def _on_recalled(self, message: m.Recalled) -> None:

@@ -70,7 +70,7 @@ class ClientPeer(Peer):
         self._ident, self._secret = hello.ident, hello.secret
         self._python = tuple(hello.python)
         self._rules: checks.ClientRules
-        self._resumption = Resumption(master.settings.client_grace, checks.HANDED_IN_JOBS)
+        self._resumption = Resumption(master.settings.client_grace, checks.RESUBMITTED_JOBS)
         self._wait = Wait()
         self._lost: list[m.Lost] = []  # to be sent when the client is back
         self._objects = SessionObjects(key)

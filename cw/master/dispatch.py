@@ -28,6 +28,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from cw.master.asides import Asides
@@ -83,7 +85,7 @@ class Dispatcher:
         worker = self.state.workers[key] = Worker(key, capacity, self.state.pool(Shape(python)))
         worker.left = left
         worker.pool.workers += 1
-        return self._reconciler.take_in(worker, inventories) + self._scheduler.fill_one(worker)
+        return self._reconciler.on_inventory(worker, inventories) + self._scheduler.assign_to(worker)
 
     def on_worker_away(self, key: WorkerKey) -> list[Action]:
         """The worker's connection broke. It may be back in a moment; nothing is sent to it meanwhile."""
@@ -98,10 +100,10 @@ class Dispatcher:
         worker = self.state.workers[key]
         worker.is_away = worker.recalling = worker.is_stuck = False
         worker.recall_backoff = 0
-        worker.usable, worker.blocked_sessions = worker.capacity.slots, frozenset()
+        worker.available, worker.blocked_sessions = worker.capacity.slots, frozenset()
         self._scheduler.lend(worker, 0, ())
         actions = self._reconciler.on_worker_back(worker, inventories)
-        return actions + self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
+        return actions + self._scheduler.assign_all(worker.pool) + self._scheduler.assign_to(worker)
 
     def on_worker_draining(self, key: WorkerKey) -> list[Action]:
         """The worker accepts no more jobs. Its unstarted jobs come back by on_returned."""
@@ -110,22 +112,22 @@ class Dispatcher:
         self.state.note_room(worker)
         return self._asides.look_again()
 
-    def on_worker_usable(
+    def on_worker_capacity(
         self, key: WorkerKey, slots: int, blocked_sessions: Iterable[SessionKey]
     ) -> list[Action]:
         """The worker can use `slots` of its slots now, and none for `blocked_sessions`. It returns what it cannot
         start."""
         worker = self.state.workers[key]
-        worker.usable, worker.blocked_sessions = slots, frozenset(blocked_sessions)
+        worker.available, worker.blocked_sessions = slots, frozenset(blocked_sessions)
         self._scheduler.lend(worker, worker.extra, worker.floors)
-        return self._asides.look_again() + self._scheduler.fill_one(worker)
+        return self._asides.look_again() + self._scheduler.assign_to(worker)
 
     def on_lent(self, key: WorkerKey, extra: int, floors: Sequence[int]) -> list[Action]:
         """The worker runs `extra` jobs beyond one for each taken slot. `floors`: for each slot that is lent and free,
         the depth that a session must exceed."""
         worker = self.state.workers[key]
         self._scheduler.lend(worker, extra, floors)
-        return self._scheduler.fill_lent(worker.pool) + self._scheduler.fill_one(worker)
+        return self._scheduler.assign_lent(worker.pool) + self._scheduler.assign_to(worker)
 
     def on_time_left(self, key: WorkerKey, left: float) -> None:
         """The worker's jobs will be stopped after `left` seconds: jobs that need more do not start there."""
@@ -140,7 +142,7 @@ class Dispatcher:
         worker was draining, since then its end was intended."""
         return self._remove_worker(key, None if self.state.workers[key].is_draining else note)
 
-    def on_excused(self, key: WorkerKey) -> list[Action]:
+    def on_forgiven(self, key: WorkerKey) -> list[Action]:
         """The worker was lost, and by now it is known that no job was the reason: its charges are taken back."""
         jobs = [
             job
@@ -158,11 +160,11 @@ class Dispatcher:
             if job.cancelled:
                 self._reconciler.drop_orphan(job, worker)
             else:
-                job.avoid = None  # the worker that should take it instead gave it back
+                job.excluded_worker = None  # the worker that should take it instead gave it back
                 again.append(job)
         self.state.requeue(again)
         # Other workers first: this one was asked to give the jobs up.
-        return self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
+        return self._scheduler.assign_all(worker.pool) + self._scheduler.assign_to(worker)
 
     def on_recalled(self, key: WorkerKey, dispatches: Sequence[int]) -> list[Action]:
         """The worker answered a Recall with these jobs."""
@@ -180,11 +182,11 @@ class Dispatcher:
             if job.cancelled:
                 self._reconciler.drop_orphan(job, worker)
             elif job.attempts() == 1:
-                actions.append(self.state.give_up(job, "its worker was told to end while it ran"))
+                actions.append(self.state.give_up(job, "its worker had to end while it ran"))
             else:
                 again.append(job)
         self.state.requeue(again)
-        return actions + self._scheduler.fill_all(worker.pool)
+        return actions + self._scheduler.assign_all(worker.pool)
 
     def on_not_entered(
         self, key: WorkerKey, dispatch: int, is_general: bool, reason: str, payload: Any
@@ -201,7 +203,7 @@ class Dispatcher:
                 self._reconciler.drop_orphan(job, worker)
             else:
                 actions += self._asides.on_not_entered(worker, job, dispatch, is_general, reason, payload)
-        return actions + self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
+        return actions + self._scheduler.assign_all(worker.pool) + self._scheduler.assign_to(worker)
 
     def on_aside_reported(self, key: SessionKey) -> list[Action]:
         """Notify the client of workers that are set aside: called some seconds after SetAside."""
@@ -271,8 +273,8 @@ class Dispatcher:
         actions = [action for session, out in outs.items() for action in self._deliver(worker, session, out)]
         if dropped:
             actions.append(SendToWorker(key, m.Release(dropped)))
-        if worker.is_roomy:
-            actions += self._scheduler.fill_one(worker)
+        if worker.has_capacity:
+            actions += self._scheduler.assign_to(worker)
         return actions
 
     def _deliver(self, worker: Worker, session: Session, out: Deliver) -> list[Action]:
@@ -311,29 +313,29 @@ class Dispatcher:
                 job.crashes += 1
                 job.notes += (note,)
                 slot = note.get("slot")
-                job.avoid = worker, slot if isinstance(slot, int) and 0 <= slot < worker.slots else -1
+                is_slot = isinstance(slot, int) and 0 <= slot < worker.slots
+                job.excluded_worker, job.excluded_slot = worker, slot if is_slot else None
                 if job.crashes >= job.attempts():
                     actions.append(self.state.give_up(job, "its runner died"))
                 else:
                     actions.append(SendToClient(job.session.key, attempt_counts(job)))
                     self.state.requeue([job])
-        return actions + self._scheduler.fill_all(worker.pool) + self._scheduler.fill_one(worker)
+        return actions + self._scheduler.assign_all(worker.pool) + self._scheduler.assign_to(worker)
 
     # --- sessions ---
 
     def on_session_opened(self, key: SessionKey, python: Python, depth: int = 0, parent: int = 0) -> None:
         """A client has come. If it is in a job: `depth` says how deep, `parent` is that job's dispatch number."""
-        self.state.sessions[key] = Session(key, self.state.pool(Shape(python)), depth, parent)
+        session = self.state.sessions[key] = Session(key, python, depth, parent)
+        self.state.queue(session, None)
 
     def on_submitted(self, key: SessionKey, jobs: Sequence[Job]) -> list[Action]:
         session = self.state.sessions[key]
-        session.queue.backlog.extend(jobs)
-        known = session.jobs
-        for job in jobs:
-            job.session = session
-            known[job.number] = job
-        self.state.wait(session.queue)
-        return self._scheduler.fill_all(session.queue.pool)
+        self.state.add(session, jobs)
+        for queue, alike in groupby(jobs, attrgetter("queue")):
+            queue.backlog.extend(alike)
+            self.state.wait(queue)
+        return self._scheduler.assign_for(session)
 
     def on_session_absent(self, key: SessionKey) -> list[Action]:
         """The client is gone without goodbye: its jobs are not dispatched, and unstarted ones are taken back."""
@@ -342,7 +344,7 @@ class Dispatcher:
     def on_session_resumed(self, key: SessionKey) -> list[Action]:
         """The client is back, at this master or from another: it resubmits its open jobs."""
         session = self.state.sessions[key]
-        return self._reconciler.on_session_resumed(session) + self._scheduler.fill_all(session.queue.pool)
+        return self._reconciler.on_session_resumed(session) + self._scheduler.assign_for(session)
 
     def on_resubmitted(self, key: SessionKey, jobs: Iterable[Job], were_here: bool) -> list[Action]:
         """The client resubmits jobs that it submitted before, to this master (`were_here`) or another."""
@@ -357,7 +359,7 @@ class Dispatcher:
         # The client has cancelled what it has not resubmitted.
         actions = self.on_cancelled(key, sorted(session.unconfirmed))
         actions += self._reconciler.on_settled(session, is_complete)
-        return merged(actions) + self._scheduler.fill_all(session.queue.pool)
+        return merged(actions) + self._scheduler.assign_for(session)
 
     def on_received(self, key: SessionKey, count: int) -> list[Action]:
         """The client has the first `count` of the results that were delivered since it connected."""
@@ -375,21 +377,21 @@ class Dispatcher:
             for job in jobs:
                 session.settling.pop(job.number, None)
         actions = self.state.cancel(jobs)
-        queue = session.queue
-        if len(queue.backlog) > 2 * len(session.jobs):  # at least half of it was cancelled
-            queue.drop_cancelled()
-            if not queue:
-                self.state.stop_waiting(queue)
+        queues = session.queues.values()
+        if sum(len(queue.backlog) for queue in queues) > 2 * len(session.jobs):  # at least half is cancelled
+            for queue in queues:
+                queue.drop_cancelled()
+            self.state.stop_waiting(*(queue for queue in queues if not queue))
         return actions
 
     def on_session_closed(self, key: SessionKey) -> list[Action]:
         """The session is over. Its jobs keep their slots until the workers have returned them."""
         session = self.state.sessions.pop(key)
-        self.state.stop_waiting(session.queue)
+        self.state.stop_waiting(*session.queues.values())
         jobs = list(session.jobs.values())
         session.jobs.clear()
-        session.queue.backlog.clear()
-        session.queue.requeued.clear()
+        for queue in session.queues.values():
+            queue.clear()
         session.settling = None
         self._reconciler.on_session_closed(key)
         return self.state.cancel(jobs)
@@ -399,10 +401,10 @@ class Dispatcher:
         session = self.state.sessions[key]
         session.is_blocked = is_blocked
         if is_blocked:
-            self.state.stop_waiting(session.queue)
+            self.state.stop_waiting(*session.queues.values())
             return []
-        self.state.wait(session.queue)
-        return self._scheduler.fill_all(session.queue.pool)
+        self.state.wait(*session.queues.values())
+        return self._scheduler.assign_for(session)
 
     # --- time ---
 
@@ -440,7 +442,7 @@ class Dispatcher:
                 again.append(job)
         self.state.requeue(again)
         self._reconciler.on_worker_gone(worker)
-        return actions + self._asides.look_again() + self._scheduler.fill_all(pool)
+        return actions + self._asides.look_again() + self._scheduler.assign_all(pool)
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself. For tests."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from cw.master.jobs import Job, Session, Worker
+from cw.master.jobs import Job, Queue, Session, Worker
 
 
 class Fit(Enum):
@@ -23,22 +23,39 @@ class Fit(Enum):
 NOW, LATER, NEVER = Fit
 
 
-def fit(job: Job, worker: Worker) -> Fit:
-    """Decide when this job can start at this worker."""
-    if not serves(worker, job.session) or is_aside(worker, job.session):
+def fit(job: Job, worker: Worker, despite_setbacks: bool = False) -> Fit:
+    """Decide when this job can start at this worker. `despite_setbacks`: even if the worker is set aside for the job's
+    session, or if the job's runner died there."""
+    if not (serves(worker, job.queue) if despite_setbacks else takes_some(worker, job.queue)):
         return NEVER
-    if (job.options is not None and job.min_time() > worker.left) or must_avoid(job, worker):
+    if job.options is not None and job.min_time() > worker.left:
+        return NEVER
+    if not despite_setbacks and is_excluded(job, worker):
         return NEVER
     return NOW if worker.is_idle else LATER
 
 
-def serves(worker: Worker, session: Session) -> bool:
-    """True if the worker takes jobs of this session."""
-    return (
-        worker.pool is session.queue.pool
-        and not worker.is_draining
-        and session.key not in worker.blocked_sessions
-    )
+def goes_ahead(job: Job) -> bool:
+    """True if the job may be sent before a slot is free. One with a `min_time` may not: it would start later, when less
+    time is left."""
+    return job.options is None or not job.min_time()
+
+
+def is_open(worker: Worker, queue: Queue) -> bool:
+    """True if jobs of this queue can use slots of the worker, as long as it does not drain."""
+    return worker.pool is queue.pool and queue.session.key not in worker.blocked_sessions
+
+
+def serves(worker: Worker, queue: Queue) -> bool:
+    """True if the worker takes jobs of this queue."""
+    if worker.is_draining or worker.pool is not queue.pool:
+        return False
+    return not worker.blocked_sessions or is_open(worker, queue)
+
+
+def takes_some(worker: Worker, queue: Queue) -> bool:
+    """True if some jobs of this queue fit the worker: those without demands of their own. False: none does."""
+    return serves(worker, queue) and (queue.session.setbacks is None or not is_aside(worker, queue.session))
 
 
 def is_aside(worker: Worker, session: Session) -> bool:
@@ -46,11 +63,6 @@ def is_aside(worker: Worker, session: Session) -> bool:
     return session.setbacks is not None and worker in session.setbacks.aside
 
 
-def must_avoid(job: Job, worker: Worker) -> bool:
+def is_excluded(job: Job, worker: Worker) -> bool:
     """True if the job's runner died on this worker's only slot, and there is another worker to try."""
-    return (
-        job.avoid is not None
-        and job.avoid[0] is worker
-        and worker.capacity.slots == 1
-        and worker.pool.workers > 1
-    )
+    return job.excluded_worker is worker and worker.capacity.slots == 1 and worker.pool.workers > 1

@@ -44,12 +44,14 @@ class Job:
     """One call, from its submission until its result has been delivered."""
 
     __slots__ = (
-        "session", "number", "function", "options_object", "options", "payload", "dispatch", "worker", "cost",
-        "started", "cancelled", "crashes", "worker_losses", "notes", "avoid", "unfit",
+        "session", "queue", "number", "function", "options_object", "options", "payload", "dispatch", "worker", "cost",
+        "started", "cancelled", "crashes", "worker_losses", "notes", "excluded_worker", "excluded_slot", "unfit",
     )  # fmt: skip
 
     def __init__(self, number: int, function: Object, options: Object | None, payload: Any) -> None:
-        self.session: Session = None  # type: ignore[assignment]  # set by on_submitted
+        # Both are set when it is submitted.
+        self.session: Session = None  # type: ignore[assignment]
+        self.queue: Queue = None  # type: ignore[assignment]  # where it waits when no worker holds it
         self.number = number
         self.function = function
         self.options_object = options  # what travels
@@ -63,7 +65,9 @@ class Job:
         self.crashes = 0
         self.worker_losses = 0
         self.notes: tuple[dict[str, Any], ...] = ()
-        self.avoid: tuple[Worker, int] | None = None  # worker and slot where its runner died last
+        # Worker where its runner died last, until it need not go elsewhere any more; and the slot there, if known.
+        self.excluded_worker: Worker | None = None
+        self.excluded_slot: int | None = None
         self.unfit: tuple[Worker, ...] = ()  # workers where its call could not be entered
 
     def attempts(self) -> int:
@@ -96,7 +100,7 @@ class Pool:
         self.has_capacity: dict[Worker, None] = {}
         self.ahead: dict[Worker, None] = {}
         self.lending: dict[Worker, None] = {}  # workers with a slot that is lent and free (with `floors`)
-        self.waited = 0  # ticks in which a job waited while the slot that it avoids was idle
+        self.waited = 0  # ticks in which a job waited while a worker was idle
 
 
 class Queue:
@@ -134,22 +138,27 @@ class Queue:
         self.backlog = deque(job for job in self.backlog if job.worker is None)
         self.requeued = deque(job for job in self.requeued if job.worker is None)
 
+    def clear(self) -> None:
+        self.backlog.clear()
+        self.requeued.clear()
+
     def drop_cancelled(self) -> None:
         """Remove cancelled jobs, to free their payloads."""
         self.backlog = deque(job for job in self.backlog if not job.cancelled)
 
 
 class Session:
-    """One client's life, over reconnects: its open jobs, and the queue of those that wait."""
+    """One client's life, over reconnects: its open jobs, and the queues of those that wait."""
 
     __slots__ = (
-        "key", "queue", "jobs", "settling", "unconfirmed", "delivered", "unacknowledged",
+        "key", "python", "queues", "jobs", "settling", "unconfirmed", "delivered", "unacknowledged",
         "is_blocked", "is_absent", "has_run", "setbacks", "depth", "parent",
     )  # fmt: skip
 
-    def __init__(self, key: SessionKey, pool: Pool, depth: int = 0, parent: int = 0) -> None:
+    def __init__(self, key: SessionKey, python: Python, depth: int = 0, parent: int = 0) -> None:
         self.key = key
-        self.queue = Queue(self, pool)  # all its jobs are of one shape
+        self.python = python
+        self.queues: dict[Shape, Queue] = {}
         self.depth = depth  # if the client is in a job: one more than the depth of the job's session
         self.parent = parent  # the dispatch number of that job, or 0
         self.jobs: dict[int, Job] = {}
@@ -196,15 +205,15 @@ class Worker:
     """One worker: its slots, and the jobs that it holds."""
 
     __slots__ = (
-        "key", "slots", "usable", "extra", "floors", "capacity", "blocked_sessions", "left", "pool", "held", "load",
+        "key", "slots", "available", "extra", "floors", "capacity", "blocked_sessions", "left", "pool", "held", "load",
         "size", "ended", "recalling", "recall_backoff", "is_stuck", "is_draining", "is_away",
     )  # fmt: skip
 
     def __init__(self, key: WorkerKey, capacity: WorkerCapacity, pool: Pool) -> None:
         self.key = key
         self.capacity = capacity
-        self.slots = capacity.slots  # jobs that run there at a time: usable + extra
-        self.usable = capacity.slots  # slots that can be used now
+        self.slots = capacity.slots  # jobs that run there at a time: available + extra
+        self.available = capacity.slots  # slots that can be used now
         self.extra = 0  # running jobs beyond one for each taken slot: those that wait for jobs of their own
         # One for each slot that is lent and free: a session must be deeper than this to use it.
         self.floors: list[int] = []
@@ -226,7 +235,7 @@ class Worker:
         return len(self.held) < self.slots and not (self.is_draining or self.is_away)
 
     @property
-    def is_roomy(self) -> bool:
+    def has_capacity(self) -> bool:
         """True if more should be sent ahead. With many short jobs held, not before half of them are done:
         a full frame now and then costs less than a few jobs at each wakeup."""
         count, full = len(self.held), self.slots * AHEAD_SECONDS

@@ -120,7 +120,7 @@ class Master:
         del self.clients[key]
         self.perform(self.dispatcher.on_session_closed(key))
         for worker in self.workers.values():
-            worker.close_session(key)
+            worker.jobs.close_session(key)
 
     def note_worker(self, key: str, is_there: bool) -> None:
         """Note that a worker has joined, or is gone for good."""
@@ -147,7 +147,7 @@ class Master:
     def forget_objects(self, keys: list[Key]) -> None:
         """Let workers forget objects that a client will not use again."""
         for worker in self.workers.values():
-            worker.forget(keys)
+            worker.jobs.forget_objects(keys)
 
     def note_lost(self, loss: Loss) -> None:
         """Keep this loss for observers."""
@@ -164,7 +164,7 @@ class Master:
                 "master.loss_forgiven", "%s was lost with its allocation: no job is charged for it", loss.name
             )
             self._lost.remove(loss)
-        self.perform(self.dispatcher.on_excused(key))
+        self.perform(self.dispatcher.on_forgiven(key))
 
     def drain(self, key: str) -> None:
         """Let this worker finish what runs, and leave, if it is connected."""
@@ -178,7 +178,7 @@ class Master:
             "ident": self.ident, "host": os.uname().nodename, "pid": os.getpid(),
             "location": location.of_this_process().as_text(), "waiting": waiting, "running": running,
             "clients": len(self.clients), "lost": [loss._asdict() for loss in self._lost],
-            "workers": [worker.describe() for worker in self.workers.values() if worker.is_known],
+            "workers": [worker.status() for worker in self.workers.values() if worker.is_known],
         }  # fmt: skip
 
     def leave(self, is_final: bool | None = None) -> None:
@@ -250,7 +250,7 @@ class Master:
         if now > self._leftovers_end_at:
             self.perform(self.dispatcher.on_orphans_expired())
             for worker in self.workers.values():
-                worker.close_unknown_sessions(self.clients.keys())
+                worker.jobs.close_unknown_sessions(self.clients.keys())
         return True
 
     def _on_recall_tick(self, now: float) -> bool:
@@ -292,7 +292,7 @@ class Master:
 _PERFORM: dict[type, Callable[[Master, Any], list[Action] | None]] = {
     SendToWorker: lambda master, action: master.workers[action.worker].order(action.message),
     SendToClient: lambda master, action: master.clients[action.session].send(action.message),
-    Assign: lambda master, action: master.workers[action.worker].assign(action.jobs),
+    Assign: lambda master, action: master.workers[action.worker].jobs.send_jobs(action.jobs),
     Deliver: lambda master, action: master.clients[action.session].deliver_results(action),
     GiveUp: lambda master, action: master.clients[action.session].give_up(action),
     SetAside: Master._set_aside,

@@ -1,7 +1,7 @@
 """Part of the master's policy about what comes back: jobs that workers hold although their client or master was away.
 
-A worker that joins or is back names the dispatches that it holds (*holdings*): running, unstarted, or finished with the
-outcome kept. A holding whose job is open here is *adopted*. One whose job has not been submitted here (yet) is an
+A worker that joins or is back names the dispatches that it holds, its *inventory*: running, unstarted, or finished with
+the outcome kept. One whose job is open here is *adopted*. One whose job has not been submitted here (yet) is an
 *orphan*: it takes its slot, and is adopted when the client submits its job, or refused if no client does.
 """
 
@@ -13,6 +13,7 @@ from cw.master.jobs import (
     Action,
     Inventory,
     Job,
+    Queue,
     SendToClient,
     SendToWorker,
     Session,
@@ -29,7 +30,7 @@ from cw.net.objects import Object
 
 
 class Reconciler:
-    """Keeps orphans, and matches holdings with jobs."""
+    """Keeps orphans, and matches inventories with jobs."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -38,10 +39,10 @@ class Reconciler:
 
     # --- a worker was away ---
 
-    def take_in(self, worker: Worker, inventories: Sequence[Inventory]) -> list[Action]:
-        """Adopt, remember or refuse the holdings of a worker that has joined or is back."""
+    def on_inventory(self, worker: Worker, inventories: Sequence[Inventory]) -> list[Action]:
+        """Adopt, remember or refuse what a worker holds that has joined or is back."""
         actions: list[Action] = []
-        adopted: set[Session] = set()
+        adopted: dict[Queue, None] = {}
         delivered: dict[Session, set[int]] = {}
         for dispatch, key, number, state in inventories:
             session = self._state.sessions.get(key)
@@ -51,7 +52,7 @@ class Reconciler:
                 actions += self._hear_again(held, worker, state)
             elif job is not None:
                 actions += self.adopt(job, worker, dispatch, state)
-                adopted.add(job.session)
+                adopted[job.queue] = None
             elif session is None or session.is_absent or session.settling is not None:
                 self._place(worker, dispatch, state, key, number)
                 actions += self._add_orphan(key, number, (worker, dispatch, state))
@@ -61,16 +62,16 @@ class Reconciler:
                 if dispatch not in delivered[session]:  # otherwise the client is about to acknowledge it
                     self._place(worker, dispatch, state, key, number)
                     actions += self._refuse(worker, dispatch, state)
-        for session in adopted:
-            session.queue.drop_held()
-            if not session.queue:
-                self._state.stop_waiting(session.queue)
+        for queue in adopted:
+            queue.drop_held()
+            if not queue:
+                self._state.stop_waiting(queue)
         self._state.note_room(worker)
         return merged(actions)
 
     def on_worker_back(self, worker: Worker, inventories: Sequence[Inventory]) -> list[Action]:
         """A worker is back: it no longer has what it does not name."""
-        named = {holding[0] for holding in inventories}
+        named = {held_job[0] for held_job in inventories}
         actions: list[Action] = []
         again = []
         for job in self._state.release(
@@ -83,12 +84,12 @@ class Reconciler:
             else:
                 again.append(job)
         self._state.requeue(again)
-        return actions + self.take_in(worker, inventories)
+        return actions + self.on_inventory(worker, inventories)
 
     def on_worker_gone(self, worker: Worker) -> None:
         """A worker is gone for good: remove its orphans."""
         for orphans in self.orphans.values():
-            for number in [number for number, holding in orphans.items() if holding[0] is worker]:
+            for number in [number for number, held_job in orphans.items() if held_job[0] is worker]:
                 del orphans[number]
 
     def _hear_again(self, job: Job, worker: Worker, state: int) -> list[Action]:
@@ -138,7 +139,7 @@ class Reconciler:
             job.session.settling.pop(job.number, None)
         self._state.release(worker, [dispatch])  # its placeholder (see `_place`)
         job.started = False
-        job.avoid = None
+        job.excluded_worker = None
         self._state.hold(job, worker, dispatch)
         if state == FINISHED:
             actions.append(SendToWorker(worker.key, m.Claim([dispatch])))
@@ -161,23 +162,23 @@ class Reconciler:
     def _place(self, worker: Worker, dispatch: int, state: int, key: SessionKey, number: int) -> None:
         """Put a placeholder for an unknown job at the worker, since it takes a slot there."""
         if state != FINISHED:
-            stranger = Job(number, Object(0), None, b"")
-            stranger.cancelled = True
-            stranger.session = Session(key, worker.pool)
-            self._state.hold(stranger, worker, dispatch)
+            placeholder = Job(number, Object(0), None, b"")
+            placeholder.cancelled = True
+            placeholder.session = Session(key, worker.pool.shape.python)
+            self._state.hold(placeholder, worker, dispatch)
 
     def _refuse(self, worker: Worker, dispatch: int, state: int) -> list[Action]:
         message = m.Release([dispatch]) if state == FINISHED else m.Stop([dispatch])
         return [SendToWorker(worker.key, message)]
 
-    def _add_orphan(self, key: SessionKey, number: int, holding: tuple[Worker, int, int]) -> list[Action]:
-        """Remember the holding of a job that is not submitted. Of two, keep the better: finished, or begun earlier."""
+    def _add_orphan(self, key: SessionKey, number: int, held_job: tuple[Worker, int, int]) -> list[Action]:
+        """Remember who holds a job that is not submitted. Of two, keep the better: finished, or begun earlier."""
         orphans = self.orphans.setdefault(key, {})
         other = orphans.get(number)
-        if other is None or other[:2] == holding[:2]:
-            orphans[number] = holding
+        if other is None or other[:2] == held_job[:2]:
+            orphans[number] = held_job
             return []
-        better, worse = sorted((holding, other), key=lambda h: (-h[2], h[1]))
+        better, worse = sorted((held_job, other), key=lambda h: (-h[2], h[1]))
         orphans[number] = better
         return self._refuse(*worse)
 
@@ -185,7 +186,7 @@ class Reconciler:
 
     def on_session_absent(self, session: Session) -> list[Action]:
         session.is_absent = True
-        self._state.stop_waiting(session.queue)
+        self._state.stop_waiting(*session.queues.values())
         actions = self._keep_unacknowledged(session)
         by_worker: dict[Worker, list[int]] = {}
         for job in session.jobs.values():
@@ -204,7 +205,8 @@ class Reconciler:
         running = [job.number for job in session.jobs.values() if job.started]
         if running:
             actions.append(SendToClient(session.key, m.JobsStarted(running)))
-        self._state.wait(session.queue)  # jobs that have been waiting here all the time need not settle
+        # Jobs that have been waiting here all the time need not settle.
+        self._state.wait(*session.queues.values())
         return actions
 
     def on_resubmitted(self, session: Session, jobs: Iterable[Job], were_here: bool) -> list[Action]:
@@ -216,14 +218,13 @@ class Reconciler:
             if job.number in session.unconfirmed:
                 session.unconfirmed.discard(job.number)  # it is here, or has been answered since
             elif job.number not in session.jobs:
-                job.session = session
-                session.jobs[job.number] = job
-                holding = orphans.pop(job.number, None)
-                if holding is None:
+                self._state.add(session, [job])
+                held_job = orphans.pop(job.number, None)
+                if held_job is None:
                     job.started = were_here  # if it was here and is no longer, it has ended
                     session.settling[job.number] = job
                 else:
-                    actions += self.adopt(job, *holding)
+                    actions += self.adopt(job, *held_job)
         return merged(actions)
 
     def on_settled(self, session: Session, is_complete: bool) -> list[Action]:
@@ -237,10 +238,10 @@ class Reconciler:
             else:
                 again.append(job)
             job.started = False
-        for holding in self.orphans.pop(session.key, {}).values():
-            actions += self._refuse(*holding)
+        for held_job in self.orphans.pop(session.key, {}).values():
+            actions += self._refuse(*held_job)
         self._state.requeue(again)
-        self._state.wait(session.queue)
+        self._state.wait(*session.queues.values())
         return actions
 
     def on_received(self, session: Session, count: int) -> list[Action]:
@@ -259,8 +260,8 @@ class Reconciler:
     def on_orphans_expired(self) -> list[Action]:
         actions: list[Action] = []
         for key in [key for key in self.orphans if key not in self._state.sessions]:
-            for holding in self.orphans.pop(key).values():
-                actions += self._refuse(*holding)
+            for held_job in self.orphans.pop(key).values():
+                actions += self._refuse(*held_job)
         return actions
 
     # --- jobs that ended meanwhile ---

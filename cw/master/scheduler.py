@@ -11,9 +11,9 @@ A worker gets a job for each idle slot, and ahead of that what its slots will ne
 the measured durations of the jobs' functions. Jobs that were sent ahead and wait while another worker idles are
 recalled (`on_tick`), and dispatched again only when the worker has named them as returned.
 
-A job that waits for jobs of its own lends its slot, and only sessions deeper than its own may use it (`fill_lent`; see
-cw.nested). The number of lent slots is what the worker reports. It does not follow from the jobs that the worker holds,
-since many of those may be unable to use the slot.
+A job that waits for jobs of its own lends its slot, and only sessions deeper than its own may use it (`assign_lent`;
+see cw.nested). The number of lent slots is what the worker reports. It does not follow from the jobs that the worker
+holds, since many of those may be unable to use the slot.
 
 Queues and workers of one shape have nothing to do with those of another: each shape is a pool.
 """
@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
-from cw.master.fit import NEVER, fit, is_aside
+from cw.master.fit import NEVER, NOW, fit, goes_ahead, takes_some
 from cw.master.jobs import (
     AHEAD_BYTES,
     AHEAD_JOBS,
@@ -57,12 +57,12 @@ TURN_SECONDS = 0.001
 RECALL_BACKOFF_TICKS = 5
 """Ticks until a worker that had nothing to give back is asked again. By then its runners may be in long jobs."""
 
-AVOID_TICKS = 50
+EXCLUDED_TICKS = 50
 """Ticks that a job waits for a worker other than the one where its runner died, while that one idles."""
 
 
 class Room:
-    """Limits on the work that a worker gets in one filling, beyond a job for each free slot, and from one session."""
+    """Limits on the work that a worker gets at once, beyond a job for each free slot, and from one session."""
 
     __slots__ = ("has_turns", "jobs", "seconds", "turn_jobs", "turn_seconds")
 
@@ -114,7 +114,7 @@ class Scheduler:
             # If only lent slots idle, only workers with jobs that are deep enough for these are asked.
             floor = None if pool.idle else min(worker.floors[0] for worker in pool.lending)
             if pool.rotation:
-                actions += self._on_avoided(pool)
+                actions += self._on_excluded(pool)
             else:
                 pool.waited = 0
             for worker in list(pool.ahead):
@@ -142,57 +142,60 @@ class Scheduler:
         self._state.note_room(worker)
         return [SendToWorker(worker.key, m.Recall((surplus + 1) // 2 if ended else surplus))]
 
-    def _on_avoided(self, pool: Pool) -> list[Action]:
+    def _on_excluded(self, pool: Pool) -> list[Action]:
         """Count a tick in which jobs wait while a worker idles, and let jobs go back to where their runner died after
-        AVOID_TICKS: the other workers may be in jobs that never end."""
+        EXCLUDED_TICKS: the other workers may be in jobs that never end."""
         pool.waited += 1
-        if pool.waited < AVOID_TICKS:
+        if pool.waited < EXCLUDED_TICKS:
             return []
         pool.waited = 0
         for queue in pool.rotation:
             for job in queue.requeued:
-                if job.avoid is not None and (
-                    job.avoid[0] in pool.idle or (queue.session.depth and job.avoid[0] in pool.lending)
-                ):
-                    job.avoid = None
-        return self.fill_all(pool)
+                died_at = job.excluded_worker
+                if died_at in pool.idle or (queue.session.depth and died_at in pool.lending):
+                    job.excluded_worker = None
+        return self.assign_all(pool)
 
-    # --- filling workers ---
+    # --- jobs to workers ---
 
-    def fill_all(self, pool: Pool) -> list[Action]:
+    def assign_all(self, pool: Pool) -> list[Action]:
         """Give waiting jobs to workers with capacity: first a job for each idle slot of all workers, then ahead."""
         assigned: dict[Worker, list[Job]] = {}
         for ahead, candidates in ((False, pool.idle), (True, pool.has_capacity)):
             if ahead and pool.lending:
-                self._fill_lent(pool, assigned)
+                self._assign_to_lent(pool, assigned)
             if not pool.rotation:
                 break
             for worker in list(candidates):
-                self._fill(worker, assigned.setdefault(worker, []), ahead)
+                self._assign(worker, assigned.setdefault(worker, []), ahead)
                 if not pool.rotation:
                     break
         return [Assign(worker.key, jobs) for worker, jobs in assigned.items() if jobs]
 
-    def fill_one(self, worker: Worker) -> list[Action]:
+    def assign_to(self, worker: Worker) -> list[Action]:
         jobs: list[Job] = []
         if worker.is_draining or worker.is_away or (worker.is_stuck and not worker.is_idle):
             self._state.note_room(worker)
             return []
-        self._fill(worker, jobs, not worker.is_stuck)
+        self._assign(worker, jobs, not worker.is_stuck)
         return [Assign(worker.key, jobs)] if jobs else []
 
-    def fill_lent(self, pool: Pool) -> list[Action]:
+    def assign_lent(self, pool: Pool) -> list[Action]:
         """Give waiting jobs of deep sessions to the slots that are lent."""
         assigned: dict[Worker, list[Job]] = {}
         if pool.lending and pool.rotation:
-            self._fill_lent(pool, assigned)
+            self._assign_to_lent(pool, assigned)
         return [Assign(worker.key, jobs) for worker, jobs in assigned.items() if jobs]
 
-    def give_one(self, session: Session, worker: Worker) -> list[Assign]:
-        """Give the session's next job to this worker, though it is set aside."""
-        queue = session.queue
-        job = queue.head()
-        if job is None or not queue.is_waiting or job.min_time() > worker.left:
+    def assign_for(self, session: Session) -> list[Action]:
+        """Give waiting jobs to workers of the session's shapes."""
+        return [action for queue in session.queues.values() for action in self.assign_all(queue.pool)]
+
+    def assign_trial(self, session: Session, worker: Worker) -> list[Assign]:
+        """Give a free slot of this worker the session's next job, though it is set aside."""
+        queue = session.queues.get(worker.pool.shape)
+        job = queue.head() if queue is not None and queue.is_waiting else None
+        if queue is None or job is None or fit(job, worker, despite_setbacks=True) is not NOW:
             return []
         queue.pop()
         if not queue:
@@ -206,7 +209,7 @@ class Scheduler:
     def lend(self, worker: Worker, extra: int, floors: Iterable[int]) -> None:
         """Note a worker's lent slots. `extra`: running jobs beyond one for each taken slot; `floors`: for each slot
         that is lent and free, the depth that a session must exceed."""
-        worker.extra, worker.slots = extra, worker.usable + extra
+        worker.extra, worker.slots = extra, worker.available + extra
         worker.floors = sorted(floors)
         if worker.floors:
             worker.pool.lending[worker] = None
@@ -216,7 +219,7 @@ class Scheduler:
             worker.pool.ahead[worker] = None
         self._state.note_room(worker)
 
-    def _fill_lent(self, pool: Pool, assigned: dict[Worker, list[Job]]) -> None:
+    def _assign_to_lent(self, pool: Pool, assigned: dict[Worker, list[Job]]) -> None:
         for queue in [queue for queue in pool.rotation if queue.session.depth]:
             depth = queue.session.depth
             has_given = False
@@ -252,7 +255,7 @@ class Scheduler:
 
     # --- turns ---
 
-    def _fill(self, worker: Worker, out: list[Job], ahead: bool) -> None:
+    def _assign(self, worker: Worker, out: list[Job], ahead: bool) -> None:
         """Move jobs from the queues to the worker, up to its room, sessions in turn."""
         rotation = worker.pool.rotation
         room = Room(worker, ahead)
@@ -266,7 +269,7 @@ class Scheduler:
             if len(out) > before:
                 fruitless = 0
             elif is_full:
-                break  # its turn is still to come: others with shorter jobs must not fill all room before it
+                break  # its turn is still to come: others with shorter jobs must not take all room before it
             if queue.requeued or queue.backlog:
                 rotation.rotate(-1)
                 fruitless += len(out) == before
@@ -277,12 +280,12 @@ class Scheduler:
 
     def _take(self, worker: Worker, queue: Queue, out: list[Job], room: Room) -> bool:
         """Perform one turn of a session at a worker. True: the worker has no room for the session's next job."""
-        if queue.session.key in worker.blocked_sessions or is_aside(worker, queue.session):
-            return False  # (it fits none of its jobs)
+        if not takes_some(worker, queue):
+            return False
         turn = GOES_ON
         passed: list[Job] = []
         while turn is GOES_ON and len(passed) < LOOK_PAST and (job := queue.head()) is not None:
-            is_plain = job.options is None and job.avoid is None
+            is_plain = job.options is None and job.excluded_worker is None
             if is_plain or not self._has_room(worker, job, room) or fit(job, worker) is not NEVER:
                 turn = self._take_alike(worker, queue, out, room)
             else:
@@ -292,11 +295,10 @@ class Scheduler:
         return turn is IS_FULL
 
     def _has_room(self, worker: Worker, job: Job, room: Room) -> bool:
-        """True if the worker takes one more job like this. A job with a `min_time` is not sent ahead: it would start
-        later, when less time is left."""
+        """True if the worker takes one more job like this."""
         count = len(worker.held)
         return count < worker.slots or (
-            not job.min_time()
+            goes_ahead(job)
             and worker.load + _cost(job) <= room.seconds
             and count < room.jobs
             and worker.size <= AHEAD_BYTES
@@ -304,12 +306,12 @@ class Scheduler:
 
     def _take_alike(self, worker: Worker, queue: Queue, out: list[Job], room: Room) -> Turn:
         """Give the worker the queue's next job, which it fits, and those behind it that need the same, while it is the
-        session's turn and there is room (`_has_room`). Short jobs pass here by the million, hence the tight loop."""
+        session's turn and there is room. Short jobs pass here by the million, hence the tight loop."""
         jobs = queue.requeued or queue.backlog
         job = jobs[0]
         function, options, cost = job.function, job.options, _cost(job)
         held, slots, load, size = worker.held, worker.slots, worker.load, worker.size
-        most_jobs = slots if options is not None and job.min_time() else room.jobs
+        most_jobs = room.jobs if options is None or goes_ahead(job) else slots
         most_seconds, dispatched = room.seconds, self._dispatched
         has_turns, turn_jobs, turn_seconds = room.has_turns, room.turn_jobs, room.turn_seconds
         while True:
@@ -336,7 +338,12 @@ class Scheduler:
                 turn = GOES_ON
                 break
             job = jobs[0]
-            if job.function is not function or job.options is not options or job.avoid or job.cancelled:
+            if (
+                job.function is not function
+                or job.options is not options
+                or job.excluded_worker is not None
+                or job.cancelled
+            ):
                 turn = GOES_ON
                 break
         if dispatched != self._dispatched:

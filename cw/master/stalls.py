@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Set
 from typing import NamedTuple
 
-from cw.master.jobs import Pool, Python, Session, Worker
+from cw.master.fit import NEVER, fit, is_open
+from cw.master.jobs import Pool, Python, Queue, Session, Worker
 
 NOTICE_SECONDS = 3.0
 """Time after which a client is notified that its jobs find no worker (seconds)."""
@@ -40,28 +41,35 @@ def obstacle(session: Session, sessions: Iterable[Session], workers: Collection[
     """Find the obstacle that keeps the session's open jobs; None: there is none, or it has no open jobs."""
     if not session.jobs:
         return None
-    seconds = time_wanting(session, workers)
-    stalled = stalled_by(session.queue.pool, sessions, workers)
-    if can_run(session, workers) and not seconds and not stalled:
-        return None
-    return Obstacle(frozenset(worker.pool.shape.python for worker in workers), seconds, stalled)
+    for queue in queues_in_use(session):
+        is_served = can_run(queue, workers)
+        seconds = time_wanting(queue, workers) if is_served else 0.0
+        stalled = stalled_by(queue.pool, sessions, workers)
+        if not is_served or seconds or stalled:
+            return Obstacle(frozenset(worker.pool.shape.python for worker in workers), seconds, stalled)
+    return None
 
 
-def can_run(session: Session, workers: Iterable[Worker]) -> bool:
-    """True if there is a slot that can be used for this session's jobs."""
-    return any(
-        w.slots and session.key not in w.blocked_sessions for w in workers if w.pool is session.queue.pool
+def queues_in_use(session: Session) -> Iterable[Queue]:
+    """Queues of the session's open jobs, wherever these are now; of a session without jobs, all."""
+    queues = session.queues.values()
+    return (
+        queues if len(queues) == 1 or not session.jobs else {job.queue: None for job in session.jobs.values()}
     )
 
 
-def time_wanting(session: Session, workers: Iterable[Worker]) -> float:
-    """Seconds that the session's next job needs, if no worker of its Python has that much time left; otherwise 0."""
-    job = next((job for job in session.queue.requeued or session.queue.backlog if not job.cancelled), None)
-    needed = job.min_time() if job is not None else 0.0
-    if not needed:
+def can_run(queue: Queue, workers: Iterable[Worker]) -> bool:
+    """True if there is a slot that can be used for this queue's jobs."""
+    return any(worker.slots and is_open(worker, queue) for worker in workers)
+
+
+def time_wanting(queue: Queue, workers: Iterable[Worker]) -> float:
+    """Seconds that the queue's next job needs, if no worker that serves it has that much time left; otherwise 0."""
+    job = queue.head()
+    if job is None or not job.min_time():
         return 0.0
-    pool = [worker for worker in workers if worker.pool is session.queue.pool and not worker.is_draining]
-    return needed if all(worker.left < needed for worker in pool) else 0.0
+    is_never = all(fit(job, worker, despite_setbacks=True) is NEVER for worker in workers)
+    return job.min_time() if is_never else 0.0
 
 
 def stalled_by(pool: Pool, sessions: Iterable[Session], workers: Iterable[Worker]) -> Set[int]:
@@ -81,7 +89,7 @@ def stalled_by(pool: Pool, sessions: Iterable[Session], workers: Iterable[Worker
         if worker.pool is not pool:
             continue
         running = {dispatch for dispatch, job in worker.held.items() if job.started}
-        if worker.is_away or not running <= parents or len(running) < worker.usable:
+        if worker.is_away or not running <= parents or len(running) < worker.available:
             return frozenset()
         holding |= running
     return holding
@@ -113,7 +121,7 @@ def why_it_waits(obstacle: Obstacle, python: Python, why_unusable: str) -> str:
     if python in obstacle.pythons:
         if obstacle.seconds:
             return (
-                f"the next job needs {obstacle.seconds:g} s (min_time), and no worker is there for so long: it waits "
+                f"the next job needs {obstacle.seconds:g} s (min_time), and no worker is there that long: it waits "
                 "for one that is (such as one in a Slurm job with a longer --time)"
             )
         if obstacle.stalled_by:

@@ -29,10 +29,16 @@ from cw.master.jobs import (
     WorkerKey,
 )
 from cw.net import messages as m
+from cw.requirements import JobOptions
 
 LOOK_PAST = 100
 """Most jobs in a row that are skipped in search of one that can start at a worker. Larger: with many that cannot,
 each turn at such a worker takes longer. Smaller: jobs that would fit wait behind them."""
+
+
+def shape_of(session: Session, options: JobOptions | None) -> Shape:
+    """Shape of the session's jobs with these options."""
+    return Shape(session.python)
 
 
 class State:
@@ -49,7 +55,26 @@ class State:
             pool = self.pools[shape] = Pool(shape)
         return pool
 
+    def queue(self, session: Session, options: JobOptions | None) -> Queue:
+        """The session's queue of jobs with these options."""
+        shape = shape_of(session, options)
+        queue = session.queues.get(shape)
+        if queue is None:
+            queue = session.queues[shape] = Queue(session, self.pool(shape))
+        return queue
+
     # --- moves ---
+
+    def add(self, session: Session, jobs: Iterable[Job]) -> None:
+        """Note new open jobs of a session; they are in no place until the caller puts them in one."""
+        known = session.jobs
+        options, queue = None, self.queue(session, None)
+        for job in jobs:
+            if job.options is not options:
+                options = job.options
+                queue = self.queue(session, options)
+            job.session, job.queue = session, queue
+            known[job.number] = job
 
     def hold(self, job: Job, worker: Worker, dispatch: int) -> None:
         """Give the worker this job, under this dispatch number."""
@@ -77,26 +102,26 @@ class State:
 
     def requeue(self, jobs: Iterable[Job]) -> None:
         """Put jobs back in their queues, before those that were never dispatched."""
-        by_session: dict[Session, list[Job]] = {}
+        by_queue: dict[Queue, list[Job]] = {}
         for job in jobs:
-            by_session.setdefault(job.session, []).append(job)
-        for session, again in by_session.items():
-            queue = session.queue
+            by_queue.setdefault(job.queue, []).append(job)
+        for queue, again in by_queue.items():
             queue.requeued = deque(sorted([*queue.requeued, *again], key=lambda job: job.number))
             self.wait(queue)
 
-    def wait(self, queue: Queue) -> None:
-        """Put a queue with jobs in the rotation."""
-        if queue.session.is_blocked or queue.session.is_absent:
-            return
-        if not queue.is_waiting and queue:
-            queue.is_waiting = True
-            queue.pool.rotation.append(queue)
+    def wait(self, *queues: Queue) -> None:
+        """Put those of these queues that have jobs in the rotation."""
+        for queue in queues:
+            if queue and not (queue.is_waiting or queue.session.is_blocked or queue.session.is_absent):
+                queue.is_waiting = True
+                queue.pool.rotation.append(queue)
 
-    def stop_waiting(self, queue: Queue) -> None:
-        if queue.is_waiting:
-            queue.is_waiting = False
-            queue.pool.rotation.remove(queue)
+    def stop_waiting(self, *queues: Queue) -> None:
+        """Take these queues out of the rotation."""
+        for queue in queues:
+            if queue.is_waiting:
+                queue.is_waiting = False
+                queue.pool.rotation.remove(queue)
 
     def cancel(self, jobs: Iterable[Job]) -> list[Action]:
         """Cancel jobs. One that a worker holds takes its slot until the worker reports that it is gone."""
@@ -122,7 +147,7 @@ class State:
             pool.idle[worker] = pool.has_capacity[worker] = None
             return
         pool.idle.pop(worker, None)
-        if worker.is_roomy and not worker.is_stuck:
+        if worker.has_capacity and not worker.is_stuck:
             pool.has_capacity[worker] = None
         else:
             pool.has_capacity.pop(worker, None)
@@ -138,9 +163,11 @@ class State:
         )
 
     def can_run(self, key: SessionKey) -> bool:
-        """True if there is a slot that can be used for this session's jobs."""
+        """True if there are slots that can be used for this session's jobs."""
         session = self.sessions.get(key)
-        return session is not None and stalls.can_run(session, self.workers.values())
+        return session is not None and all(
+            stalls.can_run(queue, self.workers.values()) for queue in stalls.queues_in_use(session)
+        )
 
     def obstacle(self, key: SessionKey) -> stalls.Obstacle | None:
         """The obstacle that keeps this session's open jobs waiting; None: there is none."""
@@ -196,7 +223,8 @@ class State:
                 assert self.workers.get(worker.key) is worker and worker.pool is pool
             assert len(pool.rotation) == len(set(pool.rotation))
             for queue in pool.rotation:
-                assert self.sessions.get(queue.session.key) is queue.session and queue.session.queue is queue
+                assert self.sessions.get(queue.session.key) is queue.session
+                assert queue.session.queues[pool.shape] is queue and queue.pool is pool
         for session in self.sessions.values():
             held = [j for w in self.workers.values() for j in w.held.values() if j.session is session]
             _check_session(session, held)
@@ -213,20 +241,28 @@ def _check_worker(worker: Worker) -> None:
 
 
 def _check_session(session: Session, held: list[Job]) -> None:
-    queue = session.queue
     settling = list((session.settling or {}).values())
     assert all(not job.cancelled and job.worker is None for job in settling)
-    waiting = [job for job in (*queue.requeued, *queue.backlog) if not job.cancelled]
-    queued = waiting + settling
+    waiting = {queue: _check_queue(queue) for queue in session.queues.values()}
+    queued = settling + [job for jobs in waiting.values() for job in jobs]
     assert len(queued) == len({job.number for job in queued})
     assert all(job.worker is None for job in queued)
     assert {j.number for j in queued} | {j.number for j in held if not j.cancelled} == set(session.jobs)
+    assert all(job.queue is session.queues[job.queue.pool.shape] for job in session.jobs.values())
+    for queue, jobs in waiting.items():
+        if jobs and not session.is_blocked and not session.is_absent:
+            assert queue.is_waiting
+            # No job waits while a slot that fits it idles (or is lent to sessions of its depth), unless it is behind
+            # LOOK_PAST jobs that do not fit.
+            lent = [worker for worker in queue.pool.lending if worker.floors[0] < session.depth]
+            for worker in (*queue.pool.idle, *lent):
+                unfit = [fit(job, worker) is NEVER for job in jobs]
+                assert all(unfit) or sum(unfit) >= LOOK_PAST
+
+
+def _check_queue(queue: Queue) -> list[Job]:
+    """Returns the jobs that wait in it."""
+    waiting = [job for job in (*queue.requeued, *queue.backlog) if not job.cancelled]
+    assert all(job.queue is queue for job in waiting)
     assert queue.is_waiting == (queue in queue.pool.rotation)
-    if waiting and not session.is_blocked and not session.is_absent:
-        assert queue.is_waiting
-        # No job waits while a slot that fits it idles (or is lent to sessions of its depth), unless it is behind
-        # LOOK_PAST jobs that do not fit.
-        lent = [worker for worker in queue.pool.lending if worker.floors[0] < session.depth]
-        for worker in (*queue.pool.idle, *lent):
-            unfit = [fit(job, worker) is NEVER for job in waiting]
-            assert all(unfit) or sum(unfit) >= LOOK_PAST
+    return waiting

@@ -1,6 +1,7 @@
-"""A connected worker at the master: the sessions and objects that it has been sent, and its messages.
+"""A connected worker at the master: its messages, its orders, and its end.
 
     Connection ---> WorkerPeer ---> Dispatcher.on_*() ---> the master performs the actions
+                        '--- JobSender: what it is sent for its jobs
 
 All in here runs in the loop's thread.
 """
@@ -9,19 +10,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from cw import program
 from cw.errors import ProtocolError
 from cw.master import checks
 from cw.master.dispatch import Dispatcher
-from cw.master.jobs import Action, Inventory, Job, WorkerMessage
+from cw.master.job_sender import JobSender
+from cw.master.jobs import Action, Inventory, WorkerMessage
 from cw.master.peer import Peer, events, lines
 from cw.master.settings import AWAY, Settings
 from cw.net import messages as m
 from cw.net.connection import Connection
-from cw.net.objects import Key, ObjectCache, named_by
 from cw.requirements import WorkerCapacity
 
 _BEFORE_JOINING = (m.Inventory, m.InventoryEnd, m.WorkerInfo, m.Goodbye, m.Heartbeat)
@@ -70,12 +71,11 @@ class WorkerPeer(Peer):
         self._python = hello.python[0], hello.python[1]
         self._has_joined = False  # over this connection
         self._is_over = False  # it is gone for good, or has another connection
-        self._holdings: list[Inventory] = []  # named, and not yet passed to the policy
+        self._inventory: list[Inventory] = []  # named, and not yet passed to the policy
         self._ends_at = math.inf  # when its jobs will be stopped
         self._location = ""  # the text of its cw.location.Location
         self._is_draining = False
-        self._sessions: set[int] = set()
-        self._objects = ObjectCache()
+        self.jobs = JobSender(connection, self._key, master.dispatcher.state.depth)
         self.attach(connection, checks.WorkerRules(self._capacity.slots))
         master.welcome(connection)
 
@@ -97,61 +97,11 @@ class WorkerPeer(Peer):
             self.send(type(message)(left))
         return self._master.dispatcher.on_returned(self._key, sorted(gone)) if gone else []
 
-    def assign(self, jobs: list[Job]) -> None:
-        for message in self._objects.prepare(named_by(jobs)):
-            if type(message) is m.Objects:
-                for session in set(message.sessions) - self._sessions:
-                    if depth := self._master.dispatcher.state.depth(session):
-                        self.send(m.Depth(session, depth))
-                self._sessions.update(message.sessions)
-            self.send(message)
-        if avoiding := [job for job in jobs if job.avoid is not None]:
-            self._send_avoid(avoiding)
-        self.send(
-            m.Dispatch(
-                [job.dispatch for job in jobs],
-                [job.session.key for job in jobs],
-                [job.number for job in jobs],
-                [job.function.number for job in jobs],
-                [0 if job.options_object is None else job.options_object.number for job in jobs],
-                [min(job.crashes + job.worker_losses + 1, 255) if job.notes else 1 for job in jobs],
-                [job.payload for job in jobs],
-            )
-        )
-
-    def _send_avoid(self, jobs: list[Job]) -> None:
-        """Name the slots here on which runners of these jobs died, if it was here. It is rare, hence no column."""
-        dispatches, slots = [], []
-        for job in jobs:
-            if job.avoid is not None and job.avoid[0].key == self._key and job.avoid[1] >= 0:
-                dispatches.append(job.dispatch)
-                slots.append(job.avoid[1])
-        if dispatches:
-            self.send(m.Avoid(dispatches, slots))
-
-    def close_session(self, key: int) -> None:
-        if key in self._sessions:
-            self._sessions.discard(key)
-            self._objects.forget_session(key)
-            for kind in m.Depth, m.Objects:  # (its jobs are withdrawn, or have been sent)
-                self.connection.withdraw(kind, {key})
-            self.send(m.CloseSession(key))
-
-    def close_unknown_sessions(self, known: Set[int]) -> None:
-        """Close sessions that ended while the worker was away."""
-        for key in self._sessions - known:
-            self.close_session(key)
-
-    def forget(self, keys: list[Key]) -> None:
-        """Let it forget these objects, which only jobs that it holds may still use."""
-        for message in self._objects.forget(keys):
-            self.send(message)
-
     def drain(self) -> None:
         """Let the worker finish what runs, and leave."""
         self.send(m.Drain([self._key]))
 
-    def describe(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """The worker's entry in the cluster's status, for observers."""
         left = None if self._ends_at == math.inf else round(self._ends_at - time.monotonic(), 1)
         return {
@@ -200,7 +150,7 @@ class WorkerPeer(Peer):
     def _on_inventory(self, message: m.Inventory) -> None:
         if self._has_joined:
             raise ProtocolError("Inventory after it has joined")
-        self._holdings += zip(*message, strict=True)
+        self._inventory += zip(*message, strict=True)
 
     def _on_worker_info(self, message: m.WorkerInfo) -> None:
         self._location = message.location
@@ -215,9 +165,9 @@ class WorkerPeer(Peer):
         dispatcher = self._master.dispatcher
         if self._has_joined:
             raise ProtocolError("InventoryEnd a second time")
-        inventories, self._holdings = self._holdings, []
+        inventories, self._inventory = self._inventory, []
         self._has_joined = True
-        self._sessions = set(message.sessions)
+        self.jobs.on_inventory(message.sessions)
         slots = program.count(self._capacity.slots, "slot")
         described = (
             f"{self.connection.peer}: {slots}, Python {'.'.join(map(str, self._python))}"
@@ -248,7 +198,9 @@ class WorkerPeer(Peer):
             lines.warning(
                 "master.slots_unusable", "%s cannot use all its slots now: a runner %s", self.name, reason
             )
-        self._master.perform(dispatcher.on_worker_usable(self._key, message.slots, message.blocked_sessions))
+        self._master.perform(
+            dispatcher.on_worker_capacity(self._key, message.slots, message.blocked_sessions)
+        )
         for session in message.blocked_sessions:
             if dispatcher.state.can_run(session):  # (otherwise the client is notified that its jobs wait)
                 self._master.remark(
