@@ -782,6 +782,36 @@ def test_futures_can_be_awaited(executor):
     assert asyncio.run(asyncio.wait_for(main(), LIMIT)) == "done"
 
 
+def test_what_submit_gives_can_be_awaited_itself(executor):
+    async def main():
+        assert await executor.submit(jobs.square, 3) == await executor.asubmit(jobs.square, 3) == 9
+        settings = executor.options(attempts=1)
+        assert await asyncio.gather(*map(settings.asubmit, [jobs.square] * 9, range(9))) == [
+            n * n for n in range(9)
+        ]
+        done = executor.submit(jobs.square, 5)
+        done.result(LIMIT)
+        assert await done == await done == 25
+        with pytest.raises(ZeroDivisionError):
+            await executor.asubmit(jobs.divide, 1, 0)
+        assert isinstance(done, cw.Future) and issubclass(
+            cw.Future[int].__origin__, concurrent.futures.Future
+        )
+
+    asyncio.run(asyncio.wait_for(main(), LIMIT))
+
+
+def test_a_task_that_is_cancelled_cancels_the_job_that_it_awaits(executor, gate, tmp_path):
+    async def main():
+        gate.block(executor)
+        future = executor.asubmit(jobs.mark, tmp_path / "ran")
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(future, 0.1)
+        assert future.cancelled()
+
+    asyncio.run(main())
+
+
 def test_an_awaited_future_that_is_cancelled_cancels_the_job(executor, gate, tmp_path):
     async def main():
         gate.block(executor)

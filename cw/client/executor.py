@@ -10,13 +10,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import InvalidStateError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from cw import guard
 from cw.client import mapping
 from cw.client.future import Future
-from cw.client.mapping import MapSettings
-from cw.client.options import ClientSettings
+from cw.client.options import ClientSettings, LoopArguments, MapArguments, MapSettings
 from cw.client.outcome import Abandoned
 from cw.client.prepared import Prepared
 from cw.client.progress import Progress
@@ -29,6 +28,12 @@ from cw.requirements import NO_OPTIONS, JobOptions, OptionArguments, takes_optio
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` from Python 3.11 on
+
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 
 logger = EventLogger("cw.client")
 
@@ -44,24 +49,36 @@ class Options:
         self._key, self._version = key, version
         self._recorder = self._named(executor._recorder)
 
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+    def submit(
+        self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
         """Submit as `ClusterExecutor.submit` does, with these options."""
+        return self.asubmit(function, *args, **kwargs)
+
+    def asubmit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Submit as `submit` does: to type checkers, what this returns can be awaited."""
         label = next(self._executor._labels) & LABELS
         return self._executor._submit(self._options, self._recorder, function, args, kwargs, label)
 
     def map(
+        self, function: Callable[..., T], *iterables: Iterable[Any], **settings: Unpack[MapArguments]
+    ) -> Iterator[T]:
+        """Map as `ClusterExecutor.map` does, with these options."""
+        return self._map(function, iterables, MapSettings(**settings), lambda: None)
+
+    def _map(
         self,
-        function: Callable[..., Any],
-        *iterables: Iterable[Any],
-        end: Callable[[], None] = lambda: None,
-        **settings: Any,
-    ) -> Iterator[Any]:
-        """Map as `ClusterExecutor.map` does, with these options. `end()` is called when the iteration ends."""
+        function: Callable[..., T],
+        iterables: tuple[Iterable[Any], ...],
+        settings: MapSettings,
+        end: Callable[[], None],
+    ) -> Iterator[T]:
+        """Map; `end()` is called when the iteration ends."""
         if self._key is not None and not callable(self._key):
             raise ValueError(
                 "a key for map() must be a function, which gives the key for the arguments of a call"
             )
-        return self._executor._map(self, function, iterables, MapSettings(**settings), end)
+        return self._executor._map(self, function, iterables, settings, end)
 
     def _named(self, recorder: StoreClient | None) -> StoreClient | None:
         if recorder is None or (self._key is None and self._version is None):
@@ -97,7 +114,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         max_outstanding: tuple[int | None, int | None] | None = None,
         reconnect_timeout: float | None = None,
         store: str | os.PathLike[str] | None = None,
-        durability: str = "process",
+        durability: Literal["process", "disk"] = "process",
         retry_errors: bool = True,
         seed: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
@@ -124,9 +141,15 @@ class ClusterExecutor(concurrent.futures.Executor):
         # A forgotten shutdown() leaves no thread and no runners behind; the futures are still settled.
         weakref.finalize(self, self._session.close, is_waiting=True).atexit = False
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
         """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) at once if the call cannot be sent,
-        RuntimeError after `shutdown`."""
+        RuntimeError after `shutdown`. What this returns is a `cw.Future`, which asyncio can await."""
+        return self._submit(NO_OPTIONS, self._recorder, fn, args, kwargs, next(self._labels) & LABELS)
+
+    def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Submit as `submit` does: to type checkers, what this returns can be awaited."""
         return self._submit(NO_OPTIONS, self._recorder, fn, args, kwargs, next(self._labels) & LABELS)
 
     @takes_options
@@ -142,16 +165,16 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     def map(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
         store: str | os.PathLike[str] | None = None,
-        progress: bool | str = False,
+        progress: bool | Literal["always"] = False,
         as_completed: bool = False,
         return_exceptions: bool = False,
-    ) -> Iterator[Any]:
+    ) -> Iterator[T]:
         """Map as `Executor.map` of Python 3.14: yields results in the order of the input.
 
         `chunksize`: number of calls that travel and run together. `buffersize`: maximum number of submitted calls whose
@@ -223,17 +246,17 @@ class ClusterExecutor(concurrent.futures.Executor):
         self,
         options: JobOptions,
         recorder: StoreClient | None,
-        fn: Callable[..., Any],
+        fn: Callable[..., T],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         label: int,
         prepared: Prepared | None = None,
-    ) -> Future:
+    ) -> Future[T]:
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if not callable(fn):
             raise TypeError(f"submit() takes a function first, not {fn!r}")
-        future = Future(self._session)
+        future: Future[T] = Future(self._session)
         future._number = self._session.submit(fn, args, kwargs, future, options, recorder, prepared, label)
         return future
 
@@ -282,7 +305,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         calls: Iterator[tuple[Any, ...]],
         chunksize: int,
         is_each: bool,
-    ) -> Iterator[Future]:
+    ) -> Iterator[Future[Any]]:
         """Yield the futures of a map's calls, or of its chunks; each is submitted when it is taken."""
         session = self._session
         label = next(self._labels) & LABELS
@@ -306,25 +329,48 @@ BUFFER = 1000
 """Calls of `cw.map` in progress at a time. More: more results wait in memory. Less: many slots are idle."""
 
 
+# For type checkers, as the built-in `map`: with up to three iterables their items are checked against the function.
+@overload
 def map(
-    function: Callable[..., Any],
+    function: Callable[[A], T], items: Iterable[A], /, **settings: Unpack[LoopArguments]
+) -> Iterator[T]: ...
+@overload
+def map(
+    function: Callable[[A, B], T],
+    first: Iterable[A],
+    second: Iterable[B],
+    /,
+    **settings: Unpack[LoopArguments],
+) -> Iterator[T]: ...
+@overload
+def map(
+    function: Callable[[A, B, C], T], first: Iterable[A], second: Iterable[B], third: Iterable[C], /,
+    **settings: Unpack[LoopArguments],
+) -> Iterator[T]: ...  # fmt: skip
+@overload
+def map(
+    function: Callable[..., T], first: Iterable[Any], second: Iterable[Any], third: Iterable[Any],
+    fourth: Iterable[Any], /, *iterables: Iterable[Any], **settings: Unpack[LoopArguments],
+) -> Iterator[T]: ...  # fmt: skip
+def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those of LoopArguments)
+    function: Callable[..., T],
     *iterables: Iterable[Any],
     host: str | None = None,
     port: int | None = None,
     store: str | os.PathLike[str] | None = None,
-    progress: bool | str = False,
+    progress: bool | Literal["always"] = False,
     as_completed: bool = False,
     return_exceptions: bool = False,
     chunksize: int = 1,
     buffersize: int = BUFFER,
     timeout: float | None = None,
-    durability: str = "process",
+    durability: Literal["process", "disk"] = "process",
     retry_errors: bool = True,
     key: Callable[..., Any] | None = None,
     version: Any = None,
     seed: int | None = None,
     workdir: str | os.PathLike[str] | None = None,
-) -> Iterator[Any]:
+) -> Iterator[T]:
     """Yield the results of `function` for each item, computed on the cluster: replaces a loop.
 
     Connects as ClusterExecutor does, and disconnects when all results have been taken or the loop is left. The input
@@ -335,11 +381,9 @@ def map(
     executor = ClusterExecutor(
         host, port, store=store, durability=durability, retry_errors=retry_errors, seed=seed, workdir=workdir
     )
+    settings = MapSettings(timeout, chunksize, buffersize, None, progress, as_completed, return_exceptions)
     try:
-        return executor.options(key=key, version=version).map(
-            function, *iterables, progress=progress, as_completed=as_completed, return_exceptions=return_exceptions,
-            chunksize=chunksize, buffersize=buffersize, timeout=timeout, end=executor._leave,
-        )  # fmt: skip
+        return executor.options(key=key, version=version)._map(function, iterables, settings, executor._leave)
     except BaseException:
         executor._leave()
         raise
@@ -359,7 +403,7 @@ def _deliver(number: int, tag: Any, error: BaseException | None, value: Any) -> 
         _settle(number, tag, error, value)
 
 
-def _settle(number: int, future: Future, error: BaseException | None, value: Any) -> None:
+def _settle(number: int, future: Future[Any], error: BaseException | None, value: Any) -> None:
     try:
         if error is None:
             future.set_result(value)
@@ -371,5 +415,5 @@ def _settle(number: int, future: Future, error: BaseException | None, value: Any
         logger.error("client.done_callback_failed", "a callback of a future failed", exc_info=True)
 
 
-def _notify_started(number: int, future: Future) -> None:
+def _notify_started(number: int, future: Future[Any]) -> None:
     future.note_running()
