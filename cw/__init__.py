@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from cw.client import ClusterExecutor as ClusterExecutor
     from cw.client import SlurmExecutor as SlurmExecutor
     from cw.client import randid as randid
-    from cw.client.executor import map as map
     from cw.client.future import Future as Future
+    from cw.client.map import map as map
     from cw.credential import CredentialError as CredentialError
     from cw.credential import CredentialMissing as CredentialMissing
     from cw.credential import WrongCredential as WrongCredential
@@ -70,7 +70,7 @@ _MODULE_BY_NAME = {
     "randid": "client",
     "ClusterExecutor": "client",
     "SlurmExecutor": "client",
-    "map": "client.executor",
+    "map": "client.map",
     "allocate": "anywhere",
     "start": "anywhere",
     "stop": "anywhere",

@@ -7,19 +7,21 @@ import functools
 import itertools
 import os
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import InvalidStateError
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from cw import guard
 from cw.client import mapping
 from cw.client.future import Future
-from cw.client.options import ClientSettings, LoopArguments, MapArguments, MapSettings
+from cw.client.options import ClientSettings, MapArguments, MapSettings
 from cw.client.outcome import Abandoned
 from cw.client.prepared import Prepared
 from cw.client.progress import Progress
 from cw.client.session import Session
+from cw.client.slot_count import SlotCount
 from cw.client.store_client import StoreClient
 from cw.events import EventLogger
 from cw.payloads.current import LABELS, PLACE
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
 
 logger = EventLogger("cw.client")
 
@@ -101,6 +100,9 @@ class ClusterExecutor(concurrent.futures.Executor):
     program; it is part of the keys of stored results. Without it, seeds are random; in a job, derived from the job's.
     `workdir`: working directory of jobs, in place of this program's own: a path that exists on the workers' machines,
     or 'scratch', a private directory for each process that runs jobs, which is removed with it.
+    `max_workers`: at most so many of this executor's jobs are under way at a time (each chunk of a `map` is one); None:
+    as many as the cluster takes. `mp_context` and `max_tasks_per_child`, of ProcessPoolExecutor, are ignored with a
+    warning.
     `lend`: in a job, whether the job lends its CPUs, to jobs of deeper clients only, while its main thread waits for
     results of this executor. With False it holds them: then others must be free for the jobs that it waits for.
     """
@@ -119,8 +121,12 @@ class ClusterExecutor(concurrent.futures.Executor):
         seed: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
         lend: bool = True,
+        max_workers: int | None = None,
+        mp_context: Any = None,
+        max_tasks_per_child: int | None = None,
     ) -> None:
         guard.check_import("cw.ClusterExecutor()")  # before a store is opened
+        _warn_of_ignored(mp_context, max_tasks_per_child)
         self._labels = itertools.count(PLACE, PLACE)  # of submits, and of maps' first calls
         self._open_store = functools.partial(
             StoreClient, durability=durability, retry_errors=retry_errors, seed=seed
@@ -128,14 +134,24 @@ class ClusterExecutor(concurrent.futures.Executor):
         self._recorder = recorder = None if store is None else self._open_store(store)
         try:
             settings = ClientSettings(
-                host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend
+                host,
+                port,
+                connect_timeout,
+                max_outstanding,
+                reconnect_timeout,
+                seed,
+                workdir,
+                lend,
+                max_workers,
             )
-            self._session = Session(settings, _deliver, _notify_started, recorder)
+            self._session = session = Session(settings, _deliver, _notify_started, recorder)
             self._session.start()
         except BaseException:
             if recorder is not None:
                 recorder.close()
             raise
+        self._slot_count = SlotCount(lambda: session.exchange.link.where)
+        self._assumed_workers: int | None = None
         self._is_shut_down = False
         self._defaults = Options(self, NO_OPTIONS)
         # A forgotten shutdown() leaves no thread and no runners behind; the futures are still settled.
@@ -191,6 +207,26 @@ class ClusterExecutor(concurrent.futures.Executor):
         )
         return self._map(self._defaults, fn, iterables, settings, lambda: None)
 
+    def slots(self) -> int:
+        """Return the number of slots of the cluster now: those of all workers that are connected and do not drain.
+
+        The master is asked, at most every two seconds; if it does not answer within one, the last number is returned.
+        """
+        return self._slot_count.get()
+
+    @property
+    def _max_workers(self) -> int:
+        """What programs for pools read: the number of slots, or `max_workers` if that is less; 1 or more."""
+        if self._assumed_workers is not None:
+            return self._assumed_workers
+        slots, most = max(1, self.slots()), self._session.exchange.most
+        return slots if most is None else min(slots, most)
+
+    @_max_workers.setter
+    def _max_workers(self, number: int) -> None:
+        """Set what those programs read; it limits nothing here."""
+        self._assumed_workers = number
+
     def refresh(self) -> None:
         """Check all values that a function reads at its next `submit`, whatever that costs.
 
@@ -235,10 +271,10 @@ class ClusterExecutor(concurrent.futures.Executor):
         """Accept no more calls; with `cancel_futures`, cancel those that have not started; with `wait`, block until
         the others have ended."""
         self._is_shut_down = True
+        self._session.close(is_waiting=True)  # before the others are cancelled: no thread adds one after that
         if cancel_futures:
             for job in self._session.jobs.all():
                 job.tag.cancel()
-        self._session.close(is_waiting=True)
         if wait:
             self._session.join()
 
@@ -325,75 +361,21 @@ class ClusterExecutor(concurrent.futures.Executor):
         return mapping.in_batches(calls, chunksize, label, begin)
 
 
-BUFFER = 1000
-"""Calls of `cw.map` in progress at a time. More: more results wait in memory. Less: many slots are idle."""
-
-
-# For type checkers, as the built-in `map`: with up to three iterables their items are checked against the function.
-@overload
-def map(
-    function: Callable[[A], T], items: Iterable[A], /, **settings: Unpack[LoopArguments]
-) -> Iterator[T]: ...
-@overload
-def map(
-    function: Callable[[A, B], T],
-    first: Iterable[A],
-    second: Iterable[B],
-    /,
-    **settings: Unpack[LoopArguments],
-) -> Iterator[T]: ...
-@overload
-def map(
-    function: Callable[[A, B, C], T], first: Iterable[A], second: Iterable[B], third: Iterable[C], /,
-    **settings: Unpack[LoopArguments],
-) -> Iterator[T]: ...  # fmt: skip
-@overload
-def map(
-    function: Callable[..., T], first: Iterable[Any], second: Iterable[Any], third: Iterable[Any],
-    fourth: Iterable[Any], /, *iterables: Iterable[Any], **settings: Unpack[LoopArguments],
-) -> Iterator[T]: ...  # fmt: skip
-def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those of LoopArguments)
-    function: Callable[..., T],
-    *iterables: Iterable[Any],
-    host: str | None = None,
-    port: int | None = None,
-    store: str | os.PathLike[str] | None = None,
-    progress: bool | Literal["always"] = False,
-    as_completed: bool = False,
-    return_exceptions: bool = False,
-    chunksize: int = 1,
-    buffersize: int = BUFFER,
-    timeout: float | None = None,
-    durability: Literal["process", "disk"] = "process",
-    retry_errors: bool = True,
-    key: Callable[..., Any] | None = None,
-    version: Any = None,
-    seed: int | None = None,
-    workdir: str | os.PathLike[str] | None = None,
-) -> Iterator[T]:
-    """Yield the results of `function` for each item, computed on the cluster: replaces a loop.
-
-    Connects as ClusterExecutor does, and disconnects when all results have been taken or the loop is left. The input
-    is read as results are taken, so that neither must fit in memory. All other parameters are those of
-    `ClusterExecutor`, its `map` and its `options`.
-    """
-    guard.check_import("cw.map()")
-    executor = ClusterExecutor(
-        host, port, store=store, durability=durability, retry_errors=retry_errors, seed=seed, workdir=workdir
-    )
-    settings = MapSettings(timeout, chunksize, buffersize, None, progress, as_completed, return_exceptions)
-    try:
-        return executor.options(key=key, version=version)._map(function, iterables, settings, executor._leave)
-    except BaseException:
-        executor._leave()
-        raise
-
-
 class SlurmExecutor(ClusterExecutor):
     """A ClusterExecutor, under the name of the original library's executor for a Slurm cluster.
 
     It finds the master as ClusterExecutor does; the user's Slurm job is one of the places searched.
     """
+
+
+def _warn_of_ignored(mp_context: Any, max_tasks_per_child: Any) -> None:
+    """Warn the caller's caller of settings of a ProcessPoolExecutor that have no meaning here."""
+    for name, value, advice in (
+        ("mp_context", mp_context, "the cluster's workers start the processes that run jobs"),
+        ("max_tasks_per_child", max_tasks_per_child, "give the workers the option --max-jobs"),
+    ):
+        if value is not None:
+            warnings.warn(f"ClusterExecutor ignores {name}: {advice}", UserWarning, stacklevel=3)
 
 
 def _deliver(number: int, tag: Any, error: BaseException | None, value: Any) -> None:

@@ -21,6 +21,7 @@ class ClientSettings(NamedTuple):
     seed: int | None = None
     workdir: str | os.PathLike[str] | None = None
     lend: bool = True
+    max_workers: int | None = None
 
 
 def check_patience(name: str, value: Any, default: float) -> float:
@@ -29,6 +30,19 @@ def check_patience(name: str, value: Any, default: float) -> float:
     if not seconds >= 0:  # nor is it 'nan'
         raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
     return min(seconds, MOST_SECONDS)
+
+
+def check_workers(most: Any) -> int | None:
+    """The number of `max_workers`, which may be None. Raises TypeError, ValueError, as ProcessPoolExecutor does."""
+    if most is None:
+        return None
+    try:
+        number = operator.index(most)
+    except TypeError:
+        raise TypeError(f"max_workers must be an int or None, not {most!r}") from None
+    if number <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    return number
 
 
 def check_outstanding(limits: Any) -> tuple[int | None, int | None]:
