@@ -24,21 +24,25 @@ from cw.version import VERSION as __version__  # noqa: E402
 if TYPE_CHECKING:
     from cw import client as client
     from cw import mp as mp
-    from cw import results as results
     from cw import slurm as slurm
     from cw.client import ClientThread as ClientThread
     from cw.client import ClusterExecutor as ClusterExecutor
     from cw.client import SlurmExecutor as SlurmExecutor
     from cw.client import randid as randid
-    from cw.client.executor import map as map
+    from cw.client.future import Future as Future
+    from cw.client.map import map as map
     from cw.cluster import allocate as allocate
     from cw.cluster import start as start
     from cw.cluster import stop as stop
+    from cw.credential import CredentialError as CredentialError
+    from cw.credential import CredentialMissing as CredentialMissing
+    from cw.credential import WrongCredential as WrongCredential
     from cw.errors import ConnectionError as ConnectionError
     from cw.errors import EnvironmentMismatch as EnvironmentMismatch
     from cw.errors import Error as Error
     from cw.errors import JobTimeout as JobTimeout
     from cw.errors import NotPicklable as NotPicklable
+    from cw.errors import PayloadError as PayloadError
     from cw.errors import ProtocolError as ProtocolError
     from cw.errors import RemoteException as RemoteException
     from cw.errors import RemoteTraceback as RemoteTraceback
@@ -48,10 +52,16 @@ if TYPE_CHECKING:
     from cw.errors import UnseenChanges as UnseenChanges
     from cw.errors import UnstableKey as UnstableKey
     from cw.errors import WorkerLost as WorkerLost
+    from cw.launch.launcher import LaunchError as LaunchError
     from cw.net.address import PORT as PORT
+    from cw.net.address import AddressError as AddressError
     from cw.payloads.current import CurrentJob as CurrentJob
     from cw.payloads.current import current_job as current_job
+    from cw.results import ResultsModule as _ResultsModule
     from cw.slurm import slurm_master_host as slurm_master_host
+    from cw.userdir import HomeError as HomeError
+
+    results: _ResultsModule
 
 _MODULES = ("client", "mp", "results", "slurm")
 _MODULE_BY_NAME = {
@@ -60,17 +70,24 @@ _MODULE_BY_NAME = {
     "randid": "client",
     "ClusterExecutor": "client",
     "SlurmExecutor": "client",
-    "map": "client.executor",
+    "map": "client.map",
     "allocate": "cluster",
     "start": "cluster",
     "stop": "cluster",
     "slurm_master_host": "slurm",
     "current_job": "payloads.current",
     "CurrentJob": "payloads.current",
+    "Future": "client.future",
+    "AddressError": "net.address",
+    "CredentialError": "credential",
+    "CredentialMissing": "credential",
+    "WrongCredential": "credential",
+    "HomeError": "userdir",
+    "LaunchError": "launch.launcher",
 } | dict.fromkeys(
-    ("ConnectionError", "EnvironmentMismatch", "Error", "JobTimeout", "NotPicklable", "ProtocolError",
-     "RemoteException", "RemoteTraceback", "SharedRandomState", "StartRefused", "StoreError", "UnseenChanges",
-     "UnstableKey", "WorkerLost"), "errors",
+    ("ConnectionError", "EnvironmentMismatch", "Error", "JobTimeout", "NotPicklable", "PayloadError",
+     "ProtocolError", "RemoteException", "RemoteTraceback", "SharedRandomState", "StartRefused", "StoreError",
+     "UnseenChanges", "UnstableKey", "WorkerLost"), "errors",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_MODULE_BY_NAME]  # noqa: PLE0604
@@ -89,4 +106,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -26,6 +26,7 @@ import stat
 from collections.abc import Iterable
 
 from cw import program, userdir
+from cw.errors import Error
 from cw.program import UserError
 
 MAX_FILE_SIZE = 64 * 1024
@@ -34,7 +35,7 @@ MAX_FILE_SIZE = 64 * 1024
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 
 
-class CredentialError(UserError, OSError):
+class CredentialError(UserError, Error, OSError):
     """The credential cannot be used; the text is one sentence that says what to do."""
 
     may_pass = False

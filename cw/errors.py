@@ -4,17 +4,19 @@
      '- Error                          all of cw's own
          |- ConnectionError            no way to the master               (also the built-in one, an OSError)
          |- ProtocolError              a peer violates the protocol
-         |- WorkerLost                 a job took its runner or worker down too often
+         |- WorkerLost                 a job took its runner or worker down too often (also BrokenExecutor)
          |- JobTimeout                 a job ran longer than its limit      (also TimeoutError)
-         |- NotPicklable               an argument, function or result cannot travel  (also TypeError)
+         |- NotPicklable               an argument, function or result cannot travel  (also PicklingError, TypeError)
          |- PayloadError               bytes that cw has not packed                   (also ValueError)
          |- EnvironmentMismatch        a machine lacks, say, the client's working directory
          |- UnstableKey                a call cannot be recognised in a later run     (also TypeError)
          |- StartRefused               an import would start a cluster or a client    (also RuntimeError)
          |- StoreError                 a store cannot be opened, read or written      (also OSError)
-         '- RemoteException            stands for a job's exception that does not survive pickling
-     |- RemoteTraceback                `__cause__` of a job's exception: the traceback in the runner
-     '- SharedRandomState              a warning: jobs would draw the same random numbers   (a UserWarning)
+         |- RemoteException            stands for a job's exception that does not survive pickling
+         '- RemoteTraceback            `__cause__` of a job's exception: the traceback in the runner
+
+Warnings are not errors: `UnseenChanges` and `SharedRandomState` are a `UserWarning`. Errors of one subject are with it:
+`cw.credential`, `cw.net.address`, `cw.userdir`, `cw.launch.launcher`; `cw` has all their names.
 
 They travel between processes, so each one survives pickling: `args` holds the constructor's arguments.
 This is the ground floor: it imports no module of cw.
@@ -24,7 +26,11 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable
-from typing import Any
+from concurrent.futures import BrokenExecutor
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pickle import PicklingError
 
 
 class Error(Exception):
@@ -39,11 +45,28 @@ class ProtocolError(Error):
     """A peer sent a message that the protocol does not allow; its connection is closed."""
 
 
-class NotPicklable(Error, TypeError):
+class _NotPicklable(Error, TypeError):
     """A function, an argument or a result cannot be pickled.
 
-    The text names the object at fault and its place, as far as these were found. A `TypeError` too.
+    The text names the object at fault and its place, as far as these were found. A `TypeError` too, and a
+    `pickle.PicklingError`.
     """
+
+
+if TYPE_CHECKING:
+
+    class NotPicklable(_NotPicklable, PicklingError):
+        """A function, an argument or a result cannot be pickled."""
+
+
+def __getattr__(name: str) -> Any:
+    """Make `NotPicklable` when it is first used: its base is in `pickle`, which a master must not load."""
+    if name != "NotPicklable":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pickle import PicklingError
+
+    about = {"__module__": __name__, "__doc__": _NotPicklable.__doc__}
+    return globals().setdefault(name, type(name, (_NotPicklable, PicklingError), about))
 
 
 class UnseenChanges(UserWarning):
@@ -80,8 +103,8 @@ class JobTimeout(Error, TimeoutError):
     """A job ran longer than its time limit and was stopped. A `TimeoutError` too."""
 
 
-class WorkerLost(Error):
-    """A job was started as often as allowed and took its runner or worker down each time.
+class WorkerLost(Error, BrokenExecutor):
+    """A job was started as often as allowed and took its runner or worker down each time. A `BrokenExecutor` too.
 
     `attempts` is a list of dicts, oldest first. Their keys, as far as known: 'host', 'worker', 'slot', 'pid', 'how'
     (how it ended), 'seconds' (time that it ran) and 'stderr' (the end of its stderr).
@@ -122,7 +145,7 @@ class RemoteException(Error):
         return str(self.args[0])
 
 
-class RemoteTraceback(Exception):
+class RemoteTraceback(Error):
     """The `__cause__` of a job's exception: its text is the traceback in the runner.
 
     `where` is a dict that describes the place, as far as known ('host', 'pid', ...).

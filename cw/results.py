@@ -251,14 +251,14 @@ def open_results(path: str | os.PathLike[str]) -> Results:
     return Results(Store(path, is_writing=False))
 
 
-class _Module(types.ModuleType):
+class ResultsModule(types.ModuleType):
     """Type of this module, which makes `cw.results` callable."""
 
     def __call__(self, path: str | os.PathLike[str]) -> Results:
         return open_results(path)
 
 
-sys.modules[__name__].__class__ = _Module
+sys.modules[__name__].__class__ = ResultsModule
 
 
 # --- the program ------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ import os
 import stat
 from collections.abc import Iterator
 
+from cw.errors import Error
 from cw.program import UserError
 
 MAX_FILE_SIZE = 64 * 1024
 """Maximum number of bytes read from a file in the user's own directory: more than any of ours has."""
 
 
-class HomeError(UserError, PermissionError):
+class HomeError(UserError, Error, PermissionError):
     """The user's own directory or a file in it cannot be made, or cannot be trusted."""
 
 

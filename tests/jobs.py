@@ -35,6 +35,14 @@ def nap(seconds, result=None):
     return result
 
 
+def note_interval(path):
+    """Write when the call began and ended."""
+    began = time.monotonic()
+    time.sleep(0.02)
+    path.write_text(f"{began} {time.monotonic()}")
+    return path
+
+
 def until(path, result=None, mark=None):
     """Wait for a file to appear. `mark` is a file to write the pid of the runner to, at once."""
     if mark is not None:

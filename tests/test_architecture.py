@@ -1,6 +1,7 @@
 """The layout is the architecture: imports point down only, and each secret is known on one floor."""
 
 import ast
+import builtins
 import functools
 import itertools
 import json
@@ -21,11 +22,11 @@ PACKAGE = Path(cw.__file__).parent
 FLOORS = [
     "__init__",
     "__main__", "cli.main", "cli.local", "cli.status", "cli.__init__",
-    "client.__init__", "client.thread", "client.executor", "client.mapping", "client.future", "client.session",
-    "client.submitter", "client.exchange", "client.calls", "client.delivery", "client.outcome", "client.jobs",
-    "client.waiting", "client.object_sender", "client.options", "client.patience", "client.store_client",
-    "client.ending", "client.progress", "client.functions", "client.keys", "client.prepared", "client.states",
-    "client.records", "client.script", "client.components", "client.objects",
+    "client.map", "client.__init__", "client.thread", "client.executor", "client.slot_count", "client.mapping",
+    "client.future", "client.session", "client.submitter", "client.exchange", "client.calls", "client.delivery",
+    "client.outcome", "client.jobs", "client.waiting", "client.object_sender", "client.options", "client.patience",
+    "client.store_client", "client.ending", "client.progress", "client.functions", "client.keys", "client.prepared",
+    "client.states", "client.records", "client.script", "client.components", "client.objects",
     "results", "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.reader",
     "store.directory", "store.format", "store.__init__",
     "cluster", "mp",
@@ -66,8 +67,9 @@ FLOORS = [
 
 # Who may import what is not for everybody.
 KEEPERS = {
-    # payloads: the only folder that pickles
-    "pickle": {
+    # payloads: the only folder that pickles. errors: a base class, when it is first needed
+    "pickle": {"errors"}
+    | {
         f"payloads.{name}"
         for name in (
             "serialize",
@@ -103,7 +105,7 @@ KEEPERS = {
     "bluelet": {"net.loop"},
     "logging": {"events", "program"},  # program: the handler of cw's programs
     "multiprocessing": set(),
-    "asyncio": set(),
+    "asyncio": {"client.future"},  # when it is awaited
 }
 
 PURE = (
@@ -399,7 +401,7 @@ def test_the_public_names_are_those_promised():
         "PORT", "ClientThread", "ClusterExecutor", "SlurmExecutor", "allocate", "client", "map", "mp", "randid",
         "results", "slurm", "slurm_master_host", "start", "stop", "__version__", "Error", "ConnectionError",
         "NotPicklable", "ProtocolError", "RemoteException", "WorkerLost", "EnvironmentMismatch", "JobTimeout",
-        "RemoteTraceback", "StartRefused", "StoreError", "UnstableKey",
+        "RemoteTraceback", "StartRefused", "StoreError", "UnstableKey", "Future",
     ):  # fmt: skip
         assert name in cw.__all__ and name in dir(cw) and getattr(cw, name) is not None
     assert cw.PORT == 5494 and issubclass(cw.ConnectionError, OSError)
@@ -410,6 +412,40 @@ def test_the_public_names_are_those_promised():
             signature(getattr(cw, name)).parameters
         )
     assert cw.slurm.slurm_master_host is cw.slurm_master_host
-    assert sorted(cw.__all__) == sorted(set(cw.__all__))
+    assert sorted(cw.__all__) == sorted(set(cw.__all__)) == dir(cw)
     with pytest.raises(AttributeError, match="no_such_name"):
         cw.no_such_name  # noqa: B018
+
+
+# Exceptions that no user sees: the mistakes that cw's programs print (what a user's program may catch is derived from
+# them), and what ends a search within one module.
+UNSEEN = {"UserError", "UsageError", "NotThere", "Unstable", "Abandoned", "ImportDeadlock", "Unpicklable"}
+
+
+def test_every_public_exception_is_a_name_of_cw_and_a_cw_error():
+    bases = {node.name: {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+             for path in PATHS for node in ast.walk(ast.parse(path.read_text()))
+             if isinstance(node, ast.ClassDef)}  # fmt: skip
+    found = {
+        name
+        for name, value in vars(builtins).items()
+        if isinstance(value, type) and issubclass(value, Exception)
+    }
+    found |= {"CancelledError", "BrokenExecutor", "PicklingError"}
+    for _ in range(5):
+        found |= {name for name, above in bases.items() if above & found}
+    found = {name for name in found & set(bases) if name[0] != "_"} - UNSEEN
+    assert {
+        "WorkerLost",
+        "LaunchError",
+        "WrongCredential",
+        "AddressError",
+        "NotPicklable",
+        "PayloadError",
+    } <= found
+    assert [name for name in found if not issubclass(getattr(cw, name), (cw.Error, Warning))] == []
+
+
+def test_all_names_come_with_a_star_and_none_that_is_not_public():
+    got = run("import json; from cw import *; print(json.dumps([n for n in globals() if n[:2] != '__']))")
+    assert set(got) - {"json"} == set(cw.__all__) - {"__version__"}

@@ -1,6 +1,7 @@
 """The exceptions a user may catch: their kinds, their texts, and that they travel."""
 
 import builtins
+import concurrent.futures
 import copy
 import inspect
 import pickle
@@ -42,7 +43,11 @@ def test_an_error_is_the_same_after_pickling(error, copied):
     assert again.extra == 1
 
 
-CLASSES = {c for c in vars(errors).values() if inspect.isclass(c) and c.__module__ == "cw.errors"}
+CLASSES = {
+    c
+    for name, c in vars(errors).items()
+    if inspect.isclass(c) and c.__module__ == "cw.errors" and name[0] != "_"
+}
 
 
 def test_each_public_class_has_an_example_here_and_a_docstring():
@@ -55,11 +60,20 @@ def test_errors_are_what_callers_of_the_standard_library_expect():
     assert issubclass(errors.ConnectionError, OSError)
     assert issubclass(errors.JobTimeout, TimeoutError)
     assert issubclass(errors.NotPicklable, TypeError)
+    assert issubclass(errors.NotPicklable, pickle.PicklingError)
+    assert issubclass(errors.WorkerLost, concurrent.futures.BrokenExecutor)
     assert issubclass(errors.PayloadError, ValueError)
     warned = {errors.SharedRandomState, errors.UnseenChanges}
     assert all(issubclass(category, UserWarning) for category in warned)
-    others = {errors.RemoteTraceback, *warned}
-    assert all(issubclass(c, errors.Error) for c in CLASSES - others)
+    assert all(issubclass(c, errors.Error) for c in CLASSES - warned)
+
+
+def test_a_class_that_is_made_when_it_is_needed_is_made_once(monkeypatch):
+    monkeypatch.delitem(vars(errors), "NotPicklable")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(getattr, [errors] * 100, ["NotPicklable"] * 100))
+    assert made == {errors.NotPicklable}
+    assert pickle.loads(pickle.dumps(errors.NotPicklable)) is errors.NotPicklable
 
 
 def test_connection_error_says_what_it_was_given():

@@ -2,9 +2,11 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import itertools
 import logging
+import multiprocessing
 import operator
 import os
 import re
@@ -743,6 +745,25 @@ def test_shutdown_can_cancel_what_is_queued_and_lets_the_running_end(gate):
     assert [future.result() for future in running] == [0, 1]
 
 
+def test_no_job_that_another_thread_submits_at_the_end_is_left_over():
+    """Either submit raises, or the job is cancelled or runs: as with a pool."""
+    for _ in range(20):
+        executor, futures = cw.ClusterExecutor(), []
+
+        def submit(executor=executor, futures=futures):
+            with contextlib.suppress(RuntimeError):
+                while True:
+                    futures.append(executor.submit(jobs.square, 3))
+
+        thread = threading.Thread(target=submit)
+        thread.start()
+        wait_until(lambda futures=futures: len(futures) > 5, LIMIT)
+        executor.shutdown(wait=False, cancel_futures=True)
+        thread.join(LIMIT)
+        executor.shutdown()
+        assert all(future.cancelled() or future.result(0) == 9 for future in futures)
+
+
 def test_the_end_of_the_block_waits_also_after_an_exception():
     with pytest.raises(LookupError), cw.ClusterExecutor() as executor:
         future = executor.submit(jobs.nap, 0.2, "there")
@@ -767,6 +788,71 @@ def test_futures_of_one_executor_do_not_keep_each_other_or_their_results_alive(e
     assert seen() is None
 
 
+# --- max_workers ------------------------------------------------------------------------------
+
+
+def most_at_a_time(directory):
+    """How many of the jobs `note_interval` were under way at a time: the largest number of open intervals."""
+    steps = []
+    for path in directory.iterdir():
+        began, ended = map(float, path.read_text().split())
+        steps += [(began, 1), (ended, -1)]
+    return max(itertools.accumulate(step for _, step in sorted(steps)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"chunksize": 2}, {"as_completed": True, "chunksize": 2}])
+def test_no_more_jobs_than_max_workers_are_under_way_at_a_time(settings, tmp_path):
+    paths = [tmp_path / str(n) for n in range(8)]
+    with cw.ClusterExecutor(max_workers=1) as executor:
+        assert executor._max_workers == 1 < executor.slots() == 2
+        assert sorted(executor.map(jobs.note_interval, paths, **settings)) == sorted(paths)
+    assert len(list(tmp_path.iterdir())) == 8 and most_at_a_time(tmp_path) == 1
+
+
+def test_cancelled_and_failed_jobs_make_room_for_others_under_max_workers(gate, tmp_path):
+    with cw.ClusterExecutor(max_workers=2) as executor:
+        gate.block(executor, 1)
+        with pytest.raises(ZeroDivisionError):
+            executor.submit(jobs.divide, 1, 0).result(LIMIT)
+        mark = tmp_path / "it runs"
+        endless = executor.submit(jobs.until, tmp_path / "never", 0, mark)
+        wait_until(mark.exists, LIMIT)
+        behind = executor.submit(jobs.square, 3)
+        assert executor.kill(endless)
+        assert behind.result(LIMIT) == 9
+        gate.open()
+
+
+def test_more_max_workers_than_slots_change_nothing(tmp_path):
+    with cw.ClusterExecutor(max_workers=100) as executor:
+        assert executor._max_workers == executor.slots() == 2
+        assert list(executor.map(jobs.square, range(1000))) == [n * n for n in range(1000)]
+        executor._max_workers = 8  # as users of dask do
+        assert executor._max_workers == 8 and executor.slots() == 2
+
+
+def test_max_workers_is_checked_as_in_a_pool():
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+        concurrent.futures.ProcessPoolExecutor(0)
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+        cw.ClusterExecutor(max_workers=0)
+    with pytest.raises(TypeError, match="'2'"):
+        cw.ClusterExecutor(max_workers="2")
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ({"mp_context": multiprocessing.get_context("spawn")}, "mp_context"),
+        ({"max_tasks_per_child": 3}, "--max-jobs"),
+    ],
+)
+def test_settings_of_a_pool_that_have_no_meaning_here_are_accepted_with_a_warning(setting, text):
+    with pytest.warns(UserWarning, match=text) as caught, cw.ClusterExecutor(**setting) as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+    assert [warning.filename for warning in caught if text in str(warning.message)] == [__file__]
+
+
 # --- asyncio ----------------------------------------------------------------------------------
 
 
@@ -781,6 +867,36 @@ def test_futures_can_be_awaited(executor):
         return "done"
 
     assert asyncio.run(asyncio.wait_for(main(), LIMIT)) == "done"
+
+
+def test_what_submit_gives_can_be_awaited_itself(executor):
+    async def main():
+        assert await executor.submit(jobs.square, 3) == await executor.asubmit(jobs.square, 3) == 9
+        settings = executor.options(attempts=1)
+        assert await asyncio.gather(*map(settings.asubmit, [jobs.square] * 9, range(9))) == [
+            n * n for n in range(9)
+        ]
+        done = executor.submit(jobs.square, 5)
+        done.result(LIMIT)
+        assert await done == await done == 25
+        with pytest.raises(ZeroDivisionError):
+            await executor.asubmit(jobs.divide, 1, 0)
+        assert isinstance(done, cw.Future) and issubclass(
+            cw.Future[int].__origin__, concurrent.futures.Future
+        )
+
+    asyncio.run(asyncio.wait_for(main(), LIMIT))
+
+
+def test_a_task_that_is_cancelled_cancels_the_job_that_it_awaits(executor, gate, tmp_path):
+    async def main():
+        gate.block(executor)
+        future = executor.asubmit(jobs.mark, tmp_path / "ran")
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(future, 0.1)
+        assert future.cancelled()
+
+    asyncio.run(main())
 
 
 def test_an_awaited_future_that_is_cancelled_cancels_the_job(executor, gate, tmp_path):

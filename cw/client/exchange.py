@@ -20,7 +20,7 @@ from cw.client import outcome, patience
 from cw.client.calls import Calls
 from cw.client.delivery import Delivery
 from cw.client.jobs import BATCH, ClientJob, Jobs
-from cw.client.options import ClientSettings, check_patience
+from cw.client.options import ClientSettings, check_patience, check_workers
 from cw.client.outcome import Abandoned, Outcome
 from cw.events import EventLogger
 from cw.net import address, memory
@@ -68,6 +68,8 @@ class Exchange:
         """Id of the session."""
         self.result_host: str | None = None
         """Host of the results that arrive; None: the master was not asked."""
+        self.most = check_workers(settings.max_workers)
+        """How many jobs may be at the master at a time, by the user's wish; None: any number."""
         self.patience = patience.Patience(
             check_patience("connect_timeout", settings.connect_timeout, patience.CONNECT_SECONDS),
             check_patience("reconnect_timeout", settings.reconnect_timeout, patience.RECONNECT_SECONDS),
@@ -223,7 +225,9 @@ class Exchange:
     # --- from the master ---
 
     def _on_window(self, message: m.Window) -> None:
-        self._jobs.on_window(message.jobs, message.size)
+        self._jobs.on_window(
+            message.jobs if self.most is None else min(message.jobs, self.most), message.size
+        )
         self.pump()
 
     def _on_roster(self, message: m.Roster) -> None:

@@ -7,20 +7,21 @@ import functools
 import itertools
 import os
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import InvalidStateError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from cw import guard
 from cw.client import mapping
 from cw.client.future import Future
-from cw.client.mapping import MapSettings
-from cw.client.options import ClientSettings
+from cw.client.options import ClientSettings, MapArguments, MapSettings
 from cw.client.outcome import Abandoned
 from cw.client.prepared import Prepared
 from cw.client.progress import Progress
 from cw.client.session import Session
+from cw.client.slot_count import SlotCount
 from cw.client.store_client import StoreClient
 from cw.events import EventLogger
 from cw.payloads.current import LABELS, PLACE
@@ -29,6 +30,9 @@ from cw.requirements import NO_OPTIONS, JobOptions, OptionArguments, takes_optio
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` from Python 3.11 on
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 logger = EventLogger("cw.client")
 
@@ -44,24 +48,36 @@ class Options:
         self._key, self._version = key, version
         self._store_client = self._named(executor._store_client)
 
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+    def submit(
+        self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
         """Submit as `ClusterExecutor.submit` does, with these options."""
+        return self.asubmit(function, *args, **kwargs)
+
+    def asubmit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Submit as `submit` does: to type checkers, what this returns can be awaited."""
         label = next(self._executor._labels) & LABELS
         return self._executor._submit(self._options, self._store_client, function, args, kwargs, label)
 
     def map(
+        self, function: Callable[..., T], *iterables: Iterable[Any], **settings: Unpack[MapArguments]
+    ) -> Iterator[T]:
+        """Map as `ClusterExecutor.map` does, with these options."""
+        return self._map(function, iterables, MapSettings(**settings), lambda: None)
+
+    def _map(
         self,
-        function: Callable[..., Any],
-        *iterables: Iterable[Any],
-        end: Callable[[], None] = lambda: None,
-        **settings: Any,
-    ) -> Iterator[Any]:
-        """Map as `ClusterExecutor.map` does, with these options. `end()` is called when the iteration ends."""
+        function: Callable[..., T],
+        iterables: tuple[Iterable[Any], ...],
+        settings: MapSettings,
+        end: Callable[[], None],
+    ) -> Iterator[T]:
+        """Map; `end()` is called when the iteration ends."""
         if self._key is not None and not callable(self._key):
             raise ValueError(
                 "a key for map() must be a function, which gives the key for the arguments of a call"
             )
-        return self._executor._map(self, function, iterables, MapSettings(**settings), end)
+        return self._executor._map(self, function, iterables, settings, end)
 
     def _named(self, store_client: StoreClient | None) -> StoreClient | None:
         if store_client is None or (self._key is None and self._version is None):
@@ -84,6 +100,9 @@ class ClusterExecutor(concurrent.futures.Executor):
     program; it is part of the keys of stored results. Without it, seeds are random; in a job, derived from the job's.
     `workdir`: working directory of jobs, in place of this program's own: a path that exists on the workers' machines,
     or 'scratch', a private directory for each process that runs jobs, which is removed with it.
+    `max_workers`: at most so many of this executor's jobs are under way at a time (each chunk of a `map` is one); None:
+    as many as the cluster takes. `mp_context` and `max_tasks_per_child`, of ProcessPoolExecutor, are ignored with a
+    warning.
     `lend`: in a job, whether the job lends its CPUs, to jobs of deeper clients only, while its main thread waits for
     results of this executor. With False it holds them: then others must be free for the jobs that it waits for.
     """
@@ -97,13 +116,17 @@ class ClusterExecutor(concurrent.futures.Executor):
         max_outstanding: tuple[int | None, int | None] | None = None,
         reconnect_timeout: float | None = None,
         store: str | os.PathLike[str] | None = None,
-        durability: str = "process",
+        durability: Literal["process", "disk"] = "process",
         retry_errors: bool = True,
         seed: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
         lend: bool = True,
+        max_workers: int | None = None,
+        mp_context: Any = None,
+        max_tasks_per_child: int | None = None,
     ) -> None:
         guard.check_import("cw.ClusterExecutor()")  # before a store is opened
+        _warn_of_ignored(mp_context, max_tasks_per_child)
         self._labels = itertools.count(PLACE, PLACE)  # of submits, and of maps' first calls
         self._open_store = functools.partial(
             StoreClient, durability=durability, retry_errors=retry_errors, seed=seed
@@ -111,22 +134,38 @@ class ClusterExecutor(concurrent.futures.Executor):
         self._store_client = store_client = None if store is None else self._open_store(store)
         try:
             settings = ClientSettings(
-                host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend
+                host,
+                port,
+                connect_timeout,
+                max_outstanding,
+                reconnect_timeout,
+                seed,
+                workdir,
+                lend,
+                max_workers,
             )
-            self._session = Session(settings, _deliver, _notify_started, store_client)
+            self._session = session = Session(settings, _deliver, _notify_started, store_client)
             self._session.start()
         except BaseException:
             if store_client is not None:
                 store_client.close()
             raise
+        self._slot_count = SlotCount(lambda: session.exchange.link.where)
+        self._assumed_workers: int | None = None
         self._is_shut_down = False
         self._defaults = Options(self, NO_OPTIONS)
         # A forgotten shutdown() leaves no thread and no runners behind; the futures are still settled.
         weakref.finalize(self, self._session.close, is_waiting=True).atexit = False
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
         """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) at once if the call cannot be sent,
-        RuntimeError after `shutdown`."""
+        RuntimeError after `shutdown`. What this returns is a `cw.Future`, which asyncio can await."""
+        return self._submit(NO_OPTIONS, self._store_client, fn, args, kwargs, next(self._labels) & LABELS)
+
+    def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Submit as `submit` does: to type checkers, what this returns can be awaited."""
         return self._submit(NO_OPTIONS, self._store_client, fn, args, kwargs, next(self._labels) & LABELS)
 
     @takes_options
@@ -142,16 +181,16 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     def map(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
         store: str | os.PathLike[str] | None = None,
-        progress: bool | str = False,
+        progress: bool | Literal["always"] = False,
         as_completed: bool = False,
         return_exceptions: bool = False,
-    ) -> Iterator[Any]:
+    ) -> Iterator[T]:
         """Map as `Executor.map` of Python 3.14: yields results in the order of the input.
 
         `chunksize`: number of calls that travel and run together. `buffersize`: maximum number of submitted calls whose
@@ -167,6 +206,26 @@ class ClusterExecutor(concurrent.futures.Executor):
             timeout, chunksize, buffersize, store, progress, as_completed, return_exceptions
         )
         return self._map(self._defaults, fn, iterables, settings, lambda: None)
+
+    def slots(self) -> int:
+        """Return the number of slots of the cluster now: those of all workers that are connected and do not drain.
+
+        The master is asked, at most every two seconds; if it does not answer within one, the last number is returned.
+        """
+        return self._slot_count.get()
+
+    @property
+    def _max_workers(self) -> int:
+        """What programs for pools read: the number of slots, or `max_workers` if that is less; 1 or more."""
+        if self._assumed_workers is not None:
+            return self._assumed_workers
+        slots, most = max(1, self.slots()), self._session.exchange.most
+        return slots if most is None else min(slots, most)
+
+    @_max_workers.setter
+    def _max_workers(self, number: int) -> None:
+        """Set what those programs read; it limits nothing here."""
+        self._assumed_workers = number
 
     def refresh(self) -> None:
         """Check all values that a function reads at its next `submit`, whatever that costs.
@@ -212,10 +271,10 @@ class ClusterExecutor(concurrent.futures.Executor):
         """Accept no more calls; with `cancel_futures`, cancel those that have not started; with `wait`, block until
         the others have ended."""
         self._is_shut_down = True
+        self._session.close(is_waiting=True)  # before the others are cancelled: no thread adds one after that
         if cancel_futures:
             for job in self._session.jobs.all():
                 job.tag.cancel()
-        self._session.close(is_waiting=True)
         if wait:
             self._session.join()
 
@@ -223,17 +282,17 @@ class ClusterExecutor(concurrent.futures.Executor):
         self,
         options: JobOptions,
         store_client: StoreClient | None,
-        fn: Callable[..., Any],
+        fn: Callable[..., T],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         label: int,
         prepared: Prepared | None = None,
-    ) -> Future:
+    ) -> Future[T]:
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if not callable(fn):
             raise TypeError(f"submit() takes a function first, not {fn!r}")
-        future = Future(self._session)
+        future: Future[T] = Future(self._session)
         future._number = self._session.submitter.submit(
             fn, args, kwargs, future, options, store_client, prepared, label
         )
@@ -284,7 +343,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         calls: Iterator[tuple[Any, ...]],
         chunksize: int,
         is_each: bool,
-    ) -> Iterator[Future]:
+    ) -> Iterator[Future[Any]]:
         """Yield the futures of a map's calls, or of its chunks; each is submitted when it is taken."""
         session = self._session
         label = next(self._labels) & LABELS
@@ -304,54 +363,21 @@ class ClusterExecutor(concurrent.futures.Executor):
         return mapping.in_batches(calls, chunksize, label, begin)
 
 
-BUFFER = 1000
-"""Calls of `cw.map` in progress at a time. More: more results wait in memory. Less: many slots are idle."""
-
-
-def map(
-    function: Callable[..., Any],
-    *iterables: Iterable[Any],
-    host: str | None = None,
-    port: int | None = None,
-    store: str | os.PathLike[str] | None = None,
-    progress: bool | str = False,
-    as_completed: bool = False,
-    return_exceptions: bool = False,
-    chunksize: int = 1,
-    buffersize: int = BUFFER,
-    timeout: float | None = None,
-    durability: str = "process",
-    retry_errors: bool = True,
-    key: Callable[..., Any] | None = None,
-    version: Any = None,
-    seed: int | None = None,
-    workdir: str | os.PathLike[str] | None = None,
-) -> Iterator[Any]:
-    """Yield the results of `function` for each item, computed on the cluster: replaces a loop.
-
-    Connects as ClusterExecutor does, and disconnects when all results have been taken or the loop is left. The input
-    is read as results are taken, so that neither must fit in memory. All other parameters are those of
-    `ClusterExecutor`, its `map` and its `options`.
-    """
-    guard.check_import("cw.map()")
-    executor = ClusterExecutor(
-        host, port, store=store, durability=durability, retry_errors=retry_errors, seed=seed, workdir=workdir
-    )
-    try:
-        return executor.options(key=key, version=version).map(
-            function, *iterables, progress=progress, as_completed=as_completed, return_exceptions=return_exceptions,
-            chunksize=chunksize, buffersize=buffersize, timeout=timeout, end=executor._leave,
-        )  # fmt: skip
-    except BaseException:
-        executor._leave()
-        raise
-
-
 class SlurmExecutor(ClusterExecutor):
     """A ClusterExecutor, under the name of the original library's executor for a Slurm cluster.
 
     It finds the master as ClusterExecutor does; the user's Slurm job is one of the places searched.
     """
+
+
+def _warn_of_ignored(mp_context: Any, max_tasks_per_child: Any) -> None:
+    """Warn the caller's caller of settings of a ProcessPoolExecutor that have no meaning here."""
+    for name, value, advice in (
+        ("mp_context", mp_context, "the cluster's workers start the processes that run jobs"),
+        ("max_tasks_per_child", max_tasks_per_child, "give the workers the option --max-jobs"),
+    ):
+        if value is not None:
+            warnings.warn(f"ClusterExecutor ignores {name}: {advice}", UserWarning, stacklevel=3)
 
 
 def _deliver(number: int, tag: Any, error: BaseException | None, value: Any) -> None:
@@ -361,7 +387,7 @@ def _deliver(number: int, tag: Any, error: BaseException | None, value: Any) -> 
         _settle(number, tag, error, value)
 
 
-def _settle(number: int, future: Future, error: BaseException | None, value: Any) -> None:
+def _settle(number: int, future: Future[Any], error: BaseException | None, value: Any) -> None:
     try:
         if error is None:
             future.set_result(value)
@@ -373,5 +399,5 @@ def _settle(number: int, future: Future, error: BaseException | None, value: Any
         logger.error("client.done_callback_failed", "a callback of a future failed", exc_info=True)
 
 
-def _notify_started(number: int, future: Future) -> None:
+def _notify_started(number: int, future: Future[Any]) -> None:
     future.note_running()

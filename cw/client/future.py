@@ -13,10 +13,10 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cw import nested
 from cw.payloads import serialize
@@ -24,6 +24,8 @@ from cw.payloads.deferred import Deferred, ImportDeadlock
 
 if TYPE_CHECKING:
     from cw.client.session import Session
+
+T = TypeVar("T")
 
 # Guards every future without a condition, and the creation of conditions.
 _lock = threading.Lock()
@@ -38,8 +40,11 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
-class Future(concurrent.futures.Future[Any]):
-    """The future of one job. `running()` is approximate: short jobs are never reported as running."""
+class Future(concurrent.futures.Future[T]):
+    """The future of one job. `running()` is approximate: short jobs are never reported as running.
+
+    `await future` works in asyncio; if the task that awaits it is cancelled, so is the job, unless it runs.
+    """
 
     _made_condition: threading.Condition | None = None
     _state = PENDING
@@ -52,8 +57,7 @@ class Future(concurrent.futures.Future[Any]):
         self._session = session
         self._number = 0
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
+    def _condition_in_use(self) -> threading.Condition:
         condition = self._made_condition
         if condition is None:
             with _lock:
@@ -64,6 +68,14 @@ class Future(concurrent.futures.Future[Any]):
                     self._done_callbacks = list(self._done_callbacks)
                     condition = self._made_condition = threading.Condition()
         return condition
+
+    # Type checkers see the attribute that wait() and as_completed() ask for.
+    _condition: threading.Condition = property(_condition_in_use)  # type: ignore[assignment]
+
+    def __await__(self) -> Generator[Any, None, T]:
+        import asyncio
+
+        return asyncio.wrap_future(self, loop=asyncio.get_running_loop()).__await__()
 
     def __reduce__(self) -> Any:
         raise TypeError("a future cannot travel: give its result()")
@@ -121,7 +133,7 @@ class Future(concurrent.futures.Future[Any]):
         """True if the future has a result or an exception, or was cancelled."""
         return self._state in (FINISHED, CANCELLED, CANCELLED_AND_NOTIFIED)
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         """Return the job's result; blocks for it up to `timeout` seconds (TimeoutError). Raises what the job raised."""
         if self._state == FINISHED and self._exception is None:
             value = self._result
@@ -133,7 +145,8 @@ class Future(concurrent.futures.Future[Any]):
                 finally:
                     del self, error  # the traceback refers to this frame
             value = self._result
-        return value if type(value) is not Deferred else self._undefer(value)
+        result: T = value if type(value) is not Deferred else self._undefer(value)
+        return result
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the job raised, or None; blocks for it as `result()` does."""
@@ -145,7 +158,7 @@ class Future(concurrent.futures.Future[Any]):
                 error = failure
         return error
 
-    def _undefer(self, deferred: Deferred) -> Any:
+    def _undefer(self, deferred: Deferred) -> T:
         """Unpickle a result that came while a module was being imported, in the thread that asks for it."""
         try:
             value, error = deferred.load(), None
@@ -188,7 +201,7 @@ class Future(concurrent.futures.Future[Any]):
             if self._state == PENDING:
                 self._state = RUNNING
 
-    def set_result(self, result: Any) -> None:
+    def set_result(self, result: T) -> None:
         """Set the result (called by the executor)."""
         with _lock:
             is_bare = self._made_condition is None

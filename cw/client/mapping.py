@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import operator
-import os
 import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from cw import nested
 from cw.client.calls import ManyCalls, StoredCall
@@ -35,32 +34,6 @@ from cw.payloads.deferred import Deferred
 from cw.requirements import JobOptions
 
 
-class MapSettings(NamedTuple):
-    """Parameters of a map, as `ClusterExecutor.map` describes them."""
-
-    timeout: float | None = None
-    chunksize: int = 1
-    buffersize: int | None = None
-    store: str | os.PathLike[str] | None = None
-    progress: bool | str = False
-    as_completed: bool = False
-    return_exceptions: bool = False
-
-    def checked(self) -> MapSettings:
-        """Return the settings with their numbers as ints. Raises TypeError, ValueError."""
-        chunksize, buffersize = operator.index(self.chunksize), self.buffersize
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None:
-            try:
-                buffersize = operator.index(buffersize)
-            except TypeError:
-                raise TypeError("buffersize must be an integer or None") from None
-            if buffersize < 1:
-                raise ValueError("buffersize must be None or > 0")
-        return self._replace(chunksize=chunksize, buffersize=buffersize)
-
-
 class Tally:
     """Progress of a map: counts each of its futures when it is done."""
 
@@ -69,7 +42,7 @@ class Tally:
         self._session = session
         self._done = self._failed = 0
 
-    def watch(self, futures: Iterator[Future]) -> Iterator[Future]:
+    def watch(self, futures: Iterator[Future[Any]]) -> Iterator[Future[Any]]:
         for future in futures:
             future.add_done_callback(self._note)
             yield future
@@ -101,7 +74,7 @@ results wait for an input."""
 class Feed:
     """Submits calls, at most `ahead` more than results were taken; None: all at once."""
 
-    def __init__(self, futures: Iterator[Future], ahead: int | None) -> None:
+    def __init__(self, futures: Iterator[Future[Any]], ahead: int | None) -> None:
         self._futures = futures
         self._ahead = ahead
         self._failure: Exception | None = None
@@ -109,17 +82,17 @@ class Feed:
         """True if the last item took long. Otherwise the next is read early, so that no slot idles while a result is
         used."""
 
-    def start(self) -> deque[Future]:
+    def start(self) -> deque[Future[Any]]:
         """Submit the first calls and return their futures. Raises what the input, or the first call, raises."""
         if self._ahead is None:
             return deque(self._futures)
-        waiting: deque[Future] = deque()
+        waiting: deque[Future[Any]] = deque()
         _add_in_order(waiting, self)
         if not waiting:
             self.check()
         return waiting
 
-    def more(self, count: int, is_there: Callable[[], bool]) -> Iterator[Future]:
+    def more(self, count: int, is_there: Callable[[], bool]) -> Iterator[Future[Any]]:
         """Yield one more future if there is room beside `count` others, and further ones while no result is there."""
         while self._ahead is not None and count < self._ahead:
             began = time.monotonic()
@@ -143,7 +116,7 @@ class Feed:
 
 
 def in_order(
-    waiting: deque[Future],
+    waiting: deque[Future[Any]],
     feed: Feed,
     deadline: float | None,
     returns_errors: bool,
@@ -174,7 +147,7 @@ def in_order(
 
 
 def of_chunks(
-    waiting: deque[Future], feed: Feed, deadline: float | None, end: Callable[[], None]
+    waiting: deque[Future[Any]], feed: Feed, deadline: float | None, end: Callable[[], None]
 ) -> Iterator[Any]:
     """Yield results as `in_order` does, from futures of whole chunks: `chunks.run`."""
     try:
@@ -205,7 +178,7 @@ def of_chunks(
 
 
 def as_completed(
-    waiting: deque[Future],
+    waiting: deque[Future[Any]],
     feed: Feed,
     deadline: float | None,
     returns_errors: bool,
@@ -239,25 +212,25 @@ def as_completed(
         end()
 
 
-def _next_done(done: queue.SimpleQueue[Any], pending: set[Future], timeout: float | None) -> Future:
-    def wait(timeout: float | None) -> Future:
+def _next_done(done: queue.SimpleQueue[Any], pending: set[Future[Any]], timeout: float | None) -> Future[Any]:
+    def wait(timeout: float | None) -> Future[Any]:
         return done.get(timeout=timeout)  # type: ignore[no-any-return]
 
     return wait(timeout) if not done.empty() else nested.wait(next(iter(pending))._session, wait, timeout)
 
 
-def _add_in_order(waiting: deque[Future], feed: Feed) -> None:
+def _add_in_order(waiting: deque[Future[Any]], feed: Feed) -> None:
     for future in feed.more(len(waiting), lambda: waiting[0].done()):
         waiting.append(future)
 
 
-def _add_as_completed(pending: set[Future], feed: Feed, done: queue.SimpleQueue[Any]) -> None:
+def _add_as_completed(pending: set[Future[Any]], feed: Feed, done: queue.SimpleQueue[Any]) -> None:
     for future in feed.more(len(pending), lambda: not done.empty()):
         pending.add(future)
         future.add_done_callback(done.put)
 
 
-def _is_of(future: Future, error: BaseException) -> bool:
+def _is_of(future: Future[Any], error: BaseException) -> bool:
     """True if the call ended with this error; false for a timeout of the wait, or Ctrl-C."""
     return future.done() and not future.cancelled() and future.exception() is error
 
@@ -269,7 +242,7 @@ def _left(deadline: float | None) -> float | None:
 # --- chunks of which each call has a future ---------------------------------------------------
 
 
-class ChunkFuture(Future):
+class ChunkFuture(Future[Any]):
     """The future of one call of a chunk. When all futures of a chunk are cancelled, its job is, too."""
 
     _chunk: ChunkTag | None = None
@@ -336,7 +309,7 @@ class Batch(Protocol):
     def add(self, args: tuple[Any, ...]) -> None:
         """Add the next call. Raises the error that makes it unpicklable."""
 
-    def submit(self) -> Iterable[Future]:
+    def submit(self) -> Iterable[Future[Any]]:
         """Submit the added calls, if any, and return their futures."""
 
 
@@ -361,10 +334,10 @@ class WholeBatch:
     def add(self, args: tuple[Any, ...]) -> None:
         self._chunk.add(args)
 
-    def submit(self) -> Iterable[Future]:
+    def submit(self) -> Iterable[Future[Any]]:
         if not len(self._chunk):
             return []
-        future = Future(self._session)
+        future: Future[Any] = Future(self._session)
         future._number = self._submit(future)
         return [future]
 
@@ -403,7 +376,7 @@ class EachBatch(WholeBatch):
             self._missing.append((future, call, len(self._futures)))
         self._futures.append(future)
 
-    def submit(self) -> Iterable[Future]:
+    def submit(self) -> Iterable[Future[Any]]:
         if self._missing:
             futures, calls, items = zip(*self._missing, strict=True)
             tag = ChunkTag(list(futures))
@@ -415,7 +388,7 @@ class EachBatch(WholeBatch):
 
 def in_batches(
     calls: Iterator[tuple[Any, ...]], size: int, label: int, begin: Callable[[int], Batch]
-) -> Iterator[Future]:
+) -> Iterator[Future[Any]]:
     """Submit calls in batches of `size`, and yield the futures. `begin` makes a batch for the label of its first call;
     `label` is the label of the very first call."""
     for first in count(label, size):

@@ -1,9 +1,11 @@
-"""The settings of a client, checked. (The options of its jobs: `cw.requirements`.)"""
+"""The settings of a client and of a map, checked. (The options of jobs: `cw.requirements`.)"""
 
 from __future__ import annotations
 
+import operator
 import os
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from cw.requirements import MOST_SECONDS, to_seconds
 
@@ -19,6 +21,7 @@ class ClientSettings(NamedTuple):
     seed: int | None = None
     workdir: str | os.PathLike[str] | None = None
     lend: bool = True
+    max_workers: int | None = None
 
 
 def check_patience(name: str, value: Any, default: float) -> float:
@@ -27,6 +30,19 @@ def check_patience(name: str, value: Any, default: float) -> float:
     if not seconds >= 0:  # nor is it 'nan'
         raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
     return min(seconds, MOST_SECONDS)
+
+
+def check_workers(most: Any) -> int | None:
+    """The number of `max_workers`, which may be None. Raises TypeError, ValueError, as ProcessPoolExecutor does."""
+    if most is None:
+        return None
+    try:
+        number = operator.index(most)
+    except TypeError:
+        raise TypeError(f"max_workers must be an int or None, not {most!r}") from None
+    if number <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    return number
 
 
 def check_outstanding(limits: Any) -> tuple[int | None, int | None]:
@@ -43,3 +59,57 @@ def check_outstanding(limits: Any) -> tuple[int | None, int | None]:
         except TypeError:
             raise TypeError(text) from None
     return limits[0], limits[1]
+
+
+# --- map --------------------------------------------------------------------------------------
+
+
+class MapArguments(TypedDict, total=False):
+    """Keyword arguments of a map, for type checkers; `ClusterExecutor.map` describes them."""
+
+    timeout: float | None
+    chunksize: int
+    buffersize: int | None
+    store: str | os.PathLike[str] | None
+    progress: bool | Literal["always"]
+    as_completed: bool
+    return_exceptions: bool
+
+
+class LoopArguments(MapArguments, total=False):
+    """Keyword arguments of `cw.map`, for type checkers."""
+
+    host: str | None
+    port: int | None
+    durability: Literal["process", "disk"]
+    retry_errors: bool
+    key: Callable[..., Any] | None
+    version: Any
+    seed: int | None
+    workdir: str | os.PathLike[str] | None
+
+
+class MapSettings(NamedTuple):
+    """Parameters of a map, as `ClusterExecutor.map` describes them."""
+
+    timeout: float | None = None
+    chunksize: int = 1
+    buffersize: int | None = None
+    store: str | os.PathLike[str] | None = None
+    progress: bool | Literal["always"] = False
+    as_completed: bool = False
+    return_exceptions: bool = False
+
+    def checked(self) -> MapSettings:
+        """Return the settings with their numbers as ints. Raises TypeError, ValueError."""
+        chunksize, buffersize = operator.index(self.chunksize), self.buffersize
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None:
+            try:
+                buffersize = operator.index(buffersize)
+            except TypeError:
+                raise TypeError("buffersize must be an integer or None") from None
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
+        return self._replace(chunksize=chunksize, buffersize=buffersize)

@@ -13,7 +13,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cw import guard
 from cw.client.jobs import NamedTag
@@ -97,7 +97,7 @@ class ClientThread:
         max_outstanding: tuple[int | None, int | None] | None = None,
         reconnect_timeout: float | None = None,
         store: str | os.PathLike[str] | None = None,
-        durability: str = "process",
+        durability: Literal["process", "disk"] = "process",
         retry_errors: bool = True,
         seed: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
@@ -184,7 +184,7 @@ class ClientThread:
             return False
         return self._session.submitter.cancel(jobid, True)
 
-    def wait(self, timeout: float | None = None, progress: bool | str = False) -> None:
+    def wait(self, timeout: float | None = None, progress: bool | Literal["always"] = False) -> None:
         """Block until every outstanding job has called back, at most `timeout` seconds (TimeoutError).
 
         `progress`: show a bar, if stderr is a terminal (with 'always', in any case).

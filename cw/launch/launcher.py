@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cw import program
+from cw.errors import Error
 
 START_SECONDS = 60.0
 """Time for a cluster to become ready (seconds). Longer: a hang is reported later. Shorter: on a slow file system none
@@ -50,7 +51,7 @@ LOG_TAIL = 2000
 """Number of bytes of a log that an error's text shows."""
 
 
-class LaunchError(program.UserError, RuntimeError):
+class LaunchError(program.UserError, Error, RuntimeError):
     """A cluster could not be started or stopped; the text says why."""
 
 

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from cw.errors import Error
 from cw.events import EventLogger
 from cw.program import UserError
 from cw.userdir import home_directory, locked, make_home, read_private, write_private
@@ -44,7 +45,7 @@ NOTHING_KNOWN = "nothing else is known"
 """The source of the last candidate."""
 
 
-class AddressError(UserError, ValueError):
+class AddressError(UserError, Error, ValueError):
     """An invalid address, or an invalid name of a cluster."""
 
 

@@ -31,7 +31,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, pairwise
 from typing import Any
 
-from cw.errors import NotPicklable, ProtocolError
+from cw import errors
+from cw.errors import ProtocolError
 from cw.net import messages as m
 from cw.net.batches import split
 from cw.net.memory import LARGE, Memory, as_file, from_file
@@ -83,7 +84,7 @@ ABORT: Frame = [HEADER.pack(0, ABORT_KIND, 0, 0)]
 def check_payload(payload: Buffer, what: str) -> None:
     """Raise NotPicklable if the payload is larger than MAX_PAYLOAD; `what` names its owner."""
     if len(payload) > MAX_PAYLOAD:
-        raise NotPicklable(f"{what}: {len(payload)} bytes; no more than {MAX_PAYLOAD} can travel")
+        raise errors.NotPicklable(f"{what}: {len(payload)} bytes; no more than {MAX_PAYLOAD} can travel")
 
 
 def is_control(message: tuple[Any, ...]) -> bool:

@@ -1,0 +1,90 @@
+# ruff: noqa: F821
+"""A user's program as type checkers see it (tests/test_types.py); it never runs. A comment says what each line is."""
+
+import asyncio
+import concurrent.futures
+import pickle
+from concurrent.futures import Executor, Future, as_completed, wait
+
+import cw
+from cw.results import Result
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def text(number: int, width: int = 3, *, fill: str = "0") -> str:
+    return str(number).rjust(width, fill)
+
+
+def run(pool: Executor) -> int:
+    return pool.submit(square, 3).result()
+
+
+def callback(jobid: int, result: int) -> None:
+    pass
+
+
+executor = cw.ClusterExecutor(store="s", durability="disk")
+run(executor)
+future: Future[int] = executor.submit(square, 3)
+futures = {executor.submit(square, number): number for number in range(5)}
+for done in as_completed(futures):
+    reveal_type(futures[done])  # int
+    reveal_type(done.result())  # int
+wait(futures)
+
+reveal_type(executor.submit(square, 3))  # Future[int]
+reveal_type(executor.submit(text, 3, fill=" "))  # Future[str]
+reveal_type(executor.options(attempts=1).submit(square, 3))  # Future[int]
+executor.submit(square, "three")  # error
+executor.submit(square, 3, 4)  # error
+executor.submit(text, 3, filling=" ")  # error
+executor.options(attempts=1).submit(square, "three")  # error
+executor.options(atempts=1)  # error
+cw.ClusterExecutor(durabilty="disk")  # error
+
+reveal_type(executor.map(square, [1, 2], chunksize=2))  # Iterator[int]
+reveal_type(executor.options(attempts=1).map(text, [1, 2], chunksize=2))  # Iterator[str]
+executor.map(square, [1], chunksiz=2)  # error
+executor.options(attempts=1).map(square, [1], chunksiz=2)  # error
+executor.map(square, [1], progress="allways")  # error
+
+reveal_type(cw.map(square, [1, 2]))  # Iterator[int]
+reveal_type(cw.map(text, [1, 2], [3, 4], progress="always", store="s", host="n1"))  # Iterator[str]
+reveal_type(cw.map(lambda x, y: x + y, [1], [1.5]))  # Iterator[float]
+reveal_type(cw.map(text, *[[1, 2], [3, 4]]))  # Iterator[str]
+cw.map(square, ["a"])  # error
+cw.map(text, [1], ["a"])  # error
+cw.map(square, [1], proggress=True)  # error
+cw.map(square, [1], progress="allways")  # error
+
+reveal_type(cw.results("s"))  # Results
+for stored in cw.results("s").filter(failed=False):
+    same: Result = stored
+    reveal_type(stored.function)  # str
+cw.results()  # error
+
+thread = cw.ClientThread(callback)
+reveal_type(thread.submit(square, 7))  # int
+thread.options(atempts=3)  # error
+cw.allocate(nworkers=3, naster=False)  # error
+with cw.mp.allocate(2) as cluster:
+    reveal_type(cluster.master)  # str
+
+broken: concurrent.futures.BrokenExecutor = cw.WorkerLost("lost")
+unpicklable: pickle.PicklingError = cw.NotPicklable("it")
+mistakes: list[type[cw.Error]] = [cw.LaunchError, cw.CredentialError, cw.NotPicklable, cw.RemoteTraceback]
+
+
+async def main() -> None:
+    awaitable: cw.Future[int] = executor.asubmit(square, 3)
+    wait([awaitable])
+    reveal_type(await awaitable)  # int
+    reveal_type(await executor.options(attempts=1).asubmit(text, 3))  # str
+    both = await asyncio.gather(executor.asubmit(square, 1), executor.asubmit(text, 1))
+    reveal_type(both)  # tuple[int, str]
+    reveal_type(await asyncio.wrap_future(executor.submit(square, 3)))  # int
+    reveal_type(await asyncio.get_running_loop().run_in_executor(executor, square, 3))  # int
+    executor.asubmit(square, "three")  # error
