@@ -56,6 +56,15 @@ def mark_and_nap(directory, n, seconds):
     return n
 
 
+def mark_and_meet(directory, n):
+    """Wait until two processes have begun such a call."""
+    Path(directory, f"{n}-{os.getpid()}").touch()
+    while len({name.partition("-")[2] for name in os.listdir(directory)}) < 2:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    return n
+
+
 def where(_):
     return os.getpid(), threading.get_ident()
 

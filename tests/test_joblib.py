@@ -133,6 +133,7 @@ def test_the_number_of_jobs_is_that_of_the_slots_now(shared):
 
 
 def test_with_one_slot_the_calls_run_on_the_cluster_too(shared, monkeypatch):
+    monkeypatch.setattr(shared, "_answer", (0, 0.0))
     monkeypatch.setattr(shared, "_ask", lambda: 1)
     assert shared.effective_n_jobs(-1) == shared.effective_n_jobs(-2) == 2
 
@@ -202,17 +203,17 @@ def test_many_held_back_batches_that_do_not_pickle_are_no_deep_recursion(shared)
 
     found = []
     shared._limit = 1
-    for _ in range(500):
+    for _ in range(100):
         shared.submit(Batch, found.append)
     try:
-        shared._held.extend([(Batch, found.append)] * 1500)
+        shared._held.extend([(Batch, found.append)] * 1200)
         shared._count += 1
         shared._start_held()
     finally:
         shared._limit = shared._count = 0
         shared._held.clear()
         Batch.items[0][1][0].close()
-    assert len(found) == 2000 and {type(future.exception()) for future in found} == {cw.NotPicklable}
+    assert len(found) == 1300 and {type(future.exception()) for future in found} == {cw.NotPicklable}
 
 
 def test_an_error_of_the_iterator_is_raised(backend):
@@ -248,12 +249,11 @@ def test_a_machine_that_is_killed_in_the_middle_costs_only_time(tmp_path):
     with Master() as master, Worker(master.address, "-n", "1"):
         with Worker(master.address, "-n", "1") as other, joblib.parallel_config("cw", host=master.address):
             results = Parallel(return_as="generator", batch_size=1)(
-                delayed(calls.mark_and_nap)(tmp_path, n, 0.05) for n in range(40)
+                delayed(calls.mark_and_meet)(tmp_path, n) for n in range(40)
             )
             found = [next(results)]
             other.end(signal.SIGKILL)
             assert [*found, *results] == [*range(40)]
-            assert len({path.name.partition("-")[2] for path in tmp_path.iterdir()}) > 1
             del results
 
 
