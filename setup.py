@@ -25,6 +25,7 @@ setup(
     install_requires=["bluelet>=0.2.0", "cloudpickle>=3.1,<4", "cryptography>=42", "xxhash>=3"],
     extras_require={
         "progress": ["tqdm"],
+        "joblib": ["joblib>=1.5,<2"],
         "examples": ["matplotlib", "tqdm"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
         "test": [
@@ -42,6 +43,7 @@ setup(
             "ruff",
             "tqdm",
         ],
+        "recipes": ["joblib>=1.5,<2", "scikit-learn>=1.6,<2"],
         "bench": [
             "dask[distributed]",
             "executorlib[cache]",

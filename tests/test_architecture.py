@@ -22,6 +22,7 @@ PACKAGE = Path(cw.__file__).parent
 FLOORS = [
     "__init__",
     "__main__", "cli.main", "cli.local", "cli.status", "cli.__init__",
+    "joblib",
     "client.map", "client.__init__", "client.thread", "client.executor", "client.slot_count", "client.mapping",
     "client.future", "client.session", "client.submitter", "client.exchange", "client.calls", "client.delivery",
     "client.outcome", "client.jobs", "client.waiting", "client.object_sender", "client.options", "client.patience",

@@ -59,6 +59,25 @@ class Options:
         label = next(self._executor._labels) & LABELS
         return self._executor._submit(self._options, self._store_client, function, args, kwargs, label)
 
+    def freeze(self, function: Callable[..., Any]) -> Callable[..., Future]:
+        """Return `submit` for this function with its state as it is now, as `map` takes it. (For cw's own use.)"""
+        executor = self._executor
+        prepared = executor._session.calls.freeze(function, ONE)
+
+        def submit(*args: Any) -> Future:
+            label = next(executor._labels) & LABELS
+            try:
+                return submit_as(label, args)
+            except KeyError:  # no job used the state, and it was forgotten at this very moment
+                nonlocal prepared
+                prepared = executor._session.calls.freeze(function, ONE)
+                return submit_as(label, args)
+
+        def submit_as(label: int, args: tuple[Any, ...]) -> Future:
+            return executor._submit(self._options, self._recorder, function, args, {}, label, prepared)
+
+        return submit
+
     def map(
         self, function: Callable[..., T], *iterables: Iterable[Any], **settings: Unpack[MapArguments]
     ) -> Iterator[T]:
