@@ -59,12 +59,12 @@ class Options:
         label = next(self._executor._labels) & LABELS
         return self._executor._submit(self._options, self._store_client, function, args, kwargs, label)
 
-    def freeze(self, function: Callable[..., Any]) -> Callable[..., Future]:
+    def freeze(self, function: Callable[..., Any]) -> Callable[..., Future[Any]]:
         """Return `submit` for this function with its state as it is now, as `map` takes it. (For cw's own use.)"""
         executor = self._executor
         prepared = executor._session.calls.freeze(function, ONE)
 
-        def submit(*args: Any) -> Future:
+        def submit(*args: Any) -> Future[Any]:
             label = next(executor._labels) & LABELS
             try:
                 return submit_as(label, args)
@@ -73,8 +73,8 @@ class Options:
                 prepared = executor._session.calls.freeze(function, ONE)
                 return submit_as(label, args)
 
-        def submit_as(label: int, args: tuple[Any, ...]) -> Future:
-            return executor._submit(self._options, self._recorder, function, args, {}, label, prepared)
+        def submit_as(label: int, args: tuple[Any, ...]) -> Future[Any]:
+            return executor._submit(self._options, self._store_client, function, args, {}, label, prepared)
 
         return submit
 
