@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cw.errors import ConnectionError as ConnectionError
     from cw.errors import EnvironmentMismatch as EnvironmentMismatch
     from cw.errors import Error as Error
+    from cw.errors import InitializerFailed as InitializerFailed
     from cw.errors import JobTimeout as JobTimeout
     from cw.errors import NotPicklable as NotPicklable
     from cw.errors import ProtocolError as ProtocolError
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from cw.net.address import PORT as PORT
     from cw.payloads.current import CurrentJob as CurrentJob
     from cw.payloads.current import current_job as current_job
+    from cw.pool import Pool as Pool
     from cw.slurm import slurm_master_host as slurm_master_host
 
 _MODULES = ("client", "mp", "results", "slurm")
@@ -61,6 +63,7 @@ _MODULE_BY_NAME = {
     "ClusterExecutor": "client",
     "SlurmExecutor": "client",
     "map": "client.executor",
+    "Pool": "pool",
     "allocate": "anywhere",
     "start": "anywhere",
     "stop": "anywhere",
@@ -68,9 +71,9 @@ _MODULE_BY_NAME = {
     "current_job": "payloads.current",
     "CurrentJob": "payloads.current",
 } | dict.fromkeys(
-    ("ConnectionError", "EnvironmentMismatch", "Error", "JobTimeout", "NotPicklable", "ProtocolError",
-     "RemoteException", "RemoteTraceback", "SharedRandomState", "StartRefused", "StoreError", "UnseenChanges",
-     "UnstableKey", "WorkerLost"), "errors",
+    ("ConnectionError", "EnvironmentMismatch", "Error", "InitializerFailed", "JobTimeout", "NotPicklable",
+     "ProtocolError", "RemoteException", "RemoteTraceback", "SharedRandomState", "StartRefused", "StoreError",
+     "UnseenChanges", "UnstableKey", "WorkerLost"), "errors",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_MODULE_BY_NAME]  # noqa: PLE0604

@@ -5,6 +5,7 @@
          |- ConnectionError            no way to the master               (also the built-in one, an OSError)
          |- ProtocolError              a peer violates the protocol
          |- WorkerLost                 a job took its runner or worker down too often
+         |- InitializerFailed          the initializer of a pool failed              (also BrokenExecutor)
          |- JobTimeout                 a job ran longer than its limit      (also TimeoutError)
          |- NotPicklable               an argument, function or result cannot travel  (also TypeError)
          |- PayloadError               bytes that cw has not packed                   (also ValueError)
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable
+from concurrent.futures import BrokenExecutor
 from typing import Any
 
 
@@ -78,6 +80,10 @@ class StoreError(Error, OSError):
 
 class JobTimeout(Error, TimeoutError):
     """A job ran longer than its time limit and was stopped. A `TimeoutError` too."""
+
+
+class InitializerFailed(Error, BrokenExecutor):
+    """The initializer of a pool failed in the process in which a job should run. A `BrokenExecutor` too."""
 
 
 class WorkerLost(Error):
