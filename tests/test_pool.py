@@ -220,8 +220,17 @@ def test_a_chunk_has_one_call_at_least(pool, size):
 def test_a_map_has_four_chunks_for_each_process(pool):
     """Each call returns the job that it is in; calls of a chunk are one job."""
     for count, sizes in ((16, [2] * 8), (17, [3] * 5 + [2]), (7, [1] * 7)):
-        found = pool.map(job_id, range(count))
+        found = pool.map_async(lambda number: job_id(number), range(count)).get()
         assert [len(list(group)) for _, group in itertools.groupby(found)] == sizes
+
+
+@pytest.mark.parametrize("short, chunks", [(1000.0, 2), (0.0, 8)])
+def test_a_map_that_was_short_has_one_chunk_for_each_process_from_then_on(pool, monkeypatch, short, chunks):
+    monkeypatch.setattr("cw.pool.pool.SHORT_SECONDS", short)
+    assert len(set(pool.map(lambda number: job_id(number), range(16)))) == 8
+    pool.map(job_id, range(3))
+    assert len(set(pool.map(job_id, range(16)))) == chunks
+    assert len(set(pool.map(job_id, range(16), 1))) == 16
 
 
 def job_id(argument):
@@ -498,6 +507,18 @@ def test_results_keep_their_pool_alive():
     gc.collect()
     assert result.get() == 4
     pool.terminate()
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_an_endless_input_is_not_read_on_when_the_cluster_is_gone(method):
+    with cw.mp.allocate(1) as own, cw.Pool(host=own.master, reconnect_timeout=0) as pool:
+        results = getattr(pool, method)(jobs.square, itertools.count())
+        assert next(results) == 0
+        pool._session.on_failure(cw.ConnectionError("the master is gone"))
+        with pytest.raises(cw.ConnectionError):
+            list(results)
+        pool.close()
+        pool.join()
 
 
 def test_a_pool_does_not_pickle(pool):

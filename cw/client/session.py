@@ -80,10 +80,10 @@ class Session:
             jobs, deliver, recorder, lambda: self._loop.call_soon_threadsafe(self.on_wake)
         )
         self.exchange = Exchange(self._loop, self, settings, jobs, self.calls, self.delivery)
-        self._submitter = Submitter(self._loop, self, jobs, self.calls, self.exchange, self.delivery)
-        self.submit = self._submitter.submit
-        self.add = self._submitter.add
-        self.cancel = self._submitter.cancel
+        self.submitter = Submitter(self._loop, self, jobs, self.calls, self.exchange, self.delivery)
+        self.submit = self.submitter.submit
+        self.add = self.submitter.add
+        self.cancel = self.submitter.cancel
         self._thread = threading.Thread(target=self._main, name="cw-client", daemon=True)
         self._connected = threading.Event()
         # In place of the thread's own: up to Python 3.12, a join() that Ctrl-C interrupts regards the thread as ended.
@@ -207,7 +207,7 @@ class Session:
         self.is_closed = True
         self.jobs.drop_after_fork()
         # Threads that do not exist here may have held these locks. The event makes join() return.
-        self._lock = self._submitter.lock = self.calls.lock = threading.RLock()
+        self._lock = self.submitter.lock = self.calls.lock = threading.RLock()
         self._waiting.drop_after_fork()
         self._ended = threading.Event()
         self._ended.set()
@@ -238,7 +238,7 @@ class Session:
 
     def on_wake(self) -> None:
         """Take jobs that were submitted, cancelled or stored."""
-        self._submitter.is_woken = False  # cleared before the look: a job added later wakes this thread again
+        self.submitter.is_woken = False  # cleared before the look: a job added later wakes this thread again
         if self.jobs.has_cancelled:
             self.exchange.take_cancelled()
         if self.delivery.has_some:

@@ -66,8 +66,13 @@ class Source:
         try:
             job(tag)
         except Exception as error:
-            is_stopped = self._feeder is not None and self._feeder.is_stopped
-            deliver(0, tag, CancelledError() if is_stopped else error, None)
+            feeder = self._feeder
+            deliver(0, tag, CancelledError() if feeder is not None and feeder.is_stopped else error, None)
+            if (
+                feeder is not None and feeder.is_over()
+            ):  # otherwise an endless input would be read for nothing
+                self._result.end(self._count, error)
+                return False
         return True
 
     def abandon(self, error: BaseException) -> None:
@@ -111,6 +116,10 @@ class Feeder:
         with self._condition:
             self._in_progress -= 1
             self._condition.notify_all()
+
+    def is_over(self) -> bool:
+        """True if no more jobs can be submitted."""
+        return self.is_stopped or self._session.is_closed
 
     def close(self) -> None:
         """Close the session when all sources are read and all results delivered."""

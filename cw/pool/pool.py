@@ -27,9 +27,17 @@ CHUNKS_PER_PROCESS = 4
 """Chunks of a `map` for each process, as in multiprocessing. More: short calls cost more. Fewer: if calls differ, the
 last process works alone for longer."""
 
+SHORT_SECONDS = 0.005
+"""Duration of a `map`, judged by the last one of the function, below which each process has one chunk (seconds).
+Longer: calls that differ are spread badly. Shorter: a `map` of short calls waits for four chunks in a row."""
+
 SLOTS_SECONDS = 2.0
 """Time after which the number of slots is asked again (seconds). Longer: a cluster that grows is noticed late.
 Shorter: each short `map` costs a question."""
+
+HELD_SECONDS = 0.0005
+"""Longest time for which jobs of a map are kept back, to be sent together (seconds). Longer: slots idle while many or
+large items are pickled. Shorter: jobs of a short map travel in more messages."""
 
 _RUN, _CLOSE, _TERMINATE = "RUN", "CLOSE", "TERMINATE"
 
@@ -43,7 +51,8 @@ class Pool:
     runner fail with cw.InitializerFailed. `maxtasksperchild` and `context` have no effect, and warn. The other
     parameters are those of `cw.ClusterExecutor`.
 
-    As in multiprocessing, the end of a `with` block terminates the pool, and so does the end of the program.
+    As in multiprocessing, the end of a `with` block terminates the pool. The end of the program waits for the calls
+    that have been submitted until then.
     """
 
     def __init__(
@@ -83,7 +92,9 @@ class Pool:
         self._jobs = JobMaker(self._session, before)
         self._feeder = Feeder(self._session)
         self._slots = _Slots(self._session)
-        self._end = weakref.finalize(self, _terminate, self._session, self._feeder)
+        self._last = 0, 0.0  # which function was mapped last, and the seconds for each of its calls
+        self._end = weakref.finalize(self, _terminate, self._session, self._feeder, os.getpid())
+        self._end.atexit = False  # the session waits for its jobs then
         self._state = _RUN
 
     # --- calls ---
@@ -111,7 +122,7 @@ class Pool:
         self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
     ) -> list[Any]:
         """Return the results of `func` for each item, in order. Raises the first error, when all calls have ended."""
-        return self.map_async(func, iterable, chunksize).get()
+        return self._collect(func, _one_each(iterable), chunksize)
 
     def map_async(
         self,
@@ -129,7 +140,7 @@ class Pool:
         self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
     ) -> list[Any]:
         """Map as `map` does; each item is the arguments of a call."""
-        return self.starmap_async(func, iterable, chunksize).get()
+        return self._collect(func, map(tuple, iterable), chunksize)
 
     def starmap_async(
         self,
@@ -200,16 +211,25 @@ class Pool:
             return min(self._most, slots or self._most)
         return max(1, slots)
 
-    @property
-    def _processes(self) -> int:
-        """Size under the name by which libraries read it."""
-        return self.size
+    _processes = size  # the name by which libraries read it
 
     # --- submission ---
 
     def _check_running(self) -> None:
         if self._state != _RUN:
             raise ValueError("Pool not running")
+
+    def _collect(
+        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], chunksize: int | None
+    ) -> list[Any]:
+        began = time.monotonic()
+        values = self._map(function, calls, chunksize, None, None).get()
+        self._last = id(function), (time.monotonic() - began) / max(1, len(values))
+        return values
+
+    def _chunks_per_process(self, function: Callable[..., Any], count: int) -> int:
+        last, seconds = self._last
+        return 1 if last == id(function) and seconds * count < SHORT_SECONDS else CHUNKS_PER_PROCESS
 
     def _map(
         self,
@@ -223,7 +243,7 @@ class Pool:
         size = None if chunksize is None else _checked_size(chunksize)
         calls = list(calls)
         if size is None:
-            size = max(1, -(-len(calls) // (CHUNKS_PER_PROCESS * self.size)))
+            size = max(1, -(-len(calls) // (self._chunks_per_process(function, len(calls)) * self.size)))
         count = -(-len(calls) // size)
         result = MapResult(self, self._session, callback, error_callback, size > 1, count)
         if count:
@@ -246,9 +266,16 @@ class Pool:
         if limit is not None:
             self._feeder.put(Source(result, jobs, self._feeder), limit)
             return
-        source = Source(result, jobs)
-        while source.step():
-            pass
+        source, has_more = Source(result, jobs), True
+        deadline = time.monotonic() + HELD_SECONDS
+        self._session.submitter.hold()
+        try:
+            while has_more and time.monotonic() < deadline:
+                has_more = source.step()
+        finally:
+            self._session.submitter.release()
+        while has_more:
+            has_more = source.step()
 
     def _limit(self) -> int | None:
         """Return the largest number of jobs at a time, if the cluster would run more."""
@@ -274,7 +301,9 @@ class _Slots:
         return self._number
 
 
-def _terminate(session: Session, feeder: Feeder) -> None:
+def _terminate(session: Session, feeder: Feeder, pid: int) -> None:
+    if os.getpid() != pid:
+        return  # a forked child, which has neither thread; one of them may have held a lock
     feeder.stop()
     session.close(is_waiting=False)
 
