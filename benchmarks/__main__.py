@@ -21,6 +21,7 @@ from benchmarks.systems import SYSTEMS
 WORKLOADS = (
     "noop",
     "chunks",
+    "short_maps",
     "roundtrip",
     "sleeps",
     "closure",

@@ -319,6 +319,26 @@ class Pool(System):
         self._pool.join()
 
 
+class CwPool(Pool):
+    """A local cluster and the interface of multiprocessing's pool."""
+
+    label = "cw.Pool"
+    modules = ("cw",)
+    masters = _CwSystem.masters
+
+    def __init__(self, slots: int) -> None:
+        import cw
+
+        with ExitStack() as stack:
+            stack.enter_context(cw.mp.allocate(slots))
+            self._pool = stack.enter_context(cw.Pool())
+            self._stack = stack.pop_all()
+
+    def close(self):
+        super().close()
+        self._stack.close()
+
+
 class PoolAsync(Pool):
     label = "Pool.apply_async"
 
@@ -589,6 +609,7 @@ SYSTEMS: dict[str, type[System]] = {
     "cw-one-worker": CwOneWorker,
     "cw-crowd": CwCrowd,
     "cw-encrypted": CwEncrypted,
+    "cw-pool": CwPool,
     "bare-loop": BareLoop,
     "pool": Pool,
     "pool-imap": PoolImap,

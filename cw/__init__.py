@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cw.errors import ConnectionError as ConnectionError
     from cw.errors import EnvironmentMismatch as EnvironmentMismatch
     from cw.errors import Error as Error
+    from cw.errors import InitializerFailed as InitializerFailed
     from cw.errors import JobTimeout as JobTimeout
     from cw.errors import NotPicklable as NotPicklable
     from cw.errors import PayloadError as PayloadError
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from cw.net.address import AddressError as AddressError
     from cw.payloads.current import CurrentJob as CurrentJob
     from cw.payloads.current import current_job as current_job
+    from cw.pool import Pool as Pool
     from cw.results import ResultsModule as _ResultsModule
     from cw.slurm import slurm_master_host as slurm_master_host
     from cw.userdir import HomeError as HomeError
@@ -71,6 +73,7 @@ _MODULE_BY_NAME = {
     "ClusterExecutor": "client",
     "SlurmExecutor": "client",
     "map": "client.map",
+    "Pool": "pool",
     "allocate": "cluster",
     "start": "cluster",
     "stop": "cluster",
@@ -85,8 +88,8 @@ _MODULE_BY_NAME = {
     "HomeError": "userdir",
     "LaunchError": "launch.launcher",
 } | dict.fromkeys(
-    ("ConnectionError", "EnvironmentMismatch", "Error", "JobTimeout", "NotPicklable", "PayloadError",
-     "ProtocolError", "RemoteException", "RemoteTraceback", "SharedRandomState", "StartRefused", "StoreError",
+    ("ConnectionError", "EnvironmentMismatch", "Error", "InitializerFailed", "JobTimeout", "NotPicklable",
+     "PayloadError", "ProtocolError", "RemoteException", "RemoteTraceback", "SharedRandomState", "StartRefused", "StoreError",
      "UnseenChanges", "UnstableKey", "WorkerLost"), "errors",
 )  # fmt: skip
 

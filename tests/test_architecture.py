@@ -23,6 +23,7 @@ FLOORS = [
     "__init__",
     "__main__", "cli.main", "cli.local", "cli.status", "cli.__init__",
     "joblib",
+    "pool.__init__", "pool.pool", "pool.feeder", "pool.results", "pool.jobs",
     "client.map", "client.__init__", "client.thread", "client.executor", "client.slot_count", "client.mapping",
     "client.future", "client.session", "client.submitter", "client.exchange", "client.calls", "client.delivery",
     "client.outcome", "client.jobs", "client.waiting", "client.object_sender", "client.options", "client.patience",
@@ -44,7 +45,8 @@ FLOORS = [
     "worker.__init__",
     "runner.runner", "runner.leftovers", "runner.script", "runner.definitions", "runner.absent",
     "runner.bindings", "runner.channel", "runner.__init__",
-    "payloads.chunks", "payloads.generators", "payloads.serialize", "payloads.failures", "payloads.refusals",
+    "payloads.chunks", "payloads.initializer", "payloads.generators", "payloads.serialize", "payloads.failures",
+    "payloads.refusals",
     "payloads.templates", "payloads.environment", "payloads.references", "payloads.pickled", "payloads.layout",
     "payloads.reach",
     "payloads.pickling_errors", "payloads.current",
@@ -79,6 +81,7 @@ KEEPERS = {
             "pickled",
             "layout",
             "chunks",
+            "initializer",
             "templates",
             "reach",
             "objects",
@@ -105,7 +108,7 @@ KEEPERS = {
     "array": {"net.wire", "net.sockets"},  # sockets: descriptors beside the bytes
     "bluelet": {"net.loop"},
     "logging": {"events", "program"},  # program: the handler of cw's programs
-    "multiprocessing": set(),
+    "multiprocessing": {"pool.results"},  # its TimeoutError
     "asyncio": {"client.future"},  # when it is awaited
 }
 

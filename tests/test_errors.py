@@ -18,6 +18,7 @@ EXAMPLES = [
     errors.NotPicklable("a"),
     errors.PayloadError("a"),
     errors.EnvironmentMismatch("a"),
+    errors.InitializerFailed("a"),
     errors.JobTimeout("a"),
     errors.StartRefused("a"),
     errors.StoreError("a"),
@@ -58,6 +59,7 @@ def test_each_public_class_has_an_example_here_and_a_docstring():
 def test_errors_are_what_callers_of_the_standard_library_expect():
     assert issubclass(errors.ConnectionError, builtins.ConnectionError)
     assert issubclass(errors.ConnectionError, OSError)
+    assert issubclass(errors.InitializerFailed, concurrent.futures.BrokenExecutor)
     assert issubclass(errors.JobTimeout, TimeoutError)
     assert issubclass(errors.NotPicklable, TypeError)
     assert issubclass(errors.NotPicklable, pickle.PicklingError)

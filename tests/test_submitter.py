@@ -4,6 +4,7 @@ import threading
 
 import jobs
 import pytest
+from conftest import wait_until
 from programs import LIMIT
 
 import cw
@@ -51,6 +52,32 @@ def test_a_submit_after_the_stop_says_so():
         with pytest.raises(RuntimeError, match="this client has been stopped"):
             session.submitter.submit(jobs.square, args, {}, None)
     assert not session.outstanding()
+
+
+def test_held_jobs_are_sent_together_at_the_release(monkeypatch):
+    with cw.ClusterExecutor() as executor:
+        session, sizes = executor._session, []
+        executor.submit(jobs.square, 1).result(LIMIT)
+        wait_until(lambda: not session.submitter.is_woken)
+        real = session.exchange._submit
+        monkeypatch.setattr(
+            session.exchange,
+            "_submit",
+            lambda connection, batch: (sizes.append(len(batch)), real(connection, batch)),
+        )
+        session.submitter.hold()
+        futures = [executor.submit(jobs.square, n) for n in range(5)]
+        session.submitter.release()
+        assert [future.result(LIMIT) for future in futures] == [0, 1, 4, 9, 16]
+        assert len(sizes) < 5
+
+
+def test_held_jobs_are_sent_when_a_submit_waits_for_room():
+    with cw.ClusterExecutor(max_outstanding=(2, None)) as executor:
+        executor._session.submitter.hold()
+        futures = [executor.submit(jobs.square, n) for n in range(5)]
+        executor._session.submitter.release()
+        assert [future.result(LIMIT) for future in futures] == [0, 1, 4, 9, 16]
 
 
 def test_what_cannot_be_pickled_leaves_no_job():

@@ -146,7 +146,17 @@ class Submitter:
         if size > memory.LARGE:
             wire.check_payload(payload, "the arguments")
         if self._jobs.is_full(size):
+            self._loop.wake()  # jobs that `hold` keeps back need not be sent otherwise
             self._owner.wait_for_room(size)
+
+    def hold(self) -> None:
+        """Keep back the jobs that are submitted from now on, until `release`, so that they are sent together."""
+        self.is_woken = True
+
+    def release(self) -> None:
+        """Send what `hold` has kept back."""
+        if not self._send_now():
+            self._loop.wake()
 
     def _wake(self, number: int) -> None:
         if not self.is_woken:
@@ -155,7 +165,7 @@ class Submitter:
                 self._loop.wake()
 
     def _send_now(self) -> bool:
-        """Send the only outstanding job from this thread. False: the loop is busy."""
+        """Send jobs from this thread. False: the loop is busy."""
         if self._delivery.has_some or not self._loop_lock.acquire(blocking=False):
             return False
         try:

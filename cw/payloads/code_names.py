@@ -7,7 +7,7 @@ import functools
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 
@@ -35,6 +35,21 @@ def _global_names(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _global_names(constant)
+
+
+def stored_names(function: FunctionType) -> set[str]:
+    """Return the global names that a function stores, or functions of its module that it may call."""
+    stored: set[str] = set()
+    namespace, seen, todo = function.__globals__, set(), [function.__code__]
+    while todo:
+        code = todo.pop()
+        seen.add(code)
+        stored.update(i.argval for i in dis.get_instructions(code) if i.opname == "STORE_GLOBAL")
+        called = [namespace.get(name) for name in global_names(code)]
+        codes = [f.__code__ for f in called if type(f) is FunctionType and f.__globals__ is namespace]
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        todo += [each for each in codes if each not in seen]
+    return stored
 
 
 _BY_NAME = frozenset(

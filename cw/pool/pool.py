@@ -1,0 +1,331 @@
+"""`cw.Pool`: the interface of `multiprocessing.Pool`; the calls run on the cluster.
+
+with cw.Pool() as pool:
+    print(pool.map(function, items))
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from cw import guard
+from cw.client.options import ClientSettings
+from cw.client.session import Session
+from cw.launch import status_client
+from cw.net import address
+from cw.pool.feeder import AHEAD, Feeder, Result, Source, deliver
+from cw.pool.jobs import Initializer, Job, JobMaker
+from cw.pool.results import AsyncResult, Callback, IMapIterator, IMapUnorderedIterator, MapResult
+
+CHUNKS_PER_PROCESS = 4
+"""Chunks of a `map` for each process, as in multiprocessing. More: short calls cost more. Fewer: if calls differ, the
+last process works alone for longer."""
+
+SHORT_SECONDS = 0.005
+"""Duration of a `map`, judged by the last one of the function, below which each process has one chunk (seconds).
+Longer: calls that differ are spread badly. Shorter: a `map` of short calls waits for four chunks in a row."""
+
+SLOTS_SECONDS = 2.0
+"""Time after which the number of slots is asked again (seconds). Longer: a cluster that grows is noticed late.
+Shorter: each short `map` costs a question."""
+
+HELD_SECONDS = 0.0005
+"""Longest time for which jobs of a map are kept back, to be sent together (seconds). Longer: slots idle while many or
+large items are pickled. Shorter: jobs of a short map travel in more messages."""
+
+_RUN, _CLOSE, _TERMINATE = "RUN", "CLOSE", "TERMINATE"
+
+
+class Pool:
+    """The interface of `multiprocessing.Pool`, for calls on the cluster. Connects at construction: raises
+    cw.ConnectionError if no master answers.
+
+    `processes`: at most this many jobs run at a time; without it, as many as the cluster has slots. `initializer`,
+    `initargs`: called in each runner before the first job of this pool there; if it fails, jobs that come to this
+    runner fail with cw.InitializerFailed. `maxtasksperchild` and `context` have no effect, and warn. The other
+    parameters are those of `cw.ClusterExecutor`.
+
+    As in multiprocessing, the end of a `with` block terminates the pool. The end of the program waits for the calls
+    that have been submitted until then.
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        connect_timeout: float | None = None,
+        max_outstanding: tuple[int | None, int | None] | None = None,
+        reconnect_timeout: float | None = None,
+        seed: int | None = None,
+        workdir: str | os.PathLike[str] | None = None,
+        lend: bool = True,
+    ) -> None:
+        self._state = ""  # until it is connected
+        guard.check_import("cw.Pool()")
+        if processes is not None and operator.index(processes) < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        _warn_of_unused(maxtasksperchild, context)
+        self._most = processes
+        before = None if initializer is None else Initializer(initializer, initargs)
+        self._session = Session(
+            ClientSettings(
+                host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend
+            ),
+            deliver,
+            lambda number, tag: None,
+        )
+        self._session.start()
+        self._jobs = JobMaker(self._session, before)
+        self._feeder = Feeder(self._session)
+        self._slots = _Slots(self._session)
+        self._last = 0, 0.0  # which function was mapped last, and the seconds for each of its calls
+        self._end = weakref.finalize(self, _terminate, self._session, self._feeder, os.getpid())
+        self._end.atexit = False  # the session waits for its jobs then
+        self._state = _RUN
+
+    # --- calls ---
+
+    def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> Any:
+        """Return `func(*args, **kwds)`."""
+        return self.apply_async(func, args, kwds).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+    ) -> AsyncResult[Any]:
+        """Submit `func(*args, **kwds)`; returns at once. `callback(value)` or `error_callback(exception)` is called in
+        the pool's thread before the result is ready."""
+        self._check_running()
+        result: AsyncResult[Any] = AsyncResult(self, self._session, callback, error_callback)
+        self._start(result, iter([self._jobs.one(func, tuple(args), dict(kwds))]))
+        return result
+
+    def map(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
+    ) -> list[Any]:
+        """Return the results of `func` for each item, in order. Raises the first error, when all calls have ended."""
+        return self._collect(func, _one_each(iterable), chunksize)
+
+    def map_async(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+    ) -> MapResult:
+        """Submit the calls of a `map`; returns at once. Callbacks as for `apply_async`; they get the whole list, or the
+        error."""
+        return self._map(func, _one_each(iterable), chunksize, callback, error_callback)
+
+    def starmap(
+        self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+    ) -> list[Any]:
+        """Map as `map` does; each item is the arguments of a call."""
+        return self._collect(func, map(tuple, iterable), chunksize)
+
+    def starmap_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+    ) -> MapResult:
+        """Submit the calls of a `starmap`; returns at once. Callbacks as for `map_async`."""
+        return self._map(func, map(tuple, iterable), chunksize, callback, error_callback)
+
+    def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
+        """Return an iterator over the results, in order. The input is read in a thread, while results are taken."""
+        return self._imap(IMapIterator, func, iterable, chunksize)
+
+    def imap_unordered(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapIterator:
+        """Return an iterator over the results, as they arrive. The input is read as that of `imap`."""
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize)
+
+    # --- its end ---
+
+    def close(self) -> None:
+        """Accept no more calls. Those submitted go on."""
+        if self._state == _RUN:
+            self._state = _CLOSE
+            self._feeder.close()
+
+    def terminate(self) -> None:
+        """Stop all calls. Results that are not there are cancelled: `get()` raises CancelledError."""
+        self._state = _TERMINATE
+        self._end()
+        self._session.join()
+
+    def join(self) -> None:
+        """Wait until all calls have ended, after `close`, or were stopped. Raises ValueError if the pool is open."""
+        if self._state == _RUN:
+            raise ValueError("Pool is still running")
+        self._feeder.join()
+        self._session.join()
+
+    def __enter__(self) -> Pool:
+        self._check_running()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        self.terminate()
+
+    def __del__(self, warn: Any = warnings.warn, run: str = _RUN) -> None:
+        if self._state == run:
+            warn(f"unclosed running pool {self!r}", ResourceWarning, source=self)
+
+    def __reduce__(self) -> Any:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def __repr__(self) -> str:
+        return f"<cw.Pool state={self._state} processes={self._most}>"
+
+    # --- its size ---
+
+    @property
+    def size(self) -> int:
+        """Number of jobs that run at a time: the cluster's slots, or `processes` if that is less; 1 at least."""
+        slots = self._slots.now()
+        if self._most is not None:
+            return min(self._most, slots or self._most)
+        return max(1, slots)
+
+    _processes = size  # the name by which libraries read it
+
+    # --- submission ---
+
+    def _check_running(self) -> None:
+        if self._state != _RUN:
+            raise ValueError("Pool not running")
+
+    def _collect(
+        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], chunksize: int | None
+    ) -> list[Any]:
+        began = time.monotonic()
+        values = self._map(function, calls, chunksize, None, None).get()
+        self._last = id(function), (time.monotonic() - began) / max(1, len(values))
+        return values
+
+    def _chunks_per_process(self, function: Callable[..., Any], count: int) -> int:
+        last, seconds = self._last
+        return 1 if last == id(function) and seconds * count < SHORT_SECONDS else CHUNKS_PER_PROCESS
+
+    def _map(
+        self,
+        function: Callable[..., Any],
+        calls: Iterable[tuple[Any, ...]],
+        chunksize: int | None,
+        callback: Callback | None,
+        error_callback: Callback | None,
+    ) -> MapResult:
+        self._check_running()
+        size = None if chunksize is None else _checked_size(chunksize)
+        calls = list(calls)
+        if size is None:
+            size = max(1, -(-len(calls) // (self._chunks_per_process(function, len(calls)) * self.size)))
+        count = -(-len(calls) // size)
+        result = MapResult(self, self._session, callback, error_callback, size > 1, count)
+        if count:
+            self._start(result, self._jobs.of_map(function, iter(calls), size))
+        return result
+
+    def _imap(
+        self, kind: type[IMapIterator], function: Callable[..., Any], iterable: Iterable[Any], chunksize: int
+    ) -> IMapIterator:
+        self._check_running()
+        size = _checked_size(chunksize)
+        result = kind(self, self._session, size > 1)
+        jobs = self._jobs.of_map(function, _one_each(iterable), size)
+        self._feeder.put(Source(result, jobs, self._feeder), self._limit() or AHEAD)
+        return result
+
+    def _start(self, result: Result, jobs: Iterator[Job]) -> None:
+        """Submit jobs now, or as others end."""
+        limit = self._limit()
+        if limit is not None:
+            self._feeder.put(Source(result, jobs, self._feeder), limit)
+            return
+        source, has_more = Source(result, jobs), True
+        deadline = time.monotonic() + HELD_SECONDS
+        self._session.submitter.hold()
+        try:
+            while has_more and time.monotonic() < deadline:
+                has_more = source.step()
+        finally:
+            self._session.submitter.release()
+        while has_more:
+            has_more = source.step()
+
+    def _limit(self) -> int | None:
+        """Return the largest number of jobs at a time, if the cluster would run more."""
+        return self._most if self._most is not None and self._slots.now() > self._most else None
+
+
+class _Slots:
+    """Number of the cluster's slots."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._number = 0
+        self._due = 0.0
+
+    def now(self) -> int:
+        """Return the number; the master is asked at most every SLOTS_SECONDS. Without an answer, it is the last one."""
+        if time.monotonic() >= self._due:
+            host, port = address.parse(self._session.exchange.link.where)
+            status = status_client.ask([address.Candidate(host, port or address.PORT, "")])
+            if status is not None:
+                self._number = status.slots
+            self._due = time.monotonic() + SLOTS_SECONDS
+        return self._number
+
+
+def _terminate(session: Session, feeder: Feeder, pid: int) -> None:
+    if os.getpid() != pid:
+        return  # a forked child, which has neither thread; one of them may have held a lock
+    feeder.stop()
+    session.close(is_waiting=False)
+
+
+def _one_each(iterable: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield the arguments of calls with one argument."""
+    return zip(iterable)
+
+
+def _checked_size(chunksize: int) -> int:
+    size = operator.index(chunksize)
+    if size < 1:
+        raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
+    return size
+
+
+def _warn_of_unused(maxtasksperchild: Any, context: Any) -> None:
+    if maxtasksperchild is not None:
+        if not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0:
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        text = "maxtasksperchild= has no effect in cw.Pool: start the workers with --max-jobs"
+        warnings.warn(text, UserWarning, stacklevel=3)
+    if context is not None:
+        text = "context= has no effect in cw.Pool: workers start the processes in which calls run"
+        warnings.warn(text, UserWarning, stacklevel=3)
