@@ -89,8 +89,8 @@ _MODULE_BY_NAME = {
     "LaunchError": "launch.launcher",
 } | dict.fromkeys(
     ("ConnectionError", "EnvironmentMismatch", "Error", "InitializerFailed", "JobTimeout", "NotPicklable",
-     "PayloadError", "ProtocolError", "RemoteException", "RemoteTraceback", "SharedRandomState", "StartRefused", "StoreError",
-     "UnseenChanges", "UnstableKey", "WorkerLost"), "errors",
+     "PayloadError", "ProtocolError", "RemoteException", "RemoteTraceback", "SharedRandomState", "StartRefused",
+     "StoreError", "UnseenChanges", "UnstableKey", "WorkerLost"), "errors",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_MODULE_BY_NAME]  # noqa: PLE0604
