@@ -221,9 +221,8 @@ def test_the_status_of_a_cluster_names_its_master_and_workers(cluster, run):
 def test_the_status_of_no_cluster_says_where_it_was_looked_for_and_what_to_do(run):
     done = run("status")
     assert done.returncode == 1
-    assert done.stdout.startswith(
-        "no master answers\n  localhost:5494 (nothing else is known): Connection refused\n"
-    )
+    # (Why there is none may differ: a test of the pages may have a master at that port, with another credential.)
+    assert done.stdout.startswith("no master answers\n  localhost:5494 (nothing else is known): ")
     assert "`cw local`" in done.stdout
 
 

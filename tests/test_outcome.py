@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import cw
 from cw.client import outcome
-from cw.client.jobs import ClientJob
+from cw.client.jobs import ClientJob, NamedTag
 from cw.net import messages as m
 from cw.payloads import deferred, serialize
 from cw.payloads.deferred import Deferred
 
-NAMED = ClientJob(7, 1, 0, b"", (42, "options", []))
+NAMED = ClientJob(7, 1, 0, b"", NamedTag(42, "options"))
 
 
 def test_a_result_is_its_value():
