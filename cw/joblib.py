@@ -13,7 +13,6 @@ import concurrent.futures
 import math
 import sys
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +23,6 @@ import joblib
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase, ThreadingBackend
 
 from cw.client.executor import ClusterExecutor, Options
-from cw.launch import status_client
-from cw.net import address
 from cw.payloads.current import current_job
 
 if TYPE_CHECKING:
@@ -41,10 +38,6 @@ Done = Callable[[Any], object]
 
 LEAST_SLOTS = 2
 """Number of slots that is reported at least. With 1, joblib would run the calls in this process."""
-
-ANSWER_SECONDS = 1.0
-"""Time for which the number of slots is not asked for again (seconds). Longer: a `Parallel` begins with an old number.
-Shorter: each of many short ones opens a connection to ask."""
 
 CELL_BYTES = 8
 """Size of a value in a table or sparse matrix that does not say how large it is (bytes)."""
@@ -77,7 +70,6 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         **options: Unpack[OptionArguments],
     ) -> None:
         super().__init__(nesting_level=nesting_level)
-        self._where = host, port
         # joblib bounds what is outstanding (`pre_dispatch`), and submits under a lock that callbacks take, too: a
         # submit that waited for room would wait for ever.
         self._executor = ClusterExecutor(host, port, max_outstanding=(None, sys.maxsize))
@@ -85,7 +77,6 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         if current_job() is not None:
             # In a job, Parallel waits in `retrieve_result`, which lends the slot, not in a loop of short sleeps.
             self.supports_retrieve_callback = False
-        self._answer = 0, 0.0  # number of slots, and when it was asked for
         self._parallel: Callable[[], Any] = lambda: None
         self._lock = threading.Lock()  # guards what follows: callbacks run in the client's thread
         self._limit = 0  # most jobs at a time; 0: no limit
@@ -222,18 +213,11 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
 
     def _slots(self) -> int:
         """Return the number of slots now; wait for the first."""
-        slots, asked_at = self._answer
-        if not slots or time.monotonic() - asked_at > ANSWER_SECONDS:
-            slots = self._ask()
-            if not slots:
-                self._executor.submit(_nothing).result()
-                slots = self._ask()
-            self._answer = slots, time.monotonic()
+        slots = self._executor.slots()
+        if not slots:
+            self._executor.submit(_nothing).result()
+            slots = self._executor.slots()
         return slots
-
-    def _ask(self) -> int:
-        standing = status_client.ask(address.find_master(*self._where))
-        return 0 if standing is None else standing.slots
 
 
 class SlotThreads(ThreadingBackend):  # type: ignore[misc]

@@ -133,8 +133,7 @@ def test_the_number_of_jobs_is_that_of_the_slots_now(shared):
 
 
 def test_with_one_slot_the_calls_run_on_the_cluster_too(shared, monkeypatch):
-    monkeypatch.setattr(shared, "_answer", (0, 0.0))
-    monkeypatch.setattr(shared, "_ask", lambda: 1)
+    monkeypatch.setattr(shared._executor, "slots", lambda: 1)
     assert shared.effective_n_jobs(-1) == shared.effective_n_jobs(-2) == 2
 
 

@@ -24,6 +24,7 @@ class SlotCount:
     def __init__(self, where: Callable[[], str]) -> None:
         self._where = where
         self._count = 0
+        self._is_empty = False  # the master has answered that there are none
         self._kept_until = 0.0
 
     def get(self) -> int:
@@ -33,7 +34,8 @@ class SlotCount:
             asking = threading.Thread(target=self._ask, name="cw-slots", daemon=True)
             asking.start()
             asking.join(ANSWER_SECONDS)
-            self._kept_until = monotonic() + KEPT_SECONDS
+            if not self._is_empty:  # the first worker is seen at once
+                self._kept_until = monotonic() + KEPT_SECONDS
         return self._count
 
     def _ask(self) -> None:
@@ -43,3 +45,4 @@ class SlotCount:
         found = status_client.ask([candidate], seconds=ANSWER_SECONDS)
         if found is not None:
             self._count = found.slots
+            self._is_empty = not found.slots

@@ -17,8 +17,7 @@ from typing import Any
 from cw import guard
 from cw.client.options import ClientSettings
 from cw.client.session import Session
-from cw.launch import status_client
-from cw.net import address
+from cw.client.slot_count import SlotCount
 from cw.pool.feeder import AHEAD, Feeder, Result, Source, deliver
 from cw.pool.jobs import Initializer, Job, JobMaker
 from cw.pool.results import AsyncResult, Callback, IMapIterator, IMapUnorderedIterator, MapResult
@@ -30,10 +29,6 @@ last process works alone for longer."""
 SHORT_SECONDS = 0.005
 """Duration of a `map`, judged by the last one of the function, below which each process has one chunk (seconds).
 Longer: calls that differ are spread badly. Shorter: a `map` of short calls waits for four chunks in a row."""
-
-SLOTS_SECONDS = 2.0
-"""Time after which the number of slots is asked again (seconds). Longer: a cluster that grows is noticed late.
-Shorter: each short `map` costs a question."""
 
 HELD_SECONDS = 0.0005
 """Longest time for which jobs of a map are kept back, to be sent together (seconds). Longer: slots idle while many or
@@ -91,7 +86,8 @@ class Pool:
         self._session.start()
         self._jobs = JobMaker(self._session, before)
         self._feeder = Feeder(self._session)
-        self._slots = _Slots(self._session)
+        session = self._session
+        self._slots = SlotCount(lambda: session.exchange.link.where)
         self._last = 0, 0.0  # which function was mapped last, and the seconds for each of its calls
         self._end = weakref.finalize(self, _terminate, self._session, self._feeder, os.getpid())
         self._end.atexit = False  # the session waits for its jobs then
@@ -206,7 +202,7 @@ class Pool:
     @property
     def size(self) -> int:
         """Number of jobs that run at a time: the cluster's slots, or `processes` if that is less; 1 at least."""
-        slots = self._slots.now()
+        slots = self._slots.get()
         if self._most is not None:
             return min(self._most, slots or self._most)
         return max(1, slots)
@@ -279,26 +275,7 @@ class Pool:
 
     def _limit(self) -> int | None:
         """Return the largest number of jobs at a time, if the cluster would run more."""
-        return self._most if self._most is not None and self._slots.now() > self._most else None
-
-
-class _Slots:
-    """Number of the cluster's slots."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._number = 0
-        self._due = 0.0
-
-    def now(self) -> int:
-        """Return the number; the master is asked at most every SLOTS_SECONDS. Without an answer, it is the last one."""
-        if time.monotonic() >= self._due:
-            host, port = address.parse(self._session.exchange.link.where)
-            status = status_client.ask([address.Candidate(host, port or address.PORT, "")])
-            if status is not None:
-                self._number = status.slots
-            self._due = time.monotonic() + SLOTS_SECONDS
-        return self._number
+        return self._most if self._most is not None and self._slots.get() > self._most else None
 
 
 def _terminate(session: Session, feeder: Feeder, pid: int) -> None:
