@@ -48,7 +48,7 @@ def test_annotations_drag_no_values_along(run_script):  # noqa: F811
     run_script(
         HINTS
         + """
-    from cw.payloads import serialize
+    from pickles import dump_call
     def local():
         class Mine:
             lock: LOCK
