@@ -239,6 +239,7 @@ def test_the_client_needs_no_main_thread(tmp_path):
 # --- objects and environments -----------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("rounds", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_large_objects_that_are_used_once_and_dropped_leave_no_memory_anywhere(rounds):
     size, warm = 2 * 1024**2, 20
