@@ -148,7 +148,9 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
                 self._held.append((func, callback))
                 return None
             self._count += 1
-        future, _ = self._start(func, callback)
+        future, has_started = self._start(func, callback)
+        if not has_started:
+            self._start_held()
         return future
 
     def retrieve_result_callback(self, future: concurrent.futures.Future[Any]) -> Any:
@@ -198,7 +200,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
             self._start_held()
 
     def _start_held(self) -> None:
-        """Give the place of a job that is done to the next batch that is held back."""
+        """Give the place of a batch that has no job, or none any more, to the next one that is held back."""
         has_started = False
         while not has_started:
             with self._lock:

@@ -4,6 +4,7 @@ import concurrent.futures
 import gc
 import os
 import signal
+import threading
 import warnings
 
 import pytest
@@ -194,6 +195,13 @@ def test_an_argument_that_does_not_pickle_is_an_error_wherever_it_is_met(backend
     with pytest.raises(cw.NotPicklable):
         Parallel(n_jobs=n_jobs, batch_size=1)(delayed(calls.square)(n) for n in arguments)
     arguments[place].close()
+
+
+def test_batches_that_do_not_pickle_keep_no_place(backend):
+    for _ in range(4):  # more than may run at a time
+        with pytest.raises(cw.NotPicklable):
+            Parallel(n_jobs=2)(delayed(calls.where)(threading.Lock()) for _ in range(2))
+    assert len(Parallel(n_jobs=2)(delayed(calls.where)(n) for n in range(4))) == 4
 
 
 def test_many_held_back_batches_that_do_not_pickle_are_no_deep_recursion(shared):
