@@ -13,6 +13,7 @@ import functools
 import inspect
 import json
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar, cast
@@ -45,11 +46,15 @@ def to_seconds(name: str, value: Any) -> float:
 
 
 def _count(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be 1 or more, not {value}")
-    return value
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        count = operator.index(value)  # numpy's integers are no ints
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {value!r}") from None
+    if count < 1:
+        raise ValueError(f"{name} must be 1 or more, not {count}")
+    return count
 
 
 def _duration(name: str, value: Any) -> float:

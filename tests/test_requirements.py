@@ -6,6 +6,7 @@ import json
 import math
 from typing import get_type_hints
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +48,11 @@ def test_options_that_are_not_given_do_not_travel():
     assert NO_OPTIONS.to_wire() == b"{}" and JobOptions.from_wire(b"{}") == NO_OPTIONS
     assert JobOptions(timeout=2).to_wire() == b'{"timeout":2.0}'
     assert JobOptions(timeout=2) == JobOptions(timeout=2.0) != NO_OPTIONS
+
+
+def test_numbers_of_numpy_are_numbers():
+    options = JobOptions(attempts=numpy.int64(2), timeout=numpy.float32(0.5))
+    assert options == JobOptions(attempts=2, timeout=0.5) == JobOptions.from_wire(options.to_wire())
 
 
 def test_a_limit_beyond_thirty_years_is_cut_to_that():

@@ -54,7 +54,15 @@ class Session(Protocol):
         """Drop the connection in a forked child, without a goodbye."""
 
 
+class JobSource(Protocol):
+    """Submits jobs to a session from a thread of its own."""
+
+    def stop(self) -> None:
+        """Submit no more."""
+
+
 _live: weakref.WeakSet[Any] = weakref.WeakSet()
+_sources: weakref.WeakSet[Any] = weakref.WeakSet()
 _is_registered = False
 
 
@@ -68,7 +76,14 @@ def register(session: Session) -> None:
         threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 
 
+def register_source(source: JobSource) -> None:
+    """Register what submits jobs to a session: it is stopped at the interpreter's end, before sessions wait."""
+    _sources.add(source)
+
+
 def _at_exit() -> None:
+    for source in list(_sources):
+        source.stop()
     sessions = list(_live)
     # An uncaught Ctrl-C: its traceback has just been printed. (In an interactive interpreter, it may be an old one.)
     kind = getattr(sys, "last_type", None)
@@ -117,6 +132,7 @@ def _after_fork_in_child() -> None:
     for session in list(_live):
         session.drop_after_fork()
     _live.clear()
+    _sources.clear()  # a lock of theirs may be held by a thread that is not here
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -8,12 +8,12 @@ the pool's number of processes.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple, Protocol
 
+from cw.client import ending
 from cw.client.session import Session
 from cw.pool.jobs import Job
 from cw.pool.results import Outcome
@@ -107,7 +107,7 @@ class Feeder:
             self._sources.append((source, limit))
             self._condition.notify_all()
             if self._thread is None:
-                _register(self)
+                ending.register_source(self)
                 self._thread = threading.Thread(target=self._main, name="cw-pool-feeder", daemon=True)
                 self._thread.start()
 
@@ -173,21 +173,3 @@ class Feeder:
         if self.is_stopped or not self._sources:
             return self.is_stopped or self._is_closed
         return self._in_progress < self._sources[0][1]
-
-
-_live: weakref.WeakSet[Feeder] = weakref.WeakSet()
-_is_registered = False
-
-
-def _register(feeder: Feeder) -> None:
-    """Stop the feeder at the end of the interpreter, before its session waits for outstanding jobs."""
-    global _is_registered
-    _live.add(feeder)
-    if not _is_registered:
-        _is_registered = True
-        threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # the last one registered is called first
-
-
-def _at_exit() -> None:
-    for feeder in list(_live):
-        feeder.stop()
