@@ -34,7 +34,8 @@ class Parcel:
         self.has_begun = False  # some of it has been written
 
     def size(self) -> int:
-        return sum(map(_size, self.frames))
+        frames = self.frames
+        return _size(frames[0]) if len(frames) == 1 else sum(map(_size, frames))
 
 
 class SendQueue:
@@ -50,14 +51,16 @@ class SendQueue:
 
     def put(self, message: tuple[Any, ...], with_files: bool = False) -> None:
         """Queue a message. `with_files`: large payloads go to the peer as memory files."""
-        is_control = wire.is_control(message)
+        if wire.is_control(message):
+            for part in split(message):
+                for frame in wire.encode_part(part, with_files):
+                    self.size += _size(frame)
+                    self._control.append(frame)
+            return
         for part in split(message):
             parcel = Parcel(part, with_files)
             self.size += parcel.size()
-            if is_control:
-                self._control.extend(parcel.frames)
-            else:
-                self._data.append(parcel)
+            self._data.append(parcel)
 
     def withdraw(self, kind: type, numbers: Set[int], with_files: bool = False) -> list[int]:
         """Drop the entries of such messages that have one of these numbers in the first column. Returns the numbers of
