@@ -94,9 +94,11 @@ class Needy(Protocol):
 
 def named_by(jobs: Collection[Needy]) -> dict[Object, None]:
     """The objects that these jobs name, each once: functions and options."""
-    found: dict[Any, None] = dict.fromkeys([job.function for job in jobs])
-    found.update(dict.fromkeys([job.options_object for job in jobs]))
-    found.pop(None, None)
+    found: dict[Object, None] = {}
+    for job in jobs:
+        found[job.function] = None
+        if job.options_object is not None:
+            found[job.options_object] = None
     return found
 
 

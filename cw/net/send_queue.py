@@ -34,8 +34,7 @@ class Parcel:
         self.has_begun = False  # some of it has been written
 
     def size(self) -> int:
-        frames = self.frames
-        return _size(frames[0]) if len(frames) == 1 else sum(map(_size, frames))
+        return sum(map(_size, self.frames))
 
 
 class SendQueue:
@@ -59,7 +58,8 @@ class SendQueue:
             return
         for part in split(message):
             parcel = Parcel(part, with_files)
-            self.size += parcel.size()
+            for frame in parcel.frames:
+                self.size += _size(frame)
             self._data.append(parcel)
 
     def withdraw(self, kind: type, numbers: Set[int], with_files: bool = False) -> list[int]:
