@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import joblib
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase, ThreadingBackend
 
-from cw.client.executor import ClusterExecutor, Options
+from cw.client.executor import ClusterExecutor
+from cw.client.with_options import Options
 from cw.payloads.current import current_job
 
 if TYPE_CHECKING:

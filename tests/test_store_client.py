@@ -645,7 +645,7 @@ def test_results_of_another_python_are_told_to_the_user(path, caplog):
 def test_a_stored_result_that_cannot_be_read_runs_again(path, caplog):
     with cw.ClusterExecutor(store=path) as executor:
         executor.submit(jobs.square, 3).result()
-        opened = executor._store_client._open
+        opened = executor._futures.store_client._open
         (key, place) = opened.store.index.popitem()
     opened.store.index[key] = place + (1 << 20)  # where nothing is
     with cw.ClusterExecutor(store=path) as executor:
@@ -729,7 +729,7 @@ def test_without_a_store_nothing_of_it_runs():
 def test_a_stored_result_that_cannot_be_read_runs_again_though_later_jobs_were_sent(path, tmp_path, caplog):
     with cw.ClusterExecutor(store=path) as executor:
         executor.submit(jobs.square, 3).result()
-        opened = executor._store_client._open
+        opened = executor._futures.store_client._open
         (key, place) = opened.store.index.popitem()
     opened.store.index[key] = place + (1 << 20)  # where nothing is
     with cw.ClusterExecutor(store=path) as executor:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import itertools
 import os
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -14,19 +12,17 @@ from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from cw import guard
-from cw.client import mapping
+from cw.client import batches
 from cw.client.future import Future
-from cw.client.options import ClientSettings, MapArguments, MapSettings
+from cw.client.future_submitter import FutureSubmitter
+from cw.client.options import ClientSettings, MapSettings
 from cw.client.outcome import Abandoned
-from cw.client.prepared import Prepared
-from cw.client.progress import Progress
 from cw.client.session import Session
 from cw.client.slot_count import SlotCount
 from cw.client.store_client import StoreClient
+from cw.client.with_options import Options
 from cw.events import EventLogger
-from cw.payloads.current import LABELS, PLACE
-from cw.payloads.objects import CHUNK, CHUNK_OF_EACH, ONE
-from cw.requirements import NO_OPTIONS, JobOptions, OptionArguments, takes_options, to_options
+from cw.requirements import NO_OPTIONS, OptionArguments, takes_options, to_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` from Python 3.11 on
@@ -35,73 +31,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = EventLogger("cw.client")
-
-
-class Options:
-    """Settings of jobs: `executor.options(...).submit(function, *args)`. One object may be used many times."""
-
-    def __init__(
-        self, executor: ClusterExecutor, options: JobOptions, key: Any = None, version: Any = None
-    ) -> None:
-        self._executor = executor
-        self._options = options
-        self._key, self._version = key, version
-        self._store_client = self._named(executor._store_client)
-
-    def submit(
-        self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> concurrent.futures.Future[T]:
-        """Submit as `ClusterExecutor.submit` does, with these options."""
-        return self.asubmit(function, *args, **kwargs)
-
-    def asubmit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Submit as `submit` does: to type checkers, what this returns can be awaited."""
-        label = next(self._executor._labels) & LABELS
-        return self._executor._submit(self._options, self._store_client, function, args, kwargs, label)
-
-    def freeze(self, function: Callable[..., Any]) -> Callable[..., Future[Any]]:
-        """Return `submit` for this function with its state as it is now, as `map` takes it. (For cw's own use.)"""
-        executor = self._executor
-        prepared = executor._session.calls.freeze(function, ONE)
-
-        def submit(*args: Any) -> Future[Any]:
-            label = next(executor._labels) & LABELS
-            try:
-                return submit_as(label, args)
-            except KeyError:  # no job used the state, and it was forgotten at this very moment
-                nonlocal prepared
-                prepared = executor._session.calls.freeze(function, ONE)
-                return submit_as(label, args)
-
-        def submit_as(label: int, args: tuple[Any, ...]) -> Future[Any]:
-            return executor._submit(self._options, self._store_client, function, args, {}, label, prepared)
-
-        return submit
-
-    def map(
-        self, function: Callable[..., T], *iterables: Iterable[Any], **settings: Unpack[MapArguments]
-    ) -> Iterator[T]:
-        """Map as `ClusterExecutor.map` does, with these options."""
-        return self._map(function, iterables, MapSettings(**settings), lambda: None)
-
-    def _map(
-        self,
-        function: Callable[..., T],
-        iterables: tuple[Iterable[Any], ...],
-        settings: MapSettings,
-        end: Callable[[], None],
-    ) -> Iterator[T]:
-        """Map; `end()` is called when the iteration ends."""
-        if self._key is not None and not callable(self._key):
-            raise ValueError(
-                "a key for map() must be a function, which gives the key for the arguments of a call"
-            )
-        return self._executor._map(self, function, iterables, settings, end)
-
-    def _named(self, store_client: StoreClient | None) -> StoreClient | None:
-        if store_client is None or (self._key is None and self._version is None):
-            return store_client
-        return store_client.with_key(self._key, self._version)
 
 
 class ClusterExecutor(concurrent.futures.Executor):
@@ -146,11 +75,10 @@ class ClusterExecutor(concurrent.futures.Executor):
     ) -> None:
         guard.check_import("cw.ClusterExecutor()")  # before a store is opened
         _warn_of_ignored(mp_context, max_tasks_per_child)
-        self._labels = itertools.count(PLACE, PLACE)  # of submits, and of maps' first calls
-        self._open_store = functools.partial(
+        open_store = functools.partial(
             StoreClient, durability=durability, retry_errors=retry_errors, seed=seed
         )
-        self._store_client = store_client = None if store is None else self._open_store(store)
+        store_client = None if store is None else open_store(store)
         try:
             settings = ClientSettings(
                 host,
@@ -171,21 +99,21 @@ class ClusterExecutor(concurrent.futures.Executor):
             raise
         self._slot_count = SlotCount(lambda: session.exchange.link.where)
         self._assumed_workers: int | None = None
-        self._is_shut_down = False
-        self._defaults = Options(self, NO_OPTIONS)
+        self._futures = FutureSubmitter(session, store_client, open_store)
+        self._defaults = Options(self._futures, NO_OPTIONS)
         # A forgotten shutdown() leaves no thread and no runners behind; the futures are still settled.
-        weakref.finalize(self, self._session.close, is_waiting=True).atexit = False
+        weakref.finalize(self._futures, self._session.close, is_waiting=True).atexit = False
 
     def submit(
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
         """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) at once if the call cannot be sent,
         RuntimeError after `shutdown`. What this returns is a `cw.Future`, which asyncio can await."""
-        return self._submit(NO_OPTIONS, self._store_client, fn, args, kwargs, next(self._labels) & LABELS)
+        return self._futures.submit(NO_OPTIONS, self._futures.store_client, fn, args, kwargs)
 
     def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Submit as `submit` does: to type checkers, what this returns can be awaited."""
-        return self._submit(NO_OPTIONS, self._store_client, fn, args, kwargs, next(self._labels) & LABELS)
+        return self._futures.submit(NO_OPTIONS, self._futures.store_client, fn, args, kwargs)
 
     @takes_options
     def options(self, *, key: Any = None, version: Any = None, **options: Unpack[OptionArguments]) -> Options:
@@ -196,7 +124,7 @@ class ClusterExecutor(concurrent.futures.Executor):
 
         The other arguments are what a user may ask for a job; the page "Options of jobs" has a table of them.
         """
-        return Options(self, to_options(options), key, version)
+        return Options(self._futures, to_options(options), key, version)
 
     def map(
         self,
@@ -224,7 +152,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         settings = MapSettings(
             timeout, chunksize, buffersize, store, progress, as_completed, return_exceptions
         )
-        return self._map(self._defaults, fn, iterables, settings, lambda: None)
+        return self._defaults._map(fn, iterables, settings, lambda: None)
 
     def slots(self) -> int:
         """Return the number of slots of the cluster now: those of all workers that are connected and do not drain.
@@ -272,13 +200,13 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     def _leave(self) -> None:
         """Cancel all outstanding jobs, and end the session."""
-        self._is_shut_down = True
+        self._futures.is_shut_down = True
         self._session.close(is_waiting=False)
         self._session.join()
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool | None:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            self._is_shut_down = True
+            self._futures.is_shut_down = True
             self._session.leave_now()  # after Ctrl-C, nobody wants to wait for outstanding jobs
             return None
         return super().__exit__(kind, error, traceback)
@@ -289,97 +217,13 @@ class ClusterExecutor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls; with `cancel_futures`, cancel those that have not started; with `wait`, block until
         the others have ended."""
-        self._is_shut_down = True
+        self._futures.is_shut_down = True
         self._session.close(is_waiting=True)  # before the others are cancelled: no thread adds one after that
         if cancel_futures:
             for job in self._session.jobs.all():
                 job.tag.cancel()
         if wait:
             self._session.join()
-
-    def _submit(
-        self,
-        options: JobOptions,
-        store_client: StoreClient | None,
-        fn: Callable[..., T],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        label: int,
-        prepared: Prepared | None = None,
-    ) -> Future[T]:
-        if self._is_shut_down:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        if not callable(fn):
-            raise TypeError(f"submit() takes a function first, not {fn!r}")
-        future: Future[T] = Future(self._session)
-        future._number = self._session.submitter.submit(
-            fn, args, kwargs, future, options, store_client, prepared, label
-        )
-        return future
-
-    def _map(
-        self,
-        options: Options,
-        fn: Callable[..., Any],
-        iterables: tuple[Iterable[Any], ...],
-        settings: MapSettings,
-        end: Callable[[], None],
-    ) -> Iterator[Any]:
-        timeout, chunksize, buffersize, store, progress, as_completed, return_exceptions = settings.checked()
-        self._session.calls.look_at_modules()
-        tally = mapping.Tally(mapping.length_of(iterables), self._session)
-        bar = Progress(tally.counts, progress) if progress else None
-        store_client = self._store_of_map(options, store)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        is_each = bool(store_client or progress or as_completed or return_exceptions)
-        calls = zip(*iterables, strict=False)
-        futures = self._submit_all(options._options, store_client, fn, calls, chunksize, is_each)
-        if bar is not None:
-            futures = tally.watch(futures)
-        ahead = None if buffersize is None else max(1, buffersize if is_each else buffersize // chunksize)
-        feed = mapping.Feed(futures, ahead)
-        waiting = feed.start()  # now, not when the first result is taken
-        if chunksize > 1 and not is_each:
-            return mapping.of_chunks(waiting, feed, deadline, end)
-        order = mapping.as_completed if as_completed else mapping.in_order
-        results = order(waiting, feed, deadline, return_exceptions, end)
-        return results if bar is None else mapping.with_progress(results, bar)
-
-    def _store_of_map(self, options: Options, store: str | os.PathLike[str] | None) -> StoreClient | None:
-        """Return the store client of a map. `store`: in place of the executor's own."""
-        store_client = options._store_client
-        if store is not None:
-            opened = self._open_store(store)
-            self._session.delivery.close_with(opened)
-            store_client = options._named(opened)
-        return None if store_client is None else store_client.of_map()
-
-    def _submit_all(
-        self,
-        options: JobOptions,
-        store_client: StoreClient | None,
-        fn: Callable[..., Any],
-        calls: Iterator[tuple[Any, ...]],
-        chunksize: int,
-        is_each: bool,
-    ) -> Iterator[Future[Any]]:
-        """Yield the futures of a map's calls, or of its chunks; each is submitted when it is taken."""
-        session = self._session
-        label = next(self._labels) & LABELS
-        if chunksize == 1:
-            prepared = session.calls.freeze(fn, ONE)
-            return (
-                self._submit(options, store_client, fn, args, {}, place, prepared)
-                for place, args in enumerate(calls, label)
-            )
-        prepared = session.calls.freeze(fn, CHUNK_OF_EACH if is_each else CHUNK)
-
-        def begin(label: int) -> mapping.Batch:
-            if is_each:
-                return mapping.EachBatch(session, options, fn, prepared, label, store_client)
-            return mapping.WholeBatch(session, options, fn, prepared, label)
-
-        return mapping.in_batches(calls, chunksize, label, begin)
 
 
 class SlurmExecutor(ClusterExecutor):
@@ -400,7 +244,7 @@ def _warn_of_ignored(mp_context: Any, max_tasks_per_child: Any) -> None:
 
 
 def _deliver(number: int, tag: Any, error: BaseException | None, value: Any) -> None:
-    if type(tag) is mapping.ChunkTag:
+    if type(tag) is batches.ChunkTag:
         tag.deliver(number, error, value, _settle)
     else:
         _settle(number, tag, error, value)
