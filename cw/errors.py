@@ -5,7 +5,7 @@
          |- ConnectionError            no way to the master               (also the built-in one, an OSError)
          |- ProtocolError              a peer violates the protocol
          |- WorkerLost                 a job took its runner or worker down too often (also BrokenExecutor)
-         |- InitializerFailed          the initializer of a pool failed               (also BrokenExecutor)
+         |- InitializerFailed          an initializer failed                          (also BrokenExecutor)
          |- JobTimeout                 a job ran longer than its limit      (also TimeoutError)
          |- NotPicklable               an argument, function or result cannot travel  (also PicklingError, TypeError)
          |- PayloadError               bytes that cw has not packed                   (also ValueError)
@@ -105,7 +105,7 @@ class JobTimeout(Error, TimeoutError):
 
 
 class InitializerFailed(Error, BrokenExecutor):
-    """The initializer of a pool failed in the process in which a job should run. A `BrokenExecutor` too."""
+    """An initializer failed in the process in which a job should run. A `BrokenExecutor` too."""
 
 
 class WorkerLost(Error, BrokenExecutor):

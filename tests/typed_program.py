@@ -44,6 +44,9 @@ executor.submit(text, 3, filling=" ")  # error
 executor.options(attempts=1).submit(square, "three")  # error
 executor.options(atempts=1)  # error
 cw.ClusterExecutor(durabilty="disk")  # error
+cw.ClusterExecutor(initializer=square, initargs=(3,), max_workers=2)
+cw.ClusterExecutor(initialiser=square)  # error
+cw.ClusterExecutor(initializer="square")  # error
 
 reveal_type(executor.map(square, [1, 2], chunksize=2))  # Iterator[int]
 reveal_type(executor.options(attempts=1).map(text, [1, 2], chunksize=2))  # Iterator[str]

@@ -9,11 +9,12 @@ All that a call sees is taken at its submit (`cw.client.functions`); modules, an
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
 from cw.client.functions import FunctionTable
+from cw.client.initializer import Initializer
 from cw.client.jobs import Jobs
 from cw.client.object_sender import ObjectSender
 from cw.client.objects import ObjectTable
@@ -61,6 +62,11 @@ class Calls:
         self.objects = objects
         self._jobs = jobs
         self._watch = settings.Watch()
+
+    def set_initializer(self, initializer: Callable[..., Any], initargs: Iterable[Any]) -> None:
+        """Run this in each runner before its first job. Raises NotPicklable, TypeError."""
+        with self.lock:
+            self.functions.first = Initializer(self.functions, self.objects, initializer, initargs)
 
     def make_room(self, function: int) -> None:
         """Forget objects if there are too many. The caller holds the lock."""

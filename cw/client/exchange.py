@@ -22,6 +22,7 @@ from cw.client.delivery import Delivery
 from cw.client.jobs import BATCH, ClientJob, Jobs
 from cw.client.options import ClientSettings, check_patience, check_workers
 from cw.client.outcome import Abandoned, Outcome
+from cw.errors import InitializerFailed
 from cw.events import EventLogger
 from cw.net import address, memory
 from cw.net import messages as m
@@ -251,7 +252,8 @@ class Exchange:
             if job is None:
                 continue  # cancelled meanwhile
             error, value = load(job, status, payload)
-            if job.call is None or status == m.NOT_ENTERED:  # (one that has not run has nothing to store)
+            # (A call that has not run has nothing to store.)
+            if job.call is None or status == m.NOT_ENTERED or type(error) is InitializerFailed:
                 deliver(number, job.tag, error, value)
                 on_delivered(job, error is not None)
             else:

@@ -51,6 +51,9 @@ class ClusterExecutor(concurrent.futures.Executor):
     `max_workers`: at most so many of this executor's jobs are under way at a time (each chunk of a `map` is one); None:
     as many as the cluster takes. `mp_context` and `max_tasks_per_child`, of ProcessPoolExecutor, are ignored with a
     warning.
+    `initializer`, `initargs`: called in each process that runs jobs of this executor, before the first one there. If it
+    fails, the jobs that come to this process fail with cw.InitializerFailed (a BrokenExecutor), which says where. The
+    keys of stored results do not depend on it.
     `lend`: in a job, whether the job lends its CPUs, to jobs of deeper clients only, while its main thread waits for
     results of this executor. With False it holds them: then others must be free for the jobs that it waits for.
     """
@@ -70,6 +73,8 @@ class ClusterExecutor(concurrent.futures.Executor):
         workdir: str | os.PathLike[str] | None = None,
         lend: bool = True,
         max_workers: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
         mp_context: Any = None,
         max_tasks_per_child: int | None = None,
     ) -> None:
@@ -81,16 +86,9 @@ class ClusterExecutor(concurrent.futures.Executor):
         store_client = None if store is None else open_store(store)
         try:
             settings = ClientSettings(
-                host,
-                port,
-                connect_timeout,
-                max_outstanding,
-                reconnect_timeout,
-                seed,
-                workdir,
-                lend,
-                max_workers,
-            )
+                host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend, max_workers,
+                initializer, initargs,
+            )  # fmt: skip
             self._session = session = Session(settings, _deliver, _notify_started, store_client)
             self._session.start()
         except BaseException:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from cw.client.components import shared_objects
 from cw.client.keys import KeyTable
@@ -56,6 +56,16 @@ memo costs more than another pickle of the state. Smaller: the state is pickled 
 _NONE: dict[Any, Any] = {}
 
 
+class First(Protocol):
+    """A call that runs in each runner before its first job: `cw.client.initializer`."""
+
+    prepared: Prepared
+    """Its function."""
+
+    def numbers(self, generation: int) -> tuple[int, int]:
+        """Return the numbers of its FUNCTION object and of its arguments. `generation`: that of all records now."""
+
+
 class FunctionTable:
     """The functions of one session. Its owner holds a lock around every call.
 
@@ -63,6 +73,8 @@ class FunctionTable:
     """
 
     def __init__(self, table: ObjectTable | None = None) -> None:
+        self.first: First | None = None
+        """The call of the session's initializer."""
         self._objects = table = ObjectTable() if table is None else table
         table.on_forgotten.append(self._on_forgotten)
         self._known: dict[int, tuple[Any, Prepared]] = {}  # by id: a (weak) reference, and its form
@@ -334,8 +346,11 @@ class FunctionTable:
         number = record.functions.get((held, is_fixed, prepared.needs))
         if number is None:
             is_inline = prepared.template.form != NAMED and not held and not is_fixed
-            made = objects.Function(prepared.mode, is_inline, held, is_fixed, record.reached)
-            needs = [*record.needs, *prepared.needs, *([held] if held else [])]
+            first: tuple[int, ...] = ()
+            if self.first is not None and self.first.prepared is not prepared:
+                first = self.first.numbers(record.generation)
+            made = objects.Function(prepared.mode, is_inline, held, is_fixed, first, record.reached)
+            needs = [*record.needs, *prepared.needs, *([held] if held else []), *first]
             number = self._maker.object_of(m.FUNCTION, needs, objects.dump_function(made))
             record.functions[held, is_fixed, prepared.needs] = number
         return number

@@ -109,6 +109,10 @@ class ObjectTable:
         """Return the object of this number. Raises `KeyError` if it has been forgotten."""
         return self._by_number[number]
 
+    def has(self, numbers: Iterable[int]) -> bool:
+        """True if none of these objects has been forgotten."""
+        return self._by_number.keys() >= set(numbers)
+
     def forget(self, numbers: Iterable[int]) -> None:
         """Forget these objects, and all that need them, as soon as no outstanding job needs them.
 

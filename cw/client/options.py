@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from cw.requirements import MOST_SECONDS, to_seconds
@@ -22,6 +22,8 @@ class ClientSettings(NamedTuple):
     workdir: str | os.PathLike[str] | None = None
     lend: bool = True
     max_workers: int | None = None
+    initializer: Callable[..., Any] | None = None
+    initargs: Iterable[Any] = ()
 
 
 def check_patience(name: str, value: Any, default: float) -> float:

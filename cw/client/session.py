@@ -76,6 +76,8 @@ class Session:
         objects = ObjectTable(lambda: dump_environment(seed, directory))
         object_sender = ObjectSender(objects, self._lock, self._loop, jobs.objects)
         self.calls = Calls(self._lock, objects, jobs, object_sender)
+        if settings.initializer is not None:
+            self.calls.set_initializer(settings.initializer, settings.initargs)
         self.delivery = Delivery(
             jobs, deliver, store_client, lambda: self._loop.call_soon_threadsafe(self.on_wake)
         )

@@ -1,86 +1,67 @@
-"""A function with an initializer, which runs once in each runner before its first call. Small, as runners import it.
+"""The initializer of a session, which runs once in each runner before its first job. Small, as runners import it.
 
-    client   Initialized(token, function, initializer, initargs)      runner   initialize, once --> function(*args)
-
-The arguments of the initializer are pickled once, and each runner unpickles them once: they may be large.
+client   Initialization(function, reader): the function of one more call, which all functions name as theirs
+runner   before its first job: that call is prepared as others are, then `Once.run`
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 from cw.errors import InitializerFailed
-from cw.payloads import serialize
-
-_failures: dict[str, str | None] = {}
-"""How each initializer that has run in this process failed, or None; by token."""
+from cw.payloads.code_names import stored_names
 
 
-class Arguments:
-    """Pickled arguments. (They travel as a buffer, which a runner maps and does not copy for each call.)"""
+class Initialization:
+    """An initializer as it travels. `reader`: see `reader_of`; it is here only so that it travels."""
 
-    __slots__ = ("_payload",)
-
-    def __init__(self, payload: Any) -> None:
-        self._payload = payload
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return Arguments, (pickle.PickleBuffer(self._payload),)
-
-    def load(self) -> tuple[Any, ...]:
-        """Unpickle them."""
-        args: tuple[Any, ...] = serialize.load_call(self._payload)[0]
-        return args
-
-
-class Initialized:
-    """A function before whose first call in a runner `initializer(*initargs)` runs. `token`: the same for all functions
-    with this initializer. `initargs`: from `prepare_arguments`. `reader`: a function that reads the global names which
-    the initializer stores, if any."""
-
-    def __init__(
-        self,
-        token: str,
-        function: Callable[..., Any],
-        initializer: Callable[..., Any],
-        initargs: Any,
-        reader: Callable[[], Any] | None,
-    ) -> None:
-        self.__qualname__ = str(
-            getattr(function, "__qualname__", type(function).__qualname__)
-        )  # for messages
-        self._token = token
+    def __init__(self, function: Callable[..., Any], reader: Callable[[], Any] | None) -> None:
+        self.__qualname__ = str(getattr(function, "__qualname__", type(function).__qualname__))
         self._function = function
-        self._initializer = initializer
-        self._initargs = initargs
-        self._reader = reader  # only so that it travels
+        self._reader = reader
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        token = self._token
-        if token not in _failures:
-            try:
-                self._initialize()
-            except Exception as error:
-                name = getattr(self._initializer, "__qualname__", type(self._initializer).__qualname__)
-                where = f"on host {os.uname().nodename}, in process {os.getpid()}"
-                _failures[token] = text = f"the initializer {name} failed {where}: {error!r}"
-                raise InitializerFailed(text) from error
-            _failures[token] = None
-        failure = _failures[token]
-        if failure is not None:
-            raise InitializerFailed(failure)
-        return self._function(*args, **kwargs)
-
-    def _initialize(self) -> None:
-        initargs = self._initargs
-        self._initializer(*(initargs.load() if type(initargs) is Arguments else initargs))
+    def __call__(self, *args: Any) -> None:
+        self._function(*args)
 
 
-def prepare_arguments(initargs: tuple[Any, ...]) -> Any:
-    """Return the arguments of an initializer as they travel. Raises NotPicklable."""
-    pickled = serialize.pickle_call(initargs, {})
-    # (Some need definitions of the script, which travel with the function.)
-    return initargs if pickled.names or pickled.codes else Arguments(pickled.payload())
+def reader_of(initializer: Callable[..., Any]) -> Callable[[], Any] | None:
+    """Return a function that reads the global names which the initializer stores, or None.
+
+    It travels with the initializer, so that this program's values of these names arrive before the initializer runs.
+    With the first function that reads them, they would come later, and replace what it has stored."""
+    while isinstance(initializer, partial):
+        initializer = initializer.func
+    stored = stored_names(initializer) if type(initializer) is FunctionType else set()
+    if not stored:
+        return None
+    code = f"lambda: ({', '.join(sorted(stored))},)"
+    reader: Callable[[], Any] = eval(code, initializer.__globals__)  # noqa: S307
+    return reader
+
+
+class Once:
+    """Runs the initializer of a runner."""
+
+    def __init__(self) -> None:
+        self.has_run = False
+        self._failure: tuple[str, BaseException] | None = None
+
+    def run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        """Run it; `check` raises if it fails."""
+        self.has_run = True
+        try:
+            function(*args)
+        except (Exception, SystemExit) as error:
+            name = getattr(function, "__qualname__", type(function).__qualname__)
+            where = f"on host {os.uname().nodename}, in process {os.getpid()}"
+            self._failure = f"the initializer {name} failed {where}: {error!r}", error
+
+    def check(self) -> None:
+        """Raise InitializerFailed, which says where, if it has failed."""
+        if self._failure is not None:
+            text, error = self._failure
+            raise InitializerFailed(text) from error

@@ -48,6 +48,8 @@ class Function(NamedTuple):
     is_inline: bool  # the state is pickled before the arguments of each call
     state: int  # the number of a state that is an object, or 0
     is_fixed: bool  # the state cannot change
+    # The initializer's FUNCTION, and the VALUE with its arguments; empty: there is none. (It has none itself.)
+    first: tuple[int, ...]
     reached: Reached
 
 
@@ -63,14 +65,14 @@ class Definition(NamedTuple):
 
 def dump_function(function: Function) -> bytes:
     """Encode a function for `load_function`."""
-    return pickle.dumps((*function[:4], tuple(function.reached)), 5)
+    return pickle.dumps((*function[:-1], tuple(function.reached)), 5)
 
 
 def load_function(payload: Any) -> Function:
     """Decode a FUNCTION object. Raises PayloadError."""
     try:
-        mode, is_inline, state, is_fixed, reached = pickle.loads(payload)
-        return Function(mode, is_inline, state, is_fixed, Reached(*reached))
+        mode, is_inline, state, is_fixed, first, reached = pickle.loads(payload)
+        return Function(mode, is_inline, state, is_fixed, first, Reached(*reached))
     except Exception as error:
         raise PayloadError(f"the payload is not that of a function: {error}") from None
 

@@ -19,7 +19,7 @@ from cw.client.options import ClientSettings
 from cw.client.session import Session
 from cw.client.slot_count import SlotCount
 from cw.pool.feeder import AHEAD, Feeder, Result, Source, deliver
-from cw.pool.jobs import Initializer, Job, JobMaker
+from cw.pool.jobs import Job, JobMaker
 from cw.pool.results import AsyncResult, Callback, IMapIterator, IMapUnorderedIterator, MapResult
 
 CHUNKS_PER_PROCESS = 4
@@ -71,20 +71,26 @@ class Pool:
         guard.check_import("cw.Pool()")
         if processes is not None and operator.index(processes) < 1:
             raise ValueError("Number of processes must be at least 1")
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
         _warn_of_unused(maxtasksperchild, context)
         self._most = processes
-        before = None if initializer is None else Initializer(initializer, initargs)
         self._session = Session(
             ClientSettings(
-                host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend
-            ),
+                host,
+                port,
+                connect_timeout,
+                max_outstanding,
+                reconnect_timeout,
+                seed,
+                workdir,
+                lend,
+                initializer=initializer,
+                initargs=initargs,
+            ),  # fmt: skip
             deliver,
             lambda number, tag: None,
         )
         self._session.start()
-        self._jobs = JobMaker(self._session, before)
+        self._jobs = JobMaker(self._session)
         self._feeder = Feeder(self._session)
         session = self._session
         self._slots = SlotCount(lambda: session.exchange.link.where)

@@ -24,6 +24,7 @@ from cw.net import messages as m
 from cw.net.sockets import receive_with_files
 from cw.payloads import current, environment, modules, serialize
 from cw.payloads.environment import apply_environment, load_environment
+from cw.payloads.initializer import Once
 from cw.requirements import JobOptions
 from cw.runner import channel, leftovers
 from cw.runner.script import Script
@@ -76,6 +77,7 @@ class Runner:
         self._environment: Any = b""
         self._has_loaded = False  # a function has been loaded
         self._failure: BaseException | None = None  # why the session's environment does not work here
+        self._initializer = Once()
         self._buffer = memoryview(bytearray(READ))
         current.begin_runner(self._script.name_of)
         self._job = 0  # number of the job that runs, or ran last
@@ -306,13 +308,26 @@ class Runner:
             self._apply()  # the environment may work now
         if self._failure is not None:
             raise self._failure
-        if self._has_loaded:
-            return self._script.prepare(function_number, payload)
-        self._report(m.Loading(1))  # its imports may end this process on this machine
+        if not self._has_loaded:
+            self._initialize(function_number)
         call = self._script.prepare(function_number, payload)
-        self._report(m.Loading(0))
-        self._has_loaded = True
+        if not self._has_loaded:
+            self._report(m.Loading(0))
+            self._has_loaded = True
         return call
+
+    def _initialize(self, function_number: int) -> None:
+        """Begin to load the first function; before that, run the initializer, if there is one. Imports may end this
+        process on this machine; an initializer that does so is the job's own fault."""
+        self._report(m.Loading(1))
+        if not self._initializer.has_run:
+            first = self._script.prepare_first(function_number)
+            if first is None:
+                return
+            self._report(m.Loading(0))
+            self._initializer.run(*first)
+            self._report(m.Loading(1))
+        self._initializer.check()
 
 
 _sigterm_at = 0.0

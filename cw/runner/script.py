@@ -84,13 +84,7 @@ class Script:
 
     def prepare(self, number: int, payload: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """Return the function and the arguments of a call. Raises whatever making them raises."""
-        applied = self._functions.get(number)
-        if applied is None:
-            function = objects.load_function(self._payload_of(number))
-            callee = Callee(self._payload_of(function.reached.template))
-            applied = self._functions[number] = _Applied(function, callee)
-        if applied is not self._applied:
-            self._apply(applied)
+        applied = self._put_in_force(number)
         function, callee = applied.function, applied.callee
         if function.mode != objects.ONE:
             run = chunks.run if function.mode == objects.CHUNK else chunks.run_each
@@ -101,6 +95,25 @@ class Script:
             state, call = serialize.load_parts(payload, 2, self._places.shared)
             return callee.fresh(state), *serialize.as_call(call)
         return callee.fresh(self._state(applied)), *serialize.load_call(payload)
+
+    def prepare_first(self, number: int) -> tuple[Any, tuple[Any, ...]] | None:
+        """Return the initializer and its arguments, if this function names one. Raises whatever making them raises."""
+        # (All values that the function reads come before it, or they would replace what it stores.)
+        first = self._put_in_force(number).function.first
+        if not first:
+            return None
+        function, args, _ = self.prepare(first[0], memory.fresh(self._payload_of(first[1])))
+        return function, args
+
+    def _put_in_force(self, number: int) -> _Applied:
+        applied = self._functions.get(number)
+        if applied is None:
+            function = objects.load_function(self._payload_of(number))
+            callee = Callee(self._payload_of(function.reached.template))
+            applied = self._functions[number] = _Applied(function, callee)
+        if applied is not self._applied:
+            self._apply(applied)
+        return applied
 
     def _maker(self, applied: _Applied) -> Callable[[Any], Any]:
         """Return what makes the function for each call of a chunk from the state that is pickled with the call."""
