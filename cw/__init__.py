@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cw.client import randid as randid
     from cw.client.future import Future as Future
     from cw.client.map import map as map
+    from cw.client.map import starmap as starmap
     from cw.cluster import allocate as allocate
     from cw.cluster import start as start
     from cw.cluster import stop as stop
@@ -73,6 +74,7 @@ _MODULE_BY_NAME = {
     "ClusterExecutor": "client",
     "SlurmExecutor": "client",
     "map": "client.map",
+    "starmap": "client.map",
     "Pool": "pool",
     "allocate": "cluster",
     "start": "cluster",

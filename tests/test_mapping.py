@@ -289,3 +289,39 @@ def test_without_tqdm_it_says_what_to_install(cluster, tmp_path):
     print(list(cw.map(abs, [-1], progress=True)))  # no terminal, and no bar
     """, CW_MASTER=cluster.master)  # fmt: skip
     assert out == "progress needs tqdm, which is not installed: pip install tqdm\n[1]\n"
+
+
+# --- starmap ----------------------------------------------------------------------------------
+
+
+PAIRS = [(2, 3), [3, 2], (5, 1)]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"chunksize": 3}, {"chunksize": 3, "as_completed": True}, {"buffersize": 1}]
+)
+def test_starmap_gives_what_itertools_gives(executor, settings):
+    expected = sorted(itertools.starmap(pow, [(2, 3), (3, 2), (5, 1), (2, 10)]))
+    for starmap in executor.starmap, executor.options(attempts=1).starmap, cw.starmap:
+        pairs = [*PAIRS, iter((2, 10))]
+        assert sorted(starmap(pow, iter(pairs), timeout=LIMIT, **settings)) == expected
+
+
+def test_starmap_takes_tuples_of_any_length_and_counts_them(executor, capsys):
+    calls = [(), (1,), (1, 2), range(4)]
+    assert list(executor.starmap(jobs.add, calls, timeout=LIMIT, progress="always")) == [
+        jobs.add(*call) for call in calls
+    ]
+    assert "4/4" in capsys.readouterr().err
+    assert list(executor.starmap(jobs.add, [], timeout=LIMIT)) == []
+
+
+def test_an_item_of_starmap_that_is_no_tuple_is_named(executor):
+    with pytest.raises(TypeError, match=r"starmap\(\) takes an iterable of tuples.* not of 7"):
+        executor.starmap(jobs.add, [(1, 2), 7])
+    results = executor.starmap(jobs.echo, [(1,), 7], buffersize=5, timeout=LIMIT)
+    assert next(results) == 1
+    with pytest.raises(TypeError, match="not of 7"):
+        next(results)
+    with pytest.raises(TypeError, match="chunksiz"):
+        executor.starmap(jobs.add, [(1, 2)], chunksiz=5)

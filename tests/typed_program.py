@@ -54,6 +54,11 @@ executor.map(square, [1], chunksiz=2)  # error
 executor.options(attempts=1).map(square, [1], chunksiz=2)  # error
 executor.map(square, [1], progress="allways")  # error
 
+reveal_type(executor.starmap(text, [(1, 2), (3,)], chunksize=2))  # Iterator[str]
+reveal_type(executor.options(attempts=1).starmap(text, [[1], range(2)], as_completed=True))  # Iterator[str]
+executor.starmap(text, [(1,)], chunksiz=2)  # error
+executor.starmap(text, [1])  # error
+
 reveal_type(cw.map(square, [1, 2]))  # Iterator[int]
 reveal_type(cw.map(text, [1, 2], [3, 4], progress="always", store="s", host="n1"))  # Iterator[str]
 reveal_type(cw.map(lambda x, y: x + y, [1], [1.5]))  # Iterator[float]
@@ -62,6 +67,8 @@ cw.map(square, ["a"])  # error
 cw.map(text, [1], ["a"])  # error
 cw.map(square, [1], proggress=True)  # error
 cw.map(square, [1], progress="allways")  # error
+reveal_type(cw.starmap(text, [(1, 2)], progress="always", host="n1"))  # Iterator[str]
+cw.starmap(text, [(1, 2)], proggress=True)  # error
 
 reveal_type(cw.results("s"))  # Results
 for stored in cw.results("s").filter(failed=False):

@@ -12,10 +12,10 @@ from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from cw import guard
-from cw.client import batches
+from cw.client import batches, mapping
 from cw.client.future import Future
 from cw.client.future_submitter import FutureSubmitter
-from cw.client.options import ClientSettings, MapSettings
+from cw.client.options import ClientSettings, MapArguments, MapSettings
 from cw.client.outcome import Abandoned
 from cw.client.session import Session
 from cw.client.slot_count import SlotCount
@@ -151,6 +151,12 @@ class ClusterExecutor(concurrent.futures.Executor):
             timeout, chunksize, buffersize, store, progress, as_completed, return_exceptions
         )
         return self._defaults._map(fn, iterables, settings, lambda: None)
+
+    def starmap(
+        self, fn: Callable[..., T], iterable: Iterable[Iterable[Any]], **settings: Unpack[MapArguments]
+    ) -> Iterator[T]:
+        """Map as `map` does, with the same settings. Each item is the arguments of a call: `fn(*item)`."""
+        return self.map(fn, mapping.Tuples(iterable), **settings)
 
     def slots(self) -> int:
         """Return the number of slots of the cluster now: those of all workers that are connected and do not drain.

@@ -103,7 +103,7 @@ class FutureSubmitter:
         store_client = None if store_client is None else store_client.of_map()
         deadline = None if timeout is None else time.monotonic() + timeout
         is_each = bool(store_client or progress or as_completed or return_exceptions)
-        calls = zip(*iterables, strict=False)
+        calls = mapping.calls_of(iterables)
         futures = self._submit_all(options, store_client, function, calls, chunksize, is_each)
         if bar is not None:
             futures = tally.watch(futures)

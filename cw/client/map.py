@@ -1,4 +1,4 @@
-"""`cw.map`: a loop whose calls run on the cluster."""
+"""`cw.map` and `cw.starmap`: loops whose calls run on the cluster."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from cw import guard
+from cw.client import mapping
 from cw.client.executor import ClusterExecutor
 from cw.client.options import LoopArguments, MapSettings
 
@@ -80,3 +81,10 @@ def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those
     except BaseException:
         executor._leave()
         raise
+
+
+def starmap(
+    function: Callable[..., T], iterable: Iterable[Iterable[Any]], /, **settings: Unpack[LoopArguments]
+) -> Iterator[T]:
+    """Yield the results of `function(*item)` for each item, computed on the cluster. All else is as for `cw.map`."""
+    return map(function, mapping.Tuples(iterable), **settings)

@@ -53,9 +53,34 @@ class Tally:
         return Counts(self._total, self._done, self._failed, self._session.jobs.counts()[3])
 
 
-def length_of(iterables: Iterable[Iterable[Any]]) -> int | None:
+class Tuples:
+    """The input of a starmap: each item is the arguments of a call."""
+
+    def __init__(self, items: Iterable[Iterable[Any]]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        for item in self._items:
+            try:
+                args = tuple(item)
+            except TypeError:
+                raise TypeError(
+                    f"starmap() takes an iterable of tuples, the arguments of each call, not of {item!r:.80}"
+                ) from None
+            yield args
+
+    def __length_hint__(self) -> int:
+        return operator.length_hint(self._items, -1)
+
+
+def calls_of(inputs: tuple[Iterable[Any], ...]) -> Iterator[tuple[Any, ...]]:
+    """Yield the arguments of each call."""
+    return iter(inputs[0]) if len(inputs) == 1 and type(inputs[0]) is Tuples else zip(*inputs, strict=False)
+
+
+def length_of(inputs: tuple[Iterable[Any], ...]) -> int | None:
     """Return the number of calls, if all inputs know their length."""
-    lengths = [operator.length_hint(iterable, -1) for iterable in iterables]
+    lengths = [operator.length_hint(each, -1) for each in inputs]
     return min(lengths) if lengths and -1 not in lengths else None
 
 

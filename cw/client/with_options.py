@@ -6,6 +6,7 @@ import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from cw.client import mapping
 from cw.client.future import Future
 from cw.client.future_submitter import FutureSubmitter
 from cw.client.options import MapArguments, MapSettings
@@ -65,6 +66,12 @@ class Options:
     ) -> Iterator[T]:
         """Map as `ClusterExecutor.map` does, with these options."""
         return self._map(function, iterables, MapSettings(**settings), lambda: None)
+
+    def starmap(
+        self, function: Callable[..., T], iterable: Iterable[Iterable[Any]], **settings: Unpack[MapArguments]
+    ) -> Iterator[T]:
+        """Map as `ClusterExecutor.starmap` does, with these options."""
+        return self.map(function, mapping.Tuples(iterable), **settings)
 
     def _map(
         self,
