@@ -23,7 +23,7 @@ FLOORS = [
     "__init__",
     "__main__", "cli.main", "cli.local", "cli.status", "cli.__init__",
     "joblib",
-    "pool.__init__", "pool.pool", "pool.feeder", "pool.results", "pool.jobs",
+    "pool.__init__", "pool.pool", "pool.feeder", "pool.results", "pool.sizes", "pool.jobs",
     "client.map", "client.__init__", "client.thread", "client.executor", "client.with_options",
     "client.future_submitter", "client.slot_count", "client.batches", "client.mapping",
     "client.future", "client.session", "client.submitter", "client.exchange", "client.calls", "client.delivery",
@@ -115,6 +115,7 @@ KEEPERS = {
 
 PURE = (
     "client.jobs",
+    "pool.sizes",
     "master.dispatch",
     "master.asides",
     "master.reconcile",

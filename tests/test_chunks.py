@@ -31,6 +31,20 @@ def test_plain_calls_travel_as_one_pickle():
     assert chunks.run(lambda state: lambda n, text: text * n, payload) == (["a", "bb"], None)
 
 
+def echo(value):
+    return value
+
+
+def test_a_chunk_whose_time_is_over_begins_no_further_call():
+    for calls in [[(n,) for n in range(5)], [([n],) for n in range(5)]]:
+        for seconds, count in (None, 5), (1000.0, 5), (-1.0, 1):
+            chunk = Chunk(seconds=seconds)
+            for args in calls:
+                chunk.add(args)
+            results, error = chunks.run(lambda state: echo, chunk.payload())
+            assert error is None and results == [n for (n,) in calls][:count]
+
+
 def test_each_call_has_its_own_copy_of_an_argument_that_several_have():
     small, large = [0], list(range(5000))
     for shared in small, large:

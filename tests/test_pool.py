@@ -224,13 +224,38 @@ def test_a_map_has_four_chunks_for_each_process(pool):
         assert [len(list(group)) for _, group in itertools.groupby(found)] == sizes
 
 
-@pytest.mark.parametrize("short, chunks", [(1000.0, 2), (0.0, 8)])
-def test_a_map_that_was_short_has_one_chunk_for_each_process_from_then_on(pool, monkeypatch, short, chunks):
-    monkeypatch.setattr("cw.pool.pool.SHORT_SECONDS", short)
+@pytest.mark.parametrize("tiny, short, chunks", [(0.0, 1000.0, 2), (0.0, 0.0, 8), (1000.0, 1000.0, 1)])
+def test_a_map_that_was_short_has_fewer_chunks_from_then_on(pool, monkeypatch, tiny, short, chunks):
+    monkeypatch.setattr("cw.pool.sizes.TINY_SECONDS", tiny)
+    monkeypatch.setattr("cw.pool.sizes.SHORT_SECONDS", short)
     assert len(set(pool.map(lambda number: job_id(number), range(16)))) == 8
     pool.map(job_id, range(3))
     assert len(set(pool.map(job_id, range(16)))) == chunks
     assert len(set(pool.map(job_id, range(16), 1))) == 16
+    assert len(set(pool.map(job_id, range(2)))) == 2
+
+
+def test_calls_that_take_longer_than_before_do_not_wait_for_each_other(tmp_path, monkeypatch):
+    """All calls of the second map are one chunk. Its first call takes its time; the others go on in both processes."""
+    monkeypatch.setattr("cw.pool.sizes.TINY_SECONDS", 1000.0)
+    with cw.Pool(seed=3) as pool:
+        pool.map(seed, range(3), 1)
+        seeds = pool.map(seed, range(11), 1)
+    with cw.Pool(seed=3) as pool:
+        pool.map(meet, [("", 0.0)] * 3, 1)
+        found = pool.map(meet, [("", 0.02), *[(tmp_path, 0.0)] * 10])
+    assert [each for each, _ in found] == seeds
+    assert len({process for _, process in found}) == 2
+
+
+def meet(argument):
+    """Wait n seconds, and until another process is here, too, if there is a directory."""
+    directory, seconds = argument
+    time.sleep(seconds)
+    if directory:
+        jobs.mark(directory / str(os.getpid()))
+        wait_until(lambda: len(os.listdir(directory)) > 1, LIMIT)
+    return cw.current_job().seed, os.getpid()
 
 
 def job_id(argument):

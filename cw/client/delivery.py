@@ -46,6 +46,8 @@ class Delivery:
         """True if there is, or was, a job whose result is recorded."""
         self.deliver = deliver
         """Gives the caller a job's error or value. After it, `Jobs.on_delivered` must be called."""
+        self.seconds = 0.0
+        """Duration of the job that is being delivered, in its runner."""
         self._jobs = jobs
         self._store_clients = set() if store_client is None else {store_client}
         self._stored: deque[int] = (

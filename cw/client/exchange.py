@@ -243,8 +243,9 @@ class Exchange:
             self._owner.on_started(job)
 
     def _on_results(self, message: m.JobResults) -> None:
+        delivery = self._delivery
         take, load, deliver, on_delivered = (
-            self._jobs.take, outcome.load, self._delivery.deliver, self._jobs.on_delivered,
+            self._jobs.take, outcome.load, delivery.deliver, self._jobs.on_delivered,
         )  # fmt: skip
         to_record: list[Outcome] = []
         for number, status, seconds, payload in zip(*message, strict=True):
@@ -254,6 +255,7 @@ class Exchange:
             error, value = load(job, status, payload)
             # (A call that has not run has nothing to store.)
             if job.call is None or status == m.NOT_ENTERED or type(error) is InitializerFailed:
+                delivery.seconds = seconds
                 deliver(number, job.tag, error, value)
                 on_delivered(job, error is not None)
             else:

@@ -25,17 +25,20 @@ SILENCE = 30.0
 """Time without an answer from the other host's kernel after which a connection is dead (seconds). Probes begin after
 half of it."""
 
+# Plain numbers: an operation of two enum members costs more than the system call.
+_CLOSED_ON_EXEC, _IS_CUT = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+
 _ANCILLARY = socket.CMSG_SPACE(MOST_FILES * array("i").itemsize)
 
 
 def receive_with_files(sock: socket.socket, into: memoryview, flags: int = 0) -> tuple[int, list[int]]:
     """Receive as `recv_into` does, from a local socket. Returns the count, and the descriptors that came along."""
-    count, ancillary, flags, _ = sock.recvmsg_into([into], _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
+    count, ancillary, flags, _ = sock.recvmsg_into([into], _ANCILLARY, flags | _CLOSED_ON_EXEC)
     fds: list[int] = []
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds += array("i", data[: len(data) - len(data) % 4])
-    if flags & socket.MSG_CTRUNC:  # a descriptor was lost: the sender must send again, without files
+    if flags & _IS_CUT:  # a descriptor was lost: the sender must send again, without files
         for fd in fds:
             os.close(fd)
         error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))

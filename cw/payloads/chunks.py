@@ -8,6 +8,7 @@ that many calls have is pickled once in the chunk.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import time
@@ -40,13 +41,16 @@ class Shared:
 
 class Chunk:
     """Calls, each pickled when it is added. `names`, `codes`: as in `Pickled`. `state`: pickled before the arguments of
-    each call."""
+    each call. `seconds`: time after which `run` begins no further call; None: it runs all."""
 
-    def __init__(self, function: Any = None, state: Pickled | None = None) -> None:
+    def __init__(
+        self, function: Any = None, state: Pickled | None = None, seconds: float | None = None
+    ) -> None:
         self.names: Sequence[str] = ()
         self.codes: Sequence[Any] = ()
         self._function = function
         self._state = state
+        self._seconds = seconds
         self._calls: list[Any] = []  # plain arguments, or a payload
         self._is_plain = state is None
         self._shared: dict[bytes, tuple[int, Any]] = {}  # large arguments, by digest: index and payload
@@ -72,9 +76,10 @@ class Chunk:
         """Return the payload for `run` and `run_each`. `items`: which item of the chunk each call is, if some are
         missing."""
         if self._is_plain:
-            return pickle.dumps((items, self._calls), 5) + serialize.label_bytes(label)
+            return pickle.dumps((items, self._seconds, self._calls), 5) + serialize.label_bytes(label)
         shared = [payload for _, payload in self._shared.values()]
-        return serialize.dump((items, self._state is not None, shared, self._calls), store, label)
+        fields = items, self._seconds, self._state is not None, shared, self._calls
+        return serialize.dump(fields, store, label)
 
     def _pickle(self, args: tuple[Any, ...]) -> Payload:
         state = self._state
@@ -128,11 +133,12 @@ class Chunk:
 
 def _load(
     payload: Any, make: Callable[[Any], Any], persistent_load: Any
-) -> tuple[Sequence[int] | None, Iterator[Any]]:
-    """Return which items the calls are, and for each call a function that returns its function and arguments."""
-    items, *fields = serialize.load(payload)
+) -> tuple[Sequence[int] | None, float | None, Iterator[Any]]:
+    """Return which items the calls are, the time for them, and for each call a function that returns its function and
+    arguments."""
+    items, seconds, *fields = serialize.load(payload)
     if len(fields) == 1:
-        return items, (lambda args=args: (make(None), args) for args in fields[0])
+        return items, seconds, (lambda args=args: (make(None), args) for args in fields[0])
     has_state, shared, parts = fields
 
     def load(part: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -147,7 +153,7 @@ def _load(
             args = tuple(_unshared(value, shared, own) for value in args)
         return make(state), args
 
-    return items, (lambda part=part: load(part) for part in parts)
+    return items, seconds, (lambda part=part: load(part) for part in parts)
 
 
 def _unshared(value: Any, shared: Sequence[Any], own: dict[int, Any]) -> Any:
@@ -159,14 +165,18 @@ def _unshared(value: Any, shared: Sequence[Any], own: dict[int, Any]) -> Any:
 
 
 def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -> tuple[list[Any], Any]:
-    """Return the results of the calls up to the first that fails, and its pickled exception, or None."""
+    """Return the results of the calls up to the first that fails, and its pickled exception, or None. If the chunk's
+    time is over, the results of the calls begun by then."""
     results: list[Any] = []
-    items, calls = _load(payload, make, persistent_load)
+    items, seconds, calls = _load(payload, make, persistent_load)
+    end = math.inf if seconds is None else time.monotonic() + seconds
     current.chunk = results, items
     try:
         for load in calls:
             if current.is_interrupted:
                 raise JobTimeout(_NOT_BEGUN)
+            if seconds is not None and results and time.monotonic() > end:
+                break
             function, args = load()
             results.append(function(*args))
             if current.clear_timers is not None:  # they would fire in the next call
@@ -188,7 +198,7 @@ def run_each(
 ) -> list[tuple[int, float, Any]]:
     """Return status, seconds and payload of each call. One that fails does not keep later ones from running."""
     outcomes: list[tuple[int, float, Any]] = []
-    items, calls = _load(payload, make, persistent_load)
+    items, _, calls = _load(payload, make, persistent_load)
     current.chunk = outcomes, items
     try:
         for load in calls:

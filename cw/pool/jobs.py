@@ -31,17 +31,26 @@ class JobMaker:
 
     def one(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
         """Make the job of one call."""
-        label = next(self._labels) & LABELS
+        label = self.next_label()
         return lambda tag: self._session.submitter.submit(
             function, args, kwargs, tag, NO_OPTIONS, None, None, label
         )
 
+    def next_label(self) -> int:
+        """Return the label of the first call of the next map; those of the others follow."""
+        return next(self._labels) & LABELS
+
     def of_map(
-        self, function: Callable[..., Any], calls: Iterator[tuple[Any, ...]], size: int
+        self,
+        function: Callable[..., Any],
+        calls: Iterator[tuple[Any, ...]],
+        size: int,
+        label: int,
+        seconds: float | None = None,
     ) -> Iterator[Job]:
         """Make the jobs of a map, each of `size` calls. The function's state is taken now. If it does not pickle, the
-        first step raises that."""
-        session, label = self._session, next(self._labels) & LABELS
+        first step raises that. `seconds`: time after which a chunk begins no further call."""
+        session = self._session
         session.calls.look_at_modules()
         try:
             prepared = session.calls.freeze(function, ONE if size == 1 else CHUNK)
@@ -52,7 +61,7 @@ class JobMaker:
             session.submitter.submit(function, args, {}, tag, NO_OPTIONS, None, prepared, place)
 
         def submit_chunk(batch: tuple[tuple[Any, ...], ...], place: int, tag: Any) -> None:
-            chunk = chunks.Chunk(function, prepared.inline_state)
+            chunk = chunks.Chunk(function, prepared.inline_state, seconds)
             for args in batch:
                 chunk.add(args)
             session.submitter.add(ManyCalls(session.calls, function, chunk, prepared, place), tag)

@@ -21,14 +21,7 @@ from cw.client.slot_count import SlotCount
 from cw.pool.feeder import AHEAD, Feeder, Result, Source, deliver
 from cw.pool.jobs import Job, JobMaker
 from cw.pool.results import AsyncResult, Callback, IMapIterator, IMapUnorderedIterator, MapResult
-
-CHUNKS_PER_PROCESS = 4
-"""Chunks of a `map` for each process, as in multiprocessing. More: short calls cost more. Fewer: if calls differ, the
-last process works alone for longer."""
-
-SHORT_SECONDS = 0.005
-"""Duration of a `map`, judged by the last one of the function, below which each process has one chunk (seconds).
-Longer: calls that differ are spread badly. Shorter: a `map` of short calls waits for four chunks in a row."""
+from cw.pool.sizes import ALLOWED_SECONDS, Sizes
 
 HELD_SECONDS = 0.0005
 """Longest time for which jobs of a map are kept back, to be sent together (seconds). Longer: slots idle while many or
@@ -94,7 +87,7 @@ class Pool:
         self._feeder = Feeder(self._session)
         session = self._session
         self._slots = SlotCount(lambda: session.exchange.link.where)
-        self._last = 0, 0.0  # which function was mapped last, and the seconds for each of its calls
+        self._sizes = Sizes()
         self._end = weakref.finalize(self, _terminate, self._session, self._feeder, os.getpid())
         self._end.atexit = False  # the session waits for its jobs then
         self._state = _RUN
@@ -222,34 +215,46 @@ class Pool:
             raise ValueError("Pool not running")
 
     def _collect(
-        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], chunksize: int | None
+        self, function: Callable[..., Any], iterable: Iterable[tuple[Any, ...]], chunksize: int | None
     ) -> list[Any]:
-        began = time.monotonic()
-        values = self._map(function, calls, chunksize, None, None).get()
-        self._last = id(function), (time.monotonic() - began) / max(1, len(values))
+        self._check_running()
+        size, calls = _checked_map(iterable, chunksize)
+        label, values = self._jobs.next_label(), []
+        if size is None and self._sizes.are_tiny(function, len(calls), self.size):
+            jobs = self._jobs.of_map(function, iter(calls), len(calls), label, ALLOWED_SECONDS)
+            values = self._gather(function, jobs, 1, is_chunked=True)
+            del calls[: len(values)]
+            label += len(values)
+        if calls:
+            size = size or self._sizes.size(function, len(calls), self.size)
+            jobs = self._jobs.of_map(function, iter(calls), size, label)
+            values += self._gather(function, jobs, -(-len(calls) // size), is_chunked=size > 1)
         return values
 
-    def _chunks_per_process(self, function: Callable[..., Any], count: int) -> int:
-        last, seconds = self._last
-        return 1 if last == id(function) and seconds * count < SHORT_SECONDS else CHUNKS_PER_PROCESS
+    def _gather(
+        self, function: Callable[..., Any], jobs: Iterator[Job], count: int, is_chunked: bool
+    ) -> list[Any]:
+        result = MapResult(self, self._session, None, None, is_chunked, count)
+        self._start(result, jobs)
+        values = result.get()
+        self._sizes.note(function, result.seconds, len(values))
+        return values
 
     def _map(
         self,
         function: Callable[..., Any],
-        calls: Iterable[tuple[Any, ...]],
+        iterable: Iterable[tuple[Any, ...]],
         chunksize: int | None,
         callback: Callback | None,
         error_callback: Callback | None,
     ) -> MapResult:
         self._check_running()
-        size = None if chunksize is None else _checked_size(chunksize)
-        calls = list(calls)
-        if size is None:
-            size = max(1, -(-len(calls) // (self._chunks_per_process(function, len(calls)) * self.size)))
+        size, calls = _checked_map(iterable, chunksize)
+        size = size or self._sizes.size(function, len(calls), self.size)
         count = -(-len(calls) // size)
         result = MapResult(self, self._session, callback, error_callback, size > 1, count)
         if count:
-            self._start(result, self._jobs.of_map(function, iter(calls), size))
+            self._start(result, self._jobs.of_map(function, iter(calls), size, self._jobs.next_label()))
         return result
 
     def _imap(
@@ -258,7 +263,7 @@ class Pool:
         self._check_running()
         size = _checked_size(chunksize)
         result = kind(self, self._session, size > 1)
-        jobs = self._jobs.of_map(function, _one_each(iterable), size)
+        jobs = self._jobs.of_map(function, _one_each(iterable), size, self._jobs.next_label())
         self._feeder.put(Source(result, jobs, self._feeder), self._limit() or AHEAD)
         return result
 
@@ -294,6 +299,13 @@ def _terminate(session: Session, feeder: Feeder, pid: int) -> None:
 def _one_each(iterable: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
     """Yield the arguments of calls with one argument."""
     return zip(iterable)
+
+
+def _checked_map(
+    iterable: Iterable[tuple[Any, ...]], chunksize: int | None
+) -> tuple[int | None, list[tuple[Any, ...]]]:
+    """Return the size of a map's chunks, if it is given, and its calls."""
+    return None if chunksize is None else _checked_size(chunksize), list(iterable)
 
 
 def _checked_size(chunksize: int) -> int:

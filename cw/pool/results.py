@@ -169,6 +169,14 @@ class MapResult(AsyncResult[list[Any]]):
     """Result of `Pool.map_async` and `starmap_async`: the results in the order of the input, or the first error in that
     order. It is there when all jobs have ended."""
 
+    seconds = 0.0
+    """Duration of its jobs in their runners, in all."""
+
+    def note(self, index: int, outcome: Outcome) -> None:
+        """Take the outcome of a job, which the session delivers."""
+        self.seconds += self._session.delivery.seconds
+        super().note(index, outcome)
+
     def _value(self, outcomes: list[Outcome]) -> Any:
         return [value for outcome in outcomes for value in outcome.values(self._is_chunked)]
 
