@@ -38,8 +38,31 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SCRIPTS = templates.Template("cw.client.functions", "cw.payloads.chunks", "cw.payloads.environment")
 
-LEAVE_SECONDS = 5.0
+LEAVE_SECONDS = 20.0
 """Time that a test's processes may take to disappear after it (seconds)."""
+
+END_SECONDS = 60
+"""Time that the end of its fixtures may take, after a test that took too long (seconds)."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Give what follows a test a time limit of its own, if the test has used up the one that it had.
+
+    (Executors wait for their jobs, which a test that failed may have left without a worker.)"""
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"what follows the test takes longer than {END_SECONDS} s")
+
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        return (yield)
+    signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, END_SECONDS)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 def wait_until(
