@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar, cast
 
-from cw.errors import ProtocolError
+from cw.errors import ProtocolError, WorkerLost
 
 TEXT = 200
 """Characters of a peer's mistake in a message about it."""
@@ -45,16 +45,42 @@ def to_seconds(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number of seconds, not {value!r}") from None
 
 
-def _count(name: str, value: Any) -> int:
+def _int(name: str, value: Any, least: int) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
-        count = operator.index(value)  # numpy's integers are no ints
+        number = operator.index(value)  # numpy's integers are no ints
     except TypeError:
         raise TypeError(f"{name} must be an int, not {value!r}") from None
-    if count < 1:
-        raise ValueError(f"{name} must be 1 or more, not {count}")
-    return count
+    if number < least:
+        raise ValueError(f"{name} must be {least} or more, not {number}")
+    return number
+
+
+def _count(name: str, value: Any) -> int:
+    return _int(name, value, 1)
+
+
+def _number(name: str, value: Any) -> int:
+    return _int(name, value, 0)
+
+
+def _errors(name: str, value: Any) -> tuple[type[Exception], ...]:
+    classes = value if isinstance(value, tuple) else (value,)
+    for each in classes:
+        if not isinstance(each, type) or not issubclass(each, BaseException):
+            raise TypeError(f"{name} must be a class of exceptions, or a tuple of such, not {value!r}")
+        if not issubclass(each, Exception):
+            raise ValueError(
+                f"{name}: a job that raises {each.__name__} wants to end; give subclasses of Exception"
+            )
+        if issubclass(each, WorkerLost):
+            raise ValueError(
+                f"{name}: {each.__name__} is not raised by a job; attempts=N is for what kills its runner"
+            )
+    if not classes:
+        raise ValueError(f"{name} must have at least one class of exceptions")
+    return classes
 
 
 def _duration(name: str, value: Any) -> float:
@@ -70,8 +96,9 @@ def _keep(name: str, value: Any) -> str:
     return "keep"
 
 
-def _option(check: Callable[[str, Any], Any], text: str) -> Any:
-    return field(default=None, metadata={"check": check, "help": text})
+def _option(check: Callable[[str, Any], Any], text: str, is_sent: bool = True) -> Any:
+    """`is_sent`: the other roles know it, too, not the client alone."""
+    return field(default=None, metadata={"check": check, "help": text, "is_sent": is_sent})
 
 
 @dataclass(frozen=True)
@@ -102,15 +129,31 @@ class JobOptions:
         dropped.""",
     )
 
+    retries: int | None = _option(
+        _number,
+        """number of times that a job that raises is tried again, on another worker if there is one (default 0). If the
+        last try raises, too, its exception has the others as notes. What kills a runner is counted by `attempts`.""",
+    )
+    retry_on: type[Exception] | tuple[type[Exception], ...] | None = _option(
+        _errors,
+        """exception, or tuple of exceptions, after which a job is tried again (default: any Exception that it raises).
+        An exception of cw's own counts only if its class is named, as in `retry_on=cw.JobTimeout`.""",
+        is_sent=False,
+    )
+
     def __post_init__(self) -> None:
         for option in fields(self):
             value = getattr(self, option.name)
             if value is not None:
                 object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
+        if self.retry_on is not None and self.retries is None:
+            raise ValueError("retry_on needs retries: the number of times that a job is tried again")
 
     def to_wire(self) -> bytes:
         """The payload of an object: JSON of the options that are set, by name."""
-        values = ((option.name, getattr(self, option.name)) for option in fields(self))
+        values = (
+            (option.name, getattr(self, option.name)) for option in fields(self) if option.name in _SENT
+        )
         return json.dumps(
             {name: value for name, value in values if value is not None}, separators=(",", ":")
         ).encode()
@@ -127,7 +170,7 @@ class JobOptions:
         if not isinstance(options, dict):
             raise ProtocolError(f"options that are no object of JSON: {str(options)[:TEXT]}")
         for name, value in options.items():
-            if name not in _NAMES or value is None:
+            if name not in _SENT or value is None:
                 raise ProtocolError(f"an unknown option {name[:TEXT]!r}: {str(value)[:TEXT]!r}")
         try:
             return cls(**options)
@@ -142,9 +185,11 @@ class OptionArguments(TypedDict, total=False):
     timeout: float | None
     min_time: float | None
     on_limit: str | None
+    retries: int | None
+    retry_on: type[Exception] | tuple[type[Exception], ...] | None
 
 
-_NAMES = [option.name for option in fields(JobOptions)]
+_SENT = [option.name for option in fields(JobOptions) if option.metadata["is_sent"]]
 
 NO_OPTIONS = JobOptions()
 

@@ -117,6 +117,20 @@ def test_a_sound_client_may_work(client):
     client.say(m.Goodbye("it has finished", True))
 
 
+def test_only_jobs_that_have_ended_are_submitted_again(client):
+    client.submit(1, 2, 3)
+    again = m.SubmitAgain([2], [1], [0], [1], [b"x"])
+    with pytest.raises(ProtocolError, match="that are open"):
+        client.say(again)
+    del client.open[2]
+    client.say(again)
+    for wrong in again._replace(numbers=[4]), m.SubmitAgain([2, 2], [1] * 2, [0] * 2, [1] * 2, [b""] * 2):
+        with pytest.raises(ProtocolError, match="not submitted"):
+            client.say(wrong)
+    with pytest.raises(ProtocolError, match="function that was not sent"):
+        client.say(again._replace(functions=[7]))
+
+
 def test_a_job_names_a_function_that_was_sent(client):
     client.send(5, kind=m.VALUE)
     for number in (5, 7, 100):

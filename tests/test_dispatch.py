@@ -701,6 +701,61 @@ class ModelWorker:
             self.running[dispatch] = None
 
 
+# --- jobs that raise and are tried again --------------------------------------------------------
+
+
+def raised(d, worker, dispatch):
+    d.on_results(worker, [dispatch], [m.ERROR], [1.0], [b"error"])
+    d.check_invariants()
+
+
+def again(number, tries=1):
+    (job,) = jobs(number, retries=3)
+    job.tries = tries
+    return [job]
+
+
+def test_a_job_that_is_tried_again_goes_elsewhere_and_before_new_ones():
+    d = dispatcher("s", v=2, w=1)
+    assert assigned(d.on_submitted("s", jobs(1, 2, 3, 4, 5, retries=3))) == [("v", [1, 2]), ("w", [3])]
+    raised(d, "v", 1)  # job 4 takes its slot
+    assert assigned(d.on_submitted_again("s", again(1))) == []
+    assert assigned(result(d, "v", 2)) == [("v", [5])]  # it was raised there
+    assert assigned(result(d, "w", 3)) == [("w", [1])]
+    assert d.state.open_jobs("s")[1].attempt() == 2
+
+
+def test_a_job_is_tried_again_at_once_where_it_raised_if_there_is_no_other_worker():
+    d = dispatcher("s", v=2)
+    d.on_submitted("s", jobs(1, retries=3))
+    raised(d, "v", 1)
+    assert assigned(d.on_submitted_again("s", again(1))) == [("v", [1])]
+
+
+def test_a_job_is_tried_again_where_it_raised_if_all_others_stay_busy():
+    d = dispatcher("s", v=1, w=1)
+    d.on_submitted("s", jobs(1, 2, retries=3))
+    raised(d, "v", 1)
+    assert assigned(d.on_submitted_again("s", again(1))) == []
+    for _ in range(EXCLUDED_TICKS - 1):
+        assert assigned(d.on_tick()) == []
+    assert assigned(d.on_tick()) == [("v", [1])]
+
+
+def test_places_where_jobs_raised_are_forgotten_with_the_worker_and_beyond_a_bound(monkeypatch):
+    monkeypatch.setattr("cw.master.tries.PLACES", 2)
+    d = dispatcher("s", v=5, w=1)
+    d.on_submitted("s", jobs(1, 2, 3, 4, retries=3))
+    for dispatch in 1, 2, 3:
+        raised(d, "v", dispatch)
+    places = d.state.sessions["s"].raised
+    assert list(places) == [2, 3]
+    d.on_worker_departed("v")
+    assert not d.state.sessions["s"].raised
+    assert assigned(d.on_submitted_again("s", again(2))) == []  # w has job 4 by now
+    assert assigned(result(d, "w", 5)) == [("w", [2])]
+
+
 class Events:
     """Sessions, workers and faults at random. The model knows of each dispatch where it is and whether it started."""
 
@@ -1081,6 +1136,30 @@ class Events:
         if key := some(random, self.model):
             self.model[key].hangs = not self.model[key].hangs and random.random() < 0.5
 
+    def job_raises_and_is_tried_again(self, random):
+        worker = self.model.get(some(random, self.model))
+        if worker is None or worker.hangs or not worker.running:
+            return
+        dispatch = some(random, worker.running)
+        session, number = name = self.job_by_dispatch[dispatch]
+        if self.state[name] != "open" or self.place.get(name) != dispatch or session not in self.python_of:
+            return
+        del worker.running[dispatch]
+        worker.start()
+        self.started.update(self.job_by_dispatch[dispatch] for dispatch in worker.running)
+        self.release(dispatch)
+        self.perform(self.d.on_results(worker.key, [dispatch], [m.ERROR], [1e-3], [b""]))
+        assert self.state[name] == "delivered"
+        self.state[name], self.charges[name], self.limit[name] = "open", [0, 0], CRASHES
+        self.min_time.pop(name, None)
+        self.started.discard(name)
+        self.disturbed.add(session)
+        for lost in self.lost_with.values():
+            lost[:] = [each for each in lost if each != name]
+        job = Job(number, random.choice(self.functions[session]), asked(retries=2), b"")
+        job.tries = 1
+        self.perform(self.d.on_submitted_again(session, [job]))
+
     def time_passes(self, random):
         for _ in range(random.randint(1, 5)):
             if self.d.wants_tick():
@@ -1089,7 +1168,7 @@ class Events:
     EVENTS = (
         [message_arrives] * 40 + [jobs_end] * 30 + [time_passes] * 10 + [submit] * 8 + [worker_joins, runner_dies] * 4
         + [worker_can_use_some_slots, worker_can_use_all_slots] + [call_is_not_entered] * 8
-        + [minutes_pass, clients_are_told]
+        + [minutes_pass, clients_are_told] + [job_raises_and_is_tried_again] * 3
         + [cancel, client_blocks, late_results_come, jobs_are_told_started, session_opens] * 2
         + [worker_is_lost, worker_is_lost, loss_is_excused, worker_drains, time_is_running_out]
         + [worker_leaves, session_closes, nothing_can_be_given_back_for_a_while, jobs_hang]

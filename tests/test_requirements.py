@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cw
-from cw.errors import ProtocolError
+from cw.errors import ProtocolError, WorkerLost
 from cw.requirements import (
     MOST_SECONDS,
     MOST_SLOTS,
@@ -30,13 +30,14 @@ SECONDS = st.floats(min_value=1e-9, max_value=1e12)
 
 VALUES = {
     "attempts": st.integers(1, 10**6), "timeout": SECONDS, "min_time": SECONDS, "on_limit": st.just("keep"),
+    "retries": st.integers(0, 10**6),
 }  # fmt: skip
 """Valid values of each option: a new one is missed by the test below."""
 
 
 @given(st.fixed_dictionaries({name: st.none() | valid for name, valid in VALUES.items()}))
 def test_options_come_back_from_the_wire_as_they_were(values):
-    assert values.keys() == {option.name for option in dataclasses.fields(JobOptions)}
+    assert {*values, "retry_on"} == {option.name for option in dataclasses.fields(JobOptions)}
     options = JobOptions(**values)
     wire = options.to_wire()
     assert None not in json.loads(wire).values() and len(wire) <= OPTIONS_BYTES
@@ -48,6 +49,14 @@ def test_options_that_are_not_given_do_not_travel():
     assert NO_OPTIONS.to_wire() == b"{}" and JobOptions.from_wire(b"{}") == NO_OPTIONS
     assert JobOptions(timeout=2).to_wire() == b'{"timeout":2.0}'
     assert JobOptions(timeout=2) == JobOptions(timeout=2.0) != NO_OPTIONS
+
+
+def test_exceptions_that_are_tried_again_are_the_clients_alone():
+    options = JobOptions(retries=2, retry_on=(OSError, KeyError))
+    assert options.to_wire() == b'{"retries":2}' and hash(options) != hash(JobOptions(retries=2))
+    assert JobOptions(retries=2, retry_on=OSError) == JobOptions(retries=2, retry_on=(OSError,))
+    with pytest.raises(ProtocolError, match="unknown option 'retry_on'"):
+        JobOptions.from_wire(b'{"retries":2,"retry_on":1}')
 
 
 def test_numbers_of_numpy_are_numbers():
@@ -70,6 +79,7 @@ def test_options_cannot_be_changed():
         ({"attempts": 0}, "attempts must be 1 or more, not 0"),
         ({"attempts": 1.5}, "attempts must be an int, not 1.5"),
         ({"attempts": True}, "attempts must be an int, not True"),
+        ({"retries": -1}, "retries must be 0 or more, not -1"),
         ({"timeout": 0}, "timeout must be a number of seconds above 0, not 0"),
         ({"timeout": math.inf}, "timeout must be a number of seconds above 0, not inf"),
         ({"timeout": "1"}, "timeout must be a number of seconds, not '1'"),
@@ -83,6 +93,25 @@ def test_a_wrong_value_is_named_with_what_is_right(option, error):
     assert str(raised.value) == error
     with pytest.raises(ProtocolError, match="^an (invalid|unknown) option"):
         JobOptions.from_wire(json.dumps(option).encode())
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"retry_on": OSError}, "retry_on needs retries: "),
+        ({"retries": 1, "retry_on": "OSError"}, "a class of exceptions, or a tuple of such, not 'OSError'"),
+        ({"retries": 1, "retry_on": [OSError]}, "a class of exceptions, or a tuple of such, not ["),
+        ({"retries": 1, "retry_on": OSError(3)}, "a class of exceptions, or a tuple of such, not OSError(3)"),
+        ({"retries": 1, "retry_on": int}, "a class of exceptions, or a tuple of such, not <class 'int'>"),
+        ({"retries": 1, "retry_on": ()}, "retry_on must have at least one class of exceptions"),
+        ({"retries": 1, "retry_on": (OSError, SystemExit)}, "a job that raises SystemExit wants to end"),
+        ({"retries": 1, "retry_on": WorkerLost}, "attempts=N is for what kills its runner"),
+    ],
+)
+def test_a_wrong_retry_on_is_named_with_what_is_right(options, error):
+    with pytest.raises((TypeError, ValueError)) as raised:
+        JobOptions(**options)
+    assert error in str(raised.value)
 
 
 @pytest.mark.parametrize(

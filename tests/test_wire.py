@@ -258,6 +258,7 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
     data = {
         m.Objects,
         m.Submit,
+        m.SubmitAgain,
         m.Dispatch,
         m.Run,
         m.Results,

@@ -43,6 +43,11 @@ executor.submit(square, 3, 4)  # error
 executor.submit(text, 3, filling=" ")  # error
 executor.options(attempts=1).submit(square, "three")  # error
 executor.options(atempts=1)  # error
+executor.options(retries=2, retry_on=OSError).submit(square, 3)
+executor.options(retries=2, retry_on=(OSError, cw.JobTimeout)).map(square, [3])
+executor.options(retry_on="OSError")  # error
+executor.options(retry_on=SystemExit)  # error
+executor.options(retrys=2)  # error
 cw.ClusterExecutor(durabilty="disk")  # error
 cw.ClusterExecutor(initializer=square, initargs=(3,), max_workers=2)
 cw.ClusterExecutor(initialiser=square)  # error
@@ -79,6 +84,7 @@ cw.results()  # error
 thread = cw.ClientThread(callback)
 reveal_type(thread.submit(square, 7))  # int
 thread.options(atempts=3)  # error
+thread.options(retries=3, retry_on=OSError)
 cw.allocate(nworkers=3, naster=False)  # error
 with cw.mp.allocate(2) as cluster:
     reveal_type(cluster.master)  # str

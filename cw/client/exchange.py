@@ -91,9 +91,9 @@ class Exchange:
         self._calls = calls
         self._object_sender = calls.object_sender
         self._delivery = delivery
+        self._again: list[ClientJob] = []  # jobs that must be submitted once more over this connection
         self._roster: set[str] = set()  # workers that are at the master, or were when it was lost
-        self._is_acknowledging = False
-        self._leaves_when_done = False
+        self._is_acknowledging = self._leaves_when_done = False
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Window: self._on_window,
             m.Notice: lambda message: logger.warning("client.notice", "%s", message.text),
@@ -139,6 +139,7 @@ class Exchange:
 
     def on_lost(self) -> None:
         self._jobs.on_master_lost()
+        self._again.clear()  # they are resubmitted with all others
         self._object_sender.start_anew(None)
         self.result_host = None
 
@@ -167,7 +168,14 @@ class Exchange:
     def pump(self) -> None:
         """Send the jobs that the master's window has room for."""
         jobs, connection = self._jobs, self.link.connection
-        if connection is None or not jobs.is_window_open:
+        if connection is None:
+            return
+        if self._again:
+            again, self._again = list(filter(jobs.is_sent, self._again)), []
+            self._send_acknowledgement()  # of their results, before the master knows these jobs once more
+            if again:
+                self._submit(connection, again, is_again=True)
+        if not jobs.is_window_open:
             return
         if jobs.is_resubmitting:
             while batch := jobs.next_resubmitted():
@@ -178,7 +186,7 @@ class Exchange:
             if len(batch) < BATCH:
                 break  # there are no more, or there is no room
 
-    def _submit(self, connection: Connection, batch: list[ClientJob]) -> None:
+    def _submit(self, connection: Connection, batch: list[ClientJob], is_again: bool = False) -> None:
         """Send jobs, after the objects that they need and the master does not have."""
         if self._delivery.is_used and self.result_host is None:
             self.result_host = ""
@@ -187,17 +195,15 @@ class Exchange:
         if not self._object_sender.send_objects(connection, set(functions), set(options) - {0}):
             if len(batch) > 1:  # too many objects at a time
                 middle = len(batch) // 2
-                self._submit(connection, batch[:middle])
-                self._submit(connection, batch[middle:])
+                self._submit(connection, batch[:middle], is_again)
+                self._submit(connection, batch[middle:], is_again)
             return  # a single job was cancelled meanwhile, and its function is forgotten
-        connection.send(
-            m.Submit(
-                [job.number for job in batch],
-                functions,
-                options,
-                [job.payload for job in batch],
-            )
-        )
+        numbers, payloads = [job.number for job in batch], [job.payload for job in batch]
+        if is_again:
+            tries = [min(job.retries.tries, 255) for job in batch if job.retries is not None]
+            connection.send(m.SubmitAgain(numbers, functions, options, tries, payloads))
+        else:
+            connection.send(m.Submit(numbers, functions, options, payloads))
 
     def take_cancelled(self) -> None:
         """Forget cancelled jobs, here and at the master."""
@@ -205,7 +211,8 @@ class Exchange:
         for job in to_deliver:
             self._delivery.finish(job, Abandoned(), None)
         if at_master and self.link.connection is not None:
-            self.link.connection.withdraw(m.Submit, set(at_master))
+            for kind in m.Submit, m.SubmitAgain:
+                self.link.connection.withdraw(kind, set(at_master))
             # Also of what is withdrawn: this master may know such a job from an earlier connection.
             self.link.send(m.Cancel(at_master))
         self.note_progress()
@@ -249,10 +256,14 @@ class Exchange:
         )  # fmt: skip
         to_record: list[Outcome] = []
         for number, status, seconds, payload in zip(*message, strict=True):
+            if status and self._try_again(number, status, payload):
+                continue
             job = take(number)
             if job is None:
                 continue  # cancelled meanwhile
             error, value = load(job, status, payload)
+            if job.retries is not None:
+                job.retries.add_notes(error)
             # (A call that has not run has nothing to store.)
             if job.call is None or status == m.NOT_ENTERED or type(error) is InitializerFailed:
                 delivery.seconds = seconds
@@ -265,6 +276,18 @@ class Exchange:
         self._acknowledge(len(message.numbers))
         self.note_progress()
         self.pump()
+
+    def _try_again(self, number: int, status: int, payload: Any) -> bool:
+        """Submit a job that has failed once more, if its options say so. It stays among the outstanding jobs, so the
+        objects that it needs stay, too."""
+        job = self._jobs.get(number)
+        if job is None or job.retries is None or status == m.NOT_ENTERED:
+            return False
+        error, _ = outcome.load(job, status, payload)
+        is_again = error is not None and self._jobs.try_again(job, error, payload)
+        if is_again:
+            self._again.append(job)
+        return is_again
 
     def _on_job_lost(self, message: m.Lost) -> None:
         job = self._jobs.take(message.number)

@@ -97,6 +97,8 @@ class FutureSubmitter:
         """Submit the calls of a map, and return the iterator over their results. `settings` are checked, and their
         store is `store_client`, by now. `end()` is called when the iteration ends."""
         timeout, chunksize, buffersize, _, progress, as_completed, return_exceptions = settings
+        if options.retries:
+            chunksize = 1  # each call is tried again by itself
         self._session.calls.look_at_modules()
         tally = mapping.Tally(mapping.length_of(iterables), self._session)
         bar = Progress(tally.counts, progress) if progress else None

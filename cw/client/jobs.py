@@ -27,6 +27,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
+from cw.client.retries import Retries
 from cw.net import messages as m
 
 BATCH = 1024
@@ -52,10 +53,17 @@ class NamedTag:
 class ClientJob:
     """One call (or chunk of calls) that is outstanding."""
 
-    __slots__ = ("number", "function", "options", "payload", "tag", "call", "sent_over")
+    __slots__ = ("number", "function", "options", "payload", "tag", "call", "retries", "sent_over")
 
     def __init__(
-        self, number: int, function: int, options: int, payload: Any, tag: Any, call: Any = None
+        self,
+        number: int,
+        function: int,
+        options: int,
+        payload: Any,
+        tag: Any,
+        call: Any = None,
+        retries: Retries | None = None,
     ) -> None:
         self.number = number
         self.function = function  # number of an object
@@ -63,6 +71,7 @@ class ClientJob:
         self.payload = payload
         self.tag = tag  # the caller's; the result is delivered with it
         self.call = call  # a `store_client.Call` or `Chunk`, if its result goes to a store
+        self.retries = retries  # if it may be tried again after an error
         self.sent_over = 0  # connection over which it was sent last, from 1
 
     @property
@@ -105,10 +114,18 @@ class Jobs:
 
     # --- any thread ---
 
-    def add(self, function: int, options: int, payload: Any, tag: Any, call: Any = None) -> int:
+    def add(
+        self,
+        function: int,
+        options: int,
+        payload: Any,
+        tag: Any,
+        call: Any = None,
+        retries: Retries | None = None,
+    ) -> int:
         """Add a job under the session's lock; it waits, unless its result is stored. Returns its number."""
         number = self.last_number + 1
-        job = ClientJob(number, function, options, payload, tag, call)
+        job = ClientJob(number, function, options, payload, tag, call, retries)
         self._by_number[number] = job
         self.last_number = number
         self.bytes_in += len(payload)
@@ -223,6 +240,18 @@ class Jobs:
         if batch:
             self._last_sent = batch[-1].number
         return batch
+
+    def try_again(self, job: ClientJob, error: BaseException, payload: Any) -> bool:
+        """Note that a try of a job has failed. True: it is tried again; it stays where it is, under its number."""
+        if job.retries is None or not job.retries.note_failure(error, bytes(payload), self._connection):
+            return False
+        self.started.discard(job.number)
+        self.attempt_counts.pop(job.number, None)
+        return True
+
+    def is_sent(self, job: ClientJob) -> bool:
+        """True if the job is outstanding and was sent over this connection. Otherwise it waits, or nobody wants it."""
+        return job.sent_over == self._connection and job.number in self._by_number
 
     def wait(self, job: ClientJob) -> bool:
         """Let a job wait that must run after all: its stored result cannot be read.

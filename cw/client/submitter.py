@@ -16,6 +16,7 @@ from cw.client.delivery import Delivery
 from cw.client.exchange import Exchange
 from cw.client.jobs import Jobs
 from cw.client.prepared import Prepared
+from cw.client.retries import Retries
 from cw.client.store_client import StoreClient
 from cw.net import memory, wire
 from cw.net.loop import Loop
@@ -94,7 +95,8 @@ class Submitter:
                         if known:
                             calls.make_room(known)
                             chosen = 0 if options is NO_OPTIONS else calls.objects.options_number(options)
-                            number = self._jobs.add(known, chosen, payload, tag)
+                            retries = Retries(options) if options.retries else None
+                            number = self._jobs.add(known, chosen, payload, tag, None, retries)
                 if number:
                     self._wake(number)
                     return number
@@ -116,7 +118,8 @@ class Submitter:
                 function = submission.place()
                 call = submission.call
                 chosen = self._calls.objects.options_number(options)
-                number = self._jobs.add(function, chosen, submission.payload, tag, call)
+                retries = Retries(options) if options.retries else None
+                number = self._jobs.add(function, chosen, submission.payload, tag, call, retries)
                 if call is not None:
                     self._delivery.add(number, call)
             self._wake(number)

@@ -194,7 +194,7 @@ class ClientRules(Rules):
                 raise ProtocolError(f"{beside} bytes of objects that are not needed: more than are kept")
 
     def _on_submit(self, message: m.Submit) -> None:
-        jobs, numbers = self._open_jobs(), message.numbers
+        numbers = message.numbers
         # Jobs must come in order, and so each once over this connection: then an open one was submitted before it.
         first = numbers[0] if numbers else 0
         if numbers != list(range(first, first + len(numbers))) and numbers != sorted(set(numbers)):
@@ -202,8 +202,21 @@ class ClientRules(Rules):
         if numbers and first <= self._submitted:
             raise ProtocolError("jobs that were submitted over this connection before")
         is_again = bool(numbers) and numbers[-1] <= self._resubmitted_up_to
-        most = RESUBMITTED_JOBS if is_again else SLACK * self.window_jobs
-        if len(jobs) + len(numbers) > most:
+        self._check_jobs(message, RESUBMITTED_JOBS if is_again else SLACK * self.window_jobs)
+        self._submitted = numbers[-1] if numbers else self._submitted
+
+    def _on_submit_again(self, message: m.SubmitAgain) -> None:
+        jobs, numbers = self._open_jobs(), message.numbers
+        if len(set(numbers)) < len(numbers) or max(numbers, default=0) > self._submitted:
+            raise ProtocolError("jobs to be tried again that were not submitted")
+        if any(number in jobs for number in numbers):
+            raise ProtocolError("jobs to be tried again that are open")
+        self._check_jobs(message, RESUBMITTED_JOBS if self._resubmitted_up_to else SLACK * self.window_jobs)
+
+    def _check_jobs(self, message: m.Submit | m.SubmitAgain, most: int) -> None:
+        """Check what jobs name, their number and their size. `most`: how many may be open."""
+        jobs = self._open_jobs()
+        if len(jobs) + len(message.numbers) > most:
             raise ProtocolError(f"more jobs than its window of {self.window_jobs}")
         objects = self._objects.by_number
         for number in set(message.functions):
@@ -220,11 +233,11 @@ class ClientRules(Rules):
             if self._size > SLACK * self._window_bytes:
                 raise ProtocolError(f"jobs of {self._size + size} bytes, its window has {self._window_bytes}")
         self._size += size
-        self._submitted = numbers[-1] if numbers else self._submitted
 
     _checks = {
         m.Objects: _on_objects,
         m.Submit: _on_submit,
+        m.SubmitAgain: _on_submit_again,
     }
 
 

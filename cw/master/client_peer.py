@@ -232,6 +232,15 @@ class ClientPeer(Peer):
         if new:
             self._master.perform(dispatcher.on_submitted(self._key, new))
 
+    def _on_submit_again(self, message: m.SubmitAgain) -> None:
+        objects = self._objects.by_number
+        jobs = []
+        for number, function, options, tries, payload in zip(*message, strict=True):
+            job = Job(number, objects[function], objects[options] if options else None, payload)
+            job.tries = tries
+            jobs.append(job)
+        self._master.perform(self._master.dispatcher.on_submitted_again(self._key, jobs))
+
     def _on_objects(self, message: m.Objects) -> None:
         for _, number, kind, needs, payload in zip(*message, strict=True):
             self._objects.add(number, kind, needs, payload)
@@ -286,6 +295,7 @@ class ClientPeer(Peer):
 
     handlers = {
         m.Submit: _on_submit,
+        m.SubmitAgain: _on_submit_again,
         m.Objects: _on_objects,
         m.Forget: _on_forget,
         m.Cancel: _on_cancel,

@@ -32,6 +32,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
+from cw.master import tries
 from cw.master.asides import Asides
 from cw.master.jobs import (
     WORKER_LOSSES,
@@ -144,13 +145,7 @@ class Dispatcher:
 
     def on_forgiven(self, key: WorkerKey) -> list[Action]:
         """The worker was lost, and by now it is known that no job was the reason: its charges are taken back."""
-        jobs = [
-            job
-            for session in self.state.sessions.values()
-            for job in session.jobs.values()
-            if job.worker_losses
-        ]
-        return [action for job in jobs for action in self._reconciler.uncharge(job, key)]
+        return self._reconciler.forgive(key)
 
     def on_returned(self, key: WorkerKey, dispatches: Iterable[int]) -> list[Action]:
         """The worker no longer holds these jobs: they had not started, or were stopped as ordered."""
@@ -239,8 +234,7 @@ class Dispatcher:
         worker = self.state.workers[key]
         worker.ended += len(dispatches)
         worker.is_stuck = False
-        pop = worker.held.pop
-        load, size = worker.load, worker.size
+        pop, load, size = worker.held.pop, worker.load, worker.size
         outs: dict[Session, Deliver] = {}
         dropped: list[int] = []
         session = None
@@ -251,8 +245,7 @@ class Dispatcher:
                 continue
             load -= job.cost
             size -= len(job.payload)
-            estimate = job.function.estimate
-            known = estimate.seconds
+            known = (estimate := job.function.estimate).seconds
             estimate.seconds = lasted if known == math.inf else known + (lasted - known) * SMOOTHING
             if job.cancelled:
                 if not self._reconciler.is_kept_orphan(job, worker):
@@ -263,6 +256,8 @@ class Dispatcher:
                 if session not in outs:
                     outs[session] = Deliver(session.key, key, [], [], [], [], [])
                 out, jobs = outs[session], session.jobs
+            if status and job.options is not None and job.options.retries:
+                tries.on_raised(session, job, worker)
             del jobs[job.number]
             out.dispatches.append(dispatch)
             out.numbers.append(job.number)
@@ -335,6 +330,12 @@ class Dispatcher:
         for queue, alike in groupby(jobs, attrgetter("queue")):
             queue.backlog.extend(alike)
             self.state.wait(queue)
+        return self._scheduler.assign_for(session)
+
+    def on_submitted_again(self, key: SessionKey, jobs: Sequence[Job]) -> list[Action]:
+        """Jobs that raised are tried again."""
+        session = self.state.sessions[key]
+        tries.on_submitted(self.state, session, jobs)
         return self._scheduler.assign_for(session)
 
     def on_session_absent(self, key: SessionKey) -> list[Action]:
@@ -421,9 +422,7 @@ class Dispatcher:
     def _remove_worker(self, key: WorkerKey, note: dict[str, Any] | None) -> list[Action]:
         worker = self.state.workers.pop(key)
         pool = worker.pool
-        pool.workers -= 1
-        for places in (pool.idle, pool.has_capacity, pool.ahead, pool.lending):
-            places.pop(worker, None)
+        pool.remove(worker)
         self._asides.on_worker_gone(worker)
         actions: list[Action] = []
         again = []
@@ -442,6 +441,7 @@ class Dispatcher:
                 again.append(job)
         self.state.requeue(again)
         self._reconciler.on_worker_gone(worker)
+        tries.on_worker_gone(self.state, worker)
         return actions + self._asides.look_again() + self._scheduler.assign_all(pool)
 
     def check_invariants(self) -> None:

@@ -64,5 +64,10 @@ def is_aside(worker: Worker, session: Session) -> bool:
 
 
 def is_excluded(job: Job, worker: Worker) -> bool:
-    """True if the job's runner died on this worker's only slot, and there is another worker to try."""
-    return job.excluded_worker is worker and worker.capacity.slots == 1 and worker.pool.workers > 1
+    """True if the job's runner died on this worker's only slot, or the job raised on one of its slots, and there is
+    another worker to try."""
+    return (
+        job.excluded_worker is worker
+        and (worker.capacity.slots == 1 or bool(job.tries))
+        and worker.pool.workers > 1
+    )

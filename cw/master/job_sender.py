@@ -51,7 +51,7 @@ class JobSender:
                 [job.number for job in jobs],
                 [job.function.number for job in jobs],
                 [0 if job.options_object is None else job.options_object.number for job in jobs],
-                [min(job.crashes + job.worker_losses + 1, 255) if job.notes else 1 for job in jobs],
+                [job.attempt() if job.notes or job.tries else 1 for job in jobs],
                 [job.payload for job in jobs],
             )
         )

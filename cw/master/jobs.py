@@ -45,7 +45,8 @@ class Job:
 
     __slots__ = (
         "session", "queue", "number", "function", "options_object", "options", "payload", "dispatch", "worker", "cost",
-        "started", "cancelled", "crashes", "worker_losses", "notes", "excluded_worker", "excluded_slot", "unfit",
+        "started", "cancelled", "crashes", "worker_losses", "notes", "tries", "excluded_worker", "excluded_slot",
+        "unfit",
     )  # fmt: skip
 
     def __init__(self, number: int, function: Object, options: Object | None, payload: Any) -> None:
@@ -65,7 +66,9 @@ class Job:
         self.crashes = 0
         self.worker_losses = 0
         self.notes: tuple[dict[str, Any], ...] = ()
-        # Worker where its runner died last, until it need not go elsewhere any more; and the slot there, if known.
+        self.tries = 0  # tries that raised, before this one
+        # Worker where its runner died last, or where it raised, until it need not go elsewhere any more; and the slot
+        # there, if known.
         self.excluded_worker: Worker | None = None
         self.excluded_slot: int | None = None
         self.unfit: tuple[Worker, ...] = ()  # workers where its call could not be entered
@@ -73,6 +76,10 @@ class Job:
     def attempts(self) -> int:
         """Number of its runners that may die; with 1, it is never sent again once it may have started."""
         return (self.options is not None and self.options.attempts) or CRASHES
+
+    def attempt(self) -> int:
+        """Number of its next start, from 1."""
+        return min(self.crashes + self.worker_losses + self.tries + 1, 255)
 
     def min_time(self) -> float:
         """Time that a worker must have left for the job to start there (seconds)."""
@@ -101,6 +108,12 @@ class Pool:
         self.ahead: dict[Worker, None] = {}
         self.lending: dict[Worker, None] = {}  # workers with a slot that is lent and free (with `floors`)
         self.waited = 0  # ticks in which a job waited while a worker was idle
+
+    def remove(self, worker: Worker) -> None:
+        """Remove a worker that is gone."""
+        self.workers -= 1
+        for places in (self.idle, self.has_capacity, self.ahead, self.lending):
+            places.pop(worker, None)
 
 
 class Queue:
@@ -152,7 +165,7 @@ class Session:
 
     __slots__ = (
         "key", "python", "queues", "jobs", "settling", "unconfirmed", "delivered", "unacknowledged",
-        "is_blocked", "is_absent", "has_run", "setbacks", "depth", "parent",
+        "raised", "is_blocked", "is_absent", "has_run", "setbacks", "depth", "parent",
     )  # fmt: skip
 
     def __init__(self, key: SessionKey, python: Python, depth: int = 0, parent: int = 0) -> None:
@@ -169,6 +182,7 @@ class Session:
         self.delivered = 0  # results sent since the client connected
         # Results that the client has not acknowledged: `delivered` after them, worker, dispatches, numbers.
         self.unacknowledged: deque[tuple[int, WorkerKey, list[int], list[int]]] = deque()
+        self.raised: dict[int, Worker] = {}  # jobs with retries that raised: where, oldest first
         self.is_blocked = False  # the client does not take its results
         self.is_absent = False  # the client is gone and may come back
         self.has_run = False  # one of its calls was entered on some worker

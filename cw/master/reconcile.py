@@ -150,6 +150,11 @@ class Reconciler:
         self._state.note_room(worker)
         return actions
 
+    def forgive(self, key: WorkerKey) -> list[Action]:
+        """Take back what was charged to jobs when this worker was lost."""
+        jobs = [job for session in self._state.sessions.values() for job in session.jobs.values()]
+        return [action for job in jobs if job.worker_losses for action in self.uncharge(job, key)]
+
     def uncharge(self, job: Job, key: WorkerKey) -> list[Action]:
         """Take back what was charged to the job when this worker was lost, or seemed to be."""
         own = [note for note in job.notes if note.get("worker_ident") == key]

@@ -125,6 +125,17 @@ class Submit(NamedTuple):
     payloads: Payloads
 
 
+@batch(72, Leg.CLIENT_MASTER)
+class SubmitAgain(NamedTuple):
+    """Jobs that raised an exception and are tried again; the client has their results, and dropped them."""
+
+    numbers: U64s  # within the session
+    functions: U32s  # objects
+    options: U32s  # objects; 0: none
+    tries: U8s  # tries before this one, at most 255
+    payloads: Payloads
+
+
 @batch(32, Leg.CLIENT_MASTER)
 class Cancel(NamedTuple):
     """These jobs are not wanted any more. Unstarted ones never start; running ones are stopped."""

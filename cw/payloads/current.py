@@ -78,7 +78,7 @@ class CurrentJob:
     name: str
     """Name of the function."""
     attempt: int
-    """Attempt number, from 1: above 1 if a runner or worker was lost with the job."""
+    """Attempt number, from 1: above 1 if a runner or worker was lost with the job, or if it raised (`retries`)."""
     host: str
     slot: int
     """Slot of its worker, from 0."""
