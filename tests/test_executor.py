@@ -745,6 +745,26 @@ def test_shutdown_can_cancel_what_is_queued_and_lets_the_running_end(gate):
     assert [future.result() for future in running] == [0, 1]
 
 
+@pytest.mark.parametrize("method", ["terminate_workers", "kill_workers"])
+def test_all_that_runs_can_be_stopped_as_in_python_3_14(method, tmp_path):
+    executor = cw.ClusterExecutor()
+    marks = [tmp_path / str(n) for n in range(2)]
+    running = [executor.submit(jobs.until, tmp_path / "never", n, mark) for n, mark in enumerate(marks)]
+    wait_until(lambda: all(mark.exists() for mark in marks), LIMIT)
+    waiting = [executor.submit(jobs.square, n) for n in range(5)]
+    with cw.ClusterExecutor() as other:
+        theirs = other.submit(jobs.square, 4)  # the slots are free for it only when the others are stopped
+        getattr(executor, method)()
+        for future in running + waiting:
+            with pytest.raises(CancelledError):
+                future.result(0)
+        assert theirs.result(LIMIT) == 16
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.submit(jobs.square, 2)
+    getattr(executor, method)()
+    executor.shutdown()
+
+
 def test_no_job_that_another_thread_submits_at_the_end_is_left_over():
     """Either submit raises, or the job is cancelled or runs: as with a pool."""
     for _ in range(20):

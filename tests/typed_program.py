@@ -53,6 +53,9 @@ cw.ClusterExecutor(initializer=square, initargs=(3,), max_workers=2)
 cw.ClusterExecutor(initialiser=square)  # error
 cw.ClusterExecutor(initializer="square")  # error
 
+executor.terminate_workers()
+executor.kill_workers()
+executor.shutdown(wait=False, cancel_future=True)  # error
 reveal_type(executor.map(square, [1, 2], chunksize=2))  # Iterator[int]
 reveal_type(executor.options(attempts=1).map(text, [1, 2], chunksize=2))  # Iterator[str]
 executor.map(square, [1], chunksiz=2)  # error

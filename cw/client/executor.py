@@ -202,6 +202,18 @@ class ClusterExecutor(concurrent.futures.Executor):
         Raises RuntimeError after `shutdown`."""
         self._session.restart("restart() was called")
 
+    def terminate_workers(self) -> None:
+        """Shut down, and stop all calls of this executor, also those that run; the cluster's workers stay.
+
+        The name is that of ProcessPoolExecutor's method (Python 3.14). Returns when all futures are done: those whose
+        results had not arrived are cancelled. The processes that run calls end as after `kill`.
+        """
+        self._leave()
+
+    def kill_workers(self) -> None:
+        """Do as `terminate_workers`: processes that do not end by themselves are killed in any case."""
+        self._leave()
+
     def _leave(self) -> None:
         """Cancel all outstanding jobs, and end the session."""
         self._futures.is_shut_down = True
