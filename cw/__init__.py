@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cw.client.future import Future as Future
     from cw.client.map import map as map
     from cw.client.map import starmap as starmap
+    from cw.client.share import share as share
     from cw.cluster import allocate as allocate
     from cw.cluster import start as start
     from cw.cluster import stop as stop
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from cw.errors import RemoteException as RemoteException
     from cw.errors import RemoteTraceback as RemoteTraceback
     from cw.errors import SharedRandomState as SharedRandomState
+    from cw.errors import SharedValueReleased as SharedValueReleased
     from cw.errors import StartRefused as StartRefused
     from cw.errors import StoreError as StoreError
     from cw.errors import UnseenChanges as UnseenChanges
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from cw.net.address import AddressError as AddressError
     from cw.payloads.current import CurrentJob as CurrentJob
     from cw.payloads.current import current_job as current_job
+    from cw.payloads.shared import Shared as Shared
     from cw.pool import Pool as Pool
     from cw.results import ResultsModule as _ResultsModule
     from cw.slurm import slurm_master_host as slurm_master_host
@@ -75,6 +78,8 @@ _MODULE_BY_NAME = {
     "SlurmExecutor": "client",
     "map": "client.map",
     "starmap": "client.map",
+    "share": "client.share",
+    "Shared": "payloads.shared",
     "Pool": "pool",
     "allocate": "cluster",
     "start": "cluster",
@@ -91,7 +96,8 @@ _MODULE_BY_NAME = {
     "LaunchError": "launch.launcher",
 } | dict.fromkeys(
     ("ConnectionError", "EnvironmentMismatch", "Error", "InitializerFailed", "JobTimeout", "NotPicklable",
-     "PayloadError", "ProtocolError", "RemoteException", "RemoteTraceback", "SharedRandomState", "StartRefused",
+     "PayloadError", "ProtocolError", "RemoteException", "RemoteTraceback", "SharedRandomState", "SharedValueReleased",
+     "StartRefused",
      "StoreError", "UnseenChanges", "UnstableKey", "WorkerLost"), "errors",
 )  # fmt: skip
 

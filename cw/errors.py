@@ -89,6 +89,10 @@ class UnstableKey(Error, TypeError):
     """
 
 
+class SharedValueReleased(Error, ValueError):
+    """A value of `cw.share` is used after its `release()`, or after its `with` block. A `ValueError` too."""
+
+
 class StartRefused(Error, RuntimeError):
     """A cluster or a client would be started while a job's process imports a module, which would go on without end.
 

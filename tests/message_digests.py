@@ -52,7 +52,7 @@ NEW_FIELDS: dict[str, object] = {}
 GONE_FIELDS: dict[str, object] = {}
 """{"Dispatch.timeouts": 0.0}: what it always was in the record, in a batch for each entry."""
 
-NEW_MESSAGES: frozenset[str] = frozenset()
+NEW_MESSAGES: frozenset[str] = frozenset({"SharedRoom"})
 """Omitted classes. They are delivered with the next message, so that they change nothing else."""
 
 GONE_MESSAGES: dict[str, str] = {"CloseSession": "ForgetSession"}

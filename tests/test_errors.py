@@ -23,6 +23,7 @@ EXAMPLES = [
     errors.StartRefused("a"),
     errors.StoreError("a"),
     errors.UnstableKey("a"),
+    errors.SharedValueReleased("a"),
     errors.WorkerLost("a", [{"host": "n1", "how": "SIGSEGV"}]),
     errors.WorkerLost("a"),
     errors.RemoteException("a", "m.E", "Traceback ..."),

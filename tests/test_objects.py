@@ -344,3 +344,71 @@ def test_the_bound_counts_bytes_too(monkeypatch):
         if table.is_full:
             table.forget_unused(())
         assert table.size <= 120_000
+
+
+# --- shared values ----------------------------------------------------------------------------
+
+
+def shared(number, size=100):
+    return Object(number, bytes(size), m.SHARED)
+
+
+def test_shared_values_have_a_bound_of_their_own_and_the_least_recently_used_goes():
+    cache = ObjectCache(most_bytes=800)
+    cache.most_shared = 250
+    first, second, third = shared(1), shared(2), shared(3)
+    f, g, h = function(4, first), function(5, second), function(6, third)
+    cache.prepare([f])
+    cache.prepare([g])
+    assert (cache.shared_size, cache.size) == (200, 2 * (NEED_BYTES + 1))
+    cache.prepare([f])  # used again
+    assert sent(cache.prepare([h])) == ([2, 5], [3, 6])
+    assert sent(cache.prepare([g])) == ([1, 4], [2, 5])  # it comes again, and what is needed less goes
+    cache.check_invariants()
+
+
+def test_a_shared_value_above_the_bound_is_kept_alone_and_what_is_needed_stays():
+    cache = ObjectCache()
+    cache.most_shared = 250
+    cache.prepare([function(3, shared(1)), function(4, shared(2))])
+    assert sent(cache.prepare([function(6, shared(5, size=1000))])) == ([1, 2, 3, 4], [5, 6])
+    both = function(9, shared(7, size=200), shared(8, size=200))
+    assert sent(cache.prepare([both])) == ([5, 6], [7, 8, 9])
+    assert cache.shared_size == 400
+
+
+def test_a_shared_value_that_comes_again_is_not_compared_byte_by_byte():
+    here = SessionObjects(7)
+    came = here.add(1, m.SHARED, (), bytes(100))
+    assert (here.size, here.shared_size) == (0, 100)
+    back = SessionObjects(7, here.by_number)
+    assert back.add(1, m.SHARED, (), bytearray(100)) is came
+    assert back.add(2, m.SHARED, (), b"x") is not came
+    assert back.forget([1, 2])[0] is came and back.shared_size == 0
+
+
+def test_at_random_the_books_of_shared_values_are_right():
+    rng = random.Random(4)
+    for _ in range(30):
+        cache = ObjectCache(most_bytes=2000, most_objects=40)
+        cache.most_shared = 500
+        there: set[int] = set()
+        values = [shared(n, size=rng.randrange(1, 300)) for n in range(1, 12)]
+        functions = [function(n, *rng.sample(values, rng.randrange(3))) for n in range(20, 50)]
+        for _ in range(100):
+            wanted = rng.sample(functions, rng.randrange(1, 3))
+            messages = (
+                cache.prepare(wanted) if rng.random() < 0.9 else cache.forget([(0, rng.randrange(1, 50))])
+            )
+            for message in messages:
+                if type(message) is m.Forget:
+                    assert there.issuperset(message.numbers)
+                    there.difference_update(message.numbers)
+                else:
+                    for number, needs in zip(message.numbers, message.needs, strict=True):
+                        assert there.issuperset(needs) and number not in there
+                        there.add(number)
+            cache.check_invariants()
+            needed = {need.key: need.shared_size for each in wanted for need in each.needs}
+            came = [kind for message in messages if type(message) is m.Objects for kind in message.kinds]
+            assert m.SHARED not in came or cache.shared_size <= max(500, sum(needed.values()))

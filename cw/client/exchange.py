@@ -85,8 +85,7 @@ class Exchange:
         )
         self._secret = secrets.token_hex(16)
         self._parent = nested.job()
-        self._loop = loop
-        self._owner = owner
+        self._loop, self._owner = loop, owner
         self._jobs = jobs
         self._calls = calls
         self._object_sender = calls.object_sender
@@ -96,6 +95,7 @@ class Exchange:
         self._is_acknowledging = self._leaves_when_done = False
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Window: self._on_window,
+            m.SharedRoom: lambda message: self._object_sender.on_shared_room(message.size),
             m.Notice: lambda message: logger.warning("client.notice", "%s", message.text),
             m.Roster: self._on_roster,
             m.ResultHost: self._on_result_host,

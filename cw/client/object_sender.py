@@ -62,6 +62,10 @@ class ObjectSender:
         self._connection = connection
         self._cache = ObjectCache()
 
+    def on_shared_room(self, size: int) -> None:
+        """The master has memory for this many bytes of shared values."""
+        self._cache.most_shared = size
+
     def forget_unused(self, latest: int) -> None:
         """Forget objects that no job needs, when there are too many. The caller holds the lock; any thread. `latest`: a
         function that is about to be used."""
@@ -74,14 +78,17 @@ class ObjectSender:
         if self._forgotten:
             self._send_forgotten()
         named = functions | options if options else functions
-        if self._cache.has_all(named):
+        if self._cache.has_all(named) and not self._cache.shared_size:
             return True
         wanted = self._find(named)
         if wanted is None:
             return False
         missing = self._cache.missing(wanted)
         size = sum(item.size for item in missing)
-        is_much = size > BYTES_AT_ONCE or len(missing) > OBJECTS_AT_ONCE
+        shared_size = sum(item.shared_size for item in missing)
+        is_much = (
+            size > BYTES_AT_ONCE or len(missing) > OBJECTS_AT_ONCE or shared_size > self._cache.most_shared
+        )
         if is_much and (len(functions) > 1 or len(options) > 1):
             return False
         for message in self._cache.prepare(wanted):

@@ -127,7 +127,8 @@ class ObjectTable:
     def dropped_size(self) -> int:
         """Return the size (bytes) of objects that `forget_dropped` would forget if no job needed them."""
         self._see_dropped()
-        return sum(self._by_number[number].size for number in self._dropping)
+        dropping = [self._by_number[number] for number in self._dropping]
+        return sum(item.size + item.shared_size for item in dropping)
 
     def forget_dropped(self, in_use: Iterable[int]) -> list[Object]:
         """Forget dropped objects, except what jobs need that name these. Returns the forgotten ones."""

@@ -41,6 +41,7 @@ from cw.payloads import (
     objects,
     script,
     serialize,
+    shared,
     templates,
 )
 from cw.payloads.pickled import Pickled
@@ -242,12 +243,20 @@ class RecordMaker:
                 (each.identity, each.version, self.object_of(m.VALUE, (), each.data))
                 for each in reach.classes.values()
             ],
+            shared=[(name, self._number_shared(content)) for name, content in sorted(reach.shared.items())],
+            bound=sorted((*key, name) for key, name in reach.bound.items()),
         )
         # The template first: estimates of jobs' durations go by it.
         record.needs = [reached.template, self._objects.environment, reached.script, *reached.definitions]
         record.needs += reached.components
         record.needs += [number for _, _, number in reached.classes]
         record.needs += [reached.settings] if reached.settings else []
+        record.needs += [number for _, number in reached.shared]
+
+    def _number_shared(self, content: shared.Content) -> int:
+        number = self._objects.add(m.SHARED, (), content.payload, content.name)
+        content.numbers[self._objects] = number
+        return number
 
     def _follow(
         self, reach: Reach, template: Template, function: Any

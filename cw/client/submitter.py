@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from cw.client.calls import Calls, OneCall, Submission
 from cw.client.delivery import Delivery
 from cw.client.exchange import Exchange
+from cw.client.hints import LARGE_ARGUMENT, LargeArguments
 from cw.client.jobs import Jobs
 from cw.client.prepared import Prepared
 from cw.client.retries import Retries
@@ -63,6 +64,7 @@ class Submitter:
         self._calls = calls
         self._exchange = exchange
         self._delivery = delivery
+        self._large_arguments = LargeArguments()
 
     def submit(
         self,
@@ -87,6 +89,8 @@ class Submitter:
             number = 0
             try:
                 if self._jobs.is_full(size := len(payload)) or size > memory.LARGE:
+                    if size >= LARGE_ARGUMENT:
+                        self._large_arguments.look(function, args, kwargs)
                     self._make_room(payload)
                 with self.lock:
                     if not self._owner.is_closed:
@@ -103,9 +107,10 @@ class Submitter:
             except KeyboardInterrupt:
                 self._undo(number)
                 raise
-        return self.add(
-            OneCall(calls, function, args, kwargs, plain, store_client, prepared, label), tag, options
-        )
+        call = OneCall(calls, function, args, kwargs, plain, store_client, prepared, label)
+        if len(call.payload) >= LARGE_ARGUMENT:
+            self._large_arguments.look(function, args, kwargs)
+        return self.add(call, tag, options)
 
     def add(self, submission: Submission, tag: Any, options: JobOptions = NO_OPTIONS) -> int:
         """Queue a job; returns its number. Raises NotPicklable, UnstableKey, RuntimeError if the session is closed."""

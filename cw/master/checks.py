@@ -18,7 +18,7 @@ from typing import Any
 from cw.errors import ProtocolError
 from cw.events import EventLogger
 from cw.net import messages as m
-from cw.net.objects import SessionObjects, closure
+from cw.net.objects import SHARED_BYTES, SessionObjects, closure
 from cw.net.schema import MOST_DEPTH, TEXT, check_bounds, is_ident, is_text
 from cw.net.wire import MAX_PAYLOAD
 from cw.requirements import JobOptions, WorkerCapacity
@@ -144,6 +144,8 @@ class ClientRules(Rules):
     ) -> None:
         self.window_jobs = 0
         """The largest window that was granted over this connection."""
+        self.shared_room = SHARED_BYTES
+        """The most bytes of shared values that the client was allowed over this connection."""
         self._open_jobs = open_jobs
         self._window_bytes = window_bytes
         self._resubmitted_up_to = resubmitted_up_to
@@ -156,12 +158,15 @@ class ClientRules(Rules):
     def _on_objects(self, message: m.Objects) -> None:
         known = self._objects.by_number
         kinds: dict[int, int] = {}  # kinds of the objects in this message
-        size = self._objects.size + sum(map(len, message.payloads))
+        size = self._objects.size
         for _, number, kind, needs, payload in zip(*message, strict=True):
             if number in known or number in kinds:
                 raise ProtocolError(f"object {number} is sent again")
-            if kind > m.OPTIONS:
+            if kind > m.SHARED:
                 raise ProtocolError(f"object {number} is of a kind {kind}, which is none")
+            if kind == m.SHARED and needs:
+                raise ProtocolError(f"the shared value {number} with {len(needs)} needs")
+            size += 0 if kind == m.SHARED else len(payload)
             if kind == m.OPTIONS:
                 self._check_options(number, needs, payload)
             places = 0
@@ -187,11 +192,15 @@ class ClientRules(Rules):
     def _check_size_of_objects(self, functions: Iterable[int]) -> None:
         """Limit the bytes of objects that these functions do not need; those that they need are not limited."""
         self._has_new_objects = False
-        if self._objects.size > OBJECT_BYTES:
-            needed = closure([self._objects.by_number[number] for number in functions])
-            beside = self._objects.size - sum(item.size for item in needed)
-            if beside > OBJECT_BYTES:
-                raise ProtocolError(f"{beside} bytes of objects that are not needed: more than are kept")
+        objects, most_shared = self._objects, SLACK * self.shared_room
+        if objects.size > OBJECT_BYTES or objects.shared_size > most_shared:
+            needed = closure([objects.by_number[number] for number in functions])
+            beside = objects.size - sum(item.size for item in needed)
+            shared = objects.shared_size - sum(item.shared_size for item in needed)
+            if beside > OBJECT_BYTES or shared > most_shared:
+                raise ProtocolError(
+                    f"{beside + shared} bytes of objects that are not needed: more than are kept"
+                )
 
     def _on_submit(self, message: m.Submit) -> None:
         numbers = message.numbers

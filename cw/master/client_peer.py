@@ -40,6 +40,9 @@ WINDOW_BYTES = 64 * 1024**2
 RESULTS_UNSENT = 16 * 1024**2
 """Bytes of results not taken by a client, above which no more of its jobs are dispatched."""
 
+ROOM_STEPS = 16
+"""The client is told of the room for its shared values when it has changed by more than one part in this many."""
+
 REMARKS = 100
 """Most kinds of remarks from workers that are sent to a client."""
 
@@ -75,6 +78,7 @@ class ClientPeer(Peer):
         self._lost: list[m.Lost] = []  # to be sent when the client is back
         self._objects = SessionObjects(key)
         self._window = 0
+        self._shared_room = 0  # as the client was told
         self._is_blocked = False
         # Host of the latest results; None: the client does not want to know.
         self._result_host: str | None = None
@@ -92,7 +96,7 @@ class ClientPeer(Peer):
         master, dispatcher = self._master, self._master.dispatcher
         if self.connection is not None:  # its end was not noticed
             self.connection.close()
-        self._window = 0
+        self._window = self._shared_room = 0
         self._is_blocked = False
         self._result_host = None
         # The client sends again the objects that it needs.
@@ -156,6 +160,19 @@ class ClientPeer(Peer):
             self._window = jobs
             self._rules.window_jobs = max(self._rules.window_jobs, jobs)
             self.connection.send(m.Window(jobs, WINDOW_BYTES))
+
+    @property
+    def shared_size(self) -> int:
+        """Bytes of its shared values here."""
+        return self._objects.shared_size
+
+    def allow_shared(self, room: int) -> None:
+        """Let it have this many bytes of shared values here."""
+        before = self._shared_room
+        if self.connection is not None and abs(room - before) > before // ROOM_STEPS:
+            self._shared_room = room
+            self._rules.shared_room = max(self._rules.shared_room, room)
+            self.connection.send(m.SharedRoom(room))
 
     def deliver_results(self, results: Deliver) -> None:
         """Send results to the client. Their worker keeps them until the client has acknowledged them."""

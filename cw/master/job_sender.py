@@ -33,6 +33,10 @@ class JobSender:
         """The worker has named the sessions that it knows from before."""
         self._sessions = set(sessions)
 
+    def on_shared_room(self, size: int) -> None:
+        """The worker has memory for this many bytes of shared values."""
+        self._objects.most_shared = size
+
     def send_jobs(self, jobs: list[Job]) -> None:
         """Send these jobs, and before them what the worker needs for them."""
         for message in self._objects.prepare(named_by(jobs)):

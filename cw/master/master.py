@@ -42,7 +42,7 @@ from cw.net import memory
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.loop import Loop
-from cw.net.objects import Key
+from cw.net.objects import SHARED_BYTES, Key
 from cw.net.wire import MAX_BODY
 from cw.version import VERSION
 
@@ -229,6 +229,13 @@ class Master:
         slots = self.dispatcher.state.slots()
         for client in self.clients.values():
             client.grant(slots)
+        self._allow_shared()
+
+    def _allow_shared(self) -> None:
+        """Let each client have the shared values for which the others leave memory."""
+        used = sum(client.shared_size for client in self.clients.values())
+        for client in self.clients.values():
+            client.allow_shared(max(memory.half_of_all() - used + client.shared_size, SHARED_BYTES))
 
     # --- time ---
 
@@ -247,6 +254,7 @@ class Master:
             worker.on_second(now)
         for client in list(self.clients.values()):
             client.on_second(now)
+        self._allow_shared()
         if now > self._leftovers_end_at:
             self.perform(self.dispatcher.on_orphans_expired())
             for worker in self.workers.values():

@@ -25,7 +25,7 @@ from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.requirements import WorkerCapacity
 
-_BEFORE_JOINING = (m.Inventory, m.InventoryEnd, m.WorkerInfo, m.Goodbye, m.Heartbeat)
+_BEFORE_JOINING = (m.Inventory, m.InventoryEnd, m.WorkerInfo, m.SharedRoom, m.Goodbye, m.Heartbeat)
 
 
 class Loss(NamedTuple):
@@ -284,6 +284,7 @@ class WorkerPeer(Peer):
         m.Inventory: _on_inventory,
         m.InventoryEnd: _on_inventory_end,
         m.WorkerInfo: _on_worker_info,
+        m.SharedRoom: lambda self, message: self.jobs.on_shared_room(message.size),
         m.Draining: _on_draining,
         m.Capacity: _on_capacity,
         m.RunnerDied: _on_runner_died,

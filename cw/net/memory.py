@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import mmap
 import os
 import time
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 LARGE = 128 * 1024
@@ -40,6 +42,31 @@ SHORTAGE_SECONDS = 10.0
 """Time for which this process asks its peers to send no memory files, after it has run out of descriptors (seconds)."""
 
 _short_until = 0.0
+
+
+@functools.cache
+def half_of_all() -> int:
+    """Return half of the memory that this process may use: the machine's, or that of its control group (bytes)."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "memory":
+                limits += _limits_in("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
+            elif not controllers:
+                limits += _limits_in("/sys/fs/cgroup", path, "memory.max")
+    return min(limits) // 2
+
+
+def _limits_in(root: str, path: str, name: str) -> list[int]:
+    """Return the limits of a control group and of those around it."""
+    found = []
+    group = Path(root + path)
+    while len(group.parts) >= len(Path(root).parts):
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            found.append(int((group / name).read_text()))
+        group = group.parent
+    return found
 
 
 def is_short(error: OSError) -> bool:
@@ -139,6 +166,15 @@ def fresh(payload: Any) -> Any:
     if isinstance(view.obj, Memory) and len(view) == len(view.obj):
         with contextlib.suppress(OSError):  # no descriptor left
             return memoryview(mmap.mmap(view.obj.fd, len(view), flags=mmap.MAP_PRIVATE))
+    return view.toreadonly()
+
+
+def read_only(payload: Any) -> memoryview:
+    """Map a memory file read-only; a read-only view of other payloads."""
+    view = memoryview(payload)
+    if isinstance(view.obj, Memory) and len(view) == len(view.obj):
+        with contextlib.suppress(OSError):  # no descriptor left
+            return memoryview(mmap.mmap(view.obj.fd, len(view), flags=mmap.MAP_SHARED, prot=mmap.PROT_READ))
     return view.toreadonly()
 
 

@@ -40,6 +40,7 @@ FUNCTION = 0  # named by jobs
 VALUE = 1  # anything else that a function needs
 ENVIRONMENT = 2  # working directory, sys.path and versions of a session's jobs
 OPTIONS = 3  # named by jobs: JSON of what the user asks for them (cw.requirements), which each role may open
+SHARED = 4  # a value of cw.share, which functions need: it may be large, so it has bounds of its own
 
 # The state of a dispatch at a worker: the `states` of Inventory.
 UNSTARTED = 0
@@ -99,7 +100,7 @@ class Objects(NamedTuple):
 
     sessions: U64s
     numbers: U32s
-    kinds: U8s  # FUNCTION, VALUE, ENVIRONMENT or OPTIONS
+    kinds: U8s  # FUNCTION, VALUE, ENVIRONMENT, OPTIONS or SHARED
     needs: U32Lists  # numbers of the objects that it needs, in order; they were sent before it
     payloads: Payloads
 
@@ -110,6 +111,13 @@ class Forget(NamedTuple):
 
     sessions: U64s
     numbers: U32s
+
+
+@record(124, Leg.MASTER_CLIENT, Leg.WORKER_MASTER)
+class SharedRoom(NamedTuple):
+    """The sender has memory for this many bytes of shared values."""
+
+    size: int
 
 
 # --- jobs, on their way to a runner -----------------------------------------------------------

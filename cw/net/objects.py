@@ -4,7 +4,8 @@
     cw.client.objects   Objects, Forget   master        Objects, Forget   worker        Objects, Forget
 
 An *object* is something that jobs share: a function, a value that functions need, the environment in which they run,
-what the user asks for them (their options).
+what the user asks for them (their options), or a shared value (`cw.share`), which may be large: so these have a bound
+of their own, and of too many the one goes that was not used for longest.
 It travels once on each hop, when it is first needed, after the objects that it needs. Its number never stands for
 a different content. An object keeps those that it needs alive, and jobs keep their function alive: so a `Forget`, which
 removes a number, never breaks jobs that are here already, and the bytes are freed with the last job that needs them.
@@ -30,6 +31,10 @@ of the peer's memory. Smaller: objects travel again."""
 CACHE_OBJECTS = 16 * 1024
 """Most objects that a peer must keep."""
 
+SHARED_BYTES = 256 * 1024**2
+"""Most bytes of shared values that a peer must keep until it has said for how many it has memory. (A larger value is
+kept alone.)"""
+
 NEED_BYTES = 8
 """Bytes that each need adds to an object's size."""
 
@@ -51,6 +56,7 @@ class Object:
 
     __slots__ = (
         "key", "number", "kind", "needs", "payload", "size", "environment", "runs_in", "estimate", "options",
+        "shared", "shared_size",
     )  # fmt: skip
 
     def __init__(
@@ -66,7 +72,11 @@ class Object:
         self.kind = kind
         self.needs = tuple(needs)
         self.payload = payload
-        self.size = len(payload) + NEED_BYTES * len(self.needs)
+        is_shared = kind == m.SHARED
+        self.shared_size = len(payload) if is_shared else 0
+        """Bytes of a shared value, which have a bound of their own; `size`: all others."""
+        self.size = NEED_BYTES * len(self.needs) + (0 if is_shared else len(payload))
+        self.shared = tuple(need for need in self.needs if need.kind == m.SHARED)
         self.environment = next((need for need in self.needs if need.kind == m.ENVIRONMENT), None)
         """The environment in which this function runs; None: it has none."""
         self.runs_in = 0 if self.environment is None else self.environment.number
@@ -80,7 +90,13 @@ class Object:
     def is_same(self, kind: int, needs: Iterable[int], payload: Any) -> bool:
         """True if the object has this content. (A peer that is back sends again what it sent before.)"""
         own = (self.kind, [need.number for need in self.needs])
-        return own == (kind, list(needs)) and bool(self.payload == payload)
+        if own != (kind, list(needs)):
+            return False
+        if (
+            kind == m.SHARED
+        ):  # (to compare gigabytes would hold up the process, and numbers do not stand for others)
+            return len(self.payload) == len(payload)
+        return bool(self.payload == payload)
 
 
 class Needy(Protocol):
@@ -110,6 +126,7 @@ class SessionObjects:
         estimate."""
         self.by_number: dict[int, Object] = {}
         self.size = 0
+        self.shared_size = 0  # bytes of shared values
         self._session = session
         self._former = {} if former is None else dict(former)
 
@@ -127,12 +144,14 @@ class SessionObjects:
         self.forget([number])
         self.by_number[number] = known
         self.size += known.size
+        self.shared_size += known.shared_size
         return known
 
     def forget(self, numbers: Iterable[int]) -> list[Object]:
         """Remove these numbers. Returns the objects that were here."""
         gone = [self.by_number.pop(number) for number in numbers if number in self.by_number]
         self.size -= sum(item.size for item in gone)
+        self.shared_size -= sum(item.shared_size for item in gone)
         return gone
 
     def forget_former(self) -> None:
@@ -144,8 +163,12 @@ class ObjectSet:
     """Objects, oldest first, each with all that it needs."""
 
     def __init__(self) -> None:
-        self.size = 0  # bytes
+        self.size = 0  # bytes, without shared values
+        self.shared_size = 0  # bytes of shared values
         self._objects: dict[Key, Object] = {}
+        self._shared: dict[
+            Key, Object
+        ] = {}  # shared values: the one that was not used for longest is the first
         self._users: dict[Key, int] = {}  # number of times that objects in the set need it; never 0
 
     def __len__(self) -> int:
@@ -163,6 +186,9 @@ class ObjectSet:
         """Add an object; the set must have those that it needs."""
         self._objects[item.key] = item
         self.size += item.size
+        if item.kind == m.SHARED:
+            self._shared[item.key] = item
+            self.shared_size += item.shared_size
         for need in item.needs:
             self._users[need.key] = self._users.get(need.key, 0) + 1
 
@@ -212,6 +238,25 @@ class ObjectSet:
                 todo += self._remove(item)  # objects that only this one needed are as old
         return gone
 
+    def touch(self, items: Iterable[Object]) -> None:
+        """Note that the shared values that these objects need are used now."""
+        for item in items:
+            for need in item.shared:
+                if self._shared.pop(need.key, None) is not None:
+                    self._shared[need.key] = need
+
+    def evict_shared(self, keep: Iterable[Object], most_bytes: int) -> list[Object]:
+        """Remove the shared values that were not used for longest, with what needs them, until the set is within this
+        bound, but none that are kept."""
+        kept = {item.key for item in closure(keep)}
+        gone: list[Object] = []
+        for key in list(self._shared):
+            if self.shared_size <= most_bytes:
+                break
+            if key not in kept:
+                gone += self.take_out([key])
+        return gone
+
     def _remove_free(self, keys: set[Key]) -> list[Object]:
         """Remove those of these objects that nothing needs except others of these."""
         gone = []
@@ -226,6 +271,9 @@ class ObjectSet:
         """Remove an object that nothing needs. Returns the keys that nothing needs any more after that."""
         del self._objects[item.key]
         self.size -= item.size
+        if item.kind == m.SHARED:
+            del self._shared[item.key]
+            self.shared_size -= item.shared_size
         free = []
         for need in item.needs:
             self._users[need.key] -= 1
@@ -237,6 +285,9 @@ class ObjectSet:
     def check_invariants(self) -> None:
         """Raise AssertionError if the set contradicts itself. For tests."""
         assert self.size == sum(item.size for item in self._objects.values())
+        shared = {key: item for key, item in self._objects.items() if item.kind == m.SHARED}
+        assert self._shared == shared
+        assert self.shared_size == sum(item.shared_size for item in shared.values())
         users: dict[Key, int] = {}
         seen: set[Key] = set()
         for key, item in self._objects.items():
@@ -255,12 +306,16 @@ class ObjectCache(ObjectSet):
         super().__init__()
         self.most_bytes = most_bytes
         self.most_objects = most_objects
+        self.most_shared = SHARED_BYTES
+        """Most bytes of shared values."""
 
     def prepare(self, wanted: Iterable[Object]) -> list[m.Forget | m.Objects]:
         """Messages to send before jobs that name these objects, with what the peer lacks of them. If there are too
         many objects, the oldest are forgotten, but none that is needed now."""
         sent = self._objects
         wanted = list(wanted)
+        if self._shared:
+            self.touch(wanted)
         unknown = [item for item in wanted if item.key not in sent]
         if not unknown:  # the common case
             return []
@@ -272,6 +327,9 @@ class ObjectCache(ObjectSet):
             gone = self.evict(
                 wanted, self.most_bytes * 7 // 8 - size, self.most_objects * 7 // 8 - len(missing)
             )
+        shared_size = sum(item.shared_size for item in missing)
+        if shared_size and self.shared_size + shared_size > self.most_shared:
+            gone += self.evict_shared(wanted, self.most_shared - shared_size)
         for item in missing:
             self.add(item)
         return [*_forget(gone), objects_message(missing)]

@@ -17,7 +17,7 @@ from typing import Any
 
 from cw.errors import JobTimeout
 from cw.net.messages import DONE, ERROR
-from cw.payloads import current, serialize
+from cw.payloads import current, serialize, shared
 from cw.payloads.layout import Payload, StoreBuffer
 from cw.payloads.pickled import PLAIN, Pickled
 
@@ -53,6 +53,7 @@ class Chunk:
         self._seconds = seconds
         self._calls: list[Any] = []  # plain arguments, or a payload
         self._is_plain = state is None
+        self._contents: list[shared.Content] = []  # held until the chunk is sent
         self._shared: dict[bytes, tuple[int, Any]] = {}  # large arguments, by digest: index and payload
         if state is not None:
             self._note(state)
@@ -77,16 +78,15 @@ class Chunk:
         missing."""
         if self._is_plain:
             return pickle.dumps((items, self._seconds, self._calls), 5) + serialize.label_bytes(label)
-        shared = [payload for _, payload in self._shared.values()]
-        fields = items, self._seconds, self._state is not None, shared, self._calls
+        common = [payload for _, payload in self._shared.values()]
+        fields = items, self._seconds, self._state is not None, common, self._calls
         return serialize.dump(fields, store, label)
 
     def _pickle(self, args: tuple[Any, ...]) -> Payload:
         state = self._state
         found = serialize.dump_call_by_name(args, {}) if state is None else None
         if found is not None and len(found[0]) <= SHARED and not found[1]:
-            if found[2]:
-                self.names = sorted({*self.names, *found[2]})
+            self._note_names(found[2])
             return found[0]
         memo = None if state is None else state.memo
         is_by_value = state is None and found is None
@@ -105,11 +105,11 @@ class Chunk:
                 pickled = serialize.pickle_call((value,), {}, self._function)
                 if pickled.size > SHARED:
                     apart[id(value)] = pickled
-        shared = dict(self._shared)
+        common = dict(self._shared)
         for pickled in apart.values():
-            shared.setdefault(pickled.digest(), (len(shared), pickled))
+            common.setdefault(pickled.digest(), (len(common), pickled))
         places = {
-            identity: Shared(shared[pickled.digest()][0], number)
+            identity: Shared(common[pickled.digest()][0], number)
             for number, (identity, pickled) in enumerate(apart.items())
         }
         rest = serialize.pickle_call(
@@ -117,16 +117,21 @@ class Chunk:
         )
         if rest.size + sum(pickled.size for pickled in apart.values()) > whole.size + SHARED // 2:
             return whole
-        for digest, (place, pickled) in list(shared.items())[
+        for digest, (place, pickled) in list(common.items())[
             len(self._shared) :
         ]:  # in the order of their indices
             self._shared[digest] = place, pickled.payload()
             self._note(pickled)
         return rest
 
+    def _note_names(self, names: Sequence[str]) -> None:
+        if names:
+            self.names = sorted({*self.names, *names})
+            if shared.is_used:
+                self._contents += shared.contents_of(names)
+
     def _note(self, pickled: Pickled) -> None:
-        if pickled.names:
-            self.names = sorted({*self.names, *pickled.names})
+        self._note_names(pickled.names)
         if pickled.codes:
             self.codes = list({id(code[1]): code for code in (*self.codes, *pickled.codes)}.values())
 
@@ -139,7 +144,7 @@ def _load(
     items, seconds, *fields = serialize.load(payload)
     if len(fields) == 1:
         return items, seconds, (lambda args=args: (make(None), args) for args in fields[0])
-    has_state, shared, parts = fields
+    has_state, common, parts = fields
 
     def load(part: Any) -> tuple[Any, tuple[Any, ...]]:
         state = None
@@ -148,19 +153,19 @@ def _load(
         else:
             call = serialize.load(part)
         args = serialize.as_call(call)[0]
-        if shared:
+        if common:
             own: dict[int, Any] = {}
-            args = tuple(_unshared(value, shared, own) for value in args)
+            args = tuple(_unshared(value, common, own) for value in args)
         return make(state), args
 
     return items, seconds, (lambda part=part: load(part) for part in parts)
 
 
-def _unshared(value: Any, shared: Sequence[Any], own: dict[int, Any]) -> Any:
+def _unshared(value: Any, common: Sequence[Any], own: dict[int, Any]) -> Any:
     if type(value) is not Shared:
         return value
     if value.number not in own:
-        own[value.number] = serialize.load_call(shared[value.place])[0][0]
+        own[value.number] = serialize.load_call(common[value.place])[0][0]
     return own[value.number]
 
 
@@ -177,6 +182,7 @@ def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -
                 raise JobTimeout(_NOT_BEGUN)
             if seconds is not None and results and time.monotonic() > end:
                 break
+            shared.values.clear()
             function, args = load()
             results.append(function(*args))
             if current.clear_timers is not None:  # they would fire in the next call
@@ -220,6 +226,7 @@ def _refuse() -> Any:
 def _run(load: Callable[[], Any]) -> tuple[int, float, Any]:
     start, pid = time.monotonic(), os.getpid()
     try:
+        shared.values.clear()
         function, args = load()
         status, result = DONE, serialize.dump_result(function(*args))
     except BaseException as error:

@@ -15,7 +15,7 @@ from types import MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
 from cw.errors import RemoteException, RemoteTraceback
-from cw.payloads import byvalue, classes, deferred
+from cw.payloads import byvalue, classes, deferred, shared
 from cw.payloads.layout import Payload
 from cw.payloads.pickled import PLAIN, dump_value, load
 from cw.payloads.refusals import refusal_of
@@ -32,6 +32,8 @@ def dump_error(exception: BaseException, where: dict[str, Any]) -> bytes:
     `where` describes the place ('host', 'pid', ...). Never raises, and keeps nothing of the exception alive.
     """
     type_name = _type_name(type(exception))
+    if shared.is_in_job:
+        shared.explain(exception)
     try:
         text = _traceback_text(exception)
     except Exception as error:

@@ -68,6 +68,12 @@ def keep(buffers: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
     return False
 
 
+def keep_all(buffers: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
+    """Keep a buffer of any size, as `keep` does a large one."""
+    buffers.append(buffer.raw())
+    return False
+
+
 def label_bytes(label: int) -> bytes:
     """Return the bytes that follow a call's pickle."""
     return label.to_bytes(LABEL, "little")

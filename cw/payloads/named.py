@@ -22,7 +22,7 @@ from typing import Any
 
 import cloudpickle
 
-from cw.payloads import byvalue, classes, constants, script
+from cw.payloads import byvalue, classes, constants, script, shared
 from cw.payloads.annotations import values_and_texts
 from cw.payloads.byvalue import BufferCallback
 from cw.payloads.dispatchers import is_dispatcher
@@ -163,6 +163,9 @@ class NamedPickler(byvalue.Pickler):
             raise TypeError(f"cannot pickle {type(thing).__name__!r} object: an open file")
         if type(thing) is CellType:  # without its contents, which travel with the functions that hold it
             return make_cell, (None if self._top is None else key_of_cell(thing),)
+        if type(thing) is shared.Shared:
+            self.names.add(shared.name_of(thing))
+            return shared.reference_of(thing)
         if script.can_be_named(thing):
             name = script.name_of(thing)
             if name is not None and (name != self._top or thing is self._root):

@@ -7,6 +7,7 @@ VALUE  template      cw.payloads.templates
        script        all definitions, and how to get other names of the script
        component     the keys of places, then their values (serialize.Pickled)
        state         what the object of a call holds (serialize.Pickled)
+SHARED               a value of cw.share (serialize.Pickled)
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class Reached(NamedTuple):
     definitions: list[int]
     components: list[int]
     classes: list[tuple[bytes, bytes, int]]  # without a name: identity, version, the definition's number
+    shared: list[tuple[str, int]]  # shared values: name and number
+    bound: list[
+        tuple[str, str, str]
+    ]  # global names that are bound to some: namespace, name, the value's name
 
 
 class Function(NamedTuple):

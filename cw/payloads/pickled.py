@@ -15,8 +15,19 @@ from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw.errors import PayloadError
 from cw.events import EventLogger
-from cw.payloads import byvalue, named, related, script
-from cw.payloads.layout import MULTI, WITH_TEXT, Payload, StoreBuffer, join, keep, pack, split_text, unpack
+from cw.payloads import byvalue, named, related, script, shared
+from cw.payloads.layout import (
+    MULTI,
+    WITH_TEXT,
+    Payload,
+    StoreBuffer,
+    join,
+    keep,
+    keep_all,
+    pack,
+    split_text,
+    unpack,
+)
 
 logger = EventLogger("cw.client")
 
@@ -58,6 +69,7 @@ def _without_note(payload: Payload) -> Payload:
     return rest
 
 
+@shared.pickles_values
 def dump_value(
     value: Any,
     store: StoreBuffer | None = None,
@@ -103,9 +115,10 @@ def _names_registered(data: bytes) -> bool:
     return any(data.find(name.encode()) >= 0 for name in tuple(_registered))
 
 
+@shared.pickles_for_runners
 def dump_by_name(value: Any) -> tuple[bytes, list[memoryview], Sequence[str]] | None:
-    """Return the pickle of a value without parts by value, its buffers, and the script's names that it refers to. None
-    for other values."""
+    """Return the pickle of a value without parts by value, its buffers, and the names that it refers to: the script's,
+    and those of shared values. None for other values."""
     buffers: list[memoryview] = []
     try:
         data = dumps(value, 5, buffer_callback=partial(keep, buffers))
@@ -119,7 +132,7 @@ def dump_by_name(value: Any) -> tuple[bytes, list[memoryview], Sequence[str]] | 
             return None
         _note_head(data[_FRAMED:end])
         names = script.names_in(data)
-    return data, buffers, names
+    return data, buffers, shared.with_shared(names, data) if shared.is_used else names
 
 
 _FRAMED = 11
@@ -144,11 +157,14 @@ def _note_head(head: bytes) -> None:
 class Pickled:
     """Values pickled one after the other, for a runner: what later ones share with earlier ones is one object there.
 
-    `names`, `codes`: the script's names, and the functions by value, that the pickles refer to. `ends`: bytes and
+    `names`, `codes`: the names (the script's, and those of shared values) and the functions by value that the pickles
+    refer to. `ends`: bytes and
     buffers up to the end of each value. `memo`: the pickler's, after the last.
     """
 
     __slots__ = ("buffers", "codes", "data", "ends", "memo", "names")
+
+    _keep = staticmethod(keep)
 
     def __init__(
         self,
@@ -167,9 +183,11 @@ class Pickled:
             pickler: Any = None
             if root is None and not is_by_value:
                 file = io.BytesIO()
-                pickler = pickle.Pickler(file, 5, buffer_callback=partial(keep, self.buffers))
+                pickler = pickle.Pickler(file, 5, buffer_callback=partial(self._keep, self.buffers))
                 self._dump(pickler, file, values, memo, persistent_id)
                 self.names: Sequence[str] = script.names_in(self.data)
+                if shared.is_used:
+                    self.names = shared.with_shared(self.names, self.data)
             is_by_name = pickler is not None and not needs_by_value(self.data)
         except MemoryError as error:
             raise byvalue.Unpicklable(values) from error
@@ -179,12 +197,13 @@ class Pickled:
             self.buffers.clear()
             self.ends.clear()
             file = io.BytesIO()
-            pickler = named.NamedPickler(file, partial(keep, self.buffers), root=root)
+            pickler = named.NamedPickler(file, partial(self._keep, self.buffers), root=root)
             self._dump(pickler, file, values, memo, persistent_id)
             self.names = tuple(sorted(pickler.names.union(script.names_in(self.data))))
             self.codes = tuple(pickler.codes.values())
         self.memo = pickler.memo
 
+    @shared.pickles_for_runners
     def _dump(
         self, pickler: Any, file: io.BytesIO, values: Sequence[Any], memo: Any, persistent_id: Any
     ) -> None:
@@ -231,6 +250,14 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, reference: Any) -> Any:
         return self._load(reference)
+
+
+class PickledApart(Pickled):
+    """Values as `Pickled`, with all buffers apart from the pickle, small ones too."""
+
+    __slots__ = ()
+
+    _keep = staticmethod(keep_all)
 
 
 def load_parts(payload: Payload, count: int, persistent_load: Any = None, memos: Any = None) -> list[Any]:

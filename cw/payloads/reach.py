@@ -2,6 +2,7 @@
 
     function --reads--> RATE = 3              a constant: travels with the function, compared by identity
                     --> TABLE = {...}         a *place*: can change, so its value travels apart and is checked
+                    --> DATA = cw.share(...)  a shared value: its object is needed, and bound for each call
                     --> Model, of the script  a *definition*: its code travels apart; what it holds and can change are
                                               places, too (Model.seen = []); its methods are followed
                     --> numpy, math.sqrt      a constant: pickled by its name
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any, NamedTuple
 
-from cw.payloads import byvalue, classes, code_names, constants, named, objects, script
+from cw.payloads import byvalue, classes, code_names, constants, named, objects, script, shared
 from cw.payloads.local_functions import key_of
 from cw.payloads.watch import MISSING, Watch
 
@@ -197,11 +198,19 @@ class Reach:
         self.modules: set[str] = set()  # those used as parts of others, as `os.path` is
         self.watch = Watch()
         self.classes: dict[bytes, named.Local] = {}  # those without a name, by identity
+        self.shared: dict[str, shared.Content] = {}  # shared values, by name
+        self.bound: dict[
+            tuple[str, str], str
+        ] = {}  # global names that are bound to some, by namespace and name
         self._codes: set[int] = set()
 
     def add(self, names: Iterable[str], codes: Iterable[named.Code]) -> None:
+        """Add names, the script's and those of shared values, and functions by value. Raises `SharedValueReleased`."""
         defined = script.namespace()
         for name in names:
+            if shared.is_name(name):
+                self._add_shared(shared.content_of(name))
+                continue
             self.watch.add_name(defined, name)
             self._add_global(defined, name)
         for namespace, thing in codes:
@@ -209,6 +218,12 @@ class Reach:
                 self._add_class(thing)
             else:
                 self._add_code(namespace, thing)
+
+    def _add_shared(self, content: shared.Content) -> None:
+        if content.name not in self.shared:
+            self.shared[content.name] = content
+            self.watch.add_name(content.state, "is_released")
+            self.add(content.names, content.codes)
 
     def _add_definition(self, name: str) -> None:
         if name in self.definitions:
@@ -262,7 +277,11 @@ class Reach:
                 if found != name or names is not script.namespace() or names.get(found) is not value:
                     self.constants[key] = value
                 return value
-        if constants.is_fixed(value):
+        if type(value) is shared.Shared:
+            content = shared.content_in(value)
+            self.bound[key] = content.name
+            self._add_shared(content)
+        elif constants.is_fixed(value):
             self.constants[key] = value
         else:
             place = "global", *key

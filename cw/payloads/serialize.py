@@ -33,7 +33,8 @@ from cw.payloads.layout import with_text as with_text
 from cw.payloads.pickled import BY_NAME_IN_MAIN, PLAIN, Pickled, dump_by_name, dump_value
 from cw.payloads.pickled import load as load
 from cw.payloads.pickled import load_parts as load_parts
-from cw.payloads.refusals import refusal_of, refusal_of_call
+from cw.payloads.refusals import refusal_of as refusal_of
+from cw.payloads.refusals import refusal_of_call
 from cw.payloads.refusals import refusal_of_function as refusal_of_function
 
 # `bytes` from this size go out of band as an argument or a result. Pickle also copies them once each way, but into
@@ -70,8 +71,8 @@ def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what is pickled of a call's arguments."""
     for value in (*args, *kwargs.values()) if kwargs else args:
         if type(value) is bytes and len(value) >= BIG_BYTES:
-            named_values = {name: _apart_if_big(value) for name, value in kwargs.items()}
-            return [tuple(map(_apart_if_big, args)), named_values]
+            named_values = {name: apart_if_big(value) for name, value in kwargs.items()}
+            return [tuple(map(apart_if_big, args)), named_values]
     return [args, kwargs] if kwargs else args
 
 
@@ -137,7 +138,7 @@ def dump_result(value: Any, store: StoreBuffer | None = None) -> Payload:
         return dumps(value, 5)
     try:
         return dump_value(
-            _apart_if_big(value) if type(value) is bytes else value, store, refer=classes.refer_home
+            apart_if_big(value) if type(value) is bytes else value, store, refer=classes.refer_home
         )
     except byvalue.Unpicklable as failure:
         raise NotPicklable(
@@ -228,5 +229,5 @@ class _BigBytes:
         return bytes, (pickle.PickleBuffer(self.data),)
 
 
-def _apart_if_big(value: Any) -> Any:
+def apart_if_big(value: Any) -> Any:
     return _BigBytes(value) if type(value) is bytes and len(value) >= BIG_BYTES else value

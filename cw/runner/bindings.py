@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cw.net import memory
-from cw.payloads import local_functions, serialize
+from cw.payloads import local_functions, serialize, shared
 
 MEMO_BYTES = 1024 * 1024  # as in cw.client.components
 
@@ -173,6 +173,44 @@ class Places:
             if key[0] != "global":
                 self._held[number, index] = value
         self._places[number] = keys
+
+
+class SharedNames:
+    """Global names that are bound to shared values, for each call anew."""
+
+    def __init__(self, bindings: Bindings) -> None:
+        self._bindings = bindings
+        self._held: dict[
+            tuple[str, str], tuple[str, Any]
+        ] = {}  # what was bound last: name of the value, and the value
+
+    def bind(self, rows: list[tuple[str, str, str]]) -> None:
+        """Bind the names of a call."""
+        for namespace, name, shared_name in rows:
+            value = shared.value_of(shared_name)
+            before = self._held.get((namespace, name))
+            if before is None or before[0] != shared_name:
+                self._bindings.changed.add(name)
+            self._bindings.set_place(("global", namespace, name), value)
+            self._held[namespace, name] = shared_name, value
+
+    def unbind(self, absent: list[tuple[str, str]]) -> None:
+        """Unbind these names, which the client has deleted, as far as they are bound to shared values."""
+        for key in absent if self._held else ():
+            self._let_go(key)
+
+    def forget(self, number: int) -> None:
+        """Forget an object that will not be used again. If it is a shared value, its names let it go."""
+        for gone in shared.forget(number):
+            for key in [key for key, (held, _) in self._held.items() if held == gone]:
+                self._let_go(key)
+
+    def _let_go(self, key: tuple[str, str]) -> None:
+        """Unbind a name that is still bound to its shared value."""
+        _, value = self._held.pop(key, ("", None))
+        names = local_functions.namespace_of(key[0])
+        if value is not None and names.get(key[1]) is value:
+            del names[key[1]]
 
 
 def _is_set(key: Any) -> bool:

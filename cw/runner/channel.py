@@ -26,8 +26,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cw.events import RateLimited
+from cw.net import memory, wire
 from cw.net import messages as m
-from cw.net import wire
 from cw.net.connection import Connection
 from cw.net.loop import IN, Loop
 from cw.net.memory import from_file
@@ -80,6 +80,7 @@ class WorkerEnd:
         self._theirs = theirs, their_files, pipe_in
         self.runner_fds = [theirs.fileno(), their_files.fileno(), pipe_in, self._tokens]
         self.objects = ObjectCache()  # what the runner has been sent; the worker maintains it
+        self.objects.most_shared = memory.half_of_all()
         self.on_results: Callable[[list[int], list[int], list[float], list[Any]], None]
         self.is_loading = False  # it loads its first function: no call was entered yet
         self.on_dropped: Callable[[], None]

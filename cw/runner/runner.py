@@ -22,7 +22,7 @@ from cw.errors import EnvironmentMismatch, StartRefused
 from cw.net import memory, wire
 from cw.net import messages as m
 from cw.net.sockets import receive_with_files
-from cw.payloads import current, environment, modules, serialize
+from cw.payloads import current, environment, modules, serialize, shared
 from cw.payloads.environment import apply_environment, load_environment
 from cw.payloads.initializer import Once
 from cw.requirements import JobOptions
@@ -153,6 +153,7 @@ class Runner:
         seconds = perf_counter() - began
         if _forked_pid:
             _end_forked(None)
+        shared.values.clear()
         if seconds > leftovers.SHORT_SECONDS and (remark := leftovers.look(seconds, function)):
             self._report(m.Remark(0, remark, remark))
         if type(answer) is bytes and len(answer) <= memory.LARGE:

@@ -27,11 +27,12 @@ from cw.payloads import (
     objects,
     serialize,
     settings,
+    shared,
     templates,
 )
 from cw.payloads.templates import NAMED, Callee
 from cw.runner.absent import AbsentNames
-from cw.runner.bindings import Bindings, Places
+from cw.runner.bindings import Bindings, Places, SharedNames
 from cw.runner.definitions import Definitions
 
 _ABSENT = object()
@@ -60,6 +61,7 @@ class Script:
         self._bindings = Bindings()
         self._definitions = Definitions(payload_of, self._names, self._bindings)
         self._places = Places(payload_of, self._bindings)
+        self._shared = SharedNames(self._bindings)
         self._functions: dict[int, _Applied] = {}
         self._applied: _Applied | None = None
         self._script = self._settings = 0
@@ -81,6 +83,7 @@ class Script:
         self._classes.pop(number, None)
         self._definitions.forget(number)
         self._places.forget(number)
+        self._shared.forget(number)
 
     def prepare(self, number: int, payload: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """Return the function and the arguments of a call. Raises whatever making them raises."""
@@ -89,6 +92,8 @@ class Script:
         if function.mode != objects.ONE:
             run = chunks.run if function.mode == objects.CHUNK else chunks.run_each
             return run, (self._maker(applied), payload, self._places.shared), {}
+        if function.reached.bound:
+            self._shared.bind(function.reached.bound)
         if callee.form == NAMED:
             return applied.named, *serialize.load_call(payload)
         if function.is_inline:
@@ -117,6 +122,18 @@ class Script:
 
     def _maker(self, applied: _Applied) -> Callable[[Any], Any]:
         """Return what makes the function for each call of a chunk from the state that is pickled with the call."""
+        make = self._maker_of_form(applied)
+        bound = applied.function.reached.bound
+        if not bound:
+            return make
+
+        def bind_and_make(state: Any) -> Any:
+            self._shared.bind(bound)
+            return make(state)
+
+        return bind_and_make
+
+    def _maker_of_form(self, applied: _Applied) -> Callable[[Any], Any]:
         if applied.callee.form == NAMED:
             return lambda state: applied.named
         if applied.function.is_inline:
@@ -140,8 +157,12 @@ class Script:
 
     def _apply(self, applied: _Applied) -> None:
         self._applied = None  # until all is set
+        shared.values.clear()
         self._bindings.changed.clear()
         reached = applied.function.reached
+        shared.is_in_job = bool(reached.shared)
+        for shared_name, shared_number in reached.shared:
+            shared.take(shared_name, shared_number, self._payload_of(shared_number))
         if reached.settings != self._settings:
             self._settings = reached.settings
             payload = self._payload_of(reached.settings) if reached.settings else settings.dump_settings({})
@@ -152,6 +173,7 @@ class Script:
         for name in self._absent.lost:
             self._bindings.lose(self._names, name)
         self._define(applied)
+        self._shared.unbind(reached.absent)
         for key, name in reached.absent:
             self._bindings.unbind(key, name, name in self._definitions)
         for name in reached.modules:

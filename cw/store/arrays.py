@@ -58,7 +58,7 @@ class ArrayWalk(Walk):
     def _array(self, numpy: Any, value: Any) -> None:
         order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         self.write_text(b"array", f"{order} {value.shape} {value.dtype.str} {value.dtype.metadata or ''}")
-        self.write(b"writable", b"%d" % value.flags.writeable)
+        self.write(b"writable", b"%d" % (value.flags.writeable or self.is_shared))
         if value.dtype.names is not None:  # the padding between the fields may have any content
             places = [value.dtype.fields[name][1:] for name in value.dtype.names]
             self.write_text(

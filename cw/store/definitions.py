@@ -31,7 +31,7 @@ from types import (
 from typing import Any
 
 from cw.payloads import annotations as deferred
-from cw.payloads import byvalue, constants
+from cw.payloads import byvalue, constants, shared
 from cw.payloads.byvalue import travels_by_value
 from cw.payloads.code_names import global_names
 from cw.payloads.dispatchers import is_dispatcher, parts_of_dispatcher
@@ -66,6 +66,26 @@ class DefinitionWalk(ArrayWalk):
             self._class(value)
         else:
             super().walk_other(kind, value)
+
+    def _shared(self, handle: shared.Shared[Any]) -> None:
+        """Write what would be written of the value itself. That is found out once, unless it depends on classes, which
+        may change."""
+        content = shared.content_in(handle)
+        place = len(self._met), self.is_blind, self._is_inline
+        known = content.keys.get(place)
+        if known is not None:
+            self._out += known[0]
+            for _ in range(known[1]):  # objects that are met later are counted on from these
+                stand_in = object()
+                self._met[id(stand_in)] = stand_in, len(self._met)
+            return
+        start, met = len(self._out), len(self._met)
+        was_shared, classes = self.is_shared, self.classes
+        self.is_shared, self.classes = True, {}
+        self.walk(handle.value)
+        if not self.classes:
+            content.keys[place] = bytes(self._out[start:]), len(self._met) - met
+        self.is_shared, self.classes = was_shared, classes | self.classes
 
     def _named(self, thing: Any) -> None:
         self.write_text(b"global", f"{thing.__module__}.{thing.__qualname__}")
@@ -264,6 +284,7 @@ class DefinitionWalk(ArrayWalk):
 
 DefinitionWalk.handlers = {
     **ArrayWalk.handlers,
+    shared.Shared: DefinitionWalk._shared,
     FunctionType: DefinitionWalk._function,
     MethodType: DefinitionWalk._method,
     BuiltinFunctionType: DefinitionWalk._builtin,

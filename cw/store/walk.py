@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from types import MappingProxyType
 from typing import Any
 
+from cw.errors import SharedValueReleased
 from cw.payloads import byvalue
 
 SIZE = 16
@@ -55,6 +56,8 @@ class Walk:
 
     def __init__(self, is_blind: bool = False) -> None:
         self.is_blind = is_blind
+        self.is_shared = False
+        """True inside of a shared value (`cw.share`), whose arrays were writable before."""
         self._out = bytearray()
         # By id: the object, so that its id is not used again meanwhile, and the number of objects met before it.
         self._met: dict[int, tuple[Any, int]] = {}
@@ -66,7 +69,7 @@ class Walk:
         """Walk through a value. Raises `Unstable`."""
         try:
             self.walk(value)
-        except Unstable:
+        except (Unstable, SharedValueReleased):
             raise
         except RecursionError:
             raise Unstable("it is nested too deeply to be told from others") from None

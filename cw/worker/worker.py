@@ -181,6 +181,7 @@ class Worker:
         left = self._departure.ends_at - time.monotonic()
         place = location.of_this_process().as_text()
         self._send(m.WorkerInfo(round(max(left, 0.0), 3) if left < MOST_SECONDS else -1, place))
+        self._send(m.SharedRoom(memory.half_of_all()))
         self._send(m.InventoryEnd(list(self._sessions)))
         self._perform(capacity)
         self._execution.lend_again()  # the client may have found this master before us
