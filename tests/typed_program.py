@@ -92,6 +92,17 @@ cw.allocate(nworkers=3, naster=False)  # error
 with cw.mp.allocate(2) as cluster:
     reveal_type(cluster.master)  # str
 
+shared = cw.share(7)
+reveal_type(shared)  # Shared[int]
+reveal_type(shared.value)  # int
+reveal_type(executor.submit(square, shared))  # Future[int]
+reveal_type(executor.submit(text, shared))  # Future[str]
+reveal_type(executor.map(square, [shared, 8]))  # Iterator[int]
+with cw.share("all") as handle:
+    reveal_type(handle)  # Shared[str]
+shared.release()
+cw.share()  # error
+
 broken: concurrent.futures.BrokenExecutor = cw.WorkerLost("lost")
 unpicklable: pickle.PicklingError = cw.NotPicklable("it")
 mistakes: list[type[cw.Error]] = [cw.LaunchError, cw.CredentialError, cw.NotPicklable, cw.RemoteTraceback]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
 from typing import Any, Protocol
 
 from cw.errors import ProtocolError
@@ -76,7 +77,8 @@ class Object:
         self.shared_size = len(payload) if is_shared else 0
         """Bytes of a shared value, which have a bound of their own; `size`: all others."""
         self.size = NEED_BYTES * len(self.needs) + (0 if is_shared else len(payload))
-        self.shared = tuple(need for need in self.needs if need.kind == m.SHARED)
+        shared = [(need,) if need.kind == m.SHARED else need.shared for need in self.needs]
+        self.shared: tuple[Object, ...] = tuple(dict.fromkeys(chain(*shared))) if any(shared) else ()
         self.environment = next((need for need in self.needs if need.kind == m.ENVIRONMENT), None)
         """The environment in which this function runs; None: it has none."""
         self.runs_in = 0 if self.environment is None else self.environment.number
