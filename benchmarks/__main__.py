@@ -42,6 +42,7 @@ WORKLOADS = (
     "million_stored",
     "large_stored",
     "encrypted",
+    "share",
 )
 HERE = Path(__file__).resolve().parent.parent
 TOLERATED = 1.10  # factor by which this checkout may be worse than another one before --against reports it

@@ -30,12 +30,17 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def harness_pid() -> int:
+    """Return the process that runs the trials, this process's parent."""
+    return os.getppid()
+
+
 def siblings_named(*words: str) -> list[int]:
     """Find processes of this trial whose command line has one of the words.
 
     The search is below the harness, our parent, because it adopts detached processes.
     """
-    candidates = set(descendants(os.getppid())) - {os.getpid()}
+    candidates = set(descendants(harness_pid())) - {os.getpid()}
     return [pid for pid in candidates if any(word in command_line(pid) for word in words)]
 
 

@@ -13,9 +13,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
@@ -51,6 +52,14 @@ class System:
     def run(self, function: Callable, items: Iterable) -> list:
         """Run one job for each item; returns all results, in any order."""
         return self.gather(self.submit_all(function, items))
+
+    def run_all(self, function: Callable, calls: Iterable[tuple]) -> list:
+        """Run one job for each tuple of arguments; returns all results, in any order."""
+        return self.gather([self.submit(function, *arguments) for arguments in calls])
+
+    def share(self, value: Any) -> Any:
+        """Give a value to all workers; returns what stands for it in the arguments of jobs."""
+        return value
 
     def map(self, function: Callable, items: Sequence, chunksize: int) -> list:
         raise NotImplementedError(f"{self.label} has no map with a chunk size")
@@ -101,6 +110,11 @@ class _Getter:
 class _CwSystem(System):
     modules = ("cw",)
     masters = ("cw.master",)
+
+    def share(self, value):
+        import cw
+
+        return cw.share(value)
 
 
 class Cw(_CwSystem):
@@ -179,6 +193,17 @@ class CwEncrypted(CwWorkers):
 
     def _start_workers(self, stack: ExitStack, port: int, slots: int) -> None:
         stack.enter_context(Program("benchmarks.far_worker", f"127.0.0.1:{port}", "-n", str(slots)))
+
+
+class CwMachines(CwEncrypted):
+    """A master and one-slot workers; all talk as if each was on a machine of its own."""
+
+    label = "cw, a machine each"
+
+    def _start_workers(self, stack: ExitStack, port: int, slots: int) -> None:
+        wait_for_port(port)  # many programs that start at the same time may hold it up
+        for _ in range(slots):
+            stack.enter_context(Program("benchmarks.far_worker", f"127.0.0.1:{port}"))
 
 
 class CwCrowd(CwWorkers):
@@ -266,6 +291,15 @@ class Program:
             self.process.kill()
             self.process.wait()
             raise
+
+
+def wait_for_port(port: int) -> None:
+    """Return when a program listens at this port, or after some time."""
+    deadline = time.monotonic() + PEER_EXIT_LIMIT
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.05)
 
 
 def free_port() -> int:
@@ -438,6 +472,34 @@ class ExecutorlibStored(Executorlib):
         return SingleNodeExecutor(max_workers=slots, block_allocation=True, cache_directory=self.stores)
 
 
+class Joblib(System):
+    """`Parallel` with its own processes, which map large arguments from a file."""
+
+    label = "joblib"
+    modules = ("joblib",)
+    package = "joblib"
+
+    def __init__(self, slots: int) -> None:
+        import joblib
+
+        self._parallel = joblib.Parallel(n_jobs=slots, batch_size=1)
+        self._parallel.__enter__()
+
+    def submit_all(self, function, items):
+        return self.run_all(function, [(item,) for item in items])
+
+    def run_all(self, function, calls):
+        from joblib import delayed
+
+        return self._parallel(delayed(function)(*arguments) for arguments in calls)
+
+    def gather(self, handles):
+        return handles
+
+    def close(self):
+        self._parallel.__exit__(None, None, None)
+
+
 class JoblibStored(System):
     """A cached function (`Memory`) called by `Parallel`, as its documentation combines them."""
 
@@ -489,6 +551,9 @@ class Dask(System):
     def gather(self, handles):
         return self._client.gather(handles)
 
+    def share(self, value):
+        return self._client.scatter(value, broadcast=True)
+
     def close(self):
         self._client.close()
         self._cluster.close()
@@ -537,6 +602,13 @@ class Ray(System):
 
     def gather(self, handles):
         return self._ray.get(handles)
+
+    def run_all(self, function, calls):
+        remote = self._remote_of(function).remote
+        return self.gather([remote(*arguments) for arguments in calls])
+
+    def share(self, value):
+        return self._ray.put(value)
 
     def close(self):
         self._ray.shutdown()
@@ -609,6 +681,7 @@ SYSTEMS: dict[str, type[System]] = {
     "cw-one-worker": CwOneWorker,
     "cw-crowd": CwCrowd,
     "cw-encrypted": CwEncrypted,
+    "cw-machines": CwMachines,
     "cw-pool": CwPool,
     "bare-loop": BareLoop,
     "pool": Pool,
@@ -620,6 +693,7 @@ SYSTEMS: dict[str, type[System]] = {
     "mpi4py-cloudpickle": Mpi4pyCloudpickle,
     "executorlib": Executorlib,
     "executorlib-stored": ExecutorlibStored,
+    "joblib": Joblib,
     "joblib-stored": JoblibStored,
     "ray": Ray,
     "parsl": Parsl,
