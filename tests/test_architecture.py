@@ -24,7 +24,7 @@ FLOORS = [
     "__main__", "cli.main", "cli.local", "cli.status", "cli.__init__",
     "joblib",
     "pool.__init__", "pool.pool", "pool.feeder", "pool.results", "pool.sizes", "pool.jobs",
-    "client.map", "client.__init__", "client.thread", "client.executor", "client.with_options",
+    "client.map", "client.__init__", "client.original", "client.thread", "client.executor", "client.with_options",
     "client.future_submitter", "client.slot_count", "client.batches", "client.mapping",
     "client.future", "client.session", "client.submitter", "client.exchange", "client.calls", "client.delivery",
     "client.outcome", "client.jobs", "client.retries", "client.waiting", "client.object_sender",
@@ -111,7 +111,7 @@ KEEPERS = {
         "store.format",
     },
     "array": {"net.wire", "net.sockets"},  # sockets: descriptors beside the bytes
-    "bluelet": {"net.loop"},
+    "bluelet": {"net.loop", "client.original"},  # client.original: coroutines for the user's own loop
     "logging": {"events", "program"},  # program: the handler of cw's programs
     "multiprocessing": {"pool.results"},  # its TimeoutError
     "asyncio": {"client.future"},  # when it is awaited

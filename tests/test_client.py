@@ -129,7 +129,7 @@ def test_numbers_of_both_forms_do_not_get_in_each_others_way():
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), (5,), (5, 6), ("name", jobs.square), (True, jobs.square), (None, 1), (1.5, print)]
+    "arguments", [(), (5,), (5, 6), ("name", 6), (True, jobs.square), (None, 1), (1.5, print)]
 )
 def test_what_makes_no_job_is_a_type_error(arguments):
     with ClientThread() as thread, pytest.raises(TypeError):

@@ -86,6 +86,11 @@ cw.results()  # error
 
 thread = cw.ClientThread(callback)
 reveal_type(thread.submit(square, 7))  # int
+reveal_type(thread.submit("a", square, 7))  # str
+reveal_type(thread.submit(("a", 1), square, 7))  # tuple[str, int]
+thread.submit(jobid="a", func=square, x=7)
+thread.submit(1.5, square)  # error
+reveal_type(thread.active_jobs)  # int
 thread.options(atempts=3)  # error
 thread.options(retries=3, retry_on=OSError)
 cw.allocate(nworkers=3, naster=False)  # error

@@ -44,7 +44,7 @@ class NamedTag:
 
     __slots__ = ("jobid", "number", "options")
 
-    def __init__(self, jobid: int, options: Any) -> None:
+    def __init__(self, jobid: Any, options: Any) -> None:
         self.jobid = jobid
         self.options = options  # those of its `submit`
         self.number = 0  # the session's for the job; 0: it is being submitted

@@ -88,7 +88,8 @@ class Session:
         # In place of the thread's own: up to Python 3.12, a join() that Ctrl-C interrupts regards the thread as ended.
         self._ended = threading.Event()
         self._failure: BaseException | None = None  # written by the session's thread
-        self._waiting = Waiting()  # threads that wait for deliveries
+        self.waiting = Waiting()
+        """Threads that wait for deliveries."""
 
     def __reduce__(self) -> Any:
         raise TypeError("a client cannot travel: a job that gives out jobs makes a client of its own")
@@ -127,7 +128,7 @@ class Session:
         is over."""
 
         def wait(timeout: float | None) -> bool:
-            return self._waiting.until(lambda: not self.jobs.outstanding, timeout)
+            return self.waiting.until(lambda: not self.jobs.outstanding, timeout)
 
         return not self.jobs.outstanding or nested.wait(self, wait, timeout)
 
@@ -135,7 +136,7 @@ class Session:
         """Block until the client may hold `size` more bytes, or is closed."""
 
         def wait(timeout: float | None) -> bool:
-            return self._waiting.until(lambda: self.is_closed or not self.jobs.is_full(size), timeout)
+            return self.waiting.until(lambda: self.is_closed or not self.jobs.is_full(size), timeout)
 
         # (Before the start nothing would ever make room, and a callback must not block.)
         if self.jobs.is_full(size) and self.is_started() and not self.is_own_thread():
@@ -143,7 +144,7 @@ class Session:
 
     def on_progress(self) -> None:
         """Notify waiting threads that jobs have been delivered, or that no more will be."""
-        self._waiting.notify()
+        self.waiting.notify()
 
     # --- its end ---
 
@@ -207,7 +208,7 @@ class Session:
         self.jobs.drop_after_fork()
         # Threads that do not exist here may have held these locks. The event makes join() return.
         self._lock = self.submitter.lock = self.calls.lock = threading.RLock()
-        self._waiting.drop_after_fork()
+        self.waiting.drop_after_fork()
         self._ended = threading.Event()
         self._ended.set()
         self._loop.drop_after_fork()

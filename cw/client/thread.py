@@ -10,10 +10,12 @@ Callbacks run in the client's own thread, one at a time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, overload
 
 from cw import guard
 from cw.client.jobs import NamedTag
@@ -22,6 +24,7 @@ from cw.client.outcome import Abandoned
 from cw.client.progress import Counts, Progress
 from cw.client.session import Session
 from cw.client.store_client import StoreClient
+from cw.errors import RemoteException
 from cw.events import EventLogger
 from cw.payloads import current, serialize
 from cw.payloads.deferred import Deferred
@@ -33,7 +36,11 @@ if TYPE_CHECKING:
 
 logger = EventLogger("cw.client")
 
-Callback = Callable[[int, Any], object]
+Callback = Callable[[Any, Any], object]
+"""Type of callbacks, which get a job's id (an int, unless the caller has given another) and its result or error."""
+
+JobId = TypeVar("JobId", bound=SupportsIndex | str | bytes | tuple[Any, ...])
+"""Type of the caller's own id of a job."""
 
 FAILURES_LOGGED = 10
 """Number of failed callbacks of a client that are logged. More: one mistake in the callback of a million jobs buries
@@ -64,7 +71,13 @@ class Options:
         self.options = options
         self.store_client = store_client
 
-    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
+    @overload
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> int: ...
+    @overload
+    def submit(self, jobid: JobId, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> JobId: ...
+    @overload
+    def submit(self, jobid: Any = None, /, *, func: Callable[..., Any], **kwargs: Any) -> Any: ...
+    def submit(self, function: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """Submit as `ClientThread.submit` does, with these options. For any thread."""
         return self._client._submit(self, function, args, kwargs)
 
@@ -117,7 +130,7 @@ class ClientThread:
             raise
         self._session.on_exit = self._log_unreported
         # Outstanding jobs with the caller's own id.
-        self._tag_by_jobid: dict[int, NamedTag] = {}
+        self._tag_by_jobid: dict[Any, NamedTag] = {}
         self._error: BaseException | None = None  # the first that no `on_error` received, for wait()
         # The same, if it is a job's error: a callback's error has been logged.
         self._unreported: BaseException | None = None
@@ -130,12 +143,19 @@ class ClientThread:
         guard.check_import("ClientThread.start()")
         self._session.start()
 
-    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> int:
+    @overload
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> int: ...
+    @overload
+    def submit(self, jobid: JobId, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> JobId: ...
+    @overload
+    def submit(self, jobid: Any = None, /, *, func: Callable[..., Any], **kwargs: Any) -> Any: ...
+    def submit(self, function: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """Run `function(*args, **kwargs)` on a worker; returns the job's id. For any thread, callbacks included.
 
-        If the first argument is not callable, it is the caller's own id for the job, an int (see `cw.randid`), and the
-        function follows. Raises ValueError for an id that is outstanding, TypeError (NotPicklable) if the call cannot
-        be pickled, RuntimeError after `stop`.
+        If the first argument is not callable, it is the caller's own id for the job, and the function follows: an int
+        (see `cw.randid`), a str, bytes or a tuple. The two may be given as `jobid=` and `func=`, too. Raises ValueError
+        for an id that is outstanding, TypeError (NotPicklable) if the call cannot be pickled, RuntimeError after
+        `stop`.
         """
         return self._submit(self._defaults, function, args, kwargs)
 
@@ -170,7 +190,7 @@ class ClientThread:
             store_client,
         )
 
-    def cancel(self, jobid: int) -> bool:
+    def cancel(self, jobid: Any) -> bool:
         """Cancel an outstanding job even if it runs; returns at once. False: it has ended, or is not known.
 
         Its `on_error` gets a CancelledError; its callback is not called. The process that runs it and all processes
@@ -205,6 +225,32 @@ class ClientThread:
         error, self._error, self._unreported = self._error, None, None
         if error is not None:
             raise error
+
+    @property
+    def active_jobs(self) -> int:
+        """Number of outstanding jobs."""
+        return self._session.outstanding()
+
+    @property
+    def remote_exception(self) -> RemoteException | None:
+        """The error that `wait()` would raise, as a RemoteException; None may be assigned, as `wait()` does."""
+        return None if self._error is None else RemoteException.of(self._error)
+
+    @remote_exception.setter
+    def remote_exception(self, error: None) -> None:
+        self._error = self._unreported = error
+
+    @functools.cached_property
+    def jobs_cond(self) -> threading.Condition:
+        """Condition that is held during each callback from now on, and notified after it. (Others do without.)"""
+        condition, delivery = self._session.waiting.expose(), self._session.delivery
+
+        def deliver(number: int, tag: Any, error: BaseException | None, value: Any) -> None:
+            with condition:
+                self._deliver(number, tag, error, value)
+
+        delivery.deliver = deliver
+        return condition
 
     def refresh(self) -> None:
         """Check all values that a function reads at its next `submit`, whatever that costs.
@@ -252,22 +298,29 @@ class ClientThread:
         finally:
             self.stop()
 
-    def _submit(self, options: Options, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    def _submit(self, options: Options, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not args and "func" in kwargs and not callable(function):  # `submit(jobid=7, func=f)`
+            jobid, function = kwargs.pop("jobid", function), kwargs.pop("func")
+            if jobid is not None:
+                function, args = jobid, (function,)
         if callable(function):
             own = None if options is self._defaults else options
             return self._session.submitter.submit(
                 function, args, kwargs, own, options.options, options.store_client
             )
-        jobid: int = function
-        if not hasattr(jobid, "__index__") or isinstance(jobid, bool):  # (numpy's integers are not ints)
+        jobid = function
+        is_id = isinstance(jobid, (str, bytes, tuple)) or hasattr(
+            jobid, "__index__"
+        )  # (numpy's integers are not ints)
+        if not is_id or isinstance(jobid, bool):
             raise TypeError(
-                f"submit() takes a function first, or a job id (an int) and a function, not {jobid!r}"
+                f"submit() takes a function first, or a job id (an int, a str, a tuple) and a function, not {jobid!r}"
             )
         if not args or not callable(args[0]):
-            raise TypeError(f"submit({jobid}, ...): after a job id comes the function to call")
+            raise TypeError(f"submit({jobid!r}, ...): after a job id comes the function to call")
         tag = NamedTag(jobid, options)
         if self._tag_by_jobid.setdefault(jobid, tag) is not tag:  # (atomic)
-            raise ValueError(f"job id {jobid} is outstanding: take another (cw.randid() makes one)")
+            raise ValueError(f"job id {jobid!r} is outstanding: take another (cw.randid() makes one)")
         try:
             label = current.label_of_id(jobid)
             tag.number = self._session.submitter.submit(
@@ -291,7 +344,7 @@ class ClientThread:
                 exc_info=(type(error), error, error.__traceback__),  # (an exception may be false)
             )
 
-    def _deliver(self, number: int, tag: Any, error: BaseException | None, value: Any) -> None:
+    def _deliver(self, number: Any, tag: Any, error: BaseException | None, value: Any) -> None:
         """Call the callback, in the session's thread."""
         if type(tag) is NamedTag:
             number, options = tag.jobid, tag.options
@@ -314,11 +367,11 @@ class ClientThread:
         except BaseException as failure:
             self._callbacks_failed += 1
             if self._callbacks_failed <= FAILURES_LOGGED:
-                logger.error("client.callback_failed", "the callback of job %d failed", number, exc_info=True)
+                logger.error("client.callback_failed", "the callback of job %s failed", number, exc_info=True)
             elif self._callbacks_failed == FAILURES_LOGGED + 1:
                 logger.error(
                     "client.callbacks_not_logged",
-                    "the callback of job %d failed too; later ones are not logged",
+                    "the callback of job %s failed too; later ones are not logged",
                     number,
                 )
             if self._error is None:

@@ -28,6 +28,12 @@ class Waiting:
             with self._condition:
                 self._condition.notify_all()
 
+    def expose(self) -> threading.Condition:
+        """Return the condition, for threads that wait on it themselves: `notify` counts them from now on."""
+        with self._condition:
+            self._count += 1
+        return self._condition
+
     def drop_after_fork(self) -> None:
         """Replace the lock in a forked child: a thread that does not exist here may have held it."""
         self._condition = threading.Condition()

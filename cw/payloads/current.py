@@ -142,8 +142,8 @@ def begin_runner(name_of_function: Callable[[int], str]) -> None:
 
 
 def label_of_id(jobid: Any) -> int:
-    """Return the label of a job with an id of the caller's own. (An id beyond 63 bits does not travel.)"""
-    jobid = int(jobid)
+    """Return the label of a job with an id of the caller's own. (Only an int of up to 63 bits travels.)"""
+    jobid = -1 if isinstance(jobid, (str, bytes, tuple)) else int(jobid)
     return _OWN_ID | jobid if 0 <= jobid < _OWN_ID else 0
 
 
