@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cw.client.map import starmap as starmap
     from cw.client.share import share as share
     from cw.cluster import allocate as allocate
+    from cw.cluster import is_slurm_available as is_slurm_available
     from cw.cluster import start as start
     from cw.cluster import stop as stop
     from cw.credential import CredentialError as CredentialError
@@ -82,6 +83,7 @@ _MODULE_BY_NAME = {
     "Shared": "payloads.shared",
     "Pool": "pool",
     "allocate": "cluster",
+    "is_slurm_available": "cluster",
     "start": "cluster",
     "stop": "cluster",
     "slurm_master_host": "slurm",

@@ -26,6 +26,11 @@ _VERBOSE = ("-v", "--verbose")
 """Options of both sbatch and cw's own programs."""
 
 
+def is_slurm_available() -> bool:
+    """Return True if `start` and `allocate` use Slurm here."""
+    return State.system.is_present()
+
+
 @takes(ClusterOptions)
 def start(options: ClusterOptions) -> Cluster:
     """Start a cluster with `nworkers` slots that lasts until `stop`: in Slurm if present, otherwise on this machine.
@@ -40,12 +45,9 @@ def start(options: ClusterOptions) -> Cluster:
 
 
 def stop(master: bool = True, workers: bool = True) -> bool:
-    """End the clusters of `start`, in Slurm and on this machine. False if there was nothing to end.
-
-    In Slurm, master and workers end together.
-    """
+    """End the clusters of `start`, in Slurm and on this machine, or a part of them. False: there was nothing to end."""
     try:
-        was_in_slurm = bool(State.system.is_installed() and slurm.stop())
+        was_in_slurm = bool(State.system.is_installed() and slurm.stop(master, workers))
     finally:
         was_here = mp.stop(master, workers)
     return was_in_slurm or was_here

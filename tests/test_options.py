@@ -45,6 +45,16 @@ def test_wrong_arguments_are_told_of_the_function_that_was_called(call, text):
         call()
 
 
+def test_arguments_of_a_container_may_be_one_text_or_none():
+    assert ClusterOptions(1, docker_args="-v '/a b:/a' --rm").list_of("docker_args") == [
+        "-v",
+        "/a b:/a",
+        "--rm",
+    ]
+    assert ClusterOptions(1, docker_args=None).list_of("docker_args") == []
+    assert ClusterOptions(1, apptainer_args=["--nv"]).list_of("apptainer_args") == ["--nv"]
+
+
 def test_lists_of_arguments_are_texts_and_no_text():
     assert ClusterOptions(1, master_options=("--port", 5)).list_of("master_options") == ["--port", "5"]
     with pytest.raises(TypeError, match=r"worker_options is a list of arguments: \['-v'\], not '-v'"):

@@ -1,5 +1,6 @@
 """A cluster in a real Slurm: started, used, looked at, changed in size, ended; and what goes wrong with it."""
 
+import ast
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ import pages
 import pytest
 import sandbox
 from conftest import wait_until
-from programs import LIMIT, ROOT, free_port, start_script
+from programs import LIMIT, ROOT, Program, free_port, start_script
 
 import cw
 from cw.launch import status_client
@@ -161,6 +162,40 @@ def test_two_clusters_of_one_user(slurm):
         assert executor.submit(jobs.square, 3).result(LIMIT) == 9
     cluster.stop()
     assert cw.slurm.status() is None
+
+
+def test_a_sweep_for_the_original_library_runs_unchanged(slurm, tmp_path):
+    with Program(ROOT / "tests" / "scripts" / "original_sweep.py", "slurm") as program:
+        assert program.wait() == 0, program.err
+        assert ast.literal_eval(program.out) == {(n, "narrow"): 2 * n for n in range(1, 4)} | {
+            f"wide {n}": 10 * n for n in range(1, 4)
+        }
+    assert cw.is_slurm_available()
+
+
+@pytest.mark.parametrize("script", ["slurm.py", "tests/scripts/original_slurm.py"])
+def test_master_and_workers_end_one_without_the_other(slurm, script):
+    program = (str(ROOT / script),)
+    run("start", "-n", 2, "--Xworkers=--time=10", program=program)
+    run("stop", "-M", program=program)
+    found = standing()
+    assert (found.slots, found.workers) == (0, [])
+    assert not any("workers" in job[2] for job in slurm.queue() if job[1] != "COMPLETING")
+    run("start", "-M", "-n", 1, program=program)
+    assert slots() == 1
+    before = State.load("default").of_role("master")
+    run("stop", "-W", program=program)
+    assert standing() is None
+    run("start", "-W", program=program)
+    assert State.load("default").of_role("master") != before
+    wait_until(lambda: slots() == 1, LIMIT)  # the worker has found it
+    with cw.ClusterExecutor() as executor:
+        assert executor.submit(abs, -7).result(LIMIT) == 7
+    run("stop", "-M", program=program)
+    run("stop", "-W", program=program)
+    assert not State.load("default").token  # nothing was left of it
+    assert "no such part" in run("stop", "-M")[0]
+    assert cw.slurm.stop(False, False) == ""
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ cw.start(4, time="1:00:00")  --->  ClusterOptions(4, ..., time="1:00:00")  ---> 
 
 import functools
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -28,7 +29,8 @@ class ClusterOptions(NamedTuple):
     master_options: Sequence[str] = ()
     worker_options: Sequence[str] = ()
     docker_image: str | None = None
-    docker_args: Sequence[str] = ()
+    docker_args: str | Sequence[str] | None = ()
+    """Arguments of `docker run`: a list, or one text as a shell would read it."""
     isolated: bool = False
     time: str | None = None
     partition: str | None = None
@@ -37,7 +39,7 @@ class ClusterOptions(NamedTuple):
     local_master: bool = False
     renew: bool = False
     apptainer_image: str | None = None
-    apptainer_args: Sequence[str] = ()
+    apptainer_args: str | Sequence[str] | None = ()
     verbose: bool = False
 
     def check_roles(self) -> None:
@@ -46,8 +48,10 @@ class ClusterOptions(NamedTuple):
             raise ValueError("master=False and workers=False leave nothing to start")
 
     def list_of(self, field: str) -> list[str]:
-        """Return this field's arguments for another program, as strings. Raises TypeError."""
-        arguments = getattr(self, field)
+        """Return this field's arguments for another program, as strings. Raises TypeError, ValueError."""
+        arguments = getattr(self, field) or ()
+        if isinstance(arguments, str) and field in _LINES:
+            return shlex.split(arguments)
         if isinstance(arguments, str):  # Also a sequence, of letters.
             raise TypeError(f"{field} is a list of arguments: [{arguments!r}], not {arguments!r}")
         return [str(argument) for argument in arguments]
@@ -62,6 +66,9 @@ FOR_SLURM = (
     "apptainer_image", "apptainer_args",
 )  # fmt: skip
 """Fields that describe Slurm's jobs."""
+
+_LINES = ("docker_args", "apptainer_args")
+"""Fields that may be one text."""
 
 
 def takes(

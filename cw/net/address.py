@@ -8,7 +8,8 @@
     (what other modules add to FINDERS) ------------------|   otherwise all of these, in this order:
     this machine, port 5494, unless CW_CLUSTER is set ----'   the connector skips those that refuse
 
-A HOST without a port gets the address file's port if the file names that host, otherwise 5494.
+A HOST without a port gets the port of the master that is known there: by the address file, which names the host, or, on
+this machine, by any of these. Otherwise it is 5494.
 
 Nothing here resolves names or connects: the connector does.
 """
@@ -185,7 +186,7 @@ def find_master(host: str | None = None, port: int | None = None) -> list[Candid
             return []
         return [c._replace(port=port) for c in found] if port else found
     name, named_port = named
-    return [Candidate(name, port or named_port or _port_in_file(name) or PORT, source)]
+    return [Candidate(name, port or named_port or _known_port(name) or PORT, source)]
 
 
 def why_not_found() -> str:
@@ -235,15 +236,16 @@ FINDERS: list[Callable[[], list[Candidate]]] = [_find_in_address_file, _find_on_
 before the last. They may raise NotThere."""
 
 
-def _port_in_file(host: str) -> int | None:
-    entry = read_address()
-    if entry is None:
-        return None
+def _known_port(host: str) -> int | None:
+    """Return the port of the master that is known on this host."""
     if is_loopback(host):
-        is_named = entry["machine"] == _machine() and bool(entry["loopback"])
-    else:
-        is_named = any(_is_same_host(host, other) for other in [entry["host"], *entry["addresses"]])
-    return entry["port"] if is_named else None
+        here = [Candidate(*own, "") for own in _started_here[-1:] if own[1]]
+        with contextlib.suppress(NotThere):
+            here += [candidate for find in FINDERS for candidate in find()]
+        return next((candidate.port for candidate in here if is_loopback(candidate.host)), None)
+    entry = read_address()
+    is_named = entry and any(_is_same_host(host, other) for other in [entry["host"], *entry["addresses"]])
+    return entry["port"] if entry and is_named else None
 
 
 def is_loopback(host: str) -> bool:

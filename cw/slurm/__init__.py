@@ -1,7 +1,6 @@
 """A cluster in Slurm: `cw.slurm.start`, `stop`, `status`, `scale`, `allocate`, `master_host`; `python -m cw.slurm`."""
 
-from cw.slurm.cluster import JobStatus, Status, allocate, scale, start, status
-from cw.slurm.ending import stop
+from cw.slurm.cluster import JobStatus, Status, allocate, scale, start, status, stop
 from cw.slurm.finding import master_host, slurm_master_host
 from cw.slurm.starting import SlurmCluster
 

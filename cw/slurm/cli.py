@@ -35,6 +35,8 @@ def _run_start(options: Any) -> int:
     master, workers = not options.without_master, not options.without_workers
     given = {field: value for field, value in vars(options).items() if field in ClusterOptions._fields}
     given |= {"nworkers": options.nworkers or 1, "master": master, "workers": workers}
+    for field in ("docker_args", "apptainer_args"):
+        given[field] = [word for text in given[field] for word in shlex.split(text)]
     wanted = ClusterOptions(**given, master_options=options.Xmaster, worker_options=options.Xworkers)
     plan = starting.make_plan(wanted)
     if options.dry_run:
@@ -78,7 +80,11 @@ def _print_scripts(plan: Plan, master: bool, workers: bool) -> None:
 
 def _run_stop(options: Any) -> int:
     try:
-        print(ending.stop(options.name, options.grace) or "no cluster of that name is in Slurm")
+        roles = not options.without_master, not options.without_workers
+        report = cluster.stop(*roles, name=options.name, grace=options.grace)
+        print(
+            report or f"no {'cluster' if all(roles) else 'such part of a cluster'} of that name is in Slurm"
+        )
     except KeyboardInterrupt:
         print(
             "\nits workers start nothing more, but its jobs stay: `cw slurm stop --grace 0` ends them at once",
@@ -139,7 +145,7 @@ _VERBS: dict[str, Callable[[Any], int]] = {
 
 
 _OPTIONS = {
-    "stop": {"verb", "verbose", "name", "grace"},
+    "stop": {"verb", "verbose", "name", "grace", "without_master", "without_workers"},
     "status": {"verb", "verbose", "name"},
     "scale": {"verb", "verbose", "name", "nworkers"},
 }
@@ -158,8 +164,9 @@ def _parse_arguments() -> Any:
     add = parser.add_argument
     add("-n", "--nworkers", type=program.converted_by(_parse_slots), metavar="N",
         help="number of slots (start: default 1)")  # fmt: skip
-    add("-M", "--without-master", action="store_true", help="only workers, for a master that runs already")
-    add("-W", "--without-workers", action="store_true", help="only a master")
+    add("-M", "--without-master", action="store_true", help="start: only workers, for a master that runs already. "
+        "stop: only the workers")  # fmt: skip
+    add("-W", "--without-workers", action="store_true", help="start, stop: only the master")
     add("-i", "--isolated", action="store_true", help="one slot per node")
     add("--time", metavar="LIMIT", help="time limit of the jobs, in sbatch's form: 30 (minutes), 2:00:00")
     add("--partition", metavar="NAME", help="partition of Slurm")
@@ -171,9 +178,15 @@ def _parse_arguments() -> Any:
         add(f"--X{name}", action="append", default=[], metavar="ARG",
             help=f"argument of sbatch for the {whose} job; may be repeated")  # fmt: skip
     add("-d", "--docker-image", metavar="IMAGE", help="run the workers in this Docker image, which has cw")
-    add("--docker-args", action="append", default=[], metavar="ARG", help="argument of docker run")
+    add(
+        "--docker-args",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="arguments of docker run: '-v /a:/a'",
+    )
     add("--apptainer-image", metavar="IMAGE", help="run the workers in this Apptainer image, which has cw")
-    add("--apptainer-args", action="append", default=[], metavar="ARG", help="argument of apptainer exec")
+    add("--apptainer-args", action="append", default=[], metavar="ARG", help="arguments of apptainer exec")
     add("--grace", type=program.converted_by(program.parse_seconds), metavar="SECONDS", default=ending.DRAIN_SECONDS,
         help="stop: let running jobs go on for this long (default: %(default)g)")  # fmt: skip
     add("--dry-run", action="store_true", help="start: print the batch scripts, submit nothing")

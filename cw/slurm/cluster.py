@@ -26,7 +26,6 @@ from cw.launch.launcher import LaunchError, Lifeline
 from cw.launch.options import ClusterOptions, takes
 from cw.net import address
 from cw.slurm import ending, finding, scaling, submitted
-from cw.slurm.ending import stop
 from cw.slurm.starting import SlurmCluster, make_plan, start_plan
 from cw.slurm.submitted import BatchJob, State
 
@@ -78,6 +77,24 @@ def start(options: ClusterOptions) -> SlurmCluster:
     """
     guard.check_start("cw.slurm.start()")
     return start_plan(make_plan(options), options.master, options.workers, _log)
+
+
+def stop(
+    master: bool | str | None = True,
+    workers: bool = True,
+    *,
+    name: str | None = None,
+    grace: float = ending.DRAIN_SECONDS,
+) -> str:
+    """End a cluster, or only its master or its workers; these finish running jobs, for up to `grace` seconds.
+
+    `name` may also be the first argument. Returns a report in words; '' if there was nothing to end. Raises
+    LaunchError.
+    """
+    if not isinstance(master, bool):
+        name, master = master, True
+    roles = [role for role, is_chosen in (("master", master), ("workers", workers)) if is_chosen]
+    return ending.stop(name, grace, roles)
 
 
 def status(name: str | None = None) -> Status | None:
@@ -180,7 +197,7 @@ def _guarded(name: str) -> Iterator[Lifeline]:
         try:
             address.unbind_cluster(name)
             # After an exception, nobody wants to wait for running jobs.
-            stop(name, ending.DRAIN_SECONDS if sys.exc_info()[0] is None else 0.0)
+            ending.stop(name, ending.DRAIN_SECONDS if sys.exc_info()[0] is None else 0.0)
         finally:
             lifeline.cut()
 

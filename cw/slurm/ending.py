@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from cw import program
 from cw.events import EventLogger
+from cw.launch import status_client
 from cw.launch.launcher import LaunchError
 from cw.net import address
 from cw.net import messages as m
@@ -21,18 +22,28 @@ logger = EventLogger("cw.slurm")
 DRAIN_SECONDS = 20.0
 """Time that `stop` lets running jobs go on (seconds). Longer: it blocks. Shorter: more work is lost."""
 
+ROLES = ("master", "workers")
+"""Parts of a cluster."""
+
 LOOK_SECONDS = 0.1
 """Time between checks that workers have left (seconds)."""
 
 
-def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
+def stop(name: str | None = None, grace: float = DRAIN_SECONDS, roles: Sequence[str] = ROLES) -> str:
     """End a cluster: workers finish running jobs, for up to `grace` seconds; then all its Slurm jobs are cancelled.
 
-    Returns a report in words; '' if there was nothing to end. Raises LaunchError.
+    With one of the `roles` only that part ends, unless it is all that there is. Returns a report in words; '' if there
+    was nothing to end. Raises LaunchError.
     """
     name = name or address.cluster_name()
-    if not State.load(name).token:  # (the lock would leave a directory behind)
+    state = State.load(name)
+    if not state.token or not roles:  # (the lock would leave a directory behind)
         return ""
+    is_part = any(_has(state, role) for role in ROLES if role not in roles)
+    if is_part and not _has(state, roles[0]):
+        return ""
+    if is_part and "workers" not in roles:
+        return _stop_master(name)
     with submitted.locked(name) as state:
         if not state.token:
             return ""
@@ -47,24 +58,51 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS) -> str:
             state.is_stopping = False
             state.save()
         raise
-    if before is not None and state.sought() == name:
+    if is_part:
+        with submitted.locked(name) as state:
+            state.is_stopping = False
+            state.cancel_all(roles)
+        return _report(before, left, "the workers are stopped; their master goes on")
+    if before is not None and state.sought() == name and "master" in roles:
         with contextlib.suppress(OSError):
             finding.ask(state, m.End("the cluster was stopped"))
     with submitted.locked(name) as state:
-        for process in state.local_processes():
-            process.send_signal(signal.SIGTERM)
-        if finding.is_local_elsewhere(state):
-            logger.warning(
-                "slurm.master_elsewhere", "the master runs on %s: end it there", state.local["host"]
-            )
+        _end_local_master(state)
         state.cancel_all()
         address.unbind_cluster(name)
         state.forget()
+    return _report(before, left, "stopped")
+
+
+def _has(state: State, role: str) -> bool:
+    """True if jobs of this role were submitted, or if its master is a process on a login node."""
+    return bool(state.of_role(role)) or (role == "master" and bool(state.local))
+
+
+def _stop_master(name: str) -> str:
+    """End only the master; its workers keep their jobs for the next one."""
+    State.system.check_answers()
+    with submitted.locked(name) as state:
+        _end_local_master(state)
+        state.cancel_all(["master"])
+    return "the master is stopped; its workers look for another: `cw slurm start -W` starts one"
+
+
+def _end_local_master(state: State) -> None:
+    for process in state.local_processes():
+        process.send_signal(signal.SIGTERM)
+    if finding.is_local_elsewhere(state):
+        logger.warning("slurm.master_elsewhere", "the master runs on %s: end it there", state.local["host"])
+    state.local = {}
+
+
+def _report(before: status_client.ClusterStatus | None, left: int, what: str) -> str:
+    """Describe an end. `before`: the status before it; `left`: number of jobs that were stopped."""
     if before is None:
-        return "stopped; its master had not answered"
+        return f"{what}; its master had not answered"
     finished = max(0, before.running - left)
     return (
-        f"stopped; {program.count(before.running, 'job was', 'jobs were')} running ({finished} of them finished, "
+        f"{what}; {program.count(before.running, 'job was', 'jobs were')} running ({finished} of them finished, "
         f"{program.count(left, 'was', 'were')} stopped), {program.count(before.waiting, 'was', 'were')} waiting"
     )
 

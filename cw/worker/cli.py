@@ -17,6 +17,10 @@ def main() -> int:
     """Run the worker program. Returns its exit status."""
     options = _parse()
     program.set_up_logging(options.verbose)
+    if options.host and options.slurm:
+        raise program.UsageError(
+            f"HOST is {options.host!r}, and --slurm looks for the host: give one of them"
+        )
     address.find_master(options.host, options.port)  # a user's mistake ends the program here
     if options.host:
         address.bind_jobs(options.host, options.port)
@@ -32,7 +36,7 @@ def main() -> int:
     loop = Loop()
 
     def find() -> list[address.Candidate]:
-        if options.notice is None or os.environ.get("CW_MASTER"):
+        if (options.notice is None and not options.slurm) or os.environ.get("CW_MASTER"):
             return address.find_master(options.host, options.port)
         # In Slurm: look only for this cluster's own master, as another one may run on this machine.
         return address.find_cluster(address.cluster_name())
@@ -67,6 +71,8 @@ def _parse() -> Any:
     parser.add_argument(
         "--port", type=program.converted_by(address.check_port), help="port of the master (default: 5494)"
     )
+    parser.add_argument("--slurm", action="store_true", help="look only for the master of your cluster in Slurm, and "
+                        "never for one on this machine")  # fmt: skip
     parser.add_argument("-n", dest="slots", metavar="SLOTS", type=program.converted_by(_parse_slots), default=1,
                         help="number of jobs to run at a time; 'auto': one for each usable CPU "
                         "(default: 1)")  # fmt: skip
