@@ -3,6 +3,7 @@
 import faulthandler
 import fcntl
 import functools
+import importlib
 import os
 import secrets
 import signal
@@ -79,6 +80,13 @@ def wait_until(
             pytest.fail(f"not so within {timeout} s\n{told}processes: {_processes()}\n{_stacks()}")
         time.sleep(0.005)
     return value
+
+
+def import_recipe(name: str) -> Any:
+    """Import a library of setup.py's extra `recipes`. Without it the test is skipped; with RECIPES=all it fails."""
+    if os.environ.get("RECIPES") == "all":
+        return importlib.import_module(name)
+    return pytest.importorskip(name)
 
 
 def events(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -8,7 +8,7 @@ import threading
 import warnings
 
 import pytest
-from conftest import wait_until
+from conftest import import_recipe, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import Master, Worker
@@ -421,7 +421,7 @@ def test_small_ones_and_those_without_a_weak_reference_stay_in_place():
 
 @pytest.fixture(scope="module")
 def data():
-    datasets = pytest.importorskip("sklearn.datasets")
+    datasets = import_recipe("sklearn.datasets")
     return datasets.make_classification(n_samples=1500, n_features=100, random_state=0)  # 1.2 MB
 
 
