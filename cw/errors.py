@@ -139,7 +139,7 @@ class RemoteException(Error):
     `type_name` is the name of the exception's own type, `traceback` (and `error`) the text of the remote traceback.
     """
 
-    def __init__(self, message: str, type_name: str = "", traceback: str = "") -> None:
+    def __init__(self, message: str = "", type_name: str = "", traceback: str = "") -> None:
         super().__init__(message, type_name, traceback)
 
     @property
@@ -154,17 +154,6 @@ class RemoteException(Error):
     def error(self) -> str:
         """The text of the traceback, under its name in the original library."""
         return self.traceback or str(self)
-
-    @classmethod
-    def of(cls, error: BaseException) -> RemoteException:
-        """Return a job's error as a RemoteException, whose `__cause__` it is."""
-        if isinstance(error, RemoteException):
-            return error
-        cause = error.__cause__
-        text = str(cause.args[0]) if isinstance(cause, RemoteTraceback) else ""
-        found = cls(f"{type(error).__name__}: {error}", type(error).__qualname__, text)
-        found.__cause__ = error
-        return found
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import os
+import pickle
 from pathlib import Path
 
 import jobs
@@ -10,6 +11,7 @@ import pytest
 from programs import LIMIT, ROOT, Master, Program, Worker, free_port
 
 import cw
+from cw.client import remote
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -123,6 +125,74 @@ def test_a_thread_that_waits_on_the_condition_wakes_at_the_last_job(cluster):
 def test_a_remote_exception_has_the_traceback_as_its_error():
     assert cw.client.RemoteException("Traceback: all of it").error == "Traceback: all of it"
     assert cw.RemoteException("short", "m.E", "long").error == "long"
+
+
+class WithState(Exception):
+    error = "its own"
+
+    def __init__(self, first, second):
+        super().__init__(first, second)
+        self.more = [second]
+
+    def __str__(self):
+        return f"{self.args[0]}!"
+
+
+class WithoutArguments(LookupError):
+    def __init__(self):
+        super().__init__()
+
+
+class Unwilling(ValueError):
+    def __init_subclass__(cls):
+        raise TypeError("no subclasses")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("division by zero"),
+        KeyError("k"),
+        ValueError(),
+        OSError(2, "not there", "/a/file"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
+        ImportError("no such", name="m", path="/p"),
+        WithState("a", 2),
+        StopIteration(3),
+        WithoutArguments(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_wait_raises_is_of_its_own_type_and_a_remote_exception(error):
+    error.__cause__ = cw.RemoteTraceback("the whole traceback")
+    found = remote.with_both_types(error)
+    assert isinstance(found, type(error)) and isinstance(found, cw.client.RemoteException)
+    assert found.error == ("its own" if isinstance(error, WithState) else "the whole traceback")
+    assert (found.args, str(found), vars(found)) == (error.args, str(error), vars(error))
+    assert found.__cause__ is error.__cause__ and type(found).__name__ == type(error).__name__
+    for name in ("errno", "filename", "start", "path", "more", "value"):
+        assert getattr(found, name, None) == getattr(error, name, None)
+    copy = pickle.loads(pickle.dumps(found))
+    assert type(copy) is type(error) and str(copy) == str(error)
+
+
+@pytest.mark.parametrize(
+    "error", [Unwilling("a"), SystemExit(3), KeyboardInterrupt(), cw.RemoteException("r")]
+)
+def test_an_error_that_cannot_have_both_types_stays_as_it_is(error):
+    assert remote.with_both_types(error) is error
+    assert isinstance(remote.as_remote(error), cw.RemoteException)
+
+
+def test_a_program_catches_the_error_of_a_job_in_either_way(cluster):
+    for kind in (cw.client.RemoteException, ZeroDivisionError):
+        with pytest.raises(kind, match="^division by zero$") as caught, cw.client.ClientThread() as thread:
+            thread.submit("bad", jobs.divide, 1, 0)
+            thread.wait(LIMIT)
+        assert (
+            "return a / b" in caught.value.error
+            and "ZeroDivisionError: division by zero" in caught.value.error
+        )
 
 
 def test_a_memoizer_waits_for_single_results_and_sees_errors(master):

@@ -16,8 +16,8 @@ from typing import Any
 
 import bluelet  # type: ignore[import-untyped,unused-ignore]
 
+from cw.client.remote import traceback_of
 from cw.client.thread import ClientThread
-from cw.errors import RemoteException
 
 OnResult = Callable[[Any, bool, Any], object]
 """Type of the callback with a job's id, whether it returned, and its result or the traceback's text."""
@@ -68,7 +68,7 @@ class Client:
             lambda jobid, result: callback(jobid, True, result),
             self.host,
             self.port,
-            on_error=lambda jobid, error: callback(jobid, False, RemoteException.of(error).error),
+            on_error=lambda jobid, error: callback(jobid, False, traceback_of(error)),
         )
         thread.start()
         self._thread = thread

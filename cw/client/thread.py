@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, overload
 
 from cw import guard
+from cw.client import remote
 from cw.client.jobs import NamedTag
 from cw.client.options import ClientSettings
 from cw.client.outcome import Abandoned
@@ -209,7 +210,8 @@ class ClientThread:
 
         `progress`: show a bar, if stderr is a terminal (with 'always', in any case).
 
-        Then raises the first error of a job that no `on_error` received, or of a callback; each is raised once.
+        Then raises the first error of a job that no `on_error` received, or of a callback; each is raised once. A job's
+        is of its own type, and a RemoteException too, whose `error` is the text of the traceback.
         """
         if self._session.is_own_thread():
             raise RuntimeError(
@@ -222,9 +224,9 @@ class ClientThread:
         if not is_done:
             left = count(self._session.outstanding(), "job is", "jobs are")
             raise TimeoutError(f"{left} still outstanding after {timeout} s")
-        error, self._error, self._unreported = self._error, None, None
+        error, of_job, self._error, self._unreported = self._error, self._unreported, None, None
         if error is not None:
-            raise error
+            raise error if of_job is None else remote.with_both_types(error)
 
     @property
     def active_jobs(self) -> int:
@@ -234,7 +236,7 @@ class ClientThread:
     @property
     def remote_exception(self) -> RemoteException | None:
         """The error that `wait()` would raise, as a RemoteException; None may be assigned, as `wait()` does."""
-        return None if self._error is None else RemoteException.of(self._error)
+        return None if self._error is None else remote.as_remote(self._error)
 
     @remote_exception.setter
     def remote_exception(self, error: None) -> None:
