@@ -66,6 +66,7 @@ setup(
             "numpy",
             "parsl",
             "ray",
+            "scikit-learn",
         ],
     },
     classifiers=[

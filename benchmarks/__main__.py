@@ -22,6 +22,8 @@ WORKLOADS = (
     "noop",
     "chunks",
     "short_maps",
+    "joblib_calls",
+    "grid_search",
     "roundtrip",
     "sleeps",
     "closure",

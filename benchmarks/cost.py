@@ -7,6 +7,7 @@ order of the ratios), and the rates.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -85,4 +86,13 @@ def main(other: str, rounds: int = 21) -> None:
 
 
 if __name__ == "__main__":
-    main(os.path.abspath(sys.argv[1]), *map(int, sys.argv[2:3]))
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cost",
+        description=__doc__.partition(": `")[0] + ".",
+    )
+    parser.add_argument("other", metavar="OTHER", help="the other checkout: a directory that has cw/")
+    parser.add_argument("rounds", metavar="ROUNDS", type=int, nargs="?", default=21, help="default: 21")
+    arguments = parser.parse_args()
+    if not os.path.isfile(os.path.join(arguments.other, "cw", "__init__.py")):
+        parser.error(f"{arguments.other} is no checkout of cw")
+    main(os.path.abspath(arguments.other), arguments.rounds)

@@ -529,6 +529,56 @@ class JoblibStored(System):
         self._parallel.__exit__(None, None, None)
 
 
+class Joblib(System):
+    """`joblib.Parallel` with the backend `name`, for what uses joblib inside, too."""
+
+    modules: ClassVar[tuple[str, ...]] = ("joblib",)
+    package: ClassVar[str | None] = "joblib"
+    name: ClassVar[str]
+
+    def __init__(self, slots: int) -> None:
+        import joblib
+
+        with ExitStack() as stack:
+            self._open(slots, stack)
+            stack.enter_context(joblib.parallel_config(backend=self.name, n_jobs=slots))
+            self._stack = stack.pop_all()
+
+    def _open(self, slots: int, stack: ExitStack) -> None:
+        """Start what the backend needs."""
+
+    def submit_all(self, function, items):
+        from joblib import Parallel, delayed
+
+        return Parallel()(delayed(function)(item) for item in items)
+
+    def gather(self, handles):
+        return handles
+
+    def close(self):
+        self._stack.close()
+
+
+class JoblibLoky(Joblib):
+    """joblib's own processes, its default."""
+
+    label = "joblib, loky"
+    name = "loky"
+
+
+class JoblibCw(Joblib):
+    label = "joblib, cw"
+    modules = ("cw", "joblib")
+    masters = _CwSystem.masters
+    name = "cw"
+
+    def _open(self, slots, stack):
+        import cw
+        import cw.joblib
+
+        stack.enter_context(cw.mp.allocate(slots))
+
+
 class Dask(System):
     label = "dask.distributed"
     modules = ("dask", "distributed")
@@ -567,6 +617,16 @@ class DaskEncrypted(Dask):
         from distributed import Security
 
         return {"protocol": "tls://", "security": Security.temporary()}
+
+
+class JoblibDask(Joblib):
+    label = "joblib, dask"
+    modules = ("joblib", *Dask.modules)
+    package = Dask.package
+    name = "dask"
+
+    def _open(self, slots, stack):
+        stack.callback(Dask(slots).close)
 
 
 class Ray(System):
@@ -695,6 +755,9 @@ SYSTEMS: dict[str, type[System]] = {
     "executorlib-stored": ExecutorlibStored,
     "joblib": Joblib,
     "joblib-stored": JoblibStored,
+    "joblib-cw": JoblibCw,
+    "joblib-loky": JoblibLoky,
+    "joblib-dask": JoblibDask,
     "ray": Ray,
     "parsl": Parsl,
     "dask": Dask,
