@@ -163,12 +163,17 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         return future.result(timeout)
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Stop all jobs, also those that run."""
+        """Stop all jobs, also those that run. Their callbacks get cancelled futures."""
         with self._lock:
+            held, futures = [*self._held], [*self._futures]
             self._held.clear()
-            futures = list(self._futures)
         for future in futures:
             self._executor.kill(future)
+        for _, callback in held:
+            cancelled: concurrent.futures.Future[Any] = concurrent.futures.Future()
+            cancelled.cancel()
+            if callback is not None:
+                callback(cancelled)
 
     # --- batches as jobs ---
 

@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import threading
+import types
 import warnings
 
 import pytest
@@ -221,6 +222,39 @@ def test_many_held_back_batches_that_do_not_pickle_are_no_deep_recursion(shared)
         shared._held.clear()
         Batch.items[0][1][0].close()
     assert len(found) == 1300 and {type(future.exception()) for future in found} == {cw.NotPicklable}
+
+
+@pytest.mark.parametrize(
+    "function, argument, error",
+    [
+        (calls.square, 3, None),
+        (calls.fail_when_marked, None, TypeError),
+        (calls.square, threading.Lock(), cw.NotPicklable),
+        (calls.die, None, cw.WorkerLost),
+        (calls.nap, 300, concurrent.futures.CancelledError),
+    ],
+    ids=["success", "error", "not picklable", "process lost", "aborted"],
+)
+def test_the_callback_is_called_once_in_every_case(cluster, function, argument, error):
+    backend, done = ClusterBackend(attempts=1), []
+
+    def note(future):
+        try:
+            done.append(backend.retrieve_result_callback(future))
+        except Exception as failure:
+            done.append(type(failure))
+
+    batch = types.SimpleNamespace(items=[(function, [] if argument is None else [argument], {})])
+    backend._limit = 1
+    for _ in range(3):  # one runs, the others are held back
+        backend.submit(batch, note)
+    if function is calls.nap:
+        wait_until(lambda: backend._executor._session.jobs.started, LIMIT)
+        backend.abort_everything()
+    wait_until(lambda: len(done) == 3 and not backend._count, LIMIT)
+    assert done == [[9] if error is None else error] * 3
+    assert not backend._held and not backend._futures
+    backend._executor.shutdown()
 
 
 def test_an_error_of_the_iterator_is_raised(backend):
