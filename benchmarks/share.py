@@ -15,7 +15,7 @@ from benchmarks.functions import begin_with
 from benchmarks.measuring import Figure, warm_up
 from benchmarks.processes import descendants, harness_pid
 
-SYSTEMS = ("cw", "cw-machines", "ray", "dask", "joblib")
+SYSTEMS = ("cw", "cw-machines", "ray", "dask", "joblib-loky")
 FIGURES = (
     Figure("s to the first job on each", higher_is_better=False),
     Figure("MB through the network", higher_is_better=False),

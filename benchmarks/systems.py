@@ -472,34 +472,6 @@ class ExecutorlibStored(Executorlib):
         return SingleNodeExecutor(max_workers=slots, block_allocation=True, cache_directory=self.stores)
 
 
-class Joblib(System):
-    """`Parallel` with its own processes, which map large arguments from a file."""
-
-    label = "joblib"
-    modules = ("joblib",)
-    package = "joblib"
-
-    def __init__(self, slots: int) -> None:
-        import joblib
-
-        self._parallel = joblib.Parallel(n_jobs=slots, batch_size=1)
-        self._parallel.__enter__()
-
-    def submit_all(self, function, items):
-        return self.run_all(function, [(item,) for item in items])
-
-    def run_all(self, function, calls):
-        from joblib import delayed
-
-        return self._parallel(delayed(function)(*arguments) for arguments in calls)
-
-    def gather(self, handles):
-        return handles
-
-    def close(self):
-        self._parallel.__exit__(None, None, None)
-
-
 class JoblibStored(System):
     """A cached function (`Memory`) called by `Parallel`, as its documentation combines them."""
 
@@ -551,6 +523,11 @@ class Joblib(System):
         from joblib import Parallel, delayed
 
         return Parallel()(delayed(function)(item) for item in items)
+
+    def run_all(self, function, calls):
+        from joblib import Parallel, delayed
+
+        return Parallel(batch_size=1)(delayed(function)(*arguments) for arguments in calls)
 
     def gather(self, handles):
         return handles
@@ -753,7 +730,6 @@ SYSTEMS: dict[str, type[System]] = {
     "mpi4py-cloudpickle": Mpi4pyCloudpickle,
     "executorlib": Executorlib,
     "executorlib-stored": ExecutorlibStored,
-    "joblib": Joblib,
     "joblib-stored": JoblibStored,
     "joblib-cw": JoblibCw,
     "joblib-loky": JoblibLoky,
