@@ -263,6 +263,21 @@ def test_objects_are_bounded(client, monkeypatch):
         client.send(8)
 
 
+def test_shared_values_have_a_bound_of_their_own_and_no_needs(client):
+    client.rules.shared_room = 100
+    client.send(2, bytes(1000), m.SHARED)
+    client.send(3, needs=(2, 100))
+    client.submit(1, function=3)  # however much it needs
+    assert (client.objects.size < 100, client.objects.shared_size) == (True, 1000)
+    client.send(4, bytes(checks.SLACK * 100), m.SHARED)
+    client.submit(2, function=3)
+    client.send(5, b"x", m.SHARED)
+    with pytest.raises(ProtocolError, match="more than are kept"):
+        client.submit(3, function=3)
+    with pytest.raises(ProtocolError, match="the shared value 6 with 1 needs"):
+        client.send(6, kind=m.SHARED, needs=(2,))
+
+
 @pytest.mark.parametrize(
     "options",
     [{"attempts": 0}, {"attempts": "3"}, {"attempts": True}, {"attempts": 1.5}, {"attempts": None}, {"x" * 2000: 1},

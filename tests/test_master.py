@@ -18,7 +18,7 @@ from programs import LIMIT, Master, Program, Relay, Worker, free_port, is_runnin
 
 import cw
 from cw import credential
-from cw.net import address, tls, wire
+from cw.net import address, memory, tls, wire
 from cw.net import messages as m
 
 
@@ -404,6 +404,11 @@ def test_the_bytes_of_a_cancelled_job_stop_flowing_and_the_next_job_runs(where):
             assert relay.passed < size / 2
             assert executor.submit(len, bytes(3_000_000)).result(LIMIT) == 3_000_000
             assert large.cancelled()
+
+
+def test_a_client_is_told_of_the_room_for_its_shared_values(master):
+    with Peer(master, "client") as client:
+        assert client.receive(m.SharedRoom).size == memory.half_of_all()
 
 
 def test_a_slow_client_does_not_slow_the_others_down(master):

@@ -254,7 +254,9 @@ class RecordMaker:
         record.needs += [number for _, number in reached.shared]
 
     def _number_shared(self, content: shared.Content) -> int:
-        number = self._objects.add(m.SHARED, (), content.payload, content.name)
+        payload = content.payload
+        content.check()  # after that, since another thread may release it now
+        number = self._objects.add(m.SHARED, (), payload, content.name)
         content.numbers[self._objects] = number
         return number
 

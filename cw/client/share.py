@@ -37,7 +37,7 @@ def share(value: T) -> Shared[T]:
 def _describe(value: Any) -> str:
     kind = type(value)
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if type(shape) is tuple:
+    if type(shape) is tuple and shape:
         return f"shared {kind.__name__} {shape}{'' if dtype is None else f' {dtype}'}"
     return f"shared {kind.__name__}"
 
