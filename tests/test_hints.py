@@ -29,6 +29,17 @@ def test_the_hint_comes_once_and_names_the_argument(caplog):
         assert "cw.share(" in record.getMessage()
 
 
+def test_the_hint_comes_for_a_map_too(caplog):
+    with cw.mp.allocate(1) as cluster:
+        data, size = large(), 4
+        for chunks in TIMES - 1, TIMES:
+            caplog.clear()
+            with cw.ClusterExecutor(cluster.master) as executor:
+                calls = executor.map(jobs.add, [data] * size * chunks, range(size * chunks), chunksize=size)
+                assert [int(value[0]) for value in calls] == list(range(size * chunks))
+            assert events(caplog).count("client.large_argument") == (chunks == TIMES)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

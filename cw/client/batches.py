@@ -124,6 +124,8 @@ class WholeBatch:
         calls = ManyCalls(
             self._session.calls, self._function, self._chunk, self._prepared, self._label, items, call
         )
+        if self._chunk.large:
+            self._session.submitter.large_arguments.look(self._function, self._chunk.large, {})
         return self._session.submitter.add(calls, tag, self._options)
 
 

@@ -64,7 +64,8 @@ class Submitter:
         self._calls = calls
         self._exchange = exchange
         self._delivery = delivery
-        self._large_arguments = LargeArguments()
+        self.large_arguments = LargeArguments()
+        """Those that calls had lately: the user gets a hint when one recurs."""
 
     def submit(
         self,
@@ -90,7 +91,7 @@ class Submitter:
             try:
                 if self._jobs.is_full(size := len(payload)) or size > memory.LARGE:
                     if size >= LARGE_ARGUMENT:
-                        self._large_arguments.look(function, args, kwargs)
+                        self.large_arguments.look(function, args, kwargs)
                     self._make_room(payload)
                 with self.lock:
                     if not self._owner.is_closed:
@@ -109,7 +110,7 @@ class Submitter:
                 raise
         call = OneCall(calls, function, args, kwargs, plain, store_client, prepared, label)
         if len(call.payload) >= LARGE_ARGUMENT:
-            self._large_arguments.look(function, args, kwargs)
+            self.large_arguments.look(function, args, kwargs)
         return self.add(call, tag, options)
 
     def add(self, submission: Submission, tag: Any, options: JobOptions = NO_OPTIONS) -> int:

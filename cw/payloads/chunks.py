@@ -48,6 +48,8 @@ class Chunk:
     ) -> None:
         self.names: Sequence[str] = ()
         self.codes: Sequence[Any] = ()
+        self.large: tuple[Any, ...] = ()
+        """The arguments of the last call that has a megabyte of them."""
         self._function = function
         self._state = state
         self._seconds = seconds
@@ -91,6 +93,8 @@ class Chunk:
         memo = None if state is None else state.memo
         is_by_value = state is None and found is None
         pickled = serialize.pickle_call(args, {}, self._function, memo, is_by_value)
+        if pickled.size >= serialize.BIG_BYTES:
+            self.large = args
         if pickled.size > SHARED:
             pickled = self._take_apart(args, pickled, memo)
         self._note(pickled)
