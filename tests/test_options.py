@@ -51,6 +51,8 @@ def test_arguments_of_a_container_may_be_one_text_or_none():
         "/a b:/a",
         "--rm",
     ]
+    with pytest.raises(ValueError, match="is no line of arguments: no closing quotation"):
+        ClusterOptions(1, docker_args="-v '/a").list_of("docker_args")
     assert ClusterOptions(1, docker_args=None).list_of("docker_args") == []
     assert ClusterOptions(1, apptainer_args=["--nv"]).list_of("apptainer_args") == ["--nv"]
 

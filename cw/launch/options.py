@@ -51,7 +51,7 @@ class ClusterOptions(NamedTuple):
         """Return this field's arguments for another program, as strings. Raises TypeError, ValueError."""
         arguments = getattr(self, field) or ()
         if isinstance(arguments, str) and field in _LINES:
-            return shlex.split(arguments)
+            return split_line(arguments)
         if isinstance(arguments, str):  # Also a sequence, of letters.
             raise TypeError(f"{field} is a list of arguments: [{arguments!r}], not {arguments!r}")
         return [str(argument) for argument in arguments]
@@ -69,6 +69,14 @@ FOR_SLURM = (
 
 _LINES = ("docker_args", "apptainer_args")
 """Fields that may be one text."""
+
+
+def split_line(text: str) -> list[str]:
+    """Split a text into arguments, as a shell does. Raises ValueError."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no line of arguments: {str(error).lower()}") from None
 
 
 def takes(

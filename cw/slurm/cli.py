@@ -10,7 +10,7 @@ from typing import Any
 
 from cw import guard, program
 from cw.errors import StartRefused
-from cw.launch.options import ClusterOptions
+from cw.launch.options import ClusterOptions, split_line
 from cw.launch.plan import Plan
 from cw.net import address
 from cw.slurm import cluster, ending, starting
@@ -36,7 +36,7 @@ def _run_start(options: Any) -> int:
     given = {field: value for field, value in vars(options).items() if field in ClusterOptions._fields}
     given |= {"nworkers": options.nworkers or 1, "master": master, "workers": workers}
     for field in ("docker_args", "apptainer_args"):
-        given[field] = [word for text in given[field] for word in shlex.split(text)]
+        given[field] = [word for text in given[field] for word in split_line(text)]
     wanted = ClusterOptions(**given, master_options=options.Xmaster, worker_options=options.Xworkers)
     plan = starting.make_plan(wanted)
     if options.dry_run:
