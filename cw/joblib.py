@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import math
+import operator
 import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +48,9 @@ CELL_BYTES = 8
 class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     """Runs the calls of `joblib.Parallel` on a cluster.
 
-    `host`, `port`: the master, as for `cw.ClusterExecutor`. The other arguments are options of the jobs, as
-    `executor.options` takes them. Connects at construction: raises cw.ConnectionError if no master answers.
+    `host`, `port`, `initializer`, `initargs`: as for `cw.ClusterExecutor`. The other arguments are options of the jobs,
+    as `executor.options` takes them. Connects at construction: raises cw.ConnectionError if no master answers. A
+    Parallel with an initializer of its own has a connection, and thus runners, of its own.
 
     `n_jobs=-1` (the default here) uses the slots that are there when the call of Parallel begins; it waits for the
     first. With a number, at most that many batches run at a time, however many slots there are.
@@ -68,13 +70,17 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         host: str | None = None,
         port: int | None = None,
         nesting_level: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
         **options: Unpack[OptionArguments],
     ) -> None:
         super().__init__(nesting_level=nesting_level)
         # joblib bounds what is outstanding (`pre_dispatch`), and submits under a lock that callbacks take, too: a
         # submit that waited for room would wait for ever.
-        self._executor = ClusterExecutor(host, port, max_outstanding=(None, sys.maxsize))
-        self._jobs = self._executor.options(**options)
+        self._connect = partial(ClusterExecutor, host, port, max_outstanding=(None, sys.maxsize))
+        self._options = options
+        self._own = initializer, tuple(initargs)
+        self._begin(*self._own)
         if current_job() is not None:
             # In a job, Parallel waits in `retrieve_result`, which lends the slot, not in a loop of short sleeps.
             self.supports_retrieve_callback = False
@@ -87,6 +93,12 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
             concurrent.futures.Future[Any], Any
         ] = {}  # of these jobs, with what keeps their state
         self._large = LargeArguments(self._jobs)
+
+    def _begin(self, initializer: Callable[..., Any] | None, initargs: tuple[Any, ...]) -> None:
+        """Connect, with this initializer for the runners."""
+        self._initialized_by = initializer, initargs
+        self._executor = self._connect(initializer=initializer, initargs=initargs)
+        self._jobs = self._executor.options(**self._options)
 
     # --- what joblib asks and reports ---
 
@@ -116,10 +128,15 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         *,
         max_nbytes: int | None = 1 << 20,
         mmap_mode: str | None = "r",
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
         **others: Any,
     ) -> int:
         """Take the settings of a Parallel, and return `effective_n_jobs`."""
         self.parallel = parallel
+        wanted = self._own if initializer is None else (initializer, tuple(initargs))
+        if not _is_same(wanted, self._initialized_by):
+            self._begin(*wanted)
         count = self.effective_n_jobs(n_jobs)
         # (In a job, Parallel itself waits for each future, so no batch is held back.)
         self._limit = count if n_jobs > 0 and self.supports_retrieve_callback else 0
@@ -226,6 +243,12 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
             self._executor.submit(_nothing).result()
             slots = self._executor.slots()
         return slots
+
+
+def _is_same(one: tuple[Any, tuple[Any, ...]], other: tuple[Any, tuple[Any, ...]]) -> bool:
+    """True if these are the same initializer with the same arguments (which may be arrays, so not compared)."""
+    parts, others = (one[0], *one[1]), (other[0], *other[1])
+    return len(parts) == len(others) and all(map(operator.is_, parts, others))
 
 
 class SlotThreads(ThreadingBackend):  # type: ignore[misc]

@@ -122,6 +122,35 @@ def test_a_generator_that_is_dropped_stops_its_calls(backend, shared):
         wait_until(lambda: not shared._futures and not shared._executor._session.outstanding())
 
 
+def test_an_initializer_runs_once_in_each_runner(cluster, tmp_path):
+    array = np.zeros(MB)
+    with joblib.parallel_config(backend="cw", initializer=calls.initialize, initargs=(3, tmp_path)):
+        for _ in range(2):
+            found = Parallel(n_jobs=2, batch_size=1)(
+                delayed(calls.initialized)(*args) for args in [(), (array,)] * 4
+            )
+            assert found == [[3]] * 8
+        processes = [name.split()[0] for name in os.listdir(tmp_path)]
+        assert 0 < len(processes) == len(set(processes)) <= 2
+
+
+def test_a_parallel_may_have_an_initializer_of_its_own(cluster):
+    with joblib.parallel_config(
+        backend=(backend := ClusterBackend(initializer=calls.initialize, initargs=(1,)))
+    ):
+        for options, expected in (({}, 1), ({"initializer": calls.initialize, "initargs": (2,)}, 2), ({}, 1)):
+            for _ in range(2):
+                assert expected in Parallel(n_jobs=2, **options)([delayed(calls.initialized)()])[0]
+        assert all(len(found) <= 2 for found in Parallel(n_jobs=2)([delayed(calls.initialized)()] * 4))
+    del backend
+
+
+def test_an_initializer_that_fails_fails_the_calls(cluster):
+    with joblib.parallel_config(backend="cw", initializer=calls.square, initargs=("text",)):
+        with pytest.raises(cw.InitializerFailed, match="square failed on host"):
+            Parallel(n_jobs=2)(delayed(calls.square)(n) for n in range(4))
+
+
 # --- the number of jobs -----------------------------------------------------------------------
 
 
