@@ -22,6 +22,7 @@ WORKLOADS = (
     "noop",
     "chunks",
     "short_maps",
+    "graphs",
     "joblib_calls",
     "grid_search",
     "roundtrip",

@@ -39,6 +39,10 @@ def begin_with(array, seconds):
     return os.getpid(), began, found
 
 
+def add_up(*numbers):
+    return sum(numbers)
+
+
 def length(data):
     return len(data)
 

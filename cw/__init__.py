@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cw.credential import CredentialMissing as CredentialMissing
     from cw.credential import WrongCredential as WrongCredential
     from cw.errors import ConnectionError as ConnectionError
+    from cw.errors import DependencyFailed as DependencyFailed
     from cw.errors import EnvironmentMismatch as EnvironmentMismatch
     from cw.errors import Error as Error
     from cw.errors import InitializerFailed as InitializerFailed
@@ -97,10 +98,9 @@ _MODULE_BY_NAME = {
     "HomeError": "userdir",
     "LaunchError": "launch.launcher",
 } | dict.fromkeys(
-    ("ConnectionError", "EnvironmentMismatch", "Error", "InitializerFailed", "JobTimeout", "NotPicklable",
-     "PayloadError", "ProtocolError", "RemoteException", "RemoteTraceback", "SharedRandomState", "SharedValueReleased",
-     "StartRefused",
-     "StoreError", "UnseenChanges", "UnstableKey", "WorkerLost"), "errors",
+    ("ConnectionError", "DependencyFailed", "EnvironmentMismatch", "Error", "InitializerFailed", "JobTimeout",
+     "NotPicklable", "PayloadError", "ProtocolError", "RemoteException", "RemoteTraceback", "SharedRandomState",
+     "SharedValueReleased", "StartRefused", "StoreError", "UnseenChanges", "UnstableKey", "WorkerLost"), "errors",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_MODULE_BY_NAME]  # noqa: PLE0604

@@ -6,6 +6,7 @@
          |- ProtocolError              a peer violates the protocol
          |- WorkerLost                 a job took its runner or worker down too often (also BrokenExecutor)
          |- InitializerFailed          an initializer failed                          (also BrokenExecutor)
+         |- DependencyFailed           a call was not run: one that it depends on failed
          |- JobTimeout                 a job ran longer than its limit      (also TimeoutError)
          |- NotPicklable               an argument, function or result cannot travel  (also PicklingError, TypeError)
          |- PayloadError               bytes that cw has not packed                   (also ValueError)
@@ -131,6 +132,24 @@ class WorkerLost(Error, BrokenExecutor):
         lines = [str(self.args[0])]
         lines += [f"  attempt {n}: {_attempt_text(note)}" for n, note in enumerate(self.attempts, 1)]
         return "\n".join(lines)
+
+
+class DependencyFailed(Error):
+    """A call was not run: a future among its arguments failed. Its `__cause__` is that error; in a chain of calls, the
+    error with which it began.
+
+    `origin` names the call that failed.
+    """
+
+    def __init__(self, message: str, origin: str = "") -> None:
+        super().__init__(message, origin)
+
+    @property
+    def origin(self) -> str:
+        return str(self.args[1])
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RemoteException(Error):

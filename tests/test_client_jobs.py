@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from cw.client import jobs as module
-from cw.client.jobs import BATCH, ClientJob, Jobs, NamedTag
+from cw.client.jobs import BATCH, ClientJob, Dependent, Jobs, NamedTag
 from cw.net import messages as m
 
 CALL, STORED = SimpleNamespace(is_stored=False), SimpleNamespace(is_stored=True)
@@ -285,12 +285,14 @@ class Events:
         self.delivered = []
         self.storing = []  # taken, and not delivered yet
         self.in_store = []  # numbers
+        self.failed = []  # numbers of jobs that must not be sent
 
     def step(self):
         event = self.random.choice([
             self.add, self.add, self.add, self.cancel, self.pump, self.pump, self.result, self.result, self.result,
             self.window_changes, self.master_is_lost, self.master_joins, self.master_joins, self.started, self.stored,
-            self.store_is_read, self.cancelled_are_taken, self.attempt_counts,
+            self.store_is_read, self.cancelled_are_taken, self.attempt_counts, self.hold, self.release,
+            self.failures_are_delivered,
         ])  # fmt: skip
         event()
         self.jobs.check_invariants()
@@ -306,6 +308,27 @@ class Events:
         self.expected.add(number)
         if call is STORED:
             self.in_store.append(number)
+
+    def hold(self):
+        if not self.jobs.is_full(0):
+            payload = bytes(self.random.choice([1, 10, 100]))
+            self.jobs.held.add(Dependent(None, 1, 0, payload, None, self.random.choice([None, CALL])))
+
+    def release(self):
+        if held := self.jobs.held.all():
+            call, outstanding = self.random.choice(held), self.jobs.outstanding
+            is_sent = self.random.random() < 0.7
+            number = self.jobs.release(call, 2, call.payload + bytes(self.random.choice([0, 50])), is_sent)
+            assert self.jobs.outstanding == outstanding
+            self.expected.add(number)
+            if not is_sent:
+                self.failed.append(number)
+
+    def failures_are_delivered(self):
+        while self.failed:
+            job = self.jobs.take(self.failed.pop())
+            if job is not None:
+                self.deliver(job)
 
     def cancel(self):
         number = self.random.randint(1, self.jobs.last_number + 1)
@@ -330,6 +353,7 @@ class Events:
 
     def send(self, batch):
         for job in batch:
+            assert job.number not in self.failed
             assert self.is_there and job.number not in self.at_master and job.number not in self.delivered
             assert job.number > self.submitted  # or the master would close the connection
             self.submitted = job.number
@@ -404,6 +428,9 @@ class Events:
 
     def finish(self):
         """All goes well from here on."""
+        while self.jobs.held.all():
+            self.release()
+        self.failures_are_delivered()
         while self.in_store:
             self.store_is_read()
         self.master_joins()

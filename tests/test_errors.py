@@ -17,6 +17,7 @@ EXAMPLES = [
     errors.ProtocolError("a"),
     errors.NotPicklable("a"),
     errors.PayloadError("a"),
+    errors.DependencyFailed("a", "job 3"),
     errors.EnvironmentMismatch("a"),
     errors.InitializerFailed("a"),
     errors.JobTimeout("a"),

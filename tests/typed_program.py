@@ -110,7 +110,7 @@ cw.share()  # error
 
 broken: concurrent.futures.BrokenExecutor = cw.WorkerLost("lost")
 unpicklable: pickle.PicklingError = cw.NotPicklable("it")
-mistakes: list[type[cw.Error]] = [cw.LaunchError, cw.CredentialError, cw.NotPicklable, cw.RemoteTraceback]
+mistakes: list[type[cw.Error]] = [cw.LaunchError, cw.DependencyFailed, cw.NotPicklable, cw.RemoteTraceback]
 
 
 async def main() -> None:

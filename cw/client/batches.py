@@ -53,6 +53,11 @@ class ChunkTag:
         if not self._wanted:
             session.submitter.cancel(self.number)
 
+    def note_number(self, number: int) -> bool:
+        """Take another number for the job: it has waited for futures. False: all its futures are cancelled."""
+        self.number = number
+        return self._wanted > 0
+
     def note_running(self) -> None:
         """Ignore the start: the call that runs is not known."""
 
@@ -117,7 +122,9 @@ class WholeBatch:
         if not len(self._chunk):
             return []
         future: Future[Any] = Future(self._session)
-        future._number = self._submit(future)
+        number = self._submit(future)
+        if number > 0:  # otherwise it waits for futures, and has its number already
+            future._number = number
         return [future]
 
     def _submit(self, tag: Any, items: Sequence[int] | None = None, call: Chunk | None = None) -> int:
@@ -163,7 +170,9 @@ class EachBatch(WholeBatch):
             tag = ChunkTag(list(futures))
             is_whole = len(items) == len(self._futures)
             recorded = None if self._store_client is None else Chunk(list(calls))
-            tag.number = self._submit(tag, None if is_whole else list(items), recorded)
+            number = self._submit(tag, None if is_whole else list(items), recorded)
+            if number > 0:
+                tag.number = number
         return self._futures
 
 

@@ -19,7 +19,8 @@ from cw.client.jobs import Jobs
 from cw.client.object_sender import ObjectSender
 from cw.client.objects import ObjectTable
 from cw.client.prepared import Packed, Prepared
-from cw.client.store_client import Call, Chunk, StoreClient
+from cw.client.store_client import Call, Chunk, StoreClient, UnkeyedCall
+from cw.errors import UnstableKey
 from cw.events import EventLogger
 from cw.payloads import chunks, modules, serialize, settings
 
@@ -34,8 +35,16 @@ class Submission(Protocol):
         """The bytes that are sent."""
 
     @property
-    def call(self) -> Call | Chunk | None:
+    def call(self) -> Call | Chunk | UnkeyedCall | None:
         """Its record for a store, if any."""
+
+    @property
+    def function(self) -> Any:
+        """The function that is called."""
+
+    @property
+    def met(self) -> Sequence[Any]:
+        """The futures among the arguments, by place."""
 
     def place(self) -> int:
         """Return the number of the function. Called once, under the lock; then `payload` and `call` are final."""
@@ -93,7 +102,16 @@ class Calls:
     ) -> Call:
         """Identify a call that may be part of a chunk. Raises UnstableKey, NotPicklable."""
         with self.lock:
-            return store_client.identify(self.functions, function, args, {}, prepared)
+            call = store_client.identify(self.functions, function, args, {}, prepared)
+            if type(call) is not UnkeyedCall:
+                assert type(call) is Call
+                return call
+            if not call.is_ready:
+                raise UnstableKey(
+                    "a future among the arguments is of a call that is not stored: store that one, too, or map with "
+                    "chunksize=1"
+                )
+            return call.complete()
 
     def renew(self, reason: str) -> None:
         """Run jobs that are submitted from now on in fresh runners. The caller holds the lock."""
@@ -134,7 +152,7 @@ class OneCall:
     was frozen for a `map`. `label`: see `cw.payloads.current`. `plain`: the payload of arguments that are plain.
     """
 
-    __slots__ = ("_args", "_calls", "_function", "_kwargs", "_label", "_packed", "_prepared", "_store_client", "call",
+    __slots__ = ("_args", "_calls", "_kwargs", "_label", "_packed", "_prepared", "_store_client", "call", "function",
                  "payload")  # fmt: skip
 
     def __init__(
@@ -151,43 +169,55 @@ class OneCall:
         if prepared is None:
             prepared = calls.prepare(function)
         self._calls = calls
-        self._function, self._args, self._kwargs = function, args, kwargs
+        self.function, self._args, self._kwargs = function, args, kwargs
         self._store_client = store_client
         self._prepared = prepared
         self._label = label
-        self.call: Call | None = None
+        self.call: Call | UnkeyedCall | None = None
         self._packed: Packed | None = None
         if plain is not None and prepared.is_bare:
             self.payload = plain
         else:
-            self._packed = calls.functions.pickle(function, args, kwargs, prepared)
+            self._packed = self._pickle()
             self.payload = self._packed.payload(calls.store, label)
+
+    @property
+    def met(self) -> Sequence[Any]:
+        return () if self._packed is None else self._packed.met
 
     def place(self) -> int:
         calls, functions, args = (
             self._calls,
             self._calls.functions,
-            (self._function, self._args, self._kwargs),
+            (self.function, self._args, self._kwargs),
         )
         calls.look_if_due()
         if self._store_client is not None:
             self._identify(self._store_client)
+            if type(self.call) is UnkeyedCall and (self.call.is_ready or not self.met):
+                self.call = self.call.complete()
         packed = self._packed
         if packed is None:
-            number = functions.number_of(self._function, self._prepared)
+            number = functions.number_of(self.function, self._prepared)
         else:
             number, placed = functions.place(*args, self._prepared, packed)
             if placed is not packed:
+                self._packed = placed
                 self.payload = placed.payload(calls.store, self._label)
         calls.make_room(number)
         return number
 
+    def _pickle(self) -> Packed:
+        met: list[Any] = []
+        packed = self._calls.functions.pickle(self.function, self._args, self._kwargs, self._prepared, met)
+        return packed._replace(met=met)
+
     def _identify(self, store_client: StoreClient) -> None:
-        functions, args = self._calls.functions, (self._function, self._args, self._kwargs)
+        functions, args = self._calls.functions, (self.function, self._args, self._kwargs)
         self.call = store_client.identify(functions, *args, self._prepared)
         if self._packed is None:
             return
-        again = functions.pickle(*args, self._prepared)
+        again = self._pickle()
         if not again.is_same(self._packed):
             # The key must be of the same values as travel.
             self._packed, self.payload = again, again.payload(self._calls.store, self._label)
@@ -198,7 +228,7 @@ class ManyCalls:
     """Calls that travel together. `prepared` says how they run; `label` is the first one's. `items`: their indices in
     the chunk, if some are missing."""
 
-    __slots__ = ("_calls", "_chunk", "_function", "_prepared", "call", "payload")
+    __slots__ = ("_calls", "_chunk", "_prepared", "call", "function", "met", "payload")
 
     def __init__(
         self,
@@ -211,7 +241,8 @@ class ManyCalls:
         call: Chunk | None = None,
     ) -> None:
         self._calls = calls
-        self._function = function
+        self.function = function
+        self.met = chunk.met
         self._chunk = chunk
         self._prepared = prepared
         self.call = call
@@ -219,7 +250,7 @@ class ManyCalls:
 
     def place(self) -> int:
         chunk, calls = self._chunk, self._calls
-        number = calls.functions.number_of(self._function, self._prepared, chunk.names, chunk.codes)
+        number = calls.functions.number_of(self.function, self._prepared, chunk.names, chunk.codes)
         calls.make_room(number)
         return number
 
@@ -227,10 +258,12 @@ class ManyCalls:
 class StoredCall:
     """A call whose result is in the store: it is delivered as if the call had been submitted."""
 
-    __slots__ = ("call", "payload")
+    __slots__ = ("call", "function", "met", "payload")
 
     def __init__(self, call: Call) -> None:
         self.call = call
+        self.function = None
+        self.met = ()
         self.payload = b""
 
     def place(self) -> int:

@@ -53,6 +53,7 @@ class Delivery:
         self._stored: deque[int] = (
             deque()
         )  # numbers of jobs that need not run: their results are in the store
+        self._failed: deque[tuple[int, BaseException]] = deque()  # numbers of jobs that cannot run
         self._recorded: deque[tuple[list[Outcome], StoreError | None]] = deque()  # written, to be delivered
         self._wake = wake
 
@@ -68,6 +69,10 @@ class Delivery:
         else:
             self.is_used = True
 
+    def add_failed(self, number: int, error: BaseException) -> None:
+        """Note a job that is delivered soon, with this error, and not run. Any thread."""
+        self._failed.append((number, error))
+
     def close_with(self, store_client: StoreClient) -> None:
         """Close a store of some of the jobs at the end, too. Any thread."""
         self._store_clients.add(store_client)
@@ -75,7 +80,7 @@ class Delivery:
     @property
     def has_some(self) -> bool:
         """True if there is something to deliver. Any thread."""
-        return bool(self._recorded or self._stored)
+        return bool(self._recorded or self._stored or self._failed)
 
     def record(self, outcomes: list[Outcome], host: str) -> None:
         """Store outcomes; they are delivered after that. Blocks while the store is far behind."""
@@ -113,6 +118,14 @@ class Delivery:
                     self.finish(job, StoreError(*error.args), None)
         return failure
 
+    def deliver_failed(self) -> None:
+        """Deliver the errors of jobs that cannot run, and of those that depend on them."""
+        while self._failed:
+            number, error = self._failed.popleft()
+            job = self._jobs.take(number)
+            if job is not None:
+                self.finish(job, error, None)
+
     def deliver_stored(self) -> bool:
         """Deliver results of earlier runs, up to STORED_SECONDS. A job whose result cannot be read must run. False:
         that needs another connection to the master."""
@@ -132,13 +145,23 @@ class Delivery:
                     failure,
                 )
                 self.is_used = True
-                can_run &= self._jobs.wait(job)
+                if job.call.again is not None:
+                    self._run_again(job)
+                else:
+                    can_run &= self._jobs.wait(job)
                 continue
             if self._jobs.take(job.number) is not None:
                 self.finish(job, error, value)
         if self._stored:
             self._wake()
         return can_run
+
+    def _run_again(self, job: ClientJob) -> None:
+        """Let a call that need not run, as it seemed, wait for the futures among its arguments."""
+        if self._jobs.take(job.number) is not None:
+            job.call.place = -1
+            job.call.again()
+            self._jobs.on_delivered(job, False)
 
     def flush(self) -> None:
         """Return when all recorded results are stored, or have failed to be."""

@@ -254,6 +254,7 @@ class Exchange:
         take, load, deliver, on_delivered = (
             self._jobs.take, outcome.load, delivery.deliver, self._jobs.on_delivered,
         )  # fmt: skip
+        has_held = bool(self._jobs.held)
         to_record: list[Outcome] = []
         for number, status, seconds, payload in zip(*message, strict=True):
             if status and self._try_again(number, status, payload):
@@ -264,6 +265,8 @@ class Exchange:
             error, value = load(job, status, payload)
             if job.retries is not None:
                 job.retries.add_notes(error)
+            if has_held and error is None and (result := getattr(job.tag, "awaited", None)) is not None:
+                result.payload = payload
             # (A call that has not run has nothing to store.)
             if job.call is None or status == m.NOT_ENTERED or type(error) is InitializerFailed:
                 delivery.seconds = seconds

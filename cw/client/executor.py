@@ -105,8 +105,9 @@ class ClusterExecutor(concurrent.futures.Executor):
     def submit(
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
-        """Run `fn(*args, **kwargs)` on a worker. Raises NotPicklable (a TypeError) at once if the call cannot be sent,
-        RuntimeError after `shutdown`. What this returns is a `cw.Future`, which asyncio can await."""
+        """Run `fn(*args, **kwargs)` on a worker. Futures among the arguments, at any depth, stand for their results,
+        for which the call waits. Raises NotPicklable (a TypeError) at once if the call cannot be sent, RuntimeError
+        after `shutdown`. What this returns is a `cw.Future`, which asyncio can await."""
         return self._futures.submit(NO_OPTIONS, self._futures.store_client, fn, args, kwargs)
 
     def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -236,8 +237,9 @@ class ClusterExecutor(concurrent.futures.Executor):
         self._futures.is_shut_down = True
         self._session.close(is_waiting=True)  # before the others are cancelled: no thread adds one after that
         if cancel_futures:
-            for job in self._session.jobs.all():
-                job.tag.cancel()
+            jobs = self._session.jobs
+            for tag in [job.tag for job in jobs.all()] + [call.tag for call in jobs.held.all()]:
+                tag.cancel()
         if wait:
             self._session.join()
 

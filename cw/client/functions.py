@@ -84,9 +84,10 @@ class FunctionTable:
         self._records: dict[tuple[Any, ...], Record] = {}  # oldest first
         self._keys = KeyTable(self)
         self._warned: dict[Any, Any] = {}  # random generators that the user was warned of
-        self._maker = RecordMaker(table)
+        self.maker = RecordMaker(table)
+        """Makes what functions reach."""
         self._states = StateTable(
-            table, lambda payload, digest: self._maker.object_of(m.VALUE, (), payload, digest)
+            table, lambda payload, digest: self.maker.object_of(m.VALUE, (), payload, digest)
         )
 
     # --- one function ---
@@ -102,7 +103,7 @@ class FunctionTable:
             if remembered is None or remembered[1] is not prepared:
                 return 0
         reference, watch, own_watch, epoch, number = known
-        if reference() is not function or epoch != self._maker.epoch or not watch.is_current():
+        if reference() is not function or epoch != self.maker.epoch or not watch.is_current():
             return 0
         return number if own_watch is None or own_watch.is_current() else 0
 
@@ -113,12 +114,14 @@ class FunctionTable:
         kwargs: dict[str, Any],
         store: serialize.StoreBuffer | None = None,
         label: int = 0,
+        met: list[Any] | None = None,
     ) -> tuple[serialize.Payload | None, Sequence[str]]:
         """Return the payload of a call for which `known_number` may have an answer, and its names. None: see `pickle`.
+        `met` receives the futures in the arguments.
 
         Needs no lock.
         """
-        found = serialize.dump_call_by_name(args, kwargs) if id(function) in self._quick else None
+        found = serialize.dump_call_by_name(args, kwargs, met) if id(function) in self._quick else None
         if found is None:
             return None, ()
         data, buffers, names = found
@@ -175,15 +178,20 @@ class FunctionTable:
         return prepared
 
     def pickle(
-        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prepared: Prepared
+        self,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        prepared: Prepared,
+        met: list[Any] | None = None,
     ) -> Packed:
         """Pickle the arguments of a call, and the part of the function's state that travels with them. Needs no lock.
 
-        Raises NotPicklable.
+        `met` receives the futures among the arguments; None: they are refused. Raises NotPicklable.
         """
         if prepared.takes_state:
             state = templates.state_of(function, prepared.template.form)
-            pickled = serialize.pickle_with_state(state, args, kwargs, function)
+            pickled = serialize.pickle_with_state(state, args, kwargs, function, met)
             end, buffers = pickled.ends[0]
             if generators.may_hold_one(pickled.data[:end]):
                 generators.warn_of(function, self._warned)
@@ -191,14 +199,14 @@ class FunctionTable:
                 memo = pickled.memo if pickled.size <= MEMO_BYTES else None
                 return Packed(pickled.data, pickled.buffers, pickled.names, pickled.codes, None, memo)
             large = self.pickle_state(function, prepared.template.form)
-            pickled = serialize.pickle_call(args, kwargs, function)
+            pickled = serialize.pickle_call(args, kwargs, function, met=met)
             return pack(pickled, large)._replace(data=pickled.data, buffers=pickled.buffers, state=large)
         frozen = prepared.state
-        found = serialize.dump_call_by_name(args, kwargs) if frozen is None else None
+        found = serialize.dump_call_by_name(args, kwargs, met) if frozen is None else None
         if found is not None:
             return Packed(*found)
         memo = None if frozen is None or prepared.state_object else frozen.memo
-        pickled = serialize.pickle_call(args, kwargs, function, memo, is_by_value=frozen is None)
+        pickled = serialize.pickle_call(args, kwargs, function, memo, is_by_value=frozen is None, met=met)
         return pack(pickled, frozen, is_inline=not prepared.state_object)
 
     def pickle_state(self, function: Any, form: int, shared: Any = None) -> Pickled:
@@ -278,13 +286,13 @@ class FunctionTable:
     ) -> None:
         """Remember the number for the next such call, if only bindings must be checked then."""
         known = self._known.get(id(function))
-        if codes or record.components or record.lost or not prepared.is_bare or self._maker.shell is not None:
+        if codes or record.components or record.lost or not prepared.is_bare or self.maker.shell is not None:
             return
         if known is not None and known[1] is prepared:
             quick = self._quick.setdefault(id(function), {})
             if len(quick) >= KNOWN:
                 quick.clear()
-            quick[tuple(names)] = known[0], record.watch, prepared.watch, self._maker.epoch, number
+            quick[tuple(names)] = known[0], record.watch, prepared.watch, self.maker.epoch, number
 
     def place(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prepared: Prepared, packed: Packed
@@ -298,8 +306,9 @@ class FunctionTable:
         if shared:
             state = self.pickle_state(function, prepared.template.form, shared)
             is_inline = packed.state is None
-            call = serialize.pickle_call(args, kwargs, function, state.memo if is_inline else None)
-            packed = pack(call, state, is_inline)
+            met: list[Any] = []
+            call = serialize.pickle_call(args, kwargs, function, state.memo if is_inline else None, met=met)
+            packed = pack(call, state, is_inline)._replace(met=met)
             if not is_inline:
                 packed = packed._replace(state=state)
         held = prepared.state_object
@@ -320,8 +329,8 @@ class FunctionTable:
         if has_own or record is None:
             key = self._key_of_record(prepared, names, codes)
             record = self._records.get(key)
-        if record is None or not self._maker.is_up_to_date(record):
-            record = self._maker.make(prepared.template, names, codes, function, record)
+        if record is None or not self.maker.is_up_to_date(record):
+            record = self.maker.make(prepared.template, names, codes, function, record)
             if key is None:
                 key = self._key_of_record(prepared, names, codes)
             self._records.pop(key, None)
@@ -351,7 +360,7 @@ class FunctionTable:
                 first = self.first.numbers(record.generation)
             made = objects.Function(prepared.mode, is_inline, held, is_fixed, first, record.reached)
             needs = [*record.needs, *prepared.needs, *([held] if held else []), *first]
-            number = self._maker.object_of(m.FUNCTION, needs, objects.dump_function(made))
+            number = self.maker.object_of(m.FUNCTION, needs, objects.dump_function(made))
             record.functions[held, is_fixed, prepared.needs] = number
         return number
 
@@ -399,20 +408,20 @@ class FunctionTable:
 
     def refresh(self) -> None:
         """Check all that a function reaches at its next submit."""
-        self._maker.refresh()
+        self.maker.refresh()
 
     def renew_environment(self) -> None:
         """Run jobs that are submitted from now on in fresh runners."""
         self._objects.renew_environment()
-        self._maker.renew()
+        self.maker.renew()
 
     def set_settings(self, payload: bytes) -> None:
         """Set the settings of the user's modules for jobs submitted from now on (`settings.apply_settings`)."""
-        self._maker.set_settings(payload)
+        self.maker.set_settings(payload)
 
     def _on_forgotten(self, numbers: set[int]) -> None:
         """Make whatever refers to these objects anew if it is needed again."""
-        self._maker.on_forgotten(numbers)
+        self.maker.on_forgotten(numbers)
         self._states.on_forgotten(numbers)
         for record in self._records.values():
             if numbers.intersection(record.needs):

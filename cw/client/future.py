@@ -19,7 +19,7 @@ from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cw import nested
-from cw.payloads import serialize
+from cw.payloads import futures, serialize
 from cw.payloads.deferred import Deferred, ImportDeadlock
 
 if TYPE_CHECKING:
@@ -52,6 +52,11 @@ class Future(concurrent.futures.Future[T]):
     _exception: BaseException | None = None
     _waiters: Any = ()
     _done_callbacks: Any = ()
+    awaited: Any = None
+    """Its result for calls of its session that wait for it (`cw.client.dependents.Result`). Set under the session's
+    lock."""
+    stored_key: bytes | None = None
+    """Key of its call in a store, by which calls that depend on it are recognised."""
 
     def __init__(self, session: Session) -> None:  # without the base's, which makes what is saved here
         self._session = session
@@ -78,7 +83,9 @@ class Future(concurrent.futures.Future[T]):
         return asyncio.wrap_future(self, loop=asyncio.get_running_loop()).__await__()
 
     def __reduce__(self) -> Any:
-        raise TypeError("a future cannot travel: give its result()")
+        if self._state == FINISHED and self._exception is None and type(self._result) is not Deferred:
+            return futures.reduce_value(self._result)  # (`exception()` costs more)
+        return futures.reduce(self)
 
     def cancel(self) -> bool:
         """Cancel the job unless it is known to run or has ended; returns at once.
@@ -93,6 +100,7 @@ class Future(concurrent.futures.Future[T]):
                 self._state = CANCELLED_AND_NOTIFIED
         if is_bare:
             if was == PENDING:
+                self._notify_dependents()
                 self._invoke_callbacks()  # type: ignore[attr-defined]
                 self._session.submitter.cancel(self._number)
             return was not in (RUNNING, FINISHED)
@@ -102,6 +110,7 @@ class Future(concurrent.futures.Future[T]):
             self._state = CANCELLED
             self._condition.notify_all()
             self.set_running_or_notify_cancel()  # notifies wait() and as_completed()
+        self._notify_dependents()
         self._invoke_callbacks()  # type: ignore[attr-defined]
         self._session.submitter.cancel(self._number)
         return True
@@ -117,6 +126,7 @@ class Future(concurrent.futures.Future[T]):
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             self._condition.notify_all()
+        self._notify_dependents()
         self._invoke_callbacks()  # type: ignore[attr-defined]
         self._session.submitter.cancel(self._number)
         return True
@@ -191,6 +201,16 @@ class Future(concurrent.futures.Future[T]):
                 return
         super().add_done_callback(fn)
 
+    def _notify_dependents(self) -> None:
+        """Report that the future is done to the calls of its session that wait for it. (A callback would cost more.)"""
+        if self.awaited is not None:
+            self._session.dependents.on_done(self)
+
+    def note_number(self, number: int) -> bool:
+        """Take another number for the job: it has waited for futures. False: the future is cancelled."""
+        self._number = number
+        return self._state == PENDING
+
     def note_running(self) -> None:
         """Note that the job runs (called by the executor). Has no effect if the future is cancelled or done by then."""
         with _lock:
@@ -210,13 +230,22 @@ class Future(concurrent.futures.Future[T]):
                 self._result = result
                 self._state = FINISHED
         if not is_bare:
-            super().set_result(result)
+            try:
+                super().set_result(result)
+            finally:
+                self._notify_dependents()
         elif not is_open:
             raise InvalidStateError(f"{self._state}: {self!r}")  # (not under the lock, which repr takes)
-        elif self._done_callbacks:
-            self._invoke_callbacks()  # type: ignore[attr-defined]
+        else:
+            if self.awaited is not None:
+                self._notify_dependents()
+            if self._done_callbacks:
+                self._invoke_callbacks()  # type: ignore[attr-defined]
 
     def set_exception(self, exception: BaseException | None) -> None:
         """Set the exception (called by the executor)."""
         self._condition  # failures are rare: do as the base class  # noqa: B018
-        super().set_exception(exception)
+        try:
+            super().set_exception(exception)
+        finally:
+            self._notify_dependents()

@@ -80,9 +80,11 @@ class FutureSubmitter:
         if label is None:
             label = next(self._labels) & LABELS
         future: Future[T] = Future(self._session)
-        future._number = self._session.submitter.submit(
+        number = self._session.submitter.submit(
             function, args, kwargs, future, options, store_client, prepared, label
         )
+        if number > 0:  # otherwise it waits for futures, and has its number already
+            future._number = number
         return future
 
     def map(

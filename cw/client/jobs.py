@@ -27,6 +27,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
+from cw.client.held import HeldCalls
 from cw.client.retries import Retries
 from cw.net import messages as m
 
@@ -39,6 +40,10 @@ ACKNOWLEDGED_JOBS = 256
 Smaller: more messages."""
 
 
+ENDED = -1
+"""`ClientJob.sent_over` of a job that must not be sent: it waited for a future that failed, or was cancelled."""
+
+
 class NamedTag:
     """Tag of a job that has an id of the caller's."""
 
@@ -48,6 +53,11 @@ class NamedTag:
         self.jobid = jobid
         self.options = options  # those of its `submit`
         self.number = 0  # the session's for the job; 0: it is being submitted
+
+    def note_number(self, number: int) -> bool:
+        """Take another number for the job: it has waited for futures."""
+        self.number = number
+        return True
 
 
 class ClientJob:
@@ -72,13 +82,34 @@ class ClientJob:
         self.tag = tag  # the caller's; the result is delivered with it
         self.call = call  # a `store_client.Call` or `Chunk`, if its result goes to a store
         self.retries = retries  # if it may be tried again after an error
-        self.sent_over = 0  # connection over which it was sent last, from 1
+        self.sent_over = 0  # connection over which it was sent last, from 1; or ENDED
 
     @property
     def name(self) -> str:
         """Name for messages, with the caller's own id if the job has one."""
         tag = self.tag
         return f"job {tag.jobid if type(tag) is NamedTag else self.number}"
+
+
+class Dependent(ClientJob):
+    """A call that waits for futures; then it is a job."""
+
+    __slots__ = ("called", "missing", "results")
+
+    def __init__(
+        self,
+        called: Any,
+        function: int,
+        options: int,
+        payload: Any,
+        tag: Any,
+        call: Any = None,
+        retries: Retries | None = None,
+    ) -> None:
+        super().__init__(0, function, options, payload, tag, call, retries)
+        self.called = called  # the function itself
+        self.missing = 0  # number of futures that are not done; 0 if it does not wait any more
+        self.results: list[Any] = []  # one for each place in the payload (`cw.client.dependents`)
 
 
 class Jobs:
@@ -91,6 +122,8 @@ class Jobs:
         # Written by any thread, under the session's lock.
         self.last_number = 0
         self.bytes_in = 0  # of all payloads so far
+        self.held: HeldCalls[Dependent] = HeldCalls(limits)
+        """Calls that become jobs when the futures among their arguments are done."""
         # Written by any thread, atomically.
         self._by_number: dict[int, ClientJob] = {}  # in the order of their numbers
         self._waiting: deque[ClientJob] = deque()  # next first; jobs that are not outstanding are skipped
@@ -105,7 +138,6 @@ class Jobs:
         self.attempt_counts: dict[int, m.AttemptCounts] = {}  # attempts of jobs so far, for the next master
         self.highest_sent = 0  # highest number ever sent to a master
         self.is_resubmitting = False  # jobs that were sent to an earlier master must be resubmitted
-        self._limits = limits
         self._connection = 1  # number of the connection: jobs sent over others are not at the master
         self._window = 0, 0  # jobs, bytes
         self._sent_jobs = self._sent_bytes = 0
@@ -131,6 +163,22 @@ class Jobs:
         self.bytes_in += len(payload)
         if call is None or not call.is_stored:
             self._waiting.append(job)
+        return number
+
+    def release(self, dependent: Dependent, function: int, payload: Any, is_sent: bool) -> int:
+        """Make a job of a held call, under the session's lock. Returns its number. `is_sent`: it waits as others do,
+        unless its result is stored; otherwise the caller takes or cancels it soon."""
+        number = self.last_number + 1
+        self._by_number[number] = dependent
+        self.last_number = number
+        self.bytes_in += len(payload)
+        self.held.remove(dependent)  # only now: `outstanding` must not be too small
+        dependent.number, dependent.function, dependent.payload = number, function, payload
+        dependent.missing, dependent.results, dependent.called = 0, [], None
+        if not is_sent:
+            dependent.sent_over = ENDED
+        elif dependent.call is None or not dependent.call.is_stored:
+            self._waiting.append(dependent)
         return number
 
     def cancel(self, number: int, is_delivered: bool, owner: Any = None) -> bool:
@@ -159,13 +207,13 @@ class Jobs:
 
     def objects(self) -> set[int]:
         """Return the numbers of the objects that these jobs name: functions and options."""
-        jobs = self.all()
+        jobs = [*self.all(), *self.held.all()]
         return ({job.function for job in jobs} | {job.options for job in jobs}) - {0}
 
     @property
     def outstanding(self) -> int:
-        """Number of jobs that were submitted and are not delivered yet."""
-        return self.last_number - self.delivered
+        """Number of jobs that were submitted and are not delivered yet, held calls included."""
+        return self.last_number - self.delivered + len(self.held)
 
     @property
     def has_cancelled(self) -> bool:
@@ -177,9 +225,14 @@ class Jobs:
         return self.last_number, self.delivered, self.failed, len(self.started)
 
     def is_full(self, size: int) -> bool:
-        """True if a job of `size` bytes must wait until others are delivered. One of any size is always allowed."""
-        jobs_limit, bytes_limit = self._limits
+        """True if a job of `size` bytes must wait until others are delivered. One of any size is always allowed, and
+        so is any while all others are held: the futures for which they wait may be the caller's to set."""
+        jobs_limit, bytes_limit = self.held.limits
         held = self.bytes_in - self.bytes_out
+        if self.held.size:
+            if self.last_number == self.delivered:
+                return False
+            held += self.held.size
         if held and bytes_limit is not None and held + size > bytes_limit:
             return True
         return jobs_limit is not None and self.outstanding >= jobs_limit
@@ -350,6 +403,7 @@ class Jobs:
     def drop_after_fork(self) -> None:
         """Forget all jobs in a forked child."""
         self._by_number = {}
+        self.held.drop_after_fork()
         self.delivered = self.last_number
 
     def check_invariants(self) -> None:
@@ -365,9 +419,11 @@ class Jobs:
             assert job.number == number <= self.last_number
             is_stored = job.call is not None and job.call.is_stored
             places = waiting[id(job)] + (job.sent_over == self._connection)
-            assert places == 1 or (is_stored and not places), f"{job.name} is in {places} places"
+            may_be_nowhere = is_stored or job.sent_over == ENDED
+            assert places == 1 or (may_be_nowhere and not places), f"{job.name} is in {places} places"
         assert (self._sent_jobs, self._sent_bytes) == (len(sent), sum(len(job.payload) for job in sent))
         assert all(job.number <= self.highest_sent for job in sent)
         assert self.started <= {job.number for job in sent}
         assert self.bytes_in - self.bytes_out >= sum(len(job.payload) for job in (*self.all(), *cancelled))
         assert self._acknowledged <= self._received and self.failed <= self.delivered
+        self.held.check_invariants()

@@ -65,6 +65,8 @@ class Packed(NamedTuple):
     """A large state, which travels as an object."""
     memo: Any = None
     """The pickler's memo, if the state is in the same pickle and the pickle is not large."""
+    met: Sequence[Any] = ()
+    """Futures among the arguments, by place (`cw.payloads.futures`)."""
 
     def payload(self, store: serialize.StoreBuffer | None = None, label: int = 0) -> serialize.Payload:
         return serialize.join(self.data, self.buffers, store, label)

@@ -46,7 +46,7 @@ from cw.payloads import (
 )
 from cw.payloads.pickled import Pickled
 from cw.payloads.reach import Definition, Place, Reach, caches_in
-from cw.payloads.templates import Template
+from cw.payloads.templates import NAMED, Template
 from cw.payloads.watch import Watch
 
 LOOK_SECONDS = 0.001
@@ -259,6 +259,34 @@ class RecordMaker:
         number = self._objects.add(m.SHARED, (), payload, content.name)
         content.numbers[self._objects] = number
         return number
+
+    def extend(self, number: int, names: Sequence[str], codes: Sequence[Any], function: Any) -> int:
+        """Return the number of a FUNCTION object like this one, whose calls also reach what a value refers to: `names`
+        and `codes`, as in Pickled. Raises NotPicklable.
+
+        What both reach has the values of the first, which are those of the call's submit.
+        """
+        made = self._objects.get(number)
+        before = objects.load_function(made.payload)
+        reached = before.reached
+        other = self.make(Template(NAMED, ""), names, codes, function, None).reached
+        known = {identity for identity, _, _ in reached.classes}
+        classes = [each for each in other.classes if each[0] not in known]
+        shared = [each for each in other.shared if each not in reached.shared]
+        merged = reached._replace(
+            constants=tuple(new + old for new, old in zip(other.constants, reached.constants, strict=True)),
+            modules=sorted({*reached.modules, *other.modules}),
+            script=other.script,
+            definitions=list(dict.fromkeys([*other.definitions, *reached.definitions])),
+            components=list(dict.fromkeys([*other.components, *reached.components])),
+            classes=[*reached.classes, *classes],
+            shared=[*reached.shared, *shared],
+        )
+        needs = [each.number for each in made.needs]
+        needs += [other.script, *other.definitions, *other.components, *[each[2] for each in classes]]
+        needs += [number for _, number in shared]
+        payload = objects.dump_function(before._replace(reached=merged))
+        return self.object_of(m.FUNCTION, list(dict.fromkeys(needs)), payload)
 
     def _follow(
         self, reach: Reach, template: Template, function: Any

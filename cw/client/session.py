@@ -82,7 +82,10 @@ class Session:
             jobs, deliver, store_client, lambda: self._loop.call_soon_threadsafe(self.on_wake)
         )
         self.exchange = Exchange(self._loop, self, settings, jobs, self.calls, self.delivery)
-        self.submitter = Submitter(self._loop, self, jobs, self.calls, self.exchange, self.delivery)
+        self.submitter = submitter = Submitter(
+            self._loop, self, jobs, self.calls, self.exchange, self.delivery
+        )
+        self.dependents = submitter.dependents
         self._thread = threading.Thread(target=self._main, name="cw-client", daemon=True)
         self._connected = threading.Event()
         # In place of the thread's own: up to Python 3.12, a join() that Ctrl-C interrupts regards the thread as ended.
@@ -230,6 +233,7 @@ class Session:
             try:
                 self.delivery.flush()  # results that have arrived are stored, and delivered
                 self._deliver_recorded()
+                self.delivery.deliver_failed()
                 self._abandon()
                 self.delivery.close()
             finally:
@@ -244,6 +248,7 @@ class Session:
         if self.delivery.has_some:
             if self.is_own_thread():
                 self._deliver_recorded()
+                self.delivery.deliver_failed()
                 if not self.delivery.deliver_stored():
                     self.exchange.link.connect_anew("some jobs must be sent after all, and before later ones")
                 self.exchange.note_progress()
@@ -278,6 +283,7 @@ class Session:
         """Settle outstanding jobs when the thread ends, so that none stays pending for ever."""
         if self.exchange.link.connection is not None:
             self.exchange.link.connection.close()
+        self.dependents.abandon()
         self.exchange.take_cancelled()
         for job in self.jobs.all():  # in the order of their submission
             if self.jobs.take(job.number) is None:

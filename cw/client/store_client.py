@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 from cw import program
@@ -25,6 +26,7 @@ from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.net import messages as m
 from cw.payloads import classes, environment, serialize
+from cw.payloads.futures import has_value
 from cw.store import callkey
 from cw.store.directory import identify
 from cw.store.format import ClassRecord, Entry, Stored
@@ -189,11 +191,12 @@ class StoreClient:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         prepared: Prepared,
-    ) -> Call:
+    ) -> Call | UnkeyedCall:
         """Return the call, stored or not. The caller holds the functions' lock. Raises UnstableKey, NotPicklable."""
         function_key = functions.key_of(function, prepared)
+        unkeyed: list[Any] = []
         if self._key is None:
-            key, met = callkey.of_call(function, function_key, args, kwargs, self._version)
+            key, met = callkey.of_call(function, function_key, args, kwargs, self._version, unkeyed)
         else:
             own = self._key(*args, **kwargs) if callable(self._key) else self._key
             key = callkey.of_own(function, own, self._version)
@@ -204,17 +207,31 @@ class StoreClient:
             records = tuple(opened.record_of(*each) for each in (*function_key.classes, *met))
         with opened.store.lock:
             self._count_here()
-            number = self._counts.get(key, 0)
-            self._counts[key] = number + 1
-        key = callkey.nth(key, number)
-        place = opened.store.index.get(key, -1)
-        if function_key.name in opened.missed:
-            opened.note_found(function_key.name, place >= 0)
-        if place >= 0 and place & 1 and self._retries_errors:
-            place = -1
         keeper = serialize.DefinitionKeeper({})
         pickled = serialize.dump_call_alone(args, kwargs, function, keeper)
-        return Call(self, key, function_key.name, (records, keeper.definitions), pickled, place)
+        call = Call(self, key, function_key.name, (records, keeper.definitions), pickled)
+        if unkeyed:
+            return UnkeyedCall(call, unkeyed, self._counts)
+        self.find(call, self._counts)
+        call.result_key = call.key
+        return call
+
+    def find(self, call: Call, counts: dict[bytes, int]) -> None:
+        """Make the key of a call the key of the n-th such call in its run, and look for its result in the store."""
+        opened = self._open
+        with opened.store.lock:
+            number = counts.get(call.key, 0)
+            counts[call.key] = number + 1
+        call.key = callkey.nth(call.key, number)
+        place = opened.store.index.get(call.key, -1)
+        if call.name in opened.missed:
+            opened.note_found(call.name, place >= 0)
+        call.place = -1 if place >= 0 and place & 1 and self._retries_errors else place
+
+    def add_values(self, call: Call, values: list[Any]) -> None:
+        """Add the values of futures among a call's arguments to its key. Raises UnstableKey."""
+        call.key, met = callkey.with_values(call.key, values)
+        call.classes += tuple(self._open.record_of(*each) for each in met)
 
     def read(self, place: int) -> Stored:
         return self._open.store.read(place)
@@ -258,7 +275,9 @@ class StoreClient:
 class Call:
     """A call that is recorded: its key, and the place of its stored result, if any."""
 
-    __slots__ = ("args", "classes", "definitions", "key", "name", "place", "store_client")
+    __slots__ = (
+        "again", "args", "classes", "definitions", "key", "name", "place", "result_key", "store_client"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -267,7 +286,7 @@ class Call:
         name: str,
         met: tuple[tuple[ClassRecord, ...], dict[bytes, bytes]],
         args: Any,
-        place: int,
+        place: int = -1,
     ) -> None:
         """`met`: the classes that its values may have, and the definitions, by digest, that its arguments refer to."""
         self.store_client = store_client
@@ -276,6 +295,10 @@ class Call:
         self.classes, self.definitions = met
         self.args = args  # pickled
         self.place = place
+        self.result_key: bytes | None = None
+        """Key by which calls that depend on it are recognised; None: by its value."""
+        self.again: Callable[[], Any] | None = None
+        """Lets the call wait for the futures among its arguments, if its stored result cannot be read."""
 
     @property
     def is_stored(self) -> bool:
@@ -294,12 +317,44 @@ class Call:
         yield self.store_client.entry(self, number, status, seconds, host, payload)
 
 
+class UnkeyedCall:
+    """A call whose key will depend on the values of these futures, which are not known by a key of their own.
+
+    `counts`: as in `StoreClient.find`.
+    """
+
+    __slots__ = ("_call", "_counts", "_futures", "store_client")
+
+    is_stored = False
+
+    def __init__(self, call: Call, futures: list[Future[Any]], counts: dict[bytes, int]) -> None:
+        self._call = call
+        self._futures = futures
+        self._counts = counts
+        self.store_client = call.store_client
+
+    @property
+    def is_ready(self) -> bool:
+        """True if all the futures have their values."""
+        return all(map(has_value, self._futures))
+
+    def complete(self) -> Call:
+        """Return the call, stored or not, when the futures have their values. Raises UnstableKey."""
+        self.store_client.add_values(self._call, [future.result() for future in self._futures])
+        self.store_client.find(self._call, self._counts)
+        return self._call
+
+    def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:
+        raise AssertionError("a call that has run was completed before")
+
+
 class Chunk:
     """Calls that are one job: `chunks.run_each`. Each is recorded by itself."""
 
     __slots__ = ("_calls", "store_client")
 
     is_stored = False
+    again = None
 
     def __init__(self, calls: list[Call]) -> None:
         self._calls = calls

@@ -2,6 +2,7 @@
 
     submit --> plain arguments of a known function? --yes--.
                    '-no--> calls.OneCall --> add ----------+--> room? --> Jobs.add --> wake
+                                                           '--> futures among them? --> Dependents.add
 
 A job that is the only outstanding one is sent from the thread that submits it: this saves a wakeup.
 """
@@ -9,19 +10,21 @@ A job that is the only outstanding one is sent from the thread that submits it: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from cw.client.calls import Calls, OneCall, Submission
 from cw.client.delivery import Delivery
+from cw.client.dependents import Dependents
 from cw.client.exchange import Exchange
 from cw.client.hints import LARGE_ARGUMENT, LargeArguments
-from cw.client.jobs import Jobs
+from cw.client.jobs import Dependent, Jobs
 from cw.client.prepared import Prepared
 from cw.client.retries import Retries
-from cw.client.store_client import StoreClient
+from cw.client.store_client import Call, StoreClient, UnkeyedCall
 from cw.net import memory, wire
 from cw.net.loop import Loop
-from cw.payloads import serialize
+from cw.payloads import dependent, serialize
 from cw.requirements import NO_OPTIONS, JobOptions
 
 
@@ -66,6 +69,7 @@ class Submitter:
         self._delivery = delivery
         self.large_arguments = LargeArguments()
         """Those that calls had lately: the user gets a hint when one recurs."""
+        self.dependents = Dependents(owner, jobs, calls, delivery, self._wake_thread)
 
     def submit(
         self,
@@ -78,14 +82,16 @@ class Submitter:
         prepared: Prepared | None = None,
         label: int = 0,
     ) -> int:
-        """Queue a job; returns its number. Arguments and errors as for `OneCall`, RuntimeError if it is closed."""
+        """Queue a job; returns its number, which is below 0 while the call waits for futures. Arguments and errors as
+        for `OneCall`, RuntimeError if it is closed."""
         calls = self._calls
         functions = calls.functions
         payload: Any
         payload = plain = serialize.dump_plain(args, kwargs, label)
         names: Sequence[str] = ()
+        met: Any = ()
         if plain is None and store_client is None:
-            payload, names = functions.dump_if_known(function, args, kwargs, calls.store, label)
+            payload, names = self._dump_if_known(function, args, kwargs, type(tag), label, met := [])
         if payload is not None and store_client is None:
             number = 0
             try:
@@ -101,6 +107,9 @@ class Submitter:
                             calls.make_room(known)
                             chosen = 0 if options is NO_OPTIONS else calls.objects.options_number(options)
                             retries = Retries(options) if options.retries else None
+                            if met:
+                                held = Dependent(function, known, chosen, payload, tag, None, retries)
+                                return self.dependents.add(held, met)
                             number = self._jobs.add(known, chosen, payload, tag, None, retries)
                 if number:
                     self._wake(number)
@@ -113,6 +122,23 @@ class Submitter:
             self.large_arguments.look(function, args, kwargs)
         return self.add(call, tag, options)
 
+    def _dump_if_known(
+        self,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        future_class: type,
+        label: int,
+        met: list[Any],
+    ) -> tuple[Any, Sequence[str]]:
+        """Dump a call as `FunctionTable.dump_if_known` does; faster if it depends on calls and has flat arguments.
+        `future_class`: the class of this client's futures, if it has some: an executor's tags are."""
+        if future_class in map(type, args) and not kwargs:
+            payload = dependent.dump_flat(args, future_class, met, label)
+            if payload is not None:
+                return payload, ()
+        return self._calls.functions.dump_if_known(function, args, kwargs, self._calls.store, label, met)
+
     def add(self, submission: Submission, tag: Any, options: JobOptions = NO_OPTIONS) -> int:
         """Queue a job; returns its number. Raises NotPicklable, UnstableKey, RuntimeError if the session is closed."""
         self._make_room(submission.payload)
@@ -123,10 +149,20 @@ class Submitter:
                     raise self._owner.why_closed()
                 function = submission.place()
                 call = submission.call
+                if type(call) is Call and hasattr(tag, "stored_key"):
+                    tag.stored_key = call.result_key
                 chosen = self._calls.objects.options_number(options)
                 retries = Retries(options) if options.retries else None
+                if submission.met:
+                    held = Dependent(
+                        submission.function, function, chosen, submission.payload, tag, call, retries
+                    )
+                    if type(call) is not Call or not call.is_stored:
+                        return self.dependents.add(held, submission.met)
+                    call.again = partial(self.dependents.add, held, submission.met)
                 number = self._jobs.add(function, chosen, submission.payload, tag, call, retries)
                 if call is not None:
+                    assert not isinstance(call, UnkeyedCall)  # such calls wait for futures
                     self._delivery.add(number, call)
             self._wake(number)
         except KeyboardInterrupt:
@@ -140,13 +176,14 @@ class Submitter:
         `is_delivered`: deliver it as Abandoned; otherwise it is not delivered. `owner`: the tag that it must have, if
         not None.
         """
+        if number < 0:
+            number = self.dependents.withdraw(number, owner)
         if not self._jobs.cancel(number, is_delivered, owner):
             return False
         if not self._owner.is_started():
             self._exchange.take_cancelled()
-        elif not self.is_woken:
-            self.is_woken = True
-            self._loop.wake()
+        else:
+            self._wake_thread()
         return True
 
     def _make_room(self, payload: Any) -> None:
@@ -165,6 +202,12 @@ class Submitter:
     def release(self) -> None:
         """Send what `hold` has kept back."""
         if not self._send_now():
+            self._loop.wake()
+
+    def _wake_thread(self) -> None:
+        """Let the session's thread look for jobs, and for results to deliver."""
+        if not self.is_woken:
+            self.is_woken = True
             self._loop.wake()
 
     def _wake(self, number: int) -> None:

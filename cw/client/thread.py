@@ -130,6 +130,7 @@ class ClientThread:
                 store_client.close()
             raise
         self._session.on_exit = self._log_unreported
+        self._session.dependents.tag_of = self._tag_of
         # Outstanding jobs with the caller's own id.
         self._tag_by_jobid: dict[Any, NamedTag] = {}
         self._error: BaseException | None = None  # the first that no `on_error` received, for wait()
@@ -154,9 +155,10 @@ class ClientThread:
         """Run `function(*args, **kwargs)` on a worker; returns the job's id. For any thread, callbacks included.
 
         If the first argument is not callable, it is the caller's own id for the job, and the function follows: an int
-        (see `cw.randid`), a str, bytes or a tuple. The two may be given as `jobid=` and `func=`, too. Raises ValueError
-        for an id that is outstanding, TypeError (NotPicklable) if the call cannot be pickled, RuntimeError after
-        `stop`.
+        (see `cw.randid`), a str, bytes or a tuple. The two may be given as `jobid=` and `func=`, too. Futures among the
+        arguments stand for their results, for which the call waits (its id is below 0, unless the caller gave one).
+        Raises ValueError for an id that is outstanding, TypeError (NotPicklable) if the call cannot be pickled,
+        RuntimeError after `stop`.
         """
         return self._submit(self._defaults, function, args, kwargs)
 
@@ -325,13 +327,22 @@ class ClientThread:
             raise ValueError(f"job id {jobid!r} is outstanding: take another (cw.randid() makes one)")
         try:
             label = current.label_of_id(jobid)
-            tag.number = self._session.submitter.submit(
+            number = self._session.submitter.submit(
                 args[0], args[1:], kwargs, tag, options.options, options.store_client, None, label
             )
+            if number > 0:  # otherwise it waits for futures, and has its number already
+                tag.number = number
         except BaseException:
             self._tag_by_jobid.pop(jobid, None)
             raise
         return jobid
+
+    def _tag_of(self, number: int, tag: Any) -> NamedTag:
+        """Return the tag of a call that waits for futures: it is no job yet, so that this number is its id."""
+        if type(tag) is NamedTag:
+            return tag
+        named = self._tag_by_jobid[number] = NamedTag(number, self._defaults if tag is None else tag)
+        return named
 
     def _counts(self) -> Counts:
         return Counts(*self._session.jobs.counts())

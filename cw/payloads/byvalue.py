@@ -28,13 +28,14 @@ import pickle
 import sys
 import typing
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import cloudpickle
 from cloudpickle.cloudpickle import _dynamic_class_reduce as _take_class_apart
 
-from cw.payloads import dispatchers, enums, related, script
+from cw.payloads import dispatchers, enums, futures, related, script
 from cw.payloads.annotations import (
     annotate_of,
     is_forward_reference,
@@ -279,6 +280,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return reduced
         if self.refused and issubclass(kind, self.refused):
             raise pickle.PicklingError(related.refusal(kind))
+        if issubclass(kind, Future):
+            return futures.reduce(thing, is_refused=self.watch is not None)  # (in a definition)
         if kind is ModuleType and self.watch is not None and _is_registered(thing.__name__):
             self.watch.add_namespace(vars(thing))
         elif kind.__module__ == "dataclasses" and not hasattr(thing, "default_factory"):

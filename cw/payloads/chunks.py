@@ -40,8 +40,9 @@ class Shared:
 
 
 class Chunk:
-    """Calls, each pickled when it is added. `names`, `codes`: as in `Pickled`. `state`: pickled before the arguments of
-    each call. `seconds`: time after which `run` begins no further call; None: it runs all."""
+    """Calls, each pickled when it is added. `names`, `codes`: as in `Pickled`. `met`: futures among the arguments of
+    all calls. `state`: pickled before the arguments of each call. `seconds`: time after which `run` begins no further
+    call; None: it runs all."""
 
     def __init__(
         self, function: Any = None, state: Pickled | None = None, seconds: float | None = None
@@ -50,6 +51,7 @@ class Chunk:
         self.codes: Sequence[Any] = ()
         self.large: tuple[Any, ...] = ()
         """The arguments of the last call that has a megabyte of them."""
+        self.met: list[Any] = []
         self._function = function
         self._state = state
         self._seconds = seconds
@@ -86,13 +88,13 @@ class Chunk:
 
     def _pickle(self, args: tuple[Any, ...]) -> Payload:
         state = self._state
-        found = serialize.dump_call_by_name(args, {}) if state is None else None
+        found = serialize.dump_call_by_name(args, {}, self.met) if state is None else None
         if found is not None and len(found[0]) <= SHARED and not found[1]:
             self._note_names(found[2])
             return found[0]
         memo = None if state is None else state.memo
         is_by_value = state is None and found is None
-        pickled = serialize.pickle_call(args, {}, self._function, memo, is_by_value)
+        pickled = serialize.pickle_call(args, {}, self._function, memo, is_by_value, self.met)
         if pickled.size >= serialize.BIG_BYTES:
             self.large = args
         if pickled.size > SHARED:
@@ -106,7 +108,7 @@ class Chunk:
         apart: dict[int, Pickled] = {}
         for value in args:
             if type(value) not in PLAIN and id(value) not in apart:
-                pickled = serialize.pickle_call((value,), {}, self._function)
+                pickled = serialize.pickle_call((value,), {}, self._function, met=self.met)
                 if pickled.size > SHARED:
                     apart[id(value)] = pickled
         common = dict(self._shared)
@@ -117,7 +119,7 @@ class Chunk:
             for number, (identity, pickled) in enumerate(apart.items())
         }
         rest = serialize.pickle_call(
-            tuple(places.get(id(value), value) for value in args), {}, self._function, memo
+            tuple(places.get(id(value), value) for value in args), {}, self._function, memo, met=self.met
         )
         if rest.size + sum(pickled.size for pickled in apart.values()) > whole.size + SHARED // 2:
             return whole

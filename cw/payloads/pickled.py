@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pickle import dumps, loads
 from typing import Any
@@ -168,7 +168,7 @@ class Pickled:
 
     def __init__(
         self,
-        values: Sequence[Any],
+        values: Iterable[Any],
         memo: Any = None,
         persistent_id: Any = None,
         root: Any = None,
@@ -205,7 +205,7 @@ class Pickled:
 
     @shared.pickles_for_runners
     def _dump(
-        self, pickler: Any, file: io.BytesIO, values: Sequence[Any], memo: Any, persistent_id: Any
+        self, pickler: Any, file: io.BytesIO, values: Iterable[Any], memo: Any, persistent_id: Any
     ) -> None:
         if memo is not None:
             pickler.memo = memo

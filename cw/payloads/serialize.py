@@ -11,12 +11,12 @@ layout.py describes a payload, pickled.py makes values into one. All functions m
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pickle import dumps, loads
 from typing import Any
 
 from cw.errors import NotPicklable, PayloadError
-from cw.payloads import byvalue, classes, deferred, pickling_errors
+from cw.payloads import byvalue, classes, deferred, futures, pickling_errors
 from cw.payloads.current import LABEL as LABEL
 from cw.payloads.failures import dump_error as dump_error
 from cw.payloads.failures import forget_tracebacks as forget_tracebacks
@@ -27,7 +27,7 @@ from cw.payloads.layout import Payload as Payload
 from cw.payloads.layout import StoreBuffer as StoreBuffer
 from cw.payloads.layout import join as join
 from cw.payloads.layout import label_bytes as label_bytes
-from cw.payloads.layout import pickle_of
+from cw.payloads.layout import pickle_of as pickle_of
 from cw.payloads.layout import split_text as split_text
 from cw.payloads.layout import with_text as with_text
 from cw.payloads.pickled import BY_NAME_IN_MAIN, PLAIN, Pickled, dump_by_name, dump_value
@@ -57,14 +57,38 @@ def dump(value: Any, store: StoreBuffer | None = None, label: int | None = None)
         raise NotPicklable(refusal_of("value", failure, [("value", value)])) from failure.__cause__
 
 
-def pickle_with_state(state: Any, args: tuple[Any, ...], kwargs: dict[str, Any], function: Any) -> Pickled:
-    """Pickle a function's state, then the arguments. Raises `NotPicklable`."""
+def pickle_with_state(
+    state: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    function: Any,
+    met: list[Any] | None = None,
+) -> Pickled:
+    """Pickle a function's state, then the arguments. `met` receives the futures in these. Raises `NotPicklable`."""
+    before = futures.collect(None)
     try:
-        return Pickled((state, call_of(args, kwargs)))
+        return Pickled(_StateThenCall(state, call_of(args, kwargs), met))
     except byvalue.Unpicklable as failure:
         if pickling_errors.find_path(failure.offender, [("", (args, kwargs))]) is not None:
             raise NotPicklable(refusal_of_call(failure, args, kwargs, function)) from failure.__cause__
         raise refusal_of_function(function, failure) from failure.__cause__
+    finally:
+        futures.collect(before)
+
+
+class _StateThenCall(Iterable[Any]):
+    """A state, in which futures are refused, and a call, in which they are noted."""
+
+    def __init__(self, state: Any, call: Any, met: list[Any] | None) -> None:
+        self._values = state, call
+        self._met = met
+
+    def __iter__(self) -> Iterator[Any]:
+        state, call = self._values
+        futures.collect(None)
+        yield state
+        futures.collect(self._met)
+        yield call
 
 
 def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -77,11 +101,16 @@ def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def dump_call_by_name(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
+    args: tuple[Any, ...], kwargs: dict[str, Any], met: list[Any] | None = None
 ) -> tuple[bytes, list[memoryview], Sequence[str]] | None:
     """Pickle as `pickle_call` does, for `join`, with the script's names that the arguments refer to. None if some are
     by value."""
-    return dump_by_name(call_of(args, kwargs))
+    collecting = futures.collecting
+    before, collecting.met = collecting.met, met
+    try:
+        return dump_by_name(call_of(args, kwargs))
+    finally:
+        collecting.met = before
 
 
 def pickle_call(
@@ -90,13 +119,26 @@ def pickle_call(
     function: Any = None,
     memo: Any = None,
     is_by_value: bool = False,
+    met: list[Any] | None = None,
 ) -> Pickled:
     """Pickle the arguments of a call. `function` is for the message of `NotPicklable`, which names the argument.
-    `memo`: of the state that precedes them. `is_by_value`: `dump_call_by_name` has refused them."""
+    `memo`: of the state that precedes them. `is_by_value`: `dump_call_by_name` has refused them. `met` receives the
+    futures without a value in them (`futures.py`); without it, futures are refused."""
+    before = futures.collect(met)
     try:
         return Pickled((call_of(args, kwargs),), memo, is_by_value=is_by_value)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(refusal_of_call(failure, args, kwargs, function)) from failure.__cause__
+    finally:
+        futures.collect(before)
+
+
+def pickle_value(value: Any) -> Pickled:
+    """Pickle a value for runners, as an argument is. Raises `NotPicklable`."""
+    try:
+        return Pickled((apart_if_big(value),))
+    except byvalue.Unpicklable as failure:
+        raise NotPicklable(refusal_of("the result", failure, [("result", value)])) from failure.__cause__
 
 
 def dump_plain(args: tuple[Any, ...], kwargs: dict[str, Any], label: int = 0) -> bytes | None:
@@ -175,10 +217,13 @@ def dump_call_alone(
     plain = dump_plain(args, kwargs)
     if plain is not None:
         return plain
+    before = futures.collect(futures.Unread())
     try:
         return dump_value(call_of(args, kwargs), is_alone=True, refer=refer)
     except byvalue.Unpicklable as failure:
         raise NotPicklable(refusal_of_call(failure, args, kwargs, function)) from failure.__cause__
+    finally:
+        futures.collect(before)
 
 
 def alone(payload: Payload, refer: byvalue.Refer = None) -> Payload:

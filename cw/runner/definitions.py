@@ -85,6 +85,15 @@ class Definitions:
         """Unpickle a value, making the definitions that it needs."""
         return objects.Unpickler(data, self._require).load()
 
+    def load_rows(self, data: Any) -> list[Any]:
+        """Unpickle constants: one list, or several in sequence."""
+        unpickler = objects.Unpickler(data, self._require)
+        rows: list[Any] = []
+        with contextlib.suppress(EOFError):
+            while True:
+                rows += unpickler.load()
+        return rows
+
     def _definition(self, number: int) -> objects.Definition:
         row = self._by_number.get(number)
         if row is None:

@@ -22,6 +22,8 @@ from cw.net import memory
 from cw.payloads import (
     chunks,
     classes,
+    dependent,
+    futures,
     local_classes,
     local_functions,
     objects,
@@ -87,6 +89,8 @@ class Script:
 
     def prepare(self, number: int, payload: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """Return the function and the arguments of a call. Raises whatever making them raises."""
+        if payload[0] == dependent.DEPENDENT:
+            return self._prepare_dependent(number, payload)
         applied = self._put_in_force(number)
         function, callee = applied.function, applied.callee
         if function.mode != objects.ONE:
@@ -119,6 +123,25 @@ class Script:
         if applied is not self._applied:
             self._apply(applied)
         return applied
+
+    def _prepare_dependent(self, number: int, payload: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """Prepare a call with results of other calls."""
+        flat = dependent.load_small(payload)
+        if flat is not None:
+            function, _, kwargs = self.prepare(number, dependent.NO_ARGUMENTS)
+            return function, flat, kwargs
+        results, call = dependent.opened(payload, lambda number: memory.fresh(self._payload_of(number)))
+        is_flat = call[0] == dependent.FLAT
+        futures.use(results)
+        try:
+            function, args, kwargs = self.prepare(number, dependent.NO_ARGUMENTS if is_flat else call)
+            if is_flat:
+                args = dependent.load_flat(call, results)
+        finally:
+            futures.use(())
+        if self._functions[number].function.mode != objects.ONE:  # its calls are unpickled as they begin
+            return dependent.run_with, (results, function, *args), kwargs
+        return function, args, kwargs
 
     def _maker(self, applied: _Applied) -> Callable[[Any], Any]:
         """Return what makes the function for each call of a chunk from the state that is pickled with the call."""
@@ -180,7 +203,7 @@ class Script:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
         if applied.rows is None:
-            applied.rows = self._loads(reached.constants[-1])
+            applied.rows = self._definitions.load_rows(reached.constants[-1])
         self._bindings.bind(applied.rows or [])
         self._places.apply(reached.components)
         self._mark_lost(reached.lost)
@@ -243,7 +266,7 @@ class Script:
             if (
                 applied.early_rows is None
             ):  # what functions of other namespaces read may be needed to make these
-                applied.early_rows = self._loads(reached.constants[0])
+                applied.early_rows = self._definitions.load_rows(reached.constants[0])
             self._bindings.bind(applied.early_rows or [])
             self._definitions.make()
         for identity, version, number in reached.classes:

@@ -59,11 +59,17 @@ def of_function(function: Any) -> FunctionKey:
 
 
 def of_call(
-    function: Any, key: FunctionKey, args: tuple[Any, ...], kwargs: dict[str, Any], version: bytes = b""
+    function: Any,
+    key: FunctionKey,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    version: bytes = b"",
+    unkeyed: list[Any] | None = None,
 ) -> tuple[bytes, Classes]:
     """Make the key of a call, and list the script's classes in its arguments. Raises `UnstableKey`.
 
-    `version`: the bytes that `of_version` made from the user's version.
+    `version`: the bytes that `of_version` made from the user's version. `unkeyed` receives futures among the arguments
+    that only their values identify: `with_values` adds these.
     """
     if key.refusal is not None:
         raise UnstableKey(key.refusal)
@@ -75,6 +81,7 @@ def of_call(
         hasher.update(text)
     else:
         walk = DefinitionWalk()
+        walk.unkeyed = unkeyed
         walk.write(b"*", b"%d" % len(args))
         given: list[tuple[int | str, Any]] = [*enumerate(args), *named.items()]
         for place, value in given:
@@ -91,6 +98,19 @@ def of_call(
     if version:
         hasher.update(version)
     return hasher.digest(), classes
+
+
+def with_values(key: bytes, values: list[Any]) -> tuple[bytes, Classes]:
+    """Add the values of futures to the key of a call; see `of_call`. Raises `UnstableKey`."""
+    walk = DefinitionWalk()
+    try:
+        walk.run(values)
+    except Unstable as unstable:
+        raise UnstableKey(
+            f"the result of a call among the arguments: {unstable}. Store that call, too, or give this one a key of "
+            "your own: options(key=...)"
+        ) from unstable.__cause__
+    return digest_of(key + walk.digest()), tuple(walk.classes.items())
 
 
 def of_own(function: Any, key: Any, version: bytes = b"") -> bytes:

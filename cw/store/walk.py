@@ -15,11 +15,12 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from types import MappingProxyType
 from typing import Any
 
 from cw.errors import SharedValueReleased
-from cw.payloads import byvalue
+from cw.payloads import byvalue, futures
 
 SIZE = 16
 """Bytes of a digest."""
@@ -53,6 +54,9 @@ class Walk:
 
     handlers: dict[type, Callable[[Any, Any], None]] = {}
     """Methods by exact type of the value."""
+
+    unkeyed: list[Any] | None = None
+    """Receives the futures that only their values identify; None: they are refused."""
 
     def __init__(self, is_blind: bool = False) -> None:
         self.is_blind = is_blind
@@ -113,6 +117,8 @@ class Walk:
             str(kind.__module__).partition(".")[0] == "pathlib"
         ):  # pickle would take the parts that it was made of
             self.write_text(b"path", f"{kind.__qualname__} {value}")
+        elif issubclass(kind, Future):
+            _write_future(self, value)
         else:
             self._object(value)
 
@@ -271,6 +277,20 @@ class Walk:
             self.items(list(items))
         if pairs is not None:
             self.pairs(pairs)
+
+
+def _write_future(walk: Walk, future: Future[Any]) -> None:
+    """Write the key of the call whose result this is; without one, only its place in `unkeyed`."""
+    if walk.is_blind or walk.is_known(future):
+        return
+    key = futures.key_of(future)
+    if key is not None:
+        walk.write(b"result", key)
+    elif walk.unkeyed is None:
+        raise Unstable("a future whose call is not stored", future)
+    else:
+        walk.write(b"value", b"%d" % len(walk.unkeyed))
+        walk.unkeyed.append(future)
 
 
 def _is_short_of(kind: type, values: Any) -> bool:
