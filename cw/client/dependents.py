@@ -139,7 +139,7 @@ class Dependents:
                 result, future.awaited = future.awaited, None  # type: ignore[attr-defined]
             else:
                 result = self._results.pop(id(future), None)
-            if result is None:
+            if result is None or not self._jobs.held.size:  # (a forked child holds none)
                 return
             dependents, result.dependents, result.future = result.dependents, [], None
             payload = result.payload
