@@ -117,7 +117,8 @@ KEEPERS = {
     "array": {"net.wire", "net.sockets"},  # sockets: descriptors beside the bytes
     "bluelet": {"net.loop", "client.original"},  # client.original: coroutines for the user's own loop
     "logging": {"events", "program"},  # program: the handler of cw's programs
-    "multiprocessing": {"pool.results"},  # its TimeoutError
+    # results: its TimeoutError. environment: its key
+    "multiprocessing": {"pool.results", "payloads.environment"},
     "asyncio": {"client.future"},  # when it is awaited
 }
 

@@ -236,6 +236,40 @@ def test_the_client_needs_no_main_thread(tmp_path):
     assert run_script(tmp_path, source)[0] == "[0, 1, 4, 9, 16]\n"
 
 
+# --- proxies of multiprocessing's managers --------------------------------------------------------
+
+
+def test_the_proxies_of_a_manager_work_in_jobs_on_its_machine(tmp_path):
+    source = """
+        import multiprocessing, queue, cw
+        def work(inbox, outbox, counts, lock):
+            while True:
+                try:
+                    n = inbox.get_nowait()
+                except queue.Empty:
+                    return outbox
+                with lock:
+                    counts["done"] = counts.get("done", 0) + 1
+                outbox.put(n * n)
+        if __name__ == "__main__":
+            with multiprocessing.Manager() as manager, cw.mp.allocate(2), cw.ClusterExecutor() as executor:
+                inbox, outbox, counts, lock = manager.Queue(), manager.Queue(), manager.dict(), manager.Lock()
+                for n in range(10):
+                    inbox.put(n)
+                futures = [executor.submit(work, inbox, outbox, counts, lock) for _ in range(2)]
+                back = [future.result() for future in futures]  # proxies may come back, too
+                print(sorted(back[0].get() for _ in range(10)), counts["done"])
+                captured = lambda: counts["done"]
+                print(executor.submit(captured).result())
+            with cw.mp.allocate(1), cw.ClusterExecutor() as executor:
+                try:
+                    executor.submit(len, [inbox]).result()
+                except cw.ConnectionError as error:
+                    print("as long as it runs" in str(error))
+    """
+    assert run_script(tmp_path, source)[0] == f"{[n * n for n in range(10)]} 10\n10\nTrue\n"
+
+
 # --- objects and environments -----------------------------------------------------------------
 
 

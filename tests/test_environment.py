@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
@@ -214,6 +215,26 @@ def test_a_hash_seed_travels_if_python_takes_it(monkeypatch, given, travels):
 def test_the_sessions_seed_travels():
     loaded = environment.load_environment(environment.dump_environment(b"\x00\xff"))
     assert bytes.fromhex(loaded.seed) == b"\x00\xff"
+
+
+def test_the_key_of_multiprocessing_travels_once_managers_are_loaded_and_is_not_shown():
+    """Set there, it is the key of the process: as in the processes of a pool."""
+    code = """
+        import json, sys
+        from cw.payloads import environment as e
+        first = e.load_environment(e.dump_environment())
+        import multiprocessing.managers
+        own = multiprocessing.current_process().authkey
+        second = e.load_environment(e.dump_environment())
+        multiprocessing.current_process().authkey = b"another"
+        e.apply_environment(second)
+        print(json.dumps([first.authkey, second.authkey == own.hex(), own.hex() in repr(second),
+                          multiprocessing.current_process().authkey == own]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == ["", True, False, True]
 
 
 def test_the_recursion_limit_travels():

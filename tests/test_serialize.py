@@ -689,8 +689,7 @@ def test_names_in_values_do_not_matter():
         (lambda mp: mp.RawArray("i", 3), "shared memory"),
         (lambda mp: mp.Process(), "Process"),
         (lambda mp: mp.current_process(), "_MainProcess"),
-        (lambda mp: managers.BaseProxy(managers.Token("list", "/nowhere", "1"), "pickle", authkey=b"", incref=False),
-         "BaseProxy"),
+        (lambda mp: mp.managers.SyncManager(), "SyncManager"),
     ],
 )  # fmt: skip
 def test_what_is_only_valid_in_a_related_process_is_refused_by_name(make, name):
@@ -708,6 +707,23 @@ def test_what_is_only_valid_in_a_related_process_is_refused_by_name(make, name):
 
 def _f(args):
     pass
+
+
+@pytest.mark.parametrize(
+    ("fault", "advice"),
+    [(FileNotFoundError(2, "No such file"), "its own machine"),
+     (multiprocessing.AuthenticationError("digest"), "restart()")],
+)  # fmt: skip
+def test_a_proxy_whose_manager_cannot_be_reached_says_what_to_do(fault, advice, monkeypatch):
+    def fail(*args, **kwargs):
+        raise fault
+
+    proxy = managers.ListProxy(managers.Token("list", "/nowhere", "1"), "pickle", authkey=b"", incref=False)
+    payload = serialize.dump(proxy)
+    monkeypatch.setattr(managers, "RebuildProxy", fail)
+    with pytest.raises(ConnectionError, match=re.escape(advice)) as caught:
+        serialize.load(payload)
+    assert caught.value.__cause__ is fault and os.uname().nodename in str(caught.value)
 
 
 def test_shared_memory_by_name_and_words_that_look_like_it_travel():

@@ -279,6 +279,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if reduced is not None:
             return reduced
         if self.refused and issubclass(kind, self.refused):
+            reduced = related.reduce_proxy(thing)
+            if reduced is not None:
+                return reduced
             raise pickle.PicklingError(related.refusal(kind))
         if issubclass(kind, Future):
             return futures.reduce(thing, is_refused=self.watch is not None)  # (in a definition)

@@ -18,6 +18,10 @@ or SCRATCH for a fresh one of the runner's own. The script itself is not run, an
 Variables of `os.environ` travel if the program itself has set or deleted them, as a pool's workers inherit them.
 Those that it was started with describe its own machine and stay behind.
 
+The authentication key of multiprocessing travels, as it does to a pool's workers, if the program has loaded what uses
+it: with it, a job may use the proxy of a `Manager`. An environment leaves the client only for masters and workers with
+its credential, and is written to no file.
+
 No part is pickled: any process may read an environment.
 """
 
@@ -54,6 +58,7 @@ class Environment:
     seed: str = ""  # the session's, see `cw.payloads.current`: hexadecimal digits
     hash_seed: str = ""  # PYTHONHASHSEED; '' if it is not set
     recursion_limit: int = 0  # 0: the runner's own
+    authkey: str = field(default="", repr=False)  # of multiprocessing: hexadecimal digits; '': none
 
 
 def check_workdir(workdir: str | os.PathLike[str] | None) -> str | None:
@@ -99,6 +104,7 @@ def dump_environment(seed: bytes = b"", workdir: str | None = None) -> bytes:
     more = {
         "variables": variables_set(), "files": modules.files_of_modules(), "seed": seed.hex(),
         "hash_seed": hash_seed(), "recursion_limit": sys.getrecursionlimit(),
+        "authkey": _authkey().hex(),
     }  # fmt: skip
     return json.dumps([*fields, more]).encode()
 
@@ -120,6 +126,10 @@ def apply_environment(environment: Environment, scratch: str = "") -> None:
     """
     apply_variables(environment.variables)
     modules.expect_files(environment.files)
+    if environment.authkey:
+        import multiprocessing.process
+
+        multiprocessing.process.current_process().authkey = bytes.fromhex(environment.authkey)
     if environment.recursion_limit not in (0, sys.getrecursionlimit()):
         with contextlib.suppress(RecursionError, ValueError):  # so low that even this call does not fit
             sys.setrecursionlimit(environment.recursion_limit)
@@ -151,6 +161,13 @@ def apply_environment(environment: Environment, scratch: str = "") -> None:
                 "workdir=, a path that is there or 'scratch' for a private directory of the worker's"
             )
         raise EnvironmentMismatch(text) from error
+
+
+def _authkey() -> bytes:
+    """Return the key with which this program's managers let their proxies in; nothing if it has loaded no managers."""
+    if "multiprocessing.managers" not in sys.modules:
+        return b""
+    return bytes(sys.modules["multiprocessing.process"].current_process().authkey)
 
 
 def hash_seed() -> str:
