@@ -5,8 +5,6 @@ Slurm is present in an allocation, or with `sbatch` on the PATH and a controller
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from cw import guard, mp, slurm
@@ -54,20 +52,16 @@ def stop(master: bool = True, workers: bool = True) -> bool:
 
 
 @takes(ClusterOptions)
-@contextlib.contextmanager
-def allocate(options: ClusterOptions) -> Iterator[Cluster]:
+def allocate(options: ClusterOptions) -> Cluster:
     """Start a cluster with `nworkers` slots for a `with` block: in Slurm if present, otherwise on this machine.
 
-    This is `cw.slurm.allocate` or `cw.mp.allocate`, which describe arguments and errors. On this machine, options for
-    sbatch are ignored.
+    Without `with`, it lasts until its `close()` or the end of the program. This is `cw.slurm.allocate` or
+    `cw.mp.allocate`, which describe arguments and errors. On this machine, options for sbatch are ignored.
     """
     guard.check_start("cw.allocate()")
     if State.system.is_present():
-        with slurm.allocate(**options._asdict()) as in_slurm:
-            yield in_slurm
-        return
-    with mp.allocate(**_local(options)._asdict()) as here:
-        yield here
+        return slurm.allocate(**options._asdict())
+    return mp.allocate(**_local(options)._asdict())
 
 
 def _local(options: ClusterOptions) -> ClusterOptions:

@@ -2,6 +2,7 @@
 
     with cw.mp.allocate(4):          # gone when the block ends, however it ends
         ...
+    cluster = cw.mp.allocate(4)      # gone at cluster.close(), or with the program
 
     cw.mp.start(4)                   # lasts until cw.mp.stop(), which any program of the user may call
     python -m cw.mp start -n 4       # the same from the shell
@@ -93,46 +94,14 @@ def status() -> Status | None:
 
 
 @takes(ClusterOptions)
-@contextlib.contextmanager
-def allocate(options: ClusterOptions) -> Iterator[Cluster]:
-    """Start a local cluster with `nworkers` slots for a `with` block; it is ready when the block begins.
+def allocate(options: ClusterOptions) -> LocalCluster:
+    """Start a local cluster with `nworkers` slots for a `with` block, or until its `close()` or the end of the program.
 
-    It is gone when the block ends, and soon after the program is killed. Other clusters, including that of `start`, are
-    not affected. Arguments and errors are those of `start`.
+    It is ready when this returns, and gone when the block or the program ends, also soon after the program is killed.
+    Other clusters, including that of `start`, are not affected. Arguments and errors are those of `start`.
     """
     guard.check_start("cw.mp.allocate()")
-    plan = _make_plan(options)
-    logs = launcher.make_logs(os.path.join(local_state.directory(), "allocated"))
-    lifeline = Lifeline()
-    processes: dict[str, Process] = {}
-
-    def note(master: str, child: Child) -> None:
-        processes[child.role] = child.process
-
-    def end() -> None:
-        if "master" in plan.roles:
-            address.unbind_process(cluster.master)
-        if supervisor:
-            supervisor.end()
-        launcher.end_processes(list(processes.values()), before_kill=lifeline.cut)
-
-    def start_again(died: Process) -> Process | None:
-        if "master" in processes and not processes["master"].is_alive():
-            return None
-        child = _spawn_worker(plan, logs, cluster.master, lifeline)
-        note(cluster.master, child)
-        os.close(child.ready)
-        return child.process
-
-    supervisor: Supervisor | None = None
-    cluster = Cluster("", plan.slots, logs, end)
-    with cluster:
-        cluster.master = _start_parts(plan, logs, note, lifeline=lifeline)
-        if "master" in plan.roles:
-            _use_in_this_process(cluster.master)
-        if "worker" in plan.roles:
-            supervisor = Supervisor(processes["worker"], start_again, launcher.log_file("worker", logs))
-        yield cluster
+    return LocalCluster(_make_plan(options))
 
 
 @contextlib.contextmanager
@@ -162,6 +131,54 @@ def hold(options: ClusterOptions) -> Iterator[Cluster]:
                 supervisor.end()
     finally:
         lifeline.cut()
+
+
+class LocalCluster(Cluster):
+    """A cluster of `allocate`. It ends with its block, at `close()`, or with the program."""
+
+    def __init__(self, plan: _Plan, is_default: bool = True) -> None:
+        """Start it. `is_default`: clients of this process use it by default. Raises LaunchError."""
+        super().__init__(
+            "", plan.slots, launcher.make_logs(os.path.join(local_state.directory(), "allocated")), self._end
+        )
+        self._plan = plan
+        self._lifeline = Lifeline()
+        # At most one of each; the supervisor's thread replaces the worker's.
+        self._master: list[Process] = []
+        self._workers: list[Process] = []
+        self._supervisors: list[Supervisor] = []
+        try:
+            self.master = _start_parts(plan, self.logs, self._note, lifeline=self._lifeline)
+            if is_default and "master" in plan.roles:
+                _use_in_this_process(self.master)
+            log = launcher.log_file("worker", self.logs)
+            self._supervisors = [Supervisor(worker, self._start_again, log) for worker in self._workers]
+        except BaseException:
+            self.stop()
+            raise
+        self.end_with_program(self._end)
+
+    def is_alive(self) -> bool:
+        """True if its master runs."""
+        return any(process.is_alive() for process in self._master)
+
+    def _note(self, master: str, child: Child) -> None:
+        (self._master if child.role == "master" else self._workers).append(child.process)
+
+    def _start_again(self, died: Process) -> Process | None:
+        if self._master and not self.is_alive():
+            return None
+        child = _spawn_worker(self._plan, self.logs, self.master, self._lifeline)
+        self._workers = [child.process]
+        os.close(child.ready)
+        return child.process
+
+    def _end(self) -> None:
+        if self._master:
+            address.unbind_process(self.master)
+        for supervisor in self._supervisors:
+            supervisor.end()
+        launcher.end_processes([*self._master, *self._workers], before_kill=self._lifeline.cut)
 
 
 # --- one launch -----------------------------------------------------------------------------

@@ -257,6 +257,32 @@ def test_a_part_that_fails_is_told_with_the_end_of_its_log(home, role):
     assert address.started_here() == ""
 
 
+def test_a_cluster_is_an_object_that_lasts_until_it_is_closed(home):
+    cluster = cw.mp.allocate(2)
+    assert cluster.slots == 2 and run_job(abs, -1) == 1 and cluster.is_alive()
+    with cluster:
+        assert run_job(abs, -2) == 2
+    assert not processes_of(home) and address.started_here() == "" and not cluster.is_alive()
+    cluster.close()  # does nothing the second time
+    assert cw.allocate(1, workers=False).close() is None
+    assert not processes_of(home)
+
+
+@pytest.mark.parametrize("ending", ["", "os._exit(0)", "os.kill(os.getpid(), signal.SIGTERM)", "1 / 0"])
+def test_a_cluster_without_a_block_ends_with_its_program(home, run_program, ending):
+    """Also if nothing refers to it; and not with a fork of the program."""
+    program = run_program(
+        "cw.allocate(1)\n"
+        "if not os.fork(): sys.exit()\n"
+        "os.wait()\n"
+        "with cw.ClusterExecutor() as executor: print(executor.submit(abs, -7).result())\n" + ending,
+        stderr=subprocess.DEVNULL,
+    )
+    assert program.stdout.readline() == "7\n"
+    program.wait(TIMEOUT)
+    assert_gone(home)
+
+
 def test_a_program_that_is_killed_takes_its_cluster_along(home, run_program):
     program = run_program("with cw.mp.allocate(2): print('in', flush=True); time.sleep(1000)")
     assert program.stdout.readline() == "in\n"

@@ -244,6 +244,21 @@ def test_a_block_cancels_what_it_started_however_it_ends(slurm, tmp_path, how):
     wait_until(lambda: not [job for job in slurm.queue() if job[1] != "COMPLETING"], LIMIT, slurm.queue)
 
 
+def test_a_cluster_without_a_block_ends_with_its_program(slurm, tmp_path):
+    source = """
+        import cw, test_slurm
+        cluster = cw.allocate(2, worker_options=["--time=5"])
+        with cw.SlurmExecutor() as executor:
+            print(executor.submit(test_slurm.node).result(), cluster.slots)
+    """
+    path = tmp_path / "object.py"
+    path.write_text(textwrap.dedent(source))
+    process = subprocess.run([sys.executable, path], env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+                             capture_output=True, text=True, timeout=50)  # fmt: skip
+    assert re.match(r"n\d 2\n", process.stdout) and process.returncode == 0, process.stderr
+    assert not [job for job in slurm.queue() if job[1] != "COMPLETING"]
+
+
 @pytest.mark.slow
 def test_what_a_program_was_submitting_when_it_was_killed_is_cancelled(slurm, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()

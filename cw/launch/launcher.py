@@ -20,10 +20,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cw import program
 from cw.errors import Error
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in `typing` from Python 3.11 on
 
 START_SECONDS = 60.0
 """Time for a cluster to become ready (seconds). Longer: a hang is reported later. Shorter: on a slow file system none
@@ -311,7 +314,7 @@ def make_logs(base: str) -> str:
 
 
 class Cluster:
-    """A running cluster. As a context manager, it stops when the block ends."""
+    """A running cluster. As a context manager, it stops when the block ends; `close` ends it, too."""
 
     def __init__(self, master: str, slots: int, logs: str, stop: Callable[[], object]) -> None:
         self.master = master
@@ -328,12 +331,28 @@ class Cluster:
     def stop(self) -> None:
         """End the cluster and wait until it is gone. Does nothing the second time, or in a forked child."""
         stop, self._stop = self._stop, None
-        # A block that was never left ends with the interpreter, which then can hardly end a cluster in order. The
-        # cluster ends then as it does when the program is killed.
+        # (While the interpreter ends, its lifeline ends it.)
         if stop and os.getpid() == self._owner and not sys.is_finalizing():
+            import atexit
+
+            atexit.unregister(self.stop)
             stop()
 
-    def __enter__(self) -> Cluster:
+    def close(self) -> None:
+        """End the cluster, as `stop` does."""
+        self.stop()
+
+    def end_with_program(self, stop: Callable[[], object]) -> None:
+        """End it, by this function, at the latest with the interpreter, after the clients' outstanding jobs.
+
+        (If the program is killed, its lifeline does that.)
+        """
+        import atexit
+
+        self._stop = stop
+        atexit.register(self.stop)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,10 +12,8 @@ there, too (`cw.slurm.submitted`), so that every machine of the cluster can show
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from cw import guard, program
@@ -169,37 +167,35 @@ def scale(nworkers: int, name: str | None = None) -> str:
 
 
 @takes(ClusterOptions)
-@contextlib.contextmanager
-def allocate(options: ClusterOptions) -> Iterator[SlurmCluster]:
-    """Start a cluster in Slurm for a `with` block. Its jobs are cancelled when the block ends, however it ends.
+def allocate(options: ClusterOptions) -> SlurmCluster:
+    """Start a cluster in Slurm for a `with` block, or until its `close()` or the end of the program.
 
-    Arguments and errors are those of `start`. Other clusters, including that of `start`, are not affected. Clients in
-    this program use it by default.
+    Its jobs are cancelled then, however the block or the program ends. Arguments and errors are those of `start`. Other
+    clusters, including that of `start`, are not affected. Clients in this program use it by default.
     """
     guard.check_start("cw.slurm.allocate()")
     plan = make_plan(options._replace(name=options.name or submitted.name_for_block()))
     if not options.master:
         plan = plan._replace(of_cluster=address.sought_cluster())
-    with _guarded(plan.name) as lifeline:
-        cluster = start_plan(plan, options.master, options.workers, _log, lifeline)
-        if options.master:
-            address.bind_cluster(plan.name)
-        yield cluster
-
-
-@contextlib.contextmanager
-def _guarded(name: str) -> Iterator[Lifeline]:
-    """End the cluster's jobs and processes after a block."""
     lifeline = Lifeline()
-    try:
-        yield lifeline
-    finally:
+
+    def end() -> None:
         try:
-            address.unbind_cluster(name)
+            address.unbind_cluster(plan.name)
             # After an exception, nobody wants to wait for running jobs.
-            ending.stop(name, ending.DRAIN_SECONDS if sys.exc_info()[0] is None else 0.0)
+            ending.stop(plan.name, ending.DRAIN_SECONDS if sys.exc_info()[0] is None else 0.0)
         finally:
             lifeline.cut()
+
+    try:
+        cluster = start_plan(plan, options.master, options.workers, _log, lifeline)
+    except BaseException:
+        end()
+        raise
+    cluster.end_with_program(end)
+    if options.master:
+        address.bind_cluster(plan.name)
+    return cluster
 
 
 def _log(text: str) -> None:
