@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import joblib
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase, ThreadingBackend
 
+from cw import own_cluster
 from cw.client.executor import ClusterExecutor
 from cw.client.with_options import Options
 from cw.payloads.current import current_job
@@ -48,9 +49,10 @@ CELL_BYTES = 8
 class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     """Runs the calls of `joblib.Parallel` on a cluster.
 
-    `host`, `port`, `initializer`, `initargs`: as for `cw.ClusterExecutor`. The other arguments are options of the jobs,
-    as `executor.options` takes them. Connects at construction: raises cw.ConnectionError if no master answers. A
-    Parallel with an initializer of its own has a connection, and thus runners, of its own.
+    `host`, `port`, `local`, `initializer`, `initargs`: as for `cw.ClusterExecutor`; a cluster of the program's own has
+    at least `n_jobs` slots. The other arguments are options of the jobs, as `executor.options` takes them. Connects at
+    construction: raises cw.ConnectionError if no master answers. A Parallel with an initializer of its own has a
+    connection, and thus runners, of its own.
 
     `n_jobs=-1` (the default here) uses the slots that are there when the call of Parallel begins; it waits for the
     first. With a number, at most that many batches run at a time, however many slots there are.
@@ -69,16 +71,18 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         self,
         host: str | None = None,
         port: int | None = None,
+        local: bool | int | None = None,
         nesting_level: int | None = None,
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
         **options: Unpack[OptionArguments],
     ) -> None:
         super().__init__(nesting_level=nesting_level)
+        self._options = options
+        self._is_sized = type(local) is int  # the size of a cluster that cw starts was given
         # joblib bounds what is outstanding (`pre_dispatch`), and submits under a lock that callbacks take, too: a
         # submit that waited for room would wait for ever.
-        self._connect = partial(ClusterExecutor, host, port, max_outstanding=(None, sys.maxsize))
-        self._options = options
+        self._connect = partial(ClusterExecutor, host, port, local=local, max_outstanding=(None, sys.maxsize))
         self._own = initializer, tuple(initargs)
         self._begin(*self._own)
         if current_job() is not None:
@@ -94,10 +98,15 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         ] = {}  # of these jobs, with what keeps their state
         self._large = LargeArguments(self._jobs)
 
-    def _begin(self, initializer: Callable[..., Any] | None, initargs: tuple[Any, ...]) -> None:
-        """Connect, with this initializer for the runners."""
+    def _begin(
+        self,
+        initializer: Callable[..., Any] | None,
+        initargs: tuple[Any, ...],
+        max_workers: int | None = None,
+    ) -> None:
+        """Connect, with this initializer for the runners. `max_workers`: size of a cluster of the program's own."""
         self._initialized_by = initializer, initargs
-        self._executor = self._connect(initializer=initializer, initargs=initargs)
+        self._executor = self._connect(initializer=initializer, initargs=initargs, max_workers=max_workers)
         self._jobs = self._executor.options(**self._options)
 
     # --- what joblib asks and reports ---
@@ -135,7 +144,11 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         """Take the settings of a Parallel, and return `effective_n_jobs`."""
         self.parallel = parallel
         wanted = self._own if initializer is None else (initializer, tuple(initargs))
-        if not _is_same(wanted, self._initialized_by):
+        slots = own_cluster.slots_for(self._executor._session)
+        if slots is not None and n_jobs is not None and n_jobs > slots and not self._is_sized:
+            self._executor.shutdown(wait=False)
+            self._begin(*wanted, max_workers=n_jobs)
+        elif not _is_same(wanted, self._initialized_by):
             self._begin(*wanted)
         count = self.effective_n_jobs(n_jobs)
         # (In a job, Parallel itself waits for each future, so no batch is held back.)

@@ -8,8 +8,8 @@
     python -m cw.mp start -n 4       # the same from the shell
 
 The master listens on the loopback interface only, and accepts only peers with the cluster's credential, which is made
-if there is none (cw.credential). Clients in the program that starts the cluster use it by default; for others,
-`python -m cw.mp start` prints the variable to set. There is no address file.
+if there is none (cw.credential). Clients in the program that starts the cluster use it by default. All clients of the
+user on this machine find the cluster of `start` (cw.launch.local_state). There is no address file.
 
 A worker that dies is started again as long as the program that the cluster lasts for runs: `allocate`, `cw local`.
 (`start` leaves no program behind. `status` reports that the worker has ended; `start` with `master=False` starts
@@ -131,6 +131,11 @@ def hold(options: ClusterOptions) -> Iterator[Cluster]:
                 supervisor.end()
     finally:
         lifeline.cut()
+
+
+def start_own(slots: int) -> LocalCluster:
+    """Start a cluster that ends with this program, for those of its clients that are told of it. Raises LaunchError."""
+    return LocalCluster(_make_plan(ClusterOptions(slots)), is_default=False)
 
 
 class LocalCluster(Cluster):
@@ -343,7 +348,9 @@ def main() -> int:
         file=sys.stderr,
     )
     if sys.stdout.isatty():
-        print("for other programs to find the cluster, set:", file=sys.stderr)
+        print(
+            "your programs on this machine find it; for them to use no other cluster, set:", file=sys.stderr
+        )
     print(f"export CW_MASTER={cluster.master}")  # The only line on stdout, for eval "$(...)".
     return 0
 

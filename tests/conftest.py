@@ -110,6 +110,14 @@ def usual_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
+def nobody_at_usual_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test with the fixture `usual_port` runs meanwhile: programs look there for a master, and find none."""
+    with open(tmp_path_factory.getbasetemp().parent / "usual-port", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+@pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
     """Run code as the user's script, and return its global names."""
     module = types.ModuleType("__main__")

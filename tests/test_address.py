@@ -122,6 +122,31 @@ def test_the_master_of_a_jobs_worker_stands_above_the_file_and_below_what_the_jo
     assert places() == [("127.0.0.1", 7003)]
 
 
+def test_the_master_of_the_program_is_that_of_its_children_as_long_as_it_lives(monkeypatch):
+    monkeypatch.setattr("os.environ", {**os.environ})
+    address.write_address("", 7000)
+    address.bind_jobs("node7", 7001)
+    address.bind_program("127.0.0.1:7002")
+    address._started_here.clear()  # as in a child
+    assert places() == [("127.0.0.1", 7002)]
+    variable = "CW_MASTER_OF_PROGRAM"
+    assert os.environ[variable] == f"127.0.0.1:7002 {os.getpid()}"
+    address.bind_process("127.0.0.1:7003")
+    address.unbind_process("127.0.0.1:7003")
+    assert places() == [("127.0.0.1", 7002)]
+    os.environ[variable] = "127.0.0.1:7002 999999999"  # it has ended
+    assert places() == [("node7", 7001)]
+    for nonsense in ("", "127.0.0.1:7002", "x y z"):
+        os.environ[variable] = nonsense
+        assert places() == [("node7", 7001)]
+    address.bind_program("127.0.0.1:7002")
+    address.unbind_process("127.0.0.1:7002")
+    assert places() == [("node7", 7001)] and variable not in os.environ
+    address.bind_program("127.0.0.1:7002")
+    address.bind_jobs("node7", 7001)  # of a worker that the program has started
+    assert variable not in os.environ
+
+
 def test_an_empty_cw_master_is_none_and_a_wrong_one_is_named(monkeypatch):
     monkeypatch.setenv("CW_MASTER", "")
     assert places() == [("localhost", 5494)]

@@ -36,11 +36,11 @@ FLOORS = [
     "client.states", "client.records", "client.script", "client.components", "client.objects",
     "results", "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.reader",
     "store.directory", "store.format", "store.__init__",
-    "cluster", "mp",
+    "own_cluster", "cluster", "mp",
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",
     "slurm.finding", "slurm.sidecar", "slurm.scaling", "slurm.submitted",
     "slurm.systems", "slurm.system", "slurm.batch", "slurm.squeue",
-    "launch.shell_lines", "launch.batch_system", "launch.plan",
+    "launch.known", "launch.batch_signs", "launch.cpus", "launch.shell_lines", "launch.batch_system", "launch.plan",
     "launch.local_state", "launch.supervisor", "launch.launcher", "launch.options",
     "launch.status_client", "launch.__init__",
     "worker.__main__", "worker.cli", "worker.worker", "worker.leaving", "worker.execution", "worker.runners",
@@ -267,7 +267,9 @@ def test_a_batch_system_is_known_only_where_it_is_registered(graph):
     users = {module for module, (imported, _) in graph.items() if imported & own}
     assert users - own == {"slurm.systems"}
     words = ("SLURM_", '"squeue"', '"scancel"', '"scontrol"', '"sbatch"', '"sinfo"')
-    assert {m for m in graph if any(word in path_of(m).read_text() for word in words)} <= own
+    # (batch_signs: what shows that there is one, also of those that cw does not know)
+    known = own | {"launch.batch_signs"}
+    assert {m for m in graph if any(word in path_of(m).read_text() for word in words)} <= known
 
 
 def test_nobody_uses_what_another_module_keeps_private():

@@ -239,9 +239,9 @@ def test_a_local_cluster_is_there_until_ctrl_c(local, run):
     port = free_port()
     program = local("-n", "2", "--port", str(port))
     assert program.lines[0].startswith("2 slots on this machine, until Ctrl-C; logs in ")
-    assert program.lines[-1] == f"export CW_MASTER=127.0.0.1:{port}\n"
-    assert "slots connected: 2" in run("status", f"127.0.0.1:{port}").stdout
-    assert f"export CW_MASTER=127.0.0.1:{port}" in run().stdout  # `cw` knows of it, too
+    assert program.lines[-1].startswith("programs on this machine find the cluster")
+    assert f"master: 127.0.0.1:{port} (started on this machine)\nslots connected: 2" in run("status").stdout
+    assert f"Your cluster: its master answers at 127.0.0.1:{port} " in run().stdout
     program.send_signal(signal.SIGINT)
     assert program.wait(30) == 0
     assert cw.mp.status() is None
@@ -266,10 +266,10 @@ def test_a_local_cluster_whose_worker_dies_has_another_and_goes_on(local):
     assert cw.mp.status() is None
 
 
-def test_at_the_usual_port_programs_find_it_by_themselves(local, run):
+def test_it_takes_the_usual_port_if_that_is_free(local, run):
     def started():
         program = local("-n", "1")
-        if program.lines[-1].startswith("programs on this machine find the cluster"):
+        if cw.mp.status().master == f"127.0.0.1:{address.PORT}":
             return program
         program.send_signal(signal.SIGINT)  # another test had that port
         program.wait(30)
@@ -280,14 +280,22 @@ def test_at_the_usual_port_programs_find_it_by_themselves(local, run):
     assert program.wait(30) == 0
 
 
-def test_where_the_usual_port_is_taken_it_says_what_to_set(local, run):
+def test_where_the_usual_port_is_taken_programs_find_it_all_the_same(local, run):
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # another test has it
             stack.enter_context(socket.create_server(("127.0.0.1", address.PORT)))
         program = local("-n", "1")
-        setting = program.lines[-1].removeprefix("export CW_MASTER=").strip()
-        assert address.parse(setting)[1] != address.PORT
-        assert "slots connected: 1" in run("status", CW_MASTER=setting).stdout
+        assert program.lines[-1].startswith("programs on this machine find the cluster")
+        found = run("status").stdout
+        assert "slots connected: 1" in found and f":{address.PORT} " not in found
+
+
+def test_where_programs_would_find_another_it_says_what_to_set(local, run, monkeypatch):
+    monkeypatch.setenv("CW_CLUSTER", "another")
+    program = local("-n", "1", "--port", str(free_port()))
+    setting = program.lines[-1].removeprefix("export CW_MASTER=").strip()
+    assert setting in run().stdout  # `cw` knows of it, too
+    assert "slots connected: 1" in run("status", CW_MASTER=setting).stdout
 
 
 def test_a_second_one_is_a_mistake(local, run):

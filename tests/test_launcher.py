@@ -192,6 +192,15 @@ def test_a_worker_that_is_told_to_end_stays_away_and_so_does_one_without_its_mas
         assert not workers_of(home)
 
 
+def test_every_program_of_the_user_finds_the_cluster_of_start(home, run_program, monkeypatch):
+    code = "print(cw.ClusterExecutor(connect_timeout=1).submit(abs, -3).result())"
+    with cw.mp.start(1):
+        assert run_program(code).communicate(timeout=TIMEOUT)[0] == "3\n"
+        monkeypatch.setenv("CW_CLUSTER", "another")
+        assert run_program(code, stderr=subprocess.DEVNULL).communicate(timeout=TIMEOUT)[0] == ""
+    assert [c.source for c in address.find_master() if c.source != address.NOTHING_KNOWN] == []
+
+
 def test_nothing_is_said_to_other_programs(home):
     with cw.mp.allocate(1):
         assert not list(home.glob("address-*"))

@@ -1,6 +1,7 @@
 """What the README's first screen promises. (test_docs.py runs its snippets, as those of the other pages.)"""
 
 import json
+import os
 import re
 import sys
 import textwrap
@@ -11,6 +12,7 @@ import pytest
 from pages import ROOT
 
 import cw
+from cw.launch import batch_signs
 
 README = ROOT / "README.md"
 
@@ -30,6 +32,15 @@ def home(tmp_path_factory):
 def run(program, directory, **environment):
     (directory / "script.py").write_text(program)
     return pages.run([sys.executable, "script.py"], directory, **environment)
+
+
+def test_the_first_program_needs_no_cluster(nobody_at_usual_port, tmp_path, monkeypatch):
+    for variable in [name for name in os.environ if name.startswith(batch_signs.PREFIXES)]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("PATH", "")
+    # (The machine of the tests may have this directory.)
+    laptop = "from cw.launch import batch_signs\nbatch_signs.DIRECTORIES = ()\n"
+    assert run(laptop + FIRST, tmp_path) == "".join(f"{seed**2}\n" for seed in range(10))
 
 
 def test_one_line_moves_the_first_program_to_a_cluster_started_by_hand(home, tmp_path):

@@ -96,6 +96,9 @@ thread.options(retries=3, retry_on=OSError)
 cw.allocate(nworkers=3, naster=False)  # error
 with cw.mp.allocate(2) as cluster:
     reveal_type(cluster.master)  # str
+reveal_type(cw.allocate(2).close())  # None
+cw.ClusterExecutor(local=False), cw.Pool(local=4), cw.map(square, [1], local=True)
+cw.ClusterExecutor(local="yes")  # error
 
 shared = cw.share(7)
 reveal_type(shared)  # Shared[int]

@@ -36,7 +36,9 @@ logger = EventLogger("cw.client")
 class ClusterExecutor(concurrent.futures.Executor):
     """Runs calls on the cluster. Connects at construction: raises cw.ConnectionError if no master answers.
 
-    `host` may be 'HOST:PORT'; without it the master is found as the README says. `connect_timeout`,
+    `host` may be 'HOST:PORT'; without it the master is found as the README says. If no cluster is known, one is started
+    on this machine for the life of the program, with `max_workers` slots or one for each usable CPU; `local=False`
+    forbids that, `local=4` asks for one with four slots whatever is known (raises LaunchError). `connect_timeout`,
     `reconnect_timeout` (seconds) and `max_outstanding=(jobs, bytes)` as for ClientThread. All methods may be called
     from any thread.
 
@@ -58,11 +60,15 @@ class ClusterExecutor(concurrent.futures.Executor):
     results of this executor. With False it holds them: then others must be free for the jobs that it waits for.
     """
 
+    _local: bool | None = None
+    """Default of `local`."""
+
     def __init__(
         self,
         host: str | None = None,
         port: int | None = None,
         *,
+        local: bool | int | None = None,
         connect_timeout: float | None = None,
         max_outstanding: tuple[int | None, int | None] | None = None,
         reconnect_timeout: float | None = None,
@@ -87,7 +93,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         try:
             settings = ClientSettings(
                 host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend, max_workers,
-                initializer, initargs,
+                initializer, initargs, self._local if local is None else local, max_workers,
             )  # fmt: skip
             self._session = session = Session(settings, _deliver, _notify_started, store_client)
             self._session.start()
@@ -247,8 +253,11 @@ class ClusterExecutor(concurrent.futures.Executor):
 class SlurmExecutor(ClusterExecutor):
     """A ClusterExecutor, under the name of the original library's executor for a Slurm cluster.
 
-    It finds the master as ClusterExecutor does; the user's Slurm job is one of the places searched.
+    It finds the master as ClusterExecutor does; the user's Slurm job is one of the places searched. Unless `local` says
+    so, it starts no cluster.
     """
+
+    _local = False
 
 
 def _warn_of_ignored(mp_context: Any, max_tasks_per_child: Any) -> None:

@@ -51,6 +51,7 @@ def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those
     *iterables: Iterable[Any],
     host: str | None = None,
     port: int | None = None,
+    local: bool | int | None = None,
     store: str | os.PathLike[str] | None = None,
     progress: bool | Literal["always"] = False,
     as_completed: bool = False,
@@ -73,8 +74,9 @@ def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those
     """
     guard.check_import("cw.map()")
     executor = ClusterExecutor(
-        host, port, store=store, durability=durability, retry_errors=retry_errors, seed=seed, workdir=workdir
-    )
+        host, port, local=local, store=store, durability=durability, retry_errors=retry_errors, seed=seed,
+        workdir=workdir,
+    )  # fmt: skip
     settings = MapSettings(timeout, chunksize, buffersize, None, progress, as_completed, return_exceptions)
     try:
         return executor.options(key=key, version=version)._map(function, iterables, settings, executor._leave)

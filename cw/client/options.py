@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, TypedDict
 
+from cw import own_cluster
 from cw.requirements import MOST_SECONDS, to_seconds
 
 
@@ -24,6 +25,25 @@ class ClientSettings(NamedTuple):
     max_workers: int | None = None
     initializer: Callable[..., Any] | None = None
     initargs: Iterable[Any] = ()
+    local: bool | int | None = False
+    size: int | None = None
+    """Number of slots of a cluster that is made for this program, if `local` does not say."""
+
+    def with_cluster(self, user: own_cluster.User) -> ClientSettings:
+        """Return them with the host of a cluster of the program's own, if there is no other. Raises ConnectionError,
+        LaunchError, StartRefused, TypeError, ValueError."""
+        has_host = self.host is not None or self.port is not None
+        if has_host and self.local:
+            raise ValueError(f"local={self.local} and a host contradict each other: give one of them")
+        if has_host or self.local is False:
+            return self
+        size, is_patient = check_workers(self.size), self.connect_timeout is not None
+        cluster = own_cluster.cluster_for(user, self.local, size, is_patient)
+        if cluster is None:
+            return self
+        # A limit that holds anyway would cost: no job could be sent ahead.
+        is_limited = self.max_workers is not None and cluster.slots > self.max_workers
+        return self._replace(host=cluster.master, max_workers=self.max_workers if is_limited else None)
 
 
 def check_patience(name: str, value: Any, default: float) -> float:
@@ -83,6 +103,7 @@ class LoopArguments(MapArguments, total=False):
 
     host: str | None
     port: int | None
+    local: bool | int | None
     durability: Literal["process", "disk"]
     retry_errors: bool
     key: Callable[..., Any] | None

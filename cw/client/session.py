@@ -54,7 +54,7 @@ class Session:
         on_started: Callable[[int, Any], None],
         store_client: StoreClient | None = None,
     ) -> None:
-        _look_in_slurm()
+        _look_for_launched()
         address.find_master(settings.host, settings.port)  # raises now if they are wrong
         jobs_limit, bytes_limit = check_outstanding(settings.max_outstanding)
         directory = check_workdir(settings.workdir)
@@ -64,6 +64,7 @@ class Session:
         """Called at the end of the interpreter, when all results are delivered."""
         self.is_closed = False
         """True if the session accepts no more jobs."""
+        settings = settings.with_cluster(self)
         self._on_started = on_started
         self._pid = os.getpid()
         # Guards state that users' threads change. The session's thread takes it rarely.
@@ -293,11 +294,13 @@ class Session:
         self.exchange.note_progress()
 
 
-def _look_in_slurm() -> None:
-    """Search for the master in a batch system, too, if the user has a cluster there."""
+def _look_for_launched() -> None:
+    """Search for the master also where launchers have noted theirs, if they have."""
     noted = f"*-{glob.escape(address.cluster_name())}/state.json"  # (before '-': the system's name)
     if glob.glob(os.path.join(glob.escape(userdir.home_directory()), noted)):
-        import cw.slurm  # noqa: F401
+        import cw.slurm
+    if os.path.exists(os.path.join(userdir.home_directory(), f"mp-{os.uname().nodename}", "state.json")):
+        import cw.launch.local_state  # noqa: F401
 
 
 def _half_the_memory() -> int:

@@ -3,7 +3,8 @@
     ~/.cw/mp-HOST/state.json     the processes, under a lock for which other starts and stops wait
     ~/.cw/mp-HOST/started/       the logs
 
-Many machines may share a home directory: each has a part of its own.
+Many machines may share a home directory: each has a part of its own. Clients without a host find the noted cluster, as
+long as its master runs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from cw import program, userdir
 from cw.events import EventLogger
 from cw.launch import launcher
 from cw.launch.launcher import Child, Process
+from cw.net import address
 
 logger = EventLogger("cw.mp")
 
@@ -44,7 +46,7 @@ class LocalState:
 
         state = cls()
         try:
-            noted = json.loads(userdir.read_private(cls._file()) or "{}")
+            noted = json.loads(userdir.read_private(cls.file()) or "{}")
             if noted and noted["boot_id"] == launcher.boot_id():
                 state.processes = {role: Process(*numbers) for role, numbers in noted["processes"].items()}
                 state.master, state.slots = noted["master"], noted["slots"]
@@ -53,7 +55,7 @@ class LocalState:
             logger.warning(
                 "mp.state_invalid",
                 "%s is passed over: it is not of this version of cw (%r)",
-                cls._file(),
+                cls.file(),
                 error,
             )
             return cls()
@@ -64,13 +66,13 @@ class LocalState:
 
         if self.processes:
             noted = {"boot_id": launcher.boot_id(), **vars(self)}
-            userdir.write_private(self._file(), json.dumps(noted, indent=1).encode())
+            userdir.write_private(self.file(), json.dumps(noted, indent=1).encode())
         else:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(userdir.home_directory(), self._file()))
+                os.unlink(os.path.join(userdir.home_directory(), self.file()))
 
     @staticmethod
-    def _file() -> str:
+    def file() -> str:
         return f"mp-{os.uname().nodename}/state.json"
 
     def running(self) -> dict[str, Process]:
@@ -109,3 +111,25 @@ def locked() -> Iterator[LocalState]:
     directory()
     with userdir.locked(f"mp-{os.uname().nodename}/lock"):
         yield LocalState.load()
+
+
+def noted_master() -> str:
+    """Return the address of the noted master, 'HOST:PORT', if it runs; otherwise ''."""
+    state = LocalState.load()
+    return state.master if "master" in state.running() else ""
+
+
+def is_noted() -> bool:
+    """True if there are notes, perhaps of a cluster that has ended."""
+    return os.path.exists(os.path.join(userdir.home_directory(), LocalState.file()))
+
+
+def _find() -> list[address.Candidate]:
+    """Find the noted cluster for clients, unless they name a cluster."""
+    if address.cluster_name() != address.DEFAULT_CLUSTER or not (master := noted_master()):
+        return []
+    host, port = address.parse(master)
+    return [address.Candidate(host, port or address.PORT, "started on this machine")]
+
+
+address.FINDERS.insert(-1, _find)

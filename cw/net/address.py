@@ -3,6 +3,8 @@
     HOST given ------------------------------------------.
     CW_MASTER in the environment ------------------------|   the first of these that exists
     the cluster that this very process has started ------|   is the only candidate
+    one that the program has started for itself of which  |
+        this process is a child, or a child's child ------|
     in a job: the master that its worker was given ------'
     the address file of the cluster's name (CW_CLUSTER) --.
     (what other modules add to FINDERS) ------------------|   otherwise all of these, in this order:
@@ -112,6 +114,9 @@ _started_here: list[tuple[str, int]] = []
 # Not CW_MASTER, which has precedence over a cluster that a job starts for itself.
 _OF_WORKER = "CW_MASTER_OF_WORKER"
 
+# 'HOST:PORT PID': the program's process, whose end is that of its cluster.
+_OF_PROGRAM = "CW_MASTER_OF_PROGRAM"
+
 
 def bind_process(address: str) -> None:
     """Make the master at `address` ('HOST:PORT') the default for clients of this process from now on."""
@@ -137,6 +142,25 @@ def bind_jobs(host: str, port: int | None = None) -> None:
     name, named_port = parse(host)
     port = port or named_port
     os.environ[_OF_WORKER] = join(name, port) if port else name
+    os.environ.pop(_OF_PROGRAM, None)
+
+
+def bind_program(address: str) -> None:
+    """Make the master at `address` the default of this process and of all that it starts, as long as it lives."""
+    bind_process(address)
+    os.environ[_OF_PROGRAM] = f"{address} {os.getpid()}"
+
+
+def _of_program() -> str:
+    """Return the address of the master that the program has started of which this process is a child, or ''."""
+    address, _, pid = os.environ.get(_OF_PROGRAM, "").partition(" ")
+    return address if pid.isdecimal() and os.path.exists(f"/proc/{pid}") else ""
+
+
+def names_one() -> bool:
+    """True if there is but one candidate: it is named by the environment, or by what this process is a part of."""
+    is_in_one = _started_here or _of_program() or os.environ.get(_OF_WORKER)
+    return bool(os.environ.get("CW_MASTER") or is_in_one) or cluster_name() != DEFAULT_CLUSTER
 
 
 def started_here() -> str:
@@ -145,7 +169,9 @@ def started_here() -> str:
 
 
 def unbind_process(address: str) -> None:
-    """Undo `bind_process`; nothing happens if it was undone before, or never done."""
+    """Undo `bind_process` or `bind_program`; nothing happens if it was undone before, or never done."""
+    if os.environ.get(_OF_PROGRAM) == f"{address} {os.getpid()}":
+        del os.environ[_OF_PROGRAM]
     for bound in reversed(_started_here):
         if join(*bound) == address:
             _started_here.remove(bound)
@@ -176,6 +202,8 @@ def find_master(host: str | None = None, port: int | None = None) -> list[Candid
         return [c._replace(port=port) for c in found] if port else found
     elif _started_here:
         named, source = _started_here[-1], "started by this program"
+    elif of_program := _of_program():
+        named, source = parse(of_program), "started by the program that this process is a child of"
     elif os.environ.get(_OF_WORKER):
         named, source = parse(os.environ[_OF_WORKER]), "that of the worker"
     else:

@@ -34,7 +34,8 @@ class Pool:
     """The interface of `multiprocessing.Pool`, for calls on the cluster. Connects at construction: raises
     cw.ConnectionError if no master answers.
 
-    `processes`: at most this many jobs run at a time; without it, as many as the cluster has slots. `initializer`,
+    `processes`: at most this many jobs run at a time; without it, as many as the cluster has slots. If no cluster is
+    known, one of that size is started for the program, as `cw.ClusterExecutor` says. `initializer`,
     `initargs`: called in each runner before the first job of this pool there; if it fails, jobs that come to this
     runner fail with cw.InitializerFailed. `maxtasksperchild` and `context` have no effect, and warn. The other
     parameters are those of `cw.ClusterExecutor`.
@@ -53,6 +54,7 @@ class Pool:
         *,
         host: str | None = None,
         port: int | None = None,
+        local: bool | int | None = None,
         connect_timeout: float | None = None,
         max_outstanding: tuple[int | None, int | None] | None = None,
         reconnect_timeout: float | None = None,
@@ -68,20 +70,12 @@ class Pool:
         self._most = processes
         self._session = Session(
             ClientSettings(
-                host,
-                port,
-                connect_timeout,
-                max_outstanding,
-                reconnect_timeout,
-                seed,
-                workdir,
-                lend,
-                initializer=initializer,
-                initargs=initargs,
-            ),  # fmt: skip
+                host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend,
+                initializer=initializer, initargs=initargs, local=local, size=processes,
+            ),
             deliver,
             lambda number, tag: None,
-        )
+        )  # fmt: skip
         self._session.start()
         self._jobs = JobMaker(self._session)
         self._feeder = Feeder(self._session)
