@@ -145,7 +145,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         self.parallel = parallel
         wanted = self._own if initializer is None else (initializer, tuple(initargs))
         slots = own_cluster.slots_for(self._executor._session)
-        if slots is not None and n_jobs is not None and n_jobs > slots and not self._is_sized:
+        if n_jobs is not None and n_jobs > slots > 0 and not self._is_sized:
             self._executor.shutdown(wait=False)
             self._begin(*wanted, max_workers=n_jobs)
         elif not _is_same(wanted, self._initialized_by):

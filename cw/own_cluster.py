@@ -78,10 +78,10 @@ def cluster_for(
         return None
 
 
-def slots_for(user: User) -> int | None:
-    """Return the number of slots of the own cluster that this client uses; None: it uses another cluster."""
+def slots_for(user: User) -> int:
+    """Return the number of slots of the own cluster that this client uses; 0: it uses another cluster."""
     cluster = _users.get(user)
-    return None if cluster is None else cluster.slots
+    return 0 if cluster is None else cluster.slots
 
 
 def _check(local: bool | int | None, size: int | None) -> tuple[bool, int | None]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from cw import guard
+from cw import guard, own_cluster
 from cw.client import batches, mapping
 from cw.client.future import Future
 from cw.client.future_submitter import FutureSubmitter
@@ -101,7 +101,7 @@ class ClusterExecutor(concurrent.futures.Executor):
             if store_client is not None:
                 store_client.close()
             raise
-        self._slot_count = SlotCount(lambda: session.exchange.link.where)
+        self._slot_count = SlotCount(lambda: session.exchange.link.where, own_cluster.slots_for(session))
         self._assumed_workers: int | None = None
         self._futures = FutureSubmitter(session, store_client, open_store)
         self._defaults = Options(self._futures, NO_OPTIONS)

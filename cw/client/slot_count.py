@@ -19,16 +19,19 @@ each of its jobs keeps the master busy."""
 
 
 class SlotCount:
-    """Number of slots at the master whose address `where()` returns ('HOST:PORT'). For any thread."""
+    """Number of slots at the master whose address `where()` returns ('HOST:PORT'). For any thread.
 
-    def __init__(self, where: Callable[[], str]) -> None:
+    `at_first`: what is known before it has answered.
+    """
+
+    def __init__(self, where: Callable[[], str], at_first: int = 0) -> None:
         self._where = where
-        self._count = 0
+        self._count = at_first
         self._is_empty = False  # the master has answered that there are none
         self._kept_until = 0.0
 
     def get(self) -> int:
-        """Return the number, or the last known if no answer comes in time; 0 if none ever came."""
+        """Return the number, or the last known if no answer comes in time; 0 if none is."""
         if monotonic() > self._kept_until:
             # In a thread of its own: the search for a host may block, and callbacks run in another loop.
             asking = threading.Thread(target=self._ask, name="cw-slots", daemon=True)

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from cw import guard
+from cw import guard, own_cluster
 from cw.client.options import ClientSettings
 from cw.client.session import Session
 from cw.client.slot_count import SlotCount
@@ -80,7 +80,7 @@ class Pool:
         self._jobs = JobMaker(self._session)
         self._feeder = Feeder(self._session)
         session = self._session
-        self._slots = SlotCount(lambda: session.exchange.link.where)
+        self._slots = SlotCount(lambda: session.exchange.link.where, own_cluster.slots_for(session))
         self._sizes = Sizes()
         self._end = weakref.finalize(self, _terminate, self._session, self._feeder, os.getpid())
         self._end.atexit = False  # the session waits for its jobs then
