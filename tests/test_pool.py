@@ -9,6 +9,7 @@ import os
 import pickle
 import threading
 import time
+import weakref
 from concurrent.futures import BrokenExecutor, CancelledError
 
 import jobs
@@ -272,6 +273,33 @@ def test_each_call_has_a_seed_of_its_own_whatever_the_chunks():
 
 def seed(argument):
     return cw.current_job().seed
+
+
+class Counted:
+    """Can be referred to weakly."""
+
+
+def test_arguments_and_results_are_not_kept(pool):
+    for run in (
+        lambda objects: pool.map(jobs.echo, objects),
+        lambda objects: pool.map(jobs.echo, objects, 1),
+        lambda objects: [*pool.imap(jobs.echo, objects)],
+        lambda objects: [pool.apply(jobs.echo, (each,)) for each in objects],
+    ):
+        objects = [Counted() for _ in range(10)]
+        found = run(objects)
+        references = [weakref.ref(each) for each in (*objects, *found)]
+        del objects, found
+        gc.collect()
+        wait_until(lambda: not any(reference() for reference in references), LIMIT)  # noqa: B023
+
+
+@pytest.mark.parametrize("chunksize", [None, 1])
+def test_nothing_to_map_gives_nothing(pool, chunksize):
+    sizes = {} if chunksize is None else {"chunksize": chunksize}
+    assert pool.map(jobs.square, [], **sizes) == pool.starmap(jobs.square, iter(()), **sizes) == []
+    assert pool.map_async(jobs.square, [], **sizes).get(LIMIT) == []
+    assert [*pool.imap(jobs.square, [], **sizes)] == [*pool.imap_unordered(jobs.square, [], **sizes)] == []
 
 
 # --- imap -------------------------------------------------------------------------------------

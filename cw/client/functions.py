@@ -77,7 +77,8 @@ class FunctionTable:
         """The call of the session's initializer."""
         self._objects = table = ObjectTable() if table is None else table
         table.on_forgotten.append(self._on_forgotten)
-        self._known: dict[int, tuple[Any, Prepared]] = {}  # by id: a (weak) reference, and its form
+        # By id, or by id and mode: a (weak) reference, and its form.
+        self._known: dict[Any, tuple[Any, Prepared]] = {}
         # Answers of `known_number`, by id and the names in arguments: the function, what to watch, the number.
         self._quick: dict[int, dict[Sequence[str], tuple[Any, Watch, Watch | None, int, int]]] = {}
         self._templates: dict[tuple[Any, ...], Template] = {}
@@ -131,10 +132,10 @@ class FunctionTable:
 
     def prepare(self, function: Any, mode: int = ONE) -> Prepared:
         """Return the form in which a function travels. Raises NotPicklable; TypeError if it cannot be called."""
-        if mode == ONE:
-            known = self._known.get(id(function))
-            if known is not None and known[0]() is function and self._is_valid(known[1]):
-                return known[1]
+        key = id(function) if mode == ONE else (id(function), mode)
+        known = self._known.get(key)
+        if known is not None and known[0]() is function and self._is_valid(known[1]):
+            return known[1]
         form = templates.form_of(function)
         try:
             template = self._template(function, form)
@@ -147,8 +148,8 @@ class FunctionTable:
             self._fix_state(function, prepared)
         elif (name := script.name_of(function)) is not None:
             prepared.named_as = name, script.namespace().get(name)
-        if mode == ONE:
-            self._remember(function, prepared)
+        if mode == ONE or form == NAMED:
+            self._remember(function, prepared, key)
         return prepared
 
     def _is_valid(self, prepared: Prepared) -> bool:
@@ -232,8 +233,7 @@ class FunctionTable:
             prepared.state_object = self._states.number_of(function, state)
         prepared.watch = watch
 
-    def _remember(self, function: Any, prepared: Prepared) -> None:
-        key = id(function)
+    def _remember(self, function: Any, prepared: Prepared, key: Any) -> None:
         if len(self._known) >= KNOWN:
             oldest = next(iter(self._known))
             self._known.pop(oldest, None)
