@@ -1,7 +1,9 @@
 """`cw.results('sweep.db')`: the results in a store, without a cluster; and `python -m cw.results sweep.db`.
 
-    for result in cw.results('sweep.db'):
+    results = cw.results('sweep.db')
+    for result in results:
         print(result.function, result.args, result.value)
+    results.to_csv('sweep.csv')
 
 `args`, `kwargs`, `value` and `error` are unpickled when they are used, nothing before. Unpickling runs code: open only
 stores that you trust as you would a program.
@@ -14,111 +16,31 @@ import csv
 import datetime
 import io
 import json
-import math
 import os
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
-from cw import program
+from cw import html, program
 from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.net import messages as m
-from cw.payloads import classes, serialize
+from cw.store import rows, table
 from cw.store.format import Stored
 from cw.store.reader import Store
+from cw.store.result import Result
 
 if TYPE_CHECKING:
     import argparse
 
 logger = EventLogger("cw.store")
 
-LINE = 200
-"""Maximum number of characters of arguments, and of a result, in a list."""
+MOST_SHOWN = 50_000
+"""Number of results up to which a notebook shows a summary. Larger: to show it takes more than a quarter of a second.
+Smaller: summaries are missing."""
 
 __all__ = ["Result", "Results", "open_results"]
-
-
-class Result:
-    """One result of a store, of the n-th call with its key."""
-
-    __slots__ = ("_stored",)
-
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
-
-    @property
-    def key(self) -> str:
-        """Key of the call, in hexadecimal digits."""
-        return self._stored.key.hex()
-
-    @property
-    def jobid(self) -> int:
-        """Number of the job in the run that computed it."""
-        return self._stored.number
-
-    @property
-    def function(self) -> str:
-        """Name of the function."""
-        return self._stored.function
-
-    @property
-    def failed(self) -> bool:
-        """True if the call raised."""
-        return self._stored.status != m.DONE
-
-    @property
-    def when(self) -> datetime.datetime:
-        """Time at which the result was stored."""
-        return datetime.datetime.fromtimestamp(self._stored.when, datetime.timezone.utc).astimezone()
-
-    @property
-    def seconds(self) -> float:
-        """Time that the call ran (seconds)."""
-        return self._stored.seconds
-
-    @property
-    def host(self) -> str:
-        """Host on which it ran; '' if unknown."""
-        return self._stored.host
-
-    @property
-    def args(self) -> tuple[Any, ...]:
-        """Positional arguments. Raises LookupError if they were too large to be stored."""
-        return self._call()[0]
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments. Raises LookupError as `args` does."""
-        return self._call()[1]
-
-    @property
-    def value(self) -> Any:
-        """Value that the call returned. Raises what the call raised."""
-        classes.definitions.update(self._stored.definitions)
-        if self.failed:
-            raise serialize.load_error(self._stored.payload, f"job {self.jobid}, {self.function}()")
-        return serialize.load_result(self._stored.payload)
-
-    @property
-    def error(self) -> BaseException | None:
-        """Exception that the call raised, or None."""
-        if not self.failed:
-            return None
-        classes.definitions.update(self._stored.definitions)
-        return serialize.load_error(self._stored.payload, f"job {self.jobid}, {self.function}()")
-
-    def _call(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if self._stored.args is None:
-            raise LookupError("the arguments of this call were too large to be stored")
-        classes.definitions.update(self._stored.definitions)
-        return serialize.load_call(self._stored.args)
-
-    def __repr__(self) -> str:
-        state = "failed" if self.failed else "done"
-        when = f"{self.when:%Y-%m-%d %H:%M:%S}"
-        return f"<{self.function}() {state} in {self.seconds:.3g} s on {self.host or '?'}, {when}>"
 
 
 class Results:
@@ -127,7 +49,7 @@ class Results:
     Damaged results are skipped, with a warning (to the logger 'cw.store').
     """
 
-    def __init__(self, store: Store, is_wanted: Callable[[Stored], bool] = lambda stored: True) -> None:
+    def __init__(self, store: Store, is_wanted: Callable[[Stored], bool] | None = None) -> None:
         self._store = store
         self._is_wanted = is_wanted
 
@@ -148,7 +70,7 @@ class Results:
 
         def is_wanted(stored: Stored) -> bool:
             return (
-                self._is_wanted(stored)
+                (self._is_wanted is None or self._is_wanted(stored))
                 and function in (None, stored.function)
                 and failed in (None, stored.status != m.DONE)
                 and host in (None, stored.host)
@@ -158,51 +80,117 @@ class Results:
         return Results(self._store, is_wanted)
 
     def __iter__(self) -> Iterator[Result]:
-        for place in self._store.places():
-            if self._is_wanted(self._store.head(place)):
-                try:
-                    stored = self._store.read(place)
-                except StoreError as error:
-                    logger.warning("store.result_damaged", "a result is passed over: %s", error)
-                    continue
-                yield Result(stored)
+        for place in self._places():
+            try:
+                stored = self._store.read(place)
+            except StoreError as error:
+                logger.warning("store.result_damaged", "a result is passed over: %s", error)
+                continue
+            yield Result(stored)
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Result]: ...
+    def __getitem__(self, index: int | slice) -> Result | list[Result]:
+        """Return a result, or a list of them, by position. Raises IndexError; StoreError if it is damaged."""
+        found = list(self._places())[index]
+        if isinstance(found, list):
+            return [Result(self._store.read(place)) for place in found]
+        return Result(self._store.read(found))
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._heads())
+        return sum(1 for _ in self._places())
 
-    def _heads(self) -> Iterator[Stored]:
-        """Yield each without reading its arguments and result."""
-        return filter(self._is_wanted, map(self._store.head, self._store.places()))
+    def _places(self) -> Iterator[int]:
+        """Yield the place of each, without reading its arguments and result."""
+        for place in self._store.places():
+            if self._is_wanted is None or self._is_wanted(self._store.head(place)):
+                yield place
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Return, by function: numbers 'done' and 'failed', and the 'seconds' spent."""
         found: dict[str, dict[str, Any]] = collections.defaultdict(
             lambda: {"done": 0, "failed": 0, "seconds": 0.0}
         )
-        for stored in self._heads():
+        for stored in map(self._store.head, self._places()):
             entry = found[stored.function]
             entry["done" if stored.status == m.DONE else "failed"] += 1
             entry["seconds"] += stored.seconds
         return dict(found)
 
-    def to_dataframe(self) -> Any:
-        """Return a pandas DataFrame with a row for each result. Values that cannot be loaded, for example because a
-        module is missing, are None, with a warning. Raises ModuleNotFoundError without pandas."""
+    def to_dataframe(self, whole: bool = False) -> Any:
+        """Return a pandas DataFrame with a row for each result, and a column for each argument and each field.
+
+        Arguments have the names of the function's parameters, if the program has a function of that name; otherwise
+        'arg0', 'arg1' and so on. A result with fields (a dict, dataclass or named tuple) has the columns 'value.NAME'
+        in place of 'value', and such an argument 'ARGUMENT.NAME'. With `whole`, the columns are those of a Result.
+
+        Values that cannot be loaded, for example because a module is missing, are None, with a warning. Raises
+        ModuleNotFoundError without pandas.
+        """
         try:
             import pandas  # type: ignore[import-untyped,unused-ignore]
         except ModuleNotFoundError:
             raise ModuleNotFoundError("to_dataframe() needs pandas, which is not installed") from None
-        missing: list[Exception] = []
+        with _Loading() as loading:
+            if whole:
+                return pandas.DataFrame(
+                    [rows.row(each, loading.tried) for each in self], columns=rows.COLUMNS
+                )
+            columns, found = table.of_results(self, loading.tried)
+            return pandas.DataFrame(found, columns=columns)
 
-        def tried(load: Callable[[], Any]) -> Any:
-            try:
-                return load()
-            except Exception as error:
-                if type(error) is not LookupError:  # (such arguments were too large to be stored)
-                    missing.append(error)
-                return None
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write a CSV file with the columns of `to_dataframe()`, which needs no pandas. Raises OSError."""
+        with _Loading() as loading:
+            columns, found = table.of_results(self, loading.tried)
+        with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows([table.text(row.get(name)) for name in columns] for row in found)
 
-        frame = pandas.DataFrame((list(_row(result, tried).values()) for result in self), columns=_COLUMNS)
+    def _repr_html_(self) -> str | None:
+        return html.shown(self._html)
+
+    def _html(self) -> str:
+        if len(self._store.index) > MOST_SHOWN:
+            return html.fields(
+                f"results of {self._store.path}",
+                {"results": f"more than {MOST_SHOWN:,}: len() and summary() take a while"},
+            )
+        counted = [
+            (name, f"{entry['done']:,}", f"{entry['failed']:,}", f"{entry['seconds']:,.1f}")
+            for name, entry in sorted(self.summary().items())
+        ]
+        return html.table(
+            f"results of {self._store.path}", ("function", "done", "failed", "seconds"), counted
+        )
+
+    def __repr__(self) -> str:
+        return f"<results of {self._store.path}>"
+
+
+class _Loading:
+    """Loads values, and logs at the end of a `with` block how many could not be loaded."""
+
+    def __init__(self) -> None:
+        self._missing: list[Exception] = []
+
+    def tried(self, load: Callable[[], Any]) -> Any:
+        """Return a loaded value, or None."""
+        try:
+            return load()
+        except Exception as error:
+            if type(error) is not LookupError:  # (such arguments were too large to be stored)
+                self._missing.append(error)
+            return None
+
+    def __enter__(self) -> _Loading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        missing = self._missing
         if missing:
             reported = program.count(
                 len(missing),
@@ -211,39 +199,6 @@ class Results:
             )
             cause = f"{type(missing[0]).__name__}: {missing[0]}"
             logger.warning("store.values_missing", "%s; the first cause is %s", reported, cause)
-        return frame
-
-    def __repr__(self) -> str:
-        return f"<results of {self._store.path}>"
-
-
-_COLUMNS = [
-    "key", "jobid", "function", "failed", "args", "kwargs", "value", "error", "when", "seconds", "host",
-]  # fmt: skip
-
-
-def _row(
-    result: Result,
-    tried: Callable[[Callable[[], Any]], Any],
-    form: Callable[[Any], Any] = lambda value: value,
-    error_form: Callable[[Any], Any] = lambda error: error,
-    nothing: Any = None,
-) -> dict[str, Any]:
-    """Return a result's values by column, in these forms. `tried`: loads a value, or returns a substitute if that
-    fails. `nothing`: the value of a call that failed, and the error of one that did not."""
-    return {
-        "key": result.key,
-        "jobid": result.jobid,
-        "function": result.function,
-        "failed": result.failed,
-        "args": tried(lambda: form(result.args)),
-        "kwargs": tried(lambda: form(result.kwargs)),
-        "value": nothing if result.failed else tried(lambda: form(result.value)),
-        "error": tried(lambda: error_form(result.error)) if result.failed else nothing,
-        "when": result.when,
-        "seconds": result.seconds,
-        "host": result.host,
-    }
 
 
 def open_results(path: str | os.PathLike[str]) -> Results:
@@ -318,10 +273,10 @@ def main() -> int:
             _write_csv(results)
         elif options.jsonl:
             for result in results:
-                print(json.dumps(_texts(result, _plain, None)))
+                print(json.dumps(rows.texts(result, rows.plain, None)))
         elif options.list:
             for result in results:
-                print(_line(result))
+                print(rows.line(result))
         else:
             _print_summary(results)
         sys.stdout.flush()
@@ -357,91 +312,9 @@ def _print_summary(results: Results) -> None:
 
 def _write_csv(results: Results) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    writer.writerow(rows.COLUMNS)
     for result in results:
-        writer.writerow(_texts(result, _text, "").values())
-
-
-def _line(result: Result) -> str:
-    row = _texts(result, _text, "")
-    outcome = _in_line(row["error"] if result.failed else row["value"])
-    state = "failed" if result.failed else "done"
-    call = f"{result.function}({_in_line(_tried(lambda: _arguments(result)))})"
-    return (
-        f"{row['when'][:19]}  {state:6}  {result.seconds:9.3f} s  {result.host or '?'}  {call} -> {outcome}"
-    )
-
-
-def _arguments(result: Result) -> str:
-    return ", ".join(
-        [*map(repr, result.args), *(f"{name}={value!r}" for name, value in result.kwargs.items())]
-    )
-
-
-def _in_line(text: str) -> str:
-    """Shorten a text for a line with others."""
-    text = text.replace("\n", "\\n").replace("\r", "\\r")
-    return text if len(text) <= LINE else f"{text[: LINE // 2]} ... {text[-LINE // 2 :]}"
-
-
-def _texts(result: Result, form: Callable[[Any], Any], nothing: Any) -> dict[str, Any]:
-    """Return a row with each value as text; a value that cannot be loaded here says why."""
-    row = _row(result, _tried, form, _error_text, nothing)
-    return row | {"when": result.when.isoformat(), "seconds": round(result.seconds, 6)}
-
-
-def _tried(load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except Exception as error:
-        return f"({type(error).__name__}: {error})"
-
-
-def _error_text(error: BaseException | None) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _text(value: Any) -> str:
-    value = _without_numpy(value)
-    return value if isinstance(value, str) else repr(value)
-
-
-def _plain(value: Any) -> Any:
-    """Return a value that JSON can represent (tuples become lists); otherwise a text."""
-    try:
-        found = _jsonable(value)
-        json.dumps(found)
-    except (TypeError, ValueError, RecursionError):
-        return repr(value)
-    return found
-
-
-def _jsonable(value: Any) -> Any:
-    """Return a value in JSON's types. Raises TypeError."""
-    value = _without_numpy(value)
-    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-        return {name: _jsonable(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
-    if (
-        value is None
-        or isinstance(value, (bool, int, str))
-        or (isinstance(value, float) and math.isfinite(value))
-    ):
-        return value
-    raise TypeError
-
-
-def _without_numpy(value: Any) -> Any:
-    """Return a numpy scalar as Python's own, a time as text."""
-    names = {cls.__name__ for cls in type(value).__mro__ if cls.__module__ == "numpy"}
-    if "generic" not in names:
-        return value
-    if names & {"datetime64", "timedelta64"}:
-        return str(value)
-    return (
-        float(str(value)) if "floating" in names else value.item()
-    )  # (float32: only the digits that it has)
+        writer.writerow(rows.texts(result, rows.text, "").values())
 
 
 if __name__ == "__main__":

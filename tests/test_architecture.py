@@ -27,14 +27,17 @@ FLOORS = [
     "client.map", "client.__init__", "client.original", "client.thread", "client.remote", "client.executor",
     "client.with_options", "client.future_submitter", "client.slot_count", "client.batches", "client.mapping",
     "client.future", "client.session", "client.submitter", "client.dependents", "client.exchange", "client.calls",
-    "client.delivery", "client.outcome", "client.jobs", "client.held", "client.retries", "client.waiting",
+    "client.delivery",
+    "client.outcome", "client.jobs", "client.held", "client.retries", "client.waiting",
     "client.object_sender",
     "client.options", "client.patience",
-    "client.store_client", "client.ending", "client.progress", "client.initializer",
+    "client.store_client", "client.ending",
+    "client.progress", "client.initializer",
     "client.functions", "client.keys", "client.prepared",
     "client.share", "client.hints",
     "client.states", "client.records", "client.script", "client.components", "client.objects",
-    "results", "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.reader",
+    "results", "store.table", "store.rows", "store.result",
+    "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.reader",
     "store.directory", "store.format", "store.__init__",
     "own_cluster", "cluster", "mp",
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",
@@ -72,7 +75,7 @@ FLOORS = [
     "net.address", "net.protocol", "net.wire", "net.batches", "net.memory", "net.objects",
     "net.messages", "net.peer_messages", "net.schema", "net.__init__",
     "credential", "userdir", "program", "guard", "nested", "events",
-    "requirements", "errors", "location", "version",
+    "html", "requirements", "errors", "location", "version",
 ]  # fmt: skip
 
 # Who may import what is not for everybody.
@@ -119,7 +122,8 @@ KEEPERS = {
     "logging": {"events", "program"},  # program: the handler of cw's programs
     # results: its TimeoutError. environment: its key
     "multiprocessing": {"pool.results", "payloads.environment"},
-    "asyncio": {"client.future"},  # when it is awaited
+    # when it is used
+    "asyncio": {f"client.{name}" for name in ("future", "amap", "async_map", "async_end", "cells")},
 }
 
 PURE = (

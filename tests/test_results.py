@@ -1,6 +1,8 @@
 """Reading a store: `cw.results`, and `python -m cw.results`."""
 
+import collections
 import csv
+import dataclasses
 import datetime
 import io
 import json
@@ -111,15 +113,89 @@ def test_nothing_is_unpickled_before_it_is_asked_for(tmp_path):
 
 def test_a_data_frame(path):
     pandas = pytest.importorskip("pandas")
-    frame = cw.results(path).to_dataframe()
+    frame = cw.results(path).to_dataframe(whole=True)
     assert list(frame.columns) == [
         "key", "jobid", "function", "failed", "args", "kwargs", "value", "error", "when", "seconds", "host"
     ]  # fmt: skip
     assert list(frame["failed"]) == [False, False, True, False]
     assert list(frame["jobid"]) == [1, 2, 3, 4] and frame["value"][1] == {"two": 2.5}
     assert pandas.api.types.is_datetime64_any_dtype(frame["when"]) and frame["seconds"].sum() == 2
-    empty = cw.results(path).filter(function="no").to_dataframe()
+    empty = cw.results(path).filter(function="no").to_dataframe(whole=True)
     assert list(empty.columns) == list(frame.columns) and empty.empty
+
+
+Point = collections.namedtuple("Point", "x y")
+
+
+@dataclasses.dataclass
+class Config:
+    rate: float
+    key: str = "k"
+
+
+def test_each_argument_and_each_field_has_a_column(tmp_path, script, caplog):
+    pandas = pytest.importorskip("pandas")
+    script("def sweep(density, seed=0, *more, key=None, **others): pass")
+    config = Config(0.5)
+    path = written(
+        tmp_path / "s",
+        call(1, {"steps": 7, "crossed": True}, function="sweep", args=(0.1,)),
+        call(2, Point(1, 2), function="sweep", args=(0.2, 5, "m"), kwargs={"key": "k", "z": 3}),
+        call(3, error=LookupError("no, none"), function="gone", args=(config, 4), kwargs={"last": None}),
+        call(4, 8.5, function="sweep", args=(), kwargs={"wrong": 1}),  # an earlier form of the function
+    )
+    columns = [
+        "key", "jobid", "function", "failed", "density", "seed", "more0", "args.key", "z", "arg0.rate", "arg0.key",
+        "arg1", "last", "wrong", "value.steps", "value.crossed", "value.x", "value.y", "value", "error", "when",
+        "seconds", "host",
+    ]  # fmt: skip
+    frame = cw.results(path).to_dataframe()
+    assert list(frame.columns) == columns and not events(caplog)
+    assert frame["density"].tolist()[:2] == [0.1, 0.2] and frame["density"].isna().tolist() == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert frame["value.steps"][0] == 7 and frame["value.y"][1] == 2 and frame["value"][3] == 8.5
+    assert frame["arg0.rate"][2] == 0.5 and isinstance(frame["error"][2], LookupError)
+    assert pandas.api.types.is_datetime64_any_dtype(frame["when"])
+    cw.results(path).to_csv(tmp_path / "s.csv")
+    with open(tmp_path / "s.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == columns
+    assert (rows[0]["density"], rows[0]["seed"], rows[0]["value.crossed"], rows[0]["failed"]) == (
+        "0.1",
+        "",
+        "True",
+        "False",
+    )
+    assert (
+        rows[2]["error"] == "LookupError: no, none"
+        and rows[2]["arg0.key"] == "k"
+        and rows[3]["value"] == "8.5"
+    )
+    assert datetime.datetime.fromisoformat(rows[0]["when"]).timestamp() == 1e9 + 1
+    empty = cw.results(path).filter(function="no").to_dataframe()
+    assert list(empty.columns) == [*columns[:4], "value", *columns[-4:]] and empty.empty
+
+
+def test_results_have_positions(path):
+    results = cw.results(path)
+    assert (
+        results[0].jobid == 1 and results[-1].jobid == 4 and [each.jobid for each in results[1:3]] == [2, 3]
+    )
+    assert results.filter(failed=True)[0].jobid == 3
+    with pytest.raises(IndexError):
+        results[4]
+
+
+def test_a_notebook_shows_a_summary_and_unpickles_nothing(tmp_path, path):
+    trap = pickle.dumps(Trap(tmp_path / "sprung"))
+    written(path, entry(7, trap, args=trap, function="<lambda>"))
+    shown = cw.results(path)._repr_html_()
+    assert f"results of {path}" in shown and "<td>g</td><td>1</td><td>0</td><td>0.5</td>" in shown
+    assert "<td>&lt;lambda&gt;</td>" in shown and not (tmp_path / "sprung").exists()
 
 
 def test_without_pandas_it_says_so(path, monkeypatch):
@@ -139,9 +215,9 @@ def test_what_cannot_be_loaded_here_is_no_reason_to_stop(tmp_path, caplog):
     assert "(ModuleNotFoundError: No module named 'no_such_module')" in lines[0] and "-> two" in lines[1]
     pytest.importorskip("pandas")
     frame = cw.results(path).to_dataframe()
-    assert frame["value"].isna().tolist() == frame["args"].isna().tolist() == [True, False]
+    assert frame["value"].isna().tolist() == frame["arg0"].isna().tolist() == [True, False]
     assert events(caplog) == ["store.values_missing"]
-    assert "3 values" in caplog.text and "no_such_module" in caplog.text
+    assert "2 values" in caplog.text and "no_such_module" in caplog.text
 
 
 def test_what_is_damaged_is_passed_over_with_a_warning(path, caplog):
