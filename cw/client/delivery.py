@@ -44,6 +44,8 @@ class Delivery:
     ) -> None:
         self.is_used = False
         """True if there is, or was, a job whose result is recorded."""
+        self.stored = 0
+        """Number of delivered jobs that did not run."""
         self.deliver = deliver
         """Gives the caller a job's error or value. After it, `Jobs.on_delivered` must be called."""
         self.seconds = 0.0
@@ -151,6 +153,9 @@ class Delivery:
                     can_run &= self._jobs.wait(job)
                 continue
             if self._jobs.take(job.number) is not None:
+                self.stored += 1
+                if (note := getattr(job.tag, "note_stored", None)) is not None:
+                    note()
                 self.finish(job, error, value)
         if self._stored:
             self._wake()

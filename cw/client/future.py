@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import reprlib
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cw import nested
+from cw import html, nested
 from cw.payloads import futures, serialize
 from cw.payloads.deferred import Deferred, ImportDeadlock
 
@@ -43,9 +44,11 @@ os.register_at_fork(after_in_child=_renew_lock)
 class Future(concurrent.futures.Future[T]):
     """The future of one job. `running()` is approximate: short jobs are never reported as running.
 
-    `await future` works in asyncio; if the task that awaits it is cancelled, so is the job, unless it runs.
+    `await future` works in asyncio; if the task that awaits it is cancelled, so is the job, and stopped if it runs.
     """
 
+    is_stored = False
+    """True if the job did not run: its result was in the store."""
     _made_condition: threading.Condition | None = None
     _state = PENDING
     _result: Any = None
@@ -80,7 +83,25 @@ class Future(concurrent.futures.Future[T]):
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio
 
-        return asyncio.wrap_future(self, loop=asyncio.get_running_loop()).__await__()
+        wrapped = asyncio.wrap_future(self, loop=asyncio.get_running_loop())
+        try:
+            return (yield from wrapped)
+        except asyncio.CancelledError:
+            if wrapped.cancelled():  # otherwise the job has raised it
+                self.kill()
+            raise
+
+    def _repr_html_(self) -> str | None:
+        return html.shown(self._html)
+
+    def _html(self) -> str:
+        state = "cancelled" if self.cancelled() else "done" if self.done() else self._state.lower()
+        fields: dict[str, object] = {"job": self._number, "state": state}
+        if state == "done" and (error := self._exception) is not None:
+            fields |= {"state": "failed", "error": f"{type(error).__name__}: {error}"}
+        elif state == "done" and type(self._result) is not Deferred:
+            fields["result"] = reprlib.repr(self._result)
+        return html.fields("Future", fields)
 
     def __reduce__(self) -> Any:
         if self._state == FINISHED and self._exception is None and type(self._result) is not Deferred:
@@ -150,8 +171,8 @@ class Future(concurrent.futures.Future[T]):
         else:
             error = super().exception(self._wait(timeout))
             if error is not None:
-                try:
-                    raise error  # (the base class ignores an exception that is false, such as an empty list of errors)
+                try:  # (the base class ignores an exception that is false, such as an empty list of errors)
+                    raise error
                 finally:
                     del self, error  # the traceback refers to this frame
             value = self._result
@@ -210,6 +231,10 @@ class Future(concurrent.futures.Future[T]):
         """Take another number for the job: it has waited for futures. False: the future is cancelled."""
         self._number = number
         return self._state == PENDING
+
+    def note_stored(self) -> None:
+        """Note that the job need not run (called just before its result is set)."""
+        self.is_stored = True
 
     def note_running(self) -> None:
         """Note that the job runs (called by the executor). Has no effect if the future is cancelled or done by then."""

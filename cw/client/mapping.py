@@ -33,7 +33,7 @@ class Tally:
     def __init__(self, total: int | None, session: Session) -> None:
         self._total = total
         self._session = session
-        self._done = self._failed = 0
+        self._done = self._failed = self._stored = 0
 
     def watch(self, futures: Iterator[Future[Any]]) -> Iterator[Future[Any]]:
         for future in futures:
@@ -45,12 +45,14 @@ class Tally:
         # A future that the end of the map cancels has neither a result nor failed.
         if future.cancelled() or isinstance(future._exception, Abandoned):
             return
+        self._stored += future.is_stored
         self._done += 1
         if future._exception is not None:  # (exception() might unpickle the result)
             self._failed += 1
 
     def counts(self) -> Counts:
-        return Counts(self._total, self._done, self._failed, self._session.jobs.counts()[3])
+        running = len(self._session.jobs.started)
+        return Counts(self._total, self._done, self._failed, running, self._stored)
 
 
 class Tuples:
@@ -78,7 +80,7 @@ def calls_of(inputs: tuple[Iterable[Any], ...]) -> Iterator[tuple[Any, ...]]:
     return iter(inputs[0]) if len(inputs) == 1 and type(inputs[0]) is Tuples else zip(*inputs, strict=False)
 
 
-def length_of(inputs: tuple[Iterable[Any], ...]) -> int | None:
+def length_of(inputs: Iterable[Any]) -> int | None:
     """Return the number of calls, if all inputs know their length."""
     lengths = [operator.length_hint(each, -1) for each in inputs]
     return min(lengths) if lengths and -1 not in lengths else None

@@ -1,12 +1,15 @@
 """A progress bar: done, failed, running, rate, time left. It is tqdm's, an optional extra: `pip install '.[progress]'`.
 
-A thread of its own reads the counts a few times a second: jobs do not wait for a terminal.
+A thread of its own reads the counts a few times a second: jobs do not wait for a terminal. Results from a store count
+as done, but not in the rate, nor in the time left. In a notebook with ipywidgets the bar is a widget.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,12 +20,13 @@ INTERVAL = 0.2
 
 
 class Counts(NamedTuple):
-    """Numbers of jobs. `total` is None if unknown."""
+    """Numbers of jobs. `total` is None if unknown. `stored`: those of the done ones that did not run."""
 
     total: int | None
     done: int
     failed: int
     running: int
+    stored: int = 0
 
 
 class Progress:
@@ -35,50 +39,126 @@ class Progress:
         if wanted is not True and wanted != "always":
             raise ValueError(f"progress must be True, False or 'always', not {wanted!r}")
         self._counts = counts
-        self._is_shown = wanted == "always" or _is_terminal() or _is_notebook()
+        self._is_shown = wanted == "always" or is_terminal(sys.stderr) or _is_notebook()
         if self._is_shown:
-            try:
-                from tqdm.auto import tqdm  # type: ignore[import-untyped,unused-ignore]
-            except ModuleNotFoundError:
-                raise ModuleNotFoundError(
-                    "progress needs tqdm, which is not installed: pip install tqdm"
-                ) from None
-            self._tqdm = tqdm
+            self._tqdm = _kind_of_bar()
         self._closed = threading.Event()
         self._bar: Any = None
+        self._stored = 0  # of those that the bar shows
+        self._prints: list[Print] = []
         self._thread = threading.Thread(target=self._run, name="cw-progress", daemon=True)
 
     def __enter__(self) -> Progress:
         if self._is_shown:
             self._bar = self._tqdm(total=self._counts().total, unit="job", dynamic_ncols=True)
+            self._redirect()
             self._thread.start()
+            shown.add(self)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._is_shown:
-            self._closed.set()
-            self._thread.join()
-            self._show()
-            self._bar.close()
+        self.close()
+
+    def close(self) -> None:
+        """Show the last counts, and leave the bar as it is. May be called again."""
+        if self._bar is None or self._closed.is_set():
+            return
+        shown.discard(self)
+        self._closed.set()
+        self._thread.join()
+        for redirected in self._prints:
+            redirected.end()
+        self._show()
+        self._bar.close()
+
+    def _redirect(self) -> None:
+        """Let what the program prints on the terminal appear above the bar."""
+        if not hasattr(self._bar, "container"):  # a widget has a place of its own
+            self._prints = [
+                Print(name, self._bar) for name in ("stdout", "stderr") if is_terminal(getattr(sys, name))
+            ]
 
     def _run(self) -> None:
         while not self._closed.wait(INTERVAL):
             self._show()
 
     def _show(self) -> None:
-        total, done, failed, running = self._counts()
-        if total != self._bar.total:
-            self._bar.total = total
-        postfix = {"failed": failed} if failed else {}
-        if running:
-            postfix["running"] = running
-        self._bar.set_postfix(postfix, refresh=False)
-        self._bar.update(done - self._bar.n)
-        self._bar.refresh()
+        total, done, failed, running, stored = self._counts()
+        bar = self._bar
+        with bar.get_lock():
+            if any(redirected.is_in_line for redirected in self._prints):
+                return  # there is no place for the bar
+            if total != bar.total:
+                bar.total = total
+                if hasattr(bar, "container"):
+                    bar.container.children[1].max = total
+            if stored > self._stored:  # no part of the rate
+                for name in ("n", "initial", "last_print_n"):
+                    setattr(bar, name, getattr(bar, name) + stored - self._stored)
+                self._stored = stored
+            postfix = {"stored": stored, "failed": failed, "running": running}
+            bar.set_postfix({name: number for name, number in postfix.items() if number}, refresh=False)
+            bar.update(done - bar.n)
+            bar.refresh()
 
 
-def _is_terminal() -> bool:
-    return sys.stderr is not None and getattr(sys.stderr, "isatty", lambda: False)()
+shown: weakref.WeakSet[Progress] = weakref.WeakSet()
+"""The bars that are shown now."""
+
+
+class Print:
+    """Stands for `sys.stdout` or `sys.stderr` while a bar is on the terminal: what is printed appears above it."""
+
+    def __init__(self, name: str, bar: Any) -> None:
+        self.is_in_line = False
+        """True if the last line that was printed has no end yet."""
+        self._name = name
+        self._bar = bar
+        self._stream = getattr(sys, name)
+        setattr(sys, name, self)
+
+    def write(self, text: str) -> int:
+        """Write above the bar."""
+        if self._bar is None or not text:
+            return int(self._stream.write(text))
+        with self._bar.get_lock():
+            if not self.is_in_line:
+                self._bar.clear(nolock=True)
+            written = self._stream.write(text)
+            self._stream.flush()
+            self.is_in_line = not text.endswith("\n")
+            if not self.is_in_line:
+                self._bar.refresh(nolock=True)
+        return int(written)
+
+    def end(self) -> None:
+        """Print as before."""
+        if self.is_in_line:
+            self.write("\n")
+        self.is_in_line = False
+        self._bar = None
+        if getattr(sys, self._name) is self:  # otherwise something else redirects it by now
+            setattr(sys, self._name, self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def is_terminal(stream: Any) -> bool:
+    """True if what is written there appears on a terminal."""
+    return stream is not None and getattr(stream, "isatty", lambda: False)()
+
+
+def _kind_of_bar() -> Any:
+    """Return tqdm's class of bars for this program. Raises ModuleNotFoundError."""
+    try:
+        if _is_notebook() and importlib.util.find_spec("ipywidgets") is not None:
+            from tqdm.notebook import tqdm  # type: ignore[import-untyped,unused-ignore]
+        else:  # (`tqdm.auto` would warn of missing widgets)
+            from tqdm import tqdm
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("progress needs tqdm, which is not installed: pip install tqdm") from None
+    return tqdm
 
 
 def _is_notebook() -> bool:

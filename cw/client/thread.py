@@ -345,7 +345,7 @@ class ClientThread:
         return named
 
     def _counts(self) -> Counts:
-        return Counts(*self._session.jobs.counts())
+        return Counts(*self._session.jobs.counts(), self._session.delivery.stored)
 
     def _log_unreported(self) -> None:
         """Log an error at the end, when wait() can no longer raise it: it must not be lost silently."""
