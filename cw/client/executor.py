@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from cw import guard, own_cluster
-from cw.client import batches, mapping
+from cw import guard, html, own_cluster
+from cw.client import batches, mapping, shown
 from cw.client.future import Future
 from cw.client.future_submitter import FutureSubmitter
 from cw.client.options import ClientSettings, MapArguments, MapSettings
@@ -233,6 +233,9 @@ class ClusterExecutor(concurrent.futures.Executor):
             self._session.leave_now()  # after Ctrl-C, nobody wants to wait for outstanding jobs
             return None
         return super().__exit__(kind, error, traceback)
+
+    def _repr_html_(self) -> str | None:
+        return html.shown(lambda: shown.of_executor(self._session, self.slots))
 
     def __reduce__(self) -> Any:
         return self._session.__reduce__()  # (raises, before another attribute raises an error of its own)

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cw import program
+from cw import html, program
 from cw.errors import Error
 
 if TYPE_CHECKING:
@@ -351,6 +351,12 @@ class Cluster:
 
         self._stop = stop
         atexit.register(self.stop)
+
+    def _repr_html_(self) -> str | None:
+        from cw.launch import shown  # what notebooks show is loaded there
+
+        is_stopped = self._stop is None
+        return html.shown(lambda: shown.of_cluster(type(self).__name__, self.master, self.slots, is_stopped))
 
     def __enter__(self) -> Self:
         return self
