@@ -2,7 +2,7 @@
 
     thread = cw.client.ClientThread(callback)    results through callbacks
     executor = cw.ClusterExecutor()              results through concurrent.futures
-    for result in cw.map(function, items): ...   replaces the loop
+    for result in cw.map(function, items): ...   replaces the loop (in asyncio: async for ... in cw.amap)
     with cw.allocate(8): ...                     a cluster for the duration of a block
     cw.results('sweep.db')                       the results in a store
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cw.client import ClusterExecutor as ClusterExecutor
     from cw.client import SlurmExecutor as SlurmExecutor
     from cw.client import randid as randid
+    from cw.client.amap import amap as amap
     from cw.client.future import Future as Future
     from cw.client.map import map as map
     from cw.client.map import starmap as starmap
@@ -82,6 +83,7 @@ _MODULE_BY_NAME = {
     "starmap": "client.map",
     "share": "client.share",
     "Shared": "payloads.shared",
+    "amap": "client.amap",
     "Pool": "pool",
     "allocate": "cluster",
     "is_slurm_available": "cluster",

@@ -3,7 +3,9 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import pickle
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor, Future, as_completed, wait
 
 import cw
@@ -79,6 +81,10 @@ reveal_type(cw.starmap(text, [(1, 2)], progress="always", host="n1"))  # Iterato
 cw.starmap(text, [(1, 2)], proggress=True)  # error
 
 reveal_type(cw.results("s"))  # Results
+reveal_type(cw.results("s")[0])  # Result
+reveal_type(cw.results("s")[1:])  # list[Result]
+cw.results("s").to_csv("s.csv")
+cw.results("s").to_csv()  # error
 for stored in cw.results("s").filter(failed=False):
     same: Result = stored
     reveal_type(stored.function)  # str
@@ -116,6 +122,10 @@ unpicklable: pickle.PicklingError = cw.NotPicklable("it")
 mistakes: list[type[cw.Error]] = [cw.LaunchError, cw.DependencyFailed, cw.NotPicklable, cw.RemoteTraceback]
 
 
+async def numbers() -> AsyncIterator[int]:
+    yield 1
+
+
 async def main() -> None:
     awaitable: cw.Future[int] = executor.asubmit(square, 3)
     wait([awaitable])
@@ -126,3 +136,15 @@ async def main() -> None:
     reveal_type(await asyncio.wrap_future(executor.submit(square, 3)))  # int
     reveal_type(await asyncio.get_running_loop().run_in_executor(executor, square, 3))  # int
     executor.asubmit(square, "three")  # error
+    async for number in executor.amap(square, [1, 2], buffersize=2):
+        reveal_type(number)  # int
+    reveal_type(executor.options(attempts=1).amap(text, numbers()))  # AsyncGenerator[str, None]
+    reveal_type(cw.amap(square, numbers(), as_completed=True, host="n1"))  # AsyncGenerator[int, None]
+    reveal_type(cw.amap(text, [1], numbers()))  # AsyncGenerator[str, None]
+    cw.amap(square, ["a"])  # error
+    cw.amap(square, [1], proggress=True)  # error
+    executor.amap(square, [1], chunksiz=2)  # error
+    async with cw.ClusterExecutor() as own:
+        reveal_type(own)  # ClusterExecutor
+    async with contextlib.aclosing(cw.amap(square, [1])) as results:
+        reveal_type(await anext(results))  # int

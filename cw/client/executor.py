@@ -7,7 +7,7 @@ import functools
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+E = TypeVar("E", bound="ClusterExecutor")
 
 logger = EventLogger("cw.client")
 
@@ -165,6 +166,19 @@ class ClusterExecutor(concurrent.futures.Executor):
         """Map as `map` does, with the same settings. Each item is the arguments of a call: `fn(*item)`."""
         return self.map(fn, mapping.Tuples(iterable), **settings)
 
+    def amap(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        **settings: Unpack[MapArguments],
+    ) -> AsyncGenerator[T, None]:
+        """Map for `async for`, with the parameters of `map`; inputs may be asynchronous. No thread waits.
+
+        The input is read when the first result is asked for, and as results are taken. When the loop is left, or its
+        task is cancelled, the jobs whose results were not taken are cancelled, and stopped if they run.
+        """
+        return self._defaults.amap(fn, *iterables, **settings)
+
     def slots(self) -> int:
         """Return the number of slots of the cluster now: those of all workers that are connected and do not drain.
 
@@ -233,6 +247,15 @@ class ClusterExecutor(concurrent.futures.Executor):
             self._session.leave_now()  # after Ctrl-C, nobody wants to wait for outstanding jobs
             return None
         return super().__exit__(kind, error, traceback)
+
+    async def __aenter__(self: E) -> E:
+        return self
+
+    async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        """End as `with` does, without blocking the event loop. If the task is cancelled, so are outstanding jobs."""
+        from cw.client import async_end  # asyncio takes 40 ms to load
+
+        await async_end.leave(self._session, self.shutdown, kind)
 
     def _repr_html_(self) -> str | None:
         return html.shown(lambda: shown.of_executor(self._session, self.slots))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from cw.client import batches, mapping
@@ -119,6 +119,33 @@ class FutureSubmitter:
         order = mapping.as_completed if as_completed else mapping.in_order
         results = order(waiting, feed, deadline, return_exceptions, end)
         return results if bar is None else mapping.with_progress(results, bar)
+
+    def amap(
+        self,
+        options: JobOptions,
+        store_client: StoreClient | None,
+        function: Callable[..., Any],
+        iterables: tuple[Iterable[Any] | AsyncIterable[Any], ...],
+        settings: MapSettings,
+    ) -> AsyncGenerator[Any, None]:
+        """Return the asynchronous iterator over the results of a map, which submits its calls. As for `map`."""
+        from cw.client import async_map  # asyncio takes 40 ms to load
+
+        timeout, chunksize, ahead, _, progress, as_completed, return_exceptions = settings
+        self._session.calls.look_at_modules()
+        tally = mapping.Tally(mapping.length_of(iterables), self._session)
+        bar = Progress(tally.counts, progress) if progress else None
+        store_client = None if store_client is None else store_client.of_map()
+        calls = async_map.Calls()
+        futures = self._submit_all(options, store_client, function, calls, chunksize, True)
+        if bar is not None:
+            futures = tally.watch(futures)
+
+        def begin() -> async_map.AsyncFeed:
+            jobs = self._session.jobs
+            return async_map.AsyncFeed(iterables, calls, futures, jobs, (chunksize, ahead), as_completed)
+
+        return async_map.results(begin, timeout, return_exceptions, bar)
 
     def _submit_all(
         self,

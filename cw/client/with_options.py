@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from cw.client import mapping
@@ -73,6 +73,16 @@ class Options:
         """Map as `ClusterExecutor.starmap` does, with these options."""
         return self.map(function, mapping.Tuples(iterable), **settings)
 
+    def amap(
+        self,
+        function: Callable[..., T],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        **settings: Unpack[MapArguments],
+    ) -> AsyncGenerator[T, None]:
+        """Map as `ClusterExecutor.amap` does, with these options."""
+        checked, store_client = self._of_map(MapSettings(**settings))
+        return self._futures.amap(self._options, store_client, function, iterables, checked)
+
     def _map(
         self,
         function: Callable[..., T],
@@ -81,6 +91,11 @@ class Options:
         end: Callable[[], None],
     ) -> Iterator[T]:
         """Map; `end()` is called when the iteration ends."""
+        settings, store_client = self._of_map(settings)
+        return self._futures.map(self._options, store_client, function, iterables, settings, end)
+
+    def _of_map(self, settings: MapSettings) -> tuple[MapSettings, StoreClient | None]:
+        """Return the checked settings of a map, and the client of its store."""
         if self._key is not None and not callable(self._key):
             raise ValueError(
                 "a key for map() must be a function, which gives the key for the arguments of a call"
@@ -88,7 +103,7 @@ class Options:
         settings, store_client = settings.checked(), self._store_client
         if settings.store is not None:  # in place of the executor's own
             store_client = self._named(self._futures.open_store(settings.store))
-        return self._futures.map(self._options, store_client, function, iterables, settings, end)
+        return settings, store_client
 
     def _named(self, store_client: StoreClient | None) -> StoreClient | None:
         if store_client is None or (self._key is None and self._version is None):
