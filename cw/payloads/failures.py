@@ -19,6 +19,7 @@ from cw.payloads import byvalue, classes, deferred, shared
 from cw.payloads.layout import Payload
 from cw.payloads.pickled import PLAIN, dump_value, load
 from cw.payloads.refusals import refusal_of
+from cw.payloads.sources import with_sources
 
 # Longer tracebacks lose their middle: an exception may carry its data in its text.
 TRACEBACK_CHARACTERS = 256 * 1024
@@ -27,7 +28,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # all of cw
 
 
 def dump_error(exception: BaseException, where: dict[str, Any]) -> bytes:
-    """Pickle what a job raised, for `load_error`: with its traceback, without the frames of cw that called the job.
+    """Pickle what a job raised, for `load_error`: with its traceback, without cw's own frames.
 
     `where` describes the place ('host', 'pid', ...). Never raises, and keeps nothing of the exception alive.
     """
@@ -82,7 +83,7 @@ def load_error(payload: Payload, describe: str) -> BaseException:
     try:
         type_name, message, text, where, pickled, reason = loads(payload)
         places = ", ".join(f"{key} {value}" for key, value in where.items())
-        text = f"{describe} ({places})\n{text}" if places else f"{describe}\n{text}"
+        text = with_sources(f"{describe} ({places})\n{text}" if places else f"{describe}\n{text}")
     except Exception as error:
         return RemoteException(f"{describe}: its error cannot be read: {_text(error)}")
     exception = None
@@ -158,10 +159,13 @@ def _built_in(cls: type, name: str) -> Callable[..., Any]:
 
 
 def _traceback_text(exception: BaseException) -> str:
-    frames = exception.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_PACKAGE):
-        frames = frames.tb_next
-    text = "".join(traceback.format_exception(type(exception), exception, frames))
+    shown = traceback.TracebackException(type(exception), exception, exception.__traceback__, compact=True)
+    waiting: list[traceback.TracebackException | None] = [shown]
+    while waiting:
+        if (one := waiting.pop()) is not None:
+            one.stack[:] = [frame for frame in one.stack if not frame.filename.startswith(_PACKAGE)]
+            waiting += [one.__cause__, one.__context__, *(getattr(one, "exceptions", None) or ())]
+    text = "".join(shown.format())
     if len(text) > TRACEBACK_CHARACTERS:
         half = TRACEBACK_CHARACTERS // 2
         text = f"{text[:half]}\n  [{len(text) - 2 * half} characters left out]\n{text[-half:]}"
