@@ -43,6 +43,7 @@ setup(
             "ruff",
             "tqdm",
         ],
+        "notebook": ["ipykernel>=6.20,<8", "ipywidgets>=8,<9", "nbclient>=0.10,<1", "nbformat>=5.9,<6"],
         "recipes": [
             "adaptive>=1.3,<2",
             "dask[array]>=2025.1,<2027",

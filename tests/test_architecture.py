@@ -30,6 +30,7 @@ FLOORS = [
     "client.async_map", "client.async_end", "client.shown",
     "client.future", "client.session", "client.submitter", "client.dependents", "client.exchange", "client.calls",
     "client.delivery",
+    "client.cells",
     "client.outcome", "client.jobs", "client.held", "client.retries", "client.waiting",
     "client.object_sender",
     "client.options", "client.patience",

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any
 
 from cw import guard, nested, userdir
-from cw.client import ending, tracebacks
+from cw.client import cells, ending, tracebacks
 from cw.client.calls import Calls
 from cw.client.delivery import Deliver, Delivery
 from cw.client.exchange import Exchange
@@ -102,6 +102,7 @@ class Session:
         """Connect. Raises cw.ConnectionError if no master answers within the connect timeout; StartRefused."""
         guard.check_import("a client")
         ending.register(self)
+        cells.register(self)
         tracebacks.install()
         self.exchange.patience.start_clock(monotonic())
         self._thread.start()
