@@ -229,8 +229,11 @@ def test_a_sweep_finds_the_cluster_that_it_has_started_on_localhost(own_home):
 
 
 @pytest.mark.parametrize("script", [SCRIPTS / "original_mp.py", ROOT / "mp.py"])
-def test_its_script_starts_a_cluster_and_ends_it_in_parts(script, own_home):
+def test_its_script_starts_a_cluster_for_other_programs_and_ends_it_in_parts(script, own_home):
     run(script, "-n", "2", "start", **own_home)
+    for host in ([], ["localhost"]):
+        results = ast.literal_eval(run(SCRIPTS / "original_client.py", *host, **own_home))
+        assert results == {f"square of {number}": number**2 for number in range(5)}
     status = run("-m", "cw.mp", "status", **own_home)
     assert "slots: 2\n" in status and "master (pid" in status and "worker (pid" in status
     run(script, "stop", "-M", **own_home)
