@@ -272,7 +272,7 @@ def test_without_on_error_wait_raises_the_first_when_all_have_ended(tmp_path):
     thread.start()
     thread.submit(jobs.divide, 1, 0)
     thread.submit(jobs.until, tmp_path / "go")
-    time.sleep(0.05)
+    wait_until(lambda: thread.remote_exception, LIMIT)
     thread.submit(jobs.fail, KeyError("the second"))
     with pytest.raises(TimeoutError):
         thread.wait(0.1)  # the error is there, but not all jobs have ended
