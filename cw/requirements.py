@@ -26,6 +26,9 @@ TEXT = 200
 MOST_SECONDS = 1e9
 """The longest time limit of a job: 30 years. A longer one is cut to that."""
 
+MOST_PRIORITY = 2**63 - 1
+"""The largest priority; the smallest is its negative."""
+
 OPTIONS_BYTES = 4096
 """Most bytes of a job's options on the wire. Larger: more of the master's memory, as each open job may have its own."""
 
@@ -45,7 +48,7 @@ def to_seconds(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number of seconds, not {value!r}") from None
 
 
-def _int(name: str, value: Any, least: int) -> int:
+def _int(name: str, value: Any, least: float) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -63,6 +66,13 @@ def _count(name: str, value: Any) -> int:
 
 def _number(name: str, value: Any) -> int:
     return _int(name, value, 0)
+
+
+def _priority(name: str, value: Any) -> int:
+    number = _int(name, value, -math.inf)
+    if abs(number) > MOST_PRIORITY:
+        raise ValueError(f"{name} must be from {-MOST_PRIORITY} to {MOST_PRIORITY}, not {number}")
+    return number
 
 
 def _errors(name: str, value: Any) -> tuple[type[Exception], ...]:
@@ -129,6 +139,11 @@ class JobOptions:
         dropped.""",
     )
 
+    priority: int | None = _option(
+        _priority,
+        """jobs with a larger one start before other jobs of this client that wait (default 0); others may be negative.
+        Jobs that workers have been sent already are not called back.""",
+    )
     retries: int | None = _option(
         _number,
         """number of times that a job that raises is tried again, on another worker if there is one (default 0). If the
@@ -185,6 +200,7 @@ class OptionArguments(TypedDict, total=False):
     timeout: float | None
     min_time: float | None
     on_limit: str | None
+    priority: int | None
     retries: int | None
     retry_on: type[Exception] | tuple[type[Exception], ...] | None
 

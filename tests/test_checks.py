@@ -117,18 +117,36 @@ def test_a_sound_client_may_work(client):
     client.say(m.Goodbye("it has finished", True))
 
 
-def test_only_jobs_that_have_ended_are_submitted_again(client):
+def test_only_jobs_that_are_not_open_are_submitted_apart(client):
+    client.say(m.ResubmitEnd())
     client.submit(1, 2, 3)
-    again = m.SubmitAgain([2], [1], [0], [1], [b"x"])
+    again = m.SubmitApart([2], [1], [0], [1], [b"x"])
     with pytest.raises(ProtocolError, match="that are open"):
         client.say(again)
     del client.open[2]
     client.say(again)
-    for wrong in again._replace(numbers=[4]), m.SubmitAgain([2, 2], [1] * 2, [0] * 2, [1] * 2, [b""] * 2):
-        with pytest.raises(ProtocolError, match="not submitted"):
-            client.say(wrong)
+    with pytest.raises(ProtocolError, match="submitted twice"):
+        client.say(m.SubmitApart([2, 2], [1] * 2, [0] * 2, [1] * 2, [b""] * 2))
+    client.say(again._replace(numbers=[9]))
+    client.open[9] = client.open[1]
+    client.submit(4, 5)
+    with pytest.raises(ProtocolError, match="that are open"):
+        client.submit(8, 9)
     with pytest.raises(ProtocolError, match="function that was not sent"):
         client.say(again._replace(functions=[7]))
+
+
+def test_a_client_that_is_back_resubmits_open_jobs_apart_too_until_it_says_that_it_has(client):
+    client.submit(1)
+    client.say(m.SubmitApart([7], [1], [0], [0], [b"x"]))
+    client.open[7] = client.open[1]
+    client.connect(resubmitted_up_to=1)
+    client.submit(1)
+    again = m.SubmitApart([7], [1], [0], [0], [b"x"])
+    client.say(again)
+    client.say(m.ResubmitEnd())
+    with pytest.raises(ProtocolError, match="that are open"):
+        client.say(again)
 
 
 def test_a_job_names_a_function_that_was_sent(client):

@@ -1,13 +1,16 @@
 """A client's jobs: facts in, batches out; no socket, no thread, no clock. Random events, with invariants."""
 
+import math
 import random
 from types import SimpleNamespace
 
 import pytest
 
-from cw.client import jobs as module
-from cw.client.jobs import BATCH, ClientJob, Dependent, Jobs, NamedTag
+from cw.client.job import ClientJob, Dependent, NamedTag
+from cw.client.jobs import BATCH, Jobs
+from cw.client.receipts import ACKNOWLEDGED_JOBS
 from cw.net import messages as m
+from cw.requirements import NO_OPTIONS, JobOptions
 
 CALL, STORED = SimpleNamespace(is_stored=False), SimpleNamespace(is_stored=True)
 
@@ -29,6 +32,9 @@ def hand_in(jobs):
     while batch := jobs.next_resubmitted():
         again += numbers(batch)
     return again
+
+
+PRIORITIES = [JobOptions(priority=priority) for priority in (-3, 2, 2, 7)]
 
 
 def numbers(batch):
@@ -241,16 +247,16 @@ def test_charges_are_kept_while_their_job_is_outstanding():
 
 def test_results_are_acknowledged_when_they_are_many_or_when_it_is_time():
     jobs = Jobs()
-    assert jobs.acknowledge() == 0
-    assert not jobs.on_received(module.ACKNOWLEDGED_JOBS - 1)
-    assert jobs.on_received(1) and jobs.acknowledge() == module.ACKNOWLEDGED_JOBS
-    assert not jobs.on_received(1) and jobs.acknowledge() == module.ACKNOWLEDGED_JOBS + 1
-    assert jobs.acknowledge() == 0
-    jobs.on_received(1)
+    assert jobs.receipts.acknowledge() == 0
+    assert not jobs.receipts.note(ACKNOWLEDGED_JOBS - 1)
+    assert jobs.receipts.note(1) and jobs.receipts.acknowledge() == ACKNOWLEDGED_JOBS
+    assert not jobs.receipts.note(1) and jobs.receipts.acknowledge() == ACKNOWLEDGED_JOBS + 1
+    assert jobs.receipts.acknowledge() == 0
+    jobs.receipts.note(1)
     jobs.on_master_lost()
-    assert jobs.acknowledge() == 0
-    jobs.on_received(1)
-    assert jobs.acknowledge() == 1
+    assert jobs.receipts.acknowledge() == 0
+    jobs.receipts.note(1)
+    assert jobs.receipts.acknowledge() == 1
 
 
 def test_the_objects_that_outstanding_jobs_name_are_known():
@@ -260,6 +266,36 @@ def test_the_objects_that_outstanding_jobs_name_are_known():
     assert jobs.objects() == {3, 5, 7, 8}
     jobs.take(2)
     assert jobs.objects() == {3, 8}
+
+
+def test_jobs_of_a_larger_priority_are_sent_first_and_those_of_a_negative_one_last():
+    jobs = make(2, window=None)
+    for asked in PRIORITIES:
+        jobs.add(1, 0, b"", None, None, asked)
+    assert jobs.next_apart() == [] and jobs.is_resubmitting
+    jobs.on_window(3, 100)
+    assert hand_in(jobs) == numbers(jobs.next_apart(is_again=True)) == []
+    assert numbers(jobs.next_apart()) == [6, 4, 5] and jobs.next_batch() == []
+    jobs.take(4)
+    assert numbers(jobs.next_apart()) == [] and numbers(jobs.next_batch()) == [1]
+    jobs.on_window(5, 100)
+    assert numbers(jobs.next_apart()) == [] and numbers(jobs.next_batch()) == [2]
+    assert numbers(jobs.next_apart()) == [3]
+    jobs.check_invariants()
+
+
+def test_jobs_with_a_priority_that_were_sent_are_resubmitted_apart_and_others_wait():
+    jobs = make(window=(2, 100))
+    for asked in (NO_OPTIONS, *PRIORITIES):
+        jobs.add(1, 0, b"", None, None, asked)
+    assert numbers(jobs.next_apart()) == [5, 3]
+    jobs.on_master_lost()
+    assert jobs.highest_sent  # so the next master expects jobs from before
+    jobs.on_master_joined()
+    jobs.on_window(2, 100)
+    assert hand_in(jobs) == [1] and numbers(jobs.next_apart(is_again=True)) == [3, 5]
+    assert jobs.next_apart() == jobs.next_batch() == []
+    jobs.check_invariants()
 
 
 def test_a_forked_child_has_no_jobs():
@@ -304,7 +340,8 @@ class Events:
             assert self.jobs.outstanding >= 30
             return
         call = self.random.choice([None, None, None, CALL, STORED])
-        number = self.jobs.add(1, 0, bytes(self.random.choice([0, 1, 10, 100])), None, call)
+        asked = self.random.choice([NO_OPTIONS] * 4 + PRIORITIES)
+        number = self.jobs.add(1, 0, bytes(self.random.choice([0, 1, 10, 100])), None, call, asked)
         self.expected.add(number)
         if call is STORED:
             self.in_store.append(number)
@@ -346,17 +383,33 @@ class Events:
         if self.jobs.is_resubmitting:
             while batch := self.jobs.next_resubmitted():
                 self.send(batch)
+            self.send(self.jobs.next_apart(is_again=True))
+        self.pump_apart(is_first=True)
         while batch := self.jobs.next_batch():
             self.send(batch)
-            assert len(self.at_master) <= self.window[0] or len(self.at_master) == len(batch)
-            assert sum(self.at_master.values()) <= self.window[1] or len(self.at_master) == 1
+            self.check_window(batch)
+        self.pump_apart(is_first=False)
+
+    def pump_apart(self, is_first):
+        while batch := self.jobs.next_apart():
+            ranks = [(-job.priority, job.number) for job in batch]
+            assert ranks == sorted(ranks) and not (is_first and self.jobs._waiting and batch[-1].priority < 0)
+            left = [job.priority for job in self.jobs.ranked.jobs() if self.jobs.get(job.number) is job]
+            assert batch[-1].priority >= max(left, default=-math.inf)
+            self.send(batch)
+            self.check_window(batch)
+
+    def check_window(self, batch):
+        assert len(self.at_master) <= self.window[0] or len(self.at_master) == len(batch)
+        assert sum(self.at_master.values()) <= self.window[1] or len(self.at_master) == 1
 
     def send(self, batch):
         for job in batch:
             assert job.number not in self.failed
             assert self.is_there and job.number not in self.at_master and job.number not in self.delivered
-            assert job.number > self.submitted  # or the master would close the connection
-            self.submitted = job.number
+            if not job.priority:
+                assert job.number > self.submitted  # or the master would close the connection
+                self.submitted = job.number
             self.at_master[job.number] = len(job.payload)
 
     def result(self):
@@ -367,8 +420,8 @@ class Events:
             if job is not None:
                 del self.at_master[number]
                 (self.storing.append if job.call is not None else self.deliver)(job)
-            self.jobs.on_received(1)
-            self.jobs.acknowledge()
+            self.jobs.receipts.note(1)
+            self.jobs.receipts.acknowledge()
 
     def deliver(self, job):
         assert job.number not in self.delivered

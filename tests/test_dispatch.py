@@ -701,6 +701,94 @@ class ModelWorker:
             self.running[dispatch] = None
 
 
+# --- priorities -------------------------------------------------------------------------------
+
+
+def test_jobs_of_a_larger_priority_go_first_and_those_of_a_negative_one_last():
+    d = dispatcher("s")
+    d.on_submitted("s", jobs(1, 2))
+    for number, priority in ((3, -1), (4, 5), (5, 9), (6, 5)):
+        assert d.on_submitted_apart("s", jobs(number, priority=priority)) == []
+    order = [job for _ in range(6) for _, [job] in assigned(one_more(d))]
+    assert order == [5, 4, 6, 1, 2, 3]
+
+
+def one_more(d):
+    """Let a worker join that takes one job and never ends."""
+    actions = d.on_worker_joined(f"w{d.state.workers.__len__()}", WorkerCapacity(1), PY)
+    d.check_invariants()
+    return actions
+
+
+def test_a_job_that_comes_back_goes_before_others_of_its_priority_only():
+    d = dispatcher("s", w=1)
+    assert assigned(d.on_submitted_apart("s", jobs(1, priority=5))) == [("w", [1])]
+    d.on_submitted_apart("s", jobs(2, priority=5))
+    d.on_submitted_apart("s", jobs(3, priority=6))
+    assert assigned(d.on_runner_died("w", 1, NOTE)) == [("w", [3])]
+    assert assigned(result(d, "w", 2)) == [("w", [1])]
+    assert assigned(result(d, "w", 3)) == [("w", [2])]
+
+
+def test_priorities_count_within_a_session_only():
+    d = dispatcher("s", "t")
+    d.on_submitted("s", jobs(1, 2))
+    d.on_submitted_apart("t", jobs(1, 2, priority=5))
+    assert [job for _ in range(4) for _, [job] in assigned(one_more(d))] == [1, 1, 2, 2]
+    assert all(len(d.state.open_jobs(key)) == 2 for key in "st")
+
+
+def test_cancelled_jobs_with_a_priority_leave_no_payloads():
+    d = dispatcher("s")
+    d.on_submitted_apart("s", jobs(*range(1, 101), priority=5))
+    d.on_cancelled("s", range(1, 90))
+    (queue,) = d.state.sessions["s"].queues.values()
+    assert len(queue) < 40
+    assert assigned(one_more(d)) == [("w0", [90])]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_no_job_starts_before_one_of_a_larger_priority_that_waits(seed):
+    random, numbers = Random(seed), count(1)
+    d = dispatcher("s", v=1, w=2)
+    waiting, held = {}, {}  # priority by number; worker and number by dispatch
+    for _ in range(300):
+        event = random.choice(["submit", "submit", "result", "result", "result", "die", "cancel"])
+        actions = []
+        if event == "submit":
+            priority = random.choice([0, 0, 3, 3, -2, random.randint(-99, 99)])
+            new = [next(numbers) for _ in range(random.randint(1, 4))]
+            waiting |= dict.fromkeys(new, priority)
+            submit = d.on_submitted_apart if priority else d.on_submitted
+            actions = submit("s", jobs(*new, attempts=100, priority=priority) if priority else jobs(*new))
+        elif event == "cancel" and waiting:
+            number = random.choice(list(waiting))
+            del waiting[number]
+            actions = d.on_cancelled("s", [number])
+        elif held:
+            dispatch = random.choice(list(held))
+            worker, number, priority = held.pop(dispatch)
+            if event == "result":
+                actions = d.on_results(worker, [dispatch], [0], [1.0], [b""])
+            elif priority:
+                waiting[number] = priority
+                actions = d.on_runner_died(worker, dispatch, {"how": "killed"})
+            else:
+                held[dispatch] = worker, number, priority
+        for job in sorted(
+            (j for a in actions if type(a) is Assign for j in a.jobs), key=lambda j: j.dispatch
+        ):
+            priority = waiting.pop(job.number)
+            assert all(priority >= other or is_excluded(d, n, job) for n, other in waiting.items())
+            held[job.dispatch] = job.worker.key, job.number, priority
+        d.check_invariants()
+
+
+def is_excluded(d, number, job):
+    """True if this job must not run where the other one was sent: its runner died there."""
+    return d.state.open_jobs("s")[number].excluded_worker is job.worker
+
+
 # --- jobs that raise and are tried again --------------------------------------------------------
 
 
@@ -719,7 +807,7 @@ def test_a_job_that_is_tried_again_goes_elsewhere_and_before_new_ones():
     d = dispatcher("s", v=2, w=1)
     assert assigned(d.on_submitted("s", jobs(1, 2, 3, 4, 5, retries=3))) == [("v", [1, 2]), ("w", [3])]
     raised(d, "v", 1)  # job 4 takes its slot
-    assert assigned(d.on_submitted_again("s", again(1))) == []
+    assert assigned(d.on_submitted_apart("s", again(1))) == []
     assert assigned(result(d, "v", 2)) == [("v", [5])]  # it was raised there
     assert assigned(result(d, "w", 3)) == [("w", [1])]
     assert d.state.open_jobs("s")[1].attempt() == 2
@@ -729,14 +817,14 @@ def test_a_job_is_tried_again_at_once_where_it_raised_if_there_is_no_other_worke
     d = dispatcher("s", v=2)
     d.on_submitted("s", jobs(1, retries=3))
     raised(d, "v", 1)
-    assert assigned(d.on_submitted_again("s", again(1))) == [("v", [1])]
+    assert assigned(d.on_submitted_apart("s", again(1))) == [("v", [1])]
 
 
 def test_a_job_is_tried_again_where_it_raised_if_all_others_stay_busy():
     d = dispatcher("s", v=1, w=1)
     d.on_submitted("s", jobs(1, 2, retries=3))
     raised(d, "v", 1)
-    assert assigned(d.on_submitted_again("s", again(1))) == []
+    assert assigned(d.on_submitted_apart("s", again(1))) == []
     for _ in range(EXCLUDED_TICKS - 1):
         assert assigned(d.on_tick()) == []
     assert assigned(d.on_tick()) == [("v", [1])]
@@ -752,7 +840,7 @@ def test_places_where_jobs_raised_are_forgotten_with_the_worker_and_beyond_a_bou
     assert list(places) == [2, 3]
     d.on_worker_departed("v")
     assert not d.state.sessions["s"].raised
-    assert assigned(d.on_submitted_again("s", again(2))) == []  # w has job 4 by now
+    assert assigned(d.on_submitted_apart("s", again(2))) == []  # w has job 4 by now
     assert assigned(result(d, "w", 5)) == [("w", [2])]
 
 
@@ -1046,10 +1134,11 @@ class Events:
             size = random.choice([0, 10, 10, 10, 10, AHEAD_BYTES])
             function = random.choice(self.functions[session])
             min_time = random.choice([None, None, None, 3, 10])
-            if min_time:
+            priority = random.choice([None, None, None, -1, 7])
+            if min_time or priority:
                 self.disturbed.add(session)  # what has the time goes before what has not
             for number in [next(self.numbers) for _ in range(random.randint(1, 12))]:
-                given = {"attempts": attempts, "min_time": min_time}
+                given = {"attempts": attempts, "min_time": min_time, "priority": priority}
                 options = asked(**{name: value for name, value in given.items() if value})
                 if min_time:
                     self.min_time[session, number] = min_time
@@ -1057,7 +1146,8 @@ class Events:
                 self.state[session, number] = "open"
                 self.limit[session, number] = attempts or CRASHES
                 self.charges[session, number] = [0, 0]
-            self.perform(self.d.on_submitted(session, new))
+            submit = self.d.on_submitted_apart if priority else self.d.on_submitted
+            self.perform(submit(session, new))
 
     def cancel(self, random):
         session = some(random, self.python_of)
@@ -1158,7 +1248,7 @@ class Events:
             lost[:] = [each for each in lost if each != name]
         job = Job(number, random.choice(self.functions[session]), asked(retries=2), b"")
         job.tries = 1
-        self.perform(self.d.on_submitted_again(session, [job]))
+        self.perform(self.d.on_submitted_apart(session, [job]))
 
     def time_passes(self, random):
         for _ in range(random.randint(1, 5)):

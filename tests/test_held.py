@@ -3,7 +3,7 @@
 from test_client_jobs import make
 
 from cw.client.held import HeldCalls
-from cw.client.jobs import Dependent
+from cw.client.job import Dependent
 
 
 def dependent(payload=b"x" * 10):

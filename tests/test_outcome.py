@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import cw
 from cw.client import outcome
-from cw.client.jobs import ClientJob, NamedTag
+from cw.client.job import ClientJob, NamedTag
 from cw.net import messages as m
 from cw.payloads import deferred, serialize
 from cw.payloads.deferred import Deferred

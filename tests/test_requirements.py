@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import cw
 from cw.errors import ProtocolError, WorkerLost
 from cw.requirements import (
+    MOST_PRIORITY,
     MOST_SECONDS,
     MOST_SLOTS,
     NO_OPTIONS,
@@ -30,7 +31,7 @@ SECONDS = st.floats(min_value=1e-9, max_value=1e12)
 
 VALUES = {
     "attempts": st.integers(1, 10**6), "timeout": SECONDS, "min_time": SECONDS, "on_limit": st.just("keep"),
-    "retries": st.integers(0, 10**6),
+    "retries": st.integers(0, 10**6), "priority": st.integers(-MOST_PRIORITY, MOST_PRIORITY),
 }  # fmt: skip
 """Valid values of each option: a new one is missed by the test below."""
 
@@ -79,6 +80,9 @@ def test_options_cannot_be_changed():
         ({"attempts": 0}, "attempts must be 1 or more, not 0"),
         ({"attempts": 1.5}, "attempts must be an int, not 1.5"),
         ({"attempts": True}, "attempts must be an int, not True"),
+        ({"priority": 1.5}, "priority must be an int, not 1.5"),
+        ({"priority": "high"}, "priority must be an int, not 'high'"),
+        ({"priority": 2**63}, f"priority must be from {-MOST_PRIORITY} to {MOST_PRIORITY}, not {2**63}"),
         ({"retries": -1}, "retries must be 0 or more, not -1"),
         ({"timeout": 0}, "timeout must be a number of seconds above 0, not 0"),
         ({"timeout": math.inf}, "timeout must be a number of seconds above 0, not inf"),

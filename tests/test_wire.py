@@ -258,7 +258,7 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
     data = {
         m.Objects,
         m.Submit,
-        m.SubmitAgain,
+        m.SubmitApart,
         m.Dispatch,
         m.Run,
         m.Results,

@@ -50,6 +50,8 @@ executor.options(retries=2, retry_on=(OSError, cw.JobTimeout)).map(square, [3])
 executor.options(retry_on="OSError")  # error
 executor.options(retry_on=SystemExit)  # error
 executor.options(retrys=2)  # error
+reveal_type(executor.options(priority=5).submit(square, 3))  # Future[int]
+executor.options(priority="high")  # error
 cw.ClusterExecutor(durabilty="disk")  # error
 cw.ClusterExecutor(initializer=square, initargs=(3,), max_workers=2)
 cw.ClusterExecutor(initialiser=square)  # error

@@ -17,7 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from cw.client.jobs import ClientJob, Jobs
+from cw.client.job import ClientJob
+from cw.client.jobs import Jobs
 from cw.client.outcome import Outcome
 from cw.client.store_client import Call, Chunk, StoreClient
 from cw.errors import StoreError

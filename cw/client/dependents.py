@@ -20,7 +20,8 @@ from typing import Any, Protocol
 
 from cw.client.calls import Calls
 from cw.client.delivery import Delivery
-from cw.client.jobs import Dependent, Jobs
+from cw.client.job import Dependent
+from cw.client.jobs import Jobs
 from cw.client.outcome import Abandoned
 from cw.client.store_client import UnkeyedCall
 from cw.errors import DependencyFailed

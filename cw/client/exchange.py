@@ -19,7 +19,8 @@ from cw import nested, program
 from cw.client import outcome, patience
 from cw.client.calls import Calls
 from cw.client.delivery import Delivery
-from cw.client.jobs import BATCH, ClientJob, Jobs
+from cw.client.job import ClientJob
+from cw.client.jobs import BATCH, Jobs
 from cw.client.options import ClientSettings, check_patience, check_workers
 from cw.client.outcome import Abandoned, Outcome
 from cw.errors import InitializerFailed
@@ -174,19 +175,30 @@ class Exchange:
             again, self._again = list(filter(jobs.is_sent, self._again)), []
             self._send_acknowledgement()  # of their results, before the master knows these jobs once more
             if again:
-                self._submit(connection, again, is_again=True)
+                self._submit(connection, again, is_apart=True)
         if not jobs.is_window_open:
             return
         if jobs.is_resubmitting:
             while batch := jobs.next_resubmitted():
                 self._submit(connection, batch)
+            while batch := jobs.next_apart(is_again=True):
+                self._submit(connection, batch, is_apart=True)
             connection.send(m.ResubmitEnd())
+        if jobs.ranked:
+            self._pump_apart(connection)
         while batch := jobs.next_batch():
             self._submit(connection, batch)
             if len(batch) < BATCH:
                 break  # there are no more, or there is no room
+        if jobs.ranked:
+            self._pump_apart(connection)
 
-    def _submit(self, connection: Connection, batch: list[ClientJob], is_again: bool = False) -> None:
+    def _pump_apart(self, connection: Connection) -> None:
+        """Send jobs with a priority of their own, as far as it is their turn."""
+        while batch := self._jobs.next_apart():
+            self._submit(connection, batch, is_apart=True)
+
+    def _submit(self, connection: Connection, batch: list[ClientJob], is_apart: bool = False) -> None:
         """Send jobs, after the objects that they need and the master does not have."""
         if self._delivery.is_used and self.result_host is None:
             self.result_host = ""
@@ -195,13 +207,13 @@ class Exchange:
         if not self._object_sender.send_objects(connection, set(functions), set(options) - {0}):
             if len(batch) > 1:  # too many objects at a time
                 middle = len(batch) // 2
-                self._submit(connection, batch[:middle], is_again)
-                self._submit(connection, batch[middle:], is_again)
+                self._submit(connection, batch[:middle], is_apart)
+                self._submit(connection, batch[middle:], is_apart)
             return  # a single job was cancelled meanwhile, and its function is forgotten
         numbers, payloads = [job.number for job in batch], [job.payload for job in batch]
-        if is_again:
-            tries = [min(job.retries.tries, 255) for job in batch if job.retries is not None]
-            connection.send(m.SubmitAgain(numbers, functions, options, tries, payloads))
+        if is_apart:
+            tries = [0 if job.retries is None else min(job.retries.tries, 255) for job in batch]
+            connection.send(m.SubmitApart(numbers, functions, options, tries, payloads))
         else:
             connection.send(m.Submit(numbers, functions, options, payloads))
 
@@ -211,7 +223,7 @@ class Exchange:
         for job in to_deliver:
             self._delivery.finish(job, Abandoned(), None)
         if at_master and self.link.connection is not None:
-            for kind in m.Submit, m.SubmitAgain:
+            for kind in m.Submit, m.SubmitApart:
                 self.link.connection.withdraw(kind, set(at_master))
             # Also of what is withdrawn: this master may know such a job from an earlier connection.
             self.link.send(m.Cancel(at_master))
@@ -219,7 +231,7 @@ class Exchange:
 
     def _acknowledge(self, count: int) -> None:
         """Acknowledge results to the master, several at a time."""
-        if self._jobs.on_received(count):
+        if self._jobs.receipts.note(count):
             self._send_acknowledgement()
         elif not self._is_acknowledging:
             self._is_acknowledging = True
@@ -227,7 +239,7 @@ class Exchange:
 
     def _send_acknowledgement(self) -> None:
         self._is_acknowledging = False
-        if self.link.is_joined and (count := self._jobs.acknowledge()):
+        if self.link.is_joined and (count := self._jobs.receipts.acknowledge()):
             self.link.send(m.Received([count]))
 
     # --- from the master ---

@@ -22,94 +22,22 @@ ends it, and no other does. The other methods are for one thread at a time, the 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect
 from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
 from cw.client.held import HeldCalls
-from cw.client.retries import Retries
+from cw.client.job import ENDED, ClientJob, Dependent
+from cw.client.ranked import Ranked
+from cw.client.receipts import Receipts
 from cw.net import messages as m
+from cw.requirements import NO_OPTIONS, JobOptions
 
 BATCH = 1024
 """Number of jobs sent at a time. Larger: the first jobs of a burst wait for more of the rest. Smaller: more
 messages."""
-
-ACKNOWLEDGED_JOBS = 256
-"""Number of results after which they are acknowledged to the master. Larger: workers keep more of them until then.
-Smaller: more messages."""
-
-
-ENDED = -1
-"""`ClientJob.sent_over` of a job that must not be sent: it waited for a future that failed, or was cancelled."""
-
-
-class NamedTag:
-    """Tag of a job that has an id of the caller's."""
-
-    __slots__ = ("jobid", "number", "options")
-
-    def __init__(self, jobid: Any, options: Any) -> None:
-        self.jobid = jobid
-        self.options = options  # those of its `submit`
-        self.number = 0  # the session's for the job; 0: it is being submitted
-
-    def note_number(self, number: int) -> bool:
-        """Take another number for the job: it has waited for futures."""
-        self.number = number
-        return True
-
-
-class ClientJob:
-    """One call (or chunk of calls) that is outstanding."""
-
-    __slots__ = ("number", "function", "options", "payload", "tag", "call", "retries", "sent_over")
-
-    def __init__(
-        self,
-        number: int,
-        function: int,
-        options: int,
-        payload: Any,
-        tag: Any,
-        call: Any = None,
-        retries: Retries | None = None,
-    ) -> None:
-        self.number = number
-        self.function = function  # number of an object
-        self.options = options  # number of an object; 0: none
-        self.payload = payload
-        self.tag = tag  # the caller's; the result is delivered with it
-        self.call = call  # a `store_client.Call` or `Chunk`, if its result goes to a store
-        self.retries = retries  # if it may be tried again after an error
-        self.sent_over = 0  # connection over which it was sent last, from 1; or ENDED
-
-    @property
-    def name(self) -> str:
-        """Name for messages, with the caller's own id if the job has one."""
-        tag = self.tag
-        return f"job {tag.jobid if type(tag) is NamedTag else self.number}"
-
-
-class Dependent(ClientJob):
-    """A call that waits for futures; then it is a job."""
-
-    __slots__ = ("called", "missing", "results")
-
-    def __init__(
-        self,
-        called: Any,
-        function: int,
-        options: int,
-        payload: Any,
-        tag: Any,
-        call: Any = None,
-        retries: Retries | None = None,
-    ) -> None:
-        super().__init__(0, function, options, payload, tag, call, retries)
-        self.called = called  # the function itself
-        self.missing = 0  # number of futures that are not done; 0 if it does not wait any more
-        self.results: list[Any] = []  # one for each place in the payload (`cw.client.dependents`)
 
 
 class Jobs:
@@ -127,6 +55,8 @@ class Jobs:
         # Written by any thread, atomically.
         self._by_number: dict[int, ClientJob] = {}  # in the order of their numbers
         self._waiting: deque[ClientJob] = deque()  # next first; jobs that are not outstanding are skipped
+        # Jobs with a priority of their own that wait, in the same way.
+        self.ranked: Ranked[ClientJob] = Ranked()
         self._cancelled: deque[tuple[ClientJob, bool]] = (
             deque()
         )  # jobs, and whether their cancelling is delivered
@@ -142,7 +72,7 @@ class Jobs:
         self._window = 0, 0  # jobs, bytes
         self._sent_jobs = self._sent_bytes = 0
         self._last_sent = 0  # last number sent over this connection
-        self._received = self._acknowledged = 0  # results over this connection
+        self.receipts = Receipts()  # for results over this connection
 
     # --- any thread ---
 
@@ -153,16 +83,16 @@ class Jobs:
         payload: Any,
         tag: Any,
         call: Any = None,
-        retries: Retries | None = None,
+        asked: JobOptions = NO_OPTIONS,
     ) -> int:
         """Add a job under the session's lock; it waits, unless its result is stored. Returns its number."""
         number = self.last_number + 1
-        job = ClientJob(number, function, options, payload, tag, call, retries)
+        job = ClientJob(number, function, options, payload, tag, call, asked)
         self._by_number[number] = job
         self.last_number = number
         self.bytes_in += len(payload)
         if call is None or not call.is_stored:
-            self._waiting.append(job)
+            (self.ranked.add if job.priority else self._waiting.append)(job)
         return number
 
     def release(self, dependent: Dependent, function: int, payload: Any, is_sent: bool) -> int:
@@ -178,7 +108,7 @@ class Jobs:
         if not is_sent:
             dependent.sent_over = ENDED
         elif dependent.call is None or not dependent.call.is_stored:
-            self._waiting.append(dependent)
+            (self.ranked.add if dependent.priority else self._waiting.append)(dependent)
         return number
 
     def cancel(self, number: int, is_delivered: bool, owner: Any = None) -> bool:
@@ -276,6 +206,27 @@ class Jobs:
             self.highest_sent = max(self.highest_sent, self._last_sent)
         return batch
 
+    def next_apart(self, is_again: bool = False) -> list[ClientJob]:
+        """Return the next jobs with a priority of their own, as `next_batch` does: those of a lower one than the others
+        only if no others wait. `is_again`: as `next_resubmitted`."""
+        batch: list[ClientJob] = []
+        most, limit = (math.inf, math.inf) if is_again else self._window
+        while len(batch) < BATCH and self._sent_jobs < most:
+            job = self.ranked.pop_lost() if is_again else self.ranked.pop(1 if self._waiting else -math.inf)
+            if job is None:
+                break
+            if job.sent_over == self._connection or job.number not in self._by_number:
+                continue
+            if self._sent_bytes + len(job.payload) > limit and self._sent_jobs:
+                self.ranked.add(job)
+                break
+            job.sent_over = self._connection
+            self._sent_jobs += 1
+            self._sent_bytes += len(job.payload)
+            self.highest_sent = max(self.highest_sent, 1)  # so that the next master expects resubmitted jobs
+            batch.append(job)
+        return batch
+
     def next_resubmitted(self) -> list[ClientJob]:
         """Return the next jobs that were sent to an earlier master, whatever the window, and count them as sent. Empty:
         there are no more."""
@@ -312,6 +263,9 @@ class Jobs:
         False: it cannot be sent over this connection, over which later ones were sent. The master takes jobs only in
         their order.
         """
+        if job.priority:
+            self.ranked.add(job)
+            return True
         if job.number > self._last_sent:
             self._waiting.insert(bisect(list(self._waiting), job.number, key=lambda each: each.number), job)
             return True
@@ -330,11 +284,12 @@ class Jobs:
         self._connection += 1
         self._window = 0, 0
         self._sent_jobs = self._sent_bytes = self._last_sent = 0
-        self._received = self._acknowledged = 0
+        self.receipts = Receipts()
         self.started.clear()
         sent = [job for job in self.all() if job.sent_over == former]
         # One call, since other threads append to it. Sent jobs are older than waiting ones.
-        self._waiting.extendleft(reversed(sent))
+        self._waiting.extendleft(job for job in reversed(sent) if not job.priority)
+        self.ranked.lost += [job for job in sent if job.priority]
 
     # --- from the master ---
 
@@ -359,18 +314,6 @@ class Jobs:
         """Keep the attempt counts of a job for the next master."""
         if attempt_counts.number in self._by_number:
             self.attempt_counts[attempt_counts.number] = attempt_counts
-
-    def on_received(self, count: int) -> bool:
-        """Count results that have arrived. True: acknowledge them now; False: a moment later."""
-        self._received += count
-        return self._received - self._acknowledged >= ACKNOWLEDGED_JOBS
-
-    def acknowledge(self) -> int:
-        """Return the count of results to acknowledge to the master now; 0: it knows."""
-        if self._received == self._acknowledged:
-            return 0
-        self._acknowledged = self._received
-        return self._received
 
     # --- the end ---
 
@@ -408,7 +351,9 @@ class Jobs:
 
     def check_invariants(self) -> None:
         """Check the state in tests, while no other thread is at work."""
-        waiting = Counter(id(job) for job in self._waiting if job.number in self._by_number)
+        ranked = [job for job in self.ranked.jobs() if job.sent_over != self._connection]
+        waiting = Counter(id(job) for job in (*self._waiting, *ranked) if job.number in self._by_number)
+        assert all(job.priority for job in ranked) and not any(job.priority for job in self._waiting)
         assert [job.number for job in self._waiting] == sorted(job.number for job in self._waiting)
         cancelled = [job for job, _ in self._cancelled]
         sent = [job for job in (*self.all(), *cancelled) if job.sent_over == self._connection]
@@ -422,8 +367,8 @@ class Jobs:
             may_be_nowhere = is_stored or job.sent_over == ENDED
             assert places == 1 or (may_be_nowhere and not places), f"{job.name} is in {places} places"
         assert (self._sent_jobs, self._sent_bytes) == (len(sent), sum(len(job.payload) for job in sent))
-        assert all(job.number <= self.highest_sent for job in sent)
+        assert all(job.number <= self.highest_sent for job in sent if not job.priority)
         assert self.started <= {job.number for job in sent}
         assert self.bytes_in - self.bytes_out >= sum(len(job.payload) for job in (*self.all(), *cancelled))
-        assert self._acknowledged <= self._received and self.failed <= self.delivered
+        assert self.receipts.acknowledged <= self.receipts.received and self.failed <= self.delivered
         self.held.check_invariants()

@@ -6,7 +6,7 @@ import json
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
-from cw.client.jobs import ClientJob
+from cw.client.job import ClientJob
 from cw.errors import JobTimeout, WorkerLost
 from cw.net import messages as m
 from cw.payloads import deferred, serialize

@@ -22,7 +22,8 @@ from cw.client import cells, ending, tracebacks
 from cw.client.calls import Calls
 from cw.client.delivery import Deliver, Delivery
 from cw.client.exchange import Exchange
-from cw.client.jobs import ClientJob, Jobs
+from cw.client.job import ClientJob
+from cw.client.jobs import Jobs
 from cw.client.object_sender import ObjectSender
 from cw.client.objects import ObjectTable
 from cw.client.options import ClientSettings, check_outstanding

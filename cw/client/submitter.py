@@ -18,9 +18,9 @@ from cw.client.delivery import Delivery
 from cw.client.dependents import Dependents
 from cw.client.exchange import Exchange
 from cw.client.hints import LARGE_ARGUMENT, LargeArguments
-from cw.client.jobs import Dependent, Jobs
+from cw.client.job import Dependent
+from cw.client.jobs import Jobs
 from cw.client.prepared import Prepared
-from cw.client.retries import Retries
 from cw.client.store_client import Call, StoreClient, UnkeyedCall
 from cw.net import memory, wire
 from cw.net.loop import Loop
@@ -106,11 +106,10 @@ class Submitter:
                         if known:
                             calls.make_room(known)
                             chosen = 0 if options is NO_OPTIONS else calls.objects.options_number(options)
-                            retries = Retries(options) if options.retries else None
                             if met:
-                                held = Dependent(function, known, chosen, payload, tag, None, retries)
+                                held = Dependent(function, known, chosen, payload, tag, None, options)
                                 return self.dependents.add(held, met)
-                            number = self._jobs.add(known, chosen, payload, tag, None, retries)
+                            number = self._jobs.add(known, chosen, payload, tag, None, options)
                 if number:
                     self._wake(number)
                     return number
@@ -152,15 +151,14 @@ class Submitter:
                 if type(call) is Call and hasattr(tag, "stored_key"):
                     tag.stored_key = call.result_key
                 chosen = self._calls.objects.options_number(options)
-                retries = Retries(options) if options.retries else None
                 if submission.met:
                     held = Dependent(
-                        submission.function, function, chosen, submission.payload, tag, call, retries
+                        submission.function, function, chosen, submission.payload, tag, call, options
                     )
                     if type(call) is not Call or not call.is_stored:
                         return self.dependents.add(held, submission.met)
                     call.again = partial(self.dependents.add, held, submission.met)
-                number = self._jobs.add(function, chosen, submission.payload, tag, call, retries)
+                number = self._jobs.add(function, chosen, submission.payload, tag, call, options)
                 if call is not None:
                     assert not isinstance(call, UnkeyedCall)  # such calls wait for futures
                     self._delivery.add(number, call)

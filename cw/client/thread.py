@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, overload
 
 from cw import guard
 from cw.client import remote
-from cw.client.jobs import NamedTag
+from cw.client.job import NamedTag
 from cw.client.options import ClientSettings
 from cw.client.outcome import Abandoned
 from cw.client.progress import Counts, Progress

@@ -153,7 +153,9 @@ class ClientRules(Rules):
         self._has_new_objects = False  # since the last Submit
         # Upper bound of the open jobs' bytes: jobs that have ended are subtracted only when it gets large.
         self._size = 0
-        self._submitted = 0  # highest number of a job submitted over this connection
+        self._submitted = 0  # highest number of a job submitted over this connection, in order
+        self._has_apart = False  # some were submitted out of that order
+        self._is_resubmitting = True
 
     def _on_objects(self, message: m.Objects) -> None:
         known = self._objects.by_number
@@ -210,19 +212,25 @@ class ClientRules(Rules):
             raise ProtocolError("jobs that are not in order")
         if numbers and first <= self._submitted:
             raise ProtocolError("jobs that were submitted over this connection before")
+        if self._has_apart and not self._is_resubmitting and not self._open_jobs().keys().isdisjoint(numbers):
+            raise ProtocolError("jobs to be submitted that are open")
         is_again = bool(numbers) and numbers[-1] <= self._resubmitted_up_to
         self._check_jobs(message, RESUBMITTED_JOBS if is_again else SLACK * self.window_jobs)
         self._submitted = numbers[-1] if numbers else self._submitted
 
-    def _on_submit_again(self, message: m.SubmitAgain) -> None:
+    def _on_submit_apart(self, message: m.SubmitApart) -> None:
         jobs, numbers = self._open_jobs(), message.numbers
-        if len(set(numbers)) < len(numbers) or max(numbers, default=0) > self._submitted:
-            raise ProtocolError("jobs to be tried again that were not submitted")
-        if any(number in jobs for number in numbers):
-            raise ProtocolError("jobs to be tried again that are open")
+        if len(set(numbers)) < len(numbers):
+            raise ProtocolError("jobs that are submitted twice")
+        if not self._is_resubmitting and any(number in jobs for number in numbers):
+            raise ProtocolError("jobs to be submitted that are open")
+        self._has_apart = True
         self._check_jobs(message, RESUBMITTED_JOBS if self._resubmitted_up_to else SLACK * self.window_jobs)
 
-    def _check_jobs(self, message: m.Submit | m.SubmitAgain, most: int) -> None:
+    def _on_resubmit_end(self, message: m.ResubmitEnd) -> None:
+        self._is_resubmitting = False
+
+    def _check_jobs(self, message: m.Submit | m.SubmitApart, most: int) -> None:
         """Check what jobs name, their number and their size. `most`: how many may be open."""
         jobs = self._open_jobs()
         if len(jobs) + len(message.numbers) > most:
@@ -246,7 +254,8 @@ class ClientRules(Rules):
     _checks = {
         m.Objects: _on_objects,
         m.Submit: _on_submit,
-        m.SubmitAgain: _on_submit_again,
+        m.SubmitApart: _on_submit_apart,
+        m.ResubmitEnd: _on_resubmit_end,
     }
 
 

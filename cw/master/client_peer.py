@@ -249,14 +249,18 @@ class ClientPeer(Peer):
         if new:
             self._master.perform(dispatcher.on_submitted(self._key, new))
 
-    def _on_submit_again(self, message: m.SubmitAgain) -> None:
+    def _on_submit_apart(self, message: m.SubmitApart) -> None:
         objects = self._objects.by_number
         jobs = []
         for number, function, options, tries, payload in zip(*message, strict=True):
             job = Job(number, objects[function], objects[options] if options else None, payload)
             job.tries = tries
             jobs.append(job)
-        self._master.perform(self._master.dispatcher.on_submitted_again(self._key, jobs))
+        dispatcher = self._master.dispatcher
+        if self._resumption.on_submitted_apart(jobs):
+            self._master.perform(dispatcher.on_resubmitted(self._key, jobs, self._resumption.were_here))
+        else:
+            self._master.perform(dispatcher.on_submitted_apart(self._key, jobs))
 
     def _on_objects(self, message: m.Objects) -> None:
         for _, number, kind, needs, payload in zip(*message, strict=True):
@@ -312,7 +316,7 @@ class ClientPeer(Peer):
 
     handlers = {
         m.Submit: _on_submit,
-        m.SubmitAgain: _on_submit_again,
+        m.SubmitApart: _on_submit_apart,
         m.Objects: _on_objects,
         m.Forget: _on_forget,
         m.Cancel: _on_cancel,

@@ -332,8 +332,8 @@ class Dispatcher:
             self.state.wait(queue)
         return self._scheduler.assign_for(session)
 
-    def on_submitted_again(self, key: SessionKey, jobs: Sequence[Job]) -> list[Action]:
-        """Jobs that raised are tried again."""
+    def on_submitted_apart(self, key: SessionKey, jobs: Sequence[Job]) -> list[Action]:
+        """Jobs with a priority of their own have come, and jobs that raised and are tried again."""
         session = self.state.sessions[key]
         tries.on_submitted(self.state, session, jobs)
         return self._scheduler.assign_for(session)
@@ -379,7 +379,7 @@ class Dispatcher:
                 session.settling.pop(job.number, None)
         actions = self.state.cancel(jobs)
         queues = session.queues.values()
-        if sum(len(queue.backlog) for queue in queues) > 2 * len(session.jobs):  # at least half is cancelled
+        if sum(map(len, queues)) > 2 * len(session.jobs):  # at least half is cancelled
             for queue in queues:
                 queue.drop_cancelled()
             self.state.stop_waiting(*(queue for queue in queues if not queue))

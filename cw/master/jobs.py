@@ -12,6 +12,7 @@ import math
 from collections import deque
 from typing import Any, NamedTuple
 
+from cw.master.ranked import Ranked
 from cw.net import messages as m
 from cw.net.objects import Estimate, Object
 from cw.requirements import JobOptions, WorkerCapacity
@@ -81,6 +82,10 @@ class Job:
         """Number of its next start, from 1."""
         return min(self.crashes + self.worker_losses + self.tries + 1, 255)
 
+    def priority(self) -> int:
+        """Jobs of its session with a larger one go first."""
+        return (self.options is not None and self.options.priority) or 0
+
     def min_time(self) -> float:
         """Time that a worker must have left for the job to start there (seconds)."""
         return (self.options is not None and self.options.min_time) or 0.0
@@ -119,45 +124,81 @@ class Pool:
 class Queue:
     """The jobs of one session and one shape that wait for a worker."""
 
-    __slots__ = ("session", "pool", "backlog", "requeued", "is_waiting")
+    __slots__ = ("session", "pool", "backlog", "requeued", "ranked", "is_waiting")
 
     def __init__(self, session: Session, pool: Pool) -> None:
         self.session = session
         self.pool = pool
         self.backlog: deque[Job] = deque()  # may hold cancelled jobs, which are skipped
         self.requeued: deque[Job] = deque()  # dispatched before the backlog
+        self.ranked: Ranked[Job] = Ranked()  # jobs with a priority of their own: before or after all of these
         self.is_waiting = False  # it is in the pool's rotation
 
     def __bool__(self) -> bool:
-        return bool(self.requeued or self.backlog)
+        return bool(self.requeued or self.backlog or self.ranked)
+
+    def __len__(self) -> int:
+        return len(self.requeued) + len(self.backlog) + len(self.ranked)
+
+    def front(self) -> deque[Job] | Ranked[Job]:
+        """The jobs of which the first is the next one."""
+        jobs, ranked = self.requeued or self.backlog, self.ranked
+        return ranked if ranked and (not jobs or ranked[0].priority() > 0) else jobs
 
     def head(self) -> Job | None:
         """The next job, or None. Cancelled jobs before it are dropped."""
-        while jobs := self.requeued or self.backlog:
+        while jobs := self.front():
             if not jobs[0].cancelled:
                 return jobs[0]
             jobs.popleft()
         return None
 
     def pop(self) -> Job:
-        return (self.requeued or self.backlog).popleft()
+        return self.front().popleft()
+
+    def add(self, job: Job) -> None:
+        """Add a new job, in the place that its priority gives it."""
+        if job.priority():
+            self.ranked.add(job, is_again=False)
+        else:
+            self.backlog.append(job)
+
+    def requeue(self, jobs: list[Job]) -> None:
+        """Put jobs back, before those that were never dispatched."""
+        plain = self._rank(jobs)
+        if plain:
+            self.requeued = deque(sorted([*self.requeued, *plain], key=lambda job: job.number))
 
     def put_back(self, jobs: list[Job]) -> None:
         """Put jobs that were taken out at the front again."""
-        self.requeued.extendleft(reversed(jobs))
+        self.requeued.extendleft(reversed(self._rank(jobs)))
+
+    def _rank(self, jobs: list[Job]) -> list[Job]:
+        """Put back those with a priority of their own, and return the others."""
+        for job in jobs:
+            if job.priority():
+                self.ranked.add(job, is_again=True)
+        return [job for job in jobs if not job.priority()]
+
+    def dispatched(self) -> list[Job]:
+        """Return those that may have been dispatched before."""
+        return [*self.requeued, *self.ranked.jobs()]
 
     def drop_held(self) -> None:
         """Remove jobs that a worker holds by now."""
         self.backlog = deque(job for job in self.backlog if job.worker is None)
         self.requeued = deque(job for job in self.requeued if job.worker is None)
+        self.ranked.keep(lambda job: job.worker is None)
 
     def clear(self) -> None:
         self.backlog.clear()
         self.requeued.clear()
+        self.ranked = Ranked()
 
     def drop_cancelled(self) -> None:
         """Remove cancelled jobs, to free their payloads."""
         self.backlog = deque(job for job in self.backlog if not job.cancelled)
+        self.ranked.keep(lambda job: not job.cancelled)
 
 
 class Session:

@@ -112,15 +112,22 @@ class Resumption:
         if jobs[0].number > self.resubmitted_up_to:
             return [], jobs
         again = [job for job in jobs if job.number <= self.resubmitted_up_to]
-        for job in again:
+        self._charge(again)
+        return again, jobs[len(again) :]
+
+    def on_submitted_apart(self, jobs: list[Job]) -> bool:
+        """Jobs have come apart from the order of numbers. True: they are resubmitted, and charged as before."""
+        if not self._is_settling or self._is_resubmitted:
+            return False
+        self._charge(jobs)
+        return True
+
+    def _charge(self, jobs: list[Job]) -> None:
+        for job in jobs:
             charges = self._charges.pop(job.number, None)
             if charges is not None:
-                job.crashes, job.worker_losses, job.notes = (
-                    charges.crashes,
-                    charges.worker_losses,
-                    tuple(charges.notes),
-                )
-        return again, jobs[len(again) :]
+                job.crashes, job.worker_losses = charges.crashes, charges.worker_losses
+                job.notes = tuple(charges.notes)
 
     def on_attempt_counts(self, message: m.AttemptCounts) -> None:
         """Attempts were charged to a job that is about to be resubmitted."""

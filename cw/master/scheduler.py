@@ -4,8 +4,8 @@
                                 >--- rotation: turns ---<
     requeued jobs, first ------'                         '---> workers with capacity: sent ahead
 
-Within a session, jobs are dispatched in the order of submission, requeued ones first; sessions take turns. `fit`
-decides which jobs a worker can take at all.
+Within a session, jobs are dispatched by priority, and within one in the order of submission, requeued ones first;
+sessions take turns. `fit` decides which jobs a worker can take at all.
 
 A worker gets a job for each idle slot, and ahead of that what its slots will need for AHEAD_SECONDS, judged by
 the measured durations of the jobs' functions. Jobs that were sent ahead and wait while another worker idles are
@@ -150,7 +150,7 @@ class Scheduler:
             return []
         pool.waited = 0
         for queue in pool.rotation:
-            for job in queue.requeued:
+            for job in queue.dispatched():
                 died_at = job.excluded_worker
                 if died_at in pool.idle or (queue.session.depth and died_at in pool.lending):
                     job.excluded_worker = None
@@ -270,7 +270,7 @@ class Scheduler:
                 fruitless = 0
             elif is_full:
                 break  # its turn is still to come: others with shorter jobs must not take all room before it
-            if queue.requeued or queue.backlog:
+            if queue:
                 rotation.rotate(-1)
                 fruitless += len(out) == before
             else:
@@ -307,7 +307,7 @@ class Scheduler:
     def _take_alike(self, worker: Worker, queue: Queue, out: list[Job], room: Room) -> Turn:
         """Give the worker the queue's next job, which it fits, and those behind it that need the same, while it is the
         session's turn and there is room. Short jobs pass here by the million, hence the tight loop."""
-        jobs = queue.requeued or queue.backlog
+        jobs = queue.front()
         job = jobs[0]
         function, options, cost = job.function, job.options, _cost(job)
         held, slots, load, size = worker.held, worker.slots, worker.load, worker.size

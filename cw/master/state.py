@@ -8,7 +8,6 @@ Job ---> queue ---> held by a worker ---> forgotten
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Mapping
 
 from cw.master import stalls
@@ -106,7 +105,7 @@ class State:
         for job in jobs:
             by_queue.setdefault(job.queue, []).append(job)
         for queue, again in by_queue.items():
-            queue.requeued = deque(sorted([*queue.requeued, *again], key=lambda job: job.number))
+            queue.requeue(again)
             self.wait(queue)
 
     def wait(self, *queues: Queue) -> None:
@@ -262,7 +261,8 @@ def _check_session(session: Session, held: list[Job]) -> None:
 
 def _check_queue(queue: Queue) -> list[Job]:
     """Returns the jobs that wait in it."""
-    waiting = [job for job in (*queue.requeued, *queue.backlog) if not job.cancelled]
+    waiting = [job for job in (*queue.requeued, *queue.backlog, *queue.ranked.jobs()) if not job.cancelled]
+    assert all(job.priority() for job in queue.ranked.jobs())
     assert all(job.queue is queue for job in waiting)
     assert queue.is_waiting == (queue in queue.pool.rotation)
     return waiting

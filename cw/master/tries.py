@@ -27,11 +27,15 @@ def on_raised(session: Session, job: Job, worker: Worker) -> None:
 
 
 def on_submitted(state: State, session: Session, jobs: Sequence[Job]) -> None:
-    """Queue jobs that are tried again."""
+    """Queue jobs that are tried again, and new ones with a priority of their own."""
     state.add(session, jobs)
     for job in jobs:
-        job.excluded_worker = session.raised.pop(job.number, None)
-    state.requeue(jobs)
+        if job.tries:
+            job.excluded_worker = session.raised.pop(job.number, None)
+        else:
+            job.queue.add(job)
+            state.wait(job.queue)
+    state.requeue([job for job in jobs if job.tries])
 
 
 def on_worker_gone(state: State, worker: Worker) -> None:

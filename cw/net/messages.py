@@ -134,8 +134,9 @@ class Submit(NamedTuple):
 
 
 @batch(72, Leg.CLIENT_MASTER)
-class SubmitAgain(NamedTuple):
-    """Jobs that raised an exception and are tried again; the client has their results, and dropped them."""
+class SubmitApart(NamedTuple):
+    """Jobs apart from the order of numbers: they have a priority of their own, or raised an exception and are tried
+    again. Those that were at a master before come before the ResubmitEnd."""
 
     numbers: U64s  # within the session
     functions: U32s  # objects
