@@ -55,10 +55,14 @@ def test_a_master_that_does_not_answer_holds_nobody_up_for_long(monkeypatch):
     wait_until(lambda: "cw-slots" not in [thread.name for thread in threading.enumerate()], LIMIT)
 
 
+def test_before_an_answer_what_is_known_otherwise_counts():
+    assert SlotCount(lambda: "127.0.0.1:1", 7).get() == 7
+    assert SlotCount(lambda: "127.0.0.1:1").get() == 0
+
+
 def test_an_answer_is_kept(monkeypatch):
     asked = []
     monkeypatch.setattr(status_client, "ask", lambda candidates, seconds: asked.append(candidates))
-    assert SlotCount(lambda: "[::1]:5", 7).get() == 7  # known otherwise
     count = SlotCount(lambda: "[::1]:5")
     assert [count.get() for _ in range(100)] == [0] * 100
     assert [[(c.host, c.port) for c in candidates] for candidates in asked] == [[("::1", 5)]]
