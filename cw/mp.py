@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from cw import credential, guard, program
+from cw.cpus import usable_cpus
 from cw.errors import StartRefused
 from cw.events import EventLogger
 from cw.launch import launcher, local_state
@@ -363,7 +364,7 @@ def _parse_arguments() -> Any:
         "--nworkers",
         type=int,
         metavar="N",
-        default=len(os.sched_getaffinity(0)),
+        default=usable_cpus(),
         help="number of slots (default: one for each usable CPU, here %(default)s)",
     )
     parser.add_argument("-M", "--without-master", action="store_true", help="only a worker")

@@ -17,10 +17,10 @@ import weakref
 from typing import TYPE_CHECKING, Protocol
 
 from cw import guard, program
+from cw.cpus import usable_cpus
 from cw.errors import ConnectionError
 from cw.events import EventLogger
 from cw.launch import batch_signs, known
-from cw.launch.cpus import usable_cpus
 from cw.launch.known import Decision
 from cw.net import address
 

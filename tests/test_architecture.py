@@ -46,7 +46,7 @@ FLOORS = [
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",
     "slurm.finding", "slurm.sidecar", "slurm.scaling", "slurm.submitted",
     "slurm.systems", "slurm.system", "slurm.batch", "slurm.squeue",
-    "launch.known", "launch.batch_signs", "launch.cpus", "launch.shell_lines", "launch.batch_system", "launch.plan",
+    "launch.known", "launch.batch_signs", "launch.shell_lines", "launch.batch_system", "launch.plan",
     "launch.local_state", "launch.supervisor", "launch.launcher", "launch.options", "launch.shown",
     "launch.status_client", "launch.__init__",
     "worker.__main__", "worker.cli", "worker.worker", "worker.leaving", "worker.execution", "worker.runners",
@@ -78,7 +78,7 @@ FLOORS = [
     "net.address", "net.protocol", "net.wire", "net.batches", "net.memory", "net.objects",
     "net.messages", "net.peer_messages", "net.schema", "net.__init__",
     "credential", "userdir", "program", "guard", "nested", "events",
-    "html", "requirements", "errors", "location", "version",
+    "html", "requirements", "errors", "cpus", "location", "version",
 ]  # fmt: skip
 
 # Who may import what is not for everybody.

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cw.launch import cpus
+from cw import cpus
 
 
 def limits(tmp_path, groups, **files):

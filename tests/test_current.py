@@ -14,6 +14,7 @@ from conftest import wait_until
 from programs import LIMIT, Master, Program, Worker
 
 import cw
+from cw.cpus import usable_cpus
 from cw.net import messages as m
 from cw.payloads import current
 from cw.store import callkey
@@ -54,7 +55,7 @@ def test_a_job_knows_its_name_place_and_share(executor):
     job = executor.submit(whole).result(LIMIT)
     assert (job.name, job.attempt, job.host, job.gpus) == ("whole", 1, os.uname().nodename, ())
     assert job.slot in (0, 1)
-    assert job.cpus == max(1, len(os.sched_getaffinity(0)) // 2)
+    assert job.cpus == max(1, usable_cpus() // 2)
     assert 0 <= job.seed < 2**128
     with pytest.raises(AttributeError):
         job.seed = 1

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from programs import Master, Worker
 
 import cw
+from cw.cpus import usable_cpus
 
 joblib = pytest.importorskip("joblib")
 np = pytest.importorskip("numpy")
@@ -331,7 +332,7 @@ def test_a_machine_that_is_killed_in_the_middle_costs_only_time(tmp_path):
 
 
 def test_inside_of_a_call_the_slots_cpus_are_used(backend):
-    cpus = max(1, len(os.sched_getaffinity(0)) // 2)  # of one of two slots
+    cpus = max(1, usable_cpus() // 2)  # of one of two slots
     for pid, places, names, count in Parallel(n_jobs=2)(delayed(calls.inner)(n) for n in (64, -1)):
         assert {place[0] for place in places} == {pid}
         assert count == cpus
@@ -339,7 +340,7 @@ def test_inside_of_a_call_the_slots_cpus_are_used(backend):
 
 
 def test_threads_inside_of_a_call_are_as_many_as_the_slot_has_cpus():
-    cpus = len(os.sched_getaffinity(0))
+    cpus = usable_cpus()
     with Master() as master, Worker(master.address, "-n", "1"):
         with joblib.parallel_config(backend="cw", host=master.address):
             pid, places, names, count = Parallel(n_jobs=2)([delayed(calls.inner)(2 * cpus)])[0]

@@ -13,9 +13,9 @@ from programs import LIMIT, Program, events_in, is_running, lines_of, run_script
 
 import cw
 from cw import own_cluster
+from cw.cpus import usable_cpus
 from cw.errors import StartRefused
 from cw.launch import batch_signs
-from cw.launch.cpus import usable_cpus
 from cw.net import address
 
 PRELUDE = """

@@ -22,6 +22,7 @@ from conftest import wait_until
 from programs import LIMIT, descendants_of, is_running, run_script, start_script, worker_of
 
 import cw
+from cw.cpus import usable_cpus
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -552,7 +553,7 @@ def test_a_job_finds_an_orderly_process(executor, cluster):
 
 
 def test_numerical_libraries_are_told_how_many_threads_a_slot_has(executor):
-    each = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    each = str(max(1, usable_cpus() // 2))
     found = executor.submit(look_around).result(LIMIT)["threads"]
     assert found == {name: os.environ.get(name, each) for name in THREADS}
 

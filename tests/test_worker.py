@@ -24,6 +24,7 @@ from programs import (
 
 import cw
 from cw import credential
+from cw.cpus import usable_cpus
 from cw.net import messages as m
 from cw.net import tls, wire
 
@@ -406,7 +407,7 @@ def test_a_worker_that_waits_ends_cleanly_on_ctrl_c():
 
 
 def test_a_worker_says_its_slots_and_the_cpus_and_logs_with_time_stamps(master):
-    usable = len(os.sched_getaffinity(0))
+    usable = usable_cpus()
     for option, slots in ([], 1), (["-n", "3"], 3), (["-n", "auto"], usable):
         with Worker(master.address, *option) as worker:
             (line,) = worker.lines_of("worker.joined")

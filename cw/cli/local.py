@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 from cw import mp, program
 from cw.cli import status
+from cw.cpus import usable_cpus
 from cw.errors import StartRefused
 from cw.launch.launcher import Cluster
 from cw.launch.options import ClusterOptions
@@ -48,7 +48,7 @@ def _parse_arguments() -> Any:
         "--slots",
         type=int,
         metavar="N",
-        default=len(os.sched_getaffinity(0)),
+        default=usable_cpus(),
         help="number of slots (default: one for each usable CPU, here %(default)s)",
     )
     parser.add_argument(

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from cw import program
+from cw.cpus import usable_cpus
 from cw.net import address
 from cw.net.loop import Loop
 from cw.worker.worker import Settings, Worker
@@ -83,7 +84,7 @@ def _parse() -> Any:
 
 def _parse_slots(text: str) -> int:
     if text == "auto":
-        return len(os.sched_getaffinity(0))
+        return usable_cpus()
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= 65535):
         raise ValueError(f"{text!r} is no number of slots: give 1 or more, or 'auto' for the usable CPUs")
     return int(text)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from cw import events, location, program
+from cw.cpus import usable_cpus
 from cw.errors import ProtocolError
 from cw.events import EventLogger
 from cw.net import address, memory
@@ -94,7 +95,7 @@ class Worker:
         )
         self._send = self._link.send
         self.connect = self._link.connect
-        threads = max(1, len(os.sched_getaffinity(0)) // count)
+        threads = max(1, usable_cpus() // count)
         self._runners = Runners(loop, threads, descriptors, max(settings.grace, END_SECONDS))
         self._runners.on_failure = self._give_up
         if self._departure.ends_at < math.inf:
@@ -161,7 +162,7 @@ class Worker:
         self._report()
         if self._departure.is_draining:
             self._send(m.Draining())
-        cpus = len(os.sched_getaffinity(0))
+        cpus = usable_cpus()
         slots = program.count(len(self._slots.pool.slots), "slot")
         logger.info("worker.joined", "the worker joined the master at %s with %s (this machine has %s)",
                     self._link.peer, slots, program.count(cpus, "usable CPU"))  # fmt: skip
