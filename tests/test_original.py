@@ -61,16 +61,18 @@ def test_where_no_slurm_answers_none_is_available(monkeypatch, tmp_path):
 # --- clients ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("jobid", ["a", b"a", ("a", 1), 2**100, -1, cw.randid()])
-def test_an_id_is_what_the_program_says(cluster, jobid):
+@pytest.mark.parametrize("jobid", ["a", b"a", ("a", 1), 2**100, -1, None])
+def test_an_id_is_what_the_program_says(cluster, jobid, tmp_path):
     calls = []
+    jobid = cw.randid() if jobid is None else jobid
     with cw.client.ClientThread(lambda *call: calls.append(call)) as thread:
-        assert thread.submit(jobid, jobs.square, 3) == jobid
+        assert thread.submit(jobid, jobs.until, tmp_path / "go", 9) == jobid
         with pytest.raises(ValueError, match="is outstanding"):
-            thread.submit(jobid, jobs.until, os.devnull), thread.submit(jobid, jobs.square, 4)
+            thread.submit(jobid, jobs.square, 4)
+        jobs.mark(tmp_path / "go")
         thread.wait(LIMIT)
         assert not thread.cancel(jobid)
-    assert calls[0] == (jobid, 9)
+    assert calls == [(jobid, 9)]
 
 
 def test_a_job_with_a_text_as_its_id_can_be_cancelled_and_its_messages_name_it(cluster, tmp_path):
