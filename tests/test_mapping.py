@@ -316,6 +316,13 @@ def test_starmap_takes_tuples_of_any_length_and_counts_them(executor, capsys):
     assert list(executor.starmap(jobs.add, [], timeout=LIMIT)) == []
 
 
+def test_starmap_takes_what_does_not_know_its_length(executor):
+    for settings in {}, {"chunksize": 2}, {"buffersize": 1}, {"progress": "always"}:
+        pairs = zip([2, 3, 4], [5, 6, 7], strict=True)
+        assert list(executor.starmap(jobs.add, pairs, timeout=LIMIT, **settings)) == [7, 9, 11]
+        assert list(executor.starmap(jobs.add, ((i, i) for i in [1, 2]), timeout=LIMIT, **settings)) == [2, 4]
+
+
 def test_an_item_of_starmap_that_is_no_tuple_is_named(executor):
     with pytest.raises(TypeError, match=r"starmap\(\) takes an iterable of tuples.* not of 7"):
         executor.starmap(jobs.add, [(1, 2), 7])

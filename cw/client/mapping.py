@@ -72,7 +72,8 @@ class Tuples:
             yield args
 
     def __length_hint__(self) -> int:
-        return operator.length_hint(self._items, -1)
+        length = operator.length_hint(self._items, -1)
+        return length if length >= 0 else NotImplemented
 
 
 def calls_of(inputs: tuple[Iterable[Any], ...]) -> Iterator[tuple[Any, ...]]:
