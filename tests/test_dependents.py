@@ -506,6 +506,26 @@ def test_a_future_without_a_stored_call_counts_by_its_value(tmp_path, stored):
         assert runs(path) == expected
 
 
+class Changing:
+    """A value that changes while a call is being submitted, as a future does whose result comes at this moment."""
+
+    def __init__(self):
+        self._seen = 0
+
+    def __reduce__(self):
+        self._seen += 1
+        return int, (min(self._seen, 2),)
+
+
+def test_a_call_whose_arguments_change_at_its_submit_counts_once(tmp_path, stored):
+    path = tmp_path / "runs"
+    changing = Changing()
+    for _ in range(2):
+        with stored() as executor:
+            assert executor.submit(note_and_add, path, changing, 1).result(LIMIT) == 3
+    assert runs(path) == 1
+
+
 def test_failures_that_never_ran_are_not_stored(tmp_path):
     with cw.ClusterExecutor(store=tmp_path / "store") as executor:
         failing = executor.submit(jobs.divide, 1, 0)

@@ -103,6 +103,7 @@ class Calls:
         """Identify a call that may be part of a chunk. Raises UnstableKey, NotPicklable."""
         with self.lock:
             call = store_client.identify(self.functions, function, args, {}, prepared)
+            store_client.look_for(call)
             if type(call) is not UnkeyedCall:
                 assert type(call) is Call
                 return call
@@ -214,14 +215,15 @@ class OneCall:
 
     def _identify(self, store_client: StoreClient) -> None:
         functions, args = self._calls.functions, (self.function, self._args, self._kwargs)
-        self.call = store_client.identify(functions, *args, self._prepared)
-        if self._packed is None:
-            return
-        again = self._pickle()
-        if not again.is_same(self._packed):
-            # The key must be of the same values as travel.
-            self._packed, self.payload = again, again.payload(self._calls.store, self._label)
-            self.call = store_client.identify(functions, *args, self._prepared)
+        call = store_client.identify(functions, *args, self._prepared)
+        if self._packed is not None:
+            again = self._pickle()
+            if not again.is_same(self._packed):
+                # The key must be of the same values as travel.
+                self._packed, self.payload = again, again.payload(self._calls.store, self._label)
+                call = store_client.identify(functions, *args, self._prepared)
+        store_client.look_for(call)
+        self.call = call
 
 
 class ManyCalls:

@@ -192,7 +192,8 @@ class StoreClient:
         kwargs: dict[str, Any],
         prepared: Prepared,
     ) -> Call | UnkeyedCall:
-        """Return the call, stored or not. The caller holds the functions' lock. Raises UnstableKey, NotPicklable."""
+        """Return the call, for which `look_for` must be called. The caller holds the functions' lock. Raises UnstableKey,
+        NotPicklable."""
         function_key = functions.key_of(function, prepared)
         unkeyed: list[Any] = []
         if self._key is None:
@@ -212,9 +213,14 @@ class StoreClient:
         call = Call(self, key, function_key.name, (records, keeper.definitions), pickled)
         if unkeyed:
             return UnkeyedCall(call, unkeyed, self._counts)
-        self.find(call, self._counts)
-        call.result_key = call.key
         return call
+
+    def look_for(self, call: Call | UnkeyedCall) -> None:
+        """Count an identified call, and look for its result in the store. Once for each call; an UnkeyedCall does so
+        when it is completed."""
+        if type(call) is Call:
+            self.find(call, self._counts)
+            call.result_key = call.key
 
     def find(self, call: Call, counts: dict[bytes, int]) -> None:
         """Make the key of a call the key of the n-th such call in its run, and look for its result in the store."""
