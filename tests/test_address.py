@@ -3,11 +3,13 @@
 import json
 import os
 import stat
+import subprocess
 import threading
 
 import pytest
 from conftest import events
 
+from cw import processes
 from cw.net import address
 
 
@@ -130,11 +132,18 @@ def test_the_master_of_the_program_is_that_of_its_children_as_long_as_it_lives(m
     address._started_here.clear()  # as in a child
     assert places() == [("127.0.0.1", 7002)]
     variable = "CW_MASTER_OF_PROGRAM"
-    assert os.environ[variable] == f"127.0.0.1:7002 {os.getpid()}"
+    assert os.environ[variable] == f"127.0.0.1:7002 {processes.identity(os.getpid())}"
     address.bind_process("127.0.0.1:7003")
     address.unbind_process("127.0.0.1:7003")
     assert places() == [("127.0.0.1", 7002)]
-    os.environ[variable] = "127.0.0.1:7002 999999999"  # it has ended
+    with subprocess.Popen(["true"]) as program:
+        os.waitid(
+            os.P_PID, program.pid, os.WEXITED | os.WNOWAIT
+        )  # it has ended, and nobody has waited for it
+        start = processes.look_at(program.pid)[1]
+        os.environ[variable] = f"127.0.0.1:7002 {program.pid} {start}"
+        assert places() == [("node7", 7001)]
+    os.environ[variable] = f"127.0.0.1:7002 {os.getpid()} {start}"  # another process has its number by now
     assert places() == [("node7", 7001)]
     for nonsense in ("", "127.0.0.1:7002", "x y z"):
         os.environ[variable] = nonsense

@@ -78,7 +78,7 @@ FLOORS = [
     "net.address", "net.protocol", "net.wire", "net.batches", "net.memory", "net.objects",
     "net.messages", "net.peer_messages", "net.schema", "net.__init__",
     "credential", "userdir", "program", "guard", "nested", "events",
-    "html", "requirements", "errors", "cpus", "location", "version",
+    "html", "requirements", "errors", "cpus", "processes", "location", "version",
 ]  # fmt: skip
 
 # Who may import what is not for everybody.

@@ -830,6 +830,22 @@ def test_a_job_is_tried_again_where_it_raised_if_all_others_stay_busy():
     assert assigned(d.on_tick()) == [("v", [1])]
 
 
+def test_the_error_of_a_try_that_its_client_has_answered_is_not_kept_for_it():
+    d = dispatcher("s", v=1)
+    d.on_submitted("s", jobs(1, retries=3))
+    raised(d, "v", 1)
+    d.on_submitted_apart("s", again(1))
+    raised(d, "v", 2)
+    d.on_submitted_apart("s", again(1, tries=2))
+    actions = d.on_session_absent("s")
+    d.check_invariants()
+    assert SendToWorker("v", m.Release([1, 2])) in actions
+    raised(d, "v", 3)  # while the client is away: of this try it does not know
+    d.on_session_resumed("s")
+    assert SendToWorker("v", m.Claim([3])) in d.on_resubmitted("s", again(1, tries=2), True)
+    d.check_invariants()
+
+
 def test_places_where_jobs_raised_are_forgotten_with_the_worker_and_beyond_a_bound(monkeypatch):
     monkeypatch.setattr("cw.master.tries.PLACES", 2)
     d = dispatcher("s", v=5, w=1)

@@ -20,6 +20,7 @@ import cw.mp
 from cw.launch import launcher, local_state
 from cw.launch.launcher import LaunchError, Process
 from cw.net import address
+from cw.processes import look_at
 
 ROOT = Path(cw.mp.__file__).parent.parent
 TIMEOUT = 30
@@ -97,7 +98,7 @@ def sleeper():
 
 
 def identify(pid):
-    return Process(pid, launcher._look_at(pid)[1])
+    return Process(pid, look_at(pid)[1])
 
 
 def run_job(function, *arguments, host=None):

@@ -219,7 +219,7 @@ def test_in_an_allocation_slurm_is_there(answer, monkeypatch):
 def test_without_slurm_a_cluster_is_on_this_machine(answer):
     answer("scontrol", status=1)
     with cw.allocate(1, worker_options=["--time=2:00:00", "--max-jobs", "5"]) as cluster:
-        assert type(cluster) is cw.mp.Cluster
+        assert type(cluster) is cw.mp.LocalCluster
         with cw.ClusterExecutor() as executor:
             assert executor.submit(pow, 2, 5).result(LIMIT) == 32
     cluster = cw.start(1)

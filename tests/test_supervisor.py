@@ -12,6 +12,7 @@ from cw.launch import launcher, supervisor
 from cw.launch.launcher import LaunchError, Process
 from cw.launch.supervisor import FIRST_WAIT_SECONDS, RESTARTS, STEADY_SECONDS, Restarts, Supervisor
 from cw.master import dispatch
+from cw.processes import look_at
 
 LIMIT = 20.0
 
@@ -60,7 +61,7 @@ def start(quick):
     def start(command):
         child = subprocess.Popen(["sh", "-c", command])
         child.returncode = 0  # the launcher's functions wait for it
-        started.append(Process(child.pid, launcher._look_at(child.pid)[1]))
+        started.append(Process(child.pid, look_at(child.pid)[1]))
         return started[-1]
 
     yield start

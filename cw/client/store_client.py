@@ -192,8 +192,8 @@ class StoreClient:
         kwargs: dict[str, Any],
         prepared: Prepared,
     ) -> Call | UnkeyedCall:
-        """Return the call, for which `look_for` must be called. The caller holds the functions' lock. Raises UnstableKey,
-        NotPicklable."""
+        """Return the call, for which `look_for` must be called. The caller holds the functions' lock. Raises
+        UnstableKey, NotPicklable."""
         function_key = functions.key_of(function, prepared)
         unkeyed: list[Any] = []
         if self._key is None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cw import html, program
 from cw.errors import Error
+from cw.processes import look_at
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in `typing` from Python 3.11 on
@@ -82,7 +83,7 @@ class Process(NamedTuple):
 
     def is_alive(self) -> bool:
         """True if it runs. Reaps it if it has ended and is our child."""
-        found = _look_at(self.pid)
+        found = look_at(self.pid)
         if found is None or found[1] != self.start_time:
             return False
         if found[0] in "ZX":
@@ -118,16 +119,6 @@ class Process(NamedTuple):
 
 _exit_statuses: dict[Process, int] = {}
 """Exit statuses of our reaped children; used under `_fork_lock`, since any thread may reap one."""
-
-
-def _look_at(pid: int) -> tuple[str, int] | None:
-    """Return (state, start time) of a process, or None."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # Its name may contain anything, even ')'.
-    except OSError:
-        return None
-    return fields[0].decode(), int(fields[19])
 
 
 def boot_id() -> str:
@@ -256,7 +247,7 @@ def spawn(
         on_failure.pop_all()
         # From here on it is a Process, and may outlive the program: Popen must not warn of that.
         popen.returncode = 0
-        found = _look_at(popen.pid)
+        found = look_at(popen.pid)
     return Child(role, Process(popen.pid, found[1] if found else 0), log, ready)
 
 

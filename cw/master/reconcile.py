@@ -281,12 +281,20 @@ class Reconciler:
         return actions
 
     def _keep_unacknowledged(self, session: Session) -> list[Action]:
-        """Keep results that the client may not have. It will not ask for those that it has."""
+        """Keep results that the client may not have. It will not ask for those that it has; it has those of jobs that
+        it submitted once more."""
         actions: list[Action] = []
+        latest = {n: d for _, _, dispatches, numbers in session.unacknowledged
+                  for d, n in zip(dispatches, numbers, strict=True)}  # fmt: skip
         for _, key, dispatches, numbers in session.unacknowledged:
             worker = self._state.workers.get(key)
-            if worker is not None:
-                actions += self.keep(worker, session, dispatches, numbers)
+            if worker is None:
+                continue
+            for dispatch, number in zip(dispatches, numbers, strict=True):
+                if number in session.jobs or latest[number] != dispatch:
+                    actions += self._refuse(worker, dispatch, FINISHED)
+                else:
+                    actions += self.keep(worker, session, [dispatch], [number])
         session.unacknowledged.clear()
         session.delivered = 0
         return merged(actions)

@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from cw import processes
 from cw.errors import Error
 from cw.events import EventLogger
 from cw.program import UserError
@@ -114,7 +115,7 @@ _started_here: list[tuple[str, int]] = []
 # Not CW_MASTER, which has precedence over a cluster that a job starts for itself.
 _OF_WORKER = "CW_MASTER_OF_WORKER"
 
-# 'HOST:PORT PID': the program's process, whose end is that of its cluster.
+# 'HOST:PORT PID START': the program's process and its start time; its end is that of its cluster.
 _OF_PROGRAM = "CW_MASTER_OF_PROGRAM"
 
 
@@ -148,13 +149,14 @@ def bind_jobs(host: str, port: int | None = None) -> None:
 def bind_program(address: str) -> None:
     """Make the master at `address` the default of this process and of all that it starts, as long as it lives."""
     bind_process(address)
-    os.environ[_OF_PROGRAM] = f"{address} {os.getpid()}"
+    os.environ[_OF_PROGRAM] = f"{address} {processes.identity(os.getpid())}"
 
 
 def _of_program() -> str:
     """Return the address of the master that the program has started of which this process is a child, or ''."""
-    address, _, pid = os.environ.get(_OF_PROGRAM, "").partition(" ")
-    return address if pid.isdecimal() and os.path.exists(f"/proc/{pid}") else ""
+    address, _, process = os.environ.get(_OF_PROGRAM, "").partition(" ")
+    pid = process.partition(" ")[0]
+    return address if pid.isdecimal() and processes.identity(int(pid)) == process else ""
 
 
 def names_one() -> bool:
@@ -170,7 +172,7 @@ def started_here() -> str:
 
 def unbind_process(address: str) -> None:
     """Undo `bind_process` or `bind_program`; nothing happens if it was undone before, or never done."""
-    if os.environ.get(_OF_PROGRAM) == f"{address} {os.getpid()}":
+    if os.environ.get(_OF_PROGRAM) == f"{address} {processes.identity(os.getpid())}":
         del os.environ[_OF_PROGRAM]
     for bound in reversed(_started_here):
         if join(*bound) == address:

@@ -1,0 +1,19 @@
+"""What the kernel says of a process: Linux's /proc."""
+
+from __future__ import annotations
+
+
+def look_at(pid: int) -> tuple[str, int] | None:
+    """Return (state, start time) of a process, or None. The states 'Z' and 'X' are those of one that has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # Its name may contain anything, even ')'.
+    except OSError:
+        return None
+    return fields[0].decode(), int(fields[19])
+
+
+def identity(pid: int) -> str:
+    """Return 'PID START', which no other process of this boot ever has; '' if it has ended."""
+    found = look_at(pid)
+    return "" if found is None or found[0] in "ZX" else f"{pid} {found[1]}"
