@@ -25,7 +25,7 @@ from test_credential import make_pem
 
 import cw
 from cw import credential
-from cw.master import acceptor
+from cw.net import acceptor
 from cw.net import messages as m
 from cw.net import sockets, tls, wire
 

@@ -11,7 +11,7 @@ import os
 import socket
 
 from cw import credential, program
-from cw.master.acceptor import Acceptor
+from cw.net.acceptor import Acceptor
 from cw.master.master import Master
 from cw.master.peer import logger
 from cw.master.settings import Settings

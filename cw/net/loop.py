@@ -1,7 +1,7 @@
 """The I/O loop of master, worker and client: all sockets in one epoll, all timers in one heap.
 
     other threads --- wake() ---.                       .---> Connection: messages   (cw.net.connection)
-    signals ----- wakeup fd ----+--> epoll --> serve ---+---> other watched descriptors (cw.master.acceptor)
+    signals ----- wakeup fd ----+--> epoll --> serve ---+---> other watched descriptors (cw.net.acceptor)
     sockets --------------------'              |        '---> timers that are due    (cw.net.timers)
                                                |
          unsent frames of all connections, written once at the end of each wakeup

@@ -1,4 +1,4 @@
-"""The master's acceptor: a peer must show that it has the cluster's credential before a byte of its messages is read.
+"""The acceptor of a listening port: a peer must show that it has the cluster's credential before a byte of its messages is read.
 
     listeners ---> pending peer ---> first byte ---> handshake (cw.net.tls) ---> on_admitted(socket, address)
       own epoll     |  no message is read         |  '-> turned away: one line, with the address
@@ -84,7 +84,7 @@ class _Pending:
 
 
 class Acceptor:
-    """Admits peers to one master. All in here runs in the loop's thread."""
+    """Admits peers to one process. All in here runs in the loop's thread."""
 
     def __init__(self, loop: Loop, credential: Credential, on_admitted: Callable[[Any], None]) -> None:
         self.turned_away = 0
