@@ -13,9 +13,8 @@ import pytest
 from conftest import events
 
 from cw import credential
-from cw.net import acceptor
+from cw.net import acceptor, sockets, tls
 from cw.net.acceptor import Acceptor
-from cw.net import sockets, tls
 from cw.net.loop import Loop
 
 

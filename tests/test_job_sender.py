@@ -30,6 +30,24 @@ class Wire:
         return kinds
 
 
+class Passing:
+    """Workers pass on values from `least` bytes."""
+
+    def __init__(self, least=1000):
+        self.least = least
+        self.wanted = []
+        self.forgotten = []
+
+    def is_passed_on(self, size):
+        return size >= self.least
+
+    def on_wanted(self, worker, values):
+        self.wanted += values
+
+    def on_forgotten(self, worker, values):
+        self.forgotten += values
+
+
 def job(session, dispatch, function):
     made = Job(dispatch, function, None, b"payload")
     made.session = Session(session, PY)
@@ -43,7 +61,7 @@ def function(session, number=1):
 
 def sender():
     wire = Wire()
-    return JobSender(wire, "w", DEPTHS.get), wire
+    return JobSender(wire, "w", DEPTHS.get, Passing()), wire
 
 
 def test_a_function_comes_before_its_first_job_and_only_then():
@@ -82,7 +100,7 @@ def test_a_closed_session_is_closed_once_and_its_objects_come_again_if_it_is_bac
     jobs.send_jobs([job(1, 5, function(1))])
     wire.kinds()
     jobs.close_session(1)
-    assert wire.withdrawn == [(m.Depth, {1}), (m.Objects, {1})]
+    assert wire.withdrawn == [(m.Depth, {1}), (m.Promise, {1}), (m.Objects, {1})]
     assert wire.sent == [m.CloseSession(1)]
     jobs.close_session(1)
     assert wire.kinds() == [m.CloseSession]
@@ -107,3 +125,26 @@ def test_an_object_that_is_let_go_is_forgotten_there_and_comes_again_when_it_is_
     wire.kinds()
     jobs.send_jobs([job(1, 6, f)])
     assert wire.kinds() == [m.Objects, m.Dispatch]
+
+
+def test_a_large_shared_value_is_promised_and_sent_when_the_policy_says_so():
+    wire, passing = Wire(), Passing()
+    jobs = JobSender(wire, "w", DEPTHS.get, passing)
+    small = Object(1, b"x", m.SHARED, session=1)
+    large = Object(2, bytes(1000), m.SHARED, session=1)
+    code = Object(3, b"code", m.FUNCTION, [small, large], session=1)
+    jobs.send_jobs([job(1, 5, code)])
+    promise, objects, dispatch = wire.sent
+    assert promise == m.Promise([1], [2], [1000])
+    assert objects.numbers == [1, 3]
+    assert type(dispatch) is m.Dispatch
+    assert passing.wanted == [(1, 2)]
+    wire.sent.clear()
+    jobs.send_value((1, 2))
+    assert wire.sent == [m.Objects([1], [2], [m.SHARED], [[]], [bytes(1000)])]
+    wire.sent.clear()
+    jobs.forget_objects([(1, 2)])
+    assert (1, 2) in passing.forgotten
+    wire.sent.clear()
+    jobs.send_value((1, 2))  # jobs that wait there need it
+    assert wire.kinds() == [m.Objects, m.Forget]

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from cw.master import passing
-from cw.master.passing import GIVES, TRIES, WORKERS, Close, Fetch, Open, Passing, SendValue
+from cw.master.passing import GIVES, TRIES, WORKERS, AskDigest, Close, Fetch, Open, Passing, SendValue
 
 VALUE = 7, 3
 DIGEST = "d" * 64
@@ -24,6 +24,7 @@ class Cluster:
     def __init__(self, policy, reaches=lambda worker, source: True):
         self.policy = policy
         self.reaches = reaches
+        self.asked = []
         self.open = set()
         self.opening = []
         self.fetching = []
@@ -33,7 +34,9 @@ class Cluster:
 
     def perform(self, actions):
         for action in actions:
-            if type(action) is SendValue:
+            if type(action) is AskDigest:
+                self.asked.append(action.value)
+            elif type(action) is SendValue:
                 self.sending.append(action)
                 self.sent += 1
             elif type(action) is Fetch:
@@ -48,7 +51,9 @@ class Cluster:
 
     def step(self, choose=lambda count: 0):
         """Let one thing happen. False: nothing is under way."""
-        todo = [("open", i) for i in range(len(self.opening))] + [("fetch", i) for i in range(len(self.fetching))]
+        todo = [("open", i) for i in range(len(self.opening))] + [
+            ("fetch", i) for i in range(len(self.fetching))
+        ]
         todo += [("send", i) for i in range(len(self.sending))]
         if not todo:
             return False
@@ -77,10 +82,11 @@ class Cluster:
 
 
 def want(cluster, count, has_digest=True):
-    if has_digest:
-        cluster.perform(cluster.policy.on_digest(VALUE, DIGEST))
     for number in range(count):
         cluster.perform(cluster.policy.on_wanted(f"w{number}", [VALUE]))
+    assert cluster.asked == [VALUE]
+    if has_digest:
+        cluster.perform(cluster.policy.on_digest(VALUE, DIGEST))
 
 
 @pytest.mark.parametrize("count", [WORKERS, 100])
@@ -137,8 +143,8 @@ def test_workers_that_reach_no_other_get_it_from_the_master_and_later_values_at_
     assert len(cluster.policy._values[VALUE].holders) == 20
     alone = [key for key, port in cluster.policy._ports.items() if port.is_alone()]
     assert alone
-    cluster.perform(cluster.policy.on_digest((7, 4), DIGEST))
-    assert cluster.policy.on_wanted(alone[0], [(7, 4)]) == [SendValue(alone[0], (7, 4))]
+    actions = cluster.policy.on_wanted(alone[0], [(7, 4)])
+    assert actions == [AskDigest((7, 4)), SendValue(alone[0], (7, 4))]
 
 
 def test_a_worker_behind_a_wall_is_not_asked_for_long():
@@ -182,12 +188,38 @@ def test_what_a_worker_was_told_to_forget_is_not_fetched_from_it():
     assert cluster.policy.on_wanted("w1", [VALUE]) == [SendValue("w1", VALUE)]
 
 
+def test_a_value_that_the_client_has_let_go_still_comes_to_those_that_wait():
+    cluster = Cluster(joined())
+    want(cluster, 3)
+    cluster.perform(cluster.policy.on_let_go([VALUE]))
+    while cluster.step():
+        pass
+    assert cluster.sent == 1
+    assert not cluster.policy._values
+
+
+def test_a_client_that_is_back_is_asked_for_the_digest_again():
+    cluster = Cluster(joined())
+    want(cluster, 2, has_digest=False)
+    assert cluster.policy.on_client_back(8) == []
+    assert cluster.policy.on_client_back(7) == [AskDigest(VALUE)]
+
+
+def test_the_master_sends_what_nobody_can_check_any_more():
+    cluster = Cluster(joined())
+    want(cluster, 3, has_digest=False)
+    cluster.perform(cluster.policy.on_let_go([VALUE]))
+    while cluster.step():
+        pass
+    assert cluster.sent == 3
+
+
 def test_a_late_open_is_ignored_and_the_session_that_ends_closes_the_ports():
     cluster = Cluster(joined())
     want(cluster, 2)
     cluster.step()
     assert cluster.opening == ["w0"]
-    assert cluster.policy.on_dropped(lambda key: key[0] == 7) == [Close("w0")]
+    assert cluster.policy.on_session_closed(7) == [Close("w0")]
     assert cluster.policy.on_opened("w0", 1000, ["w0"]) == []
     assert cluster.policy.on_held("w1", VALUE) == []
     cluster.policy.check_invariants()
@@ -198,7 +230,10 @@ def test_random_events(seed):
     random = Random(seed)
     count = random.randrange(WORKERS, 30)
     walls = {
-        (f"w{a}", f"w{b}") for a in range(count) for b in range(count) if random.random() < random.choice([0, 0.3, 1])
+        (f"w{a}", f"w{b}")
+        for a in range(count)
+        for b in range(count)
+        if random.random() < random.choice([0, 0.3, 1])
     }
     cluster = Cluster(joined(count), lambda worker, source: (worker, source) not in walls)
     policy = cluster.policy
@@ -223,7 +258,9 @@ def test_random_events(seed):
         elif worker in there and random.random() < 0.5:
             cluster.perform(policy.on_forgotten(worker, [value]))
         elif random.random() < 0.1:
-            cluster.perform(policy.on_dropped(lambda key, session=value[0]: key[0] == session))
+            cluster.perform(policy.on_session_closed(value[0]))
+        elif random.random() < 0.1:
+            cluster.perform(policy.on_let_go([value]))
     for value in values:
         cluster.perform(policy.on_digest(value, DIGEST))
     while cluster.step(random.randrange):

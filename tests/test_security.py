@@ -25,9 +25,8 @@ from test_credential import make_pem
 
 import cw
 from cw import credential
-from cw.net import acceptor
+from cw.net import acceptor, sockets, tls, wire
 from cw.net import messages as m
-from cw.net import sockets, tls, wire
 
 LOOPBACK = "127.0.0.1"
 

@@ -97,6 +97,7 @@ class Exchange:
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Window: self._on_window,
             m.SharedRoom: lambda message: self._object_sender.on_shared_room(message.size),
+            m.WantDigest: lambda message: self._object_sender.on_want_digest(message),
             m.Notice: lambda message: logger.warning("client.notice", "%s", message.text),
             m.Roster: self._on_roster,
             m.ResultHost: self._on_result_host,

@@ -6,12 +6,14 @@ are forgotten, and sent again if a job needs them again.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
 from cw.client.objects import ObjectTable
+from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.loop import Loop
 from cw.net.objects import Key, Object, ObjectCache
@@ -94,6 +96,27 @@ class ObjectSender:
         for message in self._cache.prepare(wanted):
             connection.send(message)
         return True
+
+    def on_want_digest(self, message: m.WantDigest) -> None:
+        """Answer with the digest of a shared value, if it is here. It takes a second or two for a gigabyte, so another
+        thread computes it."""
+        connection = self._connection
+        found = self._find({message.number})
+        if connection is None or found is None or found[0].kind != m.SHARED:
+            return
+        (item,) = found
+
+        def send() -> None:
+            connection.send(m.Digest(item.number, item.digest))
+
+        def compute() -> None:
+            item.digest = hashlib.sha256(item.payload).hexdigest()
+            self._loop.call_soon_threadsafe(send)
+
+        if item.digest:
+            send()
+        else:
+            threading.Thread(target=compute, name="cw-digest", daemon=True).start()
 
     def _find(self, numbers: set[int]) -> list[Object] | None:
         with self._lock:

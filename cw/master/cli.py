@@ -11,11 +11,11 @@ import os
 import socket
 
 from cw import credential, program
-from cw.net.acceptor import Acceptor
 from cw.master.master import Master
 from cw.master.peer import logger
 from cw.master.settings import Settings
 from cw.net import address
+from cw.net.acceptor import Acceptor
 from cw.net.loop import Loop
 from cw.net.sockets import listen_locally
 

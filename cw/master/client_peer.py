@@ -19,6 +19,7 @@ from cw import program
 from cw.master import checks
 from cw.master.dispatch import Dispatcher
 from cw.master.jobs import Action, Deliver, GiveUp, Job, attempt_counts
+from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, events, lines
 from cw.master.resumption import Resumption
 from cw.master.settings import Settings
@@ -54,6 +55,8 @@ class Master(Protocol):
     def dispatcher(self) -> Dispatcher: ...
     @property
     def settings(self) -> Settings: ...
+    @property
+    def passing(self) -> PassingOrders: ...
     def perform(self, actions: list[Action]) -> None: ...
     def welcome(self, connection: Connection) -> None: ...
     def joined(self) -> set[str]: ...
@@ -128,6 +131,7 @@ class ClientPeer(Peer):
         self._lost.clear()
         for job in dispatcher.state.charged_jobs(self._key):
             connection.send(attempt_counts(job))
+        master.passing.on_client_back(self._key)
         master.perform(dispatcher.on_session_resumed(self._key))
 
     # --- messages to it ---
@@ -266,6 +270,9 @@ class ClientPeer(Peer):
         for _, number, kind, needs, payload in zip(*message, strict=True):
             self._objects.add(number, kind, needs, payload)
 
+    def _on_digest(self, message: m.Digest) -> None:
+        self._master.passing.on_digest((self._key, message.number), message.digest)
+
     def _on_forget(self, message: m.Forget) -> None:
         self._master.forget_objects([item.key for item in self._objects.forget(message.numbers)])
 
@@ -318,6 +325,7 @@ class ClientPeer(Peer):
         m.Submit: _on_submit,
         m.SubmitApart: _on_submit_apart,
         m.Objects: _on_objects,
+        m.Digest: _on_digest,
         m.Forget: _on_forget,
         m.Cancel: _on_cancel,
         m.Received: _on_received,

@@ -11,23 +11,36 @@ thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
+from typing import Protocol
 
 from cw.master.jobs import Job
 from cw.net import messages as m
 from cw.net.connection import Connection
-from cw.net.objects import Key, ObjectCache, named_by
+from cw.net.objects import Key, Object, ObjectCache, named_by, objects_message
+
+
+class Passing(Protocol):
+    """The part of `cw.master.passing_orders` that is used here."""
+
+    def is_passed_on(self, size: int) -> bool: ...
+    def on_wanted(self, worker: str, values: Iterable[Key]) -> None: ...
+    def on_forgotten(self, worker: str, values: Iterable[Key]) -> None: ...
 
 
 class JobSender:
     """Sends jobs to one worker over one connection, and knows what else it has been sent. `depth` says how deep a
-    session is."""
+    session is; `passing` decides who gives it large shared values."""
 
-    def __init__(self, connection: Connection, key: str, depth: Callable[[int], int]) -> None:
+    def __init__(
+        self, connection: Connection, key: str, depth: Callable[[int], int], passing: Passing
+    ) -> None:
         self._connection = connection
         self._key = key
         self._depth = depth
         self._sessions: set[int] = set()
         self._objects = ObjectCache()
+        self._passing = passing
+        self._promised: dict[Key, Object] = {}  # values that it has not reported as held
 
     def on_inventory(self, sessions: Iterable[int]) -> None:
         """The worker has named the sessions that it knows from before."""
@@ -39,12 +52,17 @@ class JobSender:
 
     def send_jobs(self, jobs: list[Job]) -> None:
         """Send these jobs, and before them what the worker needs for them."""
-        for message in self._objects.prepare(named_by(jobs)):
+        promised: dict[Key, None] = {}
+        named = named_by(jobs)
+        for message in self._objects.prepare(named):
             if type(message) is m.Objects:
                 for session in set(message.sessions) - self._sessions:
                     if depth := self._depth(session):
                         self._connection.send(m.Depth(session, depth))
                 self._sessions.update(message.sessions)
+                message = self._promise(message, named, promised)
+            else:
+                self._passing.on_forgotten(self._key, zip(*message, strict=True))
             self._connection.send(message)
         if avoiding := [job for job in jobs if job.excluded_worker is not None]:
             self._send_avoid(avoiding)
@@ -59,6 +77,40 @@ class JobSender:
                 [job.payload for job in jobs],
             )
         )
+
+        if promised:  # last: what comes from here comes after these jobs
+            self._passing.on_wanted(self._key, promised)
+
+    def _promise(self, message: m.Objects, named: Iterable[Object], promised: dict[Key, None]) -> m.Objects:
+        """Promise the large shared values among these objects, if workers pass them on. Returns the other objects."""
+        rows = list(zip(*message, strict=True))
+        large = {row[:2] for row in rows if row[2] == m.SHARED and self._passing.is_passed_on(len(row[4]))}
+        if not large:
+            return message
+        for item in named:
+            self._promised.update((need.key, need) for need in item.shared if need.key in large)
+        promised.update(dict.fromkeys(sorted(large)))
+        self._connection.send(
+            m.Promise(
+                [session for session, _ in promised],
+                [number for _, number in promised],
+                [self._promised[key].shared_size for key in promised],
+            )
+        )
+        return m.Objects(*map(list, zip(*(row for row in rows if row[:2] not in large), strict=True)))
+
+    def send_value(self, value: Key) -> None:
+        """Send a promised value from here."""
+        item = self._promised[value]
+        self._connection.send(objects_message([item]))
+        if (
+            item not in self._objects
+        ):  # forgotten since it was promised: only jobs that it holds still need it
+            self._connection.send(m.Forget([value[0]], [value[1]]))
+
+    def on_held(self, value: Key) -> None:
+        """A promised value is there."""
+        self._promised.pop(value, None)
 
     def _send_avoid(self, jobs: list[Job]) -> None:
         """Name the slots here on which runners of these jobs died, if it was here. It is rare, hence no column."""
@@ -75,7 +127,9 @@ class JobSender:
         if key in self._sessions:
             self._sessions.discard(key)
             self._objects.forget_session(key)
-            for kind in m.Depth, m.Objects:  # (its jobs are withdrawn, or have been sent)
+            for key_of_value in [value for value in self._promised if value[0] == key]:
+                del self._promised[key_of_value]
+            for kind in m.Depth, m.Promise, m.Objects:  # (its jobs are withdrawn, or have been sent)
                 self._connection.withdraw(kind, {key})
             self._connection.send(m.CloseSession(key))
 
@@ -87,4 +141,5 @@ class JobSender:
     def forget_objects(self, keys: list[Key]) -> None:
         """Let it forget these objects, which only jobs that it holds may still use."""
         for message in self._objects.forget(keys):
+            self._passing.on_forgotten(self._key, zip(*message, strict=True))
             self._connection.send(message)

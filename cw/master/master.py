@@ -34,6 +34,7 @@ from cw.master.jobs import (
     WatchSetbacks,
 )
 from cw.master.observer import ObserverPeer
+from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, logger
 from cw.master.resumption import SETTLE
 from cw.master.settings import Settings
@@ -75,6 +76,7 @@ class Master:
         self.dispatcher = Dispatcher(int(time.time() * 1000) << 22)
         self.clients: dict[int, ClientPeer] = {}  # by session
         self.workers: dict[str, WorkerPeer] = {}  # by ident
+        self.passing = PassingOrders(self.workers, self.clients)
         self._lost: deque[Loss] = deque(maxlen=LOST_KEPT)
         # Until then, clients may come back whose sessions only workers know.
         self._leftovers_end_at = time.monotonic() + SETTLE + settings.client_grace
@@ -121,6 +123,7 @@ class Master:
         self.perform(self.dispatcher.on_session_closed(key))
         for worker in self.workers.values():
             worker.jobs.close_session(key)
+        self.passing.on_session_closed(key)
 
     def note_worker(self, key: str, is_there: bool) -> None:
         """Note that a worker has joined, or is gone for good."""
@@ -148,6 +151,7 @@ class Master:
         """Let workers forget objects that a client will not use again."""
         for worker in self.workers.values():
             worker.jobs.forget_objects(keys)
+        self.passing.on_let_go(keys)
 
     def note_lost(self, loss: Loss) -> None:
         """Keep this loss for observers."""

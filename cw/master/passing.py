@@ -18,7 +18,7 @@ they return, in order.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cw.master.jobs import WorkerKey
@@ -59,6 +59,12 @@ class Fetch(NamedTuple):
     hosts: tuple[str, ...]
 
 
+class AskDigest(NamedTuple):
+    """Ask the client for this value's digest."""
+
+    value: Key
+
+
 class Open(NamedTuple):
     """Let the worker open its port."""
 
@@ -71,16 +77,17 @@ class Close(NamedTuple):
     worker: WorkerKey
 
 
-PassingAction = SendValue | Fetch | Open | Close
+PassingAction = SendValue | Fetch | AskDigest | Open | Close
 
 
 class _Value:
     """A shared value that workers pass on."""
 
-    __slots__ = ("digest", "fetching", "holders", "sent", "waiting")
+    __slots__ = ("digest", "fetching", "holders", "is_let_go", "sent", "waiting")
 
     def __init__(self) -> None:
         self.digest = ""  # '': the client has not said it yet
+        self.is_let_go = False  # by the client: it is forgotten when nobody waits for it
         self.holders: dict[WorkerKey, None] = {}
         self.waiting: dict[WorkerKey, None] = {}
         self.fetching: dict[WorkerKey, WorkerKey] = {}  # the source, which may be gone
@@ -88,6 +95,9 @@ class _Value:
 
     def is_wanted(self) -> bool:
         return bool(self.waiting or self.fetching)
+
+    def is_idle(self) -> bool:
+        return not (self.waiting or self.fetching or self.sent)
 
     def drop(self, worker: WorkerKey) -> None:
         for places in self.holders, self.waiting, self.fetching, self.sent:
@@ -141,8 +151,8 @@ class Passing:
 
     def on_opened(self, worker: WorkerKey, port: int, hosts: Sequence[str]) -> list[PassingAction]:
         """The worker has opened its port; 0: it cannot."""
-        own = self._ports[worker]
-        if not own.is_open:  # it was closed meanwhile
+        own = self._ports.get(worker)
+        if own is None or not own.is_open:  # it was closed meanwhile
             return []
         own.port, own.hosts = port, tuple(hosts)
         if not port:
@@ -159,17 +169,31 @@ class Passing:
 
     def on_digest(self, value: Key, digest: str) -> list[PassingAction]:
         """The client says the digest of a value. Without it nobody can check what comes from a worker."""
-        self._values.setdefault(value, _Value()).digest = digest
+        if value not in self._values:
+            return []
+        self._values[value].digest = digest
         return self._decide_all()
+
+    def on_client_back(self, session: int) -> list[PassingAction]:
+        """The session's client is connected again: what it was asked may be lost."""
+        return [
+            AskDigest(key) for key, value in self._values.items() if key[0] == session and not value.digest
+        ]
 
     def on_wanted(self, worker: WorkerKey, values: Iterable[Key]) -> list[PassingAction]:
         """The worker waits for these values."""
+        if worker not in self._ports:  # its connection ended a moment ago
+            return []
+        asks: list[PassingAction] = []
         for key in values:
-            value = self._values.setdefault(key, _Value())
+            if key not in self._values:
+                self._values[key] = _Value()
+                asks.append(AskDigest(key))
+            value = self._values[key]
             value.holders.pop(worker, None)  # it was told to forget it
             if worker not in value.fetching and worker not in value.sent:
                 value.waiting[worker] = None
-        return self._decide_all()
+        return asks + self._decide_all()
 
     def on_held(self, worker: WorkerKey, key: Key) -> list[PassingAction]:
         """The worker has a value for which it waited."""
@@ -204,9 +228,16 @@ class Passing:
             value.holders.pop(worker, None)
         return self._decide_all() if found else []
 
-    def on_dropped(self, is_dropped: Callable[[Key], bool]) -> list[PassingAction]:
-        """Forget values for which nobody waits, of a session that is closed or that the client has let go."""
-        gone = [key for key in self._values if is_dropped(key)]
+    def on_let_go(self, values: Iterable[Key]) -> list[PassingAction]:
+        """The client has let go of these values. Jobs may still wait for them."""
+        found = [self._values[key] for key in values if key in self._values]
+        for value in found:
+            value.is_let_go = True
+        return self._decide_all() if found else []
+
+    def on_session_closed(self, session: int) -> list[PassingAction]:
+        """The session is over: nobody waits for its values any more."""
+        gone = [key for key in self._values if key[0] == session]
         for key in gone:
             del self._values[key]
         return self._decide_all() if gone else []
@@ -219,6 +250,8 @@ class Passing:
         for key, value in self._values.items():
             for worker in list(value.waiting):
                 actions += self._decide(worker, key, value)
+        for key in [key for key, value in self._values.items() if value.is_let_go and value.is_idle()]:
+            del self._values[key]
         needed = {
             worker
             for value in self._values.values()
@@ -236,7 +269,8 @@ class Passing:
         ports = self._ports
         own = ports[worker]
         sources = [source for source in value.holders if not ports[source].is_closed_to(worker)]
-        if own.is_alone() or (not sources and not value.fetching and not value.sent):
+        is_unchecked = not value.digest and value.is_let_go  # the client will not say its digest any more
+        if own.is_alone() or is_unchecked or (not sources and not value.fetching and not value.sent):
             del value.waiting[worker]
             value.sent[worker] = None
             return [SendValue(worker, key)]
@@ -268,7 +302,7 @@ class Passing:
             if value.waiting and value.digest:  # somebody must bring what they wait for
                 assert value.sent or value.fetching or any(self._ports[key].is_open for key in value.holders)
             if value.waiting and not value.digest:
+                assert not value.is_let_go
                 assert value.sent or value.fetching or value.holders
         assert all(count <= GIVES for count in self._count_gives().values())
-        for key, port in self._ports.items():
-            assert port.is_open or not port.port
+        assert all(port.is_open or not port.port for port in self._ports.values())

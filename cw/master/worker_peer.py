@@ -19,6 +19,7 @@ from cw.master import checks
 from cw.master.dispatch import Dispatcher
 from cw.master.job_sender import JobSender
 from cw.master.jobs import Action, Inventory, WorkerMessage
+from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, events, lines
 from cw.master.settings import AWAY, Settings
 from cw.net import messages as m
@@ -49,6 +50,8 @@ class Master(Protocol):
     def period(self) -> float: ...
     def perform(self, actions: list[Action]) -> None: ...
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None: ...
+    @property
+    def passing(self) -> PassingOrders: ...
     def welcome(self, connection: Connection) -> None: ...
     def remark(self, session: int, kind: str, text: str) -> None: ...
     def note_worker(self, key: str, is_there: bool) -> None: ...
@@ -75,7 +78,7 @@ class WorkerPeer(Peer):
         self._ends_at = math.inf  # when its jobs will be stopped
         self._location = ""  # the text of its cw.location.Location
         self._is_draining = False
-        self.jobs = JobSender(connection, self._key, master.dispatcher.state.depth)
+        self.jobs = JobSender(connection, self._key, master.dispatcher.state.depth, master.passing)
         self.attach(connection, checks.WorkerRules(self._capacity.slots))
         master.welcome(connection)
 
@@ -116,7 +119,7 @@ class WorkerPeer(Peer):
             self._master.dispatcher.on_time_left(self._key, self._time_left(now))
         silence = self._master.settings.silence
         if self.connection.count_silence() * self._master.period > silence:
-            self.connection.close()
+            self._close()
             self._lose(f"silent for {silence:.0f} s")
 
     # --- its messages ---
@@ -168,6 +171,7 @@ class WorkerPeer(Peer):
         inventories, self._inventory = self._inventory, []
         self._has_joined = True
         self.jobs.on_inventory(message.sessions)
+        self._master.passing.on_joined(self._key)
         slots = program.count(self._capacity.slots, "slot")
         described = (
             f"{self.connection.peer}: {slots}, Python {'.'.join(map(str, self._python))}"
@@ -184,6 +188,23 @@ class WorkerPeer(Peer):
             dispatcher.on_worker_joined(self._key, self._capacity, self._python, inventories, left)
         )
         self._master.note_worker(self._key, True)
+
+    def _on_held(self, message: m.Held) -> None:
+        value = message.session, message.number
+        self.jobs.on_held(value)
+        self._master.passing.on_held(self._key, value)
+
+    def _on_not_fetched(self, message: m.NotFetched) -> None:
+        lines.warning(
+            "master.not_fetched",
+            "%s could not fetch a shared value from another worker: %s",
+            self.name,
+            message.reason,
+        )
+        self._master.passing.on_failed(self._key, (message.session, message.number))
+
+    def _on_port_opened(self, message: m.PortOpened) -> None:
+        self._master.passing.on_opened(self._key, message.port, message.hosts)
 
     def _on_draining(self, message: m.Draining) -> None:
         events.info("master.worker_draining", "%s drains", self.name)
@@ -216,17 +237,23 @@ class WorkerPeer(Peer):
         """Close this connection, since the worker has another one: it is dead, even if that was not noticed."""
         self._is_over = True
         if not self.connection.closed:
-            self.connection.close()
+            self._close()
             if self.is_known:
                 self._master.perform(self._master.dispatcher.on_worker_away(self._key))
 
     def _on_goodbye(self, message: m.Goodbye) -> None:
         self.note_left(message)
+        self._master.passing.on_gone(self._key)
         if self.is_known:
             self._master.perform(self._master.dispatcher.on_worker_departed(self._key))
         self._end()
 
+    def _close(self) -> None:
+        self.connection.close()
+        self._master.passing.on_gone(self._key)
+
     def on_close(self, reason: str) -> None:
+        self._master.passing.on_gone(self._key)
         if not self.is_known:
             events.warning(
                 "master.worker_not_joined",
@@ -285,6 +312,9 @@ class WorkerPeer(Peer):
         m.InventoryEnd: _on_inventory_end,
         m.WorkerInfo: _on_worker_info,
         m.SharedRoom: lambda self, message: self.jobs.on_shared_room(message.size),
+        m.Held: _on_held,
+        m.NotFetched: _on_not_fetched,
+        m.PortOpened: _on_port_opened,
         m.Draining: _on_draining,
         m.Capacity: _on_capacity,
         m.RunnerDied: _on_runner_died,

@@ -1,4 +1,5 @@
-"""The acceptor of a listening port: a peer must show that it has the cluster's credential before a byte of its messages is read.
+"""The acceptor of a listening port: a peer must show that it has the cluster's credential before a byte of its
+messages is read.
 
     listeners ---> pending peer ---> first byte ---> handshake (cw.net.tls) ---> on_admitted(socket, address)
       own epoll     |  no message is read         |  '-> turned away: one line, with the address
@@ -122,6 +123,7 @@ class Acceptor:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
+        self._loop.watch(self._epoll.fileno(), 0, self._on_ready)
         self._epoll.close()
 
     # --- a round ---

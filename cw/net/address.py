@@ -408,6 +408,11 @@ def _machine() -> str:
         return f"{file.read().strip()}/{os.stat('/proc/self/ns/net').st_ino}"
 
 
+def addresses_for_others() -> list[str]:
+    """List this machine's addresses, except loopback's."""
+    return [host for host in (*_ipv4_addresses(), *_ipv6_addresses()) if not is_loopback(host)]
+
+
 def _own_addresses(bound_host: str) -> tuple[list[str], list[str]]:
     """List (addresses for other machines, addresses for this one) of a master that is bound to `bound_host`."""
     if is_loopback(bound_host):

@@ -57,7 +57,7 @@ class Object:
 
     __slots__ = (
         "key", "number", "kind", "needs", "payload", "size", "environment", "runs_in", "estimate", "options",
-        "shared", "shared_size",
+        "shared", "shared_size", "is_awaited", "digest",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +88,18 @@ class Object:
         self.estimate: Estimate = Estimate() if code is None else code.estimate
         self.options = JobOptions.from_wire(payload) if kind == m.OPTIONS else None
         """Its content, if it is of that kind. (From a peer, that may raise ProtocolError.)"""
+        self.is_awaited = False
+        """True for a shared value that is promised and not here yet."""
+        self.digest = ""
+        """SHA-256 digest of the payload, when the client has computed it."""
+
+    def is_ready(self) -> bool:
+        """True if no shared value that it needs is awaited."""
+        return not self.shared or not any(need.is_awaited for need in self.shared)
+
+    def fill(self, payload: Any) -> None:
+        """Note that an awaited value is here."""
+        self.payload, self.is_awaited = payload, False
 
     def is_same(self, kind: int, needs: Iterable[int], payload: Any) -> bool:
         """True if the object has this content. (A peer that is back sends again what it sent before.)"""
@@ -97,7 +109,7 @@ class Object:
         if (
             kind == m.SHARED
         ):  # (to compare gigabytes would hold up the process, and numbers do not stand for others)
-            return len(self.payload) == len(payload)
+            return self.shared_size == len(payload)
         return bool(self.payload == payload)
 
 
@@ -143,11 +155,27 @@ class SessionObjects:
                     f"object {number} needs object {error.args[0]}, which was not sent"
                 ) from None
             known = Object(number, payload, kind, found, self._session)
-        self.forget([number])
-        self.by_number[number] = known
-        self.size += known.size
-        self.shared_size += known.shared_size
+        self.put(known)
         return known
+
+    def promise(self, number: int, size: int, awaited: Object | None) -> Object:
+        """Add a shared value of this size that comes later. `awaited`: it is awaited, under a number that was
+        forgotten."""
+        known = self.by_number.get(number) or awaited
+        if known is None:
+            known = Object(number, b"", m.SHARED, (), self._session)
+            known.shared_size, known.is_awaited = size, True
+        if known.kind != m.SHARED or known.shared_size != size:
+            raise ProtocolError(f"object {number} is promised as another one")
+        self.put(known)
+        return known
+
+    def put(self, item: Object) -> None:
+        """Add an object (again) under its number."""
+        self.forget([item.number])
+        self.by_number[item.number] = item
+        self.size += item.size
+        self.shared_size += item.shared_size
 
     def forget(self, numbers: Iterable[int]) -> list[Object]:
         """Remove these numbers. Returns the objects that were here."""

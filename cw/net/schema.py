@@ -39,6 +39,8 @@ class Leg(enum.Enum):
     WORKER_RUNNER = "worker to runner"
     OBSERVER_MASTER = "observer to master"
     MASTER_OBSERVER = "master to observer"
+    FETCHER_WORKER = "fetching worker to worker"
+    WORKER_FETCHER = "worker to fetching worker"
 
 
 # --- valid values -----------------------------------------------------------------------------
@@ -51,6 +53,9 @@ ATTEMPTS = 1_000_000
 
 LISTED = 1_000_000
 """Most sessions, or workers, that one message may name."""
+
+HOSTS = 64
+"""Most addresses that a worker may name as its own."""
 
 MOST_DEPTH = 1000
 """Largest depth of a session (of a client in a job in a job ...)."""
@@ -90,6 +95,15 @@ def _are_depths(values: list[Any]) -> bool:
     return all(type(value) is int and 0 <= value <= MOST_DEPTH for value in values)
 
 
+def is_digest(text: Any) -> bool:
+    """True if it is a SHA-256 digest in hexadecimal digits."""
+    return isinstance(text, str) and len(text) == 64 and _HEX.issuperset(text)
+
+
+def _are_hosts(values: list[Any]) -> bool:
+    return len(values) <= HOSTS and all(is_text(value) and 0 < len(value) < 256 for value in values)
+
+
 class Bound(NamedTuple):
     """A condition on a value besides its type; `what` gives it in words."""
 
@@ -124,6 +138,9 @@ Line = Annotated[str, Bound(is_text, f"a line of text, of at most {TEXT} charact
 Idents = Annotated[list[Any], Bound(_are_idents, "a list of idents")]
 Sessions = Annotated[list[Any], Bound(_are_sessions, "a list of sessions")]
 Depths = Annotated[list[Any], Bound(_are_depths, f"a list of numbers from 0 to {MOST_DEPTH}")]
+Hosts = Annotated[list[Any], Bound(_are_hosts, f"a list of at most {HOSTS} addresses")]
+Digest = Annotated[str, Bound(is_digest, "a digest: 64 hexadecimal digits")]
+Port = Annotated[int, Bound(lambda value: 0 <= value < 2**16, "a port")]
 Count = Annotated[int, Bound(lambda value: value <= ATTEMPTS, f"at most {ATTEMPTS}")]
 TimeLeft = Annotated[
     float, Bound(lambda value: -1 <= value <= MOST_SECONDS, f"from -1 to {MOST_SECONDS:.0f}")

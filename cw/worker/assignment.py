@@ -69,6 +69,8 @@ class Assignment:
         seconds = job.function.estimate.seconds
         if job.context != runner.context or seconds > AHEAD_SECONDS or job.excluded_slot is not None:
             return []
+        if not job.function.is_ready():
+            return []
         full = min(AHEAD_JOBS, int(AHEAD_SECONDS / (seconds + 1e-9)) + 1)
         if len(sent) > max(2, full // 2):
             return []  # a full frame later costs less than a few jobs now
@@ -84,7 +86,7 @@ class Assignment:
             size += len(job.payload)
             if job.context != runner.context or job.excluded_slot is not None or size > AHEAD_BYTES:
                 break
-            if job.function.estimate.seconds > AHEAD_SECONDS:
+            if job.function.estimate.seconds > AHEAD_SECONDS or not job.function.is_ready():
                 break
             jobs.append(backlog.popleft())
         runner.sent.extend(jobs)
@@ -116,7 +118,7 @@ class Assignment:
         is_choosy = len(self._pool.slots) > 1
         hopeless: set[Context] = set()  # contexts for which no slot can be used now
         for position, job in enumerate(self._held.backlog):
-            if job.context in hopeless:
+            if job.context in hopeless or not job.function.is_ready():
                 continue
             best = None
             for slot in slots:
@@ -143,6 +145,8 @@ class Assignment:
         )
         for position, job in enumerate(self._held.backlog):
             if lending.depth(job.session) <= floor or (slot.index == job.excluded_slot and is_choosy):
+                continue
+            if not job.function.is_ready():
                 continue
             runner = slot.runners.get(job.context)
             if can_start if runner is None else not runner.is_dropping:

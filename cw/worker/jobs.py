@@ -143,6 +143,10 @@ class HeldJobs:
                 job.withdrawn = True
         return self._take_out(lambda job: job.withdrawn)
 
+    def drop_awaiting(self) -> list[int]:
+        """Take out the jobs that wait for shared values, which the master that has promised them cannot send."""
+        return self._take_out(lambda job: not job.function.is_ready())
+
     def give_back(self, count: int) -> list[int]:
         """Take out the last `count` jobs of the backlog."""
         found = [self.backlog.pop().dispatch for _ in range(min(count, len(self.backlog)))]

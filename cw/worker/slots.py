@@ -72,6 +72,10 @@ class Slots:
     def on_jobs(self, jobs: Sequence[WorkerJob], now: float) -> list[Action]:
         return returned(self.held.take(jobs, now)) + self._assignment.assign(now)
 
+    def on_values(self, now: float) -> list[Action]:
+        """Shared values are here for which jobs waited."""
+        return self._assignment.assign(now)
+
     def on_avoid(self, dispatches: Sequence[int], slots: Sequence[int]) -> None:
         """Note the slots on which runners of jobs died that come next."""
         self.held.exclude_slots(dispatches, slots)

@@ -37,6 +37,7 @@ from cw.worker.execution import Execution
 from cw.worker.jobs import WorkerJob
 from cw.worker.leaving import Leaving
 from cw.worker.runners import Runners
+from cw.worker.sharing import Sharing
 from cw.worker.slots import Slots
 
 logger = EventLogger("cw.worker")
@@ -103,6 +104,10 @@ class Worker:
         self._execution = Execution(loop, self._slots, self._runners, self._departure, self._send)
         self._outcomes = self._execution.outcomes
         self._perform = self._execution.perform
+        self._sharing = Sharing(
+            loop, self._sessions, self._send, lambda: self._perform(self._slots.on_values(time.monotonic())),
+            settings.silence,
+        )  # fmt: skip
         forkserver.set_subreaper()
         loop.call_every(1.0, self._on_second)
         self.leaving = Leaving(loop, self._departure, self._execution, self._link)
@@ -114,6 +119,9 @@ class Worker:
         return {
             m.Dispatch: self._on_dispatch,
             m.Objects: self._on_objects,
+            m.Promise: self._on_promise,
+            m.Fetch: self._sharing.on_fetch,
+            m.OpenPort: self._sharing.on_open_port,
             m.Avoid: lambda message: slots.on_avoid(message.dispatches, message.slots),
             m.Depth: lambda message: slots.on_depth(message.session, message.depth),
             m.Forget: self._on_forget,
@@ -146,7 +154,8 @@ class Worker:
         self._handlers[type(message)](message)
 
     def on_lost(self) -> None:
-        """Do nothing: `on_welcome` reports to the next master what is here."""
+        """Stop what the master has ordered: `on_welcome` reports to the next master what is here."""
+        self._sharing.on_lost()
 
     def on_failure(self, error: BaseException) -> None:
         if not isinstance(error, (program.UserError, ConnectionError)):
@@ -170,6 +179,8 @@ class Worker:
 
     def _report(self) -> None:
         """Report the inventory to a master that we have just joined, which knows nothing of it."""
+        self._slots.held.drop_awaiting()
+        self._sharing.begin_anew()
         capacity = self._slots.on_joined()
         self._forget_unused_objects()
         inventories = [
@@ -225,10 +236,21 @@ class Worker:
 
     def _on_objects(self, message: m.Objects) -> None:
         for session, number, kind, needs, payload in zip(*message, strict=True):
-            if session not in self._sessions:
-                self._sessions[session] = SessionObjects(session)
-                self._slots.on_session_opened(session)
-            self._sessions[session].add(number, kind, needs, payload)
+            if kind == m.SHARED and self._sharing.on_objects(session, number, payload):
+                continue
+            self._open_session(session).add(number, kind, needs, payload)
+
+    def _on_promise(self, message: m.Promise) -> None:
+        for session in set(message.sessions):
+            self._open_session(session)
+        self._sharing.on_promise(message)
+
+    def _open_session(self, session: int) -> SessionObjects:
+        """Return a session's objects, for a master that names it."""
+        if session not in self._sessions:
+            self._sessions[session] = SessionObjects(session)
+            self._slots.on_session_opened(session)
+        return self._sessions[session]
 
     def _on_forget(self, message: m.Forget) -> None:
         gone = [
@@ -243,6 +265,7 @@ class Worker:
 
     def _on_close_session(self, message: m.CloseSession) -> None:
         self._perform(self._slots.on_session_closed(message.session, time.monotonic()))
+        self._sharing.close_session(message.session)
         self._outcomes.outbox.forget_session(message.session)
         self._sessions.pop(message.session, None)
 
