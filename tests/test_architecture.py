@@ -79,7 +79,7 @@ FLOORS = [
     "net.acceptor", "net.connector", "net.connection", "net.send_queue", "net.loop", "net.timers", "net.sockets",
     "net.tls",
     "net.address", "net.protocol", "net.wire", "net.batches", "net.memory", "net.objects",
-    "net.messages", "net.peer_messages", "net.schema", "net.__init__",
+    "net.messages", "net.peer_messages", "net.passing_messages", "net.schema", "net.__init__",
     "credential", "userdir", "program", "guard", "nested", "events",
     "html", "requirements", "errors", "cpus", "processes", "location", "version",
 ]  # fmt: skip
@@ -163,6 +163,7 @@ PURE = (
     "net.objects",
     "net.messages",
     "net.peer_messages",
+    "net.passing_messages",
     "net.schema",
     "net.timers",
     "store.format",

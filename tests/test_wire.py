@@ -271,6 +271,8 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.ResultHost,
         m.WantsResultHost,
         m.Depth,
+        m.Promise,
+        m.Fetch,
     }
     for cls in SPECS:
         assert wire.is_control(cls(*cls._fields)) == (cls not in data)

@@ -87,8 +87,7 @@ class Exchange:
         self._secret = secrets.token_hex(16)
         self._parent = nested.job()
         self._loop, self._owner = loop, owner
-        self._jobs = jobs
-        self._calls = calls
+        self._jobs, self._calls = jobs, calls
         self._object_sender = calls.object_sender
         self._delivery = delivery
         self._again: list[ClientJob] = []  # jobs that must be submitted once more over this connection

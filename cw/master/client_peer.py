@@ -270,9 +270,6 @@ class ClientPeer(Peer):
         for _, number, kind, needs, payload in zip(*message, strict=True):
             self._objects.add(number, kind, needs, payload)
 
-    def _on_digest(self, message: m.Digest) -> None:
-        self._master.passing.on_digest((self._key, message.number), message.digest)
-
     def _on_forget(self, message: m.Forget) -> None:
         self._master.forget_objects([item.key for item in self._objects.forget(message.numbers)])
 
@@ -325,7 +322,9 @@ class ClientPeer(Peer):
         m.Submit: _on_submit,
         m.SubmitApart: _on_submit_apart,
         m.Objects: _on_objects,
-        m.Digest: _on_digest,
+        m.Digest: lambda self, message: self._master.passing.on_digest(
+            (self._key, message.number), message.digest
+        ),
         m.Forget: _on_forget,
         m.Cancel: _on_cancel,
         m.Received: _on_received,

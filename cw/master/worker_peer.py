@@ -203,9 +203,6 @@ class WorkerPeer(Peer):
         )
         self._master.passing.on_failed(self._key, (message.session, message.number))
 
-    def _on_port_opened(self, message: m.PortOpened) -> None:
-        self._master.passing.on_opened(self._key, message.port, message.hosts)
-
     def _on_draining(self, message: m.Draining) -> None:
         events.info("master.worker_draining", "%s drains", self.name)
         self._is_draining = True
@@ -314,7 +311,7 @@ class WorkerPeer(Peer):
         m.SharedRoom: lambda self, message: self.jobs.on_shared_room(message.size),
         m.Held: _on_held,
         m.NotFetched: _on_not_fetched,
-        m.PortOpened: _on_port_opened,
+        m.PortOpened: lambda self, message: self._master.passing.on_opened(self._key, *message),
         m.Draining: _on_draining,
         m.Capacity: _on_capacity,
         m.RunnerDied: _on_runner_died,
