@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from cw.master import passing
-from cw.master.passing import GIVES, TRIES, WORKERS, AskDigest, Close, Fetch, Open, Passing, SendValue
+from cw.master.passing import GIVES, TRIES, WALLED, WORKERS, AskDigest, Close, Fetch, Open, Passing, SendValue
 
 VALUE = 7, 3
 DIGEST = "d" * 64
@@ -134,17 +134,32 @@ def test_nothing_is_fetched_before_its_digest_is_known():
     assert cluster.sent == 1 and len(cluster.policy._values[VALUE].holders) == 3
 
 
-def test_workers_that_reach_no_other_get_it_from_the_master_and_later_values_at_once():
-    cluster = Cluster(joined(20), lambda worker, source: False)
+def test_where_no_worker_reaches_another_the_master_sends_all_after_few_trials():
+    tried = []
+
+    def reaches(worker, source):
+        tried.append((worker, source))
+        return False
+
+    cluster = Cluster(joined(100), reaches)
+    want(cluster, 100)
+    while cluster.step():
+        pass
+    assert cluster.sent == 100
+    assert len(cluster.policy._values[VALUE].holders) == 100
+    assert len(tried) <= WALLED * (TRIES + GIVES)
+    assert not cluster.policy.is_passed_on(passing.PASS_BYTES)
+
+
+def test_a_worker_that_reaches_no_other_gets_it_from_the_master_and_later_values_at_once():
+    cluster = Cluster(joined(20), lambda worker, source: worker != "w5")
     want(cluster, 20)
     while cluster.step():
         pass
-    assert cluster.sent == 20
+    assert cluster.sent == 2
     assert len(cluster.policy._values[VALUE].holders) == 20
-    alone = [key for key, port in cluster.policy._ports.items() if port.is_alone()]
-    assert alone
-    actions = cluster.policy.on_wanted(alone[0], [(7, 4)])
-    assert actions == [AskDigest((7, 4)), SendValue(alone[0], (7, 4))]
+    actions = cluster.policy.on_wanted("w5", [(7, 4)])
+    assert actions == [AskDigest((7, 4)), SendValue("w5", (7, 4))]
 
 
 def test_a_worker_behind_a_wall_is_not_asked_for_long():

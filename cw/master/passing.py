@@ -40,6 +40,10 @@ TRIES = 2
 one after which nobody is sent there. Larger: more time is lost where no worker reaches another. Smaller: one fault
 counts for all."""
 
+WALLED = 2
+"""Workers that none of TRIES others could reach, with no worker that any could reach, after which the master sends all:
+so it is where each machine is behind a wall. Larger: more time is lost there."""
+
 
 class SendValue(NamedTuple):
     """Send this value from here."""
@@ -118,7 +122,10 @@ class _Port:
         self.unreached: set[WorkerKey] = set()  # workers that it could not reach
 
     def is_closed_to(self, worker: WorkerKey) -> bool:
-        return worker in self.failed or (not self.gave and len(self.failed) >= TRIES)
+        return worker in self.failed or self.is_unreachable()
+
+    def is_unreachable(self) -> bool:
+        return not self.gave and len(self.failed) >= TRIES
 
     def is_alone(self) -> bool:
         return len(self.unreached) >= TRIES
@@ -165,7 +172,7 @@ class Passing:
 
     def is_passed_on(self, size: int) -> bool:
         """True if workers pass on a value of this size now."""
-        return size >= PASS_BYTES and len(self._ports) >= WORKERS
+        return size >= PASS_BYTES and len(self._ports) >= WORKERS and not self._is_walled()
 
     def on_digest(self, value: Key, digest: str) -> list[PassingAction]:
         """The client says the digest of a value. Without it nobody can check what comes from a worker."""
@@ -247,9 +254,10 @@ class Passing:
     def _decide_all(self) -> list[PassingAction]:
         actions: list[PassingAction] = []
         self._gives = self._count_gives()
+        is_walled = self._is_walled()
         for key, value in self._values.items():
             for worker in list(value.waiting):
-                actions += self._decide(worker, key, value)
+                actions += self._decide(worker, key, value, is_walled)
         for key in [key for key, value in self._values.items() if value.is_let_go and value.is_idle()]:
             del self._values[key]
         needed = {
@@ -264,13 +272,18 @@ class Passing:
                 actions.append(Close(worker))
         return actions
 
-    def _decide(self, worker: WorkerKey, key: Key, value: _Value) -> list[PassingAction]:
+    def _decide(self, worker: WorkerKey, key: Key, value: _Value, is_walled: bool) -> list[PassingAction]:
         """Decide for one worker that waits."""
         ports = self._ports
         own = ports[worker]
         sources = [source for source in value.holders if not ports[source].is_closed_to(worker)]
         is_unchecked = not value.digest and value.is_let_go  # the client will not say its digest any more
-        if own.is_alone() or is_unchecked or (not sources and not value.fetching and not value.sent):
+        if (
+            is_walled
+            or own.is_alone()
+            or is_unchecked
+            or (not sources and not value.fetching and not value.sent)
+        ):
             del value.waiting[worker]
             value.sent[worker] = None
             return [SendValue(worker, key)]
@@ -289,6 +302,11 @@ class Passing:
                 ports[source].is_open = True
                 return [Open(source)]
         return []
+
+    def _is_walled(self) -> bool:
+        """True if workers do not reach each other."""
+        ports = self._ports.values()
+        return sum(port.is_unreachable() for port in ports) >= WALLED and not any(port.gave for port in ports)
 
     def _count_gives(self) -> Counter[WorkerKey]:
         return Counter(source for value in self._values.values() for source in value.fetching.values())

@@ -100,5 +100,5 @@ class PassingOrders:
         return list(dict.fromkeys([seen, *hosts]))[:MOST_ADDRESSES]
 
 
-MOST_ADDRESSES = 4
+MOST_ADDRESSES = 2
 """Most addresses of one worker that another tries. Larger: more time is lost where none answers."""

@@ -1,5 +1,5 @@
-"""In namespaces of its own (see test_sharing.py): a master here with a bounded link, and each worker in a network of its
-own; they reach the master, and each other unless there are walls."""
+"""In namespaces of its own (see test_sharing.py): a master here with a bounded link, and each worker in a network of
+its own; they reach the master, and each other unless there are walls."""
 
 import contextlib
 import subprocess
