@@ -13,6 +13,8 @@ DEPTHS = {1: 0, 2: 3}
 class Wire:
     """A connection that keeps what is sent."""
 
+    passes_files = False
+
     def __init__(self):
         self.sent = []
         self.withdrawn = []
@@ -125,6 +127,15 @@ def test_an_object_that_is_let_go_is_forgotten_there_and_comes_again_when_it_is_
     wire.kinds()
     jobs.send_jobs([job(1, 6, f)])
     assert wire.kinds() == [m.Objects, m.Dispatch]
+
+
+def test_on_the_masters_machine_nothing_is_promised():
+    wire, passing = Wire(), Passing()
+    wire.passes_files = True
+    large = Object(2, bytes(1000), m.SHARED, session=1)
+    jobs = JobSender(wire, "w", DEPTHS.get, passing)
+    jobs.send_jobs([job(1, 5, Object(3, b"code", m.FUNCTION, [large], session=1))])
+    assert wire.kinds() == [m.Objects, m.Dispatch] and not passing.wanted
 
 
 def test_a_large_shared_value_is_promised_and_sent_when_the_policy_says_so():

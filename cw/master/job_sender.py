@@ -83,6 +83,8 @@ class JobSender:
 
     def _promise(self, message: m.Objects, named: Iterable[Object], promised: dict[Key, None]) -> m.Objects:
         """Promise the large shared values among these objects, if workers pass them on. Returns the other objects."""
+        if self._connection.passes_files:
+            return message
         rows = list(zip(*message, strict=True))
         large = {row[:2] for row in rows if row[2] == m.SHARED and self._passing.is_passed_on(len(row[4]))}
         if not large:

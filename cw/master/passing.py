@@ -142,7 +142,7 @@ class Passing:
     # --- workers ---
 
     def on_joined(self, worker: WorkerKey) -> None:
-        """A worker is connected (again): nothing is known of what it has."""
+        """A worker on another machine is connected (again): nothing is known of what it has."""
         self._ports[worker] = _Port()
 
     def on_gone(self, worker: WorkerKey) -> list[PassingAction]:

@@ -171,7 +171,8 @@ class WorkerPeer(Peer):
         inventories, self._inventory = self._inventory, []
         self._has_joined = True
         self.jobs.on_inventory(message.sessions)
-        self._master.passing.on_joined(self._key)
+        if not self.connection.passes_files:  # on the master's machine a value is not copied
+            self._master.passing.on_joined(self._key)
         slots = program.count(self._capacity.slots, "slot")
         described = (
             f"{self.connection.peer}: {slots}, Python {'.'.join(map(str, self._python))}"
