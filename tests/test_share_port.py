@@ -1,6 +1,5 @@
 """A worker's port for other workers, and what one fetches there: in one process, over TCP or a local socket."""
 
-import hashlib
 import os
 import socket
 import time
@@ -12,14 +11,14 @@ from loops import make_running
 from cw import credential
 from cw.net import connector
 from cw.net import messages as m
-from cw.net.objects import Object
+from cw.net.objects import Object, digest_of
 from cw.worker import share_port
 from cw.worker.fetching import Fetching
 from cw.worker.share_port import SharePort
 
 SIZE = 1_000_000
 VALUE = os.urandom(SIZE)
-DIGEST = hashlib.sha256(VALUE).hexdigest()
+DIGEST = digest_of(VALUE)
 
 running = pytest.fixture(make_running)
 

@@ -6,7 +6,6 @@ are forgotten, and sent again if a job needs them again.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections import deque
@@ -16,7 +15,7 @@ from cw.client.objects import ObjectTable
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.loop import Loop
-from cw.net.objects import Key, Object, ObjectCache
+from cw.net.objects import Key, Object, ObjectCache, digest_of
 
 BYTES_AT_ONCE = 64 * 1024**2
 OBJECTS_AT_ONCE = 4096
@@ -98,8 +97,7 @@ class ObjectSender:
         return True
 
     def on_want_digest(self, message: m.WantDigest) -> None:
-        """Answer with the digest of a shared value, if it is here. It takes a second or two for a gigabyte, so another
-        thread computes it."""
+        """Answer with the digest of a shared value, if it is here. Another thread computes it."""
         connection = self._connection
         found = self._find({message.number})
         if connection is None or found is None or found[0].kind != m.SHARED:
@@ -110,7 +108,7 @@ class ObjectSender:
             connection.send(m.Digest(item.number, item.digest))
 
         def compute() -> None:
-            item.digest = hashlib.sha256(item.payload).hexdigest()
+            item.digest = digest_of(item.payload)
             self._loop.call_soon_threadsafe(send)
 
         if item.digest:

@@ -16,6 +16,7 @@ comes, so that all jobs with these options share one value.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
@@ -41,6 +42,12 @@ NEED_BYTES = 8
 
 Key = tuple[int, int]
 """Session and number of an object."""
+
+
+def digest_of(payload: Any) -> str:
+    """Return a cryptographic digest of a payload, in hexadecimal digits. Takes some seconds for a gigabyte, in which
+    other threads run."""
+    return hashlib.blake2b(payload, digest_size=32).hexdigest()
 
 
 class Estimate:
@@ -91,7 +98,7 @@ class Object:
         self.is_awaited = False
         """True for a shared value that is promised and not here yet."""
         self.digest = ""
-        """SHA-256 digest of the payload, when the client has computed it."""
+        """Digest of the payload, when the client has computed it."""
 
     def is_ready(self) -> bool:
         """True if no shared value that it needs is awaited."""

@@ -22,7 +22,7 @@ class WantDigest(NamedTuple):
 
 @record(11, Leg.CLIENT_MASTER)
 class Digest(NamedTuple):
-    """The SHA-256 digest of a shared value's payload."""
+    """The BLAKE2b digest (32 bytes) of a shared value's payload."""
 
     number: int
     digest: DigestText

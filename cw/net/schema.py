@@ -96,7 +96,7 @@ def _are_depths(values: list[Any]) -> bool:
 
 
 def is_digest(text: Any) -> bool:
-    """True if it is a SHA-256 digest in hexadecimal digits."""
+    """True if it is a digest of 32 bytes in hexadecimal digits."""
     return isinstance(text, str) and len(text) == 64 and _HEX.issuperset(text)
 
 

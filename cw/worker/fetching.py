@@ -8,7 +8,6 @@ All in here runs in the loop's thread, except the connecting and the digest.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.connector import dial
 from cw.net.loop import Loop
+from cw.net.objects import digest_of
 
 DIAL_SECONDS = 3.0
 """Time limit of an attempt to connect to another worker (seconds). Larger: more time is lost where workers do not
@@ -86,6 +86,6 @@ class Fetching:
         threading.Thread(target=self._check, args=(payload,), name="cw-digest", daemon=True).start()
 
     def _check(self, payload: Any) -> None:
-        is_same = hashlib.sha256(payload).hexdigest() == self._order.digest
+        is_same = digest_of(payload) == self._order.digest
         reason = "" if is_same else "its value has another digest than the client's"
         self._loop.call_soon_threadsafe(lambda: self._finish(payload if is_same else None, reason))
