@@ -78,7 +78,7 @@ FLOORS = [
     "net.master_link",
     "net.acceptor", "net.connector", "net.connection", "net.send_queue", "net.loop", "net.timers", "net.sockets",
     "net.tls",
-    "net.address", "net.protocol", "net.wire", "net.batches", "net.memory", "net.objects",
+    "net.address", "net.interfaces", "net.protocol", "net.wire", "net.batches", "net.memory", "net.objects",
     "net.messages", "net.peer_messages", "net.passing_messages", "net.schema", "net.__init__",
     "credential", "userdir", "program", "guard", "nested", "events",
     "html", "requirements", "errors", "cpus", "processes", "location", "version",
@@ -120,7 +120,7 @@ KEEPERS = {
         "payloads.dependent",
         "net.connection",
         "net.sockets",
-        "net.address",
+        "net.interfaces",
         "store.format",
     },
     "array": {"net.wire", "net.sockets"},  # sockets: descriptors beside the bytes

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from cw import processes
 from cw.errors import Error
 from cw.events import EventLogger
+from cw.net import interfaces
 from cw.program import UserError
 from cw.userdir import home_directory, locked, make_home, read_private, write_private
 
@@ -37,10 +38,6 @@ PORT = 5494
 
 DEFAULT_CLUSTER = "default"
 """Name of the cluster if CW_CLUSTER gives none."""
-
-# Besides the loopback, bridges of containers and virtual machines: they have the same address everywhere.
-_PRIVATE_INTERFACES = ("lo", "docker", "br-", "veth", "virbr", "lxc", "cni", "podman")
-_SIOCGIFADDR = 0x8915  # From <linux/sockios.h>.
 
 logger = EventLogger("cw.address")
 
@@ -408,45 +405,13 @@ def _machine() -> str:
         return f"{file.read().strip()}/{os.stat('/proc/self/ns/net').st_ino}"
 
 
-def addresses_for_others() -> list[str]:
-    """List this machine's addresses, except loopback's."""
-    return [host for host in (*_ipv4_addresses(), *_ipv6_addresses()) if not is_loopback(host)]
-
-
 def _own_addresses(bound_host: str) -> tuple[list[str], list[str]]:
     """List (addresses for other machines, addresses for this one) of a master that is bound to `bound_host`."""
     if is_loopback(bound_host):
         return [], [bound_host]
     if bound_host not in ("", "::", "0.0.0.0"):
         return [bound_host], []
-    addresses = [os.uname().nodename, *_ipv4_addresses()]
+    addresses = [os.uname().nodename, *interfaces.ipv4_addresses()]
     if bound_host != "0.0.0.0":
-        addresses += _ipv6_addresses()
+        addresses += interfaces.ipv6_addresses()
     return [host for host in addresses if not is_loopback(host)], ["127.0.0.1"]
-
-
-def _ipv4_addresses() -> list[str]:
-    import fcntl
-    import struct
-
-    found = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-        for _, interface in socket.if_nameindex():
-            if not interface.startswith(_PRIVATE_INTERFACES):
-                with contextlib.suppress(OSError):  # It has no IPv4 address.
-                    answer = fcntl.ioctl(asker, _SIOCGIFADDR, struct.pack("256s", interface.encode()[:15]))
-                    found.append(socket.inet_ntoa(answer[20:24]))
-    return found
-
-
-def _ipv6_addresses() -> list[str]:
-    try:
-        with open("/proc/net/if_inet6") as file:
-            rows = [line.split() for line in file]
-    except OSError:  # A machine without IPv6.
-        return []
-    return [
-        socket.inet_ntop(socket.AF_INET6, bytes.fromhex(row[0]))
-        for row in rows
-        if row[3] == "00" and not row[5].startswith(_PRIVATE_INTERFACES)
-    ]  # 00: not for one link only.

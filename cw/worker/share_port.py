@@ -15,7 +15,7 @@ from typing import Any
 
 from cw import credential
 from cw.events import RateLimited
-from cw.net import address
+from cw.net import interfaces
 from cw.net import messages as m
 from cw.net.acceptor import Acceptor
 from cw.net.connection import Connection
@@ -85,7 +85,7 @@ class SharePort:
 
     def addresses(self) -> list[str]:
         """List this machine's addresses for other machines."""
-        return address.addresses_for_others()[:HOSTS]
+        return [*interfaces.ipv4_addresses(), *interfaces.ipv6_addresses()][:HOSTS]
 
     def _on_admitted(self, sock: Any) -> None:
         if len(self._connections) >= CONNECTIONS:
