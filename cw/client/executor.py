@@ -307,7 +307,7 @@ def _settle(number: int, future: Future[Any], error: BaseException | None, value
     try:
         if error is None:
             future.set_result(value)
-        elif not isinstance(error, Abandoned) or not future.cancel():
+        elif not isinstance(error, Abandoned) or not future.kill():
             future.set_exception(error)
     except InvalidStateError:
         pass  # cancelled at this very moment
