@@ -45,7 +45,13 @@ def test_a_client_tries_on_until_the_connect_timeout():
     assert not_found(patience, REFUSED, 104.0) is None
     failure = not_found(patience, REFUSED, 104.96)
     assert isinstance(failure, ConnectionError)
-    assert "node7:5494: Connection refused" in str(failure)
+    assert "(node7:5494: Connection refused)" in str(failure)
+
+
+def test_the_error_names_the_source_of_an_address_that_the_program_has_not_given():
+    found = [SimpleNamespace(source="from CW_MASTER")] * 2 + [SimpleNamespace(source=address.NOTHING_KNOWN)]
+    failure = client(5.0).on_not_found(REFUSED, found, 105.0, 0.05)
+    assert "(node7:5494: Connection refused; from CW_MASTER)" in str(failure)
 
 
 def test_a_client_has_less_and_less_time_for_one_attempt():

@@ -104,19 +104,20 @@ class Patience:
             and all(isinstance(e, socket.gaierror) and e.errno == socket.EAI_NONAME for _, e in failures)
         )
         is_hopeless = is_unknown or (fault is not None and not fault.may_pass)
-        return _no_master(failures) if is_hopeless or now + pause > self._deadline else None
+        return _no_master(failures, candidates) if is_hopeless or now + pause > self._deadline else None
 
 
-def _no_master(failures: Failures) -> ConnectionError:
+def _no_master(failures: Failures, candidates: Sequence[address.Candidate]) -> ConnectionError:
     fault = credential.fault_among(error for _, error in failures)
     if fault is not None:
         return ConnectionError(str(fault))
     if not failures:
         return ConnectionError(address.why_not_found())
-    tried = "; ".join(
-        f"{address.join(*where)}: {error.strerror or 'no answer in time'}" for where, error in failures
-    )
+    tried = [f"{address.join(*where)}: {error.strerror or 'no answer in time'}" for where, error in failures]
+    # A variable that the shell has kept, or a file that a killed master left: else nobody knows where to look.
+    sources = dict.fromkeys(candidate.source for candidate in candidates)
+    tried += [source for source in sources if source not in (address.AS_GIVEN, address.NOTHING_KNOWN)]
     return ConnectionError(
-        f"no cw master answers ({tried}); start one with `python -m cw.master` (or a whole cluster: "
+        f"no cw master answers ({'; '.join(tried)}); start one with `python -m cw.master` (or a whole cluster: "
         "`with cw.allocate(4):`), or name its host"
     )

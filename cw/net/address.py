@@ -45,6 +45,9 @@ logger = EventLogger("cw.address")
 NOTHING_KNOWN = "nothing else is known"
 """The source of the last candidate."""
 
+AS_GIVEN = "as given"
+"""The source of an address that the program has given."""
+
 
 class AddressError(UserError, Error, ValueError):
     """An invalid address, or an invalid name of a cluster."""
@@ -188,7 +191,7 @@ def find_master(host: str | None = None, port: int | None = None) -> list[Candid
     port, _why_not_there = None if port is None else check_port(port), ""
     named: tuple[str, int | None]
     if host:
-        named, source = parse(host), "as given"
+        named, source = parse(host), AS_GIVEN
         if port and named[1] and named[1] != port:
             raise AddressError(f"{host!r} and port {port} contradict each other: give the port once")
     elif os.environ.get("CW_MASTER"):
