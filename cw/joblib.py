@@ -149,6 +149,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
             self._executor.shutdown(wait=False)
             self._begin(*wanted, max_workers=n_jobs)
         elif not _is_same(wanted, self._initialized_by):
+            self._executor.shutdown(wait=False)
             self._begin(*wanted)
         count = self.effective_n_jobs(n_jobs)
         # (In a job, Parallel itself waits for each future, so no batch is held back.)

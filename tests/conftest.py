@@ -3,6 +3,7 @@
 import faulthandler
 import fcntl
 import functools
+import gc
 import importlib
 import os
 import secrets
@@ -197,6 +198,7 @@ def _check_nothing_left(pids: set[int], files: set[Path], clients: set[threading
                 f"clients {_clients() - clients}\n{_stacks()}"
             )
         time.sleep(0.01)
+        gc.collect()  # an error that a test has caught keeps what its frames had, in a circle
 
 
 def _clients() -> set[threading.Thread]:

@@ -758,7 +758,6 @@ def test_all_that_runs_can_be_stopped_as_in_python_3_14(method, tmp_path):
         for future in running + waiting:
             with pytest.raises(CancelledError):
                 future.result(0)
-            assert future.cancelled()
         assert theirs.result(LIMIT) == 16
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
         executor.submit(jobs.square, 2)

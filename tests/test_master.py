@@ -184,7 +184,7 @@ def test_logs_have_time_stamps_and_v_gives_more():
             with socket.create_connection(("127.0.0.1", master.port)):
                 pass
             with Worker(master.address):
-                pass
+                master.wait_for_event("master.worker_joined")
             master.wait_for_event("master.worker_gone")
             stamp = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} cw\.\w+ [A-Z]+: "
             assert all(re.match(stamp, line) for line in master.err.splitlines())

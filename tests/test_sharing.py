@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import jobs
@@ -17,6 +17,7 @@ import cw
 from cw.master.passing import WORKERS
 
 SIZE = 8_000_000  # bytes
+LARGE = 32_000_000  # takes long enough for a look at what goes on
 
 
 def value(first=b"x", size=SIZE):
@@ -62,21 +63,24 @@ def cluster():
         yield Cluster(stack)
 
 
-def ports_of(process):
-    """TCP ports at which a process listens."""
-    inodes = set()
-    for fd in os.listdir(f"/proc/{process}/fd"):
-        try:
-            inodes.add(os.readlink(f"/proc/{process}/fd/{fd}"))
-        except OSError:
-            continue
-    found = []
-    for table in "tcp", "tcp6":
-        with open(f"/proc/{process}/net/{table}") as file:
-            for row in list(file)[1:]:
-                fields = row.split()
-                if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
-                    found.append(int(fields[1].rpartition(":")[2], 16))
+def listening():
+    """The sockets of all processes at which TCP connections are accepted."""
+    rows = [row.split() for table in ("tcp", "tcp6") for row in open(f"/proc/self/net/{table}")]
+    return {f"socket:[{fields[9]}]" for fields in rows if fields[3] == "0A"}
+
+
+def that_share(cluster):
+    """The workers that have a port open."""
+    sockets = listening()
+    return [worker for worker in cluster.workers if sockets & links_of(worker.pid)]
+
+
+def links_of(pid):
+    """What a process has open."""
+    found = set()
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with suppress(OSError):
+            found.add(os.readlink(entry.path))
     return found
 
 
@@ -84,7 +88,7 @@ def test_a_value_leaves_the_master_once_and_all_ports_are_closed_afterwards(clus
     data = cw.share(value())
     assert cluster.run_on_all(data) == [[SIZE, b"x"]] * WORKERS
     assert SIZE < cluster.relay.passed < 1.5 * SIZE
-    wait_until(lambda: not any(ports_of(worker.pid) for worker in cluster.workers), LIMIT)
+    wait_until(lambda: not that_share(cluster), LIMIT)
 
 
 def test_with_fewer_workers_the_master_sends_to_each():
@@ -95,12 +99,11 @@ def test_with_fewer_workers_the_master_sends_to_each():
 
 
 def test_the_worker_that_has_it_is_killed_and_the_others_get_it(cluster):
-    data = cw.share(value())
+    data = cw.share(value(size=LARGE))
     futures = [cluster.executor.submit(look, data, 0.3) for _ in range(3 * WORKERS)]
-    wait_until(lambda: any(ports_of(worker.pid) for worker in cluster.workers), LIMIT)
-    source = next(worker for worker in cluster.workers if ports_of(worker.pid))
+    source = wait_until(lambda: that_share(cluster), LIMIT)[0]
     source.end(signal.SIGKILL)
-    assert {future.result(LIMIT)[1:] for future in futures} == {(SIZE, b"x")}
+    assert {future.result(LIMIT)[1:] for future in futures} == {(LARGE, b"x")}
 
 
 def test_other_jobs_are_not_held_up_and_a_release_in_the_middle_harms_nobody(cluster):
@@ -109,9 +112,10 @@ def test_other_jobs_are_not_held_up_and_a_release_in_the_middle_harms_nobody(clu
         others = [cluster.executor.submit(jobs.square, n) for n in range(WORKERS)]
     assert [future.result(LIMIT) for future in others] == [n * n for n in range(WORKERS)]
     assert {future.result(LIMIT)[1:] for future in futures} == {(SIZE, b"x")}
-    wait_until(lambda: not any(ports_of(worker.pid) for worker in cluster.workers), LIMIT)
+    wait_until(lambda: not that_share(cluster), LIMIT)
 
 
+@pytest.mark.slow
 def test_a_client_that_ends_in_the_middle_leaves_no_port_open(cluster):
     with cw.ClusterExecutor(cluster.master.address) as executor:
         futures = [executor.submit(look, cw.share(value()), 30) for _ in range(WORKERS)]
@@ -119,18 +123,19 @@ def test_a_client_that_ends_in_the_middle_leaves_no_port_open(cluster):
         executor.shutdown(wait=False, cancel_futures=True)
         executor._session.close(is_waiting=False)
     assert cluster.run_on_all(cw.share(value(b"y"))) == [[SIZE, b"y"]] * WORKERS
-    wait_until(lambda: not any(ports_of(worker.pid) for worker in cluster.workers), LIMIT)
+    wait_until(lambda: not that_share(cluster), LIMIT)
 
 
+@pytest.mark.slow
 def test_the_master_is_killed_in_the_middle_and_all_get_it_from_the_next_one():
     with ExitStack() as stack:
         cluster = Cluster(stack)
-        data = cw.share(value())
+        data = cw.share(value(size=LARGE))
         futures = [cluster.executor.submit(look, data, 0.5) for _ in range(2 * WORKERS)]
-        wait_until(lambda: any(ports_of(worker.pid) for worker in cluster.workers), LIMIT)
+        wait_until(lambda: that_share(cluster), LIMIT)
         cluster.master.end(signal.SIGKILL)
         with Master("--port", cluster.master.port):
-            assert {future.result(LIMIT)[1:] for future in futures} == {(SIZE, b"x")}
+            assert {future.result(LIMIT)[1:] for future in futures} == {(LARGE, b"x")}
 
 
 @pytest.mark.slow

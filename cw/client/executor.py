@@ -226,8 +226,8 @@ class ClusterExecutor(concurrent.futures.Executor):
     def terminate_workers(self) -> None:
         """Shut down, and stop all calls of this executor, also those that run; the cluster's workers stay.
 
-        The name is that of ProcessPoolExecutor's method (Python 3.14). Returns when all futures are done: those whose
-        results had not arrived are cancelled. The processes that run calls end as after `kill`.
+        The name is that of ProcessPoolExecutor's method (Python 3.14). Returns when all futures are done: `result()` of
+        those whose results had not arrived raises CancelledError. The processes that run calls end as after `kill`.
         """
         self._leave()
 
@@ -307,7 +307,7 @@ def _settle(number: int, future: Future[Any], error: BaseException | None, value
     try:
         if error is None:
             future.set_result(value)
-        elif not isinstance(error, Abandoned) or not future.kill():
+        elif not isinstance(error, Abandoned) or not future.cancel():
             future.set_exception(error)
     except InvalidStateError:
         pass  # cancelled at this very moment
