@@ -352,7 +352,7 @@ def test_held_calls_hold_no_slot(executor):
 def test_shutdown_waits_for_held_calls_or_cancels_them():
     executor, own = cw.ClusterExecutor(), gate()
     future = executor.submit(jobs.square, own)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(cf.TimeoutError):
         future.result(0.05)
     timer = threading.Timer(0.2, own.set_result, [5])
     timer.start()
