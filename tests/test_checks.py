@@ -380,6 +380,18 @@ def test_what_a_worker_says_that_it_holds_is_bounded(monkeypatch):
         rules.check(m.Inventory([3, 4], [1, 1], [3, 4], [0, 0]))
 
 
+@pytest.mark.parametrize("numbers", [[1, 2], [1, 1]])
+def test_a_dispatch_that_a_worker_holds_twice_is_refused(numbers):
+    with pytest.raises(ProtocolError, match="it holds one dispatch twice"):
+        WorkerRules(2).check(m.Inventory([7, 7], [1, 2], numbers, [2, 0]))
+    rules = WorkerRules(2)
+    rules.check(m.Inventory([7], [1], [1], [2]))
+    rules.check(m.InventoryEnd([]))
+    rules.check(m.Inventory([7], [1], [1], [2]))
+    with pytest.raises(ProtocolError, match="it holds one dispatch twice"):
+        rules.check(m.Inventory([7], [2], [1], [2]))
+
+
 def test_of_many_notes_the_latest_are_kept():
     notes = checks.clean_notes([{"pid": n} for n in range(50)] + ["no note", None])
     assert notes == [{"pid": n} for n in range(52 - checks.NOTES, 50)]

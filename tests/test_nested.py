@@ -56,15 +56,9 @@ def test_a_job_on_the_only_slot_waits_for_jobs_of_its_own(way, executor):
     ],
 )
 def test_trees_of_jobs_end_on_few_slots_with_a_process_for_each_depth(slots, depth):
-    with cw.mp.allocate(slots) as cluster, cw.ClusterExecutor() as executor:
-        future = executor.submit(nesting.tree, depth)
-        most = 0
-        deadline = time.monotonic() + 2 * LIMIT
-        while not future.done() and time.monotonic() < deadline:
-            most = max(most, len(runners_of(cluster)))
-            time.sleep(0.002)
-        assert future.result(0) == 2**depth
-        most = max(most, len(runners_of(cluster)))  # idle ones stay for a while
+    with cw.mp.allocate(slots), cw.ClusterExecutor() as executor:
+        assert executor.submit(nesting.tree, depth).result(2 * LIMIT) == 2**depth
+        most = executor.submit(nesting.most_processes, depth).result(2 * LIMIT)
         assert most >= depth + 1
         if slots == 1:
             assert most == depth + 1

@@ -266,19 +266,22 @@ class WorkerRules(Rules):
         self.recalls = 0
         """Number of Recalls that were sent and not answered yet."""
         self._slots = slots
-        self._named = 0
+        self._named: set[int] = set()  # dispatches of its inventory so far
 
     def _on_results(self, message: m.Results) -> None:
         if max(message.statuses, default=0) > m.TIMEOUT:
             raise ProtocolError("a result that is neither done nor an error nor late")
 
     def _on_inventory(self, message: m.Inventory) -> None:
-        self._named += len(message.dispatches)
-        if self._named > INVENTORIES:
-            raise ProtocolError(f"it holds {self._named} jobs")
+        before = len(self._named)
+        self._named.update(message.dispatches)
+        if len(self._named) < before + len(message.dispatches):
+            raise ProtocolError("it holds one dispatch twice")
+        if len(self._named) > INVENTORIES:
+            raise ProtocolError(f"it holds {len(self._named)} jobs")
 
     def _on_inventory_end(self, message: m.InventoryEnd) -> None:
-        self._named = 0
+        self._named.clear()
 
     def _on_capacity(self, message: m.Capacity) -> None:
         if not 0 <= message.slots <= self._slots:
