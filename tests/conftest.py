@@ -104,17 +104,9 @@ def cluster() -> Iterator[cw.mp.Cluster]:
 
 @pytest.fixture
 def usual_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No other test with this fixture runs meanwhile: one looks for a master at the usual port, another starts one."""
+    """No other test with this fixture runs meanwhile: each starts a program that takes the usual port if it can."""
     with open(tmp_path_factory.getbasetemp().parent / "usual-port", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@pytest.fixture
-def nobody_at_usual_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test with the fixture `usual_port` runs meanwhile: programs look there for a master, and find none."""
-    with open(tmp_path_factory.getbasetemp().parent / "usual-port", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
 

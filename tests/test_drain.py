@@ -74,7 +74,7 @@ def test_an_idle_worker_leaves_at_once(master, executor):
         assert executor.submit(jobs.square, 3).result(LIMIT) == 9
         began = time.monotonic()
         assert worker.end() == 0
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_what_is_cut_short_may_clean_up_and_what_it_answers_is_dropped(
         wait_until(lambda: count_runs(runs) == 1, LIMIT)
         began = time.monotonic()
         assert worker.end() == 0
-        assert time.monotonic() - began < (2 if answer != "go on" else 5)
+        assert time.monotonic() - began < 10
     (path,) = runs.iterdir()
     assert path.read_text() == ("SIGINT SIGTERM " if answer == "go on" else "SIGINT finally ")
     assert not future.done()

@@ -319,7 +319,7 @@ def test_a_queued_job_is_cancelled_at_once_and_never_runs(executor, gate, tmp_pa
     future.add_done_callback(called.append)
     began = time.monotonic()
     assert future.cancel()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     assert future.cancelled()
     assert future.done()
     assert not future.running()

@@ -151,7 +151,7 @@ def test_c_code_that_holds_the_interpreter_for_a_minute_holds_up_nobody_else(tmp
         while not held.done():
             began = time.monotonic()
             assert executor.submit(jobs.square, count).result(LIMIT) == count**2
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 10
             time.sleep(0.05)
             count += 1
         assert held.exception(0) is None
@@ -438,7 +438,7 @@ time.sleep(1000)
             time.sleep(1)
             assert all(map(is_running, pids))
             wait_until(lambda: not any(map(is_running, pids)), LIMIT)
-            assert 1.9 < time.monotonic() - died < 6
+            assert 1.9 < time.monotonic() - died < 10
         master.wait_for_event("master.client_expired", "102 open jobs")
         with cw.ClusterExecutor(master.address) as executor:
             assert executor.submit(jobs.square, 3).result(LIMIT) == 9

