@@ -32,6 +32,9 @@ MOST_PRIORITY = 2**63 - 1
 OPTIONS_BYTES = 4096
 """Most bytes of a job's options on the wire. Larger: more of the master's memory, as each open job may have its own."""
 
+OUTPUT_MODES = "print", "keep", "log", "drop"
+"""What can be done with what a job prints. The first one is the default."""
+
 MOST_SLOTS = 65535
 """Most slots of one worker."""
 
@@ -106,6 +109,13 @@ def _keep(name: str, value: Any) -> str:
     return "keep"
 
 
+def _output(name: str, value: Any) -> str:
+    if value not in OUTPUT_MODES:
+        modes = ", ".join(map(repr, OUTPUT_MODES))
+        raise ValueError(f"{name} must be one of {modes} or None, not {value!r}")
+    return str(value)
+
+
 def _option(check: Callable[[str, Any], Any], text: str, is_sent: bool = True) -> Any:
     """`is_sent`: the other roles know it, too, not the client alone."""
     return field(default=None, metadata={"check": check, "help": text, "is_sent": is_sent})
@@ -155,6 +165,13 @@ class JobOptions:
         An exception of cw's own counts only if its class is named, as in `retry_on=cw.JobTimeout`.""",
         is_sent=False,
     )
+    output: str | None = _option(
+        _output,
+        """what becomes of what the job prints, also from C code and from processes that it starts. "print" (the
+        default): it appears on this program's stdout and stderr as it comes. "keep": up to 64 KiB of it come with the
+        result. "log": it goes to the log of the worker. "drop": it is dropped. If the job fails, its last 64 KiB come
+        with the error in any case.""",
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -203,6 +220,7 @@ class OptionArguments(TypedDict, total=False):
     priority: int | None
     retries: int | None
     retry_on: type[Exception] | tuple[type[Exception], ...] | None
+    output: str | None
 
 
 _SENT = [option.name for option in fields(JobOptions) if option.metadata["is_sent"]]

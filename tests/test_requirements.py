@@ -32,6 +32,7 @@ SECONDS = st.floats(min_value=1e-9, max_value=1e12)
 VALUES = {
     "attempts": st.integers(1, 10**6), "timeout": SECONDS, "min_time": SECONDS, "on_limit": st.just("keep"),
     "retries": st.integers(0, 10**6), "priority": st.integers(-MOST_PRIORITY, MOST_PRIORITY),
+    "output": st.sampled_from(["print", "keep", "log", "drop"]),
 }  # fmt: skip
 """Valid values of each option: a new one is missed by the test below."""
 
@@ -88,6 +89,8 @@ def test_options_cannot_be_changed():
         ({"timeout": math.inf}, "timeout must be a number of seconds above 0, not inf"),
         ({"timeout": "1"}, "timeout must be a number of seconds, not '1'"),
         ({"min_time": math.nan}, "min_time must be a number of seconds above 0, not nan"),
+        ({"output": "quiet"}, "output must be one of 'print', 'keep', 'log', 'drop' or None, not 'quiet'"),
+        ({"output": 1}, "output must be one of 'print', 'keep', 'log', 'drop' or None, not 1"),
         ({"on_limit": "drop"}, "on_limit must be 'keep' or None, not 'drop'"),
     ],
 )

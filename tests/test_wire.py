@@ -273,6 +273,11 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.Depth,
         m.Promise,
         m.Fetch,
+        m.Output,
+        m.JobOutput,
+        m.OutputHost,
+        m.Kept,
+        m.JobKept,
     }
     for cls in SPECS:
         assert wire.is_control(cls(*cls._fields)) == (cls not in data)

@@ -30,6 +30,7 @@ from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
+from cw.output.incoming import Incoming
 from cw.version import VERSION
 
 logger = EventLogger("cw.client")
@@ -40,6 +41,8 @@ ACKNOWLEDGED_SECONDS = 0.1
 
 class Owner(Protocol):
     """The session, as an exchange needs it."""
+
+    output: Incoming
 
     def on_joined(self) -> None:
         """Note that a master is connected; it may be another than before."""
@@ -93,7 +96,11 @@ class Exchange:
         self._again: list[ClientJob] = []  # jobs that must be submitted once more over this connection
         self._roster: set[str] = set()  # workers that are at the master, or were when it was lost
         self._is_acknowledging = self._leaves_when_done = False
-        self._handlers: dict[type, Callable[[Any], None]] = {
+        self._handlers = {**self._message_handlers(), **owner.output.handlers}
+
+    def _message_handlers(self) -> dict[type, Callable[[Any], None]]:
+        """Map message types of the master to their handlers, but those about output."""
+        return {
             m.Window: self._on_window,
             m.SharedRoom: lambda message: self._object_sender.on_shared_room(message.size),
             m.WantDigest: lambda message: self._object_sender.on_want_digest(message),
@@ -103,7 +110,7 @@ class Exchange:
             m.JobsStarted: self._on_started,
             m.JobResults: self._on_results,
             m.Lost: self._on_job_lost,
-            m.AttemptCounts: jobs.on_attempt_counts,
+            m.AttemptCounts: self._jobs.on_attempt_counts,
             m.Goodbye: lambda message: self.link.on_goodbye(message),
             m.Heartbeat: lambda message: None,
         }

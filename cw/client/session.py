@@ -35,6 +35,8 @@ from cw.errors import ConnectionError, StoreError
 from cw.events import EventLogger
 from cw.net import address
 from cw.net.loop import Loop
+from cw.output.incoming import Incoming
+from cw.output.sink import Sink
 from cw.payloads import current
 from cw.payloads.environment import check_workdir, dump_environment
 
@@ -83,6 +85,8 @@ class Session:
         self.delivery = Delivery(
             jobs, deliver, store_client, lambda: self._loop.call_soon_threadsafe(self.on_wake)
         )
+        self.output = Incoming(Sink())
+        """Takes what jobs print. Its `sink` may be replaced before the start."""
         self.exchange = Exchange(self._loop, self, settings, jobs, self.calls, self.delivery)
         self.submitter = submitter = Submitter(
             self._loop, self, jobs, self.calls, self.exchange, self.delivery

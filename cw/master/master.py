@@ -34,6 +34,7 @@ from cw.master.jobs import (
     WatchSetbacks,
 )
 from cw.master.observer import ObserverPeer
+from cw.master.output import OutputRoute
 from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, logger
 from cw.master.resumption import SETTLE
@@ -77,6 +78,9 @@ class Master:
         self.clients: dict[int, ClientPeer] = {}  # by session
         self.workers: dict[str, WorkerPeer] = {}  # by ident
         self.passing = PassingOrders(self.workers, self.clients)
+        self.output = OutputRoute(
+            self.dispatcher.state, self.clients, lambda key, share: self.workers[key].send(share)
+        )
         self._lost: deque[Loss] = deque(maxlen=LOST_KEPT)
         # Until then, clients may come back whose sessions only workers know.
         self._leftovers_end_at = time.monotonic() + SETTLE + settings.client_grace
@@ -124,11 +128,13 @@ class Master:
         for worker in self.workers.values():
             worker.jobs.close_session(key)
         self.passing.on_session_closed(key)
+        self.output.on_session_closed(key)
 
     def note_worker(self, key: str, is_there: bool) -> None:
         """Note that a worker has joined, or is gone for good."""
         if not is_there:
             del self.workers[key]
+            self.output.on_worker_gone(key)
         self._resize_windows()
         for client in self.clients.values():
             client.on_roster([key] if is_there else [], [] if is_there else [key])
@@ -259,6 +265,7 @@ class Master:
         for client in list(self.clients.values()):
             client.on_second(now)
         self._allow_shared()
+        self.output.on_second(now)
         if now > self._leftovers_end_at:
             self.perform(self.dispatcher.on_orphans_expired())
             for worker in self.workers.values():

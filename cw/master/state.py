@@ -204,6 +204,11 @@ class State:
         """The open jobs of this session to which something has been charged."""
         return [job for job in self.sessions[key].jobs.values() if job.notes]
 
+    def owner_of(self, key: WorkerKey, dispatch: int) -> tuple[SessionKey, int] | None:
+        """Session and number of an open job that this worker holds under this dispatch; None: it holds no such job."""
+        job = self.workers[key].held.get(dispatch) if key in self.workers else None
+        return None if job is None or job.cancelled else (job.session.key, job.number)
+
     def held(self, key: WorkerKey) -> int:
         """Number of jobs that this worker holds."""
         return len(self.workers[key].held)

@@ -19,6 +19,7 @@ from cw.master import checks
 from cw.master.dispatch import Dispatcher
 from cw.master.job_sender import JobSender
 from cw.master.jobs import Action, Inventory, WorkerMessage
+from cw.master.output import OutputRoute
 from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, events, lines
 from cw.master.settings import AWAY, Settings
@@ -44,6 +45,8 @@ class Master(Protocol):
 
     @property
     def dispatcher(self) -> Dispatcher: ...
+    @property
+    def output(self) -> OutputRoute: ...
     @property
     def settings(self) -> Settings: ...
     @property
@@ -317,6 +320,8 @@ class WorkerPeer(Peer):
         m.Capacity: _on_capacity,
         m.RunnerDied: _on_runner_died,
         m.NotEntered: _on_not_entered,
+        m.Output: lambda self, message: self._master.output.on_output(self._key, self.host, message),
+        m.Kept: lambda self, message: self._master.output.on_kept(self._key, message),
         m.Remark: _on_remark,
         m.Goodbye: _on_goodbye,
         m.Heartbeat: lambda self, message: self.connection.send(message),  # the beat is the worker's

@@ -24,6 +24,10 @@ from cw.net.passing_messages import (
     Digest as Digest, Fetch as Fetch, Held as Held, NotFetched as NotFetched, OpenPort as OpenPort,
     PortOpened as PortOpened, Promise as Promise, Want as Want, WantDigest as WantDigest,
 )  # fmt: skip
+from cw.net.output_messages import (
+    STDERR as STDERR, STDOUT as STDOUT, RECORDS as RECORDS, JobKept as JobKept, JobOutput as JobOutput, Kept as Kept,
+    Output as Output, OutputHost as OutputHost, OutputShare as OutputShare, Printed as Printed,
+)  # fmt: skip
 from cw.net.schema import (
     Count, Durations, F32s, Leg as Leg, Line, Payloads, U8s, U16s, U32Lists, U32s, U64s, batch, record,
     sent_on as sent_on,

@@ -1,0 +1,1 @@
+"""What jobs print, at home: where it comes in, and where it goes."""
