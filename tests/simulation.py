@@ -215,7 +215,7 @@ class SimConnection:
         if sock.is_refused():
             self.loop.call_later(0.001, lambda: self.fail("Connection reset by peer"))
 
-    def send(self, message):
+    def send(self, message, is_ordered=False):
         if self.closed or self._closing:
             return
         sim = self.loop.sim
@@ -224,7 +224,7 @@ class SimConnection:
             self._riding += encoded(message)
             return
         for part in split(message):
-            self.out.send(0 if wire.is_control(message) else 1, self._riding, part)
+            self.out.send(0 if wire.is_control(message) and not is_ordered else 1, self._riding, part)
             self._riding = b""
         if sim.is_followed(message):
             self.out.send(1, b"", None)

@@ -53,11 +53,13 @@ FLOORS = [
     "worker.__main__", "worker.cli", "worker.worker", "worker.sharing", "worker.fetching", "worker.share_port",
     "worker.leaving", "worker.execution", "worker.runners",
     "worker.forkserver_client",
-    "worker.forkserver", "worker.relay", "worker.patience", "worker.outcomes", "worker.outbox", "worker.departure",
+    "worker.output", "worker.job_log", "worker.last_words",
+    "worker.forkserver", "worker.patience", "worker.outcomes", "worker.outbox", "worker.departure",
     "worker.slots", "worker.assignment", "worker.lending", "worker.actions", "worker.pool", "worker.jobs",
+    "worker.live_output", "worker.job_output",
     "worker.__init__",
     "runner.runner", "runner.leftovers", "runner.script", "runner.definitions", "runner.absent",
-    "runner.bindings", "runner.channel", "runner.__init__",
+    "runner.bindings", "runner.output", "runner.channel", "runner.output_channel", "runner.__init__",
     "payloads.dependent", "payloads.chunks", "payloads.initializer", "payloads.generators", "payloads.serialize",
     "payloads.failures",
     "payloads.refusals", "payloads.sources",
@@ -115,8 +117,10 @@ KEEPERS = {
     "cloudpickle": {"payloads.pickled", "payloads.named", "payloads.byvalue", "payloads.environment"},
     "marshal": {"payloads.local_functions"},
     # wire: the wire format. layout: what lies in a payload. connection, sockets, address: forms of the kernel's.
-    # format: the form of a store's records.
+    # format: the form of a store's records. output_channel, job_output: the end marks among what jobs print.
     "struct": {
+        "runner.output_channel",
+        "worker.job_output",
         "net.wire",
         "payloads.layout",
         "payloads.dependent",
@@ -163,6 +167,8 @@ PURE = (
     "worker.actions",
     "worker.pool",
     "worker.jobs",
+    "worker.live_output",
+    "worker.job_output",
     "net.objects",
     "net.messages",
     "net.peer_messages",

@@ -70,10 +70,10 @@ def test_messages_that_are_new_change_nothing(monkeypatch):
     monkeypatch.setattr(message_digests, "NEW_MESSAGES", message_digests.NEW_MESSAGES | {"Stock"})
     send, encode = SimConnection.send, wire.encode
 
-    def send_more(connection, message):
+    def send_more(connection, message, is_ordered=False):
         if type(message) is m.Dispatch:
             send(connection, Stock([], [], []))
-        send(connection, message)
+        send(connection, message, is_ordered)
 
     def encode_as_something_known(message, with_files=False):
         return encode(m.Release([]) if type(message) is Stock else message, with_files)

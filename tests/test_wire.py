@@ -278,6 +278,7 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.OutputHost,
         m.Kept,
         m.JobKept,
+        m.Printed,
     }
     for cls in SPECS:
         assert wire.is_control(cls(*cls._fields)) == (cls not in data)

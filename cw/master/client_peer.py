@@ -19,6 +19,7 @@ from cw import program
 from cw.master import checks
 from cw.master.dispatch import Dispatcher
 from cw.master.jobs import Action, Deliver, GiveUp, Job, attempt_counts
+from cw.master.output import OutputRoute
 from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, events, lines
 from cw.master.resumption import Resumption
@@ -57,6 +58,8 @@ class Master(Protocol):
     def settings(self) -> Settings: ...
     @property
     def passing(self) -> PassingOrders: ...
+    @property
+    def output(self) -> OutputRoute: ...
     def perform(self, actions: list[Action]) -> None: ...
     def welcome(self, connection: Connection) -> None: ...
     def joined(self) -> set[str]: ...
@@ -149,7 +152,9 @@ class ClientPeer(Peer):
         lost = m.Lost(action.number, action.reason, list(action.notes))
         if self.connection is None:
             self._lost.append(lost)
-        self.send(lost)
+        else:
+            # What the job printed must come before this, and goes behind results.
+            self.connection.send(lost, is_ordered=self._master.output.has_sent(self._key))
 
     def remark(self, kind: str, text: str) -> None:
         """Send the user a worker's remark: once for each kind, and at most REMARKS kinds."""

@@ -51,6 +51,11 @@ class OutputRoute:
         self._shares = OutputShares()
         self._hosts: dict[SessionKey, tuple[Connection, str]] = {}  # the last OutputHost
         self._left_out: dict[SessionKey, _LeftOut] = {}
+        self._served: set[SessionKey] = set()
+
+    def has_sent(self, session: SessionKey) -> bool:
+        """True if the client was sent output of its jobs."""
+        return session in self._served
 
     def on_output(self, worker: WorkerKey, host: str, message: m.Output) -> None:
         """Pass on live output. What the worker says of jobs that it does not hold is dropped."""
@@ -70,6 +75,7 @@ class OutputRoute:
             owner = self._state.owner_of(worker, dispatch)
             connection = None if owner is None else self._clients[owner[0]].connection
             if owner is not None and connection is not None:
+                self._served.add(owner[0])
                 connection.send(m.JobKept([owner[1]], *([value] for value in part)))
 
     def on_second(self, now: float) -> None:
@@ -82,6 +88,7 @@ class OutputRoute:
         self._shares.on_session_closed(session)
         self._hosts.pop(session, None)
         self._left_out.pop(session, None)
+        self._served.discard(session)
 
     def on_worker_gone(self, worker: WorkerKey) -> None:
         self._shares.on_worker_gone(worker)
@@ -110,6 +117,7 @@ class OutputRoute:
         if host and self._hosts.get(session) != (connection, host):
             self._hosts[session] = connection, host
             connection.send(m.OutputHost(host))
+        self._served.add(session)
         connection.send(m.JobOutput(*map(list, zip(*entries, strict=True))))
 
     def _leave_out(

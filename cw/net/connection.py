@@ -74,11 +74,14 @@ class Connection:
         """Bytes that the socket has not taken yet."""
         return self._queue.size
 
-    def send(self, message: tuple[Any, ...]) -> None:
-        """Queue a message; at the end of this wakeup the socket gets as much of it as it takes."""
+    def send(self, message: tuple[Any, ...], is_ordered: bool = False) -> None:
+        """Queue a message; at the end of this wakeup the socket gets as much of it as it takes.
+
+        `is_ordered`: it must not overtake payloads, as other messages of its kind may.
+        """
         if self.closed or self._closing:
             return
-        self._queue.put(message, self.passes_files)
+        self._queue.put(message, self.passes_files, is_ordered)
         self._loop.unflushed.add(self)
 
     def withdraw(self, kind: type, numbers: Set[int]) -> list[int]:

@@ -167,11 +167,14 @@ class MasterLink:
         """True if the socket has taken everything."""
         return self.connection is None or not self.connection.unsent
 
-    def send(self, message: tuple[Any, ...]) -> None:
-        """Send a message to the master, if it is there. `Owner.on_welcome` brings the next master up to date."""
+    def send(self, message: tuple[Any, ...], is_ordered: bool = False) -> None:
+        """Send a message to the master, if it is there. `Owner.on_welcome` brings the next master up to date.
+
+        `is_ordered`: it must not overtake payloads, as other messages of its kind may.
+        """
         if self.is_joined:
             assert self.connection is not None
-            self.connection.send(message)
+            self.connection.send(message, is_ordered)
 
     def connect(self) -> None:
         """Look for a master until one is found, or the patience ends."""

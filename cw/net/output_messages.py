@@ -81,6 +81,8 @@ class OutputShare(NamedTuple):
     lines: int  # lines a second
 
 
-@record(114, Leg.RUNNER_WORKER)
+@record(114, Leg.RUNNER_WORKER, is_ordered=True)
 class Printed(NamedTuple):
-    """The job whose result follows has printed: an end mark stands in each of the runner's pipes for output."""
+    """The job whose result follows has printed: an end mark stands in these of the runner's pipes for output."""
+
+    streams: int  # the sum of 1 for stdout, 2 for stderr, 4 for records

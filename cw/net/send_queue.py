@@ -48,9 +48,10 @@ class SendQueue:
         # Buffers that must be written before a lane has its turn. A tuple: bytes, and a memory file to go with them.
         self._writing: deque[Any] = deque()
 
-    def put(self, message: tuple[Any, ...], with_files: bool = False) -> None:
-        """Queue a message. `with_files`: large payloads go to the peer as memory files."""
-        if wire.is_control(message):
+    def put(self, message: tuple[Any, ...], with_files: bool = False, is_ordered: bool = False) -> None:
+        """Queue a message. `with_files`: large payloads go to the peer as memory files. `is_ordered`: it goes in the
+        data lane, whatever its kind."""
+        if wire.is_control(message) and not is_ordered:
             for part in split(message):
                 for frame in wire.encode_part(part, with_files):
                     self.size += _size(frame)

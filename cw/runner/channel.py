@@ -8,7 +8,8 @@
       large results                     <== the same socket ==       makes them
       Results, BigResult, NotEntered,   <== pipe, frames ======      one write a job, at once
       Remark, Loading, Dropped
-      Waits, WaitOver
+      Waits, WaitOver, Printed
+                                    <== pipes, as they are ==    what jobs print (cw.runner.output_channel)
 
 A result is written before the next job starts: that job cannot hold it back. A pipe costs a third
 of what a socket does. A payload above `memory.LARGE` is not copied through it, but put into a memory file
@@ -33,6 +34,7 @@ from cw.net.loop import IN, Loop
 from cw.net.memory import from_file
 from cw.net.objects import ObjectCache
 from cw.net.sockets import receive_with_files
+from cw.runner.output_channel import OutputReader
 
 READ = 256 * 1024
 """Most bytes read from the pipe at once."""
@@ -42,6 +44,9 @@ PIPE = 256 * 1024
 
 WAIT_SECONDS = 0.5
 """Time to wait for descriptors (seconds) when none were left for a large result."""
+
+FDS = 4
+"""Number of the runner's descriptors of the channel; those for output follow (cw.runner.output_channel)."""
 
 HIGH = 100
 """Lowest number of the runner's descriptors, out of the way of programs that assume small ones."""
@@ -54,7 +59,8 @@ class WorkerEnd:
     """The worker's end of a channel. Belongs to the loop's thread.
 
     `on_results(numbers, statuses, seconds, payloads)`, `on_dropped()` and `on_remark(remark)` report what the runner
-    sends. (The payload of NOT_ENTERED is the runner's message.) `runner_fds` are for the runner's process;
+    sends. (The payload of NOT_ENTERED is the runner's message.) The pipes for what jobs print are in `output`.
+    `runner_fds` are for the runner's process;
     `handed_over()` closes them here.
     """
 
@@ -67,6 +73,8 @@ class WorkerEnd:
             stack.callback(os.close, self._pipe)
             stack.callback(os.close, pipe_in)
             self._tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            stack.callback(os.close, self._tokens)
+            self.output = OutputReader()
             stack.pop_all()  # all are open
         with contextlib.suppress(OSError):  # the user's share of pipe memory may be used up
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE)
@@ -76,9 +84,12 @@ class WorkerEnd:
         self._files.setblocking(False)
         self._loop = loop
         self._rest = b""
+        self._is_waiting = False  # a large result waits for a descriptor
         self._is_closed = False
         self._theirs = theirs, their_files, pipe_in
-        self.runner_fds = [theirs.fileno(), their_files.fileno(), pipe_in, self._tokens]
+        self.runner_fds = [
+            theirs.fileno(), their_files.fileno(), pipe_in, self._tokens, *self.output.runner_fds,
+        ]  # fmt: skip
         self.objects = ObjectCache()  # what the runner has been sent; the worker maintains it
         self.objects.most_shared = memory.half_of_all()
         self.on_results: Callable[[list[int], list[int], list[float], list[Any]], None]
@@ -87,6 +98,8 @@ class WorkerEnd:
         self.on_remark: Callable[[m.Remark], None] = lambda remark: None
         self.on_waits: Callable[[m.Waits | m.WaitOver], None]
         loop.watch(self._pipe, IN, self._on_readable)
+        for index, fd in enumerate(self.output.fds):
+            loop.watch(fd, IN, lambda events, index=index: self.output.on_ready(index))  # type: ignore[misc]
 
     def handed_over(self) -> None:
         """Close our copies of the descriptors, which the runner's process now has."""
@@ -94,6 +107,7 @@ class WorkerEnd:
         stream.close()
         files.close()
         os.close(pipe_in)
+        self.output.handed_over()
 
     def send(self, message: tuple[Any, ...]) -> None:
         self._stream.send(message)
@@ -132,18 +146,29 @@ class WorkerEnd:
 
     def _on_readable(self, events: int) -> None:
         self.read()
+        self.output.on_reported()
+
+    def read_all(self) -> bool:
+        """Report all that the runner has written so far. False: not all could be taken."""
+        while not self._is_waiting and self._read() > 0:
+            pass
+        return not self._is_waiting
 
     def read(self) -> bool:
         """Report what the runner has written so far. False: nothing more can come."""
+        return self._read() != 0
+
+    def _read(self) -> int:
+        """Read once. Returns the number of bytes; -1: there are none now; 0: nothing more can come."""
         try:
             data = os.read(self._pipe, READ)
         except BlockingIOError:
-            return True
-        if not data:
+            return -1
+        if data:
+            self._digest(data)
+        else:
             self._loop.watch(self._pipe, 0, lambda events: None)
-            return False
-        self._digest(data)
-        return True
+        return len(data)
 
     def _digest(self, data: bytes) -> None:
         numbers: list[int] = []
@@ -157,23 +182,25 @@ class WorkerEnd:
             seconds.append(lasted)
             payloads.append(payload)
 
-        dropped = is_waiting = False
+        dropped = self._is_waiting = False
 
         def take_other(frame: bytes) -> bool:
-            nonlocal dropped, is_waiting, numbers, statuses, seconds, payloads
+            nonlocal dropped, numbers, statuses, seconds, payloads
             (message,) = wire.Decoder().feed(frame)
             if type(message) is m.BigResult:
                 try:
                     payload = self._receive(message.size)
                 except OSError as error:
                     lines.warning("worker.result_delayed", "a large result must wait: %s", error.strerror)
-                    is_waiting = True
+                    self._is_waiting = True
                     return False
                 take(message.number, message.status, message.seconds, payload)
             elif type(message) is m.NotEntered:
                 take(message.dispatches[0], m.NOT_ENTERED, 0.0, message)
             elif type(message) is m.Loading:
                 self.is_loading = bool(message.is_loading)
+            elif type(message) is m.Printed:
+                self.output.on_printed(message)
             elif type(message) is m.Remark:
                 self.on_remark(message)
             elif type(message) in (m.Waits, m.WaitOver):  # deliver earlier messages first
@@ -189,7 +216,7 @@ class WorkerEnd:
             self.on_results(numbers, statuses, seconds, payloads)
         if dropped:
             self.on_dropped()
-        if is_waiting:
+        if self._is_waiting:
             self._loop.watch(self._pipe, 0, lambda events: None)
             self._loop.call_later(WAIT_SECONDS, self._go_on)
 
@@ -197,6 +224,15 @@ class WorkerEnd:
         if not self._is_closed:
             self._loop.watch(self._pipe, IN, self._on_readable)
             self._digest(b"")
+
+    def read_output(self, index: int) -> bytes:
+        """Read what the pipe for output at this place has; b'': nothing."""
+        fd = self.output.fds[index]
+        data = self.output.read(index) if fd >= 0 else None
+        if data == b"":  # nobody has the other end
+            self._loop.watch(fd, 0, lambda events: None)
+            self.output.close_pipe(index)
+        return data or b""
 
     def drain(self) -> None:
         """Report all that a runner wrote before it ended."""
@@ -215,6 +251,10 @@ class WorkerEnd:
         self._files.close()
         os.close(self._pipe)
         os.close(self._tokens)
+        for fd in self.output.fds:
+            if fd >= 0:
+                self._loop.watch(fd, 0, lambda events: None)
+        self.output.close()
 
     def _receive(self, size: int) -> memoryview:
         # Peek first: without a free descriptor, receiving the file would lose it.

@@ -27,6 +27,7 @@ from cw.payloads.environment import apply_environment, load_environment
 from cw.payloads.initializer import Once
 from cw.requirements import JobOptions
 from cw.runner import channel, leftovers
+from cw.runner.output import Output
 from cw.runner.script import Script
 
 READ = 256 * 1024
@@ -59,8 +60,11 @@ def _may_be_machines_fault(error: Exception) -> bool:
 class Runner:
     """The runner's end of the channel, and the loop over jobs."""
 
-    def __init__(self, stream: int, files: int, pipe: int, tokens: int, scratch: str = "") -> None:
+    def __init__(
+        self, stream: int, files: int, pipe: int, tokens: int, output: Output, scratch: str = ""
+    ) -> None:
         """`scratch`: path for a directory of its own, if the session wants one."""
+        self._output = output
         self._stream = socket.socket(fileno=stream)
         self._files = socket.socket(fileno=files)
         self._stream.setblocking(True)
@@ -109,6 +113,7 @@ class Runner:
             current.running = None
             if not self._receive():
                 return
+            self._output.begin()
 
     def _run(self, job: tuple[Any, ...]) -> None:
         number, function_number, _, attempt, _, payload = current.running = job
@@ -157,7 +162,9 @@ class Runner:
         if seconds > leftovers.SHORT_SECONDS and (remark := leftovers.look(seconds, function)):
             self._report(m.Remark(0, remark, remark))
         if type(answer) is bytes and len(answer) <= memory.LARGE:
-            self._write(wire.encode_result(number, status, seconds, answer))
+            self._write(
+                self._output.end(number, seconds) + wire.encode_result(number, status, seconds, answer)
+            )
         else:
             self._write_large(number, status, seconds, answer)
 
@@ -175,6 +182,8 @@ class Runner:
         is_general = error is self._failure
         why = f"working directory: {error.__cause__}" if is_general else f"{type(error).__name__}: {error}"
         text = " ".join(why.split()).encode(errors="replace")[:REASON_BYTES]
+        if printed := self._output.end(number, 0.0):
+            self._write(printed)
         self._report(m.NotEntered([number], [is_general], [len(text)], [text + answer]))
         sys.path_importer_cache.clear()  # look again next time for modules that were missing
         return True
@@ -206,6 +215,8 @@ class Runner:
             written += os.write(self._pipe, data[written:])
 
     def _write_large(self, number: int, status: int, seconds: float, payload: Any) -> None:
+        if printed := self._output.end(number, seconds):
+            self._write(printed)
         try:
             file = memory.as_file(payload)  # held until it is sent: its descriptor is closed with it
         except OSError:  # no descriptor left for a file: all through the pipe
@@ -373,7 +384,8 @@ def _end_forked(error: BaseException | None) -> None:
 
 
 def main(fds: list[int], scratch: str = "") -> None:
-    """Run as a runner, with these ends of the channel (see `channel.WorkerEnd.runner_fds`)."""
+    """Run as a runner, with these ends of the channel (see `channel.WorkerEnd.runner_fds`). Descriptors 1 and 2 are the
+    pipes for output among them."""
     global _forked_pid
     import fcntl
 
@@ -381,8 +393,8 @@ def main(fds: list[int], scratch: str = "") -> None:
     for fd in fds:
         os.close(fd)
     guard.note_runner()
-    stream, files, pipe, tokens = moved
-    runner = Runner(stream, files, pipe, tokens, scratch)
+    stream, files, pipe, tokens, *pipes = moved
+    runner = Runner(stream, files, pipe, tokens, Output(pipes), scratch)
     leftovers.watch_timers()
     own = os.getpid()
 

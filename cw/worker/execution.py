@@ -1,7 +1,7 @@
 """Carries out what a worker's policy decides, on its runners, and reports the outcomes to the policy.
 
     Slots.on_*() --> actions --> perform --> Runners <==> runners
-                                    |           |
+                                    |           |  '--> WorkerOutput: what the jobs print
        the master <-----------------'           '--> results, exits --> Slots.on_*(), Outcomes --> the master
 
 All code here runs in the loop's thread.
@@ -20,6 +20,7 @@ from cw.net.loop import Loop
 from cw.worker import actions as a
 from cw.worker.departure import Departure
 from cw.worker.outcomes import HOLD_BACK_SECONDS, Outcome, Outcomes
+from cw.worker.output import WorkerOutput
 from cw.worker.pool import PooledRunner
 from cw.worker.runners import Runners
 from cw.worker.slots import Slots
@@ -46,6 +47,8 @@ class Execution:
         self.slots = slots
         self.runners = runners
         self.outcomes = Outcomes()
+        self.output = WorkerOutput(loop, slots.held.by_dispatch, send, runners.place)
+        self.output.outbox = lambda: self.outcomes.outbox
         self.waits: dict[PooledRunner, m.Waits] = {}
         """Runners whose job waits for nested jobs, each with its message."""
         self.master = ""
@@ -59,6 +62,7 @@ class Execution:
         runners.on_dropped = lambda runner: self.perform(slots.on_dropped(runner, time.monotonic()))
         runners.on_remark = lambda runner, remark: send(remark._replace(session=runner.session))
         runners.on_waits = self._on_waits
+        runners.output = self.output
         runners.on_gone = slots.on_runner_gone
         runners.on_exited = self._on_exited
         # Handlers by kind of action. A handler returns actions to carry out before those that follow.
@@ -142,10 +146,12 @@ class Execution:
         self.runners.send(action.runner, m.Resume(action.serial))
 
     def _on_report_died(self, action: a.ReportDied) -> None:
-        self._send(self.outcomes.died(action.job, action.note))
+        send = self.output.on_died(action.job)
+        send(self.outcomes.died(action.job, action.note))
 
     def _on_report_expired(self, action: a.ReportExpired) -> None:
-        self._send(self.outcomes.expired(action.job, action.note))
+        send = self.output.on_died(action.job)
+        send(self.outcomes.expired(action.job, action.note))
 
     def _on_report_capacity(self, action: a.ReportCapacity) -> None:
         if action.slots < len(self.slots.pool.slots) or action.blocked_sessions:
@@ -166,6 +172,8 @@ class Execution:
         payloads: list[Any],
     ) -> None:
         jobs = self.slots.jobs(numbers)
+        if self.output.printing:
+            self.output.on_ended(jobs, statuses)
         if runner.is_ending or max(statuses) > m.ERROR:
             self._classify(runner, map(Outcome, jobs, statuses, seconds, payloads))
         else:
@@ -205,7 +213,9 @@ class Execution:
         was_ordered = note["how"] in ENDED_ON_ORDER
         self._why_unusable = note["how"]
         self.waits.pop(runner, None)
+        ran = list(runner.sent)
         self.perform(self.slots.on_runner_exited(runner, unstarted, note, time.monotonic(), was_ordered))
+        self.output.forget(ran)
 
     def _on_tick(self, now: float) -> bool:
         if self._departure.is_leaving:

@@ -2,7 +2,7 @@
 
     worker ==(socket, one small JSON text a packet)==> forkserver --fork--> runner (its own process group)
        fork, with the runner's descriptors               ^ |    '-----> runner --> what jobs start
-       signal; scratch: where runners make directories   '-|--- stderr --'
+       signal; scratch: where runners make directories     |
     worker <==  forked, exited  ===========================' waitpid
 
 It has imported what runners need, holds neither keys nor connections, and has one thread: forking it
@@ -28,19 +28,15 @@ from collections.abc import Container
 from typing import Any
 
 from cw.payloads import serialize
-from cw.runner import runner
-from cw.worker import relay
+from cw.runner import channel, output_channel, runner
 
-PACKET = 16 * 1024
-"""Most bytes of a packet: room for a runner's last words with every character escaped."""
+PACKET = 4 * 1024
+"""Most bytes of a packet."""
 
-FDS = 4
+FDS = channel.FDS + output_channel.FDS
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _PR_SET_CHILD_SUBREAPER = 36
-
-STUCK_LOG_MS = 50
-"""Time between checks (ms) of a stuck log, which does not take what runners write."""
 
 LAST_SECONDS = 5.0
 """Time that the forkserver, at its end, waits for killed processes to disappear (seconds): one may hang in the
@@ -89,15 +85,13 @@ def kill_children(except_for: Container[int] = ()) -> None:
 
 
 class Forkserver:
-    """Forks runners on order, passes on their stderr, reaps them, and reports."""
+    """Forks runners on order, reaps them, and reports."""
 
     def __init__(self, orders: socket.socket) -> None:
         self.scratch = ""
         self._orders = orders
         self._pid_by_key: dict[int, int] = {}
         self._key_by_pid: dict[int, int] = {}
-        self._stderr_by_pid: dict[int, int] = {}
-        self._relay = relay.Relay(2)
         self._poll = select.poll()
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -109,9 +103,7 @@ class Forkserver:
         self._poll.register(orders, select.POLLIN)
         self._poll.register(wake, select.POLLIN)
         while True:
-            ready = self._poll.poll(STUCK_LOG_MS if self._relay.is_stuck else None)
-            self._relay.flush()
-            for fd, _ in ready:
+            for fd, _ in self._poll.poll():
                 if fd == wake:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wake, 4096)
@@ -121,13 +113,6 @@ class Forkserver:
                     if not packet:
                         return
                     self._obey(json.loads(packet), fds)
-                elif fd in self._relay and self._relay.read(fd) == 0:
-                    self._poll.unregister(fd)  # every writer has closed it
-
-    def close(self) -> None:
-        """Pass on what runners wrote last."""
-        for stderr in self._relay.read_ends():
-            self._relay.close(stderr)
 
     def _obey(self, order: dict[str, Any], fds: list[int]) -> None:
         if order["do"] == "scratch":
@@ -141,27 +126,17 @@ class Forkserver:
                 kill(pid, False)  # its job may have moved it into another group
 
     def _fork(self, key: int, fds: list[int]) -> None:
-        pipe: tuple[int, ...] = ()
         try:
             if len(fds) < FDS:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            pipe = os.pipe2(os.O_CLOEXEC)
             pid = os.fork()
         except OSError as error:
-            for fd in pipe:
-                os.close(fd)
-            self._report(
-                what="exited", key=key, pid=0, how=f"could not be started: {error.strerror}", stderr=""
-            )
+            self._report(what="exited", key=key, pid=0, how=f"could not be started: {error.strerror}")
         else:
             if not pid:
-                self._become_runner(fds, *pipe)
+                self._become_runner(fds)
             with contextlib.suppress(PermissionError, ProcessLookupError):
                 os.setpgid(pid, pid)  # both sides do this: a signal may come before the child has run a line
-            os.close(pipe[1])
-            self._relay.add(pipe[0])
-            self._poll.register(pipe[0], select.POLLIN)
-            self._stderr_by_pid[pid] = pipe[0]
             self._pid_by_key[key] = pid
             self._key_by_pid[pid] = key
             self._report(what="forked", key=key, pid=pid)
@@ -169,14 +144,12 @@ class Forkserver:
             for fd in fds:
                 os.close(fd)
 
-    def _become_runner(self, fds: list[int], stderr: int, stderr_in: int) -> None:
+    def _become_runner(self, fds: list[int]) -> None:
         """Become a runner, in the child. Never returns."""
         status = 1
         try:
-            os.dup2(stderr_in, 2)
-            os.close(stderr_in)
-            os.close(stderr)
-            self._relay.drop_after_fork()
+            for target, fd in enumerate(fds[channel.FDS : channel.FDS + 2], 1):
+                os.dup2(fd, target)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGINT, runner.on_sigint)
@@ -213,11 +186,7 @@ class Forkserver:
             _, status = os.waitpid(pid, 0)
             if key is not None:
                 del self._pid_by_key[key]
-                stderr = self._stderr_by_pid.pop(pid)
-                with contextlib.suppress(KeyError):
-                    self._poll.unregister(stderr)
-                last_words = self._relay.close(stderr)
-                self._report(what="exited", key=key, pid=pid, how=how_it_ended(status), stderr=last_words)
+                self._report(what="exited", key=key, pid=pid, how=how_it_ended(status))
         # Strays that left the group became ours with the end of their runner, and so do their own children when reaped.
         for stray in children():
             if stray not in self._key_by_pid:
@@ -270,7 +239,6 @@ def main(fd: int) -> None:
         pass
     finally:
         kill_children()
-        server.close()
         if os.path.isdir(server.scratch):
             import shutil  # imported late: runners would inherit it and all that it imports
 

@@ -41,6 +41,7 @@ class Outbox:
     def __init__(self) -> None:
         self._outcomes: dict[int, Result | Crash] = {}
         self._size = 0  # bytes
+        self._output: dict[int, tuple[int, int, bytes]] = {}  # what is kept of these jobs' output, as in Kept
         self._files: dict[int, None] = {}  # dispatches whose result is in a memory file
 
     def __len__(self) -> int:
@@ -73,14 +74,29 @@ class Outbox:
         self._size += 4 * OVERHEAD
         self._trim()
 
+    def keep_output(self, dispatch: int, output: tuple[int, int, bytes]) -> None:
+        """Keep what a job has printed; its outcome follows."""
+        self._output[dispatch] = output
+        self._size += len(output[-1])
+
+    def find_output(self, dispatches: Iterable[int]) -> list[tuple[int, int, int, bytes]]:
+        """Find what is kept of these jobs' output."""
+        return [
+            (dispatch, *self._output[dispatch])
+            for dispatch in (dispatches if self._output else ())
+            if dispatch in self._output
+        ]
+
     def forget(self, dispatches: Iterable[int]) -> None:
-        pop, files, size = self._outcomes.pop, self._files, self._size
+        pop, files, size, output = self._outcomes.pop, self._files, self._size, self._output
         for dispatch in dispatches:
             outcome = pop(dispatch, None)
             if outcome is not None:
                 size -= 4 * OVERHEAD if isinstance(outcome, Crash) else OVERHEAD + len(outcome[-1])
                 if files:
                     files.pop(dispatch, None)
+                if output and dispatch in output:
+                    size -= len(output.pop(dispatch)[-1])
         self._size = size
 
     def forget_session(self, session: int) -> None:

@@ -24,7 +24,7 @@ on a node that goes away, the job was cut short."""
 
 _STOPPED = {m.STOPPED_VALUE: m.DONE, m.STOPPED_ERROR: m.ERROR}
 
-Message = m.Results | m.RunnerDied | m.Returned | m.CutShort | m.NotEntered
+Message = m.Kept | m.Results | m.RunnerDied | m.Returned | m.CutShort | m.NotEntered
 
 
 class Outcome(NamedTuple):
@@ -140,6 +140,8 @@ class Outcomes:
         dispatches = list(dispatches)
         results, crashes, gone = self.outbox.find(dispatches)
         messages: list[Message] = []
+        if kept := self.outbox.find_output(dispatches):
+            messages.append(m.Kept(*map(list, zip(*kept, strict=True))))
         if results:
             messages.append(m.Results(*map(list, zip(*results, strict=True))))
         messages += [m.RunnerDied(dispatch, note) for dispatch, note in crashes]

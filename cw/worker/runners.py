@@ -14,7 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from cw import credential
 from cw.errors import PayloadError
@@ -74,6 +74,17 @@ class _NoEnd:
     is_loading = False
 
 
+class Output(Protocol):
+    """What takes the output of runners."""
+
+    def attach(self, runner: PooledRunner, end: WorkerEnd) -> None:
+        """Take the output of a runner that starts."""
+
+    def detach(self, runner: PooledRunner, has_job: bool) -> str:
+        """Take the last output of a runner that has ended, in the middle of a job (`has_job`) or not. Returns its last
+        words."""
+
+
 class Runners:
     """Processes of runners, by the key of their `PooledRunner`.
 
@@ -93,6 +104,8 @@ class Runners:
         self.on_dropped: Callable[[PooledRunner], None]
         self.on_remark: Callable[[PooledRunner, m.Remark], None]
         self.on_waits: Callable[[PooledRunner, m.Waits | m.WaitOver], None]
+        self.output: Output | None = None
+        """What takes the output of the runners, if anything does."""
         self.on_gone: Callable[[PooledRunner], None]
         self.on_exited: Callable[[PooledRunner, int, dict[str, Any]], None]
         self.on_failure: Callable[[str], None]
@@ -122,7 +135,7 @@ class Runners:
         except OSError as error:
             self._channels[runner.key] = _NoEnd()
             how = f"could not be started: {error.strerror}"
-            self._loop.call_soon_threadsafe(lambda: self._on_exited(runner.key, how, ""))
+            self._loop.call_soon_threadsafe(lambda: self._on_exited(runner.key, how))
             return
         end.on_results = lambda numbers, statuses, seconds, payloads: self.on_results(
             runner, numbers, statuses, seconds, payloads
@@ -130,6 +143,8 @@ class Runners:
         end.on_dropped = lambda: self.on_dropped(runner)
         end.on_remark = lambda remark: self.on_remark(runner, remark)
         end.on_waits = lambda message: self.on_waits(runner, message)
+        if self.output is not None:
+            self.output.attach(runner, end)
         self._forkserver_by_key[runner.key] = forkserver
         forkserver.fork(runner.key, end.runner_fds)
         end.handed_over()
@@ -276,14 +291,14 @@ class Runners:
                 self.on_failure(f"the process that starts runners cannot be started: {error}")
                 return
             for key in [key for key, forkserver in self._forkserver_by_key.items() if forkserver is gone]:
-                self._on_exited(key, "ended with its forkserver", "")
+                self._on_exited(key, "ended with its forkserver")
         elif report["what"] == "forked":
             self._pids[report["key"]] = report["pid"]
             self._forkservers_lost = 0
         else:
-            self._on_exited(report["key"], report["how"], report["stderr"])
+            self._on_exited(report["key"], report["how"])
 
-    def _on_exited(self, key: int, how: str, stderr: str) -> None:
+    def _on_exited(self, key: int, how: str) -> None:
         runner = self._runners.pop(key, None)
         if runner is None:
             return
@@ -296,6 +311,9 @@ class Runners:
         end = self._channels.pop(key)
         self.on_gone(runner)
         end.drain()
+        unstarted = end.take_tokens(len(runner.sent))
+        has_job = len(runner.sent) > unstarted
+        stderr = "" if self.output is None else self.output.detach(runner, has_job)
         seconds = round(time.monotonic() - runner.since, 3)
         note = {
             **self.place(runner),
@@ -305,7 +323,6 @@ class Runners:
             "loading": end.is_loading,
         }
         self._pids.pop(key, None)
-        unstarted = end.take_tokens(len(runner.sent))
         end.close()
         if not was_ending:
             lines.warning(

@@ -103,6 +103,9 @@ class Worker:
             self._runners.ends = self._departure.ends_at
         self._execution = Execution(loop, self._slots, self._runners, self._departure, self._send)
         self._outcomes = self._execution.outcomes
+        self._output = self._execution.output
+        self._output.unsent = self._unsent
+        self._output.send_ordered = lambda message: self._link.send(message, is_ordered=True)
         self._perform = self._execution.perform
         self._sharing = Sharing(
             loop, self._sessions, self._send, lambda: self._perform(self._slots.on_values(time.monotonic())),
@@ -128,7 +131,8 @@ class Worker:
             m.Recall: lambda message: perform(slots.on_recall(message.count, now())),
             m.Stop: lambda message: perform(slots.on_stop(message.dispatches, now())),
             m.TakeBack: lambda message: perform(slots.on_take_back(message.dispatches, now())),
-            m.Claim: lambda message: self._send_all(self._outcomes.on_claim(message.dispatches)),
+            m.Claim: self._on_claim,
+            m.OutputShare: self._output.on_share,
             m.Release: lambda message: self._outcomes.outbox.forget(message.dispatches),
             m.CloseSession: self._on_close_session,
             m.Drain: self.leaving.on_drain,
@@ -161,6 +165,15 @@ class Worker:
         if not isinstance(error, (program.UserError, ConnectionError)):
             raise error  # our bug
         self._give_up(str(error))
+
+    def _unsent(self) -> int | None:
+        """Bytes that the master has not taken; None: there is no master."""
+        connection = self._link.connection
+        return connection.unsent if connection is not None and self._link.is_joined else None
+
+    def _on_claim(self, message: m.Claim) -> None:
+        self._output.on_claim()
+        self._send_all(self._outcomes.on_claim(message.dispatches))
 
     def _send_all(self, messages: Iterable[tuple[Any, ...]]) -> None:
         for message in messages:
@@ -196,6 +209,7 @@ class Worker:
         self._send(m.SharedRoom(memory.half_of_all()))
         self._send(m.InventoryEnd(list(self._sessions)))
         self._perform(capacity)
+        self._output.on_welcome(self._link.master)
         self._execution.lend_again()  # the client may have found this master before us
 
     def _forget_unused_objects(self) -> None:
@@ -266,6 +280,7 @@ class Worker:
     def _on_close_session(self, message: m.CloseSession) -> None:
         self._perform(self._slots.on_session_closed(message.session, time.monotonic()))
         self._sharing.close_session(message.session)
+        self._output.on_session_closed(message.session)
         self._outcomes.outbox.forget_session(message.session)
         self._sessions.pop(message.session, None)
 
