@@ -34,7 +34,7 @@ from cw.net.loop import IN, Loop
 from cw.net.memory import from_file
 from cw.net.objects import ObjectCache
 from cw.net.sockets import receive_with_files
-from cw.runner.output_channel import OutputReader
+from cw.runner.output_channel import PRINTED, OutputReader
 
 READ = 256 * 1024
 """Most bytes read from the pipe at once."""
@@ -98,8 +98,8 @@ class WorkerEnd:
         self.on_remark: Callable[[m.Remark], None] = lambda remark: None
         self.on_waits: Callable[[m.Waits | m.WaitOver], None]
         loop.watch(self._pipe, IN, self._on_readable)
-        for index, fd in enumerate(self.output.fds):
-            loop.watch(fd, IN, lambda events, index=index: self.output.on_ready(index))  # type: ignore[misc]
+        for index in range(len(self.output.fds)):
+            self.watch_output(index, True)
 
     def handed_over(self) -> None:
         """Close our copies of the descriptors, which the runner's process now has."""
@@ -186,6 +186,9 @@ class WorkerEnd:
 
         def take_other(frame: bytes) -> bool:
             nonlocal dropped, numbers, statuses, seconds, payloads
+            if (streams := PRINTED.get(frame)) is not None:
+                self.output.on_printed(streams)
+                return True
             (message,) = wire.Decoder().feed(frame)
             if type(message) is m.BigResult:
                 try:
@@ -199,8 +202,6 @@ class WorkerEnd:
                 take(message.dispatches[0], m.NOT_ENTERED, 0.0, message)
             elif type(message) is m.Loading:
                 self.is_loading = bool(message.is_loading)
-            elif type(message) is m.Printed:
-                self.output.on_printed(message)
             elif type(message) is m.Remark:
                 self.on_remark(message)
             elif type(message) in (m.Waits, m.WaitOver):  # deliver earlier messages first
@@ -225,12 +226,17 @@ class WorkerEnd:
             self._loop.watch(self._pipe, IN, self._on_readable)
             self._digest(b"")
 
+    def watch_output(self, index: int, is_watched: bool) -> None:
+        """Have `output.on_ready` called when this pipe has something, or not."""
+        if (fd := self.output.fds[index]) >= 0:
+            self._loop.watch(fd, IN if is_watched else 0, lambda events: self.output.on_ready(index))
+
     def read_output(self, index: int) -> bytes:
         """Read what the pipe for output at this place has; b'': nothing."""
         fd = self.output.fds[index]
         data = self.output.read(index) if fd >= 0 else None
         if data == b"":  # nobody has the other end
-            self._loop.watch(fd, 0, lambda events: None)
+            self.watch_output(index, False)
             self.output.close_pipe(index)
         return data or b""
 
@@ -251,9 +257,8 @@ class WorkerEnd:
         self._files.close()
         os.close(self._pipe)
         os.close(self._tokens)
-        for fd in self.output.fds:
-            if fd >= 0:
-                self._loop.watch(fd, 0, lambda events: None)
+        for index in range(len(self.output.fds)):
+            self.watch_output(index, False)
         self.output.close()
 
     def _receive(self, size: int) -> memoryview:

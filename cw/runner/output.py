@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cw.runner.output_channel import PRINTED, OutputWriter
+from cw.runner.output_channel import OutputWriter
 
 LOOK_SECONDS = 1e-4
 """Least time of a job (seconds) after which we look for a library of gfortran that it has loaded. Shorter: looking
@@ -166,11 +166,7 @@ class Output:
             gfortran.look()
             if gfortran.flush is not None:
                 gfortran.flush()
-        return b"" if self._has_nothing() else self._marked(number)
-
-    def _marked(self, number: int) -> bytes:
-        streams = self._writer.mark(number)
-        return PRINTED[streams] if streams else b""
+        return b"" if self._has_nothing() else self._writer.mark(number)
 
     def _flush_others(self) -> None:
         """Flush each stream that there is: a job may have put others in place, or closed some."""

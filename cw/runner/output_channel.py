@@ -45,14 +45,16 @@ READ = 64 * 1024
 _SERIAL, _COUNTS, _TOKEN = 0, 1, 4
 _WORDS = 6
 
-PRINTED = [b"".join(next(wire.encode(m.Printed(streams)))) for streams in range(8)]
-"""The frame that says in which pipes there is a mark: bit 0 stands for stdout, bit 1 for stderr, bit 2 for records."""
+PRINTED = {b"".join(next(wire.encode(m.Printed(streams)))): streams for streams in range(1, 8)}
+"""The frames that say in which pipes there is a mark, with what they say."""
+
+_PRINTED = [b"", *PRINTED]
 
 
 class OutputReader:
     """The worker's end. `runner_fds` are for the runner's process; `handed_over()` closes them here.
 
-    The channel calls `on_ready(index)` when the pipe at this place of STREAMS can be read, `on_printed(message)`, which
+    The channel calls `on_ready(index)` when the pipe at this place of STREAMS can be read, `on_printed(streams)`, which
     must read up to the marks, and `on_reported()` when it has reported what the runner had sent.
     """
 
@@ -72,7 +74,7 @@ class OutputReader:
             self._page = mmap.mmap(page, mmap.PAGESIZE)
             stack.pop_all()  # all are open
         self.on_ready: Callable[[int], None] = lambda index: None
-        self.on_printed: Callable[[m.Printed], None] = lambda message: None
+        self.on_printed: Callable[[int], None] = lambda streams: None
         self.on_reported: Callable[[], None] = lambda: None
         self.token = secrets.token_bytes(TOKEN_BYTES)
         self._words = memoryview(self._page).cast("Q")
@@ -138,9 +140,9 @@ class OutputWriter:
         """True if surely nothing was written since the last mark. The order matters: see above."""
         return not self._poll(0, 1) and self._words[_SERIAL] == self._clean
 
-    def mark(self, number: int) -> int:
+    def mark(self, number: int) -> bytes:
         """Write a mark into each pipe that has had something since its last one: that belongs to this job (0: to none).
-        Returns which, as in PRINTED."""
+        Returns the frame that says which; b"": none."""
         words = self._words
         serial = words[_SERIAL]
         waiting = [self._waiting(pipe) for pipe in self._pipes]
@@ -153,7 +155,7 @@ class OutputWriter:
                 self._marked[index] = written[index] + MARK_BYTES if is_known else -1
                 streams |= 1 << index
         self._clean = -1 if streams or any(waiting) else serial
-        return streams
+        return _PRINTED[streams]
 
     def write_record(self, line: bytes) -> None:
         """Send the client a line that stands for a record. Any thread."""

@@ -162,9 +162,8 @@ class Runner:
         if seconds > leftovers.SHORT_SECONDS and (remark := leftovers.look(seconds, function)):
             self._report(m.Remark(0, remark, remark))
         if type(answer) is bytes and len(answer) <= memory.LARGE:
-            self._write(
-                self._output.end(number, seconds) + wire.encode_result(number, status, seconds, answer)
-            )
+            frame = wire.encode_result(number, status, seconds, answer)
+            self._write(self._output.end(number, seconds) + frame)
         else:
             self._write_large(number, status, seconds, answer)
 

@@ -28,6 +28,13 @@ from cw.worker.pool import PooledRunner
 READS = 4
 """Most reads from one pipe in a turn. Larger: one that prints much holds up the others. Smaller: more turns."""
 
+BUSY_BYTES = 16 * 1024
+"""Bytes in one turn from which on a pipe is read again as soon as it has more."""
+
+PAUSE_SECONDS = 0.002
+"""Time between two turns at a pipe that has less (seconds). Longer: output is late, and pipes are full sooner. Shorter:
+a runner that prints line by line wakes the worker up for every few of them."""
+
 DRAIN_BYTES = 1024 * 1024
 """Most bytes read of what a runner left behind: as much as a pipe may hold."""
 
@@ -45,8 +52,10 @@ class RunnerOutput:
     """Output of one runner. `on_part(stream, dispatch, data)` gets it in order; dispatch 0: it belongs to no job."""
 
     def __init__(
-        self, runner: PooledRunner, end: WorkerEnd, on_part: Callable[[int, int, bytes], None]
+        self, loop: Loop, runner: PooledRunner, end: WorkerEnd, on_part: Callable[[int, int, bytes], None]
     ) -> None:
+        self._loop = loop
+        self._is_closed = False
         self._runner = runner
         self._end = end
         self._on_part = on_part
@@ -58,16 +67,32 @@ class RunnerOutput:
         end.output.on_reported = self._settle
 
     def _on_ready(self, index: int) -> None:
-        for _ in range(READS):
-            if self._read(index) < READ:
-                break
-        # Jobs that ended before this was written have written their results before it.
-        if self._end.read_all():
-            self._settle()
+        if self._take_turn(index) < BUSY_BYTES:
+            self._end.watch_output(index, False)
+            self._loop.call_later(PAUSE_SECONDS, lambda: self._look_again(index))
 
-    def _on_printed(self, message: m.Printed) -> None:
+    def _look_again(self, index: int) -> None:
+        """Read at intervals from a runner that prints little at a time, and on its next bytes after a silence."""
+        if self._is_closed:
+            return
+        if 0 < self._take_turn(index) < BUSY_BYTES:
+            self._loop.call_later(PAUSE_SECONDS, lambda: self._look_again(index))
+        else:
+            self._end.watch_output(index, True)
+
+    def _take_turn(self, index: int) -> int:
+        total = 0
+        for _ in range(READS):
+            count = self._read(index)
+            total += count
+            if count < READ:
+                break
+        self._settle()
+        return total
+
+    def _on_printed(self, streams: int) -> None:
         for index in range(len(STREAMS)):
-            if message.streams >> index & 1:
+            if streams >> index & 1:
                 while not self._marks[index] and self._read(index):
                     pass
                 self._marks[index] -= bool(self._marks[index])
@@ -84,8 +109,9 @@ class RunnerOutput:
         return len(data)
 
     def _settle(self) -> None:
-        """Give what stands behind the last marks to the job that runs. All results that came are reported."""
-        if self._splitter.has_rest:
+        """Give what stands behind the last marks to the job that runs."""
+        # Jobs that ended before it was written have written their results before it.
+        if self._splitter.has_rest and self._end.read_all():
             sent = self._runner.sent
             self._give(sent[0].dispatch if sent else 0)
 
@@ -101,6 +127,7 @@ class RunnerOutput:
 
     def close(self, dispatch: int) -> str:
         """Take what an ended runner has left, for the job that it ran (0: none). Returns its last words."""
+        self._is_closed = True
         for index in range(len(STREAMS)):
             total = 0
             while total < DRAIN_BYTES and (count := self._read(index)):
@@ -143,7 +170,10 @@ class WorkerOutput:
     def attach(self, runner: PooledRunner, end: WorkerEnd) -> None:
         """Take the output of a runner that starts."""
         self._runners[runner.key] = RunnerOutput(
-            runner, end, lambda stream, dispatch, data: self._on_part(runner, stream, dispatch, data)
+            self._loop,
+            runner,
+            end,
+            lambda stream, dispatch, data: self._on_part(runner, stream, dispatch, data),
         )
 
     def detach(self, runner: PooledRunner, has_job: bool) -> str:
