@@ -3,16 +3,22 @@
 Options of jobs were no objects, and functions had other numbers. A client sent a message `OptionSets` for each set that
 it had ever used, before the next batch of jobs; the master sent a worker what it needs of them, as columns of Dispatch.
 
+A client was notified of the reason why its jobs wait once, with a Notice, and of fewer reasons (`FormerWait`).
+
 The simulated cluster draws a latency for each message: so the objects that hold options are sent when those messages
 were (`installed`), and what there was not rides with the next message (`rides`).
 """
 
 import contextlib
 import json
+import math
 from typing import NamedTuple
 from unittest import mock
 
 from cw.client.object_sender import ObjectSender
+from cw.master import client_peer
+from cw.master.stalls import can_run, queues_in_use
+from cw.master.why import Survey
 from cw.net import messages as m
 from cw.net.objects import ObjectCache
 from cw.requirements import JobOptions
@@ -134,6 +140,32 @@ def rides(message):
     return type(message) is m.Avoid or (holds_options(message) and message.sessions[0] != 0)
 
 
+def is_kept_waiting(survey, key):
+    """Is there no slot that can be used for some open jobs of the session?"""
+    session, workers = survey._state.sessions[key], survey._state.workers.values()
+    return bool(session.jobs) and not all(can_run(queue, workers) for queue in queues_in_use(session))
+
+
+class FormerWait:
+    """Sends a Notice after three seconds without such a slot."""
+
+    def __init__(self):
+        self.since = None
+
+    def on_connected(self):
+        pass
+
+    def on_second(self, now, is_waiting, delivered):
+        if not is_waiting:
+            self.since = None
+        elif self.since is None:
+            self.since = now
+        elif now - self.since >= 3.0:
+            self.since = math.inf
+            return m.Notice("they wait")
+        return None
+
+
 @contextlib.contextmanager
 def installed():
     """Objects that hold options are sent by themselves, by a client when OptionSets were sent, and never forgotten."""
@@ -176,6 +208,8 @@ def installed():
         mock.patch.object(ObjectSender, "send_objects", send_all_options),
         mock.patch.object(ObjectCache, "prepare", prepare_options_first),
         mock.patch.object(Worker, "_on_forget", forget_others),
+        mock.patch.object(Survey, "why", is_kept_waiting),
+        mock.patch.object(client_peer, "Wait", FormerWait),
     ):
         yield
 

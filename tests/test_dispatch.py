@@ -29,6 +29,7 @@ from cw.master.jobs import (
 )
 from cw.master.scheduler import EXCLUDED_TICKS, RECALL_BACKOFF_TICKS, TURN_JOBS
 from cw.master.state import LOOK_PAST
+from cw.master.why import Cause, Survey
 from cw.net import messages as m
 from cw.net.objects import Object as Function
 from cw.requirements import WorkerCapacity
@@ -438,11 +439,11 @@ def test_a_job_starts_where_there_is_time_enough_for_it():
 def test_it_is_known_that_nobody_has_the_time():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(1, 2, min_time=60))
-    assert d.state.obstacle("s") is None
+    assert Survey(d.state).why("s").cause is Cause.OWN_JOBS
     d.on_time_left("w", 59)
-    assert d.state.obstacle("s").seconds == 60
+    assert Survey(d.state).why("s").cause is Cause.TIME_LEFT
     d.on_worker_joined("fresh", WorkerCapacity(1), PY)
-    assert d.state.obstacle("s") is None
+    assert Survey(d.state).why("s") is None
 
 
 def test_time_runs_out():
@@ -909,7 +910,30 @@ class Events:
             else:
                 handle(action)
         self.d.check_invariants()
+        self.check_reasons()
         self.failed = False
+
+    def check_reasons(self):
+        """There is a reason why a job waits exactly where one does, and it is true."""
+        state = self.d.state
+        survey = Survey(state)
+        for key, session in state.sessions.items():
+            held = {job.number for worker in state.workers.values() for job in worker.held.values()
+                    if job.session is session and not job.cancelled}  # fmt: skip
+            reason = survey.why(key)
+            assert (reason is not None) == (session.jobs.keys() != held)
+            if reason is None or session.is_absent or session.is_blocked or reason.cause is Cause.SETTLING:
+                continue
+            pools = [queue.pool for queue in session.queues.values() if queue.head() is not None]
+            assert (reason.cause is Cause.NO_WORKER) == (not state.workers)
+            if reason.cause is Cause.OTHER_PYTHON:
+                assert not all(pool.workers for pool in pools)
+            if reason.cause is Cause.DRAINING:
+                assert any(
+                    all(w.is_draining for w in state.workers.values() if w.pool is pool) for pool in pools
+                )
+            if reason.cause is Cause.OWN_JOBS:
+                assert any(job.session is session for w in state.workers.values() for job in w.held.values())
 
     def _Assign(self, action):
         worker = self.model[action.worker]

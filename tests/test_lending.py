@@ -9,6 +9,7 @@ from test_slots import Bench, Events, ModelRunner
 
 from cw.master.dispatch import Dispatcher
 from cw.master.jobs import Assign, Deliver, GiveUp, Job, SendToWorker
+from cw.master.why import Cause, Survey
 from cw.net import messages as m
 from cw.net.objects import Object as Function
 from cw.requirements import WorkerCapacity
@@ -423,8 +424,8 @@ def test_a_worker_that_drains_or_is_away_lends_nothing():
 
 
 def stalled_by(d, key):
-    obstacle = d.state.obstacle(key)
-    return obstacle.stalled_by if obstacle is not None else set()
+    reason = Survey(d.state).why(key)
+    return reason.detail if reason is not None and reason.cause is Cause.STALLED else set()
 
 
 def test_all_are_told_when_jobs_that_wait_for_jobs_hold_all_slots():

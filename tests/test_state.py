@@ -12,7 +12,7 @@ from test_dispatch import OTHER_PY, PY, Events, assigned, delivered, dispatcher,
 
 from cw.master import state
 from cw.master.jobs import SendToWorker, Shape
-from cw.master.stalls import why_it_waits
+from cw.master.why import Cause, Survey
 from cw.net import messages as m
 from cw.net.messages import FINISHED, RUNNING
 from cw.requirements import WorkerCapacity
@@ -100,11 +100,11 @@ def test_a_shape_without_a_worker_is_an_obstacle_though_the_others_run():
     d = dispatcher("s")
     d.on_worker_joined("plain", WorkerCapacity(1), PY)
     d.on_submitted("s", jobs(1))
-    assert d.state.obstacle("s") is None and d.state.can_run("s")
+    assert Survey(d.state).why("s") is None and d.state.can_run("s")
     d.on_submitted("s", jobs(2, **OTHER))
-    assert d.state.obstacle("s").pythons == {PY} and not d.state.can_run("s")
+    assert Survey(d.state).why("s").cause is Cause.OTHER_PYTHON and not d.state.can_run("s")
     d.on_cancelled("s", [2])
-    assert d.state.obstacle("s") is None and d.state.can_run("s")
+    assert Survey(d.state).why("s") is None and d.state.can_run("s")
 
 
 def test_the_time_that_a_job_needs_is_looked_for_among_the_workers_of_its_shape():
@@ -113,8 +113,8 @@ def test_the_time_that_a_job_needs_is_looked_for_among_the_workers_of_its_shape(
     d.on_worker_joined("other", WorkerCapacity(1), OTHER_PY, left=5)
     d.on_submitted("s", [*jobs(1), *jobs(2, min_time=60, **OTHER)])
     d.check_invariants()
-    obstacle = d.state.obstacle("s")
-    assert obstacle.seconds == 60 and "needs 60 s (min_time)" in why_it_waits(obstacle, PY, "")
+    reason = Survey(d.state).why("s")
+    assert reason.cause is Cause.TIME_LEFT and "needs 60 s (min_time)" in reason.text
 
 
 def test_jobs_of_both_shapes_that_workers_hold_are_adopted():

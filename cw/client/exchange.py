@@ -87,8 +87,7 @@ class Exchange:
             self.patience,
             patience.TERMS,
         )
-        self._secret = secrets.token_hex(16)
-        self._parent = nested.job()
+        self._secret, self._parent = secrets.token_hex(16), nested.job()
         self._loop, self._owner = loop, owner
         self._jobs, self._calls = jobs, calls
         self._object_sender = calls.object_sender
@@ -104,6 +103,7 @@ class Exchange:
             m.Window: self._on_window,
             m.SharedRoom: lambda message: self._object_sender.on_shared_room(message.size),
             m.WantDigest: lambda message: self._object_sender.on_want_digest(message),
+            m.Waiting: self._on_waiting,
             m.Notice: lambda message: logger.warning("client.notice", "%s", message.text),
             m.Roster: self._on_roster,
             m.ResultHost: self._on_result_host,
@@ -256,6 +256,12 @@ class Exchange:
             message.jobs if self.most is None else min(message.jobs, self.most), message.size
         )
         self.pump()
+
+    def _on_waiting(self, message: m.Waiting) -> None:
+        if message.cause:
+            logger.warning("client.waits", "%s", message.text)
+        else:
+            logger.warning("client.wait_over", "the jobs wait no longer")
 
     def _on_roster(self, message: m.Roster) -> None:
         self._roster.update(message.joined)

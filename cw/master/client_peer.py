@@ -24,7 +24,7 @@ from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, events, lines
 from cw.master.resumption import Resumption
 from cw.master.settings import Settings
-from cw.master.stalls import Wait, why_it_waits
+from cw.master.why import Survey, Wait
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.objects import Key, SessionObjects
@@ -64,7 +64,6 @@ class Master(Protocol):
     def welcome(self, connection: Connection) -> None: ...
     def joined(self) -> set[str]: ...
     def host_of(self, worker: str) -> str: ...
-    def why_unusable(self) -> str: ...
     def forget_objects(self, keys: list[Key]) -> None: ...
     def drop_session(self, key: int) -> None: ...
 
@@ -77,7 +76,6 @@ class ClientPeer(Peer):
         self._master = master
         self._key = key
         self._ident, self._secret = hello.ident, hello.secret
-        self._python = tuple(hello.python)
         self._rules: checks.ClientRules
         self._resumption = Resumption(master.settings.client_grace, checks.RESUBMITTED_JOBS)
         self._wait = Wait()
@@ -89,7 +87,7 @@ class ClientPeer(Peer):
         # Host of the latest results; None: the client does not want to know.
         self._result_host: str | None = None
         self._remarks: set[str] = set()  # kinds that were sent
-        master.dispatcher.on_session_opened(key, self._python, hello.depth, hello.parent)
+        master.dispatcher.on_session_opened(key, tuple(hello.python), hello.depth, hello.parent)
 
     def knows(self, hello: m.Hello) -> bool:
         """True if the Hello comes from the client of this session."""
@@ -105,6 +103,7 @@ class ClientPeer(Peer):
         self._window = self._shared_room = 0
         self._is_blocked = False
         self._result_host = None
+        self._wait.on_connected()
         # The client sends again the objects that it needs.
         self._objects = SessionObjects(self._key, self._objects.by_number)
         is_back = self._resumption.on_connected(time.monotonic(), is_new, hello.resubmitted_up_to)
@@ -200,7 +199,7 @@ class ClientPeer(Peer):
 
     # --- time ---
 
-    def on_second(self, now: float) -> None:
+    def on_second(self, now: float, survey: Survey) -> None:
         """Settle; give up a client that does not come back; notify one whose jobs cannot go on."""
         dispatcher = self._master.dispatcher
         if self.connection is None:
@@ -220,10 +219,9 @@ class ClientPeer(Peer):
         elif self.connection.is_unanswered(self._master.settings.silence):
             self.connection.fail(os.strerror(errno.ETIMEDOUT))
         self._settle()
-        obstacle = dispatcher.state.obstacle(self._key)
-        if self._wait.on_second(now, obstacle):
-            assert obstacle is not None
-            self.send(m.Notice(why_it_waits(obstacle, self._python, self._master.why_unusable())))
+        session = dispatcher.state.sessions[self._key]
+        if waiting := self._wait.on_second(now, survey.why(self._key), session.delivered):
+            self.send(waiting)
 
     def _settle(self) -> None:
         """Queue resubmitted jobs that no worker holds, once all workers that may hold some have reported."""

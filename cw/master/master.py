@@ -39,6 +39,7 @@ from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, logger
 from cw.master.resumption import SETTLE
 from cw.master.settings import Settings
+from cw.master.why import Survey
 from cw.master.worker_peer import Loss, WorkerPeer
 from cw.net import memory
 from cw.net import messages as m
@@ -163,10 +164,6 @@ class Master:
         """Keep this loss for observers."""
         self._lost.append(loss)
 
-    def why_unusable(self) -> str:
-        """Reason of a worker that could not use its slots; '' if there is none."""
-        return next((worker.why_unusable for worker in self.workers.values() if worker.why_unusable), "")
-
     def forgive(self, key: str) -> None:
         """Take back what was charged for the loss of this worker: no job was the reason."""
         for loss in [loss for loss in self._lost if loss.ident == key]:
@@ -262,8 +259,9 @@ class Master:
             connection.close()
         for worker in list(self.workers.values()):
             worker.on_second(now)
+        survey = survey_of(self)
         for client in list(self.clients.values()):
-            client.on_second(now)
+            client.on_second(now, survey)
         self._allow_shared()
         self.output.on_second(now)
         if now > self._leftovers_end_at:
@@ -305,6 +303,18 @@ class Master:
         named = [(self.workers[key].name, reason) for key, reason in action.workers]
         for text in asides.sentences(named):
             self.clients[action.session].send(m.Notice(text))
+
+
+def survey_of(master: Master) -> Survey:
+    """The cluster at this moment, for the reasons why jobs wait."""
+
+    def name_of(session: int) -> str:
+        return master.clients[session].name if session in master.clients else "a program that has ended"
+
+    def why_unusable() -> str:
+        return next((worker.why_unusable for worker in master.workers.values() if worker.why_unusable), "")
+
+    return Survey(master.dispatcher.state, name_of, why_unusable)
 
 
 # A handler returns actions that the policy has decided since: they are carried out after those before.

@@ -168,10 +168,6 @@ class State:
             stalls.can_run(queue, self.workers.values()) for queue in stalls.queues_in_use(session)
         )
 
-    def obstacle(self, key: SessionKey) -> stalls.Obstacle | None:
-        """The obstacle that keeps this session's open jobs waiting; None: there is none."""
-        return stalls.obstacle(self.sessions[key], self.sessions.values(), self.workers.values())
-
     def depth(self, key: SessionKey) -> int:
         """Depth of this session."""
         return self.sessions[key].depth

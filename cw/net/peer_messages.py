@@ -77,6 +77,14 @@ class Notice(NamedTuple):
     text: str
 
 
+@record(31, Leg.MASTER_CLIENT)
+class Waiting(NamedTuple):
+    """The reason why the client's jobs wait, when that has lasted for some seconds, and whenever it changes."""
+
+    cause: Line  # a cw.master.why.Cause; empty: the wait is over
+    text: Line
+
+
 @record(20, Leg.MASTER_CLIENT, Leg.CLIENT_MASTER)
 class Roster(NamedTuple):
     """The workers (their idents) that have joined, and that are gone, as the sender knows. A client that is back names

@@ -1,0 +1,287 @@
+"""Part of the master's policy that says why the oldest job of a session waits, in one sentence: no clock, no socket.
+
+    State ---> Survey: the workers, once for all sessions ---> why(session) ---> Reason: a cause, and a sentence
+                                                                                    |
+                              a client hears of it when it has lasted (`Wait`) <----'
+
+The sentence speaks of "the program", so that a client and an observer can show it. It gives no advice: that depends
+on where the reader is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Set
+from enum import Enum
+from itertools import islice
+from typing import NamedTuple
+
+from cw.master.fit import NEVER, fit, serves, takes_some
+from cw.master.jobs import Pool, Queue, Session, SessionKey, Worker
+from cw.master.stalls import stalled_by
+from cw.master.state import State
+from cw.net import messages as m
+from cw.net.schema import TEXT
+
+NOTICE_SECONDS = 3.0
+"""Time after which a client is notified of the reason why its jobs wait (seconds). Longer: a user wonders. Shorter:
+lines about what is over at once."""
+
+NAMED = 3
+"""Most clients that are named as the holders of slots."""
+
+
+class Cause(Enum):
+    """Kind of the reason why a job waits. The value travels to the client."""
+
+    CLIENT_GONE = "client-gone"
+    CLIENT_SLOW = "client-slow"
+    SETTLING = "settling"
+    NO_WORKER = "no-worker"
+    OTHER_PYTHON = "other-python"
+    DRAINING = "draining"
+    AWAY = "away"
+    UNUSABLE = "unusable"
+    ASIDE = "aside"
+    TIME_LEFT = "time-left"
+    STALLED = "stalled"
+    LENT = "lent"
+    BUSY = "busy"
+    """Jobs of other clients hold all slots."""
+    OWN_JOBS = "own-jobs"
+    """The program's own jobs run, on as many slots as it gets."""
+    SOON = "soon"
+    """A slot is free: the job is about to start."""
+
+
+UNTOLD = {Cause.CLIENT_GONE, Cause.OWN_JOBS, Cause.SOON}
+"""Causes of which a client does not hear: its jobs go on, or it is not there."""
+
+
+PASSING = {Cause.CLIENT_SLOW, Cause.SETTLING, Cause.LENT, Cause.BUSY}
+"""Causes that are no wait while results come."""
+
+
+class Reason(NamedTuple):
+    """The reason why a session's oldest job waits."""
+
+    cause: Cause
+    text: str
+    """One sentence without a full stop."""
+    detail: Hashable = None
+    """The reason is another one if this changes; numbers in the text may change without that."""
+
+
+class PoolView:
+    """The workers of one pool, at one moment. Made with one walk over all workers."""
+
+    def __init__(self) -> None:
+        self.workers: list[Worker] = []
+        self.slots = 0
+        self.draining = self.away = self.unusable = 0
+        """Workers that take no job now, each counted for one reason."""
+        self.holders: Counter[SessionKey] = Counter()
+        """Slots with a job, by session."""
+
+    def add(self, worker: Worker) -> None:
+        """Add a worker."""
+        self.workers.append(worker)
+        self.slots += worker.slots
+        self.holders.update(job.session.key for job in islice(worker.held.values(), worker.slots))
+        if worker.is_draining:
+            self.draining += 1
+        elif worker.is_away:
+            self.away += 1
+        elif not worker.slots:
+            self.unusable += 1
+
+
+class Survey:
+    """The cluster at one moment, for `why` of any number of sessions.
+
+    `name_of`: name of a session's client; `why_unusable()`: a worker's reason why it cannot use its slots, or ''.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        name_of: Callable[[SessionKey], str] = str,
+        why_unusable: Callable[[], str] = str,
+    ) -> None:
+        self._state = state
+        self._name_of = name_of
+        self._why_unusable = why_unusable
+        self._views: dict[Pool, PoolView] | None = None
+        self._stalled_by: dict[Pool, Set[int]] = {}
+
+    def why(self, key: SessionKey) -> Reason | None:
+        """Return why this session's oldest job waits. None: none waits, at this master."""
+        session = self._state.sessions[key]
+        queues = [queue for queue in session.queues.values() if queue.head() is not None]
+        if not queues and not session.settling:
+            # (Those that run may wait for others, which find no slot.)
+            return next(filter(None, map(self._stalled, self._pools_in_use(session))), None)
+        if session.is_absent:
+            return Reason(Cause.CLIENT_GONE, "its connection is lost: its jobs wait until it is back")
+        if session.is_blocked:
+            return Reason(
+                Cause.CLIENT_SLOW,
+                "the program does not take its results, so no more of its jobs start (a callback that takes long?)",
+            )
+        if not queues:
+            return Reason(
+                Cause.SETTLING,
+                "the master has not heard yet from all workers that may hold the jobs which the program has handed in "
+                "again: it waits for them for some seconds",
+            )
+        reasons = [self._why_queue(queue) for queue in queues]  # one for each shape: there are few
+        return next((reason for reason in reasons if reason.cause not in UNTOLD), reasons[0])
+
+    def _pools_in_use(self, session: Session) -> list[Pool]:
+        return [queue.pool for queue in session.queues.values()] if session.jobs else []
+
+    def _view(self, pool: Pool) -> PoolView:
+        if self._views is None:
+            self._views = {}
+            for worker in self._state.workers.values():
+                self._views.setdefault(worker.pool, PoolView()).add(worker)
+        return self._views.get(pool) or PoolView()
+
+    def _why_queue(self, queue: Queue) -> Reason:
+        view = self._view(queue.pool)
+        if not view.workers:
+            return self._no_worker(queue)
+        return (
+            self._no_slot(queue, view)
+            or _no_time(queue, view)
+            or self._stalled(queue.pool)
+            or self._taken(queue, view)
+        )
+
+    def _no_worker(self, queue: Queue) -> Reason:
+        """Say that there is no worker of the queue's shape."""
+        pythons = {worker.pool.shape.python for worker in self._state.workers.values()}
+        if not pythons:
+            return Reason(Cause.NO_WORKER, "no worker is connected to the master")
+        own = "{}.{}".format(*queue.pool.shape.python)
+        names = ", ".join("{}.{}".format(*other) for other in sorted(pythons))
+        return Reason(
+            Cause.OTHER_PYTHON,
+            f"the program runs Python {own}, but the connected workers run Python {names}: its jobs wait for workers "
+            f"with Python {own}",
+            names,
+        )
+
+    def _no_slot(self, queue: Queue, view: PoolView) -> Reason | None:
+        """Say why no worker of the shape takes a job of this session, if that is so."""
+        workers = view.workers
+        out = view.draining + view.away + view.unusable
+        if out < len(workers) and any(
+            takes_some(worker, queue) and worker.slots and not worker.is_away for worker in workers
+        ):
+            return None
+        if view.draining == len(workers):
+            them = "the only worker drains" if len(workers) == 1 else f"all {len(workers)} workers drain"
+            return Reason(Cause.DRAINING, f"{them}: no job starts there any more")
+        open_here = [worker for worker in workers if worker.slots and serves(worker, queue)]
+        if any(worker.is_away for worker in open_here):
+            return Reason(
+                Cause.AWAY, "the connection to its workers is lost: the master waits for them to come back"
+            )
+        if open_here:
+            return Reason(
+                Cause.ASIDE,
+                "all workers are set aside for the program, since its calls could not be entered there; they are tried "
+                "again in some minutes",
+            )
+        reason = self._why_unusable()
+        return Reason(
+            Cause.UNUSABLE,
+            "no worker can start a process for the program's jobs" + (f" ({reason})" if reason else ""),
+        )
+
+    def _stalled(self, pool: Pool) -> Reason | None:
+        """Say that jobs which wait for their own jobs hold all slots, if that is so. Looked for once in each pool."""
+        if pool not in self._stalled_by:
+            self._stalled_by[pool] = stalled_by(
+                pool, self._state.sessions.values(), self._state.workers.values()
+            )
+        stalled = self._stalled_by[pool]
+        if not stalled:
+            return None
+        return Reason(
+            Cause.STALLED,
+            "all slots are held by jobs that wait for jobs of their own, and these wait for a slot: nothing goes on. A "
+            "job lends its slot while its main thread waits in result(), wait(), map or at the end of the block of its "
+            "client, unless that has lend=False; otherwise there must be more slots than such jobs",
+            frozenset(stalled),
+        )
+
+    def _taken(self, queue: Queue, view: PoolView) -> Reason:
+        """Say who holds the slots."""
+        own, total = view.holders[queue.session.key], max(view.slots, view.holders.total())
+        slots = "the only slot" if total == 1 else f"all {total} slots"
+        head = queue.head()
+        if head is not None and any(fit(head, worker) is not NEVER for worker in queue.pool.idle):
+            return Reason(Cause.SOON, "a slot is free: its next job is about to start")
+        if own:
+            return Reason(
+                Cause.OWN_JOBS, f"its own jobs hold {slots if own == total else f'{own} of {total} slots'}"
+            )
+        if queue.pool.lending:
+            return Reason(
+                Cause.LENT,
+                "no slot is free but those that jobs lend to jobs of their own, while they wait for these",
+            )
+        holders = view.holders.most_common()
+        who = ", ".join(f"{self._name_of(other)} ({count})" for other, count in holders[:NAMED])
+        rest = len(holders) - NAMED
+        return Reason(
+            Cause.BUSY,
+            f"jobs of other programs hold {slots}: {who}" + (f" and {rest} more" if rest > 0 else ""),
+        )
+
+
+def _no_time(queue: Queue, view: PoolView) -> Reason | None:
+    """Say that no worker that serves the queue has the time that its next job needs, if that is so."""
+    job = queue.head()
+    if job is None or not job.min_time():
+        return None
+    if any(fit(job, worker, despite_setbacks=True) is not NEVER for worker in view.workers):
+        return None
+    return Reason(
+        Cause.TIME_LEFT,
+        f"the next job needs {job.min_time():g} s (min_time), and no worker is there that long",
+        job.min_time(),
+    )
+
+
+class Wait:
+    """Decides when a client hears why its jobs wait, that the reason is another one, and that the wait is over."""
+
+    def __init__(self) -> None:
+        self._told: Reason | None = None
+        self._seen: Reason | None = None
+        self._since = 0.0  # when `_seen` was seen first
+        self._delivered = 0  # results of the session, at the last look
+
+    def on_connected(self) -> None:
+        """Begin anew: the client has forgotten what it was told over another connection."""
+        self._told = self._seen = None
+
+    def on_second(self, now: float, reason: Reason | None, delivered: int) -> m.Waiting | None:
+        """Return the message to the client, if it is time for one. `delivered`: number of the session's results."""
+        goes_on, self._delivered = delivered != self._delivered, delivered
+        if reason is None or reason.cause in UNTOLD or (goes_on and reason.cause in PASSING):
+            was_told, self._told, self._seen = self._told, None, None
+            return m.Waiting("", "") if was_told else None
+        if not _is_same(reason, self._seen):
+            self._seen, self._since = reason, now
+        if _is_same(reason, self._told) or now - self._since < NOTICE_SECONDS:
+            return None
+        self._told = reason
+        return m.Waiting(reason.cause.value, reason.text[:TEXT])
+
+
+def _is_same(reason: Reason, other: Reason | None) -> bool:
+    return other is not None and (reason.cause, reason.detail) == (other.cause, other.detail)
