@@ -32,6 +32,7 @@ from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
 from cw.output.incoming import Incoming
 from cw.version import VERSION
+from cw.waits.reporter import Reporter
 
 logger = EventLogger("cw.client")
 
@@ -87,6 +88,7 @@ class Exchange:
             self.patience,
             patience.TERMS,
         )
+        self.waits = Reporter(lambda: self.link.where)
         self._secret, self._parent = secrets.token_hex(16), nested.job()
         self._loop, self._owner = loop, owner
         self._jobs, self._calls = jobs, calls
@@ -103,7 +105,7 @@ class Exchange:
             m.Window: self._on_window,
             m.SharedRoom: lambda message: self._object_sender.on_shared_room(message.size),
             m.WantDigest: lambda message: self._object_sender.on_want_digest(message),
-            m.Waiting: self._on_waiting,
+            m.Waiting: self.waits.on_waiting,
             m.Notice: lambda message: logger.warning("client.notice", "%s", message.text),
             m.Roster: self._on_roster,
             m.ResultHost: self._on_result_host,
@@ -143,10 +145,12 @@ class Exchange:
             for attempt_counts in jobs.attempt_counts.values():
                 connection.send(attempt_counts)
         jobs.on_master_joined()
+        self.waits.on_joined()
         self._owner.on_joined()
 
     def on_lost(self) -> None:
         self._jobs.on_master_lost()
+        self.waits.on_lost()
         self._again.clear()  # they are resubmitted with all others
         self._object_sender.start_anew(None)
         self.result_host = None
@@ -256,12 +260,6 @@ class Exchange:
             message.jobs if self.most is None else min(message.jobs, self.most), message.size
         )
         self.pump()
-
-    def _on_waiting(self, message: m.Waiting) -> None:
-        if message.cause:
-            logger.warning("client.waits", "%s", message.text)
-        else:
-            logger.warning("client.wait_over", "the jobs wait no longer")
 
     def _on_roster(self, message: m.Roster) -> None:
         self._roster.update(message.joined)

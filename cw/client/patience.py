@@ -14,6 +14,7 @@ from cw.events import EventLogger
 from cw.net import address
 from cw.net import messages as m
 from cw.net.master_link import SAYS_NOTHING, Failures, Loss, Terms
+from cw.waits.lines import SECONDS, in_words
 
 logger = EventLogger("cw.client")
 
@@ -50,6 +51,7 @@ class Patience:
         self._deadline = 0.0
         self._was_welcome = False
         self._is_reported = False  # the user was warned that the credential is missing, or another
+        self._is_awaited = False  # the user knows that the first master is awaited
 
     def start_clock(self, now: float) -> None:
         """Start the connect timeout for the first master. For any thread, before `connect`."""
@@ -65,6 +67,9 @@ class Patience:
     def on_welcome(self) -> None:
         self._was_welcome = True
         self.is_lost = False
+        if self._is_awaited:
+            self._is_awaited = False
+            logger.warning("client.master_found", "a master answers")
 
     def on_lost(self, loss: Loss, now: float, pause: float) -> BaseException | None:
         where, reason, goodbye = loss
@@ -104,7 +109,18 @@ class Patience:
             and all(isinstance(e, socket.gaierror) and e.errno == socket.EAI_NONAME for _, e in failures)
         )
         is_hopeless = is_unknown or (fault is not None and not fault.may_pass)
-        return _no_master(failures, candidates) if is_hopeless or now + pause > self._deadline else None
+        if is_hopeless or now + pause > self._deadline:
+            return _no_master(failures, candidates)
+        waited, left = self._connect_timeout - (self._deadline - now), self._deadline - now
+        if not self._was_welcome and not self._is_awaited and waited >= SECONDS <= left:
+            self._is_awaited = True
+            logger.warning(
+                "client.master_awaited",
+                "%s; the client looks for it for %s (connect_timeout)",
+                _no_master(failures, candidates),
+                in_words(left),
+            )
+        return None
 
 
 def _no_master(failures: Failures, candidates: Sequence[address.Candidate]) -> ConnectionError:

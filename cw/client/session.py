@@ -39,6 +39,7 @@ from cw.output.incoming import Incoming
 from cw.output.sink import Sink
 from cw.payloads import current
 from cw.payloads.environment import check_workdir, dump_environment
+from cw.waits.lines import SECONDS
 
 logger = EventLogger("cw.client")
 
@@ -146,8 +147,14 @@ class Session:
     def wait_for_room(self, size: int) -> None:
         """Block until the client may hold `size` more bytes, or is closed."""
 
+        def has_room() -> bool:
+            return self.is_closed or not self.jobs.is_full(size)
+
         def wait(timeout: float | None) -> bool:
-            return self.waiting.until(lambda: self.is_closed or not self.jobs.is_full(size), timeout)
+            if self.waiting.until(has_room, SECONDS):
+                return True
+            with self.exchange.waits.blocked(self.jobs.why_full()):
+                return self.waiting.until(has_room, timeout)
 
         # (Before the start nothing would ever make room, and a callback must not block.)
         if self.jobs.is_full(size) and self.is_started() and not self.is_own_thread():
@@ -220,6 +227,7 @@ class Session:
         # Threads that do not exist here may have held these locks. The event makes join() return.
         self._lock = self.submitter.lock = self.calls.lock = threading.RLock()
         self.waiting.drop_after_fork()
+        self.exchange.waits.drop_after_fork()
         self._ended = threading.Event()
         self._ended.set()
         self._loop.drop_after_fork()
@@ -245,6 +253,7 @@ class Session:
                 self._abandon()
                 self.delivery.close()
             finally:
+                self.exchange.waits.close()
                 self._connected.set()
                 self._ended.set()
 

@@ -1,0 +1,93 @@
+"""What the batch system says of the workers of a cluster that has none yet: their jobs wait, start, or have ended.
+
+Looks at the notes that launchers have made in the user's own directory, on a machine where the batch system's programs
+are. Asking takes up to a minute if the batch system is down.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from typing import NamedTuple
+
+from cw import program, userdir
+from cw.errors import Error
+from cw.launch.batch_system import ListedJob
+from cw.net import address
+from cw.slurm.submitted import BatchJob, State, directory_name
+from cw.waits.lines import in_words
+
+
+class Found(NamedTuple):
+    """The batch system's answer. `key`: it says the same while this is equal, though times may differ."""
+
+    text: str
+    key: str
+
+
+def look(where: str) -> Found | None:
+    """Ask about the workers of the cluster whose master is at `where`, 'HOST:PORT'. None: it is in no batch system, or
+    that does not answer."""
+    if not State.system.is_installed():
+        return None
+    try:
+        states = [state for state in map(State.load, _notes()) if _is_master_of(state, where)]
+        jobs = [(state, job) for state in states for job in state.of_role("workers")]
+        if not states:
+            return None
+        return _in_words(jobs, time.time()) if jobs else _nothing(states[0])
+    except (Error, OSError):
+        return None
+
+
+def _notes() -> list[str]:
+    """Return the names of the noted clusters."""
+    prefix = directory_name("")
+    pattern = os.path.join(glob.escape(userdir.home_directory()), f"{glob.escape(prefix)}*", "state.json")
+    return [os.path.basename(os.path.dirname(path)).removeprefix(prefix) for path in glob.glob(pattern)]
+
+
+def _is_master_of(state: State, where: str) -> bool:
+    entry = address.read_address(state.sought())
+    if entry is None:
+        return False
+    hosts = [entry["host"], *entry["addresses"], *entry["loopback"]]
+    return where in [address.join(host, entry["port"]) for host in hosts]
+
+
+def _in_words(jobs: list[tuple[State, BatchJob]], now: float) -> Found | None:
+    rows: dict[BatchJob, ListedJob | None] = {}
+    for state, job in jobs:
+        found = state.rows()
+        rows[job] = found.get(job.ident)
+        if rows[job] is None and now - job.at < State.system.list_seconds:
+            return Found(f"{job} of the workers was submitted", f"{job.ident} new")
+    active = [(row, job) for job, row in rows.items() if row is not None and row.is_active]
+    if not active:
+        return _nothing(jobs[-1][0])
+    # One that runs is nearest; then the one that is expected to start first.
+    row, job = min(active, key=lambda pair: (not pair[0].is_running, pair[0].start or float("inf")))
+    others = f", and {program.count(len(active) - 1, 'other')}" if len(active) > 1 else ""
+    text = f"{job} of the workers{others} {row.describe()}"
+    if row.is_waiting and row.start > now:
+        text += f"; expected start: {_clock(row.start, now)}"
+    if row.is_running:
+        logs = next(state.logs for state, other in jobs if other is job)
+        text += f", and none of them has joined yet (their logs: {logs})"
+    return Found(text, f"{job.ident} {row.describe()}")
+
+
+def _nothing(state: State) -> Found:
+    name = "" if state.name == address.cluster_name() else f" --name {state.name}"
+    return Found(
+        f"no job of the workers is in {State.system.title}'s queue any more: `cw slurm scale -n 1{name}` submits one "
+        f"for one slot (the logs of the last ones: {state.logs})",
+        "none",
+    )
+
+
+def _clock(at: float, now: float) -> str:
+    """Return the local time of day, with the date if it is far away."""
+    form = "%H:%M" if at - now < 18 * 3600 else "%Y-%m-%d %H:%M"
+    return f"{time.strftime(form, time.localtime(at))} (in {in_words(at - now)})"
