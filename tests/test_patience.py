@@ -54,6 +54,20 @@ def test_the_error_names_the_source_of_an_address_that_the_program_has_not_given
     assert "(node7:5494: Connection refused; from CW_MASTER)" in str(failure)
 
 
+def test_a_client_that_may_wait_long_for_the_first_master_says_so_once_and_that_it_is_there(caplog):
+    patience = client(60.0)
+    assert [not_found(patience, REFUSED, now) for now in (101.0, 102.9)] == [None] * 2 and not caplog.records
+    assert [not_found(patience, REFUSED, now) for now in (103.0, 104.0, 155.0)] == [None] * 3
+    assert events(caplog) == ["client.master_awaited"]
+    assert (
+        "no cw master answers (node7:5494: Connection refused)" in caplog.text and "for 57 s" in caplog.text
+    )
+    patience.on_welcome()
+    assert events(caplog) == ["client.master_awaited", "client.master_found"]
+    caplog.clear()
+    assert not_found(client(5.0), REFUSED, 104.0) is None and not caplog.records  # its error comes as soon
+
+
 def test_a_client_has_less_and_less_time_for_one_attempt():
     patience = client(5.0)
     assert [patience.dial_seconds(now) for now in (100.0, 103.0, 106.0)] == [5.0, 2.0, 0.1]

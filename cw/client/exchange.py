@@ -32,7 +32,7 @@ from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
 from cw.output.incoming import Incoming
 from cw.version import VERSION
-from cw.waits.reporter import Reporter
+from cw.waits.reporter import WaitReporter
 
 logger = EventLogger("cw.client")
 
@@ -88,8 +88,9 @@ class Exchange:
             self.patience,
             patience.TERMS,
         )
-        self.waits = Reporter(lambda: self.link.where)
-        self._secret, self._parent = secrets.token_hex(16), nested.job()
+        self.waits = WaitReporter(lambda: self.link.where)
+        self._secret = secrets.token_hex(16)
+        self._parent = nested.job()
         self._loop, self._owner = loop, owner
         self._jobs, self._calls = jobs, calls
         self._object_sender = calls.object_sender

@@ -167,16 +167,6 @@ class Jobs:
             return True
         return jobs_limit is not None and self.outstanding >= jobs_limit
 
-    def why_full(self) -> str:
-        """Say which limit keeps more jobs from being submitted."""
-        jobs_limit, bytes_limit = self.held.limits
-        if jobs_limit is not None and self.outstanding >= jobs_limit:
-            what = f"{self.outstanding} jobs are outstanding, as many as max_outstanding allows"
-        else:
-            size = (self.bytes_in - self.bytes_out + self.held.size) / 1e9
-            what = f"the arguments of outstanding jobs take {size:.3g} of {(bytes_limit or 0) / 1e9:.3g} GB"
-        return f"{what}; it goes on when results come, and max_outstanding=(JOBS, BYTES) sets the limits"
-
     # --- to the master ---
 
     def on_window(self, jobs: int, size: int) -> None:

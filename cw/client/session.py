@@ -39,6 +39,7 @@ from cw.output.incoming import Incoming
 from cw.output.sink import Sink
 from cw.payloads import current
 from cw.payloads.environment import check_workdir, dump_environment
+from cw.program import count
 from cw.waits.lines import SECONDS
 
 logger = EventLogger("cw.client")
@@ -153,7 +154,7 @@ class Session:
         def wait(timeout: float | None) -> bool:
             if self.waiting.until(has_room, SECONDS):
                 return True
-            with self.exchange.waits.blocked(self.jobs.why_full()):
+            with self.exchange.waits.blocked(_why_full(self.jobs)):
                 return self.waiting.until(has_room, timeout)
 
         # (Before the start nothing would ever make room, and a callback must not block.)
@@ -317,6 +318,19 @@ def _look_for_launched() -> None:
         import cw.slurm
     if os.path.exists(os.path.join(userdir.home_directory(), f"mp-{os.uname().nodename}", "state.json")):
         import cw.launch.local_state  # noqa: F401
+
+
+def _why_full(jobs: Jobs) -> str:
+    """Say which limit keeps more jobs from being submitted."""
+    jobs_limit, bytes_limit = jobs.held.limits
+    if jobs_limit is not None and jobs.outstanding >= jobs_limit:
+        what = (
+            f"{count(jobs.outstanding, 'job is', 'jobs are')} outstanding, as many as max_outstanding allows"
+        )
+    else:
+        size = jobs.bytes_in - jobs.bytes_out + jobs.held.size
+        what = f"the arguments of outstanding jobs take {size / 1e9:.3g} of {(bytes_limit or 0) / 1e9:.3g} GB"
+    return f"{what}; it goes on when results come, and max_outstanding=(JOBS, BYTES) sets the limits"
 
 
 def _half_the_memory() -> int:

@@ -36,7 +36,7 @@ LOOK_SECONDS = 20.0
 its last answer is kept for some seconds."""
 
 
-class Reporter:
+class WaitReporter:
     """Logs a session's waits. For any thread. `where()`: the master's address, 'HOST:PORT'."""
 
     def __init__(self, where: Callable[[], str]) -> None:

@@ -1,0 +1,132 @@
+"""What a user reads who waits, from real masters and workers."""
+
+import os
+import re
+import sys
+import threading
+import time
+
+import jobs
+import pytest
+from conftest import wait_until
+from programs import LIMIT, Master, Worker, start_script
+from test_master import Peer
+
+import cw
+from cw.net import messages as m
+
+
+@pytest.fixture(scope="module")
+def master():
+    with Master() as master:
+        yield master
+
+
+def said(caplog, event):
+    return [record.getMessage() for record in caplog.records if getattr(record, "event", "") == event]
+
+
+def wait_for(caplog, event, text):
+    wait_until(lambda: any(text in line for line in said(caplog, event)), LIMIT, lambda: caplog.text)
+
+
+def test_no_worker_then_another_python_then_one_that_serves(master, caplog):
+    executor = cw.ClusterExecutor(master.address)
+    future = executor.submit(jobs.square, 5)
+    wait_for(caplog, "client.waits", "no worker is connected to the master")
+    (line,) = said(caplog, "client.waits")
+    assert line.endswith(f"to start one on this machine: python -m cw.worker {master.address}")
+    with Peer(master, python=[3, 99]) as other, Peer(master, python=[3, 98]) as another:
+        for peer in (other, another):
+            assert type(peer.receive()) is m.Welcome
+            peer.send(m.InventoryEnd([]))
+        wait_for(caplog, "client.waits", "Python 3.98, 3.99")
+        line = said(caplog, "client.waits")[-1]
+        assert "the program runs Python {}.{}, but".format(*sys.version_info) in line
+        advice = line.partition("to start one on this machine: ")[2].split()
+        assert advice == [sys.executable, "-m", "cw.worker", master.address]
+        with Worker(*advice[3:]):
+            assert future.result(LIMIT) == 25
+            wait_for(caplog, "client.wait_over", "the jobs wait no longer, after ")
+        executor.shutdown()
+    assert len(said(caplog, "client.waits")) == 2 and len(said(caplog, "client.wait_over")) == 1
+
+
+def test_others_hold_all_slots_and_a_submit_waits_for_room(master, caplog, tmp_path):
+    """Three programs at once: one holds a slot, one waits in submit() for its own job, one gets no slot."""
+    go_on = tmp_path / "go on"
+    with Worker(master.address, "-n", "2"):
+        first = cw.ClusterExecutor(master.address)
+        full = cw.ClusterExecutor(master.address, max_outstanding=(1, None))
+        last = cw.ClusterExecutor(master.address)
+        held = [first.submit(jobs.until, str(go_on)), full.submit(jobs.until, str(go_on))]
+        wait_until(lambda: all(future.running() for future in held), LIMIT)
+        waits = last.submit(jobs.square, 6)
+        submits = threading.Thread(target=lambda: held.append(full.submit(jobs.square, 7)))
+        submits.start()
+        wait_for(caplog, "client.waits", "jobs of other programs hold all 2 slots: ")
+        wait_for(caplog, "client.waits", "submit() waits: 1 job is outstanding, as many as max_outstanding")
+        name = f"client {os.uname().nodename}:{os.getpid()}"
+        (busy,) = [line for line in said(caplog, "client.waits") if "hold all" in line]
+        assert f"{name} (1), {name} (1); these jobs have their turn as those end" in busy
+        assert not said(caplog, "client.wait_over")
+        go_on.touch()
+        submits.join(LIMIT)
+        assert waits.result(LIMIT) == 36 and held[2].result(LIMIT) == 49
+        wait_for(caplog, "client.wait_over", "submit() goes on, after ")
+        wait_for(caplog, "client.wait_over", "the jobs wait no longer, after ")
+        for executor in (first, full, last):
+            executor.shutdown()
+
+
+def test_a_run_without_waits_says_nothing(master, tmp_path):
+    with Worker(master.address), start_script(
+        tmp_path,
+        f"""
+import cw, time
+executor = cw.ClusterExecutor({master.address!r})
+assert list(executor.map(time.sleep, [0.5] * 8)) == [None] * 8
+executor.shutdown()
+""",
+    ) as script:  # fmt: skip
+        assert script.wait() == 0 and script.err == ""
+
+
+def test_a_program_shows_the_lines_without_any_settings_of_its_log(tmp_path):
+    """The master is killed in the middle of a wait, and is back: what its line says then is said once more."""
+    with Master() as master:
+        with start_script(
+            tmp_path,
+            f"""
+import cw
+executor = cw.ClusterExecutor({master.address!r})
+print(executor.submit(pow, 2, 5).result())
+executor.shutdown()
+""",
+        ) as script:  # fmt: skip
+            script.wait_for("the jobs wait: no worker is connected to the master at 127.0.0.1:")
+            master.process.kill()
+            master.process.wait()
+            script.wait_for("the client looks for it for 300 s")
+            with Master("--port", str(master.port)) as again, Worker(again.address):
+                assert script.wait() == 0 and script.out == "32\n"
+            lines = [re.sub("[0-9.:]*[0-9]+", "N", line) for line in script.err.splitlines()]
+            assert lines[0].startswith("the jobs wait: ") and lines[-1].startswith("the client is connected")
+            assert len(lines) == 3 and "no longer" not in script.err
+
+
+def test_a_first_master_that_is_long_awaited_is_said(caplog, tmp_path):
+    with Master() as master:
+        pass
+    found = []
+    start = threading.Thread(
+        target=lambda: found.append(cw.ClusterExecutor(master.address, connect_timeout=LIMIT))
+    )
+    began = time.monotonic()
+    start.start()
+    wait_for(caplog, "client.master_awaited", "no cw master answers (127.0.0.1:")
+    assert time.monotonic() - began >= 3
+    with Master("--port", str(master.port)):
+        start.join(LIMIT)
+        wait_for(caplog, "client.master_found", "a master answers")
+        found[0].shutdown()
