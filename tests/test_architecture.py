@@ -78,8 +78,6 @@ FLOORS = [
     "master.job_sender", "master.peer", "master.resumption", "master.settings", "master.checks",
     "master.dispatch", "master.asides", "master.reconcile", "master.scheduler", "master.tries",
     "master.passing_orders", "master.passing", "master.output", "master.output_shares",
-    "master.state", "master.stalls", "master.fit", "master.jobs", "master.ranked", "master.__init__",
-    "master.passing_orders", "master.passing",
     "master.why", "master.state", "master.stalls", "master.fit", "master.jobs", "master.ranked", "master.__init__",
     "net.master_link",
     "net.acceptor", "net.connector", "net.connection", "net.send_queue", "net.loop", "net.timers", "net.sockets",
