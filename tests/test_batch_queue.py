@@ -67,7 +67,7 @@ def test_the_reason_and_the_expected_start_of_the_job_that_is_nearest(slurm):
     put(slurm, 1, "COMPLETED")
     assert (
         look().text
-        == "Slurm job 2 of the workers waits in the queue: you hold it: scontrol release (JobHeldUser)"
+        == "Slurm job 2 of the workers waits in the queue: you hold it: scontrol release 2 (JobHeldUser)"
     )
 
 

@@ -231,7 +231,9 @@ def test_a_client_whose_python_no_worker_runs_is_told_once_in_one_sentence(maste
         with Worker(master.address):  # of the right version: the others are simply not given the jobs
             assert future.result(LIMIT) == 25
         executor.shutdown()
-        assert events(caplog).count("client.waits") == 1 and len(caplog.records) <= 2  # perhaps that it is over
+        assert (
+            events(caplog).count("client.waits") == 1 and len(caplog.records) <= 2
+        )  # perhaps that it is over
         other.socket.settimeout(0.1)
         with pytest.raises(TimeoutError):
             while type(other.receive()) in (m.Heartbeat, type(None)):

@@ -361,11 +361,23 @@ def test_a_start_that_fails_leaves_what_was_there_before(slurm):
     assert "stopped" in run("stop")[0]
 
 
-def test_what_waits_in_the_queue_is_told_with_the_reason(slurm, counted):
+def test_what_waits_in_the_queue_is_told_with_the_reason_also_in_programs(slurm, counted, caplog):
     began = time.monotonic()
     out, _ = run("start", "-n", 2, "--Xworkers", "--hold")
     assert "0 of 2 slots are up; Slurm job" in out and "waits in the queue: you hold it" in out, out
     assert "you hold it" in run("status")[0] and "you hold it" in run("status")[0]
+    with cw.ClusterExecutor() as executor:
+        future = executor.submit(pow, 2, 5)
+        wait_until(lambda: "the jobs wait" in caplog.text, LIMIT)
+        found = re.search(
+            r"the jobs wait: no worker is connected to the master: Slurm job (\d+) of the workers waits in the queue: "
+            r"you hold it: (scontrol release \1) \(JobHeldUser\)",
+            caplog.text,
+        )
+        assert found, caplog.text
+        slurm.run(*found[2].split())  # the advice works as it stands
+        assert future.result(LIMIT) == 32
+        wait_until(lambda: "the jobs wait no longer, after" in caplog.text, LIMIT)
     run("stop")
     assert 1 <= counted() <= 1 + (time.monotonic() - began) / squeue.QUEUE_SECONDS
 

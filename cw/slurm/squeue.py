@@ -159,6 +159,8 @@ class Row(NamedTuple):
         if self.reason in ("", "None") or self.state in _SAYS_ALL:
             return words
         why = _REASONS.get(self.reason.partition(",")[0].strip("()"))
+        if why is not None:
+            why = why.replace("scontrol release", f"scontrol release {self.ident}")
         if why is None and _LIMITS.search(self.reason):
             why = "a limit of your account or its QOS is reached"
         return f"{words}: {why} ({self.reason})" if why else f"{words} ({self.reason})"
