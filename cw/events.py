@@ -117,3 +117,14 @@ def flush_repeated(is_end: bool = False) -> None:
     """Log how often what was repeated was left out. At the end of the program: all of it."""
     for limited in _all_limited:
         limited.flush(is_end)
+
+
+def handlers_on(stream: object) -> list[logging.StreamHandler[Any]]:
+    """Return the handlers of the program's loggers that write to this stream."""
+    loggers = [logging.root, *list(logging.root.manager.loggerDict.values())]
+    handlers = [handler for logger in loggers for handler in getattr(logger, "handlers", ())]
+    return [
+        handler
+        for handler in handlers
+        if isinstance(handler, logging.StreamHandler) and handler.stream is stream
+    ]

@@ -87,6 +87,21 @@ def test_what_is_printed_appears_above_the_bar(cluster, tmp_path):
     assert written.count("\r") > 10
 
 
+def test_lines_of_the_log_appear_above_the_bar(cluster, tmp_path):
+    _, lines = on_a_terminal(tmp_path, """if True:
+    import logging, time, cw
+    def nap(n):
+        time.sleep(0.05)
+        return n
+    logging.basicConfig(format="%(message)s", level="INFO")
+    for n in cw.map(nap, range(20), progress=True):
+        if n in (5, 10):
+            logging.info("line of the log")
+    logging.info("after")
+    """, CW_MASTER=cluster.master)  # fmt: skip
+    assert lines[:2] == ["line of the log"] * 2 and "20/20" in lines[2] and lines[3] == "after"
+
+
 def test_stored_results_count_apart(cluster, tmp_path):
     code = """if True:
     import time, cw

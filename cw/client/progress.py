@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from cw import events
 from cw.payloads.environment import ipython_shell
 
 INTERVAL = 0.2
@@ -116,6 +117,9 @@ class Print:
         self._bar = bar
         self._stream = getattr(sys, name)
         setattr(sys, name, self)
+        self._handlers = events.handlers_on(self._stream)  # of the program's log
+        for handler in self._handlers:
+            handler.setStream(self)
 
     def write(self, text: str) -> int:
         """Write above the bar."""
@@ -137,6 +141,9 @@ class Print:
             self.write("\n")
         self.is_in_line = False
         self._bar = None
+        for handler in self._handlers:
+            if handler.stream is self:
+                handler.setStream(self._stream)
         if getattr(sys, self._name) is self:  # otherwise something else redirects it by now
             setattr(sys, self._name, self._stream)
 
