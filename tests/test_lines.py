@@ -1,11 +1,16 @@
 """The sentences about waits: reasons in, lines out."""
 
+import ast
+import re
+from pathlib import Path
 from random import Random
 
 import pytest
 
+import cw
 from cw.waits.lines import MASTER, MINUTE, MOST, SECONDS, SUBMIT, Line, Lines, Reason, in_words
 
+WAITS = ["reporter", "batch_queue", "lines"]
 NO_WORKER = Reason("no-worker", "no worker is connected")
 BUSY = Reason("busy", "others hold all slots")
 FULL = Reason(SUBMIT, "3 jobs are outstanding")
@@ -102,3 +107,29 @@ def test_at_random_times_all_is_said_that_lasts_and_each_line_is_news(seed):
 def test_durations_are_in_a_readers_units():
     words = [in_words(seconds) for seconds in (SECONDS, 89.6, 90, 3600, 7500, 86400)]
     assert words == ["3 s", "90 s", "2 min", "60 min", "2 h 5 min", "24 h 0 min"]
+
+
+def test_the_page_has_the_programs_own_sentences():
+    """Each part between numbers, names and punctuation of a sentence that the page quotes is in the code."""
+    root = Path(cw.__file__).parent
+    modules = [
+        "master/why",
+        "client/session",
+        "client/patience",
+        "slurm/squeue",
+        *(f"waits/{n}" for n in WAITS),
+    ]
+    constants = [
+        node.value
+        for module in modules
+        for node in ast.walk(ast.parse((root / f"{module}.py").read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    section = (root.parent / "docs/errors.md").read_text().partition("## Why jobs wait")[2]
+    quoted = re.findall(r'"([^"]+)"', section.replace("\n", " "))
+    assert len(quoted) > 15
+    for sentence in quoted:
+        for part in re.split(r"[^a-z_' ]+|\b[a-zA-Z]*[0-9A-Z]\S*", sentence):
+            words = part.split()
+            halves = [(" ".join(words[:n]), " ".join(words[n:])) for n in range(1, len(words))]
+            assert not halves or any(all(any(h in t for t in constants) for h in two) for two in halves), part

@@ -236,9 +236,10 @@ class Survey:
         holders = view.holders.most_common()
         who = ", ".join(f"{self._name_of(other)} ({count})" for other, count in holders[:NAMED])
         rest = len(holders) - NAMED
+        whose = "other jobs" if queue.session.depth else "jobs of other programs"
         return Reason(
             Cause.BUSY,
-            f"jobs of other programs hold {slots}: {who}" + (f" and {rest} more" if rest > 0 else ""),
+            f"{whose} hold {slots}: {who}" + (f" and {rest} more" if rest > 0 else ""),
         )
 
 
