@@ -161,7 +161,7 @@ def test_garbage_in_the_form_of_a_handshake_is_turned_away(house):
             pass
 
 
-def test_lines_about_strangers_are_rate_limited(house, caplog):
+def test_sentences_about_strangers_are_rate_limited(house, caplog):
     caplog.set_level(logging.WARNING)
     for _ in range(50):
         house.connect(first=b"x")

@@ -87,7 +87,7 @@ def test_what_is_printed_appears_above_the_bar(cluster, tmp_path):
     assert written.count("\r") > 10
 
 
-def test_lines_of_the_log_appear_above_the_bar(cluster, tmp_path):
+def test_sentences_of_the_log_appear_above_the_bar(cluster, tmp_path):
     _, lines = on_a_terminal(tmp_path, """if True:
     import logging, time, cw
     def nap(n):

@@ -14,7 +14,7 @@ from cw.events import EventLogger
 from cw.net import address
 from cw.net import messages as m
 from cw.net.master_link import SAYS_NOTHING, Failures, Loss, Terms
-from cw.waits.lines import SECONDS, in_words
+from cw.waits.sentences import SECONDS, in_words
 
 logger = EventLogger("cw.client")
 

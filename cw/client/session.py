@@ -40,7 +40,7 @@ from cw.output.sink import Sink
 from cw.payloads import current
 from cw.payloads.environment import check_workdir, dump_environment
 from cw.program import count
-from cw.waits.lines import SECONDS
+from cw.waits.sentences import SECONDS
 
 logger = EventLogger("cw.client")
 

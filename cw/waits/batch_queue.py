@@ -16,7 +16,7 @@ from cw.errors import Error
 from cw.launch.batch_system import ListedJob
 from cw.net import address
 from cw.slurm.submitted import BatchJob, State, directory_name
-from cw.waits.lines import in_words
+from cw.waits.sentences import in_words
 
 
 class Found(NamedTuple):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from cw import userdir
 from cw.events import EventLogger
 from cw.net import messages as m
-from cw.waits.lines import MASTER, SUBMIT, Lines, Reason
+from cw.waits.sentences import MASTER, SUBMIT, Lines, Reason
 
 if TYPE_CHECKING:
     from cw.waits.batch_queue import Found

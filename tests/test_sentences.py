@@ -8,9 +8,9 @@ from random import Random
 import pytest
 
 import cw
-from cw.waits.lines import MASTER, MINUTE, MOST, SECONDS, SUBMIT, Line, Lines, Reason, in_words
+from cw.waits.sentences import MASTER, MINUTE, MOST, SECONDS, SUBMIT, Line, Lines, Reason, in_words
 
-WAITS = ["reporter", "batch_queue", "lines"]
+WAITS = ["reporter", "batch_queue", "sentences"]
 NO_WORKER = Reason("no-worker", "no worker is connected")
 BUSY = Reason("busy", "others hold all slots")
 FULL = Reason(SUBMIT, "3 jobs are outstanding")
