@@ -3,7 +3,8 @@
     cell begins  -->  the last job so far, of each session
     cell ends    -->  interrupted? --yes--> its sessions' later jobs are cancelled, and stopped if they run
 
-A session that the cell has not made stays usable. Jobs of earlier cells go on.
+A session that the cell has not made stays usable. Jobs of earlier cells go on; what they print appears under the cell
+that has submitted them.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import weakref
+from bisect import bisect_left
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cw.client import progress
 from cw.client.jobs import Jobs
+from cw.output import streams
 from cw.payloads.environment import ipython_shell
 
 if TYPE_CHECKING:
@@ -45,6 +49,13 @@ class Session(Protocol):
 _last_numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 """Number of the last job before the cell that runs, by session. Used by the main thread."""
 
+_cells: weakref.WeakKeyDictionary[Any, list[tuple[int, Any]]] = weakref.WeakKeyDictionary()
+"""The last job before a cell, and the cell as `streams.cell_of` gives it, in their order, by session. Written by the
+main thread, read by the sessions'."""
+
+MOST_CELLS = 1000
+"""Number of cells of a session that are remembered. Fewer: what jobs of older ones print appears under later ones."""
+
 _shell: Any = None
 """The shell that reports its cells."""
 
@@ -56,6 +67,7 @@ def register(session: Session) -> None:
     if not hasattr(shell, "events"):
         return
     _last_numbers[session] = 0
+    _cells[session] = [(0, streams.cell_of(sys.stdout))]
     if shell is not _shell:
         _shell = shell
         shell.events.register("pre_run_cell", _on_begin)
@@ -70,7 +82,8 @@ def _on_begin(info: Any) -> None:
     import asyncio  # IPython has loaded it
 
     for session in list(_last_numbers):
-        _last_numbers[session] = session.jobs.last_number
+        _last_numbers[session] = last = session.jobs.last_number
+        _cells[session] = [*_cells[session][-MOST_CELLS:], (last, streams.cell_of(sys.stdout))]
     _sleep()  # (cells may be nested)
     with contextlib.suppress(RuntimeError):  # no loop runs: not in a kernel
         _wake(asyncio.get_running_loop())
@@ -84,6 +97,14 @@ def _wake(loop: AbstractEventLoop) -> None:
 def _sleep() -> None:
     if _waking is not None:
         _waking.cancel()
+
+
+def cell_of(session: Session, number: int) -> Any:
+    """Return the cell that has submitted a job; None if there are no cells. Any thread."""
+    found = _cells.get(session)
+    if found is None:
+        return None
+    return found[max(0, bisect_left(found, number, key=itemgetter(0)) - 1)][1]
 
 
 def _on_end(result: Any) -> None:

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from cw.output.printer import printer
 from cw.program import count
 
 LEAVE_SECONDS = 1.2
@@ -99,6 +100,8 @@ def _at_exit() -> None:
                 session.join(INTERRUPT_SECONDS)
             session.join()
             session.on_exit()
+        while not printer.drain(INTERRUPT_SECONDS):
+            pass  # a reader of the output pauses, and other programs would wait for it, too
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one is immediate
         left = sum(session.outstanding() for session in sessions)
@@ -115,6 +118,7 @@ def _drop(sessions: Iterable[Session]) -> None:
         session.close(is_waiting=False)
     for session in sessions:
         session.leave_now(max(0.1, deadline - time.monotonic()))
+    printer.drain(max(0.1, deadline - time.monotonic()))
 
 
 class _DieOfInterrupt:

@@ -362,6 +362,7 @@ class FunctionTable:
             needs = [*record.needs, *prepared.needs, *([held] if held else []), *first]
             number = self.maker.object_of(m.FUNCTION, needs, objects.dump_function(made))
             record.functions[held, is_fixed, prepared.needs] = number
+            self._objects.names[number] = prepared.template.name
         return number
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, Any]:

@@ -39,6 +39,7 @@ class ClientJob:
         "call",
         "retries",
         "priority",
+        "keeps_output",
         "sent_over",
     )
 
@@ -61,13 +62,19 @@ class ClientJob:
         # If it may be tried again after an error; and its priority: jobs with a larger one are sent first.
         self.retries = Retries(asked) if asked is not NO_OPTIONS and asked.retries else None
         self.priority = 0 if asked is NO_OPTIONS else asked.priority or 0
+        self.keeps_output = asked is not NO_OPTIONS and asked.output == "keep"
         self.sent_over = 0  # connection over which it was sent last, from 1; or ENDED
+
+    @property
+    def id(self) -> Any:
+        """What its caller knows it by: its number, or the caller's own id."""
+        tag = self.tag
+        return tag.jobid if type(tag) is NamedTag else self.number
 
     @property
     def name(self) -> str:
         """Name for messages, with the caller's own id if the job has one."""
-        tag = self.tag
-        return f"job {tag.jobid if type(tag) is NamedTag else self.number}"
+        return f"job {self.id}"
 
 
 class Dependent(ClientJob):

@@ -42,6 +42,8 @@ class ObjectTable:
         self.on_forgotten: list[Callable[[set[int]], None]] = []
         self.is_full = False
         """True if it is time to call `forget_unused`. Becomes true only in `add`."""
+        self.names: dict[int, str] = {}
+        """Names of functions, by the number of their FUNCTION object, for a reader of what their jobs print."""
         self._take_environment = take_environment
         self._environment = 0
         self._objects = ObjectSet()
@@ -174,6 +176,7 @@ class ObjectTable:
         numbers = {item.number for item in gone}
         for number in numbers:
             del self._by_number[number]
+            self.names.pop(number, None)
             digest = self._digests.pop(number, None)
             if digest is not None:
                 del self._number_by_digest[digest]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cw import events
+from cw.output.streams import is_terminal
 from cw.payloads.environment import ipython_shell
 
 INTERVAL = 0.2
@@ -149,11 +150,6 @@ class Print:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def is_terminal(stream: Any) -> bool:
-    """True if what is written there appears on a terminal."""
-    return stream is not None and getattr(stream, "isatty", lambda: False)()
 
 
 def _kind_of_bar() -> Any:

@@ -14,6 +14,7 @@ import glob
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -36,6 +37,7 @@ from cw.events import EventLogger
 from cw.net import address
 from cw.net.loop import Loop
 from cw.output.incoming import Incoming
+from cw.output.printer import printer
 from cw.output.sink import Sink
 from cw.payloads import current
 from cw.payloads.environment import check_workdir, dump_environment
@@ -87,13 +89,13 @@ class Session:
         self.delivery = Delivery(
             jobs, deliver, store_client, lambda: self._loop.call_soon_threadsafe(self.on_wake)
         )
-        self.output = Incoming(Sink())
-        """Takes what jobs print. Its `sink` may be replaced before the start."""
+        self.output = Incoming(Sink(printer, jobs, objects.names, partial(cells.cell_of, self)))
+        """Takes what jobs print."""
         self.exchange = Exchange(self._loop, self, settings, jobs, self.calls, self.delivery)
-        self.submitter = submitter = Submitter(
+        self.submitter: Submitter = Submitter(
             self._loop, self, jobs, self.calls, self.exchange, self.delivery
         )
-        self.dependents = submitter.dependents
+        self.dependents = self.submitter.dependents
         self._thread = threading.Thread(target=self._main, name="cw-client", daemon=True)
         self._connected = threading.Event()
         # In place of the thread's own: up to Python 3.12, a join() that Ctrl-C interrupts regards the thread as ended.
@@ -248,6 +250,7 @@ class Session:
             with self._lock:
                 self.is_closed = True
             try:
+                self.output.sink.end()
                 self.delivery.flush()  # results that have arrived are stored, and delivered
                 self._deliver_recorded()
                 self.delivery.deliver_failed()

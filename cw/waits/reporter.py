@@ -73,7 +73,7 @@ class WaitReporter:
 
     @contextlib.contextmanager
     def blocked(self, text: str) -> Iterator[None]:
-        """Note that a thread waits in submit(), and has waited for `lines.SECONDS`."""
+        """Note that a thread waits in submit(), and has waited for `sentences.SECONDS`."""
         self._count_blocked(1, Reason(SUBMIT, text))
         try:
             yield

@@ -1,0 +1,215 @@
+"""The printer: writes what jobs print on the program's own stdout and stderr, in a thread of its own.
+
+    sessions' threads --put--> queue --> the printer's thread --> streams
+            '--settle: is it written? (before a result is delivered)
+
+The thread is there because a terminal may stand still (Ctrl-S, a pager): the session's thread, which results and
+heartbeats need, must not wait for it. Before results it waits, SETTLE_SECONDS at most, so that a job's output is on the
+stream before its future is done. Where a stream takes nothing for longer, results go on without it, and what the queue
+has no room for is left out; a line of the log says how much. At its end the program waits for the rest.
+
+All sessions of a process have one printer. Its thread ends when nothing has come for a while.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from time import monotonic
+from typing import Any, NamedTuple
+
+from cw.events import EventLogger
+from cw.output import streams
+from cw.output.screen import Screen
+
+logger = EventLogger("cw.client")
+
+QUEUE_BYTES = 16 * 1024 * 1024
+"""Bytes that wait for the streams. Larger: more memory. Smaller: a reader that pauses misses more."""
+
+BATCH_BYTES = 256 * 1024
+"""Bytes that the thread takes at a time. Larger: `settle` waits longer. Smaller: more changes between threads."""
+
+SETTLE_SECONDS = 0.5
+"""Longest wait of results for the streams (seconds). Longer: a slow terminal delays results. Shorter: on a busy machine
+a result may come before the output of its job."""
+
+IDLE_SECONDS = 1.0
+"""Time after which the thread ends (seconds). Longer: it is there for nothing. Shorter: it is started often."""
+
+
+class Piece(NamedTuple):
+    """Lines of one job. `stream`: 1 is stdout, 2 is stderr. `cell`: the cell of a notebook under which they appear.
+    `is_note`: they are about its lines, and must not get into a file with them."""
+
+    stream: int
+    data: bytes
+    label: str = ""
+    cell: Any = None
+    is_note: bool = False
+
+
+class Printer:
+    """Writes pieces in their order. The methods are for any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        # Under the condition's lock.
+        self._queue: deque[Piece] = deque()
+        self._put = self._written = 0  # bytes so far
+        self._left_out = [0, 0]  # lines and bytes, since the last line of the log about them
+        self._thread: threading.Thread | None = None
+        self._is_stuck = self._is_ending = False
+        # The thread's own.
+        self._screens = {number: Screen() for number in streams.NAMES}
+        self._reported: set[int] = set()  # streams that have failed
+
+    def put(self, piece: Piece) -> None:
+        """Queue lines. Never blocks: without room, they are left out."""
+        size = len(piece.data)
+        with self._changed:
+            if self._queue and self._put - self._written + size > QUEUE_BYTES:
+                self._left_out[0] += piece.data.count(b"\n")
+                self._left_out[1] += size
+                return
+            self._put += size
+            self._queue.append(piece)
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="cw-output", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the interpreter ends
+                    self._queue.clear()
+                    self._written = self._put
+                    return
+                self._thread = thread
+            self._changed.notify_all()
+
+    def settle(self) -> bool:
+        """Return when all that was put before is written. False: the streams do not take it in SETTLE_SECONDS; then the
+        next calls do not wait until they do."""
+        with self._changed:
+            if self._is_stuck or self._written == self._put:
+                return not self._is_stuck
+            end = self._put
+            is_written = self._changed.wait_for(lambda: self._written >= end, SETTLE_SECONDS)
+            self._is_stuck = not is_written
+            return is_written
+
+    def drain(self, seconds: float) -> bool:
+        """Return when all is written, with the counts of equal lines, at the end of the program. False: this time is
+        over."""
+        with self._changed:
+            self._is_ending = True
+            self._changed.notify_all()
+            is_done = self._changed.wait_for(lambda: self._thread is None, seconds)
+            self._is_ending = False
+            return is_done
+
+    def _run(self) -> None:
+        while pieces := self._next():
+            began = 0
+            for place, piece in enumerate(pieces, 1):  # those for one place together
+                if place == len(pieces) or not _go_together(piece, pieces[place]):
+                    self._write(pieces[began:place])
+                    began = place
+            with self._changed:
+                self._written += sum(len(piece.data) for piece in pieces)
+                left_out, self._left_out = self._left_out, [0, 0]
+                self._is_stuck = False
+                self._changed.notify_all()
+            if left_out[1]:
+                logger.warning(
+                    "client.output_left_out",
+                    "%d lines (%d bytes) that jobs printed are left out: the program's stdout or stderr took nothing "
+                    "for a while",
+                    left_out[0],
+                    left_out[1],
+                )
+
+    def _next(self) -> list[Piece]:
+        """Wait for pieces, and return some; none: the thread ends."""
+        pieces: list[Piece] = []
+        size = 0
+        with self._changed:
+            idle_end = monotonic() + IDLE_SECONDS
+            while not self._queue:
+                due = min(
+                    [screen.due for screen in self._screens.values() if screen.due is not None], default=None
+                )
+                now = monotonic()
+                if due is not None and (self._is_ending or due <= now):
+                    self._changed.release()
+                    try:
+                        self._show_counts()
+                    finally:
+                        self._changed.acquire()
+                    continue
+                if due is None and (self._is_ending or now >= idle_end):
+                    self._thread = None
+                    self._changed.notify_all()
+                    return []
+                self._changed.wait((idle_end if due is None else due) - now)
+            while self._queue and size < BATCH_BYTES:
+                pieces.append(self._queue.popleft())
+                size += len(pieces[-1].data)
+        return pieces
+
+    def _write(self, pieces: list[Piece]) -> None:
+        """Write pieces of one stream and cell."""
+        number, _, label, cell, is_note = pieces[0]
+        if is_note and not streams.is_labelled(streams.current(number)):
+            number = 2
+            pieces = [piece._replace(data=label.encode() + piece.data) for piece in pieces]
+        stream, screen, now = streams.current(number), self._screens[number], monotonic()
+        if stream is None:
+            return
+        try:
+            if streams.is_labelled(stream):
+                shown = [
+                    screen.feed(each.label, each.data.decode("utf-8", "replace"), now) for each in pieces
+                ]
+                streams.write_text(stream, "".join(shown), cell)
+            else:
+                streams.write(stream, b"".join([each.data for each in pieces]))
+        except Exception as error:
+            self._report(number, error)
+
+    def _show_counts(self) -> None:
+        """Write how many equal lines were not shown."""
+        for number, screen in self._screens.items():
+            text, stream = screen.show_count(), streams.current(number)
+            if text and streams.is_labelled(stream):
+                try:
+                    streams.write_text(stream, text)
+                except Exception as error:
+                    self._report(number, error)
+
+    def _report(self, number: int, error: Exception) -> None:
+        """Log once that a stream takes nothing: it is closed, or an object of the user's that fails."""
+        if number not in self._reported:
+            self._reported.add(number)
+            logger.warning(
+                "client.output_not_shown",
+                "what jobs print does not appear: sys.%s fails with %s: %s",
+                streams.NAMES[number],
+                type(error).__name__,
+                error,
+            )
+
+
+def _go_together(first: Piece, second: Piece) -> bool:
+    return first.stream == second.stream and first.cell is second.cell and first.is_note == second.is_note
+
+
+printer = Printer()
+"""The printer of this process."""
+
+
+def _renew() -> None:
+    """Forget all in a forked child: its parent writes it. Threads that are not here may hold the lock."""
+    printer.__init__()  # type: ignore[misc]
+
+
+os.register_at_fork(after_in_child=_renew)
