@@ -108,6 +108,18 @@ class Results:
             if self._is_wanted is None or self._is_wanted(self._store.head(place)):
                 yield place
 
+    @property
+    def path(self) -> str:
+        """The directory of the store."""
+        return self._store.path
+
+    def with_key(self, key: str) -> list[Result]:
+        """Return the results whose key, in hexadecimal digits, begins with this."""
+        places = [
+            place for place in self._places() if self._store.head(place).key.hex().startswith(key.lower())
+        ]
+        return [Result(self._store.read(place)) for place in places]
+
     def summary(self) -> dict[str, dict[str, Any]]:
         """Return, by function: numbers 'done' and 'failed', and the 'seconds' spent."""
         found: dict[str, dict[str, Any]] = collections.defaultdict(
@@ -235,6 +247,12 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument(
         "--jsonl", action="store_true", help="all results as JSON lines; values that JSON lacks become texts"
     )
+    form.add_argument(
+        "--output",
+        metavar="KEY",
+        help="what the call with this key printed, on stdout and stderr (the beginning of the key is enough; --csv and "
+        "--jsonl show keys)",
+    )
     parser.add_argument("--function", metavar="NAME", help="only results of this function")
     parser.add_argument("--host", metavar="HOST", help="only results from this host")
     when = program.converted_by(_parse_when)
@@ -269,7 +287,9 @@ def main() -> int:
             until=options.until,
             failed=True if options.failed else False if options.done else None,
         )
-        if options.csv:
+        if options.output is not None:
+            _print_output(results, options.output)
+        elif options.csv:
             _write_csv(results)
         elif options.jsonl:
             for result in results:
@@ -308,6 +328,24 @@ def _print_summary(results: Results) -> None:
     width = max(len("function"), *(len(row[0]) for row in rows))
     for row in [("function", "done", "failed", "seconds"), *rows]:
         print(f"{row[0]:{width}}  {row[1]:>12}  {row[2]:>10}  {row[3]:>14}")
+
+
+def _print_output(results: Results, key: str) -> None:
+    """Print what a call printed, each stream on the own one. `key`: the beginning of its key."""
+    found = results.with_key(key)
+    if len(found) != 1:
+        what = "no result has" if not found else f"{len(found)} results have"
+        raise program.UserError(
+            f"{what} a key that begins with {key!r}: `cw results {results.path} --jsonl` shows the keys"
+        )
+    stdout, stderr = found[0].stdout, found[0].stderr
+    if stdout is None or stderr is None:
+        raise program.UserError(
+            f"what the call {found[0].key} printed was not kept: it is if the job fails, or has output='keep'"
+        )
+    sys.stdout.write(stdout)
+    sys.stdout.flush()
+    sys.stderr.write(stderr)
 
 
 def _write_csv(results: Results) -> None:

@@ -276,6 +276,21 @@ def test_csv_and_json_lines(path):
     )
 
 
+def test_what_a_call_printed(tmp_path):
+    kept = call(1, "one")._replace(output=(b"step 1\n\xff", b"hot\n"))
+    failed = call(3, error=LookupError("no such star"))._replace(output=(b"step 1\n", b""))
+    path = written(tmp_path / "s", kept, call(2, "two"), failed)
+    first, second, third = cw.results(path)
+    assert (first.stdout, first.stderr) == ("step 1\n\ufffd", "hot\n")
+    assert (second.stdout, second.stderr) == (None, None)
+    assert "its last output (stdout):\n  step 1\n" in str(third.error.__cause__)
+    with Program("-m", "cw.results", path, "--output", first.key[:12].upper()) as program:
+        assert program.wait() == 0 and program.out == first.stdout and program.err == first.stderr
+    assert "a key that begins with '00': `cw results " in show(path, "--output", "00", status=1)
+    assert "was not kept" in show(path, "--output", second.key, status=1)
+    assert "3 results have a key that begins with ''" in show(path, "--output", "", status=1)
+
+
 def test_values_of_all_kinds_are_shown(tmp_path):
     numpy = pytest.importorskip("numpy")
     values = [

@@ -77,13 +77,15 @@ def test_what_was_stored_comes_back(tmp_path):
     results = [
         entry(1),
         entry(2, b"", args=b"a" * 5000, function="g"),
-        entry(3, b"x" * 10_000, status=1, host=""),
+        entry(3, b"x" * 10_000, status=1, host="")._replace(output=(b"out\n" * 5000, b"\xff")),
+        entry(4)._replace(output=(b"", b"")),
+        entry(5, b"large" * form.LARGE)._replace(output=(b"5", b"")),
     ]
     path = written(tmp_path / "s", *results)
     opened = Store(path, False, SCHEME)
     found = [opened.read(place) for place in opened.places()]
     assert found == [
-        (e.key, e.number, e.function, e.host, e.status, e.when, e.seconds, e.args, e.payload, {})
+        (e.key, e.number, e.function, e.host, e.status, e.when, e.seconds, e.args, e.payload, {}, e.output)
         for e in results
     ]
     assert [opened.head(place)[:7] for place in opened.places()] == [stored[:7] for stored in found]

@@ -23,6 +23,8 @@ from cw.client.outcome import Outcome
 from cw.client.store_client import Call, Chunk, StoreClient
 from cw.errors import StoreError
 from cw.events import EventLogger
+from cw.output import last_words
+from cw.output.sink import Kept
 
 logger = EventLogger("cw.client")
 
@@ -65,6 +67,19 @@ class Delivery:
         self.deliver(job.number, job.tag, error, value)
         self._jobs.on_delivered(job, error is not None)
 
+    def note_output(self, job: ClientJob, error: BaseException | None, kept: Kept | None) -> Kept | None:
+        """Give a job's future what it has printed, if that is kept, and its error the last of it. Returns what a store
+        keeps of it. (What came of an attempt that was lost is not kept if the next one ends well.)"""
+        if error is None and not job.keeps_output:
+            return None
+        kept = Kept(b"", b"") if kept is None else kept
+        texts = kept.texts()
+        if error is not None:
+            last_words.add_to(error, *texts)
+        if (note := getattr(job.tag, "note_output", None)) is not None:
+            note(*texts)
+        return kept
+
     def add(self, number: int, call: Call | Chunk) -> None:
         """Note a job that is recorded. If its result is stored, it need not run and is delivered soon. Any thread."""
         if call.is_stored:
@@ -93,8 +108,8 @@ class Delivery:
         for store_client, group in by_store.items():
             try:
                 entries = [
-                    entry
-                    for job, status, seconds, payload, _, _ in group
+                    entry if output is None else entry._replace(output=output)
+                    for job, status, seconds, payload, _, _, output in group
                     for entry in job.call.entries(job.number, status, seconds, host, payload)
                 ]
             except Exception as error:  # no other code knows these jobs now: they must not be left pending
@@ -114,7 +129,7 @@ class Delivery:
         while self._recorded:
             outcomes, error = self._recorded.popleft()
             failure = failure or error
-            for job, _, _, _, own_error, value in outcomes:
+            for job, _, _, _, own_error, value, _ in outcomes:
                 if error is None:
                     self.finish(job, own_error, value)
                 else:
@@ -139,7 +154,7 @@ class Delivery:
             if job is None:
                 continue  # cancelled
             try:
-                error, value = job.call.load(job.name)
+                error, value, output = job.call.load(job.name)
             except BaseException as failure:
                 logger.warning(
                     "client.result_unreadable",
@@ -157,6 +172,8 @@ class Delivery:
                 self.stored += 1
                 if (note := getattr(job.tag, "note_stored", None)) is not None:
                     note()
+                if output is not None:
+                    self.note_output(job, error, Kept(*output))
                 self.finish(job, error, value)
         if self._stored:
             self._wake()

@@ -274,13 +274,17 @@ class Exchange:
             self._owner.on_started(job)
 
     def _on_results(self, message: m.JobResults) -> None:
-        delivery = self._delivery
+        delivery, sink = self._delivery, self._owner.output.sink
+        if sink.is_used:
+            sink.on_ended(message.numbers)  # before the results
+        has_kept = sink.has_kept
         take, load, deliver, on_delivered = (
             self._jobs.take, outcome.load, delivery.deliver, self._jobs.on_delivered,
         )  # fmt: skip
         has_held = bool(self._jobs.held)
         to_record: list[Outcome] = []
         for number, status, seconds, payload in zip(*message, strict=True):
+            kept = sink.take_kept(number) if has_kept else None
             if status and self._try_again(number, status, payload):
                 continue
             job = take(number)
@@ -289,6 +293,8 @@ class Exchange:
             error, value = load(job, status, payload)
             if job.retries is not None:
                 job.retries.add_notes(error)
+            if kept is not None or job.keeps_output:
+                kept = delivery.note_output(job, error, kept)
             if has_held and error is None and (result := getattr(job.tag, "awaited", None)) is not None:
                 result.payload = payload
             # (A call that has not run has nothing to store.)
@@ -297,7 +303,8 @@ class Exchange:
                 deliver(number, job.tag, error, value)
                 on_delivered(job, error is not None)
             else:
-                to_record.append(outcome.of_result(job, status, seconds, payload, error, value))
+                made = outcome.of_result(job, status, seconds, payload, error, value)
+                to_record.append(made if kept is None else made._replace(output=kept))
         if to_record:
             self._delivery.record(to_record, self.result_host or "")
         self._acknowledge(len(message.numbers))
@@ -317,9 +324,14 @@ class Exchange:
         return is_again
 
     def _on_job_lost(self, message: m.Lost) -> None:
+        sink = self._owner.output.sink
+        sink.on_ended([message.number])
+        kept = sink.take_kept(message.number)
         job = self._jobs.take(message.number)
         if job is not None:
             lost = outcome.of_lost(job, message)
+            if kept is not None:
+                lost = lost._replace(output=self._delivery.note_output(job, lost.error, kept))
             if job.call is None:
                 self._delivery.finish(job, lost.error, None)
             else:

@@ -51,6 +51,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     program; it is part of the keys of stored results. Without it, seeds are random; in a job, derived from the job's.
     `workdir`: working directory of jobs, in place of this program's own: a path that exists on the workers' machines,
     or 'scratch', a private directory for each process that runs jobs, which is removed with it.
+    `output`: what becomes of what jobs print, where their options do not say (see `options`).
     `max_workers`: at most so many of this executor's jobs are under way at a time (each chunk of a `map` is one); None:
     as many as the cluster takes. `mp_context` and `max_tasks_per_child`, of ProcessPoolExecutor, are ignored with a
     warning.
@@ -79,6 +80,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         seed: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
         lend: bool = True,
+        output: Literal["print", "keep", "log", "drop"] | None = None,
         max_workers: int | None = None,
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
@@ -96,6 +98,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend, max_workers,
                 initializer, initargs, self._local if local is None else local, max_workers,
             )  # fmt: skip
+            defaults = to_options({"output": output})
             self._session = session = Session(settings, _deliver, _notify_started, store_client)
             self._session.start()
         except BaseException:
@@ -105,6 +108,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         self._slot_count = SlotCount(lambda: session.exchange.link.where, own_cluster.slots_for(session))
         self._assumed_workers: int | None = None
         self._futures = FutureSubmitter(session, store_client, open_store)
+        self._futures.defaults = defaults
         self._defaults = Options(self._futures, NO_OPTIONS)
         # A forgotten shutdown() leaves no thread and no runners behind; the futures are still settled.
         weakref.finalize(self._futures, self._session.close, is_waiting=True).atexit = False
@@ -115,11 +119,11 @@ class ClusterExecutor(concurrent.futures.Executor):
         """Run `fn(*args, **kwargs)` on a worker. Futures among the arguments, at any depth, stand for their results,
         for which the call waits. Raises NotPicklable (a TypeError) at once if the call cannot be sent, RuntimeError
         after `shutdown`. What this returns is a `cw.Future`, which asyncio can await."""
-        return self._futures.submit(NO_OPTIONS, self._futures.store_client, fn, args, kwargs)
+        return self._futures.submit(self._futures.defaults, self._futures.store_client, fn, args, kwargs)
 
     def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Submit as `submit` does: to type checkers, what this returns can be awaited."""
-        return self._futures.submit(NO_OPTIONS, self._futures.store_client, fn, args, kwargs)
+        return self._futures.submit(self._futures.defaults, self._futures.store_client, fn, args, kwargs)
 
     @takes_options
     def options(self, *, key: Any = None, version: Any = None, **options: Unpack[OptionArguments]) -> Options:

@@ -49,6 +49,8 @@ class Future(concurrent.futures.Future[T]):
 
     is_stored = False
     """True if the job did not run: its result was in the store."""
+    output: tuple[str, str] | None = None
+    """What the job has printed on stdout and stderr, as it comes with the result; see `stdout`."""
     _made_condition: threading.Condition | None = None
     _state = PENDING
     _result: Any = None
@@ -64,6 +66,17 @@ class Future(concurrent.futures.Future[T]):
     def __init__(self, session: Session) -> None:  # without the base's, which makes what is saved here
         self._session = session
         self._number = 0
+
+    @property
+    def stdout(self) -> str | None:
+        """What the job has printed on stdout, C code and child processes included, of a job with `output="keep"` or one
+        that failed; a byte that is no UTF-8 is a '\ufffd'. None: it is not done, or nothing was kept."""
+        return None if self.output is None or not self.done() else self.output[0]
+
+    @property
+    def stderr(self) -> str | None:
+        """What the job has printed on stderr, as `stdout`."""
+        return None if self.output is None or not self.done() else self.output[1]
 
     def _condition_in_use(self) -> threading.Condition:
         condition = self._made_condition
@@ -235,6 +248,10 @@ class Future(concurrent.futures.Future[T]):
     def note_stored(self) -> None:
         """Note that the job need not run (called just before its result is set)."""
         self.is_stored = True
+
+    def note_output(self, stdout: str, stderr: str) -> None:
+        """Note what the job has printed (called just before its result is set)."""
+        self.output = stdout, stderr
 
     def note_running(self) -> None:
         """Note that the job runs (called by the executor). Has no effect if the future is cancelled or done by then."""

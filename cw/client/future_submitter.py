@@ -10,6 +10,7 @@ import itertools
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from cw.client import batches, mapping
@@ -21,7 +22,7 @@ from cw.client.session import Session
 from cw.client.store_client import StoreClient
 from cw.payloads.current import LABELS, PLACE
 from cw.payloads.objects import CHUNK, CHUNK_OF_EACH, ONE
-from cw.requirements import JobOptions
+from cw.requirements import NO_OPTIONS, JobOptions
 
 T = TypeVar("T")
 
@@ -41,9 +42,17 @@ class FutureSubmitter:
         self.is_shut_down = False
         """True if no more calls are accepted."""
         self.store_client = store_client
+        self.defaults = NO_OPTIONS
+        """The options of calls that ask for nothing else: `output`."""
         self._session = session
         self._open_store = open_store
         self._labels = itertools.count(PLACE, PLACE)  # of submits, and of maps' first calls
+
+    def with_defaults(self, options: JobOptions) -> JobOptions:
+        """Return a call's options, and the defaults where it does not say."""
+        if self.defaults is NO_OPTIONS or options.output is not None:
+            return options
+        return self.defaults if options is NO_OPTIONS else replace(options, output=self.defaults.output)
 
     def next_label(self) -> int:
         """Return the label of the next call; see `cw.payloads.current`."""
@@ -80,6 +89,8 @@ class FutureSubmitter:
         if label is None:
             label = next(self._labels) & LABELS
         future: Future[T] = Future(self._session)
+        if options.output == "keep":
+            future.output = "", ""  # until there is more
         number = self._session.submitter.submit(
             function, args, kwargs, future, options, store_client, prepared, label
         )
@@ -99,8 +110,8 @@ class FutureSubmitter:
         """Submit the calls of a map, and return the iterator over their results. `settings` are checked, and their
         store is `store_client`, by now. `end()` is called when the iteration ends."""
         timeout, chunksize, buffersize, _, progress, as_completed, return_exceptions = settings
-        if options.retries:
-            chunksize = 1  # each call is tried again by itself
+        if options.retries or options.output == "keep":
+            chunksize = 1  # each call is tried again by itself, and has its own output
         self._session.calls.look_at_modules()
         tally = mapping.Tally(mapping.length_of(iterables), self._session)
         bar = Progress(tally.counts, progress) if progress else None
@@ -132,6 +143,8 @@ class FutureSubmitter:
         from cw.client import async_map  # asyncio takes 40 ms to load
 
         timeout, chunksize, ahead, _, progress, as_completed, return_exceptions = settings
+        if options.output == "keep":
+            chunksize = 1  # each call has its own output
         self._session.calls.look_at_modules()
         tally = mapping.Tally(mapping.length_of(iterables), self._session)
         bar = Progress(tally.counts, progress) if progress else None

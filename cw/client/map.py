@@ -65,6 +65,7 @@ def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those
     version: Any = None,
     seed: int | None = None,
     workdir: str | os.PathLike[str] | None = None,
+    output: Literal["print", "keep", "log", "drop"] | None = None,
 ) -> Iterator[T]:
     """Yield the results of `function` for each item, computed on the cluster: replaces a loop.
 
@@ -79,7 +80,8 @@ def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those
     )  # fmt: skip
     settings = MapSettings(timeout, chunksize, buffersize, None, progress, as_completed, return_exceptions)
     try:
-        return executor.options(key=key, version=version)._map(function, iterables, settings, executor._leave)
+        options = executor.options(key=key, version=version, output=output)
+        return options._map(function, iterables, settings, executor._leave)
     except BaseException:
         executor._leave()
         raise

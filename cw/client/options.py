@@ -110,6 +110,7 @@ class LoopArguments(MapArguments, total=False):
     version: Any
     seed: int | None
     workdir: str | os.PathLike[str] | None
+    output: Literal["print", "keep", "log", "drop"] | None
 
 
 class MapSettings(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from cw.client.job import ClientJob
 from cw.errors import JobTimeout, WorkerLost
 from cw.net import messages as m
+from cw.output.sink import Kept
 from cw.payloads import deferred, serialize
 
 UNENTERED = (
@@ -29,6 +30,8 @@ class Outcome(NamedTuple):
     payload: Any
     error: BaseException | None
     value: Any
+    output: Kept | None = None
+    """What the job has printed, if it is kept."""
 
 
 def load(job: ClientJob, status: int, payload: Any) -> tuple[BaseException | None, Any]:
@@ -53,7 +56,7 @@ def of_result(
     """Return the outcome of a loaded result. A job that reached its time limit is stored as an error."""
     if status == m.TIMEOUT:
         assert error is not None
-        status, payload = m.ERROR, serialize.dump_error(error, {})
+        status, payload = m.ERROR, serialize.dump_error(copy_of(error), {})  # (without its last output)
     return Outcome(job, status, seconds, payload, error, value)
 
 

@@ -310,13 +310,13 @@ class Call:
     def is_stored(self) -> bool:
         return self.place >= 0
 
-    def load(self, describe: str) -> tuple[BaseException | None, Any]:
-        """Return the stored (error, value). Raises whatever reading or unpickling it raises."""
+    def load(self, describe: str) -> tuple[BaseException | None, Any, tuple[bytes, bytes] | None]:
+        """Return the stored (error, value, output). Raises whatever reading or unpickling it raises."""
         stored = self.store_client.read(self.place)
         classes.definitions.update(stored.definitions)
         if stored.status == m.DONE:
-            return None, serialize.load_result_soon(stored.payload, describe)
-        return serialize.load_error(stored.payload, f"{describe} (in an earlier run)"), None
+            return None, serialize.load_result_soon(stored.payload, describe), stored.output
+        return serialize.load_error(stored.payload, f"{describe} (in an earlier run)"), None, stored.output
 
     def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:
         """Yield the entries to store."""

@@ -181,6 +181,11 @@ class ClientThread:
         The other arguments are what a user may ask for a job; the page "Options of jobs" has a table of them.
         """
         store_client = self._defaults.store_client
+        if store_client is None and options.get("output") == "keep":
+            raise ValueError(
+                "output='keep' needs a store, as callbacks get results only: give the ClientThread store=..., or use a "
+                "ClusterExecutor, whose futures have stdout and stderr"
+            )
         if store_client is not None and (key is not None or version is not None):
             store_client = store_client.with_key(key, version)
         defaults = self._defaults

@@ -28,7 +28,7 @@ class Options:
         self, futures: FutureSubmitter, options: JobOptions, key: Any = None, version: Any = None
     ) -> None:
         self._futures = futures
-        self._options = options
+        self._options = futures.with_defaults(options)
         self._key, self._version = key, version
         self._store_client = self._named(futures.store_client)
 
@@ -103,6 +103,11 @@ class Options:
         settings, store_client = settings.checked(), self._store_client
         if settings.store is not None:  # in place of the executor's own
             store_client = self._named(self._futures.open_store(settings.store))
+        if store_client is None and self._options.output == "keep":
+            raise ValueError(
+                "output='keep' in a map needs a store, as it yields results, not futures: give it store=..., or submit "
+                "the calls one by one"
+            )
         return settings, store_client
 
     def _named(self, store_client: StoreClient | None) -> StoreClient | None:

@@ -7,7 +7,8 @@
 
 A record counts from the moment its last byte is written. A half-written record that a killed program leaves at the end
 of its segment is skipped, and so is a damaged part in the middle: the next record is found by its magic and checksum.
-Functions, hosts and classes are records too, written once in each segment before they are referred to.
+Functions, hosts and classes are records too, written once in each segment before they are referred to. What a call has
+printed, if it is kept, is the record just after its result. (A cw that does not know such records passes over them.)
 
 The definition of a class of the script, some KiB, is a record too. The pickles of arguments and results refer to it by
 its digest. (A result that version 1 wrote contains the definitions, and may be *packed*: the parts that it shares with
@@ -41,7 +42,7 @@ MOST_BODY = 2 * LARGE
 """Most bytes after the head of a record."""
 
 # The kinds of records.
-HEADER, RESULT, LARGE_RESULT, FUNCTION, HOST, CLASS, PACKED_RESULT, DEFINITION = range(8)
+HEADER, RESULT, LARGE_RESULT, FUNCTION, HOST, CLASS, PACKED_RESULT, DEFINITION, OUTPUT = range(9)
 RESULTS = frozenset({RESULT, LARGE_RESULT, PACKED_RESULT})
 
 MAGIC = b"\xc5cw\n"
@@ -74,6 +75,7 @@ class Entry(NamedTuple):
     is_durable: bool  # it must be on the disk itself before it counts as stored
     classes: Iterable[ClassRecord]  # the classes that its instances may have
     definitions: Mapping[bytes, bytes] = {}  # the definitions that the two pickles refer to, by digest
+    output: tuple[bytes, bytes] | None = None  # what the call printed on stdout and stderr, if it is kept
 
 
 class Stored(NamedTuple):
@@ -89,6 +91,7 @@ class Stored(NamedTuple):
     args: bytes | None
     payload: Any
     definitions: Mapping[bytes, bytes] = {}  # all those of its segment, by digest
+    output: tuple[bytes, bytes] | None = None  # what the call printed on stdout and stderr, if it was kept
 
 
 class Head(NamedTuple):
@@ -178,6 +181,18 @@ def read_record(read: Callable[[int, int], bytes], position: int) -> tuple[Head,
     return head, data[SIZE:stop]
 
 
+def read_output(read: Callable[[int, int], bytes], position: int, key: bytes) -> tuple[bytes, bytes] | None:
+    """Read what the call with this key has printed, if the record at a position is that; None otherwise."""
+    try:
+        head = Head._make(RECORD.unpack(read(SIZE, position)))
+        if head.kind != OUTPUT or head.key != key:
+            return None
+        head, body = read_record(read, position)
+    except DAMAGE:
+        return None
+    return body[: head.args_size], body[head.args_size :]
+
+
 def first_header(data: bytes) -> dict[str, Any] | None:
     """Decode the header at the start of a segment; None: it is damaged. Raises KeyError, TypeError or ValueError."""
     if len(data) < SIZE:
@@ -194,10 +209,18 @@ def first_header(data: bytes) -> dict[str, Any] | None:
 
 
 def record(
-    kind: int, body: bytes, now: float, names: tuple[int, int] = (0, 0), key: bytes = _NO_KEY, number: int = 0
+    kind: int,
+    body: bytes,
+    now: float,
+    names: tuple[int, int] = (0, 0),
+    key: bytes = _NO_KEY,
+    number: int = 0,
+    *,
+    split: int = 0,
 ) -> bytes:
-    """Encode a record that is not a result. `names`: the numbers of host and function."""
-    rest = _CHECKED.pack(len(body), kind, 0, *names, 0, number, now, 0.0, key)
+    """Encode a record that is not a result. `names`: the numbers of host and function. `split`: where the second part
+    of the body begins."""
+    rest = _CHECKED.pack(len(body), kind, 0, *names, split, number, now, 0.0, key)
     return MAGIC + zlib.crc32(rest + body).to_bytes(4, "little") + rest + body
 
 
@@ -240,7 +263,8 @@ class Encoder:
         return b"".join(parts)
 
     def result(self, entry: Entry, large: bytes | None) -> bytes:
-        """Encode the record of a result. `large`: the name of its file, if it has one, as `write_large` gives it."""
+        """Encode the record of a result, and that of its output. `large`: the name of its file, if it has one, as
+        `write_large` gives it."""
         kind, payload = RESULT, entry.payload
         if large is not None:
             kind, payload = LARGE_RESULT, large
@@ -250,7 +274,13 @@ class Encoder:
             self._functions[entry.function], len(args), entry.number, entry.when, entry.seconds, entry.key,
         )  # fmt: skip
         data = b"".join((rest, args, payload))
-        return MAGIC + zlib.crc32(data).to_bytes(4, "little") + data
+        data = MAGIC + zlib.crc32(data).to_bytes(4, "little") + data
+        if entry.output is None:
+            return data
+        out, err = entry.output
+        return data + record(
+            OUTPUT, out + err, entry.when, key=entry.key, number=entry.number, split=len(out)
+        )
 
 
 # --- packed results, of version 1 ---------------------------------------------------------------

@@ -187,11 +187,14 @@ class Store:
             elif head.kind == form.PACKED_RESULT:
                 payload = self._unpack(segment, payload)
             self._read_definitions(segment)
+            after = position + form.SIZE + head.size
+            output = form.read_output(partial(self._pread, segment), after, head.key)
         except form.DAMAGE as error:
             raise StoreError(
                 f"the store {self.path}: a record of {segment.name} is damaged ({error})"
             ) from error
-        return _stored(segment, head, body[: head.args_size] if head.args_size else None, payload)
+        args = body[: head.args_size] if head.args_size else None
+        return _stored(segment, head, args, payload)._replace(output=output)
 
     def head(self, place: int) -> Stored:
         """Read the result's other fields, without its arguments and payload."""

@@ -6,6 +6,7 @@ import datetime
 from typing import Any
 
 from cw.net import messages as m
+from cw.output import last_words
 from cw.payloads import classes, serialize
 from cw.store.format import Stored
 
@@ -64,11 +65,22 @@ class Result:
         return self._call()[1]
 
     @property
+    def stdout(self) -> str | None:
+        """What the call printed on stdout, up to 64 KiB with stderr; None if it was not kept. It is of calls with
+        output="keep", and of those that failed."""
+        return None if self._stored.output is None else self._stored.output[0].decode(errors="replace")
+
+    @property
+    def stderr(self) -> str | None:
+        """What the call printed on stderr, as `stdout`."""
+        return None if self._stored.output is None else self._stored.output[1].decode(errors="replace")
+
+    @property
     def value(self) -> Any:
         """Value that the call returned. Raises what the call raised."""
         classes.definitions.update(self._stored.definitions)
         if self.failed:
-            raise serialize.load_error(self._stored.payload, f"job {self.jobid}, {self.function}()")
+            raise self._error()
         return serialize.load_result(self._stored.payload)
 
     @property
@@ -77,7 +89,12 @@ class Result:
         if not self.failed:
             return None
         classes.definitions.update(self._stored.definitions)
-        return serialize.load_error(self._stored.payload, f"job {self.jobid}, {self.function}()")
+        return self._error()
+
+    def _error(self) -> BaseException:
+        error = serialize.load_error(self._stored.payload, f"job {self.jobid}, {self.function}()")
+        last_words.add_to(error, self.stdout or "", self.stderr or "")
+        return error
 
     def _call(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self._stored.args is None:
