@@ -163,6 +163,7 @@ TESTED = {
     "machines.md": ["cw.mp", "cw.master", "cw.worker"],
     "security.md": ["cw.credential"],
     "results.md": ["cw.results"],
+    "output.md": ["cw.results"],
     "slurm.md": ["cw.slurm"],
     "architecture.md": ["head "],
     "CONTRIBUTING.md": [
