@@ -1,5 +1,6 @@
 """cw in a notebook: a real kernel runs the cells. It needs the extra `notebook` of the tests."""
 
+import contextlib
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ from conftest import wait_until
 from programs import LIMIT, ROOT
 
 nbformat = pytest.importorskip("nbformat")
+jupyter_client = pytest.importorskip("jupyter_client")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 pytest.importorskip("ipywidgets")
@@ -53,6 +55,18 @@ class Notebook:
         while not is_over.is_set():
             os.kill(self._client.km.provisioner.pid, signal.SIGINT)
             is_over.wait(4)  # Python may miss one that comes just before a wait: then the user does it again
+
+    @contextlib.contextmanager
+    def messages(self):
+        """Another client of the kernel, which sees all that appears, also under earlier cells."""
+        client = jupyter_client.BlockingKernelClient(connection_file=self._client.km.connection_file)
+        client.load_connection_file()
+        client.start_channels()
+        client.wait_for_ready(timeout=LIMIT)
+        try:
+            yield client
+        finally:
+            client.stop_channels()
 
     def widget(self, model_id):
         """The state of a widget as the page has it."""
@@ -181,6 +195,40 @@ def test_jobs_of_earlier_cells_go_on(notebook):
     """)  # fmt: skip
     notebook.run("executor.submit(stay, 'later').result()", interrupt_at="later")
     assert notebook.run("open('go', 'w').close(); print(earlier.result())").out == "went on\n"
+
+
+def test_what_jobs_print_appears_under_the_cell_that_has_submitted_them(notebook):
+    begin = """
+        def speak(path):
+            print("hello", flush=True)
+            while not os.path.exists(path): time.sleep(0.01)
+            print("goodbye")
+            print("hot", file=sys.stderr)
+        import sys
+        speaking = executor.submit(speak, "spoken")
+        executor.submit(time.sleep, 0.5).result()
+    """
+    with notebook.messages() as messages:
+        shown = notebook.run(begin)
+        assert re.fullmatch(r"\[speak #\d+ \S+\] hello\n", shown.out)
+        later = notebook.run("open('spoken', 'w').close(); speaking.result(); print('later')")
+        assert later.out == "later\n" and later.err == ""
+        assert notebook.run("print('last')").out == "last\n"
+        cells, texts = {}, []
+        while "last" not in str(texts[-1:]):
+            message = messages.get_iopub_msg(timeout=LIMIT)
+            if message["msg_type"] == "execute_input":
+                cells[message["parent_header"]["msg_id"]] = message["content"]["code"]
+            if message["msg_type"] == "stream":
+                cell = cells.get(message["parent_header"]["msg_id"], "")
+                texts.append((cell == begin, message["content"]["text"].rpartition("] ")[2]))
+    assert texts == [
+        (True, "hello\n"),
+        (True, "goodbye\n"),
+        (True, "hot\n"),
+        (False, "later\n"),
+        (False, "last\n"),
+    ]
 
 
 def test_the_bar_is_a_widget_and_comes_to_its_end(notebook):

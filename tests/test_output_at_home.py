@@ -46,7 +46,7 @@ def speak(number):
     libc = ctypes.CDLL(None)
     libc.puts(b"C %d" % number)
     libc.fflush(None)
-    os.system(f"echo child {number}; echo child error {number} >&2")  # noqa: S605
+    os.system(f"echo child {number}; echo child error {number} >&2")
     return number
 
 
@@ -140,7 +140,7 @@ def test_a_terminal_has_labels_above_the_bar(cluster, tmp_path):
     )
     assert "100%" in lines[40] and "20/20" in lines[40]
     rest = [line for line in lines[41:] if line]
-    assert rest[:3] == [rest[0]] * 3 and rest[0].endswith("] too hot") and rest[-1] == "after"
+    assert rest[:3] == [rest[0]] * 3 and rest[0].endswith("] too hot") and "after" in rest
     counted = sum(int(n) for n in re.findall(r"\[… the same line (\d+) more times\]", "\n".join(rest)))
     assert counted + sum(line.endswith("] too hot") for line in rest) == 1000
 
@@ -243,35 +243,29 @@ def test_where_kept_output_would_be_lost_that_is_said_at_once(cluster, call):
         cw.ClusterExecutor(cluster.master, output="quiet")
 
 
-def test_a_store_keeps_it_and_gives_it_back(cluster, executor, tmp_path):
+def test_a_store_keeps_it_and_gives_it_back(cluster, tmp_path):
+    code = """
+    import cw
+
     def step(number):
         print("step", number)
         if number == 2:
             raise ValueError(number)
-        return number
 
-    store = str(tmp_path / "s")
-    for _ in range(2):
-        results = list(
-            cw.map(
-                step,
-                range(3),
-                host=cluster.master,
-                store=store,
-                output="keep",
-                chunksize=2,
-                return_exceptions=True,
-                retry_errors=False,
-            )  # fmt: skip
-        )
-        assert results[:2] == [0, 1] and "  step 2\n" in str(results[2].__cause__)
-    assert sorted(result.stdout for result in cw.results(store)) == ["step 0\n", "step 1\n", "step 2\n"]
-    with cw.ClusterExecutor(cluster.master, store=str(tmp_path / "t"), output="keep") as again:
-        first = again.submit(step, 5)
-        assert first.result() == 5 and not first.is_stored
-    with cw.ClusterExecutor(cluster.master, store=str(tmp_path / "t"), output="keep") as again:
-        second = again.submit(step, 5)
-        assert second.result() == 5 and second.is_stored and second.stdout == first.stdout == "step 5\n"
+    for error in cw.map(
+        step, range(3), store="s", output="keep", chunksize=2, return_exceptions=True, retry_errors=False
+    ): pass
+    print(error.__cause__)
+    with cw.ClusterExecutor(store="s", output="keep") as executor:
+        future = executor.submit(step, 5)
+        future.result()
+        print(future.is_stored, repr(future.stdout))
+    """
+    for is_stored in b"False", b"True":
+        out, _ = run(cluster, tmp_path, code).communicate(timeout=LIMIT)
+        assert b"\n  step 2\n" in out and out.endswith(is_stored + b" 'step 5\\n'\n"), out
+    kept = [result.stdout for result in cw.results(tmp_path / "s")]
+    assert sorted(kept) == ["step 0\n", "step 1\n", "step 2\n", "step 5\n"]
 
 
 # --- of a job that fails ----------------------------------------------------------------------

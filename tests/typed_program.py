@@ -52,6 +52,10 @@ executor.options(retry_on=SystemExit)  # error
 executor.options(retrys=2)  # error
 reveal_type(executor.options(priority=5).submit(square, 3))  # Future[int]
 executor.options(priority="high")  # error
+executor.options(output="keep").submit(square, 3)
+reveal_type(executor.asubmit(square, 3).stdout)  # str | None
+cw.ClusterExecutor(output="log")
+cw.ClusterExecutor(output="quiet")  # error
 cw.ClusterExecutor(durabilty="disk")  # error
 cw.ClusterExecutor(initializer=square, initargs=(3,), max_workers=2)
 cw.ClusterExecutor(initialiser=square)  # error
@@ -84,6 +88,7 @@ cw.starmap(text, [(1, 2)], proggress=True)  # error
 
 reveal_type(cw.results("s"))  # Results
 reveal_type(cw.results("s")[0])  # Result
+reveal_type(cw.results("s")[0].stderr)  # str | None
 reveal_type(cw.results("s")[1:])  # list[Result]
 cw.results("s").to_csv("s.csv")
 cw.results("s").to_csv()  # error
@@ -117,6 +122,8 @@ reveal_type(executor.map(square, [shared, 8]))  # Iterator[int]
 with cw.share("all") as handle:
     reveal_type(handle)  # Shared[str]
 shared.release()
+cw.map(square, [1, 2], output="drop")
+cw.map(square, [1, 2], output="quiet")  # error
 cw.share()  # error
 
 broken: concurrent.futures.BrokenExecutor = cw.WorkerLost("lost")

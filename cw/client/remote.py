@@ -11,9 +11,11 @@ from cw.errors import RemoteException, RemoteTraceback
 
 
 def traceback_of(error: BaseException) -> str:
-    """Return the text of the remote traceback; without one, the error's type and text."""
-    cause = error.__cause__
-    return str(cause.args[0]) if isinstance(cause, RemoteTraceback) else f"{type(error).__name__}: {error}"
+    """Return the text of the remote traceback; without one, the error's type and text, after its last output."""
+    cause, line = error.__cause__, f"{type(error).__name__}: {error}"
+    if not isinstance(cause, RemoteTraceback):
+        return line
+    return str(cause.args[0]) if cause.where else f"{cause.args[0]}{line}"
 
 
 def as_remote(error: BaseException) -> RemoteException:
