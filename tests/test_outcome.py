@@ -55,7 +55,7 @@ def test_what_ran_into_its_time_limit_is_stored_as_an_error():
     found = outcome.of_result(NAMED, m.TIMEOUT, 2.0, b"?", cw.JobTimeout("too long"), None)
     assert found.status == m.ERROR and type(serialize.load_error(found.payload, "")) is cw.JobTimeout
     found = outcome.of_result(NAMED, m.DONE, 2.0, b"payload", None, 3)
-    assert found == (NAMED, m.DONE, 2.0, b"payload", None, 3)
+    assert found == (NAMED, m.DONE, 2.0, b"payload", None, 3, None)
 
 
 def test_a_job_that_was_given_up_is_lost_with_its_notes():
