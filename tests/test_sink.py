@@ -70,10 +70,11 @@ def test_what_is_left_out_is_a_note(sink, printer):
     )
 
 
-def test_output_of_cancelled_jobs_is_dropped(sink, printer):
+def test_output_of_cancelled_jobs_is_dropped_but_not_a_note_that_comes_after_the_job(sink, printer):
     sink.on_output(3, m.STDOUT, b"a\n", "node7")
-    sink.on_left_out(3, m.STDOUT, 1, 1)
     assert printer.pieces == []
+    sink.on_left_out(3, m.STDOUT, 1, 1)
+    assert [piece[2] for piece in printer.pieces] == ["[#3] "]
 
 
 def test_what_is_kept_is_taken_once(sink):

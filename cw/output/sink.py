@@ -83,7 +83,9 @@ class Sink:
         """Note that this many lines of the job, with this many bytes, are left out here."""
         if stream != m.RECORDS:
             text = f"[… {lines:,} lines ({size:,} bytes) left out: more than a client is sent]\n"
-            self._print(number, stream, text.encode(), "", is_note=True)
+            self._printer.put(
+                Piece(stream, text.encode(), self._label(number, ""), self._cell_of(number), True)
+            )
 
     def on_kept(self, number: int, stdout: bytes, stderr: bytes, is_cut: bool) -> None:
         """Take what is kept of a job's output, just before its result. `is_cut`: something is missing; a line in its
@@ -117,8 +119,14 @@ class Sink:
         for stream, rest in self._lines.end(number):
             self._print(number, stream, rest, host)
 
-    def _print(self, number: int, stream: int, data: bytes, host: str, is_note: bool = False) -> None:
+    def _print(self, number: int, stream: int, data: bytes, host: str) -> None:
+        if self._jobs.get(number) is not None:  # otherwise it is cancelled, and nobody wants its lines
+            self._printer.put(Piece(stream, data, self._label(number, host), self._cell_of(number)))
+
+    def _label(self, number: int, host: str) -> str:
         job = self._jobs.get(number)
-        if job is not None:  # otherwise it is cancelled, and nobody wants its lines
-            label = label_of(self._names.get(job.function, ""), job.id, host)
-            self._printer.put(Piece(stream, data, label, self._cell_of(number), is_note))
+        return (
+            label_of("", number, host)
+            if job is None
+            else label_of(self._names.get(job.function, ""), job.id, host)
+        )
