@@ -22,7 +22,7 @@ from cw.client.prepared import Packed, Prepared
 from cw.client.store_client import Call, Chunk, StoreClient, UnkeyedCall
 from cw.errors import UnstableKey
 from cw.events import EventLogger
-from cw.payloads import chunks, modules, serialize, settings
+from cw.payloads import chunks, log_settings, modules, serialize, settings
 
 logger = EventLogger("cw.client")
 
@@ -62,7 +62,9 @@ class Calls:
         objects: ObjectTable,
         jobs: Jobs,
         object_sender: ObjectSender,
+        logs: log_settings.Watch,
     ) -> None:
+        """`logs`: the settings of logging and of warnings that jobs run under."""
         self.lock = lock
         self.object_sender = object_sender
         self.store: serialize.StoreBuffer | None = None
@@ -71,6 +73,7 @@ class Calls:
         self.objects = objects
         self._jobs = jobs
         self._watch = settings.Watch()
+        self._logs = logs
 
     def set_initializer(self, initializer: Callable[..., Any], initargs: Iterable[Any]) -> None:
         """Run this in each runner before its first job. Raises NotPicklable, TypeError."""
@@ -142,8 +145,9 @@ class Calls:
                     names,
                     "was" if len(anew) == 1 else "were",
                 )
-            if is_changed:
-                self.functions.set_settings(settings.dump_settings(self._watch.settings))
+            if self._logs.look() or is_changed:
+                payload = settings.dump_settings(self._watch.settings, self._logs.taken)
+                self.functions.set_settings(payload)
 
 
 class OneCall:

@@ -60,6 +60,9 @@ class ClusterExecutor(concurrent.futures.Executor):
     keys of stored results do not depend on it.
     `lend`: in a job, whether the job lends its CPUs, to jobs of deeper clients only, while its main thread waits for
     results of this executor. With False it holds them: then others must be free for the jobs that it waits for.
+    `forward_logging`: whether log records of jobs go to this program's loggers of the same name, where these have
+    handlers, with their levels in force in the jobs; and whether warnings of jobs are issued here, under this program's
+    filters. With False, jobs log and warn on their own stderr.
     """
 
     _local: bool | None = None
@@ -81,6 +84,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         workdir: str | os.PathLike[str] | None = None,
         lend: bool = True,
         output: Literal["print", "keep", "log", "drop"] | None = None,
+        forward_logging: bool = True,
         max_workers: int | None = None,
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
@@ -96,7 +100,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         try:
             settings = ClientSettings(
                 host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend, max_workers,
-                initializer, initargs, self._local if local is None else local, max_workers,
+                initializer, initargs, self._local if local is None else local, max_workers, forward_logging,
             )  # fmt: skip
             defaults = to_options({"output": output})
             self._session = session = Session(settings, _deliver, _notify_started, store_client)

@@ -28,6 +28,7 @@ class ClientSettings(NamedTuple):
     local: bool | int | None = False
     size: int | None = None
     """Number of slots of a cluster that is made for this program, if `local` does not say."""
+    forward_logging: bool = True
 
     def with_cluster(self, user: own_cluster.User) -> ClientSettings:
         """Return them with the host of a cluster of the program's own, if there is no other. Raises ConnectionError,
@@ -52,6 +53,13 @@ def check_patience(name: str, value: Any, default: float) -> float:
     if not seconds >= 0:  # nor is it 'nan'
         raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
     return min(seconds, MOST_SECONDS)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return a setting that is True or False. Raises TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
 
 
 def check_workers(most: Any) -> int | None:

@@ -27,7 +27,7 @@ from cw.client.job import ClientJob
 from cw.client.jobs import Jobs
 from cw.client.object_sender import ObjectSender
 from cw.client.objects import ObjectTable
-from cw.client.options import ClientSettings, check_outstanding
+from cw.client.options import ClientSettings, check_flag, check_outstanding
 from cw.client.outcome import Abandoned, copy_of
 from cw.client.store_client import StoreClient
 from cw.client.submitter import Submitter
@@ -39,7 +39,7 @@ from cw.net.loop import Loop
 from cw.output.incoming import Incoming
 from cw.output.printer import printer
 from cw.output.sink import Sink
-from cw.payloads import current
+from cw.payloads import current, log_settings
 from cw.payloads.environment import check_workdir, dump_environment
 from cw.program import count
 from cw.waits.sentences import SECONDS
@@ -65,6 +65,7 @@ class Session:
         address.find_master(settings.host, settings.port)  # raises now if they are wrong
         jobs_limit, bytes_limit = check_outstanding(settings.max_outstanding)
         directory = check_workdir(settings.workdir)
+        logs = log_settings.Watch(check_flag("forward_logging", settings.forward_logging))
         self.lends = settings.lend
         """True if a job that this client is in lends its slot while it waits here."""
         self.on_exit: Callable[[], None] = lambda: None
@@ -83,7 +84,7 @@ class Session:
         seed = current.seed_of_session(settings.seed)
         objects = ObjectTable(lambda: dump_environment(seed, directory))
         object_sender = ObjectSender(objects, self._lock, self._loop, jobs.objects)
-        self.calls = Calls(self._lock, objects, jobs, object_sender)
+        self.calls = Calls(self._lock, objects, jobs, object_sender, logs)
         if settings.initializer is not None:
             self.calls.set_initializer(settings.initializer, settings.initargs)
         self.delivery = Delivery(

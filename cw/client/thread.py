@@ -93,7 +93,7 @@ class ClientThread:
     jobs are outstanding (default 300). `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks
     (but never in a callback); None means no limit of jobs, and half of this machine's memory. `store`, `durability`,
     `retry_errors`, `seed` and `workdir` as for ClusterExecutor: each result is stored before its callback is called.
-    `lend`, for a client in a job: as for ClusterExecutor. Raises ValueError or TypeError for invalid settings,
+    `lend`, for a client in a job, and `forward_logging`: as for ClusterExecutor. Raises ValueError or TypeError for invalid settings,
     StoreError.
 
     As a context manager it starts, and at the end of the block waits and stops; an exception cancels outstanding jobs.
@@ -116,14 +116,16 @@ class ClientThread:
         seed: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
         lend: bool = True,
+        forward_logging: bool = True,
     ) -> None:
         callback, on_error = _checked(callback, "callback"), _checked(on_error, "on_error")
         store_client = None if store is None else StoreClient(store, durability, retry_errors, seed)
         self._defaults = Options(self, callback, on_error, NO_OPTIONS, store_client)
         try:
             settings = ClientSettings(
-                host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend
-            )
+                host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend,
+                forward_logging=forward_logging,
+            )  # fmt: skip
             self._session = Session(settings, self._deliver, lambda number, tag: None, store_client)
         except BaseException:
             if store_client is not None:

@@ -118,7 +118,7 @@ def current_job() -> CurrentJob | None:
     seed = int.from_bytes(_digest(session_seed, b"%d" % place), "little")
     ends = min(math.inf if timeout is None else began + timeout, slot.ends if slot.ends >= 0 else math.inf)
     return CurrentJob(
-        id=label ^ _OWN_ID if label & _OWN_ID else number,
+        id=id_of(job),
         name=name_of(number_of_function),
         attempt=attempt,
         host=os.uname().nodename,
@@ -128,6 +128,12 @@ def current_job() -> CurrentJob | None:
         seed=seed,
         _ends=ends,
     )
+
+
+def id_of(job: tuple[Any, ...]) -> int:
+    """Return the id of a job of this runner, as CurrentJob has it; `job`: as `running` has it."""
+    label = int.from_bytes(job[5][-LABEL:], "little")
+    return label ^ _OWN_ID if label & _OWN_ID else int(job[4])
 
 
 def options_of(job: tuple[Any, ...]) -> JobOptions:

@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import Any
 
 from cw.events import EventLogger
-from cw.payloads import modules
+from cw.payloads import log_settings, modules
 
 logger = EventLogger("cw.client")
 
@@ -334,9 +334,10 @@ class Watch:
         )  # fmt: skip
 
 
-def dump_settings(settings: dict[str, dict[str, Any]]) -> bytes:
-    """Encode settings as bytes, the same for the same settings. Any process may read them."""
-    return json.dumps(settings, sort_keys=True).encode()
+def dump_settings(settings: dict[str, dict[str, Any]], logs: dict[str, Any] | None = None) -> bytes:
+    """Encode settings as bytes, the same for the same settings. Any process may read them. `logs`: those of
+    `log_settings`, in the place of a module without a name."""
+    return json.dumps({**settings, "": logs} if logs else settings, sort_keys=True).encode()
 
 
 # --- the runner ---
@@ -351,9 +352,10 @@ _waiting: list[tuple[str, Any]] = []
 
 
 def apply_settings(payload: bytes | bytearray | memoryview) -> None:
-    """Apply these settings, and no others, to modules that are loaded and to those that will be."""
+    """Apply these settings, and no others, to modules that are loaded and to those that will be; and to logging."""
     global _settings
     before, _settings = _settings, json.loads(bytes(payload))
+    log_settings.apply(_settings.pop("", {}))
     for name in before.keys() | _settings.keys():
         module = sys.modules.get(name)
         if module is not None:
