@@ -44,6 +44,7 @@ FLOORS = [
     "store.directory", "store.format", "store.__init__",
     "waits.reporter", "waits.batch_queue", "waits.sentences", "waits.__init__",
     "output.incoming", "output.sink", "output.printer", "output.streams", "output.screen", "output.lines",
+    "output.incoming", "output.sink", "output.printer", "output.log_records", "output.streams", "output.screen", "output.lines",
     "output.last_words", "output.__init__",
     "own_cluster", "cluster", "mp",
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",
@@ -60,7 +61,7 @@ FLOORS = [
     "worker.slots", "worker.assignment", "worker.lending", "worker.actions", "worker.pool", "worker.jobs",
     "worker.live_output", "worker.job_output",
     "worker.__init__",
-    "runner.runner", "runner.leftovers", "runner.script", "runner.definitions", "runner.absent",
+    "runner.runner", "runner.logs", "runner.leftovers", "runner.script", "runner.definitions", "runner.absent",
     "runner.bindings", "runner.output", "runner.channel", "runner.output_channel", "runner.__init__",
     "payloads.dependent", "payloads.chunks", "payloads.initializer", "payloads.generators", "payloads.serialize",
     "payloads.failures",
@@ -74,6 +75,7 @@ FLOORS = [
     "payloads.watch", "payloads.code_names",
     "payloads.enums", "payloads.annotations",
     "payloads.related", "payloads.deferred", "payloads.settings", "payloads.modules",
+    "payloads.log_settings", "payloads.log_levels", "payloads.log_records", "payloads.warning_filters",
     "payloads.__init__",
     "master.__main__", "master.cli", "master.master", "master.client_peer", "master.worker_peer", "master.observer",
     "master.job_sender", "master.peer", "master.resumption", "master.settings", "master.checks",
@@ -133,7 +135,15 @@ KEEPERS = {
     },
     "array": {"net.wire", "net.sockets"},  # sockets: descriptors beside the bytes
     "bluelet": {"net.loop", "client.original"},  # client.original: coroutines for the user's own loop
-    "logging": {"events", "program"},  # program: the handler of cw's programs
+    # program: the handler of cw's programs. The others: records of jobs
+    "logging": {
+        "events",
+        "program",
+        "runner.logs",
+        "output.log_records",
+        "payloads.log_levels",
+        "payloads.log_records",
+    },
     # results: its TimeoutError. environment: its key
     "multiprocessing": {"pool.results", "payloads.environment"},
     # when it is used

@@ -39,13 +39,18 @@ def heard():
 
 def test_a_record_arrives_with_its_text_its_place_and_where_it_was_made(heard):
     logger, got = heard
-    LogRecords().take(sent(made("step %d of %s", 3, [1], name=logger.name, user="ann", data={"a": [1]}, thing=object)))
+    extra = {"user": "ann", "data": {"a": [1]}, "thing": object}
+    LogRecords().take(sent(made("step %d of %s", 3, [1], name=logger.name, **extra)))
     record = got[0]
-    assert (record.getMessage(), record.levelname, record.lineno, record.funcName) == ("step 3 of [1]", "INFO", 7, "step")
+    assert (record.getMessage(), record.levelname) == ("step 3 of [1]", "INFO")
+    assert (record.lineno, record.funcName) == (7, "step")
     assert (record.cw_job, record.cw_function, record.cw_host, record.cw_slot) == (17, "simulate", "node7", 2)
     assert (record.user, record.data, record.thing) == ("ann", {"a": [1]}, "<class 'object'>")
     assert record.processName == "node7/2"
-    assert logging.Formatter("%(module)s %(threadName)s: %(message)s").format(record) == "sim MainThread: step 3 of [1]"
+    assert (
+        logging.Formatter("%(module)s %(threadName)s: %(message)s").format(record)
+        == "sim MainThread: step 3 of [1]"
+    )
 
 
 def test_a_text_with_percent_signs_is_not_formatted_again(heard):
@@ -60,7 +65,9 @@ def test_an_error_arrives_as_the_text_of_its_traceback(heard):
         info = type(error), error, error.__traceback__
     LogRecords().take(sent(made("failed", name=heard[0].name, exc_info=info)))
     shown = logging.Formatter("%(message)s").format(heard[1][0])
-    assert shown.startswith("failed\nTraceback (most recent call last):\n") and shown.endswith("ValueError: too hot")
+    assert shown.startswith("failed\nTraceback (most recent call last):\n") and shown.endswith(
+        "ValueError: too hot"
+    )
 
 
 def test_a_record_of_a_job_within_a_job_keeps_the_inner_one(heard):
@@ -123,12 +130,33 @@ def test_what_a_handler_raises_is_shown_and_ends_nothing(heard, capsys):
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"{", b"7", b"[1,2,3]", b'[{"name":"x"},[]]', b'["a","b"]', b'["a",["b"],"c","d","e"]', b"[" * 100_000],
+    [
+        b"",
+        b"{",
+        b"7",
+        b"[1,2,3]",
+        b'[{"name":"x"},[]]',
+        b'["a","b"]',
+        b'["a",["b"],"c","d","e"]',
+        b"[" * 100_000,
+    ],
 )
 def test_what_is_no_record_is_left_out(line):
     with pytest.raises(PayloadError):
         load(line)
     LogRecords().take(line + b"\n")
+
+
+def test_that_records_are_left_out_is_said_now_and_then(caplog, monkeypatch):
+    home, now = LogRecords(), [100.0]
+    monkeypatch.setattr("cw.output.log_records.monotonic", lambda: now[0])
+    home.note_left_out(7)
+    home.note_left_out(8)
+    home.note_left_out(1)
+    now[0] = 106.0
+    home.note_left_out(1)
+    assert [each.event for each in caplog.records] == ["client.records_left_out"] * 2
+    assert [each.args[0] for each in caplog.records] == [7, 10]
 
 
 # --- warnings ---
@@ -152,7 +180,9 @@ def test_a_warning_is_issued_once_for_each_text_and_place():
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("default")
         for _ in range(3):
-            home.take(warned("hot") + warned("hot", line=4) + warned("cold") + warned("hot", file="/x/other.py"))
+            home.take(
+                warned("hot") + warned("hot", line=4) + warned("cold") + warned("hot", file="/x/other.py")
+            )
     assert [(str(each.message), each.filename, each.lineno) for each in seen] == [
         ("hot", "/x/sim.py", 3), ("hot", "/x/sim.py", 4), ("cold", "/x/sim.py", 3), ("hot", "/x/other.py", 3),
     ]  # fmt: skip
@@ -164,7 +194,9 @@ def test_the_filters_here_act():
         warnings.simplefilter("always")
         warnings.filterwarnings("ignore", "co", Mine)
         warnings.filterwarnings("ignore", module="quiet")
-        home.take(warned("cold", Mine) + warned("hot", Mine) + warned("hot", Mine) + warned("hot", module="quiet"))
+        home.take(
+            warned("cold", Mine) + warned("hot", Mine) + warned("hot", Mine) + warned("hot", module="quiet")
+        )
     assert [(str(each.message), each.category) for each in seen] == [("hot", Mine), ("hot", Mine)]
 
 
@@ -181,7 +213,10 @@ def test_a_category_that_is_not_here_becomes_the_nearest_one_that_is():
         home.take(dump_warning(Warned("d", ["os:path"], "f", 1, "")))
     assert [(str(each.message), each.category) for each in seen] == [
         ("Odd: a", DeprecationWarning),
-        ("test_a_category_that_is_not_here_becomes_the_nearest_one_that_is.<locals>.Local: b", DeprecationWarning),
+        (
+            "test_a_category_that_is_not_here_becomes_the_nearest_one_that_is.<locals>.Local: b",
+            DeprecationWarning,
+        ),
         ("Worse: c", UserWarning),
         ("d", UserWarning),
     ]

@@ -27,9 +27,8 @@ ROOT = [10, True, False, 20]  # level DEBUG, a handler for INFO
 
 def in_runner(text):
     """Return what was sent, and stderr."""
-    run = subprocess.run(
-        [sys.executable, "-c", PREPARED + text + "\nprint(json.dumps(sent))"], capture_output=True, text=True, timeout=60
-    )
+    code = PREPARED + text + "\nprint(json.dumps(sent))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     return [load(line.encode()) for line in json.loads(run.stdout.splitlines()[-1])], run.stderr
 

@@ -70,7 +70,9 @@ def test_what_a_job_has_added_stays_in_front_and_the_clients_are_exchanged(filte
 def test_a_category_that_is_not_loaded_here_is_left_out(filters):
     assert category_of(name_of(UserWarning)) is UserWarning
     assert category_of("no.such.module:Worse") is None and category_of("os:path") is None
-    apply([["ignore", None, "no.such.module:Worse", None, 0], ["odd action", None, "builtins:Warning", None, 0]])
+    apply(
+        [["ignore", None, "no.such.module:Worse", None, 0], ["odd action", None, "builtins:Warning", None, 0]]
+    )
     assert warnings.filters == []
 
 

@@ -59,6 +59,9 @@ cw.ClusterExecutor(output="quiet")  # error
 cw.ClusterExecutor(durabilty="disk")  # error
 cw.ClusterExecutor(initializer=square, initargs=(3,), max_workers=2)
 cw.ClusterExecutor(initialiser=square)  # error
+cw.ClusterExecutor(forward_logging=False)
+cw.ClusterExecutor(forward_logging="INFO")  # error
+cw.ClientThread(forward_logging=False)
 cw.ClusterExecutor(initializer="square")  # error
 
 executor.terminate_workers()

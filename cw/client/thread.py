@@ -93,8 +93,8 @@ class ClientThread:
     jobs are outstanding (default 300). `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks
     (but never in a callback); None means no limit of jobs, and half of this machine's memory. `store`, `durability`,
     `retry_errors`, `seed` and `workdir` as for ClusterExecutor: each result is stored before its callback is called.
-    `lend`, for a client in a job, and `forward_logging`: as for ClusterExecutor. Raises ValueError or TypeError for invalid settings,
-    StoreError.
+    `lend`, for a client in a job, and `forward_logging`: as for ClusterExecutor. Raises ValueError or TypeError for
+    invalid settings, StoreError.
 
     As a context manager it starts, and at the end of the block waits and stops; an exception cancels outstanding jobs.
     The end of the program waits for outstanding jobs.

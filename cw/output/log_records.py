@@ -9,15 +9,18 @@ raises is shown on stderr, and ends nothing.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
 import traceback
 import warnings
+from time import monotonic
 from typing import Any
 
 from cw.errors import PayloadError
 from cw.events import EventLogger
+from cw.net.output_messages import LINES_A_SECOND, SIZE_A_SECOND
 from cw.payloads.log_records import Record, Warned, load
 from cw.payloads.sources import with_sources
 from cw.payloads.warning_filters import category_of, name_of
@@ -28,6 +31,9 @@ MOST_FILES = 1000
 MOST_TEXTS = 10_000
 """Most files, and most texts of one file, whose warnings are remembered. More: memory. Fewer: a warning may be shown
 again."""
+
+LEFT_OUT_SECONDS = 5.0
+"""Least time between two lines of the log about records that are left out (seconds)."""
 
 FAILURES_SHOWN = 5
 """Most errors of handlers that are shown."""
@@ -65,7 +71,9 @@ class LogRecords:
             attributes["exc_text"] = with_sources(text)
         record = logging.makeLogRecord({})
         # (Counted from the start of this program, as in its own records.)
-        attributes["relativeCreated"] = record.relativeCreated + 1000 * (attributes["created"] - record.created)
+        attributes["relativeCreated"] = record.relativeCreated + 1000 * (
+            attributes["created"] - record.created
+        )
         record.__dict__.update(attributes)
         named = logging.getLogger(attributes["name"])
         if made.taken:
@@ -96,9 +104,32 @@ class LogRecords:
         if logging.raiseExceptions and sys.stderr is not None and self._failures <= FAILURES_SHOWN:
             last = " (later ones are not shown)" if self._failures == FAILURES_SHOWN else ""
             try:
-                sys.stderr.write(f"--- Logging error, with a record of a job{last} ---\n{traceback.format_exc()}")
+                sys.stderr.write(
+                    f"--- Logging error, with a record of a job{last} ---\n{traceback.format_exc()}"
+                )
             except Exception:  # stderr itself fails
                 return
+
+
+class LeftOut:
+    """Counts records that were not sent. Used from one thread."""
+
+    def __init__(self) -> None:
+        self._count = 0  # since the last line about them
+        self._reported = -LEFT_OUT_SECONDS
+
+    def note(self, count: int) -> None:
+        """Note that this many records and warnings are left out; log it now and then."""
+        self._count += count
+        now = monotonic()
+        if now - self._reported >= LEFT_OUT_SECONDS:
+            self._reported = now
+            logger.warning(
+                "client.records_left_out",
+                "%d log records and warnings of jobs are left out: there were more than %d lines or %d bytes a second",
+                self._count, LINES_A_SECOND, SIZE_A_SECOND,
+            )  # fmt: skip
+            self._count = 0
 
 
 def _handle_except(named: logging.Logger, record: logging.LogRecord, taken: list[str]) -> None:
@@ -129,10 +160,8 @@ def _warning_of(warned: Warned) -> Warning:
         text = warned.text
         if name != warned.categories[0]:
             text = f"{warned.categories[0].rpartition(':')[2]}: {text}"
-        try:
+        with contextlib.suppress(Exception):  # its constructor may take something else
             warning = category(text)
             if str(warning) == text and name_of(type(warning)) == name:
                 return warning
-        except Exception:  # its constructor takes something else
-            continue
     return UserWarning(warned.text)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cw.net import messages as m
 from cw.output.lines import Lines
+from cw.output.log_records import LeftOut
 from cw.output.printer import Piece, Printer
 from cw.output.screen import label_of
 
@@ -65,6 +66,7 @@ class Sink:
         self._lines = Lines()
         self._hosts: dict[int, str] = {}  # of jobs that have a line without an end
         self._kept: dict[int, Kept] = {}
+        self._records_left_out = LeftOut()
 
     def on_output(self, number: int, stream: int, data: bytes, host: str) -> None:
         """Take a part of what a job printed: whole lines, unless a line took its time or the job ended within it.
@@ -73,6 +75,7 @@ class Sink:
         """
         self.is_used = True
         if stream == m.RECORDS:
+            self._print(number, stream, data, host)
             return
         if whole := self._lines.feed(number, stream, data):
             self._print(number, stream, whole, host)
@@ -81,7 +84,9 @@ class Sink:
 
     def on_left_out(self, number: int, stream: int, lines: int, size: int) -> None:
         """Note that this many lines of the job, with this many bytes, are left out here."""
-        if stream != m.RECORDS:
+        if stream == m.RECORDS:
+            self._records_left_out.note(lines)
+        else:
             text = f"[… {lines:,} lines ({size:,} bytes) left out: more than a client is sent]\n"
             self._printer.put(
                 Piece(stream, text.encode(), self._label(number, ""), self._cell_of(number), True)

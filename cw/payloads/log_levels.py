@@ -134,7 +134,7 @@ def keep_while_importing() -> None:
             return
         set_level(logger, level)
 
-    logging.Logger.setLevel = set_unless_importing  # type: ignore[method-assign]
+    logging.Logger.setLevel = set_unless_importing  # type: ignore[method-assign, assignment]
 
 
 def _is_importing() -> bool:

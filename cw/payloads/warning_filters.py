@@ -47,6 +47,7 @@ def take() -> list[Filter] | None:
     found = [
         [action, _pattern(message), name_of(category), _pattern(module), line]
         for action, message, category, module, line in list(warnings.filters)
+        if isinstance(category, type)
     ]
     return None if found == _DEFAULT else found
 
@@ -92,7 +93,9 @@ def apply(filters: Sequence[Filter] | None) -> None:
         for action, message, name, module, line in reversed(filters):
             category = category_of(name)
             if category is not None:
-                with contextlib.suppress(AssertionError, ValueError, TypeError, re.error):  # of a newer Python
+                with contextlib.suppress(
+                    AssertionError, ValueError, TypeError, re.error
+                ):  # of a newer Python
                     warnings.filterwarnings(action, message or "", category, module or "", line)
     _applied = list(warnings.filters)
     warnings.filters[:0] = own  # type: ignore[index]

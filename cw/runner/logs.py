@@ -56,7 +56,7 @@ class Forwarder:
             if is_asked or log_levels.lowest_at_home("") is None:
                 configure(**settings)
 
-        logging.Logger.callHandlers = call_handlers  # type: ignore[method-assign]
+        logging.Logger.callHandlers = call_handlers  # type: ignore[method-assign, assignment]
         logging.basicConfig = configure_if_asked
         warnings.showwarning = self.on_warning
 
