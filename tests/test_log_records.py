@@ -22,7 +22,7 @@ def made(text, *args, name="sim", level=logging.INFO, exc_info=None, **extra):
 
 
 def sent(record, taken=()):
-    return dump_record(record, taken, WHERE)
+    return dump_record(record, taken, WHERE) + b"\n"
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ class Mine(UserWarning):
 
 
 def warned(text, category=UserWarning, line=3, file="/x/sim.py", module="sim"):
-    return dump_warning(Warned(text, categories_of(category), file, line, module))
+    return dump_warning(Warned(text, categories_of(category), file, line, module)) + b"\n"
 
 
 def test_a_warning_is_issued_once_for_each_text_and_place():

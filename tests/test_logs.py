@@ -95,21 +95,31 @@ run(lambda: [log.info("secret"), log.info("open")])
     assert texts(sent) == ["open"] and sent[0].taken == [] and stderr == ""
 
 
-def test_what_comes_outside_of_jobs_and_from_children_is_printed():
+def test_what_comes_outside_of_jobs_is_printed():
+    sent, stderr = in_runner(f"home(root={ROOT})\nlog.info('before')\nwarnings.warn('outside')")
+    assert sent == []
+    assert stderr.startswith("INFO:sim:before\n") and "UserWarning: outside" in stderr
+
+
+def test_processes_that_a_job_forks_send_what_they_can_write_at_once():
     sent, stderr = in_runner(f"""
 home(root={ROOT})
-log.info("before")
+sent = [[]]
+ends = os.pipe()
+logs.Forwarder(lambda line: os.write(ends[1], line + b'\\n')).install()
 def job():
-    pid = os.fork()
-    if not pid:
+    log.info("parent")
+    if not (pid := os.fork()):
         log.info("child")
+        log.info("long " * 5000)
         warnings.warn("child warns")
         os._exit(0)
     os.waitpid(pid, 0)
 run(job)
+sent = os.read(ends[0], 65536).decode().splitlines()
 """)
-    assert sent == []
-    assert stderr.startswith("INFO:sim:before\nINFO:sim:child\n") and "UserWarning: child warns" in stderr
+    assert texts(sent) == ["parent", "child", "child warns"]
+    assert stderr.startswith("INFO:sim:long long ") and sent[1].attributes["cw_job"] == 17
 
 
 def test_a_record_whose_text_cannot_be_made_is_reported_as_by_any_handler():

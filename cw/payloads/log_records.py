@@ -1,4 +1,4 @@
-"""The form in which a job's log records and warnings travel: a line of JSON each, so that nothing is unpickled.
+"""The form in which log records and warnings of jobs travel: each is a line of JSON, and nothing is unpickled.
 
     runner:  dump_record(record, taken), dump_warning(...) --- a line --->  client:  load() --> Record or Warned
 
@@ -131,4 +131,4 @@ def _plain(value: Any) -> Any:
 
 
 def _line(fields: list[Any]) -> bytes:
-    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(fields, separators=(",", ":")).encode()

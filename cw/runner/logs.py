@@ -10,15 +10,19 @@ No handler is put on any logger here: `logging.basicConfig()` in a job works as 
 are those of this process where it has some, otherwise those at home. So nothing is shown twice, and a job's own file
 gets its records. A record that no handler is for ends as in any process: on stderr, if it is a warning.
 
-What threads log while no job runs, and what children of a job log, goes to stderr.
+What processes that a job forks log goes the same way: their lines are short enough to be written at once, or go to
+stderr. So does what threads log while no job runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
+import select
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -31,11 +35,13 @@ FRAMES = 100
 
 
 class Forwarder:
-    """Sends records and warnings of the job that runs. `send(line)` may be called from any thread."""
+    """Sends records and warnings of the job that runs. `send(line)`: called from any thread, one at a time, and in
+    processes that a job forks."""
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self._send = send
         self._pid = os.getpid()
+        self._lock = threading.RLock()  # (a signal's handler may log while this thread does)
         self._host = os.uname().nodename
         self._call_handlers: Callable[[logging.Logger, logging.LogRecord], None] = logging.Logger.callHandlers
         self._show_warning: Callable[..., None] = warnings.showwarning
@@ -81,15 +87,27 @@ class Forwarder:
     def _forward(self, record: logging.LogRecord, taken: list[str]) -> None:
         on_stderr = logging.StreamHandler()
         on_stderr.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
-        if not self._is_in_job():
+        line = b""
+        if current.running is not None:
+            try:
+                line = dump_record(record, taken, self._where(current.running))
+            except Exception:
+                on_stderr.handleError(record)  # as any handler does
+                return
+        if not self._has_sent(line):
             on_stderr.handle(record)
-            return
-        try:
-            line = dump_record(record, taken, self._where())
-        except Exception:
-            on_stderr.handleError(record)  # as any handler does
-        else:
-            self._send(line)
+
+    def _has_sent(self, line: bytes) -> bool:
+        """Send a line. False: it cannot be sent from here."""
+        with contextlib.suppress(OSError):  # the worker is gone
+            if os.getpid() == self._pid and line:
+                with self._lock:
+                    self._send(line)
+                return True
+            if 0 < len(line) < select.PIPE_BUF:
+                self._send(line)
+                return True
+        return False
 
     def on_warning(
         self,
@@ -101,18 +119,14 @@ class Forwarder:
         line: str | None = None,
     ) -> None:
         """Send a warning; in the place of `warnings.showwarning`."""
-        if file is not None or not log_settings.is_forwarding or not self._is_in_job():
+        sent = b""
+        if file is None and log_settings.is_forwarding and current.running is not None:
+            module = _module_at(filename, lineno)
+            sent = dump_warning(Warned(str(message), categories_of(category), filename, lineno, module))
+        if not self._has_sent(sent):
             self._show_warning(message, category, filename, lineno, file, line)
-            return
-        module = _module_at(filename, lineno)
-        self._send(dump_warning(Warned(str(message), categories_of(category), filename, lineno, module)))
 
-    def _is_in_job(self) -> bool:
-        return current.running is not None and os.getpid() == self._pid
-
-    def _where(self) -> dict[str, Any]:
-        job = current.running
-        assert job is not None
+    def _where(self, job: tuple[Any, ...]) -> dict[str, Any]:
         return {
             "cw_job": current.id_of(job), "cw_function": current.name_of(job[1]), "cw_host": self._host,
             "cw_slot": current.slot.index,
