@@ -46,6 +46,8 @@ FLOORS = [
     "output.incoming", "output.sink", "output.printer", "output.streams", "output.screen", "output.lines",
     "output.incoming", "output.sink", "output.printer", "output.log_records", "output.streams", "output.screen", "output.lines",
     "output.last_words", "output.__init__",
+    "output.incoming", "output.sink", "output.printer", "output.log_records", "output.streams", "output.screen",
+    "output.lines", "output.last_words", "output.__init__",
     "own_cluster", "cluster", "mp",
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",
     "slurm.finding", "slurm.sidecar", "slurm.scaling", "slurm.submitted",

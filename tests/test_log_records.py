@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from cw.errors import PayloadError
-from cw.output.log_records import LogRecords
+from cw.output.log_records import LeftOut, LogRecords
 from cw.payloads import log_records
 from cw.payloads.log_records import Warned, categories_of, dump_record, dump_warning, load
 
@@ -148,13 +148,13 @@ def test_what_is_no_record_is_left_out(line):
 
 
 def test_that_records_are_left_out_is_said_now_and_then(caplog, monkeypatch):
-    home, now = LogRecords(), [100.0]
+    left_out, now = LeftOut(), [100.0]
     monkeypatch.setattr("cw.output.log_records.monotonic", lambda: now[0])
-    home.note_left_out(7)
-    home.note_left_out(8)
-    home.note_left_out(1)
+    left_out.note(7)
+    left_out.note(8)
+    left_out.note(1)
     now[0] = 106.0
-    home.note_left_out(1)
+    left_out.note(1)
     assert [each.event for each in caplog.records] == ["client.records_left_out"] * 2
     assert [each.args[0] for each in caplog.records] == [7, 10]
 

@@ -1,12 +1,13 @@
 """The printer: writes what jobs print on the program's own stdout and stderr, in a thread of its own.
 
-    sessions' threads --put--> queue --> the printer's thread --> streams
+    sessions' threads --put--> queue --> the printer's thread --> streams, handlers of `logging`
             '--settle: is it written? (before a result is delivered)
 
-The thread is there because a terminal may stand still (Ctrl-S, a pager): the session's thread, which results and
-heartbeats need, must not wait for it. Before results it waits, SETTLE_SECONDS at most, so that a job's output is on the
-stream before its future is done. Where a stream takes nothing for longer, results go on without it, and what the queue
-has no room for is left out; a line of the log says how much. At its end the program waits for the rest.
+The thread is there because a terminal may stand still (Ctrl-S, a pager), and a user's handler may block: the session's
+thread, which results and heartbeats need, must not wait for it. Before results it waits, SETTLE_SECONDS at most, so
+that a job's output is on the stream before its future is done. Where a stream takes nothing for longer, results go on
+without it, and what the queue has no room for is left out; a line of the log says how much. At its end the program
+waits for the rest.
 
 All sessions of a process have one printer. Its thread ends when nothing has come for a while.
 """
@@ -20,7 +21,9 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from cw.events import EventLogger
+from cw.net import messages as m
 from cw.output import streams
+from cw.output.log_records import LogRecords
 from cw.output.screen import Screen
 
 logger = EventLogger("cw.client")
@@ -40,8 +43,8 @@ IDLE_SECONDS = 1.0
 
 
 class Piece(NamedTuple):
-    """Lines of one job. `stream`: 1 is stdout, 2 is stderr. `cell`: the cell of a notebook under which they appear.
-    `is_note`: they are about its lines, and must not get into a file with them."""
+    """Lines of one job. `stream`: m.STDOUT, m.STDERR, or m.RECORDS, for handlers of `logging`. `cell`: the cell of a
+    notebook under which they appear. `is_note`: they are about its lines, and must not get into a file with them."""
 
     stream: int
     data: bytes
@@ -64,6 +67,7 @@ class Printer:
         # The thread's own.
         self._screens = {number: Screen() for number in streams.NAMES}
         self._reported: set[int] = set()  # streams that have failed
+        self._records = LogRecords()
 
     def put(self, piece: Piece) -> None:
         """Queue lines. Never blocks: without room, they are left out."""
@@ -122,8 +126,8 @@ class Printer:
             if left_out[1]:
                 logger.warning(
                     "client.output_left_out",
-                    "%d lines (%d bytes) that jobs printed are left out: the program's stdout or stderr took nothing "
-                    "for a while",
+                    "%d lines (%d bytes) that jobs printed or logged are left out: the program's stdout, stderr or "
+                    "handlers took nothing for a while",
                     left_out[0],
                     left_out[1],
                 )
@@ -159,6 +163,11 @@ class Printer:
     def _write(self, pieces: list[Piece]) -> None:
         """Write pieces of one stream and cell."""
         number, _, label, cell, is_note = pieces[0]
+        if number == m.RECORDS:
+            streams.turn_to(cell)
+            for piece in pieces:
+                self._records.take(piece.data)
+            return
         if is_note and not streams.is_labelled(streams.current(number)):
             number = 2
             pieces = [piece._replace(data=label.encode() + piece.data) for piece in pieces]

@@ -83,6 +83,13 @@ def write_text(stream: Any, text: str, cell: Any = None) -> None:
         start = end
 
 
+def turn_to(cell: Any) -> None:
+    """Let what this thread prints from now on appear under this cell of a notebook, if there is one."""
+    for stream in map(current, NAMES):
+        if cell is not None and is_of_notebook(stream):
+            _turn_to(stream, cell)
+
+
 def _descriptor(stream: Any) -> int | None:
     if is_of_notebook(stream):
         return None  # (it has one, where output of C code is read)
