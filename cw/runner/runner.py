@@ -26,8 +26,8 @@ from cw.payloads import current, environment, modules, serialize, shared
 from cw.payloads.environment import apply_environment, load_environment
 from cw.payloads.initializer import Once
 from cw.requirements import JobOptions
-from cw.runner import channel, leftovers
-from cw.runner.output import Output
+from cw.runner import channel, leftovers, logs
+from cw.runner.output import Output, write_record
 from cw.runner.script import Script
 
 READ = 256 * 1024
@@ -395,6 +395,7 @@ def main(fds: list[int], scratch: str = "") -> None:
     stream, files, pipe, tokens, *pipes = moved
     runner = Runner(stream, files, pipe, tokens, Output(pipes), scratch)
     leftovers.watch_timers()
+    logs.Forwarder(write_record).install()
     own = os.getpid()
 
     # A forked child of a job inherits our handler but must not use it: multiprocessing ends processes by SIGTERM. The
