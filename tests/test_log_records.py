@@ -8,7 +8,10 @@ import warnings
 import pytest
 
 from cw.errors import PayloadError
+from cw.net import messages as m
 from cw.output.log_records import LeftOut, LogRecords
+from cw.output.printer import Printer
+from cw.output.sink import Sink
 from cw.payloads import log_records
 from cw.payloads.log_records import Warned, categories_of, dump_record, dump_warning, load
 
@@ -157,6 +160,12 @@ def test_that_records_are_left_out_is_said_now_and_then(caplog, monkeypatch):
     left_out.note(1)
     assert [each.event for each in caplog.records] == ["client.records_left_out"] * 2
     assert [each.args[0] for each in caplog.records] == [7, 10]
+
+
+def test_a_session_counts_the_records_that_did_not_come(caplog):
+    sink = Sink(Printer(), {}, {}, lambda number: None)
+    sink.on_left_out(1, m.RECORDS, 7, 700)
+    assert [(each.event, each.args[0]) for each in caplog.records] == [("client.records_left_out", 7)]
 
 
 # --- warnings ---

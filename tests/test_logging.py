@@ -8,6 +8,7 @@ import threading
 import warnings
 
 import pytest
+from conftest import wait_until
 from programs import LIMIT
 
 import cw
@@ -106,6 +107,28 @@ def test_a_job_of_a_job_is_heard(executor, caplog):
     caplog.set_level(logging.INFO, "simulation")
     assert executor.submit(outer).result(LIMIT)[:2] == (False, True)
     assert [record.cw_function for record in of_jobs(caplog) if record.name == "simulation"] == ["simulate"]
+
+
+def test_a_handler_that_blocks_holds_up_no_result(executor, caplog):
+    go_on, waits, heard = threading.Event(), threading.Event(), []
+
+    def handle(record):
+        waits.set()
+        assert go_on.wait(LIMIT)
+        heard.append((record.getMessage(), threading.current_thread().name))
+
+    handler = logging.Handler()
+    handler.emit = handle
+    log.addHandler(handler)
+    try:
+        for step in range(3):
+            executor.submit(simulate, step, logging.WARNING).result(LIMIT)
+        assert waits.is_set() and not heard
+    finally:
+        go_on.set()
+        wait_until(lambda: len(heard) == 3)
+        log.removeHandler(handler)
+    assert heard == [(f"step {step}", "cw-output") for step in range(3)]
 
 
 def configure(path):

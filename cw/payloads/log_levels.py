@@ -49,8 +49,8 @@ def take() -> Levels:
     found: Levels = {}
     for name, logger in [("", logging.getLogger()), *list(manager.loggerDict.items())]:
         if isinstance(logger, logging.Logger):  # (otherwise a place in the tree, without a logger)
-            lowest = lowest_of(logger)
-            if lowest is None:
+            lowest = lowest_of(logger) if logger.handlers else None
+            if lowest is None and in_force:
                 lowest = lowest_at_home(name)
             now = [int(logger.level), bool(logger.propagate), bool(logger.disabled), lowest]
             if now != default_of(name):

@@ -23,12 +23,14 @@ EXTRA_CHARACTERS = 4 * 1024
 MOST_EXTRAS = 64
 """Most characters of an attribute that `extra=` gives a record, and most such attributes."""
 
-_PLAIN = str, int, float, bool, type(None)
+_PLAIN = frozenset({int, float, bool, type(None)})
 
-_STANDARD = (
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+_STANDARD = frozenset({
     "name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName", "created", "msecs",
     "relativeCreated", "thread", "threadName", "process", "processName", "taskName", "stack_info",
-)  # fmt: skip
+})  # fmt: skip
 """Attributes of a record that travel as they are."""
 
 _MADE = frozenset({"msg", "args", "message", "asctime", "exc_info", "exc_text"})
@@ -62,9 +64,9 @@ def dump_record(record: logging.LogRecord, taken: Sequence[str], where: dict[str
     """
     attributes: dict[str, Any] = dict(where)
     extras = 0
-    for name, value in list(record.__dict__.items()):
+    for name, value in record.__dict__.copy().items():
         if name in _STANDARD:
-            attributes[name] = shortened(value) if type(value) is str else _plain(value)
+            attributes[name] = _plain(value, TEXT_CHARACTERS)
         elif name not in _MADE and type(name) is str and (extras := extras + 1) <= MOST_EXTRAS:
             attributes[name] = _plain(value)
     if attributes.get("processName") in (None, "MainProcess"):
@@ -117,18 +119,21 @@ def shortened(text: str, most: int = TEXT_CHARACTERS) -> str:
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, most: int = EXTRA_CHARACTERS) -> Any:
     """Return a value that JSON has: the same one if that is possible, otherwise its `repr`."""
-    if type(value) in _PLAIN and (type(value) is not str or len(value) <= EXTRA_CHARACTERS):
+    kind = type(value)
+    if kind is str:
+        return shortened(value, most)
+    if kind in _PLAIN:
         return value
     try:
-        if type(value) in (list, tuple, dict) and len(json.dumps(value)) <= EXTRA_CHARACTERS:
+        if kind in (list, tuple, dict) and len(_encode(value)) <= most:
             return value
-        text = value if type(value) is str else repr(value)
+        text = repr(value)
     except Exception:
-        text = f"<{type(value).__name__}>"
-    return shortened(text, EXTRA_CHARACTERS)
+        text = f"<{kind.__name__}>"
+    return shortened(text, most)
 
 
 def _line(fields: list[Any]) -> bytes:
-    return json.dumps(fields, separators=(",", ":")).encode()
+    return _encode(fields).encode()

@@ -85,16 +85,16 @@ class Forwarder:
             self._forward(record, taken)
 
     def _forward(self, record: logging.LogRecord, taken: list[str]) -> None:
-        on_stderr = logging.StreamHandler()
-        on_stderr.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
         line = b""
         if current.running is not None:
             try:
                 line = dump_record(record, taken, self._where(current.running))
             except Exception:
-                on_stderr.handleError(record)  # as any handler does
+                logging.StreamHandler().handleError(record)  # as any handler does
                 return
         if not self._has_sent(line):
+            on_stderr = logging.StreamHandler()
+            on_stderr.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
             on_stderr.handle(record)
 
     def _has_sent(self, line: bytes) -> bool:
