@@ -21,6 +21,7 @@ from cw.master.stalls import can_run, queues_in_use
 from cw.master.why import Survey
 from cw.net import messages as m
 from cw.net.objects import ObjectCache
+from cw.payloads import log_settings
 from cw.requirements import JobOptions
 from cw.worker.worker import Worker
 
@@ -209,6 +210,7 @@ def installed():
         mock.patch.object(ObjectCache, "prepare", prepare_options_first),
         mock.patch.object(Worker, "_on_forget", forget_others),
         mock.patch.object(Survey, "why", is_kept_waiting),
+        mock.patch.object(log_settings.Watch, "look", lambda self: False),  # (it was not looked at)
         mock.patch.object(client_peer, "Wait", FormerWait),
     ):
         yield
