@@ -141,7 +141,7 @@ def rides(message):
     return type(message) is m.Avoid or (holds_options(message) and message.sessions[0] != 0)
 
 
-def is_kept_waiting(survey, key):
+def is_kept_waiting(survey, key, is_going_on):
     """Is there no slot that can be used for some open jobs of the session?"""
     session, workers = survey._state.sessions[key], survey._state.workers.values()
     return bool(session.jobs) and not all(can_run(queue, workers) for queue in queues_in_use(session))
@@ -149,6 +149,8 @@ def is_kept_waiting(survey, key):
 
 class FormerWait:
     """Sends a Notice after three seconds without such a slot."""
+
+    delivered = 0
 
     def __init__(self):
         self.since = None

@@ -9,7 +9,7 @@ from asked import asked
 from test_dispatch import OTHER_PY, PY, dispatcher, jobs, result
 
 from cw.master.jobs import Job
-from cw.master.why import NOTICE_SECONDS, Cause, Reason, Survey, Wait
+from cw.master.why import NOTICE_SECONDS, Cause, Reason, Survey, Wait, is_going_on
 from cw.net import messages as m
 from cw.net.objects import Object
 from cw.requirements import WorkerCapacity
@@ -184,6 +184,7 @@ def test_a_look_at_a_thousand_waiting_clients_and_ten_thousand_workers_is_cheap(
     d.on_submitted("first", jobs(*range(1, 10_001)))
     for key in clients:
         d.on_submitted(key, jobs(*range(20)))
+    assert is_going_on(d.state.sessions["first"]) and not is_going_on(d.state.sessions["c0"])
     began = time.process_time()
     survey = Survey(d.state)
     assert all(survey.why(key).cause is Cause.BUSY for key in clients)

@@ -24,7 +24,7 @@ from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, events, lines
 from cw.master.resumption import Resumption
 from cw.master.settings import Settings
-from cw.master.why import Survey, Wait
+from cw.master.why import Survey, Wait, is_going_on
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.objects import Key, SessionObjects
@@ -220,7 +220,9 @@ class ClientPeer(Peer):
             self.connection.fail(os.strerror(errno.ETIMEDOUT))
         self._settle()
         session = dispatcher.state.sessions[self._key]
-        if waiting := self._wait.on_second(now, survey.why(self._key), session.delivered):
+        goes_on = session.delivered != self._wait.delivered or is_going_on(session)
+        waiting = self._wait.on_second(now, survey.why(self._key, goes_on), session.delivered)
+        if waiting is not None:
             self.send(waiting)
 
     def _settle(self) -> None:

@@ -10,9 +10,11 @@ on where the reader is.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Set
 from enum import Enum
+from functools import cached_property
+from heapq import nlargest
 from itertools import islice
 from typing import NamedTuple
 
@@ -29,6 +31,11 @@ lines about what is over at once."""
 
 NAMED = 3
 """Most clients that are named as the holders of slots."""
+
+
+LOOKED_AT = 16
+"""Most jobs of a session that are looked at to see if it goes on. More: more time each second. Fewer: where the oldest
+jobs wait for something special, those of all slots are counted."""
 
 
 class Cause(Enum):
@@ -73,27 +80,26 @@ class Reason(NamedTuple):
 
 
 class PoolView:
-    """The workers of one pool, at one moment. Made with one walk over all workers."""
+    """The workers of one pool, at one moment."""
 
     def __init__(self) -> None:
         self.workers: list[Worker] = []
-        self.slots = 0
-        self.draining = self.away = self.unusable = 0
-        """Workers that take no job now, each counted for one reason."""
-        self.holders: Counter[SessionKey] = Counter()
-        """Slots with a job, by session."""
+        self.busy: Reason | None = None
+        """What is said of the holders to a session that holds no slot, once it was asked for."""
 
-    def add(self, worker: Worker) -> None:
-        """Add a worker."""
-        self.workers.append(worker)
-        self.slots += worker.slots
-        self.holders.update(job.session.key for job in islice(worker.held.values(), worker.slots))
-        if worker.is_draining:
-            self.draining += 1
-        elif worker.is_away:
-            self.away += 1
-        elif not worker.slots:
-            self.unusable += 1
+    @cached_property
+    def holders(self) -> dict[SessionKey, int]:
+        """Numbers of slots with a job, by session. Counted with a walk over all slots, once."""
+        holders: defaultdict[SessionKey, int] = defaultdict(int)
+        for worker in self.workers:
+            for job in islice(worker.held.values(), worker.slots):
+                holders[job.session.key] += 1
+        return holders
+
+    @cached_property
+    def slots(self) -> int:
+        """Number of slots."""
+        return max(sum(worker.slots for worker in self.workers), sum(self.holders.values()))
 
 
 class Survey:
@@ -114,8 +120,11 @@ class Survey:
         self._views: dict[Pool, PoolView] | None = None
         self._stalled_by: dict[Pool, Set[int]] = {}
 
-    def why(self, key: SessionKey) -> Reason | None:
-        """Return why this session's oldest job waits. None: none waits, at this master."""
+    def why(self, key: SessionKey, is_going_on: bool = False) -> Reason | None:
+        """Return why this session's oldest job waits. None: none waits, at this master.
+
+        `is_going_on`: the session's jobs run, as the caller knows, so it does not matter who holds the slots.
+        """
         session = self._state.sessions[key]
         queues = [queue for queue in session.queues.values() if queue.head() is not None]
         if not queues and not session.settling:
@@ -134,20 +143,23 @@ class Survey:
                 "the master has not heard yet from all workers that may hold the jobs which the program has handed in "
                 "again: it waits for them for some seconds",
             )
-        reasons = [self._why_queue(queue) for queue in queues]  # one for each shape: there are few
+        reasons = [
+            self._why_queue(queue, is_going_on) for queue in queues
+        ]  # one for each shape: there are few
         return next((reason for reason in reasons if reason.cause not in UNTOLD), reasons[0])
 
     def _pools_in_use(self, session: Session) -> list[Pool]:
         return [queue.pool for queue in session.queues.values()] if session.jobs else []
 
     def _view(self, pool: Pool) -> PoolView:
-        if self._views is None:
-            self._views = {}
+        views = self._views
+        if views is None:
+            views = self._views = {pool: PoolView() for pool in self._state.pools.values()}
             for worker in self._state.workers.values():
-                self._views.setdefault(worker.pool, PoolView()).add(worker)
-        return self._views.get(pool) or PoolView()
+                views[worker.pool].workers.append(worker)
+        return views.get(pool) or PoolView()
 
-    def _why_queue(self, queue: Queue) -> Reason:
+    def _why_queue(self, queue: Queue, is_going_on: bool) -> Reason:
         view = self._view(queue.pool)
         if not view.workers:
             return self._no_worker(queue)
@@ -155,12 +167,12 @@ class Survey:
             self._no_slot(queue, view)
             or _no_time(queue, view)
             or self._stalled(queue.pool)
-            or self._taken(queue, view)
+            or (Reason(Cause.OWN_JOBS, "its own jobs run") if is_going_on else self._taken(queue, view))
         )
 
     def _no_worker(self, queue: Queue) -> Reason:
         """Say that there is no worker of the queue's shape."""
-        pythons = {worker.pool.shape.python for worker in self._state.workers.values()}
+        pythons = {pool.shape.python for pool in self._state.pools.values() if pool.workers}
         if not pythons:
             return Reason(Cause.NO_WORKER, "no worker is connected to the master")
         own = "{}.{}".format(*queue.pool.shape.python)
@@ -175,12 +187,9 @@ class Survey:
     def _no_slot(self, queue: Queue, view: PoolView) -> Reason | None:
         """Say why no worker of the shape takes a job of this session, if that is so."""
         workers = view.workers
-        out = view.draining + view.away + view.unusable
-        if out < len(workers) and any(
-            takes_some(worker, queue) and worker.slots and not worker.is_away for worker in workers
-        ):
+        if any(worker.slots and not worker.is_away and takes_some(worker, queue) for worker in workers):
             return None
-        if view.draining == len(workers):
+        if all(worker.is_draining for worker in workers):
             them = "the only worker drains" if len(workers) == 1 else f"all {len(workers)} workers drain"
             return Reason(Cause.DRAINING, f"{them}: no job starts there any more")
         open_here = [worker for worker in workers if worker.slots and serves(worker, queue)]
@@ -219,28 +228,28 @@ class Survey:
 
     def _taken(self, queue: Queue, view: PoolView) -> Reason:
         """Say who holds the slots."""
-        own, total = view.holders[queue.session.key], max(view.slots, view.holders.total())
-        slots = "the only slot" if total == 1 else f"all {total} slots"
-        head = queue.head()
-        if head is not None and any(fit(head, worker) is not NEVER for worker in queue.pool.idle):
+        head, idle = queue.head(), queue.pool.idle
+        if idle and head is not None and any(fit(head, worker) is not NEVER for worker in idle):
             return Reason(Cause.SOON, "a slot is free: its next job is about to start")
-        if own:
-            return Reason(
-                Cause.OWN_JOBS, f"its own jobs hold {slots if own == total else f'{own} of {total} slots'}"
-            )
+        if own := view.holders.get(queue.session.key):
+            held = _slots(own) if own == view.slots else f"{own} of {view.slots} slots"
+            return Reason(Cause.OWN_JOBS, f"its own jobs hold {held}")
         if queue.pool.lending:
             return Reason(
                 Cause.LENT,
                 "no slot is free but those that jobs lend to jobs of their own, while they wait for these",
             )
-        holders = view.holders.most_common()
-        who = ", ".join(f"{self._name_of(other)} ({count})" for other, count in holders[:NAMED])
-        rest = len(holders) - NAMED
-        whose = "other jobs" if queue.session.depth else "jobs of other programs"
-        return Reason(
-            Cause.BUSY,
-            f"{whose} hold {slots}: {who}" + (f" and {rest} more" if rest > 0 else ""),
-        )
+        if view.busy is None:  # the same for all sessions
+            largest = nlargest(NAMED, view.holders.items(), key=lambda item: item[1])
+            who = ", ".join(f"{self._name_of(other)} ({count})" for other, count in largest)
+            rest = len(view.holders) - NAMED
+            more = f" and {rest} more" if rest > 0 else ""
+            view.busy = Reason(Cause.BUSY, f"jobs of other programs hold {_slots(view.slots)}: {who}{more}")
+        return view.busy
+
+
+def _slots(number: int) -> str:
+    return "the only slot" if number == 1 else f"all {number} slots"
 
 
 def _no_time(queue: Queue, view: PoolView) -> Reason | None:
@@ -257,6 +266,11 @@ def _no_time(queue: Queue, view: PoolView) -> Reason | None:
     )
 
 
+def is_going_on(session: Session) -> bool:
+    """True if one of the session's oldest jobs is at a worker."""
+    return any(job.worker is not None for job in islice(session.jobs.values(), LOOKED_AT))
+
+
 class Wait:
     """Decides when a client hears why its jobs wait, that the reason is another one, and that the wait is over."""
 
@@ -264,7 +278,8 @@ class Wait:
         self._told: Reason | None = None
         self._seen: Reason | None = None
         self._since = 0.0  # when `_seen` was seen first
-        self._delivered = 0  # results of the session, at the last look
+        self.delivered = 0
+        """Number of the session's results at the last look."""
 
     def on_connected(self) -> None:
         """Begin anew: the client has forgotten what it was told over another connection."""
@@ -272,7 +287,7 @@ class Wait:
 
     def on_second(self, now: float, reason: Reason | None, delivered: int) -> m.Waiting | None:
         """Return the message to the client, if it is time for one. `delivered`: number of the session's results."""
-        goes_on, self._delivered = delivered != self._delivered, delivered
+        goes_on, self.delivered = delivered != self.delivered, delivered
         if reason is None or reason.cause in UNTOLD or (goes_on and reason.cause in PASSING):
             was_told, self._told, self._seen = self._told, None, None
             return m.Waiting("", "") if was_told else None
