@@ -98,6 +98,7 @@ def test_a_client_in_a_job_passes_on_what_it_runs_under(named):
 
 def test_a_change_is_seen_at_the_next_look(named, monkeypatch):
     logging.root.handlers.clear()
+    named("levels.new")
     watch = Watch()
     watch.look()
     monkeypatch.setattr(log_levels, "SHARE", 1e-9)  # no look but for a reason

@@ -66,7 +66,7 @@ class Watch:
     def __init__(self) -> None:
         self.levels: Levels = {}
         self._due = 0.0
-        self._seen: Any = None  # number of loggers, and the root's handlers
+        self._seen: Any = None  # numbers of loggers and of handlers, and the root's handlers
 
     def look(self) -> bool:
         """Look for changes; returns whether there are some. Looks at little if they are not likely."""
@@ -74,7 +74,7 @@ class Watch:
         root, loggers = logging.getLogger(), logging.Logger.manager.loggerDict
         # Loggers remember what is enabled, until a level is set somewhere.
         is_set = logging.CRITICAL not in getattr(root, "_cache", ())
-        seen = len(loggers), root.handlers[:]
+        seen = len(loggers), len(getattr(logging, "_handlerList", ())), root.handlers[:]
         if not is_set and seen == self._seen and began < self._due:
             return False
         root.isEnabledFor(logging.CRITICAL)
