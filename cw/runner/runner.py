@@ -161,11 +161,7 @@ class Runner:
         shared.values.clear()
         if seconds > leftovers.SHORT_SECONDS and (remark := leftovers.look(seconds, function)):
             self._report(m.Remark(0, remark, remark))
-        if type(answer) is bytes and len(answer) <= memory.LARGE:
-            frame = wire.encode_result(number, status, seconds, answer)
-            self._write(self._output.end(number, seconds) + frame)
-        else:
-            self._write_large(number, status, seconds, answer)
+        self._write_result(number, status, seconds, answer)
 
     def _answer_of(self, error: BaseException, attempt: int) -> bytes:
         return serialize.dump_error(
@@ -213,8 +209,13 @@ class Runner:
         while written < len(data):
             written += os.write(self._pipe, data[written:])
 
-    def _write_large(self, number: int, status: int, seconds: float, payload: Any) -> None:
-        if printed := self._output.end(number, seconds):
+    def _write_result(self, number: int, status: int, seconds: float, payload: Any) -> None:
+        """Write a job's result, after all that it has printed."""
+        printed = self._output.end(number, seconds)
+        if type(payload) is bytes and len(payload) <= memory.LARGE:
+            self._write(printed + wire.encode_result(number, status, seconds, payload))
+            return
+        if printed:
             self._write(printed)
         try:
             file = memory.as_file(payload)  # held until it is sent: its descriptor is closed with it

@@ -44,7 +44,7 @@ class JobLog:
         self._waiting_bytes = 0
         self._open: dict[
             tuple[int, int], tuple[bytes, bytes]
-        ] = {}  # label and begun line, by runner and stream
+        ] = {}  # label and begun line, by source and stream
         self._room, self._filled = float(LOG_BYTES), now
         self._missing = self._late = 0  # bytes left out: beyond the bound; as the log was stuck
 
@@ -53,25 +53,22 @@ class JobLog:
         """True if the log has not taken all that was written."""
         return bool(self._waiting)
 
-    def add(self, runner: int, stream: int, label: bytes, data: bytes, now: float) -> None:
-        """Write what this runner has printed to this stream, its lines marked with the label."""
-        former, begun = self._open.pop((runner, stream), (label, b""))
-        if begun and former != label:
-            self._put(former + begun + b"\n", now)
-            begun = b""
+    def add(self, source: int, stream: int, label: bytes, data: bytes, now: float) -> None:
+        """Write what has come from this source (a job, or a runner outside of jobs), each line with the label."""
+        _, begun = self._open.pop((source, stream), (b"", b""))
         data = begun + data
         end = data.rfind(b"\n") + 1
         if len(data) - end > LINE_BYTES:
             data += b"\n"
             end = len(data)
         if end < len(data):
-            self._open[runner, stream] = label, data[end:]
+            self._open[source, stream] = label, data[end:]
         if end:
             self._put(label + data[: end - 1].replace(b"\n", b"\n" + label) + b"\n", now)
 
-    def end(self, runner: int, now: float) -> None:
-        """Write the lines that an ended runner has begun."""
-        for key in [key for key in self._open if key[0] == runner]:
+    def end(self, source: int, now: float) -> None:
+        """Write the lines that a source has begun which has ended."""
+        for key in [key for key in self._open if key[0] == source]:
             label, begun = self._open.pop(key)
             self._put(label + begun + b"\n", now)
 

@@ -183,7 +183,7 @@ class WorkerOutput:
         if output is None:
             return ""
         words = output.close(runner.sent[0].dispatch if has_job else 0)
-        self._log.end(runner.key, time.monotonic())
+        self._log.end(-runner.key, time.monotonic())
         return words
 
     def _on_part(self, runner: PooledRunner, stream: int, dispatch: int, data: bytes) -> None:
@@ -195,18 +195,22 @@ class WorkerOutput:
             )
         if printed is None:
             if stream != m.RECORDS:
-                self._add_to_log(runner, stream, b"", data, now)
+                self._add_to_log(runner, None, stream, data, now)
             return
         printed.add(stream, data)
         if printed.mode == "print" or stream == m.RECORDS:
             self._live.add(printed, stream, data, now)
             self._flush()
         elif printed.mode == "log":
-            self._add_to_log(runner, stream, b"job %d, " % printed.number, data, now)
+            self._add_to_log(runner, printed, stream, data, now)
 
-    def _add_to_log(self, runner: PooledRunner, stream: int, job: bytes, data: bytes, now: float) -> None:
+    def _add_to_log(
+        self, runner: PooledRunner, printed: JobOutput | None, stream: int, data: bytes, now: float
+    ) -> None:
+        job = b"" if printed is None else b"job %d, " % printed.number
         label = b"[%sprocess %d] " % (job, self._place(runner)["pid"])
-        self._log.add(runner.key, stream, label, data, now)
+        source = -runner.key if printed is None else printed.dispatch
+        self._log.add(source, stream, label, data, now)
         self._tick_later()
 
     # --- jobs ---
@@ -226,7 +230,7 @@ class WorkerOutput:
             printed = self.printing.pop(job.dispatch, None)
             if printed is None:
                 continue
-            self._live.end(printed, now)
+            self._end(printed, now)
             if printed.mode == "keep" or status != m.DONE or job.must_end:
                 parts = printed.kept_output()
                 if parts is not None:
@@ -242,7 +246,12 @@ class WorkerOutput:
         for job in jobs:
             printed = self.printing.pop(job.dispatch, None)
             if printed is not None:
-                self._live.end(printed, time.monotonic())
+                self._end(printed, time.monotonic())
+
+    def _end(self, printed: JobOutput, now: float) -> None:
+        self._live.end(printed, now)
+        if printed.mode == "log":
+            self._log.end(printed.dispatch, now)
 
     # --- the master ---
 
