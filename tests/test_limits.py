@@ -126,7 +126,7 @@ def test_output_to_a_log_that_nobody_reads_holds_up_nobody(tmp_path):
                         print("x" * 1023, file=sys.stderr)
                     return n
 
-                assert executor.submit(shout, 5000).result(LIMIT) == 5000
+                assert executor.options(output="log").submit(shout, 5000).result(LIMIT) == 5000
                 error = executor.options(attempts=1).submit(say_and_die, "still heard", 1).exception(LIMIT)
                 assert error.attempts[0]["stderr"].endswith("still heard")
                 assert executor.submit(jobs.square, 3).result(LIMIT) == 9
