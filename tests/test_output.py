@@ -15,15 +15,18 @@ from programs import LIMIT, Master, Worker, run_script
 
 import cw
 from cw.net import messages as m
-from cw.output.sink import Sink
 from cw.runner.output import Gfortran
 
 
-class Recorder(Sink):
-    """Takes down what comes, in order, by job."""
+class Recorder:
+    """Takes down what comes, in order, by job. What is kept goes on to the session's own sink."""
 
-    def __init__(self):
+    def __init__(self, sink):
+        self._sink = sink
         self.text, self.left_out, self.kept, self.hosts = {}, {}, {}, set()
+
+    def __getattr__(self, name):
+        return getattr(self._sink, name)
 
     def on_output(self, number, stream, data, host):
         self.text[number, stream] = self.text.get((number, stream), b"") + data
@@ -35,6 +38,7 @@ class Recorder(Sink):
 
     def on_kept(self, number, stdout, stderr, is_cut):
         self.kept[number] = stdout, stderr, is_cut
+        self._sink.on_kept(number, stdout, stderr, is_cut)
 
     def of_last(self):
         """All of the latest job: its stdout and stderr."""
@@ -43,7 +47,8 @@ class Recorder(Sink):
 
 
 def recorded(executor):
-    executor._session.output.sink = recorder = Recorder()
+    output = executor._session.output
+    output.sink = recorder = Recorder(output.sink)
     return recorder
 
 
