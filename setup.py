@@ -25,6 +25,7 @@ setup(
     install_requires=["bluelet>=0.2.0", "cloudpickle>=3.1,<4", "cryptography>=42", "xxhash>=3"],
     extras_require={
         "progress": ["tqdm"],
+        "report": ["matplotlib>=3.8"],
         "joblib": ["joblib>=1.5,<2"],
         "examples": ["matplotlib", "tqdm"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],

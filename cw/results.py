@@ -255,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--function", metavar="NAME", help="only results of this function")
     parser.add_argument("--host", metavar="HOST", help="only results from this host")
-    when = program.converted_by(_parse_when)
+    when = program.converted_by(parse_when)
     parser.add_argument(
         "--since",
         metavar="TIME",
@@ -310,7 +310,8 @@ def main() -> int:
     return 0
 
 
-def _parse_when(text: str) -> datetime.datetime:
+def parse_when(text: str) -> datetime.datetime:
+    """Return the time that a text of the command line names. Raises ValueError."""
     try:
         return datetime.datetime.fromisoformat(text).astimezone()
     except ValueError:

@@ -21,7 +21,7 @@ PACKAGE = Path(cw.__file__).parent
 # From the top to the ground: a module imports only those below it, inside functions and for types too.
 FLOORS = [
     "__init__",
-    "__main__", "cli.main", "cli.local", "cli.status", "cli.__init__",
+    "__main__", "cli.main", "cli.local", "cli.status", "cli.report", "cli.__init__",
     "joblib",
     "pool.__init__", "pool.pool", "pool.feeder", "pool.results", "pool.sizes", "pool.jobs",
     "client.amap",
@@ -39,8 +39,10 @@ FLOORS = [
     "client.functions", "client.keys", "client.prepared",
     "client.share", "client.hints",
     "client.states", "client.records", "client.script", "client.components", "client.objects",
+    "report.of_store", "report.page", "report.style", "report.drawing", "report.reader", "report.figures",
+    "report.timeline", "report.bins", "report.durations", "report.__init__",
     "results", "store.table", "store.rows", "store.result",
-    "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.reader",
+    "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.stream", "store.reader",
     "store.directory", "store.format", "store.__init__",
     "waits.reporter", "waits.batch_queue", "waits.sentences", "waits.__init__",
     "output.incoming", "output.sink", "output.printer", "output.log_records", "output.streams", "output.screen",
@@ -150,6 +152,10 @@ KEEPERS = {
 }
 
 PURE = (
+    "report.figures",
+    "report.timeline",
+    "report.bins",
+    "report.durations",
     "client.jobs",
     "pool.sizes",
     "client.held",

@@ -110,14 +110,20 @@ class Store:
         return segment
 
     def _scan(self, segment: Segment) -> None:
+        for position, (_, _, _, _, status, _, function, _, _, _, _, key) in self._new_results(segment):
+            self._note_result(segment, position, status, function, key)
+
+    def _new_results(self, segment: Segment) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """Yield the position, and the fields of the head, of each result that has not been read. What lies in between
+        is noted."""
         scan = form.Scan(partial(self._pread, segment), segment.end)
         for position, head, body in scan:
             if position > segment.end:
                 self._log_damage(segment, position)
             segment.end = position + form.SIZE + head[2]
-            _, _, _, kind, status, host, function, _, number, _, _, key = head
+            _, _, _, kind, _, host, function, _, number, _, _, key = head
             if kind in form.RESULTS:
-                self._note_result(segment, position, status, function, key)
+                yield position, head
             elif kind == form.FUNCTION:
                 segment.functions[function] = bytes(body).decode(errors="replace")
             elif kind == form.HOST:

@@ -46,13 +46,14 @@ def line(result: Result) -> str:
     shown = texts(result, text, "")
     outcome = _in_line(shown["error"] if result.failed else shown["value"])
     state = "failed" if result.failed else "done"
-    call = f"{result.function}({_in_line(tried(lambda: _arguments(result)))})"
+    call = f"{result.function}({_in_line(tried(lambda: arguments(result)))})"
     return (
         f"{shown['when'][:19]}  {state:6}  {result.seconds:9.3f} s  {result.host or '?'}  {call} -> {outcome}"
     )
 
 
-def _arguments(result: Result) -> str:
+def arguments(result: Result) -> str:
+    """Return a call's arguments as they stand in a line of code. Raises what unpickling them raises."""
     return ", ".join(
         [*map(repr, result.args), *(f"{name}={value!r}" for name, value in result.kwargs.items())]
     )

@@ -1,0 +1,1 @@
+"""A report on a run: one HTML file that shows what was computed, when and where, and what failed."""
