@@ -29,7 +29,7 @@ FLOORS = [
     "client.with_options", "client.future_submitter", "client.slot_count", "client.batches", "client.mapping",
     "client.async_map", "client.async_end", "client.shown",
     "client.future", "client.session", "client.submitter", "client.dependents", "client.exchange", "client.calls",
-    "client.delivery",
+    "client.delivery", "client.run_report",
     "client.cells",
     "client.outcome", "client.jobs", "client.job", "client.held", "client.ranked", "client.receipts", "client.retries",
     "client.waiting", "client.object_sender",

@@ -15,7 +15,7 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cw.client.job import ClientJob
 from cw.client.jobs import Jobs
@@ -25,6 +25,9 @@ from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.output import last_words
 from cw.output.sink import Kept
+
+if TYPE_CHECKING:
+    from cw.client.run_report import RunReport
 
 logger = EventLogger("cw.client")
 
@@ -49,6 +52,8 @@ class Delivery:
         """True if there is, or was, a job whose result is recorded."""
         self.stored = 0
         """Number of delivered jobs that did not run."""
+        self.run_report: RunReport | None = None
+        """Takes note of each job that ends, if a report is asked for."""
         self.deliver = deliver
         """Gives the caller a job's error or value. After it, `Jobs.on_delivered` must be called."""
         self.seconds = 0.0
@@ -90,6 +95,11 @@ class Delivery:
     def add_failed(self, number: int, error: BaseException) -> None:
         """Note a job that is delivered soon, with this error, and not run. Any thread."""
         self._failed.append((number, error))
+
+    def report_to(self, run_report: RunReport) -> None:
+        """Let this take note of the jobs that end. Before the start."""
+        self.run_report = run_report
+        self.is_used = True  # the hosts of results are needed, as for a store
 
     def close_with(self, store_client: StoreClient) -> None:
         """Close a store of some of the jobs at the end, too. Any thread."""

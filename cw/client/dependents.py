@@ -230,6 +230,8 @@ class Dependents:
             needs = dict.fromkeys([*[need.number for need in made.needs], *large])
             function = self._calls.objects.add(m.FUNCTION, list(needs), made.payload)
         if function != dependent.function:
+            known = self._calls.objects.names
+            known[function] = known.get(dependent.function, "")
             self._calls.make_room(function)
         payload = payloads.pack(parts, dependent.payload, self._calls.store)
         wire.check_payload(payload, "the arguments")

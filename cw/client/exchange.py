@@ -281,16 +281,18 @@ class Exchange:
         take, load, deliver, on_delivered = (
             self._jobs.take, outcome.load, delivery.deliver, self._jobs.on_delivered,
         )  # fmt: skip
-        has_held = bool(self._jobs.held)
+        has_held, report = bool(self._jobs.held), delivery.run_report
         to_record: list[Outcome] = []
         for number, status, seconds, payload in zip(*message, strict=True):
             kept = sink.take_kept(number) if has_kept else None
-            if status and self._try_again(number, status, payload):
+            if status and self._try_again(number, status, seconds, payload):
                 continue
             job = take(number)
             if job is None:
                 continue  # cancelled meanwhile
             error, value = load(job, status, payload)
+            if report is not None:
+                report.note(job, seconds, self.result_host or "", error, value)
             if job.retries is not None:
                 job.retries.add_notes(error)
             if kept is not None or job.keeps_output:
@@ -311,7 +313,7 @@ class Exchange:
         self.note_progress()
         self.pump()
 
-    def _try_again(self, number: int, status: int, payload: Any) -> bool:
+    def _try_again(self, number: int, status: int, seconds: float, payload: Any) -> bool:
         """Submit a job that has failed once more, if its options say so. It stays among the outstanding jobs, so the
         objects that it needs stay, too."""
         job = self._jobs.get(number)
@@ -320,6 +322,8 @@ class Exchange:
         error, _ = outcome.load(job, status, payload)
         is_again = error is not None and self._jobs.try_again(job, error, payload)
         if is_again:
+            if self._delivery.run_report is not None:
+                self._delivery.run_report.note(job, seconds, self.result_host or "", error, None)
             self._again.append(job)
         return is_again
 
@@ -332,6 +336,8 @@ class Exchange:
             lost = outcome.of_lost(job, message)
             if kept is not None:
                 lost = lost._replace(output=self._delivery.note_output(job, lost.error, kept))
+            if self._delivery.run_report is not None:
+                self._delivery.run_report.note(job, 0.0, "", lost.error, None)
             if job.call is None:
                 self._delivery.finish(job, lost.error, None)
             else:

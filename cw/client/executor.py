@@ -58,6 +58,9 @@ class ClusterExecutor(concurrent.futures.Executor):
     `initializer`, `initargs`: called in each process that runs jobs of this executor, before the first one there. If it
     fails, the jobs that come to this process fail with cw.InitializerFailed (a BrokenExecutor), which says where. The
     keys of stored results do not depend on it.
+    `report`: file for a page about what this executor ran, as `cw report` makes one of a store. It is written when the
+    executor is shut down and its calls have ended, also after an error or Ctrl-C. Raises ModuleNotFoundError without
+    matplotlib.
     `lend`: in a job, whether the job lends its CPUs, to jobs of deeper clients only, while its main thread waits for
     results of this executor. With False it holds them: then others must be free for the jobs that it waits for.
     `forward_logging`: whether log records of jobs go to this program's loggers of the same name, where these have
@@ -88,11 +91,17 @@ class ClusterExecutor(concurrent.futures.Executor):
         max_workers: int | None = None,
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
+        report: str | os.PathLike[str] | None = None,
         mp_context: Any = None,
         max_tasks_per_child: int | None = None,
     ) -> None:
         guard.check_import("cw.ClusterExecutor()")  # before a store is opened
         _warn_of_ignored(mp_context, max_tasks_per_child)
+        run_report = None
+        if report is not None:
+            from cw.client.run_report import RunReport  # rarely needed
+
+            run_report = RunReport(report)
         open_store = functools.partial(
             StoreClient, durability=durability, retry_errors=retry_errors, seed=seed
         )
@@ -104,6 +113,9 @@ class ClusterExecutor(concurrent.futures.Executor):
             )  # fmt: skip
             defaults = to_options({"output": output})
             self._session = session = Session(settings, _deliver, _notify_started, store_client)
+            if run_report is not None:
+                run_report.names = session.calls.objects.names
+                session.delivery.report_to(run_report)
             self._session.start()
         except BaseException:
             if store_client is not None:
@@ -248,11 +260,19 @@ class ClusterExecutor(concurrent.futures.Executor):
         self._futures.is_shut_down = True
         self._session.close(is_waiting=False)
         self._session.join()
+        self._write_report()
+
+    def _write_report(self) -> None:
+        """Write the report if one was asked for, and none has been written."""
+        delivery = self._session.delivery
+        if delivery.run_report is not None:
+            delivery.run_report.write(delivery.stored)
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool | None:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._futures.is_shut_down = True
             self._session.leave_now()  # after Ctrl-C, nobody wants to wait for outstanding jobs
+            self._write_report()
             return None
         return super().__exit__(kind, error, traceback)
 
@@ -282,6 +302,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 tag.cancel()
         if wait:
             self._session.join()
+            self._write_report()
 
 
 class SlurmExecutor(ClusterExecutor):

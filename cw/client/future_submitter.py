@@ -117,7 +117,8 @@ class FutureSubmitter:
         bar = Progress(tally.counts, progress) if progress else None
         store_client = None if store_client is None else store_client.of_map()
         deadline = None if timeout is None else time.monotonic() + timeout
-        is_each = bool(store_client or progress or as_completed or return_exceptions)
+        is_reported = self._session.delivery.run_report is not None
+        is_each = bool(store_client or progress or as_completed or return_exceptions or is_reported)
         calls = mapping.calls_of(iterables)
         futures = self._submit_all(options, store_client, function, calls, chunksize, is_each)
         if bar is not None:

@@ -66,6 +66,7 @@ def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those
     seed: int | None = None,
     workdir: str | os.PathLike[str] | None = None,
     output: Literal["print", "keep", "log", "drop"] | None = None,
+    report: str | os.PathLike[str] | None = None,
 ) -> Iterator[T]:
     """Yield the results of `function` for each item, computed on the cluster: replaces a loop.
 
@@ -76,7 +77,7 @@ def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those
     guard.check_import("cw.map()")
     executor = ClusterExecutor(
         host, port, local=local, store=store, durability=durability, retry_errors=retry_errors, seed=seed,
-        workdir=workdir,
+        workdir=workdir, report=report,
     )  # fmt: skip
     settings = MapSettings(timeout, chunksize, buffersize, None, progress, as_completed, return_exceptions)
     try:

@@ -119,6 +119,7 @@ class LoopArguments(MapArguments, total=False):
     seed: int | None
     workdir: str | os.PathLike[str] | None
     output: Literal["print", "keep", "log", "drop"] | None
+    report: str | os.PathLike[str] | None
 
 
 class MapSettings(NamedTuple):

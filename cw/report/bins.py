@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-MOST = 2048
+MOST = 1024
 """Most bins. Larger: a finer picture, and more memory. Smaller: a run of many pauses is drawn coarsely."""
 
 PAUSE = 0.1
@@ -48,8 +48,11 @@ class Bins:
             self._bin(first)[2] += end - start
         else:
             self._bin(first)[2] += (first + 1) * width - start
+            bins = self._bins
             for place in range(first + 1, last):
-                self._bin(place)[2] += width
+                if (found := bins.get(place)) is None:
+                    found = self._bin(place)
+                found[2] += width
             self._bin(last)[2] += end - last * width
         while len(self._bins) > MOST:
             self._widen()

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from cw.report.bins import Axis, Column
 from cw.report.durations import Durations
-from cw.report.timeline import Row
+from cw.report.timeline import MOST_DRAWN, Row
 
 try:
     import matplotlib
@@ -64,7 +64,7 @@ class Size(NamedTuple):
     letters: int
 
 
-SIZES = (Size("wide", 940, 160, 48, 22), Size("narrow", 360, 80, 24, 10))
+SIZES = (Size("wide", 940, 160, MOST_DRAWN, 22), Size("narrow", 360, 80, 24, 10))
 
 
 class Unit(NamedTuple):

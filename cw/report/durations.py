@@ -23,13 +23,23 @@ class Durations:
         self.longest = 0.0
         self._counts: dict[int, int] = {}  # by class
 
-    def add(self, seconds: float) -> None:
-        """Count a call."""
+    def add(self, seconds: float, place: int | None = None) -> None:
+        """Count a call. `place`: its class, if that is known."""
         self.count += 1
         self.total += seconds
-        self.longest = max(self.longest, seconds)
-        place = math.floor(math.log10(max(seconds, SHORTEST)) * CLASSES)
+        if seconds > self.longest:
+            self.longest = seconds
+        if place is None:
+            place = class_of(seconds)
         self._counts[place] = self._counts.get(place, 0) + 1
+
+    def merge(self, other: Durations) -> None:
+        """Count the calls of others, too."""
+        self.count += other.count
+        self.total += other.total
+        self.longest = max(self.longest, other.longest)
+        for place, count in other._counts.items():
+            self._counts[place] = self._counts.get(place, 0) + count
 
     def quantile(self, share: float) -> float:
         """Return the duration (seconds) that this share of the calls does not exceed, within 2 %; 0 if there are
@@ -54,6 +64,11 @@ class Durations:
             (_lower(first + number * step), _lower(first + (number + 1) * step), count)
             for number, count in enumerate(bars)
         ]
+
+
+def class_of(seconds: float) -> int:
+    """Return the class of a duration."""
+    return math.floor(math.log10(max(seconds, SHORTEST)) * CLASSES)
 
 
 def _lower(place: float) -> float:

@@ -15,7 +15,7 @@ import itertools
 from typing import Any, NamedTuple
 
 from cw.report.bins import Bins
-from cw.report.durations import Durations
+from cw.report.durations import Durations, class_of
 from cw.report.timeline import Timeline
 
 MOST_FUNCTIONS = 40
@@ -46,8 +46,8 @@ class Call(NamedTuple):
     """When its result arrived: seconds since 1970."""
     seconds: float
     is_failed: bool
-    job: Any
-    """Its job: calls of one chunk have the same."""
+    job: tuple[int, int]
+    """Its run (any number), and its job's number in the run: calls of one chunk have the same."""
     key: Any
     """What identifies it, also when it is tried again."""
     source: Any = None
@@ -61,8 +61,8 @@ class Totals:
         self.durations = Durations()
         self.failed = 0
 
-    def add(self, seconds: float, is_failed: bool) -> None:
-        self.durations.add(seconds)
+    def add(self, seconds: float, place: int, is_failed: bool) -> None:
+        self.durations.add(seconds, place)
         self.failed += is_failed
 
 
@@ -87,6 +87,7 @@ class Figures:
 
     def __init__(self) -> None:
         self.totals = Totals()
+        """Those of all functions; known after `finish`."""
         self.functions: dict[str, Totals] = {}
         self.hosts: dict[str, Totals] = {}
         self.bins = Bins()
@@ -113,21 +114,25 @@ class Figures:
         )
         seconds = 0.0 if is_repeated else max(0.0, call.seconds)
         job.add(call, seconds)
-        self.totals.add(seconds, call.is_failed)
-        _entry(self.functions, call.function, MOST_FUNCTIONS).add(seconds, call.is_failed)
-        _entry(self.hosts, call.host, MOST_HOSTS).add(seconds, call.is_failed)
+        place = class_of(seconds)
+        _entry(self.functions, call.function, MOST_FUNCTIONS).add(seconds, place, call.is_failed)
+        _entry(self.hosts, call.host, MOST_HOSTS).add(seconds, place, call.is_failed)
         self.begin = min(self.begin, call.end - seconds)
         self.end = max(self.end, call.end)
-        self._note_failure(call)
-        entry = seconds, -next(self._counter), call
+        if call.is_failed or self._failures:
+            self._note_failure(call)
         if len(self._slowest) < SHOWN:
-            heapq.heappush(self._slowest, entry)
-        elif entry > self._slowest[0]:
-            heapq.heapreplace(self._slowest, entry)
+            heapq.heappush(self._slowest, (seconds, -next(self._counter), call))
+        elif seconds > self._slowest[0][0]:
+            heapq.heapreplace(self._slowest, (seconds, -next(self._counter), call))
 
     def finish(self) -> None:
-        """Take in what the last call has left open."""
+        """Take in what the last call has left open, and sum up."""
         self._end_job()
+        self.totals = Totals()
+        for totals in self.functions.values():
+            self.totals.durations.merge(totals.durations)
+            self.totals.failed += totals.failed
 
     @property
     def failed(self) -> int:

@@ -8,7 +8,6 @@ loads from elsewhere, by its policy: should an escape ever be missed, nothing ha
 
 from __future__ import annotations
 
-import collections
 import datetime
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -141,7 +140,7 @@ def _pauses(axis: Axis) -> str:
 def _timeline(figures: Figures, axis: Axis, colors: Mapping[str, str]) -> str:
     timeline, drawn = figures.timeline, []
     for size in drawing.SIZES:
-        rows = timeline.shown(size.rows)
+        rows = timeline.rows(size.rows)
         picture = drawing.timeline(rows, axis, colors, size)
         drawn.append(_sized(picture + _note(_about_timeline(timeline, len(rows))), size))
     entries = [(color, name) for name, color in colors.items()]
@@ -157,8 +156,8 @@ def _about_timeline(timeline: Timeline, shown: int) -> str:
     parts = []
     if timeline.width:
         parts.append(f"Calls shorter than {duration_text(timeline.width)} are drawn together.")
-    if shown < len(timeline.rows):
-        parts.append(f"{shown} of {len(timeline.rows):,} rows are drawn, some of each host if there is room.")
+    if shown < timeline.count:
+        parts.append(f"{shown} of {timeline.count:,} rows are drawn.")
     if timeline.left_out:
         parts.append(f"{timeline.left_out:,} calls are in none of them.")
     return " ".join(parts)
@@ -184,11 +183,12 @@ def _functions(by_seconds: Sequence[tuple[str, Totals]], colors: Mapping[str, st
 
 def _hosts(figures: Figures) -> str:
     by_seconds = sorted(figures.hosts.items(), key=lambda item: (-item[1].durations.total, item[0]))
-    slots = collections.Counter(row.host for row in figures.timeline.rows)
     rows = []
     for name, totals in by_seconds[:MOST_HOSTS]:
         median = duration_text(totals.durations.quantile(0.5))
-        rows.append((_text(name or "unknown"), *_counted(totals), median, f"{slots[name]:,}"))
+        rows.append(
+            (_text(name or "unknown"), *_counted(totals), median, f"{figures.timeline.rows_of(name):,}")
+        )
     note = f"{MOST_HOSTS} of {len(by_seconds):,} hosts: those with most time in calls."
     heads = ("host", "calls", "failed", "total time", "median", "slots used")
     return _section("Hosts", _table(heads, rows), note if len(by_seconds) > MOST_HOSTS else "")
@@ -218,10 +218,10 @@ def _call(described: Described) -> str:
         f'<span class="facts">{_text(described.where)}</span>' if described.where else "",
     ]
     error = f'<pre class="bad">{"<br>".join(filter(None, lines))}</pre>' if any(lines) else ""
+    facts = f"job {call.job[1]} on {_text(call.host or 'an unknown host')}, {_when(call.end)}"
     return (
         f"<li><p><code>{_text(call.function)}{arguments}</code></p>"
-        f'<p class="facts"><b>{duration_text(call.seconds)}</b> on {_text(call.host or "an unknown host")}, '
-        f"{_when(call.end)}</p>{error}</li>"
+        f'<p class="facts"><b>{duration_text(call.seconds)}</b>, {facts}</p>{error}</li>'
     )
 
 

@@ -19,6 +19,9 @@ from cw.store.format import split_place
 from cw.store.result import Result
 from cw.store.stream import Stream
 
+LONGEST = 2000
+"""Most letters of a text that are kept. Larger: more memory. Smaller: the page shows less."""
+
 
 class Described(NamedTuple):
     """A call as a table shows it."""
@@ -83,22 +86,23 @@ def _described(store: Stream, call: Call) -> Described:
         result = Result(store.read(call.source))
     except StoreError as error:
         return Described(call, f"({error})", "", "", "")
-    arguments = rows.tried(lambda: rows.arguments(result))
+    arguments = str(rows.tried(lambda: rows.arguments(result)))[:LONGEST]
     if not call.is_failed:
         return Described(call, arguments, "", "", "")
     return Described(call, arguments, *error_lines(rows.tried(lambda: result.error)))
 
 
 def error_lines(error: object) -> tuple[str, str, str]:
-    """Return an error's first line with its type, its last line if it has several, and where it was raised. A text says
-    why the error is not known."""
+    """Return an error's first line with its type, its last line if it has several, and where it was raised, each
+    shortened. A text says why the error is not known."""
     if not isinstance(error, BaseException):
         return str(error), "", ""
     lines = [line for line in str(rows.tried(lambda: rows.error_text(error))).splitlines() if line.strip()]
     cause = str(rows.tried(lambda: error.__cause__ or ""))
     places = [line.strip() for line in cause.splitlines() if line.strip().startswith('File "')]
+    first, *others = lines or [""]
     return (
-        lines[0] if lines else "",
-        lines[-1].strip() if len(lines) > 1 else "",
-        places[-1] if places else "",
+        first[:LONGEST],
+        others[-1].strip()[:LONGEST] if others else "",
+        places[-1][:LONGEST] if places else "",
     )

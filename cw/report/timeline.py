@@ -4,18 +4,22 @@
                                                     too many bars? neighbours become one
 
 A store does not say in which slot a call ran. Sorted by their ends, and put into the row that fits most closely, the
-calls need as few rows as there were slots that were busy at the same time.
+calls need as few rows as there were slots that were busy at the same time. Of many rows, only some are drawn.
 """
 
 from __future__ import annotations
 
 import bisect
 
+MOST_DRAWN = 48
+"""Most rows with bars. Larger: the picture is higher, and each row is drawn more coarsely. Smaller: it shows less of a
+large cluster."""
+
 MOST_BARS = 4000
 """Most bars. Larger: the file is larger. Smaller: more calls are drawn as one bar."""
 
-MOST_ROWS = 2000
-"""Most rows. Larger: more memory. Smaller: calls of large clusters are left out earlier."""
+MOST_ROWS = 100_000
+"""Most rows. Larger: more memory. Smaller: calls of the largest clusters are left out earlier."""
 
 SLACK = 0.1
 """How much later than it did a call may be drawn to begin (seconds). Calls whose results arrive together seem to
@@ -29,24 +33,22 @@ SEVERAL = ""
 class Bar:
     """A call, or several that were too short to be drawn by themselves."""
 
-    __slots__ = ("calls", "end", "function", "start")
+    __slots__ = ("end", "function", "start")
 
-    def __init__(self, start: float, end: float, function: str, calls: int) -> None:
+    def __init__(self, start: float, end: float, function: str) -> None:
         self.start = start
         self.end = end
         self.function = function
-        self.calls = calls
 
 
 class Row:
     """What one slot did, or so it seems. `number` counts the rows of its host."""
 
-    __slots__ = ("bars", "end", "failed", "host", "number")
+    __slots__ = ("bars", "failed", "host", "number")
 
     def __init__(self, host: str, number: int) -> None:
         self.host = host
         self.number = number
-        self.end = float("-inf")
         self.bars: list[Bar] = []
         self.failed: list[float] = []  # when calls failed
 
@@ -57,71 +59,88 @@ class Timeline:
 
     def __init__(self) -> None:
         self.width = 0.0
-        self.rows: list[Row] = []
+        self.count = 0
+        """Number of rows, drawn or not."""
         self.left_out = 0
         """Number of calls without a row: there were too many rows."""
+        self._drawn: dict[tuple[int, str], Row] = {}  # by number and host
         self._bars = 0
         self._failed = 0
         self._begin = float("inf")
-        # By host: its rows with their ends, sorted by these. (The row's place in `rows` makes each entry differ.)
-        self._ends: dict[str, list[tuple[float, int]]] = {}
+        self._ends: dict[str, list[tuple[float, int]]] = {}  # by host: ends and numbers of its rows, sorted
 
     def add(
         self, host: str, start: float, end: float, function: str, calls: int = 1, failed: int = 0
     ) -> None:
         """Add calls that ran one after the other in one slot."""
-        place = self._take_row(host, start)
-        if place < 0:
+        row_end, number = self._take_row(host, start)
+        if number < 0:
             self.left_out += calls
             return
-        row = self.rows[place]
-        start, end = max(start, row.end), max(end, row.end + end - start)
-        row.end = end
-        bisect.insort(self._ends[host], (end, place))
+        start, end = max(start, row_end), max(end, row_end + end - start)
+        bisect.insort(self._ends[host], (end, number))
         self._begin = min(self._begin, start)
-        self._bars += _append(row.bars, Bar(start, end, function, calls), self.width)
+        row = self._drawn.get((number, host))
+        if row is None:
+            return
+        self._bars += _append(row.bars, Bar(start, end, function), self.width)
         if failed and self._failed < MOST_BARS:
             self._failed += 1
             row.failed.append(end)
         while self._bars > MOST_BARS:
             self._merge(end)
 
-    def shown(self, most: int) -> list[Row]:
+    def rows(self, most: int) -> list[Row]:
         """Return at most so many rows, those of a host together: the first of each host before the second of any."""
-        chosen = sorted(self.rows, key=lambda row: (row.number, -len(row.bars), row.host))[:most]
-        return sorted(chosen, key=lambda row: (row.host, row.number))
+        chosen = sorted(self._drawn)[:most]
+        return [
+            self._drawn[number, host] for host, number in sorted((host, number) for number, host in chosen)
+        ]
+
+    def rows_of(self, host: str) -> int:
+        """Return the number of a host's rows, drawn or not."""
+        return len(self._ends.get(host, ()))
 
     @property
     def has_mixed_bars(self) -> bool:
         """True if a bar is calls of several functions."""
-        return any(bar.function == SEVERAL for row in self.rows for bar in row.bars)
+        return any(bar.function == SEVERAL for row in self._drawn.values() for bar in row.bars)
 
     def check_invariants(self) -> None:
         """Assert what is always true. For tests."""
-        assert sum(map(len, self._ends.values())) == len(self.rows) <= MOST_ROWS
-        assert self._bars == sum(len(row.bars) for row in self.rows) <= MOST_BARS
-        for row in self.rows:
-            assert row.bars and row.end == row.bars[-1].end
+        assert sum(map(len, self._ends.values())) == self.count <= MOST_ROWS
+        assert len(self._drawn) == min(self.count, MOST_DRAWN)
+        assert self._bars == sum(len(row.bars) for row in self._drawn.values()) <= MOST_BARS
+        for row in self._drawn.values():
             for bar, following in zip(row.bars, row.bars[1:], strict=False):
                 assert bar.start <= bar.end <= following.start
 
-    def _take_row(self, host: str, start: float) -> int:
-        """Take the place of the best row for a call out of the host's ends; -1: there are too many rows."""
-        ends = self._ends.setdefault(host, [])
-        fitting = bisect.bisect_right(ends, (start, len(self.rows))) - 1
+    def _take_row(self, host: str, start: float) -> tuple[float, int]:
+        """Take the best row for a call out of the host's: its end and number. Number -1: there are too many rows."""
+        ends = self._ends.get(host)
+        if ends is None:
+            ends = self._ends[host] = []
+        fitting = bisect.bisect_right(ends, (start, MOST_ROWS)) - 1
         if fitting >= 0:
-            return ends.pop(fitting)[1]
+            return ends.pop(fitting)
         if ends and ends[0][0] <= start + SLACK:
-            return ends.pop(0)[1]
-        if len(self.rows) == MOST_ROWS:
-            return -1
-        self.rows.append(Row(host, len(ends)))
-        return len(self.rows) - 1
+            return ends.pop(0)
+        if self.count == MOST_ROWS:
+            return 0.0, -1
+        self.count += 1
+        self._draw(host, len(ends))
+        return float("-inf"), len(ends)
+
+    def _draw(self, host: str, number: int) -> None:
+        """Draw a new row from now on, if it is among the first. The last one is not drawn any more then."""
+        self._drawn[number, host] = Row(host, number)
+        if len(self._drawn) > MOST_DRAWN:
+            self._bars -= len(self._drawn.pop(max(self._drawn)).bars)
 
     def _merge(self, now: float) -> None:
         self.width = max(self.width * 2, (now - self._begin) / (4 * MOST_BARS), 1e-6)
         self._bars = 0
-        for row in self.rows:
+        for row in self._drawn.values():
             bars: list[Bar] = []
             self._bars += sum(_append(bars, bar, self.width) for bar in row.bars)
             row.bars = bars
@@ -140,7 +159,6 @@ def _append(bars: list[Bar], bar: Bar, width: float) -> bool:
         bars.append(bar)
         return True
     last.end = bar.end
-    last.calls += bar.calls
     if not is_same:
         last.function = SEVERAL
     return False
