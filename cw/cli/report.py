@@ -6,6 +6,7 @@ import os
 
 from cw import program, results
 from cw.errors import StoreError
+from cw.report import of_store, reader
 
 
 def main() -> int:
@@ -37,14 +38,10 @@ def main() -> int:
     options = parser.parse_args()
     program.set_up_logging(options.verbose)
     output = options.output or os.path.splitext(os.path.basename(os.path.abspath(options.store)))[0] + ".html"
-    try:
-        from cw.report import of_store, reader
-    except ModuleNotFoundError as error:
-        raise program.UserError(str(error)) from error
     choice = reader.Choice(options.function, options.since, options.until, not options.no_arguments)
     try:
         text = of_store.page_of(options.store, choice)
-    except StoreError as error:
+    except (StoreError, ModuleNotFoundError) as error:
         raise program.UserError(str(error)) from error
     try:
         with open(output, "w", encoding="utf-8", errors="backslashreplace") as file:

@@ -7,7 +7,6 @@ the end    --> write() --> the page
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import os
 import sys
 import threading
@@ -19,7 +18,7 @@ from cw.client.job import ClientJob
 from cw.events import EventLogger
 from cw.net import messages as m
 from cw.payloads import chunks
-from cw.report import reader
+from cw.report import library, reader
 from cw.report.figures import Call, Figures
 from cw.report.reader import Described
 
@@ -35,10 +34,7 @@ class RunReport:
     """A report that is written to `path`. Raises ModuleNotFoundError, NotADirectoryError at once if it could not be."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ModuleNotFoundError(
-                "a report needs matplotlib, which is not installed: pip install matplotlib", name="matplotlib"
-            )
+        library.check()
         self._path = os.path.abspath(os.fspath(path))
         if not os.path.isdir(os.path.dirname(self._path)):
             raise NotADirectoryError(
@@ -87,7 +83,7 @@ class RunReport:
             logger.error("client.report_failed", "the report %s cannot be written: %s", self._path, error)
 
     def _page(self, stored: int) -> str:
-        from cw.report import page  # matplotlib takes a second to load
+        from cw.report import page  # it loads matplotlib
 
         remarks = [WHAT_IS_KNOWN]
         if stored:

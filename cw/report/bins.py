@@ -24,8 +24,9 @@ class Piece(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of a figure: numbers of calls that ended there, and of slots that were busy, on average."""
+    """A column of a figure: its width, how many calls ended there, and how many slots were busy, on average."""
 
+    seconds: float
     done: int
     failed: int
     busy: float
@@ -73,20 +74,27 @@ class Bins:
                 found.append(Piece(place, place, offset))
         return found
 
-    def columns(self, most: int) -> tuple[float, list[Column]]:
-        """Return the width of a column (seconds), and the columns along the axis, at most so many."""
+    def columns(self, most: int) -> list[Column]:
+        """Return the columns along the axis, at most so many."""
         pieces = self.pieces()
         if not pieces:
-            return self.width, []
+            return []
         size = pieces[-1].offset + pieces[-1].last - pieces[-1].first + 1
         step = -(-size // most)
-        sums = [[0.0, 0.0, 0.0] for _ in range(-(-size // step))]
+        last = max(
+            0, round(size / step) - 1
+        )  # it takes in a short rest: in a column of its own that would be a peak
+        sums = [[0.0, 0.0, 0.0] for _ in range(last + 1)]
         for piece in pieces:
             for place in range(piece.first, piece.last + 1):
+                column = sums[min(last, (piece.offset + place - piece.first) // step)]
                 for kind, value in enumerate(self._bins.get(place, ())):
-                    sums[(piece.offset + place - piece.first) // step][kind] += value
-        width = step * self.width
-        return width, [Column(int(done), int(failed), busy / width) for done, failed, busy in sums]
+                    column[kind] += value
+        widths = [step * self.width] * last + [(size - step * last) * self.width]
+        return [
+            Column(width, int(done), int(failed), busy / width)
+            for width, (done, failed, busy) in zip(widths, sums, strict=True)
+        ]
 
     def _bin(self, place: int) -> list[float]:
         found = self._bins.get(place)

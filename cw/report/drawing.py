@@ -12,25 +12,21 @@ Each picture is drawn for a wide page and for a narrow one: a wide one made smal
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
 from cw.report.bins import Axis, Column
 from cw.report.durations import Durations
 from cw.report.timeline import MOST_DRAWN, Row
-
-try:
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-except ModuleNotFoundError as missing:
-    raise ModuleNotFoundError(
-        "a report needs matplotlib, which is not installed: pip install matplotlib", name=missing.name
-    ) from None
 
 FUNCTION_COLORS = 8
 """Number of functions with a colour of their own."""
@@ -82,31 +78,31 @@ def unit_of(seconds: float) -> Unit:
     return Unit("seconds", 1) if seconds >= 0.5 else Unit("milliseconds", 0.001)
 
 
-def throughput(columns: Sequence[Column], seconds: float, axis: Axis, size: Size, per: Unit) -> str:
-    """Draw the calls that ended, by time: those that failed above the others. `seconds`: width of a column."""
-    done = [column.done * per.seconds / seconds for column in columns]
-    both = [(column.done + column.failed) * per.seconds / seconds for column in columns]
+def throughput(columns: Sequence[Column], axis: Axis, size: Size, per: Unit) -> str:
+    """Draw the calls that ended, by time: those that failed above the others."""
+    done = [column.done * per.seconds / column.seconds for column in columns]
+    both = [(column.done + column.failed) * per.seconds / column.seconds for column in columns]
     figure, axes = _axes(size, 180)
-    edges = _edges(columns, seconds, axis)
+    edges = _edges(columns, axis)
     axes.stairs(done, edges, fill=True, color=_COLORS["accent"], linewidth=0)
     axes.stairs(both, edges, baseline=done, fill=True, color=_COLORS["bad"], linewidth=0)
     return _finished(figure, axes, axis, size, f"throughput-{size.name}")
 
 
-def rate_unit(columns: Sequence[Column], seconds: float) -> Unit:
+def rate_unit(columns: Sequence[Column]) -> Unit:
     """Return the unit for calls per time, in which the highest rate is 1 or more if that can be."""
-    most = max((column.done + column.failed for column in columns), default=0) / seconds
+    most = max((column.done + column.failed) / column.seconds for column in columns)
     for unit in (Unit("second", 1), Unit("minute", 60), Unit("hour", 3600)):
         if most * unit.seconds >= 1:
             return unit
     return Unit("day", 86400)
 
 
-def busy(columns: Sequence[Column], seconds: float, axis: Axis, size: Size) -> str:
+def busy(columns: Sequence[Column], axis: Axis, size: Size) -> str:
     """Draw the number of busy slots by time."""
     figure, axes = _axes(size, 180)
     values = [column.busy for column in columns]
-    edges = _edges(columns, seconds, axis)
+    edges = _edges(columns, axis)
     axes.stairs(values, edges, fill=True, color=_COLORS["accent"], linewidth=0, alpha=0.25)
     axes.stairs(values, edges, color=_COLORS["accent"], linewidth=1.5)
     return _finished(figure, axes, axis, size, f"busy-{size.name}")
@@ -130,7 +126,7 @@ def timeline(rows: Sequence[Row], axis: Axis, colors: Mapping[str, str], size: S
             boxes.setdefault("bad", []).append((right - 2 * least, right, place + 0.1, place + 0.9))
     unit = unit_of(axis.seconds)
     for color in sorted(boxes, key=lambda color: (color == "bad", color)):
-        axes.add_patch(_boxes(boxes[color], unit.seconds, _COLORS[color]))
+        axes.add_artist(_boxes(boxes[color], unit.seconds, _COLORS[color]))
     firsts = [place for place, row in enumerate(rows) if not place or rows[place - 1].host != row.host]
     for place in firsts[1:]:
         axes.axhline(place, color=_COLORS["line"], linewidth=0.6)
@@ -210,10 +206,10 @@ def _axes(size: Size, height: float, left: float = 44) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _edges(columns: Sequence[Column], seconds: float, axis: Axis) -> list[float]:
+def _edges(columns: Sequence[Column], axis: Axis) -> list[float]:
     """The edges of columns, in the unit of the axis."""
     unit = unit_of(axis.seconds).seconds
-    return [min(number * seconds, axis.seconds) / unit for number in range(len(columns) + 1)]
+    return [0.0, *(edge / unit for edge in itertools.accumulate(column.seconds for column in columns))]
 
 
 def _finished(figure: Any, axes: Any, axis: Axis, size: Size, name: str, is_counted: bool = True) -> str:

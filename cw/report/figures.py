@@ -161,11 +161,13 @@ class Figures:
         if job is None:
             return
         first, end = job.first, job.last.end
-        self.bins.add_interval(end - job.seconds, end)
+        start, end = self.timeline.add(
+            first.host, end - job.seconds, end, first.function, job.calls, job.failed
+        )
+        self.bins.add_interval(start, end)
         for is_failed, number in ((False, job.calls - job.failed), (True, job.failed)):
             if number:
                 self.bins.add_ends(end, is_failed, number)
-        self.timeline.add(first.host, end - job.seconds, end, first.function, job.calls, job.failed)
 
 
 def _entry(table: dict[str, Totals], name: str, most: int) -> Totals:

@@ -9,7 +9,7 @@ import datetime
 import os
 
 from cw.errors import StoreError
-from cw.report import page, reader
+from cw.report import library, reader
 from cw.report.reader import Choice
 
 WHAT_IS_KNOWN = (
@@ -20,11 +20,15 @@ WHAT_IS_KNOWN = (
 
 
 def page_of(path: str | os.PathLike[str], choice: Choice) -> str:
-    """Return the page about what a store has. Raises StoreError, also if it has nothing."""
+    """Return the page about what a store has. Raises StoreError, also if it has nothing; ModuleNotFoundError without
+    matplotlib."""
+    library.check()
     store, figures = reader.read(path, choice)
     if not figures.totals.durations.count:
         which = "no results" if choice == Choice(is_described=choice.is_described) else "no such results"
         raise StoreError(f"the store {store.path} has {which}: there is nothing to report")
+    from cw.report import page  # it loads matplotlib
+
     describe = reader.describer(store) if choice.is_described else reader.undescribed
     remarks = [WHAT_IS_KNOWN]
     if store.damaged:

@@ -81,7 +81,7 @@ def _header(report: Report) -> str:
 def _tiles(figures: Figures, axis: Axis) -> str:
     durations, failed = figures.totals.durations, figures.failed
     paused = sum(seconds for _, seconds in axis.pauses())
-    most = max(column.busy for column in figures.bins.columns(drawing.SIZES[0].columns)[1])
+    most = max(column.busy for column in figures.bins.columns(drawing.SIZES[0].columns))
     tiles = [
         ("calls done", f"{durations.count - figures.totals.failed:,}", ""),
         ("calls failed", f"{failed:,}", _recovered(figures)),
@@ -113,11 +113,10 @@ def _over_time(figures: Figures, axis: Axis) -> str:
     for size in drawing.SIZES:
         # (Columns of few calls are a comb, and no picture of a rate.)
         most = min(size.columns, max(24, figures.totals.durations.count // 6))
-        seconds, columns = figures.bins.columns(most)
-        per = per if per.name else drawing.rate_unit(columns, seconds)
-        drawn["throughput"].append(_sized(drawing.throughput(columns, seconds, axis, size, per), size))
-        seconds, columns = figures.bins.columns(size.columns)
-        drawn["busy"].append(_sized(drawing.busy(columns, seconds, axis, size), size))
+        columns = figures.bins.columns(most)
+        per = per if per.name else drawing.rate_unit(columns)
+        drawn["throughput"].append(_sized(drawing.throughput(columns, axis, size, per), size))
+        drawn["busy"].append(_sized(drawing.busy(figures.bins.columns(size.columns), axis, size), size))
     legend = _legend([("accent", "done"), ("bad", "failed")]) if figures.totals.failed else ""
     rate = _section(
         f"Throughput <small>calls per {per.name}</small>",

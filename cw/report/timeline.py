@@ -10,6 +10,7 @@ calls need as few rows as there were slots that were busy at the same time. Of m
 from __future__ import annotations
 
 import bisect
+import re
 
 MOST_DRAWN = 48
 """Most rows with bars. Larger: the picture is higher, and each row is drawn more coarsely. Smaller: it shows less of a
@@ -71,31 +72,30 @@ class Timeline:
 
     def add(
         self, host: str, start: float, end: float, function: str, calls: int = 1, failed: int = 0
-    ) -> None:
-        """Add calls that ran one after the other in one slot."""
+    ) -> tuple[float, float]:
+        """Add calls that ran one after the other in one slot. Returns when they began and ended, or seem to have."""
         row_end, number = self._take_row(host, start)
         if number < 0:
             self.left_out += calls
-            return
+            return start, end
         start, end = max(start, row_end), max(end, row_end + end - start)
         bisect.insort(self._ends[host], (end, number))
         self._begin = min(self._begin, start)
         row = self._drawn.get((number, host))
         if row is None:
-            return
+            return start, end
         self._bars += _append(row.bars, Bar(start, end, function), self.width)
         if failed and self._failed < MOST_BARS:
             self._failed += 1
             row.failed.append(end)
         while self._bars > MOST_BARS:
             self._merge(end)
+        return start, end
 
     def rows(self, most: int) -> list[Row]:
         """Return at most so many rows, those of a host together: the first of each host before the second of any."""
         chosen = sorted(self._drawn)[:most]
-        return [
-            self._drawn[number, host] for host, number in sorted((host, number) for number, host in chosen)
-        ]
+        return [self._drawn[place] for place in sorted(chosen, key=_by_host)]
 
     def rows_of(self, host: str) -> int:
         """Return the number of a host's rows, drawn or not."""
@@ -144,6 +144,13 @@ class Timeline:
             bars: list[Bar] = []
             self._bars += sum(_append(bars, bar, self.width) for bar in row.bars)
             row.bars = bars
+
+
+def _by_host(place: tuple[int, str]) -> tuple[list[tuple[int, str]], str, int]:
+    """Sort key of a row: node9 comes before node10."""
+    number, host = place
+    parts = re.findall(r"[0-9]+|[^0-9]+", host)
+    return [(int(part) if part.isdecimal() else -1, part) for part in parts], host, number
 
 
 def _append(bars: list[Bar], bar: Bar, width: float) -> bool:
