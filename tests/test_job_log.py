@@ -58,6 +58,20 @@ def test_beyond_the_bound_output_is_left_out_with_a_line_that_says_so(file, monk
     assert LOG_BYTES >= 1024**2
 
 
+def test_a_file_that_cw_has_made_goes_on_in_a_new_one(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(job_log, "FILE_BYTES", 100_000)
+    mine, others = JobLog(file, 0.0, str(tmp_path)), JobLog(file, 0.0, str(tmp_path / "elsewhere"))
+    for number in range(3000):
+        others.add(1, STDOUT, b"", b"%49d\n" % number, 0.0)
+    assert os.listdir(tmp_path) == ["log"], "a file of the user's own is left alone"
+    for number in range(3000, 6000):
+        mine.add(1, STDOUT, b"", b"%49d\n" % number, 0.0)
+        os.write(file, b"of another process\n" if number == 5999 else b"")
+    lines = (tmp_path / "log.1").read_bytes().splitlines() + text(file).splitlines()
+    assert text(file).endswith(b"of another process\n") and len(text(file)) < 110_000
+    assert [int(line) for line in lines[:-1]] == list(range(6000 - len(lines) + 1, 6000))
+
+
 def test_a_log_that_is_stuck_holds_up_nothing():
     read_end, write_end = os.pipe()
     log = JobLog(write_end, 0.0)

@@ -9,19 +9,25 @@ is kept up to WAITING_BYTES; the rest is left out of the log, with a line that s
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
+import shutil
 import stat
 from collections import deque
 
 WAITING_BYTES = 1024 * 1024
 """Most bytes kept for a log that is stuck."""
 
-LOG_BYTES = 64 * 1024**2
+LOG_BYTES = 16 * 1024**2
 """Most bytes of jobs' output in the log at first, and then on each day. Larger: a job that prints without end fills the
 disk. Smaller: more is left out."""
 
 DAY = 86400.0
+
+FILE_BYTES = 32 * 1024**2
+"""Size at which a log file that cw has made goes on in a new one. The one before stays, as `worker.log.1`. Larger: more
+disk. Smaller: less of what was before is there."""
 
 LINE_BYTES = 16 * 1024
 """Longest line; a longer one is cut into several."""
@@ -30,10 +36,12 @@ _PIPE_BYTES = 4096  # A pipe that is ready takes a page without blocking; a file
 
 
 class JobLog:
-    """What jobs print, on its way to the log `fd`. Used from one thread."""
+    """What jobs print, on its way to the log `fd`. `directory`: what lies below it, cw has made. Used from one
+    thread."""
 
-    def __init__(self, fd: int, now: float) -> None:
+    def __init__(self, fd: int, now: float, directory: str = "") -> None:
         self._log = fd
+        self._path = _path_of(fd, directory) if directory else ""
         self._chunk = LINE_BYTES
         with contextlib.suppress(OSError):
             if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -46,6 +54,7 @@ class JobLog:
             tuple[int, int], tuple[bytes, bytes]
         ] = {}  # label and begun line, by source and stream
         self._room, self._filled = float(LOG_BYTES), now
+        self._unchecked = 0  # bytes written since the size of the file was looked at
         self._missing = self._late = 0  # bytes left out: beyond the bound; as the log was stuck
 
     @property
@@ -111,13 +120,38 @@ class JobLog:
                 self._late += len(lines)
             else:
                 self._append(lines)
+                self._unchecked += len(lines)
         self.flush()
+        if self._path and self._unchecked > FILE_BYTES // 32:
+            self._unchecked = 0
+            self._begin_file()
 
     def _append(self, line: bytes) -> None:
         self._waiting.append(line)
         self._waiting_bytes += len(line)
 
+    def _begin_file(self) -> None:
+        """Begin a new file, if the present one is large. Others write to it, too: so it is copied, and then emptied."""
+        with contextlib.suppress(OSError):  # no room on the disk: it goes on as it is
+            if os.fstat(self._log).st_size > FILE_BYTES:
+                shutil.copyfile(self._path, self._path + ".1")
+                os.ftruncate(self._log, 0)
+
     def _is_writable(self) -> bool:
         return any(
             events & select.POLLOUT or events & select.POLLNVAL for _, events in self._writable.poll(0)
         )
+
+
+def _path_of(fd: int, directory: str) -> str:
+    """Path of the log, if it is a file below the directory to which all append; otherwise ''."""
+    with contextlib.suppress(OSError):
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        appends = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND
+        if (
+            appends
+            and path.startswith(os.path.join(os.path.realpath(directory), ""))
+            and os.path.isfile(path)
+        ):
+            return path
+    return ""

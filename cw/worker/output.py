@@ -9,10 +9,12 @@ The worker always reads, so no job waits for its output to be taken. All code he
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cw import userdir
 from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.runner.channel import WorkerEnd
@@ -158,7 +160,7 @@ class WorkerOutput:
         self._send = send
         self._place = place
         self._live = LiveOutput()
-        self._log = JobLog(2, time.monotonic())
+        self._log = JobLog(2, time.monotonic(), _own_directory())
         self._runners: dict[int, RunnerOutput] = {}
         self._is_ticking = False
         self._waits_until = 0.0  # live output waits: the master does not know the jobs yet
@@ -290,3 +292,10 @@ class WorkerOutput:
         self._live.end_lines(time.monotonic())
         self._log.flush()
         self._flush()
+
+
+def _own_directory() -> str:
+    """Path of the user's own directory; '' if there is none, which connecting reports."""
+    with contextlib.suppress(userdir.HomeError):
+        return userdir.home_directory()
+    return ""
