@@ -170,6 +170,17 @@ def test_the_programs_filters_count_in_jobs(executor):
         executor.submit(careful, "too cold").result(LIMIT)
 
 
+class Own(UserWarning):
+    pass
+
+
+def test_a_filter_for_a_category_of_the_program_counts_too(executor):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Own)
+        with pytest.raises(Own, match="mine"):
+            executor.submit(warn, "mine", Own).result(LIMIT)
+
+
 def test_a_callbacks_client_hears_its_jobs_too(caplog):
     caplog.set_level(logging.INFO, "simulation")
     heard = []

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 import warnings
 
 import pytest
@@ -74,6 +75,17 @@ def test_a_category_that_is_not_loaded_here_is_left_out(filters):
         [["ignore", None, "no.such.module:Worse", None, 0], ["odd action", None, "builtins:Warning", None, 0]]
     )
     assert warnings.filters == []
+
+
+def test_a_category_counts_as_soon_as_its_module_is_loaded(filters, monkeypatch):
+    apply([["ignore", None, "late:Late", None, 0]])
+    late = types.ModuleType("late")
+    late.Late = type("Late", (UserWarning,), {"__module__": "late"})
+    warning_filters.apply_rest()
+    assert warnings.filters == []
+    monkeypatch.setitem(sys.modules, "late", late)
+    warning_filters.apply_rest()
+    assert warnings.filters == [("ignore", None, late.Late, None, 0)]
 
 
 def test_a_change_is_seen_at_the_next_look(filters):

@@ -3,7 +3,7 @@
     client:  take() --- [action, message, category, module, line], ... --->  runner:  apply()
 
 Filters that a job, or a module that it imports, adds stay in front of them. A category is known by its name, and is
-left out where its module is not loaded: nothing is imported for a filter.
+left out while its module is not loaded: nothing is imported for a filter.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def category_of(name: str) -> type[Warning] | None:
     module, _, path = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in path.split("."):
-        found = getattr(found, part, None)
+        with contextlib.suppress(Exception):  # a module may make its attributes when they are read
+            found = getattr(found, part, None)
     return found if isinstance(found, type) and issubclass(found, Warning) else None
 
 
@@ -78,11 +79,15 @@ class Watch:
 
 _original: list[Any] | None = None  # what was there before a client's
 _applied: list[Any] = []
+_filters: Sequence[Filter] | None = None
+_unknown: list[str] = []  # categories that were not known when these were applied
 
 
 def apply(filters: Sequence[Filter] | None) -> None:
     """Put the client's filters in force, behind those that this process has added itself. None: Python's own."""
-    global _original, _applied
+    global _original, _applied, _filters
+    _filters = filters
+    _unknown.clear()
     if _original is None:
         _original = _applied = list(warnings.filters)
     own = [each for each in warnings.filters if each not in _applied]
@@ -92,10 +97,18 @@ def apply(filters: Sequence[Filter] | None) -> None:
     else:
         for action, message, name, module, line in reversed(filters):
             category = category_of(name)
-            if category is not None:
+            if category is None:
+                _unknown.append(name)
+            else:
                 with contextlib.suppress(
                     AssertionError, ValueError, TypeError, re.error
                 ):  # of a newer Python
                     warnings.filterwarnings(action, message or "", category, module or "", line)
     _applied = list(warnings.filters)
     warnings.filters[:0] = own  # type: ignore[index]
+
+
+def apply_rest() -> None:
+    """Put in force what could not be before: modules may have been loaded since."""
+    if any(category_of(name) is not None for name in _unknown):
+        apply(_filters)

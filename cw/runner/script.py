@@ -31,6 +31,7 @@ from cw.payloads import (
     settings,
     shared,
     templates,
+    warning_filters,
 )
 from cw.payloads.templates import NAMED, Callee
 from cw.runner.absent import AbsentNames
@@ -212,6 +213,7 @@ class Script:
                 self._clear_cache(name, path)
         if applied.callee.form == NAMED:
             applied.named = applied.callee.function()
+        warning_filters.apply_rest()
         self._applied = applied
 
     def _find_class(self, identity: bytes) -> type | None:
