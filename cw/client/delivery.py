@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cw.client.job import ClientJob
@@ -96,9 +96,9 @@ class Delivery:
         """Note a job that is delivered soon, with this error, and not run. Any thread."""
         self._failed.append((number, error))
 
-    def report_to(self, run_report: RunReport) -> None:
-        """Let this take note of the jobs that end. Before the start."""
-        self.run_report = run_report
+    def report_to(self, run_report: RunReport, names: Mapping[int, str]) -> None:
+        """Let this take note of the jobs that end. Before the start. `names`: those of functions, by number."""
+        self.run_report, run_report.names = run_report, names
         self.is_used = True  # the hosts of results are needed, as for a store
 
     def close_with(self, store_client: StoreClient) -> None:

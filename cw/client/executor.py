@@ -27,6 +27,8 @@ from cw.requirements import NO_OPTIONS, OptionArguments, takes_options, to_optio
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` from Python 3.11 on
 
+    from cw.client.run_report import RunReport
+
 P = ParamSpec("P")
 T = TypeVar("T")
 E = TypeVar("E", bound="ClusterExecutor")
@@ -97,14 +99,8 @@ class ClusterExecutor(concurrent.futures.Executor):
     ) -> None:
         guard.check_import("cw.ClusterExecutor()")  # before a store is opened
         _warn_of_ignored(mp_context, max_tasks_per_child)
-        run_report = None
-        if report is not None:
-            from cw.client.run_report import RunReport  # rarely needed
-
-            run_report = RunReport(report)
-        open_store = functools.partial(
-            StoreClient, durability=durability, retry_errors=retry_errors, seed=seed
-        )
+        run_report = None if report is None else _run_report(report)
+        open_store = _opener_of_stores(durability, retry_errors, seed)
         store_client = None if store is None else open_store(store)
         try:
             settings = ClientSettings(
@@ -114,8 +110,7 @@ class ClusterExecutor(concurrent.futures.Executor):
             defaults = to_options({"output": output})
             self._session = session = Session(settings, _deliver, _notify_started, store_client)
             if run_report is not None:
-                run_report.names = session.calls.objects.names
-                session.delivery.report_to(run_report)
+                session.delivery.report_to(run_report, session.calls.objects.names)
             self._session.start()
         except BaseException:
             if store_client is not None:
@@ -313,6 +308,18 @@ class SlurmExecutor(ClusterExecutor):
     """
 
     _local = False
+
+
+def _opener_of_stores(
+    durability: str, retry_errors: bool, seed: int | None
+) -> functools.partial[StoreClient]:
+    return functools.partial(StoreClient, durability=durability, retry_errors=retry_errors, seed=seed)
+
+
+def _run_report(path: str | os.PathLike[str]) -> RunReport:
+    from cw.client import run_report  # rarely needed
+
+    return run_report.RunReport(path)
 
 
 def _warn_of_ignored(mp_context: Any, max_tasks_per_child: Any) -> None:
