@@ -344,31 +344,30 @@ LEVELS = {"debug", "info", "warning", "error", "critical"}
 def log_calls():
     """Of each call that logs: (path, name of the logger, the call). Loggers are made at the top of a module, or as an
     attribute in a class; what another module has imported has the same name there."""
-    trees = {path: ast.parse(path.read_text()) for path in PATHS}
     names = {}
-    for tree in trees.values():
-        for node in ast.walk(tree):
+    for path in PATHS:
+        for node in nodes_of(path):
             if (
                 isinstance(node, ast.Assign)
                 and isinstance(node.value, ast.Call)
                 and ast.unparse(node.value.func) in LOGGERS
             ):
-                names[tree, ast.unparse(node.targets[0])] = ast.literal_eval(node.value.args[0])
-    for tree in trees.values():
-        for node in ast.walk(tree):
+                names[path, ast.unparse(node.targets[0])] = ast.literal_eval(node.value.args[0])
+    for path in PATHS:
+        for node in nodes_of(path):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cw."):
-                origin = trees.get(path_of(node.module.removeprefix("cw.")))
+                origin = path_of(node.module.removeprefix("cw."))
                 for alias in node.names:
                     if (origin, alias.name) in names:
-                        names[tree, alias.name] = names[origin, alias.name]
-    for path, tree in trees.items():
-        for node in ast.walk(tree):
+                        names[path, alias.name] = names[origin, alias.name]
+    for path in PATHS:
+        for node in nodes_of(path):
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
                 and node.func.attr in LEVELS
             ):
-                name = names.get((tree, ast.unparse(node.func.value)))
+                name = names.get((path, ast.unparse(node.func.value)))
                 if name is not None:
                     yield path, name, node
 
@@ -492,7 +491,7 @@ UNSEEN = {"UserError", "UsageError", "NotThere", "Unstable", "Abandoned", "Impor
 
 def test_every_public_exception_is_a_name_of_cw_and_a_cw_error():
     bases = {node.name: {ast.unparse(base).rpartition(".")[2] for base in node.bases}
-             for path in PATHS for node in ast.walk(ast.parse(path.read_text()))
+             for path in PATHS for node in nodes_of(path)
              if isinstance(node, ast.ClassDef)}  # fmt: skip
     found = {
         name
