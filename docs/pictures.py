@@ -1,6 +1,8 @@
-"""Makes the pictures of README.md from real runs on this machine: `python docs/pictures.py`. It needs matplotlib, tqdm.
+"""Makes the pictures of README.md from real runs on this machine: `python docs/pictures.py`. It needs matplotlib, tqdm,
+and Chromium.
 
 resume.svg     a terminal: examples/sweep.py with its bar, killed half-way with SIGKILL, and run again
+report.png     the head of a report on jobs that sleep, as Chromium shows it
 speedup.svg    speed-up by the number of slots, for jobs that sleep: it shows what cw costs, not the machine
 """
 
@@ -10,6 +12,7 @@ import fcntl
 import html
 import os
 import pty
+import random
 import re
 import signal
 import struct
@@ -138,6 +141,51 @@ def terminal(events: list[Event]) -> str:
 """
 
 
+# --- a report -------------------------------------------------------------------------------------
+
+
+def simulate(seed: int) -> None:
+    rest(seed, 0.8)
+    if seed % 43 == 42:
+        raise ValueError("the model does not converge")
+
+
+def analyse(seed: int) -> None:
+    rest(-seed, 0.3)
+
+
+def rest(seed: int, mean: float) -> None:
+    time.sleep(mean * random.Random(seed).lognormvariate(-0.1, 0.4))
+
+
+def report() -> None:
+    """Take a picture of the report on a run of two functions, in which some calls fail."""
+    with tempfile.TemporaryDirectory() as directory:
+        page = Path(directory) / "run.html"
+        with (
+            cw.mp.allocate(8),
+            cw.ClusterExecutor(report=page, store=Path(directory) / "sweep.db") as executor,
+        ):
+            simulated = [executor.submit(simulate, seed) for seed in range(160)]
+            for number, future in enumerate(simulated):
+                if future.exception() is None:
+                    executor.options(priority=1).submit(analyse, number)
+        shot = PICTURES / "report.png"
+        browser = [
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--hide-scrollbars",
+            "--blink-settings=preferredColorScheme=1",
+        ]
+        subprocess.run(
+            [*browser, "--window-size=1000,860", f"--screenshot={shot}", page.as_uri()], check=True
+        )
+    from PIL import Image  # matplotlib brings it
+
+    Image.open(shot).convert("RGB").quantize(64).save(shot, optimize=True)
+
+
 # --- speed-up by slots ------------------------------------------------------------------------------
 
 
@@ -182,4 +230,5 @@ def trip(executor: cw.ClusterExecutor, njobs: int, seconds: float) -> float:
 if __name__ == "__main__":
     PICTURES.mkdir(exist_ok=True)
     resume()
+    report()
     speedup()

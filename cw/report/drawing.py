@@ -24,6 +24,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from cw.report import texts
 from cw.report.bins import Axis, Column
 from cw.report.durations import Durations
 from cw.report.timeline import MOST_DRAWN, Row
@@ -148,7 +149,7 @@ def histogram(durations: Durations, color: str, name: str) -> str:
     axes.set_xlim(edges[0], edges[-1])
     axes.xaxis.set_minor_locator(NullLocator())
     ticks = _duration_ticks(edges[0], edges[-1])
-    axes.set_xticks(ticks, [duration_text(tick) for tick in ticks])
+    axes.set_xticks(ticks, [texts.duration(tick) for tick in ticks])
     _count_up(axes, is_whole=True)
     return _svg(figure, name, "number of calls by duration")
 
@@ -166,21 +167,6 @@ def _duration_ticks(shortest: float, longest: float) -> list[float]:
     if len(found) > 4:
         return found[:: -(-len(found) // 4)]
     return [shortest * 1.02, longest * 0.98]
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration with two or three digits: '1.2 ms', '35 s', '2.5 h'."""
-    for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= (size * 2 if name in ("d", "h", "min") else size * 0.9995):
-            value = seconds / size
-            return (
-                f"{value:.0f} {name}"
-                if value >= 99.5
-                else f"{value:.2g} {name}"
-                if value < 9.95
-                else f"{value:.0f} {name}"
-            )
-    return "0 s" if seconds <= 0 else f"{seconds * 1e6:.2g} µs"
 
 
 # --- what they have in common ------------------------------------------------------------------
@@ -252,6 +238,7 @@ def _boxes(boxes: Sequence[tuple[float, float, float, float]], unit: float, colo
 
 
 def _label(text: str, letters: int) -> str:
+    text = texts.legible(text)
     return text if len(text) <= letters else f"{text[: letters - 1]}…"
 
 

@@ -13,9 +13,8 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from cw.report import drawing
+from cw.report import drawing, texts
 from cw.report.bins import Axis
-from cw.report.drawing import duration_text
 from cw.report.figures import SHOWN, Figures, Totals
 from cw.report.reader import Described
 from cw.report.style import STYLE
@@ -85,10 +84,10 @@ def _tiles(figures: Figures, axis: Axis) -> str:
     tiles = [
         ("calls done", f"{durations.count - figures.totals.failed:,}", ""),
         ("calls failed", f"{failed:,}", _recovered(figures)),
-        ("from start to end", duration_text(axis.seconds), f"and {duration_text(paused)} of pauses" if paused else ""),
-        ("spent in calls", duration_text(durations.total), ""),
+        ("from start to end", texts.duration(axis.seconds), f"and {texts.duration(paused)} pause" if paused else ""),
+        ("spent in calls", texts.duration(durations.total), ""),
         ("slots busy", _number(durations.total / axis.seconds), f"on average; at most {_number(most)}"),
-        ("median call", duration_text(durations.quantile(0.5)), f"longest {duration_text(durations.longest)}"),
+        ("median call", texts.duration(durations.quantile(0.5)), f"longest {texts.duration(durations.longest)}"),
     ]  # fmt: skip
     shown = (
         f'<div class="tile{" bad" if name == "calls failed" and failed else ""}"><span>{name}</span>'
@@ -131,8 +130,8 @@ def _pauses(axis: Axis) -> str:
     if not pauses:
         return ""
     if len(pauses) == 1:
-        return f"The dashed line is a pause of {duration_text(pauses[0][1])}, which is left out."
-    longest = duration_text(max(seconds for _, seconds in pauses))
+        return f"The dashed line is a pause of {texts.duration(pauses[0][1])}, which is left out."
+    longest = texts.duration(max(seconds for _, seconds in pauses))
     return f"The dashed lines are {len(pauses)} pauses, the longest of {longest}, which are left out."
 
 
@@ -154,7 +153,7 @@ def _about_timeline(timeline: Timeline, shown: int) -> str:
     """What the timeline has summed, and left out."""
     parts = []
     if timeline.width:
-        parts.append(f"Calls shorter than {duration_text(timeline.width)} are drawn together.")
+        parts.append(f"Calls shorter than {texts.duration(timeline.width)} are drawn together.")
     if shown < timeline.count:
         parts.append(f"{shown} of {timeline.count:,} rows are drawn.")
     if timeline.left_out:
@@ -172,7 +171,7 @@ def _functions(by_seconds: Sequence[tuple[str, Totals]], colors: Mapping[str, st
     for name, totals in by_seconds:
         known = totals.durations
         quantiles = known.quantile(0.5), known.quantile(0.95), known.longest
-        rows.append((f"<code>{_text(name)}</code>", *_counted(totals), *map(duration_text, quantiles)))
+        rows.append((f"<code>{_text(name)}</code>", *_counted(totals), *map(texts.duration, quantiles)))
     heads = ("function", "calls", "failed", "total time", "median", "95 %", "longest")
     return (
         _section("Durations <small>calls by their length</small>", f'<div class="histograms">{"".join(tiles)}</div>')
@@ -184,7 +183,7 @@ def _hosts(figures: Figures) -> str:
     by_seconds = sorted(figures.hosts.items(), key=lambda item: (-item[1].durations.total, item[0]))
     rows = []
     for name, totals in by_seconds[:MOST_HOSTS]:
-        median = duration_text(totals.durations.quantile(0.5))
+        median = texts.duration(totals.durations.quantile(0.5))
         rows.append(
             (_text(name or "unknown"), *_counted(totals), median, f"{figures.timeline.rows_of(name):,}")
         )
@@ -195,7 +194,7 @@ def _hosts(figures: Figures) -> str:
 
 def _counted(totals: Totals) -> tuple[str, str, str]:
     failed = f'<b class="bad">{totals.failed:,}</b>' if totals.failed else "0"
-    return f"{totals.durations.count:,}", failed, duration_text(totals.durations.total)
+    return f"{totals.durations.count:,}", failed, texts.duration(totals.durations.total)
 
 
 def _failed(report: Report) -> str:
@@ -220,7 +219,7 @@ def _call(described: Described) -> str:
     facts = f"job {call.job[1]} on {_text(call.host or 'an unknown host')}, {_when(call.end)}"
     return (
         f"<li><p><code>{_text(call.function)}{arguments}</code></p>"
-        f'<p class="facts"><b>{duration_text(call.seconds)}</b>, {facts}</p>{error}</li>'
+        f'<p class="facts"><b>{texts.duration(call.seconds)}</b>, {facts}</p>{error}</li>'
     )
 
 
@@ -262,7 +261,7 @@ def _when(seconds: float) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape a text, shortened. What is no letter (a control character, a change of direction) is shown as a sign."""
+    """Escape a text, shortened."""
     if len(text) > LONGEST:
         text = f"{text[: LONGEST * 2 // 3]} … {text[-LONGEST // 3 :]}"
-    return html.escape("".join(c if c.isprintable() else "·" for c in text.replace("\n", " ⏎ ")))
+    return html.escape(texts.legible(text))
