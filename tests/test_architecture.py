@@ -90,6 +90,7 @@ FLOORS = [
     "net.messages", "net.peer_messages", "net.passing_messages", "net.output_messages",
     "net.schema", "net.__init__",
     "credential", "userdir", "program", "guard", "nested", "events",
+    "observer.model", "observer.__init__",
     "html", "requirements", "errors", "cpus", "processes", "location", "version",
 ]  # fmt: skip
 
@@ -204,6 +205,7 @@ PURE = (
     "requirements",
     "errors",
     "version",
+    "observer.model",
 )
 IMPURE = {
     "asyncio", "bluelet", "datetime", "io", "logging", "multiprocessing", "os", "random", "secrets", "select",
