@@ -264,8 +264,9 @@ class Snapshot:
 
 def to_dict(value: Any) -> Any:
     """Return a value of this module as dicts, lists, texts and numbers, which JSON can write."""
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: to_dict(getattr(value, name)) for name in _kinds(type(value))}
+    shape: Any = type(value)
+    if hasattr(shape, "__dataclass_fields__"):
+        return {name: to_dict(getattr(value, name)) for name in _kinds(shape)}
     return [to_dict(entry) for entry in value] if isinstance(value, tuple) else value
 
 
