@@ -278,9 +278,9 @@ def from_dict(cls: type[Parsed], value: Any, where: str = "") -> Parsed:
     where = where or cls.__name__
     if not isinstance(value, dict):
         raise ProtocolError(f"{where}: not an object")
-    return cls(
-        **{name: _checked(kind, value.get(name), f"{where}.{name}") for name, kind in _kinds(cls).items()}
-    )
+    shape: Any = cls
+    found = {name: _checked(kind, value.get(name), f"{where}.{name}") for name, kind in _kinds(shape).items()}
+    return cls(**found)
 
 
 @cache
