@@ -5,6 +5,7 @@
     for result in cw.map(function, items): ...   replaces the loop (in asyncio: async for ... in cw.amap)
     with cw.allocate(8): ...                     a cluster for the duration of a block
     cw.results('sweep.db')                       the results in a store
+    cw.status()                                  what the cluster does at this moment
 
 `python -m cw.master` and `python -m cw.worker HOST` start a cluster by hand. All public names are here; a module is
 loaded when one of its names is first used, so that cw's own processes start fast.
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from cw.errors import EnvironmentMismatch as EnvironmentMismatch
     from cw.errors import Error as Error
     from cw.errors import InitializerFailed as InitializerFailed
+    from cw.errors import JobStopped as JobStopped
     from cw.errors import JobTimeout as JobTimeout
     from cw.errors import NotPicklable as NotPicklable
     from cw.errors import PayloadError as PayloadError
@@ -62,6 +64,8 @@ if TYPE_CHECKING:
     from cw.launch.launcher import LaunchError as LaunchError
     from cw.net.address import PORT as PORT
     from cw.net.address import AddressError as AddressError
+    from cw.observer.model import Snapshot as Snapshot
+    from cw.overview import status as status
     from cw.payloads.current import CurrentJob as CurrentJob
     from cw.payloads.current import current_job as current_job
     from cw.payloads.shared import Shared as Shared
@@ -90,6 +94,8 @@ _MODULE_BY_NAME = {
     "start": "cluster",
     "stop": "cluster",
     "slurm_master_host": "slurm",
+    "status": "overview",
+    "Snapshot": "observer.model",
     "current_job": "payloads.current",
     "CurrentJob": "payloads.current",
     "Future": "client.future",
@@ -100,9 +106,10 @@ _MODULE_BY_NAME = {
     "HomeError": "userdir",
     "LaunchError": "launch.launcher",
 } | dict.fromkeys(
-    ("ConnectionError", "DependencyFailed", "EnvironmentMismatch", "Error", "InitializerFailed", "JobTimeout",
-     "NotPicklable", "PayloadError", "ProtocolError", "RemoteException", "RemoteTraceback", "SharedRandomState",
-     "SharedValueReleased", "StartRefused", "StoreError", "UnseenChanges", "UnstableKey", "WorkerLost"), "errors",
+    ("ConnectionError", "DependencyFailed", "EnvironmentMismatch", "Error", "InitializerFailed", "JobStopped",
+     "JobTimeout", "NotPicklable", "PayloadError", "ProtocolError", "RemoteException", "RemoteTraceback",
+     "SharedRandomState", "SharedValueReleased", "StartRefused", "StoreError", "UnseenChanges", "UnstableKey",
+     "WorkerLost"), "errors",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_MODULE_BY_NAME]  # noqa: PLE0604

@@ -109,6 +109,10 @@ class JobTimeout(Error, TimeoutError):
     """A job ran longer than its time limit and was stopped. A `TimeoutError` too."""
 
 
+class JobStopped(Error):
+    """Somebody who looks at the cluster has stopped the job, as with `cw top`. It is not tried again."""
+
+
 class InitializerFailed(Error, BrokenExecutor):
     """An initializer failed in the process in which a job should run. A `BrokenExecutor` too."""
 

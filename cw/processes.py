@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 def look_at(pid: int) -> tuple[str, int] | None:
     """Return (state, start time) of a process, or None. The states 'Z' and 'X' are those of one that has ended."""
@@ -17,3 +19,12 @@ def identity(pid: int) -> str:
     """Return 'PID START', which no other process of this boot ever has; '' if it has ended."""
     found = look_at(pid)
     return "" if found is None or found[0] in "ZX" else f"{pid} {found[1]}"
+
+
+def memory(pid: int) -> int:
+    """Return the resident memory of a process (bytes); 0 if it has ended."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0

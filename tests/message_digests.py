@@ -46,13 +46,13 @@ RENAMED_FIELDS: dict[str, str] = {
 }  # fmt: skip
 """{"Inventory.jobs": "numbers"}: the class by today's name."""
 
-NEW_FIELDS: dict[str, object] = {}
+NEW_FIELDS: dict[str, object] = {"Lost.is_stopped": False}
 """{"Hello.cpus": 0}: left out where it has this value, in a batch where each entry has it."""
 
 GONE_FIELDS: dict[str, object] = {}
 """{"Dispatch.timeouts": 0.0}: what it always was in the record, in a batch for each entry."""
 
-NEW_MESSAGES: frozenset[str] = frozenset({"SharedRoom"})
+NEW_MESSAGES: frozenset[str] = frozenset({"SharedRoom", "FunctionName", "JobFailed"})
 """Omitted classes. They are delivered with the next message, so that they change nothing else."""
 
 GONE_MESSAGES: dict[str, str] = {"CloseSession": "ForgetSession"}
@@ -73,7 +73,7 @@ what takes its slot is dispatched at once); what the socket has taken comes firs
 PAYLOADS = {"payloads", "payload"}
 MACHINE = {
     "Hello.secret", "Hello.python", "Hello.version", "Hello.host", "Hello.pid", "Hello.takes_files", "Hello.protocol",
-    "Welcome.version", "Welcome.takes_files", "Stay.place",
+    "Welcome.version", "Welcome.takes_files", "Stay.place", "Hello.program", "Heartbeat.load", "Heartbeat.memory",
 }  # fmt: skip
 WORDS = {
     "Goodbye.reason", "Notice.text", "Remark.text", "Refused.reason", "Lost.reason", "Usable.reason",

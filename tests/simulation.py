@@ -291,6 +291,9 @@ class SimRunners:
         self.can_start = True
         loop.process.runners = self
 
+    def memory(self):
+        return 0
+
     def start(self, runner, environment):
         found = self.runners[runner.key] = SimRunner(self, runner)
         if not self.can_start:
@@ -665,6 +668,7 @@ class Simulation:
                 cw.master.master,
                 cw.master.client_peer,
                 cw.master.worker_peer,
+                cw.master.watching,
                 cw.net.master_link,
                 cw.worker.worker,
                 cw.worker.execution,

@@ -38,11 +38,11 @@ def sample() -> Snapshot:
             FunctionStatus(SESSIONS[1], "fit", 70, 1, 30, 0, 0.0, 0.0, None, None, None),
         ),
         workers=(
-            WorkerStatus(WORKERS[0], "worker node7:100", "node7", "", 4, 4, 2, 1000, 1.5, 3.9, 2 * 2**30, 3600.0,
+            WorkerStatus(WORKERS[0], "node7:100", "node7", "", 4, 4, 2, 1000, 1.5, 3.9, 2 * 2**30, 3600.0,
                          None, False, False, ""),
-            WorkerStatus(WORKERS[1], "worker node7:200", "node7", "", 4, 4, 0, 900, 1.5, 3.9, 2**30, 3600.0,
+            WorkerStatus(WORKERS[1], "node7:200", "node7", "", 4, 4, 0, 900, 1.5, 3.9, 2**30, 3600.0,
                          None, True, False, "SIGKILL 90 s ago"),
-            WorkerStatus(WORKERS[2], "worker node8:100", "node8", "Slurm job 4711, step 0, node node8", 4, 1, 0,
+            WorkerStatus(WORKERS[2], "node8:100", "node8", "Slurm job 4711, step 0, node node8", 4, 1, 0,
                          230, 0.5, None, None, 600.0, 3000.0, False, True, ""),
         ),
         hosts=(
@@ -59,6 +59,6 @@ def sample() -> Snapshot:
             FailedJob(SESSIONS[0], 9, "Model.analyse", sim, "node8", NOW - 300, "ZeroDivisionError: division by zero",
                       ""),
         ),
-        losses=(LostWorker("worker node9:100", "", "silent for 30 s", NOW - 1000),),
+        losses=(LostWorker("node9:100", "", "silent for 30 s", NOW - 1000),),
         where="login1:5494",
     )  # fmt: skip

@@ -21,7 +21,7 @@ IDENT = "0123456789abcdef" * 2
 def hello(role="client", **changes):
     values = dict.fromkeys(m.Hello._fields, 0) | {
         "role": role, "ident": IDENT, "secret": IDENT * (role == "client"), "protocol": m.PROTOCOL,
-        "python": [3, 11], "version": "9.9", "host": "node7", "pid": 7,
+        "python": [3, 11], "version": "9.9", "host": "node7", "pid": 7, "program": "sim.py",
         "capacity": {"slots": 1} if role == "worker" else {},
     }  # fmt: skip
     return m.Hello(**values | changes)
@@ -43,7 +43,7 @@ def test_a_sound_hello_is_welcome(role):
         {"secret": "\ud800" * 32}, {"python": []}, {"python": [3]}, {"python": [3, 11, 0]}, {"python": ["3", "11"]},
         {"python": [3, 10**9]}, {"python": [-3, 11]}, {"python": [True, False]}, {"python": [3, None]},
         {"host": "a\nb"}, {"host": "\ud800"}, {"host": "x" * 2000},
-        {"version": "\x1b[2J"},
+        {"version": "\x1b[2J"}, {"program": "a\nb"},
         {"role": "worker", "capacity": {"slots": 0}}, {"role": "worker", "capacity": {"slots": -1}},
         {"role": "worker", "capacity": {"slots": 10**9}}, {"role": "worker", "capacity": {}},
         {"role": "worker", "capacity": {"slots": 1, "\ud800": 2}}, {"role": "worker", "capacity": 2},

@@ -272,6 +272,8 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.WantsResultHost,
         m.Depth,
         m.Promise,
+        m.FunctionName,
+        m.SnapshotReport,
         m.Fetch,
         m.Output,
         m.JobOutput,

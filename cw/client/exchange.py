@@ -30,6 +30,7 @@ from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
+from cw.observer.reporter import Reporter, program_name
 from cw.output.incoming import Incoming
 from cw.version import VERSION
 from cw.waits.reporter import WaitReporter
@@ -89,6 +90,8 @@ class Exchange:
             patience.TERMS,
         )
         self.waits = WaitReporter(lambda: self.link.where)
+        self.reporter = Reporter(loop, self.link.send, jobs, calls.objects.names)
+        calls.object_sender.on_sent = self.reporter.on_objects_sent
         self._secret = secrets.token_hex(16)
         self._parent = nested.job()
         self._loop, self._owner = loop, owner
@@ -114,6 +117,7 @@ class Exchange:
             m.JobResults: self._on_results,
             m.Lost: self._on_job_lost,
             m.AttemptCounts: self._jobs.on_attempt_counts,
+            m.Watched: self.reporter.on_watched,
             m.Goodbye: lambda message: self.link.on_goodbye(message),
             m.Heartbeat: lambda message: None,
         }
@@ -123,7 +127,7 @@ class Exchange:
     def hello(self) -> m.Hello:
         return m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
                        os.uname().nodename, os.getpid(), {}, self._jobs.highest_sent, memory.takes_files(),
-                       nested.depth, self._parent)  # fmt: skip
+                       nested.depth, self._parent, program_name())  # fmt: skip
 
     def on_message(self, message: Any) -> None:
         self._handlers[type(message)](message)
@@ -133,6 +137,7 @@ class Exchange:
         assert connection is not None
         self._calls.store = memory.store if connection.passes_files else None
         self._object_sender.start_anew(connection)
+        self.reporter.start_anew()
         if link.is_lost:
             left = program.count(jobs.outstanding, "job is", "jobs are")
             logger.warning(
@@ -293,6 +298,8 @@ class Exchange:
             error, value = load(job, status, payload)
             if report is not None:
                 report.note(job, seconds, self.result_host or "", error, value)
+            if error is not None:
+                self.reporter.on_failed(number, error)
             if job.retries is not None:
                 job.retries.add_notes(error)
             if kept is not None or job.keeps_output:
@@ -320,12 +327,13 @@ class Exchange:
         if job is None or job.retries is None or status == m.NOT_ENTERED:
             return False
         error, _ = outcome.load(job, status, payload)
-        is_again = error is not None and self._jobs.try_again(job, error, payload)
-        if is_again:
-            if self._delivery.run_report is not None:
-                self._delivery.run_report.note(job, seconds, self.result_host or "", error, None)
-            self._again.append(job)
-        return is_again
+        if error is None or not self._jobs.try_again(job, error, payload):
+            return False
+        if self._delivery.run_report is not None:
+            self._delivery.run_report.note(job, seconds, self.result_host or "", error, None)
+        self.reporter.on_failed(number, error)
+        self._again.append(job)
+        return True
 
     def _on_job_lost(self, message: m.Lost) -> None:
         sink = self._owner.output.sink
@@ -334,6 +342,8 @@ class Exchange:
         job = self._jobs.take(message.number)
         if job is not None:
             lost = outcome.of_lost(job, message)
+            assert lost.error is not None
+            self.reporter.on_failed(message.number, lost.error)
             if kept is not None:
                 lost = lost._replace(output=self._delivery.note_output(job, lost.error, kept))
             if self._delivery.run_report is not None:

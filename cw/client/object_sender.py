@@ -51,6 +51,8 @@ class ObjectSender:
         self._lock = lock
         self._loop = loop
         self._in_use = in_use
+        self.on_sent: Callable[[list[Object]], None] = lambda sent: None
+        """Called after objects were sent."""
         self._connection: Connection | None = None
         self._forgotten: deque[Key] = deque()  # forgotten here, not yet at the master; any thread appends
         self._is_waiting = False  # True if `_on_time` will be called
@@ -94,6 +96,7 @@ class ObjectSender:
             return False
         for message in self._cache.prepare(wanted):
             connection.send(message)
+        self.on_sent(missing)
         return True
 
     def on_want_digest(self, message: m.WantDigest) -> None:

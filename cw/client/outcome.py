@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
 from cw.client.job import ClientJob
-from cw.errors import JobTimeout, WorkerLost
+from cw.errors import Error, JobStopped, JobTimeout, WorkerLost
 from cw.net import messages as m
 from cw.output.sink import Kept
 from cw.payloads import deferred, serialize
@@ -61,8 +61,10 @@ def of_result(
 
 
 def of_lost(job: ClientJob, message: m.Lost) -> Outcome:
-    """Return the outcome of a job that was given up."""
-    error = WorkerLost(f"{job.name} was given up: {message.reason}", message.notes)
+    """Return the outcome of a job that was given up, or stopped by an observer."""
+    error: Error = WorkerLost(f"{job.name} was given up: {message.reason}", message.notes)
+    if message.is_stopped:
+        error = JobStopped(f"{job.name} was stopped by {message.reason}")
     payload = b"" if job.call is None else serialize.dump_error(error, {})
     return Outcome(job, m.ERROR, 0.0, payload, error, None)
 

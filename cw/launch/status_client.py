@@ -1,7 +1,7 @@
 """An *observer* of a master: asks for the status of its cluster, and reports to it what a launcher knows.
 
-launcher --> Hello (observer) --> StatusReport
-                                  Forgive, Drain, End --> the master
+launcher --> Hello (observer), WantStatus --> StatusReport
+                                              Forgive, Drain, End --> the master
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def ask(
             connection.on_close = lambda reason: None
             connection.close_when_sent()
             loop.call_later(0.0 if not messages else 0.05, loop.stop)
+        elif type(message) is m.Welcome:
+            connection.send(m.WantStatus())
         else:
             loop.stop()
 

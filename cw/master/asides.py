@@ -77,6 +77,9 @@ class Asides:
         )
         if not goes_elsewhere:
             del session.jobs[job.number]
+            self._state.tallies.on_given_up(
+                session.key, job.number, job.function.estimate, worker.key, reason
+            )
             session.delivered += 1
             actions.append(
                 Deliver(session.key, worker.key, [dispatch], [job.number], [m.NOT_ENTERED], [0.0], [payload])

@@ -75,6 +75,8 @@ def reason_to_refuse(hello: m.Hello) -> str:
             return clean_text(str(error))
     if not is_ident(hello.ident) or (hello.role == "client" and not is_ident(hello.secret)):
         return "it does not say who it is"
+    if not is_text(hello.program):
+        return "the name of its program is no line of text"
     if hello.depth > MOST_DEPTH:
         return f"it is a client in a job in a job, {hello.depth} deep"
     python = hello.python
@@ -204,6 +206,11 @@ class ClientRules(Rules):
                     f"{beside + shared} bytes of objects that are not needed: more than are kept"
                 )
 
+    def _on_function_name(self, message: m.FunctionName) -> None:
+        known = self._objects.by_number.get(message.number)
+        if known is None or known.kind != m.FUNCTION:
+            raise ProtocolError("the name of a function that was not sent")
+
     def _on_submit(self, message: m.Submit) -> None:
         numbers = message.numbers
         # Jobs must come in order, and so each once over this connection: then an open one was submitted before it.
@@ -253,6 +260,7 @@ class ClientRules(Rules):
 
     _checks = {
         m.Objects: _on_objects,
+        m.FunctionName: _on_function_name,
         m.Submit: _on_submit,
         m.SubmitApart: _on_submit_apart,
         m.ResubmitEnd: _on_resubmit_end,

@@ -18,6 +18,7 @@ from typing import Protocol
 from cw import program
 from cw.master import checks
 from cw.master.dispatch import Dispatcher
+from cw.master.facts import ClientFacts
 from cw.master.jobs import Action, Deliver, GiveUp, Job, attempt_counts
 from cw.master.output import OutputRoute
 from cw.master.passing_orders import PassingOrders
@@ -87,6 +88,7 @@ class ClientPeer(Peer):
         # Host of the latest results; None: the client does not want to know.
         self._result_host: str | None = None
         self._remarks: set[str] = set()  # kinds that were sent
+        self.facts = ClientFacts(hello.host, hello.pid, hello.program, time.monotonic())
         master.dispatcher.on_session_opened(key, tuple(hello.python), hello.depth, hello.parent)
 
     def knows(self, hello: m.Hello) -> bool:
@@ -104,6 +106,7 @@ class ClientPeer(Peer):
         self._is_blocked = False
         self._result_host = None
         self._wait.on_connected()
+        self.facts.backlog = {}
         # The client sends again the objects that it needs.
         self._objects = SessionObjects(self._key, self._objects.by_number)
         is_back = self._resumption.on_connected(time.monotonic(), is_new, hello.resubmitted_up_to)
@@ -145,10 +148,11 @@ class ClientPeer(Peer):
         self._settle()
 
     def give_up(self, action: GiveUp) -> None:
-        lines.warning(
-            "master.job_given_up", "job %d of %s is given up: %s", action.number, self.name, action.reason
-        )
-        lost = m.Lost(action.number, action.reason, list(action.notes))
+        if not action.is_stopped:
+            lines.warning(
+                "master.job_given_up", "job %d of %s is given up: %s", action.number, self.name, action.reason
+            )
+        lost = m.Lost(action.number, action.reason, list(action.notes), action.is_stopped)
         if self.connection is None:
             self._lost.append(lost)
         else:
@@ -331,6 +335,13 @@ class ClientPeer(Peer):
             (self._key, message.number), message.digest
         ),
         m.Forget: _on_forget,
+        m.FunctionName: lambda self, message: self._master.dispatcher.state.tallies.name(
+            self._key, self._objects.by_number[message.number].estimate, message.name
+        ),
+        m.Backlog: lambda self, message: self.facts.on_backlog(message),
+        m.JobFailed: lambda self, message: self._master.dispatcher.state.tallies.on_error_lines(
+            self._key, *message
+        ),
         m.Cancel: _on_cancel,
         m.Received: _on_received,
         m.AttemptCounts: _on_attempt_counts,

@@ -15,8 +15,8 @@ number of its own, by which late results are recognised. A job that is cancelled
 place there, since it still takes a slot, until the worker reports that it is gone.
 
 This module defines what each fact means. `state` knows where each job is, and makes every move; `scheduler` decides
-which worker gets which job; `reconcile` handles what comes back after a client or a worker was away; `asides` sets
-workers aside for sessions.
+which worker gets which job; `outcomes` takes results in; `reconcile` handles what comes back after a client or a worker
+was away; `asides` sets workers aside for sessions; `tallies` counts for observers.
 
 A client that is gone keeps its session for a while (`on_session_absent`): its jobs are not dispatched, running ones
 continue. A worker keeps the results of its jobs until a Release reports that the client has them (`on_received`). When
@@ -32,12 +32,13 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from cw.master import tries
+from cw.master import outcomes, tries
 from cw.master.asides import Asides
 from cw.master.jobs import (
     WORKER_LOSSES,
     Action,
     Deliver,
+    GiveUp,
     Inventory,
     Job,
     Python,
@@ -54,11 +55,9 @@ from cw.master.jobs import (
 from cw.master.reconcile import Reconciler
 from cw.master.scheduler import RECALL_BACKOFF_TICKS, Scheduler
 from cw.master.state import State
+from cw.master.tallies import MINUTE, Recent
 from cw.net import messages as m
 from cw.requirements import WorkerCapacity
-
-SMOOTHING = 0.2
-"""Weight of a new duration in a function's estimate (0 to 1)."""
 
 
 class Dispatcher:
@@ -84,7 +83,7 @@ class Dispatcher:
         """A worker has joined, for `left` seconds. It may hold dispatches of a previous master, or of this one, which
         took it for lost."""
         worker = self.state.workers[key] = Worker(key, capacity, self.state.pool(Shape(python)))
-        worker.left = left
+        worker.left, worker.recent = left, Recent(MINUTE, self.state.tallies.now)
         worker.pool.workers += 1
         return self._reconciler.on_inventory(worker, inventories) + self._scheduler.assign_to(worker)
 
@@ -213,12 +212,12 @@ class Dispatcher:
         return self._asides.on_second(key)
 
     def on_started(self, key: WorkerKey, dispatches: Iterable[int]) -> list[Action]:
-        held = self.state.workers[key].held
+        worker = self.state.workers[key]
         by_session: dict[SessionKey, list[int]] = {}
         for dispatch in dispatches:
-            job = held.get(dispatch)
+            job = worker.held.get(dispatch)
             if job is not None and not job.started and not job.cancelled:
-                job.started = True
+                self.state.note_started(job, worker)
                 by_session.setdefault(job.session.key, []).append(job.number)
         return [SendToClient(session, m.JobsStarted(numbers)) for session, numbers in by_session.items()]
 
@@ -233,38 +232,11 @@ class Dispatcher:
         """Jobs have ended. Results of jobs that this worker does not hold (late results) are dropped silently."""
         worker = self.state.workers[key]
         worker.ended += len(dispatches)
+        worker.done += len(dispatches)
+        worker.recent.add(len(dispatches), self.state.tallies.now)
         worker.is_stuck = False
-        pop, load, size = worker.held.pop, worker.load, worker.size
-        outs: dict[Session, Deliver] = {}
-        dropped: list[int] = []
-        session = None
-        for dispatch, status, lasted, payload in zip(dispatches, statuses, seconds, payloads, strict=True):
-            job = pop(dispatch, None)
-            if job is None:
-                dropped.append(dispatch)
-                continue
-            load -= job.cost
-            size -= len(job.payload)
-            known = (estimate := job.function.estimate).seconds
-            estimate.seconds = lasted if known == math.inf else known + (lasted - known) * SMOOTHING
-            if job.cancelled:
-                if not self._reconciler.is_kept_orphan(job, worker):
-                    dropped.append(dispatch)
-                continue
-            if job.session is not session:
-                session = job.session
-                if session not in outs:
-                    outs[session] = Deliver(session.key, key, [], [], [], [], [])
-                out, jobs = outs[session], session.jobs
-            if status and job.options is not None and job.options.retries:
-                tries.on_raised(session, job, worker)
-            del jobs[job.number]
-            out.dispatches.append(dispatch)
-            out.numbers.append(job.number)
-            out.statuses.append(status)
-            out.seconds.append(lasted)
-            out.payloads.append(payload)
-        worker.load, worker.size = (load, size) if worker.held else (0.0, 0)
+        rows = zip(dispatches, statuses, seconds, payloads, strict=True)
+        outs, dropped = outcomes.take(self.state, self._reconciler, worker, rows)
         actions = [action for session, out in outs.items() for action in self._deliver(worker, session, out)]
         if dropped:
             actions.append(SendToWorker(key, m.Release(dropped)))
@@ -385,6 +357,17 @@ class Dispatcher:
             self.state.stop_waiting(*(queue for queue in queues if not queue))
         return actions
 
+    def on_stopped(self, key: SessionKey, number: int, reason: str) -> list[Action]:
+        """An observer wants this job to end: it fails at its client. Nothing happens if it has ended."""
+        session = self.state.sessions.get(key)
+        job = session.jobs.get(number) if session is not None else None
+        if job is None:
+            return []
+        worker = "" if job.worker is None else job.worker.key
+        actions = self.on_cancelled(key, [number])
+        self.state.tallies.on_given_up(key, number, job.function.estimate, worker, f"stopped by {reason}")
+        return [*actions, GiveUp(key, number, reason, job.notes, is_stopped=True)]
+
     def on_session_closed(self, key: SessionKey) -> list[Action]:
         """The session is over. Its jobs keep their slots until the workers have returned them."""
         session = self.state.sessions.pop(key)
@@ -395,6 +378,7 @@ class Dispatcher:
             queue.clear()
         session.settling = None
         self._reconciler.on_session_closed(key)
+        self.state.tallies.on_session_closed(key)
         return self.state.cancel(jobs)
 
     def on_blocked(self, key: SessionKey, is_blocked: bool) -> list[Action]:

@@ -13,6 +13,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from cw.master.ranked import Ranked
+from cw.master.tallies import MINUTE, Recent
 from cw.net import messages as m
 from cw.net.objects import Estimate, Object
 from cw.requirements import JobOptions, WorkerCapacity
@@ -261,7 +262,7 @@ class Worker:
 
     __slots__ = (
         "key", "slots", "available", "extra", "floors", "capacity", "blocked_sessions", "left", "pool", "held", "load",
-        "size", "ended", "recalling", "recall_backoff", "is_stuck", "is_draining", "is_away",
+        "size", "ended", "recalling", "recall_backoff", "is_stuck", "is_draining", "is_away", "done", "recent",
     )  # fmt: skip
 
     def __init__(self, key: WorkerKey, capacity: WorkerCapacity, pool: Pool) -> None:
@@ -284,6 +285,8 @@ class Worker:
         self.is_draining = False  # it finishes what runs, and accepts no more
         self.is_away = False  # its connection broke a moment ago
         self.left = math.inf  # seconds until its jobs are stopped, as last reported
+        self.done = 0  # jobs that have ended there
+        self.recent = Recent(MINUTE, 0.0)  # the same lately
 
     @property
     def is_idle(self) -> bool:
@@ -339,12 +342,13 @@ class Deliver(NamedTuple):
 
 
 class GiveUp(NamedTuple):
-    """Notify the client that the job was lost too often."""
+    """Notify the client that the job was lost too often, or stopped by an observer."""
 
     session: SessionKey
     number: int
     reason: str
     notes: tuple[dict[str, Any], ...]
+    is_stopped: bool = False
 
 
 class SetAside(NamedTuple):

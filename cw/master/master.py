@@ -39,6 +39,7 @@ from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, logger
 from cw.master.resumption import SETTLE
 from cw.master.settings import Settings
+from cw.master.watching import Watching
 from cw.master.why import Survey
 from cw.master.worker_peer import Loss, WorkerPeer
 from cw.net import memory
@@ -76,11 +77,15 @@ class Master:
         self.settings = settings
         # Dispatch numbers above those of any previous master: workers may still hold its dispatches.
         self.dispatcher = Dispatcher(int(time.time() * 1000) << 22)
+        self.dispatcher.state.tallies.on_second(time.monotonic())
         self.clients: dict[int, ClientPeer] = {}  # by session
         self.workers: dict[str, WorkerPeer] = {}  # by ident
         self.passing = PassingOrders(self.workers, self.clients)
         self.output = OutputRoute(
             self.dispatcher.state, self.clients, lambda key, share: self.workers[key].send(share)
+        )
+        self.watching = Watching(
+            loop, self.ident, self.dispatcher.state, self.clients, self.workers, lambda: survey_of(self)
         )
         self._lost: deque[Loss] = deque(maxlen=LOST_KEPT)
         # Until then, clients may come back whose sessions only workers know.
@@ -124,7 +129,7 @@ class Master:
 
     def drop_session(self, key: int) -> None:
         """End a session, at the policy and at each worker that knows it."""
-        del self.clients[key]
+        self.dispatcher.state.tallies.on_client_gone(key, self.clients.pop(key).facts.label)
         self.perform(self.dispatcher.on_session_closed(key))
         for worker in self.workers.values():
             worker.jobs.close_session(key)
@@ -134,7 +139,7 @@ class Master:
     def note_worker(self, key: str, is_there: bool) -> None:
         """Note that a worker has joined, or is gone for good."""
         if not is_there:
-            del self.workers[key]
+            self.dispatcher.state.tallies.on_worker_gone(key, self.workers.pop(key).host)
             self.output.on_worker_gone(key)
         self._resize_windows()
         for client in self.clients.values():
@@ -191,6 +196,7 @@ class Master:
     def leave(self, is_final: bool | None = None) -> None:
         """Say goodbye to each peer, and stop the loop. `is_final`: no other master will take its place."""
         goodbye = m.Goodbye("the master ends", self._is_final if is_final is None else is_final)
+        self.watching.leave(goodbye)
         peers: list[Peer] = [*self.clients.values(), *self.workers.values()]
         for peer in peers:
             peer.send_goodbye(goodbye)
@@ -220,6 +226,7 @@ class Master:
             if client is None:
                 client = self.clients[key] = ClientPeer(self, key, hello)
             client.on_connected(connection, hello, is_new)
+            self.watching.on_client_joined(client)
         elif hello.role == "observer":
             ObserverPeer(self, connection, hello)
             return
@@ -248,6 +255,7 @@ class Master:
 
     def _on_second(self, now: float) -> bool:
         events.flush_repeated()
+        self.dispatcher.state.tallies.on_second(now)
         while self._ungreeted and self._ungreeted[0][0] < now:
             connection = self._ungreeted.popleft()[1]
             _lines.warning(

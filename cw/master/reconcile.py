@@ -112,13 +112,13 @@ class Reconciler:
             del job.session.jobs[job.number]
             return self.keep(worker, job.session, [dispatch], [job.number])
         if state == RUNNING:
-            return self._note_started(job)
+            return self._note_started(job, worker)
         return [SendToWorker(worker.key, m.TakeBack([dispatch]))] if job.session.is_absent else []
 
-    def _note_started(self, job: Job) -> list[Action]:
+    def _note_started(self, job: Job, worker: Worker) -> list[Action]:
         if job.started:
             return []
-        job.started = True
+        self._state.note_started(job, worker)
         return [SendToClient(job.session.key, m.JobsStarted([job.number]))]
 
     def adopt(self, job: Job, worker: Worker, dispatch: int, state: int) -> list[Action]:
@@ -144,7 +144,7 @@ class Reconciler:
         if state == FINISHED:
             actions.append(SendToWorker(worker.key, m.Claim([dispatch])))
         elif state == RUNNING:
-            actions += self._note_started(job)
+            actions += self._note_started(job, worker)
         elif job.session.is_absent:
             actions.append(SendToWorker(worker.key, m.TakeBack([dispatch])))
         self._state.note_room(worker)

@@ -27,6 +27,7 @@ from cw.master.jobs import (
     Worker,
     WorkerKey,
 )
+from cw.master.tallies import Tallies
 from cw.net import messages as m
 from cw.requirements import JobOptions
 
@@ -47,6 +48,7 @@ class State:
         self.sessions: dict[SessionKey, Session] = {}
         self.workers: dict[WorkerKey, Worker] = {}
         self.pools: dict[Shape, Pool] = {}
+        self.tallies = Tallies()
 
     def pool(self, shape: Shape) -> Pool:
         pool = self.pools.get(shape)
@@ -134,7 +136,14 @@ class State:
     def give_up(self, job: Job, reason: str) -> GiveUp:
         """Forget a job that was lost too often."""
         del job.session.jobs[job.number]
+        failure = self.tallies.on_given_up(job.session.key, job.number, job.function.estimate, "", reason)
+        failure.host = str(job.notes[-1].get("host", "")) if job.notes else ""
         return GiveUp(job.session.key, job.number, reason, job.notes)
+
+    def note_started(self, job: Job, worker: Worker) -> None:
+        """Note that a job runs at the worker that holds it."""
+        job.started = True
+        self.tallies.on_started(worker.key, job.dispatch, self.workers)
 
     def note_room(self, worker: Worker) -> None:
         """Update the pool's sets after a change in what the worker holds, or in whether it can take jobs."""
@@ -228,6 +237,7 @@ class State:
         for session in self.sessions.values():
             held = [j for w in self.workers.values() for j in w.held.values() if j.session is session]
             _check_session(session, held)
+        self.tallies.check_invariants()
 
 
 def _check_worker(worker: Worker) -> None:

@@ -32,6 +32,7 @@ def on_submitted(state: State, session: Session, jobs: Sequence[Job]) -> None:
     for job in jobs:
         if job.tries:
             job.excluded_worker = session.raised.pop(job.number, None)
+            state.tallies.on_tried_again(session.key, job.function.estimate)
         else:
             job.queue.add(job)
             state.wait(job.queue)

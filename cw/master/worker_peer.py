@@ -15,14 +15,17 @@ from typing import Any, NamedTuple, Protocol
 
 from cw import program
 from cw.errors import ProtocolError
+from cw.location import Location
 from cw.master import checks
 from cw.master.dispatch import Dispatcher
+from cw.master.facts import WorkerFacts
 from cw.master.job_sender import JobSender
 from cw.master.jobs import Action, Inventory, WorkerMessage
 from cw.master.output import OutputRoute
 from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, events, lines
 from cw.master.settings import AWAY, Settings
+from cw.master.watching import Watching
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.requirements import WorkerCapacity
@@ -55,6 +58,8 @@ class Master(Protocol):
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None: ...
     @property
     def passing(self) -> PassingOrders: ...
+    @property
+    def watching(self) -> Watching: ...
     def welcome(self, connection: Connection) -> None: ...
     def remark(self, session: int, kind: str, text: str) -> None: ...
     def note_worker(self, key: str, is_there: bool) -> None: ...
@@ -78,8 +83,7 @@ class WorkerPeer(Peer):
         self._has_joined = False  # over this connection
         self._is_over = False  # it is gone for good, or has another connection
         self._inventory: list[Inventory] = []  # named, and not yet passed to the policy
-        self._ends_at = math.inf  # when its jobs will be stopped
-        self._location = ""  # the text of its cw.location.Location
+        self.facts = WorkerFacts(f"{hello.host}:{hello.pid}", self.host, time.monotonic())
         self._is_draining = False
         self.jobs = JobSender(connection, self._key, master.dispatcher.state.depth, master.passing)
         self.attach(connection, checks.WorkerRules(self._capacity.slots))
@@ -109,16 +113,16 @@ class WorkerPeer(Peer):
 
     def status(self) -> dict[str, Any]:
         """The worker's entry in the cluster's status, for observers."""
-        left = None if self._ends_at == math.inf else round(self._ends_at - time.monotonic(), 1)
+        left = None if self.facts.ends_at == math.inf else round(self.facts.ends_at - time.monotonic(), 1)
         return {
-            "ident": self._key, "name": self.name, "location": self._location, "slots": self._capacity.slots,
+            "ident": self._key, "name": self.name, "location": self.facts.location, "slots": self._capacity.slots,
             "left": left, "held": self._master.dispatcher.state.held(self._key), "draining": self._is_draining,
         }  # fmt: skip
 
     def on_second(self, now: float) -> None:
         if self.connection.closed:
             return
-        if self._ends_at < math.inf and self.is_known:
+        if self.facts.ends_at < math.inf and self.is_known:
             self._master.dispatcher.on_time_left(self._key, self._time_left(now))
         silence = self._master.settings.silence
         if self.connection.count_silence() * self._master.period > silence:
@@ -138,6 +142,7 @@ class WorkerPeer(Peer):
 
     def _on_runner_died(self, message: m.RunnerDied) -> None:
         note = checks.clean_note(message.note)
+        self.facts.loss, self.facts.lost_at = str(note.get("how", "died")), time.monotonic()
         lines.warning("master.runner_died", "a runner of %s died: %s", self.name, note.get("how"))
         self._master.perform(self._master.dispatcher.on_runner_died(self._key, message.dispatch, note))
 
@@ -159,12 +164,13 @@ class WorkerPeer(Peer):
         self._inventory += zip(*message, strict=True)
 
     def _on_worker_info(self, message: m.WorkerInfo) -> None:
-        self._location = message.location
+        self.facts.location = message.location
+        self.facts.place = str(Location.parse(message.location))
         if message.seconds >= 0:
-            self._ends_at = time.monotonic() + message.seconds
+            self.facts.ends_at = time.monotonic() + message.seconds
 
     def _time_left(self, now: float) -> float:
-        return self._ends_at - now - self._master.period  # (it is updated only once in a period)
+        return self.facts.ends_at - now - self._master.period  # (it is updated only once in a period)
 
     def _on_inventory_end(self, message: m.InventoryEnd) -> None:
         """The worker has named all that it holds."""
@@ -287,7 +293,8 @@ class WorkerPeer(Peer):
             reason,
             program.count(held, "job is", "jobs are"),
         )
-        self._master.note_lost(Loss(self._key, self.name, self._location, reason, time.time()))
+        self._master.note_lost(Loss(self._key, self.name, self.facts.location, reason, time.time()))
+        self._master.watching.on_lost(self.facts, reason)
         if self.is_known:
             note = {
                 "host": self.host, "worker": self.name, "worker_ident": self._key,
@@ -324,7 +331,8 @@ class WorkerPeer(Peer):
         m.Kept: lambda self, message: self._master.output.on_kept(self._key, message),
         m.Remark: _on_remark,
         m.Goodbye: _on_goodbye,
-        m.Heartbeat: lambda self, message: self.connection.send(message),  # the beat is the worker's
+        # (The beat is the worker's.)
+        m.Heartbeat: lambda self, message: self.connection.send(self.facts.on_heartbeat(message)),
     }
 
 

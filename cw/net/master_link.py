@@ -141,6 +141,8 @@ class MasterLink:
         """The start id of the master that was joined last."""
         self.is_joined = False
         """True from the master's Welcome until either side says Goodbye, or the connection ends."""
+        self.beat: Callable[[], m.Heartbeat] = m.Heartbeat
+        """Makes a sign of life."""
         self._loop = loop
         self._find = find
         self._owner = owner
@@ -320,7 +322,7 @@ class MasterLink:
         if connection.count_silence() * period > self._silence:
             self._lose(Loss(self.where, f"silent for {self._silence:.0f} s"))
             return False
-        connection.send(m.Heartbeat())
+        connection.send(self.beat())
         return True
 
     def _send_goodbye(self) -> None:

@@ -24,6 +24,10 @@ from cw.net.passing_messages import (
     Digest as Digest, Fetch as Fetch, Held as Held, NotFetched as NotFetched, OpenPort as OpenPort,
     PortOpened as PortOpened, Promise as Promise, Want as Want, WantDigest as WantDigest,
 )  # fmt: skip
+from cw.net.observer_messages import (
+    Backlog as Backlog, FunctionName as FunctionName, JobFailed as JobFailed, Look as Look,
+    SnapshotReport as SnapshotReport, StopJob as StopJob, WantStatus as WantStatus, Watched as Watched,
+)  # fmt: skip
 from cw.net.output_messages import (
     STDERR as STDERR, STDOUT as STDOUT, RECORDS as RECORDS, JobKept as JobKept, JobOutput as JobOutput, Kept as Kept,
     Output as Output, OutputHost as OutputHost, OutputShare as OutputShare, Printed as Printed,
@@ -348,6 +352,7 @@ class Lost(NamedTuple):
     number: int
     reason: str
     notes: list[Any]  # one for each attempt
+    is_stopped: bool = False  # it was stopped by an observer instead
 
 
 @batch(41, Leg.CLIENT_MASTER)

@@ -53,10 +53,13 @@ def digest_of(payload: Any) -> str:
 class Estimate:
     """Estimated duration of jobs. Functions share one if their code is the same object."""
 
-    __slots__ = ("seconds",)
+    __slots__ = ("seconds", "tally")
 
     def __init__(self) -> None:
         self.seconds = math.inf  # unknown: nothing is sent ahead
+        self.tally: Any = (
+            None  # at the master: the tally of these jobs (`cw.master.tallies`), once there is one
+        )
 
 
 class Object:

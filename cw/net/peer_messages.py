@@ -35,6 +35,7 @@ class Hello(NamedTuple):
     takes_files: bool = True  # if false, it has no descriptors left: large payloads go to it as on a network
     depth: int = 0  # from a client in a job: the depth of its session (see cw.nested)
     parent: int = 0  # from a client in a job: the dispatch number of that job
+    program: str = ""  # from a client: name of its script
 
 
 @record(2, *_FROM_MASTER, is_handshake=True)
@@ -68,6 +69,9 @@ class Goodbye(NamedTuple):
 @record(5, *_BOTH_WAYS)
 class Heartbeat(NamedTuple):
     """A sign of life; any other byte is one too. The master answers a worker's Heartbeat."""
+
+    load: float = -1.0  # from a worker: load average of its machine over 1 minute; otherwise -1
+    memory: int = 0  # from a worker: resident memory of its runners (bytes)
 
 
 @record(6, Leg.MASTER_CLIENT)
@@ -148,7 +152,7 @@ class Drain(NamedTuple):
 
 @record(25, Leg.MASTER_OBSERVER)
 class StatusReport(NamedTuple):
-    """The status of the cluster. `cw.launch.status_client` defines its content."""
+    """The status of the cluster, as a launcher needs it. `cw.launch.status_client` defines its content."""
 
     state: dict[str, Any]
 

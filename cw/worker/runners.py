@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from cw import credential
+from cw import credential, processes
 from cw.errors import PayloadError
 from cw.events import EventLogger, RateLimited
 from cw.net import messages as m
@@ -158,6 +158,10 @@ class Runners:
         for message in end.objects.prepare(named_by(jobs)):
             end.send(message)
         end.send_jobs(jobs)
+
+    def memory(self) -> int:
+        """Resident memory of all runners (bytes)."""
+        return sum(processes.memory(pid) for pid in self._pids.values())
 
     def send_drop(self, runner: PooledRunner) -> None:
         """Have the runner skip jobs that it finds no token for."""

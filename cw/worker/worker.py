@@ -94,6 +94,7 @@ class Worker:
             patience.TERMS,
             settings.silence,
         )
+        self._link.beat = lambda: m.Heartbeat(round(os.getloadavg()[0], 2), self._runners.memory())
         self._send = self._link.send
         self.connect = self._link.connect
         threads = max(1, usable_cpus() // count)

@@ -1,0 +1,144 @@
+"""Observers that look at the cluster: one snapshot a second while there are some, and nothing otherwise.
+
+Look ---> Watching ---> Watched ---> clients, which answer with their Backlog
+             '--- FIRST_SECONDS later, then every second ---> make, encode (once for all) ---> SnapshotReport
+
+All in here runs in the loop's thread.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from cw import location
+from cw.master import snapshot
+from cw.master.facts import ClientFacts, WorkerFacts
+from cw.master.state import State
+from cw.master.why import Survey
+from cw.net import messages as m
+from cw.net.connection import Connection
+from cw.net.loop import Loop
+from cw.observer import model
+from cw.observer.model import LostWorker, MasterStatus
+from cw.version import VERSION
+
+FIRST_SECONDS = 0.25
+"""Time from the first look to the first snapshot (seconds), in which clients answer. Longer: observers wait. Shorter:
+what waits at slow clients is not counted."""
+
+SECONDS = 1.0
+"""Time between two snapshots (seconds)."""
+
+SHARE = 50
+"""Snapshots take at most one part in this many of the master's time: with very many workers they come less often."""
+
+
+class Peer(Protocol):
+    """A client or worker of the master."""
+
+    def send(self, message: tuple[Any, ...]) -> None: ...
+
+
+class Client(Peer, Protocol):
+    """A client of the master."""
+
+    @property
+    def facts(self) -> ClientFacts: ...
+
+
+class Worker(Protocol):
+    """A worker of the master."""
+
+    @property
+    def facts(self) -> WorkerFacts: ...
+
+
+class Watching:
+    """The observers that look."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        ident: str,
+        state: State,
+        clients: Mapping[int, Client],
+        workers: Mapping[str, Worker],
+        survey: Callable[[], Survey],
+    ) -> None:
+        self._loop, self._ident, self._state = loop, ident, state
+        self._clients, self._workers = clients, workers
+        self._survey = survey
+        self._began = time.monotonic()
+        self._losses: deque[LostWorker] = deque(maxlen=model.LOSSES)
+        self._observers: dict[Connection, None] = {}
+        self._number = 0
+        self._is_going = False  # the next snapshot is due
+
+    def on_look(self, connection: Connection) -> None:
+        """An observer looks."""
+        self._observers[connection] = None
+        if not self._is_going:
+            self._is_going = True
+            self._tell(self._clients.values(), True)
+            self._loop.call_later(FIRST_SECONDS, self._report)
+
+    def on_gone(self, connection: Connection) -> None:
+        """An observer is gone."""
+        self._observers.pop(connection, None)
+
+    def on_client_joined(self, client: Client) -> None:
+        """A client has come, or is back."""
+        if self._is_going:
+            self._tell([client], True)
+
+    def leave(self, goodbye: m.Goodbye) -> None:
+        """The master ends: say goodbye to those that look."""
+        for connection in self._observers:
+            connection.send(goodbye)
+            connection.flush()
+            connection.close()
+
+    def on_lost(self, facts: WorkerFacts, how: str) -> None:
+        """A worker was lost."""
+        self._losses.append(LostWorker(facts.name, facts.place, model.clean(how), time.time()))
+
+    def _report(self) -> None:
+        self._is_going = bool(self._observers)
+        if not self._is_going:
+            self._tell(self._clients.values(), False)
+            return
+        began = time.monotonic()
+        self._state.tallies.on_second(began)
+        message = m.SnapshotReport([self._number], [snapshot.encode(self.make())])
+        self._number = (self._number + 1) % 2**32
+        for connection in self._observers:
+            if not connection.unsent:  # otherwise it is behind: it gets a later one
+                connection.send(message)
+        took = time.monotonic() - began
+        self._loop.call_later(max(SECONDS, SHARE * took), self._report)
+
+    def make(self) -> model.Snapshot:
+        """Return the snapshot of this moment."""
+        clients = {key: client.facts for key, client in self._clients.items()}
+        workers = {key: worker.facts for key, worker in self._workers.items()}
+        age = time.monotonic() - self._began
+        place = str(location.of_this_process())
+        master = MasterStatus(self._ident, os.uname().nodename, os.getpid(), VERSION, age, place)
+        losses = list(reversed(self._losses))
+        survey = self._survey()
+
+        def why_waiting(session: int) -> str:
+            reason = survey.why(session)
+            return "" if reason is None else reason.text
+
+        return snapshot.make(
+            self._state, snapshot.Known(master, time.time(), workers, clients, losses, why_waiting)
+        )
+
+    def _tell(self, clients: Iterable[Client], is_watched: bool) -> None:
+        for client in clients:
+            client.send(m.Watched(is_watched))
