@@ -86,7 +86,8 @@ FLOORS = [
     "master.passing_orders", "master.passing", "master.output", "master.output_shares",
     "master.why", "master.state", "master.stalls", "master.fit", "master.jobs", "master.ranked", "master.tallies",
     "master.__init__",
-    "observer.looking", "observer.reporter", "observer.model", "observer.__init__",
+    "observer.text", "observer.json_lines", "observer.prometheus", "observer.looking", "observer.reporter",
+    "observer.model", "observer.__init__",
     "net.master_link",
     "net.acceptor", "net.connector", "net.connection", "net.send_queue", "net.loop", "net.timers", "net.sockets",
     "net.tls",
@@ -213,7 +214,9 @@ PURE = (
     "requirements",
     "errors",
     "version",
+    "observer.json_lines",
     "observer.model",
+    "observer.text",
 )
 IMPURE = {
     "asyncio", "bluelet", "datetime", "io", "logging", "multiprocessing", "os", "random", "secrets", "select",

@@ -31,7 +31,7 @@ COMMANDS = {
     "slurm": Command("cw.slurm.cli", "start|status|scale|stop", "a cluster in Slurm"),
     "master": Command("cw.master.cli", "", "a cluster by hand: its master, on one machine"),
     "worker": Command("cw.worker.cli", "HOST [-n SLOTS]", "... and a worker, on each machine"),
-    "status": Command("cw.cli.status", "[HOST]", "the state of the cluster that your programs find"),
+    "status": Command("cw.cli.status", "[HOST] [--json]", "the state of the cluster that your programs find"),
     "results": Command("cw.results", "STORE", "the results in a store"),
     "report": Command("cw.cli.report", "STORE -o FILE", "a page about a run: what a store has, as HTML"),
     "credential": Command("cw.credential", "", "the file that lets machines into your clusters"),

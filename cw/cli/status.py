@@ -2,17 +2,23 @@
 
 HOST, CW_MASTER, address file, Slurm, this machine  -->  candidates      (cw.net.address)
 the first master that answers                       -->  ClusterStatus   (cw.launch.status_client)
+it shows its jobs and workers                       -->  Snapshot        (cw.overview, cw.observer)
 no master answers                                   -->  why, and the next command to type
 """
 
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+import shutil
+import sys
+import time
+from typing import Any, NamedTuple
 
-from cw import mp, program
+from cw import mp, overview, program
+from cw.errors import ConnectionError
 from cw.launch import status_client
 from cw.net import address
+from cw.observer import json_lines, prometheus, text
 from cw.slurm import cli as slurm_cli
 from cw.slurm.submitted import State
 
@@ -76,8 +82,20 @@ def sentence() -> str:
 
 def main() -> int:
     """Run `cw status`; returns the exit status: 1 if no master answers."""
+    options = _parse_arguments()
+    program.set_up_logging(options.verbose)
+    while True:
+        status = _show(options)
+        if options.every is None:
+            return status
+        sys.stdout.flush()
+        time.sleep(options.every)
+
+
+def _parse_arguments() -> Any:
     parser = program.argument_parser(
-        "cw status", "Shows the state of the cluster that your programs find by default."
+        "cw status",
+        "Shows the state of the cluster that your programs find by default: jobs, workers, failures.",
     )
     parser.add_argument(
         "host",
@@ -85,13 +103,44 @@ def main() -> int:
         metavar="HOST",
         help="HOST or HOST:PORT of the master (default: as programs find it)",
     )
-    options = parser.parse_args()
-    program.set_up_logging(options.verbose)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--json", action="store_true", help="print JSON lines: an object for each thing, with its kind"
+    )
+    form.add_argument(
+        "--prometheus",
+        type=program.converted_by(_check_file),
+        metavar="FILE",
+        help="write FILE.prom for the textfile collector of Prometheus' node_exporter",
+    )
+    parser.add_argument(
+        "--every",
+        type=program.converted_by(program.parse_positive_seconds),
+        metavar="SECONDS",
+        help="again and again, with this pause, until Ctrl-C",
+    )
+    return parser.parse_args()
+
+
+def _check_file(path: str) -> str:
+    if not path.endswith(".prom"):
+        raise ValueError(f"{path!r} does not end with .prom: node_exporter reads no other files")
+    return path
+
+
+def _show(options: Any) -> int:
+    """Show the state once; returns the exit status."""
+    if options.json or options.prometheus:
+        return _show_to_programs(options)
     if not options.host and not os.environ.get("CW_MASTER") and State.load(address.cluster_name()).token:
-        return slurm_cli.print_status()
+        exit_status = slurm_cli.print_status()
+        if exit_status == 0:
+            _print_tables(None)
+        return exit_status
     found = look(options.host)
     if found.status is not None:
         _print(found.status, found.where)
+        _print_tables(found.status.where)
         return 0
     print("no master answers")
     for reason in found.reasons:
@@ -101,16 +150,41 @@ def main() -> int:
     return 1
 
 
+def _show_to_programs(options: Any) -> int:
+    """Show the state in a form for programs; returns the exit status."""
+    snapshot, reason = None, ""
+    try:
+        snapshot = overview.status(options.host)
+    except ConnectionError as error:
+        reason = str(error)
+    if options.prometheus:
+        try:
+            prometheus.write(options.prometheus, prometheus.text(snapshot))
+        except OSError as error:
+            raise program.UserError(f"{options.prometheus} cannot be written: {error.strerror}") from None
+    elif snapshot is not None:
+        print("\n".join(json_lines.lines(snapshot)))
+    if snapshot is None:
+        print(reason, file=sys.stderr)
+    return 0 if snapshot is not None else 1
+
+
+def _print_tables(host: str | None) -> None:
+    """Print what the master says of its jobs and workers."""
+    try:
+        snapshot = overview.status(host)
+    except ConnectionError as error:  # it has just ended
+        print(error)
+        return
+    for line in text.lines(snapshot, shutil.get_terminal_size().columns):
+        print(line)
+
+
 def _print(status: status_client.ClusterStatus, where: str) -> None:
     print(f"master: {where}")
     print(f"slots connected: {status.slots}")
     print(f"clients: {status.clients}")
     print(f"jobs: {_jobs(status)}")
-    for worker in status.workers:
-        held = program.count(worker["held"], "job")
-        drains = ", drains" if worker["draining"] else ""
-        left = "" if worker["left"] is None else f", {slurm_cli.format_seconds(worker['left'])} left"
-        print(f"{worker['name']}: {program.count(worker['slots'], 'slot')}, {held}{drains}{left}")
 
 
 def _jobs(status: status_client.ClusterStatus) -> str:

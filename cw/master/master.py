@@ -84,9 +84,7 @@ class Master:
         self.output = OutputRoute(
             self.dispatcher.state, self.clients, lambda key, share: self.workers[key].send(share)
         )
-        self.watching = Watching(
-            loop, self.ident, self.dispatcher.state, self.clients, self.workers, lambda: survey_of(self)
-        )
+        self.watching = Watching(loop, self.ident, self.dispatcher.state, self.clients, self.workers)
         self._lost: deque[Loss] = deque(maxlen=LOST_KEPT)
         # Until then, clients may come back whose sessions only workers know.
         self._leftovers_end_at = time.monotonic() + SETTLE + settings.client_grace
@@ -267,7 +265,7 @@ class Master:
             connection.close()
         for worker in list(self.workers.values()):
             worker.on_second(now)
-        survey = survey_of(self)
+        survey = self.watching.survey = survey_of(self)
         for client in list(self.clients.values()):
             client.on_second(now, survey)
         self._allow_shared()

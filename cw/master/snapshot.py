@@ -12,10 +12,10 @@ import heapq
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from cw.master.facts import ClientFacts, WorkerFacts
 from cw.master.jobs import Session, SessionKey, Worker, WorkerKey
@@ -39,14 +39,26 @@ from cw.observer.model import (
 MOST_BYTES = 256 * 1024
 """Most bytes of an encoded snapshot."""
 
-SAMPLED = 5000
+SAMPLED = 2000
 """Jobs that are looked at to find out to which functions all belong: of those that run, and of those that are open.
 Larger: more time for each snapshot. Smaller: rougher numbers, where one client has jobs of several functions."""
 
 FEW_ENDED = 10
 """Jobs that must have ended within a time before its rate says when the others will have."""
 
-Held = tuple[Worker, WorkerFacts]
+
+class ClientPeer(Protocol):
+    """A client of the master."""
+
+    @property
+    def facts(self) -> ClientFacts: ...
+
+
+class WorkerPeer(Protocol):
+    """A worker of the master."""
+
+    @property
+    def facts(self) -> WorkerFacts: ...
 
 
 class Known(NamedTuple):
@@ -55,8 +67,8 @@ class Known(NamedTuple):
     master: MasterStatus
     wall: float
     """The present time (seconds since 1970)."""
-    workers: Mapping[WorkerKey, WorkerFacts]
-    clients: Mapping[SessionKey, ClientFacts]
+    workers: Mapping[WorkerKey, WorkerPeer]
+    clients: Mapping[SessionKey, ClientPeer]
     losses: Sequence[LostWorker]
     why_waiting: Callable[[SessionKey], str]
 
@@ -84,22 +96,42 @@ def encode(snapshot: Snapshot) -> bytes:
 
 def make(state: State, known: Known) -> Snapshot:
     """Return the snapshot of this moment, `state.tallies.now`."""
-    by_host: dict[str, list[Held]] = {}
-    for key, worker in state.workers.items():
-        facts = known.workers[key]
-        by_host.setdefault(facts.host, []).append((worker, facts))
-    counts = _count_jobs(state, known.clients)
-    totals = _totals(state, len(by_host), counts)
-    is_many = len(state.workers) > model.WORKERS
+    by_host: dict[str, list[Worker]] = {}
+    slots = busy = 0
+    peers = known.workers
+    for key, worker in state.workers.items():  # the only walk over all workers: there may be very many
+        size, held = worker.capacity.slots, len(worker.held)
+        busy += held if held < size else size
+        if not worker.is_draining:
+            slots += size
+        host = peers[key].facts.host
+        if host in by_host:
+            by_host[host].append(worker)
+        else:
+            by_host[host] = [worker]
+    counts = _count_jobs(state, known.clients, busy)
+    ended, failed = state.tallies.sums()
     now = state.tallies.now
+    totals = Totals(
+        clients=len(state.sessions),
+        workers=len(state.workers),
+        hosts=len(by_host),
+        slots=slots,
+        busy=busy,
+        waiting=_count_waiting(state, known.clients, busy),
+        running=busy,
+        done=ended - failed,
+        failed=failed,
+        rate=state.tallies.minute.rate(now),
+    )
     return Snapshot(
         at=known.wall,
         master=known.master,
         totals=totals,
         clients=_clients(state, known, counts),
         functions=_functions(counts, now),
-        workers=() if is_many else tuple(_worker(held, now) for held in _by_name(by_host)),
-        hosts=_hosts(by_host, totals, now),
+        workers=_workers(state, peers),
+        hosts=_hosts(by_host, peers, totals, now),
         running=_running(state, known),
         failures=tuple(_failure(state, known, failure) for failure in reversed(state.tallies.failures)),
         losses=tuple(known.losses),
@@ -114,13 +146,13 @@ def key_as_text(session: SessionKey) -> str:
 # --- jobs -------------------------------------------------------------------------------------
 
 
-def _count_jobs(state: State, clients: Mapping[SessionKey, ClientFacts]) -> list[_Counts]:
+def _count_jobs(state: State, clients: Mapping[SessionKey, ClientPeer], busy: int) -> list[_Counts]:
     """Count the open jobs by session and function; those with the most come first."""
-    running = _count_running(state)
+    running = _count_running(state, busy)
     step = 1 + sum(len(session.jobs) for session in state.sessions.values()) // SAMPLED
     found = []
     for key, session in state.sessions.items():
-        backlog = clients[key].backlog if key in clients else {}
+        backlog = clients[key].facts.backlog if key in clients else {}
         waiting = _count_open(state.tallies, session, step)
         waiting.subtract({tally: running[tally] for tally in waiting})
         tallies = dict(state.tallies.by_session.get(key, {}))
@@ -134,16 +166,21 @@ def _count_jobs(state: State, clients: Mapping[SessionKey, ClientFacts]) -> list
     return found
 
 
-def _count_running(state: State) -> Counter[Tally]:
-    """Count the running jobs by function. (The first that a worker holds run there.)"""
-    workers = list(state.workers.values())
-    step = 1 + sum(worker.slots for worker in workers) // SAMPLED
+def _count_waiting(state: State, clients: Mapping[SessionKey, ClientPeer], busy: int) -> int:
+    """Count the jobs that wait, here and at the clients."""
+    there = sum(count for peer in clients.values() for count in peer.facts.backlog.values())
+    return max(0, sum(len(session.jobs) for session in state.sessions.values()) - busy) + there
+
+
+def _count_running(state: State, busy: int) -> Counter[Tally]:
+    """Count the running jobs, `busy` in all, by function. (The first that a worker holds run there.)"""
     found: Counter[Tally] = Counter()
-    for worker in workers[::step]:
-        for job in islice(worker.held.values(), worker.slots):
+    for worker in islice(state.workers.values(), 0, None, 1 + busy // SAMPLED):
+        for job in islice(worker.held.values(), worker.capacity.slots):
             if not job.cancelled:
-                found[state.tallies.tally_of(job.session.key, job.function.estimate)] += step
-    return found
+                found[state.tallies.tally_of(job.session.key, job.function.estimate)] += 1
+    sampled = found.total()
+    return Counter({tally: round(count * busy / sampled) for tally, count in found.items()})
 
 
 def _count_open(tallies: Tallies, session: Session, step: int) -> Counter[Tally]:
@@ -186,9 +223,8 @@ def _seconds_left(counts: _Counts, now: float) -> float | None:
     if not waiting + running:
         return 0.0
     for recent in (tally.minute, tally.minutes):
-        rate = recent.rate(now)
-        if rate * recent.seconds >= FEW_ENDED:
-            return (waiting + running) / rate
+        if recent.number(now) >= FEW_ENDED:
+            return (waiting + running) / recent.rate(now)
     if running and tally.runs:
         return tally.mean() * (waiting / running + 0.5)  # (those that run are half done)
     return None
@@ -206,7 +242,7 @@ def _clients(state: State, known: Known, counts: Sequence[_Counts]) -> tuple[Cli
 
 
 def _client(session: Session, known: Known, sums: Sequence[int], now: float) -> ClientStatus:
-    facts = known.clients[session.key]
+    facts = known.clients[session.key].facts
     waiting, running, done, failed = sums
     return ClientStatus(
         session=key_as_text(session.key),
@@ -242,7 +278,7 @@ def _running(state: State, known: Known) -> tuple[RunningJob, ...]:
                     function=state.tallies.tally_of(session, job.function.estimate).name,
                     client=_label(known, session),
                     worker=key,
-                    host=known.workers[key].host,
+                    host=known.workers[key].facts.host,
                     slot=None,
                     seconds=state.tallies.now - since,
                 )
@@ -255,13 +291,13 @@ def _running(state: State, known: Known) -> tuple[RunningJob, ...]:
 
 
 def _failure(state: State, known: Known, failure: Failure) -> FailedJob:
-    worker = known.workers.get(failure.worker)
+    peer = known.workers.get(failure.worker)
     return FailedJob(
         session=key_as_text(failure.session),
         number=failure.number,
         function=failure.function,
         client=failure.client or _label(known, failure.session),
-        host=failure.host or ("" if worker is None else worker.host),
+        host=failure.host or ("" if peer is None else peer.facts.host),
         at=known.wall - (state.tallies.now - failure.at),
         first=clean(failure.first),
         last=clean(failure.last),
@@ -269,8 +305,8 @@ def _failure(state: State, known: Known, failure: Failure) -> FailedJob:
 
 
 def _label(known: Known, session: SessionKey) -> str:
-    facts = known.clients.get(session)
-    return "" if facts is None else clean(facts.label)
+    peer = known.clients.get(session)
+    return "" if peer is None else clean(peer.facts.label)
 
 
 # --- workers ----------------------------------------------------------------------------------
@@ -280,30 +316,16 @@ def _busy(worker: Worker) -> int:
     return min(len(worker.held), worker.capacity.slots)
 
 
-def _totals(state: State, hosts: int, counts: Sequence[_Counts]) -> Totals:
-    ended, failed = state.tallies.sums()
-    workers = state.workers.values()
-    return Totals(
-        clients=len(state.sessions),
-        workers=len(workers),
-        hosts=hosts,
-        slots=sum(worker.capacity.slots for worker in workers if not worker.is_draining),
-        busy=sum(map(_busy, workers)),
-        waiting=sum(each.waiting for each in counts),
-        running=sum(each.running for each in counts),
-        done=ended - failed,
-        failed=failed,
-        rate=state.tallies.minute.rate(state.tallies.now),
-    )
+def _workers(state: State, peers: Mapping[WorkerKey, WorkerPeer]) -> tuple[WorkerStatus, ...]:
+    """List the workers by name, if they are not too many."""
+    if len(state.workers) > model.WORKERS:
+        return ()
+    workers = [(worker, peers[key].facts) for key, worker in state.workers.items()]
+    workers.sort(key=lambda each: each[1].name)
+    return tuple(_worker(worker, facts, state.tallies.now) for worker, facts in workers)
 
 
-def _by_name(by_host: Mapping[str, Sequence[Held]]) -> Iterator[Held]:
-    everything = [held for workers in by_host.values() for held in workers]
-    return iter(sorted(everything, key=lambda held: held[1].name))
-
-
-def _worker(held: Held, now: float) -> WorkerStatus:
-    worker, facts = held
+def _worker(worker: Worker, facts: WorkerFacts, now: float) -> WorkerStatus:
     loss = f"{facts.loss} {now - facts.lost_at:.0f} s ago" if facts.loss else ""
     busy = _busy(worker)
     return WorkerStatus(
@@ -326,33 +348,40 @@ def _worker(held: Held, now: float) -> WorkerStatus:
     )
 
 
-def _hosts(by_host: Mapping[str, Sequence[Held]], totals: Totals, now: float) -> tuple[HostStatus, ...]:
+def _hosts(
+    by_host: Mapping[str, Sequence[Worker]], peers: Mapping[WorkerKey, WorkerPeer], totals: Totals, now: float
+) -> tuple[HostStatus, ...]:
     """Sum the workers up by host. With many hosts, the last entry has the sums of those that are left out."""
-    if len(by_host) <= model.HOSTS:
-        return tuple(_host(host, by_host[host], now) for host in sorted(by_host))
-    shown = [_host(host, by_host[host], now) for host in heapq.nsmallest(model.HOSTS - 1, by_host)]
-    rest = HostStatus(
-        host=f"{len(by_host) - len(shown)} more hosts",
-        workers=totals.workers - sum(host.workers for host in shown),
-        slots=max(0, totals.slots - sum(host.slots for host in shown)),
-        busy=max(0, totals.busy - sum(host.busy for host in shown)),
-        done=max(0, totals.done + totals.failed - sum(host.done for host in shown)),
-        rate=max(0.0, totals.rate - sum(host.rate for host in shown)),
-        load=None,
-        memory=None,
-    )
-    return (*shown, rest)
+    is_cut = len(by_host) > model.HOSTS
+    names = heapq.nsmallest(model.HOSTS - 1, by_host) if is_cut else sorted(by_host)
+    shown = [_host(name, by_host[name], peers, now) for name in names]
+    if is_cut:
+        rest = HostStatus(
+            host=f"{len(by_host) - len(shown)} more hosts",
+            workers=totals.workers - sum(host.workers for host in shown),
+            slots=max(0, totals.slots - sum(host.slots for host in shown)),
+            busy=max(0, totals.busy - sum(host.busy for host in shown)),
+            done=max(0, totals.done + totals.failed - sum(host.done for host in shown)),
+            rate=max(0.0, totals.rate - sum(host.rate for host in shown)),
+            load=None,
+            memory=None,
+        )
+        shown.append(rest)
+    return tuple(shown)
 
 
-def _host(host: str, workers: Sequence[Held], now: float) -> HostStatus:
-    memories = [facts.memory for _, facts in workers if facts.memory is not None]
+def _host(
+    host: str, workers: Sequence[Worker], peers: Mapping[WorkerKey, WorkerPeer], now: float
+) -> HostStatus:
+    facts = [peers[worker.key].facts for worker in workers]
+    memories = [each.memory for each in facts if each.memory is not None]
     return HostStatus(
         host=host,
         workers=len(workers),
-        slots=sum(worker.capacity.slots for worker, _ in workers if not worker.is_draining),
-        busy=sum(_busy(worker) for worker, _ in workers),
-        done=sum(worker.done for worker, _ in workers),
-        rate=sum(worker.recent.rate(now) for worker, _ in workers),
-        load=next((facts.load for _, facts in reversed(workers) if facts.load is not None), None),
+        slots=sum(worker.capacity.slots for worker in workers if not worker.is_draining),
+        busy=sum(_busy(worker) for worker in workers),
+        done=sum(worker.done for worker in workers),
+        rate=sum(worker.recent.rate(now) for worker in workers),
+        load=next((each.load for each in reversed(facts) if each.load is not None), None),
         memory=sum(memories) if memories else None,
     )

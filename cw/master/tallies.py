@@ -53,12 +53,15 @@ class Recent:
             self._turn(now)
         self.count += count
 
-    def rate(self, now: float) -> float:
-        """Events per second; since the first moment, if that is less than `seconds` ago (but a second at least)."""
+    def number(self, now: float) -> float:
+        """Number of events within the last `seconds`."""
         if now - self.began >= self.seconds:
             self._turn(now)
-        known = min(self.seconds, max(now - self.first, 1.0))
-        return (self.count + self.before * (1 - (now - self.began) / self.seconds)) / known
+        return self.count + self.before * (1 - (now - self.began) / self.seconds)
+
+    def rate(self, now: float) -> float:
+        """Events per second; since the first moment, if that is less than `seconds` ago (but a second at least)."""
+        return self.number(now) / min(self.seconds, max(now - self.first, 1.0))
 
     def _turn(self, now: float) -> None:
         spans = math.floor((now - self.began) / self.seconds)

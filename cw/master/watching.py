@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from cw import location
@@ -37,24 +37,12 @@ SHARE = 50
 """Snapshots take at most one part in this many of the master's time: with very many workers they come less often."""
 
 
-class Peer(Protocol):
-    """A client or worker of the master."""
-
-    def send(self, message: tuple[Any, ...]) -> None: ...
-
-
-class Client(Peer, Protocol):
+class Client(Protocol):
     """A client of the master."""
 
     @property
     def facts(self) -> ClientFacts: ...
-
-
-class Worker(Protocol):
-    """A worker of the master."""
-
-    @property
-    def facts(self) -> WorkerFacts: ...
+    def send(self, message: tuple[Any, ...]) -> None: ...
 
 
 class Watching:
@@ -66,12 +54,12 @@ class Watching:
         ident: str,
         state: State,
         clients: Mapping[int, Client],
-        workers: Mapping[str, Worker],
-        survey: Callable[[], Survey],
+        workers: Mapping[str, snapshot.WorkerPeer],
     ) -> None:
         self._loop, self._ident, self._state = loop, ident, state
         self._clients, self._workers = clients, workers
-        self._survey = survey
+        self.survey = Survey(state)
+        """The master's latest, of this second."""
         self._began = time.monotonic()
         self._losses: deque[LostWorker] = deque(maxlen=model.LOSSES)
         self._observers: dict[Connection, None] = {}
@@ -123,21 +111,17 @@ class Watching:
 
     def make(self) -> model.Snapshot:
         """Return the snapshot of this moment."""
-        clients = {key: client.facts for key, client in self._clients.items()}
-        workers = {key: worker.facts for key, worker in self._workers.items()}
         age = time.monotonic() - self._began
         place = str(location.of_this_process())
         master = MasterStatus(self._ident, os.uname().nodename, os.getpid(), VERSION, age, place)
         losses = list(reversed(self._losses))
-        survey = self._survey()
 
         def why_waiting(session: int) -> str:
-            reason = survey.why(session)
+            reason = self.survey.why(session)
             return "" if reason is None else reason.text
 
-        return snapshot.make(
-            self._state, snapshot.Known(master, time.time(), workers, clients, losses, why_waiting)
-        )
+        known = snapshot.Known(master, time.time(), self._workers, self._clients, losses, why_waiting)
+        return snapshot.make(self._state, known)
 
     def _tell(self, clients: Iterable[Client], is_watched: bool) -> None:
         for client in clients:
