@@ -32,6 +32,14 @@ def test_a_wait_is_said_once_and_taken_back_with_its_duration():
     assert texts(lines, 81.0) == []
 
 
+def test_a_client_that_is_slow_does_not_know_how_long_it_was():
+    lines = Lines()
+    lines.note(MASTER, Reason("client-slow", "the program does not take its results"), 10.0)
+    assert len(lines.due(10.0)) == 1
+    lines.note(MASTER, None, 10.1)
+    assert texts(lines, 10.1) == ["the jobs wait no longer"]
+
+
 def test_another_reason_is_said_and_other_numbers_in_the_text_are_not():
     lines = Lines()
     lines.note(MASTER, Reason("no-worker", "starts in 9 min", "Priority"), 0.0)

@@ -109,11 +109,12 @@ class Lines:
         return what == MASTER or not (self._is_lost or self._waits[MASTER].now)
 
     def _line(self, what: str, wait: _Wait, now: float) -> Line:
-        wait.said = wait.now
+        before, wait.said = wait.said, wait.now
         if wait.now is None:
-            return Line(
-                "client.wait_over", f"{_OVER[what]}, after {in_words(now - wait.since)}", wait.is_loud
-            )
+            # (A client that is slow hears late that it was.)
+            is_known = before is not None and before.cause != "client-slow"
+            after = f", after {in_words(now - wait.since)}" if is_known else ""
+            return Line("client.wait_over", _OVER[what] + after, wait.is_loud)
         wait.is_loud = wait.now.cause not in QUIET or wait.now.cause not in self._had
         self._had.add(wait.now.cause)
         return Line("client.waits", f"{_BEGUN[what]}: {wait.now.text}", wait.is_loud)
