@@ -179,11 +179,11 @@ def report() -> None:
             "--blink-settings=preferredColorScheme=1",
         ]
         subprocess.run(
-            [*browser, "--window-size=1000,860", f"--screenshot={shot}", page.as_uri()], check=True
+            [*browser, "--window-size=1000,1000", f"--screenshot={shot}", page.as_uri()], check=True
         )
     from PIL import Image  # matplotlib brings it
 
-    Image.open(shot).convert("RGB").quantize(64).save(shot, optimize=True)
+    Image.open(shot).convert("RGB").quantize(200).save(shot, optimize=True)
 
 
 # --- speed-up by slots ------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ def bars(timeline):
 @pytest.mark.parametrize("slots", [1, 2, 7, 40])
 def test_calls_take_as_many_rows_as_there_were_slots(slots, monkeypatch):
     monkeypatch.setattr(module, "SLACK", 0)
+    monkeypatch.setattr(module, "SLACK_SHARE", 0)
     timeline = Timeline()
     calls = scheduled(random.Random(slots), slots, 900)
     for start, end, function in calls:
@@ -43,6 +44,18 @@ def test_a_long_call_that_ends_last_does_not_need_a_third_row():
     for start, end in [(0, 1), (0, 2), (2.5, 3), (1.5, 4)]:
         timeline.add("node1", start, end, "f")
     assert bars(timeline) == [[(0, 1, "f"), (1.5, 4, "f")], [(0, 2, "f"), (2.5, 3, "f")]]
+
+
+def test_results_that_arrive_a_little_late_need_no_more_rows():
+    rng = random.Random(4)
+    timeline, late = Timeline(), []
+    for start, end, function in scheduled(rng, 8, 2000):
+        delay = rng.uniform(0, SLACK / 3)
+        late.append((start + delay, end + delay, function))
+    for start, end, function in sorted(late, key=lambda call: call[1]):
+        assert timeline.add("node1", start, end, function)[0] <= start + max(SLACK, end * module.SLACK_SHARE)
+    timeline.check_invariants()
+    assert timeline.count <= 9  # (10 or 11 if each call must fit exactly)
 
 
 def test_calls_whose_results_arrive_together_are_drawn_one_after_the_other():

@@ -57,6 +57,8 @@ reveal_type(executor.asubmit(square, 3).stdout)  # str | None
 cw.ClusterExecutor(output="log")
 cw.ClusterExecutor(output="quiet")  # error
 cw.ClusterExecutor(durabilty="disk")  # error
+cw.ClusterExecutor(report="run.html"), cw.map(square, [1], report="run.html")
+cw.ClusterExecutor(report=1)  # error
 cw.ClusterExecutor(initializer=square, initargs=(3,), max_workers=2)
 cw.ClusterExecutor(initialiser=square)  # error
 cw.ClusterExecutor(forward_logging=False)

@@ -88,15 +88,20 @@ class RunReport:
         remarks = [WHAT_IS_KNOWN]
         if stored:
             remarks.append(f"{stored:,} more calls did not run: their results were in a store.")
-        title = (
-            os.path.basename(getattr(sys.modules.get("__main__"), "__file__", None) or "") or "a run of cw"
-        )
+        title = _program() or "a run of cw"
         slowest, failures = (
             [_described(call) for call in calls]
             for calls in (self._figures.slowest(), self._figures.failures())
         )
         made = datetime.datetime.now().astimezone()
         return page.page(page.Report(title, self._figures, slowest, failures, made, remarks))
+
+
+def _program() -> str:
+    """The name of the script, or of the module that was started with -m; '' if there is none."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    return str(os.path.basename(getattr(main, "__file__", None) or "") if spec is None else spec.name)
 
 
 def _described(call: Call) -> Described:

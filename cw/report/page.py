@@ -86,7 +86,7 @@ def _tiles(figures: Figures, axis: Axis) -> str:
         ("calls failed", f"{failed:,}", _recovered(figures)),
         ("from start to end", texts.duration(axis.seconds), f"and {texts.duration(paused)} pause" if paused else ""),
         ("spent in calls", texts.duration(durations.total), ""),
-        ("slots busy", _number(durations.total / axis.seconds), f"on average; at most {_number(most)}"),
+        ("slots busy", _number(durations.total / axis.seconds), f"on average; at most {most:,.0f}"),
         ("median call", texts.duration(durations.quantile(0.5)), f"longest {texts.duration(durations.longest)}"),
     ]  # fmt: skip
     shown = (
@@ -188,7 +188,7 @@ def _hosts(figures: Figures) -> str:
             (_text(name or "unknown"), *_counted(totals), median, f"{figures.timeline.rows_of(name):,}")
         )
     note = f"{MOST_HOSTS} of {len(by_seconds):,} hosts: those with most time in calls."
-    heads = ("host", "calls", "failed", "total time", "median", "slots used")
+    heads = ("host", "calls", "failed", "total time", "median", "slots, about")
     return _section("Hosts", _table(heads, rows), note if len(by_seconds) > MOST_HOSTS else "")
 
 

@@ -23,9 +23,15 @@ MOST_ROWS = 100_000
 """Most rows. Larger: more memory. Smaller: calls of the largest clusters are left out earlier."""
 
 SLACK = 0.1
-"""How much later than it did a call may be drawn to begin (seconds). Calls whose results arrive together seem to
-overlap, since only the time of the arrival is known. Larger: the picture is less exact. Smaller: there are more rows
+"""How much calls of one row may overlap (seconds). The time of a result's arrival is known, not that of the call's end:
+calls that ran one after the other may seem to overlap. Larger: the picture is less exact. Smaller: there are more rows
 than slots."""
+
+SLACK_SHARE = 0.002
+"""The same, as a share of the time since the first call. Larger: it is seen in the picture. Smaller: as above."""
+
+CUT = 0.25
+"""Most of a call that is not drawn because it overlaps (a share of it). A call that overlaps more is drawn later."""
 
 SEVERAL = ""
 """Function of a bar of calls of several functions."""
@@ -74,17 +80,19 @@ class Timeline:
         self, host: str, start: float, end: float, function: str, calls: int = 1, failed: int = 0
     ) -> tuple[float, float]:
         """Add calls that ran one after the other in one slot. Returns when they began and ended, or seem to have."""
-        row_end, number = self._take_row(host, start)
+        row_end, number = self._take_row(host, start, end)
         if number < 0:
             self.left_out += calls
             return start, end
-        start, end = max(start, row_end), max(end, row_end + end - start)
+        drawn = max(start, row_end)
+        if drawn - start > (end - start) * CUT:
+            start, end = drawn, end + drawn - start
         bisect.insort(self._ends[host], (end, number))
         self._begin = min(self._begin, start)
         row = self._drawn.get((number, host))
         if row is None:
             return start, end
-        self._bars += _append(row.bars, Bar(start, end, function), self.width)
+        self._bars += _append(row.bars, Bar(drawn, end, function), self.width)
         if failed and self._failed < MOST_BARS:
             self._failed += 1
             row.failed.append(end)
@@ -115,15 +123,16 @@ class Timeline:
             for bar, following in zip(row.bars, row.bars[1:], strict=False):
                 assert bar.start <= bar.end <= following.start
 
-    def _take_row(self, host: str, start: float) -> tuple[float, int]:
+    def _take_row(self, host: str, start: float, end: float) -> tuple[float, int]:
         """Take the best row for a call out of the host's: its end and number. Number -1: there are too many rows."""
         ends = self._ends.get(host)
         if ends is None:
             ends = self._ends[host] = []
-        fitting = bisect.bisect_right(ends, (start, MOST_ROWS)) - 1
+        slack = max(SLACK, (start - self._begin) * SLACK_SHARE)
+        fitting = bisect.bisect_right(ends, (start + min(slack, (end - start) * CUT), MOST_ROWS)) - 1
         if fitting >= 0:
             return ends.pop(fitting)
-        if ends and ends[0][0] <= start + SLACK:
+        if ends and ends[0][0] <= start + slack:
             return ends.pop(0)
         if self.count == MOST_ROWS:
             return 0.0, -1
