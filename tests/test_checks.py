@@ -361,6 +361,27 @@ def test_a_status_is_one_that_we_know():
         WorkerRules(2).check(m.Results([1], [7], [0.0], [b""]))
 
 
+@pytest.mark.parametrize("stream", [0, 4])
+def test_output_is_of_a_stream_that_we_know(stream):
+    WorkerRules(2).check(m.Output([1, 1, 1], [1, 2, 3], [0, 0, 0], [0, 0, 0], [b"x", b"", b"y"]))
+    WorkerRules(2).check(m.Output([], [], [], [], []))
+    with pytest.raises(ProtocolError, match="a stream that is none"):
+        WorkerRules(2).check(m.Output([1, 1], [1, stream], [0, 0], [0, 0], [b"x", b"y"]))
+
+
+def test_kept_output_has_the_parts_that_it_names():
+    WorkerRules(2).check(m.Kept([1, 2], [1, 0], [0, 1], [b"x", b"y"]))
+    with pytest.raises(ProtocolError, match="more stdout than there is output"):
+        WorkerRules(2).check(m.Kept([1, 2], [1, 2], [0, 1], [b"x", b"y"]))
+
+
+def test_a_part_of_an_output_is_bounded(monkeypatch):
+    monkeypatch.setattr(checks, "OUTPUT_BYTES", 10)
+    for message in m.Output([1], [1], [0], [0], [b"x" * 11]), m.Kept([1], [0], [0], [b"x" * 11]):
+        with pytest.raises(ProtocolError, match="output of 11 bytes in one part"):
+            WorkerRules(2).check(message)
+
+
 def test_each_recall_is_answered_once():
     rules = WorkerRules(2)
     rules.recalls = 1

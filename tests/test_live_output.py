@@ -39,10 +39,10 @@ def test_a_record_is_a_whole_line_or_nothing():
     live, one = LiveOutput(), job()
     live.add(one, RECORDS, b'{"a": 1}\n{"b"', 0.0)
     live.end_lines(10.0)
-    live.add(one, RECORDS, b": 2" + b" " * 2 * LINE_BYTES, 10.0)
+    live.add(one, RECORDS, b": 2" + b" " * (LINE_BYTES + 9), 10.0)
     live.add(one, RECORDS, b"}\n", 10.0)
     (first, second) = live.take()
-    assert first[-1] == b'{"a": 1}\n' and second[-1] == b'{"b": 2' + b" " * 2 * LINE_BYTES + b"}\n"
+    assert first[-1] == b'{"a": 1}\n' and second[-1] == b'{"b": 2' + b" " * (LINE_BYTES + 9) + b"}\n"
 
 
 def test_the_first_lines_go_before_the_master_has_named_a_share():
@@ -52,7 +52,7 @@ def test_the_first_lines_go_before_the_master_has_named_a_share():
     live.add(one, STDOUT, b"x\n", 100.0)
     assert live.take() == []
     live.on_share(7, 1000, 10, 100.0)
-    live.add(one, STDOUT, b"y\n", 100.0)
+    live.add(one, STDOUT, b"y\n", 101.0)
     assert live.take() == [(1, STDOUT, 6, 12, b"y\n")]
 
 

@@ -44,6 +44,9 @@ NOTES = 20
 INVENTORIES = 1_000_000
 """Most jobs, ended or not, that a worker may report to hold."""
 
+OUTPUT_BYTES = 4 * 1024**2
+"""Most bytes of one part of a job's output. A worker's own bounds are far below."""
+
 RESUBMITTED_JOBS = 8 * 1024**2
 """Most jobs that a client which is back may resubmit: they went through the window of a previous master, which this one
 does not know."""
@@ -280,6 +283,21 @@ class WorkerRules(Rules):
         if max(message.statuses, default=0) > m.TIMEOUT:
             raise ProtocolError("a result that is neither done nor an error nor late")
 
+    def _on_output(self, message: m.Output) -> None:
+        if message.streams and not m.STDOUT <= min(message.streams) <= max(message.streams) <= m.RECORDS:
+            raise ProtocolError("output of a stream that is none")
+        self._check_output(message.payloads)
+
+    def _on_kept(self, message: m.Kept) -> None:
+        if any(map(int.__gt__, message.sizes, map(len, message.payloads))):
+            raise ProtocolError("a kept output with more stdout than there is output")
+        self._check_output(message.payloads)
+
+    def _check_output(self, payloads: Sequence[Any]) -> None:
+        largest = max(map(len, payloads), default=0)
+        if largest > OUTPUT_BYTES:
+            raise ProtocolError(f"output of {largest} bytes in one part")
+
     def _on_inventory(self, message: m.Inventory) -> None:
         before = len(self._named)
         self._named.update(message.dispatches)
@@ -310,6 +328,8 @@ class WorkerRules(Rules):
 
     _checks = {
         m.Results: _on_results,
+        m.Output: _on_output,
+        m.Kept: _on_kept,
         m.Inventory: _on_inventory,
         m.InventoryEnd: _on_inventory_end,
         m.Recalled: _on_recalled,

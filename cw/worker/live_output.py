@@ -23,9 +23,9 @@ LINE_BYTES = 16 * 1024
 RECORD_BYTES = 1024 * 1024
 """Longest line that stands for a record: a longer one is left out."""
 
-FIRST_SIZE, FIRST_LINES = 64 * 1024, 100
+FIRST_SIZE, FIRST_LINES = 32 * 1024, 1000
 """Bytes and lines of a session that are sent before the master has named the worker's share. Larger: more comes to the
-master at once where thousands of workers begin to print. Smaller: the first lines of many jobs are left out."""
+master at once where thousands of workers begin to print. Smaller: of the first long output something is left out."""
 
 QUEUE_BYTES = 256 * 1024
 """Most bytes of a session that wait until they can be sent; beyond, they are left out."""
@@ -46,8 +46,9 @@ class _Bucket:
         self.queued_bytes = 0
 
     def set_rates(self, size: float, lines: float) -> None:
-        if self.rates is None:
-            self._size, self._lines = size, lines
+        if self.rates is None:  # the first second has had something already
+            self._size = max(0.0, size - (FIRST_SIZE - self._size))
+            self._lines = max(0.0, lines - (FIRST_LINES - self._lines))
         self.rates = size, lines
 
     def room(self, now: float) -> tuple[float, float]:
