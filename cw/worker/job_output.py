@@ -61,6 +61,10 @@ class Splitter:
         """True if there is something behind the last marks."""
         return any(self._parts.values())
 
+    def rest_size(self) -> int:
+        """Bytes behind the last marks."""
+        return sum(len(part) for parts in self._parts.values() for part in parts)
+
     def settle(self) -> list[tuple[int, bytes]]:
         """Take what stands behind the last marks: the stream, and its bytes."""
         rest = [(stream, b"".join(parts)) for stream, parts in self._parts.items() if parts]

@@ -37,6 +37,9 @@ PAUSE_SECONDS = 0.002
 """Time between two turns at a pipe that has less (seconds). Longer: output is late, and pipes are full sooner. Shorter:
 a runner that prints line by line wakes the worker up for every few of them."""
 
+REST_BYTES = 1024 * 1024
+"""Most bytes that wait to be known as the running job's."""
+
 DRAIN_BYTES = 1024 * 1024
 """Most bytes read of what a runner left behind: as much as a pipe may hold."""
 
@@ -51,16 +54,23 @@ SETTLE_SECONDS = 5.0
 
 
 class RunnerOutput:
-    """Output of one runner. `on_part(stream, dispatch, data)` gets it in order; dispatch 0: it belongs to no job."""
+    """Output of one runner. `on_part(stream, dispatch, data)` gets it in order; dispatch 0: it belongs to no job.
+    `flush()` is called after some of these that no result follows."""
 
     def __init__(
-        self, loop: Loop, runner: PooledRunner, end: WorkerEnd, on_part: Callable[[int, int, bytes], None]
+        self,
+        loop: Loop,
+        runner: PooledRunner,
+        end: WorkerEnd,
+        on_part: Callable[[int, int, bytes], None],
+        flush: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._is_closed = False
         self._runner = runner
         self._end = end
         self._on_part = on_part
+        self._flush = flush
         self._splitter = Splitter(end.output.token)
         self._marks = [0] * len(STREAMS)  # marks that were read, and whose Printed was not
         self._errors = b""  # the end of stderr
@@ -90,6 +100,7 @@ class RunnerOutput:
             if count < READ:
                 break
         self._settle()
+        self._flush()
         return total
 
     def _on_printed(self, streams: int) -> None:
@@ -112,10 +123,14 @@ class RunnerOutput:
 
     def _settle(self) -> None:
         """Give what stands behind the last marks to the job that runs."""
-        # Jobs that ended before it was written have written their results before it.
-        if self._splitter.has_rest and self._end.read_all():
+        if not self._splitter.has_rest:
+            return
+        # Jobs that ended before it was written have written their results before it. (Those are not read while a large
+        # one waits for a descriptor: then this waits, too, as long as it is not much.)
+        if self._end.read_all() or self._splitter.rest_size() > REST_BYTES:
             sent = self._runner.sent
             self._give(sent[0].dispatch if sent else 0)
+            self._flush()
 
     def _give(self, dispatch: int) -> None:
         for stream, part in self._splitter.settle():
@@ -176,6 +191,7 @@ class WorkerOutput:
             runner,
             end,
             lambda stream, dispatch, data: self._on_part(runner, stream, dispatch, data),
+            self._flush,
         )
 
     def detach(self, runner: PooledRunner, has_job: bool) -> str:
@@ -202,7 +218,6 @@ class WorkerOutput:
         printed.add(stream, data)
         if printed.mode == "print" or stream == m.RECORDS:
             self._live.add(printed, stream, data, now)
-            self._flush()
         elif printed.mode == "log":
             self._add_to_log(runner, printed, stream, data, now)
 
@@ -244,11 +259,13 @@ class WorkerOutput:
             self._send(m.Kept(*map(list, zip(*kept, strict=True))))
 
     def forget(self, jobs: Sequence[WorkerJob]) -> None:
-        """Forget the output of jobs that end without an outcome."""
-        for job in jobs:
-            printed = self.printing.pop(job.dispatch, None)
-            if printed is not None:
-                self._end(printed, time.monotonic())
+        """Send what is left of the output of jobs that end here without an outcome."""
+        now = time.monotonic()
+        printed = [self.printing.pop(job.dispatch) for job in jobs if job.dispatch in self.printing]
+        for each in printed:
+            self._end(each, now)
+        if printed:
+            self._flush()
 
     def _end(self, printed: JobOutput, now: float) -> None:
         self._live.end(printed, now)
