@@ -89,7 +89,7 @@ class FutureSubmitter:
         if label is None:
             label = next(self._labels) & LABELS
         future: Future[T] = Future(self._session)
-        if options.output == "keep":
+        if options is not NO_OPTIONS and options.output == "keep":
             future.output = "", ""  # until there is more
         number = self._session.submitter.submit(
             function, args, kwargs, future, options, store_client, prepared, label

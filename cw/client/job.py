@@ -60,9 +60,14 @@ class ClientJob:
         self.tag = tag  # the caller's; the result is delivered with it
         self.call = call  # a `store_client.Call` or `Chunk`, if its result goes to a store
         # If it may be tried again after an error; and its priority: jobs with a larger one are sent first.
-        self.retries = Retries(asked) if asked is not NO_OPTIONS and asked.retries else None
-        self.priority = 0 if asked is NO_OPTIONS else asked.priority or 0
-        self.keeps_output = asked is not NO_OPTIONS and asked.output == "keep"
+        if asked is NO_OPTIONS:  # as most are
+            self.retries = None
+            self.priority = 0
+            self.keeps_output = False
+        else:
+            self.retries = Retries(asked) if asked.retries else None
+            self.priority = asked.priority or 0
+            self.keeps_output = asked.output == "keep"
         self.sent_over = 0  # connection over which it was sent last, from 1; or ENDED
 
     @property
