@@ -214,6 +214,7 @@ PURE = (
     "requirements",
     "errors",
     "version",
+    "html",
     "observer.json_lines",
     "observer.model",
     "observer.text",

@@ -1,6 +1,7 @@
 """The command `cw`: answers are lines for users, a mistake is one line; the programs behind it stay as they were."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -213,9 +214,22 @@ def test_the_status_of_a_cluster_names_its_master_and_workers(cluster, run):
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert lines[:4] == [
-        f"master: {cluster.master} (as given)", "slots connected: 2", "clients: 0", "jobs: 0 jobs run, 0 wait"
+        f"master: {cluster.master} (as given)", "slots connected: 2", "clients: 0",
+        "jobs: 0 running, 0 waiting, 0 done, 0 failed, 0/s",
     ]  # fmt: skip
-    assert re.fullmatch(r"worker \S+: 2 slots, 0 jobs", lines[4])
+    assert re.search(r"^\S+:\d+ +0 of 2 +0", done.stdout, re.MULTILINE)
+
+
+def test_the_status_is_there_as_json_lines_and_for_prometheus(cluster, run, tmp_path):
+    kinds = [json.loads(line)["kind"] for line in run("status", cluster.master, "--json").stdout.splitlines()]
+    assert kinds == ["master", "totals", "worker", "host"]
+    file = tmp_path / "cw.prom"
+    assert run("status", cluster.master, "--prometheus", str(file)).stdout == ""
+    assert "\ncw_workers 1.0\n" in file.read_text()
+    assert "does not end with .prom" in one_line(run("status", "--prometheus", "cw.txt"), 2)
+    done = run("status", "--prometheus", str(file))
+    assert done.returncode == 1 and "no master answers" in done.stderr
+    assert file.read_text().endswith("\ncw_up 0.0\n")
 
 
 def test_the_status_of_no_cluster_says_where_it_was_looked_for_and_what_to_do(run):

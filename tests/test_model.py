@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -53,3 +54,10 @@ def test_texts_are_one_line_without_control_characters() -> None:
     first = from_dict(Snapshot, state).failures[0].first
     assert first.startswith(" [31mred and more") and len(first) == 200 and first.endswith("…")
     assert clean("plain") == "plain"
+
+
+def test_a_notebook_shows_the_sums_and_the_functions() -> None:
+    shown = sample()
+    odd = replace(shown, functions=(replace(shown.functions[0], name="<b>"),))
+    found = odd._repr_html_()
+    assert found is not None and "&lt;b&gt;" in found and "<td>1170</td>" in found and "<td>330</td>" in found

@@ -19,6 +19,7 @@ from cw.errors import ConnectionError
 from cw.launch import status_client
 from cw.net import address
 from cw.observer import json_lines, prometheus, text
+from cw.observer.model import Snapshot
 from cw.slurm import cli as slurm_cli
 from cw.slurm.submitted import State
 
@@ -134,13 +135,12 @@ def _show(options: Any) -> int:
         return _show_to_programs(options)
     if not options.host and not os.environ.get("CW_MASTER") and State.load(address.cluster_name()).token:
         exit_status = slurm_cli.print_status()
-        if exit_status == 0:
-            _print_tables(None)
+        if exit_status == 0 and (snapshot := _snapshot_of(None)) is not None:
+            _print_tables(snapshot)
         return exit_status
     found = look(options.host)
     if found.status is not None:
         _print(found.status, found.where)
-        _print_tables(found.status.where)
         return 0
     print("no master answers")
     for reason in found.reasons:
@@ -169,22 +169,31 @@ def _show_to_programs(options: Any) -> int:
     return 0 if snapshot is not None else 1
 
 
-def _print_tables(host: str | None) -> None:
-    """Print what the master says of its jobs and workers."""
+def _snapshot_of(host: str | None) -> Snapshot | None:
+    """Return the state of this master; None if it has just ended."""
     try:
-        snapshot = overview.status(host)
-    except ConnectionError as error:  # it has just ended
-        print(error)
-        return
+        return overview.status(host)
+    except ConnectionError:
+        return None
+
+
+def _print_tables(snapshot: Snapshot) -> None:
     for line in text.lines(snapshot, shutil.get_terminal_size().columns):
         print(line)
 
 
 def _print(status: status_client.ClusterStatus, where: str) -> None:
+    snapshot = _snapshot_of(status.where)
     print(f"master: {where}")
     print(f"slots connected: {status.slots}")
     print(f"clients: {status.clients}")
-    print(f"jobs: {_jobs(status)}")
+    if snapshot is None:
+        print(f"jobs: {_jobs(status)}")
+        return
+    totals = snapshot.totals
+    print(f"jobs: {totals.running:,} running, {totals.waiting:,} waiting, {totals.done:,} done, "
+          f"{totals.failed:,} failed, {totals.rate:.3g}/s")  # fmt: skip
+    _print_tables(snapshot)
 
 
 def _jobs(status: status_client.ClusterStatus) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from cw import html
 from cw.errors import ProtocolError
 
 WORKERS = 200
@@ -257,6 +258,29 @@ class Snapshot:
     """Newest first."""
     where: str = field(default="", compare=False)
     """Address at which the master answered, 'HOST:PORT'. Not sent: the observer knows it."""
+
+    def _repr_html_(self) -> str | None:
+        return html.shown(self._as_html)
+
+    def _as_html(self) -> str:
+        names = (
+            "name",
+            "waiting",
+            "running",
+            "done",
+            "failed",
+            "rate_1min",
+            "median_seconds",
+            "seconds_left",
+        )
+        rows = [[_short(getattr(one, name)) for name in names] for one in self.functions]
+        sums = {name: _short(value) for name, value in vars(self.totals).items()}
+        return html.fields(f"cluster at {self.where}", sums) + html.table("functions", names, rows)
+
+
+def _short(value: object) -> str:
+    """Return a value for a table."""
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 # --- to and from plain values -----------------------------------------------------------------
