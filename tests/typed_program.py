@@ -131,6 +131,11 @@ cw.map(square, [1, 2], output="drop")
 cw.map(square, [1, 2], output="quiet")  # error
 cw.share()  # error
 
+reveal_type(cw.status())  # Snapshot
+reveal_type(cw.status("n1").functions[0].seconds_left)  # float | None
+cw.status(host=5494)  # error
+stopped: cw.Error = cw.JobStopped("stopped")
+
 broken: concurrent.futures.BrokenExecutor = cw.WorkerLost("lost")
 unpicklable: pickle.PicklingError = cw.NotPicklable("it")
 mistakes: list[type[cw.Error]] = [cw.LaunchError, cw.DependencyFailed, cw.NotPicklable, cw.RemoteTraceback]
