@@ -22,6 +22,8 @@ PACKAGE = Path(cw.__file__).parent
 FLOORS = [
     "__init__",
     "__main__", "cli.main", "cli.local", "cli.status", "cli.report", "cli.__init__",
+    "top.app", "top.widgets", "top.source", "top.views", "top.once", "top.details", "top.changes", "top.tables",
+    "top.texts", "top.__init__",
     "joblib",
     "pool.__init__", "pool.pool", "pool.feeder", "pool.results", "pool.sizes", "pool.jobs",
     "client.amap",
@@ -218,6 +220,13 @@ PURE = (
     "observer.json_lines",
     "observer.model",
     "observer.text",
+    "top.source",
+    "top.views",
+    "top.once",
+    "top.details",
+    "top.changes",
+    "top.tables",
+    "top.texts",
 )
 IMPURE = {
     "asyncio", "bluelet", "datetime", "io", "logging", "multiprocessing", "os", "random", "secrets", "select",

@@ -1,0 +1,1 @@
+"""`cw top`: a cluster in a terminal, and as plain text."""
