@@ -21,9 +21,10 @@ PACKAGE = Path(cw.__file__).parent
 # From the top to the ground: a module imports only those below it, inside functions and for types too.
 FLOORS = [
     "__init__",
-    "__main__", "cli.main", "cli.local", "cli.status", "cli.report", "cli.__init__",
-    "top.app", "top.widgets", "top.source", "top.views", "top.once", "top.details", "top.changes", "top.tables",
-    "top.texts", "top.__init__",
+    "__main__", "cli.main", "cli.local", "cli.status", "cli.top", "cli.report", "cli.__init__",
+    "web.server", "web.door", "web.places", "web.__init__",
+    "top.live", "top.app", "top.widgets", "top.source", "top.views", "top.once", "top.details", "top.changes",
+    "top.tables", "top.texts", "top.__init__",
     "joblib",
     "pool.__init__", "pool.pool", "pool.feeder", "pool.results", "pool.sizes", "pool.jobs",
     "client.amap",
@@ -129,7 +130,7 @@ KEEPERS = {
     "cloudpickle": {"payloads.pickled", "payloads.named", "payloads.byvalue", "payloads.environment"},
     "marshal": {"payloads.local_functions"},
     # wire: the wire format. layout: what lies in a payload. connection, sockets, address: forms of the kernel's.
-    # format: the form of a store's records. output_channel, job_output: the end marks among what jobs print.
+    # format: the form of a store's records. server: what a Unix socket says of its peer. output_channel, job_output: the end marks among what jobs print.
     "struct": {
         "runner.output_channel",
         "worker.job_output",
@@ -140,6 +141,7 @@ KEEPERS = {
         "net.sockets",
         "net.interfaces",
         "store.format",
+        "web.server",
     },
     "array": {"net.wire", "net.sockets"},  # sockets: descriptors beside the bytes
     "bluelet": {"net.loop", "client.original"},  # client.original: coroutines for the user's own loop
@@ -155,7 +157,8 @@ KEEPERS = {
     # results: its TimeoutError. environment: its key
     "multiprocessing": {"pool.results", "payloads.environment"},
     # when it is used
-    "asyncio": {f"client.{name}" for name in ("future", "amap", "async_map", "async_end", "cells")},
+    "asyncio": {f"client.{name}" for name in ("future", "amap", "async_map", "async_end", "cells")}
+    | {"web.server"},
 }
 
 PURE = (

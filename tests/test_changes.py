@@ -42,6 +42,8 @@ def test_workers_that_are_not_listed_are_counted():
 
 def test_losses_and_failures_are_told_once_the_oldest_first():
     now = sample()
+    later = tuple(replace(job, at=job.at + 0.01) for job in now.failures)  # a clock that was read anew
+    assert said(now, replace(now, failures=later)) == []
     before = replace(now, failures=now.failures[2:], losses=())
     assert said(before, now) == [
         "worker lost: node9:100: silent for 30 s",

@@ -160,13 +160,15 @@ async def test_who_may_only_look_has_no_such_keys():
 async def test_a_master_that_is_away_comes_back():
     source = SampleSource()
     async with shown(source) as (app, press):
-        source.on_update(Away("connection refused"))
+        source.on_update(Away("no master answers at login1:5494: Connection refused"))
         lines = await press()
-        assert has(lines, "no master: connection refused; what follows is old") and has(lines, "simulate")
+        assert has(
+            lines, "no master answers at login1:5494: Connection refused; what follows is old"
+        ) and has(lines, "simulate")
         source.on_update(sample())
-        assert not has(await press(), "no master")
+        assert not has(await press(), "what follows is old")
         lines = await press("7")
-        assert has(lines, "the master is away") and has(lines, "the master is back")
+        assert has(lines, "no master answers at login1") and has(lines, "the master is back")
 
 
 @top

@@ -3,6 +3,7 @@
     cw                  the commands, and the state of the user's cluster    (cw.cli.main)
     cw local            a cluster on this machine, in the foreground         (cw.cli.local)
     cw status           the state of the cluster that a program would find   (cw.cli.status)
+    cw top              the same, live: in a terminal or a browser           (cw.cli.top)
     cw report           a page about what a store has                        (cw.cli.report)
     cw master, ...      the same as python -m cw.master, ...
 
@@ -32,6 +33,7 @@ COMMANDS = {
     "master": Command("cw.master.cli", "", "a cluster by hand: its master, on one machine"),
     "worker": Command("cw.worker.cli", "HOST [-n SLOTS]", "... and a worker, on each machine"),
     "status": Command("cw.cli.status", "[HOST] [--json]", "the state of the cluster that your programs find"),
+    "top": Command("cw.cli.top", "[HOST] [--web]", "... while it runs: progress, workers, failures"),
     "results": Command("cw.results", "STORE", "the results in a store"),
     "report": Command("cw.cli.report", "STORE -o FILE", "a page about a run: what a store has, as HTML"),
     "credential": Command("cw.credential", "", "the file that lets machines into your clusters"),

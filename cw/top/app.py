@@ -99,8 +99,8 @@ class TopApp(App[None]):
             self._batch = update.lines
         elif isinstance(update, Away):
             if not head.away and self._history.last:
-                self._note(Event(f"the master is away: {texts.plain(update.why)}", "bad"))
-            head.away = texts.plain(update.why) or "none answers"
+                self._note(Event(texts.plain(update.why), "bad"))
+            head.away = texts.plain(update.why)
         else:
             if head.away and self._history.last:
                 self._note(Event("the master is back", "good"))

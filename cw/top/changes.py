@@ -35,16 +35,17 @@ def changes(before: Snapshot, after: Snapshot) -> Iterator[Event]:
     yield from _workers(before, after)
     yield from _clients(before, after)
     yield from _functions(before, after)
-    known = {(job.session, job.number, job.at) for job in before.failures}
+    known = {(job.session, job.number) for job in before.failures}
     for job in reversed(after.failures):
-        if (job.session, job.number, job.at) not in known:
+        if (job.session, job.number) not in known:
             why = f": {job.first}" if job.first else ""
             yield Event(texts.plain(f"{job.function} #{job.number} failed on {job.host}{why}"), "bad")
 
 
 def _workers(before: Snapshot, after: Snapshot) -> Iterator[Event]:
+    known = {(loss.name, loss.how) for loss in before.losses}
     for loss in reversed(after.losses):
-        if loss not in before.losses:
+        if (loss.name, loss.how) not in known:
             yield Event(texts.plain(f"worker lost: {worker_name(loss.name)}: {loss.how}"), "bad")
     if before.totals.workers and not before.workers or after.totals.workers and not after.workers:
         if before.totals.workers != after.totals.workers:

@@ -15,7 +15,7 @@ from cw.observer.model import Snapshot
 
 @dataclass(frozen=True)
 class Away:
-    """No master answers; the source looks for one until it is closed."""
+    """No master answers, and why: a sentence. The source looks for one until it is closed."""
 
     why: str
 

@@ -256,7 +256,10 @@ def cluster(snapshot: Snapshot, batch: Iterable[tuple[str, str]] = ()) -> Table:
         ("version", f"cw {master.version}"),
         ("up", texts.duration(master.age)),
         ("place", master.location),
-        ("size", f"{totals.slots} slots of {totals.workers} workers on {totals.hosts} hosts"),
+        (
+            "size",
+            texts.joined(", ", (totals.slots, "slot"), (totals.workers, "worker"), (totals.hosts, "host")),
+        ),
         *batch,
     ]
     rows = [Row(f"{place}", (text(name), text(value))) for place, (name, value) in enumerate(lines) if value]

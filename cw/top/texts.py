@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cw.observer import model
+from cw.observer.text import size as size
 
 LEVELS = "▁▂▃▄▅▆▇█"
 """Heights of a sparkline's columns."""
@@ -46,11 +47,9 @@ def rate(per_second: float) -> str:
     return f"{value:.0f}/{unit}" if value >= 99.95 else f"{value:.1f}/{unit}"
 
 
-def size(count: int | None) -> str:
-    """Return a number of bytes: '512 MiB', '3.5 GiB'; '' for None."""
-    if count is None:
-        return ""
-    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
+def joined(between: str, *counts: tuple[int, str]) -> str:
+    """Return counts with their units: '1 slot, 2 hosts'."""
+    return between.join(f"{count} {unit}{'' if count == 1 else 's'}" for count, unit in counts)
 
 
 def bar(part: float, width: int) -> str:

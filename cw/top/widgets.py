@@ -45,14 +45,14 @@ def facts(lines: tuple[tuple[str, str], ...]) -> Text:
 
 
 class Head(Static):
-    """The lines above the tables. `away`: why there is no master, or ''."""
+    """The lines above the tables. `away`: a sentence while there is no master, or ''."""
 
     def __init__(self, history: History, takes_orders: bool) -> None:
         super().__init__(id="head")
         self._history = history
         self._takes_orders = takes_orders
         self._seen_at = time.monotonic()
-        self.away = "it is looked for"
+        self.away = "the master is looked for"
 
     def on_news(self) -> None:
         """A snapshot has come."""
@@ -77,7 +77,7 @@ class Head(Static):
         age = time.monotonic() - self._seen_at
         if self.away:
             old = "; what follows is old" if last else ""
-            lines.append(styled(f"no master: {self.away}{old}", "bad"))
+            lines.append(styled(f"{self.away}{old}", "bad"))
         elif age > STALE:
             lines.append(styled(f"no news for {age:.0f} s: what follows is old", "bad"))
         if last:

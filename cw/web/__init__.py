@@ -1,0 +1,1 @@
+"""`cw top --web`: the same in a browser, behind a door of its own."""
