@@ -130,8 +130,8 @@ KEEPERS = {
     "cloudpickle": {"payloads.pickled", "payloads.named", "payloads.byvalue", "payloads.environment"},
     "marshal": {"payloads.local_functions"},
     # wire: the wire format. layout: what lies in a payload. connection, sockets, address: forms of the kernel's.
-    # format: the form of a store's records. server: what a Unix socket says of its peer. output_channel, job_output: the
-    # end marks among what jobs print.
+    # format: the form of a store's records. server: what a Unix socket says of its peer.
+    # output_channel, job_output: the end marks among what jobs print.
     "struct": {
         "runner.output_channel",
         "worker.job_output",
