@@ -6,7 +6,7 @@ import pytest
 
 from cw.net.messages import RECORDS, STDERR, STDOUT
 from cw.worker.job_output import JobOutput
-from cw.worker.live_output import FIRST_LINES, LINE_BYTES, LINE_SECONDS, QUEUE_BYTES, LiveOutput
+from cw.worker.live_output import BURST_SECONDS, FIRST_LINES, LINE_BYTES, LINE_SECONDS, LiveOutput
 
 
 def job(dispatch=1, session=7):
@@ -59,9 +59,10 @@ def test_the_first_lines_go_before_the_master_has_named_a_share():
 def test_beyond_the_share_lines_are_left_out_in_one_place_and_counted():
     live, one = LiveOutput(), job()
     live.on_share(7, 10_000, 100, 0.0)
-    live.add(one, STDOUT, b"x\n" * 150, 0.0)
+    saved_up = int(100 * BURST_SECONDS)
+    live.add(one, STDOUT, b"x\n" * (saved_up + 50), 0.0)
     live.add(one, STDOUT, b"x\n", 0.1)  # there is room for 10 lines again, but not for a quarter
-    assert live.take() == [(1, STDOUT, 0, 0, b"x\n" * 100)]
+    assert live.take() == [(1, STDOUT, 0, 0, b"x\n" * saved_up)]
     live.add(one, STDOUT, b"y\n", 0.3)
     assert live.take() == [(1, STDOUT, 51, 102, b"y\n")]
     live.add(one, STDERR, b"z\n" * 100, 0.3)

@@ -18,7 +18,7 @@ from cw.master.state import State
 from cw.net import messages as m
 from cw.net.connection import Connection
 
-UNSENT = 256 * 1024
+UNSENT = 1024 * 1024
 """Bytes that a client has not taken, above which its output is left out. Larger: more memory here for each client, and
 results wait for longer behind output. Smaller: more is left out on a slow network."""
 

@@ -5,7 +5,8 @@
                        '--> the rest of a line waits: for its end, for LINE_SECONDS, or for the end of the job
 
 The bound of a client is shared out to its workers by the master (OutputShare). Before it has said how much, a session
-has FIRST_LINES. A bucket that is empty stays shut until it is a quarter full: so what is left out lies in one place.
+has FIRST_LINES. A bucket that is empty stays shut until it has a quarter of a second's share: so what is left out lies
+in one place.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ LINE_BYTES = 16 * 1024
 RECORD_BYTES = 1024 * 1024
 """Longest line that stands for a record: a longer one is left out."""
 
-FIRST_SIZE, FIRST_LINES = 32 * 1024, 1000
+FIRST_SIZE, FIRST_LINES = 256 * 1024, 5000
 """Bytes and lines of a session that are sent before the master has named the worker's share. Larger: more comes to the
 master at once where thousands of workers begin to print. Smaller: of the first long output something is left out."""
 
-QUEUE_BYTES = 256 * 1024
+BURST_SECONDS = 10.0
+"""Time for which a session that was silent has saved up its share (seconds). Longer: a flood is cut later. Shorter: a
+job that prints a long table now and then loses a part of it."""
+
+QUEUE_BYTES = 1024 * 1024
 """Most bytes of a session that wait until they can be sent; beyond, they are left out."""
 
 Entry = tuple[int, int, int, int, bytes]
@@ -46,9 +51,9 @@ class _Bucket:
         self.queued_bytes = 0
 
     def set_rates(self, size: float, lines: float) -> None:
-        if self.rates is None:  # the first second has had something already
-            self._size = max(0.0, size - (FIRST_SIZE - self._size))
-            self._lines = max(0.0, lines - (FIRST_LINES - self._lines))
+        if self.rates is None:  # some of it is used already
+            self._size = max(0.0, size * BURST_SECONDS - (FIRST_SIZE - self._size))
+            self._lines = max(0.0, lines * BURST_SECONDS - (FIRST_LINES - self._lines))
         self.rates = size, lines
 
     def room(self, now: float) -> tuple[float, float]:
@@ -56,8 +61,8 @@ class _Bucket:
         if self.rates is not None:
             seconds = now - self._filled
             size, lines = self.rates
-            self._size = min(self._size + seconds * size, size)
-            self._lines = min(self._lines + seconds * lines, max(lines, 1.0))
+            self._size = min(self._size + seconds * size, size * BURST_SECONDS)
+            self._lines = min(self._lines + seconds * lines, lines * BURST_SECONDS)
             if self._is_shut and self._size >= size / 4 and self._lines >= max(lines / 4, 1.0):
                 self._is_shut = False
         self._filled = now
