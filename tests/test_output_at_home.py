@@ -216,6 +216,18 @@ def test_kept_output_comes_with_the_future(executor, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_kept_output_is_that_of_the_last_attempt(executor, tmp_path):
+    def dies_first():
+        if not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            print("once", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 7
+
+    future = executor.options(output="keep").submit(dies_first)
+    assert future.result() == 7 and future.stdout == ""
+
+
 def test_the_mode_of_an_executor_holds_where_options_do_not_say(cluster, capsys):
     with cw.ClusterExecutor(cluster.master, output="keep") as executor:
         future = executor.submit(print, "kept")

@@ -116,7 +116,7 @@ class Exchange:
             m.JobsStarted: self._on_started,
             m.JobResults: self._on_results,
             m.Lost: self._on_job_lost,
-            m.AttemptCounts: self._jobs.on_attempt_counts,
+            m.AttemptCounts: self._on_attempt_counts,
             m.Watched: self.reporter.on_watched,
             m.Goodbye: lambda message: self.link.on_goodbye(message),
             m.Heartbeat: lambda message: None,
@@ -334,6 +334,10 @@ class Exchange:
         self.reporter.on_failed(number, error)
         self._again.append(job)
         return True
+
+    def _on_attempt_counts(self, message: m.AttemptCounts) -> None:
+        self._jobs.on_attempt_counts(message)
+        self._owner.output.sink.take_kept(message.number)  # of the attempt that is over: the job runs again
 
     def _on_job_lost(self, message: m.Lost) -> None:
         sink = self._owner.output.sink

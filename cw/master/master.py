@@ -326,7 +326,7 @@ def survey_of(master: Master) -> Survey:
 # A handler returns actions that the policy has decided since: they are carried out after those before.
 _PERFORM: dict[type, Callable[[Master, Any], list[Action] | None]] = {
     SendToWorker: lambda master, action: master.workers[action.worker].order(action.message),
-    SendToClient: lambda master, action: master.clients[action.session].send(action.message),
+    SendToClient: lambda master, action: master.output.report(action.session, action.message),
     Assign: lambda master, action: master.workers[action.worker].jobs.send_jobs(action.jobs),
     Deliver: lambda master, action: master.clients[action.session].deliver_results(action),
     GiveUp: lambda master, action: master.clients[action.session].give_up(action),

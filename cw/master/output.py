@@ -57,6 +57,14 @@ class OutputRoute:
         """True if the client was sent output of its jobs."""
         return session in self._served
 
+    def report(self, session: SessionKey, message: m.JobsStarted | m.AttemptCounts) -> None:
+        """Send a client what is known of jobs that go on. What an attempt printed goes before the news that it is over:
+        then the client drops it."""
+        connection = self._clients[session].connection
+        if connection is not None:
+            is_behind = type(message) is m.AttemptCounts and session in self._served
+            connection.send(message, is_ordered=is_behind)
+
     def on_output(self, worker: WorkerKey, host: str, message: m.Output) -> None:
         """Pass on live output. What the worker says of jobs that it does not hold is dropped."""
         parts: dict[SessionKey, list[tuple[int, int, int, int, bytes]]] = {}
