@@ -164,6 +164,7 @@ TESTED = {
     "security.md": ["cw.credential"],
     "results.md": ["cw.results"],
     "output.md": ["cw.results"],
+    "report.md": ["cw report", "pip install"],  # test_report.py
     "slurm.md": ["cw.slurm"],
     "architecture.md": ["head "],
     "CONTRIBUTING.md": [

@@ -4,11 +4,13 @@ import datetime
 import html.parser
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
 
+import pages
 import pytest
 from conftest import events
 from pickles import dump_call
@@ -228,6 +230,9 @@ def test_the_command_writes_the_file(path, tmp_path, report, capsys):
     )
     assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("sweep.html (")
     assert (tmp_path / "sweep.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    lines = [shlex.split(line, comments=True) for line in pages.commands(ROOT / "docs" / "report.md")]
+    assert [report(*arguments) for name, _, *arguments in lines if name == "cw"] == [0, 0, 0]
+    assert "run.html (" in capsys.readouterr().out
 
 
 # --- report= -----------------------------------------------------------------------------------
