@@ -111,7 +111,7 @@ def busy(columns: Sequence[Column], axis: Axis, size: Size) -> str:
 
 def timeline(rows: Sequence[Row], axis: Axis, colors: Mapping[str, str], size: Size) -> str:
     """Draw what each row did. `colors`: names of colours by function."""
-    height = 15 if size.name == "wide" else 11
+    height = 15 if size.name == "wide" else 14
     letters = min(size.letters, max(len(row.host) for row in rows))
     figure, axes = _axes(size, len(rows) * height + 44, left=max(44, 12 + 7.2 * letters))
     least = axis.seconds / size.width * 1.2
