@@ -90,7 +90,7 @@ def test_the_test_command_is_what_ci_runs():
 
 def test_ci_names_tests_that_are_there():
     script = (ROOT / ".ci" / "run").read_text()
-    names = " ".join(re.findall(r'^(?:QUICK|BETWEEN)="([^"]*)"', script, re.MULTILINE)).split()
+    names = " ".join(re.findall(r'^(?:QUICK|NEWEST|BETWEEN)="([^"]*)"', script, re.MULTILINE)).split()
     assert len(names) > 20
     assert [name for name in names if not (ROOT / "tests" / f"test_{name}.py").exists()] == []
 
