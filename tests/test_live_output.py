@@ -6,7 +6,14 @@ import pytest
 
 from cw.net.messages import RECORDS, STDERR, STDOUT
 from cw.worker.job_output import JobOutput
-from cw.worker.live_output import BURST_SECONDS, FIRST_LINES, LINE_BYTES, LINE_SECONDS, LiveOutput
+from cw.worker.live_output import (
+    BURST_SECONDS,
+    FIRST_LINES,
+    LINE_BYTES,
+    LINE_SECONDS,
+    QUEUE_BYTES,
+    LiveOutput,
+)
 
 
 def job(dispatch=1, session=7):
