@@ -14,6 +14,8 @@ from programs import ROOT
 from cw.output import printer as module
 from cw.output.printer import Piece, Printer
 
+NOTE = "[… %s left out: more than a client is sent]\n"
+
 
 @pytest.fixture
 def printer():
@@ -45,9 +47,33 @@ def test_a_file_gets_the_bytes_as_they_are_after_what_the_program_has_printed(pr
 
 def test_notes_do_not_get_into_a_file(printer, capsys):
     printer.put(Piece(1, b"1,2\n", "[f #1] "))
-    printer.put(Piece(1, b"[9 lines left out]\n", "[f #1] ", None, True))
+    printer.put(Piece(1, b"", "[f #1] ", None, (9, 50)))
     assert printer.settle()
-    assert capsys.readouterr() == ("1,2\n", "[f #1] [9 lines left out]\n")
+    assert capsys.readouterr() == ("1,2\n", f"[f #1] {NOTE % '9 lines (50 bytes)'}")
+
+
+def test_jobs_of_which_each_has_a_line_left_out_do_not_have_a_note_each(printer, capsys):
+    for number in range(2000):
+        printer.put(Piece(1, b"", f"[f #{number}] ", None, (1, 4)))
+        printer.put(Piece(1, b"1,2\n", f"[f #{number}] "))
+        if number == 0:
+            assert printer.settle()
+    assert printer.drain(10)  # does not wait for the second one
+    out, err = capsys.readouterr()
+    assert out == "1,2\n" * 2000 and len(err.splitlines()) < 10
+    assert err.startswith(f"[f #0] {NOTE % '1 line (4 bytes)'}")
+    counts = [int(line.partition("[… ")[2].split()[0].replace(",", "")) for line in err.splitlines()]
+    assert sum(counts) == 2000
+
+
+def test_a_note_about_a_file_that_is_seen_on_a_terminal_has_its_label_once(printer, monkeypatch, tmp_path):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with open(tmp_path / "out", "w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        printer.put(Piece(1, b"", "[f #1] ", None, (9, 50)))
+        assert printer.drain(10)
+    assert terminal.getvalue() == f"[f #1] {NOTE % '9 lines (50 bytes)'}"
 
 
 def test_a_reader_that_pauses_holds_up_nothing_and_what_has_no_room_is_said(
@@ -107,12 +133,13 @@ def test_a_terminal_gets_labels_and_equal_lines_are_counted(printer, monkeypatch
     monkeypatch.setattr(sys, "stdout", terminal)
     for job in range(10):
         printer.put(Piece(1, b"hot\n", f"[f #{job}] "))
-    printer.put(Piece(1, b"[2 lines left out]\n", "[f #3] ", None, True))
+    printer.put(Piece(1, b"", "[f #3] ", None, (2, 8)))
     for _ in range(5):
         printer.put(Piece(1, b"cold\n", "[f #4] "))
     assert printer.drain(10)  # does not wait for the count
     assert terminal.getvalue() == (
-        "[f #0] hot\n[f #1] hot\n[f #2] hot\n[… the same line 7 more times]\n[f #3] [2 lines left out]\n"
+        "[f #0] hot\n[f #1] hot\n[f #2] hot\n[… the same line 7 more times]\n"
+        + f"[f #3] {NOTE % '2 lines (8 bytes)'}"
         + "[f #4] cold\n" * 3
         + "[… the same line 2 more times]\n"
     )

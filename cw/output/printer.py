@@ -14,6 +14,7 @@ All sessions of a process have one printer. Its thread ends when nothing has com
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -24,12 +25,16 @@ from cw.events import EventLogger
 from cw.net import messages as m
 from cw.output import streams
 from cw.output.log_records import LogRecords
+from cw.output.notices import Notices
 from cw.output.screen import Screen
 
 logger = EventLogger("cw.client")
 
 QUEUE_BYTES = 16 * 1024 * 1024
 """Bytes that wait for the streams. Larger: more memory. Smaller: a reader that pauses misses more."""
+
+NOTE_BYTES = 100
+"""Bytes that count for what was left out in one place: about what it takes in memory."""
 
 BATCH_BYTES = 256 * 1024
 """Bytes that the thread takes at a time. Larger: `settle` waits longer. Smaller: more changes between threads."""
@@ -44,13 +49,18 @@ IDLE_SECONDS = 1.0
 
 class Piece(NamedTuple):
     """Lines of one job. `stream`: m.STDOUT, m.STDERR, or m.RECORDS, for handlers of `logging`. `cell`: the cell of a
-    notebook under which they appear. `is_note`: they are about its lines, and must not get into a file with them."""
+    notebook under which they appear. `left_out`: lines and bytes left out in this place; then there is no data."""
 
     stream: int
     data: bytes
     label: str = ""
     cell: Any = None
-    is_note: bool = False
+    left_out: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that count for the room in the queue."""
+        return len(self.data) or NOTE_BYTES
 
 
 class Printer:
@@ -66,16 +76,18 @@ class Printer:
         self._is_stuck = self._is_ending = False
         # The thread's own.
         self._screens = {number: Screen() for number in streams.NAMES}
+        self._notices = {number: Notices() for number in streams.NAMES}
         self._reported: set[int] = set()  # streams that have failed
         self._records = LogRecords()
 
     def put(self, piece: Piece) -> None:
         """Queue lines. Never blocks: without room, they are left out."""
-        size = len(piece.data)
+        size = piece.size
         with self._changed:
             if self._queue and self._put - self._written + size > QUEUE_BYTES:
-                self._left_out[0] += piece.data.count(b"\n")
-                self._left_out[1] += size
+                lines, missing = piece.left_out or (piece.data.count(b"\n"), size)
+                self._left_out[0] += lines
+                self._left_out[1] += missing
                 return
             self._put += size
             self._queue.append(piece)
@@ -119,7 +131,7 @@ class Printer:
                     self._write(pieces[began:place])
                     began = place
             with self._changed:
-                self._written += sum(len(piece.data) for piece in pieces)
+                self._written += sum(piece.size for piece in pieces)
                 left_out, self._left_out = self._left_out, [0, 0]
                 self._is_stuck = False
                 self._changed.notify_all()
@@ -139,14 +151,14 @@ class Printer:
         with self._changed:
             idle_end = monotonic() + IDLE_SECONDS
             while not self._queue:
-                due = min(
-                    [screen.due for screen in self._screens.values() if screen.due is not None], default=None
-                )
+                times = [screen.due for screen in self._screens.values()]
+                times += [notices.due for notices in self._notices.values()]
+                due = min([time for time in times if time is not None], default=None)
                 now = monotonic()
                 if due is not None and (self._is_ending or due <= now):
                     self._changed.release()
                     try:
-                        self._show_counts()
+                        self._show_late(math.inf if self._is_ending else now)
                     finally:
                         self._changed.acquire()
                     continue
@@ -157,21 +169,24 @@ class Printer:
                 self._changed.wait((idle_end if due is None else due) - now)
             while self._queue and size < BATCH_BYTES:
                 pieces.append(self._queue.popleft())
-                size += len(pieces[-1].data)
+                size += pieces[-1].size
         return pieces
 
     def _write(self, pieces: list[Piece]) -> None:
         """Write pieces of one stream and cell."""
-        number, _, label, cell, is_note = pieces[0]
+        number, cell = pieces[0].stream, pieces[0].cell
         if number == m.RECORDS:
             streams.turn_to(cell)
             for piece in pieces:
                 self._records.take(piece.data)
             return
-        if is_note and not streams.is_labelled(streams.current(number)):
-            number = 2
-            pieces = [piece._replace(data=label.encode() + piece.data) for piece in pieces]
         stream, screen, now = streams.current(number), self._screens[number], monotonic()
+        if pieces[0].left_out:
+            notices = self._notices[number]
+            for piece in pieces:
+                notices.add(*(piece.left_out or (0, 0)), piece.label, piece.cell, now)
+            self._show_notice(number, now)
+            return
         if stream is None:
             return
         try:
@@ -185,15 +200,35 @@ class Printer:
         except Exception as error:
             self._report(number, error)
 
-    def _show_counts(self) -> None:
-        """Write how many equal lines were not shown."""
+    def _show_late(self, now: float) -> None:
+        """Write the numbers of lines that were not shown, as far as they are due."""
         for number, screen in self._screens.items():
-            text, stream = screen.show_count(), streams.current(number)
-            if text and streams.is_labelled(stream):
-                try:
-                    streams.write_text(stream, text)
-                except Exception as error:
-                    self._report(number, error)
+            if screen.due is not None and screen.due <= now:
+                text = screen.show_count()
+                if streams.is_labelled(streams.current(number)):
+                    self._write_text(number, text)
+            self._show_notice(number, now)
+
+    def _show_notice(self, number: int, now: float) -> None:
+        """Write how much of a stream was left out, if that is due: there, or on stderr if the stream is a file."""
+        notices = self._notices[number]
+        if notices.due is None or notices.due > now:
+            return
+        if not streams.is_labelled(streams.current(number)):
+            number = 2
+        moment = monotonic()
+        text = notices.take(moment)
+        if streams.is_labelled(streams.current(number)):
+            text = self._screens[number].feed("", text, moment)
+        self._write_text(number, text, notices.cell)
+
+    def _write_text(self, number: int, text: str, cell: Any = None) -> None:
+        stream = streams.current(number)
+        if stream is not None:
+            try:
+                streams.write_text(stream, text, cell)
+            except Exception as error:
+                self._report(number, error)
 
     def _report(self, number: int, error: Exception) -> None:
         """Log once that a stream takes nothing: it is closed, or an object of the user's that fails."""
@@ -209,7 +244,11 @@ class Printer:
 
 
 def _go_together(first: Piece, second: Piece) -> bool:
-    return first.stream == second.stream and first.cell is second.cell and first.is_note == second.is_note
+    return (
+        first.stream == second.stream
+        and first.cell is second.cell
+        and bool(first.left_out) == bool(second.left_out)
+    )
 
 
 printer = Printer()

@@ -87,10 +87,8 @@ class Sink:
         if stream == m.RECORDS:
             self._records_left_out.note(lines)
         else:
-            text = f"[… {lines:,} lines ({size:,} bytes) left out: more than a client is sent]\n"
-            self._printer.put(
-                Piece(stream, text.encode(), self._label(number, ""), self._cell_of(number), True)
-            )
+            label, cell = self._label(number, ""), self._cell_of(number)
+            self._printer.put(Piece(stream, b"", label, cell, (lines, size)))
 
     def on_kept(self, number: int, stdout: bytes, stderr: bytes, is_cut: bool) -> None:
         """Take what is kept of a job's output, just before its result. `is_cut`: something is missing; a line in its
