@@ -57,3 +57,19 @@ def test_what_was_overwritten_and_what_moves_the_cursor_is_left_out():
     assert visible("windows\r") == "windows"
     assert visible("\x1b[2J\x1b[Aa\x1b[31mred") == "a\x1b[31mred\x1b[0m"
     assert visible("\x1b[1mbold\x1b[0m") == "\x1b[1mbold\x1b[0m"
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("\x1b]0;a title\x07a", "a"),
+        ("\x1b]8;;http://x.org\x1b\\a link\x1b]8;;\x1b\\.", "a link."),
+        ("\x1bPq#0;2\x1b\\a\x1b_ no end", "a"),
+        ("a\x1b[?25l\x1b[>4;1m\x1b[2 q\x1b[!p\x1b7\x1b(0b", "ab"),
+        ("a\x1b[38;2;1;2;3mb\x1b[", "a\x1b[38;2;1;2;3mb\x1b[0m"),
+        ("a\x1b[12", "a"),
+        ("a\x0e\x08\x0c\x00\x07\x9b1mb\tc \u00e9\u2026", "a1mb\tc \u00e9\u2026"),
+    ],
+)
+def test_what_sets_the_terminal_is_left_out(text, shown):
+    assert visible(text) == shown

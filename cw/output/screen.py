@@ -20,8 +20,13 @@ Larger: a line that comes now and then is not seen. Smaller: a flood of equal li
 EQUAL_LINES = 3
 """Number of equal lines in a row that are shown. More: floods take more room. Fewer: tables lose rows."""
 
-_MOVES = re.compile(r"\x1b\[[0-9;?]*[A-Za-ln-z]|\x1b[^\[]")
-"""What moves the cursor, clears the screen and so on: it would garble the lines of others. (Colours end with `m`.)"""
+_CONTROLS = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-ln-~]|\x1b\[[<-?][0-?]*m"  # the cursor, modes; all but colours, which end with `m`
+    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\|$)"  # titles, addresses of links, and other texts for the terminal
+    r"|\x1b(?!\[)[ -/]*[0-~]?|\x1b\[[^m]*$"
+    r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]"  # other character sets, backspaces
+)
+"""What moves the cursor, clears the screen, sets the terminal and so on: it would garble the lines of others."""
 
 
 class Screen:
@@ -67,10 +72,10 @@ def label_of(function: str, job: object, host: str) -> str:
 
 def visible(line: str) -> str:
     """Return what remains visible of a line: the text after the last carriage return, and nothing that would move the
-    cursor. A line with colours ends with the usual ones."""
+    cursor or set the terminal. A line with colours ends with the usual ones."""
     line = line.rstrip("\r").rpartition("\r")[2]
-    if "\x1b" in line:
-        line = _MOVES.sub("", line)
+    if not line.isprintable():
+        line = _CONTROLS.sub("", line)
         if "\x1b[" in line and not line.endswith("\x1b[0m"):
             line += "\x1b[0m"
     return line
