@@ -1,13 +1,15 @@
 """Makes the pictures of README.md from real runs on this machine: `python docs/pictures.py`. It needs matplotlib, tqdm,
-and Chromium.
+textual and Chromium.
 
 resume.svg     a terminal: examples/sweep.py with its bar, killed half-way with SIGKILL, and run again
+top.svg        `cw top` on a run of two functions, in which some calls fail
 report.png     the head of a report on jobs that sleep, as Chromium shows it
 speedup.svg    speed-up by the number of slots, for jobs that sleep: it shows what cw costs, not the machine
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import html
 import os
@@ -186,6 +188,33 @@ def report() -> None:
     Image.open(shot).convert("RGB").quantize(200).save(shot, optimize=True)
 
 
+# --- cw top ---------------------------------------------------------------------------------------
+
+
+def top() -> None:
+    """Take a picture of `cw top` when a run is half done."""
+    from cw.top.app import TopApp
+    from cw.top.live import LiveSource
+
+    async def look(where: str, futures: list[cw.Future[None]]) -> str:
+        app = TopApp(LiveSource(where, takes_orders=True))
+        async with app.run_test(size=(100, 14)):
+            while sum(future.done() for future in futures) < len(futures) * 0.6:
+                await asyncio.sleep(0.1)
+            return app.export_screenshot(title="cw top")
+
+    with cw.mp.allocate(8) as cluster, cw.ClusterExecutor(output="drop") as executor:
+        futures = []
+        for seed in range(400):  # in turn, so that both are under way
+            futures.append(executor.submit(simulate, seed))
+            futures.append(executor.submit(analyse, seed))
+        picture = asyncio.run(look(cluster.master, futures))
+        executor.shutdown(cancel_futures=True)
+    # The fonts that it names are in the net, where no picture of a page looks.
+    picture = re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL)
+    (PICTURES / "top.svg").write_text(picture, encoding="utf-8")
+
+
 # --- speed-up by slots ------------------------------------------------------------------------------
 
 
@@ -231,4 +260,5 @@ if __name__ == "__main__":
     PICTURES.mkdir(exist_ok=True)
     resume()
     report()
+    top()
     speedup()

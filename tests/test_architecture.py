@@ -133,6 +133,7 @@ KEEPERS = {
     # wire: the wire format. layout: what lies in a payload. connection, sockets, address: forms of the kernel's.
     # format: the form of a store's records. server: what a Unix socket says of its peer.
     # output_channel, job_output: the end marks among what jobs print.
+    # format: the form of a store's records. output_channel, job_output: the end marks among what jobs print.
     "struct": {
         "runner.output_channel",
         "worker.job_output",
@@ -143,7 +144,7 @@ KEEPERS = {
         "net.sockets",
         "net.interfaces",
         "store.format",
-        "web.server",
+        "web.server",  # what a Unix socket says of its peer
     },
     "array": {"net.wire", "net.sockets"},  # sockets: descriptors beside the bytes
     "bluelet": {"net.loop", "client.original"},  # client.original: coroutines for the user's own loop

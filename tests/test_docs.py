@@ -166,6 +166,7 @@ TESTED = {
     "output.md": ["cw.results"],
     "report.md": ["cw report", "pip install"],  # test_report.py
     "slurm.md": ["cw.slurm"],
+    "top.md": ["cw top", "pip install"],  # test_top.py, test_web.py
     "architecture.md": ["head "],
     "CONTRIBUTING.md": [
         "venv",
