@@ -232,6 +232,18 @@ def test_the_status_is_there_as_json_lines_and_for_prometheus(cluster, run, tmp_
     assert file.read_text().endswith("\ncw_up 0.0\n")
 
 
+def test_the_status_is_shown_again_and_again_until_ctrl_c(cluster):
+    command = [sys.executable, "-m", "cw", "status", cluster.master, "--every", "0.1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as program:
+        assert program.stdout is not None
+        shown = 0
+        while shown < 2:
+            shown += program.stdout.readline().startswith("master: ")
+        program.send_signal(signal.SIGINT)
+        assert "Traceback" not in program.communicate(timeout=30)[0]
+    assert program.returncode == 128 + signal.SIGINT
+
+
 def test_the_status_of_no_cluster_says_where_it_was_looked_for_and_what_to_do(run):
     done = run("status")
     assert done.returncode == 1

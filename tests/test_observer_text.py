@@ -22,6 +22,13 @@ def test_it_says_what_waits_runs_and_failed():
         assert text in found, found
 
 
+def test_what_has_ended_has_no_time_left():
+    shown = sample()
+    ended = replace(shown.functions[0], waiting=0, running=0, seconds_left=0.0)
+    (line,) = [line for line in lines(replace(shown, functions=(ended,))) if line.startswith("simulate ")][:1]
+    assert line.endswith("4.5 s")
+
+
 def test_with_very_many_workers_it_shows_hosts():
     found = "\n".join(" ".join(line.split()) for line in lines(replace(sample(), workers=())))
     assert "node7 2 8 of 8 1,900 3.9 3.0 GiB" in found and "node7:100" not in found

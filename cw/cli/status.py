@@ -89,6 +89,8 @@ def main() -> int:
         status = _show(options)
         if options.every is None:
             return status
+        if not (options.json or options.prometheus):
+            print()
         sys.stdout.flush()
         time.sleep(options.every)
 
@@ -112,7 +114,7 @@ def _parse_arguments() -> Any:
         "--prometheus",
         type=program.converted_by(_check_file),
         metavar="FILE",
-        help="write FILE.prom for the textfile collector of Prometheus' node_exporter",
+        help="write this file, NAME.prom, for the textfile collector of Prometheus' node_exporter",
     )
     parser.add_argument(
         "--every",

@@ -79,7 +79,8 @@ def _functions(snapshot: Snapshot, width: int) -> Iterator[str]:
 
 def _function(one: FunctionStatus) -> tuple[str, ...]:
     counts = (f"{count:,}" for count in (one.waiting, one.running, one.done, one.failed))
-    times = (seconds(one.median_seconds), seconds(one.p95_seconds), seconds(one.seconds_left))
+    left = seconds(one.seconds_left) if one.waiting or one.running else ""
+    times = (seconds(one.median_seconds), seconds(one.p95_seconds), left)
     return (one.name, *counts, f"{one.rate_1min:.3g}", *times)
 
 
