@@ -40,6 +40,9 @@ def test_a_proxy_has_the_name_that_the_user_gives():
     assert entrance.check(["hub.example.org"], ["http://hub.example.org"], True) == door.FOREIGN_ORIGIN
     assert entrance.check(["other.example.org"], [], False) == door.FOREIGN_HOST
     assert Door(True).check(["hub.example.org"], [], False) == door.FOREIGN_HOST
+    # Other users' pages at the hub do not get the cookie.
+    assert (entrance.path, entrance.is_secure) == ("/user/ann/proxy/8765/", True)
+    assert (Door(True).path, Door(True).is_secure) == ("/", False)
 
 
 def test_a_token_buys_one_cookie():

@@ -26,7 +26,7 @@ async def shown(source, size=(80, 24)):
 
         async def press(*keys):
             await pilot.press(*keys)
-            await pilot.pause()
+            await pilot.pause(0 if keys else None)
             return screen(app)
 
         await pilot.pause()

@@ -94,9 +94,9 @@ def test_a_browser_gets_the_page_for_a_token_once(tmp_path):
         ):
             page = await new()
             assert door.NO_TOKEN.text in await page.open(url)
-            assert door.SPENT.text in await page.open(f"{url}?token=wrong")
+            assert door.SPENT.text in await page.open(f"{url}?{door.PARAMETER}=wrong")
             spent = tokens[0]
-            await page.open(f"{url}?token={spent}")
+            await page.open(f"{url}?{door.PARAMETER}={spent}")
             await page.wait_for("document.body.classList.contains('-first-byte')", 60)
             assert await page.value("location.search") == ""  # the token is not in the address any more
             assert await page.value("document.cookie") == ""  # no script reads the cookie
@@ -118,17 +118,21 @@ def test_a_browser_gets_the_page_for_a_token_once(tmp_path):
                 if "Content Security Policy" in line or "exceptionDetails" in line
             ]
 
-            assert door.SPENT.text in await page.open(f"{url}?token={spent}")
+            assert door.SPENT.text in await page.open(f"{url}?{door.PARAMETER}={spent}")
             await refuse_other_sites(new, url, tokens)
 
     run(test())
+
+
+async def their_page(request):
+    return web.Response(text="<body>evil</body>", content_type="text/html")
 
 
 async def refuse_other_sites(new, url, tokens):
     """A page of another site, in the browser that has the cookie; and a name of another site that leads here."""
     port = url.rstrip("/").rpartition(":")[2]
     evil = web.Application()
-    evil.router.add_get("/", lambda request: web.Response(text="<body>evil</body>", content_type="text/html"))
+    evil.router.add_get("/", their_page)
     runner = web.AppRunner(evil)
     await runner.setup()
     listener = places.at_port(0)
@@ -154,7 +158,9 @@ async def refuse_other_sites(new, url, tokens):
             assert framed == "refused"
         # The attacker's name has been bound anew, to this machine: the browser thinks that it is the same site.
         assert door.FOREIGN_HOST.text in await page.open(f"http://evil.example:{port}/")
-        assert door.FOREIGN_HOST.text in await page.open(f"http://evil.example:{port}/?token={tokens[-1]}")
+        assert door.FOREIGN_HOST.text in await page.open(
+            f"http://evil.example:{port}/?{door.PARAMETER}={tokens[-1]}"
+        )
     finally:
         await runner.cleanup()
 
@@ -209,15 +215,15 @@ def test_every_path_asks_for_the_cookie(tmp_path):
                 "static/js/textual.js",
                 "page/page.js",
                 "nothing",
-                "ws?token=x",
-                "?token=",
+                "ws?{door.PARAMETER}=x",
+                "?{door.PARAMETER}=",
             ):
                 status, text, headers = await get(session, url + path)
                 assert status == 403, path
                 assert headers["X-Content-Type-Options"] == "nosniff"
             assert await open_view(session, url, Origin=url.rstrip("/")) == 403
             assert await open_view(session, url, Origin=url.rstrip("/"), Cookie=f"{COOKIE}=guess") == 403
-            status, _, headers = await get(session, f"{url}?token={tokens[-1]}")
+            status, _, headers = await get(session, f"{url}?{door.PARAMETER}={tokens[-1]}")
             assert status == 303 and headers["Location"] == "./"
             cookie = headers["Set-Cookie"]
             assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
@@ -236,7 +242,7 @@ def test_every_path_asks_for_the_cookie(tmp_path):
 def test_views_are_few_and_end_with_their_connection(tmp_path):
     async def test():
         async with at_port(tmp_path / "orders") as (url, tokens), aiohttp.ClientSession() as session:
-            _, _, headers = await get(session, f"{url}?token={tokens[-1]}")
+            _, _, headers = await get(session, f"{url}?{door.PARAMETER}={tokens[-1]}")
             mine = {"Cookie": headers["Set-Cookie"].partition(";")[0], "Origin": url.rstrip("/")}
             junk = ("[]", "nothing", '["stdin"]', '["resize", {"width": 1e999, "height": 1}]', '{"a": 1}')
             await asyncio.gather(*[ends(await open_view(session, url, **mine), text) for text in junk])
@@ -325,7 +331,7 @@ def test_a_port_that_is_taken_says_so():
 
 
 @pytest.mark.parametrize(
-    "url", ["hub.example.org", "ftp://x/", "https:///x", "https://h/?token=1", "https://u@h/"]
+    "url", ["hub.example.org", "ftp://x/", "https:///x", "https://h/?q=1", "https://u@h/"]
 )
 def test_a_public_address_is_one_of_a_page(url):
     with pytest.raises(UserError, match="address of a page"):

@@ -109,19 +109,19 @@ def _once(options: Any) -> int:
 def _web(options: Any) -> int:
     _need("textual", "textual-serve", "aiohttp")
     from cw.web import places, server
-    from cw.web.door import Door
+    from cw.web.door import PARAMETER, Door
 
     host = [options.host] if options.host else []
     command = program.command("cw", "top", *host, *([] if options.control else ["--read-only"]))
     kind = "Views" if options.control else "Read-only views"
-    print(f"{kind} of your cluster, for you alone, until Ctrl-C.", flush=True)
+    what = f"{kind} of your cluster, for you alone, until Ctrl-C."
     if options.port is None:
         listener, path = places.at_socket()
         try:
             server.serve(
                 server.Server(command, Door(has_token=False), ""),
                 listener,
-                lambda: print(places.how_to_reach(path), flush=True),
+                lambda: print(what, places.how_to_reach(path), sep="\n", flush=True),
             )
         finally:
             os.unlink(path)
@@ -129,9 +129,10 @@ def _web(options: Any) -> int:
     local = f"http://127.0.0.1:{options.port}/"
     public = places.check_public_url(options.public_url) if options.public_url else ""
     listener = places.at_port(options.port)
+    print(what)
 
     def show(token: str) -> None:
-        print(f"Open this address, which works once: {public or local}?token={token}", flush=True)
+        print(f"Open this address, which works once: {public or local}?{PARAMETER}={token}", flush=True)
 
     entrance = Door(True, public, show)
     server.serve(server.Server(command, entrance, f"cw_top_{options.port}"), listener, lambda: None)

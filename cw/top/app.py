@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from rich.text import Text
 from textual import on
 from textual.app import App, ComposeResult
 from textual.binding import Binding
@@ -21,7 +22,7 @@ from cw.top import tables, texts
 from cw.top.changes import Event, History
 from cw.top.source import Away, Batch, Source, Update
 from cw.top.views import VIEWS, Choice
-from cw.top.widgets import Head, Question, TableView, facts, styled
+from cw.top.widgets import Head, Question, TableView, facts
 
 
 class Arrived(Message):
@@ -126,7 +127,7 @@ class TopApp(App[None]):
         if table and table.rows:
             self.table.show(table, shown.column, shown.is_descending)
         else:
-            self.query_one("#empty", Static).update(styled(shown.empty))
+            self.query_one("#empty", Static).update(Text(shown.empty))
         is_visible = {
             "#facts": about is not None, "#failed": failures is not None, "Tabs": choice.opened is None,
             "#table": bool(table and table.rows), "#empty": not (table and table.rows),

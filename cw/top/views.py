@@ -13,6 +13,11 @@ from cw.top.tables import Table
 
 VIEWS = ("functions", "workers", "running", "failures", "clients", "cluster", "log")
 
+NO_CLUSTER = (
+    "a cluster is looked for; `cw local` starts one on this machine, `cw slurm start -n 32` one in Slurm"
+)
+"""Said while no master has answered yet."""
+
 _TABLES: dict[str, Callable[[Snapshot], Table]] = {
     "functions": tables.functions, "workers": tables.workers, "running": tables.running,
     "failures": tables.failures, "clients": tables.clients,
@@ -89,6 +94,7 @@ class Choice:
         column, is_descending = self._sorting.get(self.rows, (None, False))
         if table is None:
             gone = "it has ended: Escape goes back" if self.opened and not about else ""
+            gone = NO_CLUSTER if history.last is None else gone
             return Shown(about, None, gone, column, is_descending)
         rows = table.filtered(self.words).sorted_by(column, is_descending)
         empty = "" if rows.rows else f"no row has {self.words!r}" if table.rows else table.empty

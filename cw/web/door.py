@@ -16,6 +16,9 @@ from urllib.parse import urlsplit
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 """Names of this machine in a browser, which no other site can have."""
 
+PARAMETER = "cw-token"
+"""Name of the token in an address. (`token` would be Jupyter's, where its proxy stands in front.)"""
+
 COOKIES = 32
 """Browsers that are known; with more, the oldest must come with a new address. Larger: nothing is gained."""
 
@@ -67,6 +70,16 @@ class Door:
         self._cookies: list[str] = []
         if has_token:
             self._renew()
+
+    @property
+    def path(self) -> str:
+        """Path that gets the cookie: at a hub, other paths are other users'."""
+        return self._public.path or "/"
+
+    @property
+    def is_secure(self) -> bool:
+        """True if the browser may send the cookie with TLS only."""
+        return self._public.scheme == "https"
 
     def check(self, hosts: Sequence[str], origins: Sequence[str], is_websocket: bool) -> Refusal | None:
         """Return why a request with these Host and Origin headers is refused, or None."""

@@ -89,17 +89,24 @@ class Server:
         refusal = self._door.check(headers.getall("Host", []), headers.getall("Origin", []), is_websocket)
         if refusal is not None or not self._door.has_token:
             return refusal
-        if "token" in request.query:  # what is wrong with it is said there
+        if door.PARAMETER in request.query:  # what is wrong with it is said there
             return None if request.path == "/" and request.method == "GET" else door.NO_TOKEN
         return None if self._door.knows(request.cookies.get(self._cookie, "")) else door.NO_TOKEN
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        if self._door.has_token and "token" in request.query:
-            cookie = self._door.spend(request.query["token"])
+        if self._door.has_token and door.PARAMETER in request.query:
+            cookie = self._door.spend(request.query[door.PARAMETER])
             if cookie is None:
                 return _refuse(door.SPENT)
             response = web.Response(status=303, headers={"Location": "./"})
-            response.set_cookie(self._cookie, cookie, httponly=True, samesite="Strict", path="/")
+            response.set_cookie(
+                self._cookie,
+                cookie,
+                httponly=True,
+                samesite="Strict",
+                path=self._door.path,
+                secure=self._door.is_secure,
+            )
             return response
         if len(self._open) >= VIEWS:
             return _refuse(
