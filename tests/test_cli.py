@@ -180,7 +180,7 @@ def test_each_command_has_help_of_its_own(run, command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_wrong_option_is_answered_in_one_line(run, command):
-    required = {"slurm": ["status"], "results": ["store"]}.get(command, [])
+    required = {"slurm": ["status"], "results": ["store"], "report": ["store"]}.get(command, [])
     line = one_line(run(command, *required, "--nonsense"), 2)
     assert line.startswith(f"cw {command}: ") and "--nonsense" in line and f"cw {command} --help" in line
 

@@ -135,3 +135,12 @@ def test_while_nothing_can_be_sent_a_bounded_number_of_bytes_waits():
     assert 0 < sum(len(entry[-1]) for entry in entries) <= QUEUE_BYTES
     live.end(one, 100.0)
     assert sum(len(entry[-1]) + entry[3] for entry in entries + live.take()) == 1_000_000
+
+
+def test_a_long_line_that_is_left_out_in_parts_is_not_a_line_each():
+    live, one = LiveOutput(), job()
+    live.on_share(7, 1000, 10, 0.0)
+    for _ in range(20):
+        live.add(one, STDOUT, b"x" * 2 * LINE_BYTES, 0.0)
+    live.end(one, 0.0)
+    assert live.take() == [(1, STDOUT, 1, 40 * LINE_BYTES, b"")]

@@ -182,7 +182,8 @@ class LiveOutput:
 
     def _leave_out(self, job: JobOutput, stream: int, data: bytes) -> None:
         lines, size = job.left_out.get(stream, (0, 0))
-        job.left_out[stream] = lines + (data.count(b"\n") or 1), size + len(data)
+        count = data.count(b"\n") or not lines  # (a part of a line counts only if it is the first)
+        job.left_out[stream] = lines + count, size + len(data)
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself. For tests."""
