@@ -35,7 +35,7 @@ def test_no_worker_then_another_python_then_one_that_serves(master, caplog):
     future = executor.submit(jobs.square, 5)
     wait_for(caplog, "client.waits", "no worker is connected to the master")
     (line,) = said(caplog, "client.waits")
-    assert line.endswith(f"to start one on this machine: python -m cw.worker {master.address}")
+    assert line.endswith(f"to start one on this machine: {sys.executable} -m cw.worker {master.address}")
     with Peer(master, python=[3, 99]) as other, Peer(master, python=[3, 98]) as another:
         for peer in (other, another):
             assert type(peer.receive()) is m.Welcome

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -144,7 +145,9 @@ class WaitReporter:
     def _reason(self, message: m.Waiting, found: Found | None) -> Reason:
         if found is not None:
             return Reason(message.cause, f"{message.text}: {found.text}", found.key)
-        advice = _ADVICE.get(message.cause, "").format(where=self._where(), python=sys.executable)
+        advice = _ADVICE.get(message.cause, "").format(
+            where=self._where(), python=shlex.quote(sys.executable or "python")
+        )
         return Reason(message.cause, message.text + advice, message.text)
 
 
@@ -157,12 +160,12 @@ _ASKED = {"no-worker", "draining"}
 """Causes for which the batch system may know more."""
 
 _ADVICE = {
-    "no-worker": " at {where}; to start one on this machine: python -m cw.worker {where}",
+    "no-worker": " at {where}; to start one on this machine: {python} -m cw.worker {where}",
     "other-python": "; to start one on this machine: {python} -m cw.worker {where}",
     "time-left": ": it waits for one that is (such as one in a Slurm job with a longer --time)",
     "stalled": ": start more workers (python -m cw.worker {where})",
     "unusable": "; the worker's log says more, and it is tried again",
-    "draining": "; to start another on this machine: python -m cw.worker {where}",
+    "draining": "; to start another on this machine: {python} -m cw.worker {where}",
     "busy": "; these jobs have their turn as those end, or on more workers (python -m cw.worker {where})",
 }
 """What a user can do, by the value of `cw.master.why.Cause`."""
