@@ -60,6 +60,20 @@ def flood(size, path=None):
         jobs.mark(path)
 
 
+def fill_without_waiting(seconds):
+    """Print as a child such as ssh or node may leave stdout: full, and no write waits for room."""
+    os.set_blocking(1, False)
+    end = time.monotonic() + seconds
+    for part in b"z" * 4096, b"z":
+        while time.monotonic() < end:
+            try:
+                os.write(1, part)
+            except BlockingIOError:
+                if len(part) == 4096:
+                    break
+    print("last", end="")
+
+
 def leave_a_child(path):
     subprocess.Popen(
         ["sh", "-c", f"until test -e {path}; do sleep 0.02; done; echo much later; touch {path}.done"]

@@ -147,6 +147,18 @@ def test_a_flood_holds_up_nothing_and_each_byte_of_it_is_counted(executor):
     assert int(note.split()[1]) == size - len(stdout) + len(note) + 2, "the head ends within a line"
 
 
+def test_a_job_that_leaves_stdout_full_and_without_blocking_does_no_harm(executor):
+    recorder = recorded(executor)
+    keeping = executor.options(output="keep", attempts=1)
+    for seconds in (0.2, 0.0, 0.1):
+        keeping.submit(printing.fill_without_waiting, seconds).result(LIMIT)
+        stdout, _, _ = recorder.kept[max(recorder.kept)]
+        assert stdout.endswith(b"last")
+        keeping.submit(printing.flood, 1_000_000).result(LIMIT)
+        stdout, _, _ = recorder.kept[max(recorder.kept)]
+        assert stdout.startswith(b"x" * 99 + b"\n")
+
+
 def test_what_comes_outside_of_a_job_and_what_is_to_be_logged_goes_to_the_log(cluster, executor, tmp_path):
     recorder = recorded(executor)
     executor.submit(printing.leave_a_child, tmp_path / "go").result(LIMIT)

@@ -20,8 +20,9 @@ from typing import Any
 from cw.runner.output_channel import OutputWriter
 
 LOOK_SECONDS = 1e-4
-"""Least time of a job (seconds) after which we look for a library of gfortran that it has loaded. Shorter: looking
-takes a larger part of short jobs. Longer: a job that loads it and prints sooner prints late."""
+"""Least time of a job (seconds) after which we look for a library of gfortran that it has loaded, and undo O_NONBLOCK.
+Shorter: that takes a larger part of short jobs. Longer: a job that loads it and prints sooner prints late, and prints
+of the job after one that sets O_NONBLOCK may fail."""
 
 _BASE, _NEXT = 4, 5  # words of a FILE of glibc: where its buffered bytes begin, and end
 _IOLBF = 1
@@ -150,10 +151,13 @@ class Output:
 
     def end(self, number: int, seconds: float) -> bytes:
         """Write what the job has printed, and mark its end. Returns the frame that must precede its result."""
+        if seconds > LOOK_SECONDS:
+            self._writer.block()  # ssh, node and others set O_NONBLOCK on the stdout that they inherit
         try:
             self._stdout.flush()
             self._stderr.flush()
-        except Exception:  # the job has closed it
+        except Exception:  # the job has closed it, or changed it in less time
+            self._writer.block()
             self._flush_others()
         if sys.stdout is not self._stdout or sys.stderr is not self._stderr:
             self._flush_others()

@@ -151,7 +151,7 @@ class OutputWriter:
         streams = 0
         for index, pipe in enumerate(self._pipes):
             if not is_known or written[index] != self._marked[index]:
-                os.write(pipe, self._token + _NUMBER.pack(number))
+                self._write(pipe, self._token + _NUMBER.pack(number))
                 self._marked[index] = written[index] + MARK_BYTES if is_known else -1
                 streams |= 1 << index
         self._clean = -1 if streams or any(waiting) else serial
@@ -161,7 +161,19 @@ class OutputWriter:
         """Send the client a line that stands for a record. Any thread."""
         records = self._pipes[STREAMS.index(m.RECORDS)]
         while line:
-            line = line[os.write(records, line) :]
+            line = line[self._write(records, line) :]
+
+    def block(self) -> None:
+        """Let writes to stdout and stderr wait for room again, if a job or a child of it has changed that."""
+        for pipe in self._pipes[:2]:
+            os.set_blocking(pipe, True)
+
+    def _write(self, pipe: int, data: bytes) -> int:
+        while True:
+            try:
+                return os.write(pipe, data)
+            except BlockingIOError:  # a process of the job's has changed it since
+                os.set_blocking(pipe, True)
 
     def _waiting(self, pipe: int) -> int:
         (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0"))
