@@ -21,6 +21,7 @@ EXAMPLES = [
     errors.EnvironmentMismatch("a"),
     errors.InitializerFailed("a"),
     errors.JobTimeout("a"),
+    errors.JobStopped("a"),
     errors.StartRefused("a"),
     errors.StoreError("a"),
     errors.UnstableKey("a"),

@@ -230,9 +230,10 @@ def test_cw_master_in_the_environment_is_warned_of(monkeypatch, caplog):
         assert "mp.other_master_set" in events(caplog) and "elsewhere" in caplog.text
 
 
-def test_what_a_job_prints_is_in_the_logs():
+def test_what_a_job_prints_for_the_log_is_there():
     with cw.mp.allocate(1) as cluster:
-        run_job(os.system, "echo printed by a job")
+        with cw.ClusterExecutor() as executor:
+            executor.options(output="log").submit(os.system, "echo printed by a job").result(TIMEOUT)
         log = Path(cluster.logs, "worker.log")
         wait_until(lambda: "printed by a job" in log.read_text(), TIMEOUT, log.read_text)
 

@@ -49,7 +49,7 @@ class Connection:
     def set_patience(self, seconds):
         self.patience = seconds
 
-    def send(self, message):
+    def send(self, message, is_ordered=False):
         self.sent.append(message)
 
     send_last = send

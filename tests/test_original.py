@@ -166,7 +166,7 @@ class Unwilling(ValueError):
     ids=lambda error: type(error).__name__,
 )
 def test_what_wait_raises_is_of_its_own_type_and_a_remote_exception(error):
-    error.__cause__ = cw.RemoteTraceback("the whole traceback")
+    error.__cause__ = cw.RemoteTraceback("the whole traceback", {"pid": 3})
     found = remote.with_both_types(error)
     assert isinstance(found, type(error)) and isinstance(found, cw.client.RemoteException)
     assert found.error == ("its own" if isinstance(error, WithState) else "the whole traceback")

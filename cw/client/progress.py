@@ -52,8 +52,9 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._is_shown:
-            self._bar = self._tqdm(total=self._counts().total, unit="job", dynamic_ncols=True)
-            self._redirect()
+            with self._tqdm.get_lock():  # a bar that is being made is not taken off for a line above it
+                self._bar = self._tqdm(total=self._counts().total, unit="job", dynamic_ncols=True)
+                self._redirect()
             self._thread.start()
             shown.add(self)
         return self
