@@ -397,6 +397,20 @@ def test_two_programs_make_one_store_at_the_same_time(tmp_path):
     assert [path.name for path in (tmp_path / "s").iterdir()] == [MARKER]
 
 
+def test_a_store_that_another_program_makes_in_this_moment_is_not_repaired(tmp_path, monkeypatch):
+    path, listdir = tmp_path / "s", os.listdir
+
+    def list_late(directory):
+        monkeypatch.undo()
+        written(path, entry(1))
+        return listdir(directory)
+
+    monkeypatch.setattr(os, "listdir", list_late)
+    store = Store(path, True, SCHEME)
+    assert store.ident == Store(path, False).ident
+    assert [name for name in listdir(path) if name.startswith(MARKER)] == [MARKER]
+
+
 def test_a_store_that_is_read_only_can_be_read(tmp_path, monkeypatch):
     path = written(tmp_path / "s", entry(1))
     real = os.open

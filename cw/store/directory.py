@@ -69,11 +69,12 @@ def identify(path: str, is_writing: bool) -> str:
             raise StoreError(f"there is no store {path}")
         if not os.path.exists(marker):
             names = [name for name in os.listdir(path) if not name.startswith(MARKER)]
-            if any(name.endswith(".seg") for name in names):
-                return _repair_marker(path, marker, "is missing", is_writing)
-            if names or not is_writing:
-                raise StoreError(f"{path} is a directory, but no store: give another name")
-            _write_marker(marker, os.urandom(8).hex())
+            if not os.path.exists(marker):  # otherwise another program has just made the store, and uses it
+                if any(name.endswith(".seg") for name in names):
+                    return _repair_marker(path, marker, "is missing", is_writing)
+                if names or not is_writing:
+                    raise StoreError(f"{path} is a directory, but no store: give another name")
+                _write_marker(marker, os.urandom(8).hex())
         with open(marker, "rb") as file:
             text = file.read(4096)
     except OSError as error:
