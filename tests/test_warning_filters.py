@@ -1,6 +1,7 @@
 """Filters of the client's warnings, in force in jobs."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -30,7 +31,10 @@ def shown(*calls):
 
 def test_pythons_own_filters_do_not_travel():
     code = "import warnings; from cw.payloads.warning_filters import take; print(take())"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert run.stdout == "None\n"
 
 
