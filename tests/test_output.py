@@ -15,7 +15,10 @@ from programs import LIMIT, Master, Worker, run_script
 
 import cw
 from cw.net import messages as m
+from cw.net.loop import Loop
+from cw.runner.channel import WorkerEnd
 from cw.runner.output import Gfortran
+from cw.worker.output import RunnerOutput
 
 
 class Recorder:
@@ -263,3 +266,19 @@ def test_what_is_kept_survives_the_master(tmp_path):
             assert recorder.text[2, m.STDOUT] == b"job 15\n"
             executor.shutdown()
         assert worker.end() == 0
+
+
+def test_a_worker_that_ends_does_not_look_at_the_output_again():
+    """A look is due some milliseconds after a runner printed little: by then its channel may be closed."""
+    loop = Loop()
+    end = WorkerEnd(loop)
+    RunnerOutput(loop, None, end, lambda *part: None, lambda: None)
+
+    def end_at_once():
+        end.output.on_ready(0)
+        end.close()
+
+    loop.call_later(0.0, end_at_once)
+    loop.call_later(0.2, loop.stop)
+    loop.run()
+    end.handed_over()

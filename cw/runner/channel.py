@@ -85,7 +85,8 @@ class WorkerEnd:
         self._loop = loop
         self._rest = b""
         self._is_waiting = False  # a large result waits for a descriptor
-        self._is_closed = False
+        self.is_closed = False
+        """True after `close`: nothing can be read any more."""
         self._theirs = theirs, their_files, pipe_in
         self.runner_fds = [
             theirs.fileno(), their_files.fileno(), pipe_in, self._tokens, *self.output.runner_fds,
@@ -222,7 +223,7 @@ class WorkerEnd:
             self._loop.call_later(WAIT_SECONDS, self._go_on)
 
     def _go_on(self) -> None:
-        if not self._is_closed:
+        if not self.is_closed:
             self._loop.watch(self._pipe, IN, self._on_readable)
             self._digest(b"")
 
@@ -251,7 +252,7 @@ class WorkerEnd:
         self._stream.close()
 
     def close(self) -> None:
-        self._is_closed = True
+        self.is_closed = True
         self._stream.close()
         self._loop.watch(self._pipe, 0, lambda events: None)
         self._files.close()

@@ -66,7 +66,6 @@ class RunnerOutput:
         flush: Callable[[], None],
     ) -> None:
         self._loop = loop
-        self._is_closed = False
         self._runner = runner
         self._end = end
         self._on_part = on_part
@@ -85,7 +84,7 @@ class RunnerOutput:
 
     def _look_again(self, index: int) -> None:
         """Read at intervals from a runner that prints little at a time, and on its next bytes after a silence."""
-        if self._is_closed:
+        if self._end.is_closed:
             return
         if 0 < self._take_turn(index) < BUSY_BYTES:
             self._loop.call_later(PAUSE_SECONDS, lambda: self._look_again(index))
@@ -144,7 +143,6 @@ class RunnerOutput:
 
     def close(self, dispatch: int) -> str:
         """Take what an ended runner has left, for the job that it ran (0: none). Returns its last words."""
-        self._is_closed = True
         for index in range(len(STREAMS)):
             total = 0
             while total < DRAIN_BYTES and (count := self._read(index)):
