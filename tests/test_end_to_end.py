@@ -274,7 +274,7 @@ def test_the_proxies_of_a_manager_work_in_jobs_on_its_machine(tmp_path):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("rounds", [60, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [60, pytest.param(400, marks=pytest.mark.slow)])
 def test_large_objects_that_are_used_once_and_dropped_leave_no_memory_anywhere(rounds):
     size, warm = 2 * 1024**2, 20
     with Master() as master, Worker(master.address) as worker, cw.ClusterExecutor(master.address) as executor:

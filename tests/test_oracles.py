@@ -37,4 +37,4 @@ def test_a_short_search_finds_no_difference(kinds, slots, tmp_path):
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize(("kinds", "slots"), KINDS)
 def test_a_long_search_finds_no_difference(kinds, slots, tmp_path):
-    search(kinds, -400, slots, tmp_path, 900)
+    search(kinds, -100, slots, tmp_path, 900)
