@@ -14,11 +14,13 @@ import inspect
 import json
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar, cast
 
+from cw import needs
 from cw.errors import ProtocolError, WorkerLost
+from cw.needs import UNITS_PER_GPU, Needs
 
 TEXT = 200
 """Characters of a peer's mistake in a message about it."""
@@ -69,6 +71,13 @@ def _count(name: str, value: Any) -> int:
 
 def _number(name: str, value: Any) -> int:
     return _int(name, value, 0)
+
+
+def _cpus(name: str, value: Any) -> int:
+    number = _int(name, value, 1)
+    if number > needs.MOST_CPUS:
+        raise ValueError(f"{name} must be at most {needs.MOST_CPUS}, not {number}")
+    return number
 
 
 def _priority(name: str, value: Any) -> int:
@@ -165,6 +174,28 @@ class JobOptions:
         An exception of cw's own counts only if its class is named, as in `retry_on=cw.JobTimeout`.""",
         is_sent=False,
     )
+    cpus: int | None = _option(
+        _cpus,
+        """CPUs that the job uses while it runs (default 1). It starts where so many are free; its libraries are told to
+        use as many threads.""",
+    )
+    gpus: float | None = _option(
+        needs.to_gpus,
+        """GPUs that the job uses: whole ones, or a part of one device such as 0.5. A job without this option sees
+        none.""",
+    )
+    memory: int | str | None = _option(
+        needs.to_bytes,
+        """memory that the job uses, in bytes or as a text such as "8GB".""",
+    )
+    resources: Mapping[str, int] | tuple[tuple[str, int], ...] | None = _option(
+        needs.to_amounts,
+        """amounts of what workers have by names of your own, such as {"licence": 1}.""",
+    )
+    tags: str | Sequence[str] | None = _option(
+        needs.to_tags,
+        """what the worker must be: one tag or several, as its --tags names them.""",
+    )
     output: str | None = _option(
         _output,
         """what becomes of what the job prints, also from C code and from processes that it starts. "print" (the
@@ -180,6 +211,17 @@ class JobOptions:
                 object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
         if self.retry_on is not None and self.retries is None:
             raise ValueError("retry_on needs retries: the number of times that a job is tried again")
+
+    @functools.cached_property
+    def needs(self) -> Needs:
+        """What the job takes from its worker."""
+        return Needs(
+            self.cpus or 1,
+            round((self.gpus or 0) * UNITS_PER_GPU),
+            cast(int, self.memory or 0),
+            cast(tuple[tuple[str, int], ...], self.resources or ()),
+            cast(tuple[str, ...], self.tags or ()),
+        )
 
     def to_wire(self) -> bytes:
         """The payload of an object: JSON of the options that are set, by name."""
@@ -220,6 +262,11 @@ class OptionArguments(TypedDict, total=False):
     priority: int | None
     retries: int | None
     retry_on: type[Exception] | tuple[type[Exception], ...] | None
+    cpus: int | None
+    gpus: float | None
+    memory: int | str | None
+    resources: Mapping[str, int] | tuple[tuple[str, int], ...] | None
+    tags: str | Sequence[str] | None
     output: str | None
 
 
@@ -273,21 +320,49 @@ def to_options(arguments: OptionArguments) -> JobOptions:
 
 @dataclass(frozen=True)
 class WorkerCapacity:
-    """Capacity of a worker: one number for each dimension."""
+    """Capacity of a worker: what it has, in the dimensions of `Needs`, and the jobs that it runs at a time. Raises
+    TypeError, ValueError."""
 
     slots: int
-    """Jobs that it runs at a time."""
+    """Jobs that it runs at a time, whatever they need."""
+    cpus: int = 0
+    """CPUs that its jobs share; 0 stands for one for each slot. Never less than slots: a job of one CPU takes one."""
+    memory: int = 0
+    """Bytes that its jobs share; 0: unknown, and no job is refused for its memory."""
+    gpus: tuple[str, ...] = ()
+    """Its devices, by index or UUID, as the variables for jobs name them."""
+    resources: tuple[tuple[str, int], ...] = ()
+    tags: tuple[str, ...] = ()
 
-    def to_wire(self) -> dict[str, int]:
+    def __post_init__(self) -> None:
+        if not 0 < _int("slots", self.slots, 1) <= MOST_SLOTS:
+            raise ValueError(f"slots must be at most {MOST_SLOTS}, not {self.slots}")
+        set_field = functools.partial(object.__setattr__, self)
+        set_field("cpus", max(self.slots, self.slots if self.cpus == 0 else _cpus("cpus", self.cpus)))
+        set_field("memory", 0 if self.memory == 0 else needs.to_bytes("memory", self.memory))
+        gpus = tuple(self.gpus)
+        if len(set(gpus)) > needs.MOST_GPUS or not all(
+            isinstance(gpu, str) and len(gpu) <= 64 for gpu in gpus
+        ):
+            raise ValueError(
+                f"gpus must be names of at most {needs.MOST_GPUS} devices, not {str(gpus)[:TEXT]}"
+            )
+        if len(set(gpus)) < len(gpus):
+            raise ValueError(f"gpus must differ: {str(gpus)[:TEXT]}")
+        set_field("gpus", gpus)
+        set_field("resources", needs.to_amounts("resources", self.resources))
+        set_field("tags", needs.to_tags("tags", self.tags))
+
+    def to_wire(self) -> dict[str, Any]:
         """The dimensions by name."""
-        return {"slots": self.slots}
+        return {dimension.name: getattr(self, dimension.name) for dimension in fields(self)}
 
     @classmethod
     def from_wire(cls, offer: object) -> WorkerCapacity:
         """The capacity that a Hello names. Raises ProtocolError."""
-        if not isinstance(offer, dict) or offer.keys() != {"slots"}:
+        if not isinstance(offer, dict) or not offer.keys() <= {dimension.name for dimension in fields(cls)}:
             raise ProtocolError(f"it offers {str(offer)[:TEXT]}, which is no capacity")
-        slots = offer["slots"]
-        if type(slots) is not int or not 0 < slots <= MOST_SLOTS:
-            raise ProtocolError(f"it offers {str(slots)[:TEXT]} slots")
-        return cls(slots)
+        try:
+            return cls(**offer)
+        except (TypeError, ValueError) as error:
+            raise ProtocolError(f"it offers {str(offer)[:TEXT]}: {str(error)[:TEXT]}") from None

@@ -99,7 +99,7 @@ FLOORS = [
     "net.messages", "net.peer_messages", "net.passing_messages", "net.output_messages", "net.observer_messages",
     "net.schema", "net.__init__",
     "credential", "userdir", "program", "guard", "nested", "events",
-    "html", "requirements", "errors", "cpus", "processes", "location", "version",
+    "html", "requirements", "needs", "errors", "cpus", "processes", "location", "version",
 ]  # fmt: skip
 
 # Who may import what is not for everybody.
@@ -221,6 +221,7 @@ PURE = (
     "store.format",
     "slurm.scaling",
     "requirements",
+    "needs",
     "errors",
     "version",
     "html",

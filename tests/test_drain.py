@@ -342,8 +342,11 @@ def test_a_runner_is_replaced_after_so_many_jobs(master, executor):
 
 
 def test_at_the_end_of_its_lifetime_a_worker_drains_and_leaves(master, executor, tmp_path, runs):
-    with Worker(master.address, "--lifetime", "1") as worker:
-        future = executor.submit(run_until, runs, tmp_path / "go")
+    future = executor.submit(run_until, runs, tmp_path / "go")
+    with Worker(
+        master.address, "--lifetime", "5"
+    ) as worker:  # (a busy machine takes seconds for a job's start)
+        wait_until(lambda: count_runs(runs) == 1, LIMIT)
         worker.wait_for_event("worker.draining", "its lifetime is over")
         (tmp_path / "go").touch()
         future.result(LIMIT)

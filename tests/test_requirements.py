@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import cw
 from cw.errors import ProtocolError, WorkerLost
+from cw.needs import MOST_AMOUNT, MOST_BYTES, MOST_CPUS, ONE_CPU, UNITS_PER_GPU, Needs
 from cw.requirements import (
     MOST_PRIORITY,
     MOST_SECONDS,
@@ -27,12 +28,15 @@ from cw.requirements import (
 )
 
 SECONDS = st.floats(min_value=1e-9, max_value=1e12)
-
+NAMES = st.text("abcXYZ019_.:-", min_size=1, max_size=20).filter(lambda name: name[0] not in ".:-")
+GPUS = st.integers(1, 16) | st.integers(1, UNITS_PER_GPU).map(lambda units: units / UNITS_PER_GPU)
 
 VALUES = {
     "attempts": st.integers(1, 10**6), "timeout": SECONDS, "min_time": SECONDS, "on_limit": st.just("keep"),
     "retries": st.integers(0, 10**6), "priority": st.integers(-MOST_PRIORITY, MOST_PRIORITY),
-    "output": st.sampled_from(["print", "keep", "log", "drop"]),
+    "output": st.sampled_from(["print", "keep", "log", "drop"]), "cpus": st.integers(1, MOST_CPUS), "gpus": GPUS,
+    "memory": st.integers(1, MOST_BYTES), "resources": st.dictionaries(NAMES, st.integers(1, MOST_AMOUNT), max_size=8),
+    "tags": st.lists(NAMES, max_size=8),
 }  # fmt: skip
 """Valid values of each option: a new one is missed by the test below."""
 
@@ -45,6 +49,15 @@ def test_options_come_back_from_the_wire_as_they_were(values):
     assert None not in json.loads(wire).values() and len(wire) <= OPTIONS_BYTES
     assert JobOptions.from_wire(wire) == JobOptions.from_wire(memoryview(wire)) == options
     assert hash(JobOptions.from_wire(wire)) == hash(options)
+
+
+def test_what_a_job_needs_is_one_vector():
+    assert NO_OPTIONS.needs == JobOptions(cpus=1).needs == ONE_CPU
+    options = JobOptions(
+        cpus=4, gpus=0.5, memory="8GB", resources={"licence": 1, "disk": 2}, tags=["b", "a", "a"]
+    )
+    assert options.needs == Needs(4, UNITS_PER_GPU // 2, 8 * 10**9, (("disk", 2), ("licence", 1)), ("a", "b"))
+    assert JobOptions(tags="a").needs.tags == ("a",) and JobOptions(gpus=2).needs.gpus == 2 * UNITS_PER_GPU
 
 
 def test_options_that_are_not_given_do_not_travel():
@@ -91,6 +104,22 @@ def test_options_cannot_be_changed():
         ({"min_time": math.nan}, "min_time must be a number of seconds above 0, not nan"),
         ({"output": "quiet"}, "output must be one of 'print', 'keep', 'log', 'drop' or None, not 'quiet'"),
         ({"output": 1}, "output must be one of 'print', 'keep', 'log', 'drop' or None, not 1"),
+        ({"cpus": 0}, "cpus must be 1 or more, not 0"),
+        ({"cpus": 0.5}, "cpus must be an int, not 0.5"),
+        ({"gpus": 1.5}, "gpus must be a whole number, or a part of one device such as 0.5, not 1.5"),
+        ({"gpus": "1"}, "gpus must be a number, not '1'"),
+        ({"memory": "lots"}, 'memory must be a size such as "8GB" or "512MiB", not \'lots\''),
+        ({"memory": True}, 'memory must be a number of bytes, or a size such as "8GB", not True'),
+        (
+            {"resources": {"licence": 0.5}},
+            """resources must be whole numbers by name, such as {"licence": 1}, not {'licence': 0.5}""",
+        ),
+        (
+            {"resources": ["licence"]},
+            """resources must be whole numbers by name, such as {"licence": 1}, not ['licence']""",
+        ),
+        ({"tags": 3}, 'tags must be a text such as "avx512", or several, not 3'),
+        ({"tags": "a b"}, "tags: 'a b' is no name: give letters, digits and _ . : -, at most 64"),
         ({"on_limit": "drop"}, "on_limit must be 'keep' or None, not 'drop'"),
     ],
 )
@@ -178,22 +207,47 @@ def test_an_unknown_option_is_a_type_error_that_lists_the_right_ones(method):
 
 # --- the other side ---------------------------------------------------------------------------
 
+WHOLE = WorkerCapacity(1).to_wire()
 
-def test_a_capacity_comes_back_from_the_wire_as_it_was():
-    assert WorkerCapacity.from_wire(WorkerCapacity(8).to_wire()) == WorkerCapacity(8)
+
+@pytest.mark.parametrize(
+    "capacity",
+    [
+        WorkerCapacity(8),
+        WorkerCapacity(2, 16, 64 * 10**9, ("0", "GPU-5"), (("licence", 3),), ("avx512", "node:a")),
+    ],
+)
+def test_a_capacity_comes_back_from_the_wire_as_it_was(capacity):
+    offer = json.loads(json.dumps(capacity.to_wire()))
+    assert WorkerCapacity.from_wire(offer) == capacity
+    assert hash(WorkerCapacity.from_wire(offer)) == hash(capacity)
+
+
+def test_a_worker_has_a_cpu_for_each_slot_at_least():
+    assert WorkerCapacity(8).cpus == WorkerCapacity(8, 2).cpus == 8 and WorkerCapacity(1, 16).cpus == 16
 
 
 @pytest.mark.parametrize(
     "offer",
     [
-        {},
-        {"slots": 0},
-        {"slots": MOST_SLOTS + 1},
-        {"slots": True},
-        {"slots": 1.0},
-        {"slots": 1, "x": 1},
         3,
         [],
+        {},
+        WHOLE | {"x": 1},
+        WHOLE | {"slots": 0},
+        WHOLE | {"slots": MOST_SLOTS + 1},
+        WHOLE | {"slots": True},
+        WHOLE | {"slots": 1.0},
+        WHOLE | {"cpus": -1},
+        WHOLE | {"memory": []},
+        WHOLE | {"gpus": 3},
+        WHOLE | {"gpus": ["0", "0"]},
+        WHOLE | {"gpus": [1]},
+        WHOLE | {"gpus": list(map(str, range(2000)))},
+        WHOLE | {"resources": {"x": 0}},
+        WHOLE | {"resources": [[1, 2, 3]]},
+        WHOLE | {"tags": [3]},
+        WHOLE | {"tags": list(map(str, range(100)))},
     ],
 )
 def test_what_a_faulty_worker_offers_is_a_protocol_error(offer):

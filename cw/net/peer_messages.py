@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from cw.net.schema import Depths, Idents, Leg, Line, Sessions, TimeLeft, record
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Version of the protocol: incremented where a version of cw cannot talk to the one before. (cw 0.1 had 1.)"""
 
 _TO_MASTER = Leg.CLIENT_MASTER, Leg.WORKER_MASTER, Leg.OBSERVER_MASTER
