@@ -694,6 +694,7 @@ def rate_of_work(executor, seconds):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ATTACKS)
 def test_strangers_do_not_slow_the_work(name):
     """In turns with and without them, so that what else the machine does weighs on both alike."""
