@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
+
+from cw.machine import groups as control_groups
+
+_FILES = {1: ("cpu.cfs_quota_us", "cpu.cfs_period_us"), 2: ("cpu.max",)}
+"""Files with quota and period, by the version of control groups."""
 
 
 def usable_cpus() -> int:
@@ -12,28 +16,9 @@ def usable_cpus() -> int:
     return max(1, min([len(os.sched_getaffinity(0)), *map(int, _limits())]))
 
 
-def _limits(groups: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> Iterator[float]:
-    """Yield the limits of the groups that this process is in, in CPUs. (In a container, the root is its own group.)"""
-    try:
-        with open(groups) as file:
-            lines = [line.rstrip("\n").split(":", 2) for line in file]
-    except OSError:
-        return
-    for _, controllers, path in lines:
-        if not controllers:
-            yield from _along(root, path, "cpu.max")
-        elif "cpu" in controllers.split(","):
-            for name in (controllers, "cpu"):
-                yield from _along(os.path.join(root, name), path, "cpu.cfs_quota_us", "cpu.cfs_period_us")
-
-
-def _along(root: str, path: str, *names: str) -> Iterator[float]:
-    """Yield the limit of this group and of all above it: quota and period are in one file, or in two."""
-    parts = [part for part in path.split("/") if part not in ("", "..")]
-    for count in range(len(parts), -1, -1):
-        words: list[str] = []
-        for name in names:
-            with contextlib.suppress(OSError), open(os.path.join(root, *parts[:count], name)) as file:
-                words += file.read().split()
+def _limits(groups: str = control_groups.GROUPS, root: str = control_groups.ROOT) -> Iterator[float]:
+    """Yield the limits of the groups that this process is in, in CPUs."""
+    for version, directory in control_groups.directories("cpu", groups, root):
+        words = control_groups.words(directory, *_FILES[version])
         if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]):
             yield int(words[0]) / int(words[1])

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from cw.launch.plan import Plan, ScriptRequest
+from cw.machine import batch_job
 from cw.slurm import batch
 
 
@@ -26,6 +27,18 @@ def test_the_shell_knows_the_slots_of_each_node(tasks, slots):
     script = f'{batch._PREPARE}\nprintf "%s" "$CW_SLOTS"'
     environment = {"PATH": "/usr/bin:/bin", "SLURM_TASKS_PER_NODE": tasks, "SLURM_JOB_END_TIME": "5"}
     assert subprocess.check_output(["bash", "-c", script], env=environment, text=True) == slots
+
+
+@pytest.mark.parametrize(
+    ("given", "mib"),
+    [({}, "0"), ({"SLURM_MEM_PER_NODE": "3000"}, "3000"), ({"SLURM_MEM_PER_CPU": "500"}, "2000")],
+)
+def test_a_worker_hears_the_memory_of_its_job_on_its_node(given, mib):
+    (line,) = (line for line in batch._ON_NODE.splitlines() if batch_job.FOR_WORKERS in line)
+    read = next(line for line in batch._ON_NODE.splitlines() if line.startswith("mem="))
+    script = f'{batch._PREPARE}\n{read}\n{line}\nprintf "%s" "${batch_job.FOR_WORKERS}"'
+    environment = {"PATH": "/usr/bin:/bin", "SLURM_JOB_END_TIME": "5", "SLURM_CPUS_ON_NODE": "4", **given}
+    assert subprocess.check_output(["bash", "-c", script], env=environment, text=True) == mib
 
 
 def request(role, plan=None, logs="/logs", **changes):

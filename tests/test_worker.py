@@ -411,7 +411,7 @@ def test_a_worker_says_its_slots_and_the_cpus_and_logs_with_time_stamps(master):
     for option, slots in ([], 1), (["-n", "3"], 3), (["-n", "auto"], usable):
         with Worker(master.address, *option) as worker:
             (line,) = worker.lines_of("worker.joined")
-            assert re.search(rf"\b{slots} slots?\b.*\b{usable} usable CPUs?\b", line)
+            assert re.search(rf"\b{slots} slots?, {max(slots, usable)} CPUs?, \S+ of memory\b", line)
             assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} cw.worker INFO: ", worker.err)
             assert worker.out == ""
             assert worker.end() == 0

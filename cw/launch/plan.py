@@ -14,9 +14,22 @@ from cw.net import address
 
 PROGRAM_OPTIONS = {
     "master": frozenset({"--host", "--port", "--silence", "--client-grace"}),
-    "worker": frozenset({"--grace", "--lifetime", "--max-jobs", "--silence", "--reconnect-timeout"}),
+    "worker": frozenset(
+        {
+            "--grace",
+            "--lifetime",
+            "--max-jobs",
+            "--silence",
+            "--reconnect-timeout",
+            "--cpus",
+            "--memory",
+            "--resources",
+            "--tags",
+        }  # fmt: skip
+    ),
 }
-"""Options of cw's programs among those that a user gives for a job. All others are the batch system's."""
+"""Options of cw's programs among those that a user gives for a job. All others are the batch system's:
+`--gpus`, too, since Slurm says to each worker which devices are its own."""
 
 
 class Plan(NamedTuple):

@@ -103,6 +103,7 @@ export CW_UNTIL=$SLURM_JOB_END_TIME
 # Tasks on each node, in order, from a form such as 2(x4),1. (In a step the variable is the step's.)
 export CW_SLOTS=$(sed 's/,/\\n/g' <<<"$SLURM_TASKS_PER_NODE" |
     awk -F '[(x)]' '{ for (i = NF > 1 ? $3 : 1; i > 0; i--) printf "%d ", $1 }')
+export CW_MEM="${SLURM_MEM_PER_NODE:-0} ${SLURM_MEM_PER_CPU:-0}"
 unset SLURM_MEM_PER_CPU SLURM_MEM_PER_NODE SLURM_MEM_PER_GPU SLURM_NTASKS_PER_NODE SLURM_EXPORT_ENV
 trap 'is_over=1' TERM  # it goes to the workers too: wait until they have ended"""
 
@@ -118,6 +119,8 @@ exec >>"$CW_LOGS/workers-$SLURM_JOB_ID-$SLURMD_NODENAME.log" 2>&1
 export CW_LOCATION="slurm/$SLURM_CLUSTER_NAME/$SLURM_JOB_ID/$SLURM_STEP_ID/$SLURMD_NODENAME"
 place="Slurm job $SLURM_JOB_ID, step $SLURM_STEP_ID, node $SLURMD_NODENAME"
 slots=($CW_SLOTS)
+mem=($CW_MEM)
+export CW_NODE_MEMORY=$((mem[0] ? mem[0] : mem[1] * SLURM_CPUS_ON_NODE))
 echo "$(date "+%F %T") a worker in $place; slots: ${slots[SLURM_NODEID]}"
 trap 'is_reported=1' TERM  # and say how it ended
 WORKER -n "${slots[SLURM_NODEID]}" ${CW_UNTIL:+--until "$CW_UNTIL"} --notice NOTICE

@@ -11,6 +11,7 @@ from cw import program
 from cw.cpus import usable_cpus
 from cw.net import address
 from cw.net.loop import Loop
+from cw.worker import offer
 from cw.worker.worker import Settings, Worker
 
 
@@ -33,6 +34,7 @@ def main() -> int:
         options.until,
         options.max_jobs,
     )
+    offered = offer.make_offer(options, os.environ)
     descriptors = program.allow_many_descriptors()  # each runner takes a few
     loop = Loop()
 
@@ -47,7 +49,7 @@ def main() -> int:
     loop.on_signal(signal.SIGTERM, lambda: worker.leaving.on_sigterm())
     if options.notice is not None:
         loop.on_signal(options.notice, lambda: worker.leaving.on_notice())
-    worker = Worker(loop, options.slots, find, settings, descriptors)
+    worker = Worker(loop, offered, find, settings, descriptors)
     program.watch_lifeline(loop, options.lifeline_fd, worker.leaving.on_launcher_gone)
     if options.ready_fd is not None:
         worker.on_joined = lambda: program.report_ready(options.ready_fd)
@@ -77,6 +79,7 @@ def _parse() -> Any:
     parser.add_argument("-n", dest="slots", metavar="SLOTS", type=program.converted_by(_parse_slots), default=1,
                         help="number of jobs to run at a time; 'auto': one for each usable CPU "
                         "(default: 1)")  # fmt: skip
+    offer.add_options(parser)
     _add_limits(parser)
     program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--notice")
     return parser.parse_args()

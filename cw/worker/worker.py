@@ -29,13 +29,13 @@ from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
 from cw.net.objects import Object, SessionObjects, closure, named_by
-from cw.requirements import WorkerCapacity
 from cw.version import VERSION
 from cw.worker import forkserver, patience
 from cw.worker.departure import END_SECONDS, Departure
 from cw.worker.execution import Execution
 from cw.worker.jobs import WorkerJob
 from cw.worker.leaving import Leaving
+from cw.worker.offer import Offer
 from cw.worker.runners import Runners
 from cw.worker.sharing import Sharing
 from cw.worker.slots import Slots
@@ -69,7 +69,7 @@ class Worker:
     def __init__(
         self,
         loop: Loop,
-        count: int,
+        offer: Offer,
         find: Callable[[], list[address.Candidate]],
         settings: Settings = Settings(),  # noqa: B008  (it is immutable)
         descriptors: tuple[int, int] | None = None,
@@ -81,8 +81,8 @@ class Worker:
         """Reason why the worker ended, if it could not go on; otherwise ''."""
         self._loop = loop
         self._sessions: dict[int, SessionObjects] = {}
-        self._capacity = WorkerCapacity(count)
-        self._slots = Slots(count, settings.max_jobs)
+        self._offer = offer
+        self._slots = Slots(offer.capacity.slots, settings.max_jobs)
         self._departure = Departure(
             settings.grace, settings.lifetime, settings.until, time.monotonic(), time.time()
         )
@@ -97,7 +97,7 @@ class Worker:
         self._link.beat = lambda: m.Heartbeat(round(os.getloadavg()[0], 2), self._runners.memory())
         self._send = self._link.send
         self.connect = self._link.connect
-        threads = max(1, usable_cpus() // count)
+        threads = max(1, usable_cpus() // offer.capacity.slots)
         self._runners = Runners(loop, threads, descriptors, max(settings.grace, END_SECONDS))
         self._runners.on_failure = self._give_up
         if self._departure.ends_at < math.inf:
@@ -153,7 +153,7 @@ class Worker:
 
     def hello(self) -> m.Hello:
         return m.Hello("worker", self.ident, "", m.PROTOCOL, list(sys.version_info[:2]), VERSION, os.uname().nodename,
-                       os.getpid(), self._capacity.to_wire(), takes_files=memory.takes_files())  # fmt: skip
+                       os.getpid(), self._offer.capacity.to_wire(), takes_files=memory.takes_files())  # fmt: skip
 
     def on_message(self, message: Any) -> None:
         self._handlers[type(message)](message)
@@ -185,10 +185,9 @@ class Worker:
         self._report()
         if self._departure.is_draining:
             self._send(m.Draining())
-        cpus = usable_cpus()
-        slots = program.count(len(self._slots.pool.slots), "slot")
-        logger.info("worker.joined", "the worker joined the master at %s with %s (this machine has %s)",
-                    self._link.peer, slots, program.count(cpus, "usable CPU"))  # fmt: skip
+        logger.info(
+            "worker.joined", "the worker joined the master at %s with %s", self._link.peer, self._offer.text
+        )
         self.on_joined()
 
     def _report(self) -> None:
