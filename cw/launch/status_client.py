@@ -1,7 +1,8 @@
 """An *observer* of a master: asks for the status of its cluster, and reports to it what a launcher knows.
 
-launcher --> Hello (observer), WantStatus --> StatusReport
-                                              Forgive, Drain, End --> the master
+launcher --> Hello (observer), WantStatus ----------------> StatusReport
+                                                            Forgive, Drain, End --> the master
+tender ----> Hello (observer), WorkersToCome, WantDemand -> DemandReport
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.connector import dial
 from cw.net.loop import Loop
+from cw.observer.demand import Demand
 from cw.version import VERSION
 
 Failure = tuple[tuple[str, int], OSError]
@@ -60,8 +62,37 @@ def ask(
 
     Blocks for up to `seconds` for each candidate. `on_failures` is called with the failures if none could be reached.
     """
+    found = converse(candidates, [m.WantStatus()], messages, seconds=seconds, on_failures=on_failures)
+    if found is None:
+        return None
+    answer, where = found
+    state = {name: answer.state.get(name) for name in ClusterStatus._fields if name != "where"}
+    return ClusterStatus(where, **state)
+
+
+def ask_demand(
+    candidates: Sequence[address.Candidate],
+    to_come: m.WorkersToCome | None = None,
+    seconds: float = ANSWER_SECONDS,
+) -> Demand | None:
+    """Return what jobs ask of the cluster whose master answers first, or None. `to_come`: the workers that the caller
+    could start, which that master is told before. Raises ProtocolError. Blocks for up to `seconds` for each candidate.
+    """
+    opening = [m.WantDemand()] if to_come is None else [to_come, m.WantDemand()]
+    found = converse(candidates, opening, seconds=seconds)
+    return None if found is None else Demand.from_wire(found[0].state, found[1])
+
+
+def converse(
+    candidates: Sequence[address.Candidate],
+    opening: Sequence[tuple[Any, ...]],
+    closing: Sequence[tuple[Any, ...]] = (),
+    seconds: float = ANSWER_SECONDS,
+    on_failures: Callable[[list[Failure]], None] = lambda failures: None,
+) -> tuple[Any, str] | None:
+    """Send the opening to the master that answers first; return its answer and its address, and send it the closing."""
     loop = Loop()
-    found: list[ClusterStatus] = []
+    found: list[tuple[Any, str]] = []
 
     def on_connected(sock: Any, where: tuple[str, int]) -> None:
         connection = Connection(loop, sock)
@@ -74,16 +105,16 @@ def ask(
         loop.call_later(seconds, loop.stop)
 
     def on_message(connection: Connection, message: Any, where: tuple[str, int]) -> None:
-        if type(message) is m.StatusReport:
-            state = {name: message.state.get(name) for name in ClusterStatus._fields if name != "where"}
-            found.append(ClusterStatus(address.join(*where), **state))  # type: ignore[arg-type]
-            for reported in messages:
-                connection.send(reported)
+        if type(message) in (m.StatusReport, m.DemandReport):
+            found.append((message, address.join(*where)))
+            for order in closing:
+                connection.send(order)
             connection.on_close = lambda reason: None
             connection.close_when_sent()
-            loop.call_later(0.0 if not messages else 0.05, loop.stop)
+            loop.call_later(0.05 if closing else 0.0, loop.stop)
         elif type(message) is m.Welcome:
-            connection.send(m.WantStatus())
+            for question in opening:
+                connection.send(question)
         else:
             loop.stop()
 

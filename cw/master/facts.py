@@ -11,8 +11,10 @@ class WorkerFacts:
     """A worker, as it has described itself."""
 
     __slots__ = (
+        "done",
         "ends_at",
         "host",
+        "idle_since",
         "joined_at",
         "load",
         "location",
@@ -27,6 +29,8 @@ class WorkerFacts:
         self.name = name
         self.host = host
         self.joined_at = now
+        self.idle_since = now  # since when it holds no job, if it holds none
+        self.done = 0  # number of its ended jobs then
         self.ends_at = math.inf  # when its jobs will be stopped
         self.location = ""  # the text of its cw.location.Location
         self.place = ""  # the same for people
@@ -40,6 +44,11 @@ class WorkerFacts:
         if 0 <= message.load < math.inf:
             self.load, self.memory = float(message.load), message.memory
         return m.Heartbeat()
+
+    def on_second(self, now: float, held: int, done: int) -> None:
+        """Note the numbers of jobs that it holds, and that have ended there."""
+        if held or done != self.done:
+            self.idle_since, self.done = now, done
 
 
 class ClientFacts:

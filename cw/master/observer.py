@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Protocol
 
 from cw.master import checks
 from cw.master.dispatch import Dispatcher
 from cw.master.jobs import Action
 from cw.master.peer import Peer, logger
+from cw.master.to_come import ToCome
 from cw.master.watching import Watching
 from cw.net import messages as m
 from cw.net.connection import Connection
@@ -45,6 +47,12 @@ class ObserverPeer(Peer):
     def _on_want_status(self, message: m.WantStatus) -> None:
         self.send(m.StatusReport(self._master.status_report()))
 
+    def _on_want_demand(self, message: m.WantDemand) -> None:
+        self.send(m.DemandReport(self._master.watching.demand().to_wire()))
+
+    def _on_workers_to_come(self, message: m.WorkersToCome) -> None:
+        self._master.watching.to_come = ToCome.of(message, time.monotonic())
+
     def _on_look(self, message: m.Look) -> None:
         self._master.watching.on_look(self.connection)
 
@@ -68,6 +76,8 @@ class ObserverPeer(Peer):
 
     handlers = {
         m.WantStatus: _on_want_status,
+        m.WantDemand: _on_want_demand,
+        m.WorkersToCome: _on_workers_to_come,
         m.Look: _on_look,
         m.StopJob: _on_stop_job,
         m.Forgive: _on_forgive,

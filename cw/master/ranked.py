@@ -48,6 +48,10 @@ class Ranked(Generic[Job]):
         """Return all jobs, in their order."""
         return [entry[-1] for entry in sorted(self._heap)]
 
+    def some(self, step: int) -> list[Job]:
+        """Return one of each `step` jobs, in no order."""
+        return [entry[-1] for entry in self._heap[::step]]
+
     def keep(self, is_wanted: Callable[[Job], bool]) -> None:
         """Remove all other jobs."""
         self._heap = [entry for entry in self._heap if is_wanted(entry[-1])]

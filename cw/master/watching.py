@@ -16,13 +16,16 @@ from typing import Any, Protocol
 
 from cw import location
 from cw.master import snapshot
+from cw.master.demand import demand
 from cw.master.facts import ClientFacts, WorkerFacts
 from cw.master.state import State
+from cw.master.to_come import NOTHING
 from cw.master.why import Survey
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.loop import Loop
 from cw.observer import model
+from cw.observer.demand import Demand
 from cw.observer.model import LostWorker, MasterStatus
 from cw.version import VERSION
 
@@ -60,6 +63,8 @@ class Watching:
         self._clients, self._workers = clients, workers
         self.survey = Survey(state)
         """The master's latest, of this second."""
+        self.to_come = NOTHING
+        """The workers that the cluster's tender could start."""
         self._began = time.monotonic()
         self._losses: deque[LostWorker] = deque(maxlen=model.LOSSES)
         self._observers: dict[Connection, None] = {}
@@ -122,6 +127,10 @@ class Watching:
 
         known = snapshot.Known(master, time.time(), self._workers, self._clients, losses, why_waiting)
         return snapshot.make(self._state, known)
+
+    def demand(self) -> Demand:
+        """Return what jobs ask of the cluster, for its tender."""
+        return demand(self._state, self._workers, self._ident, time.monotonic())
 
     def _tell(self, clients: Iterable[Client], is_watched: bool) -> None:
         for client in clients:

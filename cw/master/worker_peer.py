@@ -122,6 +122,9 @@ class WorkerPeer(Peer):
     def on_second(self, now: float) -> None:
         if self.connection.closed:
             return
+        if self.is_known:
+            worker = self._master.dispatcher.state.workers[self._key]
+            self.facts.on_second(now, len(worker.held), worker.done)
         if self.facts.ends_at < math.inf and self.is_known:
             self._master.dispatcher.on_time_left(self._key, self._time_left(now))
         silence = self._master.settings.silence

@@ -25,8 +25,9 @@ from cw.net.passing_messages import (
     PortOpened as PortOpened, Promise as Promise, Want as Want, WantDigest as WantDigest,
 )  # fmt: skip
 from cw.net.observer_messages import (
-    Backlog as Backlog, FunctionName as FunctionName, JobFailed as JobFailed, Look as Look,
-    SnapshotReport as SnapshotReport, StopJob as StopJob, WantStatus as WantStatus, Watched as Watched,
+    Backlog as Backlog, DemandReport as DemandReport, FunctionName as FunctionName, JobFailed as JobFailed,
+    Look as Look, SnapshotReport as SnapshotReport, StopJob as StopJob, WantDemand as WantDemand,
+    WantStatus as WantStatus, Watched as Watched, WorkersToCome as WorkersToCome,
 )  # fmt: skip
 from cw.net.output_messages import (
     STDERR as STDERR, STDOUT as STDOUT, RECORDS as RECORDS, JobKept as JobKept, JobOutput as JobOutput, Kept as Kept,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NamedTuple
 
-from cw.net.schema import Bound, Leg, Line, Payloads, U32s, batch, is_text, record
+from cw.net.schema import Bound, Leg, Line, Payloads, TimeLeft, U32s, batch, is_text, record
 
 LISTED = 100
 """Most functions that a Backlog names."""
+
+MOST_KINDS = 100
+"""Most kinds of workers that a tender names."""
 
 
 def _are_counts(values: dict[str, Any]) -> bool:
@@ -17,6 +20,7 @@ def _are_counts(values: dict[str, Any]) -> bool:
 
 
 Counts = Annotated[dict[str, Any], Bound(_are_counts, f"at most {LISTED} names with numbers")]
+Kinds = Annotated[list[Any], Bound(lambda kinds: len(kinds) <= MOST_KINDS, f"at most {MOST_KINDS} kinds")]
 
 # --- a client, for observers ------------------------------------------------------------------
 
@@ -80,3 +84,27 @@ class StopJob(NamedTuple):
     session: int
     number: int  # within the session
     by: Line  # who wants it, for the error
+
+
+# --- the tender of a cluster ------------------------------------------------------------------
+
+
+@record(148, Leg.OBSERVER_MASTER)
+class WantDemand(NamedTuple):
+    """Answered by a DemandReport."""
+
+
+@record(149, Leg.MASTER_OBSERVER)
+class DemandReport(NamedTuple):
+    """What jobs ask of the cluster, and the workers that it has. `cw.observer.demand` defines its content."""
+
+    state: dict[str, Any]
+
+
+@record(150, Leg.OBSERVER_MASTER)
+class WorkersToCome(NamedTuple):
+    """The kinds of workers that a tender could still start. Replaces the one before."""
+
+    kinds: Kinds  # each a cw.observer.demand.PossibleWorker
+    seconds: TimeLeft  # for which it can be relied on
+    notice: Line  # why jobs that only these can run wait, if there is more to say than that; ''
