@@ -24,7 +24,7 @@ from cw.requirements import WorkerCapacity
 
 def ask(cluster, now=1000.0):
     """The answer as it arrives."""
-    demand = demanded.demand(cluster.state, cluster.workers, "f" * 32, now)
+    demand = demanded.demand(cluster.state, cluster.clients, cluster.workers, "f" * 32, now)
     arrived = Demand.from_wire(json.loads(json.dumps(demand.to_wire())))
     assert arrived == demand
     return arrived
@@ -86,6 +86,19 @@ def test_durations_are_those_of_the_functions_whose_jobs_are_open():
     assert (shape.waiting, shape.median_seconds, shape.mean_seconds) == (15, None, None)  # of half, not known
 
 
+def test_what_a_client_holds_back_is_counted_if_it_has_sent_what_it_may():
+    cluster = Cluster([1])
+    f, g = cluster.function("f"), cluster.function("g")
+    submit(cluster, f, range(demanded.FULL - 2))
+    cluster.clients[7].facts.backlog = {"f": 900_000, "g": 300}
+    assert ask(cluster).shapes[0].waiting == demanded.FULL - 3
+    submit(cluster, f, [10_000], min_time=60)
+    submit(cluster, g, [10_001], min_time=60)
+    plain, long = ask(cluster).shapes
+    assert plain.waiting + long.waiting == pytest.approx(900_300 + demanded.FULL - 1, rel=0.001)
+    assert 300 < long.waiting < 600  # all of g, and its part of f
+
+
 def test_jobs_of_an_unknown_place_are_counted_apart():
     cluster = Cluster([1])
     cluster.policy.on_session_resumed(7)
@@ -110,7 +123,7 @@ def test_workers_say_for_how_long_they_have_been_idle():
     tick(1012.0)
     first_seen, second_seen = ask(cluster, 1013.0).workers
     assert (first_seen.idle_seconds, first_seen.busy) == (2.0, 0)
-    assert (second_seen.idle_seconds, second_seen.busy) == (0.0, 1)
+    assert (second_seen.idle_seconds, second_seen.busy, second_seen.age) == (0.0, 1, 13.0)
     assert first_seen.capacity == WorkerCapacity(1) and first_seen.host == first.host
     second.ends_at = 1100.0
     assert [worker.seconds_left for worker in ask(cluster, 1013.0).workers] == [None, 87.0]
@@ -121,7 +134,7 @@ def test_a_million_jobs_and_ten_thousand_workers_take_milliseconds():
     submit(cluster, cluster.function("f"), range(200_000))
     submit(cluster, cluster.function("g"), range(200_000, 300_000), priority=1)
     began = time.process_time()
-    answer = demanded.demand(cluster.state, cluster.workers, "f" * 32, 1000.0)
+    answer = demanded.demand(cluster.state, cluster.clients, cluster.workers, "f" * 32, 1000.0)
     assert time.process_time() - began < 0.5  # 30 ms on a quiet machine
     (shape,) = answer.shapes
     assert shape.running == pytest.approx(10_000, rel=0.01)

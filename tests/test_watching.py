@@ -7,7 +7,7 @@ import pytest
 from test_snapshot import Cluster
 
 from cw.master import snapshot, watching
-from cw.master.watching import FIRST_SECONDS, SECONDS, SHARE, Watching
+from cw.master.watching import ASKED_SECONDS, FIRST_SECONDS, SECONDS, SHARE, Watching
 from cw.net import messages as m
 
 
@@ -96,3 +96,17 @@ def test_snapshots_that_take_long_come_less_often(bench, monkeypatch):
     bench.watching.on_look(Peer())
     bench.loop.go_on()
     assert bench.loop.calls[0][0] == pytest.approx(0.1 * SHARE)
+
+
+def test_while_a_tender_asks_clients_tell_their_backlog_and_no_snapshot_is_made(bench, monkeypatch):
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now, time=time.time)
+    monkeypatch.setattr(watching, "time", clock)
+    monkeypatch.setattr(snapshot, "make", lambda state, known: 1 / 0)
+    bench.watching.demand()
+    for _ in range(3):
+        bench.loop.go_on()
+        bench.watching.demand()
+    assert bench.client.sent == [m.Watched(True)] and len(bench.loop.calls) == 1
+    clock.now += ASKED_SECONDS
+    bench.loop.go_on()
+    assert bench.client.sent == [m.Watched(True), m.Watched(False)] and bench.loop.calls == []

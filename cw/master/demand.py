@@ -13,10 +13,11 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
-from cw.master.facts import WorkerFacts
-from cw.master.jobs import Job, Worker, WorkerKey
+from cw.master.facts import ClientFacts, WorkerFacts
+from cw.master.jobs import Job, SessionKey, Worker, WorkerKey
 from cw.master.ranked import Ranked
 from cw.master.state import State
 from cw.master.tallies import Tally
@@ -29,6 +30,18 @@ Larger: more of the master's time. Smaller: rougher numbers, where a client has 
 
 LEAST_SAMPLED = 5
 """The same for one queue, with very many of these."""
+
+
+FULL = 8 * 1024
+"""Open jobs of a client here from which on it is taken to hold others back, since it may not send more. Larger: these
+are not seen. Smaller: calls that wait for other calls are taken for them."""
+
+
+class ClientPeer(Protocol):
+    """A client of the master."""
+
+    @property
+    def facts(self) -> ClientFacts: ...
 
 
 class WorkerPeer(Protocol):
@@ -71,25 +84,33 @@ class _Jobs:
         raise AssertionError("no median")
 
 
-def demand(state: State, peers: Mapping[WorkerKey, WorkerPeer], ident: str, now: float) -> Demand:
+def demand(
+    state: State,
+    clients: Mapping[SessionKey, ClientPeer],
+    workers: Mapping[WorkerKey, WorkerPeer],
+    ident: str,
+    now: float,
+) -> Demand:
     """Return the demand of this moment at the master with this start id."""
-    kinds: dict[_Kind, _Jobs] = {}
-    _count_waiting(kinds, state)
-    _count_held(kinds, state)
-    shapes = [
-        _shape(kind, kinds[kind]) for kind in sorted(kinds) if kinds[kind].waiting + kinds[kind].running
-    ]
     return Demand(
         ident,
         len(state.sessions),
         sum(len(session.settling or ()) for session in state.sessions.values()),
-        tuple(shapes),
-        tuple(_worker(worker, peers[key].facts, now) for key, worker in state.workers.items()),
+        tuple(shapes(state, clients)),
+        tuple(_worker(worker, workers[key].facts, now) for key, worker in state.workers.items()),
     )
 
 
-def _shape(kind: _Kind, jobs: _Jobs) -> ShapeDemand:
-    return ShapeDemand(*kind, round(jobs.waiting), round(jobs.running), len(jobs.sessions), *jobs.durations())
+def shapes(state: State, clients: Mapping[SessionKey, ClientPeer]) -> list[ShapeDemand]:
+    """Return the open jobs by what they need."""
+    kinds: dict[_Kind, _Jobs] = {}
+    _count_waiting(kinds, state)
+    _count_held(kinds, state)
+    _count_held_back(kinds, state, clients)
+    return [
+        ShapeDemand(*kind, round(jobs.waiting), round(jobs.running), len(jobs.sessions), *jobs.durations())
+        for kind, jobs in sorted(kinds.items(), key=itemgetter(0))
+    ]
 
 
 def _worker(worker: Worker, facts: WorkerFacts, now: float) -> WorkerSupply:
@@ -100,6 +121,7 @@ def _worker(worker: Worker, facts: WorkerFacts, now: float) -> WorkerSupply:
         worker.pool.shape.python,
         worker.capacity,
         _busy(worker),
+        now - facts.joined_at,
         0.0 if worker.held else max(0.0, now - facts.idle_since),
         None if facts.ends_at == math.inf else max(0.0, facts.ends_at - now),
         worker.is_draining,
@@ -145,6 +167,22 @@ def _count_held(kinds: dict[_Kind, _Jobs], state: State) -> None:
         if ahead is not None:
             count = step * (len(worker.held) - busy)
             _note(kinds, ahead, count).waiting += count
+
+
+def _count_held_back(
+    kinds: dict[_Kind, _Jobs], state: State, clients: Mapping[SessionKey, ClientPeer]
+) -> None:
+    """Count the jobs that clients hold back, as jobs of what others of the same functions need."""
+    for key, session in state.sessions.items():
+        backlog = clients[key].facts.backlog if key in clients and len(session.jobs) >= FULL else {}
+        tallies = state.tallies.by_session.get(key, {})
+        for name, count in backlog.items():
+            tally = tallies.get(name)
+            alike = [(jobs, jobs.tallies[tally]) for jobs in kinds.values() if tally in jobs.tallies]
+            total = sum(part for _, part in alike)
+            for jobs, part in alike:
+                jobs.waiting += count * part / total
+                jobs.tallies[tally] += count * part / total
 
 
 def _busy(worker: Worker) -> int:

@@ -8,6 +8,7 @@ All in here runs in the loop's thread.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
@@ -35,6 +36,10 @@ what waits at slow clients is not counted."""
 
 SECONDS = 1.0
 """Time between two snapshots (seconds)."""
+
+ASKED_SECONDS = 30.0
+"""Time after a tender's question for which clients go on to tell what waits there (seconds). Longer: they tell it to
+nobody. Shorter: what waits there is not counted in the next answer."""
 
 SHARE = 50
 """Snapshots take at most one part in this many of the master's time: with very many workers they come less often."""
@@ -69,15 +74,13 @@ class Watching:
         self._losses: deque[LostWorker] = deque(maxlen=model.LOSSES)
         self._observers: dict[Connection, None] = {}
         self._number = 0
-        self._is_going = False  # the next snapshot is due
+        self._is_going = False  # the next snapshot is due, if somebody looks
+        self._asked_at = -math.inf  # when a tender asked last
 
     def on_look(self, connection: Connection) -> None:
         """An observer looks."""
         self._observers[connection] = None
-        if not self._is_going:
-            self._is_going = True
-            self._tell(self._clients.values(), True)
-            self._loop.call_later(FIRST_SECONDS, self._report)
+        self._go_on()
 
     def on_gone(self, connection: Connection) -> None:
         """An observer is gone."""
@@ -99,20 +102,30 @@ class Watching:
         """A worker was lost."""
         self._losses.append(LostWorker(facts.name, facts.place, model.clean(how), time.time()))
 
+    def _go_on(self) -> None:
+        if not self._is_going:
+            self._is_going = True
+            self._tell(self._clients.values(), True)
+            self._loop.call_later(FIRST_SECONDS, self._report)
+
     def _report(self) -> None:
-        self._is_going = bool(self._observers)
+        began = time.monotonic()
+        self._is_going = bool(self._observers) or began - self._asked_at < ASKED_SECONDS
         if not self._is_going:
             self._tell(self._clients.values(), False)
             return
-        began = time.monotonic()
+        if self._observers:
+            self._send_snapshot(began)
+        took = time.monotonic() - began
+        self._loop.call_later(max(SECONDS, SHARE * took), self._report)
+
+    def _send_snapshot(self, began: float) -> None:
         self._state.tallies.on_second(began)
         message = m.SnapshotReport([self._number], [snapshot.encode(self.make())])
         self._number = (self._number + 1) % 2**32
         for connection in self._observers:
             if not connection.unsent:  # otherwise it is behind: it gets a later one
                 connection.send(message)
-        took = time.monotonic() - began
-        self._loop.call_later(max(SECONDS, SHARE * took), self._report)
 
     def make(self) -> model.Snapshot:
         """Return the snapshot of this moment."""
@@ -130,7 +143,9 @@ class Watching:
 
     def demand(self) -> Demand:
         """Return what jobs ask of the cluster, for its tender."""
-        return demand(self._state, self._workers, self._ident, time.monotonic())
+        self._asked_at = time.monotonic()
+        self._go_on()
+        return demand(self._state, self._clients, self._workers, self._ident, self._asked_at)
 
     def _tell(self, clients: Iterable[Client], is_watched: bool) -> None:
         for client in clients:

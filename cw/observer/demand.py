@@ -36,7 +36,8 @@ class ShapeDemand:
     min_time: float
     """Seconds that a worker must have left when such a job starts; 0.0: not named."""
     waiting: int
-    """Jobs that no worker runs. Estimated where one program has jobs of several kinds."""
+    """Jobs that no worker runs, with those that the client holds back since it has filled its window. Estimated where
+    one program has jobs of several kinds."""
     running: int
     sessions: int
     """Programs that have such jobs."""
@@ -76,6 +77,8 @@ class WorkerSupply:
     capacity: WorkerCapacity
     busy: int
     """Jobs that run there."""
+    age: float
+    """Time since it joined this master (seconds)."""
     idle_seconds: float
     """Time for which it has held no job, to a second; 0.0: it holds one."""
     seconds_left: float | None
@@ -90,7 +93,7 @@ class WorkerSupply:
     @classmethod
     def from_wire(cls, value: Any) -> WorkerSupply:
         """Return what `to_wire` has written. Raises ProtocolError."""
-        ident, host, location, python, capacity, busy, idle, left, is_draining = value
+        ident, host, location, python, capacity, busy, age, idle, left, is_draining = value
         return cls(
             _text(ident),
             _text(host),
@@ -98,6 +101,7 @@ class WorkerSupply:
             _python(python),
             WorkerCapacity.from_wire(capacity),
             _count(busy),
+            _seconds(age),
             _seconds(idle),
             _seconds_if_known(left),
             is_draining is True,
