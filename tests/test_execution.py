@@ -51,8 +51,7 @@ def test_a_message_of_the_policys_goes_to_the_master_as_it_is(worker):
 
 
 def test_what_comes_of_a_retraction_is_done_before_the_actions_that_follow(worker):
-    give(worker, 1)
-    runner = give(worker, *range(2, 20))[0]
+    runner = give(worker, *range(1, 20))[0]  # (all at one moment)
     unstarted = [job.dispatch for job in list(runner.sent)[1:]]
     assert unstarted
     for job in runner.sent:

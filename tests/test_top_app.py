@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 
@@ -13,24 +14,27 @@ from textual.events import Resize
 from textual.geometry import Size
 from top_view import SampleSource
 
+from cw.top import widgets
 from cw.top.app import TopApp
 from cw.top.source import Away, Batch
 from cw.top.widgets import Question
 
 
 @asynccontextmanager
-async def shown(source, size=(80, 24)):
-    """A `cw top`, and a function that presses keys and returns the lines of the screen."""
+async def shown(source, size=(80, 24), stale=600.0):
+    """A `cw top`, and a function that presses keys and returns the lines of the screen. `stale`: age of a sample in
+    seconds at which a line says so; more than a busy machine takes for a test."""
     app = TopApp(source)
-    async with app.run_test(size=size) as pilot:
+    with mock.patch.object(widgets, "STALE", stale):
+        async with app.run_test(size=size) as pilot:
 
-        async def press(*keys):
-            await pilot.press(*keys)
-            await pilot.pause(0 if keys else None)
-            return screen(app)
+            async def press(*keys):
+                await pilot.press(*keys)
+                await pilot.pause(0 if keys else None)
+                return screen(app)
 
-        await pilot.pause()
-        yield app, press
+            await pilot.pause()
+            yield app, press
 
 
 def screen(app):
@@ -111,6 +115,14 @@ async def test_a_function_and_a_worker_are_looked_into():
         app._source.on_update(gone)
         assert has(await press(), "it has ended")
         assert has(await press("escape"), "node7:100")
+
+
+@top
+async def test_it_says_that_news_do_not_come():
+    async with shown(SampleSource(), stale=0.0) as (_, press):
+        assert has(await press("2"), "no news for 0 s: what follows is old")
+    async with shown(SampleSource()) as (_, press):
+        assert not has(await press("2"), "no news")
 
 
 @top
