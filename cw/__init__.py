@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from cw.errors import InitializerFailed as InitializerFailed
     from cw.errors import JobStopped as JobStopped
     from cw.errors import JobTimeout as JobTimeout
+    from cw.errors import MemoryExceeded as MemoryExceeded
     from cw.errors import NotPicklable as NotPicklable
     from cw.errors import PayloadError as PayloadError
     from cw.errors import ProtocolError as ProtocolError
@@ -107,9 +108,9 @@ _MODULE_BY_NAME = {
     "LaunchError": "launch.launcher",
 } | dict.fromkeys(
     ("ConnectionError", "DependencyFailed", "EnvironmentMismatch", "Error", "InitializerFailed", "JobStopped",
-     "JobTimeout", "NotPicklable", "PayloadError", "ProtocolError", "RemoteException", "RemoteTraceback",
-     "SharedRandomState", "SharedValueReleased", "StartRefused", "StoreError", "UnseenChanges", "UnstableKey",
-     "WorkerLost"), "errors",
+     "JobTimeout", "MemoryExceeded", "NotPicklable", "PayloadError", "ProtocolError", "RemoteException",
+     "RemoteTraceback", "SharedRandomState", "SharedValueReleased", "StartRefused", "StoreError", "UnseenChanges",
+     "UnstableKey", "WorkerLost"), "errors",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_MODULE_BY_NAME]  # noqa: PLE0604

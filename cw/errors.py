@@ -8,6 +8,7 @@
          |- InitializerFailed          an initializer failed                          (also BrokenExecutor)
          |- DependencyFailed           a call was not run: one that it depends on failed
          |- JobTimeout                 a job ran longer than its limit      (also TimeoutError)
+         |- MemoryExceeded             a job used more memory than its limit  (also MemoryError)
          |- NotPicklable               an argument, function or result cannot travel  (also PicklingError, TypeError)
          |- PayloadError               bytes that cw has not packed                   (also ValueError)
          |- EnvironmentMismatch        a machine lacks, say, the client's working directory
@@ -107,6 +108,28 @@ class StoreError(Error, OSError):
 
 class JobTimeout(Error, TimeoutError):
     """A job ran longer than its time limit and was stopped. A `TimeoutError` too."""
+
+
+class MemoryExceeded(Error, MemoryError):
+    """A job used more memory than its options name, on a worker with `--enforce-memory`, and was stopped. It is not
+    tried again. A `MemoryError` too.
+
+    `limit` and `peak`: what the options name, and what the job had when it was stopped (bytes).
+    """
+
+    def __init__(self, message: str = "", limit: int = 0, peak: int = 0) -> None:
+        super().__init__(message, limit, peak)
+
+    @property
+    def limit(self) -> int:
+        return int(self.args[1])
+
+    @property
+    def peak(self) -> int:
+        return int(self.args[2])
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class JobStopped(Error):

@@ -60,7 +60,7 @@ FLOORS = [
     "launch.local_state", "launch.supervisor", "launch.launcher", "launch.options", "launch.shown",
     "launch.status_client", "launch.__init__",
     "worker.__main__", "worker.cli", "worker.worker", "worker.sharing", "worker.fetching", "worker.share_port",
-    "worker.leaving", "worker.offer", "worker.execution", "worker.runners",
+    "worker.leaving", "worker.offer", "worker.memory_guard", "worker.execution", "worker.runners",
     "worker.forkserver_client",
     "worker.output", "worker.job_log", "worker.last_words",
     "worker.forkserver", "worker.patience", "worker.outcomes", "worker.outbox", "worker.departure",
@@ -100,7 +100,8 @@ FLOORS = [
     "net.schema", "net.__init__",
     "credential", "userdir", "program", "guard", "nested", "events",
     "html", "requirements", "needs", "errors", "cpus", "processes", "location", "version",
-    "machine.memory", "machine.gpus", "machine.batch_job", "machine.groups", "machine.__init__",
+    "machine.memory", "machine.process_memory", "machine.oom", "machine.gpus", "machine.batch_job",
+    "machine.groups", "machine.__init__",
 ]  # fmt: skip
 
 # Who may import what is not for everybody.

@@ -21,6 +21,7 @@ EXAMPLES = [
     errors.EnvironmentMismatch("a"),
     errors.InitializerFailed("a"),
     errors.JobTimeout("a"),
+    errors.MemoryExceeded("a", 100, 120),
     errors.JobStopped("a"),
     errors.StartRefused("a"),
     errors.StoreError("a"),
@@ -64,6 +65,7 @@ def test_errors_are_what_callers_of_the_standard_library_expect():
     assert issubclass(errors.ConnectionError, OSError)
     assert issubclass(errors.InitializerFailed, concurrent.futures.BrokenExecutor)
     assert issubclass(errors.JobTimeout, TimeoutError)
+    assert issubclass(errors.MemoryExceeded, MemoryError)
     assert issubclass(errors.NotPicklable, TypeError)
     assert issubclass(errors.NotPicklable, pickle.PicklingError)
     assert issubclass(errors.WorkerLost, concurrent.futures.BrokenExecutor)

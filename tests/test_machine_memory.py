@@ -1,5 +1,7 @@
 """The memory that a process may use."""
 
+import os
+
 import pytest
 
 from cw.machine import batch_job, memory
@@ -9,14 +11,12 @@ GIB = 2**30
 
 def usable(tmp_path, environ=(), groups="", **files):
     """`files`: contents by path below the groups' root, with __ for /."""
-    (tmp_path / "meminfo").write_text("MemTotal:       67108864 kB\nMemFree:        1 kB\n")
     (tmp_path / "groups").write_text(groups)
     for name, text in files.items():
         path = tmp_path / "root" / name.replace("__", "/")
         path.parent.mkdir(parents=True, exist_ok=True)
         (path.parent / path.name.replace("memory_", "memory.")).write_text(text)
-    names = [str(tmp_path / name) for name in ("groups", "root", "meminfo")]
-    return memory.usable_memory(dict(environ), *names)
+    return memory.usable_memory(dict(environ), str(tmp_path / "groups"), str(tmp_path / "root"), 64 * GIB)
 
 
 def test_a_machine_without_limits_gives_all_it_has(tmp_path):
@@ -50,6 +50,7 @@ def test_what_slurm_gives_is_a_limit_too(environ, size, tmp_path):
     assert usable(tmp_path, environ).size == size
 
 
-def test_nothing_is_known_without_any_file(tmp_path):
+def test_a_system_without_groups_has_what_the_kernel_says(tmp_path):
     nowhere = str(tmp_path / "none")
-    assert memory.usable_memory({}, nowhere, nowhere, nowhere).size == 0
+    found = memory.usable_memory({}, nowhere, nowhere)
+    assert found.size == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

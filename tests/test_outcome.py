@@ -51,6 +51,17 @@ def test_a_job_that_took_too_long_says_its_limit_and_where_it_was():
     assert "job 42 ran longer than its limit and was stopped" in str(error)
 
 
+def test_a_job_that_used_too_much_memory_says_its_limit_and_its_peak():
+    note = {"host": "node7", "pid": 3, "attempt": 1, "memory": 10**8, "peak": 312 * 10**6, "seconds": 1.6}
+    error, _ = outcome.load(NAMED, m.TIMEOUT, json.dumps(note).encode())
+    assert type(error) is cw.MemoryExceeded and (error.limit, error.peak) == (10**8, 312 * 10**6)
+    assert "job 42 used 312MB of memory, more than the 100MB that its options name" in str(error)
+    assert "(host node7, pid 3, attempt 1)" in str(error)
+    stored = outcome.of_result(NAMED, m.TIMEOUT, 1.6, b"?", error, None)
+    again = serialize.load_error(stored.payload, "")
+    assert type(again) is cw.MemoryExceeded and again.peak == error.peak
+
+
 def test_what_ran_into_its_time_limit_is_stored_as_an_error():
     found = outcome.of_result(NAMED, m.TIMEOUT, 2.0, b"?", cw.JobTimeout("too long"), None)
     assert found.status == m.ERROR and type(serialize.load_error(found.payload, "")) is cw.JobTimeout

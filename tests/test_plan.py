@@ -14,6 +14,10 @@ def test_options_of_cws_programs_are_told_from_the_batch_systems():
     assert split_options("worker", given) == (
         ["--account=physics", "--qos", "long", "-v"], ["--max-jobs", "5", "--grace=3"]
     )  # fmt: skip
+    assert split_options("worker", ["--enforce-memory", "--exclusive"]) == (
+        ["--exclusive"],
+        ["--enforce-memory"],
+    )
     assert split_options("master", ["--port=0", "--max-jobs=1"]) == (["--max-jobs=1"], ["--port=0"])
 
 

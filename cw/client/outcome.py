@@ -7,7 +7,8 @@ from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
 from cw.client.job import ClientJob
-from cw.errors import Error, JobStopped, JobTimeout, WorkerLost
+from cw.errors import Error, JobStopped, JobTimeout, MemoryExceeded, WorkerLost
+from cw.needs import format_bytes
 from cw.net import messages as m
 from cw.output.sink import Kept
 from cw.payloads import deferred, serialize
@@ -44,7 +45,7 @@ def load(job: ClientJob, status: int, payload: Any) -> tuple[BaseException | Non
         except BaseException as failure:
             return serialize.unreadable(job.name, failure), None
     if status == m.TIMEOUT:
-        return _timeout(job.name, payload), None
+        return _limit_error(job.name, payload), None
     if status == m.NOT_ENTERED:
         return serialize.load_error(payload, job.name + UNENTERED), None
     return serialize.load_error(payload, job.name), None
@@ -53,7 +54,7 @@ def load(job: ClientJob, status: int, payload: Any) -> tuple[BaseException | Non
 def of_result(
     job: ClientJob, status: int, seconds: float, payload: Any, error: BaseException | None, value: Any
 ) -> Outcome:
-    """Return the outcome of a loaded result. A job that reached its time limit is stored as an error."""
+    """Return the outcome of a loaded result. A job that reached a limit is stored as an error."""
     if status == m.TIMEOUT:
         assert error is not None
         status, payload = m.ERROR, serialize.dump_error(copy_of(error), {})  # (without its last output)
@@ -74,10 +75,18 @@ def copy_of(error: BaseException) -> BaseException:
     return type(error)(*error.args)
 
 
-def _timeout(name: str, payload: Any) -> BaseException:
+def _limit_error(name: str, payload: Any) -> BaseException:
     try:
         note = json.loads(bytes(payload))
         where = f"host {note['host']}, pid {note['pid']}, attempt {note['attempt']}"
+        if "peak" in note:
+            limit, peak = int(note["memory"]), int(note["peak"])
+            return MemoryExceeded(
+                f"{name} used {format_bytes(peak)} of memory, more than the {format_bytes(limit)} that its options "
+                f"name, and was stopped ({where}): give it more by options(memory=...)",
+                limit,
+                peak,
+            )
         return JobTimeout(
             f"{name} ran longer than its limit of {note['limit']:g} s and was stopped ({where})"
         )

@@ -31,6 +31,9 @@ PROGRAM_OPTIONS = {
 """Options of cw's programs among those that a user gives for a job. All others are the batch system's:
 `--gpus`, too, since Slurm says to each worker which devices are its own."""
 
+PROGRAM_FLAGS = {"master": frozenset[str](), "worker": frozenset({"--enforce-memory"})}
+"""Those without a value."""
+
 
 class Plan(NamedTuple):
     """The cluster that a user asked for."""
@@ -131,6 +134,9 @@ def split_options(role: str, options: Sequence[str]) -> tuple[list[str], list[st
     given = iter(options)
     for option in given:
         name, is_joined, value = option.partition("=")
+        if option in PROGRAM_FLAGS[role]:
+            own.append(option)
+            continue
         if name not in PROGRAM_OPTIONS[role]:
             others.append(option)
             continue

@@ -1,10 +1,11 @@
 """Memory that this process may use: the machine's, and no more than its control groups and Slurm allow.
 
-/proc/meminfo, memory.max along the groups, the batch job's  --least-->  Amount(size, source)
+all memory, memory.max along the groups, the batch job's  --least-->  Amount(size, source)
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ _FILES = {1: "memory.limit_in_bytes", 2: "memory.max"}
 
 
 class Amount(NamedTuple):
-    """An amount of memory (bytes; 0: unknown), and what sets it: 'the machine', 'its control group' or 'Slurm'."""
+    """An amount of memory (bytes), and what sets it: 'the machine', 'its control group' or 'Slurm'."""
 
     size: int
     source: str
@@ -25,24 +26,14 @@ def usable_memory(
     environ: Mapping[str, str],
     groups: str = control_groups.GROUPS,
     root: str = control_groups.ROOT,
-    meminfo: str = "/proc/meminfo",
+    of_machine: int = 0,
 ) -> Amount:
-    """Return the least of all limits."""
-    found = [*_machine(meminfo), *_groups(groups, root)]
+    """Return the least of all limits. `of_machine`: the machine's memory; 0: as the kernel says."""
+    total = of_machine or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = [Amount(total, "the machine"), *_groups(groups, root)]
     if of_job := batch_job.memory(environ):
         found.append(Amount(of_job, "Slurm"))
-    return min(found, key=lambda amount: amount.size, default=Amount(0, ""))
-
-
-def _machine(meminfo: str) -> Iterator[Amount]:
-    try:
-        with open(meminfo) as file:
-            lines = [line.split() for line in file]
-    except OSError:
-        return
-    for words in lines:
-        if words[:1] == ["MemTotal:"] and len(words) == 3:
-            yield Amount(int(words[1]) * 1024, "the machine")
+    return min(found, key=lambda amount: amount.size)
 
 
 def _groups(groups: str, root: str) -> Iterator[Amount]:

@@ -16,8 +16,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
+
+from cw.machine.memory import usable_memory
 
 LARGE = 128 * 1024
 """Bytes above which a payload travels in memory of its own: received directly into it or, on one machine, passed as a
@@ -46,27 +47,8 @@ _short_until = 0.0
 
 @functools.cache
 def half_of_all() -> int:
-    """Return half of the memory that this process may use: the machine's, or that of its control group (bytes)."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "memory":
-                limits += _limits_in("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
-            elif not controllers:
-                limits += _limits_in("/sys/fs/cgroup", path, "memory.max")
-    return min(limits) // 2
-
-
-def _limits_in(root: str, path: str, name: str) -> list[int]:
-    """Return the limits of a control group and of those around it."""
-    found = []
-    group = Path(root + path)
-    while len(group.parts) >= len(Path(root).parts):
-        with contextlib.suppress(OSError, ValueError):  # "max": no limit
-            found.append(int((group / name).read_text()))
-        group = group.parent
-    return found
+    """Return half of the memory that this process may use (bytes)."""
+    return usable_memory(os.environ).size // 2
 
 
 def is_short(error: OSError) -> bool:

@@ -42,7 +42,7 @@ from cw.net.schema import (
 # The kind of a result: the `statuses` of Results and JobResults.
 DONE = 0  # the payload is the pickled value
 ERROR = 1  # the payload is the pickled exception
-TIMEOUT = 2  # it ran into its time limit: the payload is JSON, the content of the JobTimeout
+TIMEOUT = 2  # it ran into its limit of time or memory: the payload is JSON, the content of the error
 INTERRUPTED = 3  # from a runner only: as ERROR, but SIGTERM came while the job ran
 NOT_ENTERED = 4  # to a client only: as ERROR, but no worker could enter the call (see NotEntered)
 STOPPED_VALUE = 5  # from a runner only: as DONE, but SIGINT came while the job ran

@@ -82,7 +82,7 @@ class ReportDied(NamedTuple):
 
 
 class ReportExpired(NamedTuple):
-    """Report to the master that the job reached its time limit."""
+    """Report to the master that the job reached its limit of time or memory."""
 
     job: WorkerJob
     note: dict[str, Any]

@@ -33,6 +33,7 @@ def main() -> int:
         options.lifetime,
         options.until,
         options.max_jobs,
+        options.enforce_memory,
     )
     offered = offer.make_offer(options, os.environ)
     descriptors = program.allow_many_descriptors()  # each runner takes a few
@@ -123,6 +124,9 @@ def _add_limits(parser: Any) -> None:
                        "never)")  # fmt: skip
     group.add_argument("--max-jobs", metavar="N", type=program.converted_by(_parse_count), default=defaults.max_jobs,
                        help="replace each runner process by a new one after N jobs (default: never)")  # fmt: skip
+    group.add_argument("--enforce-memory", action="store_true",
+                       help="stop a job that uses more memory than its options name; it fails with "
+                       "cw.MemoryExceeded")  # fmt: skip
     group.add_argument("--silence", metavar="SECONDS", type=positive, default=defaults.silence,
                        help="treat the master as lost if it sends nothing for this long "
                        "(default: %(default)g)")  # fmt: skip

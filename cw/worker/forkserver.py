@@ -27,6 +27,7 @@ import time
 from collections.abc import Container
 from typing import Any
 
+from cw.machine.oom import OomKills
 from cw.payloads import serialize
 from cw.runner import channel, output_channel, runner
 
@@ -37,6 +38,8 @@ FDS = channel.FDS + output_channel.FDS
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _PR_SET_CHILD_SUBREAPER = 36
+
+NO_MEMORY = ": the machine, or the control group of the worker, had no memory left"
 
 LAST_SECONDS = 5.0
 """Time that the forkserver, at its end, waits for killed processes to disappear (seconds): one may hang in the
@@ -90,6 +93,7 @@ class Forkserver:
     def __init__(self, orders: socket.socket) -> None:
         self.scratch = ""
         self._orders = orders
+        self._oom_kills = OomKills()
         self._pid_by_key: dict[int, int] = {}
         self._key_by_pid: dict[int, int] = {}
         self._poll = select.poll()
@@ -186,11 +190,17 @@ class Forkserver:
             _, status = os.waitpid(pid, 0)
             if key is not None:
                 del self._pid_by_key[key]
-                self._report(what="exited", key=key, pid=pid, how=how_it_ended(status))
+                self._report(what="exited", key=key, pid=pid, how=self._describe_end(status))
         # Strays that left the group became ours with the end of their runner, and so do their own children when reaped.
         for stray in children():
             if stray not in self._key_by_pid:
                 kill(stray, False)
+
+    def _describe_end(self, status: int) -> str:
+        is_for_memory = (
+            os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and self._oom_kills.are_new()
+        )
+        return how_it_ended(status) + (NO_MEMORY if is_for_memory else "")
 
     def _report(self, **report: Any) -> None:
         self._orders.send(json.dumps(report, ensure_ascii=False).encode(errors="replace"))

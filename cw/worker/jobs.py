@@ -35,7 +35,7 @@ class WorkerJob:
 
     __slots__ = (
         "dispatch", "session", "number", "function", "context", "options_object", "options", "excluded_slot", "attempt",
-        "payload", "stopped", "withdrawn", "reported", "expired", "is_cut",
+        "payload", "stopped", "withdrawn", "reported", "expired", "peak", "is_cut",
     )  # fmt: skip
 
     def __init__(
@@ -61,7 +61,8 @@ class WorkerJob:
         self.stopped = False  # its result is not wanted any more
         self.withdrawn = False  # must not start; if it has started, it goes on
         self.reported = False  # reported as started
-        self.expired = False  # it has reached its time limit
+        self.expired = False  # it has reached a limit of its own
+        self.peak = 0  # its memory (bytes), if it had grown beyond its limit of that
         self.is_cut = False  # it is stopped as the worker ends, and runs again elsewhere
 
     @property

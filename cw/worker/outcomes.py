@@ -2,7 +2,7 @@
 
     results of a runner --> classify --> Results: the job's own outcome
     (that had to end,          |--> CutShort: it was not allowed to end, and runs again elsewhere
-     or says of a job that          |--> Results, TIMEOUT: it ran into its time limit
+     or says of a job that          |--> Results, TIMEOUT: it ran into its limit of time or memory
      it was interrupted)            '--> held back for HOLD_BACK_SECONDS: cut short if the worker must end, too
 
 Pure: no socket, no thread, no clock. Methods return messages for the master.
@@ -69,7 +69,7 @@ class Outcomes:
                 job.expired
                 and not is_kept
                 and is_ending
-                and (was_stopped or seconds > (job.options.timeout or 0.0) * 0.999999)
+                and (was_stopped or (not job.peak and seconds > (job.options.timeout or 0.0) * 0.999999))
             ):
                 messages.append(self.expired(job, {**place, "seconds": seconds}))
             elif status == m.NOT_ENTERED:
@@ -102,8 +102,13 @@ class Outcomes:
         return [m.CutShort(cut)] if cut else []
 
     def expired(self, job: WorkerJob, note: dict[str, Any]) -> m.Results:
-        """Return the outcome of a job that reached its time limit."""
-        text = json.dumps({**note, "limit": job.options.timeout, "attempt": job.attempt}).encode()
+        """Return the outcome of a job that reached its limit of time or memory."""
+        limit = (
+            {"memory": job.options.needs.memory, "peak": job.peak}
+            if job.peak
+            else {"limit": job.options.timeout}
+        )
+        text = json.dumps({**note, **limit, "attempt": job.attempt}).encode()
         return self._result(Outcome(job, m.TIMEOUT, note["seconds"], text))
 
     def died(self, job: WorkerJob, note: dict[str, Any]) -> m.RunnerDied:

@@ -35,6 +35,7 @@ from cw.worker.departure import END_SECONDS, Departure
 from cw.worker.execution import Execution
 from cw.worker.jobs import WorkerJob
 from cw.worker.leaving import Leaving
+from cw.worker.memory_guard import MemoryGuard
 from cw.worker.offer import Offer
 from cw.worker.runners import Runners
 from cw.worker.sharing import Sharing
@@ -61,6 +62,8 @@ class Settings(NamedTuple):
     """End of the allocation (seconds since 1970). Running jobs are stopped END_MARGIN before that."""
     max_jobs: int = 0
     """Jobs after which a runner is replaced by a new one; 0: never."""
+    enforce_memory: bool = False
+    """True: stop jobs that use more memory than their options name."""
 
 
 class Worker:
@@ -87,13 +90,9 @@ class Worker:
             settings.grace, settings.lifetime, settings.until, time.monotonic(), time.time()
         )
         self._link = MasterLink(
-            loop,
-            find,
-            self,
-            patience.Patience(settings.silence, settings.reconnect_timeout, self._start_afresh),
-            patience.TERMS,
-            settings.silence,
-        )
+            loop, find, self, patience.Patience(settings.silence, settings.reconnect_timeout, self._start_afresh),
+            patience.TERMS, settings.silence,
+        )  # fmt: skip
         self._link.beat = lambda: m.Heartbeat(round(os.getloadavg()[0], 2), self._runners.memory())
         self._send = self._link.send
         self.connect = self._link.connect
@@ -108,6 +107,8 @@ class Worker:
         self._output.unsent = self._unsent
         self._output.send_ordered = lambda message: self._link.send(message, is_ordered=True)
         self._perform = self._execution.perform
+        if settings.enforce_memory:
+            MemoryGuard(self._slots.pool, self._runners, self._perform).start(loop)
         self._sharing = Sharing(
             loop, self._sessions, self._send, lambda: self._perform(self._slots.on_values(time.monotonic())),
             settings.silence,
