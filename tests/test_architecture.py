@@ -64,7 +64,8 @@ FLOORS = [
     "worker.forkserver_client",
     "worker.output", "worker.job_log", "worker.last_words",
     "worker.forkserver", "worker.patience", "worker.outcomes", "worker.outbox", "worker.departure",
-    "worker.slots", "worker.assignment", "worker.lending", "worker.actions", "worker.pool", "worker.jobs",
+    "worker.slots", "worker.assignment", "worker.lending", "worker.actions", "worker.pool", "worker.pinning",
+    "worker.jobs",
     "worker.live_output", "worker.job_output",
     "worker.__init__",
     "runner.runner", "runner.logs", "runner.leftovers", "runner.script", "runner.definitions", "runner.absent",
@@ -100,7 +101,7 @@ FLOORS = [
     "net.schema", "net.__init__",
     "credential", "userdir", "program", "guard", "nested", "events",
     "html", "requirements", "needs", "errors", "cpus", "processes", "location", "version",
-    "machine.memory", "machine.process_memory", "machine.oom", "machine.gpus", "machine.batch_job",
+    "machine.memory", "machine.process_memory", "machine.oom", "machine.gpus", "machine.topology", "machine.batch_job",
     "machine.groups", "machine.__init__",
 ]  # fmt: skip
 
@@ -212,6 +213,7 @@ PURE = (
     "worker.lending",
     "worker.actions",
     "worker.pool",
+    "worker.pinning",
     "worker.jobs",
     "worker.live_output",
     "worker.job_output",
