@@ -57,6 +57,12 @@ class Plan(NamedTuple):
     """Name of the cluster whose master the workers are for, if it is another one."""
     foreign_master: str = ""
     """Address of the workers' master, if it belongs to no cluster that is known here."""
+    piece: int = 0
+    """Number of slots of a piece, a job of its own; 0: all workers are one job."""
+    is_on_one_node: bool = False
+    """A piece is on one node."""
+    idle: float = 0.0
+    """Time after which a worker with nothing to do ends (seconds); 0: never."""
 
     @property
     def sought_cluster(self) -> str:

@@ -34,7 +34,7 @@ LOGS_KEPT = 10
 
 
 class BatchJob(NamedTuple):
-    """A job that was submitted."""
+    """A job that was submitted. One of workers is a *piece* of the cluster: it begins and ends by itself."""
 
     role: str
     """'master' or 'workers'."""
@@ -47,6 +47,8 @@ class BatchJob(NamedTuple):
     """Time of its submission (seconds since 1970)."""
     follows: int = 0
     """Id of the job whose successor it is, or 0."""
+    kind: str = ""
+    """Name of the plan of its workers, if it is not the one of the role."""
 
     def __str__(self) -> str:
         return f"{State.system.title} job {self.ident}" + (f" of {self.cluster}" if self.cluster else "")
@@ -120,22 +122,23 @@ class State:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.file())
 
-    def submit(self, role: str, follows: int = 0, delay: int = 0, slots: int = 0) -> BatchJob:
+    def submit(self, role: str, follows: int = 0, delay: int = 0, slots: int = 0, kind: str = "") -> BatchJob:
         """Submit the job of a role, and note it. `slots`: in place of the plan's. It begins when the job that it
-        `follows` has ended, and no earlier than in `delay` seconds. Raises LaunchError with the system's own message.
+        `follows` has ended, and no earlier than in `delay` seconds. `kind`: a plan of workers other than the role's.
+        Raises LaunchError with the system's own message.
         """
         if role == "workers":
-            slots = slots or self.plans[role].slots
-            self.plans[role] = self.plans[role]._replace(slots=slots)
-        ident, cluster = State.system.submit(self.script(role, follows, delay))
+            slots = slots or self.plans[kind or role].slots
+        ident, cluster = State.system.submit(self.script(role, follows, delay, slots, kind))
         name = job_name(self.name, role, self.token)
-        job = BatchJob(role, ident, cluster, name, slots, time.time(), follows)
+        job = BatchJob(role, ident, cluster, name, slots, time.time(), follows, kind)
         self.jobs.append(job)
         self.save()
         return job
 
-    def script(self, role: str, follows: int = 0, delay: int = 0) -> Script:
-        plan = self.plans[role]
+    def script(self, role: str, follows: int = 0, delay: int = 0, slots: int = 0, kind: str = "") -> Script:
+        plan = self.plans[kind or role]
+        plan = plan._replace(slots=slots or plan.slots)
         request = ScriptRequest(role, plan, self.token, self.logs, self.kill_wait, follows, delay)
         return State.system.script(request)
 
