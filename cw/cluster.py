@@ -16,7 +16,7 @@ from cw.slurm.submitted import State
 
 logger = EventLogger("cw.start")
 
-_OF_JOBS = ("isolated", "time", "partition", "mem_per_cpu", "name", "local_master", "renew")
+_OF_JOBS = ("isolated", "time", "partition", "mem_per_cpu", "name", "local_master", "renew", "piece", "idle")
 """Options for Slurm's jobs that are ignored without Slurm. (Those of containers are refused then: what runs in an image
 may not run without it.)"""
 

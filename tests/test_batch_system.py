@@ -83,6 +83,9 @@ class Table:
         if "--forbidden" in options:
             raise ValueError("--forbidden")
 
+    def look_at_nodes(self, plan):
+        return None
+
     def kill_wait(self):
         return 30.0
 

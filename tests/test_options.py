@@ -23,7 +23,7 @@ def test_all_that_start_a_cluster_have_its_fields_as_their_arguments():
         for function in (module.start, module.allocate):
             assert list(inspect.signature(function).parameters) == list(ClusterOptions._fields)
             assert function.__doc__ and function.__name__ in ("start", "allocate")
-    assert "nworkers: int, master: bool = True" in str(inspect.signature(cw.start))
+    assert "nworkers: int | None = None, master: bool = True" in str(inspect.signature(cw.start))
 
 
 def test_arguments_by_position_and_name_make_the_value():

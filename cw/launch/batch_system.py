@@ -15,7 +15,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from cw.launch.plan import ScriptRequest
+from cw.launch.piece_sizes import NodeSlots
+from cw.launch.plan import Plan, ScriptRequest
 
 
 class Script(NamedTuple):
@@ -122,6 +123,10 @@ class BatchSystem(Protocol):
 
     def check_options(self, options: Sequence[str]) -> None:
         """Raise ValueError if one of a user's options for a job is one that cw sets itself."""
+
+    def look_at_nodes(self, plan: Plan) -> NodeSlots | None:
+        """Return the number of the plan's slots for which a node has room. None: unknown, or the user's options place
+        the slots. Raises nothing."""
 
     def kill_wait(self) -> float:
         """Return the seconds from its SIGTERM to its SIGKILL. Raises nothing."""

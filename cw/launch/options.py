@@ -22,8 +22,8 @@ POSITIONAL = 7
 class ClusterOptions(NamedTuple):
     """The cluster to start. Fields after `docker_args` are given by name, and are for Slurm."""
 
-    nworkers: int
-    """Number of slots."""
+    nworkers: int | None = None
+    """Number of slots. (Only with `nodes` there is no need to give it.)"""
     master: bool = True
     workers: bool = True
     master_options: Sequence[str] = ()
@@ -41,6 +41,12 @@ class ClusterOptions(NamedTuple):
     apptainer_image: str | None = None
     apptainer_args: str | Sequence[str] | None = ()
     verbose: bool = False
+    piece: int | None = None
+    """Number of slots of each of the workers' jobs."""
+    nodes: int | None = None
+    """Number of nodes of which all CPUs are slots, in place of `nworkers`."""
+    idle: float | None = None
+    """Time after which a worker with nothing to do ends (seconds); 0: never."""
 
     def check_roles(self) -> None:
         """Raise ValueError if there is nothing to start."""
@@ -63,7 +69,7 @@ class ClusterOptions(NamedTuple):
 
 FOR_SLURM = (
     "docker_image", "docker_args", "isolated", "time", "partition", "mem_per_cpu", "name", "local_master", "renew",
-    "apptainer_image", "apptainer_args",
+    "apptainer_image", "apptainer_args", "piece", "nodes", "idle",
 )  # fmt: skip
 """Fields that describe Slurm's jobs."""
 
@@ -95,6 +101,8 @@ def takes(
                 made = options(*args, **kwargs)
             except TypeError as error:
                 raise TypeError(re.sub(r"^\S+\(\)", f"{function.__name__}()", str(error))) from None
+            if isinstance(made, ClusterOptions) and made.nworkers is None and made.nodes is None:
+                raise TypeError(f"{function.__name__}() missing 1 required positional argument: 'nworkers'")
             return function(made)
 
         call_: Any = call

@@ -27,6 +27,14 @@ class NodeShape(NamedTuple):
     """A job gets whole nodes, whatever it asks for."""
 
 
+class NodeSlots(NamedTuple):
+    """Slots of a cluster for which one node has room."""
+
+    slots: int
+    is_whole: bool
+    """A job gets whole nodes, whatever it asks for."""
+
+
 def slots_of_node(shape: NodeShape, cpus_per_slot: int = 1, memory_per_cpu: int = 0) -> int:
     """Return the number of slots for which a node has room. `memory_per_cpu`: in MB; 0: not named."""
     slots = shape.cpus // max(1, cpus_per_slot)
@@ -41,8 +49,11 @@ def default_size(slots: int, slots_of_node: int) -> int:
     return slots_of_node * max(1, nodes)
 
 
-def divide(slots: int, size: int) -> list[int]:
-    """Return the sizes of the pieces; the last one may be smaller. `size`: 0 for one piece of all slots."""
+def divide(slots: int, size: int, slots_of_node: int = 0) -> list[int]:
+    """Return the sizes of the pieces; the last one may be smaller. `size`: as the user gave it; 0: the default one.
+    `slots_of_node`: 0 if unknown; then all slots are one piece if `size` is 0, too."""
+    if not size and slots_of_node:
+        size = default_size(slots, slots_of_node)
     if not size or size >= slots:
         return [slots]
     whole, rest = divmod(slots, size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from cw.launch import piece_sizes
 from cw.launch.launcher import LaunchError
 from cw.net import address
 
@@ -58,9 +59,11 @@ class Plan(NamedTuple):
     foreign_master: str = ""
     """Address of the workers' master, if it belongs to no cluster that is known here."""
     piece: int = 0
-    """Number of slots of a piece, a job of its own; 0: all workers are one job."""
-    is_on_one_node: bool = False
-    """A piece is on one node."""
+    """Number of slots of a piece, a job of its own, as the user gave it; 0: the default size."""
+    node_slots: int = 0
+    """Number of slots for which a node has room; 0: unknown. A piece of up to this many is on one node."""
+    nodes: int = 0
+    """Number of nodes of which all CPUs are slots; 0: the user gave the number of slots."""
     idle: float = 0.0
     """Time after which a worker with nothing to do ends (seconds); 0: never."""
 
@@ -76,6 +79,21 @@ class Plan(NamedTuple):
     def system_options(self, role: str) -> list[str]:
         """Return the batch system's options for the job of 'master' or 'worker'. Raises LaunchError."""
         return split_options(role, self._options(role))[0]
+
+    def pieces(self, slots: int) -> list[int]:
+        """Return the sizes of the pieces that together have this number of slots."""
+        return piece_sizes.divide(slots, self.piece, self.node_slots)
+
+    def on_nodes(self, found: piece_sizes.NodeSlots | None) -> Plan:
+        """Return this plan for nodes with room for that many slots; None: unknown. Raises LaunchError."""
+        node_slots = found.slots if found else 0
+        if self.nodes and not node_slots:
+            raise LaunchError(
+                "the size of a node is not known here, or your options for the batch system place the slots: give the "
+                "number of slots (-n) in place of --nodes"
+            )
+        piece = self.piece or node_slots if self.nodes else self.piece
+        return self._replace(slots=self.nodes * node_slots or self.slots, piece=piece, node_slots=node_slots)
 
     def port(self) -> int | None:
         """Return the port in the master's options: 0 for any free one, None for the default. Raises AddressError."""

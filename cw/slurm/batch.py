@@ -75,7 +75,7 @@ def worker_script(request: ScriptRequest) -> Script:
     size = [f"--ntasks={plan.slots}"]
     if plan.is_isolated:
         size += [f"--nodes={plan.slots}", "--ntasks-per-node=1"]
-    elif plan.is_on_one_node:
+    elif plan.slots <= plan.node_slots:
         size.append("--nodes=1")
     seconds = seconds_of(plan.time)
     notice = NOTICE_SECONDS if seconds is None else max(1, min(NOTICE_SECONDS, int(seconds / 5)))

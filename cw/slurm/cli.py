@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,8 @@ from cw.errors import StartRefused
 from cw.launch.options import ClusterOptions, split_line
 from cw.launch.plan import Plan
 from cw.net import address
-from cw.slurm import cluster, ending, starting
-from cw.slurm.submitted import State
+from cw.slurm import cluster, ending, pieces, starting
+from cw.slurm.submitted import BatchJob, State
 
 
 def main() -> int:
@@ -34,13 +35,14 @@ def main() -> int:
 def _run_start(options: Any) -> int:
     master, workers = not options.without_master, not options.without_workers
     given = {field: value for field, value in vars(options).items() if field in ClusterOptions._fields}
-    given |= {"nworkers": options.nworkers or 1, "master": master, "workers": workers}
+    count = options.nworkers or (None if options.nodes else 1)
+    given |= {"nworkers": count, "master": master, "workers": workers}
     for field in ("docker_args", "apptainer_args"):
         given[field] = [word for text in given[field] for word in split_line(text)]
     wanted = ClusterOptions(**given, master_options=options.Xmaster, worker_options=options.Xworkers)
     plan = starting.make_plan(wanted)
     if options.dry_run:
-        _print_scripts(plan, master, workers)
+        _print_scripts(starting.with_nodes(plan), master, workers)
         return 0
     try:
         guard.check_start("cw slurm start")
@@ -68,7 +70,14 @@ def _print_scripts(plan: Plan, master: bool, workers: bool) -> None:
     state.plans, state.token = {"master": plan, "workers": plan}, "TOKEN"
     state.logs = os.path.join(os.path.dirname(state.file()), "logs")
     roles = (("master", master and not plan.has_local_master), ("workers", workers))
-    scripts = [state.script(role).as_shell() for role, is_chosen in roles if is_chosen]
+    scripts = []
+    for role, is_chosen in roles:
+        sizes = plan.pieces(plan.slots) if role == "workers" else [0]
+        for size, count in Counter(sizes).items() if is_chosen else []:
+            script = state.script(BatchJob(role, 0, "", "", size, 0.0)).as_shell()
+            if count > 1:
+                script = f"for piece in {{1..{count}}}; do\n{script}sleep {pieces.PAUSE_SECONDS}; done\n"
+            scripts.append(script)
     if not scripts:
         print("# nothing is submitted: the master is a process on this machine")
         return
@@ -155,7 +164,7 @@ _OPTIONS = {
 def _parse_arguments() -> Any:
     parser = program.argument_parser(
         "cw.slurm",
-        "Starts and stops a cluster in Slurm: one job for the master, one for the workers.",
+        "Starts and stops a cluster in Slurm: one job for the master, others for the workers.",
         epilog="An ARG of cw.master or cw.worker goes to it, any other to sbatch: --Xworkers --account=physics",
     )
     parser.add_argument("verb", choices=list(_VERBS), metavar="VERB", help="start: submit a master and workers, and "
@@ -164,6 +173,7 @@ def _parse_arguments() -> Any:
     add = parser.add_argument
     add("-n", "--nworkers", type=program.converted_by(_parse_slots), metavar="N",
         help="number of slots (start: default 1)")  # fmt: skip
+    _add_pieces(parser)
     add("-M", "--without-master", action="store_true", help="start: only workers, for a master that runs already. "
         "stop: only the workers")  # fmt: skip
     add("-W", "--without-workers", action="store_true", help="start, stop: only the master")
@@ -198,6 +208,18 @@ def _parse_arguments() -> Any:
     if options.verb == "scale" and options.nworkers is None:
         parser.error("scale to how many slots? give -n N")
     return options
+
+
+def _add_pieces(parser: Any) -> None:
+    """Add the options of the workers' jobs, of which each has a piece of the slots."""
+    count = program.converted_by(_parse_slots)
+    add = parser.add_argument
+    add("--piece", type=count, metavar="K", help="number of slots of each of the workers' jobs, of which the last may "
+        "have fewer (default: those of one node; more where that would be over 64 jobs)")  # fmt: skip
+    add("--nodes", type=count, metavar="M", help="in place of -n: all CPUs of M nodes")
+    add("--idle", type=program.converted_by(program.parse_seconds), metavar="SECONDS", help="end a worker, and its job "
+        "in Slurm, when it has had nothing to do for this long; 0: never (default: 600 with --renew, else "
+        "never)")  # fmt: skip
 
 
 def _joined(arguments: list[str]) -> list[str]:

@@ -1,6 +1,8 @@
-"""Submission of a cluster's pieces: jobs with some of the workers' slots, one after the other.
+"""A cluster's pieces, jobs with some of the workers' slots: their submission one by one, and what became of them.
 
     sizes --> submit_pieces() --> State.submit(), once for each --> BatchJob with its slots
+    look_at()               which run, wait, have ended, by the batch system
+    connected_slots()       the slots of each, by the master
 
 Each is noted under the lock of the cluster, which is free between two of them: a piece that begins meanwhile may need
 it (`cw.slurm.sidecar`), and the cluster may be stopped.
@@ -9,11 +11,14 @@ it (`cw.slurm.sidecar`), and the cluster may be stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+from cw.launch import status_client
+from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError
-from cw.slurm import submitted
-from cw.slurm.submitted import BatchJob
+from cw.slurm import finding, submitted
+from cw.slurm.submitted import BatchJob, State
 
 BURST = 8
 """Number of pieces that are submitted without a pause."""
@@ -22,9 +27,18 @@ PAUSE_SECONDS = 0.3
 """Time between two later ones (seconds). Shorter: Slurm refuses some of them, as it has no time for them."""
 
 
-def submit_pieces(name: str, token: str, sizes: Sequence[int], kind: str = "") -> list[BatchJob]:
-    """Submit a piece of each size, of the cluster `name` with this token. Raises LaunchError with the batch system's
-    own message, or if the cluster was stopped meanwhile; then those that were submitted before are noted, as always.
+FAR_SECONDS = 90 * 24 * 3600.0
+"""Treat an expected start that is farther away than this (seconds) as none: Slurm takes a year for jobs without a time
+limit that must end before."""
+
+
+def submit_pieces(
+    name: str, token: str, sizes: Sequence[int], kind: str = "", stays: bool = False
+) -> list[BatchJob]:
+    """Submit a piece of each size, of the cluster `name` with this token. `kind`, `stays`: as in BatchJob.
+
+    Raises LaunchError with the batch system's own message, or if the cluster was stopped meanwhile; then those that
+    were submitted before are noted, as always.
     """
     jobs = []
     for number, size in enumerate(sizes):
@@ -33,5 +47,76 @@ def submit_pieces(name: str, token: str, sizes: Sequence[int], kind: str = "") -
         with submitted.locked(name) as state:
             if state.token != token or state.is_stopping:
                 raise LaunchError(f"the cluster {name!r} was stopped meanwhile")
-            jobs.append(state.submit("workers", slots=size, kind=kind))
+            jobs.append(state.submit("workers", slots=size, kind=kind, stays=stays))
     return jobs
+
+
+class Found(NamedTuple):
+    """The batch system's answer about pieces, each of which is in one of the lists."""
+
+    running: list[BatchJob]
+    """Those that have begun and not ended."""
+    waiting: list[BatchJob]
+    ended: list[BatchJob]
+    unknown: list[BatchJob]
+    """Those that were submitted after the last answer, or all if there was none."""
+    text: str
+    """The same in words."""
+
+
+def look_at(state: State, jobs: Sequence[BatchJob]) -> Found:
+    """Ask the batch system about these pieces of the cluster."""
+    try:
+        rows = state.rows()
+    except LaunchError as error:
+        return Found([], [], [], list(jobs), str(error))
+    now = time.time()
+    found = Found([], [], [], [], "")
+    for job in jobs:
+        row = rows.get(job.ident)
+        if row is None:
+            is_new = now - job.at < State.system.list_seconds
+            (found.unknown if is_new else found.ended).append(job)
+        elif row.is_waiting:
+            found.waiting.append(job)
+        else:
+            (found.running if row.is_active else found.ended).append(job)
+    return found._replace(text=_in_words(found, jobs, rows, now))
+
+
+def _in_words(found: Found, jobs: Sequence[BatchJob], rows: Mapping[int, ListedJob], now: float) -> str:
+    """Describe the pieces: those that run in a number, of the others one each."""
+    described = []
+    for some, verb in (
+        (found.waiting, "wait"), (found.ended, "ended"), (found.unknown, "are not known yet"),
+        ([] if len(jobs) > 1 else found.running, "run"),
+    ):  # fmt: skip
+        if some:
+            first = f"{some[0]} (workers) {_state_in_words(some[0], rows.get(some[0].ident), now)}"
+            described.append(first if len(jobs) == 1 else f"{len(some)} {verb}: {first}")
+    if len(jobs) == 1:
+        return described[0]
+    return "; ".join([f"{len(found.running)} of {len(jobs)} pieces run", *described])
+
+
+def _state_in_words(job: BatchJob, row: ListedJob | None, now: float) -> str:
+    if row is None:
+        is_new = now - job.at < State.system.list_seconds
+        return "was submitted" if is_new else "is not in the queue any more"
+    if row.is_waiting and now < row.start < now + FAR_SECONDS:
+        return f"{row.describe()}; expected start: {clock(row.start, now)}"
+    return row.describe()
+
+
+def clock(at: float, now: float) -> str:
+    """Return the local time of day, with the date if it is far away."""
+    return time.strftime("%H:%M" if at - now < 18 * 3600 else "%Y-%m-%d %H:%M", time.localtime(at))
+
+
+def connected_slots(status: status_client.ClusterStatus, jobs: Sequence[BatchJob]) -> dict[int, int]:
+    """Return the number of connected slots of each piece, by id, without those that drain."""
+    connected: dict[int, int] = {}
+    for job in jobs:
+        workers = finding.workers_of(status, [job])
+        connected[job.ident] = sum(worker["slots"] for worker in workers if not worker["draining"])
+    return connected

@@ -50,7 +50,9 @@ def renew(name: str, token: str, role: str) -> None:
         state.jobs = [job for job in state.jobs if job.ident != own.follows]
         is_short = own.follows and time.time() - own.at < SHORT_SECONDS
         delay = SHORT_SECONDS if is_short else 0
-        following = state.submit(role, follows=ident, delay=delay, slots=own.slots, kind=own.kind)
+        following = state.submit(
+            role, follows=ident, delay=delay, slots=own.slots, kind=own.kind, stays=own.stays
+        )
         logger.info("sidecar.follower_submitted", "%s is submitted and follows this job", following)
 
 

@@ -364,10 +364,15 @@ def address_of(node: str) -> str:
     return (output.split() or [node])[0]
 
 
+def config() -> str:
+    """Return Slurm's settings as scontrol lists them. Raises LaunchError."""
+    return call("scontrol", "show", "config")
+
+
 def kill_wait() -> float:
     """Return this site's time from Slurm's SIGTERM to its SIGKILL (seconds)."""
     with contextlib.suppress(LaunchError):
-        found = re.search(r"^KillWait\s*=\s*(\d+)", call("scontrol", "show", "config"), re.MULTILINE)
+        found = re.search(r"^KillWait\s*=\s*(\d+)", config(), re.MULTILINE)
         if found:
             return float(found[1])
     return 30.0

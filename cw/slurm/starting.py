@@ -5,6 +5,7 @@ A failed start is undone; jobs that existed before are not affected.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from cw.launch.options import ClusterOptions
 from cw.launch.plan import Plan
 from cw.net import address
 from cw.net.sockets import SILENCE
-from cw.slurm import ending, finding, submitted
+from cw.slurm import ending, finding, pieces, submitted
 from cw.slurm.submitted import BatchJob, State
 
 logger = EventLogger("cw.slurm")
@@ -29,6 +30,10 @@ SLOTS_SECONDS = 10.0
 FIRST_LOOK_SECONDS = 2.0
 """Time after a submission before the batch system is asked about the job (seconds). Shorter: more load on it, since
 most jobs that run at all have joined by then."""
+
+IDLE_SECONDS_RENEWED = 600.0
+"""Time after which a worker with nothing to do ends, if its job would be followed by another one for ever (seconds),
+unless the user says otherwise. Longer: a forgotten cluster holds its nodes. Shorter: it is gone after a pause."""
 
 LOOK_SECONDS = 0.1
 """Time between looks for a master's address file (seconds)."""
@@ -51,9 +56,14 @@ def make_plan(options: ClusterOptions) -> Plan:
     options.check_roles()
     if options.local_master and not options.master:
         raise ValueError("a local master and no master: give one of them")
+    piece, nodes = (_check_count(name, getattr(options, name)) for name in ("piece", "nodes"))
+    if nodes and options.nworkers is not None:
+        raise ValueError("a number of slots and a number of nodes: give one of them")
+    if (piece or nodes) and options.isolated:
+        raise ValueError("isolated slots are one job of the batch system: leave out piece and nodes")
     plan = Plan(
         name=options.name or address.cluster_name(),
-        slots=launcher.check_nworkers(options.nworkers),
+        slots=0 if nodes else launcher.check_nworkers(options.nworkers),
         is_isolated=options.isolated,
         time=str(options.time or ""),
         partition=options.partition or "",
@@ -67,10 +77,35 @@ def make_plan(options: ClusterOptions) -> Plan:
         is_renewed=options.renew,
         has_local_master=options.local_master,
         verbose=options.verbose,
+        piece=piece,
+        nodes=nodes,
+        idle=_idle_seconds(options),
     )
     plan.check()
     State.system.check_options([*plan.system_options("master"), *plan.system_options("worker")])
     return plan
+
+
+def _check_count(name: str, value: int | None) -> int:
+    """Return this option as a number; 0: it was not given. Raises TypeError, ValueError."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int from 1 on, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be 1 or more, not {value}")
+    return value
+
+
+def _idle_seconds(options: ClusterOptions) -> float:
+    """Return the time after which a worker with nothing to do ends; 0: never. Raises TypeError, ValueError."""
+    if options.idle is None:
+        return IDLE_SECONDS_RENEWED if options.renew else 0.0
+    if isinstance(options.idle, bool) or not isinstance(options.idle, (int, float)):
+        raise TypeError(f"idle must be a number of seconds, not {options.idle!r}")
+    if not 0 <= options.idle < math.inf:
+        raise ValueError(f"idle must be 0 (never) or a number of seconds, not {options.idle!r}")
+    return float(options.idle)
 
 
 def start_plan(
@@ -79,6 +114,7 @@ def start_plan(
     """Start the master, the workers, or both. `report` is called with reports meanwhile. `guard`: a program's lifeline,
     with which the cluster ends. Raises LaunchError."""
     State.system.check_present()
+    plan = with_nodes(plan, report if workers else None)
     credential.load_or_make()
     if not (master or os.environ.get("CW_MASTER") or State.load(plan.name).of_role("master")):
         _check_master_answers(plan.sought_cluster)
@@ -99,16 +135,18 @@ def start_plan(
                 _start_local_master(state, plan)
             elif master:
                 state.submit("master")
-            if workers:
-                state.submit("workers")
         except BaseException:
             _undo(state, before)
             raise
+    token = state.token
     try:
+        if workers:
+            pieces.submit_pieces(plan.name, token, plan.pieces(plan.slots))
+            _check_is_wanted(state)
+            state = State.load(plan.name)
         status = _wait_for_master(state, report) if master or not foreign else None
         connected, pending = _wait_for_slots(state, status, report) if workers and status else (0, "")
     except LaunchError:
-        token = state.token
         with submitted.locked(plan.name) as state:
             if state.token == token:
                 _undo(state, before)
@@ -119,6 +157,18 @@ def start_plan(
     )
     cluster.name, cluster.connected, cluster.pending = plan.name, connected, pending
     return cluster
+
+
+def with_nodes(plan: Plan, report: Callable[[str], None] | None = None) -> Plan:
+    """Return the plan with what the batch system says of the nodes. Raises LaunchError."""
+    found = State.system.look_at_nodes(plan)
+    plan = plan.on_nodes(found)
+    if report and found and found.is_whole and any(size % found.slots for size in plan.pieces(plan.slots)):
+        report(
+            f"{State.system.title} gives whole nodes here: a piece that is no multiple of {found.slots} slots leaves "
+            "CPUs unused"
+        )
+    return plan
 
 
 class _Before(NamedTuple):
@@ -249,25 +299,21 @@ def _wait_for_slots(
     jobs = state.of_role("workers")
     wanted = sum(other.slots for other in jobs)
     began = time.monotonic()
-    text = ""
     while True:
         status = finding.ask(state) or status
         assert status is not None
         seconds = time.monotonic() - began
-        connected = sum(
-            worker["slots"] for worker in finding.workers_of(status, jobs) if not worker["draining"]
-        )
+        connected = sum(pieces.connected_slots(status, jobs).values())
         if connected >= wanted:
             return connected, ""
         if seconds > FIRST_LOOK_SECONDS:
-            text, has_failed = finding.look_at(state, jobs[-1])
-            if has_failed:
-                raise LaunchError(text + _tail(state, jobs[-1]))
-            is_known = (
-                not text.endswith("was submitted") or seconds > SLOTS_SECONDS + State.system.list_seconds
-            )
-            if (seconds > SLOTS_SECONDS and is_known) or "waits in the queue" in text:
-                return connected, text
+            found = pieces.look_at(state, jobs)
+            if len(found.ended) == len(jobs):
+                raise LaunchError(found.text + _tail(state, jobs[-1]))
+            is_known = not found.unknown or seconds > SLOTS_SECONDS + State.system.list_seconds
+            is_all_that_may_come = connected >= sum(job.slots for job in found.running + found.unknown)
+            if is_known and (seconds > SLOTS_SECONDS or is_all_that_may_come):
+                return connected, found.text
         _check_is_wanted(state)
         time.sleep(LOOK_SECONDS)
 

@@ -49,6 +49,8 @@ class BatchJob(NamedTuple):
     """Id of the job whose successor it is, or 0."""
     kind: str = ""
     """Name of the plan of its workers, if it is not the one of the role."""
+    stays: bool = False
+    """Its workers do not end when they have had nothing to do for the plan's time."""
 
     def __str__(self) -> str:
         return f"{State.system.title} job {self.ident}" + (f" of {self.cluster}" if self.cluster else "")
@@ -122,24 +124,25 @@ class State:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.file())
 
-    def submit(self, role: str, follows: int = 0, delay: int = 0, slots: int = 0, kind: str = "") -> BatchJob:
-        """Submit the job of a role, and note it. `slots`: in place of the plan's. It begins when the job that it
-        `follows` has ended, and no earlier than in `delay` seconds. `kind`: a plan of workers other than the role's.
+    def submit(self, role: str, follows: int = 0, delay: int = 0, **piece: Any) -> BatchJob:
+        """Submit the job of a role, and note it. It begins when the job that it `follows` has ended, and no earlier
+        than in `delay` seconds. `piece`: the fields `slots` (by default the plan's), `kind` and `stays` of a BatchJob.
         Raises LaunchError with the system's own message.
         """
-        if role == "workers":
-            slots = slots or self.plans[kind or role].slots
-        ident, cluster = State.system.submit(self.script(role, follows, delay, slots, kind))
-        name = job_name(self.name, role, self.token)
-        job = BatchJob(role, ident, cluster, name, slots, time.time(), follows, kind)
+        job = BatchJob(role, 0, "", job_name(self.name, role, self.token), 0, 0.0, follows)._replace(**piece)
+        if role == "workers" and not job.slots:
+            job = job._replace(slots=self.plans[job.kind or role].slots)
+        ident, cluster = State.system.submit(self.script(job, delay))
+        job = job._replace(ident=ident, cluster=cluster, at=time.time())
         self.jobs.append(job)
         self.save()
         return job
 
-    def script(self, role: str, follows: int = 0, delay: int = 0, slots: int = 0, kind: str = "") -> Script:
-        plan = self.plans[kind or role]
-        plan = plan._replace(slots=slots or plan.slots)
-        request = ScriptRequest(role, plan, self.token, self.logs, self.kill_wait, follows, delay)
+    def script(self, job: BatchJob, delay: int = 0) -> Script:
+        """Return the script of a job that is about to be submitted."""
+        plan = self.plans[job.kind or job.role]
+        plan = plan._replace(slots=job.slots or plan.slots, idle=0.0 if job.stays else plan.idle)
+        request = ScriptRequest(job.role, plan, self.token, self.logs, self.kill_wait, job.follows, delay)
         return State.system.script(request)
 
     def cancel(self, jobs: Sequence[BatchJob]) -> None:

@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Sequence
 
 from cw.launch.batch_system import ListedJob, Script, SubmittedJob
 from cw.launch.launcher import LaunchError
-from cw.launch.plan import ScriptRequest
-from cw.slurm import batch, squeue
+from cw.launch.piece_sizes import NodeSlots
+from cw.launch.plan import Plan, ScriptRequest
+from cw.slurm import batch, sinfo, squeue
 
 _HAS_ENDED = re.compile("Invalid job id|already completing|already completed|Job/step already|not active")
+
+
+BUSY_SECONDS = (1.0, 2.0, 4.0, 8.0)
+"""Pauses before sbatch is called again, if the controller has no time for it (seconds). More: a start waits longer
+for a controller that never has. Fewer: the start of many pieces fails while others submit many jobs."""
+
+_IS_BUSY = "Resource temporarily unavailable"
 
 
 class Slurm:
@@ -42,6 +51,9 @@ class Slurm:
     def check_options(self, options: Sequence[str]) -> None:
         batch.check_options(options)
 
+    def look_at_nodes(self, plan: Plan) -> NodeSlots | None:
+        return sinfo.look_at_nodes(plan)
+
     def kill_wait(self) -> float:
         return squeue.kill_wait()
 
@@ -53,7 +65,7 @@ class Slurm:
 
     def submit(self, script: Script) -> tuple[int, str]:
         """Submit a script; see BatchSystem. Raises LaunchError with Slurm's own message."""
-        output = squeue.call(script.program, "--parsable", *script.arguments, text=script.text).split()
+        output = _submit_patiently(script).split()
         ident, _, cluster = (output[-1] if output else "").partition(";")
         if not ident.isdigit():
             raise LaunchError(f"sbatch does not say which job it has submitted, but {' '.join(output)!r}")
@@ -89,3 +101,15 @@ class Slurm:
                 except LaunchError as error:
                     if not _HAS_ENDED.search(str(error)):
                         raise
+
+
+def _submit_patiently(script: Script) -> str:
+    """Call sbatch, again after a while if it is told that there is no time for it; returns its output."""
+    for pause in BUSY_SECONDS:
+        try:
+            return squeue.call(script.program, "--parsable", *script.arguments, text=script.text)
+        except LaunchError as error:
+            if _IS_BUSY not in str(error):
+                raise
+        time.sleep(pause)
+    return squeue.call(script.program, "--parsable", *script.arguments, text=script.text)
