@@ -54,7 +54,7 @@ FLOORS = [
     "overview",
     "own_cluster", "cluster", "mp",
     "slurm.__main__", "slurm.cli", "slurm.__init__", "slurm.cluster", "slurm.starting", "slurm.ending",
-    "slurm.pieces", "slurm.finding", "slurm.sidecar", "slurm.scaling", "slurm.submitted",
+    "slurm.pieces", "slurm.finding", "slurm.sidecar", "slurm.unused", "slurm.used", "slurm.scaling", "slurm.submitted",
     "slurm.systems", "slurm.system", "slurm.batch", "slurm.sinfo", "slurm.squeue",
     "launch.known", "launch.batch_signs", "launch.shell_lines", "launch.batch_system", "launch.plan",
     "launch.piece_sizes",
@@ -67,6 +67,8 @@ FLOORS = [
     "worker.forkserver", "worker.patience", "worker.outcomes", "worker.outbox", "worker.departure",
     "worker.slots", "worker.assignment", "worker.lending", "worker.actions", "worker.pool", "worker.pinning",
     "worker.jobs",
+    "worker.idleness", "worker.usage",
+    "worker.slots", "worker.assignment", "worker.lending", "worker.actions", "worker.pool", "worker.jobs",
     "worker.live_output", "worker.job_output",
     "worker.__init__",
     "runner.runner", "runner.logs", "runner.leftovers", "runner.script", "runner.definitions", "runner.absent",
@@ -104,6 +106,8 @@ FLOORS = [
     "html", "requirements", "needs", "errors", "cpus", "processes", "location", "version",
     "machine.memory", "machine.process_memory", "machine.oom", "machine.gpus", "machine.topology", "machine.batch_job",
     "machine.groups", "machine.__init__",
+    "html", "slot_seconds", "requirements", "needs", "errors", "cpus", "processes", "location", "version",
+    "machine.memory", "machine.gpus", "machine.batch_job", "machine.groups", "machine.__init__",
 ]  # fmt: skip
 
 # Who may import what is not for everybody.
@@ -209,6 +213,9 @@ PURE = (
     "master.resumption",
     "master.settings",
     "worker.departure",
+    "worker.idleness",
+    "worker.usage",
+    "slot_seconds",
     "worker.slots",
     "worker.assignment",
     "worker.lending",

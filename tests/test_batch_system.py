@@ -240,7 +240,7 @@ def test_the_masters_sidecar_knows_its_verb_of_scripts_submitted_earlier(monkeyp
     monkeypatch.setattr(sidecar, "watch", lambda *arguments: watched.append(arguments))
     monkeypatch.setattr(sidecar.program, "set_up_logging", lambda level: None)
     monkeypatch.setattr("sys.argv", ["sidecar", verb, "default", "token", "--parent", "7"])
-    assert sidecar.main() == 0 and watched == [("default", 7)]
+    assert sidecar.main() == 0 and watched == [("default", "token", 7)]
 
 
 @pytest.mark.parametrize(

@@ -119,9 +119,9 @@ def test_from_start_to_stop(slurm, tmp_path):
 
     out, _ = run("status")
     assert "slots connected: 5\n" in out and "jobs: 0 run, 0 wait\n" in out
-    assert re.search(
-        r"^workers \(2 slots\): Slurm job \d+ runs on n\d, [\d:-]+ left$", out, re.MULTILINE
-    ), out
+    assert re.search(r"^workers \(2 slots\): Slurm job \d+ runs on n\d, [\d:-]+ left$", out, re.MULTILINE), (
+        out
+    )
     logs = Path(re.search("^logs: (.*)$", out, re.MULTILINE)[1])
     for node_name, ident in job_by_node.items():
         assert (

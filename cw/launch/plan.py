@@ -18,6 +18,7 @@ PROGRAM_OPTIONS = {
     "worker": frozenset(
         {
             "--grace",
+            "--idle",
             "--lifetime",
             "--max-jobs",
             "--silence",

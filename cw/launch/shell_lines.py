@@ -42,6 +42,11 @@ def renewal(request: ScriptRequest) -> list[str]:
     return [sidecar("renew", request, request.role)] if request.plan.is_renewed else []
 
 
+def end_of_renewal(request: ScriptRequest) -> list[str]:
+    """Return the command that takes back the job that would follow this one, if there is one."""
+    return [sidecar("retire", request, request.role)] if request.plan.is_renewed else []
+
+
 def master_command(plan: Plan) -> str:
     """Return the command of the master."""
     return shlex.join(program.command("cw.master", *_verbose(plan), *plan.program_options("master")))
@@ -55,6 +60,8 @@ def worker_command(request: ScriptRequest) -> str:
     # Jobs that still run after the grace time are stopped step by step, within 3 s.
     grace = f"{max(0.0, min(20.0, kill_wait * 2 / 3, kill_wait - 4)):g}"
     limits = ["--grace", grace, "--reconnect-timeout", str(RECONNECT_SECONDS)]
+    if plan.idle:
+        limits += ["--idle", f"{plan.idle:g}"]
     own = plan.program_options("worker")
     return shlex.join([*_container(plan), *command, *limits, *_verbose(plan), *own])
 

@@ -30,6 +30,9 @@ NOTICE_SECONDS = 65
 """Time before the end of an allocation at which Slurm should send it (seconds); at most a fifth of a short one. It may
 arrive a minute early. (A worker that knows its end starts to drain at that time by itself.)"""
 
+IDLE_STATUS = 88
+"""Exit status of a worker that ends because it had nothing to do: no other job follows its own."""
+
 _OURS = frozenset(
     "--job-name -J --array -a --output -o --chdir -D --parsable --wait -W --wrap --ntasks -n --test-only".split()
 )
@@ -83,7 +86,8 @@ def worker_script(request: ScriptRequest) -> Script:
         *size, f"--signal={NOTICE}@{notice}", *([f"--mem-per-cpu={plan.mem_per_cpu}"] if plan.mem_per_cpu else []),
         *plan.system_options("worker"),
     ]  # fmt: skip
-    on_node = _ON_NODE.replace("NOTICE", str(NOTICE)).replace("WORKER", shell_lines.worker_command(request))
+    on_node = _ON_NODE.replace("NOTICE", str(NOTICE)).replace("IDLE", str(IDLE_STATUS))
+    on_node = on_node.replace("WORKER", shell_lines.worker_command(request))
     what = f'Workers of the cw cluster "{plan.name}": one a node, with as many slots as tasks there.'
     lines = [
         *shell_lines.head(plan, what),
@@ -92,13 +96,24 @@ def worker_script(request: ScriptRequest) -> Script:
         _PREPARE,
         "srun --nodes=$SLURM_JOB_NUM_NODES --ntasks=$SLURM_JOB_NUM_NODES --ntasks-per-node=1 --mem=0 \\",
         "    --cpu-bind=none --no-kill --kill-on-bad-exit=0 --input=none bash -c " + shlex.quote(on_node),
+        "status=$?",
+        *_if_all_were_idle(shell_lines.end_of_renewal(request)),
         _FINISH,
     ]
     return _script(request, arguments, lines)
 
 
+def _if_all_were_idle(commands: Sequence[str]) -> list[str]:
+    """Return commands for the batch script, if there are any, under the condition that its workers on all nodes have
+    ended because they had nothing to do."""
+    marks = '"$CW_LOGS"/.idle-$SLURM_JOB_ID-*'
+    condition = f'[ "$(ls {marks} 2>/dev/null | wc -l)" -lt "$SLURM_JOB_NUM_NODES" ]'
+    return [f"{condition} || {command}" for command in commands]
+
+
 # Slurm 22.05 does not give the end of the job in the environment. The script asks once, not each node.
 _PREPARE = """\
+rm -f "$CW_LOGS"/.idle-$SLURM_JOB_ID-*  # of a job that was requeued
 export CW_UNTIL=$SLURM_JOB_END_TIME
 [ -n "$CW_UNTIL" ] || CW_UNTIL=$(SLURM_TIME_FORMAT=%s scontrol -o show job "$SLURM_JOB_ID" |
     sed -n 's/.* EndTime=\\([0-9][0-9]*\\) .*/\\1/p')
@@ -111,7 +126,6 @@ trap 'is_over=1' TERM  # it goes to the workers too: wait until they have ended"
 
 # The steps of a preempted job get SIGTERM at once, the script only after the grace time.
 _FINISH = """\
-status=$?
 # Workers that got SIGTERM have left. A job that ends by itself is not requeued: wait for what Slurm wants of it.
 for ((i = 0; status == 143 && !is_over && i < 600; i++)); do sleep 1; done
 exit $status"""
@@ -125,8 +139,9 @@ mem=($CW_MEM)
 export CW_NODE_MEMORY=$((mem[0] ? mem[0] : mem[1] * SLURM_CPUS_ON_NODE))
 echo "$(date "+%F %T") a worker in $place; slots: ${slots[SLURM_NODEID]}"
 trap 'is_reported=1' TERM  # and say how it ended
-WORKER -n "${slots[SLURM_NODEID]}" ${CW_UNTIL:+--until "$CW_UNTIL"} --notice NOTICE
+WORKER -n "${slots[SLURM_NODEID]}" ${CW_UNTIL:+--until "$CW_UNTIL"} --notice NOTICE --idle-status IDLE
 status=$?
+[ $status -ne IDLE ] || { : >"$CW_LOGS/.idle-$SLURM_JOB_ID-$SLURMD_NODENAME"; status=0; }
 how="exit status $status"
 [ $status -le 128 ] || how="signal $((status - 128))"
 [ $status -eq 0 ] || echo "$(date "+%F %T") the worker in $place died: $how"

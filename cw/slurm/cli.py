@@ -14,7 +14,7 @@ from cw.errors import StartRefused
 from cw.launch.options import ClusterOptions, split_line
 from cw.launch.plan import Plan
 from cw.net import address
-from cw.slurm import cluster, ending, pieces, starting
+from cw.slurm import cluster, ending, pieces, starting, unused
 from cw.slurm.submitted import BatchJob, State
 
 
@@ -116,7 +116,8 @@ def print_status(name: str | None = None) -> int:
     """Print the status of the cluster of this name; returns the exit status, 1 if its master does not answer."""
     found = cluster.status(name)
     if found is None:
-        print(f"no cluster {name or address.cluster_name()!r} is in Slurm")
+        name = name or address.cluster_name()
+        print("; ".join(filter(None, [f"no cluster {name!r} is in Slurm", unused.last_end(name)])))
         return 1
     print(f"cluster: {found.name}")
     master = found.master or "does not answer"

@@ -23,7 +23,7 @@ from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError, Lifeline
 from cw.launch.options import ClusterOptions, takes
 from cw.net import address
-from cw.slurm import ending, finding, scaling, submitted
+from cw.slurm import ending, finding, scaling, submitted, used
 from cw.slurm.starting import SlurmCluster, make_plan, start_plan
 from cw.slurm.submitted import BatchJob, State
 
@@ -183,7 +183,9 @@ def allocate(options: ClusterOptions) -> SlurmCluster:
         try:
             address.unbind_cluster(plan.name)
             # After an exception, nobody wants to wait for running jobs.
-            ending.stop(plan.name, ending.DRAIN_SECONDS if sys.exc_info()[0] is None else 0.0)
+            report = ending.stop(plan.name, ending.DRAIN_SECONDS if sys.exc_info()[0] is None else 0.0)
+            if report:
+                _say_ended(report)
         finally:
             lifeline.cut()
 
@@ -196,6 +198,11 @@ def allocate(options: ClusterOptions) -> SlurmCluster:
     if options.master:
         address.bind_cluster(plan.name)
     return cluster
+
+
+def _say_ended(report: str) -> None:
+    say = logger.warning if used.ADVICE in report else logger.info
+    say("slurm.block_ended", "the cluster is %s", report)
 
 
 def _log(text: str) -> None:

@@ -14,7 +14,7 @@ from cw.launch import status_client
 from cw.launch.launcher import LaunchError
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm import finding, submitted
+from cw.slurm import finding, submitted, used
 from cw.slurm.submitted import BatchJob, State
 
 logger = EventLogger("cw.slurm")
@@ -66,12 +66,13 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS, roles: Sequence[
     if before is not None and state.sought() == name and "master" in roles:
         with contextlib.suppress(OSError):
             finding.ask(state, m.End("the cluster was stopped"))
+    use = used.in_words(used.of_logs(state.logs))
     with submitted.locked(name) as state:
         _end_local_master(state)
         state.cancel_all()
         address.unbind_cluster(name)
         state.forget()
-    return _report(before, left, "stopped")
+    return "; ".join(filter(None, [_report(before, left, "stopped"), use]))
 
 
 def _has(state: State, role: str) -> bool:

@@ -1,12 +1,15 @@
 """`python -m cw.slurm.sidecar`: small programs beside a cluster's jobs in a batch system. Users do not start them.
 
 renew   in a job's batch script, when it begins: submits the job that will follow it
-watch   beside the master: finds out why workers were lost, and forgives the loss of those whose allocation is gone
+retire  there, when its workers have ended as they had nothing to do: takes that job back
+watch   beside the master: finds out why workers were lost, and forgives the loss of those whose allocation is gone;
+        ends the cluster if nobody uses it (cw.slurm.unused)
 guard   beside a program with a cluster for the duration of a block: ends it when the program is gone
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -20,7 +23,7 @@ from cw.launch.launcher import LaunchError
 from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm import submitted
+from cw.slurm import submitted, unused
 from cw.slurm.submitted import State
 
 logger = EventLogger("cw.slurm.sidecar")
@@ -56,14 +59,29 @@ def renew(name: str, token: str, role: str) -> None:
         logger.info("sidecar.follower_submitted", "%s is submitted and follows this job", following)
 
 
-def watch(name: str, master: int) -> None:
-    """Classify lost workers until the process `master` is gone."""
+def retire(name: str, token: str) -> None:
+    """Take back the successor of the job in which this runs: its workers had nothing to do."""
+    ident = State.system.current_job()
+    with submitted.locked(name) as state:
+        if state.token == token:
+            state.cancel([job for job in state.jobs if job.follows == ident])
+
+
+def watch(name: str, token: str, master: int) -> None:
+    """Classify lost workers, and end the cluster if nobody uses it, until the process `master` is gone."""
     poller = select.poll()
     try:
         poller.register(os.pidfd_open(master), select.POLLIN)
     except ProcessLookupError:
         return
-    while not poller.poll(State.system.list_seconds * 1000):
+    unused_watch = unused.Watch(name, token)
+    classified_at = time.monotonic()
+    while not poller.poll(unused.LOOK_SECONDS * 1000):
+        with contextlib.suppress(LaunchError):  # the batch system does not answer; it is asked again
+            unused_watch.look(time.time())
+        if time.monotonic() - classified_at < State.system.list_seconds:
+            continue
+        classified_at = time.monotonic()
         try:
             _classify_losses(name)
         except program.UserError as mistake:
@@ -143,7 +161,7 @@ def main() -> int:
     parser = program.argument_parser(
         "cw.slurm.sidecar", "Looks after a cluster's jobs in Slurm. cw.slurm starts it."
     )
-    parser.add_argument("verb", choices=["renew", "watch", "tend", "guard"])
+    parser.add_argument("verb", choices=["renew", "retire", "watch", "tend", "guard"])
     parser.add_argument("name")
     parser.add_argument("token")
     parser.add_argument("role", nargs="?", choices=["master", "workers"])
@@ -156,8 +174,10 @@ def main() -> int:
         except LaunchError as error:
             # The job itself goes on. Its log is where a user looks for the reason.
             logger.error("sidecar.follower_failed", "no job follows this one: %s", error)
+    elif options.verb == "retire":
+        retire(options.name, options.token)
     elif options.verb in ("watch", "tend"):  # (tend: in scripts that an earlier version of cw submitted)
-        watch(options.name, options.parent)
+        watch(options.name, options.token, options.parent)
     else:
         guard(options.name, options.token, options.lifeline_fd)
     return 0

@@ -19,7 +19,7 @@ from cw.launch.options import ClusterOptions
 from cw.launch.plan import Plan
 from cw.net import address
 from cw.net.sockets import SILENCE
-from cw.slurm import ending, finding, pieces, submitted
+from cw.slurm import ending, finding, pieces, submitted, unused
 from cw.slurm.submitted import BatchJob, State
 
 logger = EventLogger("cw.slurm")
@@ -124,6 +124,7 @@ def start_plan(
         is_new = not state.token or (master and not state.jobs)
         if is_new:
             state.begin()
+            unused.forget_last_end(plan.name)
         before = _Before(roles, dict(state.plans), is_new, plan.has_local_master)
         foreign = os.environ.get("CW_MASTER", "") if not master and not state.of_role("master") else ""
         state.plans |= dict.fromkeys(roles, plan._replace(foreign_master=foreign))

@@ -34,6 +34,7 @@ def main() -> int:
         options.until,
         options.max_jobs,
         options.enforce_memory,
+        options.idle,
     )
     offered = offer.make_offer(options, os.environ)
     descriptors = program.allow_many_descriptors()  # each runner takes a few
@@ -61,7 +62,7 @@ def main() -> int:
         worker.close()
     if worker.failure:
         raise program.UserError(worker.failure)
-    return 0
+    return options.idle_status or 0 if worker.leaving.was_idle else 0
 
 
 def _parse() -> Any:
@@ -82,7 +83,7 @@ def _parse() -> Any:
                         "(default: 1)")  # fmt: skip
     offer.add_options(parser)
     _add_limits(parser)
-    program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--notice")
+    program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--notice", "--idle-status")
     return parser.parse_args()
 
 
@@ -118,6 +119,8 @@ def _add_limits(parser: Any) -> None:
                        "worker at once")  # fmt: skip
     group.add_argument("--lifetime", metavar="SECONDS", type=positive, default=defaults.lifetime,
                        help="end after this long, as after SIGTERM (default: never)")  # fmt: skip
+    group.add_argument("--idle", metavar="SECONDS", type=seconds, default=defaults.idle,
+                       help="end after this long with nothing to do; 0: never (default)")  # fmt: skip
     group.add_argument("--until", metavar="TIME", type=program.converted_by(_parse_time), default=defaults.until,
                        help="time at which the machine is taken away, in seconds since 1970: the worker takes no more "
                        "jobs from a minute before it on, and stops jobs 5 seconds before it (default: "

@@ -24,6 +24,7 @@ from cw.worker.output import WorkerOutput
 from cw.worker.pool import PooledRunner
 from cw.worker.runners import Runners
 from cw.worker.slots import Slots
+from cw.worker.usage import Usage
 
 _lines = RateLimited("cw.worker")
 
@@ -49,6 +50,7 @@ class Execution:
         self.outcomes = Outcomes()
         self.output = WorkerOutput(loop, slots.held.by_dispatch, send, runners.place)
         self.output.outbox = lambda: self.outcomes.outbox
+        self.usage = Usage(len(slots.pool.slots), time.monotonic())
         self.waits: dict[PooledRunner, m.Waits] = {}
         """Runners whose job waits for nested jobs, each with its message."""
         self.master = ""
@@ -179,7 +181,9 @@ class Execution:
         else:
             self.outcomes.outbox.add_results(jobs, statuses, seconds, payloads)
             self._send(m.Results(numbers, statuses, seconds, payloads))
-        self.perform(self.slots.on_results(runner, numbers, seconds, time.monotonic()))
+        now = time.monotonic()
+        self.usage.on_results(runner.slot.index, seconds, now)
+        self.perform(self.slots.on_results(runner, numbers, seconds, now))
 
     def _classify(self, runner: PooledRunner, outcomes: Iterable[Outcome]) -> None:
         """Report results, some of which may not be the job's own outcome."""

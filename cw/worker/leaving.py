@@ -18,9 +18,11 @@ from cw.events import EventLogger
 from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
+from cw.slot_seconds import as_line
 from cw.worker import departure
 from cw.worker.departure import Departure
 from cw.worker.execution import TICK_SECONDS, Execution
+from cw.worker.idleness import Idleness
 
 logger = EventLogger("cw.worker")
 
@@ -28,7 +30,13 @@ logger = EventLogger("cw.worker")
 class Leaving:
     """The end of one worker, from the first reason to leave to the goodbye."""
 
-    def __init__(self, loop: Loop, policy: Departure, execution: Execution, link: MasterLink) -> None:
+    def __init__(
+        self, loop: Loop, policy: Departure, execution: Execution, link: MasterLink, idle: float = 0.0
+    ) -> None:
+        """`idle`: seconds with nothing to do after which the worker ends; 0: never."""
+        self.idleness = Idleness(idle, time.monotonic())
+        self.was_idle = False
+        """It ends because it had nothing to do."""
         self._loop = loop
         self._departure = policy
         self._execution = execution
@@ -51,6 +59,14 @@ class Leaving:
     def on_launcher_gone(self) -> None:
         """Handle the loss of the launcher, or its request to be rid of this worker."""
         self._perform(self._departure.on_launcher_gone(time.monotonic()))
+
+    def on_second(self, now: float) -> None:
+        """Leave if the worker has had nothing to do for long. Called about every second."""
+        if self.idleness.is_over(now, self._execution.slots.is_empty()) and not self._departure.is_draining:
+            self.was_idle = True
+            why = f"it has had nothing to do for {self.idleness.limit:g} s"
+            logger.info("worker.idle", "the worker ends: %s", why)
+            self._perform(self._departure.on_drain(why, now))
 
     def on_drain(self, message: m.Drain) -> None:
         """Handle the master's request to drain."""
@@ -77,6 +93,8 @@ class Leaving:
         now = time.monotonic()
         execution, send = self._execution, self._link.send
         send(m.Draining())
+        running = [runner for runner in execution.slots.pool.runners.values() if runner.sent]
+        execution.usage.on_drain([runner.slot.index for runner in running], now)
         execution.perform(execution.slots.on_drain())
         for message in execution.outcomes.on_drain():
             send(message)
@@ -98,6 +116,7 @@ class Leaving:
             )
         if action.is_sudden:
             self._log_stopped()
+        logger.info("worker.used", "%s", as_line(self._execution.usage.measure(time.monotonic())))
         # Before goodbye: a job that the master requeues must not run here any more.
         self._execution.runners.close()
         self._link.leave(self._loop.stop)

@@ -64,6 +64,8 @@ class Settings(NamedTuple):
     """Jobs after which a runner is replaced by a new one; 0: never."""
     enforce_memory: bool = False
     """True: stop jobs that use more memory than their options name."""
+    idle: float = 0.0
+    """Time with nothing to do after which the worker ends; 0: never."""
 
 
 class Worker:
@@ -115,7 +117,7 @@ class Worker:
         )  # fmt: skip
         forkserver.set_subreaper()
         loop.call_every(1.0, self._on_second)
-        self.leaving = Leaving(loop, self._departure, self._execution, self._link)
+        self.leaving = Leaving(loop, self._departure, self._execution, self._link, settings.idle)
         self._handlers = self._message_handlers()
 
     def _message_handlers(self) -> dict[type, Callable[[Any], None]]:
@@ -233,6 +235,7 @@ class Worker:
         self._departure.on_forsaken()
 
     def _on_dispatch(self, message: m.Dispatch) -> None:
+        self.leaving.idleness.on_work()
         jobs = []
         objects: dict[int, Object] = {}
         latest = None
@@ -250,6 +253,7 @@ class Worker:
         self._perform(self._slots.on_jobs(jobs, time.monotonic()))
 
     def _on_objects(self, message: m.Objects) -> None:
+        self.leaving.idleness.on_work()
         for session, number, kind, needs, payload in zip(*message, strict=True):
             if kind == m.SHARED and self._sharing.on_objects(session, number, payload):
                 continue
@@ -291,6 +295,7 @@ class Worker:
         if self._departure.is_leaving:
             return False
         self._perform(self._slots.on_second(now))
+        self.leaving.on_second(now)
         events.flush_repeated()
         return True
 

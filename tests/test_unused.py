@@ -1,0 +1,46 @@
+"""When a cluster that nobody uses ends: not before its workers have, nor before a program could have come."""
+
+import random
+
+import pytest
+
+from cw.slurm.unused import FIRST_SECONDS, LOOK_SECONDS, Facts, Quiet
+
+NOTHING = Facts(0, 0, 0, 0)
+WORKERS = Facts(0, 0, 2, 1)
+
+
+def test_a_cluster_whose_workers_have_gone_is_over_at_the_next_look():
+    quiet = Quiet(120.0, 0.0, 0.0)
+    assert not quiet.is_over(WORKERS, 1000.0)
+    assert not quiet.is_over(NOTHING, 1000.0 + LOOK_SECONDS / 2)
+    assert quiet.is_over(NOTHING, 1000.0 + LOOK_SECONDS)
+
+
+@pytest.mark.parametrize("use", [Facts(1, 0, 0, 0), Facts(0, 1, 0, 0), WORKERS, Facts(0, 0, 0, 1)])
+def test_with_any_use_it_is_not_over(use):
+    quiet = Quiet(2.0, 0.0, 0.0)
+    assert not any(quiet.is_over(use, now) for now in (0.0, 1e3, 1e6))
+
+
+def test_one_without_workers_so_far_waits_for_its_first_program():
+    quiet = Quiet(120.0, 0.0, 0.0)
+    assert not quiet.is_over(NOTHING, FIRST_SECONDS - 1)
+    assert quiet.is_over(NOTHING, FIRST_SECONDS)
+    late = Quiet(120.0, 0.0, 0.0)
+    assert not late.is_over(Facts(1, 0, 0, 0), FIRST_SECONDS - 1)
+    assert not late.is_over(NOTHING, FIRST_SECONDS + 118)  # 119 s after that program
+    assert late.is_over(NOTHING, FIRST_SECONDS + 120)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_never_over_while_it_is_used(seed):
+    chance = random.Random(seed)
+    quiet, now, used_at = Quiet(5.0, 0.0, 0.0), 0.0, 0.0
+    for _ in range(200):
+        now += chance.random() * 4
+        facts = NOTHING if chance.random() < 0.7 else Facts(*(chance.randrange(2) for _ in range(4)))
+        is_over = quiet.is_over(facts, now)
+        assert not (is_over and any(facts))
+        assert not is_over or now - used_at >= LOOK_SECONDS
+        used_at = now if any(facts) else used_at
