@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from cw import guard, program
@@ -23,7 +24,7 @@ from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError, Lifeline
 from cw.launch.options import ClusterOptions, takes
 from cw.net import address
-from cw.slurm import ending, finding, scaling, submitted, used
+from cw.slurm import ending, finding, pieces, scaling, submitted, used
 from cw.slurm.starting import SlurmCluster, make_plan, start_plan
 from cw.slurm.submitted import BatchJob, State
 
@@ -138,8 +139,8 @@ def _job_status(job: BatchJob, row: ListedJob | None, problem: str) -> JobStatus
 def scale(nworkers: int, name: str | None = None) -> str:
     """Change the number of slots to `nworkers`; returns a description of what is done. Raises LaunchError, ValueError.
 
-    More slots come with another job. For fewer, waiting jobs are cancelled first; then the newest are drained, and a
-    smaller job is submitted for slots that were drained in excess.
+    More slots come with more jobs, also in place of slots that were lost. For fewer, waiting jobs are cancelled first;
+    then whole running ones drain, as long as `nworkers` slots stay.
     """
     guard.check_start("cw.slurm.scale()")
     nworkers = launcher.check_nworkers(nworkers)
@@ -149,20 +150,51 @@ def scale(nworkers: int, name: str | None = None) -> str:
     with submitted.locked(name) as state:
         if not state.token:
             raise LaunchError(f"the cluster {name!r} was stopped just now")
-        rows = state.rows()
-        jobs = [job for job in state.of_role("workers") if job.ident not in rows or rows[job.ident].is_active]
-        waiting = [job for job in jobs if job.ident in rows and rows[job.ident].is_waiting]
-        change = scaling.plan(jobs, waiting, nworkers)
-        state.cancel(change.cancelled)
-        ending.order_drain(state, change.drained)
-        # Jobs that drain end by themselves; only `stop` needs to know of them, if it comes first.
-        state.jobs = [job._replace(slots=0) if job in change.drained else job for job in state.jobs]
+        change, lost = _change_size(state, nworkers)
+        state.plans.setdefault("workers", state.plans["master"])  # if none were started yet
+        state.plans["workers"] = state.plans["workers"]._replace(slots=nworkers)
         state.save()
-        reported = [f"{job} drains" if job in change.drained else f"{job} taken back" for job in change.ended]
-        if change.slots:
-            state.plans.setdefault("workers", state.plans["master"])  # if none were started yet
-            job = state.submit("workers", slots=change.slots)
-            reported.append(f"{job} for {program.count(change.slots, 'more slot')}")
+        plan = state.plans["workers"]
+    more = pieces.submit_pieces(name, state.token, plan.pieces(change.slots)) if change.slots else []
+    return _describe(change, more, lost, nworkers)
+
+
+def _change_size(state: State, wanted: int) -> tuple[scaling.Change[BatchJob], int]:
+    """Plan the change to `wanted` slots, and end the jobs that are too many. Returns the number of lost slots, too."""
+    found = pieces.look_at(state, state.of_role("workers"), must_answer=True)
+    status = finding.ask(state)
+    state.jobs = [job for job in state.jobs if job not in found.ended]
+    jobs = state.of_role("workers")
+    there = pieces.use_of(status, jobs)
+    # Of those that were submitted just now, none has begun whose workers are not there.
+    waiting = [*found.waiting, *(job for job in found.unknown if status and not there[job.ident].slots)]
+    masters = state.of_role("master")
+    has_settled = status is not None and (not masters or bool(pieces.look_at(state, masters).joined))
+    lost = pieces.lost_slots(found, there) if has_settled else {}
+    held = {ident: use.held for ident, use in there.items()}
+    change = scaling.plan(jobs, waiting, wanted, lost, held)
+    cancelled = [job for job in change.cancelled if job not in found.unknown]
+    drained = [job for job in [*change.drained, *change.cancelled] if job not in cancelled]
+    state.cancel(cancelled)
+    ending.order_drain(state, drained)
+    # Jobs that drain end by themselves; only `stop` needs to know of them, if it comes first.
+    state.jobs = [job._replace(slots=0) if job in drained else job for job in state.jobs]
+    return change, sum(lost.values())
+
+
+def _describe(change: scaling.Change[BatchJob], more: Sequence[BatchJob], lost: int, wanted: int) -> str:
+    """Describe a change of size. `lost`: number of slots that were there and are not."""
+    reported = [f"{job} drains" if job in change.drained else f"{job} taken back" for job in change.ended]
+    if lost:
+        reported.append(f"{program.count(lost, 'slot is', 'slots are')} lost")
+    if more:
+        others = f" and {program.count(len(more) - 1, 'other')}" if len(more) > 1 else ""
+        reported.append(f"{more[0]}{others} for {program.count(change.slots, 'more slot')}")
+    if change.left > wanted:
+        reported.append(
+            f"{change.left} slots stay, as no running job has as few as {change.left - wanted} (--piece makes smaller "
+            "ones)"
+        )
     return "; ".join(reported) if reported else f"it has {program.count(change.left, 'slot')} already"
 
 

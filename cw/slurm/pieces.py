@@ -2,7 +2,7 @@
 
     sizes --> submit_pieces() --> State.submit(), once for each --> BatchJob with its slots
     look_at()               which run, wait, have ended, by the batch system
-    connected_slots()       the slots of each, by the master
+    use_of(), lost_slots()  the slots of each, by the master
 
 Each is noted under the lock of the cluster, which is free between two of them: a piece that begins meanwhile may need
 it (`cw.slurm.sidecar`), and the cluster may be stopped.
@@ -31,6 +31,10 @@ FAR_SECONDS = 90 * 24 * 3600.0
 """Treat an expected start that is farther away than this (seconds) as none: Slurm takes a year for jobs without a time
 limit that must end before."""
 
+JOIN_SECONDS = 60.0
+"""Time from the begin of a piece after which a worker that is not there counts as lost (seconds). Shorter: one on a
+slow file system is replaced before it comes."""
+
 
 def submit_pieces(
     name: str, token: str, sizes: Sequence[int], kind: str = "", stays: bool = False
@@ -56,6 +60,8 @@ class Found(NamedTuple):
 
     running: list[BatchJob]
     """Those that have begun and not ended."""
+    joined: list[BatchJob]
+    """Those among them that began so long ago that their workers should be there."""
     waiting: list[BatchJob]
     ended: list[BatchJob]
     unknown: list[BatchJob]
@@ -64,14 +70,16 @@ class Found(NamedTuple):
     """The same in words."""
 
 
-def look_at(state: State, jobs: Sequence[BatchJob]) -> Found:
-    """Ask the batch system about these pieces of the cluster."""
+def look_at(state: State, jobs: Sequence[BatchJob], must_answer: bool = False) -> Found:
+    """Ask the batch system about these pieces of the cluster. Raises LaunchError if it `must_answer` and does not."""
     try:
         rows = state.rows()
     except LaunchError as error:
-        return Found([], [], [], list(jobs), str(error))
+        if must_answer:
+            raise
+        return Found([], [], [], [], list(jobs), str(error))
     now = time.time()
-    found = Found([], [], [], [], "")
+    found = Found([], [], [], [], [], "")
     for job in jobs:
         row = rows.get(job.ident)
         if row is None:
@@ -81,6 +89,8 @@ def look_at(state: State, jobs: Sequence[BatchJob]) -> Found:
             found.waiting.append(job)
         else:
             (found.running if row.is_active else found.ended).append(job)
+            if row.is_running and 0 < row.start < now - JOIN_SECONDS:
+                found.joined.append(job)
     return found._replace(text=_in_words(found, jobs, rows, now))
 
 
@@ -113,10 +123,27 @@ def clock(at: float, now: float) -> str:
     return time.strftime("%H:%M" if at - now < 18 * 3600 else "%Y-%m-%d %H:%M", time.localtime(at))
 
 
-def connected_slots(status: status_client.ClusterStatus, jobs: Sequence[BatchJob]) -> dict[int, int]:
-    """Return the number of connected slots of each piece, by id, without those that drain."""
-    connected: dict[int, int] = {}
+class Use(NamedTuple):
+    """What the master says of a piece."""
+
+    slots: int
+    """Number of connected slots."""
+    held: int
+    """Number of jobs of clients there."""
+
+
+def use_of(status: status_client.ClusterStatus | None, jobs: Sequence[BatchJob]) -> dict[int, Use]:
+    """Return what the master says of each piece, by id. `status`: None if it does not answer."""
+    found = {}
     for job in jobs:
-        workers = finding.workers_of(status, [job])
-        connected[job.ident] = sum(worker["slots"] for worker in workers if not worker["draining"])
-    return connected
+        workers = finding.workers_of(status, [job]) if status else []
+        found[job.ident] = Use(
+            sum(worker["slots"] for worker in workers), sum(worker["held"] for worker in workers)
+        )
+    return found
+
+
+def lost_slots(found: Found, there: Mapping[int, Use]) -> dict[int, int]:
+    """Return the number of slots of each piece, by id, that should be there and are not."""
+    lost = {job.ident: job.slots - there[job.ident].slots for job in found.joined}
+    return {ident: count for ident, count in lost.items() if count > 0}

@@ -1,14 +1,15 @@
 """Change of a cluster's number of slots: a pure function, with no batch system and no clock.
 
-    jobs of workers, which of them wait, slots wanted  -->  Change: cancel these, drain those, submit a job of n slots
+    pieces, which of them wait, slots wanted  -->  Change: cancel these, drain those, submit more for n slots
 
-Waiting jobs are cancelled first, then the newest are drained; a smaller job is submitted for slots that were drained in
-excess. A job that follows another one adds no slots to it, and is cancelled with it.
+Waiting pieces are cancelled first: those that fit in the excess, then one more, whose rest is submitted again. Then
+whole running ones drain that fit in the excess, the least used first: there are never fewer slots than wanted. A job
+that follows another one adds no slots to it, and is cancelled with it. Slots that are lost do not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -40,21 +41,39 @@ class Change(Generic[J]):
     """Waiting jobs among them, and all jobs that would follow one of them."""
     drained: list[J]
     slots: int
-    """Number of slots of a job to submit; 0: none."""
+    """Number of slots to submit more; 0: none."""
     left: int
     """Number of slots of the jobs that stay."""
 
 
-def plan(jobs: Sequence[J], waiting: Collection[J], wanted: int) -> Change[J]:
-    """Plan the change to `wanted` slots. `jobs`: workers' jobs that have not ended, oldest first."""
+def plan(
+    jobs: Sequence[J],
+    waiting: Collection[J],
+    wanted: int,
+    lost: Mapping[int, int] | None = None,
+    held: Mapping[int, int] | None = None,
+) -> Change[J]:
+    """Plan the change to `wanted` slots. `jobs`: workers' jobs that have not ended, oldest first. `lost`: number of
+    slots of a job, by its id, that are gone though it runs. `held`: number of jobs of clients that it has."""
     idents = {job.ident for job in jobs}
-    own = [job for job in jobs if job.follows not in idents]
-    left = sum(job.slots for job in own)
+    own = [job for job in jobs if job.follows not in idents and job.slots]  # (0 slots: it drains already)
+    size = {job.ident: job.slots - (lost or {}).get(job.ident, 0) for job in own}
+    left = sum(size.values())
     ended: list[J] = []
     newest_first = own[::-1]
-    for job in sorted(newest_first, key=lambda job: job not in waiting):
-        if left > wanted and job.slots:  # (0 slots: it drains already)
-            left -= job.slots
+    queued = [job for job in newest_first if job in waiting]
+    for job in queued:
+        if left - size[job.ident] >= wanted:
+            left -= size[job.ident]
+            ended.append(job)
+    rest = next((job for job in queued if job not in ended), None)
+    if rest is not None and left > wanted:
+        left -= size[rest.ident]
+        ended.append(rest)
+    running = [job for job in newest_first if job not in waiting]
+    for job in sorted(running, key=lambda job: (held or {}).get(job.ident, 0)):
+        if left > wanted and 0 < size[job.ident] <= left - wanted:
+            left -= size[job.ident]
             ended.append(job)
     ended_idents = {job.ident for job in ended}
     followers = [job for job in jobs if job.follows in ended_idents]

@@ -48,7 +48,7 @@ class SlurmCluster(Cluster):
     name: str
     connected: int
     pending: str
-    """State of the workers' job in Slurm's words, if not all were connected."""
+    """State of the workers' jobs in words, if not all were connected."""
 
 
 def make_plan(options: ClusterOptions) -> Plan:
@@ -304,7 +304,8 @@ def _wait_for_slots(
         status = finding.ask(state) or status
         assert status is not None
         seconds = time.monotonic() - began
-        connected = sum(pieces.connected_slots(status, jobs).values())
+        workers = finding.workers_of(status, jobs)
+        connected = sum(worker["slots"] for worker in workers if not worker["draining"])
         if connected >= wanted:
             return connected, ""
         if seconds > FIRST_LOOK_SECONDS:
