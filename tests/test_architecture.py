@@ -68,7 +68,6 @@ FLOORS = [
     "worker.slots", "worker.assignment", "worker.lending", "worker.actions", "worker.pool", "worker.pinning",
     "worker.jobs",
     "worker.idleness", "worker.usage",
-    "worker.slots", "worker.assignment", "worker.lending", "worker.actions", "worker.pool", "worker.jobs",
     "worker.live_output", "worker.job_output",
     "worker.__init__",
     "runner.runner", "runner.logs", "runner.leftovers", "runner.script", "runner.definitions", "runner.absent",
@@ -106,8 +105,7 @@ FLOORS = [
     "html", "requirements", "needs", "errors", "cpus", "processes", "location", "version",
     "machine.memory", "machine.process_memory", "machine.oom", "machine.gpus", "machine.topology", "machine.batch_job",
     "machine.groups", "machine.__init__",
-    "html", "slot_seconds", "requirements", "needs", "errors", "cpus", "processes", "location", "version",
-    "machine.memory", "machine.gpus", "machine.batch_job", "machine.groups", "machine.__init__",
+    "slot_seconds",
 ]  # fmt: skip
 
 # Who may import what is not for everybody.
