@@ -161,6 +161,7 @@ def test_a_timeout_ends_the_iteration_and_its_jobs(executor, tmp_path):
     run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["break", "close", "cancel"])
 def test_who_leaves_the_loop_stops_its_jobs(executor, tmp_path, way):
     async def main():

@@ -658,6 +658,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(VALUES)
 def test_the_key_survives_the_way_through_pickle(value):

@@ -71,6 +71,7 @@ def test_a_slow_peer_delays_only_itself(running, connect):
     assert len(message.payloads[0]) == BIG
 
 
+@pytest.mark.slow
 def test_a_peer_that_sends_without_end_does_not_keep_the_others_out(connect):
     loud, quiet = connect(), connect()
     ended = threading.Event()

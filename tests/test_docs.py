@@ -43,6 +43,7 @@ def blocks_with(page, text):
 # --- snippets ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if snippets_that_run(page)], ids=lambda page: page.stem
 )

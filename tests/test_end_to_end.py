@@ -239,6 +239,7 @@ def test_the_client_needs_no_main_thread(tmp_path):
 # --- proxies of multiprocessing's managers --------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_proxies_of_a_manager_work_in_jobs_on_its_machine(tmp_path):
     source = """
         import multiprocessing, queue, cw

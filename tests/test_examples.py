@@ -59,6 +59,7 @@ def test_callbacks_tie_each_result_to_its_own_text(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_futures_come_as_they_are_done_and_add_up_to_pi(tmp_path):
     lines = run("futures.py", tmp_path).splitlines()
     found = [re.fullmatch(r"seed +(\d+): pi is about (3\.1\d+)", line).groups() for line in lines]
@@ -70,6 +71,7 @@ def test_on_slurm_is_on_this_machine_where_there_is_no_slurm(tmp_path):
     assert run("on_slurm.py", tmp_path) == "4 slots\n9592 primes below 100000\nthis machine: 50 jobs\n"
 
 
+@pytest.mark.slow
 def test_stdlib_sweep_ranks_functions_and_measures_its_speed_up(tmp_path):
     output = run("stdlib_sweep.py", tmp_path, "--limit", "60", "--loop")
     rows = re.findall(r"^ +(\d+) +(\d+)  (\S+)\(\)  \((\S+):(\d+)\)$", output, re.MULTILINE)
@@ -87,6 +89,7 @@ def test_stdlib_sweep_ranks_functions_and_measures_its_speed_up(tmp_path):
     assert 0 < float(times["in the jobs"]) and 0 < float(times["plain loop"])
 
 
+@pytest.mark.slow
 def test_sweep_goes_on_where_it_was_and_plots_what_came_out(tmp_path):
     pytest.importorskip("matplotlib")
     outputs = []

@@ -56,6 +56,7 @@ def test_a_daemon_ends_with_the_session(cluster, tmp_path):
     all_gone([runner, pid])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGKILL", 3])
 @pytest.mark.parametrize("new_session", [False, True])
 def test_children_end_with_a_runner_that_dies(cluster, tmp_path, how, new_session):

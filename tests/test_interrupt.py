@@ -147,6 +147,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_wherever_the_program_is(cluster, tmp_path, way):
     with start(tmp_path, WAYS[way], CW_MASTER=cluster.master) as script:

@@ -451,6 +451,7 @@ TASKS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.lists(TASKS))
 def test_calls_get_the_very_arguments_whatever_travels_apart(batches):
@@ -513,6 +514,7 @@ def test_scikit_learn_searches_a_grid(shared, data):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_scikit_learn_validates_and_grows_forests(shared, data):
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import cross_val_score

@@ -279,6 +279,7 @@ def test_a_cluster_is_an_object_that_lasts_until_it_is_closed(home):
     assert not processes_of(home)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["", "os._exit(0)", "os.kill(os.getpid(), signal.SIGTERM)", "1 / 0"])
 def test_a_cluster_without_a_block_ends_with_its_program(home, run_program, ending):
     """Also if nothing refers to it; and not with a fork of the program."""

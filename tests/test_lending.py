@@ -598,6 +598,7 @@ class Grid:
             self.perform(self.master.on_tick())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_deaths", [False, True], ids=["all live", "some die"])
 @pytest.mark.parametrize("slots", [[1], [2], [1, 1], [3], [2, 1, 1]], ids=str)
 def test_trees_of_jobs_come_to_their_end_on_any_number_of_slots(slots, has_deaths):

@@ -229,6 +229,7 @@ def test_what_a_job_forks_is_in_the_job_and_lends_nothing(executor):
     assert executor.submit(nesting.in_a_fork).result(LIMIT) == [1, True]
 
 
+@pytest.mark.slow
 def test_the_case_of_two_slots_and_two_jobs_that_wait(tmp_path):
     out, err = run_script(
         tmp_path,

@@ -28,6 +28,7 @@ def search(kinds, examples, slots, directory, timeout):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kinds", "slots"), KINDS)
 def test_a_short_search_finds_no_difference(kinds, slots, tmp_path):
     search(kinds, 8, slots, tmp_path, 2 * LIMIT)

@@ -230,6 +230,7 @@ def test_a_sweep_finds_the_cluster_that_it_has_started_on_localhost(own_home):
     assert ast.literal_eval(run(SCRIPTS / "original_sweep.py", "mp", **own_home)) == SWEEP
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [SCRIPTS / "original_mp.py", ROOT / "mp.py"])
 def test_its_script_starts_a_cluster_for_other_programs_and_ends_it_in_parts(script, own_home):
     run(script, "-n", "2", "start", **own_home)

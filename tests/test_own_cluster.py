@@ -123,6 +123,7 @@ def test_all_clients_of_a_program_and_its_children_use_the_same(laptop):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_its_size_is_what_a_client_says(laptop):
     out, err = run(
         laptop,
@@ -143,6 +144,7 @@ def test_its_size_is_what_a_client_says(laptop):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_one_for_a_client_of_another_size_is_not_shared(laptop):
     out, _ = run(
         laptop,
@@ -173,6 +175,7 @@ def test_a_limit_that_its_size_keeps_anyway_does_not_slow_short_calls_down(lapto
     assert out == "None\nNone\n1\n"
 
 
+@pytest.mark.slow
 def test_the_number_of_jobs_of_joblib_is_its_size(laptop):
     pytest.importorskip("joblib")
     out, _ = run(
@@ -282,6 +285,7 @@ def test_wrong_wishes_are_refused_before_anything_starts(settings, kind):
     assert not own_cluster._clusters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_script_without_a_main_guard_starts_no_more_of_them(method, laptop):
     out, err = run(
@@ -315,6 +319,7 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ENDS)
 def test_it_ends_with_the_program_however_that_ends(how, laptop):
     code, status = ENDS[how]

@@ -597,6 +597,7 @@ if __name__ == "__main__":
     assert ended.returncode == 0 and ended.stdout == "9\n", ended.stderr
 
 
+@pytest.mark.slow
 def test_a_pool_in_a_job_lends_the_slot_of_its_job(pool):
     """Both slots wait for jobs of their own."""
     assert pool.map(sum_of_squares, [3, 4], 1) == [5, 14]

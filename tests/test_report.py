@@ -171,6 +171,7 @@ def test_results_of_several_programs_are_read_in_the_order_of_time(tmp_path):
     assert [head.number for _, head in store] == [1, 3, 4, 6]
 
 
+@pytest.mark.slow
 def test_a_large_store_gives_a_small_file(tmp_path):
     path = written(
         tmp_path / "s",
@@ -214,6 +215,7 @@ def test_a_mistake_is_one_line_that_says_what_is_wrong(path, tmp_path, report, m
         report(path)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_file(path, tmp_path, report, capsys):
     with pytest.raises(
         program.UserError, match=r"nowhere/run.html cannot be written: No such file or directory"
@@ -245,6 +247,7 @@ def work(x):
     return x
 
 
+@pytest.mark.slow
 def test_an_executor_reports_what_it_ran_with_and_without_a_store(tmp_path, caplog):
     with cw.mp.allocate(2) as cluster:
         with cw.ClusterExecutor(cluster.master, report=tmp_path / "run.html") as executor:

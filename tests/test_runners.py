@@ -52,6 +52,7 @@ def test_hashes_are_the_same_in_all_workers_and_after_a_restart(master, tmp_path
             assert looked_at(tmp_path, master) == {right}
 
 
+@pytest.mark.slow
 def test_hashes_are_those_of_the_clients_seed_else_of_the_workers(master, tmp_path):
     with Worker(master.address, "-n", "2", PYTHONHASHSEED="5"):
         assert looked_at(tmp_path, master) == {hash_with("5")}

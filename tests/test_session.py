@@ -506,6 +506,7 @@ def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(c
     assert "network.protocol_broken" not in events_in(Path(cluster.logs, "master.log").read_text())
 
 
+@pytest.mark.slow
 def test_a_session_may_use_any_number_of_different_options_and_few_are_kept(cluster, monkeypatch):
     from cw.client import object_sender, objects
     from cw.net.objects import ObjectCache

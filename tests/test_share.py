@@ -370,6 +370,7 @@ def test_another_master_gets_what_its_jobs_need(tmp_path):
                 assert executor.submit(total, data).result(LIMIT) == total(array())
 
 
+@pytest.mark.slow
 def test_values_for_which_there_is_no_room_go_and_come_again(tmp_path):
     """The worker says that it has memory for two of three values."""
     source = f"import cw.net.memory\ncw.net.memory.half_of_all = lambda: {SIZE * 5 // 2}\n"

@@ -243,6 +243,7 @@ ROUGH = [
 SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_happens_each_job_is_delivered_once_and_nothing_is_left(seed):
     Scenario(seed, is_gentle=False).run()

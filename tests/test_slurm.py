@@ -172,6 +172,7 @@ def test_a_sweep_for_the_original_library_runs_unchanged(slurm, tmp_path):
     assert cw.is_slurm_available()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["slurm.py", "tests/scripts/original_slurm.py"])
 def test_master_and_workers_end_one_without_the_other(slurm, script):
     program = (str(ROOT / script),)
@@ -510,6 +511,7 @@ def test_the_scripts_on_the_screen_can_be_submitted_by_hand(slurm, tmp_path):
 # --- as a user has it -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_about_slurm_typed_line_by_line(monkeypatch, tmp_path):
     """By somebody whose home directory is empty."""
     page = ROOT / "docs" / "slurm.md"

@@ -166,6 +166,7 @@ class TwoShapes(Events):
             self.perform(self.d.on_settled(session))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(30))
 def test_random_events(seed):
     random = Random(seed)

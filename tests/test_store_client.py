@@ -580,6 +580,7 @@ def test_what_was_stored_before_a_kill_is_not_asked_for_again(cluster, tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_two_programs_share_a_store(cluster, tmp_path):
     scripts = [start_script(tmp_path, SWEEP, name=f"{n}.py", CW_MASTER=cluster.master) for n in range(2)]
     assert [script.wait() for script in scripts] == [0, 0]

@@ -55,6 +55,7 @@ def has(lines, *words):
     return any(all(word in line for word in words) for line in lines)
 
 
+@pytest.mark.slow
 @top
 async def test_the_views_fit_a_small_terminal():
     async with shown(SampleSource()) as (app, press):

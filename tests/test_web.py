@@ -239,6 +239,7 @@ def test_every_path_asks_for_the_cookie(tmp_path):
     run(test())
 
 
+@pytest.mark.slow
 def test_views_are_few_and_end_with_their_connection(tmp_path):
     async def test():
         async with at_port(tmp_path / "orders") as (url, tokens), aiohttp.ClientSession() as session:

@@ -140,6 +140,7 @@ def test_messages_come_out_as_they_went_in_however_they_are_cut(small_frames, me
     assert join(decode(bytes_of(*messages), chunks=chunks)) == join(messages)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(_batches(with_payloads=True), max_size=3), st.lists(_records, max_size=9), st.randoms())
 def test_control_frames_may_come_between_any_two_frames_of_the_data_lane(small_frames, data, control, random):

@@ -57,6 +57,7 @@ def test_the_library_runs_its_calls_on_the_cluster(title, home, tmp_path):
     assert int(Path(tmp_path, "jobs").read_text()) > 0
 
 
+@pytest.mark.slow
 def test_ten_libraries_are_there_with_the_cluster_in_three_lines_and_a_row_each():
     assert len(PROGRAMS) == 10
     for title, snippet in PROGRAMS.items():
