@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 UNITS_PER_GPU = 10_000
@@ -44,6 +44,17 @@ class Needs(NamedTuple):
 
 ONE_CPU = Needs()
 """What a job needs that names nothing."""
+
+
+def pick_devices(free: Sequence[int], gpus: int) -> tuple[int, ...] | None:
+    """Indices of the devices that a job gets which needs `gpus`; `free`: the free shares of each device. A part of one
+    comes from the device with the least that suffices, so that whole ones stay whole. None: not free."""
+    if gpus < UNITS_PER_GPU:
+        fitting = [index for index, shares in enumerate(free) if shares >= gpus]
+        return (min(fitting, key=free.__getitem__),) if fitting and gpus else None if gpus else ()
+    whole = tuple(index for index, shares in enumerate(free) if shares >= UNITS_PER_GPU)
+    count = gpus // UNITS_PER_GPU
+    return whole[:count] if len(whole) >= count else None
 
 
 def to_bytes(name: str, value: Any) -> int:

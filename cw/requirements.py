@@ -40,6 +40,9 @@ OUTPUT_MODES = "print", "keep", "log", "drop"
 MOST_SLOTS = 65535
 """Most slots of one worker."""
 
+MOST_ALTERNATIVES = 8
+"""Most alternatives of one job. Larger: each worker is compared with more vectors."""
+
 
 def to_seconds(name: str, value: Any) -> float:
     """A number of seconds that a user gave. Raises TypeError."""
@@ -125,6 +128,34 @@ def _output(name: str, value: Any) -> str:
     return str(value)
 
 
+def _alternatives(name: str, value: Any) -> tuple[tuple[tuple[str, Any], ...], ...]:
+    """The options of each alternative as pairs, sorted by name."""
+    right = f'{name} must be a list of options, such as [{{"gpus": 1}}, {{"cpus": 16}}]'
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence):
+        raise TypeError(f"{right}, not {value!r}")
+    if not 1 <= len(value) <= MOST_ALTERNATIVES:
+        raise ValueError(f"{name} must have from 1 to {MOST_ALTERNATIVES} entries, not {len(value)}")
+    found = []
+    for each in value:
+        try:
+            options = dict(each)
+        except (TypeError, ValueError):
+            raise TypeError(f"{right}, not {value!r}") from None
+        for option, asked in options.items():
+            if option not in _CHECKS:
+                raise ValueError(f"{name}: {option!r} cannot differ between them; {', '.join(_CHECKS)} can")
+            options[option] = _CHECKS[option](f"{name}: {option}", asked)
+        found.append(tuple(sorted(options.items())))
+    return tuple(found)
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "cpus": _cpus, "gpus": needs.to_gpus, "memory": needs.to_bytes, "resources": needs.to_amounts,
+    "tags": needs.to_tags,
+}  # fmt: skip
+"""The options that say what a job needs, with their checks."""
+
+
 def _option(check: Callable[[str, Any], Any], text: str, is_sent: bool = True) -> Any:
     """`is_sent`: the other roles know it, too, not the client alone."""
     return field(default=None, metadata={"check": check, "help": text, "is_sent": is_sent})
@@ -196,6 +227,12 @@ class JobOptions:
         needs.to_tags,
         """what the worker must be: one tag or several, as its --tags names them.""",
     )
+    alternatives: Sequence[Mapping[str, Any]] | None = _option(
+        _alternatives,
+        """a list of such options, the first preferred: the job runs as any of them, as in [{"gpus": 1}, {"cpus": 16}].
+        It starts as a later one only where it cannot start as an earlier one now. What is not named in one is as the
+        other options say.""",
+    )
     output: str | None = _option(
         _output,
         """what becomes of what the job prints, also from C code and from processes that it starts. "print" (the
@@ -209,19 +246,31 @@ class JobOptions:
             value = getattr(self, option.name)
             if value is not None:
                 object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
+        if self.alternatives and len(self.to_wire()) > OPTIONS_BYTES:
+            raise ValueError(
+                f"alternatives must not be that long: options have at most {OPTIONS_BYTES} bytes"
+            )
         if self.retry_on is not None and self.retries is None:
             raise ValueError("retry_on needs retries: the number of times that a job is tried again")
 
-    @functools.cached_property
+    @property
     def needs(self) -> Needs:
-        """What the job takes from its worker."""
-        return Needs(
-            self.cpus or 1,
-            round((self.gpus or 0) * UNITS_PER_GPU),
-            cast(int, self.memory or 0),
-            cast(tuple[tuple[str, int], ...], self.resources or ()),
-            cast(tuple[str, ...], self.tags or ()),
-        )
+        """What the job takes from its worker; of alternatives, the first."""
+        return self.choices[0]
+
+    @functools.cached_property
+    def choices(self) -> tuple[Needs, ...]:
+        """What the job may run as, the first preferred: one entry for each alternative."""
+        common = {name: getattr(self, name) for name in _CHECKS}
+        alternatives = cast(tuple[tuple[tuple[str, Any], ...], ...], self.alternatives) or ((),)
+        found = (common | dict(alternative) for alternative in alternatives)
+        return tuple(
+            Needs(
+                each["cpus"] or 1, round((each["gpus"] or 0) * UNITS_PER_GPU), each["memory"] or 0,
+                each["resources"] or (), each["tags"] or (),
+            )
+            for each in found
+        )  # fmt: skip
 
     def to_wire(self) -> bytes:
         """The payload of an object: JSON of the options that are set, by name."""
@@ -267,6 +316,7 @@ class OptionArguments(TypedDict, total=False):
     memory: int | str | None
     resources: Mapping[str, int] | tuple[tuple[str, int], ...] | None
     tags: str | Sequence[str] | None
+    alternatives: Sequence[Mapping[str, Any]] | None
     output: str | None
 
 
@@ -333,6 +383,8 @@ class WorkerCapacity:
     """Its devices, by index or UUID, as the variables for jobs name them."""
     resources: tuple[tuple[str, int], ...] = ()
     tags: tuple[str, ...] = ()
+    ends_idle: bool = False
+    """It ends when it has had nothing to do for a time: others are not used before it is full."""
 
     def __post_init__(self) -> None:
         if not 0 < _int("slots", self.slots, 1) <= MOST_SLOTS:
@@ -352,6 +404,21 @@ class WorkerCapacity:
         set_field("gpus", gpus)
         set_field("resources", needs.to_amounts("resources", self.resources))
         set_field("tags", needs.to_tags("tags", self.tags))
+        if not isinstance(self.ends_idle, bool):
+            raise TypeError(f"ends_idle must be a bool, not {str(self.ends_idle)[:TEXT]}")
+
+    def lacks(self, wanted: Needs) -> tuple[str, ...]:
+        """The dimensions, by the names of their options, in which the worker has too little for a job that needs this,
+        even if nothing else runs there; empty: it can run it. Unknown memory refuses none."""
+        resources = dict(self.resources)
+        missing = {
+            "cpus": wanted.cpus > self.cpus,
+            "gpus": wanted.gpus > len(self.gpus) * UNITS_PER_GPU,
+            "memory": 0 < self.memory < wanted.memory,
+            "resources": any(amount > resources.get(name, 0) for name, amount in wanted.resources),
+            "tags": not {*wanted.tags} <= {*self.tags},
+        }
+        return tuple(name for name, is_missing in missing.items() if is_missing)
 
     def to_wire(self) -> dict[str, Any]:
         """The dimensions by name."""

@@ -11,22 +11,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from cw.master.actions import Assign, Deliver, GiveUp, SendToClient, SendToWorker, attempt_counts
 from cw.master.dispatch import Dispatcher
-from cw.master.jobs import (
-    AHEAD_BYTES,
-    AHEAD_JOBS,
-    AHEAD_SECONDS,
-    CRASHES,
-    WORKER_LOSSES,
-    Assign,
-    Deliver,
-    GiveUp,
-    Job,
-    SendToClient,
-    SendToWorker,
-    Shape,
-    attempt_counts,
-)
+from cw.master.jobs import AHEAD_BYTES, AHEAD_JOBS, AHEAD_SECONDS, CRASHES, WORKER_LOSSES, Job
 from cw.master.scheduler import EXCLUDED_TICKS, RECALL_BACKOFF_TICKS, TURN_JOBS
 from cw.master.state import LOOK_PAST
 from cw.master.why import Cause, Survey
@@ -354,7 +341,7 @@ def test_cancelled_jobs_that_never_went_anywhere_are_not_kept():
         d.check_invariants()
     (queue,) = d.state.sessions["s"].queues.values()
     assert len(queue.backlog) < 10
-    assert d.state.pools[Shape(PY)].rotation == deque() or queue.backlog
+    assert d.state.pools[PY].rotation == deque() or queue.backlog
 
 
 # --- counting ---------------------------------------------------------------------------------

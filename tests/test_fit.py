@@ -13,15 +13,15 @@ class Case:
     """A job and a worker that fits it now."""
 
     def __init__(self):
-        self.pool = Pool(Shape((3, 11)))
+        self.pool = Pool((3, 11))
         self.pool.workers = 2
         self.session = Session(7, (3, 11))
         self.worker = Worker("w", WorkerCapacity(1), self.pool)
         self.job = Job(1, Object(1), asked(min_time=60.0), b"")
-        self.job.session, self.job.queue = self.session, Queue(self.session, self.pool)
+        self.job.session, self.job.queue = self.session, Queue(self.session, self.pool, Shape((3, 11)))
 
     def other_python(self):
-        self.worker.pool = Pool(Shape((3, 12)))
+        self.worker.pool = Pool((3, 12))
 
     def it_cannot_start_its_runners(self):
         self.worker.blocked_sessions = frozenset({7})

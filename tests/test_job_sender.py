@@ -1,7 +1,9 @@
 """What a worker is sent for its jobs: each session and object before the first job that needs it, and once."""
 
 from cw.master.job_sender import JobSender
-from cw.master.jobs import Job, Pool, Session, Shape, Worker
+from cw.master.jobs import Job, Pool, Session, Worker
+from cw.master.taken import Place
+from cw.needs import ONE_CPU
 from cw.net import messages as m
 from cw.net.objects import Object
 from cw.requirements import WorkerCapacity
@@ -86,7 +88,7 @@ def test_the_depth_of_a_session_comes_before_its_first_object_if_it_has_one():
 
 def test_a_slot_is_named_to_the_worker_on_which_the_runner_died_and_if_it_is_known():
     jobs, wire = sender()
-    pool = Pool(Shape(PY))
+    pool = Pool(PY)
     f = function(1)
     here, elsewhere, unknown = job(1, 5, f), job(1, 6, f), job(1, 7, f)
     here.excluded_worker, here.excluded_slot = Worker("w", WorkerCapacity(2), pool), 0
@@ -95,6 +97,16 @@ def test_a_slot_is_named_to_the_worker_on_which_the_runner_died_and_if_it_is_kno
     jobs.send_jobs([here, elsewhere, unknown])
     assert [message for message in wire.sent if type(message) is m.Avoid] == [m.Avoid([5], [0])]
     assert wire.kinds() == [m.Objects, m.Avoid, m.Dispatch]
+
+
+def test_only_alternatives_other_than_the_first_are_named_to_the_worker():
+    jobs, wire = sender()
+    f = function(1)
+    first, second = job(1, 5, f), job(1, 6, f)
+    first.place, second.place = Place(ONE_CPU), Place(ONE_CPU, choice=1)
+    jobs.send_jobs([first, second])
+    assert wire.sent[-2] == m.Alternatives([6], [1])
+    assert wire.kinds() == [m.Objects, m.Alternatives, m.Dispatch]
 
 
 def test_a_closed_session_is_closed_once_and_its_objects_come_again_if_it_is_back():

@@ -7,8 +7,9 @@ from random import Random
 import pytest
 from test_slots import Bench, Events, ModelRunner
 
+from cw.master.actions import Assign, Deliver, GiveUp, SendToWorker
 from cw.master.dispatch import Dispatcher
-from cw.master.jobs import Assign, Deliver, GiveUp, Job, SendToWorker
+from cw.master.jobs import Job
 from cw.master.why import Cause, Survey
 from cw.net import messages as m
 from cw.net.objects import Object as Function

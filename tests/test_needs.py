@@ -2,7 +2,7 @@
 
 import pytest
 
-from cw.needs import format_bytes, to_amounts, to_bytes, to_gpus
+from cw.needs import UNITS_PER_GPU, format_bytes, pick_devices, to_amounts, to_bytes, to_gpus
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,24 @@ def test_parts_of_a_device_are_kept_to_its_smallest_share():
 def test_amounts_may_come_as_pairs():
     assert to_amounts("resources", [["b", 2], ["a", 1]]) == to_amounts("resources", {"a": 1, "b": 2})
     assert to_amounts("resources", {}) == ()
+
+
+@pytest.mark.parametrize(
+    ("free", "gpus", "picked"),
+    [
+        ([1.0, 1.0], 0, ()),
+        ([1.0, 0.5, 0.6], 0.5, (1,)),  # the least that suffices: the whole one stays whole
+        ([0.4, 1.0], 0.5, (1,)),
+        ([0.4, 0.4], 0.5, None),  # of one device
+        ([0.9, 1.0, 1.0], 1, (1,)),
+        ([1.0, 0.9, 1.0], 2, (0, 2)),
+        ([1.0, 0.9, 0.9], 2, None),
+        ([], 1, None),
+        ([], 0.5, None),
+    ],
+)
+def test_a_part_of_a_device_comes_from_the_fullest_that_has_it(free, gpus, picked):
+    assert (
+        pick_devices([round(shares * UNITS_PER_GPU) for shares in free], round(gpus * UNITS_PER_GPU))
+        == picked
+    )

@@ -38,6 +38,8 @@ VALUES = {
     "memory": st.integers(1, MOST_BYTES), "resources": st.dictionaries(NAMES, st.integers(1, MOST_AMOUNT), max_size=8),
     "tags": st.lists(NAMES, max_size=8),
 }  # fmt: skip
+DIMENSIONS = {name: VALUES[name] for name in ("cpus", "gpus", "memory", "resources", "tags")}
+VALUES["alternatives"] = st.lists(st.fixed_dictionaries({}, optional=DIMENSIONS), min_size=1, max_size=3)
 """Valid values of each option: a new one is missed by the test below."""
 
 
@@ -58,6 +60,22 @@ def test_what_a_job_needs_is_one_vector():
     )
     assert options.needs == Needs(4, UNITS_PER_GPU // 2, 8 * 10**9, (("disk", 2), ("licence", 1)), ("a", "b"))
     assert JobOptions(tags="a").needs.tags == ("a",) and JobOptions(gpus=2).needs.gpus == 2 * UNITS_PER_GPU
+
+
+def test_an_alternative_replaces_what_it_names_and_has_the_other_options_besides():
+    options = JobOptions(memory="1GB", cpus=2, alternatives=[{"gpus": 1}, {"cpus": 16, "memory": "4GB"}, {}])
+    gb = 10**9
+    assert options.choices == (Needs(2, UNITS_PER_GPU, gb), Needs(16, 0, 4 * gb), Needs(2, 0, gb))
+    assert options.needs == options.choices[0]
+    assert options == JobOptions(
+        memory=gb, cpus=2, alternatives=[[("gpus", 1)], [("memory", 4e9), ("cpus", 16)], ()]
+    )
+
+
+def test_alternatives_that_are_too_long_for_the_wire_are_refused_at_once():
+    wide = {"resources": {f"{name:060}": 1 for name in range(16)}}
+    with pytest.raises(ValueError, match="^alternatives must not be that long"):
+        JobOptions(alternatives=[wide] * 8)
 
 
 def test_options_that_are_not_given_do_not_travel():
@@ -120,6 +138,20 @@ def test_options_cannot_be_changed():
         ),
         ({"tags": 3}, 'tags must be a text such as "avx512", or several, not 3'),
         ({"tags": "a b"}, "tags: 'a b' is no name: give letters, digits and _ . : -, at most 64"),
+        (
+            {"alternatives": {"gpus": 1}},
+            """alternatives must be a list of options, such as [{"gpus": 1}, {"cpus": 16}], not {'gpus': 1}""",
+        ),
+        (
+            {"alternatives": ["gpus"]},
+            """alternatives must be a list of options, such as [{"gpus": 1}, {"cpus": 16}], not ['gpus']""",
+        ),
+        ({"alternatives": []}, "alternatives must have from 1 to 8 entries, not 0"),
+        (
+            {"alternatives": [{"timeout": 3}]},
+            "alternatives: 'timeout' cannot differ between them; cpus, gpus, memory, resources, tags can",
+        ),
+        ({"alternatives": [{"cpus": 0}]}, "alternatives: cpus must be 1 or more, not 0"),
         ({"on_limit": "drop"}, "on_limit must be 'keep' or None, not 'drop'"),
     ],
 )
@@ -253,3 +285,20 @@ def test_a_worker_has_a_cpu_for_each_slot_at_least():
 def test_what_a_faulty_worker_offers_is_a_protocol_error(offer):
     with pytest.raises(ProtocolError, match="^it offers "):
         WorkerCapacity.from_wire(offer)
+
+
+def test_a_worker_lacks_what_it_has_too_little_of_even_if_it_is_empty():
+    worker = WorkerCapacity(2, 8, 16 * 10**9, ("0", "1"), (("licence", 1),), ("avx512",))
+    assert worker.lacks(ONE_CPU) == worker.lacks(Needs(8, 2 * UNITS_PER_GPU, 16 * 10**9)) == ()
+    assert worker.lacks(Needs(9, 3 * UNITS_PER_GPU)) == ("cpus", "gpus")
+    assert worker.lacks(Needs(memory=16 * 10**9 + 1)) == ("memory",)
+    assert (
+        worker.lacks(Needs(resources=(("licence", 2),)))
+        == worker.lacks(Needs(resources=(("x", 1),)))
+        == ("resources",)
+    )
+    assert worker.lacks(Needs(tags=("avx512", "big"))) == ("tags",)
+
+
+def test_a_worker_of_unknown_memory_refuses_no_job_for_it():
+    assert WorkerCapacity(1).lacks(Needs(memory=10**15)) == ()

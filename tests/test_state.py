@@ -11,7 +11,8 @@ from test_asides import not_entered_in_directory
 from test_dispatch import OTHER_PY, PY, Events, assigned, delivered, dispatcher, jobs, known, result, some
 
 from cw.master import state
-from cw.master.jobs import SendToWorker, Shape
+from cw.master.actions import SendToWorker
+from cw.master.jobs import Shape
 from cw.master.why import Cause, Survey
 from cw.net import messages as m
 from cw.net.messages import FINISHED, RUNNING

@@ -267,6 +267,7 @@ def test_payloads_and_what_must_not_overtake_them_go_in_the_data_lane():
         m.NotEntered,
         m.Forget,
         m.Avoid,
+        m.Alternatives,
         m.Drop,
         m.ResubmitEnd,
         m.ResultHost,

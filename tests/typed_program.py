@@ -53,6 +53,8 @@ executor.options(retrys=2)  # error
 reveal_type(executor.options(priority=5).submit(square, 3))  # Future[int]
 executor.options(priority="high")  # error
 executor.options(output="keep").submit(square, 3)
+executor.options(cpus=2, alternatives=[{"gpus": 1}, {"memory": "8GB"}]).submit(square, 3)
+executor.options(alternatives="gpus")  # error
 reveal_type(executor.asubmit(square, 3).stdout)  # str | None
 cw.ClusterExecutor(output="log")
 cw.ClusterExecutor(output="quiet")  # error

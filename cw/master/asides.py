@@ -18,22 +18,9 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from cw.master.actions import Action, Deliver, ReportAside, SendToWorker, SetAside, WatchSetbacks
 from cw.master.fit import NEVER, fit, is_aside, serves
-from cw.master.jobs import (
-    Action,
-    Aside,
-    Deliver,
-    Job,
-    Queue,
-    ReportAside,
-    SendToWorker,
-    Session,
-    SessionKey,
-    SetAside,
-    Setbacks,
-    WatchSetbacks,
-    Worker,
-)
+from cw.master.jobs import Aside, Job, Queue, Session, SessionKey, Setbacks, Worker
 from cw.master.scheduler import Scheduler
 from cw.master.state import State
 from cw.net import messages as m

@@ -17,9 +17,10 @@ from typing import Protocol
 
 from cw import program
 from cw.master import checks
+from cw.master.actions import Action, Deliver, GiveUp, attempt_counts
 from cw.master.dispatch import Dispatcher
 from cw.master.facts import ClientFacts
-from cw.master.jobs import Action, Deliver, GiveUp, Job, attempt_counts
+from cw.master.jobs import Job
 from cw.master.output import OutputRoute
 from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, events, lines

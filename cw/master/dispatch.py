@@ -33,25 +33,18 @@ from operator import attrgetter
 from typing import Any
 
 from cw.master import outcomes, tries
-from cw.master.asides import Asides
-from cw.master.jobs import (
-    WORKER_LOSSES,
+from cw.master.actions import (
     Action,
     Deliver,
     GiveUp,
     Inventory,
-    Job,
-    Python,
     SendToClient,
     SendToWorker,
-    Session,
-    SessionKey,
-    Shape,
-    Worker,
-    WorkerKey,
     attempt_counts,
     merged,
 )
+from cw.master.asides import Asides
+from cw.master.jobs import WORKER_LOSSES, Job, Python, Session, SessionKey, Worker, WorkerKey
 from cw.master.reconcile import Reconciler
 from cw.master.scheduler import RECALL_BACKOFF_TICKS, Scheduler
 from cw.master.state import State
@@ -82,7 +75,7 @@ class Dispatcher:
     ) -> list[Action]:
         """A worker has joined, for `left` seconds. It may hold dispatches of a previous master, or of this one, which
         took it for lost."""
-        worker = self.state.workers[key] = Worker(key, capacity, self.state.pool(Shape(python)))
+        worker = self.state.workers[key] = Worker(key, capacity, self.state.pool(python))
         worker.left, worker.recent = left, Recent(MINUTE, self.state.tallies.now)
         worker.pool.workers += 1
         return self._reconciler.on_inventory(worker, inventories) + self._scheduler.assign_to(worker)
@@ -232,7 +225,6 @@ class Dispatcher:
         """Jobs have ended. Results of jobs that this worker does not hold (late results) are dropped silently."""
         worker = self.state.workers[key]
         worker.ended += len(dispatches)
-        worker.done += len(dispatches)
         worker.recent.add(len(dispatches), self.state.tallies.now)
         worker.is_stuck = False
         rows = zip(dispatches, statuses, seconds, payloads, strict=True)

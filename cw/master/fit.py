@@ -6,9 +6,12 @@ ahead to a worker that a job fits is decided in `scheduler`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 
-from cw.master.jobs import Job, Queue, Session, Worker
+from cw.master.jobs import Job, Queue, Session, Shape, Worker
+from cw.master.taken import Use
+from cw.needs import Needs
 
 
 class Fit(Enum):
@@ -16,7 +19,7 @@ class Fit(Enum):
 
     NOW = "now"
     LATER = "later"
-    """Possible when a slot is free, or the worker is back."""
+    """Possible when other jobs there have ended, or the worker is back."""
     NEVER = "never"
 
 
@@ -32,7 +35,39 @@ def fit(job: Job, worker: Worker, despite_setbacks: bool = False) -> Fit:
         return NEVER
     if not despite_setbacks and is_excluded(job, worker):
         return NEVER
-    return NOW if worker.is_idle else LATER
+    if job.queue.is_plain:
+        return NOW if worker.is_idle else LATER
+    able = [needs for needs in job.queue.shape.choices if could_run(worker, needs)]
+    if not able:
+        return NEVER
+    return NOW if not worker.is_away and any(has_room(worker, needs) for needs in able) else LATER
+
+
+def could_run(worker: Worker, needs: Needs) -> bool:
+    """True if a job with these needs could run on this worker if nothing else ran there."""
+    return not worker.capacity.lacks(needs)
+
+
+def could_run_any(shape: Shape, workers: Iterable[Worker]) -> bool:
+    """True if one of these workers could run jobs of this shape, as one of their alternatives."""
+    return any(
+        worker.pool.python == shape.python and any(could_run(worker, needs) for needs in shape.choices)
+        for worker in workers
+    )
+
+
+def has_room(worker: Worker, needs: Needs) -> bool:
+    """True if the worker, which could run jobs with these needs, has room for one now. (Reservations do not count.)"""
+    return devices_for(worker, needs) is not None
+
+
+def devices_for(worker: Worker, needs: Needs) -> tuple[int, ...] | None:
+    """The devices that a job with these needs would get on this worker, which could run it. None: it has no room."""
+    slots, cpus = worker.free()
+    if slots < 1 or needs.cpus > cpus:
+        return None
+    use = Use(worker.capacity) if worker.shaped is None else worker.shaped.use
+    return use.place(needs, slots, cpus)
 
 
 def goes_ahead(job: Job) -> bool:
@@ -42,7 +77,7 @@ def goes_ahead(job: Job) -> bool:
 
 
 def is_open(worker: Worker, queue: Queue) -> bool:
-    """True if jobs of this queue can use slots of the worker, as long as it does not drain."""
+    """True if the worker takes jobs of this queue's session, as long as it does not drain."""
     return worker.pool is queue.pool and queue.session.key not in worker.blocked_sessions
 
 

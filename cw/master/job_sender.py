@@ -2,6 +2,7 @@
 
     jobs ---> objects that they name ---> Depth, Objects, Forget  (what this worker has not been sent)
       |-----> slots to avoid -----------> Avoid
+      |-----> later alternatives -------> Alternatives
       '---------------------------------> Dispatch
 
 Sessions that are closed, and objects that clients let go, are forgotten here and there. All in here runs in the loop's
@@ -66,6 +67,8 @@ class JobSender:
             self._connection.send(message)
         if avoiding := [job for job in jobs if job.excluded_worker is not None]:
             self._send_avoid(avoiding)
+        if others := [(job.dispatch, job.place.choice) for job in jobs if job.place and job.place.choice]:
+            self._connection.send(m.Alternatives(*map(list, zip(*others, strict=True))))
         self._connection.send(
             m.Dispatch(
                 [job.dispatch for job in jobs],

@@ -1,6 +1,6 @@
 """The values of the master's policy: jobs, sessions, workers, and the actions that it decides on.
 
-    Pool (a Shape) ---> Queues in turn, of Sessions ---> their Jobs, each of a Function
+    Pool (a Python) ---> Queues in turn, of Sessions and Shapes ---> their Jobs, each of a Function
         '-------------> Workers ---> the Jobs that each one holds, by dispatch number
 
 The vocabulary of `state`, `dispatch`, `scheduler`, `reconcile` and `asides`. No socket, no thread, no clock.
@@ -13,8 +13,9 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from cw.master.ranked import Ranked
+from cw.master.taken import Place, Reservation, ShapedJobs
 from cw.master.tallies import MINUTE, Recent
-from cw.net import messages as m
+from cw.needs import ONE_CPU, Needs
 from cw.net.objects import Estimate, Object
 from cw.requirements import JobOptions, WorkerCapacity
 
@@ -48,7 +49,7 @@ class Job:
     __slots__ = (
         "session", "queue", "number", "function", "options_object", "options", "payload", "dispatch", "worker", "cost",
         "started", "cancelled", "crashes", "worker_losses", "notes", "tries", "excluded_worker", "excluded_slot",
-        "unfit",
+        "unfit", "place",
     )  # fmt: skip
 
     def __init__(self, number: int, function: Object, options: Object | None, payload: Any) -> None:
@@ -74,6 +75,7 @@ class Job:
         self.excluded_worker: Worker | None = None
         self.excluded_slot: int | None = None
         self.unfit: tuple[Worker, ...] = ()  # workers where its call could not be entered
+        self.place: Place | None = None  # at its worker, if it has needs of its own
 
     def attempts(self) -> int:
         """Number of its runners that may die; with 1, it is never sent again once it may have started."""
@@ -93,43 +95,82 @@ class Job:
 
 
 class Shape(NamedTuple):
-    """Requirements of jobs on a slot."""
+    """Requirements of jobs on a worker."""
 
     python: Python
+    choices: tuple[Needs, ...] = (ONE_CPU,)
+    """What a job takes while it runs, the preferred alternative first."""
+
+    @property
+    def is_plain(self) -> bool:
+        """True for jobs that need one CPU and nothing else."""
+        return self.choices == PLAIN
+
+
+PLAIN = (ONE_CPU,)
+
+
+class Openings:
+    """The workers where jobs with these needs can start now, kept while such jobs wait."""
+
+    __slots__ = ("able", "free", "needs", "toppable")
+
+    def __init__(self, needs: Needs) -> None:
+        self.needs = needs
+        self.able: dict[Worker, None] = {}  # could run one, if nothing else ran there
+        # Ordered sets of these. free: one can start now; toppable: takes more ahead.
+        self.free: dict[Worker, None] = {}
+        self.toppable: dict[Worker, None] = {}
+
+    def remove(self, worker: Worker) -> None:
+        """Remove a worker that is gone."""
+        for places in (self.able, self.free, self.toppable):
+            places.pop(worker, None)
 
 
 class Pool:
-    """The queues and workers of one shape."""
+    """The queues and workers of one version of Python."""
 
-    __slots__ = ("shape", "workers", "rotation", "idle", "has_capacity", "ahead", "lending", "waited")
+    __slots__ = (
+        "python", "workers", "rotation", "idle", "has_capacity", "ahead", "lending", "waited", "shaped", "openings",
+    )  # fmt: skip
 
-    def __init__(self, shape: Shape) -> None:
-        self.shape = shape
+    def __init__(self, python: Python) -> None:
+        self.python = python
         self.workers = 0
         self.rotation: deque[Queue] = deque()  # queues with waiting jobs, next first
-        # Ordered sets of workers. idle: with a free slot; has_capacity: will take more ahead (a superset of idle);
-        # ahead: with more jobs than slots (a superset; `on_tick` and `wants_tick` tidy up).
+        # Ordered sets of workers, for jobs that need one CPU. idle: one can start now; has_capacity: will take more
+        # ahead (a superset of idle); ahead: with more jobs than can run (a superset; `on_tick` and `wants_tick` tidy
+        # up).
         self.idle: dict[Worker, None] = {}
         self.has_capacity: dict[Worker, None] = {}
         self.ahead: dict[Worker, None] = {}
         self.lending: dict[Worker, None] = {}  # workers with a slot that is lent and free (with `floors`)
         self.waited = 0  # ticks in which a job waited while a worker was idle
+        # Jobs with needs of their own. shaped: their number at workers, and that of their queues in the rotation;
+        # openings: for what the waiting ones need, and some did before.
+        self.shaped = 0
+        self.openings: dict[Needs, Openings] = {}
 
     def remove(self, worker: Worker) -> None:
         """Remove a worker that is gone."""
         self.workers -= 1
         for places in (self.idle, self.has_capacity, self.ahead, self.lending):
             places.pop(worker, None)
+        for openings in self.openings.values():
+            openings.remove(worker)
 
 
 class Queue:
     """The jobs of one session and one shape that wait for a worker."""
 
-    __slots__ = ("session", "pool", "backlog", "requeued", "ranked", "is_waiting")
+    __slots__ = ("session", "pool", "shape", "is_plain", "backlog", "requeued", "ranked", "is_waiting")
 
-    def __init__(self, session: Session, pool: Pool) -> None:
+    def __init__(self, session: Session, pool: Pool, shape: Shape) -> None:
         self.session = session
         self.pool = pool
+        self.shape = shape
+        self.is_plain = shape.is_plain
         self.backlog: deque[Job] = deque()  # may hold cancelled jobs, which are skipped
         self.requeued: deque[Job] = deque()  # dispatched before the backlog
         self.ranked: Ranked[Job] = Ranked()  # jobs with a priority of their own: before or after all of these
@@ -207,7 +248,7 @@ class Session:
 
     __slots__ = (
         "key", "python", "queues", "jobs", "settling", "unconfirmed", "delivered", "unacknowledged",
-        "raised", "is_blocked", "is_absent", "has_run", "setbacks", "depth", "parent",
+        "raised", "is_blocked", "is_absent", "has_run", "setbacks", "depth", "parent", "load", "reserved",
     )  # fmt: skip
 
     def __init__(self, key: SessionKey, python: Python, depth: int = 0, parent: int = 0) -> None:
@@ -229,6 +270,10 @@ class Session:
         self.is_absent = False  # the client is gone and may come back
         self.has_run = False  # one of its calls was entered on some worker
         self.setbacks: Setbacks | None = None  # its calls that could not be entered
+        # CPU-seconds that its jobs at workers will take, as far as they are counted: AHEAD_SECONDS for each CPU that is
+        # held for long.
+        self.load = 0.0
+        self.reserved: Worker | None = None  # the worker that keeps room for its oldest job
 
 
 class Setbacks:
@@ -258,17 +303,17 @@ class Aside:
 
 
 class Worker:
-    """One worker: its slots, and the jobs that it holds."""
+    """One worker: what it has, and the jobs that it holds."""
 
     __slots__ = (
         "key", "slots", "available", "extra", "floors", "capacity", "blocked_sessions", "left", "pool", "held", "load",
-        "size", "ended", "recalling", "recall_backoff", "is_stuck", "is_draining", "is_away", "done", "recent",
+        "size", "ended", "recalling", "recall_backoff", "is_stuck", "is_draining", "is_away", "recent", "shaped",
     )  # fmt: skip
 
     def __init__(self, key: WorkerKey, capacity: WorkerCapacity, pool: Pool) -> None:
         self.key = key
         self.capacity = capacity
-        self.slots = capacity.slots  # jobs that run there at a time: available + extra
+        self.slots = capacity.slots  # jobs that it can hold without one of one CPU that waits (see `resize`)
         self.available = capacity.slots  # slots that can be used now
         self.extra = 0  # running jobs beyond one for each taken slot: those that wait for jobs of their own
         # One for each slot that is lent and free: a session must be deeper than this to use it.
@@ -285,8 +330,37 @@ class Worker:
         self.is_draining = False  # it finishes what runs, and accepts no more
         self.is_away = False  # its connection broke a moment ago
         self.left = math.inf  # seconds until its jobs are stopped, as last reported
-        self.done = 0  # jobs that have ended there
-        self.recent = Recent(MINUTE, 0.0)  # the same lately
+        self.recent = Recent(MINUTE, 0.0)  # jobs that have ended there
+        # Jobs with needs of their own, and a reservation; None: there is neither.
+        self.shaped: ShapedJobs[Job] | None = None
+
+    def resize(self) -> None:
+        """Set `slots` after a change of what they follow from. Jobs with needs of their own count among those held, so
+        here, too; the others each take one of the slots and CPUs that are left."""
+        self.slots = self.available + self.extra
+        if self.shaped is not None:
+            use = self.shaped.use
+            left = max(0, min(self.available - use.slots, self.capacity.cpus - use.cpus))
+            self.slots = left + self.extra + self.shaped.count
+
+    def free(self) -> tuple[int, int]:
+        """Numbers of free slots and CPUs."""
+        slots, cpus, running = (
+            self.available,
+            self.capacity.cpus,
+            min(len(self.held), self.slots) - self.extra,
+        )
+        if self.shaped is not None:
+            running -= self.shaped.count
+            slots -= self.shaped.use.slots
+            cpus -= self.shaped.use.cpus
+        running = max(0, running)
+        return slots - running, cpus - running
+
+    @property
+    def reservation(self) -> Reservation | None:
+        """For whom it keeps room."""
+        return None if self.shaped is None else self.shaped.reservation
 
     @property
     def is_idle(self) -> bool:
@@ -297,101 +371,12 @@ class Worker:
         """True if more should be sent ahead. With many short jobs held, not before half of them are done:
         a full frame now and then costs less than a few jobs at each wakeup."""
         count, full = len(self.held), self.slots * AHEAD_SECONDS
-        if self.is_draining or self.is_away:
+        if (
+            self.is_draining
+            or self.is_away
+            or (self.shaped is not None and self.shaped.reservation is not None)
+        ):
             return False
         if count < FEW_JOBS * self.slots:
             return self.load < full
         return self.load < full / 2 and count < self.slots * AHEAD_JOBS // 2 and self.size < AHEAD_BYTES // 2
-
-
-# --- actions ----------------------------------------------------------------------------------
-
-WorkerMessage = m.Recall | m.Stop | m.TakeBack | m.Claim | m.Release
-"""Orders to a worker. Recall: name unstarted jobs as returned. Stop: end jobs that are not wanted any more. TakeBack:
-return those of the named jobs that have not started. Claim: send the kept results of ended jobs. Release: forget
-them."""
-
-
-class Assign(NamedTuple):
-    """Send these jobs to the worker."""
-
-    worker: WorkerKey
-    jobs: list[Job]
-
-
-class SendToWorker(NamedTuple):
-    worker: WorkerKey
-    message: WorkerMessage
-
-
-class SendToClient(NamedTuple):
-    session: SessionKey
-    message: m.JobsStarted | m.AttemptCounts
-
-
-class Deliver(NamedTuple):
-    """Send these results, of that worker's dispatches, to the session's client."""
-
-    session: SessionKey
-    worker: WorkerKey
-    dispatches: list[int]
-    numbers: list[int]
-    statuses: list[int]
-    seconds: list[float]
-    payloads: list[Any]
-
-
-class GiveUp(NamedTuple):
-    """Notify the client that the job was lost too often, or stopped by an observer."""
-
-    session: SessionKey
-    number: int
-    reason: str
-    notes: tuple[dict[str, Any], ...]
-    is_stopped: bool = False
-
-
-class SetAside(NamedTuple):
-    """Log that the worker gets no more of this session's jobs for now, and call `on_aside_reported` after
-    `NOTICE_SECONDS`."""
-
-    session: SessionKey
-    worker: WorkerKey
-    reason: str
-
-
-class WatchSetbacks(NamedTuple):
-    """Call `on_aside_retry` every `RETRY_SECONDS` and `on_aside_second` every second, while the session
-    `has_setbacks`."""
-
-    session: SessionKey
-
-
-class ReportAside(NamedTuple):
-    """Notify the client which workers are set aside, and why."""
-
-    session: SessionKey
-    workers: list[tuple[WorkerKey, str]]
-
-
-Action = Assign | SendToWorker | SendToClient | Deliver | GiveUp | SetAside | WatchSetbacks | ReportAside
-
-Inventory = tuple[int, SessionKey, int, int]
-"""A job that a worker reports to hold: dispatch, session, number, state."""
-
-
-def merged(actions: list[Action]) -> list[Action]:
-    """Merge the actions' Claim, Release and Stop messages: one of each for a worker, not one for each dispatch."""
-    merged: dict[tuple[type, WorkerKey], list[int]] = {}
-    rest: list[Action] = []
-    for action in actions:
-        if isinstance(action, SendToWorker) and isinstance(action.message, (m.Claim, m.Release, m.Stop)):
-            merged.setdefault((type(action.message), action.worker), []).extend(action.message.dispatches)
-        else:
-            rest.append(action)
-    return rest + [SendToWorker(worker, kind(dispatches)) for (kind, worker), dispatches in merged.items()]
-
-
-def attempt_counts(job: Job) -> m.AttemptCounts:
-    """Message to the client with the attempts that were charged to its job so far."""
-    return m.AttemptCounts(job.number, job.crashes, job.worker_losses, list(job.notes))

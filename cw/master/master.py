@@ -20,9 +20,7 @@ from typing import Any
 from cw import events, location
 from cw.events import RateLimited
 from cw.master import asides, checks
-from cw.master.client_peer import ClientPeer
-from cw.master.dispatch import Dispatcher
-from cw.master.jobs import (
+from cw.master.actions import (
     Action,
     Assign,
     Deliver,
@@ -33,6 +31,8 @@ from cw.master.jobs import (
     SetAside,
     WatchSetbacks,
 )
+from cw.master.client_peer import ClientPeer
+from cw.master.dispatch import Dispatcher
 from cw.master.observer import ObserverPeer
 from cw.master.output import OutputRoute
 from cw.master.passing_orders import PassingOrders

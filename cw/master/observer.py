@@ -6,8 +6,8 @@ import time
 from typing import Any, Protocol
 
 from cw.master import checks
+from cw.master.actions import Action
 from cw.master.dispatch import Dispatcher
-from cw.master.jobs import Action
 from cw.master.peer import Peer, logger
 from cw.master.to_come import ToCome
 from cw.master.watching import Watching

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from cw.master import tries
-from cw.master.jobs import Deliver, Job, Session, Worker
+from cw.master.actions import Deliver
+from cw.master.jobs import Job, Session, Worker
 from cw.master.reconcile import Reconciler
 from cw.master.state import State
 from cw.net.objects import Estimate

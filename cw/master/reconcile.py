@@ -9,20 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cw.master.jobs import (
-    Action,
-    Inventory,
-    Job,
-    Queue,
-    SendToClient,
-    SendToWorker,
-    Session,
-    SessionKey,
-    Worker,
-    WorkerKey,
-    attempt_counts,
-    merged,
-)
+from cw.master.actions import Action, Inventory, SendToClient, SendToWorker, attempt_counts, merged
+from cw.master.jobs import Job, Queue, Session, SessionKey, Worker, WorkerKey
 from cw.master.state import State
 from cw.net import messages as m
 from cw.net.messages import FINISHED, RUNNING
@@ -169,7 +157,7 @@ class Reconciler:
         if state != FINISHED:
             placeholder = Job(number, Object(0), None, b"")
             placeholder.cancelled = True
-            placeholder.session = Session(key, worker.pool.shape.python)
+            placeholder.session = Session(key, worker.pool.python)
             self._state.hold(placeholder, worker, dispatch)
 
     def _refuse(self, worker: Worker, dispatch: int, state: int) -> list[Action]:

@@ -23,20 +23,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
+from cw.master.actions import Action, Assign, SendToWorker
 from cw.master.fit import NEVER, NOW, fit, goes_ahead, takes_some
-from cw.master.jobs import (
-    AHEAD_BYTES,
-    AHEAD_JOBS,
-    AHEAD_SECONDS,
-    Action,
-    Assign,
-    Job,
-    Pool,
-    Queue,
-    SendToWorker,
-    Session,
-    Worker,
-)
+from cw.master.jobs import AHEAD_BYTES, AHEAD_JOBS, AHEAD_SECONDS, Job, Pool, Queue, Session, Worker
 from cw.master.state import LOOK_PAST, State
 from cw.net import messages as m
 
@@ -193,9 +182,14 @@ class Scheduler:
 
     def assign_trial(self, session: Session, worker: Worker) -> list[Assign]:
         """Give a free slot of this worker the session's next job, though it is set aside."""
-        queue = session.queues.get(worker.pool.shape)
-        job = queue.head() if queue is not None and queue.is_waiting else None
-        if queue is None or job is None or fit(job, worker, despite_setbacks=True) is not NOW:
+        heads = {queue: queue.head() for queue in session.queues.values() if queue.is_waiting}
+        fitting = (
+            (queue, job)
+            for queue, job in heads.items()
+            if job and fit(job, worker, despite_setbacks=True) is NOW
+        )
+        queue, job = next(fitting, (None, None))
+        if queue is None or job is None:
             return []
         queue.pop()
         if not queue:

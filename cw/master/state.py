@@ -11,16 +11,14 @@ import math
 from collections.abc import Iterable, Mapping
 
 from cw.master import stalls
+from cw.master.actions import Action, GiveUp, SendToWorker
 from cw.master.fit import NEVER, fit
 from cw.master.jobs import (
     AHEAD_SECONDS,
-    Action,
-    GiveUp,
     Job,
     Pool,
     Python,
     Queue,
-    SendToWorker,
     Session,
     SessionKey,
     Shape,
@@ -38,7 +36,7 @@ each turn at such a worker takes longer. Smaller: jobs that would fit wait behin
 
 def shape_of(session: Session, options: JobOptions | None) -> Shape:
     """Shape of the session's jobs with these options."""
-    return Shape(session.python)
+    return Shape(session.python) if options is None else Shape(session.python, options.choices)
 
 
 class State:
@@ -47,13 +45,13 @@ class State:
     def __init__(self) -> None:
         self.sessions: dict[SessionKey, Session] = {}
         self.workers: dict[WorkerKey, Worker] = {}
-        self.pools: dict[Shape, Pool] = {}
+        self.pools: dict[Python, Pool] = {}
         self.tallies = Tallies()
 
-    def pool(self, shape: Shape) -> Pool:
-        pool = self.pools.get(shape)
+    def pool(self, python: Python) -> Pool:
+        pool = self.pools.get(python)
         if pool is None:
-            pool = self.pools[shape] = Pool(shape)
+            pool = self.pools[python] = Pool(python)
         return pool
 
     def queue(self, session: Session, options: JobOptions | None) -> Queue:
@@ -61,7 +59,7 @@ class State:
         shape = shape_of(session, options)
         queue = session.queues.get(shape)
         if queue is None:
-            queue = session.queues[shape] = Queue(session, self.pool(shape))
+            queue = session.queues[shape] = Queue(session, self.pool(shape.python), shape)
         return queue
 
     # --- moves ---
@@ -167,7 +165,7 @@ class State:
         return sum(
             worker.capacity.slots
             for worker in self.workers.values()
-            if python is None or worker.pool.shape.python == python
+            if python is None or worker.pool.python == python
         )
 
     def can_run(self, key: SessionKey) -> bool:
@@ -233,7 +231,7 @@ class State:
             assert len(pool.rotation) == len(set(pool.rotation))
             for queue in pool.rotation:
                 assert self.sessions.get(queue.session.key) is queue.session
-                assert queue.session.queues[pool.shape] is queue and queue.pool is pool
+                assert queue.session.queues[queue.shape] is queue and queue.pool is pool
         for session in self.sessions.values():
             held = [j for w in self.workers.values() for j in w.held.values() if j.session is session]
             _check_session(session, held)
@@ -258,7 +256,7 @@ def _check_session(session: Session, held: list[Job]) -> None:
     assert len(queued) == len({job.number for job in queued})
     assert all(job.worker is None for job in queued)
     assert {j.number for j in queued} | {j.number for j in held if not j.cancelled} == set(session.jobs)
-    assert all(job.queue is session.queues[job.queue.pool.shape] for job in session.jobs.values())
+    assert all(job.queue is session.queues[job.queue.shape] for job in session.jobs.values())
     for queue, jobs in waiting.items():
         if jobs and not session.is_blocked and not session.is_absent:
             assert queue.is_waiting

@@ -40,18 +40,20 @@ class Recent:
     """Number of events within the last `seconds`, about: of those before the present span of this length as many are
     counted as if they had been spread evenly over theirs."""
 
-    __slots__ = ("before", "began", "count", "first", "seconds")
+    __slots__ = ("before", "began", "count", "first", "seconds", "total")
 
     def __init__(self, seconds: float, now: float) -> None:
         self.seconds = seconds
         self.first = now
         self.began = now
         self.count = self.before = 0
+        self.total = 0  # of all time
 
     def add(self, count: int, now: float) -> None:
         if now - self.began >= self.seconds:
             self._turn(now)
         self.count += count
+        self.total += count
 
     def number(self, now: float) -> float:
         """Number of events within the last `seconds`."""

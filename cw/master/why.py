@@ -172,10 +172,10 @@ class Survey:
 
     def _no_worker(self, queue: Queue) -> Reason:
         """Say that there is no worker of the queue's shape."""
-        pythons = {pool.shape.python for pool in self._state.pools.values() if pool.workers}
+        pythons = {pool.python for pool in self._state.pools.values() if pool.workers}
         if not pythons:
             return Reason(Cause.NO_WORKER, "no worker is connected to the master")
-        own = "{}.{}".format(*queue.pool.shape.python)
+        own = "{}.{}".format(*queue.pool.python)
         names = ", ".join("{}.{}".format(*other) for other in sorted(pythons))
         return Reason(
             Cause.OTHER_PYTHON,

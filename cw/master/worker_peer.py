@@ -17,10 +17,10 @@ from cw import program
 from cw.errors import ProtocolError
 from cw.location import Location
 from cw.master import checks
+from cw.master.actions import Action, Inventory, WorkerMessage
 from cw.master.dispatch import Dispatcher
 from cw.master.facts import WorkerFacts
 from cw.master.job_sender import JobSender
-from cw.master.jobs import Action, Inventory, WorkerMessage
 from cw.master.output import OutputRoute
 from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, events, lines

@@ -186,6 +186,14 @@ class Avoid(NamedTuple):
     slots: U16s
 
 
+@batch(76, Leg.MASTER_WORKER, is_ordered=True)
+class Alternatives(NamedTuple):
+    """The next Dispatch has jobs that run as another of their alternatives than the first."""
+
+    dispatches: U64s
+    choices: U8s  # index of the alternative
+
+
 @record(12, Leg.MASTER_WORKER)
 class Recall(NamedTuple):
     """Give back up to `count` unstarted jobs. Answered by one Recalled."""
