@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cw.master.actions import Assign, Deliver, GiveUp, SendToClient, SendToWorker, attempt_counts
 from cw.master.dispatch import Dispatcher
 from cw.master.jobs import AHEAD_BYTES, AHEAD_JOBS, AHEAD_SECONDS, CRASHES, WORKER_LOSSES, Job
-from cw.master.scheduler import EXCLUDED_TICKS, RECALL_BACKOFF_TICKS, TURN_JOBS
+from cw.master.room import RECALL_BACKOFF_TICKS, TURN_JOBS
+from cw.master.scheduler import EXCLUDED_TICKS
 from cw.master.state import LOOK_PAST
 from cw.master.why import Cause, Survey
 from cw.net import messages as m

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cw.master.actions import Action, Deliver, ReportAside, SendToWorker, SetAside, WatchSetbacks
-from cw.master.fit import NEVER, fit, is_aside, serves
+from cw.master.fit import NEVER, fit, is_aside, serves, suits
 from cw.master.jobs import Aside, Job, Queue, Session, SessionKey, Setbacks, Worker
 from cw.master.scheduler import Scheduler
 from cw.master.state import State
@@ -103,7 +103,7 @@ class Asides:
         others = [
             other
             for other in self._state.workers.values()
-            if other.slots > 0
+            if other.available > 0
             and fit(job, other, despite_setbacks=True) is not NEVER
             and other not in failed
             and other not in job.unfit
@@ -194,7 +194,10 @@ class Asides:
         assert session.setbacks is not None
         aside = [worker for worker in session.setbacks.aside if worker.pool is queue.pool]
         if not aside or any(
-            worker.slots > 0 and serves(worker, queue) and not is_aside(worker, session)
+            worker.available > 0
+            and suits(worker, queue)
+            and serves(worker, queue)
+            and not is_aside(worker, session)
             for worker in self._state.workers.values()
         ):
             return []

@@ -32,7 +32,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from cw.master import outcomes, tries
+from cw.master import outcomes, placing, tries
 from cw.master.actions import (
     Action,
     Deliver,
@@ -46,7 +46,8 @@ from cw.master.actions import (
 from cw.master.asides import Asides
 from cw.master.jobs import WORKER_LOSSES, Job, Python, Session, SessionKey, Worker, WorkerKey
 from cw.master.reconcile import Reconciler
-from cw.master.scheduler import RECALL_BACKOFF_TICKS, Scheduler
+from cw.master.room import RECALL_BACKOFF_TICKS
+from cw.master.scheduler import Scheduler
 from cw.master.state import State
 from cw.master.tallies import MINUTE, Recent
 from cw.net import messages as m
@@ -75,9 +76,10 @@ class Dispatcher:
     ) -> list[Action]:
         """A worker has joined, for `left` seconds. It may hold dispatches of a previous master, or of this one, which
         took it for lost."""
-        worker = self.state.workers[key] = Worker(key, capacity, self.state.pool(python))
+        worker = Worker(key, capacity, self.state.pool(python))
         worker.left, worker.recent = left, Recent(MINUTE, self.state.tallies.now)
-        worker.pool.workers += 1
+        self.state.workers[key] = worker
+        placing.join(worker)
         return self._reconciler.on_inventory(worker, inventories) + self._scheduler.assign_to(worker)
 
     def on_worker_away(self, key: WorkerKey) -> list[Action]:
@@ -85,7 +87,7 @@ class Dispatcher:
         worker = self.state.workers[key]
         worker.is_away = True
         self.state.note_room(worker)
-        return []
+        return self._scheduler.on_unusable(worker)
 
     def on_worker_back(self, key: WorkerKey, inventories: Sequence[Inventory]) -> list[Action]:
         """The worker is back, and names all that it holds. Messages that were on their way were lost with the
@@ -103,7 +105,7 @@ class Dispatcher:
         worker = self.state.workers[key]
         worker.is_draining = True
         self.state.note_room(worker)
-        return self._asides.look_again()
+        return self._asides.look_again() + self._scheduler.on_unusable(worker)
 
     def on_worker_capacity(
         self, key: WorkerKey, slots: int, blocked_sessions: Iterable[SessionKey]
@@ -232,7 +234,7 @@ class Dispatcher:
         actions = [action for session, out in outs.items() for action in self._deliver(worker, session, out)]
         if dropped:
             actions.append(SendToWorker(key, m.Release(dropped)))
-        if worker.has_capacity:
+        if worker.has_capacity or worker.pool.has_shapes:
             actions += self._scheduler.assign_to(worker)
         return actions
 

@@ -31,9 +31,7 @@ def fit(job: Job, worker: Worker, despite_setbacks: bool = False) -> Fit:
     session, or if the job's runner died there."""
     if not (serves(worker, job.queue) if despite_setbacks else takes_some(worker, job.queue)):
         return NEVER
-    if job.options is not None and job.min_time() > worker.left:
-        return NEVER
-    if not despite_setbacks and is_excluded(job, worker):
+    if is_ruled_out(job, worker, despite_setbacks):
         return NEVER
     if job.queue.is_plain:
         return NOW if worker.is_idle else LATER
@@ -41,6 +39,13 @@ def fit(job: Job, worker: Worker, despite_setbacks: bool = False) -> Fit:
     if not able:
         return NEVER
     return NOW if not worker.is_away and any(has_room(worker, needs) for needs in able) else LATER
+
+
+def is_ruled_out(job: Job, worker: Worker, despite_setbacks: bool = False) -> bool:
+    """True if the worker is not for this job, though it is for others of its queue."""
+    if job.options is not None and job.min_time() > worker.left:
+        return True
+    return not despite_setbacks and is_excluded(job, worker)
 
 
 def could_run(worker: Worker, needs: Needs) -> bool:
@@ -54,6 +59,11 @@ def could_run_any(shape: Shape, workers: Iterable[Worker]) -> bool:
         worker.pool.python == shape.python and any(could_run(worker, needs) for needs in shape.choices)
         for worker in workers
     )
+
+
+def suits(worker: Worker, queue: Queue) -> bool:
+    """True if the worker could run jobs of this queue, as one of their alternatives, if nothing else ran there."""
+    return queue.is_plain or any(could_run(worker, needs) for needs in queue.shape.choices)
 
 
 def has_room(worker: Worker, needs: Needs) -> bool:

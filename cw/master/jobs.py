@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cw.master.ranked import Ranked
@@ -122,6 +123,11 @@ class Openings:
         self.free: dict[Worker, None] = {}
         self.toppable: dict[Worker, None] = {}
 
+    def add(self, worker: Worker, is_able: bool) -> None:
+        """Add a worker. Whether it has room is noted later."""
+        if is_able:
+            self.able[worker] = None
+
     def remove(self, worker: Worker) -> None:
         """Remove a worker that is gone."""
         for places in (self.able, self.free, self.toppable):
@@ -132,7 +138,8 @@ class Pool:
     """The queues and workers of one version of Python."""
 
     __slots__ = (
-        "python", "workers", "rotation", "idle", "has_capacity", "ahead", "lending", "waited", "shaped", "openings",
+        "python", "workers", "rotation", "idle", "has_capacity", "ahead", "lending", "waited", "ending", "shaped",
+        "openings", "changed", "reserved",
     )  # fmt: skip
 
     def __init__(self, python: Python) -> None:
@@ -147,16 +154,30 @@ class Pool:
         self.ahead: dict[Worker, None] = {}
         self.lending: dict[Worker, None] = {}  # workers with a slot that is lent and free (with `floors`)
         self.waited = 0  # ticks in which a job waited while a worker was idle
+        self.ending = 0  # workers that end when they are idle
         # Jobs with needs of their own. shaped: their number at workers, and that of their queues in the rotation;
-        # openings: for what the waiting ones need, and some did before.
+        # openings: for what the waiting ones need, and some did before; changed: workers that they do not know yet;
+        # reserved: the worker that keeps room for a session's oldest job.
         self.shaped = 0
         self.openings: dict[Needs, Openings] = {}
+        self.changed: dict[Worker, None] = {}
+        self.reserved: dict[Session, Worker] = {}
+
+    @property
+    def has_shapes(self) -> bool:
+        """False if all its jobs need one CPU."""
+        return self.shaped > 0 or bool(self.reserved)
 
     def remove(self, worker: Worker) -> None:
         """Remove a worker that is gone."""
         self.workers -= 1
-        for places in (self.idle, self.has_capacity, self.ahead, self.lending):
+        self.ending -= worker.capacity.ends_idle
+        for places in (self.idle, self.has_capacity, self.ahead, self.lending, self.changed):
             places.pop(worker, None)
+        if worker.reservation is not None:
+            self.reserved = {
+                session: place for session, place in self.reserved.items() if place is not worker
+            }
         for openings in self.openings.values():
             openings.remove(worker)
 
@@ -197,6 +218,25 @@ class Queue:
 
     def pop(self) -> Job:
         return self.front().popleft()
+
+    def first(self, is_wanted: Callable[[Job], bool], most: int) -> Job | None:
+        """Return the first job that is wanted, if it is one of the first `most`."""
+        passed: list[Job] = []
+        found = None
+        while len(passed) < most and (job := self.head()) is not None:
+            if is_wanted(job):
+                found = job
+                break
+            passed.append(self.pop())
+        self.put_back(passed)
+        return found
+
+    def take_out(self, job: Job) -> None:
+        """Take out a job that is near the front."""
+        passed: list[Job] = []
+        while (popped := self.pop()) is not job:
+            passed.append(popped)
+        self.put_back(passed)
 
     def add(self, job: Job) -> None:
         """Add a new job, in the place that its priority gives it."""
@@ -248,7 +288,7 @@ class Session:
 
     __slots__ = (
         "key", "python", "queues", "jobs", "settling", "unconfirmed", "delivered", "unacknowledged",
-        "raised", "is_blocked", "is_absent", "has_run", "setbacks", "depth", "parent", "load", "reserved",
+        "raised", "is_blocked", "is_absent", "has_run", "setbacks", "depth", "parent", "load",
     )  # fmt: skip
 
     def __init__(self, key: SessionKey, python: Python, depth: int = 0, parent: int = 0) -> None:
@@ -273,7 +313,6 @@ class Session:
         # CPU-seconds that its jobs at workers will take, as far as they are counted: AHEAD_SECONDS for each CPU that is
         # held for long.
         self.load = 0.0
-        self.reserved: Worker | None = None  # the worker that keeps room for its oldest job
 
 
 class Setbacks:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from cw.master import tries
+from cw.master import placing, tries
 from cw.master.actions import Deliver
 from cw.master.jobs import Job, Session, Worker
 from cw.master.reconcile import Reconciler
@@ -33,28 +33,35 @@ def take(
     outs: dict[Session, Deliver] = {}
     dropped: list[int] = []
     numbers: list[int] = []
-    session, latest, first, before = None, None, 0.0, 0
+    session, latest, first, before, spent = None, None, 0.0, 0, 0.0
     for dispatch, status, lasted, payload in rows:
         job = pop(dispatch, None)
         if job is None:
             dropped.append(dispatch)
             continue
-        load -= job.cost
+        cost = job.cost
+        load -= cost
         size -= len(job.payload)
+        if job.place is not None:
+            placing.vacate(job, worker)
+            cost = 0.0
         known = (estimate := job.function.estimate).seconds
         estimate.seconds = lasted if known == math.inf else known + (lasted - known) * SMOOTHING
         if job.cancelled:
+            job.session.load -= cost
             if not reconciler.is_kept_orphan(job, worker):
                 dropped.append(dispatch)
             continue
         if estimate is not latest or job.session is not session:
             if session is not None:
                 _count(state, session, latest, len(numbers) - before, first)
-            session, latest, first = job.session, estimate, lasted
+                session.load -= spent
+            session, latest, first, spent = job.session, estimate, lasted, 0.0
             if session not in outs:
                 outs[session] = Deliver(session.key, worker.key, [], [], [], [], [])
             out, jobs = outs[session], session.jobs
             numbers, before = out.numbers, len(out.numbers)
+        spent += cost
         if status:
             _note_error(state, session, job, worker)
         del jobs[job.number]
@@ -65,6 +72,7 @@ def take(
         out.payloads.append(payload)
     if session is not None:
         _count(state, session, latest, len(numbers) - before, first)
+        session.load -= spent
     worker.load, worker.size = (load, size) if worker.held else (0.0, 0)
     return outs, dropped
 

@@ -25,44 +25,22 @@ from enum import Enum
 
 from cw.master.actions import Action, Assign, SendToWorker
 from cw.master.fit import NEVER, NOW, fit, goes_ahead, takes_some
-from cw.master.jobs import AHEAD_BYTES, AHEAD_JOBS, AHEAD_SECONDS, Job, Pool, Queue, Session, Worker
+from cw.master.jobs import AHEAD_BYTES, Job, Pool, Queue, Session, Worker
+from cw.master.placement import Placement
+from cw.master.placing import lent_place
+from cw.master.room import (
+    QUANTUM_JOBS,
+    QUANTUM_SECONDS,
+    TURN_JOBS,
+    TURN_SECONDS,
+    Room,
+    cost_of,
+)
 from cw.master.state import LOOK_PAST, State
 from cw.net import messages as m
 
-QUANTUM_SECONDS = 0.0005
-"""Work given to an idle slot before the next idle slot has its turn (seconds). Larger: short batches run in fewer
-places. Smaller: with many workers, the shortest jobs travel in frames of one, which costs the master most of its
-time."""
-
-QUANTUM_JOBS = 64
-"""Most jobs given to an idle slot before the next idle slot has its turn."""
-
-TURN_JOBS = 32
-"""Jobs of one session dispatched before the next has its turn. Larger: longer frames, coarser turns."""
-
-TURN_SECONDS = 0.001
-"""Length of a turn in estimated seconds: jobs that take longer are dispatched one at a time."""
-
-RECALL_BACKOFF_TICKS = 5
-"""Ticks until a worker that had nothing to give back is asked again. By then its runners may be in long jobs."""
-
 EXCLUDED_TICKS = 50
 """Ticks that a job waits for a worker other than the one where its runner died, while that one idles."""
-
-
-class Room:
-    """Limits on the work that a worker gets at once, beyond a job for each free slot, and from one session."""
-
-    __slots__ = ("has_turns", "jobs", "seconds", "turn_jobs", "turn_seconds")
-
-    def __init__(self, worker: Worker, ahead: bool) -> None:
-        self.jobs = worker.slots * (AHEAD_JOBS if ahead else QUANTUM_JOBS)
-        self.seconds = worker.slots * (AHEAD_SECONDS if ahead else QUANTUM_SECONDS)
-
-    def begin_turn(self, is_alone: bool) -> None:
-        """Begin the next session's turn. It has no limit of its own if the session is alone."""
-        self.has_turns = not is_alone
-        self.turn_jobs, self.turn_seconds = 0, 0.0
 
 
 class Turn(Enum):
@@ -83,13 +61,15 @@ class Scheduler:
         self._state = state
         # Each master counts from a different number: a worker may hold dispatches of the previous master.
         self._dispatched = first_dispatch
+        self._placement = Placement(state, self._take_turn, self._next_dispatch)
 
     # --- jobs that wait at one worker while another has a free slot ---
 
     def wants_tick(self) -> bool:
         """True if there is something for `on_tick` to do."""
         return any(
-            (pool.idle and (pool.rotation or _has_surplus(pool)))
+            (pool.idle and (any(map(_may_tick, pool.rotation)) or _has_surplus(pool)))
+            or (pool.reserved and self._placement.has_void(pool))
             or (pool.lending and (_has_surplus(pool) or any(queue.session.depth for queue in pool.rotation)))
             for pool in self._state.pools.values()
         )
@@ -98,8 +78,12 @@ class Scheduler:
         """Recall jobs that wait at one worker while another idles. Called every 20 ms or so while `wants_tick`."""
         actions: list[Action] = []
         for pool in self._state.pools.values():
+            if pool.reserved and self._placement.has_void(pool):
+                actions += self.assign_all(pool)
             if not pool.idle and not pool.lending:
                 continue
+            if pool.has_shapes:
+                actions += self._placement.on_tick(pool)
             # If only lent slots idle, only workers with jobs that are deep enough for these are asked.
             floor = None if pool.idle else min(worker.floors[0] for worker in pool.lending)
             if pool.rotation:
@@ -115,7 +99,8 @@ class Scheduler:
         surplus = len(worker.held) - worker.slots
         ended, worker.ended = worker.ended, 0
         if surplus <= 0:
-            del worker.pool.ahead[worker]
+            if not worker.shaped or not worker.shaped.ahead:
+                del worker.pool.ahead[worker]
             return []
         if worker.recall_backoff:
             worker.recall_backoff -= 1
@@ -149,13 +134,15 @@ class Scheduler:
 
     def assign_all(self, pool: Pool) -> list[Action]:
         """Give waiting jobs to workers with capacity: first a job for each idle slot of all workers, then ahead."""
+        if pool.has_shapes:
+            return self._assign_shapes(pool, pool.has_capacity)
         assigned: dict[Worker, list[Job]] = {}
         for ahead, candidates in ((False, pool.idle), (True, pool.has_capacity)):
             if ahead and pool.lending:
                 self._assign_to_lent(pool, assigned)
             if not pool.rotation:
                 break
-            for worker in list(candidates):
+            for worker in sorted(candidates, key=_fullness) if pool.ending else list(candidates):
                 self._assign(worker, assigned.setdefault(worker, []), ahead)
                 if not pool.rotation:
                     break
@@ -166,8 +153,31 @@ class Scheduler:
         if worker.is_draining or worker.is_away or (worker.is_stuck and not worker.is_idle):
             self._state.note_room(worker)
             return []
+        if worker.pool.has_shapes:
+            self._state.note_room(worker)
+            return self._assign_shapes(worker.pool, [worker])
         self._assign(worker, jobs, not worker.is_stuck)
         return [Assign(worker.key, jobs)] if jobs else []
+
+    def _assign_shapes(self, pool: Pool, for_more: Iterable[Worker]) -> list[Action]:
+        """Give waiting jobs, some of which have needs of their own, to workers with room. `for_more`: workers that may
+        get jobs of one CPU ahead, if they have capacity."""
+        assigned: dict[Worker, list[Job]] = {}
+        orders = self._placement.start(pool, assigned)
+        if pool.lending:
+            self._assign_to_lent(pool, assigned)
+        if any(queue.is_plain for queue in pool.rotation):
+            for worker in list(for_more):
+                if worker in pool.has_capacity and worker.reservation is None:
+                    self._assign(worker, assigned.setdefault(worker, []), True)
+        self._placement.send_ahead(pool, assigned)
+        return [*(Assign(worker.key, jobs) for worker, jobs in assigned.items() if jobs), *orders]
+
+    def _take_turn(self, worker: Worker, queue: Queue, out: list[Job]) -> None:
+        """Perform a turn of jobs of one CPU at a worker with a slot for one."""
+        room = Room(worker, False)
+        room.begin_turn(False)
+        self._take(worker, queue, out, room)
 
     def assign_lent(self, pool: Pool) -> list[Action]:
         """Give waiting jobs of deep sessions to the slots that are lent."""
@@ -175,6 +185,10 @@ class Scheduler:
         if pool.lending and pool.rotation:
             self._assign_to_lent(pool, assigned)
         return [Assign(worker.key, jobs) for worker, jobs in assigned.items() if jobs]
+
+    def on_unusable(self, worker: Worker) -> list[Action]:
+        """Nothing can start at the worker now: what it keeps room for looks for another."""
+        return [] if worker.reservation is None else self.assign_all(worker.pool)
 
     def assign_for(self, session: Session) -> list[Action]:
         """Give waiting jobs to workers of the session's shapes."""
@@ -194,7 +208,7 @@ class Scheduler:
         queue.pop()
         if not queue:
             self._state.stop_waiting(queue)
-        self._dispatch(job, worker)
+        self._state.hold(job, worker, self._next_dispatch())
         self._state.note_room(worker)
         return [Assign(worker.key, [job])]
 
@@ -203,7 +217,8 @@ class Scheduler:
     def lend(self, worker: Worker, extra: int, floors: Iterable[int]) -> None:
         """Note a worker's lent slots. `extra`: running jobs beyond one for each taken slot; `floors`: for each slot
         that is lent and free, the depth that a session must exceed."""
-        worker.extra, worker.slots = extra, worker.available + extra
+        worker.extra = extra
+        worker.resize()
         worker.floors = sorted(floors)
         if worker.floors:
             worker.pool.lending[worker] = None
@@ -236,13 +251,14 @@ class Scheduler:
         seconds = 0.0
         passed: list[Job] = []
         while len(passed) < LOOK_PAST and (job := queue.head()) is not None:
-            if fit(job, worker) is NEVER:
+            place = None if queue.is_plain else lent_place(job, worker)
+            if fit(job, worker) is NEVER or (place is None and not queue.is_plain):
                 passed.append(queue.pop())
                 continue
             seconds += job.function.estimate.seconds
             if len(out) > before and (seconds > QUANTUM_SECONDS or len(out) - before >= QUANTUM_JOBS):
                 break
-            self._dispatch(queue.pop(), worker)
+            self._state.hold(queue.pop(), worker, self._next_dispatch(), place)
             out.append(job)
         queue.put_back(passed)
         return len(out) > before
@@ -268,13 +284,12 @@ class Scheduler:
                 rotation.rotate(-1)
                 fruitless += len(out) == before
             else:
-                rotation.popleft()
-                queue.is_waiting = False
+                self._state.stop_waiting(queue)
         self._state.note_room(worker)
 
     def _take(self, worker: Worker, queue: Queue, out: list[Job], room: Room) -> bool:
         """Perform one turn of a session at a worker. True: the worker has no room for the session's next job."""
-        if not takes_some(worker, queue):
+        if not queue.is_plain or not takes_some(worker, queue):
             return False
         turn = GOES_ON
         passed: list[Job] = []
@@ -293,7 +308,7 @@ class Scheduler:
         count = len(worker.held)
         return count < worker.slots or (
             goes_ahead(job)
-            and worker.load + _cost(job) <= room.seconds
+            and worker.load + cost_of(job) <= room.seconds
             and count < room.jobs
             and worker.size <= AHEAD_BYTES
         )
@@ -303,7 +318,7 @@ class Scheduler:
         session's turn and there is room. Short jobs pass here by the million, hence the tight loop."""
         jobs = queue.front()
         job = jobs[0]
-        function, options, cost = job.function, job.options, _cost(job)
+        function, options, cost = job.function, job.options, cost_of(job)
         held, slots, load, size = worker.held, worker.slots, worker.load, worker.size
         most_jobs = room.jobs if options is None or goes_ahead(job) else slots
         most_seconds, dispatched = room.seconds, self._dispatched
@@ -342,28 +357,34 @@ class Scheduler:
                 break
         if dispatched != self._dispatched:
             self._dispatched = dispatched
+            queue.session.load += load - worker.load
             worker.load, worker.size, worker.recall_backoff = load, size, 0
             room.turn_jobs, room.turn_seconds = turn_jobs, turn_seconds
             if len(held) > slots:
                 worker.pool.ahead[worker] = None
         return turn
 
-    def _dispatch(self, job: Job, worker: Worker) -> None:
+    def _next_dispatch(self) -> int:
         self._dispatched += 1
-        self._state.hold(job, worker, self._dispatched)
-
-
-def _cost(job: Job) -> float:
-    """Estimated duration of a job (seconds), at most AHEAD_SECONDS."""
-    seconds = job.function.estimate.seconds
-    return seconds if seconds < AHEAD_SECONDS else AHEAD_SECONDS
+        return self._dispatched
 
 
 def _has_surplus(pool: Pool) -> bool:
     """True if a worker holds more jobs than it has slots."""
     while pool.ahead:
         worker, _ = pool.ahead.popitem()
-        if len(worker.held) > worker.slots:
+        if len(worker.held) > worker.slots or (worker.shaped is not None and worker.shaped.ahead):
             pool.ahead[worker] = None
             return True
     return False
+
+
+def _may_tick(queue: Queue) -> bool:
+    """True if time may help the queue's jobs, though a slot is free: they may go back to where a runner died."""
+    return bool(queue.requeued or queue.ranked or (queue.is_plain and not queue.pool.reserved))
+
+
+def _fullness(worker: Worker) -> tuple[bool, float]:
+    """Order of workers of which some end when they idle: these last, and of these the fullest first."""
+    ends = worker.capacity.ends_idle
+    return ends, -len(worker.held) / worker.capacity.slots if ends else 0.0

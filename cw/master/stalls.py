@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Set
 
-from cw.master.fit import is_open
+from cw.master.fit import is_open, suits
 from cw.master.jobs import Pool, Queue, Session, Worker
 
 
@@ -24,7 +24,7 @@ def queues_in_use(session: Session) -> Iterable[Queue]:
 
 def can_run(queue: Queue, workers: Iterable[Worker]) -> bool:
     """True if there is a slot that can be used for this queue's jobs."""
-    return any(worker.slots and is_open(worker, queue) for worker in workers)
+    return any(worker.available and is_open(worker, queue) and suits(worker, queue) for worker in workers)
 
 
 def stalled_by(pool: Pool, sessions: Iterable[Session], workers: Iterable[Worker]) -> Set[int]:

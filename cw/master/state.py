@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from cw.master import stalls
+from cw.master import placing, stalls
 from cw.master.actions import Action, GiveUp, SendToWorker
-from cw.master.fit import NEVER, fit
+from cw.master.fit import NEVER, NOW, could_run, fit
 from cw.master.jobs import (
     AHEAD_SECONDS,
     Job,
@@ -25,6 +25,7 @@ from cw.master.jobs import (
     Worker,
     WorkerKey,
 )
+from cw.master.taken import Place
 from cw.master.tallies import Tallies
 from cw.net import messages as m
 from cw.requirements import JobOptions
@@ -75,12 +76,19 @@ class State:
             job.session, job.queue = session, queue
             known[job.number] = job
 
-    def hold(self, job: Job, worker: Worker, dispatch: int) -> None:
-        """Give the worker this job, under this dispatch number."""
+    def hold(self, job: Job, worker: Worker, dispatch: int, place: Place | None = None) -> None:
+        """Give the worker this job, under this dispatch number. `place`: what it takes there; None: what it seems to
+        take, as the worker holds it already."""
         job.dispatch, job.worker, job.cost = dispatch, worker, AHEAD_SECONDS
         worker.held[dispatch] = job
         worker.load += job.cost
         worker.size += len(job.payload)
+        if place is None and job.queue is not None and not job.queue.is_plain:
+            place = placing.place_of_held(job, worker)
+        if place is None:
+            job.session.load += job.cost
+        else:
+            placing.occupy(job, worker, place)
         if len(worker.held) > worker.slots:
             worker.pool.ahead[worker] = None
 
@@ -92,6 +100,10 @@ class State:
             if job is not None:
                 worker.load -= job.cost
                 worker.size -= len(job.payload)
+                if job.place is None:
+                    job.session.load -= job.cost
+                else:
+                    placing.vacate(job, worker)
                 job.worker = None
                 job.started = False
                 jobs.append(job)
@@ -114,6 +126,9 @@ class State:
             if queue and not (queue.is_waiting or queue.session.is_blocked or queue.session.is_absent):
                 queue.is_waiting = True
                 queue.pool.rotation.append(queue)
+                if not queue.is_plain:
+                    queue.pool.shaped += 1
+                    placing.open_for(queue.pool, queue.shape.choices, self.workers.values())
 
     def stop_waiting(self, *queues: Queue) -> None:
         """Take these queues out of the rotation."""
@@ -121,6 +136,7 @@ class State:
             if queue.is_waiting:
                 queue.is_waiting = False
                 queue.pool.rotation.remove(queue)
+                queue.pool.shaped -= not queue.is_plain
 
     def cancel(self, jobs: Iterable[Job]) -> list[Action]:
         """Cancel jobs. One that a worker holds takes its slot until the worker reports that it is gone."""
@@ -146,6 +162,8 @@ class State:
     def note_room(self, worker: Worker) -> None:
         """Update the pool's sets after a change in what the worker holds, or in whether it can take jobs."""
         pool = worker.pool
+        if pool.openings:
+            pool.changed[worker] = None
         if worker.floors and (worker.is_draining or worker.is_away):
             worker.floors = []
             pool.lending.pop(worker, None)
@@ -226,6 +244,7 @@ class State:
             assert pool.workers == sum(worker.pool is pool for worker in self.workers.values())
             assert pool.idle.keys() <= pool.has_capacity.keys()
             assert all(worker.floors for worker in pool.lending)
+            _check_shapes(pool)
             for worker in (*pool.has_capacity, *pool.ahead, *pool.lending):
                 assert self.workers.get(worker.key) is worker and worker.pool is pool
             assert len(pool.rotation) == len(set(pool.rotation))
@@ -246,9 +265,31 @@ def _check_worker(worker: Worker) -> None:
     assert worker.size == sum(len(j.payload) for j in worker.held.values())
     assert (worker in worker.pool.idle) == worker.is_idle
     assert (worker in worker.pool.ahead) or len(worker.held) <= worker.slots
+    shaped = [job for job in worker.held.values() if job.place is not None]
+    if worker.shaped is None:
+        assert not shaped
+    else:
+        worker.shaped.check_invariants(shaped)
+        assert worker.shaped.reservation is None or worker in worker.pool.reserved.values()
+
+
+def _check_shapes(pool: Pool) -> None:
+    queues = sum(not queue.is_plain for queue in pool.rotation)
+    workers = {job.worker for session in pool.reserved for job in session.jobs.values() if job.worker}
+    assert pool.shaped >= queues and all(worker.shaped is None or pool.shaped for worker in workers)
+    for session, worker in pool.reserved.items():
+        assert (
+            worker.reservation is not None and worker.reservation.session is session and worker.pool is pool
+        )
+    for opening in pool.openings.values():
+        assert opening.free.keys() <= opening.able.keys() and opening.toppable.keys() <= opening.able.keys()
+        assert all(could_run(worker, opening.needs) for worker in opening.able)
 
 
 def _check_session(session: Session, held: list[Job]) -> None:
+    load = sum(job.cost if job.place is None else AHEAD_SECONDS * job.place.needs.cpus for job in held
+               if job.place is None or not job.place.is_ahead)  # fmt: skip
+    assert math.isclose(session.load, load, abs_tol=1e-6)
     settling = list((session.settling or {}).values())
     assert all(not job.cancelled and job.worker is None for job in settling)
     waiting = {queue: _check_queue(queue) for queue in session.queues.values()}
@@ -262,10 +303,20 @@ def _check_session(session: Session, held: list[Job]) -> None:
             assert queue.is_waiting
             # No job waits while a slot that fits it idles (or is lent to sessions of its depth), unless it is behind
             # LOOK_PAST jobs that do not fit.
+            if not queue.is_plain:
+                _check_shaped(queue, jobs)
+                continue
             lent = [worker for worker in queue.pool.lending if worker.floors[0] < session.depth]
             for worker in (*queue.pool.idle, *lent):
                 unfit = [fit(job, worker) is NEVER for job in jobs]
-                assert all(unfit) or sum(unfit) >= LOOK_PAST
+                assert all(unfit) or sum(unfit) >= LOOK_PAST or worker.reservation is not None
+
+
+def _check_shaped(queue: Queue, jobs: list[Job]) -> None:
+    """No job waits while a worker has room for it that it keeps for no other."""
+    for worker in queue.pool.idle:
+        unfit = [fit(job, worker) is not NOW for job in jobs]
+        assert all(unfit) or sum(unfit) >= LOOK_PAST or worker.reservation is not None
 
 
 def _check_queue(queue: Queue) -> list[Job]:

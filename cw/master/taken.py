@@ -25,8 +25,14 @@ class Place(NamedTuple):
     """Indices of the devices of which it has its shares."""
     slots: int = 1
     """0: it runs on a slot that another job lends."""
-    is_ahead: bool = False
-    """It takes nothing yet: it was sent ahead."""
+    seconds: float = -1.0
+    """If it was sent ahead: the time that it is expected to take. It takes nothing yet."""
+    beside: Use | None = None
+    """What runs beside a reservation, if it is part of that."""
+
+    @property
+    def is_ahead(self) -> bool:
+        return self.seconds >= 0
 
 
 class Held(Protocol):
@@ -49,6 +55,13 @@ class Use:
         self.slots = self.cpus = self.memory = 0
         self.resources = {name: 0 for name, _ in capacity.resources}
         self.shares = [UNITS_PER_GPU] * len(capacity.gpus)  # of each device, free
+
+    def copy(self) -> Use:
+        """Return the same sums, to change."""
+        other = Use(self.capacity)
+        other.slots, other.cpus, other.memory = self.slots, self.cpus, self.memory
+        other.resources, other.shares = dict(self.resources), list(self.shares)
+        return other
 
     def place(self, needs: Needs, slots: int, cpus: int) -> tuple[int, ...] | None:
         """The devices for one more job that the worker can run, where this many slots and CPUs are free beside all
@@ -87,11 +100,12 @@ class Use:
 class Lane(Generic[Job]):
     """Jobs of the same needs that one worker holds."""
 
-    __slots__ = ("ahead", "backoff", "ended", "places")
+    __slots__ = ("ahead", "backoff", "ended", "places", "seconds")
 
     def __init__(self) -> None:
         self.places = 0  # of those that run
         self.ahead: dict[int, Job] = {}  # the others, by dispatch number, oldest first
+        self.seconds = 0.0  # that these will take
         self.ended = 0  # jobs that ended since the last tick
         self.backoff = 0  # ticks until those ahead are asked for again
 
@@ -107,16 +121,26 @@ class Reservation(NamedTuple):
     room_at: float
     """When it is expected to have room; inf: unknown."""
 
+    def leaves_room(self, place: Place, slots: int) -> bool:
+        """True if a job may begin at this place and run beside for as long as it likes. `slots`: of the worker."""
+        beside = self.beside
+        beside.add(place)
+        cpus = beside.capacity.cpus - beside.cpus
+        fits = beside.place(self.needs, slots - beside.slots, cpus) is not None
+        beside.add(place, -1)
+        return fits
+
 
 class ShapedJobs(Generic[Job]):
     """The jobs with needs of their own that one worker holds, and for whom it keeps room."""
 
-    __slots__ = ("count", "lanes", "reservation", "use")
+    __slots__ = ("ahead", "count", "lanes", "reservation", "use")
 
     def __init__(self, capacity: WorkerCapacity) -> None:
         self.use = Use(capacity)
         self.lanes: dict[Needs, Lane[Job]] = {}
         self.count = 0  # of these jobs, with those sent ahead
+        self.ahead = 0  # of those
         self.reservation: Reservation | None = None
 
     def take(self, job: Job, place: Place) -> None:
@@ -128,9 +152,13 @@ class ShapedJobs(Generic[Job]):
             lane = self.lanes[place.needs] = Lane()
         if place.is_ahead:
             lane.ahead[job.dispatch] = job
+            lane.seconds += place.seconds
+            self.ahead += 1
         else:
             lane.places += 1
             self.use.add(place)
+            if place.beside is not None:
+                place.beside.add(place)
 
     def release(self, job: Job) -> Job | None:
         """Note that the worker no longer holds a job. Returns the one that takes over its place; None: it is free."""
@@ -141,14 +169,38 @@ class ShapedJobs(Generic[Job]):
         lane.ended += 1
         heir = None
         if place.is_ahead:
-            del lane.ahead[job.dispatch]
+            self._leave_lane(lane, job.dispatch, place)
         elif lane.ahead and place.slots:
-            heir = lane.ahead.pop(next(iter(lane.ahead)))
+            dispatch, heir = next(iter(lane.ahead.items()))
             assert heir.place is not None
+            self._leave_lane(lane, dispatch, heir.place)
             heir.place = place._replace(choice=heir.place.choice)
+            lane.backoff = 0
         else:
             lane.places -= 1
+            lane.backoff = 0
             self.use.add(place, -1)
+            if place.beside is not None:
+                place.beside.add(place, -1)
         if not lane.places and not lane.ahead:
             del self.lanes[place.needs]
         return heir
+
+    def check_invariants(self, jobs: list[Job]) -> None:
+        """Raise AssertionError if the sums are not those of these jobs. For tests."""
+        use = Use(self.use.capacity)
+        places = [job.place for job in jobs if job.place is not None]
+        for place in places:
+            if not place.is_ahead:
+                use.add(place)
+        assert (use.slots, use.cpus, use.memory) == (self.use.slots, self.use.cpus, self.use.memory)
+        assert (use.resources, use.shares) == (self.use.resources, self.use.shares)
+        ahead = {job.dispatch: job for lane in self.lanes.values() for job in lane.ahead.values()}
+        assert ahead == {job.dispatch: job for job in jobs if job.place is not None and job.place.is_ahead}
+        assert self.ahead == len(ahead) and self.count == len(places)
+        assert sum(lane.places for lane in self.lanes.values()) == self.count - self.ahead
+
+    def _leave_lane(self, lane: Lane[Job], dispatch: int, place: Place) -> None:
+        del lane.ahead[dispatch]
+        lane.seconds = lane.seconds - place.seconds if lane.ahead else 0.0
+        self.ahead -= 1
