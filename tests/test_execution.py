@@ -8,6 +8,7 @@ import pytest
 
 from cw.net import messages as m
 from cw.net.objects import Object
+from cw.requirements import WorkerCapacity
 from cw.worker import actions as a
 from cw.worker import execution
 from cw.worker.departure import Departure
@@ -21,7 +22,7 @@ from cw.worker.slots import Slots
 def worker():
     """One with two slots, what it was told to send, its timers, and the calls of its runners."""
     found = SimpleNamespace(
-        sent=[], timers=[], runners=mock.Mock(), slots=Slots(2), departure=Departure(20.0)
+        sent=[], timers=[], runners=mock.Mock(), slots=Slots(WorkerCapacity(2)), departure=Departure(20.0)
     )
     found.runners.place.return_value = {"host": "node1"}
     found.runners.take_tokens.side_effect = lambda runner, limit: min(limit, len(runner.sent) - 1)

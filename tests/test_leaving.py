@@ -8,6 +8,7 @@ import pytest
 
 from cw.net import messages as m
 from cw.net.objects import Object
+from cw.requirements import WorkerCapacity
 from cw.worker.departure import Departure
 from cw.worker.execution import Execution
 from cw.worker.jobs import WorkerJob
@@ -24,7 +25,7 @@ def worker():
     did.runners.take_tokens.return_value = 0
     did.link.is_lost = False
     did.link.is_all_sent.return_value = True
-    slots, departure = Slots(1), Departure(GRACE)
+    slots, departure = Slots(WorkerCapacity(1)), Departure(GRACE)
     execution = Execution(did.loop, slots, did.runners, departure, did.link.send)
     return SimpleNamespace(
         did=did, slots=slots, execution=execution, leaving=Leaving(did.loop, departure, execution, did.link)

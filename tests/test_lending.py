@@ -59,8 +59,8 @@ class Model(ModelRunner):
 
 
 class LendingBench(Bench):
-    def __init__(self, count, max_jobs=0):
-        super().__init__(count, max_jobs)
+    def __init__(self, count, max_jobs=0, capacity=None):
+        super().__init__(count, max_jobs, capacity)
         self.lent = 0, []
 
     def _StartRunner(self, action):

@@ -86,7 +86,7 @@ all.on_exited = lambda runner, unstarted, note: gone.append(runner.key)
 
 def start(key, seed):
     os.environ["PYTHONHASHSEED"] = seed
-    runner = pool.PooledRunner(key, pool.Slot(0), (key, 0))
+    runner = pool.PooledRunner(key, pool.Slot(0), (key, 0, 0, ()))
     all.start(runner, Object(key, dump_environment(), m.ENVIRONMENT))
     until(lambda: key in all._pids)
     return runner

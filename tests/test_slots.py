@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from cw.net.messages import ENVIRONMENT
 from cw.net.objects import Object as Function
+from cw.requirements import WorkerCapacity
 from cw.worker import assignment
 from cw.worker.actions import LookAtTokens, SendJobs, StartRunner
 from cw.worker.assignment import AHEAD_SECONDS
@@ -76,8 +77,8 @@ class ModelRunner:
 class Bench:
     """A worker around the policy, with model runners, and a clock that stands still."""
 
-    def __init__(self, count, max_jobs=0):
-        self.slots = Slots(count, max_jobs)
+    def __init__(self, count, max_jobs=0, capacity=None):
+        self.slots = Slots(capacity or WorkerCapacity(count), max_jobs)
         self.max_jobs = max_jobs
         self.now = 100.0
         self.dispatches = 0
@@ -119,7 +120,7 @@ class Bench:
         assert not self.max_jobs or model.runner.ended + len(model.runner.sent) <= self.max_jobs
         assert None not in model.stream, "nothing is sent behind a Drop that was not read"
         assert None not in model.pipe, "nor before that is known"
-        assert all(job.context == action.runner.context for job in action.jobs)
+        assert all(job.context == action.runner.serves for job in action.jobs)
         model.tokens += len(action.jobs)
         model.stream.extend(action.jobs)
 
@@ -212,14 +213,14 @@ class Bench:
                 self.functions[name].estimate.seconds = seconds
         return self.functions[name]
 
-    def make(self, how_many=1, session=1, function=None, avoid=0, size=10, timeout=0.0):
+    def make(self, how_many=1, session=1, function=None, avoid=0, size=10, **options):
         """The next jobs; they have not arrived yet."""
         new = []
+        given = {name: value for name, value in options.items() if value}
         for _ in range(how_many):
             self.dispatches += 1
             f = function or self.function("f")
-            options = asked(timeout=timeout) if timeout else None
-            job = WorkerJob(self.dispatches, session, self.dispatches, f, options, 1, bytes(size))
+            job = WorkerJob(self.dispatches, session, self.dispatches, f, asked(**given), 1, bytes(size))
             if avoid:
                 self.avoided[job.dispatch] = avoid - 1
             new.append(job)
@@ -407,7 +408,7 @@ def test_a_job_of_another_environment_gets_a_runner_of_its_own_and_ends_the_idle
     bench.settle()
     bench.give(function=older)  # sent again, say: in a fresh runner, and the newer one stays
     bench.settle()
-    assert [model.runner.context for model in bench.models.values()] == [(1, 2), (1, 1)]
+    assert [model.runner.context for model in bench.models.values()] == [(1, 2, 0, ()), (1, 1, 0, ())]
     assert set(bench.ended.values()) == {"result"}
 
 
@@ -1061,8 +1062,12 @@ class Events:
         f = self.bench.function((session, name, environment), seconds, environment)
         avoid = random.choice([0, 0, 0, 0, random.randint(1, self.count)])
         size = random.choice([10, 10, 10, assignment.AHEAD_BYTES // 3])
-        timeout = random.choice([0.0, 0.0, 0.0, 0.015, 0.5])
-        self.data.append(self.bench.make(random.randint(1, 12), session, f, avoid, size, timeout))
+        options = {"timeout": random.choice([0.0, 0.0, 0.0, 0.015, 0.5]), **self.needs(random)}
+        self.data.append(self.bench.make(random.randint(1, 12), session, f, avoid, size, **options))
+
+    def needs(self, random):
+        """Options that name what the jobs need."""
+        return {}
 
     def jobs_arrive(self, random):
         if self.data:
@@ -1083,7 +1088,7 @@ class Events:
         model = self.some_model(random)
         if model:
             self.bench.perform(
-                self.bench.slots.on_environment_forgotten(*model.runner.context, self.bench.now)
+                self.bench.slots.on_environment_forgotten(*model.runner.context[:2], self.bench.now)
             )
 
     def session_closes(self, random):

@@ -4,6 +4,8 @@
      backlog ----> lent slots: the first job of a session that is deep enough
                    busy ones:  what comes next, as much as the runner needs for AHEAD_SECONDS
 
+While a job is here that needs more than one CPU, cw.worker.placement finds job and slot.
+
 Where runners cannot be started, it also decides which slots can be used, and reports that to the master.
 
 Pure: no socket, no thread, no clock.
@@ -14,6 +16,7 @@ from __future__ import annotations
 from cw.worker.actions import Action, EndRunner, ReportCapacity, SendJobs, StartRunner, returned
 from cw.worker.jobs import Context, HeldJobs
 from cw.worker.lending import Lending
+from cw.worker.placement import Placement
 from cw.worker.pool import AHEAD_JOBS, STUCK_SECONDS, PooledRunner, RunnerPool, Slot
 
 AHEAD_SECONDS = 0.03
@@ -26,15 +29,48 @@ AHEAD_BYTES = 4 * 1024**2
 class Assignment:
     """Gives the jobs of a backlog to the slots of a pool. `max_jobs`: most jobs sent to one runner; 0: any number."""
 
-    def __init__(self, held: HeldJobs, pool: RunnerPool, lending: Lending, max_jobs: int = 0) -> None:
+    def __init__(
+        self, held: HeldJobs, pool: RunnerPool, lending: Lending, placement: Placement, max_jobs: int = 0
+    ) -> None:
         self._held = held
         self._pool = pool
         self._lending = lending
+        self._placement = placement
         self._max_jobs = max_jobs
         self._reported_total = len(pool.slots)
 
     def assign(self, now: float) -> list[Action]:
         """Give waiting jobs to idle slots, then send jobs ahead."""
+        held = self._held
+        if not held.is_shaped:
+            actions = self._assign_plain(now)
+            if not self._pool.idle:
+                actions += self._top_up_all(now)
+            return actions + self._lending.report()
+        actions = self._lending.bring_back()
+        actions += self._assign_shaped(now)
+        before = len(held.backlog)
+        actions += self._top_up_all(now)
+        if len(held.backlog) < before:  # what waited behind the jobs that are ahead now may fit
+            actions += self._assign_shaped(now)
+        return actions + self._lending.report()
+
+    def _assign_shaped(self, now: float) -> list[Action]:
+        """Give waiting jobs to slots where there is room for what they need."""
+        actions: list[Action] = []
+        while self._held.backlog:
+            start = self._placement.find(now)
+            ends, self._placement.ends = self._placement.ends, []
+            for runner in ends:
+                self._pool.retire(runner)
+                actions.append(EndRunner(runner))
+            if start is None:
+                break
+            actions += self._give(start.position, start.slot, now, start.devices)
+        return actions
+
+    def _assign_plain(self, now: float) -> list[Action]:
+        """Give waiting jobs to slots, one each: all jobs are of one CPU."""
         held, pool = self._held, self._pool
         actions: list[Action] = []
         while held.backlog and pool.idle:
@@ -48,26 +84,34 @@ class Assignment:
                 deep = self._find_for_lent(slot, now)
                 if deep is not None:
                     actions += self._give(deep, slot, now)
-        if held.backlog and not pool.idle:
-            for slot in pool.slots:
-                if slot.busy is not None:
-                    actions += self.top_up(slot.busy, now)
-                    if not held.backlog:
-                        break
-        return actions + self._lending.report()
+        return actions
+
+    def _top_up_all(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for slot in self._pool.slots:
+            if not self._held.backlog:
+                break
+            if slot.busy is not None:
+                actions += self.top_up(slot.busy, now)
+        return actions
 
     def top_up(self, runner: PooledRunner, now: float) -> list[Action]:
         """Send ahead the jobs that the runner will need soon."""
-        backlog, sent = self._held.backlog, runner.sent
-        if not backlog or runner.is_ending or runner.is_dropping or not sent or self._pool.idle:
+        held, backlog, sent = self._held, self._held.backlog, runner.sent
+        if not backlog or runner.is_ending or runner.is_dropping or not sent:
             return []
-        if runner.slot.index in self._lending.wanted:
+        if self._pool.idle and not held.is_shaped:  # with shapes, what waits does not fit there
+            return []
+        wanted = self._lending.wanted
+        if wanted and (held.is_shaped or runner.slot.index in wanted):
             return []
         if now - runner.since > STUCK_SECONDS or sent[-1].stopped or sent[0].expired:
             return []  # its job runs longer than estimated, or must end
         job = backlog[0]
         seconds = job.function.estimate.seconds
-        if job.context != runner.context or seconds > AHEAD_SECONDS or job.excluded_slot is not None:
+        if job.context != runner.serves or job.needs is not runner.needs:
+            return []
+        if seconds > AHEAD_SECONDS or job.excluded_slot is not None:
             return []
         if not job.function.is_ready():
             return []
@@ -84,7 +128,9 @@ class Assignment:
         for _ in range(most):
             job = backlog[0]
             size += len(job.payload)
-            if job.context != runner.context or job.excluded_slot is not None or size > AHEAD_BYTES:
+            if job.context != runner.serves or job.needs is not runner.needs or size > AHEAD_BYTES:
+                break
+            if job.excluded_slot is not None:
                 break
             if job.function.estimate.seconds > AHEAD_SECONDS or not job.function.is_ready():
                 break
@@ -92,18 +138,20 @@ class Assignment:
         runner.sent.extend(jobs)
         return [SendJobs(runner, jobs)] if jobs else []
 
-    def _give(self, position: int, slot: Slot, now: float) -> list[Action]:
+    def _give(self, position: int, slot: Slot, now: float, devices: tuple[str, ...] = ()) -> list[Action]:
         """Give the job at this position of the backlog to a slot that runs none."""
         pool, backlog = self._pool, self._held.backlog
         actions: list[Action] = []
         job = backlog[position]
         del backlog[position]
-        runner = slot.runners.pop(job.context, None)
+        context = (*job.context[:3], devices) if devices else job.context
+        runner = slot.runners.pop(context, None)
         if runner is None:
-            actions += [EndRunner(other) for other in pool.make_room(slot, job.context)]
-            runner = pool.add(slot, job.context)
+            actions += [EndRunner(other) for other in pool.make_room(slot, context)]
+            runner = pool.add(slot, context)
             actions.append(StartRunner(runner, job.function.environment))
-        slot.runners[job.context] = runner
+        slot.runners[context] = runner
+        runner.needs = job.needs
         slot.busy = runner
         pool.idle.pop(slot.index, None)
         self._lending.lent.pop(slot.index, None)
@@ -139,10 +187,7 @@ class Assignment:
         """Find the position of the first waiting job that may use this lent slot now."""
         lending, is_choosy = self._lending, len(self._pool.slots) > 1
         floor = lending.floor(slot)
-        # One process for each depth, no more: an ending runner must be gone before the next one starts.
-        can_start = slot.backoff_until <= now and not any(
-            runner.is_ending and runner.slot is slot for runner in self._pool.runners.values()
-        )
+        can_start = lending.can_start_runner(slot, now)
         for position, job in enumerate(self._held.backlog):
             if lending.depth(job.session) <= floor or (slot.index == job.excluded_slot and is_choosy):
                 continue
@@ -166,9 +211,9 @@ class Assignment:
         total = can_start + sum(bool(slot.runners) for slot in pool.backing_off)
         blocked: frozenset[int] = frozenset()
         if not can_start:
-            contexts = {context for slot in pool.slots for context in slot.runners}
+            contexts = {runner.serves for slot in pool.slots for runner in slot.runners.values()}
             blocked = frozenset(job.session for job in held.backlog if job.context not in contexts)
-            blocked |= held.blocked - {session for session, _ in contexts}
+            blocked |= held.blocked - {context[0] for context in contexts}
         actions: list[Action] = []
         if (total, blocked) != (self._reported_total, held.blocked):
             self._reported_total = total

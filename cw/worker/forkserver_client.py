@@ -19,13 +19,7 @@ from typing import Any
 from cw import program
 from cw.net.loop import IN, OUT, Loop
 from cw.worker import forkserver
-
-THREADS = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
-    "BLIS_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "LOKY_MAX_CPU_COUNT",
-    "PYTHON_CPU_COUNT",
-)  # fmt: skip
-"""Variables that limit the threads of libraries, and (Python 3.13 or later) what `os.cpu_count()` returns."""
+from cw.worker.binding import THREADS
 
 
 class ForkserverProcess:

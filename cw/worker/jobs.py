@@ -15,10 +15,13 @@ Pure: no socket, no thread, no clock.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
+from cw.needs import ONE_CPU, Needs
 from cw.net.objects import Object
 from cw.requirements import NO_OPTIONS
 
@@ -26,16 +29,16 @@ EXCLUDED_SECONDS = 1.0
 """Time that a job waits for a slot other than the one where its runner died (seconds): the others may never be free."""
 
 
-Context = tuple[int, int]
-"""Session and number of the environment."""
+Context = tuple[int, int, int, tuple[str, ...]]
+"""Session, number of the environment, CPUs that the job names (0: none), and the devices: () for a job that waits."""
 
 
 class WorkerJob:
     """One dispatch that this worker holds."""
 
     __slots__ = (
-        "dispatch", "session", "number", "function", "context", "options_object", "options", "excluded_slot", "attempt",
-        "payload", "stopped", "withdrawn", "reported", "expired", "peak", "is_cut",
+        "dispatch", "session", "number", "function", "context", "options_object", "options", "needs", "excluded_slot",
+        "attempt", "payload", "stopped", "withdrawn", "reported", "expired", "peak", "is_cut",
     )  # fmt: skip
 
     def __init__(
@@ -52,9 +55,10 @@ class WorkerJob:
         self.session = session
         self.number = number  # within the session
         self.function = function
-        self.context = session, function.runs_in
         self.options_object = options  # what travels
         self.options = NO_OPTIONS if options is None or options.options is None else options.options
+        self.needs = ONE_CPU if self.options is NO_OPTIONS else _of_a_worker(self.options.needs)
+        self.context: Context = session, function.runs_in, self.options.cpus or 0, ()
         self.excluded_slot: int | None = None  # where its runner died before
         self.attempt = attempt  # attempt number, from 1
         self.payload = payload
@@ -70,6 +74,14 @@ class WorkerJob:
         return self.stopped or self.expired or self.is_cut
 
 
+@functools.lru_cache(maxsize=1000)
+def _of_a_worker(needs: Needs) -> Needs:
+    """Return what counts here: the worker has the tags, or it would not have been sent the job. `ONE_CPU` itself, if
+    that is all."""
+    needs = needs._replace(tags=())
+    return ONE_CPU if needs == ONE_CPU else needs
+
+
 class HeldJobs:
     """All jobs of one worker: those in the backlog, and those with a runner, which the pool knows."""
 
@@ -81,6 +93,8 @@ class HeldJobs:
         self.closed: set[int] = set()
         """Closed sessions that have runners."""
         self.is_draining = False
+        self.is_shaped = False
+        """Some job here needs more than one CPU, or was here in the last second."""
         self._excluded_early: dict[int, int] = {}  # slots excluded for jobs that come soon, by dispatch
         self._excluding: deque[tuple[float, WorkerJob]] = deque()  # with the time until which each waits
 
@@ -109,9 +123,18 @@ class HeldJobs:
                 continue
             if job.excluded_slot is not None:
                 self._excluding.append((now + EXCLUDED_SECONDS, job))
+            if job.needs is not ONE_CPU:
+                self.is_shaped = True
             held[job.dispatch] = job
             append(job)
         return unwanted
+
+    def forget_shapes(self, busy: Iterable[Needs]) -> None:
+        """Note if all jobs are of one CPU now, which makes assignment cheaper. `busy`: what is used on the slots, also
+        by runners whose job has ended."""
+        if self.is_shaped:
+            needs = chain(busy, (job.needs for job in self.by_dispatch.values()))
+            self.is_shaped = any(each is not ONE_CPU for each in needs)
 
     def put_back(self, jobs: Iterable[WorkerJob]) -> list[int]:
         """Put jobs that were sent ahead back in the backlog, the last one first. Returns those not wanted any more."""
@@ -205,3 +228,4 @@ class HeldJobs:
         assert {job.dispatch for job in places} == set(self.by_dispatch)
         assert not any(job.stopped or job.withdrawn for job in self.backlog)
         assert not (self.is_draining and self.backlog)
+        assert self.is_shaped or all(job.needs is ONE_CPU for job in self.by_dispatch.values())

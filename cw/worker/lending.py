@@ -7,6 +7,9 @@
         '--------------------------+-------------------------------'
              Resume: when the slot runs nothing, before any other job; or when another slot is idle, in that
 
+A slot is lent with all that its job takes of the worker (cw.worker.allocation), and a job comes back when that is free.
+Until then its slot is kept for it.
+
 A slot has one running job or none, and any number of *lenders*: jobs that wait or come back. It is lent to sessions
 deeper than those of all its lenders (`floor`; see cw.nested), so that there is one for each depth. A job whose
 wait timed out has gone on already: it comes back as the others do, but is sent no Resume.
@@ -21,13 +24,14 @@ from __future__ import annotations
 
 from cw.net import messages as m
 from cw.worker.actions import Action, Resume, Retract, Send
+from cw.worker.allocation import Allocation, used_by
 from cw.worker.pool import AHEAD_JOBS, PooledRunner, RunnerPool, Slot
 
 
 class Lending:
     """Slots of a pool that jobs have lent while they wait, and the way back to them."""
 
-    def __init__(self, pool: RunnerPool) -> None:
+    def __init__(self, pool: RunnerPool, allocation: Allocation) -> None:
         self.lent: dict[int, Slot] = {}
         """Free slots that waiting jobs have lent."""
         self.wanted: set[int] = set()
@@ -35,7 +39,8 @@ class Lending:
         self.depths: dict[int, int] = {}
         """Depth of each session whose depth is not 0."""
         self._pool = pool
-        self._lenders: dict[int, list[PooledRunner]] = {}  # by slot, where there are any
+        self._allocation = allocation
+        self._lenders = allocation.lenders
         self._coming: dict[PooledRunner, int] = {}  # coming back, in order: serial; 0: it has gone on already
         self._reported: tuple[int, list[int]] = 0, []
 
@@ -48,6 +53,17 @@ class Lending:
     def is_coming(self, runner: PooledRunner) -> bool:
         """True if the runner's job comes back."""
         return runner in self._coming
+
+    def coming(self) -> list[PooledRunner]:
+        """List the runners whose job comes back, in order."""
+        return list(self._coming)
+
+    def can_start_runner(self, slot: Slot, now: float) -> bool:
+        """True if a runner may start on this lent slot now. One process for each depth, no more: an ending runner must
+        be gone before the next one starts."""
+        return slot.backoff_until <= now and not any(
+            runner.is_ending and runner.slot is slot for runner in self._pool.runners.values()
+        )
 
     def lenders(self) -> list[PooledRunner]:
         """List all runners whose job waits or comes back."""
@@ -116,18 +132,43 @@ class Lending:
         """Give a slot that runs nothing to its next lender, lend it, or make it idle."""
         self._pool.idle.pop(slot.index, None)
         self.lent.pop(slot.index, None)
-        runner = next((runner for runner in self._coming if runner.slot is slot), None)
-        if runner is None and self._coming and slot.index not in self._lenders:
-            runner = next(iter(self._coming))
-            self._move(runner, slot)
+        runner = self._next_for(slot) if self._coming else None
         if runner is None:
-            (self.lent if slot.index in self._lenders else self._pool.idle)[slot.index] = slot
+            if slot.index not in self._lenders:
+                self._pool.idle[slot.index] = slot
+            elif slot.index not in self.wanted:
+                self.lent[slot.index] = slot
             return []
+        if runner.slot is not slot:
+            self._move(runner, slot)
         self._remove_lender(runner)
         slot.busy = runner
         serial = self._coming.pop(runner)
         self._note_wanted()
         return [Resume(runner, serial)] if serial else []
+
+    def _next_for(self, slot: Slot) -> PooledRunner | None:
+        """Find the job that comes back to this slot, which runs nothing: its own, or, where none has lent it, any whose
+        own slot is in use."""
+        room = self._allocation.room_for_all()
+        for runner in sorted(self._coming, key=lambda runner: runner.slot is not slot):
+            vector = used_by(runner)
+            may_move = slot.index not in self._lenders and runner.slot.busy is not None
+            if room.has(vector) and (runner.slot is slot or may_move):
+                return runner
+            room.claim(vector)
+        return None
+
+    def bring_back(self) -> list[Action]:
+        """Let jobs go on that come back and for which there was no room before."""
+        actions: list[Action] = []
+        for runner in self.coming():
+            if runner in self._coming and runner.slot.busy is None:
+                actions += self._settle(runner.slot)
+        for slot in list(self._pool.idle.values()):
+            if self._coming:
+                actions += self._settle(slot)
+        return actions
 
     def _move(self, runner: PooledRunner, slot: Slot) -> None:
         """Move a job that comes back to an idle slot, as another job runs in its own."""
@@ -176,12 +217,17 @@ class Lending:
             slot = self._pool.slots[index]
             assert lenders and all(runner.slot is slot and slot.busy is not runner for runner in lenders)
             assert slot.index not in self._pool.idle
-            assert slot.busy is not None or not any(runner in self._coming for runner in lenders)
         for runner in self._coming:
-            assert self.is_lender(runner) and not self._pool.idle, "who comes back is next"
+            assert self.is_lender(runner)
+            is_next = runner.slot.busy is None or bool(self._pool.idle)
+            assert not is_next or not self._allocation.room_for_all().has(used_by(runner)), (
+                "who comes back is next"
+            )
         assert all(slot.index in self._lenders for slot in self.lent.values())
         assert self.wanted == {runner.slot.index for runner in self._coming}
         for slot in self._pool.slots:
-            assert (slot.busy is None) == (slot.index in self._pool.idle or slot.index in self.lent)
+            is_kept = slot.index in self._lenders and slot.index in self.wanted
+            is_free = slot.index in self._pool.idle or slot.index in self.lent
+            assert not is_free if slot.busy is not None else is_free or is_kept
         for runner in self._pool.runners.values():
             assert not runner.sent or runner.slot.busy is runner or self.is_lender(runner)

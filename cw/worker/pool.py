@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from cw.needs import ONE_CPU, Needs
 from cw.worker.jobs import Context, WorkerJob
 
 AHEAD_JOBS = 256
@@ -36,10 +37,10 @@ RESTART_SECONDS = 1.0, 8.0
 
 
 class PooledRunner:
-    """A child process on one slot, for one session and environment."""
+    """A child process on one slot, for one session, environment, number of CPUs and set of devices."""
 
     __slots__ = (
-        "key", "slot", "context", "session", "sent", "since", "began", "ended", "idle_since",
+        "key", "slot", "context", "serves", "needs", "cpus", "session", "sent", "since", "began", "ended", "idle_since",
         "is_dropping", "is_ending", "is_stopping", "is_outdated",
     )  # fmt: skip
 
@@ -47,6 +48,11 @@ class PooledRunner:
         self.key = key
         self.slot = slot
         self.context = context
+        self.serves: Context = (
+            (*context[:3], ()) if context[3] else context
+        )  # the context of jobs that may run here
+        self.needs: Needs = ONE_CPU  # of the jobs here, which are all equal in that; or of the last one
+        self.cpus: tuple[int, ...] = ()  # numbers of the CPUs to which it is pinned
         self.session = context[0]
         self.sent: deque[WorkerJob] = deque()  # jobs without result; the first one runs, or is about to
         self.since = 0.0  # when the first of them began, or was sent
@@ -108,7 +114,7 @@ class RunnerPool:
     def make_room(self, slot: Slot, context: Context) -> list[PooledRunner]:
         """Retire runners of a slot on which one of this context is about to start: those of older environments of its
         session, and the least used of too many."""
-        session, environment = context
+        session, environment = context[:2]
         gone = [
             other
             for other in slot.runners.values()
@@ -161,7 +167,8 @@ class RunnerPool:
         """Raise AssertionError if the state contradicts itself. For tests."""
         for key, runner in self.runners.items():
             assert runner.key == key
-            assert {job.context for job in runner.sent} <= {runner.context}
+            assert {job.context for job in runner.sent} <= {runner.serves}
+            assert {job.needs for job in runner.sent} <= {runner.needs}
         for slot in self.slots:
             assert all(runner.slot is slot and not runner.is_ending for runner in slot.runners.values())
             assert all(self.runners.get(runner.key) is runner for runner in slot.runners.values())

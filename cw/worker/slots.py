@@ -10,15 +10,17 @@
 
 The worker reports facts to the on_*() methods and carries out the actions that they return. The state is in modules
 of its own: the jobs (cw.worker.jobs), the slots and runners (cw.worker.pool), the slots that waiting jobs have
-lent (cw.worker.lending); cw.worker.assignment decides which job goes where.
+lent (cw.worker.lending); cw.worker.assignment decides which job goes where, within what is free of the worker
+(cw.worker.allocation).
 
-One slot runs one job at a time, in the runner of the job's *context* on that slot: its session, and the number of the
-environment that its function needs. (A client that asks for fresh runners names a new environment.) It may also hold
-runners whose jobs wait for nested jobs. The jobs after the current one are sent ahead, as many as the runner needs
-for AHEAD_SECONDS. The kernel decides who owns a job that was sent ahead: for each job a token is put in an
-eventfd. The runner takes it to start the job; the worker (`Retract`) takes it to own the last of those sent. So
-a runner stuck in a long job, or in C code that lets no line of Python run, loses its tail to an idle slot. Tokens
-also show when a job has started, which is when its time limit begins.
+One slot runs one job at a time, in the runner of the job's *context* on that slot: its session, the number of the
+environment that its function needs, the number of CPUs that it names, and its devices. (A client that asks for fresh
+runners names a new environment.) It may also hold runners whose jobs wait for nested jobs. The jobs after the current
+one are sent ahead, as many as the runner needs for AHEAD_SECONDS, if they need the same. The kernel decides who owns
+a job that was sent ahead: for each job a token is put in an eventfd. The runner takes it to start the job; the worker
+(`Retract`) takes it to own the last of those sent. So a runner stuck in a long job, or in C code that lets no line
+of Python run, loses its tail to an idle slot. Tokens also show when a job has started, which is when its time limit
+begins.
 
 A job that must end ends with its runner (StopRunner): first all jobs behind it are taken back. A runner
 that was signalled is never used again; its slot is free when its process is gone.
@@ -31,6 +33,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cw.net import messages as m
+from cw.requirements import WorkerCapacity
 from cw.worker.actions import (
     Action,
     EndRunner,
@@ -45,9 +48,11 @@ from cw.worker.actions import (
     StopRunner,
     returned,
 )
+from cw.worker.allocation import Allocation
 from cw.worker.assignment import Assignment
 from cw.worker.jobs import HeldJobs, WorkerJob
 from cw.worker.lending import Lending
+from cw.worker.placement import Placement
 from cw.worker.pool import AHEAD_JOBS, PooledRunner, RunnerPool
 
 REPORT_SECONDS = 0.05
@@ -60,11 +65,13 @@ SMOOTHING = 0.2
 class Slots:
     """The policy of one worker. `max_jobs`: jobs after which a runner is replaced; 0: never."""
 
-    def __init__(self, count: int, max_jobs: int = 0) -> None:
+    def __init__(self, capacity: WorkerCapacity, max_jobs: int = 0) -> None:
         self.held = HeldJobs()
-        self.pool = RunnerPool(count)
-        self.lending = Lending(self.pool)
-        self._assignment = Assignment(self.held, self.pool, self.lending, max_jobs)
+        self.pool = RunnerPool(capacity.slots)
+        self._allocation = Allocation(capacity, self.pool)
+        self.lending = Lending(self.pool, self._allocation)
+        placement = Placement(self.held, self.pool, self.lending, self._allocation)
+        self._assignment = Assignment(self.held, self.pool, self.lending, placement, max_jobs)
         self._max_jobs = max_jobs
 
     # --- from the master ---
@@ -145,11 +152,11 @@ class Slots:
 
     def on_environment_forgotten(self, session: int, environment: int, now: float) -> list[Action]:
         """End the runners of an environment that no function needs any more, when they have no work."""
-        context = session, environment
+        runs_in = session, environment
         for runner in self.pool.runners.values():
-            runner.is_outdated = runner.is_outdated or runner.context == context
+            runner.is_outdated = runner.is_outdated or runner.context[:2] == runs_in
         ended: list[Action] = [
-            self._end(runner) for runner in self.pool.idle_runners() if runner.context == context
+            self._end(runner) for runner in self.pool.idle_runners() if runner.context[:2] == runs_in
         ]
         return ended + self._assignment.assign(now) if ended else []
 
@@ -198,6 +205,8 @@ class Slots:
         if sent:
             if sent[-1].stopped or sent[-1].is_cut:
                 return self._stop_if_running(runner)
+            if self.held.is_shaped:  # what waits behind the jobs that are sent ahead now may fit elsewhere
+                return self._assignment.assign(now)
             return self._assignment.top_up(runner, now)
         if runner.is_stopping:  # what had to end has ended; the process ends by itself, or by the next step
             return [EndRunner(runner), *self._assignment.assign(now)]
@@ -302,6 +311,7 @@ class Slots:
     def on_second(self, now: float) -> list[Action]:
         """End runners that have been unused for long; called every second."""
         actions: list[Action] = []
+        self.held.forget_shapes(slot.busy.needs for slot in self.pool.slots if slot.busy is not None)
         for runner in self.pool.idle_runners():
             if runner.is_unused(now):
                 actions.append(self._end(runner))
@@ -400,6 +410,7 @@ class Slots:
         self.pool.check_invariants()
         self.held.check_invariants([job for runner in self.pool.runners.values() for job in runner.sent])
         self.lending.check_invariants()
+        self._allocation.check_invariants()
 
 
 def _retract_tail(runner: PooledRunner) -> Action:

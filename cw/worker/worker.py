@@ -87,7 +87,7 @@ class Worker:
         self._loop = loop
         self._sessions: dict[int, SessionObjects] = {}
         self._offer = offer
-        self._slots = Slots(offer.capacity.slots, settings.max_jobs)
+        self._slots = Slots(offer.capacity, settings.max_jobs)
         self._departure = Departure(
             settings.grace, settings.lifetime, settings.until, time.monotonic(), time.time()
         )
