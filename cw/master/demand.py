@@ -118,7 +118,7 @@ def _worker(worker: Worker, facts: WorkerFacts, now: float) -> WorkerSupply:
         worker.key,
         facts.host,
         facts.location,
-        worker.pool.shape.python,
+        worker.pool.python,
         worker.capacity,
         _busy(worker),
         now - facts.joined_at,

@@ -124,7 +124,7 @@ class WorkerPeer(Peer):
             return
         if self.is_known:
             worker = self._master.dispatcher.state.workers[self._key]
-            self.facts.on_second(now, len(worker.held), worker.done)
+            self.facts.on_second(now, len(worker.held), worker.recent.total)
         if self.facts.ends_at < math.inf and self.is_known:
             self._master.dispatcher.on_time_left(self._key, self._time_left(now))
         silence = self._master.settings.silence
