@@ -75,12 +75,12 @@ from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.net.objects import Object
 from cw.payloads.environment import dump_environment
-from cw.worker import forkserver, pool, runners
+from cw.worker import binding, forkserver, pool, runners
 
 forkserver.set_subreaper()
 loop, alarms, gone = Loop(), [], []
 loop.call_later = lambda seconds, callback: alarms.append((seconds, callback))
-all = runners.Runners(loop, 1)
+all = runners.Runners(loop, binding.Binder(1))
 all.on_gone = lambda runner: None
 all.on_exited = lambda runner, unstarted, note: gone.append(runner.key)
 

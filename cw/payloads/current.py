@@ -63,6 +63,10 @@ clear_timers: Callable[[], None] | None = None
 """Function that stops the timers that a call has set; None if it has set none."""
 
 slot = m.Slot(0, 1, -1.0)
+
+gpus: tuple[str, ...] | None = None
+"""Names of the devices to which this runner is bound; None: it sees what its worker sees."""
+
 session_seed = b""
 
 _pid = 0  # the runner's pid: a process that a job forks is another one, and runs no job
@@ -83,9 +87,13 @@ class CurrentJob:
     slot: int
     """Slot of its worker, from 0."""
     cpus: int
-    """Number of the slot's CPUs."""
+    """Number of CPUs that the job named (`options(cpus=N)`); otherwise the slot's share of its machine's."""
     gpus: tuple[int | str, ...]
-    """Devices that CUDA_VISIBLE_DEVICES names."""
+    """Its devices, by index or UUID. On a worker that shares no GPUs out: those that CUDA_VISIBLE_DEVICES names."""
+    memory: int | None
+    """Bytes that the job named (`options(memory=...)`); None: it named none."""
+    resources: dict[str, int] = field(hash=False)
+    """Amounts that the job named (`options(resources=...)`), by name."""
     seed: int
     """Seed of 128 bits for numpy.random.default_rng(seed) or random.Random(seed). It differs for each call, and is the
     same when the call is tried again; also in another run of the program, if the client was made with a `seed`."""
@@ -106,7 +114,8 @@ def current_job() -> CurrentJob | None:
     if job is None or os.getpid() != _pid:
         return None
     _, number_of_function, _, attempt, number, payload = job
-    timeout = options_of(job).timeout
+    asked = options_of(job)
+    timeout, needs = asked.timeout, asked.needs
     label = int.from_bytes(payload[-LABEL:], "little")
     place = label
     if chunk is not None:
@@ -124,7 +133,9 @@ def current_job() -> CurrentJob | None:
         host=os.uname().nodename,
         slot=slot.index,
         cpus=slot.cpus,
-        gpus=_gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "")),
+        gpus=_gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "")) if gpus is None else tuple(map(_device, gpus)),
+        memory=needs.memory or None,
+        resources=dict(needs.resources),
         seed=seed,
         _ends=ends,
     )
@@ -179,14 +190,16 @@ def _digest(key: bytes, text: bytes) -> bytes:
     return hashlib.blake2b(text, key=key, digest_size=16).digest()
 
 
+def _device(name: str) -> int | str:
+    return int(name) if name.isascii() and name.isdigit() else name
+
+
 @functools.lru_cache(maxsize=8)
 def _gpus(devices: str) -> tuple[int | str, ...]:
     found: list[int | str] = []
     for device in map(str.strip, devices.split(",")):
-        if device.isascii() and device.isdigit():
-            found.append(int(device))
-        elif device.startswith(("GPU-", "MIG-")):
-            found.append(device)
+        if (device.isascii() and device.isdigit()) or device.startswith(("GPU-", "MIG-")):
+            found.append(_device(device))
         else:
             break  # as CUDA does: '-1', for example, hides it and what follows
     return tuple(found)

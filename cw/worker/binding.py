@@ -1,16 +1,20 @@
-"""What a runner is bound to: its threads, devices and CPUs, and the variables that make libraries keep to that.
+"""What a new runner is bound to: its threads, devices and CPUs.
 
-    allocation --> Binding --> fork order --> forkserver's child: environment, affinity --> a line of the user's
+    context of the runner --> Binder --> Binding --> order to fork --> forkserver's child: `apply`, then the runner
 
-The variables are set in the child before it runs as a runner, so before the user's modules are imported.
-
-Pure: no socket, no thread, no clock.
+So the variables are set before the user's modules are imported, which read them once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
 from typing import NamedTuple
+
+from cw.machine.gpus import CUDA, HIP, ROCR
+from cw.payloads import current
 
 THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
@@ -19,48 +23,67 @@ THREADS = (
 )  # fmt: skip
 """Variables that limit the threads of libraries, and (Python 3.13 or later) what `os.cpu_count()` returns."""
 
-CUDA, ROCR, HIP = "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
-
 HIDDEN = {CUDA: "", ROCR: "", HIP: "-1"}
-"""Values with which the libraries find no device. (For HIP, an empty text is as if nothing was set.)"""
-
-Pinning = Callable[[int, Set[int], tuple[int, ...]], tuple[int, ...]]
-"""Chooses CPUs by number: (how many, which are free, which the runner had before) -> its CPUs; () if there are none."""
+"""Values with which libraries find no device. (HIP treats an empty text as if nothing was set.)"""
 
 
 class Binding(NamedTuple):
-    """What one runner is bound to, from its start to its end; its CPUs may be others for a later job."""
+    """What one runner is bound to."""
 
-    threads: int = 0
-    """Threads of libraries; 0: the worker's own share of each slot, which the forkserver has set."""
-    gpus: tuple[str, ...] | None = None
-    """Its devices; (): it sees none; None: it sees what the worker sees."""
-    cpus: tuple[int, ...] = ()
-    """Numbers of the CPUs that it may run on; (): as the worker."""
+    variables: dict[str, str | None]
+    """Environment variables that differ from the forkserver's; None: it has none of that name."""
+    gpus: list[str] | None
+    """Names of its devices; None: it sees what its worker sees."""
+    cpus: list[int]
+    """Numbers of the CPUs to which it is pinned; []: it runs on those of its worker."""
 
 
-class Variables:
-    """Variables of the runners of one worker. `gpus`: its devices; `own`: its own environment; `is_amd`: the machine's
-    devices are AMD's."""
+class Binder:
+    """Says what the runners of one worker are bound to.
 
-    def __init__(self, gpus: tuple[str, ...], own: Mapping[str, str], is_amd: bool = False) -> None:
-        named = [name for name in (ROCR, HIP, CUDA) if own.get(name, "").split(",") == list(gpus)]
-        if not is_amd:
-            named.sort()
-        self._devices = named[0] if named else ROCR if is_amd else CUDA
-        # HIP counts among the devices that the others leave: a number would mean another device there, or none.
-        others = (name for name in (ROCR, HIP, CUDA, "GPU_DEVICE_ORDINAL") if name != self._devices)
-        self._contradicting = [name for name in others if is_amd and name in own]
-        self._threads = [name for name in THREADS if name not in own]
+    `threads`: of those whose jobs name no CPUs. `gpus`: the worker's devices, if each runner sees only its own.
+    `variable`: the one that names devices to libraries. `environ`: the worker's own environment.
+    """
 
-    def of(self, binding: Binding) -> dict[str, str | None]:
-        """Variables that a runner must set; None: it must have none of that name."""
-        found: dict[str, str | None] = {}
-        if binding.threads:
-            found.update(dict.fromkeys(self._threads, str(binding.threads)))
-        if binding.gpus:
-            found.update(dict.fromkeys(self._contradicting))
-            found[self._devices] = ",".join(binding.gpus)
-        elif binding.gpus is not None:
-            found.update(HIDDEN)
-        return found
+    def __init__(
+        self,
+        threads: int,
+        gpus: tuple[str, ...] = (),
+        variable: str = CUDA,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.threads = threads
+        self.of_worker = {name: str(threads) for name in THREADS if name not in environ}
+        """Variables of all runners whose jobs name no CPUs."""
+        self._gpus = gpus
+        # Numbers in one of these count among the devices that another leaves.
+        others = (name for name in (CUDA, ROCR, HIP, "GPU_DEVICE_ORDINAL") if name != variable)
+        self._others = dict.fromkeys(name for name in others if name in environ)
+        self._variable = variable
+
+    def bind(self, cpus: int, devices: tuple[str, ...], numbers: tuple[int, ...]) -> Binding:
+        """Return the binding of a runner for jobs that name so many CPUs (0: none), on these devices and CPUs."""
+        variables: dict[str, str | None] = dict.fromkeys(self.of_worker, str(cpus)) if cpus else {}
+        if devices:
+            variables |= {**self._others, self._variable: ",".join(devices)}
+        elif self._gpus:
+            variables |= HIDDEN
+        is_bound = bool(devices or self._gpus)
+        return Binding(variables, list(devices) if is_bound else None, list(numbers))
+
+
+def apply(binding: Binding) -> None:
+    """Bind this process, a runner that has run nothing yet."""
+    for name, value in binding.variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    count = binding.variables.get("PYTHON_CPU_COUNT")
+    if count is not None and sys.version_info >= (3, 13):  # which has read that variable at its start
+        os.cpu_count = os.process_cpu_count = lambda: int(count)
+    if binding.gpus is not None:
+        current.gpus = tuple(binding.gpus)
+    if binding.cpus:
+        with contextlib.suppress(OSError):  # CPUs that were taken away meanwhile
+            os.sched_setaffinity(0, binding.cpus)

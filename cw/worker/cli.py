@@ -35,6 +35,7 @@ def main() -> int:
         options.max_jobs,
         options.enforce_memory,
         options.idle,
+        share_gpus=options.share_gpus,
     )
     offered = offer.make_offer(options, os.environ)
     descriptors = program.allow_many_descriptors()  # each runner takes a few

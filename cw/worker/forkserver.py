@@ -1,7 +1,7 @@
 """The forkserver: the process that forks a worker's runners and ends them.
 
     worker ==(socket, one small JSON text a packet)==> forkserver --fork--> runner (its own process group)
-       fork, with the runner's descriptors               ^ |    '-----> runner --> what jobs start
+       fork, with descriptors and binding                ^ |    '-----> runner --> what jobs start
        signal; scratch: where runners make directories     |
     worker <==  forked, exited  ===========================' waitpid
 
@@ -30,9 +30,10 @@ from typing import Any
 from cw.machine.oom import OomKills
 from cw.payloads import serialize
 from cw.runner import channel, output_channel, runner
+from cw.worker.binding import Binding, apply
 
-PACKET = 4 * 1024
-"""Most bytes of a packet."""
+PACKET = 128 * 1024
+"""Most bytes of a packet: the names of many devices."""
 
 FDS = channel.FDS + output_channel.FDS
 
@@ -122,14 +123,14 @@ class Forkserver:
         if order["do"] == "scratch":
             self.scratch = order["path"]
         elif order["do"] == "fork":
-            self._fork(order["key"], fds)
+            self._fork(order["key"], Binding(*order["binding"]), fds)
         elif order["do"] == "signal" and order["key"] in self._pid_by_key:
             pid = self._pid_by_key[order["key"]]
             kill(pid, True, order["number"])
             if order["number"] == signal.SIGKILL:
                 kill(pid, False)  # its job may have moved it into another group
 
-    def _fork(self, key: int, fds: list[int]) -> None:
+    def _fork(self, key: int, binding: Binding, fds: list[int]) -> None:
         try:
             if len(fds) < FDS:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -138,7 +139,7 @@ class Forkserver:
             self._report(what="exited", key=key, pid=0, how=f"could not be started: {error.strerror}")
         else:
             if not pid:
-                self._become_runner(fds)
+                self._become_runner(binding, fds)
             with contextlib.suppress(PermissionError, ProcessLookupError):
                 os.setpgid(pid, pid)  # both sides do this: a signal may come before the child has run a line
             self._pid_by_key[key] = pid
@@ -148,7 +149,7 @@ class Forkserver:
             for fd in fds:
                 os.close(fd)
 
-    def _become_runner(self, fds: list[int]) -> None:
+    def _become_runner(self, binding: Binding, fds: list[int]) -> None:
         """Become a runner, in the child. Never returns."""
         status = 1
         try:
@@ -166,6 +167,7 @@ class Forkserver:
             os.close(self._wake)
             os.close(self._waker)
             sys.argv[:] = [""]
+            apply(binding)
             runner.main(fds, os.path.join(self.scratch, str(os.getpid())))
             status = 0
         except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from typing import Any
 from cw import program
 from cw.net.loop import IN, OUT, Loop
 from cw.worker import forkserver
-from cw.worker.binding import THREADS
+from cw.worker.binding import Binder, Binding
 
 
 class ForkserverProcess:
@@ -28,17 +28,18 @@ class ForkserverProcess:
     def __init__(
         self,
         loop: Loop,
-        threads: int,
+        binder: Binder,
         descriptors: tuple[int, int] | None,
         on_report: Callable[[dict[str, Any] | None], None],
         hash_seed: str = "",
     ) -> None:
-        """`threads`, `descriptors`: limits of the jobs; None: the worker's own limit of descriptors. `hash_seed`:
-        PYTHONHASHSEED of the runners; '': the worker's own. Raises OSError if the forkserver cannot be started."""
+        """`binder` has the variables of all runners. `descriptors`: limits of the jobs; None: the worker's own.
+        `hash_seed`: PYTHONHASHSEED of the runners; '': the worker's own. Raises OSError if the forkserver cannot be
+        started."""
         self.hash_seed = hash_seed
         self._loop = loop
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {**dict.fromkeys(THREADS, str(threads)), **os.environ}
+        environment = {**binder.of_worker, **os.environ}
         if hash_seed:
             environment["PYTHONHASHSEED"] = hash_seed
         try:
@@ -66,9 +67,9 @@ class ForkserverProcess:
         self._order({"do": "scratch", "path": self._scratch}, [])
         loop.watch(self._socket.fileno(), IN, self._on_ready)
 
-    def fork(self, key: int, fds: list[int]) -> None:
+    def fork(self, key: int, binding: Binding, fds: list[int]) -> None:
         """Start a runner with these descriptors, which the caller may close. Reported as forked, then as exited."""
-        self._order({"do": "fork", "key": key}, fds)
+        self._order({"do": "fork", "key": key, "binding": binding}, fds)
 
     def signal(self, key: int, number: int) -> None:
         """Signal a runner's process group, if it is still there."""

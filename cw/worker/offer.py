@@ -40,6 +40,8 @@ def add_options(parser: Any) -> None:
                        help="GPUs that jobs share: a number, 0 for none, or names as CUDA_VISIBLE_DEVICES takes them: "
                        "'0,2' (one alone: '2,'); workers that share a machine need different ones (default: those of "
                        "CUDA_VISIBLE_DEVICES and its kin, or those of the driver)")  # fmt: skip
+    group.add_argument("--share-gpus", action="store_true",
+                       help="jobs that ask for no GPU see all of them (default: they see none)")  # fmt: skip
     group.add_argument("--resources", metavar="NAME=N,...", type=converted_by(_parse_amounts), default=(),
                        help="amounts of other things that jobs share, by names of your own, such as "
                        "licence=3,disk=2")  # fmt: skip

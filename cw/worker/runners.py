@@ -24,6 +24,7 @@ from cw.net.loop import Loop
 from cw.net.objects import Key, Object, ObjectCache, named_by
 from cw.payloads import environment as environments
 from cw.runner.channel import WorkerEnd
+from cw.worker.binding import Binder
 from cw.worker.departure import END_SECONDS, STOP_SECONDS
 from cw.worker.forkserver_client import ForkserverProcess
 from cw.worker.jobs import WorkerJob
@@ -96,7 +97,7 @@ class Runners:
     def __init__(
         self,
         loop: Loop,
-        threads: int,
+        binder: Binder,
         descriptors: tuple[int, int] | None = None,
         end_seconds: float = END_SECONDS,
     ) -> None:
@@ -110,7 +111,7 @@ class Runners:
         self.on_exited: Callable[[PooledRunner, int, dict[str, Any]], None]
         self.on_failure: Callable[[str], None]
         self._loop = loop
-        self._threads = threads
+        self._binder = binder
         self._descriptors = descriptors
         self._end_seconds = end_seconds
         self._channels: dict[int, WorkerEnd | _NoEnd] = {}
@@ -146,11 +147,12 @@ class Runners:
         if self.output is not None:
             self.output.attach(runner, end)
         self._forkserver_by_key[runner.key] = forkserver
-        forkserver.fork(runner.key, end.runner_fds)
+        _, _, cpus, devices = runner.context
+        forkserver.fork(runner.key, self._binder.bind(cpus, devices, runner.cpus), end.runner_fds)
         end.handed_over()
         for message in end.objects.prepare([environment] if environment is not None else []):
             end.send(message)
-        end.send(m.Slot(runner.slot.index, self._threads, self.ends))
+        end.send(m.Slot(runner.slot.index, cpus or self._binder.threads, self.ends))
 
     def send_jobs(self, runner: PooledRunner, jobs: Sequence[WorkerJob]) -> None:
         """Send jobs, and before them those of their objects that the runner does not have."""
@@ -265,7 +267,7 @@ class Runners:
     def _start_forkserver(self, seed: str) -> ForkserverProcess:
         forkserver = self._forkservers[seed] = ForkserverProcess(
             self._loop,
-            self._threads,
+            self._binder,
             self._descriptors,
             lambda report: self._on_report(seed, report),
             seed,

@@ -31,6 +31,7 @@ from cw.net.master_link import MasterLink
 from cw.net.objects import Object, SessionObjects, closure, named_by
 from cw.version import VERSION
 from cw.worker import forkserver, patience
+from cw.worker.binding import Binder
 from cw.worker.departure import END_SECONDS, Departure
 from cw.worker.execution import Execution
 from cw.worker.jobs import WorkerJob
@@ -66,6 +67,8 @@ class Settings(NamedTuple):
     """True: stop jobs that use more memory than their options name."""
     idle: float = 0.0
     """Time with nothing to do after which the worker ends; 0: never."""
+    share_gpus: bool = False
+    """True: jobs that ask for no GPU see all of them."""
 
 
 class Worker:
@@ -98,8 +101,8 @@ class Worker:
         self._link.beat = lambda: m.Heartbeat(round(os.getloadavg()[0], 2), self._runners.memory())
         self._send = self._link.send
         self.connect = self._link.connect
-        threads = max(1, usable_cpus() // offer.capacity.slots)
-        self._runners = Runners(loop, threads, descriptors, max(settings.grace, END_SECONDS))
+        binder = _make_binder(offer, settings.share_gpus)
+        self._runners = Runners(loop, binder, descriptors, max(settings.grace, END_SECONDS))
         self._runners.on_failure = self._give_up
         if self._departure.ends_at < math.inf:
             self._runners.ends = self._departure.ends_at
@@ -298,6 +301,11 @@ class Worker:
         self.leaving.on_second(now)
         events.flush_repeated()
         return True
+
+
+def _make_binder(offer: Offer, shares_gpus: bool) -> Binder:
+    threads = max(1, usable_cpus() // offer.capacity.slots)
+    return Binder(threads, () if shares_gpus else offer.capacity.gpus, offer.gpu_variable)
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> Iterable[Any]:
