@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable
 
 
 def look_at(pid: int) -> tuple[str, int] | None:
@@ -28,3 +30,11 @@ def memory(pid: int) -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
+
+
+def pin(pid: int, cpus: Iterable[int]) -> None:
+    """Let all threads of a process run on these CPUs from now on."""
+    cpus = list(cpus)
+    with contextlib.suppress(OSError):  # it has ended, or CPUs were taken away
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(thread), cpus)

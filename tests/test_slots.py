@@ -113,6 +113,9 @@ class Bench:
         self.check_slot_is_free(action.runner)
         self.models[action.runner.key] = ModelRunner(action.runner)
 
+    def _PinRunner(self, action):
+        pass
+
     def _SendJobs(self, action):
         model = self.models[action.runner.key]
         self.check_slot_is_free(action.runner)

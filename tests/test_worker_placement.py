@@ -232,6 +232,26 @@ def test_a_device_that_no_idle_runner_holds_is_preferred():
     assert devices_of(bench, again) == ("a",) and len(bench.models) == 2
 
 
+# --- pins ---------------------------------------------------------------------------------------
+
+
+def test_running_jobs_have_cpus_of_their_own_and_a_runner_keeps_its_if_they_are_free():
+    bench = bench_with(4)
+    bench.slots.pin_runners(range(10, 14), choose)
+    pair, *small = bench.give(1, cpus=2) + bench.give(2)
+    go(bench)
+    assert [bench.model_of(job).runner.cpus for job in (pair, *small)] == [(10, 11), (12,), (13,)]
+    finish(bench, small[0])
+    finish(bench, pair)
+    large, again = bench.give(1, cpus=3) + bench.give(1)
+    go(bench)
+    assert bench.model_of(large).runner.cpus == (10, 11, 12)
+    assert running(bench) == [small[1].dispatch, large.dispatch]
+    finish(bench, small[1])
+    assert bench.model_of(again).runner.cpus == (13,)
+    bench.settle()
+
+
 # --- lending ------------------------------------------------------------------------------------
 
 
@@ -325,6 +345,10 @@ def used(bench):
     return cpus, memory, licences, shares
 
 
+def choose(count, free, before):
+    return tuple(sorted(free, key=lambda cpu: (cpu not in before, cpu)))[:count] if len(free) >= count else ()
+
+
 class ShapedEvents(Events):
     """Events at a worker with devices, memory and a licence, whose jobs need some of that."""
 
@@ -341,6 +365,9 @@ class ShapedEvents(Events):
         self.bench = self.make_bench(self.bench.max_jobs)
         perform = self.bench.perform
         self.bench.perform = lambda actions: (perform(actions), self.check_devices())
+
+        if random.random() < 0.5:
+            self.bench.slots.pin_runners(range(self.capacity.cpus), choose)
 
     def make_bench(self, max_jobs):
         return Bench(self.count, max_jobs, self.capacity)

@@ -23,6 +23,12 @@ class StartRunner(NamedTuple):
     environment: Object | None
 
 
+class PinRunner(NamedTuple):
+    """Let a runner that is there run on its CPUs, which are others now."""
+
+    runner: PooledRunner
+
+
 class SendJobs(NamedTuple):
     """Put one token per job into the eventfd, then send the jobs."""
 
@@ -96,7 +102,7 @@ class ReportCapacity(NamedTuple):
 
 
 Action = (
-    Send | StartRunner | SendJobs | Retract | SendDrop | EndRunner | StopRunner | LookAtTokens
+    Send | StartRunner | PinRunner | SendJobs | Retract | SendDrop | EndRunner | StopRunner | LookAtTokens
     | GiveBack | Resume | ReportDied | ReportExpired | ReportCapacity
 )  # fmt: skip
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from cw.needs import MOST_BYTES, ONE_CPU, UNITS_PER_GPU, Needs
 from cw.requirements import WorkerCapacity
+from cw.worker.actions import Action, PinRunner
+from cw.worker.pins import Pins
 from cw.worker.pool import PooledRunner, RunnerPool
 
 Vector = Mapping[str, int]
@@ -82,6 +84,8 @@ class Allocation:
         self.devices = capacity.gpus
         self.lenders: dict[int, list[PooledRunner]] = {}
         """Runners whose job waits for nested jobs or comes back, by slot, where there are any. `Lending` writes it."""
+        self.pins: Pins | None = None
+        """What gives runners CPUs by number; None: they run on any."""
         self._pool = pool
         self._total = {
             CPUS: capacity.cpus,
@@ -111,6 +115,10 @@ class Allocation:
         """What is free beside what runs: all that waiting jobs have lent, too."""
         return self.room(lambda runner: True)
 
+    def pin(self, runner: PooledRunner) -> list[Action]:
+        """Give a runner that is about to run jobs its CPUs, if runners are pinned."""
+        return [PinRunner(runner)] if self.pins is not None and self.pins.pin(runner) else []
+
     def holders(self, device: str) -> list[PooledRunner]:
         """List the runners whose process may hold memory of a device, and that run no job: the least recently used
         first."""
@@ -123,6 +131,8 @@ class Allocation:
 
     def check_invariants(self) -> None:
         """Raise AssertionError if more is used than there is. For tests."""
+        if self.pins is not None:
+            self.pins.check_invariants()
         room = self.room_for_all()
         assert all(amount >= 0 for amount in room.free.values()), f"more is used than there is: {room.free}"
 

@@ -14,6 +14,7 @@ Pure: no socket, no thread, no clock.
 from __future__ import annotations
 
 from cw.worker.actions import Action, EndRunner, ReportCapacity, SendJobs, StartRunner, returned
+from cw.worker.allocation import Allocation
 from cw.worker.jobs import Context, HeldJobs
 from cw.worker.lending import Lending
 from cw.worker.placement import Placement
@@ -30,12 +31,13 @@ class Assignment:
     """Gives the jobs of a backlog to the slots of a pool. `max_jobs`: most jobs sent to one runner; 0: any number."""
 
     def __init__(
-        self, held: HeldJobs, pool: RunnerPool, lending: Lending, placement: Placement, max_jobs: int = 0
+        self, held: HeldJobs, pool: RunnerPool, lending: Lending, allocation: Allocation, max_jobs: int = 0
     ) -> None:
         self._held = held
         self._pool = pool
         self._lending = lending
-        self._placement = placement
+        self._allocation = allocation
+        self._placement = Placement(held, pool, lending, allocation)
         self._max_jobs = max_jobs
         self._reported_total = len(pool.slots)
 
@@ -146,12 +148,14 @@ class Assignment:
         del backlog[position]
         context = (*job.context[:3], devices) if devices else job.context
         runner = slot.runners.pop(context, None)
+        is_new = runner is None
         if runner is None:
             actions += [EndRunner(other) for other in pool.make_room(slot, context)]
             runner = pool.add(slot, context)
-            actions.append(StartRunner(runner, job.function.environment))
-        slot.runners[context] = runner
         runner.needs = job.needs
+        pinned = self._allocation.pin(runner)
+        actions += [StartRunner(runner, job.function.environment)] if is_new else pinned
+        slot.runners[context] = runner
         slot.busy = runner
         pool.idle.pop(slot.index, None)
         self._lending.lent.pop(slot.index, None)

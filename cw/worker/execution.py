@@ -72,6 +72,7 @@ class Execution:
             a.Send: self._on_send,
             a.SendJobs: self._on_send_jobs,
             a.StartRunner: self._on_start_runner,
+            a.PinRunner: lambda action: runners.pin(action.runner),
             a.Retract: self._on_retract,
             a.SendDrop: self._on_send_drop,
             a.GiveBack: self._on_give_back,

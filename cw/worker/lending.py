@@ -145,7 +145,8 @@ class Lending:
         slot.busy = runner
         serial = self._coming.pop(runner)
         self._note_wanted()
-        return [Resume(runner, serial)] if serial else []
+        actions = self._allocation.pin(runner)
+        return [*actions, Resume(runner, serial)] if serial else actions
 
     def _next_for(self, slot: Slot) -> PooledRunner | None:
         """Find the job that comes back to this slot, which runs nothing: its own, or, where none has lent it, any whose

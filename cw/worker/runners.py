@@ -161,6 +161,11 @@ class Runners:
             end.send(message)
         end.send_jobs(jobs)
 
+    def pin(self, runner: PooledRunner) -> None:
+        """Let a runner's threads run on its CPUs, which are others than at its start."""
+        if runner.key in self._pids:  # otherwise when that is known
+            processes.pin(self._pids[runner.key], runner.cpus or os.sched_getaffinity(0))
+
     def memory(self) -> int:
         """Resident memory of all runners (bytes)."""
         return sum(processes.memory(pid) for pid in self._pids.values())
@@ -305,6 +310,9 @@ class Runners:
         elif report["what"] == "forked":
             self._pids[report["key"]] = report["pid"]
             self._forkservers_lost = 0
+            runner = self._runners.get(report["key"])
+            if runner is not None and runner.cpus:
+                self.pin(runner)
         else:
             self._on_exited(report["key"], report["how"])
 

@@ -29,7 +29,7 @@ that was signalled is never used again; its slot is free when its process is gon
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from cw.net import messages as m
@@ -52,7 +52,7 @@ from cw.worker.allocation import Allocation
 from cw.worker.assignment import Assignment
 from cw.worker.jobs import HeldJobs, WorkerJob
 from cw.worker.lending import Lending
-from cw.worker.placement import Placement
+from cw.worker.pins import Choose, Pins
 from cw.worker.pool import AHEAD_JOBS, PooledRunner, RunnerPool
 
 REPORT_SECONDS = 0.05
@@ -70,9 +70,12 @@ class Slots:
         self.pool = RunnerPool(capacity.slots)
         self._allocation = Allocation(capacity, self.pool)
         self.lending = Lending(self.pool, self._allocation)
-        placement = Placement(self.held, self.pool, self.lending, self._allocation)
-        self._assignment = Assignment(self.held, self.pool, self.lending, placement, max_jobs)
+        self._assignment = Assignment(self.held, self.pool, self.lending, self._allocation, max_jobs)
         self._max_jobs = max_jobs
+
+    def pin_runners(self, cpus: Collection[int], choose: Choose) -> None:
+        """Let each runner run on CPUs of its own from now on."""
+        self._allocation.pins = Pins(self.pool, self._allocation.lenders, cpus, choose)
 
     # --- from the master ---
 
