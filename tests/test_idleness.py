@@ -1,5 +1,14 @@
 """A worker with nothing to do: counted from its last job's end, and from its start."""
 
+import sys
+import threading
+import time
+
+import pytest
+from programs import Master, Worker
+
+import cw
+from cw.slot_seconds import parse
 from cw.worker.idleness import Idleness
 
 
@@ -20,3 +29,35 @@ def test_a_job_that_is_here_and_one_that_came_and_went_start_it_anew():
 
 def test_without_a_limit_it_is_never_over():
     assert not Idleness(0.0, 0.0).is_over(1e9, True)
+
+
+def leave_a_thread_and_a_child():
+    import subprocess
+
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    return "done"
+
+
+def test_a_worker_ends_by_itself_whatever_its_jobs_have_left_behind():
+    with Master() as master, Worker(master.address, "--idle", "1.5", "--idle-status", "9") as worker:
+        with cw.ClusterExecutor(master.address) as executor:
+            began = time.monotonic()
+            assert executor.submit(leave_a_thread_and_a_child).result(30) == "done"
+            assert executor.submit(time.sleep, 2.5).result(30) is None  # longer than the limit
+            assert worker.wait() == 9 and time.monotonic() - began > 4
+            assert "it has had nothing to do for 1.5 s" in worker.lines_of("worker.idle")[0]
+            (use,) = parse(worker.err)
+            assert 2.5 <= use.used <= use.held
+        assert "master.worker_lost" not in master.events
+
+
+def test_a_worker_that_is_asked_to_end_does_not_end_as_an_idle_one():
+    with Master() as master, Worker(master.address, "--idle", "600", "--idle-status", "9") as worker:
+        assert worker.end() == 0
+
+
+@pytest.mark.parametrize("text", ["-1", "x", "nan"])
+def test_a_time_that_is_none_is_refused(text):
+    with Worker(f"--idle={text}", is_awaited=False) as worker:
+        assert worker.wait() == 2 and "--idle" in worker.err

@@ -114,6 +114,9 @@ reveal_type(thread.active_jobs)  # int
 thread.options(atempts=3)  # error
 thread.options(retries=3, retry_on=OSError)
 cw.allocate(nworkers=3, naster=False)  # error
+cw.slurm.start(nodes=2, idle=60)
+cw.slurm.start(8, piece=2, idle=0.5)
+cw.start(8, piece="2")  # error
 with cw.mp.allocate(2) as cluster:
     reveal_type(cluster.master)  # str
 reveal_type(cw.allocate(2).close())  # None

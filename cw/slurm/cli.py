@@ -15,6 +15,7 @@ from cw.launch.options import ClusterOptions, split_line
 from cw.launch.plan import Plan
 from cw.net import address
 from cw.slurm import cluster, ending, pieces, starting, unused
+from cw.slurm.job_lines import job_lines
 from cw.slurm.submitted import BatchJob, State
 
 
@@ -130,23 +131,12 @@ def print_status(name: str | None = None) -> int:
     print(
         f"jobs: {program.count(found.running, 'runs', 'run')}, {program.count(found.waiting, 'waits', 'wait')}"
     )
-    for job in found.jobs:
-        nodes = f" on {job.nodes}" if job.nodes else ""
-        left = "" if job.time_left is None else f", {format_seconds(job.time_left)} left"
-        size = f" ({program.count(job.slots, 'slot')})" if job.slots else ""
-        print(f"{job.role}{size}: Slurm job {job.ident} {job.state}{nodes}{left}")
+    for line in job_lines(found.jobs):
+        print(line)
     if found.problem:
         print(f"Slurm does not answer: {found.problem}")
     print(f"logs: {found.logs}")
     return 0 if found.master else 1
-
-
-def format_seconds(seconds: float) -> str:
-    """Format a time as Slurm does: [D-]HH:MM:SS."""
-    minutes, rest = divmod(max(0, int(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return f"{f'{days}-' if days else ''}{hours:02d}:{minutes:02d}:{rest:02d}"
 
 
 _VERBS: dict[str, Callable[[Any], int]] = {
