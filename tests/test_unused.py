@@ -3,7 +3,11 @@
 import random
 
 import pytest
+from test_batch_system import state, table  # noqa: F401  (fixtures)
 
+import cw
+from cw.slurm import cli, sidecar, unused
+from cw.slurm.submitted import State
 from cw.slurm.unused import FIRST_SECONDS, LOOK_SECONDS, Facts, Quiet
 
 NOTHING = Facts(0, 0, 0, 0)
@@ -44,3 +48,36 @@ def test_it_is_never_over_while_it_is_used(seed):
         assert not (is_over and any(facts))
         assert not is_over or now - used_at >= LOOK_SECONDS
         used_at = now if any(facts) else used_at
+
+
+def test_the_end_takes_all_else_out_of_the_queue_and_is_told_until_the_next_start(state, table, capsys):  # noqa: F811
+    state.submit("master", follows=1)
+    table.own_job = 1  # in which the master runs that ends last, by itself
+    assert not unused.end("default", "another", "why")
+    assert unused.end("default", state.token, "nobody used it")
+    assert table.states() == ["waiting", "ended", "ended"]
+    assert cw.slurm.status() is None and not State.load("default").token
+    assert cli.print_status("default") == 1
+    told = capsys.readouterr().out
+    assert (
+        "no cluster 'default' is in Slurm; it ended by itself at " in told
+        and ": nobody used it (logs: " in told
+    )
+    unused.forget_last_end("default")
+    assert unused.last_end("default") == ""
+
+
+def test_a_cluster_whose_workers_stay_is_not_looked_after(state, table):  # noqa: F811
+    assert not unused.Watch("default", state.token).look(1e12)
+    assert State.load("default").token
+
+
+def test_no_job_follows_one_whose_workers_had_nothing_to_do(state, table):  # noqa: F811
+    following = state.submit("workers", follows=2, slots=4)
+    other = state.submit("workers", slots=1)
+    table.own_job = 2
+    sidecar.retire("default", "another")
+    assert table.states()[following.ident - 1] == "waiting"
+    sidecar.retire("default", state.token)
+    assert [job.ident for job in State.load("default").jobs] == [1, 2, other.ident]
+    assert table.states()[following.ident - 1] == "ended"

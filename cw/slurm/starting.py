@@ -142,7 +142,12 @@ def start_plan(
     token = state.token
     try:
         if workers:
-            pieces.submit_pieces(plan.name, token, plan.pieces(plan.slots))
+            sizes = plan.pieces(plan.slots)
+            if (seconds := pieces.PAUSE_SECONDS * (len(sizes) - pieces.BURST)) > 5.0:
+                report(
+                    f"{len(sizes)} pieces are submitted one after the other, which takes {seconds:.0f} s or more"
+                )
+            pieces.submit_pieces(plan.name, token, sizes)
             _check_is_wanted(state)
             state = State.load(plan.name)
         status = _wait_for_master(state, report) if master or not foreign else None
