@@ -22,7 +22,13 @@ setup(
     entry_points={"console_scripts": ["cw = cw.cli.main:main"]},
     zip_safe=False,
     python_requires=">=3.10",
-    install_requires=["bluelet>=0.2.0", "cloudpickle>=3.1,<4", "cryptography>=42", "xxhash>=3"],
+    install_requires=[
+        "bluelet>=0.2.0",
+        "cloudpickle>=3.1,<4",
+        "cryptography>=42",
+        "xxhash>=3",
+        'tomli>=2; python_version < "3.11"',  # reads ~/.cw/slurm.toml; later Pythons have it as tomllib
+    ],
     extras_require={
         "progress": ["tqdm"],
         "report": ["matplotlib>=3.8"],

@@ -10,13 +10,13 @@ from typing import Any
 from cw import guard, mp, slurm
 from cw.events import EventLogger
 from cw.launch.launcher import Cluster
-from cw.launch.options import ClusterOptions, takes
+from cw.launch.options import FOR_SLURM, ClusterOptions, takes
 from cw.launch.plan import split_options
 from cw.slurm.submitted import State
 
 logger = EventLogger("cw.start")
 
-_OF_JOBS = ("isolated", "time", "partition", "mem_per_cpu", "name", "local_master", "renew", "piece", "idle")
+_OF_JOBS = tuple(field for field in FOR_SLURM if not field.startswith(("docker", "apptainer", "nodes")))
 """Options for Slurm's jobs that are ignored without Slurm. (Those of containers are refused then: what runs in an image
 may not run without it.)"""
 

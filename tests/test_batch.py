@@ -60,6 +60,17 @@ def test_sbatch_is_asked_for_what_the_plan_says():
     assert short.arguments.count("--signal=28@12") == 1
 
 
+def test_what_both_jobs_need_is_said_of_both_and_one_may_differ():
+    plan = Plan("x", 1, account="physics", qos="high", constraint="a&b", reservation="r", exclude="n[1-2]")
+    plan = plan._replace(batch_options=["--comment=all"], master_options=["--comment=one"], setup=["cd /"])
+    both = ["--account=physics", "--qos=high", "--constraint=a&b", "--reservation=r", "--exclude=n[1-2]"]
+    for role, script in (("master", batch.master_script), ("workers", batch.worker_script)):
+        made = script(request(role, plan))
+        assert set(both) <= set(made.arguments) and "eval" in made.text
+        comments = [option for option in made.arguments if option.startswith("--comment")]
+        assert comments == (["--comment=all", "--comment=one"] if role == "master" else ["--comment=all"])
+
+
 def test_a_successor_begins_when_the_job_before_it_has_ended_and_not_too_soon():
     own = {"dependency", "begin"}
     for changes, asked in (

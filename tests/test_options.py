@@ -57,6 +57,15 @@ def test_arguments_of_a_container_may_be_one_text_or_none():
     assert ClusterOptions(1, apptainer_args=["--nv"]).list_of("apptainer_args") == ["--nv"]
 
 
+def test_setup_is_a_list_of_lines_or_one_text():
+    assert ClusterOptions(1, setup="module load gcc\n\n cd /x\n").list_of("setup") == [
+        "module load gcc",
+        " cd /x",
+    ]
+    assert ClusterOptions(1, setup=["a; b", "c\nd"]).list_of("setup") == ["a; b", "c", "d"]
+    assert ClusterOptions(1, setup=None).list_of("setup") == []
+
+
 def test_lists_of_arguments_are_texts_and_no_text():
     assert ClusterOptions(1, master_options=("--port", 5)).list_of("master_options") == ["--port", "5"]
     with pytest.raises(TypeError, match=r"worker_options is a list of arguments: \['-v'\], not '-v'"):

@@ -60,6 +60,19 @@ def test_what_makes_no_sense_is_refused():
             Plan("x", 1)._replace(**changes).check()
 
 
+def test_options_for_both_jobs_come_before_those_of_one():
+    plan = Plan(
+        "x", 1, master_options=["--qos=a", "--port=0"], worker_options=["--mem=1G"], batch_options=["--qos=b"]
+    )
+    assert plan.system_options("master") == ["--qos=b", "--qos=a"] and plan.port() == 0
+    assert plan.system_options("worker") == ["--qos=b", "--mem=1G"]
+    for option in ("--port=1", "--grace", "--silence=9"):
+        with pytest.raises(
+            ValueError, match=f"{option} is an option of cw's own programs.*--Xmaster or --Xworkers"
+        ):
+            plan._replace(batch_options=[option]).check()
+
+
 def test_a_plan_comes_back_from_what_was_noted_of_it_also_by_older_versions():
     plan = Plan("x", 3, worker_options=["--qos=long"], foreign_master="h:1")
     assert load_plan(plan._asdict()) == plan

@@ -23,6 +23,28 @@ def test_the_programs_of_a_script_find_their_cluster_and_no_other(monkeypatch):
     assert shown(Plan("x", 1, foreign_master="h:1")) == "x /home of/x h:1 "
 
 
+def run_with_setup(*lines):
+    script = "\n".join([*shell_lines.setup(Plan("x", 1, setup=lines)), 'echo "program: $A"', "f"])
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+
+
+def test_lines_of_the_user_run_before_the_program_in_its_shell():
+    done = run_with_setup("export A='it is'", 'f() { echo "a function $#"; }', "cd / # and so on")
+    assert (done.stdout, done.stderr, done.returncode) == ("program: it is\na function 0\n", "", 0)
+    assert shell_lines.setup(Plan("x", 1)) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [("(exit 3)", 3), ("exit 4", 4), ("exit 0", 1), ("no-such-program x", 127), ("echo 'x", 2)],
+)
+def test_a_line_of_the_user_that_fails_ends_the_job_and_is_named(line, status):
+    done = run_with_setup("A=1", line, "echo not reached")
+    assert done.returncode == status
+    said = 0 if line == "exit 0" else status
+    assert done.stdout == f"{shell_lines.SETUP_FAILED} (exit status {said}): {line}\n"
+
+
 @pytest.mark.parametrize(
     ("kill_wait", "grace"), [(30.0, "20"), (90.0, "20"), (15.0, "10"), (6.0, "2"), (3.0, "0")]
 )

@@ -31,13 +31,13 @@ class ClusterOptions(NamedTuple):
     docker_image: str | None = None
     docker_args: str | Sequence[str] | None = ()
     """Arguments of `docker run`: a list, or one text as a shell would read it."""
-    isolated: bool = False
+    isolated: bool | None = None
     time: str | None = None
     partition: str | None = None
     mem_per_cpu: str | None = None
     name: str | None = None
-    local_master: bool = False
-    renew: bool = False
+    local_master: bool | None = None
+    renew: bool | None = None
     apptainer_image: str | None = None
     apptainer_args: str | Sequence[str] | None = ()
     verbose: bool = False
@@ -47,6 +47,17 @@ class ClusterOptions(NamedTuple):
     """Number of nodes of which all CPUs are slots, in place of `nworkers`."""
     idle: float | None = None
     """Time after which a worker with nothing to do ends (seconds); 0: never."""
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    exclude: str | None = None
+    batch_options: Sequence[str] = ()
+    """Options of sbatch for both jobs, the master's and the workers'."""
+    setup: str | Sequence[str] | None = ()
+    """Lines of shell that run in both jobs before the program: 'module load gcc'; a list, or one text."""
+    profile: str | None = None
+    """Name of a profile in ~/.cw/slurm.toml."""
 
     def check_roles(self) -> None:
         """Raise ValueError if there is nothing to start."""
@@ -58,6 +69,9 @@ class ClusterOptions(NamedTuple):
         arguments = getattr(self, field) or ()
         if isinstance(arguments, str) and field in _LINES:
             return split_line(arguments)
+        if field == "setup":  # each line by itself: one that fails in the middle is noticed
+            texts = [arguments] if isinstance(arguments, str) else arguments
+            return [line for text in texts for line in str(text).splitlines() if line.strip()]
         if isinstance(arguments, str):  # Also a sequence, of letters.
             raise TypeError(f"{field} is a list of arguments: [{arguments!r}], not {arguments!r}")
         return [str(argument) for argument in arguments]
@@ -69,7 +83,8 @@ class ClusterOptions(NamedTuple):
 
 FOR_SLURM = (
     "docker_image", "docker_args", "isolated", "time", "partition", "mem_per_cpu", "name", "local_master", "renew",
-    "apptainer_image", "apptainer_args", "piece", "nodes", "idle",
+    "apptainer_image", "apptainer_args", "piece", "nodes", "idle", "account", "qos", "constraint", "reservation",
+    "exclude", "batch_options", "setup", "profile",
 )  # fmt: skip
 """Fields that describe Slurm's jobs."""
 

@@ -67,6 +67,18 @@ class Plan(NamedTuple):
     """Number of nodes of which all CPUs are slots; 0: the user gave the number of slots."""
     idle: float = 0.0
     """Time after which a worker with nothing to do ends (seconds); 0: never."""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    reservation: str = ""
+    exclude: str = ""
+    """Nodes that no job may get."""
+    batch_options: Sequence[str] = ()
+    """The batch system's options for the jobs of both roles; those of one role follow, and count."""
+    setup: Sequence[str] = ()
+    """Lines of shell that run in each job before cw's program."""
+    profile: str = ""
+    """Name of the profile of the user's settings that was chosen."""
 
     @property
     def sought_cluster(self) -> str:
@@ -115,9 +127,15 @@ class Plan(NamedTuple):
             raise ValueError("a Docker image and an Apptainer image: give one of them")
         if (self.docker_args and not self.docker_image) or (self.apptainer_args and not self.apptainer_image):
             raise ValueError("arguments for a container, but no image: give the image too")
+        for option in self.batch_options:
+            if option.partition("=")[0] in PROGRAM_OPTIONS["master"] | PROGRAM_OPTIONS["worker"]:
+                raise ValueError(
+                    f"{option} is an option of cw's own programs, and not for both jobs: "
+                    "give it by --Xmaster or --Xworkers (master_options=, worker_options=)"
+                )
 
     def _options(self, role: str) -> Sequence[str]:
-        return self.master_options if role == "master" else self.worker_options
+        return [*self.batch_options, *(self.master_options if role == "master" else self.worker_options)]
 
 
 class ScriptRequest(NamedTuple):

@@ -1,6 +1,7 @@
 """Lines of batch scripts that are the same in all batch systems: exports, and the commands of cw's programs.
 
 head             first lines: the script's purpose, and the environment of its programs
+setup            the user's own lines; the first that fails ends the job
 sidecar          a program beside the job                              (cw.slurm.sidecar)
 master_command, worker_command     the programs themselves; the worker in a container, if one is wanted
 
@@ -29,6 +30,27 @@ def head(plan: Plan, what: str) -> list[str]:
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
     foreign = [f"export CW_MASTER={shlex.quote(plan.foreign_master)}"] if plan.foreign_master else []
     return ["#!/bin/bash", f"# {what}", "unset CW_MASTER", f"export {exports}", *foreign]
+
+
+def setup(plan: Plan) -> list[str]:
+    """Return the user's own lines, which run in the script's shell. The first that fails ends the job; SETUP_FAILED and
+    its text are then the last line of the job's log. (It may also call `exit`: the trap sees that, too.)"""
+    if not plan.setup:
+        return []
+    lines = [f'CW_SETUP={shlex.quote(line)}; eval "$CW_SETUP" || exit' for line in plan.setup]
+    return [_SETUP_TRAP, *lines, "trap - EXIT; unset -f setup_ended; unset CW_SETUP"]
+
+
+SETUP_FAILED = "cw: a line of --setup failed"
+"""Beginning of a log's line, by which launchers know it."""
+
+_SETUP_TRAP = f"""\
+setup_ended() {{
+    local status=$?
+    echo "{SETUP_FAILED} (exit status $status): $CW_SETUP"
+    exit $((status ? status : 1))
+}}
+trap setup_ended EXIT"""
 
 
 def sidecar(verb: str, request: ScriptRequest, *arguments: str) -> str:

@@ -65,6 +65,7 @@ def master_script(request: ScriptRequest) -> Script:
     lines = [
         *shell_lines.head(plan, f'The master of the cw cluster "{plan.name}".'),
         f'export {VARIABLE}="slurm/$SLURM_CLUSTER_NAME/$SLURM_JOB_ID"',
+        *shell_lines.setup(plan),
         *shell_lines.renewal(request),
         f"{shell_lines.sidecar('watch', request)} --parent $$ &",  # this shell becomes the master
         f"exec {shell_lines.master_command(plan)}",
@@ -91,6 +92,7 @@ def worker_script(request: ScriptRequest) -> Script:
     what = f'Workers of the cw cluster "{plan.name}": one a node, with as many slots as tasks there.'
     lines = [
         *shell_lines.head(plan, what),
+        *shell_lines.setup(plan),
         *shell_lines.renewal(request),
         f"export CW_LOGS={shlex.quote(request.logs)}",
         _PREPARE,
@@ -156,7 +158,9 @@ def _script(request: ScriptRequest, arguments: Sequence[str], lines: Sequence[st
         "--open-mode=append", f"--chdir={request.logs}", "--export=ALL", "--requeue", "--no-kill",
     ]  # fmt: skip
     dependency = f"afterany:{request.follows}" if request.follows else ""
-    given = (("time", plan.time), ("partition", plan.partition), ("dependency", dependency))
+    given = (("time", plan.time), ("partition", plan.partition), ("account", plan.account), ("qos", plan.qos),
+             ("constraint", plan.constraint), ("reservation", plan.reservation), ("exclude", plan.exclude),
+             ("dependency", dependency))  # fmt: skip
     common += [f"--{option}={value}" for option, value in given if value]
     begin = [f"--begin=now+{request.delay}"] if request.delay else []
     return Script("sbatch", [*common, *arguments, *begin], "\n".join(lines) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from argparse import ArgumentParser, BooleanOptionalAction
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +41,8 @@ def _run_start(options: Any) -> int:
     given |= {"nworkers": count, "master": master, "workers": workers}
     for field in ("docker_args", "apptainer_args"):
         given[field] = [word for text in given[field] for word in split_line(text)]
-    wanted = ClusterOptions(**given, master_options=options.Xmaster, worker_options=options.Xworkers)
+    wanted = ClusterOptions(**given, master_options=options.Xmaster, worker_options=options.Xworkers,
+                            batch_options=options.X)  # fmt: skip
     plan = starting.make_plan(wanted)
     if options.dry_run:
         _print_scripts(starting.with_nodes(plan), master, workers)
@@ -168,16 +170,15 @@ def _parse_arguments() -> Any:
     add("-M", "--without-master", action="store_true", help="start: only workers, for a master that runs already. "
         "stop: only the workers")  # fmt: skip
     add("-W", "--without-workers", action="store_true", help="start, stop: only the master")
-    add("-i", "--isolated", action="store_true", help="one slot per node")
-    add("--time", metavar="LIMIT", help="time limit of the jobs, in sbatch's form: 30 (minutes), 2:00:00")
-    add("--partition", metavar="NAME", help="partition of Slurm")
-    add("--mem-per-cpu", metavar="SIZE", help="memory of each slot, such as 4G")
-    add("--renew", action="store_true", help="let a new job follow each one that ends, until stop")
+    add("-i", "--isolated", action=BooleanOptionalAction, help="one slot per node")
+    add("--renew", action=BooleanOptionalAction, help="let a new job follow each one that ends, until stop")
     add("--name", help="name of the cluster, if it is a second one (default: CW_CLUSTER, or 'default')")
-    add("--local-master", action="store_true", help="run the master on this machine, the workers in Slurm")
-    for name, whose in (("master", "master's"), ("workers", "workers'")):
-        add(f"--X{name}", action="append", default=[], metavar="ARG",
-            help=f"argument of sbatch for the {whose} job; may be repeated")  # fmt: skip
+    add(
+        "--local-master",
+        action=BooleanOptionalAction,
+        help="run the master on this machine, the workers in Slurm",
+    )
+    _add_options_of_sbatch(parser)
     add("-d", "--docker-image", metavar="IMAGE", help="run the workers in this Docker image, which has cw")
     add(
         "--docker-args",
@@ -213,12 +214,31 @@ def _add_pieces(parser: Any) -> None:
         "never)")  # fmt: skip
 
 
+def _add_options_of_sbatch(parser: ArgumentParser) -> None:
+    """Add what is said to sbatch, for both jobs or one."""
+    add = parser.add_argument
+    add("--profile", metavar="NAME", help="take options from [profiles.NAME] in ~/.cw/slurm.toml, too")
+    add("--time", metavar="LIMIT", help="time limit of the jobs, in sbatch's form: 30 (minutes), 2:00:00")
+    add("--mem-per-cpu", metavar="SIZE", help="memory of each slot, such as 4G")
+    add("--partition", metavar="NAME", help="partition of Slurm")
+    add("--account", metavar="NAME", help="account that is charged")
+    add("--qos", metavar="NAME", help="quality of service")
+    add("--constraint", metavar="FEATURES", help="only nodes with these features")
+    add("--reservation", metavar="NAME", help="reservation to use")
+    add("--exclude", metavar="NODES", help="no job gets one of these nodes")
+    for name, whose in (("", "both jobs"), ("master", "the master's job"), ("workers", "the workers' job")):
+        add(f"--X{name}", action="append", default=[], metavar="ARG",
+            help=f"argument of sbatch for {whose}; may be repeated")  # fmt: skip
+    add("--setup", action="append", default=[], metavar="LINE",
+        help="line of shell that runs in both jobs first: 'module load gcc'; may be repeated")  # fmt: skip
+
+
 def _joined(arguments: list[str]) -> list[str]:
     """Join options for other programs with their values, so that `--Xworkers --time=1:00` works as it stands."""
     joined: list[str] = []
     given = iter(arguments)
     for argument in given:
-        if argument in ("--Xmaster", "--Xworkers", "--docker-args", "--apptainer-args"):
+        if argument in ("--X", "--Xmaster", "--Xworkers", "--setup", "--docker-args", "--apptainer-args"):
             argument = "=".join([argument, *[value for value in [next(given, None)] if value is not None]])
         joined.append(argument)
     return joined

@@ -24,7 +24,7 @@ from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError, Lifeline
 from cw.launch.options import ClusterOptions, takes
 from cw.net import address
-from cw.slurm import ending, finding, pieces, scaling, submitted, used
+from cw.slurm import ending, finding, job_logs, pieces, scaling, submitted, used
 from cw.slurm.starting import SlurmCluster, make_plan, start_plan
 from cw.slurm.submitted import BatchJob, State
 
@@ -108,7 +108,7 @@ def status(name: str | None = None) -> Status | None:
         rows = state.rows()
     except LaunchError as error:
         problem = str(error)
-    jobs = [_job_status(job, rows.get(job.ident), problem) for job in state.jobs]
+    jobs = [_job_status(state, job, rows.get(job.ident), problem) for job in state.jobs]
     local = ""
     if state.local:
         local = f"process {state.local['processes'][0][0]} on {state.local['host']}"
@@ -127,13 +127,15 @@ def status(name: str | None = None) -> Status | None:
     )
 
 
-def _job_status(job: BatchJob, row: ListedJob | None, problem: str) -> JobStatus:
+def _job_status(state: State, job: BatchJob, row: ListedJob | None, problem: str) -> JobStatus:
     if row is None:
         is_new = time.time() - job.at < State.system.list_seconds
         words = "was submitted" if is_new else "is not known" if problem else "is not in the queue any more"
+        words = job_logs.with_failure(state, job, words, not is_new)
         return JobStatus(job.ident, job.role, words, "", None, job.slots, is_new or bool(problem))
     left = row.time_left(time.time())
-    return JobStatus(job.ident, job.role, row.describe(), row.nodes, left, job.slots, row.is_active)
+    words = job_logs.with_failure(state, job, row.describe(), not row.is_active)
+    return JobStatus(job.ident, job.role, words, row.nodes, left, job.slots, row.is_active)
 
 
 def scale(nworkers: int, name: str | None = None) -> str:

@@ -16,6 +16,7 @@ from cw.launch.launcher import LaunchError
 from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
+from cw.slurm import job_logs
 from cw.slurm.submitted import BatchJob, State
 
 logger = EventLogger("cw.slurm")
@@ -51,11 +52,10 @@ def look_at(state: State, job: BatchJob) -> tuple[str, bool]:
         return f"{job} ({job.role}) was submitted", False
     if row is None:
         is_new = found.asked_at - job.at < State.system.list_seconds
-        return (
-            f"{job} ({job.role}) {'was submitted' if is_new else 'is not in the queue any more'}",
-            not is_new,
-        )
-    return f"{job} ({job.role}) {row.describe()}", not row.is_active
+        words, has_ended = "was submitted" if is_new else "is not in the queue any more", not is_new
+    else:
+        words, has_ended = row.describe(), not row.is_active
+    return f"{job} ({job.role}) {job_logs.with_failure(state, job, words, has_ended)}", has_ended
 
 
 def is_local_elsewhere(state: State) -> bool:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from cw.launch import status_client
 from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError
-from cw.slurm import finding, submitted
+from cw.slurm import finding, job_logs, submitted
 from cw.slurm.submitted import BatchJob, State
 
 BURST = 8
@@ -91,31 +91,33 @@ def look_at(state: State, jobs: Sequence[BatchJob], must_answer: bool = False) -
             (found.running if row.is_active else found.ended).append(job)
             if row.is_running and 0 < row.start < now - JOIN_SECONDS:
                 found.joined.append(job)
-    return found._replace(text=_in_words(found, jobs, rows, now))
+    return found._replace(text=_in_words(state, found, rows, now))
 
 
-def _in_words(found: Found, jobs: Sequence[BatchJob], rows: Mapping[int, ListedJob], now: float) -> str:
+def _in_words(state: State, found: Found, rows: Mapping[int, ListedJob], now: float) -> str:
     """Describe the pieces: those that run in a number, of the others one each."""
+    jobs = [*found.running, *found.waiting, *found.ended, *found.unknown]
     described = []
     for some, verb in (
         (found.waiting, "wait"), (found.ended, "ended"), (found.unknown, "are not known yet"),
         ([] if len(jobs) > 1 else found.running, "run"),
     ):  # fmt: skip
         if some:
-            first = f"{some[0]} (workers) {_state_in_words(some[0], rows.get(some[0].ident), now)}"
+            first = f"{some[0]} (workers) {_state_in_words(state, some[0], rows.get(some[0].ident), now)}"
             described.append(first if len(jobs) == 1 else f"{len(some)} {verb}: {first}")
     if len(jobs) == 1:
         return described[0]
     return "; ".join([f"{len(found.running)} of {len(jobs)} pieces run", *described])
 
 
-def _state_in_words(job: BatchJob, row: ListedJob | None, now: float) -> str:
+def _state_in_words(state: State, job: BatchJob, row: ListedJob | None, now: float) -> str:
     if row is None:
         is_new = now - job.at < State.system.list_seconds
-        return "was submitted" if is_new else "is not in the queue any more"
+        words = "was submitted" if is_new else "is not in the queue any more"
+        return job_logs.with_failure(state, job, words, not is_new)
     if row.is_waiting and now < row.start < now + FAR_SECONDS:
         return f"{row.describe()}; expected start: {clock(row.start, now)}"
-    return row.describe()
+    return job_logs.with_failure(state, job, row.describe(), not row.is_active)
 
 
 def clock(at: float, now: float) -> str:

@@ -19,8 +19,8 @@ from cw.launch.options import ClusterOptions
 from cw.launch.plan import Plan
 from cw.net import address
 from cw.net.sockets import SILENCE
-from cw.slurm import ending, finding, pieces, submitted, unused
-from cw.slurm.submitted import BatchJob, State
+from cw.slurm import ending, finding, job_logs, pieces, profiles, submitted, unused
+from cw.slurm.submitted import State
 
 logger = EventLogger("cw.slurm")
 
@@ -38,9 +38,6 @@ unless the user says otherwise. Longer: a forgotten cluster holds its nodes. Sho
 LOOK_SECONDS = 0.1
 """Time between looks for a master's address file (seconds)."""
 
-LOG_TAIL = 1500
-"""Number of bytes of a log that an error's text shows."""
-
 
 class SlurmCluster(Cluster):
     """A cluster in Slurm. `slots`: number of slots requested; `connected`: number connected at its start."""
@@ -52,10 +49,11 @@ class SlurmCluster(Cluster):
 
 
 def make_plan(options: ClusterOptions) -> Plan:
-    """Make the plan of `cw.slurm.start` with these options. Raises TypeError, ValueError."""
+    """Make the plan of `cw.slurm.start` with these options and the user's settings. Raises TypeError, ValueError."""
     options.check_roles()
     if options.local_master and not options.master:
         raise ValueError("a local master and no master: give one of them")
+    options = profiles.fill(options)
     piece, nodes = (_check_count(name, getattr(options, name)) for name in ("piece", "nodes"))
     if nodes and options.nworkers is not None:
         raise ValueError("a number of slots and a number of nodes: give one of them")
@@ -64,7 +62,7 @@ def make_plan(options: ClusterOptions) -> Plan:
     plan = Plan(
         name=options.name or address.cluster_name(),
         slots=0 if nodes else launcher.check_nworkers(options.nworkers),
-        is_isolated=options.isolated,
+        is_isolated=bool(options.isolated),
         time=str(options.time or ""),
         partition=options.partition or "",
         mem_per_cpu=str(options.mem_per_cpu or ""),
@@ -74,12 +72,20 @@ def make_plan(options: ClusterOptions) -> Plan:
         docker_args=options.list_of("docker_args"),
         apptainer_image=options.apptainer_image or "",
         apptainer_args=options.list_of("apptainer_args"),
-        is_renewed=options.renew,
-        has_local_master=options.local_master,
+        is_renewed=bool(options.renew),
+        has_local_master=bool(options.local_master and options.master),
         verbose=options.verbose,
         piece=piece,
         nodes=nodes,
         idle=_idle_seconds(options),
+        account=options.account or "",
+        qos=options.qos or "",
+        constraint=options.constraint or "",
+        reservation=options.reservation or "",
+        exclude=options.exclude or "",
+        batch_options=options.list_of("batch_options"),
+        setup=options.list_of("setup"),
+        profile=options.profile or "",
     )
     plan.check()
     State.system.check_options([*plan.system_options("master"), *plan.system_options("worker")])
@@ -270,7 +276,7 @@ def _wait_for_master(state: State, report: Callable[[str], None]) -> status_clie
         if jobs and time.monotonic() - began > FIRST_LOOK_SECONDS:
             text, has_failed = finding.look_at(state, jobs[-1])
             if has_failed:
-                raise LaunchError(text + _tail(state, jobs[-1]))
+                raise LaunchError(text + job_logs.tail(state, jobs[-1]))
             if text != reported and not text.endswith((" runs", "was submitted")):
                 reported = text
                 report(text)
@@ -316,21 +322,10 @@ def _wait_for_slots(
         if seconds > FIRST_LOOK_SECONDS:
             found = pieces.look_at(state, jobs)
             if len(found.ended) == len(jobs):
-                raise LaunchError(found.text + _tail(state, jobs[-1]))
+                raise LaunchError(found.text + job_logs.tail(state, jobs[-1]))
             is_known = not found.unknown or seconds > SLOTS_SECONDS + State.system.list_seconds
             is_all_that_may_come = connected >= sum(job.slots for job in found.running + found.unknown)
             if is_known and (seconds > SLOTS_SECONDS or is_all_that_may_come):
                 return connected, found.text
         _check_is_wanted(state)
         time.sleep(LOOK_SECONDS)
-
-
-def _tail(state: State, job: BatchJob) -> str:
-    """Return the ends of a job's logs, for an error's text."""
-    found = ""
-    for entry in sorted(os.listdir(state.logs)):
-        if str(job.ident) in entry:
-            with open(os.path.join(state.logs, entry), "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
-                found += f"\n{file.name} ends with:\n{file.read().decode(errors='replace').strip()}"
-    return found or f"; it has left no log in {state.logs} (do the nodes see that directory?)"
