@@ -44,6 +44,13 @@ class Row(NamedTuple):
     def has_lost_allocation(self):
         return self.state == "taken away"
 
+    @property
+    def can_never_start(self):
+        return self.state == "waiting for ever"
+
+    def is_called(self, ident):
+        return ident == str(self.ident)
+
     def describe(self):
         return f"is {self.state}"
 

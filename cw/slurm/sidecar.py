@@ -111,9 +111,9 @@ def _classify_losses(name: str) -> None:
 def is_forgivable(lost: dict[str, Any], found: Listing) -> bool:
     """True if the batch system says that this worker was lost with its node or its allocation."""
     location = Location.parse(lost["location"])
-    if location.system != State.system.name or not location.node or not location.job.isdigit():
+    if location.system != State.system.name or not location.node:
         return False
-    row = found.rows.get(int(location.job))
+    row = next((row for row in found.rows.values() if row.is_called(location.job)), None)
     if row is None or found.asked_at < lost["at"]:
         return False
     if row.has_lost_allocation or row.start > lost["at"]:  # (restarted since)

@@ -1,4 +1,4 @@
-"""Requests to Slurm: its programs, the queue, and its states and reasons in words.
+"""Requests to Slurm: its programs, and the queue.
 
     call("sbatch", ...)     a program of Slurm; its own message becomes the error's text
     listing(), ...          squeue, at most once in 15 seconds for all of the user's scripts together
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cw import userdir
 from cw.launch.launcher import LaunchError
+from cw.slurm import reasons
 
 if TYPE_CHECKING:
     import subprocess
@@ -70,53 +71,6 @@ _LOST_ALLOCATION = frozenset(
 )  # fmt: skip
 """States of a Slurm job whose workers were lost through no fault of cw's jobs; in the last four it waits (again)."""
 
-_STATES = {
-    "PENDING": "waits in the queue", "RUNNING": "runs", "CONFIGURING": "its nodes are being made ready",
-    "COMPLETING": "is ending", "SUSPENDED": "is suspended", "STOPPED": "is stopped", "REQUEUED": "was requeued",
-    "REQUEUE_HOLD": "was requeued and is held", "SPECIAL_EXIT": "was requeued and is held",
-    "COMPLETED": "has ended", "CANCELLED": "was cancelled", "FAILED": "has failed",
-    "TIMEOUT": "ran into its time limit", "PREEMPTED": "was preempted by another job",
-    "NODE_FAIL": "ended because a node failed", "OUT_OF_MEMORY": "ran out of memory (--mem-per-cpu gives more)",
-    "BOOT_FAIL": "ended because a node did not boot", "DEADLINE": "ended at its deadline", "REVOKED": "was revoked",
-}  # fmt: skip
-
-_REASONS = {
-    "Priority": "others are before it", "Resources": "no nodes are free for it", "Dependency": "it follows another job",
-    "BeginTime": "its time to begin has not come", "JobHeldUser": "you hold it: scontrol release",
-    "JobHeldAdmin": "an administrator holds it", "PartitionDown": "its partition is down",
-    "PartitionInactive": "its partition is inactive", "Licenses": "a licence is not free",
-    "PartitionNodeLimit": "its partition never gives that many nodes: ask for fewer",
-    "PartitionTimeLimit": "its partition never gives that much time: give a shorter --time",
-    "PartitionConfig": "its partition never gives that: ask for less, or another --partition",
-    "ReqNodeNotAvail": "nodes that it needs are not available", "NodeDown": "a node that it needs is down",
-    "JobLaunchFailure": "Slurm could not start it: is the directory of its logs seen by the nodes?",
-    "job requeued in held state": "Slurm holds it: see its log, then scontrol release",
-    "launch failed requeued held": "Slurm could not start it, and holds it: see its log, then scontrol release",
-    "InvalidAccount": "its account is not valid: give another --account",
-    "InvalidQOS": "its QOS is not valid: give another --qos",
-    "Nodes required for job are DOWN": "nodes that it needs are down, drained or reserved",
-    "DependencyNeverSatisfied": "what it follows never ends as it should: stop, and start again",
-    "user env retrieval failed requeued held": "Slurm could not start it, and holds it: scontrol release",
-    "NonZeroExitCode": "its program failed: see its log", "OutOfMemory": "out of memory",
-    "TimeLimit": "time limit", "Reservation": "its reservation has not begun", "BadConstraints": "no node is like that",
-}  # fmt: skip
-_SAYS_ALL = frozenset(
-    {
-        "RUNNING",
-        "COMPLETED",
-        "CANCELLED",
-        "COMPLETING",
-        "TIMEOUT",
-        "OUT_OF_MEMORY",
-        "NODE_FAIL",
-        "PREEMPTED",
-        "DEADLINE",
-    }
-)
-"""States that need no reason."""
-
-_LIMITS = re.compile(r"(QOS|Assoc)\w*(Limit|Max|Grp)|^(MaxCpuPer|MaxMemPer|MaxJobs|MaxNodePer)")
-
 
 class Row(NamedTuple):
     """One of the user's jobs, as squeue lists it."""
@@ -131,10 +85,23 @@ class Row(NamedTuple):
     nodes: str
     """Slurm's list, such as 'n[1-3,7]'."""
     name: str
+    label: str = ""
+    """Its id as squeue shows it, if that is another: '12_3', a task of the array 12; '12_[4-7]', tasks that wait."""
 
     @property
     def is_active(self) -> bool:
         return self.state in ACTIVE
+
+    @property
+    def can_never_start(self) -> bool:
+        return self.is_waiting and reasons.is_final(self.reason)
+
+    def is_called(self, ident: str) -> bool:
+        """True if this is the job with that id: '4711', or '12_3', which may be one of the tasks that wait."""
+        array, _, task = ident.partition("_")
+        return ident in (str(self.ident), self.label or None) or (
+            bool(task) and self.label.startswith(f"{array}_[") and task in _waiting_tasks(self.label)
+        )
 
     @property
     def is_waiting(self) -> bool:
@@ -155,15 +122,19 @@ class Row(NamedTuple):
 
     def describe(self) -> str:
         """Describe state and reason in words."""
-        words = _STATES.get(self.state, f"is in the state {self.state}")
-        if self.reason in ("", "None") or self.state in _SAYS_ALL:
-            return words
-        why = _REASONS.get(self.reason.partition(",")[0].strip("()"))
-        if why is not None:
-            why = why.replace("scontrol release", f"scontrol release {self.ident}")
-        if why is None and _LIMITS.search(self.reason):
-            why = "a limit of your account or its QOS is reached"
-        return f"{words}: {why} ({self.reason})" if why else f"{words} ({self.reason})"
+        return reasons.describe(self.state, self.reason, self.label or str(self.ident))
+
+
+@functools.lru_cache(maxsize=256)
+def _waiting_tasks(label: str) -> frozenset[str]:
+    """Return the numbers in the label of an array's waiting tasks: '12_[1,4-7,10-20:5%2]', of which 2 may run at once.
+    (Slurm shortens a long one, with dots at its end.)"""
+    found: set[str] = set()
+    for first, last, step in re.findall(
+        r"(\d+)(?:-(\d+)(?::(\d+))?)?", label.partition("[")[2].partition("%")[0]
+    ):
+        found.update(map(str, range(int(first), int(last or first) + 1, int(step or 1))))
+    return frozenset(found)
 
 
 class Listing(NamedTuple):
@@ -333,15 +304,15 @@ def listing(cluster: str = "") -> Listing:
 def _ask(cluster: str) -> dict[int, Row]:
     # The name comes last: it may contain anything.
     output = call("squeue", "-h", "-t", "all", "-u", str(os.getuid()), *of_cluster(cluster),
-                  "-o", "%i|%T|%r|%S|%e|%N|%j")  # fmt: skip
+                  "-o", "%A|%i|%T|%r|%S|%e|%N|%j")  # fmt: skip
     rows = {}
     for line in output.splitlines():
-        fields = line.split("|", 6)
-        if len(fields) == 7 and fields[0].isdigit() and fields[6].startswith(NAME_PREFIX):
-            ident, state, reason, start, end, nodes, name = fields
-            rows[int(ident)] = Row(
-                int(ident), state, reason[:200], _time(start), _time(end), nodes[:4000], name[:200]
-            )
+        fields = line.split("|", 7)
+        if len(fields) == 8 and fields[0].isdigit() and fields[7].startswith(NAME_PREFIX):
+            # Tasks of an array have ids of their own (%A), as SLURM_JOB_ID in them; those that wait share one row.
+            ident, label, state, reason, start, end, nodes, name = fields
+            rows[int(ident)] = Row(int(ident), state, reason[:200], _time(start), _time(end), nodes[:4000], name[:200],
+                                   "" if label == ident else label[:200])  # fmt: skip
     kept = sorted(rows.values(), key=lambda row: (row.is_active, row.ident))[-ROWS_KEPT:]
     return {row.ident: row for row in kept}
 

@@ -274,6 +274,7 @@ def _wait_for_master(state: State, report: Callable[[str], None]) -> status_clie
             return status
         jobs = state.of_role("master")
         if jobs and time.monotonic() - began > FIRST_LOOK_SECONDS:
+            finding.check_may_start(state)
             text, has_failed = finding.look_at(state, jobs[-1])
             if has_failed:
                 raise LaunchError(text + job_logs.tail(state, jobs[-1]))
@@ -320,6 +321,7 @@ def _wait_for_slots(
         if connected >= wanted:
             return connected, ""
         if seconds > FIRST_LOOK_SECONDS:
+            finding.check_may_start(state)
             found = pieces.look_at(state, jobs)
             if len(found.ended) == len(jobs):
                 raise LaunchError(found.text + job_logs.tail(state, jobs[-1]))
