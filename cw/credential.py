@@ -25,7 +25,7 @@ import shlex
 import stat
 from collections.abc import Iterable
 
-from cw import program, userdir
+from cw import advice, program, userdir
 from cw.errors import Error
 from cw.program import UserError
 
@@ -67,7 +67,7 @@ class Credential:
         except ValueError:
             raise CredentialError(
                 f"{path} is no credential (one certificate and its private key): "
-                "copy it again, or make a new one with `python -m cw.credential --new`"
+                f"copy it again, or make a new one with `{advice.module('credential', '--new')}`"
             ) from None
         self.path = path
         self.pem = pem
@@ -98,8 +98,9 @@ def load() -> Credential:
         raise CredentialError(str(error)) from None
     if pem is None:
         raise CredentialMissing(
-            f"there is no credential at {path}: a master makes it where it runs (python -m cw.master); copy it "
-            "from there if this machine does not share that directory (`python -m cw.credential --copy` says how)"
+            f"there is no credential at {path}: a master makes it where it runs ({advice.elsewhere('master')}); "
+            "copy it from there if this machine does not share that directory "
+            f"(`{advice.elsewhere('credential', '--copy', 'HOST')}`, run there, says how)"
         )
     return Credential(path, pem)
 
@@ -146,7 +147,8 @@ def _read(path: str) -> bytes | None:
         if status.st_mode & 0o077:
             raise CredentialError(
                 f"the credential {path} is open to other users (mode {stat.S_IMODE(status.st_mode):04o}): run "
-                f"`chmod 600 {shlex.quote(path)}`, or if they may have read it, `python -m cw.credential --new`"
+                f"`chmod 600 {shlex.quote(path)}`, or if they may have read it, "
+                f"`{advice.module('credential', '--new')}`"
             )
         return os.read(descriptor, MAX_FILE_SIZE)
     finally:

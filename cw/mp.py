@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from cw import credential, guard, program
+from cw import advice, credential, guard, program
 from cw.cpus import usable_cpus
 from cw.errors import StartRefused
 from cw.events import EventLogger
@@ -246,7 +246,9 @@ def _start_noted(plan: _Plan, lifeline: Lifeline | None = None) -> Cluster:
     with local_state.locked() as state:
         running = state.running()
         if running and ("master" in plan.roles or "worker" in running):
-            raise LaunchError(f"{state.describe()}: use it, or stop it first (`python -m cw.mp stop`)")
+            raise LaunchError(
+                f"{state.describe()}: use it, or stop it first (`{advice.module('mp', 'stop')}`)"
+            )
         if not running:
             state.clear()
             state.logs = launcher.make_logs(os.path.join(local_state.directory(), "started"))
@@ -344,7 +346,7 @@ def main() -> int:
     except StartRefused as error:
         raise program.UserError(str(error)) from None
     print(
-        f"{program.count(cluster.slots, 'slot')} on this machine, until `python -m cw.mp stop`; "
+        f"{program.count(cluster.slots, 'slot')} on this machine, until `{advice.module('mp', 'stop')}`; "
         f"logs in {cluster.logs}",
         file=sys.stderr,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cw import mp, slurm  # noqa: F401  (their masters are found, too)
+from cw import advice, mp, slurm  # noqa: F401  (their masters are found, too)
 from cw.errors import ConnectionError
 from cw.net import address
 from cw.observer.looking import Observer
@@ -47,6 +47,6 @@ def why_not(observer: Observer) -> str:
         return f"the master at {observer.where} shows nothing: {observer.reason}"
     tried = "; ".join(f"{where}: {error.strerror or error}" for where, error in observer.failures)
     return (
-        f"no master answers ({tried}): start a cluster (`cw local`, `cw slurm start -n 32`), or say where it is "
-        "(host=, CW_MASTER)"
+        f"no master answers ({tried}): start a cluster (`{advice.command('local')}`, "
+        f"`{advice.command('slurm', 'start', '-n', '32')}`), or say where it is (host=, CW_MASTER)"
     )

@@ -22,7 +22,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, overload
 
-from cw import html, program
+from cw import advice, html, program
 from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.net import messages as m
@@ -337,7 +337,8 @@ def _print_output(results: Results, key: str) -> None:
     if len(found) != 1:
         what = "no result has" if not found else f"{len(found)} results have"
         raise program.UserError(
-            f"{what} a key that begins with {key!r}: `cw results {results.path} --jsonl` shows the keys"
+            f"{what} a key that begins with {key!r}: `{advice.command('results', results.path, '--jsonl')}` shows the "
+            "keys"
         )
     stdout, stderr = found[0].stdout, found[0].stderr
     if stdout is None or stderr is None:

@@ -106,7 +106,7 @@ FLOORS = [
     "net.address", "net.interfaces", "net.protocol", "net.wire", "net.batches", "net.memory", "net.objects",
     "net.messages", "net.peer_messages", "net.passing_messages", "net.output_messages", "net.observer_messages",
     "net.schema", "net.__init__",
-    "credential", "userdir", "program", "guard", "nested", "events",
+    "credential", "userdir", "program", "advice", "guard", "nested", "events",
     "html", "requirements", "needs", "errors", "cpus", "processes", "location", "version",
     "machine.memory", "machine.process_memory", "machine.oom", "machine.gpus", "machine.topology", "machine.batch_job",
     "machine.groups", "machine.__init__",

@@ -71,6 +71,17 @@ def test_what_both_jobs_need_is_said_of_both_and_one_may_differ():
         assert comments == (["--comment=all", "--comment=one"] if role == "master" else ["--comment=all"])
 
 
+def test_a_refusal_names_the_job_and_what_was_asked_for_it():
+    plan = Plan("x", 3, account="a b", worker_options=["--mem=1T"])
+    assert batch.worker_script(request("workers", plan)).what == (
+        "the job of the workers, with '--account=a b' --ntasks=3 --signal=28@65 --mem=1T"
+    )
+    assert (
+        batch.master_script(request("master", plan)).what
+        == "the job of the master, with '--account=a b' --ntasks=1"
+    )
+
+
 def test_a_successor_begins_when_the_job_before_it_has_ended_and_not_too_soon():
     own = {"dependency", "begin"}
     for changes, asked in (

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from cw import advice
 from cw.launch.launcher import LaunchError
 from cw.launch.plan import Plan
 from cw.net import address
@@ -80,17 +81,35 @@ def test_a_job_that_runs_without_its_workers_and_jobs_that_have_ended(slurm):
     )
     slurm.rows.clear()
     put(slurm, 2, "TIMEOUT")
-    assert (
-        "no job of the workers is in Slurm's queue any more: `cw slurm scale -n 1` submits one" in look().text
-    )
+    scale = advice.command("slurm", "scale", "-n", "1")
+    assert f"no job of the workers is in Slurm's queue any more: `{scale}` submits one" in look().text
 
 
-def test_clusters_of_other_masters_and_systems_that_do_not_answer_are_passed_over(slurm, monkeypatch):
+def test_clusters_of_other_masters_are_passed_over_and_systems_that_do_not_answer_are_told(
+    slurm, monkeypatch
+):
     assert batch_queue.look("127.0.0.1:7777") is None
     slurm.failure = "squeue: no answer"
-    assert look() is None
+    assert look().text == "Slurm does not say what became of its jobs (squeue: no answer)"
     monkeypatch.setattr(Answers, "is_installed", lambda self: False)
     assert look() is None
+
+
+def test_a_line_of_setup_that_failed_is_told(slurm, tmp_path):
+    with submitted.locked("default") as state:
+        state.plans["workers"] = state.plans["workers"]._replace(setup=["module load gcc"])
+        state.logs = str(tmp_path)
+        state.save()
+    put(slurm, 2, "FAILED")
+    (tmp_path / "workers-2.log").write_text(
+        "module: not found\ncw: a line of --setup failed (exit status 1): module\n"
+    )
+    assert "in Slurm's queue any more (a line of --setup failed (exit status 1): module): `" in look().text
+
+
+def test_how_a_cluster_gets_more_slots_is_known_of_its_own_launcher(slurm):
+    assert batch_queue.more_slots("127.0.0.1:5494") == advice.command("slurm", "scale", "-n", "8")
+    assert batch_queue.more_slots("127.0.0.1:7777") == ""
 
 
 def test_without_notes_nothing_is_asked(tmp_path, monkeypatch):

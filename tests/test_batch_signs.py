@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from cw import advice
 from cw.launch import batch_signs
 
 
@@ -34,8 +35,8 @@ def test_a_directory_of_a_batch_system_shows_it(tmp_path):
     assert batch_signs.find() == f"there is {tmp_path}/etc/slurm"
 
 
-@pytest.mark.parametrize(("sign", "how"), [("SLURM_CONF is set", "`cw slurm start -n 8`"),
-                                           ("qsub is on the PATH", "`python -m cw.master`")])  # fmt: skip
+@pytest.mark.parametrize(("sign", "how"), [("SLURM_CONF is set", f"`{advice.command('slurm', 'start', '-n', '8')}`"),
+                                           ("qsub is on the PATH", f"`{advice.module('master')}`")])  # fmt: skip
 def test_the_refusal_says_what_it_saw_and_what_to_do(sign, how):
     text = batch_signs.refusal(sign)
     assert f"({sign})" in text and how in text and "local=4" in text

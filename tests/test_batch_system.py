@@ -218,6 +218,15 @@ def test_clients_are_told_that_only_the_address_file_knows_the_port(state, table
     assert re.search(told, address.why_not_found())
 
 
+def test_a_job_that_can_never_start_is_told_with_the_reason(state, table):
+    finding.check_may_start(state)
+    table.set_state(2, "waiting for ever")
+    with pytest.raises(
+        LaunchError, match=r"^Table job 2 \(workers\) can never start: it is waiting for ever$"
+    ):
+        finding.check_may_start(state)
+
+
 def test_options_that_are_not_the_users_to_give_are_refused_before_anything_is_submitted(table):
     with pytest.raises(ValueError, match="--forbidden"):
         cw.slurm.start(2, worker_options=["--forbidden"])

@@ -16,6 +16,7 @@ from conftest import wait_until
 from programs import free_port
 
 import cw.mp
+from cw import advice
 from cw.cli.main import COMMANDS
 from cw.net import address
 from cw.version import VERSION
@@ -99,7 +100,7 @@ def test_without_a_cluster_it_names_each_command_and_the_next_one_to_type(run):
     for command in COMMANDS:
         assert re.search(rf"^  cw {command}\b", done.stdout, re.MULTILINE)
     assert done.stdout.splitlines()[-1].startswith(
-        "No cluster of yours was found. `cw local` starts one on this machine"
+        f"No cluster of yours was found. `{advice.command('local')}` starts one on this machine"
     )
 
 
@@ -249,7 +250,7 @@ def test_the_status_of_no_cluster_says_where_it_was_looked_for_and_what_to_do(ru
     assert done.returncode == 1
     # (Why there is none may differ: a test of the pages may have a master at that port, with another credential.)
     assert done.stdout.startswith("no master answers\n  localhost:5494 (nothing else is known): ")
-    assert "`cw local`" in done.stdout
+    assert f"`{advice.command('local')}`" in done.stdout
 
 
 def test_a_stranger_at_the_port_is_told_from_no_master_at_all(run):

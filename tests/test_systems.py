@@ -35,7 +35,7 @@ class Row(NamedTuple):
     process: subprocess.Popen
 
     nodes = "here"
-    is_waiting = False
+    is_waiting = can_never_start = False
 
     @property
     def is_running(self):
@@ -46,6 +46,9 @@ class Row(NamedTuple):
     @property
     def has_lost_allocation(self):
         return self.process.poll() == -signal.SIGKILL
+
+    def is_called(self, ident):
+        return ident == str(self.ident)
 
     def describe(self):
         return "runs" if self.is_running else f"has ended ({self.process.returncode})"

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from cw import mp, overview, program
+from cw import advice, mp, overview, program
 from cw.errors import ConnectionError
 from cw.launch import status_client
 from cw.net import address
@@ -65,7 +65,8 @@ def sentence() -> str:
         workers = program.count(len(found.status.workers), "worker")
         return (
             f"Your cluster: its master answers at {found.where}; {workers} with "
-            f"{program.count(found.status.slots, 'slot')}; {_jobs(found.status)}. `cw status` says more."
+            f"{program.count(found.status.slots, 'slot')}; {_jobs(found.status)}. "
+            f"`{advice.command('status')}` says more."
         )
     local = mp.status()
     if local is not None and "master" in local.running:
@@ -75,10 +76,12 @@ def sentence() -> str:
         )
     if found.is_known:
         return (
-            f"Your cluster does not answer: {found.reasons[0]}. (`cw local` starts another on this machine.)"
+            f"Your cluster does not answer: {found.reasons[0]}. (`{advice.command('local')}` starts another on this "
+            "machine.)"
         )
-    in_slurm = "; `cw slurm start -n 32`, one in Slurm" if State.system.is_installed() else ""
-    return f"No cluster of yours was found. `cw local` starts one on this machine{in_slurm}."
+    start = advice.command("slurm", "start", "-n", "32")
+    in_slurm = f"; `{start}`, one in Slurm" if State.system.is_installed() else ""
+    return f"No cluster of yours was found. `{advice.command('local')}` starts one on this machine{in_slurm}."
 
 
 def main() -> int:

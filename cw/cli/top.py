@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import Any
 
-from cw import program
+from cw import advice, program
 from cw.net import address
 
 RANGES = {"textual": ">=8,<9", "textual-serve": ">=1.1,<2", "aiohttp": ">=3.10,<4"}
@@ -28,7 +28,7 @@ def main() -> int:
         return _web(options)
     _need("textual")
     if not (sys.stdin.isatty() and sys.stderr.isatty()) and "TEXTUAL_DRIVER" not in os.environ:
-        raise program.UserError("this is no terminal: `cw top --once` prints the tables")
+        raise program.UserError(f"this is no terminal: `{advice.command('top', '--once')}` prints the tables")
     from cw.top.app import TopApp
     from cw.top.live import LiveSource
 
@@ -86,7 +86,7 @@ def _need(*packages: str) -> None:
         wanted = " ".join(f"'{name}{RANGES[name]}'" for name in packages)
         raise program.UserError(
             f"{missing[0]} is not installed: {sys.executable} -m pip install {wanted}"
-            " (`cw top --once` and `cw status` do without)"
+            f" (`{advice.command('top', '--once')}` and `{advice.command('status')}` do without)"
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 
-from cw import credential
+from cw import advice, credential
 from cw.errors import ConnectionError
 from cw.events import EventLogger
 from cw.net import address
@@ -134,6 +134,6 @@ def _no_master(failures: Failures, candidates: Sequence[address.Candidate]) -> C
     sources = dict.fromkeys(candidate.source for candidate in candidates)
     tried += [source for source in sources if source not in (address.AS_GIVEN, address.NOTHING_KNOWN)]
     return ConnectionError(
-        f"no cw master answers ({'; '.join(tried)}); start one with `python -m cw.master` (or a whole cluster: "
+        f"no cw master answers ({'; '.join(tried)}); start one with `{advice.module('master')}` (or a whole cluster: "
         "`with cw.allocate(4):`), or name its host"
     )

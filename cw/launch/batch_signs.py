@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from cw import advice
+
 SLURM = ("sbatch", "squeue")
 OTHERS = ("qsub", "qstat", "bsub")
 """Programs of PBS and Grid Engine, and of LSF."""
@@ -30,9 +32,11 @@ def find() -> str:
 def refusal(sign: str) -> str:
     """Return the message for a client without a cluster on a machine with this sign."""
     if "slurm" in sign.lower() or sign.startswith(SLURM):
-        how = "start one with `cw slurm start -n 8`, or in the program: `with cw.allocate(8):`"
+        start = advice.command("slurm", "start", "-n", "8")
+        how = f"start one with `{start}`, or in the program: `with cw.allocate(8):`"
     else:
-        how = "start one with `python -m cw.master`, and `python -m cw.worker HOST -n auto` in its jobs"
+        master, worker = advice.module("master"), advice.elsewhere("worker", "HOST", "-n", "auto")
+        how = f"start one with `{master}`, and `{worker}` in its jobs"
     return (
         f"no cluster is known, and none is made on a machine of a batch system ({sign}): {how}; "
         "local=4 asks for four slots on this machine"

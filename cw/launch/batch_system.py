@@ -27,6 +27,8 @@ class Script(NamedTuple):
     arguments: list[str]
     """Arguments for that program."""
     text: str
+    what: str = ""
+    """What a refusal names: 'the job of the workers, with --ntasks=4 --qos=long'."""
 
     def as_shell(self) -> str:
         """Return the shell command that submits it, to be typed or pasted."""

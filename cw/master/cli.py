@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 
-from cw import credential, program
+from cw import advice, credential, program
 from cw.master.master import Master
 from cw.master.peer import logger
 from cw.master.settings import Settings
@@ -128,9 +128,9 @@ def _log_address(host: str, port: int) -> None:
     name = address.join(os.uname().nodename if is_on_all else host, port)
     logger.info(
         "master.listening",
-        "the master listens on %s; workers: python -m cw.worker %s",
+        "the master listens on %s; workers: %s",
         f"all addresses of this machine, port {port}" if is_on_all else name,
-        name,
+        advice.elsewhere("worker", name),
     )
 
 

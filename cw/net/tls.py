@@ -17,6 +17,7 @@ import ssl
 import time
 from typing import Any
 
+from cw import advice
 from cw.credential import Credential, CredentialError, WrongCredential
 
 RECORD = 64 * 1024
@@ -42,7 +43,7 @@ class Contexts:
         except (ssl.SSLError, ValueError) as error:
             raise CredentialError(
                 f"the credential {credential.path} cannot be used ({_reason(error)}): copy it again, or make a new "
-                "one with `python -m cw.credential --new`"
+                f"one with `{advice.module('credential', '--new')}`"
             ) from None
         finally:
             os.close(descriptor)
@@ -68,7 +69,7 @@ class Contexts:
                 what = "has expired" if time.time() > end else "is not valid yet (by this machine's clock)"
                 raise CredentialError(
                     f"the credential {self.credential.path} {what}: make a new one with "
-                    "`python -m cw.credential --new`, for all machines"
+                    f"`{advice.module('credential', '--new')}`, for all machines"
                 )
 
     def is_own(self, secured: ssl.SSLSocket) -> bool:
@@ -177,8 +178,8 @@ def _shake_hands(secured: ssl.SSLSocket, deadline: float) -> None:
 def _wrong(contexts: Contexts, where: str) -> WrongCredential:
     return WrongCredential(
         f"the master at {where} has another credential than {contexts.credential.path}: if that master is yours, "
-        "copy its credential here (`python -m cw.credential --copy HOST`, run where it is, says how), or name the "
-        "right file in CW_CREDENTIAL"
+        f"copy its credential here (`{advice.elsewhere('credential', '--copy', 'HOST')}`, run where it is, says "
+        "how), or name the right file in CW_CREDENTIAL"
     )
 
 

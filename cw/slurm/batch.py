@@ -161,6 +161,7 @@ def _script(request: ScriptRequest, arguments: Sequence[str], lines: Sequence[st
     given = (("time", plan.time), ("partition", plan.partition), ("account", plan.account), ("qos", plan.qos),
              ("constraint", plan.constraint), ("reservation", plan.reservation), ("exclude", plan.exclude),
              ("dependency", dependency))  # fmt: skip
-    common += [f"--{option}={value}" for option, value in given if value]
-    begin = [f"--begin=now+{request.delay}"] if request.delay else []
-    return Script("sbatch", [*common, *arguments, *begin], "\n".join(lines) + "\n")
+    asked = [f"--{option}={value}" for option, value in given if value]
+    asked += [*arguments, *([f"--begin=now+{request.delay}"] if request.delay else [])]
+    what = f"the job of the {request.role}, with {shlex.join(asked)}"
+    return Script("sbatch", [*common, *asked], "\n".join(lines) + "\n", what)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from cw import guard, program
+from cw import advice, guard, program
 from cw.errors import StartRefused
 from cw.launch.options import ClusterOptions, split_line
 from cw.launch.plan import Plan
@@ -55,7 +55,8 @@ def _run_start(options: Any) -> int:
     except StartRefused as error:
         raise program.UserError(str(error)) from None
     except KeyboardInterrupt:
-        print("\nits jobs stay in the queue; `cw slurm stop` takes them out", file=sys.stderr)
+        stop = advice.command("slurm", "stop", name=plan.name)
+        print(f"\nits jobs stay in the queue; `{stop}` takes them out", file=sys.stderr)
         raise
     if started.master:
         print(f"the master answers at {started.master}")
@@ -98,8 +99,10 @@ def _run_stop(options: Any) -> int:
             report or f"no {'cluster' if all(roles) else 'such part of a cluster'} of that name is in Slurm"
         )
     except KeyboardInterrupt:
+        name = options.name or address.cluster_name()
+        stop = advice.command("slurm", "stop", "--grace", "0", name=name)
         print(
-            "\nits workers start nothing more, but its jobs stay: `cw slurm stop --grace 0` ends them at once",
+            f"\nits workers start nothing more, but its jobs stay: `{stop}` ends them at once",
             file=sys.stderr,
         )
         raise
@@ -127,7 +130,7 @@ def print_status(name: str | None = None) -> int:
     if found.local:
         master += f" ({found.local})"
     elif not found.master and not any(job.is_active for job in found.jobs if job.role == "master"):
-        master += ": `cw slurm start -W` starts another"
+        master += f": `{advice.command('slurm', 'start', '-W', name=found.name)}` starts another"
     print(f"master: {master}")
     print(f"slots connected: {found.slots}")
     print(
@@ -137,6 +140,10 @@ def print_status(name: str | None = None) -> int:
         print(line)
     if found.problem:
         print(f"Slurm does not answer: {found.problem}")
+    elif found.jobs:
+        print(
+            f"(Slurm's answer is {found.age:.0f} s old; it is asked once in {State.system.list_seconds:.0f} s)"
+        )
     print(f"logs: {found.logs}")
     return 0 if found.master else 1
 

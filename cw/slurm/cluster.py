@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cw import guard, program
+from cw import advice, guard, program
 from cw.events import EventLogger
 from cw.launch import launcher
 from cw.launch.batch_system import ListedJob
@@ -63,6 +63,8 @@ class Status(NamedTuple):
     logs: str
     problem: str
     """Reason why Slurm does not report the jobs' states, or ''."""
+    age: float = 0.0
+    """Age of Slurm's answer (seconds): it is asked once in some seconds for all programs of the user."""
 
 
 @takes(ClusterOptions)
@@ -103,9 +105,9 @@ def status(name: str | None = None) -> Status | None:
     if not state.token:
         return None
     answer = finding.ask(state)
-    problem, rows = "", {}
+    problem, rows, age = "", {}, 0.0
     try:
-        rows = state.rows()
+        rows, age = state.rows(), state.age()
     except LaunchError as error:
         problem = str(error)
     jobs = [_job_status(state, job, rows.get(job.ident), problem) for job in state.jobs]
@@ -113,7 +115,7 @@ def status(name: str | None = None) -> Status | None:
     if state.local:
         local = f"process {state.local['processes'][0][0]} on {state.local['host']}"
     if answer is None:
-        return Status(name, jobs, "", local, 0, 0, 0, state.logs, problem)
+        return Status(name, jobs, "", local, 0, 0, 0, state.logs, problem, age)
     return Status(
         name,
         jobs,
@@ -124,6 +126,7 @@ def status(name: str | None = None) -> Status | None:
         answer.running,
         state.logs,
         problem,
+        age,
     )
 
 
@@ -148,7 +151,8 @@ def scale(nworkers: int, name: str | None = None) -> str:
     nworkers = launcher.check_nworkers(nworkers)
     name = name or address.cluster_name()
     if not State.load(name).token:
-        raise LaunchError(f"there is no cluster {name!r} to scale: start one first")
+        start = advice.command("slurm", "start", "-n", str(nworkers), name=name)
+        raise LaunchError(f"there is no cluster {name!r} to scale: start one with `{start}`")
     with submitted.locked(name) as state:
         if not state.token:
             raise LaunchError(f"the cluster {name!r} was stopped just now")

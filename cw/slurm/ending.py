@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Sequence
 
-from cw import program
+from cw import advice, program
 from cw.events import EventLogger
 from cw.launch import status_client
 from cw.launch.launcher import LaunchError
@@ -86,7 +86,8 @@ def _stop_master(name: str) -> str:
     with submitted.locked(name) as state:
         _end_local_master(state)
         state.cancel_all(["master"])
-    return "the master is stopped; its workers look for another: `cw slurm start -W` starts one"
+    start = advice.command("slurm", "start", "-W", name=name)
+    return f"the master is stopped; its workers look for another: `{start}` starts one"
 
 
 def _end_local_master(state: State) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cw import advice
 from cw.events import EventLogger
 from cw.launch import launcher, status_client
 from cw.launch.launcher import LaunchError
@@ -99,7 +100,8 @@ def master_host(name: str | None = None) -> str:
     jobs = state.of_role("master")
     if not jobs:
         raise LaunchError(
-            f"there is no master of the cluster {name!r} in Slurm: start one with `cw slurm start`"
+            f"there is no master of the cluster {name!r} in Slurm: start one with "
+            f"`{advice.command('slurm', 'start', name=name)}`"
             + ("" if name == address.DEFAULT_CLUSTER else ", or check the name in CW_CLUSTER")
         )
     rows = state.rows()
@@ -147,7 +149,8 @@ def _find() -> list[address.Candidate]:
                 where = State.system.first_host(row), _port_of(state, job)
                 return [address.Candidate(*where, f"the node of {job}")]
         text, has_ended = look_at(state, jobs[-1])
-        text += "; `cw slurm start -W` starts another master" if has_ended else ""
+        if has_ended:
+            text += f"; `{advice.command('slurm', 'start', '-W', name=name)}` starts another master"
     except LaunchError as error:
         text = str(error)
     if text != _logged_pending:

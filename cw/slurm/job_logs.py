@@ -33,7 +33,7 @@ def setup_failure(state: State, job: BatchJob) -> str:
 def with_failure(state: State, job: BatchJob, words: str, has_ended: bool) -> str:
     """Return the words on a job's state, with the line of --setup at which it has ended, if there is one."""
     failure = setup_failure(state, job) if has_ended else ""
-    return f"{words}: {failure}" if failure else words
+    return f"has failed: {failure}" if failure else words
 
 
 def _end_of(path: str) -> str:

@@ -146,6 +146,10 @@ class Listing(NamedTuple):
     """Reason why there was no answer; then `rows` is an earlier answer."""
 
 
+class Refusal(LaunchError):
+    """One of Slurm's programs has answered that it does not do it."""
+
+
 def call(program: str, *arguments: str, seconds: float = CALL_SECONDS, text: str = "") -> str:
     """Run a program of Slurm with `text` as its input; returns its output. Raises LaunchError with its own message."""
     process = _run(program, *arguments, seconds=seconds, text=text)
@@ -153,7 +157,7 @@ def call(program: str, *arguments: str, seconds: float = CALL_SECONDS, text: str
         text = "; ".join(_complaints(process)) or f"exit status {process.returncode}"
         if "Unable to contact slurm controller" in text:
             text += ": it is down, or the network to it; try again later"
-        raise LaunchError(f"{program}: {text}")
+        raise Refusal(f"{program}: {text}")
     return process.stdout
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from cw import credential, location
+from cw import advice, credential, location
 from cw.events import EventLogger
 from cw.launch import launcher, status_client
 from cw.launch.launcher import Cluster, LaunchError, Lifeline, Process
@@ -200,7 +200,8 @@ def _undo(state: State, before: _Before) -> None:
         state.cancel_all(before.started)
     except LaunchError as error:
         if any(job.role in before.started for job in state.jobs):
-            logger.warning("slurm.undo_failed", "%s; the submitted jobs stay: `stop` ends them", error)
+            stop = advice.command("slurm", "stop", name=state.name)
+            logger.warning("slurm.undo_failed", "%s; the submitted jobs stay: `%s` ends them", error, stop)
             return
     finally:
         if before.is_local_new:
@@ -230,10 +231,15 @@ def _check_room(state: State, roles: Sequence[str]) -> None:
     for role in roles:
         if role in present:
             jobs = ", ".join(map(str, state.of_role(role))) or f"a process on {state.local['host']}"
-            advice = "use it, change its size with `scale`, `stop` it first, or start another with --name"
+            stop = advice.command("slurm", "stop", name=state.name)
+            size = advice.command("slurm", "scale", "-n", "8", name=state.name)
+            what = (
+                f"use it, change its size (`{size}`), end it first (`{stop}`), or start another with --name"
+            )
             if role == "workers" and "master" in roles:  # otherwise the error above names the master
-                advice = "its master is gone: start only a master (-W), or `stop` it first"
-            raise LaunchError(f"the cluster {state.name!r} has its {role} already ({jobs}): {advice}")
+                start = advice.command("slurm", "start", "-W", name=state.name)
+                what = f"its master is gone: start only a master (`{start}`), or end it first (`{stop}`)"
+            raise LaunchError(f"the cluster {state.name!r} has its {role} already ({jobs}): {what}")
 
 
 def _start_local_master(state: State, plan: Plan) -> None:

@@ -185,6 +185,11 @@ class State:
             rows |= self.ours(found)
         return rows
 
+    def age(self) -> float:
+        """Return the age of the oldest answer that `rows` has now (seconds)."""
+        answers = [State.system.list_jobs(cluster).asked_at for cluster in {job.cluster for job in self.jobs}]
+        return max(0.0, time.time() - min(answers, default=time.time()))
+
     def ours(self, found: Listing) -> dict[int, ListedJob]:
         """Return the rows of a listing that are our jobs, by id and name."""
         name_by_ident = {job.ident: job.name for job in self.jobs}

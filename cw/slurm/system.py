@@ -65,7 +65,10 @@ class Slurm:
 
     def submit(self, script: Script) -> tuple[int, str]:
         """Submit a script; see BatchSystem. Raises LaunchError with Slurm's own message."""
-        output = _submit_patiently(script).split()
+        try:
+            output = _submit_patiently(script).split()
+        except squeue.Refusal as error:
+            raise LaunchError(f"{error} (refused is {script.what})") from None
         ident, _, cluster = (output[-1] if output else "").partition(";")
         if not ident.isdigit():
             raise LaunchError(f"sbatch does not say which job it has submitted, but {' '.join(output)!r}")

@@ -11,10 +11,12 @@ import os
 import time
 from typing import NamedTuple
 
-from cw import program, userdir
+from cw import advice, program, userdir
 from cw.errors import Error
 from cw.launch.batch_system import ListedJob
+from cw.launch.launcher import LaunchError
 from cw.net import address
+from cw.slurm import job_logs
 from cw.slurm.submitted import BatchJob, State, directory_name
 from cw.waits.sentences import in_words
 
@@ -32,13 +34,31 @@ def look(where: str) -> Found | None:
     if not State.system.is_installed():
         return None
     try:
-        states = [state for state in map(State.load, _notes()) if _is_master_of(state, where)]
-        jobs = [(state, job) for state in states for job in state.of_role("workers")]
+        states = _clusters_of(where)
         if not states:
             return None
+        jobs = [(state, job) for state in states for job in state.of_role("workers")]
         return _in_words(jobs, time.time()) if jobs else _nothing(states[0])
+    except LaunchError as error:
+        return Found(f"{State.system.title} does not say what became of its jobs ({error})", "no answer")
     except (Error, OSError):
         return None
+
+
+def more_slots(where: str) -> str:
+    """Return the command with which the cluster of that master gets more slots; '' if it is in no batch system."""
+    try:
+        states = _clusters_of(where)
+    except (Error, OSError):
+        return ""
+    if not states:
+        return ""
+    slots = sum(job.slots for job in states[0].of_role("workers"))
+    return advice.command("slurm", "scale", "-n", str(2 * slots or 1), name=states[0].name)
+
+
+def _clusters_of(where: str) -> list[State]:
+    return [state for state in map(State.load, _notes()) if _is_master_of(state, where)]
 
 
 def _notes() -> list[str]:
@@ -79,10 +99,12 @@ def _in_words(jobs: list[tuple[State, BatchJob]], now: float) -> Found | None:
 
 
 def _nothing(state: State) -> Found:
-    name = "" if state.name == address.cluster_name() else f" --name {state.name}"
+    scale = advice.command("slurm", "scale", "-n", "1", name=state.name)
+    failures = [job_logs.setup_failure(state, job) for job in state.of_role("workers")[-1:]]
+    why = "".join(f" ({failure})" for failure in failures if failure)
     return Found(
-        f"no job of the workers is in {State.system.title}'s queue any more: `cw slurm scale -n 1{name}` submits one "
-        f"for one slot (the logs of the last ones: {state.logs})",
+        f"no job of the workers is in {State.system.title}'s queue any more{why}: `{scale}` submits one for one slot "
+        f"(the logs of the last ones: {state.logs})",
         "none",
     )
 

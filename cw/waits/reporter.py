@@ -12,14 +12,12 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-import shlex
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from cw import userdir
+from cw import advice, userdir
 from cw.events import EventLogger
 from cw.net import messages as m
 from cw.waits.sentences import MASTER, SUBMIT, Lines, Reason
@@ -51,7 +49,7 @@ class WaitReporter:
 
     def on_waiting(self, message: m.Waiting) -> None:
         """Note why the jobs wait, as the master says, or that they do no longer."""
-        is_asked = message.cause in _ASKED and _has_notes()
+        is_asked = message.cause in _ASKED | _SCALED and _has_notes()
         with self._lock:
             self._waiting = message if is_asked else None
         if is_asked:
@@ -135,20 +133,24 @@ class WaitReporter:
     def _ask(self, waiting: m.Waiting) -> None:
         from cw.waits import batch_queue  # takes 20 ms, which a program that never waits saves
 
-        reason = self._reason(waiting, batch_queue.look(self._where()))
+        if waiting.cause in _SCALED:
+            reason = self._reason(waiting, None, batch_queue.more_slots(self._where()))
+        else:
+            reason = self._reason(waiting, batch_queue.look(self._where()))
         with self._lock:
             if self._waiting is waiting:  # otherwise it is over by now
                 self._lines.note(MASTER, reason, monotonic())
 
     # --- words ---
 
-    def _reason(self, message: m.Waiting, found: Found | None) -> Reason:
+    def _reason(self, message: m.Waiting, found: Found | None, more: str = "") -> Reason:
+        """Return the words: the batch system's, or the advice. `more`: the command for more workers, if it is known."""
         if found is not None:
             return Reason(message.cause, f"{message.text}: {found.text}", found.key)
-        advice = _ADVICE.get(message.cause, "").format(
-            where=self._where(), python=shlex.quote(sys.executable or "python")
-        )
-        return Reason(message.cause, message.text + advice, message.text)
+        where = self._where()
+        here, elsewhere = advice.module("worker", where), advice.elsewhere("worker", where)
+        text = _ADVICE.get(message.cause, "").format(where=where, here=here, more=more or elsewhere)
+        return Reason(message.cause, message.text + text, message.text)
 
 
 def _has_notes() -> bool:
@@ -159,13 +161,16 @@ def _has_notes() -> bool:
 _ASKED = {"no-worker", "draining"}
 """Causes for which the batch system may know more."""
 
+_SCALED = {"busy", "stalled"}
+"""Causes against which more workers help: how to have them depends on how the cluster was started."""
+
 _ADVICE = {
-    "no-worker": " at {where}; to start one on this machine: {python} -m cw.worker {where}",
-    "other-python": "; to start one on this machine: {python} -m cw.worker {where}",
+    "no-worker": " at {where}; to start one on this machine: {here}",
+    "other-python": "; to start one on this machine: {here}",
     "time-left": ": it waits for one that is (such as one in a Slurm job with a longer --time)",
-    "stalled": ": start more workers (python -m cw.worker {where})",
+    "stalled": ": start more workers ({more})",
     "unusable": "; the worker's log says more, and it is tried again",
-    "draining": "; to start another on this machine: {python} -m cw.worker {where}",
-    "busy": "; these jobs have their turn as those end, or on more workers (python -m cw.worker {where})",
+    "draining": "; to start another on this machine: {here}",
+    "busy": "; these jobs have their turn as those end, or on more workers ({more})",
 }
 """What a user can do, by the value of `cw.master.why.Cause`."""
