@@ -75,6 +75,13 @@ def test_a_listing_is_of_jobs_with_names_like_ours_however_odd_the_others_are(an
     assert (found.rows[13].start, found.rows[13].end) == (0, 0)
 
 
+def test_a_start_after_the_end_of_what_never_ends_is_not_known(answer, clock):
+    start, end = int(clock[0]) + 365 * 24 * 3600, int(clock[0]) + 999
+    answer("squeue", f"1|1|PENDING|Resources|{start}|N/A||cw-x\n2|2|PENDING|Resources|{end}|N/A||cw-x\n")
+    rows = squeue.listing().rows
+    assert (rows[1].start, rows[2].start) == (0, end)
+
+
 def test_tasks_of_an_array_are_known_by_both_their_ids(answer):
     answer("squeue", ARRAY)
     rows = squeue.listing().rows

@@ -12,10 +12,11 @@ from typing import Any
 
 from cw import advice, guard, program
 from cw.errors import StartRefused
+from cw.launch import shell_lines
 from cw.launch.options import ClusterOptions, split_line
 from cw.launch.plan import Plan
 from cw.net import address
-from cw.slurm import cluster, ending, pieces, starting, unused
+from cw.slurm import cluster, ending, pieces, profiles, starting, unused
 from cw.slurm.job_lines import job_lines
 from cw.slurm.submitted import BatchJob, State
 
@@ -82,12 +83,15 @@ def _print_scripts(plan: Plan, master: bool, workers: bool) -> None:
             if count > 1:
                 script = f"for piece in {{1..{count}}}; do\n{script}sleep {pieces.PAUSE_SECONDS}; done\n"
             scripts.append(script)
-    if not scripts:
-        print("# nothing is submitted: the master is a process on this machine")
-        return
-    print(f"# Jobs that are submitted in this way are not known to stop and status: {State.system.cancel_program} ends "
-          f"them.\n"
+    for origin in profiles.origins(plan.profile):
+        print(f"# {origin}")
+    print(f"# What is started in this way is not known to stop and status: {State.system.cancel_program} ends its "
+          "jobs,\n# and none follows one that ends (--renew).\n"
           f"(umask 077; mkdir -p {shlex.quote(state.logs)})\n")  # fmt: skip
+    if master and plan.has_local_master:
+        log = shlex.quote(os.path.join(state.logs, "master.log"))
+        print(f"# The master, a process on this machine; `kill $!` ends it.\n(unset CW_MASTER; export CW_CLUSTER="
+              f"{plan.name}; exec {shell_lines.master_command(plan)}) >>{log} 2>&1 &\n")  # fmt: skip
     print("\n".join(scripts), end="")
 
 

@@ -315,7 +315,8 @@ def _ask(cluster: str) -> dict[int, Row]:
         if len(fields) == 8 and fields[0].isdigit() and fields[7].startswith(NAME_PREFIX):
             # Tasks of an array have ids of their own (%A), as SLURM_JOB_ID in them; those that wait share one row.
             ident, label, state, reason, start, end, nodes, name = fields
-            rows[int(ident)] = Row(int(ident), state, reason[:200], _time(start), _time(end), nodes[:4000], name[:200],
+            times = _start(start, state), _time(end)
+            rows[int(ident)] = Row(int(ident), state, reason[:200], *times, nodes[:4000], name[:200],
                                    "" if label == ident else label[:200])  # fmt: skip
     kept = sorted(rows.values(), key=lambda row: (row.is_active, row.ident))[-ROWS_KEPT:]
     return {row.ident: row for row in kept}
@@ -351,6 +352,12 @@ def kill_wait() -> float:
         if found:
             return float(found[1])
     return 30.0
+
+
+def _start(text: str, state: str) -> float:
+    """Return the time of a start; 0 for one that is expected after the end of a job without a time limit."""
+    start = _time(text)
+    return 0.0 if state == "PENDING" and start - time.time() > ENDLESS_SECONDS else start
 
 
 def _time(text: str) -> float:
