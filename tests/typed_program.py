@@ -117,6 +117,9 @@ cw.allocate(nworkers=3, naster=False)  # error
 cw.slurm.start(nodes=2, idle=60)
 cw.slurm.start(8, piece=2, idle=0.5)
 cw.start(8, piece="2")  # error
+cw.allocate(3, account="physics", qos="high", constraint="a100", reservation=None, exclude="n7", renew=False)
+cw.slurm.start(3, batch_options=["--comment=x"], setup="module load gcc", profile="gpu").close()
+cw.start(3, setup=["module load gcc"], account=7)  # error
 with cw.mp.allocate(2) as cluster:
     reveal_type(cluster.master)  # str
 reveal_type(cw.allocate(2).close())  # None
