@@ -34,7 +34,8 @@ def look_at_nodes(plan: Plan) -> NodeSlots | None:
         return None
     partition = plan.partition or value_of(options, "--partition", "-p")
     try:
-        shape = _shape(partition, any(has_option(options, name) for name in _CHOOSING))
+        is_chosen = bool(plan.constraint or plan.exclude or plan.reservation)
+        shape = _shape(partition, is_chosen or any(has_option(options, name) for name in _CHOOSING))
         if shape is None:
             return None
         is_whole = shape.is_whole or has_option(options, "--exclusive") or _allocates_whole_nodes()
