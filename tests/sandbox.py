@@ -13,6 +13,7 @@ import random
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -61,9 +62,10 @@ def is_installed():
 
 
 class Sandbox:
-    """A private Slurm. `settings`: more lines for slurm.conf, above the ones here."""
+    """A private Slurm. `settings`: more lines for slurm.conf, above the ones here. `gpus`: devices of each node, which
+    are device nodes without hardware (`can_make_devices`)."""
 
-    def __init__(self, nodes=3, cpus=2, memory=4000, settings=()):
+    def __init__(self, nodes=3, cpus=2, memory=4000, settings=(), gpus=0):
         if not is_installed():
             raise RuntimeError(HOW_TO_GET_IT)
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
@@ -81,10 +83,17 @@ class Sandbox:
         self._port, *ports = _free_ports(nodes + 1)
         lines = [
             f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={memory}"
+            + (f" Gres=gpu:{gpus}" if gpus else "")
             for name, port in zip(self.nodes, ports, strict=True)
         ]
         user = pwd.getpwuid(os.getuid()).pw_name
         head = CONF.format(d=self.directory, port=self._port, user=user, communication=_communication())
+        if gpus:
+            head += "GresTypes=gpu\n"
+            names = [self.directory / f"device{number}" for number in range(gpus)]
+            for name in names:
+                _make_device(name)
+            (self.directory / "gres.conf").write_text("".join(f"Name=gpu File={name}\n" for name in names))
         self.conf.write_text("\n".join([head, *lines, *settings, ""]))
 
     def __enter__(self):
@@ -211,6 +220,21 @@ class Sandbox:
         while more := {pid for pid, above in parent.items() if above in found} - found:
             found |= more
         return found - {os.getpid()}
+
+
+def can_make_devices():
+    """True if this user may make device nodes, for which Slurm sets the variables of GPUs."""
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            _make_device(Path(directory, "device"))
+        except OSError:
+            return False
+    return True
+
+
+def _make_device(path):
+    """Make a device like /dev/zero."""
+    os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 5))
 
 
 def _end(pids, number, seconds):

@@ -60,6 +60,7 @@ FLOORS = [
     "slurm.pieces", "slurm.finding", "slurm.job_logs", "slurm.profiles", "slurm.sidecar", "slurm.unused", "slurm.used",
     "slurm.scaling", "slurm.submitted",
     "slurm.systems", "slurm.system", "slurm.batch", "slurm.sinfo", "slurm.squeue", "slurm.reasons",
+    "slurm.systems", "slurm.system", "slurm.batch", "slurm.inside", "slurm.sinfo", "slurm.squeue",
     "launch.known", "launch.batch_signs", "launch.shell_lines", "launch.batch_system", "launch.plan",
     "launch.piece_sizes",
     "launch.local_state", "launch.supervisor", "launch.launcher", "launch.options", "launch.shown",
@@ -373,6 +374,7 @@ def test_each_secret_is_kept_by_few(graph, secret):
 def test_a_batch_system_is_known_only_where_it_is_registered(graph):
     """Another one is a file (or some, as here) and a line in `slurm.systems`."""
     own = {"slurm.system", "slurm.batch", "slurm.sinfo", "slurm.squeue", "slurm.reasons"}
+    own = {"slurm.system", "slurm.batch", "slurm.inside", "slurm.sinfo", "slurm.squeue"}
     users = {module for module, (imported, _) in graph.items() if imported & own}
     assert users - own == {"slurm.systems"}
     words = ("SLURM_", '"squeue"', '"scancel"', '"scontrol"', '"sbatch"', '"sinfo"')

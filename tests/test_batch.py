@@ -7,7 +7,7 @@ import pytest
 
 from cw.launch.plan import Plan, ScriptRequest
 from cw.machine import batch_job
-from cw.slurm import batch
+from cw.slurm import batch, inside
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,18 @@ def test_a_worker_hears_the_memory_of_its_job_on_its_node(given, mib):
     script = f'{batch._PREPARE}\n{read}\n{line}\nprintf "%s" "${batch_job.FOR_WORKERS}"'
     environment = {"PATH": "/usr/bin:/bin", "SLURM_JOB_END_TIME": "5", "SLURM_CPUS_ON_NODE": "4", **given}
     assert subprocess.check_output(["bash", "-c", script], env=environment, text=True) == mib
+
+
+@pytest.mark.parametrize(
+    ("tasks", "gpus", "option"),
+    [("3", "3", "--gpus-per-node=3"), ("4(x2)", "2", "--gpus-per-node=2"), ("4,1", "8", "--gpus-per-node=2"),
+     ("2", "", "")],
+)  # fmt: skip
+def test_the_step_of_the_workers_has_the_gpus_of_all_tasks(tasks, gpus, option):
+    script = f'{batch._PREPARE}\n{inside.GPUS}\nprintf "%s" "$CW_GPUS$SLURM_GPUS_PER_TASK"'
+    environment = {"PATH": "/usr/bin:/bin", "SLURM_TASKS_PER_NODE": tasks, "SLURM_JOB_END_TIME": "5",
+                   **({"SLURM_GPUS_PER_TASK": "1", "SLURM_GPUS_ON_NODE": gpus} if gpus else {})}  # fmt: skip
+    assert subprocess.check_output(["bash", "-c", script], env=environment, text=True) == option
 
 
 def request(role, plan=None, logs="/logs", **changes):

@@ -20,6 +20,7 @@ from cw.launch import shell_lines
 from cw.launch.batch_system import Script
 from cw.launch.plan import ScriptRequest
 from cw.location import VARIABLE
+from cw.slurm import inside
 
 NOTICE = int(signal.SIGWINCH)
 """Signal to drain. It goes to all processes of the workers' steps and is meant for the workers alone: by default other
@@ -87,7 +88,8 @@ def worker_script(request: ScriptRequest) -> Script:
         *size, f"--signal={NOTICE}@{notice}", *([f"--mem-per-cpu={plan.mem_per_cpu}"] if plan.mem_per_cpu else []),
         *plan.system_options("worker"),
     ]  # fmt: skip
-    on_node = _ON_NODE.replace("NOTICE", str(NOTICE)).replace("IDLE", str(IDLE_STATUS))
+    on_node = _ON_NODE.replace("RESTORE", inside.RESTORE).replace("NOTICE", str(NOTICE))
+    on_node = on_node.replace("IDLE", str(IDLE_STATUS))
     on_node = on_node.replace("WORKER", shell_lines.worker_command(request))
     what = f'Workers of the cw cluster "{plan.name}": one a node, with as many slots as tasks there.'
     lines = [
@@ -95,9 +97,12 @@ def worker_script(request: ScriptRequest) -> Script:
         *shell_lines.setup(plan),
         *shell_lines.renewal(request),
         f"export CW_LOGS={shlex.quote(request.logs)}",
+        inside.SAVE,
         _PREPARE,
+        inside.GPUS,
         "srun --nodes=$SLURM_JOB_NUM_NODES --ntasks=$SLURM_JOB_NUM_NODES --ntasks-per-node=1 --mem=0 \\",
-        "    --cpu-bind=none --no-kill --kill-on-bad-exit=0 --input=none bash -c " + shlex.quote(on_node),
+        "    --cpu-bind=none --no-kill --kill-on-bad-exit=0 --input=none $CW_GPUS bash -c "
+        + shlex.quote(on_node),
         "status=$?",
         *_if_all_were_idle(shell_lines.end_of_renewal(request)),
         _FINISH,
@@ -140,6 +145,7 @@ slots=($CW_SLOTS)
 mem=($CW_MEM)
 export CW_NODE_MEMORY=$((mem[0] ? mem[0] : mem[1] * SLURM_CPUS_ON_NODE))
 echo "$(date "+%F %T") a worker in $place; slots: ${slots[SLURM_NODEID]}"
+RESTORE
 trap 'is_reported=1' TERM  # and say how it ended
 WORKER -n "${slots[SLURM_NODEID]}" ${CW_UNTIL:+--until "$CW_UNTIL"} --notice NOTICE --idle-status IDLE
 status=$?
