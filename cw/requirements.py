@@ -181,6 +181,11 @@ class JobOptions:
         """seconds that a job needs. It does not start on a worker that will be taken away sooner, for example at the
         end of a Slurm allocation.""",
     )
+    attempts_by_limit: int | None = _option(
+        _count,
+        """number of times that a job may be cut short because its worker's time is over, as at the end of a Slurm
+        allocation; then it fails with WorkerLost (default: any number).""",
+    )
     on_limit: str | None = _option(
         _keep,
         """with "keep", the job catches KeyboardInterrupt and returns the best result that it has. The value that it
@@ -307,6 +312,7 @@ class OptionArguments(TypedDict, total=False):
     attempts: int | None
     timeout: float | None
     min_time: float | None
+    attempts_by_limit: int | None
     on_limit: str | None
     priority: int | None
     retries: int | None

@@ -33,6 +33,7 @@ GPUS = st.integers(1, 16) | st.integers(1, UNITS_PER_GPU).map(lambda units: unit
 
 VALUES = {
     "attempts": st.integers(1, 10**6), "timeout": SECONDS, "min_time": SECONDS, "on_limit": st.just("keep"),
+    "attempts_by_limit": st.integers(1, 10**6),
     "retries": st.integers(0, 10**6), "priority": st.integers(-MOST_PRIORITY, MOST_PRIORITY),
     "output": st.sampled_from(["print", "keep", "log", "drop"]), "cpus": st.integers(1, MOST_CPUS), "gpus": GPUS,
     "memory": st.integers(1, MOST_BYTES), "resources": st.dictionaries(NAMES, st.integers(1, MOST_AMOUNT), max_size=8),

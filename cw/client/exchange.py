@@ -337,6 +337,10 @@ class Exchange:
 
     def _on_attempt_counts(self, message: m.AttemptCounts) -> None:
         self._jobs.on_attempt_counts(message)
+        if (job := self._jobs.get(message.number)) is not None:
+            self.waits.cut_jobs.on_attempt_counts(
+                self._calls.objects.names.get(job.function, "?"), message.notes
+            )
         self._owner.output.sink.take_kept(message.number)  # of the attempt that is over: the job runs again
 
     def _on_job_lost(self, message: m.Lost) -> None:

@@ -53,7 +53,7 @@ does not know."""
 
 _NOTE: dict[str, tuple[type, ...]] = {
     "host": (str,), "worker_ident": (str,), "worker": (str, int), "slot": (int,), "pid": (int,), "how": (str,),
-    "seconds": (int, float), "stderr": (str,), "loading": (bool,),
+    "seconds": (int, float), "stderr": (str,), "loading": (bool,), "cuts": (int,),
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from cw.master import outcomes, placing, tries
+from cw.master import cuts, outcomes, placing, tries
 from cw.master.actions import (
     Action,
     Deliver,
@@ -170,10 +170,10 @@ class Dispatcher:
         for job in self.state.release(worker, dispatches):
             if job.cancelled:
                 self._reconciler.drop_orphan(job, worker)
-            elif job.attempts() == 1:
-                actions.append(self.state.give_up(job, "its worker had to end while it ran"))
             else:
-                again.append(job)
+                more, is_given_up = cuts.on_cut_short(self.state, worker, job)
+                actions += more
+                again += [] if is_given_up else [job]
         self.state.requeue(again)
         return actions + self._scheduler.assign_all(worker.pool)
 

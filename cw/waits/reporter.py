@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from cw import advice, userdir
 from cw.events import EventLogger
 from cw.net import messages as m
+from cw.waits.cut_jobs import CutJobs
 from cw.waits.sentences import MASTER, SUBMIT, Lines, Reason
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class WaitReporter:
     """Logs a session's waits. For any thread. `where()`: the master's address, 'HOST:PORT'."""
 
     def __init__(self, where: Callable[[], str]) -> None:
+        self.cut_jobs = CutJobs()
         self._where = where
         self._lock = threading.Lock()
         self._lines = Lines()
