@@ -14,7 +14,7 @@ from cw.launch.launcher import LaunchError
 from cw.launch.plan import Plan
 from cw.location import Location
 from cw.net import address
-from cw.slurm import ending, finding, sidecar, submitted, systems
+from cw.slurm import ending, finding, sidecar, submitted, succession, systems
 from cw.slurm.submitted import State
 from cw.slurm.system import Slurm
 
@@ -27,6 +27,7 @@ class Row(NamedTuple):
     state: str = "waiting"
     start: float = 0.0
     nodes: str = ""
+    end: float = 0.0
 
     @property
     def is_waiting(self):
@@ -55,7 +56,7 @@ class Row(NamedTuple):
         return f"is {self.state}"
 
     def time_left(self, now):
-        return None
+        return self.end - now if self.end and self.is_running else None
 
 
 class Table:
@@ -71,6 +72,7 @@ class Table:
     def __init__(self):
         self.rows = {}
         self.requests = []
+        self.released = []
         self.own_job = 0
         self.failure = ""
 
@@ -121,6 +123,9 @@ class Table:
     def notify(self, jobs):
         self.cancel([job for job in jobs if self.rows[job.ident].is_waiting])
 
+    def release(self, jobs):
+        self.released += [job.ident for job in jobs]
+
     def cancel(self, jobs):
         for job in jobs:
             assert self.rows[job.ident].name == job.name
@@ -131,8 +136,8 @@ class Table:
             if row.name == name:
                 self.set_state(row.ident, "ended")
 
-    def set_state(self, ident, state, nodes=""):
-        self.rows[ident] = self.rows[ident]._replace(state=state, nodes=nodes)
+    def set_state(self, ident, state, nodes="", **times):
+        self.rows[ident] = self.rows[ident]._replace(state=state, nodes=nodes, **times)
 
     def states(self):
         return [row.state for row in self.rows.values()]
@@ -246,7 +251,7 @@ def test_a_successor_is_submitted_once_however_often_its_job_is_requeued(state, 
     assert (table.requests[-1].follows, table.requests[-1].delay) == (2, 0)
     table.own_job = 3  # it has begun at once: what fails does not do so again and again
     sidecar.renew("default", state.token, "workers")
-    assert (table.requests[-1].follows, table.requests[-1].delay) == (3, sidecar.SHORT_SECONDS)
+    assert (table.requests[-1].follows, table.requests[-1].delay) == (3, succession.SHORT_SECONDS)
     assert [job.ident for job in State.load("default").of_role("workers")] == [3, 4]
 
 

@@ -161,6 +161,9 @@ class BatchSystem(Protocol):
     def notify(self, jobs: Sequence[SubmittedJob]) -> None:
         """Send the workers of these jobs the signal at which they drain; waiting jobs are cancelled."""
 
+    def release(self, jobs: Sequence[SubmittedJob]) -> None:
+        """Let these jobs begin before those that they follow have ended."""
+
     def cancel(self, jobs: Sequence[SubmittedJob]) -> None:
         """End these jobs at once. A job that has ended is no error."""
 

@@ -21,6 +21,13 @@ RECONNECT_SECONDS = 3600
 """Time that workers look for a master whose job has ended (seconds). Shorter: too short for another one that waits in
 the queue. Longer: workers without a master hold their allocation."""
 
+ORPHAN_LOOK_SECONDS = 120
+"""Time between two looks for the master, once for each Slurm job (seconds). Longer: workers without one stay longer.
+Shorter: more processes are started for nothing."""
+
+IS_IMPOSSIBLE = 3
+"""Exit status of `renew` where jobs cannot be submitted."""
+
 
 def head(plan: Plan, what: str) -> list[str]:
     """Return the first lines of a script; `what` describes it."""
@@ -60,8 +67,23 @@ def sidecar(verb: str, request: ScriptRequest, *arguments: str) -> str:
 
 
 def renewal(request: ScriptRequest) -> list[str]:
-    """Return the command that submits the job that will follow this one, if that is wanted."""
-    return [sidecar("renew", request, request.role)] if request.plan.is_renewed else []
+    """Return the commands that submit the job that will follow this one, if that is wanted. If it cannot be submitted
+    now, that is tried again meanwhile; where it never can, the job ends at once, and `start` says why."""
+    if not request.plan.is_renewed:
+        return []
+    renew = sidecar("renew", request, request.role)
+    return [
+        f"{renew}; status=$?",
+        f"[ $status -ne {IS_IMPOSSIBLE} ] || exit 1",
+        f"[ $status -eq 0 ] || {renew} --again &",
+    ]
+
+
+def end_of_orphans(request: ScriptRequest) -> list[str]:
+    """Return the command that ends the job of workers some minutes after they have lost their master for good."""
+    if request.plan.foreign_master:  # which its user may start again when he likes
+        return []
+    return [f"(while sleep {ORPHAN_LOOK_SECONDS}; do {sidecar('orphan', request)}; done) &"]
 
 
 def end_of_renewal(request: ScriptRequest) -> list[str]:

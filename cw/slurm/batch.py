@@ -97,6 +97,7 @@ def worker_script(request: ScriptRequest) -> Script:
         *shell_lines.setup(plan),
         *shell_lines.renewal(request),
         f"export CW_LOGS={shlex.quote(request.logs)}",
+        *shell_lines.end_of_orphans(request),
         inside.SAVE,
         _PREPARE,
         inside.GPUS,

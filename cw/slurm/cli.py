@@ -148,6 +148,8 @@ def print_status(name: str | None = None) -> int:
         print(
             f"(Slurm's answer is {found.age:.0f} s old; it is asked once in {State.system.list_seconds:.0f} s)"
         )
+    for text in found.problems:
+        print(f"problem: {text}")
     print(f"logs: {found.logs}")
     return 0 if found.master else 1
 

@@ -65,6 +65,8 @@ class Status(NamedTuple):
     """Reason why Slurm does not report the jobs' states, or ''."""
     age: float = 0.0
     """Age of Slurm's answer (seconds): it is asked once in some seconds for all programs of the user."""
+    problems: tuple[str, ...] = ()
+    """What goes wrong now and is tried again."""
 
 
 @takes(ClusterOptions)
@@ -106,6 +108,7 @@ def status(name: str | None = None) -> Status | None:
         return None
     answer = finding.ask(state)
     problem, rows, age = "", {}, 0.0
+    problems = tuple(state.problems.values())
     try:
         rows, age = state.rows(), state.age()
     except LaunchError as error:
@@ -115,7 +118,7 @@ def status(name: str | None = None) -> Status | None:
     if state.local:
         local = f"process {state.local['processes'][0][0]} on {state.local['host']}"
     if answer is None:
-        return Status(name, jobs, "", local, 0, 0, 0, state.logs, problem, age)
+        return Status(name, jobs, "", local, 0, 0, 0, state.logs, problem, age, problems)
     return Status(
         name,
         jobs,
@@ -127,6 +130,7 @@ def status(name: str | None = None) -> Status | None:
         state.logs,
         problem,
         age,
+        problems,
     )
 
 

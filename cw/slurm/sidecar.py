@@ -1,9 +1,11 @@
 """`python -m cw.slurm.sidecar`: small programs beside a cluster's jobs in a batch system. Users do not start them.
 
-renew   in a job's batch script, when it begins: submits the job that will follow it
+renew   in a job's batch script, when it begins: submits the job that will follow it    (cw.slurm.succession)
 retire  there, when its workers have ended as they had nothing to do: takes that job back
 watch   beside the master: finds out why workers were lost, and forgives the loss of those whose allocation is gone;
-        ends the cluster if nobody uses it (cw.slurm.unused)
+        sees to it that the master does not end before the workers                      (cw.slurm.succession)
+        ends the cluster if nobody uses it                                              (cw.slurm.unused)
+orphan  beside workers, from time to time: ends their job if they have no master        (cw.slurm.succession)
 guard   beside a program with a cluster for the duration of a block: ends it when the program is gone
 """
 
@@ -17,13 +19,13 @@ from typing import Any
 
 from cw import program
 from cw.events import EventLogger
-from cw.launch import status_client
+from cw.launch import shell_lines, status_client
 from cw.launch.batch_system import Listing
 from cw.launch.launcher import LaunchError
 from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm import submitted, unused
+from cw.slurm import submitted, succession, unused
 from cw.slurm.submitted import State
 
 logger = EventLogger("cw.slurm.sidecar")
@@ -32,31 +34,21 @@ CLASSIFY_SECONDS = 900.0
 """Time for which the cause of a worker's loss is sought (seconds). Shorter: too short for Slurm, which takes some
 minutes to notice that a node is gone."""
 
-SHORT_SECONDS = 60
-"""Delay between jobs that fail at once (seconds): if a job begins less than this after its predecessor began, the next
-one begins this much later. Shorter: a failing program is restarted more often."""
-
 GUARD_SECONDS = 12 * 3600.0
 """Time that a guard tries to end a cluster while the batch system does not answer (seconds)."""
 
 
-def renew(name: str, token: str, role: str) -> None:
-    """Submit the successor of the job in which this runs; only once, however often that job is requeued."""
-    ident = State.system.current_job()
-    with submitted.locked(name) as state:
-        own = next((job for job in state.jobs if job.ident == ident), None)
-        if state.token != token or state.is_stopping or own is None:
-            return  # stopped meanwhile
-        if any(job.follows == ident for job in state.jobs):
-            return
-        # Its predecessor has ended: this job has waited for that.
-        state.jobs = [job for job in state.jobs if job.ident != own.follows]
-        is_short = own.follows and time.time() - own.at < SHORT_SECONDS
-        delay = SHORT_SECONDS if is_short else 0
-        following = state.submit(
-            role, follows=ident, delay=delay, slots=own.slots, kind=own.kind, stays=own.stays
-        )
-        logger.info("sidecar.follower_submitted", "%s is submitted and follows this job", following)
+def renew(name: str, token: str, role: str, is_again: bool = False) -> int:
+    """Submit the job that follows the one in which this runs. Returns the exit status, for the batch script."""
+    if is_again:
+        succession.renew_again(name, token, role)
+        return 0
+    try:
+        succession.renew(name, token, role)
+    except LaunchError as error:
+        succession.log_failure(error)
+        return shell_lines.IS_IMPOSSIBLE if succession.is_impossible() else 1
+    return 0
 
 
 def retire(name: str, token: str) -> None:
@@ -68,17 +60,22 @@ def retire(name: str, token: str) -> None:
 
 
 def watch(name: str, token: str, master: int) -> None:
-    """Classify lost workers, and end the cluster if nobody uses it, until the process `master` is gone."""
+    """Classify lost workers, care for the succession, and end the cluster if nobody uses it, until the process `master`
+    is gone."""
     poller = select.poll()
     try:
         poller.register(os.pidfd_open(master), select.POLLIN)
     except ProcessLookupError:
         return
-    unused_watch = unused.Watch(name, token)
+    unused_watch, followers = unused.Watch(name, token), succession.Succession(name, token)
     classified_at = time.monotonic()
-    while not poller.poll(unused.LOOK_SECONDS * 1000):
+    while not poller.poll(min(unused.LOOK_SECONDS, followers.wait_seconds(time.time())) * 1000):
         with contextlib.suppress(LaunchError):  # the batch system does not answer; it is asked again
             unused_watch.look(time.time())
+        try:
+            followers.look(time.time())
+        except LaunchError as error:
+            succession.log_failure(error)
         if time.monotonic() - classified_at < State.system.list_seconds:
             continue
         classified_at = time.monotonic()
@@ -161,23 +158,25 @@ def main() -> int:
     parser = program.argument_parser(
         "cw.slurm.sidecar", "Looks after a cluster's jobs in Slurm. cw.slurm starts it."
     )
-    parser.add_argument("verb", choices=["renew", "retire", "watch", "tend", "guard"])
+    parser.add_argument("verb", choices=["renew", "retire", "watch", "tend", "guard", "orphan"])
     parser.add_argument("name")
     parser.add_argument("token")
     parser.add_argument("role", nargs="?", choices=["master", "workers"])
+    parser.add_argument("--again", action="store_true", help="try until it works")
+    parser.add_argument(
+        "--seconds", type=float, default=succession.ORPHAN_SECONDS, help="patience of workers"
+    )
     program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd", "--parent")
     options = parser.parse_args()
     program.set_up_logging(options.verbose)
     if options.verb == "renew":
-        try:
-            renew(options.name, options.token, options.role)
-        except LaunchError as error:
-            # The job itself goes on. Its log is where a user looks for the reason.
-            logger.error("sidecar.follower_failed", "no job follows this one: %s", error)
-    elif options.verb == "retire":
+        return renew(options.name, options.token, options.role, options.again)
+    if options.verb == "retire":
         retire(options.name, options.token)
     elif options.verb in ("watch", "tend"):  # (tend: in scripts that an earlier version of cw submitted)
         watch(options.name, options.token, options.parent)
+    elif options.verb == "orphan":
+        succession.end_orphan(options.name, options.token, options.seconds)
     else:
         guard(options.name, options.token, options.lifeline_fd)
     return 0

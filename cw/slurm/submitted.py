@@ -75,6 +75,8 @@ class State:
         self.kill_wait = 30.0
         self.local: dict[str, Any] = {}
         """The master on a login node, if there is one: its machine (boot id, host) and processes."""
+        self.problems: dict[str, str] = {}
+        """What goes wrong now and is tried again, by subject, for `status`."""
 
     @classmethod
     def load(cls, name: str) -> State:
@@ -124,15 +126,18 @@ class State:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.file())
 
-    def submit(self, role: str, follows: int = 0, delay: int = 0, **piece: Any) -> BatchJob:
-        """Submit the job of a role, and note it. It begins when the job that it `follows` has ended, and no earlier
-        than in `delay` seconds. `piece`: the fields `slots` (by default the plan's), `kind` and `stays` of a BatchJob.
-        Raises LaunchError with the system's own message.
-        """
+    def submit(
+        self, role: str, follows: int = 0, delay: int = 0, is_parallel: bool = False, **piece: Any
+    ) -> BatchJob:
+        """Submit the job of a role, and note it. It begins when the job that it `follows` has ended (`is_parallel`:
+        perhaps earlier), and no earlier than in `delay` seconds. `piece`: the fields `slots` (by default the plan's),
+        `kind` and `stays` of a BatchJob. Raises LaunchError with the system's own message."""
         job = BatchJob(role, 0, "", job_name(self.name, role, self.token), 0, 0.0, follows)._replace(**piece)
         if role == "workers" and not job.slots:
             job = job._replace(slots=self.plans[job.kind or role].slots)
-        ident, cluster = State.system.submit(self.script(job, delay))
+        ident, cluster = State.system.submit(
+            self.script(job._replace(follows=0) if is_parallel else job, delay)
+        )
         job = job._replace(ident=ident, cluster=cluster, at=time.time())
         self.jobs.append(job)
         self.save()
@@ -144,6 +149,15 @@ class State:
         plan = plan._replace(slots=job.slots or plan.slots, idle=0.0 if job.stays else plan.idle)
         request = ScriptRequest(job.role, plan, self.token, self.logs, self.kill_wait, job.follows, delay)
         return State.system.script(request)
+
+    def note_problem(self, subject: str, text: str) -> None:
+        """Note what goes wrong with a subject; '': nothing any more."""
+        before = dict(self.problems)
+        self.problems.pop(subject, None)
+        if text:
+            self.problems[subject] = text
+        if self.problems != before:
+            self.save()
 
     def cancel(self, jobs: Sequence[BatchJob]) -> None:
         """End these jobs at once, and forget them."""

@@ -88,6 +88,11 @@ class Slurm:
         # (For a job that waits, or has just begun, scancel would try for minutes.)
         self._scancel(jobs, "--state=RUNNING", f"--signal={batch.NOTICE}")
 
+    def release(self, jobs: Sequence[SubmittedJob]) -> None:
+        for job in jobs:
+            cluster = squeue.of_cluster(job.cluster)
+            squeue.call("scontrol", *cluster, "update", f"JobId={job.ident}", "Dependency=")
+
     def cancel(self, jobs: Sequence[SubmittedJob]) -> None:
         self._scancel(jobs)
 

@@ -102,10 +102,11 @@ def _nothing(state: State) -> Found:
     scale = advice.command("slurm", "scale", "-n", "1", name=state.name)
     failures = [job_logs.setup_failure(state, job) for job in state.of_role("workers")[-1:]]
     why = "".join(f" ({failure})" for failure in failures if failure)
+    problems = "".join(f"; {text}" for text in state.problems.values())
     return Found(
         f"no job of the workers is in {State.system.title}'s queue any more{why}: `{scale}` submits one for one slot "
-        f"(the logs of the last ones: {state.logs})",
-        "none",
+        f"(the logs of the last ones: {state.logs}){problems}",
+        "none" + problems,
     )
 
 
