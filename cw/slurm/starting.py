@@ -148,14 +148,7 @@ def start_plan(
     token = state.token
     try:
         if workers:
-            sizes = plan.pieces(plan.slots)
-            if (seconds := pieces.PAUSE_SECONDS * (len(sizes) - pieces.BURST)) > 5.0:
-                report(
-                    f"{len(sizes)} pieces are submitted one after the other, which takes {seconds:.0f} s or more"
-                )
-            pieces.submit_pieces(plan.name, token, sizes)
-            _check_is_wanted(state)
-            state = State.load(plan.name)
+            state = _submit_workers(state, plan, report)
         status = _wait_for_master(state, report) if master or not foreign else None
         connected, pending = _wait_for_slots(state, status, report) if workers and status else (0, "")
     except LaunchError:
@@ -169,6 +162,16 @@ def start_plan(
     )
     cluster.name, cluster.connected, cluster.pending = plan.name, connected, pending
     return cluster
+
+
+def _submit_workers(state: State, plan: Plan, report: Callable[[str], None]) -> State:
+    """Submit the pieces; returns the state with them."""
+    sizes = plan.pieces(plan.slots)
+    if (seconds := pieces.PAUSE_SECONDS * (len(sizes) - pieces.BURST)) > 5.0:
+        report(f"{len(sizes)} pieces are submitted one after the other, which takes {seconds:.0f} s or more")
+    pieces.submit_pieces(plan.name, state.token, sizes)
+    _check_is_wanted(state)
+    return State.load(plan.name)
 
 
 def with_nodes(plan: Plan, report: Callable[[str], None] | None = None) -> Plan:

@@ -86,6 +86,20 @@ class Output(Protocol):
         words."""
 
 
+class _OwnSeed:
+    """This worker's own hash seed, or the cluster's, so that strings have the same hashes in all runners."""
+
+    def __init__(self) -> None:
+        self._found = environments.hash_seed()
+
+    def find(self) -> str:
+        """Return it; '' while there is no credential, for which a worker waits."""
+        if not self._found:
+            with contextlib.suppress(credential.CredentialError):  # connecting reports what is wrong with it
+                self._found = credential.load().hash_seed()
+        return self._found
+
+
 class Runners:
     """Processes of runners, by the key of their `PooledRunner`.
 
@@ -120,7 +134,7 @@ class Runners:
         self._forkservers_lost = 0  # since the last runner was forked
         self.ends = -1.0
         """Time at which running jobs are stopped (time.monotonic()), as far as known; -1: unknown."""
-        self._hash_seed = environments.hash_seed()
+        self._own_seed = _OwnSeed()
         # Keys are the PYTHONHASHSEED of their runners; '': none is known.
         self._forkservers: dict[str, ForkserverProcess] = {}
         self._forkserver_by_key: dict[int, ForkserverProcess] = {}  # by key of the runner
@@ -253,21 +267,13 @@ class Runners:
 
     def _prepare(self) -> None:
         """Start the forkserver of most runners before they are needed."""
-        if self._find_hash_seed():
-            self._start_forkserver(self._hash_seed)
+        if self._own_seed.find():
+            self._start_forkserver(self._own_seed.find())
 
     def _forkserver_for(self, environment: Any) -> ForkserverProcess:
         """Return the forkserver whose runners have the client's PYTHONHASHSEED; without one, this worker's."""
-        seed = _hash_seed_of(environment) or self._find_hash_seed()
+        seed = _hash_seed_of(environment) or self._own_seed.find()
         return self._forkservers.get(seed) or self._start_forkserver(seed)
-
-    def _find_hash_seed(self) -> str:
-        """Find this worker's own hash seed, or the cluster's, so that strings have the same hashes in all runners; ''
-        while there is no credential, for which a worker waits."""
-        if not self._hash_seed:
-            with contextlib.suppress(credential.CredentialError):  # connecting reports what is wrong with it
-                self._hash_seed = credential.load().hash_seed()
-        return self._hash_seed
 
     def _start_forkserver(self, seed: str) -> ForkserverProcess:
         forkserver = self._forkservers[seed] = ForkserverProcess(
@@ -324,7 +330,7 @@ class Runners:
         forkserver = self._forkserver_by_key.pop(key, None)
         if forkserver is not None:
             forkserver.clear_scratch(self._pids.get(key, 0))
-        if forkserver is not None and forkserver.hash_seed != self._hash_seed:
+        if forkserver is not None and forkserver.hash_seed != self._own_seed.find():
             self._loop.call_later(FORKSERVER_SECONDS, lambda: self._close_idle_forkserver(forkserver))
         end = self._channels.pop(key)
         self.on_gone(runner)
