@@ -62,7 +62,7 @@ def test_a_line_of_setup_that_fails_is_named_and_ends_the_start(slurm):
     assert re.search(failed, error) and not remaining(slurm)
 
 
-@pytest.mark.parametrize("asked", [["--partition=short", "--time=60"], ["-n", "99"]])
+@pytest.mark.parametrize("asked", [["--partition=short", "--time=60"], ["-i", "-n", "99"]])
 def test_what_slurm_never_gives_ends_the_start_and_leaves_nothing_in_the_queue(slurm, asked):
     _, error = run("start", *asked, status=1)
     assert re.match(
