@@ -255,7 +255,7 @@ def test_without_a_master_the_missing_credential_is_not_what_is_told(tmp_path):
     """The first master makes it, so that is what is missing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CW_CREDENTIAL", str(tmp_path / "missing.pem"))
-        with pytest.raises(cw.ConnectionError, match="start one with `python -m cw.master`"):
+        with pytest.raises(cw.ConnectionError, match=r"start one with `\S+ -m cw.master`"):
             cw.ClusterExecutor(LOOPBACK, free_port(), connect_timeout=0.3)
 
 

@@ -171,7 +171,7 @@ def _parse_arguments() -> Any:
     parser = program.argument_parser(
         "cw.slurm",
         "Starts and stops a cluster in Slurm: one job for the master, others for the workers.",
-        epilog="An ARG of cw.master or cw.worker goes to it, any other to sbatch: --Xworkers --account=physics",
+        epilog="An ARG of cw.master or cw.worker goes to it, any other to sbatch: --Xworkers --exclusive",
     )
     parser.add_argument("verb", choices=list(_VERBS), metavar="VERB", help="start: submit a master and workers, and "
         "wait until the master answers. status: show the jobs, their nodes and time left, the slots, the logs. scale: "
