@@ -60,8 +60,32 @@ def test_a_worker_ends_before_the_batch_system_kills_it(kill_wait, grace):
 def test_a_job_is_followed_by_another_only_if_that_is_wanted():
     request = ScriptRequest("workers", Plan("x", 1), "t0", "/logs")
     assert shell_lines.renewal(request) == []
-    (line,) = shell_lines.renewal(request._replace(plan=Plan("x", 1, is_renewed=True)))
-    assert shlex.split(line)[-5:] == ["cw.slurm.sidecar", "renew", "x", "t0", "workers"]
+    lines = shell_lines.renewal(request._replace(plan=Plan("x", 1, is_renewed=True)))
+    command = lines[0].removesuffix("; status=$?")
+    assert shlex.split(command)[-5:] == ["cw.slurm.sidecar", "renew", "x", "t0", "workers"]
+    for status, printed in (
+        (0, "renew job"),
+        (1, "renew renew again job"),
+        (shell_lines.IS_IMPOSSIBLE, "renew"),
+    ):
+        script = "\n".join(["sidecar() { echo renew ${*:2}; return $1; }", *lines, "wait; echo job"])
+        script = script.replace(command, f"sidecar {status}").replace("--again", "again")
+        process = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+        assert process.stdout.split() == printed.split(), process.stderr
+        assert process.returncode == (status == shell_lines.IS_IMPOSSIBLE)
+
+
+def test_workers_look_for_their_master_while_their_script_runs(monkeypatch):
+    monkeypatch.setattr(shell_lines, "ORPHAN_LOOK_SECONDS", 0.1)
+    request = ScriptRequest("workers", Plan("x", 1), "t0", "/logs")
+    (line,) = shell_lines.end_of_orphans(request)
+    script = line.replace(shell_lines.sidecar("orphan", request), "echo looked") + "\nsleep 0.55"
+    printed = subprocess.check_output(
+        ["timeout", "20", "bash", "-c", script], text=True
+    )  # until all have ended
+    assert 1 <= printed.count("looked") <= 6
+    by_hand = request._replace(plan=Plan("x", 1, foreign_master="n1:5494"))
+    assert shell_lines.end_of_orphans(by_hand) == []
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,12 @@ def renewal(request: ScriptRequest) -> list[str]:
 
 
 def end_of_orphans(request: ScriptRequest) -> list[str]:
-    """Return the command that ends the job of workers some minutes after they have lost their master for good."""
+    """Return the command that ends the job of workers some minutes after they have lost their master for good. It reads
+    from a pipe that nobody writes to, and ends with the script, which holds the other end."""
     if request.plan.foreign_master:  # which its user may start again when he likes
         return []
-    return [f"(while sleep {ORPHAN_LOOK_SECONDS}; do {sidecar('orphan', request)}; done) &"]
+    look = f"{sidecar('orphan', request)} </dev/null"
+    return [f"exec {{alive}}> >(while read -rt {ORPHAN_LOOK_SECONDS}; [ $? -gt 128 ]; do {look}; done)"]
 
 
 def end_of_renewal(request: ScriptRequest) -> list[str]:
