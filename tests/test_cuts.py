@@ -10,7 +10,7 @@ from test_dispatch import PY, assigned, dispatcher, jobs
 
 import cw
 from cw.master import cuts
-from cw.master.jobs import GiveUp, SendToClient
+from cw.master.actions import GiveUp, SendToClient
 from cw.net import messages as m
 from cw.requirements import WorkerCapacity
 from cw.waits.cut_jobs import CutJobs
