@@ -11,6 +11,7 @@ from cw.worker.departure import (
     END_SECONDS,
     NOTICE_SECONDS,
     REPEATED_SECONDS,
+    STEPS_MARGIN,
     STOP_RESERVE,
     STOP_SECONDS,
     TAKEN_SECONDS,
@@ -153,6 +154,11 @@ def test_before_the_end_of_its_allocation_it_drains_and_is_gone_a_margin_before_
     assert drain.grace == END_DRAIN and departure.stop_pace == 1.0
     assert departure.on_tick(departure.ends_at - 0.1, AT_WORK) == []
     assert departure.on_tick(departure.ends_at, AT_WORK) == [StopJobs()]
+    # There is time for longer steps: a job may save its state after the first.
+    assert departure.stop_pace == END_MARGIN / STEPS_MARGIN == 3.0
+    gone = departure.ends_at + 3 * STEPS
+    assert departure.on_tick(gone - 0.1, AT_WORK) == [] and gone < NOW + 3600.0 - STEPS_MARGIN
+    assert departure.on_tick(gone, AT_WORK) == [Leave(is_sudden=False, has_threads=False)]
 
 
 def test_in_a_short_allocation_the_steps_are_short_too():

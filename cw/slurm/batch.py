@@ -29,7 +29,7 @@ pass it on.)"""
 
 NOTICE_SECONDS = 65
 """Time before the end of an allocation at which Slurm should send it (seconds); at most a fifth of a short one. It may
-arrive a minute early. (A worker that knows its end starts to drain at that time by itself.)"""
+arrive a minute early. (A worker that knows its end starts to drain by itself, some seconds before.)"""
 
 IDLE_STATUS = 88
 """Exit status of a worker that ends because it had nothing to do: no other job follows its own."""

@@ -124,7 +124,7 @@ def _add_limits(parser: Any) -> None:
                        help="end after this long with nothing to do; 0: never (default)")  # fmt: skip
     group.add_argument("--until", metavar="TIME", type=program.converted_by(_parse_time), default=defaults.until,
                        help="time at which the machine is taken away, in seconds since 1970: the worker takes no more "
-                       "jobs from a minute before it on, and stops jobs 5 seconds before it (default: "
+                       "jobs from 75 seconds before it on, and stops jobs 15 seconds before it (default: "
                        "never)")  # fmt: skip
     group.add_argument("--max-jobs", metavar="N", type=program.converted_by(_parse_count), default=defaults.max_jobs,
                        help="replace each runner process by a new one after N jobs (default: never)")  # fmt: skip

@@ -21,9 +21,13 @@ from typing import NamedTuple
 REPEATED_SECONDS = 2.0
 """Time after a SIGTERM in which another one counts as the same (seconds): Slurm sends it twice within 50 ms."""
 
-END_MARGIN = 5.0
-"""Time before the end of its allocation by which a worker has stopped its jobs and is gone (seconds), at most a quarter
-of the allocation. In this time jobs are stopped step by step and their outcomes reported."""
+END_MARGIN = 15.0
+"""Time before the end of its allocation at which a worker begins to stop its jobs (seconds), at most a quarter of the
+allocation. Longer: slots idle. Shorter: a job has less time to save its state after the first signal."""
+
+STEPS_MARGIN = 5.0
+"""Part of this time from which on the steps need not be shorter than usual (seconds): jobs are stopped step by step,
+and their outcomes reported. With all of END_MARGIN, the steps take as much longer."""
 
 END_DRAIN = 60.0
 """Time before END_MARGIN during which a worker starts nothing (seconds), at most a tenth of the allocation. Longer:
@@ -116,6 +120,10 @@ class Departure:
         self._grace = grace
         self._until = until
         self._pace = 1.0  # of the steps, if the end is nearer than they take
+        self._end_pace, self._end_at = (
+            1.0,
+            math.inf,
+        )  # of the steps at the end of the allocation, and when they begin
         self._drains_from = self._drains_until = 0.0
         self._done_at = math.inf  # when nothing was left to run
         self._gone_at = math.inf  # when it leaves, whether or not all has ended: then the steps are over
@@ -125,15 +133,17 @@ class Departure:
         if until < math.inf:
             left = until - wall
             margin = max(0.0, min(END_MARGIN, left / 4))
-            self._pace = margin / END_MARGIN
+            self._end_pace = margin / STEPS_MARGIN
+            self._pace = min(1.0, self._end_pace)
             ends_in = left - margin
-            self.ends_at = min(self.ends_at, now + ends_in)
+            self._end_at = now + ends_in
+            self.ends_at = min(self.ends_at, self._end_at)
             alarm = Alarm(max(0.0, ends_in - min(END_DRAIN, left / 10)), "its allocation ends soon", True)
             self.alarms.append(alarm)
 
     @property
     def stop_pace(self) -> float:
-        """Share of STOP_SECONDS in which a job must be stopped now."""
+        """Share of STOP_SECONDS in which a job must be stopped now; above 1 at the end of an allocation."""
         return self._pace if self.is_draining else 1.0
 
     # --- requests to end ---
@@ -205,6 +215,8 @@ class Departure:
             return []
         is_late = now >= self._drains_until
         if is_late and self._gone_at == math.inf and not here.is_empty:
+            if now >= self._end_at:
+                self._pace = self._end_pace
             self._gone_at = now + (STOP_SECONDS + STOP_RESERVE) * self._pace
             return [StopJobs()]
         if here.is_empty:
@@ -231,4 +243,4 @@ class Departure:
         """Raise AssertionError if the state contradicts itself. For tests."""
         assert self._drains_until <= max(self.ends_at, self._drains_from)
         assert self._gone_at == math.inf or self.is_draining
-        assert 0.0 <= self._pace <= 1.0
+        assert 0.0 <= self._pace <= END_MARGIN / STEPS_MARGIN
