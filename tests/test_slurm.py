@@ -499,8 +499,8 @@ def test_workers_in_a_container(slurm, tmp_path, monkeypatch, program):
 @pytest.mark.slow
 def test_the_scripts_on_the_screen_can_be_submitted_by_hand(slurm, tmp_path):
     out, _ = run("start", "--dry-run", "-n", 3, "--time", "10", "--Xworkers=--comment=it's 100% $odd")
-    assert not slurm.queue() and out.count("#!/bin/bash") == 2
-    assert "--ntasks=3" in out and "--time=10" in out
+    assert not slurm.queue() and out.count("#!/bin/bash") == 3  # pieces of 2 and 1
+    assert "--ntasks=2" in out and "--ntasks=1" in out and "--time=10" in out
     slurm.run("bash", "-ec", out)
     wait_until(lambda: slots() == 3, LIMIT, standing)
     assert "it's 100% $odd" in slurm.run("squeue", "-h", "-o", "%k")

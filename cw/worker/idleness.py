@@ -1,7 +1,7 @@
 """Time for which a worker has had nothing to do, after which it ends, if its user wants that; no I/O, no clock.
 
 A job counts from its arrival to its result, also while it waits for nested ones. Threads and child processes that jobs
-have left behind do not count.
+have left behind do not count. Time without a master does: jobs may wait there, or it is yet to come.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Idleness:
         self._has_worked = False
 
     def on_work(self) -> None:
-        """Note that the master has sent something to do."""
+        """Note that the master has sent something to do, or that there is no master."""
         self._has_worked = True
 
     def is_over(self, now: float, is_empty: bool) -> bool:

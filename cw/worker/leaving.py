@@ -62,6 +62,8 @@ class Leaving:
 
     def on_second(self, now: float) -> None:
         """Leave if the worker has had nothing to do for long. Called about every second."""
+        if not self._link.is_joined:
+            self.idleness.on_work()  # what waits for this worker is not known now
         if self.idleness.is_over(now, self._execution.slots.is_empty()) and not self._departure.is_draining:
             self.was_idle = True
             why = f"it has had nothing to do for {self.idleness.limit:g} s"
