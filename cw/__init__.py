@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from cw.overview import status as status
     from cw.payloads.current import CurrentJob as CurrentJob
     from cw.payloads.current import current_job as current_job
+    from cw.payloads.job_usage import Usage as Usage
     from cw.payloads.shared import Shared as Shared
     from cw.pool import Pool as Pool
     from cw.results import ResultsModule as _ResultsModule
@@ -99,6 +100,7 @@ _MODULE_BY_NAME = {
     "Snapshot": "observer.model",
     "current_job": "payloads.current",
     "CurrentJob": "payloads.current",
+    "Usage": "payloads.job_usage",
     "Future": "client.future",
     "AddressError": "net.address",
     "CredentialError": "credential",

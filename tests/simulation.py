@@ -38,8 +38,9 @@ from cw.net import wire
 from cw.net.batches import split, without
 from cw.net.objects import ObjectCache, named_by
 from cw.payloads import serialize
-from cw.requirements import to_options
+from cw.requirements import WorkerCapacity, to_options
 from cw.worker.jobs import WorkerJob
+from cw.worker.offer import Offer
 
 ADDRESS = "master", 5494
 MONOTONIC = 1000.0
@@ -578,7 +579,7 @@ class Simulation:
         loop = SimLoop(process)
         worker = process.worker = cw.worker.worker.Worker(
             loop,
-            slots,
+            Offer(WorkerCapacity(slots), "", ""),
             lambda: [SimpleNamespace(host=ADDRESS[0], port=ADDRESS[1], source="")],
             self.worker_settings,
         )

@@ -115,7 +115,8 @@ def test_a_data_frame(path):
     pandas = pytest.importorskip("pandas")
     frame = cw.results(path).to_dataframe(whole=True)
     assert list(frame.columns) == [
-        "key", "jobid", "function", "failed", "args", "kwargs", "value", "error", "when", "seconds", "host"
+        "key", "jobid", "function", "failed", "args", "kwargs", "value", "error", "when", "seconds", "host",
+        "cpu_seconds", "peak_memory",
     ]  # fmt: skip
     assert list(frame["failed"]) == [False, False, True, False]
     assert list(frame["jobid"]) == [1, 2, 3, 4] and frame["value"][1] == {"two": 2.5}
@@ -147,7 +148,7 @@ def test_each_argument_and_each_field_has_a_column(tmp_path, script, caplog):
     columns = [
         "key", "jobid", "function", "failed", "density", "seed", "more0", "args.key", "z", "arg0.rate", "arg0.key",
         "arg1", "last", "wrong", "value.steps", "value.crossed", "value.x", "value.y", "value", "error", "when",
-        "seconds", "host",
+        "seconds", "host", "cpu_seconds", "peak_memory",
     ]  # fmt: skip
     frame = cw.results(path).to_dataframe()
     assert list(frame.columns) == columns and not events(caplog)
@@ -177,7 +178,7 @@ def test_each_argument_and_each_field_has_a_column(tmp_path, script, caplog):
     )
     assert datetime.datetime.fromisoformat(rows[0]["when"]).timestamp() == 1e9 + 1
     empty = cw.results(path).filter(function="no").to_dataframe()
-    assert list(empty.columns) == [*columns[:4], "value", *columns[-4:]] and empty.empty
+    assert list(empty.columns) == [*columns[:4], "value", *columns[-6:]] and empty.empty
 
 
 def test_results_have_positions(path):

@@ -25,6 +25,7 @@ from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.output import last_words
 from cw.output.sink import Kept
+from cw.payloads.job_usage import usage_of
 
 if TYPE_CHECKING:
     from cw.client.run_report import RunReport
@@ -84,6 +85,11 @@ class Delivery:
         if (note := getattr(job.tag, "note_output", None)) is not None:
             note(*texts)
         return kept
+
+    def note_usage(self, job: ClientJob, payload: Any) -> None:
+        """Give a job's future what the job has used, if that was measured."""
+        if hasattr(job.tag, "usage"):
+            job.tag.usage = usage_of(payload)
 
     def add(self, number: int, call: Call | Chunk) -> None:
         """Note a job that is recorded. If its result is stored, it need not run and is delivered soon. Any thread."""

@@ -32,6 +32,7 @@ from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
 from cw.observer.reporter import Reporter, program_name
 from cw.output.incoming import Incoming
+from cw.payloads.job_usage import MEASURED_SECONDS
 from cw.version import VERSION
 from cw.waits.reporter import WaitReporter
 
@@ -302,6 +303,8 @@ class Exchange:
                 self.reporter.on_failed(number, error)
             if job.retries is not None:
                 job.retries.add_notes(error)
+            if seconds > MEASURED_SECONDS:
+                delivery.note_usage(job, payload)
             if kept is not None or job.keeps_output:
                 kept = delivery.note_output(job, error, kept)
             if has_held and error is None and (result := getattr(job.tag, "awaited", None)) is not None:

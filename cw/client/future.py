@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cw import html, nested
 from cw.payloads import futures, serialize
 from cw.payloads.deferred import Deferred, ImportDeadlock
+from cw.payloads.job_usage import Usage
 
 if TYPE_CHECKING:
     from cw.client.session import Session
@@ -51,6 +52,8 @@ class Future(concurrent.futures.Future[T]):
     """True if the job did not run: its result was in the store."""
     output: tuple[str, str] | None = None
     """What the job has printed on stdout and stderr, as it comes with the result; see `stdout`."""
+    usage: Usage | None = None
+    """What the job has used, once it is done; None: it lasted less than 10 ms, or its result was in the store."""
     _made_condition: threading.Condition | None = None
     _state = PENDING
     _result: Any = None

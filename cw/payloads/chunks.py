@@ -17,7 +17,7 @@ from typing import Any
 
 from cw.errors import JobTimeout
 from cw.net.messages import DONE, ERROR
-from cw.payloads import current, serialize, shared
+from cw.payloads import current, job_usage, serialize, shared
 from cw.payloads.layout import Payload, StoreBuffer
 from cw.payloads.pickled import PLAIN, Pickled
 
@@ -240,7 +240,12 @@ def _run(load: Callable[[], Any]) -> tuple[int, float, Any]:
             raise
         status, result = ERROR, serialize.dump_error(error, {"host": os.uname().nodename, "pid": pid})
         serialize.forget_tracebacks(error)
-    return status, time.monotonic() - start, result
+    lasted = time.monotonic() - start
+    return (
+        status,
+        lasted,
+        job_usage.attach(result, is_apart=False) if lasted > job_usage.MEASURED_SECONDS else result,
+    )
 
 
 def load_error(payload: Any, job: int, call: int) -> BaseException:

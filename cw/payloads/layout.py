@@ -13,7 +13,8 @@ A payload is one contiguous piece of memory, of one of three kinds, distinguishe
       +------+---------+----------+---------+-------------------+--------+-----+----------+-----+----------+
                                     u64                                       each at a multiple of 64 bytes
 
-Behind a call, of either kind, is its label: u64 (pickle does not look there).
+Behind a call, of either kind, is its label: u64 (pickle does not look there). Behind a result or an error may be what
+its job has used (`job_usage.py`), as many bytes, the last of which is no dot.
 A payload comes from a peer that may be faulty: sizes are checked before anything is sliced.
 """
 
@@ -95,6 +96,22 @@ def pickle_of(payload: Payload) -> bytes:
     _, _, count, size = _HEADER.unpack_from(view)
     start = _HEADER.size + 8 * count
     return bytes(view[start : start + size])
+
+
+def behind_of(payload: Payload) -> bytes | None:
+    """Return the LABEL bytes behind the pickle of a result or an error, and its buffers; None if there are none."""
+    payload = split_text(payload)[1]
+    if len(payload) <= LABEL:
+        return None
+    if payload[0] == MULTI:
+        view = memoryview(payload).cast("B")
+        _, _, count, end = _HEADER.unpack_from(view)
+        end += _HEADER.size + 8 * count
+        for size in struct.unpack_from(f"<{count}Q", view, _HEADER.size):
+            end += -end % _ALIGNMENT + size
+        return bytes(view[end:]) if len(view) - end == LABEL else None
+    # A pickle begins with 0x80, and ends with a dot.
+    return bytes(payload[-LABEL:]) if payload[0] == 0x80 and payload[-1] != 0x2E else None
 
 
 def pack(data: bytes, buffers: list[memoryview], store: StoreBuffer | None, behind: bytes) -> Payload:

@@ -23,6 +23,7 @@ from cw.payloads.failures import forget_tracebacks as forget_tracebacks
 from cw.payloads.failures import load_error as load_error
 from cw.payloads.failures import load_what_errors_take as load_what_errors_take
 from cw.payloads.failures import unreadable as unreadable
+from cw.payloads.job_usage import copy_usage
 from cw.payloads.layout import Payload as Payload
 from cw.payloads.layout import StoreBuffer as StoreBuffer
 from cw.payloads.layout import join as join
@@ -231,7 +232,7 @@ def alone(payload: Payload, refer: byvalue.Refer = None) -> Payload:
     keeps it."""
     if _stands_alone(pickle_of(payload)):
         return payload
-    return dump_alone(load(payload), refer)
+    return copy_usage(payload, dump_alone(load(payload), refer))
 
 
 def alone_error(payload: Payload, refer: byvalue.Refer = None) -> Payload:
@@ -239,7 +240,8 @@ def alone_error(payload: Payload, refer: byvalue.Refer = None) -> Payload:
     if _stands_alone(bytes(payload)):
         return payload
     *fields, pickled, reason = loads(payload)
-    return dumps((*fields, pickled and bytes(dump_alone(load(pickled), refer)), reason), 5)
+    alone = dumps((*fields, pickled and bytes(dump_alone(load(pickled), refer)), reason), 5)
+    return copy_usage(payload, alone)
 
 
 class DefinitionKeeper:

@@ -22,7 +22,7 @@ from cw.errors import EnvironmentMismatch, StartRefused
 from cw.net import memory, wire
 from cw.net import messages as m
 from cw.net.sockets import receive_with_files
-from cw.payloads import current, environment, modules, serialize, shared
+from cw.payloads import current, environment, job_usage, modules, serialize, shared
 from cw.payloads.environment import apply_environment, load_environment
 from cw.payloads.initializer import Once
 from cw.requirements import JobOptions
@@ -113,6 +113,7 @@ class Runner:
             current.running = None
             if not self._receive():
                 return
+            job_usage.begin()
             self._output.begin()
 
     def _run(self, job: tuple[Any, ...]) -> None:
@@ -133,7 +134,7 @@ class Runner:
             value = function(*args, **kwargs)
             if current.clear_timers is not None:
                 leftovers.clear_timers()
-            answer = serialize.dump_result(value, memory.store)
+            answer = serialize.dump_result(value, job_usage.store)
             if isinstance(value, BaseException):
                 serialize.forget_tracebacks(value)
             value = None  # or a traceback in the value, which leads to this frame, would hold itself
@@ -211,6 +212,8 @@ class Runner:
 
     def _write_result(self, number: int, status: int, seconds: float, payload: Any) -> None:
         """Write a job's result, after all that it has printed."""
+        if seconds > job_usage.MEASURED_SECONDS:
+            payload = job_usage.attach(payload)
         printed = self._output.end(number, seconds)
         if type(payload) is bytes and len(payload) <= memory.LARGE:
             self._write(printed + wire.encode_result(number, status, seconds, payload))

@@ -8,6 +8,7 @@ from typing import Any
 from cw.net import messages as m
 from cw.output import last_words
 from cw.payloads import classes, serialize
+from cw.payloads.job_usage import Usage, usage_of
 from cw.store.format import Stored
 
 
@@ -53,6 +54,12 @@ class Result:
     def host(self) -> str:
         """Host on which it ran; '' if unknown."""
         return self._stored.host
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the call has used: CPU seconds, and memory at its peak. None: that was not measured, as for calls
+        of less than 10 ms."""
+        return usage_of(self._stored.payload)
 
     @property
     def args(self) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from cw.payloads.job_usage import Usage
 from cw.store.result import Result
 
 LINE = 200
@@ -14,6 +15,7 @@ LINE = 200
 
 COLUMNS = [
     "key", "jobid", "function", "failed", "args", "kwargs", "value", "error", "when", "seconds", "host",
+    "cpu_seconds", "peak_memory",
 ]  # fmt: skip
 
 
@@ -38,7 +40,13 @@ def row(
         "when": result.when,
         "seconds": result.seconds,
         "host": result.host,
+        **of_usage(result.usage),
     }
+
+
+def of_usage(usage: Usage | None) -> dict[str, Any]:
+    """Return what a call has used, by column."""
+    return {"cpu_seconds": usage and usage.cpu_seconds, "peak_memory": usage and usage.peak_memory}
 
 
 def line(result: Result) -> str:

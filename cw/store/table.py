@@ -21,7 +21,7 @@ MOST_FIELDS = 100
 columns. Smaller: records stay in one column."""
 
 _BEFORE = ("key", "jobid", "function", "failed")
-_AFTER = ("error", "when", "seconds", "host")
+_AFTER = ("error", "when", "seconds", "host", "cpu_seconds", "peak_memory")
 
 Load = Callable[[Callable[[], Any]], Any]
 """Type of what loads a value, or returns None if that fails."""
@@ -35,6 +35,7 @@ def of_results(results: Iterable[Result], tried: Load) -> tuple[list[str], list[
     found = []
     for result in results:
         row = {name: getattr(result, name) for name in (*_BEFORE, "when", "seconds", "host")}
+        row |= rows.of_usage(result.usage)
         if (args := tried(partial(getattr, result, "args"))) is not None:
             if result.function not in signatures:
                 signatures[result.function] = _signature_of(result.function)
