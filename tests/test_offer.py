@@ -34,7 +34,7 @@ def test_options_say_what_is_there():
     found = made(*arguments)
     assert found.capacity.to_wire() == {
         "slots": 1, "cpus": 16, "memory": 64 * 10**9, "gpus": ("1", "GPU-8932"),
-        "resources": (("disk", 2), ("licence", 3)), "tags": ("avx512", "fast"),
+        "resources": (("disk", 2), ("licence", 3)), "tags": ("avx512", "fast"), "ends_idle": False,
     }  # fmt: skip
     assert found.text == (
         "1 slot, 16 CPUs, 64GB of memory (--memory), GPUs 1,GPU-8932 (--gpus), resources disk=2,licence=3, "

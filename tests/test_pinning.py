@@ -1,9 +1,13 @@
 """The CPUs to which runners are bound."""
 
+import os
 import random
+import time
 
 import pytest
+from programs import LIMIT, Master, Worker
 
+import cw
 from cw.worker.pinning import Pinning
 
 # Two nodes of four cores with two hardware threads each: CPUs 0-7 are of node 0, core n has the CPUs 2n and 2n + 1.
@@ -48,3 +52,19 @@ def test_jobs_have_cpus_of_their_own_and_of_as_few_nodes_as_possible():
             has_room = any(len([cpu for cpu in free if cpu // 8 == node]) >= count for node in (0, 1))
             assert len(nodes) == 1 or not has_room or set(chosen) == set(before)
             busy[step] = set(chosen)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU is all that there is")
+def test_jobs_of_a_worker_run_on_cpus_of_their_own():
+    def where(seconds):
+        time.sleep(seconds)
+        return os.sched_getaffinity(0)
+
+    with (
+        Master() as master,
+        Worker(master.address, "-n", "2", "--pin"),
+        cw.ClusterExecutor(master.address) as executor,
+    ):
+        one, other = (future.result(LIMIT) for future in [executor.submit(where, 1) for _ in range(2)])
+        assert len(one) == len(other) == 1 and one != other
+        assert len(executor.options(cpus=2).submit(where, 0).result(LIMIT)) == 2

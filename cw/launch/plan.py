@@ -33,7 +33,10 @@ PROGRAM_OPTIONS = {
 """Options of cw's programs among those that a user gives for a job. All others are the batch system's:
 `--gpus`, too, since Slurm says to each worker which devices are its own."""
 
-PROGRAM_FLAGS = {"master": frozenset[str](), "worker": frozenset({"--enforce-memory"})}
+PROGRAM_FLAGS = {
+    "master": frozenset[str](),
+    "worker": frozenset({"--enforce-memory", "--pin", "--share-gpus"}),
+}
 """Those without a value."""
 
 

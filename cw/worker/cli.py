@@ -36,6 +36,7 @@ def main() -> int:
         options.enforce_memory,
         options.idle,
         share_gpus=options.share_gpus,
+        pin=options.pin,
     )
     offered = offer.make_offer(options, os.environ)
     descriptors = program.allow_many_descriptors()  # each runner takes a few

@@ -97,7 +97,7 @@ class MemoryGuard:
     def _on_exceeded(self, runner: PooledRunner, job: WorkerJob, held: int) -> None:
         if job.peak:
             if runner.is_stopping and held > job.peak * GROWTH:
-                self._runners.kill(runner)
+                self._runners.stop(runner, 0.0)  # all steps at once
             job.peak = max(job.peak, held)
         elif not runner.is_ending and self._runners.tokens_left(runner) < len(runner.sent):
             job.peak = held

@@ -42,6 +42,8 @@ def add_options(parser: Any) -> None:
                        "CUDA_VISIBLE_DEVICES and its kin, or those of the driver)")  # fmt: skip
     group.add_argument("--share-gpus", action="store_true",
                        help="jobs that ask for no GPU see all of them (default: they see none)")  # fmt: skip
+    group.add_argument("--pin", action="store_true",
+                       help="let each job run on CPUs of its own, of one NUMA node if it has room")  # fmt: skip
     group.add_argument("--resources", metavar="NAME=N,...", type=converted_by(_parse_amounts), default=(),
                        help="amounts of other things that jobs share, by names of your own, such as "
                        "licence=3,disk=2")  # fmt: skip

@@ -221,10 +221,6 @@ class Runners:
             else:
                 self._signal(runner, number)
 
-    def kill(self, runner: PooledRunner) -> None:
-        """End a runner and what it runs at once."""
-        self._signal(runner, signal.SIGKILL)
-
     def take_in(self) -> None:
         """Report what runners have written by now: it came before any signal that follows."""
         for end in list(self._channels.values()):
@@ -235,7 +231,7 @@ class Runners:
             lines.warning("worker.runner_killed",
                           "runner %s did not end within %g s, perhaps for a thread of a job in it: it is killed",
                           self._pids.get(runner.key, 0), self._end_seconds)  # fmt: skip
-            self.kill(runner)
+            self._signal(runner, signal.SIGKILL)
 
     def place(self, runner: PooledRunner) -> dict[str, Any]:
         """Describe where a runner runs, for notes."""

@@ -24,6 +24,7 @@ from cw import events, location, program
 from cw.cpus import usable_cpus
 from cw.errors import ProtocolError
 from cw.events import EventLogger
+from cw.machine.topology import find_topology
 from cw.net import address, memory
 from cw.net import messages as m
 from cw.net.loop import Loop
@@ -38,6 +39,7 @@ from cw.worker.jobs import WorkerJob
 from cw.worker.leaving import Leaving
 from cw.worker.memory_guard import MemoryGuard
 from cw.worker.offer import Offer
+from cw.worker.pinning import Pinning
 from cw.worker.runners import Runners
 from cw.worker.sharing import Sharing
 from cw.worker.slots import Slots
@@ -69,6 +71,8 @@ class Settings(NamedTuple):
     """Time with nothing to do after which the worker ends; 0: never."""
     share_gpus: bool = False
     """True: jobs that ask for no GPU see all of them."""
+    pin: bool = False
+    """True: each runner runs on CPUs of its own."""
 
 
 class Worker:
@@ -90,7 +94,7 @@ class Worker:
         self._loop = loop
         self._sessions: dict[int, SessionObjects] = {}
         self._offer = offer
-        self._slots = Slots(offer.capacity, settings.max_jobs)
+        self._slots = _make_slots(offer, settings)
         self._departure = Departure(
             settings.grace, settings.lifetime, settings.until, time.monotonic(), time.time()
         )
@@ -301,6 +305,14 @@ class Worker:
         self.leaving.on_second(now)
         events.flush_repeated()
         return True
+
+
+def _make_slots(offer: Offer, settings: Settings) -> Slots:
+    slots = Slots(offer.capacity, settings.max_jobs)
+    if settings.pin:
+        cpus = os.sched_getaffinity(0)
+        slots.pin_runners(cpus, Pinning(*find_topology(cpus)).choose)
+    return slots
 
 
 def _make_binder(offer: Offer, shares_gpus: bool) -> Binder:
