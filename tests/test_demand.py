@@ -114,7 +114,7 @@ def test_workers_say_for_how_long_they_have_been_idle():
 
     def tick(now):
         for key, worker in cluster.state.workers.items():
-            cluster.workers[key].facts.on_second(now, len(worker.held), worker.done)
+            cluster.workers[key].facts.on_second(now, len(worker.held), worker.recent.total)
 
     tick(1010.0)
     assert [worker.idle_seconds for worker in ask(cluster, 1010.5).workers] == [0.0, 0.0]

@@ -26,7 +26,7 @@ from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, events, lines
 from cw.master.resumption import Resumption
 from cw.master.settings import Settings
-from cw.master.why import Survey, Wait, is_going_on
+from cw.master.why import Cause, Survey, Wait, is_going_on
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.objects import Key, SessionObjects
@@ -226,9 +226,12 @@ class ClientPeer(Peer):
         self._settle()
         session = dispatcher.state.sessions[self._key]
         goes_on = session.delivered != self._wait.delivered or is_going_on(session)
-        waiting = self._wait.on_second(now, survey.why(self._key, goes_on), session.delivered)
+        reason = survey.why(self._key, goes_on)
+        waiting = self._wait.on_second(now, reason, session.delivered)
         if waiting is not None:
             self.send(waiting)
+        if survey.to_come.notice and reason is not None and reason.cause is not Cause.PAUSED:
+            self.remark(f"to come: {survey.to_come.notice}", survey.to_come.notice)
 
     def _settle(self) -> None:
         """Queue resubmitted jobs that no worker holds, once all workers that may hold some have reported."""

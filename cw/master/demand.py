@@ -16,12 +16,13 @@ from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple, Protocol
 
+from cw.master.capacities import count_running, running_jobs
 from cw.master.facts import ClientFacts, WorkerFacts
 from cw.master.jobs import Job, SessionKey, Worker, WorkerKey
 from cw.master.ranked import Ranked
 from cw.master.state import State
 from cw.master.tallies import Tally
-from cw.needs import ONE_CPU, Needs
+from cw.needs import Needs
 from cw.observer.demand import Demand, Python, ShapeDemand, WorkerSupply
 
 SAMPLED = 2000
@@ -120,7 +121,7 @@ def _worker(worker: Worker, facts: WorkerFacts, now: float) -> WorkerSupply:
         facts.location,
         worker.pool.python,
         worker.capacity,
-        _busy(worker),
+        count_running(worker),
         now - facts.joined_at,
         0.0 if worker.held else max(0.0, now - facts.idle_since),
         None if facts.ends_at == math.inf else max(0.0, facts.ends_at - now),
@@ -132,8 +133,7 @@ def _worker(worker: Worker, facts: WorkerFacts, now: float) -> WorkerSupply:
 
 
 def _kind_of(job: Job) -> _Kind:
-    python, options = job.session.python, job.options
-    return _Kind(python, (ONE_CPU if options is None else options.needs,), job.min_time())
+    return _Kind(*job.queue.shape, job.min_time())
 
 
 def _count_waiting(kinds: dict[_Kind, _Jobs], state: State) -> None:
@@ -156,17 +156,16 @@ def _sample(jobs: deque[Job] | Ranked[Job], most: int) -> list[Job]:
 
 
 def _count_held(kinds: dict[_Kind, _Jobs], state: State) -> None:
-    """Count the jobs that workers hold: the first ones run, and the others wait there."""
-    step = 1 + sum(map(_busy, state.workers.values())) // SAMPLED
+    """Count the jobs that workers hold: those that run, and the others, which wait there and are like the last one."""
+    step = 1 + sum(map(count_running, state.workers.values())) // SAMPLED
     for worker in islice(state.workers.values(), 0, None, step):
-        busy = _busy(worker)
-        for job in islice(worker.held.values(), busy):
+        for job in running_jobs(worker):
             if not job.cancelled:
                 _note(kinds, job, step).running += step
-        ahead = next(islice(worker.held.values(), busy, None), None)
-        if ahead is not None:
-            count = step * (len(worker.held) - busy)
-            _note(kinds, ahead, count).waiting += count
+        ahead = len(worker.held) - count_running(worker)
+        if ahead > 0:
+            count = step * ahead
+            _note(kinds, next(reversed(worker.held.values())), count).waiting += count
 
 
 def _count_held_back(
@@ -183,10 +182,6 @@ def _count_held_back(
             for jobs, part in alike:
                 jobs.waiting += count * part / total
                 jobs.tallies[tally] += count * part / total
-
-
-def _busy(worker: Worker) -> int:
-    return min(len(worker.held), worker.slots)
 
 
 def _note(kinds: dict[_Kind, _Jobs], job: Job, count: float) -> _Jobs:

@@ -320,7 +320,8 @@ def survey_of(master: Master) -> Survey:
     def why_unusable() -> str:
         return next((worker.why_unusable for worker in master.workers.values() if worker.why_unusable), "")
 
-    return Survey(master.dispatcher.state, name_of, why_unusable)
+    to_come = master.watching.to_come.at(time.monotonic())
+    return Survey(master.dispatcher.state, name_of, why_unusable, master.host_of, to_come)
 
 
 # A handler returns actions that the policy has decided since: they are carried out after those before.

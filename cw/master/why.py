@@ -11,17 +11,21 @@ on where the reader is.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Set
+from collections.abc import Callable, Hashable, Sequence, Set
 from enum import Enum
 from functools import cached_property
 from heapq import nlargest
 from itertools import islice
 from typing import NamedTuple
 
-from cw.master.fit import NEVER, fit, serves, takes_some
-from cw.master.jobs import Pool, Queue, Session, SessionKey, Worker
+from cw.master import shape_waits
+from cw.master.capacities import running_jobs
+from cw.master.fit import NEVER, NOW, could_run, fit, serves, takes_some
+from cw.master.jobs import Pool, Queue, Session, SessionKey, Shape, Worker, WorkerKey
 from cw.master.stalls import stalled_by
 from cw.master.state import State
+from cw.master.to_come import NOTHING, ToCome
+from cw.needs_text import in_words
 from cw.net import messages as m
 from cw.net.schema import TEXT
 
@@ -29,9 +33,15 @@ NOTICE_SECONDS = 3.0
 """Time after which a client is notified of the reason why its jobs wait (seconds). Longer: a user wonders. Shorter:
 lines about what is over at once."""
 
+SURE_SECONDS = 0.5
+"""The same for causes that do not pass by themselves (`SURE`). Longer: a user waits for what never happens. Shorter:
+lines about workers that are about to join."""
+
 NAMED = 3
 """Most clients that are named as the holders of slots."""
 
+
+STARTS = "the cluster starts workers as jobs need them"
 
 LOOKED_AT = 16
 """Most jobs of a session that are looked at to see if it goes on. More: more time each second. Fewer: where the oldest
@@ -45,6 +55,12 @@ class Cause(Enum):
     CLIENT_SLOW = "client-slow"
     SETTLING = "settling"
     NO_WORKER = "no-worker"
+    TO_COME = "to-come"
+    """No worker is there that could run it, and the cluster's tender could start one."""
+    PAUSED = "paused"
+    """The same, and the tender says why it does not."""
+    TOO_LARGE = "too-large"
+    """No worker could run it, and none is expected that could."""
     OTHER_PYTHON = "other-python"
     DRAINING = "draining"
     AWAY = "away"
@@ -53,6 +69,8 @@ class Cause(Enum):
     TIME_LEFT = "time-left"
     STALLED = "stalled"
     LENT = "lent"
+    RESERVED = "reserved"
+    """A worker keeps room for it."""
     BUSY = "busy"
     """Jobs of other clients hold all slots."""
     OWN_JOBS = "own-jobs"
@@ -65,8 +83,12 @@ UNTOLD = {Cause.CLIENT_GONE, Cause.OWN_JOBS, Cause.SOON}
 """Causes of which a client does not hear: its jobs go on, or it is not there."""
 
 
-PASSING = {Cause.CLIENT_SLOW, Cause.SETTLING, Cause.LENT, Cause.BUSY}
+PASSING = {Cause.CLIENT_SLOW, Cause.SETTLING, Cause.LENT, Cause.RESERVED, Cause.BUSY}
 """Causes that are no wait while results come."""
+
+
+SURE = {Cause.TOO_LARGE}
+"""Causes that do not pass by themselves."""
 
 
 class Reason(NamedTuple):
@@ -86,26 +108,43 @@ class PoolView:
         self.workers: list[Worker] = []
         self.busy: Reason | None = None
         """What is said of the holders to a session that holds no slot, once it was asked for."""
+        self._able: dict[Shape, list[Worker]] = {}
+
+    def able(self, shape: Shape) -> list[Worker]:
+        """Return the workers that could run jobs of this shape. Looked for once for each shape."""
+        if shape.is_plain:
+            return self.workers
+        if shape not in self._able:
+            able = [w for w in self.workers if any(could_run(w, needs) for needs in shape.choices)]
+            self._able[shape] = able
+        return self._able[shape]
 
     @cached_property
     def holders(self) -> dict[SessionKey, int]:
         """Numbers of slots with a job, by session. Counted with a walk over all slots, once."""
         holders: defaultdict[SessionKey, int] = defaultdict(int)
         for worker in self.workers:
-            for job in islice(worker.held.values(), worker.slots):
+            for job in running_jobs(worker):
                 holders[job.session.key] += 1
         return holders
 
     @cached_property
     def slots(self) -> int:
         """Number of slots."""
-        return max(sum(worker.slots for worker in self.workers), sum(self.holders.values()))
+        slots = sum(worker.available + worker.extra for worker in self.workers)
+        return max(slots, sum(self.holders.values()))
+
+    @cached_property
+    def has_shapes(self) -> bool:
+        """True if some jobs take more than one CPU, so that slots do not say what is taken."""
+        return any(worker.shaped is not None and worker.shaped.count for worker in self.workers)
 
 
 class Survey:
     """The cluster at one moment, for `why` of any number of sessions.
 
-    `name_of`: name of a session's client; `why_unusable()`: a worker's reason why it cannot use its slots, or ''.
+    `name_of`: name of a session's client; `why_unusable()`: a worker's reason why it cannot use its slots, or '';
+    `host_of`: host of a worker; `to_come`: the workers that a tender could start.
     """
 
     def __init__(
@@ -113,10 +152,14 @@ class Survey:
         state: State,
         name_of: Callable[[SessionKey], str] = str,
         why_unusable: Callable[[], str] = str,
+        host_of: Callable[[WorkerKey], str] = str,
+        to_come: ToCome = NOTHING,
     ) -> None:
+        self.to_come = to_come
         self._state = state
         self._name_of = name_of
         self._why_unusable = why_unusable
+        self._host_of = host_of
         self._views: dict[Pool, PoolView] | None = None
         self._stalled_by: dict[Pool, Set[int]] = {}
 
@@ -146,7 +189,7 @@ class Survey:
         reasons = [
             self._why_queue(queue, is_going_on) for queue in queues
         ]  # one for each shape: there are few
-        return next((reason for reason in reasons if reason.cause not in UNTOLD), reasons[0])
+        return min(reasons, key=_urgency)
 
     def _pools_in_use(self, session: Session) -> list[Pool]:
         return [queue.pool for queue in session.queues.values()] if session.jobs else []
@@ -161,17 +204,40 @@ class Survey:
 
     def _why_queue(self, queue: Queue, is_going_on: bool) -> Reason:
         view = self._view(queue.pool)
-        if not view.workers:
-            return self._no_worker(queue)
+        able = view.able(queue.shape)
+        if not able:
+            return self._nobody(queue, view)
         return (
-            self._no_slot(queue, view)
-            or _no_time(queue, view)
+            self._no_slot(queue, able)
+            or self._no_time(queue, able)
             or self._stalled(queue.pool)
             or (Reason(Cause.OWN_JOBS, "its own jobs run") if is_going_on else self._taken(queue, view))
         )
 
+    def _nobody(self, queue: Queue, view: PoolView) -> Reason:
+        """Say that no worker is there that could run the queue's jobs."""
+        job, shape, to_come = queue.head(), queue.shape, self.to_come
+        if shape_waits.could_come(shape, 0.0 if job is None else job.min_time(), to_come):
+            such = "" if shape.is_plain else f" with {in_words(shape.choices)}"
+            return self._to_come(f"no worker{such} is connected yet")
+        if not view.workers and not any(kind.python == shape.python for kind in to_come.kinds):
+            return self._no_worker(queue)
+        if shape_waits.could_come(shape, 0.0, to_come):
+            assert job is not None
+            return Reason(Cause.TIME_LEFT, _too_short(job.min_time()), job.min_time())
+        best = shape_waits.best_of(shape, view.workers, to_come, self._host_of)
+        return Reason(
+            Cause.TOO_LARGE,
+            shape_waits.never(shape, best, len(view.workers)),
+            (shape, best.where, best.has()),
+        )
+
+    def _to_come(self, what: str) -> Reason:
+        notice = self.to_come.notice
+        return Reason(Cause.PAUSED if notice else Cause.TO_COME, f"{what}: {notice or STARTS}", what + notice)
+
     def _no_worker(self, queue: Queue) -> Reason:
-        """Say that there is no worker of the queue's shape."""
+        """Say that there is no worker of the queue's Python."""
         pythons = {pool.python for pool in self._state.pools.values() if pool.workers}
         if not pythons:
             return Reason(Cause.NO_WORKER, "no worker is connected to the master")
@@ -184,13 +250,17 @@ class Survey:
             names,
         )
 
-    def _no_slot(self, queue: Queue, view: PoolView) -> Reason | None:
-        """Say why no worker of the shape takes a job of this session, if that is so."""
-        workers = view.workers
+    def _no_slot(self, queue: Queue, workers: Sequence[Worker]) -> Reason | None:
+        """Say why none of these workers, which could run the queue's jobs, takes one, if that is so."""
         if any(worker.slots and not worker.is_away and takes_some(worker, queue) for worker in workers):
             return None
         if all(worker.is_draining for worker in workers):
-            them = "the only worker drains" if len(workers) == 1 else f"all {len(workers)} workers drain"
+            such = "" if queue.is_plain else f" with {in_words(queue.shape.choices)}"
+            them = (
+                f"the only worker{such} drains"
+                if len(workers) == 1
+                else f"all {len(workers)} workers{such} drain"
+            )
             return Reason(Cause.DRAINING, f"{them}: no job starts there any more")
         open_here = [worker for worker in workers if worker.slots and serves(worker, queue)]
         if any(worker.is_away for worker in open_here):
@@ -228,10 +298,17 @@ class Survey:
 
     def _taken(self, queue: Queue, view: PoolView) -> Reason:
         """Say who holds the slots."""
-        head, idle = queue.head(), queue.pool.idle
-        if idle and head is not None and any(fit(head, worker) is not NEVER for worker in idle):
+        head = queue.head()
+        if not queue.is_plain:
+            return self._shape_taken(queue, view)
+        idle = [] if head is None else [w for w in queue.pool.idle if fit(head, w) is not NEVER]
+        if any(worker.reservation is None for worker in idle):
             return Reason(Cause.SOON, "a slot is free: its next job is about to start")
+        if idle:
+            return Reason(Cause.RESERVED, "what is free is reserved for a job that needs more than one CPU")
         if own := view.holders.get(queue.session.key):
+            if view.has_shapes:
+                return Reason(Cause.OWN_JOBS, f"its own jobs run ({own}), and no CPU is free for more")
             held = _slots(own) if own == view.slots else f"{own} of {view.slots} slots"
             return Reason(Cause.OWN_JOBS, f"its own jobs hold {held}")
         if queue.pool.lending:
@@ -240,30 +317,55 @@ class Survey:
                 "no slot is free but those that jobs lend to jobs of their own, while they wait for these",
             )
         if view.busy is None:  # the same for all sessions
-            largest = nlargest(NAMED, view.holders.items(), key=lambda item: item[1])
-            who = ", ".join(f"{self._name_of(other)} ({count})" for other, count in largest)
-            rest = len(view.holders) - NAMED
-            more = f" and {rest} more" if rest > 0 else ""
-            view.busy = Reason(Cause.BUSY, f"jobs of other programs hold {_slots(view.slots)}: {who}{more}")
+            what = "all slots or CPUs" if view.has_shapes else _slots(view.slots)
+            view.busy = Reason(Cause.BUSY, f"jobs of other programs hold {what}: {self._who(view)}")
         return view.busy
+
+    def _shape_taken(self, queue: Queue, view: PoolView) -> Reason:
+        """Say who holds what the next job needs."""
+        session, now = queue.session, self._state.tallies.now
+        if text := shape_waits.reserved(queue, now, self._host_of):
+            return Reason(Cause.RESERVED, text, queue.shape)
+        head = queue.head()
+        if head is not None and any(fit(head, worker) is NOW for worker in view.able(queue.shape)):
+            return Reason(Cause.SOON, "what its next job needs is free: it is about to start")
+        wanted = in_words(queue.shape.choices)
+        if session.key in view.holders:
+            return Reason(Cause.OWN_JOBS, f"its own jobs hold what the next one needs: {wanted}")
+        return Reason(
+            Cause.BUSY, f"the next job needs {wanted}, and jobs of other programs hold it: {self._who(view)}"
+        )
+
+    def _who(self, view: PoolView) -> str:
+        """Name the programs whose jobs run, with the numbers of these."""
+        largest = nlargest(NAMED, view.holders.items(), key=lambda item: item[1])
+        who = ", ".join(f"{self._name_of(other)} ({count})" for other, count in largest)
+        rest = len(view.holders) - NAMED
+        return who + (f" and {rest} more" if rest > 0 else "")
+
+    def _no_time(self, queue: Queue, workers: Sequence[Worker]) -> Reason | None:
+        """Say that none of these workers has the time that the queue's next job needs, if that is so."""
+        job = queue.head()
+        if job is None or not job.min_time():
+            return None
+        if any(fit(job, worker, despite_setbacks=True) is not NEVER for worker in workers):
+            return None
+        if shape_waits.could_come(queue.shape, job.min_time(), self.to_come):
+            return self._to_come(f"{_too_short(job.min_time())} yet")
+        return Reason(Cause.TIME_LEFT, _too_short(job.min_time()), job.min_time())
+
+
+def _urgency(reason: Reason) -> int:
+    """Number of a reason; that with the least one is reported."""
+    return 0 if reason.cause in SURE else 2 if reason.cause in UNTOLD else 1
+
+
+def _too_short(seconds: float) -> str:
+    return f"the next job needs {seconds:g} s (min_time), and no worker is there that long"
 
 
 def _slots(number: int) -> str:
     return "the only slot" if number == 1 else f"all {number} slots"
-
-
-def _no_time(queue: Queue, view: PoolView) -> Reason | None:
-    """Say that no worker that serves the queue has the time that its next job needs, if that is so."""
-    job = queue.head()
-    if job is None or not job.min_time():
-        return None
-    if any(fit(job, worker, despite_setbacks=True) is not NEVER for worker in view.workers):
-        return None
-    return Reason(
-        Cause.TIME_LEFT,
-        f"the next job needs {job.min_time():g} s (min_time), and no worker is there that long",
-        job.min_time(),
-    )
 
 
 def is_going_on(session: Session) -> bool:
@@ -293,7 +395,8 @@ class Wait:
             return m.Waiting("", "") if was_told else None
         if not _is_same(reason, self._seen):
             self._seen, self._since = reason, now
-        if _is_same(reason, self._told) or now - self._since < NOTICE_SECONDS:
+        after = SURE_SECONDS if reason.cause in SURE else NOTICE_SECONDS
+        if _is_same(reason, self._told) or now - self._since < after:
             return None
         self._told = reason
         return m.Waiting(reason.cause.value, reason.text[:TEXT])

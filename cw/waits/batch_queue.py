@@ -20,6 +20,9 @@ from cw.slurm import job_logs
 from cw.slurm.submitted import BatchJob, State, directory_name
 from cw.waits.sentences import in_words
 
+NOTHING = "none"
+"""The key of the answer that there is no job of the workers."""
+
 
 class Found(NamedTuple):
     """The batch system's answer. `key`: it says the same while this is equal, though times may differ."""
@@ -106,7 +109,7 @@ def _nothing(state: State) -> Found:
     return Found(
         f"no job of the workers is in {State.system.title}'s queue any more{why}: `{scale}` submits one for one slot "
         f"(the logs of the last ones: {state.logs}){problems}",
-        "none" + problems,
+        NOTHING + problems,
     )
 
 

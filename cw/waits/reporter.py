@@ -138,7 +138,10 @@ class WaitReporter:
         if waiting.cause in _SCALED:
             reason = self._reason(waiting, None, batch_queue.more_slots(self._where()))
         else:
-            reason = self._reason(waiting, batch_queue.look(self._where()))
+            found = batch_queue.look(self._where())
+            if waiting.cause == "to-come" and found is not None and found.key == batch_queue.NOTHING:
+                found = None  # the cluster submits one soon
+            reason = self._reason(waiting, found)
         with self._lock:
             if self._waiting is waiting:  # otherwise it is over by now
                 self._lines.note(MASTER, reason, monotonic())
@@ -160,7 +163,7 @@ def _has_notes() -> bool:
     return bool(glob.glob(os.path.join(glob.escape(userdir.home_directory()), "*-*", "state.json")))
 
 
-_ASKED = {"no-worker", "draining"}
+_ASKED = {"no-worker", "to-come", "draining"}
 """Causes for which the batch system may know more."""
 
 _SCALED = {"busy", "stalled"}
@@ -168,6 +171,7 @@ _SCALED = {"busy", "stalled"}
 
 _ADVICE = {
     "no-worker": " at {where}; to start one on this machine: {here}",
+    "too-large": ": start one with more ({more}), or ask for less in options()",
     "other-python": "; to start one on this machine: {here}",
     "time-left": ": it waits for one that is (such as one in a Slurm job with a longer --time)",
     "stalled": ": start more workers ({more})",

@@ -26,7 +26,7 @@ MASTER, SUBMIT = "master", "submit"
 _BEGUN = {MASTER: "the jobs wait", SUBMIT: "submit() waits"}
 _OVER = {MASTER: "the jobs wait no longer", SUBMIT: "submit() goes on"}
 
-QUIET = frozenset({"busy", "lent", "settling", "client-slow", SUBMIT})
+QUIET = frozenset({"busy", "reserved", "to-come", "lent", "settling", "client-slow", SUBMIT})
 """Causes that pass by themselves: loud at first, quiet when they come again."""
 
 
