@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from snapshots import SESSIONS, WORKERS, sample
+from snapshots import SESSIONS, WORKERS, sample, shaped
 
 from cw.top.details import detail
 
@@ -30,6 +30,12 @@ def test_a_worker_has_its_jobs():
     assert lines["state"] == "away: its connection broke"
     assert "memory" not in lines  # not reported yet
     assert keys(found.running) == [f"{SESSIONS[1]}/3"]
+
+
+def test_a_worker_has_what_its_jobs_take_of_it():
+    lines = dict(detail(shaped(), "workers", WORKERS[0]).lines)
+    assert (lines["cpus"], lines["gpus"], lines["asked"]) == ("10/16", "1.5/2", "8GB/64GB")
+    assert (lines["licence"], lines["tags"]) == ("1 of 2", "avx512 v100")
 
 
 def test_a_host_stands_for_its_workers_where_these_are_many():

@@ -9,11 +9,11 @@ import pytest
 
 from cw.errors import ProtocolError
 from cw.observer.model import Snapshot, clean, from_dict, to_dict
-from tests.snapshots import sample
+from tests.snapshots import sample, shaped
 
 
-def test_a_snapshot_is_the_same_after_its_way_through_json() -> None:
-    sent = sample()
+@pytest.mark.parametrize("sent", [sample(), shaped()])
+def test_a_snapshot_is_the_same_after_its_way_through_json(sent: Snapshot) -> None:
     received = from_dict(Snapshot, json.loads(json.dumps(to_dict(sent))))
     assert received == sent
 

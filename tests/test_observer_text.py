@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cw.observer.text import lines, seconds, size
-from tests.snapshots import sample
+from tests.snapshots import sample, shaped
 
 
 def test_it_says_what_waits_runs_and_failed():
@@ -32,6 +32,20 @@ def test_what_has_ended_has_no_time_left():
 def test_with_very_many_workers_it_shows_hosts():
     found = "\n".join(" ".join(line.split()) for line in lines(replace(sample(), workers=())))
     assert "node7 2 8 of 8 1,900 3.9 3.0 GiB" in found and "node7:100" not in found
+
+
+def test_where_jobs_need_more_than_one_cpu_it_shows_what_they_need_and_take():
+    found = "\n".join(" ".join(line.split()) for line in lines(shaped()))
+    for text in (
+        "needs waiting running median\n1 CPU 1,000 7 2.2 s\n8 CPUs, 0.5 GPU or 16 CPUs 170 1",
+        "worker busy cpus gpus asked done memory left",
+        "node7:100 4 of 4 10/16 1.5/2 8GB/64GB 1,000 2.0 GiB",
+        "node7:200 4 of 4 4/4 900 1.0 GiB drains",
+    ):
+        assert text in found, found
+    found = "\n".join(" ".join(line.split()) for line in lines(replace(shaped(), workers=()), 120))
+    assert "node7 2 8 of 8 10/16 1.5/2 8GB/64GB 1,900 3.9 3.0 GiB" in found
+    assert not {"cpus", "gpus", "asked", "needs"} & set(" ".join(lines(sample())).split())
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cw.observer.prometheus import text, write
-from tests.snapshots import sample
+from tests.snapshots import sample, shaped
 
 _HELP = re.compile(r"# HELP (?P<name>[a-z_][a-z0-9_]*) \S.*")
 _TYPE = re.compile(r"# TYPE (?P<name>[a-z_][a-z0-9_]*) (?P<kind>gauge|counter|summary)")
@@ -104,3 +104,15 @@ def test_the_file_is_replaced_as_a_whole_and_may_be_read_by_others(tmp_path):
     with pytest.raises(OSError):
         write(str(path), "x")
     assert os.listdir(tmp_path) == ["cw.prom"]
+
+
+def test_what_jobs_need_and_what_is_taken():
+    found = parse(text(shaped()))
+    assert found["cw_cpus", (("state", "used"),)] == 10 and found["cw_cpus", (("state", "free"),)] == 6
+    assert found["cw_gpus", (("state", "used"),)] == 1.5
+    assert found["cw_memory_bytes", (("state", "free"),)] == 56e9
+    assert found["cw_host_cpus", (("host", "node8"), ("state", "free"))] == 3
+    needs = ("needs", "8 CPUs, 0.5 GPU or 16 CPUs"), ("python", "3.11")
+    assert found["cw_shape_jobs", (*needs, ("state", "waiting"))] == 170
+    plain = {name for name, _ in parse(text(sample()))}
+    assert "cw_cpus" in plain and not {"cw_gpus", "cw_memory_bytes", "cw_shape_jobs"} & plain

@@ -13,7 +13,11 @@ from programs import LIMIT, Master, Worker, start_script
 from test_master import Peer
 
 import cw
+from cw.launch import status_client
+from cw.net import address
 from cw.net import messages as m
+from cw.observer.demand import PossibleWorker
+from cw.requirements import WorkerCapacity
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,57 @@ def test_no_worker_then_another_python_then_one_that_serves(master, caplog):
             wait_for(caplog, "client.wait_over", "the jobs wait no longer, after ")
         executor.shutdown()
     assert len(said(caplog, "client.waits")) == 2 and len(said(caplog, "client.wait_over")) == 1
+
+
+def test_a_job_that_no_worker_can_run_is_reported_within_three_seconds(master, caplog):
+    """The best worker is named, and the job waits for one that has more."""
+    executor = cw.ClusterExecutor(master.address)
+    with Worker(master.address), Worker(master.address, "-n", "2"):
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+        wait_until(lambda: cw.status(master.address).totals.slots == 3, LIMIT)
+        submitted = time.monotonic()
+        large = executor.options(cpus=1000).submit(jobs.square, 4)
+        wait_for(caplog, "client.waits", "the next job needs 1000 CPUs; the best worker")
+        assert time.monotonic() - submitted < 3
+        (line,) = said(caplog, "client.waits")
+        seen = cw.status(master.address)
+        most = max(worker.capacity.cpus for worker in seen.workers)
+        text = f"the next job needs 1000 CPUs; the best worker, {os.uname().nodename}, has {most} CPU"
+        assert text in line and seen.clients[0].why_waiting.startswith(text)
+        command = f"python -m cw.worker {master.address}"
+        assert line.endswith(f": start one with more ({command}), or ask for less in options()")
+        assert [(shape.needs, shape.waiting) for shape in seen.shapes] == [("1000 CPUs", 1)]
+        assert executor.submit(jobs.square, 5).result(LIMIT) == 25  # others go on
+        with Worker(master.address, "--cpus", "1000"):
+            assert large.result(LIMIT) == 16
+            wait_for(caplog, "client.wait_over", "the jobs wait no longer, after ")
+            executor.shutdown()
+    assert len(said(caplog, "client.waits")) == 1
+
+
+def test_a_worker_that_a_tender_may_start_is_waited_for_and_its_trouble_is_a_warning(
+    master, caplog, tmp_path
+):
+    kind = PossibleWorker(sys.version_info[:2], WorkerCapacity(1000))
+    candidates = address.find_master(master.address)
+    good = m.WorkersToCome([kind.to_wire()], 60.0, "")
+    paused = good._replace(notice="the cluster is paused: it has had enough")
+    executor = cw.ClusterExecutor(master.address)
+    with Worker(master.address):
+        assert status_client.ask_demand(candidates, good).shapes == ()
+        large = executor.options(cpus=1000).submit(jobs.square, 4)
+        wait_for(
+            caplog, "client.waits", "no worker with 1000 CPUs is connected yet: the cluster starts workers as"
+        )
+        assert status_client.ask_demand(candidates, paused)
+        wait_for(caplog, "client.waits", f"no worker with 1000 CPUs is connected yet: {paused.notice}")
+        assert large.cancel() and not said(caplog, "client.notice")
+        held = [executor.submit(jobs.until, tmp_path / "go on") for _ in range(2)]
+        wait_for(caplog, "client.notice", paused.notice)  # jobs wait, though not for the tender alone
+        assert status_client.ask_demand(candidates, m.WorkersToCome([], 0.0, ""))
+        (tmp_path / "go on").touch()
+        assert [future.result(LIMIT) for future in held]
+        executor.shutdown()
 
 
 def test_others_hold_all_slots_and_a_submit_waits_for_room(master, caplog, tmp_path):

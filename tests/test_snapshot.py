@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from asked import asked
 
 from cw.master.dispatch import Dispatcher
 from cw.master.facts import ClientFacts, WorkerFacts
@@ -12,7 +13,7 @@ from cw.master.snapshot import MOST_BYTES, Known, encode, key_as_text, make
 from cw.net import messages as m
 from cw.net.objects import Object as Function
 from cw.observer import model
-from cw.observer.model import LostWorker, MasterStatus, Snapshot, from_dict
+from cw.observer.model import AmountStatus, CapacityStatus, LostWorker, MasterStatus, Snapshot, from_dict
 from cw.requirements import WorkerCapacity
 
 PY = (3, 11)
@@ -164,6 +165,55 @@ def test_a_snapshot_is_what_observers_read():
     cluster.end(2, m.ERROR)
     seen = cluster.snapshot(losses=[LostWorker("node9:1", "", "silent for 30 s", 4000.0)])
     assert from_dict(Snapshot, json.loads(encode(seen))) == seen
+
+
+def shaped_cluster():
+    """Two workers; on the first, a job of 3 CPUs and one of half a GPU and a licence run."""
+    cluster = Cluster([], sessions=(7, 8))
+    has = {"memory": "64GB", "gpus": ("0", "1"), "resources": {"licence": 2}, "tags": ("fast", "big")}
+    for number, capacity in enumerate([WorkerCapacity(8, **has), WorkerCapacity(2)]):
+        cluster.policy.on_worker_joined(f"{number:032x}", capacity, PY)
+        facts = WorkerFacts(f"node{number}:1", f"node{number}", 1000.0)
+        cluster.workers[f"{number:032x}"] = SimpleNamespace(facts=facts)
+    asks = [
+        {"cpus": 3, "memory": "4GB"},
+        {"gpus": 0.5, "resources": {"licence": 1}},
+        {"cpus": 9},
+        {"cpus": 9},
+    ]
+    f = cluster.function("f")
+    for number, options in enumerate(asks):
+        cluster.policy.on_submitted(7, [Job(number, f, asked(**options), b"")])
+    return cluster
+
+
+def test_what_jobs_need_and_take_is_shown():
+    seen = shaped_cluster().snapshot()
+    rows = {one.needs: (one.waiting, one.running, one.clients, one.python) for one in seen.shapes}
+    assert rows == {
+        "3 CPUs, 4GB of memory": (0, 1, 1, "3.11"), "0.5 GPU, 1 of licence": (0, 1, 1, "3.11"),
+        "9 CPUs": (2, 0, 1, "3.11"),
+    }  # fmt: skip
+    first, second = seen.workers
+    licence = AmountStatus("licence", 2, 1)
+    assert first.capacity == CapacityStatus(8, 4, 2, 0.5, 64 * 10**9, 4 * 10**9, (licence,), "big fast")
+    assert second.capacity == CapacityStatus(2, 0, 0, 0.0, None, 0, (), "")
+    assert seen.totals.capacity == CapacityStatus(10, 4, 2, 0.5, None, 4 * 10**9, (licence,), "")
+    assert [host.capacity.cpus_used for host in seen.hosts] == [4, 0]
+    assert (seen.totals.running, seen.totals.waiting, first.busy, first.ahead) == (2, 2, 2, 0)
+    assert from_dict(Snapshot, json.loads(encode(seen))) == seen
+
+
+def test_where_all_jobs_need_one_cpu_there_is_nothing_more_to_see():
+    cluster = Cluster([2, 2])
+    cluster.submit(cluster.function("f"), range(10))
+    seen = cluster.snapshot()
+    assert seen.shapes == () and seen.totals.capacity == CapacityStatus(4, 4, 0, 0.0, None, 0, (), "")
+    ended = shaped_cluster()
+    ended.policy.on_cancelled(7, list(range(4)))
+    for worker in list(ended.state.workers.values()):
+        ended.policy.on_returned(worker.key, list(worker.held))
+    assert ended.snapshot().shapes == ()
 
 
 @pytest.fixture(scope="module")

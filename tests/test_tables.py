@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from snapshots import SESSIONS, WORKERS, sample
+from snapshots import SESSIONS, WORKERS, sample, shaped
 
 from cw.observer.model import Snapshot
 from cw.top import tables
@@ -33,6 +33,25 @@ def test_workers_show_what_is_out_of_the_ordinary():
 def test_many_workers_are_summed_by_host():
     hosts = texts_of(tables.workers(replace(sample(), workers=())))
     assert hosts[0] == ("node7", "████████ 8/8", "2", "3.9", "3.0 GiB", "3.0/s", "1900")
+
+
+def test_where_jobs_need_more_than_one_cpu_workers_show_what_is_taken():
+    table = tables.workers(shaped())
+    assert table.columns[:6] == ("worker", "slots", "cpus#", "gpus#", "asked#", "state")
+    first, drains, _ = texts_of(table)
+    assert first[2:5] == ("10/16", "1.5/2", "8GB/64GB") and drains[2:6] == ("4/4", "", "", "drains")
+    assert [row.cells[2].sort for row in table.sorted_by(2).rows] == [1, 4, 10]
+    hosts = tables.workers(replace(shaped(), workers=()))
+    assert texts_of(hosts)[0][:6] == ("node7", "████████ 8/8", "10/16", "1.5/2", "8GB/64GB", "2")
+    cluster = texts_of(tables.cluster(shaped()))
+    assert {("cpus", "10/16"), ("gpus", "1.5/2"), ("asked", "8GB/64GB")} <= set(cluster)
+    assert ("jobs need", "1 CPU: 7 run, 1000 wait, median 2.2 s") in cluster
+    assert not {"cpus", "jobs need"} & {row[0] for row in texts_of(tables.cluster(sample()))}
+
+
+def test_a_column_that_is_there_no_more_sorts_nothing():
+    table = tables.workers(sample())
+    assert table.sorted_by(len(table.columns)) == table
 
 
 def test_running_jobs_are_longest_first_and_those_not_listed_are_counted():

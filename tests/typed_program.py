@@ -140,6 +140,8 @@ cw.map(square, [1, 2], output="quiet")  # error
 cw.share()  # error
 
 reveal_type(cw.status())  # Snapshot
+reveal_type(cw.status().workers[0].capacity.gpus_used)  # float
+reveal_type(cw.status().shapes[0].needs)  # str
 reveal_type(cw.status("n1").functions[0].seconds_left)  # float | None
 cw.status(host=5494)  # error
 stopped: cw.Error = cw.JobStopped("stopped")

@@ -17,11 +17,16 @@ from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple, Protocol
 
+from cw import needs_text
+from cw.master import demand
+from cw.master.capacities import Sums, capacity_of, count_running, running_jobs
 from cw.master.facts import ClientFacts, WorkerFacts
-from cw.master.jobs import Session, SessionKey, Worker, WorkerKey
+from cw.master.jobs import PLAIN, Python, Session, SessionKey, Worker, WorkerKey
 from cw.master.state import State
 from cw.master.tallies import Failure, Tallies, Tally
+from cw.needs import Needs
 from cw.observer import model
+from cw.observer.demand import ShapeDemand
 from cw.observer.model import (
     ClientStatus,
     FailedJob,
@@ -30,6 +35,7 @@ from cw.observer.model import (
     LostWorker,
     MasterStatus,
     RunningJob,
+    ShapeStatus,
     Snapshot,
     Totals,
     WorkerStatus,
@@ -98,12 +104,13 @@ def make(state: State, known: Known) -> Snapshot:
     """Return the snapshot of this moment, `state.tallies.now`."""
     by_host: dict[str, list[Worker]] = {}
     slots = busy = 0
+    sums = Sums()
     peers = known.workers
     for key, worker in state.workers.items():  # the only walk over all workers: there may be very many
-        size, held = worker.capacity.slots, len(worker.held)
-        busy += held if held < size else size
+        busy += _busy(worker)
         if not worker.is_draining:
-            slots += size
+            slots += worker.capacity.slots
+            sums.add(worker)
         host = peers[key].facts.host
         if host in by_host:
             by_host[host].append(worker)
@@ -123,6 +130,7 @@ def make(state: State, known: Known) -> Snapshot:
         done=ended - failed,
         failed=failed,
         rate=state.tallies.minute.rate(now),
+        capacity=sums.status(),
     )
     return Snapshot(
         at=known.wall,
@@ -130,6 +138,7 @@ def make(state: State, known: Known) -> Snapshot:
         totals=totals,
         clients=_clients(state, known, counts),
         functions=_functions(counts, now),
+        shapes=_shapes(state, known),
         workers=_workers(state, peers),
         hosts=_hosts(by_host, peers, totals, now),
         running=_running(state, known),
@@ -173,10 +182,10 @@ def _count_waiting(state: State, clients: Mapping[SessionKey, ClientPeer], busy:
 
 
 def _count_running(state: State, busy: int) -> Counter[Tally]:
-    """Count the running jobs, `busy` in all, by function. (The first that a worker holds run there.)"""
+    """Count the running jobs, `busy` in all, by function."""
     found: Counter[Tally] = Counter()
     for worker in islice(state.workers.values(), 0, None, 1 + busy // SAMPLED):
-        for job in islice(worker.held.values(), worker.capacity.slots):
+        for job in running_jobs(worker):
             if not job.cancelled:
                 found[state.tallies.tally_of(job.session.key, job.function.estimate)] += 1
     sampled = found.total()
@@ -215,6 +224,30 @@ def _function(counts: _Counts, now: float) -> FunctionStatus:
         p95_seconds=p95,
         seconds_left=_seconds_left(counts, now),
     )
+
+
+def _shapes(state: State, known: Known) -> tuple[ShapeStatus, ...]:
+    """List the open jobs by what they need; none if all need one CPU."""
+    if all(queue.is_plain for session in state.sessions.values() for queue in session.queues.values()):
+        return ()
+    found: dict[tuple[Python, tuple[Needs, ...]], list[ShapeDemand]] = {}
+    for one in demand.shapes(state, known.clients):
+        found.setdefault((one.python, one.needs), []).append(one)  # (they may differ in their min_time)
+    if all(needs == PLAIN for _, needs in found):
+        return ()
+    rows = [
+        ShapeStatus(
+            needs=clean(needs_text.in_short(needs)),
+            python="{}.{}".format(*python),
+            waiting=sum(one.waiting for one in alike),
+            running=sum(one.running for one in alike),
+            clients=max(one.sessions for one in alike),
+            median_seconds=max(alike, key=lambda one: one.waiting + one.running).median_seconds,
+        )
+        for (python, needs), alike in found.items()
+    ]
+    rows.sort(key=lambda row: row.waiting + row.running, reverse=True)
+    return tuple(rows[: model.SHAPES])
 
 
 def _seconds_left(counts: _Counts, now: float) -> float | None:
@@ -313,7 +346,7 @@ def _label(known: Known, session: SessionKey) -> str:
 
 
 def _busy(worker: Worker) -> int:
-    return min(len(worker.held), worker.capacity.slots)
+    return min(count_running(worker), worker.capacity.slots)
 
 
 def _workers(state: State, peers: Mapping[WorkerKey, WorkerPeer]) -> tuple[WorkerStatus, ...]:
@@ -345,6 +378,7 @@ def _worker(worker: Worker, facts: WorkerFacts, now: float) -> WorkerStatus:
         is_draining=worker.is_draining,
         is_away=worker.is_away,
         last_loss=clean(loss),
+        capacity=capacity_of([worker], worker.capacity.tags),
     )
 
 
@@ -365,6 +399,7 @@ def _hosts(
             rate=max(0.0, totals.rate - sum(host.rate for host in shown)),
             load=None,
             memory=None,
+            capacity=capacity_of(worker for name in by_host.keys() - names for worker in by_host[name]),
         )
         shown.append(rest)
     return tuple(shown)
@@ -384,4 +419,5 @@ def _host(
         rate=sum(worker.recent.rate(now) for worker in workers),
         load=next((each.load for each in reversed(facts) if each.load is not None), None),
         memory=sum(memories) if memories else None,
+        capacity=capacity_of(worker for worker in workers if not worker.is_draining),
     )

@@ -1,6 +1,6 @@
 """A snapshot as JSON lines, as `cw status --json` prints it: one object a line, whose `kind` says which.
 
-master, totals, client, function, worker, host, running, failure, loss
+master, totals, client, function, shape, worker, host, running, failure, loss
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from cw.observer.model import Snapshot, to_dict
 
 _LISTS = {
-    "client": "clients", "function": "functions", "worker": "workers", "host": "hosts", "running": "running",
-    "failure": "failures", "loss": "losses",
+    "client": "clients", "function": "functions", "shape": "shapes", "worker": "workers", "host": "hosts",
+    "running": "running", "failure": "failures", "loss": "losses",
 }  # fmt: skip
 
 

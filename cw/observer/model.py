@@ -30,6 +30,12 @@ CLIENTS = 50
 FUNCTIONS = 100
 """Most functions that are listed, those with the most open jobs first."""
 
+SHAPES = 50
+"""Most shapes of jobs that are listed."""
+
+RESOURCES = 16
+"""Most resources that are listed, of a worker or of several."""
+
 RUNNING = 50
 """Most running jobs that are listed, longest first."""
 
@@ -65,6 +71,33 @@ class MasterStatus:
 
 
 @dataclass(frozen=True)
+class AmountStatus:
+    """Something that workers have by a name of the user's own."""
+
+    name: str
+    total: int
+    used: int
+
+
+@dataclass(frozen=True)
+class CapacityStatus:
+    """What a worker has, and what is taken of it by the jobs that run there. Or sums of these."""
+
+    cpus: int
+    cpus_used: int
+    gpus: int
+    gpus_used: float
+    """Parts of devices count as such."""
+    memory: int | None
+    """Bytes that its jobs share; None: not known, or not of all."""
+    memory_used: int
+    """Bytes that these jobs have asked for, whatever they use."""
+    resources: tuple[AmountStatus, ...]
+    tags: str
+    """Its tags, with spaces between them; '' of several workers."""
+
+
+@dataclass(frozen=True)
 class Totals:
     """Sums over the whole cluster."""
 
@@ -83,6 +116,25 @@ class Totals:
     """Jobs that have raised an error, or were given up, since the master's start."""
     rate: float
     """Jobs that ended in the last minute, per second."""
+    capacity: CapacityStatus
+    """Of connected workers, without draining ones."""
+
+
+@dataclass(frozen=True)
+class ShapeStatus:
+    """The open jobs that need the same of a worker."""
+
+    needs: str
+    """What one of them takes, such as '8 CPUs, 1 GPU'; alternatives are separated by ' or '."""
+    python: str
+    """Version of Python that it runs in, such as '3.12'."""
+    waiting: int
+    """Jobs that wait at the master."""
+    running: int
+    clients: int
+    """Programs that have such jobs."""
+    median_seconds: float | None
+    """Median duration, judged by the jobs of the same functions that ended lately; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +220,7 @@ class WorkerStatus:
     """Its connection broke a moment ago."""
     last_loss: str
     """Last death of one of its runners: how, and how long ago; ''."""
+    capacity: CapacityStatus
 
 
 @dataclass(frozen=True)
@@ -184,6 +237,8 @@ class HostStatus:
     load: float | None
     """Load average of the machine over 1 minute; None: not reported yet, or several machines."""
     memory: int | None
+    """Resident memory of their runners (bytes); None: not reported yet."""
+    capacity: CapacityStatus
 
 
 @dataclass(frozen=True)
@@ -246,6 +301,8 @@ class Snapshot:
     """Those with the most open jobs first."""
     functions: tuple[FunctionStatus, ...] = ()
     """Those with the most open jobs first."""
+    shapes: tuple[ShapeStatus, ...] = ()
+    """Those with the most open jobs first; empty if all jobs need one CPU and nothing else."""
     workers: tuple[WorkerStatus, ...] = ()
     """By name; empty if there are more than WORKERS."""
     hosts: tuple[HostStatus, ...] = ()

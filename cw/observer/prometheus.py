@@ -28,7 +28,12 @@ def text(snapshot: Snapshot | None) -> str:
     """Return the metrics of a snapshot. None: no master answers."""
     metrics = [Metric("cw_up", "gauge", "1 if the master answers.", [({}, snapshot is not None)])]
     if snapshot is not None:
-        metrics += [*_of_cluster(snapshot), *_of_functions(snapshot), *_of_hosts(snapshot)]
+        metrics += [
+            *_of_cluster(snapshot),
+            *_of_functions(snapshot),
+            *_of_shapes(snapshot),
+            *_of_hosts(snapshot),
+        ]
     return "".join(line + "\n" for metric in metrics if metric.values for line in _lines(metric))
 
 
@@ -57,8 +62,29 @@ def _of_cluster(snapshot: Snapshot) -> Iterator[Metric]:
         yield Metric(f"cw_{name}", "gauge", f"Number of {name}.", [({}, count)])
     slots = [({"state": "busy"}, totals.busy), ({"state": "idle"}, max(0, totals.slots - totals.busy))]
     yield Metric("cw_slots", "gauge", "Slots of connected workers.", slots)
+    capacity = totals.capacity
+    yield Metric("cw_cpus", "gauge", "CPUs of connected workers.", _taken(capacity.cpus, capacity.cpus_used))
+    if capacity.gpus:
+        yield Metric(
+            "cw_gpus", "gauge", "GPUs of connected workers.", _taken(capacity.gpus, capacity.gpus_used)
+        )
+    if capacity.memory is not None:
+        memory = _taken(capacity.memory, capacity.memory_used)
+        yield Metric("cw_memory_bytes", "gauge", "Memory of connected workers that jobs can ask for.", memory)
     ended = [({"result": "done"}, totals.done), ({"result": "failed"}, totals.failed)]
     yield Metric("cw_jobs_ended_total", "counter", "Jobs that have ended since the master's start.", ended)
+
+
+def _taken(total: float, used: float) -> list[tuple[Labels, float]]:
+    return [({"state": "used"}, used), ({"state": "free"}, max(0, total - used))]
+
+
+def _of_shapes(snapshot: Snapshot) -> Iterator[Metric]:
+    jobs: list[tuple[Labels, float]] = []
+    for one in snapshot.shapes:
+        labels = {"needs": one.needs, "python": one.python}
+        jobs += [({**labels, "state": "waiting"}, one.waiting), ({**labels, "state": "running"}, one.running)]
+    yield Metric("cw_shape_jobs", "gauge", "Jobs that wait or run, by what they need.", jobs)
 
 
 def _of_functions(snapshot: Snapshot) -> Iterator[Metric]:
@@ -91,6 +117,11 @@ def _of_hosts(snapshot: Snapshot) -> Iterator[Metric]:
     slots = [({"host": one.host, "state": "busy"}, one.busy) for one in hosts]
     slots += [({"host": one.host, "state": "idle"}, max(0, one.slots - one.busy)) for one in hosts]
     yield Metric("cw_host_slots", "gauge", "Slots by host.", slots)
+    cpus = [({"host": one.host, "state": "used"}, one.capacity.cpus_used) for one in hosts]
+    cpus += [
+        ({"host": one.host, "state": "free"}, one.capacity.cpus - one.capacity.cpus_used) for one in hosts
+    ]
+    yield Metric("cw_host_cpus", "gauge", "CPUs by host.", cpus)
     loads = [({"host": one.host}, one.load) for one in hosts if one.load is not None]
     yield Metric("cw_host_load1", "gauge", "Load average of the host over 1 minute.", loads)
     memories = [({"host": one.host}, one.memory) for one in hosts if one.memory is not None]

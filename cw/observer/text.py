@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from cw.observer.model import ClientStatus, FunctionStatus, HostStatus, RunningJob, Snapshot, WorkerStatus
+from cw.needs import format_bytes
+from cw.observer.model import (
+    CapacityStatus,
+    ClientStatus,
+    FunctionStatus,
+    HostStatus,
+    RunningJob,
+    ShapeStatus,
+    Snapshot,
+    WorkerStatus,
+)
 
 ROWS = 10
 """Most rows of a table. Larger: the text fills more than a terminal. Smaller: more is left out."""
+
+WIDE = 90
+"""Width from which a table that shows what jobs take has the load, too."""
 
 NARROW = 12
 """Fewest characters of a row's name."""
@@ -16,11 +29,13 @@ NARROW = 12
 def lines(snapshot: Snapshot, width: int = 80) -> Iterator[str]:
     """Yield the tables of a snapshot, line by line, at most `width` characters wide; nothing for what is not there."""
     yield from _functions(snapshot, width)
+    yield from _shapes(snapshot.shapes, width)
     yield from _waiting(snapshot.clients, width)
+    has_shapes = bool(snapshot.shapes)
     if snapshot.workers:
-        yield from _workers(snapshot.workers, snapshot.at, width)
+        yield from _workers(snapshot.workers, has_shapes, width)
     else:
-        yield from _hosts(snapshot.hosts, width)
+        yield from _hosts(snapshot.hosts, has_shapes, width)
     yield from _running(snapshot.running, width)
     yield from _failures(snapshot, width)
     yield from _losses(snapshot, width)
@@ -84,6 +99,15 @@ def _function(one: FunctionStatus) -> tuple[str, ...]:
     return (one.name, *counts, f"{one.rate_1min:.3g}", *times)
 
 
+def _shapes(shapes: Sequence[ShapeStatus], width: int) -> Iterator[str]:
+
+    def row(one: ShapeStatus) -> tuple[str, ...]:
+        return one.needs, f"{one.waiting:,}", f"{one.running:,}", seconds(one.median_seconds)
+
+    if shapes:
+        yield from table(("needs", "waiting", "running", "median"), map(row, shapes), width)
+
+
 def _waiting(clients: Sequence[ClientStatus], width: int) -> Iterator[str]:
     """Say why the oldest job of each client waits."""
     waiting = [one for one in clients if one.why_waiting]
@@ -95,32 +119,65 @@ def _waiting(clients: Sequence[ClientStatus], width: int) -> Iterator[str]:
         yield f"... and {len(waiting) - ROWS} more wait"
 
 
-def _workers(workers: Sequence[WorkerStatus], now: float, width: int) -> Iterator[str]:
+def _workers(workers: Sequence[WorkerStatus], has_shapes: bool, width: int) -> Iterator[str]:
+    columns = _Columns(workers, has_shapes, width)
+
     def row(one: WorkerStatus) -> tuple[str, ...]:
         state = "away" if one.is_away else "drains" if one.is_draining else ""
-        load = "" if one.load is None else f"{one.load:.1f}"
-        slots = f"{one.busy} of {one.slots}"
-        return one.name, slots, f"{one.done:,}", load, size(one.memory), seconds(one.seconds_left), state
+        return one.name, *columns.cells(one), size(one.memory), seconds(one.seconds_left), state
 
-    yield from table(("worker", "busy", "done", "load", "memory", "left", ""), map(row, workers), width)
+    yield from table(("worker", *columns.heads, "memory", "left", ""), map(row, workers), width)
     for one in [one for one in workers if one.last_loss][:ROWS]:
         yield from _wrapped(f"{one.name} lost a runner: {one.last_loss}", width)
 
 
-def _hosts(hosts: Sequence[HostStatus], width: int) -> Iterator[str]:
+def _hosts(hosts: Sequence[HostStatus], has_shapes: bool, width: int) -> Iterator[str]:
+    columns = _Columns(hosts, has_shapes, width)
+
     def row(one: HostStatus) -> tuple[str, ...]:
-        load = "" if one.load is None else f"{one.load:.1f}"
-        return (
-            one.host,
-            str(one.workers),
-            f"{one.busy} of {one.slots}",
-            f"{one.done:,}",
-            load,
-            size(one.memory),
-        )
+        return one.host, str(one.workers), *columns.cells(one), size(one.memory)
 
     if hosts:
-        yield from table(("host", "workers", "busy", "done", "load", "memory"), map(row, hosts), width)
+        yield from table(("host", "workers", *columns.heads, "memory"), map(row, hosts), width)
+
+
+class _Columns:
+    """The columns that tables of workers and of hosts have in common."""
+
+    def __init__(
+        self, rows: Sequence[WorkerStatus] | Sequence[HostStatus], has_shapes: bool, width: int
+    ) -> None:
+        self._taken = taken_names([one.capacity for one in rows]) if has_shapes else []
+        self._has_load = not has_shapes or width >= WIDE
+        self.heads = ("busy", *self._taken, "done", *["load"] * self._has_load)
+
+    def cells(self, one: WorkerStatus | HostStatus) -> Iterator[str]:
+        taken = taken_of(one.capacity)
+        yield f"{one.busy} of {one.slots}"
+        yield from (taken[name] for name in self._taken)
+        yield f"{one.done:,}"
+        if self._has_load:
+            yield "" if one.load is None else f"{one.load:.1f}"
+
+
+def taken_names(capacities: Sequence[CapacityStatus]) -> list[str]:
+    """Return the names of what is worth showing of these, of those in `taken_of`."""
+    found = ["cpus"]
+    if any(each.gpus for each in capacities):
+        found.append("gpus")
+    if any(each.memory_used for each in capacities):
+        found.append("asked")
+    return found
+
+
+def taken_of(capacity: CapacityStatus) -> dict[str, str]:
+    """Return what jobs take of a worker: '3/8'; '' for what it has not. asked: memory that they have asked for."""
+    memory = "" if capacity.memory is None else f"/{format_bytes(capacity.memory)}"
+    return {
+        "cpus": f"{capacity.cpus_used}/{capacity.cpus}",
+        "gpus": f"{capacity.gpus_used:g}/{capacity.gpus}" if capacity.gpus else "",
+        "asked": format_bytes(capacity.memory_used) + memory if capacity.memory_used else "",
+    }
 
 
 def _running(running: Sequence[RunningJob], width: int) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cw.observer.model import FailedJob, RunningJob, Snapshot
+from cw.observer.text import taken_of
 from cw.top import tables, texts
 from cw.top.tables import Table
 
@@ -73,6 +74,9 @@ def _worker(snapshot: Snapshot, key: str) -> Detail | None:
         ("worker", tables.worker_name(worker.name)),
         ("place", worker.location),
         ("slots", tables.slots(worker.busy, worker.slots).text),
+        *(taken_of(worker.capacity).items() if snapshot.shapes else ()),
+        *((each.name, f"{each.used} of {each.total}") for each in worker.capacity.resources),
+        ("tags", worker.capacity.tags),
         ("jobs", f"{worker.done} done, {worker.ahead} sent ahead; {texts.rate(worker.rate) or '0/s'}"),
         ("load", "" if worker.load is None else f"{worker.load:.1f} on {worker.host}"),
         ("memory", texts.size(worker.memory)),

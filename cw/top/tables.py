@@ -6,18 +6,19 @@ Snapshot ---> functions, workers, running, failures, clients, cluster ---> Table
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from cw.observer.model import (
+    CapacityStatus,
     ClientStatus,
     FailedJob,
     FunctionStatus,
-    HostStatus,
     RunningJob,
     Snapshot,
     WorkerStatus,
 )
+from cw.observer.text import taken_names, taken_of
 from cw.top import texts
 
 BAR = 8
@@ -65,7 +66,7 @@ class Table:
 
     def sorted_by(self, column: int | None, is_descending: bool = False) -> Table:
         """Return it with its rows by that column, numbers before texts; None: in its own order."""
-        if column is None:
+        if column is None or column >= len(self.columns):  # (there may have been more)
             return self
 
         def key(row: Row) -> tuple[bool, float, str]:
@@ -137,18 +138,43 @@ def function_key(function: FunctionStatus) -> str:
 def workers(snapshot: Snapshot) -> Table:
     """Return the workers; their sums by host, where there are too many to list."""
     if not snapshot.workers and snapshot.hosts:
-        return _hosts(snapshot.hosts)
-    rows = [_worker(worker) for worker in snapshot.workers]
-    columns = ("worker", "slots", "state", "load#", "memory#", "rate#", "done#", "left", "age", "place")
+        return _hosts(snapshot)
+    names = taken_names([worker.capacity for worker in snapshot.workers]) if snapshot.shapes else ()
+    rows = [_worker(worker, names) for worker in snapshot.workers]
+    columns = (
+        "worker",
+        "slots",
+        *_heads(names),
+        "state",
+        "load#",
+        "memory#",
+        "rate#",
+        "done#",
+        "left",
+        "age",
+        "place",
+    )
     return Table(
         columns, tuple(rows), "no worker yet: `cw worker HOST -n auto` starts one, `cw slurm start` many"
     )
 
 
-def _worker(worker: WorkerStatus) -> Row:
+def _heads(names: Iterable[str]) -> Iterable[str]:
+    return (f"{name}#" for name in names)
+
+
+def taken(capacity: CapacityStatus, names: Iterable[str]) -> Iterable[Cell]:
+    """Return cells of what jobs take of a worker."""
+    texts_by_name = taken_of(capacity)
+    by_name = {"cpus": capacity.cpus_used, "gpus": capacity.gpus_used, "asked": capacity.memory_used}
+    return (Cell(texts_by_name[name], by_name[name]) for name in names)
+
+
+def _worker(worker: WorkerStatus, names: Iterable[str]) -> Row:
     cells = (
         text(worker_name(worker.name)),
         slots(worker.busy, worker.slots),
+        *taken(worker.capacity, names),
         text(*worker_state(worker)),
         measure(worker.load, "{:.1f}".format),
         measure(worker.memory, lambda count: texts.size(int(count))),
@@ -181,16 +207,19 @@ def slots(busy: int, count: int) -> Cell:
     return Cell(f"{texts.bar(part, BAR)} {busy}/{count}", part)
 
 
-def _hosts(hosts: Sequence[HostStatus]) -> Table:
+def _hosts(snapshot: Snapshot) -> Table:
+    names = taken_names([host.capacity for host in snapshot.hosts]) if snapshot.shapes else ()
     rows = [
         Row(host.host, (
-            text(host.host), slots(host.busy, host.slots), number(host.workers), measure(host.load, "{:.1f}".format),
+            text(host.host), slots(host.busy, host.slots), *taken(host.capacity, names), number(host.workers),
+            measure(host.load, "{:.1f}".format),
             measure(host.memory, lambda count: texts.size(int(count))), measure(host.rate, texts.rate),
             number(host.done),
         ))
-        for host in hosts
+        for host in snapshot.hosts
     ]  # fmt: skip
-    return Table(("host", "slots", "workers#", "load#", "memory#", "rate#", "done#"), tuple(rows), "")
+    columns = ("host", "slots", *_heads(names), "workers#", "load#", "memory#", "rate#", "done#")
+    return Table(columns, tuple(rows), "")
 
 
 def running(snapshot: Snapshot, jobs: Iterable[RunningJob] | None = None) -> Table:
@@ -261,6 +290,7 @@ def cluster(snapshot: Snapshot, batch: Iterable[tuple[str, str]] = ()) -> Table:
             texts.joined(", ", (totals.slots, "slot"), (totals.workers, "worker"), (totals.hosts, "host")),
         ),
         *batch,
+        *_needs(snapshot),
     ]
     rows = [Row(f"{place}", (text(name), text(value))) for place, (name, value) in enumerate(lines) if value]
     for loss in snapshot.losses:
@@ -269,6 +299,17 @@ def cluster(snapshot: Snapshot, batch: Iterable[tuple[str, str]] = ()) -> Table:
         lost = text(f"{worker_name(loss.name)}{place}, {ago} ago: {loss.how}", "bad")
         rows.append(Row(f"lost {loss.name} {loss.at}", (text("lost worker"), lost)))
     return Table(("what", "is"), tuple(rows), "")
+
+
+def _needs(snapshot: Snapshot) -> Iterable[tuple[str, str]]:
+    """Say what is taken of all workers, and what the jobs need, unless all need one CPU."""
+    if snapshot.shapes:
+        yield from taken_of(snapshot.totals.capacity).items()
+    for shape in snapshot.shapes:
+        median = (
+            f", median {texts.duration(shape.median_seconds)}" if shape.median_seconds is not None else ""
+        )
+        yield "jobs need", f"{shape.needs}: {shape.running} run, {shape.waiting} wait{median}"
 
 
 # --- above the tables ----------------------------------------------------------------------------
