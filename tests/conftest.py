@@ -22,12 +22,17 @@ from typing import Any
 import pipe_runner
 import pytest
 import templates
+from hypothesis import HealthCheck, settings
 
 import cw
 
 _MARKER = "CW_TEST_RUN"
 # Every process that a test starts inherits it, however far it strays from its parent.
 os.environ[_MARKER] = secrets.token_hex(8)
+
+# A busy machine may take any time for an example.
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 # Programs print the ids of events, which the tests match, not the wording.
 os.environ["CW_LOG_EVENTS"] = "1"

@@ -47,7 +47,10 @@ def environment_of_the_worker():
 
 
 def test_what_a_job_starts_by_srun_and_mpirun_has_the_whole_allocation(slurm):
-    with cw.slurm.allocate(3, piece=3, worker_options=["--mem-per-cpu=500"]), cw.ClusterExecutor() as executor:
+    with (
+        cw.slurm.allocate(3, piece=3, worker_options=["--mem-per-cpu=500"]),
+        cw.ClusterExecutor() as executor,
+    ):
         found = executor.submit(variables).result(LIMIT)
         assert (found["SLURM_NTASKS"], sorted(found["SLURM_TASKS_PER_NODE"])) == ("3", [",", "1", "2"])
         assert not [name for name in found if name.startswith(("SLURM_STEP", "PMI")) or "ALLOCATION" in name]
