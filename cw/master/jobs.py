@@ -397,6 +397,17 @@ class Worker:
         return slots - running, cpus - running
 
     @property
+    def running(self) -> int:
+        """Number of jobs that seem to run there: the others were sent ahead."""
+        ahead = 0 if self.shaped is None else self.shaped.ahead
+        return min(len(self.held), self.slots) - ahead
+
+    @property
+    def done(self) -> int:
+        """Number of jobs that have ended there."""
+        return self.recent.total
+
+    @property
     def reservation(self) -> Reservation | None:
         """For whom it keeps room."""
         return None if self.shaped is None else self.shaped.reservation

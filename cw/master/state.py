@@ -214,7 +214,7 @@ class State:
 
     def status_report(self) -> tuple[int, int]:
         """Number of jobs that wait, and that run (an estimate)."""
-        running = sum(min(len(worker.held), worker.slots) for worker in self.workers.values())
+        running = sum(worker.running for worker in self.workers.values())
         return max(0, sum(len(session.jobs) for session in self.sessions.values()) - running), running
 
     def open_jobs(self, key: SessionKey) -> Mapping[int, Job]:
