@@ -1,4 +1,4 @@
-"""CPU time of the master's policy for a job, with jobs of one shape and of five: `python -m benchmarks.shapes [WORKERS]`.
+"""CPU time of the master's policy for a job, of one shape and of five: `python -m benchmarks.shapes [WORKERS]`.
 
 Only the policy runs, without sockets: workers with 8 slots each hold what fits, and end one job after the other. Each
 client has jobs of all shapes, of unknown duration, so each takes a dispatch and a result of its own. Prints the
@@ -77,7 +77,9 @@ def main(workers: int, clients: int, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.shapes", description=__doc__.partition(": `")[0] + ".")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.shapes", description=__doc__.partition(": `")[0] + "."
+    )
     parser.add_argument("workers", metavar="WORKERS", type=int, nargs="?", default=1000, help="default: 1000")
     parser.add_argument("--clients", type=int, default=3, help="default: 3")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")

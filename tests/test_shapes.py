@@ -223,7 +223,7 @@ class Cluster:
         """A job starts at the latest when all has ended that ran at the worker that keeps room for it."""
         seen = {}
         for pool in self.d.state.pools.values():
-            for session, worker in pool.reserved.items():
+            for session, (worker, _) in pool.reserved.items():
                 queues = sorted((queue for queue in session.queues.values() if queue.head()), key=age)
                 if not queues or worker.reservation.needs not in queues[0].shape.choices:
                     continue  # older jobs of the same session go first

@@ -18,10 +18,7 @@ CPU were sent ahead before one that needs more."""
 
 def count_running(worker: Worker) -> int:
     """Return the number of jobs that run there."""
-    shaped = worker.shaped
-    if shaped is None:
-        return min(len(worker.held), worker.slots)
-    return max(0, min(len(worker.held), worker.slots) - shaped.ahead)
+    return worker.running
 
 
 def running_jobs(worker: Worker) -> Iterator[Job]:

@@ -114,13 +114,15 @@ PLAIN = (ONE_CPU,)
 class Openings:
     """The workers where jobs with these needs can start now, kept while such jobs wait."""
 
-    __slots__ = ("able", "free", "needs", "toppable")
+    __slots__ = ("able", "free", "kept", "needs", "toppable")
 
     def __init__(self, needs: Needs) -> None:
         self.needs = needs
         self.able: dict[Worker, None] = {}  # could run one, if nothing else ran there
-        # Ordered sets of these. free: one can start now; toppable: takes more ahead.
+        # Ordered sets of these. free: one can start now; kept: there is room for one, but kept for another job;
+        # toppable: takes more ahead.
         self.free: dict[Worker, None] = {}
+        self.kept: dict[Worker, None] = {}
         self.toppable: dict[Worker, None] = {}
 
     def add(self, worker: Worker, is_able: bool) -> None:
@@ -130,8 +132,20 @@ class Openings:
 
     def remove(self, worker: Worker) -> None:
         """Remove a worker that is gone."""
-        for places in (self.able, self.free, self.toppable):
+        for places in (self.able, self.free, self.kept, self.toppable):
             places.pop(worker, None)
+
+
+class Reserved(NamedTuple):
+    """A worker keeps room for a job, the oldest of its session that found none."""
+
+    worker: Worker
+    job: Job
+
+    @property
+    def is_void(self) -> bool:
+        """True if the job does not wait any more."""
+        return self.job.worker is not None or self.job.cancelled or not self.job.queue.is_waiting
 
 
 class Pool:
@@ -139,7 +153,7 @@ class Pool:
 
     __slots__ = (
         "python", "workers", "rotation", "idle", "has_capacity", "ahead", "lending", "waited", "ending", "shaped",
-        "openings", "changed", "reserved",
+        "openings", "changed", "waiting", "reserved",
     )  # fmt: skip
 
     def __init__(self, python: Python) -> None:
@@ -157,11 +171,12 @@ class Pool:
         self.ending = 0  # workers that end when they are idle
         # Jobs with needs of their own. shaped: their number at workers, and that of their queues in the rotation;
         # openings: for what the waiting ones need, and some did before; changed: workers that they do not know yet;
-        # reserved: the worker that keeps room for a session's oldest job.
+        # waiting: the rotation's queues by session; reserved: for which job of a session a worker keeps room.
         self.shaped = 0
         self.openings: dict[Needs, Openings] = {}
         self.changed: dict[Worker, None] = {}
-        self.reserved: dict[Session, Worker] = {}
+        self.waiting: dict[Session, list[Queue]] = {}
+        self.reserved: dict[Session, Reserved] = {}
 
     @property
     def has_shapes(self) -> bool:
@@ -176,7 +191,7 @@ class Pool:
             places.pop(worker, None)
         if worker.reservation is not None:
             self.reserved = {
-                session: place for session, place in self.reserved.items() if place is not worker
+                session: kept for session, kept in self.reserved.items() if kept.worker is not worker
             }
         for openings in self.openings.values():
             openings.remove(worker)
@@ -206,6 +221,8 @@ class Queue:
     def front(self) -> deque[Job] | Ranked[Job]:
         """The jobs of which the first is the next one."""
         jobs, ranked = self.requeued or self.backlog, self.ranked
+        if not ranked.heap:
+            return jobs
         return ranked if ranked and (not jobs or ranked[0].priority() > 0) else jobs
 
     def head(self) -> Job | None:
@@ -400,7 +417,7 @@ class Worker:
     def running(self) -> int:
         """Number of jobs that seem to run there: the others were sent ahead."""
         ahead = 0 if self.shaped is None else self.shaped.ahead
-        return min(len(self.held), self.slots) - ahead
+        return max(0, min(len(self.held), self.slots) - ahead)
 
     @property
     def done(self) -> int:

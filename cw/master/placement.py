@@ -23,7 +23,7 @@ from itertools import islice
 from cw.master import placing
 from cw.master.actions import Action, SendToWorker
 from cw.master.fit import devices_for, goes_ahead, is_ruled_out, takes_some
-from cw.master.jobs import AHEAD_JOBS, AHEAD_SECONDS, Job, Pool, Queue, Session, Worker
+from cw.master.jobs import AHEAD_JOBS, AHEAD_SECONDS, Job, Pool, Queue, Reserved, Session, Worker
 from cw.master.room import RECALL_BACKOFF_TICKS, TURN_JOBS, TURN_SECONDS, cost_of
 from cw.master.state import LOOK_PAST, State
 from cw.master.taken import Place, Reservation, ShapedJobs, Use
@@ -75,17 +75,19 @@ class Placement:
     def _start_all(self, pool: Pool, assigned: Assigned, actions: list[Action]) -> set[Session]:
         """Returns the sessions of which a job waits that keeps a reservation."""
         self._update(pool)
-        queues: dict[Session, list[Queue]] = {}
-        for queue in pool.rotation:
-            queues.setdefault(queue.session, []).append(queue)
-        has_rivals = len(pool.rotation) > 1 or bool(pool.ahead)
-        turns = [(_cpus_held(session), turn, session) for turn, session in enumerate(queues)]
+        turns = [(_cpus_held(session), turn, session) for turn, session in enumerate(pool.waiting)]
         heapify(turns)
         count = len(turns)
         waits: set[Session] = set()
         while turns:
             _, _, session = heappop(turns)
-            given, keeps = self._turn(queues[session], assigned, actions if has_rivals else None)
+            queues = pool.waiting.get(session, [])
+            startable = [queue for queue in queues if _may_start(queue)]
+            kept = pool.reserved.get(session)
+            if not startable and kept is not None and not kept.is_void:
+                waits.add(session)
+                continue
+            given, keeps = self._turn(queues, startable, assigned, actions)
             if keeps:
                 waits.add(session)
             if given:
@@ -94,23 +96,19 @@ class Placement:
         return waits
 
     def _turn(
-        self, queues: list[Queue], assigned: Assigned, actions: list[Action] | None
+        self, queues: list[Queue], startable: list[Queue], assigned: Assigned, actions: list[Action]
     ) -> tuple[bool, bool]:
-        """Perform one turn of a session: its oldest job that finds room starts, with short ones after it. `actions`:
-        None if no other queue waits, so that nothing need be reserved. Returns whether something was given, and whether
-        a job waits that keeps a reservation."""
-        if len(queues) > 1:
-            queues.sort(key=age)
+        """Perform one turn of a session: its oldest job that finds room starts, with short ones after it. Returns
+        whether something was given, and whether a job waits that keeps a reservation."""
         is_behind = False
-        for queue in list(queues):
-            given = self._give(queue, assigned, is_behind)
+        for queue in sorted(queues, key=age) if len(queues) > 1 else list(queues):
+            given = queue in startable and self._give(queue, assigned, is_behind)
             if queue.head() is None:
                 self._state.stop_waiting(queue)
-                queues.remove(queue)
+            elif not (queue.is_plain or is_behind or given):
+                is_behind = _has_rivals(queue.pool) and self._reserve(queue, actions)
             if given:
                 return True, is_behind
-            if not (queue.is_plain or is_behind or actions is None) and queue in queues:
-                is_behind = self._reserve(queue, actions)
         return False, is_behind
 
     def _give(self, queue: Queue, assigned: Assigned, is_behind: bool) -> bool:
@@ -155,55 +153,52 @@ class Placement:
 
     def _choose(self, queue: Queue, needs: Needs, is_behind: bool) -> tuple[Worker, Job] | None:
         """Return the worker with room that suits best, and the job of the queue that starts there."""
-        pool = queue.pool
-        free = pool.idle if needs == ONE_CPU else pool.openings[needs].free
-        best: tuple[tuple[bool, bool, float], Worker, Job] | None = None
-        compared = 0
-        for worker in free:
-            if not takes_some(worker, queue):
-                continue
-            job = _job_for(queue, worker)
-            if job is None or not self._may_begin(job, worker, needs, is_behind):
-                continue
-            rank = _rank(worker, needs)
-            if best is None or rank < best[0]:
-                best = rank, worker, job
-            compared += 1
-            if compared == COMPARED:
-                break
-        return best and best[1:]
+        opening = queue.pool.openings[needs]
+        found: list[tuple[Worker, Job]] = []
+        for worker in opening.free:
+            job = _job_for(queue, worker) if takes_some(worker, queue) else None
+            if job is not None:
+                found.append((worker, job))
+                if len(found) == COMPARED:
+                    break
+        if len(found) > 1:
+            return min(found, key=lambda pair: _rank(pair[0], needs))
+        for worker in () if found else opening.kept:
+            job = _job_for(queue, worker) if takes_some(worker, queue) else None
+            if job is not None and self._may_begin(job, worker, is_behind):
+                return worker, job
+        return found[0] if found else None
 
-    def _may_begin(self, job: Job, worker: Worker, needs: Needs, is_behind: bool) -> bool:
-        """True if the job may begin at this worker although it may keep room for another."""
+    def _may_begin(self, job: Job, worker: Worker, is_behind: bool) -> bool:
+        """True if the job may begin at this worker although it keeps room for another, and they do not fit together."""
         reservation = worker.reservation
-        if reservation is None or (reservation.session is job.session and not is_behind):
+        assert reservation is not None
+        if reservation.session is job.session and not is_behind:
             return True
         limit = None if job.options is None else job.options.timeout
-        if limit is not None and self._state.tallies.now + limit <= reservation.room_at < math.inf:
-            return True
-        place = Place(needs, devices=devices_for(worker, needs) or ())
-        return reservation.leaves_room(place, worker.available)
+        return limit is not None and self._state.tallies.now + limit <= reservation.room_at < math.inf
 
     # --- reservations ---
 
     def _reserve(self, queue: Queue, actions: list[Action]) -> bool:
         """Let the queue's next job, which finds no room, keep its session's reservation, or make one. False: no worker
         can be reserved."""
-        session, pool = queue.session, queue.pool
-        worker = pool.reserved.get(session)
-        reservation = None if worker is None else worker.reservation
-        if reservation is not None and reservation.needs in queue.shape.choices:
+        session, pool, job = queue.session, queue.pool, queue.head()
+        assert job is not None
+        kept = pool.reserved.get(session)
+        if kept is not None and kept.job.queue is queue:
+            pool.reserved[session] = kept._replace(job=job)
             return True
         found = self._soonest(queue)
         if found is None:
             return False
-        if worker is not None:
+        if kept is not None:
             self._release(pool, session)
         room_at, worker, needs = found
         if worker.shaped is None:
             worker.shaped = ShapedJobs(worker.capacity)
         worker.shaped.reservation = Reservation(session, needs, Use(worker.capacity), room_at)
-        pool.reserved[session] = worker
+        pool.reserved[session] = Reserved(worker, job)
         actions += take_back_ahead(worker)
         self._state.note_room(worker)
         self._update(pool)
@@ -217,7 +212,7 @@ class Placement:
         tallies = self._state.tallies
         found: list[tuple[int, int, Worker, Needs]] = []
         for needs in queue.shape.choices:
-            able = queue.pool.openings[needs].able if needs != ONE_CPU else {}
+            able = queue.pool.openings[needs].able
             for worker in list(islice(able, CONSIDERED)):
                 if len(able) > CONSIDERED:  # others the next time
                     del able[worker]
@@ -236,30 +231,17 @@ class Placement:
 
     def has_void(self, pool: Pool) -> bool:
         """True if a worker keeps room for a job that does not wait any more, so that others may use it."""
-        return any(
-            not any(
-                queue.is_waiting
-                and worker.reservation.needs in queue.shape.choices
-                and queue.head() is not None
-                for queue in session.queues.values()
-            )
-            for session, worker in pool.reserved.items()
-            if worker.reservation is not None
-        )
+        return any(kept.is_void for kept in pool.reserved.values())
 
     def _drop_void(self, pool: Pool) -> None:
-        """Drop reservations at workers that cannot keep them."""
-        for session, worker in list(pool.reserved.items()):
-            queues = session.queues.values()
-            if (
-                worker.is_away
-                or not worker.available
-                or not any(takes_some(worker, queue) for queue in queues)
-            ):
+        """Drop reservations of jobs that do not wait any more, and those at workers that cannot keep them."""
+        for session, (worker, job) in list(pool.reserved.items()):
+            is_usable = worker.available and not worker.is_away and takes_some(worker, job.queue)
+            if not is_usable or pool.reserved[session].is_void:
                 self._release(pool, session)
 
     def _release(self, pool: Pool, session: Session) -> None:
-        worker = pool.reserved.pop(session)
+        worker, _ = pool.reserved.pop(session)
         self._has_released = True
         assert worker.shaped is not None
         worker.shaped.reservation = None
@@ -272,6 +254,8 @@ class Placement:
     def send_ahead(self, pool: Pool, assigned: Assigned) -> None:
         """Send short jobs ahead to workers where jobs of the same needs run."""
         self._update(pool)
+        if not any(opening.toppable for opening in pool.openings.values()):
+            return
         for queue in [queue for queue in pool.rotation if not queue.is_plain]:
             for choice, needs in enumerate(queue.shape.choices):
                 head = queue.head()
@@ -321,6 +305,7 @@ class Placement:
 
     def _update(self, pool: Pool) -> None:
         """Look at the workers that have changed."""
+        placing.open_for(pool, (ONE_CPU,), self._state.workers.values())
         for worker in pool.changed:
             placing.update(pool.openings, worker)
         pool.changed.clear()
@@ -338,6 +323,27 @@ def take_back_ahead(worker: Worker) -> Iterable[Action]:
     if surplus > 0 and not worker.recalling:
         worker.recalling = True
         yield SendToWorker(worker.key, m.Recall(surplus))
+
+
+def _has_rivals(pool: Pool) -> bool:
+    """True if other jobs could take the room of one that waits."""
+    return len(pool.rotation) > 1 or bool(pool.ahead)
+
+
+def _may_start(queue: Queue) -> bool:
+    """False if no worker has room for jobs of this queue."""
+    openings = queue.pool.openings
+    for needs in queue.shape.choices:
+        opening = openings[needs]
+        if opening.free:
+            return True
+        if opening.kept:
+            kept, head = queue.pool.reserved.get(queue.session), queue.head()
+            if kept is not None and kept.worker in opening.kept:
+                return True
+            if head is not None and head.options is not None and head.options.timeout is not None:
+                return True
+    return False
 
 
 def _cpus_held(session: Session) -> float:

@@ -10,7 +10,8 @@ from operator import itemgetter
 
 from cw.master.fit import could_run, devices_for
 from cw.master.jobs import AHEAD_SECONDS, Job, Openings, Pool, Worker
-from cw.master.taken import Place, ShapedJobs, Use
+from cw.master.room import cost_of
+from cw.master.taken import Lane, Place, ShapedJobs, Use
 from cw.needs import ONE_CPU, Needs
 
 AHEAD_SHARE = 0.25
@@ -30,6 +31,7 @@ def occupy(job: Job, worker: Worker, place: Place) -> None:
     if worker.shaped is None:
         worker.shaped = ShapedJobs(worker.capacity)
     worker.shaped.take(job, place)
+    worker.shaped.lanes[place.needs].cost = cost_of(job)
     worker.pool.shaped += 1
     worker.resize()
     if place.is_ahead:
@@ -103,10 +105,10 @@ def open_for(pool: Pool, choices: Iterable[Needs], workers: Iterable[Worker]) ->
     """See to it that the pool knows where jobs can start that need one of these."""
     openings = pool.openings
     for needs in choices:
-        if needs in openings or needs == ONE_CPU:
+        if needs in openings:
             continue
         if len(openings) >= OPENINGS:
-            waiting = {each for queue in pool.rotation for each in queue.shape.choices}
+            waiting = {ONE_CPU, *(each for queue in pool.rotation for each in queue.shape.choices)}
             for unused in [each for each in openings if each not in waiting]:
                 del openings[unused]
         opening = openings[needs] = Openings(needs)
@@ -119,27 +121,37 @@ def open_for(pool: Pool, choices: Iterable[Needs], workers: Iterable[Worker]) ->
 def update(openings: Mapping[Needs, Openings], worker: Worker) -> None:
     """Update what is known of the room on this worker."""
     slots, cpus = worker.free()
-    shaped = worker.shaped
+    shaped, reservation = worker.shaped, worker.reservation
     is_there = not (worker.is_draining or worker.is_away)
     for needs, opening in openings.items():
         if worker not in opening.able:
             continue
-        if is_there and slots > 0 and needs.cpus <= cpus and (
-            shaped is None or shaped.use.place(needs, slots, cpus) is not None
-        ):  # fmt: skip
-            opening.free[worker] = None
-        else:
-            opening.free.pop(worker, None)
-        lane = None if shaped is None or shaped.reservation is not None else shaped.lanes.get(needs)
-        if (
-            lane is not None
-            and is_there
-            and not lane.backoff
-            and lane.seconds < lane.places * AHEAD_SECONDS * AHEAD_SHARE
-        ):
-            opening.toppable[worker] = None
-        else:
-            opening.toppable.pop(worker, None)
+        has_room = is_kept = False
+        if is_there and slots > 0 and needs.cpus <= cpus:
+            devices = () if shaped is None else shaped.use.place(needs, slots, cpus)
+            has_room = devices is not None
+            if devices is not None and reservation is not None:
+                is_kept = not reservation.leaves_room(Place(needs, devices=devices), worker.available)
+        _keep(opening.free, worker, has_room and not is_kept)
+        _keep(opening.kept, worker, is_kept)
+        lane = None if shaped is None or reservation is not None else shaped.lanes.get(needs)
+        _keep(opening.toppable, worker, lane is not None and is_there and _takes_more(lane))
+
+
+def _keep(workers: dict[Worker, None], worker: Worker, is_in: bool) -> None:
+    if is_in:
+        workers[worker] = None
+    else:
+        workers.pop(worker, None)
+
+
+def _takes_more(lane: Lane[Job]) -> bool:
+    """True if more short jobs should be sent ahead."""
+    return (
+        not lane.backoff
+        and lane.cost <= AHEAD_SECONDS / 2
+        and lane.seconds < lane.places * AHEAD_SECONDS * AHEAD_SHARE
+    )
 
 
 def room_at(worker: Worker, needs: Needs, started: Mapping[int, tuple[str, float]], now: float) -> float:

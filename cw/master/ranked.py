@@ -24,35 +24,35 @@ class Ranked(Generic[Job]):
     It has what the scheduler uses of a deque. A step costs O(log n), whatever the number of priorities.
     """
 
-    __slots__ = ("_heap",)
+    __slots__ = ("heap",)
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, bool, int, int, Job]] = []
+        self.heap: list[tuple[int, bool, int, int, Job]] = []
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self.heap)
 
     def __getitem__(self, index: int) -> Job:
         assert index == 0
-        return self._heap[0][-1]
+        return self.heap[0][-1]
 
     def popleft(self) -> Job:
         """Take the first job out."""
-        return heappop(self._heap)[-1]
+        return heappop(self.heap)[-1]
 
     def add(self, job: Job, is_again: bool) -> None:
         """Add a job. `is_again`: it was dispatched, or next, before."""
-        heappush(self._heap, (-job.priority(), not is_again, job.number, id(job), job))
+        heappush(self.heap, (-job.priority(), not is_again, job.number, id(job), job))
 
     def jobs(self) -> list[Job]:
         """Return all jobs, in their order."""
-        return [entry[-1] for entry in sorted(self._heap)]
+        return [entry[-1] for entry in sorted(self.heap)]
 
     def some(self, step: int) -> list[Job]:
         """Return one of each `step` jobs, in no order."""
-        return [entry[-1] for entry in self._heap[::step]]
+        return [entry[-1] for entry in self.heap[::step]]
 
     def keep(self, is_wanted: Callable[[Job], bool]) -> None:
         """Remove all other jobs."""
-        self._heap = [entry for entry in self._heap if is_wanted(entry[-1])]
-        heapify(self._heap)
+        self.heap = [entry for entry in self.heap if is_wanted(entry[-1])]
+        heapify(self.heap)

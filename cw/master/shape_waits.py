@@ -86,9 +86,9 @@ def could_come(shape: Shape, min_time: float, to_come: ToCome) -> bool:
 
 def reserved(queue: Queue, now: float, host_of: Callable[[WorkerKey], str]) -> str:
     """Say that a worker keeps room for the queue's next job, and when it will have it; '' if that is not so."""
-    worker = queue.pool.reserved.get(queue.session)
-    reservation = None if worker is None else worker.reservation
-    if worker is None or reservation is None or reservation.needs not in queue.shape.choices:
+    kept = queue.pool.reserved.get(queue.session)
+    reservation = None if kept is None else kept.worker.reservation
+    if kept is None or reservation is None or kept.job.queue is not queue:
         return ""
     left = reservation.room_at - now
     when = (
@@ -97,4 +97,4 @@ def reserved(queue: Queue, now: float, host_of: Callable[[WorkerKey], str]) -> s
         else "free when jobs there have ended"
     )
     wanted = needs_text.in_words([reservation.needs])
-    return f"the next job waits for {wanted} on {host_of(worker.key)}, reserved; {when}"
+    return f"the next job waits for {wanted} on {host_of(kept.worker.key)}, reserved; {when}"

@@ -126,6 +126,7 @@ class State:
             if queue and not (queue.is_waiting or queue.session.is_blocked or queue.session.is_absent):
                 queue.is_waiting = True
                 queue.pool.rotation.append(queue)
+                queue.pool.waiting.setdefault(queue.session, []).append(queue)
                 if not queue.is_plain:
                     queue.pool.shaped += 1
                     placing.open_for(queue.pool, queue.shape.choices, self.workers.values())
@@ -136,6 +137,10 @@ class State:
             if queue.is_waiting:
                 queue.is_waiting = False
                 queue.pool.rotation.remove(queue)
+                own = queue.pool.waiting[queue.session]
+                own.remove(queue)
+                if not own:
+                    del queue.pool.waiting[queue.session]
                 queue.pool.shaped -= not queue.is_plain
 
     def cancel(self, jobs: Iterable[Job]) -> list[Action]:
@@ -270,14 +275,21 @@ def _check_worker(worker: Worker) -> None:
         assert not shaped
     else:
         worker.shaped.check_invariants(shaped)
-        assert worker.shaped.reservation is None or worker in worker.pool.reserved.values()
+        assert worker.shaped.reservation is None or any(
+            kept.worker is worker for kept in worker.pool.reserved.values()
+        )
 
 
 def _check_shapes(pool: Pool) -> None:
     queues = sum(not queue.is_plain for queue in pool.rotation)
     workers = {job.worker for session in pool.reserved for job in session.jobs.values() if job.worker}
     assert pool.shaped >= queues and all(worker.shaped is None or pool.shaped for worker in workers)
-    for session, worker in pool.reserved.items():
+    assert pool.waiting.keys() == {queue.session for queue in pool.rotation}
+    assert all(
+        {*queues} == {q for q in pool.rotation if q.session is s} for s, queues in pool.waiting.items()
+    )
+    for session, (worker, job) in pool.reserved.items():
+        assert job.session is session
         assert (
             worker.reservation is not None and worker.reservation.session is session and worker.pool is pool
         )

@@ -100,12 +100,13 @@ class Use:
 class Lane(Generic[Job]):
     """Jobs of the same needs that one worker holds."""
 
-    __slots__ = ("ahead", "backoff", "ended", "places", "seconds")
+    __slots__ = ("ahead", "backoff", "cost", "ended", "places", "seconds")
 
     def __init__(self) -> None:
         self.places = 0  # of those that run
         self.ahead: dict[int, Job] = {}  # the others, by dispatch number, oldest first
         self.seconds = 0.0  # that these will take
+        self.cost = 0.0  # of the latest job (seconds)
         self.ended = 0  # jobs that ended since the last tick
         self.backoff = 0  # ticks until those ahead are asked for again
 
