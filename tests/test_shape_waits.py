@@ -64,6 +64,17 @@ def test_what_never_starts_is_reported_before_what_waits_for_its_turn():
     assert cause(d) is Cause.TOO_LARGE
 
 
+def test_all_kinds_of_jobs_that_never_start_are_named():
+    d = cluster(WorkerCapacity(2), cpus=3)
+    d.on_submitted("s", jobs(2, gpus=1))
+    assert why(d).text.endswith(
+        "needs 3 CPUs; the only worker, w0, has 2 CPUs; nor can any run those that need 1 GPU"
+    )
+    for number in range(3, 7):
+        d.on_submitted("s", jobs(number, cpus=number + 1))
+    assert why(d).text.endswith("that need 1 GPU or 4 CPUs, and 3 more kinds")
+
+
 def test_no_worker_at_all_is_another_reason():
     d = cluster(cpus=2)
     assert cause(d) is Cause.NO_WORKER

@@ -7,7 +7,7 @@ queue, workers, workers that a tender could start ---> never: no worker could ru
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from cw import needs_text
 from cw.master.jobs import Queue, Shape, Worker, WorkerKey
@@ -15,6 +15,9 @@ from cw.master.to_come import ToCome
 from cw.needs import UNITS_PER_GPU, Needs
 from cw.observer import text
 from cw.requirements import WorkerCapacity
+
+NAMED = 2
+"""Most kinds of jobs that are named beside the one that waits first."""
 
 
 class Best:
@@ -72,6 +75,13 @@ def never(shape: Shape, best: Best, workers: int) -> str:
         )
     which = "the only worker" if workers == 1 else "the best worker"
     return f"the next job needs {wanted}; {which}, {best.where}, has {best.has()}"
+
+
+def others(shapes: Sequence[Shape]) -> str:
+    """Say that no worker could run such jobs, either: what follows the words of `never`."""
+    named = " or ".join(dict.fromkeys(needs_text.in_words(shape.choices) for shape in shapes[:NAMED]))
+    rest = len(shapes) - NAMED
+    return f"; nor can any run those that need {named}" + (f", and {rest} more kinds" if rest > 0 else "")
 
 
 def could_come(shape: Shape, min_time: float, to_come: ToCome) -> bool:

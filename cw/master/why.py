@@ -186,10 +186,14 @@ class Survey:
                 "the master has not heard yet from all workers that may hold the jobs which the program has handed in "
                 "again: it waits for them for some seconds",
             )
-        reasons = [
-            self._why_queue(queue, is_going_on) for queue in queues
-        ]  # one for each shape: there are few
-        return min(reasons, key=_urgency)
+        # (one for each shape: there are few)
+        reasons = [(self._why_queue(queue, is_going_on), queue.shape) for queue in queues]
+        reason = min((reason for reason, _ in reasons), key=_urgency)
+        too_large = [shape for reason, shape in reasons if reason.cause is Cause.TOO_LARGE]
+        if len(too_large) < 2:
+            return reason
+        others = shape_waits.others(too_large[1:])
+        return reason._replace(text=reason.text + others, detail=(reason.detail, others))
 
     def _pools_in_use(self, session: Session) -> list[Pool]:
         return [queue.pool for queue in session.queues.values()] if session.jobs else []
