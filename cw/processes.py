@@ -33,8 +33,8 @@ def memory(pid: int) -> int:
 
 
 def pin(pid: int, cpus: Iterable[int]) -> None:
-    """Let all threads of a process run on these CPUs from now on."""
-    cpus = list(cpus)
+    """Let all threads of a process run on these CPUs from now on; none: on those of this process."""
+    cpus = list(cpus) or os.sched_getaffinity(0)
     with contextlib.suppress(OSError):  # it has ended, or CPUs were taken away
         for thread in os.listdir(f"/proc/{pid}/task"):
             os.sched_setaffinity(int(thread), cpus)

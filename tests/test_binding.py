@@ -95,3 +95,12 @@ def test_jobs_of_other_needs_that_fit_the_same_binding_use_the_same_process(exec
         for needs in ({"cpus": 5}, {"cpus": 5, "memory": "1MB"}, {"cpus": 6})
     ]
     assert first == second != other
+
+
+def test_a_job_knows_as_which_of_its_alternatives_it_runs(executor, tmp_path):
+    alternatives = [{"gpus": 2, "memory": "1MB"}, {"cpus": 2, "resources": {"licence": 1}}]
+    first, second = [executor.options(alternatives=alternatives).submit(look, tmp_path, 2) for _ in range(2)]
+    first, second = first.result(LIMIT), second.result(LIMIT)
+    assert (first.gpus, first.memory, first.resources) == ((0, "GPU-1"), 10**6, {})
+    assert (second.gpus, second.memory, second.resources) == ((), None, {"licence": 1})
+    assert second.cpus == 2 and second.threads["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "2")

@@ -186,9 +186,9 @@ class Avoid(NamedTuple):
     slots: U16s
 
 
-@batch(76, Leg.MASTER_WORKER, is_ordered=True)
+@batch(76, Leg.MASTER_WORKER, Leg.WORKER_RUNNER, is_ordered=True)
 class Alternatives(NamedTuple):
-    """The next Dispatch has jobs that run as another of their alternatives than the first."""
+    """The jobs that come next run as another of their alternatives than the first."""
 
     dispatches: U64s
     choices: U8s  # index of the alternative

@@ -46,6 +46,9 @@ running: tuple[Any, ...] | None = None
 options: dict[int, JobOptions] = {}
 """Options that the runner's jobs name, by number of the object."""
 
+choices: dict[int, int] = {}
+"""Alternatives as which jobs run, by number, where it is not the first."""
+
 began = 0.0
 """Time at which the job began (time.monotonic())."""
 
@@ -115,7 +118,7 @@ def current_job() -> CurrentJob | None:
         return None
     _, number_of_function, _, attempt, number, payload = job
     asked = options_of(job)
-    timeout, needs = asked.timeout, asked.needs
+    timeout, needs = asked.timeout, asked.choices[choices.get(job[0], 0)]
     label = int.from_bytes(payload[-LABEL:], "little")
     place = label
     if chunk is not None:

@@ -300,6 +300,8 @@ class Runner:
                     self._apply()
                 elif kind == m.OPTIONS:
                     current.options[number] = JobOptions.from_wire(payload)
+        elif type(message) is m.Alternatives:
+            current.choices = dict(zip(*message, strict=True))
         elif type(message) is m.Forget:
             for number in message.numbers:
                 self._objects.pop(number, None)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from cw import processes
 from cw.events import RateLimited
 from cw.net import messages as m
 from cw.net.loop import Loop
@@ -72,7 +73,9 @@ class Execution:
             a.Send: self._on_send,
             a.SendJobs: self._on_send_jobs,
             a.StartRunner: self._on_start_runner,
-            a.PinRunner: lambda action: runners.pin(action.runner),
+            a.PinRunner: lambda action: processes.pin(
+                runners.place(action.runner)["pid"], action.runner.cpus
+            ),
             a.Retract: self._on_retract,
             a.SendDrop: self._on_send_drop,
             a.GiveBack: self._on_give_back,

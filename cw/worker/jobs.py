@@ -21,9 +21,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
+from cw.errors import ProtocolError
 from cw.needs import ONE_CPU, Needs
 from cw.net.objects import Object
-from cw.requirements import NO_OPTIONS
+from cw.requirements import NO_OPTIONS, JobOptions
 
 EXCLUDED_SECONDS = 1.0
 """Time that a job waits for a slot other than the one where its runner died (seconds): the others may never be free."""
@@ -37,8 +38,8 @@ class WorkerJob:
     """One dispatch that this worker holds."""
 
     __slots__ = (
-        "dispatch", "session", "number", "function", "context", "options_object", "options", "needs", "excluded_slot",
-        "attempt", "payload", "stopped", "withdrawn", "reported", "expired", "peak", "is_cut",
+        "dispatch", "session", "number", "function", "context", "options_object", "options", "choice", "needs",
+        "excluded_slot", "attempt", "payload", "stopped", "withdrawn", "reported", "expired", "peak", "is_cut",
     )  # fmt: skip
 
     def __init__(
@@ -57,8 +58,13 @@ class WorkerJob:
         self.function = function
         self.options_object = options  # what travels
         self.options = NO_OPTIONS if options is None or options.options is None else options.options
+        self.choice = 0  # the alternative that it runs as
         self.needs = ONE_CPU if self.options is NO_OPTIONS else _of_a_worker(self.options.needs)
-        self.context: Context = session, function.runs_in, self.options.cpus or 0, ()
+        self.context: Context = (
+            (session, function.runs_in, 0, ())
+            if self.options is NO_OPTIONS
+            else _context(session, function, self.options, self.needs)
+        )
         self.excluded_slot: int | None = None  # where its runner died before
         self.attempt = attempt  # attempt number, from 1
         self.payload = payload
@@ -69,9 +75,23 @@ class WorkerJob:
         self.peak = 0  # its memory (bytes), if it had grown beyond its limit of that
         self.is_cut = False  # it is stopped as the worker ends, and runs again elsewhere
 
+    def run_as(self, choice: int) -> None:
+        """Run as another alternative than the first. Raises ProtocolError if there is none."""
+        choices = self.options.choices
+        if choice >= len(choices):
+            raise ProtocolError(f"a job as alternative {choice} of {len(choices)}")
+        self.choice = choice
+        self.needs = _of_a_worker(choices[choice])
+        self.context = _context(self.session, self.function, self.options, self.needs)
+
     @property
     def must_end(self) -> bool:
         return self.stopped or self.expired or self.is_cut
+
+
+def _context(session: int, function: Object, options: JobOptions, needs: Needs) -> Context:
+    is_named = needs.cpus > 1 or options.cpus is not None
+    return session, function.runs_in, needs.cpus if is_named else 0, ()
 
 
 @functools.lru_cache(maxsize=1000)

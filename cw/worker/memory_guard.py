@@ -68,7 +68,7 @@ class MemoryGuard:
         if now < self._not_before:
             return True
         runners = list(self._pool.runners.values())
-        if self._seen or any(job.options.needs.memory for runner in runners for job in runner.sent):
+        if self._seen or any(job.needs.memory for runner in runners for job in runner.sent):
             began = time.monotonic()
             self._seen = {runner: self._look(runner) for runner in runners}
             took = time.monotonic() - began
@@ -85,9 +85,9 @@ class MemoryGuard:
         before = last.before if job is last.job else last.held
         if last is _NEW and runner.ended:  # jobs before it were not looked at
             before = held
-        if job is None or not job.options.needs.memory:
+        if job is None or not job.needs.memory:
             return _Seen(job, before, held)
-        limit = job.options.needs.memory + sum(item.shared_size for item in job.function.shared)
+        limit = job.needs.memory + sum(item.shared_size for item in job.function.shared)
         if held - before > limit:
             held = process_memory.held(pids)
         if held - before > limit:
@@ -104,6 +104,6 @@ class MemoryGuard:
             job.expired = True
             logger.warning(
                 "worker.memory_exceeded", "a job on slot %d holds %s of memory, and asked for %s: it is stopped",
-                runner.slot.index, format_bytes(held), format_bytes(job.options.needs.memory),
+                runner.slot.index, format_bytes(held), format_bytes(job.needs.memory),
             )  # fmt: skip
             self._perform([Retract(runner, AHEAD_JOBS)])  # then it is stopped

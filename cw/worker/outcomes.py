@@ -103,11 +103,7 @@ class Outcomes:
 
     def expired(self, job: WorkerJob, note: dict[str, Any]) -> m.Results:
         """Return the outcome of a job that reached its limit of time or memory."""
-        limit = (
-            {"memory": job.options.needs.memory, "peak": job.peak}
-            if job.peak
-            else {"limit": job.options.timeout}
-        )
+        limit = {"memory": job.needs.memory, "peak": job.peak} if job.peak else {"limit": job.options.timeout}
         text = json.dumps({**note, **limit, "attempt": job.attempt}).encode()
         return self._result(Outcome(job, m.TIMEOUT, note["seconds"], text))
 

@@ -173,12 +173,9 @@ class Runners:
         end = self._channels[runner.key]
         for message in end.objects.prepare(named_by(jobs)):
             end.send(message)
+        if others := [(job.dispatch, job.choice) for job in jobs if job.choice]:
+            end.send(m.Alternatives(*map(list, zip(*others, strict=True))))
         end.send_jobs(jobs)
-
-    def pin(self, runner: PooledRunner) -> None:
-        """Let a runner's threads run on its CPUs, which are others than at its start."""
-        if runner.key in self._pids:  # otherwise when that is known
-            processes.pin(self._pids[runner.key], runner.cpus or os.sched_getaffinity(0))
 
     def memory(self) -> int:
         """Resident memory of all runners (bytes)."""
@@ -313,8 +310,8 @@ class Runners:
             self._pids[report["key"]] = report["pid"]
             self._forkservers_lost = 0
             runner = self._runners.get(report["key"])
-            if runner is not None and runner.cpus:
-                self.pin(runner)
+            if runner is not None and runner.cpus:  # they may be others by now
+                processes.pin(report["pid"], runner.cpus)
         else:
             self._on_exited(report["key"], report["how"])
 

@@ -25,6 +25,7 @@ from cw.cpus import usable_cpus
 from cw.errors import ProtocolError
 from cw.events import EventLogger
 from cw.machine.topology import find_topology
+from cw.needs import ONE_CPU
 from cw.net import address, memory
 from cw.net import messages as m
 from cw.net.loop import Loop
@@ -93,6 +94,7 @@ class Worker:
         """Reason why the worker ended, if it could not go on; otherwise ''."""
         self._loop = loop
         self._sessions: dict[int, SessionObjects] = {}
+        self._choices: dict[int, int] = {}  # alternatives of the jobs that come next, by dispatch
         self._offer = offer
         self._slots = _make_slots(offer, settings)
         self._departure = Departure(
@@ -136,6 +138,7 @@ class Worker:
             m.Promise: self._on_promise,
             m.Fetch: self._sharing.on_fetch,
             m.OpenPort: self._sharing.on_open_port,
+            m.Alternatives: lambda message: self._choices.update(zip(*message, strict=True)),
             m.Avoid: lambda message: slots.on_avoid(message.dispatches, message.slots),
             m.Depth: lambda message: slots.on_depth(message.session, message.depth),
             m.Forget: self._on_forget,
@@ -256,7 +259,13 @@ class Worker:
             options = objects.get(options_number) if options_number else None
             if function is None or (options_number and options is None):
                 raise ProtocolError("a job of a function, or with options, that was not sent")
-            jobs.append(WorkerJob(dispatch, session, number, function, options, attempt, payload))
+            job = WorkerJob(dispatch, session, number, function, options, attempt, payload)
+            if self._choices and dispatch in self._choices:
+                job.run_as(self._choices[dispatch])
+            if job.needs is not ONE_CPU and (missing := self._offer.capacity.lacks(job.needs)):
+                raise ProtocolError(f"a job that needs more {' and '.join(missing)} than this worker has")
+            jobs.append(job)
+        self._choices = {}
         self._perform(self._slots.on_jobs(jobs, time.monotonic()))
 
     def _on_objects(self, message: m.Objects) -> None:
