@@ -56,6 +56,7 @@ executor.options(output="keep").submit(square, 3)
 executor.options(cpus=2, alternatives=[{"gpus": 1}, {"memory": "8GB"}]).submit(square, 3)
 executor.options(alternatives="gpus")  # error
 reveal_type(executor.asubmit(square, 3).stdout)  # str | None
+reveal_type(executor.asubmit(square, 3).usage)  # Usage | None
 cw.ClusterExecutor(output="log")
 cw.ClusterExecutor(output="quiet")  # error
 cw.ClusterExecutor(durabilty="disk")  # error
@@ -96,6 +97,8 @@ cw.starmap(text, [(1, 2)], proggress=True)  # error
 reveal_type(cw.results("s"))  # Results
 reveal_type(cw.results("s")[0])  # Result
 reveal_type(cw.results("s")[0].stderr)  # str | None
+reveal_type(cw.results("s")[0].usage)  # Usage | None
+executor.options(retries=2, retry_on=cw.MemoryExceeded).submit(square, 3)
 reveal_type(cw.results("s")[1:])  # list[Result]
 cw.results("s").to_csv("s.csv")
 cw.results("s").to_csv()  # error
