@@ -13,8 +13,13 @@ from cw.worker import offer
 def made(*arguments, slots=1, **environ):
     parser = argparse.ArgumentParser()
     parser.add_argument("-n", dest="slots", type=int, default=slots)
+    parser.add_argument("--idle", type=float, default=0.0)
     offer.add_options(parser)
     return offer.make_offer(parser.parse_args(arguments), environ)
+
+
+def test_a_worker_that_may_end_says_so():
+    assert (made().capacity.ends_idle, made("--idle=5").capacity.ends_idle) == (False, True)
 
 
 def test_a_worker_without_options_offers_what_the_machine_has():

@@ -72,8 +72,9 @@ def make_offer(options: Any, environ: Mapping[str, str]) -> Offer:
         gpu_source = "--gpus"
     elif options.gpus is not None:
         names, gpu_source = options.gpus, "--gpus"
+    memory, ends_idle = min(memory, needs.MOST_BYTES), options.idle > 0
     capacity = WorkerCapacity(
-        slots, max(cpus, slots), min(memory, needs.MOST_BYTES), names, options.resources, options.tags
+        slots, max(cpus, slots), memory, names, options.resources, options.tags, ends_idle
     )
     return Offer(capacity, devices.variable, _describe(capacity, memory_source, gpu_source))
 
