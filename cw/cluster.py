@@ -78,4 +78,6 @@ def _local(options: ClusterOptions) -> ClusterOptions:
             "Slurm is not there: the cluster is on this machine, without %s",
             " ".join(left_out),
         )
+    if options.nworkers is None:  # of an elastic cluster, all slots are here at once
+        own["nworkers"] = options.max
     return options._replace(**{field: ClusterOptions._field_defaults[field] for field in _OF_JOBS}, **own)

@@ -53,13 +53,14 @@ FLOORS = [
     "output.lines", "output.last_words", "output.__init__",
     "overview",
     "own_cluster", "cluster", "mp",
-    "slurm.__main__", "slurm.cli", "slurm.job_lines", "slurm.__init__", "slurm.cluster", "slurm.starting",
-    "slurm.ending",
-    "slurm.pieces", "slurm.sidecar", "slurm.succession", "slurm.finding", "slurm.unused", "slurm.used",
+    "slurm.__main__", "slurm.cli", "slurm.job_lines", "slurm.__init__", "slurm.cluster", "slurm.elastic",
+    "slurm.starting", "slurm.ending", "slurm.sidecar", "slurm.tender", "slurm.supply", "slurm.kinds",
+    "slurm.pieces", "slurm.succession", "slurm.finding", "slurm.unused", "slurm.used",
     "slurm.scaling", "slurm.job_logs", "slurm.submitted",
     "slurm.profiles",
-    "slurm.systems", "slurm.system", "slurm.batch", "slurm.sinfo", "slurm.squeue", "slurm.reasons",
+    "slurm.systems", "slurm.system", "slurm.asked", "slurm.batch", "slurm.sinfo", "slurm.squeue", "slurm.reasons",
     "slurm.inside",
+    "elastic.plan", "elastic.notes", "elastic.failures", "elastic.offer", "elastic.__init__",
     "launch.known", "launch.batch_signs", "launch.shell_lines", "launch.batch_system", "launch.plan",
     "launch.piece_sizes",
     "launch.local_state", "launch.supervisor", "launch.launcher", "launch.options", "launch.shown",
@@ -193,6 +194,10 @@ PURE = (
     "client.receipts",
     "client.retries",
     "waits.sentences",
+    "elastic.plan",
+    "elastic.failures",
+    "elastic.notes",
+    "elastic.offer",
     "master.dispatch",
     "master.asides",
     "master.facts",
@@ -380,8 +385,15 @@ def test_each_secret_is_kept_by_few(graph, secret):
 
 def test_a_batch_system_is_known_only_where_it_is_registered(graph):
     """Another one is a file (or some, as here) and a line in `slurm.systems`."""
-    own = {"slurm.system", "slurm.batch", "slurm.sinfo", "slurm.squeue", "slurm.reasons"}
-    own = {"slurm.system", "slurm.batch", "slurm.inside", "slurm.sinfo", "slurm.squeue"}
+    own = {
+        "slurm.system",
+        "slurm.asked",
+        "slurm.batch",
+        "slurm.inside",
+        "slurm.sinfo",
+        "slurm.squeue",
+        "slurm.reasons",
+    }
     users = {module for module, (imported, _) in graph.items() if imported & own}
     assert users - own == {"slurm.systems"}
     words = ("SLURM_", '"squeue"', '"scancel"', '"scontrol"', '"sbatch"', '"sinfo"')

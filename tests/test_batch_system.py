@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 import cw
-from cw.launch.batch_system import BatchSystem, Script
+from cw.launch.batch_system import Asked, BatchSystem, Script
 from cw.launch.launcher import LaunchError
 from cw.launch.plan import Plan
 from cw.location import Location
@@ -39,7 +39,11 @@ class Row(NamedTuple):
 
     @property
     def is_active(self):
-        return self.state not in ("ended", "taken away")
+        return self.state not in ("ended", "taken away", "failed")
+
+    @property
+    def has_failed(self):
+        return self.state == "failed"
 
     @property
     def has_lost_allocation(self):
@@ -94,6 +98,9 @@ class Table:
 
     def look_at_nodes(self, plan):
         return None
+
+    def asked(self, plan):
+        return Asked(1, 0, 0, plan.gpus, None)
 
     def kill_wait(self):
         return 30.0

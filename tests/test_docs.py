@@ -133,14 +133,17 @@ def test_the_commands_about_slurm(tmp_path):
     if not sandbox.is_installed():
         pytest.skip(sandbox.HOW_TO_GET_IT)
     with sandbox.Sandbox(nodes=4, cpus=16) as slurm:
-        start, status, scale, stop = (
+        start, status, scale, stop, *elastic = (
             pages.run(
                 ["bash", "-c", line], tmp_path, SLURM_CONF=str(slurm.conf), CW_HOME=str(tmp_path / "home")
             )
-            for line in blocks_with(SLURM, "cw.slurm")
+            for line in [*blocks_with(SLURM, "start -n 32"), *blocks_with(SLURM, "--max 512")]
         )
     assert "32 of 32 slots are up" in start and "slots connected: 32\n" in status
     assert "16 more slots" in scale and stop.startswith("stopped")
+    start, scale, resume, stop = elastic
+    assert "elastic: 0 to 512 slots" in start and "2 to 64 slots" in scale
+    assert resume == "nothing is paused\n" and stop.startswith("stopped")
 
 
 @pytest.mark.slow

@@ -123,6 +123,11 @@ cw.start(8, piece="2")  # error
 cw.allocate(3, account="physics", qos="high", constraint="a100", reservation=None, exclude="n7", renew=False)
 cw.slurm.start(3, batch_options=["--comment=x"], setup="module load gcc", profile="gpu").close()
 cw.start(3, setup=["module load gcc"], account=7)  # error
+reveal_type(cw.slurm.start(max=8, min=1, backlog=2).connected)  # int
+cw.slurm.start(max="8")  # error
+reveal_type(cw.slurm.add(kind="gpu", max=8, gpus=1))  # str
+reveal_type(cw.slurm.scale(min=0, max=8))  # str
+reveal_type(cw.slurm.resume(kind="gpu"))  # str
 with cw.mp.allocate(2) as cluster:
     reveal_type(cluster.master)  # str
 reveal_type(cw.allocate(2).close())  # None

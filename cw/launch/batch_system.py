@@ -58,6 +58,10 @@ class ListedJob(Protocol):
         """Time of its start (seconds since 1970), or 0."""
 
     @property
+    def end(self) -> float:
+        """Time of its end, or at which it is expected (seconds since 1970), or 0."""
+
+    @property
     def nodes(self) -> str:
         """Nodes on which it runs, in the batch system's own notation."""
 
@@ -68,6 +72,10 @@ class ListedJob(Protocol):
     @property
     def is_active(self) -> bool:
         """True if it has not ended."""
+
+    @property
+    def has_failed(self) -> bool:
+        """True if it ended because its program did, and not with success."""
 
     @property
     def has_lost_allocation(self) -> bool:
@@ -100,6 +108,21 @@ class Listing(Protocol):
     @property
     def failure(self) -> str:
         """Reason why there was no answer; then `rows` is an earlier answer."""
+
+
+class Asked(NamedTuple):
+    """What a plan's workers ask of the batch system, as far as the user's options say."""
+
+    cpus: int
+    """CPUs of a slot."""
+    memory: int
+    """Bytes of a slot; 0: not named."""
+    memory_of_piece: int
+    """Bytes of a piece, whatever its slots; 0: not named."""
+    gpus: int
+    """Devices of a piece."""
+    seconds: float | None
+    """Time limit; None: not named."""
 
 
 class BatchSystem(Protocol):
@@ -136,6 +159,9 @@ class BatchSystem(Protocol):
     def look_at_nodes(self, plan: Plan) -> NodeSlots | None:
         """Return the number of the plan's slots for which a node has room. None: unknown, or the user's options place
         the slots. Raises nothing."""
+
+    def asked(self, plan: Plan) -> Asked:
+        """Return what the workers of this plan ask for. Asks no program; raises LaunchError for unfit options."""
 
     def kill_wait(self) -> float:
         """Return the seconds from its SIGTERM to its SIGKILL. Raises nothing."""

@@ -23,7 +23,7 @@ class ClusterOptions(NamedTuple):
     """The cluster to start. Fields after `docker_args` are given by name, and are for Slurm."""
 
     nworkers: int | None = None
-    """Number of slots. (Only with `nodes` there is no need to give it.)"""
+    """Number of slots. (Only with `nodes` or `max` there is no need to give it.)"""
     master: bool = True
     workers: bool = True
     master_options: Sequence[str] = ()
@@ -58,6 +58,16 @@ class ClusterOptions(NamedTuple):
     """Lines of shell that run in both jobs before the program: 'module load gcc'; a list, or one text."""
     profile: str | None = None
     """Name of a profile in ~/.cw/slurm.toml."""
+    max: int | None = None
+    """Most slots of an elastic cluster, in place of `nworkers`: they come when jobs wait, and end when idle."""
+    min: int | None = None
+    """Least slots of an elastic cluster."""
+    backlog: int | None = None
+    """Most jobs of an elastic cluster's workers that wait in the queue at a time."""
+    gpus: int | None = None
+    """GPUs of each of the workers' jobs."""
+    kind: str | None = None
+    """Name of a kind of pieces that `cw.slurm.add` adds to an elastic cluster."""
 
     def check_roles(self) -> None:
         """Raise ValueError if there is nothing to start."""
@@ -84,7 +94,7 @@ class ClusterOptions(NamedTuple):
 FOR_SLURM = (
     "docker_image", "docker_args", "isolated", "time", "partition", "mem_per_cpu", "name", "local_master", "renew",
     "apptainer_image", "apptainer_args", "piece", "nodes", "idle", "account", "qos", "constraint", "reservation",
-    "exclude", "batch_options", "setup", "profile",
+    "exclude", "batch_options", "setup", "profile", "max", "min", "backlog", "gpus", "kind",
 )  # fmt: skip
 """Fields that describe Slurm's jobs."""
 
@@ -116,7 +126,11 @@ def takes(
                 made = options(*args, **kwargs)
             except TypeError as error:
                 raise TypeError(re.sub(r"^\S+\(\)", f"{function.__name__}()", str(error))) from None
-            if isinstance(made, ClusterOptions) and made.nworkers is None and made.nodes is None:
+            if (
+                isinstance(made, ClusterOptions)
+                and made.nworkers is made.nodes is made.max is None
+                and made.kind is None
+            ):
                 raise TypeError(f"{function.__name__}() missing 1 required positional argument: 'nworkers'")
             return function(made)
 

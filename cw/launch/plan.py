@@ -82,6 +82,15 @@ class Plan(NamedTuple):
     """Lines of shell that run in each job before cw's program."""
     profile: str = ""
     """Name of the profile of the user's settings that was chosen."""
+    most: int | None = None
+    """Most slots of these workers, which come and go with the jobs (`--max`); None: their number does not change."""
+    least: int = 0
+    backlog: int = 4
+    """Most pieces that wait in the queue at a time."""
+    gpus: int = 0
+    """Devices of a piece."""
+    is_whole: bool = False
+    """The batch system gives whole nodes, whatever a job asks for."""
 
     @property
     def sought_cluster(self) -> str:
@@ -100,6 +109,11 @@ class Plan(NamedTuple):
         """Return the sizes of the pieces that together have this number of slots."""
         return piece_sizes.divide(slots, self.piece, self.node_slots)
 
+    @property
+    def is_elastic(self) -> bool:
+        """True if its workers come and go with the jobs."""
+        return self.most is not None
+
     def on_nodes(self, found: piece_sizes.NodeSlots | None) -> Plan:
         """Return this plan for nodes with room for that many slots; None: unknown. Raises LaunchError."""
         node_slots = found.slots if found else 0
@@ -109,7 +123,8 @@ class Plan(NamedTuple):
                 "number of slots (-n) in place of --nodes"
             )
         piece = self.piece or node_slots if self.nodes else self.piece
-        return self._replace(slots=self.nodes * node_slots or self.slots, piece=piece, node_slots=node_slots)
+        slots, is_whole = self.nodes * node_slots or self.slots, found is not None and found.is_whole
+        return self._replace(slots=slots, piece=piece, node_slots=node_slots, is_whole=is_whole)
 
     def port(self) -> int | None:
         """Return the port in the master's options: 0 for any free one, None for the default. Raises AddressError."""

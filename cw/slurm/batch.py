@@ -86,7 +86,7 @@ def worker_script(request: ScriptRequest) -> Script:
     notice = NOTICE_SECONDS if seconds is None else max(1, min(NOTICE_SECONDS, int(seconds / 5)))
     arguments = [
         *size, f"--signal={NOTICE}@{notice}", *([f"--mem-per-cpu={plan.mem_per_cpu}"] if plan.mem_per_cpu else []),
-        *plan.system_options("worker"),
+        *([f"--gres=gpu:{plan.gpus}"] if plan.gpus else []), *plan.system_options("worker"),
     ]  # fmt: skip
     on_node = _ON_NODE.replace("RESTORE", inside.RESTORE).replace("NOTICE", str(NOTICE))
     on_node = on_node.replace("IDLE", str(IDLE_STATUS))

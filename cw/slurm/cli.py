@@ -16,7 +16,8 @@ from cw.launch import shell_lines
 from cw.launch.options import ClusterOptions, split_line
 from cw.launch.plan import Plan
 from cw.net import address
-from cw.slurm import cluster, ending, pieces, profiles, starting, unused
+from cw.slurm import cluster, ending, kinds, pieces, profiles, starting, unused
+from cw.slurm.elastic import KindStatus
 from cw.slurm.job_lines import job_lines
 from cw.slurm.submitted import BatchJob, State
 
@@ -35,16 +36,22 @@ def main() -> int:
         raise program.UsageError(str(error)) from None
 
 
-def _run_start(options: Any) -> int:
-    master, workers = not options.without_master, not options.without_workers
+def _cluster_options(options: Any) -> dict[str, Any]:
+    """Return the arguments of ClusterOptions that the options give."""
     given = {field: value for field, value in vars(options).items() if field in ClusterOptions._fields}
-    count = options.nworkers or (None if options.nodes else 1)
-    given |= {"nworkers": count, "master": master, "workers": workers}
+    is_counted = not options.nodes and options.max is None
+    given["nworkers"] = options.nworkers or (1 if is_counted else None)
     for field in ("docker_args", "apptainer_args"):
         given[field] = [word for text in given[field] for word in split_line(text)]
-    wanted = ClusterOptions(**given, master_options=options.Xmaster, worker_options=options.Xworkers,
-                            batch_options=options.X)  # fmt: skip
-    plan = starting.make_plan(wanted)
+    given |= {"master": not options.without_master, "workers": not options.without_workers}
+    given |= {"master_options": options.Xmaster, "worker_options": options.Xworkers}
+    return given | {"batch_options": options.X}
+
+
+def _run_start(options: Any) -> int:
+    given = _cluster_options(options)
+    master, workers = given["master"], given["workers"]
+    plan = starting.make_plan(ClusterOptions(**given))
     if options.dry_run:
         _print_scripts(starting.with_nodes(plan), master, workers)
         return 0
@@ -61,7 +68,9 @@ def _run_start(options: Any) -> int:
         raise
     if started.master:
         print(f"the master answers at {started.master}")
-    if workers:
+    if workers and plan.is_elastic:
+        print(f"elastic: {kinds.in_numbers(starting.with_nodes(plan))}, as jobs come and go")
+    if workers and started.slots:
         print(
             f"{started.connected} of {program.count(started.slots, 'slot is', 'slots are')} up"
             + (f"; {started.pending}" if started.pending else "")
@@ -77,7 +86,7 @@ def _print_scripts(plan: Plan, master: bool, workers: bool) -> None:
     roles = (("master", master and not plan.has_local_master), ("workers", workers))
     scripts = []
     for role, is_chosen in roles:
-        sizes = plan.pieces(plan.slots) if role == "workers" else [0]
+        sizes = (kinds.first_sizes(plan) or [kinds.size_of(plan)]) if role == "workers" else [0]
         for size, count in Counter(sizes).items() if is_chosen else []:
             script = state.script(BatchJob(role, 0, "", "", size, 0.0)).as_shell()
             if count > 1:
@@ -114,7 +123,18 @@ def _run_stop(options: Any) -> int:
 
 
 def _run_scale(options: Any) -> int:
-    print(cluster.scale(options.nworkers, options.name))
+    limits = {"min": options.min, "max": options.max, "kind": options.kind}
+    print(cluster.scale(options.nworkers, options.name, **limits))
+    return 0
+
+
+def _run_add(options: Any) -> int:
+    print(cluster.add(**{**_cluster_options(options), "kind": options.kind}))
+    return 0
+
+
+def _run_resume(options: Any) -> int:
+    print(cluster.resume(options.name, options.kind))
     return 0
 
 
@@ -142,6 +162,8 @@ def print_status(name: str | None = None) -> int:
     )
     for line in job_lines(found.jobs):
         print(line)
+    for kind in found.kinds:
+        _print_kind(kind)
     if found.problem:
         print(f"Slurm does not answer: {found.problem}")
     elif found.jobs:
@@ -154,17 +176,48 @@ def print_status(name: str | None = None) -> int:
     return 0 if found.master else 1
 
 
+def _print_kind(kind: KindStatus) -> None:
+    """Print the status of one kind of pieces of an elastic cluster."""
+    print(
+        f"elastic, {kind.kind}: {program.count(kind.wanted, 'slot')} wanted of {kind.least} to {kind.most}; "
+        f"{kind.waiting} wait in the queue, {kind.starting} start, {kind.running} run"
+    )
+    if kind.problem:
+        print(f"  {kind.problem}")
+    for line in kind.log.splitlines() if kind.problem else []:
+        print(f"  | {line}")
+    for refused in kind.refused:
+        print(f"  jobs that no pieces can run: {refused}")
+
+
 _VERBS: dict[str, Callable[[Any], int]] = {
     "start": _run_start, "stop": _run_stop, "status": _run_status, "scale": _run_scale,
+    "add": _run_add, "resume": _run_resume,
 }  # fmt: skip
 
 
 _OPTIONS = {
     "stop": {"verb", "verbose", "name", "grace", "without_master", "without_workers"},
     "status": {"verb", "verbose", "name"},
-    "scale": {"verb", "verbose", "name", "nworkers"},
+    "scale": {"verb", "verbose", "name", "nworkers", "min", "max", "kind"},
+    "resume": {"verb", "verbose", "name", "kind"},
 }
-"""Options of the verbs other than `start`."""
+"""Options of some verbs."""
+
+_NOT_TAKEN = {
+    "start": {"grace", "kind"},
+    "add": {
+        "grace",
+        "dry_run",
+        "without_master",
+        "without_workers",
+        "local_master",
+        "nworkers",
+        "nodes",
+        "isolated",
+    },
+}
+"""Options that others do not take."""
 
 
 def _parse_arguments() -> Any:
@@ -175,7 +228,8 @@ def _parse_arguments() -> Any:
     )
     parser.add_argument("verb", choices=list(_VERBS), metavar="VERB", help="start: submit a master and workers, and "
         "wait until the master answers. status: show the jobs, their nodes and time left, the slots, the logs. scale: "
-        "change the number of slots to N. stop: let running jobs end, then cancel all.")  # fmt: skip
+        "change the number of slots to N, or the limits of an elastic cluster. add: pieces of another kind. resume: go "
+        "on after a pause. stop: let running jobs end, then cancel all.")  # fmt: skip
     add = parser.add_argument
     add("-n", "--nworkers", type=program.converted_by(_parse_slots), metavar="N",
         help="number of slots (start: default 1)")  # fmt: skip
@@ -206,13 +260,20 @@ def _parse_arguments() -> Any:
         help="stop: let running jobs go on for this long (default: %(default)g)")  # fmt: skip
     add("--dry-run", action="store_true", help="start: print the batch scripts, submit nothing")
     options = parser.parse_args(_joined(sys.argv[1:]))
-    taken = _OPTIONS.get(options.verb, vars(options).keys() - {"grace"})
+    _check_are_for_verb(parser, options)
+    return options
+
+
+def _check_are_for_verb(parser: Any, options: Any) -> None:
+    """End with an error if an option is not for the verb, or if one is missing."""
+    taken = _OPTIONS.get(options.verb, vars(options).keys() - _NOT_TAKEN.get(options.verb, set()))
     for dest, value in vars(options).items():
         if dest not in taken and value != parser.get_default(dest):
             parser.error(f"--{dest.replace('_', '-')} is not for {options.verb}")
-    if options.verb == "scale" and options.nworkers is None:
-        parser.error("scale to how many slots? give -n N")
-    return options
+    if options.verb == "scale" and options.nworkers is options.min is options.max is None:
+        parser.error("scale to how many slots? give -n N, or --min and --max")
+    if options.verb == "add" and (options.kind is None or options.max is None):
+        parser.error("add which pieces, and how many slots of them? give --kind NAME and --max N")
 
 
 def _add_pieces(parser: Any) -> None:
@@ -222,9 +283,17 @@ def _add_pieces(parser: Any) -> None:
     add("--piece", type=count, metavar="K", help="number of slots of each of the workers' jobs, of which the last may "
         "have fewer (default: those of one node; more where that would be over 64 jobs)")  # fmt: skip
     add("--nodes", type=count, metavar="M", help="in place of -n: all CPUs of M nodes")
+    limit = program.converted_by(_parse_limit)
+    add("--max", type=limit, metavar="N", help="in place of -n: an elastic cluster, whose pieces come when jobs wait, "
+        "up to N slots, and end when they are idle")  # fmt: skip
+    add("--min", type=limit, metavar="N", help="with --max: slots that are always there (default: 0)")
+    add("--backlog", type=count, metavar="N", help="with --max: most pieces that wait in the queue at a time "
+        "(default: 4)")  # fmt: skip
+    add("--gpus", type=count, metavar="G", help="GPUs of each piece (its slots are as many, without --piece)")
+    add("--kind", metavar="NAME", help="add: the name of these pieces. scale, resume: the kind that is meant")
     add("--idle", type=program.converted_by(program.parse_seconds), metavar="SECONDS", help="end a worker, and its job "
-        "in Slurm, when it has had nothing to do for this long; 0: never (default: 600 with --renew, else "
-        "never)")  # fmt: skip
+        "in Slurm, when it has had nothing to do for this long; 0: never (default: 120 with --max, 600 with "
+        "--renew, else never)")  # fmt: skip
 
 
 def _add_options_of_sbatch(parser: ArgumentParser) -> None:
@@ -255,6 +324,12 @@ def _joined(arguments: list[str]) -> list[str]:
             argument = "=".join([argument, *[value for value in [next(given, None)] if value is not None]])
         joined.append(argument)
     return joined
+
+
+def _parse_limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{text!r} is no number of slots: give 0 or more")
+    return int(text)
 
 
 def _parse_slots(text: str) -> int:

@@ -24,7 +24,8 @@ from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError, Lifeline
 from cw.launch.options import ClusterOptions, takes
 from cw.net import address
-from cw.slurm import ending, finding, job_logs, pieces, scaling, submitted, used
+from cw.slurm import elastic, ending, finding, job_logs, kinds, pieces, scaling, submitted, used
+from cw.slurm.elastic import KindStatus
 from cw.slurm.starting import SlurmCluster, make_plan, start_plan
 from cw.slurm.submitted import BatchJob, State
 
@@ -67,6 +68,8 @@ class Status(NamedTuple):
     """Age of Slurm's answer (seconds): it is asked once in some seconds for all programs of the user."""
     problems: tuple[str, ...] = ()
     """What goes wrong now and is tried again."""
+    kinds: list[KindStatus] = []
+    """The kinds of pieces of an elastic cluster."""
 
 
 @takes(ClusterOptions)
@@ -117,8 +120,10 @@ def status(name: str | None = None) -> Status | None:
     local = ""
     if state.local:
         local = f"process {state.local['processes'][0][0]} on {state.local['host']}"
+    there = elastic.statuses(state, rows, finding.draining_by_job(answer)) if answer else []
+    there = there or elastic.statuses(state, rows, {})
     if answer is None:
-        return Status(name, jobs, "", local, 0, 0, 0, state.logs, problem, age, problems)
+        return Status(name, jobs, "", local, 0, 0, 0, state.logs, problem, age, problems, there)
     return Status(
         name,
         jobs,
@@ -131,6 +136,7 @@ def status(name: str | None = None) -> Status | None:
         problem,
         age,
         problems,
+        there,
     )
 
 
@@ -145,18 +151,31 @@ def _job_status(state: State, job: BatchJob, row: ListedJob | None, problem: str
     return JobStatus(job.ident, job.role, words, row.nodes, left, job.slots, row.is_active)
 
 
-def scale(nworkers: int, name: str | None = None) -> str:
+def scale(
+    nworkers: int | None = None,
+    name: str | None = None,
+    *,
+    min: int | None = None,
+    max: int | None = None,
+    kind: str | None = None,
+) -> str:
     """Change the number of slots to `nworkers`; returns a description of what is done. Raises LaunchError, ValueError.
 
     More slots come with more jobs, also in place of slots that were lost. For fewer, waiting jobs are cancelled first;
-    then whole running ones drain, as long as `nworkers` slots stay.
+    then whole running ones drain, as long as `nworkers` slots stay. With `max`, and with a `kind`, it is the limits of
+    an elastic cluster that change; `nworkers` is both then.
     """
     guard.check_start("cw.slurm.scale()")
-    nworkers = launcher.check_nworkers(nworkers)
     name = name or address.cluster_name()
-    if not State.load(name).token:
-        start = advice.command("slurm", "start", "-n", str(nworkers), name=name)
+    state = State.load(name)
+    if nworkers is not None:
+        nworkers = launcher.check_nworkers(nworkers)
+    if not state.token:
+        start = advice.command("slurm", "start", "-n", str(nworkers or 1), name=name)
         raise LaunchError(f"there is no cluster {name!r} to scale: start one with `{start}`")
+    if max is not None or min is not None or kind is not None or kinds.elastic(state):
+        return elastic.resize(name, kind, *elastic.limits(state, kind, nworkers, min, max))
+    nworkers = launcher.check_nworkers(nworkers)
     with submitted.locked(name) as state:
         if not state.token:
             raise LaunchError(f"the cluster {name!r} was stopped just now")
@@ -206,6 +225,26 @@ def _describe(change: scaling.Change[BatchJob], more: Sequence[BatchJob], lost: 
             "ones)"
         )
     return "; ".join(reported) if reported else f"it has {program.count(change.left, 'slot')} already"
+
+
+@takes(ClusterOptions)
+def add(options: ClusterOptions) -> str:
+    """Add a `kind` of pieces to a cluster, for jobs that others cannot run. They come, up to `max` slots, when jobs
+    need them. Returns a description.
+
+    The other arguments are those of `start`, for these pieces. Raises ValueError for invalid ones, and LaunchError.
+    """
+    guard.check_start("cw.slurm.add()")
+    kind = kinds.check_name(options.kind or "")
+    if options.max is None:
+        raise ValueError("a kind needs a number of slots up to which its pieces may come: give max")
+    return elastic.add(make_plan(options._replace(kind=None)), kind)
+
+
+def resume(name: str | None = None, kind: str | None = None) -> str:
+    """Let an elastic cluster go on that is paused, because pieces of it failed; returns a description. Raises
+    LaunchError."""
+    return elastic.resume(name or address.cluster_name(), kind)
 
 
 @takes(ClusterOptions)

@@ -33,6 +33,16 @@ def workers_of(status: status_client.ClusterStatus, jobs: Sequence[BatchJob]) ->
     return [worker for worker in status.workers if is_in(Location.parse(worker["location"]), jobs)]
 
 
+def draining_by_job(status: status_client.ClusterStatus) -> dict[int, list[bool]]:
+    """Return which workers drain, by the batch system's job in which they are."""
+    found: dict[int, list[bool]] = {}
+    for worker in status.workers:
+        location = Location.parse(worker["location"])
+        if location.system == State.system.name and location.job.isdigit():
+            found.setdefault(int(location.job), []).append(worker["draining"])
+    return found
+
+
 def is_in(location: Location, jobs: Sequence[BatchJob]) -> bool:
     """True if this location is in one of these jobs of the batch system."""
     return location.system == State.system.name and any(

@@ -21,6 +21,16 @@ def tail(state: State, job: BatchJob) -> str:
     return found or f"; it has left no log in {state.logs} (do the nodes see that directory?)"
 
 
+def last_lines(state: State, job: BatchJob, most: int) -> str:
+    """Return up to `most` last lines of a job's logs: of its workers' if they have left any, otherwise of the job's; ''
+    if there are none. Lines that say only that a worker has died are left out."""
+    names = [entry for entry in sorted(os.listdir(state.logs)) if str(job.ident) in entry]
+    ends = [_end_of(os.path.join(state.logs, entry)).splitlines() for entry in names]
+    own = [lines for name, lines in zip(names, ends, strict=True) if not name.endswith(f"-{job.ident}.log")]
+    lines = [line for lines in own or ends for line in lines if line.strip() and " died: " not in line]
+    return "\n".join(lines[-most:])
+
+
 def setup_failure(state: State, job: BatchJob) -> str:
     """Return the words on the line of --setup at which this job has ended; '' if there is none."""
     if job.role not in state.plans or not state.plans[job.role].setup:

@@ -4,6 +4,7 @@ renew   in a job's batch script, when it begins: submits the job that will follo
 retire  there, when its workers have ended as they had nothing to do: takes that job back
 watch   beside the master: finds out why workers were lost, and forgives the loss of those whose allocation is gone;
         sees to it that the master does not end before the workers                      (cw.slurm.succession)
+        submits and cancels the pieces of an elastic cluster                            (cw.slurm.tender)
         ends the cluster if nobody uses it                                              (cw.slurm.unused)
 orphan  beside workers, from time to time: ends their job if they have no master        (cw.slurm.succession)
 guard   beside a program with a cluster for the duration of a block: ends it when the program is gone
@@ -18,6 +19,7 @@ import time
 from typing import Any
 
 from cw import program
+from cw.errors import Error
 from cw.events import EventLogger
 from cw.launch import shell_lines, status_client
 from cw.launch.batch_system import Listing
@@ -27,6 +29,7 @@ from cw.net import address
 from cw.net import messages as m
 from cw.slurm import submitted, succession, unused
 from cw.slurm.submitted import State
+from cw.slurm.tender import Tender
 
 logger = EventLogger("cw.slurm.sidecar")
 
@@ -60,14 +63,15 @@ def retire(name: str, token: str) -> None:
 
 
 def watch(name: str, token: str, master: int) -> None:
-    """Classify lost workers, care for the succession, and end the cluster if nobody uses it, until the process `master`
-    is gone."""
+    """Classify lost workers, care for the succession, tend an elastic cluster, and end one that nobody uses, until the
+    process `master` is gone."""
     poller = select.poll()
     try:
         poller.register(os.pidfd_open(master), select.POLLIN)
     except ProcessLookupError:
         return
     unused_watch, followers = unused.Watch(name, token), succession.Succession(name, token)
+    tender = Tender(name, token)
     classified_at = time.monotonic()
     while not poller.poll(min(unused.LOOK_SECONDS, followers.wait_seconds(time.time())) * 1000):
         with contextlib.suppress(LaunchError):  # the batch system does not answer; it is asked again
@@ -76,6 +80,7 @@ def watch(name: str, token: str, master: int) -> None:
             followers.look(time.time())
         except LaunchError as error:
             succession.log_failure(error)
+        _tend(tender)
         if time.monotonic() - classified_at < State.system.list_seconds:
             continue
         classified_at = time.monotonic()
@@ -83,6 +88,17 @@ def watch(name: str, token: str, master: int) -> None:
             _classify_losses(name)
         except program.UserError as mistake:
             logger.warning("sidecar.classifying_failed", "lost workers cannot be classified now: %s", mistake)
+
+
+def _tend(tender: Tender) -> None:
+    """Let the tender look. What hinders it is logged once."""
+    try:
+        tender.look()
+        tender.hindrance = ""
+    except (program.UserError, Error, OSError) as mistake:
+        if str(mistake) != tender.hindrance:
+            tender.hindrance = str(mistake)
+            logger.warning("sidecar.tending_failed", "the cluster cannot be tended now: %s", mistake)
 
 
 def _classify_losses(name: str) -> None:

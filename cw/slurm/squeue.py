@@ -112,6 +112,10 @@ class Row(NamedTuple):
         return self.state == "RUNNING"
 
     @property
+    def has_failed(self) -> bool:
+        return self.state in ("FAILED", "OUT_OF_MEMORY")
+
+    @property
     def has_lost_allocation(self) -> bool:
         return self.state in _LOST_ALLOCATION
 

@@ -19,7 +19,7 @@ from cw.launch.options import ClusterOptions
 from cw.launch.plan import Plan
 from cw.net import address
 from cw.net.sockets import SILENCE
-from cw.slurm import ending, finding, job_logs, pieces, profiles, submitted, unused
+from cw.slurm import ending, finding, job_logs, kinds, pieces, profiles, submitted, unused
 from cw.slurm.submitted import State
 
 logger = EventLogger("cw.slurm")
@@ -53,7 +53,10 @@ def make_plan(options: ClusterOptions) -> Plan:
     options.check_roles()
     if options.local_master and not options.master:
         raise ValueError("a local master and no master: give one of them")
+    if options.kind is not None:
+        raise ValueError("kind is for cw.slurm.add, which adds more pieces of another kind to a cluster")
     options = profiles.fill(options)
+    limits = kinds.limits_given(options)
     piece, nodes = (_check_count(name, getattr(options, name)) for name in ("piece", "nodes"))
     if nodes and options.nworkers is not None:
         raise ValueError("a number of slots and a number of nodes: give one of them")
@@ -61,7 +64,7 @@ def make_plan(options: ClusterOptions) -> Plan:
         raise ValueError("isolated slots are one job of the batch system: leave out piece and nodes")
     plan = Plan(
         name=options.name or address.cluster_name(),
-        slots=0 if nodes else launcher.check_nworkers(options.nworkers),
+        slots=0 if nodes or options.max is not None else launcher.check_nworkers(options.nworkers),
         is_isolated=bool(options.isolated),
         time=str(options.time or ""),
         partition=options.partition or "",
@@ -86,8 +89,11 @@ def make_plan(options: ClusterOptions) -> Plan:
         batch_options=options.list_of("batch_options"),
         setup=options.list_of("setup"),
         profile=options.profile or "",
+        **limits,
     )
     plan.check()
+    if plan.is_elastic:
+        kinds.offer_of(plan)  # what the tender could not read there is a mistake here
     State.system.check_options([*plan.system_options("master"), *plan.system_options("worker")])
     return plan
 
@@ -105,6 +111,8 @@ def _check_count(name: str, value: int | None) -> int:
 
 def _idle_seconds(options: ClusterOptions) -> float:
     """Return the time after which a worker with nothing to do ends; 0: never. Raises TypeError, ValueError."""
+    if options.idle is None and options.max is not None:
+        return kinds.IDLE_SECONDS
     if options.idle is None:
         return IDLE_SECONDS_RENEWED if options.renew else 0.0
     if isinstance(options.idle, bool) or not isinstance(options.idle, (int, float)):
@@ -125,8 +133,9 @@ def start_plan(
     if not (master or os.environ.get("CW_MASTER") or State.load(plan.name).of_role("master")):
         _check_master_answers(plan.sought_cluster)
     roles = [role for role, is_chosen in (("master", master), ("workers", workers)) if is_chosen]
+    sizes = kinds.first_sizes(plan) if workers else []
     with submitted.locked(plan.name) as state:
-        _check_room(state, roles)
+        _check_room(state, roles, plan)
         is_new = not state.token or (master and not state.jobs)
         if is_new:
             state.begin()
@@ -156,20 +165,18 @@ def start_plan(
             if state.token == token:
                 _undo(state, before)
         raise
-    slots = plan.slots if workers else 0
-    cluster = SlurmCluster(
-        status.where if status else foreign, slots, state.logs, lambda: ending.stop(plan.name)
-    )
+    where = status.where if status else foreign
+    cluster = SlurmCluster(where, sum(sizes), state.logs, lambda: ending.stop(plan.name))
     cluster.name, cluster.connected, cluster.pending = plan.name, connected, pending
     return cluster
 
 
 def _submit_workers(state: State, plan: Plan, report: Callable[[str], None]) -> State:
     """Submit the pieces; returns the state with them."""
-    sizes = plan.pieces(plan.slots)
+    sizes = kinds.first_sizes(plan)
     if (seconds := pieces.PAUSE_SECONDS * (len(sizes) - pieces.BURST)) > 5.0:
         report(f"{len(sizes)} pieces are submitted one after the other, which takes {seconds:.0f} s or more")
-    pieces.submit_pieces(plan.name, state.token, sizes)
+    pieces.submit_pieces(plan.name, state.token, sizes, stays=plan.is_elastic)
     _check_is_wanted(state)
     return State.load(plan.name)
 
@@ -178,7 +185,7 @@ def with_nodes(plan: Plan, report: Callable[[str], None] | None = None) -> Plan:
     """Return the plan with what the batch system says of the nodes. Raises LaunchError."""
     found = State.system.look_at_nodes(plan)
     plan = plan.on_nodes(found)
-    if report and found and found.is_whole and any(size % found.slots for size in plan.pieces(plan.slots)):
+    if report and found and found.is_whole and any(size % found.slots for size in kinds.first_sizes(plan)):
         report(
             f"{State.system.title} gives whole nodes here: a piece that is no multiple of {found.slots} slots leaves "
             "CPUs unused"
@@ -216,8 +223,10 @@ def _undo(state: State, before: _Before) -> None:
         state.save()
 
 
-def _check_room(state: State, roles: Sequence[str]) -> None:
-    """Raise LaunchError if the cluster runs already. Forgets jobs that have ended."""
+def _check_room(state: State, roles: Sequence[str], plan: Plan) -> None:
+    """Raise LaunchError if the cluster runs already, or would be elastic without a master. Forgets jobs that ended."""
+    if "workers" in roles and plan.is_elastic:
+        kinds.check_master(state, "master" in roles)
     if not state.token:
         return
     rows = state.rows() if state.jobs else {}
@@ -231,9 +240,12 @@ def _check_room(state: State, roles: Sequence[str]) -> None:
         if any(map(Process.is_alive, state.local_processes())) or finding.is_local_elsewhere(state)
         else set()
     )
+    if "master" in present and kinds.has_elastic_workers(state):
+        present.add("workers")
     for role in roles:
         if role in present:
-            jobs = ", ".join(map(str, state.of_role(role))) or f"a process on {state.local['host']}"
+            place = f"a process on {state.local['host']}" if state.local else "elastic, and none is there now"
+            jobs = ", ".join(map(str, state.of_role(role))) or place
             stop = advice.command("slurm", "stop", name=state.name)
             size = advice.command("slurm", "scale", "-n", "8", name=state.name)
             what = (

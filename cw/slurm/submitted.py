@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from cw import userdir
+from cw.elastic.notes import KindNotes
 from cw.events import EventLogger
 from cw.launch import launcher
 from cw.launch.batch_system import BatchSystem, ListedJob, Listing, Script
@@ -51,6 +52,8 @@ class BatchJob(NamedTuple):
     """Name of the plan of its workers, if it is not the one of the role."""
     stays: bool = False
     """Its workers do not end when they have had nothing to do for the plan's time."""
+    joined: float = 0.0
+    """Time at which a worker of an elastic cluster's piece was seen first, or 0 (seconds since 1970)."""
 
     def __str__(self) -> str:
         return f"{State.system.title} job {self.ident}" + (f" of {self.cluster}" if self.cluster else "")
@@ -77,6 +80,8 @@ class State:
         """The master on a login node, if there is one: its machine (boot id, host) and processes."""
         self.problems: dict[str, str] = {}
         """What goes wrong now and is tried again, by subject, for `status`."""
+        self.kinds: dict[str, KindNotes] = {}
+        """Notes on the kinds of pieces of an elastic cluster, by their names. The kind of the role has the name ''."""
 
     @classmethod
     def load(cls, name: str) -> State:
@@ -87,6 +92,7 @@ class State:
             if noted:
                 noted["jobs"] = [BatchJob(*job) for job in noted["jobs"]]
                 noted["plans"] = {role: load_plan(plan) for role, plan in noted["plans"].items()}
+                noted["kinds"] = {kind: KindNotes.from_json(notes) for kind, notes in noted["kinds"].items()}
                 assert noted.keys() == vars(state).keys()
                 vars(state).update(noted)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
@@ -119,6 +125,7 @@ class State:
 
     def save(self) -> None:
         noted = vars(self) | {"plans": {role: plan._asdict() for role, plan in self.plans.items()}}
+        noted["kinds"] = {kind: notes.to_json() for kind, notes in self.kinds.items()}
         userdir.write_private(f"{directory_name(self.name)}/state.json", json.dumps(noted, indent=1).encode())
 
     def forget(self) -> None:
@@ -147,6 +154,8 @@ class State:
         """Return the script of a job that is about to be submitted."""
         plan = self.plans[job.kind or job.role]
         plan = plan._replace(slots=job.slots or plan.slots, idle=0.0 if job.stays else plan.idle)
+        if job.role == "workers" and plan.is_elastic:  # its tender replaces it, if it is still wanted
+            plan = plan._replace(is_renewed=False)
         request = ScriptRequest(job.role, plan, self.token, self.logs, self.kill_wait, job.follows, delay)
         return State.system.script(request)
 

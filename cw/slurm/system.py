@@ -10,11 +10,11 @@ import re
 import time
 from collections.abc import Sequence
 
-from cw.launch.batch_system import ListedJob, Script, SubmittedJob
+from cw.launch.batch_system import Asked, ListedJob, Script, SubmittedJob
 from cw.launch.launcher import LaunchError
 from cw.launch.piece_sizes import NodeSlots
 from cw.launch.plan import Plan, ScriptRequest
-from cw.slurm import batch, sinfo, squeue
+from cw.slurm import asked, batch, sinfo, squeue
 
 _HAS_ENDED = re.compile("Invalid job id|already completing|already completed|Job/step already|not active")
 
@@ -53,6 +53,9 @@ class Slurm:
 
     def look_at_nodes(self, plan: Plan) -> NodeSlots | None:
         return sinfo.look_at_nodes(plan)
+
+    def asked(self, plan: Plan) -> Asked:
+        return asked.asked(plan)
 
     def kill_wait(self) -> float:
         return squeue.kill_wait()

@@ -16,7 +16,7 @@ from cw.errors import Error
 from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError
 from cw.net import address
-from cw.slurm import job_logs
+from cw.slurm import job_logs, kinds
 from cw.slurm.submitted import BatchJob, State, directory_name
 from cw.waits.sentences import in_words
 
@@ -40,6 +40,9 @@ def look(where: str) -> Found | None:
         states = _clusters_of(where)
         if not states:
             return None
+        for state in states:  # its jobs come and go by themselves
+            if problem := kinds.notice(state, time.time()):
+                return Found(problem, problem)
         jobs = [(state, job) for state in states for job in state.of_role("workers")]
         return _in_words(jobs, time.time()) if jobs else _nothing(states[0])
     except LaunchError as error:
@@ -102,6 +105,8 @@ def _in_words(jobs: list[tuple[State, BatchJob]], now: float) -> Found | None:
 
 
 def _nothing(state: State) -> Found:
+    if kinds.elastic(state):
+        return Found("the cluster is elastic, and is about to submit pieces for these jobs", "elastic")
     scale = advice.command("slurm", "scale", "-n", "1", name=state.name)
     failures = [job_logs.setup_failure(state, job) for job in state.of_role("workers")[-1:]]
     why = "".join(f" ({failure})" for failure in failures if failure)
