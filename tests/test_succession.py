@@ -18,6 +18,7 @@ from test_batch_system import Table
 from test_slurm import run, standing, used
 
 import cw
+from cw import userdir
 from cw.launch import status_client
 from cw.launch.launcher import LaunchError
 from cw.launch.plan import Plan
@@ -269,6 +270,22 @@ def test_workers_whose_master_was_stopped_end_and_so_do_their_jobs(slurm):
     assert process.returncode == 0 and "this job of workers ends" in process.stderr, process.stderr
     wait_until(lambda: not slurm.queue(), LIMIT, slurm.queue)
     run("stop")
+
+
+@real
+def test_slurm_lets_a_follower_begin_before_the_job_that_it_follows_has_ended(slurm):
+    userdir.make_home()
+
+    def submit(*options):
+        return int(slurm.run("sbatch", "--parsable", "-o", "/dev/null", *options, "--wrap", "sleep 60"))
+
+    first = submit("--hold")
+    follower = submit("-J", "cw-x", f"--dependency=afterany:{first}")
+    job = submitted.BatchJob("master", follower, "", "cw-x", 0, time.time(), first)
+    State.system.release([job])
+    wait_until(lambda: [str(follower), "RUNNING", "cw-x"] in slurm.queue(), LIMIT, slurm.queue)
+    slurm.run("scancel", str(first), str(follower))
+    wait_until(lambda: not [row for row in slurm.queue() if row[1] != "COMPLETING"], LIMIT, slurm.queue)
 
 
 @real

@@ -52,6 +52,8 @@ executor.options(retry_on=SystemExit)  # error
 executor.options(retrys=2)  # error
 reveal_type(executor.options(priority=5).submit(square, 3))  # Future[int]
 executor.options(priority="high")  # error
+executor.options(attempts_by_limit=3).submit(square, 3)
+executor.options(attempts_by_limit="3")  # error
 executor.options(output="keep").submit(square, 3)
 executor.options(cpus=2, alternatives=[{"gpus": 1}, {"memory": "8GB"}]).submit(square, 3)
 executor.options(alternatives="gpus")  # error
