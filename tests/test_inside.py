@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import sandbox
+from conftest import wait_until
 from programs import LIMIT
 from test_slurm import used
 
@@ -64,8 +65,19 @@ def test_what_a_job_starts_by_srun_and_mpirun_has_the_whole_allocation(slurm):
             assert job.result(LIMIT) == ["0", "1", "2"]
 
 
+def device_beside_another(directory, number):
+    """The device of one of two jobs that run at the same time."""
+    (directory / str(number)).touch()
+    wait_until(lambda: len(list(directory.iterdir())) == 2, LIMIT)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
 @pytest.mark.skipif(not GPUS, reason="devices are made by root")
 @pytest.mark.parametrize("asked", ["--gpus-per-task=1", pytest.param("--gres=gpu:2", marks=pytest.mark.slow)])
-def test_a_worker_has_all_devices_of_its_job_on_its_node(slurm, asked):
+def test_a_worker_has_all_devices_of_its_job_on_its_node_and_each_slot_one(slurm, asked, tmp_path):
     with cw.slurm.allocate(2, worker_options=[asked]), cw.ClusterExecutor() as executor:
         assert "CUDA_VISIBLE_DEVICES=0,1" in executor.submit(environment_of_the_worker).result(LIMIT)
+        two = [
+            executor.options(gpus=1).submit(device_beside_another, tmp_path, number) for number in range(2)
+        ]
+        assert sorted(job.result(LIMIT) for job in two) == ["0", "1"]
