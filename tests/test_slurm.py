@@ -491,6 +491,7 @@ def test_workers_in_a_container(slurm, tmp_path, monkeypatch, program):
     if program == "docker":
         assert arguments[:2] == ["run", "--rm"] and f"--volume={directory}:{directory}:ro" in arguments
         assert f"--user={os.getuid()}:{os.getgid()}" in arguments
+        assert {"--env=CUDA_VISIBLE_DEVICES", "--env=CW_NODE_MEMORY"} <= set(arguments)
     else:
         assert arguments[0] == "exec" and f"--bind={directory}:{directory}:ro" in arguments
     cluster.stop()

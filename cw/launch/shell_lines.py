@@ -16,6 +16,7 @@ import shlex
 from cw import credential, guard, program, userdir
 from cw.launch.plan import Plan, ScriptRequest
 from cw.location import VARIABLE
+from cw.machine import batch_job, gpus
 
 RECONNECT_SECONDS = 3600
 """Time that workers look for a master whose job has ended (seconds). Shorter: too short for another one that waits in
@@ -127,7 +128,8 @@ def _container(plan: Plan) -> list[str]:
         options = ["--rm", "--network=host", f"--user={os.getuid()}:{os.getgid()}"]
         options += [f"--volume={directory}:{directory}:ro" for directory in directories]
         options += [f"--env={name}={value}" for name, value in settings.items()]
-        options += [f"--env={name}" for name in (VARIABLE, "CW_MASTER", guard.DEPTH)]  # if they are set
+        passed = VARIABLE, "CW_MASTER", guard.DEPTH, *batch_job.VARIABLES, *gpus.VARIABLES
+        options += [f"--env={name}" for name in passed]  # if they are set
         return ["docker", "run", *options, *plan.docker_args, plan.docker_image]
     if plan.apptainer_image:
         options = [f"--bind={directory}:{directory}:ro" for directory in directories]

@@ -11,6 +11,9 @@ FOR_WORKERS = "CW_NODE_MEMORY"
 """Variable with the memory of a worker's job on this node (MiB). Its script sets it, since srun would take Slurm's own
 variables for options."""
 
+VARIABLES = FOR_WORKERS, "SLURM_JOB_ID", "SLURM_CPUS_ON_NODE", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS"
+"""What a worker in a container must know to offer no more than its job has, besides the variables of its devices."""
+
 _MIB = 2**20
 
 

@@ -21,6 +21,8 @@ CUDA = "CUDA_VISIBLE_DEVICES"
 ROCR = "ROCR_VISIBLE_DEVICES"
 HIP = "HIP_VISIBLE_DEVICES"
 
+VARIABLES = CUDA, ROCR, HIP
+
 _NONE = "", "-1", "NoDevFiles", "none", "void"
 """Names that stand for no device: CUDA's, Slurm's, those of containers."""
 
