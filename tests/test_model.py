@@ -61,3 +61,6 @@ def test_a_notebook_shows_the_sums_and_the_functions() -> None:
     odd = replace(shown, functions=(replace(shown.functions[0], name="<b>"),))
     found = odd._repr_html_()
     assert found is not None and "&lt;b&gt;" in found and "<td>1170</td>" in found and "<td>330</td>" in found
+    assert "apacity" not in found and "needs" not in found
+    found = shaped()._repr_html_()
+    assert found is not None and "<td>10/16</td>" in found and "<td>8 CPUs, 0.5 GPU or 16 CPUs</td>" in found

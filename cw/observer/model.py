@@ -331,8 +331,19 @@ class Snapshot:
             "seconds_left",
         )
         rows = [[_short(getattr(one, name)) for name in names] for one in self.functions]
-        sums = {name: _short(value) for name, value in vars(self.totals).items()}
-        return html.fields(f"cluster at {self.where}", sums) + html.table("functions", names, rows)
+        sums = {name: _short(value) for name, value in vars(self.totals).items() if name != "capacity"}
+        tables = html.table("functions", names, rows)
+        if self.shapes:
+            capacity = self.totals.capacity
+            sums |= {
+                "cpus": f"{capacity.cpus_used}/{capacity.cpus}",
+                "gpus": f"{capacity.gpus_used:g}/{capacity.gpus}",
+            }
+            heads = ("needs", "waiting", "running", "median_seconds")
+            tables += html.table(
+                "shapes", heads, [[_short(getattr(one, name)) for name in heads] for one in self.shapes]
+            )
+        return html.fields(f"cluster at {self.where}", sums) + tables
 
 
 def _short(value: object) -> str:
