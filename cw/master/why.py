@@ -41,6 +41,7 @@ NAMED = 3
 """Most clients that are named as the holders of slots."""
 
 
+KEPT = "what is free is reserved for a job that needs more than one CPU"
 STARTS = "the cluster starts workers as jobs need them"
 
 LOOKED_AT = 16
@@ -109,6 +110,8 @@ class PoolView:
         self.busy: Reason | None = None
         """What is said of the holders to a session that holds no slot, once it was asked for."""
         self._able: dict[Shape, list[Worker]] = {}
+        self.best: dict[Shape, shape_waits.Best] = {}
+        """The worker that lacks least, of shapes that none could run, once it was asked for."""
 
     def able(self, shape: Shape) -> list[Worker]:
         """Return the workers that could run jobs of this shape. Looked for once for each shape."""
@@ -229,7 +232,9 @@ class Survey:
         if shape_waits.could_come(shape, 0.0, to_come):
             assert job is not None
             return Reason(Cause.TIME_LEFT, _too_short(job.min_time()), job.min_time())
-        best = shape_waits.best_of(shape, view.workers, to_come, self._host_of)
+        best = view.best.get(shape)
+        if best is None:
+            best = view.best[shape] = shape_waits.best_of(shape, view.workers, to_come, self._host_of)
         return Reason(
             Cause.TOO_LARGE,
             shape_waits.never(shape, best, len(view.workers)),
@@ -309,7 +314,7 @@ class Survey:
         if any(worker.reservation is None for worker in idle):
             return Reason(Cause.SOON, "a slot is free: its next job is about to start")
         if idle:
-            return Reason(Cause.RESERVED, "what is free is reserved for a job that needs more than one CPU")
+            return Reason(Cause.RESERVED, KEPT)
         if own := view.holders.get(queue.session.key):
             if view.has_shapes:
                 return Reason(Cause.OWN_JOBS, f"its own jobs run ({own}), and no CPU is free for more")
@@ -330,9 +335,14 @@ class Survey:
         session, now = queue.session, self._state.tallies.now
         if text := shape_waits.reserved(queue, now, self._host_of):
             return Reason(Cause.RESERVED, text, queue.shape)
+        openings = [opening for needs in queue.shape.choices if (opening := queue.pool.openings.get(needs))]
         head = queue.head()
-        if head is not None and any(fit(head, worker) is NOW for worker in view.able(queue.shape)):
+        if head is not None and any(
+            fit(head, worker) is NOW for opening in openings for worker in opening.free
+        ):
             return Reason(Cause.SOON, "what its next job needs is free: it is about to start")
+        if any(opening.kept for opening in openings):
+            return Reason(Cause.RESERVED, KEPT)
         wanted = in_words(queue.shape.choices)
         if session.key in view.holders:
             return Reason(Cause.OWN_JOBS, f"its own jobs hold what the next one needs: {wanted}")
