@@ -119,7 +119,7 @@ def mixed(options: argparse.Namespace) -> None:
             }
             made = random.Random(options.seed)
             shapes = [({"cpus": 1}, 120), ({"cpus": 2}, 60), ({"cpus": 4}, 30), ({"gpus": 1}, 20)]
-            batch = [(need, made.uniform(1.0, 4.0)) for need, count in shapes for _ in range(count)]
+            batch = [(need, made.uniform(2.0, 8.0)) for need, count in shapes for _ in range(count)]
             made.shuffle(batch)
             cw.slurm.start(name="bench", local_master=True, max=12, piece=4, idle=60, backlog=8,
                            worker_options=["--exclude=n4"])  # fmt: skip

@@ -22,7 +22,9 @@ from cw.launch.options import FOR_SLURM, ClusterOptions
 
 _FILE = "slurm.toml"
 
-KEYS = tuple(sorted({*FOR_SLURM, "master_options", "worker_options"} - {"name", "nodes", "profile"}))
+_OF_ONE_START = {"name", "nodes", "profile", "kind", "max", "min", "backlog"}
+
+KEYS = tuple(sorted({*FOR_SLURM, "master_options", "worker_options"} - _OF_ONE_START))
 """Options that the file may have. (Name and size of a cluster belong to one start.)"""
 
 _PROFILES = "profiles"
