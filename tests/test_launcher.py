@@ -125,7 +125,7 @@ def state_file():
 @pytest.mark.parametrize("nworkers", [0, -1, True, 1.0, "2", None])
 @pytest.mark.parametrize("launch", [cw.mp.start, lambda n: cw.mp.allocate(n).__enter__()])
 def test_a_wrong_number_of_workers_is_refused(launch, nworkers):
-    with pytest.raises((ValueError, TypeError), match="nworkers is the number of slots"):
+    with pytest.raises((ValueError, TypeError), match="nworkers"):
         launch(nworkers)
 
 
