@@ -228,9 +228,8 @@ def _why_never(demand: Demand, limits: Mapping[str, Limits]) -> str:
         if not missing and not _is_in_time(demand, offer):
             pythons = [".".join(map(str, version or ())) for version in (demand.python, offer.python)]
             missing = f"needs Python {pythons[0]}, and it has {pythons[1]}"
-        told.append(
-            f"a piece of the kind {kind!r}: the job {missing or f'needs more slots than {limit.most} (--max)'}"
-        )
+        piece = f"a piece of the kind {kind!r}" if kind else "a piece"
+        told.append(f"{piece}: the job {missing or f'needs more slots than {limit.most} (--max)'}")
     return "; ".join(told)
 
 
