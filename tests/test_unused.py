@@ -27,6 +27,14 @@ def test_with_any_use_it_is_not_over(use):
     assert not any(quiet.is_over(use, now) for now in (0.0, 1e3, 1e6))
 
 
+def test_a_program_that_leaves_after_the_workers_may_be_followed_by_another_one():
+    quiet = Quiet(120.0, 0.0, 0.0)
+    quiet.is_over(WORKERS, 100.0)
+    quiet.is_over(Facts(1, 0, 0, 0), 5000.0)
+    assert not quiet.is_over(NOTHING, 5119.0)
+    assert quiet.is_over(NOTHING, 5120.0)
+
+
 def test_one_without_workers_so_far_waits_for_its_first_program():
     quiet = Quiet(120.0, 0.0, 0.0)
     assert not quiet.is_over(NOTHING, FIRST_SECONDS - 1)

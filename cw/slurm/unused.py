@@ -29,6 +29,9 @@ FIRST_SECONDS = 600.0
 """Least time from the start of a cluster to such an end (seconds). Longer: a forgotten one holds its master's job.
 Shorter: it is gone before the program that it was started for."""
 
+RETURN_SECONDS = 60.0
+"""Time for programs and workers to find a master that took the place of another one (seconds)."""
+
 LOOK_SECONDS = 2.0
 """Least time between looks (seconds)."""
 
@@ -50,19 +53,22 @@ class Quiet:
     def __init__(self, seconds: float, began: float, now: float) -> None:
         self._seconds = seconds
         self._began = began
-        self._since = now
+        self._since = self._used_at = now
         self._had_workers = False
 
     def is_over(self, facts: Facts, now: float) -> bool:
-        """True if nobody has used the cluster for long enough: workers that were there have waited for `seconds` before
-        they ended."""
+        """True if nobody has used the cluster for long enough. Workers that were there have waited for `seconds` before
+        they ended, but a program may have been connected since then."""
+        if facts.clients or facts.jobs:
+            self._used_at = now
         if any(facts):
             self._since = now
             self._had_workers = self._had_workers or facts.workers > 0
             return False
         if self._had_workers:
-            return now - self._since >= LOOK_SECONDS
-        return now - self._since >= self._seconds and now - self._began >= FIRST_SECONDS
+            return now - self._since >= LOOK_SECONDS and now - self._used_at >= self._seconds
+        # Perhaps the master is new, and those that know it are yet to find it.
+        return now - self._since >= max(self._seconds, RETURN_SECONDS) and now - self._began >= FIRST_SECONDS
 
 
 class Watch:
