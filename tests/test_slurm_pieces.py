@@ -32,6 +32,7 @@ def workers(slurm):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(200)
 def test_what_has_begun_works_while_the_rest_waits_and_lost_slots_are_replaced(slurm, monkeypatch):
     out, _ = run("start", "-n", 12)  # the master has a CPU of one of the 4 nodes of 2
     assert re.search(
@@ -58,6 +59,7 @@ def test_what_has_begun_works_while_the_rest_waits_and_lost_slots_are_replaced(s
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(200)
 def test_workers_with_nothing_to_do_end_and_the_cluster_with_the_last_of_them(slurm, monkeypatch):
     run("start", "-n", 2, "--piece", 1, "--idle", 2, "--renew")
     with cw.ClusterExecutor() as executor:
