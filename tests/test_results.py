@@ -287,7 +287,8 @@ def test_what_a_call_printed(tmp_path):
     assert "its last output (stdout):\n  step 1\n" in str(third.error.__cause__)
     with Program("-m", "cw.results", path, "--output", first.key[:12].upper()) as program:
         assert program.wait() == 0 and program.out == first.stdout and program.err == first.stderr
-    assert "a key that begins with '00': `cw results " in show(path, "--output", "00", status=1)
+    unknown = show(path, "--output", "00", status=1)
+    assert "a key that begins with '00': `" in unknown and f"cw results {path} --jsonl` shows" in unknown
     assert "was not kept" in show(path, "--output", second.key, status=1)
     assert "3 results have a key that begins with ''" in show(path, "--output", "", status=1)
 
