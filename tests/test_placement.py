@@ -4,6 +4,7 @@ from test_dispatch import OTHER_PY, PY, assigned, dispatcher, jobs, known, resul
 
 from cw.master.actions import SendToWorker
 from cw.master.fit import LATER, NEVER, NOW, fit
+from cw.master.placement import PATIENT_TICKS
 from cw.net import messages as m
 from cw.requirements import WorkerCapacity
 
@@ -375,4 +376,24 @@ def test_other_versions_of_python_are_other_pools():
     join(d, "w", 4)
     assert submit(d, jobs(1, cpus=2), session="t") == []
     assert assigned(d.on_worker_joined("v", WorkerCapacity(2), OTHER_PY)) == [("v", [1])]
+    d.check_invariants()
+
+
+def test_jobs_of_the_same_needs_that_were_sent_ahead_are_no_reason_to_reserve():
+    d = dispatcher("s")
+    join(d, "w", 4)
+    submit(d, jobs(*range(300), f=known(1e-3), cpus=2))
+    assert d.state.workers["w"].reservation is None and d.state.workers["w"].shaped.ahead > 50
+
+
+def test_a_short_job_reserves_only_when_it_has_waited_for_some_ticks():
+    d = dispatcher("s", "t")
+    join(d, "w", 2)
+    submit(d, jobs(*range(500), f=known(1e-3)), session="t")
+    assert orders(submit(d, jobs(1, f=known(1e-3), cpus=2))) == []
+    held = d.state.held("w")
+    for _ in range(PATIENT_TICKS - 1):
+        assert d.wants_tick() and d.on_tick() == []
+    assert orders(d.on_tick()) == [("w", m.Recall(held - 2))]
+    assert d.state.workers["w"].reservation.session.key == "s" and not d.wants_tick()
     d.check_invariants()

@@ -95,6 +95,9 @@ class Job:
         return (self.options is not None and self.options.min_time) or 0.0
 
 
+PLAIN = (ONE_CPU,)
+
+
 class Shape(NamedTuple):
     """Requirements of jobs on a worker."""
 
@@ -106,9 +109,6 @@ class Shape(NamedTuple):
     def is_plain(self) -> bool:
         """True for jobs that need one CPU and nothing else."""
         return self.choices == PLAIN
-
-
-PLAIN = (ONE_CPU,)
 
 
 class Openings:
@@ -153,7 +153,7 @@ class Pool:
 
     __slots__ = (
         "python", "workers", "rotation", "idle", "has_capacity", "ahead", "lending", "waited", "ending", "shaped",
-        "openings", "changed", "waiting", "reserved",
+        "openings", "changed", "waiting", "reserved", "patient",
     )  # fmt: skip
 
     def __init__(self, python: Python) -> None:
@@ -171,12 +171,14 @@ class Pool:
         self.ending = 0  # workers that end when they are idle
         # Jobs with needs of their own. shaped: their number at workers, and that of their queues in the rotation;
         # openings: for what the waiting ones need, and some did before; changed: workers that they do not know yet;
-        # waiting: the rotation's queues by session; reserved: for which job of a session a worker keeps room.
+        # waiting: the rotation's queues by session; reserved: for which job of a session a worker keeps room;
+        # patient: short jobs that do not reserve yet, and the ticks for which they have waited.
         self.shaped = 0
         self.openings: dict[Needs, Openings] = {}
         self.changed: dict[Worker, None] = {}
         self.waiting: dict[Session, list[Queue]] = {}
         self.reserved: dict[Session, Reserved] = {}
+        self.patient: dict[Session, tuple[Job, int]] = {}
 
     @property
     def has_shapes(self) -> bool:
@@ -438,11 +440,7 @@ class Worker:
         """True if more should be sent ahead. With many short jobs held, not before half of them are done:
         a full frame now and then costs less than a few jobs at each wakeup."""
         count, full = len(self.held), self.slots * AHEAD_SECONDS
-        if (
-            self.is_draining
-            or self.is_away
-            or (self.shaped is not None and self.shaped.reservation is not None)
-        ):
+        if self.is_draining or self.is_away or self.reservation is not None:
             return False
         if count < FEW_JOBS * self.slots:
             return self.load < full

@@ -37,6 +37,10 @@ CONSIDERED = 64
 """Most workers that are compared for a reservation. Larger: more time for each. Smaller: in a large cluster, a job may
 reserve one that has room later."""
 
+PATIENT_TICKS = 5
+"""Ticks that a short job waits before it reserves. Longer: it may be passed for longer. Shorter: where short jobs of
+many shapes follow each other, hardly any is sent ahead."""
+
 EXAMINED = 4
 """Most of these of which all running jobs are looked at."""
 
@@ -56,6 +60,7 @@ class Placement:
         self._state = state
         self._take_plain = take_plain
         self._next_dispatch = next_dispatch
+        self._patient: dict[Session, tuple[Job, int]] = {}  # as it was before this look at all sessions
         self._has_released = False  # a worker that kept room, so that others may use it
 
     # --- turns ---
@@ -75,6 +80,7 @@ class Placement:
     def _start_all(self, pool: Pool, assigned: Assigned, actions: list[Action]) -> set[Session]:
         """Returns the sessions of which a job waits that keeps a reservation."""
         self._update(pool)
+        self._patient, pool.patient = pool.patient, {}
         turns = [(_cpus_held(session), turn, session) for turn, session in enumerate(pool.waiting)]
         heapify(turns)
         count = len(turns)
@@ -106,10 +112,32 @@ class Placement:
             if queue.head() is None:
                 self._state.stop_waiting(queue)
             elif not (queue.is_plain or is_behind or given):
-                is_behind = _has_rivals(queue.pool) and self._reserve(queue, actions)
+                is_behind = (
+                    _has_rivals(queue) and not self._is_patient(queue) and self._reserve(queue, actions)
+                )
             if given:
                 return True, is_behind
         return False, is_behind
+
+    def _is_patient(self, queue: Queue) -> bool:
+        """True if the queue's next job, which finds no room, is short and has not waited for long: it may pass soon."""
+        pool, session, job = queue.pool, queue.session, queue.head()
+        assert job is not None
+        if session in pool.patient:
+            return pool.patient[session][0] is job  # an older one has decided for this session
+        kept = pool.reserved.get(session)
+        if cost_of(job) > AHEAD_SECONDS / 2 or (kept is not None and not kept.is_void):
+            return False
+        known, ticks = self._patient.get(session, (job, 0))
+        if known is job and ticks >= PATIENT_TICKS:
+            return False
+        pool.patient[session] = job, ticks if known is job else 0
+        return True
+
+    def on_patient(self, pool: Pool) -> bool:
+        """Count a tick for short jobs that wait. True: one has waited for long enough."""
+        pool.patient = {session: (job, ticks + 1) for session, (job, ticks) in pool.patient.items()}
+        return any(ticks >= PATIENT_TICKS for _, ticks in pool.patient.values())
 
     def _give(self, queue: Queue, assigned: Assigned, is_behind: bool) -> bool:
         """Start the queue's next job where there is room, as its first alternative for which there is any.
@@ -186,7 +214,7 @@ class Placement:
         session, pool, job = queue.session, queue.pool, queue.head()
         assert job is not None
         kept = pool.reserved.get(session)
-        if kept is not None and kept.job.queue is queue:
+        if kept is not None and kept.job.queue is queue and kept.job.worker is not kept.worker:
             pool.reserved[session] = kept._replace(job=job)
             return True
         found = self._soonest(queue)
@@ -325,9 +353,19 @@ def take_back_ahead(worker: Worker) -> Iterable[Action]:
         yield SendToWorker(worker.key, m.Recall(surplus))
 
 
-def _has_rivals(pool: Pool) -> bool:
-    """True if other jobs could take the room of one that waits."""
-    return len(pool.rotation) > 1 or bool(pool.ahead)
+def _has_rivals(queue: Queue) -> bool:
+    """True if jobs of other needs could take the room of one that waits."""
+    pool = queue.pool
+    return any(other.shape != queue.shape for other in pool.rotation) or any(
+        len(worker.held) > worker.slots
+        or (
+            worker.shaped is not None
+            and any(
+                lane.ahead and needs not in queue.shape.choices for needs, lane in worker.shaped.lanes.items()
+            )
+        )
+        for worker in islice(pool.ahead, CONSIDERED)
+    )
 
 
 def _may_start(queue: Queue) -> bool:

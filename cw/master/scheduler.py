@@ -70,6 +70,7 @@ class Scheduler:
         return any(
             (pool.idle and (any(map(_may_tick, pool.rotation)) or _has_surplus(pool)))
             or (pool.reserved and self._placement.has_void(pool))
+            or pool.patient
             or (pool.lending and (_has_surplus(pool) or any(queue.session.depth for queue in pool.rotation)))
             for pool in self._state.pools.values()
         )
@@ -78,7 +79,8 @@ class Scheduler:
         """Recall jobs that wait at one worker while another idles. Called every 20 ms or so while `wants_tick`."""
         actions: list[Action] = []
         for pool in self._state.pools.values():
-            if pool.reserved and self._placement.has_void(pool):
+            is_due = bool(pool.patient) and self._placement.on_patient(pool)
+            if is_due or (pool.reserved and self._placement.has_void(pool)):
                 actions += self.assign_all(pool)
             if not pool.idle and not pool.lending:
                 continue
