@@ -169,7 +169,7 @@ TESTED = {
     "results.md": ["cw.results"],
     "output.md": ["cw.results"],
     "report.md": ["cw report", "pip install"],  # test_report.py
-    "slurm.md": ["cw.slurm"],
+    "slurm.md": ["cw.slurm", "docker run"],  # test_slurm_containers.py
     "top.md": ["cw top", "pip install"],  # test_top.py, test_web.py
     "architecture.md": ["head "],
     "CONTRIBUTING.md": [

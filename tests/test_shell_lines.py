@@ -86,15 +86,3 @@ def test_workers_look_for_their_master_while_their_script_runs(monkeypatch):
     assert 1 <= printed.count("looked") <= 6
     by_hand = request._replace(plan=Plan("x", 1, foreign_master="n1:5494"))
     assert shell_lines.end_of_orphans(by_hand) == []
-
-
-@pytest.mark.parametrize(
-    ("plan", "program"),
-    [(Plan("x", 1, docker_image="im", docker_args=["-e", "A=b c"]), "docker"),
-     (Plan("x", 1, apptainer_image="im", apptainer_args=["--nv"]), "apptainer")],
-)  # fmt: skip
-def test_in_a_container_the_workers_are_the_images(plan, program):
-    words = shlex.split(shell_lines.worker_command(ScriptRequest("workers", plan, "t0", "/logs")))
-    assert words[0] == program
-    own = [*plan.docker_args, *plan.apptainer_args, "im", "python3", "-m", "cw.worker"]
-    assert words[words.index("im") - len(own) + 4 :][: len(own)] == own

@@ -453,12 +453,12 @@ def test_a_worker_that_dies_says_where_in_its_log(slurm):
     run("stop")
 
 
-# --- the command lines of containers ----------------------------------------------------------
+# --- the command line of Apptainer -----------------------------------------------------------
 
 STAND_IN = (
     f"#!{sys.executable}"
     + """
-# Stands in for docker or apptainer: notes its arguments, and runs the command as if inside.
+# Stands in for apptainer: notes its arguments, and runs the command as if inside.
 import os, sys
 arguments = sys.argv[1:]
 with open(sys.argv[0] + ".called", "a") as file:
@@ -474,13 +474,13 @@ os.execv(PYTHON, [PYTHON, *command[1:]])
 )
 
 
-@pytest.mark.parametrize("program", ["docker", pytest.param("apptainer", marks=pytest.mark.slow)])
-def test_workers_in_a_container(slurm, tmp_path, monkeypatch, program):
-    stand_in = tmp_path / program
+@pytest.mark.slow
+def test_workers_in_apptainer(slurm, tmp_path, monkeypatch):
+    stand_in = tmp_path / "apptainer"
     stand_in.write_text(STAND_IN.replace("PYTHON", repr(sys.executable)))
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    cluster = cw.slurm.start(2, **{f"{program}_image": "the/image:1", f"{program}_args": ["--odd=a 'b' $c"]})
+    cluster = cw.slurm.start(2, apptainer_image="the/image:1", apptainer_args=["--odd=a 'b' $c"])
     assert cluster.connected == 2
     with cw.ClusterExecutor() as executor:
         assert executor.submit(jobs.square, 5).result(LIMIT) == 25
@@ -488,12 +488,7 @@ def test_workers_in_a_container(slurm, tmp_path, monkeypatch, program):
     key = os.environ["CW_CREDENTIAL"]
     directory = os.path.dirname(key)
     assert f"--env=CW_CREDENTIAL={key}" in arguments and arguments.count("--odd=a 'b' $c") == 1
-    if program == "docker":
-        assert arguments[:2] == ["run", "--rm"] and f"--volume={directory}:{directory}:ro" in arguments
-        assert f"--user={os.getuid()}:{os.getgid()}" in arguments
-        assert {"--env=CUDA_VISIBLE_DEVICES", "--env=CW_NODE_MEMORY"} <= set(arguments)
-    else:
-        assert arguments[0] == "exec" and f"--bind={directory}:{directory}:ro" in arguments
+    assert arguments[0] == "exec" and f"--bind={directory}:{directory}:ro" in arguments
     cluster.stop()
 
 

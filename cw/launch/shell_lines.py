@@ -4,6 +4,7 @@ head             first lines: the script's purpose, and the environment of its p
 setup            the user's own lines; the first that fails ends the job
 sidecar          a program beside the job                              (cw.slurm.sidecar)
 master_command, worker_command     the programs themselves; the worker in a container, if one is wanted
+                                   (cw.launch.containers)
 
 Everything is plain shell, so that a user can read it, change it and submit it by hand.
 """
@@ -13,10 +14,9 @@ from __future__ import annotations
 import os
 import shlex
 
-from cw import credential, guard, program, userdir
+from cw import credential, program, userdir
+from cw.launch import containers
 from cw.launch.plan import Plan, ScriptRequest
-from cw.location import VARIABLE
-from cw.machine import batch_job, gpus
 
 RECONNECT_SECONDS = 3600
 """Time that workers look for a master whose job has ended (seconds). Shorter: too short for another one that waits in
@@ -100,39 +100,19 @@ def master_command(plan: Plan) -> str:
 
 
 def worker_command(request: ScriptRequest) -> str:
-    """Return the command of a worker, in its container if one is wanted. The script adds its slots and its end."""
+    """Return the command of a worker, in its container if one is wanted: the script has then run `containers.on_node`
+    before. It adds the worker's slots and its end."""
     plan, kill_wait = request.plan, request.kill_wait
-    is_in_image = plan.docker_image or plan.apptainer_image
-    command = ["python3", "-m", "cw.worker"] if is_in_image else program.command("cw.worker")
     # Jobs that still run after the grace time are stopped step by step, within 3 s.
     grace = f"{max(0.0, min(20.0, kill_wait * 2 / 3, kill_wait - 4)):g}"
     limits = ["--grace", grace, "--reconnect-timeout", str(RECONNECT_SECONDS)]
     if plan.idle:
         limits += ["--idle", f"{plan.idle:g}"]
-    own = plan.program_options("worker")
-    return shlex.join([*_container(plan), *command, *limits, *_verbose(plan), *own])
+    arguments = [*limits, *_verbose(plan), *plan.program_options("worker")]
+    if plan.docker_image or plan.apptainer_image:
+        return containers.command(plan, arguments)
+    return shlex.join(program.command("cw.worker", *arguments))
 
 
 def _verbose(plan: Plan) -> list[str]:
     return ["-v"] if plan.verbose else []
-
-
-def _container(plan: Plan) -> list[str]:
-    """Return the command that runs a worker in its container. It keeps the user's ids, since the credential must belong
-    to the user inside, too. The directories of address file and credential have the same names inside, read-only."""
-    where = userdir.home_directory()
-    key = credential.credential_file()
-    directories = sorted({where, os.path.dirname(key)})
-    settings = {"CW_HOME": where, "CW_CREDENTIAL": key, "CW_CLUSTER": plan.sought_cluster}
-    if plan.docker_image:
-        options = ["--rm", "--network=host", f"--user={os.getuid()}:{os.getgid()}"]
-        options += [f"--volume={directory}:{directory}:ro" for directory in directories]
-        options += [f"--env={name}={value}" for name, value in settings.items()]
-        passed = VARIABLE, "CW_MASTER", guard.DEPTH, *batch_job.VARIABLES, *gpus.VARIABLES
-        options += [f"--env={name}" for name in passed]  # if they are set
-        return ["docker", "run", *options, *plan.docker_args, plan.docker_image]
-    if plan.apptainer_image:
-        options = [f"--bind={directory}:{directory}:ro" for directory in directories]
-        options += [f"--env={name}={value}" for name, value in settings.items()]
-        return ["apptainer", "exec", *options, *plan.apptainer_args, plan.apptainer_image]
-    return []

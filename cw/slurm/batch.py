@@ -16,7 +16,7 @@ import shlex
 import signal
 from collections.abc import Sequence
 
-from cw.launch import shell_lines
+from cw.launch import containers, shell_lines
 from cw.launch.batch_system import Script
 from cw.launch.plan import ScriptRequest
 from cw.location import VARIABLE
@@ -88,7 +88,8 @@ def worker_script(request: ScriptRequest) -> Script:
         *size, f"--signal={NOTICE}@{notice}", *([f"--mem-per-cpu={plan.mem_per_cpu}"] if plan.mem_per_cpu else []),
         *([f"--gres=gpu:{plan.gpus}"] if plan.gpus else []), *plan.system_options("worker"),
     ]  # fmt: skip
-    on_node = _ON_NODE.replace("RESTORE", inside.RESTORE).replace("NOTICE", str(NOTICE))
+    in_container = containers.on_node(plan, "${SLURM_STEP_GPUS:-$SLURM_JOB_GPUS}")
+    on_node = _ON_NODE.replace("RESTORE", in_container + inside.RESTORE).replace("NOTICE", str(NOTICE))
     on_node = on_node.replace("IDLE", str(IDLE_STATUS))
     on_node = on_node.replace("WORKER", shell_lines.worker_command(request))
     what = f'Workers of the cw cluster "{plan.name}": one a node, with as many slots as tasks there.'
