@@ -82,6 +82,22 @@ def test_at_the_maximum_the_last_piece_is_smaller():
     assert sizes(order([jobs(100)], limits(most=6, piece=4, backlog=2))) == [4, 2]
 
 
+def test_small_pieces_never_take_the_last_room_for_a_whole_one():
+    """Otherwise a job that needs a whole piece waits until small ones end, which may be never."""
+    assert sizes(order([jobs(1)], limits(most=4, piece=4))) == [4]
+    assert sizes(order([jobs(1)], limits(most=5, piece=4))) == [1]
+    there = pieces(RUNNING, *[1] * 6)
+    assert sizes(order([jobs(1, running=6)], limits(most=10, piece=4), there)) == [4]
+    assert order([], limits(least=3, most=4, piece=4)).submit == [(4, True)]
+    # jobs come one by one, and each piece has work for ever
+    for most, size in [(10, 4), (9, 2), (7, 7), (23, 8)]:
+        there = []
+        for count in range(1, most + 1):
+            found = order([jobs(1, running=count - 1)], limits(most=most, piece=size), there)
+            there += pieces(RUNNING, *sizes(found), first=count * 10)
+        assert size in [piece.slots for piece in there]
+
+
 def test_pieces_of_whole_nodes_are_not_cut_nor_beyond_the_maximum():
     assert sizes(order([jobs(1)], limits(piece=4, is_whole=True))) == [4]
     assert sizes(order([jobs(100)], limits(most=6, piece=4, is_whole=True))) == [4]

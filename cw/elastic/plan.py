@@ -309,7 +309,8 @@ def _cancelled(supply: Supply, wanted: int, limits: Limits, trend: Trend, now: f
 def _submitted(
     missing: int, loads: Sequence[_Load], supply: Supply, limits: Limits, now: float
 ) -> list[tuple[int, bool]]:
-    """Cut the missing slots into pieces: first those that stay, for `least`; the last piece may be smaller."""
+    """Cut the missing slots into pieces: first those that stay, for `least`; the last piece may be smaller, as long as
+    `most` leaves room for a whole one."""
     size = limits.offer.slots
     widest = max((load.slots(1, limits.offer) for load in loads if load.demand.waiting), default=1)
     staying = sum(piece.slots for piece in supply.pieces if piece.stays and piece.stage is not Stage.ENDING)
@@ -322,6 +323,8 @@ def _submitted(
         if to_stay <= 0 and waiting >= limits.backlog:
             break
         slots = size if limits.is_whole else min(size, max(missing, widest), to_stay if to_stay > 0 else size)
+        if slots < size <= room < slots + size:
+            slots = size  # the last room for a whole one: small ones there would keep out a job that needs it
         if slots > room:
             break
         pieces.append((slots, to_stay > 0))

@@ -97,7 +97,12 @@ def first_sizes(plan: Plan) -> list[int]:
     """Return the sizes of the pieces that are submitted at the start; for an elastic cluster, those of its minimum."""
     if not plan.is_elastic:
         return plan.pieces(plan.slots)
-    return piece_sizes.divide(plan.least, size_of(plan)) if plan.least else []
+    size, most = size_of(plan), plan.most or 0
+    if (
+        0 < plan.least < size <= most < plan.least + size
+    ):  # beside a smaller one, a whole one would never have room
+        return [size]
+    return piece_sizes.divide(plan.least, size) if plan.least else []
 
 
 def in_numbers(plan: Plan) -> str:
