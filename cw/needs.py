@@ -80,18 +80,18 @@ def to_bytes(name: str, value: Any) -> int:
 
 
 def to_gpus(name: str, value: Any) -> float:
-    """A number of GPUs: a whole one, or a part of one device. Raises TypeError, ValueError."""
+    """A number of GPUs: a whole one, a part of one device, or none. Raises TypeError, ValueError."""
     try:
         if isinstance(value, (bool, str)):
             raise TypeError
         count = float(value)
     except (TypeError, OverflowError):
         raise TypeError(f"{name} must be a number, not {value!r}") from None
-    if not 0 < count <= MOST_GPUS or (count > 1 and count != int(count)):
+    if not 0 <= count <= MOST_GPUS or (count > 1 and count != int(count)):
         raise ValueError(f"{name} must be a whole number, or a part of one device such as 0.5, not {value!r}")
-    if round(count * UNITS_PER_GPU) < 1:
+    if count and round(count * UNITS_PER_GPU) < 1:
         raise ValueError(f"{name} must be {1 / UNITS_PER_GPU} or more, not {value!r}")
-    return int(count) if count >= 1 else round(count * UNITS_PER_GPU) / UNITS_PER_GPU
+    return int(count) if count >= 1 or not count else round(count * UNITS_PER_GPU) / UNITS_PER_GPU
 
 
 def to_amounts(name: str, value: Any) -> tuple[tuple[str, int], ...]:
@@ -105,6 +105,8 @@ def to_amounts(name: str, value: Any) -> tuple[tuple[str, int], ...]:
     except (TypeError, ValueError):
         raise TypeError(right) from None
     amounts = {_name(name, key): count for key, count in counts.items()}
+    for key in {*amounts} & {"cpus", "gpus", "memory"}:
+        raise ValueError(f"{name}: {key!r} is not a name of your own: give it as the option {key}")
     for key, amount in amounts.items():
         if not 0 < amount <= MOST_AMOUNT:
             raise ValueError(f"{name}: the amount of {key!r} must be from 1 to {MOST_AMOUNT}, not {amount}")

@@ -33,7 +33,8 @@ def test_sizes_in_messages_are_short(count, text):
 
 def test_parts_of_a_device_are_kept_to_its_smallest_share():
     assert to_gpus("gpus", 1 / 3) == 0.3333 and to_gpus("gpus", 2) == 2 and to_gpus("gpus", 1e-4) == 1e-4
-    for wrong in (0, -1, 1.5, 1e-9, float("nan"), float("inf"), 5000):
+    assert to_gpus("gpus", 0) == 0  # as a program computes it
+    for wrong in (-1, 1.5, 1e-9, float("nan"), float("inf"), 5000):
         with pytest.raises(ValueError, match="^gpus must be "):
             to_gpus("gpus", wrong)
 
@@ -41,6 +42,13 @@ def test_parts_of_a_device_are_kept_to_its_smallest_share():
 def test_amounts_may_come_as_pairs():
     assert to_amounts("resources", [["b", 2], ["a", 1]]) == to_amounts("resources", {"a": 1, "b": 2})
     assert to_amounts("resources", {}) == ()
+
+
+def test_what_has_an_option_is_no_amount_of_the_users_own():
+    with pytest.raises(
+        ValueError, match="resources: 'gpus' is not a name of your own: give it as the option gpus"
+    ):
+        to_amounts("resources", {"gpus": 1, "licence": 2})
 
 
 @pytest.mark.parametrize(
