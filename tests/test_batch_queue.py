@@ -110,6 +110,27 @@ def test_a_line_of_setup_that_failed_is_told(slurm, tmp_path):
 def test_how_a_cluster_gets_more_slots_is_known_of_its_own_launcher(slurm):
     assert batch_queue.more_slots("127.0.0.1:5494") == advice.command("slurm", "scale", "-n", "8")
     assert batch_queue.more_slots("127.0.0.1:7777") == ""
+    more = advice.command("slurm", "add", "--help")
+    assert batch_queue.other_pieces("127.0.0.1:5494") == more and not batch_queue.other_pieces(
+        "127.0.0.1:7777"
+    )
+
+
+def test_an_elastic_cluster_stays_elastic_by_the_advice_and_its_pieces_that_have_joined_are_not_waited_for(
+    slurm,
+):
+    with submitted.locked("default") as state:
+        state.plans["workers"] = Plan(name="default", slots=0, most=8, piece=4)
+        state.jobs[0] = state.jobs[0]._replace(joined=time.time())
+        state.save()
+    assert batch_queue.more_slots("127.0.0.1:5494") == advice.command("slurm", "scale", "--max", "16")
+    put(slurm, 1, "RUNNING", start=time.time() - 9)
+    put(slurm, 2, "PENDING", "Priority")
+    assert look().text.startswith("Slurm job 2 of the workers waits in the queue: ")
+    with submitted.locked("default") as state:
+        del state.jobs[1]
+        state.save()
+    assert look().text == "the cluster is elastic, and is about to submit pieces for these jobs"
 
 
 def test_without_notes_nothing_is_asked(tmp_path, monkeypatch):

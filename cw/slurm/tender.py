@@ -110,8 +110,9 @@ class Tender:
         for kind, order in orders.items():
             self._trends[kind] = order.trend
             state.kinds[kind] = state.kinds[kind]._replace(wanted=order.wanted)
-        first = next(iter(plans))
-        state.kinds[first] = state.kinds[first]._replace(refused=tuple(each.why for each in made.refused))
+        refused = tuple(each.why for each in made.refused)
+        for place, kind in enumerate(plans):  # those of all kinds are shown once
+            state.kinds[kind] = state.kinds[kind]._replace(refused=() if place else refused)
         if before != (state.kinds, state.jobs):
             state.save()
         self._cancel(state, [ident for order in orders.values() for ident in order.cancel])

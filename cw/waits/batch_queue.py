@@ -43,7 +43,8 @@ def look(where: str) -> Found | None:
         for state in states:  # its jobs come and go by themselves
             if problem := kinds.notice(state, time.time()):
                 return Found(problem, problem)
-        jobs = [(state, job) for state in states for job in state.of_role("workers")]
+        # (Of pieces, those that have joined are known: it is others that are waited for.)
+        jobs = [(state, job) for state in states for job in state.of_role("workers") if not job.joined]
         return _in_words(jobs, time.time()) if jobs else _nothing(states[0])
     except LaunchError as error:
         return Found(f"{State.system.title} does not say what became of its jobs ({error})", "no answer")
@@ -59,8 +60,22 @@ def more_slots(where: str) -> str:
         return ""
     if not states:
         return ""
-    slots = sum(job.slots for job in states[0].of_role("workers"))
-    return advice.command("slurm", "scale", "-n", str(2 * slots or 1), name=states[0].name)
+    state = states[0]
+    if kinds.has_elastic_workers(state):
+        most = state.plans["workers"].most or 0
+        return advice.command("slurm", "scale", "--max", str(2 * most or 1), name=state.name)
+    slots = sum(job.slots for job in state.of_role("workers"))
+    return advice.command("slurm", "scale", "-n", str(2 * slots or 1), name=state.name)
+
+
+def other_pieces(where: str) -> str:
+    """Return the command that says how the cluster of that master gets workers that have more; '' if it is in no batch
+    system."""
+    try:
+        states = _clusters_of(where)
+    except (Error, OSError):
+        return ""
+    return advice.command("slurm", "add", "--help", name=states[0].name) if states else ""
 
 
 def _clusters_of(where: str) -> list[State]:

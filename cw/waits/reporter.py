@@ -136,7 +136,8 @@ class WaitReporter:
         from cw.waits import batch_queue  # takes 20 ms, which a program that never waits saves
 
         if waiting.cause in _SCALED:
-            reason = self._reason(waiting, None, batch_queue.more_slots(self._where()))
+            more = batch_queue.other_pieces if waiting.cause == "too-large" else batch_queue.more_slots
+            reason = self._reason(waiting, None, more(self._where()))
         else:
             found = batch_queue.look(self._where())
             if waiting.cause == "to-come" and found is not None and found.key == batch_queue.NOTHING:
@@ -166,8 +167,8 @@ def _has_notes() -> bool:
 _ASKED = {"no-worker", "to-come", "draining"}
 """Causes for which the batch system may know more."""
 
-_SCALED = {"busy", "stalled"}
-"""Causes against which more workers help: how to have them depends on how the cluster was started."""
+_SCALED = {"busy", "stalled", "too-large"}
+"""Causes against which more workers help, or others: how to have them depends on how the cluster was started."""
 
 _ADVICE = {
     "no-worker": " at {where}; to start one on this machine: {here}",
