@@ -260,6 +260,11 @@ def test_a_need_longer_than_the_time_limit_is_told_and_counts_as_no_demand():
     assert sizes(order([jobs(1, min_time=1800.0)], limits(seconds=1800.0))) == [1]
 
 
+def test_a_gpu_that_is_missing_is_told_in_the_singular():
+    (refusal,) = plan([jobs(1, gpus=UNITS_PER_GPU)], {}, limits(), 0.0).refused
+    assert refusal.why == "a piece of the kind 'cpu': the job needs 1 GPU, and it has 0"
+
+
 def test_a_job_wider_than_the_maximum_is_told():
     found = plan([jobs(1, cpus=8)], {}, limits(piece=8, most=4), 0.0)
     assert "more slots than 4 (--max)" in found.refused[0].why

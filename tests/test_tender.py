@@ -16,6 +16,7 @@ from cw.elastic import plan as elastic_plan
 from cw.launch import status_client
 from cw.launch.launcher import LaunchError
 from cw.launch.options import ClusterOptions
+from cw.launch.plan import Plan
 from cw.net import address
 from cw.slurm import elastic, kinds, starting, submitted
 from cw.slurm.submitted import State
@@ -288,3 +289,11 @@ def test_a_kind_has_a_name_and_a_limit(make):
         cw.slurm.scale(4, kind="gpu")
     with pytest.raises(LaunchError, match="there is no cluster 'other'"):
         elastic.resume("other")
+
+
+def test_the_pieces_of_a_start_leave_room_for_a_whole_one_as_later_ones_do():
+    def first(least, most):
+        return kinds.first_sizes(Plan(name="default", slots=0, least=least, most=most, piece=4))
+
+    assert first(3, 8) == [3] and first(5, 5) == [4, 1] and first(0, 4) == []
+    assert first(3, 4) == [4]

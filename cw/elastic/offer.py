@@ -57,10 +57,11 @@ def lacks(needs: Needs, offer: Offer) -> str:
     """Say what a piece lacks for a job with these needs: 'needs 8 CPUs, and it has 4'; '' if it lacks nothing."""
     amounts = dict(offer.resources)
     cpus = offer.cpus or offer.slots
+    gpus = needs.gpus / UNITS_PER_GPU
     missing = [tag for tag in needs.tags if tag not in offer.tags]
     pairs = [
         (needs.cpus > cpus, f"{needs.cpus} CPUs", f"{cpus}"),
-        (needs.gpus > offer.gpus * UNITS_PER_GPU, f"{needs.gpus / UNITS_PER_GPU:g} GPUs", f"{offer.gpus}"),
+        (needs.gpus > offer.gpus * UNITS_PER_GPU, f"{gpus:g} GPU{'s' * (gpus > 1)}", f"{offer.gpus}"),
         (0 < offer.memory < needs.memory, format_bytes(needs.memory), format_bytes(offer.memory)),
         *((amounts.get(name, 0) < amount, f"{amount} of {name!r}", f"{amounts.get(name, 0)}")
           for name, amount in needs.resources),
