@@ -125,6 +125,11 @@ def test_the_page_has_the_programs_own_sentences():
         "client/session",
         "client/patience",
         "slurm/squeue",
+        "slurm/reasons",
+        "needs_text",
+        "advice",
+        "master/shape_waits",
+        "master/to_come",
         *(f"waits/{n}" for n in WAITS),
     ]
     constants = [

@@ -44,6 +44,14 @@ class Row(NamedTuple):
     is_active = is_running
 
     @property
+    def has_failed(self):
+        return self.process.poll() not in (None, 0, -signal.SIGKILL)
+
+    @property
+    def end(self):
+        return 0.0
+
+    @property
     def has_lost_allocation(self):
         return self.process.poll() == -signal.SIGKILL
 
@@ -83,6 +91,9 @@ class Processes:
     def check_options(self, options):
         if options:
             raise ValueError(f"a process takes no options: {options}")
+
+    def look_at_nodes(self, plan):
+        return None
 
     def kill_wait(self):
         return 10.0

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cw import events
+from cw.output import streams
 from cw.output.streams import is_terminal
 from cw.payloads.environment import ipython_shell
 
@@ -52,7 +53,8 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._is_shown:
-            with self._tqdm.get_lock():  # a bar that is being made is not taken off for a line above it
+            # A bar that is being made is not taken off for a line above it.
+            with streams.writing, self._tqdm.get_lock():
                 self._bar = self._tqdm(total=self._counts().total, unit="job", dynamic_ncols=True)
                 self._redirect()
             self._thread.start()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import select
 import sys
+import threading
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,6 +21,10 @@ PIECE = 4096
 """Bytes written at a time: a pipe that takes some takes as many. Larger: a write might block. Smaller: it is slower."""
 
 NAMES = {1: "stdout", 2: "stderr"}
+
+writing = threading.Lock()
+"""Held for each write to a terminal. Who makes a bar holds it, too: no line comes between its look for bars and the
+first sight of this one."""
 
 
 def current(number: int) -> Any:
@@ -77,7 +82,7 @@ def write_text(stream: Any, text: str, cell: Any = None) -> None:
     while start < len(text):
         end = text.rfind("\n", start, start + PIECE) + 1 or text.find("\n", start) + 1 or len(text)
         _wait_for(descriptor)
-        with _past_bars(stream):  # whole lines, so that a bar has a line of its own
+        with writing, _past_bars(stream):  # whole lines, so that a bar has a line of its own
             stream.write(text[start:end])
             stream.flush()
         start = end

@@ -30,7 +30,7 @@ def look_at_nodes(plan: Plan) -> NodeSlots | None:
     """Return the number of the plan's slots for which a node has room. None: Slurm does not say, or the user's options
     say how the tasks lie on nodes."""
     options = plan.system_options("worker")
-    if plan.is_isolated or any(has_option(options, name) for name in _LAYOUT):
+    if plan.is_isolated or any(has_option(options, name) for name in _LAYOUT) or not squeue.is_there():
         return None
     partition = plan.partition or value_of(options, "--partition", "-p")
     try:
