@@ -1,6 +1,7 @@
 """The progress bar on a terminal: what is printed meanwhile, and results from a store."""
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -11,6 +12,9 @@ import termios
 
 import pytest
 from programs import ROOT
+
+from cw.client.progress import Counts, Progress
+from cw.output import streams
 
 pytest.importorskip("tqdm")
 
@@ -116,3 +120,19 @@ def test_stored_results_count_apart(cluster, tmp_path):
     rate = re.search(r"([\d.]+)(job/s|s/job)", bar)
     jobs_per_second = float(rate[1]) if rate[2] == "job/s" else 1 / float(rate[1])
     assert jobs_per_second < 110, bar  # two slots, 0.02 s for each that runs
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_line_on_its_way_when_the_bar_comes_appears_above_it(monkeypatch):
+    screen, before = Terminal(), Terminal()
+    before.write = screen.write  # stdout and stderr are one terminal
+    monkeypatch.setattr(sys, "stdout", before)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with Progress(lambda: Counts(20, 0, 0, 0), "always"):
+        streams.write_text(before, "a line\n")
+    (line,) = [line for line in screen.getvalue().split("\n") if "a line" in line]
+    assert "0/20" in line and line.rpartition("\r")[2] == "a line"

@@ -359,7 +359,7 @@ def test_a_start_that_fails_leaves_what_was_there_before(slurm):
     for process in State.load("default").local_processes()[:1]:
         process.send_signal(9)
     wait_until(lambda: standing() is None, LIMIT)
-    assert "its master is gone: start only a master (-W)" in run("start", "-n", 2, status=1)[1]
+    assert "its master is gone: start only a master (`" in run("start", "-n", 2, status=1)[1]
     assert "stopped" in run("stop")[0]
 
 

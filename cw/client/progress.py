@@ -125,6 +125,11 @@ class Print:
         for handler in self._handlers:
             handler.setStream(self)
 
+    @property
+    def stands_for(self) -> Any:
+        """The stream that this one stands for (see `cw.output.streams`)."""
+        return self._stream
+
     def write(self, text: str) -> int:
         """Write above the bar."""
         if self._bar is None or not text:

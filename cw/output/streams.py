@@ -82,9 +82,11 @@ def write_text(stream: Any, text: str, cell: Any = None) -> None:
     while start < len(text):
         end = text.rfind("\n", start, start + PIECE) + 1 or text.find("\n", start) + 1 or len(text)
         _wait_for(descriptor)
-        with writing, _past_bars(stream):  # whole lines, so that a bar has a line of its own
-            stream.write(text[start:end])
-            stream.flush()
+        with writing:
+            place = _place_of(stream)
+            with _past_bars(place):  # whole lines, so that a bar has a line of its own
+                place.write(text[start:end])
+                place.flush()
         start = end
 
 
@@ -111,6 +113,19 @@ def _wait_for(descriptor: int | None) -> None:
     waiting = select.poll()
     waiting.register(descriptor, select.POLLOUT)
     waiting.poll()
+
+
+def _place_of(stream: Any) -> Any:
+    """Return what stands for the stream by now: lines appear above a bar that has come since. Otherwise itself."""
+    for number in NAMES:
+        place = other = current(number)
+        while other is not None and other is not stream:
+            other = (
+                other.stands_for if isinstance(getattr(type(other), "stands_for", None), property) else None
+            )
+        if other is not None:
+            return place
+    return stream
 
 
 def _past_bars(stream: Any) -> contextlib.AbstractContextManager[Any]:
