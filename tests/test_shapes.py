@@ -227,11 +227,15 @@ class Cluster:
                 queues = sorted((queue for queue in session.queues.values() if queue.head()), key=age)
                 if not queues or worker.reservation.needs not in queues[0].shape.choices:
                     continue  # older jobs of the same session go first
-                name = worker.key, queues[0].head().number, worker.reservation
+                number = queues[0].head().number
+                name = worker.key, number, worker.reservation
+                # One that was lost elsewhere may have gone first since.
+                older = {d for d, job in worker.held.items() if job.session is session and job.number < number}
                 known = self.reserved.get(session.key)
-                bound = known[1] if known is not None and known[0] == name else self.end_of_running(worker)
+                is_known = known is not None and known[0] == name and older <= known[2]
+                bound = known[1] if is_known else self.end_of_running(worker)
                 assert self.now <= bound + 0.1
-                seen[session.key] = name, bound
+                seen[session.key] = name, bound, older
         self.reserved = seen
 
     def end_of_running(self, worker):
