@@ -25,7 +25,8 @@ def promised():
 
 
 def plain(kind):
-    """A type, its names without those of their modules, and literals as what they are."""
+    """A type, its names without those of their modules, and literals and named tuples as what they are."""
+    kind = re.sub(r"tuple\[[^][]*, fallback=([\w.]+)\]", r"\1", kind)
     kind = re.sub(r"Literal\['\w*'\]\?", "str", re.sub(r"Literal\[\d+\]\?", "int", kind))
     return re.sub(r"(?:\w+\.)+(?=\w)", "", kind)
 
