@@ -343,7 +343,7 @@ def test_all_jobs_run_though_workers_come_and_go(seed):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_all_jobs_of_many_seeds_run():
-    for seed in range(100, 116):
+    for seed in range(100, 140):
         test_all_jobs_run_though_workers_come_and_go(seed)
 
 

@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Mapping
 from itertools import islice
 from operator import itemgetter
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from cw.master.capacities import count_running, running_jobs
-from cw.master.facts import ClientFacts, WorkerFacts
+from cw.master.facts import ClientPeer, WorkerFacts, WorkerPeer
 from cw.master.jobs import Job, SessionKey, Worker, WorkerKey
 from cw.master.ranked import Ranked
 from cw.master.state import State
@@ -36,20 +36,6 @@ LEAST_SAMPLED = 5
 FULL = 8 * 1024
 """Open jobs of a client here from which on it is taken to hold others back, since it may not send more. Larger: these
 are not seen. Smaller: calls that wait for other calls are taken for them."""
-
-
-class ClientPeer(Protocol):
-    """A client of the master."""
-
-    @property
-    def facts(self) -> ClientFacts: ...
-
-
-class WorkerPeer(Protocol):
-    """A worker of the master."""
-
-    @property
-    def facts(self) -> WorkerFacts: ...
 
 
 class _Kind(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 from cw.net import messages as m
 
@@ -70,3 +71,17 @@ class ClientFacts:
     def label(self) -> str:
         """Name for people."""
         return f"{self.program or 'python'} on {self.host}, pid {self.pid}"
+
+
+class ClientPeer(Protocol):
+    """A client of the master."""
+
+    @property
+    def facts(self) -> ClientFacts: ...
+
+
+class WorkerPeer(Protocol):
+    """A worker of the master."""
+
+    @property
+    def facts(self) -> WorkerFacts: ...

@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from cw import needs_text
 from cw.master import demand
 from cw.master.capacities import Sums, capacity_of, count_running, running_jobs
-from cw.master.facts import ClientFacts, WorkerFacts
+from cw.master.facts import ClientPeer, WorkerFacts, WorkerPeer
 from cw.master.jobs import PLAIN, Python, Session, SessionKey, Worker, WorkerKey
 from cw.master.state import State
 from cw.master.tallies import Failure, Tallies, Tally
@@ -51,20 +51,6 @@ Larger: more time for each snapshot. Smaller: rougher numbers, where one client 
 
 FEW_ENDED = 10
 """Jobs that must have ended within a time before its rate says when the others will have."""
-
-
-class ClientPeer(Protocol):
-    """A client of the master."""
-
-    @property
-    def facts(self) -> ClientFacts: ...
-
-
-class WorkerPeer(Protocol):
-    """A worker of the master."""
-
-    @property
-    def facts(self) -> WorkerFacts: ...
 
 
 class Known(NamedTuple):

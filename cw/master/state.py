@@ -274,6 +274,7 @@ def _check_worker(worker: Worker) -> None:
     if worker.shaped is None:
         assert not shaped
     else:
+        assert worker.pool.has_shapes
         worker.shaped.check_invariants(shaped)
         assert worker.shaped.reservation is None or any(
             kept.worker is worker for kept in worker.pool.reserved.values()

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from cw import location
 from cw.master import snapshot
 from cw.master.demand import demand
-from cw.master.facts import ClientFacts, WorkerFacts
+from cw.master.facts import ClientFacts, WorkerFacts, WorkerPeer
 from cw.master.state import State
 from cw.master.to_come import NOTHING
 from cw.master.why import Survey
@@ -62,7 +62,7 @@ class Watching:
         ident: str,
         state: State,
         clients: Mapping[int, Client],
-        workers: Mapping[str, snapshot.WorkerPeer],
+        workers: Mapping[str, WorkerPeer],
     ) -> None:
         self._loop, self._ident, self._state = loop, ident, state
         self._clients, self._workers = clients, workers
