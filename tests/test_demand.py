@@ -159,9 +159,11 @@ def test_what_is_no_demand_is_refused():
 
 def test_workers_that_may_come_are_believed_for_a_while():
     kind = PossibleWorker(PY, WorkerCapacity(8, memory="64GB", gpus=("0", "1")), 3600.0)
-    message = m.WorkersToCome([json.loads(json.dumps(kind.to_wire()))], 60.0, "the cluster is paused")
+    message = m.WorkersToCome(
+        [json.loads(json.dumps(kind.to_wire()))], 60.0, "the cluster is paused", "no job follows"
+    )
     to_come = ToCome.of(message, 1000.0)
-    assert to_come.at(1059.0) == ToCome((kind,), "the cluster is paused", 1060.0)
+    assert to_come.at(1059.0) == ToCome((kind,), "the cluster is paused", "no job follows", 1060.0)
     assert to_come.at(1060.0) is NOTHING
 
 
@@ -170,7 +172,7 @@ def test_a_real_master_answers_its_tender(cluster, tmp_path):
     with cw.ClusterExecutor(cluster.master) as executor:
         futures = [executor.submit(jobs.until, tmp_path / "gate") for _ in range(5)]
         kind = PossibleWorker(PY, WorkerCapacity(8))
-        to_come = m.WorkersToCome([kind.to_wire()], 60.0, "")
+        to_come = m.WorkersToCome([kind.to_wire()], 60.0, "", "")
         answer = wait_until(
             lambda: (found := status_client.ask_demand(candidates, to_come)) and found.shapes and found, 30
         )

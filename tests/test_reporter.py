@@ -87,7 +87,7 @@ def test_a_worker_that_a_tender_may_start_is_waited_for_and_its_trouble_is_a_war
 ):
     kind = PossibleWorker(sys.version_info[:2], WorkerCapacity(1000))
     candidates = address.find_master(master.address)
-    good = m.WorkersToCome([kind.to_wire()], 60.0, "")
+    good = m.WorkersToCome([kind.to_wire()], 60.0, "", "")
     paused = good._replace(notice="the cluster is paused: it has had enough")
     executor = cw.ClusterExecutor(master.address)
     with Worker(master.address):
@@ -101,7 +101,12 @@ def test_a_worker_that_a_tender_may_start_is_waited_for_and_its_trouble_is_a_war
         assert large.cancel() and not said(caplog, "client.notice")
         held = [executor.submit(jobs.until, tmp_path / "go on") for _ in range(2)]
         wait_for(caplog, "client.notice", paused.notice)  # jobs wait, though not for the tender alone
-        assert status_client.ask_demand(candidates, m.WorkersToCome([], 0.0, ""))
+        renewal = m.WorkersToCome(
+            [], 60.0, "", "no job follows Slurm job 7 (master) yet: sbatch: too many jobs"
+        )
+        assert status_client.ask_demand(candidates, renewal)
+        wait_for(caplog, "client.notice", renewal.problem)  # also of a cluster that is not elastic
+        assert status_client.ask_demand(candidates, m.WorkersToCome([], 0.0, "", ""))
         (tmp_path / "go on").touch()
         assert [future.result(LIMIT) for future in held]
         executor.shutdown()

@@ -139,7 +139,7 @@ def test_what_prevents_a_follower_is_told_and_tried_again_until_shortly_before_t
             watched.look(now + HOUR + seconds)
     assert len(refusals) == 3
     (problem,) = cw.slurm.status().problems
-    assert problem == "no job follows Table job 1 (master): sbatch: too many jobs"
+    assert problem == "no job follows Table job 1 (master) yet: sbatch: too many jobs"
     watched.look(now + 2 * HOUR - 20)
     assert len(refusals) == 3
     monkeypatch.setattr(table, "submit", submit)

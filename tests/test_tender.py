@@ -297,3 +297,13 @@ def test_the_pieces_of_a_start_leave_room_for_a_whole_one_as_later_ones_do():
 
     assert first(3, 8) == [3] and first(5, 5) == [4, 1] and first(0, 4) == []
     assert first(3, 4) == [4]
+
+
+def test_programs_whose_jobs_wait_hear_of_a_renewal_that_fails_in_any_cluster(make, tmp_path, caplog):
+    cluster = make(max=None, nworkers=2)
+    with waiting(cluster, 1, tmp_path / "go"):
+        assert cluster.look() == {}
+        with submitted.locked("default") as state:
+            state.note_problem("follower of 1", "no job follows Table job 1 (master) yet: too many jobs")
+        assert cluster.look() == {}
+        wait_until(lambda: "Table job 1 (master) yet: too many jobs" in caplog.text, LIMIT)

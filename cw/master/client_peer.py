@@ -230,8 +230,11 @@ class ClientPeer(Peer):
         waiting = self._wait.on_second(now, reason, session.delivered)
         if waiting is not None:
             self.send(waiting)
-        if survey.to_come.notice and reason is not None and reason.cause is not Cause.PAUSED:
-            self.remark(f"to come: {survey.to_come.notice}", survey.to_come.notice)
+        to_come = survey.to_come
+        if to_come.notice and reason is not None and reason.cause is not Cause.PAUSED:
+            self.remark(f"to come: {to_come.notice}", to_come.notice)
+        if to_come.problem and reason is not None:
+            self.remark(f"to come: {to_come.problem}", to_come.problem)
 
     def _settle(self) -> None:
         """Queue resubmitted jobs that no worker holds, once all workers that may hold some have reported."""

@@ -15,6 +15,8 @@ class ToCome:
     kinds: tuple[PossibleWorker, ...] = ()
     notice: str = ""
     """Why jobs that only these can run wait, a sentence without a full stop; ''."""
+    problem: str = ""
+    """What goes wrong with the cluster and is tried again; ''."""
     until: float = 0.0
     """When it is of no worth any more, as the tender may have ended."""
 
@@ -22,7 +24,7 @@ class ToCome:
     def of(cls, message: m.WorkersToCome, now: float) -> ToCome:
         """What this message says. Raises ProtocolError."""
         kinds = tuple(map(PossibleWorker.from_wire, message.kinds))
-        return cls(kinds, message.notice, now + message.seconds)
+        return cls(kinds, message.notice, message.problem, now + message.seconds)
 
     def at(self, now: float) -> ToCome:
         """Return what is still true."""

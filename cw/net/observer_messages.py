@@ -108,3 +108,4 @@ class WorkersToCome(NamedTuple):
     kinds: Kinds  # each a cw.observer.demand.PossibleWorker
     seconds: TimeLeft  # for which it can be relied on
     notice: Line  # why jobs that only these can run wait, if there is more to say than that; ''
+    problem: Line  # what goes wrong with the cluster's jobs, and is tried again, in words; ''

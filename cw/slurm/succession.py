@@ -127,7 +127,7 @@ def _submit(state: State, own: BatchJob, follows: int, delay: int = 0, is_parall
         piece = {"slots": own.slots, "kind": own.kind, "stays": own.stays}
         following = state.submit(own.role, follows, delay, is_parallel, **piece)
     except LaunchError as error:
-        state.note_problem(f"follower of {own.ident}", f"no job follows {own} ({own.role}): {error}")
+        state.note_problem(f"follower of {own.ident}", f"no job follows {own} ({own.role}) yet: {error}")
         raise
     state.note_problem(f"follower of {own.ident}", "")
     logger.info("sidecar.follower_submitted", "%s is submitted and follows this job", following)

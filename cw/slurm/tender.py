@@ -45,12 +45,16 @@ PROMISE_SECONDS = 60.0
 """Time for which the master relies on what it was last told (seconds). Longer: jobs wait for a tender that is gone.
 Shorter: one look that takes long lets clients hear that no worker can come."""
 
+PROBLEM_LENGTH = 1000
+"""Most characters about what goes wrong with the cluster's jobs that programs are told. More: they hide all else."""
+
 TAIL_LINES = 5
 """Lines of a failed piece's log that are kept."""
 
 
 class Tender:
-    """Looks after the elastic kinds of one cluster, if it has any."""
+    """Looks after the elastic kinds of one cluster, if it has any. Tells the master, too, what goes wrong with jobs of
+    any cluster: programs whose jobs wait hear it."""
 
     def __init__(self, name: str, token: str) -> None:
         self._name = name
@@ -65,10 +69,11 @@ class Tender:
     def look(self) -> None:
         """Look once, and do what is due. Raises LaunchError if the batch system does not answer."""
         state = State.load(self._name)
-        if state.token != self._token or state.is_stopping or not kinds.elastic(state):
+        is_elastic = bool(kinds.elastic(state))
+        if state.token != self._token or state.is_stopping or not (is_elastic or state.problems):
             return
         answer = status_client.ask_demand(address.find_cluster(self._name), self._to_come(state))
-        if answer is None or answer.settling or self._is_quiet(answer, state):
+        if not is_elastic or answer is None or answer.settling or self._is_quiet(answer, state):
             return
         state.rows()  # (asks the batch system if its last answer is old, while others may have the lock)
         with submitted.locked(self._name) as state:
@@ -199,7 +204,8 @@ class Tender:
             if plan.most:
                 python = offer.python or _own_python()
                 possible.append(PossibleWorker(python, offer.capacity(), seconds).to_wire())
-        return m.WorkersToCome(possible, PROMISE_SECONDS, kinds.notice(state, time.time()))
+        problem = "; ".join(state.problems.values())[:PROBLEM_LENGTH]
+        return m.WorkersToCome(possible, PROMISE_SECONDS, kinds.notice(state, time.time()), problem)
 
 
 def _own_python() -> tuple[int, int]:
