@@ -77,6 +77,7 @@ class Table:
         self.rows = {}
         self.requests = []
         self.released = []
+        self.without_workers = []
         self.own_job = 0
         self.failure = ""
 
@@ -129,6 +130,9 @@ class Table:
 
     def notify(self, jobs):
         self.cancel([job for job in jobs if self.rows[job.ident].is_waiting])
+
+    def end_workers(self, jobs):
+        self.without_workers += [job.ident for job in jobs]
 
     def release(self, jobs):
         self.released += [job.ident for job in jobs]

@@ -29,7 +29,9 @@ def slurm():
     ("changes", "found"),
     [
         ({}, NodeSlots(8, False)),
-        ({"partition": "whole"}, NodeSlots(8, True)),
+        ({"partition": "whole"}, NodeSlots(8, True, True)),
+        ({"worker_options": ["--partition", "whole"]}, NodeSlots(8, True)),  # the master's job is elsewhere
+        ({"batch_options": ["--exclusive"]}, NodeSlots(8, True, True)),
         ({"partition": "few"}, NodeSlots(3, False)),
         ({"worker_options": ["-pfew"]}, NodeSlots(3, False)),
         ({"worker_options": ["--partition", "few,whole"]}, NodeSlots(8, True)),  # most of its nodes

@@ -187,6 +187,9 @@ class BatchSystem(Protocol):
     def notify(self, jobs: Sequence[SubmittedJob]) -> None:
         """Send the workers of these jobs the signal at which they drain; waiting jobs are cancelled."""
 
+    def end_workers(self, jobs: Sequence[SubmittedJob]) -> None:
+        """Send the workers of these jobs SIGTERM; the jobs go on without them."""
+
     def release(self, jobs: Sequence[SubmittedJob]) -> None:
         """Let these jobs begin before those that they follow have ended."""
 

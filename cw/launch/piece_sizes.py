@@ -33,6 +33,8 @@ class NodeSlots(NamedTuple):
     slots: int
     is_whole: bool
     """A job gets whole nodes, whatever it asks for."""
+    is_whole_for_all: bool = False
+    """So does the master's: this is not by an option for workers alone."""
 
 
 def slots_of_node(shape: NodeShape, cpus_per_slot: int = 1, memory_per_cpu: int = 0) -> int:

@@ -91,6 +91,8 @@ class Plan(NamedTuple):
     """Devices of a piece."""
     is_whole: bool = False
     """The batch system gives whole nodes, whatever a job asks for."""
+    is_whole_for_all: bool = False
+    """The same is true of the master's job."""
 
     @property
     def sought_cluster(self) -> str:
@@ -123,8 +125,13 @@ class Plan(NamedTuple):
                 "number of slots (-n) in place of --nodes"
             )
         piece = self.piece or node_slots if self.nodes else self.piece
-        slots, is_whole = self.nodes * node_slots or self.slots, found is not None and found.is_whole
-        return self._replace(slots=slots, piece=piece, node_slots=node_slots, is_whole=is_whole)
+        return self._replace(
+            slots=self.nodes * node_slots or self.slots,
+            piece=piece,
+            node_slots=node_slots,
+            is_whole=found is not None and found.is_whole,
+            is_whole_for_all=found is not None and found.is_whole_for_all,
+        )
 
     def port(self) -> int | None:
         """Return the port in the master's options: 0 for any free one, None for the default. Raises AddressError."""
@@ -172,6 +179,8 @@ class ScriptRequest(NamedTuple):
     """Id of the job after whose end it may begin, or 0."""
     delay: int = 0
     """Least time from its submission to its start (seconds)."""
+    has_workers: bool = False
+    """The master's job has workers, too: the batch system gives whole nodes."""
 
     @property
     def job_name(self) -> str:

@@ -26,6 +26,10 @@ ORPHAN_LOOK_SECONDS = 120
 """Time between two looks for the master, once for each Slurm job (seconds). Longer: workers without one stay longer.
 Shorter: more processes are started for nothing."""
 
+HANDED_OVER = ".handed-over-"
+"""Beginning of the name of a file among the logs; the job's id follows. The script of a master's job with workers
+goes on without its master, in whose place another one is."""
+
 IS_IMPOSSIBLE = 3
 """Exit status of `renew` where jobs cannot be submitted."""
 

@@ -4,6 +4,7 @@
 
     the workers' job:   batch script --> srun --> on each node: bash --> the worker, or a container with it
     the master's job:   batch script --> sidecar (cw.slurm.sidecar), then the master in the script's place
+    with workers, too:  batch script --> the master, its sidecar, and the workers as above     (cw.slurm.hosting)
 
 Each node has one worker, with as many slots as Slurm has put tasks there. `srun` starts it alone, with all resources of
 the job on that node. Everything is plain shell, so that a user can read it, change it and submit it by hand.
@@ -77,6 +78,40 @@ def master_script(request: ScriptRequest) -> Script:
 def worker_script(request: ScriptRequest) -> Script:
     """Return the batch script of the workers' job."""
     plan = request.plan
+    what = f'Workers of the cw cluster "{plan.name}": one a node, with as many slots as tasks there.'
+    lines = [
+        *shell_lines.head(plan, what),
+        *shell_lines.setup(plan),
+        *shell_lines.renewal(request),
+        *_workers(request),
+        "status=$?",
+        *_if_all_were_idle(shell_lines.end_of_renewal(request)),
+        _FINISH,
+    ]
+    return _script(request, _arguments(request), lines)
+
+
+def host_script(request: ScriptRequest) -> Script:
+    """Return the batch script of a master's job that has workers, too."""
+    plan = request.plan
+    lines = [
+        *shell_lines.head(plan, f'The master of the cw cluster "{plan.name}", and workers: one a node.'),
+        f'export {VARIABLE}="slurm/$SLURM_CLUSTER_NAME/$SLURM_JOB_ID"',
+        *shell_lines.setup(plan),
+        *shell_lines.renewal(request),
+        f"rm -f {shlex.quote(request.logs)}/{shell_lines.HANDED_OVER}$SLURM_JOB_ID  # of a job that was requeued",
+        f"{shell_lines.master_command(plan)} & master=$!",
+        f"{shell_lines.sidecar('watch', request)} --parent $master &",
+        *_workers(request),
+        _HOST.replace("MARK", shell_lines.HANDED_OVER),
+        _FINISH,
+    ]
+    return _script(request, _arguments(request), lines)
+
+
+def _arguments(request: ScriptRequest) -> list[str]:
+    """Return the options of sbatch for a job with workers."""
+    plan = request.plan
     size = [f"--ntasks={plan.slots}"]
     if plan.is_isolated:
         size += [f"--nodes={plan.slots}", "--ntasks-per-node=1"]
@@ -84,19 +119,20 @@ def worker_script(request: ScriptRequest) -> Script:
         size.append("--nodes=1")
     seconds = seconds_of(plan.time)
     notice = NOTICE_SECONDS if seconds is None else max(1, min(NOTICE_SECONDS, int(seconds / 5)))
-    arguments = [
+    return [
         *size, f"--signal={NOTICE}@{notice}", *([f"--mem-per-cpu={plan.mem_per_cpu}"] if plan.mem_per_cpu else []),
         *([f"--gres=gpu:{plan.gpus}"] if plan.gpus else []), *plan.system_options("worker"),
     ]  # fmt: skip
+
+
+def _workers(request: ScriptRequest) -> list[str]:
+    """Return the lines that start the workers; the last is their `srun`."""
+    plan = request.plan
     in_container = containers.on_node(plan, "${SLURM_STEP_GPUS:-$SLURM_JOB_GPUS}")
     on_node = _ON_NODE.replace("RESTORE", in_container + inside.RESTORE).replace("NOTICE", str(NOTICE))
     on_node = on_node.replace("IDLE", str(IDLE_STATUS))
     on_node = on_node.replace("WORKER", shell_lines.worker_command(request))
-    what = f'Workers of the cw cluster "{plan.name}": one a node, with as many slots as tasks there.'
-    lines = [
-        *shell_lines.head(plan, what),
-        *shell_lines.setup(plan),
-        *shell_lines.renewal(request),
+    return [
         f"export CW_LOGS={shlex.quote(request.logs)}",
         *shell_lines.end_of_orphans(request),
         inside.SAVE,
@@ -104,12 +140,9 @@ def worker_script(request: ScriptRequest) -> Script:
         inside.GPUS,
         "srun --nodes=$SLURM_JOB_NUM_NODES --ntasks=$SLURM_JOB_NUM_NODES --ntasks-per-node=1 --mem=0 \\",
         "    --cpu-bind=none --no-kill --kill-on-bad-exit=0 --input=none $CW_GPUS bash -c "
-        + shlex.quote(on_node),
-        "status=$?",
-        *_if_all_were_idle(shell_lines.end_of_renewal(request)),
-        _FINISH,
+        + shlex.quote(on_node)
+        + (" &" if request.has_workers else ""),
     ]
-    return _script(request, arguments, lines)
 
 
 def _if_all_were_idle(commands: Sequence[str]) -> list[str]:
@@ -132,6 +165,13 @@ export CW_SLOTS=$(sed 's/,/\\n/g' <<<"$SLURM_TASKS_PER_NODE" |
 export CW_MEM="${SLURM_MEM_PER_NODE:-0} ${SLURM_MEM_PER_CPU:-0}"
 unset SLURM_MEM_PER_CPU SLURM_MEM_PER_NODE SLURM_MEM_PER_GPU SLURM_NTASKS_PER_NODE SLURM_EXPORT_ENV
 trap 'is_over=1' TERM  # it goes to the workers too: wait until they have ended"""
+
+_HOST = """\
+workers=$!
+# The job ends with its master, unless a follower's master is there for its workers. (A signal interrupts `wait`.)
+until wait $master; status=$?; ! kill -0 $master 2>/dev/null; do :; done
+[ -n "$is_over" ] || [ -e "$CW_LOGS/MARK$SLURM_JOB_ID" ] || exit $status
+until wait $workers; status=$?; ! kill -0 $workers 2>/dev/null; do :; done"""
 
 # The steps of a preempted job get SIGTERM at once, the script only after the grace time.
 _FINISH = """\

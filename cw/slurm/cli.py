@@ -16,7 +16,7 @@ from cw.launch import shell_lines
 from cw.launch.options import ClusterOptions, split_line
 from cw.launch.plan import Plan
 from cw.net import address
-from cw.slurm import cluster, ending, kinds, pieces, profiles, starting, unused
+from cw.slurm import cluster, ending, hosting, kinds, pieces, profiles, starting, unused
 from cw.slurm.elastic import KindStatus
 from cw.slurm.job_lines import job_lines
 from cw.slurm.submitted import BatchJob, State
@@ -84,11 +84,14 @@ def _print_scripts(plan: Plan, master: bool, workers: bool) -> None:
     state.plans, state.token = {"master": plan, "workers": plan}, "TOKEN"
     state.logs = os.path.join(os.path.dirname(state.file()), "logs")
     roles = (("master", master and not plan.has_local_master), ("workers", workers))
+    hosted = hosting.slots_of_master(plan, master, workers)
+    beside = hosting.sizes_beside(plan, hosted) or [kinds.size_of(plan)] * plan.is_elastic
     scripts = []
     for role, is_chosen in roles:
-        sizes = (kinds.first_sizes(plan) or [kinds.size_of(plan)]) if role == "workers" else [0]
+        sizes = beside if role == "workers" else [hosted]
         for size, count in Counter(sizes).items() if is_chosen else []:
-            script = state.script(BatchJob(role, 0, "", "", size, 0.0)).as_shell()
+            job = BatchJob(role, 0, "", "", size, 0.0, stays=role == "master")
+            script = state.script(job).as_shell()
             if count > 1:
                 script = f"for piece in {{1..{count}}}; do\n{script}sleep {pieces.PAUSE_SECONDS}; done\n"
             scripts.append(script)

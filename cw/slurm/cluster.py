@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from cw import advice, guard, program
@@ -24,7 +25,7 @@ from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError, Lifeline
 from cw.launch.options import ClusterOptions, takes
 from cw.net import address
-from cw.slurm import elastic, ending, finding, job_logs, kinds, pieces, scaling, submitted, used
+from cw.slurm import elastic, ending, finding, hosting, job_logs, kinds, pieces, scaling, submitted, used
 from cw.slurm.elastic import KindStatus
 from cw.slurm.starting import SlurmCluster, make_plan, start_plan
 from cw.slurm.submitted import BatchJob, State
@@ -185,15 +186,16 @@ def scale(
         state.save()
         plan = state.plans["workers"]
     more = pieces.submit_pieces(name, state.token, plan.pieces(change.slots)) if change.slots else []
-    return _describe(change, more, lost, nworkers)
+    hosted = sum(job.slots for job in hosting.hosts(state)[:1])
+    return _describe(change, more, lost, nworkers, hosted)
 
 
 def _change_size(state: State, wanted: int) -> tuple[scaling.Change[BatchJob], int]:
     """Plan the change to `wanted` slots, and end the jobs that are too many. Returns the number of lost slots, too."""
-    found = pieces.look_at(state, state.of_role("workers"), must_answer=True)
+    found = pieces.look_at(state, state.with_workers(), must_answer=True)
     status = finding.ask(state)
-    state.jobs = [job for job in state.jobs if job not in found.ended]
-    jobs = state.of_role("workers")
+    state.jobs = [job for job in state.jobs if job not in found.ended or job.role == "master"]
+    jobs = state.with_workers()
     there = pieces.use_of(status, jobs)
     # Of those that were submitted just now, none has begun whose workers are not there.
     waiting = [*found.waiting, *(job for job in found.unknown if status and not there[job.ident].slots)]
@@ -201,7 +203,10 @@ def _change_size(state: State, wanted: int) -> tuple[scaling.Change[BatchJob], i
     has_settled = status is not None and (not masters or bool(pieces.look_at(state, masters).joined))
     lost = pieces.lost_slots(found, there) if has_settled else {}
     held = {ident: use.held for ident, use in there.items()}
-    change = scaling.plan(jobs, waiting, wanted, lost, held)
+    hosted = hosting.slots(state, found) - sum(lost.pop(job.ident, 0) for job in hosting.hosts(state))
+    jobs = state.of_role("workers")
+    change = scaling.plan(jobs, set(waiting).intersection(jobs), max(0, wanted - hosted), lost, held)
+    change = replace(change, left=change.left + hosted)
     cancelled = [job for job in change.cancelled if job not in found.unknown]
     drained = [job for job in [*change.drained, *change.cancelled] if job not in cancelled]
     state.cancel(cancelled)
@@ -211,15 +216,20 @@ def _change_size(state: State, wanted: int) -> tuple[scaling.Change[BatchJob], i
     return change, sum(lost.values())
 
 
-def _describe(change: scaling.Change[BatchJob], more: Sequence[BatchJob], lost: int, wanted: int) -> str:
-    """Describe a change of size. `lost`: number of slots that were there and are not."""
+def _describe(
+    change: scaling.Change[BatchJob], more: Sequence[BatchJob], lost: int, wanted: int, hosted: int
+) -> str:
+    """Describe a change of size. `lost`: number of slots that were there and are not; `hosted`: those of the master's
+    job."""
     reported = [f"{job} drains" if job in change.drained else f"{job} taken back" for job in change.ended]
     if lost:
         reported.append(f"{program.count(lost, 'slot is', 'slots are')} lost")
     if more:
         others = f" and {program.count(len(more) - 1, 'other')}" if len(more) > 1 else ""
         reported.append(f"{more[0]}{others} for {program.count(change.slots, 'more slot')}")
-    if change.left > wanted:
+    if change.left == hosted > wanted:
+        reported.append(f"{program.count(hosted, 'slot stays', 'slots stay')}, as the master is in their job")
+    elif change.left > wanted:
         reported.append(
             f"{change.left} slots stay, as no running job has as few as {change.left - wanted} (--piece makes smaller "
             "ones)"

@@ -19,7 +19,7 @@ from cw.elastic.plan import Stage
 from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError
 from cw.launch.plan import Plan
-from cw.slurm import ending, kinds, submitted, supply
+from cw.slurm import ending, hosting, kinds, submitted, supply
 from cw.slurm.submitted import BatchJob, State
 
 
@@ -162,7 +162,9 @@ def _above(state: State, kind: str, least: int, most: int) -> list[BatchJob]:
         and (job.ident not in rows or rows[job.ident].is_active)
     ]
     running = [job for job in there if job.ident in rows and rows[job.ident].is_running]
+    hosted = sum(job.slots for job in hosting.hosts(state) if not kind and job.follows not in idents)
     total, staying = sum(job.slots for job in there), sum(job.slots for job in there if job.stays)
+    total, staying = total + hosted, staying + hosted
     chosen = []
     waiting = [job for job in there if job not in running]
     for job in [*reversed(waiting), *reversed(running)]:

@@ -14,13 +14,17 @@ from cw.launch import status_client
 from cw.launch.launcher import LaunchError
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm import finding, submitted, used
+from cw.slurm import finding, hosting, submitted, used
 from cw.slurm.submitted import BatchJob, State
 
 logger = EventLogger("cw.slurm")
 
 DRAIN_SECONDS = 20.0
 """Time that `stop` lets running jobs go on (seconds). Longer: it blocks. Shorter: more work is lost."""
+
+MASTER_SECONDS = 15.0
+"""Most time to wait for the end of a master whose job goes on with its workers (seconds). Shorter: it may still answer
+afterwards."""
 
 ROLES = ("master", "workers")
 """Parts of a cluster."""
@@ -52,6 +56,8 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS, roles: Sequence[
     before = finding.ask(state)
     try:
         State.system.check_answers()
+        if is_part:
+            _check_begun(state, before)
         left = _drain(state, grace)
     except LaunchError:  # the batch system does not answer: the cluster goes on as before
         with submitted.locked(name) as state:
@@ -61,6 +67,7 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS, roles: Sequence[
     if is_part:
         with submitted.locked(name) as state:
             state.is_stopping = False
+            hosting.end_workers(state)
             state.cancel_all(roles)
         return _report(before, left, "the workers are stopped; their master goes on")
     if before is not None and state.sought() == name and "master" in roles:
@@ -77,15 +84,36 @@ def stop(name: str | None = None, grace: float = DRAIN_SECONDS, roles: Sequence[
 
 def _has(state: State, role: str) -> bool:
     """True if jobs of this role were submitted, or if its master is a process on a login node."""
-    return bool(state.of_role(role)) or (role == "master" and bool(state.local))
+    jobs = state.with_workers() if role == "workers" else state.of_role(role)
+    return bool(jobs) or (role == "master" and bool(state.local))
+
+
+def _check_begun(state: State, status: status_client.ClusterStatus | None) -> None:
+    """Raise LaunchError if the workers' jobs cannot be ended without the master's. `status`: its answer."""
+    rows = state.rows()
+    for job in hosting.hosts(state):
+        has_begun = job.ident in rows and not rows[job.ident].is_waiting
+        if not (job.follows or has_begun or hosting.answers_in(status, job)):
+            stop = advice.command("slurm", "stop", name=state.name)
+            raise LaunchError(f"{job} has the master and workers, and has not begun: end both (`{stop}`)")
 
 
 def _stop_master(name: str) -> str:
     """End only the master; its workers keep their jobs for the next one."""
     State.system.check_answers()
     with submitted.locked(name) as state:
+        before = finding.ask(state)
         _end_local_master(state)
+        hosted = hosting.hosts(state)
+        for job in hosted:
+            hosting.hand_over(state, job.ident, state.rows(), before)
         state.cancel_all(["master"])
+    deadline = time.monotonic() + MASTER_SECONDS
+    while hosted and before is not None and time.monotonic() < deadline:
+        status = finding.ask(state)
+        if status is None or status.ident != before.ident:
+            break
+        time.sleep(LOOK_SECONDS)
     start = advice.command("slurm", "start", "-W", name=name)
     return f"the master is stopped; its workers look for another: `{start}` starts one"
 
@@ -111,7 +139,7 @@ def _report(before: status_client.ClusterStatus | None, left: int, what: str) ->
 
 def _drain(state: State, grace: float) -> int:
     """Let running jobs end; returns the number of those that have not. (No waiting job starts any more.)"""
-    jobs = state.of_role("workers")
+    jobs = state.with_workers()
     if not jobs:
         return 0
     order_drain(state, jobs)

@@ -27,7 +27,8 @@ def _of_one(job: JobStatus) -> str:
     nodes = f" on {job.nodes}" if job.nodes else ""
     left = "" if job.time_left is None else f", {format_seconds(job.time_left)} left"
     size = f" ({program.count(job.slots, 'slot')})" if job.slots else ""
-    return f"{job.role}{size}: Slurm job {job.ident} {job.state}{nodes}{left}"
+    what = "master and workers" if job.role == "master" and job.slots else job.role
+    return f"{what}{size}: Slurm job {job.ident} {job.state}{nodes}{left}"
 
 
 def _of_many(jobs: Sequence[JobStatus]) -> str:

@@ -158,7 +158,7 @@ def fixed_limits(state: State) -> dict[str, Limits]:
     """Return the limits of workers whose number does not change, if the cluster has such, by the name of their kind:
     jobs that they can run bring no pieces of a kind that was added with more than these need."""
     plan = state.plans.get(plan_name(""))
-    slots = sum(job.slots for job in state.of_role("workers") if not job.kind)
+    slots = sum(job.slots for job in state.with_workers() if not job.kind)
     if plan is None or plan.is_elastic or not slots:
         return {}
     return {"": Limits(offer_of(plan), max(slots, size_of(plan)))}

@@ -27,7 +27,7 @@ from cw.launch.launcher import LaunchError
 from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm import submitted, succession, unused
+from cw.slurm import hosting, submitted, succession, unused
 from cw.slurm.submitted import State
 from cw.slurm.tender import Tender
 
@@ -74,6 +74,7 @@ def watch(name: str, token: str, master: int) -> None:
     tender = Tender(name, token)
     classified_at = time.monotonic()
     while not poller.poll(min(unused.LOOK_SECONDS, followers.wait_seconds(time.time())) * 1000):
+        hosting.leave(name, token, master)
         with contextlib.suppress(LaunchError):  # the batch system does not answer; it is asked again
             unused_watch.look(time.time())
         try:

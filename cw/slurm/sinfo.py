@@ -38,13 +38,17 @@ def look_at_nodes(plan: Plan) -> NodeSlots | None:
         shape = _shape(partition, is_chosen or any(has_option(options, name) for name in _CHOOSING))
         if shape is None:
             return None
-        is_whole = shape.is_whole or has_option(options, "--exclusive") or _allocates_whole_nodes()
+        is_by_partition = shape.is_whole and not value_of(plan.worker_options, "--partition", "-p")
+        is_for_all = (
+            is_by_partition or has_option(plan.batch_options, "--exclusive") or _allocates_whole_nodes()
+        )
+        is_whole = is_for_all or shape.is_whole or has_option(options, "--exclusive")
     except LaunchError:
         return None  # sbatch will say what is wrong
     cpus = value_of(options, "--cpus-per-task", "-c")
     memory = plan.mem_per_cpu or value_of(options, "--mem-per-cpu", "")
     slots = slots_of_node(shape, int(cpus) if cpus.isdigit() else 1, _megabytes(memory))
-    return NodeSlots(slots, is_whole)
+    return NodeSlots(slots, is_whole, is_for_all)
 
 
 def has_option(options: Sequence[str], name: str) -> bool:

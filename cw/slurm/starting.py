@@ -19,7 +19,7 @@ from cw.launch.options import ClusterOptions
 from cw.launch.plan import Plan
 from cw.net import address
 from cw.net.sockets import SILENCE
-from cw.slurm import ending, finding, job_logs, kinds, pieces, profiles, submitted, unused
+from cw.slurm import ending, finding, hosting, job_logs, kinds, pieces, profiles, submitted, unused
 from cw.slurm.submitted import State
 
 logger = EventLogger("cw.slurm")
@@ -133,7 +133,8 @@ def start_plan(
     if not (master or os.environ.get("CW_MASTER") or State.load(plan.name).of_role("master")):
         _check_master_answers(plan.sought_cluster)
     roles = [role for role, is_chosen in (("master", master), ("workers", workers)) if is_chosen]
-    sizes = kinds.first_sizes(plan) if workers else []
+    slots = hosting.slots_of_master(plan, master, workers)
+    sizes = hosting.sizes_beside(plan, slots) if workers else []
     with submitted.locked(plan.name) as state:
         _check_room(state, roles, plan)
         is_new = not state.token or (master and not state.jobs)
@@ -150,14 +151,14 @@ def start_plan(
             if master and plan.has_local_master:
                 _start_local_master(state, plan)
             elif master:
-                state.submit("master")
+                state.submit("master", slots=slots, stays=slots > 0)
         except BaseException:
             _undo(state, before)
             raise
     token = state.token
     try:
         if workers:
-            state = _submit_workers(state, plan, report)
+            state = _submit_workers(state, plan, sizes, report)
         status = _wait_for_master(state, report) if master or not foreign else None
         connected, pending = _wait_for_slots(state, status, report) if workers and status else (0, "")
     except LaunchError:
@@ -166,14 +167,13 @@ def start_plan(
                 _undo(state, before)
         raise
     where = status.where if status else foreign
-    cluster = SlurmCluster(where, sum(sizes), state.logs, lambda: ending.stop(plan.name))
+    cluster = SlurmCluster(where, slots + sum(sizes), state.logs, lambda: ending.stop(plan.name))
     cluster.name, cluster.connected, cluster.pending = plan.name, connected, pending
     return cluster
 
 
-def _submit_workers(state: State, plan: Plan, report: Callable[[str], None]) -> State:
-    """Submit the pieces; returns the state with them."""
-    sizes = kinds.first_sizes(plan)
+def _submit_workers(state: State, plan: Plan, sizes: Sequence[int], report: Callable[[str], None]) -> State:
+    """Submit pieces of these sizes; returns the state with them."""
     if (seconds := pieces.PAUSE_SECONDS * (len(sizes) - pieces.BURST)) > 5.0:
         report(f"{len(sizes)} pieces are submitted one after the other, which takes {seconds:.0f} s or more")
     pieces.submit_pieces(plan.name, state.token, sizes, stays=plan.is_elastic)
@@ -240,12 +240,13 @@ def _check_room(state: State, roles: Sequence[str], plan: Plan) -> None:
         if any(map(Process.is_alive, state.local_processes())) or finding.is_local_elsewhere(state)
         else set()
     )
-    if "master" in present and kinds.has_elastic_workers(state):
+    if "master" in present and (kinds.has_elastic_workers(state) or hosting.hosts(state)):
         present.add("workers")
     for role in roles:
         if role in present:
             place = f"a process on {state.local['host']}" if state.local else "elastic, and none is there now"
-            jobs = ", ".join(map(str, state.of_role(role))) or place
+            there = state.with_workers() if role == "workers" else state.of_role(role)
+            jobs = ", ".join(map(str, there)) or place
             stop = advice.command("slurm", "stop", name=state.name)
             size = advice.command("slurm", "scale", "-n", "8", name=state.name)
             what = (
@@ -330,7 +331,7 @@ def _wait_for_slots(
     state: State, status: status_client.ClusterStatus | None, report: Callable[[str], None]
 ) -> tuple[int, str]:
     """Wait for the slots. Returns (slots connected, the batch system's words on the workers' job if not all are)."""
-    jobs = state.of_role("workers")
+    jobs = state.with_workers()
     wanted = sum(other.slots for other in jobs)
     began = time.monotonic()
     while True:

@@ -44,6 +44,7 @@ class BatchJob(NamedTuple):
     """One of several clusters that the batch system serves; '' if there is only one."""
     name: str
     slots: int
+    """Number of its slots. A master's job has some where nodes are given whole (cw.slurm.hosting)."""
     at: float
     """Time of its submission (seconds since 1970)."""
     follows: int = 0
@@ -152,11 +153,14 @@ class State:
 
     def script(self, job: BatchJob, delay: int = 0) -> Script:
         """Return the script of a job that is about to be submitted."""
-        plan = self.plans[job.kind or job.role]
+        has_workers = job.role == "master" and job.slots > 0
+        plan = self.plans[job.kind or ("workers" if has_workers else job.role)]
         plan = plan._replace(slots=job.slots or plan.slots, idle=0.0 if job.stays else plan.idle)
         if job.role == "workers" and plan.is_elastic:  # its tender replaces it, if it is still wanted
             plan = plan._replace(is_renewed=False)
-        request = ScriptRequest(job.role, plan, self.token, self.logs, self.kill_wait, job.follows, delay)
+        request = ScriptRequest(
+            job.role, plan, self.token, self.logs, self.kill_wait, job.follows, delay, has_workers
+        )
         return State.system.script(request)
 
     def note_problem(self, subject: str, text: str) -> None:
@@ -180,7 +184,10 @@ class State:
         clusters = {"", *(job.cluster for job in self.jobs)}
         for role in roles:
             self.cancel(self.of_role(role))
+        for role in roles:
             name = job_name(self.name, role, self.token)
+            if any(job.name == name for job in self.jobs):
+                continue  # it is a job of workers by now (cw.slurm.hosting)
             for cluster in clusters:
                 State.system.cancel_named(name, cluster)
 
@@ -220,6 +227,10 @@ class State:
 
     def of_role(self, role: str) -> list[BatchJob]:
         return [job for job in self.jobs if job.role == role]
+
+    def with_workers(self) -> list[BatchJob]:
+        """Return the jobs that have workers: those of the role, and a master's that has some beside it."""
+        return [job for job in self.jobs if job.role == "workers" or job.slots]
 
     def local_processes(self) -> list[Process]:
         """Return the processes of a master on a login node, if it is this one."""

@@ -27,7 +27,7 @@ from cw.launch.plan import job_name
 from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm import finding, submitted
+from cw.slurm import finding, hosting, submitted
 from cw.slurm.submitted import BatchJob, State
 
 logger = EventLogger("cw.slurm.sidecar")
@@ -171,7 +171,7 @@ class Succession:
             self._take_over(own, now)
             return
         rows = state.rows()
-        if own.follows and not goes_on(state) and self._is_over(state, rows, now):
+        if own.follows and not goes_on(state) and self._is_over(state, own, rows, now):
             logger.info("sidecar.cluster_over", "no job of the workers is left: the master ends")
             status_client.ask(address.find_cluster(self._name), m.End("no job of its workers is left"))
             return
@@ -183,21 +183,24 @@ class Succession:
         status = status_client.ask(address.find_cluster(self._name))
         if status is None or not finding.is_in(Location.parse(status.location), [own]):
             return
+        rows = State.load(self._name).rows()
         with submitted.locked(self._name) as state:
             if _own_job(state, self._token, self._ident) is not None:
-                state.cancel([job for job in state.jobs if job.ident == own.follows])
+                hosting.hand_over(state, own.follows, rows)
                 logger.info("sidecar.master_follows", "this master has taken the place of the one before it")
         self._is_in_place = True
 
-    def _is_over(self, state: State, rows: Mapping[int, ListedJob], now: float) -> bool:
-        """True if there has been no workers' job for a while."""
+    def _is_over(self, state: State, own: BatchJob, rows: Mapping[int, ListedJob], now: float) -> bool:
+        """True if there has been no workers' job for a while; with workers beside the master, if jobs are over, too."""
         if active_jobs(state, "workers", rows, now):
             self._alone_since = 0.0
         elif not self._alone_since:
             self._alone_since = now
         elif now - self._alone_since >= LOOK_SECONDS:
             status = status_client.ask(address.find_cluster(self._name))
-            return status is not None and not status.workers  # (Others may have joined.)
+            if status is None or (own.slots and status.waiting + status.running):
+                return False
+            return len(status.workers) == len(finding.workers_of(status, [own]))  # (Others may have joined.)
         return False
 
     def _follow(self, state: State, own: BatchJob, rows: Mapping[int, ListedJob], now: float) -> None:

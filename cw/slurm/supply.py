@@ -56,12 +56,12 @@ def look(
     found = Found({}, [], [], [])
     idents = {job.ident for job in state.jobs}
     for job in state.jobs:
-        if job.role != "workers" or job.follows in idents:  # (what follows a piece adds no slots to it)
-            found.jobs.append(job)
-            continue
         row = rows.get(job.ident)
         draining = workers.get(job.ident, ())
-        if not draining and _has_ended(job, row, now):
+        if not _is_piece(job, bool(draining) or (row is not None and row.is_running), idents):
+            found.jobs.append(job)
+            continue
+        if job.role == "workers" and not draining and _has_ended(job, row, now):
             found.ended.append(Ended(job, *_outcome(job, row)))
             continue
         stage = _stage(job, row, draining)
@@ -73,6 +73,14 @@ def look(
         found.jobs.append(job)
         found.pieces.setdefault(job.kind, []).append(Piece(job.ident, job.slots, stage, job.stays))
     return found
+
+
+def _is_piece(job: BatchJob, has_begun: bool, idents: Collection[int]) -> bool:
+    """True if this job has slots of its own: what follows a piece adds none to it. A follower of a master's job with
+    workers does as soon as it runs, since that one goes on beside it."""
+    if job.role == "master":
+        return job.slots > 0 and has_begun
+    return job.follows not in idents
 
 
 def _has_ended(job: BatchJob, row: ListedJob | None, now: float) -> bool:

@@ -64,6 +64,8 @@ class Slurm:
         return squeue.current_job()
 
     def script(self, request: ScriptRequest) -> Script:
+        if request.has_workers:
+            return batch.host_script(request)
         return batch.master_script(request) if request.role == "master" else batch.worker_script(request)
 
     def submit(self, script: Script) -> tuple[int, str]:
@@ -90,6 +92,9 @@ class Slurm:
         self._scancel(jobs, "--state=PENDING")
         # (For a job that waits, or has just begun, scancel would try for minutes.)
         self._scancel(jobs, "--state=RUNNING", f"--signal={batch.NOTICE}")
+
+    def end_workers(self, jobs: Sequence[SubmittedJob]) -> None:
+        self._scancel(jobs, "--state=RUNNING", "--signal=TERM")  # (steps only)
 
     def release(self, jobs: Sequence[SubmittedJob]) -> None:
         for job in jobs:

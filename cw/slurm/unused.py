@@ -20,7 +20,7 @@ from cw.events import EventLogger
 from cw.launch import status_client
 from cw.net import address
 from cw.net import messages as m
-from cw.slurm import submitted, used
+from cw.slurm import finding, hosting, submitted, used
 from cw.slurm.submitted import State, directory_name
 
 logger = EventLogger("cw.slurm.sidecar")
@@ -31,6 +31,9 @@ Shorter: it is gone before the program that it was started for."""
 
 RETURN_SECONDS = 60.0
 """Time for programs and workers to find a master that took the place of another one (seconds)."""
+
+OWN_SECONDS = 5.0
+"""Most time for the end of workers in the master's own job (seconds). Shorter: the note of the end lacks their use."""
 
 LOOK_SECONDS = 2.0
 """Least time between looks (seconds)."""
@@ -44,6 +47,13 @@ class Facts(NamedTuple):
     workers: int
     pieces: int
     """Jobs of workers that wait, start or run."""
+    is_hosted: bool = False
+    """The master's job has workers, too: these are not among the others, since they do not end when they are idle."""
+
+    @property
+    def is_used(self) -> bool:
+        """True if a program is connected, or jobs are there."""
+        return bool(self.clients or self.jobs)
 
 
 class Quiet:
@@ -59,11 +69,13 @@ class Quiet:
     def is_over(self, facts: Facts, now: float) -> bool:
         """True if nobody has used the cluster for long enough. Workers that were there have waited for `seconds` before
         they ended, but a program may have been connected since then."""
-        if facts.clients or facts.jobs:
+        if facts.is_used:
             self._used_at = now
-        if any(facts):
+        if facts.is_used or facts.workers or facts.pieces:
             self._since = now
-            self._had_workers = self._had_workers or facts.workers > 0
+            # (Workers of the master's job do not end by themselves: the first program has found some.)
+            has_worked = facts.workers > 0 or (facts.is_hosted and facts.is_used)
+            self._had_workers = self._had_workers or has_worked
             return False
         if self._had_workers:
             return now - self._since >= LOOK_SECONDS and now - self._used_at >= self._seconds
@@ -98,11 +110,13 @@ class Watch:
             self._quiet = None
             return False
         rows = state.rows() if state.jobs else {}
+        own = hosting.begun_as_masters(state)
         pieces = [
-            job for job in state.of_role("workers")
-            if (rows[job.ident].is_active if job.ident in rows else now - job.at < State.system.list_seconds)
+            job for job in state.of_role("workers") if job not in own
+            and (rows[job.ident].is_active if job.ident in rows else now - job.at < State.system.list_seconds)
         ]  # fmt: skip
-        facts = Facts(status.clients, status.waiting + status.running, len(status.workers), len(pieces))
+        others = len(status.workers) - len(finding.workers_of(status, own))
+        facts = Facts(status.clients, status.waiting + status.running, others, len(pieces), bool(own))
         if not self._quiet.is_over(facts, now):
             return False
         why = f"nothing was left to do for {seconds:g} s, and no program was connected"
@@ -112,6 +126,7 @@ class Watch:
 def end(name: str, token: str, why: str) -> bool:
     """End the cluster with this token, from within its master's job: first all else. False: it is another one's."""
     own = State.system.current_job()
+    _end_own_workers(State.load(name), token)
     with submitted.locked(name) as state:
         if state.token != token or state.is_stopping:
             return False
@@ -124,6 +139,19 @@ def end(name: str, token: str, why: str) -> bool:
     logger.info("sidecar.unused", "the cluster ends: %s", why)
     status_client.ask(address.find_cluster(name), m.End(f"the cluster ended: {why}"))
     return True
+
+
+def _end_own_workers(state: State, token: str) -> None:
+    """Let the workers in the master's job end by themselves, so that they say how much of their time was used."""
+    jobs = hosting.begun_as_masters(state) if state.token == token else []
+    deadline = time.monotonic() + OWN_SECONDS
+    while jobs and time.monotonic() < deadline:
+        status = finding.ask(state)
+        there = finding.workers_of(status, jobs) if status else []
+        if not there:
+            return
+        finding.ask(state, m.Drain([worker["ident"] for worker in there]))
+        time.sleep(LOOK_SECONDS / 10)
 
 
 def last_end(name: str) -> str:

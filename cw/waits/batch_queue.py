@@ -44,7 +44,7 @@ def look(where: str) -> Found | None:
             if problem := kinds.notice(state, time.time()):
                 return Found(problem, problem)
         # (Of pieces, those that have joined are known: it is others that are waited for.)
-        jobs = [(state, job) for state in states for job in state.of_role("workers") if not job.joined]
+        jobs = [(state, job) for state in states for job in state.with_workers() if not job.joined]
         return _in_words(jobs, time.time()) if jobs else _nothing(states[0])
     except LaunchError as error:
         return Found(f"{State.system.title} does not say what became of its jobs ({error})", "no answer")
@@ -64,7 +64,7 @@ def more_slots(where: str) -> str:
     if kinds.has_elastic_workers(state):
         most = state.plans["workers"].most or 0
         return advice.command("slurm", "scale", "--max", str(2 * most or 1), name=state.name)
-    slots = sum(job.slots for job in state.of_role("workers"))
+    slots = sum(job.slots for job in state.with_workers())
     return advice.command("slurm", "scale", "-n", str(2 * slots or 1), name=state.name)
 
 
@@ -123,7 +123,7 @@ def _nothing(state: State) -> Found:
     if kinds.elastic(state):
         return Found("the cluster is elastic, and is about to submit pieces for these jobs", "elastic")
     scale = advice.command("slurm", "scale", "-n", "1", name=state.name)
-    failures = [job_logs.setup_failure(state, job) for job in state.of_role("workers")[-1:]]
+    failures = [job_logs.setup_failure(state, job) for job in state.with_workers()[-1:]]
     why = "".join(f" ({failure})" for failure in failures if failure)
     problems = "".join(f"; {text}" for text in state.problems.values())
     return Found(
