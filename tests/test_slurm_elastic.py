@@ -3,11 +3,13 @@
 import os
 import time
 
+import jobs
 import pytest
 import sandbox
 from conftest import wait_until
 from programs import LIMIT
 from test_slurm import run, shared, slurm, standing  # noqa: F401 (fixtures)
+from test_slurm_loss import preempting  # noqa: F401
 
 import cw
 from cw.location import Location
@@ -43,6 +45,58 @@ def test_pieces_come_with_the_jobs_are_replaced_when_lost_and_end_when_idle(slur
         assert standing() is not None
         assert executor.submit(place, 0.0).result(LIMIT)  # and they come again
     assert "stopped" in run("stop")[0]
+    assert not workers_in(slurm)
+
+
+@pytest.mark.timeout(150)
+def test_pieces_that_are_preempted_come_again_and_are_no_failures(preempting):  # noqa: F811
+    run("start", "--max", 4, "--piece", 1, "--partition", "low", "--time", 60, "--local-master")
+    with cw.ClusterExecutor() as executor:
+        futures = [executor.submit(place, 1.5) for _ in range(24)]
+        wait_until(lambda: len(standing().workers) >= 3, LIMIT, standing)
+        high = preempting.run(
+            "sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 4"
+        )
+        wait_until(lambda: [high.strip(), "RUNNING", "wrap"] in preempting.queue(), LIMIT, preempting.queue)
+        assert {result[1] for result in [future.result(60) for future in futures]} == {"n1", "n2"}
+        (kind,) = cw.slurm.status().kinds
+        assert kind.problem == "" and not standing().lost
+        assert len(workers_in(preempting)) <= 4
+    run("stop")
+    assert not workers_in(preempting)
+
+
+@pytest.mark.timeout(150)
+def test_a_master_that_is_renewed_goes_on_with_its_elastic_pieces(slurm, tmp_path):  # noqa: F811
+    run(
+        "start",
+        "--max",
+        3,
+        "--piece",
+        1,
+        "--idle",
+        4,
+        "--renew",
+        "--Xmaster",
+        "--time=1",
+        "--Xworkers",
+        "--time=5",
+    )
+    first = standing().location
+    with cw.ClusterExecutor() as executor:
+        held = executor.submit(jobs.until, tmp_path / "go", os.getpid())
+        others = [executor.submit(place, 1.0) for _ in range(6)]
+        wait_until(lambda: (found := standing()) and found.location != first, 70, slurm.queue)
+        wait_until(
+            lambda: len(standing().workers) == 1, LIMIT, standing
+        )  # it works for the second master, too
+        (before,) = workers_in(slurm)
+        assert not standing().lost
+        (tmp_path / "go").touch()
+        assert held.result(LIMIT) == os.getpid() and all(other.result(LIMIT) for other in others)
+        wait_until(lambda: not workers_in(slurm), LIMIT, slurm.queue)
+        assert int(executor.submit(place, 0.0).result(LIMIT)[0]) > int(before)  # its tender starts some
+    run("stop")
     assert not workers_in(slurm)
 
 
