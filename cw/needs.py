@@ -15,6 +15,7 @@ UNITS_PER_GPU = 10_000
 """Shares into which a device can be divided: fractions are counted in whole numbers, so that sums are exact."""
 
 MOST_CPUS = 65535
+MOST_NODES = 65535
 MOST_GPUS = 1024
 MOST_BYTES = 2**60
 MOST_AMOUNT = 10**9
@@ -40,6 +41,8 @@ class Needs(NamedTuple):
     """Amounts of resources with names of the user's own, by name."""
     tags: tuple[str, ...] = ()
     """What the worker must be, by name."""
+    nodes: int = 1
+    """Machines: a worker has exactly as many for one job at a time. All else is taken of each of them."""
 
 
 ONE_CPU = Needs()
@@ -105,7 +108,7 @@ def to_amounts(name: str, value: Any) -> tuple[tuple[str, int], ...]:
     except (TypeError, ValueError):
         raise TypeError(right) from None
     amounts = {_name(name, key): count for key, count in counts.items()}
-    for key in {*amounts} & {"cpus", "gpus", "memory"}:
+    for key in {*amounts} & {"cpus", "gpus", "memory", "nodes"}:
         raise ValueError(f"{name}: {key!r} is not a name of your own: give it as the option {key}")
     for key, amount in amounts.items():
         if not 0 < amount <= MOST_AMOUNT:

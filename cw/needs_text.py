@@ -27,7 +27,9 @@ def has_of(capacity: WorkerCapacity, needs: Needs, dimensions: Sequence[str]) ->
     amounts = dict(capacity.resources)
     found: list[str] = []
     for dimension in dimensions:
-        if dimension == "cpus":
+        if dimension == "nodes":
+            found.append("1 node" if capacity.nodes == 1 else f"room for jobs on {capacity.nodes} nodes only")
+        elif dimension == "cpus":
             found.append(_count(capacity.cpus, "CPU"))
         elif dimension == "gpus":
             found.append(_count(len(capacity.gpus), "GPU"))
@@ -43,7 +45,8 @@ def has_of(capacity: WorkerCapacity, needs: Needs, dimensions: Sequence[str]) ->
 
 def _parts(needs: Needs) -> dict[str, str]:
     """What the job takes, by the names of the options. CPUs are named if they are several, or there is nothing else."""
-    found = {"cpus": _count(needs.cpus, "CPU")}
+    found = {"nodes": _count(needs.nodes, "node")} if needs.nodes > 1 else {}
+    found["cpus"] = _count(needs.cpus, "CPU")
     if needs.gpus:
         found["gpus"] = _count(needs.gpus / UNITS_PER_GPU, "GPU")
     if needs.memory:

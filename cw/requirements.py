@@ -56,7 +56,7 @@ def to_seconds(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number of seconds, not {value!r}") from None
 
 
-def _int(name: str, value: Any, least: float) -> int:
+def _int(name: str, value: Any, least: float, most: float = math.inf) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -65,22 +65,15 @@ def _int(name: str, value: Any, least: float) -> int:
         raise TypeError(f"{name} must be an int, not {value!r}") from None
     if number < least:
         raise ValueError(f"{name} must be {least} or more, not {number}")
+    if number > most:
+        raise ValueError(f"{name} must be at most {most}, not {number}")
     return number
 
 
-def _count(name: str, value: Any) -> int:
-    return _int(name, value, 1)
-
-
-def _number(name: str, value: Any) -> int:
-    return _int(name, value, 0)
-
-
-def _cpus(name: str, value: Any) -> int:
-    number = _int(name, value, 1)
-    if number > needs.MOST_CPUS:
-        raise ValueError(f"{name} must be at most {needs.MOST_CPUS}, not {number}")
-    return number
+_number = functools.partial(_int, least=0)
+_count = functools.partial(_int, least=1)
+_cpus = functools.partial(_int, least=1, most=needs.MOST_CPUS)
+_nodes = functools.partial(_int, least=1, most=needs.MOST_NODES)
 
 
 def _priority(name: str, value: Any) -> int:
@@ -232,6 +225,11 @@ class JobOptions:
         needs.to_tags,
         """what the worker must be: one tag or several, as its --tags names them.""",
     )
+    nodes: int | None = _option(
+        _nodes,
+        """machines that the job uses (default 1): it runs on the first of them, and starts programs on all, such as
+        mpirun. cw.current_job() has their names, and a hostfile. All other options are about each machine.""",
+    )
     alternatives: Sequence[Mapping[str, Any]] | None = _option(
         _alternatives,
         """a list of such options, the first preferred: the job runs as any of them, as in [{"gpus": 1}, {"cpus": 16}].
@@ -272,7 +270,7 @@ class JobOptions:
         return tuple(
             Needs(
                 each["cpus"] or 1, round((each["gpus"] or 0) * UNITS_PER_GPU), each["memory"] or 0,
-                each["resources"] or (), each["tags"] or (),
+                each["resources"] or (), each["tags"] or (), self.nodes or 1,
             )
             for each in found
         )  # fmt: skip
@@ -322,6 +320,7 @@ class OptionArguments(TypedDict, total=False):
     memory: int | str | None
     resources: Mapping[str, int] | tuple[tuple[str, int], ...] | None
     tags: str | Sequence[str] | None
+    nodes: int | None
     alternatives: Sequence[Mapping[str, Any]] | None
     output: str | None
 
@@ -391,6 +390,8 @@ class WorkerCapacity:
     tags: tuple[str, ...] = ()
     ends_idle: bool = False
     """It ends when it has had nothing to do for a time: others are not used before it is full."""
+    nodes: int = 1
+    """Machines. With several, it runs one job at a time, for which all are, and all else is what each has."""
 
     def __post_init__(self) -> None:
         if not 0 < _int("slots", self.slots, 1) <= MOST_SLOTS:
@@ -410,6 +411,8 @@ class WorkerCapacity:
         set_field("gpus", gpus)
         set_field("resources", needs.to_amounts("resources", self.resources))
         set_field("tags", needs.to_tags("tags", self.tags))
+        if _nodes("nodes", self.nodes) > 1 < self.slots:
+            raise ValueError(f"slots must be 1 on {self.nodes} nodes, not {self.slots}")
         if not isinstance(self.ends_idle, bool):
             raise TypeError(f"ends_idle must be a bool, not {str(self.ends_idle)[:TEXT]}")
 
@@ -418,6 +421,7 @@ class WorkerCapacity:
         even if nothing else runs there; empty: it can run it. Unknown memory refuses none."""
         resources = dict(self.resources)
         missing = {
+            "nodes": wanted.nodes != self.nodes,
             "cpus": wanted.cpus > self.cpus,
             "gpus": wanted.gpus > len(self.gpus) * UNITS_PER_GPU,
             "memory": 0 < self.memory < wanted.memory,

@@ -113,6 +113,7 @@ FLOORS = [
     "credential", "userdir", "program", "advice", "guard", "nested", "events",
     "html", "needs_text", "requirements", "needs", "errors", "cpus", "processes", "location", "version",
     "machine.memory", "machine.process_memory", "machine.oom", "machine.gpus", "machine.topology", "machine.batch_job",
+    "machine.hostfile",
     "machine.groups", "machine.__init__",
     "slot_seconds",
 ]  # fmt: skip

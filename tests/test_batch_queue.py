@@ -114,6 +114,8 @@ def test_how_a_cluster_gets_more_slots_is_known_of_its_own_launcher(slurm):
     assert batch_queue.other_pieces("127.0.0.1:5494") == more and not batch_queue.other_pieces(
         "127.0.0.1:7777"
     )
+    more = advice.command("slurm", "add", "--kind", "2-nodes", "--nodes", "2", "--max", "1")
+    assert batch_queue.other_pieces("127.0.0.1:5494", 2) == more
 
 
 def test_an_elastic_cluster_stays_elastic_by_the_advice_and_its_pieces_that_have_joined_are_not_waited_for(

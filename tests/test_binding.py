@@ -23,7 +23,7 @@ def test_a_runner_of_devices_gets_their_names_and_one_without_gets_none():
 
 
 def test_a_worker_without_devices_leaves_the_variables_as_they_are():
-    assert Binder(2, (), CUDA, {CUDA: "3"}).bind(0, (), ()) == ({}, None, [])
+    assert Binder(2, (), CUDA, {CUDA: "3"}).bind(0, (), ()) == ({}, None, [], "")
 
 
 def test_devices_are_named_by_one_variable_as_numbers_count_among_those_that_another_leaves():

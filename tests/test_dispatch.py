@@ -342,7 +342,7 @@ def test_cancelled_jobs_that_never_went_anywhere_are_not_kept():
         d.check_invariants()
     (queue,) = d.state.sessions["s"].queues.values()
     assert len(queue.backlog) < 10
-    assert d.state.pools[PY].rotation == deque() or queue.backlog
+    assert d.state.pool(PY).rotation == deque() or queue.backlog
 
 
 # --- counting ---------------------------------------------------------------------------------

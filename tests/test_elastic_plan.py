@@ -328,6 +328,9 @@ def test_jobs_of_another_python_than_the_pieces_are_told():
         ({"resources": (("licence", 2),)}, Offer(8), 0),
         ({"tags": ("avx512",)}, Offer(8), 0),
         ({"tags": ("avx512",)}, Offer(8, tags=("avx512", "big")), 8),
+        ({"nodes": 2}, Offer(1, nodes=2), 1),
+        ({"nodes": 2}, Offer(8), 0),
+        ({}, Offer(1, nodes=2), 0),
         ({"memory": 10**9}, Offer(8), 8),  # unknown memory refuses nothing
     ],
 )

@@ -14,6 +14,8 @@ ALL = Needs(4, 2 * UNITS_PER_GPU, 40 * 10**9, (("licence", 1), ("port", 3)), ("a
     [
         (ONE_CPU, "1 CPU"),
         (Needs(8), "8 CPUs"),
+        (Needs(nodes=2), "2 nodes"),
+        (Needs(8, nodes=2), "2 nodes and 8 CPUs"),
         (Needs(gpus=UNITS_PER_GPU), "1 GPU"),
         (Needs(gpus=UNITS_PER_GPU // 2), "0.5 GPU"),
         (Needs(2, memory=1_500_000_000), "2 CPUs and 1.5GB of memory"),

@@ -39,12 +39,24 @@ def test_options_say_what_is_there():
     found = made(*arguments)
     assert found.capacity.to_wire() == {
         "slots": 1, "cpus": 16, "memory": 64 * 10**9, "gpus": ("1", "GPU-8932"),
-        "resources": (("disk", 2), ("licence", 3)), "tags": ("avx512", "fast"), "ends_idle": False,
+        "resources": (("disk", 2), ("licence", 3)), "tags": ("avx512", "fast"), "ends_idle": False, "nodes": 1,
     }  # fmt: skip
     assert found.text == (
         "1 slot, 16 CPUs, 64GB of memory (--memory), GPUs 1,GPU-8932 (--gpus), resources disk=2,licence=3, "
         "tags avx512,fast"
     )
+
+
+def test_a_hostfile_names_the_nodes_of_one_job_at_a_time(tmp_path):
+    file = tmp_path / "hosts"
+    file.write_text("n1\nn1\nn2\n")
+    found = made("--hostfile", str(file), "--cpus=4")
+    assert (found.capacity.slots, found.capacity.nodes, found.hostfile) == (1, 2, str(file))
+    assert found.text.startswith("1 slot on 2 nodes with 4 CPUs each, ")
+    with pytest.raises(program.UsageError, match=r"^-n 3 and a --hostfile with 2 hosts: .*; leave out -n$"):
+        made("--hostfile", str(file), slots=3)
+    file.write_text("n1\n")
+    assert made("--hostfile", str(file), slots=3).capacity.nodes == 1
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,28 @@ def test_a_job_that_no_worker_can_run_is_reported_within_three_seconds(master, c
     assert len(said(caplog, "client.waits")) == 1
 
 
+def machines():
+    job = cw.current_job()
+    return job.nodes, job.hostfile, job.cpus
+
+
+def test_a_job_on_several_nodes_waits_for_a_worker_that_has_as_many(master, caplog, tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("n1 slots=4\nn2 slots=4\n")
+    executor = cw.ClusterExecutor(master.address)
+    with Worker(master.address):
+        future = executor.options(nodes=2).submit(machines)
+        wait_for(
+            caplog, "client.waits", f"needs 2 nodes; the only worker, {os.uname().nodename}, has 1 node: "
+        )
+        command = f"python -m cw.worker {master.address} --hostfile FILE"
+        assert said(caplog, "client.waits")[0].endswith(f": start one with as many ({command})")
+        assert executor.submit(machines).result(LIMIT)[:2] == ((os.uname().nodename,), None)
+        with Worker(master.address, "--hostfile", hosts):
+            assert future.result(LIMIT) == (("n1", "n2"), str(hosts), 1)
+            executor.shutdown()
+
+
 def test_a_worker_that_a_tender_may_start_is_waited_for_and_its_trouble_is_a_warning(
     master, caplog, tmp_path
 ):

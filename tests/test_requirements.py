@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import cw
 from cw.errors import ProtocolError, WorkerLost
-from cw.needs import MOST_AMOUNT, MOST_BYTES, MOST_CPUS, ONE_CPU, UNITS_PER_GPU, Needs
+from cw.needs import MOST_AMOUNT, MOST_BYTES, MOST_CPUS, MOST_NODES, ONE_CPU, UNITS_PER_GPU, Needs
 from cw.requirements import (
     MOST_PRIORITY,
     MOST_SECONDS,
@@ -39,6 +39,7 @@ VALUES = {
     "memory": st.integers(1, MOST_BYTES), "resources": st.dictionaries(NAMES, st.integers(1, MOST_AMOUNT), max_size=8),
     "tags": st.lists(NAMES, max_size=8),
 }  # fmt: skip
+VALUES["nodes"] = st.integers(1, MOST_NODES)
 DIMENSIONS = {name: VALUES[name] for name in ("cpus", "gpus", "memory", "resources", "tags")}
 VALUES["alternatives"] = st.lists(st.fixed_dictionaries({}, optional=DIMENSIONS), min_size=1, max_size=3)
 """Valid values of each option: a new one is missed by the test below."""
@@ -61,6 +62,14 @@ def test_what_a_job_needs_is_one_vector():
     )
     assert options.needs == Needs(4, UNITS_PER_GPU // 2, 8 * 10**9, (("disk", 2), ("licence", 1)), ("a", "b"))
     assert JobOptions(tags="a").needs.tags == ("a",) and JobOptions(gpus=2).needs.gpus == 2 * UNITS_PER_GPU
+
+
+def test_nodes_are_part_of_the_vector_and_the_same_in_all_alternatives():
+    assert JobOptions(nodes=1).needs == ONE_CPU and JobOptions(nodes=2).needs == Needs(nodes=2)
+    options = JobOptions(nodes=3, alternatives=[{"gpus": 1}, {"cpus": 16}])
+    assert options.choices == (Needs(gpus=UNITS_PER_GPU, nodes=3), Needs(16, nodes=3))
+    with pytest.raises(ValueError, match="'nodes' cannot differ between them; cpus, "):
+        JobOptions(alternatives=[{"nodes": 2}, {"cpus": 16}])
 
 
 def test_an_alternative_replaces_what_it_names_and_has_the_other_options_besides():
@@ -299,6 +308,15 @@ def test_a_worker_lacks_what_it_has_too_little_of_even_if_it_is_empty():
         == ("resources",)
     )
     assert worker.lacks(Needs(tags=("avx512", "big"))) == ("tags",)
+
+
+def test_a_worker_on_several_nodes_is_for_jobs_on_as_many_one_at_a_time():
+    pair = WorkerCapacity(1, 8, nodes=2)
+    assert pair.lacks(Needs(8, nodes=2)) == () and pair.lacks(Needs(9, nodes=2)) == ("cpus",)
+    assert pair.lacks(ONE_CPU) == pair.lacks(Needs(nodes=3)) == ("nodes",)
+    assert WorkerCapacity(8).lacks(Needs(nodes=2)) == ("nodes",)
+    with pytest.raises(ValueError, match="^slots must be 1 on 2 nodes, not 3$"):
+        WorkerCapacity(3, nodes=2)
 
 
 def test_a_worker_of_unknown_memory_refuses_no_job_for_it():

@@ -59,6 +59,28 @@ def test_each_thing_that_no_worker_has_is_named():
     assert why(d).text == "the next job needs 0.5 GPU; the only worker, w0, has no GPU"
 
 
+def test_jobs_on_several_nodes_and_others_have_workers_of_their_own():
+    d = cluster(WorkerCapacity(4), nodes=2)
+    reason = why(d)
+    assert reason.cause is Cause.SEVERAL_NODES
+    assert reason.text == "the next job needs 2 nodes; the only worker, w0, has 1 node"
+    d = cluster(WorkerCapacity(4), WorkerCapacity(1, 4, nodes=4), nodes=2, cpus=8)
+    end = "2 nodes and 8 CPUs; the best worker, w0, has 1 node and 4 CPUs"
+    assert why(d).text == f"the next job needs {end}"
+    d = cluster(WorkerCapacity(1, nodes=2))
+    text = "the next job needs 1 CPU; the only worker, w0, has room for jobs on 2 nodes only"
+    assert (cause(d), why(d).text) == (Cause.TOO_LARGE, text)
+    assert why(d, to_come=to_come(WorkerCapacity(1))).cause is Cause.TO_COME
+    assert why(d, to_come=to_come(WorkerCapacity(1, nodes=3))).cause is Cause.TOO_LARGE
+    d.on_worker_joined("one", WorkerCapacity(1), PY)
+    assert cause(d) is None
+    reason = why(cluster(nodes=2))
+    assert (reason.cause, reason.text.endswith(", and the next job needs 2 nodes")) == (
+        Cause.SEVERAL_NODES,
+        True,
+    )
+
+
 def test_what_never_starts_is_reported_before_what_waits_for_its_turn():
     d = cluster(WorkerCapacity(2), cpus=2)
     d.on_submitted("s", jobs(2, 3))

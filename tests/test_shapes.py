@@ -39,7 +39,9 @@ class ModelWorker:
         self.is_draining = False
 
     def take(self, job, choice):
-        self.backlog[job.dispatch] = job, job.queue.shape.choices[choice]
+        needs = job.queue.shape.choices[choice]
+        assert needs.nodes == self.capacity.nodes
+        self.backlog[job.dispatch] = job, needs
         self.start()
 
     def start(self):
@@ -257,6 +259,7 @@ class Cluster:
 CAPACITIES = [
     WorkerCapacity(1), WorkerCapacity(4), WorkerCapacity(4, 8, 16), WorkerCapacity(8, 8, 64, ("0", "1")),
     WorkerCapacity(2, 16, 32, ("0",), (("licence", 2),), ("x",)), WorkerCapacity(4, ends_idle=True),
+    WorkerCapacity(1, 4, nodes=2),
 ]  # fmt: skip
 
 
@@ -266,7 +269,7 @@ def options_at_random(random):
         "cpus": [None, 1, 2, 3, 4, 8, 16], "gpus": [None] * 5 + [0.25, 0.5, 1, 2],
         "memory": [None] * 4 + [4, 8, 16, 60],
         "resources": [None] * 6 + [{"licence": 1}, {"licence": 2}], "tags": [None] * 8 + ["x"],
-        "timeout": [None] * 3 + [0.5, 5.0],
+        "timeout": [None] * 3 + [0.5, 5.0], "nodes": [None] * 5 + [1, 2, 3],
     }.items():  # fmt: skip
         if random.random() < 0.4 and (value := random.choice(values)) is not None:
             wanted[name] = value

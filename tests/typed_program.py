@@ -55,6 +55,7 @@ executor.options(priority="high")  # error
 executor.options(attempts_by_limit=3).submit(square, 3)
 executor.options(attempts_by_limit="3")  # error
 executor.options(output="keep").submit(square, 3)
+executor.options(nodes=2, cpus=4).submit(square, 3)
 executor.options(cpus=2, alternatives=[{"gpus": 1}, {"memory": "8GB"}]).submit(square, 3)
 executor.options(alternatives="gpus")  # error
 reveal_type(executor.asubmit(square, 3).stdout)  # str | None

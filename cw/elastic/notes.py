@@ -56,7 +56,7 @@ class KindNotes(NamedTuple):
 
 
 def _offer(noted: list[Any]) -> Offer:
-    slots, cpus, gpus, memory, resources, tags, seconds, python = noted
+    slots, cpus, gpus, memory, resources, tags, seconds, python, nodes = noted
     amounts = tuple((name, amount) for name, amount in resources)
     version = (python[0], python[1]) if python else None
-    return Offer(slots, cpus, gpus, memory, amounts, tuple(tags), seconds or math.inf, version)
+    return Offer(slots, cpus, gpus, memory, amounts, tuple(tags), seconds or math.inf, version, nodes)

@@ -30,16 +30,20 @@ class Offer(NamedTuple):
     """Time limit of the piece."""
     python: tuple[int, int] | None = None
     """Python version of its worker; None: unknown, and no job is refused for it."""
+    nodes: int = 1
+    """Machines, all for one job at a time; all else is what each has."""
 
     def capacity(self) -> WorkerCapacity:
         """Return the capacity that its worker would have."""
         gpus = tuple(map(str, range(self.gpus)))
-        return WorkerCapacity(self.slots, self.cpus, self.memory, gpus, self.resources, self.tags)
+        return WorkerCapacity(
+            self.slots, self.cpus, self.memory, gpus, self.resources, self.tags, nodes=self.nodes
+        )
 
 
 def jobs_at_once(needs: Needs, offer: Offer) -> int:
     """Return the number of jobs with these needs that one piece runs at a time; 0 if it can never run one."""
-    if not set(needs.tags) <= set(offer.tags):
+    if needs.nodes != offer.nodes or not set(needs.tags) <= set(offer.tags):
         return 0
     amounts = dict(offer.resources)
     numbers = [offer.slots, (offer.cpus or offer.slots) // needs.cpus]
@@ -60,6 +64,7 @@ def lacks(needs: Needs, offer: Offer) -> str:
     gpus = needs.gpus / UNITS_PER_GPU
     missing = [tag for tag in needs.tags if tag not in offer.tags]
     pairs = [
+        (needs.nodes != offer.nodes, f"{needs.nodes} node{'s' * (needs.nodes > 1)}", f"{offer.nodes}"),
         (needs.cpus > cpus, f"{needs.cpus} CPUs", f"{cpus}"),
         (needs.gpus > offer.gpus * UNITS_PER_GPU, f"{gpus:g} GPU{'s' * (gpus > 1)}", f"{offer.gpus}"),
         (0 < offer.memory < needs.memory, format_bytes(needs.memory), format_bytes(offer.memory)),

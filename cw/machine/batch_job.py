@@ -27,6 +27,11 @@ def cpus(environ: Mapping[str, str]) -> int:
     return _number(environ, "SLURM_CPUS_ON_NODE")
 
 
+def cpus_of_task(environ: Mapping[str, str]) -> int:
+    """Return the number of CPUs of each of the job's tasks."""
+    return _number(environ, "SLURM_CPUS_PER_TASK") or 1
+
+
 def memory(environ: Mapping[str, str]) -> int:
     """Return the job's memory (bytes); 0: unknown, or all that the machine has."""
     of_cpus = _number(environ, "SLURM_MEM_PER_CPU") * cpus(environ)

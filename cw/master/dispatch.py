@@ -76,7 +76,7 @@ class Dispatcher:
     ) -> list[Action]:
         """A worker has joined, for `left` seconds. It may hold dispatches of a previous master, or of this one, which
         took it for lost."""
-        worker = Worker(key, capacity, self.state.pool(python))
+        worker = Worker(key, capacity, self.state.pool(python, capacity.nodes))
         worker.left, worker.recent = left, Recent(MINUTE, self.state.tallies.now)
         self.state.workers[key] = worker
         placing.join(worker)

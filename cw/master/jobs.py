@@ -1,6 +1,6 @@
 """The values of the master's policy: jobs, sessions, workers, and the actions that it decides on.
 
-    Pool (a Python) ---> Queues in turn, of Sessions and Shapes ---> their Jobs, each of a Function
+    Pool (Python, nodes) -> Queues in turn, of Sessions and Shapes ---> their Jobs, each of a Function
         '-------------> Workers ---> the Jobs that each one holds, by dispatch number
 
 The vocabulary of `state`, `dispatch`, `scheduler`, `reconcile` and `asides`. No socket, no thread, no clock.
@@ -149,7 +149,7 @@ class Reserved(NamedTuple):
 
 
 class Pool:
-    """The queues and workers of one version of Python."""
+    """The queues and workers of one version of Python, and one number of machines for each job."""
 
     __slots__ = (
         "python", "workers", "rotation", "idle", "has_capacity", "ahead", "lending", "waited", "ending", "shaped",

@@ -15,7 +15,7 @@ A job that waits for jobs of its own lends its slot, and only sessions deeper th
 see cw.nested). The number of lent slots is what the worker reports. It does not follow from the jobs that the worker
 holds, since many of those may be unable to use the slot.
 
-Queues and workers of one shape have nothing to do with those of another: each shape is a pool.
+Queues and workers of one Python and one number of nodes have nothing to do with others: they are a pool.
 """
 
 from __future__ import annotations

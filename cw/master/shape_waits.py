@@ -43,6 +43,8 @@ class Best:
 
 def _part_of(capacity: WorkerCapacity, needs: Needs, dimension: str) -> float:
     """The part that the worker has of what is needed: from 0.0 to 1.0."""
+    if dimension == "nodes":
+        return min(capacity.nodes, needs.nodes) / max(capacity.nodes, needs.nodes)
     if dimension == "cpus":
         return capacity.cpus / needs.cpus
     if dimension == "gpus":

@@ -46,13 +46,13 @@ class State:
     def __init__(self) -> None:
         self.sessions: dict[SessionKey, Session] = {}
         self.workers: dict[WorkerKey, Worker] = {}
-        self.pools: dict[Python, Pool] = {}
+        self.pools: dict[tuple[Python, int], Pool] = {}  # by Python and number of nodes
         self.tallies = Tallies()
 
-    def pool(self, python: Python) -> Pool:
-        pool = self.pools.get(python)
+    def pool(self, python: Python, nodes: int = 1) -> Pool:
+        pool = self.pools.get((python, nodes))
         if pool is None:
-            pool = self.pools[python] = Pool(python)
+            pool = self.pools[python, nodes] = Pool(python)
         return pool
 
     def queue(self, session: Session, options: JobOptions | None) -> Queue:
@@ -60,7 +60,9 @@ class State:
         shape = shape_of(session, options)
         queue = session.queues.get(shape)
         if queue is None:
-            queue = session.queues[shape] = Queue(session, self.pool(shape.python), shape)
+            queue = session.queues[shape] = Queue(
+                session, self.pool(shape.python, shape.choices[0].nodes), shape
+            )
         return queue
 
     # --- moves ---

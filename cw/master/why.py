@@ -62,6 +62,8 @@ class Cause(Enum):
     """The same, and the tender says why it does not."""
     TOO_LARGE = "too-large"
     """No worker could run it, and none is expected that could."""
+    SEVERAL_NODES = "several-nodes"
+    """The same, as it needs several nodes."""
     OTHER_PYTHON = "other-python"
     DRAINING = "draining"
     AWAY = "away"
@@ -88,7 +90,7 @@ PASSING = {Cause.CLIENT_SLOW, Cause.SETTLING, Cause.LENT, Cause.RESERVED, Cause.
 """Causes that are no wait while results come."""
 
 
-SURE = {Cause.TOO_LARGE}
+SURE = {Cause.TOO_LARGE, Cause.SEVERAL_NODES}
 """Causes that do not pass by themselves."""
 
 
@@ -192,7 +194,7 @@ class Survey:
         # (one for each shape: there are few)
         reasons = [(self._why_queue(queue, is_going_on), queue.shape) for queue in queues]
         reason = min((reason for reason, _ in reasons), key=_urgency)
-        too_large = [shape for reason, shape in reasons if reason.cause is Cause.TOO_LARGE]
+        too_large = [shape for reason, shape in reasons if reason.cause in SURE]
         if len(too_large) < 2:
             return reason
         others = shape_waits.others(too_large[1:])
@@ -227,19 +229,26 @@ class Survey:
         if shape_waits.could_come(shape, 0.0 if job is None else job.min_time(), to_come):
             such = "" if shape.is_plain else f" with {in_words(shape.choices)}"
             return self._to_come(f"no worker{such} is connected yet")
-        if not view.workers and not any(kind.python == shape.python for kind in to_come.kinds):
+        workers = view.workers or self._on_other_nodes(queue.pool)
+        if not workers and not any(kind.python == shape.python for kind in to_come.kinds):
             return self._no_worker(queue)
         if shape_waits.could_come(shape, 0.0, to_come):
             assert job is not None
             return Reason(Cause.TIME_LEFT, _too_short(job.min_time()), job.min_time())
         best = view.best.get(shape)
         if best is None:
-            best = view.best[shape] = shape_waits.best_of(shape, view.workers, to_come, self._host_of)
+            best = view.best[shape] = shape_waits.best_of(shape, workers, to_come, self._host_of)
+        has_several = best.needs.nodes > 1 and "nodes" in best.lacks
         return Reason(
-            Cause.TOO_LARGE,
-            shape_waits.never(shape, best, len(view.workers)),
+            Cause.SEVERAL_NODES if has_several else Cause.TOO_LARGE,
+            shape_waits.never(shape, best, len(workers)),
             (shape, best.where, best.has()),
         )
+
+    def _on_other_nodes(self, pool: Pool) -> list[Worker]:
+        """Return the workers of the same Python for jobs on any other number of nodes."""
+        views = (self._view(other) for other in self._state.pools.values() if other.python == pool.python)
+        return [worker for view in views for worker in view.workers]
 
     def _to_come(self, what: str) -> Reason:
         notice = self.to_come.notice
@@ -248,6 +257,10 @@ class Survey:
     def _no_worker(self, queue: Queue) -> Reason:
         """Say that there is no worker of the queue's Python."""
         pythons = {pool.python for pool in self._state.pools.values() if pool.workers}
+        nodes = queue.shape.choices[0].nodes
+        if not pythons and nodes > 1:
+            text = f"no worker is connected to the master, and the next job needs {nodes} nodes"
+            return Reason(Cause.SEVERAL_NODES, text, nodes)
         if not pythons:
             return Reason(Cause.NO_WORKER, "no worker is connected to the master")
         own = "{}.{}".format(*queue.pool.python)

@@ -208,6 +208,7 @@ def _python(value: Any) -> Python:
 
 
 def _needs(value: Any) -> Needs:
-    cpus, gpus, memory, resources, tags = value
+    cpus, gpus, memory, resources, tags, nodes = value
     amounts = tuple((_text(name), _count(amount)) for name, amount in resources)
-    return Needs(_count(cpus), _count(gpus), _count(memory), amounts, tuple(map(_text, tags)))
+    texts = tuple(map(_text, tags))
+    return Needs(_count(cpus), _count(gpus), _count(memory), amounts, texts, _count(nodes))

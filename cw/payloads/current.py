@@ -70,6 +70,12 @@ slot = m.Slot(0, 1, -1.0)
 gpus: tuple[str, ...] | None = None
 """Names of the devices to which this runner is bound; None: it sees what its worker sees."""
 
+hostfile: str | None = None
+"""File with the machines of the job, if there are several."""
+
+nodes: tuple[str, ...] = ()
+"""Their names."""
+
 session_seed = b""
 
 _pid = 0  # the runner's pid: a process that a job forks is another one, and runs no job
@@ -90,13 +96,19 @@ class CurrentJob:
     slot: int
     """Slot of its worker, from 0."""
     cpus: int
-    """Number of CPUs that the job named (`options(cpus=N)`); otherwise the slot's share of its machine's."""
+    """Number of CPUs that the job named (`options(cpus=N)`); otherwise the slot's share of its machine's, or (on
+    several nodes) those of one task."""
     gpus: tuple[int | str, ...]
     """Its devices, by index or UUID. On a worker that shares no GPUs out: those that CUDA_VISIBLE_DEVICES names."""
     memory: int | None
     """Bytes that the job named (`options(memory=...)`); None: it named none."""
     resources: dict[str, int] = field(hash=False)
     """Amounts that the job named (`options(resources=...)`), by name."""
+    nodes: tuple[str, ...]
+    """Its machines (`options(nodes=N)`), this one first."""
+    hostfile: str | None
+    """File that names them, once for each process that has room there, as mpirun reads it; None: it has only this
+    machine."""
     seed: int
     """Seed of 128 bits for numpy.random.default_rng(seed) or random.Random(seed). It differs for each call, and is the
     same when the call is tried again; also in another run of the program, if the client was made with a `seed`."""
@@ -139,6 +151,8 @@ def current_job() -> CurrentJob | None:
         gpus=_gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "")) if gpus is None else tuple(map(_device, gpus)),
         memory=needs.memory or None,
         resources=dict(needs.resources),
+        nodes=nodes or (os.uname().nodename,),
+        hostfile=hostfile,
         seed=seed,
         _ends=ends,
     )

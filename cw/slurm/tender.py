@@ -249,7 +249,14 @@ def _worked(notes: KindNotes) -> KindNotes:
 def _offer(worker: WorkerSupply) -> Offer:
     has = worker.capacity
     return Offer(
-        has.slots, has.cpus, len(has.gpus), has.memory, has.resources, has.tags, python=worker.python
+        has.slots,
+        has.cpus,
+        len(has.gpus),
+        has.memory,
+        has.resources,
+        has.tags,
+        python=worker.python,
+        nodes=has.nodes,
     )
 
 

@@ -68,14 +68,15 @@ def more_slots(where: str) -> str:
     return advice.command("slurm", "scale", "-n", str(2 * slots or 1), name=state.name)
 
 
-def other_pieces(where: str) -> str:
-    """Return the command that says how the cluster of that master gets workers that have more; '' if it is in no batch
-    system."""
+def other_pieces(where: str, nodes: int = 1) -> str:
+    """Return the command by which the cluster of that master gets workers on this many nodes, or (1) that says how it
+    gets some that have more; '' if it is in no batch system."""
     try:
         states = _clusters_of(where)
     except (Error, OSError):
         return ""
-    return advice.command("slurm", "add", "--help", name=states[0].name) if states else ""
+    kind = ["--kind", f"{nodes}-nodes", "--nodes", str(nodes), "--max", "1"] if nodes > 1 else ["--help"]
+    return advice.command("slurm", "add", *kind, name=states[0].name) if states else ""
 
 
 def _clusters_of(where: str) -> list[State]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -136,8 +137,12 @@ class WaitReporter:
         from cw.waits import batch_queue  # takes 20 ms, which a program that never waits saves
 
         if waiting.cause in _SCALED:
-            more = batch_queue.other_pieces if waiting.cause == "too-large" else batch_queue.more_slots
-            reason = self._reason(waiting, None, more(self._where()))
+            if waiting.cause in ("too-large", SEVERAL_NODES):
+                nodes = _NODES.search(waiting.text) if waiting.cause == SEVERAL_NODES else None
+                more = batch_queue.other_pieces(self._where(), int(nodes[1]) if nodes else 1)
+            else:
+                more = batch_queue.more_slots(self._where())
+            reason = self._reason(waiting, None, more)
         else:
             found = batch_queue.look(self._where())
             if waiting.cause == "to-come" and found is not None and found.key == batch_queue.NOTHING:
@@ -155,6 +160,8 @@ class WaitReporter:
             return Reason(message.cause, f"{message.text}: {found.text}", found.key)
         where = self._where()
         here, elsewhere = advice.module("worker", where), advice.elsewhere("worker", where)
+        if message.cause == SEVERAL_NODES:
+            elsewhere += " --hostfile FILE"
         text = _ADVICE.get(message.cause, "").format(where=where, here=here, more=more or elsewhere)
         return Reason(message.cause, message.text + text, message.text)
 
@@ -167,12 +174,16 @@ def _has_notes() -> bool:
 _ASKED = {"no-worker", "to-come", "draining"}
 """Causes for which the batch system may know more."""
 
-_SCALED = {"busy", "stalled", "too-large"}
+SEVERAL_NODES = "several-nodes"
+_NODES = re.compile(r"\bneeds (\d+) nodes\b")
+
+_SCALED = {"busy", "stalled", "too-large", SEVERAL_NODES}
 """Causes against which more workers help, or others: how to have them depends on how the cluster was started."""
 
 _ADVICE = {
     "no-worker": " at {where}; to start one on this machine: {here}",
     "too-large": ": start one with more ({more}), or ask for less in options()",
+    SEVERAL_NODES: ": start one with as many ({more})",
     "other-python": "; to start one on this machine: {here}",
     "time-left": ": it waits for one that is (such as one in a Slurm job with a longer --time)",
     "stalled": ": start more workers ({more})",

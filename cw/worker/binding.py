@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from cw.machine import hostfile
 from cw.machine.gpus import CUDA, HIP, ROCR
 from cw.payloads import current
 
@@ -36,13 +37,16 @@ class Binding(NamedTuple):
     """Names of its devices; None: it sees what its worker sees."""
     cpus: list[int]
     """Numbers of the CPUs to which it is pinned; []: it runs on those of its worker."""
+    hostfile: str = ""
+    """File with the machines of each job, if there are several."""
 
 
 class Binder:
     """Says what the runners of one worker are bound to.
 
     `threads`: of those whose jobs name no CPUs. `gpus`: the worker's devices, if each runner sees only its own.
-    `variable`: the one that names devices to libraries. `environ`: the worker's own environment.
+    `variable`: the one that names devices to libraries. `environ`: the worker's own environment. `hostfile`: as in
+    Binding.
     """
 
     def __init__(
@@ -51,8 +55,10 @@ class Binder:
         gpus: tuple[str, ...] = (),
         variable: str = CUDA,
         environ: Mapping[str, str] = os.environ,
+        hostfile: str = "",
     ) -> None:
         self.threads = threads
+        self._hostfile = hostfile
         self.of_worker = {name: str(threads) for name in THREADS if name not in environ}
         """Variables of all runners whose jobs name no CPUs."""
         self._gpus = gpus
@@ -69,7 +75,7 @@ class Binder:
         elif self._gpus:
             variables |= HIDDEN
         is_bound = bool(devices or self._gpus)
-        return Binding(variables, list(devices) if is_bound else None, list(numbers))
+        return Binding(variables, list(devices) if is_bound else None, list(numbers), self._hostfile)
 
 
 def apply(binding: Binding) -> None:
@@ -84,6 +90,10 @@ def apply(binding: Binding) -> None:
         os.cpu_count = os.process_cpu_count = lambda: int(count)
     if binding.gpus is not None:
         current.gpus = tuple(binding.gpus)
+    if binding.hostfile:
+        current.hostfile = binding.hostfile
+        with contextlib.suppress(ValueError):  # it is gone
+            current.nodes = hostfile.read(binding.hostfile)
     if binding.cpus:
         with contextlib.suppress(OSError):  # CPUs that were taken away meanwhile
             os.sched_setaffinity(0, binding.cpus)

@@ -42,6 +42,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 NO_MEMORY = ": the machine, or the control group of the worker, had no memory left"
 
+TERM_SECONDS = 2.0
+"""Time that programs which a runner on several nodes leaves behind have to end what they started on the others
+(seconds). Shorter: `srun` is killed before it has, and its processes go on. Longer: a slot waits for what hangs."""
+
 LAST_SECONDS = 5.0
 """Time that the forkserver, at its end, waits for killed processes to disappear (seconds): one may hang in the
 kernel."""
@@ -97,6 +101,7 @@ class Forkserver:
         self._oom_kills = OomKills()
         self._pid_by_key: dict[int, int] = {}
         self._key_by_pid: dict[int, int] = {}
+        self._has_hostfile = False
         self._poll = select.poll()
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -131,6 +136,7 @@ class Forkserver:
                 kill(pid, False)  # its job may have moved it into another group
 
     def _fork(self, key: int, binding: Binding, fds: list[int]) -> None:
+        self._has_hostfile = bool(binding.hostfile)
         try:
             if len(fds) < FDS:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -188,6 +194,8 @@ class Forkserver:
             pid = found.si_pid
             key = self._key_by_pid.pop(pid, None)
             if key is not None:
+                if self._has_hostfile:
+                    self._end_strays(pid)
                 kill(pid, True)  # the rest of its group; not reaped yet, so its number is still its own
             _, status = os.waitpid(pid, 0)
             if key is not None:
@@ -197,6 +205,21 @@ class Forkserver:
         for stray in children():
             if stray not in self._key_by_pid:
                 kill(stray, False)
+
+    def _end_strays(self, runner: int) -> None:
+        """Ask what a runner that has ended left behind to end, and wait. (On several nodes no other runs a job.)"""
+        deadline = time.monotonic() + TERM_SECONDS
+        asked: set[int] = set()
+        while strays := [pid for pid in children() if pid != runner and pid not in self._key_by_pid]:
+            for pid in strays:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+                if pid not in asked:
+                    kill(pid, False, signal.SIGTERM)
+            asked |= {*strays}
+            if time.monotonic() > deadline:
+                return
+            select.select([], [], [], 0.002)
 
     def _describe_end(self, status: int) -> str:
         is_for_memory = (

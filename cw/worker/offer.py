@@ -6,13 +6,14 @@ cw.cpus, cw.machine.gpus, cw.machine.memory  --^
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cw import needs, program
 from cw.cpus import usable_cpus
-from cw.machine import batch_job, gpus
+from cw.machine import batch_job, gpus, hostfile
 from cw.machine.memory import usable_memory
 from cw.requirements import WorkerCapacity
 
@@ -25,6 +26,8 @@ class Offer(NamedTuple):
     """The variable by which a runner gets some of the devices (see `cw.machine.gpus.Devices`)."""
     text: str
     """All of it in words, with its sources where they are not obvious."""
+    hostfile: str = ""
+    """File with the machines that each job has, if there are several."""
 
 
 def add_options(parser: Any) -> None:
@@ -50,11 +53,18 @@ def add_options(parser: Any) -> None:
     group.add_argument("--tags", metavar="NAME,...", type=converted_by(_parse_tags), default=(),
                        help="names of what the worker is, such as avx512,fast: jobs with these tags may run "
                        "here")  # fmt: skip
+    group.add_argument("--hostfile", metavar="FILE", type=converted_by(_parse_hostfile),
+                       help="machines that each job has: FILE names them, one a line, this one first. The worker runs "
+                       "one job at a time, with as many nodes= in its options")  # fmt: skip
 
 
 def make_offer(options: Any, environ: Mapping[str, str]) -> Offer:
     """Return what a worker with these options has. Raises UsageError."""
-    slots = options.slots
+    slots, (file, hosts) = options.slots, options.hostfile or ("", ("",))
+    if len(hosts) > 1 < slots:
+        raise program.UsageError(
+            f"-n {slots} and a --hostfile with {len(hosts)} hosts: all are for one job at a time; leave out -n"
+        )
     cpus, found_memory, devices = _find_cpus(environ), usable_memory(environ), gpus.usable_gpus(environ)
     if options.cpus is not None:
         if options.cpus < slots:
@@ -74,9 +84,9 @@ def make_offer(options: Any, environ: Mapping[str, str]) -> Offer:
         names, gpu_source = options.gpus, "--gpus"
     memory, ends_idle = min(memory, needs.MOST_BYTES), options.idle > 0
     capacity = WorkerCapacity(
-        slots, max(cpus, slots), memory, names, options.resources, options.tags, ends_idle
+        slots, max(cpus, slots), memory, names, options.resources, options.tags, ends_idle, len(hosts)
     )
-    return Offer(capacity, devices.variable, _describe(capacity, memory_source, gpu_source))
+    return Offer(capacity, devices.variable, _describe(capacity, memory_source, gpu_source), file)
 
 
 def _find_cpus(environ: Mapping[str, str]) -> int:
@@ -87,6 +97,8 @@ def _find_cpus(environ: Mapping[str, str]) -> int:
 
 def _describe(capacity: WorkerCapacity, memory_source: str, gpu_source: str) -> str:
     parts = [program.count(capacity.slots, "slot"), program.count(capacity.cpus, "CPU")]
+    if capacity.nodes > 1:
+        parts = [f"{parts[0]} on {capacity.nodes} nodes with {parts[1]} each"]
     if capacity.memory:
         source = "" if memory_source == "the machine" else f" ({memory_source})"
         parts.append(f"{needs.format_bytes(capacity.memory)} of memory{source}")
@@ -137,6 +149,11 @@ def _parse_amounts(text: str) -> tuple[tuple[str, int], ...]:
             raise ValueError(f"{part!r} is no amount of a resource: give NAME=N, such as licence=3")
         amounts[match[1]] = amounts.get(match[1], 0) + int(match[2])
     return needs.to_amounts("resources", amounts)
+
+
+def _parse_hostfile(text: str) -> tuple[str, tuple[str, ...]]:
+    """Parse the name of a file; returns it, and the hosts in it."""
+    return os.path.abspath(text), hostfile.read(text)
 
 
 def _parse_tags(text: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from cw import events, location, program
 from cw.cpus import usable_cpus
 from cw.errors import ProtocolError
 from cw.events import EventLogger
+from cw.machine import batch_job
 from cw.machine.topology import find_topology
 from cw.needs import ONE_CPU
 from cw.net import address, memory
@@ -326,7 +327,10 @@ def _make_slots(offer: Offer, settings: Settings) -> Slots:
 
 def _make_binder(offer: Offer, shares_gpus: bool) -> Binder:
     threads = max(1, usable_cpus() // offer.capacity.slots)
-    return Binder(threads, () if shares_gpus else offer.capacity.gpus, offer.gpu_variable)
+    if offer.capacity.nodes > 1:  # the job starts processes on all CPUs, and they read the same variables
+        threads = batch_job.cpus_of_task(os.environ)
+    devices = () if shares_gpus else offer.capacity.gpus
+    return Binder(threads, devices, offer.gpu_variable, hostfile=offer.hostfile)
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> Iterable[Any]:
