@@ -119,3 +119,16 @@ def test_what_cw_itself_says_to_sbatch_is_not_the_users_to_say(option):
     batch.check_options(["--account=physics", "-A", "physics", "--nice"])
     with pytest.raises(ValueError, match=f"^{option}: that is said to sbatch by cw itself"):
         batch.check_options(["--account=physics", option])
+
+
+def test_a_piece_of_several_nodes_has_one_worker_on_the_first_and_needs_them_all():
+    plan = Plan("x", 1, job_nodes=2, node_slots=16, worker_options=["--nodes=9"], most=4)
+    script = batch.worker_script(request("workers", plan))
+    assert "--ntasks-per-node=16" in script.arguments and "--no-kill" not in script.arguments
+    assert script.arguments.index("--nodes=2") > script.arguments.index("--nodes=9")  # the last one counts
+    assert "srun --nodes=1 --ntasks=1 --relative=0 --ntasks-per-node=1 " in script.text
+    assert (
+        '--hostfile "$CW_LOGS/hosts-$SLURM_JOB_ID" ${CW_UNTIL' in script.text and "OPTION" not in script.text
+    )
+    own = batch.worker_script(request("workers", plan._replace(node_slots=0)))  # the user's options say it
+    assert not [option for option in own.arguments if option.startswith("--ntasks")]

@@ -246,7 +246,8 @@ def test_limits_for_elastic_clusters():
         ({"max": 4, "nworkers": 4}, "a number of slots and max"),
         ({"nworkers": 4, "min": 4}, "min is for an elastic cluster: give max, too"),
         ({"max": 4, "min": 5}, "min is 5, more than max, which is 4"),
-        ({"max": 4, "nodes": 5}, "an elastic cluster is of pieces"),
+        ({"max": 4, "isolated": True}, "an elastic cluster is of pieces"),
+        ({"max": 4, "nodes": 5}, "`cw slurm add` .* adds others, with nodes for one job"),
         ({"max": 4, "workers": False}, "starts none"),
         ({"max": -1}, "max must be 0 or more"),
         ({"max": 4, "backlog": 0}, "backlog must be 1 or more"),
@@ -256,6 +257,22 @@ def test_limits_for_elastic_clusters():
             given(**options)
     with pytest.raises(TypeError, match="max must be an int"):
         given(max=4.5)
+
+
+def test_pieces_of_several_nodes_have_one_slot_and_offer_what_each_node_has():
+    def made(**options):
+        return starting.make_plan(ClusterOptions(kind="mpi", max=4, **options), is_kind=True)
+
+    plan = made(nodes=2, worker_options=["--cpus-per-task=2"])._replace(node_slots=8)
+    assert (plan.nodes, plan.job_nodes, kinds.size_of(plan), kinds.first_sizes(plan)) == (0, 2, 1, [])
+    offer = kinds.offer_of(plan)
+    assert (offer.slots, offer.cpus, offer.nodes) == (1, 16, 2)
+    assert offer.capacity().nodes == 2 and kinds.in_numbers(plan) == "0 to 4 slots of 2 nodes each"
+    assert kinds.size_of(made(nodes=2, piece=8)) == 1
+    with pytest.raises(ValueError, match="^nodes must be 2 or more, not 1$"):
+        made(nodes=1)
+    with pytest.raises(ValueError, match="^nodes and piece: .*; leave out piece "):
+        cw.slurm.add(kind="mpi", max=4, nodes=2, piece=8)
 
 
 def test_what_a_piece_offers_is_known_by_its_options(monkeypatch):

@@ -88,11 +88,13 @@ class Plan(NamedTuple):
     backlog: int = 4
     """Most pieces that wait in the queue at a time."""
     gpus: int = 0
-    """Devices of a piece."""
+    """Devices of a piece; of each of its nodes, if there are several."""
     is_whole: bool = False
     """The batch system gives whole nodes, whatever a job asks for."""
     is_whole_for_all: bool = False
     """The same is true of the master's job."""
+    job_nodes: int = 1
+    """Nodes of a piece. With several, it has one slot: they are all for one job at a time."""
 
     @property
     def sought_cluster(self) -> str:

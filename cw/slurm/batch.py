@@ -21,7 +21,7 @@ from cw.launch import containers, shell_lines
 from cw.launch.batch_system import Script
 from cw.launch.plan import ScriptRequest
 from cw.location import VARIABLE
-from cw.slurm import inside
+from cw.slurm import inside, several_nodes
 
 NOTICE = int(signal.SIGWINCH)
 """Signal to drain. It goes to all processes of the workers' steps and is meant for the workers alone: by default other
@@ -78,7 +78,8 @@ def master_script(request: ScriptRequest) -> Script:
 def worker_script(request: ScriptRequest) -> Script:
     """Return the batch script of the workers' job."""
     plan = request.plan
-    what = f'Workers of the cw cluster "{plan.name}": one a node, with as many slots as tasks there.'
+    which = "one a node, with as many slots as tasks there" if plan.job_nodes == 1 else "one for all nodes"
+    what = f'Workers of the cw cluster "{plan.name}": {which}.'
     lines = [
         *shell_lines.head(plan, what),
         *shell_lines.setup(plan),
@@ -112,9 +113,11 @@ def host_script(request: ScriptRequest) -> Script:
 def _arguments(request: ScriptRequest) -> list[str]:
     """Return the options of sbatch for a job with workers."""
     plan = request.plan
-    size = [f"--ntasks={plan.slots}"]
+    size, has_several = [f"--ntasks={plan.slots}"], plan.job_nodes > 1
     if plan.is_isolated:
         size += [f"--nodes={plan.slots}", "--ntasks-per-node=1"]
+    elif has_several:
+        size = [f"--ntasks-per-node={plan.node_slots}"] if plan.node_slots else []
     elif plan.slots <= plan.node_slots:
         size.append("--nodes=1")
     seconds = seconds_of(plan.time)
@@ -122,23 +125,30 @@ def _arguments(request: ScriptRequest) -> list[str]:
     return [
         *size, f"--signal={NOTICE}@{notice}", *([f"--mem-per-cpu={plan.mem_per_cpu}"] if plan.mem_per_cpu else []),
         *([f"--gres=gpu:{plan.gpus}"] if plan.gpus else []), *plan.system_options("worker"),
+        *([f"--nodes={plan.job_nodes}"] if has_several else []),  # also if the user names another number
     ]  # fmt: skip
 
 
 def _workers(request: ScriptRequest) -> list[str]:
     """Return the lines that start the workers; the last is their `srun`."""
     plan = request.plan
+    has_several = plan.job_nodes > 1
     in_container = containers.on_node(plan, "${SLURM_STEP_GPUS:-$SLURM_JOB_GPUS}")
     on_node = _ON_NODE.replace("RESTORE", in_container + inside.RESTORE).replace("NOTICE", str(NOTICE))
     on_node = on_node.replace("IDLE", str(IDLE_STATUS))
+    on_nodes = '-n "${slots[SLURM_NODEID]}"', "slots: ${slots[SLURM_NODEID]}"
+    option, has = several_nodes.WORKER if has_several else on_nodes
+    on_node = on_node.replace("OPTION", option).replace("HAS", has)
     on_node = on_node.replace("WORKER", shell_lines.worker_command(request))
+    step = several_nodes.STEP if has_several else "--nodes=$SLURM_JOB_NUM_NODES --ntasks=$SLURM_JOB_NUM_NODES"
     return [
         f"export CW_LOGS={shlex.quote(request.logs)}",
         *shell_lines.end_of_orphans(request),
         inside.SAVE,
         _PREPARE,
         inside.GPUS,
-        "srun --nodes=$SLURM_JOB_NUM_NODES --ntasks=$SLURM_JOB_NUM_NODES --ntasks-per-node=1 --mem=0 \\",
+        *([several_nodes.HOSTFILE] if has_several else []),
+        f"srun {step} --ntasks-per-node=1 --mem=0 \\",
         "    --cpu-bind=none --no-kill --kill-on-bad-exit=0 --input=none $CW_GPUS bash -c "
         + shlex.quote(on_node)
         + (" &" if request.has_workers else ""),
@@ -186,10 +196,10 @@ place="Slurm job $SLURM_JOB_ID, step $SLURM_STEP_ID, node $SLURMD_NODENAME"
 slots=($CW_SLOTS)
 mem=($CW_MEM)
 export CW_NODE_MEMORY=$((mem[0] ? mem[0] : mem[1] * SLURM_CPUS_ON_NODE))
-echo "$(date "+%F %T") a worker in $place; slots: ${slots[SLURM_NODEID]}"
+echo "$(date "+%F %T") a worker in $place; HAS"
 RESTORE
 trap 'is_reported=1' TERM  # and say how it ended
-WORKER -n "${slots[SLURM_NODEID]}" ${CW_UNTIL:+--until "$CW_UNTIL"} --notice NOTICE --idle-status IDLE
+WORKER OPTION ${CW_UNTIL:+--until "$CW_UNTIL"} --notice NOTICE --idle-status IDLE
 status=$?
 [ $status -ne IDLE ] || { : >"$CW_LOGS/.idle-$SLURM_JOB_ID-$SLURMD_NODENAME"; status=0; }
 how="exit status $status"
@@ -203,7 +213,8 @@ def _script(request: ScriptRequest, arguments: Sequence[str], lines: Sequence[st
     plan = request.plan
     common = [
         f"--job-name={request.job_name}", f"--output={request.logs.replace('%', '%%')}/{request.role}-%j.log",
-        "--open-mode=append", f"--chdir={request.logs}", "--export=ALL", "--requeue", "--no-kill",
+        "--open-mode=append", f"--chdir={request.logs}", "--export=ALL", "--requeue",
+        *(["--no-kill"] if plan.job_nodes == 1 else []),  # jobs on several nodes need them all
     ]  # fmt: skip
     dependency = f"afterany:{request.follows}" if request.follows else ""
     given = (("time", plan.time), ("partition", plan.partition), ("account", plan.account), ("qos", plan.qos),

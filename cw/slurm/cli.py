@@ -216,7 +216,6 @@ _NOT_TAKEN = {
         "without_workers",
         "local_master",
         "nworkers",
-        "nodes",
         "isolated",
     },
 }
@@ -285,14 +284,16 @@ def _add_pieces(parser: Any) -> None:
     add = parser.add_argument
     add("--piece", type=count, metavar="K", help="number of slots of each of the workers' jobs, of which the last may "
         "have fewer (default: those of one node; more where that would be over 64 jobs)")  # fmt: skip
-    add("--nodes", type=count, metavar="M", help="in place of -n: all CPUs of M nodes")
+    add("--nodes", type=count, metavar="M", help="in place of -n: all CPUs of M nodes. add: nodes of each piece, which "
+        "runs one job at a time, with options(nodes=M)")  # fmt: skip
     limit = program.converted_by(_parse_limit)
     add("--max", type=limit, metavar="N", help="in place of -n: an elastic cluster, whose pieces come when jobs wait, "
         "up to N slots, and end when they are idle")  # fmt: skip
     add("--min", type=limit, metavar="N", help="with --max: slots that are always there (default: 0)")
     add("--backlog", type=count, metavar="N", help="with --max: most pieces that wait in the queue at a time "
         "(default: 4)")  # fmt: skip
-    add("--gpus", type=count, metavar="G", help="GPUs of each piece (its slots are as many, without --piece)")
+    add("--gpus", type=count, metavar="G", help="GPUs of each piece (its slots are as many, without --piece); add: "
+        "with --nodes, of each node")  # fmt: skip
     add("--kind", metavar="NAME", help="add: the name of these pieces. scale, resume: the kind that is meant")
     add("--idle", type=program.converted_by(program.parse_seconds), metavar="SECONDS", help="end a worker, and its job "
         "in Slurm, when it has had nothing to do for this long; 0: never (default: 120 with --max, 600 with "

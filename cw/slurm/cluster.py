@@ -242,13 +242,17 @@ def add(options: ClusterOptions) -> str:
     """Add a `kind` of pieces to a cluster, for jobs that others cannot run. They come, up to `max` slots, when jobs
     need them. Returns a description.
 
-    The other arguments are those of `start`, for these pieces. Raises ValueError for invalid ones, and LaunchError.
+    The other arguments are those of `start`, for these pieces, but `nodes`: with it, each slot is that many nodes, for
+    jobs with as many in their options. Raises ValueError for invalid ones, and LaunchError.
     """
     guard.check_start("cw.slurm.add()")
     kind = kinds.check_name(options.kind or "")
     if options.max is None:
         raise ValueError("a kind needs a number of slots up to which its pieces may come: give max")
-    return elastic.add(make_plan(options._replace(kind=None)), kind)
+    kinds.check_size(
+        options
+    )  # not after the user's settings have been added: they may name a piece for other kinds
+    return elastic.add(make_plan(options, is_kind=True), kind)
 
 
 def resume(name: str | None = None, kind: str | None = None) -> str:

@@ -36,8 +36,9 @@ all users share. Fewer: the cluster grows slowly."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
-def limits_given(options: ClusterOptions) -> dict[str, Any]:
-    """Return the fields of a plan by the options of elastic clusters. Raises TypeError, ValueError."""
+def limits_given(options: ClusterOptions, is_kind: bool = False) -> dict[str, Any]:
+    """Return the fields of a plan by the options of elastic clusters. `is_kind`: of pieces that are added to one.
+    Raises TypeError, ValueError."""
     gpus = check_count("gpus", options.gpus, 1) if options.gpus is not None else 0
     if options.max is None:
         for name in ("min", "backlog"):
@@ -48,15 +49,28 @@ def limits_given(options: ClusterOptions) -> dict[str, Any]:
         raise ValueError(
             "a number of slots and max: give min in place of the number, or leave out max if it is fixed"
         )
-    if options.nodes or options.isolated:
+    if options.isolated:
+        raise ValueError("max and isolated: an elastic cluster is of pieces")
+    if options.nodes is not None and not is_kind:
         raise ValueError(
-            f"max and {'nodes' if options.nodes else 'isolated'}: an elastic cluster is of pieces"
+            "max and nodes: the first pieces of an elastic cluster are on one node each; `cw slurm add` (cw.slurm.add) "
+            "adds others, with nodes for one job"
         )
     if not options.workers:
         raise ValueError("max is for workers, and workers=False (-W) starts none")
     backlog = BACKLOG if options.backlog is None else check_count("backlog", options.backlog, 1)
     least, most = check_limits(options.min or 0, options.max)
-    return {"gpus": gpus, "most": most, "least": least, "backlog": backlog}
+    nodes = {} if options.nodes is None else {"job_nodes": check_count("nodes", options.nodes, 2)}
+    return {"gpus": gpus, "most": most, "least": least, "backlog": backlog, **nodes}
+
+
+def check_size(options: ClusterOptions) -> None:
+    """Raise ValueError for a kind with several nodes of which a user says the slots, too."""
+    if options.nodes is not None and options.piece is not None:
+        raise ValueError(
+            "nodes and piece: pieces of several nodes run one job at a time; leave out piece (the number of its "
+            "processes on a node is sbatch's: --Xworkers --ntasks-per-node=K)"
+        )
 
 
 def check_limits(least: Any, most: Any) -> tuple[int, int]:
@@ -107,7 +121,8 @@ def first_sizes(plan: Plan) -> list[int]:
 
 def in_numbers(plan: Plan) -> str:
     """Describe an elastic plan: '0 to 512 slots in pieces of 8'."""
-    return f"{plan.least} to {program.count(plan.most or 0, 'slot')} in pieces of {size_of(plan)}"
+    pieces = f"in pieces of {size_of(plan)}" if plan.job_nodes == 1 else f"of {plan.job_nodes} nodes each"
+    return f"{plan.least} to {program.count(plan.most or 0, 'slot')} {pieces}"
 
 
 def elastic(state: State) -> dict[str, Plan]:
@@ -135,6 +150,8 @@ def title(kind: str) -> str:
 
 def size_of(plan: Plan) -> int:
     """Return the number of slots of a whole piece."""
+    if plan.job_nodes > 1:
+        return 1
     if plan.piece:
         return plan.piece
     if plan.gpus:  # each device has a slot, unless the user gives the size
@@ -169,17 +186,19 @@ def offer_of(plan: Plan) -> Offer:
     slots = size_of(plan)
     asked = State.system.asked(plan)
     own = _own_options(plan)
-    memory = asked.memory_of_piece or asked.memory * slots
+    tasks = plan.node_slots or 1 if plan.job_nodes > 1 else slots  # of one node
+    memory = asked.memory_of_piece or asked.memory * tasks
     is_in_image = bool(plan.docker_image or plan.apptainer_image)
     return Offer(
         slots,
-        max(slots, own.cpus or slots * asked.cpus),
+        max(slots, own.cpus or tasks * asked.cpus),
         asked.gpus,
         own.memory or memory,
         own.resources,
         own.tags,
         math.inf if asked.seconds is None else asked.seconds,
         None if is_in_image else sys.version_info[:2],
+        plan.job_nodes,
     )
 
 

@@ -48,15 +48,16 @@ class SlurmCluster(Cluster):
     """State of the workers' jobs in words, if not all were connected."""
 
 
-def make_plan(options: ClusterOptions) -> Plan:
-    """Make the plan of `cw.slurm.start` with these options and the user's settings. Raises TypeError, ValueError."""
+def make_plan(options: ClusterOptions, is_kind: bool = False) -> Plan:
+    """Make the plan of `cw.slurm.start`, or (`is_kind`) of `cw.slurm.add`, with these options and the user's settings.
+    Raises TypeError, ValueError."""
     options.check_roles()
     if options.local_master and not options.master:
         raise ValueError("a local master and no master: give one of them")
-    if options.kind is not None:
+    if options.kind is not None and not is_kind:
         raise ValueError("kind is for cw.slurm.add, which adds more pieces of another kind to a cluster")
     options = profiles.fill(options)
-    limits = kinds.limits_given(options)
+    limits = kinds.limits_given(options, is_kind)
     piece, nodes = (_check_count(name, getattr(options, name)) for name in ("piece", "nodes"))
     if nodes and options.nworkers is not None:
         raise ValueError("a number of slots and a number of nodes: give one of them")
@@ -79,7 +80,7 @@ def make_plan(options: ClusterOptions) -> Plan:
         has_local_master=bool(options.local_master and options.master),
         verbose=options.verbose,
         piece=piece,
-        nodes=nodes,
+        nodes=0 if is_kind else nodes,
         idle=_idle_seconds(options),
         account=options.account or "",
         qos=options.qos or "",
