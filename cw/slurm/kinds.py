@@ -53,8 +53,8 @@ def limits_given(options: ClusterOptions, is_kind: bool = False) -> dict[str, An
         raise ValueError("max and isolated: an elastic cluster is of pieces")
     if options.nodes is not None and not is_kind:
         raise ValueError(
-            "max and nodes: the first pieces of an elastic cluster are on one node each; `cw slurm add` (cw.slurm.add) "
-            "adds others, with nodes for one job"
+            "max and nodes: the first pieces of an elastic cluster are on one node each; cw.slurm.add (in a shell "
+            f"`{advice.command('slurm', 'add', '--help')}`) adds others, with nodes for one job"
         )
     if not options.workers:
         raise ValueError("max is for workers, and workers=False (-W) starts none")

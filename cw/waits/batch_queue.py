@@ -75,8 +75,13 @@ def other_pieces(where: str, nodes: int = 1) -> str:
         states = _clusters_of(where)
     except (Error, OSError):
         return ""
-    kind = ["--kind", f"{nodes}-nodes", "--nodes", str(nodes), "--max", "1"] if nodes > 1 else ["--help"]
-    return advice.command("slurm", "add", *kind, name=states[0].name) if states else ""
+    if not states:
+        return ""
+    name = states[0].name
+    if nodes == 1:
+        return advice.command("slurm", "add", "--help", name=name)
+    kind = f"{nodes}-nodes"
+    return advice.command("slurm", "add", "--kind", kind, "--nodes", str(nodes), "--max", "1", name=name)
 
 
 def _clusters_of(where: str) -> list[State]:
