@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from cw.payloads.shared import Shared as Shared
     from cw.pool import Pool as Pool
     from cw.results import ResultsModule as _ResultsModule
+    from cw.runs.names import RunError as RunError
     from cw.slurm import slurm_master_host as slurm_master_host
     from cw.userdir import HomeError as HomeError
 
@@ -108,6 +109,7 @@ _MODULE_BY_NAME = {
     "WrongCredential": "credential",
     "HomeError": "userdir",
     "LaunchError": "launch.launcher",
+    "RunError": "runs.names",
 } | dict.fromkeys(
     ("ConnectionError", "DependencyFailed", "EnvironmentMismatch", "Error", "InitializerFailed", "JobStopped",
      "JobTimeout", "MemoryExceeded", "NotPicklable", "PayloadError", "ProtocolError", "RemoteException",

@@ -44,6 +44,7 @@ FLOORS = [
     "client.states", "client.records", "client.script", "client.components", "client.objects",
     "report.of_store", "report.page", "report.style", "report.drawing", "report.library", "report.reader",
     "report.texts", "report.figures", "report.timeline", "report.bins", "report.durations", "report.__init__",
+    "runs.names", "runs.__init__",
     "results", "store.table", "store.rows", "store.result",
     "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.stream", "store.reader",
     "store.directory", "store.format", "store.__init__",

@@ -484,7 +484,9 @@ def has_its_share(executor, seconds):
     assert time.monotonic() - began < seconds
 
 
-@pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.alone])])
+@pytest.mark.parametrize(
+    "count", [100_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.alone])]
+)
 def test_very_many_jobs_cost_master_and_worker_little_and_ctrl_c_acts_at_once(count, tmp_path):
     limit = count * 10_000 // 4
     body = f"""
