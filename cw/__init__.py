@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from cw.credential import WrongCredential as WrongCredential
     from cw.errors import ConnectionError as ConnectionError
     from cw.errors import DependencyFailed as DependencyFailed
+    from cw.errors import DetachError as DetachError
     from cw.errors import EnvironmentMismatch as EnvironmentMismatch
     from cw.errors import Error as Error
     from cw.errors import InitializerFailed as InitializerFailed
@@ -111,8 +112,8 @@ _MODULE_BY_NAME = {
     "LaunchError": "launch.launcher",
     "RunError": "runs.names",
 } | dict.fromkeys(
-    ("ConnectionError", "DependencyFailed", "EnvironmentMismatch", "Error", "InitializerFailed", "JobStopped",
-     "JobTimeout", "MemoryExceeded", "NotPicklable", "PayloadError", "ProtocolError", "RemoteException",
+    ("ConnectionError", "DependencyFailed", "DetachError", "EnvironmentMismatch", "Error", "InitializerFailed",
+     "JobStopped", "JobTimeout", "MemoryExceeded", "NotPicklable", "PayloadError", "ProtocolError", "RemoteException",
      "RemoteTraceback", "SharedRandomState", "SharedValueReleased", "StartRefused", "StoreError", "UnseenChanges",
      "UnstableKey", "WorkerLost"), "errors",
 )  # fmt: skip

@@ -15,6 +15,7 @@
          |- UnstableKey                a call cannot be recognised in a later run     (also TypeError)
          |- StartRefused               an import would start a cluster or a client    (also RuntimeError)
          |- StoreError                 a store cannot be opened, read or written      (also OSError)
+         |- DetachError                a run cannot be handed over, or its folder is damaged (also RuntimeError)
          |- RemoteException            stands for a job's exception that does not survive pickling
          '- RemoteTraceback            `__cause__` of a job's exception: the traceback in the runner
 
@@ -104,6 +105,13 @@ class StartRefused(Error, RuntimeError):
 
 class StoreError(Error, OSError):
     """A store cannot be opened, read or written; its results are unchanged. An `OSError` too."""
+
+
+class DetachError(Error, RuntimeError):
+    """A run cannot go on without its script, or its folder is damaged. What was computed is in the store.
+
+    If a script cannot hand its run over, it keeps it. A `RuntimeError` too.
+    """
 
 
 class JobTimeout(Error, TimeoutError):
