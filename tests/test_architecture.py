@@ -43,7 +43,7 @@ FLOORS = [
     "client.functions", "client.keys", "client.prepared",
     "client.share", "client.hints",
     "client.states", "client.records", "client.script", "client.components", "client.objects",
-    "runs.lease", "runs.folder", "runs.__init__",
+    "runs.names", "runs.lease", "runs.folder", "runs.__init__",
     "report.of_store", "report.page", "report.style", "report.drawing", "report.library", "report.reader",
     "report.texts", "report.figures", "report.timeline", "report.bins", "report.durations", "report.__init__",
     "runs.names", "runs.__init__",
