@@ -44,6 +44,7 @@ FLOORS = [
     "client.share", "client.hints",
     "client.states", "client.records", "client.script", "client.components", "client.objects",
     "runs.names", "runs.lease", "runs.folder", "runs.__init__",
+    "runs.calls", "runs.lease", "runs.folder", "runs.__init__",
     "report.of_store", "report.page", "report.style", "report.drawing", "report.library", "report.reader",
     "report.texts", "report.figures", "report.timeline", "report.bins", "report.durations", "report.__init__",
     "runs.names", "runs.__init__",
@@ -163,6 +164,7 @@ KEEPERS = {
         "net.sockets",
         "net.interfaces",
         "store.format",
+        "runs.calls",  # the form of its records
         "web.server",  # what a Unix socket says of its peer
     },
     "array": {"net.wire", "net.sockets"},  # sockets: descriptors beside the bytes
