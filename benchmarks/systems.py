@@ -151,7 +151,7 @@ class CwStored(Cw):
     """A local cluster with a store: each result is on disk before its future is done."""
 
     label = "cw, with a store"
-    stores = "stored.db"
+    stores = "stored.cw"
 
 
 class CwWorkers(Cw):
@@ -270,7 +270,7 @@ class CwThreadStored(CwThread):
     """A ClientThread with a store: each result is on disk before its callback is called."""
 
     label = "cw ClientThread, with a store"
-    stores = "stored.db"
+    stores = "stored.cw"
 
 
 class Program:

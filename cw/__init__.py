@@ -4,7 +4,7 @@
     executor = cw.ClusterExecutor()              results through concurrent.futures
     for result in cw.map(function, items): ...   replaces the loop (in asyncio: async for ... in cw.amap)
     with cw.allocate(8): ...                     a cluster for the duration of a block
-    cw.results('sweep.db')                       the results in a store
+    cw.results('sweep.cw')                       the results in a store
     cw.status()                                  what the cluster does at this moment
 
 `python -m cw.master` and `python -m cw.worker HOST` start a cluster by hand. All public names are here; a module is

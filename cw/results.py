@@ -1,6 +1,6 @@
-"""`cw.results('sweep.db')`: the results in a store, without a cluster; and `python -m cw.results sweep.db`.
+"""`cw.results('sweep.cw')`: the results in a store, without a cluster; and `python -m cw.results sweep.cw`.
 
-    results = cw.results('sweep.db')
+    results = cw.results('sweep.cw')
     for result in results:
         print(result.function, result.args, result.value)
     results.to_csv('sweep.csv')

@@ -166,7 +166,7 @@ def report() -> None:
         page = Path(directory) / "run.html"
         with (
             cw.mp.allocate(8),
-            cw.ClusterExecutor(report=page, store=Path(directory) / "sweep.db") as executor,
+            cw.ClusterExecutor(report=page, store=Path(directory) / "sweep.cw") as executor,
         ):
             simulated = [executor.submit(simulate, seed) for seed in range(160)]
             for number, future in enumerate(simulated):

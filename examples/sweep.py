@@ -2,7 +2,7 @@
 
 Each cell of a square has a tree with some probability, and the trees at one edge are set on fire. A tree next to a
 burning one catches fire. Near a density of 0.593, the probability that the fire reaches the other edge jumps from 0 to
-1 (site percolation). Each job grows and burns one forest. All results are in the store `sweep.db` before they are used:
+1 (site percolation). Each job grows and burns one forest. All results are in the store `sweep.cw` before they are used:
 kill this program (Ctrl-C, kill -9) and run it again; it computes only missing results.
 
 It runs on a cluster on this machine, with one slot for each usable CPU. The plot needs matplotlib, the progress bar
@@ -108,7 +108,7 @@ def main():
     parser.add_argument(
         "--forests", type=int, default=100, help="number for each size and density (default: 100)"
     )
-    parser.add_argument("--store", default="sweep.db", help="directory of the results (default: sweep.db)")
+    parser.add_argument("--store", default="sweep.cw", help="directory of the results (default: sweep.cw)")
     parser.add_argument("--host", help="host of a running master (default: a cluster on this machine)")
     parser.add_argument("--plot", default="sweep.png", help="file of the plot (default: sweep.png)")
     options = parser.parse_args()

@@ -93,7 +93,7 @@ def test_the_commands_about_the_credential(tmp_path, monkeypatch):
 
 def test_the_commands_that_show_a_store(home, tmp_path):
     page = DOCS / "results.md"
-    (tmp_path / "script.py").write_text(pages.snippet_with(page, "failing.db").text)
+    (tmp_path / "script.py").write_text(pages.snippet_with(page, "failing.cw").text)
     pages.run([sys.executable, "script.py"], tmp_path, CW_HOME=home)
     summary, failed, table = (
         pages.run(["bash", "-c", line], tmp_path) for line in blocks_with(page, "cw.results")

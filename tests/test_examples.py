@@ -95,8 +95,8 @@ def test_sweep_goes_on_where_it_was_and_plots_what_came_out(tmp_path):
     outputs = []
     for _ in range(2):
         outputs.append(run("sweep.py", tmp_path, "--forests", "1"))
-        assert len(cw.results(tmp_path / "sweep.db").filter(function="burn", failed=False)) == 3 * 37
-        stored = sum(path.stat().st_size for path in (tmp_path / "sweep.db").iterdir())
+        assert len(cw.results(tmp_path / "sweep.cw").filter(function="burn", failed=False)) == 3 * 37
+        stored = sum(path.stat().st_size for path in (tmp_path / "sweep.cw").iterdir())
     assert outputs[0] == outputs[1]  # what is random comes from the seeds
     assert stored < 100_000  # nothing was computed twice
     assert re.search(r"^0\.500( +0\.\d\d){3}", outputs[0], re.MULTILINE)

@@ -78,7 +78,7 @@ def assert_harmless(page):
 @pytest.fixture
 def path(tmp_path):
     return written(
-        tmp_path / "sweep.db",
+        tmp_path / "sweep.cw",
         stored(1, 2, 2.0, args=(0.25,)),
         stored(2, 3, 1.0, host="node2", args=(EVIL, [1, 2])),
         stored(3, 7, 4.0, host="node2", error=ValueError("no <b>such</b> star\nnowhere\nat all"), args=(3,)),
@@ -90,7 +90,7 @@ def path(tmp_path):
 
 def test_the_page_says_what_was_run_and_what_failed(path):
     page = Page(of_store.page_of(path, Choice()))
-    assert "sweep.db" in page.text
+    assert "sweep.cw" in page.text
     # Six results of five calls: one failed and was done later.
     assert "calls done 4" in page.text and "calls failed 1 1 more failed, and were done later" in page.text
     assert "spent in calls 8.2 s" in page.text and "longest 4 s" in page.text
@@ -200,11 +200,11 @@ def report(monkeypatch, tmp_path):
 def test_a_mistake_is_one_line_that_says_what_is_wrong(path, tmp_path, report, monkeypatch):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    written(tmp_path / "empty.db")
+    written(tmp_path / "empty.cw")
     for arguments, said in (
-        (["none.db"], "there is no store"),
+        (["none.cw"], "there is no store"),
         (["other"], "no store"),
-        (["empty.db"], "has no results: there is nothing to report"),
+        (["empty.cw"], "has no results: there is nothing to report"),
         ([path, "--function", "nope"], "has no such results: there is nothing to report"),
     ):
         with pytest.raises(program.UserError, match=said) as raised:

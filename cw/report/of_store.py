@@ -1,4 +1,4 @@
-"""The report on a store: `page_of('sweep.db', Choice())` gives the page.
+"""The report on a store: `page_of('sweep.cw', Choice())` gives the page.
 
 the store --> reader: Figures, and the texts of some calls --> page
 """

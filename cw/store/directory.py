@@ -1,6 +1,6 @@
 """The directory of a store: the marker that makes it one, and complete writes of files in it.
 
-sweep.db/
+sweep.cw/
   cw-store.json                    the marker, with the store's format and id
   0192f3a1c0de-node7-4711-9c4e.seg one segment for each program that has written: records, one after the other
   large/...                        results above a MiB, a file each
