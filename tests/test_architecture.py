@@ -45,6 +45,8 @@ FLOORS = [
     "client.states", "client.records", "client.script", "client.components", "client.objects",
     "runs.calls", "runs.names", "runs.lease", "runs.folder",
     "runs.__init__",
+    "runs.onlooker",
+    "runs.calls", "runs.names", "runs.lease", "runs.folder", "runs.__init__",
     "report.of_store", "report.page", "report.style", "report.drawing", "report.library", "report.reader",
     "report.texts", "report.figures", "report.timeline", "report.bins", "report.durations", "report.__init__",
     "results", "store.table", "store.rows", "store.result",
