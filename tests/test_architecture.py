@@ -46,6 +46,7 @@ FLOORS = [
     "runs.calls", "runs.names", "runs.lease", "runs.folder",
     "runs.__init__",
     "runs.onlooker",
+    "runs.onlooker", "runs.output",
     "runs.calls", "runs.names", "runs.lease", "runs.folder", "runs.__init__",
     "report.of_store", "report.page", "report.style", "report.drawing", "report.library", "report.reader",
     "report.texts", "report.figures", "report.timeline", "report.bins", "report.durations", "report.__init__",
