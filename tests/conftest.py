@@ -52,11 +52,15 @@ END_SECONDS = 60
 """Time that the end of its fixtures may take, after a test that took too long (seconds)."""
 
 
+gc.disable()  # until the tests are collected: what is loaded before stays
+
+
 def pytest_collection_finish() -> None:
     """Take what all test modules have loaded out of garbage collection: half a million objects, a third of a second
     each time, and it is collected at the end of most tests."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

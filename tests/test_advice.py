@@ -58,7 +58,8 @@ def test_another_program_named_cw_is_not_meant(on_the_path, monkeypatch, tmp_pat
 def advised():
     """All calls that render a command: (function, words), with values that are not written there as '7'."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)) if "advice." in text else ():
             function = node.func if isinstance(node, ast.Call) else None
             if isinstance(function, ast.Attribute) and ast.unparse(function.value) == "advice":
                 words = [

@@ -309,6 +309,13 @@ def nodes_of(path):
     return list(ast.walk(ast.parse(path.read_text())))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_them():
+    """Half a million objects would make each garbage collection of the tests that follow slow."""
+    yield
+    nodes_of.cache_clear()
+
+
 def module_named(name):
     """The module of cw, as in FLOORS, in which a name like 'client.session.Session' is found."""
     parts = name.split(".")
@@ -479,16 +486,18 @@ def test_every_line_of_the_log_is_an_event_with_an_id_of_its_own():
     assert len(where) > 60
 
 
-METHODS = {
-    part.name
-    for path in PATHS
-    for node in nodes_of(path)
-    if isinstance(node, ast.ClassDef)
-    for part in node.body
-    if isinstance(part, ast.FunctionDef)
-    and not any("property" in ast.unparse(d) for d in part.decorator_list)
-}
-"""Names of methods, in any class."""
+@functools.cache
+def methods_of_all():
+    """Names of methods, in any class."""
+    return {
+        part.name
+        for path in PATHS
+        for node in nodes_of(path)
+        if isinstance(node, ast.ClassDef)
+        for part in node.body
+        if isinstance(part, ast.FunctionDef)
+        and not any("property" in ast.unparse(d) for d in part.decorator_list)
+    }
 
 
 def test_rooms_are_small():
@@ -523,7 +532,7 @@ def _lent_to(methods):
         if isinstance(target, ast.Attribute)
         and ast.unparse(target.value) == "self"
         and target.attr.lstrip("_") == node.value.attr.lstrip("_")
-        and node.value.attr in METHODS
+        and node.value.attr in methods_of_all()
     }
 
 
