@@ -9,8 +9,6 @@ The sender tracks which of a session's objects the receiver holds (`cw.net.objec
 are needed, and `Forget`, so no receiver ever has to ask.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 # isort: off

@@ -1,7 +1,5 @@
 """Messages of observers, and what clients tell for them. Part of `cw.net.messages`."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, NamedTuple
 
 from cw.net.schema import Bound, Leg, Line, Payloads, TimeLeft, U32s, batch, is_text, record

@@ -6,8 +6,6 @@ runner: pipes, and Printed ---> worker ---> Output, Kept ---> master ---> JobOut
 All of them go in the data lane: what a job printed comes before its result.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from cw.net.schema import Leg, Payloads, U8s, U32s, U64s, batch, record

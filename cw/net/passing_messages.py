@@ -5,8 +5,6 @@ master ---> OpenPort --> a worker that has it ---> PortOpened ---> master
 master ---> Fetch -----> worker ---> Want ---> the other worker ---> Objects ---> worker ---> Held ---> master
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from cw.net.schema import Digest as DigestText

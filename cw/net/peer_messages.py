@@ -1,7 +1,5 @@
 """Messages about the peers themselves: identity, state, departure. Part of `cw.net.messages`."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from cw.net.schema import Depths, Idents, Leg, Line, Sessions, TimeLeft, record

@@ -21,7 +21,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, get_origin
 
 from cw.errors import ProtocolError
 
@@ -164,7 +164,7 @@ class Spec:
                  "legs")  # fmt: skip
 
     def __init__(self, cls: Any, kind: int, legs: Iterable[Leg], is_batch: bool, is_ordered: bool) -> None:
-        hints = get_type_hints(cls, include_extras=True)
+        hints = cls.__annotations__
         self.cls = cls  # the NamedTuple
         self.kind = kind
         self.legs = frozenset(legs)
