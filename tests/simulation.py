@@ -506,7 +506,7 @@ class Client:
 
     @property
     def key(self):
-        return int(self.session.exchange.ident[:16], 16)
+        return int(self.session.exchange.identity.ident[:16], 16)
 
 
 def _job(number, seconds, crashes):

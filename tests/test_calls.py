@@ -19,6 +19,7 @@ RECORDS = [
         2, 4, 0, b"chunk",
         (CallEntry(b"l" * 16, "simulate", b"(2,)", CLASSES, {b"D" * 16: b"class"}, 12.5),
          CallEntry(b"m" * 16, "simulate", b"", CLASSES, {b"D" * 16: b"class"})),
+        is_chunk=True,
     ),
     CallRecord(3, 4, 1, b"", (CallEntry(b"n" * 16, "f", b"x"),), Asked(7, True, 3, 1, ("builtins.OSError",))),
     CallRecord(

@@ -55,12 +55,15 @@ class Delivery:
         """Number of delivered jobs that did not run."""
         self.run_report: RunReport | None = None
         """Takes note of each job that ends, if a report is asked for."""
+        self.on_stored: Callable[[], None] = lambda: None
+        """Called when what `record` was given once is stored, and delivered."""
         self.deliver = deliver
         """Gives the caller a job's error or value. After it, `Jobs.on_delivered` must be called."""
         self.seconds = 0.0
         """Duration of the job that is being delivered, in its runner."""
         self._jobs = jobs
-        self._store_clients = set() if store_client is None else {store_client}
+        self.store_clients = set() if store_client is None else {store_client}
+        """Those of all of its stores."""
         self._stored: deque[int] = (
             deque()
         )  # numbers of jobs that need not run: their results are in the store
@@ -109,7 +112,7 @@ class Delivery:
 
     def close_with(self, store_client: StoreClient) -> None:
         """Close a store of some of the jobs at the end, too. Any thread."""
-        self._store_clients.add(store_client)
+        self.store_clients.add(store_client)
 
     @property
     def has_some(self) -> bool:
@@ -150,6 +153,7 @@ class Delivery:
                     self.finish(job, own_error, value)
                 else:
                     self.finish(job, StoreError(*error.args), None)
+            self.on_stored()
         return failure
 
     def deliver_failed(self) -> None:
@@ -204,10 +208,10 @@ class Delivery:
 
     def flush(self) -> None:
         """Return when all recorded results are stored, or have failed to be."""
-        for store_client in list(self._store_clients):
+        for store_client in list(self.store_clients):
             store_client.flush()
 
     def close(self) -> None:
         """Close the stores at the end of the session."""
-        for store_client in list(self._store_clients):
+        for store_client in list(self.store_clients):
             store_client.close()

@@ -10,36 +10,32 @@ runs in the session's thread, or in one that holds the loop's lock in its place.
 from __future__ import annotations
 
 import os
-import secrets
-import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from cw import nested, program
 from cw.client import outcome, patience
+from cw.client.acknowledging import Acknowledger
 from cw.client.calls import Calls
 from cw.client.delivery import Delivery
+from cw.client.identity import new_identity
 from cw.client.job import ClientJob
 from cw.client.jobs import BATCH, Jobs
 from cw.client.options import ClientSettings, check_patience, check_workers
 from cw.client.outcome import Abandoned, Outcome
-from cw.errors import InitializerFailed
 from cw.events import EventLogger
 from cw.net import address, memory
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
-from cw.observer.reporter import Reporter, program_name
+from cw.observer.reporter import Reporter
 from cw.output.incoming import Incoming
 from cw.payloads.job_usage import MEASURED_SECONDS
 from cw.version import VERSION
 from cw.waits.reporter import WaitReporter
 
 logger = EventLogger("cw.client")
-
-ACKNOWLEDGED_SECONDS = 0.1
-"""Longest delay of the acknowledgement of results (seconds). Larger: workers keep them. Smaller: more messages."""
 
 
 class Owner(Protocol):
@@ -72,8 +68,11 @@ class Exchange:
         calls: Calls,
         delivery: Delivery,
     ) -> None:
-        self.ident = secrets.token_hex(16)
-        """Id of the session."""
+        self.identity = new_identity()
+        self.opener: outcome.Opener = outcome.Opener()
+        """Makes values and errors of results."""
+        self.is_frozen = False
+        """True if nothing is sent, and what comes is passed over: another process is taking the session over."""
         self.result_host: str | None = None
         """Host of the results that arrive; None: the master was not asked."""
         self.most = check_workers(settings.max_workers)
@@ -93,15 +92,16 @@ class Exchange:
         self.waits = WaitReporter(lambda: self.link.where)
         self.reporter = Reporter(loop, self.link.send, jobs, calls.objects.names)
         calls.object_sender.on_sent = self.reporter.on_objects_sent
-        self._secret = secrets.token_hex(16)
-        self._parent = nested.job()
+        self.acknowledger = Acknowledger(loop, self.link, jobs)
+        delivery.on_stored = self.acknowledger.on_stored
         self._loop, self._owner = loop, owner
         self._jobs, self._calls = jobs, calls
         self._object_sender = calls.object_sender
         self._delivery = delivery
         self._again: list[ClientJob] = []  # jobs that must be submitted once more over this connection
-        self._roster: set[str] = set()  # workers that are at the master, or were when it was lost
-        self._is_acknowledging = self._leaves_when_done = False
+        self.roster: set[str] = set()
+        """Workers that are at the master, or were when it was lost."""
+        self._leaves_when_done = False
         self._handlers = {**self._message_handlers(), **owner.output.handlers}
 
     def _message_handlers(self) -> dict[type, Callable[[Any], None]]:
@@ -119,6 +119,7 @@ class Exchange:
             m.Lost: self._on_job_lost,
             m.AttemptCounts: self._on_attempt_counts,
             m.Watched: self.reporter.on_watched,
+            m.TakenOver: lambda message: self.link.on_taken_over(message),
             m.Goodbye: lambda message: self.link.on_goodbye(message),
             m.Heartbeat: lambda message: None,
         }
@@ -126,9 +127,9 @@ class Exchange:
     # --- the owner of the link ---
 
     def hello(self) -> m.Hello:
-        return m.Hello("client", self.ident, self._secret, m.PROTOCOL, list(sys.version_info[:2]), VERSION,
-                       os.uname().nodename, os.getpid(), {}, self._jobs.highest_sent, memory.takes_files(),
-                       nested.depth, self._parent, program_name())  # fmt: skip
+        ident, secret, python, program_name, parent = self.identity
+        return m.Hello("client", ident, secret, m.PROTOCOL, list(python), VERSION, os.uname().nodename, os.getpid(), {},
+                       self._jobs.highest_sent, memory.takes_files(), nested.depth, parent, program_name)  # fmt: skip
 
     def on_message(self, message: Any) -> None:
         self._handlers[type(message)](message)
@@ -148,7 +149,7 @@ class Exchange:
                 left,
             )
         if jobs.highest_sent:
-            connection.send(m.Roster(sorted(self._roster), []))
+            connection.send(m.Roster(sorted(self.roster), []))
             for attempt_counts in jobs.attempt_counts.values():
                 connection.send(attempt_counts)
         jobs.on_master_joined()
@@ -157,6 +158,7 @@ class Exchange:
 
     def on_lost(self) -> None:
         self._jobs.on_master_lost()
+        self.acknowledger.on_lost()
         self.waits.on_lost()
         self._again.clear()  # they are resubmitted with all others
         self._object_sender.start_anew(None)
@@ -164,6 +166,14 @@ class Exchange:
 
     def on_failure(self, error: BaseException) -> None:
         self._owner.on_failure(error)
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call a function in the session's thread. Any thread."""
+        self._loop.call_soon_threadsafe(function)
+
+    def stop(self) -> None:
+        """End the session's thread, without a goodbye."""
+        self._loop.stop()
 
     def leave_when_done(self) -> None:
         """Say goodbye when all results are delivered."""
@@ -187,11 +197,11 @@ class Exchange:
     def pump(self) -> None:
         """Send the jobs that the master's window has room for."""
         jobs, connection = self._jobs, self.link.connection
-        if connection is None:
+        if connection is None or self.is_frozen:
             return
         if self._again:
             again, self._again = list(filter(jobs.is_sent, self._again)), []
-            self._send_acknowledgement()  # of their results, before the master knows these jobs once more
+            self.acknowledger.send()  # of their results, before the master knows these jobs once more
             if again:
                 self._submit(connection, again, is_apart=True)
         if not jobs.is_window_open:
@@ -247,19 +257,6 @@ class Exchange:
             self.link.send(m.Cancel(at_master))
         self.note_progress()
 
-    def _acknowledge(self, count: int) -> None:
-        """Acknowledge results to the master, several at a time."""
-        if self._jobs.receipts.note(count):
-            self._send_acknowledgement()
-        elif not self._is_acknowledging:
-            self._is_acknowledging = True
-            self._loop.call_later(ACKNOWLEDGED_SECONDS, self._send_acknowledgement)
-
-    def _send_acknowledgement(self) -> None:
-        self._is_acknowledging = False
-        if self.link.is_joined and (count := self._jobs.receipts.acknowledge()):
-            self.link.send(m.Received([count]))
-
     # --- from the master ---
 
     def _on_window(self, message: m.Window) -> None:
@@ -269,8 +266,8 @@ class Exchange:
         self.pump()
 
     def _on_roster(self, message: m.Roster) -> None:
-        self._roster.update(message.joined)
-        self._roster.difference_update(message.gone)
+        self.roster.update(message.joined)
+        self.roster.difference_update(message.gone)
 
     def _on_result_host(self, message: m.ResultHost) -> None:
         self.result_host = message.host
@@ -280,12 +277,14 @@ class Exchange:
             self._owner.on_started(job)
 
     def _on_results(self, message: m.JobResults) -> None:
+        if self.is_frozen:
+            return  # not acknowledged, it comes again to the next process
         delivery, sink = self._delivery, self._owner.output.sink
         if sink.is_used:
             sink.on_ended(message.numbers)  # before the results
         has_kept = sink.has_kept
         take, load, deliver, on_delivered = (
-            self._jobs.take, outcome.load, delivery.deliver, self._jobs.on_delivered,
+            self._jobs.take, self.opener.load, delivery.deliver, self._jobs.on_delivered,
         )  # fmt: skip
         has_held, report = bool(self._jobs.held), delivery.run_report
         to_record: list[Outcome] = []
@@ -309,8 +308,7 @@ class Exchange:
                 kept = delivery.note_output(job, error, kept)
             if has_held and error is None and (result := getattr(job.tag, "awaited", None)) is not None:
                 result.payload = payload
-            # (A call that has not run has nothing to store.)
-            if job.call is None or status == m.NOT_ENTERED or type(error) is InitializerFailed:
+            if job.call is None or not self.opener.is_recorded(status, error):
                 delivery.seconds = seconds
                 deliver(number, job.tag, error, value)
                 on_delivered(job, error is not None)
@@ -319,7 +317,7 @@ class Exchange:
                 to_record.append(made if kept is None else made._replace(output=kept))
         if to_record:
             self._delivery.record(to_record, self.result_host or "")
-        self._acknowledge(len(message.numbers))
+        self.acknowledger.note(len(message.numbers), bool(to_record))
         self.note_progress()
         self.pump()
 
@@ -329,7 +327,7 @@ class Exchange:
         job = self._jobs.get(number)
         if job is None or job.retries is None or status == m.NOT_ENTERED:
             return False
-        error, _ = outcome.load(job, status, payload)
+        error, _ = self.opener.load(job, status, payload)
         if error is None or not self._jobs.try_again(job, error, payload):
             return False
         if self._delivery.run_report is not None:
@@ -347,6 +345,8 @@ class Exchange:
         self._owner.output.sink.take_kept(message.number)  # of the attempt that is over: the job runs again
 
     def _on_job_lost(self, message: m.Lost) -> None:
+        if self.is_frozen:
+            return
         sink = self._owner.output.sink
         sink.on_ended([message.number])
         kept = sink.take_kept(message.number)
@@ -363,5 +363,6 @@ class Exchange:
                 self._delivery.finish(job, lost.error, None)
             else:
                 self._delivery.record([lost], "")
+                self.acknowledger.note(0, True)
         self.note_progress()
         self.pump()

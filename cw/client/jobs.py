@@ -95,6 +95,20 @@ class Jobs:
             (self.ranked.add if job.priority else self._waiting.append)(job)
         return number
 
+    def restore(self, job: ClientJob, is_sent: bool) -> None:
+        """Add a job of an earlier process of this session, or one that was on disk. Those with lower numbers that are
+        not here are over. `is_sent`: it may have been sent to a master, and is resubmitted."""
+        self.delivered += max(0, job.number - self.last_number - 1)
+        self.last_number = max(self.last_number, job.number)
+        self._by_number[job.number] = job
+        self.bytes_in += len(job.payload)
+        if not job.priority:
+            self._waiting.append(job)
+        elif is_sent:
+            self.ranked.lost.append(job)
+        else:
+            self.ranked.add(job)
+
     def release(self, dependent: Dependent, function: int, payload: Any, is_sent: bool) -> int:
         """Make a job of a held call, under the session's lock. Returns its number. `is_sent`: it waits as others do,
         unless its result is stored; otherwise the caller takes or cancels it soon."""

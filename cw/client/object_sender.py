@@ -50,7 +50,8 @@ class ObjectSender:
         self._objects = objects
         self._lock = lock
         self._loop = loop
-        self._in_use = in_use
+        self.in_use = in_use
+        """Returns the numbers of the objects that outstanding jobs name."""
         self.on_sent: Callable[[list[Object]], None] = lambda sent: None
         """Called after objects were sent."""
         self._connection: Connection | None = None
@@ -72,7 +73,7 @@ class ObjectSender:
     def forget_unused(self, latest: int) -> None:
         """Forget objects that no job needs, when there are too many. The caller holds the lock; any thread. `latest`: a
         function that is about to be used."""
-        gone = self._objects.forget_unused(self._in_use() | {latest})
+        gone = self._objects.forget_unused(self.in_use() | {latest})
         self._forgotten.extend(item.key for item in gone)
 
     def send_objects(self, connection: Connection, functions: set[int], options: set[int]) -> bool:
@@ -152,7 +153,7 @@ class ObjectSender:
     def _forget_dropped(self) -> None:
         began = time.monotonic()
         with self._lock:
-            gone = self._objects.forget_dropped(self._in_use())
+            gone = self._objects.forget_dropped(self.in_use())
             is_left = self._objects.dropped_size()
         self._forgotten.extend(item.key for item in gone)
         self._send_forgotten()

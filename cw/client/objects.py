@@ -100,6 +100,21 @@ class ObjectTable:
             self._dropping.difference_update((number, *needs))
         return number
 
+    def restore(self, number: int, kind: int, needs: Sequence[int], payload: Any) -> None:
+        """Add an object that an earlier process of this session has numbered."""
+        highest, self._last_number = self._last_number, number - 1
+        self._add(kind, needs, payload)
+        self._last_number = max(highest, number)
+
+    @property
+    def last_number(self) -> int:
+        """The highest number so far. It may be set to a higher one."""
+        return self._last_number
+
+    @last_number.setter
+    def last_number(self, number: int) -> None:
+        self._last_number = max(self._last_number, number)
+
     def options_number(self, options: JobOptions) -> int:
         """Return the number of the object that holds these options; 0 for none. It is kept while a job needs it."""
         if options is NO_OPTIONS:

@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
 from cw.client.job import ClientJob
-from cw.errors import Error, JobStopped, JobTimeout, MemoryExceeded, WorkerLost
+from cw.errors import Error, InitializerFailed, JobStopped, JobTimeout, MemoryExceeded, WorkerLost
 from cw.needs import format_bytes
 from cw.net import messages as m
 from cw.output.sink import Kept
@@ -45,10 +45,20 @@ def load(job: ClientJob, status: int, payload: Any) -> tuple[BaseException | Non
         except BaseException as failure:
             return serialize.unreadable(job.name, failure), None
     if status == m.TIMEOUT:
-        return _limit_error(job.name, payload), None
+        return limit_error(job.name, payload), None
     if status == m.NOT_ENTERED:
         return serialize.load_error(payload, job.name + UNENTERED), None
     return serialize.load_error(payload, job.name), None
+
+
+class Opener:
+    """Makes values and errors of results, and says which of them a store keeps."""
+
+    load = staticmethod(load)
+
+    def is_recorded(self, status: int, error: BaseException | None) -> bool:
+        """True if a store keeps this. (A call that has not run has nothing to store.)"""
+        return status != m.NOT_ENTERED and type(error) is not InitializerFailed
 
 
 def of_result(
@@ -75,7 +85,7 @@ def copy_of(error: BaseException) -> BaseException:
     return type(error)(*error.args)
 
 
-def _limit_error(name: str, payload: Any) -> BaseException:
+def limit_error(name: str, payload: Any) -> BaseException:
     try:
         note = json.loads(bytes(payload))
         where = f"host {note['host']}, pid {note['pid']}, attempt {note['attempt']}"

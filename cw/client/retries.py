@@ -10,6 +10,7 @@ JobTimeout, counts only if its class is named.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Container, Iterable
 
 from cw.errors import Error, RemoteException, RemoteTraceback
 from cw.requirements import JobOptions
@@ -21,7 +22,7 @@ NOTE_CHARACTERS = 500
 class Retries:
     """The tries of one job so far."""
 
-    __slots__ = ("_classes", "_most", "_notes", "_seen", "tries")
+    __slots__ = ("_classes", "_most", "_names", "_notes", "_seen", "tries")
 
     def __init__(self, options: JobOptions) -> None:
         classes = options.retry_on
@@ -31,7 +32,35 @@ class Retries:
         self._most = options.retries or 0
         self._notes: list[str] = []
         self._seen: tuple[int, int] | None = None  # the last failure: its connection, and a hash of its bytes
+        self._names: Container[str] | None = None  # of the classes, in place of these
         self.tries = 0  # those that have failed
+
+    @classmethod
+    def restored(cls, most: int, tries: int, names: Iterable[str] | None) -> Retries:
+        """Return the tries of a job of an earlier process, with the names that `class_names` has returned there."""
+        made = cls(JobOptions(retries=most))
+        made.tries = tries
+        made._names = NotExceptions() if names is None else frozenset(names)
+        return made
+
+    @property
+    def most(self) -> int:
+        """How often it is tried again."""
+        return self._most
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the names of the classes after which it is tried again, with those derived of them that this process
+        knows; None: each Exception that is not cw's own."""
+        if self._names is not None or self._classes == (Exception,):
+            return None
+        found, waiting = set(), list(self._classes)
+        while waiting:
+            one = waiting.pop()
+            if one not in found:
+                found.add(one)
+                waiting += type.__subclasses__(one)
+        is_own = any(issubclass(one, Error) for one in self._classes)
+        return tuple(sorted(_name_of(one) for one in found if is_own or not issubclass(one, Error)))
 
     def note_failure(self, error: BaseException, payload: bytes, connection: int) -> bool:
         """Note the failure of a try. Returns whether the job is tried again.
@@ -60,6 +89,12 @@ class Retries:
                 BaseException.__setattr__(error, "__notes__", notes)
 
     def _matches(self, error: BaseException) -> bool:
+        if self._names is not None:
+            return (
+                _name_of(type(error)) in self._names
+                if type(error) is not RemoteException
+                else error.type_name in self._names
+            )
         is_own = isinstance(error, Error) and not isinstance(error, RemoteException)
         classes = (
             tuple(each for each in self._classes if issubclass(each, Error)) if is_own else self._classes
@@ -68,6 +103,23 @@ class Retries:
             return issubclass(type(error), classes)
         except Exception:  # a metaclass of the user's
             return False
+
+
+class NotExceptions:
+    """The names of all errors but cw's own, and those that end a program."""
+
+    def __contains__(self, name: object) -> bool:
+        return not str(name).startswith("cw.") and name not in (
+            "KeyboardInterrupt",
+            "SystemExit",
+            "GeneratorExit",
+            "",
+        )
+
+
+def _name_of(cls: type) -> str:
+    """Return the name of a class as an error's payload has it."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _summary(error: BaseException) -> str:

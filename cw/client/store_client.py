@@ -259,6 +259,15 @@ class StoreClient:
         else:
             writer.put(entries, done)
 
+    def former(self, key: bytes) -> float:
+        """Return when the store got the result that it has under this key; 0.0: it has none."""
+        place = self._open.store.index.get(key, -1)
+        return self._open.store.head(place).when if place >= 0 else 0.0
+
+    @property
+    def is_durable(self) -> bool:
+        return self._is_durable
+
     def flush(self) -> None:
         """Return when all entries put before are stored, or have failed, and their `done` has been called."""
         writer = self._open.writer
@@ -310,6 +319,11 @@ class Call:
     def is_stored(self) -> bool:
         return self.place >= 0
 
+    @property
+    def calls(self) -> list[Call]:
+        """The calls that are recorded: itself."""
+        return [self]
+
     def load(self, describe: str) -> tuple[BaseException | None, Any, tuple[bytes, bytes] | None]:
         """Return the stored (error, value, output). Raises whatever reading or unpickling it raises."""
         stored = self.store_client.read(self.place)
@@ -357,22 +371,22 @@ class UnkeyedCall:
 class Chunk:
     """Calls that are one job: `chunks.run_each`. Each is recorded by itself."""
 
-    __slots__ = ("_calls", "store_client")
+    __slots__ = ("calls", "store_client")
 
     is_stored = False
     again = None
 
     def __init__(self, calls: list[Call]) -> None:
-        self._calls = calls
+        self.calls = calls
         self.store_client = calls[0].store_client
 
     def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:
         if status == m.DONE:
             outcomes = serialize.load_result(payload)
-            for call, (status_of_call, lasted, result) in zip(self._calls, outcomes, strict=True):
+            for call, (status_of_call, lasted, result) in zip(self.calls, outcomes, strict=True):
                 yield self.store_client.entry(call, number, status_of_call, lasted, host, result)
         else:  # its runner died, or was too slow; the call that did it is not known
-            for call in self._calls:
+            for call in self.calls:
                 yield self.store_client.entry(call, number, status, seconds, host, payload)
 
 

@@ -9,7 +9,7 @@ A job that is the only outstanding one is sent from the thread that submits it: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from cw.client.hints import LARGE_ARGUMENT, LargeArguments
 from cw.client.job import Dependent
 from cw.client.jobs import Jobs
 from cw.client.prepared import Prepared
-from cw.client.store_client import Call, StoreClient, UnkeyedCall
+from cw.client.store_client import Call, Chunk, StoreClient, UnkeyedCall
 from cw.net import memory, wire
 from cw.net.loop import Loop
 from cw.payloads import dependent, serialize
@@ -67,6 +67,8 @@ class Submitter:
         self._calls = calls
         self._exchange = exchange
         self._delivery = delivery
+        self.spill: Callable[[int, int, Any, Call | Chunk, JobOptions], int] | None = None
+        """Takes recorded calls in place of `Jobs.add`, under the lock: those of a run that is handed over."""
         self.large_arguments = LargeArguments()
         """Those that calls had lately: the user gets a hint when one recurs."""
         self.dependents = Dependents(owner, jobs, calls, delivery, self._wake_thread)
@@ -158,6 +160,9 @@ class Submitter:
                     if type(call) is not Call or not call.is_stored:
                         return self.dependents.add(held, submission.met)
                     call.again = partial(self.dependents.add, held, submission.met)
+                if self.spill is not None and call is not None and not call.is_stored:
+                    assert not isinstance(call, UnkeyedCall)
+                    return self.spill(function, chosen, submission.payload, call, options)
                 number = self._jobs.add(function, chosen, submission.payload, tag, call, options)
                 if call is not None:
                     assert not isinstance(call, UnkeyedCall)  # such calls wait for futures

@@ -13,6 +13,7 @@ import errno
 import hmac
 import os
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from cw import program
@@ -47,6 +48,9 @@ RESULTS_UNSENT = 16 * 1024**2
 ROOM_STEPS = 16
 """The client is told of the room for its shared values when it has changed by more than one part in this many."""
 
+FAREWELL_SECONDS = 5.0
+"""Time for a process whose session another one takes over to read that, and to close its connection (seconds)."""
+
 REMARKS = 100
 """Most kinds of remarks from workers that are sent to a client."""
 
@@ -64,6 +68,7 @@ class Master(Protocol):
     def output(self) -> OutputRoute: ...
     def perform(self, actions: list[Action]) -> None: ...
     def welcome(self, connection: Connection) -> None: ...
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None: ...
     def joined(self) -> set[str]: ...
     def host_of(self, worker: str) -> str: ...
     def forget_objects(self, keys: list[Key]) -> None: ...
@@ -101,8 +106,10 @@ class ClientPeer(Peer):
     def on_connected(self, connection: Connection, hello: m.Hello, is_new: bool) -> None:
         """The client has connected: new, or back."""
         master, dispatcher = self._master, self._master.dispatcher
-        if self.connection is not None:  # its end was not noticed
-            self.connection.close()
+        if self.connection is not None:
+            _give_up(self.connection, self.facts, hello, master)
+        self.name = f"client {hello.host}:{hello.pid}"
+        self.facts.host, self.facts.pid = hello.host, hello.pid
         self._window = self._shared_room = 0
         self._is_blocked = False
         self._result_host = None
@@ -358,3 +365,18 @@ class ClientPeer(Peer):
         m.Goodbye: _on_goodbye,
         m.Heartbeat: lambda self, message: None,
     }
+
+
+def _give_up(former: Connection, facts: ClientFacts, hello: m.Hello, master: Master) -> None:
+    """Give up a connection to a client: its end was not noticed, or another process takes the session over."""
+    if (hello.host, hello.pid) == (facts.host, facts.pid):
+        former.close()
+        return
+    by = f"{hello.host}:{hello.pid}"
+    events.info(
+        "master.session_taken_over", "client %s takes over the session of %s:%d", by, facts.host, facts.pid
+    )
+    # The other end closes the connection when it has read this. If we did, what it sends meanwhile would reset it.
+    former.on_message = former.on_close = lambda _: None
+    former.send_last(m.TakenOver(by))
+    master.call_later(FAREWELL_SECONDS, former.close)

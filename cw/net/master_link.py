@@ -141,6 +141,9 @@ class MasterLink:
         """The start id of the master that was joined last."""
         self.is_joined = False
         """True from the master's Welcome until either side says Goodbye, or the connection ends."""
+        self.is_held = False
+        """True if no other connection is made when this one is lost, until `resume`: another process may be taking the
+        session over."""
         self.beat: Callable[[], m.Heartbeat] = m.Heartbeat
         """Makes a sign of life."""
         self._loop = loop
@@ -180,7 +183,7 @@ class MasterLink:
 
     def connect(self) -> None:
         """Look for a master until one is found, or the patience ends."""
-        if self.connection is not None or self._has_left:
+        if self.connection is not None or self._has_left or self.is_held:
             return
         try:
             self._candidates = self._find()
@@ -221,10 +224,26 @@ class MasterLink:
         if self.connection is not None:
             self._lose(Loss(self.where, reason))
 
+    def resume(self, reason: str) -> None:
+        """Connect anew, whatever has become of the connection that was held."""
+        self.is_held = False
+        if self.connection is not None:
+            self.connect_anew(reason)
+        else:
+            self.connect()
+
+    def leave_silently(self) -> None:
+        """Close the connection for good, without a goodbye: another process has the session."""
+        self._has_left = True
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+        self.is_joined = False
+
     # --- finding the master ---
 
     def _on_connected(self, sock: socket.socket, where: tuple[str, int]) -> None:
-        if self._has_left:
+        if self._has_left or self.is_held or self.connection is not None:
             sock.close()
             return
         self.where = address.join(*where)
@@ -304,6 +323,14 @@ class MasterLink:
         """The master ends."""
         self._lose(Loss(self.where, message.reason, message))
 
+    def on_taken_over(self, message: m.TakenOver) -> None:
+        """Another process has the session. If nobody here has expected that, it is over."""
+        if self.is_held:
+            self._lose(Loss(self.where, ""))
+            return
+        self.leave_silently()
+        self._owner.on_failure(ConnectionError(f"the session was taken over by the process {message.by}"))
+
     def _lose(self, loss: Loss) -> None:
         if self.connection is None or self._has_left:
             return
@@ -311,6 +338,8 @@ class MasterLink:
         self.connection = None
         self.is_joined = False
         self._owner.on_lost()
+        if self.is_held:
+            return
         failure = self._patience.on_lost(loss, time.monotonic(), self._pause)
         self._go_on(failure, self._terms.soonest)
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from cw.net.peer_messages import (
     PROTOCOL as PROTOCOL, Capacity as Capacity, Drain as Drain, Draining as Draining, End as End, Forgive as Forgive,
     Goodbye as Goodbye, Heartbeat as Heartbeat, Hello as Hello, InventoryEnd as InventoryEnd, Lent as Lent,
-    Notice as Notice, Refused as Refused, Roster as Roster, StatusReport as StatusReport, Waiting as Waiting,
-    Welcome as Welcome, WorkerInfo as WorkerInfo,
+    Notice as Notice, Refused as Refused, Roster as Roster, StatusReport as StatusReport, TakenOver as TakenOver,
+    Waiting as Waiting, Welcome as Welcome, WorkerInfo as WorkerInfo,
 )  # fmt: skip
 from cw.net.passing_messages import (
     Digest as Digest, Fetch as Fetch, Held as Held, NotFetched as NotFetched, OpenPort as OpenPort,

@@ -79,6 +79,13 @@ class Notice(NamedTuple):
     text: str
 
 
+@record(21, Leg.MASTER_CLIENT)
+class TakenOver(NamedTuple):
+    """Another process has this session now, and its jobs: the receiver must not come back."""
+
+    by: Line  # that process, for messages
+
+
 @record(31, Leg.MASTER_CLIENT)
 class Waiting(NamedTuple):
     """The reason why the client's jobs wait, when that has lasted for some seconds, and whenever it changes."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from cw.net import messages as m
 from cw.output.lines import Lines
 from cw.output.log_records import LeftOut
-from cw.output.printer import Piece, Printer
+from cw.output.printer import Piece
 from cw.output.screen import label_of
 
 
@@ -46,6 +46,16 @@ class Jobs(Protocol):
 
     def get(self, number: int) -> Job | None:
         """Return a job; None: it is not outstanding."""
+
+
+class Printer(Protocol):
+    """Where lines go, as it is needed here."""
+
+    def put(self, piece: Piece) -> None:
+        """Take lines of one job. Never blocks."""
+
+    def settle(self) -> bool:
+        """Return when all that was put before is written, or soon after."""
 
 
 class Sink:

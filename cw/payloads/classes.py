@@ -51,6 +51,11 @@ def identity_of(cls: type) -> bytes:
     return identity
 
 
+def class_with(identity: bytes) -> type | None:
+    """Return the class of this id; None: it is not here."""
+    return _class_by_id.get(identity)
+
+
 def adopt(identity: bytes, cls: type) -> None:
     """Take objects that an earlier process pickled under this identity for instances of our class."""
     if cls not in _version_by_foreign_class:
@@ -109,13 +114,16 @@ def class_of(identity: bytes) -> type:
     cls = _class_by_id.get(identity)
     if cls is None and find is not None:
         cls = find(identity)
+    if cls is None and identity in definitions:
+        cls = _made_from(definitions[identity])
     if cls is None:
         raise pickle.UnpicklingError("a class without a name, whose definition is not here")
     return cls
 
 
 definitions: dict[bytes, bytes] = {}
-"""Definitions by digest that pickles of stores refer to: those of the stores that this process has read or written."""
+"""Definitions that pickles of stores refer to, by digest, or by the class's identity: those of the stores that this
+process has read or written."""
 
 find: Callable[[bytes], type | None] | None = None
 """Function that finds a class that is not here yet; set in a runner."""

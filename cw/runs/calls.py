@@ -93,6 +93,8 @@ class CallRecord(NamedTuple):
     asked: Asked = NOTHING_ASKED
     is_sent: bool = False
     """It may have been sent to a master."""
+    is_chunk: bool = False
+    """Its result is that of a chunk."""
     waits_for: tuple[Awaited, ...] = ()
 
 
@@ -151,7 +153,7 @@ class CallsWriter:
         asked = () if record.asked is NOTHING_ASKED else record.asked
         self._put(
             [_CALL, record.number, record.function, record.options, len(record.payload), entries, asked,
-             record.is_sent, waits_for],
+             record.is_sent, record.is_chunk, waits_for],
             parts,
         )  # fmt: skip
         self.calls += len(record.entries)
@@ -271,7 +273,7 @@ class CallsReader:
         return None
 
     def _call(self, fields: list[Any], body: bytes) -> CallRecord:
-        number, function, options, size, entries, asked, is_sent, waits_for = fields
+        number, function, options, size, entries, asked, is_sent, is_chunk, waits_for = fields
         payload, at = body[:size], size
         made = []
         for key, name, group, former, args_size in entries:
@@ -287,7 +289,9 @@ class CallsReader:
         if asked:
             priority, keeps_output, retries, tries, names = asked
             what = Asked(priority, keeps_output, retries, tries, None if names is None else tuple(names))
-        return CallRecord(number, function, options, payload, tuple(made), what, is_sent, tuple(awaited))
+        return CallRecord(
+            number, function, options, payload, tuple(made), what, is_sent, is_chunk, tuple(awaited)
+        )
 
 
 def _next_record(file: Any) -> tuple[list[Any], bytes] | None:

@@ -64,6 +64,9 @@ class Description(NamedTuple):
     """Name of the script, as others see it at the master."""
     python: list[int] = []
     """Version of Python of its jobs: major, minor."""
+    keys: str = ""
+    """Scheme of the keys of its calls."""
+    durability: str = "process"
     executable: str = ""
     """The script's Python."""
     own_cluster: dict[str, Any] = {}
