@@ -325,3 +325,14 @@ def report_ready(ready_fd: int) -> None:
     with contextlib.suppress(OSError):  # The launcher does not wait.
         os.write(ready_fd, b"ready\n")
     os.close(ready_fd)
+
+
+def ready_reporter(ready_fd: int) -> Callable[[], None]:
+    """Return a function that does so when it is first called. (Later, the descriptor is another.)"""
+    unreported = [ready_fd]
+
+    def report() -> None:
+        if unreported:
+            report_ready(unreported.pop())
+
+    return report

@@ -56,7 +56,7 @@ def main() -> int:
     worker = Worker(loop, offered, find, settings, descriptors)
     program.watch_lifeline(loop, options.lifeline_fd, worker.leaving.on_launcher_gone)
     if options.ready_fd is not None:
-        worker.on_joined = lambda: program.report_ready(options.ready_fd)
+        worker.on_joined = program.ready_reporter(options.ready_fd)
     worker.connect()
     try:
         loop.run()
