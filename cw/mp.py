@@ -26,6 +26,7 @@ import os
 import socket
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -134,27 +135,59 @@ def hold(options: ClusterOptions) -> Iterator[Cluster]:
         lifeline.cut()
 
 
-def start_own(slots: int) -> LocalCluster:
-    """Start a cluster that ends with this program, for those of its clients that are told of it. Raises LaunchError."""
-    return LocalCluster(_make_plan(ClusterOptions(slots)), is_default=False)
+def start_own(slots: int, port: int = 0) -> LocalCluster:
+    """Start a cluster that ends with this program, for those of its clients that are told of it. `port`: its master's;
+    0: any. Raises LaunchError."""
+    return LocalCluster(_make_plan(ClusterOptions(slots))._replace(port=port), is_default=False)
+
+
+def find_local(master: str) -> LocalCluster | None:
+    """Return the cluster that ends with this program and has its master at this address; None: there is none."""
+    return next((cluster for cluster in list(_local) if cluster.master == master), None)
+
+
+def take_over(handed: HandedOn) -> LocalCluster:
+    """Take over a cluster that another process has handed on: it ends with this program."""
+    return LocalCluster(_make_plan(ClusterOptions(handed.slots)), is_default=False, handed=handed)
+
+
+_local: weakref.WeakSet[LocalCluster] = weakref.WeakSet()
+"""Those of this process. Changed in the users' threads."""
+
+
+class HandedOn(NamedTuple):
+    """What another process needs to have a cluster of `allocate` from now on."""
+
+    master: str
+    """Its address."""
+    slots: int
+    logs: str
+    processes: list[Process]
+    """Its master and its worker."""
+    lifeline: int
+    """Descriptor that keeps the cluster alive, for the other process to inherit."""
 
 
 class LocalCluster(Cluster):
     """A cluster of `allocate`. It ends with its block, at `close()`, or with the program."""
 
-    def __init__(self, plan: _Plan, is_default: bool = True) -> None:
-        """Start it. `is_default`: clients of this process use it by default. Raises LaunchError."""
-        super().__init__(
-            "", plan.slots, launcher.make_logs(os.path.join(local_state.directory(), "allocated")), self._end
+    def __init__(self, plan: _Plan, is_default: bool = True, handed: HandedOn | None = None) -> None:
+        """Start it, or take over one that another process has `handed` on. `is_default`: clients of this process use it
+        by default. Raises LaunchError."""
+        logs = (
+            handed.logs if handed else launcher.make_logs(os.path.join(local_state.directory(), "allocated"))
         )
+        super().__init__("", plan.slots, logs, self._end)
         self._plan = plan
-        self._lifeline = Lifeline()
+        self._lifeline = Lifeline(handed and handed.lifeline)
         # At most one of each; the supervisor's thread replaces the worker's.
-        self._master: list[Process] = []
-        self._workers: list[Process] = []
+        self._master: list[Process] = handed.processes[:1] if handed else []
+        self._workers: list[Process] = handed.processes[1:] if handed else []
         self._supervisors: list[Supervisor] = []
         try:
-            self.master = _start_parts(plan, self.logs, self._note, lifeline=self._lifeline)
+            self.master = (
+                handed.master if handed else _start_parts(plan, logs, self._note, lifeline=self._lifeline)
+            )
             if is_default and "master" in plan.roles:
                 _use_in_this_process(self.master)
             log = launcher.log_file("worker", self.logs)
@@ -163,6 +196,21 @@ class LocalCluster(Cluster):
             self.stop()
             raise
         self.end_with_program(self._end)
+        _local.add(self)
+
+    def renew_master(self) -> None:
+        """Start a master in place of one that has ended, where the worker looks for it. Raises LaunchError."""
+        plan = self._plan._replace(roles=["master"], port=address.parse(self.master)[1] or 0)
+        self._master.clear()
+        _start_parts(plan, self.logs, self._note, lifeline=self._lifeline)
+
+    def hand_on(self) -> HandedOn:
+        """Let another process have the cluster, which then ends when both have ended, or the other one ends it."""
+        for supervisor in self._supervisors:
+            supervisor.end()
+        self.forget()
+        lifeline = self._lifeline.handed_on()
+        return HandedOn(self.master, self.slots, self.logs, [*self._master, *self._workers], lifeline)
 
     def is_alive(self) -> bool:
         """True if its master runs."""

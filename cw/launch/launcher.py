@@ -177,20 +177,30 @@ os.register_at_fork(
 
 
 class Lifeline:
-    """A pipe whose write end only this process holds: it closes when the process ends, however it ends."""
+    """A pipe whose write end only this process holds: it closes when the process ends, however it ends.
 
-    def __init__(self) -> None:
+    `handed`: a write end that another process has handed on; what is started with it ends with this process alone."""
+
+    def __init__(self, handed: int | None = None) -> None:
         with _fork_lock:
             self.read_end, self._write_end = os.pipe()
-            _lifelines.add(self._write_end)
+            self._all = {self._write_end, *([] if handed is None else [handed])}
+            for descriptor in self._all:
+                os.set_inheritable(descriptor, False)
+            _lifelines.update(self._all)
 
     def cut(self) -> None:
         """End the processes at the read end at once."""
         with _fork_lock:
             if self._write_end in _lifelines:
-                _lifelines.remove(self._write_end)
-                os.close(self._write_end)
+                _lifelines.difference_update(self._all)
+                for descriptor in self._all:
+                    os.close(descriptor)
                 os.close(self.read_end)
+
+    def handed_on(self) -> int:
+        """Return the write end, for another process to inherit: then it closes when both have ended."""
+        return self._write_end
 
 
 class Child(NamedTuple):
@@ -328,6 +338,13 @@ class Cluster:
 
             atexit.unregister(self.stop)
             stop()
+
+    def forget(self) -> None:
+        """Let the cluster go on: another process sees to its end from now on."""
+        import atexit
+
+        self._stop = None
+        atexit.unregister(self.stop)
 
     def close(self) -> None:
         """End the cluster, as `stop` does."""
