@@ -15,6 +15,12 @@ from programs import LIMIT
 import cw
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    with cw.mp.allocate(2) as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def executor(cluster):
     with cw.ClusterExecutor() as executor:

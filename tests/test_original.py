@@ -23,6 +23,12 @@ def run(*arguments, status=0, **environment):
         return program.out
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    with cw.mp.allocate(2) as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def master():
     """The address of a master with two slots."""
