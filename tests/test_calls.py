@@ -23,7 +23,8 @@ RECORDS = [
     ),
     CallRecord(3, 4, 1, b"", (CallEntry(b"n" * 16, "f", b"x"),), Asked(7, True, 3, 1, ("builtins.OSError",))),
     CallRecord(
-        -1, 4, 1, b"", (CallEntry(b"o" * 16, "f", b"x"),), waits_for=(Awaited(3), Awaited(0, b""), Awaited(9, b"v"))
+        9, 4, 1, b"", (CallEntry(b"o" * 16, "f", b"x"),),
+        waits_for=(Awaited(b"n" * 16), Awaited(b"", b""), Awaited(b"", b"v")),
     ),
 ]  # fmt: skip
 

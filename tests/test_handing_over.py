@@ -23,7 +23,7 @@ MATRIX = [
     "script:cw.client.handover:Handover.leave:after:script",
     "steward:cw.detached.steward:Steward._make_session:before:steward",
     "steward:cw.detached.steward:Steward._make_session:before:script",
-    "steward:cw.detached.steward:Steward._load_objects_and_sent:after:steward",
+    "steward:cw.detached.backlog:Backlog.load_sent:after:steward",
     "steward:cw.detached.steward:Steward._take_over:before:steward",
     "steward:cw.detached.steward:Steward._take_over:before:script",
     "steward:cw.detached.steward:Steward._take_over:before:master",
@@ -68,7 +68,8 @@ class Run:
         if not self.folder.exists():
             return False
         state = self.folder.state()
-        if state.is_over or (state.phase == SCRIPT and self.script.process.poll() is not None):
+        is_gone = self.script.process.poll() is not None
+        if state.is_over or (state.phase == SCRIPT and is_gone):
             return True
         if self.script.process.poll() is not None and not lease.is_held(self.folder):
             self.others.append(self.start("steward"))
@@ -103,7 +104,10 @@ def run_to_its_end(directory, kill):
         if kill:
             assert (directory / "killed").exists(), "the step never came"
         state = run.folder.state()
-        assert (state.phase, state.calls - state.done - state.failed) == (ENDED, 0), log_of(run)
+        if state.phase == SCRIPT:  # it has kept the run, and ended it
+            assert "kept: the run cannot be handed over: its steward has died" in run.script.out
+        else:
+            assert (state.phase, state.calls - state.done - state.failed) == (ENDED, 0), log_of(run)
         assert marks(directory) == dict.fromkeys(range(CALLS), "()"), log_of(run)
         check_results(directory / "sweep.cw")
         return run

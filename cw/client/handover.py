@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cw.client.dependents import Result
 from cw.client.future import Future
 from cw.client.job import ClientJob, Dependent
 from cw.client.retries import Retries
@@ -98,13 +99,22 @@ class Handover:
     def rest(self) -> Iterator[ObjectRecord | CallRecord]:
         jobs = self._session.jobs
         yield from self._records([job for job in jobs.all() if job.number > self._written])
-        first = jobs.last_number + 1
-        numbers = {id(call): number for number, call in enumerate(jobs.held.all(), first)}
-        for call in jobs.held.all():
-            for record in self._records([call]):
+        for number, held in enumerate(jobs.held.all(), jobs.last_number + 1):
+            self._extend(held)
+            for record in self._records([held]):
                 if type(record) is CallRecord:
-                    record = record._replace(number=numbers[id(call)], waits_for=_awaited(call, numbers))
+                    record = record._replace(number=number, waits_for=tuple(map(_awaited, held.results)))
                 yield record
+
+    def _extend(self, held: Dependent) -> None:
+        """Let a call's function have what the results refer to that have come."""
+        there = [result for result in held.results if result.future is None]
+        names = sorted({name for result in there for name in result.names})
+        codes = list({id(code[1]): code for result in there for code in result.codes}.values())
+        if names or codes:
+            calls = self._session.calls
+            with calls.lock:
+                held.function = calls.functions.maker.extend(held.function, names, codes, held.called)
 
     def _records(
         self, jobs: list[ClientJob], asked: JobOptions | None = None
@@ -207,7 +217,10 @@ def _why_not(job: ClientJob) -> str:
             f"{job.name} cannot be handed over, as its result is not stored: give the executor a store=, or wait for "
             "the job first"
         )
-    if isinstance(job, Dependent) and not hasattr(job.call, "calls"):
+    if isinstance(job, Dependent) and not (
+        hasattr(job.call, "calls")
+        and all(each.future is None or _key_of(each.future) for each in job.results)
+    ):
         return (
             f"{job.name} cannot be handed over, as it waits for one whose result is not stored: store that, too, or "
             "wait for it first"
@@ -238,8 +251,14 @@ def _asked(job: ClientJob) -> Asked:
     )
 
 
-def _awaited(call: ClientJob, numbers: dict[int, int]) -> tuple[Awaited, ...]:
-    return ()
+def _awaited(result: Result) -> Awaited:
+    future = result.future
+    return Awaited(b"", bytes(result.payload)) if future is None else Awaited(_key_of(future) or b"")
+
+
+def _key_of(future: Any) -> bytes | None:
+    """Return the key under which a store will have a future's result; None: none will."""
+    return getattr(future, "stored_key", None)
 
 
 def restore(session: Session, record: CallRecord, call: RestoredCall, tag: Any) -> None:
@@ -247,6 +266,8 @@ def restore(session: Session, record: CallRecord, call: RestoredCall, tag: Any) 
     job = ClientJob(record.number, record.function, record.options, record.payload, tag, call)
     asked = record.asked
     job.priority, job.keeps_output = asked.priority, asked.keeps_output
+    if record.waits_for:  # its number is not in the order of the others
+        job.priority = job.priority or 1
     if asked.retries:
         job.retries = Retries.restored(asked.retries, asked.tries, asked.retry_on)
     session.jobs.restore(job, record.is_sent)

@@ -98,8 +98,7 @@ class Jobs:
     def restore(self, job: ClientJob, is_sent: bool) -> None:
         """Add a job of an earlier process of this session, or one that was on disk. Those with lower numbers that are
         not here are over. `is_sent`: it may have been sent to a master, and is resubmitted."""
-        self.delivered += max(0, job.number - self.last_number - 1)
-        self.last_number = max(self.last_number, job.number)
+        self.expect(job.number)
         self._by_number[job.number] = job
         self.bytes_in += len(job.payload)
         if not job.priority:
@@ -108,6 +107,11 @@ class Jobs:
             self.ranked.lost.append(job)
         else:
             self.ranked.add(job)
+
+    def expect(self, number: int) -> None:
+        """Count a job of an earlier process as outstanding, before `restore` adds it: it waits for others."""
+        self.delivered += max(0, number - self.last_number - 1)
+        self.last_number = max(self.last_number, number)
 
     def release(self, dependent: Dependent, function: int, payload: Any, is_sent: bool) -> int:
         """Make a job of a held call, under the session's lock. Returns its number. `is_sent`: it waits as others do,

@@ -38,9 +38,13 @@ class Recorder:
         # An error that was there before the run is tried again.
         return not place & 1 or self._store.head(place).when != entry.former
 
-    def payload(self, entry: CallEntry) -> bytes | None:
-        """Return the payload of a call that has ended well; None: it has not."""
-        place = self._store.index.get(entry.key, -1)
+    def is_done(self, key: bytes) -> bool:
+        """True if there is a result under a key that is no error."""
+        return not self._store.index.get(key, 1) & 1
+
+    def payload(self, key: bytes) -> bytes | None:
+        """Return the result under a key; None: there is none, or it is an error."""
+        place = self._store.index.get(key, -1)
         return None if place < 0 or place & 1 else bytes(self._store.read(place).payload)
 
     def put(self, entries: list[Entry], done: Callable[[StoreError | None], None]) -> None:

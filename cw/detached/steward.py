@@ -13,16 +13,16 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from cw import processes, program
-from cw.client.handover import restore
 from cw.client.identity import Identity
 from cw.client.job import ClientJob
 from cw.client.options import ClientSettings
 from cw.client.outcome import UNENTERED, Abandoned, Opener, limit_error
 from cw.client.session import Session
+from cw.detached.backlog import Backlog
 from cw.detached.recorder import Recorder
 from cw.errors import DetachError, Error
 from cw.events import EventLogger
@@ -30,11 +30,9 @@ from cw.net import messages as m
 from cw.output.sink import Sink
 from cw.payloads import unopened
 from cw.runs import handing_over
-from cw.runs.calls import CallEntry, CallRecord, CallsReader, ObjectRecord
 from cw.runs.folder import CANCELLED, ENDED, SCRIPT, STEWARD, RunFolder, RunState
 from cw.runs.lease import BEAT_SECONDS, Lease
 from cw.runs.output import OutputWriter
-from cw.runs.restored import RestoredCall
 
 logger = EventLogger("cw.steward")
 
@@ -45,16 +43,8 @@ goes on later. Shorter: a busy master is given up."""
 PATIENT_SECONDS = 1e9
 """Time in which one must answer otherwise: a run waits for its cluster."""
 
-LOADED = 16_384
-"""Number of jobs that are in memory beyond those that were sent. Larger: more memory. Smaller: the master's window is
-not filled."""
-
-LOADED_BYTES = 256 * 1024**2
-"""Most bytes of their payloads; one job is allowed in any case."""
-
-RESERVED = 4096
-"""Number of jobs that are noted on disk as sent at a time, before they are. Larger: the next steward resubmits more
-than was sent. Smaller: more writes."""
+OBJECTS = 100_000
+"""Numbers of objects that are left to each steward. Fewer: two of them might give one number to two objects."""
 
 TICK_SECONDS = 0.5
 
@@ -110,15 +100,12 @@ class Steward:
         self._lease = Lease(folder)
         self._description = folder.description()
         self._progress = handing_over.Progress()
-        self._reader = CallsReader(folder)
-        self._records = self._reader.read()
-        self._next: CallRecord | None = None
-        self._calls = self._done = self._failed = 0
+        self._calls = 0  # all of the run, as the script has counted
         self._beats = 0
         self._beat_at = self._written_at = 0.0
         self._phase, self._text = STEWARD, ""
         self._is_ours = self._is_leaving = False
-        self._recorder: Recorder
+        self._backlog: Backlog
         self._session: _Session
 
     # --- its life ---
@@ -129,6 +116,7 @@ class Steward:
         state = self._folder.state()
         if state.is_over:
             return 0
+        self._calls = state.calls
         if progress is None or state.phase == SCRIPT:
             raise DetachError(f"the run {self._folder.name} was not handed over: run its script again")
         if not self._lease.acquire():
@@ -136,9 +124,13 @@ class Steward:
             return 0
         self._progress = progress
         try:
-            self._recorder = Recorder(self._description.store, self._description.keys)
-            self._session = self._make_session()
-            self._load_objects_and_sent()
+            recorder = Recorder(self._description.store, self._description.keys)
+            self._session = session = self._make_session(recorder)
+            is_durable = self._description.durability == "disk"
+            # Objects that the steward before has made are not known.
+            first_object = progress.objects + self._lease.number * OBJECTS
+            self._backlog = Backlog(session, self._folder, recorder, is_durable, first_object)
+            self._backlog.load_sent(progress)
             self._session.call_every(TICK_SECONDS, self._tick)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(
@@ -149,7 +141,7 @@ class Steward:
         finally:
             self._lease.release()
 
-    def _make_session(self) -> _Session:
+    def _make_session(self, recorder: Recorder) -> _Session:
         """Make a session with the identity of the script's."""
         description, folder = self._description, self._folder
         if description.cluster:
@@ -163,7 +155,7 @@ class Steward:
             workdir="/",
             forward_logging=False,
         )
-        session = _Session(settings, self._deliver, lambda number, tag: None, self._recorder)  # type: ignore[arg-type]
+        session = _Session(settings, self._deliver, lambda number, tag: None, recorder)  # type: ignore[arg-type]
         exchange = session.exchange
         major, minor = description.python
         exchange.identity = Identity(
@@ -187,8 +179,7 @@ class Steward:
         if not handing_over.accept(self._folder, self._progress.handover):
             return False
         self._is_ours = True
-        self._recorder.refresh()
-        self._drop_stored()
+        self._backlog.begin()
         self._write_state()
         return True
 
@@ -205,7 +196,8 @@ class Steward:
             logger.error("steward.failed", "the run %s stands still: %s", self._folder.path, failure)
         elif not self._is_leaving:
             self._phase = CANCELLED if self._phase == CANCELLED else ENDED
-        self._write_state()
+        if self._lease.is_in_force():
+            self._write_state()
         return 1 if failure is not None else 0
 
     def _leave_silently(self) -> None:
@@ -213,90 +205,17 @@ class Steward:
         self._is_leaving = True
         self._session.leave_silently()
 
-    # --- the calls ---
-
-    def _load_objects_and_sent(self) -> None:
-        """Read the calls, up to the last one that may have been sent."""
-        progress, session = self._progress, self._session
-        session.jobs.highest_sent = progress.highest_sent
-        self._load(lambda record: record.number <= progress.highest_sent or record.is_sent)
-        # Those that the steward before has added, for large results, are not known.
-        session.calls.objects.last_number = progress.objects + self._lease.number * 100_000
-
-    def _load(self, is_wanted: Any) -> None:
-        """Read records while the next call is wanted."""
-        while (record := self._next or next(self._records, None)) is not None:
-            self._next = None
-            if type(record) is ObjectRecord:
-                objects = self._session.calls.objects
-                objects.restore(record.number, record.kind, record.needs, record.payload)
-                if record.name:
-                    objects.names[record.number] = record.name
-            elif type(record) is CallRecord:
-                if not is_wanted(record):
-                    self._next = record
-                    return
-                self._calls += len(record.entries)
-                if self._recorder.has(record.entries):
-                    self._note_stored(record.entries)
-                else:
-                    call = RestoredCall(record, self._recorder, self._description.durability == "disk")
-                    restore(self._session, record, call, call)
-
-    def _note_stored(self, entries: Sequence[CallEntry]) -> None:
-        failed = self._recorder.failed(entries)
-        self._done += len(entries) - failed
-        self._failed += failed
-
-    def _drop_stored(self) -> None:
-        """Drop jobs whose results the script has stored since they were read here."""
-        jobs = self._session.jobs
-        for job in jobs.all():
-            if self._recorder.has(job.call.calls) and jobs.take(job.number) is not None:
-                self._note_stored(job.call.calls)
-                jobs.on_delivered(job, False)
-
-    def _feed(self) -> None:
-        """Let further calls wait, and note before that they may have been sent."""
-        jobs = self._session.jobs
-        if self._next is None and self._reader.is_complete:
-            return
-        if len(jobs.all()) > LOADED or jobs.bytes_in - jobs.bytes_out > LOADED_BYTES:
-            return
-        taken = size = 0
-
-        def is_wanted(record: CallRecord) -> bool:
-            nonlocal taken, size
-            taken, size = taken + 1, size + len(record.payload)
-            return taken <= RESERVED and (taken == 1 or size < LOADED_BYTES // 16)
-
-        before = jobs.last_number
-        self._load(is_wanted)
-        if jobs.last_number > before:
-            self._reserve(jobs.last_number)
-            self._session.on_wake()
-
-    def _reserve(self, number: int) -> None:
-        exchange, jobs = self._session.exchange, self._session.jobs
-        self._progress = self._progress._replace(
-            highest_sent=max(number, self._progress.highest_sent),
-            workers=sorted(exchange.roster),
-            attempt_counts=[list(counts) for counts in jobs.attempt_counts.values()],
-        )
-        handing_over.write_progress(self._folder, self._progress)
-
     def _deliver(self, number: int, tag: Any, error: BaseException | None, value: Any) -> None:
-        """Count a job whose result is stored. `tag`: its call."""
+        """Note a job whose result is stored. `tag`: its call."""
         if not isinstance(error, Abandoned):
-            self._failed += tag.failed
-            self._done += len(tag.calls) - tag.failed
+            self._backlog.on_ended(tag)
 
     # --- time ---
 
     def _tick(self, now: float) -> bool:
         """Show that the run is held, obey, go on."""
-        if not self._is_ours or self._is_leaving:
-            return not self._is_leaving
+        if self._is_leaving:
+            return False
         now = time.monotonic()
         try:
             if now - self._beat_at > BEAT_SECONDS:
@@ -305,16 +224,19 @@ class Steward:
                     logger.warning("steward.superseded", "another steward has the run %s", self._folder.path)
                     self._leave_silently()
                     return False
+            if not self._is_ours:
+                return True
             if "cancel" in self._folder.requests():
                 self._phase = CANCELLED
                 self._session.exchange.leave()
                 return False
-            self._feed()
+            if self._backlog.feed():
+                self._session.on_wake()
             if now - self._written_at > 1.0:
                 self._write_state()
         except Error as error:
             logger.warning("steward.disk_failed", "the run %s: %s", self._folder.path, error)
-        if not self._session.jobs.outstanding and self._next is None and self._reader.is_complete:
+        if self._backlog.is_over:
             self._session.exchange.leave()
             return False
         return True
@@ -322,15 +244,15 @@ class Steward:
     def _write_state(self) -> None:
         self._written_at = time.monotonic()
         self._beats += 1
-        jobs, pid = self._session.jobs, os.getpid()
-        running = len(jobs.started)
+        backlog, pid = self._backlog, os.getpid()
+        running, calls = len(self._session.jobs.started), max(self._calls, backlog.calls)
+        waiting = max(0, calls - backlog.done - backlog.failed - running)
         state = RunState(
             self._phase, os.uname().nodename, pid, processes.identity(pid), self._beats, text=self._text
         )
-        waiting = max(0, self._calls - self._done - self._failed - running)
         self._folder.write_state(
             state._replace(
-                calls=self._calls, done=self._done, failed=self._failed, running=running, waiting=waiting
+                calls=calls, done=backlog.done, failed=backlog.failed, running=running, waiting=waiting
             )
         )
 

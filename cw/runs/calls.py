@@ -61,9 +61,9 @@ class CallEntry(NamedTuple):
 
 
 class Awaited(NamedTuple):
-    """What a call waits for: the result of another job of the session; or a result that came before."""
+    """What a call waits for: the result that the store will have under a key; or one that came before."""
 
-    number: int
+    key: bytes
     payload: Any = None
 
 
@@ -83,7 +83,7 @@ NOTHING_ASKED = Asked()
 
 
 class CallRecord(NamedTuple):
-    """A job of the session that is outstanding. `number`: below 0 while it waits for other jobs."""
+    """A job of the session that is outstanding."""
 
     number: int
     function: int
@@ -147,7 +147,7 @@ class CallsWriter:
         waits_for = []
         for awaited in record.waits_for:
             is_there = awaited.payload is not None
-            waits_for.append((awaited.number, len(awaited.payload) if is_there else -1))
+            waits_for.append((awaited.key.hex(), len(awaited.payload) if is_there else -1))
             if is_there:
                 parts.append(awaited.payload)
         asked = () if record.asked is NOTHING_ASKED else record.asked
@@ -282,8 +282,8 @@ class CallsReader:
             )
             at += args_size
         awaited = []
-        for awaited_number, part_size in waits_for:
-            awaited.append(Awaited(awaited_number, None if part_size < 0 else body[at : at + part_size]))
+        for key, part_size in waits_for:
+            awaited.append(Awaited(bytes.fromhex(key), None if part_size < 0 else body[at : at + part_size]))
             at += max(0, part_size)
         what = NOTHING_ASKED
         if asked:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cw import processes
 from cw.errors import DetachError
+from cw.runs import lease
 from cw.runs.calls import CallRecord, CallsReader, CallsWriter, ObjectRecord
 from cw.runs.folder import HANDING_OVER, SCRIPT, RunFolder, RunState
 
@@ -177,9 +178,12 @@ class _Transfer:
             failure = self._folder.read(_FAILURE)
             if failure is not None:
                 raise DetachError(f"the run cannot be handed over: {failure.decode(errors='replace')}")
+            how = "has died" if lease.has_died(self._folder) else ""
             if time.monotonic() > end:
+                how = f"did not answer within {seconds:g} s"
+            if how:
                 raise DetachError(
-                    f"the run cannot be handed over: its steward did not answer within {seconds:g} s; its log is "
+                    f"the run cannot be handed over: its steward {how}; its log is "
                     f"{self._folder.place('steward.log')}"
                 )
             time.sleep(LOOK_SECONDS)

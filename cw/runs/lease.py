@@ -99,6 +99,13 @@ def is_held(folder: RunFolder, seconds: float = SILENT_SECONDS) -> bool:
     return found is not None and not _is_free(folder, number, found, seconds)
 
 
+def has_died(folder: RunFolder) -> bool:
+    """True if the holder is known to have died without giving the lease back: it was on this machine."""
+    number, found = _in_force(folder)
+    is_here = found is not None and not found.get("is_released") and found.get("machine") == _machine()
+    return is_here and found is not None and _is_free(folder, number, found, 0.0)
+
+
 def holder(folder: RunFolder) -> str:
     """Describe who has the lease, living or not: 'pid 4711 on node7'; '' if nobody has."""
     _, found = _in_force(folder)
