@@ -16,8 +16,8 @@ from typing import Any
 from cw.client.dependents import LARGE_RESULT
 from cw.client.handover import restore
 from cw.client.session import Session
+from cw.detached.awaited import Waiting
 from cw.detached.recorder import Recorder
-from cw.detached.waiting import Waiting
 from cw.errors import DependencyFailed
 from cw.net import messages as m
 from cw.payloads import dependent, serialize
