@@ -50,7 +50,8 @@ FLOORS = [
     "report.of_store", "report.page", "report.style", "report.drawing", "report.library", "report.reader",
     "report.texts", "report.figures", "report.timeline", "report.bins", "report.durations", "report.__init__",
     "results", "store.table", "store.rows", "store.result",
-    "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.stream", "store.reader",
+    "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.stream",
+    "store.reader", "store.listing",
     "store.directory", "store.format", "store.__init__",
     "waits.reporter", "waits.batch_queue", "waits.cut_jobs", "waits.sentences", "waits.__init__",
     "output.incoming", "output.sink", "output.printer", "output.log_records", "output.streams", "output.screen",
@@ -588,8 +589,8 @@ def test_the_public_names_are_those_promised():
 
 
 # Exceptions that no user sees: the mistakes that cw's programs print (what a user's program may catch is derived from
-# them), and what ends a search within one module.
-UNSEEN = {"UserError", "UsageError", "NotThere", "Unstable", "Abandoned", "ImportDeadlock", "Unpicklable"}
+# them), and what ends a search within one module. (FileGone: users see a StoreError.)
+UNSEEN = {"UserError", "UsageError", "NotThere", "Unstable", "Abandoned", "ImportDeadlock", "Unpicklable", "FileGone"}
 
 
 def test_every_public_exception_is_a_name_of_cw_and_a_cw_error():

@@ -168,7 +168,7 @@ def test_results_of_several_programs_are_read_in_the_order_of_time(tmp_path):
         entries = [stored(n, 0, 1.0)._replace(when=now + 10 + n * 5) for n in (first, first + 3)]
         written(tmp_path / "s", *entries)
     store = Stream(tmp_path / "s", is_writing=False)
-    assert [head.number for _, head in store] == [1, 3, 4, 6]
+    assert [found.stored.number for found in store] == [1, 3, 4, 6]
 
 
 @pytest.mark.slow

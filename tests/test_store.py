@@ -274,7 +274,7 @@ def test_a_damaged_head_costs_no_results(tmp_path):
 def test_an_end_that_is_not_whole_is_told_unless_it_may_still_be_written(tmp_path, caplog):
     path = written(tmp_path / "s", entry(1), entry(2))
     segment = segment_of(path)
-    segment.write_bytes(segment.read_bytes()[:-1])
+    segment.write_bytes(segment.read_bytes()[: -form.SIZE - 1])  # without the end mark, and a byte
     assert read(path).keys() == {1} and not caplog.text
     os.utime(segment, (1e9, 1e9))
     assert read(path).keys() == {1} and events(caplog) == ["store.end_torn"]
@@ -310,7 +310,7 @@ def test_a_record_that_is_damaged_after_it_was_found_is_an_error(tmp_path):
     path = written(tmp_path / "s", entry(1))
     opened = Store(path, False)
     data = bytearray(segment_of(path).read_bytes())
-    data[-1] ^= 1
+    data[-form.SIZE - 1] ^= 1  # (the end mark is behind it)
     segment_of(path).write_bytes(data)
     with pytest.raises(StoreError, match="damaged"):
         opened.read(next(opened.places()))

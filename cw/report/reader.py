@@ -6,6 +6,7 @@ a few calls to show   --> describer() --> Described     their arguments and erro
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Callable
@@ -15,9 +16,15 @@ from cw.errors import StoreError
 from cw.net import messages as m
 from cw.report.figures import Call, Figures
 from cw.store import rows
-from cw.store.format import split_place
+from cw.store.directory import FileGone
+from cw.store.format import Stored
+from cw.store.reader import Store
 from cw.store.result import Result
 from cw.store.stream import Stream
+
+TRIES = 10
+"""Most times that a store is read from the beginning because another program tidies it. Larger: a program that reads a
+store tidied all the time fails later."""
 
 LONGEST = 2000
 """Most letters of a text that are kept. Larger: more memory. Smaller: the page shows less."""
@@ -49,12 +56,20 @@ class Choice(NamedTuple):
 
 def read(path: str | os.PathLike[str], choice: Choice) -> tuple[Stream, Figures]:
     """Read a store: the figures of its results. Raises StoreError."""
+    for _ in range(TRIES):
+        with contextlib.suppress(
+            FileGone
+        ):  # another program has tidied the store: what was read may come again
+            return _read(path, choice)
+    return _read(path, choice)
+
+
+def _read(path: str | os.PathLike[str], choice: Choice) -> tuple[Stream, Figures]:
     first = choice.since.timestamp() if choice.since is not None else -float("inf")
     last = choice.until.timestamp() if choice.until is not None else float("inf")
     store, figures = Stream(path, is_writing=False), Figures()
-    for place, head in store:
+    for place, run, head in store:
         if first <= head.when <= last and choice.function in (None, head.function):
-            job = split_place(place)[0], head.number
             figures.add(
                 Call(
                     head.function,
@@ -62,7 +77,7 @@ def read(path: str | os.PathLike[str], choice: Choice) -> tuple[Stream, Figures]
                     head.when,
                     head.seconds,
                     head.status != m.DONE,
-                    job,
+                    (run, head.number),
                     head.key,
                     place,
                 )
@@ -83,13 +98,24 @@ def undescribed(calls: list[Call]) -> list[Described]:
 
 def _described(store: Stream, call: Call) -> Described:
     try:
-        result = Result(store.read(call.source))
+        result = Result(_stored(store, call))
     except StoreError as error:
         return Described(call, f"({error})", "", "", "")
     arguments = str(rows.tried(lambda: rows.arguments(result)))[:LONGEST]
     if not call.is_failed:
         return Described(call, arguments, "", "", "")
     return Described(call, arguments, *error_lines(rows.tried(lambda: result.error)))
+
+
+def _stored(store: Stream, call: Call) -> Stored:
+    try:
+        return store.read(call.source)
+    except FileGone:  # the store was tidied after its figures had been read
+        opened = Store(store.path, is_writing=False)
+        place = opened.index.get(call.key)
+        if place is None or place & 1 != call.is_failed:
+            raise
+        return opened.read(place)
 
 
 def error_lines(error: object) -> tuple[str, str, str]:

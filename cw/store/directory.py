@@ -3,6 +3,7 @@
 sweep.cw/
   cw-store.json                    the marker, with the store's format and id
   0192f3a1c0de-node7-4711-9c4e.seg one segment for each program that has written: records, one after the other
+  0192f3a1c0de-node7-4711-9c4e~... a segment that `cw results --tidy` has made of that one and those behind it
   large/...                        results above a MiB, a file each
 """
 
@@ -27,9 +28,41 @@ MARKER = "cw-store.json"
 LARGE_DIRECTORY = "large"
 
 
+MERGED = "~"
+"""A letter that is only in the names of segments that were made of others. It comes after '.', so that such a segment
+is listed just after the first of these, whose name its own begins with."""
+
+LISTINGS = 100
+"""Most times that a directory is listed until two lists are equal. Larger: a store in which programs begin all the time
+opens later."""
+
+
+class FileGone(StoreError):
+    """A file of a store is not there any more: it was removed, or a tidied store has its content elsewhere."""
+
+
 def segment_names(path: str) -> list[str]:
-    """List the segments, the oldest first. Raises OSError."""
+    """List the segments, the oldest first. Raises OSError.
+
+    While a directory is listed, a merged segment may come and those that it replaces go: such a list may have neither.
+    Two lists that are equal are whole.
+    """
+    names = _listed(path)
+    for _ in range(LISTINGS):
+        before, names = names, _listed(path)
+        if before == names:
+            break
+    return names
+
+
+def _listed(path: str) -> list[str]:
     return sorted(name for name in os.listdir(path) if name.endswith(".seg"))
+
+
+def merged_name(first: str) -> str:
+    """Make a name for a segment that is made of several. `first`: the first of these."""
+    stem = first.removesuffix(".seg").partition(MERGED)[0]
+    return f"{stem}{MERGED}{time.time_ns() // 1_000_000:012x}{os.urandom(2).hex()}.seg"
 
 
 def new_segment_name() -> str:
@@ -185,16 +218,23 @@ def write_large(path: str, key: bytes, payload: Any, is_durable: bool) -> bytes:
     return json.dumps({"file": name, "size": len(data), "crc": zlib.crc32(data)}).encode()
 
 
+def large_name(said: bytes) -> str:
+    """Return the name of the file that a record's reference names. Raises ValueError, KeyError."""
+    return os.path.basename(str(json.loads(said)["file"]))
+
+
 def read_large(path: str, said: bytes) -> bytearray:
     """Read a result from a file of its own. `said`: the record's reference. Raises StoreError, ValueError, KeyError."""
     where = json.loads(said)
-    file_name = os.path.join(path, LARGE_DIRECTORY, os.path.basename(where["file"]))
+    file_name = os.path.join(path, LARGE_DIRECTORY, large_name(said))
     data = bytearray(where["size"])
     try:
         with open(file_name, "rb", buffering=0) as file:
             filled = 0
             while filled < len(data) and (count := file.readinto(memoryview(data)[filled:])):
                 filled += count
+    except FileNotFoundError as error:
+        raise FileGone(f"the store {path} cannot be read: {error.strerror}: {file_name}") from error
     except OSError as error:
         raise io_error("cannot be read", file_name, error) from error
     if filled < len(data) or zlib.crc32(data) != where["crc"]:

@@ -8,7 +8,11 @@
 A record counts from the moment its last byte is written. A half-written record that a killed program leaves at the end
 of its segment is skipped, and so is a damaged part in the middle: the next record is found by its magic and checksum.
 Functions, hosts and classes are records too, written once in each segment before they are referred to. What a call has
-printed, if it is kept, is the record just after its result. (A cw that does not know such records passes over them.)
+printed, if it is kept, is the record just after its result. The last record is an *end mark*: nothing will be appended.
+(A cw that does not know such records passes over them.)
+
+A segment that was made of others by `cw results --tidy` begins with a record for each of them, REPLACED. The calls of
+one program's job are recognised in it by their functions' numbers: these are of one program each, `number` in FUNCTION.
 
 The definition of a class of the script, some KiB, is a record too. The pickles of arguments and results refer to it by
 its digest. (A result that version 1 wrote contains the definitions, and may be *packed*: the parts that it shares with
@@ -43,6 +47,7 @@ MOST_BODY = 2 * LARGE
 
 # The kinds of records.
 HEADER, RESULT, LARGE_RESULT, FUNCTION, HOST, CLASS, PACKED_RESULT, DEFINITION, OUTPUT = range(9)
+END, REPLACED = 9, 10
 RESULTS = frozenset({RESULT, LARGE_RESULT, PACKED_RESULT})
 
 MAGIC = b"\xc5cw\n"
@@ -50,6 +55,8 @@ RECORD = struct.Struct("<4sIIBBHIIQdf16s")
 _CHECKED = struct.Struct("<IBBHIIQdf16s")  # a head without magic and checksum
 SIZE = RECORD.size
 _NO_KEY = bytes(16)
+_KIND = 12  # where the kind is in a head
+_RESULT_BYTES = {bytes([kind]) for kind in RESULTS}
 
 DAMAGE = ValueError, KeyError, struct.error, zlib.error
 """Errors that the functions below raise if a record is damaged."""
@@ -92,6 +99,14 @@ class Stored(NamedTuple):
     payload: Any
     definitions: Mapping[bytes, bytes] = {}  # all those of its segment, by digest
     output: tuple[bytes, bytes] | None = None  # what the call printed on stdout and stderr, if it was kept
+
+
+class Replaced(NamedTuple):
+    """A segment whose results up to a position are in a merged segment."""
+
+    name: str
+    size: int  # the position
+    is_ended: bool  # False: a program may come back, and write to it
 
 
 class Head(NamedTuple):
@@ -193,6 +208,38 @@ def read_output(read: Callable[[int, int], bytes], position: int, key: bytes) ->
     return body[: head.args_size], body[head.args_size :]
 
 
+def read_replaced(read: Callable[[int, int], bytes]) -> list[Replaced]:
+    """Read which segments a merged one replaces: its first records say so."""
+    found = []
+    for _, head, body in Scan(read, 0):
+        if head[3] == REPLACED:
+            found.append(Replaced(*json.loads(bytes(body))))
+        elif head[3] != HEADER:
+            break
+    return found
+
+
+def lost_results(damaged: bytes) -> int:
+    """Estimate how many results were in damaged bytes: by their heads that can still be recognised, and one more if the
+    bytes do not begin with a head."""
+    count, at = int(not damaged.startswith(MAGIC)), damaged.find(MAGIC)
+    while at >= 0:
+        count += damaged[at + _KIND : at + _KIND + 1] in _RESULT_BYTES
+        at = damaged.find(MAGIC, at + 1)
+    return count
+
+
+def is_unfinished(end: bytes) -> bool:
+    """True if the last bytes of a segment are the beginning of a record: its writer was killed while it wrote."""
+    head = end[: len(MAGIC)]
+    if head != MAGIC[: len(head)]:
+        return False
+    if len(end) < SIZE:
+        return True
+    size = int(RECORD.unpack_from(end)[2])
+    return size <= MOST_BODY and len(end) < SIZE + size
+
+
 def first_header(data: bytes) -> dict[str, Any] | None:
     """Decode the header at the start of a segment; None: it is damaged. Raises KeyError, TypeError or ValueError."""
     if len(data) < SIZE:
@@ -222,6 +269,21 @@ def record(
     of the body begins."""
     rest = _CHECKED.pack(len(body), kind, 0, *names, split, number, now, 0.0, key)
     return MAGIC + zlib.crc32(rest + body).to_bytes(4, "little") + rest + body
+
+
+def replaced_record(replaced: Replaced, now: float) -> bytes:
+    """Encode that a merged segment replaces this one."""
+    return record(REPLACED, json.dumps(replaced).encode(), now)
+
+
+def result_again(head: Head, body: bytes, host: int, function: int) -> bytes:
+    """Encode a result that was read, for a segment in which its host and function have these numbers."""
+    rest = _CHECKED.pack(
+        len(body), head.kind, head.status, host, function, head.args_size, head.number, head.when, head.seconds,
+        head.key,
+    )  # fmt: skip
+    data = rest + body
+    return MAGIC + zlib.crc32(data).to_bytes(4, "little") + data
 
 
 class Encoder:

@@ -1,30 +1,35 @@
 """The store: results on disk, appended by any number of writers and never changed.
 
-    segments (see cw.store.directory) --> Scan --> index: key --> place --> read: Stored
+    segments (see cw.store.listing) --> Scan --> index: key --> place --> read: Stored
 
-Each writer has a segment of its own, so no locks are needed: two programs may write at once, on any file
-system. Nothing in here unpickles anything.
+Each writer has a segment of its own, so no locks are needed: two programs may write at once, on any file system.
+Another program may merge segments and remove them, see cw.store.tidying: then a result is found again by its key, and a
+place that was known before leads to it. Nothing in here unpickles anything.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.store import directory
 from cw.store import format as form
 from cw.store.format import Head, Stored
+from cw.store.listing import Listing
 
 logger = EventLogger("cw.store")
+
+T = TypeVar("T")
 
 WRITING_SECONDS = 60.0
 """Time after its last change in which the end of a segment may still be incomplete because it is being written."""
@@ -32,22 +37,29 @@ WRITING_SECONDS = 60.0
 OPEN_SEGMENTS = 64
 """Most files that a store keeps open for reading. Larger: more descriptors. Smaller: files are reopened often."""
 
+TRIES = 10
+"""Most times that a result is looked for again because its segment is gone. Larger: a program that reads a store tidied
+all the time fails later."""
+
 
 class Segment:
     """A segment as far as it is known. `end` is the position up to which it has been read."""
 
-    __slots__ = ("definitions", "end", "fd", "functions", "header", "hosts", "is_own", "is_reported", "name", "number",
-                 "places", "sample")  # fmt: skip
+    __slots__ = ("definitions", "end", "fd", "functions", "header", "hosts", "is_gone", "is_own", "is_reported", "name",
+                 "number", "places", "runs", "sample", "start")  # fmt: skip
 
     def __init__(self, name: str, number: int, is_own: bool = False) -> None:
         self.name = name
         self.number = number  # in this process
         self.fd = -1  # not open
         self.end = 0
+        self.start = 0  # results before this position are in a merged segment
         self.is_own = is_own
+        self.is_gone = False  # a merged segment has come in its place, or it was removed
         self.is_reported = False  # its incomplete end was logged
         self.header: dict[str, Any] = {}
         self.functions: dict[int, str] = {}
+        self.runs: dict[int, int] = {}  # by function: its program's number in this segment
         self.hosts: dict[int, str] = {}
         self.places: list[int] = []  # of definitions that have not been read yet
         self.definitions: dict[bytes, bytes] = {}  # by digest
@@ -75,7 +87,11 @@ class Store:
         self.done_by_function: dict[str, int] = {}  # results of this scheme, in the segments that were read
         self._segments: list[Segment] = []
         self._names: set[str] = set()
+        self._listing = Listing(self.path)
         self._scanning = threading.Lock()
+        self._moved: dict[int, bytes] | None = (
+            None  # keys of results that were at other places before; see `_moved_to`
+        )
         self.refresh()
 
     # --- finding ---
@@ -83,16 +99,41 @@ class Store:
     def refresh(self) -> None:
         """Read results that other programs have added since."""
         with self._scanning:
-            try:
-                names = directory.segment_names(self.path)
-            except OSError as error:
-                raise directory.io_error("cannot be read", self.path, error) from error
-            for name in names:
-                if name not in self._names:
-                    self._add_segment(name)
+            gone: set[str] = set()
+            while True:
+                self._follow_listing(gone)
+                before = len(gone)
+                for segment in self._segments:
+                    if not (segment.is_own or segment.is_gone):
+                        try:
+                            self._scan(segment)
+                        except directory.FileGone:
+                            segment.is_gone = True
+                            gone.add(segment.name)
+                if len(gone) == before:
+                    break
+            if self._moved is None:
+                self._moved = {}
+
+    def _follow_listing(self, gone: set[str]) -> None:
+        """Note which segments have come, and which are gone. `gone`: those that were listed, but were not there."""
+        starts = dict(self._listing.current(gone))
+        is_any_gone = False
+        for segment in self._segments:
+            segment.start = starts.get(segment.name, 0)
+            is_gone = segment.name not in starts and not (segment.is_own and self._is_there(segment))
+            is_any_gone |= is_gone and not segment.is_gone
+            segment.is_gone = is_gone
+        for name, start in starts.items():
+            if name not in self._names:
+                self._add_segment(name).start = start
+        if is_any_gone:
             for segment in self._segments:
-                if not segment.is_own:
-                    self._scan(segment)
+                if directory.MERGED in segment.name:
+                    segment.end = 0  # it may have the results of those that are gone
+
+    def _is_there(self, segment: Segment) -> bool:
+        return os.path.exists(os.path.join(self.path, segment.name))
 
     def add_own_segment(self, name: str) -> Segment:
         """Note a segment that this process writes: it need not be scanned."""
@@ -111,7 +152,8 @@ class Store:
 
     def _scan(self, segment: Segment) -> None:
         for position, (_, _, _, _, status, _, function, _, _, _, _, key) in self._new_results(segment):
-            self._note_result(segment, position, status, function, key)
+            if position >= segment.start:
+                self._note_result(segment, position, status, function, key)
 
     def _new_results(self, segment: Segment) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """Yield the position, and the fields of the head, of each result that has not been read. What lies in between
@@ -126,6 +168,7 @@ class Store:
                 yield position, head
             elif kind == form.FUNCTION:
                 segment.functions[function] = bytes(body).decode(errors="replace")
+                segment.runs[function] = number
             elif kind == form.HOST:
                 segment.hosts[host] = bytes(body).decode(errors="replace")
             elif kind == form.CLASS:
@@ -143,11 +186,28 @@ class Store:
         if self.scheme and scheme is not None and scheme != self.scheme:
             self.others[str(scheme)] = self.others.get(str(scheme), 0) + 1
             return
+        place, known = form.place_of(segment.number, position, status), self.index.get(key)
+        if known is not None:
+            former = self._segments[form.split_place(known)[0]]
+            if former.is_gone:  # this is the same result, or one that has superseded it
+                self._move(key, known, place)
+                return
+            if directory.MERGED in segment.name and former.name >= segment.name:
+                return  # later than all that the merged segment has; or found in it before
         self.own_results += 1
         if not status:
             name = segment.functions.get(function, "?")
             self.done_by_function[name] = self.done_by_function.get(name, 0) + 1
-        form.enter(self.index, key, form.place_of(segment.number, position, status))
+        if known is None:
+            self.index[key] = place
+        elif not status or known & 1:  # (as `form.enter`)
+            self._move(key, known, place)
+
+    def _move(self, key: bytes, former: int, place: int) -> None:
+        """Note another place for a key. Somebody may have its former place, if the store was read before."""
+        if self._moved is not None:
+            self._moved[former] = key
+        self.index[key] = place
 
     def _checked_header(self, segment: Segment, body: bytes) -> dict[str, Any]:
         header: dict[str, Any] = json.loads(body)
@@ -184,6 +244,33 @@ class Store:
 
     def read(self, place: int) -> Stored:
         """Read the result at a place of the index. Raises StoreError if it is not there (any more), or damaged."""
+        return self._followed(place, self._read)
+
+    def head(self, place: int) -> Stored:
+        """Read the result's other fields, without its arguments and payload."""
+        return self._followed(place, self._read_head)
+
+    def _followed(self, place: int, load: Callable[[int], T]) -> T:
+        """Load from a place; if its segment is gone, from the place where the result is now."""
+        for _ in range(TRIES):
+            try:
+                return load(place)
+            except directory.FileGone:
+                moved = self._moved_to(place)
+                if moved is None:
+                    raise
+                place = moved
+        return load(place)
+
+    def _moved_to(self, place: int) -> int | None:
+        """Return where a result is now that is not there any more; None: it was removed."""
+        if not self._locate(place)[0].is_gone:
+            self.refresh()
+        key = (self._moved or {}).get(place)
+        found = None if key is None else self.index.get(key)
+        return None if found == place else found
+
+    def _read(self, place: int) -> Stored:
         segment, position = self._locate(place)
         try:
             head, body = form.read_record(partial(self._pread, segment), position)
@@ -202,8 +289,7 @@ class Store:
         args = body[: head.args_size] if head.args_size else None
         return _stored(segment, head, args, payload)._replace(output=output)
 
-    def head(self, place: int) -> Stored:
-        """Read the result's other fields, without its arguments and payload."""
+    def _read_head(self, place: int) -> Stored:
         segment, position = self._locate(place)
         head = Head._make(form.RECORD.unpack_from(self._pread(segment, form.SIZE, position)))
         return _stored(segment, head, None, b"")
@@ -246,11 +332,14 @@ class Store:
                     segment.fd = os.open(os.path.join(self.path, segment.name), os.O_RDONLY | os.O_CLOEXEC)
                     self._open.append(segment)
                 return os.pread(segment.fd, size, position)
-            except FileNotFoundError:
-                if segment.end:
-                    raise StoreError(f"the store {self.path}: {segment.name} has been removed") from None
-                return b""  # its writer has removed it, having had no results
             except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ESTALE):
+                    if segment.fd >= 0:
+                        self._open.remove(segment)
+                        _close(segment)
+                    raise directory.FileGone(
+                        f"the store {self.path}: {segment.name} has been removed"
+                    ) from None
                 raise directory.io_error(f"cannot be read: {segment.name}", self.path, error) from error
 
 

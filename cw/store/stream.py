@@ -7,31 +7,35 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from cw.store import directory
 from cw.store import format as form
 from cw.store.format import Stored
 from cw.store.reader import Segment, Store
 
 
+class Found(NamedTuple):
+    """A result: where it is, which program it is of (any number), and its fields."""
+
+    place: int
+    run: int
+    stored: Stored
+
+
 class Stream(Store):
-    """A store that is iterated once, over all results that it has. `read(place)` loads one. Raises StoreError."""
+    """A store that is iterated once, over all results that it has. `read(place)` loads one. Raises StoreError; FileGone
+    if another program has tidied the store since: then all must be read once more, with another Stream."""
 
     def refresh(self) -> None:
         """Note the segments. Their results are read when it is iterated."""
-        try:
-            names = directory.segment_names(self.path)
-        except OSError as error:
-            raise directory.io_error("cannot be read", self.path, error) from error
-        for name in names:
-            self._add_segment(name)
+        for name, start in self._listing.current():
+            self._add_segment(name).start = start
 
-    def __iter__(self) -> Iterator[tuple[int, Stored]]:
-        """Yield the place of each result, and its fields without arguments and payload, in the order in which they were
-        stored: exact within a segment, and between segments as far as their clocks agree."""
+    def __iter__(self) -> Iterator[Found]:
+        """Yield each result, without arguments and payload, in the order in which they were stored: exact within a
+        segment, and between segments as far as their clocks agree."""
         waiting = sorted(self._segments, key=_start, reverse=True)
-        begun: list[tuple[float, int, tuple[int, Stored], Iterator[tuple[int, Stored]]]] = []
+        begun: list[tuple[float, int, Found, Iterator[Found]]] = []
         while waiting or begun:
             # (One that is not begun costs no memory. Most begin when those before have ended.)
             while waiting and (not begun or _start(waiting[-1]) <= begun[0][0]):
@@ -42,18 +46,24 @@ class Stream(Store):
                 yield found
                 _push(begun, number, rest)
 
-    def _heads(self, segment: Segment) -> Iterator[tuple[int, Stored]]:
+    def _moved_to(self, place: int) -> int | None:
+        return None  # it has no index in which the result could be found
+
+    def _heads(self, segment: Segment) -> Iterator[Found]:
         for position, head in self._new_results(segment):
             _, _, _, _, status, host, function, _, number, when, seconds, key = head
+            if position < segment.start:
+                continue
             place = form.place_of(segment.number, position, status)
+            run = segment.number << 32 | segment.runs.get(function, 0)
             name, where = segment.functions.get(function, "?"), segment.hosts.get(host, "")
-            yield place, Stored(key, number, name, where, status, when, seconds, None, b"")
+            yield Found(place, run, Stored(key, number, name, where, status, when, seconds, None, b""))
 
 
-def _push(begun: list[Any], number: int, rest: Iterator[tuple[int, Stored]]) -> None:
+def _push(begun: list[Any], number: int, rest: Iterator[Found]) -> None:
     found = next(rest, None)
     if found is not None:
-        heapq.heappush(begun, (found[1].when, number, found, rest))
+        heapq.heappush(begun, (found.stored.when, number, found, rest))
 
 
 def _start(segment: Segment) -> float:

@@ -1,11 +1,16 @@
 """Writing to a store: a program has a segment of its own, written by a thread of its own.
 
 put(entries, done) --> waiting --> the thread: Encoder --> SegmentFile --> the store's index --> done(None)
+
+The segment ends with an end mark if the writer is closed. One without an end mark that was not changed for a week is
+taken for that of a program that was killed, and may be merged with others (see cw.store.tidying). So a writer touches
+its segment once a day; and one that was asleep for a week, on a laptop that was closed, begins another segment.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -20,13 +25,17 @@ from cw.events import EventLogger
 from cw.store import directory
 from cw.store import format as form
 from cw.store.format import Entry
-from cw.store.reader import Store
+from cw.store.listing import Listing
+from cw.store.reader import Segment, Store
 from cw.version import VERSION
 
 logger = EventLogger("cw.store")
 
 BACKLOG = 64 * 1024**2
 """Bytes waiting to be written, above which `put` blocks. Larger: more memory. Smaller: a slow disk blocks earlier."""
+
+TOUCH_SECONDS = 86_400.0
+"""How often a segment is touched to which nothing is written. It must be well below `tidying.ASLEEP_SECONDS`."""
 
 
 class SegmentFile:
@@ -39,6 +48,9 @@ class SegmentFile:
         self._store_path = store_path
         self._path = os.path.join(store_path, self.name)
         self._is_synced = False  # the directory is on disk, with this segment's name in it
+        self._looked = (
+            time.time()
+        )  # when it was known to be there (a clock that goes on while the machine sleeps)
         try:
             self._fd = os.open(
                 self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
@@ -47,8 +59,10 @@ class SegmentFile:
             raise directory.io_error("cannot be written", store_path, error) from error
 
     def append(self, parts: Sequence[bytes]) -> None:
-        """Append these bytes, all or none. Raises StoreError."""
+        """Append these bytes, all or none. Raises StoreError; FileGone if the file has been removed."""
         data = memoryview(b"".join(parts))
+        if time.time() - self._looked > TOUCH_SECONDS / 2:
+            self._look()
         written = 0
         try:
             while written < len(data):
@@ -56,10 +70,34 @@ class SegmentFile:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self.end)
+            if error.errno == errno.ESTALE:
+                raise self._gone() from error
             raise directory.io_error("cannot be written", self._store_path, error) from error
         self.end += written
         if not os.fstat(self._fd).st_nlink:
-            raise StoreError(f"the store {self._store_path} cannot be written: {self.name} has been removed")
+            raise self._gone()
+
+    def touch(self) -> None:
+        """Show that the file is in use."""
+        with contextlib.suppress(OSError):
+            os.utime(self._fd)
+
+    def _look(self) -> None:
+        """Raise FileGone if the file is not there any more. By its name: what is known of an open file may be old."""
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            raise self._gone() from None
+        except OSError as error:
+            raise directory.io_error("cannot be written", self._store_path, error) from error
+        if not os.path.samestat(found, os.fstat(self._fd)):
+            raise self._gone()
+        self._looked = time.time()
+
+    def _gone(self) -> directory.FileGone:
+        return directory.FileGone(
+            f"the store {self._store_path} cannot be written: {self.name} has been removed"
+        )
 
     def sync(self) -> None:
         """Force what was written to the disk itself. Raises StoreError."""
@@ -97,16 +135,20 @@ class Writer:
         self._waiting_size = 0
         self._changed = threading.Condition()
         self._is_busy = self._is_closing = False
-        self._file = SegmentFile(store.path)
-        try:
-            self._file.append([form.record(form.HEADER, json.dumps(_header(store)).encode(), time.time())])
-        except StoreError:
-            self._file.close(is_kept=False)
-            raise
-        self._segment = store.add_own_segment(self._file.name)
-        self._encoder = form.Encoder(self._segment.functions, self._segment.hosts, self._segment.definitions)
+        self._file, self._segment, self._encoder = self._begin()
         self._thread = threading.Thread(target=self._run, name="cw-store", daemon=True)
         self._thread.start()
+
+    def _begin(self) -> tuple[SegmentFile, Segment, form.Encoder]:
+        """Begin a segment. Raises StoreError."""
+        store, file = self.store, SegmentFile(self.store.path)
+        try:
+            file.append([form.record(form.HEADER, json.dumps(_header(store)).encode(), time.time())])
+        except StoreError:
+            file.close(is_kept=False)
+            raise
+        segment = store.add_own_segment(file.name)
+        return file, segment, form.Encoder(segment.functions, segment.hosts, segment.definitions)
 
     def put(self, entries: Sequence[Entry], done: Callable[[StoreError | None], None]) -> None:
         """Queue entries to be stored. Blocks while more than BACKLOG bytes wait. Any thread of the process that made
@@ -135,6 +177,9 @@ class Writer:
             self._is_closing = True
             self._changed.notify_all()
         self._thread.join()
+        if self._results:
+            with contextlib.suppress(StoreError):
+                self._file.append([form.record(form.END, b"", time.time())])
         self._file.close(is_kept=bool(self._results))
 
     def _run(self) -> None:
@@ -142,7 +187,8 @@ class Writer:
             with self._changed:
                 self._is_busy = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting or self._is_closing)
+                while not self._changed.wait_for(lambda: self._waiting or self._is_closing, TOUCH_SECONDS):
+                    self._file.touch()
                 if not self._waiting:
                     return
                 self._is_busy = True
@@ -163,6 +209,22 @@ class Writer:
     def _store(self, entries: list[Entry]) -> None:
         if self._failure is not None:
             raise self._failure
+        try:
+            self._append(entries)
+        except directory.FileGone:
+            if not self._was_tidied():
+                raise
+            self._file.close(is_kept=True)  # its results are in a merged segment
+            self._file, self._segment, self._encoder = self._begin()
+            self._append(entries)
+
+    def _was_tidied(self) -> bool:
+        try:
+            return self._file.name in Listing(self.store.path).replaced()
+        except StoreError:  # the whole store was removed
+            return False
+
+    def _append(self, entries: list[Entry]) -> None:
         encoder, path, now = self._encoder, self.store.path, time.time()
         parts: list[bytes] = []
         places: list[tuple[bytes, int]] = []
