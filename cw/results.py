@@ -30,6 +30,8 @@ from cw.store import rows, table
 from cw.store.format import Stored
 from cw.store.reader import Store
 from cw.store.result import Result
+from cw.store.tidying import Tidied, tidy
+from cw.store.verifying import Verified, verify
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +42,7 @@ MOST_SHOWN = 50_000
 """Number of results up to which a notebook shows a summary. Larger: to show it takes more than a quarter of a second.
 Smaller: summaries are missing."""
 
-__all__ = ["Result", "Results", "open_results"]
+__all__ = ["Result", "Results", "Tidied", "Verified", "open_results"]
 
 
 class Results:
@@ -130,6 +132,24 @@ class Results:
             entry["done" if stored.status == m.DONE else "failed"] += 1
             entry["seconds"] += stored.seconds
         return dict(found)
+
+    def tidy(self) -> Tidied:
+        """Merge the store's files of results into few, and drop results that later ones of the same calls have
+        superseded.
+
+        Programs may use the store meanwhile, also on other machines. Files to which a program may still write are left
+        alone: those without an end mark that were changed within 7 days. Raises StoreError; ValueError on a selection.
+        """
+        if self._is_wanted is not None:
+            raise ValueError("tidy() is for a whole store: call it on cw.results(path), not on a selection")
+        done = tidy(self.path)
+        self._store.refresh()
+        return done
+
+    def verify(self) -> Verified:
+        """Read the whole store, whatever is selected, and return what is damaged. Changes nothing. Raises
+        StoreError."""
+        return verify(self.path)
 
     def to_dataframe(self, whole: bool = False) -> Any:
         """Return a pandas DataFrame with a row for each result, and a column for each argument and each field.
@@ -253,6 +273,17 @@ def _parser() -> argparse.ArgumentParser:
         help="what the call with this key printed, on stdout and stderr (the beginning of the key is enough; --csv and "
         "--jsonl show keys)",
     )
+    form.add_argument(
+        "--tidy",
+        action="store_true",
+        help="merge the store's files into few, and drop results that later ones of the same calls have superseded. "
+        "Programs may use the store meanwhile; files to which they may still write are left alone",
+    )
+    form.add_argument(
+        "--verify",
+        action="store_true",
+        help="read the whole store, and say what is damaged, with exit status 1; nothing is changed",
+    )
     parser.add_argument("--function", metavar="NAME", help="only results of this function")
     parser.add_argument("--host", metavar="HOST", help="only results from this host")
     when = program.converted_by(parse_when)
@@ -280,6 +311,8 @@ def main() -> int:
             errors="backslashreplace"
         )  # characters without an encoding must not end the program
     try:
+        if options.tidy or options.verify:
+            return _look_after(options)
         results = open_results(options.store).filter(
             function=options.function,
             host=options.host,
@@ -308,6 +341,22 @@ def main() -> int:
         program.give_up_output()
         raise program.UserError(f"the output cannot be written: {error.strerror}") from error
     return 0
+
+
+def _look_after(options: argparse.Namespace) -> int:
+    """Tidy or verify a store. Returns the exit status. Raises StoreError, OSError."""
+    chosen = [
+        name for name in ("function", "host", "since", "until", "failed", "done") if getattr(options, name)
+    ]
+    if chosen:
+        action = "--tidy" if options.tidy else "--verify"
+        raise program.UsageError(f"{action} is for a whole store: leave out --{chosen[0]}")
+    if options.tidy:
+        print(tidy(options.store), flush=True)
+        return 0
+    found = verify(options.store)
+    print(found, flush=True)
+    return 0 if found.is_intact else 1
 
 
 def parse_when(text: str) -> datetime.datetime:

@@ -95,11 +95,13 @@ def test_the_commands_that_show_a_store(home, tmp_path):
     page = DOCS / "results.md"
     (tmp_path / "script.py").write_text(pages.snippet_with(page, "failing.cw").text)
     pages.run([sys.executable, "script.py"], tmp_path, CW_HOME=home)
-    summary, failed, table = (
-        pages.run(["bash", "-c", line], tmp_path) for line in blocks_with(page, "cw.results")
+    summary, failed, table, tidied, verified = (
+        pages.run(["bash", "-c", line], tmp_path)
+        for line in [*blocks_with(page, "--list"), *blocks_with(page, "--tidy")]
     )
     assert re.search(r"^simulate +2 +1 +", summary, re.MULTILINE)
     assert "simulate(0) -> ZeroDivisionError: division by zero\n" in failed and failed.count("\n") == 1
+    assert "nothing to merge" in tidied and "nothing is damaged" in verified
     assert table == "" and (tmp_path / "failing.csv").read_text().count("\n") == 4
 
 

@@ -320,6 +320,34 @@ def test_results_of_a_time(path):
         cw.results(path).filter(since="2020-01-01")
 
 
+def test_a_store_is_tidied_and_verified(tmp_path):
+    path = written(tmp_path / "s", call(1, "one"), call(2, error=LookupError("no such star")))
+    written(path, call(2, "two"), call(3, "three"))
+    results = cw.results(path)
+    assert show(path, "--verify").startswith("4 results in 2 files, ")
+    assert show(path, "--tidy").startswith(
+        "merged 2 files of results into 1: 3 results; dropped 1 superseded\n"
+    )
+    assert [result.value for result in results] == [result.value for result in cw.results(path)]
+    assert show(path, "--tidy").startswith("nothing to merge\n")
+    written(path, call(4))
+    assert results.tidy().merged == 2 and len(results) == 4 and results.verify().is_intact
+    with pytest.raises(ValueError, match="is for a whole store"):
+        results.filter(function="f").tidy()
+    assert "--tidy is for a whole store: leave out --function" in show(
+        path, "--tidy", "--function", "f", status=2
+    )
+    assert "not allowed with" in show(path, "--tidy", "--verify", status=2)
+    (segment,) = path.glob("*.seg")
+    data = bytearray(segment.read_bytes())
+    data[-200] ^= 1
+    segment.write_bytes(data)
+    with Program("-m", "cw.results", path, "--verify") as program:
+        assert program.wait() == 1
+        assert f"{segment.name}: " in program.out and "are damaged: 1 result is lost\n" in program.out
+    assert "there is no store" in show(tmp_path / "no", "--tidy", status=1)
+
+
 def test_without_an_output_that_is_told(path):
     done = subprocess.run(["sh", "-c", f'exec "{sys.executable}" -m cw.results "{path}" >&-'], capture_output=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True)  # fmt: skip

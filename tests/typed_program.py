@@ -104,6 +104,10 @@ reveal_type(cw.results("s")[0].usage)  # Usage | None
 executor.options(retries=2, retry_on=cw.MemoryExceeded).submit(square, 3)
 reveal_type(cw.results("s")[1:])  # list[Result]
 cw.results("s").to_csv("s.csv")
+reveal_type(cw.results("s").tidy())  # Tidied
+reveal_type(cw.results("s").tidy().dropped)  # int
+reveal_type(cw.results("s").verify().damages[0].file)  # str
+reveal_type(cw.results("s").verify().is_intact)  # bool
 cw.results("s").to_csv()  # error
 for stored in cw.results("s").filter(failed=False):
     same: Result = stored
