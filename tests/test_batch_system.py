@@ -77,6 +77,7 @@ class Table:
         self.rows = {}
         self.requests = []
         self.released = []
+        self.signals = []
         self.without_workers = []
         self.own_job = 0
         self.failure = ""
@@ -113,6 +114,10 @@ class Table:
         self.requests.append(request)
         return Script(self.submit_program, [request.job_name], "")
 
+    def program_script(self, request):
+        self.requests.append(request)
+        return Script(self.submit_program, [request.job_name], "")
+
     def submit(self, script):
         self.check_present()
         ident = len(self.rows) + 1
@@ -136,6 +141,9 @@ class Table:
 
     def release(self, jobs):
         self.released += [job.ident for job in jobs]
+
+    def signal_program(self, jobs, number):
+        self.signals += [(job.ident, number) for job in jobs]
 
     def cancel(self, jobs):
         for job in jobs:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from cw.launch.piece_sizes import NodeSlots
-from cw.launch.plan import Plan, ScriptRequest
+from cw.launch.plan import Plan, ProgramRequest, ScriptRequest
 
 
 class Script(NamedTuple):
@@ -172,6 +172,10 @@ class BatchSystem(Protocol):
     def script(self, request: ScriptRequest) -> Script:
         """Return the script of a master's or of workers' job, which sets CW_LOCATION for them. Runs no program."""
 
+    def program_script(self, request: ProgramRequest) -> Script:
+        """Return the script of a job of one program, which takes the place of the script's shell and gets its signals.
+        It is never started twice; CW_UNTIL is the end of its allocation. Raises LaunchError, ValueError."""
+
     def submit(self, script: Script) -> tuple[int, str]:
         """Submit a script. Returns the job's id, and the cluster if there are several."""
 
@@ -198,3 +202,6 @@ class BatchSystem(Protocol):
 
     def cancel_named(self, name: str, cluster: str) -> None:
         """End the user's jobs of this name at once, known or not."""
+
+    def signal_program(self, jobs: Sequence[SubmittedJob], number: int) -> None:
+        """Send this signal to the programs of such jobs, and not to what these have started."""

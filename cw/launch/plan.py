@@ -191,6 +191,19 @@ class ScriptRequest(NamedTuple):
         return job_name(self.plan.name, self.role, self.token)
 
 
+class ProgramRequest(NamedTuple):
+    """Contents of the batch script of one program beside the clusters: a user's script that runs as a whole."""
+
+    plan: Plan
+    """Its options for the batch system; the cluster that the program finds."""
+    job_name: str
+    what: str
+    """Describes the job, for a reader of the batch script."""
+    directory: str
+    """Directory of its log, `host.log`."""
+    command: Sequence[str]
+
+
 def job_name(cluster: str, role: str, token: str) -> str:
     """Return the name of the jobs of a cluster's master or workers."""
     return f"cw-{cluster}-{role}-{token}"

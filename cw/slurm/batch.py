@@ -4,6 +4,7 @@
 
     the workers' job:   batch script --> srun --> on each node: bash --> the worker, or a container with it
     the master's job:   batch script --> sidecar (cw.slurm.sidecar), then the master in the script's place
+    a whole script:     batch script --> its host in the script's place            (cw.scripts.host)
     with workers, too:  batch script --> the master, its sidecar, and the workers as above     (cw.slurm.hosting)
 
 Each node has one worker, with as many slots as Slurm has put tasks there. `srun` starts it alone, with all resources of
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 
 from cw.launch import containers, shell_lines
 from cw.launch.batch_system import Script
-from cw.launch.plan import ScriptRequest
+from cw.launch.plan import Plan, ProgramRequest, ScriptRequest
 from cw.location import VARIABLE
 from cw.slurm import inside, several_nodes
 
@@ -110,6 +111,31 @@ def host_script(request: ScriptRequest) -> Script:
     return _script(request, _arguments(request), lines)
 
 
+def program_script(request: ProgramRequest) -> Script:
+    """Return the batch script of a job of one program."""
+    plan = request.plan
+    lines = [
+        *shell_lines.head(plan, request.what),
+        *shell_lines.setup(plan),
+        _UNTIL,
+        f"exec {shlex.join(request.command)}",
+    ]
+    asked = [*_given(plan), "--ntasks=1", *plan.batch_options]
+    common = [
+        f"--job-name={request.job_name}", f"--output={request.directory.replace('%', '%%')}/host.log",
+        "--open-mode=append", f"--chdir={request.directory}", "--export=ALL", "--no-requeue",
+    ]  # fmt: skip
+    what = f"the job of the script, with {shlex.join(asked)}"
+    return Script("sbatch", [*common, *asked], "\n".join(lines) + "\n", what)
+
+
+def _given(plan: Plan) -> list[str]:
+    """Return the options of sbatch that the user has given by options of cw."""
+    given = (("time", plan.time), ("partition", plan.partition), ("account", plan.account), ("qos", plan.qos),
+             ("constraint", plan.constraint), ("reservation", plan.reservation), ("exclude", plan.exclude))  # fmt: skip
+    return [f"--{option}={value}" for option, value in given if value]
+
+
 def _arguments(request: ScriptRequest) -> list[str]:
     """Return the options of sbatch for a job with workers."""
     plan = request.plan
@@ -145,6 +171,7 @@ def _workers(request: ScriptRequest) -> list[str]:
         f"export CW_LOGS={shlex.quote(request.logs)}",
         *shell_lines.end_of_orphans(request),
         inside.SAVE,
+        _UNTIL,
         _PREPARE,
         inside.GPUS,
         *([several_nodes.HOSTFILE] if has_several else []),
@@ -164,11 +191,13 @@ def _if_all_were_idle(commands: Sequence[str]) -> list[str]:
 
 
 # Slurm 22.05 does not give the end of the job in the environment. The script asks once, not each node.
-_PREPARE = """\
-rm -f "$CW_LOGS"/.idle-$SLURM_JOB_ID-*  # of a job that was requeued
+_UNTIL = """\
 export CW_UNTIL=$SLURM_JOB_END_TIME
 [ -n "$CW_UNTIL" ] || CW_UNTIL=$(SLURM_TIME_FORMAT=%s scontrol -o show job "$SLURM_JOB_ID" |
-    sed -n 's/.* EndTime=\\([0-9][0-9]*\\) .*/\\1/p')
+    sed -n 's/.* EndTime=\\([0-9][0-9]*\\) .*/\\1/p')"""
+
+_PREPARE = """\
+rm -f "$CW_LOGS"/.idle-$SLURM_JOB_ID-*  # of a job that was requeued
 # Tasks on each node, in order, from a form such as 2(x4),1. (In a step the variable is the step's.)
 export CW_SLOTS=$(sed 's/,/\\n/g' <<<"$SLURM_TASKS_PER_NODE" |
     awk -F '[(x)]' '{ for (i = NF > 1 ? $3 : 1; i > 0; i--) printf "%d ", $1 }')
@@ -216,11 +245,7 @@ def _script(request: ScriptRequest, arguments: Sequence[str], lines: Sequence[st
         "--open-mode=append", f"--chdir={request.logs}", "--export=ALL", "--requeue",
         *(["--no-kill"] if plan.job_nodes == 1 else []),  # jobs on several nodes need them all
     ]  # fmt: skip
-    dependency = f"afterany:{request.follows}" if request.follows else ""
-    given = (("time", plan.time), ("partition", plan.partition), ("account", plan.account), ("qos", plan.qos),
-             ("constraint", plan.constraint), ("reservation", plan.reservation), ("exclude", plan.exclude),
-             ("dependency", dependency))  # fmt: skip
-    asked = [f"--{option}={value}" for option, value in given if value]
+    asked = [*_given(plan), *([f"--dependency=afterany:{request.follows}"] if request.follows else [])]
     asked += [*arguments, *([f"--begin=now+{request.delay}"] if request.delay else [])]
     what = f"the job of the {request.role}, with {shlex.join(asked)}"
     return Script("sbatch", [*common, *asked], "\n".join(lines) + "\n", what)

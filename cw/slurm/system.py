@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from cw.launch.batch_system import Asked, ListedJob, Script, SubmittedJob
 from cw.launch.launcher import LaunchError
 from cw.launch.piece_sizes import NodeSlots
-from cw.launch.plan import Plan, ScriptRequest
+from cw.launch.plan import Plan, ProgramRequest, ScriptRequest
 from cw.slurm import asked, batch, sinfo, squeue
 
 _HAS_ENDED = re.compile("Invalid job id|already completing|already completed|Job/step already|not active")
@@ -68,6 +68,9 @@ class Slurm:
             return batch.host_script(request)
         return batch.master_script(request) if request.role == "master" else batch.worker_script(request)
 
+    def program_script(self, request: ProgramRequest) -> Script:
+        return batch.program_script(request)
+
     def submit(self, script: Script) -> tuple[int, str]:
         """Submit a script; see BatchSystem. Raises LaunchError with Slurm's own message."""
         try:
@@ -106,6 +109,9 @@ class Slurm:
 
     def cancel_named(self, name: str, cluster: str) -> None:
         squeue.call("scancel", *squeue.of_cluster(cluster), f"--user={os.getuid()}", f"--name={name}")
+
+    def signal_program(self, jobs: Sequence[SubmittedJob], number: int) -> None:
+        self._scancel(jobs, "--batch", f"--signal={int(number)}")
 
     def _scancel(self, jobs: Sequence[SubmittedJob], *arguments: str) -> None:
         for cluster in {job.cluster for job in jobs}:
