@@ -21,13 +21,15 @@ PACKAGE = Path(cw.__file__).parent
 # From the top to the ground: a module imports only those below it, inside functions and for types too.
 FLOORS = [
     "__init__",
-    "__main__", "cli.main", "cli.local", "cli.status", "cli.top", "cli.report", "cli.__init__",
+    "__main__", "cli.main", "cli.local", "cli.status", "cli.top", "cli.report", "cli.run", "cli.__init__",
     "web.server", "web.door", "web.places", "web.__init__",
     "top.live", "top.app", "top.widgets", "top.source", "top.views", "top.once", "top.details", "top.changes",
     "top.tables", "top.texts", "top.__init__",
     "joblib",
     "detached.steward", "detached.backlog", "detached.recorder", "detached.awaited", "detached.__init__",
     "pool.__init__", "pool.pool", "pool.feeder", "pool.results", "pool.sizes", "pool.jobs",
+    "scripts.host", "scripts.status", "scripts.places", "scripts.folder", "scripts.script", "scripts.kept_output",
+    "scripts.__init__",
     "client.amap",
     "client.map", "client.__init__", "client.original", "client.thread", "client.remote", "client.executor",
     "client.with_options", "client.future_submitter", "client.slot_count", "client.batches", "client.mapping",
@@ -191,6 +193,7 @@ KEEPERS = {
 }
 
 PURE = (
+    "scripts.script",
     "slurm.reasons",
     "report.figures",
     "report.timeline",

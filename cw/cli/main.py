@@ -4,6 +4,7 @@
     cw local            a cluster on this machine, in the foreground         (cw.cli.local)
     cw status           the state of the cluster that a program would find   (cw.cli.status)
     cw top              the same, live: in a terminal or a browser           (cw.cli.top)
+    cw run              a whole script that outlives the terminal            (cw.cli.run)
     cw report           a page about what a store has                        (cw.cli.report)
     cw master, ...      the same as python -m cw.master, ...
 
@@ -32,6 +33,9 @@ COMMANDS = {
     "slurm": Command("cw.slurm.cli", "start|status|scale|stop", "a cluster in Slurm"),
     "master": Command("cw.master.cli", "", "a cluster by hand: its master, on one machine"),
     "worker": Command("cw.worker.cli", "HOST [-n SLOTS]", "... and a worker, on each machine"),
+    "run": Command(
+        "cw.cli.run", "[--detach] SCRIPT", "a script that outlives this terminal, here or in Slurm"
+    ),
     "status": Command("cw.cli.status", "[HOST] [--json]", "the state of the cluster that your programs find"),
     "top": Command("cw.cli.top", "[HOST] [--web]", "... while it runs: progress, workers, failures"),
     "results": Command("cw.results", "STORE", "the results in a store"),
