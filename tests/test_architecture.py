@@ -596,7 +596,16 @@ def test_the_public_names_are_those_promised():
 
 # Exceptions that no user sees: the mistakes that cw's programs print (what a user's program may catch is derived from
 # them), and what ends a search within one module. (FileGone: users see a StoreError.)
-UNSEEN = {"UserError", "UsageError", "NotThere", "Unstable", "Abandoned", "ImportDeadlock", "Unpicklable", "FileGone"}
+UNSEEN = {
+    "UserError",
+    "UsageError",
+    "NotThere",
+    "Unstable",
+    "Abandoned",
+    "ImportDeadlock",
+    "Unpicklable",
+    "FileGone",
+}
 
 
 def test_every_public_exception_is_a_name_of_cw_and_a_cw_error():
