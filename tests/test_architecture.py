@@ -47,6 +47,7 @@ FLOORS = [
     "client.functions", "client.keys", "client.prepared",
     "client.share", "client.hints",
     "client.states", "client.records", "client.script", "client.components", "client.objects",
+    "runs.under_way",
     "runs.keeper", "runs.starting", "runs.own", "runs.keeping", "runs.restored", "runs.handing_over", "runs.calls",
     "runs.names", "runs.onlooker", "runs.lease", "runs.output", "runs.folder", "runs.__init__",
     "report.of_store", "report.page", "report.style", "report.drawing", "report.library", "report.reader",

@@ -12,7 +12,7 @@ from cw.client.receipts import ACKNOWLEDGED_JOBS
 from cw.net import messages as m
 from cw.requirements import NO_OPTIONS, JobOptions
 
-CALL, STORED = SimpleNamespace(is_stored=False), SimpleNamespace(is_stored=True)
+CALL, STORED = SimpleNamespace(is_found=False), SimpleNamespace(is_found=True)
 
 
 def make(count=0, *, window=(1000, 10**6), limits=(None, None), size=10):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 from typing import Any, Protocol
 
-from cw.client.calls import ManyCalls, StoredCall
+from cw.client.calls import ManyCalls, OneCall, StoredCall
 from cw.client.future import Future
 from cw.client.prepared import Prepared
 from cw.client.session import Session
@@ -18,6 +18,7 @@ from cw.client.store_client import Call, Chunk, StoreClient
 from cw.net import messages as m
 from cw.payloads import chunks, serialize
 from cw.payloads.deferred import Deferred
+from cw.payloads.objects import ONE
 from cw.requirements import JobOptions
 
 
@@ -159,10 +160,20 @@ class EachBatch(WholeBatch):
             call = self._session.calls.identify(self._store_client, self._function, args, self._prepared)
         if call is not None and call.is_stored:
             future._number = self._session.submitter.add(StoredCall(call), future, self._options)
+        elif call is not None and call.is_under_way:  # it may have to run after all, alone
+            future._number = self._session.submitter.add(self._alone(args, call), future, self._options)
         else:
             super().add(args)
             self._missing.append((future, call, len(self._futures)))
         self._futures.append(future)
+
+    def _alone(self, args: tuple[Any, ...], call: Call) -> OneCall:
+        calls, function = self._session.calls, self._function
+        prepared = calls.freeze(function, ONE)
+        label = self._label + len(self._futures)
+        alone = OneCall(calls, function, args, {}, None, None, prepared, label)
+        alone.call = call
+        return alone
 
     def submit(self) -> Iterable[Future[Any]]:
         if self._missing:

@@ -1,7 +1,7 @@
 """Delivery of a session's results: to the store first if they are recorded, and to the caller.
 
     add: in the store already? ---------------> deliver_stored ----------------.
-                                                                               |
+         under way in another run? --(later)-------^                           |
     a job's result ---.--> finish ---------------------------------------------+--> deliver(number, tag, error, value)
                       |                                                        |
                       '--> record ---> (the store's thread) written --> deliver_recorded
@@ -95,11 +95,19 @@ class Delivery:
             job.tag.usage = usage_of(payload)
 
     def add(self, number: int, call: Call | Chunk) -> None:
-        """Note a job that is recorded. If its result is stored, it need not run and is delivered soon. Any thread."""
+        """Note a job that is recorded. If its result is stored, it need not run and is delivered soon; if it is under
+        way elsewhere, when it is stored. Any thread."""
         if call.is_stored:
             self._stored.append(number)
+        elif type(call) is Call and call.is_under_way:
+            call.follow(functools.partial(self._on_followed, number))
         else:
             self.is_used = True
+
+    def _on_followed(self, number: int) -> None:
+        """Note that the result of a job which is under way elsewhere is there, or will not come. Any thread."""
+        self._stored.append(number)
+        self._wake()
 
     def add_failed(self, number: int, error: BaseException) -> None:
         """Note a job that is delivered soon, with this error, and not run. Any thread."""
@@ -173,24 +181,20 @@ class Delivery:
             job = self._jobs.get(self._stored.popleft())
             if job is None:
                 continue  # cancelled
-            try:
-                error, value, output = job.call.load(job.name)
-            except BaseException as failure:
-                logger.warning(
-                    "client.result_unreadable",
-                    "%s runs again: its stored result cannot be read (%s)",
-                    job.name,
-                    failure,
-                )
+            found = self._load(job)
+            if found is None:
                 self.is_used = True
+                job.call.place, job.call.is_under_way = -1, False
                 if job.call.again is not None:
                     self._run_again(job)
                 else:
                     can_run &= self._jobs.wait(job)
                 continue
+            error, value, output = found
             if self._jobs.take(job.number) is not None:
                 self.stored += 1
-                if (note := getattr(job.tag, "note_stored", None)) is not None:
+                note = getattr(job.tag, "note_stored", None)
+                if note is not None and not job.call.is_under_way:
                     note()
                 if output is not None:
                     self.note_output(job, error, Kept(*output))
@@ -199,10 +203,29 @@ class Delivery:
             self._wake()
         return can_run
 
+    def _load(self, job: ClientJob) -> Any:
+        """Load the stored result of a job, as `Call.load`. None: it must run."""
+        if not job.call.is_stored:
+            logger.info(
+                "client.run_ended_without",
+                "%s runs here: the run in which it was under way has ended without its result",
+                job.name,
+            )
+            return None
+        try:
+            return job.call.load(job.name)
+        except BaseException as failure:
+            logger.warning(
+                "client.result_unreadable",
+                "%s runs again: its stored result cannot be read (%s)",
+                job.name,
+                failure,
+            )
+            return None
+
     def _run_again(self, job: ClientJob) -> None:
         """Let a call that need not run, as it seemed, wait for the futures among its arguments."""
         if self._jobs.take(job.number) is not None:
-            job.call.place = -1
             job.call.again()
             self._jobs.on_delivered(job, False)
 

@@ -195,7 +195,7 @@ class Dependents:
             call = dependent.call
             if type(call) is UnkeyedCall:
                 dependent.call = call = call.complete()
-            if call is not None and call.is_stored:
+            if call is not None and call.is_found:
                 function, payload = dependent.function, dependent.payload
             else:
                 function, payload = self._fill(dependent)
@@ -205,7 +205,7 @@ class Dependents:
         number = self._jobs.release(dependent, function, payload, is_sent=True)
         if call is not None:
             self._delivery.add(number, call)
-            if call.is_stored:
+            if call.is_found:
                 self._wake()
         if not _renumber(dependent, number):  # cancelled at this very moment
             self._jobs.cancel(number, False)

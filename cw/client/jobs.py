@@ -8,6 +8,7 @@
           |          '------ wait --------.                   |
           '--------------------------> STORED ----------------'
            by an earlier run: the result is read; if it cannot be read, the job waits
+           by a run that goes on: the same, when its result is there, or when it has ended without
 
     cancel: WAITING, SENT, STORED ----> CANCELLED ----> take_cancelled (and on_delivered)
 
@@ -85,13 +86,13 @@ class Jobs:
         call: Any = None,
         asked: JobOptions = NO_OPTIONS,
     ) -> int:
-        """Add a job under the session's lock; it waits, unless its result is stored. Returns its number."""
+        """Add a job under the session's lock; it waits, unless it is found. Returns its number."""
         number = self.last_number + 1
         job = ClientJob(number, function, options, payload, tag, call, asked)
         self._by_number[number] = job
         self.last_number = number
         self.bytes_in += len(payload)
-        if call is None or not call.is_stored:
+        if call is None or not call.is_found:
             (self.ranked.add if job.priority else self._waiting.append)(job)
         return number
 
@@ -125,7 +126,7 @@ class Jobs:
         dependent.missing, dependent.results, dependent.called = 0, [], None
         if not is_sent:
             dependent.sent_over = ENDED
-        elif dependent.call is None or not dependent.call.is_stored:
+        elif dependent.call is None or not dependent.call.is_found:
             (self.ranked.add if dependent.priority else self._waiting.append)(dependent)
         return number
 
@@ -380,9 +381,9 @@ class Jobs:
         assert len(self._by_number) + len(cancelled) <= self.outstanding
         for number, job in self._by_number.items():
             assert job.number == number <= self.last_number
-            is_stored = job.call is not None and job.call.is_stored
+            is_found = job.call is not None and job.call.is_found
             places = waiting[id(job)] + (job.sent_over == self._connection)
-            may_be_nowhere = is_stored or job.sent_over == ENDED
+            may_be_nowhere = is_found or job.sent_over == ENDED
             assert places == 1 or (may_be_nowhere and not places), f"{job.name} is in {places} places"
         assert (self._sent_jobs, self._sent_bytes) == (len(sent), sum(len(job.payload) for job in sent))
         assert all(job.number <= self.highest_sent for job in sent if not job.priority)

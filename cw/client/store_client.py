@@ -17,7 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cw import program
 from cw.client.functions import FunctionTable
@@ -32,6 +32,9 @@ from cw.store.directory import identify
 from cw.store.format import ClassRecord, Entry, Stored
 from cw.store.reader import Store
 from cw.store.writer import Writer
+
+if TYPE_CHECKING:
+    from cw.runs.under_way import UnderWay
 
 logger = EventLogger("cw.store")
 
@@ -57,9 +60,21 @@ class _Open:
         self.missed = dict.fromkeys(self.store.done_by_function, 0)
         self.users = 0
         self.writer: Writer | None = None
+        self.under_way: UnderWay | None = None
+        """The calls that runs of this store have which go on without this program, if there are such runs."""
         # The script's classes that were seen in this run, and their records: digest, identity, place.
         self.classes: weakref.WeakKeyDictionary[type, ClassRecord] = weakref.WeakKeyDictionary()
         self._classes_by_digest: dict[bytes, int] = {}  # number of classes so far
+
+    def look_for_runs(self) -> None:
+        """Look for runs of this store that go on without this program."""
+        if os.path.isdir(os.path.join(self.store.path, "runs")):
+            from cw.runs.starting import start_steward
+            from cw.runs.under_way import UnderWay
+
+            under_way = self.under_way or UnderWay(self.store, self.refresh, start_steward)
+            if under_way.find_runs():
+                self.under_way = under_way
 
     def counts_of_run(self) -> dict[bytes, int]:
         """Return the number of calls so far, by key, in the run that begins now, or goes on."""
@@ -230,9 +245,16 @@ class StoreClient:
             counts[call.key] = number + 1
         call.key = callkey.nth(call.key, number)
         place = opened.store.index.get(call.key, -1)
-        if call.name in opened.missed:
-            opened.note_found(call.name, place >= 0)
         call.place = -1 if place >= 0 and place & 1 and self._retries_errors else place
+        if call.place < 0 and opened.under_way is not None:
+            call.is_under_way = opened.under_way.has(call.key)
+        if call.name in opened.missed:
+            opened.note_found(call.name, place >= 0 or call.is_under_way)
+
+    def follow(self, key: bytes, done: Callable[[int], None]) -> None:
+        """Wait for the result of a call that is under way in another run; see `UnderWay.follow`."""
+        assert self._open.under_way is not None
+        self._open.under_way.follow(key, done)
 
     def add_values(self, call: Call, values: list[Any]) -> None:
         """Add the values of futures among a call's arguments to its key. Raises UnstableKey."""
@@ -284,6 +306,9 @@ class StoreClient:
             if self._open.users or self._open.writer is None:
                 return
             writer, self._open.writer = self._open.writer, None
+            under_way, self._open.under_way = self._open.under_way, None
+        if under_way is not None:
+            under_way.close()
         writer.close()
 
 
@@ -291,7 +316,7 @@ class Call:
     """A call that is recorded: its key, and the place of its stored result, if any."""
 
     __slots__ = (
-        "again", "args", "classes", "definitions", "key", "name", "place", "result_key", "store_client"
+        "again", "args", "classes", "definitions", "is_under_way", "key", "name", "place", "result_key", "store_client"
     )  # fmt: skip
 
     def __init__(
@@ -310,6 +335,7 @@ class Call:
         self.classes, self.definitions = met
         self.args = args  # pickled
         self.place = place
+        self.is_under_way = False  # a run that goes on has it: its result comes into the store
         self.result_key: bytes | None = None
         """Key by which calls that depend on it are recognised; None: by its value."""
         self.again: Callable[[], Any] | None = None
@@ -323,6 +349,22 @@ class Call:
     def calls(self) -> list[Call]:
         """The calls that are recorded: itself."""
         return [self]
+
+    @property
+    def is_found(self) -> bool:
+        """True if it need not run here: its result is stored, or under way in a run that goes on."""
+        return self.place >= 0 or self.is_under_way
+
+    def follow(self, done: Callable[[], None]) -> None:
+        """Wait for the result of a call that is under way elsewhere. `done()` is called, in another thread, when it is
+        stored, or when the call must run here: its run has ended without it."""
+
+        def on_end(place: int) -> None:
+            self.place = place
+            self.is_under_way = place >= 0
+            done()
+
+        self.store_client.follow(self.key, on_end)
 
     def load(self, describe: str) -> tuple[BaseException | None, Any, tuple[bytes, bytes] | None]:
         """Return the stored (error, value, output). Raises whatever reading or unpickling it raises."""
@@ -345,7 +387,7 @@ class UnkeyedCall:
 
     __slots__ = ("_call", "_counts", "_futures", "store_client")
 
-    is_stored = False
+    is_stored = is_found = is_under_way = False
 
     def __init__(self, call: Call, futures: list[Future[Any]], counts: dict[bytes, int]) -> None:
         self._call = call
@@ -373,7 +415,7 @@ class Chunk:
 
     __slots__ = ("calls", "store_client")
 
-    is_stored = False
+    is_stored = is_found = is_under_way = False
     again = None
 
     def __init__(self, calls: list[Call]) -> None:
@@ -400,6 +442,7 @@ def _acquire(path: str) -> _Open:
             opened.refresh()
         if opened.writer is None:
             opened.writer = Writer(opened.store)
+        opened.look_for_runs()
         opened.users += 1
         return opened
 

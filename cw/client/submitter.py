@@ -157,7 +157,7 @@ class Submitter:
                     held = Dependent(
                         submission.function, function, chosen, submission.payload, tag, call, options
                     )
-                    if type(call) is not Call or not call.is_stored:
+                    if type(call) is not Call or not call.is_found:
                         return self.dependents.add(held, submission.met)
                     call.again = partial(self.dependents.add, held, submission.met)
                 if self.spill is not None and call is not None and not call.is_stored:
