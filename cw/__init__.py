@@ -5,6 +5,7 @@
     for result in cw.map(function, items): ...   replaces the loop (in asyncio: async for ... in cw.amap)
     with cw.allocate(8): ...                     a cluster for the duration of a block
     cw.results('sweep.cw')                       the results in a store
+    cw.attach('sweep.cw')                        comes back to a run that goes on without its script
     cw.status()                                  what the cluster does at this moment
 
 `python -m cw.master` and `python -m cw.worker HOST` start a cluster by hand. All public names are here; a module is
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from cw.credential import CredentialError as CredentialError
     from cw.credential import CredentialMissing as CredentialMissing
     from cw.credential import WrongCredential as WrongCredential
+    from cw.detached.attach import Run as Run
+    from cw.detached.attach import RunFuture as RunFuture
+    from cw.detached.attach import attach as attach
     from cw.errors import ConnectionError as ConnectionError
     from cw.errors import DependencyFailed as DependencyFailed
     from cw.errors import DetachError as DetachError
@@ -93,6 +97,9 @@ _MODULE_BY_NAME = {
     "Shared": "payloads.shared",
     "amap": "client.amap",
     "Pool": "pool",
+    "attach": "detached.attach",
+    "Run": "detached.attach",
+    "RunFuture": "detached.attach",
     "allocate": "cluster",
     "is_slurm_available": "cluster",
     "start": "cluster",

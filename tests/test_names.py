@@ -51,6 +51,11 @@ def test_a_claimed_name_leads_to_an_empty_folder_that_only_the_user_reads(store,
     assert json.loads((home / "runs" / "sweep.json").read_text()) == {"folder": folder}
 
 
+def test_the_store_is_made_if_it_is_not_there(tmp_path):
+    claim(None, str(tmp_path / "new.cw"))
+    assert len(cw.results(tmp_path / "new.cw")) == 0
+
+
 def test_a_script_has_its_folder_beside_the_names(home, tmp_path):
     assert claim(None, str(tmp_path / "train.py"), is_script=True) == ("train", str(home / "runs" / "train"))
     assert names.find("train") == str(home / "runs" / "train")

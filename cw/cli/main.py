@@ -5,6 +5,7 @@
     cw status           the state of the cluster that a program would find   (cw.cli.status)
     cw top              the same, live: in a terminal or a browser           (cw.cli.top)
     cw run              a whole script that outlives the terminal            (cw.cli.run)
+    cw runs             runs that go on without their scripts                (cw.detached.cli)
     cw report           a page about what a store has                        (cw.cli.report)
     cw master, ...      the same as python -m cw.master, ...
 
@@ -38,6 +39,7 @@ COMMANDS = {
     ),
     "status": Command("cw.cli.status", "[HOST] [--json]", "the state of the cluster that your programs find"),
     "top": Command("cw.cli.top", "[HOST] [--web]", "... while it runs: progress, workers, failures"),
+    "runs": Command("cw.detached.cli", "[VERB NAME]", "runs that go on without their scripts"),
     "results": Command("cw.results", "STORE", "the results in a store"),
     "report": Command("cw.cli.report", "STORE -o FILE", "a page about a run: what a store has, as HTML"),
     "credential": Command("cw.credential", "", "the file that lets machines into your clusters"),

@@ -100,7 +100,7 @@ class Delivery:
         if call.is_stored:
             self._stored.append(number)
         elif type(call) is Call and call.is_under_way:
-            call.follow(functools.partial(self._on_followed, number))
+            call.store_client.follow(call, functools.partial(self._on_followed, number))
         else:
             self.is_used = True
 

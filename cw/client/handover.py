@@ -121,7 +121,7 @@ class Handover:
     ) -> Iterator[ObjectRecord | CallRecord]:
         objects = self._session.calls.objects
         for job in jobs:
-            if job.call is None or job.call.is_stored or getattr(job.call, "is_under_way", False):
+            if job.call is None or job.call.is_found:
                 continue
             named = [objects.get(number) for number in (job.function, job.options) if number]
             for item in sorted(closure(named), key=lambda item: item.number):

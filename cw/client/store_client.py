@@ -60,8 +60,7 @@ class _Open:
         self.missed = dict.fromkeys(self.store.done_by_function, 0)
         self.users = 0
         self.writer: Writer | None = None
-        self.under_way: UnderWay | None = None
-        """The calls that runs of this store have which go on without this program, if there are such runs."""
+        self.under_way: UnderWay | None = None  # calls of runs of this store that go on without this program
         # The script's classes that were seen in this run, and their records: digest, identity, place.
         self.classes: weakref.WeakKeyDictionary[type, ClassRecord] = weakref.WeakKeyDictionary()
         self._classes_by_digest: dict[bytes, int] = {}  # number of classes so far
@@ -69,12 +68,9 @@ class _Open:
     def look_for_runs(self) -> None:
         """Look for runs of this store that go on without this program."""
         if os.path.isdir(os.path.join(self.store.path, "runs")):
-            from cw.runs.starting import start_steward
-            from cw.runs.under_way import UnderWay
+            from cw.runs import under_way
 
-            under_way = self.under_way or UnderWay(self.store, self.refresh, start_steward)
-            if under_way.find_runs():
-                self.under_way = under_way
+            self.under_way = under_way.look_for_runs(self.under_way, self.store, self.refresh)
 
     def counts_of_run(self) -> dict[bytes, int]:
         """Return the number of calls so far, by key, in the run that begins now, or goes on."""
@@ -251,10 +247,15 @@ class StoreClient:
         if call.name in opened.missed:
             opened.note_found(call.name, place >= 0 or call.is_under_way)
 
-    def follow(self, key: bytes, done: Callable[[int], None]) -> None:
-        """Wait for the result of a call that is under way in another run; see `UnderWay.follow`."""
+    def follow(self, call: Call, done: Callable[[], None]) -> None:
+        """Call `done()`, in another thread, when a call that is under way elsewhere is stored, or must run here."""
         assert self._open.under_way is not None
-        self._open.under_way.follow(key, done)
+
+        def on_end(place: int) -> None:
+            call.place, call.is_under_way = place, place >= 0
+            done()
+
+        self._open.under_way.follow(call.key, on_end)
 
     def add_values(self, call: Call, values: list[Any]) -> None:
         """Add the values of futures among a call's arguments to its key. Raises UnstableKey."""
@@ -354,17 +355,6 @@ class Call:
     def is_found(self) -> bool:
         """True if it need not run here: its result is stored, or under way in a run that goes on."""
         return self.place >= 0 or self.is_under_way
-
-    def follow(self, done: Callable[[], None]) -> None:
-        """Wait for the result of a call that is under way elsewhere. `done()` is called, in another thread, when it is
-        stored, or when the call must run here: its run has ended without it."""
-
-        def on_end(place: int) -> None:
-            self.place = place
-            self.is_under_way = place >= 0
-            done()
-
-        self.store_client.follow(self.key, on_end)
 
     def load(self, describe: str) -> tuple[BaseException | None, Any, tuple[bytes, bytes] | None]:
         """Return the stored (error, value, output). Raises whatever reading or unpickling it raises."""

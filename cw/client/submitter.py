@@ -160,7 +160,7 @@ class Submitter:
                     if type(call) is not Call or not call.is_found:
                         return self.dependents.add(held, submission.met)
                     call.again = partial(self.dependents.add, held, submission.met)
-                if self.spill is not None and call is not None and not call.is_stored:
+                if self.spill is not None and call is not None and not call.is_found:
                     assert not isinstance(call, UnkeyedCall)
                     return self.spill(function, chosen, submission.payload, call, options)
                 number = self._jobs.add(function, chosen, submission.payload, tag, call, options)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from cw import advice, userdir
 from cw.errors import Error
 from cw.program import UserError
+from cw.store.directory import identify
 
 MOST_CHARACTERS = 64
 """Characters of a name. More: lines of `cw runs list` break. Fewer: users must think of abbreviations."""
@@ -51,9 +52,12 @@ def claim(
 
     `path`: of its store, or, with `is_script`, of the script that runs as a whole. `is_live`: whether the run in a
     folder has not ended. Without a name, or where a live run of the same store has it, the run gets the next free
-    number: 'sweep-2'. What an ended run of the name has left there is removed. Raises RunError, ValueError, OSError.
+    number: 'sweep-2'. What an ended run of the name has left there is removed. Raises RunError,
+    ValueError, StoreError, OSError.
     """
     wanted = default_name(path) if name is None else check_name(name)
+    if not is_script:
+        identify(path, is_writing=True)  # a directory that has something else in it could not become a store
     userdir.make_home()
     os.makedirs(directory(), 0o700, exist_ok=True)
     with userdir.locked("runs.lock"):

@@ -23,8 +23,7 @@ class RestoredCall:
 
     __slots__ = ("calls", "failed", "is_chunk", "is_durable", "store_client")
 
-    is_stored = False
-    is_under_way = False
+    is_stored = is_found = is_under_way = False
     again = None
 
     def __init__(self, record: CallRecord, store_client: Any, is_durable: bool) -> None:

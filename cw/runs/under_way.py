@@ -20,6 +20,7 @@ from cw.runs import names
 from cw.runs.calls import CallRecord, CallsReader
 from cw.runs.folder import HANDING_OVER, SCRIPT, RunFolder
 from cw.runs.onlooker import Onlooker, is_owned
+from cw.runs.starting import start_steward
 from cw.store.reader import Store
 
 logger = EventLogger("cw.runs")
@@ -191,3 +192,10 @@ def _goes_on_without_us(folder: RunFolder) -> bool:
     if state.is_over or (is_here and state.pid == os.getpid()):
         return False
     return state.phase != SCRIPT or not is_here or is_owned(folder)
+
+
+def look_for_runs(known: UnderWay | None, store: Store, refresh: Callable[[], None]) -> UnderWay | None:
+    """Look for runs of a store that go on without this program. Returns their calls; None: there are no such runs.
+    `known`: what was found before."""
+    under_way = UnderWay(store, refresh, start_steward) if known is None else known
+    return under_way if under_way.find_runs() else None
