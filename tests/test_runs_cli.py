@@ -68,7 +68,10 @@ def test_the_list_has_a_line_for_each_run(played, runs, path, tmp_path):
     for arguments in (), ("list",):
         status, text = runs(*arguments)
         head, first, second = text.splitlines()
-        assert status == 0 and head.split() == "run state done failed running waiting begun store".split()
+        assert (
+            status == 0
+            and head.split() == "run state done failed running waiting begun store or script".split()
+        )
         assert first.startswith("damaged  damaged or gone")
         pattern = r"sweep +with its steward +9 of 40 +1 +8 +22 +2 min ago +" + re.escape(str(path))
         assert re.fullmatch(pattern, second) or re.fullmatch(pattern.replace("2 min", "1.. s"), second), (
@@ -170,6 +173,26 @@ def test_cancel_and_forget_say_what_they_have_done(played, runs, path):
     assert runs() == (0, "no runs\n") and path.is_dir()
 
 
+def test_a_whole_script_is_among_the_runs(runs, tmp_path):
+    (tmp_path / "hello.py").write_text(
+        "import sys\nprint('hello', *sys.argv[1:])\nsys.exit(int(sys.argv[1]))"
+    )
+    command = [sys.executable, "-m", "cw", "run", "--here", "--detach", str(tmp_path / "hello.py"), "7"]
+    subprocess.run(command, check=True, capture_output=True, timeout=LIMIT)
+    status, text = runs("wait", "hello")
+    assert status == 7 and re.match("hello has ended after .* with exit status 7", text)
+    assert re.search(r"hello +ended, exit status 7 .* ago +.*hello.py 7", runs()[1])
+    assert "state: hello has ended" in (text := runs("status", "hello")[1]) and "a whole script: " in text
+    found = json.loads(runs("status", "hello", "--json")[1])
+    assert found == json.loads(runs("list", "--json")[1]) and found["exit_status"] == 7
+    with pytest.raises(cw.RunError, match="is a whole script: it has output, but no calls"):
+        cw.attach("hello")
+    with pytest.raises(program.UserError, match="the run hello is not under way: hello has ended"):
+        runs("cancel", "hello")
+    assert runs("forget", "hello") == (0, "the run hello is forgotten, and its output removed\n")
+    assert runs() == (0, "no runs\n")
+
+
 def test_a_mistake_is_one_line_that_names_what_there_is(played, runs):
     for arguments, status, text in (
         (["status", "swep"], 1, r"cw runs: there is no run 'swep' in .*: there are sweep\n"),
@@ -181,7 +204,7 @@ def test_a_mistake_is_one_line_that_names_what_there_is(played, runs):
         assert done.returncode == status and re.fullmatch(text, done.stderr), done.stderr
     with open(played.folder.place("run.json"), "w") as file:
         file.write("{")
-    with pytest.raises(program.UserError, match="run.json is damaged .*`cw runs forget sweep`"):
+    with pytest.raises(program.UserError, match="run.json is damaged .*`.*runs forget sweep`"):
         runs("status", "sweep")
     with pytest.raises(SystemExit) as error:
         runs("wait")

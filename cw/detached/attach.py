@@ -36,6 +36,7 @@ from cw.runs.onlooker import Onlooker, is_owned
 from cw.runs.output import OutputReader
 from cw.runs.starting import start_steward
 from cw.runs.under_way import LOOK_SHARE, POLL_SECONDS, result_of
+from cw.scripts.status import is_script
 from cw.store.reader import Store
 from cw.store.result import Result
 
@@ -401,8 +402,9 @@ def attach(run: str | os.PathLike[str], *, output: Literal["print", "drop"] = "p
         raise ValueError(f"output must be 'print' or 'drop', not {output!r}")
     folder = finding.find(run)
     try:
-        if not folder.description().store:
+        if is_script(folder.path):
             raise RunError(f"the run {folder.name} is a whole script: it has output, but no calls")
+        folder.description()  # raises if it is damaged
         if folder.state().phase == SCRIPT and not is_owned(folder, SCRIPT_SECONDS):
             raise RunError(
                 f"the script of the run {folder.name} has ended without handing it over, as if it was killed: what was "

@@ -1,4 +1,4 @@
-"""`cw runs`: the runs that go on without their scripts, by name.
+"""`cw runs`: the runs that go on without their scripts, by name; whole scripts (`cw run`) among them.
 
 list, status    which there are, and how far one is           (--json: an object a line)
 wait            until one is over: its exit status says how it ended
@@ -20,21 +20,25 @@ from typing import TYPE_CHECKING, Any
 
 from cw import advice, program
 from cw.client.progress import Counts, Progress
+from cw.detached import scripts
+from cw.detached.scripts import LATE
 from cw.errors import DetachError
 from cw.observer.text import seconds
 from cw.output.printer import Piece, printer
 from cw.runs import finding, names
 from cw.runs.folder import CANCELLED, ENDED, SCRIPT, Description, RunFolder, RunState
+from cw.runs.names import RunError
 from cw.runs.onlooker import Onlooker, is_owned
 from cw.runs.output import OutputReader
 from cw.runs.starting import start_steward
 from cw.runs.under_way import POLL_SECONDS
+from cw.scripts.status import is_script, look
 
 if TYPE_CHECKING:
     import argparse
 
-FAILED, LATE = 1, 3
-"""Exit statuses of `cw runs wait`: some calls failed, or the run was cancelled; its `--timeout` is over."""
+FAILED = 1
+"""Exit status of `cw runs wait`: some calls failed, or the run was cancelled."""
 
 CANCEL_SECONDS = 15.0
 """Longest wait for the end of a run that is cancelled (seconds)."""
@@ -51,6 +55,8 @@ def main() -> int:
         if options.verb in (None, "list"):
             return _list(getattr(options, "json", False))
         folder = finding.find(options.run)
+        if is_script(folder.path):
+            return _VERBS_OF_SCRIPTS[options.verb](folder.path, options)
         return _VERBS[options.verb](folder, options)
     except DetachError as error:
         raise program.UserError(str(error)) from error
@@ -77,7 +83,7 @@ def _parse_arguments() -> argparse.Namespace:
     add(
         "wait",
         "wait until a run is over; the exit status is 0 if no call failed, 1 if some failed or the run was cancelled, "
-        "3 if the time was over before",
+        "3 if the time was over before; that of a whole script is the script's",
     ).add_argument(
         "--timeout",
         metavar="SECONDS",
@@ -100,8 +106,14 @@ def _list(is_json: bool) -> int:
     for name, path in names.folders().items():
         folder = RunFolder(path)
         try:
+            if is_script(path):
+                script = look(path)
+                if is_json:
+                    print(scripts.to_json(script))
+                found.append(scripts.line(script))
+                continue
             description, state = folder.description(), folder.state()
-        except DetachError as error:
+        except (DetachError, RunError) as error:
             if is_json:
                 print(json.dumps({"kind": "run", "name": name, "folder": path, "damage": str(error)}))
             else:
@@ -112,7 +124,7 @@ def _list(is_json: bool) -> int:
         else:
             found.append(_row(name, description, state))
     if not is_json:
-        head = ("run", "state", "done", "failed", "running", "waiting", "begun", "store")
+        head = ("run", "state", "done", "failed", "running", "waiting", "begun", "store or script")
         print("\n".join(_table(head, found)) if found else "no runs")
     return 0
 
@@ -293,4 +305,9 @@ def _forget(folder: RunFolder, options: Any) -> int:
 
 _VERBS: dict[str, Callable[[RunFolder, Any], int]] = {
     "status": _status, "wait": _wait, "output": _output, "cancel": _cancel, "forget": _forget,
+}  # fmt: skip
+
+_VERBS_OF_SCRIPTS: dict[str, Callable[[str, Any], int]] = {
+    "status": scripts.show, "wait": scripts.wait, "output": scripts.output, "cancel": scripts.cancel,
+    "forget": scripts.forget,
 }  # fmt: skip

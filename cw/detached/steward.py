@@ -260,7 +260,7 @@ class Steward:
 def main() -> int:
     """Run as `python -m cw.detached.steward FOLDER`. Returns the exit status."""
     parser = program.argument_parser(
-        "cw.detached.steward", "Holds a detached run: `cw runs` starts it as needed."
+        "cw.detached.steward", "Holds a run whose script has left. It is started as it is needed."
     )
     parser.add_argument("folder", metavar="FOLDER", help="the folder of the run")
     folder = RunFolder(parser.parse_args().folder)

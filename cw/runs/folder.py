@@ -22,6 +22,7 @@ import re
 import time
 from typing import Any, NamedTuple, TypeVar
 
+from cw import advice
 from cw.errors import DetachError
 
 SCRIPT = "with its script"
@@ -143,7 +144,9 @@ class RunFolder:
         """Read what the run is. Raises DetachError if there is no run in the folder."""
         found = self._read_tuple(_DESCRIPTION, Description)
         if found is None:
-            raise DetachError(f"there is no run in {self.path}: `cw runs list` names those that there are")
+            raise DetachError(
+                f"there is no run in {self.path}: `{advice.command('runs', 'list')}` names those that there are"
+            )
         return found
 
     def change(self, **fields: Any) -> Description:
@@ -265,8 +268,8 @@ class RunFolder:
             return kind(**known)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DetachError(
-                f"{self.place(name)} is damaged ({error}): `cw runs forget {self.name}` removes the run, and keeps "
-                "its results"
+                f"{self.place(name)} is damaged ({error}): `{advice.command('runs', 'forget', self.name)}` "
+                "removes the run, and keeps its results"
             ) from error
 
     def _unwritable(self, error: OSError) -> DetachError:

@@ -130,7 +130,13 @@ def directory() -> str:
 
 def command(verb: str, name: str) -> str:
     """Return a command for the run of this name, as the user types it."""
-    return advice.command("runs", verb, name)
+    return {
+        "status": advice.command("runs", "status", name),
+        "wait": advice.command("runs", "wait", name),
+        "output": advice.command("runs", "output", name),
+        "cancel": advice.command("runs", "cancel", name),
+        "forget": advice.command("runs", "forget", name),
+    }[verb]
 
 
 def _file(name: str) -> str:
