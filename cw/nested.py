@@ -14,6 +14,8 @@ many jobs wait. This is enough: among waiting jobs, the deepest one's own jobs f
 On return, a `timeout` takes precedence over the turn: when it is over, the job goes on, and the slot is shared for a
 while.
 
+A child process of a job lends the job's slot in the same way if the job waits for it and offers that (cw.nested_link).
+
 Only the main thread of a runner lends, since the job goes on while another of its threads blocks; and only for a client
 that is connected to the master of the job's own worker: jobs for another cluster need no slot here. (The worker decides
 that, by the master's start id in Waits.)
@@ -26,6 +28,8 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
+
+from cw import nested_link
 
 T = TypeVar("T")
 
@@ -116,7 +120,7 @@ class Lender:
 
 
 lender: Lender | None = None
-"""The lender of this process, if it is a runner."""
+"""The lender of this process, if it is a runner, or the child that a job waits for."""
 
 
 def wait(session: Session, block: Callable[[float | None], T], timeout: float | None) -> T:
@@ -156,9 +160,21 @@ class Waiters(list[Any]):
         super().append(waiter)
 
 
+def _lend_for_parent() -> None:
+    """Lend the slot of the job that waits for this process, if it is such a child."""
+    global lender, depth
+    link = nested_link.of_process()
+    if link is not None:
+        depth = link.depth
+        lender = Lender(lambda: link.job, link.report_wait, link.report_wait_over, link.wait_for_turn)
+
+
 def _after_fork_in_child() -> None:
     global lender
     lender = None  # a fork of a job is not the job
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+if nested_link.VARIABLE in os.environ:
+    _lend_for_parent()

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 
-from cw import processes, program
+from cw import nested_link, processes, program
 from cw.launch import launcher
 from cw.machine.oom import OomKills
 from cw.scripts.folder import ScriptFolder
@@ -205,7 +205,10 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 def _environment() -> dict[str, str]:
     """Return the environment of the script: what only this host needs stays here."""
-    return {name: value for name, value in os.environ.items() if name != "CW_UNTIL"}
+    variables = {name: value for name, value in os.environ.items() if name != "CW_UNTIL"}
+    if nested_link.VARIABLE in variables:  # only this host's own child lends the slot in which both are
+        variables[nested_link.VARIABLE] += f" {os.getpid()}"
+    return variables
 
 
 def _kill(process: subprocess.Popen[bytes], number: int) -> None:
