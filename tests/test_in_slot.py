@@ -77,7 +77,9 @@ def test_a_cancelled_job_ends_the_script(executor, tmp_path):
     script = made(tmp_path, "import time; print('ready'); time.sleep(600)")
     future = executor.submit(in_slot.run, userdir.home_directory(), script, in_slot.environment())
     folder = ScriptFolder(script.name)
-    wait_until(lambda: os.path.exists(folder.file("output")) and os.path.getsize(folder.file("output")), LIMIT)
+    wait_until(
+        lambda: os.path.exists(folder.file("output")) and os.path.getsize(folder.file("output")), LIMIT
+    )
     status.cancel(folder.path)
     assert future.result(LIMIT) == 143
     assert status.look(folder.path).phase == "cancelled"
