@@ -1,5 +1,6 @@
 """A run goes from its script to a steward: whoever is killed between any two steps, each call runs once."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,9 @@ class Run:
                 lambda: lease.is_held(self.folder) or self.others[-1].process.poll() is not None, LIMIT
             )
         return False
+
+    def kill(self, pid, number):
+        os.kill(pid, number)
 
     def __enter__(self):
         return self

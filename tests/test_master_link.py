@@ -181,7 +181,7 @@ def test_a_link_that_cannot_look_fails(bench):
     def find():
         raise error
 
-    bench.link._find = find
+    bench.link.find = find
     bench.link.connect()
     assert bench.owner.told == [error] and not bench.dials
 

@@ -26,10 +26,11 @@ from cw.detached.backlog import Backlog
 from cw.detached.recorder import Recorder
 from cw.errors import DetachError, Error
 from cw.events import EventLogger
+from cw.net import address
 from cw.net import messages as m
 from cw.output.sink import Sink
 from cw.payloads import unopened
-from cw.runs import handing_over
+from cw.runs import handing_over, own
 from cw.runs.folder import CANCELLED, ENDED, SCRIPT, STEWARD, RunFolder, RunState
 from cw.runs.lease import BEAT_SECONDS, Lease
 from cw.runs.output import OutputWriter
@@ -164,6 +165,7 @@ class Steward:
         exchange.opener = _Unopened()
         exchange.acknowledger.waits_for_store = True
         exchange.roster.update(self._progress.workers)
+        exchange.link.find = lambda: address.find_master(own.master_of(folder) or description.master or None)
         session.take_over = self._take_over
         session.jobs.attempt_counts = {
             counts[0]: m.AttemptCounts(*counts) for counts in self._progress.attempt_counts

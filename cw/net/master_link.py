@@ -120,7 +120,7 @@ class Terms(NamedTuple):
 class MasterLink:
     """One connection to the master, over its losses and returns.
 
-    `find()` lists the addresses to try. `silence`: seconds without a sign of life after which the master counts as
+    `silence`: seconds without a sign of life after which the master counts as
     gone; None: only the other host's kernel decides that, and the owner gives no signs of life.
     """
 
@@ -141,13 +141,16 @@ class MasterLink:
         """The start id of the master that was joined last."""
         self.is_joined = False
         """True from the master's Welcome until either side says Goodbye, or the connection ends."""
+        self.find = find
+        """Lists the addresses to try."""
+        self.find = find
+        """Lists the addresses to try."""
         self.is_held = False
         """True if no other connection is made when this one is lost, until `resume`: another process may be taking the
         session over."""
         self.beat: Callable[[], m.Heartbeat] = m.Heartbeat
         """Makes a sign of life."""
         self._loop = loop
-        self._find = find
         self._owner = owner
         self._patience = patience
         self._terms = terms
@@ -186,7 +189,7 @@ class MasterLink:
         if self.connection is not None or self._has_left or self.is_held:
             return
         try:
-            self._candidates = self._find()
+            self._candidates = self.find()
         except Exception as error:
             self._owner.on_failure(error)
             return

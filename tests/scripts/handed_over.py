@@ -19,14 +19,17 @@ from pathlib import Path
 import cw
 
 CALLS, LATE = 12, 6
-"""Number of calls; and of those that run before it is decided who owns the run: the others wait for that."""
+"""Number of calls; and of those that run before it is decided who owns the run. The others wait for that, and while
+there is a file `hold`."""
 
 
 def work(n, seconds, directory):
     descriptor = os.open(Path(directory, f"ran-{n}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(descriptor, b"(")
     end = time.monotonic() + 30
-    while n >= LATE and not list(Path(directory).rglob("decision-*")) and time.monotonic() < end:
+    while n >= LATE and time.monotonic() < end:
+        if list(Path(directory).rglob("decision-*")) and not Path(directory, "hold").exists():
+            break
         time.sleep(0.02)
     print("works on", n)
     time.sleep(seconds)
