@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from cw.detached.attach import attach as attach
     from cw.errors import ConnectionError as ConnectionError
     from cw.errors import DependencyFailed as DependencyFailed
+    from cw.errors import Detached as Detached
     from cw.errors import DetachError as DetachError
     from cw.errors import EnvironmentMismatch as EnvironmentMismatch
     from cw.errors import Error as Error
@@ -119,10 +120,10 @@ _MODULE_BY_NAME = {
     "LaunchError": "launch.launcher",
     "RunError": "runs.names",
 } | dict.fromkeys(
-    ("ConnectionError", "DependencyFailed", "DetachError", "EnvironmentMismatch", "Error", "InitializerFailed",
-     "JobStopped", "JobTimeout", "MemoryExceeded", "NotPicklable", "PayloadError", "ProtocolError", "RemoteException",
-     "RemoteTraceback", "SharedRandomState", "SharedValueReleased", "StartRefused", "StoreError", "UnseenChanges",
-     "UnstableKey", "WorkerLost"), "errors",
+    ("ConnectionError", "DependencyFailed", "Detached", "DetachError", "EnvironmentMismatch", "Error",
+     "InitializerFailed", "JobStopped", "JobTimeout", "MemoryExceeded", "NotPicklable", "PayloadError",
+     "ProtocolError", "RemoteException", "RemoteTraceback", "SharedRandomState", "SharedValueReleased",
+     "StartRefused", "StoreError", "UnseenChanges", "UnstableKey", "WorkerLost"), "errors",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_MODULE_BY_NAME]  # noqa: PLE0604

@@ -16,6 +16,7 @@
          |- StartRefused               an import would start a cluster or a client    (also RuntimeError)
          |- StoreError                 a store cannot be opened, read or written      (also OSError)
          |- DetachError                a run cannot be handed over, or its folder is damaged (also RuntimeError)
+         |- Detached                   a call was handed over: its result is to be had later
          |- RemoteException            stands for a job's exception that does not survive pickling
          '- RemoteTraceback            `__cause__` of a job's exception: the traceback in the runner
 
@@ -112,6 +113,10 @@ class DetachError(Error, RuntimeError):
 
     If a script cannot hand its run over, it keeps it. A `RuntimeError` too.
     """
+
+
+class Detached(Error):
+    """A call whose result is asked for goes on without this program; the text says how to come back to it."""
 
 
 class JobTimeout(Error, TimeoutError):

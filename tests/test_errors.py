@@ -25,6 +25,7 @@ EXAMPLES = [
     errors.JobStopped("a"),
     errors.StartRefused("a"),
     errors.StoreError("a"),
+    errors.Detached("a"),
     errors.DetachError("a"),
     errors.UnstableKey("a"),
     errors.SharedValueReleased("a"),

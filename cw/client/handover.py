@@ -43,6 +43,10 @@ class Handover:
     def outstanding(self) -> int:
         return self._session.outstanding()
 
+    def has_calls(self) -> bool:
+        jobs = self._session.jobs
+        return not all(map(_is_left_out, [*jobs.all(), *jobs.held.all()]))
+
     def why_not(self) -> str:
         session = self._session
         if not session.is_alive():
@@ -121,7 +125,7 @@ class Handover:
     ) -> Iterator[ObjectRecord | CallRecord]:
         objects = self._session.calls.objects
         for job in jobs:
-            if job.call is None or job.call.is_found:
+            if job.call is None or _is_left_out(job):
                 continue
             named = [objects.get(number) for number in (job.function, job.options) if number]
             for item in sorted(closure(named), key=lambda item: item.number):
@@ -179,7 +183,7 @@ class Handover:
             exchange.link.resume("the run was not handed over")
         self._session.on_wake()
 
-    def leave(self) -> None:
+    def leave(self, reason: BaseException) -> None:
         session = self._session
 
         def leave() -> None:
@@ -187,7 +191,7 @@ class Handover:
                 session.jobs.all()
             )  # (those on disk do not count)
             session.exchange.link.leave_silently()
-            session.exchange.stop()
+            session.on_failure(reason)
 
         self._in_thread(leave)
         session.join()
@@ -208,6 +212,11 @@ class Handover:
             if not self._session.is_alive():
                 return True  # it has ended, and nobody can do it
         return found[0] if found else None
+
+
+def _is_left_out(job: ClientJob) -> bool:
+    """True if a job need not be handed over: its result is stored, or comes from another run."""
+    return job.call is not None and bool(job.call.is_found)
 
 
 def _why_not(job: ClientJob) -> str:

@@ -32,7 +32,7 @@ from cw.client.outcome import Abandoned, copy_of
 from cw.client.store_client import StoreClient
 from cw.client.submitter import Submitter
 from cw.client.waiting import Waiting
-from cw.errors import ConnectionError, StoreError
+from cw.errors import ConnectionError, Detached, StoreError
 from cw.events import EventLogger
 from cw.net import address
 from cw.net.loop import Loop
@@ -188,7 +188,7 @@ class Session:
             return RuntimeError(
                 "this process was forked from the one that is connected: open a connection of its own"
             )
-        if isinstance(self._failure, StoreError):
+        if isinstance(self._failure, (StoreError, Detached)):
             return copy_of(self._failure)
         if self._failure is not None:
             return ConnectionError(f"{self._failure}; no more jobs can be submitted here")

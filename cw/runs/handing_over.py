@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from cw import processes
-from cw.errors import DetachError
+from cw.errors import Detached, DetachError
 from cw.runs import lease
 from cw.runs.calls import CallRecord, CallsReader, CallsWriter, ObjectRecord
 from cw.runs.folder import HANDING_OVER, SCRIPT, RunFolder, RunState
@@ -65,6 +65,9 @@ class Owner(Protocol):
     def outstanding(self) -> int:
         """Return the number of calls that are outstanding."""
 
+    def has_calls(self) -> bool:
+        """True if a call is outstanding that is neither stored nor under way in another run."""
+
     def why_not(self) -> str:
         """Say why the session cannot be handed over; '' if it can."""
 
@@ -87,8 +90,8 @@ class Owner(Protocol):
     def thaw(self, spilled: Callable[[], Iterator[CallRecord]]) -> None:
         """Go on, with the calls that are on disk only, too."""
 
-    def leave(self) -> None:
-        """End without a goodbye: another process has the session."""
+    def leave(self, reason: BaseException) -> None:
+        """End without a goodbye: another process has the session. Calls that are outstanding end with `reason`."""
 
 
 def hand_over(
@@ -97,11 +100,13 @@ def hand_over(
     start_steward: Callable[[RunFolder], None],
     rest: Iterable[Any] = (),
     seconds: float = ANSWER_SECONDS,
-) -> None:
-    """Hand a run over to a steward. Returns when that has it, and the session has ended.
+    farewell: BaseException | None = None,
+) -> bool:
+    """Hand a run over to a steward. Returns when that has it, and the session has ended. False: all is stored by now,
+    or under way in another run, and the script goes on.
 
     `rest`: each of its items submits one more call of the script; an error that it raises is raised, and the script
-    goes on. Raises DetachError: the script goes on, too.
+    goes on. Raises DetachError: the script goes on, too. `farewell`: the error of the futures that are not done.
     """
     if reason := owner.why_not():
         raise DetachError(reason)
@@ -110,12 +115,17 @@ def hand_over(
         for _ in rest:
             if transfer.writer is None and owner.outstanding() > IN_MEMORY:
                 transfer.begin()
-        transfer.hand_over(start_steward, seconds)
+        if transfer.writer is None and not owner.has_calls():
+            return False
+        if not transfer.hand_over(start_steward, seconds):
+            transfer.revoke()
+            return False
     except BaseException:
         if transfer.revoke():
             raise
         # (Otherwise the steward has it: Ctrl-C came just after that.)
-    owner.leave()
+    owner.leave(Detached("this call goes on without this program") if farewell is None else farewell)
+    return True
 
 
 class _Transfer:
@@ -139,12 +149,15 @@ class _Transfer:
         else:
             writer.close()
 
-    def hand_over(self, start_steward: Callable[[RunFolder], None], seconds: float) -> None:
-        """Do all that follows the end of the input. Raises DetachError."""
+    def hand_over(self, start_steward: Callable[[RunFolder], None], seconds: float) -> bool:
+        """Do all that follows the end of the input. False: there are no calls. Raises DetachError."""
         try:
             self._write()
+            if self.writer is None or not self.writer.calls:
+                return False
             start_steward(self._folder)
             self._wait(seconds)
+            return True
         except OSError as error:
             raise DetachError(f"the run cannot be handed over: {error}") from error
 
