@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import cw
-from cw.client.options import LoopArguments, MapArguments
+from cw.client.options import DetachedLoopArguments, MapArguments
 
 PROGRAM = Path(__file__).with_name("typed_program.py")
 ROOT = Path(cw.__file__).parents[1]
@@ -84,4 +84,4 @@ def test_the_keywords_of_map_are_the_same_for_type_checkers_and_at_run_time():
         }
 
     assert keywords(cw.ClusterExecutor.map).keys() == MapArguments.__annotations__.keys()
-    assert keywords(cw.map).keys() == LoopArguments.__annotations__.keys()
+    assert keywords(cw.map).keys() == DetachedLoopArguments.__annotations__.keys()

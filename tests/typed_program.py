@@ -69,6 +69,10 @@ cw.ClusterExecutor(initializer=square, initargs=(3,), max_workers=2)
 cw.ClusterExecutor(initialiser=square)  # error
 cw.ClusterExecutor(forward_logging=False)
 cw.ClusterExecutor(forward_logging="INFO")  # error
+cw.ClusterExecutor(store="s", detach="night"), cw.map(square, [1], store="s", detach=True)
+reveal_type(cw.map(square, [1], store="s", detach=True))  # Iterator[int]
+cw.ClusterExecutor(store="s", detach=3)  # error
+cw.amap(square, [1], store="s", detach=True)  # error
 cw.ClientThread(forward_logging=False)
 cw.ClusterExecutor(initializer="square")  # error
 

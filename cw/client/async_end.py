@@ -8,6 +8,11 @@ from collections.abc import Callable
 from cw.client.session import Session
 
 
+async def leave_over(hand_over: Callable[[], None]) -> None:
+    """Return when the session's calls are handed over, or have ended, without blocking the event loop."""
+    await asyncio.shield(asyncio.to_thread(hand_over))
+
+
 async def leave(session: Session, shutdown: Callable[[], None], kind: type[BaseException] | None) -> None:
     """Return when all jobs have ended. They are cancelled if the task is, before or during the wait; `kind`: the
     exception that ended the block."""

@@ -55,6 +55,16 @@ class Session(Protocol):
         """Drop the connection in a forked child, without a goodbye."""
 
 
+class Leaver(Protocol):
+    """A client that hands its calls over at the end of the program. The methods may block."""
+
+    def leave(self) -> bool:
+        """Hand over what is outstanding. False: there is nothing, or it is not possible."""
+
+    def end(self) -> None:
+        """Note that the client has ended without leaving anything over."""
+
+
 class JobSource(Protocol):
     """Submits jobs to a session from a thread of its own."""
 
@@ -64,6 +74,7 @@ class JobSource(Protocol):
 
 _live: weakref.WeakSet[Any] = weakref.WeakSet()
 _sources: weakref.WeakSet[Any] = weakref.WeakSet()
+_leavers: weakref.WeakKeyDictionary[Any, Leaver] = weakref.WeakKeyDictionary()  # by session
 _is_registered = False
 
 
@@ -82,16 +93,31 @@ def register_source(source: JobSource) -> None:
     _sources.add(source)
 
 
+def register_leaver(session: Session, leaver: Leaver) -> None:
+    """Register what hands a session's calls over, at the end of the interpreter before sessions wait. It is kept alive
+    until `unregister_leaver`."""
+    _leavers[session] = leaver
+
+
+def unregister_leaver(session: Session) -> None:
+    """Note that the session needs no more handing over."""
+    _leavers.pop(session, None)
+
+
 def _at_exit() -> None:
     for source in list(_sources):
         source.stop()
     sessions = list(_live)
     # An uncaught Ctrl-C: its traceback has just been printed. (In an interactive interpreter, it may be an old one.)
     kind = getattr(sys, "last_type", None)
-    if isinstance(kind, type) and issubclass(kind, KeyboardInterrupt) and not hasattr(sys, "ps1"):
-        _drop(sessions)
-        return
+    is_interrupted = isinstance(kind, type) and issubclass(kind, KeyboardInterrupt)
+    leavers = dict(_leavers)
+    if is_interrupted and not hasattr(sys, "ps1"):
+        _drop([session for session in sessions if session not in leavers])
+        sessions = list(leavers)
     try:
+        for leaver in leavers.values():
+            _leave(leaver)
         for session in sessions:
             session.leave_when_done()
         for session in sessions:
@@ -100,6 +126,8 @@ def _at_exit() -> None:
                 session.join(INTERRUPT_SECONDS)
             session.join()
             session.on_exit()
+        for leaver in leavers.values():
+            leaver.end()
         while not printer.drain(INTERRUPT_SECONDS):
             pass  # a reader of the output pauses, and other programs would wait for it, too
     except KeyboardInterrupt:
@@ -110,6 +138,14 @@ def _at_exit() -> None:
         )
         _drop(sessions)
         sys._cw_last_act = _DieOfInterrupt()  # type: ignore[attr-defined]
+
+
+def _leave(leaver: Leaver) -> None:
+    """Let a client hand over; an error of its input is shown, and hinders no other."""
+    try:
+        leaver.leave()
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
 
 
 def _drop(sessions: Iterable[Session]) -> None:

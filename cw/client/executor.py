@@ -7,12 +7,12 @@ import functools
 import os
 import warnings
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterable, Iterator
 from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from cw import guard, html, own_cluster
-from cw.client import batches, mapping, shown
+from cw.client import batches, ending, mapping, shown
 from cw.client.future import Future
 from cw.client.future_submitter import FutureSubmitter
 from cw.client.options import ClientSettings, MapArguments, MapSettings
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` from Python 3.11 on
 
     from cw.client.run_report import RunReport
+    from cw.runs.detaching import Detachment
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,6 +64,9 @@ class ClusterExecutor(concurrent.futures.Executor):
     `report`: file for a page about what this executor ran, as `cw report` makes one of a store. It is written when the
     executor is shut down and its calls have ended, also after an error or Ctrl-C. Raises ModuleNotFoundError without
     matplotlib.
+    `detach`: True, or a name for the run: what is outstanding when the block or the program ends, by Ctrl-C or with its
+    terminal, too, goes on without this program, and its results come to the store. The page "Runs that outlive their
+    script" says how to come back. Raises ValueError without a store.
     `lend`: in a job, whether the job lends its CPUs, to jobs of deeper clients only, while its main thread waits for
     results of this executor. With False it holds them: then others must be free for the jobs that it waits for.
     `forward_logging`: whether log records of jobs go to this program's loggers of the same name, where these have
@@ -72,6 +76,7 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     _local: bool | None = None
     """Default of `local`."""
+    _assumed_workers: int | None = None
 
     def __init__(
         self,
@@ -94,10 +99,12 @@ class ClusterExecutor(concurrent.futures.Executor):
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
         report: str | os.PathLike[str] | None = None,
+        detach: bool | str = False,
         mp_context: Any = None,
         max_tasks_per_child: int | None = None,
     ) -> None:
         guard.check_import("cw.ClusterExecutor()")  # before a store is opened
+        detach = _check_detach(detach, store)
         _warn_of_ignored(mp_context, max_tasks_per_child)
         run_report = None if report is None else _run_report(report)
         open_store = _opener_of_stores(durability, retry_errors, seed)
@@ -109,17 +116,15 @@ class ClusterExecutor(concurrent.futures.Executor):
             )  # fmt: skip
             defaults = to_options({"output": output})
             self._session = session = Session(settings, _deliver, _notify_started, store_client)
-            if run_report is not None:
-                session.delivery.report_to(run_report, session.calls.objects.names)
+            _report_to(session, run_report)
             self._session.start()
+            self._detachment = _detachment(session, detach and (detach, store, host, port, durability))
         except BaseException:
             if store_client is not None:
                 store_client.close()
             raise
         self._slot_count = SlotCount(lambda: session.exchange.link.where, own_cluster.slots_for(session))
-        self._assumed_workers: int | None = None
-        self._futures = FutureSubmitter(session, store_client, open_store)
-        self._futures.defaults = defaults
+        self._futures = FutureSubmitter(session, store_client, open_store, defaults, self._detachment)
         self._defaults = Options(self._futures, NO_OPTIONS)
         # A forgotten shutdown() leaves no thread and no runners behind; the futures are still settled.
         weakref.finalize(self._futures, self._session.close, is_waiting=True).atexit = False
@@ -173,7 +178,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         settings = MapSettings(
             timeout, chunksize, buffersize, store, progress, as_completed, return_exceptions
         )
-        return self._defaults._map(fn, iterables, settings, lambda: None)
+        return self._defaults._map(fn, iterables, settings, self._futures.end_of_map)
 
     def starmap(
         self, fn: Callable[..., T], iterable: Iterable[Iterable[Any]], **settings: Unpack[MapArguments]
@@ -253,9 +258,31 @@ class ClusterExecutor(concurrent.futures.Executor):
     def _leave(self) -> None:
         """Cancel all outstanding jobs, and end the session."""
         self._futures.is_shut_down = True
+        if self._detachment is not None:
+            self._detachment.note_cancelled()
         self._session.close(is_waiting=False)
+        self._join()
+
+    def _cancel(self, futures: Collection[Future[Any]]) -> None:
+        """End a map of all calls, whose results nobody takes any more."""
+        mapping.cancel_all(futures)
+        self._leave()
+
+    def _join(self) -> None:
+        """Wait for the end of the session, and do what is due then."""
         self._session.join()
         self._write_report()
+        if self._detachment is not None:
+            self._detachment.end()
+
+    def _leave_over(self) -> None:
+        """Shut down, and hand over what is outstanding; if that is not possible, wait for it."""
+        assert self._detachment is not None
+        if self._detachment.leave():
+            self._futures.is_shut_down = True
+            self._join()
+        else:
+            self.shutdown()
 
     def _write_report(self) -> None:
         """Write the report if one was asked for, and none has been written."""
@@ -264,6 +291,9 @@ class ClusterExecutor(concurrent.futures.Executor):
             delivery.run_report.write(delivery.stored)
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool | None:
+        if self._detachment is not None:
+            self._leave_over()
+            return None
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._futures.is_shut_down = True
             self._session.leave_now()  # after Ctrl-C, nobody wants to wait for outstanding jobs
@@ -278,7 +308,10 @@ class ClusterExecutor(concurrent.futures.Executor):
         """End as `with` does, without blocking the event loop. If the task is cancelled, so are outstanding jobs."""
         from cw.client import async_end  # asyncio takes 40 ms to load
 
-        await async_end.leave(self._session, self.shutdown, kind)
+        if self._detachment is not None:
+            await async_end.leave_over(self._leave_over)
+        else:
+            await async_end.leave(self._session, self.shutdown, kind)
 
     def _repr_html_(self) -> str | None:
         return html.shown(lambda: shown.of_executor(self._session, self.slots))
@@ -296,8 +329,7 @@ class ClusterExecutor(concurrent.futures.Executor):
             for tag in [job.tag for job in jobs.all()] + [call.tag for call in jobs.held.all()]:
                 tag.cancel()
         if wait:
-            self._session.join()
-            self._write_report()
+            self._join()
 
 
 class SlurmExecutor(ClusterExecutor):
@@ -316,10 +348,49 @@ def _opener_of_stores(
     return functools.partial(StoreClient, durability=durability, retry_errors=retry_errors, seed=seed)
 
 
+def _check_detach(detach: bool | str, store: str | os.PathLike[str] | None) -> bool | str:
+    """Return the setting. Raises TypeError, ValueError, StartRefused."""
+    if detach is not False:
+        from cw.runs import detaching  # rarely needed
+
+        detaching.check(detach, store)
+    return detach
+
+
+def _detachment(session: Session, settings: Any) -> Detachment | None:
+    """Make what hands over a session's calls, if it detaches. If that fails, the session ends. `settings`: False, or
+    detach, store, host, port and durability."""
+    if settings is False:
+        return None
+    from cw.client.handover import Handover
+    from cw.runs import detaching
+
+    detach, store, host, port, durability = settings
+    where = session.exchange.link.where
+    try:
+        place = detaching.Place(
+            os.fspath(store), "" if host is None and port is None else where, where, durability
+        )
+        made = detaching.Detachment(
+            session, Handover(session), detach, place, lambda: ending.unregister_leaver(session)
+        )
+    except BaseException:
+        session.leave_now()
+        raise
+    ending.register_leaver(session, made)
+    return made
+
+
 def _run_report(path: str | os.PathLike[str]) -> RunReport:
     from cw.client import run_report  # rarely needed
 
     return run_report.RunReport(path)
+
+
+def _report_to(session: Session, run_report: RunReport | None) -> None:
+    """Let the report take note of all jobs, if one is asked for."""
+    if run_report is not None:
+        session.delivery.report_to(run_report, session.calls.objects.names)
 
 
 def _warn_of_ignored(mp_context: Any, max_tasks_per_child: Any) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cw.client import batches, mapping
 from cw.client.future import Future
@@ -23,6 +24,9 @@ from cw.client.store_client import StoreClient
 from cw.payloads.current import LABELS, PLACE
 from cw.payloads.objects import CHUNK, CHUNK_OF_EACH, ONE
 from cw.requirements import NO_OPTIONS, JobOptions
+
+if TYPE_CHECKING:
+    from cw.runs.detaching import Detachment
 
 T = TypeVar("T")
 
@@ -38,12 +42,16 @@ class FutureSubmitter:
         session: Session,
         store_client: StoreClient | None,
         open_store: Callable[[str | os.PathLike[str]], StoreClient],
+        defaults: JobOptions = NO_OPTIONS,
+        detachment: Detachment | None = None,
     ) -> None:
         self.is_shut_down = False
         """True if no more calls are accepted."""
         self.store_client = store_client
-        self.defaults = NO_OPTIONS
+        self.defaults = defaults
         """The options of calls that ask for nothing else: `output`."""
+        self.detachment = detachment
+        """Hands over the session's calls, if the client detaches."""
         self._session = session
         self._open_store = open_store
         self._labels = itertools.count(PLACE, PLACE)  # of submits, and of maps' first calls
@@ -60,9 +68,18 @@ class FutureSubmitter:
 
     def open_store(self, path: str | os.PathLike[str]) -> StoreClient:
         """Open a store of some of the calls. It is closed with the session."""
+        if self.detachment is not None:
+            raise ValueError(
+                f"store={os.fspath(path)!r} for some of the calls: a client that detaches has one store, the executor's"
+            )
         opened = self._open_store(path)
         self._session.delivery.close_with(opened)
         return opened
+
+    def end_of_map(self, futures: Collection[Future[Any]]) -> None:
+        """Cancel calls whose results nobody takes; unless Ctrl-C ends the map, and they are about to be handed over."""
+        if self.detachment is None or not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            mapping.cancel_all(futures)
 
     def freeze(self, function: Callable[..., Any], mode: int) -> Prepared:
         """Prepare a function with its state as it is now."""
@@ -105,10 +122,10 @@ class FutureSubmitter:
         function: Callable[..., Any],
         iterables: tuple[Iterable[Any], ...],
         settings: MapSettings,
-        end: Callable[[], None],
+        end: mapping.End,
     ) -> Iterator[Any]:
         """Submit the calls of a map, and return the iterator over their results. `settings` are checked, and their
-        store is `store_client`, by now. `end()` is called when the iteration ends."""
+        store is `store_client`, by now. `end` is called when the iteration ends."""
         timeout, chunksize, buffersize, _, progress, as_completed, return_exceptions = settings
         if options.retries or options.output == "keep":
             chunksize = 1  # each call is tried again by itself, and has its own output
@@ -125,6 +142,8 @@ class FutureSubmitter:
             futures = tally.watch(futures)
         ahead = None if buffersize is None else max(1, buffersize if is_each else buffersize // chunksize)
         feed = mapping.Feed(futures, ahead)
+        if self.detachment is not None:
+            self.detachment.add(feed)
         waiting = feed.start()  # now, not when the first result is taken
         if chunksize > 1 and not is_each:
             return mapping.of_chunks(waiting, feed, deadline, end)

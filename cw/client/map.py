@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from cw import guard
 from cw.client import mapping
 from cw.client.executor import ClusterExecutor
-from cw.client.options import LoopArguments, MapSettings
+from cw.client.options import DetachedLoopArguments, MapSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` from Python 3.11 on
@@ -26,7 +26,7 @@ BUFFER = 1000
 # For type checkers, as the built-in `map`: with up to three iterables their items are checked against the function.
 @overload
 def map(
-    function: Callable[[A], T], items: Iterable[A], /, **settings: Unpack[LoopArguments]
+    function: Callable[[A], T], items: Iterable[A], /, **settings: Unpack[DetachedLoopArguments]
 ) -> Iterator[T]: ...
 @overload
 def map(
@@ -34,19 +34,19 @@ def map(
     first: Iterable[A],
     second: Iterable[B],
     /,
-    **settings: Unpack[LoopArguments],
+    **settings: Unpack[DetachedLoopArguments],
 ) -> Iterator[T]: ...
 @overload
 def map(
     function: Callable[[A, B, C], T], first: Iterable[A], second: Iterable[B], third: Iterable[C], /,
-    **settings: Unpack[LoopArguments],
+    **settings: Unpack[DetachedLoopArguments],
 ) -> Iterator[T]: ...  # fmt: skip
 @overload
 def map(
     function: Callable[..., T], first: Iterable[Any], second: Iterable[Any], third: Iterable[Any],
-    fourth: Iterable[Any], /, *iterables: Iterable[Any], **settings: Unpack[LoopArguments],
+    fourth: Iterable[Any], /, *iterables: Iterable[Any], **settings: Unpack[DetachedLoopArguments],
 ) -> Iterator[T]: ...  # fmt: skip
-def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those of LoopArguments)
+def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those of DetachedLoopArguments)
     function: Callable[..., T],
     *iterables: Iterable[Any],
     host: str | None = None,
@@ -67,29 +67,39 @@ def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those
     workdir: str | os.PathLike[str] | None = None,
     output: Literal["print", "keep", "log", "drop"] | None = None,
     report: str | os.PathLike[str] | None = None,
+    detach: bool | str = False,
 ) -> Iterator[T]:
     """Yield the results of `function` for each item, computed on the cluster: replaces a loop.
 
     Connects as ClusterExecutor does, and disconnects when all results have been taken or the loop is left. The input
     is read as results are taken, so that neither must fit in memory. All other parameters are those of
     `ClusterExecutor`, its `map` and its `options`.
+
+    With `detach`, no loop is needed: when it is left, or nobody has the iterator any more, or the program ends, the
+    rest of the input is read, and what is outstanding goes on without this program.
     """
     guard.check_import("cw.map()")
     executor = ClusterExecutor(
         host, port, local=local, store=store, durability=durability, retry_errors=retry_errors, seed=seed,
-        workdir=workdir, report=report,
+        workdir=workdir, report=report, detach=detach,
     )  # fmt: skip
     settings = MapSettings(timeout, chunksize, buffersize, None, progress, as_completed, return_exceptions)
     try:
         options = executor.options(key=key, version=version, output=output)
-        return options._map(function, iterables, settings, executor._leave)
+        if detach is not False:
+            results = options._map(function, iterables, settings, lambda futures: executor._leave_over())
+            return mapping.Results(results, executor._leave_over)
+        return options._map(function, iterables, settings, executor._cancel)
     except BaseException:
         executor._leave()
         raise
 
 
 def starmap(
-    function: Callable[..., T], iterable: Iterable[Iterable[Any]], /, **settings: Unpack[LoopArguments]
+    function: Callable[..., T],
+    iterable: Iterable[Iterable[Any]],
+    /,
+    **settings: Unpack[DetachedLoopArguments],
 ) -> Iterator[T]:
     """Yield the results of `function(*item)` for each item, computed on the cluster. All else is as for `cw.map`."""
     return map(function, mapping.Tuples(iterable), **settings)

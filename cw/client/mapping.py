@@ -16,7 +16,8 @@ import operator
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from cw import nested
@@ -95,9 +96,17 @@ results wait for an input."""
 class Feed:
     """Submits calls, at most `ahead` more than results were taken; None: all at once."""
 
-    def __init__(self, futures: Iterator[Future[Any]], ahead: int | None) -> None:
+    def __init__(
+        self,
+        futures: Iterator[Future[Any]],
+        ahead: int | None,
+    ) -> None:
         self._futures = futures
         self._ahead = ahead
+        self.shield: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Keeps Ctrl-C away while the input is read, where the rest of it is wanted in any case."""
+        self.has_rest = ahead is not None
+        """True unless the input is known to have ended."""
         self._failure: Exception | None = None
         self.is_slow = False
         """True if the last item took long. Otherwise the next is read early, so that no slot idles while a result is
@@ -106,7 +115,8 @@ class Feed:
     def start(self) -> deque[Future[Any]]:
         """Submit the first calls and return their futures. Raises what the input, or the first call, raises."""
         if self._ahead is None:
-            return deque(self._futures)
+            with self.shield():
+                return deque(self._futures)
         waiting: deque[Future[Any]] = deque()
         _add_in_order(waiting, self)
         if not waiting:
@@ -118,17 +128,24 @@ class Feed:
         while self._ahead is not None and count < self._ahead:
             began = time.monotonic()
             try:
-                future = next(self._futures, None)
+                with self.shield():
+                    future = next(self._futures, None)
             except Exception as error:
                 self._failure = error
                 return
             self.is_slow = time.monotonic() - began > SLOW_SECONDS
             if future is None:
+                self.has_rest = False
                 return
             count += 1
             yield future
             if is_there():
                 return
+
+    def rest(self) -> Iterator[Future[Any]]:
+        """Submit the remaining calls, whatever `ahead` is. Yields their futures; raises what the input raises."""
+        yield from self._futures
+        self.has_rest = False
 
     def check(self) -> None:
         """Raise what the input has raised."""
@@ -136,12 +153,41 @@ class Feed:
             raise self._failure
 
 
+End = Callable[[Collection[Future[Any]]], None]
+"""Type of what is called when an iteration ends, with the futures whose results were not taken."""
+
+
+def cancel_all(futures: Collection[Future[Any]]) -> None:
+    """Cancel these futures, the latest first, so that none takes the place of another."""
+    for future in reversed(list(futures)):
+        future.cancel()
+
+
+class Results(Iterator[Any]):
+    """The results of a map that ends by itself when nobody has them any more, even if none was ever taken."""
+
+    def __init__(self, results: Iterator[Any], end: Callable[[], None]) -> None:
+        self._results = results
+        self._end = end
+
+    def __next__(self) -> Any:
+        return next(self._results)
+
+    def close(self) -> None:
+        """End the iteration, as for a generator."""
+        self._end()  # (a generator that has not begun does nothing at its end, and forgets its input)
+        self._results.close()  # type: ignore[attr-defined]  # (a generator)
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def in_order(
     waiting: deque[Future[Any]],
     feed: Feed,
     deadline: float | None,
     returns_errors: bool,
-    end: Callable[[], None],
+    end: End,
 ) -> Iterator[Any]:
     """Yield results in order, submitting one more for each that is taken."""
     try:
@@ -162,14 +208,10 @@ def in_order(
                 _add_in_order(waiting, feed)
         feed.check()
     finally:
-        while waiting:
-            waiting.pop().cancel()
-        end()
+        end(waiting)
 
 
-def of_chunks(
-    waiting: deque[Future[Any]], feed: Feed, deadline: float | None, end: Callable[[], None]
-) -> Iterator[Any]:
+def of_chunks(waiting: deque[Future[Any]], feed: Feed, deadline: float | None, end: End) -> Iterator[Any]:
     """Yield results as `in_order` does, from futures of whole chunks: `chunks.run`."""
     try:
         while waiting:
@@ -193,9 +235,7 @@ def of_chunks(
                 _add_in_order(waiting, feed)
         feed.check()
     finally:
-        while waiting:
-            waiting.pop().cancel()
-        end()
+        end(waiting)
 
 
 def as_completed(
@@ -203,7 +243,7 @@ def as_completed(
     feed: Feed,
     deadline: float | None,
     returns_errors: bool,
-    end: Callable[[], None],
+    end: End,
 ) -> Iterator[Any]:
     """Yield results as they arrive, submitting one more for each that is taken."""
     done: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -228,9 +268,7 @@ def as_completed(
                 _add_as_completed(pending, feed, done)
         feed.check()
     finally:
-        while pending:
-            pending.pop().cancel()
-        end()
+        end(pending)
 
 
 def _next_done(done: queue.SimpleQueue[Any], pending: set[Future[Any]], timeout: float | None) -> Future[Any]:

@@ -122,6 +122,12 @@ class LoopArguments(MapArguments, total=False):
     report: str | os.PathLike[str] | None
 
 
+class DetachedLoopArguments(LoopArguments, total=False):
+    """Keyword arguments of `cw.map` and `cw.starmap`, for type checkers."""
+
+    detach: bool | str
+
+
 class MapSettings(NamedTuple):
     """Parameters of a map, as `ClusterExecutor.map` describes them."""
 

@@ -65,7 +65,7 @@ class Options:
         self, function: Callable[..., T], *iterables: Iterable[Any], **settings: Unpack[MapArguments]
     ) -> Iterator[T]:
         """Map as `ClusterExecutor.map` does, with these options."""
-        return self._map(function, iterables, MapSettings(**settings), lambda: None)
+        return self._map(function, iterables, MapSettings(**settings), self._futures.end_of_map)
 
     def starmap(
         self, function: Callable[..., T], iterable: Iterable[Iterable[Any]], **settings: Unpack[MapArguments]
@@ -88,9 +88,9 @@ class Options:
         function: Callable[..., T],
         iterables: tuple[Iterable[Any], ...],
         settings: MapSettings,
-        end: Callable[[], None],
+        end: mapping.End,
     ) -> Iterator[T]:
-        """Map; `end()` is called when the iteration ends."""
+        """Map; `end` is called when the iteration ends."""
         settings, store_client = self._of_map(settings)
         return self._futures.map(self._options, store_client, function, iterables, settings, end)
 
