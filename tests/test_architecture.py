@@ -66,7 +66,7 @@ FLOORS = [
     "own_cluster", "cluster", "mp",
     "slurm.__main__", "slurm.cli", "slurm.job_lines", "slurm.__init__", "slurm.cluster", "slurm.elastic",
     "slurm.starting", "slurm.ending", "slurm.sidecar", "slurm.tender", "slurm.supply", "slurm.succession",
-    "slurm.unused", "slurm.hosting", "slurm.kinds", "slurm.pieces", "slurm.finding", "slurm.used",
+    "slurm.unused", "slurm.keeping", "slurm.hosting", "slurm.kinds", "slurm.pieces", "slurm.finding", "slurm.used",
     "slurm.scaling", "slurm.job_logs", "slurm.submitted",
     "slurm.profiles",
     "slurm.systems", "slurm.system", "slurm.asked", "slurm.batch", "slurm.sinfo", "slurm.squeue", "slurm.reasons",

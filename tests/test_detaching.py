@@ -56,7 +56,8 @@ if __name__ == "__main__":
 
 
 class Run:
-    """A directory, and the script in it, in a terminal. `master`: address of the script's; "": it makes a cluster."""
+    """A directory, and the script in it, in a terminal. `master`: address of the script's; "": it makes a cluster;
+    None: it finds one."""
 
     def __init__(self, directory, master):
         self.directory, self.master = directory, master
@@ -64,7 +65,7 @@ class Run:
         (directory / "script.py").write_text(SCRIPT_TEXT)
 
     def start(self, column, how="detach"):
-        cluster = {"CW_MASTER": self.master} if self.master else {"LOCAL": "2"}
+        cluster = {"CW_MASTER": self.master} if self.master else {} if self.master is None else {"LOCAL": "2"}
         return Terminal("script.py", how if column == WITH else "stay", cwd=self.directory, **cluster)
 
     def hand_over(self):

@@ -6,6 +6,7 @@ watch   beside the master: finds out why workers were lost, and forgives the los
         sees to it that the master does not end before the workers                      (cw.slurm.succession)
         submits and cancels the pieces of an elastic cluster                            (cw.slurm.tender)
         ends the cluster if nobody uses it                                              (cw.slurm.unused)
+        starts what looks after runs that have left their script                        (cw.slurm.keeping)
 orphan  beside workers, from time to time: ends their job if they have no master        (cw.slurm.succession)
 guard   beside a program with a cluster for the duration of a block: ends it when the program is gone
 """
@@ -28,6 +29,7 @@ from cw.location import Location
 from cw.net import address
 from cw.net import messages as m
 from cw.slurm import hosting, submitted, succession, unused
+from cw.slurm.keeping import RunKeeper
 from cw.slurm.submitted import State
 from cw.slurm.tender import Tender
 
@@ -71,7 +73,7 @@ def watch(name: str, token: str, master: int) -> None:
     except ProcessLookupError:
         return
     unused_watch, followers = unused.Watch(name, token), succession.Succession(name, token)
-    tender = Tender(name, token)
+    tender, keeper = Tender(name, token), RunKeeper(name)
     classified_at = time.monotonic()
     while not poller.poll(min(unused.LOOK_SECONDS, followers.wait_seconds(time.time())) * 1000):
         hosting.leave(name, token, master)
@@ -82,6 +84,7 @@ def watch(name: str, token: str, master: int) -> None:
         except LaunchError as error:
             succession.log_failure(error)
         _tend(tender)
+        keeper.look()
         if time.monotonic() - classified_at < State.system.list_seconds:
             continue
         classified_at = time.monotonic()
