@@ -221,9 +221,14 @@ def test_a_store_leads_to_the_run_that_goes_on_and_otherwise_to_the_last(path):
     for number, each in enumerate(runs):
         os.utime(each.folder.place("run.json"), (1000 + number, 1000 + number))
     assert finding.find(path).name == "three"
+    runs[1].state = runs[1].state._replace(calls=7)
+    runs[1].end()
+    assert finding.find(path).name == "two"  # the others had nothing to do
     runs[0].end(STEWARD)
     assert finding.find(path).name == "one"
     assert finding.find(runs[1].folder.path).name == "two"
+    runs[2].end(SCRIPT)
+    assert finding.find(path).name == "one"  # the other has not been handed over
     runs[1].end(STEWARD)
     with pytest.raises(RunError, match="several runs that go on: one, two. Give the name of one"):
         finding.find(path)

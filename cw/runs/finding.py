@@ -39,15 +39,19 @@ def _of_store(path: str) -> RunFolder:
             f"the store {path} has no run: no program has detached from it, or the run was forgotten. "
             f"`{advice.command('results', path)}` shows its results"
         )
-    live = []
+    handed_over, live, with_calls = [], [], []
     for folder in folders:
         with contextlib.suppress(DetachError):  # another one of the store may be whole
-            if not folder.state().is_over and is_live(folder, 0.0):
-                live.append(folder)
+            state = folder.state()
+            if state.calls:
+                with_calls.append(folder)
+            if is_live(folder, 0.0):
+                (live if state.phase == SCRIPT else handed_over).append(folder)
+    live = handed_over or live  # (a script that runs again may have one that it does not need)
     if len(live) > 1:
         known = ", ".join(folder.name for folder in live)
         raise RunError(f"the store {path} has several runs that go on: {known}. Give the name of one")
-    return (live or folders)[-1]
+    return (live or with_calls or folders)[-1]
 
 
 def owner_of(state: RunState) -> str:

@@ -29,7 +29,7 @@ POLL_SECONDS = 0.5
 """Time between two looks for results (seconds). Longer: they come later. Shorter: more reads, of a network file system
 too."""
 
-LOOK_SHARE = 0.1
+LOOK_SHARE = 0.5
 """Share of the time that looks may take. Larger: the program is slower. Smaller: results of large runs come later."""
 
 Done = Callable[[int], None]
