@@ -13,12 +13,6 @@ import cw
 SCRIPT = """
     import os, sys, time
     import cw
-    from cw.client.handover import Handover
-    from cw.net import address
-    from cw.runs import names
-    from cw.runs.folder import Description, RunFolder
-    from cw.runs.handing_over import hand_over
-    from cw.runs.starting import start_steward
 
     def work(n):
         with open("ran", "a") as file:
@@ -33,14 +27,9 @@ SCRIPT = """
 
     if __name__ == "__main__":
         if "leave" in sys.argv:
-            name, path = names.claim(None, os.path.abspath("sweep.cw"), lambda folder: False)
-            executor = cw.ClusterExecutor(store="sweep.cw")
-            for n in range(5):
-                executor.submit(work, n)
-            folder = RunFolder(path)
-            folder.create(Description(name, os.path.abspath("sweep.cw"), master=os.environ["CW_MASTER"],
-                                      cluster=address.cluster_name(), created=time.time(), argv=sys.argv))
-            hand_over(Handover(executor._session), folder, start_steward)
+            with cw.ClusterExecutor(store="sweep.cw", detach=True) as executor:
+                for n in range(5):
+                    executor.submit(work, n)
         else:
             results = cw.map(work, range(6), store="sweep.cw", return_exceptions=True, output="drop")
             print([repr(result) for result in results])
