@@ -186,22 +186,26 @@ class Store:
         if self.scheme and scheme is not None and scheme != self.scheme:
             self.others[str(scheme)] = self.others.get(str(scheme), 0) + 1
             return
-        place, known = form.place_of(segment.number, position, status), self.index.get(key)
-        if known is not None:
-            former = self._segments[form.split_place(known)[0]]
-            if former.is_gone:  # this is the same result, or one that has superseded it
-                self._move(key, known, place)
-                return
-            if directory.MERGED in segment.name and former.name >= segment.name:
-                return  # later than all that the merged segment has; or found in it before
+        before, place = len(self.index), form.place_of(segment.number, position, status)
+        known = self.index.setdefault(key, place)
+        if len(self.index) == before and not self._note_again(segment, key, known, place):
+            return
         self.own_results += 1
         if not status:
             name = segment.functions.get(function, "?")
             self.done_by_function[name] = self.done_by_function.get(name, 0) + 1
-        if known is None:
-            self.index[key] = place
-        elif not status or known & 1:  # (as `form.enter`)
+
+    def _note_again(self, segment: Segment, key: bytes, known: int, place: int) -> bool:
+        """Note a result of a key that has one. Returns True if it is another result."""
+        former = self._segments[form.split_place(known)[0]]
+        if former.is_gone:  # this is the same result, or one that has superseded it
             self._move(key, known, place)
+            return False
+        if directory.MERGED in segment.name and former.name >= segment.name:
+            return False  # that one is later than all that a merged segment has; or it was found in it before
+        if not place & 1 or known & 1:  # (as `form.enter`)
+            self._move(key, known, place)
+        return True
 
     def _move(self, key: bytes, former: int, place: int) -> None:
         """Note another place for a key. Somebody may have its former place, if the store was read before."""
