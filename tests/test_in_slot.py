@@ -1,6 +1,7 @@
 """A whole script in a slot of a cluster: it waits for jobs of its own, and the slot is lent."""
 
 import os
+import subprocess
 import sys
 import textwrap
 import time
@@ -10,7 +11,7 @@ from conftest import wait_until
 from programs import LIMIT, ROOT
 
 import cw
-from cw import userdir
+from cw import processes, userdir
 from cw.launch.launcher import LaunchError
 from cw.runs import names
 from cw.scripts import in_slot, status
@@ -97,3 +98,72 @@ def test_variables_of_this_machine_do_not_travel(monkeypatch):
     monkeypatch.setenv("MINE", "mine")
     found = in_slot.environment()
     assert found["MINE"] == "mine" and not {"SLURM_JOB_ID", "CW_MASTER", "CW_HOME"} & found.keys()
+
+
+def run(*words, master=""):
+    return subprocess.run(
+        [sys.executable, "-m", "cw", "run", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **({"CW_MASTER": master} if master else {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+
+
+@pytest.mark.slow
+def test_cw_run_stays_with_a_script_in_a_slot_or_leaves_it_to_a_steward(one_slot, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINE", "mine")
+    (tmp_path / "crunch.py").write_text(textwrap.dedent(NESTED))
+    done = run("--slot", "crunch.py", "a", master=one_slot.master)
+    assert done.returncode == 4, done.stderr
+    assert done.stdout == "not yet\n[None, None]\nmine ['crunch.py', 'a'] False\n"
+
+    (tmp_path / "waits.py").write_text("import time; print('ready', flush=True); time.sleep(600)")
+    first, second = (
+        run("--slot", "--detach", name, master=one_slot.master) for name in ("waits.py", "crunch.py")
+    )
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    waits, crunch = ScriptFolder("waits"), ScriptFolder("crunch")
+    assert f"crunch waits (for a slot of {one_slot.master})" in second.stdout
+    wait_until(lambda: os.path.exists(waits.file("output")) and os.path.getsize(waits.file("output")), LIMIT)
+    assert status.look(crunch.path).phase == "waits"  # there is but one slot
+    status.cancel(waits.path)
+    assert status.wait(waits.path, LIMIT).phase == "cancelled"
+    found = status.wait(crunch.path, 2 * LIMIT)
+    assert (found.phase, found.exit_status) == ("ended", 4), found
+    for folder in (waits, crunch):  # their stewards
+        wait_until(lambda folder=folder: folder.run().state().is_over, LIMIT)
+        pid = folder.run().state().pid
+        wait_until(lambda pid=pid: not processes.identity(pid), LIMIT)
+
+
+@pytest.mark.slow
+def test_a_script_that_is_cancelled_while_it_waits_for_a_slot_never_begins(one_slot, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "never.py").write_text("print('no')")
+    with cw.ClusterExecutor(one_slot.master) as other:
+        future = other.submit(time.sleep, 600)
+        wait_until(future.running, LIMIT)
+        assert run("--slot", "--detach", "never.py", master=one_slot.master).returncode == 0
+        folder = ScriptFolder("never")
+        status.cancel(folder.path)
+        assert status.look(folder.path).how == "cancelled while it waited"
+        wait_until(lambda: folder.run().state().is_over, LIMIT)
+        other.terminate_workers()
+    pid = folder.run().state().pid
+    wait_until(lambda: not processes.identity(pid), LIMIT)
+    assert not os.path.exists(folder.file("output"))
+
+
+def test_without_a_cluster_there_is_no_slot(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.py").write_text("")
+    done = run("--slot", "x.py")
+    assert (
+        done.returncode == 1
+        and "no cluster of yours is known here" in done.stderr
+        and done.stderr.count("\n") == 1
+    )
+    assert names.folders() == {}

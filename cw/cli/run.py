@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from cw import advice, program
+from cw.errors import ConnectionError, DetachError
 from cw.launch.launcher import LaunchError
 from cw.launch.options import ClusterOptions
 from cw.launch.plan import Plan
@@ -56,7 +57,10 @@ def main() -> int:
             raise
         raise program.UsageError(str(error)) from None
     folder = ScriptFolder(name)
-    _start(folder, _script(name, words, options), plan)
+    script = _script(name, words, options)
+    if options.slot:
+        return _run_in_slot(folder, script, options.detach)
+    _start(folder, script, plan)
     if options.detach:
         _print_ways_back(folder)
         return 0
@@ -78,6 +82,11 @@ def _parse_arguments() -> Any:
     add("--name", help="name of the run (default: the script's, with a number if that is in use)")
     add("--here", action="store_true", help="on this machine, wherever your cluster is")
     add("--slurm", action="store_true", help="in a job of Slurm, wherever your cluster is")
+    add(
+        "--slot",
+        action="store_true",
+        help="in a slot of your cluster, whose machines share this home directory",
+    )
     for name, (metavar, text) in _FOR_SLURM.items():
         repeated: dict[str, Any] = {"action": "append", "default": []} if name in _REPEATED else {}
         add(f"--{name}", metavar=metavar, help=text, **repeated)
@@ -118,13 +127,13 @@ def _words(options: Any) -> list[str]:
 
 def _plan(options: Any) -> Plan | None:
     """Return the options of the script's job in Slurm; None: it runs on this machine. Raises ValueError."""
-    if options.here and options.slurm:
-        raise program.UsageError("--here and --slurm: give one of them")
+    if options.here + options.slurm + options.slot > 1:
+        raise program.UsageError("--here, --slurm and --slot: give one of them")
     given = {name: getattr(options, name) for name in _FOR_SLURM if getattr(options, name)}
-    if not options.slurm and (options.here or not places.is_cluster_in_slurm()):
+    if not options.slurm and (options.here or options.slot or not places.is_cluster_in_slurm()):
         if given:
             raise program.UsageError(
-                f"--{next(iter(given))} is for a job of Slurm, and this script runs here: give --slurm, too"
+                f"--{next(iter(given))} is for a job of Slurm, and this script has none: give --slurm, too"
             )
         return None
     State.system.check_present()
@@ -173,6 +182,24 @@ def _start(folder: ScriptFolder, script: Script, plan: Plan | None) -> None:
     except LaunchError:
         names.forget(script.name)
         raise
+
+
+def _run_in_slot(folder: ScriptFolder, script: Script, is_detached: bool) -> int:
+    """Run the script in a slot of the cluster; returns its exit status, or 0 if it is detached."""
+    from cw.scripts import hand_in  # a client, which takes longer to load
+
+    try:
+        hand_in.check_cluster()
+        folder.write(script)
+        with hand_in.begin(folder, script) as executor:
+            if not is_detached:
+                return _stay(folder)
+            hand_in.detach(folder, executor)
+    except (ConnectionError, DetachError, LaunchError) as error:
+        names.forget(script.name)
+        raise program.UserError(str(error)) from None
+    _print_ways_back(folder)
+    return 0
 
 
 def _print_ways_back(folder: ScriptFolder) -> None:

@@ -6,6 +6,7 @@
     alive           touched by the host while it lives
     cancel, interrupt    requests to the host
     output          what the script prints; output.1: what was before, when that is much
+    slot.cw/        store of the client whose job the script is     where it runs in a slot
     host.log        what the host itself has to say; nothing, mostly
 
 Files are written whole, as all in the user's own directory (cw.userdir).
@@ -19,6 +20,7 @@ import shutil
 from typing import TypeVar
 
 from cw import userdir
+from cw.runs.folder import RunFolder
 from cw.scripts.script import Outcome, Place, Script, from_json, to_json
 
 T = TypeVar("T", Script, Place, Outcome)
@@ -87,6 +89,15 @@ class ScriptFolder:
             return os.stat(self.file("looked")).st_mtime - touched
         except OSError:
             return None
+
+    @property
+    def store(self) -> str:
+        """Path of the store for a job in a slot, which is the script."""
+        return self.file("slot.cw")
+
+    def run(self) -> RunFolder:
+        """Return the folder of the run that a steward holds for a script in a slot."""
+        return RunFolder(os.path.join(self.store, "runs", self.name))
 
     def file(self, name: str) -> str:
         """Return the path of a file in the folder."""

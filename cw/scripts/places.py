@@ -11,16 +11,18 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import subprocess
 import time
 from typing import NamedTuple
 
 from cw import processes, program
-from cw.launch import launcher
+from cw.launch import launcher, out_of_reach
 from cw.launch.batch_system import ListedJob
 from cw.launch.launcher import LaunchError
 from cw.launch.plan import Plan, ProgramRequest
 from cw.net import address
+from cw.results import open_results
+from cw.runs import keeping, starting
+from cw.runs.folder import HANDING_OVER, STEWARD
 from cw.scripts.folder import ScriptFolder
 from cw.scripts.script import CANCELLED, WAITS, Outcome, Place, Script
 from cw.slurm.submitted import State
@@ -56,21 +58,12 @@ class _Job(NamedTuple):
 
 def start_here(folder: ScriptFolder) -> None:
     """Start the host on this machine, and wait until the script has begun. Raises LaunchError."""
-    descriptor = os.open(
-        folder.file("host.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-    )
-    with open(descriptor, "ab") as log:
-        host = subprocess.Popen(
-            program.command("cw.scripts.host", folder.name),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=folder.path,
-            start_new_session=True,
-        )
+    command = program.command("cw.scripts.host", folder.name)
+    host = out_of_reach.start(command, folder.file("host.log"), cwd=folder.path)
     deadline = time.monotonic() + BEGIN_SECONDS
     while folder.outcome().phase == WAITS:
-        if host.poll() is not None or time.monotonic() > deadline:
+        is_gone = not host.is_alive() or time.monotonic() > deadline
+        if is_gone and folder.outcome().phase == WAITS:
             raise LaunchError(_last_words(folder, "the script could not begin on this machine"))
         time.sleep(BEGIN_LOOK_SECONDS)
 
@@ -111,7 +104,11 @@ def lost_because(folder: ScriptFolder, place: Place) -> tuple[str, bool]:
     if place.job_name:
         return _job_lost(folder, place), True
     here = os.uname().nodename
+    if place.slot and (why := _slot_lost(folder, place)):
+        return why, True
     if not place.process:
+        if place.slot:
+            return "", True
         script = folder.script()
         is_late = script.host == here and time.time() - script.created > START_SECONDS
         return ("it was never started; start it again" if is_late else ""), True
@@ -126,6 +123,25 @@ def lost_because(folder: ScriptFolder, place: Place) -> tuple[str, bool]:
     if silence is not None and silence > SILENT_SECONDS:
         return f"no sign of life from {place.host} for {silence:.0f} s", False
     return "", False
+
+
+def _slot_lost(folder: ScriptFolder, place: Place) -> str:
+    """Return why nobody has the job any more that is a run in a slot. A steward that has died is started again."""
+    if place.owner:
+        host, boot, *process = place.owner.split()
+        is_gone = host == os.uname().nodename and (
+            boot != launcher.boot_id() or processes.identity(int(process[0])) != " ".join(process)
+        )
+        return "the program that had handed it in has ended" if is_gone else ""
+    run = folder.run()
+    state = run.state()
+    if not state.is_over:
+        is_silent = time.time() - state.written > keeping.SILENT_SECONDS
+        if state.phase in (HANDING_OVER, STEWARD) and not keeping.is_held(run, is_silent):
+            starting.start_steward(run)
+        return ""
+    failures = [str(result.error) for result in open_results(folder.store) if result.failed]
+    return failures[0] if failures else state.text or "its job has ended"
 
 
 def job_state(folder: ScriptFolder, place: Place) -> str:
@@ -168,21 +184,27 @@ def _last_words(folder: ScriptFolder, how: str) -> str:
 
 def send(folder: ScriptFolder, place: Place, number: signal.Signals) -> None:
     """Let the host cancel (SIGUSR1) or interrupt (SIGINT) the script. Raises LaunchError."""
-    is_cancel = number == signal.SIGUSR1
-    # Also as a file: a host on another machine gets no signal, and one that is about to begin none yet.
-    folder.request("cancel" if is_cancel else "interrupt")
-    if place.job_name:
-        job = _Job(place.job, place.cluster, place.job_name)
-        if folder.outcome().phase == WAITS:
-            if place.job:
-                State.system.cancel([job])
-            else:
-                State.system.cancel_named(place.job_name, place.cluster)
-            folder.write(
-                Outcome(CANCELLED, 128 + signal.SIGTERM, "cancelled while it waited", 0.0, time.time())
-            )
-        else:
-            State.system.signal_program([job], number)
-    elif place.host == os.uname().nodename and place.process:
+    is_cancel, is_waiting = number == signal.SIGUSR1, folder.outcome().phase == WAITS
+    is_here = bool(place.process) and place.host == os.uname().nodename and not place.job_name
+    if is_cancel or not (is_here or place.job_name):
+        # A host on another machine gets no signal, and one that is about to begin none yet.
+        folder.request("cancel" if is_cancel else "interrupt")
+    if is_here:
         pid, start = map(int, place.process.split())
         launcher.Process(pid, start).send_signal(number)
+    elif place.job_name and not is_waiting:
+        State.system.signal_program([_Job(place.job, place.cluster, place.job_name)], number)
+    elif is_waiting:
+        folder.request("cancel")
+        _take_back(folder, place)
+        folder.write(Outcome(CANCELLED, 128 + signal.SIGTERM, "cancelled while it waited", 0.0, time.time()))
+
+
+def _take_back(folder: ScriptFolder, place: Place) -> None:
+    """Take a run out of the queue in which it waits. Raises LaunchError."""
+    if place.job:
+        State.system.cancel([_Job(place.job, place.cluster, place.job_name)])
+    elif place.job_name:
+        State.system.cancel_named(place.job_name, place.cluster)
+    elif place.slot and folder.run().exists():
+        folder.run().request("cancel")

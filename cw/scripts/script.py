@@ -61,16 +61,19 @@ class Place(NamedTuple):
     job_name: str = ""
     cluster: str = ""
     """One of several clusters that the batch system serves, or ''."""
+    slot: str = ""
+    """The cluster of whose slots one is for the run, or ''."""
+    owner: str = ""
+    """The program that holds the job in the slot, 'HOST BOOT PID START'; '': a steward."""
 
     def describe(self, system: str = "Slurm") -> str:
         """Describe it in words; `system`: title of the batch system."""
         pid = self.process.partition(" ")[0]
-        return " on ".join(
-            filter(
-                None,
-                [f"{system} job {self.job}" if self.job else f"process {pid}" if pid else "", self.host],
-            )
-        )
+        if self.slot and not pid:
+            return f"for a slot of {self.slot}"
+        process = f"{system} job {self.job}" if self.job else f"process {pid}" if pid else ""
+        found = " on ".join(filter(None, [process, self.host]))
+        return f"{found}, in a slot of {self.slot}" if self.slot else found
 
 
 class Outcome(NamedTuple):
