@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 
 from cw import nested, nested_link, program
+from cw.launch import batch_signs
 from cw.launch.launcher import LaunchError
 from cw.scripts.host import KILL_SECONDS
 from cw.scripts.script import Script, from_json
@@ -22,8 +23,15 @@ LOOK_SECONDS = 0.1
 """Time between two looks whether the host has ended (seconds)."""
 
 _OF_MACHINE = (
-    "CW_", "SLURM_", "SSH_", "XDG_", "CUDA_VISIBLE_", "ROCR_VISIBLE_", "HIP_VISIBLE_", "PMI", "PBS_", "LSF_", "SGE_",
-)  # fmt: skip
+    "CW_",
+    "SSH_",
+    "XDG_",
+    "CUDA_VISIBLE_",
+    "ROCR_VISIBLE_",
+    "HIP_VISIBLE_",
+    "PMI",
+    *batch_signs.PREFIXES,
+)
 _OF_MACHINE_TOO = frozenset({"HOSTNAME", "TMPDIR", "DISPLAY", "WAYLAND_DISPLAY", "DBUS_SESSION_BUS_ADDRESS"})
 """Variables that say where a process is: those of the slot count, not those of the user's shell."""
 
