@@ -89,6 +89,7 @@ FLOORS = [
     "worker.__init__",
     "runner.runner", "runner.logs", "runner.leftovers", "runner.script", "runner.definitions", "runner.absent",
     "runner.bindings", "runner.output", "runner.channel", "runner.output_channel", "runner.__init__",
+    "travel.baggage", "travel.choice", "travel.placing", "travel.packs", "travel.moving", "travel.__init__",
     "payloads.dependent", "payloads.chunks", "payloads.initializer", "payloads.generators", "payloads.serialize",
     "payloads.failures",
     "payloads.refusals", "payloads.sources", "payloads.unopened",

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from cw.client.functions import FunctionTable
 from cw.client.initializer import Initializer
+from cw.client.job import ClientJob
 from cw.client.jobs import Jobs
 from cw.client.object_sender import ObjectSender
 from cw.client.objects import ObjectTable
@@ -23,6 +24,8 @@ from cw.client.store_client import Call, Chunk, StoreClient, UnkeyedCall
 from cw.errors import UnstableKey
 from cw.events import EventLogger
 from cw.payloads import chunks, log_settings, modules, serialize, settings
+from cw.travel.baggage import Baggage
+from cw.travel.moving import moved
 
 logger = EventLogger("cw.client")
 
@@ -63,8 +66,10 @@ class Calls:
         jobs: Jobs,
         object_sender: ObjectSender,
         logs: log_settings.Watch,
+        baggage: Baggage,
     ) -> None:
-        """`logs`: the settings of logging and of warnings that jobs run under."""
+        """`logs`: the settings of logging and of warnings that jobs run under. `baggage`: modules and files that travel
+        with the session."""
         self.lock = lock
         self.object_sender = object_sender
         self.store: serialize.StoreBuffer | None = None
@@ -74,6 +79,7 @@ class Calls:
         self._jobs = jobs
         self._watch = settings.Watch()
         self._logs = logs
+        self._baggage = baggage
 
     def set_initializer(self, initializer: Callable[..., Any], initargs: Iterable[Any]) -> None:
         """Run this in each runner before its first job. Raises NotPicklable, TypeError."""
@@ -122,6 +128,21 @@ class Calls:
         self.functions.renew_environment()
         logger.info("client.runners_renewed", "runners renewed: %s", reason)
 
+    def take_modules_along(self, job: ClientJob, error: BaseException | None) -> bool:
+        """Let the user's modules travel, after a job that no worker could enter. True: the job now names a function
+        that has them, and can be sent again."""
+        with self.lock:
+            had_all = not self._baggage.is_automatic
+            if not self._baggage.decide(error):
+                return False
+            if not had_all:
+                self.functions.renew_environment()
+                for each in self._jobs.all():
+                    if not self._jobs.is_sent(each) and each.function:
+                        each.function = moved(self.objects, each.function)
+            before, job.function = job.function, moved(self.objects, job.function)
+            return job.function != before
+
     def look_if_due(self) -> None:
         """Check the user's modules if they may have changed. The caller holds the lock."""
         watch = self._watch
@@ -130,12 +151,15 @@ class Calls:
             or monotonic() > watch.due
             or (watch.is_quick and not self._jobs.outstanding)
         ):
-            self.look_at_modules()
+            self.look_at_modules(is_due=False)
 
-    def look_at_modules(self) -> None:
-        """Check the user's modules for reloads and changed settings; jobs submitted from now on see them."""
+    def look_at_modules(self, is_due: bool = True) -> None:
+        """Check the user's modules for reloads and changed settings, and files that travel for changes; jobs submitted
+        from now on see them. `is_due`: files, too, in any case."""
         with self.lock:
             anew, is_changed = self._watch.look(self._jobs.last_number)
+            if self._baggage and self._baggage.look(is_due) and not anew:
+                self.functions.renew_environment()
             if anew:
                 self.functions.renew_environment()
                 names = ", ".join(anew)

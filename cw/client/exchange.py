@@ -322,12 +322,17 @@ class Exchange:
         self.pump()
 
     def _try_again(self, number: int, status: int, seconds: float, payload: Any) -> bool:
-        """Submit a job that has failed once more, if its options say so. It stays among the outstanding jobs, so the
-        objects that it needs stay, too."""
+        """Submit a job that has failed once more, if its options say so, or if modules that it lacked travel from now
+        on. It stays among the outstanding jobs, so the objects that it needs stay, too."""
         job = self._jobs.get(number)
-        if job is None or job.retries is None or status == m.NOT_ENTERED:
+        if job is None or (job.retries is None and status != m.NOT_ENTERED):
             return False
         error, _ = self.opener.load(job, status, payload)
+        if status == m.NOT_ENTERED:
+            if not self._calls.take_modules_along(job, error):
+                return False
+            self._again.append(job)
+            return True
         if error is None or not self._jobs.try_again(job, error, payload):
             return False
         if self._delivery.run_report is not None:

@@ -9,13 +9,14 @@ import warnings
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterable, Iterator
 from concurrent.futures import InvalidStateError
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from cw import guard, html, own_cluster
 from cw.client import batches, ending, mapping, shown
 from cw.client.future import Future
 from cw.client.future_submitter import FutureSubmitter
-from cw.client.options import ClientSettings, MapArguments, MapSettings
+from cw.client.options import ClientSettings, MapArguments, MapSettings, closed_on_error
 from cw.client.outcome import Abandoned
 from cw.client.session import Session
 from cw.client.slot_count import SlotCount
@@ -54,6 +55,9 @@ class ClusterExecutor(concurrent.futures.Executor):
     program; it is part of the keys of stored results. Without it, seeds are random; in a job, derived from the job's.
     `workdir`: working directory of jobs, in place of this program's own: a path that exists on the workers' machines,
     or 'scratch', a private directory for each process that runs jobs, which is removed with it.
+    `modules`: the program's own modules that travel to the workers as files: a list of names; True: all; False: none;
+    None: all, if no worker can run the program's calls without. `files`: files and directories below the working
+    directory that travel, too: jobs find them by the same relative path. An edit is seen at the next submit or map.
     `output`: what becomes of what jobs print, where their options do not say (see `options`).
     `max_workers`: at most so many of this executor's jobs are under way at a time (each chunk of a `map` is one); None:
     as many as the cluster takes. `mp_context` and `max_tasks_per_child`, of ProcessPoolExecutor, are ignored with a
@@ -92,6 +96,8 @@ class ClusterExecutor(concurrent.futures.Executor):
         retry_errors: bool = True,
         seed: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
+        modules: Iterable[str | ModuleType] | bool | None = None,
+        files: Iterable[str | os.PathLike[str]] | None = None,
         lend: bool = True,
         output: Literal["print", "keep", "log", "drop"] | None = None,
         forward_logging: bool = True,
@@ -109,20 +115,17 @@ class ClusterExecutor(concurrent.futures.Executor):
         run_report = None if report is None else _run_report(report)
         open_store = _opener_of_stores(durability, retry_errors, seed)
         store_client = None if store is None else open_store(store)
-        try:
+        with closed_on_error(store_client):
             settings = ClientSettings(
                 host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend, max_workers,
                 initializer, initargs, self._local if local is None else local, max_workers, forward_logging,
+                modules, files,
             )  # fmt: skip
             defaults = to_options({"output": output})
             self._session = session = Session(settings, _deliver, _notify_started, store_client)
             _report_to(session, run_report)
             self._session.start()
             self._detachment = _detachment(session, detach and (detach, store, host, port, durability))
-        except BaseException:
-            if store_client is not None:
-                store_client.close()
-            raise
         self._slot_count = SlotCount(lambda: session.exchange.link.where, own_cluster.slots_for(session))
         self._futures = FutureSubmitter(session, store_client, open_store, defaults, self._detachment)
         self._defaults = Options(self._futures, NO_OPTIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from cw import guard
@@ -65,6 +66,8 @@ def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those
     version: Any = None,
     seed: int | None = None,
     workdir: str | os.PathLike[str] | None = None,
+    modules: Iterable[str | ModuleType] | bool | None = None,
+    files: Iterable[str | os.PathLike[str]] | None = None,
     output: Literal["print", "keep", "log", "drop"] | None = None,
     report: str | os.PathLike[str] | None = None,
     detach: bool | str = False,
@@ -81,7 +84,7 @@ def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those
     guard.check_import("cw.map()")
     executor = ClusterExecutor(
         host, port, local=local, store=store, durability=durability, retry_errors=retry_errors, seed=seed,
-        workdir=workdir, report=report, detach=detach,
+        workdir=workdir, modules=modules, files=files, report=report, detach=detach,
     )  # fmt: skip
     settings = MapSettings(timeout, chunksize, buffersize, None, progress, as_completed, return_exceptions)
     try:

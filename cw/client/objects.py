@@ -37,14 +37,20 @@ class ObjectTable:
     called under the lock, with forgotten numbers, which must no longer be used.
     """
 
-    def __init__(self, take_environment: Callable[[], bytes] = dump_environment) -> None:
+    def __init__(
+        self,
+        take_environment: Callable[[], bytes] = dump_environment,
+        pack_files: Callable[[Callable[[bytes], int]], list[int]] = lambda add: [],
+    ) -> None:
+        """`take_environment()` returns the payload of an environment. Before that `pack_files(add)` makes, by calls of
+        `add`, the objects that it needs, and returns their numbers."""
         self.on_dropped: Callable[[], None] = lambda: None
         self.on_forgotten: list[Callable[[set[int]], None]] = []
         self.is_full = False
         """True if it is time to call `forget_unused`. Becomes true only in `add`."""
         self.names: dict[int, str] = {}
         """Names of functions, by the number of their FUNCTION object, for a reader of what their jobs print."""
-        self._take_environment = take_environment
+        self._take_environment, self._pack_files = take_environment, pack_files
         self._environment = 0
         self._objects = ObjectSet()
         self._by_number: dict[int, Object] = {}
@@ -71,15 +77,17 @@ class ObjectTable:
         Raises `Error` if the working directory has been deleted.
         """
         if not self._environment:
-            self._environment = self._add(m.ENVIRONMENT, (), self._take_environment())
+            self._environment = self._new_environment()
         return self._environment
 
     def renew_environment(self) -> None:
         """Take the environment anew, as it is now, so that the next functions run in fresh runners."""
         former = self._environment
         if former:  # otherwise all runners will be fresh
-            self._environment = self._add(m.ENVIRONMENT, (), self._take_environment())
-            self.forget([former])
+            self._environment = self._new_environment()
+            kept = {need.number for need in self._by_number[self._environment].needs}
+            packs = [need.number for need in self._by_number[former].needs if need.number not in kept]
+            self.forget([former, *packs])
 
     def add(self, kind: int, needs: Sequence[int], payload: Any, digest: Hashable = None) -> int:
         """Return the number of an object; the same for the same content while it is kept.
@@ -166,6 +174,10 @@ class ObjectTable:
         self._most_bytes = max(KEPT_BYTES, 2 * self._objects.size)
         self.is_full = False
         return gone
+
+    def _new_environment(self) -> int:
+        packs = self._pack_files(lambda payload: self.add(m.VALUE, (), payload))
+        return self._add(m.ENVIRONMENT, packs, self._take_environment())
 
     def _add(self, kind: int, needs: Sequence[int], payload: Any) -> int:
         if len(needs) > MOST_NEEDS:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple, TypedDict
+from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 from cw import own_cluster
 from cw.requirements import MOST_SECONDS, to_seconds
@@ -29,6 +31,8 @@ class ClientSettings(NamedTuple):
     size: int | None = None
     """Number of slots of a cluster that is made for this program, if `local` does not say."""
     forward_logging: bool = True
+    modules: Iterable[str | ModuleType] | bool | None = None
+    files: Iterable[str | os.PathLike[str]] | None = None
 
     def with_cluster(self, user: own_cluster.User) -> ClientSettings:
         """Return them with the host of a cluster of the program's own, if there is no other. Raises ConnectionError,
@@ -45,6 +49,23 @@ class ClientSettings(NamedTuple):
         # A limit that holds anyway would cost: no job could be sent ahead.
         is_limited = self.max_workers is not None and cluster.slots > self.max_workers
         return self._replace(host=cluster.master, max_workers=self.max_workers if is_limited else None)
+
+
+class Closable(Protocol):
+    """What is closed: the store of a client."""
+
+    def close(self) -> None: ...
+
+
+@contextlib.contextmanager
+def closed_on_error(thing: Closable | None) -> Iterator[None]:
+    """Close this, if there is something, when the block raises."""
+    try:
+        yield
+    except BaseException:
+        if thing is not None:
+            thing.close()
+        raise
 
 
 def check_patience(name: str, value: Any, default: float) -> float:
@@ -118,6 +139,8 @@ class LoopArguments(MapArguments, total=False):
     version: Any
     seed: int | None
     workdir: str | os.PathLike[str] | None
+    modules: Iterable[str | ModuleType] | bool | None
+    files: Iterable[str | os.PathLike[str]] | None
     output: Literal["print", "keep", "log", "drop"] | None
     report: str | os.PathLike[str] | None
 

@@ -42,6 +42,7 @@ from cw.output.sink import Sink
 from cw.payloads import current, log_settings
 from cw.payloads.environment import check_workdir, dump_environment
 from cw.program import count
+from cw.travel.baggage import Baggage
 from cw.waits.sentences import SECONDS
 
 logger = EventLogger("cw.client")
@@ -64,7 +65,7 @@ class Session:
         _look_for_launched()
         address.find_master(settings.host, settings.port)  # raises now if they are wrong
         jobs_limit, bytes_limit = check_outstanding(settings.max_outstanding)
-        directory = check_workdir(settings.workdir)
+        baggage = Baggage(settings.modules, settings.files, check_workdir(settings.workdir))
         logs = log_settings.Watch(check_flag("forward_logging", settings.forward_logging))
         self.lends = settings.lend
         """True if a job that this client is in lends its slot while it waits here."""
@@ -82,9 +83,9 @@ class Session:
         self._loop.on_wake = self.on_wake
         self.jobs = jobs = Jobs((jobs_limit, _half_the_memory() if bytes_limit is None else bytes_limit))
         seed = current.seed_of_session(settings.seed)
-        objects = ObjectTable(lambda: dump_environment(seed, directory))
+        objects = ObjectTable(lambda: dump_environment(seed, *baggage.for_environment()), baggage.pack)
         object_sender = ObjectSender(objects, self._lock, self._loop, jobs.objects)
-        self.calls = Calls(self._lock, objects, jobs, object_sender, logs)
+        self.calls = Calls(self._lock, objects, jobs, object_sender, logs, baggage)
         if settings.initializer is not None:
             self.calls.set_initializer(settings.initializer, settings.initargs)
         self.delivery = Delivery(

@@ -14,13 +14,14 @@ import functools
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, overload
 
 from cw import guard
 from cw.client import remote
 from cw.client.job import NamedTag
-from cw.client.options import ClientSettings
+from cw.client.options import ClientSettings, closed_on_error
 from cw.client.outcome import Abandoned
 from cw.client.progress import Counts, Progress
 from cw.client.session import Session
@@ -92,9 +93,9 @@ class ClientThread:
     `start` tries to reach it (default 5). `reconnect_timeout`: seconds that the client looks for a lost master while
     jobs are outstanding (default 300). `max_outstanding=(jobs, bytes)`: with that much outstanding, `submit` blocks
     (but never in a callback); None means no limit of jobs, and half of this machine's memory. `store`, `durability`,
-    `retry_errors`, `seed` and `workdir` as for ClusterExecutor: each result is stored before its callback is called.
-    `lend`, for a client in a job, and `forward_logging`: as for ClusterExecutor. Raises ValueError or TypeError for
-    invalid settings, StoreError.
+    `retry_errors`, `seed`, `workdir`, `modules` and `files` as for ClusterExecutor: each result is stored before its
+    callback is called. `lend`, for a client in a job, and `forward_logging`: as for ClusterExecutor. Raises ValueError
+    or TypeError for invalid settings, StoreError.
 
     As a context manager it starts, and at the end of the block waits and stops; an exception cancels outstanding jobs.
     The end of the program waits for outstanding jobs.
@@ -115,22 +116,20 @@ class ClientThread:
         retry_errors: bool = True,
         seed: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
+        modules: Iterable[str | ModuleType] | bool | None = None,
+        files: Iterable[str | os.PathLike[str]] | None = None,
         lend: bool = True,
         forward_logging: bool = True,
     ) -> None:
         callback, on_error = _checked(callback, "callback"), _checked(on_error, "on_error")
         store_client = None if store is None else StoreClient(store, durability, retry_errors, seed)
         self._defaults = Options(self, callback, on_error, NO_OPTIONS, store_client)
-        try:
+        with closed_on_error(store_client):
             settings = ClientSettings(
                 host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend,
-                forward_logging=forward_logging,
+                forward_logging=forward_logging, modules=modules, files=files,
             )  # fmt: skip
             self._session = Session(settings, self._deliver, lambda number, tag: None, store_client)
-        except BaseException:
-            if store_client is not None:
-                store_client.close()
-            raise
         self._session.on_exit = self._log_unreported
         self._session.dependents.tag_of = self._tag_of
         # Outstanding jobs with the caller's own id.

@@ -22,6 +22,8 @@ The authentication key of multiprocessing travels, as it does to a pool's worker
 it: with it, a job may use the proxy of a `Manager`. An environment leaves the client only for masters and workers with
 its credential, and is written to no file.
 
+Modules and files may travel with it (`cw.travel`): then the environment is an object that needs others, their packs.
+
 No part is pickled: any process may read an environment.
 """
 
@@ -33,7 +35,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 
@@ -42,6 +44,13 @@ from cw.payloads import modules
 
 SCRATCH = "scratch"
 """Value in place of a working directory: a private one for each runner. (The others are absolute paths.)"""
+
+
+class Travelling(NamedTuple):
+    """Modules and files that travel with the environment."""
+
+    here: str  # the client's own working directory
+    packs: list[int]  # numbers of the objects that have them: the environment's needs
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,8 @@ class Environment:
     hash_seed: str = ""  # PYTHONHASHSEED; '' if it is not set
     recursion_limit: int = 0  # 0: the runner's own
     authkey: str = field(default="", repr=False)  # of multiprocessing: hexadecimal digits; '': none
+    travelling: Travelling | None = None
+    places: dict[str, int] = field(default_factory=dict)  # see modules.places_of
 
 
 def check_workdir(workdir: str | os.PathLike[str] | None) -> str | None:
@@ -75,8 +86,14 @@ def check_workdir(workdir: str | os.PathLike[str] | None) -> str | None:
     return path
 
 
-def dump_environment(seed: bytes = b"", workdir: str | None = None) -> bytes:
-    """Return the environment of this process as it is now. `workdir`: another working directory; `seed`: the session's.
+def dump_environment(
+    seed: bytes = b"",
+    workdir: str | None = None,
+    travelling: Travelling | None = None,
+    is_checked: bool = False,
+) -> bytes:
+    """Return the environment of this process as it is now. `workdir`: another working directory; `seed`: the session's;
+    `is_checked`: jobs must not import other texts of the user's modules than this program has.
 
     Raises `Error` if the working directory has been deleted.
     """
@@ -101,8 +118,10 @@ def dump_environment(seed: bytes = b"", workdir: str | None = None) -> bytes:
             path.append(place)
     script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
     fields = [directory, path, ".".join(map(str, sys.version_info[:3])), cloudpickle.__version__, script]
+    files = modules.files_of_modules()
     more = {
-        "variables": variables_set(), "files": modules.files_of_modules(), "seed": seed.hex(),
+        "variables": variables_set(), "files": files, "seed": seed.hex(), "travelling": travelling,
+        "places": modules.places_of(files) if is_checked else {},
         "hash_seed": hash_seed(), "recursion_limit": sys.getrecursionlimit(),
         "authkey": _authkey().hex(),
     }  # fmt: skip
@@ -113,8 +132,10 @@ def load_environment(payload: bytes | bytearray | memoryview) -> Environment:
     """Decode an environment. Raises `PayloadError`."""
     try:
         directory, path, python, cloudpickle_version, script, more = json.loads(bytes(payload))
+        if more.get("travelling"):
+            more["travelling"] = Travelling(*more["travelling"])
         return Environment(directory, tuple(path), python, cloudpickle_version, script, **more)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise PayloadError(f"the payload is not that of an environment: {error}") from None
 
 
@@ -158,9 +179,21 @@ def apply_environment(environment: Environment, scratch: str = "") -> None:
             text = (
                 f"the working directory {directory!r} of the client's program cannot be entered on {host}: "
                 f"{error.strerror}. Start the program in a directory that all machines see, or give its client "
-                "workdir=, a path that is there or 'scratch' for a private directory of the worker's"
+                "workdir=, a path that is there or 'scratch' for a private directory of the worker's, or modules=True: "
+                "then its own modules travel"
             )
         raise EnvironmentMismatch(text) from error
+    _check_texts(environment)
+
+
+def _check_texts(environment: Environment) -> None:
+    """Raise EnvironmentMismatch if a directory of modules is another one here than at the client, with other texts."""
+    path = modules.other_text(environment.files, environment.places)
+    if path:
+        raise EnvironmentMismatch(
+            f"{path} on {os.uname().nodename} differs from the client's: bring both to the same state, or give the "
+            "client modules=True, and its own travel"
+        ) from ValueError(f"{path} differs from the client's")
 
 
 def _authkey() -> bytes:

@@ -22,8 +22,8 @@ from typing import Any
 MOST_SOURCE = 1024 * 1024
 """Largest source file that is analysed (bytes). Larger: the first look takes longer than 0.1 s."""
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 
 
 def is_own(name: str, module: Any) -> bool:
@@ -39,7 +39,7 @@ def is_own_file(path: Any) -> bool:
         return False
     if "site-packages" + os.sep in path or "dist-packages" + os.sep in path:
         return False
-    return not path.startswith((_PACKAGE, _STANDARD_LIBRARY))
+    return not path.startswith((PACKAGE, STANDARD_LIBRARY))
 
 
 def own_modules() -> dict[str, ModuleType]:
@@ -225,6 +225,39 @@ def expect_files(files: dict[str, list[Any]]) -> None:
     _files = files
     if files:
         _follow_imports()
+
+
+def places_of(files: dict[str, list[Any]]) -> dict[str, int]:
+    """Return the numbers by which the file system knows the directories of these files: in a directory that machines
+    share they are the same."""
+    found = {}
+    for directory in {os.path.dirname(path) for path, *_ in files.values()}:
+        try:
+            found[directory] = os.stat(directory).st_ino
+        except OSError:
+            continue
+    return found
+
+
+def other_text(files: dict[str, list[Any]], places: dict[str, int]) -> str:
+    """Return the path of one of these files that has another text in this machine's own directory of that name; ''
+    if there is none."""
+    others = set()
+    for directory, number in places.items():
+        try:
+            if os.stat(directory).st_ino != number:
+                others.add(directory)
+        except OSError:
+            continue
+    for path, size, modified, checksum in files.values() if others else ():
+        if os.path.dirname(path) in others and checksum != -1:
+            try:
+                status = os.stat(path)
+                if (status.st_size, status.st_mtime_ns) != (size, modified) and checksum != _checksum(path):
+                    return str(path)
+            except OSError:
+                continue
+    return ""
 
 
 def _check_file(name: str, module: ModuleType) -> None:

@@ -12,6 +12,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 from cw import guard, own_cluster
@@ -60,6 +61,8 @@ class Pool:
         reconnect_timeout: float | None = None,
         seed: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
+        modules: Iterable[str | ModuleType] | bool | None = None,
+        files: Iterable[str | os.PathLike[str]] | None = None,
         lend: bool = True,
     ) -> None:
         self._state = ""  # until it is connected
@@ -71,7 +74,7 @@ class Pool:
         self._session = Session(
             ClientSettings(
                 host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend,
-                initializer=initializer, initargs=initargs, local=local, size=processes,
+                initializer=initializer, initargs=initargs, local=local, size=processes, modules=modules, files=files,
             ),
             deliver,
             lambda number, tag: None,

@@ -29,6 +29,7 @@ from cw.requirements import JobOptions
 from cw.runner import channel, leftovers, logs
 from cw.runner.output import Output, write_record
 from cw.runner.script import Script
+from cw.travel import placing
 
 READ = 256 * 1024
 
@@ -127,6 +128,7 @@ class Runner:
             try:
                 function, args, kwargs = self._prepare(function_number, payload)
             except Exception as error:
+                placing.explain(error)
                 is_reported = _may_be_machines_fault(error) and not _forked_pid
                 if is_reported and self._hand_back(number, attempt, error):
                     return
@@ -194,6 +196,7 @@ class Runner:
             names = os.listdir(self._scratch)
         except OSError:
             names = []  # a job removed the directory
+        names = placing.without_links(names)
         if names:
             del self._write
             named = ", ".join(repr(name[:NAME_CHARACTERS]) for name in sorted(names)[:NAMES])
@@ -313,9 +316,14 @@ class Runner:
         try:
             surroundings = load_environment(self._environment)
             current.session_seed = bytes.fromhex(surroundings.seed)
-            apply_environment(surroundings, self._scratch)
-            if surroundings.directory == environment.SCRATCH:
+            placed = placing.place(surroundings, lambda number: self._objects[number][2], self._scratch)
+            apply_environment(placed.environment, self._scratch)
+            if placed.environment.directory == environment.SCRATCH:
+                placed.link()
                 self._write = self._look_and_write  # type: ignore[method-assign]
+            if surroundings.travelling is not None:
+                for number in surroundings.travelling.packs:  # they are not needed again
+                    self._objects[number] = m.VALUE, (), b""
         except Exception as error:
             self._failure = error
 

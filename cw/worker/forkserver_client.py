@@ -18,6 +18,7 @@ from typing import Any
 
 from cw import program
 from cw.net.loop import IN, OUT, Loop
+from cw.travel import placing
 from cw.worker import forkserver
 from cw.worker.binding import Binder, Binding
 
@@ -80,10 +81,11 @@ class ForkserverProcess:
         return self._process.pid
 
     def clear_scratch(self, pid: int) -> None:
-        """Remove the scratch directory of a runner that has ended, if it had one. In a thread, as it may take long."""
-        path = os.path.join(self._scratch, str(pid))
-        if os.path.isdir(path):
-            threading.Thread(target=shutil.rmtree, args=(path, True), daemon=True).start()
+        """Remove the scratch directory of a runner that has ended, and files that have come for runners of which it was
+        the last. In a thread, as it may take long."""
+        if os.path.isdir(self._scratch):
+            path = os.path.join(self._scratch, str(pid))
+            threading.Thread(target=_clear, args=(self._scratch, path), daemon=True).start()
 
     def close(self, except_for: Container[int] = ()) -> None:
         """End all runners and wait until they are gone. Nothing is reported any more.
@@ -141,3 +143,8 @@ class ForkserverProcess:
         else:
             self._loop.watch(self._socket.fileno(), 0, self._on_ready)
             self._on_report(None)
+
+
+def _clear(scratch: str, path: str) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    placing.sweep(scratch)

@@ -227,13 +227,16 @@ class Worker:
         self._execution.lend_again()  # the client may have found this master before us
 
     def _forget_unused_objects(self) -> None:
-        """Forget all objects that no job here needs, except environments: their runners stay."""
-        in_use = {item.key for item in closure(named_by([job for job, _ in self._slots.inventories()]))}
+        """Forget all objects that no job here needs, except environments and what they need: their runners stay."""
+        kept = list(named_by([job for job, _ in self._slots.inventories()]))
+        for objects in self._sessions.values():
+            kept += [item for item in objects.by_number.values() if item.kind == m.ENVIRONMENT]
+        in_use = {item.key for item in closure(kept)}
         forgotten = [
             item.key
             for objects in self._sessions.values()
             for item in objects.by_number.values()
-            if item.key not in in_use and item.kind != m.ENVIRONMENT
+            if item.key not in in_use
         ]
         if forgotten:
             self._on_forget(m.Forget(*_columns(forgotten)))
