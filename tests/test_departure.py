@@ -78,6 +78,13 @@ def test_a_second_ctrl_c_ends_it_at_once():
     assert departure.on_sigint(NOW + 0.2) == [Leave(is_sudden=True, has_threads=False)]
 
 
+def test_the_end_of_the_terminal_drains_and_does_no_more_however_often_it_comes():
+    departure = Departure(GRACE)
+    assert departure.on_sighup(NOW) == [Drain("SIGHUP: its terminal is gone", GRACE)]
+    assert departure.on_sighup(NOW + 0.1) == departure.on_sighup(NOW + GRACE / 2) == []
+    assert departure.is_draining and not departure.is_leaving
+
+
 def test_without_its_launcher_it_stops_what_runs_and_told_again_leaves():
     departure = Departure(GRACE)
     (drain,) = departure.on_launcher_gone(NOW)

@@ -1,9 +1,12 @@
 """The worker: how it joins and leaves, and what becomes of jobs whose runner or worker dies."""
 
 import os
+import pty
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 from conftest import wait_until
 from programs import (
     LIMIT,
+    ROOT,
     Master,
     Program,
     Worker,
@@ -397,6 +401,41 @@ def test_a_worker_ends_cleanly_on_ctrl_c_and_sigterm(master, number, is_busy, tm
         assert "Traceback" not in worker.err
         executor._session.close(is_waiting=False)
         executor._session.join()
+
+
+@pytest.mark.parametrize("is_nohup", [False, True])
+def test_a_worker_whose_terminal_closes_finishes_its_jobs_and_with_nohup_it_stays(master, is_nohup, tmp_path):
+    mine, its = pty.openpty()
+    command = [sys.executable, "-m", "cw.worker", master.address, "--grace", "60"]
+    with cw.ClusterExecutor(master.address) as executor:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        worker = subprocess.Popen(
+            ["setsid", "--ctty", *(["nohup"] if is_nohup else []), *command], stdin=its, stdout=its, stderr=its,
+            env=environment, cwd=tmp_path,
+        )  # fmt: skip
+        try:
+            os.close(its)
+            running = executor.submit(jobs.until, tmp_path / "go on", "done", tmp_path / "runs")
+            wait_until((tmp_path / "runs").exists, LIMIT)
+            waits = executor.submit(jobs.square, 3)
+            os.close(mine)  # the kernel sends SIGHUP
+            if not is_nohup:
+                wait_until(
+                    lambda: [each.is_draining for each in cw.status(master.address).workers] == [True], LIMIT
+                )
+            (tmp_path / "go on").touch()
+            assert running.result(LIMIT) == "done"
+            if is_nohup:
+                assert waits.result(LIMIT) == 9
+                worker.terminate()
+                assert worker.wait(LIMIT) == 0
+            else:
+                assert worker.wait(LIMIT) == 0
+                assert not waits.done()
+                waits.cancel()
+        finally:
+            worker.kill()
+            worker.wait()
 
 
 def test_a_worker_that_waits_ends_cleanly_on_ctrl_c():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 from cw import program
@@ -12,6 +13,7 @@ from cw.cpus import usable_cpus
 from cw.net import address
 from cw.net.loop import Loop
 from cw.worker import offer
+from cw.worker.leaving import Leaving
 from cw.worker.worker import Settings, Worker
 
 
@@ -49,10 +51,7 @@ def main() -> int:
         return address.find_cluster(address.cluster_name())
 
     # Signals come first: a signal during the start of the forkserver must end both processes.
-    loop.on_signal(signal.SIGINT, lambda: worker.leaving.on_sigint())
-    loop.on_signal(signal.SIGTERM, lambda: worker.leaving.on_sigterm())
-    if options.notice is not None:
-        loop.on_signal(options.notice, lambda: worker.leaving.on_notice())
+    _handle_signals(loop, lambda: worker.leaving, options.notice)
     worker = Worker(loop, offered, find, settings, descriptors)
     program.watch_lifeline(loop, options.lifeline_fd, worker.leaving.on_launcher_gone)
     if options.ready_fd is not None:
@@ -65,6 +64,16 @@ def main() -> int:
     if worker.failure:
         raise program.UserError(worker.failure)
     return options.idle_status or 0 if worker.leaving.was_idle else 0
+
+
+def _handle_signals(loop: Loop, leaving: Callable[[], Leaving], notice: int | None) -> None:
+    """Let signals end the worker. `notice`: the signal that announces an end, if there is one."""
+    loop.on_signal(signal.SIGINT, lambda: leaving().on_sigint())
+    loop.on_signal(signal.SIGTERM, lambda: leaving().on_sigterm())
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is with nohup
+        loop.on_signal(signal.SIGHUP, lambda: leaving().on_sighup())
+    if notice is not None:
+        loop.on_signal(notice, lambda: leaving().on_notice())
 
 
 def _parse() -> Any:

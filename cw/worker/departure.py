@@ -162,6 +162,10 @@ class Departure:
         """Handle Ctrl-C like `on_sigterm`, but never take a second one for a repetition of the first."""
         return self.on_leave() if self.is_draining else self.on_drain("Ctrl-C", now)
 
+    def on_sighup(self, now: float) -> list[Action]:
+        """Drain when the terminal is gone. It may come several times: the kernel and a shell send it."""
+        return self.on_drain("SIGHUP: its terminal is gone", now)
+
     def on_notice(self, now: float, wall: float) -> list[Action]:
         """Drain after a notice that the end is near, long before SIGTERM. Its sender sends SIGTERM when the time is
         up."""

@@ -52,6 +52,10 @@ class Leaving:
         """Handle Ctrl-C like `on_sigterm`, but never take a second one for a repetition of the first."""
         self._perform(self._departure.on_sigint(time.monotonic()))
 
+    def on_sighup(self) -> None:
+        """Handle the end of the terminal: finish running jobs, and leave."""
+        self._perform(self._departure.on_sighup(time.monotonic()))
+
     def on_notice(self) -> None:
         """Handle the notice of an end that is near, long before SIGTERM."""
         self._perform(self._departure.on_notice(time.monotonic(), time.time()))
