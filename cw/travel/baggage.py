@@ -109,7 +109,7 @@ class Baggage:
         if isinstance(error, EnvironmentMismatch):
             is_cured = self._workdir is None
         else:
-            is_cured = isinstance(error, ImportError) and choice.is_own(error.name or "", _here())
+            is_cured = isinstance(error, ImportError) and choice.is_own(error.name or "")
         if not is_cured or self._has_failed:
             return False
         self._is_all = True

@@ -137,7 +137,7 @@ def choose(names: tuple[str, ...], is_all: bool, files: Iterable[str], here: str
     return entries
 
 
-def is_own(name: str, here: str) -> bool:
+def is_own(name: str) -> bool:
     """True if a module of this name (or its top-level package) is the user's own, and has files that could travel."""
     top = name.partition(".")[0]
     if not top or top in ("cw", "__main__"):
@@ -220,11 +220,7 @@ def _add(
                 found[root, relative] = Entry(
                     root, relative, status.st_size, status.st_mtime_ns, bool(status.st_mode & 0o100)
                 )
-        if len(found) > MOST_FILES:
-            raise ValueError(
-                f"more than {MOST_FILES} files would travel to the workers, many of them of {path}: name modules and "
-                "files one by one, or put them where all machines see them"
-            )
+        _check_count(len(found), path)
 
 
 def _walk(top: str) -> Iterator[str]:
@@ -233,12 +229,13 @@ def _walk(top: str) -> Iterator[str]:
     count = 0
     for directory, names, files in os.walk(top, followlinks=True):
         real = os.path.realpath(directory)
-        if real in seen or count > MOST_FILES:
+        if real in seen:
             names.clear()
             continue
         seen.add(real)
         names[:] = sorted(name for name in names if not _is_skipped(os.path.join(directory, name)))
         count += len(files)
+        _check_count(count, top)
         yield from (os.path.join(directory, name) for name in sorted(files))
 
 
@@ -247,6 +244,14 @@ def _is_skipped(directory: str) -> bool:
     if name in SKIPPED or name.startswith(".") or os.path.exists(os.path.join(directory, "pyvenv.cfg")):
         return True
     return directory + os.sep == modules.PACKAGE
+
+
+def _check_count(count: int, place: str) -> None:
+    if count > MOST_FILES:
+        raise ValueError(
+            f"more than {MOST_FILES} files would travel to the workers, many of them of {place}: name modules and "
+            "files one by one, or put them where all machines see them"
+        )
 
 
 def _check_size(entries: list[Entry]) -> None:
