@@ -74,6 +74,13 @@ reveal_type(cw.map(square, [1], store="s", detach=True))  # Iterator[int]
 cw.ClusterExecutor(store="s", detach=3)  # error
 cw.amap(square, [1], store="s", detach=True)  # error
 cw.ClientThread(forward_logging=False)
+(
+    cw.ClusterExecutor(modules=["mylab", cw], files=["params.toml"]),
+    cw.map(square, [1], modules=True, files=["data"]),
+)
+cw.ClientThread(modules=True, files=["data"]), cw.Pool(modules=False, files=[])
+cw.ClusterExecutor(modules=3)  # error
+cw.map(square, [1], files=3)  # error
 cw.ClusterExecutor(initializer="square")  # error
 
 executor.terminate_workers()
