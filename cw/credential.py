@@ -29,6 +29,9 @@ from cw import advice, program, userdir
 from cw.errors import Error
 from cw.program import UserError
 
+OF_MASTERS: dict[tuple[str, int], str] = {}
+"""Files of the credentials of masters that have one of their own, by (host, port). Launchers add theirs."""
+
 MAX_FILE_SIZE = 64 * 1024
 """Maximum number of bytes read from the file, which has some 1,000."""
 
@@ -89,10 +92,10 @@ def credential_file() -> str:
     return os.path.abspath(named) if named else os.path.join(userdir.home_directory(), "credential.pem")
 
 
-def load() -> Credential:
-    """Load the credential. Raises CredentialMissing or CredentialError."""
+def load(path: str = "") -> Credential:
+    """Load the credential, or the one in this file. Raises CredentialMissing or CredentialError."""
     try:
-        path = credential_file()
+        path = path or credential_file()
         pem = _read(path)
     except userdir.HomeError as error:
         raise CredentialError(str(error)) from None
@@ -105,12 +108,12 @@ def load() -> Credential:
     return Credential(path, pem)
 
 
-def load_or_make() -> Credential:
-    """Load the credential; make one if there is none. Raises CredentialError."""
+def load_or_make(path: str = "") -> Credential:
+    """Load the credential, or the one in this file; make one if there is none. Raises CredentialError."""
     with contextlib.suppress(CredentialMissing):
-        return load()
-    _write(credential_file(), _new_pem(), is_replacing=False)
-    return load()  # perhaps that of another process, which was faster
+        return load(path)
+    _write(path or credential_file(), _new_pem(), is_replacing=False)
+    return load(path)  # perhaps that of another process, which was faster
 
 
 def fault_among(failures: Iterable[BaseException]) -> CredentialError | None:

@@ -165,6 +165,16 @@ def test_a_worker_gives_its_jobs_up_after_the_reconnect_timeout_and_waits_on(wor
     assert not_found(worker, REFUSED, 9000.0) is None and forsaken == [True]
 
 
+def test_a_worker_with_a_time_without_a_master_ends_after_it(forsaken):
+    worker = cw.worker.patience.Patience(30.0, 300.0, lambda: forsaken.append(True), 60.0)
+    assert not_found(worker, REFUSED, 1000.0) is None
+    worker.on_welcome()
+    lose(worker, 2000.0)
+    assert not_found(worker, REFUSED, 2001.0) is None and not_found(worker, REFUSED, 2060.9) is None
+    failure = not_found(worker, REFUSED, 2061.0)
+    assert isinstance(failure, program.UserError) and "no master was found for 60 s" in str(failure)
+
+
 def test_the_time_of_a_lost_master_counts_from_the_first_loss(worker, forsaken):
     worker.on_welcome()
     lose(worker, 1000.0)

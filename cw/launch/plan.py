@@ -23,6 +23,7 @@ PROGRAM_OPTIONS = {
             "--max-jobs",
             "--silence",
             "--reconnect-timeout",
+            "--without-master",
             "--cpus",
             "--memory",
             "--resources",

@@ -50,7 +50,7 @@ def _connect(where: tuple[str, int], timeout: float) -> Any:
     host, port = where
     try:
         # Read the file each time: it may have been made or changed since the last time.
-        mine = credential.load()
+        mine = credential.load(credential.OF_MASTERS.get(where, ""))
     except credential.CredentialMissing as error:
         # If no process listens there, that error must be solved first.
         socket.create_connection(where, timeout).close()

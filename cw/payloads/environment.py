@@ -46,6 +46,11 @@ SCRATCH = "scratch"
 """Value in place of a working directory: a private one for each runner. (The others are absolute paths.)"""
 
 
+OF_MACHINE = "CW_WORKDIR"
+"""Variable of a worker: the directory in which jobs run there, as its machine does not have the client's. It does not
+count for clients with a `workdir`."""
+
+
 class Travelling(NamedTuple):
     """Modules and files that travel with the environment."""
 
@@ -67,6 +72,7 @@ class Environment:
     seed: str = ""  # the session's, see `cw.payloads.current`: hexadecimal digits
     hash_seed: str = ""  # PYTHONHASHSEED; '' if it is not set
     recursion_limit: int = 0  # 0: the runner's own
+    is_chosen: bool = False  # the user has given the directory
     authkey: str = field(default="", repr=False)  # of multiprocessing: hexadecimal digits; '': none
     travelling: Travelling | None = None
     places: dict[str, int] = field(default_factory=dict)  # see modules.places_of
@@ -123,7 +129,7 @@ def dump_environment(
         "variables": variables_set(), "files": files, "seed": seed.hex(), "travelling": travelling,
         "places": modules.places_of(files) if is_checked else {},
         "hash_seed": hash_seed(), "recursion_limit": sys.getrecursionlimit(),
-        "authkey": _authkey().hex(),
+        "authkey": _authkey().hex(), **({"is_chosen": True} if workdir else {}),
     }  # fmt: skip
     return json.dumps([*fields, more]).encode()
 
@@ -164,6 +170,8 @@ def apply_environment(environment: Environment, scratch: str = "") -> None:
     # perhaps the user's own `email.py`.
     sys.path_importer_cache.clear()
     directory = environment.directory
+    if not environment.is_chosen:
+        directory = os.environ.get(OF_MACHINE) or directory
     try:
         if directory == SCRATCH:
             directory = scratch

@@ -28,18 +28,7 @@ def main() -> int:
     address.find_master(options.host, options.port)  # a user's mistake ends the program here
     if options.host:
         address.bind_jobs(options.host, options.port)
-    settings = Settings(
-        options.silence,
-        options.reconnect_timeout,
-        options.grace,
-        options.lifetime,
-        options.until,
-        options.max_jobs,
-        options.enforce_memory,
-        options.idle,
-        share_gpus=options.share_gpus,
-        pin=options.pin,
-    )
+    settings = _settings(options)
     offered = offer.make_offer(options, os.environ)
     descriptors = program.allow_many_descriptors()  # each runner takes a few
     loop = Loop()
@@ -74,6 +63,22 @@ def _handle_signals(loop: Loop, leaving: Callable[[], Leaving], notice: int | No
         loop.on_signal(signal.SIGHUP, lambda: leaving().on_sighup())
     if notice is not None:
         loop.on_signal(notice, lambda: leaving().on_notice())
+
+
+def _settings(options: Any) -> Settings:
+    return Settings(
+        options.silence,
+        options.reconnect_timeout,
+        options.grace,
+        options.lifetime,
+        options.until,
+        options.max_jobs,
+        options.enforce_memory,
+        options.idle,
+        options.without_master,
+        share_gpus=options.share_gpus,
+        pin=options.pin,
+    )
 
 
 def _parse() -> Any:
@@ -147,3 +152,5 @@ def _add_limits(parser: Any) -> None:
     group.add_argument("--reconnect-timeout", metavar="SECONDS", type=seconds, default=defaults.reconnect_timeout,
                        help="look for a lost master for this long before giving up its jobs; the worker itself goes "
                        "on waiting (default: %(default)g)")  # fmt: skip
+    group.add_argument("--without-master", metavar="SECONDS", type=positive, default=defaults.without_master,
+                       help="end after this long without a master (default: never)")  # fmt: skip

@@ -5,6 +5,7 @@ No socket, no thread, no clock: `cw.net.master_link` asks.
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Callable, Sequence
 
@@ -41,7 +42,14 @@ class Patience:
     """The `cw.net.master_link.Patience` of a worker. `forsake()` is called when no master knows of the jobs here any
     more."""
 
-    def __init__(self, silence: float, reconnect_timeout: float, forsake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        silence: float,
+        reconnect_timeout: float,
+        forsake: Callable[[], None],
+        without_master: float = math.inf,
+    ) -> None:
+        """`without_master`: time without a master after which the worker ends (seconds)."""
         self.is_lost = False
         self._silence = silence
         self._reconnect_timeout = reconnect_timeout
@@ -49,6 +57,8 @@ class Patience:
         self._lost_at = 0.0
         self._logged_at = 0.0  # time of the last log line about a missing master; 0: none since we had one
         self._was_joined = False
+        self._without_master = without_master
+        self._missing_since = math.inf  # since when there is none
         self._wrong_since = 0.0  # since when all masters found have another credential
 
     def dial_seconds(self, now: float) -> float:
@@ -59,6 +69,7 @@ class Patience:
 
     def on_welcome(self) -> None:
         self._logged_at = 0.0
+        self._missing_since = math.inf
         self.is_lost, self._was_joined = False, True
 
     def on_lost(self, loss: Loss, now: float, pause: float) -> BaseException | None:
@@ -85,6 +96,9 @@ class Patience:
             )
             self.is_lost = False
             self._forsake()
+        self._missing_since = min(self._missing_since, now)
+        if now - self._missing_since >= self._without_master:
+            return program.UserError(f"no master was found for {self._without_master:g} s: the worker ends")
         is_unknown = bool(failures) and all(
             isinstance(e, socket.gaierror) and e.errno == socket.EAI_NONAME for _, e in failures
         )

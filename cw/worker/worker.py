@@ -71,6 +71,8 @@ class Settings(NamedTuple):
     """True: stop jobs that use more memory than their options name."""
     idle: float = 0.0
     """Time with nothing to do after which the worker ends; 0: never."""
+    without_master: float = math.inf
+    """Time without a master after which the worker ends."""
     share_gpus: bool = False
     """True: jobs that ask for no GPU see all of them."""
     pin: bool = False
@@ -102,9 +104,8 @@ class Worker:
             settings.grace, settings.lifetime, settings.until, time.monotonic(), time.time()
         )
         self._link = MasterLink(
-            loop, find, self, patience.Patience(settings.silence, settings.reconnect_timeout, self._start_afresh),
-            patience.TERMS, settings.silence,
-        )  # fmt: skip
+            loop, find, self, _make_patience(settings, self._start_afresh), patience.TERMS, settings.silence
+        )
         self._link.beat = lambda: m.Heartbeat(round(os.getloadavg()[0], 2), self._runners.memory())
         self._send = self._link.send
         self.connect = self._link.connect
@@ -326,6 +327,10 @@ def _make_slots(offer: Offer, settings: Settings) -> Slots:
         cpus = os.sched_getaffinity(0)
         slots.pin_runners(cpus, Pinning(*find_topology(cpus)).choose)
     return slots
+
+
+def _make_patience(settings: Settings, forsake: Callable[[], None]) -> patience.Patience:
+    return patience.Patience(settings.silence, settings.reconnect_timeout, forsake, settings.without_master)
 
 
 def _make_binder(offer: Offer, shares_gpus: bool) -> Binder:
