@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cw import client as client
     from cw import mp as mp
     from cw import slurm as slurm
+    from cw import ssh as ssh
     from cw.client import ClientThread as ClientThread
     from cw.client import ClusterExecutor as ClusterExecutor
     from cw.client import SlurmExecutor as SlurmExecutor
@@ -85,7 +86,7 @@ if TYPE_CHECKING:
 
     results: _ResultsModule
 
-_MODULES = ("client", "mp", "results", "slurm")
+_MODULES = ("client", "mp", "results", "slurm", "ssh")
 _MODULE_BY_NAME = {
     "PORT": "net.address",
     "ClientThread": "client",

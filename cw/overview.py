@@ -12,6 +12,7 @@ from cw.errors import ConnectionError
 from cw.net import address
 from cw.observer.looking import Observer
 from cw.observer.model import Snapshot
+from cw.ssh import known  # noqa: F401  (the same)
 
 
 def status(host: str | None = None) -> Snapshot:

@@ -64,6 +64,8 @@ FLOORS = [
     "output.lines", "output.last_words", "output.__init__",
     "overview",
     "own_cluster", "cluster", "mp",
+    "ssh.__init__", "ssh.cli", "ssh.cluster", "ssh.ending", "ssh.starting", "ssh.sending", "ssh.installing",
+    "ssh.probe", "ssh.machine", "ssh.tunnels", "ssh.serving", "ssh.connection", "ssh.known", "ssh.plan", "ssh.hosts",
     "slurm.__main__", "slurm.cli", "slurm.job_lines", "slurm.__init__", "slurm.cluster", "slurm.elastic",
     "slurm.starting", "slurm.ending", "slurm.sidecar", "slurm.tender", "slurm.supply", "slurm.succession",
     "slurm.unused", "slurm.keeping", "slurm.hosting", "slurm.kinds", "slurm.pieces", "slurm.finding", "slurm.used",
@@ -197,6 +199,7 @@ KEEPERS = {
 
 PURE = (
     "scripts.script",
+    "ssh.hosts",
     "slurm.reasons",
     "report.figures",
     "report.timeline",

@@ -17,8 +17,9 @@ import cw
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 COMMAND, MACHINES, SLURM = (DOCS / f"{name}.md" for name in ("command", "machines", "slurm"))
 
-# A line for another place, and a program for another machine: test_readme.py puts them there.
-ELSEWHERE = ['ClusterExecutor(host="node7")', "master.local"]
+# A line for another place, and a program for another machine: test_readme.py puts them there. Machines: test_ssh.py has
+# some.
+ELSEWHERE = ['ClusterExecutor(host="node7")', "master.local", "cw.ssh.allocate("]
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +172,7 @@ TESTED = {
     "results.md": ["cw.results"],
     "output.md": ["cw.results"],
     "report.md": ["cw report", "pip install"],  # test_report.py
+    "lab-machines.md": ["cw ssh"],  # test_ssh.py
     "slurm.md": ["cw.slurm", "docker run"],  # test_slurm_containers.py
     "top.md": ["cw top", "pip install"],  # test_top.py, test_web.py
     "architecture.md": ["head "],

@@ -146,6 +146,13 @@ cw.slurm.start(max="8")  # error
 reveal_type(cw.slurm.add(kind="gpu", max=8, gpus=1))  # str
 reveal_type(cw.slurm.scale(min=0, max=8))  # str
 reveal_type(cw.slurm.resume(kind="gpu"))  # str
+with cw.ssh.allocate(["lab1", "lab2:8"], tunnel=True, ssh_options=["-J", "gate"]) as machines:
+    reveal_type([outcome.problem for outcome in machines.outcomes])  # list[str]
+cw.ssh.start(["lab1"], master=1)  # error
+reveal_type(cw.ssh.start(["lab1"], name="lab").slots)  # int
+if (of_lab := cw.ssh.status()) is not None:
+    reveal_type(of_lab.machines[0].slots)  # int
+reveal_type(cw.ssh.stop(hosts=["lab1"], grace=60))  # list[str]
 with cw.mp.allocate(2) as cluster:
     reveal_type(cluster.master)  # str
 reveal_type(cw.allocate(2).close())  # None

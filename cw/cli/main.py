@@ -2,6 +2,7 @@
 
     cw                  the commands, and the state of the user's cluster    (cw.cli.main)
     cw local            a cluster on this machine, in the foreground         (cw.cli.local)
+    cw ssh              a cluster on lab machines, by ssh                (cw.ssh.cli)
     cw status           the state of the cluster that a program would find   (cw.cli.status)
     cw top              the same, live: in a terminal or a browser           (cw.cli.top)
     cw run              a whole script that outlives the terminal            (cw.cli.run)
@@ -32,6 +33,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "local": Command("cw.cli.local", "[-n SLOTS]", "a cluster on this machine, until Ctrl-C"),
     "slurm": Command("cw.slurm.cli", "start|status|scale|stop", "a cluster in Slurm"),
+    "ssh": Command("cw.ssh.cli", "start|status|stop|restart", "a cluster on machines that ssh reaches"),
     "master": Command("cw.master.cli", "", "a cluster by hand: its master, on one machine"),
     "worker": Command("cw.worker.cli", "HOST [-n SLOTS]", "... and a worker, on each machine"),
     "run": Command(

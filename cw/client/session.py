@@ -319,6 +319,8 @@ class Session:
 def _look_for_launched() -> None:
     """Search for the master also where launchers have noted theirs, if they have."""
     noted = f"*-{glob.escape(address.cluster_name())}/state.json"  # (before '-': the system's name)
+    if os.path.exists(os.path.join(userdir.home_directory(), f"ssh-{address.cluster_name()}", "state.json")):
+        import cw.ssh.known
     if glob.glob(os.path.join(glob.escape(userdir.home_directory()), noted)):
         import cw.slurm
     if os.path.exists(os.path.join(userdir.home_directory(), f"mp-{os.uname().nodename}", "state.json")):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 P = ParamSpec("P")
+Options = TypeVar("Options")
 Result = TypeVar("Result")
 
 POSITIONAL = 7
@@ -111,11 +112,11 @@ def split_line(text: str) -> list[str]:
 
 
 def takes(
-    options: Callable[P, ClusterOptions],
-) -> Callable[[Callable[[ClusterOptions], Result]], Callable[P, Result]]:
-    """Give a function of a `ClusterOptions` the arguments of its constructor."""
+    options: Callable[P, Options],
+) -> Callable[[Callable[[Options], Result]], Callable[P, Result]]:
+    """Give a function of such options, as of `ClusterOptions`, the arguments of their constructor."""
 
-    def decorate(function: Callable[[ClusterOptions], Result]) -> Callable[P, Result]:
+    def decorate(function: Callable[[Options], Result]) -> Callable[P, Result]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> Result:
             if len(args) > POSITIONAL:
