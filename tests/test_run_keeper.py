@@ -34,7 +34,9 @@ def test_it_comes_with_the_first_run_serves_its_cluster_and_ends_with_the_sideca
     process = keeper._process
     wait_until(lambda: lease.holder(place) == f"pid {process.pid} on {os.uname().nodename}", LIMIT)
     log = Path(ours.place(STEWARD_LOG))
-    wait_until(lambda: log.exists() and "was not handed over" in log.read_text(), LIMIT)  # a steward was there
+    wait_until(
+        lambda: log.exists() and "was not handed over" in log.read_text(), LIMIT
+    )  # a steward was there
     assert not any(Path(folder.place(STEWARD_LOG)).exists() for folder in others)
     keeper.look()
     assert keeper._process is process
