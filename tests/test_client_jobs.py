@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from cw.client.job import ClientJob, Dependent, NamedTag
-from cw.client.jobs import BATCH, Jobs
+from cw.client.jobs import BATCH, Jobs, objects_of
 from cw.client.receipts import ACKNOWLEDGED_JOBS
 from cw.net import messages as m
 from cw.requirements import NO_OPTIONS, JobOptions
@@ -263,9 +263,9 @@ def test_the_objects_that_outstanding_jobs_name_are_known():
     jobs = Jobs()
     for function, options in ((3, 0), (5, 7), (3, 8)):
         jobs.add(function, options, b"", None)
-    assert jobs.objects() == {3, 5, 7, 8}
+    assert objects_of(jobs) == {3, 5, 7, 8}
     jobs.take(2)
-    assert jobs.objects() == {3, 8}
+    assert objects_of(jobs) == {3, 8}
 
 
 def test_jobs_of_a_larger_priority_are_sent_first_and_those_of_a_negative_one_last():

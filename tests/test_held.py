@@ -2,6 +2,8 @@
 
 from test_client_jobs import make
 
+from cw.client.jobs import objects_of
+
 from cw.client.held import HeldCalls
 from cw.client.job import Dependent
 
@@ -26,10 +28,10 @@ def test_a_held_call_is_outstanding_until_its_job_is_delivered():
     jobs = make()
     call = dependent()
     jobs.held.add(call)
-    assert jobs.outstanding == 1 and jobs.objects() == {1}
+    assert jobs.outstanding == 1 and objects_of(jobs) == {1}
     number = jobs.release(call, 2, b"y" * 30, is_sent=True)
     jobs.check_invariants()
-    assert (number, jobs.outstanding, len(jobs.held), jobs.objects()) == (1, 1, 0, {2})
+    assert (number, jobs.outstanding, len(jobs.held), objects_of(jobs)) == (1, 1, 0, {2})
     (job,) = jobs.next_batch()
     assert (job.number, job.payload) == (1, b"y" * 30)
     jobs.on_delivered(jobs.take(1), False)

@@ -154,11 +154,6 @@ class Jobs:
         """Return the jobs that are outstanding and not taken, in the order of their submission."""
         return list(self._by_number.values())
 
-    def objects(self) -> set[int]:
-        """Return the numbers of the objects that these jobs name: functions and options."""
-        jobs = [*self.all(), *self.held.all()]
-        return ({job.function for job in jobs} | {job.options for job in jobs}) - {0}
-
     @property
     def outstanding(self) -> int:
         """Number of jobs that were submitted and are not delivered yet, held calls included."""
@@ -391,3 +386,9 @@ class Jobs:
         assert self.bytes_in - self.bytes_out >= sum(len(job.payload) for job in (*self.all(), *cancelled))
         assert self.receipts.acknowledged <= self.receipts.received and self.failed <= self.delivered
         self.held.check_invariants()
+
+
+def objects_of(jobs: Jobs) -> set[int]:
+    """Return the numbers of the objects that outstanding jobs name: functions and options."""
+    outstanding = [*jobs.all(), *jobs.held.all()]
+    return ({job.function for job in outstanding} | {job.options for job in outstanding}) - {0}

@@ -24,7 +24,7 @@ from cw.client.calls import Calls
 from cw.client.delivery import Deliver, Delivery
 from cw.client.exchange import Exchange
 from cw.client.job import ClientJob
-from cw.client.jobs import Jobs
+from cw.client.jobs import Jobs, objects_of
 from cw.client.object_sender import ObjectSender
 from cw.client.objects import ObjectTable
 from cw.client.options import ClientSettings, check_flag, check_outstanding
@@ -84,7 +84,7 @@ class Session:
         self.jobs = jobs = Jobs((jobs_limit, _half_the_memory() if bytes_limit is None else bytes_limit))
         seed = current.seed_of_session(settings.seed)
         objects = ObjectTable(lambda: dump_environment(seed, *baggage.for_environment()), baggage.pack)
-        object_sender = ObjectSender(objects, self._lock, self._loop, jobs.objects)
+        object_sender = ObjectSender(objects, self._lock, self._loop, lambda: objects_of(jobs))
         self.calls = Calls(self._lock, objects, jobs, object_sender, logs, baggage)
         if settings.initializer is not None:
             self.calls.set_initializer(settings.initializer, settings.initargs)

@@ -39,7 +39,9 @@ def _of_store(path: str) -> RunFolder:
             f"the store {path} has no run: no program has detached from it, or the run was forgotten. "
             f"`{advice.command('results', path)}` shows its results"
         )
-    handed_over, live, with_calls = [], [], []
+    handed_over: list[RunFolder] = []
+    live: list[RunFolder] = []
+    with_calls: list[RunFolder] = []
     for folder in folders:
         with contextlib.suppress(DetachError):  # another one of the store may be whole
             state = folder.state()

@@ -113,7 +113,7 @@ def _stop(options: Any) -> int:
     names = _named(options)
     lines = cluster.stop(name, names, options.grace, options.uninstall)
     if not lines:
-        print(f"there is no cluster {name!r} of `cw ssh`")
+        print(f"there is no cluster {name!r} of cw ssh")
         return 0
     print("\n".join(lines))
     if not names:
@@ -155,7 +155,7 @@ def _parse_arguments() -> Any:
     options = parser.parse_args()
     if not options.verb:
         raise program.UsageError(
-            "say what to do: start, status, stop or restart (`cw ssh --help` shows more)"
+            f"say what to do: start, status, stop or restart (`{advice.command('ssh', '--help')}` shows more)"
         )
     return options
 

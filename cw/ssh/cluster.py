@@ -108,7 +108,7 @@ def restart(options: Options, hosts: Sequence[str], grace: float, say: Callable[
 def there_is_none(name: str) -> str:
     """Return the sentence for a cluster that is not there."""
     start = advice.command("ssh", "start", "lab1", "lab2:8", name=name)
-    return f"there is no cluster {name!r} of `cw ssh`: start one, such as `{start}`"
+    return f"there is no cluster {name!r} of cw ssh: start one, such as `{start}`"
 
 
 def _among(state: known.State, hosts: Sequence[str]) -> list[str]:

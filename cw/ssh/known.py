@@ -106,7 +106,7 @@ class State:
         hosts = [host for host in self.hosts if is_near or not address.is_loopback(host)]
         if self.hosts and not hosts:
             raise address.NotThere(
-                f"the master of the cluster {self.name!r} of `cw ssh` can be reached from {self.node} only: run your "
+                f"the master of the cluster {self.name!r} of cw ssh can be reached from {self.node} only: run your "
                 "program there"
             )
         for host in hosts:

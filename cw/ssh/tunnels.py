@@ -115,7 +115,7 @@ def read(path: str) -> tuple[list[Tunnel], list[str]]:
 
 def main() -> int:
     """Keep the tunnels up. Returns the exit status."""
-    parser = program.argument_parser("cw.ssh.tunnels", "Keeps up the tunnels of a cluster of `cw ssh`.")
+    parser = program.argument_parser("cw.ssh.tunnels", "Keeps up the tunnels of a cluster of cw ssh.")
     parser.add_argument("file", metavar="FILE")
     program.add_launcher_options(parser, "--lifeline-fd", "--ready-fd")
     options = parser.parse_args()

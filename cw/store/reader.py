@@ -121,7 +121,9 @@ class Store:
         is_any_gone = False
         for segment in self._segments:
             segment.start = starts.get(segment.name, 0)
-            is_gone = segment.name not in starts and not (segment.is_own and self._is_there(segment))
+            is_gone = segment.name not in starts and not (
+                segment.is_own and os.path.exists(os.path.join(self.path, segment.name))
+            )
             is_any_gone |= is_gone and not segment.is_gone
             segment.is_gone = is_gone
         for name, start in starts.items():
@@ -131,9 +133,6 @@ class Store:
             for segment in self._segments:
                 if directory.MERGED in segment.name:
                     segment.end = 0  # it may have the results of those that are gone
-
-    def _is_there(self, segment: Segment) -> bool:
-        return os.path.exists(os.path.join(self.path, segment.name))
 
     def add_own_segment(self, name: str) -> Segment:
         """Note a segment that this process writes: it need not be scanned."""
