@@ -115,6 +115,9 @@ def test_pieces_that_fail_pause_the_cluster_which_is_told_and_can_be_resumed(slu
         assert "are submitted again" in run("resume")[0]
         wait_until(lambda: workers_in(slurm), LIMIT, slurm.queue)
         future.cancel()
+    error = run("scale", "-n", 0, status=2)[1]
+    assert "scale --kind workers --min 0 --max 0` lets" in error and " stop` ends the cluster" in error
+    assert "0 to 0 slots in pieces of 1" in run("scale", "--kind", "workers", "--min", 0, "--max", 0)[0]
     run("stop")
 
 

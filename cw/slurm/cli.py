@@ -233,7 +233,7 @@ def _parse_arguments() -> Any:
         "change the number of slots to N, or the limits of an elastic cluster. add: pieces of another kind. resume: go "
         "on after a pause. stop: let running jobs end, then cancel all.")  # fmt: skip
     add = parser.add_argument
-    add("-n", "--nworkers", type=program.converted_by(_parse_slots), metavar="N",
+    add("-n", "--nworkers", type=program.converted_by(_parse_wanted), metavar="N",
         help="number of slots (start: default 1)")  # fmt: skip
     _add_pieces(parser)
     add("-M", "--without-master", action="store_true", help="start: only workers, for a master that runs already. "
@@ -272,6 +272,8 @@ def _check_are_for_verb(parser: Any, options: Any) -> None:
     for dest, value in vars(options).items():
         if dest not in taken and value != parser.get_default(dest):
             parser.error(f"--{dest.replace('_', '-')} is not for {options.verb}")
+    if options.nworkers == 0 and options.verb != "scale":
+        parser.error("-n 0 is no number of slots: give 1 or more")
     if options.verb == "scale" and options.nworkers is options.min is options.max is None:
         parser.error("scale to how many slots? give -n N, or --min and --max")
     if options.verb == "add" and (options.kind is None or options.max is None):
@@ -334,6 +336,10 @@ def _parse_limit(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"{text!r} is no number of slots: give 0 or more")
     return int(text)
+
+
+def _parse_wanted(text: str) -> int:
+    return 0 if text == "0" else _parse_slots(text)  # (what `scale` says to 0 depends on the cluster)
 
 
 def _parse_slots(text: str) -> int:

@@ -169,11 +169,13 @@ def scale(
     guard.check_start("cw.slurm.scale()")
     name = name or address.cluster_name()
     state = State.load(name)
-    if nworkers is not None:
+    if nworkers is not None and nworkers != 0:
         nworkers = launcher.check_nworkers(nworkers)
     if not state.token:
         start = advice.command("slurm", "start", "-n", str(nworkers or 1), name=name)
         raise LaunchError(f"there is no cluster {name!r} to scale: start one with `{start}`")
+    if nworkers == 0:
+        raise ValueError(f"no slots at all? {_without_slots(state, name, kind)}")
     if max is not None or min is not None or kind is not None or kinds.elastic(state):
         return elastic.resize(name, kind, *elastic.limits(state, kind, nworkers, min, max))
     nworkers = launcher.check_nworkers(nworkers)
@@ -188,6 +190,16 @@ def scale(
     more = pieces.submit_pieces(name, state.token, plan.pieces(change.slots)) if change.slots else []
     hosted = sum(job.slots for job in hosting.hosts(state)[:1])
     return _describe(change, more, lost, nworkers, hosted)
+
+
+def _without_slots(state: State, name: str, kind: str | None) -> str:
+    """Return what a user can type who wants no slots."""
+    stop = f"`{advice.command('slurm', 'stop', name=name)}` ends the cluster"
+    if kind is None and not kinds.elastic(state):
+        return stop
+    kind = kind or kinds.title("")
+    scale = advice.command("slurm", "scale", "--kind", kind, "--min", "0", "--max", "0", name=name)
+    return f"`{scale}` lets these pieces finish their jobs, and starts no others; {stop}"
 
 
 def _change_size(state: State, wanted: int) -> tuple[scaling.Change[BatchJob], int]:
