@@ -96,9 +96,9 @@ def marks(directory):
 
 def check_results(store):
     found = {result.args[0]: result for result in cw.results(store)}
-    assert {n: None if result.failed else result.value for n, result in found.items()} == {
-        n: None if n == 7 else n * n for n in range(CALLS)
-    }
+    values = {n: None if result.failed else result.value for n, result in found.items()}
+    values[CALLS - 1] = values[CALLS - 1].value  # of a class of the script, which is another program
+    assert values == {n: None if n == 7 else n * n for n in range(CALLS)}
     assert isinstance(found[7].error, ValueError) and str(found[7].error) == "seven"
 
 

@@ -270,3 +270,28 @@ def test_an_executor_forgets_the_tries_of_jobs_that_ended(executor, tmp_path):
     executor.options(retries=3).submit(fail_at_first, tmp_path / "a", 1).result(LIMIT)
     assert not executor._session.exchange._again
     executor._session.jobs.check_invariants()
+
+
+class Closed(OSError):
+    pass
+
+
+def test_another_process_knows_the_classes_by_name():
+    """As `Retries.restored` does, which has no exceptions: only the names of their types."""
+    first = Retries(JobOptions(retries=3, retry_on=(OSError, cw.JobTimeout)))
+    assert first.note_failure(Closed("a"), b"a", 1)
+    again = Retries.restored(first.most, first.tries, first.class_names())
+    closed = cw.RemoteException("x", f"{Closed.__module__}.Closed")
+    assert not again.note_failure(cw.RemoteException("x", "builtins.ValueError"), b"b", 1)
+    assert not again.note_failure(cw.RemoteException("x", "ValueError"), b"b", 1)
+    assert again.note_failure(closed, b"b", 1) and again.note_failure(cw.JobTimeout("x"), b"c", 1)
+    assert not {"cw.errors.ConnectionError", "cw.errors.WorkerLost"} & set(first.class_names())
+    assert again.tries == 3 and not again.note_failure(closed, b"d", 1)
+
+
+@pytest.mark.parametrize("name", ["KeyboardInterrupt", "SystemExit", "cw.errors.MemoryExceeded", ""])
+def test_without_classes_all_names_count_but_those_of_ends_and_of_cw(name):
+    assert Retries(JobOptions(retries=1)).class_names() is None
+    again = Retries.restored(1, 0, None)
+    assert not again.note_failure(cw.RemoteException("x", name), b"a", 1)
+    assert again.note_failure(cw.RemoteException("x", "mylab.TooHot"), b"a", 1)

@@ -19,7 +19,7 @@ from cw.client.retries import Retries
 from cw.client.session import Session
 from cw.client.store_client import Call, Chunk
 from cw.net.objects import closure
-from cw.payloads import byvalue, classes, serialize
+from cw.payloads import byvalue, classes, script, serialize
 from cw.requirements import JobOptions
 from cw.runs.calls import NOTHING_ASKED, Asked, Awaited, CallEntry, CallRecord, ObjectRecord
 from cw.runs.handing_over import Progress
@@ -248,6 +248,8 @@ def _entry(call: Call) -> CallEntry:
             and len(definition.data) <= serialize.LARGEST_APART
         ):
             definitions[identity] = definition.data
+            if cls is not None and script.name_of(cls) is not None:
+                definitions[classes.key_of_name(cls.__qualname__)] = definition.data
     former = call.store_client.former(call.key)
     return CallEntry(call.key, call.name, bytes(call.args), tuple(call.classes), definitions, former)
 

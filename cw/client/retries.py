@@ -59,8 +59,10 @@ class Retries:
             if one not in found:
                 found.add(one)
                 waiting += type.__subclasses__(one)
-        is_own = any(issubclass(one, Error) for one in self._classes)
-        return tuple(sorted(_name_of(one) for one in found if is_own or not issubclass(one, Error)))
+        own = tuple(each for each in self._classes if issubclass(each, Error))
+        return tuple(
+            sorted(_name_of(one) for one in found if not issubclass(one, Error) or issubclass(one, own))
+        )
 
     def note_failure(self, error: BaseException, payload: bytes, connection: int) -> bool:
         """Note the failure of a try. Returns whether the job is tried again.

@@ -11,6 +11,7 @@ definition once per version. Functions that old pickles refer to must stay here,
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import weakref
@@ -121,9 +122,20 @@ def class_of(identity: bytes) -> type:
     return cls
 
 
+def key_of_name(name: str) -> bytes:
+    """Return the key, in `definitions`, of a class that pickles name as one of the script's."""
+    return hashlib.blake2b(b"__main__." + name.encode(), digest_size=16).digest()
+
+
+def class_of_script(name: str) -> type | None:
+    """Return the class that a script has had under this name; None: its definition is not here."""
+    definition = definitions.get(key_of_name(name))
+    return None if definition is None else _made_from(definition)
+
+
 definitions: dict[bytes, bytes] = {}
-"""Definitions that pickles of stores refer to, by digest, or by the class's identity: those of the stores that this
-process has read or written."""
+"""Definitions that pickles of stores refer to, by digest, or by the class's identity or `key_of_name`: those of the
+stores that this process has read or written."""
 
 find: Callable[[bytes], type | None] | None = None
 """Function that finds a class that is not here yet; set in a runner."""

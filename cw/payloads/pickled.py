@@ -15,7 +15,7 @@ from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw.errors import PayloadError
 from cw.events import EventLogger
-from cw.payloads import byvalue, named, related, script, shared
+from cw.payloads import byvalue, classes, named, related, script, shared
 from cw.payloads.layout import (
     MULTI,
     WITH_TEXT,
@@ -54,10 +54,32 @@ def load(payload: Payload) -> Any:
         kind = payload[0]
     except IndexError:
         raise PayloadError("an empty payload") from None
-    if kind != MULTI:
-        return load(_without_note(payload)) if kind == WITH_TEXT else loads(payload)
-    data, buffers = unpack(memoryview(payload).cast("B"))
-    return loads(data, buffers=buffers)
+    if kind == WITH_TEXT:
+        return load(_without_note(payload))
+    buffers: list[memoryview] = []
+    data: Any = payload
+    try:
+        if kind != MULTI:
+            return loads(payload)
+        data, buffers = unpack(memoryview(payload).cast("B"))
+        return loads(data, buffers=buffers)
+    except AttributeError:
+        if not classes.definitions or bytes(data).find(BY_NAME_IN_MAIN) < 0:
+            raise
+    return _OfScript(io.BytesIO(data), buffers=buffers).load()
+
+
+class _OfScript(pickle.Unpickler):
+    """Unpickles in another program what a script's run has left in a store: with the script's classes."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return super().find_class(module, name)
+        except AttributeError:
+            found = classes.class_of_script(name) if module == "__main__" else None
+            if found is None:
+                raise
+            return found
 
 
 def _without_note(payload: Payload) -> Payload:

@@ -36,7 +36,12 @@ def work(n, seconds, directory):
     os.write(descriptor, b")")
     if n == 7:
         raise ValueError("seven")
-    return n * n
+    return Square(n) if n == CALLS - 1 else n * n
+
+
+class Square:
+    def __init__(self, n):
+        self.value = n * n
 
 
 def arm(who, directory):
