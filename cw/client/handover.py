@@ -70,6 +70,7 @@ class Handover:
             highest_sent=jobs.highest_sent,
             last_number=jobs.last_number + len(jobs.held),
             objects=self._session.calls.objects.last_number,
+            most=exchange.most or 0,
             workers=sorted(exchange.roster),
             attempt_counts=[list(counts) for counts in jobs.attempt_counts.values()],
         )

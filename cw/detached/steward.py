@@ -155,6 +155,7 @@ class Steward:
             reconnect_timeout=PATIENT_SECONDS,
             workdir="/",
             forward_logging=False,
+            modules=False,
         )
         session = _Session(settings, self._deliver, lambda number, tag: None, recorder)  # type: ignore[arg-type]
         exchange = session.exchange
@@ -164,6 +165,7 @@ class Steward:
         )
         exchange.opener = _Unopened()
         exchange.acknowledger.waits_for_store = True
+        exchange.most = self._progress.most or None
         exchange.roster.update(self._progress.workers)
         exchange.link.find = lambda: address.find_master(own.master_of(folder) or description.master or None)
         session.take_over = self._take_over

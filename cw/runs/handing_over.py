@@ -53,6 +53,8 @@ class Progress(NamedTuple):
     """Highest number of a job."""
     objects: int = 0
     """Highest number of an object."""
+    most: int = 0
+    """How many jobs may be at the master at a time, by the user's wish; 0: any number."""
     workers: list[str] = []
     """The workers that are at the master."""
     attempt_counts: list[Any] = []
