@@ -1,5 +1,6 @@
 """A run that cannot be handed over stays with its script, which goes on as before; and what is refused at once."""
 
+import os
 import threading
 
 import pytest
@@ -102,6 +103,46 @@ def test_calls_that_are_only_on_disk_run_too_if_the_script_keeps_them(
     results = cw.results(tmp_path / "sweep.cw")
     assert {result.args[1] for result in results if result.function == "mark"} >= set(range(30, 60))
     assert {(tmp_path / str(n)).read_text() for n in range(30, 60)} == {"x"}
+
+
+def test_on_a_full_disk_no_call_is_lost(executor, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(handing_over, "IN_MEMORY", 5)
+    monkeypatch.setattr("cw.runs.calls.WRITTEN_AT_ONCE", 2000)
+    gate = tmp_path / "gate"
+    executor.submit(hold, str(gate)), executor.submit(hold, f"{tmp_path}/./gate")
+
+    class FullDisk:
+        """`os`, with a disk that takes a part of the calls."""
+
+        room = 9000
+
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def write(self, descriptor, data):
+            if not self.room:
+                raise OSError(28, "No space left on device")
+            written = os.write(descriptor, data[: self.room])
+            self.room -= written
+            return written
+
+    monkeypatch.setattr("cw.runs.calls.os", FullDisk())
+    submitted = []
+
+    def submit():
+        for n in range(30, 90):
+            submitted.append(n)
+            executor.submit(mark, str(tmp_path), n)
+            yield n
+
+    with pytest.raises(
+        cw.DetachError, match=r"calls of the run cannot be written to .*: No space left on device"
+    ):
+        hand_over(Handover(executor._session), folder, pytest.fail, submit())
+    assert 10 < len(submitted) < 60
+    gate.touch()
+    executor.shutdown()
+    assert {(tmp_path / str(n)).read_text() for n in submitted} == {"x"}
 
 
 def test_an_error_of_the_input_is_raised_and_the_script_goes_on(executor, folder, tmp_path):

@@ -38,6 +38,7 @@ class Handover:
         self._written = 0  # jobs up to this number are on disk
         self._spilled: set[int] = set()  # numbers of functions and options of calls that are on disk only
         self._is_spilling = False
+        self._was_closed: bool | None = None  # before it was frozen
         self._put: Callable[[ObjectRecord | CallRecord], None] = lambda record: None
 
     def outstanding(self) -> int:
@@ -146,20 +147,21 @@ class Handover:
     def freeze(self) -> None:
         session = self._session
         with session.calls.lock:
-            session.is_closed = True
+            self._was_closed, session.is_closed = session.is_closed, True
         session.delivery.flush()
         end = time.monotonic() + STORED_SECONDS
         while not self._in_thread(self._freeze) and time.monotonic() < end:
-            session.delivery.flush()
+            pass
 
     def _freeze(self) -> bool:
-        session = self._session
+        session, exchange = self._session, self._session.exchange
+        exchange.is_frozen = exchange.link.is_held = True  # from here on, results are the next process's
+        session.delivery.flush()
         session.on_wake()
         if session.delivery.has_some:
             return False  # results of earlier runs
-        exchange = session.exchange
         exchange.acknowledger.send()
-        exchange.is_frozen = exchange.acknowledger.is_frozen = exchange.link.is_held = True
+        exchange.acknowledger.is_frozen = True
         return True
 
     def thaw(self, spilled: Callable[[], Iterator[CallRecord]]) -> None:
@@ -178,8 +180,9 @@ class Handover:
 
     def _thaw(self) -> None:
         exchange = self._session.exchange
+        if self._was_closed is not None:
+            self._session.is_closed = self._was_closed
         if exchange.is_frozen:
-            self._session.is_closed = False
             exchange.is_frozen = exchange.acknowledger.is_frozen = False
             exchange.link.resume("the run was not handed over")
         self._session.on_wake()

@@ -11,6 +11,7 @@ their own, written once, before the calls that need them. Nothing in here opens 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -27,6 +28,9 @@ FILE = "calls"
 WRITTEN_AT_ONCE = 1024 * 1024
 """Bytes that are collected before they are written. Larger: more of the last calls are lost if the script is killed.
 Smaller: more system calls."""
+
+MOST_BODY = 1 << 40
+"""Most bytes of a record's body."""
 
 _HEAD = struct.Struct("<4sIIQ")
 _MAGIC = b"\xc5cwc"
@@ -169,14 +173,19 @@ class CallsWriter:
 
     def flush(self) -> None:
         """Write what was collected."""
-        data = memoryview(b"".join(self._parts))
-        self._parts.clear()
-        self._size = 0
+        data = memoryview(self.unwritten)
         try:
             while data:
                 data = data[os.write(self._fd, data) :]
         except OSError as error:
             raise self._failure(error) from error
+        finally:
+            self._parts, self._size = [bytes(data)], len(data)
+
+    @property
+    def unwritten(self) -> bytes:
+        """What follows in the file, and could not be written yet."""
+        return b"".join(self._parts)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -232,11 +241,7 @@ class CallsReader:
         try:
             with open(self._folder.place(FILE), "rb") as file:
                 file.seek(self._position)
-                while (found := _next_record(file)) is not None:
-                    self._position = file.tell()
-                    record = self._record(*found)
-                    if record is not None:
-                        yield record
+                yield from self._read(file, self._position)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -246,6 +251,20 @@ class CallsReader:
                 f"{self._folder.place(FILE)} is damaged ({error}): run the script again; what was computed is in the "
                 "store"
             ) from error
+
+    def read_unwritten(self, data: bytes) -> Iterator[Record]:
+        """Yield the records of which the last part is this (`CallsWriter.unwritten`), when `read` has read the rest."""
+        with open(self._folder.place(FILE), "rb") as file:
+            file.seek(self._position)
+            yield from self._read(io.BytesIO(file.read() + data), self._position)
+
+    def _read(self, file: Any, start: int) -> Iterator[Record]:
+        begin = file.tell()
+        while (found := _next_record(file)) is not None:
+            self._position = start + file.tell() - begin
+            record = self._record(*found)
+            if record is not None:
+                yield record
 
     def keys(self) -> set[bytes]:
         """Return the keys of the calls that `read` has not passed yet."""
@@ -302,10 +321,11 @@ def _next_record(file: Any) -> tuple[list[Any], bytes] | None:
     magic, checksum, head_size, size = _HEAD.unpack(start)
     if magic != _MAGIC:
         raise ValueError("a record does not begin where it should")
-    left = os.fstat(file.fileno()).st_size - file.tell()
-    if head_size + size > left:
-        return None
+    if size > MOST_BODY:
+        raise ValueError("a record has no such size")
     data = file.read(head_size + size)
+    if len(data) < head_size + size:
+        return None
     if zlib.crc32(data) != checksum:
         raise ValueError("a checksum is wrong")
     head = json.loads(data[:head_size])

@@ -16,10 +16,12 @@ dies; if the script dies before the decision, the steward that comes next makes 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from cw import processes
@@ -206,20 +208,28 @@ class _Transfer:
     def revoke(self) -> bool:
         """Keep the run. False: the steward has it."""
         folder = self._folder
-        if self._is_offered and not _decide(folder, self._number, _BY_SCRIPT):
+        if self._is_offered and not self._is_kept():
             return False
-        folder.remove(_PROGRESS)
         writer, self.writer = self.writer, None
-        if self._is_offered or self._is_frozen:
-            folder.write_state(
-                RunState(SCRIPT, os.uname().nodename, os.getpid(), processes.identity(os.getpid()))
-            )
-        if writer is not None:
-            writer.flush()
-        self._owner.thaw(lambda: read_calls(folder))
+        with contextlib.suppress(DetachError):  # a full disk: the script goes on all the same
+            folder.remove(_PROGRESS)
+            if writer is not None:
+                writer.flush()
+            if self._is_offered or self._is_frozen:
+                process = processes.identity(os.getpid())
+                folder.write_state(RunState(SCRIPT, os.uname().nodename, os.getpid(), process))
+        unwritten = b"" if writer is None else writer.unwritten
+        self._owner.thaw(lambda: _read_calls(folder, unwritten))
         if writer is not None:
             writer.close()
         return True
+
+    def _is_kept(self) -> bool:
+        """Decide that the script keeps the run. False: the steward was first."""
+        try:
+            return _decide(self._folder, self._number, _BY_SCRIPT)
+        except DetachError:  # it cannot be written; then the steward cannot do that either
+            return decision(self._folder, self._number) != _BY_STEWARD
 
 
 def accept(folder: RunFolder, number: int) -> bool:
@@ -253,9 +263,10 @@ def decision(folder: RunFolder, number: int) -> bytes | None:
     return folder.read(f"{_DECISION}{number}")
 
 
-def read_calls(folder: RunFolder) -> Iterator[CallRecord]:
-    """Yield the calls of a run."""
-    for record in CallsReader(folder).read():
+def _read_calls(folder: RunFolder, unwritten: bytes) -> Iterator[CallRecord]:
+    """Yield the calls of a run, also those that could not be written."""
+    reader = CallsReader(folder)
+    for record in chain(reader.read(), reader.read_unwritten(unwritten)):
         if type(record) is CallRecord:
             yield record
 
