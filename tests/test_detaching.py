@@ -414,6 +414,18 @@ def test_maps_are_handed_over_when_nobody_has_them_any_more_with_all_of_their_in
     assert sorted(values) == [n * n for n in range(40)]
 
 
+def test_the_same_script_again_leaves_what_is_under_way_to_its_run(run):
+    run.hand_over()
+    with run.start(WITH) as script:
+        assert script.wait() == 1
+        script.wait_for(
+            "sweep-2: what is outstanding goes on without this program in an earlier run of its store; come"
+        )
+    assert len(run.began()) == 2 and run.phase() == STEWARD
+    assert RunFolder(run.directory / "sweep.cw" / "runs" / "sweep-2").state().phase == ENDED
+    run.goes_on()
+
+
 def test_what_cannot_detach_says_so_at_once(tmp_path, cluster):
     with pytest.raises(ValueError, match=r"detach=True needs a store.*give store='sweep\.cw'"):
         cw.map(abs, [1], detach=True)

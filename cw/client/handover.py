@@ -48,6 +48,10 @@ class Handover:
         jobs = self._session.jobs
         return not all(map(_is_left_out, [*jobs.all(), *jobs.held.all()]))
 
+    def under_way(self) -> int:
+        jobs = self._session.jobs
+        return sum(bool(job.call and job.call.is_under_way) for job in [*jobs.all(), *jobs.held.all()])
+
     def why_not(self) -> str:
         session = self._session
         if not session.is_alive():

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from cw import advice, guard, processes
-from cw.errors import Detached, DetachError, StartRefused
+from cw.errors import Detached, DetachError, Error, StartRefused
 from cw.net import address
 from cw.observer.reporter import program_name
 from cw.runs import handing_over, interrupts, keeping, names, onlooker, own, starting
@@ -30,6 +30,9 @@ from cw.runs.folder import CANCELLED, ENDED, SCRIPT, Description, RunFolder, Run
 
 BEAT_SECONDS = 3.0
 """Time between two writes of the state (seconds). Longer: whoever looks sees older counts. Shorter: more writes."""
+
+STORED_SECONDS, LOOK_SECONDS = 60.0, 0.02
+"""Longest time for stored results to be delivered, and the time between looks (seconds)."""
 
 LIVE_SECONDS = 6.0
 """Time for which a run of the same name on another machine is watched, to see if it lives (seconds)."""
@@ -180,15 +183,19 @@ class Detachment:
             is_handed = handing_over.hand_over(
                 self._owner, self.folder, starting.start_steward, rest, farewell=farewell
             )
-        except DetachError as error:
+            is_elsewhere = not is_handed and self._are_all_under_way()
+        except (Error, OSError) as error:
             self._stay(error)
             return
         except KeyboardInterrupt:
             self._cancel()
             raise
-        if not is_handed:
+        if not is_handed and not is_elsewhere:
             self._begin()
             return
+        if is_elsewhere:
+            self._write_state(ENDED)
+            self._owner.leave(farewell)
         self._is_over = True
         self._be_over()
         interrupts.end_quietly(Detached, KeyboardInterrupt)
@@ -196,11 +203,19 @@ class Detachment:
             self.folder.request("cancel")
             interrupts.write(f"{self.name}: its steward cancels what is outstanding")
             raise KeyboardInterrupt
+        where = " in an earlier run of its store" if is_elsewhere else ""
         interrupts.write(
-            f"{self.name}: what is outstanding goes on without this program; {self._ways_back()}"
+            f"{self.name}: what is outstanding goes on without this program{where}; {self._ways_back()}"
         )
 
-    def _stay(self, error: DetachError) -> None:
+    def _are_all_under_way(self) -> bool:
+        """True if other runs have all calls that are outstanding, once those are delivered whose results are stored."""
+        end = time.monotonic() + STORED_SECONDS
+        while (left := self._client.outstanding()) > self._owner.under_way() and time.monotonic() < end:
+            time.sleep(LOOK_SECONDS)
+        return 0 < left <= self._owner.under_way()
+
+    def _stay(self, error: Exception) -> None:
         """Go on as if the client did not detach: what is outstanding could not be handed over."""
         self._has_failed = True
         interrupts.unregister(self)

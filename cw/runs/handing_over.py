@@ -72,6 +72,9 @@ class Owner(Protocol):
     def has_calls(self) -> bool:
         """True if a call is outstanding that is neither stored nor under way in another run."""
 
+    def under_way(self) -> int:
+        """Return the number of outstanding calls that are under way in another run."""
+
     def why_not(self) -> str:
         """Say why the session cannot be handed over; '' if it can."""
 
