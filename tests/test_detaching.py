@@ -210,7 +210,7 @@ def kill_of_the_script(run, column):
         script.process.kill()
         script.wait()
     run.touch("go")
-    time.sleep(1)
+    time.sleep(0.3)
     assert len(run.began()) == 2  # what ran may end, but nobody receives it
     run.touch("leave")
     with run.start(WITHOUT) as script:  # again
@@ -331,6 +331,7 @@ SLOW = (
     "the master is killed",
     "a node of a worker is lost",
     "the login node is rebooted",
+    "the block, the loop or the program ends",
     "Ctrl-C once",
     "`kill -9` of the script",
 )
@@ -414,6 +415,7 @@ def test_maps_are_handed_over_when_nobody_has_them_any_more_with_all_of_their_in
     assert sorted(values) == [n * n for n in range(40)]
 
 
+@pytest.mark.slow
 def test_the_same_script_again_leaves_what_is_under_way_to_its_run(run):
     run.hand_over()
     with run.start(WITH) as script:
@@ -424,6 +426,54 @@ def test_the_same_script_again_leaves_what_is_under_way_to_its_run(run):
     assert len(run.began()) == 2 and run.phase() == STEWARD
     assert RunFolder(run.directory / "sweep.cw" / "runs" / "sweep-2").state().phase == ENDED
     run.goes_on()
+
+
+@pytest.mark.slow
+def test_ctrl_d_at_the_prompt_hands_over(run):
+    run.touch("go")
+    with Terminal("-i", "-c", "import cw, time", cwd=run.directory, CW_MASTER=run.master) as prompt:
+        prompt.wait_for(">>> ")
+        prompt.type('executor = cw.ClusterExecutor(store="sweep.cw", detach=True)\n')
+        prompt.type(
+            'futures = [executor.submit(time.sleep, 0.3 + n / 1e3) for n in range(12)]; "rea" + "dy"\n'
+        )
+        prompt.wait_for("'ready'")
+        prompt.wait_for(">>> ", count=3)
+        while prompt.process.poll() is None and "sweep" not in prompt.text.rpartition("ready")[2]:
+            prompt.type("\x04")  # (it is lost if the prompt is only being printed)
+            time.sleep(0.3)
+        prompt.wait()
+        assert "sweep: what is outstanding goes on without this program" in prompt.text
+    wait_until(lambda: run.phase() == ENDED, LIMIT)
+    assert len(cw.results(run.directory / "sweep.cw")) == 12
+
+
+@pytest.mark.slow
+def test_a_forked_child_hands_nothing_over(run):
+    """Nor do signals mean anything else to it."""
+    out, err = run_script(
+        run.directory,
+        """
+        import os, signal, time
+        import cw
+
+        if __name__ == "__main__":
+            with cw.ClusterExecutor(store="s.cw", detach=True) as executor:
+                future = executor.submit(time.sleep, 0.5)
+                for number in (signal.SIGTERM, signal.SIGHUP, None):
+                    child = os.fork()
+                    if not child:
+                        if number is None:
+                            raise SystemExit(3)
+                        os.kill(os.getpid(), number)
+                        time.sleep(10)
+                    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+                future.result()
+        """,
+        CW_MASTER=run.master,
+    )
+    assert out.split() == [str(-signal.SIGTERM), str(-signal.SIGHUP), "3"] and err == ""
+    assert RunFolder(run.directory / "s.cw" / "runs" / "s").state().phase == ENDED
 
 
 def test_what_cannot_detach_says_so_at_once(tmp_path, cluster):
@@ -442,6 +492,7 @@ def test_what_cannot_detach_says_so_at_once(tmp_path, cluster):
             future.result()
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_handed_over_is_waited_for_and_a_line_says_why(tmp_path, cluster):
     out, err = run_script(
         tmp_path,
@@ -483,6 +534,7 @@ def test_a_run_that_cannot_be_handed_over_is_waited_for_and_a_line_says_why(tmp_
     assert RunFolder(tmp_path / "s.cw" / "runs" / "s").state().phase == ENDED
 
 
+@pytest.mark.slow
 def test_asyncio_and_an_own_cluster_are_no_exception(tmp_path):
     """The cluster outlives the program, and ends with the run."""
     out, err = run_script(

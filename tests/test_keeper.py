@@ -50,6 +50,7 @@ def test_a_programs_own_cluster_goes_on_with_its_run_is_kept_up_and_ends_with_it
     wait_until(lambda: not keeping.has_keeper(keeping.folder_of_run(folder)), LIMIT)
 
 
+@pytest.mark.slow
 def test_a_cluster_of_an_ended_program_can_be_made_again(home):
     """As after a reboot: there is no process left of it."""
     folder = RunFolder(home / "sweep.cw" / "runs" / "sweep")

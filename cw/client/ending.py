@@ -64,6 +64,9 @@ class Leaver(Protocol):
     def end(self) -> None:
         """Note that the client has ended without leaving anything over."""
 
+    def drop_after_fork(self) -> None:
+        """Hand nothing over in a forked child."""
+
 
 class JobSource(Protocol):
     """Submits jobs to a session from a thread of its own."""
@@ -171,7 +174,10 @@ class _DieOfInterrupt:
 def _after_fork_in_child() -> None:
     for session in list(_live):
         session.drop_after_fork()
+    for leaver in list(_leavers.values()):
+        leaver.drop_after_fork()
     _live.clear()
+    _leavers.clear()
     _sources.clear()  # a lock of theirs may be held by a thread that is not here
 
 

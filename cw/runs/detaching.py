@@ -146,8 +146,11 @@ class Detachment:
         threading.Thread(target=self._run, args=(self._stop,), name="cw-run", daemon=True).start()
 
     def outstanding(self) -> int:
-        """Return the number of calls that would be handed over, as far as they are submitted."""
-        return 0 if self._is_over else self._client.outstanding()
+        """Return the number of calls that would be handed over, as far as they are submitted; 1 if none is, and there
+        is more to read."""
+        if self._is_over:
+            return 0
+        return self._client.outstanding() or int(any(source.has_rest for source in list(self._sources)))
 
     def add(self, source: Source) -> None:
         """Add an input that is to be read to its end before the calls are handed over. It is not kept alive."""

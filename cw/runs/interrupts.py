@@ -64,7 +64,7 @@ def unregister(leaver: Leaver) -> None:
     if _leavers or threading.current_thread() is not threading.main_thread():
         return
     for number, handler in _before.items():
-        if signal.getsignal(number) in (_on_interrupt, _on_end):
+        if signal.getsignal(number) in (_on_interrupt, _on_end, _ignore):
             signal.signal(number, handler)
     _before.clear()
 
@@ -124,10 +124,15 @@ def _on_end(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
         return
-    signal.signal(number, signal.SIG_IGN)  # a shell sends it, and the terminal once more
+    # A shell sends it, and the terminal once more. (What this program starts would inherit SIG_IGN.)
+    signal.signal(number, _ignore)
     _leave_dead_terminals()
     if not (_is_leaving() or _presses.interrupts_later(False)):
         raise KeyboardInterrupt
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing."""
 
 
 def _leave_dead_terminals() -> None:
