@@ -14,7 +14,9 @@ from programs import LIMIT, ROOT, Master, Program, Worker, descendants_of, is_ru
 from terminal import Terminal
 
 import cw
-from cw.runs import lease, starting
+from cw.launch import launcher
+from cw.net import address
+from cw.runs import detaching, lease, starting
 from cw.runs.folder import CANCELLED, ENDED, STEWARD, RunFolder
 
 WITHOUT, WITH = "without `detach`", "with `detach`"
@@ -476,7 +478,7 @@ def test_a_forked_child_hands_nothing_over(run):
     assert RunFolder(run.directory / "s.cw" / "runs" / "s").state().phase == ENDED
 
 
-def test_what_cannot_detach_says_so_at_once(tmp_path, cluster):
+def test_what_cannot_detach_says_so_at_once(tmp_path, cluster, monkeypatch):
     with pytest.raises(ValueError, match=r"detach=True needs a store.*give store='sweep\.cw'"):
         cw.map(abs, [1], detach=True)
     with pytest.raises(ValueError, match="'a/b' cannot be the name of a run"):
@@ -486,6 +488,14 @@ def test_what_cannot_detach_says_so_at_once(tmp_path, cluster):
     with pytest.raises(TypeError, match="unexpected keyword argument 'detach'"):
         cw.amap(abs, [1], store=tmp_path / "s.cw", detach=True)
     assert not (tmp_path / "s.cw").exists()
+    monkeypatch.setattr(address, "started_here", lambda: "lab1:5494")  # as in a block of cw.ssh.allocate
+    other = launcher.Cluster("lab1:5494", 1, "", lambda: None)
+    other.end_with_program(lambda: None)
+    with pytest.raises(cw.DetachError, match="this one ends with its block: use one that stays"):
+        detaching.named(detaching.Place("s.cw", "", "lab1:5494"))
+    other.stop()
+    assert detaching.named(detaching.Place("s.cw", "node7:1", "node7:1")) == "node7:1"
+    monkeypatch.undo()
     with cw.ClusterExecutor() as executor:
         future = executor.submit(cw.ClusterExecutor, store=str(tmp_path / "s.cw"), detach=True)
         with pytest.raises(cw.StartRefused, match="detach=True is refused in a job"):

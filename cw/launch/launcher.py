@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -314,6 +315,15 @@ def make_logs(base: str) -> str:
 # --- what a launcher returns ----------------------------------------------------------------
 
 
+_of_program: weakref.WeakSet[Cluster] = weakref.WeakSet()
+"""Clusters that end with this program, or before. Changed in the users' threads."""
+
+
+def ends_with_program(master: str) -> bool:
+    """True if the cluster with its master at this address ends with a block of this program, or with the program."""
+    return any(cluster.master == master for cluster in list(_of_program))
+
+
 class Cluster:
     """A running cluster. As a context manager, it stops when the block ends; `close` ends it, too."""
 
@@ -359,6 +369,7 @@ class Cluster:
 
         self._stop = stop
         atexit.register(self.stop)
+        _of_program.add(self)
 
     def _repr_html_(self) -> str | None:
         from cw.launch import shown  # what notebooks show is loaded there

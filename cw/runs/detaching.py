@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cw import advice, guard, processes
 from cw.errors import Detached, DetachError, Error, StartRefused
+from cw.launch import launcher
 from cw.net import address
 from cw.observer.reporter import program_name
 from cw.runs import handing_over, interrupts, keeping, names, onlooker, own, starting
@@ -124,14 +125,14 @@ class Detachment:
         self._beat = 0
         self._stop = threading.Event()
         self._lock = threading.RLock()  # one `leave` or `end` at a time; reentrant for a signal's handler
+        own_cluster = own.describe(place.master)
+        master = own_cluster.get("master") or named(place)
         chosen = None if name is True else str(name)
         self.name, path = names.claim(chosen, place.store, _is_live)
         self.folder = RunFolder(path)
-        own_cluster = own.describe(place.master)
         self.folder.create(
             Description(
-                self.name, os.path.realpath(place.store), master=own_cluster.get("master") or _named(place),
-                cluster=address.sought_cluster(),
+                self.name, os.path.realpath(place.store), master=master, cluster=address.sought_cluster(),
                 created=time.time(), host=os.uname().nodename, argv=list(sys.argv), program=program_name(),
                 durability=place.durability, python=list(sys.version_info[:2]), executable=sys.executable or "",
                 own_cluster=own_cluster,
@@ -314,17 +315,18 @@ class _Rest(Iterator[Any]):
         return next(self._calls)
 
 
-def _named(place: Place) -> str:
+def named(place: Place) -> str:
     """Return the address of the master if it is one that a user, or this program, has named; '': it is found by its
     cluster's name. Raises DetachError if that cluster ends with a block of this program."""
     if place.host or os.environ.get("CW_MASTER"):
         return place.host or os.environ["CW_MASTER"]
-    if address.sought_cluster() != address.cluster_name():
+    started = address.started_here()
+    if address.sought_cluster() != address.cluster_name() or launcher.ends_with_program(started):
         raise DetachError(
-            "detach= needs a cluster that outlives this program, and this one ends with its block: start it by "
-            f"`{advice.command('slurm', 'start', '-n', '8')}`, or by cw.start() in place of cw.allocate()"
+            "detach= needs a cluster that outlives this program, and this one ends with its block: use one that stays "
+            f"(`{advice.command('slurm', 'start', '-n', '8')}`, cw.start(), or what the page about your cluster says)"
         )
-    return address.started_here()
+    return started
 
 
 def _is_live(path: str) -> bool:
