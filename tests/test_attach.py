@@ -26,6 +26,7 @@ from cw.store.reader import Store
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("CW_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("cw.detached.attach.POLL_SECONDS", 0.05)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def test_lines_come_with_their_streams_and_labels(folder):
         Printed(m.STDOUT, "[f #1 n] ", b"one\ntwo\nthree\n"),
         Printed(m.STDERR, "[f #1 n] ", b"tab\there, no end, \xff\n"),
         Printed(m.RECORDS, "", b"\n"),
-        Printed(m.STDOUT, "[g #2 n] ", b"[7 lines (70 bytes) left out]\n"),
+        Printed(m.STDOUT, "[g #2 n] ", "[… 7 lines (70 bytes) left out]\n".encode()),
     ]
     assert os.stat(folder.output).st_mode & 0o777 == 0o600
     writer.close()

@@ -14,6 +14,11 @@ from cw.runs.under_way import UnderWay
 from cw.store.reader import Store
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("cw.runs.under_way.POLL_SECONDS", 0.05)
+
+
 @pytest.fixture
 def path(tmp_path):
     Store(tmp_path / "s.cw", is_writing=True)

@@ -209,12 +209,12 @@ def _owner(folder: RunFolder, state: RunState) -> str:
 
 
 def _ways_back(folder: RunFolder, description: Description, state: RunState) -> Iterable[str]:
-    store = shlex.quote(description.store)
     if not state.is_over:
         yield (f"come back: the same script again; in a program, cw.attach({description.name!r}); "
                f"`{names.command('wait', description.name)}`")  # fmt: skip
         return
-    yield f"its results: `{advice.command('results', description.store)}`; in a program, cw.results({store})"
+    store = description.store
+    yield f"its results: `{advice.command('results', store)}`; in a program, cw.results({store!r})"
     yield f"`{names.command('forget', description.name)}` removes what is noted of it, and keeps the results"
 
 

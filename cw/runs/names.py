@@ -75,7 +75,8 @@ def claim(
         for each in places:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(each)
-        os.makedirs(folder, 0o700)
+        os.makedirs(place, 0o700, exist_ok=True)
+        os.mkdir(folder, 0o700)
         note = json.dumps({"folder": folder})
         userdir.write_private(_file(candidate), note.encode() + b"\n")
     return candidate, folder

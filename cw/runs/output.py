@@ -17,6 +17,7 @@ from typing import IO, NamedTuple
 from cw.events import EventLogger
 from cw.net import messages as m
 from cw.output.printer import Piece
+from cw.program import count
 from cw.runs.folder import RunFolder
 
 logger = EventLogger("cw.runs")
@@ -48,13 +49,14 @@ class OutputWriter:
         """Append the lines of one job."""
         data = piece.data
         if piece.left_out:
-            data = b"[%d lines (%d bytes) left out]\n" % piece.left_out
+            lines, size = piece.left_out
+            data = f"[… {count(lines, 'line')} ({count(size, 'byte')}) left out]\n".encode()
         label = piece.label.replace("\t", " ").replace("\n", " ").encode()
         start = b"%d\t%s\t" % (piece.stream, label)
-        lines = data.removesuffix(b"\n").replace(b"\n", b"\n" + start)
+        text = data.removesuffix(b"\n").replace(b"\n", b"\n" + start)
         try:
             file = self._open()
-            file.write(start + lines + b"\n")
+            file.write(start + text + b"\n")
             if file.tell() > FILE_BYTES:
                 self.close()
                 os.replace(self._path, self._path + ".1")
