@@ -238,3 +238,4 @@ def test_calls_of_a_run_that_is_cancelled_run_here(path, begin, results, caplog)
             assert second.result(LIMIT) == 81 and first.result(LIMIT) == 9
         assert list(mapped) == [0, 1, 4, 9]
     assert events(caplog).count("client.run_ended_without") == 6
+    assert "under way in the run sweep" in caplog.text and "runs.followed" in events(caplog)

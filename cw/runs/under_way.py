@@ -56,6 +56,21 @@ class OpenRun:
         self.formers: dict[bytes, float] = {}
         """Time of the result that the store had before, by key."""
         self._reader = CallsReader(folder)
+        self._is_told = False
+
+    def tell(self) -> None:
+        """Tell the user, once, that the program waits for this run."""
+        if self._is_told:
+            return
+        self._is_told = True
+        folder = self.onlooker.folder
+        named = folder.name if names.folders().get(folder.name) == folder.path else folder.path
+        logger.warning(
+            "runs.followed",
+            "calls are under way in the run %s, which goes on without this program: it waits for their results. `%s` "
+            "says how far they are, and after `%s` this program computes them itself",
+            folder.name, names.command("status", named), names.command("cancel", named),
+        )  # fmt: skip
 
     def read(self, store: Store) -> None:
         """Read the calls that have come since. Raises DetachError if the list is damaged."""
@@ -115,6 +130,9 @@ class UnderWay:
         with self._lock:
             self._followed.setdefault(key, []).append(done)
             self._follows += 1
+            for run in self._runs.values():
+                if key in run.formers:
+                    run.tell()
             if self._thread is None and not self._is_closed:
                 self._thread = threading.Thread(target=self._main, name="cw-under-way", daemon=True)
                 self._thread.start()
