@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 from conftest import wait_until
@@ -165,6 +166,17 @@ def test_how_a_script_was_killed_is_told(here):
     done = run(write(here / "killed.py", "import os; print('x', flush=True); os.kill(os.getpid(), 9)"))
     assert (done.returncode, done.stdout) == (137, "x\n")
     assert done.stderr.endswith("with exit status 137: killed by SIGKILL\n")
+
+
+def test_the_end_of_an_allocation_is_told_from_another_sigterm(here, monkeypatch):
+    script = write(here / "waits.py", WAITS)
+    for until, how in (("", "its host was told to end (SIGTERM), as when the machine is shut down"),
+                       (str(int(time.time()) + 30), "killed by the time limit of its job")):  # fmt: skip
+        monkeypatch.setenv("CW_UNTIL", until)
+        folder = begin("waits", "--name", "waits", script)
+        os.kill(host_of("waits"), signal.SIGTERM)
+        found = status.wait(folder.path, LIMIT)
+        assert (found.phase, found.exit_status, found.how) == ("ended", 143, how)
 
 
 def test_ctrl_c_interrupts_the_script_and_once_more_ends_it(here):

@@ -2,10 +2,11 @@
 
     script.json     Script: what runs                               written once, by `cw run`
     place.json      Place: where                                    by `cw run`, or by the host where only it knows
-    state.json      Outcome: its phase, its exit status             by the host; by who finds it lost
+    outcome.json    Outcome: its phase, its exit status             by the host; by who finds it lost
     alive           touched by the host while it lives
     cancel, interrupt    requests to the host
     output          what the script prints; output.1: what was before, when that is much
+    run.json, ...   what a steward has there (cw.runs.folder)       where it runs in a slot, detached
     slot.cw/        store of the client whose job the script is     where it runs in a slot
     host.log        what the host itself has to say; nothing, mostly
 
@@ -53,11 +54,11 @@ class ScriptFolder:
 
     def outcome(self) -> Outcome:
         """Return its state as the host has noted it."""
-        return self._read("state.json", Outcome, Outcome())
+        return self._read("outcome.json", Outcome, Outcome())
 
     def write(self, value: Script | Place | Outcome) -> None:
         """Write one of these."""
-        name = {Script: "script.json", Place: "place.json", Outcome: "state.json"}[type(value)]
+        name = {Script: "script.json", Place: "place.json", Outcome: "outcome.json"}[type(value)]
         userdir.write_private(os.path.join(RUNS, self.name, name), to_json(value))
 
     def request(self, word: str) -> None:
@@ -96,8 +97,8 @@ class ScriptFolder:
         return self.file("slot.cw")
 
     def run(self) -> RunFolder:
-        """Return the folder of the run that a steward holds for a script in a slot."""
-        return RunFolder(os.path.join(self.store, "runs", self.name))
+        """Return the folder of the run that a steward holds for a script in a slot: this one, where keepers find it."""
+        return RunFolder(self.path)
 
     def file(self, name: str) -> str:
         """Return the path of a file in the folder."""

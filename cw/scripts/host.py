@@ -3,7 +3,7 @@
     cw run --> host, in a session of its own, or in a job of the batch system
                  '--> the script, in a process group of its own; stdin is empty
                         stdout and stderr, one pipe: in order ---> output
-                        its end, how and with which status ------> state.json
+                        its end, how and with which status ------> outcome.json
     cw runs cancel, Ctrl-C of `cw run` --> SIGUSR1, SIGINT (or a file, from another machine) --> SIGTERM, SIGINT
 
 If the host is killed, the kernel kills the script: no script runs of which nobody knows.

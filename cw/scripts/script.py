@@ -1,7 +1,7 @@
 """What a whole script's run is: which program, with which arguments, in which directory, and what became of it.
 
     words of `cw run` ---> Script ----> script.json ----> host: command(), in `directory`
-                                                            '---> Outcome ---> state.json
+                                                            '---> Outcome ---> outcome.json
 
 Pure: files are read and written in cw.scripts.folder.
 """

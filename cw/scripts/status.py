@@ -1,6 +1,6 @@
 """A whole script's run as its user sees it: state, output, exit status; and its end on request.
 
-folder: script.json, place.json, state.json ---.
+folder: script.json, place.json, outcome.json ---.
 is its host still there? (cw.scripts.places) --|--> look() --> ScriptStatus --> wait(), follow(), cancel()
 """
 
