@@ -226,7 +226,7 @@ def _stay(folder: ScriptFolder) -> int:
     found = status.look(folder.path)
     if found.phase == "waits":
         print(
-            f"{found.sentence()} ({folder.file('output')} will have what it prints)",
+            f"{found.sentence()}; {folder.file('output')} will have what it prints",
             file=sys.stderr,
             flush=True,
         )
