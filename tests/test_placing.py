@@ -1,9 +1,11 @@
 """Files that have come with a session, in a runner: processes that use one copy, and its end."""
 
 import os
+import py_compile
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from programs import ROOT
@@ -97,6 +99,27 @@ def test_what_cannot_be_written_is_the_machines_fault(scratch):
     scratch.parent.write_text("no directory")
     with pytest.raises(EnvironmentMismatch, match="cannot be written on .*Not a directory"):
         placing.place(made("/no", "/no"), PAYLOADS.__getitem__, str(scratch))
+
+
+def test_a_later_copy_takes_over_what_has_not_changed_with_its_compiled_code(scratch):
+    other = Entry("/no/src", "lab/b.py", 0, 10**18, False)
+    names = {
+        1: packs.dump([MODULE, other], [b"X = 1", b"Y = 1"]),
+        2: packs.dump([MODULE, other], [b"X = 1", b"Y = 2"]),
+    }
+    places = []
+    for number in names:
+        placed = placing.place(made("/no", "/no", numbers=[number]), names.__getitem__, str(scratch))
+        places.append(Path(placed.environment.path[0]) / "lab")
+        if number == 1:
+            for name in "__init__.py", "b.py":
+                py_compile.compile(str(places[0] / name))
+    first, second = places
+    assert first != second and (second / "b.py").read_text() == "Y = 2"
+    assert (first / "__init__.py").samefile(second / "__init__.py") and not (first / "b.py").samefile(
+        second / "b.py"
+    )
+    assert [path.name.partition(".")[0] for path in (second / "__pycache__").iterdir()] == ["__init__"]
 
 
 USER = """

@@ -105,6 +105,24 @@ def run_runners(directory, source):
     return run_script(directory, RUNNERS + source)[0].split()
 
 
+def test_files_that_came_for_a_runner_stay_a_while_after_it_has_ended(tmp_path):
+    source = """
+from pathlib import Path
+runner = start(1, "7")
+copy = Path(all._forkservers["7"]._scratch) / "files-abc"
+copy.mkdir(parents=True)
+all.end(runner)
+until(lambda: gone)
+(sweep,) = [callback for _, callback in alarms if callback.__name__ == "_sweep"]
+print(copy.exists())
+sweep()
+until(lambda: not copy.exists())
+all.close()
+print(copy.parent.exists())
+"""
+    assert run_runners(tmp_path, source) == ["True", "False"]
+
+
 def test_a_forkserver_for_a_clients_seed_ends_when_it_is_idle(tmp_path):
     source = """
 first, second = start(1, "7"), start(2, "7")

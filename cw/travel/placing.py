@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.machinery
+import importlib.util
 import os
 import secrets
 from collections.abc import Callable
@@ -26,6 +27,10 @@ from cw.travel import packs
 from cw.travel.packs import HERE, Entry
 
 PREFIX = "files-"
+KEPT_SECONDS = 60.0
+"""Time for which a copy stays that no runner uses (seconds). Longer: room on the disk. Shorter: the same program, run
+again or with an edited file, writes and compiles all of them once more."""
+
 _LOCK, _MAKING = ".lock", ".making"
 """Names of files beside a copy: locked by those who use it, and by the one who makes it."""
 _NAME_OF_HERE = "here"
@@ -144,8 +149,12 @@ def sweep(scratch: str) -> None:
     """Remove the copies that no process uses, in the directory of all runners of a worker."""
     with contextlib.suppress(OSError):
         for name in os.listdir(scratch):
-            if name.startswith(PREFIX) and "." not in name:
+            if _is_copy(name):
                 _remove_unused(os.path.join(scratch, name))
+
+
+def _is_copy(name: str) -> bool:
+    return name.startswith(PREFIX) and "." not in name
 
 
 def _remove_unused(copy: str) -> None:
@@ -201,15 +210,21 @@ def _open_lock(path: str) -> int:
 
 
 def _write(copy: str, files: list[File], roots: dict[str, str]) -> None:
-    """Write the copy whole: a process that dies here leaves none."""
+    """Write the copy whole: a process that dies here leaves none. What an earlier copy has is taken over, with its
+    compiled code."""
+    above = os.path.dirname(copy)
+    formers = [os.path.join(above, name) for name in os.listdir(above) if _is_copy(name)]
     temporary = f"{copy}.{secrets.token_hex(4)}"
     try:
         os.mkdir(temporary, 0o700)
         for name in roots.values():
             os.mkdir(os.path.join(temporary, name), 0o700)
         for entry, data in files:
-            path = os.path.join(temporary, roots[entry.root], entry.path)
+            name = os.path.join(roots[entry.root], entry.path)
+            path = os.path.join(temporary, name)
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            if any(_take_over(os.path.join(former, name), path, entry, data) for former in formers):
+                continue
             with open(path, "wb") as file:
                 file.write(data)
                 os.fchmod(file.fileno(), PROGRAM if entry.is_program else READ_ONLY)
@@ -218,6 +233,28 @@ def _write(copy: str, files: list[File], roots: dict[str, str]) -> None:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def _take_over(former: str, path: str, entry: Entry, data: memoryview) -> bool:
+    """Link a file of an earlier copy, and its compiled code, if it is the same. False: it is not."""
+    try:
+        status = os.stat(former)
+        if (status.st_size, status.st_mtime_ns) != (entry.size, entry.modified):
+            return False
+        if bool(status.st_mode & 0o100) != entry.is_program:
+            return False
+        with open(former, "rb") as file:
+            if file.read() != data:
+                return False
+        os.link(former, path)
+    except OSError:  # it is not there, or has just gone
+        return False
+    if path.endswith(".py"):
+        compiled = importlib.util.cache_from_source(path)
+        with contextlib.suppress(OSError):
+            os.makedirs(os.path.dirname(compiled), 0o700, exist_ok=True)
+            os.link(importlib.util.cache_from_source(former), compiled)
+    return True
 
 
 def _roots(files: list[File]) -> dict[str, str]:

@@ -66,6 +66,7 @@ class ForkserverProcess:
         # A name that nobody can guess and take first. A runner makes the directory, the forkserver removes it.
         self._scratch = os.path.join(tempfile.gettempdir(), f"cw-scratch-{secrets.token_hex(8)}")
         self._order({"do": "scratch", "path": self._scratch}, [])
+        self._will_sweep = False
         loop.watch(self._socket.fileno(), IN, self._on_ready)
 
     def fork(self, key: int, binding: Binding, fds: list[int]) -> None:
@@ -81,11 +82,18 @@ class ForkserverProcess:
         return self._process.pid
 
     def clear_scratch(self, pid: int) -> None:
-        """Remove the scratch directory of a runner that has ended, and files that have come for runners of which it was
-        the last. In a thread, as it may take long."""
+        """Remove the scratch directory of a runner that has ended, if it had one; and later the files that had come for
+        it, unless others use them by then. In a thread, as it may take long."""
         if os.path.isdir(self._scratch):
             path = os.path.join(self._scratch, str(pid))
-            threading.Thread(target=_clear, args=(self._scratch, path), daemon=True).start()
+            threading.Thread(target=shutil.rmtree, args=(path, True), daemon=True).start()
+            if not self._will_sweep:
+                self._will_sweep = True
+                self._loop.call_later(placing.KEPT_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._will_sweep = False
+        threading.Thread(target=placing.sweep, args=(self._scratch,), daemon=True).start()
 
     def close(self, except_for: Container[int] = ()) -> None:
         """End all runners and wait until they are gone. Nothing is reported any more.
@@ -143,8 +151,3 @@ class ForkserverProcess:
         else:
             self._loop.watch(self._socket.fileno(), 0, self._on_ready)
             self._on_report(None)
-
-
-def _clear(scratch: str, path: str) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    placing.sweep(scratch)
