@@ -95,6 +95,18 @@ def test_the_clients_own_directories_are_used_where_they_have_the_same_files(scr
     assert placing.place(asked, lambda number: payload, str(scratch)).environment.directory == SCRATCH
 
 
+def test_a_machine_with_a_directory_of_its_own_keeps_it_unless_there_are_data(scratch, tmp_path, monkeypatch):
+    monkeypatch.setenv("CW_WORKDIR", str(tmp_path))
+    place = placing.place(made("/no", "/no", numbers=[1]), PAYLOADS.__getitem__, str(scratch)).environment
+    assert environment.directory_of(place) == str(tmp_path)
+    place = placing.place(made("/no", "/no"), PAYLOADS.__getitem__, str(scratch)).environment
+    assert environment.directory_of(place) == SCRATCH
+    chosen = replace(made("/no", tmp_path / "mine", numbers=[1]), is_chosen=True)
+    (tmp_path / "mine").mkdir()
+    place = placing.place(chosen, PAYLOADS.__getitem__, str(scratch)).environment
+    assert environment.directory_of(place) == str(tmp_path / "mine")
+
+
 def test_what_cannot_be_written_is_the_machines_fault(scratch):
     scratch.parent.write_text("no directory")
     with pytest.raises(EnvironmentMismatch, match="cannot be written on .*Not a directory"):

@@ -145,6 +145,12 @@ def load_environment(payload: bytes | bytearray | memoryview) -> Environment:
         raise PayloadError(f"the payload is not that of an environment: {error}") from None
 
 
+def directory_of(environment: Environment) -> str:
+    """Return the directory in which jobs run on this machine, or SCRATCH."""
+    own = None if environment.is_chosen else os.environ.get(OF_MACHINE)
+    return own or environment.directory
+
+
 def apply_environment(environment: Environment, scratch: str = "") -> None:
     """Make this process work where the client does, or in `scratch` if the client wants that. Not thread-safe.
 
@@ -169,9 +175,7 @@ def apply_environment(environment: Environment, scratch: str = "") -> None:
     # This is what importlib.invalidate_caches() does, which in Python 3.13 imports `email` and others: 30 ms, and
     # perhaps the user's own `email.py`.
     sys.path_importer_cache.clear()
-    directory = environment.directory
-    if not environment.is_chosen:
-        directory = os.environ.get(OF_MACHINE) or directory
+    directory = directory_of(environment)
     try:
         if directory == SCRATCH:
             directory = scratch

@@ -123,7 +123,7 @@ class Baggage:
         logger.warning(
             "client.files_travel",
             "no worker has this program's directory or modules: %d files of its modules (%s) travel to the workers "
-            "from now on; where %s is missing, jobs run in a private directory. Data files travel with files=[...]",
+            "from now on; where %s is missing, jobs run in another directory. Data files travel with files=[...]",
             len(self._entries),
             format_bytes(size),
             self._here,

@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from cw.errors import EnvironmentMismatch
-from cw.payloads.environment import SCRATCH, Environment
+from cw.payloads.environment import SCRATCH, Environment, directory_of
 from cw.travel import packs
 from cw.travel.packs import HERE, Entry
 
@@ -84,8 +84,9 @@ def _place(environment: Environment, payload_of: Callable[[int], Any], scratch: 
     files = [file for payload in payloads for file in packs.load(payload)]
     compiled = [entry.path for entry, _ in files if _is_compiled(entry)]
     has_data = any(entry.root == HERE for entry, _ in files)
-    is_entered = environment.directory == SCRATCH or os.path.isdir(environment.directory)
-    is_alike = is_entered and not (has_data and environment.directory == SCRATCH)
+    directory = directory_of(environment)
+    is_entered = directory == SCRATCH or os.path.isdir(directory)
+    is_alike = is_entered and (not has_data or directory == travelling.here)
     if is_alike and all(_is_here(file, travelling.here) for file in files):
         return Placed(environment, [], compiled)
     digest = hashlib.blake2b(digest_size=16)
@@ -101,12 +102,9 @@ def _place(environment: Environment, payload_of: Callable[[int], Any], scratch: 
     path_of = {root: os.path.join(copy, name) for root, name in roots.items()}
     path = [entry and path_of.get(os.path.normpath(entry), entry) for entry in environment.path]
     path += [place for root, place in path_of.items() if root != HERE and place not in path]
-    moved = replace(
-        environment,
-        directory=SCRATCH if has_data or not is_entered else environment.directory,
-        path=tuple(path),
-        files=_moved(environment.files, path_of),
-    )
+    moved = replace(environment, path=tuple(path), files=_moved(environment.files, path_of))
+    if has_data or not is_entered:
+        moved = replace(moved, directory=SCRATCH, is_chosen=True)
     links = [
         (entry.path, os.path.join(path_of[HERE], entry.path)) for entry, _ in files if entry.root == HERE
     ]
