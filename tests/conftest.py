@@ -1,5 +1,6 @@
 """Fixtures of all tests: a local cluster, the wait for a condition, and the check for what a test leaves behind."""
 
+import contextlib
 import faulthandler
 import fcntl
 import functools
@@ -50,6 +51,19 @@ LEAVE_SECONDS = 20.0
 
 END_SECONDS = 60
 """Time that the end of its fixtures may take, after a test that took too long (seconds)."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Begin with another share of the modules in each process of `-n`: then a fresh clone's are compiled once, and not
+    in all processes at the same time."""
+    if session.config.args_source != pytest.Config.ArgsSource.TESTPATHS:
+        return
+    worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{name}") for name in ("", "_COUNT"))
+    if worker and count:
+        for path in sorted(Path(__file__).parent.glob("test_*.py"))[int(worker[2:]) :: int(count)]:
+            with contextlib.suppress(Exception, pytest.skip.Exception):  # pytest says it in its place
+                importlib.import_module(path.stem)
 
 
 gc.disable()  # until the tests are collected: what is loaded before stays
