@@ -1375,7 +1375,7 @@ class Machine(RuleBasedStateMachine):
 
 class TestRandomEvents(Machine.TestCase):
     settings = settings(
-        max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
     )
 
 

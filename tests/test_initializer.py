@@ -34,9 +34,7 @@ def nap_pid(argument=None):
     return os.getpid()
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"chunksize": 2}, {"chunksize": 2, "as_completed": True}, {"progress": True}]
-)
+@pytest.mark.parametrize("settings", [{}, {"chunksize": 2, "as_completed": True, "progress": True}])
 def test_it_runs_once_in_each_process_before_its_first_call(tmp_path, settings):
     path = tmp_path / "pids"
     with cw.ClusterExecutor(initializer=append_pid, initargs=(path,)) as executor:

@@ -345,6 +345,9 @@ def test_without_a_slurm_that_answers_that_is_told_in_a_sentence(monkeypatch, tm
 )
 def test_a_wrong_command_line_is_told(line, told):
     assert told in run(*line.split(), status=2)[1]
+
+
+def test_a_wrong_name_is_told():
     assert "'a/b' is no name for a cluster" in run("stop", "--name", "a/b", status=1)[1]
 
 
