@@ -186,21 +186,46 @@ def test_a_call_that_waits_for_one_without_a_store_is_refused(executor, shared_c
         assert isinstance(waits.exception(), TypeError)
 
 
+def test_a_steward_that_comes_too_late_gives_the_session_back(executor, folder, tmp_path, shared_cluster):
+    gate = tmp_path / "gate"
+    held = executor.submit(hold, str(gate))
+    calls = [executor.submit(mark, str(tmp_path), n) for n in range(20)]
+    with pytest.raises(cw.DetachError, match="did not answer"):
+        hand_over(Handover(executor._session), folder, nobody, seconds=0.1)
+    calls[0].result()
+    with cw.ClusterExecutor() as other:
+        assert take_over(executor, other)
+        other._session.exchange.call_soon(other._session.exchange.link.leave_silently)
+        assert calls[19].result() == 361
+        gate.touch()
+        assert held.result() is None
+        other._session.exchange.call_soon(other._session.exchange.stop)
+    assert set(marks(tmp_path, 20).values()) == {"x"}
+
+
+def take_over(executor, other):
+    """Take the session of one executor over by another, as a steward does. True: the other has heard that."""
+    thief, is_lost = other._session.exchange, threading.Event()
+    link = executor._session.exchange.link
+    lose = link._lose
+    link._lose = lambda loss: (is_lost.set(), lose(loss))
+    fail = executor._session.on_failure
+    executor._session.on_failure = lambda error: (is_lost.set(), fail(error))
+
+    def connect():
+        thief.identity = executor._session.exchange.identity
+        thief.hello = lambda hello=thief.hello: hello()._replace(pid=1)
+        thief.link.connect_anew("for a test")
+
+    thief.call_soon(connect)
+    return is_lost.wait(10)
+
+
 def test_a_process_whose_session_is_taken_over_ends_and_says_so(executor, folder, tmp_path, shared_cluster):
     call = executor.submit(hold, str(folder.place("gate")))
     executor.submit(add, 1, 2).result()
     with cw.ClusterExecutor() as other:  # as a steward would, without having been asked
-        thief = other._session.exchange
-        came = threading.Event()
-
-        def take_over():
-            thief.identity = executor._session.exchange.identity
-            thief.hello = lambda hello=thief.hello: hello()._replace(pid=1)
-            thief.link.connect_anew("for a test")
-            came.set()
-
-        thief.call_soon(take_over)
-        came.wait()
+        assert take_over(executor, other)
         with pytest.raises(cw.ConnectionError, match="the session was taken over by the process"):
             call.result()
         with pytest.raises(cw.ConnectionError, match="taken over"):

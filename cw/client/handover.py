@@ -188,6 +188,7 @@ class Handover:
             self._session.is_closed = self._was_closed
         if exchange.is_frozen:
             exchange.is_frozen = exchange.acknowledger.is_frozen = False
+            exchange.link.gets_back = True
             exchange.link.resume("the run was not handed over")
         self._session.on_wake()
 

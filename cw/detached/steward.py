@@ -106,6 +106,7 @@ class Steward:
         self._beat_at = self._written_at = 0.0
         self._phase, self._text = STEWARD, ""
         self._is_ours = self._is_leaving = False
+        self._is_decided = False  # before this steward came
         self._backlog: Backlog
         self._session: _Session
 
@@ -118,7 +119,7 @@ class Steward:
         if state.is_over:
             return 0
         self._calls = state.calls
-        if progress is None or state.phase == SCRIPT:
+        if progress is None or state.phase == SCRIPT or handing_over.is_kept(self._folder, progress.handover):
             raise DetachError(f"the run {self._folder.name} was not handed over: run its script again")
         if not self._lease.acquire():
             logger.info("steward.not_needed", "another steward has the run %s", self._folder.path)
@@ -148,6 +149,7 @@ class Steward:
         if description.cluster:
             os.environ["CW_CLUSTER"] = description.cluster
         is_new = handing_over.decision(folder, self._progress.handover) is None
+        self._is_decided = not is_new
         settings = ClientSettings(
             host=description.master or None,
             local=False,
@@ -193,7 +195,7 @@ class Steward:
         while session.is_alive():
             session.join(TICK_SECONDS)
         failure = session.failure
-        if not self._is_ours:
+        if not self._is_ours and not self._is_decided:
             return 0
         if failure is not None:
             self._text = str(failure)
@@ -228,19 +230,19 @@ class Steward:
                     logger.warning("steward.superseded", "another steward has the run %s", self._folder.path)
                     self._leave_silently()
                     return False
-            if not self._is_ours:
+            if not self._is_ours and not self._is_decided:
                 return True
             if "cancel" in self._folder.requests():
                 self._phase = CANCELLED
                 self._session.exchange.leave()
                 return False
-            if self._backlog.feed():
+            if self._is_ours and self._backlog.feed():
                 self._session.on_wake()
             if now - self._written_at > 1.0:
                 self._write_state()
         except Error as error:
             logger.warning("steward.disk_failed", "the run %s: %s", self._folder.path, error)
-        if self._backlog.is_over:
+        if self._is_ours and self._backlog.is_over:
             self._session.exchange.leave()
             return False
         return True
@@ -249,10 +251,13 @@ class Steward:
         self._written_at = time.monotonic()
         self._beats += 1
         backlog, pid = self._backlog, os.getpid()
+        text = self._text
+        if not text and self._phase == STEWARD and not self._session.exchange.link.is_joined:
+            text = "no master of its cluster answers"
         running, calls = len(self._session.jobs.started), max(self._calls, backlog.calls)
         waiting = max(0, calls - backlog.done - backlog.failed - running)
         state = RunState(
-            self._phase, os.uname().nodename, pid, processes.identity(pid), self._beats, text=self._text
+            self._phase, os.uname().nodename, pid, processes.identity(pid), self._beats, text=text
         )
         self._folder.write_state(
             state._replace(

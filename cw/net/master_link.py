@@ -148,6 +148,8 @@ class MasterLink:
         self.is_held = False
         """True if no other connection is made when this one is lost, until `resume`: another process may be taking the
         session over."""
+        self.gets_back = False
+        """True if a process that takes the session over gives it back: it comes too late."""
         self.beat: Callable[[], m.Heartbeat] = m.Heartbeat
         """Makes a sign of life."""
         self._loop = loop
@@ -328,8 +330,8 @@ class MasterLink:
 
     def on_taken_over(self, message: m.TakenOver) -> None:
         """Another process has the session. If nobody here has expected that, it is over."""
-        if self.is_held:
-            self._lose(Loss(self.where, ""))
+        if self.is_held or self.gets_back:
+            self._lose(Loss(self.where, f"the process {message.by} has the session"))
             return
         self.leave_silently()
         self._owner.on_failure(ConnectionError(f"the session was taken over by the process {message.by}"))

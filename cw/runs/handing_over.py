@@ -240,6 +240,11 @@ def accept(folder: RunFolder, number: int) -> bool:
     return _decide(folder, number, _BY_STEWARD)
 
 
+def is_kept(folder: RunFolder, number: int) -> bool:
+    """True if the script has kept the run after this handing over."""
+    return decision(folder, number) == _BY_SCRIPT
+
+
 def fail(folder: RunFolder, text: str) -> None:
     """Tell a script that waits for its steward why there is none."""
     folder.write(_FAILURE, text.encode())
