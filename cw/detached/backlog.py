@@ -56,7 +56,7 @@ class Backlog:
         self._reader = CallsReader(folder)
         self._records = self._reader.read()
         self._next: CallRecord | None = None
-        self._waiting = Waiting(self._is_over)
+        self._waiting: Waiting[CallRecord] = Waiting(self._is_over)
         self._over: set[bytes] = set()  # keys of calls that have failed in this run
         self._progress = handing_over.Progress()
         self._has_begun = False
