@@ -73,6 +73,23 @@ def test_they_are_written_once_and_stand_for_the_clients_directories(scratch, mo
     assert open("data/a.csv").read() == "1,2" and placing.without_links(["data", "new"]) == ["new"]
 
 
+def test_in_a_workers_own_directory_modules_are_enough_but_data_gets_a_private_one(
+    scratch, tmp_path, monkeypatch
+):
+    """It serves all sessions: a link of one must not be found by another."""
+    monkeypatch.setenv(environment.OF_MACHINE, str(tmp_path))
+    alone = placing.place(made("/no", "/no", numbers=[1]), PAYLOADS.__getitem__, str(scratch)).environment
+    assert environment.directory_of(alone) == str(tmp_path)
+    both = placing.place(made("/no", "/no"), PAYLOADS.__getitem__, str(scratch)).environment
+    assert environment.directory_of(both) == SCRATCH
+    (tmp_path / "here/data").mkdir(parents=True)
+    (tmp_path / "here/data/a.csv").write_text(
+        "1,2"
+    )  # also where the machine has the client's files by chance
+    alike = made(tmp_path / "here", tmp_path / "here", numbers=[2])
+    assert placing.place(alike, PAYLOADS.__getitem__, str(scratch)).environment.directory == SCRATCH
+
+
 def test_a_root_that_is_not_on_the_path_comes_onto_it_and_a_directory_that_is_there_is_kept(
     scratch, tmp_path
 ):

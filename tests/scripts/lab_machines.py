@@ -36,6 +36,7 @@ class User:
         }
         os.environ.pop("CW_CREDENTIAL", None)
         os.chdir(room.here)
+        sys.path.insert(0, str(room.here))
 
     def cw(self, *words, status=0):
         done = subprocess.run(
@@ -133,6 +134,24 @@ def jobs_run_on_all(user):
     say("jobs run on all three")
 
 
+def read_there(number):
+    import mylab
+
+    time.sleep(0.1)
+    with open("params.toml") as file:
+        return mylab.NAME, file.read(), os.uname().nodename
+
+
+def own_modules_and_data_travel(user):
+    for text in ("1", "2"):
+        (user.room.here / "mylab.py").write_text(f"NAME = 'mylab {text}'\n")
+        (user.room.here / "params.toml").write_text(text)
+        with cw.ClusterExecutor(modules=["mylab"], files=["params.toml"]) as executor:
+            found = set(executor.map(read_there, range(24)))
+        assert found == {(f"mylab {text}", text, f"lab{number}") for number in (1, 2, 3)}, found
+    say("own modules and data travel, also edited ones")
+
+
 def one_is_cut_and_comes_back(user, second):
     with cw.ClusterExecutor() as executor:
         futures = [executor.submit(slow, number) for number in range(40)]
@@ -195,6 +214,7 @@ def main(directory):
     one_refuses_the_key_one_has_another_python_one_no_cw(user, third)
     it_is_installed(user, third)
     jobs_run_on_all(user)
+    own_modules_and_data_travel(user)
     one_is_cut_and_comes_back(user, second)
     what_is_missing_is_repaired(user, first, [second, third])
     only_ssh_gets_through(user)
