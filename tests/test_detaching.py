@@ -185,7 +185,7 @@ def ctrl_c_twice(run, column):
         if column == WITHOUT:
             run.is_cancelled()
             return
-        script.wait_for("sweep: what is outstanding goes on without this program")
+        script.wait_for("\nsweep: what is outstanding goes on without this program")
         assert "Traceback" not in script.text
     run.goes_on()
 

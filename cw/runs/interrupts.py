@@ -42,6 +42,7 @@ _leavers: weakref.WeakSet[Any] = weakref.WeakSet()
 _presses = Presses()
 _before: dict[int, Any] = {}  # handlers that ours have replaced
 _terminals: list[int] = []  # descriptors that were terminals
+_is_echoed = False  # the terminal has shown ^C, without an end of the line
 
 
 def register(leaver: Leaver) -> None:
@@ -94,6 +95,8 @@ def end_quietly(*kinds: type[BaseException]) -> None:
 
 def write(text: str) -> None:
     """Write a line to stderr, if that is possible: its terminal may be gone."""
+    global _is_echoed
+    text, _is_echoed = "\n" * _is_echoed + text, False
     with contextlib.suppress(OSError, ValueError, AttributeError):
         try:
             print(text, file=sys.stderr, flush=True)
@@ -110,11 +113,13 @@ def _is_leaving() -> bool:
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
+    global _is_echoed
+    _is_echoed = bool(_terminals)
     for leaver in list(_leavers):
         leaver.is_interrupted = leaver.is_leaving
     text = _presses.on_press(_outstanding(), _is_leaving(), time.monotonic())
     if text:
-        write("\n" + text)
+        write(text)
     elif not _presses.interrupts_later(_is_leaving()):
         raise KeyboardInterrupt
 
