@@ -74,7 +74,11 @@ def load():
 
 def look():
     """A job's view: its directory, and what is in it."""
-    found = {str(path): path.read_text() for path in Path(".").rglob("*.*") if path.is_file() and path.suffix != ".pyc"}
+    found = {
+        str(path): path.read_text()
+        for path in Path(".").rglob("*.*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
     return os.getcwd(), found
 
 
