@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from random import Random
 from typing import Any
 
-from cw.master.actions import Action, Assign
-from cw.master.dispatch import Dispatcher
-from cw.master.jobs import Job
+from cw.master.policy.actions import Action, Assign
+from cw.master.policy.dispatch import Dispatcher
+from cw.master.policy.jobs import Job
 from cw.net import messages as m
 from cw.net.objects import Object
 from cw.requirements import JobOptions, WorkerCapacity

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cw.client import SlurmExecutor as SlurmExecutor
     from cw.client import randid as randid
     from cw.client.amap import amap as amap
-    from cw.client.future import Future as Future
+    from cw.client.futures.future import Future as Future
     from cw.client.map import map as map
     from cw.client.map import starmap as starmap
     from cw.client.share import share as share
@@ -112,7 +112,7 @@ _MODULE_BY_NAME = {
     "current_job": "payloads.current",
     "CurrentJob": "payloads.current",
     "Usage": "payloads.job_usage",
-    "Future": "client.future",
+    "Future": "client.futures.future",
     "AddressError": "net.address",
     "CredentialError": "credential",
     "CredentialMissing": "credential",

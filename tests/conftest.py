@@ -44,7 +44,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A shell's background job is started with Ctrl-C ignored, and so would be all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_SCRIPTS = templates.Template("cw.client.functions", "cw.payloads.chunks", "cw.payloads.environment")
+_SCRIPTS = templates.Template(
+    "cw.client.functions.functions", "cw.payloads.chunks", "cw.payloads.environment"
+)
 
 LEAVE_SECONDS = 20.0
 """Time that a test's processes may take to disappear after it (seconds)."""

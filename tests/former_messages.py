@@ -15,10 +15,10 @@ import math
 from typing import NamedTuple
 from unittest import mock
 
-from cw.client.object_sender import ObjectSender
+from cw.client.session.object_sender import ObjectSender
 from cw.master import client_peer
-from cw.master.stalls import can_run, queues_in_use
-from cw.master.why import Survey
+from cw.master.policy.stalls import can_run, queues_in_use
+from cw.master.policy.why import Survey
 from cw.net import messages as m
 from cw.net.objects import ObjectCache
 from cw.payloads import log_settings

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy
 
 import cw
-from cw.client import records
+from cw.client.functions import records
 
 records.LOOK_SECONDS = 60  # a change in place is seen at each submit, however busy the machine is
 

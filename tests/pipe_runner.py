@@ -20,8 +20,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 class PipeRunner:
     def __init__(self, environment=None):
-        from cw.client.functions import FunctionTable
-        from cw.client.objects import ObjectTable
+        from cw.client.functions.functions import FunctionTable
+        from cw.client.session.objects import ObjectTable
 
         self.objects = ObjectTable(lambda: b"")
         self.functions = FunctionTable(self.objects)

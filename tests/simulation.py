@@ -24,13 +24,13 @@ from types import SimpleNamespace
 from unittest import mock
 
 import cw.client.options
-import cw.client.session
+import cw.client.session.session
 import cw.master.client_peer
 import cw.master.master
 import cw.master.worker_peer
 import cw.net.master_link
-import cw.worker.execution
 import cw.worker.leaving
+import cw.worker.runners.execution
 import cw.worker.worker
 from cw.errors import ProtocolError
 from cw.net import messages as m
@@ -39,8 +39,8 @@ from cw.net.batches import split, without
 from cw.net.objects import ObjectCache, named_by
 from cw.payloads import serialize
 from cw.requirements import WorkerCapacity, to_options
-from cw.worker.jobs import WorkerJob
 from cw.worker.offer import Offer
+from cw.worker.policy.jobs import WorkerJob
 
 ADDRESS = "master", 5494
 MONOTONIC = 1000.0
@@ -284,7 +284,7 @@ class SimConnection:
 
 
 class SimRunners:
-    """`cw.worker.runners.Runners`: processes that take tokens, run jobs for their time, and die."""
+    """`cw.worker.runners.runners.Runners`: processes that take tokens, run jobs for their time, and die."""
 
     def __init__(self, loop, threads, descriptors, end_seconds):
         self.loop, self.sim = loop, loop.sim
@@ -464,9 +464,9 @@ class Client:
     def __init__(self, sim, name):
         self.sim = sim
         self.process = Process(sim, name)
-        with mock.patch.object(cw.client.session, "Loop", lambda: SimLoop(self.process)):
+        with mock.patch.object(cw.client.session.session, "Loop", lambda: SimLoop(self.process)):
             settings = cw.client.options.ClientSettings("here", 1)
-            self.session = session = cw.client.session.Session(
+            self.session = session = cw.client.session.session.Session(
                 settings, self._deliver, lambda number, tag: None
             )
         session._thread = SimpleNamespace(ident=1)
@@ -669,10 +669,10 @@ class Simulation:
                 cw.master.master,
                 cw.master.client_peer,
                 cw.master.worker_peer,
-                cw.master.watching,
+                cw.master.observers.watching,
                 cw.net.master_link,
                 cw.worker.worker,
-                cw.worker.execution,
+                cw.worker.runners.execution,
                 cw.worker.leaving,
             ):
                 put(module, "time", clock)
@@ -682,7 +682,7 @@ class Simulation:
             put(cw.net.master_link, "random", self.random)
             put(secrets, "token_hex", lambda count: self._idents.randbytes(count).hex())
             put(cw.worker.worker, "Runners", SimRunners)
-            put(cw.worker.forkserver, "set_subreaper", lambda: None)
+            put(cw.worker.runners.forkserver, "set_subreaper", lambda: None)
             level = logging.getLogger("cw").level
             logging.getLogger("cw").setLevel(logging.CRITICAL)
             try:

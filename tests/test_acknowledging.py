@@ -1,8 +1,8 @@
 """Results are acknowledged in parts; those that are recorded, if that is asked for, only when they are stored."""
 
-from cw.client.acknowledging import ACKNOWLEDGED_SECONDS, Acknowledger
-from cw.client.jobs import Jobs
-from cw.client.receipts import ACKNOWLEDGED_JOBS
+from cw.client.session.acknowledging import ACKNOWLEDGED_SECONDS, Acknowledger
+from cw.client.session.jobs import Jobs
+from cw.client.session.receipts import ACKNOWLEDGED_JOBS
 
 
 class Bench:

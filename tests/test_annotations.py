@@ -145,7 +145,7 @@ def test_keys_are_made_of_what_annotations_say_not_of_what_it_stands_for(run_scr
     run_script(
         HINTS
         + """
-    from cw.client.functions import FunctionTable
+    from cw.client.functions.functions import FunctionTable
     def key(thing):
         found = FunctionTable().key_of(thing)
         assert found.refusal is None, found.refusal

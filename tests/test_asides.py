@@ -2,8 +2,16 @@
 
 from test_dispatch import PY, assigned, delivered, dispatcher, jobs, known, result
 
-from cw.master import asides
-from cw.master.actions import Assign, Deliver, GiveUp, ReportAside, SendToWorker, SetAside, WatchSetbacks
+from cw.master.policy import asides
+from cw.master.policy.actions import (
+    Assign,
+    Deliver,
+    GiveUp,
+    ReportAside,
+    SendToWorker,
+    SetAside,
+    WatchSetbacks,
+)
 from cw.net import messages as m
 from cw.net.messages import NOT_ENTERED
 from cw.net.objects import Object

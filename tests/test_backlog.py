@@ -4,7 +4,7 @@ import pytest
 
 import cw
 from cw.client.options import ClientSettings
-from cw.client.session import Session
+from cw.client.session.session import Session
 from cw.detached import backlog
 from cw.detached.backlog import Backlog
 from cw.detached.recorder import Recorder

@@ -7,8 +7,8 @@ import sys
 import pytest
 from conftest import events
 
-from cw.client.functions import FunctionTable
-from cw.client.objects import ObjectTable
+from cw.client.functions.functions import FunctionTable
+from cw.client.session.objects import ObjectTable
 from cw.errors import EnvironmentMismatch
 from cw.payloads import objects
 from cw.payloads.environment import dump_environment, load_environment

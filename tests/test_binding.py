@@ -10,7 +10,7 @@ from programs import LIMIT, Master, Worker
 
 import cw
 from cw.cpus import usable_cpus
-from cw.worker.binding import CUDA, HIDDEN, ROCR, THREADS, Binder
+from cw.worker.runners.binding import CUDA, HIDDEN, ROCR, THREADS, Binder
 
 # --- variables ----------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from pickles import dump_call
 from programs import ROOT
 
 from cw import UnstableKey
-from cw.client.functions import FunctionTable
+from cw.client.functions.functions import FunctionTable
 from cw.payloads import byvalue
 from cw.store import callkey
 

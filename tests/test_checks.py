@@ -10,7 +10,7 @@ from conftest import events
 from cw.errors import ProtocolError
 from cw.master import checks
 from cw.master.checks import ClientRules, ObserverRules, WorkerRules
-from cw.master.jobs import Job
+from cw.master.policy.jobs import Job
 from cw.net import messages as m
 from cw.net import schema
 from cw.net.objects import SessionObjects

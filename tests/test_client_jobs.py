@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from cw.client.job import ClientJob, Dependent, NamedTag
-from cw.client.jobs import BATCH, Jobs, objects_of
-from cw.client.receipts import ACKNOWLEDGED_JOBS
+from cw.client.session.job import ClientJob, Dependent, NamedTag
+from cw.client.session.jobs import BATCH, Jobs, objects_of
+from cw.client.session.receipts import ACKNOWLEDGED_JOBS
 from cw.net import messages as m
 from cw.requirements import NO_OPTIONS, JobOptions
 

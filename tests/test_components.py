@@ -6,8 +6,8 @@ import numpy
 import pytest
 
 import cw
-from cw.client import components, records
-from cw.client.functions import FunctionTable
+from cw.client.functions import components, records
+from cw.client.functions.functions import FunctionTable
 
 
 def parts(table, function):

@@ -9,8 +9,8 @@ from programs import LIMIT, Master, Worker
 from test_dispatch import PY, assigned, dispatcher, jobs
 
 import cw
-from cw.master import cuts
-from cw.master.actions import GiveUp, SendToClient
+from cw.master.policy import cuts
+from cw.master.policy.actions import GiveUp, SendToClient
 from cw.net import messages as m
 from cw.requirements import WorkerCapacity
 from cw.waits.cut_jobs import CutJobs

@@ -12,9 +12,9 @@ from test_snapshot import PY, Cluster
 import cw
 from cw.errors import ProtocolError
 from cw.launch import status_client
-from cw.master import demand as demanded
-from cw.master.jobs import Job
-from cw.master.to_come import NOTHING, ToCome
+from cw.master.observers import demand as demanded
+from cw.master.policy.jobs import Job
+from cw.master.policy.to_come import NOTHING, ToCome
 from cw.needs import ONE_CPU, UNITS_PER_GPU, Needs
 from cw.net import address
 from cw.net import messages as m

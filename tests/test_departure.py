@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from cw.worker.departure import (
+from cw.worker.policy.departure import (
     END_DRAIN,
     END_MARGIN,
     END_SECONDS,

@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from cw import PayloadError
-from cw.client.future import Future
+from cw.client.futures.future import Future
 from cw.payloads import dependent, futures, serialize
 from cw.payloads.layout import LABEL
 

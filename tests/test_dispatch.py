@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cw.master.actions import Assign, Deliver, GiveUp, SendToClient, SendToWorker, attempt_counts
-from cw.master.dispatch import Dispatcher
-from cw.master.jobs import AHEAD_BYTES, AHEAD_JOBS, AHEAD_SECONDS, CRASHES, WORKER_LOSSES, Job
-from cw.master.room import RECALL_BACKOFF_TICKS, TURN_JOBS
-from cw.master.scheduler import EXCLUDED_TICKS
-from cw.master.state import LOOK_PAST
-from cw.master.why import Cause, Survey
+from cw.master.policy.actions import Assign, Deliver, GiveUp, SendToClient, SendToWorker, attempt_counts
+from cw.master.policy.dispatch import Dispatcher
+from cw.master.policy.jobs import AHEAD_BYTES, AHEAD_JOBS, AHEAD_SECONDS, CRASHES, WORKER_LOSSES, Job
+from cw.master.policy.room import RECALL_BACKOFF_TICKS, TURN_JOBS
+from cw.master.policy.scheduler import EXCLUDED_TICKS
+from cw.master.policy.state import LOOK_PAST
+from cw.master.policy.why import Cause, Survey
 from cw.net import messages as m
 from cw.net.objects import Object as Function
 from cw.requirements import WorkerCapacity
@@ -836,7 +836,7 @@ def test_the_error_of_a_try_that_its_client_has_answered_is_not_kept_for_it():
 
 
 def test_places_where_jobs_raised_are_forgotten_with_the_worker_and_beyond_a_bound(monkeypatch):
-    monkeypatch.setattr("cw.master.tries.PLACES", 2)
+    monkeypatch.setattr("cw.master.policy.tries.PLACES", 2)
     d = dispatcher("s", v=5, w=1)
     d.on_submitted("s", jobs(1, 2, 3, 4, retries=3))
     for dispatch in 1, 2, 3:

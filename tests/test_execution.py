@@ -9,13 +9,13 @@ import pytest
 from cw.net import messages as m
 from cw.net.objects import Object
 from cw.requirements import WorkerCapacity
-from cw.worker import actions as a
-from cw.worker import execution
-from cw.worker.departure import Departure
-from cw.worker.execution import Execution
-from cw.worker.jobs import WorkerJob
 from cw.worker.outcomes import HOLD_BACK_SECONDS
-from cw.worker.slots import Slots
+from cw.worker.policy import actions as a
+from cw.worker.policy.departure import Departure
+from cw.worker.policy.jobs import WorkerJob
+from cw.worker.policy.slots import Slots
+from cw.worker.runners import execution
+from cw.worker.runners.execution import Execution
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from conftest import wait_until
 from programs import LIMIT, Master, Worker, children_of, free_port, is_running, worker_of
 
 import cw
-from cw.client.future import Future
+from cw.client.futures.future import Future
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,8 +3,8 @@
 import pytest
 from asked import asked
 
-from cw.master.fit import LATER, NEVER, NOW, fit
-from cw.master.jobs import Aside, Job, Pool, Queue, Session, Setbacks, Shape, Worker
+from cw.master.policy.fit import LATER, NEVER, NOW, fit
+from cw.master.policy.jobs import Aside, Job, Pool, Queue, Session, Setbacks, Shape, Worker
 from cw.net.objects import Object
 from cw.requirements import WorkerCapacity
 

@@ -13,7 +13,7 @@ from conftest import wait_until
 from programs import LIMIT, Master, Worker, children_of, descendants_of, is_running, start_script, worker_of
 
 import cw
-from cw.worker import forkserver
+from cw.worker.runners import forkserver
 
 
 @pytest.fixture

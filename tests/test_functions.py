@@ -11,9 +11,9 @@ import cloudpickle
 import pytest
 from programs import name_of
 
-from cw.client import functions
-from cw.client.functions import FunctionTable
-from cw.client.objects import ObjectTable
+from cw.client.functions import functions
+from cw.client.functions.functions import FunctionTable
+from cw.client.session.objects import ObjectTable
 from cw.errors import NotPicklable
 from cw.net import messages as m
 from cw.payloads.pickling_errors import function_name

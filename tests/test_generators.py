@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import cw
-from cw.client.functions import FunctionTable
+from cw.client.functions.functions import FunctionTable
 from cw.payloads import generators
 
 rng = random.Random(1)

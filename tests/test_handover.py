@@ -6,7 +6,7 @@ import threading
 import pytest
 
 import cw
-from cw.client.handover import Handover
+from cw.client.session.handover import Handover
 from cw.runs import handing_over
 from cw.runs.calls import CallRecord, CallsReader
 from cw.runs.folder import SCRIPT, Description, RunFolder

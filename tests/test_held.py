@@ -2,9 +2,9 @@
 
 from test_client_jobs import make
 
-from cw.client.held import HeldCalls
-from cw.client.job import Dependent
-from cw.client.jobs import objects_of
+from cw.client.session.held import HeldCalls
+from cw.client.session.job import Dependent
+from cw.client.session.jobs import objects_of
 
 
 def dependent(payload=b"x" * 10):

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from cw.net.objects import Object
-from cw.worker.jobs import EXCLUDED_SECONDS, HeldJobs, WorkerJob
+from cw.worker.policy.jobs import EXCLUDED_SECONDS, HeldJobs, WorkerJob
 
 FUNCTION = Object(1, b"")
 

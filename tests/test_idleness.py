@@ -9,7 +9,7 @@ from programs import Master, Worker, free_port
 
 import cw
 from cw.slot_seconds import parse
-from cw.worker.idleness import Idleness
+from cw.worker.policy.idleness import Idleness
 
 
 def test_it_is_over_when_there_was_nothing_to_do_for_so_long():

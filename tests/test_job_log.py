@@ -5,8 +5,8 @@ import os
 import pytest
 
 from cw.net.messages import STDERR, STDOUT
-from cw.worker import job_log
-from cw.worker.job_log import DAY, LINE_BYTES, LOG_BYTES, WAITING_BYTES, JobLog
+from cw.worker.output import job_log
+from cw.worker.output.job_log import DAY, LINE_BYTES, LOG_BYTES, WAITING_BYTES, JobLog
 
 
 @pytest.fixture

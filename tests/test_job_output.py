@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from cw.net.messages import STDERR, STDOUT
-from cw.worker.job_output import KEPT_BYTES, JobOutput, KeptBytes, Splitter
+from cw.worker.output.job_output import KEPT_BYTES, JobOutput, KeptBytes, Splitter
 
 TOKEN = bytes(range(100, 116))
 

@@ -1,8 +1,8 @@
 """What a worker is sent for its jobs: each session and object before the first job that needs it, and once."""
 
 from cw.master.job_sender import JobSender
-from cw.master.jobs import Job, Pool, Session, Worker
-from cw.master.taken import Place
+from cw.master.policy.jobs import Job, Pool, Session, Worker
+from cw.master.policy.taken import Place
 from cw.needs import ONE_CPU
 from cw.net import messages as m
 from cw.net.objects import Object

@@ -9,11 +9,11 @@ import pytest
 from cw.net import messages as m
 from cw.net.objects import Object
 from cw.requirements import WorkerCapacity
-from cw.worker.departure import Departure
-from cw.worker.execution import Execution
-from cw.worker.jobs import WorkerJob
 from cw.worker.leaving import Leaving
-from cw.worker.slots import Slots
+from cw.worker.policy.departure import Departure
+from cw.worker.policy.jobs import WorkerJob
+from cw.worker.policy.slots import Slots
+from cw.worker.runners.execution import Execution
 
 GRACE = 20.0
 

@@ -7,10 +7,10 @@ from random import Random
 import pytest
 from test_slots import Bench, Events, ModelRunner
 
-from cw.master.actions import Assign, Deliver, GiveUp, SendToWorker
-from cw.master.dispatch import Dispatcher
-from cw.master.jobs import Job
-from cw.master.why import Cause, Survey
+from cw.master.policy.actions import Assign, Deliver, GiveUp, SendToWorker
+from cw.master.policy.dispatch import Dispatcher
+from cw.master.policy.jobs import Job
+from cw.master.policy.why import Cause, Survey
 from cw.net import messages as m
 from cw.net.objects import Object as Function
 from cw.requirements import WorkerCapacity

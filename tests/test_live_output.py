@@ -5,8 +5,8 @@ from random import Random
 import pytest
 
 from cw.net.messages import RECORDS, STDERR, STDOUT
-from cw.worker.job_output import JobOutput
-from cw.worker.live_output import (
+from cw.worker.output.job_output import JobOutput
+from cw.worker.output.live_output import (
     BURST_SECONDS,
     FIRST_LINES,
     LINE_BYTES,

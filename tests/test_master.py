@@ -417,8 +417,8 @@ def test_a_slow_client_does_not_slow_the_others_down(master):
     # It submits jobs with large results and takes none of them.
     with Worker(master.address, "-n", "2"), Peer(master, "client") as slow:
         slow.receive(m.Window)
-        from cw.client.functions import FunctionTable
-        from cw.client.objects import ObjectTable
+        from cw.client.functions.functions import FunctionTable
+        from cw.client.session.objects import ObjectTable
         from cw.net.objects import closure, objects_message
 
         table = ObjectTable()

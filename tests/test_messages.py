@@ -3,7 +3,7 @@
 import pytest
 
 from cw.master.client_peer import ClientPeer
-from cw.master.observer import ObserverPeer
+from cw.master.observers.observer import ObserverPeer
 from cw.master.worker_peer import WorkerPeer
 from cw.net import messages as m
 from cw.net import wire

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
-from cw.client import objects as client_objects
-from cw.client.objects import ObjectTable
+from cw.client.session import objects as client_objects
+from cw.client.session.objects import ObjectTable
 from cw.errors import Error, ProtocolError
 from cw.net import messages as m
 from cw.net.objects import NEED_BYTES, Object, ObjectCache, ObjectSet, SessionObjects, closure, named_by

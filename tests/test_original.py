@@ -11,7 +11,7 @@ import pytest
 from programs import LIMIT, ROOT, Master, Program, Worker, free_port
 
 import cw
-from cw.client import remote
+from cw.client.futures import remote
 
 SCRIPTS = Path(__file__).parent / "scripts"
 

@@ -4,8 +4,8 @@ import json
 from types import SimpleNamespace
 
 import cw
-from cw.client import outcome
-from cw.client.job import ClientJob, NamedTag
+from cw.client.session import outcome
+from cw.client.session.job import ClientJob, NamedTag
 from cw.net import messages as m
 from cw.payloads import deferred, serialize
 from cw.payloads.deferred import Deferred

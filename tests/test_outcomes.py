@@ -7,8 +7,8 @@ from asked import asked
 
 from cw.net import messages as m
 from cw.net.objects import Object
-from cw.worker.jobs import WorkerJob
 from cw.worker.outcomes import Outcome, Outcomes
+from cw.worker.policy.jobs import WorkerJob
 
 PLACE = {"host": "node1", "slot": 0}
 

@@ -18,7 +18,7 @@ from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.runner.channel import WorkerEnd
 from cw.runner.output import Gfortran
-from cw.worker.output import RunnerOutput
+from cw.worker.output.output import RunnerOutput
 
 
 class Recorder:

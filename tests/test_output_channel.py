@@ -9,7 +9,7 @@ import pytest
 
 from cw.net import messages as m
 from cw.runner.output_channel import PRINTED, READ, STREAMS, OutputReader, OutputWriter
-from cw.worker.job_output import Splitter
+from cw.worker.output.job_output import Splitter
 
 
 @pytest.fixture

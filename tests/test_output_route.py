@@ -3,7 +3,7 @@
 import pytest
 
 from cw.master.output import COUNTED, UNSENT, OutputRoute
-from cw.master.output_shares import share_of
+from cw.master.policy.output_shares import share_of
 from cw.net import messages as m
 
 

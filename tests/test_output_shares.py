@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from cw.master.output_shares import FORGOTTEN, OutputShares, ToWorker, share_of
+from cw.master.policy.output_shares import FORGOTTEN, OutputShares, ToWorker, share_of
 from cw.net.output_messages import LINES_A_SECOND, SIZE_A_SECOND, OutputShare
 
 

@@ -4,8 +4,19 @@ from random import Random
 
 import pytest
 
-from cw.master import passing
-from cw.master.passing import GIVES, TRIES, WALLED, WORKERS, AskDigest, Close, Fetch, Open, Passing, SendValue
+from cw.master.policy import passing
+from cw.master.policy.passing import (
+    GIVES,
+    TRIES,
+    WALLED,
+    WORKERS,
+    AskDigest,
+    Close,
+    Fetch,
+    Open,
+    Passing,
+    SendValue,
+)
 
 VALUE = 7, 3
 DIGEST = "d" * 64

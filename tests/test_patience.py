@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import events
 
-import cw.client.patience
-import cw.worker.patience
+import cw.client.session.patience
+import cw.worker.policy.patience
 from cw import credential, program
 from cw.errors import ConnectionError
 from cw.net import address
@@ -24,7 +24,7 @@ CANDIDATES = [SimpleNamespace(source="as given")]
 
 
 def client(connect=5.0, reconnect=300.0, is_needed=True):
-    patience = cw.client.patience.Patience(connect, reconnect, lambda: is_needed)
+    patience = cw.client.session.patience.Patience(connect, reconnect, lambda: is_needed)
     patience.start_clock(100.0)
     return patience
 
@@ -84,7 +84,7 @@ def test_a_client_looks_for_a_lost_master_for_the_reconnect_timeout(caplog):
     patience.on_welcome()
     assert not patience.is_lost and lose(patience, 1000.0) is None and patience.is_lost
     assert events(caplog) == ["client.master_gone"] and "300 s" in caplog.text
-    assert patience.dial_seconds(1000.0) == cw.client.patience.DIAL_SECONDS
+    assert patience.dial_seconds(1000.0) == cw.client.session.patience.DIAL_SECONDS
     assert not_found(patience, UNKNOWN, 1299.0) is None
     assert not_found(patience, REFUSED, 1300.0) is not None
     patience.on_welcome()
@@ -146,7 +146,7 @@ def forsaken():
 
 @pytest.fixture
 def worker(forsaken):
-    return cw.worker.patience.Patience(30.0, 300.0, lambda: forsaken.append(True))
+    return cw.worker.policy.patience.Patience(30.0, 300.0, lambda: forsaken.append(True))
 
 
 def test_a_worker_waits_for_its_first_master_for_ever_and_says_so_now_and_then(worker, caplog):
@@ -166,7 +166,7 @@ def test_a_worker_gives_its_jobs_up_after_the_reconnect_timeout_and_waits_on(wor
 
 
 def test_a_worker_with_a_time_without_a_master_ends_after_it(forsaken):
-    worker = cw.worker.patience.Patience(30.0, 300.0, lambda: forsaken.append(True), 60.0)
+    worker = cw.worker.policy.patience.Patience(30.0, 300.0, lambda: forsaken.append(True), 60.0)
     assert not_found(worker, REFUSED, 1000.0) is None
     worker.on_welcome()
     lose(worker, 2000.0)
@@ -205,8 +205,8 @@ def test_an_unknown_host_is_a_mistake_only_at_first(worker):
 
 def test_another_credential_is_a_mistake_after_some_seconds(worker):
     assert not_found(worker, REFUSED, 1000.0) is None
-    assert not_found(worker, WRONG, 1000.0 + cw.worker.patience.WRONG_SECONDS - 0.1) is None
-    failure = not_found(worker, WRONG, 1000.0 + cw.worker.patience.WRONG_SECONDS)
+    assert not_found(worker, WRONG, 1000.0 + cw.worker.policy.patience.WRONG_SECONDS - 0.1) is None
+    failure = not_found(worker, WRONG, 1000.0 + cw.worker.policy.patience.WRONG_SECONDS)
     assert isinstance(failure, program.UserError) and str(failure) == "another credential"
 
 

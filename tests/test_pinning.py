@@ -8,7 +8,7 @@ import pytest
 from programs import LIMIT, Master, Worker
 
 import cw
-from cw.worker.pinning import Pinning
+from cw.worker.policy.pinning import Pinning
 
 # Two nodes of four cores with two hardware threads each: CPUs 0-7 are of node 0, core n has the CPUs 2n and 2n + 1.
 TWO_NODES = Pinning({cpu: cpu // 8 for cpu in range(16)}, {cpu: cpu & ~1 for cpu in range(16)})

@@ -2,9 +2,9 @@
 
 from test_dispatch import OTHER_PY, PY, assigned, dispatcher, jobs, known, result
 
-from cw.master.actions import SendToWorker
-from cw.master.fit import LATER, NEVER, NOW, fit
-from cw.master.placement import PATIENT_TICKS
+from cw.master.policy.actions import SendToWorker
+from cw.master.policy.fit import LATER, NEVER, NOW, fit
+from cw.master.policy.placement import PATIENT_TICKS
 from cw.net import messages as m
 from cw.requirements import WorkerCapacity
 

@@ -13,7 +13,7 @@ import termios
 import pytest
 from programs import ROOT
 
-from cw.client.progress import Counts, Progress
+from cw.client.maps.progress import Counts, Progress
 from cw.output import streams
 
 pytest.importorskip("tqdm")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cw.client.functions import FunctionTable
+from cw.client.functions.functions import FunctionTable
 from cw.errors import NotPicklable
 from cw.payloads import script as the_script
 from cw.payloads.reach import Definition, Reach

@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from cw.master.jobs import Job
-from cw.master.resumption import GRACE_IF_WANTED, SETTLE, Resumption
+from cw.master.policy.jobs import Job
+from cw.master.policy.resumption import GRACE_IF_WANTED, SETTLE, Resumption
 from cw.master.settings import AWAY
 from cw.net import messages as m
 from cw.net.objects import Object

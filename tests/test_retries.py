@@ -12,7 +12,7 @@ from conftest import wait_until
 from programs import LIMIT, Master, Worker, free_port
 
 import cw
-from cw.client.retries import Retries
+from cw.client.session.retries import Retries
 from cw.requirements import JobOptions
 
 

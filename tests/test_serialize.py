@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pickles import dump_call
 
-from cw.client.functions import FunctionTable
+from cw.client.functions.functions import FunctionTable
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
 from cw.payloads import failures, layout, serialize
 
@@ -607,7 +607,7 @@ SHADOWED = """
 import sys
 from cw.payloads import serialize
 from cw.payloads.environment import apply_environment, dump_environment, load_environment
-from cw.client.functions import FunctionTable
+from cw.client.functions.functions import FunctionTable
 from cw.runner.script import Script
 serialize.load_what_errors_take()  # as the forkserver does
 environment = load_environment(dump_environment())

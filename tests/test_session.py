@@ -485,7 +485,7 @@ def test_the_package_loads_what_is_used():
 
 
 def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(cluster, monkeypatch):
-    from cw.client import object_sender
+    from cw.client.session import object_sender
     from cw.net.objects import ObjectCache
 
     monkeypatch.setattr(object_sender, "ObjectCache", lambda: ObjectCache(300_000, 20))
@@ -508,7 +508,7 @@ def test_the_master_keeps_a_bounded_number_of_functions_and_is_sent_them_again(c
 
 @pytest.mark.slow
 def test_a_session_may_use_any_number_of_different_options_and_few_are_kept(cluster, monkeypatch):
-    from cw.client import object_sender, objects
+    from cw.client.session import object_sender, objects
     from cw.net.objects import ObjectCache
 
     monkeypatch.setattr(object_sender, "ObjectCache", lambda: ObjectCache(300_000, 20))

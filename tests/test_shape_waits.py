@@ -6,8 +6,8 @@ from collections import Counter
 from test_dispatch import OTHER_PY, PY, dispatcher, jobs, known, result
 from test_why import cause, why
 
-from cw.master.to_come import ToCome
-from cw.master.why import NOTICE_SECONDS, SURE_SECONDS, Cause, Survey, Wait
+from cw.master.policy.to_come import ToCome
+from cw.master.policy.why import NOTICE_SECONDS, SURE_SECONDS, Cause, Survey, Wait
 from cw.observer.demand import PossibleWorker
 from cw.requirements import WorkerCapacity
 

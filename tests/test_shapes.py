@@ -13,13 +13,13 @@ import pytest
 from asked import asked
 from test_dispatch import PY
 
-from cw.master.actions import Assign, GiveUp, SendToWorker
-from cw.master.dispatch import Dispatcher
-from cw.master.fit import could_run
-from cw.master.jobs import Job
-from cw.master.placement import age
-from cw.master.placing import room_at
-from cw.master.taken import Place, Use
+from cw.master.policy.actions import Assign, GiveUp, SendToWorker
+from cw.master.policy.dispatch import Dispatcher
+from cw.master.policy.fit import could_run
+from cw.master.policy.jobs import Job
+from cw.master.policy.placement import age
+from cw.master.policy.placing import room_at
+from cw.master.policy.taken import Place, Use
 from cw.net import messages as m
 from cw.net.objects import Object
 from cw.requirements import WorkerCapacity

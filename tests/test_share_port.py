@@ -12,9 +12,9 @@ from cw import credential
 from cw.net import connector
 from cw.net import messages as m
 from cw.net.objects import Object, digest_of
-from cw.worker import share_port
-from cw.worker.fetching import Fetching
-from cw.worker.share_port import SharePort
+from cw.worker.sharing import share_port
+from cw.worker.sharing.fetching import Fetching
+from cw.worker.sharing.share_port import SharePort
 
 SIZE = 1_000_000
 VALUE = os.urandom(SIZE)

@@ -14,7 +14,7 @@ from programs import LIMIT, ROOT, Master, Relay, Worker
 from test_faults import NAMESPACES, why_no_namespaces
 
 import cw
-from cw.master.passing import WORKERS
+from cw.master.policy.passing import WORKERS
 
 SIZE = 8_000_000  # bytes
 LARGE = 32_000_000  # takes long enough for a look at what goes on

@@ -12,7 +12,7 @@ import simulation
 from simulation import MONOTONIC, Simulation
 
 import cw
-from cw.master.jobs import CRASHES, WORKER_LOSSES
+from cw.master.policy.jobs import CRASHES, WORKER_LOSSES
 from cw.net import messages as m
 from cw.net.objects import ObjectCache
 from cw.payloads import serialize
@@ -324,9 +324,9 @@ def test_the_next_master_knows_the_options_of_the_jobs_that_wait():
 
 
 def test_at_every_hop_few_of_many_options_are_kept(monkeypatch):
-    for module in (simulation, cw.master.job_sender, cw.client.object_sender):
+    for module in (simulation, cw.master.job_sender, cw.client.session.object_sender):
         monkeypatch.setattr(module, "ObjectCache", lambda: ObjectCache(most_objects=16))
-    monkeypatch.setattr(cw.client.objects, "KEPT_OBJECTS", 16)
+    monkeypatch.setattr(cw.client.session.objects, "KEPT_OBJECTS", 16)
     sim = Simulation(1)
     with sim.installed():
         sim.start_master()

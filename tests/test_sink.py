@@ -2,8 +2,8 @@
 
 import pytest
 
-from cw.client.job import ClientJob, NamedTag
-from cw.client.jobs import Jobs
+from cw.client.session.job import ClientJob, NamedTag
+from cw.client.session.jobs import Jobs
 from cw.net import messages as m
 from cw.output.sink import Kept, Sink
 
@@ -89,7 +89,7 @@ def test_at_the_end_of_the_session_nothing_is_held_back(sink, printer):
 
 
 def test_jobs_with_keep_and_those_that_fail_are_given_their_output():
-    from cw.client.delivery import Delivery
+    from cw.client.session.delivery import Delivery
     from cw.requirements import JobOptions
 
     class Tag:

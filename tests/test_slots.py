@@ -12,11 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from cw.net.messages import ENVIRONMENT
 from cw.net.objects import Object as Function
 from cw.requirements import WorkerCapacity
-from cw.worker import assignment
-from cw.worker.actions import LookAtTokens, SendJobs, StartRunner
-from cw.worker.assignment import AHEAD_SECONDS
-from cw.worker.jobs import EXCLUDED_SECONDS, WorkerJob
-from cw.worker.pool import (
+from cw.worker.policy import assignment
+from cw.worker.policy.actions import LookAtTokens, SendJobs, StartRunner
+from cw.worker.policy.assignment import AHEAD_SECONDS
+from cw.worker.policy.jobs import EXCLUDED_SECONDS, WorkerJob
+from cw.worker.policy.pool import (
     AHEAD_JOBS,
     CROWD,
     CROWD_SECONDS,
@@ -25,7 +25,7 @@ from cw.worker.pool import (
     RESTART_SECONDS,
     STUCK_SECONDS,
 )
-from cw.worker.slots import REPORT_SECONDS, Slots
+from cw.worker.policy.slots import REPORT_SECONDS, Slots
 
 NOTE = {"how": "killed by SIGSEGV"}
 TICK = 0.02

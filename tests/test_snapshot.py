@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 from asked import asked
 
-from cw.master.dispatch import Dispatcher
-from cw.master.facts import ClientFacts, WorkerFacts
-from cw.master.jobs import Job
-from cw.master.snapshot import MOST_BYTES, Known, encode, key_as_text, make
+from cw.master.observers.facts import ClientFacts, WorkerFacts
+from cw.master.observers.snapshot import MOST_BYTES, Known, encode, key_as_text, make
+from cw.master.policy.dispatch import Dispatcher
+from cw.master.policy.jobs import Job
 from cw.net import messages as m
 from cw.net.objects import Object as Function
 from cw.observer import model

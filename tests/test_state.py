@@ -10,10 +10,10 @@ from asked import asked
 from test_asides import not_entered_in_directory
 from test_dispatch import OTHER_PY, PY, Events, assigned, delivered, dispatcher, jobs, known, result, some
 
-from cw.master import state
-from cw.master.actions import SendToWorker
-from cw.master.jobs import Shape
-from cw.master.why import Cause, Survey
+from cw.master.policy import state
+from cw.master.policy.actions import SendToWorker
+from cw.master.policy.jobs import Shape
+from cw.master.policy.why import Cause, Survey
 from cw.net import messages as m
 from cw.net.messages import FINISHED, RUNNING
 from cw.requirements import WorkerCapacity

@@ -11,7 +11,7 @@ from conftest import events, wait_until
 from cw.launch import launcher, supervisor
 from cw.launch.launcher import LaunchError, Process
 from cw.launch.supervisor import FIRST_WAIT_SECONDS, RESTARTS, STEADY_SECONDS, Restarts, Supervisor
-from cw.master import dispatch
+from cw.master.policy import dispatch
 from cw.processes import look_at
 
 LIMIT = 20.0

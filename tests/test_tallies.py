@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from cw.master.tallies import FAILURES, NAMES, OTHERS, STARTED, Recent, Sums, Tallies, Tally
+from cw.master.policy.tallies import FAILURES, NAMES, OTHERS, STARTED, Recent, Sums, Tallies, Tally
 from cw.net.objects import Estimate
 
 

@@ -9,7 +9,7 @@ import pytest
 from programs import ROOT
 
 import cw
-from cw.client import tracebacks
+from cw.client.futures import tracebacks
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Use of a worker's slots: what its jobs took, and what its slots waited for after their last jobs."""
 
 from cw.slot_seconds import Used
-from cw.worker.usage import Usage
+from cw.worker.policy.usage import Usage
 
 
 def test_the_time_of_jobs_is_used_and_the_time_after_the_last_one_could_be_saved():

@@ -5,7 +5,7 @@ import threading
 from conftest import wait_until
 from programs import LIMIT
 
-from cw.client.waiting import Waiting
+from cw.client.session.waiting import Waiting
 
 
 def test_what_is_true_is_not_waited_for():

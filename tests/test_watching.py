@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from test_snapshot import Cluster
 
-from cw.master import snapshot, watching
-from cw.master.watching import ASKED_SECONDS, FIRST_SECONDS, SECONDS, SHARE, Watching
+from cw.master.observers import snapshot, watching
+from cw.master.observers.watching import ASKED_SECONDS, FIRST_SECONDS, SECONDS, SHARE, Watching
 from cw.net import messages as m
 
 

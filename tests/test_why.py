@@ -8,8 +8,8 @@ import time
 from asked import asked
 from test_dispatch import OTHER_PY, PY, dispatcher, jobs, result
 
-from cw.master.jobs import Job
-from cw.master.why import NOTICE_SECONDS, Cause, Reason, Survey, Wait, is_going_on
+from cw.master.policy.jobs import Job
+from cw.master.policy.why import NOTICE_SECONDS, Cause, Reason, Survey, Wait, is_going_on
 from cw.net import messages as m
 from cw.net.objects import Object
 from cw.requirements import WorkerCapacity

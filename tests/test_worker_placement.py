@@ -8,7 +8,7 @@ from test_slots import TICK, Bench, Events
 
 from cw.needs import UNITS_PER_GPU
 from cw.requirements import WorkerCapacity
-from cw.worker.pool import STUCK_SECONDS
+from cw.worker.policy.pool import STUCK_SECONDS
 
 
 def bench_with(slots=4, **capacity):

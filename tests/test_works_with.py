@@ -19,7 +19,7 @@ IMPORTS = {
 # It counts the jobs of the program, in the program itself.
 COUNTER = """\
 import atexit, os
-from cw.client.jobs import Jobs
+from cw.client.session.jobs import Jobs
 count, on_delivered = [], Jobs.on_delivered
 def note(self, job, has_failed):
     count.append(job.number)

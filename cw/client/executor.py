@@ -13,12 +13,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from cw import guard, html, own_cluster
-from cw.client import batches, ending, mapping, shown
-from cw.client.future import Future
-from cw.client.future_submitter import FutureSubmitter
+from cw.client import shown
+from cw.client.futures.future import Future
+from cw.client.futures.future_submitter import FutureSubmitter
+from cw.client.maps import batches, mapping
 from cw.client.options import ClientSettings, MapArguments, MapSettings, closed_on_error
-from cw.client.outcome import Abandoned
-from cw.client.session import Session
+from cw.client.session import ending
+from cw.client.session.outcome import Abandoned
+from cw.client.session.session import Session
 from cw.client.slot_count import SlotCount
 from cw.client.store_client import StoreClient
 from cw.client.with_options import Options
@@ -309,7 +311,7 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None:
         """End as `with` does, without blocking the event loop. If the task is cancelled, so are outstanding jobs."""
-        from cw.client import async_end  # asyncio takes 40 ms to load
+        from cw.client.futures import async_end  # asyncio takes 40 ms to load
 
         if self._detachment is not None:
             await async_end.leave_over(self._leave_over)
@@ -365,7 +367,7 @@ def _detachment(session: Session, settings: Any) -> Detachment | None:
     detach, store, host, port and durability."""
     if settings is False:
         return None
-    from cw.client.handover import Handover
+    from cw.client.session.handover import Handover
     from cw.runs import detaching
 
     detach, store, host, port, durability = settings

@@ -8,8 +8,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from cw import guard
-from cw.client import mapping
 from cw.client.executor import ClusterExecutor
+from cw.client.maps import mapping
 from cw.client.options import DetachedLoopArguments, MapSettings
 
 if TYPE_CHECKING:

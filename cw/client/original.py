@@ -16,7 +16,7 @@ from typing import Any
 
 import bluelet  # type: ignore[import-untyped,unused-ignore]
 
-from cw.client.remote import traceback_of
+from cw.client.futures.remote import traceback_of
 from cw.client.thread import ClientThread
 
 OnResult = Callable[[Any, bool, Any], object]

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from cw.client.job import ClientJob
+from cw.client.session.job import ClientJob
 from cw.events import EventLogger
 from cw.net import messages as m
 from cw.payloads import chunks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cw import html
-from cw.client.session import Session
+from cw.client.session.session import Session
 
 
 def of_executor(session: Session, slots: Callable[[], int]) -> str:

@@ -20,8 +20,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from cw import program
-from cw.client.functions import FunctionTable
-from cw.client.prepared import Prepared
+from cw.client.functions.functions import FunctionTable
+from cw.client.functions.prepared import Prepared
 from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.net import messages as m

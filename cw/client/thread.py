@@ -19,12 +19,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, overload
 
 from cw import guard
-from cw.client import remote
-from cw.client.job import NamedTag
+from cw.client.futures import remote
+from cw.client.maps.progress import Counts, Progress
 from cw.client.options import ClientSettings, closed_on_error
-from cw.client.outcome import Abandoned
-from cw.client.progress import Counts, Progress
-from cw.client.session import Session
+from cw.client.session.job import NamedTag
+from cw.client.session.outcome import Abandoned
+from cw.client.session.session import Session
 from cw.client.store_client import StoreClient
 from cw.errors import RemoteException
 from cw.events import EventLogger

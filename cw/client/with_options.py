@@ -6,9 +6,9 @@ import concurrent.futures
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from cw.client import mapping
-from cw.client.future import Future
-from cw.client.future_submitter import FutureSubmitter
+from cw.client.futures.future import Future
+from cw.client.futures.future_submitter import FutureSubmitter
+from cw.client.maps import mapping
 from cw.client.options import MapArguments, MapSettings
 from cw.client.store_client import StoreClient
 from cw.payloads.objects import ONE

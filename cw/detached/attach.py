@@ -20,9 +20,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from cw import html
-from cw.client.future import Future
-from cw.client.outcome import Abandoned
-from cw.client.progress import Counts, Progress
+from cw.client.futures.future import Future
+from cw.client.maps.progress import Counts, Progress
+from cw.client.session.outcome import Abandoned
 from cw.errors import DetachError, StoreError
 from cw.events import EventLogger
 from cw.output.printer import Piece, printer
@@ -43,7 +43,7 @@ from cw.store.result import Result
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from cw.client.session import Session
+    from cw.client.session.session import Session
 
 logger = EventLogger("cw.runs")
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cw.client.dependents import LARGE_RESULT
-from cw.client.handover import restore
-from cw.client.session import Session
+from cw.client.session.dependents import LARGE_RESULT
+from cw.client.session.handover import restore
+from cw.client.session.session import Session
 from cw.detached.awaited import Waiting
 from cw.detached.recorder import Recorder
 from cw.errors import DependencyFailed

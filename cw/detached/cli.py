@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from cw import advice, program
-from cw.client.progress import Counts, Progress
+from cw.client.maps.progress import Counts, Progress
 from cw.detached import scripts
 from cw.detached.scripts import LATE
 from cw.errors import DetachError

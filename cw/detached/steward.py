@@ -17,11 +17,11 @@ from collections.abc import Callable
 from typing import Any
 
 from cw import processes, program
-from cw.client.identity import Identity
-from cw.client.job import ClientJob
 from cw.client.options import ClientSettings
-from cw.client.outcome import UNENTERED, Abandoned, Opener, limit_error
-from cw.client.session import Session
+from cw.client.session.identity import Identity
+from cw.client.session.job import ClientJob
+from cw.client.session.outcome import UNENTERED, Abandoned, Opener, limit_error
+from cw.client.session.session import Session
 from cw.detached.backlog import Backlog
 from cw.detached.recorder import Recorder
 from cw.errors import DetachError, Error

@@ -30,7 +30,7 @@ ENVIRONMENT_BYTES = 4 * 1024**2
 """Most bytes of an environment: a working directory and a `sys.path` take some kilobytes."""
 
 OBJECTS = 64 * 1024
-"""Most objects of one session that the master keeps. A client forgets unused ones (cw.client.objects)."""
+"""Most objects of one session that the master keeps. A client forgets unused ones (cw.client.session.objects)."""
 
 OBJECT_BYTES = 512 * 1024**2
 """Most bytes of these objects, beside those that the submitted jobs need. Clients keep to half of it."""

@@ -18,16 +18,16 @@ from typing import Protocol
 
 from cw import program
 from cw.master import checks
-from cw.master.actions import Action, Deliver, GiveUp, attempt_counts
-from cw.master.dispatch import Dispatcher
-from cw.master.facts import ClientFacts
-from cw.master.jobs import Job
+from cw.master.observers.facts import ClientFacts
 from cw.master.output import OutputRoute
 from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, events, lines
-from cw.master.resumption import Resumption
+from cw.master.policy.actions import Action, Deliver, GiveUp, attempt_counts
+from cw.master.policy.dispatch import Dispatcher
+from cw.master.policy.jobs import Job
+from cw.master.policy.resumption import Resumption
+from cw.master.policy.why import Cause, Survey, Wait, is_going_on
 from cw.master.settings import Settings
-from cw.master.why import Cause, Survey, Wait, is_going_on
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.objects import Key, SessionObjects

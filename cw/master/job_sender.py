@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Set
 from typing import Protocol
 
-from cw.master.jobs import Job
+from cw.master.policy.jobs import Job
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.objects import Key, Object, ObjectCache, named_by, objects_message

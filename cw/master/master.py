@@ -19,8 +19,15 @@ from typing import Any
 
 from cw import events, location
 from cw.events import RateLimited
-from cw.master import asides, checks
-from cw.master.actions import (
+from cw.master import checks
+from cw.master.client_peer import ClientPeer
+from cw.master.observers.observer import ObserverPeer
+from cw.master.observers.watching import Watching
+from cw.master.output import OutputRoute
+from cw.master.passing_orders import PassingOrders
+from cw.master.peer import Peer, logger
+from cw.master.policy import asides
+from cw.master.policy.actions import (
     Action,
     Assign,
     Deliver,
@@ -31,16 +38,10 @@ from cw.master.actions import (
     SetAside,
     WatchSetbacks,
 )
-from cw.master.client_peer import ClientPeer
-from cw.master.dispatch import Dispatcher
-from cw.master.observer import ObserverPeer
-from cw.master.output import OutputRoute
-from cw.master.passing_orders import PassingOrders
-from cw.master.peer import Peer, logger
-from cw.master.resumption import SETTLE
+from cw.master.policy.dispatch import Dispatcher
+from cw.master.policy.resumption import SETTLE
+from cw.master.policy.why import Survey
 from cw.master.settings import Settings
-from cw.master.watching import Watching
-from cw.master.why import Survey
 from cw.master.worker_peer import Loss, WorkerPeer
 from cw.net import memory
 from cw.net import messages as m

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from cw.master.jobs import SessionKey, WorkerKey
-from cw.master.output_shares import OutputShares, ToWorker
-from cw.master.state import State
+from cw.master.policy.jobs import SessionKey, WorkerKey
+from cw.master.policy.output_shares import OutputShares, ToWorker
+from cw.master.policy.state import State
 from cw.net import messages as m
 from cw.net.connection import Connection
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from cw.master.jobs import WorkerKey
-from cw.master.passing import AskDigest, Close, Fetch, Open, Passing, PassingAction, SendValue
+from cw.master.policy.jobs import WorkerKey
+from cw.master.policy.passing import AskDigest, Close, Fetch, Open, Passing, PassingAction, SendValue
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.objects import Key

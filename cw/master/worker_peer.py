@@ -17,15 +17,15 @@ from cw import program
 from cw.errors import ProtocolError
 from cw.location import Location
 from cw.master import checks
-from cw.master.actions import Action, Inventory, WorkerMessage
-from cw.master.dispatch import Dispatcher
-from cw.master.facts import WorkerFacts
 from cw.master.job_sender import JobSender
+from cw.master.observers.facts import WorkerFacts
+from cw.master.observers.watching import Watching
 from cw.master.output import OutputRoute
 from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, events, lines
+from cw.master.policy.actions import Action, Inventory, WorkerMessage
+from cw.master.policy.dispatch import Dispatcher
 from cw.master.settings import AWAY, Settings
-from cw.master.watching import Watching
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.requirements import WorkerCapacity

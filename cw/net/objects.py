@@ -1,7 +1,7 @@
 """The objects of sessions: those that this process holds, and those that a peer was sent. One rule for all hops.
 
     client           ObjectCache ==> SessionObjects  ObjectCache ==> SessionObjects  ObjectCache ==>  runner
-    cw.client.objects   Objects, Forget   master        Objects, Forget   worker        Objects, Forget
+    cw.client.session.objects   Objects, Forget   master        Objects, Forget   worker        Objects, Forget
 
 An *object* is something that jobs share: a function, a value that functions need, the environment in which they run,
 what the user asks for them (their options), or a shared value (`cw.share`), which may be large: so these have a bound
@@ -58,7 +58,7 @@ class Estimate:
     def __init__(self) -> None:
         self.seconds = math.inf  # unknown: nothing is sent ahead
         self.tally: Any = (
-            None  # at the master: the tally of these jobs (`cw.master.tallies`), once there is one
+            None  # at the master: the tally of these jobs (`cw.master.policy.tallies`), once there is one
         )
 
 

@@ -90,7 +90,7 @@ class TakenOver(NamedTuple):
 class Waiting(NamedTuple):
     """The reason why the client's jobs wait, when that has lasted for some seconds, and whenever it changes."""
 
-    cause: Line  # a cw.master.why.Cause; empty: the wait is over
+    cause: Line  # a cw.master.policy.why.Cause; empty: the wait is over
     text: Line
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple, Protocol
 
-from cw.client import ending
-from cw.client.session import Session
+from cw.client.session import ending
+from cw.client.session.session import Session
 from cw.pool.jobs import Job
 from cw.pool.results import Outcome
 

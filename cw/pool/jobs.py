@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from cw.client.calls import ManyCalls
-from cw.client.session import Session
+from cw.client.functions.calls import ManyCalls
+from cw.client.session.session import Session
 from cw.payloads import chunks
 from cw.payloads.current import LABELS, PLACE
 from cw.payloads.objects import CHUNK, ONE

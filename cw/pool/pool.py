@@ -17,7 +17,7 @@ from typing import Any
 
 from cw import guard, own_cluster
 from cw.client.options import ClientSettings
-from cw.client.session import Session
+from cw.client.session.session import Session
 from cw.client.slot_count import SlotCount
 from cw.pool.feeder import AHEAD, Feeder, Result, Source, deliver
 from cw.pool.jobs import Job, JobMaker

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from cw import nested
-from cw.client.session import Session
+from cw.client.session.session import Session
 from cw.events import EventLogger
 from cw.payloads import chunks, serialize
 from cw.payloads.deferred import Deferred

@@ -12,7 +12,7 @@ from typing import Any
 from cw.net import memory
 from cw.payloads import local_functions, serialize, shared
 
-MEMO_BYTES = 1024 * 1024  # as in cw.client.components
+MEMO_BYTES = 1024 * 1024  # as in cw.client.functions.components
 
 
 class Bindings:

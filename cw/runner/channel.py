@@ -114,7 +114,7 @@ class WorkerEnd:
         self._stream.send(message)
 
     def send_jobs(self, jobs: Sequence[Any]) -> None:
-        """Send jobs (of the form of `cw.worker.jobs.WorkerJob`), with a token for each."""
+        """Send jobs (of the form of `cw.worker.policy.jobs.WorkerJob`), with a token for each."""
         # The tokens come first: a runner that finds none takes the job for a retracted one.
         os.eventfd_write(self._tokens, len(jobs))
         self._stream.send(

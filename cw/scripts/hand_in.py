@@ -16,7 +16,7 @@ from concurrent.futures import Future
 
 from cw import processes, userdir
 from cw.client.executor import ClusterExecutor
-from cw.client.handover import Handover
+from cw.client.session.handover import Handover
 from cw.errors import DetachError
 from cw.launch import known, launcher
 from cw.launch.launcher import LaunchError

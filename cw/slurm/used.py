@@ -2,8 +2,8 @@
 
     logs of the workers --> of_logs() --> Total --> in_words(): "used 394 of 633 slot-seconds (62 %); ..."
 
-Each worker measures itself (`cw.worker.usage`), so this survives the master. One that was killed says nothing: then the
-words say of how many workers they are.
+Each worker measures itself (`cw.worker.policy.usage`), so this survives the master. One that was killed says nothing:
+then the words say of how many workers they are.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Warning about jobs that do not end: they were cut short more than once because their worker's time was over.
 
-The master's notes on a job (cw.master.cuts) ---> one warning for each function, when a job of it was cut short twice
+The master's notes on a job (cw.master.policy.cuts) ---> one warning for each function, when a job of it was cut short
+twice
 """
 
 from __future__ import annotations

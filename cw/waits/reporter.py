@@ -191,4 +191,4 @@ _ADVICE = {
     "draining": "; to start another on this machine: {here}",
     "busy": "; these jobs have their turn as those end, or on more workers ({more})",
 }
-"""What a user can do, by the value of `cw.master.why.Cause`."""
+"""What a user can do, by the value of `cw.master.policy.why.Cause`."""

@@ -19,10 +19,10 @@ from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
 from cw.slot_seconds import as_line
-from cw.worker import departure
-from cw.worker.departure import Departure
-from cw.worker.execution import TICK_SECONDS, Execution
-from cw.worker.idleness import Idleness
+from cw.worker.policy import departure
+from cw.worker.policy.departure import Departure
+from cw.worker.policy.idleness import Idleness
+from cw.worker.runners.execution import TICK_SECONDS, Execution
 
 logger = EventLogger("cw.worker")
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from cw.net import messages as m
-from cw.worker.jobs import WorkerJob
-from cw.worker.outbox import Outbox
+from cw.worker.policy.jobs import WorkerJob
+from cw.worker.policy.outbox import Outbox
 
 HOLD_BACK_SECONDS = 0.5
 """Time that a job's failure just after a SIGTERM to its runner is held back (seconds): if this worker must end too, as

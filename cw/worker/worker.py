@@ -33,18 +33,19 @@ from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
 from cw.net.objects import Object, SessionObjects, closure, named_by
 from cw.version import VERSION
-from cw.worker import forkserver, patience
-from cw.worker.binding import Binder
-from cw.worker.departure import END_SECONDS, Departure
-from cw.worker.execution import Execution
-from cw.worker.jobs import WorkerJob
 from cw.worker.leaving import Leaving
-from cw.worker.memory_guard import MemoryGuard
 from cw.worker.offer import Offer
-from cw.worker.pinning import Pinning
-from cw.worker.runners import Runners
-from cw.worker.sharing import Sharing
-from cw.worker.slots import Slots
+from cw.worker.policy import patience
+from cw.worker.policy.departure import END_SECONDS, Departure
+from cw.worker.policy.jobs import WorkerJob
+from cw.worker.policy.pinning import Pinning
+from cw.worker.policy.slots import Slots
+from cw.worker.runners import forkserver
+from cw.worker.runners.binding import Binder
+from cw.worker.runners.execution import Execution
+from cw.worker.runners.memory_guard import MemoryGuard
+from cw.worker.runners.runners import Runners
+from cw.worker.sharing.sharing import Sharing
 
 logger = EventLogger("cw.worker")
 

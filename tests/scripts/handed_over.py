@@ -97,7 +97,7 @@ def main(role, path):
         if role == "again":
             print([None if call.exception() else call.result() for call in calls])
             return
-        from cw.client.handover import Handover
+        from cw.client.session.handover import Handover
         from cw.runs.handing_over import hand_over
 
         Path(directory, "script.pid").write_text(str(os.getpid()))

@@ -12,7 +12,7 @@ from conftest import wait_until
 from test_sharing import look, value
 
 import cw
-from cw.master.passing import WORKERS
+from cw.master.policy.passing import WORKERS
 
 LIMIT = 60.0
 BITS = "160mbit"  # the master's link, per second

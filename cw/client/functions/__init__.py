@@ -1,0 +1,1 @@
+"""Functions as they travel: their forms, what they reach, and what has changed since."""

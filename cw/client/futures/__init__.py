@@ -1,0 +1,1 @@
+"""Futures of calls, and how their errors are shown."""

@@ -1,0 +1,1 @@
+"""Maps: many calls of one function, their batches and their results."""

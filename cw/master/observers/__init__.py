@@ -1,0 +1,1 @@
+"""What the master tells those who look at the cluster."""

@@ -1,0 +1,1 @@
+"""The processes of runners: forked, bound, given jobs, guarded and ended."""

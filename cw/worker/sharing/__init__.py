@@ -1,0 +1,1 @@
+"""Large shared values that workers give to each other."""
