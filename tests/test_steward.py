@@ -2,6 +2,7 @@
 
 import signal
 
+import pytest
 from conftest import wait_until
 from programs import LIMIT
 from test_handing_over import Run, log_of, marks
@@ -10,6 +11,7 @@ from cw.runs import lease
 from cw.runs.folder import CANCELLED, STEWARD
 
 
+@pytest.mark.slow
 def test_a_run_goes_from_steward_to_steward_and_is_cancelled(tmp_path):
     (tmp_path / "hold").touch()
     with Run(tmp_path) as run:
