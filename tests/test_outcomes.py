@@ -53,7 +53,7 @@ def test_a_job_that_ran_into_its_time_limit_says_where_and_for_how_long():
     assert json.loads(text) == {**PLACE, "seconds": 2.5, "limit": 2.0, "attempt": 1}
 
 
-@pytest.mark.parametrize("status", [m.STOPPED_VALUE, m.STOPPED_ERROR])
+@pytest.mark.parametrize("status", [m.STOPPED_VALUE, m.STOPPED_ERROR, m.INTERRUPTED])
 def test_what_a_sigint_at_the_time_limit_has_made_is_no_outcome_though_the_runner_counts_less(status):
     limited = job(options=asked(timeout=2.0), expired=True)
     messages, _ = classify(Outcomes(), (limited, status, 1.999, b""))

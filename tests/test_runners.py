@@ -75,7 +75,8 @@ from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.net.objects import Object
 from cw.payloads.environment import dump_environment
-from cw.worker import binding, forkserver, pool, runners
+from cw.worker.policy import pool
+from cw.worker.runners import binding, forkserver, runners
 
 forkserver.set_subreaper()
 loop, alarms, gone = Loop(), [], []

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -151,6 +152,15 @@ def test_output_shows_what_was_printed_and_follows_what_comes(played, monkeypatc
     assert capfd.readouterr() == ("before\nafter\n", "trouble\n")
     later.join()
     writer.close()
+
+
+def test_output_whose_reader_has_ended_ends_without_a_word(played):
+    writer = OutputWriter(played.folder)
+    writer.put(Piece(m.STDOUT, b"line\n" * 100_000, "[f #1 n] "))
+    writer.close()
+    command = f"{shlex.quote(sys.executable)} -m cw runs output sweep | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("line\n", "")
 
 
 def test_cancel_and_forget_say_what_they_have_done(played, runs, path):

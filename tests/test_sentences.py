@@ -121,15 +121,15 @@ def test_the_page_has_the_programs_own_sentences():
     """Each part between numbers, names and punctuation of a sentence that the page quotes is in the code."""
     root = Path(cw.__file__).parent
     modules = [
-        "master/why",
-        "client/session",
-        "client/patience",
+        "master/policy/why",
+        "client/session/session",
+        "client/session/patience",
         "slurm/squeue",
         "slurm/reasons",
         "needs_text",
         "advice",
-        "master/shape_waits",
-        "master/to_come",
+        "master/policy/shape_waits",
+        "master/policy/to_come",
         *(f"waits/{n}" for n in WAITS),
     ]
     constants = [

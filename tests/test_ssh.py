@@ -1,4 +1,4 @@
-"""`cw ssh`: names, plans, first looks, notes; and three real machines with sshd (tests/lab.py)."""
+"""`cw ssh`: names, plans, first looks, notes; and three real machines with sshd (tests/ssh_lab.py)."""
 
 import ast
 import json
@@ -9,8 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import lab
 import pytest
+import ssh_lab as lab
 
 import cw
 from cw import credential, userdir

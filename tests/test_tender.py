@@ -247,7 +247,7 @@ def test_limits_for_elastic_clusters():
         ({"nworkers": 4, "min": 4}, "min is for an elastic cluster: give max, too"),
         ({"max": 4, "min": 5}, "min is 5, more than max, which is 4"),
         ({"max": 4, "isolated": True}, "an elastic cluster is of pieces"),
-        ({"max": 4, "nodes": 5}, "`cw slurm add` .* adds others, with nodes for one job"),
+        ({"max": 4, "nodes": 5}, r"slurm add --help`\) adds others, with nodes for one job"),
         ({"max": 4, "workers": False}, "starts none"),
         ({"max": -1}, "max must be 0 or more"),
         ({"max": 4, "backlog": 0}, "backlog must be 1 or more"),

@@ -12,6 +12,7 @@ import datetime
 import importlib.util
 import json
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -266,6 +267,15 @@ def _sentence(name: str, state: RunState) -> str:
 
 def _output(folder: RunFolder, options: Any) -> int:
     folder.description()  # raises if it is not there
+    former = signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # such as `| head`, which has ended
+    try:
+        _copy_output(folder, options.follow)
+    finally:
+        signal.signal(signal.SIGPIPE, former)
+    return 0
+
+
+def _copy_output(folder: RunFolder, follows: bool) -> None:
     reader = OutputReader(folder)
 
     def copy() -> None:
@@ -276,12 +286,11 @@ def _output(folder: RunFolder, options: Any) -> int:
     onlooker = Onlooker(folder, start_steward)
     onlooker.look()
     copy()
-    if options.follow:
+    if follows:
         _look_until_over(onlooker, None, copy)
         copy()
     printer.drain(CANCEL_SECONDS)
     sys.stdout.flush()
-    return 0
 
 
 def _cancel(folder: RunFolder, options: Any) -> int:

@@ -110,8 +110,8 @@ class Baggage:
             is_cured = self._workdir is None
         else:
             is_cured = isinstance(error, ImportError) and choice.is_own(error.name or "")
-        if not is_cured or self._has_failed:
-            return False
+        if not is_cured or self._has_failed or not (self._workdir or _here()):
+            return False  # (a directory that is gone here, too, is the user's to mend)
         self._is_all = True
         try:
             self._list()

@@ -58,9 +58,8 @@ class Outcomes:
         cut: list[int] = []
         for outcome in outcomes:
             job, status, seconds, payload = outcome
-            was_stopped = (
-                status in _STOPPED
-            )  # by a SIGINT: ours if the runner was ending, otherwise the job's own
+            # By a SIGINT, which was ours if the runner was ending, otherwise the job's own; or by the SIGTERM after it.
+            was_stopped = status in _STOPPED or status == m.INTERRUPTED
             status = _STOPPED.get(status, status)
             is_kept = job.options.on_limit is not None and status == m.DONE
             if job.is_cut and is_ending and not job.stopped and not is_kept:

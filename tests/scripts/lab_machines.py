@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-import lab
-from lab import wait_until
+import ssh_lab as lab
+from ssh_lab import wait_until
 
 import cw
 

@@ -29,8 +29,8 @@ from cw.errors import Error, RemoteTraceback
 from cw.payloads.environment import ipython_shell
 
 _OWN = tuple(
-    os.path.dirname(file) + os.sep
-    for file in (os.path.dirname(__file__), getattr(sys.modules["cloudpickle"], "__file__", __file__))
+    os.path.dirname(getattr(sys.modules[name], "__file__", None) or __file__) + os.sep
+    for name in ("cw", "cloudpickle")
 )
 """Directories of the frames that are cw's own: all of cw, and what pickles for it."""
 

@@ -11,8 +11,9 @@ WORDS = 1000
 """Most characters in a note: the master's limit."""
 
 _FATAL = "Fatal Python error"  # first words of a trace of faulthandler
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 # From this frame on, a trace shows the callers of the job.
-_OWN_FRAMES = f'  File "{os.path.join(os.path.dirname(os.path.dirname(__file__)), "runner", "runner.py")}"'
+_OWN_FRAMES = f'  File "{os.path.join(_PACKAGE, "runner", "runner.py")}"'
 
 
 def last_words(data: bytes) -> str:

@@ -2,7 +2,7 @@
 its own. They share the rest of the file system, and a network of virtual cards.
 
     here 10.77.0.1 ---.---- lab1 10.77.0.11
-                      |---- lab2 10.77.0.12         python -m lab (in namespaces) runs a scenario
+                      |---- lab2 10.77.0.12         python -m ssh_lab (in namespaces) runs a scenario
                       '---- lab3 10.77.0.13
 
 Needs Debian's package openssh-server, and root (an sshd without it serves one user, and cannot make namespaces).
