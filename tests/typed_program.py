@@ -180,12 +180,12 @@ cw.status(host=5494)  # error
 stopped: cw.Error = cw.JobStopped("stopped")
 
 broken: concurrent.futures.BrokenExecutor = cw.WorkerLost("lost")
-run: cw.Run = cw.attach("sweep.cw", output="drop")
-reveal_type(run.counts().done)  # int
-for came in run.as_completed(progress=True):
+night: cw.Run = cw.attach("sweep.cw", output="drop")
+reveal_type(night.counts().done)  # int
+for came in night.as_completed(progress=True):
     reveal_type(came)  # RunFuture
     args: tuple[object, ...] = came.args
-wait(run.futures)
+wait(night.futures)
 cw.attach("sweep.cw", output="keep")  # error
 unpicklable: pickle.PicklingError = cw.NotPicklable("it")
 mistakes: list[type[cw.Error]] = [cw.LaunchError, cw.DependencyFailed, cw.NotPicklable, cw.RemoteTraceback]
