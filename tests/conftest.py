@@ -6,6 +6,7 @@ import fcntl
 import functools
 import gc
 import importlib
+import logging
 import os
 import secrets
 import signal
@@ -206,6 +207,8 @@ def _each_test(
     whole module has started before, with all its descendants.
     """
     monkeypatch.setenv("CW_HOME", str(tmp_path_factory.mktemp("user") / "home"))
+    # Commands that a test runs in this process set it for good.
+    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
     pids, files, clients = _pids(), _files(), _clients()
     yield
     _check_nothing_left(pids, files, clients)

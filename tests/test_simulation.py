@@ -240,7 +240,7 @@ ROUGH = [
 ]  # fmt: skip
 
 
-SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))]
+SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 7))]
 
 
 @pytest.mark.slow
