@@ -1,6 +1,7 @@
 """The user's own modules: reloads and edits are noticed."""
 
 import importlib
+import importlib.machinery
 import json
 import os
 import subprocess
@@ -140,6 +141,20 @@ def test_a_file_that_was_edited_before_anybody_looked_is_noticed(module, monkeyp
     path.write_text("x = 22\n")
     found = {"own_file": modules.files_of_modules()["own_file"]}
     assert len(imported_by(path, found)) == 1
+
+
+def test_compiled_code_counts_only_if_the_module_was_loaded_from_it(module, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = module("own_file", "x = 1\n")
+    import own_file
+
+    class Rewriting(importlib.machinery.SourceFileLoader):
+        """As that of pytest, which has compiled code of its own."""
+
+    path.write_text("x = 22\n")
+    monkeypatch.setattr(own_file.__spec__, "loader", Rewriting("own_file", str(path)))
+    found = {"own_file": modules.files_of_modules()["own_file"]}
+    assert imported_by(path, found) == []
 
 
 # --- with a cluster ---

@@ -16,6 +16,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
 
@@ -282,6 +283,10 @@ def _checksum(path: str) -> int:
 def _is_edited(spec: Any, status: os.stat_result) -> bool:
     """True if a file has changed since it was imported: Python stores its state with the compiled code."""
     compiled = getattr(spec, "cached", None)
+    if (
+        type(getattr(spec, "loader", None)) is not SourceFileLoader
+    ):  # such as pytest's, which keeps other compiled code
+        return False
     if sys.dont_write_bytecode or not compiled or not os.access(os.path.dirname(compiled), os.W_OK):
         return False
     try:
