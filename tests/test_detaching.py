@@ -403,14 +403,16 @@ def test_maps_are_handed_over_when_nobody_has_them_any_more_with_all_of_their_in
                 list(cw.map(square, failing(), store="f.cw", detach=True))
             except ValueError as error:
                 print(error)
+            cw.map(square, failing(), store="g.cw", detach=True)
         """,
         CW_MASTER=cluster.master,
     )
     assert out == "read\nnext\nread\n91\nno more\n"
+    assert err.count("ValueError: no more\n") == 1  # of the last one, whose iterator nobody takes
     lines = [line.split(":")[0] for line in err.splitlines() if "goes on without this program" in line]
-    assert set(lines) <= {"a", "b", "powers", "e", "f"} and {"a", "b"} <= set(lines)
+    assert set(lines) <= {"a", "b", "powers", "e", "f", "g"} and {"a", "b"} <= set(lines)
     for store, name, count in (("a", "a", 30), ("b", "b", 40), ("c", "c", 7), ("d", "powers", 20), ("e", "e", 1),
-                               ("f", "f", 5)):  # fmt: skip
+                               ("f", "f", 5), ("g", "g", 5)):  # fmt: skip
         assert wait_for_end(tmp_path / f"{store}.cw", name).phase == ENDED
         assert len(cw.results(tmp_path / f"{store}.cw")) == count
     values = [record.value for record in cw.results(tmp_path / "b.cw")]

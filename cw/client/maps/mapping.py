@@ -146,10 +146,12 @@ class Feed:
         """Submit the remaining calls, whatever `ahead` is. Yields their futures; raises what the input raises."""
         yield from self._futures
         self.has_rest = False
+        self.check()
 
     def check(self) -> None:
         """Raise what the input has raised."""
         if self._failure is not None:
+            self.has_rest = False
             raise self._failure
 
 
