@@ -144,15 +144,13 @@ def cluster(directory: Path) -> Iterator[str]:
         command_with(ROOT / "docs" / "machines.md", text).replace("node7", "127.0.0.1").split()[1:]
         for text in ("python -m cw.master", "python -m cw.worker")
     ]
-    # (At any port: other tests have the usual one meanwhile.)
-    with (
-        Program(*lines[0], "--port", "0", CW_HOME=home) as master,
-        Program(*lines[1], CW_HOME=home) as worker,
-    ):
+    # (At any port: other tests have the usual one meanwhile. So the worker begins when the right one is known.)
+    with Program(*lines[0], "--port", "0", CW_HOME=home) as master:
         wait_until((directory / "cw" / "address-default.json").exists, LIMIT, lambda: master.err)
-        worker.wait_for_event("worker.joined")
-        yield home
-        assert (worker.end(), master.end()) == (0, 0)
+        with Program(*lines[1], CW_HOME=home) as worker:
+            worker.wait_for_event("worker.joined")
+            yield home
+            assert (worker.end(), master.end()) == (0, 0)
 
 
 def copy_clone(directory: Path) -> None:
