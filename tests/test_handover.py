@@ -80,11 +80,13 @@ def test_calls_that_are_only_on_disk_run_too_if_the_script_keeps_them(
     monkeypatch.setattr(handing_over, "IN_MEMORY", 5)
     gate = tmp_path / "gate"
     held = [executor.submit(hold, str(gate)) for _ in range(2)]
-    most = []
+    most, kept = [], []
 
     def submit():
         for n in range(30, 60):
-            executor.submit(mark, str(tmp_path), n)
+            future = executor.submit(mark, str(tmp_path), n)
+            if n % 2:  # the script keeps every other one
+                kept.append(future)
             most.append(len(executor._session.jobs.all()))
             yield n
 
@@ -98,6 +100,7 @@ def test_calls_that_are_only_on_disk_run_too_if_the_script_keeps_them(
         hand_over(Handover(executor._session), folder, start, submit())
     assert max(most) == 6  # the others were on disk
     gate.touch()
+    assert [call.result(60) for call in kept] == [n * n for n in range(31, 60, 2)]
     executor.shutdown()
     assert all(call.done() for call in held)
     results = cw.results(tmp_path / "sweep.cw")

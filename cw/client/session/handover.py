@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakValueDictionary
 
 from cw.client.futures.future import Future
 from cw.client.session.dependents import Result
@@ -37,6 +38,9 @@ class Handover:
         self._session = session
         self._written = 0  # jobs up to this number are on disk
         self._spilled: set[int] = set()  # numbers of functions and options of calls that are on disk only
+        self._tags: WeakValueDictionary[int, Any] = (
+            WeakValueDictionary()
+        )  # of those calls, while somebody has them
         self._is_spilling = False
         self._was_closed: bool | None = None  # before it was frozen
         self._put: Callable[[ObjectRecord | CallRecord], None] = lambda record: None
@@ -96,12 +100,15 @@ class Handover:
             session.submitter.spill = self._spill
         return True
 
-    def _spill(self, function: int, options: int, payload: Any, call: Call | Chunk, asked: JobOptions) -> int:
+    def _spill(
+        self, function: int, options: int, payload: Any, tag: Any, call: Call | Chunk, asked: JobOptions
+    ) -> int:
         """Write a call in place of keeping it. Under the lock."""
         jobs = self._session.jobs
         number = jobs.last_number = jobs.last_number + 1
         job = ClientJob(number, function, options, payload, None, call, asked)
         self._spilled |= {function, options} - {0}
+        self._tags[number] = tag
         for record in self._records([job], asked):
             self._put(record)
         return number
@@ -177,7 +184,7 @@ class Handover:
                 for record in spilled():
                     if record.number > self._written:
                         call = RestoredCall(record, store_client, store_client.is_durable)
-                        restore(session, record, call, Future(session))
+                        restore(session, record, call, self._tags.pop(record.number, None) or Future(session))
             self._is_spilling = False
             self._session.delivery.is_used = True
         self._in_thread(self._thaw)

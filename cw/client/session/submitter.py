@@ -67,7 +67,7 @@ class Submitter:
         self._calls = calls
         self._exchange = exchange
         self._delivery = delivery
-        self.spill: Callable[[int, int, Any, Call | Chunk, JobOptions], int] | None = None
+        self.spill: Callable[[int, int, Any, Any, Call | Chunk, JobOptions], int] | None = None
         """Takes recorded calls in place of `Jobs.add`, under the lock: those of a run that is handed over."""
         self.large_arguments = LargeArguments()
         """Those that calls had lately: the user gets a hint when one recurs."""
@@ -162,7 +162,7 @@ class Submitter:
                     call.again = partial(self.dependents.add, held, submission.met)
                 if self.spill is not None and call is not None and not call.is_found:
                     assert not isinstance(call, UnkeyedCall)
-                    return self.spill(function, chosen, submission.payload, call, options)
+                    return self.spill(function, chosen, submission.payload, tag, call, options)
                 number = self._jobs.add(function, chosen, submission.payload, tag, call, options)
                 if call is not None:
                     assert not isinstance(call, UnkeyedCall)  # such calls wait for futures
