@@ -10,6 +10,7 @@ Structure; imports point down:
 
     __main__.py     arguments; workload by workload, round by round, system by system
     table.py        medians, ratios, Markdown
+    page.py         a run as the table of docs/benchmarks.md, and where cw is behind
     harness.py      one trial: a fresh process with a time limit, and the end of all processes that it started
        |  `python -m benchmarks.trial WORKLOAD SYSTEM`, which answers with a JSON file
     trial.py        the program of that process
