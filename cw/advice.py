@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 
 DEFAULT_CLUSTER = "default"
@@ -38,6 +37,8 @@ def elsewhere(*words: str) -> str:
 
 def _program() -> list[str]:
     """Return the words that start `cw` with this Python."""
+    import shutil  # takes 2 ms to load; advice is rare
+
     found = shutil.which("cw")
     if found and os.path.dirname(os.path.abspath(found)) == os.path.dirname(os.path.abspath(sys.executable)):
         return ["cw"]

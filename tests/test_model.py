@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from cw.errors import ProtocolError
-from cw.observer.model import Snapshot, clean, from_dict, to_dict
+from cw.observer.bounds import clean
+from cw.observer.model import Snapshot, from_dict, to_dict
 from tests.snapshots import sample, shaped
 
 

@@ -13,7 +13,7 @@ from cw import overview
 from cw.errors import RemoteTraceback
 from cw.net import messages as m
 from cw.net.objects import Object
-from cw.observer.model import FAILURES
+from cw.observer.bounds import FAILURES
 from cw.observer.reporter import Reporter, lines_of, program_name
 
 

@@ -11,15 +11,17 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cw.net import address
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.connector import dial
 from cw.net.loop import Loop
-from cw.observer.demand import Demand
 from cw.version import VERSION
+
+if TYPE_CHECKING:
+    from cw.observer.demand import Demand
 
 Failure = tuple[tuple[str, int], OSError]
 """An address at which no master could be reached, and the error."""
@@ -78,6 +80,8 @@ def ask_demand(
     """Return what jobs ask of the cluster whose master answers first, or None. `to_come`: the workers that the caller
     could start, which that master is told before. Raises ProtocolError. Blocks for up to `seconds` for each candidate.
     """
+    from cw.observer.demand import Demand  # only tenders ask
+
     opening = [m.WantDemand()] if to_come is None else [to_come, m.WantDemand()]
     found = converse(candidates, opening, seconds=seconds)
     return None if found is None else Demand.from_wire(found[0].state, found[1])

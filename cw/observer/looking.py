@@ -24,7 +24,8 @@ from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.connector import dial
 from cw.net.loop import Loop
-from cw.observer.model import Snapshot, clean, from_dict
+from cw.observer.bounds import clean
+from cw.observer.model import Snapshot, from_dict
 from cw.version import VERSION
 
 ANSWER_SECONDS = 5.0

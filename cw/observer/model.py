@@ -17,6 +17,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from cw import html
 from cw.errors import ProtocolError
+from cw.observer.bounds import clean
 
 WORKERS = 200
 """Most workers that are listed one by one; with more, `Snapshot.workers` is empty, and `hosts` has their sums."""
@@ -38,15 +39,6 @@ RESOURCES = 16
 
 RUNNING = 50
 """Most running jobs that are listed, longest first."""
-
-FAILURES = 20
-"""Most failures that are listed."""
-
-LOSSES = 20
-"""Most lost workers that are listed."""
-
-TEXT = 200
-"""Most characters of a text. Longer ones are cut."""
 
 _LISTED = 1000
 """Most entries of a list that are accepted from a master of another version."""
@@ -403,9 +395,3 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
     if kind is int and type(value) is int and 0 <= value < 2**64:
         return value
     raise ProtocolError(f"{where}: not {kind.__name__}")
-
-
-def clean(text: str, most: int = TEXT) -> str:
-    """Return the text on one line, without control characters, and cut if it is long."""
-    cut = text if len(text) <= most else text[: most - 1] + "…"
-    return cut if cut.isprintable() else "".join(c if c.isprintable() else " " for c in cut)

@@ -22,7 +22,7 @@ from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.net.objects import Object
 from cw.net.observer_messages import LISTED
-from cw.observer.model import FAILURES, clean
+from cw.observer.bounds import FAILURES, clean
 
 SECONDS = 1.0
 """Time between two reports of the backlog (seconds)."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from cw.needs import format_bytes
-from cw.observer.model import (
-    CapacityStatus,
-    ClientStatus,
-    FunctionStatus,
-    HostStatus,
-    RunningJob,
-    ShapeStatus,
-    Snapshot,
-    WorkerStatus,
-)
+
+if TYPE_CHECKING:
+    from cw.observer.model import (
+        CapacityStatus,
+        ClientStatus,
+        FunctionStatus,
+        HostStatus,
+        RunningJob,
+        ShapeStatus,
+        Snapshot,
+        WorkerStatus,
+    )
 
 ROWS = 10
 """Most rows of a table. Larger: the text fills more than a terminal. Smaller: more is left out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cw.observer import model
+from cw.observer import bounds
 from cw.observer.text import size as size
 
 LEVELS = "▁▂▃▄▅▆▇█"
@@ -16,9 +16,9 @@ PARTS = " ▏▎▍▌▋▊▉█"
 """Eighths of a bar's cell."""
 
 
-def plain(text: str, most: int = model.TEXT) -> str:
+def plain(text: str, most: int = bounds.TEXT) -> str:
     """Return the text on one line, without what could steer a terminal; cut to `most` characters."""
-    return model.clean(text, most)
+    return bounds.clean(text, most)
 
 
 def duration(seconds: float | None) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from cw.master.policy.jobs import Job, Worker
 from cw.needs import UNITS_PER_GPU
-from cw.observer import model
-from cw.observer.model import AmountStatus, CapacityStatus
+from cw.observer.bounds import clean
+
+if TYPE_CHECKING:
+    from cw.observer.model import CapacityStatus
 
 LOOKED_AT = 2000
 """Most jobs of one worker that are looked at to find those that run. Fewer: some are not found where many jobs of one
@@ -65,6 +68,9 @@ class Sums:
 
     def status(self, tags: Iterable[str] = ()) -> CapacityStatus:
         """Return them as observers see them."""
+        from cw.observer import model  # loaded when somebody looks
+        from cw.observer.model import AmountStatus, CapacityStatus
+
         names = sorted(self.resources)[: model.RESOURCES]
         return CapacityStatus(
             cpus=self.cpus,
@@ -76,7 +82,7 @@ class Sums:
             resources=tuple(
                 AmountStatus(name, self.resources[name], self.resources_used[name]) for name in names
             ),
-            tags=model.clean(" ".join(tags)),
+            tags=clean(" ".join(tags)),
         )
 
 

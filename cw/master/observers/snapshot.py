@@ -26,6 +26,7 @@ from cw.master.policy.state import State
 from cw.master.policy.tallies import Failure, Tallies, Tally
 from cw.needs import Needs
 from cw.observer import model
+from cw.observer.bounds import clean
 from cw.observer.demand import ShapeDemand
 from cw.observer.model import (
     ClientStatus,
@@ -39,7 +40,6 @@ from cw.observer.model import (
     Snapshot,
     Totals,
     WorkerStatus,
-    clean,
 )
 
 MOST_BYTES = 256 * 1024

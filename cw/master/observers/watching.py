@@ -13,11 +13,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cw import location
-from cw.master.observers import snapshot
-from cw.master.observers.demand import demand
 from cw.master.observers.facts import ClientFacts, WorkerFacts, WorkerPeer
 from cw.master.policy.state import State
 from cw.master.policy.to_come import NOTHING
@@ -25,10 +23,12 @@ from cw.master.policy.why import Survey
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.loop import Loop
-from cw.observer import model
-from cw.observer.demand import Demand
-from cw.observer.model import LostWorker, MasterStatus
+from cw.observer.bounds import LOSSES, clean
 from cw.version import VERSION
+
+if TYPE_CHECKING:
+    from cw.observer.demand import Demand
+    from cw.observer.model import Snapshot
 
 FIRST_SECONDS = 0.25
 """Time from the first look to the first snapshot (seconds), in which clients answer. Longer: observers wait. Shorter:
@@ -71,7 +71,7 @@ class Watching:
         self.to_come = NOTHING
         """The workers that the cluster's tender could start."""
         self._began = time.monotonic()
-        self._losses: deque[LostWorker] = deque(maxlen=model.LOSSES)
+        self._losses: deque[tuple[str, str, str, float]] = deque(maxlen=LOSSES)
         self._observers: dict[Connection, None] = {}
         self._number = 0
         self._is_going = False  # the next snapshot is due, if somebody looks
@@ -100,7 +100,7 @@ class Watching:
 
     def on_lost(self, facts: WorkerFacts, how: str) -> None:
         """A worker was lost."""
-        self._losses.append(LostWorker(facts.name, facts.place, model.clean(how), time.time()))
+        self._losses.append((facts.name, facts.place, clean(how), time.time()))
 
     def _go_on(self) -> None:
         if not self._is_going:
@@ -120,6 +120,8 @@ class Watching:
         self._loop.call_later(max(SECONDS, SHARE * took), self._report)
 
     def _send_snapshot(self, began: float) -> None:
+        from cw.master.observers import snapshot
+
         self._state.tallies.on_second(began)
         message = m.SnapshotReport([self._number], [snapshot.encode(self.make())])
         self._number = (self._number + 1) % 2**32
@@ -127,12 +129,15 @@ class Watching:
             if not connection.unsent:  # otherwise it is behind: it gets a later one
                 connection.send(message)
 
-    def make(self) -> model.Snapshot:
+    def make(self) -> Snapshot:
         """Return the snapshot of this moment."""
+        from cw.master.observers import snapshot  # loaded when somebody looks
+        from cw.observer.model import LostWorker, MasterStatus
+
         age = time.monotonic() - self._began
         place = str(location.of_this_process())
         master = MasterStatus(self._ident, os.uname().nodename, os.getpid(), VERSION, age, place)
-        losses = list(reversed(self._losses))
+        losses = [LostWorker(*loss) for loss in reversed(self._losses)]
 
         def why_waiting(session: int) -> str:
             reason = self.survey.why(session)
@@ -143,6 +148,8 @@ class Watching:
 
     def demand(self) -> Demand:
         """Return what jobs ask of the cluster, for its tender."""
+        from cw.master.observers.demand import demand  # loaded when a tender asks
+
         self._asked_at = time.monotonic()
         self._go_on()
         return demand(self._state, self._clients, self._workers, self._ident, self._asked_at)

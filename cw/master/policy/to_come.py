@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cw.net import messages as m
-from cw.observer.demand import PossibleWorker
+
+if TYPE_CHECKING:
+    from cw.observer.demand import PossibleWorker
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class ToCome:
     @classmethod
     def of(cls, message: m.WorkersToCome, now: float) -> ToCome:
         """What this message says. Raises ProtocolError."""
+        from cw.observer.demand import PossibleWorker  # loaded when there is a tender
+
         kinds = tuple(map(PossibleWorker.from_wire, message.kinds))
         return cls(kinds, message.notice, message.problem, now + message.seconds)
 
