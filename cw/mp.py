@@ -23,24 +23,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from cw import advice, credential, guard, program
+from cw import advice, guard, program
 from cw.cpus import usable_cpus
 from cw.errors import StartRefused
 from cw.events import EventLogger
-from cw.launch import launcher, local_state
+from cw.launch import launcher, local_parts, local_state
 from cw.launch.launcher import Child, Cluster, LaunchError, Lifeline, Process
+from cw.launch.local_parts import Plan
 from cw.launch.local_state import LocalState
 from cw.launch.options import ClusterOptions, takes
 from cw.launch.supervisor import Supervisor
 from cw.net import address
-from cw.net.sockets import listen_locally
 
 logger = EventLogger("cw.mp")
 
@@ -117,7 +116,7 @@ def hold(options: ClusterOptions) -> Iterator[Cluster]:
         with local_state.locked() as state:
             if state.processes.get("worker") != died or "master" not in state.running():
                 return None  # stopped meanwhile
-            child = _spawn_worker(plan, cluster.logs, cluster.master, lifeline)
+            child = local_parts.start_worker(plan, cluster.logs, cluster.master, lifeline)
             state.note(cluster.master, child)
             os.close(child.ready)
             return child.process
@@ -171,7 +170,7 @@ class HandedOn(NamedTuple):
 class LocalCluster(Cluster):
     """A cluster of `allocate`. It ends with its block, at `close()`, or with the program."""
 
-    def __init__(self, plan: _Plan, is_default: bool = True, handed: HandedOn | None = None) -> None:
+    def __init__(self, plan: Plan, is_default: bool = True, handed: HandedOn | None = None) -> None:
         """Start it, or take over one that another process has `handed` on. `is_default`: clients of this process use it
         by default. Raises LaunchError."""
         logs = (
@@ -185,9 +184,10 @@ class LocalCluster(Cluster):
         self._workers: list[Process] = handed.processes[1:] if handed else []
         self._supervisors: list[Supervisor] = []
         try:
-            self.master = (
-                handed.master if handed else _start_parts(plan, logs, self._note, lifeline=self._lifeline)
-            )
+            if handed:
+                self.master = handed.master
+            else:
+                self.master = local_parts.start(plan, logs, self._note, lifeline=self._lifeline)
             if is_default and "master" in plan.roles:
                 _use_in_this_process(self.master)
             log = launcher.log_file("worker", self.logs)
@@ -202,7 +202,7 @@ class LocalCluster(Cluster):
         """Start a master in place of one that has ended, where the worker looks for it. Raises LaunchError."""
         plan = self._plan._replace(roles=["master"], port=address.parse(self.master)[1] or 0)
         self._master.clear()
-        _start_parts(plan, self.logs, self._note, lifeline=self._lifeline)
+        local_parts.start(plan, self.logs, self._note, lifeline=self._lifeline)
 
     def hand_on(self) -> HandedOn:
         """Let another process have the cluster, which then ends when both have ended, or the other one ends it."""
@@ -222,7 +222,7 @@ class LocalCluster(Cluster):
     def _start_again(self, died: Process) -> Process | None:
         if self._master and not self.is_alive():
             return None
-        child = _spawn_worker(self._plan, self.logs, self.master, self._lifeline)
+        child = local_parts.start_worker(self._plan, self.logs, self.master, self._lifeline)
         self._workers = [child.process]
         os.close(child.ready)
         return child.process
@@ -238,17 +238,7 @@ class LocalCluster(Cluster):
 # --- one launch -----------------------------------------------------------------------------
 
 
-class _Plan(NamedTuple):
-    """The parts to start."""
-
-    roles: list[str]
-    slots: int
-    port: int
-    master_options: list[str]
-    worker_options: list[str]
-
-
-def _make_plan(options: ClusterOptions) -> _Plan:
+def _make_plan(options: ClusterOptions) -> Plan:
     slots = launcher.check_nworkers(options.nworkers)
     if for_slurm := options.for_slurm():
         raise ValueError(
@@ -258,7 +248,7 @@ def _make_plan(options: ClusterOptions) -> _Plan:
     options.check_roles()
     verbose = ["-v"] if options.verbose else []
     port, rest = _take_port([*verbose, *options.list_of("master_options")])
-    return _Plan(
+    return Plan(
         _choose_roles(options.master, options.workers),
         slots if options.workers else 0,
         port,
@@ -289,7 +279,7 @@ def _take_port(options: list[str]) -> tuple[int, list[str]]:
     return port, rest
 
 
-def _start_noted(plan: _Plan, lifeline: Lifeline | None = None) -> Cluster:
+def _start_noted(plan: Plan, lifeline: Lifeline | None = None) -> Cluster:
     """Start the parts of a plan, and note them for `stop` and `status`. Raises LaunchError."""
     with local_state.locked() as state:
         running = state.running()
@@ -302,7 +292,7 @@ def _start_noted(plan: _Plan, lifeline: Lifeline | None = None) -> Cluster:
             state.logs = launcher.make_logs(os.path.join(local_state.directory(), "started"))
         slots_before, state.slots, state.since = state.slots, plan.slots, time.time()
         try:
-            state.master = _start_parts(plan, state.logs, state.note, state.master, lifeline)
+            state.master = local_parts.start(plan, state.logs, state.note, state.master, lifeline)
         except BaseException:
             state.slots = slots_before
             state.end(plan.roles)
@@ -310,54 +300,6 @@ def _start_noted(plan: _Plan, lifeline: Lifeline | None = None) -> Cluster:
         state.save()
     roles = "master" in plan.roles, "worker" in plan.roles
     return Cluster(state.master, plan.slots, state.logs, lambda: stop(*roles))
-
-
-def _start_parts(
-    plan: _Plan,
-    logs: str,
-    note: Callable[[str, Child], object],
-    known_master: str = "",
-    lifeline: Lifeline | None = None,
-) -> str:
-    """Start the parts in parallel and return the master's address when all are ready.
-
-    `note(master, child)` is called for each, with the master's address, as soon as its process exists.
-    """
-    children = []
-    master = known_master or address.started_here()
-    if "master" in plan.roles:
-        listeners = _listen(plan.port, credential.load_or_make().fingerprint)
-        master = address.join(*listeners["--listen-fd"].getsockname())
-        options = [*plan.master_options, "--host", "127.0.0.1", "--no-address-file"]
-        children.append(launcher.spawn("master", options, logs, lifeline=lifeline, listeners=listeners))
-        note(master, children[-1])
-    if "worker" in plan.roles:
-        children.append(_spawn_worker(plan, logs, master, lifeline))
-        note(master, children[-1])
-    launcher.wait_until_ready(children)
-    return master or next((address.join(where.host, where.port) for where in address.find_master()), "")
-
-
-def _spawn_worker(plan: _Plan, logs: str, master: str, lifeline: Lifeline | None) -> Child:
-    """Start the worker, for the planned master or, if none is planned, for the one that runs already."""
-    is_ours = "master" in plan.roles
-    # For a master that runs already: the options or CW_MASTER take precedence over the known address.
-    environment = {"CW_MASTER": master, **os.environ} if master and not is_ours else None
-    # A local cluster ends at once when it is stopped, unless the options say otherwise.
-    options = [*[master] * is_ours, "--grace", "0", *plan.worker_options, "-n", str(plan.slots)]
-    return launcher.spawn("worker", options, logs, lifeline=lifeline, environment=environment)
-
-
-def _listen(port: int, fingerprint: str) -> dict[str, socket.socket]:
-    """Return the master's listening sockets, by the option that passes each on. From here on peers may connect."""
-    try:
-        listener = socket.create_server(("127.0.0.1", port), backlog=1024)
-    except OSError as error:
-        raise LaunchError(
-            f"cannot listen on port {port} of 127.0.0.1 ({error.strerror}): choose another"
-        ) from error
-    local = listen_locally(listener.getsockname()[1], fingerprint)
-    return {"--listen-fd": listener} | ({"--local-fd": local} if local else {})
 
 
 def _use_in_this_process(master: str) -> None:

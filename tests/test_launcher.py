@@ -34,7 +34,11 @@ def processes_of(home):
             environment = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
             if f"CW_HOME={home}".encode() in environment and int(name) != os.getpid():
                 found[int(name)] = (
-                    Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode()[-200:]
+                    Path(f"/proc/{name}/cmdline")
+                    .read_bytes()
+                    .rstrip(b"\0")
+                    .replace(b"\0", b" ")
+                    .decode()[-200:]
                 )
     return found
 

@@ -15,12 +15,11 @@ import operator
 import os
 import select
 import signal
-import socket
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cw import html, program
@@ -88,7 +87,7 @@ class Process(NamedTuple):
         if found is None or found[1] != self.start_time:
             return False
         if found[0] in "ZX":
-            with _fork_lock, contextlib.suppress(ChildProcessError):  # Another process's child.
+            with fork_lock, contextlib.suppress(ChildProcessError):  # Another process's child.
                 if (waited := os.waitpid(self.pid, os.WNOHANG))[0]:
                     _exit_statuses[self] = os.waitstatus_to_exitcode(waited[1])
             return False
@@ -97,7 +96,7 @@ class Process(NamedTuple):
     def exit_status(self) -> int | None:
         """Return its exit status as subprocess gives it; None if it has not ended, or was not our child."""
         self.is_alive()
-        with _fork_lock:  # another thread may have reaped it just now
+        with fork_lock:  # another thread may have reaped it just now
             return _exit_statuses.get(self)
 
     def send_signal(self, number: int) -> None:
@@ -119,7 +118,7 @@ class Process(NamedTuple):
 
 
 _exit_statuses: dict[Process, int] = {}
-"""Exit statuses of our reaped children; used under `_fork_lock`, since any thread may reap one."""
+"""Exit statuses of our reaped children; used under `fork_lock`, since any thread may reap one."""
 
 
 def boot_id() -> str:
@@ -162,18 +161,18 @@ def _are_gone(processes: Sequence[Process], seconds: float) -> bool:
 # The lock is held while such descriptors are made and given to children, and during each fork in any thread. It is
 # reentrant for a signal handler that forks.
 _lifelines: set[int] = set()
-_fork_lock = threading.RLock()
+fork_lock = threading.RLock()
 
 
 def _on_fork_in_child() -> None:
     for descriptor in _lifelines:
         os.close(descriptor)
     _lifelines.clear()
-    _fork_lock.release()
+    fork_lock.release()
 
 
 os.register_at_fork(
-    before=_fork_lock.acquire, after_in_parent=_fork_lock.release, after_in_child=_on_fork_in_child
+    before=fork_lock.acquire, after_in_parent=fork_lock.release, after_in_child=_on_fork_in_child
 )
 
 
@@ -183,7 +182,7 @@ class Lifeline:
     `handed`: a write end that another process has handed on; what is started with it ends with this process alone."""
 
     def __init__(self, handed: int | None = None) -> None:
-        with _fork_lock:
+        with fork_lock:
             self.read_end, self._write_end = os.pipe()
             self._all = {self._write_end, *([] if handed is None else [handed])}
             for descriptor in self._all:
@@ -192,7 +191,7 @@ class Lifeline:
 
     def cut(self) -> None:
         """End the processes at the read end at once."""
-        with _fork_lock:
+        with fork_lock:
             if self._write_end in _lifelines:
                 _lifelines.difference_update(self._all)
                 for descriptor in self._all:
@@ -212,54 +211,6 @@ class Child(NamedTuple):
     log: str
     ready: int
     """Read end of the pipe through which it reports that it is ready."""
-
-
-def spawn(
-    role: str,
-    arguments: Sequence[str],
-    logs: str,
-    *,
-    lifeline: Lifeline | None = None,
-    listeners: Mapping[str, socket.socket] | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> Child:
-    """Start `python -m cw.ROLE ARGUMENTS` in a session of its own, so that Ctrl-C reaches only the program.
-
-    Its log is a file in the directory `logs`. `listeners`, by option, are passed on, and closed here.
-    """
-    import subprocess  # Takes 5 ms to load, which `import cw` saves.
-
-    log = log_file(role, logs)
-    with contextlib.ExitStack() as stack, contextlib.ExitStack() as on_failure:
-        stack.enter_context(_fork_lock)
-        for listener in (listeners or {}).values():
-            stack.enter_context(listener)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        stack.callback(os.close, output)
-        ready, write_end = os.pipe()
-        on_failure.callback(os.close, ready)
-        stack.callback(os.close, write_end)
-        descriptors = {"--ready-fd": write_end}
-        if lifeline:
-            descriptors["--lifeline-fd"] = lifeline.read_end
-        descriptors |= {option: listener.fileno() for option, listener in (listeners or {}).items()}
-        command = program.command(f"cw.{role}", *arguments)
-        for option, descriptor in descriptors.items():
-            command += [option, str(descriptor)]
-        popen = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=tuple(descriptors.values()),
-            start_new_session=True,
-            env=environment,
-        )
-        on_failure.pop_all()
-        # From here on it is a Process, and may outlive the program: Popen must not warn of that.
-        popen.returncode = 0
-        found = look_at(popen.pid)
-    return Child(role, Process(popen.pid, found[1] if found else 0), log, ready)
 
 
 def log_file(role: str, logs: str) -> str:
@@ -282,14 +233,14 @@ def wait_until_ready(children: Sequence[Child], seconds: float = START_SECONDS) 
         while not poller.poll(WATCH_SECONDS * 1000):
             for child in children:
                 if not child.process.is_alive():
-                    raise _failure(child, "ended before the cluster was ready")
+                    raise failure(child, "ended before the cluster was ready")
             if time.monotonic() > deadline:
-                raise _failure(last, f"is not ready after {seconds:.0f} s")
+                raise failure(last, f"is not ready after {seconds:.0f} s")
         if os.read(last.ready, 64) != b"ready\n":
-            raise _failure(last, "ended before the cluster was ready")
+            raise failure(last, "ended before the cluster was ready")
 
 
-def _failure(child: Child, what: str) -> LaunchError:
+def failure(child: Child, what: str) -> LaunchError:
     with open(child.log, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
         tail = file.read().decode(errors="replace").strip() or "(nothing)"

@@ -76,7 +76,8 @@ class LocalState:
         return f"mp-{os.uname().nodename}/state.json"
 
     def running(self) -> dict[str, Process]:
-        return {role: process for role, process in self.processes.items() if process.is_alive()}
+        # The master comes first: others end before it.
+        return {role: process for role, process in sorted(self.processes.items()) if process.is_alive()}
 
     def ended(self) -> list[str]:
         return [role for role, process in self.processes.items() if not process.is_alive()]

@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from cw.errors import EnvironmentMismatch, Error, PayloadError
-from cw.payloads import modules
+from cw.payloads import hash_seed, modules
 
 SCRATCH = "scratch"
 """Value in place of a working directory: a private one for each runner. (The others are absolute paths.)"""
@@ -128,7 +128,7 @@ def dump_environment(
     more = {
         "variables": variables_set(), "files": files, "seed": seed.hex(), "travelling": travelling,
         "places": modules.places_of(files) if is_checked else {},
-        "hash_seed": hash_seed(), "recursion_limit": sys.getrecursionlimit(),
+        "hash_seed": hash_seed.of_this_process(), "recursion_limit": sys.getrecursionlimit(),
         "authkey": _authkey().hex(), **({"is_chosen": True} if workdir else {}),
     }  # fmt: skip
     return json.dumps([*fields, more]).encode()
@@ -213,18 +213,6 @@ def _authkey() -> bytes:
     if "multiprocessing.managers" not in sys.modules:
         return b""
     return bytes(sys.modules["multiprocessing.process"].current_process().authkey)
-
-
-def hash_seed() -> str:
-    """Return the PYTHONHASHSEED that this process was given, from '0' to '4294967295'; '' if hashes of strings are
-    random here."""
-    seed = os.environ.get("PYTHONHASHSEED", "")
-    return str(int(seed)) if is_hash_seed(seed) else ""
-
-
-def is_hash_seed(seed: Any) -> bool:
-    """True for a PYTHONHASHSEED that fixes hashes. (With an invalid one, Python does not start.)"""
-    return isinstance(seed, str) and seed.isascii() and seed.isdigit() and int(seed[:20]) < 2**32
 
 
 # --- variables ---

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cw import advice, credential, location
 from cw.events import EventLogger
-from cw.launch import launcher, status_client
+from cw.launch import launcher, spawning, status_client
 from cw.launch.launcher import Cluster, LaunchError, Lifeline, Process
 from cw.launch.options import ClusterOptions
 from cw.launch.plan import Plan
@@ -262,7 +262,7 @@ def _check_room(state: State, roles: Sequence[str], plan: Plan) -> None:
 def _start_local_master(state: State, plan: Plan) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CW_MASTER"}
     environment |= {"CW_CLUSTER": plan.name, location.VARIABLE: finding.local_place(state).as_text()}
-    child = launcher.spawn("master", plan.program_options("master"), state.logs, environment=environment)
+    child = spawning.spawn("master", plan.program_options("master"), state.logs, environment=environment)
     state.local = {
         "boot_id": launcher.boot_id(),
         "host": os.uname().nodename,
@@ -276,7 +276,7 @@ def _start_local_master(state: State, plan: Plan) -> None:
 
 
 def _spawn_sidecar(state: State, verb: str, *more: str, lifeline: Lifeline | None = None) -> Process:
-    child = launcher.spawn(
+    child = spawning.spawn(
         "slurm.sidecar", [verb, state.name, state.token, *more], state.logs, lifeline=lifeline
     )
     os.close(child.ready)

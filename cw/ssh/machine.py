@@ -21,7 +21,7 @@ from typing import Any
 
 from cw import program, userdir
 from cw.cpus import usable_cpus
-from cw.launch import launcher, status_client, user_scope
+from cw.launch import launcher, spawning, status_client, user_scope
 from cw.launch.launcher import Process
 from cw.location import VARIABLE, Location
 from cw.net import address, interfaces
@@ -152,7 +152,7 @@ def _start_worker(order: dict[str, Any], place: Place) -> None:
         "-n",
         str(slots),
     ]
-    child = launcher.spawn("worker", [master, *options], place.path, environment=environment)
+    child = spawning.spawn("worker", [master, *options], place.path, environment=environment)
     place.note("worker", child.process, machine=order["machine"], master=master, slots=slots, workdir=workdir)
     launcher.wait_until_ready([child])
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 
 from cw import credential
-from cw.launch import launcher
+from cw.launch import spawning
 from cw.launch.launcher import Child, LaunchError, Lifeline
 from cw.net.sockets import listen_locally
 
@@ -26,7 +26,7 @@ def start_master(
         listeners["--local-fd"] = local
     environment = {**os.environ, "CW_CREDENTIAL": path}
     arguments = ["--no-address-file", *options]
-    return launcher.spawn(
+    return spawning.spawn(
         "master", arguments, logs, lifeline=lifeline, listeners=listeners, environment=environment
     ), number
 

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from cw import advice, credential, program
-from cw.launch import launcher, status_client
+from cw.launch import launcher, spawning, status_client
 from cw.launch.launcher import LaunchError, Lifeline
 from cw.launch.status_client import ClusterStatus
 from cw.location import Location
@@ -263,7 +263,7 @@ class Starting:
         if running:
             launcher.end_processes([running])
         tunnels.write(file, wanted, list(plan.ssh_options))
-        child = launcher.spawn("ssh.tunnels", [file], logs_of(state), lifeline=self._lifeline)
+        child = spawning.spawn("ssh.tunnels", [file], logs_of(state), lifeline=self._lifeline)
         state.processes["tunnels"] = list(child.process)
         state.save()
         launcher.wait_until_ready([child])

@@ -127,6 +127,8 @@ class Forkserver:
     def _obey(self, order: dict[str, Any], fds: list[int]) -> None:
         if order["do"] == "scratch":
             self.scratch = order["path"]
+        elif order["do"] == "environ":
+            apply(Binding(order["variables"], None, []))
         elif order["do"] == "fork":
             self._fork(order["key"], Binding(*order["binding"]), fds)
         elif order["do"] == "signal" and order["key"] in self._pid_by_key:

@@ -14,14 +14,15 @@ import subprocess
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from cw import program
 from cw.net.loop import IN, OUT, Loop
 from cw.travel import placing
-from cw.worker.runners import forkserver
+from cw.worker.runners import early, forkserver
 from cw.worker.runners.binding import Binder, Binding
+from cw.worker.runners.early import EarlyForkserver
 
 
 class ForkserverProcess:
@@ -40,30 +41,24 @@ class ForkserverProcess:
         started."""
         self.hash_seed = hash_seed
         self._loop = loop
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {**binder.of_worker, **os.environ}
         if hash_seed:
             environment["PYTHONHASHSEED"] = hash_seed
-        try:
-            self._process = subprocess.Popen(
-                program.python_command(
-                    "from cw.worker.runners.forkserver import main; main(int(sys.argv[1]))", theirs.fileno()
-                ),
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                env=environment,
-            )
-        except OSError:
-            self._socket.close()
-            theirs.close()
-            raise
+        forked = early.take(hash_seed)
+        self._process: subprocess.Popen[bytes] | EarlyForkserver
+        if forked is None:
+            self._process, self._socket = _start(environment)
+        else:
+            self._process, self._socket = forked, forked.orders
         if descriptors is not None:
             resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, descriptors)
-        theirs.close()
         self._socket.setblocking(False)
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._on_report = on_report
+        if forked is not None:
+            changed = dict(environment.items() - forked.environ.items())
+            removed = dict.fromkeys(forked.environ.keys() - environment.keys())
+            self._order({"do": "environ", "variables": changed | removed}, [])
         # A name that nobody can guess and take first. A runner makes the directory, the forkserver removes it.
         self._scratch = os.path.join(tempfile.gettempdir(), f"cw-scratch-{secrets.token_hex(8)}")
         self._order({"do": "scratch", "path": self._scratch}, [])
@@ -152,3 +147,23 @@ class ForkserverProcess:
         else:
             self._loop.watch(self._socket.fileno(), 0, self._on_ready)
             self._on_report(None)
+
+
+def _start(environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start one. Returns its process and our end of its socket."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                program.python_command(
+                    "from cw.worker.runners.forkserver import main; main(int(sys.argv[1]))", theirs.fileno()
+                ),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env=environment,
+            )
+        except OSError:
+            ours.close()
+            raise
+    return process, ours

@@ -23,6 +23,7 @@ from cw.net import messages as m
 from cw.net.loop import Loop
 from cw.net.objects import Key, Object, ObjectCache, named_by
 from cw.payloads import environment as environments
+from cw.payloads import hash_seed
 from cw.runner.channel import WorkerEnd
 from cw.worker.policy.departure import END_SECONDS, STOP_SECONDS
 from cw.worker.policy.jobs import WorkerJob
@@ -90,7 +91,7 @@ class _OwnSeed:
     """This worker's own hash seed, or the cluster's, so that strings have the same hashes in all runners."""
 
     def __init__(self) -> None:
-        self._found = environments.hash_seed()
+        self._found = hash_seed.of_this_process()
 
     def find(self) -> str:
         """Return it; '' while there is no credential, for which a worker waits."""
@@ -356,4 +357,4 @@ def _hash_seed_of(environment: Any) -> str:
         seed = environments.load_environment(environment).hash_seed
     except PayloadError:  # its jobs will report it
         return ""
-    return seed if environments.is_hash_seed(seed) else ""
+    return seed if hash_seed.is_valid(seed) else ""

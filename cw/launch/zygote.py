@@ -1,0 +1,113 @@
+"""The zygote: the process from which those of a local cluster are forked, so that Python starts and imports but once.
+
+    launcher --exec--> zygote: imports what master and runners share
+                         |--fork--> master
+                       imports the rest of what runners need
+                         |--fork--> forkserver --fork--> runners
+                         '--------> becomes the worker, the forkserver's parent
+
+Each part is forked before anything is imported that it would not have by itself: runners see no module of the master or
+the worker. There is one thread. The user's own process is never forked.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class MasterPart(NamedTuple):
+    """The master, as the zygote starts it."""
+
+    arguments: list[str]
+    descriptors: list[int]
+    """What the arguments name."""
+    log: int
+    """Descriptor for its output."""
+    pid: int
+    """Descriptor to which it writes its pid."""
+
+
+class Parts(NamedTuple):
+    """What a zygote starts."""
+
+    arguments: list[str]
+    """Of the worker."""
+    descriptors: list[int]
+    """What the worker's arguments name."""
+    master: MasterPart | None
+    """None: there is one already."""
+
+    def to_text(self) -> str:
+        """Return it as an argument of `main`."""
+        return json.dumps(self)
+
+    @classmethod
+    def from_text(cls, text: str) -> Parts:
+        arguments, descriptors, master = json.loads(text)
+        return cls(arguments, descriptors, master and MasterPart(*master))
+
+
+def main() -> None:
+    """Run as the zygote: `sys.argv[1]` has the parts."""
+    parts = Parts.from_text(sys.argv[1])
+    gc.disable()  # imports leave no garbage, and what collections touch would be copied in each child
+    own = {*parts.descriptors}
+    if parts.master is not None:
+        from cw.net import connection, objects  # noqa: F401
+
+        _fork_master(parts.master, own)
+        _close({*parts.master.descriptors, parts.master.log, parts.master.pid} - own)
+    from cw.worker.runners import early
+
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # until the worker has its handler
+    early.fork(own)
+    try:
+        _become("cw.worker", parts.arguments)
+        from cw import program
+        from cw.worker import cli
+
+        gc.enable()
+        program.run("cw.worker", cli.main)
+    finally:
+        early.end()
+
+
+def _fork_master(part: MasterPart, others: set[int]) -> None:
+    """Fork the master, whose parent is not this process: the worker kills its children when it ends."""
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+        return
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    os.write(part.pid, b"%d\n" % os.getpid())
+    os.dup2(part.log, 1)
+    os.dup2(part.log, 2)
+    _close({*others, part.log, part.pid} - {*part.descriptors})
+    _become("cw.master", part.arguments)
+    from cw import program
+    from cw.master import cli
+
+    gc.enable()
+    program.run("cw.master", cli.main)
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _become(name: str, arguments: list[str]) -> None:
+    """Take the arguments of `python -m NAME`, also as other programs see them."""
+    from cw import processes
+
+    sys.argv[:] = [name, *arguments]
+    processes.show_as([sys.executable, "-m", *sys.argv])
