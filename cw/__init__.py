@@ -130,6 +130,16 @@ _MODULE_BY_NAME = {
 __all__ = ["__version__", *_MODULES, *_MODULE_BY_NAME]  # noqa: PLE0604
 
 
+def _load_client() -> None:
+    import contextlib
+
+    with contextlib.suppress(Exception):  # it comes again where the client is used
+        import cw.client  # noqa: F401
+
+
+_program.ahead.append(_load_client)
+
+
 def __getattr__(name: str) -> Any:
     import importlib
 

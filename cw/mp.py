@@ -187,7 +187,9 @@ class LocalCluster(Cluster):
             if handed:
                 self.master = handed.master
             else:
-                self.master = local_parts.start(plan, logs, self._note, lifeline=self._lifeline)
+                self.master = local_parts.start(
+                    plan, logs, self._note, lifeline=self._lifeline, meanwhile=program.load_ahead
+                )
             if is_default and "master" in plan.roles:
                 _use_in_this_process(self.master)
             log = launcher.log_file("worker", self.logs)

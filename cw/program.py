@@ -101,6 +101,16 @@ def drop_cwd_from_path() -> None:
             sys.path.append(here)
 
 
+ahead: list[Callable[[], object]] = []
+"""What loads the modules that a user's program will most likely need next. None of them raises an Exception."""
+
+
+def load_ahead() -> None:
+    """Load these modules, in a time in which the program waits anyway."""
+    for load in ahead:
+        load()
+
+
 def command(module: str, *arguments: object) -> list[str]:
     """Return the command line for `python -m MODULE ARGUMENTS`, a module of cw, as `python_command` starts it."""
     code = 'import runpy; runpy.run_module(sys.argv.pop(1), None, "__main__", True)'

@@ -265,3 +265,33 @@ def test_a_free_threaded_python_is_refused_in_a_sentence():
     code = "import sys; sys._is_gil_enabled = lambda: False; import cw"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "set PYTHON_GIL=1 in the environment, or use the ordinary build" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("module", "late"),
+    [
+        ("cw.master.cli", {"cw.observer.model", "cw.observer.demand", "cw.master.observers.snapshot"}),
+        ("cw.worker.cli", {"cw.observer.model", "cw.client"}),
+        ("cw.client", {"cw.observer.model", "cw.observer.demand", "cw.mp"}),
+        ("cw.mp", {"cw.client", "cw.payloads.environment", "cw.net.messages", "subprocess"}),
+    ],
+)
+def test_a_start_loads_nothing_that_is_needed_late_or_never(tmp_path, module, late):
+    rare = {"asyncio", "cryptography", "ssl", "textual"}
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = {*run_python("-c", code, cwd=tmp_path).stdout.split()}
+    assert module in loaded
+    assert loaded & (late | rare) == set()
+
+
+def test_a_program_loads_the_client_while_its_cluster_starts(tmp_path):
+    code = "import sys, cw, cw.mp; cw.mp.allocate(1); print('cw.client.executor' in sys.modules)"
+    assert run_python("-c", code, cwd=tmp_path).stdout == "True\n"
+
+
+def test_a_client_that_cannot_be_loaded_fails_where_it_is_used(tmp_path):
+    (tmp_path / "bluelet.py").write_text("raise RuntimeError('not the real one')")
+    code = "import sys; sys.path.insert(0, '.'); import cw; from cw import program; program.load_ahead(); cw.client"
+    found = run_python("-c", code, cwd=tmp_path)
+    assert found.stderr.count("RuntimeError: not the real one") == 1
+    assert "load_ahead" not in found.stderr
