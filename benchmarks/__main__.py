@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import platform
 import signal
@@ -68,6 +69,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))  # so that trials are ended
     use_own_scripts()
     harness.adopt_orphans()
+    for checkout in filter(None, (HERE, arguments.against)):
+        compileall.compile_dir(checkout / "cw", quiet=2)  # as pip does with what it installs, the peers too
     entries = find_entries(arguments)
     print(machine())
     print(table.heading("this" if arguments.against else "cw"), flush=True)
